@@ -1,0 +1,1 @@
+"""Swell: serve open generative models to a crowd that may come overnight."""

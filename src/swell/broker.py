@@ -1,0 +1,100 @@
+"""Contract of the broker: which tasks are ready, and who holds a lease.
+
+A broker that lives in the store's own transaction (SQLite, PostgreSQL) has nothing to do in `offer`
+and `ack`; one that does not (Amazon SQS, NATS) carries task ids and starts tasks through the store.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from swell.task import Task
+
+__all__ = ["Broker", "Depth", "LeaseRequest", "Rank"]
+
+
+class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker can take."""
+
+    worker_id: str
+    #: Model name → version that this worker has.
+    models: dict[str, str]
+    #: At most this many tasks; >= 1.
+    n: int
+    #: How long the leases last, in seconds.
+    lease_s: float
+
+    @property
+    def queues(self) -> list[tuple[str, str, str]]:
+        """(queue, model, version) of every queue that this worker serves."""
+        found = []
+        for model, version in self.models.items():
+            found.append((model, model, version))
+            found.append((f"{model}:{version}", model, version))
+        return found
+
+
+class Depth(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies in one queue."""
+
+    queue: str
+    #: Could run now.
+    ready: int = 0
+    #: Waits for its backoff to end.
+    delayed: int = 0
+    running: int = 0
+    #: Samples (pictures) in the ready tasks.
+    ready_samples: int = 0
+    oldest_ready_at: datetime | None = None
+
+
+class Rank(msgspec.Struct, frozen=True, kw_only=True):
+    """How many ready tasks come before one; exact up to the broker's bound, else an estimate."""
+
+    ahead: int
+    is_exact: bool
+
+
+class Broker(Protocol):
+    """Hands ready tasks to workers.
+
+    Guarantees:
+        At least once: an offered task is leased again until it ends. Never to two holders whose
+        leases are both current.
+        Order, where the broker can: priority class first, then start-time fair queueing between
+        flows (`fairness.py`), then age.
+        A lease that is not extended ends by itself and its attempt counts.
+    """
+
+    async def offer(self, tasks: Sequence[Task]) -> None:
+        """Make accepted or requeued tasks ready, and wake whoever waits for them. Idempotent."""
+        ...
+
+    async def lease(self, request: LeaseRequest) -> list[Task]:
+        """Start up to `n` ready tasks and return them; empty if there are none now."""
+        ...
+
+    async def wait_ready(self, models: Sequence[str], timeout_s: float) -> bool:
+        """Wait until a task of one of these models may be ready, or for `timeout_s` seconds.
+
+        Returns at once with True if something is ready. True is a hint, not a promise.
+        """
+        ...
+
+    async def ack(self, tasks: Sequence[Task]) -> None:
+        """Forget tasks that have ended or went back with a delay. Idempotent."""
+        ...
+
+    async def depths(self) -> list[Depth]:
+        """Return what lies in every queue that is not empty."""
+        ...
+
+    async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
+        """Return how many ready tasks come before each; None for one that is not waiting."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything; waiting calls return empty."""
+        ...

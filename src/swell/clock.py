@@ -1,0 +1,97 @@
+"""Time, passed in and never reached for.
+
+Everything that needs the time takes a `Clock`. Only this file reads the machine's clock, so that
+tests and the simulator can move time by hand.
+"""
+
+import asyncio
+import heapq
+import itertools
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+__all__ = ["Clock", "ManualClock", "SystemClock"]
+
+
+class Clock(Protocol):
+    """What tells the time and waits.
+
+    Guarantees:
+        `now` is aware and in UTC. `monotonic_s` never goes back within a process.
+    """
+
+    def now(self) -> datetime:
+        """Return the wall time, aware, in UTC."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Return seconds since an arbitrary moment, for measuring durations."""
+        ...
+
+    async def sleep(self, duration_s: float) -> None:
+        """Wait for `duration_s` seconds of this clock."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime:
+        """Return the wall time, aware, in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic_s(self) -> float:
+        """Return the operating system's monotonic seconds."""
+        return time.monotonic()
+
+    async def sleep(self, duration_s: float) -> None:
+        """Wait for `duration_s` seconds."""
+        await asyncio.sleep(duration_s)
+
+
+class ManualClock:
+    """A clock that stands still until `advance` is called.
+
+    Sleepers wake in order of their due time while the clock advances.
+    """
+
+    def __init__(self, start: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
+        self._now = start
+        self._elapsed_s = 0.0
+        self._order = itertools.count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> datetime:
+        """Return the time that was set."""
+        return self._now
+
+    def monotonic_s(self) -> float:
+        """Return the seconds advanced so far."""
+        return self._elapsed_s
+
+    async def sleep(self, duration_s: float) -> None:
+        """Wait until the clock has been advanced by `duration_s`."""
+        if duration_s <= 0:
+            await asyncio.sleep(0)
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        due_s = self._elapsed_s + duration_s
+        heapq.heappush(self._sleepers, (due_s, next(self._order), done))
+        await done
+
+    def advance(self, duration_s: float) -> None:
+        """Move time forward and wake every sleeper whose time has come.
+
+        Raises:
+            ValueError: `duration_s` is negative.
+        """
+        if duration_s < 0:
+            raise ValueError("time does not go back")
+        target_s = self._elapsed_s + duration_s
+        while self._sleepers and self._sleepers[0][0] <= target_s:
+            _, _, done = heapq.heappop(self._sleepers)
+            if not done.done():
+                done.set_result(None)
+        self._elapsed_s = target_s
+        self._now += timedelta(seconds=duration_s)

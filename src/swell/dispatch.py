@@ -1,0 +1,179 @@
+"""Contract of dispatch: how a worker gets work and tells what became of it.
+
+These are the messages of `/worker/v1/…`, and the protocol that a worker's engine sees. Over HTTP it
+is implemented by `brokers/remote.py`; the backend answers it in `api/workers.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from swell.registry import ModelCard
+from swell.store import Hold
+from swell.task import Settlement
+
+__all__ = [
+    "Ask",
+    "Dispatch",
+    "Grant",
+    "LeasedTask",
+    "Progress",
+    "Registration",
+    "Report",
+    "ReportAnswer",
+    "Upload",
+    "Welcome",
+]
+
+
+class Registration(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker introduces itself. Registering again under the same `worker_id` is a restart."""
+
+    name: str
+    pool: str = "default"
+    models: list[ModelCard]
+    slots: int = 1
+    device: str = "cpu"
+    host: str = ""
+    pid: int = 0
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker must keep to."""
+
+    worker_id: str
+    #: Leases last this long unless extended, in seconds.
+    lease_s: float
+    #: Report at least this often while anything is held, in seconds.
+    heartbeat_s: float
+    #: The longest wait that a lease call may ask for, in seconds.
+    max_wait_s: float
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask for work: `POST /worker/v1/lease`.
+
+    The answer comes as soon as there is work, a cancellation or a drain, or after `wait_s`.
+    """
+
+    worker_id: str
+    #: At most this many tasks; 0 only listens for cancellations and drain.
+    n: int
+    wait_s: float = 0.0
+
+
+class LeasedTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A task with its lease."""
+
+    task_id: str
+    attempt: int
+    token: str
+    model: str
+    version: str
+    input: msgspec.Raw
+    count: int = 1
+    seed: int | None = None
+    #: Seconds until the task is worthless; None for no deadline.
+    finish_within_s: float | None = None
+
+    @property
+    def hold(self) -> Hold:
+        """The lease, as the store names it."""
+        return Hold(task_id=self.task_id, attempt=self.attempt, token=self.token)
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to `Ask`."""
+
+    tasks: list[LeasedTask] = []
+    #: Held tasks that are to be stopped: canceled, expired, or no longer this worker's.
+    cancels: list[str] = []
+    #: Finish what you hold, take nothing new, go.
+    drain: bool = False
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that happened within an attempt. `place` grows by one within the attempt."""
+
+    task_id: str
+    attempt: int
+    token: str
+    #: 1 to 999,998.
+    place: int
+    #: `progress`, `preview` or `artifact`.
+    kind: str
+    data: dict[str, Any] = {}
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything a worker has to tell at once: `POST /worker/v1/report`.
+
+    Every report is a heartbeat: the leases in `holds` are extended. `ask`, if given, leases more in
+    the same commit, so that a busy worker needs one call per batch; it never waits.
+    """
+
+    worker_id: str
+    progress: list[Progress] = []
+    settlements: list[Settlement] = []
+    holds: list[Hold] = []
+    ask: int = 0
+    #: This is the last report of a worker that goes.
+    goodbye: bool = False
+
+
+class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to `Report`, written before it is sent."""
+
+    #: Ids of settled tasks whose outcome was not taken, since the lease was no longer held.
+    stale: list[str] = []
+    #: Held tasks that are to be stopped: canceled, expired, or no longer this worker's.
+    cancels: list[str] = []
+    drain: bool = False
+    #: What `ask` brought.
+    tasks: list[LeasedTask] = []
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to put one output: `PUT` the bytes to `url`, then name `key` in the outcome."""
+
+    key: str
+    url: str
+
+
+class Dispatch(Protocol):
+    """What a worker's engine knows of the rest of the world.
+
+    Guarantees:
+        `report` returns only when the settlements are durable. A call that failed on the way may be
+        repeated. Raises `Unavailable` while the backend cannot be reached, `Unauthenticated` or
+        `NotFound` when the worker must register again.
+    """
+
+    async def register(self, registration: Registration) -> Welcome:
+        """Introduce the worker."""
+        ...
+
+    async def lease(self, ask: Ask) -> Grant:
+        """Ask for work, and wait for it."""
+        ...
+
+    async def report(self, report: Report) -> ReportAnswer:
+        """Tell what happened."""
+        ...
+
+    async def uploads(self, worker_id: str, keys: Sequence[str]) -> list[Upload]:
+        """Return where to put outputs with these keys (`outputs/TASK/ATTEMPT/NAME`)."""
+        ...
+
+    async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
+        """Store one output."""
+        ...
+
+    async def fetch(self, url: str) -> tuple[bytes, str]:
+        """Return the bytes and the media type of an input file."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...

@@ -1,0 +1,180 @@
+"""Every error that Swell raises on purpose.
+
+    SwellError
+    ├── InvalidRequest      400  the request cannot be read
+    │   ├── InvalidInput    422  read, but a value breaks the schema
+    │   └── UnknownSetting  400  a setting that does not exist
+    ├── Unauthenticated     401  no key, or a key that is not known
+    ├── Forbidden           403  the key lacks the scope; a signed URL is wrong or expired
+    ├── NotFound            404  no such task, model, artifact, …
+    ├── MethodNotAllowed    405
+    ├── Conflict            409  the thing is in a state that does not allow this
+    │   └── IdempotencyMismatch  422  the same key with another body
+    ├── TooLarge            413
+    ├── RangeNotSatisfiable 416
+    ├── TooManyRequests     429  retry later
+    ├── Internal            500  our fault; the caller gets a request id only
+    └── Unavailable         503  retry later
+        ├── NoWorker        503  nothing that is live or launchable can run this
+        └── WouldExpire     503  the estimate breaks the deadline
+
+`code` is a stable string that clients may compare, `status` the HTTP status, `retryable` whether
+the same request may succeed later. The text of a 4xx says what to do. Exceptions of libraries are
+mapped once, at the edge where they enter.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, TypedDict
+
+__all__ = [
+    "Conflict",
+    "FieldError",
+    "Forbidden",
+    "IdempotencyMismatch",
+    "Internal",
+    "InvalidInput",
+    "InvalidRequest",
+    "MethodNotAllowed",
+    "NoWorker",
+    "NotFound",
+    "RangeNotSatisfiable",
+    "SwellError",
+    "TooLarge",
+    "TooManyRequests",
+    "Unauthenticated",
+    "Unavailable",
+    "UnknownSetting",
+    "WouldExpire",
+]
+
+
+class FieldError(TypedDict):
+    """One broken value: where it stands (a JSON pointer), what is wrong, and a stable code."""
+
+    pointer: str
+    detail: str
+    code: str
+
+
+class SwellError(Exception):
+    """Something went wrong that Swell knows the name of.
+
+    Args:
+        detail: What happened and, for a 4xx, what to do about it.
+        errors: The broken values, for a form to show beside its fields.
+        headers: Extra HTTP headers, such as `Retry-After`.
+    """
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+    title: ClassVar[str] = "Something went wrong"
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+
+class InvalidRequest(SwellError):
+    """The request cannot be read."""
+
+    code, status, title = "invalid_request", 400, "The request cannot be read"
+
+
+class InvalidInput(InvalidRequest):
+    """A value breaks the schema."""
+
+    code, status, title = "invalid_input", 422, "A value is not allowed"
+
+
+class UnknownSetting(InvalidRequest):
+    """A setting that does not exist."""
+
+    code, title = "unknown_setting", "No such setting"
+
+
+class Unauthenticated(SwellError):
+    """No key, or a key that is not known."""
+
+    code, status, title = "unauthenticated", 401, "A valid API key is needed"
+
+
+class Forbidden(SwellError):
+    """The key may not do this."""
+
+    code, status, title = "forbidden", 403, "Not allowed"
+
+
+class NotFound(SwellError):
+    """There is no such thing."""
+
+    code, status, title = "not_found", 404, "Not found"
+
+
+class MethodNotAllowed(SwellError):
+    """The path exists, but not with this method."""
+
+    code, status, title = "method_not_allowed", 405, "Method not allowed"
+
+
+class Conflict(SwellError):
+    """The thing is in a state that does not allow this."""
+
+    code, status, title = "conflict", 409, "Not possible in this state"
+
+
+class IdempotencyMismatch(Conflict):
+    """The same idempotency key came with another body."""
+
+    code, status = "idempotency_mismatch", 422
+    title = "This idempotency key was used for another request"
+
+
+class TooLarge(SwellError):
+    """The body or file is larger than allowed."""
+
+    code, status, title = "too_large", 413, "Too large"
+
+
+class RangeNotSatisfiable(SwellError):
+    """The byte range lies outside the file."""
+
+    code, status, title = "range_not_satisfiable", 416, "The range lies outside the file"
+
+
+class TooManyRequests(SwellError):
+    """The caller is too fast."""
+
+    code, status, retryable, title = "too_many_requests", 429, True, "Too many requests"
+
+
+class Internal(SwellError):
+    """Our fault."""
+
+    code, status, retryable, title = "internal", 500, True, "Internal error"
+
+
+class Unavailable(SwellError):
+    """Not now."""
+
+    code, status, retryable, title = "unavailable", 503, True, "Temporarily unavailable"
+
+
+class NoWorker(Unavailable):
+    """Nothing that is live or launchable can run this."""
+
+    code, title = "no_worker", "No worker can run this model"
+
+
+class WouldExpire(Unavailable):
+    """The estimate breaks the deadline."""
+
+    code, title = "would_expire", "The deadline cannot be kept"

@@ -1,0 +1,94 @@
+"""Contract of the object store: inputs and outputs as files with keys."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+__all__ = ["ObjectInfo", "Objects", "check_key"]
+
+from swell.errors import InvalidRequest
+
+
+class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a stored object without reading it."""
+
+    key: str
+    bytes: int
+    content_type: str
+    #: Strong validator, for caches and ranges.
+    etag: str
+    modified_at: datetime
+
+
+class Objects(Protocol):
+    """Where files lie.
+
+    Guarantees:
+        A key holds all of one `put` or nothing of it; readers never see half a file. When `put`
+        returns, the file survives the death of the machine.
+        Signed URLs work without any other credential, for one method and one key, until they
+        expire.
+    """
+
+    async def put(
+        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
+    ) -> ObjectInfo:
+        """Store a file, replacing what was there.
+
+        Raises:
+            InvalidRequest: The key is not a relative path of plain parts.
+        """
+        ...
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Return what is known of a file.
+
+        Raises:
+            NotFound: No file has this key.
+        """
+        ...
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the bytes [start, end) of a file.
+
+        Raises:
+            NotFound: No file has this key.
+        """
+        ...
+
+    async def delete(self, keys: list[str]) -> None:
+        """Remove files; keys that hold nothing are ignored."""
+        ...
+
+    def sign(self, method: str, key: str, expires_s: float) -> str:
+        """Return a URL that may be used for `GET` or `PUT` of this key for `expires_s` seconds.
+
+        Relative to the backend's address where the backend serves the files, else absolute.
+        """
+        ...
+
+    def verify(self, method: str, key: str, query: dict[str, str]) -> None:
+        """Check the signature that a URL of `sign` carries, where the backend serves the files.
+
+        Raises:
+            Forbidden: The signature is missing, wrong or expired; the text says which.
+        """
+        ...
+
+
+def check_key(key: str) -> str:
+    """Return the key if it is safe as a relative path.
+
+    Raises:
+        InvalidRequest: It is empty, absolute, too long, or has empty, hidden or parent parts.
+    """
+    parts = key.split("/")
+    plain = all(part and not part.startswith(".") and part.isprintable() for part in parts)
+    if not plain or "\\" in key or len(key.encode()) > 512:
+        raise InvalidRequest(
+            f"{key[:80]!r} cannot be an object key: use parts of letters, digits, '-', '_' and "
+            "'.' joined by '/', at most 512 bytes"
+        )
+    return key

@@ -1,0 +1,123 @@
+"""Contract of the registry: which models there are, which workers live, and who may ask."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+
+__all__ = ["ApiKey", "ModelCard", "Registry", "Scope", "WorkerInfo"]
+
+
+class Scope(StrEnum):
+    """What a key may do; `admin` may do everything."""
+
+    CLIENT = "client"
+    WORKER = "worker"
+    ADMIN = "admin"
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key as it is kept: the secret itself is shown once and never stored."""
+
+    id: str
+    name: str
+    #: SHA-256 of the secret.
+    digest: bytes
+    scopes: frozenset[Scope]
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What the world may know of one version of a model."""
+
+    #: `owner/name`.
+    name: str
+    version: str
+    #: Markdown; the model's docstring.
+    description: str = ""
+    #: JSON Schema (2020-12) of the input and of the output.
+    input_schema: dict[str, Any] = {}
+    output_schema: dict[str, Any] = {}
+    #: Inputs that work, for docs, checks and warm-up.
+    examples: list[dict[str, Any]] = []
+    #: `trial`, `canary`, `live` or `retired`.
+    stage: str = "live"
+    #: Names of input fields whose equal values let inputs share a batch.
+    batch_by: tuple[str, ...] = ()
+    max_batch: int = 1
+    registered_at: datetime | None = None
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker as the backend knows it."""
+
+    id: str
+    name: str
+    pool: str
+    #: Model name → version.
+    models: dict[str, str]
+    #: How many tasks it may hold at once.
+    slots: int = 1
+    device: str = "cpu"
+    host: str = ""
+    pid: int = 0
+    registered_at: datetime
+    seen_at: datetime
+    #: Told to finish and go.
+    draining: bool = False
+    gone_at: datetime | None = None
+
+
+class Registry(Protocol):
+    """Models, workers and keys.
+
+    Guarantees:
+        Durable as the store is. Versions of a model never change once registered.
+    """
+
+    async def put_models(self, cards: Sequence[ModelCard]) -> None:
+        """Make versions known; those already known stay as they are, and become the newest."""
+        ...
+
+    async def models(self) -> list[ModelCard]:
+        """Return every version, by name, newest first within a name."""
+        ...
+
+    async def put_worker(self, worker: WorkerInfo) -> None:
+        """Register or replace a worker."""
+        ...
+
+    async def touch_workers(self, worker_ids: Sequence[str], seen_at: datetime) -> None:
+        """Note that workers were heard of. Unknown ids are ignored."""
+        ...
+
+    async def drain_worker(self, worker_id: str) -> WorkerInfo | None:
+        """Mark a worker as draining; None if it is not known."""
+        ...
+
+    async def remove_worker(self, worker_id: str, gone_at: datetime) -> None:
+        """Note that a worker has gone. Idempotent."""
+        ...
+
+    async def workers(self) -> list[WorkerInfo]:
+        """Return every worker, oldest first, the gone ones of the last day included."""
+        ...
+
+    async def put_key(self, key: ApiKey) -> None:
+        """Keep a key, or replace the one with the same id."""
+        ...
+
+    async def keys(self) -> list[ApiKey]:
+        """Return every key, the revoked ones included."""
+        ...
+
+    async def key_by_digest(self, digest: bytes) -> ApiKey | None:
+        """Return the key whose secret has this SHA-256, or None; revoked ones are returned too."""
+        ...
+
+    async def secret(self, name: str) -> bytes:
+        """Return 32 random bytes kept under this name, made at the first call."""
+        ...

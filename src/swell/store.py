@@ -1,0 +1,151 @@
+"""Contract of the store: the truth about tasks.
+
+A store keeps every task from the moment it is accepted, and is the only judge of who may change it.
+Lists go in and lists come out; result k belongs to argument k.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from swell.errors import SwellError
+from swell.task import NewTask, Settlement, Task, TaskState
+
+__all__ = ["Accepted", "Hold", "HoldState", "Page", "Start", "Store", "TaskFilter"]
+
+#: Seconds for which an idempotency key stands for the same task.
+IDEMPOTENCY_TTL_S = 24 * 3600.0
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """A task that is durable. `is_new` is false where an idempotency key found an earlier one."""
+
+    task: Task
+    is_new: bool
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish to start a queued task, by a broker that does not share the store's transaction."""
+
+    task_id: str
+    worker_id: str
+    version: str
+    token: str
+    lease_s: float
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """A lease as its holder names it."""
+
+    task_id: str
+    attempt: int
+    token: str
+
+
+class HoldState(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a lease: still held or not, and whether the holder should stop."""
+
+    is_held: bool
+    cancel_requested: bool = False
+
+
+class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tasks to list; None means any."""
+
+    state: TaskState | None = None
+    model: str | None = None
+    user: str | None = None
+    key_id: str | None = None
+    dead: bool | None = None
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest first; `cursor` asks for the next page and is None at the end."""
+
+    tasks: tuple[Task, ...]
+    cursor: str | None
+
+
+class Store(Protocol):
+    """Where tasks live.
+
+    Guarantees:
+        Durable: when a writing call returns, what it wrote survives the death of the process and of
+        the machine.
+        Atomic: a call writes all that it returns or, when it raises, nothing.
+        Final: a task that has ended never changes again, whatever is called.
+        Fenced: only the (attempt, token) of the current lease can settle or extend it.
+        Any number of calls may run at the same time; they share commits.
+    """
+
+    async def accept(
+        self, tasks: Sequence[NewTask], *, all_or_none: bool = True
+    ) -> list[Accepted | SwellError]:
+        """Make tasks durable and queued.
+
+        The same `idempotency_key` of the same `key_id` within 24 h gives the earlier task; with
+        another `fingerprint` it gives an `IdempotencyMismatch` in that task's place. With
+        `all_or_none`, one error means that nothing of this call was written.
+        """
+        ...
+
+    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """Return tasks as they are now, None for ids that are not known."""
+        ...
+
+    async def page(self, where: TaskFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
+        """Return a page of tasks, newest first.
+
+        Raises:
+            InvalidRequest: The cursor was not made by this method.
+        """
+        ...
+
+    async def start(self, starts: Sequence[Start]) -> list[Task | None]:
+        """Start queued, ready tasks; None where the task is not to be run (any more)."""
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Task | None]:
+        """End attempts.
+
+        None where the caller does not hold the lease. Telling the same settlement again after it
+        was written returns the task as it is now: an answer may get lost on the way.
+        """
+        ...
+
+    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> list[HoldState]:
+        """Let leases run for `lease_s` seconds from now."""
+        ...
+
+    async def cancel(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """Cancel tasks: queued ones end, running ones are marked, ended ones stay as they are."""
+        ...
+
+    async def sweep(self, *, limit: int = 1000) -> list[Task]:
+        """Do what time demands, to at most `limit` tasks, and return those that changed.
+
+        Lost leases go back to the queue or to the dead letters, tasks past a deadline expire, tasks
+        whose backoff is over become ready, old idempotency keys are forgotten.
+        """
+        ...
+
+    async def retry(self, task_id: str, *, key_id: str) -> Accepted:
+        """Repeat an ended task as a new one; the same task again if it was repeated before.
+
+        The old task keeps its outcome and leaves the dead letters.
+
+        Raises:
+            NotFound: No such task.
+            Conflict: The task has not ended.
+        """
+        ...
+
+    async def next_wake_at(self) -> datetime | None:
+        """Return when `sweep` has something to do next, or None for never."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is being written and let go of everything."""
+        ...

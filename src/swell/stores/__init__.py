@@ -1,0 +1,1 @@
+"""Swell's stores."""

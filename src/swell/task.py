@@ -1,0 +1,469 @@
+"""The task: what a user asked, and every way in which its state may change.
+
+`transition()` is the only function that changes a state; the verbs below it (`start`, `settle`,
+`cancel`, …) decide what else changes with it. They are pure, so that every store does the same.
+docs/task-lifecycle.md draws this file as one diagram.
+"""
+
+import base64
+import secrets
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from swell.errors import Conflict
+from swell.retry import RetryPolicy
+
+__all__ = [
+    "TRANSITIONS",
+    "Artifact",
+    "Canceled",
+    "Failed",
+    "NewTask",
+    "Outcome",
+    "Released",
+    "Settlement",
+    "Succeeded",
+    "Task",
+    "TaskError",
+    "TaskState",
+    "Timings",
+    "accept",
+    "cancel",
+    "expire",
+    "lose",
+    "new_id",
+    "next_wake_at",
+    "promote",
+    "settle",
+    "start",
+    "transition",
+]
+
+
+class TaskState(StrEnum):
+    """Where a task is in its life."""
+
+    #: Waits for a worker, or for its next attempt.
+    QUEUED = "queued"
+    #: A worker holds its lease.
+    RUNNING = "running"
+    #: Ended with an output.
+    SUCCEEDED = "succeeded"
+    #: Ended with an error.
+    FAILED = "failed"
+    #: Ended because somebody asked for it.
+    CANCELED = "canceled"
+    #: Ended because its deadline passed.
+    EXPIRED = "expired"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the task has ended; nothing leaves a terminal state."""
+        return not TRANSITIONS[self]
+
+
+#: Which states may follow which.
+TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
+    TaskState.QUEUED: frozenset(
+        {TaskState.RUNNING, TaskState.CANCELED, TaskState.EXPIRED, TaskState.FAILED}
+    ),
+    TaskState.RUNNING: frozenset(
+        {
+            TaskState.QUEUED,
+            TaskState.SUCCEEDED,
+            TaskState.FAILED,
+            TaskState.CANCELED,
+            TaskState.EXPIRED,
+        }
+    ),
+    TaskState.SUCCEEDED: frozenset(),
+    TaskState.FAILED: frozenset(),
+    TaskState.CANCELED: frozenset(),
+    TaskState.EXPIRED: frozenset(),
+}
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A file that a task brought forth."""
+
+    #: Where it lies in the object store.
+    key: str
+    #: Media type, such as `image/png`.
+    content_type: str
+    #: Size of the file.
+    bytes: int
+    #: Size of a picture, in pixels.
+    width: int | None = None
+    height: int | None = None
+
+
+class TaskError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a task failed."""
+
+    #: Stable word to compare, such as `worker_lost`.
+    code: str
+    title: str
+    detail: str
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the time went, in seconds. `queue_s` covers everything before the last attempt."""
+
+    queue_s: float = 0.0
+    load_s: float = 0.0
+    run_s: float = 0.0
+    encode_s: float = 0.0
+    upload_s: float = 0.0
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """One task, whole.
+
+    JSON that belongs to the user or the model (`input`, `output`, `metadata`) stays as the bytes
+    that came, and is never parsed on the way.
+    """
+
+    id: str
+    #: `owner/name`.
+    model: str
+    #: `owner/name`, or `owner/name:version` where the caller insisted on a version.
+    queue: str
+    #: The version that runs or ran it; empty while it waits for any version.
+    version: str = ""
+    state: TaskState = TaskState.QUEUED
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+    #: How many samples (pictures) are asked.
+    count: int = 1
+    seed: int | None = None
+    #: 0 comes first.
+    priority: int = 1
+    #: Which API key asked.
+    key_id: str = ""
+    #: On behalf of whom; flows of fair queueing are (key_id, user).
+    user: str | None = None
+    metadata: msgspec.Raw | None = None
+    created_at: datetime
+    #: Not to be started after this moment.
+    start_by_at: datetime | None = None
+    #: Worthless after this moment.
+    finish_by_at: datetime | None = None
+    #: Not to be started before this moment (backoff); None means at once.
+    available_at: datetime | None = None
+    #: Start tag of fair queueing, given by the broker.
+    tag: float = 0.0
+    #: How many times a worker has taken it; also the fence of its lease.
+    attempt: int = 0
+    #: How many of these attempts were handed back unharmed and do not count.
+    handed_back: int = 0
+    max_attempts: int = 3
+    worker_id: str | None = None
+    lease_token: str | None = None
+    lease_expires_at: datetime | None = None
+    cancel_requested: bool = False
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    output: msgspec.Raw | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    error: TaskError | None = None
+    timings: Timings | None = None
+    #: Failed after its last attempt, and waits among the dead letters.
+    dead: bool = False
+    #: The task that this one repeats.
+    retry_of: str | None = None
+
+    @property
+    def flow(self) -> str:
+        """Whose task it is, for fair queueing."""
+        return f"{self.key_id}/{self.user or ''}"
+
+    @property
+    def attempts_left(self) -> int:
+        """How many more attempts are allowed."""
+        return self.max_attempts - (self.attempt - self.handed_back)
+
+    def is_held_by(self, attempt: int, token: str) -> bool:
+        """Whether (attempt, token) is the lease that may write this task's outcome."""
+        return (
+            self.state is TaskState.RUNNING
+            and self.attempt == attempt
+            and self.lease_token == token
+        )
+
+
+class NewTask(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller asks for, checked against the model's schema."""
+
+    model: str
+    queue: str
+    input: msgspec.Raw
+    count: int = 1
+    seed: int | None = None
+    priority: int = 1
+    key_id: str = ""
+    user: str | None = None
+    metadata: msgspec.Raw | None = None
+    start_by_s: float | None = None
+    finish_by_s: float | None = None
+    max_attempts: int = 3
+    idempotency_key: str | None = None
+    #: Hash of the request, to tell a repeat from a clash.
+    fingerprint: bytes = b""
+    retry_of: str | None = None
+
+
+class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
+    """The model gave a result."""
+
+    output: msgspec.Raw = msgspec.Raw(b"null")
+    artifacts: tuple[Artifact, ...] = ()
+    timings: Timings = Timings()
+    seed: int | None = None
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """The attempt failed; `retryable` says whether another may help."""
+
+    error: TaskError
+    retryable: bool = True
+    timings: Timings = Timings()
+
+
+class Canceled(msgspec.Struct, frozen=True, kw_only=True, tag="canceled"):
+    """The worker stopped because it was told to."""
+
+    timings: Timings = Timings()
+
+
+class Released(msgspec.Struct, frozen=True, kw_only=True, tag="released"):
+    """The worker hands the lease back unharmed; the attempt does not count."""
+
+    reason: str = "drain"
+
+
+Outcome = Succeeded | Failed | Canceled | Released
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """How one attempt ended, told by whoever holds its lease."""
+
+    task_id: str
+    attempt: int
+    token: str
+    outcome: Outcome
+
+
+def new_id(now: datetime) -> str:
+    """Return a new task id: 26 lower-case letters and digits that sort by time of creation.
+
+    48 bits of Unix milliseconds and 80 random bits in base32 with the extended hex alphabet, whose
+    order is that of its bytes (RFC 4648, section 7).
+    """
+    stamp = int(now.timestamp() * 1000).to_bytes(6, "big")
+    return base64.b32hexencode(stamp + secrets.token_bytes(10))[:26].decode().lower()
+
+
+def transition(task: Task, to: TaskState, **changes: Any) -> Task:
+    """Return the task in another state. Nothing else changes a state.
+
+    Raises:
+        Conflict: The lifecycle has no such step.
+    """
+    if to not in TRANSITIONS[task.state]:
+        raise Conflict(f"task {task.id} is {task.state} and cannot become {to}")
+    return msgspec.structs.replace(task, state=to, **changes)
+
+
+def accept(new: NewTask, *, task_id: str, now: datetime) -> Task:
+    """Return the queued task that a request becomes."""
+    return Task(
+        id=task_id,
+        model=new.model,
+        queue=new.queue,
+        input=new.input,
+        count=new.count,
+        seed=new.seed,
+        priority=new.priority,
+        key_id=new.key_id,
+        user=new.user,
+        metadata=new.metadata,
+        created_at=now,
+        start_by_at=None if new.start_by_s is None else now + timedelta(seconds=new.start_by_s),
+        finish_by_at=None if new.finish_by_s is None else now + timedelta(seconds=new.finish_by_s),
+        max_attempts=new.max_attempts,
+        retry_of=new.retry_of,
+    )
+
+
+def start(
+    task: Task, *, worker_id: str, version: str, token: str, now: datetime, lease_s: float
+) -> Task:
+    """Give a queued task to a worker for `lease_s` seconds."""
+    return transition(
+        task,
+        TaskState.RUNNING,
+        version=version,
+        attempt=task.attempt + 1,
+        worker_id=worker_id,
+        lease_token=token,
+        lease_expires_at=now + timedelta(seconds=lease_s),
+        available_at=None,
+        started_at=now,
+        cancel_requested=False,
+    )
+
+
+def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float) -> Task:
+    """Write how the running attempt ended.
+
+    A failure that may be repeated sends the task back to the queue while attempts are left; an
+    attempt handed back always does. A cancellation that was asked for wins over both, but not over
+    a success that was already reached.
+    """
+    match outcome:
+        case Succeeded():
+            return transition(
+                task,
+                TaskState.SUCCEEDED,
+                finished_at=now,
+                lease_expires_at=None,
+                output=outcome.output,
+                artifacts=outcome.artifacts,
+                seed=task.seed if outcome.seed is None else outcome.seed,
+                timings=_with_queue_time(task, outcome.timings),
+            )
+        case Canceled():
+            return _end(task, TaskState.CANCELED, now, outcome.timings)
+        case _ if task.cancel_requested:
+            return _end(task, TaskState.CANCELED, now, Timings())
+        case Released():
+            handed_back = task.handed_back + 1
+            return transition(
+                task,
+                TaskState.QUEUED,
+                handed_back=handed_back,
+                lease_expires_at=None,
+                available_at=None,
+            )
+        case Failed():
+            return _failed(task, outcome, now, retry_delay_s)
+
+
+def lose(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
+    """Take a running task back from a worker that was not heard of in time.
+
+    The attempt counts, so that a task which kills its workers ends among the dead letters.
+    """
+    lost = Failed(
+        error=TaskError(
+            code="worker_lost",
+            title="The worker was lost",
+            detail=f"attempt {task.attempt} was not heard of before its lease ran out",
+        )
+    )
+    return settle(task, lost, now=now, retry_delay_s=retry_delay_s)
+
+
+def cancel(task: Task, *, now: datetime) -> Task:
+    """Cancel: at once while queued, by request while running; an ended task stays as it is."""
+    if task.state is TaskState.QUEUED:
+        return _end(task, TaskState.CANCELED, now, Timings())
+    if task.state is TaskState.RUNNING:
+        return msgspec.structs.replace(task, cancel_requested=True)
+    return task
+
+
+def expire(task: Task, *, now: datetime) -> Task:
+    """End a task whose deadline has passed."""
+    deadline = "finish_by" if _is_past(task.finish_by_at, now) else "start_by"
+    error = TaskError(
+        code="expired",
+        title="The deadline passed",
+        detail=f"the task was {task.state} when its {deadline} deadline passed",
+    )
+    return _end(task, TaskState.EXPIRED, now, Timings(), error=error)
+
+
+def promote(task: Task) -> Task:
+    """Make a task ready whose backoff is over. Its state stays queued."""
+    return msgspec.structs.replace(task, available_at=None)
+
+
+def is_expired(task: Task, now: datetime) -> bool:
+    """Whether a deadline of a task that has not ended has passed."""
+    if task.state is TaskState.QUEUED and _is_past(task.start_by_at, now):
+        return True
+    return not task.state.is_terminal and _is_past(task.finish_by_at, now)
+
+
+def next_wake_at(task: Task) -> datetime | None:
+    """Return when the sweeper must look at this task again, or None for never."""
+    if task.state is TaskState.RUNNING:
+        return _earliest(task.lease_expires_at, task.finish_by_at)
+    if task.state is TaskState.QUEUED:
+        return _earliest(task.available_at, task.start_by_at, task.finish_by_at)
+    return None
+
+
+def sweep(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
+    """Return what the sweeper makes of a task whose `next_wake_at` has come."""
+    if is_expired(task, now):
+        return expire(task, now=now)
+    if task.state is TaskState.RUNNING and _is_past(task.lease_expires_at, now):
+        return lose(task, now=now, retry_delay_s=retry_delay_s)
+    if task.state is TaskState.QUEUED and _is_past(task.available_at, now):
+        return promote(task)
+    return task
+
+
+def _failed(task: Task, outcome: Failed, now: datetime, retry_delay_s: float) -> Task:
+    if outcome.retryable and task.attempts_left > 0:
+        return transition(
+            task,
+            TaskState.QUEUED,
+            lease_expires_at=None,
+            available_at=now + timedelta(seconds=retry_delay_s),
+            error=outcome.error,
+        )
+    return _end(
+        task,
+        TaskState.FAILED,
+        now,
+        outcome.timings,
+        error=outcome.error,
+        dead=outcome.retryable,
+    )
+
+
+def _end(task: Task, state: TaskState, now: datetime, timings: Timings, **changes: Any) -> Task:
+    return transition(
+        task,
+        state,
+        finished_at=now,
+        lease_expires_at=None,
+        available_at=None,
+        timings=_with_queue_time(task, timings),
+        **changes,
+    )
+
+
+def _with_queue_time(task: Task, timings: Timings) -> Timings:
+    if task.started_at is None:
+        return timings
+    waited_s = (task.started_at - task.created_at).total_seconds()
+    return msgspec.structs.replace(timings, queue_s=max(0.0, waited_s))
+
+
+def _is_past(moment: datetime | None, now: datetime) -> bool:
+    return moment is not None and moment <= now
+
+
+def _earliest(*moments: datetime | None) -> datetime | None:
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
+def retry_delay_s(task: Task, policy: RetryPolicy, rng: Any) -> float:
+    """Return how long this task waits after its current attempt, in seconds."""
+    return policy.delay_s(max(1, task.attempt - task.handed_back), rng)
