@@ -16,9 +16,9 @@ Source:
     P. Goyal, H. M. Vin, H. Cheng, "Start-time Fair Queueing", SIGCOMM 1996, equations 4 to 6.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-__all__ = ["VirtualClock"]
+__all__ = ["VirtualClock", "rotate"]
 
 #: Flows whose finish tag lies behind the virtual time are forgotten once this many are known.
 MAX_IDLE_FLOWS = 10_000
@@ -77,3 +77,19 @@ class VirtualClock:
     def _forget_idle(self) -> None:
         # A finish tag at or before the virtual time no longer changes any start tag.
         self._finish = {flow: tag for flow, tag in self._finish.items() if tag > self._now}
+
+
+def rotate(heads: Mapping[str, int], last: str | None) -> list[str]:
+    """Return in which order to serve several models.
+
+    The most urgent priority class comes first; within it the models take turns, so that a long
+    backlog of one model does not hold up the others.
+
+    Args:
+        heads: Model → priority class of its next task.
+        last: The model that was served last, or None.
+    """
+    names = sorted(heads)
+    later = [name for name in names if last is not None and name > last]
+    turn = later + [name for name in names if name not in set(later)]
+    return sorted(turn, key=lambda name: heads[name])

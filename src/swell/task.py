@@ -31,15 +31,20 @@ __all__ = [
     "TaskState",
     "Timings",
     "accept",
+    "again",
     "cancel",
     "expire",
+    "is_expired",
     "lose",
     "new_id",
     "next_wake_at",
     "promote",
+    "retry_delay_s",
     "settle",
     "start",
+    "sweep",
     "transition",
+    "was_settled_by",
 ]
 
 
@@ -363,7 +368,9 @@ def lose(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
             detail=f"attempt {task.attempt} was not heard of before its lease ran out",
         )
     )
-    return settle(task, lost, now=now, retry_delay_s=retry_delay_s)
+    taken_back = settle(task, lost, now=now, retry_delay_s=retry_delay_s)
+    # Without its token the lost worker cannot even claim to have settled it.
+    return msgspec.structs.replace(taken_back, lease_token=None)
 
 
 def cancel(task: Task, *, now: datetime) -> Task:
@@ -383,7 +390,33 @@ def expire(task: Task, *, now: datetime) -> Task:
         title="The deadline passed",
         detail=f"the task was {task.state} when its {deadline} deadline passed",
     )
-    return _end(task, TaskState.EXPIRED, now, Timings(), error=error)
+    return _end(task, TaskState.EXPIRED, now, Timings(), error=error, lease_token=None)
+
+
+def was_settled_by(task: Task, attempt: int, token: str) -> bool:
+    """Whether this attempt's settlement was written before: the answer to it may have got lost."""
+    return (
+        task.state is not TaskState.RUNNING
+        and task.attempt == attempt
+        and task.lease_token == token
+    )
+
+
+def again(task: Task) -> NewTask:
+    """Return the request that repeats a task, without its deadlines, which have passed."""
+    return NewTask(
+        model=task.model,
+        queue=task.queue,
+        input=task.input,
+        count=task.count,
+        seed=task.seed,
+        priority=task.priority,
+        key_id=task.key_id,
+        user=task.user,
+        metadata=task.metadata,
+        max_attempts=task.max_attempts,
+        retry_of=task.id,
+    )
 
 
 def promote(task: Task) -> Task:

@@ -1,0 +1,308 @@
+"""A store and a registry in memory: for tests and for reading how the contract is meant.
+
+Nothing survives the process, so it is never wired into a running Swell.
+"""
+
+import heapq
+import itertools
+import random
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from swell import task as life
+from swell.clock import Clock
+from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
+from swell.registry import ApiKey, ModelCard, WorkerInfo
+from swell.retry import RetryPolicy
+from swell.store import (
+    IDEMPOTENCY_TTL_S,
+    Accepted,
+    Hold,
+    HoldState,
+    Page,
+    Start,
+    TaskFilter,
+)
+from swell.task import NewTask, Settlement, Task, TaskState
+
+__all__ = ["MemoryRegistry", "MemoryStore"]
+
+
+class MemoryStore:
+    """Tasks in a dictionary."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        retry_policy: RetryPolicy | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._clock = clock
+        self._retry_policy = retry_policy or RetryPolicy()
+        self._rng = rng or random.Random()
+        self._tasks: dict[str, Task] = {}
+        self._keys: dict[tuple[str, str], tuple[str, bytes, datetime]] = {}
+        self._retried: dict[str, str] = {}
+        self._wakes: list[tuple[datetime, int, str]] = []
+        self._order = itertools.count()
+
+    async def accept(
+        self, tasks: Sequence[NewTask], *, all_or_none: bool = True
+    ) -> list[Accepted | SwellError]:
+        """See `Store.accept`."""
+        now = self._clock.now()
+        results: list[Accepted | SwellError] = []
+        keys: dict[tuple[str, str], tuple[str, bytes, datetime]] = {}
+        fresh: dict[str, Task] = {}
+        for new in tasks:
+            results.append(self._accept_one(new, now, keys, fresh))
+        errors = [index for index, result in enumerate(results) if isinstance(result, SwellError)]
+        if errors and all_or_none:
+            return [
+                result
+                if isinstance(result, SwellError)
+                else Conflict(f"not accepted, because task {errors[0]} of the same call was not")
+                for result in results
+            ]
+        self._keys.update(keys)
+        for accepted in fresh.values():
+            self._put(accepted)
+        return results
+
+    def _accept_one(
+        self,
+        new: NewTask,
+        now: datetime,
+        keys: dict[tuple[str, str], tuple[str, bytes, datetime]],
+        fresh: dict[str, Task],
+    ) -> Accepted | SwellError:
+        scope = (new.key_id, new.idempotency_key or "")
+        if new.idempotency_key is not None:
+            earlier = keys.get(scope) or self._keys.get(scope)
+            if earlier and earlier[2] > now - timedelta(seconds=IDEMPOTENCY_TTL_S):
+                if earlier[1] != new.fingerprint:
+                    return IdempotencyMismatch(
+                        f"the idempotency key was used for task {earlier[0]} with another body; "
+                        "use a new key for a new request"
+                    )
+                return Accepted(fresh.get(earlier[0]) or self._tasks[earlier[0]], False)
+        accepted = life.accept(new, task_id=life.new_id(now), now=now)
+        fresh[accepted.id] = accepted
+        if new.idempotency_key is not None:
+            keys[scope] = (accepted.id, new.fingerprint, now)
+        return Accepted(accepted, True)
+
+    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """See `Store.get`."""
+        return [self._tasks.get(task_id) for task_id in task_ids]
+
+    async def page(self, where: TaskFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
+        """See `Store.page`."""
+        if cursor is not None and not (len(cursor) == 26 and cursor.isalnum()):
+            raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
+        newest_first = sorted(self._tasks, reverse=True)
+        found = [
+            self._tasks[task_id]
+            for task_id in newest_first
+            if (cursor is None or task_id < cursor) and _matches(self._tasks[task_id], where)
+        ]
+        page = found[:limit]
+        more = len(found) > limit
+        return Page(tasks=tuple(page), cursor=page[-1].id if more and page else None)
+
+    async def start(self, starts: Sequence[Start]) -> list[Task | None]:
+        """See `Store.start`."""
+        now = self._clock.now()
+        started: list[Task | None] = []
+        for wish in starts:
+            task = self._tasks.get(wish.task_id)
+            ready = task is not None and task.state is TaskState.QUEUED and not task.available_at
+            if task is None or not ready or life.is_expired(task, now):
+                started.append(None)
+                continue
+            running = life.start(
+                task,
+                worker_id=wish.worker_id,
+                version=wish.version,
+                token=wish.token,
+                now=now,
+                lease_s=wish.lease_s,
+            )
+            self._put(running)
+            started.append(running)
+        return started
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Task | None]:
+        """See `Store.settle`."""
+        now = self._clock.now()
+        settled: list[Task | None] = []
+        for settlement in settlements:
+            task = self._tasks.get(settlement.task_id)
+            if task is None:
+                settled.append(None)
+            elif task.is_held_by(settlement.attempt, settlement.token):
+                delay_s = life.retry_delay_s(task, self._retry_policy, self._rng)
+                ended = life.settle(task, settlement.outcome, now=now, retry_delay_s=delay_s)
+                self._put(ended)
+                settled.append(ended)
+            else:
+                told_before = life.was_settled_by(task, settlement.attempt, settlement.token)
+                settled.append(task if told_before else None)
+        return settled
+
+    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> list[HoldState]:
+        """See `Store.extend`."""
+        until = self._clock.now() + timedelta(seconds=lease_s)
+        states: list[HoldState] = []
+        for hold in holds:
+            task = self._tasks.get(hold.task_id)
+            if task is None or not task.is_held_by(hold.attempt, hold.token):
+                states.append(HoldState(is_held=False))
+                continue
+            self._put(msgspec.structs.replace(task, lease_expires_at=until))
+            states.append(HoldState(is_held=True, cancel_requested=task.cancel_requested))
+        return states
+
+    async def cancel(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """See `Store.cancel`."""
+        now = self._clock.now()
+        canceled: list[Task | None] = []
+        for task_id in task_ids:
+            task = self._tasks.get(task_id)
+            if task is not None:
+                task = life.cancel(task, now=now)
+                self._put(task)
+            canceled.append(task)
+        return canceled
+
+    async def sweep(self, *, limit: int = 1000) -> list[Task]:
+        """See `Store.sweep`."""
+        now = self._clock.now()
+        changed: list[Task] = []
+        while self._wakes and self._wakes[0][0] <= now and len(changed) < limit:
+            wake_at, _, task_id = heapq.heappop(self._wakes)
+            task = self._tasks[task_id]
+            if life.next_wake_at(task) != wake_at:
+                continue
+            delay_s = life.retry_delay_s(task, self._retry_policy, self._rng)
+            swept = life.sweep(task, now=now, retry_delay_s=delay_s)
+            self._put(swept)
+            if swept is not task:
+                changed.append(swept)
+        oldest = now - timedelta(seconds=IDEMPOTENCY_TTL_S)
+        self._keys = {scope: kept for scope, kept in self._keys.items() if kept[2] > oldest}
+        return changed
+
+    async def retry(self, task_id: str, *, key_id: str) -> Accepted:
+        """See `Store.retry`."""
+        task = self._tasks.get(task_id)
+        if task is None:
+            raise NotFound(f"there is no task {task_id}")
+        if not task.state.is_terminal:
+            raise Conflict(f"task {task_id} is {task.state}; only an ended task can be repeated")
+        if task_id in self._retried:
+            return Accepted(self._tasks[self._retried[task_id]], False)
+        now = self._clock.now()
+        again = life.accept(life.again(task), task_id=life.new_id(now), now=now)
+        self._put(again)
+        self._put(msgspec.structs.replace(task, dead=False))
+        self._retried[task_id] = again.id
+        return Accepted(again, True)
+
+    async def next_wake_at(self) -> datetime | None:
+        """See `Store.next_wake_at`."""
+        while self._wakes:
+            wake_at, _, task_id = self._wakes[0]
+            if life.next_wake_at(self._tasks[task_id]) == wake_at:
+                return wake_at
+            heapq.heappop(self._wakes)
+        return None
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+
+    def _put(self, task: Task) -> None:
+        self._tasks[task.id] = task
+        wake_at = life.next_wake_at(task)
+        if wake_at is not None:
+            heapq.heappush(self._wakes, (wake_at, next(self._order), task.id))
+
+
+def _matches(task: Task, where: TaskFilter) -> bool:
+    wanted = (
+        (where.state, task.state),
+        (where.model, task.model),
+        (where.user, task.user),
+        (where.key_id, task.key_id),
+        (where.dead, task.dead),
+    )
+    return all(value is None or value == actual for value, actual in wanted)
+
+
+class MemoryRegistry:
+    """Models, workers and keys in dictionaries."""
+
+    def __init__(self) -> None:
+        self._models: dict[tuple[str, str], ModelCard] = {}
+        self._workers: dict[str, WorkerInfo] = {}
+        self._keys: dict[str, ApiKey] = {}
+        self._secrets: dict[str, bytes] = {}
+
+    async def put_models(self, cards: Sequence[ModelCard]) -> None:
+        """See `Registry.put_models`."""
+        for card in cards:
+            known = self._models.pop((card.name, card.version), card)
+            self._models[card.name, card.version] = known
+
+    async def models(self) -> list[ModelCard]:
+        """See `Registry.models`."""
+        newest_first = reversed(self._models.values())
+        return sorted(newest_first, key=lambda card: card.name)
+
+    async def put_worker(self, worker: WorkerInfo) -> None:
+        """See `Registry.put_worker`."""
+        self._workers[worker.id] = worker
+
+    async def touch_workers(self, worker_ids: Sequence[str], seen_at: datetime) -> None:
+        """See `Registry.touch_workers`."""
+        for worker_id in worker_ids:
+            if worker_id in self._workers:
+                worker = self._workers[worker_id]
+                self._workers[worker_id] = msgspec.structs.replace(worker, seen_at=seen_at)
+
+    async def drain_worker(self, worker_id: str) -> WorkerInfo | None:
+        """See `Registry.drain_worker`."""
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            worker = msgspec.structs.replace(worker, draining=True)
+            self._workers[worker_id] = worker
+        return worker
+
+    async def remove_worker(self, worker_id: str, gone_at: datetime) -> None:
+        """See `Registry.remove_worker`."""
+        worker = self._workers.get(worker_id)
+        if worker is not None and worker.gone_at is None:
+            self._workers[worker_id] = msgspec.structs.replace(worker, gone_at=gone_at)
+
+    async def workers(self) -> list[WorkerInfo]:
+        """See `Registry.workers`."""
+        return sorted(self._workers.values(), key=lambda worker: (worker.registered_at, worker.id))
+
+    async def put_key(self, key: ApiKey) -> None:
+        """See `Registry.put_key`."""
+        self._keys[key.id] = key
+
+    async def keys(self) -> list[ApiKey]:
+        """See `Registry.keys`."""
+        return sorted(self._keys.values(), key=lambda key: (key.created_at, key.id))
+
+    async def key_by_digest(self, digest: bytes) -> ApiKey | None:
+        """See `Registry.key_by_digest`."""
+        return next((key for key in self._keys.values() if key.digest == digest), None)
+
+    async def secret(self, name: str) -> bytes:
+        """See `Registry.secret`."""
+        return self._secrets.setdefault(name, secrets.token_bytes(32))
