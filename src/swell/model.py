@@ -1,0 +1,963 @@
+"""Contract of a model: how an author writes one, and what everybody else may know of it.
+
+Three rungs, each a superset of the one before:
+
+    1. a typed function under `@model("owner/name")`
+    2. the same with constraints and `swell.ui` hints in `Annotated`, and a `Context`
+    3. a class derived from `Model`, with `load`, `warmup`, and batches of compatible inputs
+
+All three become a `Definition`, and a `Definition` makes a `Model`: the worker knows only that. The
+pydantic input type is the one source of validation, schema, form and command line.
+"""
+
+import base64
+import binascii
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import io
+import json
+import re
+import sys
+import types
+import typing
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
+
+import PIL.Image
+import pydantic
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_jsonable_python
+
+from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.registry import ModelCard
+
+__all__ = [
+    "Audio",
+    "Batch",
+    "Cancelled",
+    "Context",
+    "Definition",
+    "File",
+    "Image",
+    "InvalidModel",
+    "Item",
+    "Listener",
+    "Model",
+    "Reject",
+    "Video",
+    "define",
+    "flatten",
+    "load_models",
+    "model",
+]
+
+InputT = TypeVar("InputT")
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+#: Where `@model` leaves the definition on the function.
+_MARK: Final = "__swell_model__"
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
+
+#: Built-in models by owner or full name; everything else under `swell/` is looked for in the zoo.
+_ZOO: Final = "swell.zoo"
+
+
+class InvalidModel(InvalidRequest):
+    """A model is not written in a way that can be served; the text says what to change."""
+
+    code, title = "invalid_model", "This model cannot be served"
+
+
+class Reject(Exception):
+    """Raised or returned by a model for an input that no retry can help.
+
+    The task fails at once with code `rejected`, and the text is shown to whoever asked.
+    """
+
+
+class Cancelled(Exception):
+    """Raised by `Context.check` once the task is cancelled."""
+
+
+# --- what an author gets -------------------------------------------------------------------------
+
+
+class Listener(Protocol):
+    """Who hears what a model tells while it works."""
+
+    def progress(self, done: int, total: int) -> None:
+        """`done` of `total` steps are over."""
+        ...
+
+    def preview(self, make: Callable[[], Any]) -> None:
+        """A small picture may be made by calling `make`, if somebody wants it now."""
+        ...
+
+    def is_cancelled(self) -> bool:
+        """Whether the task is to be stopped."""
+        ...
+
+
+class _Silence:
+    """Nobody listens: a model called by hand or by a test."""
+
+    def progress(self, done: int, total: int) -> None:
+        pass
+
+    def preview(self, make: Callable[[], Any]) -> None:
+        pass
+
+    def is_cancelled(self) -> bool:
+        return False
+
+
+_SILENCE: Final = _Silence()
+
+
+class Context:
+    """What a model may know of the task beside its input, and say while it works.
+
+    Args:
+        seed: Seed of this sample; always set, and recorded with the result.
+        index: Which of the task's samples this is, from 0.
+        count: How many samples the task asked for.
+        listener: Who hears progress and previews.
+    """
+
+    __slots__ = ("_listener", "count", "index", "seed")
+
+    def __init__(
+        self, *, seed: int = 0, index: int = 0, count: int = 1, listener: Listener = _SILENCE
+    ) -> None:
+        self.seed = seed
+        self.index = index
+        self.count = count
+        self._listener = listener
+
+    def progress(self, done: int, total: int) -> None:
+        """Say that `done` of `total` steps are over. Cheap: call it at every step."""
+        self._listener.progress(done, total)
+
+    def preview(self, make: Callable[[], Any]) -> None:
+        """Offer a preview. `make` returns an `Image` or a Pillow picture, and is called only if
+        somebody may see it: at most a few times a second, never for cancelled tasks.
+        """
+        self._listener.preview(make)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the task is to be stopped; look at every step."""
+        return self._listener.is_cancelled()
+
+    def check(self) -> None:
+        """Stop here if the task is cancelled.
+
+        Raises:
+            Cancelled: It is.
+        """
+        if self._listener.is_cancelled():
+            raise Cancelled
+
+
+class Item(Context, Generic[InputT]):
+    """One sample of one task, as a class model gets it."""
+
+    __slots__ = ("input",)
+
+    def __init__(
+        self,
+        input: InputT,  # noqa: A002 - the word authors see
+        *,
+        seed: int = 0,
+        index: int = 0,
+        count: int = 1,
+        listener: Listener = _SILENCE,
+    ) -> None:
+        # Written out rather than through `super`: made once per task on the worker's hot path.
+        self.input = input
+        self.seed = seed
+        self.index = index
+        self.count = count
+        self._listener = listener
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Which inputs may be run together.
+
+    Args:
+        max: At most this many samples at once.
+        by: Names of input fields whose values must be equal within a batch.
+    """
+
+    max: int = 1
+    by: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.max < 1:
+            raise InvalidModel(f"Batch(max={self.max}): use 1 or more")
+        by: object = self.by  # a string is a sequence of names to nobody but Python
+        if isinstance(by, str):
+            raise InvalidModel(f"Batch(by={self.by!r}): use a tuple, by=({self.by!r},)")
+
+
+class Model:
+    """A model with weights: derive from it, set `name` and `Input`, write `run`.
+
+    The docstring of the derived class is the model card, in Markdown.
+    """
+
+    #: `owner/name`.
+    name: ClassVar[str] = ""
+    #: What one input looks like.
+    Input: ClassVar[type[BaseModel]]
+    #: Type of one result, for the schema; anything pydantic knows, `swell.Image` or `swell.File`.
+    Output: ClassVar[Any] = None
+    batch: ClassVar[Batch] = Batch()
+    #: Files whose content is part of the version, such as weights; relative to the model's file.
+    files: ClassVar[Sequence[str | Path]] = ()
+    #: Inputs that work, for docs, checks and warm-up; taken from the schema if empty.
+    examples: ClassVar[Sequence[Mapping[str, Any]]] = ()
+    #: `trial`, `canary` or `live`.
+    stage: ClassVar[str] = "live"
+
+    def load(self, device: str) -> None:
+        """Get ready to run on `device` (`cpu`, `cuda`, `cuda:1`); called once per process."""
+
+    def warmup(self) -> None:
+        """Run something small once after `load`, so that the first user does not wait for it."""
+
+    def run(self, items: list[Any]) -> list[Any]:
+        """Return one result or exception per item, in order.
+
+        An exception in the list fails that item only; one that is raised fails all of them. Look at
+        `item.cancelled` between steps.
+        """
+        raise NotImplementedError
+
+
+# --- files and pictures --------------------------------------------------------------------------
+
+
+class _Attachment:
+    """Something that lies beside the JSON: a URL or data URI on the wire, bytes in the model."""
+
+    _kind: ClassVar[str] = "file"
+
+    @classmethod
+    def _from_bytes(cls, data: bytes, content_type: str) -> Any:
+        raise NotImplementedError
+
+    @classmethod
+    def _validate(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, str):
+            raise PydanticCustomError(
+                "file_type", "give a URL, or a data URI such as data:image/png;base64,…"
+            )
+        files = (info.context or {}).get("files", {})
+        if value in files:
+            data, content_type = files[value]
+        elif value.startswith("data:"):
+            data, content_type = _read_data_uri(value)
+        else:
+            raise PydanticCustomError(
+                "file_unavailable", "the file could not be fetched; give a URL that can be read"
+            )
+        return cls._from_bytes(data, content_type)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Take the class itself, a data URI, or a URL whose bytes the worker has fetched."""
+        return core_schema.with_info_plain_validator_function(cls._validate)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """On the wire it is a string; `x-file` says what the string stands for."""
+        return {"type": "string", "format": "uri", "x-file": cls._kind}
+
+
+def _read_data_uri(uri: str) -> tuple[bytes, str]:
+    header, comma, body = uri.partition(",")
+    if not comma or not header.endswith(";base64"):
+        raise PydanticCustomError("data_uri", "a data URI must look like data:TYPE;base64,DATA")
+    try:
+        data = base64.b64decode(body, validate=True)
+    except binascii.Error:
+        raise PydanticCustomError("data_uri", "the data URI is not valid base64") from None
+    return data, header.removeprefix("data:").removesuffix(";base64") or "application/octet-stream"
+
+
+class File(_Attachment):
+    """A file as a result or an input. The worker uploads it; authors never do.
+
+    Args:
+        source: The bytes, or where they lie.
+        content_type: Media type, such as `model/gltf-binary`.
+        name: File name shown to the user.
+    """
+
+    default_type: ClassVar[str] = "application/octet-stream"
+
+    def __init__(
+        self, source: bytes | str | Path, *, content_type: str | None = None, name: str = ""
+    ) -> None:
+        self.source = source
+        self.content_type = content_type or self.default_type
+        self.name = name
+
+    @classmethod
+    def _from_bytes(cls, data: bytes, content_type: str) -> "File":
+        return cls(data, content_type=content_type)
+
+    def read(self) -> bytes:
+        """Return the bytes."""
+        return self.source if isinstance(self.source, bytes) else Path(self.source).read_bytes()
+
+
+class Audio(File):
+    """A sound file, WAV unless said otherwise."""
+
+    _kind = "audio"
+    default_type = "audio/wav"
+
+
+class Video(File):
+    """A video file, MP4 unless said otherwise."""
+
+    _kind = "video"
+    default_type = "video/mp4"
+
+
+class Image(_Attachment):
+    """A picture as a result or an input. The worker encodes and uploads it; authors never do.
+
+    Args:
+        source: A Pillow picture; an array, Shapes: (H, W, 3) or (H, W, 4) uint8 sRGB; an encoded
+            picture as bytes, or a path to one. Encoded results are delivered as they are.
+        format: `png`, `webp` or `jpeg` for the delivered file; the worker's default is PNG.
+        metadata: Written into the file beside the seed and the input.
+    """
+
+    _kind = "image"
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        format: str | None = None,  # noqa: A002 - Pillow's own word
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.source = source
+        self.format = format
+        self.metadata = dict(metadata or {})
+
+    @classmethod
+    def _from_bytes(cls, data: bytes, content_type: str) -> "Image":
+        picture = cls(data)
+        try:
+            # Whoever asked should hear of a broken file before it joins a batch.
+            picture.pil().load()
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+            raise PydanticCustomError(
+                "image", "not a picture that can be read; give PNG, JPEG, WebP, AVIF or GIF"
+            ) from None
+        return picture
+
+    @property
+    def encoded(self) -> bytes | None:
+        """The file's bytes, where the picture came as a file; None for pixels."""
+        if isinstance(self.source, bytes):
+            return self.source
+        return Path(self.source).read_bytes() if isinstance(self.source, str | Path) else None
+
+    def pil(self) -> PIL.Image.Image:
+        """Return the picture as Pillow knows it."""
+        if isinstance(self.source, PIL.Image.Image):
+            return self.source
+        encoded = self.encoded
+        if encoded is not None:
+            return PIL.Image.open(io.BytesIO(encoded))
+        return PIL.Image.fromarray(self.source)
+
+
+# --- results -------------------------------------------------------------------------------------
+
+Attachment = Image | File
+
+
+def flatten(result: Any, files: list[Attachment]) -> Any:
+    """Return `result` as JSON values, with each file replaced by `{"$artifact": i}`.
+
+    Args:
+        result: What a model returned for one item.
+        files: Gets the files, in the order of their numbers.
+
+    Raises:
+        TypeError: Something in it cannot be told as JSON.
+    """
+    if result is None or isinstance(result, str | int | float | bool):
+        return result
+    if isinstance(result, PIL.Image.Image):
+        result = Image(result)
+    if isinstance(result, Image | File):
+        files.append(result)
+        return {"$artifact": len(files) - 1}
+    if isinstance(result, BaseModel):
+        return {name: flatten(value, files) for name, value in result}
+    if isinstance(result, Mapping):
+        return {str(key): flatten(value, files) for key, value in result.items()}
+    if isinstance(result, list | tuple):
+        return [flatten(value, files) for value in result]
+    return _jsonable(result)
+
+
+def _jsonable(result: Any) -> Any:
+    try:
+        return to_jsonable_python(result)
+    except (pydantic.PydanticUserError, ValueError, TypeError):
+        if hasattr(result, "tolist"):  # numbers and arrays of numpy and its kin
+            return result.tolist()
+        kind = type(result).__name__
+        raise TypeError(
+            f"a model returned {kind}, which is neither JSON nor a file: return text, numbers, "
+            "lists, dictionaries, a pydantic model, swell.Image or swell.File"
+        ) from None
+
+
+# --- definitions ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A model as the worker, the command line and the docs know it, whatever its rung."""
+
+    name: str
+    #: Markdown.
+    description: str
+    input_type: type[BaseModel]
+    output_schema: dict[str, Any]
+    examples: tuple[dict[str, Any], ...]
+    batch: Batch
+    stage: str
+    #: The file that defines it, and the files that it declares.
+    source: Path | None
+    files: tuple[Path, ...]
+    #: Makes the model, not yet loaded.
+    make: Callable[[], Model]
+
+    @property
+    def input_schema(self) -> dict[str, Any]:
+        """JSON Schema (2020-12) of the input, with `x-ui` hints."""
+        return self.input_type.model_json_schema()
+
+    def version(self) -> str:
+        """Return 12 hex digits that change with the source, the schema or a declared file.
+
+        Raises:
+            InvalidModel: A declared file cannot be read.
+        """
+        digest = hashlib.sha256(self.name.encode())
+        digest.update(json.dumps([self.input_schema, self.output_schema]).encode())
+        for path in ([self.source] if self.source else []) + list(self.files):
+            digest.update(b"\0" + _file_digest(path, self.name))
+        return digest.hexdigest()[:12]
+
+    def card(self) -> ModelCard:
+        """Return what the world may know of it."""
+        return ModelCard(
+            name=self.name,
+            version=self.version(),
+            description=self.description,
+            input_schema=self.input_schema,
+            output_schema=self.output_schema,
+            examples=list(self.examples),
+            stage=self.stage,
+            batch_by=self.batch.by,
+            max_batch=self.batch.max,
+        )
+
+
+def _file_digest(path: Path, name: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise InvalidModel(
+            f"{name}: cannot read {path.name} to hash it: {error.strerror}"
+        ) from error
+
+
+def model(
+    name: str,
+    *,
+    batch: Batch = Batch(),
+    examples: Sequence[Mapping[str, Any]] = (),
+    files: Sequence[str | Path] = (),
+    stage: str = "live",
+) -> Callable[[FunctionT], FunctionT]:
+    """Make a typed function a model. The function itself stays as it is and can be called.
+
+    Each parameter becomes an input field; its default stays its default. A parameter of type
+    `Context | None` gets the context instead, and one named `seed` that is left out or None gets
+    the sample's seed.
+
+    Args:
+        name: `owner/name`.
+        batch: How many inputs are handed over at once; they still run one after another.
+        examples: Inputs that work.
+        files: Files whose content is part of the version, relative to the function's file.
+        stage: `trial`, `canary` or `live`.
+
+    Raises:
+        InvalidModel: The signature cannot become a schema; the text says which parameter and why.
+    """
+
+    def mark(function: FunctionT) -> FunctionT:
+        setattr(function, _MARK, _define_function(function, name, batch, examples, files, stage))
+        return function
+
+    return mark
+
+
+def define(source: Any) -> Definition:
+    """Return the definition of a function under `@model` or of a class derived from `Model`.
+
+    Raises:
+        InvalidModel: It is neither, or the class is not complete.
+    """
+    definition = getattr(source, _MARK, None)
+    if isinstance(definition, Definition):
+        return definition
+    if isinstance(source, type) and issubclass(source, Model):
+        return _define_class(source)
+    raise InvalidModel(
+        f"{getattr(source, '__name__', source)!r} is not a model: put @swell.model('owner/name') "
+        "above a typed function, or derive a class from swell.Model"
+    )
+
+
+def _define_function(
+    function: Callable[..., Any],
+    name: str,
+    batch: Batch,
+    examples: Sequence[Mapping[str, Any]],
+    files: Sequence[str | Path],
+    stage: str,
+) -> Definition:
+    _check_name(name)
+    if not inspect.isfunction(function):
+        raise InvalidModel(f"{name}: @swell.model goes above a function; for a class use Model")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidModel(
+            f"{name}: the function is async; write a plain one, since a model has a process "
+            "of its own"
+        )
+    if inspect.isgeneratorfunction(function):
+        raise InvalidModel(
+            f"{name}: the function is a generator; return the result and tell what comes before "
+            "it through ctx.progress and ctx.preview"
+        )
+    types_of = _hints(function, name)
+    fields, context_name = _fields(function, types_of, name)
+    input_type = _input_type(name, function, fields)
+    home = _home(function)
+    return Definition(
+        name=name,
+        description=inspect.getdoc(function) or "",
+        input_type=input_type,
+        output_schema=_schema_of(types_of.get("return")),
+        examples=_examples(input_type, examples, name),
+        batch=batch,
+        stage=stage,
+        source=home,
+        files=_resolve(files, home),
+        make=lambda: _FunctionModel(function, context_name, "seed" in fields),
+    )
+
+
+def _define_class(cls: type[Model]) -> Definition:
+    where = f"{cls.__module__}.{cls.__qualname__}"
+    if not cls.name:
+        raise InvalidModel(f"{where}: give it a name, such as name = 'owner/name'")
+    _check_name(cls.name)
+    input_type = getattr(cls, "Input", None)
+    if not (isinstance(input_type, type) and issubclass(input_type, BaseModel)):
+        raise InvalidModel(f"{cls.name}: write `class Input(pydantic.BaseModel): …` inside {where}")
+    if cls.run is Model.run:
+        raise InvalidModel(f"{cls.name}: write `def run(self, items)` in {where}")
+    if not isinstance(cls.batch, Batch):
+        raise InvalidModel(f"{cls.name}: batch must be a swell.Batch, not {cls.batch!r}")
+    unknown = [field for field in cls.batch.by if field not in input_type.model_fields]
+    if unknown:
+        known = ", ".join(input_type.model_fields)
+        raise InvalidModel(f"{cls.name}: Batch(by=…) names {unknown[0]!r}; Input has {known}")
+    if input_type.model_config.get("extra") is None:
+        # A misspelt field must be an error, not a silent default.
+        input_type = type(
+            "Input",
+            (input_type,),
+            {
+                "__module__": input_type.__module__,
+                "__doc__": input_type.__doc__,
+                "model_config": ConfigDict(extra="forbid"),
+            },
+        )
+    home = _home(cls)
+    return Definition(
+        name=cls.name,
+        description=inspect.cleandoc(cls.__doc__ or ""),
+        input_type=input_type,
+        output_schema=_schema_of(cls.Output),
+        examples=_examples(input_type, cls.examples, cls.name),
+        batch=cls.batch,
+        stage=cls.stage,
+        source=home,
+        files=_resolve(cls.files, home),
+        make=cls,
+    )
+
+
+class _FunctionModel(Model):
+    """A function in the shape of a class: one call per item."""
+
+    def __init__(
+        self, function: Callable[..., Any], context_name: str | None, takes_seed: bool
+    ) -> None:
+        self._function = function
+        self._context_name = context_name
+        self._takes_seed = takes_seed
+
+    def run(self, items: list[Item[BaseModel]]) -> list[Any]:
+        return [self._call(item) for item in items]
+
+    def _call(self, item: Item[BaseModel]) -> Any:
+        arguments = dict(item.input.__dict__)
+        if self._takes_seed and arguments["seed"] is None:
+            arguments["seed"] = item.seed
+        if self._context_name is not None:
+            arguments[self._context_name] = item
+        try:
+            return self._function(**arguments)
+        except Exception as error:
+            return error
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidModel(
+            f"{name!r} cannot name a model: use owner/name in lower-case letters, digits, "
+            "'-', '_' and '.'"
+        )
+
+
+def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise InvalidModel(
+            f"{name}: the type {error.name!r} in the signature is not known in the function's "
+            "module; import it there at the top level"
+        ) from error
+
+
+def _fields(
+    function: Callable[..., Any], types_of: dict[str, Any], name: str
+) -> tuple[dict[str, Any], str | None]:
+    """Return pydantic's (type, default) per parameter, and the parameter that takes a context."""
+    fields: dict[str, Any] = {}
+    context_name = None
+    for parameter in inspect.signature(function).parameters.values():
+        if _is_context(types_of.get(parameter.name)):
+            context_name = parameter.name
+            continue
+        _check_parameter(parameter, types_of, name)
+        has_default = parameter.default is not inspect.Parameter.empty
+        default = parameter.default if has_default else ...
+        fields[parameter.name] = (types_of[parameter.name], default)
+    return fields, context_name
+
+
+def _check_parameter(parameter: inspect.Parameter, types_of: dict[str, Any], name: str) -> None:
+    refused = {
+        inspect.Parameter.VAR_POSITIONAL: "name each parameter instead of *",
+        inspect.Parameter.VAR_KEYWORD: "name each parameter instead of **",
+        inspect.Parameter.POSITIONAL_ONLY: "remove the '/' before which it stands:",
+    }
+    if parameter.kind in refused:
+        raise InvalidModel(f"{name}: {refused[parameter.kind]} {parameter.name}")
+    if parameter.name not in types_of:
+        raise InvalidModel(
+            f"{name}: give parameter {parameter.name!r} a type, such as {parameter.name}: str"
+        )
+    if parameter.name.startswith("_"):
+        raise InvalidModel(f"{name}: parameter {parameter.name!r} may not begin with '_'")
+    if isinstance(parameter.default, pydantic.fields.FieldInfo):
+        raise InvalidModel(
+            f"{name}: move Field(…) of {parameter.name!r} into its type, "
+            f"{parameter.name}: Annotated[T, Field(…)] = default, so that a direct call works"
+        )
+
+
+def _is_context(annotation: Any) -> bool:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return any(_is_context(part) for part in typing.get_args(annotation))
+    return isinstance(annotation, type) and issubclass(annotation, Context)
+
+
+def _input_type(name: str, function: Callable[..., Any], fields: dict[str, Any]) -> type[BaseModel]:
+    title = "".join(part.capitalize() for part in re.split(r"[^a-z0-9]+", name)) + "Input"
+    # Names such as `model_size` or `copy` are an author's right: only `__dict__` is read.
+    config = ConfigDict(extra="forbid", protected_namespaces=())
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
+            made: type[BaseModel] = pydantic.create_model(
+                title, __config__=config, __module__=function.__module__, **fields
+            )
+        made.model_json_schema()
+    except (pydantic.errors.PydanticUserError, TypeError, NameError) as error:
+        culprit = next((n for n, (t, _) in fields.items() if not _is_known(t)), None)
+        told = f"parameter {culprit!r}" if culprit else "the signature"
+        reason = str(error).splitlines()[0]
+        raise InvalidModel(
+            f"{name}: the type of {told} cannot become a JSON Schema ({reason}). Use str, int, "
+            "float, bool, Literal, list, dict, a pydantic model, swell.Image or swell.File"
+        ) from error
+    return made
+
+
+def _is_known(annotation: Any) -> bool:
+    try:
+        pydantic.TypeAdapter(annotation).json_schema()
+    except (pydantic.errors.PydanticUserError, TypeError, NameError):
+        return False
+    return True
+
+
+def _schema_of(output: Any) -> dict[str, Any]:
+    """Return the schema of a result; empty, which allows anything, where its type says nothing."""
+    if output is None or output is type(None):
+        return {}
+    if isinstance(output, type) and issubclass(output, PIL.Image.Image):
+        output = Image
+    try:
+        return pydantic.TypeAdapter(output).json_schema(mode="serialization")
+    except (pydantic.errors.PydanticUserError, TypeError, NameError):
+        return {}
+
+
+def _home(source: Any) -> Path | None:
+    try:
+        found = inspect.getsourcefile(source)
+    except TypeError:
+        return None
+    return Path(found) if found and Path(found).is_file() else None
+
+
+def _resolve(files: Sequence[str | Path], home: Path | None) -> tuple[Path, ...]:
+    base = home.parent if home else Path()
+    return tuple(base / path for path in files)
+
+
+# --- examples ------------------------------------------------------------------------------------
+
+
+def _examples(
+    input_type: type[BaseModel], given: Sequence[Mapping[str, Any]], name: str
+) -> tuple[dict[str, Any], ...]:
+    """Return the author's examples, checked, or one made from the schema where that is possible."""
+    for example in given:
+        try:
+            input_type.model_validate_json(json.dumps(example))
+        except pydantic.ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise InvalidModel(f"{name}: its example breaks at {where}: {problem['msg']}") from None
+    if given:
+        return tuple(dict(example) for example in given)
+    made = example_of(input_type.model_json_schema())
+    try:
+        input_type.model_validate_json(json.dumps(made))
+    except (pydantic.ValidationError, TypeError, ValueError):
+        return ()
+    return (made,)
+
+
+def example_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return an input with every property that is required or has an example."""
+    required = schema.get("required", [])
+    properties = schema.get("properties", {})
+    return {
+        key: _example_value(prop, schema.get("$defs", {}))
+        for key, prop in properties.items()
+        if key in required or prop.get("examples")
+    }
+
+
+_PLAIN_EXAMPLES: Final[dict[str, Any]] = {
+    "string": "example",
+    "integer": 1,
+    "number": 1.0,
+    "boolean": True,
+    "array": [],
+    "null": None,
+}
+
+
+def _example_value(prop: dict[str, Any], defs: dict[str, Any]) -> Any:
+    if "$ref" in prop:
+        target = defs.get(prop["$ref"].removeprefix("#/$defs/"), {})
+        return (
+            example_of({**target, "$defs": defs})
+            if "properties" in target
+            else (_example_value(target, defs))
+        )
+    for key in ("examples", "enum", "anyOf", "oneOf"):
+        if prop.get(key):
+            first = prop[key][0]
+            return first if key in ("examples", "enum") else _example_value(first, defs)
+    for key in ("const", "default", "minimum"):
+        if key in prop:
+            return prop[key]
+    if prop.get("type") == "object":
+        return example_of({**prop, "$defs": defs})
+    return _PLAIN_EXAMPLES.get(prop.get("type", ""), "example")
+
+
+# --- finding models ------------------------------------------------------------------------------
+
+
+def load_models(ref: str) -> list[Definition]:
+    """Return the models that `ref` names, in the order of their definition.
+
+    Args:
+        ref: A Python file (`models/poster.py`, also `models/poster.py:attribute`), a module
+            (`my_models.poster`, `my_models:poster`), or a built-in model (`swell/icons`,
+            `demo/noop`, `demo/*`).
+
+    Raises:
+        NotFound: No such file, module, attribute or built-in model.
+        InvalidModel: It cannot be imported, or holds no model, or a model is not complete.
+    """
+    path, _, attribute = ref.rpartition(":") if ":" in ref else (ref, "", "")
+    if path.endswith(".py"):
+        return _models_in(_import_file(Path(path)), attribute, ref)
+    if "/" in ref:
+        return _zoo_models(ref)
+    return _models_in(_import_module(path, ref), attribute, ref)
+
+
+def _zoo_models(ref: str) -> list[Definition]:
+    owner, _, name = ref.partition("/")
+    module_name = "stub" if owner == "demo" else name.replace("-", "_")
+    if not module_name.isidentifier() or importlib.util.find_spec(f"{_ZOO}.{module_name}") is None:
+        raise NotFound(
+            f"no built-in model is called {ref!r}: give a built-in such as swell/icons or "
+            "demo/upper, a Python file ending in .py, or a module"
+        )
+    found = _models_in(_import_module(f"{_ZOO}.{module_name}", ref), "", ref)
+    if name == "*":
+        return found
+    named = [definition for definition in found if definition.name == ref]
+    if not named:
+        known = ", ".join(definition.name for definition in found)
+        raise NotFound(f"no built-in model is called {ref!r}: there are {known}")
+    return named
+
+
+def _import_file(path: Path) -> types.ModuleType:
+    if not path.is_file():
+        raise NotFound(f"there is no file {str(path)!r}: give the path of a Python file")
+    resolved = path.resolve()
+    # The name holds the path, so that two files of one name do not replace each other.
+    tag = hashlib.sha256(str(resolved).encode()).hexdigest()[:8]
+    name = f"swell_models_{re.sub(r'[^a-zA-Z0-9_]', '_', resolved.stem)}_{tag}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, resolved)
+    if spec is None or spec.loader is None:
+        raise InvalidModel(f"{path.name} cannot be imported as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    # A model's file may import its neighbours, as a script may.
+    folder = str(resolved.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        _explain_import(error, path.name)
+        raise
+    return module
+
+
+def _import_module(name: str, ref: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise NotFound(
+                f"there is no module {error.name!r}, named by {ref!r}: install it, set "
+                "PYTHONPATH, or give a file ending in .py"
+            ) from error
+        _explain_import(error, ref)
+        raise
+    except BaseException as error:
+        _explain_import(error, ref)
+        raise
+
+
+def _explain_import(error: BaseException, what: str) -> None:
+    """Turn an error of somebody's module into one that names the place; let others pass."""
+    if isinstance(error, SwellError) or not isinstance(error, Exception):
+        return
+    place = ""
+    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
+    if frames:
+        place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})"
+    raise InvalidModel(
+        f"importing {what} failed: {type(error).__name__}: {error}{place}"
+    ) from error
+
+
+def _models_in(module: types.ModuleType, attribute: str, ref: str) -> list[Definition]:
+    if attribute:
+        if not hasattr(module, attribute):
+            raise NotFound(f"{ref}: the module has no attribute {attribute!r}")
+        return [define(getattr(module, attribute))]
+    candidates = [value for value in vars(module).values() if _is_model(value)]
+    # Models that were only imported into the module do not count, unless there are no others.
+    own = [value for value in candidates if value.__module__ == module.__name__]
+    found = [define(value) for value in _unique(own or candidates)]
+    if not found:
+        raise InvalidModel(
+            f"{ref} holds no model: put @swell.model('owner/name') above a typed function, or "
+            "derive a class from swell.Model and give it a name"
+        )
+    names = [definition.name for definition in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise InvalidModel(f"{ref} defines {twice} twice: give each model a name of its own")
+    return found
+
+
+def _is_model(value: Any) -> bool:
+    if hasattr(value, _MARK):
+        return True
+    return isinstance(value, type) and issubclass(value, Model) and bool(value.name)
+
+
+def _unique(values: Iterable[Any]) -> list[Any]:
+    return list({id(value): value for value in values}.values())

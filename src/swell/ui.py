@@ -1,0 +1,109 @@
+"""Hints for the form that the web app draws from a model's schema.
+
+A hint stands beside the type, `Annotated[str, ui.textarea()]`, and travels as `x-ui` in the JSON
+Schema of that property. A reader that does not know a hint ignores it; a model without hints still
+gets a complete form, since the type alone says enough for a plain one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+__all__ = [
+    "ASPECTS",
+    "Hint",
+    "aspect",
+    "color",
+    "hidden",
+    "hint",
+    "image",
+    "mask",
+    "seed",
+    "select",
+    "slider",
+    "styles",
+    "text",
+    "textarea",
+]
+
+#: The picture shapes that `aspect` offers unless told otherwise.
+ASPECTS = ("1:1", "3:2", "2:3", "4:3", "3:4", "16:9", "9:16")
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """What to put under `x-ui`. Several hints on one property are merged, the last one wins."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Write the hint beside the type; since JSON Schema 2019-09 also beside a `$ref`."""
+        schema = handler(core_schema)
+        schema["x-ui"] = {**schema.get("x-ui", {}), **self.values}
+        return schema
+
+
+def hint(widget: str | None = None, **values: Any) -> Hint:
+    """Return a hint with a widget and any of `advanced, order, group, label, help, …`."""
+    named = {} if widget is None else {"widget": widget}
+    return Hint({**named, **{name: value for name, value in values.items() if value is not None}})
+
+
+def text(**values: Any) -> Hint:
+    """One line of text."""
+    return hint("text", **values)
+
+
+def textarea(*, rows: int = 3, **values: Any) -> Hint:
+    """Several lines of text, such as a prompt."""
+    return hint("textarea", rows=rows, **values)
+
+
+def slider(*, step: float | None = None, **values: Any) -> Hint:
+    """A number between the type's bounds (`ge`, `le`)."""
+    return hint("slider", step=step, **values)
+
+
+def select(*, labels: dict[str, str] | None = None, **values: Any) -> Hint:
+    """One of a `Literal`'s values, with labels for people."""
+    return hint("select", labels=labels, **values)
+
+
+def aspect(presets: Sequence[str] = ASPECTS, **values: Any) -> Hint:
+    """The shape of a picture, drawn as small frames."""
+    return hint("aspect", presets=list(presets), **values)
+
+
+def styles(pictures: dict[str, str] | None = None, **values: Any) -> Hint:
+    """An art style, shown with a sample picture each where `pictures` gives URLs."""
+    return hint("styles", pictures=pictures, **values)
+
+
+def seed(**values: Any) -> Hint:
+    """A seed: empty for a new one each time, with a dice and a lock."""
+    return hint("seed", **{"advanced": True, **values})
+
+
+def image(*, accept: str = "image/*", **values: Any) -> Hint:
+    """A picture to drop or choose."""
+    return hint("image", accept=accept, **values)
+
+
+def mask(of: str, **values: Any) -> Hint:
+    """A mask to paint over the picture in property `of`."""
+    return hint("mask", of=of, **values)
+
+
+def color(**values: Any) -> Hint:
+    """A colour as `#rrggbb`."""
+    return hint("color", **values)
+
+
+def hidden() -> Hint:
+    """Not for people; the API still takes it."""
+    return hint("hidden")
