@@ -1,0 +1,200 @@
+"""A bus within one process.
+
+A listener is one small object with a future only while somebody waits on it, so that ten thousand
+open event streams cost little; publishing is a loop over the listeners and never waits. Recent
+events are remembered for readers that come late or come back: a bounded number per task and in all,
+and an ended task's only for some seconds.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from typing import Final
+
+from swell.clock import Clock
+from swell.events import TERMINAL_ID, Event, EventKind
+
+__all__ = ["MemoryBus", "MemorySubscription"]
+
+#: What a slow reader loses first: the newest of these tells all that the older ones told.
+_FADING: Final = frozenset({EventKind.PROGRESS, EventKind.PREVIEW})
+
+
+class MemorySubscription:
+    """One listener. Only one call of `next` may wait at a time."""
+
+    __slots__ = ("_bus", "_is_closed", "_last_id", "_limit", "_pending", "_task_id", "_waiter")
+
+    def __init__(self, bus: "MemoryBus", task_id: str, after: int, limit: int) -> None:
+        self._bus = bus
+        self._task_id = task_id
+        self._limit = limit
+        #: The largest id that was offered, whether or not it was read already.
+        self._last_id = after
+        # No list while there is nothing in it: most listeners wait most of the time.
+        self._pending: list[Event] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
+        self._is_closed = False
+
+    async def next(self, timeout_s: float | None = None) -> Event | None:
+        """Return the next event; None after `timeout_s` seconds without one.
+
+        After the terminal event and after `close` it returns None at once. The timeout is the event
+        loop's, since a wait per reader on an injected clock would cost a task each.
+        """
+        event = self._take()
+        if event is not None or self._is_closed or self._last_id == TERMINAL_ID:
+            return event
+        if timeout_s is not None and timeout_s <= 0:
+            return None
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        timer = None if timeout_s is None else loop.call_later(timeout_s, _wake, waiter)
+        self._waiter = waiter
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+        return self._take()
+
+    def close(self) -> None:
+        """Stop listening. Idempotent."""
+        if not self._is_closed:
+            self._bus.forget_listener(self._task_id, self)
+            self.end()
+
+    def end(self) -> None:
+        """Be closed by the bus: nothing more comes, and whoever waits is woken."""
+        self._is_closed = True
+        self._pending = None
+        _wake(self._waiter)
+
+    def offer(self, event: Event) -> None:
+        """Keep an event for the reader, unless it is older than what was offered before."""
+        if event.id <= self._last_id:
+            return
+        self._last_id = event.id
+        if self._pending is None:
+            self._pending = [event]
+        else:
+            self._pending.append(event)
+            if len(self._pending) > self._limit:
+                _drop_one(self._pending)
+        if self._waiter is not None:
+            _wake(self._waiter)
+
+    def _take(self) -> Event | None:
+        if self._pending is None:
+            return None
+        event = self._pending.pop(0)
+        if not self._pending:
+            self._pending = None
+        return event
+
+
+class MemoryBus:
+    """Listeners and recent events in dictionaries.
+
+    Args:
+        clock: Says when an ended task's events are forgotten.
+        pending: How many events wait for one slow reader.
+        remembered_per_task: How many recent events of one task are kept.
+        remembered_tasks: Of how many tasks events are kept; the longest known goes first.
+        forget_after_s: How long an ended task's events are kept, in seconds.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        pending: int = 64,
+        remembered_per_task: int = 16,
+        remembered_tasks: int = 8192,
+        forget_after_s: float = 10.0,
+    ) -> None:
+        self._clock = clock
+        self._pending = pending
+        self._remembered_per_task = remembered_per_task
+        self._remembered_tasks = remembered_tasks
+        self._forget_after_s = forget_after_s
+        # A dictionary as an ordered set: closing one of many listeners must not search for it.
+        self._listeners: dict[str, dict[MemorySubscription, None]] = {}
+        self._history: OrderedDict[str, list[Event]] = OrderedDict()
+        self._ended: deque[tuple[float, str]] = deque()
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        """Tell everybody who listens. Never waits for a reader."""
+        now_s = self._clock.monotonic_s()
+        self._forget(now_s)
+        for event in events:
+            self._remember(event, now_s)
+            listeners = self._listeners.get(event.task_id)
+            if listeners is not None:
+                for listener in listeners:
+                    listener.offer(event)
+
+    def subscribe(self, task_id: str, *, after: int = -1) -> MemorySubscription:
+        """Listen to a task, from the first event remembered whose id is larger than `after`."""
+        self._forget(self._clock.monotonic_s())
+        subscription = MemorySubscription(self, task_id, after, self._pending)
+        for event in self._history.get(task_id, ()):
+            subscription.offer(event)
+        self._listeners.setdefault(task_id, {})[subscription] = None
+        return subscription
+
+    def forget_listener(self, task_id: str, subscription: MemorySubscription) -> None:
+        """Take a listener off the list."""
+        listeners = self._listeners.get(task_id)
+        if listeners is not None:
+            listeners.pop(subscription, None)
+            if not listeners:
+                del self._listeners[task_id]
+
+    def listener_count(self) -> int:
+        """Return how many subscriptions are open."""
+        return sum(map(len, self._listeners.values()))
+
+    async def close(self) -> None:
+        """End all subscriptions; their `next` returns None."""
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.end()
+        self._listeners.clear()
+        self._history.clear()
+        self._ended.clear()
+
+    def _remember(self, event: Event, now_s: float) -> None:
+        history = self._history.get(event.task_id)
+        if history is None:
+            self._history[event.task_id] = [event]
+            if len(self._history) > self._remembered_tasks:
+                self._history.popitem(last=False)
+        elif event.id > history[-1].id:
+            history.append(event)
+            if len(history) > self._remembered_per_task:
+                _drop_one(history)
+        else:
+            return
+        if event.id == TERMINAL_ID:
+            self._ended.append((now_s + self._forget_after_s, event.task_id))
+
+    def _forget(self, now_s: float) -> None:
+        ended = self._ended
+        while ended and ended[0][0] <= now_s:
+            self._history.pop(ended.popleft()[1], None)
+
+
+def _drop_one(events: list[Event]) -> None:
+    """Drop the oldest progress or preview, else the oldest event that is not the last."""
+    for place, event in enumerate(events):
+        if event.kind in _FADING:
+            del events[place]
+            return
+    del events[0]
+
+
+def _wake(waiter: "asyncio.Future[bool] | None") -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(True)

@@ -1,0 +1,291 @@
+"""Files in a folder: the key is the path, so that pictures can be looked at with any viewer.
+
+A file is written to `.incoming`, forced to disk, renamed into its place, and its folder forced to
+disk; the rename is the moment at which it exists. A media type that the name does not tell lies
+beside it in a hidden file whose name carries the stamp (time of modification and size) of the file
+that it belongs to, so that a replaced file is never seen with the other's type.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO, Final, TypeVar
+
+from swell.clock import Clock
+from swell.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from swell.object_stores.signing import check_signature, signed_path
+from swell.objects import ObjectInfo, check_key
+
+__all__ = ["FolderObjects"]
+
+_CHUNK_BYTES: Final = 256 * 1024
+
+#: File systems allow 255; the hidden file's name is longer than the file's own.
+_PART_BYTES: Final = 200
+
+_FALLBACK_TYPE: Final = "application/octet-stream"
+
+#: Types that the name tells. A fixed table, since that of the system differs between machines.
+_TYPES: Final = {
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "avif": "image/avif",
+    "gif": "image/gif",
+    "json": "application/json",
+    "txt": "text/plain",
+    "mp4": "video/mp4",
+    "webm": "video/webm",
+    "wav": "audio/wav",
+    "mp3": "audio/mpeg",
+    "flac": "audio/flac",
+    "bin": _FALLBACK_TYPE,
+}
+
+_T = TypeVar("_T")
+
+
+class FolderObjects:
+    """Keeps files below one folder, which only Swell writes to.
+
+    Args:
+        root: The folder; made when first needed.
+        clock: Dates files and ends signed URLs.
+        secret: Signs URLs; 32 random bytes.
+    """
+
+    def __init__(self, root: Path, clock: Clock, secret: bytes) -> None:
+        self._root = root
+        self._clock = clock
+        self._secret = secret
+
+    async def put(
+        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
+    ) -> ObjectInfo:
+        """Store a file, replacing what was there.
+
+        Raises:
+            InvalidRequest: The key is not a relative path of plain parts.
+            Conflict: A part of the key is a file already, or the whole is a folder.
+            Unavailable: The disk is full.
+        """
+        path = self._path(key)
+        if isinstance(data, bytes):
+            return await _in_thread(lambda: self._write(path, key, data, content_type))
+        temporary, file = await _in_thread(self._open_incoming)
+        try:
+            async for chunk in data:
+                await _in_thread(file.write, chunk)
+            return await _in_thread(self._keep, temporary, file, path, key, content_type)
+        finally:
+            await _in_thread(_discard, temporary, file)
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Return what is known of a file.
+
+        Raises:
+            NotFound: No file has this key.
+        """
+        path = self._path(key)
+        return await _in_thread(_info, path, key)
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the bytes [start, end) of a file.
+
+        Raises:
+            NotFound: No file has this key.
+        """
+        file = await _in_thread(_open, self._path(key), key, start)
+        left = None if end is None else end - start
+        try:
+            while left is None or left > 0:
+                wanted = _CHUNK_BYTES if left is None else min(left, _CHUNK_BYTES)
+                chunk = await _in_thread(file.read, wanted)
+                if not chunk:
+                    return
+                left = None if left is None else left - len(chunk)
+                yield chunk
+        finally:
+            file.close()
+
+    async def delete(self, keys: list[str]) -> None:
+        """Remove files; keys that hold nothing are ignored."""
+        paths = [self._path(key) for key in keys]
+        await _in_thread(self._delete, paths)
+
+    def sign(self, method: str, key: str, expires_s: float) -> str:
+        """Return a relative URL for `method` on this key, good for `expires_s` seconds."""
+        expires_at = self._clock.now() + timedelta(seconds=expires_s)
+        return signed_path(self._secret, method, check_key(key), expires_at)
+
+    def verify(self, method: str, key: str, query: dict[str, str]) -> None:
+        """Check the signature that a URL of `sign` carries.
+
+        Raises:
+            Forbidden: The signature is missing, wrong or expired; the text says which.
+        """
+        check_signature(self._secret, method, key, query, self._clock.now())
+
+    async def clear_incoming(self) -> None:
+        """Remove what a crash left half written. Only for the one backend of this folder."""
+        await _in_thread(self._clear_incoming)
+
+    def _path(self, key: str) -> Path:
+        check_key(key)
+        if any(len(part.encode()) > _PART_BYTES for part in key.split("/")):
+            raise InvalidRequest(f"a part of {key[:80]!r} is longer than {_PART_BYTES} bytes")
+        return self._root / key
+
+    def _write(self, path: Path, key: str, data: bytes, content_type: str) -> ObjectInfo:
+        temporary, file = self._open_incoming()
+        try:
+            file.write(data)
+            return self._keep(temporary, file, path, key, content_type)
+        finally:
+            _discard(temporary, file)
+
+    def _open_incoming(self) -> tuple[Path, BinaryIO]:
+        incoming = self._root / ".incoming"
+        incoming.mkdir(parents=True, exist_ok=True)
+        temporary = incoming / secrets.token_hex(12)
+        return temporary, open(temporary, "xb")
+
+    def _keep(
+        self, temporary: Path, file: BinaryIO, path: Path, key: str, content_type: str
+    ) -> ObjectInfo:
+        """Force a written file to disk and move it to its place."""
+        file.flush()
+        # Random low bits: two files of one size, written in the same tick, still differ in etag.
+        stamp_ns = int(self._clock.now().timestamp() * 1_000_000) * 1_000 + secrets.randbelow(1_000)
+        os.utime(file.fileno(), ns=(stamp_ns, stamp_ns))
+        os.fsync(file.fileno())
+        stat = os.fstat(file.fileno())
+        self._make_folder(path.parent, key)
+        if content_type != _type_of_name(path.name):
+            _write_durably(_sidecar(path, stat), content_type.encode())
+        old = _existing_sidecar(path)
+        try:
+            temporary.replace(path)
+        except IsADirectoryError as error:
+            raise Conflict(f"{key!r} is a folder of other files; choose another key") from error
+        _sync_folder(path.parent)
+        if old is not None:
+            old.unlink(missing_ok=True)
+        return _describe(path, key, stat)
+
+    def _make_folder(self, folder: Path, key: str) -> None:
+        missing = []
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for each in reversed(missing):
+            try:
+                each.mkdir(exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise Conflict(f"a part of {key!r} is a file already; choose another") from error
+            _sync_folder(each.parent)
+
+    def _delete(self, paths: list[Path]) -> None:
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                old = _existing_sidecar(path)
+                path.unlink()
+                if old is not None:
+                    old.unlink(missing_ok=True)
+                _sync_folder(path.parent)
+
+    def _clear_incoming(self) -> None:
+        incoming = self._root / ".incoming"
+        if incoming.is_dir():
+            for path in incoming.iterdir():
+                path.unlink(missing_ok=True)
+
+
+async def _in_thread(work: Callable[..., _T], *arguments: object) -> _T:
+    """Run blocking file work in a thread, and name what the operating system may refuse."""
+    try:
+        return await asyncio.to_thread(work, *arguments)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise Unavailable("the disk of the object store is full: free some space") from error
+        raise
+
+
+def _open(path: Path, key: str, start: int) -> BinaryIO:
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - the caller closes it
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise _not_found(key) from error
+    file.seek(start)
+    return file
+
+
+def _info(path: Path, key: str) -> ObjectInfo:
+    with _open(path, key, 0) as file:
+        return _describe(path, key, os.fstat(file.fileno()))
+
+
+def _describe(path: Path, key: str, stat: os.stat_result) -> ObjectInfo:
+    try:
+        content_type = _sidecar(path, stat).read_text()
+    except FileNotFoundError:
+        content_type = _type_of_name(path.name)
+    return ObjectInfo(
+        key=key,
+        bytes=stat.st_size,
+        content_type=content_type,
+        etag=_stamp(stat),
+        modified_at=datetime.fromtimestamp(stat.st_mtime, UTC),
+    )
+
+
+def _stamp(stat: os.stat_result) -> str:
+    return f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
+
+
+def _sidecar(path: Path, stat: os.stat_result) -> Path:
+    # Keys have no hidden parts, so no key can name it.
+    return path.parent / f".{path.name}.{_stamp(stat)}"
+
+
+def _existing_sidecar(path: Path) -> Path | None:
+    """Return the sidecar of the file that is there now, so that it can go with it."""
+    try:
+        sidecar = _sidecar(path, path.stat())
+    except OSError:
+        return None
+    return sidecar if sidecar.exists() else None
+
+
+def _type_of_name(name: str) -> str:
+    return _TYPES.get(name.rpartition(".")[2].lower(), _FALLBACK_TYPE)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _discard(temporary: Path, file: BinaryIO) -> None:
+    file.close()
+    temporary.unlink(missing_ok=True)
+
+
+def _not_found(key: str) -> NotFound:
+    return NotFound(f"there is no file {key[:120]!r}: it may have been deleted")

@@ -1,0 +1,91 @@
+"""Files in a dictionary, for tests and for trying things out. Nothing survives the process."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+from swell.clock import Clock
+from swell.errors import NotFound
+from swell.object_stores.signing import check_signature, signed_path
+from swell.objects import ObjectInfo, check_key
+
+__all__ = ["MemoryObjects"]
+
+_CHUNK_BYTES = 256 * 1024
+
+
+class MemoryObjects:
+    """Keeps every file whole in memory.
+
+    Args:
+        clock: Dates files and ends signed URLs.
+        secret: Signs URLs; 32 random bytes.
+    """
+
+    def __init__(self, clock: Clock, secret: bytes) -> None:
+        self._clock = clock
+        self._secret = secret
+        self._files: dict[str, tuple[ObjectInfo, bytes]] = {}
+
+    async def put(
+        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
+    ) -> ObjectInfo:
+        """Store a file, replacing what was there.
+
+        Raises:
+            InvalidRequest: The key is not a relative path of plain parts.
+        """
+        check_key(key)
+        whole = data if isinstance(data, bytes) else b"".join([chunk async for chunk in data])
+        info = ObjectInfo(
+            key=key,
+            bytes=len(whole),
+            content_type=content_type,
+            etag=hashlib.sha256(whole).hexdigest()[:32],
+            modified_at=self._clock.now(),
+        )
+        self._files[key] = (info, whole)
+        return info
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Return what is known of a file.
+
+        Raises:
+            NotFound: No file has this key.
+        """
+        return self._find(key)[0]
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the bytes [start, end) of a file.
+
+        Raises:
+            NotFound: No file has this key.
+        """
+        info, whole = self._find(key)
+        stop = info.bytes if end is None else min(end, info.bytes)
+        for place in range(start, stop, _CHUNK_BYTES):
+            yield whole[place : min(place + _CHUNK_BYTES, stop)]
+
+    async def delete(self, keys: list[str]) -> None:
+        """Remove files; keys that hold nothing are ignored."""
+        for key in keys:
+            self._files.pop(key, None)
+
+    def sign(self, method: str, key: str, expires_s: float) -> str:
+        """Return a relative URL for `method` on this key, good for `expires_s` seconds."""
+        expires_at = self._clock.now() + timedelta(seconds=expires_s)
+        return signed_path(self._secret, method, check_key(key), expires_at)
+
+    def verify(self, method: str, key: str, query: dict[str, str]) -> None:
+        """Check the signature that a URL of `sign` carries.
+
+        Raises:
+            Forbidden: The signature is missing, wrong or expired; the text says which.
+        """
+        check_signature(self._secret, method, key, query, self._clock.now())
+
+    def _find(self, key: str) -> tuple[ObjectInfo, bytes]:
+        found = self._files.get(key)
+        if found is None:
+            raise NotFound(f"there is no file {key[:120]!r}: it may have been deleted")
+        return found

@@ -1,0 +1,60 @@
+"""Signed URLs for files that the backend serves itself. Pure.
+
+The signature is an HMAC-SHA256 over method, key and the moment of expiry, so that a URL is good for
+one method on one file until then, and nothing else needs to be remembered.
+"""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from urllib.parse import quote, urlencode
+
+from swell.errors import Forbidden
+
+__all__ = ["check_signature", "signed_path"]
+
+_ASK_AGAIN = "ask for the task (GET) or the upload (POST /v1/uploads) again to get a fresh URL"
+
+
+def signed_path(secret: bytes, method: str, key: str, expires_at: datetime) -> str:
+    """Return `/v1/artifacts/KEY?method=…&expires=…&signature=…`.
+
+    `expires` is in whole Unix seconds, rounded up.
+    """
+    expires = -int(-expires_at.timestamp() // 1)
+    query = {
+        "method": method.upper(),
+        "expires": str(expires),
+        "signature": _signature(secret, method.upper(), key, str(expires)),
+    }
+    return f"/v1/artifacts/{quote(key)}?{urlencode(query)}"
+
+
+def check_signature(
+    secret: bytes, method: str, key: str, query: Mapping[str, str], now: datetime
+) -> None:
+    """Check what `signed_path` put into a URL. A URL for `GET` is also good for `HEAD`.
+
+    Raises:
+        Forbidden: The signature is missing, wrong or expired; the text says which.
+    """
+    signature, expires = query.get("signature", ""), query.get("expires", "")
+    if not signature or not expires:
+        raise Forbidden(f"this URL carries no signature: {_ASK_AGAIN}")
+    wanted = "GET" if method.upper() == "HEAD" else method.upper()
+    if query.get("method", wanted) != wanted:
+        raise Forbidden(f"this URL was signed for {query['method'][:8]!r}, not for {wanted}")
+    right = _signature(secret, wanted, key, expires)
+    if not hmac.compare_digest(right.encode(), signature.encode()):
+        raise Forbidden(f"the signature of this URL is wrong: {_ASK_AGAIN}")
+    # Only a right signature gets here, so `expires` is a number that we wrote.
+    if now >= datetime.fromtimestamp(0, now.tzinfo) + timedelta(seconds=int(expires)):
+        raise Forbidden(f"this URL has expired: {_ASK_AGAIN}")
+
+
+def _signature(secret: bytes, method: str, key: str, expires: str) -> str:
+    message = "\n".join(("swell-object-1", method, key, expires)).encode()
+    digest = hmac.new(secret, message, hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

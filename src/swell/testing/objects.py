@@ -1,0 +1,177 @@
+"""What every object store must do. Subclass in a test; give `objects` and `clock` fixtures."""
+
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import pytest
+
+from swell.clock import ManualClock
+from swell.errors import Forbidden, InvalidRequest, NotFound
+from swell.objects import Objects
+
+__all__ = ["ObjectsConformance", "SignedUrlConformance"]
+
+
+class ObjectsConformance:
+    """The guarantees of `swell.objects`, as tests over an `objects` fixture."""
+
+    async def test_what_was_put_is_read_back(self, objects: Objects) -> None:
+        data = bytes(range(256)) * 4000  # more than one chunk
+        info = await objects.put("outputs/t1/1/a.bin", data, "application/octet-stream")
+        assert (info.key, info.bytes) == ("outputs/t1/1/a.bin", len(data))
+        assert await _read(objects, "outputs/t1/1/a.bin") == data
+
+    async def test_a_stream_is_stored_as_one_file(self, objects: Objects) -> None:
+        await objects.put("a.txt", _stream(b"one ", b"two ", b"three"), "text/plain")
+        assert await _read(objects, "a.txt") == b"one two three"
+
+    async def test_a_stream_that_breaks_leaves_what_was_there(self, objects: Objects) -> None:
+        await objects.put("a.txt", b"old", "text/plain")
+        with pytest.raises(ConnectionError):
+            await objects.put("a.txt", _broken_stream(), "text/plain")
+        assert await _read(objects, "a.txt") == b"old"
+
+    async def test_a_stream_that_breaks_leaves_nothing_new(self, objects: Objects) -> None:
+        with pytest.raises(ConnectionError):
+            await objects.put("new.txt", _broken_stream(), "text/plain")
+        with pytest.raises(NotFound):
+            await objects.head("new.txt")
+
+    async def test_head_tells_size_type_and_validator(self, objects: Objects) -> None:
+        put = await objects.put("a.png", b"12345", "image/png")
+        head = await objects.head("a.png")
+        assert head == put
+        assert head.bytes == 5
+        assert head.content_type == "image/png"
+        assert head.modified_at.tzinfo is not None
+
+    @pytest.mark.parametrize("key", ["a.png", "a", "deep/er/a.txt"])
+    @pytest.mark.parametrize("content_type", ["image/png", "text/plain; charset=utf-8", "x/y"])
+    async def test_any_media_type_is_kept_under_any_name(
+        self, objects: Objects, key: str, content_type: str
+    ) -> None:
+        await objects.put(key, b"1", content_type)
+        assert (await objects.head(key)).content_type == content_type
+
+    async def test_a_replaced_file_has_another_validator_and_type(self, objects: Objects) -> None:
+        old = await objects.put("a.png", b"12345", "x/y")
+        new = await objects.put("a.png", b"54321", "image/png")
+        assert old.etag != new.etag
+        assert (await objects.head("a.png")).content_type == "image/png"
+        assert await _read(objects, "a.png") == b"54321"
+
+    async def test_names_that_begin_alike_stay_apart(self, objects: Objects) -> None:
+        await objects.put("a", b"1", "x/one")
+        await objects.put("a.b", b"2", "x/two")
+        await objects.delete(["a"])
+        assert (await objects.head("a.b")).content_type == "x/two"
+
+    @pytest.mark.parametrize(
+        ("start", "end", "expected"),
+        [(0, 4, b"0123"), (3, 5, b"34"), (7, None, b"789"), (8, 99, b"89"), (10, None, b"")],
+    )
+    async def test_a_range_is_read(
+        self, objects: Objects, start: int, end: int | None, expected: bytes
+    ) -> None:
+        await objects.put("a", b"0123456789", "text/plain")
+        assert await _read(objects, "a", start, end) == expected
+
+    async def test_an_empty_file_is_a_file(self, objects: Objects) -> None:
+        await objects.put("empty", b"", "text/plain")
+        assert (await objects.head("empty")).bytes == 0
+        assert await _read(objects, "empty") == b""
+
+    async def test_a_missing_file_is_not_found(self, objects: Objects) -> None:
+        with pytest.raises(NotFound):
+            await objects.head("missing")
+        with pytest.raises(NotFound):
+            await _read(objects, "missing")
+
+    async def test_a_folder_is_not_a_file(self, objects: Objects) -> None:
+        await objects.put("folder/a", b"1", "text/plain")
+        with pytest.raises(NotFound):
+            await objects.head("folder")
+
+    async def test_deleted_files_are_gone_and_missing_ones_ignored(self, objects: Objects) -> None:
+        await objects.put("a", b"1", "text/plain")
+        await objects.put("b", b"2", "text/plain")
+        await objects.delete(["a", "missing", "b/c"])
+        with pytest.raises(NotFound):
+            await objects.head("a")
+        assert await _read(objects, "b") == b"2"
+
+    @pytest.mark.parametrize(
+        "key",
+        ["", "/a", "a/", "a//b", "../a", "a/../b", ".b", "a/.b", "a\\b", "a\0b", "a\nb", "x" * 600],
+    )
+    async def test_a_key_that_is_no_plain_path_is_refused(self, objects: Objects, key: str) -> None:
+        with pytest.raises(InvalidRequest):
+            await objects.put(key, b"1", "text/plain")
+
+
+class SignedUrlConformance:
+    """For stores whose files the backend serves: `sign` makes what `verify` takes."""
+
+    @pytest.mark.parametrize("method", ["GET", "PUT"])
+    @pytest.mark.parametrize("key", ["outputs/t1/1/a.png", "with space/ü&?#.png"])
+    def test_a_signed_url_is_good_for_its_method_and_key(
+        self, objects: Objects, method: str, key: str
+    ) -> None:
+        path, query = _split(objects.sign(method, key, 60))
+        assert path == f"/v1/artifacts/{key}"
+        objects.verify(method, key, query)
+
+    def test_a_url_for_get_is_good_for_head(self, objects: Objects) -> None:
+        _, query = _split(objects.sign("GET", "a.png", 60))
+        objects.verify("HEAD", "a.png", query)
+
+    def test_a_signed_url_expires(self, objects: Objects, clock: ManualClock) -> None:
+        _, query = _split(objects.sign("GET", "a.png", 60))
+        clock.advance(59)
+        objects.verify("GET", "a.png", query)
+        clock.advance(2)
+        with pytest.raises(Forbidden, match="expired"):
+            objects.verify("GET", "a.png", query)
+
+    def test_a_signature_is_for_one_method(self, objects: Objects) -> None:
+        _, query = _split(objects.sign("GET", "a.png", 60))
+        with pytest.raises(Forbidden, match="signed for"):
+            objects.verify("PUT", "a.png", query)
+        with pytest.raises(Forbidden, match="wrong"):
+            objects.verify("PUT", "a.png", query | {"method": "PUT"})
+
+    def test_a_signature_is_for_one_key(self, objects: Objects) -> None:
+        _, query = _split(objects.sign("GET", "a.png", 60))
+        with pytest.raises(Forbidden, match="wrong"):
+            objects.verify("GET", "b.png", query)
+
+    def test_the_expiry_cannot_be_moved(self, objects: Objects) -> None:
+        _, query = _split(objects.sign("GET", "a.png", 60))
+        with pytest.raises(Forbidden, match="wrong"):
+            objects.verify("GET", "a.png", query | {"expires": str(int(query["expires"]) + 1)})
+
+    @pytest.mark.parametrize(
+        "query", [{}, {"signature": "x"}, {"expires": "1"}, {"expires": "x", "signature": "ü"}]
+    )
+    def test_anything_else_is_forbidden(self, objects: Objects, query: dict[str, str]) -> None:
+        with pytest.raises(Forbidden):
+            objects.verify("GET", "a.png", query)
+
+
+async def _read(objects: Objects, key: str, start: int = 0, end: int | None = None) -> bytes:
+    return b"".join([chunk async for chunk in objects.read(key, start, end)])
+
+
+async def _stream(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def _broken_stream() -> AsyncIterator[bytes]:
+    yield b"half"
+    raise ConnectionError("the sender went away")
+
+
+def _split(url: str) -> tuple[str, dict[str, str]]:
+    parts = urlsplit(url)
+    return unquote(parts.path), dict(parse_qsl(parts.query))
