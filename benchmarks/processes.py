@@ -1,0 +1,86 @@
+"""Processes that a benchmark starts: each in its own session, ended by its pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+GRACE_S = 4.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str | Path],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    stop: signal.Signals = signal.SIGTERM,
+    **options: Any,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a command while the block lasts, its output in `log`."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=options.pop("stdout", output),
+            stderr=output,
+            start_new_session=True,
+            **options,
+        )
+    try:
+        yield process
+    finally:
+        end(process, stop)
+
+
+def end(process: subprocess.Popen[bytes], stop: signal.Signals = signal.SIGTERM) -> None:
+    """Asks the process to stop, then ends whatever is left of the session it started."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(stop)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_S)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def until(ready: Callable[[], bool], limit_s: float, what: str, log: Path | None = None) -> None:
+    """Waits for a condition.
+
+    Raises:
+      TimeoutError: with the end of the log, when it did not come true within `limit_s`.
+    """
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if ready():
+            return
+        time.sleep(0.05)
+    said = log.read_text(errors="replace")[-2000:] if log is not None and log.exists() else ""
+    raise TimeoutError(f"{what} was not there after {limit_s:.0f} s\n{said}")
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 0.5).close()
+    except OSError:
+        return False
+    return True
+
+
+def resident_bytes(pid: int) -> int:
+    """The resident memory of one process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

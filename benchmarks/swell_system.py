@@ -1,0 +1,166 @@
+"""Swell as the benchmarks run it: `swell up`, or `swell serve` and `swell worker` apart."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import processes
+from load import Target
+from machine import ROOT, folder
+from systems import TEXT
+
+MODELS = "swell.zoo.stub"
+MODEL = "demo/noop"
+READY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Swell:
+    """A running Swell."""
+
+    port: int
+    key: str
+    pid: int
+    data: Path
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"content-type": "application/json", "authorization": f"Bearer {self.key}"}
+
+    def target(self, wait_s: int | None = 30) -> Target:
+        """One no-op task that is waited for, or only accepted where `wait_s` is None."""
+        prefer = {} if wait_s is None else {"prefer": f"wait={wait_s}"}
+
+        def answer(status: int, said: Any) -> bool:
+            if wait_s is None:
+                return status in (201, 202)
+            return status == 201 and said["state"] == "succeeded" and TEXT in str(said["output"])
+
+        return Target(
+            port=self.port,
+            path="/v1/tasks",
+            body=task(),
+            answer=answer,
+            headers={**self.headers, **prefer},
+        )
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """One call of the API.
+
+        Raises:
+          RuntimeError: with the answer, when it is not a 2xx.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        try:
+            text = None if body is None else json.dumps(body)
+            connection.request(method, path, text, self.headers)
+            response = connection.getresponse()
+            said = response.read()
+        finally:
+            connection.close()
+        if response.status >= 300:
+            raise RuntimeError(f"{method} {path}: {response.status} {said[:1000]!r}")
+        return json.loads(said) if said else None
+
+    def store(self) -> Path:
+        """The store's SQLite file: the one that holds a table of tasks."""
+        for path in sorted(self.data.rglob("*.db")) + sorted(self.data.rglob("*.sqlite*")):
+            with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file:
+                if file.execute("SELECT 1 FROM sqlite_master WHERE name = 'tasks'").fetchone():
+                    return path
+        raise FileNotFoundError(f"no store under {self.data.name}")
+
+    def states(self) -> dict[str, int]:
+        """How many tasks the store holds in each state."""
+        with reading(self.store()) as rows:
+            return dict(rows.execute("SELECT state, count(*) FROM tasks GROUP BY state"))
+
+
+def task(text: str = TEXT) -> Mapping[str, Any]:
+    return {"model": MODEL, "input": {"text": text}}
+
+
+@contextlib.contextmanager
+def up(*options: str) -> Iterator[Swell]:
+    """`swell up` with one worker process, in a fresh folder."""
+    with folder("swell") as data, started("up", data, "--workers", "1", *options) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def serve(*options: str) -> Iterator[Swell]:
+    """`swell serve`: a backend with no worker, in a fresh folder."""
+    with folder("swell") as data, started("serve", data, *options) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def started(command: str, data: Path, *options: str) -> Iterator[Swell]:
+    """A Swell server on a free port, once it says that it is ready."""
+    port = processes.free_port()
+    log, said = data / "swell.log", data / "ready.json"
+    place = ["--port", str(port), "--data", str(data / "data"), "--models", MODELS, "--json"]
+    with (
+        said.open("wb") as stdout,
+        processes.running(
+            [program(), command, *place, *options], log, stdout=stdout, cwd=ROOT
+        ) as process,
+    ):
+        processes.until(
+            lambda: bool(ready(said)) or process.poll() is not None, READY_S, command, log
+        )
+        if process.poll() is not None:
+            raise RuntimeError(f"swell {command} ended: {log.read_text()[-2000:]}")
+        yield Swell(port=port, key=ready(said)["key"], pid=process.pid, data=data / "data")
+
+
+@contextlib.contextmanager
+def worker(server: Swell) -> Iterator[None]:
+    """One `swell worker` process for a server that has none."""
+    place = ["--url", f"http://127.0.0.1:{server.port}", "--models", MODELS]
+    environment = {"SWELL_TOKEN": server.key, "SWELL_KEY": server.key}
+    log = server.data.parent / "worker.log"
+    with processes.running([program(), "worker", *place], log, environment, cwd=ROOT):
+        yield
+
+
+@contextlib.contextmanager
+def reading(store: Path) -> Iterator[sqlite3.Connection]:
+    """A read-only connection to the store: it sees what was committed, and nothing else."""
+    with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as rows:
+        yield rows
+
+
+def ready(said: Path) -> dict[str, Any]:
+    """The line that says the server is ready, or nothing yet."""
+    for line in said.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict) and found.get("ready"):
+                return found
+    return {}
+
+
+def submit(server: Swell, count: int, size: int = 1000) -> None:
+    """Submits no-op tasks in batches, each durable when it is answered."""
+    batch: Sequence[Mapping[str, Any]] = [task() for _ in range(size)]
+    for start in range(0, count, size):
+        server.ask("POST", "/v1/tasks/batch", {"tasks": batch[: count - start]})
+
+
+def program() -> Path:
+    """The `swell` of the Python that runs this, or of the path."""
+    beside = Path(sys.executable).parent / "swell"
+    found = beside if beside.exists() else shutil.which("swell")
+    if found is None:
+        raise FileNotFoundError("no swell: pip install -e . in the Python that runs this")
+    return Path(found)
