@@ -1,0 +1,411 @@
+"""Settings: flags > environment > `swell.toml` > defaults.
+
+Every setting has one dotted key. `server.port` is `--port` where a command offers it,
+`SWELL_SERVER__PORT` in the environment, and `port` under `[server]` in the file. A key that does not
+exist is an error with a suggestion, wherever it stands; a secret may be given as a file, by adding
+`_FILE` to its variable. Only this module reads the environment.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from swell.errors import InvalidRequest, UnknownSetting
+
+__all__ = [
+    "ClientSettings",
+    "DeliverySettings",
+    "Loaded",
+    "LogSettings",
+    "ObjectsSettings",
+    "PoolSettings",
+    "ServerSettings",
+    "Setting",
+    "Settings",
+    "StoreSettings",
+    "WorkerSettings",
+    "describe",
+    "environment_of",
+    "load",
+    "process_environment",
+]
+
+_PREFIX: Final = "SWELL_"
+
+#: Short names of variables that people type by hand.
+_ALIASES: Final = {"SWELL_URL": "client.url", "SWELL_KEY": "client.key"}
+
+#: Variables of ours that are no settings.
+_RESERVED: Final = frozenset({"SWELL_CONFIG", "SWELL_INSTANCE_ID"})
+
+
+def _split(value: object) -> object:
+    """Let a list be given as `a,b`."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+_Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ServerSettings(_Group):
+    """The HTTP service."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    public_url: str | None = Field(
+        None,
+        description="Where clients reach the service, such as `https://swell.example`; "
+        "without it, links follow the request's own host.",
+    )
+    max_body_bytes: int = Field(10 * 1024**2, ge=1, description="Largest JSON body, in bytes.")
+    max_upload_bytes: int = Field(
+        100 * 1024**2, ge=1, description="Largest file that a client may upload, in bytes."
+    )
+    max_artifact_bytes: int = Field(
+        2 * 1024**3, ge=1, description="Largest file that a worker may deliver, in bytes."
+    )
+    max_wait_s: float = Field(60.0, ge=0, description="Longest `Prefer: wait`, in seconds.")
+    keepalive_s: float = Field(
+        15.0, gt=0, description="An idle event stream gets a comment so often, in seconds."
+    )
+    signed_url_s: float = Field(
+        3600.0, gt=0, description="How long a signed URL lasts, in seconds."
+    )
+    drain_s: float = Field(
+        10.0, ge=0, description="How long open requests may go on after SIGTERM, in seconds."
+    )
+
+
+class StoreSettings(_Group):
+    """Where tasks are kept."""
+
+    url: str = Field(
+        "",
+        description="`sqlite:///PATH` or `memory:` (nothing survives the process); empty for "
+        "`swell.db` in the data folder.",
+    )
+
+
+class ObjectsSettings(_Group):
+    """Where files are kept."""
+
+    url: str = Field(
+        "",
+        description="`file:PATH` or `memory:` (nothing survives the process); empty for `objects` "
+        "in the data folder.",
+    )
+
+
+class DeliverySettings(_Group):
+    """Leases, retries and deadlines."""
+
+    lease_s: float = Field(
+        30.0, gt=0, description="A worker not heard of for so long loses its tasks, in seconds."
+    )
+    heartbeat_s: float = Field(
+        10.0, gt=0, description="A worker that holds a task reports so often, in seconds."
+    )
+    worker_wait_s: float = Field(
+        20.0, ge=0, description="Longest wait of a worker's call for work, in seconds."
+    )
+    backoff_base_s: float = Field(
+        1.0, ge=0, description="Longest wait after a task's first failure, in seconds; it doubles."
+    )
+    backoff_cap_s: float = Field(
+        60.0, ge=0, description="Longest wait after any failure of a task, in seconds."
+    )
+    sweep_every_s: float = Field(
+        0.25, gt=0, description="Lost leases and deadlines are looked for so often, in seconds."
+    )
+
+
+class WorkerSettings(_Group):
+    """One worker."""
+
+    url: str = Field("http://127.0.0.1:8000", description="Where the backend is.")
+    token: SecretStr = Field(SecretStr(""), description="API key with the scope `worker`.")
+    models: _Words = Field(
+        ("demo/echo-picture",),
+        description="What to serve: names of built-in models, modules (`package.module` or "
+        "`package.module:name`) or paths of Python files.",
+    )
+    slots: int = Field(1, ge=1, description="How many tasks may be held at once.")
+    name: str = Field("", description="Shown to operators; empty for host name and process id.")
+    pool: str = Field("default", min_length=1, description="The pool that it belongs to.")
+    device: str = Field("cpu", description="What models are loaded on, such as `cpu` or `cuda:0`.")
+    drain_s: float = Field(
+        30.0, ge=0, description="How long held tasks may go on after SIGTERM, in seconds."
+    )
+
+
+class PoolSettings(_Group):
+    """The workers that `swell up` starts."""
+
+    workers: int = Field(1, ge=0, description="How many.")
+    boot_delay_s: float = Field(
+        0.0, ge=0, description="Pretend that starting one takes so long, in seconds."
+    )
+
+
+class ClientSettings(_Group):
+    """Commands that talk to a server."""
+
+    url: str = Field("", description="The server; empty for the one in the data folder.")
+    key: SecretStr = Field(
+        SecretStr(""), description="API key; empty for the one that `swell up` left in the folder."
+    )
+    timeout_s: float = Field(60.0, gt=0, description="Longest wait for an answer, in seconds.")
+
+
+class LogSettings(_Group):
+    """What the services tell on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least important line that is shown."
+    )
+    json_lines: bool = Field(False, description="One JSON object a line, for machines.")
+
+
+class Settings(_Group):
+    """Every setting."""
+
+    data_dir: Path = Field(Path(".swell"), description="Where everything embedded is kept.")
+    server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
+    objects: ObjectsSettings = ObjectsSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    worker: WorkerSettings = WorkerSettings()
+    pool: PoolSettings = PoolSettings()
+    client: ClientSettings = ClientSettings()
+    log: LogSettings = LogSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is known of one setting."""
+
+    key: str
+    default: Any
+    description: str
+    is_secret: bool
+    #: What it may hold, for people, such as `integer`.
+    kind: str
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return _PREFIX + self.key.upper().replace(".", "__")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and where each came from."""
+
+    settings: Settings
+    #: Dotted key → `flag`, `environment (NAME)`, the file's path, or `default`.
+    origins: Mapping[str, str]
+
+    def values(self) -> dict[str, Any]:
+        """Return every setting by its key, JSON-ready; a secret that is set as `********`."""
+        plain = self.settings.model_dump(mode="json")
+        return {each.key: _dig(plain, each.key) for each in describe()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    value: Any
+    origin: str
+
+
+def describe() -> list[Setting]:
+    """Return every setting, in the order of the reference."""
+    return list(_walk(Settings, ""))
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    config: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    folder: Path = Path(),
+) -> Loaded:
+    """Return the settings of this call.
+
+    Args:
+        flags: Dotted key → value; None stands for a flag that was not given.
+        config: The file to read instead of `swell.toml` in `folder`; it must exist.
+        environment: Variables; None for the process's own.
+        folder: Where `swell.toml` is looked for.
+
+    Raises:
+        UnknownSetting: A key does not exist; the text suggests one that does.
+        InvalidRequest: A value is not allowed, or a file cannot be read.
+    """
+    variables = os.environ if environment is None else environment
+    given: dict[str, _Given] = {}
+    given |= _from_file(_config_path(config, variables, folder))
+    given |= _from_environment(variables)
+    given |= {
+        key: _Given(value, "flag") for key, value in (flags or {}).items() if value is not None
+    }
+    known = {each.key for each in describe()}
+    for key, each in given.items():
+        if key not in known:
+            raise UnknownSetting(f"there is no setting {key!r} ({each.origin}){_hint(key, known)}")
+    tree: dict[str, Any] = {}
+    for key, each in given.items():
+        group, _, name = key.rpartition(".")
+        (tree.setdefault(group, {}) if group else tree)[name] = each.value
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        raise _invalid(error, given) from error
+    origins = {key: given[key].origin if key in given else "default" for key in sorted(known)}
+    return Loaded(settings=settings, origins=origins)
+
+
+def environment_of(flags: Mapping[str, str]) -> dict[str, str]:
+    """Return settings as environment variables for a process that we start."""
+    variables = {each.key: each.variable for each in describe()}
+    return {variables[key]: value for key, value in flags.items()}
+
+
+def process_environment(*, without_settings: bool = False) -> dict[str, str]:
+    """Return the environment of this process, perhaps without Swell's own variables."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not (without_settings and name.startswith(_PREFIX))
+    }
+
+
+def _config_path(config: Path | None, environment: Mapping[str, str], folder: Path) -> Path | None:
+    if config is None and environment.get("SWELL_CONFIG"):
+        config = Path(environment["SWELL_CONFIG"])
+    if config is not None:
+        if not config.is_file():
+            raise InvalidRequest(f"there is no file {config}: check --config and SWELL_CONFIG")
+        return config
+    path = folder / "swell.toml"
+    return path if path.is_file() else None
+
+
+def _from_file(path: Path | None) -> dict[str, _Given]:
+    if path is None:
+        return {}
+    try:
+        tree = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{path} is not TOML: {error}") from error
+    given = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            given |= {f"{name}.{inner}": _Given(v, str(path)) for inner, v in value.items()}
+        else:
+            given[name] = _Given(value, str(path))
+    return given
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, _Given]:
+    secrets = {each.key for each in describe() if each.is_secret}
+    given: dict[str, _Given] = {}
+    for name in sorted(environment, key=lambda name: (name not in _ALIASES, name)):
+        if not name.startswith(_PREFIX) or name in _RESERVED:
+            continue
+        origin = f"environment ({name})"
+        key = _key_of(name)
+        secret_key = _key_of(name.removesuffix("_FILE"))
+        if name.endswith("_FILE") and secret_key in secrets:
+            given[secret_key] = _Given(_read_secret(Path(environment[name]), name), origin)
+        else:
+            given[key] = _Given(environment[name], origin)
+    return given
+
+
+def _key_of(variable: str) -> str:
+    return _ALIASES.get(variable) or variable.removeprefix(_PREFIX).lower().replace("__", ".")
+
+
+def _read_secret(path: Path, variable: str) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{variable} names {path}, which cannot be read: {error}") from error
+
+
+def _hint(key: str, known: set[str]) -> str:
+    # `prot` alone is close to `server.port`'s last part, but not to the whole.
+    last_parts = {each.rpartition(".")[2]: each for each in known}
+    close = difflib.get_close_matches(key, known, n=1) or [
+        last_parts[part]
+        for part in difflib.get_close_matches(key.rpartition(".")[2], last_parts, n=1)
+    ]
+    if close:
+        return f": did you mean {close[0]!r}?"
+    return ": `swell config show` lists them all"
+
+
+def _invalid(error: ValidationError, given: Mapping[str, _Given]) -> InvalidRequest:
+    lines = []
+    for each in error.errors():
+        key = ".".join(str(part) for part in each["loc"])
+        origin = f" ({given[key].origin})" if key in given else ""
+        lines.append(f"{key}{origin}: {each['msg']}")
+    return InvalidRequest("; ".join(lines))
+
+
+def _walk(group: type[BaseModel], prefix: str) -> Iterator[Setting]:
+    for name, field in group.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _walk(inner, f"{name}.")
+            continue
+        is_secret = inner is SecretStr
+        yield Setting(
+            key=prefix + name,
+            default="" if is_secret else _plain(field.default),
+            description=field.description or "",
+            is_secret=is_secret,
+            kind=_kind(field),
+        )
+
+
+def _kind(field: FieldInfo) -> str:
+    annotation = field.annotation
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(map(str, getattr(annotation, "__args__", ())))
+    if get_origin(annotation) is tuple:
+        return "list of words"
+    names: dict[Any, str] = {
+        int: "integer",
+        float: "number",
+        bool: "true or false",
+        str: "text",
+        Path: "path",
+        SecretStr: "secret",
+    }
+    return names.get(annotation, "text")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _dig(tree: Mapping[str, Any], key: str) -> Any:
+    group, _, name = key.rpartition(".")
+    return tree[group][name] if group else tree[name]

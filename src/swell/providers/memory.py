@@ -1,0 +1,101 @@
+"""A provider of workers that do not exist, for tests of whatever starts and stops workers.
+
+Time moves its instances: they start after `boot_s` and, once told to end, are gone when their grace
+is over. `end` lets one die earlier.
+"""
+
+import itertools
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from swell.clock import Clock
+from swell.errors import Unavailable
+from swell.provider import Instance, InstanceState, LaunchRequest
+
+__all__ = ["MemoryProvider"]
+
+
+class MemoryProvider:
+    """Instances in a dictionary.
+
+    Args:
+        clock: Moves instances through their lives.
+        boot_s: How long an instance takes to run, in seconds.
+        capacity: At most this many instances at a time; None for no limit.
+    """
+
+    def __init__(self, clock: Clock, *, boot_s: float = 0.0, capacity: int | None = None) -> None:
+        self._clock = clock
+        self._boot_s = boot_s
+        self._capacity = capacity
+        self._numbers = itertools.count(1)
+        self._instances: dict[str, Instance] = {}
+        self._ends: dict[str, datetime] = {}
+        #: Every request, in order, for tests to look at.
+        self.launches: list[LaunchRequest] = []
+
+    async def launch(self, request: LaunchRequest) -> list[Instance]:
+        """Ask for instances.
+
+        Raises:
+            Unavailable: There would be more than `capacity`.
+        """
+        living = [i for i in await self.instances() if i.state is not InstanceState.ENDED]
+        if self._capacity is not None and len(living) + request.n > self._capacity:
+            raise Unavailable(f"only {self._capacity} instances can live at a time")
+        self.launches.append(request)
+        ids = [f"{request.pool}-{next(self._numbers)}" for _ in range(request.n)]
+        for each in ids:
+            self._instances[each] = Instance(
+                id=each,
+                pool=request.pool,
+                state=InstanceState.STARTING,
+                launched_at=self._clock.now(),
+            )
+        self._move()
+        return [self._instances[each] for each in ids]
+
+    async def instances(self, pool: str | None = None) -> list[Instance]:
+        """Return the instances of a pool, or of all."""
+        self._move()
+        return [i for i in self._instances.values() if pool is None or i.pool == pool]
+
+    async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
+        """Let workers drain for `grace_s` seconds, then end them. Unknown ids are ignored."""
+        self._move()
+        for each in instance_ids:
+            instance = self._instances.get(each)
+            if instance is None or instance.state is InstanceState.ENDED:
+                continue
+            end_at = self._clock.now() + timedelta(seconds=grace_s)
+            self._ends[each] = min(end_at, self._ends.get(each, end_at))
+            self._instances[each] = msgspec.structs.replace(instance, state=InstanceState.STOPPING)
+        self._move()
+
+    def end(self, instance_id: str, exit_code: int = 0) -> None:
+        """Let an instance end now, as if its process had."""
+        self._instances[instance_id] = msgspec.structs.replace(
+            self._instances[instance_id],
+            state=InstanceState.ENDED,
+            ended_at=self._clock.now(),
+            exit_code=exit_code,
+        )
+
+    async def close(self) -> None:
+        """End everything."""
+        self._move()
+        for each, instance in self._instances.items():
+            if instance.state is not InstanceState.ENDED:
+                self.end(each)
+
+    def _move(self) -> None:
+        now = self._clock.now()
+        for each, instance in list(self._instances.items()):
+            if instance.state is InstanceState.STARTING:
+                if now >= instance.launched_at + timedelta(seconds=self._boot_s):
+                    running = msgspec.structs.replace(instance, state=InstanceState.RUNNING)
+                    self._instances[each] = running
+            elif instance.state is InstanceState.STOPPING and now >= self._ends[each]:
+                self.end(each)

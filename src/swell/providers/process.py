@@ -1,0 +1,219 @@
+"""Workers as processes on this machine.
+
+Each worker leads a process group of its own, so that a Ctrl-C in the terminal does not reach it and
+everything that it started can be ended with it. It dies with this process, whatever kills this one.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from swell.clock import Clock
+from swell.errors import Unavailable
+from swell.provider import Instance, InstanceState, LaunchRequest
+
+__all__ = ["ProcessProvider"]
+
+#: How many ended instances are still listed.
+_REMEMBERED: Final = 100
+
+#: From <sys/prctl.h>: the signal that the kernel sends a process whose parent has died.
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class ProcessProvider:
+    """Starts workers with a command, and watches them.
+
+    Must be used from the main thread: the kernel counts the death of the starting thread as the
+    parent's.
+
+    Args:
+        clock: Dates what happens, and waits for boot delays and graces.
+        log_dir: Where each worker's output goes, one file per instance.
+        environment: What every process gets beside the request's own variables.
+        boot_delay_s: Wait so long before a process is started, to see slow machines on a fast one.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        log_dir: Path,
+        environment: Mapping[str, str],
+        *,
+        boot_delay_s: float = 0.0,
+    ) -> None:
+        self._clock = clock
+        self._log_dir = log_dir
+        self._environment = dict(environment)
+        self._boot_delay_s = boot_delay_s
+        self._numbers = itertools.count(1)
+        self._instances: dict[str, Instance] = {}
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._kill_at_s: dict[str, float] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._killers: set[asyncio.Task[None]] = set()
+
+    async def launch(self, request: LaunchRequest) -> list[Instance]:
+        """Ask for processes.
+
+        Raises:
+            Unavailable: The command cannot be run.
+        """
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        ids = [f"{request.pool}-{os.getpid()}-{next(self._numbers)}" for _ in range(request.n)]
+        for each in ids:
+            self._instances[each] = Instance(
+                id=each,
+                pool=request.pool,
+                state=InstanceState.STARTING,
+                launched_at=self._clock.now(),
+            )
+            if self._boot_delay_s <= 0:
+                await self._start(each, request)
+            self._watchers[each] = asyncio.create_task(self._watch(each, request))
+        self._forget_old()
+        return [self._instances[each] for each in ids]
+
+    async def instances(self, pool: str | None = None) -> list[Instance]:
+        """Return the instances of a pool, or of all."""
+        return [i for i in self._instances.values() if pool is None or i.pool == pool]
+
+    async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
+        """Send SIGTERM, and SIGKILL to the whole group after `grace_s` seconds.
+
+        A repeated call does nothing unless its grace ends earlier; then the worker is asked again,
+        which it takes as a wish to hurry.
+        """
+        for each in instance_ids:
+            instance = self._instances.get(each)
+            if instance is None or instance.state is InstanceState.ENDED:
+                continue
+            kill_at_s = self._clock.monotonic_s() + grace_s
+            if kill_at_s >= self._kill_at_s.get(each, float("inf")):
+                continue
+            self._kill_at_s[each] = kill_at_s
+            self._instances[each] = msgspec.structs.replace(instance, state=InstanceState.STOPPING)
+            process = self._processes.get(each)
+            if process is None:
+                self._watchers[each].cancel()
+                self._end(each, None)
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            killer = asyncio.create_task(self._kill_later(each, grace_s))
+            self._killers.add(killer)
+            killer.add_done_callback(self._killers.discard)
+
+    async def wait_ended(self, instance_ids: Sequence[str]) -> None:
+        """Wait until all of these have ended."""
+        watchers = [self._watchers[each] for each in instance_ids if each in self._watchers]
+        await asyncio.gather(*watchers, return_exceptions=True)
+
+    def pid(self, instance_id: str) -> int | None:
+        """Return the process id of an instance, or None if it has no process (any more)."""
+        process = self._processes.get(instance_id)
+        return None if process is None else process.pid
+
+    def log_path(self, instance_id: str) -> Path:
+        """Return the file that the output of an instance goes to."""
+        return self._log_dir / f"{instance_id}.log"
+
+    async def close(self) -> None:
+        """Kill every process group and wait for their ends."""
+        for killer in self._killers:
+            killer.cancel()
+        for each, process in list(self._processes.items()):
+            _kill_group(process.pid)
+            await asyncio.gather(self._watchers[each], return_exceptions=True)
+        for watcher in self._watchers.values():
+            watcher.cancel()
+        await asyncio.gather(*self._watchers.values(), return_exceptions=True)
+        for each, instance in list(self._instances.items()):
+            if instance.state is not InstanceState.ENDED:
+                self._end(each, None)
+
+    async def _watch(self, each: str, request: LaunchRequest) -> None:
+        if each not in self._processes:
+            await self._clock.sleep(self._boot_delay_s)
+            try:
+                await self._start(each, request)
+            except Unavailable:
+                return
+        process = self._processes[each]
+        code = await process.wait()
+        # The worker is gone; what it started must not outlive it.
+        _kill_group(process.pid)
+        del self._processes[each]
+        self._end(each, code)
+
+    async def _start(self, each: str, request: LaunchRequest) -> None:
+        environment = self._environment | dict(request.environment) | {"SWELL_INSTANCE_ID": each}
+        try:
+            with self.log_path(each).open("ab") as log:
+                self._processes[each] = await asyncio.create_subprocess_exec(
+                    *request.command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent(os.getpid()),
+                )
+        except OSError as error:
+            self._end(each, None)
+            raise Unavailable(f"cannot run {request.command[:1]}: {error.strerror}") from error
+        if self._instances[each].state is InstanceState.STARTING:
+            running = msgspec.structs.replace(self._instances[each], state=InstanceState.RUNNING)
+            self._instances[each] = running
+
+    async def _kill_later(self, each: str, grace_s: float) -> None:
+        await self._clock.sleep(grace_s)
+        process = self._processes.get(each)
+        if process is not None:
+            _kill_group(process.pid)
+
+    def _end(self, each: str, exit_code: int | None) -> None:
+        self._instances[each] = msgspec.structs.replace(
+            self._instances[each],
+            state=InstanceState.ENDED,
+            ended_at=self._clock.now(),
+            exit_code=exit_code,
+        )
+
+    def _forget_old(self) -> None:
+        ended = [i.id for i in self._instances.values() if i.state is InstanceState.ENDED]
+        for each in ended[:-_REMEMBERED]:
+            del self._instances[each]
+            self._watchers.pop(each, None)
+            self._kill_at_s.pop(each, None)
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _die_with_parent(parent_pid: int) -> Callable[[], None] | None:
+    """Return what the new process does before it becomes the worker; None where it cannot be done.
+
+    The C library is loaded here, in the parent, since little is safe after a fork.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def ask_kernel() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent_pid:  # it died before the kernel was asked
+            os._exit(1)
+
+    return ask_kernel

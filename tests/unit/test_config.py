@@ -1,0 +1,123 @@
+from pathlib import Path
+
+import pytest
+
+from swell.config import describe, environment_of, load
+from swell.errors import InvalidRequest, UnknownSetting
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    path = tmp_path / "swell.toml"
+    path.write_text('[server]\nport = 7000\nhost = "0.0.0.0"\n[delivery]\nlease_s = 5\n')
+    return path
+
+
+def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
+    loaded = load(environment={}, folder=tmp_path)
+    assert loaded.settings.server.port == 8000
+    assert set(loaded.origins.values()) == {"default"}
+
+
+def test_flags_win_over_environment_over_file_over_defaults(toml: Path) -> None:
+    loaded = load(
+        {"server.port": 9000, "server.host": None},
+        environment={"SWELL_SERVER__PORT": "8500", "SWELL_DELIVERY__LEASE_S": "7.5"},
+        folder=toml.parent,
+    )
+    assert loaded.settings.server.port == 9000
+    assert loaded.settings.delivery.lease_s == 7.5
+    assert loaded.settings.server.host == "0.0.0.0"
+    assert loaded.settings.delivery.backoff_cap_s == 60
+
+
+def test_every_value_knows_where_it_came_from(toml: Path) -> None:
+    loaded = load(
+        {"server.port": 9000},
+        environment={"SWELL_DELIVERY__LEASE_S": "7"},
+        folder=toml.parent,
+    )
+    assert loaded.origins["server.port"] == "flag"
+    assert loaded.origins["delivery.lease_s"] == "environment (SWELL_DELIVERY__LEASE_S)"
+    assert loaded.origins["server.host"] == str(toml)
+    assert loaded.origins["data_dir"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("variable", "suggestion"),
+    [
+        ("SWELL_SERVER__PROT", "server.port"),
+        ("SWELL_PORT", "server.port"),
+        ("SWELL_LEASE_S", "delivery.lease_s"),
+        ("SWELL_DATADIR", "data_dir"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_a_suggestion(
+    variable: str, suggestion: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnknownSetting, match=f"did you mean '{suggestion}'") as caught:
+        load(environment={variable: "1"}, folder=tmp_path)
+    assert variable in caught.value.detail
+
+
+def test_an_unknown_key_in_the_file_is_refused_with_a_suggestion(tmp_path: Path) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text("[server]\nprot = 1\n")
+    with pytest.raises(UnknownSetting, match=r"other\.toml.*did you mean 'server\.port'"):
+        load(environment={}, config=path)
+
+
+def test_a_wrong_value_names_its_key_and_origin(tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"server\.port \(environment \(SWELL_SERVER__PORT\)\)"
+    ):
+        load(environment={"SWELL_SERVER__PORT": "many"}, folder=tmp_path)
+
+
+def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="there is no file"):
+        load(environment={"SWELL_CONFIG": str(tmp_path / "missing.toml")})
+
+
+def test_a_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "swell.toml"
+    path.write_text("server: port")
+    with pytest.raises(InvalidRequest, match="is not TOML"):
+        load(environment={}, folder=tmp_path)
+
+
+def test_a_secret_can_come_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("swell_abc\n")
+    loaded = load(environment={"SWELL_WORKER__TOKEN_FILE": str(path)}, folder=tmp_path)
+    assert loaded.settings.worker.token.get_secret_value() == "swell_abc"
+
+
+def test_a_secret_is_never_shown(tmp_path: Path) -> None:
+    loaded = load(environment={"SWELL_KEY": "swell_abc"}, folder=tmp_path)
+    assert loaded.settings.client.key.get_secret_value() == "swell_abc"
+    assert "swell_abc" not in repr(loaded)
+    assert "swell_abc" not in str(loaded.values())
+
+
+def test_a_list_can_be_given_with_commas(tmp_path: Path) -> None:
+    environment = {"SWELL_WORKER__MODELS": "demo/upper, ./poster.py"}
+    assert load(environment=environment, folder=tmp_path).settings.worker.models == (
+        "demo/upper",
+        "./poster.py",
+    )
+
+
+def test_settings_travel_to_another_process_by_environment(tmp_path: Path) -> None:
+    environment = environment_of({"worker.url": "http://x", "worker.token": "t"})
+    settings = load(environment=environment, folder=tmp_path).settings
+    assert settings.worker.url == "http://x"
+
+
+def test_every_setting_says_what_it_is_and_in_which_unit() -> None:
+    units = {"_s": "second", "_bytes": "byte"}
+    for each in describe():
+        assert each.description, each.key
+        for suffix, unit in units.items():
+            if each.key.endswith(suffix):
+                assert unit in each.description, f"{each.key} does not tell its unit"
