@@ -7,7 +7,7 @@ docs/task-lifecycle.md draws this file as one diagram.
 
 import base64
 import secrets
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ __all__ = [
     "accept",
     "again",
     "cancel",
+    "created_at_of",
     "expire",
     "is_expired",
     "lose",
@@ -268,6 +269,12 @@ def new_id(now: datetime) -> str:
     """
     stamp = int(now.timestamp() * 1000).to_bytes(6, "big")
     return base64.b32hexencode(stamp + secrets.token_bytes(10))[:26].decode().lower()
+
+
+def created_at_of(task_id: str) -> datetime:
+    """Return the time that a task id carries, to the millisecond."""
+    stamp = base64.b32hexdecode(task_id.upper() + "======")[:6]
+    return datetime.fromtimestamp(int.from_bytes(stamp, "big") / 1000, UTC)
 
 
 def transition(task: Task, to: TaskState, **changes: Any) -> Task:

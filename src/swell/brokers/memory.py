@@ -69,7 +69,7 @@ class MemoryBroker:
         return started
 
     def _pick(self, request: LeaseRequest, n: int) -> list[tuple[str, str]]:
-        heads = {}
+        heads: dict[str, int] = {}
         for queue, model, _ in request.queues:
             head = self._head(queue)
             if head is not None:

@@ -1,0 +1,66 @@
+-- Tasks, and all that is asked of them while they live.
+-- Times are microseconds since 1970 UTC; JSON is kept as text, as it came.
+CREATE TABLE tasks (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    model TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    version TEXT NOT NULL,
+    state TEXT NOT NULL,
+    input TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    seed INTEGER,
+    priority INTEGER NOT NULL,
+    key_id TEXT NOT NULL,
+    user TEXT,
+    metadata TEXT,
+    created_at INTEGER NOT NULL,
+    start_by_at INTEGER,
+    finish_by_at INTEGER,
+    available_at INTEGER,
+    tag REAL NOT NULL,
+    attempt INTEGER NOT NULL,
+    handed_back INTEGER NOT NULL,
+    max_attempts INTEGER NOT NULL,
+    worker_id TEXT,
+    lease_token TEXT,
+    lease_expires_at INTEGER,
+    cancel_requested INTEGER NOT NULL,
+    started_at INTEGER,
+    finished_at INTEGER,
+    output TEXT,
+    artifacts TEXT,
+    error TEXT,
+    timings TEXT,
+    dead INTEGER NOT NULL,
+    retry_of TEXT,
+    wake_at INTEGER
+) STRICT;
+
+CREATE UNIQUE INDEX tasks_id ON tasks (id);
+
+-- The queue itself: ready tasks in the order of service. It covers what a lease, a rank and a depth
+-- read.
+CREATE INDEX tasks_ready ON tasks (queue, priority, tag, id, count)
+    WHERE state = 'queued' AND available_at IS NULL;
+
+-- When the sweeper must look: a lease that runs out, a deadline, a backoff that ends.
+CREATE INDEX tasks_wake ON tasks (wake_at) WHERE wake_at IS NOT NULL;
+
+CREATE INDEX tasks_dead ON tasks (id) WHERE dead = 1;
+
+CREATE INDEX tasks_user ON tasks (user, id) WHERE user IS NOT NULL;
+
+CREATE UNIQUE INDEX tasks_retry_of ON tasks (retry_of) WHERE retry_of IS NOT NULL;
+
+-- One row for each idempotency key of the last day.
+CREATE TABLE idempotency (
+    key_id TEXT NOT NULL,
+    key TEXT NOT NULL,
+    fingerprint BLOB NOT NULL,
+    task_id TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (key_id, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX idempotency_age ON idempotency (created_at);

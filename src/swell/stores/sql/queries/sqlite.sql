@@ -1,0 +1,171 @@
+-- Named queries. A name stands on a line of its own before its statement; docs say why, not what.
+
+-- name: insert_task
+INSERT INTO tasks (
+    seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
+    created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
+    worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
+    artifacts, error, timings, dead, retry_of, wake_at
+) VALUES (
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+    ?, ?
+);
+
+-- name: save_task
+-- Everything that may change after a task was accepted.
+UPDATE tasks SET
+    version = ?, state = ?, seed = ?, available_at = ?, attempt = ?, handed_back = ?,
+    worker_id = ?, lease_token = ?, lease_expires_at = ?, cancel_requested = ?, started_at = ?,
+    finished_at = ?, output = ?, artifacts = ?, error = ?, timings = ?, dead = ?, wake_at = ?
+WHERE seq = ?;
+
+-- name: tasks_by_id
+SELECT
+    seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
+    created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
+    worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
+    artifacts, error, timings, dead, retry_of, wake_at
+FROM tasks WHERE id IN (SELECT value FROM json_each(?));
+
+-- name: task_by_id
+SELECT
+    seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
+    created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
+    worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
+    artifacts, error, timings, dead, retry_of, wake_at
+FROM tasks WHERE id = ?;
+
+-- name: last_seq
+SELECT coalesce(max(seq), 0) FROM tasks;
+
+-- name: page_ids
+-- Rare filters read more than they return; the two that people page through have an index.
+SELECT id FROM tasks
+WHERE id < :cursor
+    AND (:state IS NULL OR state = :state)
+    AND (:model IS NULL OR model = :model)
+    AND (:user IS NULL OR user = :user)
+    AND (:key_id IS NULL OR key_id = :key_id)
+    AND (:dead IS NULL OR dead = :dead)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: page_ids_of_user
+SELECT id FROM tasks
+WHERE user = :user AND id < :cursor
+    AND (:state IS NULL OR state = :state)
+    AND (:model IS NULL OR model = :model)
+    AND (:key_id IS NULL OR key_id = :key_id)
+    AND (:dead IS NULL OR dead = :dead)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: page_ids_of_dead
+SELECT id FROM tasks
+WHERE dead = 1 AND id < :cursor
+    AND (:state IS NULL OR state = :state)
+    AND (:model IS NULL OR model = :model)
+    AND (:user IS NULL OR user = :user)
+    AND (:key_id IS NULL OR key_id = :key_id)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: ready_head
+SELECT priority, tag, id FROM tasks
+WHERE queue = ? AND state = 'queued' AND available_at IS NULL
+ORDER BY priority, tag, id LIMIT ?;
+
+-- name: has_ready
+SELECT EXISTS (
+    SELECT 1 FROM tasks WHERE queue = ? AND state = 'queued' AND available_at IS NULL
+);
+
+-- name: waiting_shares
+-- What fair queueing needs to know after a restart. A task in backoff keeps its tag.
+SELECT model, priority, key_id || '/' || coalesce(user, ''), min(tag), max(tag + count)
+FROM tasks WHERE state = 'queued' GROUP BY 1, 2, 3;
+
+-- name: ready_depths
+SELECT queue, count(*), sum(count), min(id) FROM tasks
+WHERE state = 'queued' AND available_at IS NULL GROUP BY queue;
+
+-- name: woken_depths
+-- Everything that runs or is delayed has a time to wake.
+SELECT queue, sum(state = 'queued' AND available_at IS NOT NULL), sum(state = 'running')
+FROM tasks WHERE wake_at IS NOT NULL GROUP BY queue;
+
+-- name: ready_queues
+SELECT DISTINCT queue FROM tasks WHERE state = 'queued' AND available_at IS NULL;
+
+-- name: rank
+SELECT count(*) FROM (
+    SELECT 1 FROM tasks
+    WHERE queue = ? AND state = 'queued' AND available_at IS NULL
+        AND (priority, tag, id) < (?, ?, ?)
+    LIMIT ?
+);
+
+-- name: ready_count
+SELECT count(*) FROM tasks WHERE queue = ? AND state = 'queued' AND available_at IS NULL;
+
+-- name: due_ids
+SELECT id FROM tasks WHERE wake_at <= ? ORDER BY wake_at LIMIT ?;
+
+-- name: next_wake
+SELECT min(wake_at) FROM tasks WHERE wake_at IS NOT NULL;
+
+-- name: retry_of
+SELECT id FROM tasks WHERE retry_of = ?;
+
+-- name: idempotent
+SELECT task_id, fingerprint, created_at FROM idempotency WHERE key_id = ? AND key = ?;
+
+-- name: keep_idempotent
+INSERT OR REPLACE INTO idempotency (key_id, key, task_id, fingerprint, created_at)
+VALUES (?, ?, ?, ?, ?);
+
+-- name: forget_idempotent
+DELETE FROM idempotency WHERE created_at <= ?;
+
+-- name: put_model
+INSERT INTO models (name, version, body) VALUES (?, ?, ?);
+
+-- name: touch_model
+-- Registering a known version again makes it the newest, and changes nothing else.
+UPDATE models SET seq = (SELECT max(seq) + 1 FROM models) WHERE name = ? AND version = ?;
+
+-- name: newest_model
+SELECT version FROM models WHERE name = ? ORDER BY seq DESC LIMIT 1;
+
+-- name: models
+SELECT body FROM models ORDER BY name, seq DESC;
+
+-- name: put_worker
+INSERT OR REPLACE INTO workers (id, seen_at, gone_at, body) VALUES (?, ?, ?, ?);
+
+-- name: touch_worker
+UPDATE workers SET seen_at = ? WHERE id = ? AND gone_at IS NULL;
+
+-- name: worker
+SELECT body, seen_at, gone_at FROM workers WHERE id = ?;
+
+-- name: workers
+SELECT body, seen_at, gone_at FROM workers;
+
+-- name: forget_workers
+DELETE FROM workers WHERE gone_at <= ?;
+
+-- name: worker_gone
+UPDATE workers SET gone_at = ? WHERE id = ? AND gone_at IS NULL;
+
+-- name: put_key
+INSERT OR REPLACE INTO api_keys (id, digest, created_at, body) VALUES (?, ?, ?, ?);
+
+-- name: keys
+SELECT body FROM api_keys ORDER BY created_at, id;
+
+-- name: key_by_digest
+SELECT body FROM api_keys WHERE digest = ?;
+
+-- name: secret
+SELECT value FROM secrets WHERE name = ?;
+
+-- name: keep_secret
+INSERT OR IGNORE INTO secrets (name, value) VALUES (?, ?);

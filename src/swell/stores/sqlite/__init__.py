@@ -1,0 +1,11 @@
+"""The embedded store: one SQLite file, one writer, commits in groups.
+
+`file.py` owns the file and the thread that writes; `rows.py` turns tasks into rows and back;
+`session.py` is one transaction over the tasks; `tasks.py` and `registry.py` are the contracts.
+"""
+
+from swell.stores.sqlite.file import SqliteDatabase
+from swell.stores.sqlite.registry import SqliteRegistry
+from swell.stores.sqlite.tasks import SqliteStore
+
+__all__ = ["SqliteDatabase", "SqliteRegistry", "SqliteStore"]

@@ -1,0 +1,121 @@
+"""The registry's contract over SQLite. Small and rarely written; it shares the writer's commits."""
+
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from swell.registry import ApiKey, ModelCard, WorkerInfo
+from swell.stores.sqlite.file import SqliteDatabase
+from swell.stores.sqlite.rows import micros, moment
+from swell.stores.sqlite.session import Session
+
+__all__ = ["SqliteRegistry"]
+
+#: How long workers that have gone stay listed.
+GONE_WORKERS_TTL = timedelta(days=1)
+
+
+class SqliteRegistry:
+    """Models, workers and keys in the store's file."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    async def put_models(self, cards: Sequence[ModelCard]) -> None:
+        """See `Registry.put_models`."""
+        if any(self._newest(card.name) != card.version for card in cards):
+            await self._database.write(lambda session: _put_models(session, cards))
+
+    def _newest(self, name: str) -> str | None:
+        rows = self._database.read("newest_model", (name,))
+        return rows[0][0] if rows else None
+
+    async def models(self) -> list[ModelCard]:
+        """See `Registry.models`."""
+        rows = self._database.read("models")
+        return [msgspec.json.decode(body, type=ModelCard) for (body,) in rows]
+
+    async def put_worker(self, worker: WorkerInfo) -> None:
+        """See `Registry.put_worker`."""
+        row = (worker.id, micros(worker.seen_at), micros(worker.gone_at), _json(worker))
+        await self._database.write(lambda session: session.run("put_worker", row))
+
+    async def touch_workers(self, worker_ids: Sequence[str], seen_at: datetime) -> None:
+        """See `Registry.touch_workers`."""
+
+        def action(session: Session) -> None:
+            for worker_id in worker_ids:
+                session.run("touch_worker", (micros(seen_at), worker_id))
+
+        await self._database.write(action)
+
+    async def drain_worker(self, worker_id: str) -> WorkerInfo | None:
+        """See `Registry.drain_worker`."""
+
+        def action(session: Session) -> WorkerInfo | None:
+            for row in session.rows("worker", (worker_id,)):
+                worker = msgspec.structs.replace(_worker_of(row), draining=True)
+                session.run(
+                    "put_worker",
+                    (worker.id, micros(worker.seen_at), micros(worker.gone_at), _json(worker)),
+                )
+                return worker
+            return None
+
+        return await self._database.write(action)
+
+    async def remove_worker(self, worker_id: str, gone_at: datetime) -> None:
+        """See `Registry.remove_worker`."""
+
+        def action(session: Session) -> None:
+            session.run("worker_gone", (micros(gone_at), worker_id))
+            session.run("forget_workers", (micros(gone_at - GONE_WORKERS_TTL),))
+
+        await self._database.write(action)
+
+    async def workers(self) -> list[WorkerInfo]:
+        """See `Registry.workers`."""
+        workers = [_worker_of(row) for row in self._database.read("workers")]
+        return sorted(workers, key=lambda worker: (worker.registered_at, worker.id))
+
+    async def put_key(self, key: ApiKey) -> None:
+        """See `Registry.put_key`."""
+        row = (key.id, key.digest, micros(key.created_at), _json(key))
+        await self._database.write(lambda session: session.run("put_key", row))
+
+    async def keys(self) -> list[ApiKey]:
+        """See `Registry.keys`."""
+        return [msgspec.json.decode(body, type=ApiKey) for (body,) in self._database.read("keys")]
+
+    async def key_by_digest(self, digest: bytes) -> ApiKey | None:
+        """See `Registry.key_by_digest`."""
+        rows = self._database.read("key_by_digest", (digest,))
+        return msgspec.json.decode(rows[0][0], type=ApiKey) if rows else None
+
+    async def secret(self, name: str) -> bytes:
+        """See `Registry.secret`."""
+
+        def action(session: Session) -> bytes:
+            session.run("keep_secret", (name, secrets.token_bytes(32)))
+            ((value,),) = session.rows("secret", (name,))
+            return bytes(value)
+
+        return await self._database.write(action)
+
+
+def _put_models(session: Session, cards: Sequence[ModelCard]) -> None:
+    for card in cards:
+        if not session.run("touch_model", (card.name, card.version)):
+            session.run("put_model", (card.name, card.version, _json(card)))
+
+
+def _worker_of(row: tuple[str, int, int | None]) -> WorkerInfo:
+    worker = msgspec.json.decode(row[0], type=WorkerInfo)
+    seen_at = moment(row[1]) or worker.seen_at
+    return msgspec.structs.replace(worker, seen_at=seen_at, gone_at=moment(row[2]))
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

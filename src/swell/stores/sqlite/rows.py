@@ -1,0 +1,147 @@
+"""Tasks as rows of the `tasks` table, and back.
+
+The order of columns is that of `insert_task` and `tasks_by_id` in sql/queries/sqlite.sql.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_at
+
+__all__ = ["insert_row", "micros", "moment", "save_row", "task_of"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+_STATES = {state.value: state for state in TaskState}
+_encode = msgspec.json.Encoder().encode
+_artifacts = msgspec.json.Decoder(tuple[Artifact, ...]).decode
+_error = msgspec.json.Decoder(TaskError).decode
+_timings = msgspec.json.Decoder(Timings).decode
+
+
+def micros(at: datetime | None) -> int | None:
+    """Return a time as microseconds since 1970 UTC."""
+    return None if at is None else (at - _EPOCH) // _MICROSECOND
+
+
+def moment(value: int | None) -> datetime | None:
+    """Return the time that `micros` wrote."""
+    return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+def insert_row(seq: int, task: Task) -> tuple[Any, ...]:
+    """Return the parameters of `insert_task`."""
+    return (
+        seq,
+        task.id,
+        task.model,
+        task.queue,
+        task.version,
+        task.state.value,
+        _text(task.input),
+        task.count,
+        task.seed,
+        task.priority,
+        task.key_id,
+        task.user,
+        _text(task.metadata),
+        micros(task.created_at),
+        micros(task.start_by_at),
+        micros(task.finish_by_at),
+        micros(task.available_at),
+        task.tag,
+        task.attempt,
+        task.handed_back,
+        task.max_attempts,
+        task.worker_id,
+        task.lease_token,
+        micros(task.lease_expires_at),
+        task.cancel_requested,
+        micros(task.started_at),
+        micros(task.finished_at),
+        _text(task.output),
+        _json(task.artifacts),
+        _json(task.error),
+        _json(task.timings),
+        task.dead,
+        task.retry_of,
+        micros(next_wake_at(task)),
+    )
+
+
+def save_row(seq: int, task: Task) -> tuple[Any, ...]:
+    """Return the parameters of `save_task`."""
+    return (
+        task.version,
+        task.state.value,
+        task.seed,
+        micros(task.available_at),
+        task.attempt,
+        task.handed_back,
+        task.worker_id,
+        task.lease_token,
+        micros(task.lease_expires_at),
+        task.cancel_requested,
+        micros(task.started_at),
+        micros(task.finished_at),
+        _text(task.output),
+        _json(task.artifacts),
+        _json(task.error),
+        _json(task.timings),
+        task.dead,
+        micros(next_wake_at(task)),
+        seq,
+    )
+
+
+def task_of(row: tuple[Any, ...]) -> tuple[int, Task]:
+    """Return (seq, task) of a row of `tasks_by_id`."""
+    return row[0], Task(
+        id=row[1],
+        model=row[2],
+        queue=row[3],
+        version=row[4],
+        state=_STATES[row[5]],
+        input=msgspec.Raw(row[6]),
+        count=row[7],
+        seed=row[8],
+        priority=row[9],
+        key_id=row[10],
+        user=row[11],
+        metadata=_raw(row[12]),
+        created_at=_EPOCH + timedelta(microseconds=row[13]),
+        start_by_at=moment(row[14]),
+        finish_by_at=moment(row[15]),
+        available_at=moment(row[16]),
+        tag=row[17],
+        attempt=row[18],
+        handed_back=row[19],
+        max_attempts=row[20],
+        worker_id=row[21],
+        lease_token=row[22],
+        lease_expires_at=moment(row[23]),
+        cancel_requested=bool(row[24]),
+        started_at=moment(row[25]),
+        finished_at=moment(row[26]),
+        output=_raw(row[27]),
+        artifacts=() if row[28] is None else _artifacts(row[28]),
+        error=None if row[29] is None else _error(row[29]),
+        timings=None if row[30] is None else _timings(row[30]),
+        dead=bool(row[31]),
+        retry_of=row[32],
+    )
+
+
+def _raw(text: str | None) -> msgspec.Raw | None:
+    return None if text is None else msgspec.Raw(text)
+
+
+def _text(raw: msgspec.Raw | None) -> str | None:
+    return None if raw is None else bytes(raw).decode()
+
+
+def _json(value: Any) -> str | None:
+    return _encode(value).decode() if value else None

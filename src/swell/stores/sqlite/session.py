@@ -1,0 +1,138 @@
+"""One transaction over the tasks.
+
+A session is an identity map with deferred writes: every task is read at most once, and what
+changed is written at the end in one go. Tasks that have not ended stay in memory between
+transactions, since this process is the only one that writes; a task then costs no read on its way
+through the queue.
+"""
+
+import itertools
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from swell.clock import Clock
+from swell.fairness import VirtualClock
+from swell.stores.sqlite.rows import insert_row, save_row, task_of
+from swell.task import Task
+
+__all__ = ["Session", "SessionState"]
+
+#: Tasks kept in memory between transactions, and the largest input that is worth it.
+MAX_LIVE_TASKS = 50_000
+MAX_LIVE_INPUT_BYTES = 4_096
+
+
+class SessionState:
+    """What one writer keeps between its transactions."""
+
+    def __init__(self, connection: sqlite3.Connection, queries: Mapping[str, str]) -> None:
+        self.connection = connection
+        self.queries = queries
+        #: Tasks that have not ended, as they are in the file.
+        self.live: dict[str, tuple[int, Task]] = {}
+        self.clocks: dict[tuple[str, int], VirtualClock] = defaultdict(VirtualClock)
+        #: The model that the last lease took from.
+        self.last_model: str | None = None
+        (last,) = connection.execute(queries["last_seq"]).fetchone()
+        self.seqs = itertools.count(last + 1)
+        waiting: dict[tuple[str, int], list[tuple[str, float, float]]] = defaultdict(list)
+        for model, priority, flow, first, end in connection.execute(queries["waiting_shares"]):
+            waiting[model, priority].append((flow, first, end - first))
+        for key, shares in waiting.items():
+            self.clocks[key].restore(shares)
+
+
+class Session:
+    """The tasks as one transaction sees them."""
+
+    def __init__(self, state: SessionState, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+        self._seen: dict[str, tuple[int, Task]] = {}
+        self._added: dict[str, int] = {}
+        self._changed: set[str] = set()
+
+    @property
+    def now(self) -> datetime:
+        """The time."""
+        return self._clock.now()
+
+    @property
+    def state(self) -> SessionState:
+        """What the writer keeps between transactions."""
+        return self._state
+
+    def rows(self, query: str, parameters: Any = ()) -> list[Any]:
+        """Run a named query over what was flushed so far."""
+        return self._state.connection.execute(self._state.queries[query], parameters).fetchall()
+
+    def run(self, query: str, parameters: Any = ()) -> int:
+        """Run a named statement at once and return the number of rows changed."""
+        return self._state.connection.execute(self._state.queries[query], parameters).rowcount
+
+    def get(self, task_id: str) -> Task | None:
+        """Return a task as this transaction sees it."""
+        found = self._seen.get(task_id) or self._state.live.get(task_id)
+        if found is None:
+            rows = self.rows("task_by_id", (task_id,))
+            if not rows:
+                return None
+            found = task_of(rows[0])
+        self._seen[task_id] = found
+        return found[1]
+
+    def load(self, task_ids: Iterable[str]) -> None:
+        """Read many tasks at once, so that `get` finds them."""
+        missing = [
+            task_id
+            for task_id in task_ids
+            if task_id not in self._seen and task_id not in self._state.live
+        ]
+        if len(missing) > 1:
+            for row in self.rows("tasks_by_id", (msgspec.json.encode(missing).decode(),)):
+                found = task_of(row)
+                self._seen[found[1].id] = found
+
+    def add(self, task: Task) -> Task:
+        """Insert a new task and return it with its tag."""
+        clock = self._state.clocks[task.model, task.priority]
+        tagged = msgspec.structs.replace(task, tag=clock.tag(task.flow, cost=task.count))
+        seq = next(self._state.seqs)
+        self._added[task.id] = seq
+        self._seen[task.id] = (seq, tagged)
+        return tagged
+
+    def put(self, task: Task) -> None:
+        """Write a task that `get` or `add` returned and that has changed."""
+        seq, _ = self._seen[task.id]
+        self._seen[task.id] = (seq, task)
+        if task.id not in self._added:
+            self._changed.add(task.id)
+
+    def flush(self) -> None:
+        """Send what is waiting to the database, for queries that must see it."""
+        execute_many = self._state.connection.executemany
+        if self._added:
+            rows = [insert_row(seq, self._seen[task_id][1]) for task_id, seq in self._added.items()]
+            execute_many(self._state.queries["insert_task"], rows)
+            self._added = {}
+        if self._changed:
+            rows = [save_row(*self._seen[task_id]) for task_id in self._changed]
+            execute_many(self._state.queries["save_task"], rows)
+            self._changed = set()
+
+    def remember(self) -> None:
+        """After the commit: keep the tasks that have not ended for the next transactions."""
+        live = self._state.live
+        for task_id, (seq, task) in self._seen.items():
+            if task.state.is_terminal:
+                live.pop(task_id, None)
+            elif task_id in live or (
+                len(live) < MAX_LIVE_TASKS and len(bytes(task.input)) <= MAX_LIVE_INPUT_BYTES
+            ):
+                live[task_id] = (seq, task)

@@ -1,0 +1,272 @@
+"""The store's contract over SQLite."""
+
+import random
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from swell import task as life
+from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
+from swell.retry import RetryPolicy
+from swell.store import (
+    IDEMPOTENCY_TTL_S,
+    Accepted,
+    Hold,
+    HoldState,
+    Page,
+    Start,
+    TaskFilter,
+)
+from swell.stores.sqlite.file import SqliteDatabase
+from swell.stores.sqlite.rows import micros, moment, task_of
+from swell.stores.sqlite.session import Session
+from swell.task import NewTask, Settlement, Task, TaskState
+
+__all__ = ["SqliteStore"]
+
+#: Larger than any id, since ids are made of 0-9 and a-v.
+_AFTER_ALL = "~"
+
+
+class SqliteStore:
+    """Tasks in one SQLite file; every write shares its commit with all others that wait."""
+
+    def __init__(
+        self,
+        database: SqliteDatabase,
+        retry_policy: RetryPolicy | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._database = database
+        self._retry_policy = retry_policy or RetryPolicy()
+        self._rng = rng or random.Random()
+
+    async def accept(
+        self, tasks: Sequence[NewTask], *, all_or_none: bool = True
+    ) -> list[Accepted | SwellError]:
+        """See `Store.accept`."""
+        return await self._database.write(lambda session: _accept(session, tasks, all_or_none))
+
+    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """See `Store.get`."""
+        if len(task_ids) == 1:
+            rows = self._database.read("task_by_id", (task_ids[0],))
+            return [task_of(rows[0])[1]] if rows else [None]
+        rows = self._database.read("tasks_by_id", (_json_list(task_ids),))
+        found = {task.id: task for _, task in map(task_of, rows)}
+        return [found.get(task_id) for task_id in task_ids]
+
+    async def page(self, where: TaskFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
+        """See `Store.page`."""
+        if cursor is not None and not (len(cursor) == 26 and cursor.isalnum()):
+            raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
+        query = "page_ids"
+        if where.dead:
+            query = "page_ids_of_dead"
+        elif where.user is not None:
+            query = "page_ids_of_user"
+        wanted = {
+            "cursor": cursor or _AFTER_ALL,
+            "state": where.state,
+            "model": where.model,
+            "user": where.user,
+            "key_id": where.key_id,
+            "dead": where.dead,
+            "limit": limit + 1,
+        }
+        (ids,) = await self._database.read_slowly((query, wanted))
+        page_ids = [row[0] for row in ids[:limit]]
+        tasks = await self.get(page_ids) if page_ids else []
+        more = len(ids) > limit and bool(page_ids)
+        return Page(
+            tasks=tuple(task for task in tasks if task is not None),
+            cursor=page_ids[-1] if more else None,
+        )
+
+    async def start(self, starts: Sequence[Start]) -> list[Task | None]:
+        """See `Store.start`."""
+        return await self._database.write(
+            lambda session: [_start(session, wish) for wish in starts]
+        )
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Task | None]:
+        """See `Store.settle`."""
+
+        def action(session: Session) -> list[Task | None]:
+            session.load(settlement.task_id for settlement in settlements)
+            now = session.now
+            return [self._settle(session, settlement, now) for settlement in settlements]
+
+        return await self._database.write(action)
+
+    def _settle(self, session: Session, settlement: Settlement, now: datetime) -> Task | None:
+        task = session.get(settlement.task_id)
+        if task is None:
+            return None
+        if not task.is_held_by(settlement.attempt, settlement.token):
+            told_before = life.was_settled_by(task, settlement.attempt, settlement.token)
+            return task if told_before else None
+        delay_s = life.retry_delay_s(task, self._retry_policy, self._rng)
+        ended = life.settle(task, settlement.outcome, now=now, retry_delay_s=delay_s)
+        session.put(ended)
+        return ended
+
+    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> list[HoldState]:
+        """See `Store.extend`."""
+
+        def action(session: Session) -> list[HoldState]:
+            session.load(hold.task_id for hold in holds)
+            until = session.now + timedelta(seconds=lease_s)
+            return [_extend(session, hold, until) for hold in holds]
+
+        return await self._database.write(action)
+
+    async def cancel(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """See `Store.cancel`."""
+        return await self._database.write(
+            lambda session: [_cancel(session, task_id) for task_id in task_ids]
+        )
+
+    async def sweep(self, *, limit: int = 1000) -> list[Task]:
+        """See `Store.sweep`."""
+        return await self._database.write(lambda session: self._sweep(session, limit))
+
+    def _sweep(self, session: Session, limit: int) -> list[Task]:
+        session.flush()
+        now = session.now
+        due = [row[0] for row in session.rows("due_ids", (micros(now), limit))]
+        session.load(due)
+        changed = []
+        for task_id in due:
+            task = session.get(task_id)
+            if task is None:
+                continue
+            delay_s = life.retry_delay_s(task, self._retry_policy, self._rng)
+            swept = life.sweep(task, now=now, retry_delay_s=delay_s)
+            session.put(swept)
+            if swept is not task:
+                changed.append(swept)
+        oldest = now - timedelta(seconds=IDEMPOTENCY_TTL_S)
+        session.run("forget_idempotent", (micros(oldest),))
+        return changed
+
+    async def retry(self, task_id: str, *, key_id: str) -> Accepted:
+        """See `Store.retry`."""
+        return await self._database.write(lambda session: _retry(session, task_id))
+
+    async def next_wake_at(self) -> datetime | None:
+        """See `Store.next_wake_at`."""
+        ((value,),) = self._database.read("next_wake")
+        return moment(value)
+
+    async def close(self) -> None:
+        """Close the database, with everything else that lives in it."""
+        await self._database.close()
+
+
+def _accept(
+    session: Session, tasks: Sequence[NewTask], all_or_none: bool
+) -> list[Accepted | SwellError]:
+    now = session.now
+    earlier = [_earlier(session, new, now) for new in tasks]
+    errors = [index for index, result in enumerate(earlier) if isinstance(result, SwellError)]
+    if errors and all_or_none:
+        return [
+            result
+            if isinstance(result, SwellError)
+            else Conflict(f"not accepted, because task {errors[0]} of the same call was not")
+            for result in earlier
+        ]
+    results: list[Accepted | SwellError] = []
+    for new, known in zip(tasks, earlier, strict=True):
+        # A key may come twice in one call: the second time it is known by now.
+        result = known or (_earlier(session, new, now) if new.idempotency_key else None)
+        results.append(result or Accepted(_add(session, new, now), True))
+    return results
+
+
+def _earlier(session: Session, new: NewTask, now: datetime) -> Accepted | SwellError | None:
+    if new.idempotency_key is None:
+        return None
+    for task_id, fingerprint, created in session.rows(
+        "idempotent", (new.key_id, new.idempotency_key)
+    ):
+        if created <= (micros(now) or 0) - int(IDEMPOTENCY_TTL_S * 1e6):
+            continue
+        if fingerprint != new.fingerprint:
+            return IdempotencyMismatch(
+                f"the idempotency key was used for task {task_id} with another body; "
+                "use a new key for a new request"
+            )
+        task = session.get(task_id)
+        return Accepted(task, False) if task else None
+    return None
+
+
+def _add(session: Session, new: NewTask, now: datetime) -> Task:
+    task = session.add(life.accept(new, task_id=life.new_id(now), now=now))
+    if new.idempotency_key is not None:
+        session.run(
+            "keep_idempotent",
+            (new.key_id, new.idempotency_key, task.id, new.fingerprint, micros(now)),
+        )
+    return task
+
+
+def _start(session: Session, wish: Start) -> Task | None:
+    task = session.get(wish.task_id)
+    if task is None or task.state is not TaskState.QUEUED or task.available_at is not None:
+        return None
+    now = session.now
+    if life.is_expired(task, now):
+        return None
+    running = life.start(
+        task,
+        worker_id=wish.worker_id,
+        version=wish.version,
+        token=wish.token,
+        now=now,
+        lease_s=wish.lease_s,
+    )
+    session.put(running)
+    return running
+
+
+def _extend(session: Session, hold: Hold, until: datetime) -> HoldState:
+    task = session.get(hold.task_id)
+    if task is None or not task.is_held_by(hold.attempt, hold.token):
+        return HoldState(is_held=False)
+    session.put(msgspec.structs.replace(task, lease_expires_at=until))
+    return HoldState(is_held=True, cancel_requested=task.cancel_requested)
+
+
+def _cancel(session: Session, task_id: str) -> Task | None:
+    task = session.get(task_id)
+    if task is None:
+        return None
+    canceled = life.cancel(task, now=session.now)
+    if canceled is not task:
+        session.put(canceled)
+    return canceled
+
+
+def _retry(session: Session, task_id: str) -> Accepted:
+    task = session.get(task_id)
+    if task is None:
+        raise NotFound(f"there is no task {task_id}")
+    if not task.state.is_terminal:
+        raise Conflict(f"task {task_id} is {task.state}; only an ended task can be repeated")
+    session.flush()
+    for (again_id,) in session.rows("retry_of", (task_id,)):
+        again = session.get(again_id)
+        if again is not None:
+            return Accepted(again, False)
+    now = session.now
+    again = session.add(life.accept(life.again(task), task_id=life.new_id(now), now=now))
+    session.put(msgspec.structs.replace(task, dead=False))
+    return Accepted(again, True)
+
+
+def _json_list(values: Sequence[str]) -> str:
+    return msgspec.json.encode(list(values)).decode()

@@ -1,0 +1,513 @@
+"""Conformance of a store and its broker, tested together as they are used.
+
+An adapter's author subclasses `DeliveryConformance` in a test file and gives it a fixture
+`delivery` that yields a fresh `Delivery` on a `ManualClock`.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+
+from swell.broker import Broker
+from swell.clock import ManualClock
+from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
+from swell.store import Accepted, Store, TaskFilter
+from swell.task import Canceled, NewTask, Outcome, Released, Task, TaskState
+from swell.testing.factories import (
+    a_failure,
+    a_lease_request,
+    a_new_task,
+    a_settlement,
+    a_success,
+    hold_of,
+)
+
+__all__ = ["Delivery", "DeliveryConformance"]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A store and a broker that belong together, and the clock that both read."""
+
+    clock: ManualClock
+    store: Store
+    broker: Broker
+
+    async def submit(self, *tasks: NewTask) -> list[Task]:
+        """Accept and offer tasks, as the backend does."""
+        accepted = [_expect(result) for result in await self.store.accept(tasks)]
+        await self.broker.offer([one.task for one in accepted if one.is_new])
+        return [one.task for one in accepted]
+
+    async def lease(self, n: int = 1, **fields: object) -> list[Task]:
+        """Lease as a worker does."""
+        return await self.broker.lease(a_lease_request(n, **fields))  # type: ignore[arg-type]
+
+    async def settle(self, *held: Task, outcome: Outcome | None = None) -> list[Task | None]:
+        """Report one outcome for held tasks, as the backend does."""
+        ended = await self.store.settle([a_settlement(task, outcome) for task in held])
+        await self._pass_on([task for task in ended if task is not None])
+        return ended
+
+    async def sweep(self) -> list[Task]:
+        """Do what time demands, as the backend does."""
+        changed = await self.store.sweep()
+        await self._pass_on(changed)
+        return changed
+
+    async def get(self, task: Task) -> Task:
+        """Return a task as it is now."""
+        (found,) = await self.store.get([task.id])
+        assert found is not None
+        return found
+
+    async def _pass_on(self, tasks: list[Task]) -> None:
+        await self.broker.ack([task for task in tasks if task.state.is_terminal])
+        await self.broker.offer([task for task in tasks if task.state is TaskState.QUEUED])
+
+
+def _expect(result: Accepted | SwellError) -> Accepted:
+    if isinstance(result, SwellError):
+        raise result
+    return result
+
+
+class DeliveryConformance:
+    """What every store and broker must do."""
+
+    # ---- accepting
+
+    async def test_an_accepted_task_can_be_read_back_whole(self, delivery: Delivery) -> None:
+        new = a_new_task(user="ann", seed=7, count=2, priority=3, finish_by_s=60, max_attempts=5)
+        (task,) = await delivery.submit(new)
+        assert task.state is TaskState.QUEUED
+        assert await delivery.get(task) == task
+        assert (task.user, task.seed, task.count, task.priority) == ("ann", 7, 2, 3)
+        assert bytes(task.input) == b'{"text":"hello"}'
+
+    async def test_an_unknown_task_is_none(self, delivery: Delivery) -> None:
+        assert await delivery.store.get(["0" * 26]) == [None]
+
+    async def test_ids_are_unique_and_results_keep_their_order(self, delivery: Delivery) -> None:
+        tasks = await delivery.submit(*(a_new_task(seed=seed) for seed in range(100)))
+        assert [task.seed for task in tasks] == list(range(100))
+        assert len({task.id for task in tasks}) == 100
+
+    async def test_the_same_idempotency_key_gives_the_same_task(self, delivery: Delivery) -> None:
+        new = a_new_task(idempotency_key="k", fingerprint=b"a")
+        (first,) = await delivery.submit(new)
+        (again,) = await delivery.store.accept([new])
+        assert isinstance(again, Accepted)
+        assert again.task.id == first.id
+        assert not again.is_new
+
+    async def test_a_key_repeated_within_one_call_gives_one_task(self, delivery: Delivery) -> None:
+        new = a_new_task(idempotency_key="k", fingerprint=b"a")
+        first, second = await delivery.submit(new, new)
+        assert first.id == second.id
+
+    async def test_an_idempotency_key_with_another_body_is_refused(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(a_new_task(idempotency_key="k", fingerprint=b"a"))
+        clash = a_new_task(idempotency_key="k", fingerprint=b"b")
+        (refused,) = await delivery.store.accept([clash])
+        assert isinstance(refused, IdempotencyMismatch)
+
+    async def test_an_idempotency_key_belongs_to_one_api_key(self, delivery: Delivery) -> None:
+        (mine,) = await delivery.submit(a_new_task(idempotency_key="k", fingerprint=b"a"))
+        other = a_new_task(idempotency_key="k", fingerprint=b"b", key_id="key-2")
+        (yours,) = await delivery.submit(other)
+        assert mine.id != yours.id
+
+    async def test_an_idempotency_key_is_forgotten_after_a_day(self, delivery: Delivery) -> None:
+        new = a_new_task(idempotency_key="k", fingerprint=b"a")
+        (first,) = await delivery.submit(new)
+        delivery.clock.advance(24 * 3600 + 1)
+        (second,) = await delivery.submit(new)
+        assert first.id != second.id
+
+    async def test_all_or_none_writes_nothing_beside_an_error(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task(idempotency_key="k", fingerprint=b"a"))
+        clash = a_new_task(idempotency_key="k", fingerprint=b"b")
+        results = await delivery.store.accept([a_new_task(), clash])
+        assert all(isinstance(result, SwellError) for result in results)
+        assert len((await delivery.store.page(TaskFilter())).tasks) == 1
+
+    async def test_without_all_or_none_the_good_ones_are_accepted(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task(idempotency_key="k", fingerprint=b"a"))
+        clash = a_new_task(idempotency_key="k", fingerprint=b"b")
+        good, bad = await delivery.store.accept([a_new_task(), clash], all_or_none=False)
+        assert isinstance(good, Accepted)
+        assert isinstance(bad, IdempotencyMismatch)
+
+    async def test_many_callers_at_once_lose_nothing(self, delivery: Delivery) -> None:
+        calls = [delivery.submit(a_new_task(seed=seed)) for seed in range(200)]
+        tasks = [task for (task,) in await asyncio.gather(*calls)]
+        found = await delivery.store.get([task.id for task in tasks])
+        assert [task.seed for task in found if task] == list(range(200))
+
+    # ---- leasing and settling
+
+    async def test_a_leased_task_runs_and_is_not_leased_twice(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_task())
+        (held,) = await delivery.lease(5)
+        assert held.id == task.id
+        assert held.state is TaskState.RUNNING
+        assert (held.attempt, held.worker_id, held.version) == (1, "worker-1", "v1")
+        assert held.lease_token
+        assert await delivery.lease(5) == []
+
+    async def test_a_lease_gives_at_most_n(self, delivery: Delivery) -> None:
+        await delivery.submit(*(a_new_task() for _ in range(10)))
+        assert len(await delivery.lease(3)) == 3
+        assert len(await delivery.lease(10)) == 7
+
+    async def test_leases_at_the_same_time_share_no_task(self, delivery: Delivery) -> None:
+        await delivery.submit(*(a_new_task() for _ in range(100)))
+        calls = [delivery.lease(10, worker_id=f"worker-{k}") for k in range(12)]
+        held = [task.id for tasks in await asyncio.gather(*calls) for task in tasks]
+        assert len(held) == len(set(held)) == 100
+
+    async def test_only_models_that_the_worker_has_are_leased(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task("demo/other"))
+        assert await delivery.lease(5) == []
+
+    async def test_a_pinned_version_waits_for_that_version(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_task(queue="demo/upper:v2"))
+        assert await delivery.lease(5) == []
+        (held,) = await delivery.lease(5, models={"demo/upper": "v2"})
+        assert held.id == task.id
+
+    async def test_success_ends_the_task_with_its_output(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        delivery.clock.advance(2)
+        (ended,) = await delivery.settle(held, outcome=a_success(b'"DONE"'))
+        assert ended is not None
+        assert ended.state is TaskState.SUCCEEDED
+        assert ended.output is not None
+        assert bytes(ended.output) == b'"DONE"'
+        assert (await delivery.get(held)).finished_at == delivery.clock.now()
+
+    async def test_a_stranger_cannot_settle(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        wrong = a_settlement(held)
+        forged = [
+            type(wrong)(task_id=held.id, attempt=1, token="forged", outcome=a_success()),
+            type(wrong)(
+                task_id=held.id, attempt=2, token=held.lease_token or "", outcome=a_success()
+            ),
+            type(wrong)(task_id="0" * 26, attempt=1, token="x", outcome=a_success()),
+        ]
+        assert await delivery.store.settle(forged) == [None, None, None]
+        assert (await delivery.get(held)).state is TaskState.RUNNING
+
+    async def test_a_settlement_told_twice_changes_nothing(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        (first,) = await delivery.settle(held, outcome=a_success(b'"one"'))
+        (second,) = await delivery.settle(held, outcome=a_success(b'"two"'))
+        assert first is not None
+        assert second is not None
+        assert second.output == first.output
+        assert second.state is TaskState.SUCCEEDED
+
+    async def test_a_settlement_twice_in_one_call_counts_once(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        told = [a_settlement(held, a_success(b'"one"')), a_settlement(held, a_failure())]
+        await delivery.store.settle(told)
+        assert (await delivery.get(held)).state is TaskState.SUCCEEDED
+
+    # ---- failing, retrying, losing
+
+    async def test_a_failure_is_retried_after_a_delay(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        (waiting,) = await delivery.settle(held, outcome=a_failure())
+        assert waiting is not None
+        assert waiting.state is TaskState.QUEUED
+        assert waiting.available_at is not None
+        assert await delivery.lease() == []
+        assert await delivery.store.next_wake_at() == waiting.available_at
+        delivery.clock.advance(61)
+        await delivery.sweep()
+        (again,) = await delivery.lease()
+        assert (again.id, again.attempt) == (held.id, 2)
+
+    async def test_attempts_run_out_into_the_dead_letters(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_task(max_attempts=2))
+        for _ in range(2):
+            (held,) = await delivery.lease()
+            await delivery.settle(held, outcome=a_failure())
+            delivery.clock.advance(61)
+            await delivery.sweep()
+        ended = await delivery.get(task)
+        assert ended.state is TaskState.FAILED
+        assert ended.dead
+        page = await delivery.store.page(TaskFilter(dead=True))
+        assert [letter.id for letter in page.tasks] == [task.id]
+
+    async def test_a_failure_that_cannot_be_helped_ends_at_once(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        (ended,) = await delivery.settle(held, outcome=a_failure(retryable=False))
+        assert ended is not None
+        assert ended.state is TaskState.FAILED
+        assert not ended.dead
+
+    async def test_a_lease_that_runs_out_counts_as_an_attempt(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_task(max_attempts=2))
+        for _ in range(2):
+            assert len(await delivery.lease()) == 1
+            delivery.clock.advance(31)
+            await delivery.sweep()
+            delivery.clock.advance(61)
+            await delivery.sweep()
+        ended = await delivery.get(task)
+        assert ended.state is TaskState.FAILED
+        assert ended.dead
+        assert ended.error is not None
+        assert ended.error.code == "worker_lost"
+
+    async def test_a_lost_worker_can_no_longer_settle(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task())
+        (late,) = await delivery.lease()
+        delivery.clock.advance(31)
+        await delivery.sweep()
+        assert await delivery.settle(late) == [None]
+        delivery.clock.advance(61)
+        await delivery.sweep()
+        (held,) = await delivery.lease(worker_id="worker-2")
+        assert await delivery.settle(late) == [None]
+        (ended,) = await delivery.settle(held)
+        assert ended is not None
+        assert ended.worker_id == "worker-2"
+
+    async def test_an_extended_lease_lives_on(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        for _ in range(3):
+            delivery.clock.advance(20)
+            (state,) = await delivery.store.extend([hold_of(held)], lease_s=30)
+            assert state.is_held
+            assert await delivery.sweep() == []
+        (ended,) = await delivery.settle(held)
+        assert ended is not None
+
+    async def test_a_lost_lease_cannot_be_extended(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        delivery.clock.advance(31)
+        await delivery.sweep()
+        (state,) = await delivery.store.extend([hold_of(held)], lease_s=30)
+        assert not state.is_held
+
+    async def test_a_lease_handed_back_does_not_count(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task(max_attempts=1))
+        for turn in range(1, 4):
+            (held,) = await delivery.lease()
+            assert held.attempt == turn
+            await delivery.settle(held, outcome=Released())
+        (held,) = await delivery.lease()
+        (ended,) = await delivery.settle(held)
+        assert ended is not None
+        assert ended.state is TaskState.SUCCEEDED
+
+    # ---- repeating
+
+    async def test_a_dead_letter_is_repeated_as_a_new_task(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_task(max_attempts=1))
+        (held,) = await delivery.lease()
+        await delivery.settle(held, outcome=a_failure())
+        again = await delivery.store.retry(task.id, key_id="key-1")
+        await delivery.broker.offer([again.task])
+        assert again.is_new
+        assert again.task.retry_of == task.id
+        assert bytes(again.task.input) == bytes(task.input)
+        assert (await delivery.get(task)).state is TaskState.FAILED
+        assert (await delivery.store.page(TaskFilter(dead=True))).tasks == ()
+        (held,) = await delivery.lease()
+        assert held.id == again.task.id
+
+    async def test_repeating_twice_gives_the_same_new_task(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_task())
+        await delivery.store.cancel([task.id])
+        first = await delivery.store.retry(task.id, key_id="key-1")
+        second = await delivery.store.retry(task.id, key_id="key-1")
+        assert (second.task.id, second.is_new) == (first.task.id, False)
+
+    async def test_a_living_or_unknown_task_is_not_repeated(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_task())
+        with pytest.raises(Conflict):
+            await delivery.store.retry(task.id, key_id="key-1")
+        with pytest.raises(NotFound):
+            await delivery.store.retry("0" * 26, key_id="key-1")
+
+    # ---- canceling
+
+    async def test_a_queued_task_is_canceled_at_once(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_task())
+        (canceled,) = await delivery.store.cancel([task.id])
+        assert canceled is not None
+        assert canceled.state is TaskState.CANCELED
+        await delivery.broker.ack([canceled])
+        assert await delivery.lease() == []
+
+    async def test_a_running_task_is_canceled_through_its_holder(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        (marked,) = await delivery.store.cancel([held.id])
+        assert marked is not None
+        assert marked.state is TaskState.RUNNING
+        (state,) = await delivery.store.extend([hold_of(held)], lease_s=30)
+        assert state.cancel_requested
+        (ended,) = await delivery.settle(held, outcome=Canceled())
+        assert ended is not None
+        assert ended.state is TaskState.CANCELED
+
+    async def test_a_canceled_task_is_not_retried(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        await delivery.store.cancel([held.id])
+        (ended,) = await delivery.settle(held, outcome=a_failure())
+        assert ended is not None
+        assert ended.state is TaskState.CANCELED
+
+    async def test_canceling_an_ended_or_unknown_task_changes_nothing(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        await delivery.settle(held)
+        ended, unknown = await delivery.store.cancel([held.id, "0" * 26])
+        assert ended is not None
+        assert ended.state is TaskState.SUCCEEDED
+        assert unknown is None
+
+    # ---- deadlines
+
+    async def test_a_task_past_its_start_by_is_not_run(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_task(start_by_s=10))
+        delivery.clock.advance(10)
+        assert await delivery.lease() == []
+        (expired,) = await delivery.sweep()
+        assert expired.state is TaskState.EXPIRED
+        assert (await delivery.get(task)).error is not None
+
+    async def test_a_started_task_may_run_past_its_start_by(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task(start_by_s=10))
+        (held,) = await delivery.lease()
+        delivery.clock.advance(20)
+        assert await delivery.sweep() == []
+        (ended,) = await delivery.settle(held)
+        assert ended is not None
+        assert ended.state is TaskState.SUCCEEDED
+
+    async def test_a_running_task_past_its_finish_by_expires(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task(finish_by_s=10))
+        (held,) = await delivery.lease()
+        delivery.clock.advance(10)
+        (expired,) = await delivery.sweep()
+        assert expired.state is TaskState.EXPIRED
+        assert await delivery.settle(held) == [None]
+
+    # ---- order
+
+    async def test_one_flow_is_served_in_order(self, delivery: Delivery) -> None:
+        tasks = await delivery.submit(*(a_new_task() for _ in range(5)))
+        held = [(await delivery.lease())[0] for _ in range(5)]
+        assert [task.id for task in held] == [task.id for task in tasks]
+
+    async def test_a_lower_priority_number_comes_first(self, delivery: Delivery) -> None:
+        await delivery.submit(*(a_new_task(priority=p) for p in (5, 1, 9, 0)))
+        held = await delivery.lease(4)
+        assert [task.priority for task in held] == [0, 1, 5, 9]
+
+    async def test_a_flood_of_one_user_does_not_delay_another(self, delivery: Delivery) -> None:
+        await delivery.submit(*(a_new_task(user="flood") for _ in range(100)))
+        await delivery.lease(10)
+        await delivery.submit(a_new_task(user="ann"))
+        served = [task.user for task in await delivery.lease(2)]
+        assert "ann" in served
+
+    async def test_two_busy_users_take_turns(self, delivery: Delivery) -> None:
+        await delivery.submit(*(a_new_task(user="ann") for _ in range(10)))
+        await delivery.submit(*(a_new_task(user="bob") for _ in range(10)))
+        users = [task.user for task in await delivery.lease(10)]
+        assert users.count("ann") == 5
+
+    async def test_models_take_turns(self, delivery: Delivery) -> None:
+        models = {"demo/a": "v1", "demo/b": "v1"}
+        await delivery.submit(*(a_new_task("demo/a") for _ in range(20)))
+        await delivery.submit(*(a_new_task("demo/b") for _ in range(2)))
+        first = await delivery.lease(2, models=models)
+        second = await delivery.lease(2, models=models)
+        assert {task.model for task in first + second} == {"demo/a", "demo/b"}
+
+    # ---- looking
+
+    async def test_pages_list_newest_first_and_miss_nothing(self, delivery: Delivery) -> None:
+        ids = []
+        for _ in range(7):
+            ids += [task.id for task in await delivery.submit(a_new_task())]
+            delivery.clock.advance(1)
+        seen: list[str] = []
+        cursor = None
+        for _ in range(4):
+            page = await delivery.store.page(TaskFilter(), limit=2, cursor=cursor)
+            seen += [task.id for task in page.tasks]
+            cursor = page.cursor
+        assert seen == ids[::-1]
+        assert cursor is None
+
+    async def test_pages_filter(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task(user="ann"), a_new_task("demo/other", user="bob"))
+        store = delivery.store
+        assert len((await store.page(TaskFilter(user="ann"))).tasks) == 1
+        assert len((await store.page(TaskFilter(model="demo/other"))).tasks) == 1
+        assert len((await store.page(TaskFilter(state=TaskState.QUEUED))).tasks) == 2
+        assert len((await store.page(TaskFilter(state=TaskState.FAILED))).tasks) == 0
+        assert len((await store.page(TaskFilter(key_id="key-9"))).tasks) == 0
+
+    async def test_a_cursor_from_elsewhere_is_refused(self, delivery: Delivery) -> None:
+        with pytest.raises(InvalidRequest):
+            await delivery.store.page(TaskFilter(), cursor="'; DROP TABLE tasks")
+
+    async def test_depths_count_what_lies_in_the_queues(self, delivery: Delivery) -> None:
+        await delivery.submit(*(a_new_task(count=2) for _ in range(5)))
+        held = await delivery.lease(2)
+        await delivery.settle(held[0], outcome=a_failure())
+        (depth,) = await delivery.broker.depths()
+        assert (depth.ready, depth.delayed, depth.running) == (3, 1, 1)
+        assert depth.ready_samples == 6
+        assert depth.oldest_ready_at is not None
+
+    async def test_ranks_count_who_comes_before(self, delivery: Delivery) -> None:
+        tasks = await delivery.submit(*(a_new_task() for _ in range(5)))
+        current = [await delivery.get(task) for task in tasks]
+        ranks = await delivery.broker.ranks(current)
+        assert [rank.ahead for rank in ranks if rank] == [0, 1, 2, 3, 4]
+        (held,) = await delivery.lease()
+        assert await delivery.broker.ranks([held]) == [None]
+
+    async def test_whoever_waits_is_told_of_new_work(self, delivery: Delivery) -> None:
+        waiting = asyncio.ensure_future(delivery.broker.wait_ready(["demo/upper"], 30))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        await delivery.submit(a_new_task())
+        assert await asyncio.wait_for(waiting, 5)
+        assert await delivery.broker.wait_ready(["demo/upper"], 30)
+
+    async def test_waiting_in_vain_ends(self, delivery: Delivery) -> None:
+        assert not await delivery.broker.wait_ready(["demo/upper"], 0.01)
+
+    async def test_closing_ends_the_waiting(self, delivery: Delivery) -> None:
+        waiting = asyncio.ensure_future(delivery.broker.wait_ready(["demo/upper"], 30))
+        await asyncio.sleep(0)
+        await delivery.broker.close()
+        assert not await asyncio.wait_for(waiting, 5)

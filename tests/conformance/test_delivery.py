@@ -1,0 +1,32 @@
+"""Every store with its broker keeps the promises of both contracts."""
+
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from swell.brokers.memory import MemoryBroker
+from swell.brokers.sqlite import SqliteBroker
+from swell.clock import ManualClock
+from swell.stores.memory import MemoryStore
+from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.testing.delivery import Delivery, DeliveryConformance
+
+
+class TestMemory(DeliveryConformance):
+    @pytest.fixture
+    def delivery(self) -> Delivery:
+        clock = ManualClock()
+        store = MemoryStore(clock, rng=random.Random(1))
+        return Delivery(clock, store, MemoryBroker(store))
+
+
+class TestSqlite(DeliveryConformance):
+    @pytest.fixture
+    async def delivery(self, tmp_path: Path) -> AsyncIterator[Delivery]:
+        clock = ManualClock()
+        database = SqliteDatabase.open(tmp_path / "swell.db", clock)
+        store = SqliteStore(database, rng=random.Random(1))
+        yield Delivery(clock, store, SqliteBroker(database))
+        await store.close()
