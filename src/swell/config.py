@@ -1,9 +1,9 @@
 """Settings: flags > environment > `swell.toml` > defaults.
 
 Every setting has one dotted key. `server.port` is `--port` where a command offers it,
-`SWELL_SERVER__PORT` in the environment, and `port` under `[server]` in the file. A key that does not
-exist is an error with a suggestion, wherever it stands; a secret may be given as a file, by adding
-`_FILE` to its variable. Only this module reads the environment.
+`SWELL_SERVER__PORT` in the environment, and `port` under `[server]` in the file. A key that does
+not exist is an error with a suggestion, wherever it stands; a secret may be given as a file, by
+adding `_FILE` to its variable. Only this module reads the environment.
 """
 
 import difflib
@@ -63,29 +63,35 @@ class _Group(BaseModel):
 class ServerSettings(_Group):
     """The HTTP service."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
+    )
     public_url: str | None = Field(
-        None,
+        default=None,
         description="Where clients reach the service, such as `https://swell.example`; "
         "without it, links follow the request's own host.",
     )
-    max_body_bytes: int = Field(10 * 1024**2, ge=1, description="Largest JSON body, in bytes.")
+    max_body_bytes: int = Field(
+        default=10 * 1024**2, ge=1, description="Largest JSON body, in bytes."
+    )
     max_upload_bytes: int = Field(
-        100 * 1024**2, ge=1, description="Largest file that a client may upload, in bytes."
+        default=100 * 1024**2, ge=1, description="Largest file that a client may upload, in bytes."
     )
     max_artifact_bytes: int = Field(
-        2 * 1024**3, ge=1, description="Largest file that a worker may deliver, in bytes."
+        default=2 * 1024**3, ge=1, description="Largest file that a worker may deliver, in bytes."
     )
-    max_wait_s: float = Field(60.0, ge=0, description="Longest `Prefer: wait`, in seconds.")
+    max_wait_s: float = Field(default=60.0, ge=0, description="Longest `Prefer: wait`, in seconds.")
     keepalive_s: float = Field(
-        15.0, gt=0, description="An idle event stream gets a comment so often, in seconds."
+        default=15.0, gt=0, description="An idle event stream gets a comment so often, in seconds."
     )
     signed_url_s: float = Field(
-        3600.0, gt=0, description="How long a signed URL lasts, in seconds."
+        default=3600.0, gt=0, description="How long a signed URL lasts, in seconds."
     )
     drain_s: float = Field(
-        10.0, ge=0, description="How long open requests may go on after SIGTERM, in seconds."
+        default=10.0,
+        ge=0,
+        description="How long open requests may go on after SIGTERM, in seconds.",
     )
 
 
@@ -93,7 +99,7 @@ class StoreSettings(_Group):
     """Where tasks are kept."""
 
     url: str = Field(
-        "",
+        default="",
         description="`sqlite:///PATH` or `memory:` (nothing survives the process); empty for "
         "`swell.db` in the data folder.",
     )
@@ -103,7 +109,7 @@ class ObjectsSettings(_Group):
     """Where files are kept."""
 
     url: str = Field(
-        "",
+        default="",
         description="`file:PATH` or `memory:` (nothing survives the process); empty for `objects` "
         "in the data folder.",
     )
@@ -113,76 +119,89 @@ class DeliverySettings(_Group):
     """Leases, retries and deadlines."""
 
     lease_s: float = Field(
-        30.0, gt=0, description="A worker not heard of for so long loses its tasks, in seconds."
+        default=30.0,
+        gt=0,
+        description="A worker not heard of for so long loses its tasks, in seconds.",
     )
     heartbeat_s: float = Field(
-        10.0, gt=0, description="A worker that holds a task reports so often, in seconds."
+        default=10.0, gt=0, description="A worker that holds a task reports so often, in seconds."
     )
     worker_wait_s: float = Field(
-        20.0, ge=0, description="Longest wait of a worker's call for work, in seconds."
+        default=20.0, ge=0, description="Longest wait of a worker's call for work, in seconds."
     )
     backoff_base_s: float = Field(
-        1.0, ge=0, description="Longest wait after a task's first failure, in seconds; it doubles."
+        default=1.0,
+        ge=0,
+        description="Longest wait after a task's first failure, in seconds; it doubles.",
     )
     backoff_cap_s: float = Field(
-        60.0, ge=0, description="Longest wait after any failure of a task, in seconds."
+        default=60.0, ge=0, description="Longest wait after any failure of a task, in seconds."
     )
     sweep_every_s: float = Field(
-        0.25, gt=0, description="Lost leases and deadlines are looked for so often, in seconds."
+        default=0.25,
+        gt=0,
+        description="Lost leases and deadlines are looked for so often, in seconds.",
     )
 
 
 class WorkerSettings(_Group):
     """One worker."""
 
-    url: str = Field("http://127.0.0.1:8000", description="Where the backend is.")
-    token: SecretStr = Field(SecretStr(""), description="API key with the scope `worker`.")
+    url: str = Field(default="http://127.0.0.1:8000", description="Where the backend is.")
+    token: SecretStr = Field(default=SecretStr(""), description="API key with the scope `worker`.")
     models: _Words = Field(
-        ("demo/echo-picture",),
+        default=("demo/echo-picture",),
         description="What to serve: names of built-in models, modules (`package.module` or "
         "`package.module:name`) or paths of Python files.",
     )
-    slots: int = Field(1, ge=1, description="How many tasks may be held at once.")
-    name: str = Field("", description="Shown to operators; empty for host name and process id.")
-    pool: str = Field("default", min_length=1, description="The pool that it belongs to.")
-    device: str = Field("cpu", description="What models are loaded on, such as `cpu` or `cuda:0`.")
+    slots: int = Field(default=1, ge=1, description="How many tasks may be held at once.")
+    name: str = Field(
+        default="", description="Shown to operators; empty for host name and process id."
+    )
+    pool: str = Field(default="default", min_length=1, description="The pool that it belongs to.")
+    device: str = Field(
+        default="cpu", description="What models are loaded on, such as `cpu` or `cuda:0`."
+    )
     drain_s: float = Field(
-        30.0, ge=0, description="How long held tasks may go on after SIGTERM, in seconds."
+        default=30.0, ge=0, description="How long held tasks may go on after SIGTERM, in seconds."
     )
 
 
 class PoolSettings(_Group):
     """The workers that `swell up` starts."""
 
-    workers: int = Field(1, ge=0, description="How many.")
+    workers: int = Field(default=1, ge=0, description="How many.")
     boot_delay_s: float = Field(
-        0.0, ge=0, description="Pretend that starting one takes so long, in seconds."
+        default=0.0, ge=0, description="Pretend that starting one takes so long, in seconds."
     )
 
 
 class ClientSettings(_Group):
     """Commands that talk to a server."""
 
-    url: str = Field("", description="The server; empty for the one in the data folder.")
+    url: str = Field(default="", description="The server; empty for the one in the data folder.")
     key: SecretStr = Field(
-        SecretStr(""), description="API key; empty for the one that `swell up` left in the folder."
+        default=SecretStr(""),
+        description="API key; empty for the one that `swell up` left in the folder.",
     )
-    timeout_s: float = Field(60.0, gt=0, description="Longest wait for an answer, in seconds.")
+    timeout_s: float = Field(
+        default=60.0, gt=0, description="Longest wait for an answer, in seconds."
+    )
 
 
 class LogSettings(_Group):
     """What the services tell on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least important line that is shown."
+        default="info", description="Least important line that is shown."
     )
-    json_lines: bool = Field(False, description="One JSON object a line, for machines.")
+    json_lines: bool = Field(default=False, description="One JSON object a line, for machines.")
 
 
 class Settings(_Group):
     """Every setting."""
 
-    data_dir: Path = Field(Path(".swell"), description="Where everything embedded is kept.")
+    data_dir: Path = Field(default=Path(".swell"), description="Where everything embedded is kept.")
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
     objects: ObjectsSettings = ObjectsSettings()
@@ -310,7 +329,7 @@ def _from_file(path: Path | None) -> dict[str, _Given]:
         tree = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path} is not TOML: {error}") from error
-    given = {}
+    given: dict[str, _Given] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
             given |= {f"{name}.{inner}": _Given(v, str(path)) for inner, v in value.items()}
