@@ -84,3 +84,32 @@ def resident_bytes(pid: int) -> int:
     """The resident memory of one process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def listener(port: int, started: int) -> int:
+    """The process that listens on a port, among one that was started and its descendants.
+
+    Raises:
+      LookupError: when none of them does.
+    """
+    sockets = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, *rest = line.split()
+        if state == "0A" and int(local.split(":")[1], 16) == port:
+            sockets.add(f"socket:[{rest[5]}]")
+    for pid in family(started):
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.readlink(file) in sockets:
+                    return pid
+    raise LookupError(f"nothing of process {started} listens on {port}")
+
+
+def family(started: int) -> list[int]:
+    """A process and its descendants, oldest generation first."""
+    found = [started]
+    for pid in found:
+        for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in tasks.read_text().split()]
+    return found

@@ -150,11 +150,14 @@ def ready(said: Path) -> dict[str, Any]:
     return {}
 
 
-def submit(server: Swell, count: int, size: int = 1000) -> None:
-    """Submits no-op tasks in batches, each durable when it is answered."""
+def submit(server: Swell, count: int, size: int = 1000) -> list[str]:
+    """Submits no-op tasks in batches, each durable when it is answered; gives their ids."""
     batch: Sequence[Mapping[str, Any]] = [task() for _ in range(size)]
+    ids: list[str] = []
     for start in range(0, count, size):
-        server.ask("POST", "/v1/tasks/batch", {"tasks": batch[: count - start]})
+        said = server.ask("POST", "/v1/tasks/batch", {"tasks": batch[: count - start]})
+        ids += [accepted["id"] for accepted in said["tasks"]]
+    return ids
 
 
 def program() -> Path:
