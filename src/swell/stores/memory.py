@@ -101,7 +101,7 @@ class MemoryStore:
 
     async def page(self, where: TaskFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
         """See `Store.page`."""
-        if cursor is not None and not (len(cursor) == 26 and cursor.isalnum()):
+        if cursor is not None and not life.is_id(cursor):
             raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
         newest_first = sorted(self._tasks, reverse=True)
         found = [

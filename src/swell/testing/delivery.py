@@ -87,7 +87,7 @@ class DeliveryConformance:
         assert bytes(task.input) == b'{"text":"hello"}'
 
     async def test_an_unknown_task_is_none(self, delivery: Delivery) -> None:
-        assert await delivery.store.get(["0" * 26]) == [None]
+        assert await delivery.store.get(["0" * 32]) == [None]
 
     async def test_ids_are_unique_and_results_keep_their_order(self, delivery: Delivery) -> None:
         tasks = await delivery.submit(*(a_new_task(seed=seed) for seed in range(100)))
@@ -200,7 +200,7 @@ class DeliveryConformance:
             type(wrong)(
                 task_id=held.id, attempt=2, token=held.lease_token or "", outcome=a_success()
             ),
-            type(wrong)(task_id="0" * 26, attempt=1, token="x", outcome=a_success()),
+            type(wrong)(task_id="0" * 32, attempt=1, token="x", outcome=a_success()),
         ]
         assert await delivery.store.settle(forged) == [None, None, None]
         assert (await delivery.get(held)).state is TaskState.RUNNING
@@ -345,7 +345,7 @@ class DeliveryConformance:
         with pytest.raises(Conflict):
             await delivery.store.retry(task.id, key_id="key-1")
         with pytest.raises(NotFound):
-            await delivery.store.retry("0" * 26, key_id="key-1")
+            await delivery.store.retry("0" * 32, key_id="key-1")
 
     # ---- canceling
 
@@ -383,7 +383,7 @@ class DeliveryConformance:
         await delivery.submit(a_new_task())
         (held,) = await delivery.lease()
         await delivery.settle(held)
-        ended, unknown = await delivery.store.cancel([held.id, "0" * 26])
+        ended, unknown = await delivery.store.cancel([held.id, "0" * 32])
         assert ended is not None
         assert ended.state is TaskState.SUCCEEDED
         assert unknown is None

@@ -140,7 +140,7 @@ def _raw(text: str | None) -> msgspec.Raw | None:
 
 
 def _text(raw: msgspec.Raw | None) -> str | None:
-    return None if raw is None else bytes(raw).decode()
+    return None if raw is None else str(raw, "utf-8")
 
 
 def _json(value: Any) -> str | None:

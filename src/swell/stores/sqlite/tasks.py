@@ -21,11 +21,11 @@ from swell.store import (
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import micros, moment, task_of
 from swell.stores.sqlite.session import Session
-from swell.task import NewTask, Settlement, Task, TaskState
+from swell.task import Failed, NewTask, Settlement, Task, TaskState
 
 __all__ = ["SqliteStore"]
 
-#: Larger than any id, since ids are made of 0-9 and a-v.
+#: Larger than any id, since ids are made of 0-9 and a-f.
 _AFTER_ALL = "~"
 
 
@@ -59,7 +59,7 @@ class SqliteStore:
 
     async def page(self, where: TaskFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
         """See `Store.page`."""
-        if cursor is not None and not (len(cursor) == 26 and cursor.isalnum()):
+        if cursor is not None and not life.is_id(cursor):
             raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
         query = "page_ids"
         if where.dead:
@@ -107,7 +107,9 @@ class SqliteStore:
         if not task.is_held_by(settlement.attempt, settlement.token):
             told_before = life.was_settled_by(task, settlement.attempt, settlement.token)
             return task if told_before else None
-        delay_s = life.retry_delay_s(task, self._retry_policy, self._rng)
+        delay_s = 0.0
+        if isinstance(settlement.outcome, Failed):
+            delay_s = life.retry_delay_s(task, self._retry_policy, self._rng)
         ended = life.settle(task, settlement.outcome, now=now, retry_delay_s=delay_s)
         session.put(ended)
         return ended
