@@ -37,6 +37,7 @@ from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.registry import ModelCard
 
 __all__ = [
+    "Attachment",
     "Audio",
     "Batch",
     "Cancelled",
@@ -51,7 +52,9 @@ __all__ = [
     "Reject",
     "Video",
     "define",
+    "example_of",
     "flatten",
+    "is_function_model",
     "load_models",
     "model",
 ]
@@ -651,6 +654,11 @@ class _FunctionModel(Model):
             return self._function(**arguments)
         except Exception as error:
             return error
+
+
+def is_function_model(candidate: Model) -> bool:
+    """Whether this is a function in the shape of a class, which runs its items one by one."""
+    return isinstance(candidate, _FunctionModel)
 
 
 def _check_name(name: str) -> None:

@@ -1,0 +1,281 @@
+"""Dispatch over HTTP: what a worker says to `/worker/v1/…`.
+
+Only outbound connections, one per open call, kept alive. Errors of the client library and statuses
+of the backend become Swell's own errors here and nowhere else.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+import msgspec
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from swell.dispatch import (
+    Ask,
+    Grant,
+    Registration,
+    Report,
+    ReportAnswer,
+    Upload,
+    Welcome,
+)
+from swell.errors import (
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    SwellError,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
+
+__all__ = ["RemoteDispatch"]
+
+AnswerT = TypeVar("AnswerT")
+
+#: A call that takes longer than its wait and this, in seconds, is as good as lost.
+PATIENCE_S: Final = 30.0
+
+#: Storing a file may take so long.
+UPLOAD_S: Final = 300.0
+
+MAX_REDIRECTS: Final = 3
+
+_BY_STATUS: Final[dict[int, type[SwellError]]] = {
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    410: NotFound,
+    413: TooLarge,
+}
+
+
+class _Problem(msgspec.Struct):
+    """As much of an RFC 9457 document as is needed here."""
+
+    detail: str = ""
+    title: str = ""
+
+
+class _UploadsAsk(msgspec.Struct):
+    worker_id: str
+    keys: list[str]
+
+
+class _Uploads(msgspec.Struct):
+    uploads: list[Upload]
+
+
+class RemoteDispatch:
+    """See `Dispatch`.
+
+    Args:
+        url: Address of the backend, such as `http://127.0.0.1:8000`.
+        token: A key with the scope `worker`.
+        fetch_limit_bytes: Largest input file that is read.
+        allow_private: Whether input files may lie on private addresses other than the backend's.
+            Inputs are named by users: a worker must not read its own network for them.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        fetch_limit_bytes: int = 64 * 1024 * 1024,
+        allow_private: bool = False,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {
+            "authorization": f"Bearer {token}",
+            "content-type": "application/json",
+            "accept-encoding": "identity",
+        }
+        self._fetch_limit_bytes = fetch_limit_bytes
+        self._allow_private = allow_private
+        self._encoder = msgspec.json.Encoder()
+        self._session: aiohttp.ClientSession | None = None
+        self._outside: aiohttp.ClientSession | None = None
+
+    async def register(self, registration: Registration) -> Welcome:
+        """See `Dispatch.register`."""
+        return await self._post("register", registration, Welcome)
+
+    async def lease(self, ask: Ask) -> Grant:
+        """See `Dispatch.lease`."""
+        return await self._post("lease", ask, Grant, wait_s=ask.wait_s)
+
+    async def report(self, report: Report) -> ReportAnswer:
+        """See `Dispatch.report`."""
+        return await self._post("report", report, ReportAnswer)
+
+    async def uploads(self, worker_id: str, keys: Sequence[str]) -> list[Upload]:
+        """See `Dispatch.uploads`."""
+        ask = _UploadsAsk(worker_id=worker_id, keys=list(keys))
+        return (await self._post("uploads", ask, _Uploads)).uploads
+
+    async def _post(
+        self, name: str, message: Any, kind: type[AnswerT], *, wait_s: float = 0.0
+    ) -> AnswerT:
+        body = self._encoder.encode(message)
+        timeout = aiohttp.ClientTimeout(total=wait_s + PATIENCE_S)
+        try:
+            async with self._here().post(
+                f"{self._url}/worker/v1/{name}", data=body, headers=self._headers, timeout=timeout
+            ) as answer:
+                told = await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"the backend at {self._url} cannot be reached: {_why(error)}") from (
+                error
+            )
+        if answer.status >= 300:
+            raise _error(answer.status, told, f"/worker/v1/{name}")
+        try:
+            return msgspec.json.decode(told, type=kind)
+        except msgspec.MsgspecError as error:
+            raise Unavailable(
+                f"{self._url}/worker/v1/{name} answered something else: is it a Swell backend of "
+                f"this version? ({error})"
+            ) from error
+
+    async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
+        """See `Dispatch.put`."""
+        url = urljoin(f"{self._url}/", upload.url)
+        timeout = aiohttp.ClientTimeout(total=UPLOAD_S)
+        try:
+            async with self._here().put(
+                url, data=data, headers={"content-type": content_type}, timeout=timeout
+            ) as answer:
+                told = await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"{upload.key} could not be stored: {_why(error)}") from error
+        if answer.status >= 300:
+            raise _error(answer.status, told, f"storing {upload.key}")
+
+    async def fetch(self, url: str) -> tuple[bytes, str]:
+        """See `Dispatch.fetch`.
+
+        Raises:
+            InvalidRequest: The URL is not http(s), or lies on a private network.
+            NotFound, Forbidden, TooLarge, Unavailable: It cannot be read.
+        """
+        target = urljoin(f"{self._url}/", url)
+        for _ in range(MAX_REDIRECTS + 1):
+            is_ours = _origin(target) == _origin(self._url)
+            if not is_ours:
+                self._check_outside(target)
+            session = self._here() if is_ours else self._beyond()
+            try:
+                async with session.get(
+                    target, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=UPLOAD_S)
+                ) as answer:
+                    if answer.status not in (301, 302, 303, 307, 308):
+                        return await self._read(answer, url)
+                    target = urljoin(target, answer.headers.get("location", ""))
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise Unavailable(f"{url[:200]} cannot be read: {_why(error)}") from error
+        raise InvalidRequest(f"{url[:200]} redirects more than {MAX_REDIRECTS} times")
+
+    async def _read(self, answer: aiohttp.ClientResponse, url: str) -> tuple[bytes, str]:
+        if answer.status >= 300:
+            raise _error(answer.status, b"", f"reading {url[:200]}")
+        parts, total = [], 0
+        async for part in answer.content.iter_chunked(1 << 18):
+            total += len(part)
+            if total > self._fetch_limit_bytes:
+                raise TooLarge(
+                    f"the input file {url[:200]} is larger than {self._fetch_limit_bytes:,} bytes"
+                )
+            parts.append(part)
+        return b"".join(parts), answer.content_type
+
+    def _check_outside(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidRequest(f"{url[:200]} cannot be fetched: give an http or https URL")
+        if self._allow_private:
+            return
+        try:
+            address = ipaddress.ip_address(parts.hostname)
+        except ValueError:
+            return  # a name: the resolver looks at what it stands for
+        if not address.is_global:
+            raise InvalidRequest(f"{url[:200]} lies on a private network and is not fetched")
+
+    def _here(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=32, keepalive_timeout=75),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    def _beyond(self) -> aiohttp.ClientSession:
+        if self._outside is None:
+            resolver = None if self._allow_private else _PublicResolver()
+            self._outside = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=32, resolver=resolver),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._outside
+
+    async def close(self) -> None:
+        """See `Dispatch.close`."""
+        for session in (self._session, self._outside):
+            if session is not None:
+                await session.close()
+        self._session = self._outside = None
+
+
+class _PublicResolver(AbstractResolver):
+    """Resolves names to public addresses only, at the moment of the connection."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
+        results: list[ResolveResult] = []
+        for kind, _, proto, _, address in found:
+            if not ipaddress.ip_address(address[0]).is_global:
+                raise OSError(f"{host} lies on a private network and is not fetched")
+            results.append(
+                ResolveResult(
+                    hostname=host,
+                    host=str(address[0]),
+                    port=port,
+                    family=kind,
+                    proto=proto,
+                    flags=int(socket.AI_NUMERICHOST),
+                )
+            )
+        return results
+
+    async def close(self) -> None:
+        pass
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
+
+
+def _why(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _error(status: int, body: bytes, what: str) -> SwellError:
+    try:
+        problem = msgspec.json.decode(body, type=_Problem)
+    except msgspec.MsgspecError:
+        problem = _Problem()
+    detail = problem.detail or problem.title or f"{what} was answered with HTTP {status}"
+    if status in (408, 425, 429) or status >= 500:
+        return Unavailable(detail)
+    return _BY_STATUS.get(status, InvalidRequest)(detail)

@@ -1,0 +1,557 @@
+"""The worker: takes tasks, has its model process run them, delivers, reports.
+
+    lease → fetch inputs → batch → run (model process) → encode (threads) → upload → report
+
+The loop thread never computes: it moves bytes. What decides is elsewhere and pure (`batch.py`),
+what is held and still to be told is in one place (`desk.py`), and `link.py` talks to the backend.
+"""
+
+import asyncio
+import base64
+import os
+import random
+import signal
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from swell.clock import Clock
+from swell.dispatch import Dispatch, LeasedTask, Registration
+from swell.errors import SwellError
+from swell.registry import ModelCard
+from swell.retry import RetryPolicy
+from swell.task import Canceled, Failed, Released, Succeeded, TaskError, Timings
+from swell.worker.batch import Backlog, Batching, batching_of
+from swell.worker.deliver import deliver
+from swell.worker.desk import Desk, Held
+from swell.worker.encode import FileNote, encode, wanted_format
+from swell.worker.fetch import FileFields, fetch_files, file_fields
+from swell.worker.frames import Done, Fault, Frame, Order, Preview, Results, Step
+from swell.worker.heartbeat import keep_beating
+from swell.worker.link import Link
+from swell.worker.run import ModelProcess, ModelRefused, ProcessDied, describe_exit
+from swell.worker.settings import WorkerSettings
+
+__all__ = ["Worker", "default_slots"]
+
+_log = structlog.get_logger("swell.worker")
+
+#: A model whose batches take less than this gets the next one before the last has ended, so that it
+#: never waits for the worker. Slower ones do not: whoever comes meanwhile may still join.
+QUICK_S: Final = 0.02
+
+#: Waits between deaths of the model process.
+_RESTART: Final = RetryPolicy(base_s=0.1, cap_s=10.0, floor_s=0.0)
+
+#: How long a worker that hands its leases back may take.
+RELEASE_WITHIN_S: Final = 0.9
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch that the model process has, and who of it has not come back yet."""
+
+    number: int
+    model: str
+    waiting: dict[int, Held]
+    started_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What the worker needs to know of a model."""
+
+    batching: Batching
+    files: FileFields
+
+
+def default_slots(cards: Sequence[ModelCard]) -> int:
+    """Return how many tasks to hold: one batch that runs and one that waits."""
+    return 2 * max(card.max_batch for card in cards)
+
+
+class Worker:
+    """One worker with one model process.
+
+    Args:
+        settings: Name, pool, device, slots.
+        dispatch: The backend.
+        models: References as `load_models` takes them.
+        clock: The time.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, dispatch: Dispatch, models: Sequence[str], clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._dispatch = dispatch
+        self._refs = list(models)
+        self._clock = clock
+        self._rng = random.Random()
+        self._served: dict[str, _Served] = {}
+        self._backlog: Backlog[Held] = Backlog()
+        self._batches: deque[_Batch] = deque()
+        self._batch_number = 0
+        self._last_run_s = 1.0
+        self._deaths = 0
+        self._load_s: dict[str, float] = {}
+        self._threads = ThreadPoolExecutor(settings.encode_threads, "encode")
+        self._errands: set[asyncio.Task[None]] = set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._is_draining = False
+        self._is_reviving = False
+        self.peak_bytes = 0
+        #: Set once the worker is registered and takes work.
+        self.is_up = asyncio.Event()
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def run(self, *, handle_signals: bool = True) -> int:
+        """Work until drained; return the exit code.
+
+        The first SIGTERM or SIGINT drains, the second hands the leases back.
+
+        Raises:
+            ModelRefused, InvalidModel, NotFound: The models cannot be loaded at the start.
+            Unauthenticated: The backend does not know the token.
+        """
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if handle_signals:
+            self._handle_signals()
+        self._process = self._new_process()
+        try:
+            cards = await self._boot()
+            await self._join(cards)
+            return await self._ended
+        except ProcessDied:
+            if self._is_draining:
+                return 0
+            raise
+        finally:
+            await self._close()
+
+    async def _boot(self) -> list[ModelCard]:
+        cards = await self._process.start(self._refs, self._settings.device)
+        for card in cards:
+            self._served[card.name] = _Served(batching_of(card), file_fields(card.input_schema))
+        ready = await self._process.ready()
+        self._load_s = ready.load_s
+        self.peak_bytes = ready.peak_bytes
+        for name, load_s in ready.load_s.items():
+            _log.info("model loaded", model=name, load_s=round(load_s, 3))
+        return cards
+
+    async def _join(self, cards: list[ModelCard]) -> None:
+        """Register, and start the loops."""
+        slots = self._settings.slots or default_slots(cards)
+        registration = Registration(
+            name=self._settings.name,
+            pool=self._settings.pool,
+            models=cards,
+            slots=slots,
+            device=self._settings.device,
+            host=self._settings.host,
+            pid=os.getpid(),
+        )
+        self._desk = Desk(slots)
+        self._link = Link(self._dispatch, self._clock, self._desk, registration, self)
+        welcome = await self._link.register()
+        _log.info("registered", worker=welcome.worker_id, models=list(self._served), slots=slots)
+        for loop in (
+            self._link.take_work(),
+            self._link.listen(),
+            self._link.report(),
+            keep_beating(self._desk, self._clock, welcome.heartbeat_s),
+        ):
+            self._start_loop(loop)
+        self.is_up.set()
+        if self._is_draining:
+            self._leave_when_clear()
+
+    def _start_loop(self, loop: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(loop)
+        task.add_done_callback(self._on_loop_end)
+        self._loops.append(task)
+
+    def _on_loop_end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or self._ended.done():
+            return
+        error = task.exception()
+        if error is not None:
+            self._ended.set_exception(error)
+
+    async def _close(self) -> None:
+        for task in [*self._loops, *self._errands]:
+            task.cancel()
+        await asyncio.gather(*self._loops, *self._errands, return_exceptions=True)
+        await self._process.kill()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._dispatch.close()
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._is_draining:
+            self.release()
+        else:
+            self.drain()
+
+    def drain(self) -> None:
+        """Finish what is held, take nothing new, go. See `Guest.drain`."""
+        if self._is_draining:
+            return
+        self._is_draining = True
+        _log.info("draining: finishing what is held")
+        if not self.is_up.is_set():
+            if not self._ended.done() and not self._process.is_ready:
+                # Still loading: there is nothing to finish.
+                self._start_loop(self._abort())
+            return
+        self._link.takes_work = False
+        self._leave_when_clear()
+
+    async def _abort(self) -> None:
+        await self._process.kill()
+
+    def _leave_when_clear(self) -> None:
+        self._link.takes_work = False
+        self._start_loop(self._leave())
+
+    async def _leave(self) -> None:
+        while True:
+            await self._desk.is_clear.wait()
+            # The open long poll may bring tasks until the backend knows that we go.
+            await self._link.say_goodbye()
+            if self._desk.is_clear.is_set():
+                break
+        _log.info("drained")
+        if not self._ended.done():
+            self._ended.set_result(0)
+
+    def release(self) -> None:
+        """Hand every lease back and go at once."""
+        self._is_draining = True
+        if self.is_up.is_set():
+            self._link.takes_work = False
+            self._start_loop(self._release())
+        elif not self._ended.done():
+            self._start_loop(self._abort())
+
+    async def _release(self) -> None:
+        for held in self._desk.all_held():
+            self._desk.settle(held, Released(reason="stopped"))
+        _log.info("handing leases back")
+        try:
+            async with asyncio.timeout(RELEASE_WITHIN_S):
+                await self._link.say_goodbye_at_once()
+        except (SwellError, TimeoutError) as error:
+            _log.warning("the leases could not be handed back", detail=str(error))
+        if not self._ended.done():
+            self._ended.set_result(0)
+
+    # --- what the backend says -------------------------------------------------------------------
+
+    def admit(self, tasks: Sequence[LeasedTask]) -> None:
+        """Take leased tasks in. See `Guest.admit`."""
+        now_s = self._clock.monotonic_s()
+        for task in tasks:
+            served = self._served.get(task.model)
+            if self._is_draining or served is None:
+                held = self._desk.hold(task, task.model, now_s)
+                self._desk.settle(held, Released(reason="draining" if served else "wrong model"))
+                continue
+            held = self._desk.hold(task, served.batching.key(task.input), now_s)
+            urls = served.files.urls(task.input)
+            if urls:
+                self._run_errand(self._fetch(held, urls))
+            else:
+                self._enqueue(held)
+        self._feed()
+
+    def cancel(self, task_ids: Sequence[str]) -> None:
+        """Stop tasks. See `Guest.cancel`."""
+        running = {handle for batch in self._batches for handle in batch.waiting}
+        told: list[int] = []
+        for task_id in task_ids:
+            held = self._desk.held.get(task_id)
+            if held is None or held.is_stopped:
+                continue
+            held.is_stopped = True
+            if held.handle in running:
+                told.append(held.handle)
+            else:
+                # It waits, or it is being delivered: whatever comes after this is not looked at.
+                self._desk.settle(held, Canceled())
+        if told:
+            self._process.stop(told)
+
+    # --- on the way to the model -----------------------------------------------------------------
+
+    async def _fetch(self, held: Held, urls: list[str]) -> None:
+        try:
+            held.files = await fetch_files(self._dispatch, urls, self._settings.fetch_limit_bytes)
+        except SwellError as error:
+            self._fail(
+                held,
+                "input_unavailable",
+                "An input file cannot be fetched",
+                error.detail,
+                retryable=error.retryable,
+            )
+            return
+        self._enqueue(held)
+        self._feed()
+
+    def _enqueue(self, held: Held) -> None:
+        self._backlog.add(
+            held,
+            self._served[held.task.model].batching,
+            held.key,
+            samples=held.task.count,
+            alone=held.alone,
+        )
+
+    def _put_back(self, held: Held) -> None:
+        self._backlog.put_back(
+            held,
+            self._served[held.task.model].batching,
+            held.key,
+            samples=held.task.count,
+            alone=held.alone,
+        )
+
+    def _feed(self) -> None:
+        """Give the model process what it can take now."""
+        if not self._process.is_ready:
+            return
+        now_s = self._clock.monotonic_s()
+        while self._backlog and self._wants_more():
+            live = [held for held in self._backlog.take() if self._is_worth_running(held, now_s)]
+            if live:
+                self._send(live, now_s)
+
+    def _wants_more(self) -> bool:
+        if not self._batches:
+            return True
+        return len(self._batches) == 1 and self._last_run_s < QUICK_S
+
+    def _is_worth_running(self, held: Held, now_s: float) -> bool:
+        if held.is_stopped:
+            return False
+        if held.deadline_s is not None and now_s >= held.deadline_s:
+            # The backend knows the deadline as well, and lets the task expire.
+            self._desk.settle(held, Released(reason="deadline passed"))
+            return False
+        return True
+
+    def _send(self, batch: list[Held], now_s: float) -> None:
+        self._batch_number += 1
+        model = batch[0].task.model
+        waiting: dict[int, Held] = {}
+        orders: list[Order] = []
+        for held in batch:
+            task = held.task
+            waiting[held.handle] = held
+            orders.append(Order(held.handle, bytes(task.input), task.seed, task.count, held.files))
+            held.files = {}
+        self._batches.append(_Batch(self._batch_number, model, waiting, now_s))
+        self._process.run(self._batch_number, model, orders)
+
+    # --- what the model process says -------------------------------------------------------------
+
+    def _new_process(self) -> ModelProcess:
+        return ModelProcess(self._settings.python, self._on_frame, self._on_exit)
+
+    def _on_frame(self, process: ModelProcess, frame: Frame) -> None:
+        if process is not self._process:
+            return
+        match frame:
+            case Results():
+                self._on_results(frame)
+            case Step():
+                self._on_step(frame)
+            case Preview():
+                self._on_preview(frame)
+
+    def _on_results(self, results: Results) -> None:
+        batch = self._batches[0]
+        waiting = batch.waiting
+        for done in results.done:
+            held = waiting.pop(done.handle)
+            if done.files:
+                self._run_errand(self._deliver(held, done))
+            else:
+                self._desk.settle(held, _success(held, done))
+        for fault in results.faults:
+            self._on_fault(waiting.pop(fault.handle), fault)
+        for handle in results.stopped:
+            self._desk.settle(waiting.pop(handle), Canceled())
+        self._deaths = 0
+        self.peak_bytes = results.peak_bytes
+        if results.is_last:
+            self._batches.popleft()
+            self._last_run_s = self._clock.monotonic_s() - batch.started_s
+            self._feed()
+
+    def _on_fault(self, held: Held, fault: Fault) -> None:
+        error = TaskError(code=fault.code, title=fault.title, detail=fault.detail[:2000])
+        timings = Timings(run_s=fault.run_s, load_s=held.load_s)
+        self._desk.settle(held, Failed(error=error, retryable=fault.retryable, timings=timings))
+
+    def _on_step(self, step: Step) -> None:
+        held = self._desk.find(step.handle)
+        if held is not None:
+            fraction = step.done / step.total if step.total > 0 else 0.0
+            data = {"step": step.done, "steps": step.total, "fraction": round(fraction, 4)}
+            self._desk.tell(held, "progress", data)
+
+    def _on_preview(self, preview: Preview) -> None:
+        held = self._desk.find(preview.handle)
+        if held is not None:
+            image = f"data:image/jpeg;base64,{base64.b64encode(preview.jpeg).decode()}"
+            self._desk.tell(held, "preview", {"image": image, "index": preview.index})
+
+    def _fail(self, held: Held, code: str, title: str, detail: str, *, retryable: bool) -> None:
+        error = TaskError(code=code, title=title, detail=detail[:2000])
+        self._desk.settle(held, Failed(error=error, retryable=retryable))
+
+    # --- death of the model process --------------------------------------------------------------
+
+    def _on_exit(self, process: ModelProcess, code: int) -> None:
+        if process is not self._process or not self.is_up.is_set() or self._ended.done():
+            return
+        if self._is_reviving:
+            # Whoever starts it sees for himself.
+            return
+        _log.warning("the model process died", how=describe_exit(code))
+        self._bury(code)
+        self._deaths += 1
+        self._start_loop(self._revive())
+
+    def _bury(self, code: int) -> None:
+        """Decide about the tasks that the dead process had.
+
+        Only the first batch was running. If it was one task, that attempt has failed. If they were
+        several, each runs alone now, so that the one to blame takes nobody with it.
+        """
+        batches, self._batches = list(self._batches), deque()
+        for batch in reversed(batches[1:]):
+            for held in reversed(batch.waiting.values()):
+                self._put_back(held)
+        suspects = list(batches[0].waiting.values()) if batches else []
+        for held in reversed(suspects):
+            if held.is_stopped:
+                self._desk.settle(held, Canceled())
+            elif len(suspects) == 1:
+                self._fail(
+                    held,
+                    "model_process_died",
+                    "The model process died",
+                    f"while it ran this task, the model process {describe_exit(code)}",
+                    retryable=True,
+                )
+            else:
+                held.alone = True
+                self._put_back(held)
+
+    async def _revive(self) -> None:
+        """Start a new model process, after a wait that grows with each death without a result."""
+        since_s = self._clock.monotonic_s()
+        self._is_reviving = True
+        if self._deaths > 1:
+            await self._clock.sleep(_RESTART.delay_s(self._deaths - 1, self._rng))
+        failures = 0
+        while not self._process.is_ready:
+            await self._process.kill()
+            self._process = self._new_process()
+            try:
+                await self._process.start(self._refs, self._settings.device)
+                await self._process.ready()
+            except (ModelRefused, ProcessDied) as error:
+                failures += 1
+                if failures >= self._settings.max_boot_deaths:
+                    raise
+                _log.warning("the model process does not start", detail=error.detail)
+                await self._clock.sleep(_RESTART.delay_s(failures, self._rng))
+        self._is_reviving = False
+        waited_s = self._clock.monotonic_s() - since_s
+        for held in self._desk.all_held():
+            held.load_s = waited_s
+        self._feed()
+
+    # --- on the way out --------------------------------------------------------------------------
+
+    def _run_errand(self, errand: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._on_errand_end)
+
+    def _on_errand_end(self, task: asyncio.Task[None]) -> None:
+        self._errands.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("an errand failed", exc_info=error)
+
+    async def _deliver(self, held: Held, done: Done) -> None:
+        """Encode and store the files of a result, then note the outcome."""
+        task = held.task
+        loop = asyncio.get_running_loop()
+        note = FileNote(task.model, task.version, task.input)
+        kind = wanted_format(task.input, self._settings.picture_format)
+        start_s = self._clock.monotonic_s()
+        try:
+            encoded = await asyncio.gather(
+                *(
+                    loop.run_in_executor(self._threads, encode, file, index, kind, note)
+                    for index, file in enumerate(done.files)
+                )
+            )
+            encoded_s = self._clock.monotonic_s()
+            prefix = f"{task.task_id}/{task.attempt}"
+            artifacts = await deliver(
+                self._dispatch, self._clock, self._link.worker_id, prefix, encoded
+            )
+        except SwellError as error:
+            self._fail(
+                held,
+                "upload_failed",
+                "The output could not be stored",
+                error.detail,
+                retryable=True,
+            )
+            return
+        except Exception as error:
+            _log.exception("encoding failed", task=task.task_id)
+            self._fail(
+                held, "encode_failed", "The output could not be encoded", str(error), retryable=True
+            )
+            return
+        ended_s = self._clock.monotonic_s()
+        timings = Timings(
+            load_s=held.load_s,
+            run_s=done.run_s,
+            encode_s=encoded_s - start_s,
+            upload_s=ended_s - encoded_s,
+        )
+        outcome = Succeeded(
+            output=msgspec.Raw(done.output),
+            artifacts=artifacts,
+            timings=timings,
+            seed=done.seed,
+        )
+        self._desk.settle(held, outcome)
+
+
+def _success(held: Held, done: Done) -> Succeeded:
+    return Succeeded(
+        output=msgspec.Raw(done.output),
+        timings=Timings(run_s=done.run_s, load_s=held.load_s),
+        seed=done.seed,
+    )

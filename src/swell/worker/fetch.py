@@ -1,0 +1,73 @@
+"""Input files, fetched by the worker before the model needs them.
+
+Which properties are files the schema says (`x-file`). Data URIs are left to the model process.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from swell.dispatch import Dispatch
+from swell.errors import TooLarge
+
+__all__ = ["FileFields", "fetch_files", "file_fields"]
+
+
+class FileFields(msgspec.Struct, frozen=True):
+    """Names of the input properties that are files, or lists of files."""
+
+    names: tuple[str, ...]
+
+    def urls(self, raw: msgspec.Raw) -> list[str]:
+        """Return the URLs that an input names, each once."""
+        if not self.names:
+            return []
+        try:
+            fields = msgspec.json.decode(raw, type=dict[str, Any])
+        except msgspec.MsgspecError:
+            return []
+        found = [url for name in self.names for url in _strings(fields.get(name))]
+        return list(dict.fromkeys(url for url in found if not url.startswith("data:")))
+
+
+def file_fields(schema: Mapping[str, Any]) -> FileFields:
+    """Return which properties of an input schema are files."""
+    properties = schema.get("properties", {})
+    return FileFields(tuple(name for name, prop in properties.items() if _is_file(prop)))
+
+
+def _is_file(prop: Any) -> bool:
+    if not isinstance(prop, Mapping):
+        return False
+    if "x-file" in prop or _is_file(prop.get("items")):
+        return True
+    return any(_is_file(part) for key in ("anyOf", "allOf", "oneOf") for part in prop.get(key, ()))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
+
+
+async def fetch_files(
+    dispatch: Dispatch, urls: list[str], limit_bytes: int
+) -> dict[str, tuple[bytes, str]]:
+    """Return bytes and media type by URL.
+
+    Raises:
+        TooLarge: One is larger than `limit_bytes`.
+        SwellError: One cannot be fetched.
+    """
+    fetched = await asyncio.gather(*(dispatch.fetch(url) for url in urls))
+    for url, (data, _) in zip(urls, fetched, strict=True):
+        if len(data) > limit_bytes:
+            raise TooLarge(
+                f"the input file {url[:200]} has {len(data):,} bytes; at most {limit_bytes:,} "
+                "are taken"
+            )
+    return dict(zip(urls, fetched, strict=True))

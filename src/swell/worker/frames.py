@@ -1,0 +1,193 @@
+"""What the worker and its model process say to each other.
+
+A frame is four bytes of length, big-endian, and a MessagePack array whose first element names its
+kind. Inputs and outputs stay JSON bytes, so that the worker never parses them.
+"""
+
+from typing import Final
+
+import msgspec
+
+from swell.registry import ModelCard
+
+__all__ = [
+    "HEAD_BYTES",
+    "Blob",
+    "Described",
+    "Done",
+    "Fault",
+    "Frame",
+    "Load",
+    "Order",
+    "Pixels",
+    "Preview",
+    "Ready",
+    "Refused",
+    "Results",
+    "Run",
+    "Step",
+    "Stop",
+    "Work",
+    "decode_frame",
+    "decode_work",
+    "encode_frame",
+]
+
+#: Length of the length.
+HEAD_BYTES: Final = 4
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
+    """Import these models; told once, at the start."""
+
+    refs: list[str]
+    device: str
+
+
+class Order(msgspec.Struct, frozen=True, array_like=True):
+    """One task to run. `handle` names it within this process."""
+
+    handle: int
+    #: JSON.
+    input: bytes
+    seed: int | None = None
+    count: int = 1
+    #: URL in the input → (bytes, media type).
+    files: dict[str, tuple[bytes, str]] = {}
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):
+    """Run a batch of one model; the answer is `Results` frames, the last of them marked."""
+
+    batch: int
+    model: str
+    orders: list[Order]
+
+
+class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
+    """These tasks are cancelled."""
+
+    handles: list[int]
+
+
+Work = Load | Run | Stop
+
+
+class Described(msgspec.Struct, frozen=True, array_like=True, tag="described"):
+    """The models are imported, not yet loaded."""
+
+    cards: list[ModelCard]
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
+    """The models are loaded and warm."""
+
+    #: Seconds by model.
+    load_s: dict[str, float]
+    peak_bytes: int
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
+    """The models cannot be imported or loaded; the process ends."""
+
+    code: str
+    detail: str
+
+
+class Pixels(msgspec.Struct, frozen=True, array_like=True, tag="pixels"):
+    """A picture to encode. Shapes: (height, width, bands of `mode`) uint8, row by row."""
+
+    mode: str
+    width: int
+    height: int
+    data: bytes
+    #: `png`, `webp`, `jpeg`, or empty for whatever the task or the worker says.
+    format: str
+    #: JSON object for the file's metadata, without the seed and the input.
+    metadata: bytes
+    seed: int
+
+
+class Blob(msgspec.Struct, frozen=True, array_like=True, tag="blob"):
+    """A file to deliver as it is."""
+
+    data: bytes
+    content_type: str
+    name: str
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True):
+    """A result. Files stand in `output` as `{"$artifact": i}`."""
+
+    handle: int
+    #: JSON.
+    output: bytes
+    seed: int
+    run_s: float
+    files: list[Pixels | Blob] = []
+
+
+class Fault(msgspec.Struct, frozen=True, array_like=True):
+    """An error of one task."""
+
+    handle: int
+    code: str
+    title: str
+    detail: str
+    retryable: bool
+    run_s: float
+
+
+class Results(msgspec.Struct, frozen=True, array_like=True, tag="results"):
+    """What became of some tasks of a batch."""
+
+    batch: int
+    done: list[Done]
+    faults: list[Fault]
+    #: Stopped because they were cancelled.
+    stopped: list[int]
+    #: Nothing more comes of this batch.
+    is_last: bool
+    #: Largest resident size of the process so far.
+    peak_bytes: int
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True, tag="step"):
+    """`done` of `total` steps are over."""
+
+    handle: int
+    done: int
+    total: int
+
+
+class Preview(msgspec.Struct, frozen=True, array_like=True, tag="preview"):
+    """A small picture, encoded as JPEG."""
+
+    handle: int
+    index: int
+    jpeg: bytes
+
+
+Frame = Described | Ready | Refused | Results | Step | Preview
+
+_encoder = msgspec.msgpack.Encoder()
+_works: msgspec.msgpack.Decoder[Work] = msgspec.msgpack.Decoder(Work)
+_frames: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
+
+
+def encode_frame(message: Work | Frame) -> bytes:
+    """Return the bytes of a frame, its length before it."""
+    buffer = bytearray(HEAD_BYTES)
+    _encoder.encode_into(message, buffer, HEAD_BYTES)
+    buffer[:HEAD_BYTES] = (len(buffer) - HEAD_BYTES).to_bytes(HEAD_BYTES, "big")
+    return bytes(buffer)
+
+
+def decode_work(body: bytes | memoryview) -> Work:
+    """Return what the worker said."""
+    return _works.decode(body)
+
+
+def decode_frame(body: bytes | memoryview) -> Frame:
+    """Return what the model process said."""
+    return _frames.decode(body)

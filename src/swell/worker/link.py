@@ -1,0 +1,264 @@
+"""The conversation between a worker and the backend.
+
+Three calls may be open at the same time, each a connection of its own:
+
+    report   outcomes, progress and heartbeats; under load its answer also brings the next tasks
+    work     the long poll for tasks, open only while slots are free and no report is about to ask
+    listen   a long poll for no tasks, so that a worker whose slots are full hears of cancellations
+
+Whatever finished while a report was in flight goes into the next one, which is sent at once: under
+load the batches grow by themselves, and without load nothing waits.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, TypeVar
+
+import structlog
+
+from swell.clock import Clock
+from swell.dispatch import (
+    Ask,
+    Dispatch,
+    Grant,
+    LeasedTask,
+    Registration,
+    Report,
+    ReportAnswer,
+    Welcome,
+)
+from swell.errors import NotFound, Unavailable
+from swell.retry import RetryPolicy
+from swell.worker.desk import Desk, Page
+
+__all__ = ["Guest", "Link"]
+
+_log = structlog.get_logger("swell.worker")
+
+#: A backend ends the long polls of a worker that has said goodbye at once.
+LAST_POLL_S: Final = 1.0
+
+AnswerT = TypeVar("AnswerT")
+
+#: Waits while the backend is away. Results are kept meanwhile.
+_BACKOFF: Final = RetryPolicy(base_s=0.1, cap_s=5.0)
+
+
+class Guest(Protocol):
+    """Who acts on what the backend says."""
+
+    def admit(self, tasks: Sequence[LeasedTask]) -> None:
+        """Take leased tasks in."""
+        ...
+
+    def cancel(self, task_ids: Sequence[str]) -> None:
+        """Stop tasks, if they are held."""
+        ...
+
+    def drain(self) -> None:
+        """Finish what is held, take nothing new, go."""
+        ...
+
+
+class Link:
+    """A worker's registration and its three conversations."""
+
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        clock: Clock,
+        desk: Desk,
+        registration: Registration,
+        guest: Guest,
+    ) -> None:
+        self._dispatch = dispatch
+        self._clock = clock
+        self._desk = desk
+        self._registration = registration
+        self._guest = guest
+        self._rng = random.Random()
+        self._registering = asyncio.Lock()
+        self._welcome: Welcome | None = None
+        #: Tasks that the open `work` call may bring.
+        self._polled = 0
+        self._is_report_asking = False
+        self._unanswered: Page | None = None
+        self._wake = asyncio.Event()
+        #: Set while the `work` call is not open.
+        self._is_quiet = asyncio.Event()
+        self._is_quiet.set()
+        self._reporting = asyncio.Lock()
+        self.takes_work = True
+
+    @property
+    def welcome(self) -> Welcome:
+        """What the backend said when the worker registered."""
+        assert self._welcome is not None, "register first"
+        return self._welcome
+
+    @property
+    def worker_id(self) -> str:
+        """The id that the backend gave."""
+        return self.welcome.worker_id
+
+    def nudge(self) -> None:
+        """Look again whether a long poll should be open."""
+        self._wake.set()
+
+    async def register(self) -> Welcome:
+        """Introduce the worker; waits while the backend is away.
+
+        Raises:
+            Unauthenticated: The token is not known.
+        """
+        attempt = 0
+        while True:
+            try:
+                self._welcome = await self._dispatch.register(self._registration)
+                return self._welcome
+            except Unavailable as error:
+                attempt += 1
+                await self._back_off(attempt, error)
+
+    async def _again(self, refused: Welcome) -> None:
+        """Register again, once for all conversations that were refused."""
+        async with self._registering:
+            if self._welcome is refused:
+                _log.warning("registering again: the backend does not know this worker")
+                await self.register()
+
+    async def _call(self, make: Callable[[str], Awaitable[AnswerT]]) -> AnswerT:
+        """Call until the backend answers."""
+        attempt = 0
+        while True:
+            welcome = self.welcome
+            try:
+                return await make(welcome.worker_id)
+            except NotFound:
+                await self._again(welcome)
+            except Unavailable as error:
+                attempt += 1
+                await self._back_off(attempt, error)
+
+    async def _back_off(self, attempt: int, error: Unavailable) -> None:
+        delay_s = _BACKOFF.delay_s(attempt, self._rng)
+        if attempt in (1, 5) or attempt % 20 == 0:
+            _log.warning("the backend is away", detail=error.detail, retry_in_s=round(delay_s, 2))
+        await self._clock.sleep(delay_s)
+
+    # work
+
+    async def take_work(self) -> None:
+        """Keep the long poll for tasks open while it is wanted, for ever."""
+        while True:
+            n = self._credit()
+            if n <= 0:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            self._polled = n
+            self._is_quiet.clear()
+            try:
+                grant = await self._poll(n)
+            finally:
+                self._polled = 0
+                self._is_quiet.set()
+            self._hear(grant)
+
+    def _credit(self) -> int:
+        if not self.takes_work or self._is_report_asking or self._desk.has_outcomes:
+            return 0
+        return self._desk.free
+
+    async def listen(self) -> None:
+        """Hear of cancellations while the slots are full, for ever."""
+        while True:
+            if self._polled or not self._desk.held:
+                await self._desk.busy.wait()
+                # Short tasks end before anybody could cancel them: do not open a call for those.
+                await self._clock.sleep(0.1)
+                if self._polled or not self._desk.held:
+                    self._desk.busy.clear()
+                    continue
+            grant = await self._poll(0)
+            self._hear(grant)
+
+    async def _poll(self, n: int) -> Grant:
+        wait_s = self.welcome.max_wait_s
+        return await self._call(
+            lambda worker_id: self._dispatch.lease(Ask(worker_id=worker_id, n=n, wait_s=wait_s))
+        )
+
+    def _hear(self, answer: Grant | ReportAnswer) -> None:
+        if answer.tasks:
+            self._guest.admit(answer.tasks)
+        if answer.cancels:
+            self._guest.cancel(answer.cancels)
+        if answer.drain:
+            self._guest.drain()
+
+    # reports
+
+    async def report(self) -> None:
+        """Tell what there is to tell as soon as it is there, for ever."""
+        while True:
+            await self._desk.news.wait()
+            self._desk.news.clear()
+            await self.report_once()
+
+    async def report_once(self, *, goodbye: bool = False) -> None:
+        """Tell what there is to tell, and ask for as many tasks as will then be free."""
+        async with self._reporting:
+            page = self._desk.take()
+            if not page.is_empty or goodbye:
+                await self._tell(page, goodbye=goodbye)
+
+    async def _tell(self, page: Page, *, goodbye: bool) -> None:
+        self._unanswered = page
+        ask = 0
+        if page.settlements and self.takes_work and not self._polled:
+            ask = self._desk.free + len(page.settlements)
+        self._is_report_asking = ask > 0
+        try:
+            answer = await self._call(
+                lambda worker_id: self._dispatch.report(
+                    _report(page, worker_id, ask=ask, goodbye=goodbye)
+                )
+            )
+        finally:
+            self._is_report_asking = False
+        self._unanswered = None
+        self._desk.told()
+        if answer.stale:
+            _log.warning("outcomes came too late", tasks=answer.stale)
+        self._hear(answer)
+        self._wake.set()
+
+    async def say_goodbye(self) -> None:
+        """Tell that the worker goes, and hear whether the open long poll still brought tasks."""
+        await self.report_once(goodbye=True)
+        try:
+            async with asyncio.timeout(LAST_POLL_S):
+                await self._is_quiet.wait()
+        except TimeoutError:
+            _log.warning("the backend did not end the long poll of a worker that goes")
+
+    async def say_goodbye_at_once(self) -> None:
+        """Tell everything in one call that may fail, with what an open report may not have told."""
+        pages = [self._unanswered] if self._unanswered is not None else []
+        pages.append(self._desk.take())
+        page = Page([each for page in pages for each in page.settlements], [], [])
+        await self._dispatch.report(_report(page, self.worker_id, ask=0, goodbye=True))
+        self._desk.told()
+
+
+def _report(page: Page, worker_id: str, *, ask: int, goodbye: bool) -> Report:
+    return Report(
+        worker_id=worker_id,
+        progress=page.progress,
+        settlements=page.settlements,
+        holds=page.holds,
+        ask=ask,
+        goodbye=goodbye,
+    )

@@ -1,0 +1,208 @@
+"""The worker's end of its model process."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from swell.errors import SwellError
+from swell.model import InvalidModel
+from swell.registry import ModelCard
+from swell.worker.frames import (
+    HEAD_BYTES,
+    Described,
+    Frame,
+    Load,
+    Order,
+    Ready,
+    Refused,
+    Run,
+    Stop,
+    Work,
+    decode_frame,
+    encode_frame,
+)
+
+__all__ = ["ModelProcess", "ModelRefused", "ProcessDied", "describe_exit"]
+
+
+class ModelRefused(SwellError):
+    """The model process cannot import or load its models."""
+
+    code, title = "model_refused", "The models cannot be loaded"
+
+
+class ProcessDied(SwellError):
+    """The model process ended while somebody waited for it."""
+
+    code, title, retryable = "model_process_died", "The model process died", True
+
+
+class ModelProcess:
+    """A process that holds models, and dies alone.
+
+    It is started afresh rather than forked, since this process has threads and sockets.
+
+    Args:
+        on_frame: Called with every result, progress and preview, in order.
+        on_exit: Called once with the exit code, after the last frame.
+    """
+
+    def __init__(
+        self,
+        python: str,
+        on_frame: Callable[["ModelProcess", Frame], None],
+        on_exit: Callable[["ModelProcess", int], None],
+    ) -> None:
+        self._python = python
+        self._on_frame = on_frame
+        self._on_exit = on_exit
+        self._process: asyncio.subprocess.Process | None = None
+        self._transport: asyncio.Transport | None = None
+        self._cards: asyncio.Future[list[ModelCard]] = _future()
+        self._ready: asyncio.Future[Ready] = _future()
+        self._reaper: asyncio.Task[None] | None = None
+        self.is_ready = False
+
+    @property
+    def pid(self) -> int:
+        """The process id; 0 before it is started."""
+        return 0 if self._process is None else self._process.pid
+
+    async def start(self, refs: Sequence[str], device: str) -> list[ModelCard]:
+        """Start the process and return the cards of its models; they are not loaded yet.
+
+        Raises:
+            ModelRefused: The models cannot be imported; the text says why.
+            ProcessDied: It died on the way.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                self._python,
+                "-m",
+                "swell.worker.child",
+                str(theirs.fileno()),
+                str(os.getpid()),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                # A Ctrl-C in the terminal is for the worker, which decides about its child.
+                start_new_session=True,
+            )
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.create_connection(lambda: _Frames(self), sock=ours)
+        self._send(Load(list(refs), device))
+        return await asyncio.shield(self._cards)
+
+    async def ready(self) -> Ready:
+        """Wait until the models are loaded and warm.
+
+        Raises:
+            ModelRefused: Loading failed; the text says why.
+            ProcessDied: It died on the way.
+        """
+        return await asyncio.shield(self._ready)
+
+    def run(self, batch: int, model: str, orders: list[Order]) -> None:
+        """Have a batch run after those that were given before."""
+        self._send(Run(batch, model, orders))
+
+    def stop(self, handles: list[int]) -> None:
+        """Have tasks stopped at their next step."""
+        self._send(Stop(handles))
+
+    def _send(self, work: Work) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(encode_frame(work))
+
+    async def kill(self) -> None:
+        """End the process at once and wait until it is gone."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+        if self._reaper is not None:
+            await self._reaper
+        if self._transport is not None:
+            self._transport.abort()
+
+    def heard(self, frame: Frame) -> None:
+        """Take what the process said."""
+        match frame:
+            case Described():
+                _resolve(self._cards, frame.cards)
+            case Ready():
+                self.is_ready = True
+                _resolve(self._ready, frame)
+            case Refused():
+                kind = InvalidModel if frame.code == InvalidModel.code else ModelRefused
+                self._give_up(kind(frame.detail))
+            case _:
+                self._on_frame(self, frame)
+
+    def lost(self) -> None:
+        """Note that the process has closed its end."""
+        self.is_ready = False
+        self._reaper = asyncio.get_running_loop().create_task(self._reap())
+
+    async def _reap(self) -> None:
+        assert self._process is not None
+        if self._process.returncode is None:
+            # Whoever closes the socket is done for: do not wait for what it may still do.
+            try:
+                async with asyncio.timeout(0.5):
+                    await self._process.wait()
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+        code = self._process.returncode or 0
+        self._give_up(ProcessDied(f"the model process {describe_exit(code)}"))
+        self._on_exit(self, code)
+
+    def _give_up(self, error: SwellError) -> None:
+        for future in (self._cards, self._ready):
+            if not future.done():
+                future.set_exception(error)
+                # It may be that nobody waits for it.
+                future.exception()
+
+
+def describe_exit(code: int) -> str:
+    """Return how a process ended, for people."""
+    if code == -9:
+        return "was killed with SIGKILL (often: it used more memory than there is)"
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+def _future() -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().create_future()
+
+
+def _resolve(future: asyncio.Future[Any], value: object) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+class _Frames(asyncio.Protocol):
+    """Cuts the stream into frames."""
+
+    def __init__(self, process: ModelProcess) -> None:
+        self._process = process
+        self._buffer = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; a frame may come in many parts, or many frames in one."""
+        self._buffer += data
+        at, buffer = 0, self._buffer
+        while len(buffer) - at >= HEAD_BYTES:
+            end = at + HEAD_BYTES + int.from_bytes(buffer[at : at + HEAD_BYTES], "big")
+            if len(buffer) < end:
+                break
+            self._process.heard(decode_frame(bytes(memoryview(buffer)[at + HEAD_BYTES : end])))
+            at = end
+        del buffer[:at]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The process closed its end, by will or by death."""
+        self._process.lost()
