@@ -154,7 +154,11 @@ class WorkerSettings(_Group):
         description="What to serve: names of built-in models, modules (`package.module` or "
         "`package.module:name`) or paths of Python files.",
     )
-    slots: int = Field(default=1, ge=1, description="How many tasks may be held at once.")
+    slots: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many tasks may be held at once; unset for two batches of the model.",
+    )
     name: str = Field(
         default="", description="Shown to operators; empty for host name and process id."
     )
@@ -162,8 +166,9 @@ class WorkerSettings(_Group):
     device: str = Field(
         default="cpu", description="What models are loaded on, such as `cpu` or `cuda:0`."
     )
-    drain_s: float = Field(
-        default=30.0, ge=0, description="How long held tasks may go on after SIGTERM, in seconds."
+    picture_format: Literal["png", "webp", "jpeg"] = Field(
+        default="png",
+        description="What pictures become where neither the model nor the input says.",
     )
 
 
@@ -171,6 +176,9 @@ class PoolSettings(_Group):
     """The workers that `swell up` starts."""
 
     workers: int = Field(default=1, ge=0, description="How many.")
+    drain_s: float = Field(
+        default=30.0, ge=0, description="How long held tasks may go on after SIGTERM, in seconds."
+    )
     boot_delay_s: float = Field(
         default=0.0, ge=0, description="Pretend that starting one takes so long, in seconds."
     )
@@ -414,6 +422,7 @@ def _kind(field: FieldInfo) -> str:
         bool: "true or false",
         str: "text",
         Path: "path",
+        int | None: "integer",
         SecretStr: "secret",
     }
     return names.get(annotation, "text")

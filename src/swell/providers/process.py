@@ -123,6 +123,10 @@ class ProcessProvider:
         process = self._processes.get(instance_id)
         return None if process is None else process.pid
 
+    def pids(self) -> set[int]:
+        """Return the process ids of all instances that live."""
+        return {process.pid for process in self._processes.values()}
+
     def log_path(self, instance_id: str) -> Path:
         """Return the file that the output of an instance goes to."""
         return self._log_dir / f"{instance_id}.log"

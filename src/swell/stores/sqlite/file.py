@@ -28,7 +28,7 @@ from swell.errors import Conflict, Internal, SwellError, Unavailable
 from swell.stores.queries import load_migrations, load_queries
 from swell.stores.sqlite.session import Session, SessionState
 
-__all__ = ["SqliteDatabase"]
+__all__ = ["SqliteDatabase", "library_version"]
 
 R = TypeVar("R")
 Action = Callable[[Session], Any]
@@ -224,6 +224,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA cache_size=-65536")
     connection.execute("PRAGMA temp_store=MEMORY")
     return connection
+
+
+def library_version() -> str:
+    """Return the version of the SQLite library."""
+    return sqlite3.sqlite_version
 
 
 def _lock(path: Path) -> int:

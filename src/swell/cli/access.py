@@ -1,0 +1,58 @@
+"""Where the server is and which key opens it: what `swell up` leaves for other commands."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from swell.cli.output import CommandFailed
+from swell.config import Settings
+
+__all__ = ["Access", "find_access", "read_access", "write_access"]
+
+_NAME = "access.json"
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """A server and its keys."""
+
+    url: str
+    key: str
+    #: What its own workers use; empty where the server is not ours.
+    worker_token: str = ""
+
+
+def find_access(settings: Settings) -> Access:
+    """Return the server that client commands talk to.
+
+    Raises:
+        CommandFailed: Neither a setting nor the data folder names one.
+    """
+    url, key = settings.client.url, settings.client.key.get_secret_value()
+    left = read_access(settings.data_dir)
+    if not url and left is None:
+        raise CommandFailed(
+            f"no server is known: start one with `swell up`, or give --url and --key "
+            f"(SWELL_URL, SWELL_KEY); there is no {settings.data_dir / _NAME}"
+        )
+    if left is not None and url in ("", left.url):
+        return Access(url=left.url, key=key or left.key)
+    return Access(url=url.rstrip("/"), key=key)
+
+
+def read_access(data_dir: Path) -> Access | None:
+    """Return what `swell up` left in a data folder, or None."""
+    try:
+        return msgspec.json.decode((data_dir / _NAME).read_bytes(), type=Access)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def write_access(data_dir: Path, access: Access) -> None:
+    """Leave it for other commands of the same user, and for nobody else."""
+    path = data_dir / _NAME
+    temporary = path.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(access), indent=2))
+    temporary.replace(path)

@@ -1,0 +1,44 @@
+"""`swell config`: which settings hold, and where they come from."""
+
+from typing import Annotated
+
+import typer
+
+from swell.cli.options import Config, Data, Json, settings_from
+from swell.cli.output import group, print_json, table
+from swell.config import Settings
+
+app = group("Settings.")
+
+
+@app.command("show")
+def show_config(
+    origin: Annotated[bool, typer.Option("--origin", help="Also where each comes from.")] = False,
+    as_json: Json = False,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Show every setting as it holds here."""
+    loaded = settings_from(config, data)
+    values = loaded.values()
+    if as_json and origin:
+        print_json({k: {"value": v, "origin": loaded.origins[k]} for k, v in values.items()})
+    elif as_json:
+        print_json(values)
+    elif origin:
+        rows = [(key, _show(value), loaded.origins[key]) for key, value in values.items()]
+        table(("SETTING", "VALUE", "ORIGIN"), rows, empty="")
+    else:
+        table(("SETTING", "VALUE"), [(k, _show(v)) for k, v in values.items()], empty="")
+
+
+@app.command("schema")
+def show_schema() -> None:
+    """Print the JSON Schema of swell.toml."""
+    print_json(Settings.model_json_schema())
+
+
+def _show(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "-" if value in (None, "") else str(value)

@@ -1,0 +1,70 @@
+"""`swell demo`: one prompt becomes one picture, through the whole path, on this machine."""
+
+from typing import Annotated, Any
+
+import typer
+import uvloop
+
+from swell.cli.access import Access
+from swell.cli.follow import follow, save_artifacts, send, show_end, time_line
+from swell.cli.options import Config, Data, settings_from
+from swell.cli.output import CommandFailed, seconds, talk
+from swell.cli.output import data as stdout
+from swell.cli.remote import Remote
+from swell.cli.up import run_up
+from swell.clock import SystemClock
+from swell.wiring import configure_logging
+
+__all__ = ["demo"]
+
+
+def demo(
+    prompt: Annotated[str, typer.Option(help="What to draw.")] = "a red fox in the snow",
+    model: Annotated[str, typer.Option(help="Which model draws.")] = "swell/icons",
+    once: Annotated[bool, typer.Option("--once", help="End after the picture.")] = False,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Start everything, draw one picture, say where the time went, and stay."""
+    settings = settings_from(
+        config, data, server__port=port, worker__models=model, log__level="warning"
+    ).settings
+    clock = SystemClock()
+    started_s = clock.monotonic_s()
+    failed: list[dict[str, Any]] = []
+
+    async def ready(access: Access) -> bool:
+        up_s = clock.monotonic_s() - started_s
+        talk.print(f"Swell is up after {seconds(up_s)}: {access.url}")
+        async with Remote(access, settings.client.timeout_s) as remote:
+            sent_s = clock.monotonic_s()
+            task = await send(remote, model, {"prompt": prompt})
+            task = await follow(remote, task["id"])
+            total_s = clock.monotonic_s() - sent_s
+            saved = await save_artifacts(remote, task)
+        show_end(task)
+        if task["state"] != "succeeded":
+            failed.append(task)
+        for path in saved:
+            stdout.print(str(path))
+        talk.print(f"  {time_line(task, total_s)}")
+        if not once:
+            _invite(access, model)
+        return once
+
+    configure_logging(settings.log)
+    uvloop.run(run_up(settings, clock, ready))
+    if failed:
+        raise CommandFailed("the picture was not drawn; the lines above say why")
+
+
+def _invite(access: Access, model: str) -> None:
+    talk.print("Swell goes on until Ctrl-C. From another terminal:")
+    talk.print(
+        f"  swell tasks submit {model} -i prompt='a cat in the rain' --watch\n"
+        f"  curl -H 'Authorization: Bearer {access.key}' -H 'Prefer: wait=30' "
+        f"{access.url}/v1/tasks \\\n"
+        f'    -d \'{{"model": "{model}", "input": {{"prompt": "a cat in the rain"}}}}\'',
+        markup=False,
+    )

@@ -1,0 +1,187 @@
+"""`swell doctor`: whether this machine is fit, with what to do where it is not."""
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import socket
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from swell.cli.access import Access
+from swell.cli.follow import follow, send
+from swell.cli.options import Config, Data, Json, settings_from
+from swell.cli.output import CommandFailed, print_json, seconds, talk
+from swell.cli.output import data as stdout
+from swell.cli.remote import Remote
+from swell.cli.up import run_up
+from swell.clock import Clock, SystemClock
+from swell.config import Settings, load
+from swell.errors import SwellError
+from swell.model import load_models
+from swell.wiring import sqlite_version
+
+__all__ = ["doctor"]
+
+#: Durable commits take about as long as one fsync; slower disks make a slow queue.
+_SLOW_FSYNC_S = 0.02
+
+_FSYNCS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    name: str
+    #: `ok`, `warning` or `bad`.
+    verdict: str
+    detail: str
+
+
+def doctor(as_json: Json = False, data: Data = None, config: Config = None) -> None:
+    """Check this machine: folder, disk, SQLite, models, port, and one task end to end."""
+    settings = settings_from(config, data).settings
+    clock = SystemClock()
+    findings = []
+    for name, check in _checks(settings, clock):
+        with talk.status(f"{name} is checked"):
+            findings.append(_run(name, check))
+        if not as_json:
+            _tell(findings[-1])
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    bad = [finding.name for finding in findings if finding.verdict == "bad"]
+    if bad:
+        raise CommandFailed(f"not fit yet: {', '.join(bad)}")
+
+
+def _checks(settings: Settings, clock: Clock) -> Iterator[tuple[str, Callable[[], Finding]]]:
+    yield "python", _python
+    yield "data folder", lambda: _folder(settings.data_dir)
+    yield "disk", lambda: _disk(settings.data_dir, clock)
+    yield "sqlite", _sqlite
+    yield "onnxruntime", _onnxruntime
+    for ref in settings.worker.models:
+        yield f"model {ref}", lambda ref=ref: _model(ref)  # type: ignore[misc]
+    yield "port", lambda: _port(settings)
+    yield "one task", lambda: _one_task(clock)
+
+
+def _run(name: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return replace(check(), name=name)
+    except SwellError as error:
+        return Finding(name, "bad", error.detail)
+    except OSError as error:
+        return Finding(name, "bad", f"{error.strerror}: {error.filename or ''}")
+
+
+def _python() -> Finding:
+    return Finding("", "ok", f"{platform.python_version()} at {sys.executable}")
+
+
+def _folder(folder: Path) -> Finding:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder):
+        pass
+    stat = os.statvfs(folder)
+    free_bytes = stat.f_bavail * stat.f_frsize
+    verdict = "ok" if free_bytes > 2**30 else "warning"
+    return Finding("", verdict, f"{folder} can be written, {free_bytes / 2**30:.1f} GiB free")
+
+
+def _disk(folder: Path, clock: Clock) -> Finding:
+    times_s = []
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        for _ in range(_FSYNCS):
+            file.write(b"x" * 4096)
+            file.flush()
+            started_s = clock.monotonic_s()
+            os.fsync(file.fileno())
+            times_s.append(clock.monotonic_s() - started_s)
+    middle_s = statistics.median(times_s)
+    detail = f"fsync takes {middle_s * 1000:.2f} ms, {max(times_s) * 1000:.1f} ms at most"
+    if middle_s > _SLOW_FSYNC_S:
+        detail += ": every answer waits for one; a local SSD would be much faster"
+        return Finding("", "warning", detail)
+    return Finding("", "ok", detail)
+
+
+def _sqlite() -> Finding:
+    return Finding("", "ok", sqlite_version())
+
+
+def _onnxruntime() -> Finding:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return Finding(
+            "",
+            "warning",
+            "not installed, built-in picture models need it: pip install 'swell[embedded]'",
+        )
+    return Finding("", "ok", importlib.metadata.version("onnxruntime"))
+
+
+def _model(ref: str) -> Finding:
+    found = load_models(ref)
+    return Finding("", "ok", ", ".join(f"{each.name} {each.version()}" for each in found))
+
+
+def _port(settings: Settings) -> Finding:
+    host, port = settings.server.host, settings.server.port
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            hint = "is Swell running already? else choose one with --port"
+            return Finding("", "warning", f"{host}:{port}: {error.strerror}; {hint}")
+    return Finding("", "ok", f"{host}:{port} is free")
+
+
+def _one_task(clock: Clock) -> Finding:
+    """Run backend, queue and a worker in a folder of their own, and send one task through."""
+    result: dict[str, Any] = {}
+    started_s = clock.monotonic_s()
+
+    async def ready(access: Access) -> bool:
+        result["boot_s"] = clock.monotonic_s() - started_s
+        async with Remote(access, 30) as remote:
+            sent_s = clock.monotonic_s()
+            task = await send(remote, "demo/upper", {"text": "swell"})
+            result["task"] = await follow(remote, task["id"])
+            result["task_s"] = clock.monotonic_s() - sent_s
+        return True
+
+    with tempfile.TemporaryDirectory() as folder:
+        flags = {"data_dir": folder, "server.port": 0, "worker.models": "demo/upper"}
+        flags |= {"log.level": "error"}
+        settings = load(flags, environment={}, folder=Path(folder)).settings
+        uvloop.run(_within(run_up(settings, clock, ready), 60))
+    task = result["task"]
+    if task["state"] != "succeeded" or task["output"] != "SWELL":
+        return Finding("", "bad", f"it {task['state']}: {task['error'] or task['output']}")
+    times = f"in {seconds(result['task_s'])}; everything started in {seconds(result['boot_s'])}"
+    return Finding("", "ok", f"HTTP, queue, worker process and back {times}")
+
+
+async def _within(work: Any, limit_s: float) -> None:
+    try:
+        async with asyncio.timeout(limit_s):
+            await work
+    except TimeoutError:
+        raise CommandFailed(f"it did not come back within {limit_s:.0f} s") from None
+
+
+def _tell(finding: Finding) -> None:
+    mark = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "bad": "[red]✗[/]"}[finding.verdict]
+    stdout.print(f"{mark} {finding.name:18}", end=" ")
+    stdout.print(finding.detail, markup=False)

@@ -1,0 +1,45 @@
+"""Options that many commands share, and the settings that they make."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from swell.config import Loaded, load
+
+__all__ = ["Config", "Data", "Inputs", "Json", "Key", "Url", "settings_from"]
+
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings instead of ./swell.toml.")
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="The data folder (data_dir).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Url = Annotated[
+    str | None, typer.Option("--url", metavar="URL", help="The server (client.url, SWELL_URL).")
+]
+Key = Annotated[
+    str | None, typer.Option("--key", metavar="KEY", help="API key (client.key, SWELL_KEY).")
+]
+Inputs = Annotated[
+    list[str],
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="K=V",
+        help="One input value; K=@FILE reads a file. May be repeated.",
+    ),
+]
+
+
+def settings_from(config: Path | None, data: Path | None, **flags: Any) -> Loaded:
+    """Return the settings of this call.
+
+    Args:
+        config: `--config`.
+        data: `--data`.
+        flags: Other settings by key, with `__` for the dot; None where the flag was not given.
+    """
+    keyed = {name.replace("__", "."): value for name, value in flags.items()}
+    return load({"data_dir": data, **keyed}, config=config)

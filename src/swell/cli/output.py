@@ -1,0 +1,186 @@
+"""How commands speak: data on stdout, talk on stderr, and one exit code per kind of end."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+from swell.errors import InvalidRequest, NotFound, SwellError
+
+__all__ = [
+    "CommandFailed",
+    "Exit",
+    "Group",
+    "Refused",
+    "data",
+    "group",
+    "print_json",
+    "table",
+    "talk",
+]
+
+
+class Exit(IntEnum):
+    """Exit codes; the reference of the command line lists them."""
+
+    OK = 0
+    #: Something went wrong, or the task did not succeed.
+    FAILED = 1
+    #: The command line, a setting or a model file is wrong.
+    USAGE = 2
+    #: What was asked for does not exist.
+    NOT_FOUND = 3
+    #: The server refused.
+    REFUSED = 4
+    INTERRUPTED = 130
+
+
+#: For people.
+talk = Console(stderr=True, highlight=False)
+
+#: For programs and pipes.
+data = Console(highlight=False, soft_wrap=True)
+
+
+_PIPE_WIDTH = 1000
+
+
+class CommandFailed(SwellError):
+    """A command could not do its work; the text says what to do next."""
+
+    code, title = "command_failed", "The command failed"
+
+
+class Refused(SwellError):
+    """The server answered with a problem.
+
+    Args:
+        problem: The problem document (RFC 9457), or what could be read of it.
+        http_status: Status of the answer.
+    """
+
+    code, title = "refused", "The server refused"
+
+    def __init__(self, problem: Mapping[str, Any], http_status: int) -> None:
+        detail = problem.get("detail")
+        title = str(problem.get("title") or f"HTTP {http_status}")
+        super().__init__(detail if isinstance(detail, str) else title)
+        self.problem = dict(problem)
+        self.http_status = http_status
+        self.heading = title
+
+
+class Group(TyperGroup):
+    """Commands whose errors are explained instead of traced."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; turn what Swell raises into a message and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except SwellError as error:
+            explain(error)
+            raise typer.Exit(exit_code(error)) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(Exit.INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader, such as `head`, has seen enough; nothing is left to be flushed to it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(Exit.OK) from None
+
+
+def group(help_text: str) -> typer.Typer:
+    """Return an empty group of commands."""
+    return typer.Typer(cls=Group, help=help_text, no_args_is_help=True, rich_markup_mode=None)
+
+
+def exit_code(error: SwellError) -> Exit:
+    """Return how a command ends that met this error."""
+    if isinstance(error, Refused):
+        return Exit.NOT_FOUND if error.http_status == 404 else Exit.REFUSED
+    if isinstance(error, NotFound):
+        return Exit.NOT_FOUND
+    return Exit.USAGE if isinstance(error, InvalidRequest) else Exit.FAILED
+
+
+def explain(error: SwellError) -> None:
+    """Tell a person what went wrong."""
+    heading = error.heading if isinstance(error, Refused) else error.title
+    talk.print(f"[bold red]{escape(heading)}[/]")
+    if error.detail != heading:
+        talk.print(f"  {escape(error.detail)}")
+    fields = error.problem.get("errors") if isinstance(error, Refused) else error.errors
+    for field in fields if isinstance(fields, Sequence) else ():
+        if isinstance(field, Mapping):
+            where = str(field.get("pointer") or field.get("name") or "")
+            talk.print(f"  [yellow]{escape(where)}[/] {escape(str(field.get('detail', '')))}")
+    if isinstance(error, Refused):
+        hint = _HINTS.get(error.http_status)
+        if hint:
+            talk.print(f"  {hint}")
+        request_id = error.problem.get("request_id")
+        if request_id and error.http_status >= 500:
+            talk.print(f"  request {escape(str(request_id))}: look for it in the server's log")
+
+
+_HINTS = {
+    401: "give a key with --key or SWELL_KEY; `swell up` prints the one it made",
+    403: "use a key with the scope that this needs: `swell keys create NAME --scope admin`",
+    429: "wait a moment and try again",
+    503: "look at `swell workers` and `swell queues`, then try again",
+}
+
+
+def print_json(value: Any) -> None:
+    """Print JSON on stdout: indented for a person's terminal, one line for a program."""
+    indent = 2 if sys.stdout.isatty() else None
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+    sys.stdout.flush()
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
+    """Print rows on stdout, or say on stderr that there are none.
+
+    Args:
+        columns: Headings.
+        rows: One sequence of cells each; None is shown as a dash.
+        empty: What to say without rows.
+    """
+    if not rows:
+        talk.print(empty)
+        return
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*(escape("-" if cell is None else str(cell)) for cell in row))
+    # A pipe has no width: fold nothing there.
+    (data if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)).print(grid)
+
+
+def ago(moment: str | None, now: datetime) -> str | None:
+    """Return how long ago an RFC 3339 moment was, such as `3 min`."""
+    if moment is None:
+        return None
+    past_s = (now - datetime.fromisoformat(moment).astimezone(UTC)).total_seconds()
+    for size_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if past_s >= 2 * size_s:
+            return f"{past_s / size_s:.0f} {unit}"
+    return f"{max(0.0, past_s):.0f} s"
+
+
+def seconds(value: float | None) -> str | None:
+    """Return a duration for people."""
+    if value is None:
+        return None
+    if value < 0.0995:
+        return f"{value * 1000:.0f} ms"
+    return f"{value:.1f} s" if value < 99.95 else f"{value / 60:.1f} min"

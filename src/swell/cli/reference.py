@@ -1,0 +1,120 @@
+"""Writes the reference of commands and settings from the code; a test compares."""
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperArgument, TyperGroup
+
+from swell.cli.output import data as stdout
+from swell.config import describe
+
+__all__ = ["Part", "commands_markdown", "reference", "settings_markdown"]
+
+
+class Part(StrEnum):
+    """What can be written."""
+
+    CLI = "cli"
+    SETTINGS = "settings"
+
+
+def reference(
+    part: Annotated[Part, typer.Argument(help="cli or settings.")], ctx: typer.Context
+) -> None:
+    """Print a page of the reference as Markdown."""
+    root = ctx.find_root().command
+    text = settings_markdown() if part is Part.SETTINGS else commands_markdown(root)
+    stdout.print(text, end="", markup=False, soft_wrap=True)
+
+
+def settings_markdown() -> str:
+    """Return `docs/reference/settings.md`."""
+    lines = [
+        "# Settings",
+        "",
+        "<!-- Written by `swell reference settings`. -->",
+        "",
+        "Flags win over the environment, the environment over `swell.toml` (or the file that",
+        "`--config` or `SWELL_CONFIG` names), and that over the defaults. `swell config show",
+        "--origin` tells where each value comes from. A key that does not exist is an error. A",
+        "secret may be given as a file: add `_FILE` to its variable. `SWELL_URL` and `SWELL_KEY`",
+        "are short for `SWELL_CLIENT__URL` and `SWELL_CLIENT__KEY`.",
+    ]
+    heading = None
+    for each in describe():
+        group = each.key.rpartition(".")[0] or "top"
+        if group != heading:
+            heading = group
+            lines += ["", "## General" if group == "top" else f"## `[{group}]`", ""]
+            lines += ["| key | variable | holds | default | |", "|---|---|---|---|---|"]
+        default = _show_default(each.default)
+        lines.append(
+            f"| `{each.key}` | `{each.variable}` | {each.kind} | {default} | {each.description} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def commands_markdown(root: Any) -> str:
+    """Return `docs/reference/cli.md`.
+
+    Args:
+        root: The command `swell`.
+    """
+    lines = [
+        "# The command line",
+        "",
+        "<!-- Written by `swell reference cli`. -->",
+        "",
+        "Data goes to stdout, talk to stderr; `--json` prints JSON wherever there is data.",
+        "`NO_COLOR` is respected.",
+        "",
+        "| exit code | |",
+        "|---|---|",
+        "| 0 | ok |",
+        "| 1 | something failed, or the task did not succeed |",
+        "| 2 | the command line, a setting or a model file is wrong |",
+        "| 3 | what was asked for does not exist |",
+        "| 4 | the server refused |",
+        "| 130 | interrupted |",
+    ]
+    for path, command in _walk(root, "swell"):
+        lines += ["", f"## `{path}`", "", _plain(command.help or "")]
+        rows = [row for parameter in command.params for row in _row(parameter)]
+        if rows:
+            lines += ["", "| | |", "|---|---|", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(command, TyperGroup):
+        for name, inner in command.commands.items():
+            if not inner.hidden:
+                yield from _walk(inner, f"{path} {name}")
+    else:
+        yield path, command
+
+
+def _row(parameter: Any) -> Iterator[str]:
+    if getattr(parameter, "hidden", False) or parameter.name == "help":
+        return
+    text = _plain(getattr(parameter, "help", None) or "").replace("|", "\\|")
+    if isinstance(parameter, TyperArgument):
+        yield f"| `{parameter.metavar or (parameter.name or '').upper()}` | {text} |"
+        return
+    names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
+    yield f"| {names} | {text} |"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _show_default(value: object) -> str:
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{', '.join(map(str, value)) if isinstance(value, list) else value}`"

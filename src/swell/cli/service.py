@@ -1,0 +1,173 @@
+"""The backend in this process: opened, listening, and closed in order."""
+
+import asyncio
+import contextlib
+import resource
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+
+from swell.api.app import create_app
+from swell.api.settings import Backend
+from swell.cli.output import CommandFailed
+from swell.clock import Clock
+from swell.config import Settings
+from swell.wiring import DataLock, build_backend, close_backend
+
+__all__ = ["Interrupts", "Service", "open_service"]
+
+#: Connections that may wait to be accepted: a crowd connects at once.
+_BACKLOG = 4096
+
+
+class Interrupts:
+    """SIGINT and SIGTERM: the first asks, the second insists."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+
+    def install(self) -> None:
+        """Listen from now on, in the running loop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._take)
+
+    def _take(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: stopping has an order that it does not know."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Service:
+    """A running backend.
+
+    Args:
+        backend: What it stands on.
+        url: Where it listens.
+        server: The HTTP server, started.
+        serving: Ends when the server has ended.
+    """
+
+    def __init__(
+        self, backend: Backend, url: str, server: uvicorn.Server, serving: "asyncio.Task[None]"
+    ) -> None:
+        self.backend = backend
+        self.url = url
+        self.serving = serving
+        self._server = server
+
+    async def stop(self, hurry: asyncio.Event) -> None:
+        """Stop listening and let open requests end; all at once when `hurry` is set."""
+        self._server.should_exit = True
+        insisted = asyncio.create_task(hurry.wait())
+        await asyncio.wait({self.serving, insisted}, timeout=0.3)
+        # Streams would go on until their tasks end; their readers can take them up again.
+        await self.backend.bus.close()
+        await asyncio.wait({self.serving, insisted}, return_when=asyncio.FIRST_COMPLETED)
+        insisted.cancel()
+        self._server.force_exit = True
+        await self.serving
+
+
+@asynccontextmanager
+async def open_service(
+    settings: Settings, clock: Clock, *, hurry: asyncio.Event
+) -> AsyncIterator[Service]:
+    """Run the backend while the block runs.
+
+    Args:
+        settings: What it is made of, and where it listens.
+        clock: For all of it.
+        hurry: Set when nobody wants to wait for open requests any more.
+
+    Raises:
+        Conflict: Another backend runs on the same data folder.
+        CommandFailed: The port is taken, or the server did not start.
+    """
+    _allow_many_connections()
+    lock = DataLock(settings.data_dir)
+    lock.take()
+    try:
+        listener = _listen(settings)
+        models = [ref for ref in settings.worker.models if "/" in ref and not ref.endswith(".py")]
+        backend = await build_backend(settings, clock, launchable=lambda: models)
+        try:
+            service = await _start(settings, backend, listener)
+            try:
+                yield service
+            finally:
+                await service.stop(hurry)
+        finally:
+            await close_backend(backend)
+            listener.close()
+    finally:
+        lock.release()
+
+
+async def _start(settings: Settings, backend: Backend, listener: socket.socket) -> Service:
+    config = uvicorn.Config(
+        create_app(backend),
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        # Longer than clients keep idle connections, so that they close them and not we.
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(settings.server.drain_s)),
+        backlog=_BACKLOG,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started:
+        if serving.done():
+            await serving
+            raise CommandFailed("the HTTP service did not start: its log above says why")
+        await asyncio.sleep(0.005)
+    host, port = listener.getsockname()[:2]
+    return Service(backend, _url(settings, str(host), int(port)), server, serving)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    host, port = settings.server.host, settings.server.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise CommandFailed(
+            f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port, "
+            "or --port 0 for a free one"
+        ) from error
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _url(settings: Settings, host: str, port: int) -> str:
+    if settings.server.public_url:
+        return settings.server.public_url.rstrip("/")
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def _allow_many_connections() -> None:
+    """Every open event stream is a file descriptor; take as many as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

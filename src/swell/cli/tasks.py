@@ -1,0 +1,230 @@
+"""`swell tasks`: what users asked, and what became of it."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from swell.cli.follow import exit_of, follow, save_artifacts, send, show_end, time_line
+from swell.cli.inputs import parse_inputs
+from swell.cli.options import Config, Data, Inputs, Json, Key, Url, settings_from
+from swell.cli.output import ago, group, print_json, seconds, table, talk
+from swell.cli.output import data as stdout
+from swell.cli.remote import Remote, ServerEvent, call
+from swell.clock import SystemClock
+from swell.config import Settings
+from swell.task import TaskState
+
+app = group("Submit tasks, and see what became of them.")
+
+TaskId = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task.")]
+TaskIds = Annotated[list[str], typer.Argument(metavar="TASK…", help="Ids of tasks.")]
+
+
+def client_settings(
+    config: Path | None, data: Path | None, url: str | None, key: str | None
+) -> Settings:
+    """Return the settings of a command that talks to a server."""
+    return settings_from(config, data, client__url=url, client__key=key).settings
+
+
+@app.command("ls")
+def list_tasks(
+    state: Annotated[TaskState | None, typer.Option(help="Only these.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """List tasks, newest first."""
+
+    async def work(remote: Remote) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        cursor = None
+        while len(found) < limit:
+            page = await remote.get(
+                "/v1/tasks",
+                state=None if state is None else state.value,
+                model=model,
+                user=user,
+                cursor=cursor,
+                limit=min(200, limit - len(found)),
+            )
+            found += page["tasks"]
+            cursor = page["cursor"]
+            if cursor is None:
+                break
+        return found
+
+    tasks = call(client_settings(config, data, url, key), work)
+    if as_json:
+        print_json(tasks)
+        return
+    now = SystemClock().now()
+    rows = [
+        (t["id"], t["model"], t["state"], t["attempt"], ago(t["created_at"], now), _ran(t))
+        for t in tasks
+    ]
+    table(("TASK", "MODEL", "STATE", "ATTEMPT", "AGE", "RAN"), rows, empty="no tasks")
+
+
+@app.command("show")
+def show_task(
+    task: TaskId,
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Show one task."""
+    found = call(
+        client_settings(config, data, url, key), lambda remote: remote.get(f"/v1/tasks/{task}")
+    )
+    if as_json:
+        print_json(found)
+        return
+    for name, value in found.items():
+        if value not in (None, [], {}) and name != "urls":
+            stdout.print(f"{name:13} {value}", markup=False)
+
+
+@app.command("submit")
+def submit_task(
+    model: Annotated[str, typer.Argument(help="owner/name, or owner/name:version.")],
+    inputs: Inputs = [],
+    count: Annotated[int | None, typer.Option(min=1, help="How many samples.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="For the same result again.")] = None,
+    priority: Annotated[int | None, typer.Option(min=0, help="0 comes first.")] = None,
+    user: Annotated[str | None, typer.Option(help="On behalf of whom.")] = None,
+    start_by_s: Annotated[float | None, typer.Option(help="Not to start later.")] = None,
+    finish_by_s: Annotated[float | None, typer.Option(help="Worthless after.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(min=1, help="Attempts in all.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="Same key, same task.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait, and save the files.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("pictures"),
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Submit a task; with --watch, wait for it and save what it brings."""
+
+    async def work(remote: Remote) -> tuple[dict[str, Any], list[Path]]:
+        card = await remote.get(f"/v1/models/{model.partition(':')[0]}")
+        task = await send(
+            remote,
+            model,
+            parse_inputs(inputs, card["input_schema"]),
+            idempotency_key=idempotency_key,
+            count=count,
+            seed=seed,
+            priority=priority,
+            user=user,
+            start_by_s=start_by_s,
+            finish_by_s=finish_by_s,
+            max_attempts=max_attempts,
+        )
+        if not watch:
+            return task, []
+        task = await follow(remote, task["id"])
+        return task, await save_artifacts(remote, task, folder=out)
+
+    task, saved = call(client_settings(config, data, url, key), work)
+    if as_json:
+        print_json(task | ({"saved": [str(path) for path in saved]} if watch else {}))
+    elif watch:
+        _print_result(task, saved)
+    else:
+        talk.print(f"{task['state']}; watch it: swell tasks watch {task['id']}")
+        stdout.print(task["id"])
+    if watch:
+        raise typer.Exit(exit_of(task))
+
+
+@app.command("watch")
+def watch_task(
+    task: TaskId,
+    out: Annotated[Path | None, typer.Option("--out", help="Save its files here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line an event.")] = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Follow a task until it ends; the exit code tells how."""
+
+    def tell(event: ServerEvent) -> None:
+        if as_json:
+            print_json({"id": event.id, "event": event.kind, "data": event.data})
+
+    async def work(remote: Remote) -> tuple[dict[str, Any], list[Path]]:
+        found = await follow(remote, task, tell)
+        return found, [] if out is None else await save_artifacts(remote, found, folder=out)
+
+    found, saved = call(client_settings(config, data, url, key), work)
+    if not as_json:
+        _print_result(found, saved)
+    raise typer.Exit(exit_of(found))
+
+
+@app.command("cancel")
+def cancel_tasks(
+    tasks: TaskIds,
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Cancel tasks; those that have ended stay as they are."""
+    _for_each(client_settings(config, data, url, key), tasks, "cancel", as_json)
+
+
+@app.command("retry")
+def retry_tasks(
+    tasks: TaskIds,
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Repeat ended tasks as new ones, whose ids are printed."""
+    _for_each(client_settings(config, data, url, key), tasks, "retry", as_json)
+
+
+def _for_each(settings: Settings, ids: list[str], verb: str, as_json: bool) -> None:
+    async def work(remote: Remote) -> list[dict[str, Any]]:
+        return list(await asyncio.gather(*(remote.post(f"/v1/tasks/{i}/{verb}") for i in ids)))
+
+    found = call(settings, work)
+    if as_json:
+        print_json(found)
+        return
+    for task in found:
+        talk.print(f"{task['id']} is {task['state']}")
+        stdout.print(task["id"])
+
+
+def _print_result(task: dict[str, Any], saved: list[Path]) -> None:
+    show_end(task)
+    talk.print(f"  {time_line(task)}")
+    if saved:
+        for path in saved:
+            stdout.print(str(path))
+    elif task["artifacts"]:
+        for artifact in task["artifacts"]:
+            stdout.print(artifact["url"])
+    elif task["output"] is not None:
+        print_json(task["output"])
+
+
+def _ran(task: dict[str, Any]) -> str | None:
+    return seconds((task["timings"] or {}).get("run_s"))

@@ -1,0 +1,262 @@
+"""`swell up` and `swell serve`: the backend, with or without workers of its own."""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import aiohttp
+import typer
+import uvloop
+from rich.markup import escape
+
+from swell.api.auth import create_key
+from swell.api.settings import Backend
+from swell.cli.access import Access, read_access, write_access
+from swell.cli.options import Config, Data, settings_from
+from swell.cli.output import CommandFailed, print_json, talk
+from swell.cli.output import data as stdout
+from swell.cli.service import Interrupts, Service, open_service
+from swell.clock import Clock, SystemClock
+from swell.config import Settings
+from swell.provider import Instance
+from swell.registry import Scope
+from swell.wiring import Fleet, build_fleet, configure_logging
+
+__all__ = ["OnReady", "run_up", "serve", "up"]
+
+#: Called once with what opens the server; returns whether it is to be stopped.
+OnReady = Callable[[Access], Awaitable[bool]]
+
+#: So many failed starts without one worker that registered, and `swell up` gives up.
+_HOPELESS = 4
+
+_POLL_S = 0.05
+
+#: A worker that hands its leases back may take so long.
+_RELEASE_S = 2.0
+
+
+@dataclass(slots=True)
+class _End:
+    """A worker that ended without having been asked to."""
+
+    instance: Instance
+    is_told: bool = False
+
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--models",
+        "-m",
+        metavar="REF",
+        help="A model to serve: a built-in one, FILE.py or a module; may be repeated.",
+    ),
+]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
+
+
+def up(
+    workers: Annotated[int | None, typer.Option("--workers", "-n", help="How many.")] = None,
+    models: Models = None,
+    host: Host = None,
+    port: Port = None,
+    slots: Annotated[int | None, typer.Option(help="Tasks that each worker may hold.")] = None,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the ready line as JSON on stdout.")
+    ] = False,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Run everything on this machine: backend, queue, file store and workers."""
+    settings = settings_from(
+        config,
+        data,
+        pool__workers=workers,
+        worker__models=_words(models),
+        worker__slots=slots,
+        worker__device=device,
+        server__host=host,
+        server__port=port,
+    ).settings
+
+    async def ready(access: Access) -> bool:
+        _tell_ready(access, as_json)
+        return False
+
+    configure_logging(settings.log)
+    uvloop.run(run_up(settings, SystemClock(), ready))
+
+
+def serve(
+    host: Host = None,
+    port: Port = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the ready line as JSON on stdout.")
+    ] = False,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Run the backend only; workers come from elsewhere."""
+    settings = settings_from(
+        config, data, server__host=host, server__port=port, pool__workers=0
+    ).settings
+
+    async def ready(access: Access) -> bool:
+        _tell_ready(access, as_json)
+        return False
+
+    configure_logging(settings.log)
+    uvloop.run(run_up(settings, SystemClock(), ready))
+
+
+async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
+    """Run the backend and its workers until a signal comes or `on_ready` returns True.
+
+    Raises:
+        Conflict: Another backend runs on the same data folder.
+        CommandFailed: The port is taken, or no worker could be started.
+    """
+    interrupts = Interrupts()
+    interrupts.install()
+    async with open_service(settings, clock, hurry=interrupts.second) as service:
+        access = await _make_access(service.backend, settings, service.url)
+        ends: list[_End] = []
+        fleet = build_fleet(
+            settings,
+            clock,
+            url=service.url,
+            token=access.worker_token,
+            on_end=lambda instance: ends.append(_End(instance)),
+        )
+        keeping = asyncio.create_task(fleet.keeper.run())
+        main = asyncio.create_task(_until_done(settings, service, fleet, ends, access, on_ready))
+        stop = asyncio.create_task(interrupts.first.wait())
+        try:
+            await asyncio.wait(
+                {main, stop, keeping, service.serving}, return_when=asyncio.FIRST_COMPLETED
+            )
+            if main.done():
+                main.result()
+        finally:
+            for task in (main, stop, keeping):
+                task.cancel()
+            await asyncio.gather(main, stop, keeping, return_exceptions=True)
+            await _drain(settings, fleet, interrupts)
+
+
+async def _until_done(
+    settings: Settings,
+    service: Service,
+    fleet: Fleet,
+    ends: list[_End],
+    access: Access,
+    on_ready: OnReady,
+) -> None:
+    """Wait for readiness, say so, and then tell of workers that end."""
+    with talk.status("Swell starts"):
+        while not await _is_ready(settings, service, fleet):
+            _tell_ends(ends, fleet)
+            if len(ends) >= _HOPELESS:
+                raise CommandFailed("no worker could be started: the lines above say why")
+            await asyncio.sleep(_POLL_S)
+    if await on_ready(access):
+        return
+    while True:
+        _tell_ends(ends, fleet)
+        await asyncio.sleep(_POLL_S * 10)
+
+
+async def _is_ready(settings: Settings, service: Service, fleet: Fleet) -> bool:
+    """Whether the service answers and, where it has workers, one of them has registered."""
+    if settings.pool.workers > 0:
+        workers = await service.backend.registry.workers()
+        if not fleet.provider.pids() & {each.pid for each in workers if each.gone_at is None}:
+            return False
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{service.url}/health/ready") as answer,
+    ):
+        return answer.status == 200
+
+
+async def _drain(settings: Settings, fleet: Fleet, interrupts: Interrupts) -> None:
+    """Let workers finish what they hold; a second signal makes them hand it back."""
+    drain_s = settings.pool.drain_s
+    # The worker's own time, and then some for handing leases back.
+    ids = await fleet.keeper.drain(drain_s + 2 * _RELEASE_S)
+    if ids:
+        with talk.status("workers finish what they hold; once more to stop at once"):
+            ended = asyncio.create_task(fleet.provider.wait_ended(ids))
+            insisted = asyncio.create_task(interrupts.second.wait())
+            await asyncio.wait(
+                {ended, insisted}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not ended.done():
+                await fleet.keeper.drain(_RELEASE_S)
+                await ended
+            insisted.cancel()
+    await fleet.provider.close()
+
+
+async def _make_access(backend: Backend, settings: Settings, url: str) -> Access:
+    """Return the keys of this data folder; made at its first start, and again if revoked."""
+    left = read_access(settings.data_dir)
+    key = left.key if left else ""
+    token = left.worker_token if left else ""
+    if not await _is_good(backend, key):
+        made = await create_key(
+            backend.registry, backend.clock, "swell up", frozenset({Scope.ADMIN})
+        )
+        key = made.secret
+    if not await _is_good(backend, token):
+        made = await create_key(
+            backend.registry, backend.clock, "local workers", frozenset({Scope.WORKER})
+        )
+        token = made.secret
+    access = Access(url=url, key=key, worker_token=token)
+    write_access(settings.data_dir, access)
+    return access
+
+
+async def _is_good(backend: Backend, secret: str) -> bool:
+    if not secret:
+        return False
+    found = await backend.registry.key_by_digest(hashlib.sha256(secret.encode()).digest())
+    return found is not None and found.revoked_at is None
+
+
+def _tell_ends(ends: list[_End], fleet: Fleet) -> None:
+    for end in ends:
+        if end.is_told:
+            continue
+        end.is_told = True
+        path = fleet.provider.log_path(end.instance.id)
+        how = f"exit code {end.instance.exit_code}"
+        talk.print(f"[yellow]a worker ended[/] ({how}); the end of {escape(str(path))}:")
+        talk.print(_tail(path), markup=False)
+
+
+def _tail(path: Path, lines: int = 8) -> str:
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
+
+
+def _tell_ready(access: Access, as_json: bool) -> None:
+    if as_json:
+        print_json({"ready": True, "url": access.url, "key": access.key})
+        return
+    stdout.print(f"Swell is ready: {access.url}  key {access.key}", markup=False)
+    talk.print("  try it: swell tasks submit MODEL -i name=value --watch   (swell models ls)")
+
+
+def _words(models: list[str] | None) -> str | None:
+    return ",".join(models) if models else None

@@ -1,0 +1,49 @@
+"""`swell worker`: one worker, anywhere; it needs a URL and a token."""
+
+from typing import Annotated
+
+import typer
+import uvloop
+
+from swell.cli.options import Config, Data, settings_from
+from swell.cli.up import Models
+from swell.clock import SystemClock
+from swell.wiring import build_worker, configure_logging
+
+__all__ = ["run_worker"]
+
+
+def run_worker(
+    url: Annotated[str | None, typer.Option(metavar="URL", help="The backend.")] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="API key with the scope worker; better in the environment."
+        ),
+    ] = None,
+    models: Models = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Tasks held at once.")] = None,
+    name: Annotated[str | None, typer.Option(help="Shown to operators.")] = None,
+    pool: Annotated[str | None, typer.Option(help="The pool that it belongs to.")] = None,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Run one worker until SIGTERM; a second one makes it hand back what it holds."""
+    settings = settings_from(
+        config,
+        data,
+        worker__url=url,
+        worker__token=token,
+        worker__models=",".join(models) if models else None,
+        worker__slots=slots,
+        worker__name=name,
+        worker__pool=pool,
+        worker__device=device,
+    ).settings
+    configure_logging(settings.log)
+
+    async def work() -> int:
+        return await build_worker(settings, SystemClock()).run()
+
+    raise typer.Exit(uvloop.run(work()))

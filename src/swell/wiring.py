@@ -1,0 +1,307 @@
+"""Settings → adapters → engines: the only place where they meet.
+
+Adapters are imported where they are chosen, so that a client command does not load a database.
+"""
+
+import fcntl
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import structlog
+
+from swell.clock import Clock
+from swell.config import LogSettings, Settings, environment_of, process_environment
+from swell.errors import Conflict, InvalidRequest
+from swell.provider import Instance, LaunchRequest
+from swell.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from swell.api.settings import ApiSettings, Backend
+    from swell.autoscaler.keeper import Keeper
+    from swell.broker import Broker
+    from swell.objects import Objects
+    from swell.providers.process import ProcessProvider
+    from swell.registry import Registry
+    from swell.store import Store
+    from swell.worker.engine import Worker
+
+__all__ = [
+    "DataLock",
+    "Fleet",
+    "build_backend",
+    "build_fleet",
+    "build_worker",
+    "close_backend",
+    "configure_logging",
+    "sqlite_version",
+]
+
+_OBJECTS_SECRET = "objects"
+
+
+class DataLock:
+    """Held by the one backend of a data folder; the kernel lets go of it when the process dies."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / "backend.lock"
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        """Take the lock.
+
+        Raises:
+            Conflict: Another backend has it.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise Conflict(
+                f"another backend (process {holder}) runs on {self._path.parent}: "
+                "stop it, or choose another folder with --data"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go. Idempotent."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+async def build_backend(
+    settings: Settings, clock: Clock, *, launchable: Callable[[], list[str]] = list
+) -> "Backend":
+    """Return everything that the HTTP service stands on, opened.
+
+    Args:
+        settings: Which adapters, and their numbers.
+        clock: For all of them.
+        launchable: Names the models for which a worker could be started.
+
+    Raises:
+        InvalidRequest: A URL names no known adapter.
+        Conflict: The database is open elsewhere.
+    """
+    from swell.api.settings import Backend
+    from swell.buses.memory import MemoryBus
+
+    store, broker, registry = _open_store(settings, clock)
+    objects = await _open_objects(settings, clock, registry)
+    return Backend(
+        store=store,
+        broker=broker,
+        bus=MemoryBus(clock),
+        objects=objects,
+        registry=registry,
+        clock=clock,
+        settings=_api_settings(settings),
+        launchable=launchable,
+    )
+
+
+async def close_backend(backend: "Backend") -> None:
+    """Close what `build_backend` opened; the store last, since it commits what is waiting."""
+    await backend.bus.close()
+    await backend.broker.close()
+    await backend.store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The workers of `swell up`."""
+
+    provider: "ProcessProvider"
+    keeper: "Keeper"
+
+
+def build_fleet(
+    settings: Settings, clock: Clock, *, url: str, token: str, on_end: Callable[[Instance], None]
+) -> Fleet:
+    """Return the local workers of one machine, not yet started.
+
+    Args:
+        settings: How many, and which models they serve.
+        clock: For the keeper's waits.
+        url: Where the backend is.
+        token: API key with the scope `worker`.
+        on_end: Told of each worker that ended unasked.
+    """
+    from swell.autoscaler.keeper import Keeper
+    from swell.providers.process import ProcessProvider
+
+    provider = ProcessProvider(
+        clock,
+        settings.data_dir / "logs",
+        process_environment(without_settings=True),
+        boot_delay_s=settings.pool.boot_delay_s,
+    )
+    request = LaunchRequest(
+        pool=settings.worker.pool,
+        command=(sys.executable, "-m", "swell", "worker"),
+        environment=_worker_environment(settings, url, token),
+    )
+    keeper = Keeper(
+        provider,
+        pool=settings.worker.pool,
+        wanted=settings.pool.workers,
+        request=lambda: request,
+        clock=clock,
+        on_end=on_end,
+    )
+    return Fleet(provider=provider, keeper=keeper)
+
+
+def build_worker(settings: Settings, clock: Clock) -> "Worker":
+    """Return a worker that talks to the backend over HTTP, not yet started.
+
+    Raises:
+        InvalidRequest: It has no token.
+    """
+    from swell.brokers.remote import RemoteDispatch
+    from swell.worker.engine import Worker
+    from swell.worker.settings import WorkerSettings
+
+    chosen = settings.worker
+    token = chosen.token.get_secret_value()
+    if not token:
+        raise InvalidRequest(
+            "a worker needs a key with the scope worker: --token, or SWELL_WORKER__TOKEN_FILE"
+        )
+    host = socket.gethostname()
+    return Worker(
+        WorkerSettings(
+            name=chosen.name or f"{host}-{os.getpid()}",
+            pool=chosen.pool,
+            device=chosen.device,
+            slots=chosen.slots,
+            host=host,
+            picture_format=chosen.picture_format,
+        ),
+        RemoteDispatch(chosen.url.rstrip("/"), token),
+        chosen.models,
+        clock,
+    )
+
+
+def configure_logging(settings: LogSettings) -> None:
+    """Send the log to stderr, one line an event."""
+    level = getattr(logging, settings.level.upper())
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer()
+        if settings.json_lines
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    before: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=before,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+
+
+def _api_settings(settings: Settings) -> "ApiSettings":
+    from swell.api.settings import ApiSettings
+
+    server, delivery = settings.server, settings.delivery
+    return ApiSettings(
+        public_url=server.public_url,
+        max_body_bytes=server.max_body_bytes,
+        max_upload_bytes=server.max_upload_bytes,
+        max_artifact_bytes=server.max_artifact_bytes,
+        max_prefer_s=server.max_wait_s,
+        keepalive_s=server.keepalive_s,
+        signed_url_s=server.signed_url_s,
+        lease_s=delivery.lease_s,
+        heartbeat_s=delivery.heartbeat_s,
+        max_wait_s=delivery.worker_wait_s,
+        sweep_every_s=delivery.sweep_every_s,
+    )
+
+
+def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Broker, Registry]":
+    url = settings.store.url or f"sqlite:///{settings.data_dir / 'swell.db'}"
+    delivery = settings.delivery
+    policy = RetryPolicy(base_s=delivery.backoff_base_s, cap_s=delivery.backoff_cap_s)
+    if url == "memory:":
+        from swell.brokers.memory import MemoryBroker
+        from swell.stores.memory import MemoryRegistry, MemoryStore
+
+        memory = MemoryStore(clock, policy)
+        return memory, MemoryBroker(memory), MemoryRegistry()
+    if url.startswith("sqlite:///"):
+        from swell.brokers.sqlite import SqliteBroker
+        from swell.stores.sqlite import SqliteDatabase, SqliteRegistry, SqliteStore
+
+        database = SqliteDatabase.open(Path(url.removeprefix("sqlite:///")), clock)
+        return SqliteStore(database, policy), SqliteBroker(database), SqliteRegistry(database)
+    raise InvalidRequest(f"store.url {url!r}: use sqlite:///PATH or memory:")
+
+
+async def _open_objects(settings: Settings, clock: Clock, registry: "Registry") -> "Objects":
+    url = settings.objects.url or f"file:{settings.data_dir / 'objects'}"
+    secret = await registry.secret(_OBJECTS_SECRET)
+    if url == "memory:":
+        from swell.object_stores.memory import MemoryObjects
+
+        return MemoryObjects(clock, secret)
+    if urlsplit(url).scheme == "file":
+        from swell.object_stores.folder import FolderObjects
+
+        folder = FolderObjects(Path(url.removeprefix("file:").removeprefix("//")), clock, secret)
+        await folder.clear_incoming()
+        return folder
+    raise InvalidRequest(f"objects.url {url!r}: use file:PATH or memory:")
+
+
+def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str, str]:
+    worker = settings.worker
+    slots = {} if worker.slots is None else {"worker.slots": str(worker.slots)}
+    return environment_of(
+        slots
+        | {
+            "data_dir": str(settings.data_dir),
+            "worker.url": url,
+            "worker.token": token,
+            "worker.models": ",".join(worker.models),
+            "worker.pool": worker.pool,
+            "worker.device": worker.device,
+            "worker.picture_format": worker.picture_format,
+            "log.level": settings.log.level,
+            "log.json_lines": str(settings.log.json_lines).lower(),
+        }
+    )
+
+
+def sqlite_version() -> str:
+    """Return the version of the SQLite library that the embedded store would use."""
+    from swell.stores.sqlite.file import library_version
+
+    return library_version()
