@@ -1,0 +1,204 @@
+"""The ASGI application.
+
+Starlette routes most paths. Five of them are so busy that they are found by a look at the path
+before Starlette's router runs: creating a task, getting one, following one, and a worker's lease and
+report. They run the same handlers either way.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+from starlette.applications import Starlette
+from starlette.routing import Route as StarletteRoute
+
+from swell.api.call import Call, ClientGone, Receive, Reply, Scope, Send
+from swell.api.duties import Duties
+from swell.api.problems import closest, problem_reply
+from swell.api.route import Route
+from swell.api.routes import ROUTES
+from swell.api.service import Service
+from swell.api.settings import Backend
+from swell.errors import Internal, MethodNotAllowed, NotFound, SwellError
+
+__all__ = ["App", "Endpoint", "create_app"]
+
+_log = structlog.get_logger("swell.api")
+
+_TASKS: Final = "/v1/tasks/"
+
+
+class Endpoint:
+    """Runs one row of the table: key, handler, errors, numbers."""
+
+    __slots__ = ("_handler", "_path", "_scope", "_service")
+
+    def __init__(self, service: Service, route: Route) -> None:
+        self._service = service
+        self._handler = route.handler
+        self._scope = route.scope
+        self._path = route.public_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        service = self._service
+        started_s = service.clock.monotonic_s()
+        call = Call(scope, receive, send, service.new_request_id())
+        try:
+            if self._scope is not None:
+                authorization = call.header(b"authorization")
+                call.key = await service.keys.require(authorization, self._scope)
+            reply = await self._handler(service, call)
+        except SwellError as error:
+            reply = _problem(call, error)
+        except ClientGone:
+            return
+        except Exception as error:
+            reply = _fault(call, error)
+        status = call.status
+        if reply is not None:
+            status = reply.status
+            await reply.send(call)
+        took_s = service.clock.monotonic_s() - started_s
+        service.metrics.http(scope["method"], self._path, status, took_s)
+
+
+class _Methods:
+    """All operations of one path."""
+
+    def __init__(self, service: Service, routes: Sequence[Route]) -> None:
+        self._service = service
+        self._endpoints = {route.method: Endpoint(service, route) for route in routes}
+        if "GET" in self._endpoints:
+            self._endpoints["HEAD"] = self._endpoints["GET"]
+        self._allowed = ", ".join(sorted(self._endpoints))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get(scope["method"])
+        if endpoint is not None:
+            await endpoint(scope, receive, send)
+            return
+        call = Call(scope, receive, send, self._service.new_request_id())
+        error = MethodNotAllowed(
+            f"{call.path} does not take {scope['method'][:20]}: use {self._allowed}",
+            headers={"Allow": self._allowed},
+        )
+        await _problem(call, error).send(call)
+
+
+class _Elsewhere:
+    """Answers paths that lead nowhere."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._paths = sorted({route.public_path for route in ROUTES})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(scope, receive, send, self._service.new_request_id())
+        near = closest(call.path, self._paths, n=2)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        error = NotFound(f"there is nothing at {call.path[:120]}: {hint}GET /docs lists all paths")
+        await _problem(call, error).send(call)
+
+
+class App:
+    """The whole service as one ASGI application."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.service = Service(backend)
+        self._duties = Duties(self.service)
+        by_path: dict[str, list[Route]] = {}
+        for route in ROUTES:
+            by_path.setdefault(route.path, []).append(route)
+        methods = {path: _Methods(self.service, routes) for path, routes in by_path.items()}
+        # Words before placeholders: /v1/dead/replay is not the task `replay`.
+        ordered = sorted(methods, key=lambda path: path.count("{"))
+        routes = [StarletteRoute(path, methods[path]) for path in ordered]
+        self._starlette = Starlette(routes=routes)
+        self._starlette.router.redirect_slashes = False
+        self._starlette.router.default = _Elsewhere(self.service)
+        found = {(route.method, route.path): Endpoint(self.service, route) for route in ROUTES}
+        hot = (("POST", "/v1/tasks"), ("POST", "/worker/v1/lease"), ("POST", "/worker/v1/report"))
+        self._hot = {path: found[method, path] for method, path in hot}
+        self._get = found["GET", "/v1/tasks/{id}"]
+        self._events = found["GET", "/v1/tasks/{id}/events"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the lifespan."""
+        if scope["type"] == "http":
+            path = scope["path"]
+            method = scope["method"]
+            if method == "POST":
+                endpoint = self._hot.get(path)
+                if endpoint is not None:
+                    await endpoint(scope, receive, send)
+                    return
+            elif method == "GET" and path.startswith(_TASKS):
+                task_id, slash, rest = path[len(_TASKS) :].partition("/")
+                if task_id and (not slash or rest == "events"):
+                    scope["path_params"] = {"id": task_id}
+                    await (self._events if slash else self._get)(scope, receive, send)
+                    return
+            await self._starlette(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            # A WebSocket: nothing here speaks it.
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def start(self) -> None:
+        """Make ready for requests."""
+        for hook in self.backend.on_start:
+            await hook()
+        await self.service.cards.refresh()
+        await self.service.fleet.refresh()
+        self._duties.start()
+        self.service.is_ready = True
+
+    async def stop(self) -> None:
+        """End what `start` began."""
+        self.service.is_ready = False
+        await self._duties.stop()
+        for hook in self.backend.on_stop:
+            await hook()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            _log.exception("start failed")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        try:
+            await self.stop()
+        except Exception as error:
+            _log.exception("stop failed")
+            await send({"type": "lifespan.shutdown.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def create_app(backend: Backend) -> App:
+    """Return the HTTP service over these contracts; serve it with any ASGI server."""
+    return App(backend)
+
+
+def _problem(call: Call, error: SwellError) -> Reply:
+    if error.status >= Internal.status and error.code == Internal.code:
+        _log.error("internal error", request_id=call.request_id, detail=error.detail)
+    return problem_reply(error, path=call.path, request_id=call.request_id)
+
+
+def _fault(call: Call, error: Exception) -> Reply:
+    _log.error(
+        "request failed",
+        request_id=call.request_id,
+        method=call.scope["method"],
+        path=call.path,
+        exc_info=error,
+    )
+    return problem_reply(Internal(), path=call.path, request_id=call.request_id)

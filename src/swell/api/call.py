@@ -1,0 +1,195 @@
+"""One HTTP request and its answer, as thin as ASGI allows.
+
+Handlers take a `Call` and return a `Reply`. Nothing here builds an object per header or parses what
+nobody asks for: most requests need the path, one or two headers and the body.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from swell.errors import InvalidRequest, TooLarge
+from swell.registry import ApiKey
+
+__all__ = ["Call", "ClientGone", "Receive", "Reply", "Scope", "Send", "poll"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+JSON = b"application/json"
+
+
+class ClientGone(Exception):
+    """The client hung up before the request was read."""
+
+
+class Reply:
+    """An answer: a body, or a stream whose length is known."""
+
+    __slots__ = ("body", "content_type", "headers", "length", "status", "stream")
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes = b"",
+        content_type: bytes = JSON,
+        headers: list[tuple[bytes, bytes]] | None = None,
+        *,
+        stream: AsyncIterator[bytes] | None = None,
+        length: int | None = None,
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.content_type = content_type
+        self.headers = headers
+        self.stream = stream
+        self.length = len(body) if length is None else length
+
+    async def send(self, call: "Call") -> None:
+        """Write the answer."""
+        headers = [
+            (b"content-type", self.content_type),
+            (b"content-length", b"%d" % self.length),
+            (b"x-request-id", call.request_id.encode()),
+        ]
+        if self.status in (204, 304):
+            del headers[:2]
+        if self.headers:
+            headers += self.headers
+        send = call.send
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        if self.stream is not None and call.scope["method"] != "HEAD":
+            async for chunk in self.stream:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+class Call:
+    """One request on its way through a handler."""
+
+    __slots__ = ("key", "params", "receive", "request_id", "scope", "send", "status")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.request_id = request_id
+        #: Who asks; None where no key is needed.
+        self.key: ApiKey | None = None
+        #: What stands in the places of the path.
+        self.params: dict[str, str] = scope.get("path_params", {})
+        #: Status of an answer that the handler wrote itself.
+        self.status = 200
+
+    @property
+    def caller(self) -> ApiKey:
+        """Who asks, on a path that needs a key."""
+        assert self.key is not None, "the route table asks for a key on this path"
+        return self.key
+
+    @property
+    def path(self) -> str:
+        """The path that was asked."""
+        return str(self.scope["path"])
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first header of this lower-case name."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return bytes(value)
+        return None
+
+    @property
+    def media_type(self) -> str:
+        """The body's media type in lower case, without parameters; empty if not told."""
+        value = self.header(b"content-type") or b""
+        return value.split(b";", 1)[0].strip().lower().decode("latin-1")
+
+    def query(self) -> dict[str, str]:
+        """Return the query parameters.
+
+        Raises:
+            InvalidRequest: One is given twice, or is not UTF-8.
+        """
+        try:
+            raw = self.scope["query_string"].decode("ascii")
+            pairs = parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=50)
+        except ValueError as error:
+            raise InvalidRequest("the query string is not URL-encoded UTF-8") from error
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise InvalidRequest("a query parameter is given twice; give each once")
+        return found
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            TooLarge: It is longer than `limit_bytes`, counted as it comes.
+            ClientGone: The client hung up.
+        """
+        message = await self.receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            data: bytes = message.get("body", b"")
+            if len(data) > limit_bytes:
+                raise _too_large(limit_bytes)
+            return data
+        return b"".join([chunk async for chunk in self._chunks(message, limit_bytes)])
+
+    async def chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:
+        """Yield the body as it comes.
+
+        Raises:
+            TooLarge: It is longer than `limit_bytes`.
+            ClientGone: The client hung up.
+        """
+        async for chunk in self._chunks(await self.receive(), limit_bytes):
+            yield chunk
+
+    async def _chunks(
+        self, message: MutableMapping[str, Any], limit_bytes: int
+    ) -> AsyncIterator[bytes]:
+        total = 0
+        while True:
+            if message["type"] != "http.request":
+                raise ClientGone
+            chunk: bytes = message.get("body", b"")
+            total += len(chunk)
+            if total > limit_bytes:
+                raise _too_large(limit_bytes)
+            if chunk:
+                yield chunk
+            if not message.get("more_body", False):
+                return
+            message = await self.receive()
+
+    def is_gone(self) -> bool:
+        """Whether the client has hung up. The body must have been read."""
+        message = poll(self.receive())
+        return message is not None and message["type"] == "http.disconnect"
+
+
+def poll(step: Awaitable[Any]) -> Any:
+    """Run an awaitable only as far as it goes without waiting; None if it would wait.
+
+    It lets one loop look after thousands of streams without a task for each.
+    """
+    if not isinstance(step, Coroutine):
+        return None
+    try:
+        step.send(None)
+    except StopIteration as done:
+        return done.value
+    # It waits for something: take it back. What it waited for forgets it.
+    step.close()
+    return None
+
+
+def _too_large(limit_bytes: int) -> TooLarge:
+    # The rest of the body is not read, so the connection cannot be used again.
+    return TooLarge(
+        f"the body is larger than {limit_bytes:,} bytes: send less, or upload files with "
+        "POST /v1/uploads and name their URLs",
+        headers={"connection": "close"},
+    )

@@ -1,0 +1,264 @@
+"""Which models there are, and whether an input fits one.
+
+Cards are kept at hand and read again when a name is not found or when they have grown old, so that
+every backend soon knows what was registered through another.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import jsonschema_rs
+import msgspec
+
+from swell.api.problems import closest
+from swell.clock import Clock
+from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound
+from swell.registry import ModelCard, Registry
+
+__all__ = ["Cards", "Target", "check_schema", "pointer_of"]
+
+#: How long cards are taken as current, in seconds.
+_FRESH_S = 5.0
+
+#: How many broken fields one answer lists.
+_MAX_ERRORS = 50
+
+_decode = msgspec.json.Decoder().decode
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a request's `model` means."""
+
+    #: `owner/name`.
+    model: str
+    #: `owner/name`, or `owner/name:version` where the caller insists on one.
+    queue: str
+    card: ModelCard
+
+    @property
+    def pinned_version(self) -> str | None:
+        """The version that the caller insists on."""
+        return None if self.queue == self.model else self.card.version
+
+
+class _Check:
+    """A compiled schema."""
+
+    __slots__ = ("takes_anything", "validator")
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self.validator = compile_schema(schema)
+        self.takes_anything = not schema
+
+
+class Cards:
+    """An index of the registry's cards."""
+
+    def __init__(self, registry: Registry, clock: Clock) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._versions: dict[str, list[ModelCard]] = {}
+        self._targets: dict[str, Target] = {}
+        self._checks: dict[tuple[str, str], _Check] = {}
+        self._read_at_s = float("-inf")
+        self._reading = asyncio.Lock()
+
+    def all(self) -> list[ModelCard]:
+        """Return every version, by name, newest first within a name."""
+        return [card for cards in self._versions.values() for card in cards]
+
+    def newest(self) -> list[ModelCard]:
+        """Return the version of each model that a request without a version gets."""
+        return [card for cards in self._versions.values() if (card := _default(cards))]
+
+    async def versions(self, model: str) -> list[ModelCard]:
+        """Return the versions of a model, newest first.
+
+        Raises:
+            NotFound: No such model.
+        """
+        await self._refresh(_FRESH_S)
+        if model not in self._versions:
+            await self._refresh(1.0)
+        if model not in self._versions:
+            self._refuse(model)
+        return self._versions[model]
+
+    async def target(self, ref: str) -> Target:
+        """Return what `owner/name` or `owner/name:version` means.
+
+        Raises:
+            NotFound: No such model or version.
+        """
+        if self._clock.monotonic_s() - self._read_at_s < _FRESH_S:
+            target = self._targets.get(ref)
+            if target is not None:
+                return target
+        return await self._find(ref)
+
+    async def refresh(self) -> None:
+        """Read the registry now."""
+        await self._refresh(0.0)
+
+    def check_input(self, target: Target, raw: msgspec.Raw, at: str = "/input") -> None:
+        """Check an input against its model's schema.
+
+        Raises:
+            InvalidInput: It breaks the schema; every broken field is listed.
+            InvalidRequest: It is not JSON.
+        """
+        card = target.card
+        key = (card.name, card.version)
+        check = self._checks.get(key)
+        if check is None:
+            check = self._checks[key] = _Check(card.input_schema)
+        try:
+            value = _decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidRequest(f"the value at {at} is not JSON in UTF-8: {error}") from error
+        if type(value) is not dict:
+            detail = 'an input is an object of the model\'s fields, such as {"prompt": "…"}'
+            raise InvalidInput(detail, errors=[FieldError(pointer=at, detail=detail, code="type")])
+        if not check.takes_anything and not check.validator.is_valid(value):
+            self._explain(target, check, value, at)
+
+    def _explain(self, target: Target, check: _Check, value: Any, at: str) -> NoReturn:
+        known = list(target.card.input_schema.get("properties", {}))
+        errors: list[FieldError] = []
+        for broken in check.validator.iter_errors(value):
+            errors.extend(_field_errors(broken, at, known))
+            if len(errors) >= _MAX_ERRORS:
+                break
+        first = f"{errors[0]['pointer']}: {errors[0]['detail']}" if errors else "see its schema"
+        raise InvalidInput(
+            f"the input does not fit {target.model}: {first}. "
+            f"GET /v1/models/{target.model} shows its input_schema and an example",
+            errors=errors,
+        )
+
+    async def _find(self, ref: str) -> Target:
+        await self._refresh(_FRESH_S)
+        target = self._targets.get(ref) or self._make_target(ref)
+        if target is None:
+            # It may have been registered through another backend a moment ago.
+            await self._refresh(1.0)
+            target = self._make_target(ref)
+        if target is None:
+            self._refuse(ref)
+        self._targets[ref] = target
+        return target
+
+    def _make_target(self, ref: str) -> Target | None:
+        model, _, version = ref.partition(":")
+        cards = self._versions.get(model, [])
+        if not version:
+            card = _default(cards)
+            return None if card is None or ":" in ref else Target(model, model, card)
+        for card in cards:
+            if card.version == version and card.stage != "retired":
+                return Target(model, ref, card)
+        return None
+
+    def _refuse(self, ref: str) -> NoReturn:
+        model, _, version = ref.partition(":")
+        known = sorted(self._versions)
+        if version and model in self._versions:
+            there = ", ".join(card.version for card in self._versions[model][:5])
+            raise NotFound(
+                f"{model} has no version {version[:60]!r} that runs; there are: {there}. Leave the "
+                f"version out for the newest"
+            )
+        near = closest(model, known)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        there = f"this server knows {', '.join(known[:10])}" if known else "none is served yet"
+        raise NotFound(
+            f"there is no model {ref[:120]!r}: {hint}{there}. To serve one, start a worker with it: "
+            "`swell worker --models FILE.py` (or `swell up --models FILE.py`)"
+        )
+
+    async def _refresh(self, older_than_s: float) -> None:
+        asked_at_s = self._clock.monotonic_s()
+        if asked_at_s - self._read_at_s < older_than_s:
+            return
+        async with self._reading:
+            # Whoever held the lock may just have read what we were about to read.
+            if older_than_s > 0 and asked_at_s - self._read_at_s < older_than_s:
+                return
+            versions: dict[str, list[ModelCard]] = {}
+            for card in await self._registry.models():
+                versions.setdefault(card.name, []).append(card)
+            self._versions = versions
+            self._targets = {}
+            self._read_at_s = asked_at_s
+
+
+def compile_schema(schema: dict[str, Any]) -> Any:
+    """Return a validator of a JSON Schema; it never fetches what the schema refers to."""
+    return jsonschema_rs.validator_for(schema or True, retriever=_refuse_to_fetch)
+
+
+def check_schema(card: ModelCard) -> None:
+    """Check that a card's input schema is one.
+
+    Raises:
+        InvalidInput: It is not valid JSON Schema, or refers to documents elsewhere.
+    """
+    try:
+        compile_schema(card.input_schema)
+    except Exception as error:
+        # jsonschema-rs raises several kinds, one of them not a ValueError.
+        raise InvalidInput(f"the input_schema of {card.name} is not usable: {error}") from error
+
+
+def pointer_of(parts: Sequence[str | int]) -> str:
+    """Return the JSON pointer of a path (RFC 6901)."""
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+
+
+def _field_errors(
+    broken: jsonschema_rs.ValidationError, at: str, known: Sequence[str]
+) -> list[FieldError]:
+    base = at + pointer_of(broken.instance_path)
+    kind = broken.kind
+    code = kind.name
+    kinds = jsonschema_rs.ValidationErrorKind
+    if isinstance(kind, kinds.AdditionalProperties | kinds.UnevaluatedProperties):
+        return [
+            FieldError(
+                pointer=base + pointer_of([name]),
+                detail=_unknown(name, known if base == at else ()),
+                code="unknown_field",
+            )
+            for name in kind.unexpected
+        ]
+    if isinstance(kind, kinds.Required):
+        name = str(kind.property)
+        detail = f"{name!r} is required"
+        return [FieldError(pointer=base + pointer_of([name]), detail=detail, code="required")]
+    return [FieldError(pointer=base, detail=_short(broken.message), code=code)]
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = closest(name, known, n=1)
+    if near:
+        return f"there is no field {name[:60]!r}; did you mean {near[0]!r}?"
+    if known:
+        return f"there is no field {name[:60]!r}; there are {', '.join(known[:20])}"
+    return f"there is no field {name[:60]!r}"
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= 300 else message[:297] + "…"
+
+
+def _default(cards: Sequence[ModelCard]) -> ModelCard | None:
+    """Return the newest live card, else the newest that is not retired."""
+    for card in cards:
+        if card.stage == "live":
+            return card
+    return next((card for card in cards if card.stage != "retired"), None)
+
+
+def _refuse_to_fetch(uri: str) -> NoReturn:
+    raise ValueError(f"a schema must be whole, but this one refers to {uri}")

@@ -1,0 +1,150 @@
+"""What the backend does without being asked: sweep, look after workers, look after streams."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from swell.api.events import frame, queued_data
+from swell.api.service import Service
+from swell.api.streams import KEEP_ALIVE
+from swell.api.views import encode
+from swell.errors import SwellError
+from swell.events import EventKind
+from swell.task import Task, TaskState
+
+__all__ = ["Duties", "pause_s", "sweep"]
+
+_log = structlog.get_logger("swell.api")
+
+#: How many tasks one look of the sweeper changes.
+_SWEEP_LIMIT: Final = 1000
+
+#: How often every stream is looked at, to find clients that hung up, in seconds.
+_STREAM_TICK_S: Final = 1.0
+
+#: Streams looked at before others get a turn on the event loop.
+_STREAM_BATCH: Final = 500
+
+
+class Duties:
+    """The loops of one backend process."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._running: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start all loops."""
+        loops = (self._sweep, self._watch_workers, self._keep_streams, self._tell_positions)
+        self._running = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
+
+    async def stop(self) -> None:
+        """End all loops, and the streams."""
+        for each in self._running:
+            each.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._running = []
+
+    async def _sweep(self) -> None:
+        service = self._service
+        while True:
+            wake_at: datetime | None = None
+            try:
+                wake_at = await service.store.next_wake_at()
+                if wake_at is not None and wake_at <= service.clock.now():
+                    while await sweep(service) >= _SWEEP_LIMIT:
+                        pass
+                    wake_at = await service.store.next_wake_at()
+            except SwellError as error:
+                _log.warning("sweep failed", detail=error.detail)
+            except Exception:
+                _log.exception("sweep failed")
+            every_s = service.settings.sweep_every_s
+            await service.clock.sleep(pause_s(wake_at, service.clock.now(), every_s))
+
+    async def _watch_workers(self) -> None:
+        every_s = self._service.settings.heartbeat_s / 2
+        await self._repeat("workers", every_s, self._service.fleet.refresh)
+
+    async def _keep_streams(self) -> None:
+        service = self._service
+        ticks = max(1, round(service.settings.keepalive_s / _STREAM_TICK_S))
+        tick = 0
+
+        async def look() -> None:
+            nonlocal tick
+            tick = (tick + 1) % ticks
+            # Each tick looks at its share of the streams; all have had their turn after `ticks`.
+            for number, stream in enumerate(service.streams):
+                if number % ticks == tick:
+                    stream.push(KEEP_ALIVE)
+                stream.check()
+                if number % _STREAM_BATCH == _STREAM_BATCH - 1:
+                    await asyncio.sleep(0)
+
+        await self._repeat("streams", _STREAM_TICK_S, look)
+
+    async def _tell_positions(self) -> None:
+        service = self._service
+
+        async def tell() -> None:
+            await tell_positions(service)
+
+        await self._repeat("positions", service.settings.position_every_s, tell)
+
+    async def _repeat(self, name: str, every_s: float, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await self._service.clock.sleep(every_s)
+            try:
+                await step()
+            except SwellError as error:
+                _log.warning("duty failed", duty=name, detail=error.detail)
+            except Exception:
+                _log.exception("duty failed", duty=name)
+
+
+def pause_s(wake_at: datetime | None, now: datetime, every_s: float) -> float:
+    """Return how long the sweeper may rest: until there is work, at most `every_s`. Pure."""
+    if wake_at is None:
+        return every_s
+    return min(every_s, max(0.005, (wake_at - now).total_seconds()))
+
+
+async def sweep(service: Service) -> int:
+    """Do what time demands, once; return how many tasks changed."""
+    tasks = await service.store.sweep(limit=_SWEEP_LIMIT)
+    if not tasks:
+        return 0
+    # Whoever still works on one of these holds it no longer.
+    taken = [task for task in tasks if task.worker_id is not None and _was_held(service, task)]
+    service.fleet.stop(taken)
+    service.fleet.release([task.id for task in taken])
+    for task in tasks:
+        if task.state.is_terminal:
+            service.count_end(task)
+    await service.changed(tasks)
+    return len(tasks)
+
+
+async def tell_positions(service: Service) -> None:
+    """Tell waiting streams their position, where it has changed."""
+    streams = service.streams.waiting(service.settings.position_streams)
+    waiting = [(stream, stream.waiting) for stream in streams if stream.waiting is not None]
+    if not waiting:
+        return
+    places = await service.places([task for _, task in waiting])
+    for (stream, task), (position, expected) in zip(waiting, places, strict=True):
+        if stream.waiting is not task or position is None or position == stream.last_position:
+            continue
+        stream.last_position = position
+        body = frame(EventKind.QUEUED, encode(queued_data(task, position, expected)), None)
+        stream.push({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def _was_held(service: Service, task: Task) -> bool:
+    return task.state is not TaskState.RUNNING and service.fleet.is_held(
+        task.id, task.attempt, task.lease_token or ""
+    )

@@ -1,0 +1,166 @@
+"""Event streams of a task, as server-sent events.
+
+What a reader gets: the state that the task is in now, unless it has seen it, then everything that
+happens, and at last the event that ends the task, with the whole task in it. Ids grow, so a reader
+that lost its connection goes on where it was (`Last-Event-ID`, or `?after=`).
+
+Source:
+    HTML Living Standard, section 9.2, "Server-sent events".
+"""
+
+import asyncio
+from typing import Any
+
+from swell.api.call import Call, Reply
+from swell.api.eta import Estimate
+from swell.api.messages import EventsQuery
+from swell.api.reading import read_query
+from swell.api.service import Service
+from swell.api.streams import Stream
+from swell.api.tasks import find_task
+from swell.api.views import UrlMaker, encode, encode_task
+from swell.bus import Subscription
+from swell.errors import InvalidRequest
+from swell.events import TERMINAL_ID, Event, EventKind, event_of
+from swell.task import Task, TaskState
+
+__all__ = ["frame", "queued_data", "stream_events"]
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+#: How long a browser waits before it connects again, in milliseconds.
+_RETRY = b"retry: 2000\n\n"
+
+
+async def stream_events(service: Service, call: Call) -> Reply | None:
+    """`GET /v1/tasks/{id}/events`."""
+    after = _after(call)
+    task = await find_task(service, call)
+    if after >= TERMINAL_ID and task.state.is_terminal:
+        # The reader has seen the end; 204 tells it not to come back.
+        return Reply(204)
+    # Listen before reading the truth, so that nothing falls between.
+    subscription = service.bus.subscribe(task.id, after=after)
+    try:
+        await _serve(service, call, subscription, after)
+    finally:
+        subscription.close()
+    return None
+
+
+async def _serve(service: Service, call: Call, subscription: Subscription, after: int) -> None:
+    # Read to its end, the body lets the server tell when the client hangs up.
+    await call.body(0)
+    task = await find_task(service, call)
+    headers = [*_HEADERS, (b"x-request-id", call.request_id.encode())]
+    send = call.send
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    is_waiting = task.state is TaskState.QUEUED
+    stream = Stream(asyncio.current_task(), call.receive, send, task if is_waiting else None)
+    first = await _first(service, call, task, after)
+    await send({"type": "http.response.body", "body": _RETRY + first, "more_body": True})
+    seen = max(after, event_of(task).id)
+    is_over = task.state.is_terminal
+    task_id = task.id
+    del task, first, headers
+    service.streams.add(stream)
+    try:
+        while not is_over:
+            event = await subscription.next()
+            if event is None:
+                break
+            if event.id <= seen:
+                continue
+            seen, is_over = event.id, event.is_terminal
+            stream.waiting = event.task if event.kind is EventKind.QUEUED else None
+            body = await _told(service, call, task_id, event)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            del event, body
+    except asyncio.CancelledError:
+        if not stream.is_gone:
+            raise
+        return
+    finally:
+        service.streams.remove(stream)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _first(service: Service, call: Call, task: Task, after: int) -> bytes:
+    """Return the event of the state that a task is in, unless it was seen."""
+    event = event_of(task)
+    if event.id <= after:
+        return b""
+    return await _told(service, call, task.id, event)
+
+
+async def _told(service: Service, call: Call, task_id: str, event: Event) -> bytes:
+    """Return an event as the reader sees it."""
+    if event.is_terminal:
+        task = event.task
+        if task is None:
+            task = (await service.store.get([task_id]))[0]
+        assert task is not None, "the store never forgets a task"
+        return frame(event.kind, encode_task(task, service.urls(call)), event.id)
+    if event.kind is EventKind.QUEUED and event.task is not None:
+        position, expected = await service.place(event.task)
+        return frame(event.kind, encode(queued_data(event.task, position, expected)), event.id)
+    data = event.data
+    if event.kind is EventKind.ARTIFACT:
+        data = _with_url(data, service.urls(call))
+    elif event.kind is EventKind.STARTED:
+        data = {"state": TaskState.RUNNING.value, **data}
+    return frame(event.kind, encode(data), event.id)
+
+
+def queued_data(task: Task, position: int | None, expected: Estimate | None) -> dict[str, Any]:
+    """Return what a waiting reader is told."""
+    return {
+        "state": task.state.value,
+        "attempt": task.attempt,
+        "position": position,
+        "eta_s": None if expected is None else expected.finish,
+    }
+
+
+def frame(kind: EventKind, data: bytes, number: int | None) -> bytes:
+    """Return one event on the wire; without a number it does not move the reader's place."""
+    # JSON from msgspec has no line breaks, and user JSON is broken into lines if it has.
+    lines = data if b"\n" not in data and b"\r" not in data else _one_line(data)
+    place = b"" if number is None else b"id: %d\n" % number
+    return b"%sevent: %s\ndata: %s\n\n" % (place, kind.value.encode(), lines)
+
+
+def _one_line(data: bytes) -> bytes:
+    # A line break inside JSON can only stand between tokens, where a space means the same.
+    return data.replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+def _with_url(data: dict[str, Any], urls: UrlMaker) -> dict[str, Any]:
+    key = data.get("key")
+    if not isinstance(key, str):
+        return data
+    return {**{name: value for name, value in data.items() if name != "key"}, "url": urls.file(key)}
+
+
+def _after(call: Call) -> int:
+    """Return the id of the last event that the reader saw; -1 for none.
+
+    Raises:
+        InvalidRequest: `Last-Event-ID` is not a number.
+    """
+    asked = read_query(call, EventsQuery).after
+    if asked is not None:
+        return asked
+    header = call.header(b"last-event-id")
+    if header is None or not header.strip():
+        return -1
+    text = header.strip()
+    if not text.isdigit() or len(text) > 16 or int(text) > TERMINAL_ID:
+        raise InvalidRequest(
+            "Last-Event-ID is not an id of this stream: send the last `id:` that you got"
+        )
+    return int(text)

@@ -1,0 +1,191 @@
+"""Files in and out: uploads of clients, outputs of workers, signed URLs to read them."""
+
+import email.parser
+import email.policy
+import re
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
+from typing import Final
+
+from swell.api.call import Call, Reply
+from swell.api.messages import StoredView, UploadQuery, UploadView
+from swell.api.reading import read_query
+from swell.api.service import Service
+from swell.api.views import encode
+from swell.errors import InvalidRequest, NotFound, RangeNotSatisfiable
+from swell.objects import ObjectInfo
+from swell.task import new_id
+
+__all__ = ["byte_range", "get_artifact", "put_artifact", "upload"]
+
+_RANGE: Final = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")
+_TYPE: Final = re.compile(r"^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$")
+
+#: What a browser may show in place; anything else is saved, so that nobody's upload runs scripts.
+_SHOWN: Final = ("image/", "audio/", "video/", "text/plain", "application/json", "application/pdf")
+
+
+async def upload(service: Service, call: Call) -> Reply:
+    """`POST /v1/uploads`."""
+    query = read_query(call, UploadQuery)
+    limit = service.settings.max_upload_bytes
+    now = service.clock.now()
+    stem = f"uploads/{call.caller.id}/{new_id(now)}"
+    data: bytes | AsyncIterator[bytes]
+    if call.media_type == "multipart/form-data":
+        header = call.header(b"content-type") or b""
+        data, content_type, filename = one_part(header, await call.body(limit))
+    else:
+        data, content_type, filename = call.chunks(limit), _content_type(call), query.filename or ""
+    info = await service.objects.put(stem + _ending(filename), data, content_type)
+    if info.bytes == 0:
+        await service.objects.delete([info.key])
+        raise InvalidRequest("the upload is empty: send the file as the body, or as one form part")
+    expires_s = service.settings.signed_url_s
+    view = UploadView(
+        key=info.key,
+        url=service.urls(call).file(info.key),
+        content_type=info.content_type,
+        bytes=info.bytes,
+        expires_at=now + timedelta(seconds=expires_s),
+    )
+    return Reply(201, encode(view))
+
+
+async def put_artifact(service: Service, call: Call) -> Reply:
+    """`PUT /v1/artifacts/{key}`, signed: how workers deliver."""
+    key = call.params["key"]
+    service.objects.verify("PUT", key, call.query())
+    chunks = call.chunks(service.settings.max_artifact_bytes)
+    info = await service.objects.put(key, chunks, _content_type(call))
+    view = StoredView(
+        key=info.key, bytes=info.bytes, content_type=info.content_type, etag=info.etag
+    )
+    return Reply(201, encode(view))
+
+
+async def get_artifact(service: Service, call: Call) -> Reply:
+    """`GET` and `HEAD /v1/artifacts/{key}`, signed."""
+    key = call.params["key"]
+    service.objects.verify("GET", key, call.query())
+    try:
+        info = await service.objects.head(key)
+    except NotFound as error:
+        raise NotFound(f"the file {key[:120]!r} is not there (any more)") from error
+    headers = _file_headers(info)
+    if _is_known(call.header(b"if-none-match"), info.etag):
+        return Reply(304, headers=headers)
+    asked = call.header(b"range")
+    unchanged = call.header(b"if-range")
+    if unchanged is not None and not _is_known(unchanged, info.etag):
+        asked = None
+    span = None if asked is None else byte_range(asked.decode("latin-1"), info.bytes)
+    start, end = (0, info.bytes) if span is None else span
+    status = 200
+    if span is not None:
+        status = 206
+        headers.append((b"content-range", b"bytes %d-%d/%d" % (start, end - 1, info.bytes)))
+    return Reply(
+        status,
+        content_type=info.content_type.encode("latin-1", "replace"),
+        headers=headers,
+        stream=service.objects.read(key, start, end),
+        length=end - start,
+    )
+
+
+def byte_range(header: str, size: int) -> tuple[int, int] | None:
+    """Return the bytes [start, end) that a `Range` header asks for; None for the whole file.
+
+    Several ranges, or another unit, mean the whole file, as the standard allows.
+
+    Raises:
+        RangeNotSatisfiable: The range begins behind the end.
+
+    Source:
+        RFC 9110, section 14.
+    """
+    found = _RANGE.match(header.replace(" ", ""))
+    if found is None or found.groups() == ("", ""):
+        return None
+    first, last = found.groups()
+    if not first:
+        start, end = max(0, size - int(last)), size
+    else:
+        start = int(first)
+        end = min(size, int(last) + 1) if last else size
+        if last and int(last) < start:
+            return None
+    if start >= size or end <= start:
+        raise RangeNotSatisfiable(
+            f"the file has {size:,} bytes: ask for a range within them",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
+    return start, end
+
+
+def one_part(content_type: bytes, body: bytes) -> tuple[bytes, str, str]:
+    """Return (bytes, media type, file name) of the one file in a form.
+
+    Raises:
+        InvalidRequest: The form cannot be read, or does not hold exactly one file.
+    """
+    parser = email.parser.BytesParser(policy=email.policy.HTTP)
+    try:
+        message = parser.parsebytes(b"Content-Type: " + content_type + b"\r\n\r\n" + body)
+        parts = list(message.iter_parts()) if message.is_multipart() else []
+        files = [part for part in parts if part.get_filename() is not None] or parts
+        if len(files) != 1:
+            raise InvalidRequest(
+                f"the form holds {len(files)} files: send exactly one part with a file name"
+            )
+        part = files[0]
+        data = part.get_payload(decode=True)
+        filename = part.get_filename() or ""
+        media_type = part.get_content_type()
+    except (ValueError, LookupError, AttributeError, TypeError, IndexError) as error:
+        raise InvalidRequest(f"the form cannot be read: {error}") from error
+    if not isinstance(data, bytes):
+        raise InvalidRequest("a file of the form is a form itself: send the file")
+    return data, media_type if _TYPE.match(media_type) else "application/octet-stream", filename
+
+
+def _content_type(call: Call) -> str:
+    media_type = call.media_type
+    if not media_type:
+        return "application/octet-stream"
+    if not _TYPE.match(media_type):
+        raise InvalidRequest(f"{media_type[:60]!r} is not a media type such as image/png")
+    return media_type
+
+
+def _ending(filename: str) -> str:
+    _, dot, ending = filename.rpartition(".")
+    plain = ending.isascii() and ending.isalnum() and len(ending) <= 8
+    return f".{ending.lower()}" if dot and plain else ""
+
+
+def _is_known(header: bytes | None, etag: str) -> bool:
+    """Whether an `If-None-Match` or `If-Range` names this version of the file."""
+    if header is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in header.decode("latin-1").split(",")]
+    return "*" in tags or f'"{etag}"' in tags
+
+
+def _file_headers(info: ObjectInfo) -> list[tuple[bytes, bytes]]:
+    headers: Mapping[str, str] = {
+        "accept-ranges": "bytes",
+        "etag": f'"{info.etag}"',
+        # The URL names one version until it expires, and only its owner knows it.
+        "cache-control": "private, max-age=3600, immutable",
+        "last-modified": info.modified_at.strftime("%a, %d %b %Y %H:%M:%S GMT"),
+        "x-content-type-options": "nosniff",
+        "content-security-policy": "default-src 'none'; sandbox",
+        "access-control-allow-origin": "*",
+        "cross-origin-resource-policy": "cross-origin",
+    }
+    found = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    if not info.content_type.startswith(_SHOWN):
+        found.append((b"content-disposition", b"attachment"))
+    return found

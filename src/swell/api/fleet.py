@@ -1,0 +1,243 @@
+"""Which workers live, what they hold, and what they still have to be told.
+
+Kept in memory and rebuilt from the registry, so that a restarted backend goes on with the workers
+that were there. Nothing here is the truth about a task: that is the store's.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+
+from swell.clock import Clock
+from swell.registry import Registry, WorkerInfo
+from swell.store import Hold
+from swell.task import Task
+
+__all__ = ["Fleet", "Worker", "worker_state"]
+
+
+class Worker:
+    """A worker as this process knows it."""
+
+    __slots__ = ("cancels", "held", "info", "is_drain_told", "polls", "seen_s", "was_heard")
+
+    def __init__(self, info: WorkerInfo, seen_s: float) -> None:
+        self.info = info
+        #: When it was heard of, in monotonic seconds.
+        self.seen_s = seen_s
+        #: Whether it called since the registry was last told.
+        self.was_heard = False
+        #: Ids of held tasks that it has to stop.
+        self.cancels: list[str] = []
+        #: How many tasks it holds.
+        self.held = 0
+        self.is_drain_told = False
+        #: Its lease calls that wait now.
+        self.polls: set[asyncio.Timeout] = set()
+
+    def hear(self, now_s: float) -> None:
+        """Note that it called."""
+        self.seen_s = now_s
+        self.was_heard = True
+
+    def take_cancels(self) -> list[str]:
+        """Return what it has to stop, once."""
+        cancels, self.cancels = self.cancels, []
+        return cancels
+
+    def wake(self) -> None:
+        """End the waits of its lease calls, since there is something to tell."""
+        now_s = asyncio.get_running_loop().time()
+        for wait in self.polls:
+            wait.reschedule(now_s)
+        self.polls.clear()
+
+
+class Fleet:
+    """All workers of this backend, and which of them holds which task."""
+
+    def __init__(self, registry: Registry, clock: Clock, *, alive_s: float, lost_s: float) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._alive_s = alive_s
+        self._lost_s = lost_s
+        self._workers: dict[str, Worker] = {}
+        self._by_model: dict[str, list[Worker]] = {}
+        #: Task id → (attempt, token, worker id).
+        self._holds: dict[str, tuple[int, str, str]] = {}
+
+    # who lives
+
+    def get(self, worker_id: str) -> Worker | None:
+        """Return a worker that has not gone."""
+        return self._workers.get(worker_id)
+
+    async def find(self, worker_id: str) -> Worker | None:
+        """Return a worker that has not gone, also one that another backend registered."""
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            await self.refresh()
+            worker = self._workers.get(worker_id)
+        return worker
+
+    async def add(self, info: WorkerInfo) -> Worker:
+        """Register a worker."""
+        await self._registry.put_worker(info)
+        worker = self._workers[info.id] = Worker(info, self._clock.monotonic_s())
+        self._index()
+        return worker
+
+    async def remove(self, worker_id: str) -> None:
+        """Forget a worker that has gone. What it holds stays leased until it ends or runs out."""
+        await self._registry.remove_worker(worker_id, self._clock.now())
+        worker = self._workers.pop(worker_id, None)
+        if worker is not None:
+            worker.wake()
+        self._index()
+
+    async def drain(self, worker_id: str) -> WorkerInfo | None:
+        """Tell a worker to finish and go; None if it is not known."""
+        info = await self._registry.drain_worker(worker_id)
+        worker = self._workers.get(worker_id)
+        if info is not None and worker is not None:
+            worker.info = info
+            worker.wake()
+        return info
+
+    async def refresh(self) -> None:
+        """Tell the registry who was heard of, and learn what other backends know."""
+        now, now_s = self._clock.now(), self._clock.monotonic_s()
+        heard = [each for each in self._workers.values() if each.was_heard or each.polls]
+        for worker in heard:
+            worker.was_heard = False
+            if worker.polls:
+                worker.seen_s = now_s
+        if heard:
+            await self._registry.touch_workers([each.info.id for each in heard], now)
+        listed = await self._registry.workers()
+        for info in listed:
+            self._learn(info, now, now_s)
+        self._forget_silent(now_s)
+        self._index()
+
+    def live(self, model: str, version: str | None = None) -> list[Worker]:
+        """Return the workers that can be counted on to run a model."""
+        now_s = self._clock.monotonic_s()
+        return [
+            worker
+            for worker in self._by_model.get(model, ())
+            if (worker.polls or now_s - worker.seen_s <= self._alive_s)
+            and not worker.info.draining
+            and (version is None or worker.info.models[model] == version)
+        ]
+
+    def is_served(self, model: str, version: str | None = None) -> bool:
+        """Whether a live worker can run a model."""
+        now_s = self._clock.monotonic_s()
+        for worker in self._by_model.get(model, ()):
+            if worker.polls or now_s - worker.seen_s <= self._alive_s:
+                info = worker.info
+                if not info.draining and (version is None or info.models[model] == version):
+                    return True
+        return False
+
+    def slots(self, model: str, version: str | None = None) -> tuple[int, int]:
+        """Return how many tasks live workers can hold for a model, and how many of these are free.
+
+        Slots of a worker that has several models count in full for each.
+        """
+        live = self.live(model, version)
+        total = sum(worker.info.slots for worker in live)
+        return total, sum(max(0, worker.info.slots - worker.held) for worker in live)
+
+    async def all(self) -> list[tuple[WorkerInfo, str, int]]:
+        """Return (worker, state, tasks held) of every worker, those of the last day included."""
+        await self.refresh()
+        now = self._clock.now()
+        found = []
+        for info in await self._registry.workers():
+            worker = self._workers.get(info.id)
+            held = 0 if worker is None else worker.held
+            found.append((info, worker_state(info, held, now, self._lost_s), held))
+        return found
+
+    # who holds what
+
+    def hold(self, worker: Worker, tasks: Iterable[Task]) -> None:
+        """Note that a worker took tasks."""
+        holds, worker_id = self._holds, worker.info.id
+        for task in tasks:
+            holds[task.id] = (task.attempt, task.lease_token or "", worker_id)
+            worker.held += 1
+
+    def is_held(self, task_id: str, attempt: int, token: str) -> bool:
+        """Whether (attempt, token) is the lease that was last heard of for a task."""
+        held = self._holds.get(task_id)
+        return held is not None and held[0] == attempt and held[1] == token
+
+    def learn_hold(self, worker: Worker, hold: Hold) -> None:
+        """Note a lease that the store says is held."""
+        if not self.is_held(hold.task_id, hold.attempt, hold.token):
+            self.release((hold.task_id,))
+            self._holds[hold.task_id] = (hold.attempt, hold.token, worker.info.id)
+            worker.held += 1
+
+    def release(self, task_ids: Iterable[str]) -> None:
+        """Note that nobody holds these tasks any more."""
+        for task_id in task_ids:
+            held = self._holds.pop(task_id, None)
+            if held is not None:
+                worker = self._workers.get(held[2])
+                if worker is not None:
+                    worker.held = max(0, worker.held - 1)
+
+    def stop(self, tasks: Sequence[Task]) -> None:
+        """Have the workers that hold these tasks told to stop them."""
+        for task in tasks:
+            worker = self._workers.get(task.worker_id or "")
+            if worker is not None:
+                worker.cancels.append(task.id)
+                worker.wake()
+
+    def _learn(self, info: WorkerInfo, now: datetime, now_s: float) -> None:
+        worker = self._workers.get(info.id)
+        if info.gone_at is not None:
+            if worker is not None:
+                worker.wake()
+                del self._workers[info.id]
+            return
+        seen_s = now_s - max(0.0, (now - info.seen_at).total_seconds())
+        if worker is None:
+            if now_s - seen_s <= self._alive_s:
+                self._workers[info.id] = Worker(info, seen_s)
+            return
+        worker.seen_s = max(worker.seen_s, seen_s)
+        if info.draining and not worker.info.draining:
+            worker.wake()
+        worker.info = msgspec.structs.replace(info, draining=info.draining or worker.info.draining)
+
+    def _forget_silent(self, now_s: float) -> None:
+        # Far beyond `alive_s`, so that a worker that comes back soon is still known.
+        for worker in list(self._workers.values()):
+            if not worker.polls and now_s - worker.seen_s > 10 * self._alive_s:
+                del self._workers[worker.info.id]
+
+    def _index(self) -> None:
+        by_model: dict[str, list[Worker]] = {}
+        for worker in self._workers.values():
+            for model in worker.info.models:
+                by_model.setdefault(model, []).append(worker)
+        self._by_model = by_model
+
+
+def worker_state(info: WorkerInfo, held: int, now: datetime, lost_s: float) -> str:
+    """Return `gone`, `lost`, `draining`, `busy` or `idle`. Pure."""
+    if info.gone_at is not None:
+        return "gone"
+    if (now - info.seen_at).total_seconds() > lost_s:
+        return "lost"
+    if info.draining:
+        return "draining"
+    return "busy" if held else "idle"

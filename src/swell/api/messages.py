@@ -1,0 +1,352 @@
+"""Every message of the public HTTP surface. OpenAPI's schemas are made from these types."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from swell.api.eta import EtaSeconds
+from swell.registry import Scope
+from swell.task import TaskError, TaskState, Timings
+
+__all__ = [
+    "ArtifactView",
+    "BatchRequest",
+    "BatchView",
+    "DeadQuery",
+    "DeadReplayRequest",
+    "DeadReplayView",
+    "EventsQuery",
+    "HealthView",
+    "KeyList",
+    "KeyRequest",
+    "KeyView",
+    "ModelList",
+    "ModelView",
+    "NewKeyView",
+    "NoQuery",
+    "QueueList",
+    "QueueView",
+    "StoredView",
+    "TaskList",
+    "TaskQuery",
+    "TaskRequest",
+    "TaskUrls",
+    "TaskView",
+    "UploadQuery",
+    "UploadView",
+    "WorkerList",
+    "WorkerView",
+    "WorkersQuery",
+]
+
+#: Thirty days, in seconds: the longest deadline.
+MAX_DEADLINE_S = 2_592_000
+
+#: Largest metadata of a task.
+MAX_METADATA_BYTES = 16 * 1024
+
+Moment = Annotated[datetime, Meta(extra_json_schema={"format": "date-time"})]
+
+
+class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is asked of a model."""
+
+    model: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=200,
+            description="`owner/name`, or `owner/name:version` to insist on one version",
+        ),
+    ]
+    input: Annotated[
+        msgspec.Raw,
+        Meta(
+            description="The model's input; GET /v1/models/{owner}/{name} shows its schema",
+            extra_json_schema={"type": "object"},
+        ),
+    ]
+    count: Annotated[int, Meta(ge=1, le=100, description="how many samples (pictures)")] = 1
+    priority: Annotated[int, Meta(ge=0, le=9, description="0 comes first")] = 1
+    seed: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
+    user: (
+        Annotated[str, Meta(max_length=200, description="on behalf of whom; users take turns")]
+        | None
+    ) = None
+    start_by_s: (
+        Annotated[float, Meta(gt=0, le=MAX_DEADLINE_S, description="not to start later than this")]
+        | None
+    ) = None
+    finish_by_s: (
+        Annotated[float, Meta(gt=0, le=MAX_DEADLINE_S, description="worthless after this")] | None
+    ) = None
+    max_attempts: Annotated[
+        int, Meta(ge=1, le=20, description="attempts in all, lost workers included")
+    ] = 3
+    metadata: Annotated[
+        msgspec.Raw | None,
+        Meta(
+            description="any JSON up to 16 KiB; given back as it came",
+            extra_json_schema={"type": ["object", "array", "string", "number", "boolean", "null"]},
+        ),
+    ] = None
+
+
+class BatchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Many tasks; all are accepted or none."""
+
+    tasks: Annotated[list[TaskRequest], Meta(min_length=1, max_length=1000)]
+
+
+class ArtifactView(msgspec.Struct, frozen=True, kw_only=True):
+    """An output file; the URL is signed and expires."""
+
+    url: str
+    content_type: str
+    bytes: int
+    width: int | None = None
+    height: int | None = None
+
+
+class TaskUrls(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to go on from a task."""
+
+    get: str
+    cancel: str
+    events: str
+
+
+class TaskView(msgspec.Struct, frozen=True, kw_only=True):
+    """A task."""
+
+    id: str
+    model: str
+    version: str
+    state: TaskState
+    input: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
+    #: Files in it stand as signed URLs.
+    output: msgspec.Raw | None
+    artifacts: list[ArtifactView]
+    error: TaskError | None
+    attempt: int
+    max_attempts: int
+    position: Annotated[int | None, Meta(description="1 is next; null unless it waits")]
+    eta_s: Annotated[
+        EtaSeconds | None, Meta(description="seconds until it ends; null before any measurement")
+    ]
+    created_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
+    timings: Timings | None
+    cost_micros: Annotated[int | None, Meta(description="millionths of a dollar")]
+    seed: int | None
+    user: str | None
+    metadata: msgspec.Raw | None
+    urls: TaskUrls
+
+
+class TaskList(msgspec.Struct, frozen=True, kw_only=True):
+    """Tasks, newest first; `cursor` asks for the next page and is null at the end."""
+
+    tasks: list[TaskView]
+    cursor: str | None
+
+
+class BatchView(msgspec.Struct, frozen=True, kw_only=True):
+    """The tasks of a batch, in the order of the request."""
+
+    tasks: list[TaskView]
+
+
+class NoQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A path without query parameters."""
+
+
+class TaskQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which tasks to list."""
+
+    state: TaskState | None = None
+    model: Annotated[str, Meta(max_length=200)] | None = None
+    user: Annotated[str, Meta(max_length=200)] | None = None
+    cursor: Annotated[str, Meta(max_length=200)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+
+
+class DeadQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which dead letters to list."""
+
+    model: Annotated[str, Meta(max_length=200)] | None = None
+    cursor: Annotated[str, Meta(max_length=200)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+
+
+class DeadReplayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which dead letters to replay: those named, or up to 1,000 of a model, or of all."""
+
+    ids: Annotated[list[str], Meta(min_length=1, max_length=1000)] | None = None
+    model: Annotated[str, Meta(max_length=200)] | None = None
+
+
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """A dead letter and the task that repeats it; `error` says why there is none."""
+
+    id: str
+    new_id: str | None = None
+    error: str | None = None
+
+
+class DeadReplayView(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the dead letters."""
+
+    replayed: list[Replayed]
+
+
+class EventsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where to go on reading."""
+
+    after: (
+        Annotated[int, Meta(ge=-1, le=2**53 - 1, description="id of the last event seen")] | None
+    ) = None
+
+
+class ModelView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the world may know of one version of a model."""
+
+    name: str
+    version: str
+    description: str
+    stage: str
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    examples: list[dict[str, Any]]
+    registered_at: Moment | None
+    workers: Annotated[int, Meta(description="live workers that have it")]
+    service_s: Annotated[
+        EtaSeconds | None, Meta(description="what its tasks took lately, in seconds")
+    ]
+    urls: dict[str, str]
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """Models, by name."""
+
+    models: list[ModelView]
+
+
+class UploadQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to keep a raw body."""
+
+    filename: (
+        Annotated[str, Meta(max_length=100, description="its ending is kept, for people")] | None
+    ) = None
+
+
+class UploadView(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored input file; the URL is signed and expires."""
+
+    key: str
+    url: str
+    content_type: str
+    bytes: int
+    expires_at: Moment
+
+
+class StoredView(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored output file."""
+
+    key: str
+    bytes: int
+    content_type: str
+    etag: str
+
+
+class QueueView(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies in one queue."""
+
+    queue: str
+    ready: int
+    delayed: int
+    running: int
+    ready_samples: int
+    oldest_ready_at: Moment | None
+    eta_s: Annotated[EtaSeconds | None, Meta(description="when a task sent now would end")]
+
+
+class QueueList(msgspec.Struct, frozen=True, kw_only=True):
+    """Queues that are not empty, by name."""
+
+    queues: list[QueueView]
+
+
+class WorkersQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which workers to list."""
+
+    gone: Annotated[bool, Meta(description="also those that have gone")] = False
+
+
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker."""
+
+    id: str
+    name: str
+    pool: str
+    state: Annotated[str, Meta(description="idle, busy, draining, lost or gone")]
+    models: dict[str, str]
+    slots: int
+    held: Annotated[int, Meta(description="tasks under lease, as this backend knows")]
+    device: str
+    host: str
+    pid: int
+    registered_at: Moment
+    seen_at: Moment
+    gone_at: Moment | None
+
+
+class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
+    """Workers, oldest first."""
+
+    workers: list[WorkerView]
+
+
+class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A key to make."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100)]
+    scopes: Annotated[list[Scope], Meta(min_length=1, max_length=3)] = msgspec.field(
+        default_factory=lambda: [Scope.CLIENT]
+    )
+
+
+class KeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """A key, without its secret."""
+
+    id: str
+    name: str
+    scopes: list[Scope]
+    created_at: Moment
+    revoked_at: Moment | None
+
+
+class NewKeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """A new key with its secret, which is never shown again."""
+
+    id: str
+    name: str
+    scopes: list[Scope]
+    created_at: Moment
+    key: str
+
+
+class KeyList(msgspec.Struct, frozen=True, kw_only=True):
+    """Keys, revoked ones included."""
+
+    keys: list[KeyView]
+
+
+class HealthView(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the service works."""
+
+    status: str
+    checks: dict[str, str] = {}

@@ -1,0 +1,135 @@
+"""From bytes to requests: every way in which a body or a query can be wrong, said clearly."""
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from swell.api.call import Call
+from swell.api.cards import pointer_of
+from swell.api.problems import closest
+from swell.errors import FieldError, InvalidInput, InvalidRequest
+
+__all__ = ["Reader", "check_json", "read_query"]
+
+T = TypeVar("T")
+
+_UNKNOWN = re.compile(r"unknown field `(.*?)`(?: - at `(.*)`)?", re.S)
+_MISSING = re.compile(r"missing required field `(.*?)`(?: - at `(.*)`)?", re.S)
+_AT = re.compile(r"^(.*?)(?: - at `(.*)`)?$", re.S)
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
+
+
+class Reader:
+    """Reads JSON bodies of one type, strictly: an unknown field is an error with a suggestion."""
+
+    __slots__ = ("_decode", "_fields")
+
+    def __init__(self, kind: type[Any]) -> None:
+        self._decode = msgspec.json.Decoder(kind).decode
+        self._fields = _all_fields(kind)
+
+    def read(self, body: bytes) -> Any:
+        """Return the message.
+
+        Raises:
+            InvalidRequest: The body is not JSON.
+            InvalidInput: It is JSON of another shape.
+        """
+        try:
+            return self._decode(body)
+        except msgspec.ValidationError as error:
+            raise _refusal(str(error), self._fields) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            what = "the body is empty" if not body else f"the body is not JSON in UTF-8: {error}"
+            raise InvalidRequest(f"{what}; send a JSON object") from error
+
+    async def read_call(self, call: Call, limit_bytes: int) -> Any:
+        """Return the message in a request's body.
+
+        Raises:
+            InvalidRequest: As `read`, or the content type is not JSON.
+            TooLarge: The body is longer than `limit_bytes`.
+        """
+        check_json(call)
+        return self.read(await call.body(limit_bytes))
+
+
+def check_json(call: Call) -> None:
+    """Check that the body is said to be JSON, or not said to be anything.
+
+    Raises:
+        InvalidRequest: It is said to be something else.
+    """
+    header = call.header(b"content-type")
+    if header is None or header == b"application/json":
+        return
+    media_type = call.media_type
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise InvalidRequest(
+            f"the body's content type is {media_type[:60]!r}: send `Content-Type: application/json`"
+        )
+
+
+def read_query(call: Call, kind: type[T]) -> T:
+    """Return the query parameters as a message.
+
+    Raises:
+        InvalidInput: A parameter is unknown, or its value is not allowed.
+    """
+    values = call.query()
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error), _all_fields(kind), what="query parameter") from error
+
+
+def _refusal(message: str, fields: list[str], what: str = "field") -> InvalidRequest:
+    """Translate msgspec's message into one with a pointer and a suggestion."""
+    unknown = _UNKNOWN.search(message)
+    if unknown:
+        name = unknown[1]
+        near = closest(name, fields, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields) or 'none'}"
+        detail = f"there is no {what} {name[:60]!r}; {hint}"
+        return _one_error(_pointer(unknown[2]) + pointer_of([name]), detail, "unknown_field")
+    missing = _MISSING.search(message)
+    if missing:
+        detail = f"{missing[1]!r} is required"
+        return _one_error(_pointer(missing[2]) + pointer_of([missing[1]]), detail, "required")
+    found = _AT.match(message)
+    assert found is not None, "the pattern matches anything"
+    return _one_error(_pointer(found[2]), _lower(found[1]), "type")
+
+
+def _one_error(pointer: str, detail: str, code: str) -> InvalidInput:
+    where = f"{pointer}: " if pointer else ""
+    return InvalidInput(
+        where + detail, errors=[FieldError(pointer=pointer, detail=detail, code=code)]
+    )
+
+
+def _pointer(path: str | None) -> str:
+    """Return the JSON pointer of msgspec's `$.tasks[3].count`."""
+    steps = _STEP.findall(path or "")
+    return pointer_of([name or index or "*" for name, index in steps])
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _all_fields(kind: Any) -> list[str]:
+    """Return the field names of a message and of what its lists hold."""
+    info = msgspec.inspect.type_info(kind)
+    return _names(info)
+
+
+def _names(info: Any) -> list[str]:
+    names: list[str] = []
+    if isinstance(info, msgspec.inspect.StructType):
+        for field in info.fields:
+            names.append(field.encode_name)
+            if isinstance(field.type, msgspec.inspect.ListType):
+                names += _names(field.type.item_type)
+    return names

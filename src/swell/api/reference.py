@@ -1,0 +1,154 @@
+"""The reference of the HTTP surface as Markdown, from the route table.
+
+`python -m swell.api.reference > docs/reference/http.md` writes it; a test holds it current.
+"""
+
+import json
+import sys
+from typing import Any, Final
+
+import msgspec
+
+from swell.api.metrics import METRICS
+from swell.api.openapi import all_errors
+from swell.api.problems import ERROR_TYPES
+from swell.api.route import Route
+from swell.api.routes import GROUPS, ROUTES
+
+__all__ = ["write"]
+
+_HEAD: Final = """# HTTP reference
+
+Made from the route table by `python -m swell.api.reference`; a running server shows it at `/docs`.
+
+JSON in, JSON out. Keys go in `Authorization: Bearer swell_…`; a key has the scope `client`,
+`worker` or `admin`, and `admin` may do everything. An answer of 2xx to a new task means that it is
+durable. Every answer carries `x-request-id`.
+
+```
+curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
+  -H "Content-Type: application/json" -H "Prefer: wait=60" \\
+  -d '{"model": "demo/upper", "input": {"text": "hello"}}'
+```
+"""
+
+_ERRORS: Final = """
+## Errors
+
+Every error is a problem document (RFC 9457, `application/problem+json`) with `type`, `title`,
+`status`, `detail`, `instance`, `code`, `errors` and `request_id`. Compare `code`; `detail` says
+what to do; `errors` lists each broken value by JSON pointer. The same is repeated in `error` and
+`error_type` for clients of other APIs. A retryable error carries `Retry-After` in whole seconds.
+
+| code | status | meaning | retryable |
+| --- | --- | --- | --- |
+"""
+
+_EVENTS: Final = """
+## Events
+
+`GET /v1/tasks/{id}/events` first tells the state the task is in, then what happens.
+
+| event | data |
+| --- | --- |
+| `queued` | `state`, `attempt`, `position` (1 is next), `eta_s` |
+| `started` | `state`, `attempt`, `worker` |
+| `progress` | as the model tells: `step`, `steps`, `fraction` |
+| `preview` | `image`, a data URI of a small picture |
+| `artifact` | one output file, as in `artifacts` of the task |
+| `succeeded` `failed` `canceled` `expired` | the whole task; nothing follows |
+
+Ids grow within a task, also across attempts and restarts. A fresh position of a waiting task comes
+as a `queued` event without an id. To go on after a lost connection, send the last id as
+`Last-Event-ID` or `?after=`; 204 means that the end was already seen.
+"""
+
+
+def write(version: str = "") -> str:
+    """Return the reference."""
+    text = _HEAD
+    if version:
+        text += f"\nThis is version {version}.\n"
+    for group, about in GROUPS.items():
+        text += f"\n## {group}\n\n{about}\n"
+        text += "".join(_section(route) for route in ROUTES if route.group == group)
+    text += _EVENTS + _ERRORS
+    ordered = sorted(ERROR_TYPES.items(), key=lambda item: (item[1].status, item[0]))
+    for code, kind in ordered:
+        text += f"| `{code}` | {kind.status} | {kind.title} | {_yes(kind.retryable)} |\n"
+    text += "\n## Metrics\n\n| name | what it tells |\n| --- | --- |\n"
+    text += "".join(f"| `{name}` | {about} |\n" for name, about in METRICS.items())
+    return text
+
+
+def _section(route: Route) -> str:
+    key = "no key" if route.scope is None else f"`{route.scope.value}` key"
+    text = f"\n### `{route.method} {route.public_path}`\n\n{route.summary} ({key}).\n"
+    if route.description:
+        text += f"\n{route.description}\n"
+    rows = _query_rows(route) + [
+        f"| header `{header.name}` | {header.description} |" for header in route.headers
+    ]
+    if route.body is not None and route.body.message is not None:
+        rows += _message_rows(route.body.message)
+    elif route.body is not None:
+        rows.append(f"| body | {', '.join(f'`{each}`' for each in route.body.media_types)} |")
+    if rows:
+        text += "\n| takes | |\n| --- | --- |\n" + "\n".join(rows) + "\n"
+    if route.body is not None and route.body.example is not None:
+        text += f"\n```\n{json.dumps(route.body.example)}\n```\n"
+    text += "\n" + "".join(
+        f"- {status}: {response.description}\n" for status, response in route.responses.items()
+    )
+    codes = dict.fromkeys(f"`{kind.code}` ({kind.status})" for kind in all_errors(route))
+    return f"{text}- errors: {', '.join(codes)}\n"
+
+
+def _query_rows(route: Route) -> list[str]:
+    if route.query is dict:
+        return []
+    return [row.replace("| `", "| query `", 1) for row in _message_rows(route.query)]
+
+
+def _message_rows(kind: type[Any]) -> list[str]:
+    schema = msgspec.json.schema(kind)["$defs"][kind.__name__]
+    rows = []
+    for name, field in schema.get("properties", {}).items():
+        notes = [note for note in (_description(field), _bounds(field)) if note]
+        if name in schema.get("required", []):
+            notes.append("required")
+        elif field.get("default") is not None:
+            notes.append(f"default `{json.dumps(field['default'])}`")
+        rows.append(f"| `{name}` | {'; '.join(notes)} |")
+    return rows
+
+
+def _plain(field: dict[str, Any]) -> dict[str, Any]:
+    options = [each for each in field.get("anyOf", []) if each != {"type": "null"}]
+    return options[0] if options else field
+
+
+def _description(field: dict[str, Any]) -> str:
+    return str(field.get("description") or _plain(field).get("description", ""))
+
+
+def _bounds(field: dict[str, Any]) -> str:
+    plain = _plain(field)
+    parts = []
+    for words, low, high in (
+        ("{} to {}", "minimum", "maximum"),
+        ("{} to {} characters", "minLength", "maxLength"),
+        ("{} to {} items", "minItems", "maxItems"),
+    ):
+        if high in plain:
+            start = plain.get(low, plain.get("exclusiveMinimum", 0))
+            parts.append(words.format(start, plain[high]))
+    return ", ".join(parts)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(write())

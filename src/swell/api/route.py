@@ -1,0 +1,78 @@
+"""One row of the route table."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from swell.api.call import Call, Reply
+from swell.api.messages import NoQuery
+from swell.api.service import Service
+from swell.errors import SwellError
+from swell.registry import Scope
+
+__all__ = ["Body", "Handler", "Header", "Response", "Route"]
+
+#: None means that the handler has written its answer itself.
+Handler = Callable[[Service, Call], Awaitable[Reply | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A request header that an operation reads."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request body: a message as JSON, or files of these media types."""
+
+    message: type[Any] | None = None
+    media_types: tuple[str, ...] = ("application/json",)
+    example: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer: a message as JSON, or something else of this media type."""
+
+    description: str
+    message: type[Any] | None = None
+    media_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One operation of the surface: everything that is served, described and documented of it."""
+
+    method: str
+    #: Path with `{name}` for one part and `{name:path}` for the rest.
+    path: str
+    handler: Handler
+    #: What a key must be allowed; None where no key is needed.
+    scope: Scope | None
+    summary: str
+    #: Heading under which it is documented.
+    group: str
+    responses: dict[int, Response]
+    errors: tuple[type[SwellError], ...] = ()
+    description: str = ""
+    body: Body | None = None
+    query: type[Any] = NoQuery
+    headers: tuple[Header, ...] = ()
+    #: Kept out of OpenAPI: pages for people.
+    is_page: bool = False
+
+    @property
+    def name(self) -> str:
+        """The operation's id."""
+        module = self.handler.__module__.rpartition(".")[2]
+        return f"{module}_{self.handler.__name__}"
+
+    @property
+    def public_path(self) -> str:
+        """The path as OpenAPI writes it."""
+        return self.path.replace(":path}", "}")

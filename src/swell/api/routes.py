@@ -1,0 +1,465 @@
+"""The whole HTTP surface as one table.
+
+The application, OpenAPI (`openapi.py`) and the reference (`reference.py`, docs/reference/http.md)
+are made from it, so that what is served, described and documented is the same.
+"""
+
+from typing import Any, Final
+
+from swell.api import events, files, messages, operators, pages, tasks, workers
+from swell.api.metrics import CONTENT_TYPE
+from swell.api.route import Body, Header, Response, Route
+from swell.dispatch import Ask, Grant, Registration, Report, ReportAnswer, Welcome
+from swell.errors import (
+    Conflict,
+    Forbidden,
+    IdempotencyMismatch,
+    InvalidInput,
+    InvalidRequest,
+    NotFound,
+    NoWorker,
+    RangeNotSatisfiable,
+    SwellError,
+    TooLarge,
+    Unavailable,
+    WouldExpire,
+)
+from swell.registry import Scope
+
+__all__ = ["GROUPS", "ROUTES"]
+
+#: Headings of the reference and tags of OpenAPI, with what they hold.
+GROUPS: Final = {
+    "Tasks": "Ask a model for something, follow it, get what it made.",
+    "Models": "What is served and which inputs it takes.",
+    "Files": "Inputs up, outputs down, by signed URLs that expire.",
+    "Operators": "Queues, workers, dead letters and keys; needs an `admin` key.",
+    "Service": "Health, numbers and descriptions; needs no key.",
+    "Workers": "How workers get work and tell what became of it; needs a `worker` key.",
+}
+
+_JSON_BODY: Final[tuple[type[SwellError], ...]] = (InvalidRequest, InvalidInput, TooLarge)
+
+_PREFER: Final = Header(
+    "Prefer",
+    "`wait=N` keeps the request open until the task has ended, for at most N seconds (N <= 60)",
+    {"type": "string", "maxLength": 100},
+    "wait=30",
+)
+_IDEMPOTENCY: Final = Header(
+    "Idempotency-Key",
+    "the same key gives the same task for 24 hours; with another body it is an error",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*[!-~][ -~]*$"},
+    "8e03978e-40d5-43e8-bc93-6894a57f9324",
+)
+_LAST_EVENT: Final = Header(
+    "Last-Event-ID",
+    "go on after this event",
+    {"type": "string", "pattern": "^[0-9]{1,15}$"},
+    "1000000",
+)
+_RANGE: Final = Header(
+    "Range", "one range of bytes", {"type": "string", "maxLength": 100}, "bytes=0-1023"
+)
+
+_TASK_EXAMPLE: Final[dict[str, Any]] = {
+    "model": "demo/upper",
+    "input": {"text": "hello"},
+    "user": "anna",
+    "finish_by_s": 60,
+}
+
+_TASK_OVER: Final = Response("The task, which has ended", messages.TaskView)
+_TASK_NOT_YET: Final = Response("The task, which has not ended yet", messages.TaskView)
+
+_TASKS: Final = (
+    Route(
+        "POST",
+        "/v1/tasks",
+        tasks.create,
+        Scope.CLIENT,
+        "Create a task",
+        "Tasks",
+        {201: _TASK_OVER, 202: _TASK_NOT_YET},
+        (*_JSON_BODY, NotFound, IdempotencyMismatch, NoWorker, WouldExpire),
+        "An answer of 2xx means that the task is durable and will reach exactly one end.",
+        Body(messages.TaskRequest, example=_TASK_EXAMPLE),
+        headers=(_PREFER, _IDEMPOTENCY),
+    ),
+    Route(
+        "POST",
+        "/v1/tasks/batch",
+        tasks.create_batch,
+        Scope.CLIENT,
+        "Create up to 1,000 tasks",
+        "Tasks",
+        {
+            201: Response("The tasks, which have all ended", messages.BatchView),
+            202: Response("The tasks, in the order of the request", messages.BatchView),
+        },
+        (*_JSON_BODY, IdempotencyMismatch, NoWorker, WouldExpire),
+        "All are accepted or none. An idempotency key stands for the batch as a whole.",
+        Body(messages.BatchRequest, example={"tasks": [_TASK_EXAMPLE]}),
+        headers=(_IDEMPOTENCY,),
+    ),
+    Route(
+        "GET",
+        "/v1/tasks",
+        tasks.list_tasks,
+        Scope.CLIENT,
+        "List tasks",
+        "Tasks",
+        {200: Response("A page of tasks, newest first", messages.TaskList)},
+        (InvalidRequest, InvalidInput),
+        "A client key sees its own tasks, an admin key sees all.",
+        query=messages.TaskQuery,
+    ),
+    Route(
+        "GET",
+        "/v1/tasks/{id}",
+        tasks.get,
+        Scope.CLIENT,
+        "Get a task",
+        "Tasks",
+        {200: Response("The task as it is now", messages.TaskView)},
+        (NotFound,),
+    ),
+    Route(
+        "POST",
+        "/v1/tasks/{id}/cancel",
+        tasks.cancel,
+        Scope.CLIENT,
+        "Cancel a task",
+        "Tasks",
+        {200: Response("The task; a running one ends within a step", messages.TaskView)},
+        (NotFound,),
+        "A queued task ends at once. Canceling again, or a task that has ended, changes nothing.",
+    ),
+    Route(
+        "POST",
+        "/v1/tasks/{id}/retry",
+        tasks.retry,
+        Scope.CLIENT,
+        "Repeat an ended task",
+        "Tasks",
+        {201: _TASK_OVER, 202: Response("The new task", messages.TaskView)},
+        (NotFound, Conflict),
+        "The old task keeps its outcome. Repeating it again gives the same new task.",
+    ),
+    Route(
+        "GET",
+        "/v1/tasks/{id}/events",
+        events.stream_events,
+        Scope.CLIENT,
+        "Follow a task",
+        "Tasks",
+        {
+            200: Response("Server-sent events", media_type="text/event-stream"),
+            204: Response("The reader has seen the end already", media_type=""),
+        },
+        (InvalidRequest, InvalidInput, NotFound),
+        "Events are `queued` (with position and estimate), `started`, `progress`, `preview` and "
+        "`artifact`, and at last one of `succeeded`, `failed`, `canceled` and `expired`, whose "
+        "data is the whole task. Ids grow; a comment comes every 15 seconds.",
+        query=messages.EventsQuery,
+        headers=(_LAST_EVENT,),
+    ),
+)
+
+_MODELS: Final = (
+    Route(
+        "GET",
+        "/v1/models",
+        operators.list_models,
+        Scope.CLIENT,
+        "List models",
+        "Models",
+        {200: Response("The current version of every model", messages.ModelList)},
+    ),
+    Route(
+        "GET",
+        "/v1/models/{owner}/{name}",
+        operators.get_model,
+        Scope.CLIENT,
+        "Get a model",
+        "Models",
+        {200: Response("Its card, schemas and measured times", messages.ModelView)},
+        (NotFound,),
+        "The name may end with `:version`.",
+    ),
+    Route(
+        "GET",
+        "/v1/models/{owner}/{name}/versions",
+        operators.list_versions,
+        Scope.CLIENT,
+        "List a model's versions",
+        "Models",
+        {200: Response("Its versions, newest first", messages.ModelList)},
+        (NotFound,),
+    ),
+)
+
+_FILES: Final = (
+    Route(
+        "POST",
+        "/v1/uploads",
+        files.upload,
+        Scope.CLIENT,
+        "Upload an input file",
+        "Files",
+        {201: Response("Where it lies, for use in an input", messages.UploadView)},
+        (InvalidRequest, InvalidInput, TooLarge),
+        "Send the file as the body with its content type, or as a form with one file.",
+        Body(media_types=("application/octet-stream", "image/png", "multipart/form-data")),
+        query=messages.UploadQuery,
+    ),
+    Route(
+        "GET",
+        "/v1/artifacts/{key:path}",
+        files.get_artifact,
+        None,
+        "Read a file",
+        "Files",
+        {
+            200: Response("The file", media_type="application/octet-stream"),
+            206: Response("The range that was asked", media_type="application/octet-stream"),
+            304: Response("It has not changed", media_type=""),
+        },
+        (InvalidRequest, Forbidden, NotFound, RangeNotSatisfiable),
+        "The URL comes signed with a task or an upload and needs no key until it expires.",
+        query=dict,
+        headers=(_RANGE,),
+    ),
+    Route(
+        "PUT",
+        "/v1/artifacts/{key:path}",
+        files.put_artifact,
+        None,
+        "Deliver a file",
+        "Files",
+        {201: Response("What was stored", messages.StoredView)},
+        (InvalidRequest, Forbidden, Conflict, TooLarge),
+        "For workers, with a URL of `POST /worker/v1/uploads`.",
+        Body(media_types=("application/octet-stream", "image/png")),
+        query=dict,
+    ),
+)
+
+_OPERATORS: Final = (
+    Route(
+        "GET",
+        "/v1/queues",
+        operators.list_queues,
+        Scope.ADMIN,
+        "List queues",
+        "Operators",
+        {200: Response("Queues that are not empty", messages.QueueList)},
+    ),
+    Route(
+        "GET",
+        "/v1/workers",
+        operators.list_workers,
+        Scope.ADMIN,
+        "List workers",
+        "Operators",
+        {200: Response("Workers, oldest first", messages.WorkerList)},
+        (InvalidRequest, InvalidInput),
+        query=messages.WorkersQuery,
+    ),
+    Route(
+        "POST",
+        "/v1/workers/{id}/drain",
+        operators.drain_worker,
+        Scope.ADMIN,
+        "Drain a worker",
+        "Operators",
+        {200: Response("The worker; it finishes what it holds and goes", messages.WorkerView)},
+        (NotFound,),
+    ),
+    Route(
+        "GET",
+        "/v1/dead",
+        tasks.list_dead,
+        Scope.ADMIN,
+        "List dead letters",
+        "Operators",
+        {200: Response("Tasks that failed after their last attempt", messages.TaskList)},
+        (InvalidRequest, InvalidInput),
+        query=messages.DeadQuery,
+    ),
+    Route(
+        "POST",
+        "/v1/dead/{id}/replay",
+        tasks.replay,
+        Scope.ADMIN,
+        "Replay a dead letter",
+        "Operators",
+        {201: _TASK_OVER, 202: Response("The new task", messages.TaskView)},
+        (NotFound, Conflict),
+    ),
+    Route(
+        "POST",
+        "/v1/dead/replay",
+        tasks.replay_many,
+        Scope.ADMIN,
+        "Replay many dead letters",
+        "Operators",
+        {200: Response("What became of each", messages.DeadReplayView)},
+        _JSON_BODY,
+        body=Body(messages.DeadReplayRequest, example={"model": "demo/upper"}),
+    ),
+    Route(
+        "POST",
+        "/v1/keys",
+        operators.make_key,
+        Scope.ADMIN,
+        "Make a key",
+        "Operators",
+        {201: Response("The key with its secret, shown only now", messages.NewKeyView)},
+        _JSON_BODY,
+        body=Body(messages.KeyRequest, example={"name": "shop", "scopes": ["client"]}),
+    ),
+    Route(
+        "GET",
+        "/v1/keys",
+        operators.list_keys,
+        Scope.ADMIN,
+        "List keys",
+        "Operators",
+        {200: Response("Keys, without their secrets", messages.KeyList)},
+    ),
+    Route(
+        "DELETE",
+        "/v1/keys/{id}",
+        operators.revoke_key,
+        Scope.ADMIN,
+        "Revoke a key",
+        "Operators",
+        {200: Response("The key, which no longer works", messages.KeyView)},
+        (NotFound,),
+    ),
+)
+
+_SERVICE: Final = (
+    Route(
+        "GET",
+        "/health/live",
+        operators.health_live,
+        None,
+        "Whether the process answers",
+        "Service",
+        {200: Response("It does", messages.HealthView)},
+    ),
+    Route(
+        "GET",
+        "/health/ready",
+        operators.health_ready,
+        None,
+        "Whether requests can be served",
+        "Service",
+        {200: Response("They can", messages.HealthView)},
+        (Unavailable,),
+    ),
+    Route(
+        "GET",
+        "/metrics",
+        operators.show_metrics,
+        None,
+        "Numbers for Prometheus",
+        "Service",
+        {200: Response("Text exposition format", media_type=CONTENT_TYPE)},
+    ),
+    Route(
+        "GET",
+        "/openapi.json",
+        pages.openapi_json,
+        None,
+        "This surface as OpenAPI 3.1",
+        "Service",
+        {200: Response("OpenAPI 3.1", dict)},
+    ),
+    Route(
+        "GET",
+        "/llms.txt",
+        pages.llms_txt,
+        None,
+        "What this server offers, for language models",
+        "Service",
+        {200: Response("Markdown", media_type="text/plain; charset=utf-8")},
+    ),
+)
+
+
+def _page(
+    path: str, handler: Any, summary: str, errors: tuple[type[SwellError], ...] = ()
+) -> Route:
+    html = {200: Response("HTML", media_type="text/html; charset=utf-8")}
+    return Route(
+        "GET", path, handler, None, summary, "Service", html, errors, is_page=True, query=dict
+    )
+
+
+_PAGES: Final = (
+    _page("/", pages.home, "Names the API, its reference and the model cards"),
+    _page("/docs", pages.docs, "The reference"),
+    _page("/docs/errors", pages.error_docs, "What each error means"),
+    _page("/models/{owner}/{name}", pages.model_card, "A model's card", (NotFound,)),
+)
+
+_WORKERS: Final = (
+    Route(
+        "POST",
+        "/worker/v1/register",
+        workers.register,
+        Scope.WORKER,
+        "Introduce a worker",
+        "Workers",
+        {200: Response("What it must keep to", Welcome)},
+        _JSON_BODY,
+        body=Body(Registration),
+    ),
+    Route(
+        "POST",
+        "/worker/v1/lease",
+        workers.lease,
+        Scope.WORKER,
+        "Ask for work and wait for it",
+        "Workers",
+        {200: Response("Tasks, cancellations, or neither", Grant)},
+        (*_JSON_BODY, NotFound),
+        body=Body(Ask),
+    ),
+    Route(
+        "POST",
+        "/worker/v1/report",
+        workers.report,
+        Scope.WORKER,
+        "Tell everything at once",
+        "Workers",
+        {200: Response("It is written", ReportAnswer)},
+        (*_JSON_BODY, NotFound),
+        body=Body(Report),
+    ),
+    Route(
+        "POST",
+        "/worker/v1/uploads",
+        workers.uploads,
+        Scope.WORKER,
+        "Ask where to put outputs",
+        "Workers",
+        {200: Response("A signed URL for each key", workers.UploadsAnswer)},
+        (*_JSON_BODY, NotFound, Forbidden),
+        body=Body(workers.UploadsRequest),
+    ),
+)
+
+#: Every operation; the order is that of the reference, and the first match of a path wins.
+ROUTES: Final[tuple[Route, ...]] = (
+    *_TASKS,
+    *_MODELS,
+    *_FILES,
+    *_OPERATORS,
+    *_SERVICE,
+    *_PAGES,
+    *_WORKERS,
+)

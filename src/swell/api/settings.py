@@ -1,0 +1,82 @@
+"""What the HTTP service needs: contracts to talk to, and numbers to keep to."""
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+
+from swell.broker import Broker
+from swell.bus import Bus
+from swell.clock import Clock
+from swell.objects import Objects
+from swell.registry import Registry
+from swell.store import Store
+
+__all__ = ["ApiSettings", "Backend"]
+
+#: A hook of start-up or shut-down.
+Hook = Callable[[], Awaitable[None]]
+
+
+def _nothing_launchable() -> Collection[str]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """Limits and periods of the HTTP service."""
+
+    #: Version told by the API's description.
+    version: str = "0.1.0"
+    #: Where clients reach the service, such as `https://swell.example`; None takes the request's.
+    public_url: str | None = None
+    #: Largest JSON body.
+    max_body_bytes: int = 10 * 1024 * 1024
+    #: Largest file that a client may upload.
+    max_upload_bytes: int = 100 * 1024 * 1024
+    #: Largest file that a worker may deliver.
+    max_artifact_bytes: int = 2 * 1024 * 1024 * 1024
+    #: How long a lease lasts unless extended.
+    lease_s: float = 30.0
+    #: How often a worker that holds something must report.
+    heartbeat_s: float = 10.0
+    #: The longest wait of a worker's lease call.
+    max_wait_s: float = 20.0
+    #: The longest `Prefer: wait`.
+    max_prefer_s: float = 60.0
+    #: A worker not heard of for longer cannot be counted on.
+    alive_s: float = 60.0
+    #: How long a signed URL of an output or an upload is good.
+    signed_url_s: float = 3600.0
+    #: How often an idle event stream gets a comment, so that proxies keep it open.
+    keepalive_s: float = 15.0
+    #: How often waiting streams are told their position anew.
+    position_every_s: float = 3.0
+    #: How many waiting streams are told at most each time.
+    position_streams: int = 200
+    #: How long a key is remembered without asking the registry: a revoked one may work so long.
+    key_cache_s: float = 5.0
+    #: The longest pause between two looks of the sweeper.
+    sweep_every_s: float = 0.25
+
+    @property
+    def lost_s(self) -> float:
+        """A worker that was silent for longer is shown as lost, in seconds."""
+        return 3 * self.heartbeat_s
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Everything that the HTTP service stands on; wiring fills it."""
+
+    store: Store
+    broker: Broker
+    bus: Bus
+    objects: Objects
+    registry: Registry
+    clock: Clock
+    settings: ApiSettings = field(default_factory=ApiSettings)
+    #: Names of models for which a worker could be started.
+    launchable: Callable[[], Collection[str]] = _nothing_launchable
+    #: Awaited before the first request, in order.
+    on_start: tuple[Hook, ...] = ()
+    #: Awaited after the last request, in order; the contracts are closed by whoever made them.
+    on_stop: tuple[Hook, ...] = ()

@@ -1,0 +1,409 @@
+"""Tasks: create, list, get, cancel, retry; and the dead letters.
+
+`create` is the hot path. A 2xx is written only after the store's call has returned, and the store
+returns only when the task is durable. Whoever waits (`Prefer: wait`) is answered from the event
+that ends the task, without asking the store again.
+"""
+
+import hashlib
+import re
+from typing import Final
+
+import msgspec
+
+from swell.api.call import Call, Reply
+from swell.api.cards import Target
+from swell.api.eta import retry_after_s
+from swell.api.messages import (
+    MAX_METADATA_BYTES,
+    BatchRequest,
+    BatchView,
+    DeadQuery,
+    DeadReplayRequest,
+    DeadReplayView,
+    Replayed,
+    TaskList,
+    TaskQuery,
+    TaskRequest,
+)
+from swell.api.reading import Reader, check_json, read_query
+from swell.api.service import Service
+from swell.api.views import encode, encode_task, task_view
+from swell.errors import (
+    FieldError,
+    InvalidInput,
+    InvalidRequest,
+    NotFound,
+    NoWorker,
+    SwellError,
+    WouldExpire,
+)
+from swell.events import TERMINAL_ID
+from swell.registry import Scope
+from swell.store import Accepted, TaskFilter
+from swell.task import NewTask, Task
+
+__all__ = [
+    "cancel",
+    "create",
+    "create_batch",
+    "find_task",
+    "get",
+    "list_dead",
+    "list_tasks",
+    "replay",
+    "replay_many",
+    "retry",
+]
+
+_request = Reader(TaskRequest)
+_batch = Reader(BatchRequest)
+_replay = Reader(DeadReplayRequest)
+
+_WAIT: Final = re.compile(rb"(?:^|[,;\s])wait(?:\s*=\s*\"?(\d{1,9})\"?)?(?=$|[,;\s])")
+
+#: After how many seconds a caller may ask again for a model that nobody serves.
+_NO_WORKER_RETRY_S: Final = "10"
+
+
+async def create(service: Service, call: Call) -> Reply:
+    """`POST /v1/tasks`."""
+    settings = service.settings
+    body = await call.body(settings.max_body_bytes)
+    _check_type(call)
+    request: TaskRequest = _request.read(body)
+    target = await service.cards.target(request.model)
+    service.cards.check_input(target, request.input)
+    new = await _new_task(service, call, request, target, body, "")
+    accepted = (await service.store.accept([new]))[0]
+    if isinstance(accepted, SwellError):
+        raise accepted
+    task = accepted.task
+    prefer = call.header(b"prefer")
+    wait_s = 0.0 if prefer is None else prefer_wait_s(prefer, settings.max_prefer_s)
+    if task.state.is_terminal:
+        await _note_new(service, [accepted])
+    elif wait_s > 0:
+        # Listening before the offer: a quick worker must not end the task unheard.
+        subscription = service.bus.subscribe(task.id, after=TERMINAL_ID - 1)
+        try:
+            await _note_new(service, [accepted])
+            event = await subscription.next(wait_s)
+        finally:
+            subscription.close()
+        if event is not None and event.task is not None:
+            task = event.task
+        else:
+            task = (await service.store.get([task.id]))[0] or task
+    else:
+        await _note_new(service, [accepted])
+    return await _task_reply(service, call, task, wait_s if prefer is not None else 0.0)
+
+
+async def create_batch(service: Service, call: Call) -> Reply:
+    """`POST /v1/tasks/batch`."""
+    body = await call.body(service.settings.max_body_bytes)
+    _check_type(call)
+    batch: BatchRequest = _batch.read(body)
+    news = []
+    errors: list[FieldError] = []
+    for number, request in enumerate(batch.tasks):
+        at = f"/tasks/{number}"
+        try:
+            target = await service.cards.target(request.model)
+            service.cards.check_input(target, request.input, at + "/input")
+            new = await _new_task(service, call, request, target, body, at)
+            if new.idempotency_key is not None:
+                key = f"{new.idempotency_key}#{number}"
+                new = msgspec.structs.replace(new, idempotency_key=key)
+            news.append(new)
+        except SwellError as error:
+            if error.status >= 500:
+                raise
+            errors += error.errors or [
+                FieldError(pointer=at + "/model", detail=error.detail, code=error.code)
+            ]
+        if len(errors) >= 50:
+            break
+    if errors:
+        first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
+        raise InvalidInput(f"nothing was accepted, since {first}", errors=errors)
+    accepted = _all_accepted(await service.store.accept(news))
+    await _note_new(service, accepted)
+    tasks = [each.task for each in accepted]
+    urls = service.urls(call)
+    places = await service.places(tasks)
+    views = [
+        task_view(task, urls, position=position, eta_s=None if eta is None else eta.finish)
+        for task, (position, eta) in zip(tasks, places, strict=True)
+    ]
+    is_over = all(task.state.is_terminal for task in tasks)
+    return Reply(201 if is_over else 202, encode(BatchView(tasks=views)))
+
+
+async def list_tasks(service: Service, call: Call) -> Reply:
+    """`GET /v1/tasks`."""
+    query = read_query(call, TaskQuery)
+    where = TaskFilter(
+        state=query.state, model=query.model, user=query.user, key_id=_only_own(call)
+    )
+    return await _page(service, call, where, query.limit, query.cursor)
+
+
+async def get(service: Service, call: Call) -> Reply:
+    """`GET /v1/tasks/{id}`."""
+    task = await find_task(service, call)
+    position, expected = await service.place(task)
+    eta = None if expected is None else expected.finish
+    return Reply(200, encode_task(task, service.urls(call), position=position, eta_s=eta))
+
+
+async def cancel(service: Service, call: Call) -> Reply:
+    """`POST /v1/tasks/{id}/cancel`."""
+    before = await find_task(service, call)
+    task = (await service.store.cancel([before.id]))[0]
+    assert task is not None, "the task was there a moment ago, and tasks are never forgotten"
+    if task.state.is_terminal and not before.state.is_terminal:
+        service.count_end(task)
+        await service.changed([task])
+    elif task.cancel_requested:
+        service.fleet.stop([task])
+    return Reply(200, encode_task(task, service.urls(call)))
+
+
+async def retry(service: Service, call: Call) -> Reply:
+    """`POST /v1/tasks/{id}/retry`."""
+    task = await find_task(service, call)
+    return await _repeat(service, call, task)
+
+
+async def list_dead(service: Service, call: Call) -> Reply:
+    """`GET /v1/dead`."""
+    query = read_query(call, DeadQuery)
+    where = TaskFilter(dead=True, model=query.model)
+    return await _page(service, call, where, query.limit, query.cursor)
+
+
+async def replay(service: Service, call: Call) -> Reply:
+    """`POST /v1/dead/{id}/replay`."""
+    task = await find_task(service, call)
+    return await _repeat(service, call, task)
+
+
+async def replay_many(service: Service, call: Call) -> Reply:
+    """`POST /v1/dead/replay`."""
+    asked: DeadReplayRequest = await _replay.read_call(call, service.settings.max_body_bytes)
+    ids = asked.ids
+    if ids is None:
+        where = TaskFilter(dead=True, model=asked.model)
+        page = await service.store.page(where, limit=1000)
+        ids = [task.id for task in page.tasks]
+    replayed, fresh = [], []
+    for task_id in ids:
+        try:
+            accepted = await service.store.retry(task_id, key_id=await _owner(service, task_id))
+        except SwellError as error:
+            replayed.append(Replayed(id=task_id, error=error.detail))
+            continue
+        fresh.append(accepted)
+        replayed.append(Replayed(id=task_id, new_id=accepted.task.id))
+    await _note_new(service, fresh)
+    return Reply(200, encode(DeadReplayView(replayed=replayed)))
+
+
+async def find_task(service: Service, call: Call) -> Task:
+    """Return the task that the path names, as it is now.
+
+    Raises:
+        NotFound: There is none, or it belongs to another key.
+    """
+    task_id = call.params["id"]
+    task = (await service.store.get([task_id]))[0]
+    if task is None or not service.may_see(call, task):
+        raise NotFound(
+            f"this key has no task {task_id[:60]!r}: GET /v1/tasks lists those that it has"
+        )
+    return task
+
+
+def prefer_wait_s(header: bytes, longest_s: float) -> float:
+    """Return the seconds that a `Prefer` header asks to wait; 0 if it asks for nothing.
+
+    `wait` without a number means as long as is allowed. What cannot be read is ignored.
+
+    Source:
+        RFC 7240, sections 2 and 4.3.
+    """
+    found = _WAIT.search(header.lower())
+    if found is None:
+        return 0.0
+    return longest_s if found[1] is None else min(float(found[1]), longest_s)
+
+
+async def _task_reply(service: Service, call: Call, task: Task, wait_s: float) -> Reply:
+    urls = service.urls(call)
+    headers = [(b"location", f"{urls.base}/v1/tasks/{task.id}".encode())]
+    if wait_s > 0:
+        headers.append((b"preference-applied", b"wait=%d" % wait_s))
+    if task.state.is_terminal:
+        return Reply(201, encode_task(task, urls), headers=headers)
+    position, expected = await service.place(task)
+    eta = None if expected is None else expected.finish
+    body = encode_task(task, urls, position=position, eta_s=eta)
+    return Reply(202, body, headers=headers)
+
+
+async def _new_task(
+    service: Service, call: Call, request: TaskRequest, target: Target, body: bytes, at: str
+) -> NewTask:
+    """Return the task that a checked request asks for.
+
+    Raises:
+        NoWorker: Nothing can run it.
+        WouldExpire: It would end too late.
+        InvalidInput: Metadata too large or broken.
+    """
+    _check_can_run(service, target)
+    if request.start_by_s is not None or request.finish_by_s is not None:
+        await _check_deadline(service, request, target)
+    if request.metadata is not None:
+        _check_metadata(request.metadata, at)
+    header = call.header(b"idempotency-key")
+    return NewTask(
+        model=target.model,
+        queue=target.queue,
+        input=request.input,
+        count=request.count,
+        seed=request.seed,
+        priority=request.priority,
+        key_id=call.caller.id,
+        user=request.user,
+        metadata=request.metadata,
+        start_by_s=request.start_by_s,
+        finish_by_s=request.finish_by_s,
+        max_attempts=request.max_attempts,
+        idempotency_key=None if header is None else idempotency_key(header),
+        fingerprint=b"" if header is None else fingerprint(body),
+    )
+
+
+def idempotency_key(header: bytes) -> str:
+    """Return the key in an `Idempotency-Key` header, which may stand in quotes or bare.
+
+    Raises:
+        InvalidRequest: It is empty, longer than 255 characters, or not printable ASCII.
+    """
+    text = header.strip().decode("latin-1")
+    if len(text) >= 2 and text[0] == text[-1] == '"':
+        text = text[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    if not text or len(text) > 255 or not text.isascii() or not text.isprintable():
+        raise InvalidRequest(
+            "an Idempotency-Key is 1 to 255 printable ASCII characters, such as a UUID"
+        )
+    return text
+
+
+def fingerprint(body: bytes) -> bytes:
+    """Return what tells one request from another, whatever the order of its fields or spaces."""
+    canonical = msgspec.json.encode(msgspec.json.decode(body), order="deterministic")
+    return hashlib.sha256(canonical).digest()
+
+
+def _check_can_run(service: Service, target: Target) -> None:
+    if service.fleet.is_served(target.model, target.pinned_version):
+        return
+    if target.model in service.backend.launchable():
+        return
+    raise NoWorker(
+        f"no live worker has {target.queue} and none can be started: start one with "
+        f"`swell worker`, or try again",
+        headers={"Retry-After": _NO_WORKER_RETRY_S},
+    )
+
+
+async def _check_deadline(service: Service, request: TaskRequest, target: Target) -> None:
+    expected = await service.expected(target)
+    if expected is None:
+        return
+    for name, allowed_s, expected_s in (
+        ("start_by_s", request.start_by_s, expected.start.median),
+        ("finish_by_s", request.finish_by_s, expected.finish.median),
+    ):
+        if allowed_s is not None and expected_s > allowed_s:
+            verb = "start" if name == "start_by_s" else "end"
+            raise WouldExpire(
+                f"it would {verb} in about {expected_s:.1f} s, later than {name} = {allowed_s:g}: "
+                "try again later, or allow more time",
+                headers={"Retry-After": str(retry_after_s(expected_s, allowed_s))},
+            )
+
+
+def _check_metadata(metadata: msgspec.Raw, at: str) -> None:
+    raw = bytes(metadata)
+    pointer = at + "/metadata"
+    if len(raw) > MAX_METADATA_BYTES:
+        detail = f"metadata is {len(raw):,} bytes; at most {MAX_METADATA_BYTES:,} are kept"
+        error = FieldError(pointer=pointer, detail=detail, code="too_large")
+        raise InvalidInput(detail, errors=[error])
+    try:
+        msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the value at {pointer} is not JSON in UTF-8: {error}") from error
+
+
+def _check_type(call: Call) -> None:
+    header = call.header(b"content-type")
+    if header is not None and header != b"application/json":
+        check_json(call)
+
+
+async def _note_new(service: Service, accepted: list[Accepted]) -> None:
+    """Offer tasks that are new, and count them."""
+    fresh = [each.task for each in accepted if each.is_new]
+    if fresh:
+        counts = service.metrics.accepted
+        for task in fresh:
+            counts[task.model] = counts.get(task.model, 0) + 1
+        await service.broker.offer(fresh)
+
+
+async def _repeat(service: Service, call: Call, task: Task) -> Reply:
+    accepted = await service.store.retry(task.id, key_id=task.key_id)
+    await _note_new(service, [accepted])
+    return await _task_reply(service, call, accepted.task, 0.0)
+
+
+async def _page(
+    service: Service, call: Call, where: TaskFilter, limit: int, cursor: str | None
+) -> Reply:
+    page = await service.store.page(where, limit=limit, cursor=cursor)
+    tasks = list(page.tasks)
+    urls = service.urls(call)
+    places = await service.places(tasks)
+    views = [
+        task_view(task, urls, position=position, eta_s=None if eta is None else eta.finish)
+        for task, (position, eta) in zip(tasks, places, strict=True)
+    ]
+    return Reply(200, encode(TaskList(tasks=views, cursor=page.cursor)))
+
+
+async def _owner(service: Service, task_id: str) -> str:
+    """Return whose task it is: a replay stays its owner's."""
+    task = (await service.store.get([task_id]))[0]
+    if task is None:
+        raise NotFound(f"there is no task {task_id[:60]!r}")
+    return task.key_id
+
+
+def _only_own(call: Call) -> str | None:
+    key = call.caller
+    return None if Scope.ADMIN in key.scopes else key.id
+
+
+def _all_accepted(results: list[Accepted | SwellError]) -> list[Accepted]:
+    accepted = []
+    for result in results:
+        if isinstance(result, SwellError):
+            raise result
+        accepted.append(result)
+    return accepted

@@ -1,0 +1,110 @@
+"""From stored values to what a client sees: URLs signed, positions told, secrets left out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from swell.api.eta import EtaSeconds
+from swell.api.messages import ArtifactView, TaskUrls, TaskView
+from swell.objects import Objects
+from swell.task import Artifact, Task
+
+__all__ = ["artifact_view", "encode", "encode_task", "resolve_files", "task_view"]
+
+encode = msgspec.json.Encoder().encode
+
+_MARK = b'"$artifact"'
+
+
+class UrlMaker:
+    """Makes absolute URLs for one request."""
+
+    __slots__ = ("base", "expires_s", "objects")
+
+    def __init__(self, base: str, objects: Objects, expires_s: float) -> None:
+        #: Scheme and host, without a slash at the end.
+        self.base = base
+        self.objects = objects
+        self.expires_s = expires_s
+
+    def file(self, key: str) -> str:
+        """Return where to GET a file, signed."""
+        url = self.objects.sign("GET", key, self.expires_s)
+        return self.base + url if url.startswith("/") else url
+
+
+def task_view(
+    task: Task, urls: UrlMaker, *, position: int | None = None, eta_s: EtaSeconds | None = None
+) -> TaskView:
+    """Return a task as clients see it."""
+    home = f"{urls.base}/v1/tasks/{task.id}"
+    artifacts = [artifact_view(each, urls) for each in task.artifacts] if task.artifacts else []
+    output = task.output
+    if output is not None and _MARK in bytes(output):
+        output = resolve_files(output, [each.url for each in artifacts])
+    return TaskView(
+        id=task.id,
+        model=task.model,
+        version=task.version,
+        state=task.state,
+        input=task.input,
+        output=output,
+        artifacts=artifacts,
+        error=task.error,
+        attempt=task.attempt,
+        max_attempts=task.max_attempts,
+        position=position,
+        eta_s=eta_s,
+        created_at=task.created_at,
+        started_at=task.started_at,
+        finished_at=task.finished_at,
+        timings=task.timings,
+        cost_micros=None,
+        seed=task.seed,
+        user=task.user,
+        metadata=task.metadata,
+        urls=TaskUrls(get=home, cancel=home + "/cancel", events=home + "/events"),
+    )
+
+
+def encode_task(
+    task: Task, urls: UrlMaker, *, position: int | None = None, eta_s: EtaSeconds | None = None
+) -> bytes:
+    """Return a task's JSON."""
+    return encode(task_view(task, urls, position=position, eta_s=eta_s))
+
+
+def artifact_view(artifact: Artifact, urls: UrlMaker) -> ArtifactView:
+    """Return an output file as clients see it."""
+    return ArtifactView(
+        url=urls.file(artifact.key),
+        content_type=artifact.content_type,
+        bytes=artifact.bytes,
+        width=artifact.width,
+        height=artifact.height,
+    )
+
+
+def resolve_files(output: msgspec.Raw, urls: Sequence[str]) -> msgspec.Raw:
+    """Return an output with `{"$artifact": i}` replaced by the URL of artifact `i`.
+
+    What does not name an artifact of the task stays as it is.
+    """
+    try:
+        value = msgspec.json.decode(output)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return output
+    return msgspec.Raw(encode(_replaced(value, urls)))
+
+
+def _replaced(value: Any, urls: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_replaced(each, urls) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        index = value.get("$artifact")
+        if type(index) is int and 0 <= index < len(urls):
+            return urls[index]
+    return {name: _replaced(each, urls) for name, each in value.items()}

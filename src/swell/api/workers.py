@@ -1,0 +1,378 @@
+"""What workers ask: `/worker/v1/register`, `lease`, `report`, `uploads`.
+
+A report settles, extends and leases at once, so that the three share one commit. What it settles is
+durable before the answer is sent.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from swell.api.call import Call, Reply
+from swell.api.cards import check_schema
+from swell.api.fleet import Worker
+from swell.api.reading import Reader
+from swell.api.service import Service
+from swell.broker import LeaseRequest
+from swell.dispatch import (
+    Ask,
+    Grant,
+    LeasedTask,
+    Progress,
+    Registration,
+    Report,
+    ReportAnswer,
+    Upload,
+    Welcome,
+)
+from swell.errors import Forbidden, InvalidInput, NotFound
+from swell.events import ATTEMPT_STRIDE, Event, EventKind, event_of
+from swell.objects import check_key
+from swell.registry import WorkerInfo
+from swell.store import Hold
+from swell.task import Released, Settlement, Task, new_id
+
+__all__ = ["UploadsAnswer", "UploadsRequest", "lease", "register", "report", "uploads"]
+
+#: The most tasks that one lease or report hands out.
+MAX_LEASE: Final = 512
+
+#: How long to stand back after losing a race for a task, in seconds.
+_LOST_RACE_S: Final = 0.02
+
+#: A signed PUT must outlive a slow upload.
+_PUT_URL_S: Final = 3600.0
+
+_KINDS: Final = {
+    "progress": EventKind.PROGRESS,
+    "preview": EventKind.PREVIEW,
+    "artifact": EventKind.ARTIFACT,
+}
+
+
+class UploadsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask where to put outputs."""
+
+    worker_id: str
+    #: `outputs/TASK/ATTEMPT/NAME` each.
+    keys: list[str]
+
+
+class UploadsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to put them, in the same order."""
+
+    uploads: list[Upload]
+
+
+_registration = Reader(Registration)
+_ask = Reader(Ask)
+_report = Reader(Report)
+_uploads = Reader(UploadsRequest)
+_encode = msgspec.json.Encoder().encode
+_NEVER_GONE: Callable[[], bool] = lambda: False  # noqa: E731
+
+
+async def register(service: Service, call: Call) -> Reply:
+    """`POST /worker/v1/register`."""
+    registration = await _registration.read_call(call, service.settings.max_body_bytes)
+    return Reply(200, _encode(await register_worker(service, registration)))
+
+
+async def lease(service: Service, call: Call) -> Reply:
+    """`POST /worker/v1/lease`."""
+    ask = await _ask.read_call(call, service.settings.max_body_bytes)
+    return Reply(200, _encode(await lease_tasks(service, ask, call.is_gone)))
+
+
+async def report(service: Service, call: Call) -> Reply:
+    """`POST /worker/v1/report`."""
+    told = await _report.read_call(call, service.settings.max_artifact_bytes)
+    return Reply(200, _encode(await take_report(service, told)))
+
+
+async def uploads(service: Service, call: Call) -> Reply:
+    """`POST /worker/v1/uploads`."""
+    asked = await _uploads.read_call(call, service.settings.max_body_bytes)
+    await _known(service, asked.worker_id)
+    found = []
+    for key in asked.keys:
+        check_key(key)
+        if not key.startswith("outputs/"):
+            raise Forbidden(f"workers deliver below `outputs/`, not at {key[:80]!r}")
+        found.append(Upload(key=key, url=service.objects.sign("PUT", key, _PUT_URL_S)))
+    return Reply(200, _encode(UploadsAnswer(uploads=found)))
+
+
+async def register_worker(service: Service, registration: Registration) -> Welcome:
+    """Make a worker and its models known.
+
+    Raises:
+        InvalidInput: It has no model, or a card's schema cannot be used.
+    """
+    if not registration.models:
+        raise InvalidInput("a worker needs at least one model")
+    for card in registration.models:
+        _check_names(card.name, card.version)
+        check_schema(card)
+    now = service.clock.now()
+    cards = [
+        card if card.registered_at else msgspec.structs.replace(card, registered_at=now)
+        for card in registration.models
+    ]
+    await service.registry.put_models(cards)
+    await service.cards.refresh()
+    info = WorkerInfo(
+        id=new_id(now),
+        name=registration.name,
+        pool=registration.pool,
+        models={card.name: card.version for card in cards},
+        slots=max(1, registration.slots),
+        device=registration.device,
+        host=registration.host,
+        pid=registration.pid,
+        registered_at=now,
+        seen_at=now,
+    )
+    await service.fleet.add(info)
+    settings = service.settings
+    return Welcome(
+        worker_id=info.id,
+        lease_s=settings.lease_s,
+        heartbeat_s=settings.heartbeat_s,
+        max_wait_s=settings.max_wait_s,
+    )
+
+
+async def lease_tasks(
+    service: Service, ask: Ask, is_gone: Callable[[], bool] = _NEVER_GONE
+) -> Grant:
+    """Grant tasks as soon as there are some, or tell what there is to tell.
+
+    Args:
+        service: The backend.
+        ask: What the worker wants, and how long it waits.
+        is_gone: Whether the worker has hung up, so that nothing is leased to a dead connection.
+    """
+    worker = await _known(service, ask.worker_id)
+    clock = service.clock
+    ends_s = clock.monotonic_s() + min(max(0.0, ask.wait_s), service.settings.max_wait_s)
+    misses = 0
+    while True:
+        worker.hear(clock.monotonic_s())
+        cancels = worker.take_cancels()
+        drain = worker.info.draining
+        tasks: list[Task] = []
+        if ask.n > 0 and not drain and not is_gone():
+            tasks = await _take(service, worker, ask.n)
+            if tasks and is_gone():
+                await _hand_back(service, tasks)
+                tasks = []
+        left_s = ends_s - clock.monotonic_s()
+        news = tasks or cancels or (drain and not worker.is_drain_told)
+        if news or left_s <= 0 or service.fleet.get(ask.worker_id) is not worker or is_gone():
+            worker.is_drain_told = drain
+            return Grant(tasks=_leased(tasks, clock.now()), cancels=cancels, drain=drain)
+        is_ready = await _wait(service, worker, left_s, wants_work=ask.n > 0 and not drain)
+        misses = misses + 1 if is_ready else 0
+        if misses > 1:
+            await clock.sleep(_LOST_RACE_S)
+
+
+async def take_report(service: Service, told: Report) -> ReportAnswer:
+    """Write what a worker tells, publish it, and lease more if asked."""
+    worker = await _known(service, told.worker_id)
+    worker.hear(service.clock.monotonic_s())
+    settled, tasks, lost = await _write(service, worker, told)
+    stale = [
+        each.task_id for each, task in zip(told.settlements, settled, strict=True) if task is None
+    ]
+    if told.progress:
+        await _publish_progress(service, worker, told.progress)
+    if told.settlements:
+        await _after_settling(service, [task for task in settled if task is not None])
+        service.fleet.release([each.task_id for each in told.settlements])
+    cancels = worker.take_cancels()
+    cancels += [task_id for task_id in lost if task_id not in cancels]
+    drain = worker.info.draining
+    if told.goodbye:
+        await service.fleet.remove(told.worker_id)
+    return ReportAnswer(
+        stale=stale, cancels=cancels, drain=drain, tasks=_leased(tasks, service.clock.now())
+    )
+
+
+async def _write(
+    service: Service, worker: Worker, told: Report
+) -> tuple[list[Task | None], list[Task], list[str]]:
+    """Settle, extend and lease in one commit; return what each gave."""
+    wants = told.ask > 0 and not worker.info.draining and not told.goodbye
+    if told.settlements and not told.holds and not wants:
+        return await service.store.settle(told.settlements), [], []
+    settled, lost, tasks = await asyncio.gather(
+        _settle(service, told.settlements),
+        _extend(service, worker, told.holds),
+        _take(service, worker, told.ask if wants else 0),
+        return_exceptions=True,
+    )
+    if isinstance(tasks, BaseException):
+        # The worker asks again; what it told matters more.
+        tasks = []
+    for result in (settled, lost):
+        if isinstance(result, BaseException):
+            await _hand_back(service, tasks)
+            raise result
+    assert not isinstance(settled, BaseException)
+    assert not isinstance(lost, BaseException)
+    return settled, tasks, lost
+
+
+async def _settle(service: Service, settlements: list[Settlement]) -> list[Task | None]:
+    return await service.store.settle(settlements) if settlements else []
+
+
+async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[str]:
+    """Extend leases; return the ids of tasks that are to be stopped."""
+    if not holds:
+        return []
+    states = await service.store.extend(holds, lease_s=service.settings.lease_s)
+    stopped = []
+    for hold, state in zip(holds, states, strict=True):
+        if state.is_held:
+            service.fleet.learn_hold(worker, hold)
+        if not state.is_held or state.cancel_requested:
+            stopped.append(hold.task_id)
+    return stopped
+
+
+async def _take(service: Service, worker: Worker, n: int) -> list[Task]:
+    """Lease up to `n` tasks for a worker, and tell that they have started."""
+    if n <= 0:
+        return []
+    info = worker.info
+    tasks = await service.broker.lease(
+        LeaseRequest(
+            worker_id=info.id,
+            models=info.models,
+            n=min(n, MAX_LEASE),
+            lease_s=service.settings.lease_s,
+        )
+    )
+    if tasks:
+        service.fleet.hold(worker, tasks)
+        service.metrics.lease_tasks.observe(len(tasks))
+        await service.bus.publish([event_of(task) for task in tasks])
+    return tasks
+
+
+async def _hand_back(service: Service, tasks: Sequence[Task]) -> None:
+    """Undo leases that never reached their worker."""
+    if not tasks:
+        return
+    released = await service.store.settle(
+        [
+            Settlement(
+                task_id=task.id,
+                attempt=task.attempt,
+                token=task.lease_token or "",
+                outcome=Released(reason="undelivered"),
+            )
+            for task in tasks
+        ]
+    )
+    service.fleet.release([task.id for task in tasks])
+    await service.changed([task for task in released if task is not None])
+
+
+async def _after_settling(service: Service, tasks: list[Task]) -> None:
+    requeued = service.metrics.requeued
+    for task in tasks:
+        if task.finished_at is not None:
+            service.count_end(task)
+        else:
+            requeued[task.model] = requeued.get(task.model, 0) + 1
+    await service.changed(tasks)
+
+
+async def _publish_progress(service: Service, worker: Worker, news: Sequence[Progress]) -> None:
+    """Publish what happened within attempts, unless the attempt is no longer this worker's."""
+    fleet = service.fleet
+    unknown = {
+        (each.task_id, each.attempt, each.token): None
+        for each in news
+        if not fleet.is_held(each.task_id, each.attempt, each.token)
+    }
+    if unknown:
+        # After a restart of the backend only the store knows who holds what.
+        holds = [Hold(task_id=task, attempt=no, token=token) for task, no, token in unknown]
+        await _extend(service, worker, holds)
+    events = []
+    for each in news:
+        kind = _KINDS.get(each.kind)
+        if kind is None or not 0 < each.place < ATTEMPT_STRIDE - 1:
+            continue
+        if fleet.is_held(each.task_id, each.attempt, each.token):
+            number = each.attempt * ATTEMPT_STRIDE + each.place
+            events.append(Event(task_id=each.task_id, id=number, kind=kind, data=each.data))
+    if events:
+        await service.bus.publish(events)
+
+
+async def _wait(service: Service, worker: Worker, left_s: float, *, wants_work: bool) -> bool:
+    """Wait for work, or until the worker has something else to be told."""
+    try:
+        async with asyncio.timeout(None) as interrupt:
+            worker.polls.add(interrupt)
+            if wants_work:
+                return await service.broker.wait_ready(list(worker.info.models), left_s)
+            await service.clock.sleep(left_s)
+    except TimeoutError:
+        pass
+    finally:
+        worker.polls.discard(interrupt)
+    return False
+
+
+async def _known(service: Service, worker_id: str) -> Worker:
+    worker = service.fleet.get(worker_id) or await service.fleet.find(worker_id)
+    if worker is None:
+        raise NotFound(f"there is no worker {worker_id[:60]!r}: register again")
+    return worker
+
+
+def _leased(tasks: Sequence[Task], now: datetime) -> list[LeasedTask]:
+    return [
+        LeasedTask(
+            task_id=task.id,
+            attempt=task.attempt,
+            token=task.lease_token or "",
+            model=task.model,
+            version=task.version,
+            input=task.input,
+            count=task.count,
+            seed=task.seed,
+            finish_within_s=(
+                None
+                if task.finish_by_at is None
+                else max(0.0, (task.finish_by_at - now).total_seconds())
+            ),
+        )
+        for task in tasks
+    ]
+
+
+def _check_names(name: str, version: str) -> None:
+    owner, slash, rest = name.partition("/")
+    plain = all(
+        part
+        and len(part) <= 100
+        and part.replace("-", "").replace("_", "").replace(".", "").isalnum()
+        for part in (owner, rest, version)
+    )
+    if not slash or not plain:
+        raise InvalidInput(
+            f"{name[:120]!r} version {version[:60]!r} cannot be a model's name: use owner/name and "
+            "a version of letters, digits, '-', '_' and '.'"
+        )
