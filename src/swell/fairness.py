@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 
 __all__ = ["VirtualClock", "rotate"]
 
-#: Flows whose finish tag lies behind the virtual time are forgotten once this many are known.
+#: Flows whose finish tag lies behind the virtual time are looked for once this many are known.
 MAX_IDLE_FLOWS = 10_000
 
 
@@ -36,6 +36,7 @@ class VirtualClock:
     def __init__(self) -> None:
         self._now = 0.0
         self._finish: dict[str, float] = {}
+        self._max_flows = MAX_IDLE_FLOWS
 
     @property
     def now(self) -> float:
@@ -52,7 +53,7 @@ class VirtualClock:
         """
         start = max(self._now, self._finish.get(flow, 0.0))
         self._finish[flow] = start + cost / weight
-        if len(self._finish) > MAX_IDLE_FLOWS:
+        if len(self._finish) > self._max_flows:
             self._forget_idle()
         return start
 
@@ -61,22 +62,33 @@ class VirtualClock:
         if start > self._now:
             self._now = start
 
-    def restore(self, waiting: Iterable[tuple[str, float, float]]) -> None:
-        """Rebuild the clock after a restart.
+    def restore(
+        self,
+        waiting: Iterable[tuple[str, float, float]],
+        served: Iterable[tuple[str, float, float]] = (),
+    ) -> None:
+        """Rebuild the clock after a restart, from the tasks that have not ended.
+
+        Each is (flow, start tag, cost / weight). A task that was handed out and came back keeps its
+        small tag and says nothing of where the clock stood, except that it stood there or later.
 
         Args:
-            waiting: (flow, start tag, cost / weight) of every task that still waits.
+            waiting: Tasks that were never handed out: the clock had not passed them.
+            served: Tasks that were: it had come at least so far.
         """
-        starts = []
-        for flow, start, share in waiting:
-            starts.append(start)
+        fresh, taken = list(waiting), list(served)
+        for flow, start, share in fresh + taken:
             self._finish[flow] = max(self._finish.get(flow, 0.0), start + share)
-        if starts:
-            self._now = max(self._now, min(starts))
+        earliest = min((start for _, start, _ in fresh), default=0.0)
+        latest = max((start for _, start, _ in taken), default=0.0)
+        self._now = max(self._now, earliest, latest)
 
     def _forget_idle(self) -> None:
-        # A finish tag at or before the virtual time no longer changes any start tag.
+        # A finish tag at or before the virtual time no longer changes any start tag. Where most
+        # flows are busy, the next look waits until there are twice as many, so that looking costs
+        # each tag the same on average.
         self._finish = {flow: tag for flow, tag in self._finish.items() if tag > self._now}
+        self._max_flows = max(MAX_IDLE_FLOWS, 2 * len(self._finish))
 
 
 def rotate(heads: Mapping[str, int], last: str | None) -> list[str]:

@@ -1,13 +1,16 @@
 """Contract of the registry: which models there are, which workers live, and who may ask."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
-__all__ = ["ApiKey", "ModelCard", "Registry", "Scope", "WorkerInfo"]
+__all__ = ["GONE_WORKERS_TTL", "ApiKey", "ModelCard", "Registry", "Scope", "WorkerInfo"]
+
+#: How long workers that have gone stay listed.
+GONE_WORKERS_TTL: Final = timedelta(days=1)
 
 
 class Scope(StrEnum):
@@ -91,7 +94,7 @@ class Registry(Protocol):
         ...
 
     async def touch_workers(self, worker_ids: Sequence[str], seen_at: datetime) -> None:
-        """Note that workers were heard of. Unknown ids are ignored."""
+        """Note that workers were heard of. Unknown ids and workers that have gone are ignored."""
         ...
 
     async def drain_worker(self, worker_id: str) -> WorkerInfo | None:

@@ -343,6 +343,7 @@ def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float)
                 TaskState.SUCCEEDED,
                 finished_at=now,
                 lease_expires_at=None,
+                error=None,
                 output=outcome.output,
                 artifacts=outcome.artifacts,
                 seed=task.seed if outcome.seed is None else outcome.seed,
@@ -482,6 +483,8 @@ def _failed(task: Task, outcome: Failed, now: datetime, retry_delay_s: float) ->
 
 
 def _end(task: Task, state: TaskState, now: datetime, timings: Timings, **changes: Any) -> Task:
+    # The error of an earlier attempt is not how this task ended.
+    ending: dict[str, Any] = {"error": None} | changes
     return transition(
         task,
         state,
@@ -489,7 +492,7 @@ def _end(task: Task, state: TaskState, now: datetime, timings: Timings, **change
         lease_expires_at=None,
         available_at=None,
         timings=_with_queue_time(task, timings),
-        **changes,
+        **ending,
     )
 
 

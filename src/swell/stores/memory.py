@@ -15,7 +15,7 @@ import msgspec
 from swell import task as life
 from swell.clock import Clock
 from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
-from swell.registry import ApiKey, ModelCard, WorkerInfo
+from swell.registry import GONE_WORKERS_TTL, ApiKey, ModelCard, WorkerInfo
 from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
@@ -269,8 +269,8 @@ class MemoryRegistry:
     async def touch_workers(self, worker_ids: Sequence[str], seen_at: datetime) -> None:
         """See `Registry.touch_workers`."""
         for worker_id in worker_ids:
-            if worker_id in self._workers:
-                worker = self._workers[worker_id]
+            worker = self._workers.get(worker_id)
+            if worker is not None and worker.gone_at is None:
                 self._workers[worker_id] = msgspec.structs.replace(worker, seen_at=seen_at)
 
     async def drain_worker(self, worker_id: str) -> WorkerInfo | None:
@@ -286,6 +286,12 @@ class MemoryRegistry:
         worker = self._workers.get(worker_id)
         if worker is not None and worker.gone_at is None:
             self._workers[worker_id] = msgspec.structs.replace(worker, gone_at=gone_at)
+        oldest = gone_at - GONE_WORKERS_TTL
+        self._workers = {
+            known.id: known
+            for known in self._workers.values()
+            if known.gone_at is None or known.gone_at > oldest
+        }
 
     async def workers(self) -> list[WorkerInfo]:
         """See `Registry.workers`."""

@@ -1,6 +1,6 @@
 """The embedded store: one SQLite file, one writer, commits in groups.
 
-`file.py` owns the file and the thread that writes; `rows.py` turns tasks into rows and back;
+`file.py` owns the file and its one transaction at a time; `rows.py` turns tasks into rows and back;
 `session.py` is one transaction over the tasks; `tasks.py` and `registry.py` are the contracts.
 """
 

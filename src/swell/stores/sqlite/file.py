@@ -163,6 +163,7 @@ class SqliteDatabase:
 
     def _run(self, group: list[_Write]) -> Session | None:
         """Run a group in one transaction; without those that raise, who are told at once."""
+        is_searching = False
         while group:
             session = Session(self._state, self.clock)
             failed = None
@@ -171,10 +172,16 @@ class SqliteDatabase:
                 for write in group:
                     failed = write
                     write.result = write.action(session)
+                    if is_searching:
+                        session.flush()
                 failed = None
                 session.flush()
             except Exception as error:
                 self._roll_back()
+                if failed is None and not is_searching and len(group) > 1:
+                    # The database refused somebody's row; flushing after each action tells whose.
+                    is_searching = True
+                    continue
                 blamed = group if failed is None else [failed]
                 _fail(blamed, error)
                 group[:] = [write for write in group if write not in blamed]

@@ -2,19 +2,16 @@
 
 import secrets
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import msgspec
 
-from swell.registry import ApiKey, ModelCard, WorkerInfo
+from swell.registry import GONE_WORKERS_TTL, ApiKey, ModelCard, WorkerInfo
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import micros, moment
 from swell.stores.sqlite.session import Session
 
 __all__ = ["SqliteRegistry"]
-
-#: How long workers that have gone stay listed.
-GONE_WORKERS_TTL = timedelta(days=1)
 
 
 class SqliteRegistry:

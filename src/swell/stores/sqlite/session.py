@@ -26,6 +26,9 @@ __all__ = ["Session", "SessionState"]
 MAX_LIVE_TASKS = 50_000
 MAX_LIVE_INPUT_BYTES = 4_096
 
+#: (flow, start tag, cost) of the tasks of one flow.
+Share = tuple[str, float, float]
+
 
 class SessionState:
     """What one writer keeps between its transactions."""
@@ -40,11 +43,8 @@ class SessionState:
         self.last_model: str | None = None
         (last,) = connection.execute(queries["last_seq"]).fetchone()
         self.seqs = itertools.count(last + 1)
-        waiting: dict[tuple[str, int], list[tuple[str, float, float]]] = defaultdict(list)
-        for model, priority, flow, first, end in connection.execute(queries["waiting_shares"]):
-            waiting[model, priority].append((flow, first, end - first))
-        for key, shares in waiting.items():
-            self.clocks[key].restore(shares)
+        for key, (waiting, served) in _shares(connection.execute(queries["open_shares"])).items():
+            self.clocks[key].restore(waiting, served)
 
 
 class Session:
@@ -136,3 +136,11 @@ class Session:
                 len(live) < MAX_LIVE_TASKS and len(bytes(task.input)) <= MAX_LIVE_INPUT_BYTES
             ):
                 live[task_id] = (seq, task)
+
+
+def _shares(rows: Iterable[Any]) -> dict[tuple[str, int], tuple[list[Share], list[Share]]]:
+    """Return (waiting, served) of every virtual clock, as `VirtualClock.restore` takes them."""
+    found: dict[tuple[str, int], tuple[list[Share], list[Share]]] = defaultdict(lambda: ([], []))
+    for model, priority, flow, was_served, tag, end in rows:
+        found[model, priority][was_served].append((flow, tag, end - tag))
+    return found

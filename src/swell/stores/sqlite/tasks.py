@@ -171,7 +171,7 @@ def _accept(
     session: Session, tasks: Sequence[NewTask], all_or_none: bool
 ) -> list[Accepted | SwellError]:
     now = session.now
-    earlier = [_earlier(session, new, now) for new in tasks]
+    earlier = _earlier_of_all(session, tasks, now)
     errors = [index for index, result in enumerate(earlier) if isinstance(result, SwellError)]
     if errors and all_or_none:
         return [
@@ -186,6 +186,25 @@ def _accept(
         result = known or (_earlier(session, new, now) if new.idempotency_key else None)
         results.append(result or Accepted(_add(session, new, now), True))
     return results
+
+
+def _earlier_of_all(
+    session: Session, tasks: Sequence[NewTask], now: datetime
+) -> list[Accepted | SwellError | None]:
+    """Look every key up before anything is written, and compare those that come twice."""
+    first: dict[tuple[str, str], bytes] = {}
+    found: list[Accepted | SwellError | None] = []
+    for new in tasks:
+        known = _earlier(session, new, now)
+        if known is None and new.idempotency_key is not None:
+            scope = (new.key_id, new.idempotency_key)
+            if first.setdefault(scope, new.fingerprint) != new.fingerprint:
+                known = IdempotencyMismatch(
+                    "two tasks of this call have the same idempotency key and different bodies; "
+                    "give each request a key of its own"
+                )
+        found.append(known)
+    return found
 
 
 def _earlier(session: Session, new: NewTask, now: datetime) -> Accepted | SwellError | None:

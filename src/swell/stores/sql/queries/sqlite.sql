@@ -77,10 +77,21 @@ SELECT EXISTS (
     SELECT 1 FROM tasks WHERE queue = ? AND state = 'queued' AND available_at IS NULL
 );
 
--- name: waiting_shares
--- What fair queueing needs to know after a restart. A task in backoff keeps its tag.
-SELECT model, priority, key_id || '/' || coalesce(user, ''), min(tag), max(tag + count)
-FROM tasks WHERE state = 'queued' GROUP BY 1, 2, 3;
+-- name: open_shares
+-- What fair queueing needs to know after a restart: for each flow, where its tasks that were never
+-- handed out begin, how far those that were have come, and where the last of either ends. The two
+-- halves read one index each, so that ended tasks cost nothing.
+SELECT model, priority, flow, was_served,
+    CASE WHEN was_served THEN max(tag) ELSE min(tag) END, max(tag + count)
+FROM (
+    SELECT model, priority, key_id || '/' || coalesce(user, '') AS flow, attempt > 0 AS was_served,
+        tag, count
+    FROM tasks INDEXED BY tasks_ready WHERE state = 'queued' AND available_at IS NULL
+    UNION ALL
+    SELECT model, priority, key_id || '/' || coalesce(user, ''), attempt > 0, tag, count
+    FROM tasks INDEXED BY tasks_wake
+    WHERE wake_at IS NOT NULL AND (state = 'running' OR available_at IS NOT NULL)
+) GROUP BY 1, 2, 3, 4;
 
 -- name: ready_depths
 SELECT queue, count(*), sum(count), min(id) FROM tasks
