@@ -31,6 +31,8 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 import PIL.Image
 import pydantic
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_jsonable_python
 
 from swell.errors import InvalidRequest, NotFound, SwellError
@@ -428,7 +430,7 @@ def flatten(result: Any, files: list[Attachment]) -> Any:
 def _jsonable(result: Any) -> Any:
     try:
         return to_jsonable_python(result)
-    except (pydantic.PydanticUserError, ValueError, TypeError):
+    except (PydanticUserError, ValueError, TypeError):
         if hasattr(result, "tolist"):  # numbers and arrays of numpy and its kin
             return result.tolist()
         kind = type(result).__name__
@@ -710,7 +712,7 @@ def _check_parameter(parameter: inspect.Parameter, types_of: dict[str, Any], nam
         )
     if parameter.name.startswith("_"):
         raise InvalidModel(f"{name}: parameter {parameter.name!r} may not begin with '_'")
-    if isinstance(parameter.default, pydantic.fields.FieldInfo):
+    if isinstance(parameter.default, FieldInfo):
         raise InvalidModel(
             f"{name}: move Field(…) of {parameter.name!r} into its type, "
             f"{parameter.name}: Annotated[T, Field(…)] = default, so that a direct call works"
@@ -734,7 +736,7 @@ def _input_type(name: str, function: Callable[..., Any], fields: dict[str, Any])
                 title, __config__=config, __module__=function.__module__, **fields
             )
         made.model_json_schema()
-    except (pydantic.errors.PydanticUserError, TypeError, NameError) as error:
+    except (PydanticUserError, TypeError, NameError) as error:
         culprit = next((n for n, (t, _) in fields.items() if not _is_known(t)), None)
         told = f"parameter {culprit!r}" if culprit else "the signature"
         reason = str(error).splitlines()[0]
@@ -748,7 +750,7 @@ def _input_type(name: str, function: Callable[..., Any], fields: dict[str, Any])
 def _is_known(annotation: Any) -> bool:
     try:
         pydantic.TypeAdapter(annotation).json_schema()
-    except (pydantic.errors.PydanticUserError, TypeError, NameError):
+    except (PydanticUserError, TypeError, NameError):
         return False
     return True
 
@@ -761,7 +763,7 @@ def _schema_of(output: Any) -> dict[str, Any]:
         output = Image
     try:
         return pydantic.TypeAdapter(output).json_schema(mode="serialization")
-    except (pydantic.errors.PydanticUserError, TypeError, NameError):
+    except (PydanticUserError, TypeError, NameError):
         return {}
 
 

@@ -109,6 +109,11 @@ class Worker:
         #: Set once the worker is registered and takes work.
         self.is_up = asyncio.Event()
 
+    @property
+    def model_pid(self) -> int:
+        """Process id of the model process that is in use now."""
+        return self._process.pid
+
     # --- life ------------------------------------------------------------------------------------
 
     async def run(self, *, handle_signals: bool = True) -> int:

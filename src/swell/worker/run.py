@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from swell.errors import SwellError
+from swell.errors import NotFound, SwellError
 from swell.model import InvalidModel
 from swell.registry import ModelCard
 from swell.worker.frames import (
@@ -136,8 +136,8 @@ class ModelProcess:
                 self.is_ready = True
                 _resolve(self._ready, frame)
             case Refused():
-                kind = InvalidModel if frame.code == InvalidModel.code else ModelRefused
-                self._give_up(kind(frame.detail))
+                kinds = {kind.code: kind for kind in (InvalidModel, NotFound)}
+                self._give_up(kinds.get(frame.code, ModelRefused)(frame.detail))
             case _:
                 self._on_frame(self, frame)
 

@@ -1,0 +1,421 @@
+"""The worker's engine with real model processes, over a backend in memory."""
+
+import asyncio
+import base64
+import io
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import PIL.Image
+import pytest
+
+from swell.clock import SystemClock
+from swell.dispatch import Registration, Welcome
+from swell.errors import NotFound, Unauthenticated
+from swell.model import InvalidModel
+from swell.retry import RetryPolicy
+from swell.task import Task, TaskState
+from swell.testing.dispatch import MemoryDispatch
+from swell.worker.engine import Worker
+from swell.worker.settings import WorkerSettings
+
+
+@pytest.fixture
+def dispatch() -> MemoryDispatch:
+    return MemoryDispatch(SystemClock())
+
+
+@asynccontextmanager
+async def working(
+    dispatch: MemoryDispatch, *refs: str, slots: int | None = None
+) -> AsyncIterator[tuple[Worker, "asyncio.Task[int]"]]:
+    """A worker that is up; it is told to go at the end, if it has not gone by then."""
+    worker = Worker(WorkerSettings(name="tester", slots=slots), dispatch, refs, SystemClock())
+    running = asyncio.create_task(worker.run(handle_signals=False))
+    up = asyncio.create_task(worker.is_up.wait())
+    await asyncio.wait({running, up}, return_when=asyncio.FIRST_COMPLETED)
+    up.cancel()
+    if running.done():
+        running.result()
+    try:
+        yield worker, running
+        worker.release()
+        async with asyncio.timeout(10):
+            assert await running == 0
+    finally:
+        running.cancel()
+
+
+def output_of(task: Task) -> Any:
+    assert task.state is TaskState.SUCCEEDED, task.error
+    return msgspec.json.decode(task.output or b"null")
+
+
+def picture_of(dispatch: MemoryDispatch, task: Task, index: int = 0) -> PIL.Image.Image:
+    data, _ = dispatch.objects[task.artifacts[index].key]
+    return PIL.Image.open(io.BytesIO(data))
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+async def test_a_task_comes_back_with_its_output_and_a_seed(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/noop"):
+        task = await dispatch.ended(await dispatch.submit("demo/noop", {"text": "hé"}))
+    assert output_of(task) == "hé"
+    assert task.seed is not None
+    assert task.timings is not None
+
+
+async def test_thousands_of_tasks_come_back_in_batches(dispatch: MemoryDispatch) -> None:
+    ids = [await dispatch.submit("demo/noop", {"text": str(n)}) for n in range(3000)]
+    async with working(dispatch, "demo/noop"):
+        for number, task_id in enumerate(ids):
+            assert output_of(await dispatch.ended(task_id)) == str(number)
+    assert len(dispatch.reports) < 100
+    assert any(report.ask and report.settlements for report in dispatch.reports)
+
+
+async def test_one_worker_serves_several_models(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/noop", "demo/upper"):
+        upper = await dispatch.submit("demo/upper", {"text": "a"})
+        noop = await dispatch.submit("demo/noop", {"text": "a"})
+        assert output_of(await dispatch.ended(upper)) == "A"
+        assert output_of(await dispatch.ended(noop)) == "a"
+
+
+async def test_a_picture_is_stored_before_its_outcome_is_told(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/echo-picture"):
+        wish = {"prompt": "fox", "width": 64, "height": 32}
+        task = await dispatch.ended(await dispatch.submit("demo/echo-picture", wish, seed=7))
+    assert output_of(task) == {"$artifact": 0}
+    artifact = task.artifacts[0]
+    assert artifact.key == f"outputs/{task.id}/1/0.png"
+    assert (artifact.content_type, artifact.width, artifact.height) == ("image/png", 64, 32)
+    assert artifact.bytes == len(dispatch.objects[artifact.key][0])
+    told = json.loads(picture_of(dispatch, task).text["swell"])
+    assert told["seed"] == 7
+    assert told["input"] == wish
+    assert told["model"] == "demo/echo-picture"
+    assert task.timings is not None
+    assert task.timings.encode_s > 0
+
+
+async def test_the_same_seed_gives_the_same_picture(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/echo-picture"):
+        ids = [
+            await dispatch.submit("demo/echo-picture", {"prompt": "fox"}, seed=seed)
+            for seed in (1, 1, 2)
+        ]
+        tasks = [await dispatch.ended(task_id) for task_id in ids]
+    one, again, other = [picture_of(dispatch, task).tobytes() for task in tasks]
+    assert one == again != other
+
+
+async def test_picture_k_of_a_task_has_the_seed_plus_k(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/echo-picture"):
+        wish = {"prompt": "fox", "steps": 1}
+        several = await dispatch.submit("demo/echo-picture", wish, seed=5, count=3)
+        alone = await dispatch.submit("demo/echo-picture", wish, seed=7)
+        several_task, alone_task = await dispatch.ended(several), await dispatch.ended(alone)
+    assert output_of(several_task) == [{"$artifact": 0}, {"$artifact": 1}, {"$artifact": 2}]
+    third, seventh = picture_of(dispatch, several_task, 2), picture_of(dispatch, alone_task)
+    assert third.tobytes() == seventh.tobytes()
+
+
+@pytest.mark.parametrize(("kind", "media"), [("webp", "image/webp"), ("jpeg", "image/jpeg")])
+async def test_the_input_may_ask_for_a_format(
+    dispatch: MemoryDispatch, kind: str, media: str
+) -> None:
+    async with working(dispatch, "demo/echo-picture"):
+        wish = {"prompt": "a “fox”", "output_format": kind}
+        task = await dispatch.ended(await dispatch.submit("demo/echo-picture", wish, seed=3))
+    assert task.artifacts[0].content_type == media
+    exif = picture_of(dispatch, task).getexif()
+    assert json.loads(exif[0x010E])["input"]["prompt"] == "a “fox”"
+
+
+async def test_progress_and_previews_are_told_in_order(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/echo-picture"):
+        wish = {"steps": 10, "step_s": 0.06}
+        await dispatch.ended(await dispatch.submit("demo/echo-picture", wish))
+    steps = [each.data["step"] for each in dispatch.progress if each.kind == "progress"]
+    assert steps == sorted(steps)
+    assert steps[-1] == 10
+    assert len(steps) > 3
+    places = [each.place for each in dispatch.progress]
+    assert places == sorted(set(places))
+    preview = next(each for each in dispatch.progress if each.kind == "preview")
+    data = base64.b64decode(preview.data["image"].removeprefix("data:image/jpeg;base64,"))
+    assert PIL.Image.open(io.BytesIO(data)).size == (64, 64)
+
+
+async def test_input_files_are_fetched_before_the_model_runs(
+    dispatch: MemoryDispatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "sizes.py"
+    file.write_text(
+        "import swell\n"
+        "@swell.model('test/size')\n"
+        "def size(image: swell.Image, more: list[swell.Image] | None = None) -> list[int]:\n"
+        "    return [image.pil().width, *(each.pil().width for each in more or [])]\n"
+    )
+    for width in (3, 5):
+        target = io.BytesIO()
+        PIL.Image.new("RGB", (width, 4)).save(target, "PNG")
+        dispatch.inputs[f"https://example.com/{width}.png"] = (target.getvalue(), "image/png")
+    three, five = dispatch.inputs
+    uri = "data:image/png;base64," + base64.b64encode(dispatch.inputs[three][0]).decode()
+    async with working(dispatch, str(file)):
+        good = await dispatch.submit("test/size", {"image": three, "more": [five, uri]})
+        gone = await dispatch.submit("test/size", {"image": "https://example.com/no.png"})
+        broken = await dispatch.submit("test/size", {"image": "data:image/png;base64,AAAA"})
+        assert output_of(await dispatch.ended(good)) == [3, 5, 3]
+        missing = await dispatch.ended(gone)
+        assert missing.error is not None
+        assert missing.error.code == "input_unavailable"
+        unreadable = await dispatch.ended(broken)
+        assert unreadable.error is not None
+        assert unreadable.error.code == "invalid_input"
+
+
+# --- failures ------------------------------------------------------------------------------------
+
+
+async def test_a_bad_input_fails_at_once_and_alone(dispatch: MemoryDispatch) -> None:
+    bad = await dispatch.submit("demo/noop", {"txt": "a"})
+    good = await dispatch.submit("demo/noop", {"text": "a"})
+    async with working(dispatch, "demo/noop"):
+        failed = await dispatch.ended(bad)
+        assert output_of(await dispatch.ended(good)) == "a"
+    assert failed.state is TaskState.FAILED
+    assert failed.attempt == 1
+    assert not failed.dead
+    assert failed.error is not None
+    assert failed.error.code == "invalid_input"
+    assert "/txt" in failed.error.detail
+
+
+@pytest.mark.parametrize("how", ["raise", "wrong-result"])
+async def test_an_exception_is_tried_again_and_ends_among_the_dead(
+    dispatch: MemoryDispatch, how: str
+) -> None:
+    bad = await dispatch.submit("demo/crash", {"how": how, "text": "boom"})
+    good = await dispatch.submit("demo/crash", {"how": "not", "text": "fine"})
+    async with working(dispatch, "demo/crash"):
+        failed = await dispatch.ended(bad)
+        assert output_of(await dispatch.ended(good)) == "fine"
+    assert failed.attempt == 3
+    assert failed.dead
+    assert failed.error is not None
+    assert failed.error.code == "model_error"
+    assert "Traceback" not in failed.error.detail
+
+
+async def test_an_exception_that_is_raised_fails_the_whole_batch_but_not_its_retries(
+    dispatch: MemoryDispatch,
+) -> None:
+    bad = await dispatch.submit("demo/crash", {"how": "raise-all"})
+    good = await dispatch.submit("demo/crash", {"how": "not", "text": "fine"})
+    async with working(dispatch, "demo/crash"):
+        assert (await dispatch.ended(bad)).dead
+        assert output_of(await dispatch.ended(good)) == "fine"
+
+
+async def test_a_rejected_input_is_not_tried_again(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/crash"):
+        wish = {"how": "reject", "text": "no faces, please"}
+        task = await dispatch.ended(await dispatch.submit("demo/crash", wish))
+    assert task.attempt == 1
+    assert task.error is not None
+    assert (task.error.code, task.error.detail) == ("rejected", "no faces, please")
+
+
+@pytest.mark.parametrize("how", ["die", "exit"])
+async def test_a_poison_task_ends_among_the_dead_while_its_neighbours_succeed(
+    dispatch: MemoryDispatch, how: str
+) -> None:
+    before = [await dispatch.submit("demo/crash", {"how": "not", "text": str(n)}) for n in range(3)]
+    poison = await dispatch.submit("demo/crash", {"how": how})
+    after = [await dispatch.submit("demo/crash", {"how": "not", "text": str(n)}) for n in range(9)]
+    async with working(dispatch, "demo/crash"):
+        neighbours = [await dispatch.ended(task_id) for task_id in before + after]
+        dead = await dispatch.ended(poison)
+    assert dead.dead
+    assert dead.attempt == dead.max_attempts
+    assert dead.error is not None
+    assert dead.error.code == "model_process_died"
+    assert {task.state for task in neighbours} == {TaskState.SUCCEEDED}
+    assert {task.attempt for task in neighbours} == {1}
+
+
+async def test_an_idle_model_process_that_is_killed_is_started_again(
+    dispatch: MemoryDispatch,
+) -> None:
+    async with working(dispatch, "demo/noop") as (worker, _):
+        os.kill(worker.model_pid, signal.SIGKILL)
+        task = await dispatch.ended(await dispatch.submit("demo/noop", {"text": "still"}))
+    assert output_of(task) == "still"
+    # It may have been handed over to the process before the death was noticed.
+    assert task.attempt <= 2
+
+
+async def test_models_that_cannot_be_loaded_end_the_worker_with_the_reason(
+    dispatch: MemoryDispatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text("import swell\nraise RuntimeError('no weights here')\n")
+    worker = Worker(WorkerSettings(name="t"), dispatch, [str(file)], SystemClock())
+    with pytest.raises(InvalidModel, match=r"no weights here \(line 2 of broken.py\)"):
+        await worker.run(handle_signals=False)
+    assert dispatch.registrations == []
+
+
+# --- cancel and deadlines ------------------------------------------------------------------------
+
+
+async def test_a_running_task_stops_within_a_step(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/echo-picture", slots=1):
+        wish = {"steps": 1000, "step_s": 0.02}
+        task_id = await dispatch.submit("demo/echo-picture", wish)
+        await dispatch.until(lambda: dispatch.progress)
+        await dispatch.cancel(task_id)
+        async with asyncio.timeout(2):
+            task = await dispatch.ended(task_id)
+    assert task.state is TaskState.CANCELED
+
+
+async def test_a_task_that_waits_behind_another_is_cancelled_at_once(
+    dispatch: MemoryDispatch,
+) -> None:
+    async with working(dispatch, "demo/echo-picture", slots=2):
+        wish = {"steps": 1000, "step_s": 0.02}
+        first = await dispatch.submit("demo/echo-picture", wish)
+        second = await dispatch.submit("demo/echo-picture", wish)
+        await dispatch.until(lambda: dispatch.progress)
+        while (await dispatch.task(second)).state is not TaskState.RUNNING:
+            await asyncio.sleep(0)
+        await dispatch.cancel(second)
+        assert (await dispatch.ended(second)).state is TaskState.CANCELED
+        assert (await dispatch.task(first)).state is TaskState.RUNNING
+        await dispatch.cancel(first)
+        await dispatch.ended(first)
+
+
+async def test_leases_of_a_long_task_are_extended() -> None:
+    dispatch = MemoryDispatch(SystemClock(), lease_s=0.5)
+    async with working(dispatch, "demo/echo-picture"):
+        wish = {"steps": 60, "step_s": 0.025}
+        task = await dispatch.ended(await dispatch.submit("demo/echo-picture", wish))
+    assert task.state is TaskState.SUCCEEDED
+    assert task.attempt == 1
+    assert sum(bool(report.holds) for report in dispatch.reports) >= 2
+
+
+# --- going away ----------------------------------------------------------------------------------
+
+
+async def test_a_draining_worker_finishes_what_it_holds_and_takes_nothing_new(
+    dispatch: MemoryDispatch,
+) -> None:
+    async with working(dispatch, "demo/echo-picture", slots=1) as (worker, running):
+        held = await dispatch.submit("demo/echo-picture", {"steps": 20, "step_s": 0.02})
+        await dispatch.until(lambda: dispatch.progress)
+        left = await dispatch.submit("demo/echo-picture", {})
+        worker.drain()
+        assert (await dispatch.ended(held)).state is TaskState.SUCCEEDED
+        async with asyncio.timeout(5):
+            assert await running == 0
+    assert (await dispatch.task(left)).state is TaskState.QUEUED
+    assert dispatch.reports[-1].goodbye
+
+
+async def test_an_idle_worker_drains_when_the_backend_says_so(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/noop") as (_, running):
+        dispatch.drain()
+        async with asyncio.timeout(5):
+            assert await running == 0
+    assert dispatch.reports[-1].goodbye
+
+
+async def test_a_worker_told_to_go_at_once_hands_its_leases_back(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/echo-picture", slots=3) as (worker, running):
+        ids = [
+            await dispatch.submit("demo/echo-picture", {"steps": 1000, "step_s": 0.05})
+            for _ in range(3)
+        ]
+        await dispatch.until(lambda: dispatch.progress)
+        worker.drain()
+        worker.release()
+        async with asyncio.timeout(1):
+            assert await running == 0
+    tasks = [await dispatch.task(task_id) for task_id in ids]
+    assert {task.state for task in tasks} == {TaskState.QUEUED}
+    assert {task.attempts_left for task in tasks} == {3}
+
+
+# --- an unreliable backend -----------------------------------------------------------------------
+
+
+async def test_results_are_kept_while_the_backend_is_away(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/echo-picture"):
+        task_id = await dispatch.submit("demo/echo-picture", {"steps": 5, "step_s": 0.05})
+        await dispatch.until(lambda: dispatch.progress)
+        dispatch.is_away = True
+        await asyncio.sleep(0.5)  # the model ends meanwhile; nothing can be waited for
+        assert (await dispatch.task(task_id)).state is TaskState.RUNNING
+        dispatch.is_away = False
+        task = await dispatch.ended(task_id)
+    assert task.state is TaskState.SUCCEEDED
+    assert task.attempt == 1
+
+
+async def test_a_report_whose_answer_got_lost_is_told_again(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/noop"):
+        dispatch.answers_to_lose = 2
+        first = await dispatch.ended(await dispatch.submit("demo/noop", {"text": "1"}))
+        second = await dispatch.ended(await dispatch.submit("demo/noop", {"text": "2"}))
+    assert (output_of(first), output_of(second)) == ("1", "2")
+    assert dispatch.stale == []
+
+
+async def test_a_worker_that_was_forgotten_registers_again(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/noop"):
+        dispatch.forget_workers()
+        task = await dispatch.ended(await dispatch.submit("demo/noop", {"text": "1"}))
+        assert output_of(task) == "1"
+    assert len(dispatch.registrations) == 2
+
+
+async def test_a_worker_without_a_valid_token_stops() -> None:
+    class Closed(MemoryDispatch):
+        async def register(self, registration: Registration) -> Welcome:
+            raise Unauthenticated("this key is not known; make one with `swell keys create`")
+
+    worker = Worker(WorkerSettings(name="t"), Closed(SystemClock()), ["demo/noop"], SystemClock())
+    with pytest.raises(Unauthenticated, match="not known"):
+        await worker.run(handle_signals=False)
+
+
+async def test_a_model_that_does_not_exist_ends_the_worker(dispatch: MemoryDispatch) -> None:
+    worker = Worker(WorkerSettings(name="t"), dispatch, ["demo/nothing"], SystemClock())
+    with pytest.raises(NotFound, match="demo/upper"):
+        await worker.run(handle_signals=False)
+
+
+async def test_a_model_that_keeps_dying_is_started_again_ever_later() -> None:
+    dispatch = MemoryDispatch(SystemClock(), retry_policy=RetryPolicy(base_s=0.01, floor_s=0.0))
+    async with working(dispatch, "demo/crash"):
+        ids = [
+            await dispatch.submit("demo/crash", {"how": "exit"}, max_attempts=1) for _ in range(3)
+        ]
+        for task_id in ids:
+            assert (await dispatch.ended(task_id, 30.0)).dead
+        task = await dispatch.ended(await dispatch.submit("demo/crash", {"how": "not"}))
+        assert task.state is TaskState.SUCCEEDED
