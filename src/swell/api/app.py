@@ -1,8 +1,8 @@
 """The ASGI application.
 
 Starlette routes most paths. Five of them are so busy that they are found by a look at the path
-before Starlette's router runs: creating a task, getting one, following one, and a worker's lease and
-report. They run the same handlers either way.
+before Starlette's router runs: creating a task, getting one, following one, and a worker's lease
+and report. They run the same handlers either way.
 """
 
 from collections.abc import Sequence

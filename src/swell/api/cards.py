@@ -173,8 +173,8 @@ class Cards:
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         there = f"this server knows {', '.join(known[:10])}" if known else "none is served yet"
         raise NotFound(
-            f"there is no model {ref[:120]!r}: {hint}{there}. To serve one, start a worker with it: "
-            "`swell worker --models FILE.py` (or `swell up --models FILE.py`)"
+            f"there is no model {ref[:120]!r}: {hint}{there}. To serve one, start a worker with "
+            "it: `swell worker --models FILE.py` (or `swell up --models FILE.py`)"
         )
 
     async def _refresh(self, older_than_s: float) -> None:

@@ -50,6 +50,14 @@ MAX_METADATA_BYTES = 16 * 1024
 Moment = Annotated[datetime, Meta(extra_json_schema={"format": "date-time"})]
 
 
+def _null() -> msgspec.Raw:
+    # msgspec reads `Raw | None` as None only, so that null itself stands for nothing given.
+    return _NULL
+
+
+_NULL = msgspec.Raw(b"null")
+
+
 class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is asked of a model."""
 
@@ -86,12 +94,12 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         int, Meta(ge=1, le=20, description="attempts in all, lost workers included")
     ] = 3
     metadata: Annotated[
-        msgspec.Raw | None,
+        msgspec.Raw,
         Meta(
             description="any JSON up to 16 KiB; given back as it came",
             extra_json_schema={"type": ["object", "array", "string", "number", "boolean", "null"]},
         ),
-    ] = None
+    ] = msgspec.field(default_factory=_null)
 
 
 class BatchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

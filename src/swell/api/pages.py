@@ -25,7 +25,8 @@ body{font:16px/1.55 system-ui,sans-serif;color:var(--fg);background:var(--bg);ma
 margin:2rem auto;padding:0 1rem}a{color:#2f6fde}h1,h2,h3{line-height:1.2}h2{margin-top:2.2em}
 code,pre{font:14px/1.45 ui-monospace,monospace;background:var(--code);border-radius:4px}
 code{padding:.1em .3em}pre{padding:.8em;overflow:auto}pre code{padding:0}
-table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid var(--line);padding:.35em .5em}
+table{border-collapse:collapse;width:100%}
+td,th{border-bottom:1px solid var(--line);padding:.35em .5em}
 td,th{text-align:left;vertical-align:top}.dim{color:var(--dim)}
 """
 

@@ -266,8 +266,9 @@ async def _new_task(
     _check_can_run(service, target)
     if request.start_by_s is not None or request.finish_by_s is not None:
         await _check_deadline(service, request, target)
-    if request.metadata is not None:
-        _check_metadata(request.metadata, at)
+    metadata = None if bytes(request.metadata) == b"null" else request.metadata
+    if metadata is not None:
+        _check_metadata(metadata, at)
     header = call.header(b"idempotency-key")
     return NewTask(
         model=target.model,
@@ -278,7 +279,7 @@ async def _new_task(
         priority=request.priority,
         key_id=call.caller.id,
         user=request.user,
-        metadata=request.metadata,
+        metadata=metadata,
         start_by_s=request.start_by_s,
         finish_by_s=request.finish_by_s,
         max_attempts=request.max_attempts,

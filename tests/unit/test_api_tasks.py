@@ -1,0 +1,369 @@
+"""Creating, reading, canceling and repeating tasks over HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from api_harness import World, a_world, failed, succeeded
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world() as world:
+        yield world
+
+
+async def test_a_task_is_accepted_with_a_place_in_the_queue(world: World) -> None:
+    await world.register()
+    await world.create()
+    answer = await world.anna(
+        "POST",
+        "/v1/tasks",
+        {"model": "demo/upper", "input": {"text": "b"}, "user": "u", "metadata": {"k": [1]}},
+    )
+    assert answer.status == 202
+    task = answer.json
+    assert task["state"] == "queued"
+    assert task["position"] == 2
+    assert task["eta_s"] is None
+    assert task["metadata"] == {"k": [1]}
+    assert task["urls"]["get"] == f"http://swell.test/v1/tasks/{task['id']}"
+    assert answer.headers["location"] == task["urls"]["get"]
+    assert answer.headers["x-request-id"].startswith("req_")
+
+
+async def test_a_task_has_every_field_of_the_design(world: World) -> None:
+    await world.register()
+    task = await world.create()
+    assert set(task) == {
+        *("id", "model", "version", "state", "input", "output", "artifacts", "error", "attempt"),
+        *("max_attempts", "position", "eta_s", "created_at", "started_at", "finished_at"),
+        *("timings", "cost_micros", "seed", "user", "metadata", "urls"),
+    }
+
+
+async def test_waiting_answers_201_with_the_outcome(world: World) -> None:
+    worker = await world.register()
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    asked = asyncio.create_task(
+        world.anna("POST", "/v1/tasks", body, headers={"Prefer": "wait=30"})
+    )
+    grant = await world.lease(worker, wait_s=5)
+    await world.report(worker, settlements=[succeeded(grant["tasks"][0], {"text": "A"})])
+    answer = await asked
+    assert answer.status == 201
+    assert answer.json["state"] == "succeeded"
+    assert answer.json["output"] == {"text": "A"}
+    assert answer.json["version"] == "1"
+    assert answer.headers["preference-applied"] == "wait=30"
+
+
+async def test_waiting_in_vain_answers_202(world: World) -> None:
+    await world.register()
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    async with asyncio.timeout(5):
+        asked = asyncio.create_task(
+            world.anna("POST", "/v1/tasks", body, headers={"Prefer": "respond-async, wait=1"})
+        )
+        answer = await asked
+    assert answer.status == 202
+    assert answer.headers["preference-applied"] == "wait=1"
+
+
+async def test_an_unknown_model_names_close_ones_and_how_to_serve_it(world: World) -> None:
+    await world.register()
+    answer = await world.anna("POST", "/v1/tasks", {"model": "demo/uper", "input": {}})
+    assert answer.status == 404
+    assert "did you mean demo/upper" in answer.json["detail"]
+    assert "swell worker" in answer.json["detail"]
+
+
+async def test_an_unknown_field_is_an_error_with_a_suggestion(world: World) -> None:
+    await world.register()
+    body = {"model": "demo/upper", "input": {"text": "a"}, "prioritty": 1}
+    answer = await world.anna("POST", "/v1/tasks", body)
+    assert answer.status == 422
+    assert answer.json["errors"] == [
+        {
+            "pointer": "/prioritty",
+            "detail": "there is no field 'prioritty'; did you mean 'priority'?",
+            "code": "unknown_field",
+        }
+    ]
+
+
+async def test_every_broken_input_field_is_listed(world: World) -> None:
+    await world.register()
+    body = {"model": "demo/upper", "input": {"times": 10, "tex": "a"}}
+    answer = await world.anna("POST", "/v1/tasks", body)
+    assert answer.status == 422
+    found = {error["pointer"]: error["code"] for error in answer.json["errors"]}
+    assert found == {
+        "/input/times": "maximum",
+        "/input/tex": "unknown_field",
+        "/input/text": "required",
+    }
+    assert "did you mean 'text'" in str(answer.json["errors"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("count", 0), ("count", 101), ("count", "1"), ("priority", 10), ("priority", -1)),
+        *(("user", "x" * 201), ("max_attempts", 0), ("max_attempts", 21), ("seed", -1)),
+        *(("start_by_s", 0), ("finish_by_s", 1e12), ("model", ""), ("input", []), ("input", None)),
+        ("metadata", "x" * 17_000),
+    ],
+)
+async def test_values_out_of_bounds_name_their_field(
+    world: World, field: str, value: object
+) -> None:
+    await world.register()
+    body = {"model": "demo/upper", "input": {"text": "a"}, field: value}
+    answer = await world.anna("POST", "/v1/tasks", body)
+    assert answer.status == 422
+    assert answer.json["errors"][0]["pointer"] == f"/{field}"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"null", b'{"model": "\xff"}', b"[" * 100_000])
+async def test_a_body_that_is_no_request_is_refused(world: World, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = await world.anna("POST", "/v1/tasks", body, headers=headers)
+    assert answer.status in (400, 422)
+
+
+async def test_broken_text_inside_an_input_is_refused(world: World) -> None:
+    await world.register()
+    body = b'{"model": "demo/upper", "input": {"text": "\xff"}}'
+    answer = await world.anna("POST", "/v1/tasks", body)
+    assert answer.status == 400
+
+
+async def test_another_content_type_is_refused(world: World) -> None:
+    answer = await world.anna("POST", "/v1/tasks", b"a=b", headers={"Content-Type": "text/plain"})
+    assert answer.status == 400
+    assert "application/json" in answer.json["detail"]
+
+
+async def test_a_body_that_is_too_large_is_refused_as_it_comes() -> None:
+    async with a_world(max_body_bytes=1000) as world:
+        for chunk_bytes in (None, 100):
+            answer = await world.anna(
+                "POST", "/v1/tasks", {"model": "a" * 2000}, chunk_bytes=chunk_bytes
+            )
+            assert answer.status == 413
+            assert "/v1/uploads" in answer.json["detail"]
+
+
+async def test_the_same_idempotency_key_gives_the_same_task(world: World) -> None:
+    await world.register()
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    first = await world.anna("POST", "/v1/tasks", body, headers={"Idempotency-Key": '"k 1"'})
+    swapped = {"input": {"text": "a"}, "model": "demo/upper"}
+    second = await world.anna("POST", "/v1/tasks", swapped, headers={"Idempotency-Key": "k 1"})
+    assert first.json["id"] == second.json["id"]
+    other = {"model": "demo/upper", "input": {"text": "b"}}
+    clash = await world.anna("POST", "/v1/tasks", other, headers={"Idempotency-Key": "k 1"})
+    assert (clash.status, clash.json["code"]) == (422, "idempotency_mismatch")
+
+
+@pytest.mark.parametrize("key", ["", '""', "x" * 256, "ä"])
+async def test_an_idempotency_key_must_be_usable(world: World, key: str) -> None:
+    await world.register()
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    answer = await world.anna("POST", "/v1/tasks", body, headers={"Idempotency-Key": key})
+    assert answer.status == 400
+
+
+async def test_a_model_without_a_live_worker_answers_503_with_retry_after(world: World) -> None:
+    await world.register()
+    world.clock.advance(61)
+    answer = await world.anna("POST", "/v1/tasks", {"model": "demo/upper", "input": {"text": "a"}})
+    assert (answer.status, answer.json["code"]) == (503, "no_worker")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_a_launchable_model_is_accepted_without_a_worker() -> None:
+    async with a_world(launchable=("demo/upper",)) as world:
+        worker = await world.register()
+        await world.report(worker, goodbye=True)
+        await world.create()
+
+
+async def test_a_version_can_be_insisted_on(world: World) -> None:
+    await world.register()
+    task = await world.create(model="demo/upper:1")
+    assert task["model"] == "demo/upper"
+    answer = await world.anna(
+        "POST", "/v1/tasks", {"model": "demo/upper:2", "input": {"text": "a"}}
+    )
+    assert answer.status == 404
+    assert "there are: 1" in answer.json["detail"]
+
+
+async def test_a_deadline_that_cannot_be_kept_is_refused_with_retry_after(world: World) -> None:
+    worker = await world.register(slots=1)
+    await world.create()
+    grant = await world.lease(worker)
+    world.clock.advance(10)
+    await world.report(worker, settlements=[succeeded(grant["tasks"][0], "x")])
+    for _ in range(3):
+        await world.create()
+    body = {"model": "demo/upper", "input": {"text": "a"}, "finish_by_s": 5}
+    answer = await world.anna("POST", "/v1/tasks", body)
+    assert (answer.status, answer.json["code"]) == (503, "would_expire")
+    assert answer.headers["retry-after"].isdigit()
+    task = await world.create(finish_by_s=500)
+    assert task["eta_s"]["low"] <= task["eta_s"]["median"] <= task["eta_s"]["high"]
+    assert task["position"] == 4
+
+
+async def test_a_batch_is_accepted_whole(world: World) -> None:
+    await world.register()
+    tasks = [{"model": "demo/upper", "input": {"text": str(n)}} for n in range(1000)]
+    answer = await world.anna("POST", "/v1/tasks/batch", {"tasks": tasks})
+    assert answer.status == 202
+    assert [task["input"]["text"] for task in answer.json["tasks"]] == [str(n) for n in range(1000)]
+
+
+async def test_a_batch_with_one_bad_task_is_refused_whole(world: World) -> None:
+    await world.register()
+    good = {"model": "demo/upper", "input": {"text": "a"}}
+    bad = {"model": "demo/upper", "input": {"text": ""}}
+    lost = {"model": "demo/other", "input": {}}
+    answer = await world.anna("POST", "/v1/tasks/batch", {"tasks": [good, bad, lost]})
+    assert answer.status == 422
+    pointers = [error["pointer"] for error in answer.json["errors"]]
+    assert pointers == ["/tasks/1/input/text", "/tasks/2/model"]
+    listed = await world.anna("GET", "/v1/tasks")
+    assert listed.json["tasks"] == []
+
+
+@pytest.mark.parametrize("n", [0, 1001])
+async def test_a_batch_has_one_to_a_thousand_tasks(world: World, n: int) -> None:
+    tasks = [{"model": "demo/upper", "input": {"text": "a"}}] * n
+    answer = await world.anna("POST", "/v1/tasks/batch", {"tasks": tasks})
+    assert answer.status == 422
+
+
+async def test_a_repeated_batch_gives_the_same_tasks(world: World) -> None:
+    await world.register()
+    body = {"tasks": [{"model": "demo/upper", "input": {"text": "a"}}] * 2}
+    headers = {"Idempotency-Key": "b"}
+    first = await world.anna("POST", "/v1/tasks/batch", body, headers=headers)
+    second = await world.anna("POST", "/v1/tasks/batch", body, headers=headers)
+    ids = [task["id"] for task in first.json["tasks"]]
+    assert ids == [task["id"] for task in second.json["tasks"]]
+    assert len(set(ids)) == 2
+
+
+async def test_a_client_sees_only_its_own_tasks(world: World) -> None:
+    await world.register()
+    task = await world.create()
+    for path in ("", "/events"):
+        assert (await world.berta("GET", f"/v1/tasks/{task['id']}{path}")).status == 404
+    assert (await world.berta("POST", f"/v1/tasks/{task['id']}/cancel")).status == 404
+    assert (await world.berta("GET", "/v1/tasks")).json["tasks"] == []
+    assert (await world.anna("GET", f"/v1/tasks/{task['id']}")).status == 200
+    assert (await world.admin("GET", f"/v1/tasks/{task['id']}")).status == 200
+    assert len((await world.admin("GET", "/v1/tasks")).json["tasks"]) == 1
+
+
+async def test_the_list_goes_on_with_a_cursor(world: World) -> None:
+    await world.register()
+    made = []
+    for _ in range(5):
+        made.append((await world.create())["id"])
+        world.clock.advance(1)
+    seen, cursor = [], ""
+    while cursor is not None:
+        more = f"&cursor={cursor}" if cursor else ""
+        page = (await world.anna("GET", f"/v1/tasks?limit=2&state=queued{more}")).json
+        seen += [task["id"] for task in page["tasks"]]
+        cursor = page["cursor"]
+    assert seen == made[::-1]
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=x", "state=done", "stat=queued", "limit=1&limit=2"])
+async def test_a_wrong_query_is_refused(world: World, query: str) -> None:
+    answer = await world.anna("GET", f"/v1/tasks?{query}")
+    assert answer.status in (400, 422)
+
+
+async def test_canceling_a_queued_task_ends_it_and_is_idempotent(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    for _ in range(2):
+        answer = await world.anna("POST", f"/v1/tasks/{task['id']}/cancel")
+        assert (answer.status, answer.json["state"]) == (200, "canceled")
+    assert await world.lease(worker) == {}
+
+
+async def test_canceling_a_running_task_tells_its_worker_at_once(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    await world.lease(worker)
+    listening = asyncio.create_task(world.lease(worker, n=0, wait_s=10))
+    await asyncio.sleep(0)
+    answer = await world.anna("POST", f"/v1/tasks/{task['id']}/cancel")
+    assert answer.json["state"] == "running"
+    assert await listening == {"cancels": [task["id"]]}
+
+
+async def test_an_ended_task_can_be_repeated_once(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    early = await world.anna("POST", f"/v1/tasks/{task['id']}/retry")
+    assert early.status == 409
+    grant = await world.lease(worker)
+    await world.report(worker, settlements=[failed(grant["tasks"][0], retryable=False)])
+    again = await world.anna("POST", f"/v1/tasks/{task['id']}/retry")
+    assert again.status == 202
+    assert again.json["id"] != task["id"]
+    twice = await world.anna("POST", f"/v1/tasks/{task['id']}/retry")
+    assert twice.json["id"] == again.json["id"]
+    assert len((await world.lease(worker))["tasks"]) == 1
+
+
+async def test_dead_letters_are_listed_and_replayed(world: World) -> None:
+    worker = await world.register()
+    tasks = [await world.create(max_attempts=1) for _ in range(3)]
+    grant = await world.lease(worker)
+    told = [failed(each, retryable=True) for each in grant["tasks"]]
+    await world.report(worker, settlements=told)
+    dead = (await world.admin("GET", "/v1/dead")).json["tasks"]
+    assert {each["id"] for each in dead} == {each["id"] for each in tasks}
+    one = await world.admin("POST", f"/v1/dead/{tasks[0]['id']}/replay")
+    assert one.status == 202
+    many = await world.admin("POST", "/v1/dead/replay", {"model": "demo/upper"})
+    assert len(many.json["replayed"]) == 2
+    assert all(each["new_id"] for each in many.json["replayed"])
+    assert (await world.admin("GET", "/v1/dead")).json["tasks"] == []
+    assert len((await world.lease(worker))["tasks"]) == 3
+    mine = await world.anna("GET", "/v1/tasks?state=running")
+    assert len(mine.json["tasks"]) == 3
+
+
+async def test_files_in_an_output_become_signed_urls(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    grant = await world.lease(worker)
+    key = f"outputs/{task['id']}/1/image.png"
+    where = await world.worker("POST", "/worker/v1/uploads", {"worker_id": worker, "keys": [key]})
+    url = where.json["uploads"][0]["url"]
+    put = await world.stranger("PUT", url, b"PNG!", headers={"Content-Type": "image/png"})
+    assert put.status == 201
+    artifact = {"key": key, "content_type": "image/png", "bytes": 4, "width": 1, "height": 2}
+    output = {"image": {"$artifact": 0}, "other": {"$artifact": 7}}
+    done = succeeded(grant["tasks"][0], output, artifacts=[artifact], seed=7)
+    await world.report(worker, settlements=[done])
+    seen = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
+    assert seen["seed"] == 7
+    assert seen["output"]["image"] == seen["artifacts"][0]["url"]
+    assert seen["output"]["other"] == {"$artifact": 7}
+    assert "key" not in seen["artifacts"][0]
+    assert (seen["artifacts"][0]["width"], seen["artifacts"][0]["height"]) == (1, 2)
+    path = seen["artifacts"][0]["url"].removeprefix("http://swell.test")
+    got = await world.stranger("GET", path)
+    assert (got.status, got.body) == (200, b"PNG!")
+    assert got.headers["content-type"] == "image/png"
