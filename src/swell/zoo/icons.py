@@ -1,0 +1,269 @@
+"""Icons from words: a small flow-matching model that draws in the styles of four emoji sets.
+
+Text: MiniLM-L6 (arXiv 2002.10957), 9,000 word pieces. Picture: 8x8 latents of 48 numbers (a fixed
+PCA of 8x8-pixel patches), a UNet of 19.9 M parameters that says the velocity of a flow (Lipman et
+al., "Flow Matching", arXiv 2210.02747), and a convolutional decoder to 128 px; then Real-ESRGAN.
+
+    x_1 = noise,  x_{t - d} = x_t - d v,  v = u + g (c - u)
+
+with c the velocity said with the words, u without them, and g the guidance (arXiv 2207.12598).
+All weights are int8 with a scale per output channel, turned to float32 when they are read.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import onnxruntime
+import PIL.Image
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+from swell import ui
+from swell.model import Batch, Cancelled, Image, Item, Model
+from swell.zoo.upscale import Upscaler
+
+__all__ = ["STYLES", "Icons", "WordPiece"]
+
+Floats = NDArray[np.float32]
+
+_WEIGHTS = Path(__file__).with_name("weights")
+#: In the order of the numbers that the network was trained with; "none" is any of them.
+STYLES = ("noto", "fluent", "flat", "ink")
+LATENTS = (48, 8, 8)
+#: Words that the picture network looks at; the sentence as a whole may be longer.
+STATES, PIECES = 16, 64
+
+
+class WordPiece:
+    """BERT's tokenizer, lower case, with a vocabulary of one piece a line.
+
+    Words are cut greedily into the longest known pieces; `##` marks one that goes on inside a word.
+    Source: Wu et al., arXiv 1609.08144, section 4.1.
+    """
+
+    def __init__(self, path: Path) -> None:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        self._ids = {piece: number for number, piece in enumerate(lines)}
+
+    def ids(self, text: str) -> list[int]:
+        """Return numbers of pieces, between those of `[CLS]` and `[SEP]`; at most `PIECES`."""
+        plain = unicodedata.normalize("NFD", text.lower())
+        plain = "".join(c for c in plain if unicodedata.category(c) != "Mn")
+        words = re.findall(r"[^\W_]+|[^\w\s]|_", plain)
+        pieces = [number for word in words for number in self._pieces(word)]
+        return [self._ids["[CLS]"], *pieces[: PIECES - 2], self._ids["[SEP]"]]
+
+    def _pieces(self, word: str) -> list[int]:
+        found, start = [], 0
+        while start < len(word):
+            prefix = "##" if start else ""
+            ends = range(len(word), start, -1)
+            end = next((e for e in ends if prefix + word[start:e] in self._ids), None)
+            if end is None:
+                return [self._ids["[UNK]"]]
+            found.append(self._ids[prefix + word[start:end]])
+            start = end
+        return found
+
+
+class Icons(Model):
+    """Draws an icon from a few words.
+
+    A small demonstration model that comes with Swell, so that a first picture needs no download and
+    no GPU. It is no general text-to-image model.
+
+    **What it draws.** One subject out of about 340: animals, food, faces, weather, vehicles,
+    buildings, hearts and everyday things; in one of four styles; in another colour ("a blue cat");
+    on a coloured background ("a fox on a yellow background"); or before a simple scene (snow,
+    night, space, beach, meadow, sunset, rain, under water, desert, city). English only.
+
+    **What it does not draw.** Two subjects together, actions, numbers of things, text, people in
+    their likeness. Words outside its vocabulary give the nearest thing that it knows, or mush.
+
+    **It remembers.** It was trained on 1,348 icons and repeats them closely: treat a picture as
+    derived from the icon set whose style was asked for, under that set's licence.
+
+    | | |
+    |---|---|
+    | text encoder | all-MiniLM-L6-v2, Apache-2.0, cut to 9,000 word pieces |
+    | picture network | UNet, 19.9 M parameters, flow matching, trained for Swell on two CPU cores |
+    | upscaler | Real-ESRGAN animevideov3 x4, BSD-3-Clause |
+    | weights on disk | 38 MB, int8 |
+    | time | 0.5 s for 12 steps on one CPU core, and 0.1 s to enlarge |
+
+    | style | trained on | by | licence |
+    |---|---|---|---|
+    | `noto` | Noto Emoji | Google | Apache-2.0 |
+    | `fluent` | Fluent Emoji | Microsoft | MIT |
+    | `flat` | Fluent Emoji Flat | Microsoft | MIT |
+    | `ink` | Fluent Emoji High Contrast | Microsoft | MIT |
+
+    The scripts in `training/` make it again from these sets.
+    """
+
+    name = "swell/icons"
+    Output = Image
+    batch = Batch(max=8, by=("steps",))
+    files = (
+        "weights/icons-text.onnx",
+        "weights/icons-vocab.txt",
+        "weights/icons-unet.onnx",
+        "weights/icons-decoder.onnx",
+        "weights/upscale.onnx",
+    )
+    examples = (
+        {"prompt": "a red fox in the snow"},
+        {"prompt": "a blue cat", "style": "fluent"},
+        {"prompt": "rocket in space", "style": "flat"},
+    )
+
+    class Input(BaseModel):
+        """What to draw, and how."""
+
+        prompt: Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=500,
+                title="Prompt",
+                description="One subject, perhaps with a colour, a background or a scene.",
+                examples=["a red fox in the snow", "a blue cat", "rocket in space"],
+            ),
+            ui.textarea(rows=2),
+        ]
+        style: Annotated[
+            Literal["noto", "fluent", "flat", "ink", "none"],
+            Field(title="Style", description="Whose hand; `none` leaves it to chance."),
+            ui.styles(),
+        ] = "fluent"
+        steps: Annotated[
+            int,
+            Field(ge=1, le=50, title="Steps", description="More are slower, and little better."),
+            ui.slider(),
+        ] = 12
+        guidance: Annotated[
+            float,
+            Field(ge=0, le=15, title="Guidance", description="How strictly the words are taken."),
+            ui.slider(step=0.5),
+        ] = 4.0
+        size: Annotated[
+            Literal[128, 512],
+            Field(title="Size", description="Pixels a side; 512 is 128 enlarged."),
+        ] = 512
+        seed: Annotated[
+            int | None,
+            Field(ge=0, lt=2**63, title="Seed", description="The same seed, the same picture."),
+            ui.seed(),
+        ] = None
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads
+
+    def load(self, device: str) -> None:
+        """Read the weights; everything runs on the CPU whatever `device` says."""
+        self._words = WordPiece(_WEIGHTS / "icons-vocab.txt")
+        self._text = self._session("icons-text.onnx")
+        self._unet = self._session("icons-unet.onnx")
+        self._decoder = self._session("icons-decoder.onnx")
+        self._upscaler = Upscaler(self._threads)
+        # People send the same words with other seeds and styles.
+        self._encode = lru_cache(maxsize=256)(self._encode_once)
+
+    def _session(self, file: str) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads or 0
+        # Lets int8 weights become float constants once, instead of at every step.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        return onnxruntime.InferenceSession(_WEIGHTS / file, options, ["CPUExecutionProvider"])
+
+    def warmup(self) -> None:
+        """Draw one picture in one step."""
+        self.run([Item(self.Input(prompt="cat", steps=1))])
+
+    def run(self, items: list[Item[Any]]) -> list[Image | Exception]:
+        """Draw all items, which have the same number of steps, in one batch.
+
+        A picture depends on its own input and seed alone: each has its own generator, and no
+        operation of the networks looks across a batch.
+        """
+        drawings = [_Drawing(item, *self._encode(item.input.prompt)) for item in items]
+        times = np.linspace(1, 0, items[0].input.steps + 1, dtype=np.float32) if items else ()
+        for done, (now, after) in enumerate(pairwise(times), 1):
+            alive = [drawing for drawing in drawings if not drawing.item.cancelled]
+            if not alive:
+                break
+            self._step(alive, float(now), float(after))
+            for drawing in alive:
+                drawing.item.progress(done, len(times) - 1)
+                drawing.item.preview(partial(self._picture, drawing.clean))
+        return [self._finish(drawing) for drawing in drawings]
+
+    def _encode_once(self, prompt: str) -> tuple[Floats, Floats]:
+        """Return what the words mean. Shapes: states (16, 384), sentence (384,) of unit length."""
+        ids = self._words.ids(prompt)
+        states, sentence = self._text.run(
+            None, {"ids": np.array([ids], np.int64), "mask": np.ones((1, len(ids)), np.int64)}
+        )
+        padded = np.zeros((STATES, states.shape[2]), np.float32)
+        padded[: len(ids)] = states[0, :STATES]
+        return padded, sentence[0]
+
+    def _step(self, drawings: "Sequence[_Drawing]", now: float, after: float) -> None:
+        """Move drawings from time `now` to time `after`, 1 being noise and 0 a picture."""
+        n = len(drawings)
+        x = np.stack([drawing.latents for drawing in drawings])
+        states = np.stack([drawing.states for drawing in drawings])
+        sentence = np.stack([drawing.sentence for drawing in drawings])
+        style = np.array([drawing.style for drawing in drawings], np.int64)
+        guidance = np.array([d.item.input.guidance for d in drawings], np.float32)
+        said = self._unet.run(
+            None,
+            {
+                "latents": np.concatenate([x, x]),
+                "time": np.full(2 * n, now, np.float32),
+                # Without words both are zeros, as they were in training.
+                "states": np.concatenate([states, np.zeros_like(states)]),
+                "sentence": np.concatenate([sentence, np.zeros_like(sentence)]),
+                "style": np.concatenate([style, style]),
+            },
+        )[0]
+        with_words, without = said[:n], said[n:]
+        velocity = without + guidance[:, None, None, None] * (with_words - without)
+        for drawing, latents, v in zip(drawings, x, velocity, strict=True):
+            drawing.clean = latents - now * v
+            drawing.latents = latents - (now - after) * v
+
+    def _picture(self, latents: Floats) -> PIL.Image.Image:
+        """Decode one. Shapes: (48, 8, 8) -> 128 x 128 px."""
+        pixels = self._decoder.run(None, {"latents": latents[None]})[0][0]
+        pixels = ((pixels.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
+        return PIL.Image.fromarray(pixels.transpose(1, 2, 0))
+
+    def _finish(self, drawing: "_Drawing") -> Image | Exception:
+        if drawing.item.cancelled:
+            return Cancelled()
+        picture = self._picture(drawing.latents)
+        if drawing.item.input.size == picture.width:
+            return Image(picture)
+        return Image(PIL.Image.fromarray(self._upscaler(np.asarray(picture))))
+
+
+class _Drawing:
+    """One picture on its way from noise."""
+
+    def __init__(self, item: Item[Any], states: Floats, sentence: Floats) -> None:
+        asked = item.input
+        seed = item.seed if asked.seed is None else asked.seed + item.index
+        self.item = item
+        self.states = states
+        self.sentence = sentence
+        self.style = STYLES.index(asked.style) if asked.style in STYLES else -1
+        self.latents = np.random.default_rng(seed).standard_normal(LATENTS, np.float32)
+        #: What the latents would be if the flow went on straight; for previews.
+        self.clean = self.latents
