@@ -225,6 +225,8 @@ def configure_logging(settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # What it says of starting and stopping is told better by the commands.
+    logging.getLogger("uvicorn.error").setLevel(max(level, logging.WARNING))
 
 
 def _api_settings(settings: Settings) -> "ApiSettings":

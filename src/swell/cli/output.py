@@ -45,7 +45,7 @@ class Exit(IntEnum):
 
 
 #: For people.
-talk = Console(stderr=True, highlight=False)
+talk = Console(stderr=True, highlight=False, soft_wrap=True)
 
 #: For programs and pipes.
 data = Console(highlight=False, soft_wrap=True)

@@ -1,0 +1,58 @@
+# `make demo` draws a picture, `make test` runs every test. Both set up all they need in .venv.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+
+export PROMPT ?= a red fox in the snow
+PORT ?= 8000
+
+.PHONY: help demo test check format figure figures docs constraints clean
+
+help: ## Say what can be made.
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
+
+demo: ## Turn PROMPT="…" into a picture through the whole path; ONCE=1 ends after it, PORT=0 takes a free port.
+	@.ci/venv embedded
+	@$(BIN)/swell demo --prompt "$$PROMPT" --port $(PORT) $(if $(ONCE),--once)
+
+test: ## Everything the gate asks for: lint, layers, types and every tier of tests.
+	@.ci/venv dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+	$(BIN)/pytest tests
+
+check: ## The quick part of `make test`: static checks, unit and conformance tests.
+	@.ci/venv dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+	$(BIN)/pytest tests/unit tests/conformance
+
+format: ## Format the code.
+	@.ci/venv dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+figure: ## Measure one figure: make figure NAME=service-throughput.
+	@test -n "$(NAME)" || { echo 'say which: make figure NAME=…, from benchmarks/figures.toml' >&2; exit 2; }
+	@.ci/venv dev
+	@$(BIN)/python benchmarks/figures.py run $(NAME)
+
+figures: ## Measure all figures and write docs/figures.md.
+	@.ci/venv dev
+	$(BIN)/python benchmarks/figures.py all
+
+docs: ## Write the reference of settings and commands from the code.
+	@.ci/venv dev
+	$(BIN)/swell reference settings > docs/reference/settings.md
+	$(BIN)/swell reference cli > docs/reference/cli.md
+
+constraints: ## Choose the newest versions of all dependencies; needs uv.
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+		--no-emit-index-url --no-header --no-annotate --quiet -o constraints.txt
+
+clean: ## Remove what was made here: environment, caches, data.
+	rm -rf .venv .swell .bench pictures .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
