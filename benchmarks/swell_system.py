@@ -18,7 +18,6 @@ from load import Target
 from machine import ROOT, folder
 from systems import TEXT
 
-MODELS = "swell.zoo.stub"
 MODEL = "demo/noop"
 READY_S = 60.0
 
@@ -71,6 +70,12 @@ class Swell:
             raise RuntimeError(f"{method} {path}: {response.status} {said[:1000]!r}")
         return json.loads(said) if said else None
 
+    def knows_model(self) -> bool:
+        try:
+            return bool(self.ask("GET", f"/v1/models/{MODEL}"))
+        except RuntimeError:
+            return False
+
     def store(self) -> Path:
         """The store's SQLite file: the one that holds a table of tasks."""
         for path in sorted(self.data.rglob("*.db")) + sorted(self.data.rglob("*.sqlite*")):
@@ -90,16 +95,24 @@ def task(text: str = TEXT) -> Mapping[str, Any]:
 
 
 @contextlib.contextmanager
-def up(*options: str) -> Iterator[Swell]:
+def up() -> Iterator[Swell]:
     """`swell up` with one worker process, in a fresh folder."""
-    with folder("swell") as data, started("up", data, "--workers", "1", *options) as running:
+    with (
+        folder("swell") as data,
+        started("up", data, "--workers", "1", "--models", MODEL) as running,
+    ):
         yield running
 
 
 @contextlib.contextmanager
-def serve(*options: str) -> Iterator[Swell]:
-    """`swell serve`: a backend with no worker, in a fresh folder."""
-    with folder("swell") as data, started("serve", data, *options) as running:
+def serve() -> Iterator[Swell]:
+    """`swell serve`: a backend with no worker, in a fresh folder.
+
+    A worker was there and has gone, so that the backend knows the model and its schema.
+    """
+    with folder("swell") as data, started("serve", data) as running:
+        with worker(running):
+            processes.until(running.knows_model, READY_S, MODEL, data / "worker.log")
         yield running
 
 
@@ -108,12 +121,13 @@ def started(command: str, data: Path, *options: str) -> Iterator[Swell]:
     """A Swell server on a free port, once it says that it is ready."""
     port = processes.free_port()
     log, said = data / "swell.log", data / "ready.json"
-    place = ["--port", str(port), "--data", str(data / "data"), "--models", MODELS, "--json"]
+    place = ["--port", str(port), "--data", str(data / "data"), "--json"]
+    # Names the model as launchable, so that a backend without workers takes its tasks.
+    environment = {"SWELL_WORKER__MODELS": MODEL}
+    words = [program(), command, *place, *options]
     with (
         said.open("wb") as stdout,
-        processes.running(
-            [program(), command, *place, *options], log, stdout=stdout, cwd=ROOT
-        ) as process,
+        processes.running(words, log, environment, stdout=stdout, cwd=ROOT) as process,
     ):
         processes.until(
             lambda: bool(ready(said)) or process.poll() is not None, READY_S, command, log
@@ -126,8 +140,9 @@ def started(command: str, data: Path, *options: str) -> Iterator[Swell]:
 @contextlib.contextmanager
 def worker(server: Swell) -> Iterator[None]:
     """One `swell worker` process for a server that has none."""
-    place = ["--url", f"http://127.0.0.1:{server.port}", "--models", MODELS]
-    environment = {"SWELL_TOKEN": server.key, "SWELL_KEY": server.key}
+    place = ["--url", f"http://127.0.0.1:{server.port}", "--models", MODEL]
+    token = json.loads((server.data / "access.json").read_text())["worker_token"]
+    environment = {"SWELL_WORKER__TOKEN": token}
     log = server.data.parent / "worker.log"
     with processes.running([program(), "worker", *place], log, environment, cwd=ROOT):
         yield
