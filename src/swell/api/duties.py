@@ -38,7 +38,13 @@ class Duties:
 
     def start(self) -> None:
         """Start all loops."""
-        loops = (self._sweep, self._watch_workers, self._keep_streams, self._tell_positions)
+        loops = (
+            self._sweep,
+            self._watch_workers,
+            self._keep_streams,
+            self._tell_positions,
+            self._await_end,
+        )
         self._running = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
 
     async def stop(self) -> None:
@@ -86,6 +92,18 @@ class Duties:
                     await asyncio.sleep(0)
 
         await self._repeat("streams", _STREAM_TICK_S, look)
+
+    async def _await_end(self) -> None:
+        """Let nobody wait any longer once the bus is closed: the service is about to end."""
+        subscription = self._service.bus.subscribe("")
+        try:
+            while await subscription.next() is not None:
+                pass
+        finally:
+            subscription.close()
+        self._service.is_ready = False
+        self._service.is_ending = True
+        self._service.fleet.wake_all()
 
     async def _tell_positions(self) -> None:
         service = self._service

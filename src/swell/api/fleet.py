@@ -106,6 +106,11 @@ class Fleet:
             worker.wake()
         return info
 
+    def wake_all(self) -> None:
+        """End all waits of lease calls, since the service ends."""
+        for worker in self._workers.values():
+            worker.wake()
+
     async def refresh(self) -> None:
         """Tell the registry who was heard of, and learn what other backends know."""
         now, now_s = self._clock.now(), self._clock.monotonic_s()

@@ -41,7 +41,9 @@ class Service:
         self.times = ServiceTimes()
         self.metrics = Metrics()
         self.streams = Streams()
+        #: Between start and end; outside, nobody is kept waiting.
         self.is_ready = False
+        self.is_ending = False
         self._bases: dict[tuple[str, bytes, str], str] = {}
         # Ids tell the process and the request apart; random, so that they say nothing else.
         self._request_prefix = secrets.token_hex(5)

@@ -171,7 +171,7 @@ async def lease_tasks(
                 await _hand_back(service, tasks)
                 tasks = []
         left_s = ends_s - clock.monotonic_s()
-        news = tasks or cancels or (drain and not worker.is_drain_told)
+        news = tasks or cancels or (drain and not worker.is_drain_told) or service.is_ending
         if news or left_s <= 0 or service.fleet.get(ask.worker_id) is not worker or is_gone():
             worker.is_drain_told = drain
             return Grant(tasks=_leased(tasks, clock.now()), cancels=cancels, drain=drain)
