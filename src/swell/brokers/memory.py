@@ -4,12 +4,12 @@ ids (Amazon SQS, NATS): what it hands out is started through the store, which is
 
 import asyncio
 import heapq
-import secrets
 from collections import defaultdict
 from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from swell import task as life
 from swell.broker import Depth, LeaseRequest, Rank
 from swell.fairness import VirtualClock, rotate
 from swell.store import Start, Store, TaskFilter
@@ -60,7 +60,7 @@ class MemoryBroker:
                     task_id=task_id,
                     worker_id=request.worker_id,
                     version=version,
-                    token=secrets.token_hex(8),
+                    token=life.new_token(),
                     lease_s=request.lease_s,
                 )
                 for task_id, version in picked

@@ -1,7 +1,8 @@
 """Dispatch over HTTP: what a worker says to `/worker/v1/…`.
 
-Only outbound connections, one per open call, kept alive. Errors of the client library and statuses
-of the backend become Swell's own errors here and nowhere else.
+Only outbound connections, one per open call, kept alive. The calls of the steady state go through
+`http1.py`, files through aiohttp. Errors of clients and statuses of the backend become Swell's own
+errors here and nowhere else.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import aiohttp
 import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from swell.brokers.http1 import Http1Client
 from swell.dispatch import (
     Ask,
     Grant,
@@ -91,11 +93,8 @@ class RemoteDispatch:
         allow_private: bool = False,
     ) -> None:
         self._url = url.rstrip("/")
-        self._headers = {
-            "authorization": f"Bearer {token}",
-            "content-type": "application/json",
-            "accept-encoding": "identity",
-        }
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        self._client = Http1Client(self._url, headers)
         self._fetch_limit_bytes = fetch_limit_bytes
         self._allow_private = allow_private
         self._encoder = msgspec.json.Encoder()
@@ -123,20 +122,18 @@ class RemoteDispatch:
         self, name: str, message: Any, kind: type[AnswerT], *, wait_s: float = 0.0
     ) -> AnswerT:
         body = self._encoder.encode(message)
-        timeout = aiohttp.ClientTimeout(total=wait_s + PATIENCE_S)
         try:
-            async with self._here().post(
-                f"{self._url}/worker/v1/{name}", data=body, headers=self._headers, timeout=timeout
-            ) as answer:
-                told = await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(f"the backend at {self._url} cannot be reached: {_why(error)}") from (
-                error
+            answer = await self._client.post(
+                f"/worker/v1/{name}", body, timeout_s=wait_s + PATIENCE_S
             )
+        except (OSError, TimeoutError) as error:
+            raise Unavailable(
+                f"the backend at {self._url} cannot be reached: {_why(error)}"
+            ) from error
         if answer.status >= 300:
-            raise _error(answer.status, told, f"/worker/v1/{name}")
+            raise _error(answer.status, answer.body, f"/worker/v1/{name}")
         try:
-            return msgspec.json.decode(told, type=kind)
+            return msgspec.json.decode(answer.body, type=kind)
         except msgspec.MsgspecError as error:
             raise Unavailable(
                 f"{self._url}/worker/v1/{name} answered something else: is it a Swell backend of "
@@ -227,6 +224,7 @@ class RemoteDispatch:
 
     async def close(self) -> None:
         """See `Dispatch.close`."""
+        self._client.close()
         for session in (self._session, self._outside):
             if session is not None:
                 await session.close()

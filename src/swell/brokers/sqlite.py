@@ -5,7 +5,6 @@ nothing to offer and nothing to acknowledge: what is left of the broker is the o
 """
 
 import asyncio
-import secrets
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
@@ -170,7 +169,7 @@ def _take(session: Session, request: LeaseRequest, model: str, n: int, now: date
             task,
             worker_id=request.worker_id,
             version=version,
-            token=secrets.token_hex(8),
+            token=life.new_token(),
             now=now,
             lease_s=request.lease_s,
         )

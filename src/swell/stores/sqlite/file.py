@@ -64,6 +64,7 @@ class SqliteDatabase:
         self.clock = clock
         self._pending: list[_Write] = []
         self._is_committing = False
+        self._committed_changes = -1
         self._is_closing = False
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swell-commit")
 
@@ -144,6 +145,12 @@ class SqliteDatabase:
         if session is None:
             self._loop.call_soon(self._commit_next)
             return
+        if self._writer.total_changes == self._committed_changes:
+            # Nothing was written (a lease that found nothing): no disk to wait for.
+            self._writer.execute("COMMIT")
+            self._resolve(group, session)
+            self._loop.call_soon(self._commit_next)
+            return
         committed = self._syncer.submit(self._writer.execute, "COMMIT")
         committed.add_done_callback(
             lambda future: self._loop.call_soon_threadsafe(self._finish, group, session, future)
@@ -152,14 +159,18 @@ class SqliteDatabase:
     def _finish(self, group: list[_Write], session: Session, commit: "Future[Any]") -> None:
         error = commit.exception()
         if error is None:
-            session.remember()
-            for write in group:
-                if not write.done.done():
-                    write.done.set_result(write.result)
+            self._committed_changes = self._writer.total_changes
+            self._resolve(group, session)
         else:
             self._roll_back()
             _fail(group, error)
         self._commit_next()
+
+    def _resolve(self, group: list[_Write], session: Session) -> None:
+        session.remember()
+        for write in group:
+            if not write.done.done():
+                write.done.set_result(write.result)
 
     def _run(self, group: list[_Write]) -> Session | None:
         """Run a group in one transaction; without those that raise, who are told at once."""
