@@ -227,7 +227,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
 class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
     """The model gave a result."""
 
-    output: msgspec.Raw = msgspec.Raw(b"null")
+    output: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
     artifacts: tuple[Artifact, ...] = ()
     timings: Timings = Timings()
     seed: int | None = None

@@ -19,7 +19,7 @@ async def test_a_task_is_accepted_with_a_place_in_the_queue(world: World) -> Non
     answer = await world.anna(
         "POST",
         "/v1/tasks",
-        {"model": "demo/upper", "input": {"text": "b"}, "user": "u", "metadata": {"k": [1]}},
+        {"model": "demo/upper", "input": {"text": "b"}, "metadata": {"k": [1]}},
     )
     assert answer.status == 202
     task = answer.json
@@ -284,7 +284,9 @@ async def test_the_list_goes_on_with_a_cursor(world: World) -> None:
     assert seen == made[::-1]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "state=done", "stat=queued", "limit=1&limit=2"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", "state=done", "stat=queued", "limit=1&limit=2"]
+)
 async def test_a_wrong_query_is_refused(world: World, query: str) -> None:
     answer = await world.anna("GET", f"/v1/tasks?{query}")
     assert answer.status in (400, 422)

@@ -13,7 +13,7 @@ from swell.api.streams import KEEP_ALIVE
 from swell.api.views import encode
 from swell.errors import SwellError
 from swell.events import EventKind
-from swell.task import Task, TaskState
+from swell.task import TaskState
 
 __all__ = ["Duties", "pause_s", "sweep"]
 
@@ -137,7 +137,12 @@ async def sweep(service: Service) -> int:
     if not tasks:
         return 0
     # Whoever still works on one of these holds it no longer.
-    taken = [task for task in tasks if task.worker_id is not None and _was_held(service, task)]
+    taken = [
+        task
+        for task in tasks
+        if task.state is not TaskState.RUNNING
+        and service.fleet.held_attempt(task.id) == task.attempt
+    ]
     service.fleet.stop(taken)
     service.fleet.release([task.id for task in taken])
     for task in tasks:
@@ -160,9 +165,3 @@ async def tell_positions(service: Service) -> None:
         stream.last_position = position
         body = frame(EventKind.QUEUED, encode(queued_data(task, position, expected)), None)
         stream.push({"type": "http.response.body", "body": body, "more_body": True})
-
-
-def _was_held(service: Service, task: Task) -> bool:
-    return task.state is not TaskState.RUNNING and service.fleet.is_held(
-        task.id, task.attempt, task.lease_token or ""
-    )

@@ -61,12 +61,13 @@ async def _serve(service: Service, call: Call, subscription: Subscription, after
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     is_waiting = task.state is TaskState.QUEUED
     stream = Stream(asyncio.current_task(), call.receive, send, task if is_waiting else None)
-    first = await _first(service, call, task, after)
+    state = event_of(task)
+    first = b"" if state.id <= after else await _told(service, call, stream, task.id, state)
     await send({"type": "http.response.body", "body": _RETRY + first, "more_body": True})
-    seen = max(after, event_of(task).id)
+    seen = max(after, state.id)
     is_over = task.state.is_terminal
     task_id = task.id
-    del task, first, headers
+    del task, state, first, headers
     service.streams.add(stream)
     try:
         while not is_over:
@@ -77,8 +78,9 @@ async def _serve(service: Service, call: Call, subscription: Subscription, after
                 continue
             seen, is_over = event.id, event.is_terminal
             stream.waiting = event.task if event.kind is EventKind.QUEUED else None
-            body = await _told(service, call, task_id, event)
+            body = await _told(service, call, stream, task_id, event)
             await send({"type": "http.response.body", "body": body, "more_body": True})
+            # An idle stream keeps nothing of what it has told.
             del event, body
     except asyncio.CancelledError:
         if not stream.is_gone:
@@ -89,15 +91,7 @@ async def _serve(service: Service, call: Call, subscription: Subscription, after
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _first(service: Service, call: Call, task: Task, after: int) -> bytes:
-    """Return the event of the state that a task is in, unless it was seen."""
-    event = event_of(task)
-    if event.id <= after:
-        return b""
-    return await _told(service, call, task.id, event)
-
-
-async def _told(service: Service, call: Call, task_id: str, event: Event) -> bytes:
+async def _told(service: Service, call: Call, stream: Stream, task_id: str, event: Event) -> bytes:
     """Return an event as the reader sees it."""
     if event.is_terminal:
         task = event.task
@@ -107,6 +101,7 @@ async def _told(service: Service, call: Call, task_id: str, event: Event) -> byt
         return frame(event.kind, encode_task(task, service.urls(call)), event.id)
     if event.kind is EventKind.QUEUED and event.task is not None:
         position, expected = await service.place(event.task)
+        stream.last_position = position
         return frame(event.kind, encode(queued_data(event.task, position, expected)), event.id)
     data = event.data
     if event.kind is EventKind.ARTIFACT:

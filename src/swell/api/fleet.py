@@ -6,7 +6,7 @@ that were there. Nothing here is the truth about a task: that is the store's.
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -120,7 +120,9 @@ class Fleet:
             if worker.polls:
                 worker.seen_s = now_s
         if heard:
-            await self._registry.touch_workers([each.info.id for each in heard], now)
+            silent_s = now_s - max(each.seen_s for each in heard)
+            seen_at = now - timedelta(seconds=silent_s)
+            await self._registry.touch_workers([each.info.id for each in heard], seen_at)
         listed = await self._registry.workers()
         for info in listed:
             self._learn(info, now, now_s)
@@ -181,6 +183,11 @@ class Fleet:
         """Whether (attempt, token) is the lease that was last heard of for a task."""
         held = self._holds.get(task_id)
         return held is not None and held[0] == attempt and held[1] == token
+
+    def held_attempt(self, task_id: str) -> int | None:
+        """Return the attempt whose lease was last heard of for a task."""
+        held = self._holds.get(task_id)
+        return None if held is None else held[0]
 
     def learn_hold(self, worker: Worker, hold: Hold) -> None:
         """Note a lease that the store says is held."""

@@ -33,7 +33,7 @@ def describe(
     for route in listed:
         operation = _operation(route, refs)
         paths.setdefault(route.public_path, {})[route.method.lower()] = operation
-    return {
+    described = {
         "openapi": "3.1.0",
         "info": {
             "title": "Swell",
@@ -58,6 +58,9 @@ def describe(
             },
         },
     }
+    # Through JSON and back, so that defaults of our messages are JSON values too.
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(described))
+    return plain
 
 
 def _schemas(routes: Sequence[Route]) -> tuple[dict[Any, dict[str, Any]], dict[str, Any]]:

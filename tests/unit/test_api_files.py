@@ -1,0 +1,181 @@
+"""Uploads, signed URLs, ranges and caches."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+from api_harness import World, a_world
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swell.api.files import byte_range, one_part
+from swell.errors import InvalidRequest, RangeNotSatisfiable
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world(max_upload_bytes=100_000) as world:
+        yield world
+
+
+async def _upload(world: World, data: bytes, media_type: str = "image/png") -> str:
+    answer = await world.anna("POST", "/v1/uploads", data, headers={"Content-Type": media_type})
+    assert answer.status == 201, answer.body
+    assert answer.json["bytes"] == len(data)
+    return str(answer.json["url"]).removeprefix("http://swell.test")
+
+
+async def test_an_upload_can_be_read_with_its_url_alone(world: World) -> None:
+    url = await _upload(world, b"hello", "image/png")
+    answer = await world.stranger("GET", url)
+    assert (answer.status, answer.body) == (200, b"hello")
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["accept-ranges"] == "bytes"
+    assert "content-disposition" not in answer.headers
+
+
+async def test_a_page_that_somebody_uploaded_is_never_shown_as_one(world: World) -> None:
+    url = await _upload(world, b"<script>", "text/html")
+    answer = await world.stranger("GET", url)
+    assert answer.headers["content-disposition"] == "attachment"
+    assert "sandbox" in answer.headers["content-security-policy"]
+
+
+async def test_a_form_with_one_file_is_taken(world: World) -> None:
+    data = os.urandom(2000) + b"\r\n\n\r--x\r\n"
+    body = (
+        b'--BOUND\r\nContent-Disposition: form-data; name="note"\r\n\r\nhi\r\n'
+        b'--BOUND\r\nContent-Disposition: form-data; name="file"; filename="A.PNG"\r\n'
+        b"Content-Type: image/png\r\n\r\n" + data + b"\r\n--BOUND--\r\n"
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=BOUND"}
+    answer = await world.anna("POST", "/v1/uploads", body, headers=headers)
+    assert answer.status == 201, answer.body
+    assert answer.json["key"].endswith(".png")
+    url = answer.json["url"].removeprefix("http://swell.test")
+    got = await world.stranger("GET", url)
+    assert got.body == data
+    assert got.headers["content-type"] == "image/png"
+
+
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"--BOUND--\r\n", b"--BOUND\r\n\r\n"])
+async def test_a_form_without_a_file_is_refused(world: World, body: bytes) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=BOUND"}
+    answer = await world.anna("POST", "/v1/uploads", body, headers=headers)
+    assert answer.status == 400
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_survive_a_form(data: bytes) -> None:
+    if b"--frontier" in data:
+        return
+    body = (
+        b'--frontier\r\nContent-Disposition: form-data; name="f"; filename="a.bin"\r\n\r\n'
+        + data
+        + b"\r\n--frontier--\r\n"
+    )
+    assert one_part(b"multipart/form-data; boundary=frontier", body)[0] == data
+
+
+@given(st.binary(max_size=100), st.binary(max_size=200))
+def test_a_broken_form_is_an_invalid_request(content_type: bytes, body: bytes) -> None:
+    with contextlib.suppress(InvalidRequest):
+        one_part(b"multipart/form-data; " + content_type, body)
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, 7000])
+async def test_an_upload_that_is_too_large_leaves_nothing(
+    world: World, chunk_bytes: int | None
+) -> None:
+    answer = await world.anna(
+        "POST", "/v1/uploads", b"x" * 100_001, chunk_bytes=chunk_bytes, headers={}
+    )
+    assert answer.status == 413
+
+
+async def test_an_empty_upload_is_refused(world: World) -> None:
+    assert (await world.anna("POST", "/v1/uploads", b"")).status == 400
+
+
+@pytest.mark.parametrize(
+    ("header", "status", "body", "content_range"),
+    [
+        ("bytes=0-3", 206, b"0123", "bytes 0-3/10"),
+        ("bytes=4-", 206, b"456789", "bytes 4-9/10"),
+        ("bytes=-3", 206, b"789", "bytes 7-9/10"),
+        ("bytes=8-99", 206, b"89", "bytes 8-9/10"),
+        ("bytes=10-", 416, None, "bytes */10"),
+        ("bytes=-0", 416, None, "bytes */10"),
+        ("bytes=0-1,4-5", 200, b"0123456789", None),
+        ("lines=1-2", 200, b"0123456789", None),
+        ("bytes=5-2", 200, b"0123456789", None),
+    ],
+)
+async def test_a_range_gives_that_part(
+    world: World, header: str, status: int, body: bytes | None, content_range: str | None
+) -> None:
+    url = await _upload(world, b"0123456789")
+    answer = await world.stranger("GET", url, headers={"Range": header})
+    assert answer.status == status
+    assert answer.headers.get("content-range") == content_range
+    if body is not None:
+        assert answer.body == body
+        assert answer.headers["content-length"] == str(len(body))
+
+
+async def test_a_range_of_another_version_gives_the_whole_file(world: World) -> None:
+    url = await _upload(world, b"0123456789")
+    headers = {"Range": "bytes=0-3", "If-Range": '"other"'}
+    assert (await world.stranger("GET", url, headers=headers)).status == 200
+
+
+async def test_what_a_client_has_is_not_sent_again(world: World) -> None:
+    url = await _upload(world, b"hello")
+    first = await world.stranger("GET", url)
+    again = await world.stranger("GET", url, headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
+    assert again.headers["etag"] == first.headers["etag"]
+
+
+async def test_head_tells_the_size_without_the_file(world: World) -> None:
+    url = await _upload(world, b"hello")
+    answer = await world.stranger("HEAD", url)
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["content-length"] == "5"
+
+
+async def test_a_url_that_expired_says_how_to_get_a_fresh_one(world: World) -> None:
+    url = await _upload(world, b"hello")
+    world.clock.advance(3601)
+    answer = await world.stranger("GET", url)
+    assert answer.status == 403
+    assert "expired" in answer.json["detail"]
+    assert "again" in answer.json["detail"]
+
+
+async def test_a_url_is_good_for_one_method_and_one_file(world: World) -> None:
+    url = await _upload(world, b"hello")
+    assert (await world.stranger("PUT", url, b"x")).status == 403
+    path, _, query = url.partition("?")
+    assert (await world.stranger("GET", f"{path}x?{query}")).status == 403
+    assert (await world.stranger("GET", path)).status == 403
+
+
+@given(st.text(max_size=30), st.integers(0, 1000))
+def test_any_range_header_is_understood_or_refused(header: str, size: int) -> None:
+    try:
+        span = byte_range(header, size)
+    except RangeNotSatisfiable:
+        return
+    assert span is None or 0 <= span[0] < span[1] <= size
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 50))
+def test_a_range_is_what_slicing_gives(first: int, last: int, size: int) -> None:
+    data = bytes(range(size))
+    if first >= size or last < first:
+        return
+    span = byte_range(f"bytes={first}-{last}", size)
+    assert span is not None
+    assert data[span[0] : span[1]] == data[first : last + 1]

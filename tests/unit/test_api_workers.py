@@ -1,0 +1,187 @@
+"""Registering, leasing and reporting over HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from api_harness import UPPER, World, a_world, failed, hold, succeeded
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world() as world:
+        yield world
+
+
+async def test_a_worker_is_welcomed_with_its_duties(world: World) -> None:
+    answer = await world.worker("POST", "/worker/v1/register", {"name": "w", "models": [UPPER]})
+    assert set(answer.json) == {"worker_id", "lease_s", "heartbeat_s", "max_wait_s"}
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        [],
+        [{**UPPER, "name": "upper"}],
+        [{**UPPER, "name": "demo/../x"}],
+        [{**UPPER, "version": ""}],
+        [{**UPPER, "input_schema": {"type": "nonsense"}}],
+        [{**UPPER, "input_schema": {"$ref": "http://elsewhere.example/schema"}}],
+    ],
+)
+async def test_a_model_that_cannot_be_served_is_refused(world: World, models: list[object]) -> None:
+    answer = await world.worker("POST", "/worker/v1/register", {"name": "w", "models": models})
+    assert answer.status == 422
+
+
+async def test_an_unknown_worker_is_told_to_register(world: World) -> None:
+    for path in ("lease", "report"):
+        answer = await world.worker("POST", f"/worker/v1/{path}", {"worker_id": "x", "n": 1})
+        assert answer.status in (404, 422)
+    answer = await world.worker("POST", "/worker/v1/report", {"worker_id": "x"})
+    assert answer.status == 404
+    assert "register" in answer.json["detail"]
+
+
+async def test_a_lease_waits_for_work(world: World) -> None:
+    worker = await world.register()
+    waiting = asyncio.create_task(world.lease(worker, wait_s=10))
+    await asyncio.sleep(0)
+    task = await world.create(finish_by_s=100)
+    grant = await waiting
+    [leased] = grant["tasks"]
+    assert leased["task_id"] == task["id"]
+    assert leased["attempt"] == 1
+    assert leased["input"] == {"text": "a"}
+    assert leased["finish_within_s"] == 100.0
+
+
+async def test_a_report_settles_and_leases_in_one_go(world: World) -> None:
+    worker = await world.register()
+    first, second = await world.create(), await world.create()
+    grant = await world.lease(worker, n=1)
+    answer = await world.report(worker, settlements=[succeeded(grant["tasks"][0], "A")], ask=5)
+    assert [each["task_id"] for each in answer["tasks"]] == [second["id"]]
+    seen = (await world.anna("GET", f"/v1/tasks/{first['id']}")).json
+    assert (seen["state"], seen["output"]) == ("succeeded", "A")
+
+
+async def test_an_outcome_told_twice_is_taken_once(world: World) -> None:
+    worker = await world.register()
+    await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    for _ in range(2):
+        assert await world.report(worker, settlements=[succeeded(lease, "A")]) == {}
+
+
+async def test_an_outcome_of_a_lost_lease_is_stale(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    wrong = {**lease, "token": "other"}
+    answer = await world.report(worker, settlements=[succeeded(wrong, "A")])
+    assert answer == {"stale": [task["id"]]}
+
+
+async def test_a_failure_goes_back_to_the_queue(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    await world.report(worker, settlements=[failed(lease, retryable=True)])
+    seen = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
+    assert (seen["state"], seen["error"]["code"]) == ("queued", "model_error")
+
+
+async def test_a_held_lease_is_extended_by_reports(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    for _ in range(5):
+        world.clock.advance(20)
+        assert await world.report(worker, holds=[hold(lease)]) == {}
+    seen = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
+    assert seen["state"] == "running"
+
+
+async def test_a_canceled_hold_is_told_in_every_report_until_it_is_let_go(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    await world.anna("POST", f"/v1/tasks/{task['id']}/cancel")
+    for _ in range(2):
+        assert await world.report(worker, holds=[hold(lease)]) == {"cancels": [task["id"]]}
+
+
+async def test_a_silent_worker_loses_its_task_and_is_shown_as_lost(world: World) -> None:
+    worker = await world.register()
+    task = await world.create(max_attempts=1)
+    [lease] = (await world.lease(worker))["tasks"]
+    async with world.anna.stream(f"/v1/tasks/{task['id']}/events") as stream:
+        assert (await stream.event())["event"] == "started"
+        world.clock.advance(31)
+        end = await stream.event()
+    assert end["event"] == "failed"
+    assert end["data"]["error"]["code"] == "worker_lost"
+    [shown] = (await world.admin("GET", "/v1/workers")).json["workers"]
+    assert shown["state"] == "lost"
+    late = await world.report(worker, settlements=[succeeded(lease, "A")])
+    assert late["stale"] == [task["id"]]
+    assert late["cancels"] == [task["id"]]
+
+
+async def test_draining_wakes_a_waiting_lease_and_ends_granting(world: World) -> None:
+    worker = await world.register()
+    waiting = asyncio.create_task(world.lease(worker, wait_s=10))
+    await asyncio.sleep(0)
+    answer = await world.admin("POST", f"/v1/workers/{worker}/drain")
+    assert answer.json["state"] == "draining"
+    assert await waiting == {"drain": True}
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    refused = await world.anna("POST", "/v1/tasks", body)
+    assert refused.json["code"] == "no_worker"
+    assert (await world.report(worker, ask=3)) == {"drain": True}
+    assert (await world.admin("POST", "/v1/workers/none/drain")).status == 404
+
+
+async def test_a_worker_that_says_goodbye_is_gone(world: World) -> None:
+    worker = await world.register()
+    await world.report(worker, goodbye=True)
+    assert (await world.admin("GET", "/v1/workers")).json["workers"] == []
+    [shown] = (await world.admin("GET", "/v1/workers?gone=true")).json["workers"]
+    assert shown["state"] == "gone"
+    answer = await world.worker("POST", "/worker/v1/lease", {"worker_id": worker, "n": 1})
+    assert answer.status == 404
+
+
+async def test_a_restarted_backend_knows_its_workers_again(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    fleet = world.service.fleet
+    fleet._workers.clear()
+    fleet._holds.clear()
+    progress = {**hold(lease), "place": 1, "kind": "progress", "data": {"step": 1}}
+    async with world.anna.stream(f"/v1/tasks/{task['id']}/events") as stream:
+        assert (await stream.event())["event"] == "started"
+        await world.report(worker, progress=[progress])
+        assert (await stream.event())["data"] == {"step": 1}
+    await world.create()
+
+
+async def test_a_worker_delivers_only_below_outputs(world: World) -> None:
+    worker = await world.register()
+    body = {"worker_id": worker, "keys": ["uploads/x"]}
+    assert (await world.worker("POST", "/worker/v1/uploads", body)).status == 403
+    body = {"worker_id": worker, "keys": ["outputs/../x"]}
+    assert (await world.worker("POST", "/worker/v1/uploads", body)).status == 400
+
+
+async def test_queues_tell_what_lies_in_them(world: World) -> None:
+    worker = await world.register()
+    for _ in range(3):
+        await world.create(count=2)
+    await world.lease(worker, n=1)
+    [queue] = (await world.admin("GET", "/v1/queues")).json["queues"]
+    assert (queue["ready"], queue["running"], queue["ready_samples"]) == (2, 1, 4)
+    [shown] = (await world.admin("GET", "/v1/workers")).json["workers"]
+    assert (shown["state"], shown["held"]) == ("busy", 1)
