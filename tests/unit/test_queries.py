@@ -1,0 +1,82 @@
+"""SQL as data."""
+
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+import swell
+from swell.stores.queries import load_migrations, load_queries, load_schema
+
+DIALECTS = ["sqlite"]
+
+
+def layout(scripts: list[str]) -> dict[tuple[str, str], str]:
+    """Return (type, name) → statement of everything that the scripts make, spaces aside."""
+    with sqlite3.connect(":memory:") as connection:
+        for script in scripts:
+            connection.executescript(script)
+        rows = connection.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql NOT NULL")
+        found = {(kind, name): re.sub(r"\s+", " ", sql) for kind, name, sql in rows}
+    connection.close()
+    return found
+
+
+def test_the_schema_is_what_all_migrations_make() -> None:
+    migrated = layout([script for _, _, script in load_migrations("sqlite")])
+    assert layout([load_schema("sqlite")]) == migrated
+    assert migrated
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_migrations_are_numbered_without_gaps(dialect: str) -> None:
+    numbers = [number for number, _, _ in load_migrations(dialect)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_every_query_compiles_against_the_schema() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(load_schema("sqlite"))
+    for name, statement in load_queries("sqlite").items():
+        named = re.findall(r":(\w+)", re.sub(r"'[^']*'", "", statement))
+        parameters = dict.fromkeys(named, 0) if named else (0,) * statement.count("?")
+        try:
+            connection.execute(f"EXPLAIN {statement}", parameters)
+        except sqlite3.Error as error:
+            pytest.fail(f"{name}: {error}")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("ready_head", ("q", 5)),
+        ("has_ready", ("q",)),
+        ("rank", ("q", 1, 1.0, "x", 5)),
+        ("due_ids", (0, 5)),
+        ("next_wake", ()),
+        ("open_shares", ()),
+        ("ready_depths", ()),
+        ("woken_depths", ()),
+        ("task_by_id", ("x",)),
+        ("retry_of", ("x",)),
+        ("key_by_digest", (b"x",)),
+        ("idempotent", ("a", "b")),
+    ],
+)
+def test_what_runs_often_never_reads_a_whole_table(name: str, parameters: tuple[object]) -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(load_schema("sqlite"))
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {load_queries('sqlite')[name]}", parameters)
+    steps = [step for *_, step in plan]
+    connection.close()
+    scans = [step for step in steps if re.match(r"SCAN (tasks|workers|api_keys|idempotency)", step)]
+    assert all("USING" in scan for scan in scans), steps
+
+
+def test_every_query_is_used_somewhere() -> None:
+    package = Path(swell.__file__).parent
+    source = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    unused = [name for name in load_queries("sqlite") if f'"{name}"' not in source]
+    assert unused == []
