@@ -86,6 +86,12 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def cpu_s(pid: int) -> float:
+    """The CPU time that one process has used, all threads, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def listener(port: int, started: int) -> int:
     """The process that listens on a port, among one that was started and its descendants.
 

@@ -124,7 +124,7 @@ def started(command: str, data: Path, *options: str) -> Iterator[Swell]:
     place = ["--port", str(port), "--data", str(data / "data"), "--json"]
     # Names the model as launchable, so that a backend without workers takes its tasks.
     environment = {"SWELL_WORKER__MODELS": MODEL}
-    words = [program(), command, *place, *options]
+    words: list[str | Path] = [program(), command, *place, *options]
     with (
         said.open("wb") as stdout,
         processes.running(words, log, environment, stdout=stdout, cwd=ROOT) as process,
