@@ -73,13 +73,18 @@ class SqliteDatabase:
         """Open the file, create or migrate it, and start the writer.
 
         Raises:
-            Conflict: Another process has it open.
+            Conflict: Another process has it open, or a newer Swell has written it.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         database = cls(path, clock)
         database._lock = _lock(path)
         database._writer = _connect(path)
-        _migrate(database._writer)
+        try:
+            _migrate(database._writer)
+        except SwellError:
+            database._writer.close()
+            os.close(database._lock)
+            raise
         database._reader = _connect(path)
         database._reader.execute("PRAGMA query_only=1")
         database._state = SessionState(database._writer, QUERIES)
@@ -263,7 +268,13 @@ def _lock(path: Path) -> int:
 
 def _migrate(connection: sqlite3.Connection) -> None:
     (done,) = connection.execute("PRAGMA user_version").fetchone()
-    for number, name, script in load_migrations("sqlite"):
+    migrations = load_migrations("sqlite")
+    if done > len(migrations):
+        raise Conflict(
+            f"the data was written by a newer Swell (schema {done}, this one knows "
+            f"{len(migrations)}); install that version, or use another data directory"
+        )
+    for number, name, script in migrations:
         if number <= done:
             continue
         try:

@@ -1,0 +1,306 @@
+"""The database file: groups, durability, and who may open it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from swell.brokers.sqlite import SqliteBroker
+from swell.clock import ManualClock
+from swell.errors import Conflict, IdempotencyMismatch, SwellError, Unavailable
+from swell.store import TaskFilter
+from swell.stores.queries import load_migrations
+from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.stores.sqlite.session import Session
+from swell.task import Task, TaskState
+from swell.testing.factories import a_lease_request, a_new_task, a_settlement
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "swell.db"
+
+
+@pytest.fixture
+async def database(path: Path) -> AsyncIterator[SqliteDatabase]:
+    database = SqliteDatabase.open(path, ManualClock())
+    yield database
+    await database.close()
+
+
+@contextlib.contextmanager
+def statements(database: SqliteDatabase) -> Iterator[list[str]]:
+    """Note every statement that the writer runs."""
+    noted: list[str] = []
+    database._writer.set_trace_callback(noted.append)
+    yield noted
+    database._writer.set_trace_callback(None)
+
+
+def adding(task_id: str, **fields: object) -> Callable[[Session], str]:
+    """Return an action that inserts a task."""
+
+    def action(session: Session) -> str:
+        new = a_new_task(**fields)
+        now = session.now
+        session.add(
+            Task(id=task_id, model=new.model, queue=new.queue, input=new.input, created_at=now)
+        )
+        return task_id
+
+    return action
+
+
+def failing(session: Session) -> None:
+    raise Conflict("this one cannot be done")
+
+
+async def kept(database: SqliteDatabase) -> set[str]:
+    page = await SqliteStore(database).page(TaskFilter(), limit=10_000)
+    return {task.id for task in page.tasks}
+
+
+# ---- groups
+
+
+async def test_many_writers_share_few_commits(database: SqliteDatabase) -> None:
+    store = SqliteStore(database)
+    with statements(database) as noted:
+        await asyncio.gather(*(store.accept([a_new_task(seed=n)]) for n in range(500)))
+    assert noted.count("COMMIT") <= 5
+    assert len(await kept(database)) == 500
+
+
+async def test_a_write_alone_is_committed_at_once(database: SqliteDatabase) -> None:
+    store = SqliteStore(database)
+    with statements(database) as noted:
+        for seed in range(5):
+            await store.accept([a_new_task(seed=seed)])
+    assert noted.count("COMMIT") == 5
+
+
+async def test_a_write_returns_only_after_its_commit(database: SqliteDatabase) -> None:
+    with statements(database) as noted:
+        writes = [asyncio.ensure_future(database.write(adding(f"{n:032x}"))) for n in range(50)]
+        for write in asyncio.as_completed(writes):
+            assert await write in await kept(database)
+    assert noted.count("BEGIN IMMEDIATE") == noted.count("COMMIT")
+
+
+async def test_late_writes_see_what_their_group_wrote(database: SqliteDatabase) -> None:
+    store, broker = SqliteStore(database), SqliteBroker(database)
+    with statements(database) as noted:
+        leased, _ = await asyncio.gather(
+            broker.lease(a_lease_request()), store.accept([a_new_task()])
+        )
+    assert len(leased) == 1
+    assert noted.count("COMMIT") == 1
+
+
+async def test_one_that_fails_in_a_group_fails_alone(database: SqliteDatabase) -> None:
+    actions = [adding("a" * 32), failing, adding("b" * 32), failing, adding("c" * 32)]
+    results = await asyncio.gather(
+        *(database.write(action) for action in actions), return_exceptions=True
+    )
+    assert [isinstance(result, Conflict) for result in results] == [False, True, False, True, False]
+    assert await kept(database) == {"a" * 32, "b" * 32, "c" * 32}
+
+
+async def test_a_row_that_the_database_refuses_fails_its_own_writer_only(
+    database: SqliteDatabase,
+) -> None:
+    # The second of these breaks the unique index only when the whole group is flushed.
+    await database.write(adding("a" * 32))
+    results = await asyncio.gather(
+        *(database.write(adding(letter * 32)) for letter in "bacad"), return_exceptions=True
+    )
+    assert [isinstance(result, SwellError) for result in results] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert await kept(database) == {letter * 32 for letter in "abcd"}
+
+
+async def test_values_that_cannot_be_stored_fail_their_own_writer_only(
+    database: SqliteDatabase,
+) -> None:
+    store = SqliteStore(database)
+    bad = [a_new_task(seed=2**70), a_new_task(input=msgspec.Raw(b'"\xff"'))]
+    results = await asyncio.gather(
+        *(store.accept([new]) for new in [a_new_task(), *bad, a_new_task()]),
+        return_exceptions=True,
+    )
+    assert [isinstance(result, Exception) for result in results] == [False, True, True, False]
+    assert len(await kept(database)) == 2
+
+
+async def test_one_that_fails_alone_leaves_the_database_usable(database: SqliteDatabase) -> None:
+    with pytest.raises(Conflict):
+        await database.write(failing)
+    assert await database.write(adding("a" * 32)) == "a" * 32
+
+
+async def test_a_writer_that_was_canceled_does_not_disturb_its_group(
+    database: SqliteDatabase,
+) -> None:
+    first = asyncio.ensure_future(database.write(adding("a" * 32)))
+    second = asyncio.ensure_future(database.write(adding("b" * 32)))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == "b" * 32
+
+
+async def test_two_bodies_under_one_key_in_one_call_write_nothing(
+    database: SqliteDatabase,
+) -> None:
+    store = SqliteStore(database)
+    one = a_new_task(idempotency_key="k", fingerprint=b"a")
+    two = a_new_task(idempotency_key="k", fingerprint=b"b")
+    results = await store.accept([one, two])
+    assert [type(result) for result in results] == [Conflict, IdempotencyMismatch]
+    assert await kept(database) == set()
+
+
+# ---- what is promised of the file
+
+
+async def test_commits_wait_for_the_disk(database: SqliteDatabase) -> None:
+    for connection in (database._writer, database._reader):
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+async def test_readers_cannot_write(database: SqliteDatabase) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        database._reader.execute("DELETE FROM tasks")
+
+
+async def test_a_second_opener_is_told_what_to_do(database: SqliteDatabase, path: Path) -> None:
+    with pytest.raises(Conflict, match="another data directory"):
+        SqliteDatabase.open(path, ManualClock())
+
+
+async def test_the_file_can_be_opened_again_after_it_was_closed(path: Path) -> None:
+    for _ in range(3):
+        await SqliteDatabase.open(path, ManualClock()).close()
+
+
+async def test_closing_commits_what_waits_and_refuses_what_comes(path: Path) -> None:
+    database = SqliteDatabase.open(path, ManualClock())
+    writes = [asyncio.ensure_future(database.write(adding(f"{n:032x}"))) for n in range(20)]
+    await asyncio.sleep(0)
+    await database.close()
+    assert len(await asyncio.gather(*writes)) == 20
+    with pytest.raises(Unavailable):
+        await database.write(adding("a" * 32))
+    await database.close()
+
+
+async def test_a_new_file_has_had_every_migration(database: SqliteDatabase) -> None:
+    (version,) = database._reader.execute("PRAGMA user_version").fetchone()
+    assert version == len(load_migrations("sqlite"))
+
+
+async def test_a_file_of_a_newer_version_is_not_touched(path: Path) -> None:
+    await SqliteDatabase.open(path, ManualClock()).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version=999")
+    with pytest.raises(Conflict, match="newer"):
+        SqliteDatabase.open(path, ManualClock())
+    # Nor does the refusal keep the file locked.
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version={len(load_migrations('sqlite'))}")
+    await SqliteDatabase.open(path, ManualClock()).close()
+
+
+# ---- surviving
+
+
+async def test_tasks_are_the_same_after_reopening(path: Path) -> None:
+    clock = ManualClock()
+    database = SqliteDatabase.open(path, clock)
+    store, broker = SqliteStore(database), SqliteBroker(database)
+    await store.accept([a_new_task(user="ann", seed=n, finish_by_s=60) for n in range(6)])
+    ended, failed, _ = await broker.lease(a_lease_request(3))
+    await store.settle([a_settlement(ended)])
+    await store.cancel([failed.id])
+    before = (await store.page(TaskFilter())).tasks
+    await database.close()
+
+    database = SqliteDatabase.open(path, clock)
+    assert (await SqliteStore(database).page(TaskFilter())).tasks == before
+    states = sorted(task.state for task in before)
+    assert states == [*[TaskState.QUEUED] * 3, *[TaskState.RUNNING] * 2, TaskState.SUCCEEDED]
+    # The queue goes on where it was, in the same order.
+    leased = await SqliteBroker(database).lease(a_lease_request(10))
+    assert [task.seed for task in leased] == [3, 4, 5]
+    await database.close()
+
+
+async def test_fair_order_goes_on_after_reopening(path: Path) -> None:
+    clock = ManualClock()
+    database = SqliteDatabase.open(path, clock)
+    store, broker = SqliteStore(database), SqliteBroker(database)
+    await store.accept([a_new_task(user="flood") for _ in range(300)])
+    running = await broker.lease(a_lease_request(100))
+    await store.settle([a_settlement(task) for task in running[:50]])
+    await database.close()
+
+    database = SqliteDatabase.open(path, clock)
+    store, broker = SqliteStore(database), SqliteBroker(database)
+    await store.accept([a_new_task(user="ann") for _ in range(50)])
+    users = [task.user for task in await broker.lease(a_lease_request(40))]
+    assert abs(users.count("ann") - users.count("flood")) <= 2
+    await database.close()
+
+
+ACCEPT_UNTIL_KILLED = """
+import asyncio, sys
+from pathlib import Path
+from swell.clock import SystemClock
+from swell.store import Accepted
+from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.testing.factories import a_new_task
+
+async def submit(store):
+    while True:
+        (accepted,) = await store.accept([a_new_task()])
+        assert isinstance(accepted, Accepted)
+        print(accepted.task.id, flush=True)
+
+async def main():
+    store = SqliteStore(SqliteDatabase.open(Path(sys.argv[1]), SystemClock()))
+    await asyncio.gather(*(submit(store) for _ in range(8)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("after", [1, 40, 333])
+async def test_a_process_killed_right_after_an_answer_has_lost_nothing(
+    path: Path, after: int
+) -> None:
+    command = [sys.executable, "-c", ACCEPT_UNTIL_KILLED, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        answered = [process.stdout.readline().strip() for _ in range(after)]
+        os.kill(process.pid, signal.SIGKILL)
+        answered += [line.strip() for line in process.stdout if line.endswith("\n")]
+    database = SqliteDatabase.open(path, ManualClock())
+    found = await SqliteStore(database).get(answered)
+    assert len(answered) >= after
+    assert [task.id for task in found if task is not None] == answered
+    (check,) = database._reader.execute("PRAGMA integrity_check").fetchone()
+    assert check == "ok"
+    await database.close()
