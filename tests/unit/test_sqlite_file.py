@@ -15,7 +15,7 @@ import pytest
 
 from swell.brokers.sqlite import SqliteBroker
 from swell.clock import ManualClock
-from swell.errors import Conflict, IdempotencyMismatch, SwellError, Unavailable
+from swell.errors import Conflict, SwellError, Unavailable
 from swell.store import TaskFilter
 from swell.stores.queries import load_migrations
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
@@ -159,17 +159,6 @@ async def test_a_writer_that_was_canceled_does_not_disturb_its_group(
     await asyncio.sleep(0)
     first.cancel()
     assert await second == "b" * 32
-
-
-async def test_two_bodies_under_one_key_in_one_call_write_nothing(
-    database: SqliteDatabase,
-) -> None:
-    store = SqliteStore(database)
-    one = a_new_task(idempotency_key="k", fingerprint=b"a")
-    two = a_new_task(idempotency_key="k", fingerprint=b"b")
-    results = await store.accept([one, two])
-    assert [type(result) for result in results] == [Conflict, IdempotencyMismatch]
-    assert await kept(database) == set()
 
 
 # ---- what is promised of the file

@@ -135,6 +135,25 @@ class DeliveryConformance:
         assert all(isinstance(result, SwellError) for result in results)
         assert len((await delivery.store.page(TaskFilter())).tasks) == 1
 
+    async def test_two_bodies_under_one_key_in_one_call_write_nothing(
+        self, delivery: Delivery
+    ) -> None:
+        one = a_new_task(idempotency_key="k", fingerprint=b"a")
+        two = a_new_task(idempotency_key="k", fingerprint=b"b")
+        results = await delivery.store.accept([one, two])
+        assert all(isinstance(result, SwellError) for result in results)
+        assert isinstance(results[1], IdempotencyMismatch)
+        assert (await delivery.store.page(TaskFilter())).tasks == ()
+
+    async def test_two_bodies_under_one_key_without_all_or_none_accept_the_first(
+        self, delivery: Delivery
+    ) -> None:
+        one = a_new_task(idempotency_key="k", fingerprint=b"a")
+        two = a_new_task(idempotency_key="k", fingerprint=b"b")
+        first, second = await delivery.store.accept([one, two], all_or_none=False)
+        assert isinstance(first, Accepted)
+        assert isinstance(second, IdempotencyMismatch)
+
     async def test_without_all_or_none_the_good_ones_are_accepted(self, delivery: Delivery) -> None:
         await delivery.submit(a_new_task(idempotency_key="k", fingerprint=b"a"))
         clash = a_new_task(idempotency_key="k", fingerprint=b"b")
@@ -250,6 +269,17 @@ class DeliveryConformance:
         assert ended.dead
         page = await delivery.store.page(TaskFilter(dead=True))
         assert [letter.id for letter in page.tasks] == [task.id]
+
+    async def test_a_success_after_a_failed_attempt_has_no_error(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        await delivery.settle(held, outcome=a_failure())
+        delivery.clock.advance(61)
+        await delivery.sweep()
+        (held,) = await delivery.lease()
+        await delivery.settle(held)
+        ended = await delivery.get(task)
+        assert (ended.state, ended.error) == (TaskState.SUCCEEDED, None)
 
     async def test_a_failure_that_cannot_be_helped_ends_at_once(self, delivery: Delivery) -> None:
         await delivery.submit(a_new_task())

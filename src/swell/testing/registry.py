@@ -1,0 +1,227 @@
+"""What every registry must do. Subclass in a test and give a `registry` fixture."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from swell.registry import ApiKey, ModelCard, Registry, Scope, WorkerInfo
+
+__all__ = ["RegistryConformance", "a_key", "a_worker"]
+
+#: Microseconds, so that an adapter which rounds them is found out.
+NOW = datetime(2030, 1, 1, 12, 30, 0, 123_457, tzinfo=UTC)
+
+
+def a_worker(worker_id: str = "worker-1", **fields: Any) -> WorkerInfo:
+    """Return a worker that registers now."""
+    values: dict[str, Any] = {
+        "id": worker_id,
+        "name": f"name of {worker_id}",
+        "pool": "default",
+        "models": {"demo/upper": "v1"},
+        "registered_at": NOW,
+        "seen_at": NOW,
+    }
+    return WorkerInfo(**(values | fields))
+
+
+def a_key(key_id: str = "key-1", **fields: Any) -> ApiKey:
+    """Return a key that belongs to a client."""
+    values: dict[str, Any] = {
+        "id": key_id,
+        "name": f"name of {key_id}",
+        "digest": key_id.encode().ljust(32, b"\0"),
+        "scopes": frozenset({Scope.CLIENT}),
+        "created_at": NOW,
+    }
+    return ApiKey(**(values | fields))
+
+
+class RegistryConformance:
+    """The guarantees of `swell.registry`, as tests over a `registry` fixture."""
+
+    # ---- models
+
+    async def test_a_model_is_read_back_whole(self, registry: Registry) -> None:
+        card = ModelCard(
+            name="demo/poster",
+            version="v1",
+            description="Draws *posters*.",
+            input_schema={"type": "object", "properties": {"text": {"type": "string"}}},
+            output_schema={"type": "string"},
+            examples=[{"text": "hällo"}],
+            stage="trial",
+            batch_by=("width", "height"),
+            max_batch=8,
+            registered_at=NOW,
+        )
+        await registry.put_models([card])
+        assert await registry.models() == [card]
+
+    async def test_models_are_listed_by_name_and_newest_first(self, registry: Registry) -> None:
+        await registry.put_models([_card("demo/b", "v1"), _card("demo/a", "v1")])
+        await registry.put_models([_card("demo/b", "v2"), _card("demo/b", "v3")])
+        assert await _versions(registry) == [
+            ("demo/a", "v1"),
+            ("demo/b", "v3"),
+            ("demo/b", "v2"),
+            ("demo/b", "v1"),
+        ]
+
+    async def test_a_version_never_changes_once_registered(self, registry: Registry) -> None:
+        first = _card("demo/a", "v1", description="first")
+        await registry.put_models([first])
+        await registry.put_models([_card("demo/a", "v1", description="second")])
+        assert await registry.models() == [first]
+
+    async def test_a_version_registered_again_becomes_the_newest_and_stays_as_it_is(
+        self, registry: Registry
+    ) -> None:
+        first = _card("demo/a", "v1", description="first")
+        await registry.put_models([first, _card("demo/a", "v2")])
+        await registry.put_models([_card("demo/a", "v1", description="second")])
+        newest, older = await registry.models()
+        assert newest == first
+        assert older.version == "v2"
+
+    async def test_registering_no_models_changes_nothing(self, registry: Registry) -> None:
+        await registry.put_models([])
+        assert await registry.models() == []
+
+    async def test_models_registered_at_the_same_time_are_all_known(
+        self, registry: Registry
+    ) -> None:
+        cards = [_card(f"demo/{number:02}", "v1") for number in range(20)]
+        await asyncio.gather(*(registry.put_models([card, cards[0]]) for card in cards))
+        assert await registry.models() == cards
+
+    # ---- workers
+
+    async def test_a_worker_is_read_back_whole(self, registry: Registry) -> None:
+        worker = a_worker(
+            pool="spot",
+            models={"demo/a": "v1", "demo/b": "v2"},
+            slots=4,
+            device="cuda",
+            host="machine",
+            pid=7,
+        )
+        await registry.put_worker(worker)
+        assert await registry.workers() == [worker]
+
+    async def test_workers_are_listed_oldest_first(self, registry: Registry) -> None:
+        for place, worker_id in enumerate(["c", "a", "b"]):
+            later = NOW + timedelta(seconds=place)
+            await registry.put_worker(a_worker(worker_id, registered_at=later))
+        assert [worker.id for worker in await registry.workers()] == ["c", "a", "b"]
+
+    async def test_a_worker_heard_of_is_seen_and_strangers_are_ignored(
+        self, registry: Registry
+    ) -> None:
+        await registry.put_worker(a_worker("one"))
+        await registry.put_worker(a_worker("two"))
+        later = NOW + timedelta(seconds=9, microseconds=1)
+        await registry.touch_workers(["one", "stranger"], later)
+        seen = {worker.id: worker.seen_at for worker in await registry.workers()}
+        assert seen == {"one": later, "two": NOW}
+
+    async def test_a_drained_worker_stays_marked_when_it_is_heard_of(
+        self, registry: Registry
+    ) -> None:
+        await registry.put_worker(a_worker())
+        later = NOW + timedelta(seconds=5)
+        await registry.touch_workers(["worker-1"], later)
+        drained = await registry.drain_worker("worker-1")
+        assert drained == a_worker(draining=True, seen_at=later)
+        await registry.touch_workers(["worker-1"], later + timedelta(seconds=5))
+        (worker,) = await registry.workers()
+        assert worker.draining
+
+    async def test_a_stranger_cannot_be_drained(self, registry: Registry) -> None:
+        assert await registry.drain_worker("stranger") is None
+
+    async def test_a_worker_that_has_gone_stays_listed_with_the_time(
+        self, registry: Registry
+    ) -> None:
+        await registry.put_worker(a_worker())
+        gone_at = NOW + timedelta(seconds=5)
+        await registry.remove_worker("worker-1", gone_at)
+        await registry.remove_worker("worker-1", gone_at + timedelta(seconds=5))
+        await registry.remove_worker("stranger", gone_at)
+        await registry.touch_workers(["worker-1"], gone_at + timedelta(seconds=5))
+        assert await registry.workers() == [a_worker(gone_at=gone_at)]
+
+    async def test_a_worker_that_comes_back_is_alive_again(self, registry: Registry) -> None:
+        await registry.put_worker(a_worker(draining=True))
+        await registry.remove_worker("worker-1", NOW)
+        back = a_worker(registered_at=NOW + timedelta(hours=1))
+        await registry.put_worker(back)
+        assert await registry.workers() == [back]
+
+    async def test_workers_gone_for_more_than_a_day_are_forgotten(self, registry: Registry) -> None:
+        for worker_id in ("old", "recent", "alive", "now"):
+            await registry.put_worker(a_worker(worker_id))
+        await registry.remove_worker("old", NOW)
+        await registry.remove_worker("recent", NOW + timedelta(hours=2))
+        await registry.remove_worker("now", NOW + timedelta(hours=25))
+        listed = {worker.id for worker in await registry.workers()}
+        assert listed == {"recent", "alive", "now"}
+
+    # ---- keys
+
+    async def test_a_key_is_read_back_whole_by_its_digest(self, registry: Registry) -> None:
+        key = a_key(scopes=frozenset({Scope.ADMIN, Scope.WORKER}))
+        await registry.put_key(key)
+        assert await registry.key_by_digest(key.digest) == key
+        assert await registry.keys() == [key]
+
+    async def test_a_digest_that_is_not_known_finds_nothing(self, registry: Registry) -> None:
+        await registry.put_key(a_key())
+        assert await registry.key_by_digest(b"x" * 32) is None
+
+    async def test_keys_are_listed_oldest_first(self, registry: Registry) -> None:
+        for place, key_id in enumerate(["c", "a", "b"]):
+            await registry.put_key(a_key(key_id, created_at=NOW + timedelta(seconds=place)))
+        assert [key.id for key in await registry.keys()] == ["c", "a", "b"]
+
+    async def test_a_revoked_key_is_still_found_and_says_so(self, registry: Registry) -> None:
+        key = a_key()
+        await registry.put_key(key)
+        revoked = msgspec.structs.replace(key, revoked_at=NOW + timedelta(days=1))
+        await registry.put_key(revoked)
+        assert await registry.key_by_digest(key.digest) == revoked
+        assert await registry.keys() == [revoked]
+
+    async def test_a_key_replaced_is_no_longer_found_by_its_old_digest(
+        self, registry: Registry
+    ) -> None:
+        await registry.put_key(a_key())
+        await registry.put_key(a_key(digest=b"y" * 32))
+        assert await registry.key_by_digest(a_key().digest) is None
+        assert len(await registry.keys()) == 1
+
+    # ---- secrets
+
+    async def test_a_secret_is_made_once_and_stays(self, registry: Registry) -> None:
+        secret = await registry.secret("urls")
+        assert len(secret) == 32
+        assert await registry.secret("urls") == secret
+
+    async def test_secrets_of_other_names_are_others(self, registry: Registry) -> None:
+        assert await registry.secret("urls") != await registry.secret("webhooks")
+
+    async def test_whoever_asks_first_at_the_same_time_gets_the_same_secret(
+        self, registry: Registry
+    ) -> None:
+        secrets = await asyncio.gather(*(registry.secret("urls") for _ in range(20)))
+        assert len(set(secrets)) == 1
+
+
+def _card(name: str, version: str, **fields: Any) -> ModelCard:
+    return ModelCard(name=name, version=version, **fields)
+
+
+async def _versions(registry: Registry) -> list[tuple[str, str]]:
+    return [(card.name, card.version) for card in await registry.models()]

@@ -1,0 +1,44 @@
+"""Every registry keeps the promises of its contract."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from swell.clock import ManualClock
+from swell.registry import ModelCard
+from swell.stores.memory import MemoryRegistry
+from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+from swell.testing.registry import RegistryConformance, a_key, a_worker
+
+
+class TestMemoryRegistry(RegistryConformance):
+    @pytest.fixture
+    def registry(self) -> MemoryRegistry:
+        return MemoryRegistry()
+
+
+class TestSqliteRegistry(RegistryConformance):
+    @pytest.fixture
+    async def registry(self, tmp_path: Path) -> AsyncIterator[SqliteRegistry]:
+        database = SqliteDatabase.open(tmp_path / "swell.db", ManualClock())
+        yield SqliteRegistry(database)
+        await database.close()
+
+    async def test_everything_survives_reopening(self, tmp_path: Path) -> None:
+        path = tmp_path / "again.db"
+        database = SqliteDatabase.open(path, ManualClock())
+        registry = SqliteRegistry(database)
+        await registry.put_models([ModelCard(name="demo/a", version="v1")])
+        await registry.put_worker(a_worker())
+        await registry.put_key(a_key())
+        secret = await registry.secret("urls")
+        await database.close()
+
+        database = SqliteDatabase.open(path, ManualClock())
+        registry = SqliteRegistry(database)
+        assert await registry.models() == [ModelCard(name="demo/a", version="v1")]
+        assert await registry.workers() == [a_worker()]
+        assert await registry.keys() == [a_key()]
+        assert await registry.secret("urls") == secret
+        await database.close()
