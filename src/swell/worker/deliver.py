@@ -37,7 +37,7 @@ async def deliver(
     Raises:
         SwellError: They could not be stored; of a passing kind after several tries.
     """
-    keys = [f"outputs/{prefix}/{_safe(file.name)}" for file in files]
+    keys = [f"outputs/{prefix}/{name}" for name in _names(files)]
     uploads = await _upload_places(dispatch, clock, worker_id, keys)
     puts = [
         _put(dispatch, clock, upload, file) for upload, file in zip(uploads, files, strict=True)
@@ -66,6 +66,15 @@ async def _put(dispatch: Dispatch, clock: Clock, upload: Upload, file: Encoded) 
         except Unavailable:
             await clock.sleep(_BACKOFF.delay_s(attempt, rng))
     return await dispatch.put(upload, file.data, file.content_type)
+
+
+def _names(files: Sequence[Encoded]) -> list[str]:
+    """Return one name per file; of equal ones the later get their number before it."""
+    names: list[str] = []
+    for index, file in enumerate(files):
+        name = _safe(file.name)
+        names.append(f"{index}-{name}" if name in names else name)
+    return names
 
 
 def _safe(name: str) -> str:

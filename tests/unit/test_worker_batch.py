@@ -1,0 +1,124 @@
+"""What runs together."""
+
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swell.model import define
+from swell.worker.batch import Backlog, Batching, batching_of
+from swell.zoo.stub import Noop
+
+PLAIN = Batching(model="test/a", max=4, by=(), defaults={})
+
+entries = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", "c"]),  # key
+        st.integers(1, 6),  # samples
+        st.booleans(),  # alone
+        st.booleans(),  # put back
+    ),
+    max_size=40,
+)
+
+
+def filled(wanted: list[tuple[str, int, bool, bool]], limit: int) -> Backlog[int]:
+    backlog: Backlog[int] = Backlog()
+    batching = Batching(model="test/a", max=limit, by=("key",), defaults={})
+    for number, (key, samples, alone, is_back) in enumerate(wanted):
+        put = backlog.put_back if is_back else backlog.add
+        put(number, batching, key, samples=samples, alone=alone)
+    return backlog
+
+
+def emptied(backlog: Backlog[int]) -> list[list[int]]:
+    batches = []
+    while batch := backlog.take():
+        batches.append(batch)
+    return batches
+
+
+@given(entries, st.integers(1, 8))
+def test_everybody_is_taken_exactly_once(
+    wanted: list[tuple[str, int, bool, bool]], limit: int
+) -> None:
+    backlog = filled(wanted, limit)
+    assert len(backlog) == len(wanted)
+    batches = emptied(backlog)
+    assert sorted(number for batch in batches for number in batch) == list(range(len(wanted)))
+    assert len(backlog) == 0
+
+
+@given(entries, st.integers(1, 8))
+def test_a_batch_never_mixes_keys_nor_grows_beyond_its_limit(
+    wanted: list[tuple[str, int, bool, bool]], limit: int
+) -> None:
+    for batch in emptied(filled(wanted, limit)):
+        assert len({wanted[number][0] for number in batch}) == 1
+        samples = sum(wanted[number][1] for number in batch)
+        assert samples <= limit or len(batch) == 1
+
+
+@given(entries, st.integers(1, 8))
+def test_who_must_be_alone_is_alone(wanted: list[tuple[str, int, bool, bool]], limit: int) -> None:
+    for batch in emptied(filled(wanted, limit)):
+        assert len(batch) == 1 or not any(wanted[number][2] for number in batch)
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(1, 8))
+def test_whoever_waits_longest_leads_and_order_holds_within_a_key(
+    keys: list[str], limit: int
+) -> None:
+    batches = emptied(filled([(key, 1, False, False) for key in keys], limit))
+    leaders = [batch[0] for batch in batches]
+    assert leaders == sorted(leaders)
+    for key in "abc":
+        order = [number for batch in batches for number in batch if keys[number] == key]
+        assert order == sorted(order)
+
+
+def test_who_was_put_back_comes_before_who_waits() -> None:
+    backlog: Backlog[str] = Backlog()
+    backlog.add("waits", PLAIN, "k", samples=1)
+    for name in ("second", "first"):
+        backlog.put_back(name, PLAIN, "k", samples=1)
+    assert backlog.take() == ["first", "second", "waits"]
+
+
+def test_a_large_task_does_not_let_later_ones_pass_it() -> None:
+    backlog: Backlog[str] = Backlog()
+    for name, samples in (("a", 3), ("large", 3), ("b", 1)):
+        backlog.add(name, PLAIN, "k", samples=samples)
+    assert [backlog.take(), backlog.take()] == [["a"], ["large", "b"]]
+
+
+def test_clearing_gives_everybody_in_order() -> None:
+    backlog: Backlog[str] = Backlog()
+    backlog.add("b", PLAIN, "k", samples=1)
+    backlog.add("c", PLAIN, "l", samples=1)
+    backlog.put_back("a", PLAIN, "l", samples=1)
+    assert backlog.clear() == ["a", "b", "c"]
+    assert backlog.take() == []
+
+
+def key(batching: Batching, fields: Any) -> Any:
+    return batching.key(msgspec.Raw(msgspec.json.encode(fields)))
+
+
+def test_inputs_share_a_key_if_their_named_fields_are_equal() -> None:
+    batching = Batching(model="test/a", max=4, by=("width",), defaults={"width": 64})
+    assert key(batching, {"width": 64, "prompt": "a"}) == key(batching, {"prompt": "b"})
+    assert key(batching, {"width": 64}) != key(batching, {"width": 65})
+    assert key(batching, {"width": {"b": 1, "a": 2}}) == key(batching, {"width": {"a": 2, "b": 1}})
+
+
+def test_an_input_that_is_not_an_object_gets_a_key_too() -> None:
+    batching = Batching(model="test/a", max=4, by=("width",), defaults={})
+    assert key(batching, [1]) == key(batching, "x")
+
+
+def test_the_card_says_how_to_batch() -> None:
+    batching = batching_of(define(Noop).card())
+    assert (batching.model, batching.max) == ("demo/noop", 256)
+    assert key(batching, {"text": "a"}) == key(batching, {"text": "b"})

@@ -1,0 +1,141 @@
+"""Pictures to files, and where files go."""
+
+import io
+import json
+
+import msgspec
+import PIL.Image
+import pytest
+
+from swell.clock import ManualClock
+from swell.dispatch import Upload
+from swell.errors import Unavailable
+from swell.testing.dispatch import MemoryDispatch
+from swell.worker.deliver import deliver
+from swell.worker.encode import Encoded, FileNote, encode, wanted_format
+from swell.worker.fetch import FileFields, file_fields
+from swell.worker.frames import Blob, Pixels
+
+NOTE = FileNote("demo/x", "v1", msgspec.Raw(b'{"prompt":"a fox"}'))
+
+
+def pixels(mode: str = "RGB", kind: str = "", metadata: bytes = b"{}") -> Pixels:
+    bands = len(PIL.Image.new(mode, (1, 1)).getbands())
+    return Pixels(mode, 4, 2, bytes(range(8 * bands)), kind, metadata, 7)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_png_keeps_every_pixel(mode: str) -> None:
+    given = pixels(mode)
+    encoded = encode(given, 0, "png", NOTE)
+    assert PIL.Image.open(io.BytesIO(encoded.data)).tobytes() == given.data
+    assert (encoded.name, encoded.width, encoded.height) == ("0.png", 4, 2)
+
+
+def test_the_file_tells_how_it_came_to_be() -> None:
+    encoded = encode(pixels(metadata=b'{"style":"ink"}'), 3, "png", NOTE)
+    picture = PIL.Image.open(io.BytesIO(encoded.data))
+    assert json.loads(picture.text["swell"]) == {
+        "model": "demo/x",
+        "version": "v1",
+        "seed": 7,
+        "input": {"prompt": "a fox"},
+        "style": "ink",
+    }
+    assert encoded.name == "3.png"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+@pytest.mark.parametrize("kind", ["webp", "jpeg"])
+def test_the_models_own_format_wins(kind: str, mode: str) -> None:
+    encoded = encode(pixels(mode, kind), 0, "png", NOTE)
+    assert encoded.content_type == f"image/{kind}"
+
+
+def test_an_encoded_picture_is_delivered_as_it_is() -> None:
+    target = io.BytesIO()
+    PIL.Image.new("RGB", (5, 6)).save(target, "GIF")
+    encoded = encode(Blob(target.getvalue(), "image/*", ""), 1, "png", NOTE)
+    assert encoded.data == target.getvalue()
+    assert (encoded.content_type, encoded.name) == ("image/gif", "1.gif")
+    assert (encoded.width, encoded.height) == (5, 6)
+
+
+def test_other_files_keep_their_type_and_name() -> None:
+    encoded = encode(Blob(b"RIFF", "audio/wav", ""), 0, "png", NOTE)
+    assert (encoded.content_type, encoded.name) == ("audio/wav", "0.wav")
+    assert encode(Blob(b"x", "text/plain", "poem.txt"), 0, "png", NOTE).name == "poem.txt"
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (b'{"output_format":"webp"}', "webp"),
+        (b'{"format":"JPG"}', "jpeg"),
+        (b'{"format":"markdown"}', "png"),
+        (b"{}", "png"),
+        (b"[]", "png"),
+    ],
+)
+def test_the_input_may_name_the_format(raw: bytes, kind: str) -> None:
+    assert wanted_format(msgspec.Raw(raw), "png") == kind
+
+
+# --- deliver -------------------------------------------------------------------------------------
+
+
+async def test_files_are_stored_in_order_under_task_and_attempt() -> None:
+    clock = ManualClock()
+    dispatch = MemoryDispatch(clock)
+    files = [Encoded(b"a", "image/png", "0.png", 1, 1), Encoded(b"b", "text/plain", "../b c.txt")]
+    artifacts = await deliver(dispatch, clock, "w", "t1/2", files)
+    assert [each.key for each in artifacts] == ["outputs/t1/2/0.png", "outputs/t1/2/-b-c.txt"]
+    assert dispatch.objects["outputs/t1/2/-b-c.txt"] == (b"b", "text/plain")
+
+
+async def test_two_files_of_one_name_do_not_replace_each_other() -> None:
+    clock = ManualClock()
+    dispatch = MemoryDispatch(clock)
+    files = [Encoded(b"a", "text/plain", "a.txt"), Encoded(b"b", "text/plain", "a.txt")]
+    artifacts = await deliver(dispatch, clock, "w", "t1/1", files)
+    assert [dispatch.objects[each.key][0] for each in artifacts] == [b"a", b"b"]
+
+
+async def test_a_store_that_is_away_is_tried_again() -> None:
+    class Flaky(MemoryDispatch):
+        failures = 2
+
+        async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
+            if self.failures:
+                self.failures -= 1
+                clock.advance(0)
+                raise Unavailable("later")
+            await super().put(upload, data, content_type)
+
+    class Restless(ManualClock):
+        async def sleep(self, duration_s: float) -> None:
+            self.advance(duration_s)
+
+    clock = Restless()
+    dispatch = Flaky(clock)
+    [artifact] = await deliver(dispatch, clock, "w", "t1/1", [Encoded(b"a", "image/png", "0.png")])
+    assert dispatch.objects[artifact.key][0] == b"a"
+    assert clock.monotonic_s() > 0
+
+
+# --- input files ---------------------------------------------------------------------------------
+
+
+def test_the_schema_says_which_properties_are_files() -> None:
+    schema = {
+        "properties": {
+            "image": {"type": "string", "x-file": "image"},
+            "masks": {"anyOf": [{"type": "array", "items": {"x-file": "image"}}, {"type": "null"}]},
+            "prompt": {"type": "string"},
+        }
+    }
+    fields = file_fields(schema)
+    assert fields == FileFields(("image", "masks"))
+    raw = msgspec.Raw(b'{"image":"u","masks":["v","u","data:x;base64,"],"prompt":"w"}')
+    assert fields.urls(raw) == ["u", "v"]
+    assert fields.urls(msgspec.Raw(b"3")) == []
