@@ -35,13 +35,17 @@ end
 
 @dataclass(frozen=True)
 class Target:
-    """Where one no-op task is posted, and how its answer shows that it ran."""
+    """Where one no-op task is posted, and how its answer shows that it ran.
+
+    `states` counts the tasks in the system's own store, where it has one that can be asked.
+    """
 
     port: int
     path: str
     body: Mapping[str, Any]
     answer: Callable[[int, Any], bool]
     headers: Mapping[str, str] = field(default_factory=dict)
+    states: Callable[[], Mapping[str, int]] | None = None
 
     def all_headers(self) -> dict[str, str]:
         return {"content-type": "application/json", **self.headers}
@@ -92,8 +96,8 @@ def drive(target: Target, connections: int, seconds: float) -> Load:
     return _load(json.loads(lines[0].removeprefix("wrk:")))
 
 
-def check(target: Target, requests: int = 100, connections: int = 8) -> None:
-    """Posts over a few connections and reads every answer.
+def check(target: Target, requests: int = 100, connections: int = 8) -> int:
+    """Posts over a few connections, reads every answer, and says how many there were.
 
     Raises:
       ValueError: at the first answer that does not contain the task's result.
@@ -112,6 +116,7 @@ def check(target: Target, requests: int = 100, connections: int = 8) -> None:
 
     with ThreadPoolExecutor(connections) as pool:
         list(pool.map(several, [requests // connections] * connections))
+    return requests // connections * connections
 
 
 def _load(seen: dict[str, int]) -> Load:

@@ -12,7 +12,7 @@ from typing import Any
 
 import systems
 from machine import quiet, report
-from service_throughput import SwellUp, System, in_turns, summary
+from service_throughput import System, in_turns, summary, swell_up
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only-peers", action="store_true")
     asked = parser.parse_args()
-    compared: dict[str, System] = {} if asked.only_peers else {"swell": SwellUp}
+    compared: dict[str, System] = {} if asked.only_peers else {"swell": swell_up}
     compared["celery"] = partial(systems.peer, "celery")
     systems.peers_python()
     with quiet():

@@ -7,8 +7,8 @@ systems take turns, each started fresh, and the medians over the rounds are comp
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from statistics import median
 from typing import Any
@@ -27,32 +27,29 @@ System = Callable[[], AbstractContextManager[Target]]
 
 
 def measured(system: System, connections: int, seconds: float) -> Load:
-    """One round of one system, started for it; its answers are read in full before and after."""
+    """One round of one system, started for it; its answers are read in full before and after.
+
+    Raises:
+      RuntimeError: when an answer was bad, or the store does not hold a succeeded task for each.
+    """
     with system() as target:
-        load.check(target)
-        load.drive(target, connections, WARM_UP_S)
+        read = load.check(target)
+        warm = load.drive(target, connections, WARM_UP_S)
         seen = load.drive(target, connections, seconds)
-        load.check(target)
-    if seen.bad:
-        raise RuntimeError(f"{seen.bad} answers were bad: {seen}")
+        read += load.check(target)
+        states = dict(target.states()) if target.states is not None else None
+    if seen.bad or warm.bad:
+        raise RuntimeError(f"{seen.bad + warm.bad} answers were bad: {seen}")
+    answered = read + warm.requests + seen.requests
+    if states is not None and (set(states) != {"succeeded"} or states["succeeded"] < answered):
+        raise RuntimeError(f"{answered} answers, but the store holds {states}")
     return seen
 
 
-class SwellUp:
-    """`swell up`, whose store must hold a succeeded task for every answer once it ends."""
-
-    def __init__(self) -> None:
-        self.running = swell_system.up()
-
-    def __enter__(self) -> Target:
-        self.swell = self.running.__enter__()
-        return self.swell.target()
-
-    def __exit__(self, *error: Any) -> None:
-        states = {} if error[0] else self.swell.states()
-        self.running.__exit__(*error)
-        if set(states) - {"succeeded"}:
-            raise RuntimeError(f"the store holds {states}")
+@contextmanager
+def swell_up() -> Iterator[Target]:
+    with swell_system.up() as running:
+        yield running.target()
 
 
 def in_turns(
@@ -85,7 +82,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", default=list(PROMISED), choices=list(systems.PEER))
     parser.add_argument("--only-peers", action="store_true")
     asked = parser.parse_args()
-    compared: dict[str, System] = {} if asked.only_peers else {"swell": SwellUp}
+    compared: dict[str, System] = {} if asked.only_peers else {"swell": swell_up}
     compared |= {name: partial(systems.peer, name) for name in asked.peers}
     systems.peers_python()
     with quiet():

@@ -50,6 +50,7 @@ class Swell:
             body=task(),
             answer=answer,
             headers={**self.headers, **prefer},
+            states=self.states,
         )
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
