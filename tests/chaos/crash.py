@@ -77,7 +77,10 @@ async def run_crash(plan: Plan, folder: Path, *, workers: int, limit_s: float) -
         seed=plan.seed,
         violations=violations,
         kills=dict(assassin.kills),
-        counts=_counts(plan, history, recorder),
+        counts={
+            "workers_that_gave_up": dict(Counter(assassin.gave_up)),
+            **_counts(plan, history, recorder),
+        },
         took_s=time.monotonic() - began_s,
     )
 
@@ -90,6 +93,17 @@ class Assassin:
         self._locks = {index: asyncio.Lock() for index in system.workers}
         self._backend = asyncio.Lock()
         self.kills: Counter[str] = Counter()
+        #: Workers that ended by themselves, such as one whose models died while they were
+        #: loaded, by what each said last.
+        self.gave_up: list[str] = []
+
+    async def keep(self) -> None:
+        """Start workers again that ended by themselves, as any supervisor would; for ever."""
+        while True:
+            for index, lock in self._locks.items():
+                if self._system.workers[index].poll() is not None and not lock.locked():
+                    self._start_again(index)
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def work(self, kills: tuple[Kill, ...], began_s: float) -> None:
         """Kill at the planned times; returns when the last victim is back."""
@@ -121,14 +135,21 @@ class Assassin:
         for _ in range(600):
             if self._system.kill_model(index):
                 return
+            if self._system.workers[index].poll() is not None:
+                self._start_again(index)
             await asyncio.sleep(0.02)
         raise RuntimeError(f"no model process:\n{self._system.log(f'worker-{index}')}")
+
+    def _start_again(self, index: int) -> None:
+        self.gave_up.append(self._system.log(f"worker-{index}").strip().rpartition("\n")[2].strip())
+        self._system.start_worker(index)
 
 
 async def _happen(plan: Plan, recorder: Recorder, assassin: Assassin) -> None:
     began_s = time.monotonic()
     clients = asyncio.Semaphore(CLIENTS)
     watchers = [
+        asyncio.create_task(assassin.keep()),
         asyncio.create_task(_watch_list(recorder)),
         asyncio.create_task(_watch_tasks(recorder, plan.seed)),
     ]

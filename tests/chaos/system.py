@@ -17,9 +17,8 @@ import aiohttp
 import msgspec
 import psutil
 
-__all__ = ["ROOT", "System", "free_port", "running"]
+__all__ = ["System", "ask_to_stop", "free_port", "running"]
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 MODELS = Path(__file__).resolve().parent / "models.py"
 
 #: How long a process may take to be there, or to end when asked.

@@ -1,0 +1,233 @@
+"""How processes end when they are asked to, and what clients see when they end unasked."""
+
+import asyncio
+import contextlib
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from chaos.system import System, ask_to_stop, running
+
+pytestmark = pytest.mark.chaos
+
+PATIENCE_S = 30.0
+
+
+async def test_a_worker_that_is_asked_to_stop_finishes_what_it_holds_and_exits_with_0(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, workers=1) as system, system.session() as session:
+        ids = await submit(session, 6, ms=700)
+        await until_state(session, ids[0], "running")
+        worker = system.workers[0]
+        held = set(await ids_in(session, "running"))
+        ask_to_stop(worker)
+        assert await exit_code(worker) == 0
+        # What it held has ended at its first attempt; nothing else was touched.
+        for task_id in held:
+            task = await get(session, task_id)
+            assert (task["state"], task["attempt"]) == ("succeeded", 1)
+        system.start_worker(0)
+        for task_id in ids:
+            task = await until_state(session, task_id, "succeeded")
+            assert task["attempt"] == 1
+
+
+async def test_a_draining_worker_takes_nothing_new(tmp_path: Path) -> None:
+    async with running(tmp_path, workers=1) as system, system.session() as session:
+        first = (await submit(session, 1, ms=1500))[0]
+        await until_state(session, first, "running")
+        ask_to_stop(system.workers[0])
+        # The worker tells the backend that it drains with its next call at the latest.
+        await asyncio.sleep(0.3)
+        later = await submit_while_refused(session, system, ms=10)
+        assert await exit_code(system.workers[0]) == 0
+        assert (await get(session, first))["state"] == "succeeded"
+        if later:
+            assert (await get(session, later))["state"] == "queued"
+
+
+async def test_a_second_signal_hands_the_leases_back_within_a_second(tmp_path: Path) -> None:
+    async with running(tmp_path, workers=1) as system, system.session() as session:
+        ids = await submit(session, 5, ms=20_000)
+        await until_state(session, ids[0], "running")
+        worker = system.workers[0]
+        ask_to_stop(worker)
+        await asyncio.sleep(0.2)
+        ask_to_stop(worker)
+        told_s = time.monotonic()
+        await exit_code(worker)
+        assert time.monotonic() - told_s < 1.0
+        # Nobody waits for the leases to run out, and no attempt is lost.
+        assert await ids_in(session, "running") == []
+        assert set(await ids_in(session, "queued")) == set(ids)
+        for task_id in ids:
+            await cancel(session, task_id)
+
+
+async def test_what_was_handed_back_runs_elsewhere_at_no_cost(tmp_path: Path) -> None:
+    async with running(tmp_path, workers=1) as system, system.session() as session:
+        ids = await submit(session, 3, ms=1500, max_attempts=1)
+        await until_state(session, ids[0], "running")
+        ask_to_stop(system.workers[0])
+        ask_to_stop(system.workers[0])
+        await exit_code(system.workers[0])
+        system.start_worker(1)
+        for task_id in ids:
+            # With one attempt allowed, one that counted would have been the last.
+            assert (await until_state(session, task_id, "succeeded"))["max_attempts"] == 1
+
+
+async def test_a_client_whose_backend_dies_while_it_waits_finds_its_task_again(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, workers=1) as system, system.session() as session:
+        body = {"model": "chaos/work", "input": {"text": "abc", "ms": 800}}
+        headers = {"idempotency-key": "the only one", "prefer": "wait=20"}
+        waiting = asyncio.create_task(answer_of(session, body, headers))
+        await until_some(session, "running")
+        system.kill_backend()
+        with pytest.raises(aiohttp.ClientError):
+            await waiting
+        await system.start_backend()
+        found = await answer_of(session, body, headers)
+        assert found["state"] == "succeeded"
+        assert found["output"]["text"] == "cba"
+        listed = await ask(session, "GET", "/v1/tasks")
+        assert [task["id"] for task in listed["tasks"]] == [found["id"]]
+
+
+async def test_a_second_backend_on_the_same_folder_is_refused_and_says_why(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, workers=0) as system, system.session() as session:
+        with second_backend(system) as second:
+            code = await exit_code(second)
+        assert code not in (0, None)
+        assert "another backend" in system.log("backend")
+        assert "Traceback" not in system.log("backend")
+        # The first goes on.
+        assert (await ask(session, "GET", "/health/ready"))["status"]
+
+
+async def test_a_worker_whose_model_process_is_killed_goes_on_with_another(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, workers=1) as system, system.session() as session:
+        task_id = (await submit(session, 1, ms=1000))[0]
+        await until_state(session, task_id, "running")
+        before = system.model_process(0)
+        assert before is not None
+        assert system.kill_model(0)
+        task = await until_state(session, task_id, "succeeded")
+        assert task["attempt"] == 2
+        after = system.model_process(0)
+        assert after is not None
+        assert after.pid != before.pid
+        assert system.workers[0].poll() is None
+
+
+async def test_a_killed_workers_model_process_dies_with_it(tmp_path: Path) -> None:
+    async with running(tmp_path, workers=1) as system:
+        model = system.model_process(0)
+        assert model is not None
+        system.kill_worker(0)
+        await asyncio.to_thread(model.wait, PATIENCE_S)
+
+
+# --- what the tests say to the system ------------------------------------------------------------
+
+
+async def submit(
+    session: aiohttp.ClientSession, n: int, *, ms: int, max_attempts: int = 3
+) -> list[str]:
+    body = {
+        "model": "chaos/work",
+        "input": {"text": "abc", "ms": ms},
+        "max_attempts": max_attempts,
+    }
+    said = await ask(session, "POST", "/v1/tasks/batch", {"tasks": [body] * n})
+    return [task["id"] for task in said["tasks"]]
+
+
+async def submit_while_refused(
+    session: aiohttp.ClientSession, system: System, *, ms: int
+) -> str | None:
+    """Submit to a system whose only worker goes; a refusal is an answer too."""
+    body = {"model": "chaos/work", "input": {"text": "abc", "ms": ms}}
+    async with session.post("/v1/tasks", json=body) as answer:
+        said = await answer.json()
+        assert answer.status in (202, 503), said
+        return str(said["id"]) if answer.status == 202 else None
+
+
+async def answer_of(
+    session: aiohttp.ClientSession, body: dict[str, Any], headers: dict[str, str]
+) -> dict[str, Any]:
+    async with session.post("/v1/tasks", json=body, headers=headers) as answer:
+        said: dict[str, Any] = await answer.json()
+        assert answer.status < 300, said
+        return said
+
+
+async def get(session: aiohttp.ClientSession, task_id: str) -> dict[str, Any]:
+    return await ask(session, "GET", f"/v1/tasks/{task_id}")
+
+
+async def cancel(session: aiohttp.ClientSession, task_id: str) -> None:
+    await ask(session, "POST", f"/v1/tasks/{task_id}/cancel")
+
+
+async def ids_in(session: aiohttp.ClientSession, state: str) -> list[str]:
+    listed = await ask(session, "GET", f"/v1/tasks?state={state}&limit=200")
+    return [task["id"] for task in listed["tasks"]]
+
+
+async def until_state(session: aiohttp.ClientSession, task_id: str, state: str) -> dict[str, Any]:
+    async for _ in patiently():
+        task = await get(session, task_id)
+        if task["state"] == state:
+            return task
+    raise AssertionError(f"{task_id} is {task['state']} and not {state}: {task['error']}")
+
+
+async def until_some(session: aiohttp.ClientSession, state: str) -> None:
+    async for _ in patiently():
+        if await ids_in(session, state):
+            return
+    raise AssertionError(f"no task was {state}")
+
+
+async def patiently() -> AsyncIterator[None]:
+    ends_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < ends_s:
+        yield
+        await asyncio.sleep(0.02)
+
+
+async def ask(
+    session: aiohttp.ClientSession, method: str, path: str, body: Any = None
+) -> dict[str, Any]:
+    async with session.request(method, path, json=body) as answer:
+        said: dict[str, Any] = await answer.json()
+        assert answer.status < 300, said
+        return said
+
+
+async def exit_code(process: "subprocess.Popen[bytes]") -> int:
+    return await asyncio.to_thread(process.wait, PATIENCE_S)
+
+
+@contextlib.contextmanager
+def second_backend(system: System) -> Any:
+    process = system.spawn_backend()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(PATIENCE_S)
