@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import resource
 import signal
 import socket
@@ -12,6 +13,7 @@ import uvicorn
 
 from swell.api.app import create_app
 from swell.api.settings import Backend
+from swell.cli.connection import HttpConnection
 from swell.cli.output import CommandFailed
 from swell.clock import Clock
 from swell.config import Settings
@@ -117,7 +119,7 @@ async def open_service(
 async def _start(settings: Settings, backend: Backend, listener: socket.socket) -> Service:
     config = uvicorn.Config(
         create_app(backend),
-        http="httptools",
+        http=HttpConnection,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -129,6 +131,7 @@ async def _start(settings: Settings, backend: Backend, listener: socket.socket) 
         timeout_graceful_shutdown=max(1, round(settings.server.drain_s)),
         backlog=_BACKLOG,
     )
+    _collect_rarely()
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
@@ -163,6 +166,16 @@ def _url(settings: Settings, host: str, port: int) -> str:
         return settings.server.public_url.rstrip("/")
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def _collect_rarely() -> None:
+    """Spare the garbage collector what lives as long as the process, and most of its rounds.
+
+    Hardly anything here is cyclic; the default looks through everything every few requests.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _allow_many_connections() -> None:
