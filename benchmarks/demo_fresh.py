@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from machine import ROOT, report, say
 from PIL import Image
+
+from machine import ROOT, report, say
 
 TARGET_S = 90.0
 PROMPT = "a red fox in the snow"

@@ -2,41 +2,70 @@
 
 Data goes to stdout, talk to stderr. Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found,
 4 refused by the server, 130 interrupted.
+
+A command's module is imported when the command is asked for, so that `swell tasks ls` does not wait
+for a web server to be imported.
 """
 
-from swell.cli import (
-    config,
-    dead,
-    demo,
-    doctor,
-    fleet,
-    keys,
-    models,
-    reference,
-    run,
-    tasks,
-    up,
-    worker,
-)
-from swell.cli.output import group
+from importlib import import_module
+from typing import Any, Final
+
+import typer
+
+from swell.cli.output import Group
 
 __all__ = ["app", "main"]
 
-app = group("Serve open generative models to a crowd that may come overnight.")
-app.command("up")(up.up)
-app.command("serve")(up.serve)
-app.command("worker")(worker.run_worker)
-app.command("run")(run.run_model)
-app.add_typer(tasks.app, name="tasks")
-app.add_typer(models.app, name="models")
-app.command("queues")(fleet.list_queues)
-app.command("workers")(fleet.list_workers)
-app.add_typer(dead.app, name="dead")
-app.add_typer(keys.app, name="keys")
-app.add_typer(config.app, name="config")
-app.command("doctor")(doctor.doctor)
-app.command("demo")(demo.demo)
-app.command("reference", hidden=True)(reference.reference)
+#: Command → module and name within it, of a function or of a group.
+_COMMANDS: Final = {
+    "up": ("up", "up"),
+    "serve": ("up", "serve"),
+    "worker": ("worker", "run_worker"),
+    "run": ("run", "run_model"),
+    "tasks": ("tasks", "app"),
+    "models": ("models", "app"),
+    "queues": ("fleet", "list_queues"),
+    "workers": ("fleet", "list_workers"),
+    "dead": ("dead", "app"),
+    "keys": ("keys", "app"),
+    "config": ("config", "app"),
+    "doctor": ("doctor", "doctor"),
+    "demo": ("demo", "demo"),
+    "reference": ("reference", "reference"),
+}
+
+_HIDDEN: Final = frozenset({"reference"})
+
+
+class _Root(Group):
+    """Finds commands in their modules."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, or None if there is none of this name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[cmd_name]
+        found = getattr(import_module(f"{__name__}.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            command: Any = typer.main.get_command(found)
+        else:
+            single = typer.Typer(add_completion=False, rich_markup_mode=None)
+            single.command(cmd_name, hidden=cmd_name in _HIDDEN)(found)
+            command = typer.main.get_command(single)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(cls=_Root, no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _swell() -> None:
+    """Serve open generative models to a crowd that may come overnight."""
 
 
 def main() -> None:

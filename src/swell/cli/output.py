@@ -99,7 +99,13 @@ class Group(TyperGroup):
 
 def group(help_text: str) -> typer.Typer:
     """Return an empty group of commands."""
-    return typer.Typer(cls=Group, help=help_text, no_args_is_help=True, rich_markup_mode=None)
+    return typer.Typer(
+        cls=Group,
+        help=help_text,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        add_completion=False,
+    )
 
 
 def exit_code(error: SwellError) -> Exit:

@@ -90,8 +90,10 @@ def commands_markdown(root: Any) -> str:
 
 def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(command, TyperGroup):
-        for name, inner in command.commands.items():
-            if not inner.hidden:
+        context = typer.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            if inner is not None and not inner.hidden:
                 yield from _walk(inner, f"{path} {name}")
     else:
         yield path, command

@@ -1,0 +1,78 @@
+"""A Swell of its own, started by the command that people use."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+#: Longest wait for anything, in seconds.
+PATIENCE_S = 60
+
+
+@dataclass(frozen=True)
+class Swell:
+    """The command line within one folder."""
+
+    folder: Path
+
+    def run(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "swell", *arguments],
+            cwd=self.folder,
+            env=clean_environment() | variables,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    def ok(self, *arguments: str) -> str:
+        done = self.run(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.ok(*arguments, "--json"))
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        with (self.folder / "stderr.txt").open("w") as stderr:
+            return self._popen(arguments, stderr)
+
+    def _popen(self, arguments: tuple[str, ...], stderr: TextIO) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "swell", *arguments],
+            cwd=self.folder,
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+
+
+def clean_environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("SWELL_")}
+
+
+def ready_line(process: "subprocess.Popen[str]", folder: Path) -> dict[str, Any]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, (folder / "stderr.txt").read_text()
+    ready: dict[str, Any] = json.loads(line)
+    assert ready["ready"] is True
+    return ready
+
+
+def stop(process: "subprocess.Popen[str]") -> int:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()

@@ -1,0 +1,138 @@
+import json
+from typing import Any
+
+import pytest
+from commandline import Swell
+from PIL import Image
+
+
+def test_a_prompt_becomes_a_picture_on_disk(running: Swell) -> None:
+    path = running.ok(
+        "tasks", "submit", "demo/echo-picture", "-i", "prompt=a red fox", "--watch"
+    ).strip()
+    assert path == "pictures/a-red-fox.png"
+    with Image.open(running.folder / path) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+
+
+def test_an_output_without_files_is_printed_as_json(running: Swell) -> None:
+    done = running.run("tasks", "submit", "demo/upper", "-i", "text=hello", "--watch")
+    assert json.loads(done.stdout) == "HELLO"
+    assert "succeeded" in done.stderr
+
+
+def test_a_submitted_task_can_be_watched_shown_and_listed(running: Swell) -> None:
+    task_id = running.ok("tasks", "submit", "demo/upper", "-i", "text=one").strip()
+    events = running.run("tasks", "watch", task_id, "--json")
+    assert events.returncode == 0
+    kinds = [json.loads(line)["event"] for line in events.stdout.splitlines()]
+    assert kinds[-1] == "succeeded"
+    assert running.json("tasks", "show", task_id)["output"] == "ONE"
+    assert task_id in {t["id"] for t in running.json("tasks", "ls", "--limit", "200")}
+    assert task_id in running.ok("tasks", "ls")
+
+
+def test_the_same_idempotency_key_gives_the_same_task(running: Swell) -> None:
+    command = ("tasks", "submit", "demo/upper", "-i", "text=x", "--idempotency-key", "k1")
+    assert running.ok(*command) == running.ok(*command)
+
+
+def test_an_ended_task_can_be_repeated_and_canceling_it_changes_nothing(running: Swell) -> None:
+    first = _ended(running, "text=again")
+    again = running.ok("tasks", "retry", first).strip()
+    assert again != first
+    assert running.run("tasks", "watch", again).returncode == 0
+    [still] = running.json("tasks", "cancel", first)
+    assert still["state"] == "succeeded"
+
+
+def test_models_workers_and_queues_can_be_looked_at(running: Swell) -> None:
+    assert "demo/upper" in {m["name"] for m in running.json("models", "ls")}
+    assert "text" in running.ok("models", "show", "demo/upper")
+    [worker] = running.json("workers")
+    assert worker["state"] in {"idle", "busy"}
+    assert isinstance(running.json("queues"), list)
+
+
+def test_a_key_works_until_it_is_revoked(running: Swell) -> None:
+    made = running.json("keys", "create", "a friend")
+    assert made["key"].startswith("swell_")
+    assert running.run("tasks", "ls", SWELL_KEY=made["key"]).returncode == 0
+    refused = running.run("keys", "ls", SWELL_KEY=made["key"])
+    assert refused.returncode == 4
+    assert "scope" in refused.stderr
+    running.ok("keys", "revoke", made["id"])
+    states = {k["id"]: k["revoked_at"] for k in running.json("keys", "ls")}
+    assert states[made["id"]] is not None
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "hint"),
+    [
+        (("tasks", "show", "nothing"), 3, "nothing"),
+        (("models", "show", "no/model"), 3, "no/model"),
+        (("tasks", "submit", "no/model"), 3, "no/model"),
+        (("tasks", "submit", "demo/upper", "-i", "text=1", "-i", "wrong=1"), 4, "wrong"),
+        (("tasks", "submit", "demo/upper", "-i", "text"), 2, "name=value"),
+        (("tasks", "show"), 2, "TASK"),
+        (("tasks", "ls", "--key", "swell_wrong"), 4, "--key"),
+        (("tasks", "ls", "--url", "http://127.0.0.1:1"), 1, "swell up"),
+        (("run", "no/model"), 3, "built-in"),
+        (("run", "demo/upper", "-i", "nothing=1"), 2, "text"),
+        (("dead", "replay"), 2, "--all"),
+    ],
+)
+def test_every_error_has_its_exit_code_and_says_what_to_do(
+    running: Swell, command: tuple[str, ...], code: int, hint: str
+) -> None:
+    done = running.run(*command)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_backend_on_the_same_folder_is_refused(running: Swell) -> None:
+    done = running.run("up", "--port", "0")
+    assert done.returncode == 1
+    assert "another backend" in done.stderr
+    assert "--data" in done.stderr
+
+
+def test_a_model_runs_without_a_server(swell: Swell) -> None:
+    result: dict[str, Any] = swell.json(
+        "run", "demo/echo-picture", "-i", "prompt=blue", "--seed", "7"
+    )
+    assert result["seed"] == 7
+    assert (swell.folder / result["output"]).exists()
+    assert swell.ok("run", "demo/upper", "-i", "text=hi") == "HI\n"
+
+
+def test_a_model_file_is_checked(swell: Swell) -> None:
+    (swell.folder / "good.py").write_text(
+        "import swell\n\n@swell.model('me/twice')\ndef twice(text: str) -> str:\n"
+        "    '''Twice.'''\n    return text * 2\n"
+    )
+    (swell.folder / "bad.py").write_text(
+        "import swell\n\n@swell.model('me/bad')\ndef bad(text: str) -> str:\n    return 1 / 0\n"
+    )
+    assert "me/twice" in swell.ok("models", "check", "good.py")
+    done = swell.run("models", "check", "bad.py")
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stdout
+
+
+def test_settings_tell_where_they_come_from(swell: Swell) -> None:
+    (swell.folder / "swell.toml").write_text("[server]\nport = 7000\n")
+    shown = json.loads(swell.run("config", "show", "--origin", "--json").stdout)
+    assert shown["server.port"] == {"value": 7000, "origin": "swell.toml"}
+    assert "properties" in json.loads(swell.ok("config", "schema"))
+    wrong = swell.run("config", "show", SWELL_SERVER__PROT="1")
+    assert wrong.returncode == 2
+    assert "server.port" in wrong.stderr
+
+
+def _ended(running: Swell, pair: str) -> str:
+    task_id = running.ok("tasks", "submit", "demo/upper", "-i", pair).strip()
+    assert running.run("tasks", "watch", task_id).returncode == 0
+    return task_id

@@ -1,0 +1,101 @@
+import json
+import signal
+import stat
+import time
+from subprocess import TimeoutExpired
+
+import psutil
+import pytest
+from commandline import Swell, ready_line, stop
+
+
+def test_up_keeps_its_key_and_its_tasks_over_a_restart(swell: Swell) -> None:
+    process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
+    first = ready_line(process, swell.folder)
+    task_id = swell.ok("tasks", "submit", "demo/upper", "-i", "text=kept").strip()
+    swell.ok("tasks", "watch", task_id)
+    assert stop(process) == 0
+    process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
+    second = ready_line(process, swell.folder)
+    assert second["key"] == first["key"]
+    assert swell.json("tasks", "show", task_id)["output"] == "KEPT"
+    assert stop(process) == 0
+    mode = stat.S_IMODE((swell.folder / ".swell" / "access.json").stat().st_mode)
+    assert mode == 0o600
+
+
+def test_a_worker_that_dies_is_replaced_and_its_task_ends(swell: Swell) -> None:
+    process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
+    try:
+        ready_line(process, swell.folder)
+        [worker] = swell.json("workers")
+        psutil.Process(worker["pid"]).kill()
+        done = swell.run("tasks", "submit", "demo/upper", "-i", "text=later", "--watch")
+        assert json.loads(done.stdout) == "LATER"
+        assert worker["pid"] not in {
+            w["pid"] for w in swell.json("workers") if w["state"] == "idle"
+        }
+    finally:
+        assert stop(process) == 0
+
+
+def test_nothing_is_left_when_up_ends(swell: Swell) -> None:
+    process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper", "-n", "2")
+    ready_line(process, swell.folder)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 4, "two workers with a model process each"
+    assert stop(process) == 0
+    psutil.wait_procs(family, timeout=10)
+    assert [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_second_signal_does_not_wait_for_running_work(swell: Swell) -> None:
+    (swell.folder / "slow.py").write_text(
+        "import time\nimport swell\n\n@swell.model('me/slow')\n"
+        "def slow(duration_s: float) -> str:\n    time.sleep(duration_s)\n    return 'done'\n"
+    )
+    process = swell.start("up", "--json", "--port", "0", "-m", "slow.py")
+    ready_line(process, swell.folder)
+    task_id = swell.ok("tasks", "submit", "me/slow", "-i", "duration_s=50").strip()
+    while swell.json("tasks", "show", task_id)["state"] == "queued":
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(TimeoutExpired):
+        process.wait(1.0)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(15) == 0
+    stop(process)
+
+
+def test_without_a_worker_that_starts_up_gives_up_and_says_why(swell: Swell) -> None:
+    (swell.folder / "broken.py").write_text("import nothing_like_this\n")
+    done = swell.run("up", "--port", "0", "-m", "broken.py")
+    assert done.returncode == 1
+    assert "nothing_like_this" in done.stderr
+
+
+def test_a_taken_port_is_told_with_what_to_do(swell: Swell) -> None:
+    process = swell.start("serve", "--json", "--port", "0")
+    try:
+        url = ready_line(process, swell.folder)["url"]
+        done = swell.run("serve", "--data", "other", "--port", url.rpartition(":")[2])
+        assert done.returncode == 1
+        assert "--port" in done.stderr
+    finally:
+        assert stop(process) == 0
+
+
+def test_doctor_sends_one_task_through(swell: Swell) -> None:
+    findings = swell.json("doctor")
+    assert {f["verdict"] for f in findings} <= {"ok", "warning"}
+    assert findings[-1]["name"] == "one task"
+
+
+def test_the_demo_draws_a_picture_and_says_where_the_time_went(swell: Swell) -> None:
+    done = swell.run(
+        "demo", "--once", "--port", "0", "--model", "demo/echo-picture", "--prompt", "a cat"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (swell.folder / done.stdout.strip()).name == "a-cat.png"
+    for word in ("queue", "load", "run", "encode", "upload"):
+        assert word in done.stderr

@@ -1,0 +1,25 @@
+from pathlib import Path
+
+import typer.main
+
+from swell.cli import app
+from swell.cli.reference import commands_markdown, settings_markdown
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+
+
+def test_the_reference_of_settings_is_what_the_code_says() -> None:
+    assert (REFERENCE / "settings.md").read_text() == settings_markdown(), "run `make docs`"
+
+
+def test_the_reference_of_commands_is_what_the_code_says() -> None:
+    written = commands_markdown(typer.main.get_command(app))
+    assert (REFERENCE / "cli.md").read_text() == written, "run `make docs`"
+
+
+def test_every_command_and_option_says_what_it_does() -> None:
+    text = commands_markdown(typer.main.get_command(app))
+    silent = [
+        line for line in text.splitlines() if line.startswith("| `") and line.endswith("|  |")
+    ]
+    assert silent == []

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from swell.cli.inputs import InputFile, as_data_uri, parse_inputs
+from swell.cli.pictures import free_path, save, slug
+from swell.errors import InvalidRequest
+
+SCHEMA = {
+    "properties": {
+        "prompt": {"type": "string"},
+        "steps": {"type": "integer"},
+        "tags": {"type": "array"},
+        "style": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "picture": {"type": "string", "format": "uri", "x-file": "image"},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("prompt=42", "42"),
+        ("prompt=a=b", "a=b"),
+        ("prompt=", ""),
+        ("steps=42", 42),
+        ("steps=many", "many"),
+        ('tags=["a", 1]', ["a", 1]),
+        ("style=null", None),
+        ("style=flat", "flat"),
+        ("unknown=true", True),
+    ],
+)
+def test_values_are_read_as_the_schema_says(pair: str, value: object) -> None:
+    [(_, read)] = parse_inputs([pair], SCHEMA).items()
+    assert read == value
+
+
+def test_a_pair_without_equals_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="write -i name=value"):
+        parse_inputs(["prompt"], SCHEMA)
+
+
+def test_a_file_gives_its_text_where_no_file_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a red fox")
+    assert parse_inputs([f"prompt=@{tmp_path}/p.txt"], SCHEMA) == {"prompt": "a red fox"}
+
+
+def test_a_file_stays_a_file_where_one_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "p.png"
+    path.write_bytes(b"123")
+    values = parse_inputs([f"picture=@{path}"], SCHEMA)
+    assert values == {"picture": InputFile(path, "image/png")}
+    assert as_data_uri(values["picture"]) == "data:image/png;base64,MTIz"
+
+
+def test_a_file_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="no such file"):
+        parse_inputs([f"prompt=@{tmp_path}/missing"], SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("A red fox, in the SNOW!", "a-red-fox-in-the-snow"), ("../../x", "x"), ("…", "result")],
+)
+def test_pictures_are_named_after_their_prompt(text: str, name: str) -> None:
+    assert slug(text) == name
+
+
+def test_a_picture_never_replaces_another(tmp_path: Path) -> None:
+    paths = [save(free_path("fox", "image/png", tmp_path), b"1").name for _ in range(3)]
+    assert paths == ["fox.png", "fox-2.png", "fox-3.png"]
