@@ -15,49 +15,64 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import captions as C
+import captions
 from data import vocabulary
 from scenes import VARIANTS, render
 from text import encode
 
 PLAIN, HUE, BACKGROUND, SCENE = range(4)
-COLOURS = list(C.HUES)
-BACKGROUNDS = list(C.BACKGROUNDS)
-SCENES = list(C.SCENES)
+COLOURS = list(captions.HUES)
+BACKGROUNDS = list(captions.BACKGROUNDS)
+SCENES = list(captions.SCENES)
+# Black lines would vanish on these, so an ink icon is drawn in white there.
+DARK = {
+    (BACKGROUND, BACKGROUNDS.index("black")),
+    (SCENE, SCENES.index("night")),
+    (SCENE, SCENES.index("space")),
+}
 
 
 def phrase(word: str, rng: random.Random) -> str:
     """The word as people put it: with an article, sometimes a mood."""
     if rng.random() < 0.3:
-        word = f"{rng.choice(C.MOODS)} {word}"
-    return rng.choice(C.ARTICLES).format(word)
+        word = f"{rng.choice(captions.MOODS)} {word}"
+    return rng.choice(captions.ARTICLES).format(word)
 
 
 def compose(seed: int = 0) -> list[tuple[str, int, int, int]]:
     """Rows of (caption, concept, edit kind, edit index)."""
     rng, rows = random.Random(seed), []
     for concept, words in enumerate(vocabulary().values()):
+
         def word(words=words) -> str:
             return words[0] if rng.random() < 0.5 else rng.choice(words)
 
         def uncoloured(words=words) -> str:
-            plain = [w for w in words if not set(w.split()) & set(C.BACKGROUNDS)]
-            return rng.choice([words[0], *plain]) if words[0] in plain else rng.choice(plain or words)
+            plain = [w for w in words if not set(w.split()) & set(captions.BACKGROUNDS)]
+            return (
+                rng.choice([words[0], *plain]) if words[0] in plain else rng.choice(plain or words)
+            )
 
         for w in words:
             rows += [(w, concept, PLAIN, 0), (f"a {w}", concept, PLAIN, 0)]
         for _ in range(7):
-            rows.append((rng.choice(C.FRAMES).format(phrase(word(), rng)), concept, PLAIN, 0))
-        for extra in rng.sample(C.EXTRAS, 3):
+            rows.append(
+                (rng.choice(captions.FRAMES).format(phrase(word(), rng)), concept, PLAIN, 0)
+            )
+        for extra in rng.sample(captions.EXTRAS, 3):
             rows.append((f"{phrase(word(), rng)} {extra}", concept, PLAIN, 0))
         for i, colour in enumerate(COLOURS):
             rows.append((phrase(f"{colour} {uncoloured()}", rng), concept, HUE, i))
         for i, colour in enumerate(BACKGROUNDS):
-            tail = rng.choice(["on a {} background", "on {}", "with a {} background"]).format(colour)
+            tail = rng.choice(["on a {} background", "on {}", "with a {} background"]).format(
+                colour
+            )
             rows.append((f"{phrase(word(), rng)} {tail}", concept, BACKGROUND, i))
         for i, scene in enumerate(SCENES):
-            rows.append((f"{phrase(word(), rng)} {C.SCENES[scene][0]}", concept, SCENE, i))
-            rows.append((f"{phrase(word(), rng)} {rng.choice(C.SCENES[scene])}", concept, SCENE, i))
+            rows.append((f"{phrase(word(), rng)} {captions.SCENES[scene][0]}", concept, SCENE, i))
+            rows.append(
+                (f"{phrase(word(), rng)} {rng.choice(captions.SCENES[scene])}", concept, SCENE, i)
+            )
     return rows
 
 
@@ -66,7 +81,9 @@ def to_hsv(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     high, low = rgb.max(-1), rgb.min(-1)
     span = np.where(high > low, high - low, 1)
     r, g, b = np.moveaxis(rgb, -1, 0)
-    sector = np.where(high == r, (g - b) / span % 6, np.where(high == g, (b - r) / span + 2, (r - g) / span + 4))
+    sector = np.where(
+        high == r, (g - b) / span % 6, np.where(high == g, (b - r) / span + 2, (r - g) / span + 4)
+    )
     return sector * 60, np.where(high > 0, (high - low) / np.where(high > 0, high, 1), 0), high
 
 
@@ -109,24 +126,37 @@ def main(work: Path) -> None:
     rgba, concept, style = icons["rgba"], icons["concept"], icons["style"]
     rows = compose()
     states, sentences = encode([row[0] for row in rows], work)
+
     def premultiplied(picture: np.ndarray) -> torch.Tensor:
         alpha = picture[..., 3:].astype(np.float32) / 255
         flat = np.concatenate([picture[..., :3] * alpha, picture[..., 3:]], -1)
         return torch.from_numpy(half(flat).round().astype(np.uint8))
 
     plain = torch.stack([premultiplied(p) for p in rgba])
-    hues = torch.stack([torch.stack([premultiplied(recolour(p, h, s == 3)) for h in C.HUES.values()])
-                        for p, s in zip(rgba, style)])
-    torch.save({
-        "rows": rows,
-        "states": torch.from_numpy(states).half(),
-        "sentences": torch.from_numpy(sentences),
-        "plain": plain,  # (N, 64, 64, 4) uint8, premultiplied
-        "hues": hues,  # (N, 7, 64, 64, 4)
-        "scenes": torch.stack([torch.stack([torch.from_numpy(half(render(s, v))) for v in range(VARIANTS)])
-                               for s in SCENES]),  # (10, 3, 64, 64, 3) in 0..255
-        "concept": torch.from_numpy(concept), "style": torch.from_numpy(style),
-    }, work / "corpus.pt")
+    hues = torch.stack(
+        [
+            torch.stack([premultiplied(recolour(p, h, s == 3)) for h in captions.HUES.values()])
+            for p, s in zip(rgba, style, strict=True)
+        ]
+    )
+    torch.save(
+        {
+            "rows": rows,
+            "states": torch.from_numpy(states).half(),
+            "sentences": torch.from_numpy(sentences),
+            "plain": plain,  # (N, 64, 64, 4) uint8, premultiplied
+            "hues": hues,  # (N, 7, 64, 64, 4)
+            "scenes": torch.stack(
+                [
+                    torch.stack([torch.from_numpy(half(render(s, v))) for v in range(VARIANTS)])
+                    for s in SCENES
+                ]
+            ),  # (10, 3, 64, 64, 3) in 0..255
+            "concept": torch.from_numpy(concept),
+            "style": torch.from_numpy(style),
+        },
+        work / "corpus.pt",
+    )
     print(len(rows), "captions of", concept.max() + 1, "concepts;", len(plain), "pictures")
 
 

@@ -29,11 +29,22 @@ SETS = {
 STYLES = tuple(SETS)
 
 
-def vocabulary(path: Path = Path(__file__).with_name("vocabulary.txt")) -> dict[str, list[str]]:
+def rows() -> list[tuple[bool, str, list[str]]]:
+    """Of each concept: whether it is popular, its icon, and its words, the plainest first."""
+    path = Path(__file__).with_name("vocabulary.txt")
+    lines = [line for line in path.read_text().splitlines() if line and line[0] != "#"]
+    pairs = [line.split(": ", 1) for line in lines]
+    return [(icon[0] == "*", icon.lstrip("*"), words.split(", ")) for icon, words in pairs]
+
+
+def vocabulary() -> dict[str, list[str]]:
     """Icon name -> the words for it, the plainest first."""
-    rows = (line.split("#")[0].strip() for line in path.read_text().splitlines())
-    pairs = (row.split(": ", 1) for row in rows if row)
-    return {icon: [word.strip() for word in words.split(",")] for icon, words in pairs}
+    return {icon: words for _, icon, words in rows()}
+
+
+def popular() -> list[bool]:
+    """Of each concept, in the vocabulary's order."""
+    return [star for star, _, _ in rows()]
 
 
 def fetch(package: str, folder: Path) -> dict[str, dict]:
@@ -53,11 +64,14 @@ def render(icons: dict, name: str) -> np.ndarray | None:
     name = icons.get("aliases", {}).get(name, {}).get("parent", name)
     if (icon := icons["icons"].get(name)) is None:
         return None
-    box = [icon.get(k, icons.get(k, d)) for k, d in (("left", 0), ("top", 0), ("width", 16), ("height", 16))]
+    box = [
+        icon.get(k, icons.get(k, d))
+        for k, d in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
+    ]
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{box[0]} {box[1]} {box[2]} {box[3]}" width="{SIZE_PX}" height="{SIZE_PX}">'
-        f'{icon["body"].replace("currentColor", "#000")}</svg>'
+        f"{icon['body'].replace('currentColor', '#000')}</svg>"
     )
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIZE_PX, height=SIZE_PX))
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA").resize((SIZE_PX, SIZE_PX)))

@@ -1,6 +1,6 @@
 """Write the files that ship, and check them against the models they came from.
 
-    python export.py WORK --start START --to ../src/swell/zoo/weights
+python export.py WORK --start START --to ../src/swell/zoo/weights
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Velocity(nn.Module):
     def forward(self, latents, time, states, sentence, style):
         style = torch.where(style < 0, torch.full_like(style, len(STYLES)), style)
         labels = torch.cat([sentence * SENTENCE_GAIN, self.table[style]], 1)
-        return self.unet(latents, time * 1000, encoder_hidden_states=states, class_labels=labels).sample
+        return self.unet(
+            latents, time * 1000, encoder_hidden_states=states, class_labels=labels
+        ).sample
 
 
 class Decoder(nn.Module):
@@ -58,23 +60,35 @@ class Decoder(nn.Module):
         return self.codec.decode(latents)
 
 
+# With these two in int8 the velocity is off by 3.3 %, without by 1.8 %; they are 0.17 M of 19.9 M.
+HALVES = ("conv_in.weight", "conv_out.weight")
+
+
 def export(model: nn.Module, inputs: dict[str, torch.Tensor], output: str, path: Path) -> None:
     """Write `model` with int8 weights and print how far it is from the float model."""
     model = model.eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model, tuple(inputs.values()), path, input_names=list(inputs), output_names=[output],
-            opset_version=17, dynamo=False, dynamic_axes={n: {0: "batch"} for n in [*inputs, output]},
+            model,
+            tuple(inputs.values()),
+            path,
+            input_names=list(inputs),
+            output_names=[output],
+            opset_version=17,
+            dynamo=False,
+            dynamic_axes={n: {0: "batch"} for n in [*inputs, output]},
         )
         exact = model(*inputs.values()).numpy()
     plain = session(path).run(None, {k: v.numpy() for k, v in inputs.items()})[0]
-    onnx.save(quantise(onnx.load(path)), path)
+    onnx.save(quantise(onnx.load(path), HALVES), path)
     coarse = session(path).run(None, {k: v.numpy() for k, v in inputs.items()})[0]
     rms = float(np.sqrt((exact**2).mean()))
-    print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB; against torch, relative rms error "
-          f"float32 {np.sqrt(((plain - exact) ** 2).mean()) / rms:.2e}, "
-          f"int8 {np.sqrt(((coarse - exact) ** 2).mean()) / rms:.2e}")
+    print(
+        f"{path.name}: {path.stat().st_size / 1e6:.2f} MB; against torch, relative rms error "
+        f"float32 {np.sqrt(((plain - exact) ** 2).mean()) / rms:.2e}, "
+        f"int8 {np.sqrt(((coarse - exact) ** 2).mean()) / rms:.2e}"
+    )
 
 
 def session(path: Path) -> ort.InferenceSession:
@@ -102,10 +116,18 @@ def main() -> None:
     corpus = torch.load(args.work / "corpus.pt", weights_only=True)
     rows = torch.arange(0, 8 * 50, 50)
     latents = torch.randn(8, 48, 8, 8)
-    export(Velocity(unet), {
-        "latents": latents, "time": torch.linspace(0.05, 1, 8), "states": corpus["states"][rows].float(),
-        "sentence": corpus["sentences"][rows], "style": torch.tensor([0, 1, 2, 3, -1, 0, 1, 2]),
-    }, "velocity", args.to / "icons-unet.onnx")
+    export(
+        Velocity(unet),
+        {
+            "latents": latents,
+            "time": torch.linspace(0.05, 1, 8),
+            "states": corpus["states"][rows].float(),
+            "sentence": corpus["sentences"][rows],
+            "style": torch.tensor([0, 1, 2, 3, -1, 0, 1, 2]),
+        },
+        "velocity",
+        args.to / "icons-unet.onnx",
+    )
     codec = Codec()
     weights = load_file(args.decoder or args.start / "codec.safetensors")
     codec.load_state_dict({k: v.float() for k, v in weights.items()})
@@ -114,8 +136,11 @@ def main() -> None:
     shutil.copy(args.work / "text.onnx", args.to / "icons-text.onnx")
     shutil.copy(args.work / "vocab.txt", args.to / "icons-vocab.txt")
     shutil.copy(args.work / "sets.json", args.to / "sets.json")
-    files = {p.name: {"bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()}
-             for p in sorted(args.to.iterdir()) if p.suffix in (".onnx", ".txt")}
+    files = {
+        p.name: {"bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()}
+        for p in sorted(args.to.iterdir())
+        if p.suffix in (".onnx", ".txt")
+    }
     (args.to / "files.json").write_text(json.dumps(files, indent=1) + "\n")
     print(f"{sum(f['bytes'] for f in files.values()) / 1e6:.2f} MB in all")
 

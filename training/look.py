@@ -1,6 +1,6 @@
 """A sheet of pictures by the files that ship: prompts across, styles down, one seed for all.
 
-    python look.py SHEET.webp [--prompts "cat;a blue cat"] [--styles noto,ink] [--size 128]
+python look.py SHEET.webp [--prompts "cat;a blue cat"] [--styles noto,ink] [--size 128]
 """
 
 from __future__ import annotations
@@ -14,22 +14,27 @@ from PIL import Image, ImageDraw
 from swell.model import Item
 from swell.zoo.icons import STYLES, Icons
 
-PROMPTS = """cat;dog;a red fox in the snow;panda;lion;penguin;unicorn;dragon;pizza;hamburger;apple;birthday cake;house;castle;
-tree;sun;rain;heart;rocket in space;car;train;boat;airplane;robot;ghost;guitar;crown;flower;smiling face;a blue cat;
-a kitten;puppy;purple heart;owl at night;frog on a yellow background;a green dragon"""
+PROMPTS = (
+    "cat;dog;a red fox in the snow;panda;lion;penguin;unicorn;dragon;pizza;hamburger;apple;"
+    "birthday cake;house;castle;tree;sun;rain;heart;rocket in space;car;train;boat;airplane;robot;"
+    "ghost;guitar;crown;flower;smiling face;a blue cat;a kitten;puppy;purple heart;owl at night;"
+    "frog on a yellow background;a green dragon"
+)
 
 
 def main() -> None:
     parse = argparse.ArgumentParser()
     parse.add_argument("sheet", type=Path)
-    parse.add_argument("--prompts", default=PROMPTS.replace("\n", ""))
+    parse.add_argument("--prompts", default=PROMPTS)
     parse.add_argument("--styles", default=",".join(STYLES))
     parse.add_argument("--size", type=int, default=128, choices=[128, 512])
     parse.add_argument("--cell", type=int, default=96)
     parse.add_argument("--across", type=int, default=18)
     parse.add_argument("--seed", type=int, default=4)
     parse.add_argument("--steps", type=int, default=12)
-    parse.add_argument("--guidance", type=float, default=Icons.Input.model_fields["guidance"].default)
+    parse.add_argument(
+        "--guidance", type=float, default=Icons.Input.model_fields["guidance"].default
+    )
     parse.add_argument("--threads", type=int, default=1)
     args = parse.parse_args()
     prompts, styles = [p.strip() for p in args.prompts.split(";")], args.styles.split(",")
@@ -42,8 +47,19 @@ def main() -> None:
     for i, prompt in enumerate(prompts):
         x, y = i % args.across * cell, i // args.across * tall
         pen.text((x + 2, y), prompt[: cell // 6], fill="black")
-        items = [Item(Icons.Input(prompt=prompt, style=s, steps=args.steps, guidance=args.guidance, size=args.size,
-                                  seed=args.seed)) for s in styles]
+        items = [
+            Item(
+                Icons.Input(
+                    prompt=prompt,
+                    style=s,
+                    steps=args.steps,
+                    guidance=args.guidance,
+                    size=args.size,
+                    seed=args.seed,
+                )
+            )
+            for s in styles
+        ]
         begin = time.perf_counter()
         pictures = model.run(items)
         spent += time.perf_counter() - begin

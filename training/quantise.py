@@ -20,8 +20,14 @@ def channel_axis(op_type: str, array: np.ndarray, attributes: dict) -> int:
     return array.ndim - 1 if op_type == "MatMul" else 0
 
 
-def quantise(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with int8 weights; the input model is changed in place."""
+def quantise(model: onnx.ModelProto, halves: tuple[str, ...] = ()) -> onnx.ModelProto:
+    """The same model with int8 weights; the input model is changed in place.
+
+    Args:
+        model: A float32 model.
+        halves: Weights whose names hold one of these become float16 instead: the few that cannot
+            bear int8.
+    """
     graph = model.graph
     users: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -35,7 +41,16 @@ def quantise(model: onnx.ModelProto) -> onnx.ModelProto:
         if small or not kinds & {"Conv", "MatMul", "Gemm", "Gather"}:
             kept.append(weight)
             continue
-        first = next(n for n in users[weight.name] if n.op_type in ("Conv", "MatMul", "Gemm", "Gather"))
+        if any(part in weight.name for part in halves):
+            added.append(numpy_helper.from_array(array.astype(np.float16), weight.name + "_half"))
+            cast = onnx.helper.make_node(
+                "Cast", [weight.name + "_half"], [weight.name], to=onnx.TensorProto.FLOAT
+            )
+            nodes.append(cast)
+            continue
+        first = next(
+            n for n in users[weight.name] if n.op_type in ("Conv", "MatMul", "Gemm", "Gather")
+        )
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in first.attribute}
         axis = channel_axis(first.op_type, array, attributes)
         others = tuple(i for i in range(array.ndim) if i != axis)

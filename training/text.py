@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as nnf
 from safetensors.torch import load_file
 from torch import nn
 
@@ -36,8 +36,13 @@ def prune(pieces: list[str], wanted: set[str]) -> list[int]:
     """
     latin = re.compile(r"(##)?[a-z0-9]+|[!-/:-@\[-`{-~]|\[(PAD|UNK|CLS|SEP)\]")
     good = [i for i, piece in enumerate(pieces) if latin.fullmatch(piece)]
-    must = [i for i in good if len(pieces[i].removeprefix("##")) <= 2 or pieces[i] in wanted
-            or pieces[i].startswith("[")]
+    must = [
+        i
+        for i in good
+        if len(pieces[i].removeprefix("##")) <= 2
+        or pieces[i] in wanted
+        or pieces[i].startswith("[")
+    ]
     rest = [i for i in good if i not in set(must)]
     return sorted(must + rest[: PIECES - len(must)])
 
@@ -59,21 +64,33 @@ class Encoder(nn.Module):
         super().__init__()
         w = {k.removeprefix("bert."): v.float() for k, v in weights.items()}
         w["embeddings.word_embeddings.weight"] = w["embeddings.word_embeddings.weight"][rows]
-        self.w = nn.ParameterDict({k.replace(".", "/"): nn.Parameter(v, False) for k, v in w.items()
-                                   if v.is_floating_point()})
+        self.w = nn.ParameterDict(
+            {
+                k.replace(".", "/"): nn.Parameter(v, False)
+                for k, v in w.items()
+                if v.is_floating_point()
+            }
+        )
 
     def linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
         name = name.replace(".", "/")
-        return F.linear(x, self.w[f"{name}/weight"], self.w[f"{name}/bias"])
+        return nnf.linear(x, self.w[f"{name}/weight"], self.w[f"{name}/bias"])
 
     def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         name = name.replace(".", "/")
-        return F.layer_norm(x, (WIDTH,), self.w[f"{name}/weight"], self.w[f"{name}/bias"], 1e-12)
+        return nnf.layer_norm(x, (WIDTH,), self.w[f"{name}/weight"], self.w[f"{name}/bias"], 1e-12)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        e = {k: self.w[f"embeddings/{k}_embeddings/weight"] for k in ("word", "position", "token_type")}
+        e = {
+            k: self.w[f"embeddings/{k}_embeddings/weight"]
+            for k in ("word", "position", "token_type")
+        }
         positions = torch.cumsum(torch.ones_like(ids), 1) - 1
-        x = F.embedding(ids, e["word"]) + F.embedding(positions, e["position"]) + e["token_type"][0]
+        x = (
+            nnf.embedding(ids, e["word"])
+            + nnf.embedding(positions, e["position"])
+            + e["token_type"][0]
+        )
         x = self.norm(x, "embeddings.LayerNorm")
         bias = (1 - mask[:, None, None].float()) * -1e4
 
@@ -82,15 +99,19 @@ class Encoder(nn.Module):
 
         for i in range(LAYERS):
             p = f"encoder.layer.{i}."
-            q, k, v = (split(self.linear(x, f"{p}attention.self.{n}")) for n in ("query", "key", "value"))
+            q, k, v = (
+                split(self.linear(x, f"{p}attention.self.{n}")) for n in ("query", "key", "value")
+            )
             a = torch.softmax(q @ k.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5 + bias, -1) @ v
             a = a.transpose(1, 2).reshape(x.shape)
-            x = self.norm(x + self.linear(a, f"{p}attention.output.dense"), f"{p}attention.output.LayerNorm")
-            h = F.gelu(self.linear(x, f"{p}intermediate.dense"))
+            x = self.norm(
+                x + self.linear(a, f"{p}attention.output.dense"), f"{p}attention.output.LayerNorm"
+            )
+            h = nnf.gelu(self.linear(x, f"{p}intermediate.dense"))
             x = self.norm(x + self.linear(h, f"{p}output.dense"), f"{p}output.LayerNorm")
         real = mask[..., None].float()
         sentence = (x * real).sum(1) / real.sum(1)
-        return x * real, F.normalize(sentence, dim=-1)
+        return x * real, nnf.normalize(sentence, dim=-1)
 
 
 def tokenise(texts: list[str], vocab: Path, tokens: int = TOKENS) -> tuple[np.ndarray, np.ndarray]:
@@ -111,9 +132,11 @@ def encode(texts: list[str], work: Path, batch: int = 64) -> tuple[np.ndarray, n
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = ort.InferenceSession(work / "text.onnx", options, ["CPUExecutionProvider"])
     ids, mask = tokenise(texts, work / "vocab.txt")
-    parts = [session.run(None, {"ids": ids[i:i + batch], "mask": mask[i:i + batch]})
-             for i in range(0, len(texts), batch)]
-    return tuple(np.concatenate(p) for p in zip(*parts))
+    parts = [
+        session.run(None, {"ids": ids[i : i + batch], "mask": mask[i : i + batch]})
+        for i in range(0, len(texts), batch)
+    ]
+    return tuple(np.concatenate(p) for p in zip(*parts, strict=True))
 
 
 def main(work: Path) -> None:
@@ -122,22 +145,40 @@ def main(work: Path) -> None:
     rows = prune(pieces, words_wanted(pieces))
     (work / "vocab.txt").write_text("\n".join(pieces[i] for i in rows) + "\n")
     weights = load_file(folder / "model.safetensors")
-    weights["embeddings.position_embeddings.weight"] = weights["embeddings.position_embeddings.weight"][:64]
+    weights["embeddings.position_embeddings.weight"] = weights[
+        "embeddings.position_embeddings.weight"
+    ][:64]
     model = Encoder(weights, rows).eval()
     ids = torch.ones(2, TOKENS, dtype=torch.long)
     torch.onnx.export(
-        model, (ids, ids), work / "text.onnx", input_names=["ids", "mask"],
-        output_names=["states", "sentence"], opset_version=17, dynamo=False,
-        dynamic_axes={k: {0: "batch", 1: "tokens"} for k in ("ids", "mask", "states")} | {"sentence": {0: "batch"}},
+        model,
+        (ids, ids),
+        work / "text.onnx",
+        input_names=["ids", "mask"],
+        output_names=["states", "sentence"],
+        opset_version=17,
+        dynamo=False,
+        dynamic_axes={k: {0: "batch", 1: "tokens"} for k in ("ids", "mask", "states")}
+        | {"sentence": {0: "batch"}},
     )
     onnx.save(quantise(onnx.load(work / "text.onnx")), work / "text.onnx")
     texts = ["cat", "a kitten in the snow", "house"]
-    states, sentence = encode(texts, work)
+    _, sentence = encode(texts, work)
     with torch.no_grad():
         exact = model(*map(torch.from_numpy, tokenise(texts, work / "vocab.txt")))
-    print(len(rows), "pieces;", (work / "text.onnx").stat().st_size / 1e6, "MB; sentence error",
-          np.abs(exact[1].numpy() - sentence).max(), "of", np.abs(sentence).max(),
-          "; cat~kitten", float(sentence[0] @ sentence[1]), "cat~house", float(sentence[0] @ sentence[2]))
+    print(
+        len(rows),
+        "pieces;",
+        (work / "text.onnx").stat().st_size / 1e6,
+        "MB; sentence error",
+        np.abs(exact[1].numpy() - sentence).max(),
+        "of",
+        np.abs(sentence).max(),
+        "; cat~kitten",
+        float(sentence[0] @ sentence[1]),
+        "cat~house",
+        float(sentence[0] @ sentence[2]),
+    )
 
 
 if __name__ == "__main__":

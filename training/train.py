@@ -19,13 +19,15 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
+from torch.nn import functional as nnf
 
 from captions import BACKGROUNDS
 from codec import Codec
-from corpus import BACKGROUND, HUE, PLAIN, SCENE
+from corpus import BACKGROUND, DARK, HUE, PLAIN, SCENE
+from data import popular
 
 STYLE_SLOTS = 10
+INK = 3
 # The start was trained on more sets; ours sit where they sat.
 SLOT = torch.tensor([0, 3, 4, 5])
 STYLE_GAIN, SENTENCE_GAIN = 4.0, 384**0.5
@@ -35,17 +37,25 @@ SHARE = {PLAIN: 0.64, HUE: 0.14, BACKGROUND: 0.08, SCENE: 0.14}
 def build() -> UNet2DConditionModel:
     """19.9 M parameters on an 8x8 and a 4x4 grid. Source: diffusers, stock blocks."""
     return UNet2DConditionModel(
-        sample_size=8, in_channels=48, out_channels=48, layers_per_block=1, block_out_channels=(192, 256),
-        down_block_types=("SimpleCrossAttnDownBlock2D",) * 2, mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D",) * 2, cross_attention_dim=384, attention_head_dim=64,
-        class_embed_type="projection", projection_class_embeddings_input_dim=384 + STYLE_SLOTS,
+        sample_size=8,
+        in_channels=48,
+        out_channels=48,
+        layers_per_block=1,
+        block_out_channels=(192, 256),
+        down_block_types=("SimpleCrossAttnDownBlock2D",) * 2,
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=384,
+        attention_head_dim=64,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=384 + STYLE_SLOTS,
         resnet_time_scale_shift="scale_shift",
     )
 
 
 def condition(sentence: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
     """Sentence (B, 384) and style (B,), -1 for none -> (B, 394)."""
-    hot = F.one_hot(SLOT[style.clamp(min=0)], STYLE_SLOTS) * (style >= 0)[:, None]
+    hot = nnf.one_hot(SLOT[style.clamp(min=0)], STYLE_SLOTS) * (style >= 0)[:, None]
     return torch.cat([sentence * SENTENCE_GAIN, hot * STYLE_GAIN], 1)
 
 
@@ -55,38 +65,58 @@ class Corpus:
     def __init__(self, work: Path, codec: Codec, held_out: int = 24, seed: int = 0) -> None:
         data = torch.load(work / "corpus.pt", weights_only=True)
         self.codec, self.random = codec, torch.Generator().manual_seed(seed)
-        self.__dict__.update({k: data[k] for k in ("states", "sentences", "plain", "hues", "scenes", "concept", "style")})
+        self.states, self.sentences = data["states"], data["sentences"]
+        self.plain, self.hues, self.scenes = data["plain"], data["hues"], data["scenes"]
+        self.concept, self.style = data["concept"], data["style"]
         self.row_concept = torch.tensor([r[1] for r in data["rows"]])
         self.row_kind = torch.tensor([r[2] for r in data["rows"]])
         self.row_edit = torch.tensor([r[3] for r in data["rows"]])
-        self.words = [r[0] for r in data["rows"]]
         order = torch.randperm(len(self.plain), generator=torch.Generator().manual_seed(1))
         self.held_out, self.seen = order[:held_out], order[held_out:]
-        self.rows = {(kind, c): torch.nonzero((self.row_kind == kind) & (self.row_concept == c))[:, 0]
-                     for kind in SHARE for c in range(int(self.concept.max()) + 1)}
-        self.paint = torch.tensor([[int(c[i:i + 2], 16) for i in (1, 3, 5)] for c in BACKGROUNDS.values()]).float()
+        stars = torch.tensor(popular())
+        self.weight = 1.0 + 2.0 * stars[self.concept[self.seen].long()]
+        self.rows = {
+            (kind, c): torch.nonzero((self.row_kind == kind) & (self.row_concept == c))[:, 0]
+            for kind in SHARE
+            for c in range(int(self.concept.max()) + 1)
+        }
+        self.paint = torch.tensor(
+            [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in BACKGROUNDS.values()]
+        ).float()
 
-    def pick(self, n: int, among: torch.Tensor) -> int:
+    def pick(self, n: int, among: torch.Tensor) -> torch.Tensor:
         return among[torch.randint(len(among), (n,), generator=self.random)]
 
     def pictures(self, icons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """(B, 3, 64, 64) in [-1, 1]."""
         out = torch.empty(len(icons), 64, 64, 3)
-        for i, (icon, row) in enumerate(zip(icons.tolist(), rows.tolist())):
+        for i, (icon, row) in enumerate(zip(icons.tolist(), rows.tolist(), strict=True)):
             kind, edit = int(self.row_kind[row]), int(self.row_edit[row])
             front = (self.hues[icon, edit] if kind == HUE else self.plain[icon]).float()
+            if (kind, edit) in DARK and int(self.style[icon]) == INK:
+                alpha = front[..., 3:]
+                front = torch.cat([alpha - 0.9 * front[..., :3], alpha], -1)
             back = torch.tensor(255.0)
             if kind == BACKGROUND:
                 back = self.paint[edit]
             elif kind == SCENE:
-                back = self.scenes[edit, int(torch.randint(len(self.scenes[edit]), (1,), generator=self.random))]
+                back = self.scenes[
+                    edit, int(torch.randint(len(self.scenes[edit]), (1,), generator=self.random))
+                ]
             out[i] = front[..., :3] + (1 - front[..., 3:] / 255) * back
         return out.permute(0, 3, 1, 2) / 127.5 - 1
 
     def batch(self, n: int) -> tuple[torch.Tensor, ...]:
-        icons = self.pick(n, self.seen)
-        kinds = torch.multinomial(torch.tensor(list(SHARE.values())), n, True, generator=self.random)
-        rows = torch.stack([self.pick(1, self.rows[int(k), int(self.concept[i])])[0] for k, i in zip(kinds, icons)])
+        icons = self.seen[torch.multinomial(self.weight, n, True, generator=self.random)]
+        kinds = torch.multinomial(
+            torch.tensor(list(SHARE.values())), n, True, generator=self.random
+        )
+        rows = torch.stack(
+            [
+                self.pick(1, self.rows[int(k), int(self.concept[i])])[0]
+                for k, i in zip(kinds, icons, strict=True)
+            ]
+        )
         style = self.style[icons].clone()
         style[torch.rand(n, generator=self.random) < 0.1] = -1
         states, sentence = self.states[rows].float(), self.sentences[rows].clone()
@@ -97,7 +127,12 @@ class Corpus:
     def fixed(self, icons: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """One plain caption for each icon, always the same."""
         rows = torch.stack([self.rows[PLAIN, int(self.concept[i])][0] for i in icons])
-        return self.codec.encode(self.pictures(icons, rows)), self.states[rows].float(), self.sentences[rows], self.style[icons]
+        return (
+            self.codec.encode(self.pictures(icons, rows)),
+            self.states[rows].float(),
+            self.sentences[rows],
+            self.style[icons],
+        )
 
 
 def times(n: int, random: torch.Generator) -> torch.Tensor:
@@ -108,9 +143,13 @@ def times(n: int, random: torch.Generator) -> torch.Tensor:
 def loss_of(model, z, states, sentence, style, t, noise) -> torch.Tensor:
     """Flow matching: x_t = (1 - t) z + t noise, and the model says noise - z. arXiv 2210.02747."""
     at = t[:, None, None, None]
-    said = model((1 - at) * z + at * noise, t * 1000, encoder_hidden_states=states,
-                 class_labels=condition(sentence, style)).sample
-    return F.mse_loss(said.float(), noise - z)
+    said = model(
+        (1 - at) * z + at * noise,
+        t * 1000,
+        encoder_hidden_states=states,
+        class_labels=condition(sentence, style),
+    ).sample
+    return nnf.mse_loss(said.float(), noise - z)
 
 
 @torch.no_grad()
@@ -130,80 +169,106 @@ def rate(progress: float, step: int, peak: float, flat: float = 0.3) -> float:
     return peak * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * fall))
 
 
+def floats(path: Path) -> dict[str, torch.Tensor]:
+    return {k: v.float() for k, v in load_file(path).items()}
+
+
+class Trainer:
+    """The network, its running average, and where it stands."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        codec = Codec()
+        codec.load_state_dict(floats(args.start / "codec.safetensors"))
+        # Another seed after each resume, or the same batches would come again.
+        self.corpus = Corpus(args.work, codec.requires_grad_(False), seed=int(time.time()))
+        self.model = build()
+        self.model.load_state_dict(floats(args.start / "unet_ema_fp16.safetensors"))
+        self.model.to(memory_format=torch.channels_last)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=0, betas=(0.9, 0.98), weight_decay=0.02, fused=True
+        )
+        self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.begin, self.step, self.seen, self.log = time.time(), 0, 0, []
+        if args.resume:
+            last = torch.load(args.work / "last.pt", weights_only=True)
+            self.model.load_state_dict(last["model"])
+            self.optimiser.load_state_dict(last["optimiser"])
+            self.average, self.log = last["average"], last["log"]
+            self.begin, self.step, self.seen = last["begin"], last["step"], last["seen"]
+
+    def learn(self, rate_now: float) -> None:
+        """One step on one batch."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate_now
+        data = self.corpus.batch(self.args.batch)
+        noise, t = torch.randn_like(data[0]), times(self.args.batch, self.corpus.random)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(self.model, *data, t, noise)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        keep = min(0.9985, (1 + self.step) / (10 + self.step))
+        now = list(self.model.state_dict().values())
+        torch._foreach_lerp_(list(self.average.values()), now, 1 - keep)
+        self.step, self.seen = self.step + 1, self.seen + self.args.batch
+
+    def report(self) -> None:
+        """Measure the average, and save all that is needed to go on."""
+        work: Path = self.args.work
+        here = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average)
+        row = {
+            "at": round(time.time() - self.begin),
+            "samples": self.seen,
+            "loss": round(evaluate(self.model, self.corpus, self.corpus.seen[:96]), 4),
+            "held_out": round(evaluate(self.model, self.corpus, self.corpus.held_out, 12), 4),
+        }
+        self.model.load_state_dict(here)
+        self.log.append(row)
+        print(json.dumps(row), flush=True)
+        state = {"model": here, "optimiser": self.optimiser.state_dict(), "average": self.average}
+        state |= {"begin": self.begin, "step": self.step, "seen": self.seen, "log": self.log}
+        torch.save(state, work / "last.part")
+        (work / "last.part").rename(work / "last.pt")
+        halves = {k: v.half().contiguous() for k, v in self.average.items()}
+        save_file(halves, work / "unet.safetensors")
+        (work / "curve.json").write_text(json.dumps(self.log))
+
+    def run(self, end: float) -> None:
+        """Train until `end`, in seconds since 1970."""
+        reported = time.time()
+        try:
+            while (now := time.time()) < end:
+                if self.args.pause.exists():
+                    time.sleep(1)
+                    continue
+                share = (now - self.begin) / (end - self.begin)
+                self.learn(rate(share, self.step, self.args.peak))
+                if time.time() - reported > 150:
+                    self.report()
+                    reported = time.time()
+        finally:
+            self.report()
+
+
 def main() -> None:
     parse = argparse.ArgumentParser()
     parse.add_argument("work", type=Path)
-    parse.add_argument("--start", type=Path, help="folder with codec.safetensors and unet_ema_fp16.safetensors")
-    parse.add_argument("--until", required=True, help="HH:MM, UTC")
+    parse.add_argument("--start", type=Path, required=True, help="folder with the start's files")
+    parse.add_argument("--until", required=True, help="HH:MM of today, local time")
     parse.add_argument("--pause", type=Path, default=Path("/tmp/swell-measure"))
     parse.add_argument("--resume", action="store_true")
-    parse.add_argument("--compile", action="store_true")
     parse.add_argument("--batch", type=int, default=32)
     parse.add_argument("--peak", type=float, default=6e-4)
     parse.add_argument("--threads", type=int, default=2)
-    parse.add_argument("--steps", type=int, default=10**9)
     args = parse.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(int(time.time()))
-    end = datetime.now().astimezone().replace(hour=int(args.until[:2]), minute=int(args.until[3:]), second=0).timestamp()
-
-    codec = Codec()
-    codec.load_state_dict({k: v.float() for k, v in load_file(args.start / "codec.safetensors").items()})
-    codec.requires_grad_(False)
-    corpus = Corpus(args.work, codec, seed=int(time.time()))
-    model = build()
-    model.load_state_dict({k: v.float() for k, v in load_file(args.start / "unet_ema_fp16.safetensors").items()})
-    model.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    average = {k: v.clone() for k, v in model.state_dict().items()}
-    begin, step, seen, log = time.time(), 0, 0, []
-    if args.resume:
-        last = torch.load(args.work / "last.pt", weights_only=True)
-        model.load_state_dict(last["model"])
-        optimiser.load_state_dict(last["optimiser"])
-        average, begin, step, seen, log = (last[k] for k in ("average", "begin", "step", "seen", "log"))
-    run = torch.compile(model) if args.compile else model
-
-    def report() -> None:
-        here = {k: v.clone() for k, v in model.state_dict().items()}
-        model.load_state_dict(average)
-        row = {"at": round(time.time() - begin), "samples": seen, "loss": round(evaluate(model, corpus, corpus.seen[:96]), 4),
-               "held_out": round(evaluate(model, corpus, corpus.held_out, 12), 4)}
-        model.load_state_dict(here)
-        log.append(row)
-        print(json.dumps(row), f"{speed:.0f} images/s", f"train {recent:.4f}", flush=True)
-        state = {"model": here, "optimiser": optimiser.state_dict(), "average": average, "begin": begin,
-                 "step": step, "seen": seen, "log": log}
-        torch.save(state, args.work / "last.part")
-        (args.work / "last.part").rename(args.work / "last.pt")
-        save_file({k: v.half().contiguous() for k, v in average.items()}, args.work / "unet.safetensors")
-        (args.work / "curve.json").write_text(json.dumps(log))
-
-    speed, recent, since, reported = 0.0, 1.0, time.time(), time.time() - 100
-    try:
-        while (now := time.time()) < end and step < args.steps:
-            while args.pause.exists():
-                time.sleep(1)
-            for group in optimiser.param_groups:
-                group["lr"] = rate((now - begin) / (end - begin), step, args.peak)
-            z, states, sentence, style = corpus.batch(args.batch)
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = loss_of(run, z, states, sentence, style, times(len(z), corpus.random), torch.randn_like(z))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            keep = min(0.9985, (1 + step) / (10 + step))
-            current = model.state_dict()
-            torch._foreach_lerp_(list(average.values()), list(current.values()), 1 - keep)
-            step, seen, recent = step + 1, seen + len(z), 0.98 * recent + 0.02 * loss.item()
-            if step % 20 == 0:
-                speed, since = 20 * args.batch / (time.time() - since), time.time()
-            if time.time() - reported > 150:
-                report()
-                reported = since = time.time()
-    finally:
-        report()
+    hour, minute = map(int, args.until.split(":"))
+    end = datetime.now().astimezone().replace(hour=hour, minute=minute, second=0)
+    Trainer(args).run(end.timestamp())
 
 
 if __name__ == "__main__":

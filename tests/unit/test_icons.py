@@ -1,0 +1,232 @@
+import ast
+import hashlib
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from pydantic import ValidationError
+
+import swell
+from swell.model import Cancelled, Image, Item, Reject, load_models
+
+pytest.importorskip("onnxruntime")
+
+from swell.zoo.icons import STYLES, Icons, WordPiece
+from swell.zoo.upscale import Upscale, Upscaler
+
+SOURCE = Path(swell.__file__).parent
+WEIGHTS = SOURCE / "zoo" / "weights"
+
+
+class Ears:
+    """Hears what a model tells, and cancels the task after `stop_after` steps."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.heard: list[tuple[int, int]] = []
+        self.previews: list[Callable[[], Any]] = []
+        self.stop_after = stop_after
+
+    def progress(self, done: int, total: int) -> None:
+        self.heard.append((done, total))
+
+    def preview(self, make: Callable[[], Any]) -> None:
+        self.previews.append(make)
+
+    def is_cancelled(self) -> bool:
+        return self.stop_after is not None and len(self.heard) >= self.stop_after
+
+
+@pytest.fixture(scope="module")
+def icons() -> Icons:
+    model = Icons(threads=1)
+    model.load("cpu")
+    return model
+
+
+def item(prompt: str = "cat", ears: Ears | None = None, **rest: Any) -> Item[Icons.Input]:
+    rest = {"steps": 3, "size": 128, "seed": 1} | rest
+    return Item(Icons.Input(prompt=prompt, **rest), listener=ears or Ears())
+
+
+def pixels(result: Any) -> np.ndarray:
+    assert isinstance(result, Image), result
+    return np.asarray(result.pil()).astype(int)
+
+
+def test_the_tokenizer_cuts_words_as_bert_does() -> None:
+    words = WordPiece(WEIGHTS / "icons-vocab.txt")
+    pieces = (WEIGHTS / "icons-vocab.txt").read_text().splitlines()
+
+    def cut(text: str) -> list[str]:
+        return [pieces[i] for i in words.ids(text)]
+
+    assert cut("A Red fox!") == ["[CLS]", "a", "red", "fox", "!", "[SEP]"]
+    assert cut("café") == ["[CLS]", "cafe", "[SEP]"]
+    assert cut("") == ["[CLS]", "[SEP]"]
+    assert cut("t-shirt, blue_ish")[:5] == ["[CLS]", "t", "-", "shirt", ","]
+    long = cut("zyzzyvaphobia")[1:-1]
+    assert "".join(p.removeprefix("##") for p in long) == "zyzzyvaphobia"
+    assert "[UNK]" in cut("猫")
+    assert len(words.ids("cat " * 400)) == 64
+
+
+def test_a_picture_is_the_same_alone_and_among_others(icons: Icons) -> None:
+    alone = pixels(icons.run([item("a blue cat", style="ink", guidance=5)])[0])
+    others = [item("dog", seed=9), item("a blue cat", style="ink", guidance=5), item("sun " * 60)]
+    among = pixels(icons.run(others)[1])
+    assert np.abs(alone - among).max() <= 2
+    assert np.abs(alone - pixels(icons.run([item("a blue cat", style="ink", seed=2)])[0])).max() > 9
+
+
+def test_an_input_without_a_seed_takes_the_one_of_its_item(icons: Icons) -> None:
+    given = Icons.Input(prompt="cat", steps=2, size=128)
+    a, b = icons.run([Item(given, seed=5), Item(given, seed=6)])
+    fixed = Icons.Input(prompt="cat", steps=2, size=128, seed=5)
+    assert np.abs(pixels(a) - pixels(b)).max() > 9
+    assert np.abs(pixels(a) - pixels(icons.run([Item(fixed, seed=7)])[0])).max() <= 2
+
+
+def test_samples_of_one_task_differ_though_it_fixes_the_seed(icons: Icons) -> None:
+    fixed = Icons.Input(prompt="cat", steps=2, size=128, seed=5)
+    a, b = icons.run([Item(fixed, index=0, count=2), Item(fixed, index=1, count=2)])
+    assert np.abs(pixels(a) - pixels(b)).max() > 9
+
+
+def test_a_cancelled_item_stops_at_the_next_step_and_others_go_on(icons: Icons) -> None:
+    stops, goes = Ears(stop_after=1), Ears()
+    results = icons.run([item(ears=stops, steps=4), item(ears=goes, steps=4)])
+    assert isinstance(results[0], Cancelled)
+    assert isinstance(results[1], Image)
+    assert stops.heard == [(1, 4)]
+    assert goes.heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_work_ends_once_every_item_is_cancelled(icons: Icons) -> None:
+    ears = Ears(stop_after=2)
+    assert isinstance(icons.run([item(ears=ears, steps=50)])[0], Cancelled)
+    assert len(ears.heard) == 2
+
+
+def test_previews_are_small_pictures_made_on_demand(icons: Icons) -> None:
+    ears = Ears()
+    icons.run([item(ears=ears)])
+    assert len(ears.previews) == 3
+    assert ears.previews[0]().size == (128, 128)
+
+
+def test_the_large_size_is_the_small_picture_enlarged(icons: Icons) -> None:
+    small, large = icons.run([item("heart", steps=6), item("heart", steps=6, size=512)])
+    assert isinstance(large, Image)
+    assert large.pil().size == (512, 512)
+    again = np.asarray(large.pil().resize((128, 128), PIL.Image.Resampling.BOX)).astype(int)
+    assert np.abs(again - pixels(small)).mean() < 6
+
+
+def test_a_heart_is_red_and_a_blue_cat_is_blue(icons: Icons) -> None:
+    heart, cat = icons.run(
+        [item("red heart", steps=8, style="flat"), item("a blue cat", steps=8, style="flat")]
+    )
+    red, blue = (pixels(p)[40:88, 40:88].mean((0, 1)) for p in (heart, cat))
+    assert red[0] > red[2] + 60
+    assert blue[2] > blue[0] + 60
+
+
+@pytest.mark.parametrize("style", [*STYLES, "none"])
+def test_every_style_draws(icons: Icons, style: str) -> None:
+    assert pixels(icons.run([item(style=style)])[0]).shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prompt": ""},
+        {"prompt": "x" * 501},
+        {"prompt": "cat", "style": "oil"},
+        {"prompt": "cat", "steps": 0},
+        {"prompt": "cat", "steps": 51},
+        {"prompt": "cat", "size": 64},
+        {"prompt": "cat", "seed": -1},
+        {},
+    ],
+)
+def test_inputs_that_cannot_be_drawn_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Icons.Input(**wrong)
+
+
+@pytest.mark.parametrize("prompt", ["猫", "🦊", " ", "\x00", "ñandú", "a" * 500, "!" * 500])
+def test_strange_prompts_still_give_a_picture(icons: Icons, prompt: str) -> None:
+    assert pixels(icons.run([item(prompt, steps=1)])[0]).shape == (128, 128, 3)
+
+
+def test_an_empty_batch_is_no_work(icons: Icons) -> None:
+    assert icons.run([]) == []
+
+
+def test_tiles_meet_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
+    upscaler = Upscaler(threads=1)
+    whole = upscaler(picture)
+    assert whole.shape == (160, 360, 3)
+    monkeypatch.setattr("swell.zoo.upscale.TILE_PX", 32)
+    assert np.abs(upscaler(picture).astype(int) - whole).max() <= 1
+
+
+def test_the_upscaler_keeps_transparency_and_refuses_what_is_too_large() -> None:
+    model = Upscale(threads=1)
+    model.load("cpu")
+    clear = PIL.Image.new("RGBA", (20, 10), (200, 30, 30, 128))
+    huge = PIL.Image.new("RGB", (1025, 4))
+    kept, refused = model.run([Item(Upscale.Input(image=Image(p))) for p in (clear, huge)])
+    assert isinstance(kept, Image)
+    assert kept.pil().mode == "RGBA"
+    assert kept.pil().size == (80, 40)
+    assert isinstance(refused, Reject)
+
+
+@pytest.mark.parametrize("name", ["swell/icons", "swell/upscale"])
+def test_the_models_are_built_in(name: str) -> None:
+    definition = load_models(name)[0]
+    assert definition.name == name
+    assert all(path.is_file() for path in definition.files)
+
+
+def test_the_card_says_whose_art_was_learned_from() -> None:
+    sets = json.loads((WEIGHTS / "sets.json").read_text())
+    notice = (WEIGHTS / "NOTICE.md").read_text()
+    card = Icons.__doc__ or ""
+    for key, one in sets.items():
+        assert key in STYLES
+        assert one["author"]["name"] in notice
+        assert one["author"]["name"].split()[0] in card
+        assert one["licence"]["spdx"] in card
+
+
+def test_weights_are_those_that_were_written_down() -> None:
+    files = json.loads((WEIGHTS / "files.json").read_text())
+    assert {p.name for p in WEIGHTS.glob("*.onnx")} <= set(files)
+    for name, told in files.items():
+        data = (WEIGHTS / name).read_bytes()
+        assert len(data) == told["bytes"]
+        assert hashlib.sha256(data).hexdigest() == told["sha256"]
+    assert sum(p.stat().st_size for p in WEIGHTS.iterdir()) < 40_000_000
+
+
+def test_nothing_in_swell_imports_torch() -> None:
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.split(".")[0] == "torch" for name in names), path
+
+
+def test_the_model_card_in_the_docs_is_the_one_of_the_class() -> None:
+    page = SOURCE.parents[1] / "docs" / "models" / "icons.md"
+    if not page.is_file():
+        pytest.skip("installed without its documentation")
+    assert inspect.cleandoc(Icons.__doc__ or "") in page.read_text(encoding="utf-8")
