@@ -4,6 +4,7 @@ A broker that lives in the store's own transaction (SQLite, PostgreSQL) has noth
 and `ack`; one that does not (Amazon SQS, NATS) carries task ids and starts tasks through the store.
 """
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
@@ -69,17 +70,16 @@ class Broker(Protocol):
     """
 
     async def offer(self, tasks: Sequence[Task]) -> None:
-        """Make accepted or requeued tasks ready, and wake whoever waits for them. Idempotent."""
+        """Make accepted or requeued tasks ready for whoever leases. Idempotent."""
         ...
 
-    async def lease(self, request: LeaseRequest) -> list[Task]:
-        """Start up to `n` ready tasks and return them; empty if there are none now."""
-        ...
+    async def lease(
+        self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
+    ) -> list[Task]:
+        """Start up to `n` ready tasks and return them.
 
-    async def wait_ready(self, models: Sequence[str], timeout_s: float) -> bool:
-        """Wait until a task of one of these models may be ready, or for `timeout_s` seconds.
-
-        Returns at once with True if something is ready. True is a hint, not a promise.
+        Without `until` the answer is what is ready now, and may be empty. With it the call waits
+        for the first task, and ends empty when that future is done.
         """
         ...
 
@@ -96,5 +96,5 @@ class Broker(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of everything; waiting calls return empty."""
+        """Let go of everything; waiting calls return empty. Idempotent."""
         ...

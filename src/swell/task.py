@@ -77,9 +77,7 @@ class TaskState(StrEnum):
 
 #: Which states may follow which.
 TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
-    TaskState.QUEUED: frozenset(
-        {TaskState.RUNNING, TaskState.CANCELED, TaskState.EXPIRED, TaskState.FAILED}
-    ),
+    TaskState.QUEUED: frozenset({TaskState.RUNNING, TaskState.CANCELED, TaskState.EXPIRED}),
     TaskState.RUNNING: frozenset(
         {
             TaskState.QUEUED,

@@ -35,7 +35,7 @@ class Worker:
         self.held = 0
         self.is_drain_told = False
         #: Its lease calls that wait now.
-        self.polls: set[asyncio.Timeout] = set()
+        self.polls: set[asyncio.Future[None]] = set()
 
     def hear(self, now_s: float) -> None:
         """Note that it called."""
@@ -49,9 +49,9 @@ class Worker:
 
     def wake(self) -> None:
         """End the waits of its lease calls, since there is something to tell."""
-        now_s = asyncio.get_running_loop().time()
-        for wait in self.polls:
-            wait.reschedule(now_s)
+        for poll in self.polls:
+            if not poll.done():
+                poll.set_result(None)
         self.polls.clear()
 
 

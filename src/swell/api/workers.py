@@ -5,7 +5,8 @@ durable before the answer is sent.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -39,9 +40,6 @@ __all__ = ["UploadsAnswer", "UploadsRequest", "lease", "register", "report", "up
 
 #: The most tasks that one lease or report hands out.
 MAX_LEASE: Final = 512
-
-#: How long to stand back after losing a race for a task, in seconds.
-_LOST_RACE_S: Final = 0.02
 
 #: A signed PUT must outlive a slow upload.
 _PUT_URL_S: Final = 3600.0
@@ -157,28 +155,25 @@ async def lease_tasks(
         is_gone: Whether the worker has hung up, so that nothing is leased to a dead connection.
     """
     worker = await _known(service, ask.worker_id)
-    clock = service.clock
-    ends_s = clock.monotonic_s() + min(max(0.0, ask.wait_s), service.settings.max_wait_s)
-    misses = 0
-    while True:
-        worker.hear(clock.monotonic_s())
-        cancels = worker.take_cancels()
-        drain = worker.info.draining
-        tasks: list[Task] = []
-        if ask.n > 0 and not drain and not is_gone():
-            tasks = await _take(service, worker, ask.n)
-            if tasks and is_gone():
-                await _hand_back(service, tasks)
-                tasks = []
-        left_s = ends_s - clock.monotonic_s()
-        news = tasks or cancels or (drain and not worker.is_drain_told) or service.is_ending
-        if news or left_s <= 0 or service.fleet.get(ask.worker_id) is not worker or is_gone():
-            worker.is_drain_told = drain
-            return Grant(tasks=_leased(tasks, clock.now()), cancels=cancels, drain=drain)
-        is_ready = await _wait(service, worker, left_s, wants_work=ask.n > 0 and not drain)
-        misses = misses + 1 if is_ready else 0
-        if misses > 1:
-            await clock.sleep(_LOST_RACE_S)
+    worker.hear(service.clock.monotonic_s())
+    wait_s = min(max(0.0, ask.wait_s), service.settings.max_wait_s)
+    wants = ask.n > 0 and not worker.info.draining and not is_gone()
+    has_news = worker.cancels or (worker.info.draining and not worker.is_drain_told)
+    tasks: list[Task] = []
+    if has_news or wait_s <= 0 or service.is_ending or is_gone():
+        tasks = await _take(service, worker, ask.n if wants else 0)
+    else:
+        with _poll(worker, wait_s) as until:
+            if wants:
+                tasks = await _take(service, worker, ask.n, until=until)
+            else:
+                await until
+    if tasks and is_gone():
+        await _hand_back(service, tasks)
+        tasks = []
+    drain = worker.is_drain_told = worker.info.draining
+    cancels = worker.take_cancels()
+    return Grant(tasks=_leased(tasks, service.clock.now()), cancels=cancels, drain=drain)
 
 
 async def take_report(service: Service, told: Report) -> ReportAnswer:
@@ -247,7 +242,9 @@ async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[s
     return stopped
 
 
-async def _take(service: Service, worker: Worker, n: int) -> list[Task]:
+async def _take(
+    service: Service, worker: Worker, n: int, *, until: "asyncio.Future[None] | None" = None
+) -> list[Task]:
     """Lease up to `n` tasks for a worker, and tell that they have started."""
     if n <= 0:
         return []
@@ -258,7 +255,8 @@ async def _take(service: Service, worker: Worker, n: int) -> list[Task]:
             models=info.models,
             n=min(n, MAX_LEASE),
             lease_s=service.settings.lease_s,
-        )
+        ),
+        until=until,
     )
     if tasks:
         service.fleet.hold(worker, tasks)
@@ -320,19 +318,23 @@ async def _publish_progress(service: Service, worker: Worker, news: Sequence[Pro
         await service.bus.publish(events)
 
 
-async def _wait(service: Service, worker: Worker, left_s: float, *, wants_work: bool) -> bool:
-    """Wait for work, or until the worker has something else to be told."""
+@contextlib.contextmanager
+def _poll(worker: Worker, wait_s: float) -> Iterator["asyncio.Future[None]"]:
+    """Yield a future that ends a worker's wait: after a while, or when there is news for it."""
+    loop = asyncio.get_running_loop()
+    until: asyncio.Future[None] = loop.create_future()
+    worker.polls.add(until)
+    timer = loop.call_later(wait_s, _end_poll, until)
     try:
-        async with asyncio.timeout(None) as interrupt:
-            worker.polls.add(interrupt)
-            if wants_work:
-                return await service.broker.wait_ready(list(worker.info.models), left_s)
-            await service.clock.sleep(left_s)
-    except TimeoutError:
-        pass
+        yield until
     finally:
-        worker.polls.discard(interrupt)
-    return False
+        timer.cancel()
+        worker.polls.discard(until)
+
+
+def _end_poll(until: "asyncio.Future[None]") -> None:
+    if not until.done():
+        until.set_result(None)
 
 
 async def _known(service: Service, worker_id: str) -> Worker:

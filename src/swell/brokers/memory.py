@@ -6,6 +6,7 @@ import asyncio
 import heapq
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -48,8 +49,21 @@ class MemoryBroker:
             heapq.heappush(self._heaps[task.queue], entry)
         self._wake()
 
-    async def lease(self, request: LeaseRequest) -> list[Task]:
+    async def lease(
+        self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
+    ) -> list[Task]:
         """See `Broker.lease`."""
+        while True:
+            arrival = asyncio.ensure_future(self._arrival.wait())
+            tasks = await self._lease_now(request)
+            if tasks or until is None or until.done() or self._is_closed:
+                arrival.cancel()
+                return tasks
+            waits: set[asyncio.Future[Any]] = {arrival, until}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            arrival.cancel()
+
+    async def _lease_now(self, request: LeaseRequest) -> list[Task]:
         started: list[Task] = []
         while len(started) < request.n:
             picked = self._pick(request, request.n - len(started))
@@ -100,24 +114,6 @@ class MemoryBroker:
         heapq.heappop(self._heaps[queue])
         del self._entries[entry[2]]
         return entry
-
-    async def wait_ready(self, models: Sequence[str], timeout_s: float) -> bool:
-        """See `Broker.wait_ready`."""
-
-        def is_ready() -> bool:
-            return any(
-                self._head(queue) is not None
-                for queue in list(self._heaps)
-                if queue.partition(":")[0] in models
-            )
-
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not is_ready() and not self._is_closed:
-                    await self._arrival.wait()
-        except TimeoutError:
-            return False
-        return not self._is_closed
 
     async def ack(self, tasks: Sequence[Task]) -> None:
         """See `Broker.ack`."""

@@ -5,9 +5,7 @@ nothing to offer and nothing to acknowledge: what is left of the broker is the o
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
 
 from swell import task as life
 from swell.broker import Depth, LeaseRequest, Rank
@@ -21,53 +19,38 @@ __all__ = ["SqliteBroker"]
 #: Ranks are counted exactly up to here.
 EXACT_RANKS = 1_000
 
-#: How long a queue's size may serve as an estimate for ranks beyond that, in seconds.
-SIZE_AGE_S = 1.0
-
 
 class SqliteBroker:
     """Order and leases over the tasks of a `SqliteStore` in the same file."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
-        self._arrivals: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
-        self._sizes: dict[str, tuple[float, int]] = {}
+        self._waits: set[asyncio.Future[None]] = set()
         self._is_closed = False
 
     async def offer(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.offer`: the tasks are ready already; only who waits must be told."""
-        for model in {task.model for task in tasks}:
-            arrival = self._arrivals.pop(model, None)
-            if arrival is not None:
-                arrival.set()
+        """See `Broker.offer`: the tasks are ready already, and who waits has had them."""
 
-    async def lease(self, request: LeaseRequest) -> list[Task]:
+    async def lease(
+        self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
+    ) -> list[Task]:
         """See `Broker.lease`."""
-        return await self._database.write(lambda session: _lease(session, request), is_late=True)
 
-    async def wait_ready(self, models: Sequence[str], timeout_s: float) -> bool:
-        """See `Broker.wait_ready`."""
-        if self._has_ready(models):
-            return True
-        waits = [asyncio.ensure_future(self._arrivals[model].wait()) for model in models]
-        if self._is_closed or not waits:
-            return False
+        def action(session: Session) -> list[Task]:
+            return _lease(session, request)
+
+        if until is None:
+            ready = any(self._database.ready_count(queue) for queue, _, _ in request.queues)
+            if not ready and not self._database.is_busy:
+                return []
+            return await self._database.write(action, is_late=True)
+        if self._is_closed:
+            return []
+        self._waits.add(until)
         try:
-            done, _ = await asyncio.wait(
-                waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            return await self._database.write_when(action, until) or []
         finally:
-            for wait in waits:
-                wait.cancel()
-        return bool(done) and not self._is_closed
-
-    def _has_ready(self, models: Sequence[str]) -> bool:
-        if len(models) == 1 and self._database.read("has_ready", (models[0],))[0][0]:
-            return True
-        wanted = set(models)
-        return any(
-            queue.partition(":")[0] in wanted for (queue,) in self._database.read("ready_queues")
-        )
+            self._waits.discard(until)
 
     async def ack(self, tasks: Sequence[Task]) -> None:
         """See `Broker.ack`: settling a task took it out of the index."""
@@ -108,32 +91,23 @@ class SqliteBroker:
         ((ahead,),) = self._database.read("rank", key)
         if ahead <= EXACT_RANKS:
             return Rank(ahead=ahead, is_exact=True)
-        return Rank(ahead=max(ahead, self._size(task.queue)), is_exact=False)
-
-    def _size(self, queue: str) -> int:
-        now_s = self._database.clock.monotonic_s()
-        counted_s, size = self._sizes.get(queue, (-SIZE_AGE_S, 0))
-        if now_s - counted_s >= SIZE_AGE_S:
-            ((size,),) = self._database.read("ready_count", (queue,))
-            self._sizes[queue] = (now_s, size)
-        return size
+        return Rank(ahead=max(ahead, self._database.ready_count(task.queue)), is_exact=False)
 
     async def close(self) -> None:
         """See `Broker.close`."""
         self._is_closed = True
-        for arrival in self._arrivals.values():
-            arrival.set()
+        for until in self._waits:
+            if not until.done():
+                until.set_result(None)
 
 
 def _lease(session: Session, request: LeaseRequest) -> list[Task]:
-    session.flush()
-    now = session.now
     started: list[Task] = []
     for model in _turns(session, request):
         wanted = request.n - len(started)
         if wanted <= 0:
             break
-        taken = _take(session, request, model, wanted, now)
+        taken = _take(session, request, model, wanted)
         if taken:
             session.state.last_model = model
         started += taken
@@ -141,28 +115,25 @@ def _lease(session: Session, request: LeaseRequest) -> list[Task]:
 
 
 def _turns(session: Session, request: LeaseRequest) -> list[str]:
-    if len(request.models) == 1:
-        return list(request.models)
+    waiting = [
+        (queue, model) for queue, model, _ in request.queues if session.ready_count(queue) > 0
+    ]
+    if len(waiting) <= 1:
+        return [model for _, model in waiting]
+    session.flush()
     heads: dict[str, int] = {}
-    for queue, model, _ in request.queues:
+    for queue, model in waiting:
         for priority, _, _ in session.rows("ready_head", (queue, 1)):
             heads[model] = min(priority, heads.get(model, priority))
     return rotate(heads, session.state.last_model)
 
 
-def _take(session: Session, request: LeaseRequest, model: str, n: int, now: datetime) -> list[Task]:
-    """Start up to n tasks of one model, in order, and end those whose deadline has passed."""
+def _take(session: Session, request: LeaseRequest, model: str, n: int) -> list[Task]:
+    """Start up to n tasks of one model, in order, but none whose deadline has passed."""
     version = request.models[model]
-    ready = session.rows("ready_head", (model, n)) + session.rows(
-        "ready_head", (f"{model}:{version}", n)
-    )
-    ready.sort()
-    session.load(task_id for _, _, task_id in ready[:n])
+    now = session.now
     started = []
-    for priority, tag, task_id in ready[:n]:
-        task = session.get(task_id)
-        if task is None or task.state is not TaskState.QUEUED:
-            continue
+    for task in _ready(session, (model, f"{model}:{version}"), n):
         if life.is_expired(task, now):
             continue  # the sweeper ends it, and tells who waits
         running = life.start(
@@ -174,6 +145,24 @@ def _take(session: Session, request: LeaseRequest, model: str, n: int, now: date
             lease_s=request.lease_s,
         )
         session.put(running)
-        session.state.clocks[model, priority].serve(tag)
+        session.state.clocks[model, task.priority].serve(task.tag)
         started.append(running)
     return started
+
+
+def _ready(session: Session, queues: Sequence[str], n: int) -> list[Task]:
+    """Return the first n ready tasks of some queues, in the order of service."""
+    found: list[Task] = []
+    for queue in queues:
+        count = session.ready_count(queue)
+        unwritten = session.unwritten(queue) if count else []
+        if count > len(unwritten):
+            session.flush()
+            ids = [row[2] for row in session.rows("ready_head", (queue, n))]
+            session.load(ids)
+            found += [task for task in map(session.get, ids) if task is not None]
+        else:
+            # Nothing waits in the file: what has just come goes on without being written twice.
+            found += unwritten
+    found.sort(key=lambda task: (task.priority, task.tag, task.id))
+    return found[:n]

@@ -524,20 +524,58 @@ class DeliveryConformance:
         (held,) = await delivery.lease()
         assert await delivery.broker.ranks([held]) == [None]
 
-    async def test_whoever_waits_is_told_of_new_work(self, delivery: Delivery) -> None:
-        waiting = asyncio.ensure_future(delivery.broker.wait_ready(["demo/upper"], 30))
-        for _ in range(3):
+    async def test_a_waiting_lease_gets_what_comes(self, delivery: Delivery) -> None:
+        until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = asyncio.ensure_future(delivery.broker.lease(a_lease_request(5), until=until))
+        for _ in range(5):
             await asyncio.sleep(0)
         assert not waiting.done()
-        await delivery.submit(a_new_task())
-        assert await asyncio.wait_for(waiting, 5)
-        assert await delivery.broker.wait_ready(["demo/upper"], 30)
+        (task,) = await delivery.submit(a_new_task())
+        (held,) = await asyncio.wait_for(waiting, 5)
+        assert (held.id, held.state, held.attempt) == (task.id, TaskState.RUNNING, 1)
+        assert await delivery.get(task) == held
 
-    async def test_waiting_in_vain_ends(self, delivery: Delivery) -> None:
-        assert not await delivery.broker.wait_ready(["demo/upper"], 0.01)
+    async def test_a_waiting_lease_takes_what_is_there(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_task())
+        until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        (held,) = await delivery.broker.lease(a_lease_request(5), until=until)
+        assert held.id == task.id
+
+    async def test_waiting_leases_share_no_task(self, delivery: Delivery) -> None:
+        until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = [
+            asyncio.ensure_future(delivery.broker.lease(a_lease_request(2), until=until))
+            for _ in range(4)
+        ]
+        await asyncio.sleep(0)
+        tasks = await delivery.submit(*(a_new_task() for _ in range(5)))
+        await delivery.submit(*(a_new_task() for _ in range(3)))
+        held = [task.id for leased in await asyncio.gather(*waiting) for task in leased]
+        assert len(held) == len(set(held))
+        assert {task.id for task in tasks} <= set(held)
+
+    async def test_a_waiting_lease_gets_what_is_ready_again(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = asyncio.ensure_future(delivery.broker.lease(a_lease_request(), until=until))
+        await asyncio.sleep(0)
+        await delivery.settle(held, outcome=Released())
+        (again,) = await asyncio.wait_for(waiting, 5)
+        assert (again.id, again.attempt) == (held.id, 2)
+
+    async def test_a_lease_waits_no_longer_than_until(self, delivery: Delivery) -> None:
+        until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = asyncio.ensure_future(delivery.broker.lease(a_lease_request(), until=until))
+        await asyncio.sleep(0)
+        until.set_result(None)
+        assert await asyncio.wait_for(waiting, 5) == []
+        await delivery.submit(a_new_task())
+        assert len(await delivery.lease()) == 1
 
     async def test_closing_ends_the_waiting(self, delivery: Delivery) -> None:
-        waiting = asyncio.ensure_future(delivery.broker.wait_ready(["demo/upper"], 30))
+        until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = asyncio.ensure_future(delivery.broker.lease(a_lease_request(), until=until))
         await asyncio.sleep(0)
         await delivery.broker.close()
-        assert not await asyncio.wait_for(waiting, 5)
+        assert await asyncio.wait_for(waiting, 5) == []

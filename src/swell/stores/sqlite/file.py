@@ -63,6 +63,9 @@ class SqliteDatabase:
         self.path = path
         self.clock = clock
         self._pending: list[_Write] = []
+        #: Actions of `write_when` that have not had anything to do yet.
+        self._waiting: list[_Write] = []
+        self._is_waiting_new = False
         self._is_committing = False
         self._committed_changes = -1
         self._is_closing = False
@@ -106,15 +109,55 @@ class SqliteDatabase:
         self._loop = asyncio.get_running_loop()
         done: asyncio.Future[R] = self._loop.create_future()
         self._pending.append(_Write(action, is_late, done))
+        self._commit_soon()
+        return await done
+
+    def _commit_soon(self) -> None:
         if not self._is_committing:
             self._is_committing = True
             # Whatever else this turn of the loop brings shares the first commit.
             self._loop.call_soon(self._commit_next)
-        return await done
+
+    async def write_when(
+        self, action: Callable[[Session], R], until: "asyncio.Future[None]"
+    ) -> R | None:
+        """Run `action` at the end of every transaction until it returns something true.
+
+        Returns that once it is durable, or None if `until` is done first. What others write and
+        this action does with it is one commit: a task that comes while a worker waits is accepted
+        and started at once.
+        """
+        if self._is_closing:
+            raise Unavailable("the store is closing; try again when the backend is back")
+        self._loop = asyncio.get_running_loop()
+        waiting = _Write(action, True, self._loop.create_future())
+        self._waiting.append(waiting)
+        self._is_waiting_new = True
+        self._commit_soon()
+        try:
+            await asyncio.wait({waiting.done, until}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            still_waits = waiting in self._waiting
+            if still_waits:
+                self._waiting.remove(waiting)
+        if still_waits:
+            return None
+        # Its transaction has run: what it took must not get lost, though the wait is over.
+        result: R = await waiting.done
+        return result
 
     def read(self, query: str, parameters: Any = ()) -> list[Any]:
         """Run a short query at once, in the caller's thread: it sees every finished commit."""
         return self._reader.execute(QUERIES[query], parameters).fetchall()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether writes are under way or wait."""
+        return self._is_committing
+
+    def ready_count(self, queue: str) -> int:
+        """Return how many tasks of a queue are ready, after the last finished commit."""
+        return self._state.ready.get(queue, 0)
 
     async def read_slowly(self, *reads: tuple[str, Any]) -> list[list[Any]]:
         """Run queries that may take long in a thread with a connection of their own."""
@@ -142,9 +185,10 @@ class SqliteDatabase:
     def _commit_next(self) -> None:
         """Run what is waiting, and send its commit to the thread that syncs."""
         group, self._pending = self._pending, []
-        if not group:
+        if not group and not self._is_waiting_new:
             self._is_committing = False
             return
+        self._is_waiting_new = False
         group.sort(key=_is_late)
         session = self._run(group)
         if session is None:
@@ -178,30 +222,40 @@ class SqliteDatabase:
                 write.done.set_result(write.result)
 
     def _run(self, group: list[_Write]) -> Session | None:
-        """Run a group in one transaction; without those that raise, who are told at once."""
+        """Run a group in one transaction; without those that raise, who are told at once.
+
+        Adds to the group those of the waiting actions that found something to do.
+        """
         is_searching = False
-        while group:
+        while group or self._waiting:
             session = Session(self._state, self.clock)
-            failed = None
+            doing: _Write | None = None
+            served: list[_Write] = []
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
-                for write in group:
-                    failed = write
-                    write.result = write.action(session)
+                for doing in group:
+                    doing.result = doing.action(session)
                     if is_searching:
                         session.flush()
-                failed = None
+                for doing in self._waiting:
+                    doing.result = doing.action(session)
+                    if doing.result:
+                        served.append(doing)
+                doing = None
                 session.flush()
             except Exception as error:
                 self._roll_back()
-                if failed is None and not is_searching and len(group) > 1:
+                if doing is None and not is_searching and len(group) > 1:
                     # The database refused somebody's row; flushing after each action tells whose.
                     is_searching = True
                     continue
-                blamed = group if failed is None else [failed]
+                blamed = [*group, *served] if doing is None else [doing]
                 _fail(blamed, error)
                 group[:] = [write for write in group if write not in blamed]
+                self._waiting = [write for write in self._waiting if write not in blamed]
             else:
+                self._waiting = [write for write in self._waiting if write not in served]
+                group += served
                 return session
         return None
 

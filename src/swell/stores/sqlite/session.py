@@ -18,7 +18,7 @@ import msgspec
 from swell.clock import Clock
 from swell.fairness import VirtualClock
 from swell.stores.sqlite.rows import insert_row, save_row, task_of
-from swell.task import Task
+from swell.task import Task, TaskState
 
 __all__ = ["Session", "SessionState"]
 
@@ -39,6 +39,8 @@ class SessionState:
         #: Tasks that have not ended, as they are in the file.
         self.live: dict[str, tuple[int, Task]] = {}
         self.clocks: dict[tuple[str, int], VirtualClock] = defaultdict(VirtualClock)
+        #: Queue → how many of its tasks are ready.
+        self.ready: dict[str, int] = dict(connection.execute(queries["ready_counts"]).fetchall())
         #: The model that the last lease took from.
         self.last_model: str | None = None
         (last,) = connection.execute(queries["last_seq"]).fetchone()
@@ -56,6 +58,7 @@ class Session:
         self._seen: dict[str, tuple[int, Task]] = {}
         self._added: dict[str, int] = {}
         self._changed: set[str] = set()
+        self._ready: dict[str, int] = {}
 
     @property
     def now(self) -> datetime:
@@ -105,14 +108,30 @@ class Session:
         seq = next(self._state.seqs)
         self._added[task.id] = seq
         self._seen[task.id] = (seq, tagged)
+        self._count(tagged, 1)
         return tagged
 
     def put(self, task: Task) -> None:
         """Write a task that `get` or `add` returned and that has changed."""
-        seq, _ = self._seen[task.id]
+        seq, before = self._seen[task.id]
         self._seen[task.id] = (seq, task)
         if task.id not in self._added:
             self._changed.add(task.id)
+        self._count(before, -1)
+        self._count(task, 1)
+
+    def _count(self, task: Task, change: int) -> None:
+        if task.state is TaskState.QUEUED and task.available_at is None:
+            self._ready[task.queue] = self._ready.get(task.queue, 0) + change
+
+    def ready_count(self, queue: str) -> int:
+        """Return how many tasks of a queue are ready, as this transaction sees it."""
+        return self._state.ready.get(queue, 0) + self._ready.get(queue, 0)
+
+    def unwritten(self, queue: str) -> list[Task]:
+        """Return the ready tasks of a queue that were added and not flushed yet."""
+        added = (self._seen[task_id][1] for task_id in self._added)
+        return [task for task in added if task.queue == queue and task.state is TaskState.QUEUED]
 
     def flush(self) -> None:
         """Send what is waiting to the database, for queries that must see it."""
@@ -128,12 +147,19 @@ class Session:
 
     def remember(self) -> None:
         """After the commit: keep the tasks that have not ended for the next transactions."""
+        ready = self._state.ready
+        for queue, change in self._ready.items():
+            count = ready.get(queue, 0) + change
+            if count:
+                ready[queue] = count
+            else:
+                ready.pop(queue, None)
         live = self._state.live
         for task_id, (seq, task) in self._seen.items():
             if task.state.is_terminal:
                 live.pop(task_id, None)
             elif task_id in live or (
-                len(live) < MAX_LIVE_TASKS and len(bytes(task.input)) <= MAX_LIVE_INPUT_BYTES
+                len(live) < MAX_LIVE_TASKS and len(memoryview(task.input)) <= MAX_LIVE_INPUT_BYTES
             ):
                 live[task_id] = (seq, task)
 

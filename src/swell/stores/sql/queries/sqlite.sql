@@ -72,11 +72,6 @@ SELECT priority, tag, id FROM tasks
 WHERE queue = ? AND state = 'queued' AND available_at IS NULL
 ORDER BY priority, tag, id LIMIT ?;
 
--- name: has_ready
-SELECT EXISTS (
-    SELECT 1 FROM tasks WHERE queue = ? AND state = 'queued' AND available_at IS NULL
-);
-
 -- name: open_shares
 -- What fair queueing needs to know after a restart: for each flow, where its tasks that were never
 -- handed out begin, how far those that were have come, and where the last of either ends. The two
@@ -102,8 +97,9 @@ WHERE state = 'queued' AND available_at IS NULL GROUP BY queue;
 SELECT queue, sum(state = 'queued' AND available_at IS NOT NULL), sum(state = 'running')
 FROM tasks WHERE wake_at IS NOT NULL GROUP BY queue;
 
--- name: ready_queues
-SELECT DISTINCT queue FROM tasks WHERE state = 'queued' AND available_at IS NULL;
+-- name: ready_counts
+SELECT queue, count(*) FROM tasks
+WHERE state = 'queued' AND available_at IS NULL GROUP BY queue;
 
 -- name: rank
 SELECT count(*) FROM (
@@ -112,9 +108,6 @@ SELECT count(*) FROM (
         AND (priority, tag, id) < (?, ?, ?)
     LIMIT ?
 );
-
--- name: ready_count
-SELECT count(*) FROM tasks WHERE queue = ? AND state = 'queued' AND available_at IS NULL;
 
 -- name: due_ids
 SELECT id FROM tasks WHERE wake_at <= ? ORDER BY wake_at LIMIT ?;
