@@ -49,6 +49,7 @@ docs: ## Write the reference of settings and commands from the code.
 	@.ci/venv dev
 	$(BIN)/swell reference settings > docs/reference/settings.md
 	$(BIN)/swell reference cli > docs/reference/cli.md
+	$(BIN)/python -m swell.api.reference > docs/reference/http.md
 
 constraints: ## Choose the newest versions of all dependencies; needs uv.
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \

@@ -60,7 +60,10 @@ class _Root(Group):
         return command
 
 
-app = typer.Typer(cls=_Root, no_args_is_help=True, rich_markup_mode=None)
+# A plain traceback: the pretty one would show keys among the local values.
+app = typer.Typer(
+    cls=_Root, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 
 
 @app.callback()
