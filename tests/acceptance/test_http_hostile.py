@@ -1,4 +1,4 @@
-"""Malformed requests against a running `swell up`, in a short form of the figure `service-hostile`."""
+"""Malformed requests against a running `swell up`: the figure `service-hostile` in short."""
 
 from collections.abc import Iterator
 from pathlib import Path

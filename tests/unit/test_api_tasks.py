@@ -284,8 +284,25 @@ async def test_the_list_goes_on_with_a_cursor(world: World) -> None:
     assert seen == made[::-1]
 
 
+async def test_a_user_called_null_is_a_user(world: World) -> None:
+    await world.register()
+    await world.create(user="anna")
+    task = await world.create(user="null")
+    listed = await world.anna("GET", "/v1/tasks?user=null")
+    assert [each["id"] for each in listed.json["tasks"]] == [task["id"]]
+
+
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=x", "state=done", "stat=queued", "limit=1&limit=2"]
+    "query",
+    [
+        "limit=0",
+        "state=null",
+        "limit= 5",
+        "limit=x",
+        "state=done",
+        "stat=queued",
+        "limit=1&limit=2",
+    ],
 )
 async def test_a_wrong_query_is_refused(world: World, query: str) -> None:
     answer = await world.anna("GET", f"/v1/tasks?{query}")

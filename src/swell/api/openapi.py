@@ -110,8 +110,8 @@ def _request_body(body: Body, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]
 
 _FORM: Final = {
     "type": "object",
-    "properties": {"file": {"type": "string", "contentMediaType": "application/octet-stream"}},
-    "required": ["file"],
+    "description": "one part with a file name",
+    "properties": {"file": {"contentMediaType": "application/octet-stream"}},
 }
 
 

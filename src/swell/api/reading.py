@@ -1,5 +1,6 @@
 """From bytes to requests: every way in which a body or a query can be wrong, said clearly."""
 
+import functools
 import re
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ T = TypeVar("T")
 _UNKNOWN = re.compile(r"unknown field `(.*?)`(?: - at `(.*)`)?", re.S)
 _MISSING = re.compile(r"missing required field `(.*?)`(?: - at `(.*)`)?", re.S)
 _AT = re.compile(r"^(.*?)(?: - at `(.*)`)?$", re.S)
+_INTEGER = re.compile(r"^-?[0-9]{1,18}$", re.A)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 
 
@@ -77,9 +79,11 @@ def read_query(call: Call, kind: type[T]) -> T:
     Raises:
         InvalidInput: A parameter is unknown, or its value is not allowed.
     """
-    values = call.query()
+    shape: Any = kind
+    kinds = _scalars(shape)
+    values = {name: _scalar(text, kinds.get(name, ())) for name, text in call.query().items()}
     try:
-        return msgspec.convert(values, kind, strict=False)
+        return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         raise _refusal(str(error), _all_fields(kind), what="query parameter") from error
 
@@ -117,6 +121,25 @@ def _pointer(path: str | None) -> str:
 
 def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
+
+
+@functools.cache
+def _scalars(kind: type[Any]) -> dict[str, tuple[type[Any], ...]]:
+    """Return which kinds of value each parameter may have."""
+    found = {}
+    for field in msgspec.inspect.type_info(kind).fields:  # type: ignore[attr-defined]
+        options = getattr(field.type, "types", (field.type,))
+        found[field.encode_name] = tuple(type(each) for each in options)
+    return found
+
+
+def _scalar(text: str, kinds: tuple[type[Any], ...]) -> int | bool | str:
+    # By hand, since msgspec's lax mode would read a user called `null` as none at all.
+    if msgspec.inspect.IntType in kinds and _INTEGER.match(text):
+        return int(text)
+    if msgspec.inspect.BoolType in kinds and text in ("true", "false"):
+        return text == "true"
+    return text
 
 
 def _all_fields(kind: Any) -> list[str]:
