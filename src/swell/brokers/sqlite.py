@@ -17,7 +17,7 @@ from swell.task import Task, TaskState
 __all__ = ["SqliteBroker"]
 
 #: Ranks are counted exactly up to here.
-EXACT_RANKS = 1_000
+EXACT_RANKS = 200
 
 
 class SqliteBroker:
