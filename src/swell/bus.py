@@ -1,6 +1,7 @@
 """Contract of the bus: what happened, to whoever waits.
 
-The bus is fast and forgetful. The store is the truth: a reader that missed something reads it there.
+The bus is fast and forgetful. The store is the truth: a reader that missed something reads it
+there.
 """
 
 from collections.abc import Sequence

@@ -51,8 +51,8 @@ class Provider(Protocol):
     Guarantees:
         `launch` returns the instances that it has asked for, each listed from then on until some
         time after it has ended. `terminate` is idempotent and asks the worker to drain first.
-        Instances survive the controller: `instances` finds them by their pool's tag where the provider
-        outlives the process.
+        Instances survive the controller: `instances` finds them by their pool's tag where the
+        provider outlives the process.
     """
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
