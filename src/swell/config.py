@@ -150,7 +150,7 @@ class WorkerSettings(_Group):
     url: str = Field(default="http://127.0.0.1:8000", description="Where the backend is.")
     token: SecretStr = Field(default=SecretStr(""), description="API key with the scope `worker`.")
     models: _Words = Field(
-        default=("demo/echo-picture",),
+        default=("swell/icons",),
         description="What to serve: names of built-in models, modules (`package.module` or "
         "`package.module:name`) or paths of Python files.",
     )

@@ -1,5 +1,8 @@
 """`swell demo`: one prompt becomes one picture, through the whole path, on this machine."""
 
+import os
+import shutil
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -60,9 +63,11 @@ def demo(
 
 
 def _invite(access: Access, model: str) -> None:
+    # What the demo installed is in a virtual environment that a newcomer's shell may not know.
+    command = "swell" if shutil.which("swell") else os.path.relpath(sys.argv[0])
     talk.print("Swell goes on until Ctrl-C. From another terminal:")
     talk.print(
-        f"  swell tasks submit {model} -i prompt='a cat in the rain' --watch\n"
+        f"  {command} tasks submit {model} -i prompt='a cat in the rain' --watch\n"
         f"  curl -H 'Authorization: Bearer {access.key}' -H 'Prefer: wait=30' "
         f"{access.url}/v1/tasks \\\n"
         f'    -d \'{{"model": "{model}", "input": {{"prompt": "a cat in the rain"}}}}\'',

@@ -58,7 +58,7 @@ async def follow(
         TaskProgressColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=talk, transient=True) as progress:
+    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as progress:
         bar = progress.add_task(f"{task_id[:12]}… waits", total=None)
         async for event in remote.events(task_id):
             if on_event is not None:

@@ -49,7 +49,7 @@ def run_model(
     settings = settings_from(config, data, worker__device=device).settings
     definition = one_model(model)
     checked = check_input(definition, parse_inputs(inputs, definition.input_schema))
-    with Progress(console=talk, transient=True) as progress:
+    with Progress(console=talk, transient=True, disable=not talk.is_terminal) as progress:
         bar = progress.add_task(f"{definition.name} loads", total=None)
         loaded = load_model(definition, settings.worker.device, clock)
         progress.update(bar, description=f"{definition.name} runs")

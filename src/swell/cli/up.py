@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from swell.api.auth import create_key
 from swell.api.settings import Backend
 from swell.cli.access import Access, read_access, write_access
 from swell.cli.options import Config, Data, settings_from
-from swell.cli.output import CommandFailed, print_json, talk
+from swell.cli.output import CommandFailed, talk
 from swell.cli.output import data as stdout
 from swell.cli.service import Interrupts, Service, open_service
 from swell.clock import Clock, SystemClock
@@ -141,8 +142,11 @@ async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
             await asyncio.wait(
                 {main, stop, keeping, service.serving}, return_when=asyncio.FIRST_COMPLETED
             )
-            if main.done():
-                main.result()
+            for ended in (main, keeping, service.serving):
+                if ended.done():
+                    ended.result()
+            if service.serving.done():
+                raise CommandFailed("the HTTP service ended by itself: its log above says why")
         finally:
             for task in (main, stop, keeping):
                 task.cancel()
@@ -252,7 +256,9 @@ def _tail(path: Path, lines: int = 8) -> str:
 
 def _tell_ready(access: Access, as_json: bool) -> None:
     if as_json:
-        print_json({"ready": True, "url": access.url, "key": access.key})
+        line = {"ready": True, "url": access.url, "key": access.key}
+        stdout.print(json.dumps(line), markup=False)
+        stdout.file.flush()
         return
     stdout.print(f"Swell is ready: {access.url}  key {access.key}", markup=False)
     talk.print("  try it: swell tasks submit MODEL -i name=value --watch   (swell models ls)")

@@ -196,6 +196,7 @@ class ProcessProvider:
     def _forget_old(self) -> None:
         ended = [i.id for i in self._instances.values() if i.state is InstanceState.ENDED]
         for each in ended[:-_REMEMBERED]:
+            self.log_path(each).unlink(missing_ok=True)
             del self._instances[each]
             self._watchers.pop(each, None)
             self._kill_at_s.pop(each, None)
