@@ -1,0 +1,238 @@
+"""A worker as a process of its own, over HTTP, against a real server."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+import uvicorn
+
+from swell.api.app import create_app
+from swell.api.auth import create_key
+from swell.api.settings import ApiSettings, Backend
+from swell.brokers.memory import MemoryBroker
+from swell.buses.memory import MemoryBus
+from swell.clock import SystemClock
+from swell.object_stores.memory import MemoryObjects
+from swell.registry import Scope
+from swell.retry import RetryPolicy
+from swell.stores.memory import MemoryRegistry, MemoryStore
+from swell.task import TaskState
+
+
+@dataclass
+class Site:
+    """A backend that listens, and a client of it."""
+
+    url: str
+    backend: Backend
+    worker_key: str
+    client: aiohttp.ClientSession
+
+    async def call(self, method: str, path: str, body: Any = None) -> Any:
+        async with self.client.request(method, self.url + path, json=body) as answer:
+            told = await answer.json()
+            assert answer.status < 300, told
+            return told
+
+    async def submit(self, model: str, **fields: Any) -> str:
+        task = await self.call("POST", "/v1/tasks", {"model": model, **fields})
+        return str(task["id"])
+
+    async def ended(self, task_id: str) -> Any:
+        async with asyncio.timeout(30):
+            while True:
+                [task] = await self.backend.store.get([task_id])
+                assert task is not None
+                if task.state.is_terminal:
+                    return await self.call("GET", f"/v1/tasks/{task_id}")
+                await asyncio.sleep(0.01)
+
+    async def running(self, task_id: str) -> None:
+        async with asyncio.timeout(30):
+            while (await self.backend.store.get([task_id]))[0].state is not TaskState.RUNNING:  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    clock = SystemClock()
+    store = MemoryStore(clock, RetryPolicy(base_s=0.05))
+    registry = MemoryRegistry()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    backend = Backend(
+        store=store,
+        broker=MemoryBroker(store),
+        bus=MemoryBus(clock),
+        objects=MemoryObjects(clock, await registry.secret("objects")),
+        registry=registry,
+        clock=clock,
+        settings=ApiSettings(),
+        launchable=lambda: ["demo/noop", "demo/upper", "demo/echo-picture", "demo/crash"],
+    )
+    worker_key = (await create_key(registry, clock, "w", frozenset({Scope.WORKER}))).secret
+    client_key = (await create_key(registry, clock, "c", frozenset({Scope.ADMIN}))).secret
+    config = uvicorn.Config(create_app(backend), port=port, log_level="warning", lifespan="on")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    async with aiohttp.ClientSession(headers={"authorization": f"Bearer {client_key}"}) as client:
+        while not server.started:
+            await asyncio.sleep(0.01)
+        yield Site(url, backend, worker_key, client)
+        server.should_exit = True
+        await serving
+
+
+@asynccontextmanager
+async def a_worker(site: Site, tmp_path: Path, *options: str) -> AsyncIterator[Any]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SWELL_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "swell", "worker", "--url", site.url, "--token", site.worker_key),
+        *("-m", "demo/*", *options),
+        cwd=tmp_path,
+        env=environment,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    lines: list[bytes] = []
+    async for line in process.stderr:
+        lines.append(line)
+        if b"registered" in line:
+            break
+    else:
+        pytest.fail(b"".join(lines).decode())
+    drain = asyncio.create_task(process.stderr.read())
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await drain
+
+
+async def test_tasks_run_and_pictures_come_back(site: Site, tmp_path: Path) -> None:
+    async with a_worker(site, tmp_path):
+        text = await site.ended(await site.submit("demo/upper", input={"text": "hé"}))
+        assert (text["state"], text["output"]) == ("succeeded", "HÉ")
+        wish = {"prompt": "fox", "width": 64, "height": 48}
+        task = await site.ended(await site.submit("demo/echo-picture", input=wish, count=2))
+        assert task["state"] == "succeeded", task
+        assert [each["width"] for each in task["artifacts"]] == [64, 64]
+        async with site.client.get(task["artifacts"][1]["url"]) as answer:
+            assert answer.content_type == "image/png"
+            assert (await answer.read()).startswith(b"\x89PNG")
+
+
+async def test_an_input_file_of_the_backend_is_fetched(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "sizes.py"
+    file.write_text(
+        "import swell\n"
+        "@swell.model('test/size')\n"
+        "def size(image: swell.Image) -> list[int]:\n"
+        "    return list(image.pil().size)\n"
+    )
+    async with a_worker(site, tmp_path, "-m", str(file)):
+        task = await site.ended(await site.submit("demo/echo-picture", input={"width": 32}))
+        url = task["artifacts"][0]["url"]
+        sized = await site.ended(await site.submit("test/size", input={"image": url}))
+        assert sized["output"] == [32, 128]
+        private = "http://169.254.169.254/latest/meta-data"
+        refused = await site.ended(await site.submit("test/size", input={"image": private}))
+        assert refused["error"]["code"] == "input_unavailable"
+        assert "private network" in refused["error"]["detail"]
+
+
+async def test_a_running_task_is_cancelled(site: Site, tmp_path: Path) -> None:
+    async with a_worker(site, tmp_path, "--slots", "1"):
+        wish = {"steps": 1000, "step_s": 0.05}
+        task_id = await site.submit("demo/echo-picture", input=wish)
+        await site.running(task_id)
+        await site.call("POST", f"/v1/tasks/{task_id}/cancel")
+        async with asyncio.timeout(2):
+            assert (await site.ended(task_id))["state"] == "canceled"
+
+
+async def test_sigterm_drains(site: Site, tmp_path: Path) -> None:
+    async with a_worker(site, tmp_path, "--slots", "1") as process:
+        wish = {"steps": 20, "step_s": 0.05}
+        held = await site.submit("demo/echo-picture", input=wish)
+        await site.running(held)
+        left = await site.submit("demo/upper", input={"text": "a"})
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    assert (await site.ended(held))["state"] == "succeeded"
+    assert (await site.call("GET", f"/v1/tasks/{left}"))["state"] == "queued"
+
+
+async def test_a_second_sigterm_hands_leases_back_within_a_second(
+    site: Site, tmp_path: Path
+) -> None:
+    async with a_worker(site, tmp_path, "--slots", "2") as process:
+        wish = {"steps": 1000, "step_s": 0.05}
+        ids = [await site.submit("demo/echo-picture", input=wish) for _ in range(2)]
+        for task_id in ids:
+            await site.running(task_id)
+        clock = SystemClock()
+        start_s = clock.monotonic_s()
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)  # two signals at once would be one
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(2):
+            while any(
+                task is None or task.state is not TaskState.QUEUED
+                for task in await site.backend.store.get(ids)
+            ):
+                await asyncio.sleep(0.01)
+        assert clock.monotonic_s() - start_s < 1.2
+        assert await process.wait() == 0
+    tasks = await site.backend.store.get(ids)
+    assert [task and task.attempts_left for task in tasks] == [3, 3]
+
+
+async def test_the_model_process_dies_with_its_worker(site: Site, tmp_path: Path) -> None:
+    async with a_worker(site, tmp_path) as process:
+        [child] = psutil.Process(process.pid).children()
+        process.kill()
+        await process.wait()
+        async with asyncio.timeout(5):
+            while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_poison_task_ends_among_the_dead(site: Site, tmp_path: Path) -> None:
+    async with a_worker(site, tmp_path):
+        poison = await site.submit("demo/crash", input={"how": "die"})
+        others = [
+            await site.submit("demo/crash", input={"how": "not", "text": str(n)}) for n in range(5)
+        ]
+        dead = await site.ended(poison)
+        assert dead["state"] == "failed"
+        assert dead["attempt"] == dead["max_attempts"]
+        assert dead["error"]["code"] == "model_process_died"
+        assert {(await site.ended(each))["state"] for each in others} == {"succeeded"}
+
+
+async def test_a_wrong_token_ends_the_worker_with_what_to_do(site: Site, tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "swell", "worker", "--url", site.url, "--token", "swell_wrong"),
+        *("-m", "demo/noop"),
+        cwd=tmp_path,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, stderr = await process.communicate()
+    assert process.returncode not in (0, None)
+    assert b"key" in stderr
+    assert b"Traceback" not in stderr
