@@ -101,18 +101,9 @@ def _request_body(body: Body, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]
             content[media_type] = {"schema": refs[body.message]}
             if body.example is not None:
                 content[media_type]["example"] = body.example
-        elif media_type == "multipart/form-data":
-            content[media_type] = {"schema": _FORM}
         else:
             content[media_type] = {}
     return {"required": True, "content": content}
-
-
-_FORM: Final = {
-    "type": "object",
-    "description": "one part with a file name",
-    "properties": {"file": {"contentMediaType": "application/octet-stream"}},
-}
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:

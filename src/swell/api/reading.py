@@ -128,9 +128,17 @@ def _scalars(kind: type[Any]) -> dict[str, tuple[type[Any], ...]]:
     """Return which kinds of value each parameter may have."""
     found = {}
     for field in msgspec.inspect.type_info(kind).fields:  # type: ignore[attr-defined]
-        options = getattr(field.type, "types", (field.type,))
-        found[field.encode_name] = tuple(type(each) for each in options)
+        bare = _bare(field.type)
+        options = getattr(bare, "types", (bare,))
+        found[field.encode_name] = tuple(type(_bare(each)) for each in options)
     return found
+
+
+def _bare(kind: Any) -> Any:
+    """Return a type without the description that is wrapped around it."""
+    while isinstance(kind, msgspec.inspect.Metadata):
+        kind = kind.type
+    return kind
 
 
 def _scalar(text: str, kinds: tuple[type[Any], ...]) -> int | bool | str:
