@@ -87,7 +87,7 @@ def test_a_taken_port_is_told_with_what_to_do(swell: Swell) -> None:
 
 def test_doctor_sends_one_task_through(swell: Swell) -> None:
     findings = swell.json("doctor")
-    assert {f["verdict"] for f in findings} <= {"ok", "warning"}
+    assert {f["grade"] for f in findings} <= {"ok", "warning"}
     assert findings[-1]["name"] == "one task"
 
 

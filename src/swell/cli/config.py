@@ -8,6 +8,8 @@ from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import group, print_json, table
 from swell.config import Settings
 
+__all__ = ["app"]
+
 app = group("Settings.")
 
 

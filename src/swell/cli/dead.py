@@ -12,6 +12,8 @@ from swell.cli.tasks import client_settings
 from swell.clock import SystemClock
 from swell.errors import InvalidRequest
 
+__all__ = ["app"]
+
 app = group("Dead letters: tasks that failed after their last attempt.")
 
 

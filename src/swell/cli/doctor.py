@@ -29,7 +29,7 @@ from swell.errors import SwellError
 from swell.model import load_models
 from swell.wiring import sqlite_version
 
-__all__ = ["doctor"]
+__all__ = ["Finding", "doctor"]
 
 #: Durable commits take about as long as one fsync; slower disks make a slow queue.
 _SLOW_FSYNC_S = 0.02
@@ -43,7 +43,7 @@ class Finding:
 
     name: str
     #: `ok`, `warning` or `bad`.
-    verdict: str
+    grade: str
     detail: str
 
 
@@ -59,7 +59,7 @@ def doctor(as_json: Json = False, data: Data = None, config: Config = None) -> N
             _tell(findings[-1])
     if as_json:
         print_json([asdict(finding) for finding in findings])
-    bad = [finding.name for finding in findings if finding.verdict == "bad"]
+    bad = [finding.name for finding in findings if finding.grade == "bad"]
     if bad:
         raise CommandFailed(f"not fit yet: {', '.join(bad)}")
 
@@ -95,8 +95,8 @@ def _folder(folder: Path) -> Finding:
         pass
     stat = os.statvfs(folder)
     free_bytes = stat.f_bavail * stat.f_frsize
-    verdict = "ok" if free_bytes > 2**30 else "warning"
-    return Finding("", verdict, f"{folder} can be written, {free_bytes / 2**30:.1f} GiB free")
+    grade = "ok" if free_bytes > 2**30 else "warning"
+    return Finding("", grade, f"{folder} can be written, {free_bytes / 2**30:.1f} GiB free")
 
 
 def _disk(folder: Path, clock: Clock) -> Finding:
@@ -182,6 +182,6 @@ async def _within(work: Any, limit_s: float) -> None:
 
 
 def _tell(finding: Finding) -> None:
-    mark = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "bad": "[red]✗[/]"}[finding.verdict]
+    mark = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "bad": "[red]✗[/]"}[finding.grade]
     stdout.print(f"{mark} {finding.name:18}", end=" ")
     stdout.print(finding.detail, markup=False)

@@ -12,6 +12,8 @@ from swell.cli.tasks import client_settings
 from swell.clock import SystemClock
 from swell.registry import Scope
 
+__all__ = ["app"]
+
 app = group("API keys.")
 
 

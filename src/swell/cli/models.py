@@ -15,6 +15,8 @@ from swell.clock import Clock, SystemClock
 from swell.errors import SwellError
 from swell.model import Definition, load_models
 
+__all__ = ["app"]
+
 app = group("Models that are served, and checks of model files.")
 
 

@@ -21,9 +21,13 @@ __all__ = [
     "Exit",
     "Group",
     "Refused",
+    "ago",
     "data",
+    "exit_code",
+    "explain",
     "group",
     "print_json",
+    "seconds",
     "table",
     "talk",
 ]

@@ -16,6 +16,8 @@ from swell.clock import SystemClock
 from swell.config import Settings
 from swell.task import TaskState
 
+__all__ = ["app", "client_settings"]
+
 app = group("Submit tasks, and see what became of them.")
 
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task.")]
