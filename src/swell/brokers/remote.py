@@ -242,7 +242,7 @@ class _PublicResolver(AbstractResolver):
         results: list[ResolveResult] = []
         for kind, _, proto, _, address in found:
             if not ipaddress.ip_address(address[0]).is_global:
-                raise OSError(f"{host} lies on a private network and is not fetched")
+                raise InvalidRequest(f"{host} lies on a private network and is not fetched")
             results.append(
                 ResolveResult(
                     hostname=host,

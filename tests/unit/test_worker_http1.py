@@ -1,0 +1,246 @@
+"""The worker's small HTTP client, against a server that misbehaves on command."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from swell.brokers.http1 import Answer, ConnectionLost, Http1Client
+from swell.brokers.remote import RemoteDispatch
+from swell.dispatch import Ask
+from swell.errors import (
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    SwellError,
+    Unauthenticated,
+    Unavailable,
+)
+
+Talk = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def a_server(talk: Talk) -> AsyncIterator[tuple[Http1Client, list[bytes]]]:
+    """Calls `talk` with each request that came whole."""
+    connections: list[bytes] = []
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(b"")
+        writers.append(writer)
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+                body = await reader.readexactly(length)
+                connections[-1] += head + body
+                await talk(head + body, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = Http1Client(f"http://127.0.0.1:{port}/base", {"authorization": "Bearer k"})
+    try:
+        yield client, connections
+    finally:
+        client.close()
+        server.close()
+        for writer in writers:
+            writer.close()
+        await server.wait_closed()
+
+
+def reply(body: bytes, status: int = 200, more: str = "") -> bytes:
+    return f"HTTP/1.1 {status} OK\r\ncontent-length: {len(body)}\r\n{more}\r\n".encode() + body
+
+
+async def echo(request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(reply(request.partition(b"\r\n\r\n")[2]))
+
+
+async def test_calls_share_a_kept_connection() -> None:
+    async with a_server(echo) as (client, connections):
+        for body in (b"one", b"", b"x" * 300_000):
+            assert await client.post("/p", body, timeout_s=5) == Answer(200, body)
+        assert len(connections) == 1
+        assert connections[0].startswith(b"POST /base/p HTTP/1.1\r\nhost: 127.0.0.1:")
+        assert b"authorization: Bearer k\r\n" in connections[0]
+
+
+async def test_calls_at_the_same_time_have_connections_of_their_own() -> None:
+    gate = asyncio.Event()
+
+    async def wait(request: bytes, writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        await echo(request, writer)
+
+    async with a_server(wait) as (client, connections):
+        calls = [asyncio.create_task(client.post("/", b"%d" % n, timeout_s=5)) for n in range(3)]
+        while len(connections) < 3:
+            await asyncio.sleep(0)
+        gate.set()
+        assert [answer.body for answer in await asyncio.gather(*calls)] == [b"0", b"1", b"2"]
+
+
+async def test_an_answer_may_come_in_pieces() -> None:
+    async def crumble(request: bytes, writer: asyncio.StreamWriter) -> None:
+        for byte in b"HTTP/1.1 100 Continue\r\n\r\n" + reply(b"hello", 404):
+            writer.write(bytes([byte]))
+            await writer.drain()
+
+    async with a_server(crumble) as (client, _):
+        assert await client.post("/", b"", timeout_s=5) == Answer(404, b"hello")
+
+
+async def test_an_answer_may_be_chunked() -> None:
+    async def chunk(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+
+    async with a_server(chunk) as (client, _):
+        assert (await client.post("/", b"", timeout_s=5)).body == b"abcde"
+
+
+async def test_a_connection_that_the_server_closes_is_not_used_again() -> None:
+    async def once(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(b"ok", more="connection: close\r\n"))
+
+    async with a_server(once) as (client, connections):
+        await client.post("/", b"", timeout_s=5)
+        await client.post("/", b"", timeout_s=5)
+        assert len(connections) == 2
+
+
+async def test_an_answer_cut_short_is_a_lost_connection() -> None:
+    async def cut(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly")
+        writer.close()
+
+    async with a_server(cut) as (client, _):
+        with pytest.raises(ConnectionLost):
+            await client.post("/", b"", timeout_s=5)
+
+
+async def test_something_other_than_http_is_a_lost_connection() -> None:
+    async def mumble(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH\r\n\r\n")
+
+    async with a_server(mumble) as (client, _):
+        with pytest.raises(ConnectionLost, match="not HTTP"):
+            await client.post("/", b"", timeout_s=5)
+
+
+async def silence(request: bytes, writer: asyncio.StreamWriter) -> None:
+    pass
+
+
+async def test_a_call_without_an_answer_ends_in_time_and_its_connection_is_not_used_again() -> None:
+    async with a_server(silence) as (client, connections):
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await client.post("/", b"", timeout_s=0.05)
+        assert len(connections) == 2
+
+
+async def test_a_late_answer_to_a_cancelled_call_answers_nobody() -> None:
+    async def slow(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if request.endswith(b"first"):
+            return
+        writer.write(reply(b"second"))
+
+    async with a_server(slow) as (client, connections):
+        first = asyncio.create_task(client.post("/", b"first", timeout_s=5))
+        while not connections or not connections[0].endswith(b"first"):
+            await asyncio.sleep(0)
+        first.cancel()
+        assert (await client.post("/", b"", timeout_s=5)).body == b"second"
+        assert len(connections) == 2
+
+
+async def test_bytes_that_nobody_asked_for_end_the_connection() -> None:
+    async def twice(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(b"one"))
+        await writer.drain()
+        writer.write(reply(b"again"))
+
+    async with a_server(twice) as (client, _):
+        for _ in range(3):
+            assert (await client.post("/", b"", timeout_s=5)).body == b"one"
+            await asyncio.sleep(0.01)  # the second answer arrives by itself
+
+
+async def test_a_server_that_is_not_there_is_an_os_error() -> None:
+    client = Http1Client("http://127.0.0.1:9", {})
+    with pytest.raises(OSError, match=r"Connect call failed|refused"):
+        await client.post("/", b"", timeout_s=1)
+
+
+def test_a_header_cannot_smuggle_lines() -> None:
+    with pytest.raises(ValueError, match="line break"):
+        Http1Client("http://x", {"authorization": "a\r\nhost: evil"})
+
+
+# --- errors as the worker sees them --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, InvalidRequest),
+        (401, Unauthenticated),
+        (403, Forbidden),
+        (404, NotFound),
+        (429, Unavailable),
+        (500, Unavailable),
+        (503, Unavailable),
+    ],
+)
+async def test_a_status_becomes_the_error_of_its_kind(status: int, kind: type[SwellError]) -> None:
+    async def refuse(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(b'{"detail": "do this"}', status))
+
+    async with a_server(refuse) as (client, _):
+        dispatch = RemoteDispatch(f"http://127.0.0.1:{client._port}", "k")
+        with pytest.raises(kind, match="do this") as caught:
+            await dispatch.lease(Ask(worker_id="w", n=1))
+        assert type(caught.value) is kind
+        await dispatch.close()
+
+
+async def test_an_answer_of_something_else_says_so() -> None:
+    async def page(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(b"<html>"))
+
+    async with a_server(page) as (client, _):
+        dispatch = RemoteDispatch(f"http://127.0.0.1:{client._port}", "k")
+        with pytest.raises(Unavailable, match="is it a Swell backend"):
+            await dispatch.lease(Ask(worker_id="w", n=1))
+        await dispatch.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "http://127.0.0.1:1/",
+        "http://[::1]/",
+        "http://10.0.0.1/",
+        "http://169.254.169.254/latest/meta-data",
+        "ftp://example.com/a",
+    ],
+)
+async def test_input_files_are_not_read_from_private_places(url: str) -> None:
+    dispatch = RemoteDispatch("http://192.0.2.1:8000", "k")
+    with pytest.raises(InvalidRequest):
+        await dispatch.fetch(url)
+    await dispatch.close()
+
+
+async def test_a_name_that_stands_for_a_private_address_is_not_read() -> None:
+    dispatch = RemoteDispatch("http://192.0.2.1:8000", "k")
+    with pytest.raises(SwellError, match="private network"):
+        await dispatch.fetch("http://localhost:1/a.png")
+    await dispatch.close()
