@@ -10,7 +10,14 @@ from swell.errors import Forbidden, Unauthenticated
 from swell.registry import ApiKey, Registry, Scope
 from swell.task import new_id
 
-__all__ = ["KEY_PREFIX", "Keys", "bearer_digest", "create_key", "new_key"]
+__all__ = [
+    "KEY_PREFIX",
+    "Keys",
+    "NewKey",
+    "bearer_digest",
+    "create_key",
+    "new_key",
+]
 
 #: Secrets start so, for people and for scanners of leaked secrets.
 KEY_PREFIX = "swell_"

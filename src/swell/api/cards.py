@@ -16,7 +16,13 @@ from swell.clock import Clock
 from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound
 from swell.registry import ModelCard, Registry
 
-__all__ = ["Cards", "Target", "check_schema", "pointer_of"]
+__all__ = [
+    "Cards",
+    "Target",
+    "check_schema",
+    "compile_schema",
+    "pointer_of",
+]
 
 #: How long cards are taken as current, in seconds.
 _FRESH_S = 5.0

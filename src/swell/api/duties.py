@@ -15,7 +15,12 @@ from swell.errors import SwellError
 from swell.events import EventKind
 from swell.task import TaskState
 
-__all__ = ["Duties", "pause_s", "sweep"]
+__all__ = [
+    "Duties",
+    "pause_s",
+    "sweep",
+    "tell_positions",
+]
 
 _log = structlog.get_logger("swell.api")
 

@@ -16,7 +16,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-__all__ = ["Estimate", "EtaSeconds", "ServiceStats", "ServiceTimes", "estimate", "retry_after_s"]
+__all__ = [
+    "Estimate",
+    "EtaSeconds",
+    "ServiceStats",
+    "ServiceTimes",
+    "estimate",
+    "retry_after_s",
+    "summarize",
+]
 
 #: Where a normal variable's lowest and highest tenth begin, in standard deviations.
 _Z10 = 1.2816

@@ -16,7 +16,13 @@ from swell.errors import InvalidRequest, NotFound, RangeNotSatisfiable
 from swell.objects import ObjectInfo
 from swell.task import new_id
 
-__all__ = ["byte_range", "get_artifact", "put_artifact", "upload"]
+__all__ = [
+    "byte_range",
+    "get_artifact",
+    "one_part",
+    "put_artifact",
+    "upload",
+]
 
 _RANGE: Final = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")
 _TYPE: Final = re.compile(r"^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$")

@@ -28,6 +28,7 @@ __all__ = [
     "NoQuery",
     "QueueList",
     "QueueView",
+    "Replayed",
     "StoredView",
     "TaskList",
     "TaskQuery",

@@ -10,7 +10,10 @@ from swell.api.problems import Problem
 from swell.api.route import Body, Response, Route
 from swell.errors import Forbidden, Internal, SwellError, Unauthenticated
 
-__all__ = ["describe"]
+__all__ = [
+    "all_errors",
+    "describe",
+]
 
 _REF: Final = "#/components/schemas/{name}"
 _PROBLEM: Final = "application/problem+json"

@@ -36,6 +36,7 @@ __all__ = [
     "list_versions",
     "list_workers",
     "make_key",
+    "model_name",
     "model_view",
     "revoke_key",
     "show_metrics",

@@ -10,7 +10,14 @@ from swell.api.messages import ArtifactView, TaskUrls, TaskView
 from swell.objects import Objects
 from swell.task import Artifact, Task
 
-__all__ = ["artifact_view", "encode", "encode_task", "resolve_files", "task_view"]
+__all__ = [
+    "UrlMaker",
+    "artifact_view",
+    "encode",
+    "encode_task",
+    "resolve_files",
+    "task_view",
+]
 
 encode = msgspec.json.Encoder().encode
 

@@ -36,7 +36,17 @@ from swell.registry import WorkerInfo
 from swell.store import Hold
 from swell.task import Released, Settlement, Task, new_id
 
-__all__ = ["UploadsAnswer", "UploadsRequest", "lease", "register", "report", "uploads"]
+__all__ = [
+    "UploadsAnswer",
+    "UploadsRequest",
+    "lease",
+    "lease_tasks",
+    "register",
+    "register_worker",
+    "report",
+    "take_report",
+    "uploads",
+]
 
 #: The most tasks that one lease or report hands out.
 MAX_LEASE: Final = 512

@@ -57,7 +57,14 @@ from swell.worker.frames import (
     encode_frame,
 )
 
-__all__ = ["main"]
+__all__ = [
+    "Job",
+    "Pipe",
+    "Runner",
+    "WorkerGone",
+    "main",
+    "serve",
+]
 
 #: Progress of one task is told at most this often, except for its last step.
 PROGRESS_EVERY_S: Final = 0.05
