@@ -226,13 +226,27 @@ async def _watch_tasks(recorder: Recorder, seed: int) -> None:
 
 
 async def _until_quiet(recorder: Recorder) -> None:
-    """Wait until nothing is queued or running."""
+    """Wait until every task has ended."""
     while True:
         recorder.check_time()
         pages = [await recorder.page(state=state, limit=1) for state in ("queued", "running")]
-        if all(page is not None and not page.tasks for page in pages):
+        # Between these two looks a task may have gone from one state to the other, unseen by both;
+        # but what has ended stays so, so that one look at all tasks is enough.
+        is_quiet = all(page is not None and not page.tasks for page in pages)
+        if is_quiet and await _have_all_ended(recorder):
             return
         await asyncio.sleep(0.1)
+
+
+async def _have_all_ended(recorder: Recorder) -> bool:
+    query: dict[str, Any] = {"limit": 200}
+    while True:
+        page = await recorder.page(**query)
+        if page is None or any(not task.state.is_terminal for task in page.tasks):
+            return False
+        if page.cursor is None:
+            return True
+        query["cursor"] = page.cursor
 
 
 async def _history(plan: Plan, recorder: Recorder, system: System) -> History:
