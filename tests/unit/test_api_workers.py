@@ -92,6 +92,20 @@ async def test_a_failure_goes_back_to_the_queue(world: World) -> None:
     assert (seen["state"], seen["error"]["code"]) == ("queued", "model_error")
 
 
+async def test_a_task_handed_back_and_leased_again_in_one_report_is_held(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    released = {**hold(lease), "outcome": {"type": "released"}}
+    answer = await world.report(worker, settlements=[released], ask=1)
+    [again] = answer.get("tasks") or (await world.lease(worker))["tasks"]
+    assert (again["task_id"], again["attempt"]) == (task["id"], 2)
+    assert world.service.fleet.held_attempt(task["id"]) == 2
+    late = await world.report(worker, settlements=[succeeded(lease, "A")])
+    assert late["stale"] == [task["id"]]
+    assert world.service.fleet.held_attempt(task["id"]) == 2
+
+
 async def test_a_held_lease_is_extended_by_reports(world: World) -> None:
     worker = await world.register()
     task = await world.create()

@@ -27,8 +27,11 @@ _log = structlog.get_logger("swell.api")
 #: How many tasks one look of the sweeper changes.
 _SWEEP_LIMIT: Final = 1000
 
-#: How often every stream is looked at, to find clients that hung up, in seconds.
+#: How often a part of the streams is looked at, in seconds.
 _STREAM_TICK_S: Final = 1.0
+
+#: After how many looks every stream was asked whether its client has hung up.
+_CHECK_TICKS: Final = 5
 
 #: Streams looked at before others get a turn on the event loop.
 _STREAM_BATCH: Final = 500
@@ -92,7 +95,8 @@ class Duties:
             for number, stream in enumerate(service.streams):
                 if number % ticks == tick:
                     stream.push(KEEP_ALIVE)
-                stream.check()
+                if number % _CHECK_TICKS == tick % _CHECK_TICKS:
+                    stream.check()
                 if number % _STREAM_BATCH == _STREAM_BATCH - 1:
                     await asyncio.sleep(0)
 
@@ -149,7 +153,7 @@ async def sweep(service: Service) -> int:
         and service.fleet.held_attempt(task.id) == task.attempt
     ]
     service.fleet.stop(taken)
-    service.fleet.release([task.id for task in taken])
+    service.fleet.release([(task.id, task.attempt) for task in taken])
     for task in tasks:
         if task.state.is_terminal:
             service.count_end(task)

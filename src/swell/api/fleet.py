@@ -192,15 +192,19 @@ class Fleet:
     def learn_hold(self, worker: Worker, hold: Hold) -> None:
         """Note a lease that the store says is held."""
         if not self.is_held(hold.task_id, hold.attempt, hold.token):
-            self.release((hold.task_id,))
+            self.release(((hold.task_id, hold.attempt),))
             self._holds[hold.task_id] = (hold.attempt, hold.token, worker.info.id)
             worker.held += 1
 
-    def release(self, task_ids: Iterable[str]) -> None:
-        """Note that nobody holds these tasks any more."""
-        for task_id in task_ids:
-            held = self._holds.pop(task_id, None)
-            if held is not None:
+    def release(self, attempts: Iterable[tuple[str, int]]) -> None:
+        """Note that these attempts, as (task id, attempt), are over.
+
+        A later attempt of the same task, which another worker may hold by now, is left alone.
+        """
+        for task_id, attempt in attempts:
+            held = self._holds.get(task_id)
+            if held is not None and held[0] <= attempt:
+                del self._holds[task_id]
                 worker = self._workers.get(held[2])
                 if worker is not None:
                     worker.held = max(0, worker.held - 1)

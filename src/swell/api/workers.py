@@ -198,7 +198,7 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
         await _publish_progress(service, worker, told.progress)
     if told.settlements:
         await _after_settling(service, [task for task in settled if task is not None])
-        service.fleet.release([each.task_id for each in told.settlements])
+        service.fleet.release([(each.task_id, each.attempt) for each in told.settlements])
     cancels = worker.take_cancels()
     cancels += [task_id for task_id in lost if task_id not in cancels]
     drain = worker.info.draining
@@ -247,6 +247,8 @@ async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[s
     for hold, state in zip(holds, states, strict=True):
         if state.is_held:
             service.fleet.learn_hold(worker, hold)
+        elif service.fleet.is_held(hold.task_id, hold.attempt, hold.token):
+            service.fleet.release([(hold.task_id, hold.attempt)])
         if not state.is_held or state.cancel_requested:
             stopped.append(hold.task_id)
     return stopped
@@ -290,7 +292,7 @@ async def _hand_back(service: Service, tasks: Sequence[Task]) -> None:
             for task in tasks
         ]
     )
-    service.fleet.release([task.id for task in tasks])
+    service.fleet.release([(task.id, task.attempt) for task in tasks])
     await service.changed([task for task in released if task is not None])
 
 
