@@ -52,7 +52,7 @@ def test_every_query_compiles_against_the_schema() -> None:
     ("name", "parameters"),
     [
         ("ready_head", ("q", 5)),
-        ("has_ready", ("q",)),
+        ("ready_counts", ()),
         ("rank", ("q", 1, 1.0, "x", 5)),
         ("due_ids", (0, 5)),
         ("next_wake", ()),

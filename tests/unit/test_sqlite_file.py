@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -16,12 +17,18 @@ import pytest
 from swell.brokers.sqlite import SqliteBroker
 from swell.clock import ManualClock
 from swell.errors import Conflict, SwellError, Unavailable
-from swell.store import TaskFilter
+from swell.store import Accepted, TaskFilter
 from swell.stores.queries import load_migrations
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
 from swell.stores.sqlite.session import Session
-from swell.task import Task, TaskState
-from swell.testing.factories import a_lease_request, a_new_task, a_settlement
+from swell.task import Released, Task, TaskState
+from swell.testing.factories import (
+    a_failure,
+    a_lease_request,
+    a_new_task,
+    a_settlement,
+    a_success,
+)
 
 
 @pytest.fixture
@@ -43,6 +50,12 @@ def statements(database: SqliteDatabase) -> Iterator[list[str]]:
     database._writer.set_trace_callback(noted.append)
     yield noted
     database._writer.set_trace_callback(None)
+
+
+async def settle(database: SqliteDatabase) -> None:
+    """Return when whoever started to wait is waiting and nothing is being written."""
+    await asyncio.sleep(0)
+    await database.write(lambda session: None)
 
 
 def adding(task_id: str, **fields: object) -> Callable[[Session], str]:
@@ -96,13 +109,53 @@ async def test_a_write_returns_only_after_its_commit(database: SqliteDatabase) -
 
 
 async def test_late_writes_see_what_their_group_wrote(database: SqliteDatabase) -> None:
-    store, broker = SqliteStore(database), SqliteBroker(database)
     with statements(database) as noted:
-        leased, _ = await asyncio.gather(
-            broker.lease(a_lease_request()), store.accept([a_new_task()])
+        seen, _ = await asyncio.gather(
+            database.write(lambda session: session.ready_count("demo/upper"), is_late=True),
+            SqliteStore(database).accept([a_new_task()]),
         )
-    assert len(leased) == 1
+    assert seen == 1
     assert noted.count("COMMIT") == 1
+
+
+async def test_a_task_that_comes_while_a_worker_waits_is_accepted_and_started_in_one_commit(
+    database: SqliteDatabase,
+) -> None:
+    until = asyncio.get_running_loop().create_future()
+    lease = SqliteBroker(database).lease(a_lease_request(), until=until)
+    waiting = asyncio.ensure_future(lease)
+    await settle(database)
+    with statements(database) as noted:
+        await SqliteStore(database).accept([a_new_task()])
+        (task,) = await waiting
+    assert noted.count("COMMIT") == 1
+    assert (await SqliteStore(database).get([task.id])) == [task]
+
+
+async def test_a_wait_that_ends_in_vain_takes_nothing(database: SqliteDatabase) -> None:
+    until = asyncio.get_running_loop().create_future()
+    lease = SqliteBroker(database).lease(a_lease_request(), until=until)
+    waiting = asyncio.ensure_future(lease)
+    await settle(database)
+    until.set_result(None)
+    assert await waiting == []
+    await SqliteStore(database).accept([a_new_task()])
+    assert database.ready_count("demo/upper") == 1
+
+
+async def test_a_row_that_the_database_refuses_does_not_fail_a_worker_that_waits(
+    database: SqliteDatabase,
+) -> None:
+    until = asyncio.get_running_loop().create_future()
+    lease = SqliteBroker(database).lease(a_lease_request(), until=until)
+    waiting = asyncio.ensure_future(lease)
+    await settle(database)
+    store = SqliteStore(database)
+    with pytest.raises(OverflowError):
+        await store.accept([a_new_task(seed=2**70)])
+    assert not waiting.done()
+    await store.accept([a_new_task(seed=7)])
+    assert [task.seed for task in await waiting] == [7]
 
 
 async def test_one_that_fails_in_a_group_fails_alone(database: SqliteDatabase) -> None:
@@ -159,6 +212,54 @@ async def test_a_writer_that_was_canceled_does_not_disturb_its_group(
     await asyncio.sleep(0)
     first.cancel()
     assert await second == "b" * 32
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_what_is_kept_in_memory_is_what_lies_in_the_file(path: Path, seed: int) -> None:
+    rng, clock = random.Random(seed), ManualClock()
+    database = SqliteDatabase.open(path, clock)
+    store, broker = SqliteStore(database, rng=rng), SqliteBroker(database)
+    known: list[str] = []
+    held: list[Task] = []
+
+    async def accept() -> None:
+        queue = rng.choice(["demo/upper", "demo/upper:v1"])
+        deadline_s = rng.choice([None, 40.0])
+        new = [a_new_task(queue=queue, start_by_s=deadline_s) for _ in range(rng.randint(1, 4))]
+        accepted = await store.accept(new)
+        known.extend(one.task.id for one in accepted if isinstance(one, Accepted))
+
+    async def lease() -> None:
+        held.extend(await broker.lease(a_lease_request(rng.randint(1, 5))))
+
+    async def settle_some() -> None:
+        rng.shuffle(held)
+        outcomes = [a_success(), a_failure(), Released(), None]
+        told = [(held.pop(), rng.choice(outcomes)) for _ in range(len(held) // 2)]
+        await store.settle([a_settlement(task, outcome) for task, outcome in told if outcome])
+
+    async def cancel() -> None:
+        await store.cancel(rng.sample(known, min(2, len(known))))
+
+    async def wait() -> None:
+        clock.advance(rng.choice([0.5, 5, 20]))
+        await store.sweep()
+
+    async def fail() -> None:
+        with pytest.raises(OverflowError):
+            await store.accept([a_new_task(), a_new_task(count=2**70)])
+
+    steps = [accept, lease, settle_some, cancel, wait, fail]
+    for _ in range(60):
+        await asyncio.gather(*(rng.choice(steps)() for _ in range(rng.randint(1, 3))))
+        counted = dict(database.read("ready_counts"))
+        queues = ("demo/upper", "demo/upper:v1")
+        assert [database.ready_count(queue) for queue in queues] == [
+            counted.get(queue, 0) for queue in queues
+        ]
+        for task_id, (_, task) in database._state.live.items():
+            assert [task] == await store.get([task_id])
+    await database.close()
 
 
 # ---- what is promised of the file

@@ -241,12 +241,15 @@ class SqliteDatabase:
                     doing.result = doing.action(session)
                     if doing.result:
                         served.append(doing)
+                    if is_searching:
+                        session.flush()
                 doing = None
                 session.flush()
             except Exception as error:
                 self._roll_back()
-                if doing is None and not is_searching and len(group) > 1:
-                    # The database refused somebody's row; flushing after each action tells whose.
+                if not is_searching and not isinstance(error, SwellError):
+                    # The database refused somebody's row, perhaps when another action read what was
+                    # written before it; writing after each action tells whose it was.
                     is_searching = True
                     continue
                 blamed = [*group, *served] if doing is None else [doing]
