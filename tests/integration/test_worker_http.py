@@ -84,7 +84,14 @@ async def site() -> AsyncIterator[Site]:
     )
     worker_key = (await create_key(registry, clock, "w", frozenset({Scope.WORKER}))).secret
     client_key = (await create_key(registry, clock, "c", frozenset({Scope.ADMIN}))).secret
-    config = uvicorn.Config(create_app(backend), port=port, log_level="warning", lifespan="on")
+    config = uvicorn.Config(
+        create_app(backend),
+        port=port,
+        log_level="critical",
+        lifespan="on",
+        # The long poll of a worker that was killed would keep the server up.
+        timeout_graceful_shutdown=1,
+    )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {client_key}"}) as client:
@@ -117,8 +124,11 @@ async def a_worker(site: Site, tmp_path: Path, *options: str) -> AsyncIterator[A
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
+        # Twice: the first drains, the second hands back what a failed test may have left.
+        for _ in range(2):
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.05)
         await process.wait()
         await drain
 

@@ -1,0 +1,29 @@
+"""The examples of the authoring guide are run, and every public name is in it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import swell
+from swell import ui
+from swell.model import load_models
+
+GUIDE = Path(__file__).parents[2] / "docs" / "models" / "authoring.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_an_example_of_the_guide_is_a_model(number: int, tmp_path: Path) -> None:
+    path = tmp_path / f"example_{number}.py"
+    path.write_text(f"import swell\n{BLOCKS[number]}")
+    [definition] = load_models(str(path))
+    assert definition.input_schema["properties"]
+
+
+def test_every_public_name_is_explained() -> None:
+    text = GUIDE.read_text()
+    for name in swell.__all__:
+        assert f"swell.{name}" in text or f"import {name}" in text, name
+    for name in set(ui.__all__) - {"ASPECTS", "Hint"}:
+        assert f"ui.{name}(" in text, name
