@@ -43,8 +43,7 @@ async def test_a_draining_worker_takes_nothing_new(tmp_path: Path) -> None:
         first = (await submit(session, 1, ms=1500))[0]
         await until_state(session, first, "running")
         ask_to_stop(system.workers[0])
-        # The worker tells the backend that it drains with its next call at the latest.
-        await asyncio.sleep(0.3)
+        await until_said(system, "draining")
         later = await submit_while_refused(session, system, ms=10)
         assert await exit_code(system.workers[0]) == 0
         assert (await get(session, first))["state"] == "succeeded"
@@ -58,7 +57,7 @@ async def test_a_second_signal_hands_the_leases_back_within_a_second(tmp_path: P
         await until_state(session, ids[0], "running")
         worker = system.workers[0]
         ask_to_stop(worker)
-        await asyncio.sleep(0.2)
+        await until_said(system, "draining")
         ask_to_stop(worker)
         told_s = time.monotonic()
         await exit_code(worker)
@@ -75,6 +74,7 @@ async def test_what_was_handed_back_runs_elsewhere_at_no_cost(tmp_path: Path) ->
         ids = await submit(session, 3, ms=1500, max_attempts=1)
         await until_state(session, ids[0], "running")
         ask_to_stop(system.workers[0])
+        await until_said(system, "draining")
         ask_to_stop(system.workers[0])
         await exit_code(system.workers[0])
         system.start_worker(1)
@@ -201,6 +201,13 @@ async def until_some(session: aiohttp.ClientSession, state: str) -> None:
         if await ids_in(session, state):
             return
     raise AssertionError(f"no task was {state}")
+
+
+async def until_said(system: System, word: str) -> None:
+    async for _ in patiently():
+        if word in system.log("worker-0"):
+            return
+    raise AssertionError(f"the worker did not say {word!r}: {system.log('worker-0')}")
 
 
 async def patiently() -> AsyncIterator[None]:

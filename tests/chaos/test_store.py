@@ -58,10 +58,10 @@ async def hammer(database: Path, round_: int, *, kill_after_s: float | None) -> 
                 if time.monotonic() >= kill_at_s and process.returncode is None:
                     kill_at_s = float("inf")
                     process.kill()
-    finally:
-        if process.returncode is None:
-            process.kill()
-        code = await process.wait()
+    except BaseException:
+        process.kill()
+        raise
+    code = await process.wait()
     assert code == (-9 if kill_after_s is not None else 0)
     return lines
 
