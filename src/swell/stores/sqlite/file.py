@@ -6,8 +6,8 @@ told. So a commit costs the same for one caller and for a thousand, and nobody w
 there is no linger.
 
 The statements run in the event loop's own thread, since they are short and hold Python's lock half
-of the time; only the commit, which waits for the disk, goes to a thread. A thread for all of it was
-measured too: docs/decisions has the figures.
+of the time; only the commit, which waits for the disk, goes to a thread
+(docs/decisions/0004-sqlite-writer.md).
 
 If an action raises, the transaction is rolled back, its caller is told, and the others are run
 again without it.
