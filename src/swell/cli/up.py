@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,14 +166,14 @@ async def _until_done(
     """Wait for readiness, say so, and then tell of workers that end."""
     with talk.status("Swell starts"):
         while not await _is_ready(settings, service, fleet):
-            _tell_ends(ends, fleet)
+            await _take_ends(ends, fleet, service)
             if len(ends) >= _HOPELESS:
                 raise CommandFailed("no worker could be started: the lines above say why")
             await asyncio.sleep(_POLL_S)
     if await on_ready(access):
         return
     while True:
-        _tell_ends(ends, fleet)
+        await _take_ends(ends, fleet, service)
         await asyncio.sleep(_POLL_S * 10)
 
 
@@ -235,11 +236,16 @@ async def _is_good(backend: Backend, secret: str) -> bool:
     return found is not None and found.revoked_at is None
 
 
-def _tell_ends(ends: list[_End], fleet: Fleet) -> None:
+async def _take_ends(ends: list[_End], fleet: Fleet, service: Service) -> None:
+    """Tell of workers that ended, and let the registry know what no heartbeat would say so soon."""
     for end in ends:
         if end.is_told:
             continue
         end.is_told = True
+        pid, registry = fleet.provider.last_pid(end.instance.id), service.backend.registry
+        for worker in await registry.workers():
+            if worker.pid == pid and worker.host == socket.gethostname() and not worker.gone_at:
+                await registry.remove_worker(worker.id, service.backend.clock.now())
         path = fleet.provider.log_path(end.instance.id)
         how = f"exit code {end.instance.exit_code}"
         talk.print(f"[yellow]a worker ended[/] ({how}); the end of {escape(str(path))}:")

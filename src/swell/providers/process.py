@@ -58,6 +58,7 @@ class ProcessProvider:
         self._numbers = itertools.count(1)
         self._instances: dict[str, Instance] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._last_pids: dict[str, int] = {}
         self._kill_at_s: dict[str, float] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._killers: set[asyncio.Task[None]] = set()
@@ -123,6 +124,10 @@ class ProcessProvider:
         process = self._processes.get(instance_id)
         return None if process is None else process.pid
 
+    def last_pid(self, instance_id: str) -> int | None:
+        """Return the process id that an instance has or had; None if it never ran."""
+        return self._last_pids.get(instance_id)
+
     def pids(self) -> set[int]:
         """Return the process ids of all instances that live."""
         return {process.pid for process in self._processes.values()}
@@ -175,6 +180,7 @@ class ProcessProvider:
         except OSError as error:
             self._end(each, None)
             raise Unavailable(f"cannot run {request.command[:1]}: {error.strerror}") from error
+        self._last_pids[each] = self._processes[each].pid
         if self._instances[each].state is InstanceState.STARTING:
             running = msgspec.structs.replace(self._instances[each], state=InstanceState.RUNNING)
             self._instances[each] = running
@@ -200,6 +206,7 @@ class ProcessProvider:
             del self._instances[each]
             self._watchers.pop(each, None)
             self._kill_at_s.pop(each, None)
+            self._last_pids.pop(each, None)
 
 
 def _kill_group(pid: int) -> None:
