@@ -45,9 +45,10 @@ async def working(
         running.result()
     try:
         yield worker, running
-        worker.release()
-        async with asyncio.timeout(10):
-            assert await running == 0
+        if not running.done():
+            worker.release()
+            async with asyncio.timeout(10):
+                assert await running == 0
     finally:
         running.cancel()
 
@@ -419,3 +420,80 @@ async def test_a_model_that_keeps_dying_is_started_again_ever_later() -> None:
             assert (await dispatch.ended(task_id, 30.0)).dead
         task = await dispatch.ended(await dispatch.submit("demo/crash", {"how": "not"}))
         assert task.state is TaskState.SUCCEEDED
+
+
+async def test_a_worker_told_to_go_while_it_still_loads_goes_at_once(
+    dispatch: MemoryDispatch,
+) -> None:
+    worker = Worker(WorkerSettings(name="t"), dispatch, ["demo/noop"], SystemClock())
+    running = asyncio.create_task(worker.run(handle_signals=False))
+    await asyncio.sleep(0)
+    worker.drain()
+    async with asyncio.timeout(2):
+        assert await running == 0
+    assert dispatch.registrations == []
+
+
+async def test_a_worker_told_to_go_while_the_backend_is_away_goes_at_once(
+    dispatch: MemoryDispatch,
+) -> None:
+    dispatch.is_away = True
+    worker = Worker(WorkerSettings(name="t"), dispatch, ["demo/noop"], SystemClock())
+    running = asyncio.create_task(worker.run(handle_signals=False))
+    await asyncio.sleep(1)  # it loads, and then asks in vain: nothing can be waited for
+    worker.drain()
+    async with asyncio.timeout(2):
+        assert await running == 0
+
+
+PICKY = """
+import os
+import swell
+from pydantic import BaseModel
+
+class Picky(swell.Model):
+    name = "test/picky"
+    batch = swell.Batch(max=8)
+
+    class Input(BaseModel):
+        image: swell.Image
+        dies: bool = False
+
+    def run(self, items):
+        for item in items:
+            if item.input.dies:
+                os._exit(1)
+            item.preview(lambda: 1 / 0)
+        return [item.input.image.pil().width for item in items]
+"""
+
+
+async def test_neighbours_of_a_poison_task_keep_their_input_files(
+    dispatch: MemoryDispatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "picky.py"
+    file.write_text(PICKY)
+    target = io.BytesIO()
+    PIL.Image.new("RGB", (9, 4)).save(target, "PNG")
+    dispatch.inputs["https://example.com/a.png"] = (target.getvalue(), "image/png")
+    wish = {"image": "https://example.com/a.png"}
+    good = [await dispatch.submit("test/picky", wish) for _ in range(3)]
+    poison = await dispatch.submit("test/picky", {**wish, "dies": True}, max_attempts=1)
+    async with working(dispatch, str(file)):
+        for task_id in good:
+            # That its preview breaks does not matter either.
+            assert output_of(await dispatch.ended(task_id)) == 9
+        assert (await dispatch.ended(poison)).dead
+
+
+async def test_a_model_whose_file_has_changed_is_not_served_under_its_old_version(
+    dispatch: MemoryDispatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "picky.py"
+    file.write_text(PICKY)
+    async with working(dispatch, str(file)) as (worker, running):
+        file.write_text(PICKY + "# other\n")
+        os.kill(worker.model_pid, signal.SIGKILL)
+        async with asyncio.timeout(10):
+            assert await running == 1
+    assert dispatch.reports[-1].goodbye

@@ -88,7 +88,7 @@ async def test_files_are_stored_in_order_under_task_and_attempt() -> None:
     clock = ManualClock()
     dispatch = MemoryDispatch(clock)
     files = [Encoded(b"a", "image/png", "0.png", 1, 1), Encoded(b"b", "text/plain", "../b c.txt")]
-    artifacts = await deliver(dispatch, clock, "w", "t1/2", files)
+    artifacts = await deliver(dispatch, clock, lambda: "w", "t1/2", files)
     assert [each.key for each in artifacts] == ["outputs/t1/2/0.png", "outputs/t1/2/-b-c.txt"]
     assert dispatch.objects["outputs/t1/2/-b-c.txt"] == (b"b", "text/plain")
 
@@ -97,7 +97,7 @@ async def test_two_files_of_one_name_do_not_replace_each_other() -> None:
     clock = ManualClock()
     dispatch = MemoryDispatch(clock)
     files = [Encoded(b"a", "text/plain", "a.txt"), Encoded(b"b", "text/plain", "a.txt")]
-    artifacts = await deliver(dispatch, clock, "w", "t1/1", files)
+    artifacts = await deliver(dispatch, clock, lambda: "w", "t1/1", files)
     assert [dispatch.objects[each.key][0] for each in artifacts] == [b"a", b"b"]
 
 
@@ -118,7 +118,9 @@ async def test_a_store_that_is_away_is_tried_again() -> None:
 
     clock = Restless()
     dispatch = Flaky(clock)
-    [artifact] = await deliver(dispatch, clock, "w", "t1/1", [Encoded(b"a", "image/png", "0.png")])
+    [artifact] = await deliver(
+        dispatch, clock, lambda: "w", "t1/1", [Encoded(b"a", "image/png", "0.png")]
+    )
     assert dispatch.objects[artifact.key][0] == b"a"
     assert clock.monotonic_s() > 0
 

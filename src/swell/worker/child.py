@@ -208,7 +208,13 @@ class Job:
         if now_s - self._previewed_s < PREVIEW_EVERY_S or self.handle in self._pipe.stopped:
             return
         self._previewed_s = now_s
-        self._pipe.send(Preview(self.handle, self.count - self.left, _thumbnail(make())))
+        try:
+            jpeg = _thumbnail(make())
+        except Exception:
+            # A picture that only shows what is to come must not fail what comes.
+            traceback.print_exc()
+            return
+        self._pipe.send(Preview(self.handle, self.count - self.left, jpeg))
 
     def is_cancelled(self) -> bool:
         """See `Listener.is_cancelled`."""

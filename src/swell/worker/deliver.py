@@ -9,12 +9,12 @@ a call that is repeated writes the same bytes under the same key. So delivery is
 import asyncio
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from swell.clock import Clock
 from swell.dispatch import Dispatch, Upload
-from swell.errors import Unavailable
+from swell.errors import NotFound, Unavailable
 from swell.retry import RetryPolicy
 from swell.task import Artifact
 from swell.worker.encode import Encoded
@@ -28,7 +28,11 @@ _BACKOFF: Final = RetryPolicy(base_s=0.2, cap_s=5.0)
 
 
 async def deliver(
-    dispatch: Dispatch, clock: Clock, worker_id: str, prefix: str, files: Sequence[Encoded]
+    dispatch: Dispatch,
+    clock: Clock,
+    worker_id: Callable[[], str],
+    prefix: str,
+    files: Sequence[Encoded],
 ) -> tuple[Artifact, ...]:
     """Store the files under `outputs/{prefix}/…` and return them as artifacts, in their order.
 
@@ -47,15 +51,16 @@ async def deliver(
 
 
 async def _upload_places(
-    dispatch: Dispatch, clock: Clock, worker_id: str, keys: list[str]
+    dispatch: Dispatch, clock: Clock, worker_id: Callable[[], str], keys: list[str]
 ) -> list[Upload]:
     rng = random.Random()
     for attempt in range(1, MAX_TRIES):
         try:
-            return await dispatch.uploads(worker_id, keys)
-        except Unavailable:
+            return await dispatch.uploads(worker_id(), keys)
+        except (Unavailable, NotFound):
+            # A worker that was forgotten registers again, and has another id then.
             await clock.sleep(_BACKOFF.delay_s(attempt, rng))
-    return await dispatch.uploads(worker_id, keys)
+    return await dispatch.uploads(worker_id(), keys)
 
 
 async def _put(dispatch: Dispatch, clock: Clock, upload: Upload, file: Encoded) -> None:

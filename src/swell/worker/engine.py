@@ -34,7 +34,7 @@ from swell.worker.fetch import FileFields, fetch_files, file_fields
 from swell.worker.frames import Done, Fault, Frame, Order, Preview, Results, Step
 from swell.worker.heartbeat import keep_beating
 from swell.worker.link import Link
-from swell.worker.run import ModelProcess, ModelRefused, ProcessDied, describe_exit
+from swell.worker.run import ModelProcess, describe_exit
 from swell.worker.settings import WorkerSettings
 
 __all__ = ["Worker", "default_slots"]
@@ -94,6 +94,7 @@ class Worker:
         self._clock = clock
         self._rng = random.Random()
         self._served: dict[str, _Served] = {}
+        self._versions: dict[str, str] = {}
         self._backlog: Backlog[Held] = Backlog()
         self._batches: deque[_Batch] = deque()
         self._batch_number = 0
@@ -129,19 +130,24 @@ class Worker:
         if handle_signals:
             self._handle_signals()
         self._process = self._new_process()
+        self._starting = asyncio.get_running_loop().create_task(self._start())
         try:
-            cards = await self._boot()
-            await self._join(cards)
-            return await self._ended
-        except ProcessDied:
-            if self._is_draining:
+            await asyncio.wait([self._starting])
+            if self._starting.cancelled():
+                # Told to go before there was anything to finish.
                 return 0
-            raise
+            self._starting.result()
+            return await self._ended
         finally:
+            self._starting.cancel()
             await self._close()
+
+    async def _start(self) -> None:
+        await self._join(await self._boot())
 
     async def _boot(self) -> list[ModelCard]:
         cards = await self._process.start(self._refs, self._settings.device)
+        self._versions = {card.name: card.version for card in cards}
         for card in cards:
             self._served[card.name] = _Served(batching_of(card), file_fields(card.input_schema))
         ready = await self._process.ready()
@@ -175,8 +181,6 @@ class Worker:
         ):
             self._start_loop(loop)
         self.is_up.set()
-        if self._is_draining:
-            self._leave_when_clear()
 
     def _start_loop(self, loop: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(loop)
@@ -216,17 +220,8 @@ class Worker:
         self._is_draining = True
         _log.info("draining: finishing what is held")
         if not self.is_up.is_set():
-            if not self._ended.done() and not self._process.is_ready:
-                # Still loading: there is nothing to finish.
-                self._start_loop(self._abort())
+            self._starting.cancel()
             return
-        self._link.takes_work = False
-        self._leave_when_clear()
-
-    async def _abort(self) -> None:
-        await self._process.kill()
-
-    def _leave_when_clear(self) -> None:
         self._link.takes_work = False
         self._start_loop(self._leave())
 
@@ -241,16 +236,16 @@ class Worker:
         if not self._ended.done():
             self._ended.set_result(0)
 
-    def release(self) -> None:
+    def release(self, exit_code: int = 0) -> None:
         """Hand every lease back and go at once."""
         self._is_draining = True
-        if self.is_up.is_set():
-            self._link.takes_work = False
-            self._start_loop(self._release())
-        elif not self._ended.done():
-            self._start_loop(self._abort())
+        if not self.is_up.is_set():
+            self._starting.cancel()
+            return
+        self._link.takes_work = False
+        self._start_loop(self._release(exit_code))
 
-    async def _release(self) -> None:
+    async def _release(self, exit_code: int) -> None:
         for held in self._desk.all_held():
             self._desk.settle(held, Released(reason="stopped"))
         _log.info("handing leases back")
@@ -260,7 +255,7 @@ class Worker:
         except (SwellError, TimeoutError) as error:
             _log.warning("the leases could not be handed back", detail=str(error))
         if not self._ended.done():
-            self._ended.set_result(0)
+            self._ended.set_result(exit_code)
 
     # --- what the backend says -------------------------------------------------------------------
 
@@ -310,6 +305,16 @@ class Worker:
                 "An input file cannot be fetched",
                 error.detail,
                 retryable=error.retryable,
+            )
+            return
+        except Exception as error:
+            _log.exception("fetching failed", task=held.task.task_id)
+            self._fail(
+                held,
+                "input_unavailable",
+                "An input file cannot be fetched",
+                str(error),
+                retryable=True,
             )
             return
         self._enqueue(held)
@@ -366,7 +371,6 @@ class Worker:
             task = held.task
             waiting[held.handle] = held
             orders.append(Order(held.handle, bytes(task.input), task.seed, task.count, held.files))
-            held.files = {}
         self._batches.append(_Batch(self._batch_number, model, waiting, now_s))
         self._process.run(self._batch_number, model, orders)
 
@@ -478,19 +482,29 @@ class Worker:
             await self._process.kill()
             self._process = self._new_process()
             try:
-                await self._process.start(self._refs, self._settings.device)
+                cards = await self._process.start(self._refs, self._settings.device)
                 await self._process.ready()
-            except (ModelRefused, ProcessDied) as error:
+            except (SwellError, OSError) as error:
                 failures += 1
                 if failures >= self._settings.max_boot_deaths:
-                    raise
-                _log.warning("the model process does not start", detail=error.detail)
+                    self._give_up(f"the model process does not start any more: {error}")
+                    return
+                _log.warning("the model process does not start", detail=str(error))
                 await self._clock.sleep(_RESTART.delay_s(failures, self._rng))
+            else:
+                if {card.name: card.version for card in cards} != self._versions:
+                    self._give_up("the models' files have changed: start the worker again")
+                    return
         self._is_reviving = False
         waited_s = self._clock.monotonic_s() - since_s
         for held in self._desk.all_held():
             held.load_s = waited_s
         self._feed()
+
+    def _give_up(self, reason: str) -> None:
+        """End a worker that cannot run models any more; others take over what it holds."""
+        _log.error("giving up", reason=reason)
+        self.release(exit_code=1)
 
     # --- on the way out --------------------------------------------------------------------------
 
@@ -521,7 +535,7 @@ class Worker:
             encoded_s = self._clock.monotonic_s()
             prefix = f"{task.task_id}/{task.attempt}"
             artifacts = await deliver(
-                self._dispatch, self._clock, self._link.worker_id, prefix, encoded
+                self._dispatch, self._clock, lambda: self._link.worker_id, prefix, encoded
             )
         except SwellError as error:
             self._fail(

@@ -39,6 +39,9 @@ _log = structlog.get_logger("swell.worker")
 #: A backend ends the long polls of a worker that has said goodbye at once.
 LAST_POLL_S: Final = 1.0
 
+#: A long poll that ends sooner with nothing to tell was cut short.
+EARLY_S: Final = 0.1
+
 AnswerT = TypeVar("AnswerT")
 
 #: Waits while the backend is away. Results are kept meanwhile.
@@ -165,6 +168,9 @@ class Link:
                 self._polled = 0
                 self._is_quiet.set()
             self._hear(grant)
+            if self._desk.held:
+                # Full, or draining: from now on only `listen` hears of cancellations.
+                self._desk.busy.set()
 
     def _credit(self) -> int:
         if not self.takes_work or self._is_report_asking or self._desk.has_outcomes:
@@ -186,9 +192,15 @@ class Link:
 
     async def _poll(self, n: int) -> Grant:
         wait_s = self.welcome.max_wait_s
-        return await self._call(
+        start_s = self._clock.monotonic_s()
+        grant = await self._call(
             lambda worker_id: self._dispatch.lease(Ask(worker_id=worker_id, n=n, wait_s=wait_s))
         )
+        is_empty = not (grant.tasks or grant.cancels or grant.drain)
+        if is_empty and self._clock.monotonic_s() - start_s < EARLY_S:
+            # A backend that is about to go ends its long polls: do not ask it in circles.
+            await self._clock.sleep(EARLY_S)
+        return grant
 
     def _hear(self, answer: Grant | ReportAnswer) -> None:
         if answer.tasks:
