@@ -2,6 +2,7 @@
 
 import itertools
 import secrets
+from collections.abc import Sequence
 from typing import Final
 
 from swell.api.auth import Keys
@@ -10,6 +11,7 @@ from swell.api.cards import Cards, Target
 from swell.api.eta import Estimate, ServiceTimes, estimate
 from swell.api.fleet import Fleet
 from swell.api.metrics import Metrics
+from swell.api.places import Places
 from swell.api.settings import Backend
 from swell.api.streams import Streams
 from swell.api.views import UrlMaker
@@ -41,6 +43,7 @@ class Service:
         self.times = ServiceTimes()
         self.metrics = Metrics()
         self.streams = Streams()
+        self._places = Places(backend.broker, backend.clock)
         #: Between start and end; outside, nobody is kept waiting.
         self.is_ready = False
         self.is_ending = False
@@ -77,23 +80,25 @@ class Service:
         key = call.caller
         return task.key_id == key.id or Scope.ADMIN in key.scopes
 
-    async def place(self, task: Task) -> tuple[int | None, Estimate | None]:
+    async def place(
+        self, task: Task, *, is_new: bool = False
+    ) -> tuple[int | None, Estimate | None]:
         """Return the position (1 is next) and the estimate of a task; None where unknown."""
-        return (await self.places([task]))[0]
+        if task.state is not TaskState.QUEUED:
+            return None, None
+        return (await self.places([task], are_new=is_new))[0]
 
-    async def places(self, tasks: list[Task]) -> list[tuple[int | None, Estimate | None]]:
+    async def places(
+        self, tasks: Sequence[Task], *, are_new: bool = False
+    ) -> list[tuple[int | None, Estimate | None]]:
         """Return position and estimate of tasks; only those that wait have a position."""
-        waiting = [task for task in tasks if task.state is TaskState.QUEUED]
-        if not waiting:
-            return [(None, None)] * len(tasks)
-        ranks = iter(await self.broker.ranks(waiting))
         places: list[tuple[int | None, Estimate | None]] = []
-        for task in tasks:
-            rank = next(ranks) if task.state is TaskState.QUEUED else None
-            if rank is None:
+        ranks = await self._places.ahead(tasks, are_new=are_new)
+        for task, ahead in zip(tasks, ranks, strict=True):
+            if ahead is None:
                 places.append((None, None))
             else:
-                places.append((rank.ahead + 1, self.estimate(task.model, task.queue, rank.ahead)))
+                places.append((ahead + 1, self.estimate(task.model, task.queue, ahead)))
         return places
 
     def estimate(self, model: str, queue: str, ahead: int) -> Estimate | None:

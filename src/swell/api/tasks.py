@@ -135,7 +135,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
     await _note_new(service, accepted)
     tasks = [each.task for each in accepted]
     urls = service.urls(call)
-    places = await service.places(tasks)
+    places = await service.places(tasks, are_new=True)
     views = [
         task_view(task, urls, position=position, eta_s=None if eta is None else eta.finish)
         for task, (position, eta) in zip(tasks, places, strict=True)
@@ -250,7 +250,7 @@ async def _task_reply(service: Service, call: Call, task: Task, wait_s: float) -
         headers.append((b"preference-applied", b"wait=%d" % wait_s))
     if task.state.is_terminal:
         return Reply(201, encode_task(task, urls), headers=headers)
-    position, expected = await service.place(task)
+    position, expected = await service.place(task, is_new=wait_s == 0)
     eta = None if expected is None else expected.finish
     body = encode_task(task, urls, position=position, eta_s=eta)
     return Reply(202, body, headers=headers)

@@ -1,0 +1,75 @@
+"""Places in the queue: exact while it is short, cheap when it is long."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swell.api.places import Places, between
+from swell.broker import Rank
+from swell.clock import ManualClock
+from swell.task import Task
+
+BOUND = 100
+
+
+class LongQueue:
+    """A broker that counts how often it is asked, and is exact up to a bound."""
+
+    def __init__(self, before: int) -> None:
+        self.before = before
+        self.asked = 0
+
+    async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
+        self.asked += len(tasks)
+        return [
+            Rank(ahead=self.before + int(task.tag), is_exact=self.before + task.tag <= BOUND)
+            for task in tasks
+        ]
+
+
+def _tasks(n: int) -> list[Task]:
+    return [
+        Task(id=str(k), model="a/b", queue="a/b", tag=float(k), created_at=datetime.now(UTC))
+        for k in range(n)
+    ]
+
+
+async def test_a_short_queue_is_told_exactly() -> None:
+    broker = LongQueue(3)
+    places = Places(broker, ManualClock())  # type: ignore[arg-type]
+    assert await places.ahead(_tasks(2), are_new=True) == [3, 4]
+    assert await places.ahead(_tasks(2)) == [3, 4]
+
+
+async def test_newcomers_of_a_long_queue_are_counted_on() -> None:
+    broker, clock = LongQueue(5000), ManualClock()
+    places = Places(broker, clock)  # type: ignore[arg-type]
+    seen = [(await places.ahead(_tasks(1), are_new=True))[0] for _ in range(50)]
+    assert seen == list(range(5000, 5050))
+    assert broker.asked == 1
+    clock.advance(1)
+    assert await places.ahead(_tasks(1), are_new=True) == [5000]
+
+
+async def test_a_large_group_costs_two_questions() -> None:
+    broker = LongQueue(10)
+    places = Places(broker, ManualClock())  # type: ignore[arg-type]
+    assert await places.ahead(_tasks(50)) == list(range(10, 60))
+    assert broker.asked == 2
+
+
+async def test_a_large_batch_of_newcomers_is_in_order() -> None:
+    for before in (0, 5000):
+        places = Places(LongQueue(before), ManualClock())  # type: ignore[arg-type]
+        seen = await places.ahead(_tasks(60), are_new=True)
+        assert seen == list(range(before, before + 60))
+
+
+@given(st.integers(0, 10_000), st.integers(0, 10_000), st.integers(0, 50))
+def test_places_between_two_others_never_go_back(first: int, more: int, n: int) -> None:
+    found = between(first, first + more, n)
+    assert len(found) == n
+    assert list(found) == sorted(found)
+    assert all(first <= place <= first + more for place in found)
