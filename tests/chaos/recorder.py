@@ -193,6 +193,9 @@ class Recorder:
                 self.cancels.append(CancelTold(task_id=task_id, attempt=told.attempt, at_s=now_s))
                 self._note_seen([told], "cancel", asked_s)
                 return
+            if status == 404:
+                # Accepted, and gone: the checker sees it at the end.
+                return
             if status and status not in LATER:
                 raise AssertionError(f"cancel of {task_id}: {status} {content[:300]!r}")
             await self._pause()
