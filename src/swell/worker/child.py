@@ -322,8 +322,6 @@ class Runner:
         try:
             answers = self._model.run(items)
         except Exception as error:
-            if not isinstance(error, Reject | Cancelled):
-                traceback.print_exc()
             return [error] * len(items)
         if isinstance(answers, list | tuple) and len(answers) == len(items):
             return list(answers)
@@ -350,6 +348,7 @@ class _Outbox:
         self._flushed_s = clock.monotonic_s()
         self._done: list[Done] = []
         self._stopped: list[int] = []
+        self._logged: Exception | None = None
         self.faults: list[Fault] = []
 
     def add(self, job: Job) -> None:
@@ -357,7 +356,7 @@ class _Outbox:
         if job.handle in self._pipe.stopped or isinstance(job.error, Cancelled):
             self._stopped.append(job.handle)
         elif job.error is not None:
-            self.faults.append(_fault(job, job.error))
+            self._add_fault(job, job.error)
         else:
             self._add_result(job)
         if self._clock.monotonic_s() - self._flushed_s >= FLUSH_EVERY_S:
@@ -370,10 +369,16 @@ class _Outbox:
             output = msgspec.json.encode(flatten(value, files))
             packed = [_pack(file, job.seed) for file in files] if files else []
         except Exception as error:
-            traceback.print_exc()
-            self.faults.append(_fault(job, error))
+            self._add_fault(job, error)
             return
         self._done.append(Done(job.handle, output, job.seed, job.run_s, packed))
+
+    def _add_fault(self, job: Job, error: Exception) -> None:
+        # One exception may have failed a whole batch: its traceback is worth telling once.
+        if error is not self._logged and not isinstance(error, Reject):
+            traceback.print_exception(error)
+            self._logged = error
+        self.faults.append(_fault(job, error))
 
     def flush(self, *, is_last: bool) -> None:
         """Send what is there."""

@@ -1,0 +1,280 @@
+"""The model process's own loop, run in a thread over a real socket."""
+
+import io
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from swell.clock import SystemClock
+from swell.worker.child import serve
+from swell.worker.frames import (
+    HEAD_BYTES,
+    Described,
+    Frame,
+    Load,
+    Order,
+    Pixels,
+    Preview,
+    Ready,
+    Refused,
+    Results,
+    Run,
+    Step,
+    Stop,
+    Work,
+    decode_frame,
+    encode_frame,
+)
+
+MODELS = """
+import swell
+from pydantic import BaseModel
+
+class Sums(swell.Model):
+    name = "test/sums"
+    batch = swell.Batch(max=3, by=("width",))
+
+    class Input(BaseModel):
+        width: int = 1
+        what: str = ""
+
+    def run(self, items):
+        if any(item.input.what == "short" for item in items):
+            return []
+        if any(item.input.what == "raise" for item in items):
+            raise ValueError("on purpose")
+        if any(item.input.what == "none" for item in items):
+            return None
+        return [
+            swell.Cancelled() if item.input.what == "stop" else
+            [len(items), item.input.width, item.seed, item.index, item.count]
+            for item in items
+        ]
+
+@swell.model("test/steps")
+def steps(n: int, ctx: swell.Context | None = None) -> int:
+    for step in range(n):
+        ctx.check()
+        ctx.progress(step + 1, n)
+        ctx.preview(lambda: swell.Image(swell.media.PIL.Image.new("RGB", (900, 300))))
+    return n
+
+@swell.model("test/pictures")
+def pictures(mode: str) -> swell.Image:
+    import PIL.Image
+    return swell.Image(PIL.Image.new(mode, (4, 2)), format="webp", metadata={"a": 1})
+
+@swell.model("test/seeded")
+def seeded(seed: int | None = None) -> int:
+    return seed
+"""
+
+
+class Line:
+    """The worker's end of the socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.stream = sock.makefile("rb")
+
+    def say(self, *works: Work) -> None:
+        self.socket.sendall(b"".join(encode_frame(work) for work in works))
+
+    def hear(self) -> Frame:
+        length = int.from_bytes(self.stream.read(HEAD_BYTES), "big")
+        return decode_frame(self.stream.read(length))
+
+    def result(self) -> Results:
+        """The whole result of one batch."""
+        done, faults, stopped = [], [], []
+        while True:
+            frame = self.hear()
+            if isinstance(frame, Results):
+                done += frame.done
+                faults += frame.faults
+                stopped += frame.stopped
+                if frame.is_last:
+                    return Results(frame.batch, done, faults, stopped, True, frame.peak_bytes)
+
+
+@pytest.fixture
+def idle() -> Iterator[Line]:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(20)
+    thread = threading.Thread(target=serve, args=(theirs, SystemClock()))
+    thread.start()
+    line = Line(ours)
+    yield line
+    line.stream.close()
+    ours.close()
+    thread.join(10)
+    theirs.close()
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def line(idle: Line, tmp_path: Path) -> Line:
+    path = tmp_path / "models.py"
+    path.write_text(MODELS)
+    idle.say(Load([str(path)], "cpu"))
+    described, ready = idle.hear(), idle.hear()
+    assert isinstance(described, Described)
+    assert [card.name for card in described.cards] == [
+        "test/sums",
+        "test/steps",
+        "test/pictures",
+        "test/seeded",
+    ]
+    assert isinstance(ready, Ready)
+    assert ready.peak_bytes > 0
+    return idle
+
+
+def test_models_that_cannot_be_found_are_refused_with_the_reason(idle: Line) -> None:
+    idle.say(Load(["demo/nothing"], "cpu"))
+    refused = idle.hear()
+    assert isinstance(refused, Refused)
+    assert refused.code == "not_found"
+
+
+def test_a_model_that_breaks_while_it_loads_is_refused_with_the_reason(
+    idle: Line, tmp_path: Path
+) -> None:
+    path = tmp_path / "models.py"
+    path.write_text(MODELS + "    \nSums.load = lambda self, device: 1 / 0\n")
+    idle.say(Load([str(path)], "cpu"))
+    assert isinstance(idle.hear(), Described)
+    refused = idle.hear()
+    assert isinstance(refused, Refused)
+    assert "ZeroDivisionError" in refused.detail
+
+
+def test_the_same_model_twice_is_refused(idle: Line) -> None:
+    idle.say(Load(["demo/noop", "demo/*"], "cpu"))
+    refused = idle.hear()
+    assert isinstance(refused, Refused)
+    assert "named twice" in refused.detail
+
+
+def test_inputs_with_equal_keys_as_validated_run_together(line: Line) -> None:
+    inputs = [b'{"width":1}', b'{"width":2}', b'{"width":"1"}', b"{}", b'{"width":1}']
+    line.say(Run(1, "test/sums", [Order(n, raw, seed=0) for n, raw in enumerate(inputs)]))
+    seen = {done.handle: done.output for done in line.result().done}
+    # At most three at once: 0, 2 and 3, then 4; and 1 by itself.
+    assert [seen[n][:4] for n in range(5)] == [b"[3,1", b"[1,2", b"[3,1", b"[3,1", b"[1,1"]
+
+
+def test_the_samples_of_a_task_have_seeds_in_a_row_and_come_back_as_a_list(line: Line) -> None:
+    line.say(Run(1, "test/sums", [Order(1, b"{}", seed=10, count=4)]))
+    [done] = line.result().done
+    assert done.output == b"[[3,1,10,0,4],[3,1,11,1,4],[3,1,12,2,4],[1,1,13,3,4]]"
+    assert done.seed == 10
+
+
+@pytest.mark.parametrize(
+    ("order", "seed"),
+    [
+        (Order(1, b'{"seed":5}'), 5),
+        (Order(1, b"{}", seed=6), 6),
+        (Order(1, b'{"seed":5}', seed=6), 6),
+    ],
+)
+def test_the_recorded_seed_is_the_tasks_or_the_inputs(line: Line, order: Order, seed: int) -> None:
+    line.say(Run(1, "test/seeded", [order]))
+    [done] = line.result().done
+    assert done.seed == seed
+
+
+def test_a_seed_is_drawn_where_none_was_given(line: Line) -> None:
+    line.say(Run(1, "test/seeded", [Order(1, b"{}"), Order(2, b"{}")]))
+    first, second = line.result().done
+    assert first.output == str(first.seed).encode()
+    assert first.seed != second.seed
+
+
+@pytest.mark.parametrize(("what", "told"), [("short", "returned 0"), ("none", "a NoneType")])
+def test_a_run_that_breaks_its_contract_fails_its_batch(line: Line, what: str, told: str) -> None:
+    raw = b'{"what":"%s"}' % what.encode()
+    line.say(Run(1, "test/sums", [Order(1, raw), Order(2, b"{}")]))
+    faults = line.result().faults
+    assert [fault.handle for fault in faults] == [1, 2]
+    assert told in faults[0].detail
+    assert faults[0].retryable
+
+
+def test_a_traceback_goes_to_the_log_once_and_not_to_the_user(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line.say(Run(1, "test/sums", [Order(1, b'{"what":"raise"}'), Order(2, b"{}")]))
+    assert {fault.detail for fault in line.result().faults} == {"ValueError: on purpose"}
+    line.say(Run(2, "test/pictures", [Order(1, b'{"mode":"odd"}')]))
+    [fault] = line.result().faults
+    assert "Traceback" not in fault.detail
+    told = capsys.readouterr().err
+    assert told.count("ValueError: on purpose") == 1
+    assert told.count("Traceback (most recent call last)") == 2
+
+
+def test_every_broken_value_of_an_input_is_told_by_its_place(line: Line) -> None:
+    line.say(Run(1, "test/sums", [Order(1, b'{"width":"x","odd":1}'), Order(2, b"nonsense")]))
+    first, second = line.result().faults
+    assert "/width: " in first.detail
+    assert "/odd: " in first.detail
+    assert not first.retryable
+    assert second.code == "invalid_input"
+
+
+def test_a_model_may_say_that_it_stopped(line: Line) -> None:
+    line.say(Run(1, "test/sums", [Order(1, b'{"what":"stop"}'), Order(2, b"{}")]))
+    result = line.result()
+    assert result.stopped == [1]
+    assert [done.handle for done in result.done] == [2]
+
+
+def test_a_task_that_was_stopped_before_its_batch_is_not_run(line: Line) -> None:
+    line.say(Stop([1]), Run(1, "test/sums", [Order(1, b"{}"), Order(2, b"{}")]))
+    result = line.result()
+    assert result.stopped == [1]
+    assert result.done[0].output.startswith(b"[1,")
+
+
+def test_a_running_task_stops_at_its_next_step(line: Line) -> None:
+    line.say(Run(1, "test/steps", [Order(1, b'{"n":100000000}'), Order(2, b'{"n":1}')]))
+    assert isinstance(line.hear(), Step)
+    line.say(Stop([1]))
+    result = line.result()
+    assert result.stopped == [1]
+    assert [done.output for done in result.done] == [b"1"]
+
+
+def test_progress_is_told_seldom_and_previews_are_small(line: Line) -> None:
+    line.say(Run(1, "test/steps", [Order(1, b'{"n":2000}')]))
+    frames: list[Frame] = []
+    while not frames or not isinstance(frames[-1], Results):
+        frames.append(line.hear())
+    steps = [frame for frame in frames if isinstance(frame, Step)]
+    assert (steps[0].done, steps[-1].done, steps[-1].total) == (1, 2000, 2000)
+    assert len(steps) < 200
+    preview = next(frame for frame in frames if isinstance(frame, Preview))
+    assert PIL.Image.open(io.BytesIO(preview.jpeg)).size == (256, 85)
+
+
+@pytest.mark.parametrize(
+    ("mode", "sent"), [("RGB", "RGB"), ("L", "L"), ("P", "RGB"), ("LA", "RGBA"), ("CMYK", "RGB")]
+)
+def test_pictures_are_sent_as_pixels(line: Line, mode: str, sent: str) -> None:
+    line.say(Run(1, "test/pictures", [Order(1, b'{"mode":"%s"}' % mode.encode(), seed=3)]))
+    [done] = line.result().done
+    [file] = done.files
+    assert isinstance(file, Pixels)
+    assert (file.mode, file.width, file.height, file.format) == (sent, 4, 2, "webp")
+    assert (file.metadata, file.seed) == (b'{"a":1}', 3)
+
+
+def test_it_ends_when_its_worker_is_gone(line: Line) -> None:
+    line.say(Run(1, "test/steps", [Order(1, b'{"n":1000}')]))
+    line.socket.shutdown(socket.SHUT_RDWR)
