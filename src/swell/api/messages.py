@@ -79,7 +79,10 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ]
     count: Annotated[int, Meta(ge=1, le=100, description="how many samples (pictures)")] = 1
     priority: Annotated[int, Meta(ge=0, le=9, description="0 comes first")] = 1
-    seed: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
+    seed: (
+        Annotated[int, Meta(ge=0, le=2**53 - 1, description="the same seed draws the same picture")]
+        | None
+    ) = None
     user: (
         Annotated[str, Meta(max_length=200, description="on behalf of whom; users take turns")]
         | None
@@ -106,7 +109,10 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class BatchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Many tasks; all are accepted or none."""
 
-    tasks: Annotated[list[TaskRequest], Meta(min_length=1, max_length=1000)]
+    tasks: Annotated[
+        list[TaskRequest],
+        Meta(min_length=1, max_length=1000, description="each as in `POST /v1/tasks`"),
+    ]
 
 
 class ArtifactView(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,26 +182,33 @@ class NoQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class TaskQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which tasks to list."""
 
-    state: TaskState | None = None
-    model: Annotated[str, Meta(max_length=200)] | None = None
-    user: Annotated[str, Meta(max_length=200)] | None = None
-    cursor: Annotated[str, Meta(max_length=200)] | None = None
-    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    state: Annotated[
+        TaskState | None,
+        Meta(description="queued, running, succeeded, failed, canceled or expired"),
+    ] = None
+    model: Annotated[str, Meta(max_length=200, description="`owner/name`")] | None = None
+    user: (
+        Annotated[str, Meta(max_length=200, description="on behalf of whom it was asked")] | None
+    ) = None
+    cursor: Annotated[str, Meta(max_length=200, description="of the page before")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=200, description="tasks in a page")] = 50
 
 
 class DeadQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which dead letters to list."""
 
-    model: Annotated[str, Meta(max_length=200)] | None = None
-    cursor: Annotated[str, Meta(max_length=200)] | None = None
-    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    model: Annotated[str, Meta(max_length=200, description="`owner/name`")] | None = None
+    cursor: Annotated[str, Meta(max_length=200, description="of the page before")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=200, description="tasks in a page")] = 50
 
 
 class DeadReplayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which dead letters to replay: those named, or up to 1,000 of a model, or of all."""
 
-    ids: Annotated[list[str], Meta(min_length=1, max_length=1000)] | None = None
-    model: Annotated[str, Meta(max_length=200)] | None = None
+    ids: (
+        Annotated[list[str], Meta(min_length=1, max_length=1000, description="task ids")] | None
+    ) = None
+    model: Annotated[str, Meta(max_length=200, description="`owner/name`")] | None = None
 
 
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
@@ -322,10 +335,10 @@ class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
 class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A key to make."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=100)]
-    scopes: Annotated[list[Scope], Meta(min_length=1, max_length=3)] = msgspec.field(
-        default_factory=lambda: [Scope.CLIENT]
-    )
+    name: Annotated[str, Meta(min_length=1, max_length=100, description="for people")]
+    scopes: Annotated[
+        list[Scope], Meta(min_length=1, max_length=3, description="client, worker or admin")
+    ] = msgspec.field(default_factory=lambda: [Scope.CLIENT])
 
 
 class KeyView(msgspec.Struct, frozen=True, kw_only=True):
