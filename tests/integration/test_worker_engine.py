@@ -309,6 +309,19 @@ async def test_a_task_that_waits_behind_another_is_cancelled_at_once(
         await dispatch.ended(first)
 
 
+async def test_a_task_that_nobody_cancelled_is_not_canceled_by_being_stopped(
+    dispatch: MemoryDispatch,
+) -> None:
+    async with working(dispatch, "demo/echo-picture", slots=1):
+        wish = {"steps": 20, "step_s": 0.02}
+        task_id = await dispatch.submit("demo/echo-picture", wish)
+        await dispatch.until(lambda: dispatch.progress)
+        await dispatch.tell_to_stop(task_id)
+        task = await dispatch.ended(task_id)
+    assert task.state is TaskState.SUCCEEDED
+    assert (task.attempt, task.handed_back) == (2, 1)
+
+
 async def test_leases_of_a_long_task_are_extended() -> None:
     dispatch = MemoryDispatch(SystemClock(), lease_s=0.5)
     async with working(dispatch, "demo/echo-picture"):

@@ -107,6 +107,11 @@ class MemoryDispatch:
         self._cancels.append(task_id)
         await self._tell_change()
 
+    async def tell_to_stop(self, task_id: str) -> None:
+        """Have a worker told to stop a task that nobody cancelled, as if its lease were lost."""
+        self._cancels.append(task_id)
+        await self._tell_change()
+
     def drain(self) -> None:
         """Have the workers told to go."""
         self.is_draining = True

@@ -135,7 +135,10 @@ class Pipe:
 
     def _receive(self, flags: int) -> bool:
         """Read once; return whether there may be more at once."""
-        chunk = self._socket.recv(1 << 18, flags)
+        try:
+            chunk = self._socket.recv(1 << 18, flags)
+        except ConnectionError as error:
+            raise WorkerGone from error
         if not chunk:
             raise WorkerGone
         self._buffer += chunk

@@ -25,7 +25,7 @@ from swell.dispatch import Dispatch, LeasedTask, Registration
 from swell.errors import SwellError
 from swell.registry import ModelCard
 from swell.retry import RetryPolicy
-from swell.task import Canceled, Failed, Released, Succeeded, TaskError, Timings
+from swell.task import Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
 from swell.worker.batch import Backlog, Batching, batching_of
 from swell.worker.deliver import deliver
 from swell.worker.desk import Desk, Held
@@ -263,6 +263,9 @@ class Worker:
         """Take leased tasks in. See `Guest.admit`."""
         now_s = self._clock.monotonic_s()
         for task in tasks:
+            if task.task_id in self._desk.held:
+                # The lease of an earlier attempt was lost; nobody waits for that one any more.
+                self.cancel([task.task_id])
             served = self._served.get(task.model)
             if self._is_draining or served is None:
                 held = self._desk.hold(task, task.model, now_s)
@@ -289,7 +292,7 @@ class Worker:
                 told.append(held.handle)
             else:
                 # It waits, or it is being delivered: whatever comes after this is not looked at.
-                self._desk.settle(held, Canceled())
+                self._desk.settle(held, _stopped(held))
         if told:
             self._process.stop(told)
 
@@ -402,7 +405,8 @@ class Worker:
         for fault in results.faults:
             self._on_fault(waiting.pop(fault.handle), fault)
         for handle in results.stopped:
-            self._desk.settle(waiting.pop(handle), Canceled())
+            held = waiting.pop(handle)
+            self._desk.settle(held, _stopped(held))
         self._deaths = 0
         self.peak_bytes = results.peak_bytes
         if results.is_last:
@@ -458,7 +462,7 @@ class Worker:
         suspects = list(batches[0].waiting.values()) if batches else []
         for held in reversed(suspects):
             if held.is_stopped:
-                self._desk.settle(held, Canceled())
+                self._desk.settle(held, _stopped(held))
             elif len(suspects) == 1:
                 self._fail(
                     held,
@@ -574,3 +578,13 @@ def _success(held: Held, done: Done) -> Succeeded:
         timings=Timings(run_s=done.run_s, load_s=held.load_s),
         seed=done.seed,
     )
+
+
+def _stopped(held: Held) -> Outcome:
+    """Return the outcome of a task that did not run to its end.
+
+    A worker is also told to stop what it has lost the lease of. It may have leased the same task
+    again by then, so only the store knows whether somebody cancelled it: handed back, a cancelled
+    task ends as canceled, and any other waits for its next turn.
+    """
+    return Released(reason="stopped") if held.is_stopped else Canceled()
