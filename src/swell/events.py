@@ -9,11 +9,11 @@ the last id it saw can ask for what came after. The id says where in the task's 
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from swell.task import Task
+from swell.task import Task, TaskState
 
 __all__ = ["ATTEMPT_STRIDE", "TERMINAL_ID", "Event", "EventKind", "event_of"]
 
@@ -62,11 +62,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         return self.id == TERMINAL_ID
 
 
+#: Name of a terminal state → kind of the event that tells it.
+_ENDS: Final = {state.value: EventKind(state.value) for state in TaskState if state.is_terminal}
+
+
 def event_of(task: Task) -> Event:
     """Return the event that tells the state a task is in now."""
     if task.state.is_terminal:
-        return Event(task_id=task.id, id=TERMINAL_ID, kind=EventKind(task.state.value), task=task)
-    if task.state.value == "running":
+        return Event(task_id=task.id, id=TERMINAL_ID, kind=_ENDS[task.state._value_], task=task)
+    if task.state is TaskState.RUNNING:
         data = {"attempt": task.attempt, "worker": task.worker_id}
         number = task.attempt * ATTEMPT_STRIDE
         return Event(task_id=task.id, id=number, kind=EventKind.STARTED, data=data, task=task)

@@ -72,8 +72,11 @@ class TaskState(StrEnum):
     @property
     def is_terminal(self) -> bool:
         """Whether the task has ended; nothing leaves a terminal state."""
-        return not TRANSITIONS[self]
+        return self._value_ not in _LIVE
 
+
+#: Names of the states in which a task may still change; plain strings are quicker to look up.
+_LIVE: Final = frozenset({"queued", "running"})
 
 #: Which states may follow which.
 TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
@@ -91,6 +94,13 @@ TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
     TaskState.FAILED: frozenset(),
     TaskState.CANCELED: frozenset(),
     TaskState.EXPIRED: frozenset(),
+}
+
+
+#: The same as plain strings, since this is looked up at every step of every task.
+_FOLLOWERS: Final = {
+    before.value: frozenset(after.value for after in followers)
+    for before, followers in TRANSITIONS.items()
 }
 
 
@@ -303,7 +313,7 @@ def transition(task: Task, to: TaskState, **changes: Any) -> Task:
     Raises:
         Conflict: The lifecycle has no such step.
     """
-    if to not in TRANSITIONS[task.state]:
+    if to._value_ not in _FOLLOWERS[task.state._value_]:
         raise Conflict(f"task {task.id} is {task.state} and cannot become {to}")
     return msgspec.structs.replace(task, state=to, **changes)
 

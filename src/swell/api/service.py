@@ -21,6 +21,9 @@ from swell.task import Task, TaskState
 
 __all__ = ["Service"]
 
+#: For how long a look at the queues' lengths is good enough for an estimate, in seconds.
+_READY_S: Final = 0.1
+
 
 class Service:
     """Contracts, and the few things that are kept in memory beside them."""
@@ -44,6 +47,8 @@ class Service:
         self.metrics = Metrics()
         self.streams = Streams()
         self._places = Places(backend.broker, backend.clock)
+        self._ready: dict[str, int] = {}
+        self._ready_until_s = float("-inf")
         #: Between start and end; outside, nobody is kept waiting.
         self.is_ready = False
         self.is_ending = False
@@ -110,13 +115,22 @@ class Service:
         slots, free = self.fleet.slots(model, version or None)
         return estimate(stats, ahead=ahead, slots=slots, free=free)
 
-    async def expected(self, target: Target) -> Estimate | None:
-        """Return when a task would start and end that was sent now."""
+    async def expected(self, target: Target, before: int = 0) -> Estimate | None:
+        """Return when a task would start and end that was sent now.
+
+        Args:
+            target: Its model.
+            before: How many tasks of the same request come before it.
+        """
         if self.times.stats(target.model) is None:
             return None
-        depths = await self.broker.depths()
-        ready = sum(depth.ready for depth in depths if depth.queue == target.queue)
-        return self.estimate(target.model, target.queue, ready)
+        now_s = self.clock.monotonic_s()
+        if now_s >= self._ready_until_s:
+            # One look serves all requests of a moment.
+            self._ready = {depth.queue: depth.ready for depth in await self.broker.depths()}
+            self._ready_until_s = now_s + _READY_S
+        ahead = self._ready.get(target.queue, 0) + before
+        return self.estimate(target.model, target.queue, ahead)
 
     async def changed(self, tasks: list[Task]) -> None:
         """Tell broker and bus what became of tasks, after the store has written it."""
@@ -142,7 +156,7 @@ class Service:
             self.times.observe(task.model, (finished_at - started_at).total_seconds())
         self.metrics.task_ended(
             task.model,
-            task.state.value,
+            task.state._value_,
             queue_s=0.0 if timings is None else timings.queue_s,
             run_s=0.0 if timings is None else timings.run_s,
             total_s=(finished_at - task.created_at).total_seconds(),

@@ -1,6 +1,8 @@
 """Tasks as rows of the `tasks` table, and back.
 
-The order of columns is that of `insert_task` and `tasks_by_id` in sql/queries/sqlite.sql.
+The order of columns is that of `insert_task` and `tasks_by_id` in sql/queries/sqlite.sql. This runs
+twice for each task, so it gives SQLite plain numbers and strings: a bool or an enum would take the
+long way through the adapters of the sqlite3 module.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -40,7 +42,7 @@ def insert_row(seq: int, task: Task) -> tuple[Any, ...]:
         task.model,
         task.queue,
         task.version,
-        task.state.value,
+        task.state._value_,
         _text(task.input),
         task.count,
         task.seed,
@@ -59,14 +61,14 @@ def insert_row(seq: int, task: Task) -> tuple[Any, ...]:
         task.worker_id,
         task.lease_token,
         micros(task.lease_expires_at),
-        task.cancel_requested,
+        1 if task.cancel_requested else 0,
         micros(task.started_at),
         micros(task.finished_at),
         _text(task.output),
         _json(task.artifacts),
         _json(task.error),
         _json(task.timings),
-        task.dead,
+        1 if task.dead else 0,
         task.retry_of,
         micros(next_wake_at(task)),
     )
@@ -76,7 +78,7 @@ def save_row(seq: int, task: Task) -> tuple[Any, ...]:
     """Return the parameters of `save_task`."""
     return (
         task.version,
-        task.state.value,
+        task.state._value_,
         task.seed,
         micros(task.available_at),
         task.attempt,
@@ -84,14 +86,14 @@ def save_row(seq: int, task: Task) -> tuple[Any, ...]:
         task.worker_id,
         task.lease_token,
         micros(task.lease_expires_at),
-        task.cancel_requested,
+        1 if task.cancel_requested else 0,
         micros(task.started_at),
         micros(task.finished_at),
         _text(task.output),
         _json(task.artifacts),
         _json(task.error),
         _json(task.timings),
-        task.dead,
+        1 if task.dead else 0,
         micros(next_wake_at(task)),
         seq,
     )
