@@ -141,6 +141,14 @@ async def test_a_waiting_reader_is_told_its_new_position(world: World) -> None:
         assert (event["event"], event["id"], event["data"]["position"]) == ("queued", None, 1)
 
 
+async def test_asking_for_the_head_of_a_stream_does_not_open_it(world: World) -> None:
+    await world.register()
+    task = await world.create()
+    answer = await world.anna("HEAD", f"/v1/tasks/{task['id']}/events")
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
 async def test_streams_end_with_the_service(world: World) -> None:
     await world.register()
     task = await world.create()

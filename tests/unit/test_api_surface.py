@@ -221,8 +221,10 @@ async def test_models_are_listed_with_their_schemas(world: World) -> None:
 
 
 async def test_a_head_request_has_no_body_but_its_length(world: World) -> None:
+    full = await world.stranger("GET", "/health/live")
     answer = await world.stranger("HEAD", "/health/live")
-    assert answer.status == 200
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["content-length"] == str(len(full.body))
 
 
 def _fields(key: object) -> dict[str, object]:

@@ -139,6 +139,19 @@ async def test_broken_text_inside_an_input_is_refused(world: World) -> None:
     assert answer.status == 400
 
 
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/batch"])
+@pytest.mark.parametrize("part", [b'"\xff"', b'"\\ud800"', b"[" * 5000 + b"]" * 5000])
+async def test_broken_metadata_is_refused_also_with_an_idempotency_key(
+    world: World, path: str, part: bytes
+) -> None:
+    await world.register()
+    body = b'{"model": "demo/upper", "input": {"text": "a"}, "metadata": ' + part + b"}"
+    if path.endswith("batch"):
+        body = b'{"tasks": [' + body + b"]}"
+    answer = await world.anna("POST", path, body, headers={"Idempotency-Key": "k"})
+    assert answer.status in (400, 422), answer.body
+
+
 async def test_another_content_type_is_refused(world: World) -> None:
     answer = await world.anna("POST", "/v1/tasks", b"a=b", headers={"Content-Type": "text/plain"})
     assert answer.status == 400

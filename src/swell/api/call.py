@@ -62,7 +62,8 @@ class Reply:
         if self.stream is not None and call.scope["method"] != "HEAD":
             async for chunk in self.stream:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": self.body})
+        body = b"" if call.scope["method"] == "HEAD" else self.body
+        await send({"type": "http.response.body", "body": body})
 
 
 class Call:

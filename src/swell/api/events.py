@@ -43,6 +43,8 @@ async def stream_events(service: Service, call: Call) -> Reply | None:
     if after >= TERMINAL_ID and task.state.is_terminal:
         # The reader has seen the end; 204 tells it not to come back.
         return Reply(204)
+    if call.scope["method"] == "HEAD":
+        return Reply(200, content_type=_HEADERS[0][1], headers=_HEADERS[1:])
     # Listen before reading the truth, so that nothing falls between.
     subscription = service.bus.subscribe(task.id, after=after)
     try:

@@ -1,5 +1,6 @@
 """Files in and out: uploads of clients, outputs of workers, signed URLs to read them."""
 
+import asyncio
 import email.parser
 import email.policy
 import re
@@ -40,7 +41,9 @@ async def upload(service: Service, call: Call) -> Reply:
     data: bytes | AsyncIterator[bytes]
     if call.media_type == "multipart/form-data":
         header = call.header(b"content-type") or b""
-        data, content_type, filename = one_part(header, await call.body(limit))
+        data, content_type, filename = await asyncio.to_thread(
+            one_part, header, await call.body(limit)
+        )
     else:
         data, content_type, filename = call.chunks(limit), _content_type(call), query.filename or ""
     info = await service.objects.put(stem + _ending(filename), data, content_type)

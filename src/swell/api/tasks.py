@@ -77,7 +77,7 @@ async def create(service: Service, call: Call) -> Reply:
     request: TaskRequest = _request.read(body)
     target = await service.cards.target(request.model)
     service.cards.check_input(target, request.input)
-    new = await _new_task(service, call, request, target, body, "")
+    new = await _new_task(service, call, request, target, _mark(call, body))
     accepted = (await service.store.accept([new]))[0]
     if isinstance(accepted, SwellError):
         raise accepted
@@ -108,6 +108,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
     body = await call.body(service.settings.max_body_bytes)
     _check_type(call)
     batch: BatchRequest = _batch.read(body)
+    mark = _mark(call, body)
     news = []
     errors: list[FieldError] = []
     for number, request in enumerate(batch.tasks):
@@ -115,7 +116,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
         try:
             target = await service.cards.target(request.model)
             service.cards.check_input(target, request.input, at + "/input")
-            new = await _new_task(service, call, request, target, body, at)
+            new = await _new_task(service, call, request, target, mark, at, number)
             if new.idempotency_key is not None:
                 key = f"{new.idempotency_key}#{number}"
                 new = msgspec.structs.replace(new, idempotency_key=key)
@@ -257,9 +258,24 @@ async def _task_reply(service: Service, call: Call, task: Task, wait_s: float) -
 
 
 async def _new_task(
-    service: Service, call: Call, request: TaskRequest, target: Target, body: bytes, at: str
+    service: Service,
+    call: Call,
+    request: TaskRequest,
+    target: Target,
+    mark: bytes,
+    at: str = "",
+    before: int = 0,
 ) -> NewTask:
     """Return the task that a checked request asks for.
+
+    Args:
+        service: The backend.
+        call: Who asks, and with which headers.
+        request: What is asked.
+        target: Of which model.
+        mark: Fingerprint of the whole body; needed only with an idempotency key.
+        at: JSON pointer to the request within the body.
+        before: How many tasks of the same body come before it.
 
     Raises:
         NoWorker: Nothing can run it.
@@ -268,7 +284,7 @@ async def _new_task(
     """
     _check_can_run(service, target)
     if request.start_by_s is not None or request.finish_by_s is not None:
-        await _check_deadline(service, request, target)
+        await _check_deadline(service, request, target, before)
     metadata = None if bytes(request.metadata) == b"null" else request.metadata
     if metadata is not None:
         _check_metadata(metadata, at)
@@ -287,7 +303,7 @@ async def _new_task(
         finish_by_s=request.finish_by_s,
         max_attempts=request.max_attempts,
         idempotency_key=None if header is None else idempotency_key(header),
-        fingerprint=b"" if header is None else fingerprint(body),
+        fingerprint=mark,
     )
 
 
@@ -309,8 +325,17 @@ def idempotency_key(header: bytes) -> str:
 
 def fingerprint(body: bytes) -> bytes:
     """Return what tells one request from another, whatever the order of its fields or spaces."""
-    canonical = msgspec.json.encode(msgspec.json.decode(body), order="deterministic")
+    try:
+        canonical = msgspec.json.encode(msgspec.json.decode(body), order="deterministic")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # Broken inside an input or metadata, which is told where these are checked.
+        canonical = body
     return hashlib.sha256(canonical).digest()
+
+
+def _mark(call: Call, body: bytes) -> bytes:
+    """Return the fingerprint of a body, where one is needed."""
+    return b"" if call.header(b"idempotency-key") is None else fingerprint(body)
 
 
 def _check_can_run(service: Service, target: Target) -> None:
@@ -325,8 +350,10 @@ def _check_can_run(service: Service, target: Target) -> None:
     )
 
 
-async def _check_deadline(service: Service, request: TaskRequest, target: Target) -> None:
-    expected = await service.expected(target)
+async def _check_deadline(
+    service: Service, request: TaskRequest, target: Target, before: int
+) -> None:
+    expected = await service.expected(target, before)
     if expected is None:
         return
     for name, allowed_s, expected_s in (

@@ -97,7 +97,7 @@ async def lease(service: Service, call: Call) -> Reply:
 
 async def report(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/report`."""
-    told = await _report.read_call(call, service.settings.max_artifact_bytes)
+    told = await _report.read_call(call, service.settings.max_upload_bytes)
     return Reply(200, _encode(await take_report(service, told)))
 
 
