@@ -22,7 +22,7 @@ __all__ = ["System", "ask_to_stop", "free_port", "running"]
 MODELS = Path(__file__).resolve().parent / "models.py"
 
 #: How long a process may take to be there, or to end when asked.
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class System:

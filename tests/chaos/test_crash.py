@@ -8,7 +8,7 @@ from chaos.crash import run_crash
 from chaos.plan import make_plan
 from swell.task import TaskState
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 WORKERS = 2
 

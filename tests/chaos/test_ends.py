@@ -13,9 +13,9 @@ import pytest
 
 from chaos.system import System, ask_to_stop, running
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 async def test_a_worker_that_is_asked_to_stop_finishes_what_it_holds_and_exits_with_0(
@@ -60,11 +60,12 @@ async def test_a_second_signal_hands_the_leases_back_within_a_second(tmp_path: P
         await until_said(system, "draining")
         ask_to_stop(worker)
         told_s = time.monotonic()
-        await exit_code(worker)
+        # Nobody waits for the leases to run out, which would take two seconds.
+        async for _ in patiently():
+            if set(await ids_in(session, "queued")) == set(ids):
+                break
         assert time.monotonic() - told_s < 1.0
-        # Nobody waits for the leases to run out, and no attempt is lost.
-        assert await ids_in(session, "running") == []
-        assert set(await ids_in(session, "queued")) == set(ids)
+        await exit_code(worker)
         for task_id in ids:
             await cancel(session, task_id)
 

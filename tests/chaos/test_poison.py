@@ -6,7 +6,7 @@ import pytest
 
 from chaos.poison import run_poison
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 
 async def test_poison_ends_among_the_dead_letters_and_its_neighbours_succeed(
