@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+
+from swell.cli.access import Access, find_access, read_access, write_access
+from swell.cli.output import CommandFailed
+from swell.clock import SystemClock
+from swell.config import Settings, load
+from swell.errors import Conflict, InvalidRequest
+from swell.wiring import DataLock, build_backend, build_worker, close_backend
+
+
+def settings(folder: Path, **flags: object) -> Settings:
+    keyed = {name.replace("__", "."): value for name, value in flags.items()}
+    return load({"data_dir": folder, **keyed}, environment={}, folder=folder).settings
+
+
+@pytest.mark.parametrize("url", ["memory:", ""])
+async def test_a_backend_is_built_on_the_adapters_that_the_settings_name(
+    url: str, tmp_path: Path
+) -> None:
+    chosen = settings(tmp_path, store__url=url, objects__url=url, delivery__lease_s=7)
+    backend = await build_backend(chosen, SystemClock())
+    assert backend.settings.lease_s == 7
+    await backend.objects.put("a", b"1", "text/plain")
+    assert await backend.store.get(["nothing"]) == [None]
+    await close_backend(backend)
+    assert (tmp_path / "swell.db").exists() == (url == "")
+
+
+async def test_files_signed_before_a_restart_can_be_read_after_it(tmp_path: Path) -> None:
+    first = await build_backend(settings(tmp_path), SystemClock())
+    url = first.objects.sign("GET", "a", 60)
+    await close_backend(first)
+    second = await build_backend(settings(tmp_path), SystemClock())
+    query = dict(pair.split("=") for pair in url.partition("?")[2].split("&"))
+    second.objects.verify("GET", "a", query)
+    await close_backend(second)
+
+
+@pytest.mark.parametrize("flags", [{"store__url": "mysql://x"}, {"objects__url": "ftp://x"}])
+async def test_a_url_of_no_known_adapter_is_refused(
+    flags: dict[str, object], tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidRequest, match=r"use (sqlite|file)"):
+        await build_backend(settings(tmp_path, **flags), SystemClock())
+
+
+def test_a_worker_without_a_token_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="--token"):
+        build_worker(settings(tmp_path), SystemClock())
+
+
+def test_only_one_backend_has_a_data_folder(tmp_path: Path) -> None:
+    first, second = DataLock(tmp_path), DataLock(tmp_path)
+    first.take()
+    with pytest.raises(Conflict, match="another backend"):
+        second.take()
+    first.release()
+    second.take()
+    second.release()
+
+
+def test_a_server_is_found_by_setting_or_in_the_data_folder(tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match="swell up"):
+        find_access(settings(tmp_path))
+    write_access(tmp_path, Access(url="http://here", key="k", worker_token="t"))
+    assert read_access(tmp_path) == Access(url="http://here", key="k", worker_token="t")
+    assert find_access(settings(tmp_path)).key == "k"
+    other = find_access(settings(tmp_path, client__url="http://there/"))
+    assert (other.url, other.key) == ("http://there", ""), "our key is not shown to strangers"
