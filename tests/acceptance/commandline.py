@@ -66,9 +66,9 @@ def ready_line(process: "subprocess.Popen[str]", folder: Path) -> dict[str, Any]
     return ready
 
 
-def stop(process: "subprocess.Popen[str]") -> int:
+def stop(process: "subprocess.Popen[str]", number: signal.Signals = signal.SIGTERM) -> int:
     if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
     try:
         return process.wait(PATIENCE_S)
     finally:

@@ -1,8 +1,9 @@
 import json
+import signal
 from typing import Any
 
 import pytest
-from commandline import Swell
+from commandline import Swell, stop
 from PIL import Image
 
 
@@ -65,6 +66,19 @@ def test_a_key_works_until_it_is_revoked(running: Swell) -> None:
     running.ok("keys", "revoke", made["id"])
     states = {k["id"]: k["revoked_at"] for k in running.json("keys", "ls")}
     assert states[made["id"]] is not None
+
+
+def test_ctrl_c_ends_a_watch_with_130_and_leaves_the_task_alone(running: Swell) -> None:
+    slow = ("-i", "prompt=x", "-i", "steps=600", "-i", "step_s=0.1")
+    task_id = running.ok("tasks", "submit", "demo/echo-picture", *slow).strip()
+    watching = running.start("tasks", "watch", task_id, "--json")
+    assert watching.stdout is not None
+    assert json.loads(watching.stdout.readline())["event"]
+    assert stop(watching, signal.SIGINT) == 130
+    assert running.json("tasks", "show", task_id)["state"] in {"queued", "running"}
+    running.ok("tasks", "cancel", task_id)
+    assert running.run("tasks", "watch", task_id).returncode == 1
+    assert running.json("tasks", "show", task_id)["state"] == "canceled"
 
 
 @pytest.mark.parametrize(
