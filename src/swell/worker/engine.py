@@ -105,6 +105,7 @@ class Worker:
         self._errands: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._is_draining = False
+        self._is_releasing = False
         self._is_reviving = False
         self.peak_bytes = 0
         #: Set once the worker is registered and takes work.
@@ -242,6 +243,9 @@ class Worker:
         if not self.is_up.is_set():
             self._starting.cancel()
             return
+        if self._is_releasing:
+            return
+        self._is_releasing = True
         self._link.takes_work = False
         self._start_loop(self._release(exit_code))
 
