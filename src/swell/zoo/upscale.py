@@ -79,7 +79,7 @@ class Upscale(Model):
     | network | Real-ESRGAN `realesr-animevideov3`, x4, 0.6 M parameters |
     | licence of the weights | BSD-3-Clause, (c) 2021 Xintao Wang |
     | input | up to 1024 px on the longer side; transparency is kept |
-    | time | 0.1 s for 128 x 128 and 6 s for 1024 x 1024 on one CPU core, roughly |
+    | time | 0.2 s for 128 x 128 on one CPU core; it grows with the area |
 
     Nothing was trained for Swell: the published weights were converted to ONNX.
     """
