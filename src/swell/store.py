@@ -91,6 +91,12 @@ class Store(Protocol):
         """
         ...
 
+    async def knows(self, key_id: str, idempotency_key: str) -> bool:
+        """Whether `accept` would find an earlier task under this key: whatever else may speak
+        against a new one, a repeat is not refused.
+        """
+        ...
+
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         """Return tasks as they are now, None for ids that are not known."""
         ...

@@ -399,3 +399,15 @@ async def test_files_in_an_output_become_signed_urls(world: World) -> None:
     got = await world.stranger("GET", path)
     assert (got.status, got.body) == (200, b"PNG!")
     assert got.headers["content-type"] == "image/png"
+
+
+async def test_a_repeat_gets_its_task_though_no_worker_is_left(world: World) -> None:
+    worker = await world.register()
+    headers = {"Idempotency-Key": "once"}
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    first = await world.anna("POST", "/v1/tasks", body, headers=headers)
+    await world.report(worker, goodbye=True)
+    again = await world.anna("POST", "/v1/tasks", body, headers=headers)
+    assert (again.status, again.json["id"]) == (202, first.json["id"])
+    fresh = await world.anna("POST", "/v1/tasks", body, headers={"Idempotency-Key": "new"})
+    assert fresh.status == 503

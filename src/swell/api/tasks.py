@@ -116,11 +116,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
         try:
             target = await service.cards.target(request.model)
             service.cards.check_input(target, request.input, at + "/input")
-            new = await _new_task(service, call, request, target, mark, at, number)
-            if new.idempotency_key is not None:
-                key = f"{new.idempotency_key}#{number}"
-                new = msgspec.structs.replace(new, idempotency_key=key)
-            news.append(new)
+            news.append(await _new_task(service, call, request, target, mark, (at, number)))
         except SwellError as error:
             if error.status >= 500:
                 raise
@@ -263,8 +259,7 @@ async def _new_task(
     request: TaskRequest,
     target: Target,
     mark: bytes,
-    at: str = "",
-    before: int = 0,
+    place: tuple[str, int] | None = None,
 ) -> NewTask:
     """Return the task that a checked request asks for.
 
@@ -274,21 +269,26 @@ async def _new_task(
         request: What is asked.
         target: Of which model.
         mark: Fingerprint of the whole body; needed only with an idempotency key.
-        at: JSON pointer to the request within the body.
-        before: How many tasks of the same body come before it.
+        place: JSON pointer to the request within a batch, and how many come before it.
 
     Raises:
         NoWorker: Nothing can run it.
         WouldExpire: It would end too late.
         InvalidInput: Metadata too large or broken.
     """
-    _check_can_run(service, target)
-    if request.start_by_s is not None or request.finish_by_s is not None:
-        await _check_deadline(service, request, target, before)
+    at, before = place or ("", 0)
+    header = call.header(b"idempotency-key")
+    key = None if header is None else idempotency_key(header)
+    if key is not None and place is not None:
+        key = f"{key}#{before}"
+    if key is None or not await service.store.knows(call.caller.id, key):
+        # A repeat gets its task, even when a new one would be refused.
+        _check_can_run(service, target)
+        if request.start_by_s is not None or request.finish_by_s is not None:
+            await _check_deadline(service, request, target, before)
     metadata = None if bytes(request.metadata) == b"null" else request.metadata
     if metadata is not None:
         _check_metadata(metadata, at)
-    header = call.header(b"idempotency-key")
     return NewTask(
         model=target.model,
         queue=target.queue,
@@ -302,7 +302,7 @@ async def _new_task(
         start_by_s=request.start_by_s,
         finish_by_s=request.finish_by_s,
         max_attempts=request.max_attempts,
-        idempotency_key=None if header is None else idempotency_key(header),
+        idempotency_key=key,
         fingerprint=mark,
     )
 

@@ -95,6 +95,12 @@ class MemoryStore:
             keys[scope] = (accepted.id, new.fingerprint, now)
         return Accepted(accepted, True)
 
+    async def knows(self, key_id: str, idempotency_key: str) -> bool:
+        """See `Store.knows`."""
+        kept = self._keys.get((key_id, idempotency_key))
+        oldest = self._clock.now() - timedelta(seconds=IDEMPOTENCY_TTL_S)
+        return kept is not None and kept[2] > oldest
+
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         """See `Store.get`."""
         return [self._tasks.get(task_id) for task_id in task_ids]

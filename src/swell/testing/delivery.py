@@ -102,6 +102,14 @@ class DeliveryConformance:
         assert again.task.id == first.id
         assert not again.is_new
 
+    async def test_a_store_knows_the_keys_of_the_last_day(self, delivery: Delivery) -> None:
+        assert not await delivery.store.knows("key-1", "k")
+        await delivery.submit(a_new_task(idempotency_key="k", fingerprint=b"a"))
+        assert await delivery.store.knows("key-1", "k")
+        assert not await delivery.store.knows("key-2", "k")
+        delivery.clock.advance(24 * 3600 + 1)
+        assert not await delivery.store.knows("key-1", "k")
+
     async def test_a_key_repeated_within_one_call_gives_one_task(self, delivery: Delivery) -> None:
         new = a_new_task(idempotency_key="k", fingerprint=b"a")
         first, second = await delivery.submit(new, new)

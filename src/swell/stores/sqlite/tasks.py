@@ -48,6 +48,12 @@ class SqliteStore:
         """See `Store.accept`."""
         return await self._database.write(lambda session: _accept(session, tasks, all_or_none))
 
+    async def knows(self, key_id: str, idempotency_key: str) -> bool:
+        """See `Store.knows`."""
+        rows = self._database.read("idempotent", (key_id, idempotency_key))
+        oldest = self._database.clock.now() - timedelta(seconds=IDEMPOTENCY_TTL_S)
+        return any(created > (micros(oldest) or 0) for _, _, created in rows)
+
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         """See `Store.get`."""
         if len(task_ids) == 1:
