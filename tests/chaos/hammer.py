@@ -76,8 +76,10 @@ async def work(
         said(tasks)
         settled = await store.settle([settlement(task, rng, is_last) for task in tasks])
         said([task for task in settled if task is not None])
-        said(await store.sweep())
-        if not tasks:
+        swept = await store.sweep()
+        said(swept)
+        # Whoever makes a task ready looks for it once more: the others may have gone.
+        if not tasks and not swept:
             if is_last and await store.next_wake_at() is None:
                 return
             await asyncio.sleep(0.01)

@@ -6,8 +6,8 @@ told. So a commit costs the same for one caller and for a thousand, and nobody w
 there is no linger.
 
 The statements run in the event loop's own thread, since they are short and hold Python's lock half
-of the time; only the commit, which waits for the disk, goes to a thread
-(docs/decisions/0004-sqlite-writer.md).
+of the time; only the commit, which waits for the disk, goes to a thread, and not even that where
+the disk is quicker than the thread (docs/decisions/0004 and 0011).
 
 If an action raises, the transaction is rolled back, its caller is told, and the others are run
 again without it.
@@ -19,7 +19,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,9 @@ Action = Callable[[Session], Any]
 
 #: Pages of write-ahead log after which the writer moves them into the database: 32 MiB.
 CHECKPOINT_PAGES = 8_192
+
+#: A disk that syncs within this is waited for in the event loop, in seconds.
+QUICK_SYNC_S = 0.001
 
 QUERIES = load_queries("sqlite")
 
@@ -68,6 +71,8 @@ class SqliteDatabase:
         self._is_waiting_new = False
         self._is_committing = False
         self._committed_changes = -1
+        #: How long commits took lately, in seconds; unknown is as good as slow.
+        self._sync_s = 2 * QUICK_SYNC_S
         self._is_closing = False
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swell-commit")
 
@@ -200,20 +205,37 @@ class SqliteDatabase:
             self._resolve(group, session)
             self._loop.call_soon(self._commit_next)
             return
-        committed = self._syncer.submit(self._writer.execute, "COMMIT")
+        if self._sync_s < QUICK_SYNC_S:
+            # Waking a thread and being woken by it costs more than such a disk takes.
+            self._finish(group, session, self._commit())
+            return
+        committed = self._syncer.submit(self._commit)
         committed.add_done_callback(
-            lambda future: self._loop.call_soon_threadsafe(self._finish, group, session, future)
+            lambda future: self._loop.call_soon_threadsafe(
+                self._finish, group, session, future.result()
+            )
         )
 
-    def _finish(self, group: list[_Write], session: Session, commit: "Future[Any]") -> None:
-        error = commit.exception()
+    def _commit(self) -> Exception | None:
+        """Commit, in whichever thread, and learn how long the disk takes."""
+        started_s = self.clock.monotonic_s()
+        try:
+            self._writer.execute("COMMIT")
+        except Exception as error:
+            return error
+        took_s = self.clock.monotonic_s() - started_s
+        # A slow commit counts at once, and is forgotten over the next fifty.
+        self._sync_s = max(took_s, self._sync_s + 0.02 * (took_s - self._sync_s))
+        return None
+
+    def _finish(self, group: list[_Write], session: Session, error: Exception | None) -> None:
         if error is None:
             self._committed_changes = self._writer.total_changes
             self._resolve(group, session)
         else:
             self._roll_back()
             _fail(group, error)
-        self._commit_next()
+        self._loop.call_soon(self._commit_next)
 
     def _resolve(self, group: list[_Write], session: Session) -> None:
         session.remember()
