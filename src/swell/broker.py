@@ -79,7 +79,8 @@ class Broker(Protocol):
         """Start up to `n` ready tasks and return them.
 
         Without `until` the answer is what is ready now, and may be empty. With it the call waits
-        for the first task, and ends empty when that future is done.
+        for the first task, and ends empty when that future is done: from that moment on nothing
+        is started for it, not even by a call that is under way.
         """
         ...
 

@@ -167,6 +167,20 @@ async def test_a_worker_that_says_goodbye_is_gone(world: World) -> None:
     assert answer.status == 404
 
 
+async def test_what_a_worker_hands_back_as_it_goes_is_not_granted_to_it_again(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    poll = asyncio.ensure_future(world.lease(worker, wait_s=20))
+    while not world.service.fleet._workers[worker].polls:
+        await asyncio.sleep(0)
+    released = {**hold(lease), "outcome": {"type": "released", "reason": "stopped"}}
+    await world.report(worker, settlements=[released], goodbye=True)
+    assert "tasks" not in await asyncio.wait_for(poll, 5)
+    shown = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
+    assert shown["state"] == "queued"
+
+
 async def test_a_restarted_backend_knows_its_workers_again(world: World) -> None:
     worker = await world.register()
     task = await world.create()

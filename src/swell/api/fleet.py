@@ -54,6 +54,11 @@ class Worker:
                 poll.set_result(None)
         self.polls.clear()
 
+    def leave(self) -> None:
+        """Grant it nothing more: it goes."""
+        self.info = msgspec.structs.replace(self.info, draining=True)
+        self.wake()
+
 
 class Fleet:
     """All workers of this backend, and which of them holds which task."""

@@ -190,6 +190,9 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     """Write what a worker tells, publish it, and lease more if asked."""
     worker = await _known(service, told.worker_id)
     worker.hear(service.clock.monotonic_s())
+    if told.goodbye:
+        # What it hands back must not go to its own lease call, which may still wait.
+        worker.leave()
     settled, tasks, lost = await _write(service, worker, told)
     stale = [
         each.task_id for each, task in zip(told.settlements, settled, strict=True) if task is None

@@ -54,9 +54,11 @@ class MemoryBroker:
     ) -> list[Task]:
         """See `Broker.lease`."""
         while True:
+            if until is not None and until.done():
+                return []
             arrival = asyncio.ensure_future(self._arrival.wait())
             tasks = await self._lease_now(request)
-            if tasks or until is None or until.done() or self._is_closed:
+            if tasks or until is None or self._is_closed:
                 arrival.cancel()
                 return tasks
             waits: set[asyncio.Future[Any]] = {arrival, until}

@@ -581,6 +581,19 @@ class DeliveryConformance:
         await delivery.submit(a_new_task())
         assert len(await delivery.lease()) == 1
 
+    async def test_a_lease_that_is_given_up_takes_nothing_more(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = asyncio.ensure_future(delivery.broker.lease(a_lease_request(), until=until))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        # In the same turn of the loop: who waits is not even awake when the task comes back.
+        until.set_result(None)
+        await delivery.settle(held, outcome=Released())
+        assert await asyncio.wait_for(waiting, 5) == []
+        assert [task.id for task in await delivery.lease()] == [held.id]
+
     async def test_closing_ends_the_waiting(self, delivery: Delivery) -> None:
         until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = asyncio.ensure_future(delivery.broker.lease(a_lease_request(), until=until))

@@ -45,13 +45,26 @@ QUERIES = load_queries("sqlite")
 class _Write:
     """One action that waits for its commit."""
 
-    __slots__ = ("action", "done", "is_late", "result")
+    __slots__ = ("action", "done", "is_late", "result", "until")
 
-    def __init__(self, action: Action, is_late: bool, done: "asyncio.Future[Any]") -> None:
+    def __init__(
+        self,
+        action: Action,
+        is_late: bool,
+        done: "asyncio.Future[Any]",
+        until: "asyncio.Future[None] | None" = None,
+    ) -> None:
         self.action = action
         self.is_late = is_late
         self.done = done
+        #: When this is done, an action of `write_when` is not wanted any more.
+        self.until = until
         self.result: Any = None
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.until is not None and self.until.done()
 
 
 class SqliteDatabase:
@@ -135,7 +148,7 @@ class SqliteDatabase:
         if self._is_closing:
             raise Unavailable("the store is closing; try again when the backend is back")
         self._loop = asyncio.get_running_loop()
-        waiting = _Write(action, True, self._loop.create_future())
+        waiting = _Write(action, True, self._loop.create_future(), until)
         self._waiting.append(waiting)
         self._is_waiting_new = True
         self._commit_soon()
@@ -260,6 +273,9 @@ class SqliteDatabase:
                     if is_searching:
                         session.flush()
                 for doing in self._waiting:
+                    if doing.is_given_up:
+                        # Told to stop in this turn of the loop, and not awake yet.
+                        continue
                     doing.result = doing.action(session)
                     if doing.result:
                         served.append(doing)
