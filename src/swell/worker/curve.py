@@ -1,0 +1,237 @@
+"""What one step costs, by how many rows run in it. Pure.
+
+Whether a batch gains anything is a property of a model, a picture size and a device. On one and the
+same card a batch of eight small pictures can do three times the work of one, and a batch of large
+ones none more. So it is measured while working, never assumed: a `Curve` is what the steps of one
+batch key on one device took, as a moving average per bucket.
+
+Between measured buckets the curve is interpolated and never falls. Beyond the largest, a row is
+assumed to cost what it costs in the largest: what was not tried promises nothing. Larger buckets
+are therefore tried on purpose, one after the other, where as many rows wait (`next_size`), and no
+further once twice the rows gained nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+__all__ = ["BUCKETS", "Curve", "best_size", "next_size"]
+
+#: Rows that a step may be padded to; a model is compiled once for each.
+BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
+
+#: Of the format below. A file of another version is measured anew.
+_VERSION: Final = 1
+
+#: Seconds per row and step before anything was measured; only ratios of it matter.
+_PRIOR_S: Final = 0.1
+
+#: Share of a step that does not grow with its rows, below the smallest bucket measured.
+_PRIOR_FIXED: Final = 0.5
+
+#: Weight of the newest step in the moving average.
+_NEWEST: Final = 0.1
+
+#: A step counts for at most so many times the average: a stall is no change of the device.
+_STALL: Final = 2.0
+
+#: Steps until a bucket counts as measured. The first one may have compiled and never counts alone.
+_ENOUGH: Final = 3
+
+#: A larger batch must be so much better per row to be worth its latency.
+_TOLERANCE: Final = 1.05
+
+#: Steps after which the largest bucket, if it did not run in them, is forgotten: the device may
+#: have been busy with something else when it was tried.
+_STALE_STEPS: Final = 20_000
+
+_MOST_ROWS: Final = 4096
+_MOST_STEPS: Final = 2**53
+
+
+class _Point(msgspec.Struct, frozen=True, array_like=True):
+    """One bucket: rows, average seconds, steps counted, and the curve's age when last run."""
+
+    rows: int
+    seconds: float
+    count: int
+    age: int
+
+
+class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: int
+    age: int
+    points: tuple[_Point, ...]
+
+
+class Curve:
+    """Seconds per step by bucket, for one batch key on one device. A value: it never changes."""
+
+    __slots__ = ("_age", "_points", "_rows", "_seconds")
+
+    def __init__(self) -> None:
+        self._points: tuple[_Point, ...] = ()
+        self._age = 0
+        self._rows: tuple[int, ...] = ()
+        self._seconds: tuple[float, ...] = ()
+
+    @classmethod
+    def _of(cls, points: tuple[_Point, ...], age: int) -> "Curve":
+        curve = cls()
+        curve._points, curve._age = points, age
+        curve._rows = tuple(point.rows for point in points)
+        curve._seconds = _never_falling(points)
+        return curve
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Curve):
+            return NotImplemented
+        return self._points == other._points and self._age == other._age
+
+    def __hash__(self) -> int:
+        return hash((self._points, self._age))
+
+    def __repr__(self) -> str:
+        steps = ", ".join(f"{point.rows}: {point.seconds:.4g}" for point in self._points)
+        return f"Curve({{{steps}}})"
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """Buckets that were run often enough to be believed, smallest first."""
+        return tuple(point.rows for point in self._points if point.count >= _ENOUGH)
+
+    def observe(self, rows: int, seconds: float) -> "Curve":
+        """Return the curve after one more step.
+
+        Args:
+            rows: The bucket that ran, padding included.
+            seconds: What the step took on the device. What is no duration is left out.
+        """
+        if not (1 <= rows <= _MOST_ROWS and 0 < seconds < math.inf):
+            return self
+        age = self._age + 1
+        points, place = list(self._points), 0
+        while place < len(points) and points[place].rows < rows:
+            place += 1
+        if place < len(points) and points[place].rows == rows:
+            old = points[place]
+            points[place] = _Point(rows, _averaged(old, seconds), old.count + 1, age)
+        else:
+            points.insert(place, _Point(rows, seconds, 1, age))
+        while age - points[-1].age >= _STALE_STEPS:
+            points.pop()
+        return Curve._of(tuple(points), age)
+
+    def seconds(self, rows: float) -> float:
+        """Return what a step of so many rows takes; never less for more rows."""
+        known, costs = self._rows, self._seconds
+        if not known:
+            return _PRIOR_S * rows
+        if rows >= known[-1]:
+            return costs[-1] * rows / known[-1]
+        if rows <= known[0]:
+            return costs[0] * (_PRIOR_FIXED + (1 - _PRIOR_FIXED) * rows / known[0])
+        place = 1
+        while known[place] < rows:
+            place += 1
+        low, high = known[place - 1], known[place]
+        share = (rows - low) / (high - low)
+        return costs[place - 1] + share * (costs[place] - costs[place - 1])
+
+    def to_json(self) -> bytes:
+        """Return the curve as JSON, for `from_json` of this or a later process."""
+        return msgspec.json.encode(_Stored(_VERSION, self._age, self._points))
+
+    @classmethod
+    def from_json(cls, raw: bytes | str) -> "Curve":
+        """Return a stored curve; an empty one if this is none, or one of another version.
+
+        What a step costs is soon measured again, so a broken file is no reason to stop.
+        """
+        try:
+            stored = msgspec.json.decode(raw, type=_Stored)
+        except (ValueError, RecursionError):
+            return cls()
+        if stored.version != _VERSION or not _is_sound(stored):
+            return cls()
+        return cls._of(stored.points, stored.age)
+
+
+def _averaged(old: _Point, seconds: float) -> float:
+    if old.count == 1:
+        return min(old.seconds, seconds)
+    newest = max(_NEWEST, 1 / old.count)
+    return old.seconds + newest * (min(seconds, _STALL * old.seconds) - old.seconds)
+
+
+def _is_sound(stored: _Stored) -> bool:
+    rows = [point.rows for point in stored.points]
+    return (
+        0 <= stored.age <= _MOST_STEPS
+        and rows == sorted(set(rows))
+        and all(
+            1 <= point.rows <= _MOST_ROWS
+            and 0 < point.seconds < math.inf
+            and 1 <= point.count <= _MOST_STEPS
+            and 0 <= point.age <= stored.age
+            for point in stored.points
+        )
+    )
+
+
+def _never_falling(points: Sequence[_Point]) -> tuple[float, ...]:
+    """Return the closest costs that do not fall as rows grow.
+
+    Source:
+        M. Ayer et al., "An Empirical Distribution Function for Sampling with Incomplete
+        Information", Ann. Math. Statist. 26 (1955): neighbours that fall share their mean.
+    """
+    blocks: list[tuple[float, int]] = []
+    for point in points:
+        mean, size = point.seconds, 1
+        while blocks and blocks[-1][0] > mean:
+            before, count = blocks.pop()
+            mean = (before * count + mean * size) / (count + size)
+            size += count
+        blocks.append((mean, size))
+    return tuple(mean for mean, size in blocks for _ in range(size))
+
+
+def best_size(curve: Curve, largest: int) -> int:
+    """Return how many rows should run together: the fewest that are about as cheap as can be.
+
+    That is the smallest bucket whose step costs at most 5 % more per row than the cheapest. One row
+    means that a batch gains nothing here.
+
+    Args:
+        curve: What steps cost.
+        largest: Rows that fit into memory; at least 1.
+    """
+    per_row = [(rows, curve.seconds(rows) / rows) for rows in BUCKETS if rows <= largest]
+    enough = _TOLERANCE * min(cost for _, cost in per_row)
+    return next(rows for rows, cost in per_row if cost <= enough)
+
+
+def next_size(curve: Curve, largest: int, widest: int = 1) -> int | None:
+    """Return the larger bucket to try next if as many rows wait, or None where it is pointless.
+
+    The next bucket is tried while the largest measured one is at least 5 % cheaper per row than
+    half as many rows: a flat piece of the curve does not end the search, a flat doubling does.
+
+    Args:
+        curve: What steps cost.
+        largest: Rows that fit into memory; at least 1.
+        widest: Rows by which a batch of this key grows: 1, or 2 if every sample takes two.
+    """
+    measured = curve.measured
+    if not measured:
+        return None
+    last = measured[-1]
+    half = last / 2
+    if half >= measured[0]:
+        gain = (curve.seconds(half) / half) / (curve.seconds(last) / last)
+        if gain < _TOLERANCE:
+            return None
+    return next((rows for rows in BUCKETS if last + widest <= rows <= largest), None)
