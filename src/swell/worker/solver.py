@@ -8,9 +8,10 @@ batch are gathered, whatever their step counts, and one update moves them:
 
 with x the latents, m what the network said (after guidance), z fresh noise, h the picture foreseen
 one step before. `Table.affine` has A, B, C, D in float64. `advance` does the same update in the
-order of operations that diffusers 0.42 has, so that in float32 both end at the same bits wherever
-square roots are rounded as IEEE 754 says. For that, schedules round to float32 where diffusers
-does: their values are float64, but most of them are numbers that float32 has too.
+order of operations that diffusers 0.42 has: in float32 both end at the same bits, if the scalar
+roots and logarithms of diffusers are rounded once, as those here are. For that, schedules round to
+float32 where diffusers does: their values are float64, but most of them are numbers that float32
+has too.
 
 `advance`, `scale_input` and `guide` take numpy arrays or torch tensors alike: they use nothing but
 operators that both have, and work in place.
