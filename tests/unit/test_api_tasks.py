@@ -140,7 +140,7 @@ async def test_broken_text_inside_an_input_is_refused(world: World) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/batch"])
-@pytest.mark.parametrize("part", [b'"\xff"', b'"\\ud800"', b"[" * 5000 + b"]" * 5000])
+@pytest.mark.parametrize("part", [b'"\xff"', b'"\\ud800"'])
 async def test_broken_metadata_is_refused_also_with_an_idempotency_key(
     world: World, path: str, part: bytes
 ) -> None:
@@ -150,6 +150,18 @@ async def test_broken_metadata_is_refused_also_with_an_idempotency_key(
         body = b'{"tasks": [' + body + b"]}"
     answer = await world.anna("POST", path, body, headers={"Idempotency-Key": "k"})
     assert answer.status in (400, 422), answer.body
+
+
+async def test_deep_metadata_comes_back_as_it_came_or_is_refused(world: World) -> None:
+    await world.register()
+    # How deep JSON may be is the interpreter's: newer ones read this, older ones do not.
+    deep = b"[" * 5000 + b"]" * 5000
+    body = b'{"model": "demo/upper", "input": {"text": "a"}, "metadata": ' + deep + b"}"
+    answer = await world.anna("POST", "/v1/tasks", body, headers={"Idempotency-Key": "k"})
+    assert answer.status in (202, 400), answer.body
+    if answer.status == 202:
+        got = await world.anna("GET", f"/v1/tasks/{answer.json['id']}")
+        assert deep in got.body
 
 
 async def test_another_content_type_is_refused(world: World) -> None:

@@ -40,27 +40,46 @@ class Endpoint:
         self._path = route.public_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request over ASGI."""
+        call = Call(scope, receive, send, self._service.new_request_id())
+        try:
+            reply = await self.answer(call)
+        except ClientGone:
+            return
+        if reply is not None:
+            call.status = reply.status
+            await reply.send(call)
+        self.count(call)
+
+    async def answer(self, call: Call) -> Reply | None:
+        """Return the answer to a request; None where the handler has written it itself.
+
+        Raises:
+            ClientGone: There is nobody to answer.
+        """
         service = self._service
-        started_s = service.clock.monotonic_s()
-        call = Call(scope, receive, send, service.new_request_id())
+        call.started_s = service.clock.monotonic_s()
         try:
             if self._scope is not None:
                 authorization = call.header(b"authorization")
                 call.key = await service.keys.require(authorization, self._scope)
-            reply = await self._handler(service, call)
+            return await self._handler(service, call)
         except SwellError as error:
-            reply = _problem(call, error)
+            return _problem(call, error)
         except ClientGone:
-            return
+            raise
         except Exception as error:
-            reply = _fault(call, error)
-        status = call.status
-        if reply is not None:
-            status = reply.status
-            await reply.send(call)
-        took_s = service.clock.monotonic_s() - started_s
-        service.metrics.http(scope["method"], self._path, status, took_s)
+            return _fault(call, error)
+
+    def count(self, call: Call) -> None:
+        """Note how long a request took that has been answered."""
+        service = self._service
+        took_s = service.clock.monotonic_s() - call.started_s
+        service.metrics.http(call.scope["method"], self._path, call.status).observe(took_s)
+
+    def new_request_id(self) -> str:
+        """Return an id for a request."""
+        return self._service.new_request_id()
 
 
 class _Methods:
@@ -121,6 +140,7 @@ class App:
         found = {(route.method, route.path): Endpoint(self.service, route) for route in ROUTES}
         hot = (("POST", "/v1/tasks"), ("POST", "/worker/v1/lease"), ("POST", "/worker/v1/report"))
         self._hot = {path: found[method, path] for method, path in hot}
+        self._short = {path.encode(): endpoint for path, endpoint in self._hot.items()}
         self._get = found["GET", "/v1/tasks/{id}"]
         self._events = found["GET", "/v1/tasks/{id}/events"]
 
@@ -146,6 +166,13 @@ class App:
         else:
             # A WebSocket: nothing here speaks it.
             await send({"type": "websocket.close", "code": 1000})
+
+    def endpoint(self, method: bytes, url: bytes) -> Endpoint | None:
+        """Return what answers a busy path, for a server that can spare the way over ASGI.
+
+        The endpoints that it returns never write an answer themselves.
+        """
+        return self._short.get(url) if method == b"POST" else None
 
     async def start(self) -> None:
         """Make ready for requests."""

@@ -87,10 +87,13 @@ class Keys:
             Unauthenticated: No key, an unknown one, or a revoked one.
             Forbidden: The key lacks the scope.
         """
-        digest = bearer_digest(authorization)
-        now_s = self._clock.monotonic_s()
-        found = self._cache.get(digest)
-        key = found[1] if found is not None and found[0] > now_s else await self._look_up(digest)
+        # Remembered by the whole header, whatever its form, and like the key itself as a hash only.
+        mark = hashlib.sha256(authorization or b"").digest()
+        found = self._cache.get(mark)
+        if found is not None and found[0] > self._clock.monotonic_s():
+            key = found[1]
+        else:
+            key = await self._look_up(mark, bearer_digest(authorization))
         if scope not in key.scopes and Scope.ADMIN not in key.scopes:
             raise Forbidden(
                 f"key {key.name!r} has no {scope.value!r} scope: use a key that has it, or make "
@@ -102,7 +105,7 @@ class Keys:
         """Ask the registry again for every key, since one has changed."""
         self._cache.clear()
 
-    async def _look_up(self, digest: bytes) -> ApiKey:
+    async def _look_up(self, mark: bytes, digest: bytes) -> ApiKey:
         key = await self._registry.key_by_digest(digest)
         if key is None:
             raise _unauthenticated("this key is not known")
@@ -110,7 +113,7 @@ class Keys:
             raise _unauthenticated(f"key {key.name!r} was revoked")
         if len(self._cache) >= _MAX_CACHED:
             self._cache.clear()
-        self._cache[digest] = (self._clock.monotonic_s() + self._cache_s, key)
+        self._cache[mark] = (self._clock.monotonic_s() + self._cache_s, key)
         return key
 
 

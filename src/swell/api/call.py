@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 from swell.errors import InvalidRequest, TooLarge
 from swell.registry import ApiKey
 
-__all__ = ["Call", "ClientGone", "Receive", "Reply", "Scope", "Send", "poll"]
+__all__ = ["Call", "ClientGone", "Receive", "Reply", "Scope", "Send", "poll", "too_large"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -46,18 +46,22 @@ class Reply:
         self.stream = stream
         self.length = len(body) if length is None else length
 
-    async def send(self, call: "Call") -> None:
-        """Write the answer."""
-        headers = [
-            (b"content-type", self.content_type),
-            (b"content-length", b"%d" % self.length),
-            (b"x-request-id", call.request_id.encode()),
-        ]
-        if self.status in (204, 304):
-            del headers[:2]
+    def all_headers(self, call: "Call") -> list[tuple[bytes, bytes]]:
+        """Return the headers, with what every answer has."""
+        headers = [(b"x-request-id", call.request_id.encode())]
+        if self.status not in (204, 304):
+            headers += (
+                (b"content-type", self.content_type),
+                (b"content-length", b"%d" % self.length),
+            )
         if self.headers:
             headers += self.headers
+        return headers
+
+    async def send(self, call: "Call") -> None:
+        """Write the answer."""
         send = call.send
+        headers = self.all_headers(call)
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         if self.stream is not None and call.scope["method"] != "HEAD":
             async for chunk in self.stream:
@@ -69,7 +73,17 @@ class Reply:
 class Call:
     """One request on its way through a handler."""
 
-    __slots__ = ("key", "params", "receive", "request_id", "scope", "send", "status")
+    __slots__ = (
+        "_headers",
+        "key",
+        "params",
+        "receive",
+        "request_id",
+        "scope",
+        "send",
+        "started_s",
+        "status",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         self.scope = scope
@@ -82,6 +96,9 @@ class Call:
         self.params: dict[str, str] = scope.get("path_params", {})
         #: Status of an answer that the handler wrote itself.
         self.status = 200
+        #: When it began, in monotonic seconds.
+        self.started_s = 0.0
+        self._headers: dict[bytes, bytes] | None = None
 
     @property
     def caller(self) -> ApiKey:
@@ -96,10 +113,10 @@ class Call:
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first header of this lower-case name."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return bytes(value)
-        return None
+        if self._headers is None:
+            # From the last to the first, so that the first stays.
+            self._headers = dict(reversed(self.scope["headers"]))
+        return self._headers.get(name)
 
     @property
     def media_type(self) -> str:
@@ -134,7 +151,7 @@ class Call:
         if message["type"] == "http.request" and not message.get("more_body", False):
             data: bytes = message.get("body", b"")
             if len(data) > limit_bytes:
-                raise _too_large(limit_bytes)
+                raise too_large(limit_bytes)
             return data
         return b"".join([chunk async for chunk in self._chunks(message, limit_bytes)])
 
@@ -158,7 +175,7 @@ class Call:
             chunk: bytes = message.get("body", b"")
             total += len(chunk)
             if total > limit_bytes:
-                raise _too_large(limit_bytes)
+                raise too_large(limit_bytes)
             if chunk:
                 yield chunk
             if not message.get("more_body", False):
@@ -187,7 +204,8 @@ def poll(step: Awaitable[Any]) -> Any:
     return None
 
 
-def _too_large(limit_bytes: int) -> TooLarge:
+def too_large(limit_bytes: int) -> TooLarge:
+    """Return the error of a body that is longer than it may be."""
     # The rest of the body is not read, so the connection cannot be used again.
     return TooLarge(
         f"the body is larger than {limit_bytes:,} bytes: send less, or upload files with "

@@ -93,18 +93,17 @@ class Metrics:
         self.accepted: dict[str, int] = {}
         self.ended: dict[tuple[str, str], int] = {}
         self.requeued: dict[str, int] = {}
-        self.queue_s: dict[str, Histogram] = {}
-        self.run_s: dict[str, Histogram] = {}
-        self.total_s: dict[str, Histogram] = {}
+        #: Model → its waiting, running and whole times.
+        self.task_s: dict[str, tuple[Histogram, Histogram, Histogram]] = {}
         self.lease_tasks = Histogram((1, 2, 4, 8, 16, 32, 64, 128))
         self.http_s: dict[tuple[str, str, int], Histogram] = {}
 
-    def http(self, method: str, route: str, status: int, took_s: float) -> None:
-        """Note one request."""
+    def http(self, method: str, route: str, status: int) -> Histogram:
+        """Return the times of such requests, to add one."""
         histogram = self.http_s.get((method, route, status))
         if histogram is None:
             histogram = self.http_s[method, route, status] = Histogram(HTTP_BOUNDS_S)
-        histogram.observe(took_s)
+        return histogram
 
     def task_ended(
         self, model: str, outcome: str, *, queue_s: float, run_s: float, total_s: float
@@ -112,15 +111,13 @@ class Metrics:
         """Note the end of a task."""
         key = (model, outcome)
         self.ended[key] = self.ended.get(key, 0) + 1
-        for histograms, value in (
-            (self.queue_s, queue_s),
-            (self.run_s, run_s),
-            (self.total_s, total_s),
-        ):
-            histogram = histograms.get(model)
-            if histogram is None:
-                histogram = histograms[model] = Histogram(TASK_BOUNDS_S)
-            histogram.observe(value)
+        times = self.task_s.get(model)
+        if times is None:
+            bounds = TASK_BOUNDS_S
+            times = self.task_s[model] = (Histogram(bounds), Histogram(bounds), Histogram(bounds))
+        times[0].observe(queue_s)
+        times[1].observe(run_s)
+        times[2].observe(total_s)
 
     def text(self, snapshot: Snapshot) -> bytes:
         """Return the exposition format."""
@@ -158,14 +155,11 @@ class _Source(Collector):
 
     def _histograms(self) -> Iterator[Metric]:
         metrics = self._metrics
-        for name, by_model in (
-            ("swell_task_queue_seconds", metrics.queue_s),
-            ("swell_task_run_seconds", metrics.run_s),
-            ("swell_task_total_seconds", metrics.total_s),
-        ):
+        names = ("swell_task_queue_seconds", "swell_task_run_seconds", "swell_task_total_seconds")
+        for place, name in enumerate(names):
             family = HistogramMetricFamily(name, METRICS[name], labels=["model"])
-            for model, each in by_model.items():
-                family.add_metric([model], each.buckets(), each.total)
+            for model, times in metrics.task_s.items():
+                family.add_metric([model], times[place].buckets(), times[place].total)
             yield family
         lease = HistogramMetricFamily("swell_lease_tasks", METRICS["swell_lease_tasks"])
         lease.add_metric([], metrics.lease_tasks.buckets(), metrics.lease_tasks.total)

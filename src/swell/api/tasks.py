@@ -5,6 +5,7 @@ returns only when the task is durable. Whoever waits (`Prefer: wait`) is answere
 that ends the task, without asking the store again.
 """
 
+import functools
 import hashlib
 import re
 from typing import Final
@@ -226,6 +227,7 @@ async def find_task(service: Service, call: Call) -> Task:
     return task
 
 
+@functools.lru_cache(maxsize=256)
 def prefer_wait_s(header: bytes, longest_s: float) -> float:
     """Return the seconds that a `Prefer` header asks to wait; 0 if it asks for nothing.
 

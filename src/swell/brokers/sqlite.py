@@ -39,16 +39,16 @@ class SqliteBroker:
         def action(session: Session) -> list[Task]:
             return _lease(session, request)
 
+        is_ready = any(self._database.ready_count(queue) for queue, _, _ in request.queues)
         if until is None:
-            ready = any(self._database.ready_count(queue) for queue, _, _ in request.queues)
-            if not ready and not self._database.is_busy:
+            if not is_ready and not self._database.is_busy:
                 return []
             return await self._database.write(action, is_late=True)
         if self._is_closed:
             return []
         self._waits.add(until)
         try:
-            return await self._database.write_when(action, until) or []
+            return await self._database.write_when(action, until, is_due=is_ready) or []
         finally:
             self._waits.discard(until)
 
@@ -134,7 +134,8 @@ def _take(session: Session, request: LeaseRequest, model: str, n: int) -> list[T
     now = session.now
     started = []
     for task in _ready(session, (model, f"{model}:{version}"), n):
-        if life.is_expired(task, now):
+        has_deadline = task.start_by_at is not None or task.finish_by_at is not None
+        if has_deadline and life.is_expired(task, now):
             continue  # the sweeper ends it, and tells who waits
         running = life.start(
             task,
@@ -164,5 +165,10 @@ def _ready(session: Session, queues: Sequence[str], n: int) -> list[Task]:
         else:
             # Nothing waits in the file: what has just come goes on without being written twice.
             found += unwritten
-    found.sort(key=lambda task: (task.priority, task.tag, task.id))
+    if len(found) > 1:
+        found.sort(key=_place)
     return found[:n]
+
+
+def _place(task: Task) -> tuple[int, float, str]:
+    return task.priority, task.tag, task.id

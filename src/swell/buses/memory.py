@@ -141,7 +141,11 @@ class MemoryBus:
         subscription = MemorySubscription(self, task_id, after, self._pending)
         for event in self._history.get(task_id, ()):
             subscription.offer(event)
-        self._listeners.setdefault(task_id, {})[subscription] = None
+        listeners = self._listeners.get(task_id)
+        if listeners is None:
+            self._listeners[task_id] = {subscription: None}
+        else:
+            listeners[subscription] = None
         return subscription
 
     def forget_listener(self, task_id: str, subscription: MemorySubscription) -> None:

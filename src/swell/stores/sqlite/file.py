@@ -36,6 +36,11 @@ Action = Callable[[Session], Any]
 #: Pages of write-ahead log after which the writer moves them into the database: 32 MiB.
 CHECKPOINT_PAGES = 8_192
 
+#: With more than this many actions waiting, a commit waits for turns of the loop that bring more;
+#: at most for so many.
+CROWD = 2
+MAX_TURNS = 8
+
 #: A disk that syncs within this is waited for in the event loop, in seconds.
 QUICK_SYNC_S = 0.001
 
@@ -87,6 +92,8 @@ class SqliteDatabase:
         #: How long commits took lately, in seconds; unknown is as good as slow.
         self._sync_s = 2 * QUICK_SYNC_S
         self._is_closing = False
+        #: How many actions the last turn of the loop had gathered, and how many turns it took.
+        self._gathered, self._turns = CROWD, 0
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swell-commit")
 
     @classmethod
@@ -137,21 +144,27 @@ class SqliteDatabase:
             self._loop.call_soon(self._commit_next)
 
     async def write_when(
-        self, action: Callable[[Session], R], until: "asyncio.Future[None]"
+        self, action: Callable[[Session], R], until: "asyncio.Future[None]", *, is_due: bool = True
     ) -> R | None:
         """Run `action` at the end of every transaction until it returns something true.
 
         Returns that once it is durable, or None if `until` is done first. What others write and
         this action does with it is one commit: a task that comes while a worker waits is accepted
         and started at once.
+
+        Args:
+            action: As in `write`.
+            until: Ends the wait. From then on the action is not run.
+            is_due: Whether there may be something to do already, after the last finished commit.
         """
         if self._is_closing:
             raise Unavailable("the store is closing; try again when the backend is back")
         self._loop = asyncio.get_running_loop()
         waiting = _Write(action, True, self._loop.create_future(), until)
         self._waiting.append(waiting)
-        self._is_waiting_new = True
-        self._commit_soon()
+        if is_due or self._is_committing:
+            self._is_waiting_new = True
+            self._commit_soon()
         try:
             await asyncio.wait({waiting.done, until}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -202,6 +215,13 @@ class SqliteDatabase:
 
     def _commit_next(self) -> None:
         """Run what is waiting, and send its commit to the thread that syncs."""
+        if self._gathered < len(self._pending) and self._turns < MAX_TURNS:
+            # A crowd is arriving: take what else the sockets hold before paying for a commit.
+            self._gathered = max(CROWD, len(self._pending))
+            self._turns += 1
+            self._loop.call_soon(self._commit_next)
+            return
+        self._gathered, self._turns = CROWD, 0
         group, self._pending = self._pending, []
         if not group and not self._is_waiting_new:
             self._is_committing = False
@@ -272,10 +292,8 @@ class SqliteDatabase:
                     doing.result = doing.action(session)
                     if is_searching:
                         session.flush()
-                for doing in self._waiting:
-                    if doing.is_given_up:
-                        # Told to stop in this turn of the loop, and not awake yet.
-                        continue
+                # Without those that were told to stop in this turn and are not awake yet.
+                for doing in [write for write in self._waiting if not write.is_given_up]:
                     doing.result = doing.action(session)
                     if doing.result:
                         served.append(doing)

@@ -43,34 +43,34 @@ def insert_row(seq: int, task: Task) -> tuple[Any, ...]:
         task.queue,
         task.version,
         task.state._value_,
-        _text(task.input),
+        str(task.input, "utf-8"),
         task.count,
         task.seed,
         task.priority,
         task.key_id,
         task.user,
-        _text(task.metadata),
+        None if task.metadata is None else str(task.metadata, "utf-8"),
         micros(task.created_at),
-        micros(task.start_by_at),
-        micros(task.finish_by_at),
-        micros(task.available_at),
+        None if task.start_by_at is None else micros(task.start_by_at),
+        None if task.finish_by_at is None else micros(task.finish_by_at),
+        None if task.available_at is None else micros(task.available_at),
         task.tag,
         task.attempt,
         task.handed_back,
         task.max_attempts,
         task.worker_id,
         task.lease_token,
-        micros(task.lease_expires_at),
+        None if task.lease_expires_at is None else micros(task.lease_expires_at),
         1 if task.cancel_requested else 0,
-        micros(task.started_at),
-        micros(task.finished_at),
-        _text(task.output),
-        _json(task.artifacts),
-        _json(task.error),
-        _json(task.timings),
+        None if task.started_at is None else micros(task.started_at),
+        None if task.finished_at is None else micros(task.finished_at),
+        None if task.output is None else str(task.output, "utf-8"),
+        _json(task.artifacts) if task.artifacts else None,
+        _json(task.error) if task.error else None,
+        _json(task.timings) if task.timings else None,
         1 if task.dead else 0,
         task.retry_of,
-        micros(next_wake_at(task)),
+        None if (wake_at := next_wake_at(task)) is None else micros(wake_at),
     )
 
 
@@ -80,21 +80,21 @@ def save_row(seq: int, task: Task) -> tuple[Any, ...]:
         task.version,
         task.state._value_,
         task.seed,
-        micros(task.available_at),
+        None if task.available_at is None else micros(task.available_at),
         task.attempt,
         task.handed_back,
         task.worker_id,
         task.lease_token,
-        micros(task.lease_expires_at),
+        None if task.lease_expires_at is None else micros(task.lease_expires_at),
         1 if task.cancel_requested else 0,
-        micros(task.started_at),
-        micros(task.finished_at),
-        _text(task.output),
-        _json(task.artifacts),
-        _json(task.error),
-        _json(task.timings),
+        None if task.started_at is None else micros(task.started_at),
+        None if task.finished_at is None else micros(task.finished_at),
+        None if task.output is None else str(task.output, "utf-8"),
+        _json(task.artifacts) if task.artifacts else None,
+        _json(task.error) if task.error else None,
+        _json(task.timings) if task.timings else None,
         1 if task.dead else 0,
-        micros(next_wake_at(task)),
+        None if (wake_at := next_wake_at(task)) is None else micros(wake_at),
         seq,
     )
 
@@ -141,9 +141,5 @@ def _raw(text: str | None) -> msgspec.Raw | None:
     return None if text is None else msgspec.Raw(text)
 
 
-def _text(raw: msgspec.Raw | None) -> str | None:
-    return None if raw is None else str(raw, "utf-8")
-
-
-def _json(value: Any) -> str | None:
-    return _encode(value).decode() if value else None
+def _json(value: Any) -> str:
+    return _encode(value).decode()

@@ -55,6 +55,7 @@ class Session:
     def __init__(self, state: SessionState, clock: Clock) -> None:
         self._state = state
         self._clock = clock
+        self._now: datetime | None = None
         self._seen: dict[str, tuple[int, Task]] = {}
         self._added: dict[str, int] = {}
         self._changed: set[str] = set()
@@ -62,8 +63,10 @@ class Session:
 
     @property
     def now(self) -> datetime:
-        """The time."""
-        return self._clock.now()
+        """The time of this transaction, from its first use on."""
+        if self._now is None:
+            self._now = self._clock.now()
+        return self._now
 
     @property
     def state(self) -> SessionState:
@@ -102,27 +105,26 @@ class Session:
                 self._seen[found[1].id] = found
 
     def add(self, task: Task) -> Task:
-        """Insert a new task and return it with its tag."""
+        """Insert a new task, which is ready, and return it with its tag."""
         clock = self._state.clocks[task.model, task.priority]
         tagged = msgspec.structs.replace(task, tag=clock.tag(task.flow, cost=task.count))
         seq = next(self._state.seqs)
         self._added[task.id] = seq
         self._seen[task.id] = (seq, tagged)
-        self._count(tagged, 1)
+        self._ready[task.queue] = self._ready.get(task.queue, 0) + 1
         return tagged
 
     def put(self, task: Task) -> None:
         """Write a task that `get` or `add` returned and that has changed."""
-        seq, before = self._seen[task.id]
-        self._seen[task.id] = (seq, task)
-        if task.id not in self._added:
-            self._changed.add(task.id)
-        self._count(before, -1)
-        self._count(task, 1)
-
-    def _count(self, task: Task, change: int) -> None:
-        if task.state is TaskState.QUEUED and task.available_at is None:
-            self._ready[task.queue] = self._ready.get(task.queue, 0) + change
+        task_id = task.id
+        seq, before = self._seen[task_id]
+        self._seen[task_id] = (seq, task)
+        if task_id not in self._added:
+            self._changed.add(task_id)
+        was_ready = before.state is TaskState.QUEUED and before.available_at is None
+        is_ready = task.state is TaskState.QUEUED and task.available_at is None
+        if was_ready is not is_ready:
+            self._ready[task.queue] = self._ready.get(task.queue, 0) + (1 if is_ready else -1)
 
     def ready_count(self, queue: str) -> int:
         """Return how many tasks of a queue are ready, as this transaction sees it."""

@@ -177,6 +177,8 @@ def _accept(
     session: Session, tasks: Sequence[NewTask], all_or_none: bool
 ) -> list[Accepted | SwellError]:
     now = session.now
+    if all(new.idempotency_key is None for new in tasks):
+        return [Accepted(_add(session, new, now), True) for new in tasks]
     earlier = _earlier_of_all(session, tasks, now)
     errors = [index for index, result in enumerate(earlier) if isinstance(result, SwellError)]
     if errors and all_or_none:
