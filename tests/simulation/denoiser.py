@@ -129,8 +129,29 @@ def _run_of(jobs: Sequence[Job], devices: Mapping[str, Device]) -> Run:
     return Run({job.id: job.steps * devices[job.key](job.rows) for job in jobs})
 
 
+class Models:
+    """The models on a device; the one that was used longest ago makes room."""
+
+    def __init__(self, fit: int) -> None:
+        self._fit = fit
+        self._used: dict[str, None] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._used
+
+    def use(self, key: str) -> str | None:
+        """Note that a model runs; return the one that had to go for it."""
+        self._used.pop(key, None)
+        self._used[key] = None
+        if len(self._used) <= self._fit:
+            return None
+        gone = next(iter(self._used))
+        del self._used[gone]
+        return gone
+
+
 class Worker:
-    """A loop around the real schedule, with one device on which one model fits at a time."""
+    """A loop around the real schedule, with one device on which a few models fit."""
 
     def __init__(
         self,
@@ -139,10 +160,11 @@ class Worker:
         schedule: Schedule,
         load_s: Mapping[str, float] | None,
         noise: float,
+        models: int,
     ) -> None:
         self.run, self.devices, self.schedule, self.load_s = run, devices, schedule, load_s
         self.now_s, self.step_s, self.noise = 0.0, 0.0, noise
-        self._loaded = ""
+        self._models = Models(models)
         self._random = random.Random(1)
         self._jobs: dict[str, Job] = {}
         self._new: list[Job] = []
@@ -171,6 +193,8 @@ class Worker:
         key = str(decision.key)
         if decision.loads:
             self._load(key)
+        elif self.load_s is not None:
+            self._models.use(key)
         for job in self._new:
             late_s = self.now_s - job.arrived_s
             steps = late_s / self.step_s if self.step_s else 0.0
@@ -187,11 +211,10 @@ class Worker:
         assert self.load_s is not None
         self.run.loads += 1
         self.now_s += self.load_s[key]
-        if self._loaded:
-            before = self._loaded
-            self.schedule.set_residency(before, loaded=False, load_s=self.load_s[before])
+        gone = self._models.use(key)
+        if gone is not None:
+            self.schedule.set_residency(gone, loaded=False, load_s=self.load_s[gone])
         self.schedule.set_residency(key, loaded=True, load_s=self.load_s[key])
-        self._loaded = key
 
 
 def in_steps(
@@ -201,9 +224,10 @@ def in_steps(
     most_rows: int = 16,
     policy: Policy | None = None,
     load_s: Mapping[str, float] | None = None,
+    models: int = 1,
     noise: float = 0.02,
 ) -> Run:
-    """Run the real schedule. Without `load_s`, all models are loaded; with it, one fits at a time.
+    """Run the real schedule. Without `load_s`, all models are loaded.
 
     Args:
         jobs: By arrival.
@@ -211,6 +235,7 @@ def in_steps(
         most_rows: Rows that fit.
         policy: Instead of the usual one.
         load_s: What loading each key's model takes.
+        models: How many are loaded at a time.
         noise: Standard deviation of a step's time, as a share of it.
     """
     schedule = Schedule() if policy is None else Schedule(policy)
@@ -218,7 +243,7 @@ def in_steps(
         schedule.know(key, most_rows=most_rows)
         schedule.set_residency(key, loaded=load_s is None, load_s=(load_s or {}).get(key, 0.0))
     run = _run_of(jobs, devices)
-    worker = Worker(run, devices, schedule, load_s, noise)
+    worker = Worker(run, devices, schedule, load_s, noise, models)
     coming = deque(jobs)
     while coming or len(schedule):
         if not len(schedule):
@@ -235,11 +260,12 @@ def in_order(
     *,
     batch: int = 1,
     load_s: Mapping[str, float] | None = None,
+    models: int = 1,
 ) -> Run:
     """Run requests to their end, first come, first served, up to `batch` of a key together."""
     run = _run_of(jobs, devices)
     waiting, coming = deque[Job](), deque(jobs)
-    now_s, loaded = 0.0, ""
+    now_s, loaded = 0.0, Models(models)
     while coming or waiting:
         if not waiting:
             now_s = max(now_s, coming[0].arrived_s)
@@ -249,10 +275,11 @@ def in_order(
         while waiting and len(together) < batch and waiting[0].key == together[0].key:
             together.append(waiting.popleft())
         key = together[0].key
-        if load_s is not None and key != loaded:
-            run.loads += 1
-            now_s += load_s[key]
-            loaded = key
+        if load_s is not None:
+            if key not in loaded:
+                run.loads += 1
+                now_s += load_s[key]
+            loaded.use(key)
         left = sorted(together, key=lambda job: job.steps)
         done = 0
         while left:

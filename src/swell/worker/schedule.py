@@ -136,7 +136,7 @@ class TurnReason(StrEnum):
     #: The group before has used up its share.
     SPENT = "spent"
     #: One of its samples has waited beyond the bound.
-    OVERDUE = "overdue"
+    BOUND = "bound"
 
 
 class Order(StrEnum):
@@ -468,7 +468,7 @@ def _next_turn(
     if unit is not None:
         if unit == current:
             return turn, TurnReason.GOES_ON
-        return Turn(unit, 0.0, turn.left_s), TurnReason.OVERDUE
+        return Turn(unit, 0.0, turn.left_s), TurnReason.BOUND
     if current is not None and turn.left_s.get(current, 0.0) > 0:
         return turn, TurnReason.GOES_ON
     left_s = turn.left_s

@@ -1,0 +1,232 @@
+"""What a step costs: measured, interpolated, explored and stored."""
+
+import json
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swell.worker.curve import BUCKETS, Curve, best_size, next_size
+
+#: Seconds per step on one H200, bfloat16, compiled (sglang, pull request 22183).
+GAINS = {1: 0.167, 2: 0.183, 3: 0.186, 4: 0.240, 6: 0.333, 8: 0.425, 12: 0.63, 16: 0.832}
+FULL = {1: 0.243, 2: 0.474, 3: 0.711}
+#: GLM-Image, 1280 pixels square: a batch takes 2.6 times as long (sglang, pull request 30683).
+LOSES = {1: 5.06, 2: 13.3, 3: 20.0, 4: 26.7}
+
+seconds = st.floats(1e-4, 100)
+steps = st.lists(st.tuples(st.sampled_from(BUCKETS), seconds), max_size=60)
+limits = st.integers(1, 40)
+
+
+def measured(costs: Mapping[int, float], times: int = 3) -> Curve:
+    curve = Curve()
+    for rows, cost in costs.items():
+        for _ in range(times):
+            curve = curve.observe(rows, cost)
+    return curve
+
+
+def observed(wanted: list[tuple[int, float]]) -> Curve:
+    curve = Curve()
+    for rows, cost in wanted:
+        curve = curve.observe(rows, cost)
+    return curve
+
+
+@given(steps, st.floats(0.5, 40), st.floats(0.5, 40))
+def test_more_rows_never_take_less_time(
+    wanted: list[tuple[int, float]], one: float, other: float
+) -> None:
+    curve = observed(wanted)
+    low, high = sorted((one, other))
+    assert 0 < curve.seconds(low) <= curve.seconds(high) * (1 + 1e-12)
+
+
+@given(st.dictionaries(st.sampled_from(BUCKETS), seconds, min_size=1))
+def test_a_curve_that_rises_is_kept_as_it_was_measured(costs: dict[int, float]) -> None:
+    rising = dict(zip(sorted(costs), sorted(costs.values()), strict=True))
+    curve = measured(rising)
+    for rows, cost in rising.items():
+        assert curve.seconds(rows) == pytest.approx(cost)
+
+
+def test_a_bucket_that_never_ran_lies_between_its_neighbours() -> None:
+    curve = measured({4: 0.2, 8: 0.4})
+    assert curve.seconds(6) == pytest.approx(0.3)
+
+
+def test_beyond_the_largest_bucket_a_row_is_no_cheaper() -> None:
+    curve = measured({1: 0.2, 4: 0.3})
+    assert curve.seconds(16) == pytest.approx(4 * 0.3)
+
+
+def test_measurements_that_fall_share_their_mean() -> None:
+    curve = measured({1: 0.2, 2: 0.1, 4: 0.5})
+    assert curve.seconds(1) == curve.seconds(2) == pytest.approx(0.15)
+    assert curve.seconds(4) == pytest.approx(0.5)
+
+
+def test_the_first_step_of_a_bucket_may_compile() -> None:
+    curve = Curve().observe(1, 60.0).observe(1, 0.2)
+    assert curve.seconds(1) == pytest.approx(0.2)
+
+
+def test_one_stall_moves_the_average_by_a_tenth_at_most() -> None:
+    before = measured({1: 0.2}, times=50)
+    after = before.observe(1, 1000.0)
+    assert before.seconds(1) < after.seconds(1) <= before.seconds(1) * 1.1 * (1 + 1e-12)
+
+
+@given(seconds, seconds)
+def test_a_device_that_changes_is_followed(before: float, after: float) -> None:
+    curve = measured({4: before}, times=20)
+    for _ in range(300):
+        curve = curve.observe(4, after)
+    assert curve.seconds(4) == pytest.approx(after, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cost"),
+    [(0, 1.0), (-1, 1.0), (5000, 1.0), (1, 0.0), (1, -1.0), (1, float("nan")), (1, float("inf"))],
+)
+def test_what_is_no_step_is_left_out(rows: int, cost: float) -> None:
+    curve = measured({1: 0.2})
+    assert curve.observe(rows, cost) == curve
+
+
+def test_observing_leaves_the_old_curve_as_it_was() -> None:
+    curve = measured({1: 0.2})
+    other = curve.observe(2, 0.3)
+    assert other != curve
+    assert curve.measured == (1,)
+
+
+# How many rows
+
+
+def test_eight_rows_are_best_where_a_batch_gains() -> None:
+    assert best_size(measured(GAINS), 16) == 8
+
+
+@pytest.mark.parametrize("costs", [FULL, LOSES])
+def test_one_row_is_best_where_a_batch_gains_nothing(costs: dict[int, float]) -> None:
+    assert best_size(measured(costs), 16) == 1
+
+
+@given(steps, limits)
+def test_the_best_size_is_the_smallest_within_five_percent_of_the_cheapest(
+    wanted: list[tuple[int, float]], limit: int
+) -> None:
+    curve = observed(wanted)
+    found = best_size(curve, limit)
+    fits = [rows for rows in BUCKETS if rows <= limit]
+    cheapest = min(curve.seconds(rows) / rows for rows in fits)
+    assert found in fits
+    assert curve.seconds(found) / found <= 1.05 * cheapest
+    for rows in fits:
+        if rows < found:
+            assert curve.seconds(rows) / rows > 1.05 * cheapest
+
+
+def explored(costs: Mapping[int, float], limit: int, widest: int = 1) -> list[int]:
+    """Return which buckets run if there is always enough to run, in order of their first step."""
+    curve, ran = Curve(), []
+    for _ in range(200):
+        rows = next_size(curve, limit, widest) or best_size(curve, limit)
+        rows = max(rows, widest)
+        if rows not in ran:
+            ran.append(rows)
+        curve = curve.observe(rows, costs[rows])
+    return ran
+
+
+def test_larger_buckets_are_tried_one_after_the_other_while_they_gain() -> None:
+    assert explored(GAINS, 16) == [1, 2, 3, 4, 6, 8, 12, 16]
+
+
+@pytest.mark.parametrize("costs", [FULL, LOSES])
+def test_trying_ends_with_the_first_doubling_that_gains_nothing(costs: dict[int, float]) -> None:
+    assert explored(costs, 16) == [1, 2]
+
+
+def test_a_bucket_that_does_not_fit_is_not_tried() -> None:
+    assert explored(GAINS, 5) == [1, 2, 3, 4]
+
+
+def test_where_each_sample_takes_two_rows_only_buckets_that_can_fill_are_tried() -> None:
+    assert explored(GAINS, 16, widest=2) == [2, 4, 6, 8, 12, 16]
+
+
+def test_a_bucket_that_was_dropped_is_forgotten_and_tried_again_much_later() -> None:
+    curve = measured(FULL)
+    assert next_size(curve, 16) is None
+    for _ in range(20_001):
+        curve = curve.observe(1, FULL[1])
+    assert curve.measured == (1,)
+    assert next_size(curve, 16) == 2
+
+
+# Stored
+
+
+@given(steps)
+def test_a_stored_curve_comes_back_as_it_was(wanted: list[tuple[int, float]]) -> None:
+    curve = observed(wanted)
+    again = Curve.from_json(curve.to_json())
+    assert again == curve
+    assert [again.seconds(rows) for rows in BUCKETS] == [curve.seconds(rows) for rows in BUCKETS]
+
+
+@given(st.one_of(st.binary(max_size=200), st.text(max_size=200)))
+def test_what_is_no_curve_gives_an_empty_one(raw: bytes | str) -> None:
+    assert Curve.from_json(raw) == Curve()
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=5)
+        | st.dictionaries(st.sampled_from(["version", "age", "points", "x"]), inner, max_size=4)
+    ),
+    max_leaves=30,
+)
+
+
+@given(values)
+def test_foreign_json_gives_a_curve_that_can_be_used(value: object) -> None:
+    curve = Curve.from_json(json.dumps(value))
+    assert best_size(curve.observe(1, 0.1), 16) in BUCKETS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"version": None},
+        {"points": [[1, 0.1, 3, 1], [1, 0.2, 3, 2]]},
+        {"points": [[4, 0.1, 3, 1], [2, 0.2, 3, 2]]},
+        {"points": [[0, 0.1, 3, 1]]},
+        {"points": [[1, -0.1, 3, 1]]},
+        {"points": [[1, 1e999, 3, 1]]},
+        {"points": [[1, 0.1, 0, 1]]},
+        {"points": [[1, 0.1, 3, 99]]},
+        {"points": [[1, 0.1, 3]]},
+        {"age": -1},
+        {"more": 1},
+    ],
+)
+def test_a_curve_that_makes_no_sense_is_measured_anew(change: dict[str, object]) -> None:
+    stored = json.loads(measured({1: 0.2, 2: 0.3}).to_json())
+    assert Curve.from_json(json.dumps(stored)) != Curve()
+    assert Curve.from_json(json.dumps({**stored, **change})) == Curve()
+
+
+def test_json_that_is_nested_without_end_gives_an_empty_curve() -> None:
+    assert Curve.from_json("[" * 100_000) == Curve()
+    assert Curve.from_json('{"x":' * 100_000) == Curve()
+
+
+def test_a_curve_shows_its_seconds() -> None:
+    assert repr(measured({1: 0.2, 2: 0.25})) == "Curve({1: 0.2, 2: 0.25})"

@@ -1,0 +1,681 @@
+"""What runs in the next step, over any samples."""
+
+from collections.abc import Callable, Hashable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swell.worker.curve import BUCKETS, Curve
+from swell.worker.schedule import (
+    IN_TURN,
+    Decision,
+    Group,
+    Memory,
+    Order,
+    Policy,
+    Sample,
+    Schedule,
+    Turn,
+    TurnReason,
+    charged,
+    costs_of,
+    decide,
+    halved,
+    ran_out,
+    went_well,
+)
+
+GAINS = {1: 0.167, 2: 0.183, 3: 0.186, 4: 0.240, 6: 0.333, 8: 0.425, 12: 0.63, 16: 0.832}
+FULL = {1: 0.25, 2: 0.5}
+
+
+def measured(costs: Mapping[int, float]) -> Curve:
+    curve = Curve()
+    for rows, cost in costs.items():
+        for _ in range(3):
+            curve = curve.observe(rows, cost)
+    return curve
+
+
+#: Fills up to eight rows.
+BATCH = costs_of(measured(GAINS), 16)
+#: Takes turns; a step is a quarter of a second.
+SINGLE = costs_of(measured(FULL), 16)
+
+
+def sample(name: str, left: int = 10, **more: Any) -> Sample:
+    """Return a sample with so many steps left, of as many unless `steps` says otherwise."""
+    fields: dict[str, Any] = {"key": "key", "steps": left, "arrived_s": 0.0, **more}
+    return Sample(id=name, remaining=left, **fields)
+
+
+def group(*waiting: Sample, running: tuple[Sample, ...] = (), **more: Any) -> Group:
+    fields: dict[str, Any] = {"key": "key", "costs": BATCH, **more}
+    return Group(running=running, waiting=waiting, **fields)
+
+
+def ids(decision: Decision) -> list[str]:
+    return list(decision.ids)
+
+
+# Where a batch gains
+
+
+def test_free_slots_are_filled_at_once_up_to_the_best_size() -> None:
+    decision = decide(0.0, [group(*(sample(str(n)) for n in range(12)))])
+    assert ids(decision) == [str(n) for n in range(8)]
+    assert decision.bucket == 8
+
+
+def test_a_single_sample_does_not_wait_for_others() -> None:
+    decision = decide(0.0, [group(sample("only"))])
+    assert ids(decision) == ["only"]
+    assert decision.bucket == 1
+
+
+def test_those_who_run_go_on_and_the_least_work_joins_them() -> None:
+    running = tuple(sample(f"r{n}", 30) for n in range(7))
+    decision = decide(0.0, [group(sample("long", 30), sample("short", 4), running=running)])
+    assert ids(decision) == [*(f"r{n}" for n in range(7)), "short"]
+    assert decision.why_order is Order.FILLED
+
+
+def test_a_pressing_deadline_goes_before_less_work_and_the_least_spare_time_first() -> None:
+    waiting = (
+        sample("short", 4),
+        sample("soon", 10, deadline_s=6.0),
+        sample("sooner", 10, deadline_s=5.0),
+    )
+    running = tuple(sample(f"r{n}") for n in range(7))
+    decision = decide(0.0, [group(*waiting, running=running)])
+    assert ids(decision)[-1] == "sooner"
+    assert decision.why_order is Order.DEADLINE
+
+
+@pytest.mark.parametrize("deadline_s", [1000.0, 0.5])
+def test_a_deadline_that_is_far_or_cannot_be_met_gives_no_rank(deadline_s: float) -> None:
+    waiting = (sample("deadline", 10, deadline_s=deadline_s), sample("short", 4))
+    running = tuple(sample(f"r{n}") for n in range(7))
+    decision = decide(0.0, [group(*waiting, running=running)])
+    assert ids(decision)[-1] == "short"
+
+
+def test_a_sample_with_guidance_takes_two_rows_and_comes_first() -> None:
+    running = (sample("plain"),)
+    decision = decide(0.0, [group(sample("guided", rows=2), sample("other"), running=running)])
+    assert ids(decision) == ["guided", "plain", "other"]
+    assert decision.rows == decision.bucket == 4
+
+
+def test_one_row_that_is_free_is_given_to_who_needs_no_more() -> None:
+    running = tuple(sample(f"r{n}") for n in range(7))
+    decision = decide(0.0, [group(sample("guided", 4, rows=2), sample("b", 9), running=running)])
+    assert ids(decision)[-1] == "b"
+
+
+def test_one_row_that_is_free_is_kept_for_an_overdue_sample_that_needs_two() -> None:
+    running = tuple(sample(f"r{n}", arrived_s=995.0) for n in range(7))
+    waiting = (sample("late", 4, rows=2), sample("new", 4, arrived_s=999.0))
+    decision = decide(1000.0, [group(*waiting, running=running)])
+    assert "new" not in ids(decision)
+    decision = decide(1000.0, [group(*waiting, running=running[:6])])
+    assert ids(decision)[0] == "late"
+    assert decision.why_order is Order.OVERDUE
+
+
+def test_pictures_of_a_task_count_as_one_by_their_weight() -> None:
+    fan = tuple(sample(f"f{n}", 10, weight=1 / 8) for n in range(8))
+    decision = decide(0.0, [group(*fan, sample("one", 30), costs=SINGLE)])
+    assert ids(decision) == ["one"]
+
+
+# Where it gains nothing
+
+
+def test_the_least_work_left_runs_alone() -> None:
+    running = (sample("long", 30),)
+    decision = decide(0.0, [group(sample("short", 4), running=running, costs=SINGLE)])
+    assert ids(decision) == ["short"]
+    assert decision.bucket == 1
+
+
+def test_of_equal_work_whoever_came_first_runs_to_its_end() -> None:
+    schedule = single()
+    for n in range(3):
+        schedule.add(sample(str(n), 5, arrived_s=n / 10))
+    ran = [name for _ in range(15) for name in stepped(schedule, 1.0)]
+    assert ran == ["0"] * 5 + ["1"] * 5 + ["2"] * 5
+
+
+def test_where_guidance_doubles_the_rows_samples_take_turns_two_rows_at_a_time() -> None:
+    curve = measured({2: 0.5, 4: 1.0})
+    guided = (sample("long", 30, rows=2), sample("short", 4, rows=2))
+    decision = decide(0.0, [group(*guided, costs=costs_of(curve, 16, widest=2))])
+    assert ids(decision) == ["short"]
+    assert (decision.bucket, decision.passes) == (2, 1)
+
+
+def test_loaded_keys_that_gain_nothing_take_turns_as_one_group() -> None:
+    first = group(sample("long", 30, key="a"), key="a", costs=SINGLE)
+    second = group(sample("short", 4, key="b"), key="b", costs=SINGLE)
+    decision = decide(0.0, [first, second], Turn("a"))
+    assert ids(decision) == ["short"]
+    assert decision.turn.unit == IN_TURN
+
+
+def test_two_overdue_samples_do_not_alternate() -> None:
+    schedule = single(Policy(bound=1.0))
+    schedule.add(sample("a", 20))
+    schedule.add(sample("b", 20, arrived_s=0.1))
+    ran = [name for n in range(40) for name in stepped(schedule, 100 + n / 4)]
+    assert ran == ["a"] * 20 + ["b"] * 20
+
+
+def long_among_short(bound: float, steps: int = 2000) -> float:
+    """Return the slowdown of a long sample where short ones fill the device, or infinity."""
+    schedule = single(Policy(bound=bound))
+    schedule.add(sample("long", 30))
+    for n in range(steps):
+        schedule.add(sample(f"s{n}", 1, arrived_s=n / 4))
+        stepped(schedule, n / 4)
+        if schedule.sample("long") is None:
+            return (n + 1) / 30
+    return float("inf")
+
+
+def test_a_long_sample_among_short_ones_is_finished_within_the_bound() -> None:
+    assert 19 <= long_among_short(20.0) <= 20 * 1.1
+    assert long_among_short(float("inf")) == float("inf")
+
+
+# Between groups
+
+
+def two_keys(policy: Policy | None = None, **loads: float) -> Schedule:
+    """Return a schedule of two keys that fill batches; those in `loads` are not loaded."""
+    schedule = Schedule(policy or Policy())
+    for key in ("a", "b"):
+        schedule.know(key, most_rows=8, curve=measured(GAINS))
+        schedule.set_residency(key, loaded=key not in loads, load_s=loads.get(key, 0.0))
+    return schedule
+
+
+def single(policy: Policy | None = None) -> Schedule:
+    schedule = Schedule(policy or Policy())
+    schedule.know("key", most_rows=8, curve=measured(FULL))
+    schedule.set_residency("key", loaded=True, load_s=0.0)
+    return schedule
+
+
+def stepped(schedule: Schedule, now_s: float, seconds: float = 0.25) -> list[str]:
+    decision = schedule.decide(now_s)
+    schedule.done(decision, seconds)
+    return ids(decision)
+
+
+@pytest.mark.parametrize(("demand", "low", "high"), [(1, 0.45, 0.55), (3, 0.65, 0.85)])
+def test_groups_share_the_device_by_what_waits(demand: int, low: float, high: float) -> None:
+    schedule = two_keys(Policy(bound=1e9))
+    for n in range(8):
+        schedule.add(sample(f"b{n}", 10_000, key="b"))
+    for n in range(8 * demand):
+        schedule.add(sample(f"a{n}", 10_000, key="a"))
+    turns = []
+    for n in range(1000):
+        decision = schedule.decide(n / 4)
+        schedule.done(decision, 0.25)
+        turns.append(decision.key)
+    assert low <= turns.count("a") / len(turns) <= high
+    changes = sum(one != other for one, other in pairwise(turns))
+    assert changes < 400
+
+
+def test_a_group_keeps_the_device_until_its_share_is_used_up() -> None:
+    groups = [group(sample("a", key="a"), key="a"), group(sample("b", key="b"), key="b")]
+    assert decide(0.0, groups, Turn("a", 1.0, {"a": 0.1, "b": 9.0})).key == "a"
+    spent = decide(0.0, groups, charged(Turn("a", 1.0, {"a": 0.1, "b": 9.0}), 0.2))
+    assert (spent.key, spent.why_turn) == ("b", TurnReason.SPENT)
+
+
+def test_a_model_is_loaded_at_once_if_nothing_else_can_run() -> None:
+    decision = decide(0.0, [group(sample("a"), loaded=False, load_s=1000.0)])
+    assert ids(decision) == ["a"]
+    assert decision.loads
+
+
+def rivals(mine: int, others: int, load_s: float) -> list[Group]:
+    """Return a group of long samples that is loaded, and one of short samples that is not."""
+    current = group(*(sample(f"a{n}", 60, key="a") for n in range(mine)), key="a")
+    short = (sample(f"b{n}", 2, key="b") for n in range(others))
+    return [current, group(*short, key="b", loaded=False, load_s=load_s)]
+
+
+def test_another_model_is_loaded_if_those_who_wait_for_it_gain_more_than_it_costs() -> None:
+    used = Turn("a", 0.0, {"a": -1.0})
+    assert decide(0.0, rivals(4, 40, 1.0), used).key == "b"
+    assert decide(0.0, rivals(4, 40, 1000.0), used).why_turn is TurnReason.STAYS
+    assert decide(0.0, rivals(40, 1, 5.0), used).why_turn is TurnReason.STAYS
+
+
+def test_after_a_group_is_empty_the_one_that_is_loaded_comes_before_an_equal_one() -> None:
+    groups = [
+        group(sample("a", key="a"), key="a", loaded=False, load_s=5.0),
+        group(sample("b", key="b"), key="b"),
+    ]
+    decision = decide(0.0, groups, Turn("gone", 0.0, {"a": 5.0, "b": 5.0}))
+    assert (decision.key, decision.why_turn) == ("b", TurnReason.EMPTY)
+
+
+def test_a_model_is_loaded_for_an_overdue_sample_once_the_turn_has_paid_for_it() -> None:
+    current = group(*(sample(f"a{n}", 60, key="a", arrived_s=1e6) for n in range(40)), key="a")
+    late = group(sample("late", 2, key="b"), key="b", loaded=False, load_s=1.0)
+    policy = Policy(pays_back=20.0)
+    early = decide(1e6, [current, late], Turn("a", 19.0, {"a": -1.0}), policy)
+    assert early.key == "a"
+    paid = decide(1e6, [current, late], Turn("a", 20.0, {"a": 9.0}), policy)
+    assert (paid.key, paid.loads, paid.why_turn) == ("b", True, TurnReason.BOUND)
+
+
+def test_an_overdue_sample_of_a_loaded_key_waits_for_no_turn() -> None:
+    current = group(sample("a", 60, key="a", arrived_s=1e6), key="a")
+    late = group(sample("late", 2, key="b"), key="b")
+    decision = decide(1e6, [current, late], Turn("a", 0.0, {"a": 9.0}))
+    assert decision.why_turn is TurnReason.BOUND
+
+
+def test_a_turn_goes_on_when_its_model_has_been_loaded() -> None:
+    waiting = (sample("a", key="a"),)
+    other = group(sample("b", key="b"), key="b")
+    before = group(*waiting, key="a", costs=SINGLE, loaded=False, load_s=9.0)
+    first = decide(0.0, [before], Turn())
+    after = group(*waiting, key="a", costs=SINGLE)
+    second = decide(9.0, [after, other], charged(first.turn, -1.0))
+    assert (second.key, second.why_turn) == ("a", TurnReason.GOES_ON)
+    assert second.turn.served_s == -1.0
+
+
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=6), st.floats(0.5, 20))
+@settings(max_examples=40)
+def test_every_model_gets_its_turn_however_much_waits_for_another(
+    waiting: list[int], load_s: float
+) -> None:
+    """The first key always has more to do; each of the others is served all the same."""
+    schedule = Schedule(Policy(bound=5.0))
+    for n, count in enumerate(waiting):
+        schedule.know(n, most_rows=8, curve=measured(FULL))
+        schedule.set_residency(n, loaded=n == 0, load_s=load_s)
+        for m in range(count):
+            schedule.add(sample(f"{n}.{m}", 4, key=n))
+    now_s, served = 0.0, {0}
+    loaded: Hashable = 0
+    for n in range(100_000):
+        if len(served) == len(waiting):
+            break
+        schedule.add(sample(f"new{n}", 1, key=0, arrived_s=now_s))
+        decision = schedule.decide(now_s)
+        if decision.loads:
+            schedule.set_residency(loaded, loaded=False, load_s=load_s)
+            schedule.set_residency(decision.key, loaded=True, load_s=load_s)
+            loaded = decision.key
+            now_s += load_s
+        served.add(decision.key)  # type: ignore[arg-type]
+        schedule.done(decision, 0.25)
+        now_s += 0.25
+    assert served == set(range(len(waiting)))
+    # The bound, and a turn of 20 loads for each of the others.
+    assert now_s <= 5 * (1 + load_s) + len(waiting) * 21 * load_s + sum(waiting) + 10
+
+
+# Reasons
+
+LATE = 1e6
+SCENES: dict[TurnReason | Order, Callable[[], Decision]] = {
+    TurnReason.IDLE: lambda: decide(0.0, []),
+    TurnReason.GOES_ON: lambda: decide(0.0, [group(sample("a"))], Turn("key")),
+    TurnReason.STAYS: lambda: decide(0.0, rivals(40, 1, 99.0), Turn("a")),
+    TurnReason.EMPTY: lambda: decide(0.0, [group(sample("a"))], Turn("gone")),
+    TurnReason.SPENT: lambda: decide(0.0, rivals(4, 40, 1.0), Turn("a")),
+    TurnReason.BOUND: lambda: decide(
+        LATE,
+        [
+            group(sample("a", key="a", arrived_s=LATE), key="a"),
+            group(sample("b", key="b"), key="b"),
+        ],
+        Turn("a", 0.0, {"a": 1.0}),
+    ),
+    Order.NONE: lambda: decide(0.0, [group()]),
+    Order.SAME: lambda: decide(0.0, [group(running=(sample("a"),))]),
+    Order.FILLED: lambda: decide(0.0, [group(sample("a"))]),
+    Order.SHORTEST: lambda: decide(0.0, [group(sample("a"), costs=SINGLE)]),
+    Order.DEADLINE: lambda: decide(0.0, [group(sample("a", deadline_s=5.0), costs=SINGLE)]),
+    Order.OVERDUE: lambda: decide(LATE, [group(sample("a"), costs=SINGLE)]),
+    Order.TRIAL: lambda: decide(
+        0.0, [group(sample("a"), sample("b"), costs=costs_of(measured({1: 0.2}), 8))]
+    ),
+    Order.SHRUNK: lambda: decide(
+        0.0,
+        [
+            group(
+                running=tuple(sample(str(n)) for n in range(8)),
+                costs=costs_of(measured(GAINS), 4),
+            )
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", [*TurnReason, *Order])
+def test_every_reason_is_given(reason: TurnReason | Order) -> None:
+    decision = SCENES[reason]()
+    why = decision.why_turn if isinstance(reason, TurnReason) else decision.why_order
+    assert why is reason
+    assert reason.value in decision.reason
+
+
+def test_a_batch_that_shrinks_keeps_the_least_work() -> None:
+    running = tuple(sample(str(n), 10 - n) for n in range(8))
+    decision = decide(0.0, [group(running=running, costs=costs_of(measured(GAINS), 4))])
+    assert ids(decision) == ["5", "6", "7"]
+
+
+# Costs and buckets
+
+
+def test_an_exact_key_runs_in_one_bucket_whoever_is_there() -> None:
+    pinned = costs_of(measured(GAINS), 16, pinned=6)
+    for count in range(1, 12):
+        decision = decide(0.0, [group(*(sample(str(n)) for n in range(count)), costs=pinned)])
+        assert decision.bucket == 6
+        assert len(decision.run) == min(count, 6)
+
+
+def test_a_pinned_bucket_gives_way_only_where_it_does_not_fit() -> None:
+    assert costs_of(measured(GAINS), 4, pinned=8).buckets == (4,)
+
+
+def test_a_sample_that_does_not_fit_as_a_whole_runs_in_passes() -> None:
+    pinned = costs_of(measured(FULL), 16, pinned=1)
+    decision = decide(0.0, [group(sample("guided", rows=2), sample("other", 20), costs=pinned)])
+    assert ids(decision) == ["guided"]
+    assert (decision.rows, decision.bucket, decision.passes) == (2, 1, 2)
+
+
+@given(
+    st.dictionaries(st.sampled_from(BUCKETS), st.floats(0.01, 10), max_size=6),
+    st.integers(1, 20),
+    st.sampled_from([None, 1, 3, 8]),
+    st.sampled_from([1, 2]),
+)
+def test_costs_stay_within_what_fits(
+    costs: dict[int, float], largest: int, pinned: int | None, widest: int
+) -> None:
+    found = costs_of(measured(costs), largest, pinned=pinned, widest=widest)
+    assert 1 <= found.size <= found.trial <= found.buckets[-1] <= largest
+    assert len(found.step_s) == found.buckets[-1]
+    assert all(one <= other * (1 + 1e-12) for one, other in pairwise(found.step_s))
+
+
+# Memory
+
+
+@given(st.integers(-5, 10_000))
+def test_half_of_a_limit_is_never_nothing(limit: int) -> None:
+    assert halved(limit) == max(1, limit // 2)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 16)), max_size=200), st.integers(1, 16))
+def test_a_limit_stays_between_one_row_and_what_may_ever_fit(
+    events: list[tuple[bool, int]], most: int
+) -> None:
+    memory = Memory(most, most, patience=2)
+    for is_fine, wanted in events:
+        rows = min(wanted, memory.rows)
+        memory = went_well(memory, rows) if is_fine else ran_out(memory, rows)
+        assert 1 <= memory.rows <= most
+        if not is_fine:
+            assert memory.rows <= halved(rows)
+
+
+def steps_to_recover(memory: Memory) -> int:
+    for n in range(100_000):
+        if memory.rows == memory.most:
+            return n
+        largest = max(bucket for bucket in BUCKETS if bucket <= memory.rows)
+        memory = went_well(memory, largest)
+    raise AssertionError("it never recovers")
+
+
+def test_a_limit_is_raised_by_a_bucket_at_a_time_and_later_after_each_failure() -> None:
+    once = ran_out(Memory(16, 16), 16)
+    assert once.rows == 8
+    assert steps_to_recover(once) == 2 * 512
+    again = ran_out(Memory(16, 16, patience=once.patience), 16)
+    assert steps_to_recover(again) == 2 * steps_to_recover(once)
+
+
+def test_steps_below_the_limit_say_nothing_about_it() -> None:
+    memory = ran_out(Memory(16, 16), 16)
+    for _ in range(5000):
+        memory = went_well(memory, 4)
+    assert memory.rows == 8
+
+
+def test_a_limit_that_is_no_bucket_is_reached_as_well() -> None:
+    assert steps_to_recover(ran_out(Memory(5, 5), 4)) > 0
+
+
+# From step to step
+
+
+def test_a_step_that_found_no_memory_is_tried_with_half_the_rows() -> None:
+    schedule = two_keys()
+    for n in range(8):
+        schedule.add(sample(str(n), key="a"))
+    before = schedule.decide(0.0)
+    assert schedule.failed(before)
+    after = schedule.decide(0.0)
+    assert after.bucket == schedule.memory("a").rows == halved(before.bucket)
+    assert set(after.ids) < set(before.ids)
+    assert all(schedule.sample(str(n)) == sample(str(n), key="a") for n in range(8))
+
+
+def test_when_one_row_does_not_fit_the_caller_is_told() -> None:
+    schedule = two_keys()
+    schedule.add(sample("a", key="a"))
+    assert not schedule.failed(schedule.decide(0.0))
+
+
+def test_a_sample_that_is_canceled_during_a_step_is_not_finished_by_it() -> None:
+    schedule = two_keys()
+    schedule.add(sample("a", 1, key="a"))
+    schedule.add(sample("b", 1, key="a"))
+    decision = schedule.decide(0.0)
+    canceled = schedule.cancel("a")
+    assert canceled is not None
+    assert [one.id for one in schedule.done(decision, 0.2)] == ["b"]
+    assert schedule.cancel("a") is None
+    assert len(schedule) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"key": "other"},
+        {"id": "here"},
+        {"remaining": 0},
+        {"remaining": 11},
+        {"rows": 3},
+        {"weight": 0.0},
+    ],
+)
+def test_a_sample_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    schedule = single()
+    schedule.add(sample("here"))
+    fields = {"id": "new", "key": "key", "remaining": 10, "steps": 10, "arrived_s": 0.0, **wrong}
+    with pytest.raises(ValueError, match=r"key|sample"):
+        schedule.add(Sample(**fields))
+    assert len(schedule) == 1
+
+
+def test_a_key_is_forgotten_when_it_has_no_samples() -> None:
+    schedule = single()
+    schedule.add(sample("a"))
+    with pytest.raises(ValueError, match="has samples"):
+        schedule.forget("key")
+    schedule.cancel("a")
+    schedule.forget("key")
+    with pytest.raises(ValueError, match="not known"):
+        schedule.add(sample("b"))
+
+
+events = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("add"),
+            st.sampled_from("abc"),
+            st.integers(1, 30),  # steps
+            st.sampled_from([1, 2]),  # rows
+            st.sampled_from([None, 3.0, 30.0]),  # deadline, from its arrival
+            st.sampled_from([0.125, 1.0, 4.0]),  # weight
+        ),
+        st.tuples(st.just("cancel"), st.integers(0, 200)),
+        st.tuples(st.just("step"), st.integers(1, 5)),
+        st.tuples(st.just("fail")),
+        st.tuples(st.just("wait"), st.floats(0, 100)),
+        st.tuples(st.just("unload"), st.sampled_from("abc")),
+    ),
+    max_size=60,
+)
+
+
+class Watched:
+    """A schedule whose every decision is checked. Batches gain for a, not for b; c is exact."""
+
+    COSTS = {"a": GAINS, "b": FULL, "c": GAINS}
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.schedule = Schedule(Policy(bound=3.0))
+        self.left: dict[str, int] = {}
+        self.rows: dict[str, int] = {}
+        self.number = 0
+        for key, costs in self.COSTS.items():
+            pinned = 4 if key == "c" else None
+            self.schedule.know(key, most_rows=8, curve=measured(costs), pinned=pinned)
+            self.schedule.set_residency(key, loaded=key != "c", load_s=5.0)
+
+    def decide(self) -> Decision:
+        decision = self.schedule.decide(self.now_s)
+        assert decision == self.schedule.decide(self.now_s)
+        assert bool(decision.run) == bool(self.left)
+        if not decision.run:
+            return decision
+        assert set(decision.ids) <= set(self.left)
+        assert len(set(decision.ids)) == len(decision.ids)
+        assert {one.key for one in decision.run} == {decision.key}
+        assert [one.remaining for one in decision.run] == [self.left[i] for i in decision.ids]
+        rows = [self.rows[i] for i in decision.ids]
+        assert rows == sorted(rows, reverse=True)
+        assert decision.bucket <= self.schedule.memory(decision.key).rows
+        assert decision.rows <= decision.bucket or len(decision.run) == 1
+        if decision.key == "c" and self.schedule.memory("c").rows >= 4:
+            assert decision.bucket == 4
+        return decision
+
+    def do(self, event: tuple[Any, ...]) -> None:
+        match event:
+            case ("add", key, steps, rows, within_s, weight):
+                name = str(self.number)
+                deadline_s = None if within_s is None else self.now_s + within_s
+                more = {"deadline_s": deadline_s, "weight": weight, "arrived_s": self.now_s}
+                self.schedule.add(sample(name, steps, key=key, rows=rows, **more))
+                self.left[name], self.rows[name] = steps, rows
+                self.number += 1
+            case ("cancel", number):
+                was_here = self.left.pop(str(number), None)
+                assert (self.schedule.cancel(str(number)) is None) == (was_here is None)
+            case ("step", count):
+                for _ in range(count):
+                    self.step()
+            case ("fail",):
+                decision = self.decide()
+                if decision.run:
+                    self.schedule.failed(decision)
+            case ("wait", seconds):
+                self.now_s += seconds
+            case ("unload", key):
+                self.schedule.set_residency(key, loaded=False, load_s=5.0)
+
+    def step(self) -> None:
+        decision = self.decide()
+        if not decision.run:
+            return
+        if decision.loads:
+            self.schedule.set_residency(decision.key, loaded=True, load_s=5.0)
+            self.now_s += 5.0
+        finished = {one.id for one in self.schedule.done(decision, 0.2)}
+        self.now_s += 0.2
+        for name in decision.ids:
+            self.left[name] -= 1
+        assert finished == {name for name, steps in self.left.items() if steps == 0}
+        for name in finished:
+            del self.left[name]
+
+
+@given(events)
+@settings(max_examples=150)
+def test_some_samples_always_run_within_slots_and_memory_until_all_are_finished(
+    wanted: list[tuple[Any, ...]],
+) -> None:
+    watched = Watched()
+    for event in wanted:
+        watched.do(event)
+    for _ in range(sum(watched.left.values())):
+        watched.step()
+    assert not watched.left
+    assert len(watched.schedule) == 0
+
+
+waiting = st.lists(
+    st.tuples(st.integers(1, 40), st.integers(1, 40), st.floats(0, 2000), st.sampled_from([1, 2])),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(waiting, st.integers(0, 5), st.booleans())
+def test_nobody_starts_before_a_sample_that_has_waited_beyond_the_bound(
+    wanted: list[tuple[int, int, float, int]], running: int, is_single: bool
+) -> None:
+    costs, now_s = SINGLE if is_single else BATCH, 2000.0
+    everybody = [
+        sample(str(n), min(left, steps), steps=steps, arrived_s=arrived_s, rows=rows)
+        for n, (left, steps, arrived_s, rows) in enumerate(wanted)
+    ]
+    before = tuple(one for one in everybody[:running] if one.rows == 1)
+    rest = [one for one in everybody if one not in before]
+    decision = decide(now_s, [group(*rest, running=before, costs=costs)])
+
+    def is_late(one: Sample) -> bool:
+        return now_s + one.remaining * costs.step_s[one.rows - 1] >= latest(one)
+
+    def latest(one: Sample) -> float:
+        return one.arrived_s + 20.0 * one.steps * costs.step_s[one.rows - 1]
+
+    started = [one for one in decision.run if is_single or one not in before]
+    passed = [one for one in (everybody if is_single else rest) if one not in decision.run]
+    for late in filter(is_late, passed):
+        assert all(is_late(one) and latest(one) <= latest(late) for one in started)
+
+
+def test_several_hundred_samples_are_finished_with_the_least_work_first() -> None:
+    schedule = single()
+    for n in range(500):
+        schedule.add(sample(str(n), 1 + n * 7 % 30))
+    finished: list[int] = []
+    while len(schedule):
+        finished += [one.steps for one in schedule.done(schedule.decide(1.0), 0.25)]
+    assert finished == sorted(1 + n * 7 % 30 for n in range(500))
