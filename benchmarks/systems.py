@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -110,12 +111,15 @@ def peer_part(name: str, what: str, environment: dict[str, str], *more: str) -> 
 
 
 def peers_python() -> Path:
-    """The Python of the peers' own environment, made on first use and when its list changes."""
+    """The Python of the peers' own environment: the same version as ours.
+
+    It is made on first use, and when its list or the version changes.
+    """
     wanted = PEERS / "requirements.txt"
     place = BENCH / "peers-venv"
     python = place / "bin" / "python"
     mark = place / "installed"
-    digest = hashlib.sha256(wanted.read_bytes()).hexdigest()
+    digest = hashlib.sha256(wanted.read_bytes() + sys.version.encode()).hexdigest()
     if mark.exists() and mark.read_text() == digest:
         return python
     say("making the peers' environment")

@@ -99,7 +99,11 @@ async def build_backend(
     from swell.buses.memory import MemoryBus
 
     store, broker, registry = _open_store(settings, clock)
-    objects = await _open_objects(settings, clock, registry)
+    try:
+        objects = await _open_objects(settings, clock, registry)
+    except BaseException:
+        await store.close()
+        raise
     return Backend(
         store=store,
         broker=broker,
