@@ -73,6 +73,11 @@ def test_the_first_step_of_a_bucket_may_compile() -> None:
     assert curve.seconds(1) == pytest.approx(0.2)
 
 
+def test_the_second_step_of_a_bucket_may_stall() -> None:
+    curve = Curve().observe(1, 0.2).observe(1, 60.0)
+    assert curve.seconds(1) == pytest.approx(0.2)
+
+
 def test_one_stall_moves_the_average_by_a_tenth_at_most() -> None:
     before = measured({1: 0.2}, times=50)
     after = before.observe(1, 1000.0)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Mapping
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,6 +94,15 @@ def test_a_pressing_deadline_goes_before_less_work_and_the_least_spare_time_firs
     decision = decide(0.0, [group(*waiting, running=running)])
     assert ids(decision)[-1] == "sooner"
     assert decision.why_order is Order.DEADLINE
+
+
+def test_the_least_spare_time_joins_a_batch_and_the_nearest_deadline_takes_its_turn() -> None:
+    waiting = (sample("near", 4, deadline_s=3.0), sample("tight", 20, deadline_s=9.0))
+    running = tuple(sample(f"r{n}") for n in range(7))
+    assert ids(decide(0.0, [group(*waiting, running=running)]))[-1] == "tight"
+    waiting = (sample("near", 8, deadline_s=3.0), sample("tight", 30, deadline_s=8.0))
+    decision = decide(0.0, [group(*waiting, costs=SINGLE)])
+    assert (ids(decision), decision.why_order) == (["near"], Order.DEADLINE)
 
 
 @pytest.mark.parametrize("deadline_s", [1000.0, 0.5])
@@ -260,6 +270,23 @@ def test_another_model_is_loaded_if_those_who_wait_for_it_gain_more_than_it_cost
     assert decide(0.0, rivals(40, 1, 5.0), used).why_turn is TurnReason.STAYS
 
 
+def test_bringing_a_model_back_counts_for_everybody_who_waits_for_it() -> None:
+    used = Turn("a", 0.0, {"a": -1.0})
+    current, other = rivals(4, 2, 1.0)
+    current = msgspec.structs.replace(current, load_s=5.0)
+    third = (sample(f"c{n}", 300, key="c") for n in range(8))
+    crowd = group(*third, key="c", loaded=False, load_s=900.0)
+    assert decide(0.0, [current, other], used).key == "b"
+    assert decide(0.0, [current, other, crowd], used).why_turn is TurnReason.STAYS
+
+
+def test_what_a_group_has_overdrawn_is_taken_off_its_next_share_at_most_half_of_it() -> None:
+    groups = [group(sample(key, key=key), key=key) for key in "abc"]
+    overdrawn = Turn("a", 0.0, {"a": -0.5, "b": -100.0})
+    left_s = decide(0.0, groups, overdrawn, Policy(share_s=2.0)).turn.left_s
+    assert left_s == {"a": 1.5, "b": 1.0, "c": 2.0}
+
+
 def test_after_a_group_is_empty_the_one_that_is_loaded_comes_before_an_equal_one() -> None:
     groups = [
         group(sample("a", key="a"), key="a", loaded=False, load_s=5.0),
@@ -401,6 +428,15 @@ def test_a_sample_that_does_not_fit_as_a_whole_runs_in_passes() -> None:
     decision = decide(0.0, [group(sample("guided", rows=2), sample("other", 20), costs=pinned)])
     assert ids(decision) == ["guided"]
     assert (decision.rows, decision.bucket, decision.passes) == (2, 1, 2)
+
+
+def test_a_step_in_passes_measures_one_pass() -> None:
+    schedule = Schedule()
+    schedule.know("key", most_rows=8, curve=measured(FULL), pinned=1)
+    schedule.set_residency("key", loaded=True, load_s=0.0)
+    schedule.add(sample("guided", 2, rows=2))
+    schedule.done(schedule.decide(0.0), 2 * FULL[1])
+    assert schedule.curve("key").seconds(1) == pytest.approx(FULL[1])
 
 
 @given(
