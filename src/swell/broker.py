@@ -80,7 +80,9 @@ class Broker(Protocol):
 
         Without `until` the answer is what is ready now, and may be empty. With it the call waits
         for the first task, and ends empty when that future is done: from that moment on nothing
-        is started for it, not even by a call that is under way.
+        is started for it, not even by a call that is under way. It may return while the start is
+        still being written: a backend that dies in between has the task queued, or not at all if
+        its acceptance was not told yet, and refuses what the holder of that lease says.
         """
         ...
 

@@ -132,6 +132,54 @@ async def test_a_task_that_comes_while_a_worker_waits_is_accepted_and_started_in
     assert (await SqliteStore(database).get([task.id])) == [task]
 
 
+async def test_a_worker_that_waits_has_its_task_before_the_commit_and_nobody_else_has(
+    database: SqliteDatabase,
+) -> None:
+    store, broker = SqliteStore(database), SqliteBroker(database)
+    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(broker.lease(a_lease_request(), until=until))
+    await settle(database)
+    with statements(database) as noted:
+        accepting = asyncio.ensure_future(store.accept([a_new_task()]))
+        (held,) = await waiting
+        assert "COMMIT" not in noted
+        assert not accepting.done()
+        assert await store.get([held.id]) == [None]
+        # What it says meanwhile waits for the commit and is taken.
+        settled = await store.settle([a_settlement(held, a_success())])
+    assert noted.count("COMMIT") == 2
+    assert [task.state for task in settled if task] == [TaskState.SUCCEEDED]
+    assert [each.task.id for each in await accepting if isinstance(each, Accepted)] == [held.id]
+
+
+async def test_what_a_worker_was_given_by_a_commit_that_failed_was_never_there(
+    database: SqliteDatabase,
+) -> None:
+    store, broker = SqliteStore(database), SqliteBroker(database)
+    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(broker.lease(a_lease_request(), until=until))
+    await settle(database)
+    # A reference that is only checked by the commit.
+    database._writer.executescript(
+        "PRAGMA foreign_keys=ON; CREATE TABLE one (id INTEGER PRIMARY KEY);"
+        "CREATE TABLE many (id REFERENCES one DEFERRABLE INITIALLY DEFERRED);"
+    )
+
+    def breaking(session: Session) -> None:
+        session.state.connection.execute("INSERT INTO many VALUES (1)")
+
+    results = await asyncio.gather(
+        store.accept([a_new_task()]), database.write(breaking), return_exceptions=True
+    )
+    assert all(isinstance(result, SwellError) for result in results), results
+    (held,) = await waiting
+    assert await store.settle([a_settlement(held, a_success())]) == [None]
+    assert await kept(database) == set()
+    assert await broker.lease(a_lease_request()) == []
+    await store.accept([a_new_task()])
+    assert len(await broker.lease(a_lease_request())) == 1
+
+
 async def test_a_wait_that_ends_in_vain_takes_nothing(database: SqliteDatabase) -> None:
     until = asyncio.get_running_loop().create_future()
     lease = SqliteBroker(database).lease(a_lease_request(), until=until)

@@ -191,7 +191,7 @@ def euler_sigmas(
     if karras:
         sigmas = _karras(sigmas[0], sigmas[-1], steps)
         timesteps = _times(sigmas, levels)
-    top = _single(sigmas).max()
+    top = np.max(_single(sigmas))
     peak = np.sqrt(top * top + np.float32(1)) if spacing == "leading" else top
     return Sigmas(_rounded(timesteps), _rounded(np.append(sigmas, 0.0)), float(peak))
 
@@ -501,6 +501,8 @@ def _eulers(name: Literal["euler", "euler_ancestral"], plan: Sigmas, kind: Predi
     s, after = _single(plan.sigmas[:-1]), _single(plan.sigmas[1:])
     down, up = _ancestral(s, after) if name == "euler_ancestral" else (after, np.zeros_like(s))
     norm = np.sqrt(s * s + one)
+    of_m: NDArray[Any]
+    of_x: NDArray[Any]
     if kind == "epsilon":
         of_m, of_x = -s, np.ones_like(s)
     else:

@@ -148,9 +148,12 @@ class SqliteDatabase:
     ) -> R | None:
         """Run `action` at the end of every transaction until it returns something true.
 
-        Returns that once it is durable, or None if `until` is done first. What others write and
-        this action does with it is one commit: a task that comes while a worker waits is accepted
-        and started at once.
+        Returns that, or None if `until` is done first. What others write and this action does with
+        it is one commit: a task that comes while a worker waits is accepted and started at once.
+
+        It returns when the statements have run, while the commit is still on its way, so that the
+        worker's work and the disk's overlap (docs/decisions/0013). Should the commit fail, what the
+        caller has was never written: nobody else was told of it, and the store knows no such lease.
 
         Args:
             action: As in `write`.
@@ -161,20 +164,22 @@ class SqliteDatabase:
             raise Unavailable("the store is closing; try again when the backend is back")
         self._loop = asyncio.get_running_loop()
         waiting = _Write(action, True, self._loop.create_future(), until)
+
+        def give_up(_: object) -> None:
+            if not waiting.done.done():
+                waiting.done.set_result(None)
+
         self._waiting.append(waiting)
+        until.add_done_callback(give_up)
         if is_due or self._is_committing:
             self._is_waiting_new = True
             self._commit_soon()
         try:
-            await asyncio.wait({waiting.done, until}, return_when=asyncio.FIRST_COMPLETED)
+            result: R | None = await waiting.done
         finally:
-            still_waits = waiting in self._waiting
-            if still_waits:
+            until.remove_done_callback(give_up)
+            if waiting in self._waiting:
                 self._waiting.remove(waiting)
-        if still_waits:
-            return None
-        # Its transaction has run: what it took must not get lost, though the wait is over.
-        result: R = await waiting.done
         return result
 
     def read(self, query: str, parameters: Any = ()) -> list[Any]:
@@ -214,7 +219,7 @@ class SqliteDatabase:
         os.close(self._lock)
 
     def _commit_next(self) -> None:
-        """Run what is waiting, and send its commit to the thread that syncs."""
+        """Run what is waiting in one transaction, and go on to its commit."""
         if self._gathered < len(self._pending) and self._turns < MAX_TURNS:
             # A crowd is arriving: take what else the sockets hold before paying for a commit.
             self._gathered = max(CROWD, len(self._pending))
@@ -232,6 +237,18 @@ class SqliteDatabase:
         if session is None:
             self._loop.call_soon(self._commit_next)
             return
+        early = [write for write in group if write.until is not None]
+        if not early:
+            self._make_durable(group, session)
+            return
+        for write in early:
+            if not write.done.done():
+                write.done.set_result(write.result)
+        # They run before this does.
+        self._loop.call_soon(self._make_durable, group, session)
+
+    def _make_durable(self, group: list[_Write], session: Session) -> None:
+        """Commit, here or in the thread that syncs, and tell everybody."""
         if self._writer.total_changes == self._committed_changes:
             # Nothing was written (a lease that found nothing): no disk to wait for.
             self._writer.execute("COMMIT")
