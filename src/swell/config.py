@@ -170,6 +170,18 @@ class WorkerSettings(_Group):
         default="png",
         description="What pictures become where neither the model nor the input says.",
     )
+    cancel_grace_s: float = Field(
+        default=5.0,
+        ge=0,
+        description="A model that still runs a task so long after it was to stop (canceled, "
+        "expired, lease lost) is killed and loaded anew, in seconds.",
+    )
+    run_limit_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="A model whose `run` takes longer is killed and loaded anew, in seconds; "
+        "unset for no limit.",
+    )
 
 
 class PoolSettings(_Group):
@@ -423,6 +435,7 @@ def _kind(field: FieldInfo) -> str:
         str: "text",
         Path: "path",
         int | None: "integer",
+        float | None: "number",
         SecretStr: "secret",
     }
     return names.get(annotation, "text")

@@ -193,6 +193,8 @@ def build_worker(settings: Settings, clock: Clock) -> "Worker":
             slots=chosen.slots,
             host=host,
             picture_format=chosen.picture_format,
+            cancel_grace_s=chosen.cancel_grace_s,
+            run_limit_s=chosen.run_limit_s,
         ),
         RemoteDispatch(chosen.url.rstrip("/"), token),
         chosen.models,
@@ -289,9 +291,11 @@ async def _open_objects(settings: Settings, clock: Clock, registry: "Registry") 
 
 def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str, str]:
     worker = settings.worker
-    slots = {} if worker.slots is None else {"worker.slots": str(worker.slots)}
+    # What is unset has no text.
+    unset = {"worker.slots": worker.slots, "worker.run_limit_s": worker.run_limit_s}
+    given = {key: str(value) for key, value in unset.items() if value is not None}
     return environment_of(
-        slots
+        given
         | {
             "data_dir": str(settings.data_dir),
             "worker.url": url,
@@ -300,6 +304,7 @@ def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str
             "worker.pool": worker.pool,
             "worker.device": worker.device,
             "worker.picture_format": worker.picture_format,
+            "worker.cancel_grace_s": str(worker.cancel_grace_s),
             "log.level": settings.log.level,
             "log.json_lines": str(settings.log.json_lines).lower(),
         }

@@ -24,6 +24,10 @@ class WorkerSettings:
     encode_threads: int = 2
     #: Largest input file that is fetched.
     fetch_limit_bytes: int = 64 * 1024 * 1024
+    #: How long a model may go on with a task that is to stop, before its process is killed.
+    cancel_grace_s: float = 5.0
+    #: How long one call of a model's `run` may take before its process is killed; None for ever.
+    run_limit_s: float | None = None
     #: After this many failures in a row to start the model process again, give up.
     max_boot_deaths: int = 5
     #: Interpreter of the model process.
