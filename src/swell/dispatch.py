@@ -76,6 +76,10 @@ class LeasedTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seed: int | None = None
     #: Seconds until the task is worthless; None for no deadline.
     finish_within_s: float | None = None
+    #: URLs in `input` that name files of the backend itself → where to read them, for as long as an
+    #: attempt takes. Those in the input may have expired, and may name a host that only the client
+    #: can reach.
+    own_files: dict[str, str] = {}
 
     @property
     def hold(self) -> Hold:
@@ -171,7 +175,10 @@ class Dispatch(Protocol):
         ...
 
     async def fetch(self, url: str) -> tuple[bytes, str]:
-        """Return the bytes and the media type of an input file."""
+        """Return the bytes and the media type of an input file.
+
+        A relative URL is one of the backend's.
+        """
         ...
 
     async def close(self) -> None:

@@ -69,6 +69,14 @@ class Objects(Protocol):
         """
         ...
 
+    def renew(self, url: str, expires_s: float) -> str | None:
+        """Return a fresh URL for the file that an earlier one names; None for any other URL.
+
+        The earlier one was made by `sign` for `GET`. What host stands before it does not count, nor
+        whether it has expired; a signature that is not ours does.
+        """
+        ...
+
     def verify(self, method: str, key: str, query: dict[str, str]) -> None:
         """Check the signature that a URL of `sign` carries, where the backend serves the files.
 

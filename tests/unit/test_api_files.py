@@ -1,16 +1,21 @@
 """Uploads, signed URLs, ranges and caches."""
 
 import contextlib
+import json
 import os
 from collections.abc import AsyncIterator
+from typing import Any
 
+import msgspec
 import pytest
-from api_harness import World, a_world
+from api_harness import World, a_world, failed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.api.files import byte_range, one_part
+from swell.api.files import byte_range, name_files, one_part
+from swell.clock import ManualClock
 from swell.errors import InvalidRequest, RangeNotSatisfiable
+from swell.object_stores.memory import MemoryObjects
 
 
 @pytest.fixture
@@ -160,6 +165,106 @@ async def test_a_url_is_good_for_one_method_and_one_file(world: World) -> None:
     path, _, query = url.partition("?")
     assert (await world.stranger("GET", f"{path}x?{query}")).status == 403
     assert (await world.stranger("GET", path)).status == 403
+
+
+# --- files of ours in inputs ---------------------------------------------------------------------
+
+SIZE = {
+    "name": "demo/size",
+    "version": "1",
+    "input_schema": {"type": "object", "properties": {"image": {"x-file": "image"}}},
+}
+
+
+async def _is_readable(world: World, leased: dict[str, Any], url: str, data: bytes) -> bool:
+    fresh = leased.get("own_files", {}).get(url)
+    if fresh is None:
+        return False
+    answer = await world.stranger("GET", fresh)
+    return (answer.status, answer.body) == (200, data)
+
+
+@pytest.mark.parametrize("host", ["swell.test", "localhost:8000", "10.1.2.3", "[::1]:80"])
+async def test_an_upload_can_be_an_input_under_whatever_name_the_client_knows_us(
+    world: World, host: str
+) -> None:
+    headers = {"Content-Type": "image/png", "Host": host}
+    url = (await world.anna("POST", "/v1/uploads", b"hello", headers=headers)).json["url"]
+    assert url.startswith(f"http://{host}/v1/artifacts/")
+    worker = await world.register(SIZE)
+    task = await world.create(model="demo/size", input={"image": url, "more": [{"same": url}]})
+    [leased] = (await world.lease(worker))["tasks"]
+    assert await _is_readable(world, leased, url, b"hello")
+    assert list(leased["own_files"]) == [url]
+    # The model and the client see what was sent.
+    assert leased["input"] == task["input"] == {"image": url, "more": [{"same": url}]}
+
+
+async def test_an_upload_stays_readable_while_its_task_waits_and_on_every_attempt(
+    world: World,
+) -> None:
+    worker = await world.register(SIZE)
+    url = "http://swell.test" + await _upload(world, b"hello")
+    task = await world.create(model="demo/size", input={"image": url}, max_attempts=2)
+    for ask in ({}, {"ask": 1}):
+        world.clock.advance(2 * 3600)
+        worker = await world.register(SIZE)
+        answer = await world.report(worker, **ask) if ask else await world.lease(worker)
+        [leased] = answer["tasks"]
+        assert await _is_readable(world, leased, url, b"hello")
+        await world.report(worker, settlements=[failed(leased, retryable=True)])
+    again = await world.admin("POST", f"/v1/dead/{task['id']}/replay")
+    assert again.status == 202
+    world.clock.advance(24 * 3600)
+    [leased] = (await world.lease(await world.register(SIZE)))["tasks"]
+    assert leased["task_id"] == again.json["id"]
+    assert await _is_readable(world, leased, url, b"hello")
+
+
+async def test_escapes_of_json_do_not_hide_a_file(world: World) -> None:
+    worker = await world.register(SIZE)
+    url = "http://localhost" + await _upload(world, b"hello")
+    text = json.dumps({"model": "demo/size", "input": {"image": url}})
+    body = text.replace("/", "\\/").replace("&", "\\u0026").encode()
+    headers = {"Content-Type": "application/json"}
+    assert (await world.anna("POST", "/v1/tasks", body, headers=headers)).status == 202
+    [leased] = (await world.lease(worker))["tasks"]
+    assert await _is_readable(world, leased, url, b"hello")
+
+
+async def test_a_forged_url_opens_nothing(world: World) -> None:
+    worker = await world.register(SIZE)
+    ours = "http://localhost" + await _upload(world, b"hello")
+    other = await _upload(world, b"other")
+    path, _, query = ours.partition("?")
+    forged = [
+        f"{path}x?{query}",
+        f"{other.partition('?')[0]}?{query}",
+        ours.replace("expires=", "expires=9"),
+        ours[:-3],
+        ours.replace("method=GET", "method=PUT"),
+        "http://localhost/v1/artifacts/x?signature=",
+    ]
+    await world.create(model="demo/size", input={"image": forged})
+    [leased] = (await world.lease(worker))["tasks"]
+    assert "own_files" not in leased
+
+
+async def test_a_flood_of_signed_urls_is_looked_at_in_part_only(world: World) -> None:
+    worker = await world.register(SIZE)
+    urls = [f"http://x/v1/artifacts/{n}?signature=x" for n in range(5000)]
+    ours = await _upload(world, b"hello")
+    await world.create(model="demo/size", input={"image": [ours, *urls]})
+    [leased] = (await world.lease(worker))["tasks"]
+    assert "own_files" not in leased
+
+
+@given(st.recursive(st.none() | st.text() | st.floats(allow_nan=False), st.lists, max_leaves=9))
+def test_no_input_names_a_file_that_was_not_signed(value: Any) -> None:
+    objects = MemoryObjects(ManualClock(), bytes(32))
+    raw = msgspec.Raw(json.dumps({"a": value, "signature=": value}).encode())
+    assert name_files(objects, raw) == {}
+    assert name_files(objects, msgspec.Raw(bytes(raw)[:-1])) == {}
 
 
 @given(st.text(max_size=30), st.integers(0, 1000))

@@ -8,7 +8,8 @@ import pytest
 
 from swell.brokers.http1 import Answer, ConnectionLost, Http1Client
 from swell.brokers.remote import RemoteDispatch
-from swell.dispatch import Ask
+from swell.clock import ManualClock
+from swell.dispatch import Ask, Upload
 from swell.errors import (
     Forbidden,
     InvalidRequest,
@@ -17,6 +18,8 @@ from swell.errors import (
     Unauthenticated,
     Unavailable,
 )
+from swell.testing.dispatch import MemoryDispatch
+from swell.worker.fetch import fetch_files
 
 Talk = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -33,7 +36,7 @@ async def a_server(talk: Talk) -> AsyncIterator[tuple[Http1Client, list[bytes]]]
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+                length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
                 body = await reader.readexactly(length)
                 connections[-1] += head + body
                 await talk(head + body, writer)
@@ -237,6 +240,38 @@ async def test_input_files_are_not_read_from_private_places(url: str) -> None:
     with pytest.raises(InvalidRequest):
         await dispatch.fetch(url)
     await dispatch.close()
+
+
+@pytest.mark.parametrize("prefix", ["", "/swell"])
+async def test_a_relative_url_is_read_from_the_backend_and_from_nowhere_else(prefix: str) -> None:
+    async def picture(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(b"bytes", more="content-type: image/png\r\n"))
+
+    async with a_server(picture) as (client, connections):
+        dispatch = RemoteDispatch(f"http://127.0.0.1:{client._port}{prefix}", "k")
+        assert await dispatch.fetch("/v1/artifacts/a.png?x=1") == (b"bytes", "image/png")
+        await dispatch.put(Upload(key="b", url="/v1/artifacts/b"), b"b", "text/plain")
+        assert await dispatch.fetch("//10.0.0.1/a.png") == (b"bytes", "image/png")
+        await dispatch.close()
+        lines = b"".join(connections).split(b"\r\n")
+        for line in ("GET %s/v1/artifacts/a.png?x=1", "PUT %s/v1/artifacts/b"):
+            assert f"{line % prefix} HTTP/1.1".encode() in lines
+        # Only calls carry the worker's key; whoever names a file must not borrow it.
+        assert b"Bearer" not in b"".join(connections)
+
+
+async def test_own_files_are_read_where_the_lease_says() -> None:
+    class Recorder(MemoryDispatch):
+        async def fetch(self, url: str) -> tuple[bytes, str]:
+            return url.encode(), "text/plain"
+
+    mine, other = "http://localhost:1/v1/artifacts/a?signature=x", "https://example.com/b"
+    own_files = {mine: "/v1/artifacts/a?signature=y"}
+    files = await fetch_files(Recorder(ManualClock()), [mine, other], 100, own_files)
+    assert files == {
+        mine: (b"/v1/artifacts/a?signature=y", "text/plain"),
+        other: (other.encode(), "text/plain"),
+    }
 
 
 async def test_a_name_that_stands_for_a_private_address_is_not_read() -> None:

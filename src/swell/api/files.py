@@ -6,7 +6,9 @@ import email.policy
 import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from swell.api.call import Call, Reply
 from swell.api.messages import StoredView, UploadQuery, UploadView
@@ -14,12 +16,14 @@ from swell.api.reading import read_query
 from swell.api.service import Service
 from swell.api.views import encode
 from swell.errors import InvalidRequest, NotFound, RangeNotSatisfiable
-from swell.objects import ObjectInfo
+from swell.objects import ObjectInfo, Objects
 from swell.task import new_id
 
 __all__ = [
     "byte_range",
     "get_artifact",
+    "may_name_files",
+    "name_files",
     "one_part",
     "put_artifact",
     "upload",
@@ -30,6 +34,16 @@ _TYPE: Final = re.compile(r"^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$
 
 #: What a browser may show in place; anything else is saved, so that nobody's upload runs scripts.
 _SHOWN: Final = ("image/", "audio/", "video/", "text/plain", "application/json", "application/pdf")
+
+#: Every URL that we sign holds this, and escapes of JSON leave it as it is.
+_SIGNED: Final = "signature="
+_SIGNED_BYTES: Final = _SIGNED.encode()
+
+#: A worker reads the files of a task as soon as it has leased it.
+_READ_URL_S: Final = 3600.0
+
+#: Signed URLs of one input that are looked at: checking them takes time from everybody else.
+_MAX_FILES: Final = 500
 
 
 async def upload(service: Service, call: Call) -> Reply:
@@ -101,6 +115,39 @@ async def get_artifact(service: Service, call: Call) -> Reply:
         stream=service.objects.read(key, start, end),
         length=end - start,
     )
+
+
+def may_name_files(raw: msgspec.Raw) -> bool:
+    """Whether an input may hold signed URLs; false for nearly all, and quick to tell."""
+    return _SIGNED_BYTES in bytes(raw)
+
+
+def name_files(objects: Objects, raw: msgspec.Raw) -> dict[str, str]:
+    """Return the URLs in an input that name files of this backend, each with a fresh one.
+
+    Only URLs that were signed here are among them; any other is left for the worker to judge.
+    """
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    fresh = {url: objects.renew(url, _READ_URL_S) for url in _signed_strings(value)}
+    return {old: new for old, new in fresh.items() if new is not None}
+
+
+def _signed_strings(value: Any) -> list[str]:
+    found: list[str] = []
+    left = [value]
+    while left and len(found) < _MAX_FILES:
+        each = left.pop()
+        if isinstance(each, str):
+            if _SIGNED in each:
+                found.append(each)
+        elif isinstance(each, dict):
+            left += each.values()
+        elif isinstance(each, list):
+            left += each
+    return found
 
 
 def byte_range(header: str, size: int) -> tuple[int, int] | None:

@@ -7,13 +7,13 @@ durable before the answer is sent.
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from swell.api.call import Call, Reply
 from swell.api.cards import check_schema
+from swell.api.files import may_name_files, name_files
 from swell.api.fleet import Worker
 from swell.api.reading import Reader
 from swell.api.service import Service
@@ -183,7 +183,7 @@ async def lease_tasks(
         tasks = []
     drain = worker.is_drain_told = worker.info.draining
     cancels = worker.take_cancels()
-    return Grant(tasks=_leased(tasks, service.clock.now()), cancels=cancels, drain=drain)
+    return Grant(tasks=_leased(service, tasks), cancels=cancels, drain=drain)
 
 
 async def take_report(service: Service, told: Report) -> ReportAnswer:
@@ -207,9 +207,7 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     drain = worker.info.draining
     if told.goodbye:
         await service.fleet.remove(told.worker_id)
-    return ReportAnswer(
-        stale=stale, cancels=cancels, drain=drain, tasks=_leased(tasks, service.clock.now())
-    )
+    return ReportAnswer(stale=stale, cancels=cancels, drain=drain, tasks=_leased(service, tasks))
 
 
 async def _write(
@@ -359,7 +357,8 @@ async def _known(service: Service, worker_id: str) -> Worker:
     return worker
 
 
-def _leased(tasks: Sequence[Task], now: datetime) -> list[LeasedTask]:
+def _leased(service: Service, tasks: Sequence[Task]) -> list[LeasedTask]:
+    now = service.clock.now()
     return [
         LeasedTask(
             task_id=task.id,
@@ -374,6 +373,9 @@ def _leased(tasks: Sequence[Task], now: datetime) -> list[LeasedTask]:
                 None
                 if task.finish_by_at is None
                 else max(0.0, (task.finish_by_at - now).total_seconds())
+            ),
+            own_files=(
+                name_files(service.objects, task.input) if may_name_files(task.input) else {}
             ),
         )
         for task in tasks

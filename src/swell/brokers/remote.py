@@ -142,7 +142,7 @@ class RemoteDispatch:
 
     async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
         """See `Dispatch.put`."""
-        url = urljoin(f"{self._url}/", upload.url)
+        url = self._absolute(upload.url)
         timeout = aiohttp.ClientTimeout(total=UPLOAD_S)
         try:
             async with self._here().put(
@@ -161,7 +161,7 @@ class RemoteDispatch:
             InvalidRequest: The URL is not http(s), or lies on a private network.
             NotFound, Forbidden, TooLarge, Unavailable: It cannot be read.
         """
-        target = urljoin(f"{self._url}/", url)
+        target = self._absolute(url)
         for _ in range(MAX_REDIRECTS + 1):
             is_ours = _origin(target) == _origin(self._url)
             if not is_ours:
@@ -177,6 +177,10 @@ class RemoteDispatch:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise Unavailable(f"{url[:200]} cannot be read: {_why(error)}") from error
         raise InvalidRequest(f"{url[:200]} redirects more than {MAX_REDIRECTS} times")
+
+    def _absolute(self, url: str) -> str:
+        """Return a URL as it is, or one of the backend's under the name that we know it by."""
+        return self._url + url if url.startswith("/") else urljoin(f"{self._url}/", url)
 
     async def _read(self, answer: aiohttp.ClientResponse, url: str) -> tuple[bytes, str]:
         if answer.status >= 300:

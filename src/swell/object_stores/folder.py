@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, TypeVar
 
 from swell.clock import Clock
 from swell.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from swell.object_stores.signing import check_signature, signed_path
+from swell.object_stores.signing import check_signature, signed_key, signed_path
 from swell.objects import ObjectInfo, check_key
 
 __all__ = ["FolderObjects"]
@@ -123,6 +123,11 @@ class FolderObjects:
         """Return a relative URL for `method` on this key, good for `expires_s` seconds."""
         expires_at = self._clock.now() + timedelta(seconds=expires_s)
         return signed_path(self._secret, method, check_key(key), expires_at)
+
+    def renew(self, url: str, expires_s: float) -> str | None:
+        """Return a fresh relative URL for the file that an earlier one names; None for others."""
+        key = signed_key(self._secret, "GET", url)
+        return None if key is None else self.sign("GET", key, expires_s)
 
     def verify(self, method: str, key: str, query: dict[str, str]) -> None:
         """Check the signature that a URL of `sign` carries.

@@ -9,11 +9,14 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from urllib.parse import quote, urlencode
+from typing import Final
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from swell.errors import Forbidden
 
-__all__ = ["check_signature", "signed_path"]
+__all__ = ["check_signature", "signed_key", "signed_path"]
+
+_HOME: Final = "/v1/artifacts/"
 
 _ASK_AGAIN = "ask for the task (GET) or the upload (POST /v1/uploads) again to get a fresh URL"
 
@@ -29,7 +32,7 @@ def signed_path(secret: bytes, method: str, key: str, expires_at: datetime) -> s
         "expires": str(expires),
         "signature": _signature(secret, method.upper(), key, str(expires)),
     }
-    return f"/v1/artifacts/{quote(key)}?{urlencode(query)}"
+    return f"{_HOME}{quote(key)}?{urlencode(query)}"
 
 
 def check_signature(
@@ -52,6 +55,28 @@ def check_signature(
     # Only a right signature gets here, so `expires` is a number that we wrote.
     if now >= datetime.fromtimestamp(0, now.tzinfo) + timedelta(seconds=int(expires)):
         raise Forbidden(f"this URL has expired: {_ASK_AGAIN}")
+
+
+def signed_key(secret: bytes, method: str, url: str) -> str | None:
+    """Return the key of a URL that `signed_path` made for `method`; None for any other URL.
+
+    Scheme, host and a path before ours may be any, since a backend has several names, and the URL
+    may have expired: the signature alone tells that it is ours.
+    """
+    if _HOME not in url:
+        return None
+    try:
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
+        key = unquote(parts.path.partition(_HOME)[2], errors="strict")
+        if query.get("method") != method:
+            return None
+        right = _signature(secret, method, key, query.get("expires", ""))
+        is_right = hmac.compare_digest(right.encode(), query.get("signature", "").encode())
+    except ValueError:
+        # Not a URL, or not text: we have not made it.
+        return None
+    return key if is_right else None
 
 
 def _signature(secret: bytes, method: str, key: str, expires: str) -> str:

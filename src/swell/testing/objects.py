@@ -150,6 +150,44 @@ class SignedUrlConformance:
         with pytest.raises(Forbidden, match="wrong"):
             objects.verify("GET", "a.png", query | {"expires": str(int(query["expires"]) + 1)})
 
+    @pytest.mark.parametrize("home", ["", "http://localhost:8000", "https://swell.example/base"])
+    @pytest.mark.parametrize("key", ["uploads/k/1.png", "with space/ü&?#.png"])
+    def test_a_url_is_renewed_under_any_name_even_after_it_has_expired(
+        self, objects: Objects, clock: ManualClock, home: str, key: str
+    ) -> None:
+        old = objects.sign("GET", key, 60)
+        clock.advance(3600)
+        fresh = objects.renew(home + old, 60)
+        assert fresh is not None
+        path, query = _split(fresh)
+        assert path == f"/v1/artifacts/{key}"
+        objects.verify("GET", key, query)
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("a.png", "b.png"),
+            ("expires=", "expires=9"),
+            ("signature=", "signature=x"),
+            ("&signature=", "&sig="),
+            ("/v1/artifacts/", "/v1/files/"),
+            ("http://h/", "http://[h/"),
+            ("a.png", "a.png%ff"),
+            ("a.png", "a.png\ud800"),
+        ],
+    )
+    def test_a_url_that_is_not_ours_is_not_renewed(
+        self, objects: Objects, old: str, new: str
+    ) -> None:
+        ours = "http://h" + objects.sign("GET", "a.png", 60)
+        assert objects.renew(ours, 60) is not None
+        assert objects.renew(ours.replace(old, new), 60) is None
+
+    def test_a_url_for_storing_is_not_renewed_as_one_for_reading(self, objects: Objects) -> None:
+        put = objects.sign("PUT", "a.png", 60)
+        assert objects.renew(put, 60) is None
+        assert objects.renew(put.replace("method=PUT", "method=GET"), 60) is None
+
     @pytest.mark.parametrize(
         "query", [{}, {"signature": "x"}, {"expires": "1"}, {"expires": "x", "signature": "ü"}]
     )

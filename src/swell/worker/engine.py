@@ -304,7 +304,9 @@ class Worker:
 
     async def _fetch(self, held: Held, urls: list[str]) -> None:
         try:
-            held.files = await fetch_files(self._dispatch, urls, self._settings.fetch_limit_bytes)
+            held.files = await fetch_files(
+                self._dispatch, urls, self._settings.fetch_limit_bytes, held.task.own_files
+            )
         except SwellError as error:
             self._fail(
                 held,

@@ -55,15 +55,17 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 async def fetch_files(
-    dispatch: Dispatch, urls: list[str], limit_bytes: int
+    dispatch: Dispatch, urls: list[str], limit_bytes: int, own_files: Mapping[str, str]
 ) -> dict[str, tuple[bytes, str]]:
     """Return bytes and media type by URL.
+
+    `own_files` tells where to read those that are the backend's own (`LeasedTask.own_files`).
 
     Raises:
         TooLarge: One is larger than `limit_bytes`.
         SwellError: One cannot be fetched.
     """
-    fetched = await asyncio.gather(*(dispatch.fetch(url) for url in urls))
+    fetched = await asyncio.gather(*(dispatch.fetch(own_files.get(url, url)) for url in urls))
     for url, (data, _) in zip(urls, fetched, strict=True):
         if len(data) > limit_bytes:
             raise TooLarge(
