@@ -68,6 +68,15 @@ def pictures(mode: str) -> swell.Image:
     import PIL.Image
     return swell.Image(PIL.Image.new(mode, (4, 2)), format="webp", metadata={"a": 1})
 
+@swell.model("test/broken-text")
+def broken_text(how: str) -> str:
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("no words")
+    if how == "return":
+        return {"a\\udcff": ["b\\ud800"]}
+    raise {"raise": ValueError, "reject": swell.Reject, "mute": Mute}[how]("bad \\udcff name")
+
 @swell.model("test/seeded")
 def seeded(seed: int | None = None) -> int:
     return seed
@@ -127,6 +136,7 @@ def line(idle: Line, tmp_path: Path) -> Line:
         "test/sums",
         "test/steps",
         "test/pictures",
+        "test/broken-text",
         "test/seeded",
     ]
     assert isinstance(ready, Ready)
@@ -273,6 +283,31 @@ def test_pictures_are_sent_as_pixels(line: Line, mode: str, sent: str) -> None:
     assert isinstance(file, Pixels)
     assert (file.mode, file.width, file.height, file.format) == (sent, 4, 2, "webp")
     assert (file.metadata, file.seed) == (b'{"a":1}', 3)
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "detail"),
+    [
+        ("raise", "model_error", "ValueError: bad \N{REPLACEMENT CHARACTER} name"),
+        ("reject", "rejected", "bad \N{REPLACEMENT CHARACTER} name"),
+        ("mute", "model_error", "Mute: Mute"),
+    ],
+)
+def test_an_error_whose_text_cannot_be_told_as_it_is_fails_its_task_alone(
+    line: Line, how: str, code: str, detail: str
+) -> None:
+    raw = b'{"how":"%s"}' % how.encode()
+    line.say(Run(1, "test/broken-text", [Order(1, raw)]))
+    [fault] = line.result().faults
+    assert (fault.code, fault.detail) == (code, detail)
+    line.say(Run(2, "test/seeded", [Order(2, b"{}", seed=3)]))
+    assert line.result().done[0].output == b"3"
+
+
+def test_an_output_with_half_a_character_is_mended(line: Line) -> None:
+    line.say(Run(1, "test/broken-text", [Order(1, b'{"how":"return"}')]))
+    [done] = line.result().done
+    assert done.output.decode() == '{"a\N{REPLACEMENT CHARACTER}":["b\N{REPLACEMENT CHARACTER}"]}'
 
 
 def test_it_ends_when_its_worker_is_gone(line: Line) -> None:

@@ -56,6 +56,7 @@ from swell.worker.frames import (
     decode_work,
     encode_frame,
 )
+from swell.worker.text import describe_error, mend
 
 __all__ = [
     "Job",
@@ -369,7 +370,7 @@ class _Outbox:
         files: list[Attachment] = []
         try:
             value = job.results[0] if job.count == 1 else job.results
-            output = msgspec.json.encode(flatten(value, files))
+            output = _json(flatten(value, files))
             packed = [_pack(file, job.seed) for file in files] if files else []
         except Exception as error:
             self._add_fault(job, error)
@@ -394,6 +395,13 @@ class _Outbox:
         self._flushed_s = self._clock.monotonic_s()
 
 
+def _json(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(mend(value))
+
+
 def _pack(file: Attachment, seed: int) -> Pixels | Blob:
     if not isinstance(file, Image):
         return Blob(file.read(), file.content_type, file.name)
@@ -403,7 +411,7 @@ def _pack(file: Attachment, seed: int) -> Pixels | Blob:
     picture = file.pil()
     if picture.mode not in ("RGB", "RGBA", "L"):
         picture = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
-    metadata = msgspec.json.encode(file.metadata)
+    metadata = _json(file.metadata)
     return Pixels(
         picture.mode,
         picture.width,
@@ -416,7 +424,7 @@ def _pack(file: Attachment, seed: int) -> Pixels | Blob:
 
 
 def _fault(job: Job, error: Exception) -> Fault:
-    detail = str(error) or type(error).__name__
+    detail = describe_error(error)
     if isinstance(error, Reject):
         return Fault(
             job.handle, "rejected", "The model refused this input", detail, False, job.run_s
@@ -482,7 +490,10 @@ def serve(sock: socket.socket, clock: Clock) -> int:
         except Exception as error:
             traceback.print_exc()
             pipe.send(
-                Refused("model_load_failed", f"loading failed: {type(error).__name__}: {error}")
+                Refused(
+                    "model_load_failed",
+                    f"loading failed: {type(error).__name__}: {describe_error(error)}",
+                )
             )
             return 1
         while True:

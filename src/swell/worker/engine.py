@@ -36,6 +36,7 @@ from swell.worker.heartbeat import keep_beating
 from swell.worker.link import Link
 from swell.worker.run import ModelProcess, describe_exit
 from swell.worker.settings import WorkerSettings
+from swell.worker.text import describe_error, valid_text
 
 __all__ = ["Worker", "default_slots"]
 
@@ -47,6 +48,9 @@ QUICK_S: Final = 0.02
 
 #: Waits between deaths of the model process.
 _RESTART: Final = RetryPolicy(base_s=0.1, cap_s=10.0, floor_s=0.0)
+
+#: Longest text of an error, in characters.
+MAX_DETAIL: Final = 2000
 
 #: How long a worker that hands its leases back may take.
 RELEASE_WITHIN_S: Final = 0.9
@@ -322,7 +326,7 @@ class Worker:
                 held,
                 "input_unavailable",
                 "An input file cannot be fetched",
-                str(error),
+                describe_error(error),
                 retryable=True,
             )
             return
@@ -421,7 +425,7 @@ class Worker:
             self._feed()
 
     def _on_fault(self, held: Held, fault: Fault) -> None:
-        error = TaskError(code=fault.code, title=fault.title, detail=fault.detail[:2000])
+        error = _task_error(fault.code, fault.title, fault.detail)
         timings = Timings(run_s=fault.run_s, load_s=held.load_s)
         self._desk.settle(held, Failed(error=error, retryable=fault.retryable, timings=timings))
 
@@ -439,7 +443,7 @@ class Worker:
             self._desk.tell(held, "preview", {"image": image, "index": preview.index})
 
     def _fail(self, held: Held, code: str, title: str, detail: str, *, retryable: bool) -> None:
-        error = TaskError(code=code, title=title, detail=detail[:2000])
+        error = _task_error(code, title, detail)
         self._desk.settle(held, Failed(error=error, retryable=retryable))
 
     # --- death of the model process --------------------------------------------------------------
@@ -559,7 +563,11 @@ class Worker:
         except Exception as error:
             _log.exception("encoding failed", task=task.task_id)
             self._fail(
-                held, "encode_failed", "The output could not be encoded", str(error), retryable=True
+                held,
+                "encode_failed",
+                "The output could not be encoded",
+                describe_error(error),
+                retryable=True,
             )
             return
         ended_s = self._clock.monotonic_s()
@@ -576,6 +584,10 @@ class Worker:
             seed=done.seed,
         )
         self._desk.settle(held, outcome)
+
+
+def _task_error(code: str, title: str, detail: str) -> TaskError:
+    return TaskError(code=code, title=title, detail=valid_text(detail)[:MAX_DETAIL])
 
 
 def _success(held: Held, done: Done) -> Succeeded:

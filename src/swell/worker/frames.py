@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from swell.registry import ModelCard
+from swell.worker.text import mend
 
 __all__ = [
     "HEAD_BYTES",
@@ -176,9 +177,12 @@ _frames: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 
 
 def encode_frame(message: Work | Frame) -> bytes:
-    """Return the bytes of a frame, its length before it."""
+    """Return the bytes of a frame, its length before it. Lone surrogates are replaced."""
     buffer = bytearray(HEAD_BYTES)
-    _encoder.encode_into(message, buffer, HEAD_BYTES)
+    try:
+        _encoder.encode_into(message, buffer, HEAD_BYTES)
+    except UnicodeEncodeError:
+        _encoder.encode_into(mend(message), buffer, HEAD_BYTES)
     buffer[:HEAD_BYTES] = (len(buffer) - HEAD_BYTES).to_bytes(HEAD_BYTES, "big")
     return bytes(buffer)
 
