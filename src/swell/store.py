@@ -137,14 +137,15 @@ class Store(Protocol):
         """
         ...
 
-    async def retry(self, task_id: str, *, key_id: str) -> Accepted:
+    async def retry(self, task_id: str, *, key_id: str, only_dead: bool = False) -> Accepted:
         """Repeat an ended task as a new one; the same task again if it was repeated before.
 
-        The old task keeps its outcome and leaves the dead letters.
+        The old task keeps its outcome and leaves the dead letters. With `only_dead` only a dead
+        letter is repeated, or one that was and has left them by being repeated.
 
         Raises:
             NotFound: No such task.
-            Conflict: The task has not ended.
+            Conflict: The task has not ended, or is no dead letter where only these are wanted.
         """
         ...
 

@@ -32,6 +32,7 @@ __all__ = [
     "accept",
     "again",
     "cancel",
+    "check_repeat",
     "created_at_of",
     "expire",
     "is_expired",
@@ -438,6 +439,22 @@ def was_settled_by(task: Task, attempt: int, token: str) -> bool:
         and task.attempt == attempt
         and task.lease_token == token
     )
+
+
+def check_repeat(task: Task, *, only_dead: bool, was_repeated: bool) -> None:
+    """Refuse to repeat what must not be repeated.
+
+    Raises:
+        Conflict: It has not ended; or, where only dead letters are wanted, it is none. One that was
+            repeated before has left the dead letters and may be asked for again.
+    """
+    if not task.state.is_terminal:
+        raise Conflict(f"task {task.id} is {task.state}; only an ended task can be repeated")
+    if only_dead and not (task.dead or (was_repeated and task.state is TaskState.FAILED)):
+        raise Conflict(
+            f"task {task.id} is {task.state} and no dead letter, so there is nothing to replay; "
+            f"to run it once more, POST /v1/tasks/{task.id}/retry"
+        )
 
 
 def again(task: Task) -> NewTask:

@@ -388,6 +388,19 @@ async def test_dead_letters_are_listed_and_replayed(world: World) -> None:
     assert len(mine.json["tasks"]) == 3
 
 
+async def test_what_is_no_dead_letter_is_not_replayed(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    grant = await world.lease(worker)
+    await world.report(worker, settlements=[succeeded(grant["tasks"][0], "A")])
+    one = await world.admin("POST", f"/v1/dead/{task['id']}/replay")
+    assert (one.status, one.json["code"]) == (409, "conflict")
+    assert f"POST /v1/tasks/{task['id']}/retry" in one.json["detail"]
+    many = await world.admin("POST", "/v1/dead/replay", {"ids": [task["id"]]})
+    assert many.json["replayed"][0]["error"] == one.json["detail"]
+    assert await world.lease(worker) == {}
+
+
 async def test_files_in_an_output_become_signed_urls(world: World) -> None:
     worker = await world.register()
     task = await world.create()

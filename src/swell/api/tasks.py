@@ -188,7 +188,7 @@ async def list_dead(service: Service, call: Call) -> Reply:
 async def replay(service: Service, call: Call) -> Reply:
     """`POST /v1/dead/{id}/replay`."""
     task = await find_task(service, call)
-    return await _repeat(service, call, task)
+    return await _repeat(service, call, task, only_dead=True)
 
 
 async def replay_many(service: Service, call: Call) -> Reply:
@@ -202,7 +202,8 @@ async def replay_many(service: Service, call: Call) -> Reply:
     replayed, fresh = [], []
     for task_id in ids:
         try:
-            accepted = await service.store.retry(task_id, key_id=await _owner(service, task_id))
+            owner = await _owner(service, task_id)
+            accepted = await service.store.retry(task_id, key_id=owner, only_dead=True)
         except SwellError as error:
             replayed.append(Replayed(id=task_id, error=error.detail))
             continue
@@ -400,8 +401,8 @@ async def _note_new(service: Service, accepted: list[Accepted]) -> None:
         await service.broker.offer(fresh)
 
 
-async def _repeat(service: Service, call: Call, task: Task) -> Reply:
-    accepted = await service.store.retry(task.id, key_id=task.key_id)
+async def _repeat(service: Service, call: Call, task: Task, *, only_dead: bool = False) -> Reply:
+    accepted = await service.store.retry(task.id, key_id=task.key_id, only_dead=only_dead)
     await _note_new(service, [accepted])
     return await _task_reply(service, call, accepted.task, 0.0)
 

@@ -202,13 +202,12 @@ class MemoryStore:
         self._keys = {scope: kept for scope, kept in self._keys.items() if kept[2] > oldest}
         return changed
 
-    async def retry(self, task_id: str, *, key_id: str) -> Accepted:
+    async def retry(self, task_id: str, *, key_id: str, only_dead: bool = False) -> Accepted:
         """See `Store.retry`."""
         task = self._tasks.get(task_id)
         if task is None:
             raise NotFound(f"there is no task {task_id}")
-        if not task.state.is_terminal:
-            raise Conflict(f"task {task_id} is {task.state}; only an ended task can be repeated")
+        life.check_repeat(task, only_dead=only_dead, was_repeated=task_id in self._retried)
         if task_id in self._retried:
             return Accepted(self._tasks[self._retried[task_id]], False)
         now = self._clock.now()

@@ -385,6 +385,22 @@ class DeliveryConformance:
         with pytest.raises(NotFound):
             await delivery.store.retry("0" * 32, key_id="key-1")
 
+    async def test_only_dead_letters_are_repeated_where_only_these_are_wanted(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(*(a_new_task(max_attempts=1) for _ in range(3)))
+        dead, refused, good = await delivery.lease(3)
+        await delivery.settle(dead, outcome=a_failure())
+        await delivery.settle(refused, outcome=a_failure(retryable=False))
+        await delivery.settle(good)
+        for none in (refused, good):
+            with pytest.raises(Conflict, match=f"POST /v1/tasks/{none.id}/retry"):
+                await delivery.store.retry(none.id, key_id="key-1", only_dead=True)
+        first = await delivery.store.retry(dead.id, key_id="key-1", only_dead=True)
+        second = await delivery.store.retry(dead.id, key_id="key-1", only_dead=True)
+        assert (first.is_new, second.is_new) == (True, False)
+        assert first.task.id == second.task.id
+
     # ---- canceling
 
     async def test_a_queued_task_is_canceled_at_once(self, delivery: Delivery) -> None:

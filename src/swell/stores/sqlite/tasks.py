@@ -159,9 +159,9 @@ class SqliteStore:
         session.run("forget_idempotent", (micros(oldest),))
         return changed
 
-    async def retry(self, task_id: str, *, key_id: str) -> Accepted:
+    async def retry(self, task_id: str, *, key_id: str, only_dead: bool = False) -> Accepted:
         """See `Store.retry`."""
-        return await self._database.write(lambda session: _retry(session, task_id))
+        return await self._database.write(lambda session: _retry(session, task_id, only_dead))
 
     async def next_wake_at(self) -> datetime | None:
         """See `Store.next_wake_at`."""
@@ -280,14 +280,14 @@ def _cancel(session: Session, task_id: str) -> Task | None:
     return canceled
 
 
-def _retry(session: Session, task_id: str) -> Accepted:
+def _retry(session: Session, task_id: str, only_dead: bool) -> Accepted:
     task = session.get(task_id)
     if task is None:
         raise NotFound(f"there is no task {task_id}")
-    if not task.state.is_terminal:
-        raise Conflict(f"task {task_id} is {task.state}; only an ended task can be repeated")
     session.flush()
-    for (again_id,) in session.rows("retry_of", (task_id,)):
+    repeats = [again_id for (again_id,) in session.rows("retry_of", (task_id,))]
+    life.check_repeat(task, only_dead=only_dead, was_repeated=bool(repeats))
+    for again_id in repeats:
         again = session.get(again_id)
         if again is not None:
             return Accepted(again, False)
