@@ -192,7 +192,7 @@ async def test_the_same_idempotency_key_gives_the_same_task(world: World) -> Non
     assert (clash.status, clash.json["code"]) == (422, "idempotency_mismatch")
 
 
-@pytest.mark.parametrize("key", ["", '""', "x" * 256, "ä"])
+@pytest.mark.parametrize("key", ["", '""', "x" * 256, "ä", "k\n1", "k\x1f1"])
 async def test_an_idempotency_key_must_be_usable(world: World, key: str) -> None:
     await world.register()
     body = {"model": "demo/upper", "input": {"text": "a"}}
@@ -280,6 +280,46 @@ async def test_a_repeated_batch_gives_the_same_tasks(world: World) -> None:
     ids = [task["id"] for task in first.json["tasks"]]
     assert ids == [task["id"] for task in second.json["tasks"]]
     assert len(set(ids)) == 2
+
+
+@pytest.mark.parametrize("is_batch_first", [True, False])
+async def test_single_requests_and_batches_share_one_scope_of_keys(
+    world: World, is_batch_first: bool
+) -> None:
+    await world.register()
+    headers = {"Idempotency-Key": "k"}
+    one = {"model": "demo/upper", "input": {"text": "a"}}
+    calls = [("/v1/tasks", one), ("/v1/tasks/batch", {"tasks": [one]})]
+    if is_batch_first:
+        calls.reverse()
+    (first_path, first_body), (second_path, second_body) = calls
+    assert (await world.anna("POST", first_path, first_body, headers=headers)).status == 202
+    clash = await world.anna("POST", second_path, second_body, headers=headers)
+    assert (clash.status, clash.json["code"]) == (422, "idempotency_mismatch")
+    assert len((await world.anna("GET", "/v1/tasks")).json["tasks"]) == 1
+
+
+@pytest.mark.parametrize("key", ["k#0", "k#1", "k 1", "k.1", "k:1"])
+async def test_a_batch_takes_no_key_but_the_one_it_names(world: World, key: str) -> None:
+    await world.register()
+    one = {"model": "demo/upper", "input": {"text": "a"}}
+    batch = {"tasks": [one] * 3}
+    made = await world.anna("POST", "/v1/tasks/batch", batch, headers={"Idempotency-Key": "k"})
+    other = await world.anna("POST", "/v1/tasks", one, headers={"Idempotency-Key": key})
+    assert (made.status, other.status) == (202, 202)
+    assert other.json["id"] not in [task["id"] for task in made.json["tasks"]]
+
+
+async def test_a_batch_repeated_with_other_tasks_is_refused_whole(world: World) -> None:
+    await world.register()
+    headers = {"Idempotency-Key": "k"}
+    one = {"model": "demo/upper", "input": {"text": "a"}}
+    await world.anna("POST", "/v1/tasks/batch", {"tasks": [one] * 2}, headers=headers)
+    for n in (1, 3):
+        body = {"tasks": [one] * n}
+        clash = await world.anna("POST", "/v1/tasks/batch", body, headers=headers)
+        assert (clash.status, clash.json["code"]) == (422, "idempotency_mismatch")
+    assert len((await world.anna("GET", "/v1/tasks")).json["tasks"]) == 2
 
 
 async def test_a_client_sees_only_its_own_tasks(world: World) -> None:

@@ -35,6 +35,27 @@ def test_migrations_are_numbered_without_gaps(dialect: str) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+def test_keys_of_batches_from_before_are_found_under_their_new_names() -> None:
+    scripts = [script for _, _, script in load_migrations("sqlite")]
+    with sqlite3.connect(":memory:") as connection:
+        for script in scripts[:2]:
+            connection.executescript(script)
+        for key in ("k#0", "k#1", "k#12", "#3", "plain", "with#word", "s#0", "s"):
+            row = ("key-1", key, b"f", f"task of {key}", 7)
+            connection.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?, ?)", row)
+        connection.executescript(scripts[2])
+        found = dict(connection.execute("SELECT key, task_id FROM idempotency"))
+    connection.close()
+    assert found["k"] == "task of k#0"
+    assert found["k\n1"] == "task of k#1"
+    assert found["k\n12"] == "task of k#12"
+    assert found["s"] == "task of s"
+    assert {found[key] for key in ("k#0", "plain", "with#word", "#3")} == {
+        *("task of k#0", "task of plain", "task of with#word", "task of #3")
+    }
+    assert len(found) == 8 + 3
+
+
 def test_every_query_compiles_against_the_schema() -> None:
     connection = sqlite3.connect(":memory:")
     connection.executescript(load_schema("sqlite"))

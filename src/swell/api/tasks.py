@@ -78,7 +78,8 @@ async def create(service: Service, call: Call) -> Reply:
     request: TaskRequest = _request.read(body)
     target = await service.cards.target(request.model)
     service.cards.check_input(target, request.input)
-    new = await _new_task(service, call, request, target, _mark(call, body))
+    repeat = await _repeat_of(service, call, body)
+    new = await _new_task(service, call, request, target, repeat)
     accepted = (await service.store.accept([new]))[0]
     if isinstance(accepted, SwellError):
         raise accepted
@@ -109,15 +110,15 @@ async def create_batch(service: Service, call: Call) -> Reply:
     body = await call.body(service.settings.max_body_bytes)
     _check_type(call)
     batch: BatchRequest = _batch.read(body)
-    mark = _mark(call, body)
-    news = []
+    repeat = await _repeat_of(service, call, body)
+    news: list[NewTask] = []
     errors: list[FieldError] = []
     for number, request in enumerate(batch.tasks):
         at = f"/tasks/{number}"
         try:
             target = await service.cards.target(request.model)
             service.cards.check_input(target, request.input, at + "/input")
-            news.append(await _new_task(service, call, request, target, mark, (at, number)))
+            news.append(await _new_task(service, call, request, target, repeat, (at, number)))
         except SwellError as error:
             if error.status >= 500:
                 raise
@@ -261,8 +262,8 @@ async def _new_task(
     call: Call,
     request: TaskRequest,
     target: Target,
-    mark: bytes,
-    place: tuple[str, int] | None = None,
+    repeat: "_Repeat | None",
+    place: tuple[str, int] = ("", 0),
 ) -> NewTask:
     """Return the task that a checked request asks for.
 
@@ -271,7 +272,7 @@ async def _new_task(
         call: Who asks, and with which headers.
         request: What is asked.
         target: Of which model.
-        mark: Fingerprint of the whole body; needed only with an idempotency key.
+        repeat: What its idempotency key says; None without one.
         place: JSON pointer to the request within a batch, and how many come before it.
 
     Raises:
@@ -279,12 +280,8 @@ async def _new_task(
         WouldExpire: It would end too late.
         InvalidInput: Metadata too large or broken.
     """
-    at, before = place or ("", 0)
-    header = call.header(b"idempotency-key")
-    key = None if header is None else idempotency_key(header)
-    if key is not None and place is not None:
-        key = f"{key}#{before}"
-    if key is None or not await service.store.knows(call.caller.id, key):
+    at, before = place
+    if repeat is None or not repeat.is_known:
         # A repeat gets its task, even when a new one would be refused.
         _check_can_run(service, target)
         if request.start_by_s is not None or request.finish_by_s is not None:
@@ -305,8 +302,8 @@ async def _new_task(
         start_by_s=request.start_by_s,
         finish_by_s=request.finish_by_s,
         max_attempts=request.max_attempts,
-        idempotency_key=key,
-        fingerprint=mark,
+        idempotency_key=None if repeat is None else repeat.key_at(before),
+        fingerprint=b"" if repeat is None else repeat.fingerprint,
     )
 
 
@@ -336,9 +333,35 @@ def fingerprint(body: bytes) -> bytes:
     return hashlib.sha256(canonical).digest()
 
 
-def _mark(call: Call, body: bytes) -> bytes:
-    """Return the fingerprint of a body, where one is needed."""
-    return b"" if call.header(b"idempotency-key") is None else fingerprint(body)
+class _Repeat(msgspec.Struct, frozen=True):
+    """What a request's idempotency key says."""
+
+    key: str
+    #: Of the whole body.
+    fingerprint: bytes
+    #: Whether the key was used in the last day, so that this is a repeat or a mistake.
+    is_known: bool
+
+    def key_at(self, place: int) -> str:
+        """Return under which key to keep the task at a place of the request.
+
+        The first lies under the key itself, so that single requests and batches share one scope.
+        The further ones have a line feed in theirs, which no client can send.
+        """
+        return self.key if place == 0 else f"{self.key}\n{place}"
+
+
+async def _repeat_of(service: Service, call: Call, body: bytes) -> _Repeat | None:
+    """Return what a request's idempotency key says; None without one.
+
+    Raises:
+        InvalidRequest: The key cannot be used.
+    """
+    header = call.header(b"idempotency-key")
+    if header is None:
+        return None
+    key = idempotency_key(header)
+    return _Repeat(key, fingerprint(body), await service.store.knows(call.caller.id, key))
 
 
 def _check_can_run(service: Service, target: Target) -> None:
