@@ -8,11 +8,14 @@
     ├── Forbidden           403  the key lacks the scope; a signed URL is wrong or expired
     ├── NotFound            404  no such task, model, artifact, …
     ├── MethodNotAllowed    405
+    ├── RequestTimeout      408  the request did not come to its end
     ├── Conflict            409  the thing is in a state that does not allow this
     │   └── IdempotencyMismatch  422  the same key with another body
     ├── TooLarge            413
+    ├── UrlTooLong          414
     ├── RangeNotSatisfiable 416
     ├── TooManyRequests     429  retry later
+    ├── HeadTooLarge        431  the request's headers
     ├── Internal            500  our fault; the caller gets a request id only
     └── Unavailable         503  retry later
         ├── NoWorker        503  nothing that is live or launchable can run this
@@ -30,6 +33,7 @@ __all__ = [
     "Conflict",
     "FieldError",
     "Forbidden",
+    "HeadTooLarge",
     "IdempotencyMismatch",
     "Internal",
     "InvalidInput",
@@ -38,12 +42,14 @@ __all__ = [
     "NoWorker",
     "NotFound",
     "RangeNotSatisfiable",
+    "RequestTimeout",
     "SwellError",
     "TooLarge",
     "TooManyRequests",
     "Unauthenticated",
     "Unavailable",
     "UnknownSetting",
+    "UrlTooLong",
     "WouldExpire",
 ]
 
@@ -125,6 +131,13 @@ class MethodNotAllowed(SwellError):
     code, status, title = "method_not_allowed", 405, "Method not allowed"
 
 
+class RequestTimeout(SwellError):
+    """The request did not come to its end."""
+
+    code, status, retryable = "request_timeout", 408, True
+    title = "The request took too long to arrive"
+
+
 class Conflict(SwellError):
     """The thing is in a state that does not allow this."""
 
@@ -144,6 +157,12 @@ class TooLarge(SwellError):
     code, status, title = "too_large", 413, "Too large"
 
 
+class UrlTooLong(SwellError):
+    """The URL is longer than allowed."""
+
+    code, status, title = "url_too_long", 414, "The URL is too long"
+
+
 class RangeNotSatisfiable(SwellError):
     """The byte range lies outside the file."""
 
@@ -154,6 +173,12 @@ class TooManyRequests(SwellError):
     """The caller is too fast."""
 
     code, status, retryable, title = "too_many_requests", 429, True, "Too many requests"
+
+
+class HeadTooLarge(SwellError):
+    """The request's headers are larger, or more, than allowed."""
+
+    code, status, title = "head_too_large", 431, "The request's headers are too large"
 
 
 class Internal(SwellError):
