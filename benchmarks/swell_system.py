@@ -8,8 +8,9 @@ import json
 import shutil
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,14 @@ def up() -> Iterator[Swell]:
 def serve() -> Iterator[Swell]:
     """`swell serve`: a backend with no worker, in a fresh folder.
 
-    A worker was there and has gone, so that the backend knows the model and its schema.
+    A worker was there and has gone, so that the backend knows the model and its schema. Another one
+    is registered and lives, but does not ask for work: without any, tasks would be refused.
     """
     with folder("swell") as data, started("serve", data) as running:
         with worker(running):
             processes.until(running.knows_model, READY_S, MODEL, data / "worker.log")
-        yield running
+        with idle_worker(running):
+            yield running
 
 
 @contextlib.contextmanager
@@ -123,7 +126,6 @@ def started(command: str, data: Path, *options: str) -> Iterator[Swell]:
     port = processes.free_port()
     log, said = data / "swell.log", data / "ready.json"
     place = ["--port", str(port), "--data", str(data / "data"), "--json"]
-    # Names the model as launchable, so that a backend without workers takes its tasks.
     environment = {"SWELL_WORKER__MODELS": MODEL}
     words: list[str | Path] = [program(), command, *place, *options]
     with (
@@ -147,6 +149,31 @@ def worker(server: Swell) -> Iterator[None]:
     log = server.data.parent / "worker.log"
     with processes.running([program(), "worker", *place], log, environment, cwd=ROOT):
         yield
+
+
+@contextlib.contextmanager
+def idle_worker(server: Swell) -> Iterator[None]:
+    """A worker that lives, in a thread of this process, and takes nothing."""
+    token = json.loads((server.data / "access.json").read_text())["worker_token"]
+    as_worker = replace(server, key=token)
+    card = server.ask("GET", f"/v1/models/{MODEL}")
+    known = {"name": MODEL, "version": card["version"]}
+    body = {"name": "idle", "models": [known]}
+    welcome = as_worker.ask("POST", "/worker/v1/register", body)
+    told = {"worker_id": welcome["worker_id"]}
+    over = threading.Event()
+
+    def live() -> None:
+        while not over.wait(10):
+            as_worker.ask("POST", "/worker/v1/report", told)
+
+    beating = threading.Thread(target=live, daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beating.join()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from api_harness import World, a_world, failed, succeeded
+from api_harness import UPPER, World, a_world, failed, succeeded
 
 
 @pytest.fixture
@@ -213,6 +213,19 @@ async def test_a_launchable_model_is_accepted_without_a_worker() -> None:
         worker = await world.register()
         await world.report(worker, goodbye=True)
         await world.create()
+
+
+async def test_a_launchable_model_brings_no_older_version() -> None:
+    async with a_world(launchable=("demo/upper",)) as world:
+        await world.register({**UPPER, "version": "1"})
+        worker = await world.register({**UPPER, "version": "2"})
+        body = {"model": "demo/upper:1", "input": {"text": "a"}}
+        assert (await world.anna("POST", "/v1/tasks", body)).status == 202
+        await world.report(worker, goodbye=True)
+        world.clock.advance(61)
+        refused = await world.anna("POST", "/v1/tasks", body)
+        assert (refused.status, refused.json["code"]) == (503, "no_worker")
+        await world.create(model="demo/upper:2")
 
 
 async def test_a_version_can_be_insisted_on(world: World) -> None:
@@ -446,7 +459,8 @@ async def test_files_in_an_output_become_signed_urls(world: World) -> None:
     task = await world.create()
     grant = await world.lease(worker)
     key = f"outputs/{task['id']}/1/image.png"
-    where = await world.worker("POST", "/worker/v1/uploads", {"worker_id": worker, "keys": [key]})
+    ask = {"worker_id": worker, "hold": hold(grant["tasks"][0]), "keys": [key]}
+    where = await world.worker("POST", "/worker/v1/uploads", ask)
     url = where.json["uploads"][0]["url"]
     put = await world.stranger("PUT", url, b"PNG!", headers={"Content-Type": "image/png"})
     assert put.status == 201

@@ -283,7 +283,7 @@ async def _new_task(
     at, before = place
     if repeat is None or not repeat.is_known:
         # A repeat gets its task, even when a new one would be refused.
-        _check_can_run(service, target)
+        await _check_can_run(service, target)
         if request.start_by_s is not None or request.finish_by_s is not None:
             await _check_deadline(service, request, target, before)
     metadata = None if bytes(request.metadata) == b"null" else request.metadata
@@ -364,11 +364,15 @@ async def _repeat_of(service: Service, call: Call, body: bytes) -> _Repeat | Non
     return _Repeat(key, fingerprint(body), await service.store.knows(call.caller.id, key))
 
 
-def _check_can_run(service: Service, target: Target) -> None:
-    if service.fleet.is_served(target.model, target.pinned_version):
+async def _check_can_run(service: Service, target: Target) -> None:
+    pinned = target.pinned_version
+    if service.fleet.is_served(target.model, pinned):
         return
     if target.model in service.backend.launchable():
-        return
+        # What is launched brings the version that a request without one gets.
+        current = await service.cards.target(target.model)
+        if pinned is None or pinned == current.card.version:
+            return
     raise NoWorker(
         f"no live worker has {target.queue} and none can be started: start one with "
         f"`swell worker`, or try again",

@@ -19,7 +19,7 @@ from swell.clock import Clock
 from swell.config import Settings
 from swell.wiring import DataLock, build_backend, close_backend
 
-__all__ = ["Interrupts", "Service", "open_service"]
+__all__ = ["Interrupts", "Service", "launchable_models", "open_service"]
 
 #: Connections that may wait to be accepted: a crowd connects at once.
 _BACKLOG = 4096
@@ -101,7 +101,7 @@ async def open_service(
     lock.take()
     try:
         listener = _listen(settings)
-        models = [ref for ref in settings.worker.models if "/" in ref and not ref.endswith(".py")]
+        models = launchable_models(settings)
         backend = await build_backend(settings, clock, launchable=lambda: models)
         try:
             service = await _start(settings, backend, listener)
@@ -114,6 +114,13 @@ async def open_service(
             listener.close()
     finally:
         lock.release()
+
+
+def launchable_models(settings: Settings) -> list[str]:
+    """Return the names of the models for which this process starts workers: none without a pool."""
+    if settings.pool.workers == 0:
+        return []
+    return [ref for ref in settings.worker.models if "/" in ref and not ref.endswith(".py")]
 
 
 async def _start(settings: Settings, backend: Backend, listener: socket.socket) -> Service:
