@@ -166,12 +166,20 @@ class Dispatch(Protocol):
         """Tell what happened."""
         ...
 
-    async def uploads(self, worker_id: str, keys: Sequence[str]) -> list[Upload]:
-        """Return where to put outputs with these keys (`outputs/TASK/ATTEMPT/NAME`)."""
+    async def uploads(self, worker_id: str, hold: Hold, keys: Sequence[str]) -> list[Upload]:
+        """Return where to put outputs of an attempt; the keys are `outputs/TASK/ATTEMPT/NAME`.
+
+        Raises:
+            Conflict: The lease of this attempt is not held (any more).
+        """
         ...
 
     async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
-        """Store one output."""
+        """Store one output. The same bytes may be stored again.
+
+        Raises:
+            Conflict: Other bytes lie there already.
+        """
         ...
 
     async def fetch(self, url: str) -> tuple[bytes, str]:

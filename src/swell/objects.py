@@ -27,7 +27,7 @@ class Objects(Protocol):
 
     Guarantees:
         A key holds all of one `put` or nothing of it; readers never see half a file. When `put`
-        returns, the file survives the death of the machine.
+        returns, the file survives the death of the machine. So it is with `put_new`.
         Signed URLs work without any other credential, for one method and one key, until they
         expire.
     """
@@ -38,6 +38,20 @@ class Objects(Protocol):
         """Store a file, replacing what was there.
 
         Raises:
+            InvalidRequest: The key is not a relative path of plain parts.
+        """
+        ...
+
+    async def put_new(
+        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
+    ) -> ObjectInfo:
+        """Store a file where there is none, and never replace one.
+
+        The same bytes again are taken as said, since an answer may get lost on the way: the file
+        stays as it is. Of two callers at the same time, one stores.
+
+        Raises:
+            Conflict: The key holds other bytes.
             InvalidRequest: The key is not a relative path of plain parts.
         """
         ...

@@ -32,6 +32,9 @@ class TestFolderObjects(ObjectsConformance, SignedUrlConformance):
         await objects.put("a/b.png", b"1", "image/png")
         await objects.put("a/c.png", b"1", "x/y")
         await objects.put("a/c.png", b"1", "image/png")
+        await objects.put_new("a/c.png", b"1", "x/y")
+        with pytest.raises(Conflict):
+            await objects.put_new("a/b.png", b"2", "x/y")
         files = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()]
         assert sorted(files) == ["objects/a/b.png", "objects/a/c.png"]
 
@@ -51,6 +54,8 @@ class TestFolderObjects(ObjectsConformance, SignedUrlConformance):
         await objects.put("c/d", b"1", "text/plain")
         with pytest.raises(Conflict):
             await objects.put("c", b"1", "text/plain")
+        with pytest.raises(Conflict):
+            await objects.put_new("c", b"1", "text/plain")
 
     async def test_a_name_too_long_for_the_file_system_is_refused(
         self, objects: FolderObjects

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from api_harness import UPPER, World, a_world, failed, succeeded
+from api_harness import UPPER, World, a_world, failed, hold, succeeded
 
 
 @pytest.fixture

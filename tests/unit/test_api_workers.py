@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
-from api_harness import UPPER, World, a_world, failed, hold, succeeded
+from api_harness import UPPER, Answer, World, a_world, failed, hold, succeeded
 
 
 @pytest.fixture
@@ -196,12 +197,91 @@ async def test_a_restarted_backend_knows_its_workers_again(world: World) -> None
     await world.create()
 
 
-async def test_a_worker_delivers_only_below_outputs(world: World) -> None:
+# --- delivering ----------------------------------------------------------------------------------
+
+
+async def _places(world: World, worker: str, lease: Any, *keys: str, **changed: Any) -> Answer:
+    body = {"worker_id": worker, "hold": hold(lease) | changed, "keys": list(keys)}
+    return await world.worker("POST", "/worker/v1/uploads", body)
+
+
+async def _deliver(world: World, place: str, data: bytes) -> Answer:
+    return await world.stranger("PUT", place, data, headers={"Content-Type": "image/png"})
+
+
+async def test_a_worker_delivers_only_where_the_outputs_of_its_attempt_lie(world: World) -> None:
     worker = await world.register()
-    body = {"worker_id": worker, "keys": ["uploads/x"]}
-    assert (await world.worker("POST", "/worker/v1/uploads", body)).status == 403
-    body = {"worker_id": worker, "keys": ["outputs/../x"]}
-    assert (await world.worker("POST", "/worker/v1/uploads", body)).status == 400
+    first, second = await world.create(), await world.create()
+    lease, _ = (await world.lease(worker))["tasks"]
+    home = f"outputs/{first['id']}/1"
+    for key in ("uploads/x", f"outputs/{second['id']}/1/a", f"outputs/{first['id']}/2/a"):
+        assert (await _places(world, worker, lease, f"{home}/a", key)).status == 403, key
+    for key in (home, f"{home}/a/b", f"{home}1/a"):
+        assert (await _places(world, worker, lease, key)).status == 403, key
+    assert (await _places(world, worker, lease, f"{home}/../x")).status == 400
+    answer = await _places(world, worker, lease, f"{home}/a", f"{home}/b")
+    assert [each["key"] for each in answer.json["uploads"]] == [f"{home}/a", f"{home}/b"]
+
+
+async def test_only_the_holder_of_the_lease_is_told_where_to_deliver(world: World) -> None:
+    worker, rogue = await world.register(), await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    key = f"outputs/{task['id']}/1/a.png"
+    guessed = await _places(world, rogue, lease, key, token="guessed")
+    assert (guessed.status, guessed.json["code"]) == (409, "conflict")
+    assert (await _places(world, worker, lease, key)).status == 200
+    await world.report(worker, settlements=[succeeded(lease, "A")])
+    for each in (worker, rogue):
+        assert (await _places(world, each, lease, key)).status == 409
+
+
+async def test_a_lease_that_ran_out_delivers_nothing(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    async with world.anna.stream(f"/v1/tasks/{task['id']}/events") as stream:
+        assert (await stream.event())["event"] == "started"
+        world.clock.advance(31)
+        assert (await stream.event())["event"] == "queued"
+    key = f"outputs/{task['id']}/1/a.png"
+    assert (await _places(world, worker, lease, key)).status == 409
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_a_restarted_backend_asks_the_store_who_may_deliver(
+    world: World, is_held: bool
+) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    if not is_held:
+        await world.report(worker, settlements=[succeeded(lease, "A")])
+    world.service.fleet._workers.clear()
+    world.service.fleet._holds.clear()
+    answer = await _places(world, worker, lease, f"outputs/{task['id']}/1/a.png")
+    assert answer.status == (200 if is_held else 409)
+
+
+async def test_an_output_is_never_replaced_even_with_the_url_it_was_put_with(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    key = f"outputs/{task['id']}/1/a.png"
+    [place] = (await _places(world, worker, lease, key)).json["uploads"]
+    first = await _deliver(world, place["url"], b"right")
+    # The answer may have got lost, so the same is taken again.
+    again = await _deliver(world, place["url"], b"right")
+    assert (first.status, again.status) == (201, 201)
+    assert first.json == again.json
+    artifact = {"key": key, "content_type": "image/png", "bytes": 5}
+    output = {"$artifact": 0}
+    await world.report(worker, settlements=[succeeded(lease, output, artifacts=[artifact])])
+    wrong = await _deliver(world, place["url"], b"wrong")
+    assert (wrong.status, wrong.json["code"]) == (409, "conflict")
+    seen = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
+    got = await world.stranger("GET", seen["output"].removeprefix("http://swell.test"))
+    assert got.body == b"right"
 
 
 async def test_queues_tell_what_lies_in_them(world: World) -> None:

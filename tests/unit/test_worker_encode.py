@@ -8,9 +8,12 @@ import PIL.Image
 import pytest
 
 from swell.clock import ManualClock
-from swell.dispatch import Upload
-from swell.errors import Unavailable
+from swell.dispatch import Ask, Registration, Upload
+from swell.errors import Conflict, Unavailable
+from swell.registry import ModelCard
+from swell.store import Hold
 from swell.testing.dispatch import MemoryDispatch
+from swell.testing.factories import a_settlement
 from swell.worker.deliver import deliver
 from swell.worker.encode import Encoded, FileNote, encode, wanted_format
 from swell.worker.fetch import FileFields, file_fields
@@ -84,20 +87,46 @@ def test_the_input_may_name_the_format(raw: bytes, kind: str) -> None:
 # --- deliver -------------------------------------------------------------------------------------
 
 
+async def a_hold(dispatch: MemoryDispatch) -> Hold:
+    """Return the lease of a task that a worker has just taken."""
+    card = ModelCard(name="test/files", version="1")
+    worker = await dispatch.register(Registration(name="w", models=[card]))
+    await dispatch.submit("test/files")
+    grant = await dispatch.lease(Ask(worker_id=worker.worker_id, n=1))
+    return grant.tasks[0].hold
+
+
 async def test_files_are_stored_in_order_under_task_and_attempt() -> None:
     clock = ManualClock()
     dispatch = MemoryDispatch(clock)
     files = [Encoded(b"a", "image/png", "0.png", 1, 1), Encoded(b"b", "text/plain", "../b c.txt")]
-    artifacts = await deliver(dispatch, clock, lambda: "w", "t1/2", files)
-    assert [each.key for each in artifacts] == ["outputs/t1/2/0.png", "outputs/t1/2/-b-c.txt"]
-    assert dispatch.objects["outputs/t1/2/-b-c.txt"] == (b"b", "text/plain")
+    hold = await a_hold(dispatch)
+    artifacts = await deliver(dispatch, clock, lambda: "w", hold, files)
+    home = f"outputs/{hold.task_id}/{hold.attempt}"
+    assert [each.key for each in artifacts] == [f"{home}/0.png", f"{home}/-b-c.txt"]
+    assert dispatch.objects[f"{home}/-b-c.txt"] == (b"b", "text/plain")
+
+
+async def test_files_of_a_lost_lease_are_not_stored() -> None:
+    dispatch = MemoryDispatch(ManualClock())
+    hold = await a_hold(dispatch)
+    await dispatch.store.settle([a_settlement(await dispatch.task(hold.task_id))])
+    with pytest.raises(Conflict):
+        await deliver(
+            dispatch, dispatch.clock, lambda: "w", hold, [Encoded(b"a", "text/plain", "a.txt")]
+        )
+    assert dispatch.objects == {}
 
 
 async def test_two_files_of_one_name_do_not_replace_each_other() -> None:
     clock = ManualClock()
     dispatch = MemoryDispatch(clock)
     files = [Encoded(b"a", "text/plain", "a.txt"), Encoded(b"b", "text/plain", "a.txt")]
-    artifacts = await deliver(dispatch, clock, lambda: "w", "t1/1", files)
+    hold = await a_hold(dispatch)
+    artifacts = await deliver(dispatch, clock, lambda: "w", hold, files)
+    assert [each.key for each in artifacts] == [
+        f"outputs/{hold.task_id}/1/{name}" for name in ("a.txt", "1-a.txt")
+    ]
     assert [dispatch.objects[each.key][0] for each in artifacts] == [b"a", b"b"]
 
 
@@ -119,7 +148,11 @@ async def test_a_store_that_is_away_is_tried_again() -> None:
     clock = Restless()
     dispatch = Flaky(clock)
     [artifact] = await deliver(
-        dispatch, clock, lambda: "w", "t1/1", [Encoded(b"a", "image/png", "0.png")]
+        dispatch,
+        clock,
+        lambda: "w",
+        await a_hold(dispatch),
+        [Encoded(b"a", "image/png", "0.png")],
     )
     assert dispatch.objects[artifact.key][0] == b"a"
     assert clock.monotonic_s() > 0

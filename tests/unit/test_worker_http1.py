@@ -11,6 +11,7 @@ from swell.brokers.remote import RemoteDispatch
 from swell.clock import ManualClock
 from swell.dispatch import Ask, Upload
 from swell.errors import (
+    Conflict,
     Forbidden,
     InvalidRequest,
     NotFound,
@@ -196,6 +197,7 @@ def test_a_header_cannot_smuggle_lines() -> None:
         (401, Unauthenticated),
         (403, Forbidden),
         (404, NotFound),
+        (409, Conflict),
         (429, Unavailable),
         (500, Unavailable),
         (503, Unavailable),

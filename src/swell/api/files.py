@@ -76,11 +76,11 @@ async def upload(service: Service, call: Call) -> Reply:
 
 
 async def put_artifact(service: Service, call: Call) -> Reply:
-    """`PUT /v1/artifacts/{key}`, signed: how workers deliver."""
+    """`PUT /v1/artifacts/{key}`, signed: how workers deliver. What is there stays as it is."""
     key = call.params["key"]
     service.objects.verify("PUT", key, call.query())
     chunks = call.chunks(service.settings.max_artifact_bytes)
-    info = await service.objects.put(key, chunks, _content_type(call))
+    info = await service.objects.put_new(key, chunks, _content_type(call))
     view = StoredView(
         key=info.key, bytes=info.bytes, content_type=info.content_type, etag=info.etag
     )

@@ -448,7 +448,9 @@ _WORKERS: Final = (
         "Ask where to put outputs",
         "Workers",
         {200: Response("A signed URL for each key", workers.UploadsAnswer)},
-        (*_JSON_BODY, NotFound, Forbidden),
+        (*_JSON_BODY, NotFound, Forbidden, Conflict),
+        "Only the holder of an attempt's lease is told. What was stored once stays as it is: the "
+        "same bytes may be sent again, others are refused.",
         body=Body(workers.UploadsRequest),
     ),
 )

@@ -29,7 +29,7 @@ from swell.dispatch import (
     Upload,
     Welcome,
 )
-from swell.errors import Forbidden, InvalidInput, NotFound
+from swell.errors import Conflict, Forbidden, InvalidInput, NotFound
 from swell.events import ATTEMPT_STRIDE, Event, EventKind, event_of
 from swell.objects import check_key
 from swell.registry import WorkerInfo
@@ -62,9 +62,11 @@ _KINDS: Final = {
 
 
 class UploadsRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Ask where to put outputs."""
+    """Ask where to put the outputs of one attempt."""
 
     worker_id: str
+    #: The attempt, by its lease.
+    hold: Hold
     #: `outputs/TASK/ATTEMPT/NAME` each.
     keys: list[str]
 
@@ -104,13 +106,21 @@ async def report(service: Service, call: Call) -> Reply:
 async def uploads(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/uploads`."""
     asked = await _uploads.read_call(call, service.settings.max_body_bytes)
-    await _known(service, asked.worker_id)
-    found = []
+    worker, hold = await _known(service, asked.worker_id), asked.hold
+    home = f"outputs/{hold.task_id}/{hold.attempt}/"
     for key in asked.keys:
         check_key(key)
-        if not key.startswith("outputs/"):
-            raise Forbidden(f"workers deliver below `outputs/`, not at {key[:80]!r}")
-        found.append(Upload(key=key, url=service.objects.sign("PUT", key, _PUT_URL_S)))
+        if not key.startswith(home) or "/" in key[len(home) :]:
+            raise Forbidden(f"the outputs of this attempt go to {home[:80]}NAME, not {key[:80]!r}")
+    await _learn_holds(service, worker, [hold])
+    if not service.fleet.is_held(hold.task_id, hold.attempt, hold.token):
+        raise Conflict(
+            f"the lease of attempt {hold.attempt} of task {hold.task_id[:60]} is not held (any "
+            "more), so nothing can be delivered for it: drop what it made"
+        )
+    found = [
+        Upload(key=key, url=service.objects.sign("PUT", key, _PUT_URL_S)) for key in asked.keys
+    ]
     return Reply(200, _encode(UploadsAnswer(uploads=found)))
 
 
@@ -307,18 +317,23 @@ async def _after_settling(service: Service, tasks: list[Task]) -> None:
     await service.changed(tasks)
 
 
+async def _learn_holds(service: Service, worker: Worker, holds: Sequence[Hold]) -> None:
+    """Ask the store about leases that this process has not heard of.
+
+    After a restart of the backend only the store knows who holds what.
+    """
+    is_held = service.fleet.is_held
+    unknown = [each for each in holds if not is_held(each.task_id, each.attempt, each.token)]
+    if unknown:
+        await _extend(service, worker, unknown)
+
+
 async def _publish_progress(service: Service, worker: Worker, news: Sequence[Progress]) -> None:
     """Publish what happened within attempts, unless the attempt is no longer this worker's."""
     fleet = service.fleet
-    unknown = {
-        (each.task_id, each.attempt, each.token): None
-        for each in news
-        if not fleet.is_held(each.task_id, each.attempt, each.token)
-    }
-    if unknown:
-        # After a restart of the backend only the store knows who holds what.
-        holds = [Hold(task_id=task, attempt=no, token=token) for task, no, token in unknown]
-        await _extend(service, worker, holds)
+    told = {(each.task_id, each.attempt, each.token): None for each in news}
+    holds = [Hold(task_id=task, attempt=attempt, token=token) for task, attempt, token in told]
+    await _learn_holds(service, worker, holds)
     events = []
     for each in news:
         kind = _KINDS.get(each.kind)

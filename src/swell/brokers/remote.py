@@ -27,6 +27,7 @@ from swell.dispatch import (
     Welcome,
 )
 from swell.errors import (
+    Conflict,
     Forbidden,
     InvalidRequest,
     NotFound,
@@ -35,6 +36,7 @@ from swell.errors import (
     Unauthenticated,
     Unavailable,
 )
+from swell.store import Hold
 
 __all__ = ["RemoteDispatch"]
 
@@ -52,6 +54,7 @@ _BY_STATUS: Final[dict[int, type[SwellError]]] = {
     401: Unauthenticated,
     403: Forbidden,
     404: NotFound,
+    409: Conflict,
     410: NotFound,
     413: TooLarge,
 }
@@ -66,6 +69,7 @@ class _Problem(msgspec.Struct):
 
 class _UploadsAsk(msgspec.Struct):
     worker_id: str
+    hold: Hold
     keys: list[str]
 
 
@@ -113,9 +117,9 @@ class RemoteDispatch:
         """See `Dispatch.report`."""
         return await self._post("report", report, ReportAnswer)
 
-    async def uploads(self, worker_id: str, keys: Sequence[str]) -> list[Upload]:
+    async def uploads(self, worker_id: str, hold: Hold, keys: Sequence[str]) -> list[Upload]:
         """See `Dispatch.uploads`."""
-        ask = _UploadsAsk(worker_id=worker_id, keys=list(keys))
+        ask = _UploadsAsk(worker_id=worker_id, hold=hold, keys=list(keys))
         return (await self._post("uploads", ask, _Uploads)).uploads
 
     async def _post(

@@ -9,9 +9,12 @@ that it belongs to, so that a replaced file is never seen with the other's type.
 import asyncio
 import contextlib
 import errno
+import filecmp
 import os
 import secrets
+import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
@@ -51,6 +54,17 @@ _TYPES: Final = {
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a file goes."""
+
+    key: str
+    path: Path
+    content_type: str
+    #: Whether a file that is there gives way.
+    may_replace: bool
+
+
 class FolderObjects:
     """Keeps files below one folder, which only Swell writes to.
 
@@ -64,6 +78,8 @@ class FolderObjects:
         self._root = root
         self._clock = clock
         self._secret = secret
+        # Looking whether a file is there and moving one there is one step for `put_new`.
+        self._moving = threading.Lock()
 
     async def put(
         self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
@@ -75,14 +91,29 @@ class FolderObjects:
             Conflict: A part of the key is a file already, or the whole is a folder.
             Unavailable: The disk is full.
         """
-        path = self._path(key)
+        return await self._store(data, _Place(key, self._path(key), content_type, may_replace=True))
+
+    async def put_new(
+        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
+    ) -> ObjectInfo:
+        """Store a file where there is none, and never replace one.
+
+        Raises:
+            InvalidRequest: The key is not a relative path of plain parts.
+            Conflict: The key holds other bytes; or as for `put`.
+            Unavailable: The disk is full.
+        """
+        place = _Place(key, self._path(key), content_type, may_replace=False)
+        return await self._store(data, place)
+
+    async def _store(self, data: bytes | AsyncIterator[bytes], place: "_Place") -> ObjectInfo:
         if isinstance(data, bytes):
-            return await _in_thread(lambda: self._write(path, key, data, content_type))
+            return await _in_thread(self._write, data, place)
         temporary, file = await _in_thread(self._open_incoming)
         try:
             async for chunk in data:
                 await _in_thread(file.write, chunk)
-            return await _in_thread(self._keep, temporary, file, path, key, content_type)
+            return await _in_thread(self._keep, temporary, file, place)
         finally:
             await _in_thread(_discard, temporary, file)
 
@@ -147,11 +178,11 @@ class FolderObjects:
             raise InvalidRequest(f"a part of {key[:80]!r} is longer than {_PART_BYTES} bytes")
         return self._root / key
 
-    def _write(self, path: Path, key: str, data: bytes, content_type: str) -> ObjectInfo:
+    def _write(self, data: bytes, place: "_Place") -> ObjectInfo:
         temporary, file = self._open_incoming()
         try:
             file.write(data)
-            return self._keep(temporary, file, path, key, content_type)
+            return self._keep(temporary, file, place)
         finally:
             _discard(temporary, file)
 
@@ -161,10 +192,9 @@ class FolderObjects:
         temporary = incoming / secrets.token_hex(12)
         return temporary, open(temporary, "xb")
 
-    def _keep(
-        self, temporary: Path, file: BinaryIO, path: Path, key: str, content_type: str
-    ) -> ObjectInfo:
+    def _keep(self, temporary: Path, file: BinaryIO, place: "_Place") -> ObjectInfo:
         """Force a written file to disk and move it to its place."""
+        key, path, content_type = place.key, place.path, place.content_type
         file.flush()
         # Random low bits: two files of one size, written in the same tick, still differ in etag.
         stamp_ns = int(self._clock.now().timestamp() * 1_000_000) * 1_000 + secrets.randbelow(1_000)
@@ -174,15 +204,30 @@ class FolderObjects:
         self._make_folder(path.parent, key)
         if content_type != _type_of_name(path.name):
             _write_durably(_sidecar(path, stat), content_type.encode())
-        old = _existing_sidecar(path)
+        if not self._move(temporary, place):
+            _sidecar(path, stat).unlink(missing_ok=True)
+            # Whoever moved it there may have died before this.
+            _sync_folder(path.parent)
+            return _known_again(temporary, place)
+        return _describe(path, key, stat)
+
+    def _move(self, temporary: Path, place: "_Place") -> bool:
+        """Move a written file to its place, unless there is one that must stay."""
+        path = place.path
         try:
-            temporary.replace(path)
+            with self._moving:
+                if not place.may_replace and path.is_file():
+                    return False
+                old = _existing_sidecar(path)
+                temporary.replace(path)
         except IsADirectoryError as error:
-            raise Conflict(f"{key!r} is a folder of other files; choose another key") from error
+            raise Conflict(
+                f"{place.key!r} is a folder of other files; choose another key"
+            ) from error
         _sync_folder(path.parent)
         if old is not None:
             old.unlink(missing_ok=True)
-        return _describe(path, key, stat)
+        return True
 
     def _make_folder(self, folder: Path, key: str) -> None:
         missing = []
@@ -210,6 +255,13 @@ class FolderObjects:
         if incoming.is_dir():
             for path in incoming.iterdir():
                 path.unlink(missing_ok=True)
+
+
+def _known_again(written: Path, place: _Place) -> ObjectInfo:
+    """Return what is known of the file that is there, which must hold what was written again."""
+    if not filecmp.cmp(written, place.path, shallow=False):
+        raise Conflict(f"{place.key[:120]!r} holds another file, which stays as it is")
+    return _info(place.path, place.key)
 
 
 async def _in_thread(work: Callable[..., _T], *arguments: object) -> _T:

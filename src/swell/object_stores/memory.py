@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from swell.clock import Clock
-from swell.errors import NotFound
+from swell.errors import Conflict, NotFound
 from swell.object_stores.signing import check_signature, signed_key, signed_path
 from swell.objects import ObjectInfo, check_key
 
@@ -35,8 +35,27 @@ class MemoryObjects:
         Raises:
             InvalidRequest: The key is not a relative path of plain parts.
         """
+        return self._keep(check_key(key), await _whole(data), content_type)
+
+    async def put_new(
+        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
+    ) -> ObjectInfo:
+        """Store a file where there is none, and never replace one.
+
+        Raises:
+            Conflict: The key holds other bytes.
+            InvalidRequest: The key is not a relative path of plain parts.
+        """
         check_key(key)
-        whole = data if isinstance(data, bytes) else b"".join([chunk async for chunk in data])
+        whole = await _whole(data)
+        if key not in self._files:
+            return self._keep(key, whole, content_type)
+        info, there = self._files[key]
+        if there != whole:
+            raise Conflict(f"{key[:120]!r} holds another file, which stays as it is")
+        return info
+
+    def _keep(self, key: str, whole: bytes, content_type: str) -> ObjectInfo:
         info = ObjectInfo(
             key=key,
             bytes=len(whole),
@@ -94,3 +113,7 @@ class MemoryObjects:
         if found is None:
             raise NotFound(f"there is no file {key[:120]!r}: it may have been deleted")
         return found
+
+
+async def _whole(data: bytes | AsyncIterator[bytes]) -> bytes:
+    return data if isinstance(data, bytes) else b"".join([chunk async for chunk in data])

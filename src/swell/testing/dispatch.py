@@ -25,11 +25,11 @@ from swell.dispatch import (
     Upload,
     Welcome,
 )
-from swell.errors import NotFound, Unavailable
+from swell.errors import Conflict, NotFound, Unavailable
 from swell.retry import RetryPolicy
-from swell.store import Accepted
+from swell.store import Accepted, Hold
 from swell.stores.memory import MemoryStore
-from swell.task import NewTask, Task
+from swell.task import NewTask, Task, TaskState
 
 __all__ = ["MemoryDispatch"]
 
@@ -198,15 +198,23 @@ class MemoryDispatch:
             tasks=tasks,
         )
 
-    async def uploads(self, worker_id: str, keys: Sequence[str]) -> list[Upload]:
+    async def uploads(self, worker_id: str, hold: Hold, keys: Sequence[str]) -> list[Upload]:
         """See `Dispatch.uploads`."""
         self._check_near()
+        [task] = await self.store.get([hold.task_id])
+        if (
+            task is None
+            or task.state is not TaskState.RUNNING
+            or (task.attempt, task.lease_token) != (hold.attempt, hold.token)
+        ):
+            raise Conflict(f"the lease of task {hold.task_id} is not held")
         return [Upload(key=key, url=f"memory:{key}") for key in keys]
 
     async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
         """See `Dispatch.put`."""
         self._check_near()
-        self.objects[upload.key] = (data, content_type)
+        if self.objects.setdefault(upload.key, (data, content_type))[0] != data:
+            raise Conflict(f"{upload.key} holds another file")
 
     async def fetch(self, url: str) -> tuple[bytes, str]:
         """See `Dispatch.fetch`."""

@@ -1,12 +1,13 @@
 """What every object store must do. Subclass in a test; give `objects` and `clock` fixtures."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 
 from swell.clock import ManualClock
-from swell.errors import Forbidden, InvalidRequest, NotFound
+from swell.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from swell.objects import Objects
 
 __all__ = ["ObjectsConformance", "SignedUrlConformance"]
@@ -60,6 +61,41 @@ class ObjectsConformance:
         assert (await objects.head("a.png")).content_type == "image/png"
         assert await _read(objects, "a.png") == b"54321"
 
+    @pytest.mark.parametrize("size", [0, 5, 300_000])
+    async def test_a_file_put_as_new_is_never_replaced(self, objects: Objects, size: int) -> None:
+        data = b"x" * size
+        info = await objects.put_new("outputs/t/1/a.png", data, "x/y")
+        for other in (data + b"y", b"y" * (size or 1), b""):
+            if other == data:
+                continue
+            with pytest.raises(Conflict):
+                await objects.put_new("outputs/t/1/a.png", other, "image/png")
+            with pytest.raises(Conflict):
+                await objects.put_new("outputs/t/1/a.png", _stream(other), "image/png")
+        assert await objects.head("outputs/t/1/a.png") == info
+        assert await _read(objects, "outputs/t/1/a.png") == data
+
+    async def test_the_same_bytes_may_be_put_as_new_again(self, objects: Objects) -> None:
+        info = await objects.put_new("a.png", b"12345", "x/y")
+        assert await objects.put_new("a.png", b"12345", "x/y") == info
+        assert await objects.put_new("a.png", _stream(b"123", b"45"), "image/png") == info
+        assert await objects.head("a.png") == info
+
+    async def test_of_many_that_put_one_new_file_one_wins(self, objects: Objects) -> None:
+        puts = (objects.put_new("deep/a", _stream(b"%d" % n), "text/plain") for n in range(8))
+        results = await asyncio.gather(*puts, return_exceptions=True)
+        [winner] = [n for n, result in enumerate(results) if not isinstance(result, Exception)]
+        assert all(isinstance(result, Conflict) for n, result in enumerate(results) if n != winner)
+        assert await _read(objects, "deep/a") == b"%d" % winner
+
+    async def test_a_new_file_that_breaks_leaves_its_place_free(self, objects: Objects) -> None:
+        with pytest.raises(ConnectionError):
+            await objects.put_new("new.txt", _broken_stream(), "text/plain")
+        await objects.put_new("new.txt", b"whole", "text/plain")
+        assert await _read(objects, "new.txt") == b"whole"
+        await objects.delete(["new.txt"])
+        await objects.put_new("new.txt", b"other", "text/plain")
+
     async def test_names_that_begin_alike_stay_apart(self, objects: Objects) -> None:
         await objects.put("a", b"1", "x/one")
         await objects.put("a.b", b"2", "x/two")
@@ -107,6 +143,8 @@ class ObjectsConformance:
     async def test_a_key_that_is_no_plain_path_is_refused(self, objects: Objects, key: str) -> None:
         with pytest.raises(InvalidRequest):
             await objects.put(key, b"1", "text/plain")
+        with pytest.raises(InvalidRequest):
+            await objects.put_new(key, b"1", "text/plain")
 
 
 class SignedUrlConformance:

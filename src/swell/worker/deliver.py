@@ -16,6 +16,7 @@ from swell.clock import Clock
 from swell.dispatch import Dispatch, Upload
 from swell.errors import NotFound, Unavailable
 from swell.retry import RetryPolicy
+from swell.store import Hold
 from swell.task import Artifact
 from swell.worker.encode import Encoded
 
@@ -31,18 +32,17 @@ async def deliver(
     dispatch: Dispatch,
     clock: Clock,
     worker_id: Callable[[], str],
-    prefix: str,
+    hold: Hold,
     files: Sequence[Encoded],
 ) -> tuple[Artifact, ...]:
-    """Store the files under `outputs/{prefix}/…` and return them as artifacts, in their order.
-
-    `prefix` is `TASK/ATTEMPT`.
+    """Store the files of a held attempt and return them as artifacts, in their order.
 
     Raises:
+        Conflict: The lease was lost.
         SwellError: They could not be stored; of a passing kind after several tries.
     """
-    keys = [f"outputs/{prefix}/{name}" for name in _names(files)]
-    uploads = await _upload_places(dispatch, clock, worker_id, keys)
+    keys = [f"outputs/{hold.task_id}/{hold.attempt}/{name}" for name in _names(files)]
+    uploads = await _upload_places(dispatch, clock, worker_id, hold, keys)
     puts = [
         _put(dispatch, clock, upload, file) for upload, file in zip(uploads, files, strict=True)
     ]
@@ -51,16 +51,16 @@ async def deliver(
 
 
 async def _upload_places(
-    dispatch: Dispatch, clock: Clock, worker_id: Callable[[], str], keys: list[str]
+    dispatch: Dispatch, clock: Clock, worker_id: Callable[[], str], hold: Hold, keys: list[str]
 ) -> list[Upload]:
     rng = random.Random()
     for attempt in range(1, MAX_TRIES):
         try:
-            return await dispatch.uploads(worker_id(), keys)
+            return await dispatch.uploads(worker_id(), hold, keys)
         except (Unavailable, NotFound):
             # A worker that was forgotten registers again, and has another id then.
             await clock.sleep(_BACKOFF.delay_s(attempt, rng))
-    return await dispatch.uploads(worker_id(), keys)
+    return await dispatch.uploads(worker_id(), hold, keys)
 
 
 async def _put(dispatch: Dispatch, clock: Clock, upload: Upload, file: Encoded) -> None:

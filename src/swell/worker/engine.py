@@ -547,9 +547,8 @@ class Worker:
                 )
             )
             encoded_s = self._clock.monotonic_s()
-            prefix = f"{task.task_id}/{task.attempt}"
             artifacts = await deliver(
-                self._dispatch, self._clock, lambda: self._link.worker_id, prefix, encoded
+                self._dispatch, self._clock, lambda: self._link.worker_id, task.hold, encoded
             )
         except SwellError as error:
             self._fail(
