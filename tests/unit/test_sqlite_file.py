@@ -334,6 +334,34 @@ async def test_the_file_can_be_opened_again_after_it_was_closed(path: Path) -> N
         await SqliteDatabase.open(path, ManualClock()).close()
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+async def test_what_it_makes_is_for_its_user_alone(path: Path, umask: int) -> None:
+    path = path.parent / "new" / "data" / path.name
+    before = os.umask(umask)
+    try:
+        database = SqliteDatabase.open(path, ManualClock())
+        await database.write(adding("a" * 32))
+    finally:
+        os.umask(before)
+    assert _mode(path.parent) == 0o700
+    found = {each.name: _mode(each) for each in path.parent.iterdir()}
+    assert set(found) >= {"swell.db", "swell.db-wal", "swell.db.lock"}
+    assert set(found.values()) == {0o600}
+    await database.close()
+
+
+async def test_what_was_there_keeps_its_permissions(path: Path) -> None:
+    path.parent.chmod(0o750)
+    path.touch()
+    path.chmod(0o640)
+    await SqliteDatabase.open(path, ManualClock()).close()
+    assert (_mode(path.parent), _mode(path)) == (0o750, 0o640)
+
+
+def _mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
 async def test_closing_commits_what_waits_and_refuses_what_comes(path: Path) -> None:
     database = SqliteDatabase.open(path, ManualClock())
     writes = [asyncio.ensure_future(database.write(adding(f"{n:032x}"))) for n in range(20)]

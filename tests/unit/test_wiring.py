@@ -51,6 +51,17 @@ def test_a_worker_without_a_token_is_refused(tmp_path: Path) -> None:
         build_worker(settings(tmp_path), SystemClock())
 
 
+def test_a_new_data_folder_is_for_its_user_alone(tmp_path: Path) -> None:
+    new, there = tmp_path / "new", tmp_path / "there"
+    there.mkdir()
+    there.chmod(0o755)
+    for folder, mode in ((new, 0o700), (there, 0o755)):
+        lock = DataLock(folder)
+        lock.take()
+        lock.release()
+        assert folder.stat().st_mode & 0o777 == mode
+
+
 def test_only_one_backend_has_a_data_folder(tmp_path: Path) -> None:
     first, second = DataLock(tmp_path), DataLock(tmp_path)
     first.take()

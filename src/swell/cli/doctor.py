@@ -90,13 +90,18 @@ def _python() -> Finding:
 
 
 def _folder(folder: Path) -> Finding:
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder):
         pass
     stat = os.statvfs(folder)
     free_bytes = stat.f_bavail * stat.f_frsize
     grade = "ok" if free_bytes > 2**30 else "warning"
-    return Finding("", grade, f"{folder} can be written, {free_bytes / 2**30:.1f} GiB free")
+    detail = f"{folder} can be written, {free_bytes / 2**30:.1f} GiB free"
+    if folder.stat().st_mode & 0o077:
+        # One that Swell made is private; this one was there before.
+        grade = "warning"
+        detail += f"; others on this machine can look into it: chmod 700 {folder}"
+    return Finding("", grade, detail)
 
 
 def _disk(folder: Path, clock: Clock) -> Finding:

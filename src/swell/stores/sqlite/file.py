@@ -100,12 +100,15 @@ class SqliteDatabase:
     def open(cls, path: Path, clock: Clock) -> "SqliteDatabase":
         """Open the file, create or migrate it, and start the writer.
 
+        What it creates is for its user alone, since inputs and secrets lie in it.
+
         Raises:
             Conflict: Another process has it open, or a newer Swell has written it.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         database = cls(path, clock)
         database._lock = _lock(path)
+        _make_private(path)
         database._writer = _connect(path)
         try:
             _migrate(database._writer)
@@ -394,6 +397,15 @@ def _lock(path: Path) -> int:
             f"another process is using {path}; stop it, or give this one another data directory"
         ) from error
     return descriptor
+
+
+def _make_private(path: Path) -> None:
+    """Make an empty file that nobody else can read; one that is there is left as it is.
+
+    SQLite gives the write-ahead log the same permissions.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
