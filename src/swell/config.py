@@ -88,6 +88,15 @@ class ServerSettings(_Group):
     signed_url_s: float = Field(
         default=3600.0, gt=0, description="How long a signed URL lasts, in seconds."
     )
+    head_timeout_s: float = Field(
+        default=20.0,
+        gt=0,
+        description="A request's headers must all be there so soon after their first byte, in "
+        "seconds.",
+    )
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="A request's body may stop for so long, in seconds."
+    )
     drain_s: float = Field(
         default=10.0,
         ge=0,

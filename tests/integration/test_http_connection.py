@@ -1,8 +1,11 @@
-"""uvicorn with our connection class, on a real socket: what becomes of idle connections."""
+"""uvicorn with our connection class, on a real socket: idle, endless, broken and halved ones."""
 
 import asyncio
 import contextlib
+import json
+import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import uvicorn
@@ -11,7 +14,13 @@ from swell.api.app import create_app
 from swell.api.settings import Backend
 from swell.brokers.memory import MemoryBroker
 from swell.buses.memory import MemoryBus
-from swell.cli.connection import HttpConnection
+from swell.cli.connection import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_URL_BYTES,
+    HttpConnection,
+    with_timeouts,
+)
 from swell.clock import SystemClock
 from swell.object_stores.memory import MemoryObjects
 from swell.stores.memory import MemoryRegistry, MemoryStore
@@ -20,9 +29,32 @@ Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 IDLE_S = 1
 
+#: For the tests of what does not come; any other test never waits so long.
+SHORT_S = 0.3
+
+GET = b"GET /health/live HTTP/1.1\r\nHost: swell.test\r\n"
+POST = b"POST /v1/tasks HTTP/1.1\r\nHost: swell.test\r\n"
+
 
 @pytest.fixture
 async def server() -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    async with a_server(HttpConnection) as running:
+        yield running
+
+
+@pytest.fixture
+async def port(server: tuple[uvicorn.Server, int]) -> int:
+    return server[1]
+
+
+@pytest.fixture
+async def hasty_port() -> AsyncIterator[int]:
+    async with a_server(with_timeouts(SHORT_S, SHORT_S)) as (_, port):
+        yield port
+
+
+@contextlib.asynccontextmanager
+async def a_server(connections: type[HttpConnection]) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     clock = SystemClock()
     store = MemoryStore(clock)
     backend = Backend(
@@ -35,7 +67,7 @@ async def server() -> AsyncIterator[tuple[uvicorn.Server, int]]:
     )
     config = uvicorn.Config(
         create_app(backend),
-        http=HttpConnection,
+        http=connections,
         ws="none",
         port=0,
         log_config=None,
@@ -96,3 +128,207 @@ async def test_a_closed_connection_leaves_nothing_behind(
         await asyncio.sleep(0)
     assert connection.timeout_keep_alive_task is None
     assert not server[0].server_state.tasks
+
+
+# ---- what is refused
+
+
+async def answers(port: int, *parts: bytes, eof: bool = False) -> list[tuple[int, Any]]:
+    """Send, and return every answer (status, JSON) until the connection is closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    # What is refused may be closed while the rest is still being sent.
+    with contextlib.suppress(ConnectionError):
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+    if eof:
+        writer.write_eof()
+    found = []
+    while status := await reader.readline():
+        headers = dict(
+            line.split(b": ", 1)
+            for line in (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+            if line
+        )
+        body = await reader.readexactly(int(headers[b"content-length"]))
+        found.append((int(status.split()[1]), {"head": headers, "json": json.loads(body)}))
+    writer.close()
+    return found
+
+
+async def refusal(port: int, *parts: bytes, status: int, code: str, eof: bool = False) -> Any:
+    """Send what is refused, and return the problem."""
+    [(got, answer)] = await answers(port, *parts, eof=eof)
+    problem = answer["json"]
+    assert (got, problem["status"], problem["code"]) == (status, status, code), problem
+    assert answer["head"][b"content-type"] == b"application/problem+json"
+    assert answer["head"][b"connection"] == b"close"
+    assert answer["head"][b"x-request-id"].decode() == problem["request_id"]
+    return problem
+
+
+LINES = [b"x-%d: 1\r\n" % number for number in range(2 * MAX_HEADERS)]
+
+FAT = b"a: " + b"x" * 1000 + b"\r\n"
+
+
+@pytest.mark.parametrize("start", [GET, POST])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([b"a: " + b"x" * 10_000] * 100, id="a value without end"),
+        pytest.param([b"x" * 10_000] * 100, id="a name without end"),
+        pytest.param([FAT] * 1000, id="lines without end"),
+        pytest.param([b"a: " + b"x" * 1_000_000], id="in one piece"),
+        pytest.param([FAT * 70, b"\r\n"], id="a little too large, in one piece"),
+        pytest.param([*[FAT] * 70, b"\r\n"], id="a little too large, in pieces"),
+        pytest.param([*LINES, b"\r\n"], id="too many lines"),
+        pytest.param([b"".join(LINES)], id="too many lines in one piece"),
+    ],
+)
+async def test_a_head_without_end_is_refused(port: int, start: bytes, parts: list[bytes]) -> None:
+    await refusal(port, start, *parts, status=431, code="head_too_large")
+
+
+async def test_a_url_without_end_is_refused(port: int) -> None:
+    problem = await refusal(
+        port, b"GET /v1/tasks?cursor=", b"x" * MAX_URL_BYTES, status=414, code="url_too_long"
+    )
+    assert problem["instance"] == "/v1/tasks"
+    await refusal(port, b"GET /" + b"x" * 1_000_000, status=414, code="url_too_long")
+
+
+async def test_large_heads_within_the_limits_are_read(port: int) -> None:
+    end = b"Connection: close\r\n\r\n"
+    for parts in (
+        [b"".join(LINES[: MAX_HEADERS - 2])],
+        LINES[: MAX_HEADERS - 2],
+        [b"a: " + b"x" * (MAX_HEAD_BYTES - 200) + b"\r\n"],
+        [FAT] * 60,
+    ):
+        [(status, _)] = await answers(port, GET, *parts, end)
+        assert status == 200
+    # The budget is a request's own.
+    assert len(await answers(port, *[GET + FAT * 40 + b"\r\n"] * 5, GET + end)) == 6
+
+
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([b"1;", *[b"x" * 10_000] * 20], id="an extension without end"),
+        pytest.param([b"1\r\n{\r\n0\r\n", b"a: ", *[b"x" * 10_000] * 20], id="a trailer"),
+        pytest.param([b"1\r\n{\r\n0\r\n", b"".join(LINES)], id="trailers without end"),
+    ],
+)
+@pytest.mark.parametrize("head", [CHUNKED, CHUNKED.replace(b"/v1/tasks", b"/v1/%74asks")])
+async def test_chunk_extensions_and_trailers_count_too(
+    port: int, head: bytes, parts: list[bytes]
+) -> None:
+    got = await answers(port, head, *parts)
+    # The long way may have answered before the trailers came.
+    assert got[0][0] in ((431,) if b"%" not in head else (431, 401))
+
+
+async def test_a_long_body_in_small_chunks_is_no_head(port: int) -> None:
+    chunks = b"1\r\nx\r\n" * 50_000
+    end = b"0\r\n\r\n" + GET + b"Connection: close\r\n\r\n"
+    got = await answers(port, CHUNKED, chunks, end)
+    assert [status for status, _ in got] == [401, 200]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"BREW /pot HTTP/1.1\r\n\r\n"],
+        [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"],
+        [GET, b"no colon\r\n\r\n"],
+        [POST, b"Content-Length: many\r\n\r\n"],
+        [b"CONNECT other:443 HTTP/1.1\r\n\r\n"],
+        [b"GET /\xff HTTP/1.1\r\n\r\n"],
+        [CHUNKED, b"wrong\r\n"],
+    ],
+)
+async def test_what_is_not_http_is_refused_with_a_problem(port: int, parts: list[bytes]) -> None:
+    problem = await refusal(port, *parts, status=400, code="invalid_request")
+    assert "check its method" in problem["detail"]
+
+
+async def test_what_was_asked_before_is_answered_before_the_refusal(port: int) -> None:
+    got = await answers(port, GET + b"\r\n" + GET + b"\r\n" + b"BREW / HTTP/1.1\r\n\r\n")
+    assert [status for status, _ in got] == [200, 200, 400]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"GET /heal"],
+        [GET],
+        [GET + b"\r\n", GET],
+        [POST, b"Content-Length: 10\r\n\r\n"],
+        [POST, b"Content-Length: 10\r\n\r\n", b"{"],
+        [CHUNKED, b"1\r\n{\r\n"],
+    ],
+)
+async def test_a_request_that_does_not_come_to_its_end_is_refused(
+    hasty_port: int, parts: list[bytes]
+) -> None:
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+    *before, (status, answer) = await answers(hasty_port, *parts)
+    assert (status, answer["json"]["code"]) == (408, "request_timeout")
+    assert answer["head"][b"connection"] == b"close"
+    assert [status for status, _ in before] == [200] * len(before)
+    assert 0.9 * SHORT_S <= loop.time() - begun_s < 10 * SHORT_S
+
+
+async def test_a_connection_that_says_nothing_is_closed_without_a_word(hasty_port: int) -> None:
+    assert await answers(hasty_port) == []
+
+
+async def test_a_body_that_comes_slowly_is_waited_for(hasty_port: int) -> None:
+    loop = asyncio.get_running_loop()
+    reader, writer = await asyncio.open_connection("127.0.0.1", hasty_port)
+    writer.write(POST + b"Content-Length: 20\r\n\r\n")
+    begun_s = loop.time()
+    for _ in range(20):
+        writer.write(b"x")
+        await asyncio.sleep(SHORT_S / 4)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+    assert loop.time() - begun_s > 2 * SHORT_S
+    writer.close()
+
+
+# ---- half-closed connections
+
+
+@pytest.mark.parametrize(("start", "status"), [(GET, 200), (POST, 401)])
+async def test_who_closes_its_direction_after_asking_is_answered(
+    port: int, start: bytes, status: int
+) -> None:
+    whole = start + b"Content-Length: 0\r\n\r\n"
+    for n in (1, 50):
+        got = await answers(port, whole * n, eof=True)
+        assert [each for each, _ in got] == [status] * n
+
+
+async def test_who_closes_its_direction_within_a_request_is_told(port: int) -> None:
+    problem = await refusal(port, GET, status=400, code="invalid_request", eof=True)
+    assert "to its end" in problem["detail"]
+
+
+async def test_a_worker_that_closes_its_direction_has_hung_up(
+    server: tuple[uvicorn.Server, int],
+) -> None:
+    with socket.create_connection(("127.0.0.1", server[1])) as wire:
+        wire.sendall(
+            POST.replace(b"/v1/tasks", b"/worker/v1/lease") + b"Content-Length: 2\r\n\r\n{"
+        )
+        while not any(each._coming for each in server[0].server_state.connections):
+            await asyncio.sleep(0)
+        wire.shutdown(socket.SHUT_WR)
+        while server[0].server_state.connections:
+            await asyncio.sleep(0)
+        assert wire.recv(100) == b""

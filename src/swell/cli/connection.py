@@ -1,36 +1,82 @@
-"""uvicorn's HTTP connection, with a short way for the busiest requests.
+"""uvicorn's HTTP connection, with a short way for the busiest requests and a bound on all of them.
 
 A request on one of the busy paths (`App.endpoint` knows them) is run once its body is there,
 without ASGI messages in between, and answered in one write (docs/decisions/0012). Everything else
 (streams, uploads, pipelined requests, `Expect`, long bodies) takes uvicorn's own way, where the
 head and the body of a response are joined into one write (docs/decisions/0010).
+
+What cannot be read is answered with a problem document and a closed connection: a head without
+end, one that does not come, a body that stops, bytes that are not HTTP. A request that comes whole
+pays for this with a few integer operations: bytes are counted piece by piece and not header by
+header, and the clock is read only where a piece ends within a request.
 """
 
 import asyncio
 from typing import Any, Final
 
+import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from swell.api.app import App, Endpoint
 from swell.api.call import Call, Reply, Scope, too_large
+from swell.api.problems import problem_reply
+from swell.errors import (
+    HeadTooLarge,
+    Internal,
+    InvalidRequest,
+    RequestTimeout,
+    SwellError,
+    UrlTooLong,
+)
 
-__all__ = ["HttpConnection"]
+__all__ = ["MAX_HEADERS", "MAX_HEAD_BYTES", "MAX_URL_BYTES", "HttpConnection", "with_timeouts"]
 
 _HEAD: Final = b"HTTP/1.1 "
 _CONTINUE: Final = b"HTTP/1.1 100"
+_CLOSE: Final = (b"connection", b"close")
+
+#: Largest request line and headers together; trailers and chunk extensions count as well.
+MAX_HEAD_BYTES: Final = 64 * 1024
+#: Most headers of a request, its trailers included.
+MAX_HEADERS: Final = 200
+MAX_URL_BYTES: Final = 8 * 1024
+
+#: Who is refused may go on sending for so long; to close at once would take the answer away too.
+_LINGER_S: Final = 2.0
+
+#: What is on its way in, and how long it is waited for: see `_waits_s`.
+_NOTHING, _IN_HEAD, _IN_BODY = range(3)
+
+#: Paths of workers, which never close one direction only: for them an end is an end, and nothing
+#: may be leased to them any more.
+_WORKERS: Final = b"/worker/"
 
 
 class HttpConnection(HttpToolsProtocol):
     """A connection that answers busy paths the short way.
 
-    Idle connections are closed by one timer that looks now and then, rather than by one that is set
-    and taken back for each request.
+    One timer per connection looks now and then whether it has been idle, or a request on its way,
+    for too long; rather than one that is set and taken back for each request.
     """
 
+    #: The head of a request must be there so soon after its first byte, in seconds.
+    head_timeout_s = 20.0
+    #: A body may stop for so long, in seconds.
+    body_timeout_s = 30.0
+
+    url = b""
     #: A request on its way in that will go the short way.
     _coming: "_Exchange | None" = None
-    _idle_since_s: float | None = None
+    #: What is on its way in.
+    _stage = _NOTHING
+    #: Since when it has stopped, or the connection has been idle; None while neither is so.
+    _since_s: float | None = None
+    #: So many more bytes may come before the head ends, or the next byte of the body.
+    _budget = MAX_HEAD_BYTES
+    #: Why nothing more is read.
+    _refusal: SwellError | None = None
+    _is_half_closed = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection."""
@@ -38,18 +84,60 @@ class HttpConnection(HttpToolsProtocol):
         assert isinstance(self.config.app, App)
         self._endpoint_of = self.config.app.endpoint
         super().connection_made(_JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
+        self._waits_s = (self.timeout_keep_alive, self.head_timeout_s, self.body_timeout_s)
+        self._since_s = self.loop.time()
+        self._look_again(min(self._waits_s))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of the connection."""
         super().connection_lost(exc)
-        if self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
-            self.timeout_keep_alive_task = None
+        self._cancel_look()
         task = getattr(self.cycle, "task", None)
         if task is not None and not task.done():
             # Nobody waits for its answer; the server, when it stops, still waits for its end.
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
+
+    # bytes
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, in pieces that no head within the limit is larger than."""
+        n = len(data)
+        if n > MAX_HEAD_BYTES:
+            for at in range(0, n, MAX_HEAD_BYTES):
+                self.data_received(data[at : at + MAX_HEAD_BYTES])
+            return
+        if self._refusal is not None:
+            return
+        # Whoever begins a request or goes on with a body in this piece has more again.
+        self._budget -= n
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Nothing here can be upgraded to: the request is answered as if it had not asked.
+            pass
+        except httptools.HttpParserError as error:
+            self._refuse(self._explain(error))
+            return
+        if self._stage != _NOTHING:
+            if self._budget < 0:
+                self._refuse(_head_too_large())
+            elif self._since_s is None:
+                self._since_s = self.loop.time()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer what was asked before the client closed its direction, then close ours."""
+        if self.url.startswith(_WORKERS):
+            return False
+        self._is_half_closed = True
+        if self._stage != _NOTHING:
+            self._refuse(InvalidRequest("the request was not complete: send it to its end"))
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.disconnected:
+            return False
+        if self._refusal is None:
+            cycle.keep_alive = False
+        return True
 
     # requests
 
@@ -58,9 +146,32 @@ class HttpConnection(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
+        self._stage = _IN_HEAD
+        self._since_s = None
+        self._budget = MAX_HEAD_BYTES
+
+    def on_url(self, url: bytes) -> None:
+        """Keep a piece of the URL."""
+        self.url += url
+        if len(self.url) > MAX_URL_BYTES:
+            raise UrlTooLong(
+                f"the URL has more than {MAX_URL_BYTES:,} bytes: put long values into the body"
+            )
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header, or a trailer."""
+        if len(self.headers) >= MAX_HEADERS:
+            raise HeadTooLarge(f"the request has more than {MAX_HEADERS} headers: send fewer")
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Choose the way."""
+        if self._budget < MAX_HEAD_BYTES and _size(self.url, self.headers) > MAX_HEAD_BYTES:
+            # It came in several pieces, of which the first was not counted.
+            raise _head_too_large()
         parser, earlier = self.parser, self.cycle
         endpoint = self._endpoint_of(parser.get_method(), self.url)
         if (
@@ -71,6 +182,7 @@ class HttpConnection(HttpToolsProtocol):
             or not (earlier is None or earlier.response_complete)
         ):
             self._take_the_long_way()
+            self._stage, self._since_s = _IN_BODY, None
             return
         scope = {
             "type": "http",
@@ -83,6 +195,7 @@ class HttpConnection(HttpToolsProtocol):
         }
         self._coming = _Exchange(scope, endpoint, parser.should_keep_alive())
         self.cycle = self._coming  # type: ignore[assignment]
+        self._stage, self._since_s = _IN_BODY, None
 
     def _take_the_long_way(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -93,6 +206,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body."""
+        self._budget = MAX_HEAD_BYTES
+        self._since_s = None
         coming = self._coming
         if coming is None:
             super().on_body(body)
@@ -106,9 +221,14 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Run a request that is all there."""
+        self._stage = _NOTHING
+        self._since_s = None
         coming, self._coming = self._coming, None
         if coming is None:
             super().on_message_complete()
+            if self.cycle.response_complete:
+                # It was answered before it was all there.
+                self._since_s = self.loop.time()
         else:
             coming.task = self.loop.create_task(self._run(coming))
 
@@ -130,55 +250,155 @@ class HttpConnection(HttpToolsProtocol):
 
     def _write(self, exchange: "_Exchange", reply: Reply) -> None:
         """Write a whole response."""
-        lines = [_head(reply.status, self.server_state.default_headers)]
-        for name, value in reply.all_headers(exchange):
-            if b"\r" in value or b"\n" in value:
-                raise ValueError(f"a line break in the value of header {name!r}")
-            lines += (name, b": ", value, b"\r\n")
-            if name == b"connection" and value == b"close":
-                exchange.keep_alive = False
-        if not exchange.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines += (b"\r\n", reply.body)
+        if reply.headers and _CLOSE in reply.headers:
+            exchange.keep_alive = False
+        data = self._response(exchange, reply, exchange.keep_alive)
         exchange.response_complete = True
-        self._direct.write(b"".join(lines))
+        self._direct.write(data)
         if not exchange.keep_alive:
             self._direct.close()
         self.on_response_complete()
 
-    # idle connections
+    def _response(self, call: Call, reply: Reply, keep_alive: bool) -> bytes:
+        lines = [_head(reply.status, self.server_state.default_headers)]
+        for name, value in reply.all_headers(call):
+            if b"\r" in value or b"\n" in value:
+                raise ValueError(f"a line break in the value of header {name!r}")
+            if name != b"connection":
+                lines += (name, b": ", value, b"\r\n")
+        if not keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines += (b"\r\n", reply.body)
+        return b"".join(lines)
+
+    # refusals
+
+    def _explain(self, error: httptools.HttpParserError) -> SwellError:
+        cause = error.__context__
+        if isinstance(cause, SwellError):
+            return cause
+        if isinstance(cause, Exception) and not isinstance(
+            cause, httptools.HttpParserError | UnicodeError
+        ):
+            self.logger.error("a request could not be read", exc_info=cause)
+            return Internal()
+        said = f"{cause or error}"[:200]
+        return InvalidRequest(
+            f"this is not a request of HTTP/1.1 ({said}): check its method, its headers' line ends "
+            "and Content-Length, and that https:// is not spoken to a port of http://"
+        )
+
+    def _refuse(self, error: SwellError) -> None:
+        """Read nothing more, answer what was asked before, then say why, and close."""
+        self._refusal = error
+        cycle: Any = self.cycle  # an `_Exchange`, or uvicorn's
+        stage = self._stage
+        self._stage, self._since_s, self._coming = _NOTHING, None, None
+        if stage == _IN_BODY:
+            if self.pipeline and self.pipeline[0][0] is cycle:
+                self.pipeline.popleft()
+                return
+            cycle.disconnected = True
+            if not isinstance(cycle, _Exchange):
+                cycle.message_event.set()
+                if cycle.response_started:
+                    # It has been answered, or is half answered: there is no place for another word.
+                    self._direct.close()
+                    return
+        elif cycle is not None and not cycle.response_complete:
+            return
+        self._say_why(error)
+
+    def _say_why(self, error: SwellError) -> None:
+        """Answer with a problem; then wait a little until the client has heard it."""
+        if self._direct.is_closing():
+            return
+        assert isinstance(self.config.app, App)
+        path = self.url.partition(b"?")[0][:200].decode("ascii", "replace")
+        call = Call({"path": path}, _nothing, _nothing, self.config.app.service.new_request_id())
+        reply = problem_reply(error, path=path, request_id=call.request_id)
+        self._direct.write(self._response(call, reply, False))
+        if self._is_half_closed or not self._direct.can_write_eof():
+            self._direct.close()
+            return
+        self._direct.write_eof()
+        self._cancel_look()
+        self.timeout_keep_alive_task = self.loop.call_later(_LINGER_S, self._direct.close)
+
+    # the timer
 
     def _unset_keepalive_if_required(self) -> None:
-        self._idle_since_s = None
+        """Leave the timer: it looks by itself whether the connection is idle."""
 
     def on_response_complete(self) -> None:
-        """Start a pipelined request, or be idle from now on."""
+        """Start a pipelined request, say why nothing more is read, or be idle from now on."""
         self.server_state.total_requests += 1
         if self._direct.is_closing():
             return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-            return
-        self._idle_since_s = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._look_again(self.timeout_keep_alive)
+        elif self._refusal is not None:
+            self._say_why(self._refusal)
+        elif self._stage == _NOTHING:
+            self._since_s = self.loop.time()
 
     def _look_again(self, after_s: float) -> None:
         handler = self.timeout_keep_alive_handler
         self.timeout_keep_alive_task = self.loop.call_later(after_s, handler)
 
+    def _cancel_look(self) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection if it has been idle for long enough."""
+        """Close the connection if it has been idle, or has stopped within a request, for long."""
         self.timeout_keep_alive_task = None
-        if self._idle_since_s is None:
-            # Busy; whatever it does now ends with an answer, and that sets the timer again.
-            return
-        left_s = self.timeout_keep_alive - (self.loop.time() - self._idle_since_s)
-        if left_s > 0:
-            self._look_again(left_s)
+        now_s, every_s = self.loop.time(), min(self._waits_s)
+        if self.flow.read_paused:
+            # It is we who do not read.
+            self._since_s = None
+        elif self._since_s is None and self._stage != _NOTHING:
+            self._since_s = now_s
+        if self._since_s is not None:
+            is_new = self.headers is None
+            wait_s = self.head_timeout_s if is_new else self._waits_s[self._stage]
+            left_s = wait_s - (now_s - self._since_s)
+            if left_s <= 0:
+                self._give_up(wait_s)
+                return
+            every_s = min(every_s, left_s)
+        self._look_again(every_s)
+
+    def _give_up(self, waited_s: float) -> None:
+        if self._stage == _NOTHING:
+            self._direct.close()
+        elif self._stage == _IN_HEAD:
+            self._refuse(
+                RequestTimeout(f"the headers were not all there after {waited_s:g} s: send them")
+            )
         else:
-            super().timeout_keep_alive_handler()
+            self._refuse(
+                RequestTimeout(f"nothing more of the body came for {waited_s:g} s: send it whole")
+            )
+
+
+def with_timeouts(head_timeout_s: float, body_timeout_s: float) -> type[HttpConnection]:
+    """Return the class of connections that wait so long, in seconds."""
+    waits = {"head_timeout_s": head_timeout_s, "body_timeout_s": body_timeout_s}
+    return type("HttpConnection", (HttpConnection,), waits)
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(
+        f"the request's line and headers have more than {MAX_HEAD_BYTES:,} bytes: send fewer and "
+        "shorter headers"
+    )
+
+
+def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 class _Exchange(Call):

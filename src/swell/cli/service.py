@@ -13,7 +13,7 @@ import uvicorn
 
 from swell.api.app import create_app
 from swell.api.settings import Backend
-from swell.cli.connection import HttpConnection
+from swell.cli.connection import with_timeouts
 from swell.cli.output import CommandFailed
 from swell.clock import Clock
 from swell.config import Settings
@@ -124,9 +124,10 @@ def launchable_models(settings: Settings) -> list[str]:
 
 
 async def _start(settings: Settings, backend: Backend, listener: socket.socket) -> Service:
+    waits = settings.server.head_timeout_s, settings.server.body_timeout_s
     config = uvicorn.Config(
         create_app(backend),
-        http=HttpConnection,
+        http=with_timeouts(*waits),
         ws="none",
         lifespan="on",
         access_log=False,
