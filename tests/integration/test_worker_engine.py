@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import msgspec
 import PIL.Image
+import psutil
 import pytest
 
 from swell.clock import SystemClock
@@ -265,6 +267,146 @@ async def test_an_idle_model_process_that_is_killed_is_started_again(
     assert output_of(task) == "still"
     # It may have been handed over to the process before the death was noticed.
     assert task.attempt <= 2
+
+
+class Gated(MemoryDispatch):
+    """Answers who registers only once it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.asked = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def register(self, registration: Registration) -> Welcome:
+        self.asked.set()
+        await self.opened.wait()
+        return await super().register(registration)
+
+
+async def gone(pid: int) -> None:
+    """Wait until a process has ended and its parent knows."""
+    async with asyncio.timeout(10):
+        while psutil.pid_exists(pid):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_model_process_that_dies_while_its_worker_registers_is_started_again() -> None:
+    dispatch = Gated()
+    worker = Worker(WorkerSettings(name="t"), dispatch, ["demo/noop"], SystemClock())
+    running = asyncio.create_task(worker.run(handle_signals=False))
+    await dispatch.asked.wait()
+    os.kill(worker.model_pid, signal.SIGKILL)
+    await gone(worker.model_pid)
+    dispatch.opened.set()
+    task = await dispatch.ended(await dispatch.submit("demo/noop", {"text": "still"}))
+    assert (output_of(task), task.attempt) == ("still", 1)
+    worker.release()
+    assert await running == 0
+
+
+async def test_a_worker_whose_models_cannot_be_started_again_ends_before_it_takes_anything(
+    tmp_path: Path,
+) -> None:
+    dispatch = Gated()
+    file = tmp_path / "picky.py"
+    file.write_text(PICKY)
+    worker = Worker(WorkerSettings(name="t"), dispatch, [str(file)], SystemClock())
+    running = asyncio.create_task(worker.run(handle_signals=False))
+    await dispatch.asked.wait()
+    file.write_text(PICKY + "# other\n")
+    os.kill(worker.model_pid, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        assert await running == 1
+    assert dispatch.leases == []
+
+
+async def test_no_work_is_asked_for_while_the_model_process_is_started_again(
+    dispatch: MemoryDispatch, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    file = tmp_path / "gated.py"
+    file.write_text(GATED.format(gate=str(gate)))
+    async with working(dispatch, str(file), slots=1) as (worker, _):
+        gate.unlink()
+        os.kill(worker.model_pid, signal.SIGKILL)
+        await gone(worker.model_pid)
+        # The poll that was open brings this one, and nothing asks for the next.
+        first = await dispatch.submit("test/gated")
+        async with asyncio.timeout(10):
+            while (await dispatch.task(first)).state is not TaskState.RUNNING:
+                await asyncio.sleep(0)
+        await dispatch.cancel(first)
+        await dispatch.ended(first)
+        second = await dispatch.submit("test/gated")
+        await asyncio.sleep(0.3)  # that nothing happens can only be waited for
+        assert (await dispatch.task(second)).state is TaskState.QUEUED
+        gate.touch()
+        assert output_of(await dispatch.ended(second)) == "ok"
+
+
+GATED = """
+import os
+import time
+import swell
+from pydantic import BaseModel
+
+class Gated(swell.Model):
+    name = "test/gated"
+
+    class Input(BaseModel):
+        pass
+
+    def load(self, device):
+        while not os.path.exists({gate!r}):
+            time.sleep(0.01)
+
+    def run(self, items):
+        return ["ok" for item in items]
+"""
+
+FORKING = """
+import os
+import time
+import swell
+from pydantic import BaseModel
+
+class Forking(swell.Model):
+    name = "test/forking"
+
+    class Input(BaseModel):
+        pass
+
+    def load(self, device):
+        self.child = os.fork()
+        if self.child == 0:
+            time.sleep(1000)
+
+    def run(self, items):
+        return [self.child for item in items]
+"""
+
+
+async def test_a_death_is_noticed_while_something_it_forked_lives_and_that_dies_too(
+    dispatch: MemoryDispatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "forking.py"
+    file.write_text(FORKING)
+    async with working(dispatch, str(file)) as (worker, _):
+        first = output_of(await dispatch.ended(await dispatch.submit("test/forking")))
+        os.kill(worker.model_pid, signal.SIGKILL)
+        second = output_of(await dispatch.ended(await dispatch.submit("test/forking")))
+        assert first != second
+        await over(first)
+    await over(second)
+
+
+async def over(pid: int) -> None:
+    """Wait until a process has ended, though perhaps nobody asks how."""
+    async with asyncio.timeout(10):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(0.01)
 
 
 async def test_models_that_cannot_be_loaded_end_the_worker_with_the_reason(

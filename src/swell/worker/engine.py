@@ -31,10 +31,10 @@ from swell.worker.deliver import deliver
 from swell.worker.desk import Desk, Held
 from swell.worker.encode import FileNote, encode, wanted_format
 from swell.worker.fetch import FileFields, fetch_files, file_fields
-from swell.worker.frames import Done, Fault, Frame, Order, Preview, Results, Step
+from swell.worker.frames import Done, Fault, Frame, Order, Preview, Ready, Results, Step
 from swell.worker.heartbeat import keep_beating
 from swell.worker.link import Link
-from swell.worker.run import ModelProcess, describe_exit
+from swell.worker.run import ModelProcess, ProcessDied, describe_exit
 from swell.worker.settings import WorkerSettings
 from swell.worker.text import describe_error, valid_text
 
@@ -107,13 +107,19 @@ class Worker:
         self._load_s: dict[str, float] = {}
         self._threads = ThreadPoolExecutor(settings.encode_threads, "encode")
         self._errands: set[asyncio.Task[None]] = set()
-        self._loops: list[asyncio.Task[None]] = []
+        self._loops: set[asyncio.Task[None]] = set()
         self._is_draining = False
         self._is_releasing = False
-        self._is_reviving = False
+        #: Whether somebody starts the model process, and sees for himself if it dies.
+        self._is_starting = True
         self.peak_bytes = 0
         #: Set once the worker is registered and takes work.
         self.is_up = asyncio.Event()
+
+    @property
+    def can_run(self) -> bool:
+        """Whether a model process is alive with its models loaded. See `Guest.can_run`."""
+        return self._process.is_ready and not self._is_starting
 
     @property
     def model_pid(self) -> int:
@@ -135,35 +141,21 @@ class Worker:
         if handle_signals:
             self._handle_signals()
         self._process = self._new_process()
-        self._starting = asyncio.get_running_loop().create_task(self._start())
+        self._start = asyncio.get_running_loop().create_task(self._boot_and_join())
         try:
-            await asyncio.wait([self._starting])
-            if self._starting.cancelled():
-                # Told to go before there was anything to finish.
-                return 0
-            self._starting.result()
+            await asyncio.wait({self._start, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._ended.done():
+                self._start.result()
             return await self._ended
         finally:
-            self._starting.cancel()
             await self._close()
 
-    async def _start(self) -> None:
-        await self._join(await self._boot())
+    def _end(self, exit_code: int) -> None:
+        if not self._ended.done():
+            self._ended.set_result(exit_code)
 
-    async def _boot(self) -> list[ModelCard]:
-        cards = await self._process.start(self._refs, self._settings.device)
-        self._versions = {card.name: card.version for card in cards}
-        for card in cards:
-            self._served[card.name] = _Served(batching_of(card), file_fields(card.input_schema))
-        ready = await self._process.ready()
-        self._load_s = ready.load_s
-        self.peak_bytes = ready.peak_bytes
-        for name, load_s in ready.load_s.items():
-            _log.info("model loaded", model=name, load_s=round(load_s, 3))
-        return cards
-
-    async def _join(self, cards: list[ModelCard]) -> None:
-        """Register, and start the loops."""
+    async def _boot_and_join(self) -> None:
+        cards = await self._boot()
         slots = self._settings.slots or default_slots(cards)
         registration = Registration(
             name=self._settings.name,
@@ -176,8 +168,43 @@ class Worker:
         )
         self._desk = Desk(slots)
         self._link = Link(self._dispatch, self._clock, self._desk, registration, self)
+        # The model process may die from now on at any time; registering may take long.
+        self._is_starting = False
+        await self._join()
+
+    async def _boot(self) -> list[ModelCard]:
+        cards, ready = await self._start_process()
+        self._versions = {card.name: card.version for card in cards}
+        for card in cards:
+            self._served[card.name] = _Served(batching_of(card), file_fields(card.input_schema))
+        self._load_s = ready.load_s
+        self.peak_bytes = ready.peak_bytes
+        for name, load_s in ready.load_s.items():
+            _log.info("model loaded", model=name, load_s=round(load_s, 3))
+        return cards
+
+    async def _start_process(self) -> tuple[list[ModelCard], Ready]:
+        """Have the process load its models.
+
+        Raises:
+            ProcessDied: It died on the way, or at once after it.
+            SwellError: The models cannot be loaded.
+        """
+        cards = await self._process.start(self._refs, self._settings.device)
+        ready = await self._process.ready()
+        if not self._process.is_ready:
+            raise ProcessDied("the model process died as soon as its models were loaded")
+        return cards, ready
+
+    async def _join(self) -> None:
+        """Register, and start the loops."""
         welcome = await self._link.register()
-        _log.info("registered", worker=welcome.worker_id, models=list(self._served), slots=slots)
+        _log.info(
+            "registered",
+            worker=welcome.worker_id,
+            models=list(self._served),
+            slots=self._desk.slots,
+        )
         for loop in (
             self._link.take_work(),
             self._link.listen(),
@@ -190,9 +217,10 @@ class Worker:
     def _start_loop(self, loop: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(loop)
         task.add_done_callback(self._on_loop_end)
-        self._loops.append(task)
+        self._loops.add(task)
 
     def _on_loop_end(self, task: asyncio.Task[None]) -> None:
+        self._loops.discard(task)
         if task.cancelled() or self._ended.done():
             return
         error = task.exception()
@@ -200,9 +228,12 @@ class Worker:
             self._ended.set_exception(error)
 
     async def _close(self) -> None:
-        for task in [*self._loops, *self._errands]:
+        # Nobody starts anything any more.
+        self._end(0)
+        tasks = [self._start, *self._loops, *self._errands]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._loops, *self._errands, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._process.kill()
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self._dispatch.close()
@@ -225,7 +256,8 @@ class Worker:
         self._is_draining = True
         _log.info("draining: finishing what is held")
         if not self.is_up.is_set():
-            self._starting.cancel()
+            # There is nothing to finish yet.
+            self._end(0)
             return
         self._link.takes_work = False
         self._start_loop(self._leave())
@@ -238,14 +270,13 @@ class Worker:
             if self._desk.is_clear.is_set():
                 break
         _log.info("drained")
-        if not self._ended.done():
-            self._ended.set_result(0)
+        self._end(0)
 
     def release(self, exit_code: int = 0) -> None:
         """Hand every lease back and go at once."""
         self._is_draining = True
         if not self.is_up.is_set():
-            self._starting.cancel()
+            self._end(exit_code)
             return
         if self._is_releasing:
             return
@@ -262,8 +293,7 @@ class Worker:
                 await self._link.say_goodbye_at_once()
         except (SwellError, TimeoutError) as error:
             _log.warning("the leases could not be handed back", detail=str(error))
-        if not self._ended.done():
-            self._ended.set_result(exit_code)
+        self._end(exit_code)
 
     # --- what the backend says -------------------------------------------------------------------
 
@@ -353,7 +383,7 @@ class Worker:
 
     def _feed(self) -> None:
         """Give the model process what it can take now."""
-        if not self._process.is_ready:
+        if not self.can_run:
             return
         now_s = self._clock.monotonic_s()
         while self._backlog and self._wants_more():
@@ -449,14 +479,12 @@ class Worker:
     # --- death of the model process --------------------------------------------------------------
 
     def _on_exit(self, process: ModelProcess, code: int) -> None:
-        if process is not self._process or not self.is_up.is_set() or self._ended.done():
-            return
-        if self._is_reviving:
-            # Whoever starts it sees for himself.
+        if process is not self._process or self._is_starting or self._ended.done():
             return
         _log.warning("the model process died", how=describe_exit(code))
         self._bury(code)
         self._deaths += 1
+        self._is_starting = True
         self._start_loop(self._revive())
 
     def _bury(self, code: int) -> None:
@@ -488,16 +516,15 @@ class Worker:
     async def _revive(self) -> None:
         """Start a new model process, after a wait that grows with each death without a result."""
         since_s = self._clock.monotonic_s()
-        self._is_reviving = True
         if self._deaths > 1:
             await self._clock.sleep(_RESTART.delay_s(self._deaths - 1, self._rng))
         failures = 0
-        while not self._process.is_ready:
+        while True:
             await self._process.kill()
             self._process = self._new_process()
             try:
-                cards = await self._process.start(self._refs, self._settings.device)
-                await self._process.ready()
+                cards, _ = await self._start_process()
+                break
             except (SwellError, OSError) as error:
                 failures += 1
                 if failures >= self._settings.max_boot_deaths:
@@ -505,15 +532,15 @@ class Worker:
                     return
                 _log.warning("the model process does not start", detail=str(error))
                 await self._clock.sleep(_RESTART.delay_s(failures, self._rng))
-            else:
-                if {card.name: card.version for card in cards} != self._versions:
-                    self._give_up("the models' files have changed: start the worker again")
-                    return
-        self._is_reviving = False
+        if {card.name: card.version for card in cards} != self._versions:
+            self._give_up("the models' files have changed: start the worker again")
+            return
+        self._is_starting = False
         waited_s = self._clock.monotonic_s() - since_s
         for held in self._desk.all_held():
             held.load_s = waited_s
         self._feed()
+        self._link.nudge()
 
     def _give_up(self, reason: str) -> None:
         """End a worker that cannot run models any more; others take over what it holds."""

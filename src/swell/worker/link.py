@@ -51,6 +51,11 @@ _BACKOFF: Final = RetryPolicy(base_s=0.1, cap_s=5.0)
 class Guest(Protocol):
     """Who acts on what the backend says."""
 
+    @property
+    def can_run(self) -> bool:
+        """Whether it could run a task now; where not, none is asked for."""
+        ...
+
     def admit(self, tasks: Sequence[LeasedTask]) -> None:
         """Take leased tasks in."""
         ...
@@ -172,8 +177,12 @@ class Link:
                 # Full, or draining: from now on only `listen` hears of cancellations.
                 self._desk.busy.set()
 
+    @property
+    def _wants_work(self) -> bool:
+        return self.takes_work and self._guest.can_run
+
     def _credit(self) -> int:
-        if not self.takes_work or self._is_report_asking or self._desk.has_outcomes:
+        if not self._wants_work or self._is_report_asking or self._desk.has_outcomes:
             return 0
         return self._desk.free
 
@@ -229,7 +238,7 @@ class Link:
     async def _tell(self, page: Page, *, goodbye: bool) -> None:
         self._unanswered = page
         ask = 0
-        if page.settlements and self.takes_work and not self._polled:
+        if page.settlements and self._wants_work and not self._polled:
             ask = self._desk.free + len(page.settlements)
         self._is_report_asking = ask > 0
         try:

@@ -1,10 +1,12 @@
 """The worker's end of its model process."""
 
 import asyncio
+import contextlib
 import os
+import signal
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from swell.errors import NotFound, SwellError
 from swell.model import InvalidModel
@@ -25,6 +27,13 @@ from swell.worker.frames import (
 )
 
 __all__ = ["ModelProcess", "ModelRefused", "ProcessDied", "describe_exit"]
+
+
+#: What a process that ends has said is read within this time, in seconds.
+LAST_WORDS_S: Final = 0.5
+
+#: A killed process is gone within this time, in seconds, unless a driver holds it in the kernel.
+KILL_WITHIN_S: Final = 10.0
 
 
 class ModelRefused(SwellError):
@@ -62,7 +71,9 @@ class ModelProcess:
         self._transport: asyncio.Transport | None = None
         self._cards: asyncio.Future[list[ModelCard]] = _future()
         self._ready: asyncio.Future[Ready] = _future()
-        self._reaper: asyncio.Task[None] | None = None
+        self._closed: asyncio.Future[None] = _future()
+        self._watch: asyncio.Task[None] | None = None
+        #: Whether it is alive with its models loaded.
         self.is_ready = False
 
     @property
@@ -78,23 +89,31 @@ class ModelProcess:
             ProcessDied: It died on the way.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                self._python,
-                "-m",
-                "swell.worker.child",
-                str(theirs.fileno()),
-                str(os.getpid()),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                # A Ctrl-C in the terminal is for the worker, which decides about its child.
-                start_new_session=True,
-            )
-        ours.setblocking(False)
-        loop = asyncio.get_running_loop()
-        self._transport, _ = await loop.create_connection(lambda: _Frames(self), sock=ours)
+        try:
+            with theirs:
+                self._process = await self._spawn(theirs)
+            loop = asyncio.get_running_loop()
+            self._watch = loop.create_task(self._see_end(self._process))
+            ours.setblocking(False)
+            self._transport, _ = await loop.create_connection(lambda: _Frames(self), sock=ours)
+        except BaseException:
+            ours.close()
+            raise
         self._send(Load(list(refs), device))
         return await asyncio.shield(self._cards)
+
+    async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            self._python,
+            "-m",
+            "swell.worker.child",
+            str(theirs.fileno()),
+            str(os.getpid()),
+            pass_fds=[theirs.fileno()],
+            stdin=asyncio.subprocess.DEVNULL,
+            # A Ctrl-C in the terminal is for the worker, which decides about its child.
+            start_new_session=True,
+        )
 
     async def ready(self) -> Ready:
         """Wait until the models are loaded and warm.
@@ -119,13 +138,16 @@ class ModelProcess:
 
     async def kill(self) -> None:
         """End the process at once and wait until it is gone."""
+        self.end()
+        if self._watch is not None:
+            # Whoever stops waiting for this does not stop the watch.
+            await asyncio.shield(self._watch)
+
+    def end(self) -> None:
+        """End the process, and all that it has started, at once; `on_exit` follows."""
+        self.is_ready = False
         if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
-        if self._reaper is not None:
-            await self._reaper
-        if self._transport is not None:
-            self._transport.abort()
+            _kill_group(self._process.pid)
 
     def heard(self, frame: Frame) -> None:
         """Take what the process said."""
@@ -144,19 +166,21 @@ class ModelProcess:
     def lost(self) -> None:
         """Note that the process has closed its end."""
         self.is_ready = False
-        self._reaper = asyncio.get_running_loop().create_task(self._reap())
+        _resolve(self._closed, None)
 
-    async def _reap(self) -> None:
-        assert self._process is not None
-        if self._process.returncode is None:
-            # Whoever closes the socket is done for: do not wait for what it may still do.
-            try:
-                async with asyncio.timeout(0.5):
-                    await self._process.wait()
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
-        code = self._process.returncode or 0
+    async def _see_end(self, process: asyncio.subprocess.Process) -> None:
+        exited = asyncio.ensure_future(process.wait())
+        ends: set[asyncio.Future[Any]] = {exited, self._closed}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        self.is_ready = False
+        # Whoever closes the socket is done for: do not wait for what it may still do. Whoever is
+        # gone may have left frames behind, but also children that keep the socket open.
+        await asyncio.wait(ends, timeout=LAST_WORDS_S)
+        _kill_group(process.pid)
+        await asyncio.wait({exited}, timeout=KILL_WITHIN_S)
+        if self._transport is not None:
+            self._transport.abort()
+        code = -signal.SIGKILL if process.returncode is None else process.returncode
         self._give_up(ProcessDied(f"the model process {describe_exit(code)}"))
         self._on_exit(self, code)
 
@@ -166,6 +190,12 @@ class ModelProcess:
                 future.set_exception(error)
                 # It may be that nobody waits for it.
                 future.exception()
+
+
+def _kill_group(pid: int) -> None:
+    # It leads a group of its own (`start_new_session`).
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def describe_exit(code: int) -> str:
