@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from swell.errors import InvalidRequest, UnknownSetting
@@ -57,7 +65,9 @@ _Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class ServerSettings(_Group):
@@ -151,6 +161,26 @@ class DeliverySettings(_Group):
         gt=0,
         description="Lost leases and deadlines are looked for so often, in seconds.",
     )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "DeliverySettings":
+        if 2 * self.heartbeat_s > self.lease_s:
+            raise ValueError(
+                f"delivery.heartbeat_s ({self.heartbeat_s:g}) must be at most half of "
+                f"delivery.lease_s ({self.lease_s:g}), so that one lost heartbeat costs no task: "
+                f"set it to {self.lease_s / 3:.3g} or so, or lease_s to {3 * self.heartbeat_s:g}"
+            )
+        if self.sweep_every_s > self.lease_s:
+            raise ValueError(
+                f"delivery.sweep_every_s ({self.sweep_every_s:g}) must be at most delivery.lease_s "
+                f"({self.lease_s:g}), or lost tasks wait longer than their lease: make it smaller"
+            )
+        if self.backoff_base_s > self.backoff_cap_s:
+            raise ValueError(
+                f"delivery.backoff_base_s ({self.backoff_base_s:g}) must be at most "
+                f"delivery.backoff_cap_s ({self.backoff_cap_s:g}): lower it, or raise the cap"
+            )
+        return self
 
 
 class WorkerSettings(_Group):
@@ -358,6 +388,8 @@ def _from_file(path: Path | None) -> dict[str, _Given]:
         tree = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path} is not TOML: {error}") from error
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
     given: dict[str, _Given] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -410,6 +442,10 @@ def _invalid(error: ValidationError, given: Mapping[str, _Given]) -> InvalidRequ
     lines = []
     for each in error.errors():
         key = ".".join(str(part) for part in each["loc"])
+        if each["type"] == "value_error" and key in Settings.model_fields:
+            # Two settings that do not go together: the text names both.
+            lines.append(str(each["ctx"]["error"]))
+            continue
         origin = f" ({given[key].origin})" if key in given else ""
         lines.append(f"{key}{origin}: {each['msg']}")
     return InvalidRequest("; ".join(lines))

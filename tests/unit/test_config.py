@@ -9,7 +9,7 @@ from swell.errors import InvalidRequest, UnknownSetting
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
     path = tmp_path / "swell.toml"
-    path.write_text('[server]\nport = 7000\nhost = "0.0.0.0"\n[delivery]\nlease_s = 5\n')
+    path.write_text('[server]\nport = 7000\nhost = "0.0.0.0"\n[delivery]\nlease_s = 25\n')
     return path
 
 
@@ -22,11 +22,11 @@ def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
 def test_flags_win_over_environment_over_file_over_defaults(toml: Path) -> None:
     loaded = load(
         {"server.port": 9000, "server.host": None},
-        environment={"SWELL_SERVER__PORT": "8500", "SWELL_DELIVERY__LEASE_S": "7.5"},
+        environment={"SWELL_SERVER__PORT": "8500", "SWELL_DELIVERY__LEASE_S": "27.5"},
         folder=toml.parent,
     )
     assert loaded.settings.server.port == 9000
-    assert loaded.settings.delivery.lease_s == 7.5
+    assert loaded.settings.delivery.lease_s == 27.5
     assert loaded.settings.server.host == "0.0.0.0"
     assert loaded.settings.delivery.backoff_cap_s == 60
 
@@ -34,7 +34,7 @@ def test_flags_win_over_environment_over_file_over_defaults(toml: Path) -> None:
 def test_every_value_knows_where_it_came_from(toml: Path) -> None:
     loaded = load(
         {"server.port": 9000},
-        environment={"SWELL_DELIVERY__LEASE_S": "7"},
+        environment={"SWELL_DELIVERY__LEASE_S": "27"},
         folder=toml.parent,
     )
     assert loaded.origins["server.port"] == "flag"
@@ -72,6 +72,35 @@ def test_a_wrong_value_names_its_key_and_origin(tmp_path: Path) -> None:
         InvalidRequest, match=r"server\.port \(environment \(SWELL_SERVER__PORT\)\)"
     ):
         load(environment={"SWELL_SERVER__PORT": "many"}, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"lease_s": 1, "heartbeat_s": 100}, r"heartbeat_s \(100\) .* half of delivery.lease_s"),
+        ({"lease_s": 19}, r"set it to 6.33 or so, or lease_s to 30"),
+        ({"lease_s": 1, "heartbeat_s": 0.2, "sweep_every_s": 2}, r"sweep_every_s .* smaller"),
+        ({"backoff_base_s": 90}, r"backoff_base_s \(90\) .*backoff_cap_s \(60\)"),
+        ({"lease_s": "inf"}, r"delivery\.lease_s \(flag\).*finite"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_with_what_to_do(
+    flags: dict[str, object], told: str, tmp_path: Path
+) -> None:
+    keyed = {f"delivery.{name}": value for name, value in flags.items()}
+    with pytest.raises(InvalidRequest, match=told):
+        load(keyed, environment={}, folder=tmp_path)
+
+
+def test_settings_that_just_go_together_are_taken(tmp_path: Path) -> None:
+    flags = {"delivery.lease_s": 20, "delivery.heartbeat_s": 10, "delivery.sweep_every_s": 20}
+    load(flags, environment={}, folder=tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux has such a file")
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="cannot be read"):
+        load(environment={}, config=Path("/proc/self/mem"))
 
 
 def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:

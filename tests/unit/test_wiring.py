@@ -19,9 +19,9 @@ def settings(folder: Path, **flags: object) -> Settings:
 async def test_a_backend_is_built_on_the_adapters_that_the_settings_name(
     url: str, tmp_path: Path
 ) -> None:
-    chosen = settings(tmp_path, store__url=url, objects__url=url, delivery__lease_s=7)
+    chosen = settings(tmp_path, store__url=url, objects__url=url, delivery__lease_s=27)
     backend = await build_backend(chosen, SystemClock())
-    assert backend.settings.lease_s == 7
+    assert backend.settings.lease_s == 27
     await backend.objects.put("a", b"1", "text/plain")
     assert await backend.store.get(["nothing"]) == [None]
     await close_backend(backend)
