@@ -76,6 +76,14 @@ class Objects(Protocol):
         """Remove files; keys that hold nothing are ignored."""
         ...
 
+    async def check_writable(self) -> None:
+        """Raise if storing fails. Cheap: only where the last `put` was refused, another is tried.
+
+        Raises:
+            Unavailable: The disk is full, cannot be written, or the like; the text says which.
+        """
+        ...
+
     def sign(self, method: str, key: str, expires_s: float) -> str:
         """Return a URL that may be used for `GET` or `PUT` of this key for `expires_s` seconds.
 

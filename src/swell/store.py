@@ -153,6 +153,14 @@ class Store(Protocol):
         """Return when `sweep` has something to do next, or None for never."""
         ...
 
+    async def check_writable(self) -> None:
+        """Raise if writing fails. Cheap: only where the last write was refused, another is tried.
+
+        Raises:
+            Unavailable: The disk is full, cannot be written, or the like; the text says which.
+        """
+        ...
+
     async def close(self) -> None:
         """Finish what is being written and let go of everything."""
         ...

@@ -140,9 +140,14 @@ async def health_ready(service: Service, call: Call) -> Reply:
         raise Unavailable("the service is starting or stopping: try again in some seconds")
     try:
         await service.store.next_wake_at()
+        await service.store.check_writable()
     except SwellError as error:
-        raise Unavailable(f"the store does not answer: {error.detail}") from error
-    return Reply(200, encode(HealthView(status="ok", checks={"store": "ok"})))
+        raise Unavailable(f"the store does not work: {error.detail}") from error
+    try:
+        await service.objects.check_writable()
+    except SwellError as error:
+        raise Unavailable(f"files cannot be stored: {error.detail}") from error
+    return Reply(200, encode(HealthView(status="ok", checks={"store": "ok", "objects": "ok"})))
 
 
 async def show_metrics(service: Service, call: Call) -> Reply:

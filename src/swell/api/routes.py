@@ -359,6 +359,8 @@ _SERVICE: Final = (
         "Service",
         {200: Response("They can", messages.HealthView)},
         (Unavailable,),
+        "Not while the disk refuses what is written: then `detail` says why, and every look tries "
+        "again.",
     ),
     Route(
         "GET",

@@ -51,6 +51,10 @@ _TYPES: Final = {
     "bin": _FALLBACK_TYPE,
 }
 
+#: Refusals of the operating system that pass, once somebody has done something about them.
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED: Final = {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+
 _T = TypeVar("_T")
 
 
@@ -80,6 +84,8 @@ class FolderObjects:
         self._secret = secret
         # Looking whether a file is there and moving one there is one step for `put_new`.
         self._moving = threading.Lock()
+        #: Whether the disk refused the last file that came.
+        self._was_refused = False
 
     async def put(
         self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
@@ -89,7 +95,7 @@ class FolderObjects:
         Raises:
             InvalidRequest: The key is not a relative path of plain parts.
             Conflict: A part of the key is a file already, or the whole is a folder.
-            Unavailable: The disk is full.
+            Unavailable: The disk is full, or cannot be written.
         """
         return await self._store(data, _Place(key, self._path(key), content_type, may_replace=True))
 
@@ -101,14 +107,24 @@ class FolderObjects:
         Raises:
             InvalidRequest: The key is not a relative path of plain parts.
             Conflict: The key holds other bytes; or as for `put`.
-            Unavailable: The disk is full.
+            Unavailable: The disk is full, or cannot be written.
         """
         place = _Place(key, self._path(key), content_type, may_replace=False)
         return await self._store(data, place)
 
     async def _store(self, data: bytes | AsyncIterator[bytes], place: "_Place") -> ObjectInfo:
-        if isinstance(data, bytes):
-            return await _in_thread(self._write, data, place)
+        try:
+            if isinstance(data, bytes):
+                info = await _in_thread(self._write, data, place)
+            else:
+                info = await self._write_stream(data, place)
+        except Unavailable:
+            self._was_refused = True
+            raise
+        self._was_refused = False
+        return info
+
+    async def _write_stream(self, data: AsyncIterator[bytes], place: "_Place") -> ObjectInfo:
         temporary, file = await _in_thread(self._open_incoming)
         try:
             async for chunk in data:
@@ -149,6 +165,25 @@ class FolderObjects:
         """Remove files; keys that hold nothing are ignored."""
         paths = [self._path(key) for key in keys]
         await _in_thread(self._delete, paths)
+
+    async def check_writable(self) -> None:
+        """Store something, for a moment, if the last `put` was refused.
+
+        Raises:
+            Unavailable: It is refused again; the text says why.
+        """
+        if self._was_refused:
+            await _in_thread(self._prove_writable)
+            self._was_refused = False
+
+    def _prove_writable(self) -> None:
+        temporary, file = self._open_incoming()
+        try:
+            file.write(bytes(_CHUNK_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        finally:
+            _discard(temporary, file)
 
     def sign(self, method: str, key: str, expires_s: float) -> str:
         """Return a relative URL for `method` on this key, good for `expires_s` seconds."""
@@ -269,8 +304,10 @@ async def _in_thread(work: Callable[..., _T], *arguments: object) -> _T:
     try:
         return await asyncio.to_thread(work, *arguments)
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in _FULL:
             raise Unavailable("the disk of the object store is full: free some space") from error
+        if error.errno in _REFUSED:
+            raise Unavailable(f"the disk of the object store refuses: {error.strerror}") from error
         raise
 
 
@@ -340,7 +377,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _discard(temporary: Path, file: BinaryIO) -> None:
-    file.close()
+    # What a full disk did not take is refused once more here; the file must go all the same.
+    with contextlib.suppress(OSError):
+        file.close()
     temporary.unlink(missing_ok=True)
 
 

@@ -90,6 +90,9 @@ class MemoryObjects:
         for key in keys:
             self._files.pop(key, None)
 
+    async def check_writable(self) -> None:
+        """See `Objects.check_writable`. Memory takes every file."""
+
     def sign(self, method: str, key: str, expires_s: float) -> str:
         """Return a relative URL for `method` on this key, good for `expires_s` seconds."""
         expires_at = self._clock.now() + timedelta(seconds=expires_s)

@@ -226,6 +226,9 @@ class MemoryStore:
             heapq.heappop(self._wakes)
         return None
 
+    async def check_writable(self) -> None:
+        """See `Store.check_writable`. Memory takes every write."""
+
     async def close(self) -> None:
         """See `Store.close`."""
 

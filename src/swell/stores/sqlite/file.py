@@ -92,6 +92,8 @@ class SqliteDatabase:
         #: How long commits took lately, in seconds; unknown is as good as slow.
         self._sync_s = 2 * QUICK_SYNC_S
         self._is_closing = False
+        #: Whether the disk refused the last transaction that wrote something.
+        self._was_refused = False
         #: How many actions the last turn of the loop had gathered, and how many turns it took.
         self._gathered, self._turns = CROWD, 0
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swell-commit")
@@ -184,6 +186,15 @@ class SqliteDatabase:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
         return result
+
+    async def check_writable(self) -> None:
+        """Write something if the last write was refused.
+
+        Raises:
+            Unavailable: It is refused again; the text says why.
+        """
+        if self._was_refused:
+            await self.write(lambda session: session.run("prove_writable"))
 
     def read(self, query: str, parameters: Any = ()) -> list[Any]:
         """Run a short query at once, in the caller's thread: it sees every finished commit."""
@@ -284,8 +295,10 @@ class SqliteDatabase:
     def _finish(self, group: list[_Write], session: Session, error: Exception | None) -> None:
         if error is None:
             self._committed_changes = self._writer.total_changes
+            self._was_refused = False
             self._resolve(group, session)
         else:
+            self._was_refused = True
             self._roll_back()
             _fail(group, error)
         self._loop.call_soon(self._commit_next)
@@ -328,6 +341,7 @@ class SqliteDatabase:
                     # written before it; writing after each action tells whose it was.
                     is_searching = True
                     continue
+                self._was_refused = self._was_refused or _is_refusal(error)
                 blamed = [*group, *served] if doing is None else [doing]
                 _fail(blamed, error)
                 group[:] = [write for write in group if write not in blamed]
@@ -357,6 +371,11 @@ def _fail(group: list[_Write], error: BaseException) -> None:
     for write in group:
         if not write.done.done():
             write.done.set_exception(_translated(error))
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the database could not write at all, rather than not this."""
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
 
 
 def _translated(error: BaseException) -> BaseException:

@@ -168,6 +168,10 @@ class SqliteStore:
         ((value,),) = self._database.read("next_wake")
         return moment(value)
 
+    async def check_writable(self) -> None:
+        """See `Store.check_writable`."""
+        await self._database.check_writable()
+
     async def close(self) -> None:
         """Close the database, with everything else that lives in it."""
         await self._database.close()

@@ -168,6 +168,10 @@ SELECT body FROM api_keys ORDER BY created_at, id;
 -- name: key_by_digest
 SELECT body FROM api_keys WHERE digest = ?;
 
+-- name: prove_writable
+-- Another value each time, so that there is something to write.
+INSERT OR REPLACE INTO secrets (name, value) VALUES ('is-writable', randomblob(16));
+
 -- name: secret
 SELECT value FROM secrets WHERE name = ?;
 
