@@ -3,12 +3,13 @@
 Adapters are imported where they are chosen, so that a client command does not load a database.
 """
 
+import contextlib
 import fcntl
 import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ import structlog
 
 from swell.clock import Clock
 from swell.config import LogSettings, Settings, environment_of, process_environment
-from swell.errors import Conflict, InvalidRequest
+from swell.errors import Conflict, InvalidRequest, SwellError
 from swell.provider import Instance, LaunchRequest
 from swell.retry import RetryPolicy
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DataLock",
     "Fleet",
+    "Unusable",
     "build_backend",
     "build_fleet",
     "build_worker",
@@ -44,6 +46,12 @@ __all__ = [
 ]
 
 _OBJECTS_SECRET = "objects"
+
+
+class Unusable(InvalidRequest):
+    """A folder or file that a setting names cannot be used; the text says what to do."""
+
+    code, title = "unusable", "A setting names what cannot be used"
 
 
 class DataLock:
@@ -58,9 +66,19 @@ class DataLock:
 
         Raises:
             Conflict: Another backend has it.
+            Unusable: There can be no such folder, or nothing can be written in it.
         """
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._hold(descriptor)
+        except OSError as error:
+            raise Unusable(
+                f"the data folder {self._path.parent} cannot be used ({error.strerror}): choose "
+                "one that can be written with --data, or the setting data_dir"
+            ) from error
+
+    def _hold(self, descriptor: int) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -70,9 +88,9 @@ class DataLock:
                 f"another backend (process {holder}) runs on {self._path.parent}: "
                 "stop it, or choose another folder with --data"
             ) from None
+        self._descriptor = descriptor
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        self._descriptor = descriptor
 
     def release(self) -> None:
         """Let go. Idempotent."""
@@ -93,6 +111,7 @@ async def build_backend(
 
     Raises:
         InvalidRequest: A URL names no known adapter.
+        Unusable: What it names cannot be opened.
         Conflict: The database is open elsewhere.
     """
     from swell.api.settings import Backend
@@ -268,7 +287,9 @@ def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Broker, Regis
         from swell.brokers.sqlite import SqliteBroker
         from swell.stores.sqlite import SqliteDatabase, SqliteRegistry, SqliteStore
 
-        database = SqliteDatabase.open(Path(url.removeprefix("sqlite:///")), clock)
+        path = Path(url.removeprefix("sqlite:///"))
+        with _explained(f"the database {path}", "store.url or data_dir"):
+            database = SqliteDatabase.open(path, clock)
         return SqliteStore(database, policy), SqliteBroker(database), SqliteRegistry(database)
     raise InvalidRequest(f"store.url {url!r}: use sqlite:///PATH or memory:")
 
@@ -283,10 +304,26 @@ async def _open_objects(settings: Settings, clock: Clock, registry: "Registry") 
     if urlsplit(url).scheme == "file":
         from swell.object_stores.folder import FolderObjects
 
-        folder = FolderObjects(Path(url.removeprefix("file:").removeprefix("//")), clock, secret)
-        await folder.clear_incoming()
+        path = Path(url.removeprefix("file:").removeprefix("//"))
+        folder = FolderObjects(path, clock, secret)
+        with _explained(f"the folder {path}", "objects.url or data_dir"):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await folder.clear_incoming()
         return folder
     raise InvalidRequest(f"objects.url {url!r}: use file:PATH or memory:")
+
+
+@contextlib.contextmanager
+def _explained(what: str, setting: str) -> Iterator[None]:
+    """Turn whatever an adapter's library raises while it opens into what to do about it."""
+    try:
+        yield
+    except SwellError:
+        raise
+    except Exception as error:
+        raise Unusable(
+            f"{what} cannot be opened ({error}): repair it, or choose another one with {setting}"
+        ) from error
 
 
 def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str, str]:

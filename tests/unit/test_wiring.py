@@ -7,7 +7,7 @@ from swell.cli.output import CommandFailed
 from swell.clock import SystemClock
 from swell.config import Settings, load
 from swell.errors import Conflict, InvalidRequest
-from swell.wiring import DataLock, build_backend, build_worker, close_backend
+from swell.wiring import DataLock, Unusable, build_backend, build_worker, close_backend
 
 
 def settings(folder: Path, **flags: object) -> Settings:
@@ -70,6 +70,26 @@ def test_only_one_backend_has_a_data_folder(tmp_path: Path) -> None:
     first.release()
     second.take()
     second.release()
+
+
+@pytest.mark.parametrize("folder", ["/dev/null", "/dev/null/below", "/proc/swell"])
+def test_a_folder_that_cannot_be_used_is_refused_with_what_to_do(folder: str) -> None:
+    with pytest.raises(Unusable, match=r"cannot be used .*--data"):
+        DataLock(Path(folder)).take()
+
+
+async def test_a_store_that_cannot_be_opened_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "garbage").write_text("no database " * 100)
+    (tmp_path / "file").touch()
+    for flags, told in (
+        ({"store__url": f"sqlite:///{tmp_path}/folder"}, "store.url"),
+        ({"store__url": f"sqlite:///{tmp_path}/garbage"}, "store.url"),
+        ({"store__url": f"sqlite:///{tmp_path}/file/below"}, "store.url"),
+        ({"objects__url": f"file:{tmp_path}/file"}, "objects.url"),
+    ):
+        with pytest.raises(Unusable, match=f"cannot be opened .*{told}"):
+            await build_backend(settings(tmp_path, **flags), SystemClock())
 
 
 def test_a_server_is_found_by_setting_or_in_the_data_folder(tmp_path: Path) -> None:
