@@ -85,6 +85,17 @@ def test_a_taken_port_is_told_with_what_to_do(swell: Swell) -> None:
         assert stop(process) == 0
 
 
+@pytest.mark.parametrize("folder", ["/dev/null", "/proc/swell", "file", "garbage"])
+def test_a_folder_that_cannot_be_used_is_told_with_what_to_do(swell: Swell, folder: str) -> None:
+    (swell.folder / "file").touch()
+    (swell.folder / "garbage").mkdir()
+    (swell.folder / "garbage" / "swell.db").write_text("no database " * 100)
+    done = swell.run("serve", "--port", "0", "--data", folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "data_dir" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_doctor_sends_one_task_through(swell: Swell) -> None:
     findings = swell.json("doctor")
     assert {f["grade"] for f in findings} <= {"ok", "warning"}
