@@ -4,9 +4,10 @@ Three rungs, each a superset of the one before:
 
     1. a typed function under `@model("owner/name")`
     2. the same with constraints and `swell.ui` hints in `Annotated`, and a `Context`
-    3. a class derived from `Model`, with `load`, `warmup`, and batches of compatible inputs
+    3. a class derived from `Model`, with `load`, `warmup`, and batches of compatible inputs; one
+       that draws in steps derives from `StepModel`, and samples of many tasks share each step
 
-All three become a `Definition`, and a `Definition` makes a `Model`: the worker knows only that. The
+All become a `Definition`, and a `Definition` makes a `Model`: the worker knows only that. The
 pydantic input type is the one source of validation, schema, form and command line.
 """
 
@@ -20,11 +21,12 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeAlias, TypeVar
 
+import numpy as np
 import PIL.Image
 import pydantic
 from pydantic import BaseModel, ConfigDict
@@ -36,6 +38,8 @@ from swell.media import Attachment, Audio, File, Image, Video, flatten
 from swell.registry import ModelCard
 
 __all__ = [
+    "Array",
+    "Arrays",
     "Attachment",
     "Audio",
     "Batch",
@@ -43,12 +47,16 @@ __all__ = [
     "Context",
     "Definition",
     "File",
+    "HostArrays",
     "Image",
     "InvalidModel",
     "Item",
     "Listener",
     "Model",
+    "Plan",
     "Reject",
+    "Sampler",
+    "StepModel",
     "Video",
     "define",
     "example_of",
@@ -57,6 +65,9 @@ __all__ = [
     "load_models",
     "model",
 ]
+
+#: A numpy array or a torch tensor, whichever the model works with.
+Array: TypeAlias = Any
 
 InputT = TypeVar("InputT")
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -68,6 +79,12 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
 
 #: Built-in models by owner or full name; everything else under `swell/` is looked for in the zoo.
 _ZOO: Final = "swell.zoo"
+
+#: Models of `demo/` that have a file of their own; all others are in one.
+_OWN_FILE: Final = frozenset({"curve"})
+
+#: What drives the steps of a `StepModel`. It stands above this module and is looked up when needed.
+_ENGINE: Final = "swell.worker.denoise"
 
 
 class InvalidModel(InvalidRequest):
@@ -245,6 +262,167 @@ class Model:
         raise NotImplementedError
 
 
+# --- models that draw in steps -------------------------------------------------------------------
+
+
+class Arrays(Protocol):
+    """Where the arrays of a model live. Beyond this only operators are used, in place."""
+
+    def put(self, values: "np.ndarray[Any, Any]") -> Array:
+        """Return the same numbers as an array of the model; may share memory with `values`."""
+        ...
+
+    def get(self, array: Array) -> "np.ndarray[Any, Any]":
+        """Return the same numbers in the machine's memory."""
+        ...
+
+    def rows(self, like: Array, count: int) -> Array:
+        """Return zeros. Shape: (count, *like.shape), of the kind and type of `like`."""
+        ...
+
+    def wait(self) -> None:
+        """Return once the device has done all that it was told."""
+        ...
+
+
+class HostArrays:
+    """Arrays of numpy. A model that uses torch brings its own four functions (`Arrays`)."""
+
+    def put(self, values: "np.ndarray[Any, Any]") -> Array:
+        """See `Arrays.put`."""
+        return values
+
+    def get(self, array: Array) -> "np.ndarray[Any, Any]":
+        """See `Arrays.get`."""
+        return np.asarray(array)
+
+    def rows(self, like: Array, count: int) -> Array:
+        """See `Arrays.rows`."""
+        return np.zeros((count, *np.shape(like)), np.asarray(like).dtype)
+
+    def wait(self) -> None:
+        """See `Arrays.wait`."""
+
+
+class Sampler:
+    """By which steps noise becomes a picture. A value: equal ones share their coefficients.
+
+    Args:
+        solver: `euler`, `euler_ancestral`, `dpmpp_2m`, `flow_euler`, `ddim` or `lcm`.
+        steps: How many.
+        options: Of the schedule and of the solver, by their names in `swell.worker.solver`. They
+            are those that diffusers calls the scheduler's configuration, such as `spacing`,
+            `offset`, `karras`, `shift`, `mu`, `eta` and `prediction`. `betas`, `beta_start`,
+            `beta_end` and `train_steps` tell of training's noise. `strength` below 1 starts from a
+            picture. `sigmas` (steps + 1 of them, the last 0) and `timesteps` replace the schedule.
+    """
+
+    __slots__ = ("options", "solver", "steps")
+
+    def __init__(self, solver: str, steps: int, **options: Hashable) -> None:
+        self.solver = solver
+        self.steps = steps
+        self.options = options
+
+    def _value(self) -> tuple[Hashable, ...]:
+        return (self.solver, self.steps, *sorted(self.options.items(), key=lambda pair: pair[0]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sampler) and self._value() == other._value()
+
+    def __hash__(self) -> int:
+        return hash(self._value())
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
+        return f"Sampler({self.solver!r}, {self.steps}{options})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How one sample is drawn: what `StepModel.prepare` makes of an item."""
+
+    sampler: Sampler
+    #: Of the sample's latents, without the batch.
+    shape: tuple[int, ...]
+    #: What `StepModel.encode` is to make conditions of: a prompt, or a tuple of whatever they
+    #: depend on. None if the network hears no words.
+    words: Hashable = None
+    #: The same for the row without the prompt, which guidance needs: often "" or what is unwanted.
+    #: None for zeros.
+    without: Hashable = None
+    #: Classifier-free guidance. None takes one row instead of two, as does a network that is told
+    #: its guidance as a value.
+    guidance: float | None = None
+    #: What else the network hears, by name: numbers or arrays, for both rows the same.
+    values: Mapping[str, Any] = types.MappingProxyType({})
+    #: What samples must share to run together, beside shape, solver and the shapes of conditions:
+    #: the number of words, a set of LoRAs. Never steps, seed, words, guidance or values.
+    key: Hashable = ()
+    #: Of the sample's own noise; None takes the item's, which is the task's plus the index.
+    seed: int | None = None
+    #: Latents of a picture to start from; needs `strength` in the sampler.
+    start: Array | None = None
+
+
+class StepModel(Model):
+    """A model that draws in steps: write `prepare`, `denoise`, `decode`, and `encode` for words.
+
+    The engine owns what lies between: noise, batches, guidance, the solver, progress, cancelling.
+    Samples of many tasks, at different steps, with and without guidance, run in one `denoise`.
+    Whatever a row's result is, it must not depend on the other rows, nor on where it stands.
+    """
+
+    #: Where the arrays live; set it in `load` if that is not the machine's memory.
+    arrays: Arrays = HostArrays()
+    #: Rows that a step may have at most. A sample with guidance takes two.
+    most_rows: int = 16
+    #: Rows that every step has in exact mode, padding included: the same bits whoever is there. A
+    #: larger one has more throughput and makes a single picture wait.
+    bucket: int = 2
+    #: What is raised if the device has no memory left, beside `MemoryError`.
+    out_of_memory: tuple[type[Exception], ...] = ()
+
+    _runs: Callable[[list[Any]], list[Any]] | None = None
+
+    def prepare(self, item: Any) -> Plan:
+        """Return how this sample is drawn. Cheap, and before anybody waits for it.
+
+        An exception fails the item; `Reject` for good.
+        """
+        raise NotImplementedError
+
+    def encode(self, words: list[Any]) -> list[Mapping[str, Array]]:
+        """Return conditions by name for each of `words`; the engine remembers the latest.
+
+        The shapes depend on nothing but `Plan.key`: pad to a fixed length, never to the longest.
+        """
+        raise NotImplementedError
+
+    def denoise(self, x: Array, t: Array, conditions: Mapping[str, Array]) -> Array:
+        """Return what the network says of each row: noise, v or velocity, as the solver expects.
+
+        Shapes: x (B, *Plan.shape) float32, scaled for the network; t (B,) float32; conditions each
+        (B, ...). B is a bucket; rows beyond those in use hold anything finite. Nothing may be
+        written to, and the result is copied before the next call.
+        """
+        raise NotImplementedError
+
+    def decode(self, latents: Array, item: Any) -> Any:
+        """Return the result of one sample: most often an `Image`. Shape: latents (*Plan.shape)."""
+        raise NotImplementedError
+
+    def preview(self, latents: Array) -> Any:
+        """Return a small picture of what the latents promise; optional. Shape: (*Plan.shape)."""
+        raise NotImplementedError
+
+    def run(self, items: list[Any]) -> list[Any]:
+        """Draw all items step by step, in exact mode, for who has no step engine of their own."""
+        if self._runs is None:
+            self._runs = importlib.import_module(_ENGINE).Runs(self)
+        return self._runs(items)
+
+
 # --- definitions ---------------------------------------------------------------------------------
 
 
@@ -406,6 +584,8 @@ def _define_class(cls: type[Model]) -> Definition:
         raise InvalidModel(f"{cls.name}: write `class Input(pydantic.BaseModel): …` inside {where}")
     if cls.run is Model.run:
         raise InvalidModel(f"{cls.name}: write `def run(self, items)` in {where}")
+    if issubclass(cls, StepModel):
+        _check_steps(cls, where)
     if not isinstance(cls.batch, Batch):
         raise InvalidModel(f"{cls.name}: batch must be a swell.Batch, not {cls.batch!r}")
     unknown = [field for field in cls.batch.by if field not in input_type.model_fields]
@@ -436,6 +616,14 @@ def _define_class(cls: type[Model]) -> Definition:
         files=_resolve(cls.files, home),
         make=cls,
     )
+
+
+def _check_steps(cls: type[StepModel], where: str) -> None:
+    if cls.run is not StepModel.run:
+        raise InvalidModel(f"{cls.name}: a StepModel has no `run` of its own; derive from Model")
+    for method in ("prepare", "denoise", "decode"):
+        if getattr(cls, method) is getattr(StepModel, method):
+            raise InvalidModel(f"{cls.name}: write `def {method}(self, …)` in {where}")
 
 
 class _FunctionModel(Model):
@@ -675,7 +863,9 @@ def load_models(ref: str) -> list[Definition]:
 
 def _zoo_models(ref: str) -> list[Definition]:
     owner, _, name = ref.partition("/")
-    module_name = "stub" if owner == "demo" else name.replace("-", "_")
+    module_name = name.replace("-", "_")
+    if owner == "demo" and module_name not in _OWN_FILE:
+        module_name = "stub"
     if not module_name.isidentifier() or importlib.util.find_spec(f"{_ZOO}.{module_name}") is None:
         raise NotFound(
             f"no built-in model is called {ref!r}: give a built-in such as swell/icons or "

@@ -7,14 +7,13 @@ al., "Flow Matching", arXiv 2210.02747), and a convolutional decoder to 128 px; 
     x_1 = noise,  x_{t - d} = x_t - d v,  v = u + g (c - u)
 
 with c the velocity said with the words, u without them, and g the guidance (arXiv 2207.12598).
+The words are padded to 16 pieces, always. Without words all of them are zeros, as in training.
 All weights are int8 with a scale per output channel, turned to float32 when they are read.
 """
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from functools import lru_cache, partial
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from swell import ui
-from swell.model import Batch, Cancelled, Image, Item, Model
+from swell.model import Image, Item, Plan, Sampler, StepModel
 from swell.zoo.upscale import Upscaler
 
 __all__ = ["STYLES", "Icons", "WordPiece"]
@@ -72,7 +71,7 @@ class WordPiece:
         return found
 
 
-class Icons(Model):
+class Icons(StepModel):
     """Draws an icon from a few words.
 
     A small demonstration model that comes with Swell, so that a first picture needs no download and
@@ -113,7 +112,6 @@ class Icons(Model):
 
     name = "swell/icons"
     Output = Image
-    batch = Batch(max=8, by=("steps",))
     files = (
         "weights/icons-text.onnx",
         "weights/icons-vocab.txt",
@@ -176,8 +174,6 @@ class Icons(Model):
         self._unet = self._session("icons-unet.onnx")
         self._decoder = self._session("icons-decoder.onnx")
         self._upscaler = Upscaler(self._threads)
-        # People send the same words with other seeds and styles.
-        self._encode = lru_cache(maxsize=256)(self._encode_once)
 
     def _session(self, file: str) -> Any:
         options = onnxruntime.SessionOptions()
@@ -190,84 +186,46 @@ class Icons(Model):
         """Draw one picture in one step."""
         self.run([Item(self.Input(prompt="cat", steps=1))])
 
-    def run(self, items: list[Item[Any]]) -> list[Image | Exception]:
-        """Draw all items, which have the same number of steps, in one batch.
+    def prepare(self, item: Item[Input]) -> Plan:
+        """Guidance 1 needs no second row: u + (c - u) is c."""
+        asked = item.input
+        return Plan(
+            sampler=Sampler("flow_euler", asked.steps, spacing="even", train_steps=1),
+            shape=LATENTS,
+            words=asked.prompt,
+            guidance=None if asked.guidance == 1 else asked.guidance,
+            values={"style": STYLES.index(asked.style) if asked.style in STYLES else -1},
+            seed=item.seed if asked.seed is None else asked.seed + item.index,
+        )
 
-        A picture depends on its own input and seed alone: each has its own generator, and no
-        operation of the networks looks across a batch.
-        """
-        drawings = [_Drawing(item, *self._encode(item.input.prompt)) for item in items]
-        times = np.linspace(1, 0, items[0].input.steps + 1, dtype=np.float32) if items else ()
-        for done, (now, after) in enumerate(pairwise(times), 1):
-            alive = [drawing for drawing in drawings if not drawing.item.cancelled]
-            if not alive:
-                break
-            self._step(alive, float(now), float(after))
-            for drawing in alive:
-                drawing.item.progress(done, len(times) - 1)
-                drawing.item.preview(partial(self._picture, drawing.clean))
-        return [self._finish(drawing) for drawing in drawings]
+    def encode(self, words: list[str]) -> list[Mapping[str, Floats]]:
+        """Return what words mean. Shapes: states (16, 384), sentence (384,) of unit length."""
+        return [self._encode(prompt) for prompt in words]
 
-    def _encode_once(self, prompt: str) -> tuple[Floats, Floats]:
-        """Return what the words mean. Shapes: states (16, 384), sentence (384,) of unit length."""
+    def _encode(self, prompt: str) -> Mapping[str, Floats]:
+        # One by one: a batch would have to be padded to its longest, and cost more.
         ids = self._words.ids(prompt)
         states, sentence = self._text.run(
             None, {"ids": np.array([ids], np.int64), "mask": np.ones((1, len(ids)), np.int64)}
         )
         padded = np.zeros((STATES, states.shape[2]), np.float32)
         padded[: len(ids)] = states[0, :STATES]
-        return padded, sentence[0]
+        return {"states": padded, "sentence": sentence[0]}
 
-    def _step(self, drawings: "Sequence[_Drawing]", now: float, after: float) -> None:
-        """Move drawings from time `now` to time `after`, 1 being noise and 0 a picture."""
-        n = len(drawings)
-        x = np.stack([drawing.latents for drawing in drawings])
-        states = np.stack([drawing.states for drawing in drawings])
-        sentence = np.stack([drawing.sentence for drawing in drawings])
-        style = np.array([drawing.style for drawing in drawings], np.int64)
-        guidance = np.array([d.item.input.guidance for d in drawings], np.float32)
-        said = self._unet.run(
-            None,
-            {
-                "latents": np.concatenate([x, x]),
-                "time": np.full(2 * n, now, np.float32),
-                # Without words both are zeros, as they were in training.
-                "states": np.concatenate([states, np.zeros_like(states)]),
-                "sentence": np.concatenate([sentence, np.zeros_like(sentence)]),
-                "style": np.concatenate([style, style]),
-            },
-        )[0]
-        with_words, without = said[:n], said[n:]
-        velocity = without + guidance[:, None, None, None] * (with_words - without)
-        for drawing, latents, v in zip(drawings, x, velocity, strict=True):
-            drawing.clean = latents - now * v
-            drawing.latents = latents - (now - after) * v
+    def denoise(self, x: Floats, t: Floats, conditions: Mapping[str, Any]) -> Floats:
+        """Return the velocity. Shapes: x (B, 48, 8, 8), t (B,) from 1, noise, to 0."""
+        said: Floats = self._unet.run(None, {"latents": x, "time": t, **conditions})[0]
+        return said
 
-    def _picture(self, latents: Floats) -> PIL.Image.Image:
+    def preview(self, latents: Floats) -> PIL.Image.Image:
         """Decode one. Shapes: (48, 8, 8) -> 128 x 128 px."""
         pixels = self._decoder.run(None, {"latents": latents[None]})[0][0]
         pixels = ((pixels.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
         return PIL.Image.fromarray(pixels.transpose(1, 2, 0))
 
-    def _finish(self, drawing: "_Drawing") -> Image | Exception:
-        if drawing.item.cancelled:
-            return Cancelled()
-        picture = self._picture(drawing.latents)
-        if drawing.item.input.size == picture.width:
+    def decode(self, latents: Floats, item: Item[Input]) -> Image:
+        """Decode one, and enlarge it if asked to."""
+        picture = self.preview(latents)
+        if item.input.size == picture.width:
             return Image(picture)
         return Image(PIL.Image.fromarray(self._upscaler(np.asarray(picture))))
-
-
-class _Drawing:
-    """One picture on its way from noise."""
-
-    def __init__(self, item: Item[Any], states: Floats, sentence: Floats) -> None:
-        asked = item.input
-        seed = item.seed if asked.seed is None else asked.seed + item.index
-        self.item = item
-        self.states = states
-        self.sentence = sentence
-        self.style = STYLES.index(asked.style) if asked.style in STYLES else -1
-        self.latents = np.random.default_rng(seed).standard_normal(LATENTS, np.float32)
-        #: What the latents would be if the flow went on straight; for previews.
-        self.clean = self.latents

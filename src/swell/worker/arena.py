@@ -1,0 +1,450 @@
+"""Latents of samples that run together, in memory that is taken once for each batch key.
+
+Sample i of a step has row i of every array. Those with guidance come first, so that the rows of
+what the network sees are
+
+    0 … n      all samples, with words
+    n … n + g  the first g of them once more, without
+    …          padding up to the bucket, with whatever was there before
+
+Whoever runs again keeps its row; only who comes, goes or stands on the wrong side is copied. So the
+last sample takes the row of one that is finished, and nothing is gathered. Paused samples keep
+their latents in arrays of their own.
+
+A step has three parts: `load` writes what the network is to see, `forward` asks it, `advance` moves
+the samples. Latents change in `advance` alone: what goes wrong before can be tried again.
+"""
+
+import inspect
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from swell.model import Array, Arrays, Plan, Sampler
+from swell.worker import solver as solvers
+from swell.worker.solver import AlphaBars, Noise, Sigmas, Solver, Table
+
+__all__ = ["Arena", "BatchKey", "InvalidCheckpoint", "SampleState", "table_of"]
+
+#: Names of arrays → arrays without the batch: what the network hears beside latents and time.
+Conditions = Mapping[str, Array]
+
+#: Of the format of checkpoints.
+_VERSION: Final = 1
+
+
+class InvalidCheckpoint(ValueError):
+    """A checkpoint is broken, or was made of another sample."""
+
+
+class BatchKey(msgspec.Struct, frozen=True):
+    """What samples must share to run together: shapes and code, but no numbers."""
+
+    model: str
+    shape: tuple[int, ...]
+    solver: Solver
+    #: `Plan.key`.
+    own: Hashable = ()
+
+    def __str__(self) -> str:
+        """The same for equal keys in every process: a name for what is measured of it."""
+        solver = f"{self.solver.name},{self.solver.prediction},{self.solver.clip}"
+        return f"{self.model} {'x'.join(map(str, self.shape))} {solver} {self.own!r}"
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def table_of(sampler: Sampler) -> Table:
+    """Return the coefficients of all steps.
+
+    Raises:
+        ValueError: Unknown solver or option, or a value out of range; the text says which.
+    """
+    if sampler.solver not in _SOLVERS:
+        raise ValueError(f"solver {sampler.solver!r}: use one of {', '.join(_SOLVERS)}")
+    plan, solve = _SOLVERS[sampler.solver]
+    options = dict(sampler.options)
+    schedule = _schedule(plan, sampler, options)
+    table: Table = solve(schedule, **_taken(options, solve))
+    if options:
+        raise ValueError(f"{sampler!r}: {', '.join(options)} is no option of this solver")
+    return table
+
+
+#: The schedule of each solver, and what makes a table of it.
+_SOLVERS: Final[Mapping[str, tuple[Callable[..., Any], Callable[..., Table]]]] = {
+    "euler": (solvers.euler_sigmas, solvers.euler),
+    "euler_ancestral": (solvers.euler_sigmas, solvers.euler_ancestral),
+    "dpmpp_2m": (solvers.dpmpp_sigmas, solvers.dpmpp_2m),
+    "flow_euler": (solvers.flow_sigmas, solvers.flow_euler),
+    "ddim": (solvers.ddim_bars, solvers.ddim),
+    "lcm": (solvers.lcm_bars, solvers.lcm),
+}
+
+#: Options that tell of training's noise, and what `alpha_bars` calls them.
+_TRAINING: Final = {
+    "betas": "betas",
+    "beta_start": "start",
+    "beta_end": "end",
+    "train_steps": "train_steps",
+}
+
+
+def _schedule(
+    plan: Callable[..., Any], sampler: Sampler, options: dict[str, Any]
+) -> Sigmas | AlphaBars:
+    if "sigmas" in options:
+        return _given(sampler, options)
+    # A consistency model lays its steps over that part of the noise; others leave out the first.
+    own_strength = "strength" in inspect.signature(plan).parameters
+    strength = 1.0 if own_strength else options.pop("strength", 1.0)
+    if plan is solvers.flow_sigmas:
+        schedule = plan(sampler.steps, **_taken(options, plan))
+    else:
+        told = {name: options.pop(key) for key, name in _TRAINING.items() if key in options}
+        bars = solvers.alpha_bars(told.pop("betas", "scaled_linear"), **told)
+        schedule = plan(bars, sampler.steps, **_taken(options, plan))
+    if strength != 1:
+        schedule = schedule.start(solvers.first_step(sampler.steps, strength))
+    made: Sigmas | AlphaBars = schedule
+    return made
+
+
+def _given(sampler: Sampler, options: dict[str, Any]) -> Sigmas:
+    sigmas = np.asarray(options.pop("sigmas"), np.float32).astype(np.float64)
+    timesteps = np.asarray(options.pop("timesteps", sigmas[:-1]), np.float64)
+    if sigmas.shape != (sampler.steps + 1,) or timesteps.shape != (sampler.steps,):
+        raise ValueError(f"{sampler!r}: use {sampler.steps + 1} sigmas and a timestep a step")
+    return Sigmas(timesteps, sigmas, float(options.pop("peak", sigmas[0])))
+
+
+def _taken(options: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
+    """Remove from `options` those that `function` takes by name, and return them."""
+    known = inspect.signature(function).parameters.values()
+    names = [one.name for one in known if one.kind is inspect.Parameter.KEYWORD_ONLY]
+    return {name: options.pop(name) for name in names if name in options}
+
+
+# --- samples -------------------------------------------------------------------------------------
+
+
+class SampleState:
+    """One sample on its way from noise to picture.
+
+    Its latents are in a row of the arena while it runs (`row` is not -1), in `x` while it is paused
+    or finished, and nowhere before its first step.
+    """
+
+    __slots__ = (
+        "h",
+        "id",
+        "item",
+        "key",
+        "noise",
+        "plan",
+        "previewed_s",
+        "row",
+        "seed",
+        "step",
+        "table",
+        "told_s",
+        "with_words",
+        "without_words",
+        "x",
+    )
+
+    def __init__(self, sample_id: str, item: Any, plan: Plan, key: BatchKey, table: Table) -> None:
+        self.id = sample_id
+        self.item = item
+        self.plan = plan
+        self.key = key
+        self.table = table
+        self.seed: int = item.seed if plan.seed is None else plan.seed
+        #: Steps that are over.
+        self.step = 0
+        self.row = -1
+        self.x: Array | None = None
+        #: The picture foreseen one step before, for solvers that look back.
+        self.h: Array | None = None
+        self.noise: Noise | None = None
+        #: What the network hears in each of its rows; None until somebody encoded it.
+        self.with_words: Conditions | None = None
+        self.without_words: Conditions | None = None
+        self.told_s = self.previewed_s = -np.inf
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether it takes a second row."""
+        return self.plan.guidance is not None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no step is left."""
+        return self.step >= len(self.table)
+
+    def begin(self, arrays: Arrays) -> Array:
+        """Return the latents before its first step, and start its stream of noise."""
+        noise = Noise(self.seed)
+        fresh = noise.draw(self.plan.shape)
+        if self.plan.start is None:
+            x = arrays.put(fresh * np.float32(self.table.from_noise))
+        else:
+            keep, add = self.table.from_image
+            x = arrays.put(fresh * np.float32(add)) + self.plan.start * keep
+        self.noise = noise
+        return x
+
+    def draw(self, out: "np.ndarray[Any, np.dtype[np.float32]]") -> None:
+        """Write the noise of its present step into `out`."""
+        assert self.noise is not None, "noise begins with the latents"
+        self.noise.fill(out)
+
+    def checkpoint(self, arrays: Arrays, x: Array, h: Array | None) -> bytes:
+        """Return what `resume` needs to go on after its last step, of which `x` and `h` are."""
+        kept_h = None if h is None else _packed(arrays.get(h))
+        kept = _Checkpoint(_VERSION, self._identity(), self.step, _packed(arrays.get(x)), kept_h)
+        return msgspec.msgpack.encode(kept)
+
+    def resume(self, raw: bytes, arrays: Arrays) -> None:
+        """Take over latents and steps from `checkpoint` of the same sample.
+
+        Raises:
+            InvalidCheckpoint: It is none, or of another sample.
+        """
+        try:
+            kept = _decoder.decode(raw)
+        except msgspec.MsgspecError as error:
+            raise InvalidCheckpoint(f"no checkpoint of a sample: {error}") from error
+        mine = self._identity()
+        size = 4 * int(np.prod(self.plan.shape))
+        sizes = {len(part) for part in (kept.x, kept.h) if part is not None}
+        if kept.version != _VERSION or kept.identity != mine or sizes != {size}:
+            raise InvalidCheckpoint(f"a checkpoint of {kept.identity}, not of {mine}")
+        if not 0 < kept.step <= len(self.table):
+            raise InvalidCheckpoint(f"step {kept.step} of {len(self.table)}")
+        self.step = kept.step
+        self.x = arrays.put(self._unpacked(kept.x))
+        self.h = None if kept.h is None else arrays.put(self._unpacked(kept.h))
+        # The state of a stream is how much was drawn from it.
+        self.noise = Noise(self.seed)
+        for _ in range(1 + int(self.table.draws[: self.step].sum())):
+            self.noise.draw(self.plan.shape)
+
+    def _identity(self) -> str:
+        return f"{self.key}, {len(self.table)} steps, seed {self.seed}"
+
+    def _unpacked(self, raw: bytes) -> "np.ndarray[Any, Any]":
+        return np.frombuffer(raw, "<f4").astype(np.float32).reshape(self.plan.shape)
+
+
+class _Checkpoint(msgspec.Struct, frozen=True, array_like=True):
+    """Latents as little-endian float32, row-major, after so many steps."""
+
+    version: int
+    identity: str
+    step: int
+    x: bytes
+    h: bytes | None
+
+
+_decoder: Final = msgspec.msgpack.Decoder(_Checkpoint)
+
+
+def _packed(values: "np.ndarray[Any, Any]") -> bytes:
+    return np.ascontiguousarray(values, "<f4").tobytes()
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+class Arena:
+    """The rows of one batch key.
+
+    Args:
+        key: What its samples share.
+        arrays: Where the model's arrays live.
+        most_rows: Rows that a step may have; at least 1.
+        conditions: Those of the first sample: all others have the same names and shapes.
+    """
+
+    def __init__(
+        self, key: BatchKey, arrays: Arrays, most_rows: int, conditions: Conditions
+    ) -> None:
+        # One sample with guidance has two rows even where a step has one: then it has two passes.
+        rows = max(most_rows, 2)
+        self._solver = key.solver
+        self._arrays = arrays
+        self._host_z = np.zeros((most_rows, *key.shape), np.float32)
+        self._host_t = np.zeros(rows, np.float32)
+        like = arrays.put(np.zeros(key.shape, np.float32))
+        self._x = arrays.rows(like, most_rows)
+        self._h = arrays.rows(like, most_rows) if key.solver.needs_history else None
+        #: What the network sees and what it says.
+        self._seen = arrays.rows(like, rows)
+        self._said = arrays.rows(like, rows)
+        self._heard = {name: arrays.rows(value, rows) for name, value in conditions.items()}
+        #: Whose latents and whose conditions are in each row.
+        self._samples: list[SampleState | None] = [None] * most_rows
+        self._hearers: list[Conditions | None] = [None] * rows
+        #: Samples of the present step, those with guidance among them, and their coefficients.
+        self._placed: list[SampleState] = []
+        self._guided = 0
+        self._k: Array = None
+
+    def check(self, conditions: Conditions) -> None:
+        """Refuse conditions that the rows have no place for.
+
+        Raises:
+            ValueError: They have other names or shapes than those of the first sample.
+        """
+        shapes = {name: tuple(value.shape) for name, value in conditions.items()}
+        mine = {name: tuple(rows.shape[1:]) for name, rows in self._heard.items()}
+        if shapes != mine:
+            raise ValueError(
+                f"conditions of shapes {shapes} do not fit {mine} of the same batch key: put what "
+                "decides them, such as the number of words, into Plan.key"
+            )
+
+    def place(self, samples: Sequence[SampleState]) -> None:
+        """Give these samples the first rows, for the next step; all others are paused."""
+        self._guided = sum(sample.is_guided for sample in samples)
+        order = self._ordered(samples)
+        for row, sample in enumerate(self._samples):
+            if sample is not None and (row >= len(order) or order[row] is not sample):
+                self._pause(sample)
+        for row, sample in enumerate(order):
+            if self._samples[row] is not sample:
+                self._seat(sample, row)
+        self._placed = order
+
+    def _ordered(self, samples: Sequence[SampleState]) -> list[SampleState]:
+        """Return who gets which row: everybody the one they have, if it is on the right side."""
+        order: list[SampleState | None] = [None] * len(samples)
+        moving = []
+        for sample in samples:
+            if sample.row in self._side(sample, len(samples)):
+                order[sample.row] = sample
+            else:
+                moving.append(sample)
+        for sample in moving:
+            row = next(r for r in self._side(sample, len(samples)) if order[r] is None)
+            order[row] = sample
+        return [sample for sample in order if sample is not None]
+
+    def _side(self, sample: SampleState, count: int) -> range:
+        return range(self._guided) if sample.is_guided else range(self._guided, count)
+
+    def _pause(self, sample: SampleState) -> None:
+        row = sample.row
+        x = _copy(self._x[row])
+        if self._h is not None:
+            sample.h = _copy(self._h[row])
+        sample.x, sample.row = x, -1
+        self._samples[row] = None
+
+    def _seat(self, sample: SampleState, row: int) -> None:
+        self._x[row] = sample.begin(self._arrays) if sample.x is None else sample.x
+        if self._h is not None:
+            self._h[row] = 0 if sample.h is None else sample.h
+        sample.x, sample.h, sample.row = None, None, row
+        self._samples[row] = sample
+
+    def take(self, sample: SampleState) -> None:
+        """Free the sample's row; its latents go with it."""
+        if sample.row >= 0:
+            self._pause(sample)
+
+    def latents(self, sample: SampleState) -> tuple[Array, Array | None]:
+        """Return a running sample's latents and the picture foreseen before, as they lie here."""
+        return self._x[sample.row], None if self._h is None else self._h[sample.row]
+
+    def load(self) -> None:
+        """Write what the network is to see of the samples that were placed."""
+        placed, n, g = self._placed, len(self._placed), self._guided
+        steps = [sample.step for sample in placed]
+        self._k = self._arrays.put(solvers.gather([sample.table for sample in placed], steps))
+        solvers.scale_input(self._x[:n], self._k, self._seen[:n])
+        self._seen[n : n + g] = self._seen[:g]
+        self._host_t[:n] = [sample.table.timesteps[sample.step] for sample in placed]
+        self._host_t[n : n + g] = self._host_t[:g]
+        hearers = [sample.with_words for sample in placed]
+        hearers += [sample.without_words for sample in placed[:g]]
+        for row, conditions in enumerate(hearers):
+            if self._hearers[row] is not conditions:
+                assert conditions is not None, "conditions come before the first step"
+                self._hearers[row] = None
+                for name, value in conditions.items():
+                    self._heard[name][row] = value
+                self._hearers[row] = conditions
+
+    def forward(self, denoise: Callable[[Array, Array, Conditions], Array], bucket: int) -> None:
+        """Ask the network, `bucket` rows at a time, and apply guidance.
+
+        Raises:
+            ValueError: The network says something of another shape.
+        """
+        n, g = len(self._placed), self._guided
+        t = self._arrays.put(self._host_t)
+        for start in range(0, n + g, bucket):
+            part = slice(start, start + bucket)
+            seen, heard = self._seen[part], {name: rows[part] for name, rows in self._heard.items()}
+            said = denoise(seen, t[part], heard)
+            if tuple(said.shape) != tuple(seen.shape):
+                raise ValueError(
+                    f"denoise() returned shape {tuple(said.shape)} for latents of shape "
+                    f"{tuple(seen.shape)}"
+                )
+            self._said[part] = said
+        if g:
+            scale = np.array([sample.plan.guidance for sample in self._placed[:g]], np.float32)
+            solvers.guide(self._said[: n + g], n, self._arrays.put(scale))
+
+    def foreseen(self, sample: SampleState) -> Array:
+        """Return the latents that the network promises; between `forward` and `advance`."""
+        row = sample.row
+        return _foreseen(sample.table, sample.step, self._x[row], self._said[row])
+
+    def advance(self) -> None:
+        """Move the samples by one step. After an error their latents are worth nothing."""
+        placed, n = self._placed, len(self._placed)
+        solvers.advance(
+            self._solver,
+            self._x[:n],
+            self._said[:n],
+            self._k,
+            z=self._noise(),
+            h=None if self._h is None else self._h[:n],
+            scratch=self._seen[:n],
+        )
+        for sample in placed:
+            sample.step += 1
+
+    def _noise(self) -> Array | None:
+        drawing = [sample for sample in self._placed if sample.table.draws[sample.step]]
+        if not drawing and not self._solver.needs_noise:
+            return None
+        for sample in drawing:
+            sample.draw(self._host_z[sample.row])
+        return self._arrays.put(self._host_z[: len(self._placed)])
+
+
+def _copy(row: Array) -> Array:
+    return row * 1
+
+
+def _foreseen(table: Table, step: int, x: Array, m: Array) -> Array:
+    """Return x0, from what the network said, by the rows that `solver.advance` takes."""
+    name, k = table.solver.name, [float(value) for value in table.coefficients[step]]
+    if name == "flow_euler":
+        # What is left of sigma: all later steps together.
+        return x + m * float(table.affine[step:, 1].sum())
+    if name in ("euler", "euler_ancestral"):
+        return x + m * k[1] if table.solver.prediction == "epsilon" else x / k[2] + m * k[1]
+    if table.solver.prediction == "v":
+        return x * k[2] + m * k[1]
+    return (x + m * k[1]) / k[2]

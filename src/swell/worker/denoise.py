@@ -1,0 +1,573 @@
+"""The loop that draws: samples of many tasks, one step after another, in as few batches as pays.
+
+`Denoiser` holds samples and moves them. It has no thread, socket or process of its own: who owns it
+calls `boundary` over and over, and between two calls adds samples, cancels them, or takes them
+away. At each boundary it drops who was cancelled, decodes at most one finished sample, asks
+`Schedule` who runs, and runs one step.
+
+What a model process does with it:
+
+- A `StepModel` gets no batches. Each task's samples go to `add` as they arrive, one `Request` each,
+  whose `Item` has the task's seed + index, and the task's listener. The listener hears progress and
+  previews, throttled here per sample, and says whether the task is cancelled. That is asked before
+  each step of a sample; `cancel` also reaches those whose turn has not come.
+- Results come one by one through `ended`, as they are finished: a value or an exception, exactly
+  once per sample. `Reject`, `Cancelled` and `InvalidCheckpoint` are among the exceptions.
+- In its loop the process waits for the worker's word if `boundary` returned False, else reads what
+  was said meanwhile without waiting, and calls `boundary` again. Nobody waits for a full batch.
+- To drain: `checkpoint` of each of `ids` goes to the worker, and with the next attempt comes back
+  in `Request.checkpoint`. None means that nothing is lost by starting anew. It has the size of the
+  latents, 64 KiB to 1 MiB. That model version and device are the same is for the caller to know.
+- `curves` are kept on disk now and then, by model version and device, and given back at the start.
+- With several models on a device: `set_residency` whenever one was loaded or moved out. `load` is
+  called when it is the turn of one that is not there.
+- Exceptions of callbacks and listeners are not caught: they end the loop, as a lost worker should.
+
+In exact mode every step of a batch key has the model's own number of rows, so a picture depends on
+nothing but model version, device and input. In fast mode steps have as many rows as pay off.
+
+An error of the network is the fault of one sample until shown otherwise: the batch is halved until
+the one to blame is alone. Whoever shares a half with it just runs again, from the same latents.
+Where memory runs out, fewer rows run from then on. If a single row finds none, its sample fails.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from swell.clock import Clock, SystemClock
+from swell.model import Array, Arrays, Cancelled, Item, StepModel
+from swell.worker.arena import Arena, BatchKey, SampleState, table_of
+from swell.worker.curve import Curve
+from swell.worker.schedule import Decision, Policy, Sample, Schedule
+
+__all__ = ["Denoiser", "Request", "Runs"]
+
+#: A sample tells its progress at most this often, except for its last step.
+PROGRESS_EVERY_S: Final = 0.05
+
+#: A sample offers a preview at most this often.
+PREVIEW_EVERY_S: Final = 0.4
+
+#: Texts per model whose conditions are remembered.
+MOST_TEXTS: Final = 256
+
+#: Batch keys that are remembered though they have no samples.
+MOST_IDLE_KEYS: Final = 8
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One sample to draw."""
+
+    #: Unique among those that are here.
+    id: str
+    model: StepModel
+    #: Its input, seed and index, and who hears of it.
+    item: Item[Any]
+    #: When it must be finished, in seconds of the denoiser's clock.
+    deadline_s: float | None = None
+    #: From `Denoiser.checkpoint`, here or elsewhere.
+    checkpoint: bytes | None = None
+
+
+# --- what is remembered --------------------------------------------------------------------------
+
+
+class _Texts:
+    """Conditions of the latest words of one model."""
+
+    def __init__(self, model: StepModel) -> None:
+        self._model = model
+        self._known: OrderedDict[Hashable, Mapping[str, Array]] = OrderedDict()
+
+    def __getitem__(self, words: Hashable) -> Mapping[str, Array]:
+        self._known.move_to_end(words)
+        return self._known[words]
+
+    def learn(self, words: Iterable[Hashable]) -> dict[Hashable, Exception]:
+        """Encode what is new, in one batch; return what cannot be encoded, and why."""
+        new = [one for one in dict.fromkeys(words) if one is not None and one not in self._known]
+        wrong: dict[Hashable, Exception] = {}
+        if new:
+            self._encode(new, wrong)
+        return wrong
+
+    def _encode(self, new: list[Hashable], wrong: dict[Hashable, Exception]) -> None:
+        try:
+            conditions = list(self._model.encode(new))
+            if len(conditions) != len(new):
+                raise TypeError(f"encode() returned {len(conditions)} results for {len(new)} words")
+        except Exception as error:
+            if len(new) == 1:
+                wrong[new[0]] = error
+                return
+            half = len(new) // 2
+            self._encode(new[:half], wrong)
+            self._encode(new[half:], wrong)
+            return
+        self._known.update(zip(new, conditions, strict=True))
+
+    def forget_oldest(self) -> None:
+        while len(self._known) > MOST_TEXTS:
+            self._known.popitem(last=False)
+
+
+class _Resident:
+    """A model, and what is remembered of it."""
+
+    def __init__(self, model: StepModel) -> None:
+        self.model = model
+        self.texts = _Texts(model)
+        self.loaded = True
+        self.load_s = 0.0
+        self.has_preview = type(model).preview is not StepModel.preview
+
+    def tell(self, state: SampleState) -> None:
+        """Put together what the network hears of a sample whose words are known."""
+        plan, arrays = state.plan, self.model.arrays
+        values = {name: _put(arrays, value) for name, value in plan.values.items()}
+        words = {} if plan.words is None else self.texts[plan.words]
+        state.with_words = {**words, **values}
+        if not state.is_guided:
+            return
+        if plan.without is None:
+            without = {name: arrays.rows(value, 1)[0] for name, value in words.items()}
+            state.without_words = {**without, **values}
+        else:
+            state.without_words = {**self.texts[plan.without], **values}
+
+
+def _put(arrays: Arrays, value: Any) -> Array:
+    if isinstance(value, float):
+        value = np.float32(value)
+    if isinstance(value, int | list | tuple | np.ndarray | np.generic):
+        return arrays.put(np.asarray(value))
+    return value
+
+
+class _Key:
+    """A batch key: whose it is, and its memory once a sample has run."""
+
+    def __init__(self, resident: _Resident) -> None:
+        self.resident = resident
+        self.arena: Arena | None = None
+
+
+# --- one step ------------------------------------------------------------------------------------
+
+
+class _NoMemory(Exception):
+    """The device has no memory left; `reason` is what it said."""
+
+    def __init__(self, reason: Exception) -> None:
+        self.reason = reason
+
+
+class _Step:
+    """One step of a batch, in as many attempts as it takes."""
+
+    def __init__(self, model: StepModel, arena: Arena, bucket: int, clock: Clock) -> None:
+        self._model = model
+        self._arena = arena
+        self._bucket = bucket
+        self._clock = clock
+        #: Who has moved, who cannot, and what the latest attempt took.
+        self.advanced: list[SampleState] = []
+        self.failed: list[tuple[SampleState, Exception]] = []
+        self.seconds = 0.0
+        #: What previews are to show, by sample.
+        self.foreseen: list[tuple[SampleState, Array]] = []
+
+    def run(self, states: Sequence[SampleState], shown: Callable[[SampleState], bool]) -> None:
+        """Move these samples; take note of the picture that is foreseen, of those to be shown.
+
+        Raises:
+            _NoMemory: Those that are neither among the advanced nor the failed did not move.
+        """
+        start_s, arena = self._clock.monotonic_s(), self._arena
+        try:
+            arena.place(states)
+            arena.load()
+            arena.forward(self._model.denoise, self._bucket)
+            foreseen = [(state, arena.foreseen(state)) for state in states if shown(state)]
+        except Exception as error:
+            if isinstance(error, (MemoryError, *self._model.out_of_memory)):
+                raise _NoMemory(error) from error
+            if len(states) == 1:
+                self.failed.append((states[0], error))
+                return
+            half = len(states) // 2
+            self.run(states[:half], shown)
+            self.run(states[half:], shown)
+            return
+        try:
+            arena.advance()
+            self._model.arrays.wait()
+        except Exception as error:
+            # Their latents may be half moved.
+            self.failed.extend((state, error) for state in states)
+            return
+        self.seconds = self._clock.monotonic_s() - start_s
+        self.advanced.extend(states)
+        self.foreseen.extend(foreseen)
+
+
+# --- the loop ------------------------------------------------------------------------------------
+
+
+class Denoiser:
+    """Draws samples step by step.
+
+    Args:
+        clock: What tells the time.
+        ended: Called once per sample with its id, and its result or an exception.
+        exact: Whether all steps of a batch key have the same number of rows.
+        bucket: That number; None for what each model says.
+        curves: What steps took in an earlier process, from `curves`.
+        load: Called with a model that has to be brought to the device.
+        policy: Who runs when, as a matter of taste.
+        progress_every_s: Seconds between two words of progress of a sample.
+        preview_every_s: Seconds between two previews of a sample.
+    """
+
+    def __init__(  # noqa: PLR0913 - all but two have defaults
+        self,
+        clock: Clock,
+        ended: Callable[[str, Any], None],
+        *,
+        exact: bool = True,
+        bucket: int | None = None,
+        curves: Mapping[str, Curve] | None = None,
+        load: Callable[[StepModel], None] | None = None,
+        policy: Policy | None = None,
+        progress_every_s: float = PROGRESS_EVERY_S,
+        preview_every_s: float = PREVIEW_EVERY_S,
+    ) -> None:
+        self._clock = clock
+        self._ended = ended
+        self._exact = exact
+        self._bucket = bucket
+        self._curves = dict(curves or {})
+        self._load = load
+        self._schedule = Schedule(policy or Policy())
+        self._progress_every_s = progress_every_s
+        self._preview_every_s = preview_every_s
+        self._residents: dict[str, _Resident] = {}
+        self._keys: OrderedDict[BatchKey, _Key] = OrderedDict()
+        #: Samples with steps left, and those that wait to be decoded.
+        self._states: dict[str, SampleState] = {}
+        self._finished: deque[SampleState] = deque()
+        self._cancelled: set[str] = set()
+        #: How many took part in the last step.
+        self._together = 1
+
+    def __len__(self) -> int:
+        return len(self._states) + len(self._finished)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of all samples that are here."""
+        return (*self._states, *(state.id for state in self._finished))
+
+    def add(self, requests: Iterable[Request]) -> None:
+        """Take samples; they take part from the next step on. What cannot be drawn ends at once.
+
+        Raises:
+            ValueError: A sample of that id is already here.
+        """
+        for request in requests:
+            if self._find(request.id) is not None:
+                raise ValueError(f"sample {request.id} is already here")
+            try:
+                state = self._prepared(request)
+            except Exception as error:
+                self._ended(request.id, error)
+                continue
+            if state.is_finished:
+                self._finished.append(state)
+            else:
+                self._states[state.id] = state
+                self._schedule.add(self._sample(request, state))
+
+    def cancel(self, sample_id: str) -> None:
+        """Drop a sample at the next boundary. An id that is not here means nothing."""
+        self._cancelled.add(sample_id)
+
+    def checkpoint(self, sample_id: str) -> bytes | None:
+        """Return what a sample needs to go on elsewhere, or None if it has nothing to lose."""
+        state = self._find(sample_id)
+        if state is None or state.step == 0:
+            return None
+        key, x, h = self._keys[state.key], state.x, state.h
+        if key.arena is not None and state.row >= 0:
+            x, h = key.arena.latents(state)
+        return state.checkpoint(key.resident.model.arrays, x, h)
+
+    def set_residency(self, model: StepModel, *, loaded: bool, load_s: float) -> None:
+        """Say whether a model is on the device, and what loading it takes."""
+        resident = self._resident(model)
+        resident.loaded, resident.load_s = loaded, load_s
+        for key, known in self._keys.items():
+            if known.resident is resident:
+                self._schedule.set_residency(key, loaded=loaded, load_s=load_s)
+
+    def curves(self) -> dict[str, Curve]:
+        """Return what steps took, by batch key; worth keeping per model version and device."""
+        return self._curves | {str(key): self._schedule.curve(key) for key in self._keys}
+
+    def boundary(self) -> bool:
+        """Do what is due between two steps, then run one; return whether anything is left."""
+        if self._cancelled:
+            self._drop_cancelled()
+        if self._finished:
+            self._decode()
+        decision = self._choose()
+        if decision.run:
+            self._run(decision)
+        return bool(self._states or self._finished)
+
+    # Between two steps
+
+    def _drop_cancelled(self) -> None:
+        cancelled, self._cancelled = self._cancelled, set()
+        for state in [state for state in self._finished if state.id in cancelled]:
+            self._finished.remove(state)
+            self._ended(state.id, Cancelled())
+        for state in [state for state in self._states.values() if state.id in cancelled]:
+            self._end(state, Cancelled())
+
+    def _decode(self) -> None:
+        """Decode one sample. More only if more are finished than run together, so that samples
+        that take few steps do not pile up.
+        """
+        while self._finished:
+            state = self._finished.popleft()
+            self._ended(state.id, self._decoded(state))
+            if len(self._finished) <= self._together:
+                break
+
+    def _decoded(self, state: SampleState) -> Any:
+        if state.item.cancelled:
+            return Cancelled()
+        try:
+            return self._keys[state.key].resident.model.decode(state.x, state.item)
+        except Exception as error:
+            return error
+
+    def _choose(self) -> Decision:
+        """Return who runs; drop whom nobody waits for any more."""
+        while True:
+            decision = self._schedule.decide(self._clock.monotonic_s())
+            states = [self._states[sample_id] for sample_id in decision.ids]
+            cancelled = [state for state in states if state.item.cancelled]
+            if not cancelled:
+                return decision
+            for state in cancelled:
+                self._end(state, Cancelled())
+
+    # A step
+
+    def _run(self, decision: Decision) -> None:
+        states = [self._states[sample_id] for sample_id in decision.ids]
+        key = self._keys[states[0].key]
+        if decision.loads:
+            self._bring(key.resident)
+        if not self._ready(key, states):
+            return  # somebody else can have the free row
+        assert key.arena is not None, "whoever is ready has rows"
+        step = _Step(key.resident.model, key.arena, decision.bucket, self._clock)
+        lacking = None
+        try:
+            step.run(states, partial(self._shows, key.resident, self._clock.monotonic_s()))
+        except _NoMemory as error:
+            lacking = error.reason
+        for state, reason in step.failed:
+            self._end(state, reason)
+        if step.advanced:
+            self._count(decision, step)
+        if lacking is not None:
+            self._shrink(decision, step, lacking)
+
+    def _bring(self, resident: _Resident) -> None:
+        if self._load is not None:
+            self._load(resident.model)
+        self.set_residency(resident.model, loaded=True, load_s=resident.load_s)
+
+    def _shows(self, resident: _Resident, now_s: float, state: SampleState) -> bool:
+        return resident.has_preview and now_s - state.previewed_s >= self._preview_every_s
+
+    def _count(self, decision: Decision, step: _Step) -> None:
+        """Note who has moved; retire who is finished, and tell."""
+        moved = {state.id for state in step.advanced}
+        ran = tuple(sample for sample in decision.run if sample.id in moved)
+        self._together = len(ran)
+        done = self._schedule.done(msgspec.structs.replace(decision, run=ran), step.seconds)
+        for sample in done:
+            state = self._states.pop(sample.id)
+            self._rows_of(state).take(state)
+            self._finished.append(state)
+        now_s = self._clock.monotonic_s()
+        for state in step.advanced:
+            if state.is_finished or now_s - state.told_s >= self._progress_every_s:
+                state.told_s = now_s
+                state.item.progress(state.step, len(state.table))
+        for state, latents in step.foreseen:
+            state.previewed_s = now_s
+            preview = self._keys[state.key].resident.model.preview
+            state.item.preview(partial(preview, latents))
+
+    def _shrink(self, decision: Decision, step: _Step, reason: Exception) -> None:
+        """Try fewer rows from now on; nobody of those who are left has moved."""
+        moved = {state.id for state in step.advanced}
+        left = tuple(s for s in decision.run if s.id in self._states and s.id not in moved)
+        if not self._schedule.failed(msgspec.structs.replace(decision, run=left)):
+            for sample in left:
+                self._end(self._states[sample.id], reason)
+
+    # Samples
+
+    def _find(self, sample_id: str) -> SampleState | None:
+        state = self._states.get(sample_id)
+        if state is None:
+            state = next((one for one in self._finished if one.id == sample_id), None)
+        return state
+
+    def _prepared(self, request: Request) -> SampleState:
+        model, item = request.model, request.item
+        plan = model.prepare(item)
+        table = table_of(plan.sampler)
+        hash((plan.words, plan.without))  # what cannot be remembered is refused here
+        key = BatchKey(model.name, plan.shape, table.solver, plan.key)
+        state = SampleState(request.id, item, plan, key, table)
+        if request.checkpoint is not None:
+            state.resume(request.checkpoint, model.arrays)
+        if key not in self._keys:
+            self._know(key, self._resident(model))
+        return state
+
+    def _sample(self, request: Request, state: SampleState) -> Sample:
+        return Sample(
+            id=state.id,
+            key=state.key,
+            remaining=len(state.table) - state.step,
+            steps=len(state.table),
+            arrived_s=self._clock.monotonic_s(),
+            deadline_s=request.deadline_s,
+            weight=1 / max(1, request.item.count),
+            rows=2 if state.is_guided else 1,
+        )
+
+    def _resident(self, model: StepModel) -> _Resident:
+        resident = self._residents.get(model.name)
+        if resident is None:
+            resident = self._residents[model.name] = _Resident(model)
+        if resident.model is not model:
+            raise ValueError(f"another {model.name} is already here")
+        return resident
+
+    def _know(self, key: BatchKey, resident: _Resident) -> None:
+        model = resident.model
+        pinned = (self._bucket or model.bucket) if self._exact else None
+        most_rows = max(model.most_rows, pinned or 1)
+        curve = self._curves.get(str(key))
+        self._schedule.know(key, most_rows=most_rows, curve=curve, pinned=pinned)
+        self._schedule.set_residency(key, loaded=resident.loaded, load_s=resident.load_s)
+        self._keys[key] = _Key(resident)
+        self._forget_idle(key)
+
+    def _forget_idle(self, newest: BatchKey) -> None:
+        busy = {state.key for state in (*self._states.values(), *self._finished)} | {newest}
+        idle = [key for key in self._keys if key not in busy]
+        for key in idle[: max(0, len(idle) - MOST_IDLE_KEYS)]:
+            self._curves[str(key)] = self._schedule.curve(key)
+            self._schedule.forget(key)
+            del self._keys[key]
+
+    def _rows_of(self, state: SampleState) -> Arena:
+        arena = self._keys[state.key].arena
+        assert arena is not None, "it has run"
+        return arena
+
+    def _end(self, state: SampleState, error: Exception) -> None:
+        """Part with a sample that has steps left."""
+        self._schedule.cancel(state.id)
+        del self._states[state.id]
+        if state.row >= 0:
+            self._rows_of(state).take(state)
+        self._ended(state.id, error)
+
+    # Before a sample's first step
+
+    def _ready(self, key: _Key, states: Sequence[SampleState]) -> bool:
+        """Encode the words of those who are new; return whether all can run."""
+        new = [state for state in states if state.with_words is None]
+        if not new:
+            return True
+        self._keys.move_to_end(new[0].key)
+        texts = key.resident.texts
+        wrong = texts.learn(w for state in new for w in (state.plan.words, state.plan.without))
+        for state in new:
+            reason = wrong.get(state.plan.words) or wrong.get(state.plan.without)
+            reason = reason or self._admit(key, state)
+            if reason is not None:
+                self._end(state, reason)
+        texts.forget_oldest()
+        return all(state.id in self._states for state in states)
+
+    def _admit(self, key: _Key, state: SampleState) -> Exception | None:
+        """Tell the network of a sample, or return why it cannot be told."""
+        model = key.resident.model
+        most_rows = max(model.most_rows, self._bucket or model.bucket)
+        try:
+            key.resident.tell(state)
+            assert state.with_words is not None, "it was told"
+            if key.arena is None:
+                key.arena = Arena(state.key, model.arrays, most_rows, state.with_words)
+            for conditions in (state.with_words, state.without_words):
+                if conditions is not None:
+                    key.arena.check(conditions)
+        except Exception as error:
+            return error
+        return None
+
+
+# --- models without an owner ---------------------------------------------------------------------
+
+
+class Runs:
+    """`run` of a `StepModel`: draws the items of one call, and returns when all have ended."""
+
+    def __init__(self, model: StepModel, clock: Clock | None = None) -> None:
+        self._model = model
+        self._clock = clock or SystemClock()
+        self._results: dict[str, Any] = {}
+        self._denoiser = self._fresh()
+
+    def _fresh(self) -> Denoiser:
+        return Denoiser(
+            self._clock,
+            self._results.__setitem__,
+            progress_every_s=0.0,
+            preview_every_s=0.0,
+        )
+
+    def __call__(self, items: Sequence[Item[Any]]) -> list[Any]:
+        """Return one result or exception per item, in order."""
+        self._results.clear()
+        ids = [str(number) for number in range(len(items))]
+        try:
+            self._denoiser.add(
+                Request(id=name, model=self._model, item=item)
+                for name, item in zip(ids, items, strict=True)
+            )
+            while self._denoiser.boundary():
+                pass
+        except BaseException:
+            # A listener stopped it half-way: what is left there belongs to nobody.
+            self._denoiser = self._fresh()
+            raise
+        return [self._results[name] for name in ids]
