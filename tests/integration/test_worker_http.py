@@ -183,6 +183,12 @@ async def test_an_input_file_of_the_backend_is_fetched(site: Site, tmp_path: Pat
         url = task["artifacts"][0]["url"]
         sized = await site.ended(await site.submit("test/size", input={"image": url}))
         assert sized["output"] == [32, 128]
+        # The worker would refuse any other file there: it is a private address to it.
+        url = url.replace("127.0.0.1", "localhost")
+        sized = await site.ended(await site.submit("test/size", input={"image": url}))
+        assert sized["output"] == [32, 128]
+        forged = await site.ended(await site.submit("test/size", input={"image": url + "x"}))
+        assert "private network" in forged["error"]["detail"]
         private = "http://169.254.169.254/latest/meta-data"
         refused = await site.ended(await site.submit("test/size", input={"image": private}))
         assert refused["error"]["code"] == "input_unavailable"
