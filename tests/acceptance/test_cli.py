@@ -1,5 +1,6 @@
 import json
 import signal
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -120,6 +121,47 @@ def test_a_model_runs_without_a_server(swell: Swell) -> None:
     assert result["seed"] == 7
     assert (swell.folder / result["output"]).exists()
     assert swell.ok("run", "demo/upper", "-i", "text=hi") == "HI\n"
+
+
+NOISY = """
+import ctypes, os, subprocess
+import swell
+
+def talk(what):
+    print(what)
+    os.write(1, what.encode() + b"\\n")
+    ctypes.CDLL(None).puts(what.encode())
+    subprocess.run(["echo", what], check=True)
+
+talk("while it is imported")
+
+@swell.model("me/noisy")
+def noisy(text: str) -> str:
+    talk("while it runs")
+    return text
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "noisy.py", "-i", "text=a"),
+        ("doctor",),
+    ],
+)
+def test_what_a_model_prints_goes_to_stderr(swell: Swell, command: tuple[str, ...]) -> None:
+    (swell.folder / "noisy.py").write_text(NOISY)
+    (swell.folder / "swell.toml").write_text('[worker]\nmodels = ["noisy.py"]\n')
+    done = swell.run(*command, "--json")
+    assert done.returncode == 0, done.stderr
+    json.loads(done.stdout)
+    assert done.stderr.count("while it is imported") == 4
+    if command[0] == "run":
+        assert done.stderr.count("while it runs") == 4
+
+
+def test_the_version_is_told(swell: Swell) -> None:
+    assert swell.ok("--version") == f"swell {version('swell')}\n"
 
 
 def test_a_model_file_is_checked(swell: Swell) -> None:

@@ -2,9 +2,36 @@ from pathlib import Path
 
 import pytest
 
+import swell
 from swell.cli.inputs import InputFile, as_data_uri, parse_inputs
+from swell.cli.local import check_input, load_model, run_local
 from swell.cli.pictures import free_path, save, slug
+from swell.clock import ManualClock
 from swell.errors import InvalidRequest
+from swell.model import define
+
+
+@swell.model("me/seed")
+def of_seed(seed: int | None = None) -> int:
+    """Return its seed."""
+    return seed or 0
+
+
+def test_seeds_are_chosen_as_a_worker_chooses_them() -> None:
+    loaded = load_model(define(of_seed), "cpu", ManualClock())
+
+    def run(values: dict[str, int], seed: int | None = None) -> int:
+        checked = check_input(loaded.definition, values)
+        result = run_local(loaded, checked, ManualClock(), seed=seed)
+        assert result.output == (values.get("seed") or result.seed)
+        return result.seed
+
+    chosen = {run({}) for _ in range(100)}
+    assert len(chosen) > 90
+    assert all(0 <= seed < 2**31 for seed in chosen), "every framework takes them"
+    assert run({"seed": 7}) == 7
+    assert run({}, seed=2**40) == 2**40
+
 
 SCHEMA = {
     "properties": {

@@ -7,8 +7,10 @@ A command's module is imported when the command is asked for, so that `swell tas
 for a web server to be imported.
 """
 
+import sys
 from importlib import import_module
-from typing import Any, Final
+from importlib.metadata import version as version_of
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -66,8 +68,21 @@ app = typer.Typer(
 )
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        sys.stdout.write(f"swell {version_of('swell')}\n")
+        raise typer.Exit
+
+
 @app.callback()
-def _swell() -> None:
+def _swell(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
     """Serve open generative models to a crowd that may come overnight."""
 
 

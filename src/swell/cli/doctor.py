@@ -21,6 +21,7 @@ from swell.cli.follow import follow, send
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, print_json, seconds, talk
 from swell.cli.output import data as stdout
+from swell.cli.redirect import stdout_for_data
 from swell.cli.remote import Remote
 from swell.cli.up import run_up
 from swell.clock import Clock, SystemClock
@@ -136,8 +137,9 @@ def _onnxruntime() -> Finding:
 
 
 def _model(ref: str) -> Finding:
-    found = load_models(ref)
-    return Finding("", "ok", ", ".join(f"{each.name} {each.version()}" for each in found))
+    with stdout_for_data():
+        found = load_models(ref)
+        return Finding("", "ok", ", ".join(f"{each.name} {each.version()}" for each in found))
 
 
 def _port(settings: Settings) -> Finding:

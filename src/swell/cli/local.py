@@ -16,10 +16,9 @@ from swell.cli.pictures import FOLDER, free_path, save
 from swell.clock import Clock
 from swell.errors import FieldError, InvalidInput
 from swell.model import Definition, File, Image, Item, Model, flatten
+from swell.worker.child import SEED_BITS
 
 __all__ = ["Loaded", "LocalResult", "check_input", "load_model", "run_local", "save_files"]
-
-_SEED_LIMIT = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ def run_local(
     Raises:
         CommandFailed: The model refused it or broke.
     """
-    chosen = secrets.randbelow(_SEED_LIMIT) if seed is None else seed
+    chosen = _own_seed(checked) if seed is None else seed
     item = Item(checked, seed=chosen, listener=_Teller(tell))
     started_s = clock.monotonic_s()
     [result] = loaded.model.run([item])
@@ -131,6 +130,12 @@ def run_local(
     files: list[Image | File] = []
     output = flatten(result, files)
     return LocalResult(output=output, files=files, seed=chosen, run_s=run_s)
+
+
+def _own_seed(checked: Any) -> int:
+    """Return the seed that an input names, or one at random: as a worker does."""
+    own = getattr(checked, "seed", None)
+    return own if isinstance(own, int) else secrets.randbits(SEED_BITS)
 
 
 def save_files(result: LocalResult, stem: str, folder: Path = FOLDER) -> tuple[Any, list[Path]]:

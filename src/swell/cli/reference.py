@@ -69,7 +69,7 @@ def commands_markdown(root: Any) -> str:
         "<!-- Written by `swell reference cli`. -->",
         "",
         "Data goes to stdout, talk to stderr; `--json` prints JSON wherever there is data.",
-        "`NO_COLOR` is respected.",
+        "`NO_COLOR` is respected. `swell --version` prints the version.",
         "",
         "| exit code | |",
         "|---|---|",

@@ -12,6 +12,7 @@ from swell.cli.options import Config, Data, Inputs, Json, settings_from
 from swell.cli.output import data as stdout
 from swell.cli.output import print_json, seconds, talk
 from swell.cli.pictures import slug
+from swell.cli.redirect import stdout_for_data
 from swell.clock import SystemClock
 from swell.errors import InvalidRequest
 from swell.model import Definition, load_models
@@ -37,7 +38,9 @@ def run_model(
         str, typer.Argument(help="A built-in model, FILE.py, FILE.py:name or package.module:name.")
     ],
     inputs: Inputs = [],
-    seed: Annotated[int | None, typer.Option(min=0, help="For the same result again.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**53 - 1, help="For the same result again.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("pictures"),
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
     as_json: Json = False,
@@ -47,22 +50,24 @@ def run_model(
     """Run a model here, without a server, and save what it makes."""
     clock = SystemClock()
     settings = settings_from(config, data, worker__device=device).settings
-    definition = one_model(model)
-    checked = check_input(definition, parse_inputs(inputs, definition.input_schema))
-    with Progress(console=talk, transient=True, disable=not talk.is_terminal) as progress:
-        bar = progress.add_task(f"{definition.name} loads", total=None)
-        loaded = load_model(definition, settings.worker.device, clock)
-        progress.update(bar, description=f"{definition.name} runs")
-        result = run_local(
-            loaded,
-            checked,
-            clock,
-            seed=seed,
-            tell=lambda done, total: progress.update(bar, completed=done, total=total),
-        )
-    texts = [value for value in checked.model_dump().values() if isinstance(value, str)]
-    stem = slug(texts[0] if texts else definition.name.rpartition("/")[2])
-    output, paths = save_files(result, stem, out)
+    with stdout_for_data():
+        definition = one_model(model)
+        version = definition.version()
+        checked = check_input(definition, parse_inputs(inputs, definition.input_schema))
+        with Progress(console=talk, transient=True, disable=not talk.is_terminal) as progress:
+            bar = progress.add_task(f"{definition.name} loads", total=None)
+            loaded = load_model(definition, settings.worker.device, clock)
+            progress.update(bar, description=f"{definition.name} runs")
+            result = run_local(
+                loaded,
+                checked,
+                clock,
+                seed=seed,
+                tell=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+        texts = [value for value in checked.model_dump().values() if isinstance(value, str)]
+        stem = slug(texts[0] if texts else definition.name.rpartition("/")[2])
+        output, paths = save_files(result, stem, out)
     talk.print(
         f"load {seconds(loaded.load_s)} · warm up {seconds(loaded.warmup_s)} · "
         f"run {seconds(result.run_s)} · seed {result.seed}"
@@ -71,7 +76,7 @@ def run_model(
         print_json(
             {
                 "model": definition.name,
-                "version": definition.version(),
+                "version": version,
                 "output": output,
                 "files": [str(path) for path in paths],
                 "seed": result.seed,
