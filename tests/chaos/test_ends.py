@@ -141,15 +141,53 @@ async def test_a_killed_workers_model_process_dies_with_it(tmp_path: Path) -> No
         await asyncio.to_thread(model.wait, PATIENCE_S)
 
 
+async def test_a_model_that_does_not_stop_when_asked_is_killed_at_no_cost_to_its_neighbours(
+    tmp_path: Path,
+) -> None:
+    settings = {"worker.cancel_grace_s": "0.3"}
+    async with (
+        running(tmp_path, workers=1, settings=settings) as system,
+        system.session() as session,
+    ):
+        before = system.model_process(0)
+        deaf = (await submit(session, 1, ms=60_000, mode="deaf"))[0]
+        await until_state(session, deaf, "running")
+        others = await submit(session, 3, ms=10, max_attempts=1)
+        await cancel(session, deaf)
+        await until_state(session, deaf, "canceled")
+        for task_id in others:
+            task = await until_state(session, task_id, "succeeded")
+            assert task["attempt"] == 1
+        after = system.model_process(0)
+        assert before is not None
+        assert after is not None
+        assert after.pid != before.pid
+        assert system.workers[0].poll() is None
+
+
+async def test_a_run_without_end_is_ended_by_its_limit(tmp_path: Path) -> None:
+    settings = {"worker.run_limit_s": "0.5"}
+    async with (
+        running(tmp_path, workers=1, settings=settings) as system,
+        system.session() as session,
+    ):
+        hung = (await submit(session, 1, ms=60_000, mode="deaf", max_attempts=2))[0]
+        other = (await submit(session, 1, ms=10))[0]
+        task = await until_state(session, hung, "failed")
+        assert task["error"]["code"] == "model_timeout"
+        assert task["attempt"] == 2
+        assert (await until_state(session, other, "succeeded"))["attempt"] == 1
+
+
 # --- what the tests say to the system ------------------------------------------------------------
 
 
 async def submit(
-    session: aiohttp.ClientSession, n: int, *, ms: int, max_attempts: int = 3
+    session: aiohttp.ClientSession, n: int, *, ms: int, mode: str = "work", max_attempts: int = 3
 ) -> list[str]:
     body = {
         "model": "chaos/work",
-        "input": {"text": "abc", "ms": ms},
+        "input": {"text": "abc", "ms": ms, "mode": mode},
         "max_attempts": max_attempts,
     }
     said = await ask(session, "POST", "/v1/tasks/batch", {"tasks": [body] * n})

@@ -35,10 +35,10 @@ def dispatch() -> MemoryDispatch:
 
 @asynccontextmanager
 async def working(
-    dispatch: MemoryDispatch, *refs: str, slots: int | None = None
+    dispatch: MemoryDispatch, *refs: str, **settings: Any
 ) -> AsyncIterator[tuple[Worker, "asyncio.Task[int]"]]:
     """A worker that is up; it is told to go at the end, if it has not gone by then."""
-    worker = Worker(WorkerSettings(name="tester", slots=slots), dispatch, refs, SystemClock())
+    worker = Worker(WorkerSettings(name="tester", **settings), dispatch, refs, SystemClock())
     running = asyncio.create_task(worker.run(handle_signals=False))
     up = asyncio.create_task(worker.is_up.wait())
     await asyncio.wait({running, up}, return_when=asyncio.FIRST_COMPLETED)
@@ -472,6 +472,126 @@ async def test_leases_of_a_long_task_are_extended() -> None:
     assert task.state is TaskState.SUCCEEDED
     assert task.attempt == 1
     assert sum(bool(report.holds) for report in dispatch.reports) >= 2
+
+
+DEAF = """
+import time
+import swell
+from pydantic import BaseModel
+
+class Deaf(swell.Model):
+    name = "test/deaf"
+    batch = swell.Batch(max=4)
+
+    class Input(BaseModel):
+        s: float = 0.0
+        text: str = ""
+
+    def run(self, items):
+        for item in items:
+            item.progress(1, 2)
+        time.sleep(max(item.input.s for item in items))
+        return [item.input.text for item in items]
+
+@swell.model("test/deaf-function", batch=swell.Batch(max=8))
+def deaf(s: float) -> float:
+    time.sleep(s)
+    return s
+"""
+
+
+@pytest.fixture
+def deaf(tmp_path: Path) -> str:
+    """A file with models that never look whether they are to stop."""
+    file = tmp_path / "deaf.py"
+    file.write_text(DEAF)
+    return str(file)
+
+
+async def test_a_model_that_does_not_stop_is_killed_and_its_neighbours_lose_nothing(
+    dispatch: MemoryDispatch, deaf: str
+) -> None:
+    ids = [await dispatch.submit("test/deaf", {"s": s, "text": "x"}) for s in (1000, 0, 0, 0)]
+    async with working(dispatch, deaf, cancel_grace_s=0.2) as (worker, _):
+        await dispatch.until(lambda: len(dispatch.progress) >= 4)
+        pid = worker.model_pid
+        await dispatch.cancel(ids[0])
+        assert (await dispatch.ended(ids[0])).state is TaskState.CANCELED
+        for task_id in ids[1:]:
+            task = await dispatch.ended(task_id)
+            assert (output_of(task), task.attempt) == ("x", 1)
+        assert worker.model_pid != pid
+
+
+async def test_a_model_that_stops_in_time_lives_on(dispatch: MemoryDispatch) -> None:
+    async with working(dispatch, "demo/echo-picture", cancel_grace_s=2.0) as (worker, _):
+        pid = worker.model_pid
+        task_id = await dispatch.submit("demo/echo-picture", {"steps": 1000, "step_s": 0.02})
+        await dispatch.until(lambda: dispatch.progress)
+        await dispatch.cancel(task_id)
+        assert (await dispatch.ended(task_id)).state is TaskState.CANCELED
+        assert worker.model_pid == pid
+
+
+async def test_a_model_that_goes_on_after_its_deadline_is_killed_too(deaf: str) -> None:
+    dispatch = MemoryDispatch(SystemClock(), lease_s=0.6)
+    async with working(dispatch, deaf, slots=1, cancel_grace_s=0.1):
+        late = await dispatch.submit("test/deaf", {"s": 1000}, finish_by_s=0.5)
+        next_one = await dispatch.submit("test/deaf", {"text": "x"})
+        async with asyncio.timeout(10):
+            while not (await dispatch.task(late)).state.is_terminal:
+                await asyncio.sleep(0.05)
+                await dispatch.sweep()
+        assert (await dispatch.task(late)).state is TaskState.EXPIRED
+        assert output_of(await dispatch.ended(next_one)) == "x"
+
+
+async def test_a_task_that_was_sent_but_not_begun_is_cancelled_at_once(
+    dispatch: MemoryDispatch, deaf: str
+) -> None:
+    async with working(dispatch, deaf, slots=2):
+        # Quick runs make the worker send the next batch ahead.
+        for _ in range(3):
+            await dispatch.ended(await dispatch.submit("test/deaf"))
+        seen = len(dispatch.progress)
+        first = await dispatch.submit("test/deaf", {"s": 1})
+        await dispatch.until(lambda: len(dispatch.progress) > seen)
+        second = await dispatch.submit("test/deaf")
+        async with asyncio.timeout(10):
+            while (await dispatch.task(second)).state is not TaskState.RUNNING:
+                await asyncio.sleep(0)
+        await dispatch.cancel(second)
+        assert (await dispatch.ended(second)).state is TaskState.CANCELED
+        assert (await dispatch.task(first)).state is TaskState.RUNNING
+        assert (await dispatch.ended(first)).attempt == 1
+
+
+async def test_a_run_that_takes_too_long_fails_its_task_alone(
+    dispatch: MemoryDispatch, deaf: str
+) -> None:
+    hung = await dispatch.submit("test/deaf", {"s": 1000}, max_attempts=2)
+    others = [await dispatch.submit("test/deaf", {"text": "x"}) for _ in range(3)]
+    async with working(dispatch, deaf, run_limit_s=0.3):
+        for task_id in others:
+            task = await dispatch.ended(task_id)
+            assert (output_of(task), task.attempt) == ("x", 1)
+        failed = await dispatch.ended(hung)
+    assert failed.dead
+    assert failed.attempt == 2
+    assert failed.error is not None
+    assert failed.error.code == "model_timeout"
+    assert "0.3 s" in failed.error.detail
+
+
+async def test_the_limit_is_for_one_run_and_not_for_all_runs_of_a_batch_or_a_task(
+    dispatch: MemoryDispatch, deaf: str
+) -> None:
+    ids = [await dispatch.submit("test/deaf-function", {"s": 0.15}) for _ in range(5)]
+    several = await dispatch.submit("test/deaf", {"s": 0.15}, count=20)
+    async with working(dispatch, deaf, run_limit_s=0.5, slots=6):
+        for task_id in [*ids, several]:
+            task = await dispatch.ended(task_id)
+            assert (task.state, task.attempt) == (TaskState.SUCCEEDED, 1)
 
 
 # --- going away ----------------------------------------------------------------------------------

@@ -304,6 +304,8 @@ class Runner:
         ]
 
     def _run_chunk(self, chunk: list[tuple[Item[Any], Job]], results: "_Outbox") -> None:
+        # What is stopped before it begins need not begin, even if the model never looks.
+        self._pipe.listen()
         stopped = self._pipe.stopped
         live = [(item, job) for item, job in chunk if job.error is None]
         if stopped:
@@ -321,6 +323,7 @@ class Runner:
             job.left -= 1
             if job.left == 0:
                 results.add(job)
+        results.tick()
 
     def _call(self, items: list[Item[Any]]) -> list[Any]:
         try:
@@ -363,8 +366,12 @@ class _Outbox:
             self._add_fault(job, job.error)
         else:
             self._add_result(job)
+        self.tick()
+
+    def tick(self) -> None:
+        """Show that a call of the model has ended, also where no task has."""
         if self._clock.monotonic_s() - self._flushed_s >= FLUSH_EVERY_S:
-            self.flush(is_last=False)
+            self.flush()
 
     def _add_result(self, job: Job) -> None:
         files: list[Attachment] = []
@@ -384,10 +391,8 @@ class _Outbox:
             self._logged = error
         self.faults.append(_fault(job, error))
 
-    def flush(self, *, is_last: bool) -> None:
-        """Send what is there."""
-        if not is_last and not (self._done or self.faults or self._stopped):
-            return
+    def flush(self, *, is_last: bool = False) -> None:
+        """Send what is there; nothing is a sign of life."""
         self._pipe.send(
             Results(self._batch, self._done, self.faults, self._stopped, is_last, _peak_bytes())
         )

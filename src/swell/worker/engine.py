@@ -12,9 +12,10 @@ import os
 import random
 import signal
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 import msgspec
@@ -64,6 +65,26 @@ class _Batch:
     model: str
     waiting: dict[int, Held]
     started_s: float
+    #: When the model process took it up, or last ended a call for it.
+    since_s: float
+
+
+class _Why(Enum):
+    """Why a model process has ended, in words for the log."""
+
+    DIED = "the model process died"
+    #: It did not come back from a task that was to stop.
+    DEAF = "the model goes on with a task that was to stop: its process was killed"
+    #: A call of the model took longer than it may.
+    SLOW = "a run of the model took too long: its process was killed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Why the model process is being killed, and which batch it had then."""
+
+    why: _Why
+    batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +125,7 @@ class Worker:
         self._batch_number = 0
         self._last_run_s = 1.0
         self._deaths = 0
+        self._verdict: _Verdict | None = None
         self._load_s: dict[str, float] = {}
         self._threads = ThreadPoolExecutor(settings.encode_threads, "encode")
         self._errands: set[asyncio.Task[None]] = set()
@@ -143,7 +165,8 @@ class Worker:
         self._process = self._new_process()
         self._start = asyncio.get_running_loop().create_task(self._boot_and_join())
         try:
-            await asyncio.wait({self._start, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            ends: set[asyncio.Future[Any]] = {self._start, self._ended}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not self._ended.done():
                 self._start.result()
             return await self._ended
@@ -212,6 +235,8 @@ class Worker:
             keep_beating(self._desk, self._clock, welcome.heartbeat_s),
         ):
             self._start_loop(loop)
+        if self._settings.run_limit_s is not None:
+            self._start_loop(self._limit_runs(self._settings.run_limit_s))
         self.is_up.set()
 
     def _start_loop(self, loop: Coroutine[Any, Any, None]) -> None:
@@ -319,20 +344,45 @@ class Worker:
 
     def cancel(self, task_ids: Sequence[str]) -> None:
         """Stop tasks. See `Guest.cancel`."""
-        running = {handle for batch in self._batches for handle in batch.waiting}
+        first = self._batches[0].waiting if self._batches else {}
+        sent = {handle for batch in self._batches for handle in batch.waiting}
         told: list[int] = []
         for task_id in task_ids:
             held = self._desk.held.get(task_id)
             if held is None or held.is_stopped:
                 continue
             held.is_stopped = True
-            if held.handle in running:
+            if held.handle in sent:
                 told.append(held.handle)
-            else:
+            if held.handle not in first:
                 # It waits, or it is being delivered: whatever comes after this is not looked at.
                 self._desk.settle(held, _stopped(held))
         if told:
             self._process.stop(told)
+            self._run_errand(self._insist(self._process, told))
+
+    async def _insist(self, process: ModelProcess, handles: list[int]) -> None:
+        """Kill a model that does not come back from what it was told to stop."""
+        await self._clock.sleep(self._settings.cancel_grace_s)
+        if process is not self._process or not self.can_run or not self._batches:
+            return
+        if not self._batches[0].waiting.keys().isdisjoint(handles):
+            self._kill(_Why.DEAF)
+
+    async def _limit_runs(self, limit_s: float) -> None:
+        """Kill a model whenever one of its runs takes longer than `limit_s`, for ever."""
+        while True:
+            left_s = limit_s
+            if self._batches and self.can_run:
+                left_s += self._batches[0].since_s - self._clock.monotonic_s()
+            if left_s <= 0:
+                self._kill(_Why.SLOW)
+                left_s = limit_s
+            await self._clock.sleep(left_s)
+
+    def _kill(self, why: _Why) -> None:
+        self._verdict = _Verdict(why, self._batches[0].number)
+        self._process.end()
 
     # --- on the way to the model -----------------------------------------------------------------
 
@@ -414,7 +464,7 @@ class Worker:
             task = held.task
             waiting[held.handle] = held
             orders.append(Order(held.handle, bytes(task.input), task.seed, task.count, held.files))
-        self._batches.append(_Batch(self._batch_number, model, waiting, now_s))
+        self._batches.append(_Batch(self._batch_number, model, waiting, now_s, now_s))
         self._process.run(self._batch_number, model, orders)
 
     # --- what the model process says -------------------------------------------------------------
@@ -447,11 +497,15 @@ class Worker:
         for handle in results.stopped:
             held = waiting.pop(handle)
             self._desk.settle(held, _stopped(held))
-        self._deaths = 0
+        now_s = batch.since_s = self._clock.monotonic_s()
         self.peak_bytes = results.peak_bytes
+        if results.done or results.is_last:
+            self._deaths = 0
         if results.is_last:
             self._batches.popleft()
-            self._last_run_s = self._clock.monotonic_s() - batch.started_s
+            self._last_run_s = now_s - batch.started_s
+            if self._batches:
+                self._batches[0].since_s = now_s
             self._feed()
 
     def _on_fault(self, held: Held, fault: Fault) -> None:
@@ -481,36 +535,51 @@ class Worker:
     def _on_exit(self, process: ModelProcess, code: int) -> None:
         if process is not self._process or self._is_starting or self._ended.done():
             return
-        _log.warning("the model process died", how=describe_exit(code))
-        self._bury(code)
-        self._deaths += 1
+        verdict, self._verdict = self._verdict, None
+        why = _Why.DIED if verdict is None else verdict.why
+        _log.warning(why.value, how=describe_exit(code))
+        batches, self._batches = list(self._batches), deque()
+        if batches and (verdict is None or verdict.batch == batches[0].number):
+            suspects = list(batches.pop(0).waiting.values())
+        else:
+            # What it was killed for had ended by then: nobody is to blame for its death.
+            suspects = []
+        for batch in reversed(batches):
+            self._return(batch.waiting.values())
+        self._bury(suspects, why, code)
+        if why is not _Why.DEAF:
+            self._deaths += 1
         self._is_starting = True
         self._start_loop(self._revive())
 
-    def _bury(self, code: int) -> None:
-        """Decide about the tasks that the dead process had.
+    def _bury(self, suspects: Sequence[Held], why: _Why, code: int) -> None:
+        """Decide about the tasks that the dead process was running.
 
-        Only the first batch was running. If it was one task, that attempt has failed. If they were
-        several, each runs alone now, so that the one to blame takes nobody with it.
+        If it was one task, that attempt has failed. If they were several, each runs alone now, so
+        that the one to blame takes nobody with it. Nobody is to blame beside a stopped task.
         """
-        batches, self._batches = list(self._batches), deque()
-        for batch in reversed(batches[1:]):
-            for held in reversed(batch.waiting.values()):
-                self._put_back(held)
-        suspects = list(batches[0].waiting.values()) if batches else []
-        for held in reversed(suspects):
+        if len(suspects) == 1 and not suspects[0].is_stopped and why is not _Why.DEAF:
+            self._blame(suspects[0], why, code)
+            return
+        for held in suspects:
+            held.alone = True
+        self._return(suspects)
+
+    def _blame(self, held: Held, why: _Why, code: int) -> None:
+        if why is _Why.SLOW:
+            limit_s = self._settings.run_limit_s
+            detail = f"its run took longer than {limit_s:g} s (worker.run_limit_s) and was ended"
+            self._fail(held, "model_timeout", "The model took too long", detail, retryable=True)
+            return
+        detail = f"while it ran this task, the model process {describe_exit(code)}"
+        self._fail(held, "model_process_died", "The model process died", detail, retryable=True)
+
+    def _return(self, tasks: Collection[Held]) -> None:
+        """Put tasks back that the model process had, in their order; stopped ones have ended."""
+        for held in reversed(list(tasks)):
             if held.is_stopped:
                 self._desk.settle(held, _stopped(held))
-            elif len(suspects) == 1:
-                self._fail(
-                    held,
-                    "model_process_died",
-                    "The model process died",
-                    f"while it ran this task, the model process {describe_exit(code)}",
-                    retryable=True,
-                )
             else:
-                held.alone = True
                 self._put_back(held)
 
     async def _revive(self) -> None:

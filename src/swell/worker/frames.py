@@ -140,7 +140,7 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Results(msgspec.Struct, frozen=True, array_like=True, tag="results"):
-    """What became of some tasks of a batch."""
+    """What became of some tasks of a batch; with none it says that the model has ended a call."""
 
     batch: int
     done: list[Done]
