@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from swell.task import Task
+from swell.task import NewTask, Task
 
 __all__ = ["Broker", "Depth", "LeaseRequest", "Rank"]
 
@@ -52,10 +52,15 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rank(msgspec.Struct, frozen=True, kw_only=True):
-    """How many ready tasks come before one; exact up to the broker's bound, else an estimate."""
+    """How many ready tasks of its model come before one.
+
+    Exact up to the broker's bound, as long as nothing else arrives; else an estimate.
+    """
 
     ahead: int
     is_exact: bool
+    #: Samples (pictures) in these tasks.
+    samples: int
 
 
 class Broker(Protocol):
@@ -64,8 +69,9 @@ class Broker(Protocol):
     Guarantees:
         At least once: an offered task is leased again until it ends. Never to two holders whose
         leases are both current.
-        Order, where the broker can: priority class first, then start-time fair queueing between
-        flows (`fairness.py`), then age.
+        Order, where the broker can, among the tasks of one model (`fairness.py`): the more urgent
+        band first; within a band the keys take turns; of each key the more urgent priority first,
+        then its users in turn, then age.
         A lease that is not extended ends by itself and its attempt counts.
     """
 
@@ -96,6 +102,10 @@ class Broker(Protocol):
 
     async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
         """Return how many ready tasks come before each; None for one that is not waiting."""
+        ...
+
+    async def rank_of_new(self, task: NewTask) -> Rank:
+        """Return how many ready tasks would come before one that were offered now."""
         ...
 
     async def close(self) -> None:

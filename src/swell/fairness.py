@@ -1,31 +1,66 @@
-"""Which user's task comes next: start-time fair queueing on a virtual clock.
+"""Whose task comes next: start-time fair queueing on two levels, first keys, then their users.
 
-Each task gets a start tag when it becomes ready; the ready task with the smallest tag runs next. A
-flow (one user of one key) that sends many tasks pushes its own tags into the future, while a flow
-that was quiet starts at the current virtual time. So nobody's burst delays another by more than one
-task per busy flow.
+Each task of a flow gets a start tag, and the smallest tag is next. A flow that sends many tasks
+pushes its own tags into the future, while a flow that was quiet starts at the current virtual time.
+So nobody's burst delays another by more than one task per busy flow.
 
     start(k)  = max(virtual time at arrival, finish(k - 1) of the same flow)
     finish(k) = start(k) + cost / weight
     virtual time = the largest start tag handed out so far
 
-Tags are kept with the tasks, so any ordered index is the queue. The clock itself is small and can
-be rebuilt from the waiting tasks (`restore`).
+For each model there are two levels, and a clock for each:
+
+1. Between **keys**, when a worker asks: the key that is next is the one whose next task would have
+   the smallest start tag (`take_turns`). A key takes one place here, however many tasks, users and
+   priorities it names, so none of these gets it more than its share.
+2. Between the **users of one key** and priority, when a task becomes ready. These tags are kept
+   with the tasks, so any ordered index is the queue. Their clock is small and can be rebuilt from
+   the waiting tasks (`restore`).
+
+Priority decides before turns do, but only where it cannot be used against others (`band`): what is
+more urgent than usual comes first among the tasks of its own key, and what is less urgent than
+usual waits for everybody's usual tasks.
+
+What this guarantees among the keys whose tasks of one model and band wait, whatever each of them
+sends (theorem 1 of the source for the first two):
+
+- The work done for two of them differs by at most the largest task of each.
+- A task of a key that was idle waits for at most one task of each other key.
+- The same holds between the users of one key, among its tasks of one priority, with the work done
+  for that key in place of all work.
 
 Source:
-    P. Goyal, H. M. Vin, H. Cheng, "Start-time Fair Queueing", SIGCOMM 1996, equations 4 to 6.
+    P. Goyal, H. M. Vin, H. Cheng, "Start-time Fair Queueing", SIGCOMM 1996, equations 4 to 6, and
+    section 3 for levels above one another.
 """
 
-from collections.abc import Iterable, Mapping
+import heapq
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, TypeVar
 
-__all__ = ["VirtualClock", "rotate"]
+__all__ = ["USUAL_PRIORITY", "VirtualClock", "band", "rotate", "take_turns", "turns_before"]
+
+T = TypeVar("T")
+
+#: The priority of a request that names none.
+USUAL_PRIORITY: Final = 1
 
 #: Flows whose finish tag lies behind the virtual time are looked for once this many are known.
 MAX_IDLE_FLOWS = 10_000
 
 
+def band(priority: int) -> int:
+    """Return how urgent a task is in comparison with other keys' tasks; less is more urgent.
+
+    Nobody gets before others by calling his own tasks urgent, while whoever calls them less urgent
+    than usual means to let others go first.
+    """
+    return priority if priority > USUAL_PRIORITY else USUAL_PRIORITY
+
+
 class VirtualClock:
-    """Start tags for one queue and priority class.
+    """Start tags for one level of one queue.
 
     Guarantees:
         Tags of one flow never decrease. While two flows are both waiting, the service they have
@@ -51,16 +86,29 @@ class VirtualClock:
             cost: Work in the task, in any unit that is the same for all (pictures, seconds); > 0.
             weight: The flow's share relative to others; > 0.
         """
-        start = max(self._now, self._finish.get(flow, 0.0))
+        start = self._finish.get(flow, 0.0)
+        if start < self._now:
+            start = self._now
         self._finish[flow] = start + cost / weight
         if len(self._finish) > self._max_flows:
             self._forget_idle()
         return start
 
+    def peek(self, flow: str) -> float:
+        """Return the start tag that a task would get now."""
+        return max(self._now, self._finish.get(flow, 0.0))
+
     def serve(self, start: float) -> None:
         """Note that a task with this start tag was handed to a worker."""
         if start > self._now:
             self._now = start
+
+    def take(self, flow: str, cost: float) -> float:
+        """Hand out a task that gets its tag only now; return the flow's next start tag."""
+        start = self.tag(flow, cost=cost)
+        if start > self._now:
+            self._now = start
+        return self._finish[flow]
 
     def restore(
         self,
@@ -91,14 +139,55 @@ class VirtualClock:
         self._max_flows = max(MAX_IDLE_FLOWS, 2 * len(self._finish))
 
 
+def take_turns(clock: VirtualClock, lines: Mapping[str, Iterator[tuple[float, T]]]) -> Iterator[T]:
+    """Yield the tasks of several flows in the order in which they are next.
+
+    Each task that is yielded counts as handed out.
+
+    Args:
+        clock: Of the flows; a flow's tag is given here, when its task is taken.
+        lines: Flow → its tasks in their own order, as (cost, task). Where tags are equal, the flow
+            named first comes first.
+    """
+    nexts = [(clock.peek(flow), place, flow) for place, flow in enumerate(lines)]
+    heapq.heapify(nexts)
+    while nexts:
+        _, place, flow = nexts[0]
+        found = next(lines[flow], None)
+        if found is None:
+            heapq.heappop(nexts)
+            continue
+        cost, task = found
+        finish = clock.take(flow, cost)
+        if len(nexts) > 1:
+            heapq.heapreplace(nexts, (finish, place, flow))
+        yield task
+
+
+def turns_before(lead: float, n: int, cost: float, *, wins_tie: bool) -> int:
+    """Return how many tasks of another flow come before one of this flow.
+
+    Args:
+        lead: How far the other flow's next start tag lies before the start tag of this task.
+        n: How many tasks of the other flow wait; >= 0.
+        cost: What each of them costs; > 0.
+        wins_tie: Whether the other flow comes first where tags are equal.
+    """
+    if lead < 0:
+        return 0
+    turns = lead / cost
+    whole = math.ceil(turns)
+    return min(n, whole + 1 if wins_tie and whole == turns else whole)
+
+
 def rotate(heads: Mapping[str, int], last: str | None) -> list[str]:
     """Return in which order to serve several models.
 
-    The most urgent priority class comes first; within it the models take turns, so that a long
+    The most urgent band comes first; within it the models take turns, so that a long
     backlog of one model does not hold up the others.
 
     Args:
-        heads: Model → priority class of its next task.
+        heads: Model → band of its next task.
         last: The model that was served last, or None.
     """
     names = sorted(heads)

@@ -161,7 +161,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 1
     #: Which API key asked.
     key_id: str = ""
-    #: On behalf of whom; flows of fair queueing are (key_id, user).
+    #: On behalf of whom; the users of a key take turns.
     user: str | None = None
     metadata: msgspec.Raw | None = None
     created_at: datetime
@@ -192,11 +192,6 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     dead: bool = False
     #: The task that this one repeats.
     retry_of: str | None = None
-
-    @property
-    def flow(self) -> str:
-        """Whose task it is, for fair queueing."""
-        return f"{self.key_id}/{self.user or ''}"
 
     @property
     def attempts_left(self) -> int:

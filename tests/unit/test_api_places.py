@@ -24,7 +24,11 @@ class LongQueue:
     async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
         self.asked += len(tasks)
         return [
-            Rank(ahead=self.before + int(task.tag), is_exact=self.before + task.tag <= BOUND)
+            Rank(
+                ahead=self.before + int(task.tag),
+                is_exact=self.before + task.tag <= BOUND,
+                samples=self.before + int(task.tag),
+            )
             for task in tasks
         ]
 

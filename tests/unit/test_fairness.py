@@ -1,13 +1,22 @@
 """Start-time fair queueing: what it promises, over any arrivals."""
 
 import heapq
+import itertools
+from collections import defaultdict
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swell import fairness
-from swell.fairness import VirtualClock, rotate
+from swell.fairness import (
+    USUAL_PRIORITY,
+    VirtualClock,
+    band,
+    rotate,
+    take_turns,
+    turns_before,
+)
 
 
 class Queue:
@@ -239,6 +248,130 @@ def test_idle_flows_are_forgotten() -> None:
     for number in range(3 * fairness.MAX_IDLE_FLOWS):
         clock.serve(clock.tag(f"user-{number}") + 1)
     assert len(clock._finish) <= fairness.MAX_IDLE_FLOWS
+
+
+# ---- two levels
+
+
+class Levels:
+    """The tasks of one model and band, with keys above users."""
+
+    def __init__(self) -> None:
+        self.turns = VirtualClock()
+        self.clocks: dict[str, VirtualClock] = defaultdict(VirtualClock)
+        self.lines: dict[str, list[tuple[float, int, str, int]]] = {}
+        self._arrivals = 0
+
+    def arrive(self, key: str, user: str = "", cost: int = 1) -> None:
+        start = self.clocks[key].tag(user, cost=cost)
+        heapq.heappush(self.lines.setdefault(key, []), (start, self._arrivals, user, cost))
+        self._arrivals += 1
+
+    def serve(self) -> tuple[str, str, int]:
+        """Hand out the next task and return its key, user and cost."""
+        firsts = {key: iter([(line[0][3], key)]) for key, line in self.lines.items() if line}
+        key = next(take_turns(self.turns, firsts))
+        start, _, user, cost = heapq.heappop(self.lines[key])
+        self.clocks[key].serve(start)
+        return key, user, cost
+
+
+requests = st.lists(st.tuples(st.sampled_from("uvwxyz"), costs), min_size=1, max_size=30)
+
+
+@given(st.dictionaries(st.sampled_from("ABC"), requests, min_size=2))
+def test_two_backlogged_keys_differ_by_one_largest_task_each_whatever_users_they_name(
+    asked: dict[str, list[tuple[str, int]]],
+) -> None:
+    levels = Levels()
+    for key, tasks in asked.items():
+        for user, cost in tasks:
+            levels.arrive(key, user, cost)
+    left = {key: len(tasks) for key, tasks in asked.items()}
+    received = dict.fromkeys(asked, 0)
+    largest = {key: max(cost for _, cost in tasks) for key, tasks in asked.items()}
+    while min(left.values()):
+        key, _, cost = levels.serve()
+        left[key] -= 1
+        received[key] += cost
+        for one, other in itertools.combinations(asked, 2):
+            assert abs(received[one] - received[other]) <= largest[one] + largest[other]
+
+
+@given(users=st.integers(1, 60), each=st.integers(1, 5), before=st.integers(0, 40))
+def test_invented_users_do_not_delay_a_quiet_key(users: int, each: int, before: int) -> None:
+    levels = Levels()
+    for number in range(users * each):
+        levels.arrive("crowd", f"user-{number % users}")
+    for _ in range(min(before, users * each)):
+        levels.serve()
+    levels.arrive("quiet")
+    assert "quiet" in {levels.serve()[0] for _ in range(min(2, 1 + len(levels.lines["crowd"])))}
+
+
+@given(st.lists(st.sampled_from(["arrive", "serve"]), max_size=40), st.integers(1, 20))
+def test_users_of_one_key_share_what_it_gets_whatever_another_key_does(
+    noise: list[str], n: int
+) -> None:
+    levels = Levels()
+    for user in ("ann", "bob"):
+        for _ in range(n):
+            levels.arrive("key", user)
+    received = {"ann": 0, "bob": 0}
+    steps = itertools.chain(noise, itertools.repeat("serve"))
+    while max(received.values()) < n:
+        if next(steps) == "arrive":
+            levels.arrive("other", f"user-{len(levels.lines)}")
+            continue
+        key, user, _ = levels.serve()
+        if key == "key":
+            received[user] += 1
+            assert abs(received["ann"] - received["bob"]) <= 2
+
+
+@given(
+    lines=st.dictionaries(st.sampled_from("ABCD"), st.integers(1, 20), min_size=1),
+    served=st.integers(0, 30),
+    cost=st.integers(1, 3),
+    data=st.data(),
+)
+def test_the_turns_before_a_task_are_those_that_are_taken(
+    lines: dict[str, int], served: int, cost: int, data: st.DataObject
+) -> None:
+    levels = Levels()
+    for key, n in lines.items():
+        for _ in range(n):
+            levels.arrive(key, cost=cost)
+    for _ in range(min(served, sum(lines.values()) - 1)):
+        levels.serve()
+    waiting = {key: len(line) for key, line in levels.lines.items() if line}
+    mine = data.draw(st.sampled_from(sorted(waiting)))
+    place = data.draw(st.integers(0, waiting[mine] - 1))
+    start = levels.turns.peek(mine) + place * cost
+    told, wins_tie = place, True
+    for key, n in waiting.items():
+        if key == mine:
+            wins_tie = False
+            continue
+        lead = start - levels.turns.peek(key)
+        told += turns_before(lead, n, cost, wins_tie=wins_tie)
+    order = [levels.serve()[0] for _ in range(sum(waiting.values()))]
+    at = [number for number, key in enumerate(order) if key == mine][place]
+    assert at == told
+
+
+@given(st.integers(0, 9), st.integers(0, 9))
+def test_no_priority_comes_before_another_keys_usual_one(mine: int, others: int) -> None:
+    assert band(mine) >= band(USUAL_PRIORITY)
+    if mine > others >= USUAL_PRIORITY:
+        assert band(mine) > band(others)
+
+
+def test_peeking_changes_nothing() -> None:
+    clock = VirtualClock()
+    clock.serve(clock.tag("ann"))
+    assert [clock.peek("ann"), clock.peek("bob"), clock.peek("ann")] == [1.0, 0.0, 1.0]
+    assert clock.tag("ann") == 1.0
 
 
 names = st.text("abcdef", min_size=1, max_size=2)

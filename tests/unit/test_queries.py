@@ -72,9 +72,9 @@ def test_every_query_compiles_against_the_schema() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("ready_head", ("q", 5)),
-        ("ready_counts", ()),
-        ("rank", ("q", 1, 1.0, "x", 5)),
+        ("ready_head", ("q", "k", 1, 0, -1.0, "", 5)),
+        ("ready_lines", ()),
+        ("rank", ("q", "k", 0, 1, 1.0, "x", 5)),
         ("due_ids", (0, 5)),
         ("next_wake", ()),
         ("open_shares", ()),

@@ -17,6 +17,7 @@ import pytest
 from swell.brokers.sqlite import SqliteBroker
 from swell.clock import ManualClock
 from swell.errors import Conflict, SwellError, Unavailable
+from swell.fairness import band
 from swell.store import Accepted, TaskFilter
 from swell.stores.queries import load_migrations
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
@@ -262,6 +263,15 @@ async def test_a_writer_that_was_canceled_does_not_disturb_its_group(
     assert await second == "b" * 32
 
 
+def _lines_in_the_file(database: SqliteDatabase) -> dict[tuple[str, int, str], tuple[int, int]]:
+    found: dict[tuple[str, int, str], tuple[int, int]] = {}
+    for queue, priority, key_id, n, samples in database.read("ready_lines"):
+        key = (queue, band(priority), key_id)
+        before = found.get(key, (0, 0))
+        found[key] = (before[0] + n, before[1] + samples)
+    return found
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_what_is_kept_in_memory_is_what_lies_in_the_file(path: Path, seed: int) -> None:
     rng, clock = random.Random(seed), ManualClock()
@@ -273,7 +283,16 @@ async def test_what_is_kept_in_memory_is_what_lies_in_the_file(path: Path, seed:
     async def accept() -> None:
         queue = rng.choice(["demo/upper", "demo/upper:v1"])
         deadline_s = rng.choice([None, 40.0])
-        new = [a_new_task(queue=queue, start_by_s=deadline_s) for _ in range(rng.randint(1, 4))]
+        new = [
+            a_new_task(
+                queue=queue,
+                start_by_s=deadline_s,
+                key_id=rng.choice("ab"),
+                priority=rng.randint(0, 3),
+                count=rng.randint(1, 3),
+            )
+            for _ in range(rng.randint(1, 4))
+        ]
         accepted = await store.accept(new)
         known.extend(one.task.id for one in accepted if isinstance(one, Accepted))
 
@@ -300,11 +319,15 @@ async def test_what_is_kept_in_memory_is_what_lies_in_the_file(path: Path, seed:
     steps = [accept, lease, settle_some, cancel, wait, fail]
     for _ in range(60):
         await asyncio.gather(*(rng.choice(steps)() for _ in range(rng.randint(1, 3))))
-        counted = dict(database.read("ready_counts"))
-        queues = ("demo/upper", "demo/upper:v1")
-        assert [database.ready_count(queue) for queue in queues] == [
-            counted.get(queue, 0) for queue in queues
-        ]
+        assert _lines_in_the_file(database) == {
+            (queue, *key): (line.n, line.samples)
+            for queue, lines in database.state.lines.items()
+            for key, line in lines.items()
+        }
+        assert database.state.ready == {
+            queue: sum(line.n for line in lines.values())
+            for queue, lines in database.state.lines.items()
+        }
         for task_id, (_, task) in database._state.live.items():
             assert [task] == await store.get([task_id])
     await database.close()

@@ -293,12 +293,6 @@ def test_attempts_handed_back_do_not_lengthen_the_delay(attempt: int, data: st.D
     assert delay_s == policy.delay_s(max(1, attempt - back), random.Random(1))
 
 
-@given(st.text("ab/", max_size=6), st.one_of(st.none(), st.text("ab/", max_size=6)))
-def test_a_flow_belongs_to_one_key(key_id: str, user: str | None) -> None:
-    task = a_task(key_id=key_id, user=user)
-    assert task.flow.startswith(f"{key_id}/")
-
-
 # ---- any life
 
 

@@ -78,7 +78,15 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ),
     ]
     count: Annotated[int, Meta(ge=1, le=100, description="how many samples (pictures)")] = 1
-    priority: Annotated[int, Meta(ge=0, le=9, description="0 comes first")] = 1
+    priority: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=9,
+            description="0 comes first among a key's own tasks; 2 or more lets all usual tasks "
+            "go first",
+        ),
+    ] = 1
     seed: (
         Annotated[int, Meta(ge=0, le=2**53 - 1, description="the same seed draws the same picture")]
         | None

@@ -3,33 +3,58 @@ ids (Amazon SQS, NATS): what it hands out is started through the store, which is
 """
 
 import asyncio
+import bisect
+import copy
 import heapq
+import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from swell import task as life
 from swell.broker import Depth, LeaseRequest, Rank
-from swell.fairness import VirtualClock, rotate
+from swell.fairness import VirtualClock, band, rotate, take_turns
 from swell.store import Start, Store, TaskFilter
-from swell.task import Task, TaskState
+from swell.task import NewTask, Task, TaskState
 
 __all__ = ["MemoryBroker"]
 
-#: (priority, start tag, task id): the order of service.
-Entry = tuple[int, float, str]
+#: Larger than any id, since ids are made of 0-9 and a-f.
+_AFTER_ALL = "~"
+
+
+class _Entry(msgspec.Struct, frozen=True, order=True):
+    """A ready task; its first three fields are the order of service among those of its key."""
+
+    priority: int
+    tag: float
+    task_id: str
+    queue: str
+    model: str
+    key_id: str
+    cost: int
+
+    @property
+    def line(self) -> tuple[int, str]:
+        """Band and key: those who wait in one line."""
+        return band(self.priority), self.key_id
 
 
 class MemoryBroker:
-    """One heap a queue; entries whose task is gone are skipped when they come up."""
+    """A sorted line for each queue, band and key."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._heaps: dict[str, list[Entry]] = defaultdict(list)
-        self._entries: dict[str, tuple[str, Entry]] = {}
-        self._clocks: dict[tuple[str, int], VirtualClock] = defaultdict(VirtualClock)
+        #: Queue → (band, key) → ready tasks; none is empty, and who came first stands first.
+        self._lines: dict[str, dict[tuple[int, str], list[_Entry]]] = defaultdict(dict)
+        self._entries: dict[str, _Entry] = {}
+        #: (model, band) → whose flows are keys: they get their tags when a worker asks.
+        self._turns: dict[tuple[str, int], VirtualClock] = defaultdict(VirtualClock)
+        #: (model, key, priority) → whose flows are users: they get their tags on arrival.
+        self._clocks: dict[tuple[str, str, int], VirtualClock] = defaultdict(VirtualClock)
         self._tags: dict[str, float] = {}
         self._last_model: str | None = None
         self._arrival = asyncio.Event()
@@ -42,12 +67,22 @@ class MemoryBroker:
             if not waits or task.id in self._entries:
                 continue
             if task.id not in self._tags:
-                clock = self._clocks[task.model, task.priority]
-                self._tags[task.id] = clock.tag(task.flow, cost=task.count)
-            entry = (task.priority, self._tags[task.id], task.id)
-            self._entries[task.id] = (task.queue, entry)
-            heapq.heappush(self._heaps[task.queue], entry)
+                clock = self._clocks[task.model, task.key_id, task.priority]
+                self._tags[task.id] = clock.tag(task.user or "", cost=task.count)
+            self._add(_entry(task, self._tags[task.id], task.id))
         self._wake()
+
+    def _add(self, entry: _Entry) -> None:
+        self._entries[entry.task_id] = entry
+        bisect.insort(self._lines[entry.queue].setdefault(entry.line, []), entry)
+
+    def _drop(self, task_id: str) -> None:
+        entry = self._entries.pop(task_id, None)
+        if entry is not None:
+            line = self._lines[entry.queue][entry.line]
+            line.remove(entry)
+            if not line:
+                del self._lines[entry.queue][entry.line]
 
     async def lease(
         self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
@@ -87,40 +122,39 @@ class MemoryBroker:
     def _pick(self, request: LeaseRequest, n: int) -> list[tuple[str, str]]:
         heads: dict[str, int] = {}
         for queue, model, _ in request.queues:
-            head = self._head(queue)
-            if head is not None:
-                heads[model] = min(head[0], heads.get(model, head[0]))
+            for urgency, _ in self._lines[queue]:
+                heads[model] = min(urgency, heads.get(model, urgency))
         picked: list[tuple[str, str]] = []
         for model in rotate(heads, self._last_model):
             version = request.models[model]
-            while len(picked) < n and (entry := self._pop(model, version)) is not None:
-                self._clocks[model, entry[0]].serve(entry[1])
+            order = self._order(model, (model, f"{model}:{version}"), self._turns)
+            for entry in list(itertools.islice(order, n - len(picked))):
+                self._drop(entry.task_id)
+                self._clocks[model, entry.key_id, entry.priority].serve(entry.tag)
                 self._last_model = model
-                picked.append((entry[2], version))
+                picked.append((entry.task_id, version))
         return picked
 
-    def _head(self, queue: str) -> Entry | None:
-        heap = self._heaps[queue]
-        while heap:
-            if self._entries.get(heap[0][2]) == (queue, heap[0]):
-                return heap[0]
-            heapq.heappop(heap)
-        return None
-
-    def _pop(self, model: str, version: str) -> Entry | None:
-        heads = [(self._head(queue), queue) for queue in (model, f"{model}:{version}")]
-        waiting = [(head, queue) for head, queue in heads if head is not None]
-        if not waiting:
-            return None
-        entry, queue = min(waiting)
-        heapq.heappop(self._heaps[queue])
-        del self._entries[entry[2]]
-        return entry
+    def _order(
+        self, model: str, queues: Sequence[str], turns: dict[tuple[str, int], VirtualClock]
+    ) -> Iterator[_Entry]:
+        """Yield what waits in queues of one model in the order of service, and count the turns."""
+        bands: dict[int, dict[str, list[_Entry]]] = {}
+        for queue in queues:
+            for (urgency, key_id), line in self._lines[queue].items():
+                waiting = bands.setdefault(urgency, {}).get(key_id, [])
+                bands[urgency][key_id] = list(heapq.merge(waiting, line))
+        for urgency in sorted(bands):
+            lines = {
+                key_id: ((entry.cost, entry) for entry in line)
+                for key_id, line in bands[urgency].items()
+            }
+            yield from take_turns(turns[model, urgency], lines)
 
     async def ack(self, tasks: Sequence[Task]) -> None:
         """See `Broker.ack`."""
         for task in tasks:
-            self._entries.pop(task.id, None)
+            self._drop(task.id)
             if task.state.is_terminal:
                 self._tags.pop(task.id, None)
 
@@ -135,16 +169,27 @@ class MemoryBroker:
 
     async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
         """See `Broker.ranks`."""
-        ranks: list[Rank | None] = []
-        for task in tasks:
-            if task.id not in self._entries:
-                ranks.append(None)
-                continue
-            queue, entry = self._entries[task.id]
-            before = [known for known in self._entries.values() if known[0] == queue]
-            ahead = sum(1 for _, other in before if other < entry)
-            ranks.append(Rank(ahead=ahead, is_exact=True))
-        return ranks
+        return [self._rank(self._entries.get(task.id)) for task in tasks]
+
+    async def rank_of_new(self, task: NewTask) -> Rank:
+        """See `Broker.rank_of_new`."""
+        clock = self._clocks[task.model, task.key_id, task.priority]
+        entry = _entry(task, clock.peek(task.user or ""), _AFTER_ALL)
+        self._add(entry)
+        rank = self._rank(entry)
+        self._drop(entry.task_id)
+        assert rank is not None
+        return rank
+
+    def _rank(self, entry: _Entry | None) -> Rank | None:
+        if entry is None:
+            return None
+        queues = [entry.model, entry.queue]
+        if entry.queue == entry.model:
+            queues += [queue for queue in self._lines if queue.startswith(f"{entry.model}:")]
+        order = self._order(entry.model, list(dict.fromkeys(queues)), copy.deepcopy(self._turns))
+        before = list(itertools.takewhile(lambda other: other != entry, order))
+        return Rank(ahead=len(before), is_exact=True, samples=sum(other.cost for other in before))
 
     async def close(self) -> None:
         """See `Broker.close`."""
@@ -155,6 +200,18 @@ class MemoryBroker:
         # Everybody who waits now looks once more; who comes later waits on a new event.
         self._arrival.set()
         self._arrival = asyncio.Event()
+
+
+def _entry(task: Task | NewTask, tag: float, task_id: str) -> _Entry:
+    return _Entry(
+        priority=task.priority,
+        tag=tag,
+        task_id=task_id,
+        queue=task.queue,
+        model=task.model,
+        key_id=task.key_id,
+        cost=task.count,
+    )
 
 
 def _added(depth: Depth, task: Task) -> Depth:

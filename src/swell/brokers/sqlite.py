@@ -5,19 +5,34 @@ nothing to offer and nothing to acknowledge: what is left of the broker is the o
 """
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 from swell import task as life
 from swell.broker import Depth, LeaseRequest, Rank
-from swell.fairness import rotate
+from swell.fairness import (
+    USUAL_PRIORITY,
+    VirtualClock,
+    band,
+    rotate,
+    take_turns,
+    turns_before,
+)
 from swell.stores.sqlite.file import SqliteDatabase
-from swell.stores.sqlite.session import Session
-from swell.task import Task, TaskState
+from swell.stores.sqlite.session import Line, Session
+from swell.task import NewTask, Task, TaskState
 
 __all__ = ["SqliteBroker"]
 
 #: Ranks are counted exactly up to here.
 EXACT_RANKS = 200
+
+#: Of more keys than this, a rank looks at every so many only.
+MAX_KEYS = 256
+
+#: Larger than any id, since ids are made of 0-9 and a-f.
+_AFTER_ALL = "~"
 
 
 class SqliteBroker:
@@ -82,16 +97,64 @@ class SqliteBroker:
 
     async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
         """See `Broker.ranks`."""
-        return [self._rank(task) for task in tasks]
+        return [
+            self._rank(task, task.tag, task.id)
+            if task.state is TaskState.QUEUED and task.available_at is None
+            else None
+            for task in tasks
+        ]
 
-    def _rank(self, task: Task) -> Rank | None:
-        if task.state is not TaskState.QUEUED or task.available_at is not None:
-            return None
-        key = (task.queue, task.priority, task.tag, task.id, EXACT_RANKS + 1)
-        ((ahead,),) = self._database.read("rank", key)
-        if ahead <= EXACT_RANKS:
-            return Rank(ahead=ahead, is_exact=True)
-        return Rank(ahead=max(ahead, self._database.ready_count(task.queue)), is_exact=False)
+    async def rank_of_new(self, task: NewTask) -> Rank:
+        """See `Broker.rank_of_new`."""
+        clock = self._database.state.clocks.get((task.model, task.key_id, task.priority))
+        tag = 0.0 if clock is None else clock.peek(task.user or "")
+        return self._rank(task, tag, _AFTER_ALL)
+
+    def _rank(self, task: Task | NewTask, tag: float, task_id: str) -> Rank:
+        state, urgency = self._database.state, band(task.priority)
+        queues = sorted({*state.queues_of(task.model), task.queue})
+        if task.queue != task.model:
+            queues = [queue for queue in queues if queue in (task.model, task.queue)]
+        n, samples, is_exact = self._before_in_line(task, tag, task_id, queues)
+        others = _Others(state.turns[task.model, urgency], task.key_id, samples)
+        for queue in queues:
+            for (other_band, key_id), line in state.lines.get(queue, {}).items():
+                if other_band < urgency:
+                    n, samples = n + line.n, samples + line.samples
+                elif other_band == urgency:
+                    others.add(key_id, line)
+            if queue == task.queue:
+                # Where nothing of its key waits in this queue yet, the key comes last here.
+                others.add(task.key_id, Line())
+        more, more_samples = others.before()
+        return Rank(
+            ahead=n + more,
+            is_exact=is_exact and others.is_exact,
+            samples=samples + more_samples,
+        )
+
+    def _before_in_line(
+        self, task: Task | NewTask, tag: float, task_id: str, queues: Sequence[str]
+    ) -> tuple[int, int, bool]:
+        """Return how many tasks of the same key and band come before, their samples, and whether
+        that is exact.
+        """
+        urgency = band(task.priority)
+        least = 0 if urgency == USUAL_PRIORITY else urgency
+        n = samples = 0
+        is_exact = True
+        for queue in queues:
+            place = (task.key_id, least, task.priority, tag, task_id)
+            ((found, found_samples),) = self._database.read(
+                "rank", (queue, *place, EXACT_RANKS + 1)
+            )
+            line = self._database.state.lines.get(queue, {}).get((urgency, task.key_id))
+            if found > EXACT_RANKS and line is not None:
+                # Who comes late in a long line: nearly all of it, as far as anybody cares.
+                found, found_samples = max(found, line.n), max(found_samples, line.samples)
+                is_exact = False
+            n, samples = n + found, samples + found_samples
+        return n, samples, is_exact
 
     async def close(self) -> None:
         """See `Broker.close`."""
@@ -114,17 +177,56 @@ def _lease(session: Session, request: LeaseRequest) -> list[Task]:
     return started
 
 
+class _Others:
+    """What the other keys of a band have done before a key's task is next.
+
+    Args:
+        turns: The clock between the keys.
+        key_id: Whose task it is.
+        samples: How much of that key comes before it.
+    """
+
+    def __init__(self, turns: VirtualClock, key_id: str, samples: int) -> None:
+        self._turns = turns
+        self._key_id = key_id
+        self._start = turns.peek(key_id) + samples
+        self._lines: dict[str, Line] = {}
+        #: Whether every task that was counted costs the same.
+        self.is_exact = True
+
+    def add(self, key_id: str, line: Line) -> None:
+        """Count what waits of a key in one queue; who came first first."""
+        self._lines.setdefault(key_id, Line()).add(line.n, line.samples)
+
+    def before(self) -> tuple[int, int]:
+        """Return how many tasks of other keys come before, and their samples."""
+        n = samples = 0
+        # Who came first wins a tie.
+        wins_tie = True
+        step = 1 + len(self._lines) // MAX_KEYS
+        for key_id, line in itertools.islice(self._lines.items(), 0, None, step):
+            if key_id == self._key_id:
+                wins_tie = False
+                continue
+            cost = line.samples / line.n
+            lead = self._start - self._turns.peek(key_id)
+            found = turns_before(lead, line.n, cost, wins_tie=wins_tie)
+            n += step * found
+            samples += step * round(found * cost)
+            self.is_exact = self.is_exact and step == 1 and (cost == 1 or found in (0, line.n))
+        return n, samples
+
+
 def _turns(session: Session, request: LeaseRequest) -> list[str]:
     waiting = [
         (queue, model) for queue, model, _ in request.queues if session.ready_count(queue) > 0
     ]
     if len(waiting) <= 1:
         return [model for _, model in waiting]
-    session.flush()
     heads: dict[str, int] = {}
     for queue, model in waiting:
-        for priority, _, _ in session.rows("ready_head", (queue, 1)):
-            heads[model] = min(priority, heads.get(model, priority))
+        for urgency, _ in session.lines(queue):
+            heads[model] = min(urgency, heads.get(model, urgency))
     return rotate(heads, session.state.last_model)
 
 
@@ -133,10 +235,7 @@ def _take(session: Session, request: LeaseRequest, model: str, n: int) -> list[T
     version = request.models[model]
     now = session.now
     started = []
-    for task in _ready(session, (model, f"{model}:{version}"), n):
-        has_deadline = task.start_by_at is not None or task.finish_by_at is not None
-        if has_deadline and life.is_expired(task, now):
-            continue  # the sweeper ends it, and tells who waits
+    for task in itertools.islice(_in_order(session, model, version, n), n):
         running = life.start(
             task,
             worker_id=request.worker_id,
@@ -146,28 +245,85 @@ def _take(session: Session, request: LeaseRequest, model: str, n: int) -> list[T
             lease_s=request.lease_s,
         )
         session.put(running)
-        session.state.clocks[model, task.priority].serve(task.tag)
+        session.state.clock(model, task.key_id, task.priority).serve(task.tag)
         started.append(running)
     return started
 
 
-def _ready(session: Session, queues: Sequence[str], n: int) -> list[Task]:
-    """Return the first n ready tasks of some queues, in the order of service."""
-    found: list[Task] = []
-    for queue in queues:
+def _in_order(session: Session, model: str, version: str, n: int) -> Iterator[Task]:
+    """Yield the ready tasks of a model in the order of service, of which n are wanted."""
+    unwritten: dict[tuple[int, str], list[Task]] = {}
+    queues = []
+    for queue in (model, f"{model}:{version}"):
         count = session.ready_count(queue)
-        unwritten = session.unwritten(queue) if count else []
-        if count > len(unwritten):
-            session.flush()
-            ids = [row[2] for row in session.rows("ready_head", (queue, n))]
-            session.load(ids)
-            found += [task for task in map(session.get, ids) if task is not None]
-        else:
-            # Nothing waits in the file: what has just come goes on without being written twice.
-            found += unwritten
-    if len(found) > 1:
-        found.sort(key=_place)
-    return found[:n]
+        if not count:
+            continue
+        added = session.unwritten(queue)
+        if count > len(added):
+            queues.append(queue)
+        for task in added:
+            unwritten.setdefault((band(task.priority), task.key_id), []).append(task)
+    if queues:
+        session.flush()
+        bands = _written_lines(session, model, version, n)
+    else:
+        # Nothing waits in the file: what has just come goes on without being written twice.
+        bands = {}
+        for (urgency, key_id), tasks in unwritten.items():
+            if len(tasks) > 1:
+                tasks.sort(key=_place)
+            bands.setdefault(urgency, {})[key_id] = _without_expired(session, tasks)
+    for urgency in sorted(bands):
+        yield from take_turns(session.state.turns[model, urgency], bands[urgency])
+
+
+def _written_lines(
+    session: Session, model: str, version: str, n: int
+) -> dict[int, dict[str, "Iterator[tuple[int, Task]]"]]:
+    """Return band → key → its ready tasks, which are read as far as they are wanted."""
+    queues: dict[tuple[int, str], list[str]] = {}
+    for queue in (model, f"{model}:{version}"):
+        for line in session.lines(queue):
+            queues.setdefault(line, []).append(queue)
+    at_once = max(1, math.ceil(n / max(1, len(queues))))
+    bands: dict[int, dict[str, Iterator[tuple[int, Task]]]] = {}
+    for (urgency, key_id), of_key in queues.items():
+        tasks = _line(session, of_key, urgency, key_id, at_once)
+        bands.setdefault(urgency, {})[key_id] = _without_expired(session, tasks)
+    return bands
+
+
+def _line(
+    session: Session, queues: Sequence[str], urgency: int, key_id: str, at_once: int
+) -> Iterator[Task]:
+    """Yield the ready tasks of one key and band in order, reading so many at a time."""
+    last = (0 if urgency == USUAL_PRIORITY else urgency, -1.0, "")
+    while True:
+        rows: list[tuple[int, float, str]] = []
+        for queue in queues:
+            rows += session.rows("ready_head", (queue, key_id, urgency, *last, at_once))
+        if not rows:
+            return
+        if len(queues) > 1:
+            rows.sort()
+        rows = rows[:at_once]
+        session.load([row[2] for row in rows])
+        for row in rows:
+            task = session.get(row[2])
+            if task is not None:
+                yield task
+        if len(rows) < at_once:
+            return
+        last = rows[-1]
+
+
+def _without_expired(session: Session, tasks: Iterable[Task]) -> Iterator[tuple[int, Task]]:
+    """Yield (cost, task), without those past a deadline: the sweeper ends them and tells of it."""
+    now = session.now
+    for task in tasks:
+        has_deadline = task.start_by_at is not None or task.finish_by_at is not None
+        if not has_deadline or not life.is_expired(task, now):
+            yield task.count, task
 
 
 def _place(task: Task) -> tuple[int, float, str]:

@@ -5,6 +5,7 @@ An adapter's author subclasses `DeliveryConformance` in a test file and gives it
 """
 
 import asyncio
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -502,6 +503,144 @@ class DeliveryConformance:
         second = await delivery.lease(2, models=models)
         assert {task.model for task in first + second} == {"demo/a", "demo/b"}
 
+    async def test_a_key_that_names_many_users_gets_no_more_than_one_that_names_none(
+        self, delivery: Delivery
+    ) -> None:
+        many = [a_new_task(key_id="key-1", user=f"user-{n}") for n in range(60)]
+        await delivery.submit(*many, *many)
+        await delivery.submit(*(a_new_task(key_id="key-2") for _ in range(20)))
+        keys = [task.key_id for _ in range(4) for task in await delivery.lease(5)]
+        assert keys.count("key-2") == 10
+
+    async def test_a_quiet_key_waits_for_one_task_of_each_other_key(
+        self, delivery: Delivery
+    ) -> None:
+        for key_id in ("key-1", "key-2"):
+            await delivery.submit(*(a_new_task(key_id=key_id, user=f"{n}") for n in range(50)))
+        await delivery.lease(30)
+        await delivery.submit(a_new_task(key_id="key-3"))
+        assert "key-3" in [task.key_id for task in await delivery.lease(3)]
+
+    async def test_keys_share_by_the_samples_that_they_ask(self, delivery: Delivery) -> None:
+        await delivery.submit(*(a_new_task(key_id="key-1", count=4) for _ in range(20)))
+        await delivery.submit(*(a_new_task(key_id="key-2") for _ in range(40)))
+        served = await delivery.lease(25)
+        samples = {
+            key_id: sum(task.count for task in served if task.key_id == key_id)
+            for key_id in ("key-1", "key-2")
+        }
+        assert abs(samples["key-1"] - samples["key-2"]) <= 4 + 1
+
+    async def test_the_users_of_each_key_take_turns_whatever_other_keys_do(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(*(a_new_task(key_id="key-1", user="flood") for _ in range(50)))
+        await delivery.submit(*(a_new_task(key_id="key-2") for _ in range(50)))
+        await delivery.lease(20)
+        await delivery.submit(*(a_new_task(key_id="key-1", user="ann") for _ in range(50)))
+        users = [task.user for task in await delivery.lease(20) if task.key_id == "key-1"]
+        assert abs(users.count("ann") - users.count("flood")) <= 1
+
+    async def test_urgent_tasks_of_one_key_do_not_starve_another(self, delivery: Delivery) -> None:
+        await delivery.submit(*(a_new_task(key_id="key-1", priority=0) for _ in range(50)))
+        await delivery.submit(*(a_new_task(key_id="key-2") for _ in range(50)))
+        keys = [task.key_id for task in await delivery.lease(20)]
+        assert keys.count("key-2") == 10
+
+    async def test_urgent_tasks_of_one_model_do_not_starve_another(
+        self, delivery: Delivery
+    ) -> None:
+        models = {"demo/a": "v1", "demo/b": "v1"}
+        await delivery.submit(
+            *(a_new_task("demo/a", key_id="key-1", priority=0) for _ in range(20))
+        )
+        await delivery.submit(a_new_task("demo/b", key_id="key-2"))
+        served = await delivery.lease(1, models=models) + await delivery.lease(1, models=models)
+        assert {task.model for task in served} == {"demo/a", "demo/b"}
+
+    async def test_what_is_less_urgent_lets_all_keys_usual_tasks_go_first(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(*(a_new_task(key_id="key-1", priority=5) for _ in range(5)))
+        await delivery.submit(*(a_new_task(key_id="key-2") for _ in range(5)))
+        keys = [task.key_id for task in await delivery.lease(10)]
+        assert keys == ["key-2"] * 5 + ["key-1"] * 5
+
+    async def test_a_lease_that_finds_only_expired_tasks_of_a_key_serves_the_others(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(*(a_new_task(key_id="key-1", start_by_s=5) for _ in range(5)))
+        await delivery.submit(*(a_new_task(key_id="key-2") for _ in range(2)))
+        delivery.clock.advance(6)
+        served = [task for _ in range(5) for task in await delivery.lease(2)]
+        assert [task.key_id for task in served] == ["key-2"] * 2
+
+    @pytest.mark.parametrize("seed", range(8))
+    async def test_ranks_are_the_order_of_service(self, delivery: Delivery, seed: int) -> None:
+        rng = random.Random(seed)
+        waiting: list[Task] = []
+        for _ in range(6):
+            new = [_any_task(rng) for _ in range(rng.randint(1, 12))]
+            waiting += await delivery.submit(*new)
+            served = {task.id for task in await delivery.lease(rng.randint(0, 5) or 1)}
+            waiting = [await delivery.get(task) for task in waiting if task.id not in served]
+        ranks = await delivery.broker.ranks(waiting)
+        assert all(rank is not None and rank.is_exact for rank in ranks)
+        assert [rank.samples for rank in ranks if rank] == [rank.ahead for rank in ranks if rank]
+        told = {task.id: rank.ahead for task, rank in zip(waiting, ranks, strict=True) if rank}
+        order = [task.id for task in await delivery.lease(len(waiting))]
+        assert [told[task_id] for task_id in order] == list(range(len(order)))
+
+    @pytest.mark.parametrize("seed", range(8))
+    async def test_the_rank_of_a_new_task_is_the_one_that_it_gets(
+        self, delivery: Delivery, seed: int
+    ) -> None:
+        rng = random.Random(seed)
+        for _ in range(20):
+            await delivery.submit(*(_any_task(rng) for _ in range(rng.randint(1, 4))))
+            await delivery.lease(rng.randint(1, 2))
+            # Ids tell the age to the millisecond.
+            delivery.clock.advance(1)
+            new = _any_task(rng)
+            told = await delivery.broker.rank_of_new(new)
+            (task,) = await delivery.submit(new)
+            assert await delivery.broker.ranks([await delivery.get(task)]) == [told]
+
+    async def test_asking_for_a_rank_changes_no_order(self, delivery: Delivery) -> None:
+        await delivery.submit(*(a_new_task(key_id="key-1") for _ in range(3)))
+        for _ in range(5):
+            await delivery.broker.rank_of_new(a_new_task(key_id="key-2"))
+        (task,) = await delivery.submit(a_new_task(key_id="key-2"))
+        (rank,) = await delivery.broker.ranks([await delivery.get(task)])
+        assert rank is not None
+        assert rank.ahead == 1
+
+    async def test_a_rank_counts_tasks_pinned_to_a_version(self, delivery: Delivery) -> None:
+        await delivery.submit(*(a_new_task(queue="demo/upper:v1", count=3) for _ in range(4)))
+        rank = await delivery.broker.rank_of_new(a_new_task())
+        assert (rank.ahead, rank.samples) == (4, 12)
+        other = await delivery.broker.rank_of_new(a_new_task(queue="demo/upper:v2"))
+        assert other.ahead == 0
+
+    async def test_a_backlog_of_one_user_does_not_stand_before_others(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(*(a_new_task(user="flood") for _ in range(1000)))
+        same = await delivery.broker.rank_of_new(a_new_task(user="flood"))
+        user = await delivery.broker.rank_of_new(a_new_task(user="ann"))
+        key = await delivery.broker.rank_of_new(a_new_task(key_id="key-2"))
+        urgent = await delivery.broker.rank_of_new(a_new_task(user="flood", priority=0))
+        patient = await delivery.broker.rank_of_new(a_new_task(key_id="key-2", priority=2))
+        assert (same.ahead, same.samples) == (1000, 1000)
+        assert (user.ahead, key.ahead, urgent.ahead, patient.ahead) == (1, 1, 0, 1000)
+
+    async def test_the_rank_behind_long_lines_is_told_by_estimate(self, delivery: Delivery) -> None:
+        for key_id in ("key-1", "key-2"):
+            await delivery.submit(*(a_new_task(key_id=key_id, count=2) for _ in range(400)))
+        rank = await delivery.broker.rank_of_new(a_new_task(key_id="key-1"))
+        assert rank.ahead == pytest.approx(800, rel=0.05)
+        assert rank.samples == pytest.approx(1600, rel=0.05)
+
     # ---- looking
 
     async def test_pages_list_newest_first_and_miss_nothing(self, delivery: Delivery) -> None:
@@ -616,3 +755,13 @@ class DeliveryConformance:
         await asyncio.sleep(0)
         await delivery.broker.close()
         assert await asyncio.wait_for(waiting, 5) == []
+
+
+def _any_task(rng: random.Random) -> NewTask:
+    """Return a request of any of several keys, users and priorities."""
+    return a_new_task(
+        key_id=rng.choice(["key-1", "key-2", "key-3"]),
+        user=rng.choice([None, "ann", "bob"]),
+        priority=rng.choice([0, 1, 1, 1, 2]),
+        queue=rng.choice(["demo/upper", "demo/upper", "demo/upper:v1"]),
+    )

@@ -205,6 +205,11 @@ class SqliteDatabase:
         """Whether writes are under way or wait."""
         return self._is_committing
 
+    @property
+    def state(self) -> SessionState:
+        """What the writer keeps in memory; its counts are those after the last finished commit."""
+        return self._state
+
     def ready_count(self, queue: str) -> int:
         """Return how many tasks of a queue are ready, after the last finished commit."""
         return self._state.ready.get(queue, 0)

@@ -16,18 +16,36 @@ from typing import Any
 import msgspec
 
 from swell.clock import Clock
-from swell.fairness import VirtualClock
+from swell.fairness import VirtualClock, band
 from swell.stores.sqlite.rows import insert_row, save_row, task_of
 from swell.task import Task, TaskState
 
-__all__ = ["Session", "SessionState"]
+__all__ = ["Line", "Session", "SessionState"]
 
 #: Tasks kept in memory between transactions, and the largest input that is worth it.
 MAX_LIVE_TASKS = 50_000
 MAX_LIVE_INPUT_BYTES = 4_096
 
+#: Virtual clocks of keys' users that are kept, before those of keys without waiting tasks go.
+MAX_CLOCKS = 10_000
+
 #: (flow, start tag, cost) of the tasks of one flow.
 Share = tuple[str, float, float]
+
+
+class Line:
+    """The ready tasks of one key in one queue and band."""
+
+    __slots__ = ("n", "samples")
+
+    def __init__(self, n: int = 0, samples: int = 0) -> None:
+        self.n = n
+        self.samples = samples
+
+    def add(self, n: int, samples: int) -> None:
+        """Count so many more, or less."""
+        self.n += n
+        self.samples += samples
 
 
 class SessionState:
@@ -38,15 +56,46 @@ class SessionState:
         self.queries = queries
         #: Tasks that have not ended, as they are in the file.
         self.live: dict[str, tuple[int, Task]] = {}
-        self.clocks: dict[tuple[str, int], VirtualClock] = defaultdict(VirtualClock)
+        #: (model, band) → whose flows are keys: they get their tags when a worker asks.
+        self.turns: dict[tuple[str, int], VirtualClock] = defaultdict(VirtualClock)
+        #: (model, key, priority) → whose flows are users: they get their tags on arrival.
+        self.clocks: dict[tuple[str, str, int], VirtualClock] = {}
+        self._max_clocks = MAX_CLOCKS
         #: Queue → how many of its tasks are ready.
-        self.ready: dict[str, int] = dict(connection.execute(queries["ready_counts"]).fetchall())
+        self.ready: dict[str, int] = {}
+        #: Queue → (band, key) → its ready tasks; none is empty, and who came first stands first.
+        self.lines: dict[str, dict[tuple[int, str], Line]] = {}
+        for queue, priority, key_id, n, samples in connection.execute(queries["ready_lines"]):
+            self.ready[queue] = self.ready.get(queue, 0) + n
+            lines = self.lines.setdefault(queue, {})
+            lines.setdefault((band(priority), key_id), Line()).add(n, samples)
         #: The model that the last lease took from.
         self.last_model: str | None = None
         (last,) = connection.execute(queries["last_seq"]).fetchone()
         self.seqs = itertools.count(last + 1)
         for key, (waiting, served) in _shares(connection.execute(queries["open_shares"])).items():
-            self.clocks[key].restore(waiting, served)
+            self.clock(*key).restore(waiting, served)
+
+    def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
+        """Return the clock of a key's users."""
+        clock = self.clocks.get((model, key_id, priority))
+        if clock is None:
+            if len(self.clocks) >= self._max_clocks:
+                self._forget_clocks()
+            clock = self.clocks[model, key_id, priority] = VirtualClock()
+        return clock
+
+    def _forget_clocks(self) -> None:
+        # Where nothing of a key waits, its users start anew. As in `VirtualClock`, the next look
+        # waits until there are twice as many.
+        waiting = {key_id for lines in self.lines.values() for _, key_id in lines}
+        self.clocks = {key: clock for key, clock in self.clocks.items() if key[1] in waiting}
+        self._max_clocks = max(MAX_CLOCKS, 2 * len(self.clocks))
+
+    def queues_of(self, model: str) -> list[str]:
+        """Return the queues of a model, those of its versions included, in which tasks wait."""
+        versions = f"{model}:"
+        return [queue for queue in self.ready if queue == model or queue.startswith(versions)]
 
 
 class Session:
@@ -60,6 +109,7 @@ class Session:
         self._added: dict[str, int] = {}
         self._changed: set[str] = set()
         self._ready: dict[str, int] = {}
+        self._lines: dict[tuple[str, int, str], Line] = {}
 
     @property
     def now(self) -> datetime:
@@ -106,12 +156,12 @@ class Session:
 
     def add(self, task: Task) -> Task:
         """Insert a new task, which is ready, and return it with its tag."""
-        clock = self._state.clocks[task.model, task.priority]
-        tagged = msgspec.structs.replace(task, tag=clock.tag(task.flow, cost=task.count))
+        clock = self._state.clock(task.model, task.key_id, task.priority)
+        tagged = msgspec.structs.replace(task, tag=clock.tag(task.user or "", cost=task.count))
         seq = next(self._state.seqs)
         self._added[task.id] = seq
         self._seen[task.id] = (seq, tagged)
-        self._ready[task.queue] = self._ready.get(task.queue, 0) + 1
+        self._count(task, 1)
         return tagged
 
     def put(self, task: Task) -> None:
@@ -124,11 +174,33 @@ class Session:
         was_ready = before.state is TaskState.QUEUED and before.available_at is None
         is_ready = task.state is TaskState.QUEUED and task.available_at is None
         if was_ready is not is_ready:
-            self._ready[task.queue] = self._ready.get(task.queue, 0) + (1 if is_ready else -1)
+            self._count(task, 1 if is_ready else -1)
+
+    def _count(self, task: Task, by: int) -> None:
+        queue = task.queue
+        self._ready[queue] = self._ready.get(queue, 0) + by
+        key = (queue, band(task.priority), task.key_id)
+        line = self._lines.get(key)
+        if line is None:
+            self._lines[key] = Line(by, by * task.count)
+        else:
+            line.n += by
+            line.samples += by * task.count
 
     def ready_count(self, queue: str) -> int:
         """Return how many tasks of a queue are ready, as this transaction sees it."""
         return self._state.ready.get(queue, 0) + self._ready.get(queue, 0)
+
+    def lines(self, queue: str) -> dict[tuple[int, str], int]:
+        """Return (band, key) → how many ready tasks, none of them 0, as this transaction sees it.
+
+        Who came first stands first.
+        """
+        found = {key: line.n for key, line in self._state.lines.get(queue, {}).items()}
+        for (changed, band_, key_id), line in self._lines.items():
+            if changed == queue:
+                found[band_, key_id] = found.get((band_, key_id), 0) + line.n
+        return {key: n for key, n in found.items() if n > 0}
 
     def unwritten(self, queue: str) -> list[Task]:
         """Return the ready tasks of a queue that were added and not flushed yet."""
@@ -156,6 +228,9 @@ class Session:
                 ready[queue] = count
             else:
                 ready.pop(queue, None)
+        for (queue, band_, key_id), line in self._lines.items():
+            if line.n or line.samples:
+                self._remember_line(queue, (band_, key_id), line)
         live = self._state.live
         for task_id, (seq, task) in self._seen.items():
             if task.state.is_terminal:
@@ -165,10 +240,22 @@ class Session:
             ):
                 live[task_id] = (seq, task)
 
+    def _remember_line(self, queue: str, key: tuple[int, str], change: Line) -> None:
+        lines = self._state.lines.setdefault(queue, {})
+        line = lines.get(key)
+        if line is None:
+            line = lines[key] = Line()
+        line.add(change.n, change.samples)
+        if line.n <= 0:
+            del lines[key]
+            if not lines:
+                del self._state.lines[queue]
 
-def _shares(rows: Iterable[Any]) -> dict[tuple[str, int], tuple[list[Share], list[Share]]]:
-    """Return (waiting, served) of every virtual clock, as `VirtualClock.restore` takes them."""
-    found: dict[tuple[str, int], tuple[list[Share], list[Share]]] = defaultdict(lambda: ([], []))
-    for model, priority, flow, was_served, tag, end in rows:
-        found[model, priority][was_served].append((flow, tag, end - tag))
+
+def _shares(rows: Iterable[Any]) -> dict[tuple[str, str, int], tuple[list[Share], list[Share]]]:
+    """Return (waiting, served) of every clock of users, as `VirtualClock.restore` takes them."""
+    found: dict[tuple[str, str, int], tuple[list[Share], list[Share]]] = {}
+    for model, key_id, priority, flow, was_served, tag, end in rows:
+        shares = found.setdefault((model, key_id, priority), ([], []))
+        shares[was_served].append((flow, tag, end - tag))
     return found

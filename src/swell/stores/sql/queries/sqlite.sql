@@ -68,25 +68,27 @@ WHERE dead = 1 AND id < :cursor
 ORDER BY id DESC LIMIT :limit;
 
 -- name: ready_head
+-- The next tasks of one key, after a place in its order.
 SELECT priority, tag, id FROM tasks
-WHERE queue = ? AND state = 'queued' AND available_at IS NULL
+WHERE queue = ? AND state = 'queued' AND available_at IS NULL AND key_id = ? AND priority <= ?
+    AND (priority, tag, id) > (?, ?, ?)
 ORDER BY priority, tag, id LIMIT ?;
 
 -- name: open_shares
--- What fair queueing needs to know after a restart: for each flow, where its tasks that were never
--- handed out begin, how far those that were have come, and where the last of either ends. The two
--- halves read one index each, so that ended tasks cost nothing.
-SELECT model, priority, flow, was_served,
+-- What fair queueing needs to know after a restart: for each user of a key, where its tasks that
+-- were never handed out begin, how far those that were have come, and where the last of either ends.
+-- The two halves read one index each, so that ended tasks cost nothing.
+SELECT model, key_id, priority, flow, was_served,
     CASE WHEN was_served THEN max(tag) ELSE min(tag) END, max(tag + count)
 FROM (
-    SELECT model, priority, key_id || '/' || coalesce(user, '') AS flow, attempt > 0 AS was_served,
-        tag, count
+    SELECT model, key_id, priority, coalesce(user, '') AS flow, attempt > 0 AS was_served, tag,
+        count
     FROM tasks INDEXED BY tasks_ready WHERE state = 'queued' AND available_at IS NULL
     UNION ALL
-    SELECT model, priority, key_id || '/' || coalesce(user, ''), attempt > 0, tag, count
+    SELECT model, key_id, priority, coalesce(user, ''), attempt > 0, tag, count
     FROM tasks INDEXED BY tasks_wake
     WHERE wake_at IS NOT NULL AND (state = 'running' OR available_at IS NOT NULL)
-) GROUP BY 1, 2, 3, 4;
+) GROUP BY 1, 2, 3, 4, 5;
 
 -- name: ready_depths
 SELECT queue, count(*), sum(count), min(id) FROM tasks
@@ -97,15 +99,17 @@ WHERE state = 'queued' AND available_at IS NULL GROUP BY queue;
 SELECT queue, sum(state = 'queued' AND available_at IS NOT NULL), sum(state = 'running')
 FROM tasks WHERE wake_at IS NOT NULL GROUP BY queue;
 
--- name: ready_counts
-SELECT queue, count(*) FROM tasks
-WHERE state = 'queued' AND available_at IS NULL GROUP BY queue;
+-- name: ready_lines
+-- Whoever has waited longest comes first.
+SELECT queue, priority, key_id, count(*), sum(count) FROM tasks
+WHERE state = 'queued' AND available_at IS NULL
+GROUP BY queue, key_id, priority ORDER BY min(id);
 
 -- name: rank
-SELECT count(*) FROM (
-    SELECT 1 FROM tasks
-    WHERE queue = ? AND state = 'queued' AND available_at IS NULL
-        AND (priority, tag, id) < (?, ?, ?)
+SELECT count(*), coalesce(sum(count), 0) FROM (
+    SELECT count FROM tasks
+    WHERE queue = ? AND state = 'queued' AND available_at IS NULL AND key_id = ?
+        AND priority >= ? AND (priority, tag, id) < (?, ?, ?)
     LIMIT ?
 );
 

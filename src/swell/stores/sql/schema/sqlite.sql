@@ -39,9 +39,9 @@ CREATE TABLE tasks (
 
 CREATE UNIQUE INDEX tasks_id ON tasks (id);
 
--- The queue itself: ready tasks in the order of service. It covers what a lease, a rank and a depth
--- read.
-CREATE INDEX tasks_ready ON tasks (queue, priority, tag, id, count)
+-- The ready tasks of each key in their order: which key is next is decided when a worker asks. It
+-- covers what a lease, a rank and a depth read.
+CREATE INDEX tasks_ready ON tasks (queue, key_id, priority, tag, id, count)
     WHERE state = 'queued' AND available_at IS NULL;
 
 -- When the sweeper must look: a lease that runs out, a deadline, a backoff that ends.
