@@ -5,7 +5,7 @@ what the network sees are
 
     0 … n      all samples, with words
     n … n + g  the first g of them once more, without
-    …          padding up to the bucket, with whatever was there before
+    …          the first once more, as padding up to the bucket: never what is left of somebody else
 
 Whoever runs again keeps its row; only who comes, goes or stands on the wrong side is copied. So the
 last sample takes the row of one that is finished, and nothing is gathered. Paused samples keep
@@ -363,17 +363,24 @@ class Arena:
         """Return a running sample's latents and the picture foreseen before, as they lie here."""
         return self._x[sample.row], None if self._h is None else self._h[sample.row]
 
-    def load(self) -> None:
+    def load(self, bucket: int) -> None:
         """Write what the network is to see of the samples that were placed."""
         placed, n, g = self._placed, len(self._placed), self._guided
+        rows = n + g
+        padded = -(-rows // bucket) * bucket
         steps = [sample.step for sample in placed]
         self._k = self._arrays.put(solvers.gather([sample.table for sample in placed], steps))
         solvers.scale_input(self._x[:n], self._k, self._seen[:n])
-        self._seen[n : n + g] = self._seen[:g]
         self._host_t[:n] = [sample.table.timesteps[sample.step] for sample in placed]
-        self._host_t[n : n + g] = self._host_t[:g]
+        if g:
+            self._seen[n:rows] = self._seen[:g]
+            self._host_t[n:rows] = self._host_t[:g]
+        if rows < padded:
+            self._seen[rows:padded] = self._seen[:1]
+            self._host_t[rows:padded] = self._host_t[0]
         hearers = [sample.with_words for sample in placed]
         hearers += [sample.without_words for sample in placed[:g]]
+        hearers += hearers[:1] * (padded - rows)
         for row, conditions in enumerate(hearers):
             if self._hearers[row] is not conditions:
                 assert conditions is not None, "conditions come before the first step"

@@ -56,6 +56,9 @@ PREVIEW_EVERY_S: Final = 0.4
 #: Texts per model whose conditions are remembered.
 MOST_TEXTS: Final = 256
 
+#: Finished samples that may wait for one decode between two steps each; beyond that they go first.
+MOST_FINISHED: Final = 8
+
 #: Batch keys that are remembered though they have no samples.
 MOST_IDLE_KEYS: Final = 8
 
@@ -191,7 +194,7 @@ class _Step:
         start_s, arena = self._clock.monotonic_s(), self._arena
         try:
             arena.place(states)
-            arena.load()
+            arena.load(self._bucket)
             arena.forward(self._model.denoise, self._bucket)
             foreseen = [(state, arena.foreseen(state)) for state in states if shown(state)]
         except Exception as error:
@@ -262,8 +265,6 @@ class Denoiser:
         self._states: dict[str, SampleState] = {}
         self._finished: deque[SampleState] = deque()
         self._cancelled: set[str] = set()
-        #: How many took part in the last step.
-        self._together = 1
 
     def __len__(self) -> int:
         return len(self._states) + len(self._finished)
@@ -341,13 +342,11 @@ class Denoiser:
             self._end(state, Cancelled())
 
     def _decode(self) -> None:
-        """Decode one sample. More only if more are finished than run together, so that samples
-        that take few steps do not pile up.
-        """
+        """Decode one sample; more only where samples of few steps would pile up."""
         while self._finished:
             state = self._finished.popleft()
             self._ended(state.id, self._decoded(state))
-            if len(self._finished) <= self._together:
+            if len(self._finished) < MOST_FINISHED:
                 break
 
     def _decoded(self, state: SampleState) -> Any:
@@ -404,7 +403,6 @@ class Denoiser:
         """Note who has moved; retire who is finished, and tell."""
         moved = {state.id for state in step.advanced}
         ran = tuple(sample for sample in decision.run if sample.id in moved)
-        self._together = len(ran)
         done = self._schedule.done(msgspec.structs.replace(decision, run=ran), step.seconds)
         for sample in done:
             state = self._states.pop(sample.id)

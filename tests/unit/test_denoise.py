@@ -1,0 +1,659 @@
+"""The loop that draws samples step by step."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swell.clock import ManualClock
+from swell.model import Cancelled, Item, Plan, Reject, Sampler, StepModel
+from swell.worker import denoise
+from swell.worker.arena import InvalidCheckpoint
+from swell.worker.denoise import Denoiser, Request, Runs
+
+SHAPE = (2, 3)
+SAMPLERS = {
+    name: Sampler(name, 1).solver
+    for name in ("flow_euler", "euler", "euler_ancestral", "dpmpp_2m", "ddim", "lcm")
+}
+
+
+class NoMemory(Exception):
+    """What a device says."""
+
+
+class Toy(StepModel):
+    """Wants dictionaries as inputs: what to draw, and how to fail."""
+
+    name = "test/toy"
+    bucket = 4
+    most_rows = 8
+    out_of_memory = (NoMemory,)
+
+    def __init__(self, clock: ManualClock | None = None, name: str = "test/toy") -> None:
+        self.name = name  # type: ignore[misc]
+        self.clock = clock or ManualClock()
+        #: Rows and seeds of each step, and words of each encode.
+        self.rows: list[int] = []
+        self.encoded: list[list[str]] = []
+        self.decoded: list[int] = []
+        #: Rows that fit, and what is done at each step.
+        self.memory = 99
+        self.at_step: Callable[[], None] = lambda: None
+
+    def prepare(self, item: Item[dict[str, Any]]) -> Plan:
+        asked = {"steps": 3, "words": "a", "solver": "flow_euler", "options": {}} | item.input
+        if asked.get("wrong"):
+            raise Reject(asked["wrong"])
+        return Plan(
+            sampler=Sampler(asked["solver"], asked["steps"], **asked["options"]),
+            shape=asked.get("shape", SHAPE),
+            words=asked["words"],
+            without=asked.get("without"),
+            guidance=asked.get("guidance"),
+            values={"poison": asked.get("poison", 0.0)},
+            key=asked.get("key", ()),
+        )
+
+    def encode(self, words: list[str]) -> list[Mapping[str, np.ndarray]]:
+        self.encoded.append(list(words))
+        if "unspeakable" in words:
+            raise ValueError("unspeakable")
+        lengths = [3 if one == "long" else 2 for one in words]
+        return [
+            {"words": np.full(length, float(len(one)), np.float32)}
+            for one, length in zip(words, lengths, strict=True)
+        ]
+
+    def denoise(self, x: np.ndarray, t: np.ndarray, conditions: Mapping[str, Any]) -> np.ndarray:
+        self.rows.append(len(x))
+        self.clock.advance(0.01 + 0.001 * len(x))
+        self.at_step()
+        if len(x) > self.memory:
+            raise NoMemory
+        said = np.sin(x + conditions["words"][:, :1, None]) + t[:, None, None] / 1000
+        poison = conditions["poison"]
+        if (poison > 0).any():
+            raise RuntimeError("poison")
+        return said.astype(np.float32)
+
+    def decode(self, latents: np.ndarray, item: Item[dict[str, Any]]) -> bytes:
+        self.decoded.append(item.seed)
+        if item.input.get("broken"):
+            raise ValueError("broken")
+        return np.array(latents).tobytes()
+
+
+class Shown(Toy):
+    """Has previews as well."""
+
+    def preview(self, latents: np.ndarray) -> bytes:
+        return np.array(latents).tobytes()
+
+
+class Ears:
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.heard: list[tuple[int, int]] = []
+        self.previews: list[Callable[[], Any]] = []
+        self.stop_after = stop_after
+
+    def progress(self, done: int, total: int) -> None:
+        self.heard.append((done, total))
+
+    def preview(self, make: Callable[[], Any]) -> None:
+        self.previews.append(make)
+
+    def is_cancelled(self) -> bool:
+        return self.stop_after is not None and len(self.heard) >= self.stop_after
+
+
+class Studio:
+    """A denoiser with one model, and what became of its samples."""
+
+    def __init__(self, model: Toy | None = None, **options: Any) -> None:
+        self.model = model or Toy()
+        self.ended: dict[str, Any] = {}
+        self.denoiser = Denoiser(self.model.clock, self.end, **options)
+
+    def end(self, name: str, result: Any) -> None:
+        assert name not in self.ended, "a sample ends once"
+        self.ended[name] = result
+
+    def add(self, name: str, ears: Ears | None = None, **asked: Any) -> None:
+        self.denoiser.add([self.request(name, ears, **asked)])
+
+    def request(self, name: str, ears: Ears | None = None, **asked: Any) -> Request:
+        seed = asked.pop("seed", sum(name.encode()))
+        count, kept = asked.pop("count", 1), asked.pop("checkpoint", None)
+        item = Item(asked, seed=seed, count=count, listener=ears or Ears())
+        return Request(id=name, model=self.model, item=item, checkpoint=kept)
+
+    def finish(self) -> dict[str, Any]:
+        for _ in range(10_000):
+            if not self.denoiser.boundary():
+                return self.ended
+        raise AssertionError("it never ends")
+
+
+def alone(name: str = "a", **asked: Any) -> bytes:
+    studio = Studio(exact=False)
+    studio.add(name, **asked)
+    result = studio.finish()[name]
+    assert isinstance(result, bytes), result
+    return result
+
+
+# What a picture depends on
+
+samples = st.fixed_dictionaries(
+    {
+        "solver": st.sampled_from(sorted(SAMPLERS)),
+        "steps": st.integers(1, 6),
+        "words": st.sampled_from(["", "a", "red fox"]),
+        "guidance": st.sampled_from([None, 0.0, 3.0]),
+        "without": st.sampled_from([None, "", "ugly"]),
+        "seed": st.integers(0, 9),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(samples, st.integers(0, 12)), min_size=1, max_size=9),
+    st.booleans(),
+    st.sampled_from([1, 2, 3, 4, 8]),
+    st.sets(st.integers(0, 8), max_size=3),
+)
+def test_a_picture_depends_on_its_input_alone(
+    arriving: list[tuple[dict[str, Any], int]], exact: bool, bucket: int, dropped: set[int]
+) -> None:
+    studio = Studio(exact=exact, bucket=bucket if exact else None)
+    for boundary in range(13):
+        for number, (asked, when) in enumerate(arriving):
+            if when == boundary:
+                studio.add(str(number), **asked)
+            elif when == boundary - 2 and number in dropped:
+                studio.denoiser.cancel(str(number))
+        studio.denoiser.boundary()
+    ended = studio.finish()
+    assert ended.keys() == {str(number) for number in range(len(arriving))}
+    for number, (asked, _) in enumerate(arriving):
+        result = ended[str(number)]
+        if isinstance(result, Cancelled):
+            assert number in dropped
+        else:
+            assert result == alone(**asked)
+    assert len(studio.denoiser) == 0
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_steps_of_exact_mode_always_have_the_same_number_of_rows(exact: bool) -> None:
+    studio = Studio(exact=exact)
+    for number in range(5):
+        studio.add(str(number), steps=2 + number)
+        studio.denoiser.boundary()
+    studio.finish()
+    assert (set(studio.model.rows) == {4}) is exact
+
+
+def test_image_k_of_a_task_has_the_noise_of_its_seed_plus_k() -> None:
+    studio = Studio()
+    for index in range(3):
+        studio.add(str(index), seed=40 + index, count=3)
+    ended = studio.finish()
+    assert [ended[str(i)] for i in range(3)] == [alone(seed=40 + i) for i in range(3)]
+    assert len(set(ended.values())) == 3
+
+
+# Joining and leaving
+
+
+def test_a_sample_joins_at_the_next_step_without_waiting() -> None:
+    studio, first, second = Studio(bucket=2, progress_every_s=0), Ears(), Ears()
+    studio.add("first", first, steps=6)
+    studio.denoiser.boundary()
+    studio.add("second", second, steps=2)
+    studio.denoiser.boundary()
+    studio.denoiser.boundary()
+    assert (first.heard[-1][0], second.heard[-1]) == (3, (2, 2))
+    assert studio.model.rows == [2, 2, 2]
+
+
+def test_where_a_batch_gains_nothing_the_shorter_sample_goes_first() -> None:
+    studio = Studio(bucket=1)
+    studio.add("long", steps=9)
+    studio.denoiser.boundary()
+    studio.add("short", steps=2)
+    studio.finish()
+    assert list(studio.ended) == ["short", "long"]
+    assert studio.ended["long"] == alone(seed=sum(b"long"), steps=9)
+
+
+def test_a_cancelled_sample_is_gone_at_the_next_boundary() -> None:
+    studio = Studio(bucket=1)
+    for name in ("runs", "waits"):
+        studio.add(name, steps=9)
+    studio.denoiser.boundary()
+    steps = len(studio.model.rows)
+    studio.denoiser.cancel("runs")
+    studio.denoiser.cancel("waits")
+    studio.denoiser.cancel("never was here")
+    assert not studio.denoiser.boundary()
+    assert len(studio.model.rows) == steps
+    assert all(isinstance(result, Cancelled) for result in studio.finish().values())
+
+
+def test_a_listener_that_is_gone_stops_its_sample_only() -> None:
+    studio, goes, stays = Studio(progress_every_s=0), Ears(stop_after=1), Ears()
+    studio.add("goes", goes, steps=4)
+    studio.add("stays", stays, steps=4)
+    ended = studio.finish()
+    assert isinstance(ended["goes"], Cancelled)
+    assert ended["stays"] == alone(seed=sum(b"stays"), steps=4)
+    assert goes.heard == [(1, 4)]
+    assert stays.heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_finished_sample_is_not_decoded_for_nobody() -> None:
+    studio = Studio()
+    studio.add("by word", steps=1)
+    studio.add("by ear", Ears(stop_after=1), steps=1)
+    studio.denoiser.boundary()
+    studio.denoiser.cancel("by word")
+    ended = studio.finish()
+    assert all(isinstance(result, Cancelled) for result in ended.values())
+    assert studio.model.decoded == []
+
+
+def test_two_samples_of_one_name_are_refused() -> None:
+    studio = Studio()
+    studio.add("a", steps=1)
+    with pytest.raises(ValueError, match="already here"):
+        studio.add("a")
+    studio.denoiser.boundary()
+    with pytest.raises(ValueError, match="already here"):
+        studio.add("a")
+    studio.finish()
+    studio.add("b")
+
+
+# Decoding
+
+
+def test_there_is_one_decode_between_two_steps() -> None:
+    order: list[str] = []
+    studio = Studio()
+    studio.model.at_step = lambda: order.append("step")
+    studio.denoiser._ended = lambda name, result: order.append("result")
+    for name in "abcd":
+        studio.add(name, steps=1)
+    studio.add("e", steps=6)
+    studio.finish()
+    assert order == ["step", *["result", "step"] * 4, "step", "step", "result"]
+
+
+def test_short_samples_do_not_pile_up_before_the_decoder() -> None:
+    studio = Studio(bucket=8)
+    for number in range(200):
+        studio.add(str(number), steps=1)
+    most = 0
+    while studio.denoiser.boundary():
+        most = max(most, len(studio.denoiser._finished))
+    assert most <= 16
+    assert len(studio.ended) == 200
+
+
+# Failing
+
+
+@pytest.mark.parametrize("solver", ["flow_euler", "euler_ancestral", "dpmpp_2m"])
+@pytest.mark.parametrize("poisoned", [{"b"}, {"a", "d"}, set("abcd")])
+def test_a_sample_that_breaks_the_network_fails_alone(solver: str, poisoned: set[str]) -> None:
+    studio = Studio()
+    for name in "abcd":
+        poison = 1.0 if name in poisoned else 0.0
+        studio.add(name, solver=solver, steps=3, poison=poison)
+    ended = studio.finish()
+    for name in "abcd":
+        if name in poisoned:
+            assert str(ended[name]) == "poison"
+        else:
+            assert ended[name] == alone(name, solver=solver, steps=3)
+    assert set(studio.model.rows) == {4}
+
+
+def test_an_error_that_does_not_come_back_costs_nobody_anything() -> None:
+    studio, failures = Studio(), iter([RuntimeError("once")])
+
+    def fail_once() -> None:
+        for error in failures:
+            raise error
+
+    for name in "abc":
+        studio.add(name, solver="euler_ancestral")
+    studio.denoiser.boundary()
+    studio.model.at_step = fail_once
+    assert studio.finish() == {name: alone(name, solver="euler_ancestral") for name in "abc"}
+
+
+@pytest.mark.parametrize("error", [NoMemory, MemoryError])
+def test_no_memory_means_fewer_rows_from_then_on(error: type[Exception]) -> None:
+    studio = Studio(exact=False)
+    studio.model.out_of_memory = (NoMemory,) if error is NoMemory else ()
+
+    def limit() -> None:
+        if studio.model.rows[-1] > 2:
+            raise error
+
+    studio.model.at_step = limit
+    for number in range(8):
+        studio.add(str(number), steps=8)
+    ended = studio.finish()
+    assert ended == {str(n): alone(seed=sum(str(n).encode()), steps=8) for n in range(8)}
+    assert sum(rows > 2 for rows in studio.model.rows) <= 2
+
+
+def test_no_memory_and_a_broken_sample_at_once_fail_the_broken_one_only() -> None:
+    studio = Studio(bucket=4)
+    studio.model.memory = 2
+    for name in "abcd":
+        studio.add(name, poison=float(name == "c"))
+    ended = studio.finish()
+    assert str(ended.pop("c")) == "poison"
+    assert ended == {name: alone(name) for name in "abd"}
+
+
+def test_memory_that_ends_amid_the_search_leaves_everybody_where_they_are() -> None:
+    studio = Studio(bucket=4)
+    calls = iter([RuntimeError("spoilt"), None, NoMemory()])
+
+    def fail() -> None:
+        error = next(calls, None)
+        if error is not None:
+            raise error
+
+    studio.model.at_step = fail
+    for name in "abcd":
+        studio.add(name, solver="euler_ancestral")
+    assert studio.finish() == {name: alone(name, solver="euler_ancestral") for name in "abcd"}
+
+
+def test_a_sample_for_which_not_a_single_row_fits_fails() -> None:
+    studio = Studio()
+    studio.model.memory = 0
+    studio.add("a")
+    studio.add("b", guidance=2.0)
+    ended = studio.finish()
+    assert [type(result) for result in ended.values()] == [NoMemory, NoMemory]
+
+
+def test_with_guidance_a_bucket_of_one_row_is_run_twice() -> None:
+    studio = Studio()
+    studio.model.memory = 1
+    studio.add("a", guidance=2.0)
+    assert studio.finish()["a"] == alone("a", guidance=2.0)
+
+
+def test_inputs_that_cannot_be_planned_end_at_once() -> None:
+    studio = Studio()
+    studio.add("rejected", wrong="no")
+    studio.add("stepless", steps=0)
+    studio.add("unknown", solver="none")
+    studio.add("unhashable", words=[])
+    ended = studio.ended
+    assert isinstance(ended["rejected"], Reject)
+    assert "steps=0" in str(ended["stepless"])
+    assert "'none'" in str(ended["unknown"])
+    assert isinstance(ended["unhashable"], TypeError)
+    assert not studio.denoiser.boundary()
+
+
+def test_a_decode_that_fails_fails_its_sample() -> None:
+    studio = Studio()
+    studio.add("a", broken=True)
+    studio.add("b")
+    ended = studio.finish()
+    assert str(ended["a"]) == "broken"
+    assert ended["b"] == alone("b")
+
+
+def test_an_update_that_fails_fails_its_samples_and_no_later_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    studio = Studio(bucket=2)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    for name in "abc":
+        studio.add(name)
+    with monkeypatch.context() as patch:
+        patch.setattr("swell.worker.arena.solvers.advance", broken)
+        studio.denoiser.boundary()
+    ended = studio.finish()
+    assert [type(ended[name]) for name in "ab"] == [MemoryError, MemoryError]
+    assert ended["c"] == alone("c")
+
+
+# Words
+
+
+def test_words_are_encoded_once_and_together() -> None:
+    studio = Studio()
+    studio.add("a", words="fox", without="ugly", guidance=2.0)
+    studio.add("b", words="cat", without="ugly", guidance=2.0)
+    studio.denoiser.boundary()
+    assert studio.model.encoded == [["fox", "ugly", "cat"]]
+    studio.add("c", words="fox")
+    studio.finish()
+    assert len(studio.model.encoded) == 1
+
+
+def test_words_that_cannot_be_encoded_fail_their_sample_only() -> None:
+    studio = Studio()
+    for name, words in (("a", "fox"), ("b", "unspeakable"), ("c", "cat")):
+        studio.add(name, words=words)
+    ended = studio.finish()
+    assert str(ended["b"]) == "unspeakable"
+    assert ended["a"] == alone("a", words="fox")
+    assert ended["c"] == alone("c", words="cat")
+
+
+def test_the_oldest_words_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(denoise, "MOST_TEXTS", 2)
+    studio = Studio()
+    for name in ("x", "y", "x", "z", "x", "y"):
+        studio.add(name, words=name)
+        studio.finish()
+        studio.ended.clear()
+    assert studio.model.encoded == [["x"], ["y"], ["z"], ["y"]]
+
+
+def test_conditions_of_another_shape_belong_to_another_key() -> None:
+    studio = Studio()
+    studio.add("a", words="fox")
+    studio.add("b", words="long")
+    studio.add("c", words="long", key=3)
+    studio.denoiser.boundary()
+    ended = studio.finish()
+    assert "Plan.key" in str(ended["b"])
+    assert all(isinstance(ended[name], bytes) for name in "ac")
+
+
+# Keys
+
+
+def test_samples_of_other_shapes_and_solvers_never_share_a_step() -> None:
+    studio, seen = Studio(bucket=8), []
+    studio.model.at_step = lambda: seen.append(1)
+    studio.add("a", steps=2)
+    studio.add("b", steps=2, shape=(4, 2))
+    studio.add("c", steps=2, solver="euler")
+    ended = studio.finish()
+    assert len(seen) == 6
+    assert ended["a"] == alone("a", steps=2)
+
+
+def test_what_steps_took_is_handed_on_also_for_forgotten_keys() -> None:
+    studio = Studio()
+    for number in range(30):
+        studio.add(str(number), key=number, steps=4)
+        studio.finish()
+    curves = studio.denoiser.curves()
+    assert len(curves) == 30
+    assert len(studio.denoiser._keys) <= denoise.MOST_IDLE_KEYS + 1
+    assert all(curve.measured == (4,) for curve in curves.values())
+    later = Studio(curves=curves)
+    later.add("a", key=7, steps=4)
+    assert later.denoiser.curves() == curves
+
+
+def test_a_model_that_is_not_there_is_brought_when_it_is_its_turn() -> None:
+    brought: list[str] = []
+    studio = Studio(load=lambda model: brought.append(model.name))
+    other = Toy(studio.model.clock, "test/other")
+    studio.add("a", steps=3)
+    studio.denoiser.set_residency(other, loaded=False, load_s=0.5)
+    studio.denoiser.add([Request(id="b", model=other, item=Item({"steps": 3}, seed=1))])
+    assert brought == []
+    assert set(studio.finish()) == {"a", "b"}
+    assert brought == ["test/other"]
+
+
+def test_two_models_of_one_name_are_refused() -> None:
+    studio = Studio()
+    studio.add("a")
+    studio.denoiser.add([Request(id="b", model=Toy(), item=Item({"key": 1}))])
+    assert "already here" in str(studio.ended["b"])
+
+
+# Telling
+
+
+def test_progress_is_told_now_and_then_and_always_at_the_end() -> None:
+    studio, ears = Studio(), Ears()
+    studio.add("a", ears, steps=40)
+    studio.finish()
+    took_s = studio.model.clock.monotonic_s()
+    assert ears.heard[-1] == (40, 40)
+    assert ears.heard == sorted(set(ears.heard))
+    assert len(ears.heard) <= took_s / denoise.PROGRESS_EVERY_S + 2
+
+
+def test_previews_are_offered_now_and_then_and_made_by_who_wants_them() -> None:
+    studio, ears = Studio(Shown()), Ears()
+    studio.add("a", ears, steps=80)
+    studio.finish()
+    took_s = studio.model.clock.monotonic_s()
+    assert 1 < len(ears.previews) <= took_s / denoise.PREVIEW_EVERY_S + 1
+    pictures = [make() for make in ears.previews]
+    assert len(set(pictures)) == len(pictures)
+
+
+def test_the_last_preview_is_the_picture() -> None:
+    studio, ears = Studio(Shown(), preview_every_s=0), Ears()
+    studio.add("a", ears, steps=5)
+    ended = studio.finish()
+    assert len(ears.previews) == 5
+    last = np.frombuffer(ears.previews[-1](), np.float32)
+    assert np.allclose(last, np.frombuffer(ended["a"], np.float32), atol=1e-5)
+
+
+def test_a_model_without_previews_offers_none() -> None:
+    studio, ears = Studio(preview_every_s=0), Ears()
+    studio.add("a", ears)
+    studio.finish()
+    assert ears.previews == []
+
+
+# Leaving for elsewhere
+
+
+@pytest.mark.parametrize("solver", sorted(SAMPLERS))
+def test_a_sample_goes_on_elsewhere_from_any_step(solver: str) -> None:
+    asked = {"solver": solver, "steps": 4, "guidance": 2.0, "seed": 5}
+    for steps in range(1, 5):
+        here, there = Studio(bucket=2), Studio()
+        here.add("a", **asked)
+        here.add("later", solver=solver, steps=9)
+        for _ in range(steps):
+            here.denoiser.boundary()
+        kept = here.denoiser.checkpoint("a")
+        assert kept is not None
+        there.add("a", **asked, checkpoint=kept)
+        assert there.finish()["a"] == alone("a", **asked)
+        assert len(there.model.rows) == 4 - steps
+
+
+def test_paused_samples_are_kept_as_well_and_new_ones_need_nothing() -> None:
+    studio = Studio(bucket=1)
+    studio.add("long", steps=6)
+    studio.denoiser.boundary()
+    studio.add("short", steps=3)
+    studio.add("new", steps=5)
+    studio.denoiser.boundary()
+    kept = {name: studio.denoiser.checkpoint(name) for name in studio.denoiser.ids}
+    assert {name for name, raw in kept.items() if raw} == {"long", "short"}
+    assert studio.denoiser.checkpoint("nobody") is None
+    there = Studio()
+    there.add("long", steps=6, checkpoint=kept["long"])
+    assert there.finish()["long"] == alone("long", steps=6)
+
+
+def test_a_checkpoint_survives_another_one_of_the_same_finished_sample() -> None:
+    here, there = Studio(), Studio()
+    here.add("a", steps=1)
+    here.denoiser.boundary()
+    there.add("a", steps=1, checkpoint=here.denoiser.checkpoint("a"))
+    again = Studio()
+    again.add("a", steps=1, checkpoint=there.denoiser.checkpoint("a"))
+    assert again.finish()["a"] == alone("a", steps=1)
+
+
+def test_a_checkpoint_of_another_sample_ends_with_that_reason() -> None:
+    here = Studio()
+    here.add("a", seed=1)
+    here.denoiser.boundary()
+    there = Studio()
+    there.add("a", seed=2, checkpoint=here.denoiser.checkpoint("a"))
+    assert isinstance(there.ended["a"], InvalidCheckpoint)
+
+
+# Without an owner
+
+
+def test_run_gives_one_result_or_error_per_item_in_order() -> None:
+    model = Toy()
+    runs = Runs(model, model.clock)
+    asked: list[dict[str, Any]] = [{"steps": 5}, {"wrong": "no"}, {"steps": 1}, {"poison": 1.0}]
+    for _ in range(2):
+        results = runs([Item(one, seed=3) for one in asked])
+        assert results[0] == alone(steps=5, seed=3)
+        assert isinstance(results[1], Reject)
+        assert results[2] == alone(steps=1, seed=3)
+        assert str(results[3]) == "poison"
+    assert runs([]) == []
+    assert Counter(map(tuple, model.encoded)) == {("a",): 1}
+
+
+def test_a_listener_that_stops_a_run_leaves_nothing_behind() -> None:
+    class Gone(Ears):
+        def progress(self, done: int, total: int) -> None:
+            raise ConnectionError
+
+    model = Toy()
+    runs = Runs(model, model.clock)
+    with pytest.raises(ConnectionError):
+        runs([Item({}, seed=3, listener=Gone()), Item({}, seed=4)])
+    assert runs([Item({}, seed=3)]) == [alone(seed=3)]
+
+
+def test_a_step_model_can_be_run_as_any_other() -> None:
+    model = Toy()
+    assert model.run([Item({}, seed=3)]) == [alone(seed=3)]
+    assert model.run([Item({}, seed=4)]) == [alone(seed=4)]
+    assert model.encoded == [["a"]]
