@@ -146,6 +146,7 @@ def noisy(text: str) -> str:
     "command",
     [
         ("run", "noisy.py", "-i", "text=a"),
+        ("models", "check", "noisy.py"),
         ("doctor",),
     ],
 )
@@ -156,7 +157,7 @@ def test_what_a_model_prints_goes_to_stderr(swell: Swell, command: tuple[str, ..
     assert done.returncode == 0, done.stderr
     json.loads(done.stdout)
     assert done.stderr.count("while it is imported") == 4
-    if command[0] == "run":
+    if command[0] != "doctor":
         assert done.stderr.count("while it runs") == 4
 
 
@@ -176,6 +177,96 @@ def test_a_model_file_is_checked(swell: Swell) -> None:
     done = swell.run("models", "check", "bad.py")
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stdout
+
+
+CHECKED = """
+import os, signal, time
+import swell
+from pydantic import BaseModel
+
+@swell.model("me/good")
+def good(text: str) -> str:
+    return text
+
+@swell.model("me/text-for-int")
+def text_for_int(text: str) -> int:
+    return text
+
+@swell.model("me/text-for-picture")
+def text_for_picture(text: str) -> swell.Image:
+    return text
+
+@swell.model("me/exits")
+def exits(text: str) -> str:
+    os._exit(3)
+
+@swell.model("me/killed")
+def killed(text: str) -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@swell.model("me/hangs")
+def hangs(text: str) -> str:
+    time.sleep(1000)
+
+class Text(BaseModel):
+    text: str
+
+class Large(swell.Model):
+    name, batch, Output, Input = "me/large", swell.Batch(max=4), str, Text
+
+    def run(self, items):
+        held = bytearray(os.urandom(100_000_000))
+        return [str(len(held)) for _ in items]
+
+class Single(swell.Model):
+    name, batch, Output, Input = "me/single", swell.Batch(max=4), str, Text
+
+    def run(self, items):
+        return [items[0].input.text]
+"""
+
+
+def test_what_a_model_does_wrong_is_found_before_it_is_served(swell: Swell) -> None:
+    (swell.folder / "checked.py").write_text(CHECKED)
+    done = swell.run("models", "check", "checked.py", "--limit-s", "4", "--json")
+    assert done.returncode == 1
+    reports = {report["model"]: report for report in json.loads(done.stdout)}
+    errors = {name: report["error"] for name, report in reports.items()}
+    assert errors.pop("me/good") is None
+    assert errors.pop("me/large") is None
+    for name, (stage, words) in {
+        "me/text-for-int": ("output", "integer"),
+        "me/text-for-picture": ("output", "swell.Image was promised, but str came"),
+        "me/exits": ("run", "exit code 3"),
+        "me/killed": ("run", "SIGKILL"),
+        "me/hangs": ("run", "not done after 4 s"),
+        "me/single": ("batch of two", "1 results for a batch of 2"),
+    }.items():
+        assert errors[name]["stage"] == stage
+        assert words in errors.pop(name)["detail"]
+    assert errors == {}
+    assert "in hangs" in done.stderr, "where it stood"
+    assert (reports["me/good"]["batch"], reports["me/good"]["results"]) == (1, 1)
+    assert (reports["me/large"]["batch"], reports["me/large"]["results"]) == (2, 2)
+    assert reports["me/large"]["memory_bytes"] > 100_000_000 > reports["me/good"]["memory_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("import os\nos._exit(0)", 2, "exit code 0"),
+        ("1 / 0", 2, "ZeroDivisionError"),
+        (None, 3, "no file"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_told(
+    swell: Swell, text: str | None, code: int, words: str
+) -> None:
+    if text is not None:
+        (swell.folder / "broken.py").write_text(text)
+    done = swell.run("models", "check", "broken.py", "--json")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr
 
 
 def test_settings_tell_where_they_come_from(swell: Swell) -> None:

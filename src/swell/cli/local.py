@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from pydantic import ValidationError
 
 from swell.cli.inputs import InputFile, as_data_uri
@@ -18,7 +17,15 @@ from swell.errors import FieldError, InvalidInput
 from swell.model import Definition, File, Image, Item, Model, flatten
 from swell.worker.child import SEED_BITS
 
-__all__ = ["Loaded", "LocalResult", "check_input", "load_model", "run_local", "save_files"]
+__all__ = [
+    "Loaded",
+    "LocalResult",
+    "check_input",
+    "load_model",
+    "run_local",
+    "run_together",
+    "save_files",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +36,6 @@ class Loaded:
     model: Model
     load_s: float
     warmup_s: float
-    #: How much the process grew.
-    memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +67,6 @@ class _Teller:
 
 def load_model(definition: Definition, device: str, clock: Clock) -> Loaded:
     """Load a model and warm it up."""
-    process = psutil.Process()
-    before_bytes = process.memory_info().rss
     started_s = clock.monotonic_s()
     model = definition.make()
     model.load(device)
@@ -74,7 +77,6 @@ def load_model(definition: Definition, device: str, clock: Clock) -> Loaded:
         model=model,
         load_s=loaded_s - started_s,
         warmup_s=clock.monotonic_s() - loaded_s,
-        memory_bytes=max(0, process.memory_info().rss - before_bytes),
     )
 
 
@@ -120,16 +122,44 @@ def run_local(
         CommandFailed: The model refused it or broke.
     """
     chosen = _own_seed(checked) if seed is None else seed
-    item = Item(checked, seed=chosen, listener=_Teller(tell))
+    [result] = run_together(loaded, checked, [chosen], clock, tell=tell)
+    return result
+
+
+def run_together(
+    loaded: Loaded,
+    checked: Any,
+    seeds: Sequence[int],
+    clock: Clock,
+    *,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> list[LocalResult]:
+    """Run one input once for each seed, all in one batch.
+
+    Raises:
+        CommandFailed: The model refused it, broke, or returned another number of results.
+    """
+    name = loaded.definition.name
+    items = [Item(checked, seed=seed, listener=_Teller(tell)) for seed in seeds]
     started_s = clock.monotonic_s()
-    [result] = loaded.model.run([item])
+    answers = loaded.model.run(items)
     run_s = clock.monotonic_s() - started_s
-    if isinstance(result, Exception):
-        name = type(result).__name__
-        raise CommandFailed(f"{loaded.definition.name} failed: {name}: {result}") from result
-    files: list[Image | File] = []
-    output = flatten(result, files)
-    return LocalResult(output=output, files=files, seed=chosen, run_s=run_s)
+    n = len(answers) if isinstance(answers, list | tuple) else None
+    if n != len(items):
+        got = type(answers).__name__ if n is None else f"{n} results"
+        raise CommandFailed(
+            f"{name} returned {got} for a batch of {len(items)}: return a list with one result or "
+            "exception per item, in order"
+        )
+    results = []
+    for seed, answer in zip(seeds, answers, strict=True):
+        if isinstance(answer, Exception):
+            kind = type(answer).__name__
+            raise CommandFailed(f"{name} failed: {kind}: {answer}") from answer
+        files: list[Image | File] = []
+        output = flatten(answer, files)
+        results.append(LocalResult(output=output, files=files, seed=seed, run_s=run_s))
+    return results
 
 
 def _own_seed(checked: Any) -> int:

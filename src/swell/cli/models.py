@@ -5,15 +5,13 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from swell.cli.local import check_input, load_model, run_local
+from swell.cli.checking import check
 from swell.cli.options import Config, Data, Json, Key, Url, settings_from
 from swell.cli.output import CommandFailed, group, print_json, seconds, table, talk
 from swell.cli.output import data as stdout
 from swell.cli.remote import call
 from swell.cli.tasks import client_settings
-from swell.clock import Clock, SystemClock
-from swell.errors import SwellError
-from swell.model import Definition, load_models
+from swell.clock import SystemClock
 
 __all__ = ["app"]
 
@@ -83,17 +81,20 @@ def show_model(
 @app.command("check")
 def check_models(
     file: Annotated[str, typer.Argument(help="FILE.py, a module, or a built-in model.")],
+    limit_s: Annotated[
+        float, typer.Option("--limit-s", min=0.1, help="Seconds that each model may take in all.")
+    ] = 600,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Import a file's models, load each, run its example, and tell time and memory."""
+    """Load each of a file's models in a process of its own, and run its example.
+
+    Where it batches, also as a batch of two. Tells time and peak memory, and what is wrong.
+    """
     settings = settings_from(config, data).settings
-    clock = SystemClock()
-    reports = []
-    for definition in load_models(file):
-        with talk.status(f"{definition.name} is checked"):
-            reports.append(_check(definition, settings.worker.device, clock))
+    with talk.status(f"{file} is checked"):
+        reports = check(file, settings.worker.device, limit_s, SystemClock())
     if as_json:
         print_json(reports)
     else:
@@ -104,34 +105,6 @@ def check_models(
         raise CommandFailed(f"{', '.join(bad)} cannot be served like this")
 
 
-def _check(definition: Definition, device: str, clock: Clock) -> dict[str, Any]:
-    """Load and run one model; what goes wrong is part of the report."""
-    report: dict[str, Any] = {"model": definition.name, "version": None, "error": None}
-    stage = "version"
-    try:
-        report["version"] = definition.version()
-        stage = "load"
-        loaded = load_model(definition, device, clock)
-        report |= {"load_s": loaded.load_s, "warmup_s": loaded.warmup_s}
-        report["memory_bytes"] = loaded.memory_bytes
-        stage = "example"
-        report["example"] = dict(definition.examples[0]) if definition.examples else {}
-        checked = check_input(definition, report["example"])
-        stage = "run"
-        result = run_local(loaded, checked, clock, seed=1)
-        report |= {"run_s": result.run_s, "output": result.output, "files": len(result.files)}
-    except Exception as error:  # whatever an author's code may raise
-        report["error"] = {"stage": stage, "detail": _detail(error)}
-    return report
-
-
-def _detail(error: Exception) -> str:
-    if isinstance(error, SwellError):
-        fields = "; ".join(f"{each['pointer']} {each['detail']}" for each in error.errors)
-        return f"{error.detail}{': ' if fields else ''}{fields}"
-    return f"{type(error).__name__}: {error}"
-
-
 def _tell(report: dict[str, Any]) -> None:
     error = report["error"]
     if error:
@@ -139,10 +112,11 @@ def _tell(report: dict[str, Any]) -> None:
         stdout.print(f"    {error['detail']}", markup=False)
         return
     memory_mib = report["memory_bytes"] / 2**20
+    together = f"two together {seconds(report['batch_s'])}, " if "batch_s" in report else ""
     stdout.print(
         f"[green]✓[/] {report['model']} {report['version']}: load {seconds(report['load_s'])}, "
-        f"warm up {seconds(report['warmup_s'])}, example {seconds(report['run_s'])}, "
-        f"{memory_mib:.0f} MiB"
+        f"warm up {seconds(report['warmup_s'])}, example {seconds(report['run_s'])}, {together}"
+        f"{memory_mib:.0f} MiB at most"
     )
 
 

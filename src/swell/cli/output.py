@@ -152,7 +152,9 @@ _HINTS = {
 def print_json(value: Any) -> None:
     """Print JSON on stdout: indented for a person's terminal, one line for a program."""
     indent = 2 if sys.stdout.isatty() else None
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    # What UTF-8 cannot hold, such as half a surrogate pair, becomes `?`.
+    sys.stdout.write(text.encode(errors="replace").decode() + "\n")
     sys.stdout.flush()
 
 

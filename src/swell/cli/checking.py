@@ -1,0 +1,222 @@
+"""`swell models check`: each model in a process of its own, which may hang or die.
+
+The process writes what it finds out, one JSON line at a time, into a file that this one reads when
+it has ended, so that it is known how far it came.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import psutil
+
+from swell.cli.local import Loaded, LocalResult, check_input, load_model, run_together
+from swell.cli.output import CommandFailed
+from swell.cli.outputs import misfit
+from swell.clock import Clock, SystemClock
+from swell.errors import NotFound, SwellError
+from swell.media import Image
+from swell.model import Definition, InvalidModel, is_function_model, load_models
+from swell.worker.run import describe_exit
+
+__all__ = ["check", "main"]
+
+#: How long a process that has been told to end may take to do so, in seconds.
+_GRACE_S: Final = 3.0
+
+
+def check(ref: str, device: str, limit_s: float, clock: Clock) -> list[dict[str, Any]]:
+    """Check every model that `ref` names; what is wrong with one is in its report, under `error`.
+
+    Args:
+        ref: A file, a module, or a built-in model.
+        device: What to load them on.
+        limit_s: How long each may take, its import included.
+        clock: Tells whether it took longer.
+
+    Raises:
+        NotFound: There is no such file, module or model.
+        InvalidModel: It cannot be imported.
+    """
+    reports: list[dict[str, Any]] = []
+    names = [ref]
+    while len(reports) < len(names):
+        told = _run(ref, len(reports), device, limit_s, clock)
+        if "refused" in told:
+            kinds = {kind.code: kind for kind in (NotFound, InvalidModel)}
+            raise kinds.get(told["refused"], CommandFailed)(told["detail"])
+        if "models" not in told:
+            raise InvalidModel(f"importing {ref} failed: {told['died']}")
+        names = told["models"]
+        report = {"model": names[len(reports)], "version": None, "error": None} | told["report"]
+        if "died" in told:
+            report["error"] = {"stage": told["stage"], "detail": told["died"]}
+        reports.append(report)
+    return reports
+
+
+def _run(ref: str, index: int, device: str, limit_s: float, clock: Clock) -> dict[str, Any]:
+    """Check one model, and return all that its process told, and how it died if it did."""
+    command = [sys.executable, "-m", "swell.cli.checking"]
+    with tempfile.TemporaryFile() as file:
+        arguments = [str(file.fileno()), ref, str(index), device, str(limit_s)]
+        started_s = clock.monotonic_s()
+        process = subprocess.Popen(
+            command + arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            pass_fds=[file.fileno()],
+            # What it starts ends with it.
+            start_new_session=True,
+        )
+        try:
+            process.wait(limit_s + _GRACE_S)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            code = process.wait()
+        took_s = clock.monotonic_s() - started_s
+        told = _read(file)
+    if not told.get("is_done"):
+        told["died"] = f"the process {describe_exit(code)}"
+        if took_s >= limit_s:
+            told["died"] = (
+                f"it was not done after {limit_s:g} s: see above where it stood, or allow more "
+                "with --limit-s"
+            )
+    return told
+
+
+def _read(file: BinaryIO) -> dict[str, Any]:
+    told: dict[str, Any] = {"report": {}}
+    file.seek(0)
+    for line in file:
+        with contextlib.suppress(ValueError):  # it died while it wrote
+            each = json.loads(line)
+            told["report"] |= each.pop("report", {})
+            told |= each
+    return told
+
+
+# --- in the process ------------------------------------------------------------------------------
+
+Tell = Callable[..., None]
+
+
+def main() -> None:
+    """Entry point: `python -m swell.cli.checking FD REF INDEX DEVICE LIMIT_S`."""
+    fd, ref, index, device, limit_s = sys.argv[1:]
+    # Shows where a model hangs, whatever it is busy with; it also ends an orphan.
+    faulthandler.dump_traceback_later(float(limit_s), exit=True)
+    file = os.fdopen(int(fd), "wb", buffering=0)
+
+    def tell(**what: Any) -> None:
+        # What UTF-8 cannot hold, such as half a surrogate pair in an error's text, becomes `?`.
+        file.write(json.dumps(what, ensure_ascii=False).encode(errors="replace") + b"\n")
+
+    _look(ref, int(index), device, tell)
+    tell(is_done=True)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)
+    # Neither threads that the model left nor destructors of native libraries are waited for.
+    os._exit(0)
+
+
+def _look(ref: str, index: int, device: str, tell: Tell) -> None:
+    before_bytes = psutil.Process().memory_info().rss
+    tell(stage="import")
+    try:
+        definitions = load_models(ref)
+    except SwellError as error:
+        tell(refused=error.code, detail=error.detail)
+        return
+    tell(models=[definition.name for definition in definitions])
+    stage = "import"
+
+    def at(name: str) -> None:
+        nonlocal stage
+        stage = name
+        tell(stage=name)
+
+    try:
+        _check(definitions[index], device, at, tell)
+    except SwellError as error:
+        fields = "; ".join(f"{each['pointer']} {each['detail']}" for each in error.errors)
+        detail = f"{error.detail}{': ' if fields else ''}{fields}"
+        tell(report={"error": {"stage": stage, "detail": detail}})
+    except Exception as error:  # whatever an author's code may raise
+        traceback.print_exc()
+        detail = f"{type(error).__name__}: {error}"
+        tell(report={"error": {"stage": stage, "detail": detail}})
+    tell(report={"memory_bytes": max(0, _peak_bytes() - before_bytes)})
+
+
+def _check(definition: Definition, device: str, at: Callable[[str], None], tell: Tell) -> None:
+    clock = SystemClock()
+    at("version")
+    tell(report={"version": definition.version()})
+    at("load")
+    loaded = load_model(definition, device, clock)
+    tell(report={"load_s": loaded.load_s, "warmup_s": loaded.warmup_s})
+    at("example")
+    example = dict(definition.examples[0]) if definition.examples else {}
+    tell(report={"example": example})
+    checked = check_input(definition, example)
+    at("run")
+    [result] = run_together(loaded, checked, [1], clock)
+    tell(report={"run_s": result.run_s, "results": 1, "batch": 1})
+    at("output")
+    _judge(definition, result)
+    tell(report={"output": result.output, "files": len(result.files)})
+    if _batches(loaded):
+        at("batch of two")
+        results = run_together(loaded, checked, [1, 2], clock)
+        tell(report={"batch_s": results[0].run_s, "results": len(results), "batch": 2})
+        at("output of a batch of two")
+        for result in results:
+            _judge(definition, result)
+
+
+def _batches(loaded: Loaded) -> bool:
+    return loaded.definition.batch.max > 1 and not is_function_model(loaded.model)
+
+
+def _judge(definition: Definition, result: LocalResult) -> None:
+    """Raise if a result is not what the model promises, or holds a file that cannot be read."""
+    why = misfit(result.output, result.files, definition.output_schema)
+    if why:
+        raise CommandFailed(f"the result is not what the model says that it returns: {why}")
+    for file in result.files:
+        if isinstance(file, Image):
+            file.pil().load()
+        else:
+            file.read()
+
+
+def _peak_bytes() -> int:
+    """Return the most memory that this process has had."""
+    try:
+        # The kernel's other counter, of getrusage, begins with what the parent process had.
+        text = Path("/proc/self/status").read_text()
+        return int(text.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    main()
