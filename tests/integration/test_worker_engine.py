@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from swell.clock import SystemClock
-from swell.dispatch import Registration, Welcome
-from swell.errors import NotFound, Unauthenticated
+from swell.dispatch import Registration, Report, ReportAnswer, Upload, Welcome
+from swell.errors import InvalidRequest, NotFound, TooLarge, Unauthenticated
 from swell.model import InvalidModel
 from swell.retry import RetryPolicy
 from swell.task import Task, TaskState
@@ -659,6 +659,86 @@ async def test_a_report_whose_answer_got_lost_is_told_again(dispatch: MemoryDisp
         second = await dispatch.ended(await dispatch.submit("demo/noop", {"text": "2"}))
     assert (output_of(first), output_of(second)) == ("1", "2")
     assert dispatch.stale == []
+
+
+class Choosy(MemoryDispatch):
+    """Refuses reports that are too large, or that hold what it does not like."""
+
+    def __init__(self, *, limit_bytes: int = 10**9, dislikes: bytes = b"nothing at all") -> None:
+        super().__init__(SystemClock())
+        self.limit_bytes = limit_bytes
+        self.dislikes = dislikes
+        self.refused = 0
+
+    async def report(self, report: Report) -> ReportAnswer:
+        body = msgspec.json.encode(report)
+        if len(body) > self.limit_bytes:
+            self.refused += 1
+            raise TooLarge(f"at most {self.limit_bytes} bytes are taken")
+        if self.dislikes in body:
+            self.refused += 1
+            raise InvalidRequest("who would say such a thing")
+        return await super().report(report)
+
+
+@pytest.mark.parametrize(
+    ("dispatch", "code", "told"),
+    [
+        (Choosy(limit_bytes=4000), "output_too_large", "at most 4000 bytes"),
+        (Choosy(dislikes=b"xxxxx"), "output_refused", "such a thing"),
+    ],
+)
+async def test_an_outcome_that_the_backend_refuses_fails_its_task_alone(
+    dispatch: Choosy, code: str, told: str
+) -> None:
+    texts = ["a"] * 5 + ["x" * 5000] + ["b"] * 5
+    ids = [await dispatch.submit("demo/noop", {"text": text}) for text in texts]
+    async with working(dispatch, "demo/noop"):
+        tasks = [await dispatch.ended(task_id) for task_id in ids]
+        after = await dispatch.ended(await dispatch.submit("demo/noop", {"text": "c"}))
+    assert dispatch.refused
+    bad = tasks.pop(5)
+    assert bad.error is not None
+    assert (bad.error.code, bad.attempt, bad.dead) == (code, 1, False)
+    assert told in bad.error.detail
+    assert {task.attempt for task in tasks} == {1}
+    assert [output_of(task) for task in [*tasks, after]] == [*"aaaaabbbbb", "c"]
+
+
+async def test_an_outcome_that_cannot_be_told_in_any_way_does_not_end_the_worker() -> None:
+    dispatch = Choosy()
+    hated = await dispatch.submit("demo/noop", {"text": "a"})
+    dispatch.dislikes = hated.encode()
+    async with working(dispatch, "demo/noop"):
+        task = await dispatch.ended(await dispatch.submit("demo/noop", {"text": "b"}))
+        assert output_of(task) == "b"
+        assert (await dispatch.task(hated)).state is TaskState.RUNNING
+        assert dispatch.refused >= 2
+
+
+async def test_a_worker_whose_token_is_revoked_stops() -> None:
+    class Revoking(MemoryDispatch):
+        async def report(self, report: Report) -> ReportAnswer:
+            raise Unauthenticated("this key is revoked")
+
+    dispatch = Revoking(SystemClock())
+    worker = Worker(WorkerSettings(name="t"), dispatch, ["demo/noop"], SystemClock())
+    await dispatch.submit("demo/noop", {"text": "a"})
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await worker.run(handle_signals=False)
+
+
+async def test_a_file_that_the_backend_finds_too_large_fails_its_task_for_good() -> None:
+    class Small(MemoryDispatch):
+        async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
+            raise TooLarge(f"at most 9 bytes are taken, and these are {len(data)}")
+
+    dispatch = Small(SystemClock())
+    async with working(dispatch, "demo/echo-picture"):
+        task = await dispatch.ended(await dispatch.submit("demo/echo-picture", {"steps": 1}))
+    assert task.error is not None
+    assert (task.error.code, task.attempt, task.dead) == ("output_too_large", 1, False)
+    assert "at most 9 bytes" in task.error.detail
 
 
 async def test_a_worker_that_was_forgotten_registers_again(dispatch: MemoryDispatch) -> None:

@@ -10,9 +10,11 @@ import PIL.Image
 import pytest
 
 from swell.clock import SystemClock
+from swell.worker import child
 from swell.worker.child import serve
 from swell.worker.frames import (
     HEAD_BYTES,
+    MAX_OUTPUT_BYTES,
     Described,
     Frame,
     Load,
@@ -77,6 +79,10 @@ def broken_text(how: str) -> str:
         return {"a\\udcff": ["b\\ud800"]}
     raise {"raise": ValueError, "reject": swell.Reject, "mute": Mute}[how]("bad \\udcff name")
 
+@swell.model("test/long", batch=swell.Batch(max=4))
+def long(n: int) -> str:
+    return "x" * n
+
 @swell.model("test/seeded")
 def seeded(seed: int | None = None) -> int:
     return seed
@@ -137,6 +143,7 @@ def line(idle: Line, tmp_path: Path) -> Line:
         "test/steps",
         "test/pictures",
         "test/broken-text",
+        "test/long",
         "test/seeded",
     ]
     assert isinstance(ready, Ready)
@@ -308,6 +315,33 @@ def test_an_output_with_half_a_character_is_mended(line: Line) -> None:
     line.say(Run(1, "test/broken-text", [Order(1, b'{"how":"return"}')]))
     [done] = line.result().done
     assert done.output.decode() == '{"a\N{REPLACEMENT CHARACTER}":["b\N{REPLACEMENT CHARACTER}"]}'
+
+
+def test_an_output_that_is_too_large_fails_its_task_alone_and_for_good(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    largest = MAX_OUTPUT_BYTES - 2  # its quotes
+    sizes = [largest, largest + 1, 1]
+    orders = [Order(n, b'{"n":%d}' % size) for n, size in enumerate(sizes)]
+    line.say(Run(1, "test/long", orders))
+    result = line.result()
+    assert [done.handle for done in result.done] == [0, 2]
+    [fault] = result.faults
+    assert (fault.handle, fault.code, fault.retryable) == (1, "output_too_large", False)
+    assert f"{MAX_OUTPUT_BYTES + 1:,} bytes" in fault.detail
+    assert f"at most {MAX_OUTPUT_BYTES:,}" in fault.detail
+    assert "swell.File" in fault.detail
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_large_results_go_in_frames_of_their_own(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "FLUSH_BYTES", 1000)
+    monkeypatch.setattr(child, "FLUSH_EVERY_S", 1e9)
+    line.say(Run(1, "test/long", [Order(n, b'{"n":600}') for n in range(3)]))
+    frames = [line.hear() for _ in range(3)]
+    assert [len(frame.done) for frame in frames if isinstance(frame, Results)] == [1, 1, 1]
 
 
 def test_it_ends_when_its_worker_is_gone(line: Line) -> None:

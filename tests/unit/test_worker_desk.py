@@ -1,10 +1,15 @@
 """What a worker holds and has to tell."""
 
 import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from swell.dispatch import LeasedTask
-from swell.task import Canceled, Released
-from swell.worker.desk import Desk, Held
+from swell.dispatch import LeasedTask, Progress
+from swell.store import Hold
+from swell.task import Artifact, Canceled, Failed, Outcome, Released, Succeeded, TaskError
+from swell.worker import desk as desk_module
+from swell.worker.desk import PAGE_BYTES, Desk, Held, Page
 
 
 def a_leased_task(task_id: str = "t1", attempt: int = 1) -> LeasedTask:
@@ -96,3 +101,107 @@ def test_a_new_attempt_of_a_task_does_not_end_with_the_old_one() -> None:
     assert desk.held["t1"] is new
     assert new.alone
     assert not old.alone
+
+
+def text_output(n_bytes: int) -> Succeeded:
+    return Succeeded(output=msgspec.Raw(b'"' + b"x" * (n_bytes - 2) + b'"'))
+
+
+def told_in_pages(desk: Desk) -> list[Page]:
+    pages = []
+    while not (page := desk.take()).is_empty:
+        pages.append(page)
+        desk.told()
+    return pages
+
+
+def test_outcomes_that_are_large_together_are_told_in_several_pages() -> None:
+    desk = Desk(slots=9)
+    for n in range(5):
+        desk.settle(hold(desk, f"t{n}"), text_output(PAGE_BYTES // 3))
+    first = desk.take()
+    assert [each.task_id for each in first.settlements] == ["t0", "t1"]
+    # The rest is news already, and its slots are not free.
+    assert desk.news.is_set()
+    assert desk.free == 9 - 5
+    desk.told()
+    assert not desk.is_clear.is_set()
+    assert [[each.task_id for each in page.settlements] for page in told_in_pages(desk)] == [
+        ["t2", "t3"],
+        ["t4"],
+    ]
+    assert desk.is_clear.is_set()
+
+
+def test_an_outcome_larger_than_a_page_is_told_alone() -> None:
+    desk = Desk(slots=9)
+    for n, size_bytes in enumerate([100, 2 * PAGE_BYTES, 100]):
+        desk.settle(hold(desk, f"t{n}"), text_output(size_bytes))
+    assert [len(page.settlements) for page in told_in_pages(desk)] == [1, 1, 1]
+
+
+def test_previews_are_told_in_several_pages_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "PAGE_BYTES", 10_000)
+    desk = Desk(slots=9)
+    for n in range(4):
+        desk.tell(hold(desk, f"t{n}"), "preview", {"image": "x" * 3000})
+    assert [len(page.progress) for page in told_in_pages(desk)] == [2, 2]
+
+
+outcomes = st.one_of(
+    st.builds(
+        lambda size, n: Succeeded(
+            output=msgspec.Raw(b'"%s"' % (b"x" * size)),
+            artifacts=tuple(
+                Artifact(key=f"outputs/{'0' * 32}/1/{'x' * 100}", content_type="image/png", bytes=9)
+                for _ in range(n)
+            ),
+        ),
+        st.integers(0, 9000),
+        st.integers(0, 4),
+    ),
+    st.builds(
+        lambda c: Failed(error=TaskError(code="model_error", title="The model", detail=c * 2000)),
+        st.sampled_from(["a", "\x01", "\N{FOX FACE}"]),
+    ),
+    st.just(Canceled()),
+)
+
+
+@given(st.lists(outcomes, max_size=12))
+def test_a_page_is_as_large_as_it_is_taken_for(wanted: list[Outcome]) -> None:
+    limit_bytes = 30_000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(desk_module, "PAGE_BYTES", limit_bytes)
+        desk = Desk(slots=20)
+        for n, outcome in enumerate(wanted):
+            desk.settle(hold(desk, f"{n:032}"), outcome)
+        pages = told_in_pages(desk)
+    told = [each.outcome for page in pages for each in page.settlements]
+    assert told == wanted
+    for page in pages:
+        assert len(msgspec.json.encode(page.settlements)) <= limit_bytes
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))
+def test_halves_of_halves_tell_every_entry_once(n: int, m: int, k: int) -> None:
+    desk = Desk(slots=9)
+    for each in range(n):
+        desk.settle(hold(desk, f"t{each}"), Canceled())
+    page = Page(
+        desk.take().settlements,
+        [Progress(task_id=f"p{each}", attempt=1, token="", place=1, kind="x") for each in range(m)],
+        [Hold(task_id=f"h{each}", attempt=1, token="") for each in range(k)],
+    )
+    singles = list(split(page))
+    assert all(len(each.settlements + each.progress + each.holds) == 1 for each in singles)
+    assert [each for page in singles for each in page.settlements] == page.settlements
+    assert [each for page in singles for each in page.progress] == page.progress
+    assert [each for page in singles for each in page.holds] == page.holds
+
+
+def split(page: Page) -> list[Page]:
+    halves = page.halves()
+    if len(halves) <= 1:
+        return halves
+    return [single for half in halves for single in split(half)]

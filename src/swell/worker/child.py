@@ -37,6 +37,8 @@ from swell.model import (
 )
 from swell.worker.frames import (
     HEAD_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_OUTPUT_BYTES,
     Blob,
     Described,
     Done,
@@ -81,6 +83,12 @@ LISTEN_EVERY_S: Final = 0.002
 
 #: Results of a batch that runs one by one are held back no longer than this.
 FLUSH_EVERY_S: Final = 0.004
+
+#: Results are sent once they have this many bytes; more in one frame only keeps memory busy.
+FLUSH_BYTES: Final = 64 * 1024 * 1024
+
+#: Room in a frame for all that is not the bytes of files and output.
+_FRAME_MARGIN_BYTES: Final = 1024 * 1024
 
 #: Seeds fit a signed 32-bit integer, which every framework takes.
 SEED_BITS: Final = 31
@@ -161,6 +169,10 @@ class Pipe:
             at = end
         del buffer[:at]
         return works
+
+
+class OutputTooLarge(Exception):
+    """A model returned more than can be taken."""
 
 
 class Job:
@@ -355,6 +367,7 @@ class _Outbox:
         self._flushed_s = clock.monotonic_s()
         self._done: list[Done] = []
         self._stopped: list[int] = []
+        self._waiting_bytes = 0
         self._logged: Exception | None = None
         self.faults: list[Fault] = []
 
@@ -379,14 +392,18 @@ class _Outbox:
             value = job.results[0] if job.count == 1 else job.results
             output = _json(flatten(value, files))
             packed = [_pack(file, job.seed) for file in files] if files else []
+            size_bytes = _check_size(output, packed)
         except Exception as error:
             self._add_fault(job, error)
             return
+        if self._waiting_bytes + size_bytes > FLUSH_BYTES:
+            self.flush()
+        self._waiting_bytes += size_bytes
         self._done.append(Done(job.handle, output, job.seed, job.run_s, packed))
 
     def _add_fault(self, job: Job, error: Exception) -> None:
         # One exception may have failed a whole batch: its traceback is worth telling once.
-        if error is not self._logged and not isinstance(error, Reject):
+        if error is not self._logged and not isinstance(error, Reject | OutputTooLarge):
             traceback.print_exception(error)
             self._logged = error
         self.faults.append(_fault(job, error))
@@ -397,7 +414,28 @@ class _Outbox:
             Results(self._batch, self._done, self.faults, self._stopped, is_last, _peak_bytes())
         )
         self._done, self.faults, self._stopped = [], [], []
+        self._waiting_bytes = 0
         self._flushed_s = self._clock.monotonic_s()
+
+
+def _check_size(output: bytes, files: Sequence[Pixels | Blob]) -> int:
+    """Return how many bytes a result has.
+
+    Raises:
+        OutputTooLarge: It cannot be taken; the text says what to do.
+    """
+    if len(output) > MAX_OUTPUT_BYTES:
+        raise OutputTooLarge(
+            f"the output has {len(output):,} bytes of JSON and at most {MAX_OUTPUT_BYTES:,} are "
+            "taken: return a swell.File or swell.Image instead, which are stored beside the task"
+        )
+    size_bytes = len(output) + sum(len(file.data) for file in files)
+    if size_bytes > MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:
+        raise OutputTooLarge(
+            f"the files of the output have {size_bytes:,} bytes together and at most "
+            f"{MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:,} are taken: return smaller ones"
+        )
+    return size_bytes
 
 
 def _json(value: Any) -> bytes:
@@ -433,6 +471,10 @@ def _fault(job: Job, error: Exception) -> Fault:
     if isinstance(error, Reject):
         return Fault(
             job.handle, "rejected", "The model refused this input", detail, False, job.run_s
+        )
+    if isinstance(error, OutputTooLarge):
+        return Fault(
+            job.handle, "output_too_large", "The output is too large", detail, False, job.run_s
         )
     return Fault(
         job.handle,

@@ -25,6 +25,9 @@ __all__ = ["deliver"]
 #: A file that could not be stored after so many tries fails the attempt.
 MAX_TRIES: Final = 6
 
+#: Longest name of a file, in characters.
+MAX_NAME: Final = 100
+
 _BACKOFF: Final = RetryPolicy(base_s=0.2, cap_s=5.0)
 
 
@@ -83,5 +86,5 @@ def _names(files: Sequence[Encoded]) -> list[str]:
 
 
 def _safe(name: str) -> str:
-    """Return a file name that is safe as the last part of a key."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".") or "file"
+    """Return a file name that is safe as the last part of a key, with the end of a long one."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)[-MAX_NAME:].lstrip(".") or "file"

@@ -6,14 +6,27 @@ slot free. Plain dictionaries and lists, changed by one thread; nothing here wai
 
 import asyncio
 import itertools
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 from swell.dispatch import LeasedTask, Progress
 from swell.store import Hold
-from swell.task import Outcome, Settlement
+from swell.task import Failed, Outcome, Settlement, Succeeded
+from swell.worker.frames import MAX_OUTPUT_BYTES
 
-__all__ = ["Desk", "Held", "Page"]
+__all__ = ["PAGE_BYTES", "Desk", "Held", "Page"]
+
+#: About the largest report, as JSON; what does not fit goes into the next. The largest output fits
+#: with what belongs to it.
+PAGE_BYTES: Final = MAX_OUTPUT_BYTES + 64 * 1024
+
+#: What an entry of a report has at most beside an output, an error's text or a preview.
+_ENTRY_BYTES: Final = 1024
+
+#: An error's text of 2,000 characters, each of them escaped.
+_ERROR_BYTES: Final = 12_000
+
+EntryT = TypeVar("EntryT")
 
 
 class Held:
@@ -66,6 +79,23 @@ class Page:
     def is_empty(self) -> bool:
         """Whether there is nothing to tell."""
         return not (self.settlements or self.progress or self.holds)
+
+    def halves(self) -> "list[Page]":
+        """Return what makes the same report in parts: by kind, and one kind in two.
+
+        A single entry cannot be parted, and comes back alone.
+        """
+        settlements, progress, holds = self.settlements, self.progress, self.holds
+        kinds = [Page(settlements, [], []), Page([], progress, []), Page([], [], holds)]
+        kinds = [page for page in kinds if not page.is_empty]
+        if len(kinds) != 1:
+            return kinds
+        half = (max(len(settlements), len(progress), len(holds)) + 1) // 2
+        parts = [
+            Page(settlements[:half], progress[:half], holds[:half]),
+            Page(settlements[half:], progress[half:], holds[half:]),
+        ]
+        return [page for page in parts if not page.is_empty]
 
 
 class Desk:
@@ -156,11 +186,14 @@ class Desk:
         if self._is_heartbeat_due:
             holds = [held.task.hold for held in self.held.values()]
             self._is_heartbeat_due = False
-        page = Page(self._settlements, list(self._progress.values()), holds)
-        self._in_flight = len(self._settlements)
-        self._settlements = []
-        self._progress.clear()
-        return page
+        n, size_bytes = _fitting(self._settlements, _settlement_bytes, 0)
+        settlements, self._settlements = self._settlements[:n], self._settlements[n:]
+        n, _ = _fitting(self._progress.values(), _progress_bytes, size_bytes)
+        progress = [self._progress.pop(key) for key in list(self._progress)[:n]]
+        if self._settlements or self._progress:
+            self.news.set()
+        self._in_flight = len(settlements)
+        return Page(settlements, progress, holds)
 
     def told(self) -> None:
         """Note that the page that was taken is durable at the backend."""
@@ -171,3 +204,30 @@ class Desk:
     def all_held(self) -> Sequence[Held]:
         """Return every held task, oldest first."""
         return list(self.held.values())
+
+
+def _fitting(
+    entries: Iterable[EntryT], size_of: Callable[[EntryT], int], taken_bytes: int
+) -> tuple[int, int]:
+    """Return how many entries still fit on a page, and how full it is then; one always fits."""
+    n = 0
+    for entry in entries:
+        size_bytes = size_of(entry)
+        if taken_bytes and taken_bytes + size_bytes > PAGE_BYTES:
+            break
+        n, taken_bytes = n + 1, taken_bytes + size_bytes
+    return n, taken_bytes
+
+
+def _settlement_bytes(settlement: Settlement) -> int:
+    match settlement.outcome:
+        case Succeeded(output=output, artifacts=artifacts):
+            return memoryview(output).nbytes + _ENTRY_BYTES * (1 + len(artifacts))
+        case Failed():
+            return _ERROR_BYTES + _ENTRY_BYTES
+        case _:
+            return _ENTRY_BYTES
+
+
+def _progress_bytes(progress: Progress) -> int:
+    return _ENTRY_BYTES + len(progress.data.get("image", ""))

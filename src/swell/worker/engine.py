@@ -23,7 +23,7 @@ import structlog
 
 from swell.clock import Clock
 from swell.dispatch import Dispatch, LeasedTask, Registration
-from swell.errors import SwellError
+from swell.errors import SwellError, TooLarge
 from swell.registry import ModelCard
 from swell.retry import RetryPolicy
 from swell.task import Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
@@ -646,6 +646,15 @@ class Worker:
             artifacts = await deliver(
                 self._dispatch, self._clock, lambda: self._link.worker_id, task.hold, encoded
             )
+        except TooLarge as error:
+            self._fail(
+                held,
+                "output_too_large",
+                "The output is too large",
+                error.detail,
+                retryable=False,
+            )
+            return
         except SwellError as error:
             self._fail(
                 held,

@@ -13,6 +13,8 @@ from swell.worker.text import mend
 
 __all__ = [
     "HEAD_BYTES",
+    "MAX_FRAME_BYTES",
+    "MAX_OUTPUT_BYTES",
     "Blob",
     "Described",
     "Done",
@@ -36,6 +38,14 @@ __all__ = [
 
 #: Length of the length.
 HEAD_BYTES: Final = 4
+
+#: What the length can tell.
+MAX_FRAME_BYTES: Final = (1 << 8 * HEAD_BYTES) - 1
+
+#: Largest output of a task, as JSON without its files. It travels with the report, is kept in the
+#: store and comes with every answer that shows the task; what is larger belongs into a file. Well
+#: below what a backend takes as one report (`server.max_upload_bytes`).
+MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):

@@ -15,6 +15,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
+import msgspec
 import structlog
 
 from swell.clock import Clock
@@ -28,9 +29,18 @@ from swell.dispatch import (
     ReportAnswer,
     Welcome,
 )
-from swell.errors import NotFound, Unavailable
+from swell.errors import (
+    Forbidden,
+    NotFound,
+    SwellError,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
 from swell.retry import RetryPolicy
+from swell.task import Failed, TaskError
 from swell.worker.desk import Desk, Page
+from swell.worker.text import valid_text
 
 __all__ = ["Guest", "Link"]
 
@@ -41,6 +51,9 @@ LAST_POLL_S: Final = 1.0
 
 #: A long poll that ends sooner with nothing to tell was cut short.
 EARLY_S: Final = 0.1
+
+#: What is told in place of an outcome that the backend refuses.
+_REFUSED: Final = frozenset({"output_too_large", "output_refused"})
 
 AnswerT = TypeVar("AnswerT")
 
@@ -242,19 +255,39 @@ class Link:
             ask = self._desk.free + len(page.settlements)
         self._is_report_asking = ask > 0
         try:
+            await self._tell_all(page, ask=ask, goodbye=goodbye)
+        finally:
+            self._is_report_asking = False
+        self._unanswered = None
+        self._desk.told()
+        self._wake.set()
+
+    async def _tell_all(self, page: Page, *, ask: int = 0, goodbye: bool = False) -> None:
+        """Tell a page; one that is refused is told in parts, down to the entry to blame.
+
+        Raises:
+            Unauthenticated, Forbidden: It is the worker that is refused, and not what it tells.
+        """
+        try:
             answer = await self._call(
                 lambda worker_id: self._dispatch.report(
                     _report(page, worker_id, ask=ask, goodbye=goodbye)
                 )
             )
-        finally:
-            self._is_report_asking = False
-        self._unanswered = None
-        self._desk.told()
+        except (Unauthenticated, Forbidden):
+            raise
+        except SwellError as error:
+            parts = page.halves()
+            if len(parts) <= 1:
+                parts = _instead(page, error)
+            for part in parts[:-1]:
+                await self._tell_all(part)
+            for part in parts[-1:]:
+                await self._tell_all(part, ask=ask, goodbye=goodbye)
+            return
         if answer.stale:
             _log.warning("outcomes came too late", tasks=answer.stale)
         self._hear(answer)
-        self._wake.set()
 
     async def say_goodbye(self) -> None:
         """Tell that the worker goes, and hear whether the open long poll still brought tasks."""
@@ -266,12 +299,43 @@ class Link:
             _log.warning("the backend did not end the long poll of a worker that goes")
 
     async def say_goodbye_at_once(self) -> None:
-        """Tell everything in one call that may fail, with what an open report may not have told."""
+        """Tell everything that is left, also what an open report may not have told yet."""
         pages = [self._unanswered] if self._unanswered is not None else []
-        pages.append(self._desk.take())
-        page = Page([each for page in pages for each in page.settlements], [], [])
-        await self._dispatch.report(_report(page, self.worker_id, ask=0, goodbye=True))
+        while not pages or self._desk.has_outcomes:
+            pages.append(self._desk.take())
+        for page in pages:
+            only_outcomes = Page(page.settlements, [], [])
+            await self._tell_all(only_outcomes, goodbye=page is pages[-1])
         self._desk.told()
+
+
+def _instead(page: Page, error: SwellError) -> list[Page]:
+    """Return what is told instead of a page of at most one entry that the backend refuses."""
+    if not page.settlements:
+        _log.error("the backend refuses a report", detail=error.detail)
+        return []
+    [settlement] = page.settlements
+    outcome = settlement.outcome
+    if isinstance(outcome, Failed) and outcome.error.code in _REFUSED:
+        _log.error("an outcome cannot be told", task=settlement.task_id, detail=error.detail)
+        return []
+    _log.warning("the backend refuses an outcome", task=settlement.task_id, detail=error.detail)
+    told = valid_text(error.detail)[:500]
+    if isinstance(error, TooLarge):
+        failure = TaskError(
+            code="output_too_large",
+            title="The output is too large",
+            detail=f"the backend does not take it ({told}): return a swell.File or swell.Image "
+            "instead, which are stored beside the task",
+        )
+    else:
+        failure = TaskError(
+            code="output_refused",
+            title="The output was refused",
+            detail=f"the backend does not take it ({told})",
+        )
+    failed = Failed(error=failure, retryable=False)
+    return [Page([msgspec.structs.replace(settlement, outcome=failed)], [], [])]
 
 
 def _report(page: Page, worker_id: str, *, ask: int, goodbye: bool) -> Report:
