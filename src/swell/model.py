@@ -22,13 +22,14 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import PIL.Image
 import pydantic
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
@@ -268,11 +269,11 @@ class Model:
 class Arrays(Protocol):
     """Where the arrays of a model live. Beyond this only operators are used, in place."""
 
-    def put(self, values: "np.ndarray[Any, Any]") -> Array:
+    def put(self, values: NDArray[Any]) -> Array:
         """Return the same numbers as an array of the model; may share memory with `values`."""
         ...
 
-    def get(self, array: Array) -> "np.ndarray[Any, Any]":
+    def get(self, array: Array) -> NDArray[Any]:
         """Return the same numbers in the machine's memory."""
         ...
 
@@ -288,11 +289,11 @@ class Arrays(Protocol):
 class HostArrays:
     """Arrays of numpy. A model that uses torch brings its own four functions (`Arrays`)."""
 
-    def put(self, values: "np.ndarray[Any, Any]") -> Array:
+    def put(self, values: NDArray[Any]) -> Array:
         """See `Arrays.put`."""
         return values
 
-    def get(self, array: Array) -> "np.ndarray[Any, Any]":
+    def get(self, array: Array) -> NDArray[Any]:
         """See `Arrays.get`."""
         return np.asarray(array)
 
@@ -355,7 +356,7 @@ class Plan:
     #: its guidance as a value.
     guidance: float | None = None
     #: What else the network hears, by name: numbers or arrays, for both rows the same.
-    values: Mapping[str, Any] = types.MappingProxyType({})
+    values: Mapping[str, Any] = field(default_factory=dict)
     #: What samples must share to run together, beside shape, solver and the shapes of conditions:
     #: the number of words, a set of LoRAs. Never steps, seed, words, guidance or values.
     key: Hashable = ()

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from swell.clock import ManualClock
 from swell.model import Cancelled, Item, Plan, Reject, Sampler, StepModel
 from swell.worker import denoise
 from swell.worker.arena import InvalidCheckpoint
 from swell.worker.denoise import Denoiser, Request, Runs
+from swell.zoo.curve import CurveModel
 
 SHAPE = (2, 3)
 SAMPLERS = {
@@ -657,3 +659,39 @@ def test_a_step_model_can_be_run_as_any_other() -> None:
     assert model.run([Item({}, seed=3)]) == [alone(seed=3)]
     assert model.run([Item({}, seed=4)]) == [alone(seed=4)]
     assert model.encoded == [["a"]]
+
+
+# The model that takes its time
+
+
+def test_the_curve_model_sleeps_as_long_as_its_rows_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("swell.zoo.curve.time.sleep", slept.append)
+    model = CurveModel()
+    for asked, rows, seconds in (
+        ({"steps": 2}, 8, 0.425),
+        ({"steps": 2}, 6, 0.3325),
+        ({"steps": 2, "size": 1024}, 4, 0.948),
+        ({"steps": 2, "curve": {2: 0.5}}, 3, 0.5),
+    ):
+        denoiser = Denoiser(ManualClock(), lambda name, result: None, bucket=rows)
+        item = Item(CurveModel.Input(speed=100, decode_s=3.0, **asked), seed=1)
+        denoiser.add([Request(id="a", model=model, item=item)])
+        while denoiser.boundary():
+            pass
+        assert slept == [pytest.approx(seconds / 100), pytest.approx(seconds / 100), 3.0]
+        slept.clear()
+
+
+def test_the_curve_model_runs_samples_of_one_curve_together() -> None:
+    model = CurveModel()
+    plans = [
+        model.prepare(Item(CurveModel.Input(**asked), seed=4, index=2))
+        for asked in ({}, {"steps": 9, "seed": 5}, {"curve": {1: 0.1}}, {"size": 1024})
+    ]
+    assert plans[0].key == plans[1].key
+    assert len({plan.key for plan in plans}) == 3
+    assert [plan.seed for plan in plans] == [4, 7, 4, 4]
+    for wrong in ({"size": 640}, {"curve": {0: 1.0}}, {"curve": {}}):
+        with pytest.raises(ValidationError):
+            CurveModel.Input(**wrong)

@@ -2,13 +2,24 @@
 
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import PIL.Image
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
 import swell
 from swell import ui
-from swell.model import InvalidModel, define, example_of, flatten
+from swell.model import (
+    HostArrays,
+    InvalidModel,
+    Plan,
+    Sampler,
+    StepModel,
+    define,
+    example_of,
+    flatten,
+    load_models,
+)
 
 
 class Size(BaseModel):
@@ -225,6 +236,75 @@ def test_a_class_that_is_not_complete_is_refused() -> None:
     ):
         with pytest.raises(InvalidModel, match=told):
             define(broken)
+
+
+class Still(StepModel):
+    """Draws nothing in steps."""
+
+    name = "test/still"
+    Input = Size
+
+    def prepare(self, item: swell.Item[Size]) -> Plan:
+        return Plan(sampler=Sampler("flow_euler", 2), shape=(item.input.width, 1))
+
+    def denoise(self, x: Any, t: Any, conditions: Any) -> Any:
+        return x * 0
+
+    def decode(self, latents: Any, item: swell.Item[Size]) -> list[int]:
+        return list(latents.shape)
+
+
+def test_a_model_that_draws_in_steps_can_be_run_as_any_other() -> None:
+    definition = define(Still)
+    assert (definition.batch.max, definition.batch.by) == (1, ())
+    model = definition.make()
+    items = [swell.Item(Size(width=width), seed=width) for width in (1, 2, 1)]
+    assert model.run(items) == [[1, 1], [2, 1], [1, 1]]
+
+
+def test_a_step_model_that_is_not_complete_is_refused() -> None:
+    class NoPrepare(Still):
+        prepare = StepModel.prepare
+
+    class NoDenoise(Still):
+        denoise = StepModel.denoise
+
+    class NoDecode(Still):
+        decode = StepModel.decode
+
+    class OwnRun(Still):
+        def run(self, items: list[Any]) -> list[Any]:
+            return items
+
+    for broken, told in (
+        (NoPrepare, "def prepare"),
+        (NoDenoise, "def denoise"),
+        (NoDecode, "def decode"),
+        (OwnRun, "no `run` of its own"),
+    ):
+        with pytest.raises(InvalidModel, match=told):
+            define(broken)
+
+
+def test_a_sampler_is_a_value() -> None:
+    one = Sampler("euler", 20, offset=1, karras=True)
+    assert one == Sampler("euler", 20, karras=True, offset=1)
+    assert hash(one) == hash(Sampler("euler", 20, karras=True, offset=1))
+    assert one != Sampler("euler", 21, offset=1, karras=True)
+    assert repr(one) == "Sampler('euler', 20, offset=1, karras=True)"
+
+
+def test_arrays_of_numpy_go_in_and_out_as_they_are() -> None:
+    arrays, values = HostArrays(), np.arange(6, dtype=np.int64).reshape(2, 3)
+    assert np.array_equal(arrays.get(arrays.put(values)), values)
+    rows = arrays.rows(values, 4)
+    assert (rows.shape, rows.dtype) == ((4, 2, 3), np.int64)
+    assert not rows.any()
+
+
+def test_a_demonstration_model_with_a_file_of_its_own_is_found_by_name() -> None:
+    assert [found.name for found in load_models("demo/curve")] == ["demo/curve"]
+    assert "demo/curve" not in {found.name for found in load_models("demo/*")}
 
 
 def test_something_else_is_not_a_model() -> None:

@@ -22,12 +22,15 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from swell.model import Array, Arrays, Plan, Sampler
 from swell.worker import solver as solvers
 from swell.worker.solver import AlphaBars, Noise, Sigmas, Solver, Table
 
 __all__ = ["Arena", "BatchKey", "InvalidCheckpoint", "SampleState", "table_of"]
+
+Singles = NDArray[np.float32]
 
 #: Names of arrays → arrays without the batch: what the network hears beside latents and time.
 Conditions = Mapping[str, Array]
@@ -51,8 +54,7 @@ class BatchKey(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """The same for equal keys in every process: a name for what is measured of it."""
-        solver = f"{self.solver.name},{self.solver.prediction},{self.solver.clip}"
-        return f"{self.model} {'x'.join(map(str, self.shape))} {solver} {self.own!r}"
+        return f"{self.model} {'x'.join(map(str, self.shape))} {self.solver} {self.own!r}"
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -199,7 +201,7 @@ class SampleState:
         self.noise = noise
         return x
 
-    def draw(self, out: "np.ndarray[Any, np.dtype[np.float32]]") -> None:
+    def draw(self, out: Singles) -> None:
         """Write the noise of its present step into `out`."""
         assert self.noise is not None, "noise begins with the latents"
         self.noise.fill(out)
@@ -238,7 +240,7 @@ class SampleState:
     def _identity(self) -> str:
         return f"{self.key}, {len(self.table)} steps, seed {self.seed}"
 
-    def _unpacked(self, raw: bytes) -> "np.ndarray[Any, Any]":
+    def _unpacked(self, raw: bytes) -> NDArray[Any]:
         return np.frombuffer(raw, "<f4").astype(np.float32).reshape(self.plan.shape)
 
 
@@ -255,7 +257,7 @@ class _Checkpoint(msgspec.Struct, frozen=True, array_like=True):
 _decoder: Final = msgspec.msgpack.Decoder(_Checkpoint)
 
 
-def _packed(values: "np.ndarray[Any, Any]") -> bytes:
+def _packed(values: NDArray[Any]) -> bytes:
     return np.ascontiguousarray(values, "<f4").tobytes()
 
 
@@ -413,8 +415,12 @@ class Arena:
 
     def foreseen(self, sample: SampleState) -> Array:
         """Return the latents that the network promises; between `forward` and `advance`."""
-        row = sample.row
-        return _foreseen(sample.table, sample.step, self._x[row], self._said[row])
+        row = slice(sample.row, sample.row + 1)
+        x, m = _copy(self._x[row]), _copy(self._said[row])
+        h = x * 0
+        k = self._arrays.put(_whole_way(sample.table, sample.step))
+        solvers.advance(self._solver, x, m, k, z=x * 0, h=h)
+        return h[0] if self._solver.needs_history else x[0]
 
     def advance(self) -> None:
         """Move the samples by one step. After an error their latents are worth nothing."""
@@ -444,14 +450,19 @@ def _copy(row: Array) -> Array:
     return row * 1
 
 
-def _foreseen(table: Table, step: int, x: Array, m: Array) -> Array:
-    """Return x0, from what the network said, by the rows that `solver.advance` takes."""
-    name, k = table.solver.name, [float(value) for value in table.coefficients[step]]
-    if name == "flow_euler":
-        # What is left of sigma: all later steps together.
-        return x + m * float(table.affine[step:, 1].sum())
-    if name in ("euler", "euler_ancestral"):
-        return x + m * k[1] if table.solver.prediction == "epsilon" else x / k[2] + m * k[1]
-    if table.solver.prediction == "v":
-        return x * k[2] + m * k[1]
-    return (x + m * k[1]) / k[2]
+def _whole_way(table: Table, step: int) -> Singles:
+    """Return coefficients of a step that ends at the picture at once. Shape: (1, k).
+
+    A solver that looks back foresees it in any case.
+    """
+    k = table.coefficients[step : step + 1].copy()
+    match table.solver.name:
+        case "flow_euler":
+            k[:, 1] = table.affine[step:, 1].sum()  # all that is left of sigma
+        case "euler" | "euler_ancestral":
+            k[:, 4], k[:, 5] = k[:, 3], 0
+        case "ddim":
+            k[:, 3:6] = 1, 0, 0
+        case "lcm":
+            k[:, 3:7] = 1, 0, 1, 0
+    return k
