@@ -1,0 +1,54 @@
+"""Weights of models: kept by content, read in parallel, swapped through host memory.
+
+    formats     which files are weights, and what a safetensors header says
+    manifest    which files a model's revision consists of
+    cache       files by their SHA-256, safe between processes, evicted by a byte budget
+    pull        fetches what a manifest, an address, a folder or a hub's repository names
+    reading     a file into memory, as fast as the disk gives it
+    loading     a file's tensors as arrays
+    residency   tensors that wait in host memory for their turn on the device
+    torch_tensors   the same for torch; the only module that imports it
+
+No file that can carry a program is ever opened: see `formats`. What fetches (`swell.weights.pull`)
+and what needs torch (`swell.weights.torch_tensors`) are imported by their own names, so that a
+model that only loads starts quickly.
+"""
+
+from swell.weights.cache import (
+    CacheFull,
+    DigestMismatch,
+    Evicted,
+    InUse,
+    NotCached,
+    WeightCache,
+)
+from swell.weights.formats import BrokenWeights, Header, RefusedFormat, Tensor, read_header
+from swell.weights.loading import Weights, load, load_all, stream
+from swell.weights.manifest import Entry, InvalidManifest, Manifest, Wanted, read_manifest
+from swell.weights.reading import prefetch
+from swell.weights.residency import HostCopy
+
+__all__ = [
+    "BrokenWeights",
+    "CacheFull",
+    "DigestMismatch",
+    "Entry",
+    "Evicted",
+    "Header",
+    "HostCopy",
+    "InUse",
+    "InvalidManifest",
+    "Manifest",
+    "NotCached",
+    "RefusedFormat",
+    "Tensor",
+    "Wanted",
+    "WeightCache",
+    "Weights",
+    "load",
+    "load_all",
+    "prefetch",
+    "read_header",
+    "read_manifest",
+    "stream",
+]

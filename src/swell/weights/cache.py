@@ -1,0 +1,492 @@
+"""Weights on the local disk, kept by the SHA-256 of their content.
+
+    files/9f/9f86…           a file's content, read-only; its time of change tells its last use
+    partial/9f86….part       what has come of a file so far; taken up again after a break
+    manifests/owner/name/revision.json
+    folders/owner/name/revision/…   links, for libraries that want a folder
+    locks/…
+
+Any number of processes share a cache. A file appears under its digest by one rename, after its
+content was hashed and has reached the disk: what is there is whole. Whoever fetches a file holds
+its lock, so that nobody fetches it twice. Whoever uses a file holds a shared lock on it (`flock`),
+which the operating system lets go when the process ends in whatever way; what is locked is never
+evicted.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import msgspec
+
+from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.weights.formats import check_content
+from swell.weights.manifest import Entry, Manifest, check_digest
+
+__all__ = [
+    "CacheFull",
+    "DigestMismatch",
+    "Evicted",
+    "InUse",
+    "NotCached",
+    "Partial",
+    "WeightCache",
+]
+
+_CHUNK_BYTES: Final = 8 << 20
+
+#: Left free on the disk: a full disk breaks more than a fetch.
+_SPARE_BYTES: Final = 256 << 20
+
+
+class DigestMismatch(InvalidRequest):
+    """A file's content is not what its digest promises."""
+
+    code, title = "digest_mismatch", "The content is not what was asked for"
+
+
+class CacheFull(SwellError):
+    """There is no room for a file, and nothing left that may be removed."""
+
+    code, status, title = "cache_full", 507, "The cache of weights is full"
+
+
+class NotCached(NotFound):
+    """The cache does not have it."""
+
+    code, title = "not_cached", "Not in the cache of weights"
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """What was removed to keep a budget.
+
+    Args:
+        digests: What was removed, the longest unused first.
+        freed_bytes: Their size.
+        left_bytes: What the cache holds now.
+        in_use: How many files stayed because somebody uses them.
+    """
+
+    digests: tuple[str, ...]
+    freed_bytes: int
+    left_bytes: int
+    in_use: int
+
+
+class InUse:
+    """Files of a model that stay until `close`, or until this process ends.
+
+    Args:
+        paths: Where each file lies, by its name in the manifest.
+    """
+
+    def __init__(self, paths: dict[str, Path], locks: Sequence[IO[bytes]]) -> None:
+        self.paths = paths
+        self._locks = list(locks)
+
+    def close(self) -> None:
+        """Let them go; memory that a file was mapped into stays valid."""
+        while self._locks:
+            self._locks.pop().close()
+
+    def __enter__(self) -> "InUse":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+class Partial:
+    """A file that is being written; of the one process that holds its lock.
+
+    Args:
+        path: Where it grows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._hash = hashlib.sha256()
+        self._file = path.open("a+b", buffering=0)
+        self._file.seek(0)
+        while chunk := self._file.read(_CHUNK_BYTES):
+            self._hash.update(chunk)
+        self.size_bytes = self._file.tell()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append.
+
+        Raises:
+            CacheFull: The disk is full.
+        """
+        view = memoryview(data)
+        while view:
+            with _disk_errors(self.path):
+                written = self._file.write(view)
+            self._hash.update(view[:written])
+            self.size_bytes += written
+            view = view[written:]
+
+    def restart(self) -> None:
+        """Forget what has come so far."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._hash = hashlib.sha256()
+        self.size_bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        """Digest of what has come so far."""
+        return self._hash.hexdigest()
+
+    def flush(self) -> None:
+        """Have what has come reach the disk."""
+        with _disk_errors(self.path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Keep what has come for the next try."""
+        self._file.close()
+
+
+class WeightCache:
+    """A folder of weights that processes share.
+
+    Args:
+        folder: Where; made on first use. On a local disk: locks of network disks are not relied on.
+        budget_bytes: What all contents together may take; None for as much as the disk has.
+
+    Guarantees:
+        A path that was handed out while in use leads to exactly the content of its digest, unless
+        somebody else than Swell writes there; `verify` tells.
+    """
+
+    def __init__(self, folder: Path, budget_bytes: int | None = None) -> None:
+        self.folder = folder
+        self.budget_bytes = budget_bytes
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def path(self, sha256: str) -> Path:
+        """Return where the content of a digest lies, or would lie."""
+        return self.folder / "files" / sha256[:2] / sha256
+
+    def has(self, entry: Entry) -> bool:
+        """Return whether a content is there, by its name and size."""
+        try:
+            return self.path(entry.sha256).stat().st_size == entry.size_bytes
+        except FileNotFoundError:
+            return False
+
+    def manifest(self, model: str, revision: str) -> Manifest:
+        """Return which files a revision has.
+
+        Raises:
+            NotCached: It was never pulled here.
+        """
+        path = self._manifest_path(model, revision)
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Manifest).check()
+        except FileNotFoundError:
+            raise NotCached(
+                f"{model} at {revision} is not in {self.folder}: run swell models pull"
+            ) from None
+        except msgspec.DecodeError as error:
+            raise NotCached(f"{path} is damaged ({error}): pull {model} again") from None
+
+    def manifests(self) -> list[Manifest]:
+        """Return all that was pulled, in order of model and revision."""
+        found = sorted((self.folder / "manifests").glob("*/*/*.json"))
+        return [self.manifest(f"{p.parts[-3]}/{p.parts[-2]}", p.stem) for p in found]
+
+    def missing(self, manifest: Manifest) -> list[str]:
+        """Return the names whose content is not here, or not whole."""
+        return [name for name, entry in manifest.files.items() if not self.has(entry)]
+
+    def use(self, manifest: Manifest) -> InUse:
+        """Return the files of a model, held so that nothing evicts them; note that they were used.
+
+        Raises:
+            NotCached: One is missing.
+        """
+        paths: dict[str, Path] = {}
+        locks: list[IO[bytes]] = []
+        try:
+            for name, entry in manifest.files.items():
+                path, lock = self._hold(entry, f"{name} of {manifest.model}")
+                paths[name] = path
+                locks.append(lock)
+        except BaseException:
+            for lock in locks:
+                lock.close()
+            raise
+        return InUse(paths, locks)
+
+    def _hold(self, entry: Entry, told: str) -> tuple[Path, IO[bytes]]:
+        path = self.path(entry.sha256)
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            raise NotCached(f"{told} is not in {self.folder}: pull it again") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            held = os.fstat(file.fileno())
+            # It may have been evicted between the two lines above.
+            if held.st_nlink == 0 or held.st_size != entry.size_bytes:
+                raise NotCached(f"{told} is not whole in {self.folder}: pull it again")
+            os.utime(path)
+        except BaseException as error:
+            file.close()
+            if isinstance(error, FileNotFoundError):
+                raise NotCached(f"{told} is not in {self.folder}: pull it again") from None
+            raise
+        return path, file
+
+    def link(self, manifest: Manifest) -> Path:
+        """Return a folder in which a model's files have their own names, as links.
+
+        For libraries that load a model from a folder. Links do not keep files from being evicted:
+        call `use` as well.
+        """
+        target = self.folder / "folders" / manifest.model / manifest.revision
+        for name, entry in manifest.files.items():
+            link = target / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            content = Path(os.path.relpath(self.path(entry.sha256), link.parent))
+            if link.is_symlink() and link.readlink() == content:
+                continue
+            fresh = link.with_name(f".{link.name}.{os.getpid()}")
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(content)
+            fresh.replace(link)
+        return target
+
+    def verify(self, manifest: Manifest) -> None:
+        """Read every file and compare its digest; remove what is wrong.
+
+        Raises:
+            NotCached: A file is missing.
+            DigestMismatch: A content has changed; it has been removed.
+        """
+        with self.use(manifest) as held:
+            for name, path in held.paths.items():
+                wanted = manifest.files[name].sha256
+                found = _digest(path)
+                if found != wanted:
+                    path.unlink(missing_ok=True)
+                    raise DigestMismatch(
+                        f"{name} of {manifest.model} has changed on the disk (it is {found[:12]}…, "
+                        f"not {wanted[:12]}…) and was removed: pull it again, and check the disk"
+                    )
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def locked(self, key: str, *, wait: bool = True) -> Iterator[None]:
+        """Hold the lock of a file that is to be fetched.
+
+        Args:
+            key: Its digest, or that of its address where its digest is not known yet.
+            wait: Whether to wait while somebody else has it.
+
+        Raises:
+            BlockingIOError: Somebody else has it, and `wait` is False.
+        """
+        path = self.folder / "locks" / check_digest(key, "key")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            yield
+
+    def partial(self, key: str) -> Partial:
+        """Return what has come of a file so far; call with its lock held."""
+        folder = self.folder / "partial"
+        folder.mkdir(parents=True, exist_ok=True)
+        return Partial(folder / f"{check_digest(key, 'key')}.part")
+
+    def keep(self, partial: Partial, name: str, sha256: str | None) -> Entry:
+        """Take a file that has come whole.
+
+        Args:
+            partial: What `partial` returned; closed afterwards.
+            name: Its name, for its format.
+            sha256: What its digest must be.
+
+        Raises:
+            DigestMismatch: It is something else; it has been removed.
+            RefusedFormat, BrokenWeights: It is not what its name says; it has been removed.
+            CacheFull: The disk is full.
+        """
+        entry = Entry(partial.sha256, partial.size_bytes)
+        try:
+            if sha256 is not None and entry.sha256 != sha256:
+                raise DigestMismatch(
+                    f"{name}: its content has the SHA-256 {entry.sha256}, and {sha256} was asked "
+                    "for. Either it was changed where it comes from, or the digest is of another "
+                    "file: check both, do not just copy the new digest"
+                )
+            partial.flush()
+            check_content(name, partial.path)
+        except SwellError as error:
+            partial.close()
+            if not isinstance(error, CacheFull):
+                partial.path.unlink(missing_ok=True)
+            raise
+        partial.close()
+        self._move(partial.path, entry)
+        return entry
+
+    def _move(self, path: Path, entry: Entry) -> None:
+        target = self.path(entry.sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o444)
+        path.replace(target)
+        _sync_folder(target.parent)
+
+    def add(self, path: Path, name: str, sha256: str | None = None) -> Entry:
+        """Copy a local file into the cache.
+
+        Raises:
+            DigestMismatch, RefusedFormat, BrokenWeights, CacheFull: As `keep`.
+        """
+        size = path.stat().st_size
+        key = sha256 or hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+        with self.locked(key):
+            if sha256 is not None and self.has(Entry(sha256, size)):
+                return Entry(sha256, size)
+            self.make_room(size)
+            partial = self.partial(key)
+            partial.restart()
+            try:
+                with path.open("rb") as source:
+                    while chunk := source.read(_CHUNK_BYTES):
+                        partial.write(chunk)
+                return self.keep(partial, name, sha256)
+            finally:
+                partial.close()
+
+    def note(self, manifest: Manifest) -> None:
+        """Write down which files a revision has.
+
+        Raises:
+            InvalidManifest, RefusedFormat: It cannot be one.
+        """
+        path = self._manifest_path(manifest.check().model, manifest.revision)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        with _disk_errors(fresh), fresh.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(manifest)))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        _sync_folder(path.parent)
+
+    def _manifest_path(self, model: str, revision: str) -> Path:
+        return self.folder / "manifests" / model / f"{revision}.json"
+
+    # --- room ------------------------------------------------------------------------------------
+
+    def size_bytes(self) -> int:
+        """Return what all contents take."""
+        return sum(size for _, size, _ in self._contents())
+
+    def make_room(self, needed_bytes: int) -> None:
+        """Evict until a file of this size fits the budget and the disk.
+
+        Raises:
+            CacheFull: It cannot fit.
+        """
+        if self.budget_bytes is not None:
+            left = self.evict(max(self.budget_bytes - needed_bytes, 0)).left_bytes
+            if left + needed_bytes > self.budget_bytes:
+                raise CacheFull(
+                    f"{needed_bytes:,} bytes do not fit the budget of {self.budget_bytes:,} bytes "
+                    f"for {self.folder}, of which {left:,} are in use: raise it, or stop workers "
+                    "whose models are not needed"
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lacking = self._lacking_bytes(needed_bytes)
+        if lacking > 0:
+            self.evict(max(self.size_bytes() - lacking, 0))
+            lacking = self._lacking_bytes(needed_bytes)
+        if lacking > 0:
+            raise CacheFull(
+                f"the disk of {self.folder} lacks {lacking:,} bytes for a file of "
+                f"{needed_bytes:,}: make room, take a larger disk, or stop workers whose models "
+                "are not needed"
+            )
+
+    def _lacking_bytes(self, needed_bytes: int) -> int:
+        return needed_bytes + _SPARE_BYTES - shutil.disk_usage(self.folder).free
+
+    def evict(self, budget_bytes: int) -> Evicted:
+        """Remove the longest unused contents until the rest fits; never what is in use."""
+        contents = sorted(self._contents())
+        left = sum(size for _, size, _ in contents)
+        removed: list[str] = []
+        freed = in_use = 0
+        for _, size, path in contents:
+            if left <= budget_bytes:
+                break
+            if not _remove_unused(path):
+                in_use += 1
+                continue
+            removed.append(path.name)
+            left -= size
+            freed += size
+        return Evicted(tuple(removed), freed, left, in_use)
+
+    def _contents(self) -> list[tuple[int, int, Path]]:
+        """Return (nanoseconds of last use, size, path) of each content."""
+        found = []
+        for path in (self.folder / "files").glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                found.append((status.st_mtime_ns, status.st_size, path))
+        return found
+
+
+def _remove_unused(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise CacheFull(
+            f"the disk of {path.parent} is full ({free:,} bytes free): make room, or set a budget "
+            "so that unused weights are removed in time. What has come so far is kept"
+        ) from error

@@ -1,0 +1,566 @@
+"""Fetch weights into the cache: from a manifest, an address, a folder, or a repository of a hub.
+
+    manifest = await pull("models/weights.toml", cache, progress=show)
+    with cache.use(manifest) as held:
+        weights = load(held.paths["unet/model.safetensors"])
+
+What is there already is not fetched again. A fetch that broke off goes on where it stopped
+(`Range`, with `If-Range` so that a file that has changed meanwhile starts anew). Each file is
+hashed as it comes, and enters the cache only if its digest is the one asked for.
+
+Source:
+    RFC 9110, sections 13.1.5 and 14: ranges and their conditions. `hf://owner/name@revision`
+    follows the Hugging Face Hub: files at `/{owner}/{name}/resolve/{revision}/{path}`
+    (https://huggingface.co/docs/xet/file-id), which may redirect; the commit of a revision at
+    `/api/models/{owner}/{name}/revision/{revision}`, and its files with sizes and, for large ones,
+    their SHA-256 as `lfs.oid` at `/api/models/{owner}/{name}/tree/{commit}`
+    (https://huggingface.co/docs/hub/api, and the requests of huggingface_hub 2.4).
+"""
+
+import asyncio
+import contextlib
+import fnmatch
+import hashlib
+import re
+import urllib.parse
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from swell.clock import Clock, SystemClock
+from swell.errors import SwellError
+from swell.weights.cache import Partial, WeightCache
+from swell.weights.formats import check_name, is_allowed
+from swell.weights.manifest import (
+    Entry,
+    InvalidManifest,
+    Manifest,
+    Wanted,
+    WantedFile,
+    check_digest,
+    read_manifest,
+)
+
+__all__ = ["HUB", "Hub", "Progress", "PullFailed", "pull"]
+
+#: Files fetched side by side.
+FETCHES: Final = 4
+
+#: Tries of one file without a single new byte.
+TRIES: Final = 5
+
+#: Wait before the second try, doubled for each further one, in seconds.
+WAIT_S: Final = 0.5
+
+#: A file that another process fetches is looked at so often, in seconds.
+LOCK_EVERY_S: Final = 0.2
+
+#: Nothing heard for so long counts as broken off, in seconds.
+SILENCE_S: Final = 60.0
+
+#: Bytes gathered before they are hashed and written by a thread.
+BLOCK_BYTES: Final = 4 << 20
+
+#: Pages of a hub's list of files, of which each has up to 1,000.
+MAX_PAGES: Final = 100
+
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+
+_HUB_REFERENCE: Final = re.compile(
+    r"hf://(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(?:@(?P<revision>[\w./-]+?))?(?:/(?P<path>.+))?"
+)
+
+
+class PullFailed(SwellError):
+    """Weights could not be fetched; the text says which, from where, and what to do."""
+
+    code, status, title, retryable = "pull_failed", 502, "The weights could not be fetched", True
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A hub that speaks the Hugging Face Hub's HTTP API.
+
+    Args:
+        endpoint: Its address.
+        token: For private and gated repositories; sent to the hub only, never where it redirects.
+    """
+
+    endpoint: str = "https://huggingface.co"
+    token: str | None = field(default=None, repr=False)
+
+
+HUB: Final = Hub()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a pull is, for whoever shows it.
+
+    Args:
+        name: The file that has grown, or is there now.
+        file_bytes: What there is of it.
+        done_bytes: What there is of all files, cached ones included.
+        total_bytes: What all files will have; None while one of them is not known.
+        files_done: How many files are whole.
+        files: How many there are.
+    """
+
+    name: str
+    file_bytes: int
+    done_bytes: int
+    total_bytes: int | None
+    files_done: int
+    files: int
+
+
+async def pull(
+    reference: str | Path,
+    cache: WeightCache,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    include: Sequence[str] = (),
+    hub: Hub = HUB,
+    clock: Clock | None = None,
+) -> Manifest:
+    """Fetch what a reference names, and note it in the cache.
+
+    Args:
+        reference: One of
+
+            - a manifest, `weights.toml` or `weights.json` (see `swell.weights.manifest`)
+            - a folder or a file, as a path or `file:` address
+            - `https://host/path/model.safetensors#sha256=…`; plain `http` on this machine only
+            - `hf://owner/name@revision` for the files of a repository, `hf://owner/name@rev/path`
+              for one of them; the revision is `main` if left out
+
+        cache: Where to.
+        progress: Called on the way, at most once per block of 4 MiB and file.
+        include: Patterns such as `unet/*.safetensors`; only names that match one are fetched.
+        hub: Where `hf://` leads.
+        clock: For waiting between tries.
+
+    Returns:
+        The manifest as noted: model, revision, and digest and size of each file.
+
+    Raises:
+        InvalidManifest: The reference cannot be understood, or names no file.
+        RefusedFormat: A file is of a format that is not opened, a pickle above all.
+        DigestMismatch, BrokenWeights: A content is not what it should be.
+        PullFailed: The other side cannot be reached, or has no such file.
+        CacheFull: There is no room.
+    """
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=SILENCE_S)
+    async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
+        source = _Source(session, hub)
+        wanted = await source.resolve(str(reference))
+        files = {name: file for name, file in wanted.files.items() if _matches(name, include)}
+        if not files:
+            raise InvalidManifest(f"{reference} has no weights{_told(include)}")
+        fetch = _Fetch(cache, source, clock or SystemClock(), _Meter(files, progress))
+        entries = await fetch.all(files)
+    manifest = Manifest(wanted.model, wanted.revision or _sum(entries), entries, str(reference))
+    await asyncio.to_thread(cache.note, manifest)
+    return manifest
+
+
+def _matches(name: str, include: Sequence[str]) -> bool:
+    return not include or any(fnmatch.fnmatchcase(name, pattern) for pattern in include)
+
+
+def _told(include: Sequence[str]) -> str:
+    return f" that match {' or '.join(include)}" if include else ""
+
+
+def _sum(entries: Mapping[str, Entry]) -> str:
+    """Return a revision made from the content, for sources that have none."""
+    text = "\n".join(f"{name} {entry.sha256}" for name, entry in sorted(entries.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# --- what a reference means ----------------------------------------------------------------------
+
+
+class _Source:
+    """Turns references into addresses and opens them."""
+
+    def __init__(self, session: aiohttp.ClientSession, hub: Hub) -> None:
+        self._session = session
+        self._hub = hub
+
+    async def resolve(self, reference: str) -> Wanted:
+        if reference.startswith("hf://"):
+            return await self._repository(reference)
+        if reference.startswith(("https://", "http://")):
+            return _single(reference)
+        path = local_path(reference)
+        if path.suffix in (".toml", ".json") and path.is_file():
+            return await asyncio.to_thread(read_manifest, path)
+        return await asyncio.to_thread(_local, path, reference)
+
+    async def _repository(self, reference: str) -> Wanted:
+        found = _parts(reference)
+        model, path = f"{found['owner']}/{found['name']}", found["path"]
+        revision = urllib.parse.quote(found["revision"] or "main", safe="")
+        api = f"{self._hub.endpoint}/api/models/{model}"
+        about = await self._json(f"{api}/revision/{revision}", reference)
+        commit = str(about[0].get("sha", "")) if isinstance(about[0], dict) else ""
+        if not re.fullmatch(r"[0-9a-f]{7,64}", commit):
+            raise PullFailed(f"{self._hub.endpoint} told no commit of {reference}")
+        files: dict[str, WantedFile] = {}
+        url: str | None = f"{api}/tree/{commit}?recursive=true"
+        for _ in range(MAX_PAGES):
+            if url is None:
+                break
+            entries, url = await self._json(url, reference)
+            files |= _listed(entries, f"hf://{model}@{commit}", path)
+        if path and path not in files:
+            check_name(path)
+            raise PullFailed(f"{model} has no file {path} at {found['revision'] or 'main'}")
+        return Wanted(model, commit, files)
+
+    async def _json(self, url: str, reference: str) -> tuple[Any, str | None]:
+        """Return an answer of the hub, and the address of its next page."""
+        try:
+            async with self._session.get(url, headers=self._headers(url)) as response:
+                _check_status(response, reference)
+                following = response.links["next"]["url"] if "next" in response.links else None
+                next_url = None if following is None else str(following)
+                if next_url is not None and not next_url.startswith(self._hub.endpoint + "/"):
+                    raise PullFailed(f"{url} leads to another host")
+                return await response.json(), next_url
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise PullFailed(f"{reference}: {_cause(error)}") from error
+
+    def _headers(self, url: str) -> dict[str, str]:
+        is_hub = url.startswith(self._hub.endpoint + "/")
+        if self._hub.token and is_hub:
+            return {"Authorization": f"Bearer {self._hub.token}"}
+        return {}
+
+    def address(self, source: str) -> str:
+        """Return the https address of a file.
+
+        Raises:
+            InvalidManifest: It is plain http to another machine.
+        """
+        if source.startswith("hf://"):
+            found = _parts(source)
+            revision = urllib.parse.quote(found["revision"] or "main", safe="")
+            path = urllib.parse.quote(found["path"] or "")
+            owner_name = f"{found['owner']}/{found['name']}"
+            return f"{self._hub.endpoint}/{owner_name}/resolve/{revision}/{path}"
+        host = urllib.parse.urlsplit(source).hostname
+        if source.startswith("http://") and host not in _LOOPBACK:
+            raise InvalidManifest(f"{source}: fetch weights by https")
+        return source
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, url: str, headers: dict[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Ask for a file. aiohttp drops `Authorization` where a redirect leaves the host."""
+        asked = {"Accept-Encoding": "identity", **headers, **self._headers(url)}
+        async with self._session.get(url, headers=asked) as response:
+            yield response
+
+
+def _parts(reference: str) -> dict[str, str | None]:
+    found = _HUB_REFERENCE.fullmatch(reference)
+    if found is None:
+        raise InvalidManifest(f"{reference}: give hf://owner/name@revision, then /path if needed")
+    return found.groupdict()
+
+
+def _listed(entries: Any, base: str, only: str | None) -> dict[str, WantedFile]:
+    """Return a hub's entries that may be fetched; pickles and programs beside them are left out."""
+    files = {}
+    for entry in entries if isinstance(entries, list) else []:
+        name, lfs = str(entry.get("path", "")), entry.get("lfs") or {}
+        if entry.get("type") != "file" or not is_allowed(name) or only not in (None, name):
+            continue
+        digest = check_digest(str(lfs["oid"]), name) if "oid" in lfs else None
+        size = entry.get("size")
+        files[check_name(name)] = WantedFile(
+            f"{base}/{name}", digest, size if isinstance(size, int) else None
+        )
+    return files
+
+
+def _single(reference: str) -> Wanted:
+    url, _, fragment = reference.partition("#")
+    parts = urllib.parse.urlsplit(url)
+    name = check_name(urllib.parse.unquote(Path(parts.path).name) or "?")
+    digest = None
+    if fragment:
+        key, _, value = fragment.partition("=")
+        if key != "sha256":
+            raise InvalidManifest(f"#{fragment} is not known: write #sha256=…")
+        digest = check_digest(value, name)
+    return Wanted(_own_name(parts.hostname or "web", name), "", {name: WantedFile(url, digest)})
+
+
+def _own_name(owner: str, name: str) -> str:
+    def plain(text: str) -> str:
+        return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).lstrip("._-") or "weights"
+
+    return f"{plain(owner)}/{plain(name.partition('.')[0])}"
+
+
+def local_path(reference: str) -> Path:
+    """Return the path of a `file:` address, or of what is a path already."""
+    if not reference.startswith("file:"):
+        return Path(reference).expanduser()
+    parts = urllib.parse.urlsplit(reference)
+    if parts.netloc not in ("", "localhost"):
+        raise InvalidManifest(f"{reference}: a file on another host; write file:///path")
+    return Path(urllib.parse.unquote(parts.path))
+
+
+def _local(path: Path, reference: str) -> Wanted:
+    if path.is_dir():
+        found = sorted(each for each in path.rglob("*") if each.is_file())
+        names = {each.relative_to(path).as_posix(): each for each in found}
+        files = {
+            check_name(name): WantedFile(str(each), None, each.stat().st_size)
+            for name, each in names.items()
+            if is_allowed(name)
+        }
+        return Wanted(_own_name("local", path.resolve().name), "", files)
+    name = check_name(path.name)
+    if not path.is_file():
+        raise InvalidManifest(
+            f"{reference!r} is neither a file, a folder, https://…, nor hf://owner/name@revision"
+        )
+    files = {name: WantedFile(str(path), None, path.stat().st_size)}
+    return Wanted(_own_name("local", name), "", files)
+
+
+# --- fetching ------------------------------------------------------------------------------------
+
+
+class _Meter:
+    """Adds up what has come."""
+
+    def __init__(
+        self, files: Mapping[str, WantedFile], tell: Callable[[Progress], None] | None
+    ) -> None:
+        self._tell = tell
+        self._sizes = {name: file.size_bytes for name, file in files.items()}
+        self._have = dict.fromkeys(files, 0)
+        self._whole: set[str] = set()
+
+    def expect(self, name: str, size_bytes: int) -> None:
+        self._sizes[name] = size_bytes
+
+    def have(self, name: str, size_bytes: int, *, is_whole: bool = False) -> None:
+        self._have[name] = size_bytes
+        if is_whole:
+            self._whole.add(name)
+            self._sizes[name] = size_bytes
+        if self._tell is None:
+            return
+        known = [size for size in self._sizes.values() if size is not None]
+        total = sum(known) if len(known) == len(self._sizes) else None
+        done = sum(self._have.values())
+        self._tell(Progress(name, size_bytes, done, total, len(self._whole), len(self._sizes)))
+
+
+class _Fetch:
+    """Brings files into the cache, several at a time."""
+
+    def __init__(self, cache: WeightCache, source: _Source, clock: Clock, meter: _Meter) -> None:
+        self._cache = cache
+        self._source = source
+        self._clock = clock
+        self._meter = meter
+        self._slots = asyncio.Semaphore(FETCHES)
+
+    async def all(self, files: Mapping[str, WantedFile]) -> dict[str, Entry]:
+        known = [file.size_bytes for file in files.values() if file.size_bytes is not None]
+        budget = self._cache.budget_bytes
+        if budget is not None and sum(known) > budget:
+            await asyncio.to_thread(self._cache.make_room, sum(known))
+        # What has come is held, so that the room for the last file is not taken from the first.
+        async with contextlib.AsyncExitStack() as held:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = {
+                        name: group.create_task(self._one(name, file, held))
+                        for name, file in files.items()
+                    }
+            except BaseExceptionGroup as group_error:
+                raise _first(group_error) from group_error
+        return {name: task.result() for name, task in tasks.items()}
+
+    async def _one(self, name: str, file: WantedFile, held: contextlib.AsyncExitStack) -> Entry:
+        async with self._slots:
+            if "://" in file.source and not file.source.startswith("file:"):
+                entry = await self._from_web(name, file)
+            else:
+                path = local_path(file.source)
+                if not path.is_file():
+                    raise PullFailed(f"{name}: there is no file {path}")
+                entry = await asyncio.to_thread(self._cache.add, path, name, file.sha256)
+            if file.size_bytes is not None and entry.size_bytes != file.size_bytes:
+                raise PullFailed(
+                    f"{name} has {entry.size_bytes} bytes, and {file.size_bytes} were announced"
+                )
+        held.enter_context(self._cache.use(Manifest("pulled/file", "now", {name: entry})))
+        self._meter.have(name, entry.size_bytes, is_whole=True)
+        return entry
+
+    async def _from_web(self, name: str, file: WantedFile) -> Entry:
+        url = self._source.address(file.source)
+        key = file.sha256 or hashlib.sha256(url.encode()).hexdigest()
+        async with self._locked(key):
+            known = self._known(file.sha256, file.size_bytes) if file.sha256 else None
+            return known or await self._download(name, url, key, file)
+
+    @contextlib.asynccontextmanager
+    async def _locked(self, key: str) -> AsyncIterator[None]:
+        """Hold a file's lock; ask for it again and again, so that waiting can be given up."""
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(self._cache.locked(key, wait=False))
+                    break
+                except BlockingIOError:
+                    await self._clock.sleep(LOCK_EVERY_S)
+            yield
+
+    def _known(self, sha256: str, size_bytes: int | None) -> Entry | None:
+        path = self._cache.path(sha256)
+        if not path.exists():
+            return None
+        entry = Entry(sha256, path.stat().st_size)
+        return entry if size_bytes in (None, entry.size_bytes) else None
+
+    async def _download(self, name: str, url: str, key: str, file: WantedFile) -> Entry:
+        partial = await asyncio.to_thread(self._cache.partial, key)
+        mark = _Mark(partial)
+        try:
+            failed = 0
+            while True:
+                before = partial.size_bytes
+                try:
+                    await self._read(name, url, partial, mark)
+                    break
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    failed = 1 if partial.size_bytes > before else failed + 1
+                    if failed >= TRIES:
+                        raise PullFailed(
+                            f"{name}: {_cause(error)} ({failed} tries). Run the same command "
+                            "again: what has come so far is kept"
+                        ) from error
+                    await self._clock.sleep(WAIT_S * 2.0 ** (failed - 1))
+            entry = await asyncio.to_thread(self._cache.keep, partial, name, file.sha256)
+            mark.forget()
+        finally:
+            partial.close()
+        return entry
+
+    async def _read(self, name: str, url: str, partial: Partial, mark: "_Mark") -> None:
+        headers = mark.headers()
+        async with self._source.open(url, headers) as response:
+            if response.status == 416 and partial.size_bytes:
+                # It has all come already, or the file is another one now: the digest will tell.
+                if response.headers.get("Content-Range") == f"bytes */{partial.size_bytes}":
+                    return
+                partial.restart()
+                raise aiohttp.ClientPayloadError("the file has changed; starting anew")
+            _check_status(response, name)
+            if response.status != 206 or not _continues(response, partial.size_bytes):
+                partial.restart()
+            mark.note(response)
+            length = response.content_length
+            if length is not None:
+                whole = partial.size_bytes + length
+                self._meter.expect(name, whole)
+                await asyncio.to_thread(self._cache.make_room, length)
+            await self._drain(name, response, partial)
+            if length is not None and partial.size_bytes != whole:
+                raise aiohttp.ClientPayloadError("it ended before its time")
+
+    async def _drain(self, name: str, response: aiohttp.ClientResponse, partial: Partial) -> None:
+        block = bytearray()
+        try:
+            async for chunk in response.content.iter_any():
+                block += chunk
+                if len(block) >= BLOCK_BYTES:
+                    full, block = block, bytearray()
+                    await asyncio.to_thread(partial.write, full)
+                    self._meter.have(name, partial.size_bytes)
+        finally:
+            if block:
+                await asyncio.to_thread(partial.write, block)
+                self._meter.have(name, partial.size_bytes)
+
+
+class _Mark:
+    """What tells whether a file is still the one that has come in part: its strong ETag."""
+
+    def __init__(self, partial: Partial) -> None:
+        self._partial = partial
+        self._path = partial.path.with_suffix(".etag")
+
+    def headers(self) -> dict[str, str]:
+        """Return what asks for the rest; nothing where that could mix two files."""
+        if not self._partial.size_bytes:
+            return {}
+        try:
+            etag = self._path.read_text(encoding="ascii")
+        except (FileNotFoundError, UnicodeDecodeError):
+            self._partial.restart()
+            return {}
+        return {"Range": f"bytes={self._partial.size_bytes}-", "If-Range": etag}
+
+    def note(self, response: aiohttp.ClientResponse) -> None:
+        etag = response.headers.get("ETag", "")
+        if etag.startswith('"') and etag.isascii():
+            self._path.write_text(etag, encoding="ascii")
+        else:
+            self._path.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def _continues(response: aiohttp.ClientResponse, at: int) -> bool:
+    return response.headers.get("Content-Range", "").startswith(f"bytes {at}-")
+
+
+def _check_status(response: aiohttp.ClientResponse, told: str) -> None:
+    status, host = response.status, response.url.host
+    if status < 300:
+        return
+    if status >= 500 or status in (408, 429):
+        raise aiohttp.ClientPayloadError(f"{host} answered {status}")
+    advice = {
+        401: "a token is needed, or this one is not accepted",
+        403: "this token may not read it; accept the model's licence at the hub if it asks",
+        404: "there is no such file or revision",
+    }
+    raise PullFailed(f"{told}: {host} answered {status}: {advice.get(status, 'not expected')}")
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return f"nothing was heard for {SILENCE_S:.0f} s"
+    return str(error) or type(error).__name__
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error to tell of many: one of Swell's own if there is one."""
+    plain: list[BaseException] = []
+    waiting: list[BaseException] = [group]
+    while waiting:
+        error = waiting.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            waiting.extend(error.exceptions)
+        else:
+            plain.append(error)
+    return next((error for error in plain if isinstance(error, SwellError)), plain[0])

@@ -1,0 +1,190 @@
+"""Weights as tensors of torch.
+
+The only module of Swell that imports torch, and nothing imports it but models that need torch.
+
+Measured by `benchmarks/engine_load.py` against the loaders that others made; our own reading is the
+default because it was the fastest there.
+"""
+
+import contextlib
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from swell.weights.formats import Tensor, read_header
+from swell.weights.reading import THREADS, Reading, host_memory
+from swell.weights.residency import copy_block
+
+__all__ = ["TorchHostCopy", "from_block", "load_torch"]
+
+_TYPES: Final[Mapping[str, torch.dtype]] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "F32": torch.float32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
+
+
+def from_block(block: torch.Tensor, tensor: Tensor) -> torch.Tensor:
+    """Return a tensor on the bytes of its file; a copy where they are not aligned.
+
+    Args:
+        block: Shapes: (file's size,) uint8, on any device.
+        tensor: Where the tensor lies in it.
+
+    Raises:
+        ValueError: torch has no such type.
+    """
+    if tensor.kind not in _TYPES:
+        raise ValueError(f"{tensor.name}: torch has no type {tensor.kind}")
+    flat = block[tensor.start : tensor.stop]
+    if tensor.start % tensor.item_bytes:
+        flat = flat.clone()
+    return flat.view(_TYPES[tensor.kind]).reshape(tensor.shape)
+
+
+def load_torch(
+    path: Path, device: str = "cpu", *, threads: int = THREADS, direct: bool = True
+) -> dict[str, torch.Tensor]:
+    """Read the tensors of one safetensors file onto a device.
+
+    The file becomes one block on the device; what has been read goes there while the rest is read.
+    Give the result to `load_state_dict(…, assign=True)` of a model made on the `meta` device, so
+    that no weight is made or copied twice.
+
+    Args:
+        path: The file.
+        device: As torch names it.
+        threads: How many parts are read at once.
+        direct: See `swell.weights.reading.Reading`.
+
+    Raises:
+        RefusedFormat: It is not a safetensors file.
+        BrokenWeights: It is not whole, or its header is wrong.
+        OSError: It cannot be read.
+    """
+    if torch.device(device).type == "cpu":
+        header = read_header(path)
+        memory = Reading(path, threads=threads, direct=direct).start().wait()
+        block = torch.from_numpy(memory)
+        return {tensor.name: from_block(block, tensor) for tensor in header.tensors}
+    return TorchHostCopy.load(path, device, threads=threads, direct=direct)[1]
+
+
+class TorchHostCopy:
+    """The tensors of a model in one block of host memory, pinned where a GPU is.
+
+    Args:
+        tensors: Where each tensor lies in the block.
+        block: Shapes: (size,) uint8, on the host.
+    """
+
+    def __init__(self, tensors: tuple[Tensor, ...], block: NDArray[np.uint8]) -> None:
+        self.tensors = tensors
+        self.block = block
+
+    @classmethod
+    def load(
+        cls, path: Path, device: str, *, threads: int = THREADS, direct: bool = True
+    ) -> tuple["TorchHostCopy", dict[str, torch.Tensor]]:
+        """Read a file; return its copy on the host and its tensors on the device.
+
+        Raises:
+            RefusedFormat, BrokenWeights, OSError: As `load_torch`.
+        """
+        header = read_header(path)
+        reading = Reading(path, threads=threads, direct=direct)
+        copy = cls(header.tensors, reading.memory)
+        _pin(copy)
+        host = torch.from_numpy(reading.memory)
+        target = torch.empty(reading.memory.nbytes, dtype=torch.uint8, device=device)
+        for start, stop in reading.start().parts():
+            target[start:stop].copy_(host[start:stop], non_blocking=True)
+        _synchronize(target)
+        return copy, copy.on(target)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor]) -> "TorchHostCopy":
+        """Swap out: copy tensors from their device into one block of the host."""
+        kinds = {dtype: kind for kind, dtype in _TYPES.items()}
+        table, at = [], 0
+        for name, value in tensors.items():
+            table.append(
+                Tensor(name, kinds[value.dtype], tuple(value.shape), at, at + value.nbytes)
+            )
+            at = -(-(at + value.nbytes) // 64) * 64
+        made = cls(tuple(table), host_memory(at))
+        _pin(made)
+        made.keep(tensors)
+        return made
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes of the host's memory."""
+        return self.block.nbytes
+
+    def keep(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Swap out tensors that have changed: copy them over what is here."""
+        host = torch.from_numpy(self.block)
+        for tensor in self.tensors:
+            from_block(host, tensor).copy_(tensors[tensor.name])
+
+    def swap_in(
+        self, device: str = "cpu", into: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return the tensors on the device, by one copy of the whole block.
+
+        Args:
+            device: As torch names it; not looked at where `into` is given.
+            into: A block on the device to use again. Shapes: (at least size_bytes,) uint8.
+        """
+        on_host = torch.device(device).type == "cpu" if into is None else into.device.type == "cpu"
+        if on_host:
+            memory = host_memory(self.size_bytes) if into is None else into.numpy()
+            copy_block(memory[: self.size_bytes], self.block)
+            return self.on(torch.from_numpy(memory))
+        target = into
+        if target is None:
+            target = torch.empty(self.size_bytes, dtype=torch.uint8, device=device)
+        target[: self.size_bytes].copy_(torch.from_numpy(self.block), non_blocking=True)
+        _synchronize(target)
+        return self.on(target)
+
+    def on(self, block: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the tensors as views of a block."""
+        return {tensor.name: from_block(block, tensor) for tensor in self.tensors}
+
+
+def _pin(copy: TorchHostCopy) -> None:
+    """Have the GPU's driver lock the pages, so that copies run by themselves at full speed."""
+    if not torch.cuda.is_available():
+        return
+    address, runtime = copy.block.ctypes.data, torch.cuda.cudart()
+    # A host that may not lock so much memory copies more slowly, and still copies.
+    with contextlib.suppress(RuntimeError):
+        torch.cuda.check_error(runtime.cudaHostRegister(address, copy.block.nbytes, 0))
+        weakref.finalize(copy, runtime.cudaHostUnregister, address)
+
+
+def _synchronize(tensor: torch.Tensor) -> None:
+    if tensor.device.type == "cuda":
+        torch.cuda.synchronize(tensor.device)
