@@ -276,3 +276,32 @@ async def test_a_wrong_token_ends_the_worker_with_what_to_do(site: Site, tmp_pat
     assert process.returncode not in (0, None)
     assert b"key" in stderr
     assert b"Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "reason"),
+    [
+        (None, 3, b"there is no file"),
+        ("import swell\n", 2, b"holds no model"),
+        ("raise RuntimeError('no weights')\n", 2, b"no weights"),
+    ],
+)
+async def test_everything_ends_at_once_where_no_worker_can_ever_serve_its_models(
+    tmp_path: Path, content: str | None, code: int, reason: bytes
+) -> None:
+    if content is not None:
+        (tmp_path / "mine.py").write_text(content)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "swell", "up", "--port", "0", "-n", "2", "-m", "mine.py"),
+        *("--data", str(tmp_path / "data")),
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if not k.startswith("SWELL_")},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    stdout, stderr = await process.communicate()
+    assert process.returncode == code
+    assert stdout == b""
+    assert stderr.count(reason) == 1
+    # Each was started once.
+    assert len(list((tmp_path / "data" / "logs").iterdir())) == 2

@@ -18,16 +18,17 @@ from swell.api.auth import create_key
 from swell.api.settings import Backend
 from swell.cli.access import Access, read_access, write_access
 from swell.cli.options import Config, Data, settings_from
-from swell.cli.output import CommandFailed, talk
+from swell.cli.output import CommandFailed, Exit, talk
 from swell.cli.output import data as stdout
 from swell.cli.service import Interrupts, Service, open_service
 from swell.clock import Clock, SystemClock
 from swell.config import Settings
+from swell.errors import InvalidRequest, NotFound
 from swell.provider import Instance
 from swell.registry import Scope
 from swell.wiring import Fleet, build_fleet, configure_logging
 
-__all__ = ["OnReady", "run_up", "serve", "up"]
+__all__ = ["MissingModels", "OnReady", "WrongModels", "run_up", "serve", "up"]
 
 #: Called once with what opens the server; returns whether it is to be stopped.
 OnReady = Callable[[Access], Awaitable[bool]]
@@ -35,10 +36,25 @@ OnReady = Callable[[Access], Awaitable[bool]]
 #: So many failed starts without one worker that registered, and `swell up` gives up.
 _HOPELESS = 4
 
+#: Ends of workers that no further start can better: their models are wrong, or do not exist.
+_FINAL = frozenset({Exit.USAGE, Exit.NOT_FOUND})
+
 _POLL_S = 0.05
 
 #: A worker that hands its leases back may take so long.
 _RELEASE_S = 2.0
+
+
+class WrongModels(InvalidRequest):
+    """The workers cannot serve what they are told to."""
+
+    title = "No worker can be started"
+
+
+class MissingModels(NotFound):
+    """The workers do not find what they are told to serve."""
+
+    title = "No worker can be started"
 
 
 @dataclass(slots=True)
@@ -123,6 +139,7 @@ async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
     Raises:
         Conflict: Another backend runs on the same data folder.
         CommandFailed: The port is taken, or no worker could be started.
+        WrongModels, MissingModels: No worker ever will, with these models.
     """
     interrupts = Interrupts()
     interrupts.install()
@@ -166,6 +183,7 @@ async def _until_done(
     """Wait for readiness, say so, and then tell of workers that end."""
     with talk.status("Swell starts"):
         while not await _is_ready(settings, service, fleet):
+            _check_final(ends, fleet)
             await _take_ends(ends, fleet, service)
             if len(ends) >= _HOPELESS:
                 raise CommandFailed("no worker could be started: the lines above say why")
@@ -175,6 +193,19 @@ async def _until_done(
     while True:
         await _take_ends(ends, fleet, service)
         await asyncio.sleep(_POLL_S * 10)
+
+
+def _check_final(ends: list[_End], fleet: Fleet) -> None:
+    """Give up at once where a worker has ended in a way that all others will.
+
+    Raises:
+        WrongModels, MissingModels: With what the worker said.
+    """
+    for end in ends:
+        if end.instance.exit_code in _FINAL:
+            lines = _tail(fleet.provider.log_path(end.instance.id)).splitlines()
+            kind = MissingModels if end.instance.exit_code == Exit.NOT_FOUND else WrongModels
+            raise kind("\n  ".join(line.strip() for line in lines))
 
 
 async def _is_ready(settings: Settings, service: Service, fleet: Fleet) -> bool:

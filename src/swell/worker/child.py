@@ -62,6 +62,7 @@ from swell.worker.text import describe_error, mend
 
 __all__ = [
     "Job",
+    "OutputTooLarge",
     "Pipe",
     "Runner",
     "WorkerGone",
