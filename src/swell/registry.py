@@ -75,7 +75,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registry(Protocol):
-    """Models, workers and keys.
+    """Models, workers, keys, and notes.
 
     Guarantees:
         Durable as the store is. Versions of a model never change once registered.
@@ -119,6 +119,17 @@ class Registry(Protocol):
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """Return the key whose secret has this SHA-256, or None; revoked ones are returned too."""
+        ...
+
+    async def put_note(self, name: str, value: bytes) -> None:
+        """Keep a note of this name in place of the one before.
+
+        For what a backend has learnt and would rather know at its next start.
+        """
+        ...
+
+    async def note(self, name: str) -> bytes | None:
+        """Return the note of this name, or None."""
         ...
 
     async def secret(self, name: str) -> bytes:

@@ -32,6 +32,7 @@ class TestSqliteRegistry(RegistryConformance):
         await registry.put_models([ModelCard(name="demo/a", version="v1")])
         await registry.put_worker(a_worker())
         await registry.put_key(a_key())
+        await registry.put_note("times", b"{}")
         secret = await registry.secret("urls")
         await database.close()
 
@@ -40,5 +41,6 @@ class TestSqliteRegistry(RegistryConformance):
         assert await registry.models() == [ModelCard(name="demo/a", version="v1")]
         assert await registry.workers() == [a_worker()]
         assert await registry.keys() == [a_key()]
+        assert await registry.note("times") == b"{}"
         assert await registry.secret("urls") == secret
         await database.close()

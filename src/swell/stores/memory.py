@@ -258,6 +258,7 @@ class MemoryRegistry:
         self._workers: dict[str, WorkerInfo] = {}
         self._keys: dict[str, ApiKey] = {}
         self._secrets: dict[str, bytes] = {}
+        self._notes: dict[str, bytes] = {}
 
     async def put_models(self, cards: Sequence[ModelCard]) -> None:
         """See `Registry.put_models`."""
@@ -316,6 +317,14 @@ class MemoryRegistry:
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """See `Registry.key_by_digest`."""
         return next((key for key in self._keys.values() if key.digest == digest), None)
+
+    async def put_note(self, name: str, value: bytes) -> None:
+        """See `Registry.put_note`."""
+        self._notes[name] = value
+
+    async def note(self, name: str) -> bytes | None:
+        """See `Registry.note`."""
+        return self._notes.get(name)
 
     async def secret(self, name: str) -> bytes:
         """See `Registry.secret`."""

@@ -202,6 +202,17 @@ class RegistryConformance:
         assert await registry.key_by_digest(a_key().digest) is None
         assert len(await registry.keys()) == 1
 
+    # ---- notes
+
+    async def test_a_note_is_replaced_by_the_next_of_its_name(self, registry: Registry) -> None:
+        assert await registry.note("times") is None
+        await registry.put_note("times", b"\x00one")
+        await registry.put_note("other", b"")
+        assert await registry.note("times") == b"\x00one"
+        await registry.put_note("times", b"two")
+        assert await registry.note("times") == b"two"
+        assert await registry.note("other") == b""
+
     # ---- secrets
 
     async def test_a_secret_is_made_once_and_stays(self, registry: Registry) -> None:

@@ -91,6 +91,15 @@ class SqliteRegistry:
         rows = self._database.read("key_by_digest", (digest,))
         return msgspec.json.decode(rows[0][0], type=ApiKey) if rows else None
 
+    async def put_note(self, name: str, value: bytes) -> None:
+        """See `Registry.put_note`."""
+        await self._database.write(lambda session: session.run("put_note", (name, value)))
+
+    async def note(self, name: str) -> bytes | None:
+        """See `Registry.note`."""
+        rows = self._database.read("note", (name,))
+        return bytes(rows[0][0]) if rows else None
+
     async def secret(self, name: str) -> bytes:
         """See `Registry.secret`."""
 

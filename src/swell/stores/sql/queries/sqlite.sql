@@ -181,3 +181,9 @@ SELECT value FROM secrets WHERE name = ?;
 
 -- name: keep_secret
 INSERT OR IGNORE INTO secrets (name, value) VALUES (?, ?);
+
+-- name: put_note
+INSERT OR REPLACE INTO notes (name, value) VALUES (?, ?);
+
+-- name: note
+SELECT value FROM notes WHERE name = ?;
