@@ -13,7 +13,7 @@ import msgspec
 
 from swell.task import NewTask, Task
 
-__all__ = ["Broker", "Depth", "LeaseRequest", "Rank"]
+__all__ = ["Backlog", "Broker", "Depth", "LeaseRequest", "Rank"]
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +63,17 @@ class Rank(msgspec.Struct, frozen=True, kw_only=True):
     samples: int
 
 
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits of one model, as a task of another with the same workers sees it."""
+
+    #: Ready tasks in more urgent bands, and their samples.
+    urgent: int = 0
+    urgent_samples: int = 0
+    #: Ready tasks in the same band, with which it takes turns, and their samples.
+    equal: int = 0
+    equal_samples: int = 0
+
+
 class Broker(Protocol):
     """Hands ready tasks to workers.
 
@@ -106,6 +117,10 @@ class Broker(Protocol):
 
     async def rank_of_new(self, task: NewTask) -> Rank:
         """Return how many ready tasks would come before one that were offered now."""
+        ...
+
+    async def backlogs(self, models: Sequence[str], priority: int) -> list[Backlog]:
+        """Return what waits of some models, for a task of this priority."""
         ...
 
     async def close(self) -> None:

@@ -181,6 +181,7 @@ class World:
         self.clock = clock
         self.app = app
         self.service = app.service
+        self.keys = keys
         self.anna = Client(app, keys["anna"])
         self.berta = Client(app, keys["berta"])
         self.admin = Client(app, keys["admin"])

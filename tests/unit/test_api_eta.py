@@ -1,63 +1,122 @@
 """Estimates from measured service times."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.api.eta import ServiceTimes, estimate, retry_after_s, summarize
+from swell.api.eta import (
+    Load,
+    ServiceTimes,
+    estimate,
+    load_of,
+    retry_after_s,
+    summarize,
+)
 
-TIMES = st.lists(st.floats(0.001, 1000), min_size=1, max_size=60)
+TIMES = st.lists(st.tuples(st.floats(0.001, 1000), st.integers(1, 100)), min_size=1, max_size=60)
+AHEAD = st.integers(0, 1000)
 
 
-@given(TIMES, st.integers(0, 1000), st.integers(1, 50), st.integers(0, 50))
+@given(TIMES, AHEAD, st.integers(1, 50), st.integers(0, 50), st.integers(1, 100))
 def test_low_median_and_high_are_in_order(
-    times: list[float], ahead: int, slots: int, free: int
+    times: list[tuple[float, int]], ahead: int, slots: int, free: int, count: int
 ) -> None:
-    found = estimate(summarize(times), ahead=ahead, slots=slots, free=free)
-    assert found is not None
+    stats = summarize(times)
+    found = estimate(stats, load_of(stats, ahead), slots=slots, free=free, count=count)
     for eta in (found.start, found.finish):
         assert 0 <= eta.low <= eta.median <= eta.high
     assert found.start.median <= found.finish.median
 
 
-@given(TIMES, st.integers(0, 1000), st.integers(1, 50))
-def test_a_longer_queue_never_ends_sooner(times: list[float], ahead: int, slots: int) -> None:
+@given(TIMES, AHEAD, st.integers(1, 50))
+def test_a_longer_queue_never_ends_sooner(
+    times: list[tuple[float, int]], ahead: int, slots: int
+) -> None:
     stats = summarize(times)
-    near = estimate(stats, ahead=ahead, slots=slots)
-    far = estimate(stats, ahead=ahead + 1, slots=slots)
-    assert near is not None
-    assert far is not None
-    assert near.finish.median <= far.finish.median
-    assert near.finish.high <= far.finish.high
+    near = estimate(stats, load_of(stats, ahead), slots=slots)
+    far = estimate(stats, load_of(stats, ahead + 1), slots=slots)
+    # Milliseconds are rounded.
+    assert near.finish.median <= far.finish.median + 0.001
+    assert near.finish.high <= far.finish.high + 0.001
 
 
-@given(TIMES, st.integers(0, 1000), st.integers(1, 50))
-def test_more_slots_never_end_later(times: list[float], ahead: int, slots: int) -> None:
+@given(TIMES, AHEAD, st.integers(1, 50))
+def test_more_slots_never_end_later(times: list[tuple[float, int]], ahead: int, slots: int) -> None:
     stats = summarize(times)
-    few = estimate(stats, ahead=ahead, slots=slots)
-    many = estimate(stats, ahead=ahead, slots=slots + 1)
-    assert few is not None
-    assert many is not None
+    load = load_of(stats, ahead)
+    few = estimate(stats, load, slots=slots)
+    many = estimate(stats, load, slots=slots + 1)
     assert many.finish.median <= few.finish.median
 
 
+@given(TIMES, AHEAD, st.integers(1, 99))
+def test_more_samples_never_end_sooner(
+    times: list[tuple[float, int]], ahead: int, count: int
+) -> None:
+    stats = summarize(times)
+    load = load_of(stats, ahead)
+    few = estimate(stats, load, slots=2, count=count)
+    many = estimate(stats, load, slots=2, count=count + 1)
+    assert few.finish.median <= many.finish.median
+    assert load_of(stats, 10, 10).seconds <= load_of(stats, 10, 20).seconds
+
+
+@given(TIMES)
+def test_the_line_goes_through_the_mean_and_is_never_negative(
+    times: list[tuple[float, int]],
+) -> None:
+    stats = summarize(times)
+    assert stats.fixed_s >= 0
+    assert stats.per_sample_s >= 0
+    assert stats.service_s(stats.mean_count) == pytest.approx(stats.mean_s)
+    assert load_of(stats, stats.n).seconds == pytest.approx(sum(took for took, _ in times))
+
+
+@given(st.floats(0, 10), st.floats(0.01, 10), st.sets(st.integers(1, 100), min_size=2))
+def test_what_a_sample_costs_is_found(fixed: float, each: float, counts: set[int]) -> None:
+    stats = summarize([(fixed + each * count, count) for count in sorted(counts)])
+    assert stats.fixed_s == pytest.approx(fixed, abs=1e-6)
+    assert stats.per_sample_s == pytest.approx(each)
+
+
+def test_as_long_as_all_asked_for_the_same_samples_cost_everything() -> None:
+    stats = summarize([(2.0, 1), (4.0, 1)])
+    assert stats.service_s(10) == 30.0
+
+
+def test_samples_that_cost_nothing_lengthen_nothing() -> None:
+    stats = summarize([(2.0, 1), (2.0, 8)])
+    assert stats.service_s(100) == 2.0
+
+
 def test_a_free_slot_means_no_wait() -> None:
-    found = estimate(summarize([4.0]), ahead=0, slots=2, free=1)
-    assert found is not None
+    found = estimate(summarize([(4.0, 1)]), Load(), slots=2, free=1)
     assert (found.start.median, found.finish.median) == (0.0, 4.0)
 
 
 def test_the_wait_is_shared_by_the_slots() -> None:
-    found = estimate(summarize([10.0]), ahead=3, slots=2)
-    assert found is not None
-    assert found.start.median == 20.0
+    stats = summarize([(10.0, 1)])
+    assert estimate(stats, load_of(stats, 3), slots=2).start.median == 20.0
 
 
-def test_without_a_measurement_there_is_no_estimate() -> None:
+def test_tasks_of_other_models_take_their_own_time() -> None:
+    quick, slow = summarize([(1.0, 1)]), summarize([(100.0, 1)])
+    load = load_of(quick, 1) + load_of(slow, 2)
+    found = estimate(quick, load, slots=1, free=1)
+    assert found.start.median == 201.0
+
+
+def test_a_slot_that_holds_a_long_task_is_waited_for() -> None:
+    quick, slow = summarize([(1.0, 1)]), summarize([(100.0, 1)])
+    found = estimate(quick, Load(), slots=1, running=load_of(slow, 1))
+    assert found.start.median == 100.0
+
+
+def test_before_the_first_task_has_ended_there_are_no_statistics() -> None:
     times = ServiceTimes()
     assert times.stats("demo/upper") is None
-    assert estimate(None, ahead=0, slots=1) is None
     times.observe("demo/upper", 1.0)
-    assert estimate(times.stats("demo/upper"), ahead=0, slots=0) is None
+    assert times.stats("demo/upper") is not None
 
 
 def test_old_measurements_are_forgotten() -> None:
@@ -67,6 +126,43 @@ def test_old_measurements_are_forgotten() -> None:
     stats = times.stats("demo/upper")
     assert stats is not None
     assert (stats.n, stats.mean_s) == (3, 1.0)
+
+
+@given(st.lists(st.floats(0, 1000), min_size=1, max_size=600), st.integers(1, 40))
+def test_statistics_are_never_far_behind_the_times(times_s: list[float], every: int) -> None:
+    times = ServiceTimes()
+    for number, took_s in enumerate(times_s):
+        times.observe("demo/upper", took_s)
+        if number % every == 0:
+            times.stats("demo/upper")
+    stats = times.stats("demo/upper")
+    assert stats is not None
+    late = len(times_s) // 16
+    seen = [times_s[: len(times_s) - n][-256:] for n in range(min(late, 16) + 1)]
+    assert any(stats == summarize([(took_s, 1) for took_s in window]) for window in seen)
+
+
+def test_what_was_kept_is_older_than_what_was_measured_since() -> None:
+    before = ServiceTimes()
+    for _ in range(300):
+        before.observe("demo/upper", 5.0, 2)
+    kept = before.dump()
+    assert not before.has_news
+    after = ServiceTimes(window=65)
+    after.observe("demo/upper", 70.0, 1)
+    after.load(kept)
+    stats = after.stats("demo/upper")
+    assert stats is not None
+    assert stats.n == 65
+    after.observe("demo/upper", 70.0, 1)
+    assert after.has_news
+
+
+@pytest.mark.parametrize("kept", [b"", b"[]", b"{", b'{"a/b": [1]}', b"\xff"])
+def test_what_was_kept_by_another_version_is_no_obstacle(kept: bytes) -> None:
+    times = ServiceTimes()
+    times.load(kept)
+    assert times.stats("a/b") is None
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6))

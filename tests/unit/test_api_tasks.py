@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from api_harness import UPPER, World, a_world, failed, hold, succeeded
+
+from swell.api.app import create_app
 
 
 @pytest.fixture
@@ -254,6 +257,117 @@ async def test_a_deadline_that_cannot_be_kept_is_refused_with_retry_after(world:
     task = await world.create(finish_by_s=500)
     assert task["eta_s"]["low"] <= task["eta_s"]["median"] <= task["eta_s"]["high"]
     assert task["position"] == 4
+
+
+async def _measure(world: World, worker: str, took_s: float, **fields: Any) -> None:
+    """Have one task of a model take so long."""
+    await world.create(**fields)
+    grant = await world.lease(worker, n=1)
+    world.clock.advance(took_s)
+    await world.report(worker, settlements=[succeeded(grant["tasks"][0], "x")])
+
+
+def _asking(**fields: Any) -> dict[str, Any]:
+    return {"model": "demo/upper", "input": {"text": "a"}, **fields}
+
+
+async def test_anothers_backlog_breaks_nobodys_deadline(world: World) -> None:
+    worker = await world.register(slots=1)
+    await _measure(world, worker, 10)
+    await world.anna("POST", "/v1/tasks/batch", {"tasks": [_asking()] * 50})
+    mine = await world.anna("POST", "/v1/tasks", _asking(finish_by_s=100))
+    yours = await world.berta("POST", "/v1/tasks", _asking(finish_by_s=100))
+    assert (mine.status, mine.json["code"]) == (503, "would_expire")
+    assert (yours.status, yours.json["position"]) == (202, 1)
+    user = await world.anna("POST", "/v1/tasks", _asking(finish_by_s=100, user="ann"))
+    assert user.status == 202
+
+
+async def test_a_deadline_is_judged_at_the_rank_that_the_priority_gives(world: World) -> None:
+    worker = await world.register(slots=1)
+    await _measure(world, worker, 10)
+    await world.anna("POST", "/v1/tasks/batch", {"tasks": [_asking()] * 50})
+    urgent = await world.anna("POST", "/v1/tasks", _asking(finish_by_s=100, priority=0))
+    patient = await world.berta("POST", "/v1/tasks", _asking(finish_by_s=100, priority=2))
+    assert (urgent.status, urgent.json["position"]) == (202, 1)
+    assert (patient.status, patient.json["code"]) == (503, "would_expire")
+
+
+async def test_the_tasks_of_a_batch_wait_for_one_another(world: World) -> None:
+    worker = await world.register(slots=1)
+    await _measure(world, worker, 10)
+    for n, status in ((3, 202), (20, 503)):
+        body = {"tasks": [_asking(finish_by_s=100, user=str(user)) for user in range(n)]}
+        assert (await world.anna("POST", "/v1/tasks/batch", body)).status == status
+
+
+async def test_a_deadline_is_judged_by_the_samples(world: World) -> None:
+    worker = await world.register(slots=1)
+    for count in (1, 4):
+        await _measure(world, worker, 10 * count, count=count)
+    many = await world.anna("POST", "/v1/tasks", _asking(finish_by_s=50, count=20))
+    few = await world.anna("POST", "/v1/tasks", _asking(finish_by_s=50, count=4))
+    assert (many.status, few.status) == (503, 202)
+    assert few.json["eta_s"]["median"] == pytest.approx(40, abs=1)
+    behind = await world.anna("POST", "/v1/tasks", _asking(finish_by_s=50))
+    assert behind.status == 202
+    last = await world.anna("POST", "/v1/tasks", _asking(finish_by_s=50))
+    assert (last.status, last.json["code"]) == (503, "would_expire")
+
+
+async def test_a_deadline_sees_what_else_its_workers_have_to_do(world: World) -> None:
+    other = {**UPPER, "name": "demo/other"}
+    worker = await world.register(UPPER, other, slots=1)
+    await _measure(world, worker, 1)
+    await _measure(world, worker, 100, model="demo/other")
+    await world.berta("POST", "/v1/tasks/batch", {"tasks": [_asking(model="demo/other")] * 20})
+    # The models take turns: one of the other's tasks comes first, and not all twenty.
+    refused = await world.anna("POST", "/v1/tasks", _asking(finish_by_s=50))
+    taken = await world.anna("POST", "/v1/tasks", _asking(finish_by_s=500))
+    assert (refused.status, refused.json["code"]) == (503, "would_expire")
+    assert taken.status == 202
+    assert 100 <= taken.json["eta_s"]["median"] <= 202
+    patient = await world.anna("POST", "/v1/tasks", _asking(finish_by_s=500, priority=2))
+    assert patient.json["code"] == "would_expire"
+
+
+async def test_a_deadline_sees_what_its_workers_are_doing_for_another_model(world: World) -> None:
+    other = {**UPPER, "name": "demo/other"}
+    worker = await world.register(UPPER, other, slots=1)
+    await _measure(world, worker, 1)
+    await _measure(world, worker, 100, model="demo/other")
+    await world.create(model="demo/other")
+    await world.lease(worker, n=1)
+    refused = await world.anna("POST", "/v1/tasks", _asking(finish_by_s=50))
+    assert (refused.status, refused.json["code"]) == (503, "would_expire")
+
+
+async def test_a_deadline_sees_tasks_that_are_pinned_to_a_version(world: World) -> None:
+    worker = await world.register(slots=1)
+    await _measure(world, worker, 10)
+    await world.anna("POST", "/v1/tasks/batch", {"tasks": [_asking(model="demo/upper:1")] * 20})
+    refused = await world.anna("POST", "/v1/tasks", _asking(finish_by_s=50))
+    assert (refused.status, refused.json["code"]) == (503, "would_expire")
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+async def test_what_tasks_took_is_known_after_a_restart(world: World, is_killed: bool) -> None:
+    worker = await world.register(slots=1)
+    await _measure(world, worker, 10)
+    for _ in range(5):
+        await world.create()
+    if is_killed:
+        world.clock.advance(3)
+        for _ in range(20):
+            await asyncio.sleep(0)
+    else:
+        await world.app.stop()
+    again = World(world.clock, create_app(world.app.backend), world.keys)
+    await again.app.start()
+    refused = await again.anna("POST", "/v1/tasks", _asking(finish_by_s=30))
+    assert (refused.status, refused.json["code"]) == (503, "would_expire")
+    assert (await again.create(finish_by_s=500))["eta_s"]["median"] >= 50
+    await again.app.stop()
 
 
 async def test_a_batch_is_accepted_whole(world: World) -> None:

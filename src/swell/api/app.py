@@ -180,6 +180,7 @@ class App:
             await hook()
         await self.service.cards.refresh()
         await self.service.fleet.refresh()
+        await self.service.recall_times()
         self._duties.start()
         self.service.is_ready = True
 

@@ -33,6 +33,9 @@ _STREAM_TICK_S: Final = 1.0
 #: After how many looks every stream was asked whether its client has hung up.
 _CHECK_TICKS: Final = 5
 
+#: How often what tasks took is written down, in seconds: as much is forgotten in a crash.
+_KEEP_TIMES_S: Final = 2.0
+
 #: Streams looked at before others get a turn on the event loop.
 _STREAM_BATCH: Final = 500
 
@@ -51,6 +54,7 @@ class Duties:
             self._watch_workers,
             self._keep_streams,
             self._tell_positions,
+            self._keep_times,
             self._await_end,
         )
         self._running = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
@@ -61,6 +65,10 @@ class Duties:
             each.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running = []
+        try:
+            await self._service.keep_times()
+        except SwellError as error:
+            _log.warning("what tasks took was not kept", detail=error.detail)
 
     async def _sweep(self) -> None:
         service = self._service
@@ -113,6 +121,9 @@ class Duties:
         self._service.is_ready = False
         self._service.is_ending = True
         self._service.fleet.wake_all()
+
+    async def _keep_times(self) -> None:
+        await self._repeat("times", _KEEP_TIMES_S, self._service.keep_times)
 
     async def _tell_positions(self) -> None:
         service = self._service

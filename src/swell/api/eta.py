@@ -1,10 +1,17 @@
 """When a task will be done, from what tasks of its model took. Pure.
 
 A slot is busy with a task from its lease to its end, so `n` slots end `n / mean` tasks per second
-(Little's law). The wait of the task behind `ahead` others is then the sum of their service times,
-shared by the slots; with independent service times of mean m and variance v it is about normal:
+(Little's law). The wait of the task behind others is then the sum of their service times, shared by
+the slots; with independent service times the sum is about normal. For `ahead` tasks of mean m and
+variance v each:
 
-    wait = max(0, ahead - free) · m / slots    spread = sqrt(max(0, ahead - free) · v) / slots
+    wait = max(0, ahead + 1 - free) · m / slots
+    spread = sqrt(max(0, ahead + 1 - free) · v) / slots
+
+What a task takes may grow with the samples (pictures) that it asks for, so a line is fitted to each
+model's tasks by least squares, kept between "samples cost nothing" and "samples cost everything":
+
+    service(count) = fixed + per_sample · count,  fixed >= 0, per_sample >= 0
 
 Source:
     J. D. C. Little, "A Proof for the Queuing Formula: L = λW", Operations Research, 1961.
@@ -13,24 +20,31 @@ Source:
 import math
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 __all__ = [
     "Estimate",
     "EtaSeconds",
+    "Load",
     "ServiceStats",
     "ServiceTimes",
     "estimate",
+    "load_of",
     "retry_after_s",
     "summarize",
 ]
 
 #: Where a normal variable's lowest and highest tenth begin, in standard deviations.
-_Z10 = 1.2816
+_Z10: Final = 1.2816
 
-#: Service times remembered per model.
+#: Service times remembered per model, and how many of them outlive the process.
 WINDOW = 256
+_KEPT: Final = 64
+
+#: Statistics are made anew after so large a part of the times has come since.
+_STALE: Final = 1 / 16
 
 
 class EtaSeconds(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,10 +67,39 @@ class ServiceStats(msgspec.Struct, frozen=True, kw_only=True):
 
     n: int
     mean_s: float
-    variance_s2: float
     p10_s: float
     median_s: float
     p90_s: float
+    #: Samples of a task on average.
+    mean_count: float
+    #: The line through the times: what a task takes whatever it asks, and for each sample.
+    fixed_s: float
+    per_sample_s: float
+    #: How the times lie about the line: mean square of the distances, and tenths of the ratios.
+    variance_s2: float
+    ratio_p10: float
+    ratio_median: float
+    ratio_p90: float
+
+    def service_s(self, count: float = 1) -> float:
+        """Return what a task of so many samples takes on average."""
+        return self.fixed_s + self.per_sample_s * count
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """Work that comes first."""
+
+    tasks: float = 0.0
+    seconds: float = 0.0
+    variance_s2: float = 0.0
+
+    def __add__(self, other: "Load") -> "Load":
+        """Return both together."""
+        return Load(
+            tasks=self.tasks + other.tasks,
+            seconds=self.seconds + other.seconds,
+            variance_s2=self.variance_s2 + other.variance_s2,
+        )
 
 
 class ServiceTimes:
@@ -64,65 +107,151 @@ class ServiceTimes:
 
     def __init__(self, window: int = WINDOW) -> None:
         self._window = window
-        self._times: dict[str, deque[float]] = {}
-        self._stats: dict[str, ServiceStats] = {}
+        #: Model → (seconds, samples) of its last tasks.
+        self._times: dict[str, deque[tuple[float, int]]] = {}
+        #: Model → its statistics, and how many times have come since.
+        self._stats: dict[str, tuple[ServiceStats, int]] = {}
+        #: Whether something was noted since `dump`.
+        self.has_news = False
 
-    def observe(self, model: str, service_s: float) -> None:
+    def observe(self, model: str, service_s: float, count: int = 1) -> None:
         """Note that a task of this model held its slot for `service_s` seconds."""
         times = self._times.get(model)
         if times is None:
             times = self._times[model] = deque(maxlen=self._window)
-        times.append(max(0.0, service_s))
-        self._stats.pop(model, None)
+        times.append((service_s if service_s > 0 else 0.0, count))
+        known = self._stats.get(model)
+        if known is not None:
+            self._stats[model] = (known[0], known[1] + 1)
+        self.has_news = True
 
     def stats(self, model: str) -> ServiceStats | None:
         """Return the statistics of a model; None before its first task ended."""
         times = self._times.get(model)
         if not times:
             return None
-        stats = self._stats.get(model)
-        if stats is None:
-            stats = self._stats[model] = summarize(times)
-        return stats
+        known = self._stats.get(model)
+        if known is None or known[1] > _STALE * len(times):
+            known = self._stats[model] = (summarize(times), 0)
+        return known[0]
+
+    def dump(self) -> bytes:
+        """Return the newest times as bytes, to be kept."""
+        self.has_news = False
+        return msgspec.json.encode(
+            {model: list(times)[-_KEPT:] for model, times in self._times.items()}
+        )
+
+    def load(self, kept: bytes) -> None:
+        """Take up times that were kept, as older than those of this process.
+
+        What cannot be read is taken for nothing.
+        """
+        try:
+            found = msgspec.json.decode(kept, type=dict[str, list[tuple[float, int]]])
+        except msgspec.MsgspecError:
+            return
+        for model, old in found.items():
+            self._times[model] = deque([*old, *self._times.get(model, ())], self._window)
+            self._stats.pop(model, None)
 
 
-def summarize(times_s: Sequence[float]) -> ServiceStats:
-    """Return the statistics of service times, of which there is at least one."""
-    ordered = sorted(times_s)
-    n = len(ordered)
-    mean = math.fsum(ordered) / n
-    variance = math.fsum((each - mean) ** 2 for each in ordered) / n
+def summarize(times: Sequence[tuple[float, int]]) -> ServiceStats:
+    """Return the statistics of (seconds, samples), of which there is at least one."""
+    n = len(times)
+    mean_s = math.fsum(took for took, _ in times) / n
+    mean_count = sum(count for _, count in times) / n
+    fixed_s, per_sample_s = _line(times, mean_s, mean_count)
+    expected = [fixed_s + per_sample_s * count for _, count in times]
+    ordered = sorted(took for took, _ in times)
+    ratios = sorted(
+        took / line if line > 0 else 1.0 for (took, _), line in zip(times, expected, strict=True)
+    )
+    low, half, high = int(0.1 * (n - 1)), (n - 1) // 2, math.ceil(0.9 * (n - 1))
     return ServiceStats(
         n=n,
-        mean_s=mean,
-        variance_s2=variance,
-        p10_s=ordered[int(0.1 * (n - 1))],
-        median_s=ordered[(n - 1) // 2],
-        p90_s=ordered[math.ceil(0.9 * (n - 1))],
+        mean_s=mean_s,
+        p10_s=ordered[low],
+        median_s=ordered[half],
+        p90_s=ordered[high],
+        mean_count=mean_count,
+        fixed_s=fixed_s,
+        per_sample_s=per_sample_s,
+        variance_s2=math.fsum(
+            (took - line) ** 2 for (took, _), line in zip(times, expected, strict=True)
+        )
+        / n,
+        ratio_p10=ratios[low],
+        ratio_median=ratios[half],
+        ratio_p90=ratios[high],
+    )
+
+
+def _line(
+    times: Sequence[tuple[float, int]], mean_s: float, mean_count: float
+) -> tuple[float, float]:
+    """Return (fixed, per sample) of the line through the times, in seconds.
+
+    As long as all tasks asked for the same, the samples are taken to cost everything: whoever asks
+    for ten times as many should not be told that it takes no longer.
+    """
+    proportional = mean_s / max(mean_count, 1.0)
+    spread = math.fsum((count - mean_count) ** 2 for _, count in times)
+    if spread == 0:
+        return 0.0, proportional
+    slope = math.fsum((count - mean_count) * (took - mean_s) for took, count in times) / spread
+    slope = min(max(0.0, slope), proportional)
+    return max(0.0, mean_s - slope * mean_count), slope
+
+
+def load_of(stats: ServiceStats, tasks: float, samples: float | None = None) -> Load:
+    """Return what so many tasks of a model take; without `samples` they are as usual."""
+    if samples is None:
+        samples = tasks * stats.mean_count
+    return Load(
+        tasks=tasks,
+        seconds=tasks * stats.fixed_s + samples * stats.per_sample_s,
+        variance_s2=tasks * stats.variance_s2,
     )
 
 
 def estimate(
-    stats: ServiceStats | None, *, ahead: int, slots: int, free: int = 0
-) -> Estimate | None:
-    """Return when a task starts and ends that has `ahead` others before it.
+    stats: ServiceStats,
+    ahead: Load,
+    *,
+    slots: int,
+    free: int = 0,
+    count: float = 1,
+    running: Load | None = None,
+) -> Estimate:
+    """Return when a task starts and ends that has others before it.
 
     Args:
-        stats: What tasks of its model took; None gives None.
-        ahead: How many waiting tasks come first.
-        slots: How many tasks the model's live workers hold at once; 0 gives None.
+        stats: What tasks of its model took.
+        ahead: What comes first on the same slots, of whatever model.
+        slots: How many tasks the model's live workers hold at once; >= 1.
         free: How many of these slots hold nothing now.
+        count: Its samples.
+        running: What holds the slots now, where that may be something else than what waits.
     """
-    if stats is None or slots <= 0:
-        return None
     # The task itself needs a slot too; it waits for one more end if none is free.
-    turns = max(0, ahead + 1 - free)
-    mean = turns * stats.mean_s / slots
-    spread = _Z10 * math.sqrt(turns * stats.variance_s2) / slots
+    turns = max(0.0, ahead.tasks + 1 - free)
+    first = ahead if running is None else ahead + running
+    if first.tasks > 0:
+        each_s, variance_s2 = first.seconds / first.tasks, first.variance_s2 / first.tasks
+    else:
+        each_s, variance_s2 = stats.mean_s, stats.variance_s2
+    mean = turns * each_s / slots
+    spread = _Z10 * math.sqrt(turns * variance_s2) / slots
     low, high = max(0.0, mean - spread), mean + spread
+    own_s = stats.service_s(count)
     return Estimate(
         start=_rounded(low, mean, high),
-        finish=_rounded(low + stats.p10_s, mean + stats.median_s, high + stats.p90_s),
+        finish=_rounded(
+            low + own_s * stats.ratio_p10,
+            mean + own_s * stats.ratio_median,
+            high + own_s * stats.ratio_p90,
+        ),
     )
 
 

@@ -70,8 +70,8 @@ class Fleet:
         self._lost_s = lost_s
         self._workers: dict[str, Worker] = {}
         self._by_model: dict[str, list[Worker]] = {}
-        #: Task id → (attempt, token, worker id).
-        self._holds: dict[str, tuple[int, str, str]] = {}
+        #: Task id → (attempt, token, worker id, model or nothing where it is not known).
+        self._holds: dict[str, tuple[int, str, str, str]] = {}
 
     # who lives
 
@@ -164,6 +164,29 @@ class Fleet:
         total = sum(worker.info.slots for worker in live)
         return total, sum(max(0, worker.info.slots - worker.held) for worker in live)
 
+    def rivals(self, model: str, version: str | None = None) -> dict[str, float]:
+        """Return the other models of the workers that run a model, each with the part of its own
+        slots that is on these workers.
+        """
+        shared: dict[str, int] = {}
+        for worker in self.live(model, version):
+            for other in worker.info.models:
+                if other != model:
+                    shared[other] = shared.get(other, 0) + worker.info.slots
+        return {other: slots / max(slots, self.slots(other)[0]) for other, slots in shared.items()}
+
+    def running(self, model: str, version: str | None = None) -> dict[str, int]:
+        """Return what the workers that run a model hold now: model → how many tasks.
+
+        The model of a task that was leased before a restart is "".
+        """
+        ids = {worker.info.id for worker in self.live(model, version)}
+        found: dict[str, int] = {}
+        for _, _, worker_id, held in self._holds.values():
+            if worker_id in ids:
+                found[held] = found.get(held, 0) + 1
+        return found
+
     async def all(self) -> list[tuple[WorkerInfo, str, int]]:
         """Return (worker, state, tasks held) of every worker, those of the last day included."""
         await self.refresh()
@@ -181,7 +204,7 @@ class Fleet:
         """Note that a worker took tasks."""
         holds, worker_id = self._holds, worker.info.id
         for task in tasks:
-            holds[task.id] = (task.attempt, task.lease_token or "", worker_id)
+            holds[task.id] = (task.attempt, task.lease_token or "", worker_id, task.model)
             worker.held += 1
 
     def is_held(self, task_id: str, attempt: int, token: str) -> bool:
@@ -198,7 +221,7 @@ class Fleet:
         """Note a lease that the store says is held."""
         if not self.is_held(hold.task_id, hold.attempt, hold.token):
             self.release(((hold.task_id, hold.attempt),))
-            self._holds[hold.task_id] = (hold.attempt, hold.token, worker.info.id)
+            self._holds[hold.task_id] = (hold.attempt, hold.token, worker.info.id, "")
             worker.held += 1
 
     def release(self, attempts: Iterable[tuple[str, int]]) -> None:

@@ -69,7 +69,8 @@ async def list_versions(service: Service, call: Call) -> Reply:
 async def list_queues(service: Service, call: Call) -> Reply:
     """`GET /v1/queues`."""
     depths = await service.broker.depths()
-    return Reply(200, encode(QueueList(queues=[_queue_view(service, each) for each in depths])))
+    views = [await _queue_view(service, each) for each in depths]
+    return Reply(200, encode(QueueList(queues=views)))
 
 
 async def list_workers(service: Service, call: Call) -> Reply:
@@ -200,9 +201,8 @@ def model_view(service: Service, card: ModelCard, base: str) -> ModelView:
     )
 
 
-def _queue_view(service: Service, depth: Depth) -> QueueView:
-    model = depth.queue.partition(":")[0]
-    expected = service.estimate(model, depth.queue, depth.ready)
+async def _queue_view(service: Service, depth: Depth) -> QueueView:
+    expected = await service.expected_last(depth.queue, depth.ready, depth.ready_samples)
     return QueueView(
         queue=depth.queue,
         ready=depth.ready,

@@ -5,24 +5,31 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from swell.api.auth import Keys
 from swell.api.call import Call
-from swell.api.cards import Cards, Target
-from swell.api.eta import Estimate, ServiceTimes, estimate
+from swell.api.cards import Cards
+from swell.api.eta import Estimate, Load, ServiceTimes, estimate, load_of
 from swell.api.fleet import Fleet
 from swell.api.metrics import Metrics
 from swell.api.places import Places
 from swell.api.settings import Backend
 from swell.api.streams import Streams
 from swell.api.views import UrlMaker
+from swell.broker import Backlog, Rank
 from swell.events import event_of
+from swell.fairness import band
 from swell.registry import Scope
-from swell.task import Task, TaskState
+from swell.task import NewTask, Task, TaskState
 
 __all__ = ["Service"]
 
-#: For how long a look at the queues' lengths is good enough for an estimate, in seconds.
-_READY_S: Final = 0.1
+#: For how long a look at other models' backlogs is good enough for an estimate, in seconds.
+_BACKLOG_S: Final = 0.1
+
+#: Under which name the registry keeps what tasks took.
+_TIMES: Final = "service_times"
 
 
 class Service:
@@ -47,8 +54,8 @@ class Service:
         self.metrics = Metrics()
         self.streams = Streams()
         self._places = Places(backend.broker, backend.clock)
-        self._ready: dict[str, int] = {}
-        self._ready_until_s = float("-inf")
+        #: (model, band) → (good until, what waits of it).
+        self._backlogs: dict[tuple[str, int], tuple[float, Backlog]] = {}
         #: Between start and end; outside, nobody is kept waiting.
         self.is_ready = False
         self.is_ending = False
@@ -99,38 +106,92 @@ class Service:
         """Return position and estimate of tasks; only those that wait have a position."""
         places: list[tuple[int | None, Estimate | None]] = []
         ranks = await self._places.ahead(tasks, are_new=are_new)
-        for task, ahead in zip(tasks, ranks, strict=True):
-            if ahead is None:
+        for task, rank in zip(tasks, ranks, strict=True):
+            if rank is None:
                 places.append((None, None))
             else:
-                places.append((ahead + 1, self.estimate(task.model, task.queue, ahead)))
+                places.append((rank.ahead + 1, await self._at(task, rank.ahead, rank.samples)))
         return places
 
-    def estimate(self, model: str, queue: str, ahead: int) -> Estimate | None:
-        """Return when a task starts and ends with `ahead` others before it."""
+    async def expected(self, new: NewTask, rank: Rank) -> Estimate | None:
+        """Return when a task would start and end that was sent now and had this rank.
+
+        None as long as no task of its model has ended.
+        """
+        return await self._at(new, rank.ahead, rank.samples)
+
+    async def expected_last(self, queue: str, ready: int, samples: int) -> Estimate | None:
+        """Return when a usual task would start and end behind all that is ready in a queue."""
+        model = queue.partition(":")[0]
         stats = self.times.stats(model)
+        count = 1 if stats is None else max(1, round(stats.mean_count))
+        new = NewTask(model=model, queue=queue, input=msgspec.Raw(b"{}"), count=count)
+        return await self._at(new, ready, samples)
+
+    async def _at(self, task: Task | NewTask, ahead: int, samples: int) -> Estimate | None:
+        stats = self.times.stats(task.model)
         if stats is None:
             return None
-        _, _, version = queue.partition(":")
-        slots, free = self.fleet.slots(model, version or None)
-        return estimate(stats, ahead=ahead, slots=slots, free=free)
+        _, _, version = task.queue.partition(":")
+        slots, free = self.fleet.slots(task.model, version or None)
+        load = load_of(stats, ahead, samples)
+        running: Load | None = None
+        rivals = self.fleet.rivals(task.model, version or None)
+        if rivals:
+            load += await self._load_of_rivals(rivals, task, ahead)
+            running = Load()
+            for model, n in self.fleet.running(task.model, version or None).items():
+                running += load_of(self.times.stats(model) or stats, n)
+        # Without a live worker one slot is better than no answer: somebody will start it.
+        return estimate(
+            stats, load, slots=max(1, slots), free=free, count=task.count, running=running
+        )
 
-    async def expected(self, target: Target, before: int = 0) -> Estimate | None:
-        """Return when a task would start and end that was sent now.
+    async def _load_of_rivals(
+        self, rivals: dict[str, float], task: Task | NewTask, ahead: int
+    ) -> Load:
+        """Return what other models' tasks do on the same workers before a task starts.
 
-        Args:
-            target: Its model.
-            before: How many tasks of the same request come before it.
+        More urgent ones come first. With the others the models take turns, so that as many of each
+        come first as of the task's own model, and one.
         """
-        if self.times.stats(target.model) is None:
-            return None
-        now_s = self.clock.monotonic_s()
-        if now_s >= self._ready_until_s:
-            # One look serves all requests of a moment.
-            self._ready = {depth.queue: depth.ready for depth in await self.broker.depths()}
-            self._ready_until_s = now_s + _READY_S
-        ahead = self._ready.get(target.queue, 0) + before
-        return self.estimate(target.model, target.queue, ahead)
+        own = self.times.stats(task.model)
+        load = Load()
+        for model, backlog in zip(
+            rivals, await self._backlogs_of(list(rivals), task.priority), strict=True
+        ):
+            stats = self.times.stats(model) or own
+            if stats is None:
+                continue
+            turns = min(backlog.equal, ahead + 1)
+            samples = backlog.equal_samples * turns / max(1, backlog.equal)
+            part = rivals[model]
+            load += load_of(
+                stats, part * (backlog.urgent + turns), part * (backlog.urgent_samples + samples)
+            )
+        return load
+
+    async def _backlogs_of(self, models: list[str], priority: int) -> list[Backlog]:
+        """Return what waits of some models; one look serves all requests of a moment."""
+        now_s, urgency = self.clock.monotonic_s(), band(priority)
+        known = [self._backlogs.get((model, urgency)) for model in models]
+        if any(each is None or each[0] <= now_s for each in known):
+            found = await self.broker.backlogs(models, priority)
+            for model, backlog in zip(models, found, strict=True):
+                self._backlogs[model, urgency] = (now_s + _BACKLOG_S, backlog)
+            return found
+        return [each[1] for each in known if each is not None]
+
+    async def recall_times(self) -> None:
+        """Take up what tasks took before the last restart."""
+        kept = await self.registry.note(_TIMES)
+        if kept is not None:
+            self.times.load(kept)
+
+    async def keep_times(self) -> None:
+        """Keep what tasks took, where that has changed."""
+        if self.times.has_news:
+            await self.registry.put_note(_TIMES, self.times.dump())
 
     async def changed(self, tasks: list[Task]) -> None:
         """Tell broker and bus what became of tasks, after the store has written it."""
@@ -153,7 +214,8 @@ class Service:
             return
         timings = task.timings
         if started_at is not None and task.state is TaskState.SUCCEEDED:
-            self.times.observe(task.model, (finished_at - started_at).total_seconds())
+            took_s = (finished_at - started_at).total_seconds()
+            self.times.observe(task.model, took_s, task.count)
         self.metrics.task_ended(
             task.model,
             task.state._value_,

@@ -30,6 +30,7 @@ from swell.api.messages import (
 from swell.api.reading import Reader, check_json, read_query
 from swell.api.service import Service
 from swell.api.views import encode, encode_task, task_view
+from swell.broker import Rank
 from swell.errors import (
     FieldError,
     InvalidInput,
@@ -79,7 +80,12 @@ async def create(service: Service, call: Call) -> Reply:
     target = await service.cards.target(request.model)
     service.cards.check_input(target, request.input)
     repeat = await _repeat_of(service, call, body)
-    new = await _new_task(service, call, request, target, repeat)
+    new = _new_task(call, request, target, repeat)
+    if repeat is None or not repeat.is_known:
+        # A repeat gets its task, even when a new one would be refused.
+        await _check_can_run(service, target)
+        if new.start_by_s is not None or new.finish_by_s is not None:
+            await _check_deadline(service, new, await service.broker.rank_of_new(new))
     accepted = (await service.store.accept([new]))[0]
     if isinstance(accepted, SwellError):
         raise accepted
@@ -111,6 +117,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
     _check_type(call)
     batch: BatchRequest = _batch.read(body)
     repeat = await _repeat_of(service, call, body)
+    outlook = _Outlook(service)
     news: list[NewTask] = []
     errors: list[FieldError] = []
     for number, request in enumerate(batch.tasks):
@@ -118,7 +125,10 @@ async def create_batch(service: Service, call: Call) -> Reply:
         try:
             target = await service.cards.target(request.model)
             service.cards.check_input(target, request.input, at + "/input")
-            news.append(await _new_task(service, call, request, target, repeat, (at, number)))
+            news.append(_new_task(call, request, target, repeat, (at, number)))
+            if repeat is None or not repeat.is_known:
+                await _check_can_run(service, target)
+                await outlook.check(news[-1])
         except SwellError as error:
             if error.status >= 500:
                 raise
@@ -257,8 +267,7 @@ async def _task_reply(service: Service, call: Call, task: Task, wait_s: float) -
     return Reply(202, body, headers=headers)
 
 
-async def _new_task(
-    service: Service,
+def _new_task(
     call: Call,
     request: TaskRequest,
     target: Target,
@@ -268,24 +277,16 @@ async def _new_task(
     """Return the task that a checked request asks for.
 
     Args:
-        service: The backend.
-        call: Who asks, and with which headers.
+        call: Who asks.
         request: What is asked.
         target: Of which model.
         repeat: What its idempotency key says; None without one.
         place: JSON pointer to the request within a batch, and how many come before it.
 
     Raises:
-        NoWorker: Nothing can run it.
-        WouldExpire: It would end too late.
         InvalidInput: Metadata too large or broken.
     """
     at, before = place
-    if repeat is None or not repeat.is_known:
-        # A repeat gets its task, even when a new one would be refused.
-        await _check_can_run(service, target)
-        if request.start_by_s is not None or request.finish_by_s is not None:
-            await _check_deadline(service, request, target, before)
     metadata = None if bytes(request.metadata) == b"null" else request.metadata
     if metadata is not None:
         _check_metadata(metadata, at)
@@ -380,15 +381,41 @@ async def _check_can_run(service: Service, target: Target) -> None:
     )
 
 
-async def _check_deadline(
-    service: Service, request: TaskRequest, target: Target, before: int
-) -> None:
-    expected = await service.expected(target, before)
+class _Outlook:
+    """What would come before the tasks of a batch: what waits already, and the batch itself."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        #: (queue, priority, user) → the rank of one that came alone.
+        self._ranks: dict[tuple[str, int, str | None], Rank] = {}
+        #: Model → tasks and samples of the batch so far.
+        self._own: dict[str, tuple[int, int]] = {}
+
+    async def check(self, new: NewTask) -> None:
+        """Check the deadlines of the batch's next task.
+
+        Raises:
+            WouldExpire: It would start or end too late.
+        """
+        own, own_samples = self._own.get(new.model, (0, 0))
+        self._own[new.model] = (own + 1, own_samples + new.count)
+        if new.start_by_s is None and new.finish_by_s is None:
+            return
+        flow = (new.queue, new.priority, new.user)
+        rank = self._ranks.get(flow)
+        if rank is None:
+            rank = self._ranks[flow] = await self._service.broker.rank_of_new(new)
+        behind = Rank(ahead=rank.ahead + own, is_exact=False, samples=rank.samples + own_samples)
+        await _check_deadline(self._service, new, behind)
+
+
+async def _check_deadline(service: Service, new: NewTask, rank: Rank) -> None:
+    expected = await service.expected(new, rank)
     if expected is None:
         return
     for name, allowed_s, expected_s in (
-        ("start_by_s", request.start_by_s, expected.start.median),
-        ("finish_by_s", request.finish_by_s, expected.finish.median),
+        ("start_by_s", new.start_by_s, expected.start.median),
+        ("finish_by_s", new.finish_by_s, expected.finish.median),
     ):
         if allowed_s is not None and expected_s > allowed_s:
             verb = "start" if name == "start_by_s" else "end"

@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from swell import task as life
-from swell.broker import Depth, LeaseRequest, Rank
+from swell.broker import Backlog, Depth, LeaseRequest, Rank
 from swell.fairness import VirtualClock, band, rotate, take_turns
 from swell.store import Start, Store, TaskFilter
 from swell.task import NewTask, Task, TaskState
@@ -190,6 +190,23 @@ class MemoryBroker:
         order = self._order(entry.model, list(dict.fromkeys(queues)), copy.deepcopy(self._turns))
         before = list(itertools.takewhile(lambda other: other != entry, order))
         return Rank(ahead=len(before), is_exact=True, samples=sum(other.cost for other in before))
+
+    async def backlogs(self, models: Sequence[str], priority: int) -> list[Backlog]:
+        """See `Broker.backlogs`."""
+        found = []
+        for model in models:
+            own = [entry for entry in self._entries.values() if entry.model == model]
+            urgent = [entry.cost for entry in own if band(entry.priority) < band(priority)]
+            equal = [entry.cost for entry in own if band(entry.priority) == band(priority)]
+            found.append(
+                Backlog(
+                    urgent=len(urgent),
+                    urgent_samples=sum(urgent),
+                    equal=len(equal),
+                    equal_samples=sum(equal),
+                )
+            )
+        return found
 
     async def close(self) -> None:
         """See `Broker.close`."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from swell import task as life
-from swell.broker import Depth, LeaseRequest, Rank
+from swell.broker import Backlog, Depth, LeaseRequest, Rank
 from swell.fairness import (
     USUAL_PRIORITY,
     VirtualClock,
@@ -155,6 +155,28 @@ class SqliteBroker:
                 is_exact = False
             n, samples = n + found, samples + found_samples
         return n, samples, is_exact
+
+    async def backlogs(self, models: Sequence[str], priority: int) -> list[Backlog]:
+        """See `Broker.backlogs`."""
+        state, urgency = self._database.state, band(priority)
+        found = []
+        for model in models:
+            urgent, equal = Line(), Line()
+            for queue in state.queues_of(model):
+                for (other_band, _), line in state.lines.get(queue, {}).items():
+                    if other_band < urgency:
+                        urgent.add(line.n, line.samples)
+                    elif other_band == urgency:
+                        equal.add(line.n, line.samples)
+            found.append(
+                Backlog(
+                    urgent=urgent.n,
+                    urgent_samples=urgent.samples,
+                    equal=equal.n,
+                    equal_samples=equal.samples,
+                )
+            )
+        return found
 
     async def close(self) -> None:
         """See `Broker.close`."""

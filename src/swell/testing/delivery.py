@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from swell.broker import Broker
+from swell.broker import Backlog, Broker
 from swell.clock import ManualClock
 from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
 from swell.store import Accepted, Store, TaskFilter
@@ -539,7 +539,7 @@ class DeliveryConformance:
         await delivery.lease(20)
         await delivery.submit(*(a_new_task(key_id="key-1", user="ann") for _ in range(50)))
         users = [task.user for task in await delivery.lease(20) if task.key_id == "key-1"]
-        assert abs(users.count("ann") - users.count("flood")) <= 1
+        assert abs(users.count("ann") - users.count("flood")) <= 2
 
     async def test_urgent_tasks_of_one_key_do_not_starve_another(self, delivery: Delivery) -> None:
         await delivery.submit(*(a_new_task(key_id="key-1", priority=0) for _ in range(50)))
@@ -640,6 +640,20 @@ class DeliveryConformance:
         rank = await delivery.broker.rank_of_new(a_new_task(key_id="key-1"))
         assert rank.ahead == pytest.approx(800, rel=0.05)
         assert rank.samples == pytest.approx(1600, rel=0.05)
+
+    async def test_a_backlog_tells_what_is_as_urgent_and_what_is_more(
+        self, delivery: Delivery
+    ) -> None:
+        for priority, key_id in ((0, "key-1"), (1, "key-2"), (5, "key-1")):
+            await delivery.submit(*(a_new_task(priority=priority, key_id=key_id, count=3),) * 2)
+        await delivery.submit(a_new_task(queue="demo/upper:v1"), a_new_task("demo/other"))
+        broker = delivery.broker
+        usual, none = await broker.backlogs(["demo/upper", "demo/none"], 1)
+        assert usual == Backlog(equal=5, equal_samples=13)
+        assert none == Backlog()
+        assert await broker.backlogs(["demo/upper"], 5) == [
+            Backlog(urgent=5, urgent_samples=13, equal=2, equal_samples=6)
+        ]
 
     # ---- looking
 
