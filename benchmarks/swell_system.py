@@ -140,12 +140,17 @@ def started(command: str, data: Path, *options: str) -> Iterator[Swell]:
         yield Swell(port=port, key=ready(said)["key"], pid=process.pid, data=data / "data")
 
 
+def worker_key(server: Swell) -> str:
+    """Makes a key with which a worker may come from elsewhere."""
+    made = server.ask("POST", "/v1/keys", {"name": "worker", "scopes": ["worker"]})
+    return str(made["key"])
+
+
 @contextlib.contextmanager
 def worker(server: Swell) -> Iterator[None]:
     """One `swell worker` process for a server that has none."""
     place = ["--url", f"http://127.0.0.1:{server.port}", "--models", MODEL]
-    token = json.loads((server.data / "access.json").read_text())["worker_token"]
-    environment = {"SWELL_WORKER__TOKEN": token}
+    environment = {"SWELL_WORKER__TOKEN": worker_key(server)}
     log = server.data.parent / "worker.log"
     with processes.running([program(), "worker", *place], log, environment, cwd=ROOT):
         yield
@@ -154,8 +159,7 @@ def worker(server: Swell) -> Iterator[None]:
 @contextlib.contextmanager
 def idle_worker(server: Swell) -> Iterator[None]:
     """A worker that lives, in a thread of this process, and takes nothing."""
-    token = json.loads((server.data / "access.json").read_text())["worker_token"]
-    as_worker = replace(server, key=token)
+    as_worker = replace(server, key=worker_key(server))
     card = server.ask("GET", f"/v1/models/{MODEL}")
     known = {"name": MODEL, "version": card["version"]}
     body = {"name": "idle", "models": [known]}

@@ -241,7 +241,7 @@ class ClientSettings(_Group):
     url: str = Field(default="", description="The server; empty for the one in the data folder.")
     key: SecretStr = Field(
         default=SecretStr(""),
-        description="API key; empty for the one that `swell up` left in the folder.",
+        description="API key; empty for the local one that `swell up` left in the data folder.",
     )
     timeout_s: float = Field(
         default=60.0, gt=0, description="Longest wait for an answer, in seconds."

@@ -9,7 +9,7 @@ import pytest
 from commandline import Swell, ready_line, stop
 
 
-def test_up_keeps_its_key_and_its_tasks_over_a_restart(swell: Swell) -> None:
+def test_up_keeps_its_keys_and_its_tasks_over_a_restart(swell: Swell) -> None:
     process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
     first = ready_line(process, swell.folder)
     task_id = swell.ok("tasks", "submit", "demo/upper", "-i", "text=kept").strip()
@@ -17,11 +17,50 @@ def test_up_keeps_its_key_and_its_tasks_over_a_restart(swell: Swell) -> None:
     assert stop(process) == 0
     process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
     second = ready_line(process, swell.folder)
-    assert second["key"] == first["key"]
+    assert second["key"] != first["key"], "what is kept of a key cannot be shown again"
+    for key in (first["key"], second["key"]):
+        assert swell.run("tasks", "show", task_id, SWELL_KEY=key).returncode == 0
     assert swell.json("tasks", "show", task_id)["output"] == "KEPT"
     assert stop(process) == 0
-    mode = stat.S_IMODE((swell.folder / ".swell" / "access.json").stat().st_mode)
-    assert mode == 0o600
+
+
+def test_a_key_is_shown_once_and_kept_as_a_hash_only(swell: Swell) -> None:
+    said = []
+    for _ in range(2):
+        process = swell.start("up", "--port", "0", "-m", "demo/upper")
+        assert process.stdout is not None
+        said.append(process.stdout.readline())
+        names = [key["name"] for key in swell.json("keys", "ls")]
+        [token] = psutil.Process(process.pid).children()[0].environ()["SWELL_WORKER__TOKEN"].split()
+        assert stop(process) == 0
+        assert "swell keys create" in (swell.folder / "stderr.txt").read_text()
+    assert names.count("swell up") == 1
+    key = said[0].split()[-1]
+    assert key.startswith("swell_")
+    assert "swell_" not in said[1]
+    files = {path: path.read_bytes() for path in swell.folder.rglob("*") if path.is_file()}
+    for secret in (key, token):
+        assert [path for path, data in files.items() if secret.encode() in data] == []
+    access = swell.folder / ".swell" / "access.json"
+    local = json.loads(access.read_text())["local_key"]
+    assert [path for path, data in files.items() if local.encode() in data] == [access]
+    assert stat.S_IMODE(access.stat().st_mode) == 0o600
+
+
+def test_the_key_of_local_workers_ends_with_their_backend(swell: Swell) -> None:
+    def good() -> list[str]:
+        return [k["name"] for k in swell.json("keys", "ls") if k["revoked_at"] is None]
+
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
+        ready_line(process, swell.folder)
+        assert good().count("workers of swell up") == 1
+        stop(process, number)
+    process = swell.start("serve", "--json", "--port", "0")
+    ready_line(process, swell.folder)
+    assert "workers of swell up" not in good()
+    assert good().count("commands on this machine") == 1
+    assert stop(process) == 0
 
 
 def test_a_worker_that_dies_is_replaced_and_its_task_ends(swell: Swell) -> None:

@@ -87,9 +87,17 @@ class System:
                 if self.backend.poll() is not None:
                     raise RuntimeError(f"the backend ended:\n{self.log('backend')}")
                 if await _answers(session, f"{self.url}/health/ready") and self._read_access():
-                    return
+                    break
                 await asyncio.sleep(0.02)
-        raise RuntimeError(f"the backend is not ready:\n{self.log('backend')}")
+            else:
+                raise RuntimeError(f"the backend is not ready:\n{self.log('backend')}")
+        if not self.token:
+            # Of their own, so that it outlives the backend: workers go on when it is back.
+            async with (
+                self.session() as session,
+                session.post("/v1/keys", json={"name": "chaos", "scopes": ["worker"]}) as answer,
+            ):
+                self.token = (await answer.json())["key"]
 
     def kill_backend(self) -> None:
         """SIGKILL the backend, and wait until the kernel has let go of it."""
@@ -102,7 +110,7 @@ class System:
             access = msgspec.json.decode((self.data / "access.json").read_bytes())
         except (OSError, msgspec.MsgspecError):
             return False
-        self.key, self.token = access["key"], access["worker_token"]
+        self.key = access["local_key"]
         return True
 
     # --- workers ---------------------------------------------------------------------------------

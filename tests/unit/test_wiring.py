@@ -93,8 +93,8 @@ async def test_a_store_that_cannot_be_opened_is_refused_with_what_to_do(tmp_path
 def test_a_server_is_found_by_setting_or_in_the_data_folder(tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match="swell up"):
         find_access(settings(tmp_path))
-    write_access(tmp_path, Access(url="http://here", key="k", worker_token="t"))
-    assert read_access(tmp_path) == Access(url="http://here", key="k", worker_token="t")
+    write_access(tmp_path, Access(url="http://here", key="k", worker_key_id="w"))
+    assert read_access(tmp_path) == Access(url="http://here", key="k", worker_key_id="w")
     assert find_access(settings(tmp_path)).key == "k"
     other = find_access(settings(tmp_path, client__url="http://there/"))
     assert (other.url, other.key) == ("http://there", ""), "our key is not shown to strangers"

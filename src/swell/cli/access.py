@@ -1,4 +1,8 @@
-"""Where the server is and which key opens it: what `swell up` leaves for other commands."""
+"""Where the server is and which key opens it: what `swell up` leaves for other commands.
+
+The key in the file is one of its own, for commands of the same user on the same machine; it is
+never shown, and whoever may not read the data folder cannot have it.
+"""
 
 import os
 from pathlib import Path
@@ -14,12 +18,12 @@ _NAME = "access.json"
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """A server and its keys."""
+    """A server and a key to it."""
 
     url: str
-    key: str
-    #: What its own workers use; empty where the server is not ours.
-    worker_token: str = ""
+    key: str = msgspec.field(name="local_key", default="")
+    #: Id of the key of the workers that were started with it; empty if there were none.
+    worker_key_id: str = ""
 
 
 def find_access(settings: Settings) -> Access:

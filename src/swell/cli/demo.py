@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
-from swell.cli.access import Access
 from swell.cli.follow import follow, save_artifacts, send, show_end, time_line
+from swell.cli.keyring import Keyring
 from swell.cli.options import Config, Data, settings_from
 from swell.cli.output import CommandFailed, seconds, talk
 from swell.cli.output import data as stdout
@@ -37,7 +37,8 @@ def demo(
     started_s = clock.monotonic_s()
     failed: list[dict[str, Any]] = []
 
-    async def ready(access: Access) -> bool:
+    async def ready(keyring: Keyring) -> bool:
+        access = keyring.access
         up_s = clock.monotonic_s() - started_s
         talk.print(f"Swell is up after {seconds(up_s)}: {access.url}")
         async with Remote(access, settings.client.timeout_s) as remote:
@@ -53,7 +54,7 @@ def demo(
             stdout.print(str(path))
         talk.print(f"  {time_line(task, total_s)}")
         if not once:
-            _invite(access, model)
+            _invite(keyring, model)
         return once
 
     configure_logging(settings.log)
@@ -62,14 +63,16 @@ def demo(
         raise CommandFailed("the picture was not drawn; the lines above say why")
 
 
-def _invite(access: Access, model: str) -> None:
+def _invite(keyring: Keyring, model: str) -> None:
     # What the demo installed is in a virtual environment that a newcomer's shell may not know.
     command = "swell" if shutil.which("swell") else os.path.relpath(sys.argv[0])
     talk.print("Swell goes on until Ctrl-C. From another terminal:")
     talk.print(
         f"  {command} tasks submit {model} -i prompt='a cat in the rain' --watch\n"
-        f"  curl -H 'Authorization: Bearer {access.key}' -H 'Prefer: wait=30' "
-        f"{access.url}/v1/tasks \\\n"
+        f"  export SWELL_KEY={keyring.shown or f'$({command} keys create demo)'}"
+        "   # write it down, it is not shown again\n"
+        '  curl -H "Authorization: Bearer $SWELL_KEY" -H "Prefer: wait=30" '
+        f"{keyring.access.url}/v1/tasks \\\n"
         f'    -d \'{{"model": "{model}", "input": {{"prompt": "a cat in the rain"}}}}\'',
         markup=False,
     )

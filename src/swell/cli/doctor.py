@@ -16,8 +16,8 @@ from typing import Any
 
 import uvloop
 
-from swell.cli.access import Access
 from swell.cli.follow import follow, send
+from swell.cli.keyring import Keyring
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, print_json, seconds, talk
 from swell.cli.output import data as stdout
@@ -159,9 +159,9 @@ def _one_task(clock: Clock) -> Finding:
     result: dict[str, Any] = {}
     started_s = clock.monotonic_s()
 
-    async def ready(access: Access) -> bool:
+    async def ready(keyring: Keyring) -> bool:
         result["boot_s"] = clock.monotonic_s() - started_s
-        async with Remote(access, 30) as remote:
+        async with Remote(keyring.access, 30) as remote:
             sent_s = clock.monotonic_s()
             task = await send(remote, "demo/upper", {"text": "swell"})
             result["task"] = await follow(remote, task["id"])

@@ -142,7 +142,8 @@ def explain(error: SwellError) -> None:
 
 
 _HINTS = {
-    401: "give a key with --key or SWELL_KEY; `swell up` prints the one it made",
+    401: "give a key with --key or SWELL_KEY: `swell up` printed one at its first start, "
+    "`swell keys create NAME` makes others",
     403: "use a key with the scope that this needs: `swell keys create NAME --scope admin`",
     429: "wait a moment and try again",
     503: "look at `swell workers` and `swell queues`, then try again",

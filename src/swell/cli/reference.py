@@ -30,6 +30,24 @@ def reference(
     stdout.print(text, end="", markup=False, soft_wrap=True)
 
 
+_KEYS = """
+## Keys
+
+Keys are kept as hashes only: what is not written down when it is shown is lost, and another must be
+made. A backend makes three kinds when it starts (`swell keys ls` lists them):
+
+| named | for | shown | good until |
+|---|---|---|---|
+| `swell up` | whoever asks over HTTP; scope `admin` | once: at the first start, and whenever none \
+is left; with `--json` a fresh one at each start | it is revoked |
+| `commands on this machine` | the commands below, of who may read the data folder; lies in its \
+`access.json` (mode 0600) | never | it is revoked |
+| `workers of swell up` | the workers that it starts itself; fresh at each start | never | it ends |
+
+Make a key for each application with `swell keys create NAME`, and one for workers elsewhere with
+`swell keys create NAME --scope worker`.""".replace("\\\n", "").split("\n")
+
+
 def settings_markdown() -> str:
     """Return `docs/reference/settings.md`."""
     lines = [
@@ -79,6 +97,7 @@ def commands_markdown(root: Any) -> str:
         "| 3 | what was asked for does not exist |",
         "| 4 | the server refused |",
         "| 130 | interrupted |",
+        *_KEYS,
     ]
     for path, command in _walk(root, "swell"):
         lines += ["", f"## `{path}`", "", _plain(command.help or "")]

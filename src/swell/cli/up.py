@@ -1,7 +1,6 @@
 """`swell up` and `swell serve`: the backend, with or without workers of its own."""
 
 import asyncio
-import hashlib
 import json
 import socket
 from collections.abc import Awaitable, Callable
@@ -14,9 +13,7 @@ import typer
 import uvloop
 from rich.markup import escape
 
-from swell.api.auth import create_key
-from swell.api.settings import Backend
-from swell.cli.access import Access, read_access, write_access
+from swell.cli.keyring import Keyring, open_keyring
 from swell.cli.options import Config, Data, settings_from
 from swell.cli.output import CommandFailed, Exit, talk
 from swell.cli.output import data as stdout
@@ -25,13 +22,12 @@ from swell.clock import Clock, SystemClock
 from swell.config import Settings
 from swell.errors import InvalidRequest, NotFound
 from swell.provider import Instance
-from swell.registry import Scope
 from swell.wiring import Fleet, build_fleet, configure_logging
 
 __all__ = ["MissingModels", "OnReady", "WrongModels", "run_up", "serve", "up"]
 
 #: Called once with what opens the server; returns whether it is to be stopped.
-OnReady = Callable[[Access], Awaitable[bool]]
+OnReady = Callable[[Keyring], Awaitable[bool]]
 
 #: So many failed starts without one worker that registered, and `swell up` gives up.
 _HOPELESS = 4
@@ -103,12 +99,7 @@ def up(
         server__port=port,
     ).settings
 
-    async def ready(access: Access) -> bool:
-        _tell_ready(access, as_json)
-        return False
-
-    configure_logging(settings.log)
-    uvloop.run(run_up(settings, SystemClock(), ready))
+    _run(settings, as_json)
 
 
 def serve(
@@ -125,16 +116,28 @@ def serve(
         config, data, server__host=host, server__port=port, pool__workers=0
     ).settings
 
-    async def ready(access: Access) -> bool:
-        _tell_ready(access, as_json)
+    _run(settings, as_json)
+
+
+def _run(settings: Settings, as_json: bool) -> None:
+    async def ready(keyring: Keyring) -> bool:
+        _tell_ready(keyring, as_json)
         return False
 
     configure_logging(settings.log)
-    uvloop.run(run_up(settings, SystemClock(), ready))
+    uvloop.run(run_up(settings, SystemClock(), ready, shows_key=as_json))
 
 
-async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
+async def run_up(
+    settings: Settings, clock: Clock, on_ready: OnReady, *, shows_key: bool = False
+) -> None:
     """Run the backend and its workers until a signal comes or `on_ready` returns True.
+
+    Args:
+        settings: What to run.
+        clock: For all of it.
+        on_ready: Called once.
+        shows_key: Make a client key also where an earlier start has made one.
 
     Raises:
         Conflict: Another backend runs on the same data folder.
@@ -143,18 +146,26 @@ async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
     """
     interrupts = Interrupts()
     interrupts.install()
-    async with open_service(settings, clock, hurry=interrupts.second) as service:
-        access = await _make_access(service.backend, settings, service.url)
+    async with (
+        open_service(settings, clock, hurry=interrupts.second) as service,
+        open_keyring(
+            service.backend,
+            settings.data_dir,
+            service.url,
+            has_workers=settings.pool.workers > 0,
+            shows_always=shows_key,
+        ) as keyring,
+    ):
         ends: list[_End] = []
         fleet = build_fleet(
             settings,
             clock,
             url=service.url,
-            token=access.worker_token,
+            token=keyring.worker_token,
             on_end=lambda instance: ends.append(_End(instance)),
         )
         keeping = asyncio.create_task(fleet.keeper.run())
-        main = asyncio.create_task(_until_done(settings, service, fleet, ends, access, on_ready))
+        main = asyncio.create_task(_until_done(settings, service, fleet, ends, keyring, on_ready))
         stop = asyncio.create_task(interrupts.first.wait())
         try:
             await asyncio.wait(
@@ -177,7 +188,7 @@ async def _until_done(
     service: Service,
     fleet: Fleet,
     ends: list[_End],
-    access: Access,
+    keyring: Keyring,
     on_ready: OnReady,
 ) -> None:
     """Wait for readiness, say so, and then tell of workers that end."""
@@ -188,7 +199,7 @@ async def _until_done(
             if len(ends) >= _HOPELESS:
                 raise CommandFailed("no worker could be started: the lines above say why")
             await asyncio.sleep(_POLL_S)
-    if await on_ready(access):
+    if await on_ready(keyring):
         return
     while True:
         await _take_ends(ends, fleet, service)
@@ -240,33 +251,6 @@ async def _drain(settings: Settings, fleet: Fleet, interrupts: Interrupts) -> No
     await fleet.provider.close()
 
 
-async def _make_access(backend: Backend, settings: Settings, url: str) -> Access:
-    """Return the keys of this data folder; made at its first start, and again if revoked."""
-    left = read_access(settings.data_dir)
-    key = left.key if left else ""
-    token = left.worker_token if left else ""
-    if not await _is_good(backend, key):
-        made = await create_key(
-            backend.registry, backend.clock, "swell up", frozenset({Scope.ADMIN})
-        )
-        key = made.secret
-    if not await _is_good(backend, token):
-        made = await create_key(
-            backend.registry, backend.clock, "local workers", frozenset({Scope.WORKER})
-        )
-        token = made.secret
-    access = Access(url=url, key=key, worker_token=token)
-    write_access(settings.data_dir, access)
-    return access
-
-
-async def _is_good(backend: Backend, secret: str) -> bool:
-    if not secret:
-        return False
-    found = await backend.registry.key_by_digest(hashlib.sha256(secret.encode()).digest())
-    return found is not None and found.revoked_at is None
-
-
 async def _take_ends(ends: list[_End], fleet: Fleet, service: Service) -> None:
     """Tell of workers that ended, and let the registry know what no heartbeat would say so soon."""
     for end in ends:
@@ -291,13 +275,19 @@ def _tail(path: Path, lines: int = 8) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
 
 
-def _tell_ready(access: Access, as_json: bool) -> None:
+def _tell_ready(keyring: Keyring, as_json: bool) -> None:
+    url = keyring.access.url
     if as_json:
-        line = {"ready": True, "url": access.url, "key": access.key}
+        line = {"ready": True, "url": url, "key": keyring.shown}
         stdout.print(json.dumps(line), markup=False)
         stdout.file.flush()
         return
-    stdout.print(f"Swell is ready: {access.url}  key {access.key}", markup=False)
+    if keyring.shown:
+        stdout.print(f"Swell is ready: {url}  key {keyring.shown}", markup=False)
+        talk.print("  write the key down, it is not shown again: `swell keys create` makes others")
+    else:
+        stdout.print(f"Swell is ready: {url}", markup=False)
+        talk.print("  its key was shown at its first start: `swell keys create` makes others")
     talk.print("  try it: swell tasks submit MODEL -i name=value --watch   (swell models ls)")
 
 

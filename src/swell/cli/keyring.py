@@ -1,0 +1,97 @@
+"""The keys that a starting backend makes.
+
+| key | named | for | kept | good until |
+|---|---|---|---|---|
+| client key | `swell up` | whoever is shown it | nowhere, its hash apart | it is revoked |
+| local key | `commands on this machine` | commands beside the folder | `access.json`, 0600 | same |
+| worker token | `workers of swell up` | the workers that it starts | in their processes | it ends |
+"""
+
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from swell.api.auth import NewKey, create_key
+from swell.api.settings import Backend
+from swell.cli.access import Access, read_access, write_access
+from swell.errors import SwellError
+from swell.registry import ApiKey, Scope
+
+__all__ = ["CLIENT", "LOCAL", "WORKERS", "Keyring", "open_keyring"]
+
+CLIENT: Final = "swell up"
+LOCAL: Final = "commands on this machine"
+WORKERS: Final = "workers of swell up"
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """What opens a backend that has started."""
+
+    #: For commands on this machine, with the local key.
+    access: Access
+    #: A client key that was made just now, to be shown once; None if one was made before.
+    shown: str | None
+    #: For the workers that are started with the backend; empty if there are none.
+    worker_token: str
+
+
+@asynccontextmanager
+async def open_keyring(
+    backend: Backend, data_dir: Path, url: str, *, has_workers: bool, shows_always: bool
+) -> AsyncIterator[Keyring]:
+    """Make the keys that are missing; the worker token is good while the block runs.
+
+    Args:
+        backend: Whose keys they are.
+        data_dir: Where the local key lies.
+        url: Where the backend listens.
+        has_workers: Whether workers are started with it.
+        shows_always: Make a client key also where an earlier start has made one that is good.
+    """
+    left = read_access(data_dir)
+    if left is not None and left.worker_key_id:
+        # Its backend was killed.
+        await _revoke(backend, left.worker_key_id)
+    local = left.key if left else ""
+    if not await _is_good(backend, local):
+        local = (await _make(backend, LOCAL, Scope.ADMIN)).secret
+    workers = await _make(backend, WORKERS, Scope.WORKER) if has_workers else None
+    worker_key_id = workers.key.id if workers else ""
+    access = Access(url=url, key=local, worker_key_id=worker_key_id)
+    write_access(data_dir, access)
+    shown = None
+    if shows_always or not any(_is_client(key) for key in await backend.registry.keys()):
+        shown = (await _make(backend, CLIENT, Scope.ADMIN)).secret
+    try:
+        yield Keyring(access, shown, workers.secret if workers else "")
+    finally:
+        # Where the store cannot write any more, the next start does it.
+        with contextlib.suppress(SwellError):
+            await _revoke(backend, worker_key_id)
+
+
+def _is_client(key: ApiKey) -> bool:
+    return key.name == CLIENT and key.revoked_at is None
+
+
+async def _make(backend: Backend, name: str, scope: Scope) -> NewKey:
+    return await create_key(backend.registry, backend.clock, name, frozenset({scope}))
+
+
+async def _is_good(backend: Backend, secret: str) -> bool:
+    found = await backend.registry.key_by_digest(hashlib.sha256(secret.encode()).digest())
+    return found is not None and found.revoked_at is None
+
+
+async def _revoke(backend: Backend, key_id: str) -> None:
+    for key in await backend.registry.keys():
+        if key.id == key_id and key.revoked_at is None:
+            revoked = msgspec.structs.replace(key, revoked_at=backend.clock.now())
+            await backend.registry.put_key(revoked)
