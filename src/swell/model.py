@@ -360,6 +360,9 @@ class Plan:
     #: What samples must share to run together, beside shape, solver and the shapes of conditions:
     #: the number of words, a set of LoRAs. Never steps, seed, words, guidance or values.
     key: Hashable = ()
+    #: Rows of each step in exact mode; None for the model's `bucket`. For models that gain from a
+    #: batch at some sizes only: 1 where one sample fills the device.
+    bucket: int | None = None
     #: Of the sample's own noise; None takes the item's, which is the task's plus the index.
     seed: int | None = None
     #: Latents of a picture to start from; needs `strength` in the sampler.
@@ -379,7 +382,7 @@ class StepModel(Model):
     #: Rows that a step may have at most. A sample with guidance takes two.
     most_rows: int = 16
     #: Rows that every step has in exact mode, padding included: the same bits whoever is there. A
-    #: larger one has more throughput and makes a single picture wait.
+    #: larger one has more throughput and makes a single picture wait. See `Plan.bucket`.
     bucket: int = 2
     #: What is raised if the device has no memory left, beside `MemoryError`.
     out_of_memory: tuple[type[Exception], ...] = ()

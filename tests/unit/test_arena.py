@@ -139,7 +139,7 @@ def test_equal_samplers_share_one_table() -> None:
 
 def test_a_batch_key_has_a_name_that_tells_it_from_others() -> None:
     other = BatchKey("test/toy", (2, 4), key().solver)
-    own = BatchKey("test/toy", SHAPE, key().solver, ("lora", 77))
+    own = BatchKey("test/toy", SHAPE, key().solver, own=("lora", 77))
     assert len({str(key()), str(other), str(own), str(key(DRAWS))}) == 4
     assert str(key()) == str(key())
 
@@ -271,7 +271,7 @@ def test_what_is_foreseen_before_the_last_step_is_what_it_ends_at(sampler: Sampl
     rows.forward(said, 8)
     foreseen = rows.foreseen(one)
     rows.advance()
-    assert np.allclose(latents(rows, one), foreseen, atol=1e-4)
+    assert np.allclose(latents(rows, one), foreseen(), atol=1e-4)
 
 
 def test_a_consistency_model_foresees_a_picture_of_its_own() -> None:
@@ -283,7 +283,7 @@ def test_a_consistency_model_foresees_a_picture_of_its_own() -> None:
     rows.forward(said, 8)
     m = said(x[None], one.table.timesteps[:1], {"words": one.with_words["words"][None]})[0]
     a = solver.alpha_bars()[int(one.table.timesteps[0])]
-    assert np.allclose(rows.foreseen(one), (x - np.sqrt(1 - a) * m) / np.sqrt(a), rtol=1e-3)
+    assert np.allclose(rows.foreseen(one)(), (x - np.sqrt(1 - a) * m) / np.sqrt(a), rtol=1e-3)
 
 
 # Checkpoints

@@ -59,6 +59,7 @@ class Toy(StepModel):
             guidance=asked.get("guidance"),
             values={"poison": asked.get("poison", 0.0)},
             key=asked.get("key", ()),
+            bucket=asked.get("bucket"),
         )
 
     def encode(self, words: list[str]) -> list[Mapping[str, np.ndarray]]:
@@ -200,6 +201,19 @@ def test_steps_of_exact_mode_always_have_the_same_number_of_rows(exact: bool) ->
         studio.denoiser.boundary()
     studio.finish()
     assert (set(studio.model.rows) == {4}) is exact
+
+
+def test_a_plan_may_say_how_many_rows_its_steps_have() -> None:
+    studio = Studio()
+    studio.add("a", steps=2, bucket=1)
+    studio.add("b", steps=2, bucket=3, shape=(4, 2))
+    studio.add("c", steps=2)
+    studio.finish()
+    assert Counter(studio.model.rows) == {1: 2, 3: 2, 4: 2}
+    overruled = Studio(bucket=5)
+    overruled.add("a", steps=2, bucket=1)
+    overruled.finish()
+    assert overruled.model.rows == [5, 5]
 
 
 def test_image_k_of_a_task_has_the_noise_of_its_seed_plus_k() -> None:

@@ -17,7 +17,7 @@ the samples. Latents change in `advance` alone: what goes wrong before can be tr
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import msgspec
@@ -49,12 +49,15 @@ class BatchKey(msgspec.Struct, frozen=True):
     model: str
     shape: tuple[int, ...]
     solver: Solver
+    #: Rows of each step; None in fast mode.
+    bucket: int | None = None
     #: `Plan.key`.
     own: Hashable = ()
 
     def __str__(self) -> str:
         """The same for equal keys in every process: a name for what is measured of it."""
-        return f"{self.model} {'x'.join(map(str, self.shape))} {self.solver} {self.own!r}"
+        shape = "x".join(map(str, self.shape))
+        return f"{self.model} {shape} {self.solver} {self.bucket} {self.own!r}"
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -238,7 +241,8 @@ class SampleState:
             self.noise.draw(self.plan.shape)
 
     def _identity(self) -> str:
-        return f"{self.key}, {len(self.table)} steps, seed {self.seed}"
+        key = msgspec.structs.replace(self.key, bucket=None)
+        return f"{key}, {len(self.table)} steps, seed {self.seed}"
 
     def _unpacked(self, raw: bytes) -> NDArray[Any]:
         return np.frombuffer(raw, "<f4").astype(np.float32).reshape(self.plan.shape)
@@ -413,14 +417,13 @@ class Arena:
             scale = np.array([sample.plan.guidance for sample in self._placed[:g]], np.float32)
             solvers.guide(self._said[: n + g], n, self._arrays.put(scale))
 
-    def foreseen(self, sample: SampleState) -> Array:
-        """Return the latents that the network promises; between `forward` and `advance`."""
+    def foreseen(self, sample: SampleState) -> Callable[[], Array]:
+        """Return what makes the latents that the network promises: only somebody who looks at them
+        pays for more than a copy. To be called between `forward` and `advance`.
+        """
         row = slice(sample.row, sample.row + 1)
         x, m = _copy(self._x[row]), _copy(self._said[row])
-        h = x * 0
-        k = self._arrays.put(_whole_way(sample.table, sample.step))
-        solvers.advance(self._solver, x, m, k, z=x * 0, h=h)
-        return h[0] if self._solver.needs_history else x[0]
+        return partial(_foreseen, self._arrays, sample.table, sample.step, x, m)
 
     def advance(self) -> None:
         """Move the samples by one step. After an error their latents are worth nothing."""
@@ -448,6 +451,13 @@ class Arena:
 
 def _copy(row: Array) -> Array:
     return row * 1
+
+
+def _foreseen(arrays: Arrays, table: Table, step: int, x: Array, m: Array) -> Array:
+    h, k = x * 0, arrays.put(_whole_way(table, step))
+    moved = x * 1
+    solvers.advance(table.solver, moved, m * 1, k, z=x * 0, h=h)
+    return h[0] if table.solver.needs_history else moved[0]
 
 
 def _whole_way(table: Table, step: int) -> Singles:

@@ -17,7 +17,7 @@ What a model process does with it:
   was said meanwhile without waiting, and calls `boundary` again. Nobody waits for a full batch.
 - To drain: `checkpoint` of each of `ids` goes to the worker, and with the next attempt comes back
   in `Request.checkpoint`. None means that nothing is lost by starting anew. It has the size of the
-  latents, 64 KiB to 1 MiB. That model version and device are the same is for the caller to know.
+  latents, 64 KiB to 1 MiB. That model version, device and mode are the same is not looked at.
 - `curves` are kept on disk now and then, by model version and device, and given back at the start.
 - With several models on a device: `set_residency` whenever one was loaded or moved out. `load` is
   called when it is the turn of one that is not there.
@@ -155,8 +155,9 @@ def _put(arrays: Arrays, value: Any) -> Array:
 class _Key:
     """A batch key: whose it is, and its memory once a sample has run."""
 
-    def __init__(self, resident: _Resident) -> None:
+    def __init__(self, resident: _Resident, most_rows: int) -> None:
         self.resident = resident
+        self.most_rows = most_rows
         self.arena: Arena | None = None
 
 
@@ -183,7 +184,7 @@ class _Step:
         self.failed: list[tuple[SampleState, Exception]] = []
         self.seconds = 0.0
         #: What previews are to show, by sample.
-        self.foreseen: list[tuple[SampleState, Array]] = []
+        self.foreseen: list[tuple[SampleState, Callable[[], Array]]] = []
 
     def run(self, states: Sequence[SampleState], shown: Callable[[SampleState], bool]) -> None:
         """Move these samples; take note of the picture that is foreseen, of those to be shown.
@@ -229,7 +230,7 @@ class Denoiser:
         clock: What tells the time.
         ended: Called once per sample with its id, and its result or an exception.
         exact: Whether all steps of a batch key have the same number of rows.
-        bucket: That number; None for what each model says.
+        bucket: That number; None for what each plan or model says.
         curves: What steps took in an earlier process, from `curves`.
         load: Called with a model that has to be brought to the device.
         policy: Who runs when, as a matter of taste.
@@ -413,10 +414,10 @@ class Denoiser:
             if state.is_finished or now_s - state.told_s >= self._progress_every_s:
                 state.told_s = now_s
                 state.item.progress(state.step, len(state.table))
-        for state, latents in step.foreseen:
+        for state, foreseen in step.foreseen:
             state.previewed_s = now_s
-            preview = self._keys[state.key].resident.model.preview
-            state.item.preview(partial(preview, latents))
+            model = self._keys[state.key].resident.model
+            state.item.preview(partial(_preview, model, foreseen))
 
     def _shrink(self, decision: Decision, step: _Step, reason: Exception) -> None:
         """Try fewer rows from now on; nobody of those who are left has moved."""
@@ -439,7 +440,8 @@ class Denoiser:
         plan = model.prepare(item)
         table = table_of(plan.sampler)
         hash((plan.words, plan.without))  # what cannot be remembered is refused here
-        key = BatchKey(model.name, plan.shape, table.solver, plan.key)
+        bucket = (self._bucket or plan.bucket or model.bucket) if self._exact else None
+        key = BatchKey(model.name, plan.shape, table.solver, bucket, plan.key)
         state = SampleState(request.id, item, plan, key, table)
         if request.checkpoint is not None:
             state.resume(request.checkpoint, model.arrays)
@@ -468,13 +470,11 @@ class Denoiser:
         return resident
 
     def _know(self, key: BatchKey, resident: _Resident) -> None:
-        model = resident.model
-        pinned = (self._bucket or model.bucket) if self._exact else None
-        most_rows = max(model.most_rows, pinned or 1)
+        most_rows = key.bucket or resident.model.most_rows
         curve = self._curves.get(str(key))
-        self._schedule.know(key, most_rows=most_rows, curve=curve, pinned=pinned)
+        self._schedule.know(key, most_rows=most_rows, curve=curve, pinned=key.bucket)
         self._schedule.set_residency(key, loaded=resident.loaded, load_s=resident.load_s)
-        self._keys[key] = _Key(resident)
+        self._keys[key] = _Key(resident, most_rows)
         self._forget_idle(key)
 
     def _forget_idle(self, newest: BatchKey) -> None:
@@ -518,19 +518,22 @@ class Denoiser:
 
     def _admit(self, key: _Key, state: SampleState) -> Exception | None:
         """Tell the network of a sample, or return why it cannot be told."""
-        model = key.resident.model
-        most_rows = max(model.most_rows, self._bucket or model.bucket)
+        arrays = key.resident.model.arrays
         try:
             key.resident.tell(state)
             assert state.with_words is not None, "it was told"
             if key.arena is None:
-                key.arena = Arena(state.key, model.arrays, most_rows, state.with_words)
+                key.arena = Arena(state.key, arrays, key.most_rows, state.with_words)
             for conditions in (state.with_words, state.without_words):
                 if conditions is not None:
                     key.arena.check(conditions)
         except Exception as error:
             return error
         return None
+
+
+def _preview(model: StepModel, foreseen: Callable[[], Array]) -> Any:
+    return model.preview(foreseen())
 
 
 # --- models without an owner ---------------------------------------------------------------------
