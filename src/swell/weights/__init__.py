@@ -1,9 +1,9 @@
 """Weights of models: kept by content, read in parallel, swapped through host memory.
 
     formats     which files are weights, and what a safetensors header says
-    manifest    which files a model's revision consists of
+    listing    which files a model's version consists of
     cache       files by their SHA-256, safe between processes, evicted by a byte budget
-    pull        fetches what a manifest, an address, a folder or a hub's repository names
+    pull        fetches what a listing, an address, a folder or a hub's repository names
     reading     a file into memory, as fast as the disk gives it
     loading     a file's tensors as arrays
     residency   tensors that wait in host memory for their turn on the device
@@ -23,8 +23,8 @@ from swell.weights.cache import (
     WeightCache,
 )
 from swell.weights.formats import BrokenWeights, Header, RefusedFormat, Tensor, read_header
+from swell.weights.listing import Entry, InvalidListing, Listing, Wanted, read_listing
 from swell.weights.loading import Weights, load, load_all, stream
-from swell.weights.manifest import Entry, InvalidManifest, Manifest, Wanted, read_manifest
 from swell.weights.reading import prefetch
 from swell.weights.residency import HostCopy
 
@@ -37,8 +37,8 @@ __all__ = [
     "Header",
     "HostCopy",
     "InUse",
-    "InvalidManifest",
-    "Manifest",
+    "InvalidListing",
+    "Listing",
     "NotCached",
     "RefusedFormat",
     "Tensor",
@@ -49,6 +49,6 @@ __all__ = [
     "load_all",
     "prefetch",
     "read_header",
-    "read_manifest",
+    "read_listing",
     "stream",
 ]

@@ -2,8 +2,8 @@
 
     files/9f/9f86…           a file's content, read-only; its time of change tells its last use
     partial/9f86….part       what has come of a file so far; taken up again after a break
-    manifests/owner/name/revision.json
-    folders/owner/name/revision/…   links, for libraries that want a folder
+    listings/owner/name/version.json
+    folders/owner/name/version/…   links, for libraries that want a folder
     locks/…
 
 Any number of processes share a cache. A file appears under its digest by one rename, after its
@@ -28,7 +28,7 @@ import msgspec
 
 from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.weights.formats import check_content
-from swell.weights.manifest import Entry, Manifest, check_digest
+from swell.weights.listing import Entry, Listing, check_digest
 
 __all__ = [
     "CacheFull",
@@ -85,7 +85,7 @@ class InUse:
     """Files of a model that stay until `close`, or until this process ends.
 
     Args:
-        paths: Where each file lies, by its name in the manifest.
+        paths: Where each file lies, by its name in the listing.
     """
 
     def __init__(self, paths: dict[str, Path], locks: Sequence[IO[bytes]]) -> None:
@@ -185,32 +185,32 @@ class WeightCache:
         except FileNotFoundError:
             return False
 
-    def manifest(self, model: str, revision: str) -> Manifest:
-        """Return which files a revision has.
+    def listing(self, model: str, version: str) -> Listing:
+        """Return which files a version has.
 
         Raises:
             NotCached: It was never pulled here.
         """
-        path = self._manifest_path(model, revision)
+        path = self._listing_path(model, version)
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Manifest).check()
+            return msgspec.json.decode(path.read_bytes(), type=Listing).check()
         except FileNotFoundError:
             raise NotCached(
-                f"{model} at {revision} is not in {self.folder}: run swell models pull"
+                f"{model} at {version} is not in {self.folder}: run swell models pull"
             ) from None
         except msgspec.DecodeError as error:
             raise NotCached(f"{path} is damaged ({error}): pull {model} again") from None
 
-    def manifests(self) -> list[Manifest]:
-        """Return all that was pulled, in order of model and revision."""
-        found = sorted((self.folder / "manifests").glob("*/*/*.json"))
-        return [self.manifest(f"{p.parts[-3]}/{p.parts[-2]}", p.stem) for p in found]
+    def listings(self) -> list[Listing]:
+        """Return all that was pulled, in order of model and version."""
+        found = sorted((self.folder / "listings").glob("*/*/*.json"))
+        return [self.listing(f"{p.parts[-3]}/{p.parts[-2]}", p.stem) for p in found]
 
-    def missing(self, manifest: Manifest) -> list[str]:
+    def missing(self, listing: Listing) -> list[str]:
         """Return the names whose content is not here, or not whole."""
-        return [name for name, entry in manifest.files.items() if not self.has(entry)]
+        return [name for name, entry in listing.files.items() if not self.has(entry)]
 
-    def use(self, manifest: Manifest) -> InUse:
+    def use(self, listing: Listing) -> InUse:
         """Return the files of a model, held so that nothing evicts them; note that they were used.
 
         Raises:
@@ -219,8 +219,8 @@ class WeightCache:
         paths: dict[str, Path] = {}
         locks: list[IO[bytes]] = []
         try:
-            for name, entry in manifest.files.items():
-                path, lock = self._hold(entry, f"{name} of {manifest.model}")
+            for name, entry in listing.files.items():
+                path, lock = self._hold(entry, f"{name} of {listing.model}")
                 paths[name] = path
                 locks.append(lock)
         except BaseException:
@@ -249,14 +249,14 @@ class WeightCache:
             raise
         return path, file
 
-    def link(self, manifest: Manifest) -> Path:
+    def link(self, listing: Listing) -> Path:
         """Return a folder in which a model's files have their own names, as links.
 
         For libraries that load a model from a folder. Links do not keep files from being evicted:
         call `use` as well.
         """
-        target = self.folder / "folders" / manifest.model / manifest.revision
-        for name, entry in manifest.files.items():
+        target = self.folder / "folders" / listing.model / listing.version
+        for name, entry in listing.files.items():
             link = target / name
             link.parent.mkdir(parents=True, exist_ok=True)
             content = Path(os.path.relpath(self.path(entry.sha256), link.parent))
@@ -268,21 +268,21 @@ class WeightCache:
             fresh.replace(link)
         return target
 
-    def verify(self, manifest: Manifest) -> None:
+    def verify(self, listing: Listing) -> None:
         """Read every file and compare its digest; remove what is wrong.
 
         Raises:
             NotCached: A file is missing.
             DigestMismatch: A content has changed; it has been removed.
         """
-        with self.use(manifest) as held:
+        with self.use(listing) as held:
             for name, path in held.paths.items():
-                wanted = manifest.files[name].sha256
+                wanted = listing.files[name].sha256
                 found = _digest(path)
                 if found != wanted:
                     path.unlink(missing_ok=True)
                     raise DigestMismatch(
-                        f"{name} of {manifest.model} has changed on the disk (it is {found[:12]}…, "
+                        f"{name} of {listing.model} has changed on the disk (it is {found[:12]}…, "
                         f"not {wanted[:12]}…) and was removed: pull it again, and check the disk"
                     )
 
@@ -372,24 +372,24 @@ class WeightCache:
             finally:
                 partial.close()
 
-    def note(self, manifest: Manifest) -> None:
-        """Write down which files a revision has.
+    def note(self, listing: Listing) -> None:
+        """Write down which files a version has.
 
         Raises:
-            InvalidManifest, RefusedFormat: It cannot be one.
+            InvalidListing, RefusedFormat: It cannot be one.
         """
-        path = self._manifest_path(manifest.check().model, manifest.revision)
+        path = self._listing_path(listing.check().model, listing.version)
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         with _disk_errors(fresh), fresh.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(manifest)))
+            file.write(msgspec.json.format(msgspec.json.encode(listing)))
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
         _sync_folder(path.parent)
 
-    def _manifest_path(self, model: str, revision: str) -> Path:
-        return self.folder / "manifests" / model / f"{revision}.json"
+    def _listing_path(self, model: str, version: str) -> Path:
+        return self.folder / "listings" / model / f"{version}.json"
 
     # --- room ------------------------------------------------------------------------------------
 

@@ -181,7 +181,8 @@ def check_content(name: str, path: Path) -> None:
             f"{name} is an archive or a pickle under another name: take weights in safetensors"
         )
     if name.lower().endswith(".safetensors"):
-        read_header(path)
+        with path.open("rb") as file:
+            parse_header(file, name)
 
 
 # --- the header ----------------------------------------------------------------------------------
@@ -190,8 +191,10 @@ def check_content(name: str, path: Path) -> None:
 def read_header(path: Path) -> Header:
     """Return what the safetensors file at `path` holds; its tensors are not read.
 
+    A name without a suffix is that of a cache, which has looked at the format already.
+
     Raises:
-        RefusedFormat: It is not called `.safetensors`.
+        RefusedFormat: It is called something else than `.safetensors`.
         BrokenWeights: It is not a safetensors file, or not whole.
     """
     if path.suffix.lower() != ".safetensors" and path.suffix:

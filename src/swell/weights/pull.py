@@ -1,7 +1,7 @@
-"""Fetch weights into the cache: from a manifest, an address, a folder, or a repository of a hub.
+"""Fetch weights into the cache: from a listing, an address, a folder, or a repository of a hub.
 
-    manifest = await pull("models/weights.toml", cache, progress=show)
-    with cache.use(manifest) as held:
+    listing = await pull("models/weights.toml", cache, progress=show)
+    with cache.use(listing) as held:
         weights = load(held.paths["unet/model.safetensors"])
 
 What is there already is not fetched again. A fetch that broke off goes on where it stopped
@@ -9,10 +9,10 @@ What is there already is not fetched again. A fetch that broke off goes on where
 hashed as it comes, and enters the cache only if its digest is the one asked for.
 
 Source:
-    RFC 9110, sections 13.1.5 and 14: ranges and their conditions. `hf://owner/name@revision`
-    follows the Hugging Face Hub: files at `/{owner}/{name}/resolve/{revision}/{path}`
-    (https://huggingface.co/docs/xet/file-id), which may redirect; the commit of a revision at
-    `/api/models/{owner}/{name}/revision/{revision}`, and its files with sizes and, for large ones,
+    RFC 9110, sections 13.1.5 and 14: ranges and their conditions. `hf://owner/name@commit`
+    follows the Hugging Face Hub: files at `/{owner}/{name}/resolve/{commit}/{path}`
+    (https://huggingface.co/docs/xet/file-id), which may redirect; the commit of a branch or tag at
+    `/api/models/{owner}/{name}/revision/{branch}`, and its files with sizes and, for large ones,
     their SHA-256 as `lfs.oid` at `/api/models/{owner}/{name}/tree/{commit}`
     (https://huggingface.co/docs/hub/api, and the requests of huggingface_hub 2.4).
 """
@@ -34,14 +34,14 @@ from swell.clock import Clock, SystemClock
 from swell.errors import SwellError
 from swell.weights.cache import Partial, WeightCache
 from swell.weights.formats import check_name, is_allowed
-from swell.weights.manifest import (
+from swell.weights.listing import (
     Entry,
-    InvalidManifest,
-    Manifest,
+    InvalidListing,
+    Listing,
     Wanted,
     WantedFile,
     check_digest,
-    read_manifest,
+    read_listing,
 )
 
 __all__ = ["HUB", "Hub", "Progress", "PullFailed", "pull"]
@@ -70,7 +70,7 @@ MAX_PAGES: Final = 100
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 _HUB_REFERENCE: Final = re.compile(
-    r"hf://(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(?:@(?P<revision>[\w./-]+?))?(?:/(?P<path>.+))?"
+    r"hf://(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(?:@(?P<branch>[^/@]+))?(?:/(?P<path>.+))?"
 )
 
 
@@ -125,17 +125,17 @@ async def pull(
     include: Sequence[str] = (),
     hub: Hub = HUB,
     clock: Clock | None = None,
-) -> Manifest:
+) -> Listing:
     """Fetch what a reference names, and note it in the cache.
 
     Args:
         reference: One of
 
-            - a manifest, `weights.toml` or `weights.json` (see `swell.weights.manifest`)
+            - a listing, `weights.toml` or `weights.json` (see `swell.weights.listing`)
             - a folder or a file, as a path or `file:` address
             - `https://host/path/model.safetensors#sha256=…`; plain `http` on this machine only
-            - `hf://owner/name@revision` for the files of a repository, `hf://owner/name@rev/path`
-              for one of them; the revision is `main` if left out
+            - `hf://owner/name@branch` for the files of a repository, `hf://owner/name@branch/path`
+              for one of them; a commit or a tag will do, `main` if left out
 
         cache: Where to.
         progress: Called on the way, at most once per block of 4 MiB and file.
@@ -144,10 +144,10 @@ async def pull(
         clock: For waiting between tries.
 
     Returns:
-        The manifest as noted: model, revision, and digest and size of each file.
+        The listing as noted: model, version, and digest and size of each file.
 
     Raises:
-        InvalidManifest: The reference cannot be understood, or names no file.
+        InvalidListing: The reference cannot be understood, or names no file.
         RefusedFormat: A file is of a format that is not opened, a pickle above all.
         DigestMismatch, BrokenWeights: A content is not what it should be.
         PullFailed: The other side cannot be reached, or has no such file.
@@ -159,12 +159,12 @@ async def pull(
         wanted = await source.resolve(str(reference))
         files = {name: file for name, file in wanted.files.items() if _matches(name, include)}
         if not files:
-            raise InvalidManifest(f"{reference} has no weights{_told(include)}")
+            raise InvalidListing(f"{reference} has no weights{_told(include)}")
         fetch = _Fetch(cache, source, clock or SystemClock(), _Meter(files, progress))
         entries = await fetch.all(files)
-    manifest = Manifest(wanted.model, wanted.revision or _sum(entries), entries, str(reference))
-    await asyncio.to_thread(cache.note, manifest)
-    return manifest
+    listing = Listing(wanted.model, wanted.version or _sum(entries), entries, str(reference))
+    await asyncio.to_thread(cache.note, listing)
+    return listing
 
 
 def _matches(name: str, include: Sequence[str]) -> bool:
@@ -176,7 +176,7 @@ def _told(include: Sequence[str]) -> str:
 
 
 def _sum(entries: Mapping[str, Entry]) -> str:
-    """Return a revision made from the content, for sources that have none."""
+    """Return a version made from the content, for sources that have none."""
     text = "\n".join(f"{name} {entry.sha256}" for name, entry in sorted(entries.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -193,20 +193,20 @@ class _Source:
 
     async def resolve(self, reference: str) -> Wanted:
         if reference.startswith("hf://"):
-            return await self._repository(reference)
+            return await self._from_hub(reference)
         if reference.startswith(("https://", "http://")):
             return _single(reference)
-        path = local_path(reference)
+        path = _local_path(reference)
         if path.suffix in (".toml", ".json") and path.is_file():
-            return await asyncio.to_thread(read_manifest, path)
+            return await asyncio.to_thread(read_listing, path)
         return await asyncio.to_thread(_local, path, reference)
 
-    async def _repository(self, reference: str) -> Wanted:
+    async def _from_hub(self, reference: str) -> Wanted:
         found = _parts(reference)
         model, path = f"{found['owner']}/{found['name']}", found["path"]
-        revision = urllib.parse.quote(found["revision"] or "main", safe="")
+        branch = urllib.parse.quote(found["branch"] or "", safe="")
         api = f"{self._hub.endpoint}/api/models/{model}"
-        about = await self._json(f"{api}/revision/{revision}", reference)
+        about = await self._json(f"{api}/revision/{branch}", reference)
         commit = str(about[0].get("sha", "")) if isinstance(about[0], dict) else ""
         if not re.fullmatch(r"[0-9a-f]{7,64}", commit):
             raise PullFailed(f"{self._hub.endpoint} told no commit of {reference}")
@@ -219,7 +219,7 @@ class _Source:
             files |= _listed(entries, f"hf://{model}@{commit}", path)
         if path and path not in files:
             check_name(path)
-            raise PullFailed(f"{model} has no file {path} at {found['revision'] or 'main'}")
+            raise PullFailed(f"{model} has no file {path} at {found['branch']}")
         return Wanted(model, commit, files)
 
     async def _json(self, url: str, reference: str) -> tuple[Any, str | None]:
@@ -245,17 +245,17 @@ class _Source:
         """Return the https address of a file.
 
         Raises:
-            InvalidManifest: It is plain http to another machine.
+            InvalidListing: It is plain http to another machine.
         """
         if source.startswith("hf://"):
             found = _parts(source)
-            revision = urllib.parse.quote(found["revision"] or "main", safe="")
+            branch = urllib.parse.quote(found["branch"] or "", safe="")
             path = urllib.parse.quote(found["path"] or "")
             owner_name = f"{found['owner']}/{found['name']}"
-            return f"{self._hub.endpoint}/{owner_name}/resolve/{revision}/{path}"
+            return f"{self._hub.endpoint}/{owner_name}/resolve/{branch}/{path}"
         host = urllib.parse.urlsplit(source).hostname
         if source.startswith("http://") and host not in _LOOPBACK:
-            raise InvalidManifest(f"{source}: fetch weights by https")
+            raise InvalidListing(f"{source}: fetch weights by https")
         return source
 
     @contextlib.asynccontextmanager
@@ -271,8 +271,9 @@ class _Source:
 def _parts(reference: str) -> dict[str, str | None]:
     found = _HUB_REFERENCE.fullmatch(reference)
     if found is None:
-        raise InvalidManifest(f"{reference}: give hf://owner/name@revision, then /path if needed")
-    return found.groupdict()
+        raise InvalidListing(f"{reference}: give hf://owner/name@branch, then /path if needed")
+    parts = found.groupdict()
+    return parts | {"branch": urllib.parse.unquote(parts["branch"] or "main")}
 
 
 def _listed(entries: Any, base: str, only: str | None) -> dict[str, WantedFile]:
@@ -298,7 +299,7 @@ def _single(reference: str) -> Wanted:
     if fragment:
         key, _, value = fragment.partition("=")
         if key != "sha256":
-            raise InvalidManifest(f"#{fragment} is not known: write #sha256=…")
+            raise InvalidListing(f"#{fragment} is not known: write #sha256=…")
         digest = check_digest(value, name)
     return Wanted(_own_name(parts.hostname or "web", name), "", {name: WantedFile(url, digest)})
 
@@ -310,13 +311,13 @@ def _own_name(owner: str, name: str) -> str:
     return f"{plain(owner)}/{plain(name.partition('.')[0])}"
 
 
-def local_path(reference: str) -> Path:
+def _local_path(reference: str) -> Path:
     """Return the path of a `file:` address, or of what is a path already."""
     if not reference.startswith("file:"):
         return Path(reference).expanduser()
     parts = urllib.parse.urlsplit(reference)
     if parts.netloc not in ("", "localhost"):
-        raise InvalidManifest(f"{reference}: a file on another host; write file:///path")
+        raise InvalidListing(f"{reference}: a file on another host; write file:///path")
     return Path(urllib.parse.unquote(parts.path))
 
 
@@ -332,8 +333,8 @@ def _local(path: Path, reference: str) -> Wanted:
         return Wanted(_own_name("local", path.resolve().name), "", files)
     name = check_name(path.name)
     if not path.is_file():
-        raise InvalidManifest(
-            f"{reference!r} is neither a file, a folder, https://…, nor hf://owner/name@revision"
+        raise InvalidListing(
+            f"{reference!r} is neither a file, a folder, https://…, nor hf://owner/name@branch"
         )
     files = {name: WantedFile(str(path), None, path.stat().st_size)}
     return Wanted(_own_name("local", name), "", files)
@@ -380,12 +381,9 @@ class _Fetch:
         self._slots = asyncio.Semaphore(FETCHES)
 
     async def all(self, files: Mapping[str, WantedFile]) -> dict[str, Entry]:
-        known = [file.size_bytes for file in files.values() if file.size_bytes is not None]
-        budget = self._cache.budget_bytes
-        if budget is not None and sum(known) > budget:
-            await asyncio.to_thread(self._cache.make_room, sum(known))
-        # What has come is held, so that the room for the last file is not taken from the first.
-        async with contextlib.AsyncExitStack() as held:
+        # What is here or has come is held, so that room for one file is not taken from another.
+        with contextlib.ExitStack() as held:
+            await asyncio.to_thread(self._make_room, files, held)
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = {
@@ -396,12 +394,30 @@ class _Fetch:
                 raise _first(group_error) from group_error
         return {name: task.result() for name, task in tasks.items()}
 
-    async def _one(self, name: str, file: WantedFile, held: contextlib.AsyncExitStack) -> Entry:
+    def _make_room(self, files: Mapping[str, WantedFile], held: contextlib.ExitStack) -> None:
+        """Fail now rather than after an hour where it can be told that there is no room."""
+        needed: dict[str, int] = {}
+        for name, file in files.items():
+            known = self._known(file.sha256, file.size_bytes) if file.sha256 else None
+            if known is not None:
+                self._hold(name, known, held)
+            elif file.size_bytes is not None:
+                needed[file.sha256 or name] = file.size_bytes
+        if needed:
+            self._cache.make_room(sum(needed.values()))
+
+    def _hold(self, name: str, entry: Entry, held: contextlib.ExitStack) -> None:
+        held.enter_context(self._cache.use(Listing("pulled/file", "now", {name: entry})))
+        if self._cache.budget_bytes is not None:
+            # Files that come side by side do not see each other's need.
+            self._cache.evict(self._cache.budget_bytes)
+
+    async def _one(self, name: str, file: WantedFile, held: contextlib.ExitStack) -> Entry:
         async with self._slots:
             if "://" in file.source and not file.source.startswith("file:"):
                 entry = await self._from_web(name, file)
             else:
-                path = local_path(file.source)
+                path = _local_path(file.source)
                 if not path.is_file():
                     raise PullFailed(f"{name}: there is no file {path}")
                 entry = await asyncio.to_thread(self._cache.add, path, name, file.sha256)
@@ -409,7 +425,7 @@ class _Fetch:
                 raise PullFailed(
                     f"{name} has {entry.size_bytes} bytes, and {file.size_bytes} were announced"
                 )
-        held.enter_context(self._cache.use(Manifest("pulled/file", "now", {name: entry})))
+        await asyncio.to_thread(self._hold, name, entry, held)
         self._meter.have(name, entry.size_bytes, is_whole=True)
         return entry
 
@@ -542,7 +558,7 @@ def _check_status(response: aiohttp.ClientResponse, told: str) -> None:
     advice = {
         401: "a token is needed, or this one is not accepted",
         403: "this token may not read it; accept the model's licence at the hub if it asks",
-        404: "there is no such file or revision",
+        404: "there is no such file, branch or commit",
     }
     raise PullFailed(f"{told}: {host} answered {status}: {advice.get(status, 'not expected')}")
 

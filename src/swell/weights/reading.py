@@ -171,7 +171,7 @@ class Reading:
             fd = os.open(self.path, os.O_RDONLY)
             try:
                 with _Direct(self.path, self._direct) as direct:
-                    while (number := self._claim()) is not None:
+                    while (number := self._take()) is not None:
                         self._read_part(fd, direct, number)
             finally:
                 os.close(fd)
@@ -181,7 +181,7 @@ class Reading:
                 self._next = len(self._starts)
                 self._changed.notify_all()
 
-    def _claim(self) -> int | None:
+    def _take(self) -> int | None:
         with self._changed:
             if self._next >= len(self._starts):
                 return None

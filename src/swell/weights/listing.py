@@ -1,9 +1,9 @@
-"""Which files a model's revision consists of.
+"""Which files a model's version consists of.
 
 An author writes `weights.toml`, or the same as JSON, beside the model:
 
     model = "acme/poster"
-    revision = "2026-11-01"
+    version = "2026-11-01"
     base = "hf://acme/poster-xl@5f3c…"
 
     [weights]
@@ -12,8 +12,8 @@ An author writes `weights.toml`, or the same as JSON, beside the model:
     "text/model.onnx" = { url = "https://example.org/text.onnx", sha256 = "fd61…" }
 
 A file without a `url` is found at its name below `base`: a folder, an https address, or a
-repository of a hub. Without `base` it lies beside the manifest. What `pull` has fetched is noted in
-the cache as a `Manifest`, in which every file has its digest and size.
+repository of a hub. Without `base` it lies beside the listing. What `pull` has fetched is noted in
+the cache as a `Listing`, in which every file has its digest and size.
 """
 
 import json
@@ -31,24 +31,24 @@ from swell.weights.formats import check_name
 
 __all__ = [
     "Entry",
-    "InvalidManifest",
-    "Manifest",
+    "InvalidListing",
+    "Listing",
     "Wanted",
     "WantedFile",
     "check_digest",
     "parse_wanted",
-    "read_manifest",
+    "read_listing",
 ]
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
-_REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-class InvalidManifest(InvalidRequest):
-    """A manifest of weights cannot be used; the text says what to change."""
+class InvalidListing(InvalidRequest):
+    """A listing of weights cannot be used; the text says what to change."""
 
-    code, title = "invalid_manifest", "This manifest of weights cannot be used"
+    code, title = "invalid_listing", "This listing of weights cannot be used"
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -63,18 +63,18 @@ class Entry(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
-class Manifest(msgspec.Struct, frozen=True):
-    """All files of one revision of a model, by their names.
+class Listing(msgspec.Struct, frozen=True):
+    """All files of one version of a model, by their names.
 
     Args:
         model: `owner/name`.
-        revision: What identifies these weights among the model's: a commit, a version, a digest.
+        version: What identifies these weights among the model's: a commit, a version, a digest.
         files: Name below the model's folder, with `/`, to content.
         source: Where they came from, for people.
     """
 
     model: str
-    revision: str
+    version: str
     files: dict[str, Entry]
     source: str = ""
 
@@ -83,17 +83,17 @@ class Manifest(msgspec.Struct, frozen=True):
         """What all files take, each content counted once."""
         return sum({entry.sha256: entry.size_bytes for entry in self.files.values()}.values())
 
-    def check(self) -> "Manifest":
+    def check(self) -> "Listing":
         """Return this, once every name and digest has been checked.
 
         Raises:
-            InvalidManifest: A name or a digest cannot be one.
+            InvalidListing: A name or a digest cannot be one.
             RefusedFormat: A file is of a format that is not opened.
         """
-        _check_identity(self.model, self.revision)
+        _check_identity(self.model, self.version)
         for name, entry in self.files.items():
             if check_name(name) != name:
-                raise InvalidManifest(f"{name!r} is not the plain form of a path")
+                raise InvalidListing(f"{name!r} is not the plain form of a path")
             check_digest(entry.sha256, name)
         return self
 
@@ -115,10 +115,10 @@ class WantedFile:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What an author asks for: as `Manifest`, before anything was fetched."""
+    """What an author asks for: as `Listing`, before anything was fetched."""
 
     model: str
-    revision: str
+    version: str
     files: Mapping[str, WantedFile]
 
 
@@ -126,79 +126,79 @@ def check_digest(text: str, name: str) -> str:
     """Return a SHA-256 as 64 lower-case digits, `sha256:` taken off.
 
     Raises:
-        InvalidManifest: It is none.
+        InvalidListing: It is none.
     """
     digest = text.lower().removeprefix("sha256:")
     if not _DIGEST.fullmatch(digest):
-        raise InvalidManifest(f"{name}: {text[:80]!r} is not a SHA-256: give 64 hexadecimal digits")
+        raise InvalidListing(f"{name}: {text[:80]!r} is not a SHA-256: give 64 hexadecimal digits")
     return digest
 
 
-def read_manifest(path: Path) -> Wanted:
-    """Read an author's manifest, TOML or JSON.
+def read_listing(path: Path) -> Wanted:
+    """Read an author's listing, TOML or JSON.
 
     Raises:
-        InvalidManifest: It cannot be read, or something in it is wrong.
+        InvalidListing: It cannot be read, or something in it is wrong.
         RefusedFormat: It names a file of a format that is not opened.
     """
     try:
         text = path.read_text(encoding="utf-8")
         table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
-        raise InvalidManifest(f"{path} cannot be read: {error}") from None
+        raise InvalidListing(f"{path} cannot be read: {error}") from None
     if not isinstance(table, dict):
-        raise InvalidManifest(f"{path.name} must be a table with model, revision and weights")
+        raise InvalidListing(f"{path.name} must be a table with model, version and weights")
     return parse_wanted(table, beside=path.parent)
 
 
 def parse_wanted(table: Mapping[str, Any], *, beside: Path) -> Wanted:
-    """Return what a manifest asks for.
+    """Return what a listing asks for.
 
     Args:
         table: As the file holds it.
         beside: The folder that relative paths start from.
 
     Raises:
-        InvalidManifest, RefusedFormat: As `read_manifest`.
+        InvalidListing, RefusedFormat: As `read_listing`.
     """
-    unknown = set(table) - {"model", "revision", "base", "weights"}
+    unknown = set(table) - {"model", "version", "base", "weights"}
     if unknown:
-        raise InvalidManifest(
-            f"{sorted(unknown)[0]!r} is not known: a manifest has model, revision, base and weights"
+        raise InvalidListing(
+            f"{sorted(unknown)[0]!r} is not known: a listing has model, version, base and weights"
         )
     weights = table.get("weights")
     if not isinstance(weights, dict) or not weights:
-        raise InvalidManifest("a manifest needs a table 'weights' with a line for each file")
-    model, revision = _check_identity(table.get("model"), table.get("revision"))
+        raise InvalidListing("a listing needs a table 'weights' with a line for each file")
+    model, version = _check_identity(table.get("model"), table.get("version"))
     base = table.get("base", "")
     if not isinstance(base, str):
-        raise InvalidManifest("'base' must be a folder or an address")
+        raise InvalidListing("'base' must be a folder or an address")
     files = {check_name(name): _file(name, entry, base, beside) for name, entry in weights.items()}
-    return Wanted(model, revision, files)
+    return Wanted(model, version, files)
 
 
-def _check_identity(model: Any, revision: Any) -> tuple[str, str]:
+def _check_identity(model: Any, version: Any) -> tuple[str, str]:
     if not isinstance(model, str) or not _MODEL.fullmatch(model):
-        raise InvalidManifest(f"'model' must be owner/name, and is {model!r}")
-    if not isinstance(revision, str) or not _REVISION.fullmatch(revision):
-        raise InvalidManifest(
-            f"'revision' must be letters, digits, '-', '_' and '.', and is {revision!r}"
+        raise InvalidListing(f"'model' must be owner/name, and is {model!r}")
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        raise InvalidListing(
+            f"'version' must be letters, digits, '-', '_' and '.', and is {version!r}"
         )
-    return model, revision
+    return model, version
 
 
 def _file(name: str, entry: Any, base: str, beside: Path) -> WantedFile:
     if isinstance(entry, str):
         entry = {"sha256": entry}
     if not isinstance(entry, dict) or set(entry) - {"url", "sha256", "bytes"}:
-        raise InvalidManifest(f"{name}: give a digest, or a table of url, sha256 and bytes")
+        raise InvalidListing(f"{name}: give a digest, or a table of url, sha256 and bytes")
     digest, size, url = (entry.get(key) for key in ("sha256", "bytes", "url"))
     if digest is None:
-        raise InvalidManifest(f"{name}: give its sha256, so that nobody can change it unnoticed")
+        raise InvalidListing(f"{name}: give its sha256, so that nobody can change it unnoticed")
     if size is not None and (type(size) is not int or size < 0):
-        raise InvalidManifest(f"{name}: 'bytes' must be a count")
+        raise InvalidListing(f"{name}: 'bytes' must be a count")
     if url is not None and not isinstance(url, str):
-        raise InvalidManifest(f"{name}: 'url' must be a text")
+        raise InvalidListing(f"{name}: 'url' must be a text")
     source = url or _below(base, name, beside)
     return WantedFile(source, check_digest(str(digest), name), size)
 

@@ -1,0 +1,220 @@
+"""Files into memory, and tensors in and out of host memory."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from weights_harness import safetensors
+
+from swell.weights import HostCopy, RefusedFormat, load, load_all, prefetch, stream
+from swell.weights.reading import BLOCK_BYTES, PART_BYTES, Reading, host_memory
+from swell.weights.residency import copy_block
+
+BIG = 2 * PART_BYTES + 12_345
+
+
+def pattern(size: int) -> bytes:
+    return np.arange(-(-size // 4), dtype=np.uint32).tobytes()[:size]
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES, PART_BYTES, BIG])
+def test_a_file_is_in_memory_byte_for_byte(tmp_path: Path, size: int, direct: bool) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(pattern(size))
+    memory = Reading(path, direct=direct).start().wait()
+    assert memory[:size].tobytes() == pattern(size)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 100])
+def test_parts_come_in_order_without_gaps(tmp_path: Path, threads: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(pattern(BIG))
+    reading = Reading(path, threads=threads).start()
+    at = 0
+    for start, stop in reading.parts():
+        assert start == at
+        assert reading.memory[start:stop].tobytes() == pattern(BIG)[start:stop]
+        at = stop
+    assert at == BIG
+
+
+def test_what_the_page_cache_has_lost_is_read_from_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(pattern(BIG))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, BIG // 2, os.POSIX_FADV_DONTNEED)
+    assert Reading(path).start().wait()[:BIG].tobytes() == pattern(BIG)
+
+
+def test_a_disk_that_cannot_be_read_directly_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(pattern(BIG))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, BIG, os.POSIX_FADV_DONTNEED)
+    really_open = os.open
+
+    def refuse_direct(where: Any, flags: int, *more: Any) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "not on this file system")
+        return really_open(where, flags, *more)
+
+    monkeypatch.setattr(os, "open", refuse_direct)
+    assert Reading(path).start().wait()[:BIG].tobytes() == pattern(BIG)
+
+
+def test_memory_that_is_not_aligned_is_filled_too(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(pattern(BIG))
+    into = host_memory(BIG + BLOCK_BYTES)[1 : BIG + 1]
+    Reading(path, into=into).start().wait()
+    assert into.tobytes() == pattern(BIG)
+
+
+def test_memory_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(pattern(BIG))
+    with pytest.raises(ValueError, match="do not fit"):
+        Reading(path, into=host_memory(1))
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(pattern(BIG))
+    reading = Reading(path, direct=False)
+    os.truncate(path, PART_BYTES)
+    with pytest.raises(OSError, match="shorter"):
+        reading.start().wait()
+
+
+def test_a_reading_that_nobody_hears_to_its_end_ends(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(pattern(BIG))
+    reading = Reading(path, threads=1).start()
+    parts = reading.parts()
+    next(parts)
+    parts.close()
+    assert not any(thread.is_alive() for thread in reading._threads)
+
+
+def test_prefetching_does_not_change_what_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors({"a": np.arange(10, dtype=np.float32)}))
+    prefetch(path)
+    assert load(path)["a"].tolist() == list(range(10))
+
+
+# --- tensors -------------------------------------------------------------------------------------
+
+ARRAYS = {
+    "w": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "half": np.arange(6, dtype=np.float16).reshape(2, 3, 1),
+    "scalar": np.array(7, np.int32),
+    "none": np.zeros((0, 4), np.float32),
+    "flags": np.array([True, False, True]),
+    "bits": np.array([0x3F80], np.uint16),
+}
+
+
+@pytest.mark.parametrize("align", [8, 1])
+def test_tensors_are_what_was_written(tmp_path: Path, align: int) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors(ARRAYS, align))
+    weights = load(path)
+    assert list(weights) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert weights[name].dtype == array.dtype
+        assert weights[name].flags.aligned
+        np.testing.assert_array_equal(weights[name], array)
+    assert weights.tensor("bits").kind == "BF16"
+
+
+def test_tensors_are_views_of_one_block(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors({"a": np.zeros(4, np.float32), "b": np.ones(4, np.float32)}))
+    weights = load(path)
+    weights.data[:4] = np.frombuffer(np.float32(9).tobytes(), np.uint8)
+    assert weights["a"][0] == 9
+    assert weights.data.nbytes == 32
+
+
+def test_a_block_can_be_used_again(tmp_path: Path) -> None:
+    path, block = tmp_path / "model.safetensors", host_memory(1 << 16)
+    for value in (1.0, 2.0):
+        path.write_bytes(safetensors({"a": np.full(4, value, np.float32)}))
+        found = load(path, into=block)["a"]
+        assert found.tolist() == [value] * 4
+        assert np.shares_memory(found, block)
+
+
+def test_a_stream_gives_each_tensor_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    arrays = {f"t{n}": np.full(1_000_000, n, np.float32) for n in range(6)}
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors({**arrays, "empty": np.zeros(0, np.float32)}))
+    seen = [(tensor.name, array.copy()) for tensor, array in stream(path)]
+    assert [name for name, _ in seen] == [*arrays, "empty"]
+    for name, array in seen[:-1]:
+        np.testing.assert_array_equal(array, arrays[name])
+
+
+def test_a_model_in_several_files_is_one_table(tmp_path: Path) -> None:
+    paths = []
+    for number in (1, 2):
+        paths.append(tmp_path / f"model-{number}.safetensors")
+        paths[-1].write_bytes(safetensors({f"t{number}": np.full(2, number, np.float32)}))
+    assert {name: array[0] for name, array in load_all(paths).items()} == {"t1": 1, "t2": 2}
+
+
+def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(RefusedFormat, match="pickle"):
+        load(path)
+
+
+# --- host memory ---------------------------------------------------------------------------------
+
+
+def test_what_was_swapped_out_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors(ARRAYS))
+    for copy in (HostCopy.load(path), HostCopy.of(ARRAYS)):
+        back = copy.swap_in()
+        for name, array in ARRAYS.items():
+            np.testing.assert_array_equal(back[name], array)
+            assert not np.shares_memory(back[name], copy.block)
+
+
+def test_changes_are_kept_only_when_asked() -> None:
+    copy = HostCopy.of({"a": np.zeros(4, np.float32)})
+    there = copy.swap_in()
+    there["a"][:] = 5
+    assert copy.swap_in()["a"].tolist() == [0] * 4
+    copy.keep(there)
+    assert copy.swap_in()["a"].tolist() == [5] * 4
+
+
+def test_tensors_of_the_host_itself_cannot_be_written_to() -> None:
+    array = HostCopy.of({"a": np.zeros(4, np.float32)}).arrays()["a"]
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 1
+
+
+def test_a_type_that_weights_do_not_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a type of weights"):
+        HostCopy.of({"a": np.array(["text"])})
+
+
+@pytest.mark.parametrize("size", [1, 17 << 20, (33 << 20) + 7])
+def test_a_block_is_copied_whole(size: int) -> None:
+    source = np.frombuffer(pattern(size), np.uint8)
+    into = np.zeros(size, np.uint8)
+    copy_block(into, source, threads=3)
+    assert np.array_equal(into, source)
