@@ -18,7 +18,16 @@ import psutil
 import pytest
 
 from swell.clock import SystemClock
-from swell.dispatch import Registration, Report, ReportAnswer, Upload, Welcome
+from swell.dispatch import (
+    Ask,
+    Grant,
+    LeasedTask,
+    Registration,
+    Report,
+    ReportAnswer,
+    Upload,
+    Welcome,
+)
 from swell.errors import InvalidRequest, NotFound, TooLarge, Unauthenticated
 from swell.model import InvalidModel
 from swell.retry import RetryPolicy
@@ -634,6 +643,63 @@ async def test_a_worker_told_to_go_at_once_hands_its_leases_back(dispatch: Memor
     tasks = [await dispatch.task(task_id) for task_id in ids]
     assert {task.state for task in tasks} == {TaskState.QUEUED}
     assert {task.attempts_left for task in tasks} == {3}
+
+
+class Crossing(MemoryDispatch):
+    """Hands out a task just before it hears the worker's goodbye."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.crossed = asyncio.Event()
+        self.granted: list[LeasedTask] = []
+
+    async def lease(self, ask: Ask) -> Grant:
+        if not ask.n:
+            return await super().lease(ask)
+        await self.crossed.wait()
+        return Grant(tasks=self.granted)
+
+    async def report(self, report: Report) -> ReportAnswer:
+        if report.goodbye and not self.crossed.is_set():
+            self.granted = await self._lease(report.worker_id, self._known(report.worker_id), 1)
+            answer = await super().report(report)
+            self.crossed.set()
+            return answer
+        return await super().report(report)
+
+
+async def test_a_task_that_crosses_the_goodbye_of_its_worker_is_handed_back() -> None:
+    dispatch = Crossing()
+    async with working(dispatch, "demo/noop") as (worker, running):
+        task_id = await dispatch.submit("demo/noop", {"text": "a"})
+        worker.release()
+        async with asyncio.timeout(5):
+            assert await running == 0
+    task = await dispatch.task(task_id)
+    assert (task.state, task.attempts_left) == (TaskState.QUEUED, task.max_attempts)
+    assert dispatch.crossed.is_set()
+    assert dispatch.reports[-1].goodbye
+
+
+class Slow(MemoryDispatch):
+    """Takes reports at once, and answers them later."""
+
+    async def report(self, report: Report) -> ReportAnswer:
+        answer = await super().report(report)
+        await asyncio.sleep(0.1)
+        return answer
+
+
+async def test_a_worker_that_goes_while_a_report_is_open_does_not_register_again() -> None:
+    dispatch = Slow(SystemClock())
+    async with working(dispatch, "demo/echo-picture") as (worker, running):
+        await dispatch.submit("demo/echo-picture", {"steps": 1000, "step_s": 0.001})
+        await dispatch.until(lambda: dispatch.progress)
+        worker.release()
+        async with asyncio.timeout(5):
+            assert await running == 0
+    assert dispatch.reports[-1].goodbye
+    assert len(dispatch.registrations) == 1
 
 
 # --- an unreliable backend -----------------------------------------------------------------------

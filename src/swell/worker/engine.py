@@ -537,7 +537,10 @@ class Worker:
             return
         verdict, self._verdict = self._verdict, None
         why = _Why.DIED if verdict is None else verdict.why
-        _log.warning(why.value, how=describe_exit(code))
+        if verdict is None:
+            _log.warning(why.value, how=describe_exit(code))
+        else:
+            _log.warning(why.value)
         batches, self._batches = list(self._batches), deque()
         if batches and (verdict is None or verdict.batch == batches[0].number):
             suspects = list(batches.pop(0).waiting.values())

@@ -11,6 +11,7 @@ load the batches grow by themselves, and without load nothing waits.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeVar
@@ -48,6 +49,9 @@ _log = structlog.get_logger("swell.worker")
 
 #: A backend ends the long polls of a worker that has said goodbye at once.
 LAST_POLL_S: Final = 1.0
+
+#: A worker that goes at once waits no longer for an answer, in seconds.
+LAST_ANSWER_S: Final = 0.25
 
 #: A long poll that ends sooner with nothing to tell was cut short.
 EARLY_S: Final = 0.1
@@ -299,13 +303,28 @@ class Link:
             _log.warning("the backend did not end the long poll of a worker that goes")
 
     async def say_goodbye_at_once(self) -> None:
-        """Tell everything that is left, also what an open report may not have told yet."""
+        """Tell everything that is left, and nothing after it; takes no longer than it must."""
+        # An answer that is on its way may bring tasks. If none comes, what the open report has told
+        # is told again. The lock is kept: who speaks after the goodbye would register again.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_ANSWER_S):
+                await self._reporting.acquire()
+        await self._tell_rest()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_ANSWER_S):
+                await self._is_quiet.wait()
+        if self._desk.has_outcomes:
+            # The long poll brought tasks after all.
+            await self._tell_rest()
+
+    async def _tell_rest(self) -> None:
         pages = [self._unanswered] if self._unanswered is not None else []
         while not pages or self._desk.has_outcomes:
             pages.append(self._desk.take())
         for page in pages:
             only_outcomes = Page(page.settlements, [], [])
             await self._tell_all(only_outcomes, goodbye=page is pages[-1])
+        self._unanswered = None
         self._desk.told()
 
 
