@@ -160,6 +160,7 @@ samples = st.fixed_dictionaries(
         "guidance": st.sampled_from([None, 0.0, 3.0]),
         "without": st.sampled_from([None, "", "ugly"]),
         "seed": st.integers(0, 9),
+        "poison": st.sampled_from([0.0, 0.0, 0.0, 0.0, 1.0]),
     }
 )
 
@@ -170,11 +171,17 @@ samples = st.fixed_dictionaries(
     st.booleans(),
     st.sampled_from([1, 2, 3, 4, 8]),
     st.sets(st.integers(0, 8), max_size=3),
+    st.sampled_from([1, 2, 5, 99]),
 )
 def test_a_picture_depends_on_its_input_alone(
-    arriving: list[tuple[dict[str, Any], int]], exact: bool, bucket: int, dropped: set[int]
+    arriving: list[tuple[dict[str, Any], int]],
+    exact: bool,
+    bucket: int,
+    dropped: set[int],
+    memory: int,
 ) -> None:
     studio = Studio(exact=exact, bucket=bucket if exact else None)
+    studio.model.memory = memory
     for boundary in range(13):
         for number, (asked, when) in enumerate(arriving):
             if when == boundary:
@@ -188,6 +195,8 @@ def test_a_picture_depends_on_its_input_alone(
         result = ended[str(number)]
         if isinstance(result, Cancelled):
             assert number in dropped
+        elif asked["poison"]:
+            assert str(result) == "poison"
         else:
             assert result == alone(**asked)
     assert len(studio.denoiser) == 0
