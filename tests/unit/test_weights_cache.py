@@ -241,7 +241,7 @@ def test_a_disk_that_fills_meanwhile_is_told_and_the_beginning_kept(
     partial = cache.partial(key)
     partial.write(b"begin")
     partial._file.close()
-    partial._file = Path("/dev/full").open("wb", buffering=0)  # type: ignore[assignment]
+    partial._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
     with contextlib.closing(partial), pytest.raises(CacheFull, match="is full") as told:
         partial.write(b"more")
     assert isinstance(told.value.__cause__, OSError)

@@ -18,6 +18,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -262,8 +263,7 @@ class WeightCache:
             content = Path(os.path.relpath(self.path(entry.sha256), link.parent))
             if link.is_symlink() and link.readlink() == content:
                 continue
-            fresh = link.with_name(f".{link.name}.{os.getpid()}")
-            fresh.unlink(missing_ok=True)
+            fresh = link.with_name(f".{link.name}.{secrets.token_hex(8)}")
             fresh.symlink_to(content)
             fresh.replace(link)
         return target
@@ -380,7 +380,7 @@ class WeightCache:
         """
         path = self._listing_path(listing.check().model, listing.version)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         with _disk_errors(fresh), fresh.open("wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(listing)))
             file.flush()
