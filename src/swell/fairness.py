@@ -36,7 +36,7 @@ Source:
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
 __all__ = ["USUAL_PRIORITY", "VirtualClock", "band", "rotate", "take_turns", "turns_before"]
@@ -98,6 +98,14 @@ class VirtualClock:
         """Return the start tag that a task would get now."""
         return max(self._now, self._finish.get(flow, 0.0))
 
+    def starts(self, flows: Iterable[str]) -> list[tuple[float, int, str]]:
+        """Return (start tag that its next task would get, place, flow) of each flow."""
+        now, finish = self._now, self._finish.get
+        return [
+            (end if (end := finish(flow, 0.0)) > now else now, place, flow)
+            for place, flow in enumerate(flows)
+        ]
+
     def serve(self, start: float) -> None:
         """Note that a task with this start tag was handed to a worker."""
         if start > self._now:
@@ -139,21 +147,30 @@ class VirtualClock:
         self._max_flows = max(MAX_IDLE_FLOWS, 2 * len(self._finish))
 
 
-def take_turns(clock: VirtualClock, lines: Mapping[str, Iterator[tuple[float, T]]]) -> Iterator[T]:
+def take_turns(
+    clock: VirtualClock,
+    flows: Iterable[str],
+    tasks_of: Callable[[str], Iterator[tuple[float, T]]],
+) -> Iterator[T]:
     """Yield the tasks of several flows in the order in which they are next.
 
     Each task that is yielded counts as handed out.
 
     Args:
         clock: Of the flows; a flow's tag is given here, when its task is taken.
-        lines: Flow → its tasks in their own order, as (cost, task). Where tags are equal, the flow
-            named first comes first.
+        flows: Whose tasks wait. Where tags are equal, the flow named first comes first.
+        tasks_of: Returns the tasks of a flow in their own order, as (cost, task). Called when the
+            flow's turn has come.
     """
-    nexts = [(clock.peek(flow), place, flow) for place, flow in enumerate(lines)]
+    nexts = clock.starts(flows)
     heapq.heapify(nexts)
+    opened: dict[str, Iterator[tuple[float, T]]] = {}
     while nexts:
         _, place, flow = nexts[0]
-        found = next(lines[flow], None)
+        tasks = opened.get(flow)
+        if tasks is None:
+            tasks = opened[flow] = tasks_of(flow)
+        found = next(tasks, None)
         if found is None:
             heapq.heappop(nexts)
             continue

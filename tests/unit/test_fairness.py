@@ -269,8 +269,9 @@ class Levels:
 
     def serve(self) -> tuple[str, str, int]:
         """Hand out the next task and return its key, user and cost."""
-        firsts = {key: iter([(line[0][3], key)]) for key, line in self.lines.items() if line}
-        key = next(take_turns(self.turns, firsts))
+        waiting = [key for key, line in self.lines.items() if line]
+        firsts = take_turns(self.turns, waiting, lambda key: iter([(self.lines[key][0][3], key)]))
+        key = next(firsts)
         start, _, user, cost = heapq.heappop(self.lines[key])
         self.clocks[key].serve(start)
         return key, user, cost

@@ -320,13 +320,14 @@ async def test_what_is_kept_in_memory_is_what_lies_in_the_file(path: Path, seed:
     for _ in range(60):
         await asyncio.gather(*(rng.choice(steps)() for _ in range(rng.randint(1, 3))))
         assert _lines_in_the_file(database) == {
-            (queue, *key): (line.n, line.samples)
-            for queue, lines in database.state.lines.items()
-            for key, line in lines.items()
+            (queue, urgency, key_id): (line.n, line.samples)
+            for queue, bands in database.state.lines.items()
+            for urgency, lines in bands.items()
+            for key_id, line in lines.items()
         }
         assert database.state.ready == {
-            queue: sum(line.n for line in lines.values())
-            for queue, lines in database.state.lines.items()
+            queue: sum(line.n for lines in bands.values() for line in lines.values())
+            for queue, bands in database.state.lines.items()
         }
         for task_id, (_, task) in database._state.live.items():
             assert [task] == await store.get([task_id])

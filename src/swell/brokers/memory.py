@@ -145,11 +145,14 @@ class MemoryBroker:
                 waiting = bands.setdefault(urgency, {}).get(key_id, [])
                 bands[urgency][key_id] = list(heapq.merge(waiting, line))
         for urgency in sorted(bands):
-            lines = {
-                key_id: ((entry.cost, entry) for entry in line)
-                for key_id, line in bands[urgency].items()
-            }
-            yield from take_turns(turns[model, urgency], lines)
+            lines = bands[urgency]
+
+            def tasks_of(
+                key_id: str, lines: dict[str, list[_Entry]] = lines
+            ) -> Iterator[tuple[float, _Entry]]:
+                return ((entry.cost, entry) for entry in lines[key_id])
+
+            yield from take_turns(turns[model, urgency], lines, tasks_of)
 
     async def ack(self, tasks: Sequence[Task]) -> None:
         """See `Broker.ack`."""

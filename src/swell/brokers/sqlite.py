@@ -5,6 +5,7 @@ nothing to offer and nothing to acknowledge: what is left of the broker is the o
 """
 
 import asyncio
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,11 +29,14 @@ __all__ = ["SqliteBroker"]
 #: Ranks are counted exactly up to here.
 EXACT_RANKS = 200
 
-#: Of more keys than this, a rank looks at every so many only.
-MAX_KEYS = 256
+#: Where the keys that wait make more lines than this, a rank looks at every second, or third, only.
+MAX_LINES = 100
 
 #: Larger than any id, since ids are made of 0-9 and a-f.
 _AFTER_ALL = "~"
+
+#: (cost, task).
+_Costed = tuple[float, Task]
 
 
 class SqliteBroker:
@@ -118,14 +122,19 @@ class SqliteBroker:
         n, samples, is_exact = self._before_in_line(task, tag, task_id, queues)
         others = _Others(state.turns[task.model, urgency], task.key_id, samples)
         for queue in queues:
-            for (other_band, key_id), line in state.lines.get(queue, {}).items():
-                if other_band < urgency:
-                    n, samples = n + line.n, samples + line.samples
-                elif other_band == urgency:
-                    others.add(key_id, line)
+            for other_band, lines in state.lines.get(queue, {}).items():
+                if other_band > urgency:
+                    continue
+                step = 1 + len(lines) // MAX_LINES
+                is_exact = is_exact and step == 1
+                for key_id, line in itertools.islice(lines.items(), 0, None, step):
+                    if other_band < urgency:
+                        n, samples = n + step * line.n, samples + step * line.samples
+                    else:
+                        others.add(key_id, line, step)
             if queue == task.queue:
                 # Where nothing of its key waits in this queue yet, the key comes last here.
-                others.add(task.key_id, Line())
+                others.add(task.key_id, Line(), 1)
         more, more_samples = others.before()
         return Rank(
             ahead=n + more,
@@ -148,7 +157,7 @@ class SqliteBroker:
             ((found, found_samples),) = self._database.read(
                 "rank", (queue, *place, EXACT_RANKS + 1)
             )
-            line = self._database.state.lines.get(queue, {}).get((urgency, task.key_id))
+            line = self._database.state.lines.get(queue, {}).get(urgency, {}).get(task.key_id)
             if found > EXACT_RANKS and line is not None:
                 # Who comes late in a long line: nearly all of it, as far as anybody cares.
                 found, found_samples = max(found, line.n), max(found_samples, line.samples)
@@ -163,11 +172,11 @@ class SqliteBroker:
         for model in models:
             urgent, equal = Line(), Line()
             for queue in state.queues_of(model):
-                for (other_band, _), line in state.lines.get(queue, {}).items():
-                    if other_band < urgency:
-                        urgent.add(line.n, line.samples)
-                    elif other_band == urgency:
-                        equal.add(line.n, line.samples)
+                for other_band, lines in state.lines.get(queue, {}).items():
+                    if other_band <= urgency:
+                        counted = urgent if other_band < urgency else equal
+                        for line in lines.values():
+                            counted.add(line.n, line.samples)
             found.append(
                 Backlog(
                     urgent=urgent.n,
@@ -212,30 +221,33 @@ class _Others:
         self._turns = turns
         self._key_id = key_id
         self._start = turns.peek(key_id) + samples
-        self._lines: dict[str, Line] = {}
+        #: Key → what waits of it, and for how many keys it stands.
+        self._lines: dict[str, tuple[Line, int]] = {}
         #: Whether every task that was counted costs the same.
         self.is_exact = True
 
-    def add(self, key_id: str, line: Line) -> None:
+    def add(self, key_id: str, line: Line, stands_for: int) -> None:
         """Count what waits of a key in one queue; who came first first."""
-        self._lines.setdefault(key_id, Line()).add(line.n, line.samples)
+        known = self._lines.get(key_id)
+        if known is None:
+            known = self._lines[key_id] = (Line(), stands_for)
+        known[0].add(line.n, line.samples)
 
     def before(self) -> tuple[int, int]:
         """Return how many tasks of other keys come before, and their samples."""
         n = samples = 0
         # Who came first wins a tie.
         wins_tie = True
-        step = 1 + len(self._lines) // MAX_KEYS
-        for key_id, line in itertools.islice(self._lines.items(), 0, None, step):
+        for key_id, (line, stands_for) in self._lines.items():
             if key_id == self._key_id:
                 wins_tie = False
                 continue
             cost = line.samples / line.n
             lead = self._start - self._turns.peek(key_id)
             found = turns_before(lead, line.n, cost, wins_tie=wins_tie)
-            n += step * found
-            samples += step * round(found * cost)
-            self.is_exact = self.is_exact and step == 1 and (cost == 1 or found in (0, line.n))
+            n += stands_for * found
+            samples += stands_for * round(found * cost)
+            self.is_exact = self.is_exact and (cost == 1 or found in (0, line.n))
         return n, samples
 
 
@@ -247,8 +259,8 @@ def _turns(session: Session, request: LeaseRequest) -> list[str]:
         return [model for _, model in waiting]
     heads: dict[str, int] = {}
     for queue, model in waiting:
-        for urgency, _ in session.lines(queue):
-            heads[model] = min(urgency, heads.get(model, urgency))
+        urgency = min(session.lines(queue))
+        heads[model] = min(urgency, heads.get(model, urgency))
     return rotate(heads, session.state.last_model)
 
 
@@ -274,50 +286,44 @@ def _take(session: Session, request: LeaseRequest, model: str, n: int) -> list[T
 
 def _in_order(session: Session, model: str, version: str, n: int) -> Iterator[Task]:
     """Yield the ready tasks of a model in the order of service, of which n are wanted."""
-    unwritten: dict[tuple[int, str], list[Task]] = {}
-    queues = []
-    for queue in (model, f"{model}:{version}"):
-        count = session.ready_count(queue)
-        if not count:
-            continue
-        added = session.unwritten(queue)
-        if count > len(added):
-            queues.append(queue)
-        for task in added:
-            unwritten.setdefault((band(task.priority), task.key_id), []).append(task)
-    if queues:
-        session.flush()
-        bands = _written_lines(session, model, version, n)
-    else:
+    queues = [queue for queue in (model, f"{model}:{version}") if session.ready_count(queue)]
+    added = [session.unwritten(queue) for queue in queues]
+    if sum(map(len, added)) == sum(map(session.ready_count, queues)):
         # Nothing waits in the file: what has just come goes on without being written twice.
-        bands = {}
-        for (urgency, key_id), tasks in unwritten.items():
-            if len(tasks) > 1:
-                tasks.sort(key=_place)
-            bands.setdefault(urgency, {})[key_id] = _without_expired(session, tasks)
+        yield from _in_order_of_new(session, model, [task for tasks in added for task in tasks])
+        return
+    session.flush()
+    bands: dict[int, dict[str, None]] = {}
+    for queue in queues:
+        for urgency, keys in session.lines(queue).items():
+            bands.setdefault(urgency, {}).update(dict.fromkeys(keys))
     for urgency in sorted(bands):
-        yield from take_turns(session.state.turns[model, urgency], bands[urgency])
+        keys = bands[urgency]
+        at_once = math.ceil(n / len(keys))
+        tasks_of = functools.partial(_line, session, queues, urgency, at_once)
+        yield from take_turns(session.state.turns[model, urgency], keys, tasks_of)
 
 
-def _written_lines(
-    session: Session, model: str, version: str, n: int
-) -> dict[int, dict[str, "Iterator[tuple[int, Task]]"]]:
-    """Return band → key → its ready tasks, which are read as far as they are wanted."""
-    queues: dict[tuple[int, str], list[str]] = {}
-    for queue in (model, f"{model}:{version}"):
-        for line in session.lines(queue):
-            queues.setdefault(line, []).append(queue)
-    at_once = max(1, math.ceil(n / max(1, len(queues))))
-    bands: dict[int, dict[str, Iterator[tuple[int, Task]]]] = {}
-    for (urgency, key_id), of_key in queues.items():
-        tasks = _line(session, of_key, urgency, key_id, at_once)
-        bands.setdefault(urgency, {})[key_id] = _without_expired(session, tasks)
-    return bands
+def _in_order_of_new(session: Session, model: str, tasks: Iterable[Task]) -> Iterator[Task]:
+    bands: dict[int, dict[str, list[Task]]] = {}
+    for task in tasks:
+        lines = bands.setdefault(band(task.priority), {})
+        lines.setdefault(task.key_id, []).append(task)
+    for urgency in sorted(bands):
+        lines = bands[urgency]
+
+        def tasks_of(key_id: str, lines: dict[str, list[Task]] = lines) -> Iterator[_Costed]:
+            line = lines[key_id]
+            if len(line) > 1:
+                line.sort(key=_place)
+            return _without_expired(session, line)
+
+        yield from take_turns(session.state.turns[model, urgency], lines, tasks_of)
 
 
 def _line(
-    session: Session, queues: Sequence[str], urgency: int, key_id: str, at_once: int
-) -> Iterator[Task]:
+    session: Session, queues: Sequence[str], urgency: int, at_once: int, key_id: str
+) -> Iterator[_Costed]:
     """Yield the ready tasks of one key and band in order, reading so many at a time."""
     last = (0 if urgency == USUAL_PRIORITY else urgency, -1.0, "")
     while True:
@@ -330,16 +336,14 @@ def _line(
             rows.sort()
         rows = rows[:at_once]
         session.load([row[2] for row in rows])
-        for row in rows:
-            task = session.get(row[2])
-            if task is not None:
-                yield task
+        tasks = [session.get(row[2]) for row in rows]
+        yield from _without_expired(session, [task for task in tasks if task is not None])
         if len(rows) < at_once:
             return
         last = rows[-1]
 
 
-def _without_expired(session: Session, tasks: Iterable[Task]) -> Iterator[tuple[int, Task]]:
+def _without_expired(session: Session, tasks: Iterable[Task]) -> Iterator[_Costed]:
     """Yield (cost, task), without those past a deadline: the sweeper ends them and tells of it."""
     now = session.now
     for task in tasks:

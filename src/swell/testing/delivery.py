@@ -634,6 +634,13 @@ class DeliveryConformance:
         assert (same.ahead, same.samples) == (1000, 1000)
         assert (user.ahead, key.ahead, urgent.ahead, patient.ahead) == (1, 1, 0, 1000)
 
+    async def test_the_rank_behind_many_keys_is_told_by_estimate(self, delivery: Delivery) -> None:
+        await delivery.submit(*(a_new_task(key_id=f"key-{n % 500}") for n in range(1000)))
+        quiet = await delivery.broker.rank_of_new(a_new_task(key_id="quiet"))
+        patient = await delivery.broker.rank_of_new(a_new_task(key_id="quiet", priority=2))
+        assert quiet.ahead == pytest.approx(500, rel=0.05)
+        assert patient.ahead == pytest.approx(1000, rel=0.05)
+
     async def test_the_rank_behind_long_lines_is_told_by_estimate(self, delivery: Delivery) -> None:
         for key_id in ("key-1", "key-2"):
             await delivery.submit(*(a_new_task(key_id=key_id, count=2) for _ in range(400)))

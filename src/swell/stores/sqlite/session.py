@@ -63,12 +63,12 @@ class SessionState:
         self._max_clocks = MAX_CLOCKS
         #: Queue → how many of its tasks are ready.
         self.ready: dict[str, int] = {}
-        #: Queue → (band, key) → its ready tasks; none is empty, and who came first stands first.
-        self.lines: dict[str, dict[tuple[int, str], Line]] = {}
+        #: Queue → band → key → its ready tasks; none is empty, and who came first stands first.
+        self.lines: dict[str, dict[int, dict[str, Line]]] = {}
         for queue, priority, key_id, n, samples in connection.execute(queries["ready_lines"]):
             self.ready[queue] = self.ready.get(queue, 0) + n
-            lines = self.lines.setdefault(queue, {})
-            lines.setdefault((band(priority), key_id), Line()).add(n, samples)
+            lines = self.lines.setdefault(queue, {}).setdefault(band(priority), {})
+            lines.setdefault(key_id, Line()).add(n, samples)
         #: The model that the last lease took from.
         self.last_model: str | None = None
         (last,) = connection.execute(queries["last_seq"]).fetchone()
@@ -88,7 +88,8 @@ class SessionState:
     def _forget_clocks(self) -> None:
         # Where nothing of a key waits, its users start anew. As in `VirtualClock`, the next look
         # waits until there are twice as many.
-        waiting = {key_id for lines in self.lines.values() for _, key_id in lines}
+        bands = [lines for of_queue in self.lines.values() for lines in of_queue.values()]
+        waiting = {key_id for lines in bands for key_id in lines}
         self.clocks = {key: clock for key, clock in self.clocks.items() if key[1] in waiting}
         self._max_clocks = max(MAX_CLOCKS, 2 * len(self.clocks))
 
@@ -191,16 +192,29 @@ class Session:
         """Return how many tasks of a queue are ready, as this transaction sees it."""
         return self._state.ready.get(queue, 0) + self._ready.get(queue, 0)
 
-    def lines(self, queue: str) -> dict[tuple[int, str], int]:
-        """Return (band, key) → how many ready tasks, none of them 0, as this transaction sees it.
+    def lines(self, queue: str) -> dict[int, Iterable[str]]:
+        """Return band → keys of which something is ready, as this transaction sees it.
 
-        Who came first stands first.
+        No band is empty, and who came first stands first.
         """
-        found = {key: line.n for key, line in self._state.lines.get(queue, {}).items()}
-        for (changed, band_, key_id), line in self._lines.items():
-            if changed == queue:
-                found[band_, key_id] = found.get((band_, key_id), 0) + line.n
-        return {key: n for key, n in found.items() if n > 0}
+        committed = self._state.lines.get(queue, {})
+        found: dict[int, Iterable[str]] = dict(committed)
+        changed: dict[int, dict[str, int]] = {}
+        for (of_queue, band_, key_id), change in self._lines.items():
+            if of_queue == queue:
+                changed.setdefault(band_, {})[key_id] = change.n
+        for band_, changes in changed.items():
+            before = committed.get(band_, {})
+            keys = dict.fromkeys(before)
+            for key_id, n in changes.items():
+                if n + (before[key_id].n if key_id in before else 0) > 0:
+                    keys[key_id] = None
+                else:
+                    keys.pop(key_id, None)
+            found[band_] = keys
+            if not keys:
+                del found[band_]
+        return found
 
     def unwritten(self, queue: str) -> list[Task]:
         """Return the ready tasks of a queue that were added and not flushed yet."""
@@ -230,7 +244,7 @@ class Session:
                 ready.pop(queue, None)
         for (queue, band_, key_id), line in self._lines.items():
             if line.n or line.samples:
-                self._remember_line(queue, (band_, key_id), line)
+                self._remember_line(queue, band_, key_id, line)
         live = self._state.live
         for task_id, (seq, task) in self._seen.items():
             if task.state.is_terminal:
@@ -240,15 +254,18 @@ class Session:
             ):
                 live[task_id] = (seq, task)
 
-    def _remember_line(self, queue: str, key: tuple[int, str], change: Line) -> None:
-        lines = self._state.lines.setdefault(queue, {})
-        line = lines.get(key)
+    def _remember_line(self, queue: str, band_: int, key_id: str, change: Line) -> None:
+        bands = self._state.lines.setdefault(queue, {})
+        lines = bands.setdefault(band_, {})
+        line = lines.get(key_id)
         if line is None:
-            line = lines[key] = Line()
+            line = lines[key_id] = Line()
         line.add(change.n, change.samples)
         if line.n <= 0:
-            del lines[key]
+            del lines[key_id]
             if not lines:
+                del bands[band_]
+            if not bands:
                 del self._state.lines[queue]
 
 
