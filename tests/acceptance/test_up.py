@@ -26,6 +26,9 @@ def test_up_keeps_its_keys_and_its_tasks_over_a_restart(swell: Swell) -> None:
 
 def test_a_key_is_shown_once_and_kept_as_a_hash_only(swell: Swell) -> None:
     said = []
+    (swell.folder / "broken.py").write_text("import nothing_like_this\n")
+    for command in (("up", "-m", "broken.py"), ("demo", "--once", "--model", "demo/echo-picture")):
+        assert "swell_" not in swell.run(*command, "--port", "0").stdout
     for _ in range(2):
         process = swell.start("up", "--port", "0", "-m", "demo/upper")
         assert process.stdout is not None

@@ -126,7 +126,10 @@ class HttpConnection(HttpToolsProtocol):
                 self._since_s = self.loop.time()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Answer what was asked before the client closed its direction, then close ours."""
+        """Answer what was asked before the client closed its direction, then close ours.
+
+        Whether it has gone altogether shows when the next word is written to it.
+        """
         if self.url.startswith(_WORKERS):
             return False
         self._is_half_closed = True

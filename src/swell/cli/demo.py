@@ -54,7 +54,7 @@ def demo(
             stdout.print(str(path))
         talk.print(f"  {time_line(task, total_s)}")
         if not once:
-            _invite(keyring, model)
+            _invite(access.url, await keyring.new_client_key(), model)
         return once
 
     configure_logging(settings.log)
@@ -63,16 +63,16 @@ def demo(
         raise CommandFailed("the picture was not drawn; the lines above say why")
 
 
-def _invite(keyring: Keyring, model: str) -> None:
+def _invite(url: str, key: str | None, model: str) -> None:
     # What the demo installed is in a virtual environment that a newcomer's shell may not know.
     command = "swell" if shutil.which("swell") else os.path.relpath(sys.argv[0])
     talk.print("Swell goes on until Ctrl-C. From another terminal:")
     talk.print(
         f"  {command} tasks submit {model} -i prompt='a cat in the rain' --watch\n"
-        f"  export SWELL_KEY={keyring.shown or f'$({command} keys create demo)'}"
+        f"  export SWELL_KEY={key or f'$({command} keys create demo)'}"
         "   # write it down, it is not shown again\n"
         '  curl -H "Authorization: Bearer $SWELL_KEY" -H "Prefer: wait=30" '
-        f"{keyring.access.url}/v1/tasks \\\n"
+        f"{url}/v1/tasks \\\n"
         f'    -d \'{{"model": "{model}", "input": {{"prompt": "a cat in the rain"}}}}\'',
         markup=False,
     )

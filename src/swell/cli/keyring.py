@@ -21,7 +21,7 @@ from swell.api.auth import NewKey, create_key
 from swell.api.settings import Backend
 from swell.cli.access import Access, read_access, write_access
 from swell.errors import SwellError
-from swell.registry import ApiKey, Scope
+from swell.registry import Scope
 
 __all__ = ["CLIENT", "LOCAL", "WORKERS", "Keyring", "open_keyring"]
 
@@ -34,17 +34,27 @@ WORKERS: Final = "workers of swell up"
 class Keyring:
     """What opens a backend that has started."""
 
+    backend: Backend
     #: For commands on this machine, with the local key.
     access: Access
-    #: A client key that was made just now, to be shown once; None if one was made before.
-    shown: str | None
     #: For the workers that are started with the backend; empty if there are none.
     worker_token: str
+
+    async def new_client_key(self, *, always: bool = False) -> str | None:
+        """Make a client key, to be shown at once; None where an earlier one is still good.
+
+        Args:
+            always: Make one in any case.
+        """
+        known = [] if always else await self.backend.registry.keys()
+        if any(key.name == CLIENT and key.revoked_at is None for key in known):
+            return None
+        return (await _make(self.backend, CLIENT, Scope.ADMIN)).secret
 
 
 @asynccontextmanager
 async def open_keyring(
-    backend: Backend, data_dir: Path, url: str, *, has_workers: bool, shows_always: bool
+    backend: Backend, data_dir: Path, url: str, *, has_workers: bool
 ) -> AsyncIterator[Keyring]:
     """Make the keys that are missing; the worker token is good while the block runs.
 
@@ -53,7 +63,6 @@ async def open_keyring(
         data_dir: Where the local key lies.
         url: Where the backend listens.
         has_workers: Whether workers are started with it.
-        shows_always: Make a client key also where an earlier start has made one that is good.
     """
     left = read_access(data_dir)
     if left is not None and left.worker_key_id:
@@ -66,19 +75,12 @@ async def open_keyring(
     worker_key_id = workers.key.id if workers else ""
     access = Access(url=url, key=local, worker_key_id=worker_key_id)
     write_access(data_dir, access)
-    shown = None
-    if shows_always or not any(_is_client(key) for key in await backend.registry.keys()):
-        shown = (await _make(backend, CLIENT, Scope.ADMIN)).secret
     try:
-        yield Keyring(access, shown, workers.secret if workers else "")
+        yield Keyring(backend, access, workers.secret if workers else "")
     finally:
         # Where the store cannot write any more, the next start does it.
         with contextlib.suppress(SwellError):
             await _revoke(backend, worker_key_id)
-
-
-def _is_client(key: ApiKey) -> bool:
-    return key.name == CLIENT and key.revoked_at is None
 
 
 async def _make(backend: Backend, name: str, scope: Scope) -> NewKey:

@@ -121,23 +121,16 @@ def serve(
 
 def _run(settings: Settings, as_json: bool) -> None:
     async def ready(keyring: Keyring) -> bool:
-        _tell_ready(keyring, as_json)
+        key = await keyring.new_client_key(always=as_json)
+        _tell_ready(keyring.access.url, key, as_json)
         return False
 
     configure_logging(settings.log)
-    uvloop.run(run_up(settings, SystemClock(), ready, shows_key=as_json))
+    uvloop.run(run_up(settings, SystemClock(), ready))
 
 
-async def run_up(
-    settings: Settings, clock: Clock, on_ready: OnReady, *, shows_key: bool = False
-) -> None:
+async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
     """Run the backend and its workers until a signal comes or `on_ready` returns True.
-
-    Args:
-        settings: What to run.
-        clock: For all of it.
-        on_ready: Called once.
-        shows_key: Make a client key also where an earlier start has made one.
 
     Raises:
         Conflict: Another backend runs on the same data folder.
@@ -153,7 +146,6 @@ async def run_up(
             settings.data_dir,
             service.url,
             has_workers=settings.pool.workers > 0,
-            shows_always=shows_key,
         ) as keyring,
     ):
         ends: list[_End] = []
@@ -275,15 +267,14 @@ def _tail(path: Path, lines: int = 8) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
 
 
-def _tell_ready(keyring: Keyring, as_json: bool) -> None:
-    url = keyring.access.url
+def _tell_ready(url: str, key: str | None, as_json: bool) -> None:
     if as_json:
-        line = {"ready": True, "url": url, "key": keyring.shown}
+        line = {"ready": True, "url": url, "key": key}
         stdout.print(json.dumps(line), markup=False)
         stdout.file.flush()
         return
-    if keyring.shown:
-        stdout.print(f"Swell is ready: {url}  key {keyring.shown}", markup=False)
+    if key:
+        stdout.print(f"Swell is ready: {url}  key {key}", markup=False)
         talk.print("  write the key down, it is not shown again: `swell keys create` makes others")
     else:
         stdout.print(f"Swell is ready: {url}", markup=False)
