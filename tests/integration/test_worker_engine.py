@@ -682,19 +682,27 @@ async def test_a_task_that_crosses_the_goodbye_of_its_worker_is_handed_back() ->
 
 
 class Slow(MemoryDispatch):
-    """Takes reports at once, and answers them later."""
+    """Has reports arrive late, goodbyes at once, and answers those late."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.is_told = asyncio.Event()
 
     async def report(self, report: Report) -> ReportAnswer:
+        if not report.goodbye:
+            self.is_told.set()
+            await asyncio.sleep(0.1)
+            return await super().report(report)
         answer = await super().report(report)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
         return answer
 
 
 async def test_a_worker_that_goes_while_a_report_is_open_does_not_register_again() -> None:
-    dispatch = Slow(SystemClock())
+    dispatch = Slow()
     async with working(dispatch, "demo/echo-picture") as (worker, running):
         await dispatch.submit("demo/echo-picture", {"steps": 1000, "step_s": 0.001})
-        await dispatch.until(lambda: dispatch.progress)
+        await dispatch.is_told.wait()
         worker.release()
         async with asyncio.timeout(5):
             assert await running == 0

@@ -318,12 +318,13 @@ class Link:
             await self._tell_rest()
 
     async def _tell_rest(self) -> None:
-        pages = [self._unanswered] if self._unanswered is not None else []
-        while not pages or self._desk.has_outcomes:
+        pages = [] if self._unanswered is None else [self._unanswered]
+        while self._desk.has_outcomes:
             pages.append(self._desk.take())
-        for page in pages:
-            only_outcomes = Page(page.settlements, [], [])
-            await self._tell_all(only_outcomes, goodbye=page is pages[-1])
+        outcomes = [Page(page.settlements, [], []) for page in pages if page.settlements]
+        for page in outcomes[:-1]:
+            await self._tell_all(page)
+        await self._tell_all(outcomes[-1] if outcomes else Page([], [], []), goodbye=True)
         self._unanswered = None
         self._desk.told()
 
