@@ -146,8 +146,8 @@ class ModelProcess:
     def end(self) -> None:
         """End the process, and all that it has started, at once; `on_exit` follows."""
         self.is_ready = False
-        if self._process is not None and self._process.returncode is None:
-            _kill_group(self._process.pid)
+        if self._process is not None:
+            _kill(self._process)
 
     def heard(self, frame: Frame) -> None:
         """Take what the process said."""
@@ -176,7 +176,7 @@ class ModelProcess:
         # Whoever closes the socket is done for: do not wait for what it may still do. Whoever is
         # gone may have left frames behind, but also children that keep the socket open.
         await asyncio.wait(ends, timeout=LAST_WORDS_S)
-        _kill_group(process.pid)
+        _kill(process)
         await asyncio.wait({exited}, timeout=KILL_WITHIN_S)
         if self._transport is not None:
             self._transport.abort()
@@ -192,10 +192,13 @@ class ModelProcess:
                 future.exception()
 
 
-def _kill_group(pid: int) -> None:
-    # It leads a group of its own (`start_new_session`).
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill a process and what is left of its group, of which it is the leader."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
 
 def describe_exit(code: int) -> str:
