@@ -163,6 +163,13 @@ def take_turns(
             flow's turn has come.
     """
     nexts = clock.starts(flows)
+    if len(nexts) == 1:
+        # The busiest way through: nobody to take turns with.
+        [(_, _, flow)] = nexts
+        for cost, task in tasks_of(flow):
+            clock.take(flow, cost)
+            yield task
+        return
     heapq.heapify(nexts)
     opened: dict[str, Iterator[tuple[float, T]]] = {}
     while nexts:
@@ -175,9 +182,7 @@ def take_turns(
             heapq.heappop(nexts)
             continue
         cost, task = found
-        finish = clock.take(flow, cost)
-        if len(nexts) > 1:
-            heapq.heapreplace(nexts, (finish, place, flow))
+        heapq.heapreplace(nexts, (clock.take(flow, cost), place, flow))
         yield task
 
 
