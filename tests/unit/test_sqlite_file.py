@@ -334,6 +334,30 @@ async def test_what_is_kept_in_memory_is_what_lies_in_the_file(path: Path, seed:
     await database.close()
 
 
+async def test_after_a_restart_keys_and_their_users_go_on_taking_turns(path: Path) -> None:
+    clock = ManualClock()
+    database = SqliteDatabase.open(path, clock)
+    store, broker = SqliteStore(database), SqliteBroker(database)
+    crowd = [a_new_task(key_id="crowd", user=f"user-{n % 30}") for n in range(90)]
+    await store.accept([*crowd, *(a_new_task(key_id="one") for _ in range(30))])
+    await broker.lease(a_lease_request(20))
+    await store.close()
+
+    database = SqliteDatabase.open(path, clock)
+    store, broker = SqliteStore(database), SqliteBroker(database)
+    assert database.state.ready == {"demo/upper": 100}
+    await store.accept([a_new_task(key_id="crowd", user="new"), a_new_task(key_id="quiet")])
+    served = await broker.lease(a_lease_request(30))
+    keys = [task.key_id for task in served]
+    assert "quiet" in keys[:3]
+    assert abs(keys.count("crowd") - keys.count("one")) <= 2
+    # Its user waits for one task of each other user of the key, and no longer.
+    more = await broker.lease(a_lease_request(50))
+    users = [task.user for task in [*served, *more] if task.key_id == "crowd"]
+    assert users.index("new") <= 30
+    await store.close()
+
+
 # ---- what is promised of the file
 
 
