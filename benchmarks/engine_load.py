@@ -31,7 +31,9 @@ from typing import Any
 from engine_solver import environment as torch_environment
 from machine import BENCH, ROOT, quiet, report, say
 
-PACKAGES = ["safetensors", "runai-model-streamer", "fastsafetensors", "accelerate", "diffusers"]
+PACKAGES = [
+    "safetensors", "runai-model-streamer", "fastsafetensors", "accelerate", "msgspec", "aiohttp",
+]  # fmt: skip
 CHECKPOINT = BENCH / "checkpoint" / "model.safetensors"
 SIZE_BYTES = 1_000_000_000
 PAGE = mmap.PAGESIZE
@@ -66,13 +68,13 @@ def inside(script: str, *arguments: str) -> int:
     return subprocess.run(command, env=variables, check=False).returncode
 
 
-def swell_weights(name: str) -> types.ModuleType:
-    """A module of Swell's weights: they need numpy only, and the rest of Swell is not installed."""
+def swell_module(name: str) -> types.ModuleType:
+    """A module of Swell by itself: what all of Swell needs is not installed here."""
     if "swell" not in sys.modules:
         package = types.ModuleType("swell")
         package.__path__ = [str(ROOT / "src" / "swell")]
         sys.modules["swell"] = package
-    return importlib.import_module(f"swell.weights.{name}")
+    return importlib.import_module(f"swell.{name}")
 
 
 def checkpoint() -> Path:
@@ -128,8 +130,8 @@ class Arms:
         self.plain_load = importlib.import_module("safetensors.torch").load_file
         self.runai = importlib.import_module("runai_model_streamer")
         self.fast = importlib.import_module("fastsafetensors")
-        self.swell = swell_weights("torch_tensors")
-        self.swell_numpy = swell_weights("loading")
+        self.swell = swell_module("weights.torch_tensors")
+        self.swell_numpy = swell_module("weights.loading")
         self.scratch = memoryview(mmap.mmap(-1, 16 << 20))
         self.scratch[:] = bytes(len(self.scratch))
 
@@ -137,9 +139,7 @@ class Arms:
         return {
             "raw": self.raw,
             "swell": lambda: self.touch(self.swell.load_torch(self.path)),
-            "swell, cached reads": lambda: self.touch(
-                self.swell.load_torch(self.path, direct=False)
-            ),
+            "swell, cached reads": self.run_cached,
             "swell, numpy": self.numpy,
             "safetensors": lambda: self.touch(self.plain_load(self.path)),
             "runai-model-streamer": self.run_runai,
@@ -155,6 +155,10 @@ class Arms:
         """Read one byte of each page, as the first pass through a network does."""
         for tensor in tensors.values():
             tensor.view(-1).view(self.torch.uint8)[::PAGE].sum()
+
+    def run_cached(self) -> None:
+        reading = swell_module("weights.reading").Reading(self.path, direct=False)
+        self.touch(self.swell.load_torch(reading))
 
     def numpy(self) -> None:
         for array in self.swell_numpy.load(self.path).values():

@@ -201,6 +201,16 @@ def test_changes_are_kept_only_when_asked() -> None:
     assert copy.swap_in()["a"].tolist() == [5] * 4
 
 
+def test_a_block_that_was_swapped_in_can_be_swapped_out_whole() -> None:
+    copy = HostCopy.of({"a": np.zeros(4, np.float32), "b": np.ones(3, np.float16)})
+    block = host_memory(copy.size_bytes)
+    there = copy.swap_in(block)
+    there["a"][:], there["b"][:] = 5, 6
+    copy.swap_out(block)
+    back = copy.swap_in()
+    assert (back["a"].tolist(), back["b"].tolist()) == ([5] * 4, [6] * 3)
+
+
 def test_tensors_of_the_host_itself_cannot_be_written_to() -> None:
     array = HostCopy.of({"a": np.zeros(4, np.float32)}).arrays()["a"]
     with pytest.raises(ValueError, match="read-only"):

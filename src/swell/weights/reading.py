@@ -114,7 +114,9 @@ class Reading:
         return self.memory.ctypes.data % BLOCK_BYTES == 0 and self.memory.nbytes >= whole
 
     def start(self) -> "Reading":
-        """Begin to read; returns at once."""
+        """Begin to read, if it has not begun; returns at once."""
+        if self._threads:
+            return self
         if self._direct:
             self._cached = _cached_parts(self.path, self._starts, self.size_bytes)
         for number in range(self._wanted):

@@ -54,7 +54,7 @@ class HostCopy:
         block: Shapes: (size,) uint8.
 
     Guarantees:
-        The block is never written to, except by `keep`.
+        The block is never written to, except by `swap_out` and `keep`.
     """
 
     def __init__(self, tensors: Iterable[Tensor], block: NDArray[np.uint8]) -> None:
@@ -99,8 +99,12 @@ class HostCopy:
         """What it takes of the host's memory."""
         return self.block.nbytes
 
+    def swap_out(self, block: NDArray[np.uint8]) -> None:
+        """Copy back a block that `swap_in` has filled, if its tensors have changed meanwhile."""
+        copy_block(self.block, block[: self.size_bytes])
+
     def keep(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Swap out arrays that have changed: copy them over what is here."""
+        """Copy arrays, wherever they are, over what is here."""
         for tensor in self.tensors:
             view(self.block, tensor)[...] = arrays[tensor.name]
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from swell.weights.formats import Tensor, read_header
-from swell.weights.reading import THREADS, Reading, host_memory
+from swell.weights.reading import Reading, host_memory
 from swell.weights.residency import copy_block
 
 __all__ = ["TorchHostCopy", "from_block", "load_torch"]
@@ -62,9 +62,7 @@ def from_block(block: torch.Tensor, tensor: Tensor) -> torch.Tensor:
     return flat.view(_TYPES[tensor.kind]).reshape(tensor.shape)
 
 
-def load_torch(
-    path: Path, device: str = "cpu", *, threads: int = THREADS, direct: bool = True
-) -> dict[str, torch.Tensor]:
+def load_torch(source: Path | Reading, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Read the tensors of one safetensors file onto a device.
 
     The file becomes one block on the device; what has been read goes there while the rest is read.
@@ -72,10 +70,9 @@ def load_torch(
     that no weight is made or copied twice.
 
     Args:
-        path: The file.
+        source: The file, or its `Reading`: one that was started before torch was imported has read
+            most of the file by the time that it is.
         device: As torch names it.
-        threads: How many parts are read at once.
-        direct: See `swell.weights.reading.Reading`.
 
     Raises:
         RefusedFormat: It is not a safetensors file.
@@ -83,11 +80,11 @@ def load_torch(
         OSError: It cannot be read.
     """
     if torch.device(device).type == "cpu":
-        header = read_header(path)
-        memory = Reading(path, threads=threads, direct=direct).start().wait()
-        block = torch.from_numpy(memory)
+        reading = source if isinstance(source, Reading) else Reading(source)
+        header = read_header(reading.path)
+        block = torch.from_numpy(reading.start().wait())
         return {tensor.name: from_block(block, tensor) for tensor in header.tensors}
-    return TorchHostCopy.load(path, device, threads=threads, direct=direct)[1]
+    return TorchHostCopy.load(source, device)[1]
 
 
 class TorchHostCopy:
@@ -104,15 +101,15 @@ class TorchHostCopy:
 
     @classmethod
     def load(
-        cls, path: Path, device: str, *, threads: int = THREADS, direct: bool = True
+        cls, source: Path | Reading, device: str
     ) -> tuple["TorchHostCopy", dict[str, torch.Tensor]]:
         """Read a file; return its copy on the host and its tensors on the device.
 
         Raises:
             RefusedFormat, BrokenWeights, OSError: As `load_torch`.
         """
-        header = read_header(path)
-        reading = Reading(path, threads=threads, direct=direct)
+        reading = source if isinstance(source, Reading) else Reading(source)
+        header = read_header(reading.path)
         copy = cls(header.tensors, reading.memory)
         _pin(copy)
         host = torch.from_numpy(reading.memory)
@@ -124,7 +121,7 @@ class TorchHostCopy:
 
     @classmethod
     def of(cls, tensors: Mapping[str, torch.Tensor]) -> "TorchHostCopy":
-        """Swap out: copy tensors from their device into one block of the host."""
+        """Copy tensors from their device into one block of the host."""
         kinds = {dtype: kind for kind, dtype in _TYPES.items()}
         table, at = [], 0
         for name, value in tensors.items():
@@ -142,8 +139,15 @@ class TorchHostCopy:
         """What it takes of the host's memory."""
         return self.block.nbytes
 
+    def swap_out(self, block: torch.Tensor) -> None:
+        """Copy back a block that `swap_in` has filled, if its tensors have changed meanwhile."""
+        if block.device.type == "cpu":
+            copy_block(self.block, block.numpy()[: self.size_bytes])
+        else:
+            torch.from_numpy(self.block).copy_(block[: self.size_bytes])
+
     def keep(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Swap out tensors that have changed: copy them over what is here."""
+        """Copy tensors, wherever they are, over what is here."""
         host = torch.from_numpy(self.block)
         for tensor in self.tensors:
             from_block(host, tensor).copy_(tensors[tensor.name])
