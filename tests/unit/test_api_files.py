@@ -221,6 +221,23 @@ async def test_an_upload_stays_readable_while_its_task_waits_and_on_every_attemp
     assert await _is_readable(world, leased, url, b"hello")
 
 
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/batch"])
+async def test_a_url_that_has_expired_is_no_input_of_a_new_task(world: World, path: str) -> None:
+    await world.register(SIZE)
+    url = "http://swell.test" + await _upload(world, b"hello")
+    request = {"model": "demo/size", "input": {"image": url}}
+    body = {"tasks": [request]} if path.endswith("batch") else request
+    key = {"Idempotency-Key": "k"}
+    assert (await world.anna("POST", path, body, headers=key)).status == 202
+    world.clock.advance(2 * 3600)
+    await world.register(SIZE)
+    # A repeat is answered as ever; a new one would read what its sender may not read any more.
+    assert (await world.anna("POST", path, body, headers=key)).status == 202
+    answer = await world.anna("POST", path, body)
+    assert answer.status == 422
+    assert "expired" in answer.json["detail"]
+
+
 async def test_escapes_of_json_do_not_hide_a_file(world: World) -> None:
     worker = await world.register(SIZE)
     url = "http://localhost" + await _upload(world, b"hello")

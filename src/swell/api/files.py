@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -15,12 +16,20 @@ from swell.api.messages import StoredView, UploadQuery, UploadView
 from swell.api.reading import read_query
 from swell.api.service import Service
 from swell.api.views import encode
-from swell.errors import InvalidRequest, NotFound, RangeNotSatisfiable
+from swell.errors import (
+    FieldError,
+    Forbidden,
+    InvalidInput,
+    InvalidRequest,
+    NotFound,
+    RangeNotSatisfiable,
+)
 from swell.objects import ObjectInfo, Objects
 from swell.task import new_id
 
 __all__ = [
     "byte_range",
+    "check_files",
     "get_artifact",
     "may_name_files",
     "name_files",
@@ -34,6 +43,9 @@ _TYPE: Final = re.compile(r"^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$
 
 #: What a browser may show in place; anything else is saved, so that nobody's upload runs scripts.
 _SHOWN: Final = ("image/", "audio/", "video/", "text/plain", "application/json", "application/pdf")
+
+#: Where files are read.
+_HOME: Final = "/v1/artifacts/"
 
 #: Every URL that we sign holds this, and escapes of JSON leave it as it is.
 _SIGNED: Final = "signature="
@@ -122,17 +134,41 @@ def may_name_files(raw: msgspec.Raw) -> bool:
     return _SIGNED_BYTES in bytes(raw)
 
 
+def check_files(objects: Objects, raw: msgspec.Raw, at: str) -> None:
+    """Check that the files of this backend which an input names may be read now.
+
+    Once the task is accepted they stay readable for it, however long it waits.
+
+    Raises:
+        InvalidInput: A URL of ours has expired.
+    """
+    for url in _signed_strings(_value(raw)):
+        if objects.renew(url, _READ_URL_S) is None:
+            # Not ours, or not as we made it: the worker judges whether it may be fetched.
+            continue
+        parts = urlsplit(url)
+        key = unquote(parts.path.partition(_HOME)[2])
+        try:
+            objects.verify("GET", key, dict(parse_qsl(parts.query)))
+        except Forbidden as error:
+            where = FieldError(pointer=at, detail=error.detail, code="expired_url")
+            raise InvalidInput(f"{at}: {error.detail}", errors=[where]) from error
+
+
 def name_files(objects: Objects, raw: msgspec.Raw) -> dict[str, str]:
     """Return the URLs in an input that name files of this backend, each with a fresh one.
 
     Only URLs that were signed here are among them; any other is left for the worker to judge.
     """
-    try:
-        value = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return {}
-    fresh = {url: objects.renew(url, _READ_URL_S) for url in _signed_strings(value)}
+    fresh = {url: objects.renew(url, _READ_URL_S) for url in _signed_strings(_value(raw))}
     return {old: new for old, new in fresh.items() if new is not None}
+
+
+def _value(raw: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _signed_strings(value: Any) -> list[str]:

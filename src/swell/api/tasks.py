@@ -15,6 +15,7 @@ import msgspec
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
 from swell.api.eta import retry_after_s
+from swell.api.files import check_files, may_name_files
 from swell.api.messages import (
     MAX_METADATA_BYTES,
     BatchRequest,
@@ -83,6 +84,8 @@ async def create(service: Service, call: Call) -> Reply:
     new = _new_task(call, request, target, repeat)
     if repeat is None or not repeat.is_known:
         # A repeat gets its task, even when a new one would be refused.
+        if may_name_files(new.input):
+            check_files(service.objects, new.input, "/input")
         await _check_can_run(service, target)
         if new.start_by_s is not None or new.finish_by_s is not None:
             await _check_deadline(service, new, await service.broker.rank_of_new(new))
@@ -127,6 +130,8 @@ async def create_batch(service: Service, call: Call) -> Reply:
             service.cards.check_input(target, request.input, at + "/input")
             news.append(_new_task(call, request, target, repeat, (at, number)))
             if repeat is None or not repeat.is_known:
+                if may_name_files(request.input):
+                    check_files(service.objects, request.input, at + "/input")
                 await _check_can_run(service, target)
                 await outlook.check(news[-1])
         except SwellError as error:
