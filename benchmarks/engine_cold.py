@@ -76,10 +76,9 @@ def plain() -> str:
 
 def ours() -> str:
     reading = swell_module("weights.reading").Reading(FILE).start()
-    torch = importlib.import_module("torch")
     load = swell_module("weights.torch_tensors").load_torch
     config = json.loads((FOLDER / "config.json").read_text())
-    with torch.device("meta"):
+    with importlib.import_module("accelerate").init_empty_weights():
         model = unet().from_config(config)
     model.load_state_dict(load(reading), assign=True)
     return one_pass(model.eval())
@@ -93,6 +92,7 @@ def forked() -> None:
 
 def make_model() -> None:
     if FILE.exists():
+        FILE.chmod(0o444)
         return
     torch = importlib.import_module("torch")
     say("making a model of 1 GB")
@@ -100,6 +100,8 @@ def make_model() -> None:
     model = unet()(**CONFIG).to(torch.bfloat16)
     say(f"{sum(value.numel() for value in model.parameters()) / 1e6:.0f} million weights")
     model.save_pretrained(FOLDER)
+    # As the cache of weights keeps its files.
+    FILE.chmod(0o444)
 
 
 # --- the arms ------------------------------------------------------------------------------------

@@ -94,6 +94,8 @@ def checkpoint() -> Path:
     save.save_file(tensors, partial)
     with partial.open("rb") as file:
         os.fsync(file.fileno())
+    # As the cache of weights keeps its files.
+    partial.chmod(0o444)
     partial.rename(CHECKPOINT)
     return CHECKPOINT
 

@@ -85,6 +85,25 @@ def test_memory_that_is_too_small_is_refused(tmp_path: Path) -> None:
         Reading(path, into=host_memory(1))
 
 
+def test_a_cached_file_that_nobody_may_write_to_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(pattern(BIG))
+    path.chmod(0o444)
+    first, second = (Reading(path).start().wait() for _ in range(2))
+    assert first.tobytes() == pattern(BIG)
+    assert not first.flags.owndata
+    first[:4] = 255
+    assert second.tobytes() == path.read_bytes() == pattern(BIG)
+
+
+def test_a_file_that_may_be_written_to_does_not_change_what_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(pattern(BIG))
+    memory = Reading(path).start().wait()
+    path.write_bytes(b"another content")
+    assert memory[:BIG].tobytes() == pattern(BIG)
+
+
 def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(pattern(BIG))

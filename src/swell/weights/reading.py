@@ -77,7 +77,9 @@ class Reading:
 
     Args:
         path: The file.
-        into: Memory of `host_memory` for at least the file's size; made if left out.
+        into: Memory of `host_memory` for at least the file's size. Left out, memory is made; or, if
+            the page cache holds all of a file that nobody may write to, its pages are mapped
+            as they are, which takes neither time nor memory. They are copied when written to.
         threads: How many parts are read at once.
         direct: Whether to read past the page cache what is not in it. On a slow disk, and where
             the same file is loaded again soon by a fresh process, False keeps it in the cache.
@@ -96,10 +98,11 @@ class Reading:
     ) -> None:
         self.path = path
         self.size_bytes = path.stat().st_size
-        self.memory = host_memory(self.size_bytes) if into is None else into
-        if self.memory.nbytes < self.size_bytes:
-            raise ValueError(f"{self.size_bytes} bytes do not fit into {self.memory.nbytes}")
-        self._direct = direct and bool(_DIRECT) and self._is_aligned()
+        if into is not None and into.nbytes < self.size_bytes:
+            raise ValueError(f"{self.size_bytes} bytes do not fit into {into.nbytes}")
+        self._into = into
+        self._memory: NDArray[np.uint8] | None = None
+        self._direct = direct and bool(_DIRECT)
         self._starts = list(range(0, self.size_bytes, PART_BYTES))
         self._cached = [True] * len(self._starts)
         self._wanted = min(max(threads, 1), len(self._starts))
@@ -109,16 +112,27 @@ class Reading:
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
 
-    def _is_aligned(self) -> bool:
-        whole = -(-self.size_bytes // BLOCK_BYTES) * BLOCK_BYTES
-        return self.memory.ctypes.data % BLOCK_BYTES == 0 and self.memory.nbytes >= whole
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """Where the file comes to; once started. Shapes: (at least the file's size,) uint8."""
+        assert self._memory is not None, "start() comes first"
+        return self._memory
 
     def start(self) -> "Reading":
         """Begin to read, if it has not begun; returns at once."""
-        if self._threads:
+        if self._memory is not None:
             return self
+        mapped = _map(self.path)
+        cached = _cached_parts(mapped, self.path)
+        is_fixed = not self.path.stat().st_mode & 0o222
+        if self._into is None and is_fixed and all(cached) and mapped.nbytes == self.size_bytes:
+            self._memory = mapped
+            self._done = [True] * len(self._starts)
+            return self
+        self._memory = host_memory(self.size_bytes) if self._into is None else self._into
+        self._direct = self._direct and self._is_aligned(self._memory)
         if self._direct:
-            self._cached = _cached_parts(self.path, self._starts, self.size_bytes)
+            self._cached = [*cached, *self._cached[len(cached) :]]
         for number in range(self._wanted):
             thread = threading.Thread(
                 target=self._work, name=f"read {self.path.name} {number}", daemon=True
@@ -126,6 +140,10 @@ class Reading:
             self._threads.append(thread)
             thread.start()
         return self
+
+    def _is_aligned(self, memory: NDArray[np.uint8]) -> bool:
+        whole = -(-self.size_bytes // BLOCK_BYTES) * BLOCK_BYTES
+        return memory.ctypes.data % BLOCK_BYTES == 0 and memory.nbytes >= whole
 
     def wait(self) -> NDArray[np.uint8]:
         """Return the memory once all of the file is in it.
@@ -208,19 +226,31 @@ class Reading:
             self._changed.notify_all()
 
 
-def _cached_parts(path: Path, starts: list[int], size_bytes: int) -> list[bool]:
-    """Return for each part whether the page cache holds all of it."""
-    libc = ctypes.CDLL(None)
-    if size_bytes == 0 or not hasattr(libc, "mincore"):
-        return [False] * len(starts)
+def _map(path: Path) -> NDArray[np.uint8]:
+    """Return a file's pages as memory: read when touched, copied when written to."""
+    if path.stat().st_size == 0:
+        return np.zeros(0, np.uint8)
     with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), size_bytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-    address = np.frombuffer(mapped, np.uint8).ctypes.data
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    return np.frombuffer(pages, np.uint8)
+
+
+def _cached_parts(mapped: NDArray[np.uint8], path: Path) -> list[bool]:
+    """Return for each part of a mapped file whether the page cache holds all of it.
+
+    Linux tells only whoever owns the file or may write to it.
+    """
+    size_bytes = mapped.nbytes
+    parts = -(-size_bytes // PART_BYTES)
+    is_told = path.stat().st_uid == os.geteuid() or os.access(path, os.W_OK)
+    libc = ctypes.CDLL(None)
+    if not is_told or not hasattr(libc, "mincore"):
+        return [False] * parts
     pages = np.zeros(-(-size_bytes // mmap.PAGESIZE), np.uint8)
     ask = libc.mincore
     ask.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
-    if ask(address, size_bytes, pages.ctypes.data) != 0:
-        return [False] * len(starts)
+    if size_bytes and ask(mapped.ctypes.data, size_bytes, pages.ctypes.data) != 0:
+        return [False] * parts
     step = PART_BYTES // mmap.PAGESIZE
     return [bool((pages[at : at + step] & 1).all()) for at in range(0, len(pages), step)]
 

@@ -63,12 +63,13 @@ class HostCopy:
 
     @classmethod
     def load(cls, path: Path) -> "HostCopy":
-        """Read a safetensors file; the memory it was read into is the copy.
+        """Read a safetensors file into memory of its own, which is the copy.
 
         Raises:
             RefusedFormat, BrokenWeights, OSError: As `swell.weights.load`.
         """
-        return cls.of_weights(load(path))
+        # Not the page cache's: the system may take its pages away.
+        return cls.of_weights(load(path, into=host_memory(path.stat().st_size)))
 
     @classmethod
     def of_weights(cls, weights: Weights) -> "HostCopy":

@@ -70,8 +70,8 @@ def load_torch(source: Path | Reading, device: str = "cpu") -> dict[str, torch.T
     that no weight is made or copied twice.
 
     Args:
-        source: The file, or its `Reading`: one that was started before torch was imported has read
-            most of the file by the time that it is.
+        source: The file, or its `Reading` where the device is the CPU: one that was started before
+            torch was imported has read most of the file by the time that it is.
         device: As torch names it.
 
     Raises:
@@ -84,7 +84,8 @@ def load_torch(source: Path | Reading, device: str = "cpu") -> dict[str, torch.T
         header = read_header(reading.path)
         block = torch.from_numpy(reading.start().wait())
         return {tensor.name: from_block(block, tensor) for tensor in header.tensors}
-    return TorchHostCopy.load(source, device)[1]
+    path = source.path if isinstance(source, Reading) else source
+    return TorchHostCopy.load(path, device)[1]
 
 
 class TorchHostCopy:
@@ -100,21 +101,19 @@ class TorchHostCopy:
         self.block = block
 
     @classmethod
-    def load(
-        cls, source: Path | Reading, device: str
-    ) -> tuple["TorchHostCopy", dict[str, torch.Tensor]]:
+    def load(cls, path: Path, device: str) -> tuple["TorchHostCopy", dict[str, torch.Tensor]]:
         """Read a file; return its copy on the host and its tensors on the device.
 
         Raises:
             RefusedFormat, BrokenWeights, OSError: As `load_torch`.
         """
-        reading = source if isinstance(source, Reading) else Reading(source)
-        header = read_header(reading.path)
-        copy = cls(header.tensors, reading.memory)
+        header = read_header(path)
+        # Memory of its own, since pages of the page cache cannot be pinned, and may be taken away.
+        copy = cls(header.tensors, host_memory(header.file_bytes))
         _pin(copy)
-        host = torch.from_numpy(reading.memory)
-        target = torch.empty(reading.memory.nbytes, dtype=torch.uint8, device=device)
-        for start, stop in reading.start().parts():
+        host = torch.from_numpy(copy.block)
+        target = torch.empty(copy.size_bytes, dtype=torch.uint8, device=device)
+        for start, stop in Reading(path, into=copy.block).start().parts():
             target[start:stop].copy_(host[start:stop], non_blocking=True)
         _synchronize(target)
         return copy, copy.on(target)
