@@ -205,9 +205,15 @@ class WorkerSettings(_Group):
     device: str = Field(
         default="cpu", description="What models are loaded on, such as `cpu` or `cuda:0`."
     )
-    picture_format: Literal["png", "webp", "jpeg"] = Field(
+    picture_format: Literal["png", "webp", "jpeg", "avif"] = Field(
         default="png",
         description="What pictures become where neither the model nor the input says.",
+    )
+    encode_processes: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many processes encode pictures; unset for one less than there are cores, "
+        "and at most 4. They are started when the first picture comes.",
     )
     cancel_grace_s: float = Field(
         default=5.0,

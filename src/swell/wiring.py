@@ -212,6 +212,7 @@ def build_worker(settings: Settings, clock: Clock) -> "Worker":
             slots=chosen.slots,
             host=host,
             picture_format=chosen.picture_format,
+            encode_processes=chosen.encode_processes,
             cancel_grace_s=chosen.cancel_grace_s,
             run_limit_s=chosen.run_limit_s,
         ),
@@ -329,7 +330,11 @@ def _explained(what: str, setting: str) -> Iterator[None]:
 def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str, str]:
     worker = settings.worker
     # What is unset has no text.
-    unset = {"worker.slots": worker.slots, "worker.run_limit_s": worker.run_limit_s}
+    unset = {
+        "worker.slots": worker.slots,
+        "worker.encode_processes": worker.encode_processes,
+        "worker.run_limit_s": worker.run_limit_s,
+    }
     given = {key: str(value) for key, value in unset.items() if value is not None}
     return environment_of(
         given

@@ -14,7 +14,7 @@ from swell.registry import ModelCard
 from swell.store import Hold
 from swell.testing.dispatch import MemoryDispatch
 from swell.testing.factories import a_settlement
-from swell.worker.deliver import deliver
+from swell.worker.deliver import Courier, Delivered
 from swell.worker.encode import Encoded, FileNote, encode, wanted_format
 from swell.worker.fetch import FileFields, file_fields
 from swell.worker.frames import Blob, Pixels
@@ -96,12 +96,22 @@ async def a_hold(dispatch: MemoryDispatch) -> Hold:
     return grant.tasks[0].hold
 
 
+async def deliver(dispatch: MemoryDispatch, hold: Hold, files: list[Encoded]) -> Delivered:
+    """Deliver what is encoded already."""
+
+    async def encoded(index: int) -> Encoded:
+        return files[index]
+
+    courier = Courier(dispatch, dispatch.clock, lambda: "w")
+    return await courier.deliver(hold, [file.name for file in files], encoded)
+
+
 async def test_files_are_stored_in_order_under_task_and_attempt() -> None:
     clock = ManualClock()
     dispatch = MemoryDispatch(clock)
     files = [Encoded(b"a", "image/png", "0.png", 1, 1), Encoded(b"b", "text/plain", "../b c.txt")]
     hold = await a_hold(dispatch)
-    artifacts = await deliver(dispatch, clock, lambda: "w", hold, files)
+    artifacts = (await deliver(dispatch, hold, files)).artifacts
     home = f"outputs/{hold.task_id}/{hold.attempt}"
     assert [each.key for each in artifacts] == [f"{home}/0.png", f"{home}/-b-c.txt"]
     assert dispatch.objects[f"{home}/-b-c.txt"] == (b"b", "text/plain")
@@ -112,9 +122,7 @@ async def test_files_of_a_lost_lease_are_not_stored() -> None:
     hold = await a_hold(dispatch)
     await dispatch.store.settle([a_settlement(await dispatch.task(hold.task_id))])
     with pytest.raises(Conflict):
-        await deliver(
-            dispatch, dispatch.clock, lambda: "w", hold, [Encoded(b"a", "text/plain", "a.txt")]
-        )
+        await deliver(dispatch, hold, [Encoded(b"a", "text/plain", "a.txt")])
     assert dispatch.objects == {}
 
 
@@ -123,7 +131,7 @@ async def test_two_files_of_one_name_do_not_replace_each_other() -> None:
     dispatch = MemoryDispatch(clock)
     files = [Encoded(b"a", "text/plain", "a.txt"), Encoded(b"b", "text/plain", "a.txt")]
     hold = await a_hold(dispatch)
-    artifacts = await deliver(dispatch, clock, lambda: "w", hold, files)
+    artifacts = (await deliver(dispatch, hold, files)).artifacts
     assert [each.key for each in artifacts] == [
         f"outputs/{hold.task_id}/1/{name}" for name in ("a.txt", "1-a.txt")
     ]
@@ -147,13 +155,8 @@ async def test_a_store_that_is_away_is_tried_again() -> None:
 
     clock = Restless()
     dispatch = Flaky(clock)
-    [artifact] = await deliver(
-        dispatch,
-        clock,
-        lambda: "w",
-        await a_hold(dispatch),
-        [Encoded(b"a", "image/png", "0.png")],
-    )
+    hold = await a_hold(dispatch)
+    [artifact] = (await deliver(dispatch, hold, [Encoded(b"a", "image/png", "0.png")])).artifacts
     assert dispatch.objects[artifact.key][0] == b"a"
     assert clock.monotonic_s() > 0
 

@@ -1,5 +1,7 @@
 """Outputs to the object store.
 
+While one file is encoded, others are on their way.
+
 The order of writes: every file is stored, then the outcome that names them is reported. A worker
 that dies between the two leaves files that nobody names, and the next attempt has keys of its own;
 a call that is repeated writes the same bytes under the same key. So delivery is idempotent on
@@ -9,7 +11,8 @@ a call that is repeated writes the same bytes under the same key. So delivery is
 import asyncio
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from swell.clock import Clock
@@ -20,7 +23,7 @@ from swell.store import Hold
 from swell.task import Artifact
 from swell.worker.encode import Encoded
 
-__all__ = ["deliver"]
+__all__ = ["Courier", "Delivered"]
 
 #: A file that could not be stored after so many tries fails the attempt.
 MAX_TRIES: Final = 6
@@ -28,61 +31,120 @@ MAX_TRIES: Final = 6
 #: Longest name of a file, in characters.
 MAX_NAME: Final = 100
 
+#: So many files are on their way to the object store at once, of all tasks together.
+MAX_UPLOADS: Final = 16
+
 _BACKOFF: Final = RetryPolicy(base_s=0.2, cap_s=5.0)
 
 
-async def deliver(
-    dispatch: Dispatch,
-    clock: Clock,
-    worker_id: Callable[[], str],
-    hold: Hold,
-    files: Sequence[Encoded],
-) -> tuple[Artifact, ...]:
-    """Store the files of a held attempt and return them as artifacts, in their order.
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What was stored, in the order of the files, and how long it took."""
 
-    Raises:
-        Conflict: The lease was lost.
-        SwellError: They could not be stored; of a passing kind after several tries.
+    artifacts: tuple[Artifact, ...]
+    #: Until the last file was encoded.
+    encode_s: float
+    #: From then until the last one was stored.
+    upload_s: float
+
+
+class Courier:
+    """Takes the files of results to the object store.
+
+    Args:
+        dispatch: The backend, which says where.
+        clock: For waits between tries.
+        worker_id: Returns the id that the backend knows the worker by now.
+        max_uploads: So many files are on their way at once.
     """
-    keys = [f"outputs/{hold.task_id}/{hold.attempt}/{name}" for name in _names(files)]
-    uploads = await _upload_places(dispatch, clock, worker_id, hold, keys)
-    puts = [
-        _put(dispatch, clock, upload, file) for upload, file in zip(uploads, files, strict=True)
-    ]
-    await asyncio.gather(*puts)
-    return tuple(file.artifact(upload.key) for upload, file in zip(uploads, files, strict=True))
 
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        clock: Clock,
+        worker_id: Callable[[], str],
+        *,
+        max_uploads: int = MAX_UPLOADS,
+    ) -> None:
+        self._dispatch = dispatch
+        self._clock = clock
+        self._worker_id = worker_id
+        self._lanes = asyncio.Semaphore(max_uploads)
 
-async def _upload_places(
-    dispatch: Dispatch, clock: Clock, worker_id: Callable[[], str], hold: Hold, keys: list[str]
-) -> list[Upload]:
-    rng = random.Random()
-    for attempt in range(1, MAX_TRIES):
+    async def deliver(
+        self,
+        hold: Hold,
+        names: Sequence[str],
+        encoded: Callable[[int], Awaitable[Encoded]],
+    ) -> Delivered:
+        """Store the files of a held attempt, each as soon as it is encoded.
+
+        Args:
+            hold: The lease.
+            names: What the files are called, in their order.
+            encoded: Returns file number i; called at once for all.
+
+        Raises:
+            Conflict: The lease was lost.
+            SwellError: They could not be stored; of a passing kind after several tries.
+            Exception: Whatever `encoded` raises. Of several errors it is the first.
+        """
+        keys = [f"outputs/{hold.task_id}/{hold.attempt}/{name}" for name in _distinct(names)]
+        start_s = encoded_s = self._clock.monotonic_s()
+
+        async def store(index: int) -> Artifact:
+            nonlocal encoded_s
+            file = await encoded(index)
+            encoded_s = self._clock.monotonic_s()
+            upload = (await places)[index]
+            await self._put(upload, file)
+            return file.artifact(upload.key)
+
         try:
-            return await dispatch.uploads(worker_id(), hold, keys)
-        except (Unavailable, NotFound):
-            # A worker that was forgotten registers again, and has another id then.
-            await clock.sleep(_BACKOFF.delay_s(attempt, rng))
-    return await dispatch.uploads(worker_id(), hold, keys)
+            async with asyncio.TaskGroup() as group:
+                places = group.create_task(self._upload_places(hold, keys))
+                stored = [group.create_task(store(index)) for index in range(len(keys))]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return Delivered(
+            artifacts=tuple(task.result() for task in stored),
+            encode_s=encoded_s - start_s,
+            upload_s=self._clock.monotonic_s() - encoded_s,
+        )
+
+    async def _upload_places(self, hold: Hold, keys: list[str]) -> list[Upload]:
+        rng = random.Random()
+        for attempt in range(1, MAX_TRIES):
+            try:
+                return await self._dispatch.uploads(self._worker_id(), hold, keys)
+            except (Unavailable, NotFound):
+                # A worker that was forgotten registers again, and has another id then.
+                await self._clock.sleep(_BACKOFF.delay_s(attempt, rng))
+        return await self._dispatch.uploads(self._worker_id(), hold, keys)
+
+    async def _put(self, upload: Upload, file: Encoded) -> None:
+        rng = random.Random()
+        for attempt in range(1, MAX_TRIES):
+            try:
+                return await self._put_once(upload, file)
+            except Unavailable:
+                await self._clock.sleep(_BACKOFF.delay_s(attempt, rng))
+        return await self._put_once(upload, file)
+
+    async def _put_once(self, upload: Upload, file: Encoded) -> None:
+        # Whoever waits for his next try holds no lane meanwhile.
+        async with self._lanes:
+            await self._dispatch.put(upload, file.data, file.content_type)
 
 
-async def _put(dispatch: Dispatch, clock: Clock, upload: Upload, file: Encoded) -> None:
-    rng = random.Random()
-    for attempt in range(1, MAX_TRIES):
-        try:
-            return await dispatch.put(upload, file.data, file.content_type)
-        except Unavailable:
-            await clock.sleep(_BACKOFF.delay_s(attempt, rng))
-    return await dispatch.put(upload, file.data, file.content_type)
-
-
-def _names(files: Sequence[Encoded]) -> list[str]:
+def _distinct(names: Sequence[str]) -> list[str]:
     """Return one name per file; of equal ones the later get their number before it."""
-    names: list[str] = []
-    for index, file in enumerate(files):
-        name = _safe(file.name)
-        names.append(f"{index}-{name}" if name in names else name)
-    return names
+    found: list[str] = []
+    for index, name in enumerate(map(_safe, names)):
+        while name in found:
+            name = f"{index}-{name}"
+        found.append(name)
+    return found
 
 
 def _safe(name: str) -> str:

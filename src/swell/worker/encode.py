@@ -1,31 +1,38 @@
-"""Pictures to files. Pure functions of bytes; they run in threads, since Pillow lets go of the
-interpreter's lock while it compresses.
+"""Results to files: names, types, and the note that a picture carries.
+
+Pure but for Pillow. What takes time is in `compress.py`, which runs in processes of its own.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 import PIL.Image
-import PIL.PngImagePlugin
 
 from swell.task import Artifact
+from swell.worker.compress import KINDS, compress, in_ascii
 from swell.worker.frames import Blob, Pixels
 
-__all__ = ["Encoded", "FileNote", "encode", "wanted_format"]
+__all__ = [
+    "MAX_NOTE",
+    "Encoded",
+    "FileNote",
+    "encode",
+    "file_names",
+    "kind_of",
+    "note_text",
+    "picture_file",
+    "wanted_format",
+]
 
-#: Quality of the lossy formats: no visible loss at normal size.
-QUALITY: Final = 90
+#: Longest note, in characters of ASCII: JPEG has 64 KiB for Exif.
+MAX_NOTE: Final = 60_000
 
-#: zlib level 1 is three times as fast as 6 and a tenth larger on pictures.
-PNG_LEVEL: Final = 1
+#: Texts of an input are cut to so many characters where a note is too long.
+_CUT_TEXT: Final = 400
 
-#: Exif tags: ImageDescription and Software.
-EXIF_DESCRIPTION, EXIF_SOFTWARE = 0x010E, 0x0131
-
-_TYPES: Final = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 _EXTENSIONS: Final = {
     "image/png": "png",
     "image/webp": "webp",
@@ -82,47 +89,68 @@ def wanted_format(raw: msgspec.Raw, default: str) -> str:
         return default
     for name in ("output_format", "format"):
         asked = str(fields.get(name, "")).lower().replace("jpg", "jpeg")
-        if asked in _TYPES:
+        if asked in KINDS:
             return asked
     return default
 
 
+def kind_of(file: Pixels, default: str) -> str:
+    """Return what a picture becomes: the model's own wish comes first."""
+    return file.format if file.format in KINDS else default
+
+
+def file_names(files: Sequence[Pixels | Blob], default_format: str) -> list[str]:
+    """Return the names that files will have, before they are encoded."""
+    return [
+        _name(index, f"image/{kind_of(file, default_format)}")
+        if isinstance(file, Pixels)
+        else _as_it_is(file, index).name
+        for index, file in enumerate(files)
+    ]
+
+
 def encode(file: Pixels | Blob, index: int, default_format: str, note: FileNote) -> Encoded:
-    """Return file number `index` of a task as bytes."""
+    """Return file number `index` of a task as bytes, here and now."""
     if isinstance(file, Blob):
         return _as_it_is(file, index)
-    kind = file.format if file.format in _TYPES else default_format
+    kind = kind_of(file, default_format)
     picture = PIL.Image.frombytes(file.mode, (file.width, file.height), file.data)
-    told = {
-        "model": note.model,
-        "version": note.version,
-        "seed": file.seed,
-        "input": note.input,
-        **msgspec.json.decode(file.metadata, type=dict[str, Any]),
-    }
-    data = _compress(picture, kind, told)
-    content_type = _TYPES[kind]
+    return picture_file(file, index, kind, compress(picture, kind, note_text(file, note)))
+
+
+def picture_file(file: Pixels, index: int, kind: str, data: bytes) -> Encoded:
+    """Return what a picture has become, as file number `index` of its task."""
+    content_type = f"image/{kind}"
     return Encoded(data, content_type, _name(index, content_type), file.width, file.height)
 
 
-def _compress(picture: PIL.Image.Image, kind: str, told: Mapping[str, Any]) -> bytes:
-    text = msgspec.json.encode(told).decode()
-    target = io.BytesIO()
-    if kind == "png":
-        info = PIL.PngImagePlugin.PngInfo()
-        info.add_text("Software", "Swell")
-        info.add_itxt("swell", text)
-        picture.save(target, "PNG", compress_level=PNG_LEVEL, pnginfo=info)
-        return target.getvalue()
-    exif = PIL.Image.Exif()
-    # Exif text is ASCII: JSON's own escapes keep the rest.
-    exif[EXIF_DESCRIPTION] = text.encode("ascii", "backslashreplace").decode()
-    exif[EXIF_SOFTWARE] = "Swell"
-    if kind == "jpeg":
-        picture.convert("RGB").save(target, "JPEG", quality=QUALITY, exif=exif)
-    else:
-        picture.save(target, "WEBP", quality=QUALITY, method=2, exif=exif)
-    return target.getvalue()
+def note_text(file: Pixels, note: FileNote) -> str:
+    """Return, as JSON of at most `MAX_NOTE` characters, how a picture came to be."""
+    for told in _notes(file, note):
+        text = msgspec.json.encode(told).decode()
+        if len(text) <= MAX_NOTE and len(in_ascii(text)) <= MAX_NOTE:
+            break
+    return text
+
+
+def _notes(file: Pixels, note: FileNote) -> Iterator[dict[str, Any]]:
+    """Tell all, then without long texts of the input, such as files in it, then less and less."""
+    origin = {"model": note.model, "version": note.version, "seed": file.seed}
+    own = msgspec.json.decode(file.metadata, type=dict[str, Any])
+    yield {**origin, "input": note.input, **own}
+    yield {**origin, "input": _cut(msgspec.json.decode(note.input)), **own}
+    yield {**origin, **own}
+    yield origin
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > _CUT_TEXT:
+        return f"{value[:_CUT_TEXT]}… ({len(value):,} characters)"
+    if isinstance(value, list):
+        return [_cut(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _cut(part) for key, part in value.items()}
+    return value
 
 
 def _as_it_is(file: Blob, index: int) -> Encoded:

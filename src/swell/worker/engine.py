@@ -1,6 +1,6 @@
 """The worker: takes tasks, has its model process run them, delivers, reports.
 
-    lease → fetch inputs → batch → run (model process) → encode (threads) → upload → report
+    lease → fetch inputs → batch → run (model process) → encode (others) → upload → report
 
 The loop thread never computes: it moves bytes. What decides is elsewhere and pure (`batch.py`),
 what is held and still to be told is in one place (`desk.py`), and `link.py` talks to the backend.
@@ -13,7 +13,6 @@ import random
 import signal
 from collections import deque
 from collections.abc import Collection, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -28,9 +27,10 @@ from swell.registry import ModelCard
 from swell.retry import RetryPolicy
 from swell.task import Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
 from swell.worker.batch import Backlog, Batching, batching_of
-from swell.worker.deliver import deliver
+from swell.worker.deliver import Courier
 from swell.worker.desk import Desk, Held
-from swell.worker.encode import FileNote, encode, wanted_format
+from swell.worker.encode import Encoded, FileNote, wanted_format
+from swell.worker.encoders import Encoders, EncodingFailed
 from swell.worker.fetch import FileFields, fetch_files, file_fields
 from swell.worker.frames import Done, Fault, Frame, Order, Preview, Ready, Results, Step
 from swell.worker.heartbeat import keep_beating
@@ -127,7 +127,8 @@ class Worker:
         self._deaths = 0
         self._verdict: _Verdict | None = None
         self._load_s: dict[str, float] = {}
-        self._threads = ThreadPoolExecutor(settings.encode_threads, "encode")
+        self._encoders = Encoders(settings.encode_processes)
+        self._courier = Courier(dispatch, clock, lambda: self._link.worker_id)
         self._errands: set[asyncio.Task[None]] = set()
         self._loops: set[asyncio.Task[None]] = set()
         self._is_draining = False
@@ -260,7 +261,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._process.kill()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._encoders.close()
         await self._dispatch.close()
 
     def _handle_signals(self) -> None:
@@ -633,60 +634,41 @@ class Worker:
 
     async def _deliver(self, held: Held, done: Done) -> None:
         """Encode and store the files of a result, then note the outcome."""
-        task = held.task
-        loop = asyncio.get_running_loop()
+        task, files = held.task, done.files
         note = FileNote(task.model, task.version, task.input)
         kind = wanted_format(task.input, self._settings.picture_format)
-        start_s = self._clock.monotonic_s()
+
+        async def encoded(index: int) -> Encoded:
+            return await self._encoders.encode(files[index], index, kind, note)
+
         try:
-            encoded = await asyncio.gather(
-                *(
-                    loop.run_in_executor(self._threads, encode, file, index, kind, note)
-                    for index, file in enumerate(done.files)
-                )
-            )
-            encoded_s = self._clock.monotonic_s()
-            artifacts = await deliver(
-                self._dispatch, self._clock, lambda: self._link.worker_id, task.hold, encoded
-            )
+            names = await self._encoders.names(files, kind)
+            delivered = await self._courier.deliver(task.hold, names, encoded)
         except TooLarge as error:
-            self._fail(
-                held,
-                "output_too_large",
-                "The output is too large",
-                error.detail,
-                retryable=False,
-            )
+            title = "The output is too large"
+            self._fail(held, "output_too_large", title, error.detail, retryable=False)
             return
         except SwellError as error:
-            self._fail(
-                held,
-                "upload_failed",
-                "The output could not be stored",
-                error.detail,
-                retryable=True,
-            )
+            title = "The output could not be stored"
+            self._fail(held, "upload_failed", title, error.detail, retryable=True)
             return
         except Exception as error:
-            _log.exception("encoding failed", task=task.task_id)
-            self._fail(
-                held,
-                "encode_failed",
-                "The output could not be encoded",
-                describe_error(error),
-                retryable=True,
-            )
+            if isinstance(error, EncodingFailed):
+                _log.warning("encoding failed", task=task.task_id, detail=str(error))
+            else:
+                _log.exception("encoding failed", task=task.task_id)
+            title = "The output could not be encoded"
+            self._fail(held, "encode_failed", title, describe_error(error), retryable=True)
             return
-        ended_s = self._clock.monotonic_s()
         timings = Timings(
             load_s=held.load_s,
             run_s=done.run_s,
-            encode_s=encoded_s - start_s,
-            upload_s=ended_s - encoded_s,
+            encode_s=delivered.encode_s,
+            upload_s=delivered.upload_s,
         )
         outcome = Succeeded(
             output=msgspec.Raw(done.output),
-            artifacts=artifacts,
+            artifacts=delivered.artifacts,
             timings=timings,
             seed=done.seed,
         )

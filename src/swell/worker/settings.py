@@ -18,10 +18,10 @@ class WorkerSettings:
     #: How many tasks may be held at once; None for two batches of the largest model.
     slots: int | None = None
     host: str = ""
-    #: What pictures become where neither the model nor the input says: `png`, `webp` or `jpeg`.
+    #: What pictures become where nobody says: `png`, `webp`, `jpeg` or `avif`.
     picture_format: str = "png"
-    #: Threads that encode pictures.
-    encode_threads: int = 2
+    #: Processes that encode pictures; None for one less than there are cores, and at most four.
+    encode_processes: int | None = None
     #: Largest input file that is fetched.
     fetch_limit_bytes: int = 64 * 1024 * 1024
     #: How long a model may go on with a task that is to stop, before its process is killed.
