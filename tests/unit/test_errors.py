@@ -5,7 +5,14 @@ import re
 import pytest
 
 from swell import errors
-from swell.errors import Conflict, InvalidInput, SwellError, TooManyRequests, Unavailable
+from swell.errors import (
+    Conflict,
+    InvalidInput,
+    RequestTimeout,
+    SwellError,
+    TooManyRequests,
+    Unavailable,
+)
 
 ALL = [getattr(errors, name) for name in errors.__all__ if name != "FieldError"]
 CONCRETE = [error for error in ALL if error is not SwellError]
@@ -37,7 +44,8 @@ def test_an_error_tells_the_caller_what_kind_it_is(error: type[SwellError]) -> N
 def test_what_may_be_retried_is_the_servers_state_and_not_the_request(
     error: type[SwellError],
 ) -> None:
-    assert error.retryable == (error.status >= 500 or error is TooManyRequests)
+    # What was too slow or too much may be neither the next time.
+    assert error.retryable == (error.status >= 500 or error in (TooManyRequests, RequestTimeout))
 
 
 @pytest.mark.parametrize("error", CONCRETE)
