@@ -127,6 +127,8 @@ class Encoders:
         #: Who serves a process that has nothing to do waits here for a job.
         self._idle: list[asyncio.Future[_Job]] = []
         self._servers: set[asyncio.Task[None]] = set()
+        #: How many of them have no process yet.
+        self._starting = 0
         self._processes: set[_Process] = set()
         self._thread = ThreadPoolExecutor(1, "encode")
         self._is_closed = False
@@ -183,6 +185,9 @@ class Encoders:
         for server in servers:
             server.cancel()
         await asyncio.gather(*servers, return_exceptions=True)
+        for process in list(self._processes):
+            await process.end()
+        self._processes.clear()
         self._fail_waiting("the worker ends")
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -205,10 +210,11 @@ class Encoders:
             self._waiting.appendleft(job)
         else:
             self._waiting.append(job)
-        if len(self._servers) < self._most:
+        if self._starting < len(self._waiting) and len(self._servers) < self._most:
             self._add_server()
 
     def _add_server(self) -> None:
+        self._starting += 1
         server = asyncio.get_running_loop().create_task(self._serve())
         self._servers.add(server)
         server.add_done_callback(self._servers.discard)
@@ -223,12 +229,16 @@ class Encoders:
                 if not self._processes:
                     self._fail_waiting(f"no process could be started for it: {error}")
                 return
+            finally:
+                self._starting -= 1
             self._processes.add(process)
             try:
                 await self._work_with(process)
             finally:
-                self._processes.discard(process)
+                # Stays in the books if this is interrupted: `close` sees to it.
                 await process.end()
+                self._processes.discard(process)
+            self._starting += 1
 
     async def _work_with(self, process: "_Process") -> None:
         """Have a process do one job after another until it dies."""
