@@ -220,6 +220,17 @@ def test_changes_are_kept_only_when_asked() -> None:
     assert copy.swap_in()["a"].tolist() == [5] * 4
 
 
+@pytest.mark.parametrize("align", [8, 1])
+def test_arrays_are_kept_in_whatever_order_they_lie(tmp_path: Path, align: int) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors(ARRAYS, align))
+    copy = HostCopy.load(path)
+    changed = {**ARRAYS, "w": np.asfortranarray(ARRAYS["w"] + 1)}
+    copy.keep(changed)
+    for name, array in copy.swap_in().items():
+        np.testing.assert_array_equal(array, changed[name])
+
+
 def test_a_block_that_was_swapped_in_can_be_swapped_out_whole() -> None:
     copy = HostCopy.of({"a": np.zeros(4, np.float32), "b": np.ones(3, np.float16)})
     block = host_memory(copy.size_bytes)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import tomllib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from swell.weights import (
     WeightCache,
     load,
 )
+from swell.weights.listing import parse_wanted
 from swell.weights.pull import Hub, Progress, PullFailed, pull
 
 COMMIT = "5f3c" * 10
@@ -256,6 +258,14 @@ async def test_a_listing_that_is_wrong_says_what_to_change(
     path.write_text(text)
     with pytest.raises((InvalidListing, RefusedFormat), match=told):
         await fetch(path, cache)
+
+
+def test_the_listing_in_the_documents_is_one() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "models" / "weights.md").read_text("utf-8")
+    table = tomllib.loads(text.partition("```toml\n")[2].partition("```")[0])
+    wanted = parse_wanted(table, beside=Path())
+    assert len(wanted.files) == 3
+    assert wanted.files["vae/model.safetensors"].source.endswith("@5f3c0a7/vae/model.safetensors")
 
 
 # --- from the web --------------------------------------------------------------------------------

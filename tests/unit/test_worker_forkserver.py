@@ -11,6 +11,14 @@ from pathlib import Path
 import pytest
 
 from swell.worker.forkserver import ForkFailed, ForkServer, is_possible
+from swell.worker.frames import (
+    HEAD_BYTES,
+    Described,
+    Load,
+    Ready,
+    decode_frame,
+    encode_frame,
+)
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="forking needs Linux")
 
@@ -43,8 +51,7 @@ def stay():
 @pytest.fixture
 async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ForkServer]:
     (tmp_path / "heavy.py").write_text(MODULE)
-    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths).rstrip(os.pathsep))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     made = await ForkServer.start(sys.executable, ["heavy", "numpy"])
     await made.ready()
     yield made
@@ -150,7 +157,7 @@ async def test_a_module_that_starts_threads_is_refused(
     (tmp_path / "threaded.py").write_text(
         "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     server = await ForkServer.start(sys.executable, ["threaded"])
     with pytest.raises(ForkFailed, match="starts threads"):
         await server.ready()
@@ -186,3 +193,28 @@ async def connected(path: Path) -> ForkServer:
                 return await ForkServer.connect(path)
             except ForkFailed:
                 await asyncio.sleep(0.01)
+
+
+async def test_a_model_process_is_forked_and_answers_as_one_that_was_started(
+    server: ForkServer,
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        process = await server.fork(
+            "swell.worker.child:main", ["{0}", "{server}"], [theirs.fileno()]
+        )
+        theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        writer.write(encode_frame(Load(["demo/upper"], "cpu")))
+        described, ready = [await frame(reader) for _ in range(2)]
+        assert isinstance(described, Described)
+        assert [card.name for card in described.cards] == ["demo/upper"]
+        assert isinstance(ready, Ready)
+        writer.close()
+        await writer.wait_closed()
+    assert await process.wait() == 0
+
+
+async def frame(reader: asyncio.StreamReader) -> object:
+    size = int.from_bytes(await reader.readexactly(HEAD_BYTES), "big")
+    return decode_frame(await reader.readexactly(size))

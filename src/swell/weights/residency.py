@@ -106,8 +106,10 @@ class HostCopy:
 
     def keep(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Copy arrays, wherever they are, over what is here."""
+        # As bytes: in the block a tensor need not be aligned.
         for tensor in self.tensors:
-            view(self.block, tensor)[...] = arrays[tensor.name]
+            flat = np.ascontiguousarray(arrays[tensor.name], tensor.dtype).reshape(-1)
+            self.block[tensor.start : tensor.stop] = flat.view(np.uint8)
 
     def swap_in(self, into: NDArray[np.uint8] | None = None) -> dict[str, NDArray[Any]]:
         """Return the tensors in memory of their own.

@@ -148,8 +148,10 @@ class TorchHostCopy:
     def keep(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy tensors, wherever they are, over what is here."""
         host = torch.from_numpy(self.block)
+        # As bytes: in the block a tensor need not be aligned.
         for tensor in self.tensors:
-            from_block(host, tensor).copy_(tensors[tensor.name])
+            flat = tensors[tensor.name].contiguous().reshape(-1)
+            host[tensor.start : tensor.stop].copy_(flat.view(torch.uint8))
 
     def swap_in(
         self, device: str = "cpu", into: torch.Tensor | None = None
