@@ -1,11 +1,15 @@
 """Pictures to files, and where files go."""
 
+import asyncio
 import io
 import json
+from collections.abc import Callable
 
 import msgspec
 import PIL.Image
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from swell.clock import ManualClock
 from swell.dispatch import Ask, Registration, Upload
@@ -49,7 +53,7 @@ def test_the_file_tells_how_it_came_to_be() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
-@pytest.mark.parametrize("kind", ["webp", "jpeg"])
+@pytest.mark.parametrize("kind", ["webp", "jpeg", "avif"])
 def test_the_models_own_format_wins(kind: str, mode: str) -> None:
     encoded = encode(pixels(mode, kind), 0, "png", NOTE)
     assert encoded.content_type == f"image/{kind}"
@@ -75,6 +79,7 @@ def test_other_files_keep_their_type_and_name() -> None:
     [
         (b'{"output_format":"webp"}', "webp"),
         (b'{"format":"JPG"}', "jpeg"),
+        (b'{"format":"AVIF"}', "avif"),
         (b'{"format":"markdown"}', "png"),
         (b"{}", "png"),
         (b"[]", "png"),
@@ -94,6 +99,22 @@ async def a_hold(dispatch: MemoryDispatch) -> Hold:
     await dispatch.submit("test/files")
     grant = await dispatch.lease(Ask(worker_id=worker.worker_id, n=1))
     return grant.tasks[0].hold
+
+
+class Watched(MemoryDispatch):
+    """Counts how many files are on their way at once."""
+
+    most_at_once = 0
+    at_once = 0
+    on_put: Callable[[Upload], None] = staticmethod(lambda upload: None)
+
+    async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0)
+        await super().put(upload, data, content_type)
+        self.at_once -= 1
+        self.on_put(upload)
 
 
 async def deliver(dispatch: MemoryDispatch, hold: Hold, files: list[Encoded]) -> Delivered:
@@ -159,6 +180,78 @@ async def test_a_store_that_is_away_is_tried_again() -> None:
     [artifact] = (await deliver(dispatch, hold, [Encoded(b"a", "image/png", "0.png")])).artifacts
     assert dispatch.objects[artifact.key][0] == b"a"
     assert clock.monotonic_s() > 0
+
+
+async def test_a_file_is_on_its_way_while_the_next_one_is_encoded() -> None:
+    dispatch = Watched(ManualClock())
+    is_stored = asyncio.Event()
+    dispatch.on_put = lambda _: is_stored.set()
+
+    async def encoded(index: int) -> Encoded:
+        if index == 1:
+            # Only comes to be once the first one lies in the store.
+            await is_stored.wait()
+        return Encoded(b"a", "text/plain", f"{index}.txt")
+
+    courier = Courier(dispatch, dispatch.clock, lambda: "w")
+    async with asyncio.timeout(10):
+        delivered = await courier.deliver(await a_hold(dispatch), ["0.txt", "1.txt"], encoded)
+    assert [artifact.key[-5:] for artifact in delivered.artifacts] == ["0.txt", "1.txt"]
+
+
+async def test_files_of_all_tasks_share_a_bounded_number_of_lanes() -> None:
+    dispatch = Watched(ManualClock())
+    holds = [await a_hold(dispatch), await a_hold(dispatch)]
+    files = [Encoded(b"a", "text/plain", f"{n}.txt") for n in range(7)]
+
+    async def encoded(index: int) -> Encoded:
+        return files[index]
+
+    courier = Courier(dispatch, dispatch.clock, lambda: "w", max_uploads=3)
+    names = [file.name for file in files]
+    await asyncio.gather(*(courier.deliver(hold, names, encoded) for hold in holds))
+    assert dispatch.most_at_once == 3
+    assert len(dispatch.objects) == 14
+
+
+async def test_a_file_that_cannot_be_encoded_stops_the_others() -> None:
+    dispatch = Watched(ManualClock())
+    never = asyncio.Event()
+
+    async def encoded(index: int) -> Encoded:
+        if index == 1:
+            raise ValueError("no such colour")
+        await never.wait()
+        raise AssertionError
+
+    courier = Courier(dispatch, dispatch.clock, lambda: "w")
+    async with asyncio.timeout(10):
+        with pytest.raises(ValueError, match="no such colour"):
+            await courier.deliver(await a_hold(dispatch), ["0.txt", "1.txt"], encoded)
+    assert dispatch.objects == {}
+
+
+async def test_the_times_of_encoding_and_uploading_add_up_to_the_whole() -> None:
+    clock = ManualClock()
+    dispatch = Watched(clock)
+    dispatch.on_put = lambda _: clock.advance(5)
+
+    async def encoded(index: int) -> Encoded:
+        clock.advance(2)
+        return Encoded(b"a", "text/plain", f"{index}.txt")
+
+    hold = await a_hold(dispatch)
+    delivered = await Courier(dispatch, clock, lambda: "w").deliver(hold, ["0.txt"], encoded)
+    assert (delivered.encode_s, delivered.upload_s) == (2, 5)
+
+
+@given(st.lists(st.sampled_from(["a", "1-a", "2-a", "2-1-a", "../a", "é"]), max_size=8))
+async def test_names_never_collide(names: list[str]) -> None:
+    dispatch = MemoryDispatch(ManualClock())
+    files = [Encoded(str(n).encode(), "text/plain", name) for n, name in enumerate(names)]
+    delivered = await deliver(dispatch, await a_hold(dispatch), files)
+    stored = [dispatch.objects[artifact.key][0] for artifact in delivered.artifacts]
+    assert stored == [file.data for file in files]
 
 
 # --- input files ---------------------------------------------------------------------------------
