@@ -14,15 +14,20 @@ from pathlib import Path
 
 import msgspec
 import PIL.Image
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swell.clock import SystemClock
+from swell.testing.dispatch import MemoryDispatch
 from swell.worker import compress
 from swell.worker.compress import KINDS, MODES, in_ascii
 from swell.worker.encode import MAX_NOTE, FileNote, encode, note_text
 from swell.worker.encoders import Encoders, EncodingFailed, default_processes
+from swell.worker.engine import Worker
 from swell.worker.frames import Blob, Pixels
+from swell.worker.settings import WorkerSettings
 
 NOTE = FileNote("demo/x", "v1", msgspec.Raw(b'{"prompt":"a fox"}'))
 
@@ -76,6 +81,15 @@ async def main():
     await asyncio.Event().wait()
 
 asyncio.run(main())
+"""
+
+
+WHITE = """
+import PIL.Image, swell
+
+@swell.model("test/white")
+def white() -> swell.Image:
+    return PIL.Image.new("RGB", (100, 100), "white")
 """
 
 
@@ -329,6 +343,23 @@ async def test_whoever_waits_hears_of_the_end(tmp_path: Path) -> None:
         assert [str(error) for error in results] == ["the worker ends"] * 3
         with pytest.raises(EncodingFailed, match="the worker ends"):
             await encoders.encode(picture(), 0, "png", NOTE)
+
+
+async def test_a_worker_that_goes_leaves_no_process_behind(tmp_path: Path) -> None:
+    model = tmp_path / "white.py"
+    model.write_text(WHITE)
+    dispatch = MemoryDispatch(SystemClock())
+    settings = WorkerSettings(name="w", encode_processes=1, picture_format="avif")
+    worker = Worker(settings, dispatch, [str(model)], SystemClock())
+    running = asyncio.create_task(worker.run(handle_signals=False))
+    task = await dispatch.ended(await dispatch.submit("test/white"))
+    assert [each.content_type for each in task.artifacts] == ["image/avif"]
+    here = psutil.Process()
+    pids = [each.pid for each in here.children() if compress.__file__ in each.cmdline()]
+    worker.release()
+    assert await running == 0
+    assert len(pids) == 1
+    assert not any(is_alive(pid) for pid in pids)
 
 
 def test_no_process_outlives_a_worker_that_is_killed() -> None:

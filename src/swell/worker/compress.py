@@ -6,17 +6,17 @@ of Swell. Both arguments are numbers of open files. An order comes through the s
 is about lies in the shared memory: the pixels, and behind them the note. The file's bytes, or the
 text of an error, are put into the same memory, and the answer tells how many there are.
 
-Milliseconds of one core and KiB for a picture of 1024 x 1024, with one thread (`benchmarks/
-encoders.py formats`; 2 GHz server, Pillow 13.0), of soft colours with grain, and of drawings:
+Milliseconds and KiB of a picture of 1024 x 1024, least of five, one thread of an AMD EPYC, Pillow
+13.0, by `benchmarks/encoders.py formats`; of soft colours with grain, and of drawings:
 
     format                  grain            drawings
-    png, level 1            85 ms  1726 KiB   35 ms  489 KiB
-    png, level 6           467 ms  1463 KiB   90 ms  376 KiB
-    webp, 90, method 2      36 ms    96 KiB   20 ms   41 KiB
-    webp, 90, method 4     106 ms    95 KiB   50 ms   39 KiB
+    png, level 1            86 ms  1725 KiB   33 ms  489 KiB
+    png, level 6           341 ms  1463 KiB   89 ms  376 KiB
+    webp, 90, method 2      35 ms    96 KiB   20 ms   41 KiB
+    webp, 90, method 4      74 ms    95 KiB   48 ms   39 KiB
     jpeg, 90                 2 ms   150 KiB    2 ms   94 KiB
-    avif, 80, speed 8       78 ms   102 KiB  133 ms   50 KiB
-    avif, 75, speed 6      186 ms    74 KiB  616 ms   35 KiB
+    avif, 80, speed 8       59 ms   103 KiB   87 ms   50 KiB
+    avif, 75, speed 6      188 ms    74 KiB  433 ms   35 KiB
 """
 
 import importlib
@@ -51,13 +51,13 @@ QUALITY: Final = 90
 #: AVIF's scale is another one: this looks like 90 elsewhere.
 AVIF_QUALITY: Final = 80
 
-#: From 0 to 10; below 8 a picture takes several times as long and is a tenth smaller.
+#: From 0 to 10; at 6 a picture takes four times as long and is a tenth smaller.
 AVIF_SPEED: Final = 8
 
-#: From 0 to 6; 4 takes three times as long as 2 and saves a fiftieth.
+#: From 0 to 6; 4 takes twice as long as 2 and saves a thirtieth.
 WEBP_METHOD: Final = 2
 
-#: zlib level 1 is three to five times as fast as 6, and a fifth larger.
+#: zlib level 1 is three times as fast as 6 or more, and a quarter larger.
 PNG_LEVEL: Final = 1
 
 #: Exif tags: ImageDescription and Software.

@@ -1,8 +1,12 @@
 """Processes that encode pictures, so that neither the worker's loop nor its model waits for it.
 
 They are started afresh rather than forked, since the worker has threads and sockets, and only when
-there is something to encode. Pixels and files go through memory that both sides share. A process
-ends when its socket closes, so none outlives its worker, however that ends.
+there is something to encode. Pixels and files go through memory that both sides share: for a
+megapixel that takes 0.35 ms there and back, through the socket 0.49 ms. A process ends when its
+socket closes, so none outlives its worker, however that ends.
+
+The first file comes 100 ms after its process was asked for, of which Python and Pillow need most;
+a process has 17 MiB of its own. Measured by `benchmarks/encoders.py`: `handover`, `start`, `small`.
 """
 
 import asyncio
@@ -44,7 +48,8 @@ _KIND_AT: Final = list(KINDS)
 #: More processes than this are used only where somebody says so.
 MOST_BY_DEFAULT: Final = 4
 
-#: Pictures with fewer pixels are encoded in a thread: handing them over would take longer.
+#: Pictures with fewer pixels are encoded in a thread: they take 0.4 ms or less, and no process has
+#: to be started for them. Handing over costs 0.04 ms.
 TINY_PX: Final = 64 * 64
 
 #: At most so many pictures, and so many bytes of pixels, are taken at once; others wait outside.
