@@ -215,6 +215,16 @@ class WorkerSettings(_Group):
         description="How many processes encode pictures; unset for one less than there are cores, "
         "and at most 4. They are started when the first picture comes.",
     )
+    cache_dir: Path | None = Field(
+        default=None,
+        description="Where pulled weights are kept; unset for `weights` in the data folder.",
+    )
+    cache_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        description="What pulled weights may take together; what was used longest ago goes first. "
+        "Unset for as much as the disk has.",
+    )
     cancel_grace_s: float = Field(
         default=5.0,
         ge=0,

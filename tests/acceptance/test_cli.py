@@ -1,5 +1,6 @@
 import json
 import signal
+from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
@@ -283,3 +284,19 @@ def _ended(running: Swell, pair: str) -> str:
     task_id = running.ok("tasks", "submit", "demo/upper", "-i", pair).strip()
     assert running.run("tasks", "watch", task_id).returncode == 0
     return task_id
+
+
+def test_weights_are_pulled_into_the_cache_and_pickles_are_not(swell: Swell) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    data = len(header).to_bytes(8, "little") + header + bytes(16)
+    (swell.folder / "poster").mkdir()
+    (swell.folder / "poster" / "model.safetensors").write_bytes(data)
+    found = swell.json("models", "pull", "poster", "--data", "d")
+    (file,) = found["files"].values()
+    assert file["sha256"] == sha256(data).hexdigest()
+    assert (swell.folder / file["path"]).read_bytes() == data
+    assert swell.json("models", "pull", "poster", "--data", "d") == found
+    (swell.folder / "old.ckpt").write_bytes(b"x")
+    done = swell.run("models", "pull", "old.ckpt", "--data", "d")
+    assert done.returncode == 2
+    assert "safetensors" in done.stderr

@@ -3,7 +3,10 @@
 from typing import Annotated, Any
 
 import typer
+import uvloop
 from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+from rich.progress import Progress as Bars
 
 from swell.cli.checking import check
 from swell.cli.options import Config, Data, Json, Key, Url, settings_from
@@ -12,6 +15,8 @@ from swell.cli.output import data as stdout
 from swell.cli.remote import call
 from swell.cli.tasks import client_settings
 from swell.clock import SystemClock
+from swell.weights import WeightCache
+from swell.weights.pull import Progress, pull
 
 __all__ = ["app"]
 
@@ -103,6 +108,67 @@ def check_models(
     bad = [report["model"] for report in reports if report["error"]]
     if bad:
         raise CommandFailed(f"{', '.join(bad)} cannot be served like this")
+
+
+@app.command("pull")
+def pull_weights(
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="WEIGHTS",
+            help="weights.toml, a folder or file, https://…#sha256=…, or hf://owner/name@branch.",
+        ),
+    ],
+    include: Annotated[
+        list[str],
+        typer.Option("--include", metavar="PATTERN", help="Only such files; may be repeated."),
+    ] = [],
+    as_json: Json = False,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Fetch weights into this machine's cache, checked by their digests.
+
+    What is there already is not fetched again, and a pull that was cut off goes on where it was.
+    Only safetensors and ONNX are taken, and texts beside them.
+    """
+    settings = settings_from(config, data).settings
+    folder = settings.worker.cache_dir or settings.data_dir / "weights"
+    cache = WeightCache(folder, settings.worker.cache_bytes)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Bars(*columns, TransferSpeedColumn(), console=talk, transient=True) as bars:
+        bar = bars.add_task(reference, total=None)
+
+        def show(now: Progress) -> None:
+            bars.update(
+                bar,
+                description=escape(f"{now.name} ({now.files_done} of {now.files})"),
+                completed=now.done_bytes,
+                total=now.total_bytes,
+            )
+
+        listing = uvloop.run(pull(reference, cache, progress=show, include=include))
+    found = {
+        "model": listing.model,
+        "version": listing.version,
+        "bytes": sum(entry.size_bytes for entry in listing.files.values()),
+        "files": {
+            name: {
+                "sha256": entry.sha256,
+                "bytes": entry.size_bytes,
+                "path": str(cache.path(entry.sha256)),
+            }
+            for name, entry in listing.files.items()
+        },
+    }
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (name, f"{entry.size_bytes:,}", entry.sha256[:12]) for name, entry in listing.files.items()
+    ]
+    table(("FILE", "BYTES", "SHA-256"), rows, empty="no files")
+    talk.print(f"{listing.model} {listing.version} is in {folder}", markup=False)
 
 
 def _tell(report: dict[str, Any]) -> None:
