@@ -223,7 +223,7 @@ class WorkerSettings(_Group):
         default=None,
         gt=0,
         description="What pulled weights may take together; what was used longest ago goes first. "
-        "Unset for as much as the disk has.",
+        "In bytes; unset for as much as the disk has.",
     )
     cancel_grace_s: float = Field(
         default=5.0,
