@@ -447,6 +447,9 @@ class Definition:
     files: tuple[Path, ...]
     #: Makes the model, not yet loaded.
     make: Callable[[], Model]
+    #: `bucket` and `most_rows` of a `StepModel`; 0 for all others.
+    step_bucket: int = 0
+    step_rows: int = 0
 
     @property
     def input_schema(self) -> dict[str, Any]:
@@ -477,6 +480,8 @@ class Definition:
             stage=self.stage,
             batch_by=self.batch.by,
             max_batch=self.batch.max,
+            step_bucket=self.step_bucket,
+            step_rows=self.step_rows,
         )
 
 
@@ -619,6 +624,8 @@ def _define_class(cls: type[Model]) -> Definition:
         source=home,
         files=_resolve(cls.files, home),
         make=cls,
+        step_bucket=cls.bucket if issubclass(cls, StepModel) else 0,
+        step_rows=max(cls.bucket, cls.most_rows) if issubclass(cls, StepModel) else 0,
     )
 
 
@@ -628,6 +635,8 @@ def _check_steps(cls: type[StepModel], where: str) -> None:
     for method in ("prepare", "denoise", "decode"):
         if getattr(cls, method) is getattr(StepModel, method):
             raise InvalidModel(f"{cls.name}: write `def {method}(self, …)` in {where}")
+    if cls.bucket < 1 or cls.most_rows < 1:
+        raise InvalidModel(f"{cls.name}: `bucket` and `most_rows` must be 1 or more in {where}")
 
 
 class _FunctionModel(Model):

@@ -51,6 +51,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     #: Names of input fields whose equal values let inputs share a batch.
     batch_by: tuple[str, ...] = ()
     max_batch: int = 1
+    #: Rows that each step has, and may have, where the model draws in steps; 0 where it does not.
+    step_bucket: int = 0
+    step_rows: int = 0
     registered_at: datetime | None = None
 
 

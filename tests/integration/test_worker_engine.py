@@ -44,10 +44,12 @@ def dispatch() -> MemoryDispatch:
 
 @asynccontextmanager
 async def working(
-    dispatch: MemoryDispatch, *refs: str, **settings: Any
+    dispatch: MemoryDispatch, *refs: str, curves: Path | None = None, **settings: Any
 ) -> AsyncIterator[tuple[Worker, "asyncio.Task[int]"]]:
     """A worker that is up; it is told to go at the end, if it has not gone by then."""
-    worker = Worker(WorkerSettings(name="tester", **settings), dispatch, refs, SystemClock())
+    worker = Worker(
+        WorkerSettings(name="tester", **settings), dispatch, refs, SystemClock(), curves=curves
+    )
     running = asyncio.create_task(worker.run(handle_signals=False))
     up = asyncio.create_task(worker.is_up.wait())
     await asyncio.wait({running, up}, return_when=asyncio.FIRST_COMPLETED)
@@ -926,3 +928,262 @@ async def test_a_model_whose_file_has_changed_is_not_served_under_its_old_versio
         async with asyncio.timeout(10):
             assert await running == 1
     assert dispatch.reports[-1].goodbye
+
+
+# --- models that draw in steps -------------------------------------------------------------------
+
+
+DRAWS = """
+import os, pathlib, signal, time
+import numpy as np
+import swell
+from pydantic import BaseModel
+
+class Draws(swell.StepModel):
+    name = "test/draws"
+    bucket = 4
+    rows = 0
+
+    class Input(BaseModel):
+        steps: int = 4
+        step_s: float = 0.0
+        text: str = ""
+        poison: float = 0.0
+
+    def prepare(self, item):
+        if item.input.text == "wrong":
+            raise swell.Reject("no such words")
+        return swell.Plan(
+            sampler=swell.Sampler("flow_euler", item.input.steps, spacing="even"),
+            shape=(2, 3),
+            values={"step_s": item.input.step_s, "poison": item.input.poison},
+        )
+
+    def denoise(self, x, t, conditions):
+        self.rows = max(self.rows, len(set(x[:, 0, 0].tolist())))
+        time.sleep(float(conditions["step_s"].max()))
+        poison = conditions["poison"]
+        if (poison == 1).any():
+            os.kill(os.getpid(), signal.SIGKILL)
+        if (poison == 2).any():
+            raise ValueError("cannot be drawn")
+        if ((poison == 3) & (t < 300)).any():
+            pathlib.Path(__file__).with_name("hangs").touch()
+            time.sleep(1000)
+        return x * np.float32(0.5)
+
+    def decode(self, latents, item):
+        pixels = np.full((4, 4, 3), 128 + 50 * latents[0, 0]).clip(0, 255).astype(np.uint8)
+        if item.input.text == "picture":
+            return swell.Image(pixels)
+        return [item.seed, item.index, self.rows, latents.ravel().tolist()]
+
+    def preview(self, latents):
+        return np.full((4, 4, 3), 128, np.uint8)
+
+@swell.model("test/naps")
+def naps(s: float, text: str = "") -> str:
+    time.sleep(s)
+    return text
+"""
+
+
+@pytest.fixture
+def draws(tmp_path: Path) -> str:
+    """A file with a model that draws in steps, and one that does not."""
+    file = tmp_path / "draws.py"
+    file.write_text(DRAWS)
+    return str(file)
+
+
+async def test_tasks_of_many_are_drawn_together_and_one_joins_within_a_step(
+    dispatch: MemoryDispatch, draws: str
+) -> None:
+    async with working(dispatch, draws):
+        long = await dispatch.submit("test/draws", {"steps": 1000, "step_s": 0.02})
+        await dispatch.until(lambda: dispatch.progress)
+        short = [await dispatch.submit("test/draws", {"steps": 9, "step_s": 0.02}) for _ in "ab"]
+        rows = [output_of(await dispatch.ended(task_id, within_s=5))[2] for task_id in short]
+        assert rows[1] == 3
+        assert (await dispatch.task(long)).state is TaskState.RUNNING
+        await dispatch.cancel(long)
+        async with asyncio.timeout(2):
+            assert (await dispatch.ended(long)).state is TaskState.CANCELED
+
+
+async def test_sample_k_is_drawn_with_the_seed_plus_k_whoever_is_drawn_beside_it(
+    dispatch: MemoryDispatch, draws: str
+) -> None:
+    async with working(dispatch, draws):
+        several = await dispatch.submit("test/draws", {}, seed=5, count=3)
+        others = [await dispatch.submit("test/draws", {"steps": n}, seed=n) for n in range(1, 7)]
+        drawn = output_of(await dispatch.ended(several))
+        for task_id in others:
+            await dispatch.ended(task_id)
+        alone = output_of(await dispatch.ended(await dispatch.submit("test/draws", {}, seed=7)))
+    assert [sample[:2] for sample in drawn] == [[5, 0], [6, 1], [7, 2]]
+    assert drawn[2][3] == alone[3]
+    assert drawn[1][3] != alone[3]
+
+
+async def test_a_picture_of_several_tells_its_own_seed_and_all_settings(
+    dispatch: MemoryDispatch, draws: str
+) -> None:
+    async with working(dispatch, draws):
+        wish = {"text": "picture", "steps": 2}
+        task = await dispatch.ended(await dispatch.submit("test/draws", wish, seed=5, count=2))
+    told = [json.loads(picture_of(dispatch, task, n).text["swell"]) for n in range(2)]
+    assert [each["seed"] for each in told] == [5, 6]
+    assert told[1]["input"] == wish
+    assert told[1]["settings"] == {"step_s": 0.0, "poison": 0.0}
+
+
+async def test_progress_of_a_drawn_task_counts_all_its_samples(
+    dispatch: MemoryDispatch, draws: str
+) -> None:
+    async with working(dispatch, draws):
+        wish = {"steps": 12, "step_s": 0.06}
+        await dispatch.ended(await dispatch.submit("test/draws", wish, count=3))
+    told = [each.data for each in dispatch.progress if each.kind == "progress"]
+    assert {each["steps"] for each in told} == {36}
+    assert [each["step"] for each in told] == sorted(each["step"] for each in told)
+    assert told[-1]["fraction"] == 1
+    previews = [each.data for each in dispatch.progress if each.kind == "preview"]
+    assert 1 <= len(previews) <= 3
+
+
+async def test_many_quick_tasks_tell_no_progress(dispatch: MemoryDispatch, draws: str) -> None:
+    ids = [await dispatch.submit("test/draws") for _ in range(100)]
+    async with working(dispatch, draws):
+        for task_id in ids:
+            output_of(await dispatch.ended(task_id))
+    assert len(dispatch.progress) < 10
+
+
+async def test_what_is_wrong_with_one_drawn_task_is_its_own(
+    dispatch: MemoryDispatch, draws: str
+) -> None:
+    inputs = [{"text": "wrong"}, {"poison": 2}, {"odd": 1}, {}, {"steps": 9}]
+    ids = [await dispatch.submit("test/draws", each, count=2, max_attempts=1) for each in inputs]
+    async with working(dispatch, draws) as (worker, _):
+        tasks = [await dispatch.ended(task_id) for task_id in ids]
+        pid = worker.model_pid
+        assert output_of(await dispatch.ended(await dispatch.submit("test/draws", {})))
+        assert worker.model_pid == pid
+    codes = [task.error and task.error.code for task in tasks]
+    assert codes == ["rejected", "model_error", "invalid_input", None, None]
+
+
+@pytest.mark.parametrize("slots", [None, 30])
+async def test_a_drawn_task_that_kills_the_model_process_is_found_by_halves(
+    dispatch: MemoryDispatch, draws: str, slots: int | None
+) -> None:
+    inputs = [{"steps": 5, "step_s": 0.01, "text": str(n)} for n in range(8)]
+    ids = [await dispatch.submit("test/draws", each) for each in inputs]
+    poison = await dispatch.submit("test/draws", {"poison": 1}, max_attempts=2)
+    ids += [await dispatch.submit("test/draws", each) for each in inputs]
+    async with working(dispatch, draws, slots=slots):
+        tasks = [await dispatch.ended(task_id) for task_id in ids]
+        dead = await dispatch.ended(poison)
+    assert {(task.state, task.attempt) for task in tasks} == {(TaskState.SUCCEEDED, 1)}
+    assert dead.dead
+    assert dead.attempt == 2
+    assert dead.error is not None
+    assert dead.error.code == "model_process_died"
+
+
+async def test_a_sample_goes_on_from_its_checkpoint_when_the_model_process_was_killed(
+    dispatch: MemoryDispatch, draws: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with working(dispatch, draws) as (worker, _):
+        wish = {"steps": 120, "step_s": 0.04}
+        task_id = await dispatch.submit("test/draws", wish, seed=3)
+        other = await dispatch.submit("test/draws", wish)
+        held = worker._desk.held
+        await dispatch.until(lambda: len(held) == 2 and all(h.checkpoints for h in held.values()))
+        os.kill(worker.model_pid, signal.SIGKILL)
+        at = len(dispatch.progress)
+        drawn = output_of(await dispatch.ended(task_id))
+        again = next(each for each in dispatch.progress[at:] if each.task_id == task_id)
+        assert again.data["step"] > 30
+        await dispatch.ended(other)
+        through = await dispatch.submit("test/draws", {"steps": 120}, seed=3)
+        assert output_of(await dispatch.ended(through))[3] == drawn[3]
+
+
+async def test_a_step_that_takes_too_long_fails_its_task_alone(
+    dispatch: MemoryDispatch, draws: str
+) -> None:
+    hung = await dispatch.submit("test/draws", {"poison": 3, "steps": 4}, max_attempts=1)
+    others = [await dispatch.submit("test/draws", {"step_s": 0.01}) for _ in range(3)]
+    async with working(dispatch, draws, run_limit_s=0.5):
+        for task_id in others:
+            assert (await dispatch.ended(task_id)).attempt == 1
+        failed = await dispatch.ended(hung)
+    assert failed.error is not None
+    assert failed.error.code == "model_timeout"
+
+
+async def test_a_step_that_does_not_end_after_a_cancellation_is_killed(
+    dispatch: MemoryDispatch, draws: str
+) -> None:
+    async with working(dispatch, draws, cancel_grace_s=0.2) as (worker, _):
+        pid = worker.model_pid
+        hung = await dispatch.submit("test/draws", {"poison": 3, "steps": 10, "step_s": 0.02})
+        other = await dispatch.submit("test/draws", {"steps": 40})
+        async with asyncio.timeout(10):
+            while not Path(draws).with_name("hangs").exists():
+                await asyncio.sleep(0.01)
+        await dispatch.cancel(hung)
+        assert (await dispatch.ended(hung)).state is TaskState.CANCELED
+        task = await dispatch.ended(other)
+        assert (output_of(task)[1], task.attempt) == (0, 1)
+        assert worker.model_pid != pid
+
+
+async def test_batches_and_steps_take_turns_in_one_process(
+    dispatch: MemoryDispatch, draws: str
+) -> None:
+    async with working(dispatch, draws, slots=20):
+        drawn = await dispatch.submit("test/draws", {"steps": 30, "step_s": 0.01})
+        await dispatch.until(lambda: dispatch.progress)
+        naps = [await dispatch.submit("test/naps", {"s": 0.05, "text": str(n)}) for n in range(20)]
+        assert output_of(await dispatch.ended(naps[0])) == "0"
+        assert (await dispatch.task(drawn)).state is TaskState.RUNNING
+        assert output_of(await dispatch.ended(drawn))
+        # Half of the time was the steps': naps of a second are not over.
+        assert (await dispatch.task(naps[-1])).state is not TaskState.SUCCEEDED
+        assert [output_of(await dispatch.ended(nap)) for nap in naps[1:3]] == ["1", "2"]
+
+
+async def test_who_dies_in_a_batch_is_blamed_and_not_who_is_drawn_beside_it(
+    dispatch: MemoryDispatch, draws: str
+) -> None:
+    async with working(dispatch, draws, "demo/crash"):
+        drawn = await dispatch.submit("test/draws", {"steps": 60, "step_s": 0.02})
+        await dispatch.until(lambda: dispatch.progress)
+        poison = await dispatch.submit("demo/crash", {"how": "die"}, max_attempts=1)
+        dead = await dispatch.ended(poison)
+        task = await dispatch.ended(drawn)
+    assert dead.error is not None
+    assert dead.error.code == "model_process_died"
+    assert (task.state, task.attempt) == (TaskState.SUCCEEDED, 1)
+
+
+async def test_cost_curves_are_kept_for_the_next_process(
+    dispatch: MemoryDispatch, draws: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "curves"
+    async with working(dispatch, draws, curves=folder) as (worker, _):
+        card = dispatch.registrations[0].models[0]
+        await dispatch.ended(await dispatch.submit("test/draws", {"steps": 9}))
+        file = folder / f"test-draws-{card.version}-cpu.json"
+        async with asyncio.timeout(10):
+            while not file.exists():
+                await asyncio.sleep(0.01)
+        assert worker.can_run
+    [curve] = json.loads(file.read_bytes()).values()
+    assert [point[:1] for point in curve["points"]] == [[4]]
+    file.write_bytes(b"broken")
+    async with working(dispatch, draws, curves=folder):
+        assert output_of(await dispatch.ended(await dispatch.submit("test/draws")))

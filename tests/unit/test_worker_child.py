@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from swell.clock import SystemClock
-from swell.worker import child
+from swell.worker import job
 from swell.worker.child import serve
 from swell.worker.frames import (
     HEAD_BYTES,
@@ -337,8 +337,8 @@ def test_an_output_that_is_too_large_fails_its_task_alone_and_for_good(
 def test_large_results_go_in_frames_of_their_own(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "FLUSH_BYTES", 1000)
-    monkeypatch.setattr(child, "FLUSH_EVERY_S", 1e9)
+    monkeypatch.setattr(job, "FLUSH_BYTES", 1000)
+    monkeypatch.setattr(job, "FLUSH_EVERY_S", 1e9)
     line.say(Run(1, "test/long", [Order(n, b'{"n":600}') for n in range(3)]))
     frames = [line.hear() for _ in range(3)]
     assert [len(frame.done) for frame in frames if isinstance(frame, Results)] == [1, 1, 1]

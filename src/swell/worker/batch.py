@@ -3,18 +3,27 @@
 A batch holds one model and one batch key, never more samples than the model takes, and is led by
 whoever waits longest. A task that must run alone shares with nobody, so that what it breaks is only
 its own.
+
+Models that draw in steps need no batches: a task goes to the model process as soon as there is room
+for another (`Line`). Room is counted in samples: those that run together, and some more, so that
+the next one is there when one ends, and so that short ones can pass long ones. When a process has
+died, those that it was drawing are parted into circles, and one circle after the other is drawn by
+itself, until who is to blame is alone.
 """
 
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
 from swell.registry import ModelCard
 
-__all__ = ["Backlog", "Batching", "batching_of"]
+__all__ = ["Backlog", "Batching", "Line", "batching_of", "parted", "room_of"]
+
+#: Samples that wait in the model process at least, beside those that run together.
+PREFETCH: Final = 4
 
 EntryT = TypeVar("EntryT")
 
@@ -49,6 +58,14 @@ def batching_of(card: ModelCard) -> Batching:
     properties = card.input_schema.get("properties", {})
     defaults = {name: properties.get(name, {}).get("default") for name in card.batch_by}
     return Batching(model=card.name, max=card.max_batch, by=card.batch_by, defaults=defaults)
+
+
+def room_of(card: ModelCard) -> int:
+    """Return how many samples the process of a model that draws in steps holds; else 0.
+
+    Those that one step has, and as many again or `PREFETCH` of them.
+    """
+    return card.step_bucket and card.step_bucket + max(PREFETCH, card.step_bucket)
 
 
 @dataclass(slots=True)
@@ -128,3 +145,92 @@ class Backlog(Generic[EntryT]):
         self._limits.clear()
         self._length = 0
         return [place.entry for place in places]
+
+
+# --- models that draw in steps -------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Stand(Generic[EntryT]):
+    entry: EntryT
+    samples: int
+    circle: int
+
+
+class Line(Generic[EntryT]):
+    """Tasks that are drawn in steps: who waits, and who is in the model process.
+
+    Entries are in circles, and those in the process at one time are all of the same. Circle 0 is
+    for everybody who is not suspected of anything.
+
+    Args:
+        room: Samples that the process holds. A task of more than that comes by itself.
+    """
+
+    def __init__(self, room: int = 0) -> None:
+        self.room = room
+        self._waiting: deque[_Stand[EntryT]] = deque()
+        self._inside: dict[EntryT, _Stand[EntryT]] = {}
+        self._samples = 0
+        self._circles = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, entry: EntryT, samples: int, circle: int = 0) -> None:
+        """Put an entry at the end of the line."""
+        self._waiting.append(_Stand(entry, samples, circle))
+
+    def put_back(self, entry: EntryT, samples: int, circle: int) -> None:
+        """Put an entry before everybody else; of several, put the last one back first."""
+        self._waiting.appendleft(_Stand(entry, samples, circle))
+
+    def take(self) -> EntryT | None:
+        """Return who is to go into the model process now, or None if nobody is."""
+        if not self._waiting:
+            return None
+        first = self._waiting[0]
+        if self._inside:
+            present = next(iter(self._inside.values()))
+            if first.circle != present.circle or self._samples >= self.room:
+                return None
+        self._waiting.popleft()
+        self._inside[first.entry] = first
+        self._samples += first.samples
+        return first.entry
+
+    def leave(self, entry: EntryT) -> None:
+        """Note that an entry has left the model process. One that is not there means nothing."""
+        stand = self._inside.pop(entry, None)
+        if stand is not None:
+            self._samples -= stand.samples
+
+    def leave_all(self) -> list[EntryT]:
+        """Note that the model process is gone; return who was there, in order."""
+        entries = list(self._inside)
+        self._inside.clear()
+        self._samples = 0
+        return entries
+
+    def new_circle(self) -> int:
+        """Return a circle in which nobody is."""
+        self._circles += 1
+        return self._circles
+
+    def pardon(self) -> None:
+        """Let all who wait be drawn together again: who was to blame is found."""
+        for stand in self._waiting:
+            stand.circle = 0
+
+
+def parted(suspects: Iterable[EntryT], is_likely: Callable[[EntryT], bool]) -> list[list[EntryT]]:
+    """Return suspects in two circles, each in its order: the likely ones and the others.
+
+    If that does not part them, in halves. One suspect is a circle by itself.
+    """
+    everybody = list(suspects)
+    likely = [one for one in everybody if is_likely(one)]
+    if 0 < len(likely) < len(everybody):
+        return [likely, [one for one in everybody if not is_likely(one)]]
+    half = (len(everybody) + 1) // 2
+    return [part for part in (everybody[:half], everybody[half:]) if part]

@@ -1,270 +1,83 @@
-"""The model process: imports and loads the models, then runs batches until its worker is gone.
+"""The model process: imports and loads the models, then works until its worker is gone.
 
-It is one thread. The worker's words are read between batches and, while a model runs, whenever it
-asks `cancelled`: so a cancellation arrives within one step, and nothing disturbs the model.
+It is one thread. The worker's words are read between batches and between steps, and, while a model
+runs, whenever it asks `cancelled`: so a cancellation arrives within one step, and nothing disturbs
+the model.
+
+Models that draw in steps share one loop (`draw.py`), and tasks join it at any time. A batch of
+another model runs between two of its steps. Where both want to, they take turns: after a batch the
+steps have the process for as long as that took, at most `TURN_S`. So a batch waits for the one
+before, as long again, and a step; a sample waits, at each boundary, for one batch at most.
 """
 
 import collections
 import ctypes
-import io
 import os
 import random
-import resource
 import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import pydantic
 
 from swell.clock import Clock, SystemClock
 from swell.errors import SwellError
 from swell.model import (
-    Attachment,
-    Cancelled,
     Definition,
-    Image,
     InvalidModel,
     Item,
     Model,
-    Reject,
-    flatten,
+    StepModel,
     is_function_model,
     load_models,
 )
+from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import (
-    HEAD_BYTES,
-    MAX_FRAME_BYTES,
-    MAX_OUTPUT_BYTES,
-    Blob,
     Described,
-    Done,
-    Fault,
-    Frame,
+    Keep,
     Load,
     Order,
-    Pixels,
-    Preview,
     Ready,
     Refused,
-    Results,
     Run,
-    Step,
-    Stop,
-    Work,
-    decode_work,
-    encode_frame,
+    Turn,
 )
-from swell.worker.text import describe_error, mend
+from swell.worker.job import SEED_BITS as SEED_BITS
+from swell.worker.job import Job, Outbox, Reader, fault_of_input, peak_bytes
+from swell.worker.pipe import Pipe, WorkerGone
+from swell.worker.text import describe_error
 
-__all__ = [
-    "Job",
-    "OutputTooLarge",
-    "Pipe",
-    "Runner",
-    "WorkerGone",
-    "main",
-    "serve",
-]
+__all__ = ["SEED_BITS", "Runner", "main", "serve"]
 
-#: Progress of one task is told at most this often, except for its last step.
-PROGRESS_EVERY_S: Final = 0.05
-
-#: A preview of one sample is made at most this often.
-PREVIEW_EVERY_S: Final = 0.4
-
-#: Longest side of a preview.
-PREVIEW_PX: Final = 256
-
-#: The worker's words are looked for at most this often while a model runs.
-LISTEN_EVERY_S: Final = 0.002
-
-#: Results of a batch that runs one by one are held back no longer than this.
-FLUSH_EVERY_S: Final = 0.004
-
-#: Results are sent once they have this many bytes; more in one frame only keeps memory busy.
-FLUSH_BYTES: Final = 64 * 1024 * 1024
-
-#: Room in a frame for all that is not the bytes of files and output.
-_FRAME_MARGIN_BYTES: Final = 1024 * 1024
-
-#: Seeds fit a signed 32-bit integer, which every framework takes.
-SEED_BITS: Final = 31
+#: After a batch, steps that wait have the process for as long as it took, but at most so long.
+TURN_S: Final = 2.0
 
 #: Linux: the signal to get when the parent dies (prctl.h).
 PR_SET_PDEATHSIG: Final = 1
-
-
-class WorkerGone(Exception):
-    """The other end of the socket is closed."""
-
-
-class Pipe:
-    """The socket to the worker, and what it has said so far."""
-
-    def __init__(self, sock: socket.socket, clock: Clock) -> None:
-        self._socket = sock
-        self._clock = clock
-        self._buffer = bytearray()
-        self._inbox: collections.deque[Load | Run] = collections.deque()
-        self._listened_s = 0.0
-        #: Handles of cancelled tasks.
-        self.stopped: set[int] = set()
-
-    def send(self, frame: Frame) -> None:
-        """Say something; waits while the worker is slow to listen.
-
-        Raises:
-            WorkerGone: Nobody listens any more.
-        """
-        try:
-            self._socket.sendall(encode_frame(frame))
-        except OSError as error:
-            raise WorkerGone from error
-
-    def next(self) -> Load | Run:
-        """Wait for something to do."""
-        while not self._inbox:
-            self._receive(0)
-        return self._inbox.popleft()
-
-    def listen(self) -> None:
-        """Hear what has been said meanwhile, without waiting."""
-        now_s = self._clock.monotonic_s()
-        if now_s - self._listened_s < LISTEN_EVERY_S:
-            return
-        self._listened_s = now_s
-        try:
-            while self._receive(socket.MSG_DONTWAIT):
-                pass
-        except BlockingIOError:
-            pass
-
-    def _receive(self, flags: int) -> bool:
-        """Read once; return whether there may be more at once."""
-        try:
-            chunk = self._socket.recv(1 << 18, flags)
-        except ConnectionError as error:
-            raise WorkerGone from error
-        if not chunk:
-            raise WorkerGone
-        self._buffer += chunk
-        for work in self._take_frames():
-            if isinstance(work, Stop):
-                self.stopped.update(work.handles)
-            else:
-                self._inbox.append(work)
-        return len(chunk) == 1 << 18
-
-    def _take_frames(self) -> list[Work]:
-        works: list[Work] = []
-        buffer, at = self._buffer, 0
-        while len(buffer) - at >= HEAD_BYTES:
-            end = at + HEAD_BYTES + int.from_bytes(buffer[at : at + HEAD_BYTES], "big")
-            if len(buffer) < end:
-                break
-            works.append(decode_work(bytes(buffer[at + HEAD_BYTES : end])))
-            at = end
-        del buffer[:at]
-        return works
-
-
-class OutputTooLarge(Exception):
-    """A model returned more than can be taken."""
-
-
-class Job:
-    """A task while it runs: its samples, what they gave, and who hears them."""
-
-    __slots__ = (
-        "_clock",
-        "_pipe",
-        "_previewed_s",
-        "_told_s",
-        "count",
-        "error",
-        "handle",
-        "index",
-        "left",
-        "results",
-        "run_s",
-        "seed",
-    )
-
-    def __init__(self, handle: int, count: int, seed: int, pipe: Pipe, clock: Clock) -> None:
-        self.handle = handle
-        self.count = count
-        self.seed = seed
-        self.left = count
-        self.index = 0
-        self.results: list[Any] = [None] * count
-        self.error: Exception | None = None
-        self.run_s = 0.0
-        self._pipe = pipe
-        self._clock = clock
-        self._told_s = -1.0
-        self._previewed_s = -1.0
-
-    def progress(self, done: int, total: int) -> None:
-        """See `Listener.progress`. Samples that ran before count as whole."""
-        now_s = self._clock.monotonic_s()
-        if done < total and now_s - self._told_s < PROGRESS_EVERY_S:
-            return
-        self._told_s = now_s
-        before = (self.count - self.left) * total
-        self._pipe.send(
-            Step(self.handle, min(before + done, self.count * total), self.count * total)
-        )
-
-    def preview(self, make: Callable[[], Any]) -> None:
-        """See `Listener.preview`."""
-        now_s = self._clock.monotonic_s()
-        if now_s - self._previewed_s < PREVIEW_EVERY_S or self.handle in self._pipe.stopped:
-            return
-        self._previewed_s = now_s
-        try:
-            jpeg = _thumbnail(make())
-        except Exception:
-            # A picture that only shows what is to come must not fail what comes.
-            traceback.print_exc()
-            return
-        self._pipe.send(Preview(self.handle, self.count - self.left, jpeg))
-
-    def is_cancelled(self) -> bool:
-        """See `Listener.is_cancelled`."""
-        self._pipe.listen()
-        return self.handle in self._pipe.stopped
-
-
-def _thumbnail(picture: Any) -> bytes:
-    pil = (picture if isinstance(picture, Image) else Image(picture)).pil().convert("RGB")
-    pil.thumbnail((PREVIEW_PX, PREVIEW_PX))
-    file = io.BytesIO()
-    pil.save(file, "JPEG", quality=70)
-    return file.getvalue()
 
 
 class Runner:
     """Runs the batches of one model."""
 
     def __init__(
-        self, definition: Definition, model: Model, pipe: Pipe, clock: Clock, rng: random.Random
+        self, definition: Definition, model: Model, reader: Reader, pipe: Pipe, clock: Clock
     ) -> None:
         self._model = model
         self._by = definition.batch.by
         # A function runs its inputs one after another, so each result can go when it is there.
         self._max = 1 if is_function_model(model) else definition.batch.max
-        self._validate = definition.input_type.model_validate_json
+        self._reader = reader
         self._pipe = pipe
         self._clock = clock
-        self._rng = rng
 
     def run(self, batch: int, orders: Sequence[Order]) -> None:
         """Run a batch and send what became of it."""
-        results = _Outbox(batch, self._pipe, self._clock)
+        results = Outbox(batch, self._pipe, self._clock)
         items: list[tuple[Item[Any], Job]] = []
         for order in orders:
             self._prepare(order, items, results)
@@ -274,30 +87,13 @@ class Runner:
         if self._pipe.stopped:
             self._pipe.stopped.difference_update(order.handle for order in orders)
 
-    def _prepare(
-        self, order: Order, items: list[tuple[Item[Any], Job]], results: "_Outbox"
-    ) -> None:
+    def _prepare(self, order: Order, items: list[tuple[Item[Any], Job]], results: Outbox) -> None:
         try:
-            checked = self._validate(
-                order.input, context={"files": order.files} if order.files else None
-            )
+            checked, seed = self._reader.read(order)
         except pydantic.ValidationError as error:
-            results.faults.append(
-                Fault(
-                    order.handle,
-                    "invalid_input",
-                    "A value is not allowed",
-                    _told(error),
-                    False,
-                    0.0,
-                )
-            )
+            results.faults.append(fault_of_input(order.handle, error))
             return
-        seed = order.seed
-        if seed is None:
-            own = getattr(checked, "seed", None)
-            seed = own if isinstance(own, int) else self._rng.getrandbits(SEED_BITS)
-        job = Job(order.handle, order.count, seed, self._pipe, self._clock)
+        job = Job(order.handle, order.count, seed, checked, self._pipe, self._clock)
         for index in range(order.count):
             item = Item(checked, seed=seed + index, index=index, count=order.count, listener=job)
             items.append((item, job))
@@ -316,7 +112,7 @@ class Runner:
             for at in range(0, len(group), self._max)
         ]
 
-    def _run_chunk(self, chunk: list[tuple[Item[Any], Job]], results: "_Outbox") -> None:
+    def _run_chunk(self, chunk: list[tuple[Item[Any], Job]], results: Outbox) -> None:
         # What is stopped before it begins need not begin, even if the model never looks.
         self._pipe.listen()
         stopped = self._pipe.stopped
@@ -358,170 +154,95 @@ def _shape(answers: Any) -> str:
     return f"a {type(answers).__name__}"
 
 
-class _Outbox:
-    """Results of one batch on their way to the worker."""
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """The models of this process: those that run batches, and those that draw in steps."""
 
-    def __init__(self, batch: int, pipe: Pipe, clock: Clock) -> None:
-        self._batch = batch
-        self._pipe = pipe
-        self._clock = clock
-        self._flushed_s = clock.monotonic_s()
-        self._done: list[Done] = []
-        self._stopped: list[int] = []
-        self._waiting_bytes = 0
-        self._logged: Exception | None = None
-        self.faults: list[Fault] = []
-
-    def add(self, job: Job) -> None:
-        """Take a job whose samples have all run."""
-        if job.handle in self._pipe.stopped or isinstance(job.error, Cancelled):
-            self._stopped.append(job.handle)
-        elif job.error is not None:
-            self._add_fault(job, job.error)
-        else:
-            self._add_result(job)
-        self.tick()
-
-    def tick(self) -> None:
-        """Show that a call of the model has ended, also where no task has."""
-        if self._clock.monotonic_s() - self._flushed_s >= FLUSH_EVERY_S:
-            self.flush()
-
-    def _add_result(self, job: Job) -> None:
-        files: list[Attachment] = []
-        try:
-            value = job.results[0] if job.count == 1 else job.results
-            output = _json(flatten(value, files))
-            packed = [_pack(file, job.seed) for file in files] if files else []
-            size_bytes = _check_size(output, packed)
-        except Exception as error:
-            self._add_fault(job, error)
-            return
-        if self._waiting_bytes + size_bytes > FLUSH_BYTES:
-            self.flush()
-        self._waiting_bytes += size_bytes
-        self._done.append(Done(job.handle, output, job.seed, job.run_s, packed))
-
-    def _add_fault(self, job: Job, error: Exception) -> None:
-        # One exception may have failed a whole batch: its traceback is worth telling once.
-        if error is not self._logged and not isinstance(error, Reject | OutputTooLarge):
-            traceback.print_exception(error)
-            self._logged = error
-        self.faults.append(_fault(job, error))
-
-    def flush(self, *, is_last: bool = False) -> None:
-        """Send what is there; nothing is a sign of life."""
-        self._pipe.send(
-            Results(self._batch, self._done, self.faults, self._stopped, is_last, _peak_bytes())
-        )
-        self._done, self.faults, self._stopped = [], [], []
-        self._waiting_bytes = 0
-        self._flushed_s = self._clock.monotonic_s()
+    runners: dict[str, Runner]
+    easels: dict[str, Easel]
 
 
-def _check_size(output: bytes, files: Sequence[Pixels | Blob]) -> int:
-    """Return how many bytes a result has.
-
-    Raises:
-        OutputTooLarge: It cannot be taken; the text says what to do.
-    """
-    if len(output) > MAX_OUTPUT_BYTES:
-        raise OutputTooLarge(
-            f"the output has {len(output):,} bytes of JSON and at most {MAX_OUTPUT_BYTES:,} are "
-            "taken: return a swell.File or swell.Image instead, which are stored beside the task"
-        )
-    size_bytes = len(output) + sum(len(file.data) for file in files)
-    if size_bytes > MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:
-        raise OutputTooLarge(
-            f"the files of the output have {size_bytes:,} bytes together and at most "
-            f"{MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:,} are taken: return smaller ones"
-        )
-    return size_bytes
-
-
-def _json(value: Any) -> bytes:
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        return msgspec.json.encode(mend(value))
-
-
-def _pack(file: Attachment, seed: int) -> Pixels | Blob:
-    if not isinstance(file, Image):
-        return Blob(file.read(), file.content_type, file.name)
-    encoded = file.encoded
-    if encoded is not None and not file.format:
-        return Blob(encoded, "image/*", "")
-    picture = file.pil()
-    if picture.mode not in ("RGB", "RGBA", "L"):
-        picture = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
-    metadata = _json(file.metadata)
-    return Pixels(
-        picture.mode,
-        picture.width,
-        picture.height,
-        picture.tobytes(),
-        file.format or "",
-        metadata,
-        seed,
-    )
-
-
-def _fault(job: Job, error: Exception) -> Fault:
-    detail = describe_error(error)
-    if isinstance(error, Reject):
-        return Fault(
-            job.handle, "rejected", "The model refused this input", detail, False, job.run_s
-        )
-    if isinstance(error, OutputTooLarge):
-        return Fault(
-            job.handle, "output_too_large", "The output is too large", detail, False, job.run_s
-        )
-    return Fault(
-        job.handle,
-        "model_error",
-        "The model failed",
-        f"{type(error).__name__}: {detail}",
-        True,
-        job.run_s,
-    )
-
-
-def _told(error: pydantic.ValidationError) -> str:
-    """Return what is wrong with an input, each value by its JSON pointer."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    told = [
-        f"/{'/'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-        for problem in problems[:5]
-    ]
-    return "; ".join(told)
-
-
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _load(work: Load, pipe: Pipe, clock: Clock) -> dict[str, Runner]:
+def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
     """Import, describe, load and warm the models."""
     definitions = [definition for ref in work.refs for definition in load_models(ref)]
     names = [definition.name for definition in definitions]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise InvalidModel(f"{twice} is named twice: give each model a name of its own")
-    pipe.send(Described([definition.card() for definition in definitions]))
-    runners: dict[str, Runner] = {}
+    cards = [definition.card() for definition in definitions]
+    pipe.send(Described(cards))
+    loaded = _Loaded({}, {})
     load_s: dict[str, float] = {}
     rng = random.Random()
-    for definition in definitions:
+    for definition, card in zip(definitions, cards, strict=True):
         start_s = clock.monotonic_s()
         model = definition.make()
         model.load(work.device)
         model.warmup()
         load_s[definition.name] = clock.monotonic_s() - start_s
-        runners[definition.name] = Runner(definition, model, pipe, clock, rng)
-    pipe.send(Ready(load_s, _peak_bytes()))
-    return runners
+        reader = Reader(definition, rng)
+        if isinstance(model, StepModel):
+            loaded.easels[definition.name] = Easel(card, model, reader)
+        else:
+            loaded.runners[definition.name] = Runner(definition, model, reader, pipe, clock)
+    pipe.send(Ready(load_s, peak_bytes()))
+    return loaded
+
+
+class _Loop:
+    """Batches and steps, in turn."""
+
+    def __init__(self, loaded: _Loaded, pipe: Pipe, clock: Clock, device: str) -> None:
+        self._loaded = loaded
+        self._pipe = pipe
+        self._clock = clock
+        self._device = device
+        self._drawer = self._new_drawer(None)
+        self._batches: collections.deque[Run] = collections.deque()
+        #: Until when steps have the process.
+        self._turn_until_s = 0.0
+
+    def _new_drawer(self, folder: Path | None) -> Drawer:
+        return Drawer(
+            self._loaded.easels, self._pipe, self._clock, device=self._device, folder=folder
+        )
+
+    def run(self) -> None:
+        """Work until the worker is gone.
+
+        Raises:
+            WorkerGone: It is.
+        """
+        while True:
+            if not (self._batches or self._drawer.is_busy):
+                self._take(self._pipe.next())
+            while (work := self._pipe.take()) is not None:
+                self._take(work)
+            if self._batches and not self._is_turn_of_steps():
+                self._run_batch(self._batches.popleft())
+            if self._drawer.is_busy:
+                self._drawer.step()
+
+    def _take(self, work: Load | Keep | Run) -> None:
+        match work:
+            case Keep():
+                # Told before the first task.
+                self._drawer = self._new_drawer(Path(work.folder))
+            case Run() if self._drawer.draws(work.model):
+                self._drawer.add(work.model, work.orders)
+            case Run():
+                self._batches.append(work)
+
+    def _is_turn_of_steps(self) -> bool:
+        return self._drawer.is_busy and self._clock.monotonic_s() < self._turn_until_s
+
+    def _run_batch(self, work: Run) -> None:
+        if self._loaded.easels:
+            self._pipe.send(Turn(work.batch))
+        start_s = self._clock.monotonic_s()
+        self._loaded.runners[work.model].run(work.batch, work.orders)
+        now_s = self._clock.monotonic_s()
+        self._turn_until_s = now_s + min(now_s - start_s, TURN_S)
 
 
 def serve(sock: socket.socket, clock: Clock) -> int:
@@ -531,7 +252,7 @@ def serve(sock: socket.socket, clock: Clock) -> int:
         load = pipe.next()
         assert isinstance(load, Load), "the first frame names the models"
         try:
-            runners = _load(load, pipe, clock)
+            loaded = _load(load, pipe, clock)
         except SwellError as error:
             pipe.send(Refused(error.code, error.detail))
             return 1
@@ -544,12 +265,10 @@ def serve(sock: socket.socket, clock: Clock) -> int:
                 )
             )
             return 1
-        while True:
-            work = pipe.next()
-            if isinstance(work, Run):
-                runners[work.model].run(work.batch, work.orders)
+        _Loop(loaded, pipe, clock, load.device).run()
     except WorkerGone:
-        return 0
+        pass
+    return 0
 
 
 def _follow_parent(parent_pid: int) -> None:

@@ -35,6 +35,8 @@ class Held:
     __slots__ = (
         "admitted_s",
         "alone",
+        "checkpoints",
+        "circle",
         "deadline_s",
         "files",
         "handle",
@@ -42,6 +44,7 @@ class Held:
         "key",
         "load_s",
         "place",
+        "seed",
         "task",
     )
 
@@ -59,6 +62,11 @@ class Held:
         self.load_s = 0.0
         #: Number of the last progress told.
         self.place = 0
+        #: Suspects of the death of a model process are drawn with those of their circle alone.
+        self.circle = 0
+        #: Sample → from where it can go on, and the seed that this takes.
+        self.checkpoints: dict[int, bytes] = {}
+        self.seed = task.seed
         #: URL → (bytes, media type) of its input files.
         self.files: dict[str, tuple[bytes, str]] = {}
 

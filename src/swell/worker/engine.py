@@ -2,6 +2,9 @@
 
     lease → fetch inputs → batch → run (model process) → encode (others) → upload → report
 
+Tasks of a model that draws in steps are not batched: they go to the model process one by one, as
+soon as it has room for them, and join whatever is being drawn there.
+
 The loop thread never computes: it moves bytes. What decides is elsewhere and pure (`batch.py`),
 what is held and still to be told is in one place (`desk.py`), and `link.py` talks to the backend.
 """
@@ -11,10 +14,11 @@ import base64
 import os
 import random
 import signal
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -26,13 +30,26 @@ from swell.errors import SwellError, TooLarge
 from swell.registry import ModelCard
 from swell.retry import RetryPolicy
 from swell.task import Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
-from swell.worker.batch import Backlog, Batching, batching_of
+from swell.worker.batch import Backlog, Batching, Line, batching_of, parted, room_of
 from swell.worker.deliver import Courier
 from swell.worker.desk import Desk, Held
 from swell.worker.encode import Encoded, FileNote, wanted_format
 from swell.worker.encoders import Encoders, EncodingFailed
 from swell.worker.fetch import FileFields, fetch_files, file_fields
-from swell.worker.frames import Done, Fault, Frame, Order, Preview, Ready, Results, Step
+from swell.worker.frames import (
+    DRAWN,
+    Done,
+    Fault,
+    Frame,
+    Keep,
+    Kept,
+    Order,
+    Preview,
+    Ready,
+    Results,
+    Step,
+    Turn,
+)
 from swell.worker.heartbeat import keep_beating
 from swell.worker.link import Link
 from swell.worker.run import ModelProcess, ProcessDied, describe_exit
@@ -52,6 +69,9 @@ _RESTART: Final = RetryPolicy(base_s=0.1, cap_s=10.0, floor_s=0.0)
 
 #: Longest text of an error, in characters.
 MAX_DETAIL: Final = 2000
+
+#: So many tasks are remembered that a model process died of while it drew them alone.
+MOST_BLAMED: Final = 1024
 
 #: How long a worker that hands its leases back may take.
 RELEASE_WITHIN_S: Final = 0.9
@@ -84,7 +104,7 @@ class _Verdict:
     """Why the model process is being killed, and which batch it had then."""
 
     why: _Why
-    batch: int
+    batch: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +113,28 @@ class _Served:
 
     batching: Batching
     files: FileFields
+    #: Whether it draws in steps.
+    draws: bool
 
 
 def default_slots(cards: Sequence[ModelCard]) -> int:
-    """Return how many tasks to hold: one batch that runs and one that waits."""
-    return 2 * max(card.max_batch for card in cards)
+    """Return how many tasks to hold: one batch that runs and one that waits.
+
+    Of models that draw in steps, as many as the model process takes, and those of one step more,
+    which are being delivered.
+    """
+    return max(
+        room_of(card) + card.step_bucket if card.step_bucket else 2 * card.max_batch
+        for card in cards
+    )
+
+
+class _Process(ModelProcess):
+    """A model process of which some models draw in steps."""
+
+    def keep_curves(self, folder: Path) -> None:
+        """Have cost curves kept in this folder."""
+        self._send(Keep(str(folder)))
 
 
 class Worker:
@@ -108,21 +145,37 @@ class Worker:
         dispatch: The backend.
         models: References as `load_models` takes them.
         clock: The time.
+        curves: Folder for the cost curves of models that draw in steps; None to keep none.
     """
 
     def __init__(
-        self, settings: WorkerSettings, dispatch: Dispatch, models: Sequence[str], clock: Clock
+        self,
+        settings: WorkerSettings,
+        dispatch: Dispatch,
+        models: Sequence[str],
+        clock: Clock,
+        *,
+        curves: Path | None = None,
     ) -> None:
         self._settings = settings
         self._dispatch = dispatch
         self._refs = list(models)
         self._clock = clock
+        self._curves = curves
         self._rng = random.Random()
         self._served: dict[str, _Served] = {}
         self._versions: dict[str, str] = {}
         self._backlog: Backlog[Held] = Backlog()
         self._batches: deque[_Batch] = deque()
-        self._batch_number = 0
+        self._batch_number = DRAWN
+        #: What is drawn in steps: who waits, and, by handle, who is in the model process.
+        self._line: Line[Held] = Line()
+        self._drawn: dict[int, Held] = {}
+        #: When the model process took up drawing, or last told anything of it.
+        self._drawn_since_s = 0.0
+        #: Which batch the model process has turned to, as far as it said.
+        self._turn = DRAWN
+        self._blamed: OrderedDict[str, None] = OrderedDict()
         self._last_run_s = 1.0
         self._deaths = 0
         self._verdict: _Verdict | None = None
@@ -200,7 +253,10 @@ class Worker:
         cards, ready = await self._start_process()
         self._versions = {card.name: card.version for card in cards}
         for card in cards:
-            self._served[card.name] = _Served(batching_of(card), file_fields(card.input_schema))
+            self._served[card.name] = _Served(
+                batching_of(card), file_fields(card.input_schema), card.step_bucket > 0
+            )
+        self._line.room = max(room_of(card) for card in cards)
         self._load_s = ready.load_s
         self.peak_bytes = ready.peak_bytes
         for name, load_s in ready.load_s.items():
@@ -215,6 +271,8 @@ class Worker:
             SwellError: The models cannot be loaded.
         """
         cards = await self._process.start(self._refs, self._settings.device)
+        if self._curves is not None and any(card.step_bucket for card in cards):
+            self._process.keep_curves(self._curves)
         ready = await self._process.ready()
         if not self._process.is_ready:
             raise ProcessDied("the model process died as soon as its models were loaded")
@@ -345,8 +403,11 @@ class Worker:
 
     def cancel(self, task_ids: Sequence[str]) -> None:
         """Stop tasks. See `Guest.cancel`."""
-        first = self._batches[0].waiting if self._batches else {}
-        sent = {handle for batch in self._batches for handle in batch.waiting}
+        turn = self._current()
+        running = set(self._drawn) if turn == DRAWN else set()
+        if self._batches and turn == self._batches[0].number:
+            running = set(self._batches[0].waiting)
+        sent = {handle for batch in self._batches for handle in batch.waiting} | set(self._drawn)
         told: list[int] = []
         for task_id in task_ids:
             held = self._desk.held.get(task_id)
@@ -355,7 +416,7 @@ class Worker:
             held.is_stopped = True
             if held.handle in sent:
                 told.append(held.handle)
-            if held.handle not in first:
+            if held.handle not in running:
                 # It waits, or it is being delivered: whatever comes after this is not looked at.
                 self._desk.settle(held, _stopped(held))
         if told:
@@ -365,25 +426,48 @@ class Worker:
     async def _insist(self, process: ModelProcess, handles: list[int]) -> None:
         """Kill a model that does not come back from what it was told to stop."""
         await self._clock.sleep(self._settings.cancel_grace_s)
-        if process is not self._process or not self.can_run or not self._batches:
+        if process is not self._process or not self.can_run:
             return
-        if not self._batches[0].waiting.keys().isdisjoint(handles):
+        turn = self._current()
+        at_work: Collection[int] = self._drawn if turn == DRAWN else ()
+        if self._batches and turn == self._batches[0].number:
+            at_work = self._batches[0].waiting
+        if any(handle in at_work for handle in handles):
             self._kill(_Why.DEAF)
+            return
+        for handle in handles:
+            # A batch of another model has the process meanwhile: no step could end.
+            if handle in self._drawn:
+                self._desk.settle(self._drawn[handle], _stopped(self._drawn[handle]))
 
     async def _limit_runs(self, limit_s: float) -> None:
         """Kill a model whenever one of its runs takes longer than `limit_s`, for ever."""
         while True:
             left_s = limit_s
-            if self._batches and self.can_run:
-                left_s += self._batches[0].since_s - self._clock.monotonic_s()
+            since_s = self._since_s()
+            if since_s is not None and self.can_run:
+                left_s += since_s - self._clock.monotonic_s()
             if left_s <= 0:
                 self._kill(_Why.SLOW)
                 left_s = limit_s
             await self._clock.sleep(left_s)
 
     def _kill(self, why: _Why) -> None:
-        self._verdict = _Verdict(why, self._batches[0].number)
+        self._verdict = _Verdict(why, self._current())
         self._process.end()
+
+    def _current(self) -> int | None:
+        """Return the number of the batch that the model process is at; `DRAWN` for steps."""
+        if self._batches and (not self._drawn or self._turn == self._batches[0].number):
+            return self._batches[0].number
+        return DRAWN if self._drawn else None
+
+    def _since_s(self) -> float | None:
+        """Return when the model process began, as far as is known, what it is at."""
+        turn = self._current()
+        if turn is None:
+            return None
+        return self._drawn_since_s if turn == DRAWN else self._batches[0].since_s
 
     # --- on the way to the model -----------------------------------------------------------------
 
@@ -415,6 +499,11 @@ class Worker:
         self._feed()
 
     def _enqueue(self, held: Held) -> None:
+        if self._served[held.task.model].draws:
+            if held.task.task_id in self._blamed:
+                held.circle = self._line.new_circle()
+            self._line.add(held, held.task.count, held.circle)
+            return
         self._backlog.add(
             held,
             self._served[held.task.model].batching,
@@ -424,6 +513,9 @@ class Worker:
         )
 
     def _put_back(self, held: Held) -> None:
+        if self._served[held.task.model].draws:
+            self._line.put_back(held, held.task.count, held.circle)
+            return
         self._backlog.put_back(
             held,
             self._served[held.task.model].batching,
@@ -437,6 +529,11 @@ class Worker:
         if not self.can_run:
             return
         now_s = self._clock.monotonic_s()
+        while (held := self._line.take()) is not None:
+            if self._is_worth_running(held, now_s):
+                self._draw(held, now_s)
+            else:
+                self._line.leave(held)
         while self._backlog and self._wants_more():
             live = [held for held in self._backlog.take() if self._is_worth_running(held, now_s)]
             if live:
@@ -468,10 +565,26 @@ class Worker:
         self._batches.append(_Batch(self._batch_number, model, waiting, now_s, now_s))
         self._process.run(self._batch_number, model, orders)
 
+    def _draw(self, held: Held, now_s: float) -> None:
+        task = held.task
+        if not self._drawn:
+            self._drawn_since_s = now_s
+        self._drawn[held.handle] = held
+        order = Order(
+            held.handle,
+            bytes(task.input),
+            held.seed,
+            task.count,
+            held.files,
+            None if held.deadline_s is None else held.deadline_s - now_s,
+            held.checkpoints,
+        )
+        self._process.run(DRAWN, task.model, [order])
+
     # --- what the model process says -------------------------------------------------------------
 
-    def _new_process(self) -> ModelProcess:
-        return ModelProcess(self._settings.python, self._on_frame, self._on_exit)
+    def _new_process(self) -> _Process:
+        return _Process(self._settings.python, self._on_frame, self._on_exit)
 
     def _on_frame(self, process: ModelProcess, frame: Frame) -> None:
         if process is not self._process:
@@ -483,31 +596,57 @@ class Worker:
                 self._on_step(frame)
             case Preview():
                 self._on_preview(frame)
+            case Kept():
+                self._on_checkpoint(frame)
+            case Turn():
+                self._turn = frame.batch
+                if self._batches:
+                    self._batches[0].since_s = self._clock.monotonic_s()
 
     def _on_results(self, results: Results) -> None:
-        batch = self._batches[0]
-        waiting = batch.waiting
+        is_drawn = results.batch == DRAWN
+        waiting = self._drawn if is_drawn else self._batches[0].waiting
         for done in results.done:
-            held = waiting.pop(done.handle)
+            held = self._come_back(waiting, done.handle)
             if done.files:
                 self._run_errand(self._deliver(held, done))
             else:
                 self._desk.settle(held, _success(held, done))
         for fault in results.faults:
-            self._on_fault(waiting.pop(fault.handle), fault)
+            self._on_fault(self._come_back(waiting, fault.handle), fault)
         for handle in results.stopped:
-            held = waiting.pop(handle)
+            held = self._come_back(waiting, handle)
             self._desk.settle(held, _stopped(held))
-        now_s = batch.since_s = self._clock.monotonic_s()
         self.peak_bytes = results.peak_bytes
         if results.done or results.is_last:
             self._deaths = 0
+        if is_drawn:
+            self._drawn_since_s = self._clock.monotonic_s()
+            self._feed()
+        else:
+            self._note_end_of_call(results)
+
+    def _come_back(self, waiting: dict[int, Held], handle: int) -> Held:
+        held = waiting.pop(handle)
+        self._line.leave(held)
+        return held
+
+    def _note_end_of_call(self, results: Results) -> None:
+        batch = self._batches[0]
+        now_s = batch.since_s = self._clock.monotonic_s()
         if results.is_last:
             self._batches.popleft()
             self._last_run_s = now_s - batch.started_s
+            self._turn, self._drawn_since_s = DRAWN, now_s
             if self._batches:
                 self._batches[0].since_s = now_s
             self._feed()
+
+    def _on_checkpoint(self, kept: Kept) -> None:
+        held = self._drawn.get(kept.handle)
+        if held is not None:
+            held.checkpoints[kept.index] = kept.checkpoint
+            held.seed = kept.seed
 
     def _on_fault(self, held: Held, fault: Fault) -> None:
         error = _task_error(fault.code, fault.title, fault.detail)
@@ -515,6 +654,8 @@ class Worker:
         self._desk.settle(held, Failed(error=error, retryable=fault.retryable, timings=timings))
 
     def _on_step(self, step: Step) -> None:
+        if step.handle in self._drawn:
+            self._drawn_since_s = self._clock.monotonic_s()
         held = self._desk.find(step.handle)
         if held is not None:
             fraction = step.done / step.total if step.total > 0 else 0.0
@@ -542,15 +683,23 @@ class Worker:
             _log.warning(why.value, how=describe_exit(code))
         else:
             _log.warning(why.value)
-        batches, self._batches = list(self._batches), deque()
-        if batches and (verdict is None or verdict.batch == batches[0].number):
-            suspects = list(batches.pop(0).waiting.values())
-        else:
+        turn = self._current()
+        if verdict is not None and verdict.batch != turn:
             # What it was killed for had ended by then: nobody is to blame for its death.
-            suspects = []
+            turn = None
+        batches, self._batches = list(self._batches), deque()
+        drawn = self._line.leave_all()
+        self._drawn, self._turn = {}, DRAWN
+        suspects: list[Held] = []
+        if batches and turn == batches[0].number:
+            suspects = list(batches.pop(0).waiting.values())
         for batch in reversed(batches):
             self._return(batch.waiting.values())
         self._bury(suspects, why, code)
+        if turn == DRAWN:
+            self._bury_drawn(drawn, why, code)
+        else:
+            self._return(drawn)
         if why is not _Why.DEAF:
             self._deaths += 1
         self._is_starting = True
@@ -568,6 +717,26 @@ class Worker:
         for held in suspects:
             held.alone = True
         self._return(suspects)
+
+    def _bury_drawn(self, suspects: Sequence[Held], why: _Why, code: int) -> None:
+        """Decide about the tasks that the dead process was drawing.
+
+        The others go on from their last checkpoints, in two circles, one after the other.
+        """
+        if why is _Why.DEAF:
+            self._return(suspects)
+        elif len(suspects) == 1 and not suspects[0].is_stopped:
+            self._blame(suspects[0], why, code)
+            self._blamed[suspects[0].task.task_id] = None
+            while len(self._blamed) > MOST_BLAMED:
+                self._blamed.popitem(last=False)
+            self._line.pardon()
+        else:
+            for circle in reversed(parted(suspects, lambda held: held.task.attempt > 1)):
+                number = self._line.new_circle()
+                for held in circle:
+                    held.circle = number
+                self._return(circle)
 
     def _blame(self, held: Held, why: _Why, code: int) -> None:
         if why is _Why.SLOW:

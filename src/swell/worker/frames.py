@@ -12,6 +12,7 @@ from swell.registry import ModelCard
 from swell.worker.text import mend
 
 __all__ = [
+    "DRAWN",
     "HEAD_BYTES",
     "MAX_FRAME_BYTES",
     "MAX_OUTPUT_BYTES",
@@ -20,6 +21,8 @@ __all__ = [
     "Done",
     "Fault",
     "Frame",
+    "Keep",
+    "Kept",
     "Load",
     "Order",
     "Pixels",
@@ -30,6 +33,7 @@ __all__ = [
     "Run",
     "Step",
     "Stop",
+    "Turn",
     "Work",
     "decode_frame",
     "decode_work",
@@ -38,6 +42,9 @@ __all__ = [
 
 #: Length of the length.
 HEAD_BYTES: Final = 4
+
+#: The batch of all that is drawn in steps.
+DRAWN: Final = 0
 
 #: What the length can tell.
 MAX_FRAME_BYTES: Final = (1 << 8 * HEAD_BYTES) - 1
@@ -55,6 +62,12 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     device: str
 
 
+class Keep(msgspec.Struct, frozen=True, array_like=True, tag="keep"):
+    """Keep the cost curves of models that draw in steps in this folder."""
+
+    folder: str
+
+
 class Order(msgspec.Struct, frozen=True, array_like=True):
     """One task to run. `handle` names it within this process."""
 
@@ -65,10 +78,17 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     count: int = 1
     #: URL in the input → (bytes, media type).
     files: dict[str, tuple[bytes, str]] = {}
+    #: Seconds until it is worthless; None for no deadline.
+    within_s: float | None = None
+    #: Sample → its checkpoint, for those that were on their way in an earlier process.
+    checkpoints: dict[int, bytes] = {}
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):
-    """Run a batch of one model; the answer is `Results` frames, the last of them marked."""
+    """Run a batch of one model; the answer is `Results` frames, the last of them marked.
+
+    Batch `DRAWN` is what a model draws in steps: it never ends, and tasks join it at any time.
+    """
 
     batch: int
     model: str
@@ -81,7 +101,7 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
     handles: list[int]
 
 
-Work = Load | Run | Stop
+Work = Load | Keep | Run | Stop
 
 
 class Described(msgspec.Struct, frozen=True, array_like=True, tag="described"):
@@ -179,7 +199,23 @@ class Preview(msgspec.Struct, frozen=True, array_like=True, tag="preview"):
     jpeg: bytes
 
 
-Frame = Described | Ready | Refused | Results | Step | Preview
+class Kept(msgspec.Struct, frozen=True, array_like=True, tag="kept"):
+    """Checkpoint of a sample, from which it can go on if this process dies."""
+
+    handle: int
+    index: int
+    checkpoint: bytes
+    #: Of the task's first sample: another seed could not go on from it.
+    seed: int
+
+
+class Turn(msgspec.Struct, frozen=True, array_like=True, tag="turn"):
+    """The process turns to this batch; told where it has both kinds of models."""
+
+    batch: int
+
+
+Frame = Described | Ready | Refused | Results | Step | Preview | Kept | Turn
 
 _encoder = msgspec.msgpack.Encoder()
 _works: msgspec.msgpack.Decoder[Work] = msgspec.msgpack.Decoder(Work)

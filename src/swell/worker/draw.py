@@ -1,0 +1,302 @@
+"""Draws the tasks of models that draw in steps, inside the model process.
+
+Samples go to the denoiser as their tasks come, and take part from the next step on. A task's result
+goes to the worker when all of its samples are done, whoever else is still being drawn.
+
+Progress and previews are for people, so they are told only of what takes long enough to be looked
+at: no progress in a task's first 50 ms, no preview in its first 0.4 s, and all previews together
+take at most a twentieth of the time.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pydantic
+
+from swell.clock import Clock
+from swell.model import Item, StepModel
+from swell.registry import ModelCard
+from swell.worker.arena import InvalidCheckpoint
+from swell.worker.curve_files import curves_path, read_curves, write_curves
+from swell.worker.denoise import Denoiser, Request
+from swell.worker.frames import DRAWN, Kept, Order, Preview, Step
+from swell.worker.job import (
+    PREVIEW_EVERY_S,
+    PROGRESS_EVERY_S,
+    Job,
+    Outbox,
+    Reader,
+    fault_of_input,
+    thumbnail,
+)
+from swell.worker.pipe import Pipe
+
+__all__ = ["Drawer", "Easel"]
+
+#: After a preview there is none for so many times what it took.
+PREVIEW_REST: Final = 19
+
+#: The worker gets a checkpoint of every sample this often: what is lost if this process dies.
+CHECKPOINT_EVERY_S: Final = 2.0
+
+#: Cost curves are kept this often while steps run, and sooner only when there is nothing to draw.
+KEEP_EVERY_S: Final = 60.0
+KEEP_IDLE_S: Final = 5.0
+
+
+class Easel:
+    """A model that draws in steps, loaded, and what is needed to read its orders."""
+
+    def __init__(self, card: ModelCard, model: StepModel, reader: Reader) -> None:
+        self.card = card
+        self.model = model
+        self.reader = reader
+
+
+class _Drawing(Job):
+    """A task that is being drawn."""
+
+    __slots__ = ("began_s", "checked", "ids", "is_told", "model", "steps", "within_s")
+
+    def __init__(
+        self, order: Order, seed: int, checked: Any, model: StepModel, pipe: Pipe, clock: Clock
+    ) -> None:
+        super().__init__(order.handle, order.count, seed, checked, pipe, clock)
+        self.model = model
+        self.checked = checked
+        self.ids = [f"{order.handle}.{index}" for index in range(order.count)]
+        #: Steps that are over, by sample.
+        self.steps = [0] * order.count
+        #: When its first step began.
+        self.began_s: float | None = None
+        self.is_told = False
+        self.told_s = self.previewed_s = clock.monotonic_s()
+
+
+class _Listener:
+    """Hears one sample. See `swell.model.Listener`."""
+
+    __slots__ = ("_drawer", "_index", "_job")
+
+    def __init__(self, drawer: "Drawer", job: _Drawing, index: int) -> None:
+        self._drawer = drawer
+        self._job = job
+        self._index = index
+
+    def progress(self, done: int, total: int) -> None:
+        self._job.steps[self._index] = done
+        self._drawer.tell_progress(self._job, total)
+
+    def preview(self, make: Callable[[], Any]) -> None:
+        self._drawer.tell_preview(self._job, self._index, make)
+
+    def is_cancelled(self) -> bool:
+        return self._drawer.is_cancelled(self._job)
+
+
+class Drawer:
+    """The step models of this process, and all that they draw.
+
+    Args:
+        easels: By the model's name.
+        pipe: To the worker.
+        clock: What tells the time.
+        device: Where the models are.
+        folder: Where cost curves are kept; None for nowhere.
+    """
+
+    def __init__(
+        self,
+        easels: Mapping[str, Easel],
+        pipe: Pipe,
+        clock: Clock,
+        *,
+        device: str,
+        folder: Path | None,
+    ) -> None:
+        self._easels = easels
+        self._pipe = pipe
+        self._clock = clock
+        self._outbox = Outbox(DRAWN, pipe, clock)
+        self._jobs: dict[int, _Drawing] = {}
+        self._samples: dict[str, tuple[_Drawing, int]] = {}
+        #: Samples whose checkpoint was refused just now.
+        self._refused: set[str] = set()
+        self._previews_from_s = 0.0
+        self._checkpoint_s = clock.monotonic_s()
+        self._paths = (
+            {}
+            if folder is None
+            else {name: curves_path(folder, easel.card, device) for name, easel in easels.items()}
+        )
+        self._kept_s = -KEEP_EVERY_S
+        self._has_news = False
+        curves = {}
+        for path in self._paths.values():
+            curves.update(read_curves(path))
+        self._denoiser = Denoiser(
+            clock,
+            self._ended,
+            curves=curves,
+            progress_every_s=PROGRESS_EVERY_S,
+            preview_every_s=PREVIEW_EVERY_S,
+        )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything to draw."""
+        return len(self._denoiser) > 0
+
+    def draws(self, model: str) -> bool:
+        """Whether this model draws in steps."""
+        return model in self._easels
+
+    # Tasks
+
+    def add(self, model: str, orders: list[Order]) -> None:
+        """Take tasks; their samples take part from the next step on."""
+        easel = self._easels[model]
+        if not self.is_busy:
+            self._checkpoint_s = self._clock.monotonic_s()
+        for order in orders:
+            try:
+                checked, seed = easel.reader.read(order)
+            except pydantic.ValidationError as error:
+                self._outbox.faults.append(fault_of_input(order.handle, error))
+                continue
+            self._begin(order, _Drawing(order, seed, checked, easel.model, self._pipe, self._clock))
+        self._flush()
+
+    def _begin(self, order: Order, job: _Drawing) -> None:
+        self._jobs[job.handle] = job
+        deadline_s = None
+        if order.within_s is not None:
+            deadline_s = self._clock.monotonic_s() + order.within_s
+        for index in range(job.count):
+            self._add(job, index, deadline_s, order.checkpoints.get(index))
+
+    def _add(
+        self, job: _Drawing, index: int, deadline_s: float | None, checkpoint: bytes | None
+    ) -> None:
+        if job.error is not None:
+            # A sample before this one could not even be prepared.
+            self._count_off(job)
+            return
+        name = job.ids[index]
+        item = Item(
+            job.checked,
+            seed=job.seed + index,
+            index=index,
+            count=job.count,
+            listener=_Listener(self, job, index),
+        )
+        self._samples[name] = (job, index)
+        self._denoiser.add(
+            [
+                Request(
+                    id=name,
+                    model=job.model,
+                    item=item,
+                    deadline_s=deadline_s,
+                    checkpoint=checkpoint,
+                )
+            ]
+        )
+        if name in self._refused:
+            self._refused.discard(name)
+            self._add(job, index, deadline_s, None)
+
+    def _ended(self, name: str, result: Any) -> None:
+        job, index = self._samples.pop(name)
+        if isinstance(result, InvalidCheckpoint):
+            # Of another network or another Swell: nothing is lost by starting anew.
+            self._refused.add(name)
+            return
+        if not isinstance(result, Exception):
+            job.results[index] = result
+        elif job.error is None:
+            job.error = result
+            for other in job.ids:
+                self._denoiser.cancel(other)
+        self._count_off(job)
+
+    def _count_off(self, job: _Drawing) -> None:
+        job.left -= 1
+        if job.left:
+            return
+        del self._jobs[job.handle]
+        if job.began_s is not None:
+            job.run_s = self._clock.monotonic_s() - job.began_s
+        self._outbox.add(job)
+        self._pipe.stopped.discard(job.handle)
+
+    # Steps
+
+    def step(self) -> None:
+        """Do what is due at a boundary, and one step."""
+        for handle in self._pipe.stopped & self._jobs.keys():
+            for name in self._jobs[handle].ids:
+                self._denoiser.cancel(name)
+        self._has_news = True
+        is_left = self._denoiser.boundary()
+        self._flush()
+        now_s = self._clock.monotonic_s()
+        if is_left and now_s - self._checkpoint_s >= CHECKPOINT_EVERY_S:
+            self._tell_checkpoints()
+        if now_s - self._kept_s >= (KEEP_EVERY_S if is_left else KEEP_IDLE_S):
+            self.keep_curves()
+
+    def _flush(self) -> None:
+        if not self._outbox.is_empty:
+            self._outbox.flush()
+
+    def _tell_checkpoints(self) -> None:
+        for name, (job, index) in self._samples.items():
+            checkpoint = self._denoiser.checkpoint(name)
+            if checkpoint is not None:
+                self._pipe.send(Kept(job.handle, index, checkpoint, job.seed))
+        self._checkpoint_s = self._clock.monotonic_s()
+
+    def keep_curves(self) -> None:
+        """Write down what steps took."""
+        if not self._has_news:
+            return
+        self._has_news = False
+        self._kept_s = self._clock.monotonic_s()
+        curves = self._denoiser.curves()
+        for name, path in self._paths.items():
+            own = {key: curve for key, curve in curves.items() if key.startswith(f"{name} ")}
+            if own:
+                write_curves(path, own)
+
+    # What samples tell
+
+    def tell_progress(self, job: _Drawing, total: int) -> None:
+        """Tell how far a task is, counting the steps of all its samples."""
+        done, whole = sum(job.steps), job.count * total
+        now_s = self._clock.monotonic_s()
+        if now_s - job.told_s < PROGRESS_EVERY_S and not (job.is_told and done >= whole):
+            return
+        job.is_told, job.told_s = True, now_s
+        self._pipe.send(Step(job.handle, min(done, whole), whole))
+
+    def tell_preview(self, job: _Drawing, index: int, make: Callable[[], Any]) -> None:
+        """Show a sample, if it is time for it."""
+        start_s = self._clock.monotonic_s()
+        if start_s < self._previews_from_s or start_s - job.previewed_s < PREVIEW_EVERY_S:
+            return
+        if job.handle in self._pipe.stopped:
+            return
+        job.previewed_s = start_s
+        jpeg = thumbnail(make)
+        now_s = self._clock.monotonic_s()
+        self._previews_from_s = now_s + PREVIEW_REST * (now_s - start_s)
+        if jpeg is not None:
+            self._pipe.send(Preview(job.handle, index, jpeg))
+
+    def is_cancelled(self, job: _Drawing) -> bool:
+        """Say whether a task is to stop. Asked before each step, so the first time is its start."""
+        if job.began_s is None:
+            job.began_s = self._clock.monotonic_s()
+        return job.is_cancelled()

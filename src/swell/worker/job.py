@@ -1,0 +1,345 @@
+"""Tasks inside the model process: what they ask, what comes of them, how the worker hears it."""
+
+import io
+import random
+import resource
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import pydantic
+from pydantic import BaseModel
+
+from swell.clock import Clock
+from swell.model import Attachment, Cancelled, Definition, Image, Reject, flatten
+from swell.worker.frames import (
+    MAX_FRAME_BYTES,
+    MAX_OUTPUT_BYTES,
+    Blob,
+    Done,
+    Fault,
+    Order,
+    Pixels,
+    Preview,
+    Results,
+    Step,
+)
+from swell.worker.pipe import Pipe
+from swell.worker.text import describe_error, mend
+
+__all__ = [
+    "PREVIEW_EVERY_S",
+    "PROGRESS_EVERY_S",
+    "SEED_BITS",
+    "Job",
+    "Outbox",
+    "OutputTooLarge",
+    "Reader",
+    "fault_of_input",
+    "peak_bytes",
+    "thumbnail",
+]
+
+#: Progress of one task is told at most this often, except for its last step.
+PROGRESS_EVERY_S: Final = 0.05
+
+#: A preview of one task is made at most this often.
+PREVIEW_EVERY_S: Final = 0.4
+
+#: Longest side of a preview.
+PREVIEW_PX: Final = 256
+
+#: Results of a batch that runs one by one are held back no longer than this.
+FLUSH_EVERY_S: Final = 0.004
+
+#: Results are sent once they have this many bytes; more in one frame only keeps memory busy.
+FLUSH_BYTES: Final = 64 * 1024 * 1024
+
+#: Room in a frame for all that is not the bytes of files and output.
+_FRAME_MARGIN_BYTES: Final = 1024 * 1024
+
+#: Seeds fit a signed 32-bit integer, which every framework takes.
+SEED_BITS: Final = 31
+
+
+# --- what is asked -------------------------------------------------------------------------------
+
+
+class Reader:
+    """Reads the orders of one model."""
+
+    def __init__(self, definition: Definition, rng: random.Random) -> None:
+        self._validate = definition.input_type.model_validate_json
+        self._rng = rng
+
+    def read(self, order: Order) -> tuple[Any, int]:
+        """Return the input as validated, and the seed of the first sample.
+
+        Raises:
+            pydantic.ValidationError: The input is not valid.
+        """
+        checked = self._validate(
+            order.input, context={"files": order.files} if order.files else None
+        )
+        if order.seed is not None:
+            return checked, order.seed
+        own = getattr(checked, "seed", None)
+        return checked, own if isinstance(own, int) else self._rng.getrandbits(SEED_BITS)
+
+
+def _defaults(checked: Any) -> dict[str, Any]:
+    """Return the settings that the input leaves to the model, as far as they are plain values."""
+    if not isinstance(checked, BaseModel):
+        return {}
+    given = checked.model_fields_set
+    return {
+        name: value
+        for name, value in checked.__dict__.items()
+        if name not in given and name != "seed" and isinstance(value, str | int | float)
+    }
+
+
+class Job:
+    """A task while it runs: its samples, what they gave, and who hears them."""
+
+    __slots__ = (
+        "_clock",
+        "_pipe",
+        "count",
+        "error",
+        "handle",
+        "left",
+        "previewed_s",
+        "results",
+        "run_s",
+        "seed",
+        "settings",
+        "told_s",
+    )
+
+    def __init__(
+        self, handle: int, count: int, seed: int, checked: Any, pipe: Pipe, clock: Clock
+    ) -> None:
+        self.handle = handle
+        self.count = count
+        self.seed = seed
+        self.left = count
+        self.results: list[Any] = [None] * count
+        self.error: Exception | None = None
+        self.run_s = 0.0
+        #: What the files of its pictures say beside input and seed.
+        self.settings: dict[str, Any] = _defaults(checked)
+        self.told_s = -1.0
+        self.previewed_s = -1.0
+        self._pipe = pipe
+        self._clock = clock
+
+    def progress(self, done: int, total: int) -> None:
+        """See `Listener.progress`. Samples that ran before count as whole."""
+        now_s = self._clock.monotonic_s()
+        if done < total and now_s - self.told_s < PROGRESS_EVERY_S:
+            return
+        self.told_s = now_s
+        before = (self.count - self.left) * total
+        self._pipe.send(
+            Step(self.handle, min(before + done, self.count * total), self.count * total)
+        )
+
+    def preview(self, make: Callable[[], Any]) -> None:
+        """See `Listener.preview`."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self.previewed_s < PREVIEW_EVERY_S or self.handle in self._pipe.stopped:
+            return
+        self.previewed_s = now_s
+        jpeg = thumbnail(make)
+        if jpeg is not None:
+            self._pipe.send(Preview(self.handle, self.count - self.left, jpeg))
+
+    def is_cancelled(self) -> bool:
+        """See `Listener.is_cancelled`."""
+        self._pipe.listen()
+        return self.handle in self._pipe.stopped
+
+
+def thumbnail(make: Callable[[], Any]) -> bytes | None:
+    """Return a small JPEG of the picture that `make` gives; None, and a traceback, if it fails."""
+    try:
+        picture = make()
+        pil = (picture if isinstance(picture, Image) else Image(picture)).pil().convert("RGB")
+        pil.thumbnail((PREVIEW_PX, PREVIEW_PX))
+        file = io.BytesIO()
+        pil.save(file, "JPEG", quality=70)
+    except Exception:
+        # A picture that only shows what is to come must not fail what comes.
+        traceback.print_exc()
+        return None
+    return file.getvalue()
+
+
+# --- what comes of it ----------------------------------------------------------------------------
+
+
+class OutputTooLarge(Exception):
+    """A model returned more than can be taken."""
+
+
+class Outbox:
+    """Results of one batch on their way to the worker."""
+
+    def __init__(self, batch: int, pipe: Pipe, clock: Clock) -> None:
+        self._batch = batch
+        self._pipe = pipe
+        self._clock = clock
+        self._flushed_s = clock.monotonic_s()
+        self._done: list[Done] = []
+        self._stopped: list[int] = []
+        self._waiting_bytes = 0
+        self._logged: Exception | None = None
+        self.faults: list[Fault] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not (self._done or self._stopped or self.faults)
+
+    def add(self, job: Job) -> None:
+        """Take a job whose samples have all run."""
+        if job.handle in self._pipe.stopped or isinstance(job.error, Cancelled):
+            self._stopped.append(job.handle)
+        elif job.error is not None:
+            self._add_fault(job, job.error)
+        else:
+            self._add_result(job)
+        self.tick()
+
+    def tick(self) -> None:
+        """Show that a call of the model has ended, also where no task has."""
+        if self._clock.monotonic_s() - self._flushed_s >= FLUSH_EVERY_S:
+            self.flush()
+
+    def _add_result(self, job: Job) -> None:
+        try:
+            output, packed = _packed(job)
+            size_bytes = _check_size(output, packed)
+        except Exception as error:
+            self._add_fault(job, error)
+            return
+        if self._waiting_bytes + size_bytes > FLUSH_BYTES:
+            self.flush()
+        self._waiting_bytes += size_bytes
+        self._done.append(Done(job.handle, output, job.seed, job.run_s, packed))
+
+    def _add_fault(self, job: Job, error: Exception) -> None:
+        # One exception may have failed a whole batch: its traceback is worth telling once.
+        if error is not self._logged and not isinstance(error, Reject | OutputTooLarge):
+            traceback.print_exception(error)
+            self._logged = error
+        self.faults.append(_fault(job, error))
+
+    def flush(self, *, is_last: bool = False) -> None:
+        """Send what is there; nothing is a sign of life."""
+        self._pipe.send(
+            Results(self._batch, self._done, self.faults, self._stopped, is_last, peak_bytes())
+        )
+        self._done, self.faults, self._stopped = [], [], []
+        self._waiting_bytes = 0
+        self._flushed_s = self._clock.monotonic_s()
+
+
+def _packed(job: Job) -> tuple[bytes, list[Pixels | Blob]]:
+    """Return a job's output as JSON, and its files, each with the seed of its sample."""
+    files: list[Attachment] = []
+    seeds: list[int] = []
+    values: list[Any] = []
+    for index, result in enumerate(job.results):
+        values.append(flatten(result, files))
+        seeds += [job.seed + index] * (len(files) - len(seeds))
+    output = _json(values[0] if job.count == 1 else values)
+    packed = [_pack(file, seed, job.settings) for file, seed in zip(files, seeds, strict=True)]
+    return output, packed
+
+
+def _pack(file: Attachment, seed: int, settings: Mapping[str, Any]) -> Pixels | Blob:
+    if not isinstance(file, Image):
+        return Blob(file.read(), file.content_type, file.name)
+    encoded = file.encoded
+    if encoded is not None and not file.format:
+        return Blob(encoded, "image/*", "")
+    picture = file.pil()
+    if picture.mode not in ("RGB", "RGBA", "L"):
+        picture = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
+    metadata = {"settings": settings, **file.metadata} if settings else file.metadata
+    return Pixels(
+        picture.mode,
+        picture.width,
+        picture.height,
+        picture.tobytes(),
+        file.format or "",
+        _json(metadata),
+        seed,
+    )
+
+
+def _check_size(output: bytes, files: Sequence[Pixels | Blob]) -> int:
+    """Return how many bytes a result has.
+
+    Raises:
+        OutputTooLarge: It cannot be taken; the text says what to do.
+    """
+    if len(output) > MAX_OUTPUT_BYTES:
+        raise OutputTooLarge(
+            f"the output has {len(output):,} bytes of JSON and at most {MAX_OUTPUT_BYTES:,} are "
+            "taken: return a swell.File or swell.Image instead, which are stored beside the task"
+        )
+    size_bytes = len(output) + sum(len(file.data) for file in files)
+    if size_bytes > MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:
+        raise OutputTooLarge(
+            f"the files of the output have {size_bytes:,} bytes together and at most "
+            f"{MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:,} are taken: return smaller ones"
+        )
+    return size_bytes
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(mend(value))
+
+
+def _fault(job: Job, error: Exception) -> Fault:
+    detail = describe_error(error)
+    if isinstance(error, Reject):
+        return Fault(
+            job.handle, "rejected", "The model refused this input", detail, False, job.run_s
+        )
+    if isinstance(error, OutputTooLarge):
+        return Fault(
+            job.handle, "output_too_large", "The output is too large", detail, False, job.run_s
+        )
+    return Fault(
+        job.handle,
+        "model_error",
+        "The model failed",
+        f"{type(error).__name__}: {detail}",
+        True,
+        job.run_s,
+    )
+
+
+def fault_of_input(handle: int, error: pydantic.ValidationError) -> Fault:
+    """Return what is told of an input that is not valid: each value by its JSON pointer."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    told = [
+        f"/{'/'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        for problem in problems[:5]
+    ]
+    return Fault(handle, "invalid_input", "A value is not allowed", "; ".join(told), False, 0.0)
+
+
+def peak_bytes() -> int:
+    """Return the largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
