@@ -314,6 +314,29 @@ async def test_pictures_beyond_the_limits_wait_outside(
             assert gone.cancelled()
 
 
+async def test_a_model_waits_while_its_pictures_pile_up(tmp_path: Path) -> None:
+    pipe, model = tmp_path / "pipe", tmp_path / "white.py"
+    os.mkfifo(pipe)
+    model.write_text(WHITE)
+    program = a_program(tmp_path, WAITS, pipe=str(pipe))
+    dispatch = MemoryDispatch(SystemClock())
+    ids = [await dispatch.submit("test/white") for _ in range(8)]
+    worker = Worker(WorkerSettings(name="w", slots=8), dispatch, [str(model)], SystemClock())
+    worker._encoders = Encoders(1, program=program, max_jobs=1)
+    running = asyncio.create_task(worker.run(handle_signals=False))
+    async with asyncio.timeout(60):
+        with open(os.open(pipe, os.O_RDWR), "wb", buffering=0) as hand:
+            while not (worker._encoders.is_full and not worker._batches):
+                await asyncio.sleep(0)
+            assert len(worker._desk.held) == 8
+            assert worker._backlog
+            hand.write(b"12345678")
+            ended = [await dispatch.ended(task_id) for task_id in ids]
+        assert [len(task.artifacts) for task in ended] == [1] * 8
+        worker.release()
+        assert await running == 0
+
+
 async def test_a_picture_larger_than_all_room_goes_alone() -> None:
     async with encoding(max_bytes=1000) as encoders:
         encoded = await asyncio.gather(

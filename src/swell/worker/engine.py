@@ -525,8 +525,8 @@ class Worker:
         )
 
     def _feed(self) -> None:
-        """Give the model process what it can take now."""
-        if not self.can_run:
+        """Give the model process what it can take now, unless its pictures pile up."""
+        if not self.can_run or self._encoders.is_full:
             return
         now_s = self._clock.monotonic_s()
         while (held := self._line.take()) is not None:
@@ -803,15 +803,22 @@ class Worker:
 
     async def _deliver(self, held: Held, done: Done) -> None:
         """Encode and store the files of a result, then note the outcome."""
-        task, files = held.task, done.files
+        task = held.task
         note = FileNote(task.model, task.version, task.input)
         kind = wanted_format(task.input, self._settings.picture_format)
+        files = dict(enumerate(done.files))
 
         async def encoded(index: int) -> Encoded:
-            return await self._encoders.encode(files[index], index, kind, note)
+            try:
+                # Pixels are let go of as soon as there is a file.
+                return await self._encoders.encode(files.pop(index), index, kind, note)
+            finally:
+                # There may be room for more of them.
+                self._feed()
 
         try:
-            names = await self._encoders.names(files, kind)
+            names = await self._encoders.names(done.files, kind)
+            done.files.clear()
             delivered = await self._courier.deliver(task.hold, names, encoded)
         except TooLarge as error:
             title = "The output is too large"
