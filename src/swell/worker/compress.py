@@ -29,7 +29,7 @@ from typing import Any, Final
 
 import PIL.Image
 
-__all__ = ["ANSWER", "KINDS", "MODES", "ORDER", "compress", "in_ascii"]
+__all__ = ["ANSWER", "KINDS", "MODES", "ORDER", "compress", "in_ascii", "main"]
 
 #: Width, height, bytes of the note, index in `MODES`, index in `KINDS`.
 ORDER: Final = struct.Struct("!IIIBB")
@@ -65,7 +65,7 @@ EXIF_DESCRIPTION: Final = 0x010E
 EXIF_SOFTWARE: Final = 0x0131
 
 #: So much less than its worker and its model an encoding process insists on the processor.
-NICENESS: Final = 5
+LOWERED_BY: Final = 5
 
 
 def compress(picture: PIL.Image.Image, kind: str, note: str) -> bytes:
@@ -172,7 +172,7 @@ def _read(number: int, count: int) -> bytes:
 def main() -> None:
     """Encode until the other side closes the socket, in whatever way."""
     socket, memory = int(sys.argv[1]), _Memory(int(sys.argv[2]))
-    os.nice(NICENESS)
+    os.nice(LOWERED_BY)
     try:
         while len(order := _read(socket, ORDER.size)) == ORDER.size:
             os.write(socket, _answer(memory, order))

@@ -258,9 +258,9 @@ class Encoders:
                 self._bury(job, str(death))
                 return
             except EncodingFailed as error:
-                _fail(job, str(error))
+                _give_up(job, str(error))
             except BaseException:
-                _fail(job, "the worker ends")
+                _give_up(job, "the worker ends")
                 raise
             else:
                 if not job.done.done():
@@ -281,14 +281,14 @@ class Encoders:
             self._give(job, again=True)
             return
         deaths = " and ".join(job.deaths)
-        _fail(job, f"{len(job.deaths)} processes ended while they encoded it: one {deaths}")
+        _give_up(job, f"{len(job.deaths)} processes ended while they encoded it: one {deaths}")
 
     def _fail_waiting(self, why: str) -> None:
         while self._waiting:
-            _fail(self._waiting.popleft(), why)
+            _give_up(self._waiting.popleft(), why)
 
 
-def _fail(job: _Job, why: str) -> None:
+def _give_up(job: _Job, why: str) -> None:
     if not job.done.done():
         job.done.set_exception(EncodingFailed(why))
 
