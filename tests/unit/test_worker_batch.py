@@ -1,5 +1,6 @@
 """What runs together."""
 
+import math
 from typing import Any
 
 import msgspec
@@ -7,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swell.model import define
-from swell.worker.batch import Backlog, Batching, batching_of
+from swell.worker.batch import Backlog, Batching, Line, batching_of, parted, room_of
+from swell.worker.engine import default_slots
+from swell.zoo.curve import CurveModel
 from swell.zoo.stub import Noop
 
 PLAIN = Batching(model="test/a", max=4, by=(), defaults={})
@@ -122,3 +125,82 @@ def test_the_card_says_how_to_batch() -> None:
     batching = batching_of(define(Noop).card())
     assert (batching.model, batching.max) == ("demo/noop", 256)
     assert key(batching, {"text": "a"}) == key(batching, {"text": "b"})
+
+
+# --- models that draw in steps -------------------------------------------------------------------
+
+
+def test_there_is_room_for_a_step_and_for_who_comes_next() -> None:
+    card = define(CurveModel).card()
+    assert (card.step_bucket, card.step_rows) == (8, 16)
+    assert room_of(card) == 16
+    assert room_of(msgspec.structs.replace(card, step_bucket=1)) == 5
+    assert room_of(define(Noop).card()) == 0
+    assert default_slots([card, define(Noop).card()]) == 512
+    assert default_slots([card]) == 24
+
+
+def test_tasks_go_in_until_there_is_no_room_and_then_one_for_one() -> None:
+    line: Line[str] = Line(3)
+    for name, samples in (("a", 2), ("large", 9), ("c", 1)):
+        line.add(name, samples)
+    assert [line.take(), line.take(), line.take()] == ["a", "large", None]
+    line.leave("a")
+    line.leave("a")
+    assert line.take() is None
+    line.leave("large")
+    assert (line.take(), len(line)) == ("c", 0)
+
+
+def test_circles_go_in_one_after_the_other_and_are_one_again_after_a_pardon() -> None:
+    line: Line[str] = Line(9)
+    first, second = line.new_circle(), line.new_circle()
+    line.add("free", 1)
+    for name, circle in (("d", second), ("c", first), ("b", first)):
+        line.put_back(name, 1, circle)
+    assert [line.take(), line.take(), line.take()] == ["b", "c", None]
+    line.leave("b")
+    assert line.take() is None
+    line.pardon()
+    line.leave("c")
+    assert [line.take(), line.take()] == ["d", "free"]
+    assert line.leave_all() == ["d", "free"]
+    line.add("e", 1)
+    assert line.take() == "e"
+
+
+@given(
+    count=st.integers(1, 40),
+    poison=st.integers(0, 39),
+    tried=st.sets(st.integers(0, 39)),
+    room=st.integers(1, 50),
+)
+def test_who_kills_the_process_is_found_in_few_tries_and_alone(
+    count: int, poison: int, tried: set[int], room: int
+) -> None:
+    poison %= count
+    line: Line[int] = Line(room)
+    for number in range(count):
+        line.add(number, 1)
+    finished: list[int] = []
+    deaths = 0
+    while len(finished) < count:
+        inside = []
+        while (number := line.take()) is not None:
+            inside.append(number)
+        assert inside
+        if poison not in inside:
+            finished += line.leave_all()
+            continue
+        deaths += 1
+        suspects = line.leave_all()
+        if suspects == [poison]:
+            finished.append(poison)
+            line.pardon()
+            continue
+        for circle in reversed(parted(suspects, tried.__contains__)):
+            place = line.new_circle()
+            for number in reversed(circle):
+                line.put_back(number, 1, place)
+    assert sorted(finished) == list(range(count))
+    assert deaths <= 2 + math.ceil(math.log2(count))

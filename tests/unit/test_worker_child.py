@@ -10,13 +10,18 @@ import PIL.Image
 import pytest
 
 from swell.clock import SystemClock
+from swell.worker import draw as module_draw
 from swell.worker import job
 from swell.worker.child import serve
+from swell.worker.curve_files import read_curves
 from swell.worker.frames import (
+    DRAWN,
     HEAD_BYTES,
     MAX_OUTPUT_BYTES,
     Described,
     Frame,
+    Keep,
+    Kept,
     Load,
     Order,
     Pixels,
@@ -27,6 +32,7 @@ from swell.worker.frames import (
     Run,
     Step,
     Stop,
+    Turn,
     Work,
     decode_frame,
     encode_frame,
@@ -347,3 +353,161 @@ def test_large_results_go_in_frames_of_their_own(
 def test_it_ends_when_its_worker_is_gone(line: Line) -> None:
     line.say(Run(1, "test/steps", [Order(1, b'{"n":1000}')]))
     line.socket.shutdown(socket.SHUT_RDWR)
+
+
+# --- models that draw in steps -------------------------------------------------------------------
+
+DRAWS = """
+import time
+import numpy as np
+import swell
+from pydantic import BaseModel
+
+class Draws(swell.StepModel):
+    name = "test/draws"
+    bucket = 4
+
+    class Input(BaseModel):
+        steps: int = 3
+        step_s: float = 0.0
+        ends: bool = True
+
+    def prepare(self, item):
+        if item.index == 1 and not item.input.ends:
+            raise ValueError("the second cannot be drawn")
+        return swell.Plan(
+            sampler=swell.Sampler("euler_ancestral", item.input.steps),
+            shape=(2, 3),
+            values={"step_s": item.input.step_s},
+        )
+
+    def denoise(self, x, t, conditions):
+        time.sleep(float(conditions["step_s"].max()))
+        return x * np.float32(0.5)
+
+    def decode(self, latents, item):
+        return [item.seed, latents.ravel().tolist()]
+
+    def preview(self, latents):
+        return np.full((4, 4, 3), 128, np.uint8)
+
+@swell.model("test/naps", batch=swell.Batch(max=4))
+def naps(s: float) -> float:
+    import time
+    time.sleep(s)
+    return s
+"""
+
+
+@pytest.fixture
+def drawing(idle: Line, tmp_path: Path) -> Line:
+    path = tmp_path / "draws.py"
+    path.write_text(DRAWS)
+    idle.say(Load([str(path)], "cpu"))
+    assert isinstance(idle.hear(), Described)
+    assert isinstance(idle.hear(), Ready)
+    return idle
+
+
+def draw(*orders: Order) -> Run:
+    return Run(DRAWN, "test/draws", list(orders))
+
+
+def heard_until_done(line: Line, handle: int) -> list[Frame]:
+    frames: list[Frame] = []
+    while True:
+        frames.append(line.hear())
+        if isinstance(frames[-1], Results) and any(d.handle == handle for d in frames[-1].done):
+            return frames
+
+
+def output(frames: list[Frame], handle: int) -> bytes:
+    results = [frame for frame in frames if isinstance(frame, Results)]
+    return next(done.output for frame in results for done in frame.done if done.handle == handle)
+
+
+def test_a_drawn_task_leaves_when_it_is_done_and_another_joins_meanwhile(drawing: Line) -> None:
+    drawing.say(draw(Order(1, b'{"steps":400,"step_s":0.01}')))
+    assert isinstance(drawing.hear(), Step)
+    drawing.say(draw(Order(2, b"{}", seed=7, count=2), Order(3, b'{"steps":0.5}')))
+    frames = heard_until_done(drawing, 2)
+    assert output(frames, 2).startswith(b"[[7,[")
+    faults = [fault for frame in frames if isinstance(frame, Results) for fault in frame.faults]
+    assert [(fault.handle, fault.code) for fault in faults] == [(3, "invalid_input")]
+    drawing.say(Stop([1]))
+    frame = drawing.hear()
+    while not isinstance(frame, Results):
+        frame = drawing.hear()
+    assert frame.stopped == [1]
+
+
+def test_a_sample_that_cannot_be_drawn_ends_its_whole_task_and_no_other(drawing: Line) -> None:
+    drawing.say(draw(Order(1, b'{"ends":false,"steps":1000}', count=4), Order(2, b"{}")))
+    frames = heard_until_done(drawing, 2)
+    while not any(isinstance(frame, Results) and frame.faults for frame in frames):
+        frames.append(drawing.hear())
+    faults = [fault for frame in frames if isinstance(frame, Results) for fault in frame.faults]
+    assert [(fault.handle, fault.code, fault.detail) for fault in faults] == [
+        (1, "model_error", "ValueError: the second cannot be drawn")
+    ]
+
+
+def test_previews_come_only_of_what_takes_long(drawing: Line) -> None:
+    drawing.say(draw(Order(1, b'{"steps":20,"step_s":0.001}')))
+    assert not any(isinstance(frame, Preview) for frame in heard_until_done(drawing, 1))
+    drawing.say(draw(Order(2, b'{"steps":30,"step_s":0.03}', count=3)))
+    previews = [each for each in heard_until_done(drawing, 2) if isinstance(each, Preview)]
+    assert 1 <= len(previews) <= 4
+
+
+def test_a_checkpoint_goes_on_in_another_process_to_the_same_picture(
+    drawing: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module_draw, "CHECKPOINT_EVERY_S", 0.0)
+    drawing.say(draw(Order(1, b'{"steps":6}', count=2)))
+    frames = heard_until_done(drawing, 1)
+    kept = {frame.index: frame for frame in frames if isinstance(frame, Kept)}
+    assert sorted(kept) == [0, 1]
+    checkpoints = {index: frame.checkpoint for index, frame in kept.items()}
+    monkeypatch.setattr(module_draw, "CHECKPOINT_EVERY_S", 1e9)
+    again = Order(2, b'{"steps":6}', seed=kept[0].seed, count=2, checkpoints=checkpoints)
+    broken = Order(3, b'{"steps":6}', seed=kept[0].seed, count=2, checkpoints={0: b"?", 1: b""})
+    drawing.say(draw(again, broken))
+    frames += heard_until_done(drawing, 2)
+    if not any(isinstance(f, Results) and any(d.handle == 3 for d in f.done) for f in frames):
+        frames += heard_until_done(drawing, 3)
+    assert output(frames, 1) == output(frames, 2) == output(frames, 3)
+
+
+def test_batches_run_between_steps_and_say_so(drawing: Line) -> None:
+    drawing.say(
+        draw(Order(1, b'{"steps":100,"step_s":0.01}')),
+        *(Run(n, "test/naps", [Order(n, b'{"s":0.1}')]) for n in (2, 3, 4)),
+    )
+    told: list[tuple[str, int]] = []
+    while ("ended", 4) not in told:
+        match drawing.hear():
+            case Turn(batch):
+                told.append(("turn", batch))
+            case Step(done=done):
+                told.append(("step", done))
+            case Results(batch=batch, is_last=True):
+                told.append(("ended", batch))
+    order = [each for each in told if each[0] != "step"]
+    assert order == [(what, n) for n in (2, 3, 4) for what in ("turn", "ended")]
+    # Between two batches the steps had the process for about as long as the batch before.
+    between = told[told.index(("ended", 2)) : told.index(("turn", 3))]
+    assert any(what == "step" for what, _ in between)
+
+
+def test_curves_are_kept_at_once_when_there_is_nothing_left_to_draw(
+    drawing: Line, tmp_path: Path
+) -> None:
+    drawing.say(Keep(str(tmp_path / "curves")), draw(Order(1, b'{"steps":9}')))
+    heard_until_done(drawing, 1)
+    # What comes after it is answered after it.
+    drawing.say(Run(3, "test/naps", [Order(3, b'{"s":0}')]))
+    drawing.result()
+    [file] = (tmp_path / "curves").iterdir()
+    [curve] = read_curves(file).values()
+    assert list(curve.measured) == [4]

@@ -130,7 +130,7 @@ class Drawer:
             if folder is None
             else {name: curves_path(folder, easel.card, device) for name, easel in easels.items()}
         )
-        self._kept_s = -KEEP_EVERY_S
+        self._kept_s = clock.monotonic_s() - KEEP_IDLE_S
         self._has_news = False
         curves = {}
         for path in self._paths.values():

@@ -112,6 +112,8 @@ class Icons(StepModel):
 
     name = "swell/icons"
     Output = Image
+    #: Two pictures with guidance. More at once would make a single one slower than it needs to be.
+    bucket = 4
     files = (
         "weights/icons-text.onnx",
         "weights/icons-vocab.txt",

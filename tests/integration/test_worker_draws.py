@@ -1,0 +1,104 @@
+"""Tasks that are drawn in steps by a worker of its own, over HTTP, against a real server."""
+
+import asyncio
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import psutil
+import pytest
+from test_worker_http import Site, a_worker, site
+
+__all__ = ["site"]
+
+
+@pytest.fixture
+def models() -> tuple[str, str]:
+    return "-m", "demo/curve"
+
+
+async def events(site: Site, task_id: str) -> list[tuple[str, Any]]:
+    """All events of a task, up to its end."""
+    heard = []
+    async with site.client.get(f"{site.url}/v1/tasks/{task_id}/events") as stream:
+        name = ""
+        async for line in stream.content:
+            word, _, rest = line.decode().strip().partition(": ")
+            if word == "event":
+                name = rest
+            elif word == "data":
+                heard.append((name, json.loads(rest)))
+    return heard
+
+
+async def far(site: Site, task_id: str, step: int) -> None:
+    """Wait until a task has come so far."""
+    async with asyncio.timeout(20):
+        async with site.client.get(f"{site.url}/v1/tasks/{task_id}/events") as stream:
+            async for line in stream.content:
+                word, _, rest = line.decode().strip().partition(": ")
+                if word == "data" and json.loads(rest).get("step", 0) >= step:
+                    return
+
+
+async def test_a_short_task_joins_a_long_one_and_the_long_one_is_cancelled_within_a_step(
+    site: Site, tmp_path: Path, models: tuple[str, str]
+) -> None:
+    async with a_worker(site, tmp_path, *models):
+        long = await site.submit("demo/curve", input={"steps": 1000})
+        await far(site, long, 1)
+        short = await site.submit("demo/curve", input={"steps": 3})
+        task = await site.ended(short)
+        assert task["state"] == "succeeded", task
+        assert (await site.call("GET", f"/v1/tasks/{long}"))["state"] == "running"
+        await site.call("POST", f"/v1/tasks/{long}/cancel")
+        async with asyncio.timeout(2):
+            assert (await site.ended(long))["state"] == "canceled"
+
+
+async def test_progress_and_previews_of_all_samples_come_as_events(
+    site: Site, tmp_path: Path, models: tuple[str, str]
+) -> None:
+    async with a_worker(site, tmp_path, *models):
+        task_id = await site.submit("demo/curve", input={"steps": 25}, count=3)
+        told = await events(site, task_id)
+    steps = [data["step"] for name, data in told if name == "progress"]
+    assert steps == sorted(steps)
+    assert len(steps) >= 3
+    previews = [data for name, data in told if name == "preview"]
+    assert previews
+    assert {data["index"] for data in previews} <= {0, 1, 2}
+    assert told[-1][0] == "succeeded"
+    assert len(told[-1][1]["artifacts"]) == 3
+
+
+async def test_the_seed_and_the_settings_are_in_each_file(
+    site: Site, tmp_path: Path, models: tuple[str, str]
+) -> None:
+    async with a_worker(site, tmp_path, *models):
+        wish = {"steps": 2}
+        task = await site.ended(await site.submit("demo/curve", input=wish, seed=8, count=2))
+    told = []
+    for artifact in task["artifacts"]:
+        async with site.client.get(artifact["url"]) as answer:
+            picture = PIL.Image.open(io.BytesIO(await answer.read()))
+        told.append(json.loads(picture.text["swell"]))  # type: ignore[attr-defined]
+    assert [each["seed"] for each in told] == [8, 9]
+    assert told[0]["input"] == wish
+    assert told[0]["settings"]["size"] == 512
+
+
+async def test_who_is_being_drawn_when_the_model_process_dies_loses_no_attempt(
+    site: Site, tmp_path: Path, models: tuple[str, str]
+) -> None:
+    async with a_worker(site, tmp_path, *models) as (process, _):
+        ids = [await site.submit("demo/curve", input={"steps": 60}) for _ in range(3)]
+        for task_id in ids:
+            await far(site, task_id, 1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        child = next(each for each in children if "swell.worker.child" in each.cmdline())
+        child.kill()
+        tasks = [await site.ended(task_id) for task_id in ids]
+    assert [(task["state"], task["attempt"]) for task in tasks] == [("succeeded", 1)] * 3
