@@ -7,12 +7,13 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import structlog
@@ -46,6 +47,11 @@ __all__ = [
 ]
 
 _OBJECTS_SECRET = "objects"
+
+#: Whatever opens something: API keys, bearer tokens, and the signatures of URLs.
+_SECRETS: Final = re.compile(
+    r"(?<![A-Za-z0-9])swell_[\w-]{40,}|(?<=signature=)[\w%-]+|(?i:(?<=bearer )[\w.~+/=-]{8,})"
+)
 
 
 class Unusable(InvalidRequest):
@@ -223,12 +229,17 @@ def build_worker(settings: Settings, clock: Clock) -> "Worker":
 
 
 def configure_logging(settings: LogSettings) -> None:
-    """Send the log to stderr, one line an event."""
+    """Send the log to stderr, one line an event, without anything that opens something."""
     level = getattr(logging, settings.level.upper())
-    renderer: structlog.types.Processor = (
-        structlog.processors.JSONRenderer()
+    # Tracebacks without local values: these hold keys, and what users have sent.
+    rendered: list[structlog.types.Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if settings.json_lines
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     )
     before: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -245,7 +256,11 @@ def configure_logging(settings: LogSettings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=before,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *rendered,
+                _without_secrets,
+            ],
         )
     )
     root = logging.getLogger()
@@ -253,6 +268,11 @@ def configure_logging(settings: LogSettings) -> None:
     root.setLevel(level)
     # What it says of starting and stopping is told better by the commands.
     logging.getLogger("uvicorn.error").setLevel(max(level, logging.WARNING))
+
+
+def _without_secrets(logger: Any, name: str, line: MutableMapping[str, Any] | str) -> str:
+    """Return a rendered line without keys: a library's text may quote a header or a URL."""
+    return _SECRETS.sub("********", str(line))
 
 
 def _api_settings(settings: Settings) -> "ApiSettings":

@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +101,45 @@ def test_a_server_is_found_by_setting_or_in_the_data_folder(tmp_path: Path) -> N
     assert find_access(settings(tmp_path)).key == "k"
     other = find_access(settings(tmp_path, client__url="http://there/"))
     assert (other.url, other.key) == ("http://there", ""), "our key is not shown to strangers"
+
+
+#: Logs what fails with a key among its local values, its text, and its event.
+LOGS_A_FAILURE = """
+import logging, sys
+import structlog
+from swell.config import LogSettings
+from swell.wiring import configure_logging
+
+def fail(authorization):
+    raise RuntimeError(f"got {authorization!r} for /v1/artifacts/a?signature={key}&x=1")
+
+key = sys.stdin.read()
+configure_logging(LogSettings(json_lines=sys.argv[1] == "json", level="debug"))
+try:
+    fail(f"Bearer {key}".encode())
+except RuntimeError as error:
+    structlog.get_logger("swell.api").error("request failed", key=key, exc_info=error)
+    structlog.get_logger("swell.api").exception("request failed")
+    logging.getLogger("uvicorn.error").exception("a request could not be answered")
+    logging.getLogger("aiohttp").warning("sent %s", {"authorization": f"Bearer {key}"})
+"""
+
+
+@pytest.mark.parametrize("form", ["lines", "json"])
+@pytest.mark.parametrize("secret", ["swell_" + "a-_Z9" * 8 + "abc", "sealed.token-of/others=="])
+def test_a_log_tells_where_it_failed_and_never_a_key(form: str, secret: str) -> None:
+    script = (
+        LOGS_A_FAILURE if secret.startswith("swell_") else LOGS_A_FAILURE.replace("key=key,", "")
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script, form],
+        input=secret,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert secret[:20] not in told.replace("\n", "")
+    assert told.count("RuntimeError: got") == 3
+    assert told.count(", in fail") == 3
+    if form == "json":
+        assert all("event" in json.loads(line) for line in told.splitlines())
