@@ -1,5 +1,8 @@
+import enum
 from pathlib import Path
+from typing import Literal
 
+import pydantic
 import pytest
 
 import swell
@@ -61,6 +64,52 @@ SCHEMA = {
 def test_values_are_read_as_the_schema_says(pair: str, value: object) -> None:
     [(_, read)] = parse_inputs([pair], SCHEMA).items()
     assert read == value
+
+
+class Size(enum.IntEnum):
+    SMALL = 128
+    LARGE = 256
+
+
+class Grade(enum.Enum):
+    ONE = "1"
+    NONE = "null"
+
+
+class Chosen(pydantic.BaseModel):
+    size: Literal[128, 256] = 128
+    only: Literal[128] = 128
+    maybe_size: Literal[128, 256] | None = None
+    named_size: Size | None = None
+    digit: Literal["1", "2"] = "1"
+    grade: Grade = Grade.ONE
+    mixed: Literal[1, "2", True] = 1
+    count: Literal["all"] | int = 1
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("size=128", 128),
+        ("size=100", 100),
+        ("size=large", "large"),
+        ("only=128", 128),
+        ("maybe_size=256", 256),
+        ("maybe_size=null", None),
+        ("named_size=256", 256),
+        ("digit=2", "2"),
+        ("grade=1", "1"),
+        ("grade=null", "null"),
+        ("mixed=1", 1),
+        ("mixed=2", "2"),
+        ("mixed=true", True),
+        ("count=all", "all"),
+        ("count=3", 3),
+    ],
+)
+def test_choices_are_read_as_the_kind_that_lists_them(pair: str, value: object) -> None:
+    [(_, read)] = parse_inputs([pair], Chosen.model_json_schema()).items()
+    assert (read, type(read)) == (value, type(value))
 
 
 def test_a_pair_without_equals_is_refused() -> None:

@@ -13,6 +13,8 @@ from swell.errors import InvalidRequest
 
 __all__ = ["InputFile", "as_data_uri", "parse_inputs"]
 
+Schema = Mapping[str, Any]
+
 
 class InputFile(msgspec.Struct, frozen=True):
     """A file that stands for one input value."""
@@ -21,11 +23,12 @@ class InputFile(msgspec.Struct, frozen=True):
     content_type: str
 
 
-def parse_inputs(pairs: Sequence[str], schema: Mapping[str, Any]) -> dict[str, Any]:
+def parse_inputs(pairs: Sequence[str], schema: Schema) -> dict[str, Any]:
     """Return the values that `K=V` pairs give; files stay `InputFile`s.
 
-    A text property takes what stands there as it is; any other takes JSON where it is JSON.
-    `K=@PATH` takes a file: as a file where the schema asks for one, else its text.
+    A text property takes what stands there as it is, and so does a choice that lists it as a
+    text; any other takes JSON where it is JSON. `K=@PATH` takes a file: as a file where the schema
+    asks for one, else its text.
 
     Args:
         pairs: From the command line.
@@ -40,10 +43,11 @@ def parse_inputs(pairs: Sequence[str], schema: Mapping[str, Any]) -> dict[str, A
         if not separator or not name:
             raise InvalidRequest(f"{pair!r} is no input: write -i name=value")
         prop = schema.get("properties", {}).get(name, {})
+        choices = _choices(prop, schema.get("$defs", {}))
         if text.startswith("@"):
-            values[name] = _from_file(Path(text[1:]), prop, name)
+            values[name] = _from_file(Path(text[1:]), choices, name)
         else:
-            values[name] = _from_text(text, prop)
+            values[name] = _from_text(text, choices)
     return values
 
 
@@ -53,22 +57,23 @@ def as_data_uri(file: InputFile) -> str:
     return f"data:{file.content_type};base64,{body}"
 
 
-def _from_file(path: Path, prop: Mapping[str, Any], name: str) -> Any:
+def _from_file(path: Path, choices: Sequence[Schema], name: str) -> Any:
     if not path.is_file():
         raise InvalidRequest(f"-i {name}=@{path}: there is no such file")
-    if any("x-file" in choice for choice in _choices(prop)):
+    if any("x-file" in choice for choice in choices):
         content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         return InputFile(path, content_type)
     try:
-        return _from_text(path.read_text(), prop)
+        return _from_text(path.read_text(), choices)
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"-i {name}=@{path}: the file is not text") from error
 
 
-def _from_text(text: str, prop: Mapping[str, Any]) -> Any:
-    if any(choice.get("type") == "string" or "enum" in choice for choice in _choices(prop)):
-        if text == "null" and any(choice.get("type") == "null" for choice in _choices(prop)):
-            return None
+def _from_text(text: str, choices: Sequence[Schema]) -> Any:
+    if any(_takes_any_text(choice) for choice in choices):
+        is_null = text == "null" and any(choice.get("type") == "null" for choice in choices)
+        return None if is_null else text
+    if any(text in _listed(choice) for choice in choices):
         return text
     try:
         return json.loads(text)
@@ -76,5 +81,22 @@ def _from_text(text: str, prop: Mapping[str, Any]) -> Any:
         return text
 
 
-def _choices(prop: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [prop, *prop.get("anyOf", []), *prop.get("oneOf", [])]
+def _takes_any_text(choice: Schema) -> bool:
+    return choice.get("type") == "string" and not _listed(choice)
+
+
+def _listed(choice: Schema) -> list[Any]:
+    """Return the only values that a schema allows; empty where it lists none."""
+    return [choice["const"]] if "const" in choice else list(choice.get("enum", []))
+
+
+def _choices(prop: Schema, definitions: Schema, seen: frozenset[str] = frozenset()) -> list[Schema]:
+    """Return a property's schema and all those of which a value may fit any one."""
+    found = [prop]
+    for choice in (*prop.get("anyOf", []), *prop.get("oneOf", [])):
+        found += _choices(choice, definitions, seen)
+    ref = prop.get("$ref")
+    if ref is not None and ref not in seen:
+        target = definitions.get(ref.removeprefix("#/$defs/"), {})
+        found += _choices(target, definitions, seen | {ref})
+    return found
