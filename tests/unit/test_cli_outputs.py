@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 import swell
+from swell.cli.local import LocalResult, save_files
 from swell.cli.outputs import misfit
 from swell.media import Attachment, flatten
 
@@ -68,6 +70,20 @@ def test_what_was_not_promised_is_told(result: Any, kind: Any, why: str) -> None
     told = judge(result, kind)
     assert told is not None
     assert why in told
+
+
+NO_FILE = [7, 1, -1, True, False, 0.0, "0", None, [0], {}]
+
+
+@pytest.mark.parametrize("index", NO_FILE)
+def test_what_names_no_file_of_the_result_is_no_file(index: Any, tmp_path: Path) -> None:
+    files: list[Attachment] = []
+    output = flatten({"picture": PICTURE, "other": {"$artifact": index}}, files)
+    why = misfit(output, files, promised(dict[str, swell.Image]))
+    assert why == "/other: swell.Image was promised, but dict came"
+    placed, paths = save_files(LocalResult(output, files, seed=1, run_s=0), "a", tmp_path)
+    assert placed == {"picture": str(tmp_path / "a.png"), "other": {"$artifact": index}}
+    assert paths == [tmp_path / "a.png"]
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))

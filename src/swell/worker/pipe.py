@@ -2,6 +2,7 @@
 
 import collections
 import socket
+import threading
 from typing import Final
 
 from swell.clock import Clock
@@ -10,6 +11,7 @@ from swell.worker.frames import (
     Frame,
     Keep,
     Load,
+    Results,
     Run,
     Stop,
     Work,
@@ -21,6 +23,12 @@ __all__ = ["Pipe", "WorkerGone"]
 
 #: The worker's words are looked for at most this often while a model runs.
 LISTEN_EVERY_S: Final = 0.002
+
+#: Results whose files have so many bytes are sent by a thread.
+LARGE_BYTES: Final = 64 * 1024
+
+#: Whoever has more to say waits while files of so many bytes are on their way.
+MAX_OUTGOING_BYTES: Final = 256 * 1024 * 1024
 
 
 class WorkerGone(Exception):
@@ -36,19 +44,63 @@ class Pipe:
         self._buffer = bytearray()
         self._inbox: collections.deque[Load | Keep | Run] = collections.deque()
         self._listened_s = 0.0
+        #: What the thread has to send; the first is being sent.
+        self._outgoing: collections.deque[Frame] = collections.deque()
+        self._outgoing_bytes = 0
+        self._changed = threading.Condition()
+        self._sender: threading.Thread | None = None
+        self._is_gone = False
         #: Handles of cancelled tasks.
         self.stopped: set[int] = set()
 
     def send(self, frame: Frame) -> None:
-        """Say something; waits while the worker is slow to listen.
+        """Say something, after all that was said before.
+
+        Large results are sent by a thread, so that the model goes on while the worker reads them;
+        this waits only where there is too much on its way already.
 
         Raises:
             WorkerGone: Nobody listens any more.
         """
+        size_bytes = _file_bytes(frame)
+        if not self._outgoing and size_bytes < LARGE_BYTES:
+            # Nothing is on its way, so the other thread waits and the socket is free.
+            self._send_now(frame)
+            return
+        if self._sender is None:
+            self._sender = threading.Thread(target=self._send_on, name="send", daemon=True)
+            self._sender.start()
+        with self._changed:
+            while self._outgoing_bytes > MAX_OUTGOING_BYTES and not self._is_gone:
+                self._changed.wait()
+            if self._is_gone:
+                raise WorkerGone
+            self._outgoing.append(frame)
+            self._outgoing_bytes += size_bytes
+            self._changed.notify_all()
+
+    def _send_now(self, frame: Frame) -> None:
         try:
             self._socket.sendall(encode_frame(frame))
         except OSError as error:
             raise WorkerGone from error
+
+    def _send_on(self) -> None:
+        """Send what is to be sent, in a thread of its own, until nobody listens any more."""
+        while not self._is_gone:
+            with self._changed:
+                while not self._outgoing:
+                    self._changed.wait()
+            frame, is_gone = self._outgoing[0], False
+            try:
+                self._send_now(frame)
+            except WorkerGone:
+                is_gone = True
+            with self._changed:
+                self._is_gone = is_gone
+                self._outgoing.popleft()
+                self._outgoing_bytes -= _file_bytes(frame)
+                self._changed.notify_all()
 
     def next(self) -> Load | Keep | Run:
         """Wait for something to do."""
@@ -101,3 +153,9 @@ class Pipe:
             at = end
         del buffer[:at]
         return works
+
+
+def _file_bytes(frame: Frame) -> int:
+    if not isinstance(frame, Results):
+        return 0
+    return sum(len(file.data) for done in frame.done for file in done.files)

@@ -1,0 +1,65 @@
+"""The model process's end of the socket, while its worker is slow to read."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from swell.clock import SystemClock
+from swell.worker.frames import HEAD_BYTES, Done, Frame, Pixels, Results, Step, decode_frame
+from swell.worker.pipe import LARGE_BYTES, Pipe, WorkerGone
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Pipe, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(20)
+    with ours, theirs:
+        yield Pipe(ours, SystemClock()), theirs
+
+
+def results(number: int, size_bytes: int) -> Results:
+    pixels = Pixels("L", size_bytes, 1, bytes(size_bytes), "", b"{}", number)
+    return Results(number, [Done(1, b"null", 1, 0.1, [pixels])], [], [], False, 0)
+
+
+def read(theirs: socket.socket) -> Frame:
+    size = int.from_bytes(take(theirs, HEAD_BYTES), "big")
+    return decode_frame(take(theirs, size))
+
+
+def take(theirs: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        part = theirs.recv(count - len(data))
+        assert part
+        data += part
+    return bytes(data)
+
+
+def test_a_model_goes_on_while_nobody_reads_its_pictures(
+    ends: tuple[Pipe, socket.socket],
+) -> None:
+    pipe, theirs = ends
+    # Far more than any socket holds: this would wait for ever.
+    said: list[Frame] = [results(1, 8 << 20), Step(1, 1, 2), results(2, LARGE_BYTES), Step(1, 2, 2)]
+    for frame in said:
+        pipe.send(frame)
+    assert [read(theirs) for _ in said] == said
+    pipe.send(Step(2, 1, 1))
+    assert read(theirs) == Step(2, 1, 1)
+
+
+def test_a_model_hears_that_its_worker_has_gone_while_pictures_were_on_their_way(
+    ends: tuple[Pipe, socket.socket],
+) -> None:
+    pipe, theirs = ends
+    pipe.send(results(1, 8 << 20))
+    theirs.close()
+    with pytest.raises(WorkerGone):
+        say_more(pipe)
+
+
+def say_more(pipe: Pipe) -> None:
+    while True:
+        pipe.send(results(2, 8 << 20))
