@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from swell.cli.inputs import InputFile, as_data_uri
 from swell.cli.output import CommandFailed
+from swell.cli.outputs import artifact_index
 from swell.cli.pictures import FOLDER, free_path, save
 from swell.clock import Clock
 from swell.errors import FieldError, InvalidInput
@@ -169,7 +170,10 @@ def _own_seed(checked: Any) -> int:
 
 
 def save_files(result: LocalResult, stem: str, folder: Path = FOLDER) -> tuple[Any, list[Path]]:
-    """Save a result's files; return the output with their paths in it, and the paths."""
+    """Save a result's files; return the output with their paths in it, and the paths.
+
+    What names none of the files stays as it is.
+    """
     paths = []
     for file in result.files:
         data, content_type = _encode(file)
@@ -191,9 +195,10 @@ def _encode(file: Image | File) -> tuple[bytes, str]:
 
 
 def _place(output: Any, paths: Sequence[Path]) -> Any:
+    index = artifact_index(output, len(paths))
+    if index is not None:
+        return str(paths[index])
     if isinstance(output, dict):
-        if set(output) == {"$artifact"}:
-            return str(paths[output["$artifact"]])
         return {name: _place(value, paths) for name, value in output.items()}
     if isinstance(output, list):
         return [_place(value, paths) for value in output]

@@ -7,7 +7,7 @@ import jsonschema_rs
 
 from swell.media import Attachment, Audio, File, Image, Video
 
-__all__ = ["misfit"]
+__all__ = ["artifact_index", "misfit"]
 
 #: What `x-file` in a schema asks for.
 _KINDS: Final[dict[str, type[Attachment]]] = {
@@ -16,6 +16,13 @@ _KINDS: Final[dict[str, type[Attachment]]] = {
     "video": Video,
     "file": File,
 }
+
+
+def artifact_index(value: Any, n: int) -> int | None:
+    """Return which of `n` files an output's value stands for; None if it stands for none."""
+    index = value.get("$artifact") if isinstance(value, dict) and len(value) == 1 else None
+    # A truth value is a whole number to Python.
+    return index if type(index) is int and 0 <= index < n else None
 
 
 def misfit(output: Any, files: Sequence[Attachment], schema: Mapping[str, Any]) -> str | None:
@@ -35,8 +42,8 @@ def misfit(output: Any, files: Sequence[Attachment], schema: Mapping[str, Any]) 
 
         def validate(self, value: Any) -> None:
             """Refuse what is no file, or one of another kind."""
-            is_file = isinstance(value, dict) and set(value) == {"$artifact"}
-            got = files[value["$artifact"]] if is_file else value
+            index = artifact_index(value, len(files))
+            got = value if index is None else files[index]
             if not isinstance(got, self.kind):
                 wanted = f"swell.{self.kind.__name__}"
                 raise ValueError(f"{wanted} was promised, but {type(got).__name__} came")
