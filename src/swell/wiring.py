@@ -268,6 +268,8 @@ def configure_logging(settings: LogSettings) -> None:
     root.setLevel(level)
     # What it says of starting and stopping is told better by the commands.
     logging.getLogger("uvicorn.error").setLevel(max(level, logging.WARNING))
+    # Broken forms are the sender's to hear of.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 def _without_secrets(logger: Any, name: str, line: MutableMapping[str, Any] | str) -> str:

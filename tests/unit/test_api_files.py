@@ -1,8 +1,11 @@
 """Uploads, signed URLs, ranges and caches."""
 
+import asyncio
 import contextlib
+import itertools
 import json
 import os
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +15,8 @@ from api_harness import World, a_world, failed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.api.files import byte_range, name_files, one_part
+from swell.api.files import byte_range, name_files
+from swell.api.forms import open_form
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest, RangeNotSatisfiable
 from swell.object_stores.memory import MemoryObjects
@@ -71,22 +75,78 @@ async def test_a_form_without_a_file_is_refused(world: World, body: bytes) -> No
     assert answer.status == 400
 
 
-@given(st.binary(max_size=200))
-def test_any_bytes_survive_a_form(data: bytes) -> None:
+HEAD = b'--frontier\r\nContent-Disposition: form-data; name="f"; filename="a.bin"\r\n\r\n'
+
+FRONTIER = b"multipart/form-data; boundary=frontier"
+
+
+async def _open(header: bytes, pieces: list[bytes]) -> bytes:
+    """Return the bytes of the file in a form that comes in pieces."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    _, data = await open_form(header, chunks())
+    return b"".join([piece async for piece in data])
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 400), max_size=6))
+def test_any_bytes_survive_a_form_in_any_pieces(data: bytes, cuts: list[int]) -> None:
     if b"--frontier" in data:
         return
-    body = (
-        b'--frontier\r\nContent-Disposition: form-data; name="f"; filename="a.bin"\r\n\r\n'
-        + data
-        + b"\r\n--frontier--\r\n"
-    )
-    assert one_part(b"multipart/form-data; boundary=frontier", body)[0] == data
+    body = HEAD + data + b"\r\n--frontier--\r\n"
+    at = sorted({0, *(cut for cut in cuts if cut < len(body)), len(body)})
+    pieces = [body[a:b] for a, b in itertools.pairwise(at)]
+    assert asyncio.run(_open(FRONTIER, pieces)) == data
 
 
 @given(st.binary(max_size=100), st.binary(max_size=200))
 def test_a_broken_form_is_an_invalid_request(content_type: bytes, body: bytes) -> None:
     with contextlib.suppress(InvalidRequest):
-        one_part(b"multipart/form-data; " + content_type, body)
+        asyncio.run(_open(b"multipart/form-data; " + content_type, [body]))
+
+
+async def test_a_form_goes_to_the_store_as_it_comes() -> None:
+    line = b"a\n" * 32_768
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield HEAD
+        for _ in range(200):
+            yield line
+        yield b"\r\n--frontier--\r\n"
+
+    tracemalloc.start()
+    try:
+        _, data = await open_form(FRONTIER, chunks())
+        total = 0
+        async for piece in data:
+            total += len(piece)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert total == 200 * len(line)
+    assert peak_bytes < 10 * len(line)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(HEAD + b"abc", id="without its end"),
+        pytest.param(HEAD + b"a\r\n" + HEAD + b"b\r\n--frontier--\r\n", id="with two files"),
+        pytest.param(b"--frontier\r\n\r\na\r\n" * 101 + HEAD, id="with parts without end"),
+        pytest.param(b"--frontier\r\nA: " + b"x" * 20_000, id="with a head without end"),
+        pytest.param(HEAD[:-2] + b"Content-Transfer-Encoding: base64\r\n\r\nYQ==", id="in base64"),
+    ],
+)
+async def test_a_form_that_cannot_be_taken_leaves_nothing(world: World, body: bytes) -> None:
+    headers = {"Content-Type": FRONTIER.decode()}
+    answer = await world.anna("POST", "/v1/uploads", body, headers=headers, chunk_bytes=1000)
+    assert answer.status == 400, answer.body
+    assert "form" in answer.json["detail"]
+    objects = world.service.objects
+    assert isinstance(objects, MemoryObjects)
+    assert not objects._files
 
 
 @pytest.mark.parametrize("chunk_bytes", [None, 7000])

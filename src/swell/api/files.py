@@ -1,8 +1,5 @@
 """Files in and out: uploads of clients, outputs of workers, signed URLs to read them."""
 
-import asyncio
-import email.parser
-import email.policy
 import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
@@ -12,6 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from swell.api.call import Call, Reply
+from swell.api.forms import open_form
 from swell.api.messages import StoredView, UploadQuery, UploadView
 from swell.api.reading import read_query
 from swell.api.service import Service
@@ -33,7 +31,6 @@ __all__ = [
     "get_artifact",
     "may_name_files",
     "name_files",
-    "one_part",
     "put_artifact",
     "upload",
 ]
@@ -43,6 +40,8 @@ _TYPE: Final = re.compile(r"^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$
 
 #: What a browser may show in place; anything else is saved, so that nobody's upload runs scripts.
 _SHOWN: Final = ("image/", "audio/", "video/", "text/plain", "application/json", "application/pdf")
+
+_UNKNOWN_TYPE: Final = "application/octet-stream"
 
 #: Where files are read.
 _HOME: Final = "/v1/artifacts/"
@@ -67,9 +66,9 @@ async def upload(service: Service, call: Call) -> Reply:
     data: bytes | AsyncIterator[bytes]
     if call.media_type == "multipart/form-data":
         header = call.header(b"content-type") or b""
-        data, content_type, filename = await asyncio.to_thread(
-            one_part, header, await call.body(limit)
-        )
+        part, data = await open_form(header, call.chunks(limit))
+        filename = part.filename
+        content_type = part.media_type if _TYPE.match(part.media_type) else _UNKNOWN_TYPE
     else:
         data, content_type, filename = call.chunks(limit), _content_type(call), query.filename or ""
     info = await service.objects.put(stem + _ending(filename), data, content_type)
@@ -216,36 +215,10 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
     return start, end
 
 
-def one_part(content_type: bytes, body: bytes) -> tuple[bytes, str, str]:
-    """Return (bytes, media type, file name) of the one file in a form.
-
-    Raises:
-        InvalidRequest: The form cannot be read, or does not hold exactly one file.
-    """
-    parser = email.parser.BytesParser(policy=email.policy.HTTP)
-    try:
-        message = parser.parsebytes(b"Content-Type: " + content_type + b"\r\n\r\n" + body)
-        parts = list(message.iter_parts()) if message.is_multipart() else []
-        files = [part for part in parts if part.get_filename() is not None] or parts
-        if len(files) != 1:
-            raise InvalidRequest(
-                f"the form holds {len(files)} files: send exactly one part with a file name"
-            )
-        part = files[0]
-        data = part.get_payload(decode=True)
-        filename = part.get_filename() or ""
-        media_type = part.get_content_type()
-    except (ValueError, LookupError, AttributeError, TypeError, IndexError) as error:
-        raise InvalidRequest(f"the form cannot be read: {error}") from error
-    if not isinstance(data, bytes):
-        raise InvalidRequest("a file of the form is a form itself: send the file")
-    return data, media_type if _TYPE.match(media_type) else "application/octet-stream", filename
-
-
 def _content_type(call: Call) -> str:
     media_type = call.media_type
     if not media_type:
-        return "application/octet-stream"
+        return _UNKNOWN_TYPE
     if not _TYPE.match(media_type):
         raise InvalidRequest(f"{media_type[:60]!r} is not a media type such as image/png")
     return media_type
