@@ -1,11 +1,12 @@
 import json
 import signal
+import stat
 from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
 import pytest
-from commandline import Swell, stop
+from commandline import Swell, ready_line, stop
 from PIL import Image
 
 
@@ -113,6 +114,25 @@ def test_a_second_backend_on_the_same_folder_is_refused(running: Swell) -> None:
     assert done.returncode == 1
     assert "another backend" in done.stderr
     assert "--data" in done.stderr
+
+
+def test_nobody_else_may_read_the_logs_of_workers_in_a_folder_that_was_there(
+    swell: Swell,
+) -> None:
+    logs = swell.folder / "d" / "logs"
+    logs.mkdir(parents=True)
+    for folder in (logs, logs.parent):
+        folder.chmod(0o755)
+    process = swell.start("up", "--json", "--port", "0", "--data", "d", "-m", "demo/upper")
+    try:
+        ready_line(process, swell.folder)
+        files = list(logs.iterdir())
+        assert files
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in files}
+    finally:
+        assert stop(process) == 0
+    assert set(modes.values()) == {0o600}, modes
+    assert stat.S_IMODE(logs.stat().st_mode) == 0o700
 
 
 def test_a_model_runs_without_a_server(swell: Swell) -> None:

@@ -38,7 +38,8 @@ class ProcessProvider:
 
     Args:
         clock: Dates what happens, and waits for boot delays and graces.
-        log_dir: Where each worker's output goes, one file per instance.
+        log_dir: Where each worker's output goes, one file per instance. Only this user may read
+            it, whatever the folder around it allows: a model may print what users sent.
         environment: What every process gets beside the request's own variables.
         boot_delay_s: Wait so long before a process is started, to see slow machines on a fast one.
     """
@@ -69,7 +70,7 @@ class ProcessProvider:
         Raises:
             Unavailable: The command cannot be run.
         """
-        self._log_dir.mkdir(parents=True, exist_ok=True)
+        self._make_log_dir()
         ids = [f"{request.pool}-{os.getpid()}-{next(self._numbers)}" for _ in range(request.n)]
         for each in ids:
             self._instances[each] = Instance(
@@ -167,7 +168,7 @@ class ProcessProvider:
     async def _start(self, each: str, request: LaunchRequest) -> None:
         environment = self._environment | dict(request.environment) | {"SWELL_INSTANCE_ID": each}
         try:
-            with self.log_path(each).open("ab") as log:
+            with open(self.log_path(each), "ab", opener=_open_private) as log:
                 self._processes[each] = await asyncio.create_subprocess_exec(
                     *request.command,
                     stdin=asyncio.subprocess.DEVNULL,
@@ -184,6 +185,12 @@ class ProcessProvider:
         if self._instances[each].state is InstanceState.STARTING:
             running = msgspec.structs.replace(self._instances[each], state=InstanceState.RUNNING)
             self._instances[each] = running
+
+    def _make_log_dir(self) -> None:
+        self._log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One that was there may hold logs that everybody may read. Somebody else's stays as it is.
+        with contextlib.suppress(PermissionError):
+            self._log_dir.chmod(0o700)
 
     async def _kill_later(self, each: str, grace_s: float) -> None:
         await self._clock.sleep(grace_s)
@@ -207,6 +214,14 @@ class ProcessProvider:
             self._watchers.pop(each, None)
             self._kill_at_s.pop(each, None)
             self._last_pids.pop(each, None)
+
+
+def _open_private(path: str, flags: int) -> int:
+    """Open a file that only this user may read, even if it was there."""
+    descriptor = os.open(path, flags, 0o600)
+    with contextlib.suppress(PermissionError):
+        os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 def _kill_group(pid: int) -> None:
