@@ -272,6 +272,59 @@ def test_what_a_model_does_wrong_is_found_before_it_is_served(swell: Swell) -> N
     assert reports["me/large"]["memory_bytes"] > 100_000_000 > reports["me/good"]["memory_bytes"]
 
 
+TAKES_FILES = """
+import io, wave
+import swell
+from pydantic import BaseModel, Field
+
+@swell.model("demo/gray")
+def gray(image: swell.Image) -> swell.Image:
+    return swell.Image(image.pil().convert("L"))
+
+class Page(BaseModel):
+    title: str
+    picture: swell.Image | None
+
+class Book(BaseModel):
+    cover: Page
+    items: swell.File
+    pictures: list[swell.Image] = Field(min_length=2)
+    speech: swell.Audio
+    mask: swell.Image | None = None
+
+class Binder(swell.Model):
+    name, batch, Output, Input = "me/binder", swell.Batch(max=4), dict, Book
+
+    def run(self, items):
+        return [self.bind(item.input) for item in items]
+
+    def bind(self, book):
+        assert book.mask is None and book.cover.title
+        with wave.open(io.BytesIO(book.speech.read())) as sound:
+            assert any(sound.readframes(100))
+        assert book.items.read()
+        sizes = [each.pil().size for each in (book.cover.picture, *book.pictures)]
+        return {"sizes": sizes}
+
+@swell.model("me/bad")
+def bad(image: swell.Image) -> str:
+    return image.pil().nothing
+"""
+
+
+def test_a_model_that_needs_files_is_checked_with_made_ones(swell: Swell) -> None:
+    (swell.folder / "files.py").write_text(TAKES_FILES)
+    done = swell.run("models", "check", "files.py", "--json")
+    reports = {report["model"]: report for report in json.loads(done.stdout)}
+    errors = {name: report["error"] for name, report in reports.items()}
+    bad = errors.pop("me/bad")
+    assert errors == {"demo/gray": None, "me/binder": None}
+    assert bad["stage"] == "run"
+    assert reports["demo/gray"]["files"] == 1
+    assert reports["me/binder"]["output"]["sizes"] == [[64, 64]] * 3
+    assert len(done.stdout) < 50_000
+
+
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [

@@ -4,10 +4,13 @@ The process writes what it finds out, one JSON line at a time, into a file that 
 it has ended, so that it is known how far it came.
 """
 
+import base64
 import contextlib
 import ctypes
 import faulthandler
+import io
 import json
+import math
 import os
 import resource
 import signal
@@ -15,10 +18,12 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+import wave
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+import PIL.Image
 import psutil
 
 from swell.cli.local import Loaded, LocalResult, check_input, load_model, run_together
@@ -27,7 +32,7 @@ from swell.cli.outputs import misfit
 from swell.clock import Clock, SystemClock
 from swell.errors import NotFound, SwellError
 from swell.media import Image
-from swell.model import Definition, InvalidModel, is_function_model, load_models
+from swell.model import Definition, InvalidModel, example_of, is_function_model, load_models
 from swell.worker.run import describe_exit
 
 __all__ = ["check", "main"]
@@ -174,7 +179,7 @@ def _check(definition: Definition, device: str, at: Callable[[str], None], tell:
     loaded = load_model(definition, device, clock)
     tell(report={"load_s": loaded.load_s, "warmup_s": loaded.warmup_s})
     at("example")
-    example = dict(definition.examples[0]) if definition.examples else {}
+    example = _example(definition)
     tell(report={"example": example})
     checked = check_input(definition, example)
     at("run")
@@ -190,6 +195,52 @@ def _check(definition: Definition, device: str, at: Callable[[str], None], tell:
         at("output of a batch of two")
         for result in results:
             _judge(definition, result)
+
+
+def _example(definition: Definition) -> dict[str, Any]:
+    """Return the model's first example; one with made files where it has none of its own."""
+    if definition.examples:
+        return dict(definition.examples[0])
+    return example_of(_with_files(definition.input_schema))
+
+
+def _with_files(schema: Any) -> Any:
+    """Return a schema in which every file is a made one, and a list of files holds enough."""
+    if isinstance(schema, list):
+        return [_with_files(each) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    kind = schema.get("x-file")
+    if isinstance(kind, str):
+        return {"enum": [_made_file(kind)]}
+    items = schema.get("items")
+    if schema.get("type") == "array" and isinstance(items, Mapping) and "x-file" in items:
+        return {"enum": [[_made_file(items["x-file"])] * max(1, schema.get("minItems", 1))]}
+    return {name: _with_files(each) for name, each in schema.items()}
+
+
+def _made_file(kind: str) -> str:
+    """Return a small file as a data URI: a gradient of grays, a short tone, or a text.
+
+    A video is too hard to make: it is a text as well, and a model that reads it needs an example.
+    """
+    buffer = io.BytesIO()
+    if kind == "image":
+        PIL.Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(buffer, "png")
+        content_type = "image/png"
+    elif kind == "audio":
+        with wave.open(buffer, "wb") as sound:
+            sound.setnchannels(1)
+            sound.setsampwidth(2)
+            sound.setframerate(16_000)
+            # 440 Hz for a quarter of a second; a silent one breaks whoever divides by loudness.
+            tone = (round(8000 * math.sin(math.tau * 440 * i / 16_000)) for i in range(4_000))
+            sound.writeframes(b"".join(each.to_bytes(2, "little", signed=True) for each in tone))
+        content_type = "audio/wav"
+    else:
+        buffer.write(b"example")
+        content_type = "text/plain"
+    return f"data:{content_type};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _batches(loaded: Loaded) -> bool:
