@@ -5,24 +5,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swell.api.eta import (
-    Load,
     ServiceTimes,
     estimate,
+    first_pace,
     load_of,
     retry_after_s,
     summarize,
 )
+from swell.api.pace import Pace, Window
 
 TIMES = st.lists(st.tuples(st.floats(0.001, 1000), st.integers(1, 100)), min_size=1, max_size=60)
 AHEAD = st.integers(0, 1000)
 
 
-@given(TIMES, AHEAD, st.integers(1, 50), st.integers(0, 50), st.integers(1, 100))
+@given(TIMES, AHEAD, st.integers(1, 50), st.floats(1, 50), st.integers(1, 100))
 def test_low_median_and_high_are_in_order(
-    times: list[tuple[float, int]], ahead: int, slots: int, free: int, count: int
+    times: list[tuple[float, int]], ahead: int, workers: int, at_once: float, count: int
 ) -> None:
     stats = summarize(times)
-    found = estimate(stats, load_of(stats, ahead), slots=slots, free=free, count=count)
+    load = load_of(stats, ahead)
+    found = estimate(stats, load, workers=workers, at_once=at_once, count=count)
     for eta in (found.start, found.finish):
         assert 0 <= eta.low <= eta.median <= eta.high
     assert found.start.median <= found.finish.median
@@ -30,23 +32,49 @@ def test_low_median_and_high_are_in_order(
 
 @given(TIMES, AHEAD, st.integers(1, 50))
 def test_a_longer_queue_never_ends_sooner(
-    times: list[tuple[float, int]], ahead: int, slots: int
+    times: list[tuple[float, int]], ahead: int, workers: int
 ) -> None:
     stats = summarize(times)
-    near = estimate(stats, load_of(stats, ahead), slots=slots)
-    far = estimate(stats, load_of(stats, ahead + 1), slots=slots)
+    near = estimate(stats, load_of(stats, ahead), workers=workers)
+    far = estimate(stats, load_of(stats, ahead + 1), workers=workers)
     # Milliseconds are rounded.
     assert near.finish.median <= far.finish.median + 0.001
     assert near.finish.high <= far.finish.high + 0.001
 
 
 @given(TIMES, AHEAD, st.integers(1, 50))
-def test_more_slots_never_end_later(times: list[tuple[float, int]], ahead: int, slots: int) -> None:
+def test_more_workers_never_end_later(
+    times: list[tuple[float, int]], ahead: int, workers: int
+) -> None:
     stats = summarize(times)
     load = load_of(stats, ahead)
-    few = estimate(stats, load, slots=slots)
-    many = estimate(stats, load, slots=slots + 1)
+    few = estimate(stats, load, workers=workers, at_once=workers)
+    many = estimate(stats, load, workers=workers + 1, at_once=workers + 1)
     assert many.finish.median <= few.finish.median
+
+
+@given(TIMES, AHEAD, st.floats(0.01, 100))
+def test_a_quicker_pace_never_ends_later(
+    times: list[tuple[float, int]], ahead: int, task_s: float
+) -> None:
+    stats = summarize(times)
+    quick, slow = (
+        load_of(stats, ahead, pace=Pace(task_s=each_s, run_s=1, count=stats.mean_count))
+        for each_s in (task_s, 2 * task_s)
+    )
+    assert slow.seconds == pytest.approx(2 * quick.seconds)
+    assert quick.seconds == pytest.approx(ahead * task_s)
+    assert estimate(stats, quick).finish.median <= estimate(stats, slow).finish.median
+
+
+@given(TIMES, AHEAD)
+def test_before_anything_was_measured_tasks_run_one_at_a_time(
+    times: list[tuple[float, int]], ahead: int
+) -> None:
+    stats = summarize(times)
+    pace = first_pace(stats)
+    assert pace.at_once == 1
+    assert load_of(stats, ahead, pace=pace).seconds == pytest.approx(ahead * stats.mean_s)
 
 
 @given(TIMES, AHEAD, st.integers(1, 99))
@@ -55,8 +83,8 @@ def test_more_samples_never_end_sooner(
 ) -> None:
     stats = summarize(times)
     load = load_of(stats, ahead)
-    few = estimate(stats, load, slots=2, count=count)
-    many = estimate(stats, load, slots=2, count=count + 1)
+    few = estimate(stats, load, workers=2, count=count)
+    many = estimate(stats, load, workers=2, count=count + 1)
     assert few.finish.median <= many.finish.median
     assert load_of(stats, 10, 10).seconds <= load_of(stats, 10, 20).seconds
 
@@ -89,27 +117,26 @@ def test_samples_that_cost_nothing_lengthen_nothing() -> None:
     assert stats.service_s(100) == 2.0
 
 
-def test_a_free_slot_means_no_wait() -> None:
-    found = estimate(summarize([(4.0, 1)]), Load(), slots=2, free=1)
+def test_room_for_one_more_means_no_wait() -> None:
+    stats = summarize([(4.0, 1)])
+    found = estimate(stats, load_of(stats, 1), workers=2, at_once=2)
     assert (found.start.median, found.finish.median) == (0.0, 4.0)
 
 
-def test_the_wait_is_shared_by_the_slots() -> None:
+def test_the_wait_is_shared_by_the_workers() -> None:
     stats = summarize([(10.0, 1)])
-    assert estimate(stats, load_of(stats, 3), slots=2).start.median == 20.0
+    assert estimate(stats, load_of(stats, 5), workers=2, at_once=2).start.median == 20.0
 
 
 def test_tasks_of_other_models_take_their_own_time() -> None:
     quick, slow = summarize([(1.0, 1)]), summarize([(100.0, 1)])
     load = load_of(quick, 1) + load_of(slow, 2)
-    found = estimate(quick, load, slots=1, free=1)
-    assert found.start.median == 201.0
+    assert estimate(quick, load).start.median == 201.0
 
 
-def test_a_slot_that_holds_a_long_task_is_waited_for() -> None:
+def test_a_worker_that_holds_a_long_task_is_waited_for() -> None:
     quick, slow = summarize([(1.0, 1)]), summarize([(100.0, 1)])
-    found = estimate(quick, Load(), slots=1, running=load_of(slow, 1))
-    assert found.start.median == 100.0
+    assert estimate(quick, load_of(slow, 1)).start.median == 100.0
 
 
 def test_before_the_first_task_has_ended_there_are_no_statistics() -> None:
@@ -156,6 +183,24 @@ def test_what_was_kept_is_older_than_what_was_measured_since() -> None:
     assert stats.n == 65
     after.observe("demo/upper", 70.0, 1)
     assert after.has_news
+
+
+def test_a_pace_that_was_kept_is_known_again() -> None:
+    before, window = ServiceTimes(), Window()
+    window.n, window.count, window.run_s, window.busy_s, window.held_s = 8, 8, 8.0, 1.0, 8.0
+    before.observe("demo/upper", 1.0)
+    before.observe_pace("demo/upper", window, 8)
+    after = ServiceTimes()
+    after.load(before.dump())
+    pace = after.pace("demo/upper")
+    assert pace is not None
+    assert (pace.task_s, pace.at_once) == (0.125, 8.0)
+
+
+def test_times_that_were_kept_with_the_wait_inside_the_worker_are_ignored() -> None:
+    times = ServiceTimes()
+    times.load(b'{"demo/upper": [[1.6, 1], [1.6, 1]]}')
+    assert times.stats("demo/upper") is None
 
 
 @pytest.mark.parametrize("kept", [b"", b"[]", b"{", b'{"a/b": [1]}', b"\xff"])

@@ -1,20 +1,24 @@
 """When a task will be done, from what tasks of its model took. Pure.
 
-A slot is busy with a task from its lease to its end, so `n` slots end `n / mean` tasks per second
-(Little's law). The wait of the task behind others is then the sum of their service times, shared by
-the slots; with independent service times the sum is about normal. For `ahead` tasks of mean m and
-variance v each:
+Two things are known of a model. How long a task takes that runs, its output delivered: told by the
+worker, and not counting what the task waited for in there. And what it costs a worker that has
+enough to do (`swell.api.pace`): less than it takes, where the worker runs several at once. A task
+starts when what comes before it leaves room on its `n` workers, which run `at_once` together. For
+`ahead` tasks, the held ones included, of mean cost c and variance v each:
 
-    wait = max(0, ahead + 1 - free) · m / slots
-    spread = sqrt(max(0, ahead + 1 - free) · v) / slots
+    turns = max(0, ahead + 1 - at_once)
+    wait = turns · c / n
+    spread = sqrt(turns · v) / n
+
+since with independent costs their sum is about normal.
 
 What a task takes may grow with the samples (pictures) that it asks for, so a line is fitted to each
 model's tasks by least squares, kept between "samples cost nothing" and "samples cost everything":
 
     service(count) = fixed + per_sample · count,  fixed >= 0, per_sample >= 0
 
-Source:
-    J. D. C. Little, "A Proof for the Queuing Formula: L = λW", Operations Research, 1961.
+What it costs is in proportion: at the pace of tasks of `c` samples, service(count) / service(c)
+times as much as these.
 """
 
 import math
@@ -24,6 +28,8 @@ from typing import Final
 
 import msgspec
 
+from swell.api.pace import Pace, Window, learn
+
 __all__ = [
     "Estimate",
     "EtaSeconds",
@@ -31,6 +37,7 @@ __all__ = [
     "ServiceStats",
     "ServiceTimes",
     "estimate",
+    "first_pace",
     "load_of",
     "retry_after_s",
     "summarize",
@@ -63,7 +70,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceStats(msgspec.Struct, frozen=True, kw_only=True):
-    """How long tasks of one model hold a slot, in seconds."""
+    """How long tasks of one model take once they run, in seconds."""
 
     n: int
     mean_s: float
@@ -90,6 +97,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """Work that comes first."""
 
     tasks: float = 0.0
+    #: Seconds of one worker.
     seconds: float = 0.0
     variance_s2: float = 0.0
 
@@ -102,8 +110,15 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What outlives the process of one model."""
+
+    times: list[tuple[float, int]]
+    pace: Pace | None = None
+
+
 class ServiceTimes:
-    """The last service times of each model, and their statistics."""
+    """The last service times of each model, their statistics, and the pace of its workers."""
 
     def __init__(self, window: int = WINDOW) -> None:
         self._window = window
@@ -111,11 +126,13 @@ class ServiceTimes:
         self._times: dict[str, deque[tuple[float, int]]] = {}
         #: Model → its statistics, and how many times have come since.
         self._stats: dict[str, tuple[ServiceStats, int]] = {}
+        #: Model → the pace of whichever worker was measured last, for workers that are new.
+        self._paces: dict[str, Pace] = {}
         #: Whether something was noted since `dump`.
         self.has_news = False
 
     def observe(self, model: str, service_s: float, count: int = 1) -> None:
-        """Note that a task of this model held its slot for `service_s` seconds."""
+        """Note that a task of this model took `service_s` seconds once it ran."""
         times = self._times.get(model)
         if times is None:
             times = self._times[model] = deque(maxlen=self._window)
@@ -124,6 +141,17 @@ class ServiceTimes:
         if known is not None:
             self._stats[model] = (known[0], known[1] + 1)
         self.has_news = True
+
+    def pace(self, model: str) -> Pace | None:
+        """Return the pace of a model on any worker; None before one was measured."""
+        return self._paces.get(model)
+
+    def observe_pace(self, model: str, window: Window, slots: int) -> None:
+        """Note what was measured at a worker with so many slots."""
+        pace = learn(self._paces.get(model), window, slots)
+        if pace is not None:
+            self._paces[model] = pace
+            self.has_news = True
 
     def stats(self, model: str) -> ServiceStats | None:
         """Return the statistics of a model; None before its first task ended."""
@@ -139,20 +167,26 @@ class ServiceTimes:
         """Return the newest times as bytes, to be kept."""
         self.has_news = False
         return msgspec.json.encode(
-            {model: list(times)[-_KEPT:] for model, times in self._times.items()}
+            {
+                model: _Kept(times=list(times)[-_KEPT:], pace=self._paces.get(model))
+                for model, times in self._times.items()
+            }
         )
 
     def load(self, kept: bytes) -> None:
         """Take up times that were kept, as older than those of this process.
 
-        What cannot be read is taken for nothing.
+        What cannot be read is taken for nothing; so are notes of the form that was in use when
+        the wait inside the worker counted too.
         """
         try:
-            found = msgspec.json.decode(kept, type=dict[str, list[tuple[float, int]]])
+            found = msgspec.json.decode(kept, type=dict[str, _Kept])
         except msgspec.MsgspecError:
             return
         for model, old in found.items():
-            self._times[model] = deque([*old, *self._times.get(model, ())], self._window)
+            self._times[model] = deque([*old.times, *self._times.get(model, ())], self._window)
+            if old.pace is not None and old.pace.task_s > 0:
+                self._paces.setdefault(model, old.pace)
             self._stats.pop(model, None)
 
 
@@ -204,14 +238,34 @@ def _line(
     return max(0.0, mean_s - slope * mean_count), slope
 
 
-def load_of(stats: ServiceStats, tasks: float, samples: float | None = None) -> Load:
-    """Return what so many tasks of a model take; without `samples` they are as usual."""
+def first_pace(stats: ServiceStats) -> Pace:
+    """Return the pace of a worker that was not measured yet: one task at a time."""
+    return Pace(task_s=stats.mean_s, run_s=stats.mean_s, count=stats.mean_count)
+
+
+def load_of(
+    stats: ServiceStats, tasks: float, samples: float | None = None, *, pace: Pace | None = None
+) -> Load:
+    """Return what so many tasks of a model cost a worker.
+
+    Args:
+        stats: What tasks of the model took.
+        tasks: How many.
+        samples: Of all of them; as usual where it is not known.
+        pace: Of the worker; without one it runs one task at a time.
+    """
     if samples is None:
         samples = tasks * stats.mean_count
+    scale = 1.0
+    if pace is not None:
+        usual_s = stats.service_s(pace.count)
+        if usual_s <= 0:
+            return Load(tasks=tasks, seconds=tasks * pace.task_s)
+        scale = pace.task_s / usual_s
     return Load(
         tasks=tasks,
-        seconds=tasks * stats.fixed_s + samples * stats.per_sample_s,
-        variance_s2=tasks * stats.variance_s2,
+        seconds=scale * (tasks * stats.fixed_s + samples * stats.per_sample_s),
+        variance_s2=scale * scale * tasks * stats.variance_s2,
     )
 
 
@@ -219,30 +273,24 @@ def estimate(
     stats: ServiceStats,
     ahead: Load,
     *,
-    slots: int,
-    free: int = 0,
+    workers: int = 1,
+    at_once: float = 1.0,
     count: float = 1,
-    running: Load | None = None,
 ) -> Estimate:
     """Return when a task starts and ends that has others before it.
 
     Args:
         stats: What tasks of its model took.
-        ahead: What comes first on the same slots, of whatever model.
-        slots: How many tasks the model's live workers hold at once; >= 1.
-        free: How many of these slots hold nothing now.
+        ahead: What comes first on the same workers, of whatever model, what they hold included.
+        workers: How many there are; >= 1.
+        at_once: How many tasks they run at once, together; >= 1.
         count: Its samples.
-        running: What holds the slots now, where that may be something else than what waits.
     """
-    # The task itself needs a slot too; it waits for one more end if none is free.
-    turns = max(0.0, ahead.tasks + 1 - free)
-    first = ahead if running is None else ahead + running
-    if first.tasks > 0:
-        each_s, variance_s2 = first.seconds / first.tasks, first.variance_s2 / first.tasks
-    else:
-        each_s, variance_s2 = stats.mean_s, stats.variance_s2
-    mean = turns * each_s / slots
-    spread = _Z10 * math.sqrt(turns * variance_s2) / slots
+    turns = max(0.0, ahead.tasks + 1 - at_once)
+    mean = spread = 0.0
+    if ahead.tasks > 0:
+        mean = turns * ahead.seconds / ahead.tasks / workers
+        spread = _Z10 * math.sqrt(turns * ahead.variance_s2 / ahead.tasks) / workers
     low, high = max(0.0, mean - spread), mean + spread
     own_s = stats.service_s(count)
     return Estimate(

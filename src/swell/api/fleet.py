@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from swell.api.eta import ServiceTimes
+from swell.api.pace import Meter, Pace, Window, learn
 from swell.clock import Clock
 from swell.registry import Registry, WorkerInfo
 from swell.store import Hold
@@ -21,7 +23,7 @@ __all__ = ["Fleet", "Worker", "worker_state"]
 class Worker:
     """A worker as this process knows it."""
 
-    __slots__ = ("cancels", "held", "info", "is_drain_told", "polls", "seen_s", "was_heard")
+    __slots__ = ("cancels", "info", "is_drain_told", "meter", "polls", "seen_s", "was_heard")
 
     def __init__(self, info: WorkerInfo, seen_s: float) -> None:
         self.info = info
@@ -31,11 +33,16 @@ class Worker:
         self.was_heard = False
         #: Ids of held tasks that it has to stop.
         self.cancels: list[str] = []
-        #: How many tasks it holds.
-        self.held = 0
+        #: How many tasks it holds, and how fast it gets through them.
+        self.meter = Meter(info.slots)
         self.is_drain_told = False
         #: Its lease calls that wait now.
         self.polls: set[asyncio.Future[None]] = set()
+
+    @property
+    def held(self) -> int:
+        """How many tasks it holds."""
+        return self.meter.held
 
     def hear(self, now_s: float) -> None:
         """Note that it called."""
@@ -63,9 +70,18 @@ class Worker:
 class Fleet:
     """All workers of this backend, and which of them holds which task."""
 
-    def __init__(self, registry: Registry, clock: Clock, *, alive_s: float, lost_s: float) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Clock,
+        times: ServiceTimes,
+        *,
+        alive_s: float,
+        lost_s: float,
+    ) -> None:
         self._registry = registry
         self._clock = clock
+        self._times = times
         self._alive_s = alive_s
         self._lost_s = lost_s
         self._workers: dict[str, Worker] = {}
@@ -155,14 +171,31 @@ class Fleet:
                     return True
         return False
 
-    def slots(self, model: str, version: str | None = None) -> tuple[int, int]:
-        """Return how many tasks live workers can hold for a model, and how many of these are free.
+    def pace(self, model: str, version: str | None, default: Pace) -> tuple[int, int, float, Pace]:
+        """Return how fast live workers get through a model's tasks.
 
-        Slots of a worker that has several models count in full for each.
+        Args:
+            model: Which one.
+            version: Of it; any, if it is None.
+            default: The pace of workers where nothing was measured.
+
+        Returns:
+            How many workers there are, how many tasks they hold, how many they run at once
+            together, and what a task costs each on average.
         """
         live = self.live(model, version)
-        total = sum(worker.info.slots for worker in live)
-        return total, sum(max(0, worker.info.slots - worker.held) for worker in live)
+        if not live:
+            return 0, 0, 1.0, default
+        held, at_once, per_s = 0, 0.0, 0.0
+        for worker in live:
+            pace = worker.meter.paces.get(model, default)
+            held += worker.meter.held
+            at_once += min(worker.info.slots, pace.at_once)
+            per_s += 1 / pace.task_s if pace.task_s > 0 else 1e6
+        mean = msgspec.structs.replace(default, task_s=len(live) / per_s)
+        if len(live) == 1:
+            mean = pace
+        return len(live), held, max(1.0, at_once), mean
 
     def rivals(self, model: str, version: str | None = None) -> dict[str, float]:
         """Return the other models of the workers that run a model, each with the part of its own
@@ -173,7 +206,10 @@ class Fleet:
             for other in worker.info.models:
                 if other != model:
                     shared[other] = shared.get(other, 0) + worker.info.slots
-        return {other: slots / max(slots, self.slots(other)[0]) for other, slots in shared.items()}
+        all_slots = {
+            other: sum(worker.info.slots for worker in self.live(other)) for other in shared
+        }
+        return {other: slots / max(slots, all_slots[other]) for other, slots in shared.items()}
 
     def running(self, model: str, version: str | None = None) -> dict[str, int]:
         """Return what the workers that run a model hold now: model → how many tasks.
@@ -202,10 +238,20 @@ class Fleet:
 
     def hold(self, worker: Worker, tasks: Iterable[Task]) -> None:
         """Note that a worker took tasks."""
-        holds, worker_id = self._holds, worker.info.id
+        holds, worker_id, n = self._holds, worker.info.id, 0
         for task in tasks:
             holds[task.id] = (task.attempt, task.lease_token or "", worker_id, task.model)
-            worker.held += 1
+            n += 1
+        worker.meter.take(n, self._clock.monotonic_s())
+
+    def end(self, task: Task, run_s: float) -> None:
+        """Learn from a task that has succeeded and is still held, which ran for so long."""
+        worker = self._workers.get(task.worker_id or "")
+        if worker is not None:
+            now_s = self._clock.monotonic_s()
+            window = worker.meter.end(task.model, run_s, task.count, now_s)
+            if window is not None:
+                self._learn_pace(worker, task.model, window)
 
     def is_held(self, task_id: str, attempt: int, token: str) -> bool:
         """Whether (attempt, token) is the lease that was last heard of for a task."""
@@ -222,7 +268,7 @@ class Fleet:
         if not self.is_held(hold.task_id, hold.attempt, hold.token):
             self.release(((hold.task_id, hold.attempt),))
             self._holds[hold.task_id] = (hold.attempt, hold.token, worker.info.id, "")
-            worker.held += 1
+            worker.meter.take(1, self._clock.monotonic_s())
 
     def release(self, attempts: Iterable[tuple[str, int]]) -> None:
         """Note that these attempts, as (task id, attempt), are over.
@@ -235,7 +281,9 @@ class Fleet:
                 del self._holds[task_id]
                 worker = self._workers.get(held[2])
                 if worker is not None:
-                    worker.held = max(0, worker.held - 1)
+                    windows = worker.meter.let_go(self._clock.monotonic_s())
+                    for model, window in windows.items():
+                        self._learn_pace(worker, model, window)
 
     def stop(self, tasks: Sequence[Task]) -> None:
         """Have the workers that hold these tasks told to stop them."""
@@ -244,6 +292,13 @@ class Fleet:
             if worker is not None:
                 worker.cancels.append(task.id)
                 worker.wake()
+
+    def _learn_pace(self, worker: Worker, model: str, window: Window) -> None:
+        paces, slots = worker.meter.paces, worker.info.slots
+        pace = learn(paces.get(model) or self._times.pace(model), window, slots)
+        if pace is not None:
+            paces[model] = pace
+        self._times.observe_pace(model, window, slots)
 
     def _learn(self, info: WorkerInfo, now: datetime, now_s: float) -> None:
         worker = self._workers.get(info.id)

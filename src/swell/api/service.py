@@ -10,7 +10,7 @@ import msgspec
 from swell.api.auth import Keys
 from swell.api.call import Call
 from swell.api.cards import Cards
-from swell.api.eta import Estimate, Load, ServiceTimes, estimate, load_of
+from swell.api.eta import Estimate, Load, ServiceTimes, estimate, first_pace, load_of
 from swell.api.fleet import Fleet
 from swell.api.metrics import Metrics
 from swell.api.places import Places
@@ -47,10 +47,14 @@ class Service:
         self.clock = backend.clock
         self.keys = Keys(backend.registry, backend.clock, settings.key_cache_s)
         self.cards = Cards(backend.registry, backend.clock)
-        self.fleet = Fleet(
-            backend.registry, backend.clock, alive_s=settings.alive_s, lost_s=settings.lost_s
-        )
         self.times = ServiceTimes()
+        self.fleet = Fleet(
+            backend.registry,
+            backend.clock,
+            self.times,
+            alive_s=settings.alive_s,
+            lost_s=settings.lost_s,
+        )
         self.metrics = Metrics()
         self.streams = Streams()
         self._places = Places(backend.broker, backend.clock)
@@ -132,20 +136,24 @@ class Service:
         stats = self.times.stats(task.model)
         if stats is None:
             return None
-        _, _, version = task.queue.partition(":")
-        slots, free = self.fleet.slots(task.model, version or None)
-        load = load_of(stats, ahead, samples)
-        running: Load | None = None
-        rivals = self.fleet.rivals(task.model, version or None)
+        version = task.queue.partition(":")[2] or None
+        usual = self.times.pace(task.model) or first_pace(stats)
+        # Without a live worker one is better than no answer: somebody will start it.
+        workers, held, at_once, pace = self.fleet.pace(task.model, version, usual)
+        load = load_of(stats, ahead, samples, pace=pace)
+        rivals = self.fleet.rivals(task.model, version)
         if rivals:
             load += await self._load_of_rivals(rivals, task, ahead)
-            running = Load()
-            for model, n in self.fleet.running(task.model, version or None).items():
-                running += load_of(self.times.stats(model) or stats, n)
-        # Without a live worker one slot is better than no answer: somebody will start it.
-        return estimate(
-            stats, load, slots=max(1, slots), free=free, count=task.count, running=running
-        )
+            for model, n in self.fleet.running(task.model, version).items():
+                other = self.times.stats(model)
+                load += (
+                    load_of(stats, n, pace=pace)
+                    if other is None
+                    else load_of(other, n, pace=self.times.pace(model))
+                )
+        else:
+            load += load_of(stats, held, pace=pace)
+        return estimate(stats, load, workers=max(1, workers), at_once=at_once, count=task.count)
 
     async def _load_of_rivals(
         self, rivals: dict[str, float], task: Task | NewTask, ahead: int
@@ -167,7 +175,10 @@ class Service:
             samples = backlog.equal_samples * turns / max(1, backlog.equal)
             part = rivals[model]
             load += load_of(
-                stats, part * (backlog.urgent + turns), part * (backlog.urgent_samples + samples)
+                stats,
+                part * (backlog.urgent + turns),
+                part * (backlog.urgent_samples + samples),
+                pace=self.times.pace(model),
             )
         return load
 
@@ -214,8 +225,14 @@ class Service:
             return
         timings = task.timings
         if started_at is not None and task.state is TaskState.SUCCEEDED:
-            took_s = (finished_at - started_at).total_seconds()
+            if timings is not None and timings.run_s > 0:
+                run_s = timings.run_s
+                took_s = run_s + timings.encode_s + timings.upload_s
+            else:
+                # A worker that does not tell. What the task waited for in there counts too.
+                run_s = took_s = (finished_at - started_at).total_seconds()
             self.times.observe(task.model, took_s, task.count)
+            self.fleet.end(task, run_s)
         self.metrics.task_ended(
             task.model,
             task.state._value_,
