@@ -301,6 +301,38 @@ async def test_the_tasks_of_a_batch_wait_for_one_another(world: World) -> None:
         assert (await world.anna("POST", "/v1/tasks/batch", body)).status == status
 
 
+@pytest.mark.parametrize(
+    ("many", "one", "status"),
+    [
+        pytest.param({"user": "greedy"}, {"user": "modest"}, 202, id="another user's"),
+        pytest.param({"user": "greedy"}, {"priority": 0, "user": "greedy"}, 202, id="less urgent"),
+        pytest.param({"user": "greedy"}, {"user": "greedy"}, 503, id="its own user's"),
+        pytest.param({"priority": 0, "user": "greedy"}, {"user": "modest"}, 503, id="more urgent"),
+    ],
+)
+async def test_what_comes_earlier_in_a_batch_counts_where_it_is_run_earlier(
+    world: World, many: dict[str, Any], one: dict[str, Any], status: int
+) -> None:
+    worker = await world.register(slots=1)
+    await _measure(world, worker, 10)
+    greedy = [_asking(**many)] * 50
+    modest = _asking(finish_by_s=100, **one)
+    answer = await world.anna("POST", "/v1/tasks/batch", {"tasks": [*greedy, modest]})
+    assert answer.status == status, answer.body
+    # So it is where they come apart.
+    assert (await world.anna("POST", "/v1/tasks/batch", {"tasks": greedy})).status == 202
+    assert (await world.anna("POST", "/v1/tasks", modest)).status == status
+
+
+async def test_a_user_of_a_batch_whose_tasks_wait_lets_others_go_first(world: World) -> None:
+    worker = await world.register(slots=1)
+    await _measure(world, worker, 10)
+    await world.anna("POST", "/v1/tasks/batch", {"tasks": [_asking(user="busy")] * 6})
+    batch = [_asking(user="other")] * 6 + [_asking(user="busy", finish_by_s=100)]
+    answer = await world.anna("POST", "/v1/tasks/batch", {"tasks": batch})
+    assert answer.json["code"] == "would_expire"
+
+
 async def test_a_deadline_is_judged_by_the_samples(world: World) -> None:
     worker = await world.register(slots=1)
     for count in (1, 4):
@@ -604,3 +636,23 @@ async def test_a_repeat_gets_its_task_though_no_worker_is_left(world: World) -> 
     assert (again.status, again.json["id"]) == (202, first.json["id"])
     fresh = await world.anna("POST", "/v1/tasks", body, headers={"Idempotency-Key": "new"})
     assert fresh.status == 503
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/batch"])
+async def test_a_repeat_gets_its_task_though_its_model_has_changed(world: World, path: str) -> None:
+    worker = await world.register()
+    one = {"model": "demo/upper", "input": {"text": "a"}}
+    body = {"tasks": [one]} if path.endswith("batch") else one
+    headers = {"Idempotency-Key": "once"}
+    first = await world.anna("POST", path, body, headers=headers)
+    await world.report(worker, goodbye=True)
+    schema = {**UPPER["input_schema"], "required": ["times"]}
+    changed = {**UPPER, "version": "2", "input_schema": schema, "examples": [{"times": 1}]}
+    await world.register(changed)
+    await world.service.cards.refresh()
+    fresh = await world.anna("POST", path, body)
+    assert fresh.status == 422, "a new one would break the new schema"
+    again = await world.anna("POST", path, body, headers=headers)
+    assert (first.status, again.status) == (202, 202), again.body
+    [a], [b] = (x.json.get("tasks", [x.json]) for x in (first, again))
+    assert a["id"] == b["id"]

@@ -5,6 +5,7 @@ returns only when the task is durable. Whoever waits (`Prefer: wait`) is answere
 that ends the task, without asking the store again.
 """
 
+import bisect
 import functools
 import hashlib
 import re
@@ -78,12 +79,14 @@ async def create(service: Service, call: Call) -> Reply:
     body = await call.body(settings.max_body_bytes)
     _check_type(call)
     request: TaskRequest = _request.read(body)
-    target = await service.cards.target(request.model)
-    service.cards.check_input(target, request.input)
     repeat = await _repeat_of(service, call, body)
-    new = _new_task(call, request, target, repeat)
-    if repeat is None or not repeat.is_known:
+    if repeat is not None and repeat.is_known:
         # A repeat gets its task, even when a new one would be refused.
+        new = _new_task(call, request, request.model, repeat)
+    else:
+        target = await service.cards.target(request.model)
+        service.cards.check_input(target, request.input)
+        new = _new_task(call, request, target.queue, repeat)
         if may_name_files(new.input):
             check_files(service.objects, new.input, "/input")
         await _check_can_run(service, target)
@@ -126,14 +129,16 @@ async def create_batch(service: Service, call: Call) -> Reply:
     for number, request in enumerate(batch.tasks):
         at = f"/tasks/{number}"
         try:
+            if repeat is not None and repeat.is_known:
+                news.append(_new_task(call, request, request.model, repeat, (at, number)))
+                continue
             target = await service.cards.target(request.model)
             service.cards.check_input(target, request.input, at + "/input")
-            news.append(_new_task(call, request, target, repeat, (at, number)))
-            if repeat is None or not repeat.is_known:
-                if may_name_files(request.input):
-                    check_files(service.objects, request.input, at + "/input")
-                await _check_can_run(service, target)
-                await outlook.check(news[-1])
+            news.append(_new_task(call, request, target.queue, repeat, (at, number)))
+            if may_name_files(request.input):
+                check_files(service.objects, request.input, at + "/input")
+            await _check_can_run(service, target)
+            await outlook.check(news[-1])
         except SwellError as error:
             if error.status >= 500:
                 raise
@@ -275,7 +280,7 @@ async def _task_reply(service: Service, call: Call, task: Task, wait_s: float) -
 def _new_task(
     call: Call,
     request: TaskRequest,
-    target: Target,
+    queue: str,
     repeat: "_Repeat | None",
     place: tuple[str, int] = ("", 0),
 ) -> NewTask:
@@ -284,7 +289,7 @@ def _new_task(
     Args:
         call: Who asks.
         request: What is asked.
-        target: Of which model.
+        queue: `owner/name` of its model, with `:version` where the caller insists on one.
         repeat: What its idempotency key says; None without one.
         place: JSON pointer to the request within a batch, and how many come before it.
 
@@ -296,8 +301,8 @@ def _new_task(
     if metadata is not None:
         _check_metadata(metadata, at)
     return NewTask(
-        model=target.model,
-        queue=target.queue,
+        model=queue.partition(":")[0],
+        queue=queue,
         input=request.input,
         count=request.count,
         seed=request.seed,
@@ -387,14 +392,14 @@ async def _check_can_run(service: Service, target: Target) -> None:
 
 
 class _Outlook:
-    """What would come before the tasks of a batch: what waits already, and the batch itself."""
+    """What would come before the tasks of a batch: what waits already, and some of the batch."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         #: (queue, priority, user) → the rank of one that came alone.
         self._ranks: dict[tuple[str, int, str | None], Rank] = {}
-        #: Model → tasks and samples of the batch so far.
-        self._own: dict[str, tuple[int, int]] = {}
+        #: Model → priority → the batch so far.
+        self._lines: dict[str, dict[int, _Line]] = {}
 
     async def check(self, new: NewTask) -> None:
         """Check the deadlines of the batch's next task.
@@ -402,16 +407,49 @@ class _Outlook:
         Raises:
             WouldExpire: It would start or end too late.
         """
-        own, own_samples = self._own.get(new.model, (0, 0))
-        self._own[new.model] = (own + 1, own_samples + new.count)
-        if new.start_by_s is None and new.finish_by_s is None:
-            return
-        flow = (new.queue, new.priority, new.user)
-        rank = self._ranks.get(flow)
-        if rank is None:
-            rank = self._ranks[flow] = await self._service.broker.rank_of_new(new)
-        behind = Rank(ahead=rank.ahead + own, is_exact=False, samples=rank.samples + own_samples)
-        await _check_deadline(self._service, new, behind)
+        lines = self._lines.setdefault(new.model, {})
+        line = lines.setdefault(new.priority, _Line())
+        if new.start_by_s is not None or new.finish_by_s is not None:
+            flow = (new.queue, new.priority, new.user)
+            rank = self._ranks.get(flow)
+            if rank is None:
+                rank = self._ranks[flow] = await self._service.broker.rank_of_new(new)
+            own, samples = line.before(new, rank.samples)
+            for priority, other in lines.items():
+                if priority < new.priority:
+                    own, samples = own + len(other.costs), samples + sum(other.costs)
+            behind = Rank(ahead=rank.ahead + own, is_exact=False, samples=rank.samples + samples)
+            await _check_deadline(self._service, new, behind)
+        line.add(new)
+
+
+class _Line:
+    """A batch's tasks of one model and priority, in the order in which their users take turns."""
+
+    def __init__(self) -> None:
+        #: Start tags (see `swell.fairness`), in samples; those of users who have nothing waiting.
+        self.tags: list[int] = []
+        #: Samples of each.
+        self.costs: list[int] = []
+        self._ends: dict[str | None, int] = {}
+
+    def add(self, new: NewTask) -> None:
+        tag = self._ends.get(new.user, 0)
+        self._ends[new.user] = tag + new.count
+        at = bisect.bisect_right(self.tags, tag)
+        self.tags.insert(at, tag)
+        self.costs.insert(at, new.count)
+
+    def before(self, new: NewTask, waiting: int) -> tuple[int, int]:
+        """Return how many of these tasks come before a new one, and their samples.
+
+        Args:
+            new: It is the next of its user.
+            waiting: Samples that would come before it if it came alone. They all count as its
+                user's own, behind which other users get their turns: more than these they cannot.
+        """
+        n = bisect.bisect_right(self.tags, self._ends.get(new.user, 0) + waiting)
+        return n, sum(self.costs[:n])
 
 
 async def _check_deadline(service: Service, new: NewTask, rank: Rank) -> None:
