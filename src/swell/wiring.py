@@ -219,12 +219,14 @@ def build_worker(settings: Settings, clock: Clock) -> "Worker":
             host=host,
             picture_format=chosen.picture_format,
             encode_processes=chosen.encode_processes,
+            fetch_limit_bytes=chosen.max_file_bytes,
             cancel_grace_s=chosen.cancel_grace_s,
             run_limit_s=chosen.run_limit_s,
         ),
-        RemoteDispatch(chosen.url.rstrip("/"), token),
+        RemoteDispatch(chosen.url.rstrip("/"), token, own_limit_bytes=chosen.max_file_bytes),
         chosen.models,
         clock,
+        curves=settings.data_dir / "curves",
     )
 
 
@@ -368,6 +370,10 @@ def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str
             "worker.pool": worker.pool,
             "worker.device": worker.device,
             "worker.picture_format": worker.picture_format,
+            # Whatever may be uploaded here can be used here.
+            "worker.max_file_bytes": str(
+                max(worker.max_file_bytes, settings.server.max_upload_bytes)
+            ),
             "worker.cancel_grace_s": str(worker.cancel_grace_s),
             "log.level": settings.log.level,
             "log.json_lines": str(settings.log.json_lines).lower(),
