@@ -225,6 +225,13 @@ class WorkerSettings(_Group):
         description="What pulled weights may take together; what was used longest ago goes first. "
         "In bytes; unset for as much as the disk has.",
     )
+    max_file_bytes: int = Field(
+        default=100 * 1024**2,
+        ge=1,
+        description="Largest input file that is read, in bytes: as large as the backend's "
+        "`server.max_upload_bytes`, which `swell up` sees to. From elsewhere than the backend at "
+        "most 64 MiB are read.",
+    )
     cancel_grace_s: float = Field(
         default=5.0,
         ge=0,

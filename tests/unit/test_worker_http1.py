@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from swell.brokers.http1 import Answer, ConnectionLost, Http1Client
 from swell.brokers.remote import RemoteDispatch
 from swell.clock import ManualClock
+from swell.config import load
 from swell.dispatch import Ask, Upload
 from swell.errors import (
     Conflict,
@@ -16,10 +18,12 @@ from swell.errors import (
     InvalidRequest,
     NotFound,
     SwellError,
+    TooLarge,
     Unauthenticated,
     Unavailable,
 )
 from swell.testing.dispatch import MemoryDispatch
+from swell.wiring import _worker_environment, build_worker
 from swell.worker.fetch import fetch_files
 
 Talk = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
@@ -260,6 +264,57 @@ async def test_a_relative_url_is_read_from_the_backend_and_from_nowhere_else(pre
             assert f"{line % prefix} HTTP/1.1".encode() in lines
         # Only calls carry the worker's key; whoever names a file must not borrow it.
         assert b"Bearer" not in b"".join(connections)
+
+
+SIGNED = "/v1/artifacts/a.png?method=GET&signature=opens"
+
+
+async def test_files_of_the_backend_may_be_larger_than_those_from_elsewhere() -> None:
+    async def file(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(b"x" * 80))
+
+    async with a_server(file) as (client, _), a_server(file) as (foreign, _):
+        dispatch = RemoteDispatch(
+            f"http://127.0.0.1:{client._port}",
+            "k",
+            own_limit_bytes=100,
+            foreign_limit_bytes=64,
+            allow_private=True,
+        )
+        assert (await dispatch.fetch(SIGNED))[0] == b"x" * 80
+        with pytest.raises(TooLarge, match="larger than 64 bytes"):
+            await dispatch.fetch(f"http://127.0.0.1:{foreign._port}{SIGNED}")
+        await dispatch.close()
+
+
+def test_a_worker_reads_what_may_be_uploaded(tmp_path: Path) -> None:
+    flags = {"data_dir": tmp_path, "worker.token": "k"}
+    chosen = load(flags, environment={}, folder=tmp_path).settings
+    dispatch = build_worker(chosen, ManualClock())._dispatch
+    assert isinstance(dispatch, RemoteDispatch)
+    assert dispatch._own_limit_bytes == chosen.server.max_upload_bytes
+    assert chosen.worker.max_file_bytes == chosen.server.max_upload_bytes
+    more = load(flags | {"server.max_upload_bytes": 5 << 30}, environment={}, folder=tmp_path)
+    told = _worker_environment(more.settings, "http://here", "k")
+    assert told["SWELL_WORKER__MAX_FILE_BYTES"] == str(5 << 30)
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 503, None])
+async def test_an_error_never_shows_what_opens_a_file(status: int | None) -> None:
+    async def refuse(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if status is None:
+            writer.close()
+        else:
+            writer.write(reply(b"x" * 80, status, more=f"location: {SIGNED}\r\n"))
+
+    async with a_server(refuse) as (client, _):
+        dispatch = RemoteDispatch(f"http://127.0.0.1:{client._port}", "k", own_limit_bytes=64)
+        for url in (SIGNED, f"http://me:opens@127.0.0.1:{client._port}{SIGNED}"):
+            with pytest.raises(SwellError) as caught:
+                await dispatch.fetch(url)
+            assert "opens" not in caught.value.detail
+            assert "/v1/artifacts/a.png" in caught.value.detail
+        await dispatch.close()
 
 
 async def test_own_files_are_read_where_the_lease_says() -> None:

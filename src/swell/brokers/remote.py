@@ -7,6 +7,7 @@ errors here and nowhere else.
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
@@ -83,7 +84,9 @@ class RemoteDispatch:
     Args:
         url: Address of the backend, such as `http://127.0.0.1:8000`.
         token: A key with the scope `worker`.
-        fetch_limit_bytes: Largest input file that is read.
+        own_limit_bytes: Largest input file that is read from the backend, which has checked its
+            size when it was uploaded.
+        foreign_limit_bytes: Largest one from elsewhere.
         allow_private: Whether input files may lie on private addresses other than the backend's.
             Inputs are named by users: a worker must not read its own network for them.
     """
@@ -93,13 +96,15 @@ class RemoteDispatch:
         url: str,
         token: str,
         *,
-        fetch_limit_bytes: int = 64 * 1024 * 1024,
+        own_limit_bytes: int = 100 * 1024**2,
+        foreign_limit_bytes: int = 64 * 1024**2,
         allow_private: bool = False,
     ) -> None:
         self._url = url.rstrip("/")
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         self._client = Http1Client(self._url, headers)
-        self._fetch_limit_bytes = fetch_limit_bytes
+        self._own_limit_bytes = own_limit_bytes
+        self._foreign_limit_bytes = foreign_limit_bytes
         self._allow_private = allow_private
         self._encoder = msgspec.json.Encoder()
         self._session: aiohttp.ClientSession | None = None
@@ -176,33 +181,34 @@ class RemoteDispatch:
                     target, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=UPLOAD_S)
                 ) as answer:
                     if answer.status not in (301, 302, 303, 307, 308):
-                        return await self._read(answer, url)
+                        limit = self._own_limit_bytes if is_ours else self._foreign_limit_bytes
+                        return await self._read(answer, url, limit)
                     target = urljoin(target, answer.headers.get("location", ""))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise Unavailable(f"{url[:200]} cannot be read: {_why(error)}") from error
-        raise InvalidRequest(f"{url[:200]} redirects more than {MAX_REDIRECTS} times")
+                raise Unavailable(f"{_named(url)} cannot be read: {_why(error)}") from error
+        raise InvalidRequest(f"{_named(url)} redirects more than {MAX_REDIRECTS} times")
 
     def _absolute(self, url: str) -> str:
         """Return a URL as it is, or one of the backend's under the name that we know it by."""
         return self._url + url if url.startswith("/") else urljoin(f"{self._url}/", url)
 
-    async def _read(self, answer: aiohttp.ClientResponse, url: str) -> tuple[bytes, str]:
+    async def _read(
+        self, answer: aiohttp.ClientResponse, url: str, limit_bytes: int
+    ) -> tuple[bytes, str]:
         if answer.status >= 300:
-            raise _error(answer.status, b"", f"reading {url[:200]}")
+            raise _error(answer.status, b"", f"reading {_named(url)}")
         parts, total = [], 0
         async for part in answer.content.iter_chunked(1 << 18):
             total += len(part)
-            if total > self._fetch_limit_bytes:
-                raise TooLarge(
-                    f"the input file {url[:200]} is larger than {self._fetch_limit_bytes:,} bytes"
-                )
+            if total > limit_bytes:
+                raise TooLarge(f"the input file {_named(url)} is larger than {limit_bytes:,} bytes")
             parts.append(part)
         return b"".join(parts), answer.content_type
 
     def _check_outside(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidRequest(f"{url[:200]} cannot be fetched: give an http or https URL")
+            raise InvalidRequest(f"{_named(url)} cannot be fetched: give an http or https URL")
         if self._allow_private:
             return
         try:
@@ -210,7 +216,7 @@ class RemoteDispatch:
         except ValueError:
             return  # a name: the resolver looks at what it stands for
         if not address.is_global:
-            raise InvalidRequest(f"{url[:200]} lies on a private network and is not fetched")
+            raise InvalidRequest(f"{_named(url)} lies on a private network and is not fetched")
 
     def _here(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -272,7 +278,15 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port
 
 
+def _named(url: str) -> str:
+    """Return a URL as errors show it: whoever reads them must not be able to use it."""
+    bare = re.split(r"[?#]", url, maxsplit=1)[0]
+    return re.sub(r"//[^/]*@", "//", bare)[:200]
+
+
 def _why(error: BaseException) -> str:
+    if isinstance(error, aiohttp.InvalidURL):
+        return "this is not a URL"  # its own text shows it whole
     return str(error) or type(error).__name__
 
 

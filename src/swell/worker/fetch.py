@@ -69,7 +69,8 @@ async def fetch_files(
     for url, (data, _) in zip(urls, fetched, strict=True):
         if len(data) > limit_bytes:
             raise TooLarge(
-                f"the input file {url[:200]} has {len(data):,} bytes; at most {limit_bytes:,} "
-                "are taken"
+                # Without the query, which may hold a signature.
+                f"the input file {url.partition('?')[0][:200]} has {len(data):,} bytes; at most "
+                f"{limit_bytes:,} are taken"
             )
     return dict(zip(urls, fetched, strict=True))

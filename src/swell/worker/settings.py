@@ -22,8 +22,8 @@ class WorkerSettings:
     picture_format: str = "png"
     #: Processes that encode pictures; None for one less than there are cores, and at most four.
     encode_processes: int | None = None
-    #: Largest input file that is fetched.
-    fetch_limit_bytes: int = 64 * 1024 * 1024
+    #: Largest input file that is taken: as large as the backend takes uploads.
+    fetch_limit_bytes: int = 100 * 1024**2
     #: How long a model may go on with a task that is to stop, before its process is killed.
     cancel_grace_s: float = 5.0
     #: How long one call of a model's `run` may take before its process is killed; None for ever.
