@@ -5,7 +5,7 @@ that were there. Nothing here is the truth about a task: that is the store's.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -20,16 +20,24 @@ from swell.task import Task
 __all__ = ["Fleet", "Worker", "worker_state"]
 
 
+def _unknown(worker: WorkerInfo) -> bool:
+    return False
+
+
 class Worker:
     """A worker as this process knows it."""
 
-    __slots__ = ("cancels", "info", "is_drain_told", "meter", "polls", "seen_s", "was_heard")
+    __slots__ = (
+        *("cancels", "has_called", "info", "is_drain_told", "meter", "polls", "seen_s"),
+        "was_heard",
+    )
 
     def __init__(self, info: WorkerInfo, seen_s: float) -> None:
         self.info = info
         #: When it was heard of, in monotonic seconds.
         self.seen_s = seen_s
-        #: Whether it called since the registry was last told.
+        #: Whether it ever called this process, and whether since the registry was last told.
+        self.has_called = False
         self.was_heard = False
         #: Ids of held tasks that it has to stop.
         self.cancels: list[str] = []
@@ -47,7 +55,7 @@ class Worker:
     def hear(self, now_s: float) -> None:
         """Note that it called."""
         self.seen_s = now_s
-        self.was_heard = True
+        self.was_heard = self.has_called = True
 
     def take_cancels(self) -> list[str]:
         """Return what it has to stop, once."""
@@ -78,12 +86,15 @@ class Fleet:
         *,
         alive_s: float,
         lost_s: float,
+        is_dead: Callable[[WorkerInfo], bool] = _unknown,
     ) -> None:
         self._registry = registry
         self._clock = clock
         self._times = times
         self._alive_s = alive_s
         self._lost_s = lost_s
+        #: Whether a worker is known to have ended without a word.
+        self._is_dead = is_dead
         self._workers: dict[str, Worker] = {}
         self._by_model: dict[str, list[Worker]] = {}
         #: Task id → (attempt, token, worker id, model or nothing where it is not known).
@@ -107,6 +118,7 @@ class Fleet:
         """Register a worker."""
         await self._registry.put_worker(info)
         worker = self._workers[info.id] = Worker(info, self._clock.monotonic_s())
+        worker.has_called = True
         self._index()
         return worker
 
@@ -146,7 +158,11 @@ class Fleet:
             await self._registry.touch_workers([each.info.id for each in heard], seen_at)
         listed = await self._registry.workers()
         for info in listed:
-            self._learn(info, now, now_s)
+            if info.gone_at is None and self._has_died(info):
+                await self._registry.remove_worker(info.id, now)
+                self._learn(msgspec.structs.replace(info, gone_at=now), now, now_s)
+            else:
+                self._learn(info, now, now_s)
         self._forget_silent(now_s)
         self._index()
 
@@ -292,6 +308,14 @@ class Fleet:
             if worker is not None:
                 worker.cancels.append(task.id)
                 worker.wake()
+
+    def _has_died(self, info: WorkerInfo) -> bool:
+        """Whether a worker that an earlier backend knew is dead, as after that was killed.
+
+        One that has called this process is left to its silence.
+        """
+        worker = self._workers.get(info.id)
+        return (worker is None or not worker.has_called) and self._is_dead(info)
 
     def _learn_pace(self, worker: Worker, model: str, window: Window) -> None:
         paces, slots = worker.meter.paces, worker.info.slots

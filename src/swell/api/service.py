@@ -12,6 +12,7 @@ from swell.api.call import Call
 from swell.api.cards import Cards
 from swell.api.eta import Estimate, Load, ServiceTimes, estimate, first_pace, load_of
 from swell.api.fleet import Fleet
+from swell.api.liveness import is_dead
 from swell.api.metrics import Metrics
 from swell.api.places import Places
 from swell.api.settings import Backend
@@ -54,6 +55,7 @@ class Service:
             self.times,
             alive_s=settings.alive_s,
             lost_s=settings.lost_s,
+            is_dead=is_dead,
         )
         self.metrics = Metrics()
         self.streams = Streams()

@@ -66,7 +66,8 @@ async def open_keyring(
     """
     left = read_access(data_dir)
     if left is not None and left.worker_key_id:
-        # Its backend was killed.
+        # Its backend was killed. Its workers died with it, which the service has seen as it started
+        # (`swell.api.liveness`); one that is still about to die must get nothing more.
         await _revoke(backend, left.worker_key_id)
     local = left.key if left else ""
     if not await _is_good(backend, local):
