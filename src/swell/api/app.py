@@ -5,6 +5,7 @@ before Starlette's router runs: creating a task, getting one, following one, and
 and report. They run the same handlers either way.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -44,7 +45,8 @@ class Endpoint:
         call = Call(scope, receive, send, self._service.new_request_id())
         try:
             reply = await self.answer(call)
-        except ClientGone:
+        except (ClientGone, asyncio.CancelledError):
+            # The server cancels what is still open when it stops: nobody is left to be told.
             return
         if reply is not None:
             call.status = reply.status
@@ -200,7 +202,10 @@ class App:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
-        await receive()
+        try:
+            await receive()
+        except asyncio.CancelledError:
+            return  # The loop ends, and did not wait for us.
         try:
             await self.stop()
         except Exception as error:

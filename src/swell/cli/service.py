@@ -24,6 +24,13 @@ __all__ = ["Interrupts", "Service", "launchable_models", "open_service"]
 #: Connections that may wait to be accepted: a crowd connects at once.
 _BACKLOG = 4096
 
+#: Requests whose clients are gone end by themselves within so many ticks, or are ended.
+_HANG_UP_TICKS = 10
+_TICK_S = 0.1
+
+#: How long the application may take to stop once nobody wants to wait any more.
+_STOP_S = 5.0
+
 
 class Interrupts:
     """SIGINT and SIGTERM: the first asks, the second insists."""
@@ -69,7 +76,7 @@ class Service:
         self._server = server
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """Stop listening and let open requests end; all at once when `hurry` is set."""
+        """Stop listening and let open requests end; end them when `hurry` is set."""
         self._server.should_exit = True
         insisted = asyncio.create_task(hurry.wait())
         await asyncio.wait({self.serving, insisted}, timeout=0.3)
@@ -77,8 +84,27 @@ class Service:
         await self.backend.bus.close()
         await asyncio.wait({self.serving, insisted}, return_when=asyncio.FIRST_COMPLETED)
         insisted.cancel()
-        self._server.force_exit = True
-        await self.serving
+        if not self.serving.done():
+            await self._end_requests()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.serving
+
+    async def _end_requests(self) -> None:
+        """Hang up on everybody; what the application does at its end has a little time still.
+
+        The server is not told to hurry: it would leave that out.
+        """
+        state = self._server.server_state
+        for _ in range(_HANG_UP_TICKS):
+            for connection in list(state.connections):
+                connection.transport.abort()
+            await asyncio.wait({self.serving}, timeout=_TICK_S)
+            if self.serving.done():
+                return
+        for task in list(state.tasks):
+            task.cancel()
+        await asyncio.wait({self.serving}, timeout=_STOP_S)
+        self.serving.cancel()
 
 
 @asynccontextmanager
