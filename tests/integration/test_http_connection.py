@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from swell.api.app import create_app
+from swell.api.app import App, create_app
+from swell.api.auth import create_key
 from swell.api.settings import Backend
 from swell.brokers.memory import MemoryBroker
 from swell.buses.memory import MemoryBus
@@ -23,6 +24,8 @@ from swell.cli.connection import (
 )
 from swell.clock import SystemClock
 from swell.object_stores.memory import MemoryObjects
+from swell.registry import Scope
+from swell.store import TaskFilter
 from swell.stores.memory import MemoryRegistry, MemoryStore
 
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -333,3 +336,50 @@ async def test_a_worker_that_closes_its_direction_has_hung_up(
         while server[0].server_state.connections:
             await asyncio.sleep(0)
         assert wire.recv(100) == b""
+
+
+def _request(path: str, body: Any, secret: str, *lines: bytes) -> bytes:
+    data = json.dumps(body).encode()
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d" % (
+        path.encode(),
+        secret.encode(),
+        len(data),
+    )
+    return b"\r\n".join((head, *lines, b"", data))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param((), id="short"), pytest.param((b"Expect: 100-continue",), id="long")],
+)
+async def test_who_hangs_up_while_waiting_is_waited_with_for_a_while_only(
+    way: tuple[bytes, ...],
+) -> None:
+    connections = type("Hasty", (HttpConnection,), {"half_closed_s": SHORT_S})
+    async with a_server(connections) as (server, port):
+        app = server.config.app
+        assert isinstance(app, App)
+        scopes = frozenset({Scope.CLIENT, Scope.WORKER})
+        secret = (await create_key(app.backend.registry, SystemClock(), "k", scopes)).secret
+        card = {"name": "demo/upper", "version": "1", "input_schema": {"type": "object"}}
+        worker = {"name": "w", "models": [card], "slots": 1}
+        await answers(port, _request("/worker/v1/register", worker, secret, b"Connection: close"))
+        task = {"model": "demo/upper", "input": {}}
+        waiting = _request("/v1/tasks", task, secret, b"Prefer: wait=50", *way)
+        async with asyncio.timeout(10):
+            for hangs_up in (False, True):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(waiting)
+                if hangs_up:
+                    writer.close()
+                else:
+                    writer.write_eof()
+                    said = (await reader.read()).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    assert said.startswith(b"HTTP/1.1 408")
+                    assert b"keep the connection open" in said
+                    writer.close()
+                while server.server_state.connections:
+                    await asyncio.sleep(0.001)
+        # What was accepted stays so.
+        assert len((await app.backend.store.page(TaskFilter())).tasks) == 2
+        await app.backend.bus.close()

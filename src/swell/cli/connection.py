@@ -64,6 +64,10 @@ class HttpConnection(HttpToolsProtocol):
     head_timeout_s = 20.0
     #: A body may stop for so long, in seconds.
     body_timeout_s = 30.0
+    #: A client that has closed its direction is waited with for so long before its answer begins,
+    #: in seconds. One that has hung up altogether looks no different until it is written to, and
+    #: meanwhile takes a connection. Event streams write: they find out by themselves.
+    half_closed_s = 5.0
 
     # With uvicorn's own there would be more attributes than a compact dictionary holds, which would
     # cost each of ten thousand open streams a kilobyte.
@@ -72,7 +76,7 @@ class HttpConnection(HttpToolsProtocol):
         "_coming",
         "_direct",
         "_endpoint_of",
-        "_is_half_closed",
+        "_half_closed",
         "_refusal",
         "_since_s",
         "_stage",
@@ -93,7 +97,8 @@ class HttpConnection(HttpToolsProtocol):
         self._budget = MAX_HEAD_BYTES
         #: Why nothing more is read.
         self._refusal: SwellError | None = None
-        self._is_half_closed = False
+        #: Looks after a connection whose client has closed its direction; None before that.
+        self._half_closed: asyncio.TimerHandle | None = None
         self._direct = transport
         assert isinstance(self.config.app, App)
         self._endpoint_of = self.config.app.endpoint
@@ -106,6 +111,8 @@ class HttpConnection(HttpToolsProtocol):
         """Let go of the connection."""
         super().connection_lost(exc)
         self._cancel_look()
+        if self._half_closed is not None:
+            self._half_closed.cancel()
         task = getattr(self.cycle, "task", None)
         if task is not None and not task.done():
             # Nobody waits for its answer; the server, when it stops, still waits for its end.
@@ -142,11 +149,12 @@ class HttpConnection(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """Answer what was asked before the client closed its direction, then close ours.
 
-        Whether it has gone altogether shows when the next word is written to it.
+        Whether it has gone altogether shows when the next word is written to it, at the latest
+        after `half_closed_s`.
         """
         if self.url.startswith(_WORKERS):
             return False
-        self._is_half_closed = True
+        self._half_closed = self.loop.call_later(self.half_closed_s, self._end_half_closed)
         if self._stage != _NOTHING:
             self._refuse(InvalidRequest("the request was not complete: send it to its end"))
         cycle = self.cycle
@@ -155,6 +163,24 @@ class HttpConnection(HttpToolsProtocol):
         if self._refusal is None:
             cycle.keep_alive = False
         return True
+
+    def _end_half_closed(self) -> None:
+        """Wait no longer for an answer that has not begun."""
+        cycle: Any = self.cycle  # an `_Exchange`, or uvicorn's
+        if cycle is None or cycle.response_complete or self._direct.is_closing():
+            return
+        if not isinstance(cycle, _Exchange):
+            if cycle.response_started:
+                self._half_closed = self.loop.call_later(self.half_closed_s, self._end_half_closed)
+                return
+            cycle.message_event.set()
+        cycle.disconnected = True
+        self._say_why(
+            RequestTimeout(
+                f"there was no answer {self.half_closed_s:g} s after the client closed its "
+                "direction: keep the connection open while you wait; what was asked goes on"
+            )
+        )
 
     # requests
 
@@ -335,7 +361,7 @@ class HttpConnection(HttpToolsProtocol):
         call = Call({"path": path}, _nothing, _nothing, self.config.app.service.new_request_id())
         reply = problem_reply(error, path=path, request_id=call.request_id)
         self._direct.write(self._response(call, reply, False))
-        if self._is_half_closed or not self._direct.can_write_eof():
+        if self._half_closed is not None or not self._direct.can_write_eof():
             self._direct.close()
             return
         self._direct.write_eof()
