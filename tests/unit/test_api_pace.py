@@ -204,3 +204,24 @@ async def test_what_a_worker_holds_already_comes_first(world: World) -> None:
     await _batch(world, 20)
     await machine.run(until_s=world.clock.monotonic_s() + 4 * RUN_S)
     await _check(machine, [await world.create()], within=0.25)
+
+
+async def test_a_task_does_not_wait_for_itself_where_a_worker_has_taken_it_at_once(
+    world: World,
+) -> None:
+    machine = _Machine(world, await world.register(slots=8), 1)
+    await _batch(world, 3)
+    await machine.run()
+    sent = [await world.service.store.get([each["id"]]) for each in await _batch(world, 3)]
+    tasks = [task for [task] in sent if task is not None]
+    ranks = await world.service.broker.ranks(tasks)
+    await world.lease(machine.worker_id)
+
+    async def as_before(*_: object) -> object:
+        return ranks
+
+    # As with a broker that looked before the worker came.
+    world.service.broker.ranks = as_before  # type: ignore[method-assign,assignment]
+    ends = [expected for _, expected in await world.service.places(tasks)]
+    found = [None if each is None else each.finish.median for each in ends]
+    assert found == pytest.approx([RUN_S, 2 * RUN_S, 3 * RUN_S], abs=0.002)

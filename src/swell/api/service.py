@@ -112,11 +112,21 @@ class Service:
         """Return position and estimate of tasks; only those that wait have a position."""
         places: list[tuple[int | None, Estimate | None]] = []
         ranks = await self._places.ahead(tasks, are_new=are_new)
-        for task, rank in zip(tasks, ranks, strict=True):
+        # A quick worker may hold some of them by now: nothing that waits is before these, and of
+        # what it holds only what it took earlier.
+        is_held = [
+            rank is not None and self.fleet.held_attempt(task.id) is not None
+            for task, rank in zip(tasks, ranks, strict=True)
+        ]
+        later = sum(is_held)
+        for task, rank, held in zip(tasks, ranks, is_held, strict=True):
             if rank is None:
                 places.append((None, None))
+            elif held:
+                places.append((rank.ahead + 1, await self._at(task, 0, 0, later=later)))
             else:
                 places.append((rank.ahead + 1, await self._at(task, rank.ahead, rank.samples)))
+            later -= held
         return places
 
     async def expected(self, new: NewTask, rank: Rank) -> Estimate | None:
@@ -134,7 +144,17 @@ class Service:
         new = NewTask(model=model, queue=queue, input=msgspec.Raw(b"{}"), count=count)
         return await self._at(new, ready, samples)
 
-    async def _at(self, task: Task | NewTask, ahead: int, samples: int) -> Estimate | None:
+    async def _at(
+        self, task: Task | NewTask, ahead: int, samples: int, *, later: int = 0
+    ) -> Estimate | None:
+        """Return when a task starts and ends; None before one of its model has ended.
+
+        Args:
+            task: Which one.
+            ahead: How many wait before it.
+            samples: Of these.
+            later: How many that its workers hold come not before it, itself included.
+        """
         stats = self.times.stats(task.model)
         if stats is None:
             return None
@@ -147,6 +167,7 @@ class Service:
         if rivals:
             load += await self._load_of_rivals(rivals, task, ahead)
             for model, n in self.fleet.running(task.model, version).items():
+                n = max(0, n - later) if model == task.model else n
                 other = self.times.stats(model)
                 load += (
                     load_of(stats, n, pace=pace)
@@ -154,7 +175,7 @@ class Service:
                     else load_of(other, n, pace=self.times.pace(model))
                 )
         else:
-            load += load_of(stats, held, pace=pace)
+            load += load_of(stats, max(0, held - later), pace=pace)
         return estimate(stats, load, workers=max(1, workers), at_once=at_once, count=task.count)
 
     async def _load_of_rivals(
