@@ -42,7 +42,8 @@ _JSON_BODY: Final[tuple[type[SwellError], ...]] = (InvalidRequest, InvalidInput,
 
 _PREFER: Final = Header(
     "Prefer",
-    "`wait=N` keeps the request open until the task has ended, for at most N seconds (N <= 60)",
+    "`wait=N` keeps the request open until the task has ended, for at most N seconds (N <= 60); "
+    "a client that closes its direction meanwhile is waited with for 5 s more",
     {"type": "string", "maxLength": 100},
     "wait=30",
 )
