@@ -36,7 +36,7 @@ class SqliteRegistry:
 
     async def put_worker(self, worker: WorkerInfo) -> None:
         """See `Registry.put_worker`."""
-        row = (worker.id, micros(worker.seen_at), micros(worker.gone_at), _json(worker))
+        row = _worker_row(worker)
         await self._database.write(lambda session: session.run("put_worker", row))
 
     async def touch_workers(self, worker_ids: Sequence[str], seen_at: datetime) -> None:
@@ -54,10 +54,7 @@ class SqliteRegistry:
         def action(session: Session) -> WorkerInfo | None:
             for row in session.rows("worker", (worker_id,)):
                 worker = msgspec.structs.replace(_worker_of(row), draining=True)
-                session.run(
-                    "put_worker",
-                    (worker.id, micros(worker.seen_at), micros(worker.gone_at), _json(worker)),
-                )
+                session.run("put_worker", _worker_row(worker))
                 return worker
             return None
 
@@ -115,6 +112,11 @@ def _put_models(session: Session, cards: Sequence[ModelCard]) -> None:
     for card in cards:
         if not session.run("touch_model", (card.name, card.version)):
             session.run("put_model", (card.name, card.version, _json(card)))
+
+
+def _worker_row(worker: WorkerInfo) -> tuple[str, int, int | None, str]:
+    gone_at = None if worker.gone_at is None else micros(worker.gone_at)
+    return worker.id, micros(worker.seen_at), gone_at, _json(worker)
 
 
 def _worker_of(row: tuple[str, int, int | None]) -> WorkerInfo:

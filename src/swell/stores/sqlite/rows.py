@@ -1,8 +1,8 @@
 """Tasks as rows of the `tasks` table, and back.
 
 The order of columns is that of `insert_task` and `tasks_by_id` in sql/queries/sqlite.sql. This runs
-twice for each task, so it gives SQLite plain numbers and strings: a bool or an enum would take the
-long way through the adapters of the sqlite3 module.
+twice for each task, so it gives SQLite plain numbers and strings (a bool or an enum would take the
+long way through the adapters of the sqlite3 module), and calls nothing for what is not there.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -24,9 +24,9 @@ _error = msgspec.json.Decoder(TaskError).decode
 _timings = msgspec.json.Decoder(Timings).decode
 
 
-def micros(at: datetime | None) -> int | None:
+def micros(at: datetime) -> int:
     """Return a time as microseconds since 1970 UTC."""
-    return None if at is None else (at - _EPOCH) // _MICROSECOND
+    return (at - _EPOCH) // _MICROSECOND
 
 
 def moment(value: int | None) -> datetime | None:

@@ -52,7 +52,7 @@ class SqliteStore:
         """See `Store.knows`."""
         rows = self._database.read("idempotent", (key_id, idempotency_key))
         oldest = self._database.clock.now() - timedelta(seconds=IDEMPOTENCY_TTL_S)
-        return any(created > (micros(oldest) or 0) for _, _, created in rows)
+        return any(created > micros(oldest) for _, _, created in rows)
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         """See `Store.get`."""
@@ -225,7 +225,7 @@ def _earlier(session: Session, new: NewTask, now: datetime) -> Accepted | SwellE
     for task_id, fingerprint, created in session.rows(
         "idempotent", (new.key_id, new.idempotency_key)
     ):
-        if created <= (micros(now) or 0) - int(IDEMPOTENCY_TTL_S * 1e6):
+        if created <= micros(now) - int(IDEMPOTENCY_TTL_S * 1e6):
             continue
         if fingerprint != new.fingerprint:
             return IdempotencyMismatch(
