@@ -23,6 +23,7 @@ import typing
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeAlias, TypeVar
 
@@ -53,6 +54,7 @@ __all__ = [
     "InvalidModel",
     "Item",
     "Listener",
+    "Mark",
     "Model",
     "Plan",
     "Reject",
@@ -65,6 +67,7 @@ __all__ = [
     "is_function_model",
     "load_models",
     "model",
+    "whole",
 ]
 
 #: A numpy array or a torch tensor, whichever the model works with.
@@ -281,8 +284,24 @@ class Arrays(Protocol):
         """Return zeros. Shape: (count, *like.shape), of the kind and type of `like`."""
         ...
 
+    def mark(self) -> "Mark | None":
+        """Return what tells when the device has done all that it was told until now.
+
+        None if it has, because it works while it is told. Anything else lets the next step be told
+        while this one runs.
+        """
+        ...
+
+
+class Mark(Protocol):
+    """A place in what a device was told to do."""
+
     def wait(self) -> None:
-        """Return once the device has done all that it was told."""
+        """Return once the device has come to this place.
+
+        Raises:
+            Exception: The device is broken. Whoever used it cannot go on.
+        """
         ...
 
 
@@ -301,8 +320,8 @@ class HostArrays:
         """See `Arrays.rows`."""
         return np.zeros((count, *np.shape(like)), np.asarray(like).dtype)
 
-    def wait(self) -> None:
-        """See `Arrays.wait`."""
+    def mark(self) -> None:
+        """See `Arrays.mark`. Everything is done when it is told."""
 
 
 class Sampler:
@@ -413,7 +432,12 @@ class StepModel(Model):
         raise NotImplementedError
 
     def decode(self, latents: Array, item: Any) -> Any:
-        """Return the result of one sample: most often an `Image`. Shape: latents (*Plan.shape)."""
+        """Return the result of one sample: most often an `Image`. Shape: latents (*Plan.shape).
+
+        Or a function without arguments that returns it: what needs the device no more, such as
+        waiting for a copy and making a picture of it. It is called in another thread while the next
+        steps run.
+        """
         raise NotImplementedError
 
     def preview(self, latents: Array) -> Any:
@@ -425,6 +449,11 @@ class StepModel(Model):
         if self._runs is None:
             self._runs = importlib.import_module(_ENGINE).Runs(self)
         return self._runs(items)
+
+
+def whole(result: Any) -> Any:
+    """Return what `StepModel.decode` returned, or what that returns if it is a function."""
+    return result() if inspect.isroutine(result) or isinstance(result, partial) else result
 
 
 # --- definitions ---------------------------------------------------------------------------------

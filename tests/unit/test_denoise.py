@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from swell.clock import ManualClock
-from swell.model import Cancelled, Item, Plan, Reject, Sampler, StepModel
+from swell.model import Cancelled, HostArrays, Item, Plan, Reject, Sampler, StepModel, whole
 from swell.worker import denoise
 from swell.worker.arena import InvalidCheckpoint
 from swell.worker.denoise import Denoiser, Request, Runs
@@ -74,7 +75,7 @@ class Toy(StepModel):
 
     def denoise(self, x: np.ndarray, t: np.ndarray, conditions: Mapping[str, Any]) -> np.ndarray:
         self.rows.append(len(x))
-        self.clock.advance(0.01 + 0.001 * len(x))
+        self.spend(len(x))
         self.at_step()
         if len(x) > self.memory:
             raise NoMemory
@@ -84,7 +85,10 @@ class Toy(StepModel):
             raise RuntimeError("poison")
         return said.astype(np.float32)
 
-    def decode(self, latents: np.ndarray, item: Item[dict[str, Any]]) -> bytes:
+    def spend(self, rows: int) -> None:
+        self.clock.advance(0.01 + 0.001 * rows)
+
+    def decode(self, latents: np.ndarray, item: Item[dict[str, Any]]) -> Any:
         self.decoded.append(item.seed)
         if item.input.get("broken"):
             raise ValueError("broken")
@@ -718,3 +722,135 @@ def test_the_curve_model_runs_samples_of_one_curve_together() -> None:
     for wrong in ({"size": 640}, {"curve": {0: 1.0}}, {"curve": {}}):
         with pytest.raises(ValidationError):
             CurveModel.Input(**wrong)
+
+
+# Devices that work by themselves
+
+
+class Device:
+    """Does what it is told, one thing after another, and has a clock to be late by."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.free_s = 0.0
+        self.is_broken = False
+
+    def tell(self, seconds: float) -> None:
+        self.free_s = max(self.free_s, self.clock.monotonic_s()) + seconds
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self.free_s - self.clock.monotonic_s())
+
+
+class Place:
+    def __init__(self, device: Device) -> None:
+        self.device, self.at_s = device, device.free_s
+
+    def wait(self) -> None:
+        if self.device.is_broken:
+            raise RuntimeError("the device is broken")
+        self.device.clock.advance(max(0.0, self.at_s - self.device.clock.monotonic_s()))
+
+
+class DeviceArrays(HostArrays):
+    def __init__(self, device: Device) -> None:
+        self.device = device
+
+    def mark(self) -> Place:  # type: ignore[override]
+        return Place(self.device)
+
+
+class OnDevice(Toy):
+    """A step takes 0.1 s of the device, and decoding 0.3 s; telling it takes no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = Device(self.clock)
+        self.arrays = DeviceArrays(self.device)
+        #: What the device had to do when it was told of each step.
+        self.left_s: list[float] = []
+
+    def spend(self, rows: int) -> None:
+        self.left_s.append(self.device.left_s)
+        self.device.tell(0.1)
+
+    def decode(self, latents: np.ndarray, item: Item[dict[str, Any]]) -> Callable[[], bytes]:
+        self.device.tell(0.3)
+        picture = super().decode(latents, item)
+        return partial(bytes, picture)
+
+
+def test_a_device_is_told_one_step_while_it_runs_another() -> None:
+    studio = Studio(OnDevice())
+    studio.add("a", steps=20)
+    studio.finish()
+    # It never waits for the host but at first, and never has more than two steps to do.
+    assert studio.model.left_s[0] == 0
+    assert studio.model.left_s[1:] == pytest.approx([0.1] * 19)
+
+
+def test_steps_of_a_device_count_what_they_took_there() -> None:
+    studio = Studio(OnDevice())
+    for number in range(3):
+        studio.add(str(number), steps=10 + number)
+    studio.finish()
+    (curve,) = studio.denoiser.curves().values()
+    assert curve.measured == (4,)
+    assert curve.seconds(4) == pytest.approx(0.1)
+    assert len(studio.denoiser) == 0
+
+
+def test_progress_is_told_when_the_device_is_there() -> None:
+    model, heard_s = OnDevice(), []
+
+    class Watch(Ears):
+        def progress(self, done: int, total: int) -> None:
+            super().progress(done, total)
+            heard_s.append(model.clock.monotonic_s())
+
+    studio, ears = Studio(model, progress_every_s=0), Watch()
+    studio.add("a", ears, steps=5)
+    began_s = model.clock.monotonic_s()
+    studio.finish()
+    assert ears.heard == [(n, 5) for n in range(1, 6)]
+    assert [at - began_s for at in heard_s] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(samples, st.integers(0, 6)), min_size=1, max_size=6))
+def test_on_a_device_pictures_are_the_same(arriving: list[tuple[dict[str, Any], int]]) -> None:
+    here, there = Studio(), Studio(OnDevice())
+    for boundary in range(7):
+        for number, (asked, when) in enumerate(arriving):
+            if when == boundary:
+                here.add(str(number), **asked)
+                there.add(str(number), **asked)
+        here.denoiser.boundary()
+        there.denoiser.boundary()
+    wanted = {name: str(result) for name, result in here.finish().items()}
+    assert {name: str(whole(result)) for name, result in there.finish().items()} == wanted
+
+
+def test_a_device_that_breaks_takes_the_loop_with_it() -> None:
+    studio = Studio(OnDevice())
+    studio.add("a", steps=9)
+    studio.denoiser.boundary()
+    studio.model.device.is_broken = True
+    with pytest.raises(RuntimeError, match="broken"):
+        studio.finish()
+
+
+def test_called_by_hand_a_decode_that_returns_a_function_gives_its_result() -> None:
+    class Late(Toy):
+        def decode(self, latents: np.ndarray, item: Item[dict[str, Any]]) -> Callable[[], str]:
+            def result() -> str:
+                if item.input.get("broken"):
+                    raise ValueError("late")
+                return "picture"
+
+            return result
+
+    fine, wrong = Late().run([Item({"steps": 2}), Item({"steps": 2, "broken": True})])
+    assert fine == "picture"
+    assert str(wrong) == "late"

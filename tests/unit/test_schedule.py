@@ -246,7 +246,7 @@ def test_groups_share_the_device_by_what_waits(demand: int, low: float, high: fl
 def test_a_group_keeps_the_device_until_its_share_is_used_up() -> None:
     groups = [group(sample("a", key="a"), key="a"), group(sample("b", key="b"), key="b")]
     assert decide(0.0, groups, Turn("a", 1.0, {"a": 0.1, "b": 9.0})).key == "a"
-    spent = decide(0.0, groups, charged(Turn("a", 1.0, {"a": 0.1, "b": 9.0}), 0.2))
+    spent = decide(0.0, groups, charged(Turn("a", 1.0, {"a": 0.1, "b": 9.0}), "a", 0.2))
     assert (spent.key, spent.why_turn) == ("b", TurnReason.SPENT)
 
 
@@ -319,7 +319,7 @@ def test_a_turn_goes_on_when_its_model_has_been_loaded() -> None:
     before = group(*waiting, key="a", costs=SINGLE, loaded=False, load_s=9.0)
     first = decide(0.0, [before], Turn())
     after = group(*waiting, key="a", costs=SINGLE)
-    second = decide(9.0, [after, other], charged(first.turn, -1.0))
+    second = decide(9.0, [after, other], charged(first.turn, first.turn.unit, -1.0))
     assert (second.key, second.why_turn) == ("a", TurnReason.GOES_ON)
     assert second.turn.served_s == -1.0
 

@@ -1,6 +1,7 @@
 """The model process's end of the socket, while its worker is slow to read."""
 
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -63,3 +64,32 @@ def test_a_model_hears_that_its_worker_has_gone_while_pictures_were_on_their_way
 def say_more(pipe: Pipe) -> None:
     while True:
         pipe.send(results(2, 8 << 20))
+
+
+def test_what_is_made_aside_comes_in_its_turn(ends: tuple[Pipe, socket.socket]) -> None:
+    pipe, theirs = ends
+    may_make = threading.Event()
+
+    def made() -> Frame:
+        may_make.wait(20)
+        return Step(1, 1, 3)
+
+    pipe.send_made(made)
+    pipe.send(Step(1, 2, 3))
+    may_make.set()
+    assert [read(theirs), read(theirs)] == [Step(1, 1, 3), Step(1, 2, 3)]
+
+
+def test_where_something_cannot_be_made_both_ends_see_that_it_is_over(
+    ends: tuple[Pipe, socket.socket], capfd: pytest.CaptureFixture[str]
+) -> None:
+    pipe, theirs = ends
+
+    def broken() -> Frame:
+        raise RuntimeError("no such frame")
+
+    pipe.send_made(broken)
+    assert theirs.recv(1) == b""
+    with pytest.raises(WorkerGone):
+        pipe.next()
+    assert "no such frame" in capfd.readouterr().err

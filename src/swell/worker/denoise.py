@@ -11,8 +11,9 @@ What a model process does with it:
   whose `Item` has the task's seed + index, and the task's listener. The listener hears progress and
   previews, throttled here per sample, and says whether the task is cancelled. That is asked before
   each step of a sample; `cancel` also reaches those whose turn has not come.
-- Results come one by one through `ended`, as they are finished: a value or an exception, exactly
-  once per sample. `Reject`, `Cancelled` and `InvalidCheckpoint` are among the exceptions.
+- Results come one by one through `ended`, as they are finished: a value, a function that returns
+  it (`StepModel.decode`), or an exception, exactly once per sample. `Reject`, `Cancelled` and
+  `InvalidCheckpoint` are among the exceptions.
 - In its loop the process waits for the worker's word if `boundary` returned False, else reads what
   was said meanwhile without waiting, and calls `boundary` again. Nobody waits for a full batch.
 - To drain: `checkpoint` of each of `ids` goes to the worker, and with the next attempt comes back
@@ -25,6 +26,11 @@ What a model process does with it:
 
 In exact mode every step of a batch key has the model's own number of rows, so a picture depends on
 nothing but model version, device and input. In fast mode steps have as many rows as pay off.
+
+Where the device works by itself (`Arrays.mark`), a step is told to it while the one before runs,
+and nothing waits for it in between: the number of steps is known, and so is who will be finished.
+What people hear of a step, and what it took, comes when the device is there. A device that breaks
+then takes the loop with it.
 
 An error of the network is the fault of one sample until shown otherwise: the batch is halved until
 the one to blame is alone. Whoever shares a half with it just runs again, from the same latents.
@@ -40,7 +46,7 @@ import msgspec
 import numpy as np
 
 from swell.clock import Clock, SystemClock
-from swell.model import Array, Arrays, Cancelled, Item, StepModel
+from swell.model import Array, Arrays, Cancelled, Item, Mark, StepModel, whole
 from swell.worker.arena import Arena, BatchKey, SampleState, table_of
 from swell.worker.curve import Curve
 from swell.worker.schedule import Decision, Policy, Sample, Schedule
@@ -61,6 +67,9 @@ MOST_FINISHED: Final = 8
 
 #: Batch keys that are remembered though they have no samples.
 MOST_IDLE_KEYS: Final = 8
+
+#: Steps that a device knows of beside the one that it runs.
+AHEAD: Final = 1
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,10 +188,12 @@ class _Step:
         self._arena = arena
         self._bucket = bucket
         self._clock = clock
-        #: Who has moved, who cannot, and what the latest attempt took.
+        #: Who has moved, who cannot, and from when to when the latest attempt was told.
         self.advanced: list[SampleState] = []
         self.failed: list[tuple[SampleState, Exception]] = []
-        self.seconds = 0.0
+        self.begun_s = self.told_s = 0.0
+        #: Where the device is when it is done; None if it was when it was told.
+        self.mark: Mark | None = None
         #: What previews are to show, by sample.
         self.foreseen: list[tuple[SampleState, Callable[[], Array]]] = []
 
@@ -210,14 +221,26 @@ class _Step:
             return
         try:
             arena.advance()
-            self._model.arrays.wait()
+            self.mark = self._model.arrays.mark()
         except Exception as error:
             # Their latents may be half moved.
             self.failed.extend((state, error) for state in states)
             return
-        self.seconds = self._clock.monotonic_s() - start_s
+        self.begun_s, self.told_s = start_s, self._clock.monotonic_s()
         self.advanced.extend(states)
         self.foreseen.extend(foreseen)
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """What a device was told, and what is to be heard of it when it is done."""
+
+    begun_s: float
+    mark: Mark
+    #: A step; None for a decoding.
+    decision: Decision | None = None
+    #: Who was moved, and to which step.
+    moved: tuple[tuple[SampleState, int], ...] = ()
+    foreseen: tuple[tuple[SampleState, Callable[[], Array]], ...] = ()
 
 
 # --- the loop ------------------------------------------------------------------------------------
@@ -266,6 +289,9 @@ class Denoiser:
         self._states: dict[str, SampleState] = {}
         self._finished: deque[SampleState] = deque()
         self._cancelled: set[str] = set()
+        #: What the device has not come to yet, as far as is known, and when it last got anywhere.
+        self._told: deque[_Told] = deque()
+        self._reached_s = 0.0
 
     def __len__(self) -> int:
         return len(self._states) + len(self._finished)
@@ -330,6 +356,7 @@ class Denoiser:
         decision = self._choose()
         if decision.run:
             self._run(decision)
+        self._wait(AHEAD if self._states or self._finished else 0)
         return bool(self._states or self._finished)
 
     # Between two steps
@@ -353,10 +380,15 @@ class Denoiser:
     def _decoded(self, state: SampleState) -> Any:
         if state.item.cancelled:
             return Cancelled()
+        model, begun_s = self._keys[state.key].resident.model, self._clock.monotonic_s()
         try:
-            return self._keys[state.key].resident.model.decode(state.x, state.item)
+            result = model.decode(state.x, state.item)
+            mark = model.arrays.mark()
         except Exception as error:
             return error
+        if mark is not None:
+            self._told.append(_Told(begun_s, mark))
+        return result
 
     def _choose(self) -> Decision:
         """Return who runs; drop whom nobody waits for any more."""
@@ -375,6 +407,7 @@ class Denoiser:
         states = [self._states[sample_id] for sample_id in decision.ids]
         key = self._keys[states[0].key]
         if decision.loads:
+            self._wait(0)
             self._bring(key.resident)
         if not self._ready(key, states):
             return  # somebody else can have the free row
@@ -398,26 +431,55 @@ class Denoiser:
         self.set_residency(resident.model, loaded=True, load_s=resident.load_s)
 
     def _shows(self, resident: _Resident, now_s: float, state: SampleState) -> bool:
-        return resident.has_preview and now_s - state.previewed_s >= self._preview_every_s
+        if not resident.has_preview or now_s - state.previewed_s < self._preview_every_s:
+            return False
+        state.previewed_s = now_s
+        return True
 
     def _count(self, decision: Decision, step: _Step) -> None:
-        """Note who has moved; retire who is finished, and tell."""
-        moved = {state.id for state in step.advanced}
-        ran = tuple(sample for sample in decision.run if sample.id in moved)
-        done = self._schedule.done(msgspec.structs.replace(decision, run=ran), step.seconds)
-        for sample in done:
+        """Note who has moved, and retire who is finished."""
+        ids = {state.id for state in step.advanced}
+        ran = tuple(sample for sample in decision.run if sample.id in ids)
+        decision = msgspec.structs.replace(decision, run=ran)
+        moved = tuple([(state, state.step) for state in step.advanced])
+        for sample in self._schedule.started(decision):
             state = self._states.pop(sample.id)
             self._rows_of(state).take(state)
             self._finished.append(state)
+        if step.mark is not None:
+            told = _Told(step.begun_s, step.mark, decision, moved, tuple(step.foreseen))
+            self._told.append(told)
+            return
+        self._schedule.took(decision, step.told_s - step.begun_s)
+        self._tell(moved, step.foreseen)
+
+    def _wait(self, ahead: int) -> None:
+        """Wait until the device has at most so much to do still, and tell of what it has done."""
+        while len(self._told) > ahead:
+            told = self._told.popleft()
+            told.mark.wait()
+            now_s = self._clock.monotonic_s()
+            # It began with this when it was done with what came before.
+            seconds = now_s - max(told.begun_s, self._reached_s)
+            self._reached_s = now_s
+            if told.decision is not None:
+                self._schedule.took(told.decision, seconds)
+                self._tell(told.moved, told.foreseen)
+
+    def _tell(
+        self,
+        moved: Iterable[tuple[SampleState, int]],
+        foreseen: Iterable[tuple[SampleState, Callable[[], Array]]],
+    ) -> None:
         now_s = self._clock.monotonic_s()
-        for state in step.advanced:
-            if state.is_finished or now_s - state.told_s >= self._progress_every_s:
+        for state, step in moved:
+            if step == len(state.table) or now_s - state.told_s >= self._progress_every_s:
                 state.told_s = now_s
-                state.item.progress(state.step, len(state.table))
-        for state, foreseen in step.foreseen:
-            state.previewed_s = now_s
-            model = self._keys[state.key].resident.model
-            state.item.preview(partial(_preview, model, foreseen))
+                state.item.progress(step, len(state.table))
+        for state, picture in foreseen:
+            if self._find(state.id) is state:
+                model = self._keys[state.key].resident.model
+                state.item.preview(partial(_preview, model, picture))
 
     def _shrink(self, decision: Decision, step: _Step, reason: Exception) -> None:
         """Try fewer rows from now on; nobody of those who are left has moved."""
@@ -549,12 +611,13 @@ class Runs:
         self._denoiser = self._fresh()
 
     def _fresh(self) -> Denoiser:
-        return Denoiser(
-            self._clock,
-            self._results.__setitem__,
-            progress_every_s=0.0,
-            preview_every_s=0.0,
-        )
+        return Denoiser(self._clock, self._keep, progress_every_s=0.0, preview_every_s=0.0)
+
+    def _keep(self, name: str, result: Any) -> None:
+        try:
+            self._results[name] = whole(result)
+        except Exception as error:
+            self._results[name] = error
 
     def __call__(self, items: Sequence[Item[Any]]) -> list[Any]:
         """Return one result or exception per item, in order."""

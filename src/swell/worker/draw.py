@@ -118,7 +118,7 @@ class Drawer:
         self._easels = easels
         self._pipe = pipe
         self._clock = clock
-        self._outbox = Outbox(DRAWN, pipe, clock)
+        self._outbox = Outbox(DRAWN, pipe, clock, aside=True)
         self._jobs: dict[int, _Drawing] = {}
         self._samples: dict[str, tuple[_Drawing, int]] = {}
         #: Samples whose checkpoint was refused just now.

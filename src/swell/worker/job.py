@@ -6,6 +6,7 @@ import resource
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +14,7 @@ import pydantic
 from pydantic import BaseModel
 
 from swell.clock import Clock
-from swell.model import Attachment, Cancelled, Definition, Image, Reject, flatten
+from swell.model import Attachment, Cancelled, Definition, Image, Reject, flatten, whole
 from swell.worker.frames import (
     MAX_FRAME_BYTES,
     MAX_OUTPUT_BYTES,
@@ -186,10 +187,18 @@ class OutputTooLarge(Exception):
 
 
 class Outbox:
-    """Results of one batch on their way to the worker."""
+    """Results of one batch on their way to the worker.
 
-    def __init__(self, batch: int, pipe: Pipe, clock: Clock) -> None:
+    Args:
+        batch: Its number.
+        pipe: To the worker.
+        clock: What tells the time.
+        aside: Whether results are packed in a thread, each by itself, so that the model goes on.
+    """
+
+    def __init__(self, batch: int, pipe: Pipe, clock: Clock, *, aside: bool = False) -> None:
         self._batch = batch
+        self._aside = aside
         self._pipe = pipe
         self._clock = clock
         self._flushed_s = clock.monotonic_s()
@@ -210,6 +219,9 @@ class Outbox:
             self._stopped.append(job.handle)
         elif job.error is not None:
             self._add_fault(job, job.error)
+        elif self._aside:
+            self._pipe.send_made(partial(_results_of, self._batch, job))
+            return
         else:
             self._add_result(job)
         self.tick()
@@ -248,13 +260,30 @@ class Outbox:
         self._flushed_s = self._clock.monotonic_s()
 
 
+def _results_of(batch: int, job: Job) -> Results:
+    """Return the frame with what came of one job."""
+    done: list[Done] = []
+    faults: list[Fault] = []
+    try:
+        output, packed = _packed(job)
+        _check_size(output, packed)
+        done.append(Done(job.handle, output, job.seed, job.run_s, packed))
+    except Exception as error:
+        if not isinstance(error, Reject | OutputTooLarge):
+            traceback.print_exception(error)
+        faults.append(_fault(job, error))
+    # Nobody else keeps it, and pictures are large.
+    job.results.clear()
+    return Results(batch, done, faults, [], False, peak_bytes())
+
+
 def _packed(job: Job) -> tuple[bytes, list[Pixels | Blob]]:
     """Return a job's output as JSON, and its files, each with the seed of its sample."""
     files: list[Attachment] = []
     seeds: list[int] = []
     values: list[Any] = []
     for index, result in enumerate(job.results):
-        values.append(flatten(result, files))
+        values.append(flatten(whole(result), files))
         seeds += [job.seed + index] * (len(files) - len(seeds))
     output = _json(values[0] if job.count == 1 else values)
     packed = [_pack(file, seed, job.settings) for file, seed in zip(files, seeds, strict=True)]

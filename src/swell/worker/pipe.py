@@ -3,6 +3,8 @@
 import collections
 import socket
 import threading
+import traceback
+from collections.abc import Callable
 from typing import Final
 
 from swell.clock import Clock
@@ -27,6 +29,9 @@ LISTEN_EVERY_S: Final = 0.002
 #: Results whose files have so many bytes are sent by a thread.
 LARGE_BYTES: Final = 64 * 1024
 
+#: What is yet to be made counts as so many bytes.
+UNMADE_BYTES: Final = 4 * 1024 * 1024
+
 #: Whoever has more to say waits while files of so many bytes are on their way.
 MAX_OUTGOING_BYTES: Final = 256 * 1024 * 1024
 
@@ -44,8 +49,8 @@ class Pipe:
         self._buffer = bytearray()
         self._inbox: collections.deque[Load | Keep | Run] = collections.deque()
         self._listened_s = 0.0
-        #: What the thread has to send; the first is being sent.
-        self._outgoing: collections.deque[Frame] = collections.deque()
+        #: What the thread has to make and send, and its bytes; the first is being sent.
+        self._outgoing: collections.deque[tuple[Callable[[], Frame], int]] = collections.deque()
         self._outgoing_bytes = 0
         self._changed = threading.Condition()
         self._sender: threading.Thread | None = None
@@ -67,6 +72,17 @@ class Pipe:
             # Nothing is on its way, so the other thread waits and the socket is free.
             self._send_now(frame)
             return
+        self._send_aside(lambda: frame, size_bytes)
+
+    def send_made(self, make: Callable[[], Frame]) -> None:
+        """Say what `make` returns, after all that was said before. It is called in a thread.
+
+        Raises:
+            WorkerGone: Nobody listens any more.
+        """
+        self._send_aside(make, UNMADE_BYTES)
+
+    def _send_aside(self, make: Callable[[], Frame], size_bytes: int) -> None:
         if self._sender is None:
             self._sender = threading.Thread(target=self._send_on, name="send", daemon=True)
             self._sender.start()
@@ -75,7 +91,7 @@ class Pipe:
                 self._changed.wait()
             if self._is_gone:
                 raise WorkerGone
-            self._outgoing.append(frame)
+            self._outgoing.append((make, size_bytes))
             self._outgoing_bytes += size_bytes
             self._changed.notify_all()
 
@@ -91,15 +107,20 @@ class Pipe:
             with self._changed:
                 while not self._outgoing:
                     self._changed.wait()
-            frame, is_gone = self._outgoing[0], False
+            (make, size_bytes), is_gone = self._outgoing[0], False
             try:
-                self._send_now(frame)
+                self._send_now(make())
             except WorkerGone:
                 is_gone = True
+            except Exception:
+                traceback.print_exc()
+                is_gone = True
+                # Whoever waits for it would wait for ever: let both ends see that it is over.
+                self._socket.shutdown(socket.SHUT_RDWR)
             with self._changed:
                 self._is_gone = is_gone
                 self._outgoing.popleft()
-                self._outgoing_bytes -= _file_bytes(frame)
+                self._outgoing_bytes -= size_bytes
                 self._changed.notify_all()
 
     def next(self) -> Load | Keep | Run:

@@ -534,10 +534,11 @@ def _new_round(
     return fresh
 
 
-def charged(turn: Turn, seconds: float) -> Turn:
-    """Return the turn after its unit has had the device for so long."""
-    left_s = {**turn.left_s, turn.unit: turn.left_s.get(turn.unit, 0.0) - seconds}
-    return Turn(turn.unit, turn.served_s + seconds, left_s)
+def charged(turn: Turn, unit: Hashable, seconds: float) -> Turn:
+    """Return the turn after this unit has had the device for so long; most often it is its turn."""
+    left_s = {**turn.left_s, unit: turn.left_s.get(unit, 0.0) - seconds}
+    served_s = turn.served_s + seconds if unit == turn.unit else turn.served_s
+    return Turn(turn.unit, served_s, left_s)
 
 
 # Memory
@@ -607,7 +608,8 @@ class _Key:
 class Schedule:
     """Keeps what `decide` needs, from step to step.
 
-    The loop that owns it calls `decide`, runs the step, and says how it went: `done` or `failed`.
+    The loop that owns it calls `decide`, runs the step, and says how it went: `done` or `failed`;
+    where steps are told to a device before others have ended, `started` and, in time, `took`.
     In between it adds and cancels samples as they come.
     """
 
@@ -700,19 +702,30 @@ class Schedule:
         return decide(now_s, groups, self._turn, self._policy)
 
     def done(self, decision: Decision, seconds: float) -> list[Sample]:
-        """Count a step and return the samples that are finished by it.
+        """Count a step that has ended: `started` and `took` in one."""
+        finished = self.started(decision)
+        self.took(decision, seconds)
+        return finished
+
+    def took(self, decision: Decision, seconds: float) -> None:
+        """Note what a step took on the device, without loading. Others may have been started."""
+        self._turn = charged(self._turn, decision.turn.unit, seconds)
+        state = self._keys.get(decision.key)
+        if state is not None:
+            state.curve = state.curve.observe(decision.bucket, seconds / decision.passes)
+            state.memory = went_well(state.memory, decision.bucket)
+            state.costs.clear()
+
+    def started(self, decision: Decision) -> list[Sample]:
+        """Count a step and return the samples for which it is the last.
 
         Those that were canceled while it ran are left out.
 
         Args:
-            decision: What ran.
-            seconds: What the step took on the device, without loading.
+            decision: What the device was told.
         """
         state = self._keys[decision.key]
-        self._turn = charged(decision.turn, seconds)
-        state.curve = state.curve.observe(decision.bucket, seconds / decision.passes)
-        state.memory = went_well(state.memory, decision.bucket)
-        state.costs.clear()
+        self._turn = decision.turn
         finished, running = [], []
         for sample_id in decision.ids:
             sample = state.samples.get(sample_id)
