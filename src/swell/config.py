@@ -205,6 +205,12 @@ class WorkerSettings(_Group):
     device: str = Field(
         default="cpu", description="What models are loaded on, such as `cpu` or `cuda:0`."
     )
+    batching: Literal["exact", "fast"] = Field(
+        default="exact",
+        description="How models that draw in steps share a step. `exact`: always with the model's "
+        "own number of rows, so that a seed gives the same picture bit for bit, whoever is drawn "
+        "beside it. `fast`: with as many as measured best, and the last bits may differ.",
+    )
     picture_format: Literal["png", "webp", "jpeg", "avif"] = Field(
         default="png",
         description="What pictures become where neither the model nor the input says.",

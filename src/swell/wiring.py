@@ -218,6 +218,7 @@ def build_worker(settings: Settings, clock: Clock) -> "Worker":
             slots=chosen.slots,
             host=host,
             picture_format=chosen.picture_format,
+            exact=chosen.batching == "exact",
             encode_processes=chosen.encode_processes,
             fetch_limit_bytes=chosen.max_file_bytes,
             cancel_grace_s=chosen.cancel_grace_s,

@@ -1,6 +1,7 @@
 """The model process's own loop, run in a thread over a real socket."""
 
 import io
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,8 +20,8 @@ from swell.worker.frames import (
     HEAD_BYTES,
     MAX_OUTPUT_BYTES,
     Described,
+    Done,
     Frame,
-    Keep,
     Kept,
     Load,
     Order,
@@ -32,6 +33,7 @@ from swell.worker.frames import (
     Run,
     Step,
     Stop,
+    Studio,
     Turn,
     Work,
     decode_frame,
@@ -371,6 +373,7 @@ class Draws(swell.StepModel):
         steps: int = 3
         step_s: float = 0.0
         ends: bool = True
+        picture: bool = False
 
     def prepare(self, item):
         if item.index == 1 and not item.input.ends:
@@ -386,6 +389,8 @@ class Draws(swell.StepModel):
         return x * np.float32(0.5)
 
     def decode(self, latents, item):
+        if item.input.picture:
+            return lambda: swell.Image(self.preview(latents))
         return [item.seed, latents.ravel().tolist()]
 
     def preview(self, latents):
@@ -503,7 +508,7 @@ def test_batches_run_between_steps_and_say_so(drawing: Line) -> None:
 def test_curves_are_kept_at_once_when_there_is_nothing_left_to_draw(
     drawing: Line, tmp_path: Path
 ) -> None:
-    drawing.say(Keep(str(tmp_path / "curves")), draw(Order(1, b'{"steps":9}')))
+    drawing.say(Studio(curves=str(tmp_path / "curves")), draw(Order(1, b'{"steps":9}')))
     heard_until_done(drawing, 1)
     # What comes after it is answered after it.
     drawing.say(Run(3, "test/naps", [Order(3, b'{"s":0}')]))
@@ -511,3 +516,26 @@ def test_curves_are_kept_at_once_when_there_is_nothing_left_to_draw(
     [file] = (tmp_path / "curves").iterdir()
     [curve] = read_curves(file).values()
     assert list(curve.measured) == [4]
+
+
+def engine_of(done: Done) -> dict[str, str]:
+    (file,) = done.files
+    assert isinstance(file, Pixels)
+    return json.loads(file.metadata)["engine"]
+
+
+@pytest.mark.parametrize(("exact", "batching", "rows"), [(True, "exact", 4), (False, "fast", 1)])
+def test_steps_have_the_rows_that_the_operator_chose_and_the_file_says_so(
+    drawing: Line, tmp_path: Path, exact: bool, batching: str, rows: int
+) -> None:
+    drawing.say(Studio(exact=exact, curves=str(tmp_path / "curves")))
+    drawing.say(draw(Order(1, b'{"steps":9,"picture":true}')))
+    frames = heard_until_done(drawing, 1)
+    (done,) = next(frame for frame in frames if isinstance(frame, Results)).done
+    assert engine_of(done).items() >= {"batching": batching, "device": "cpu"}.items()
+    assert "swell" in engine_of(done)
+    drawing.say(Run(3, "test/naps", [Order(3, b'{"s":0}')]))
+    drawing.result()
+    [file] = (tmp_path / "curves").iterdir()
+    [curve] = read_curves(file).values()
+    assert list(curve.measured) == [rows]

@@ -20,7 +20,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pydantic
@@ -39,12 +38,12 @@ from swell.model import (
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import (
     Described,
-    Keep,
     Load,
     Order,
     Ready,
     Refused,
     Run,
+    Studio,
     Turn,
 )
 from swell.worker.job import SEED_BITS as SEED_BITS
@@ -197,14 +196,14 @@ class _Loop:
         self._pipe = pipe
         self._clock = clock
         self._device = device
-        self._drawer = self._new_drawer(None)
+        self._drawer = self._new_drawer(Studio())
         self._batches: collections.deque[Run] = collections.deque()
         #: Until when steps have the process.
         self._turn_until_s = 0.0
 
-    def _new_drawer(self, folder: Path | None) -> Drawer:
+    def _new_drawer(self, studio: Studio) -> Drawer:
         return Drawer(
-            self._loaded.easels, self._pipe, self._clock, device=self._device, folder=folder
+            self._loaded.easels, self._pipe, self._clock, device=self._device, studio=studio
         )
 
     def run(self) -> None:
@@ -223,11 +222,10 @@ class _Loop:
             if self._drawer.is_busy:
                 self._drawer.step()
 
-    def _take(self, work: Load | Keep | Run) -> None:
+    def _take(self, work: Load | Studio | Run) -> None:
         match work:
-            case Keep():
-                # Told before the first task.
-                self._drawer = self._new_drawer(Path(work.folder))
+            case Studio():
+                self._drawer = self._new_drawer(work)
             case Run() if self._drawer.draws(work.model):
                 self._drawer.add(work.model, work.orders)
             case Run():

@@ -20,13 +20,14 @@ from swell.registry import ModelCard
 from swell.worker.arena import InvalidCheckpoint
 from swell.worker.curve_files import curves_path, read_curves, write_curves
 from swell.worker.denoise import Denoiser, Request
-from swell.worker.frames import DRAWN, Kept, Order, Preview, Step
+from swell.worker.frames import DRAWN, Kept, Order, Preview, Step, Studio
 from swell.worker.job import (
     PREVIEW_EVERY_S,
     PROGRESS_EVERY_S,
     Job,
     Outbox,
     Reader,
+    engine_build,
     fault_of_input,
     thumbnail,
 )
@@ -103,7 +104,7 @@ class Drawer:
         pipe: To the worker.
         clock: What tells the time.
         device: Where the models are.
-        folder: Where cost curves are kept; None for nowhere.
+        studio: How they are run.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Drawer:
         clock: Clock,
         *,
         device: str,
-        folder: Path | None,
+        studio: Studio,
     ) -> None:
         self._easels = easels
         self._pipe = pipe
@@ -125,10 +126,14 @@ class Drawer:
         self._refused: set[str] = set()
         self._previews_from_s = 0.0
         self._checkpoint_s = clock.monotonic_s()
+        self._engine = engine_build(device, "exact" if studio.exact else "fast")
         self._paths = (
             {}
-            if folder is None
-            else {name: curves_path(folder, easel.card, device) for name, easel in easels.items()}
+            if studio.curves is None
+            else {
+                name: curves_path(Path(studio.curves), easel.card, device)
+                for name, easel in easels.items()
+            }
         )
         self._kept_s = clock.monotonic_s() - KEEP_IDLE_S
         self._has_news = False
@@ -138,6 +143,7 @@ class Drawer:
         self._denoiser = Denoiser(
             clock,
             self._ended,
+            exact=studio.exact,
             curves=curves,
             progress_every_s=PROGRESS_EVERY_S,
             preview_every_s=PREVIEW_EVERY_S,
@@ -165,7 +171,9 @@ class Drawer:
             except pydantic.ValidationError as error:
                 self._outbox.faults.append(fault_of_input(order.handle, error))
                 continue
-            self._begin(order, _Drawing(order, seed, checked, easel.model, self._pipe, self._clock))
+            job = _Drawing(order, seed, checked, easel.model, self._pipe, self._clock)
+            job.engine = self._engine
+            self._begin(order, job)
         self._flush()
 
     def _begin(self, order: Order, job: _Drawing) -> None:

@@ -41,13 +41,13 @@ from swell.worker.frames import (
     Done,
     Fault,
     Frame,
-    Keep,
     Kept,
     Order,
     Preview,
     Ready,
     Results,
     Step,
+    Studio,
     Turn,
 )
 from swell.worker.heartbeat import keep_beating
@@ -132,9 +132,9 @@ def default_slots(cards: Sequence[ModelCard]) -> int:
 class _Process(ModelProcess):
     """A model process of which some models draw in steps."""
 
-    def keep_curves(self, folder: Path) -> None:
-        """Have cost curves kept in this folder."""
-        self._send(Keep(str(folder)))
+    def draw_like(self, studio: Studio) -> None:
+        """Say how models that draw in steps are run, before the first task."""
+        self._send(studio)
 
 
 class Worker:
@@ -271,8 +271,9 @@ class Worker:
             SwellError: The models cannot be loaded.
         """
         cards = await self._process.start(self._refs, self._settings.device)
-        if self._curves is not None and any(card.step_bucket for card in cards):
-            self._process.keep_curves(self._curves)
+        if any(card.step_bucket for card in cards):
+            curves = None if self._curves is None else str(self._curves)
+            self._process.draw_like(Studio(self._settings.exact, curves))
         ready = await self._process.ready()
         if not self._process.is_ready:
             raise ProcessDied("the model process died as soon as its models were loaded")

@@ -21,7 +21,6 @@ __all__ = [
     "Done",
     "Fault",
     "Frame",
-    "Keep",
     "Kept",
     "Load",
     "Order",
@@ -33,6 +32,7 @@ __all__ = [
     "Run",
     "Step",
     "Stop",
+    "Studio",
     "Turn",
     "Work",
     "decode_frame",
@@ -62,10 +62,13 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     device: str
 
 
-class Keep(msgspec.Struct, frozen=True, array_like=True, tag="keep"):
-    """Keep the cost curves of models that draw in steps in this folder."""
+class Studio(msgspec.Struct, frozen=True, array_like=True, tag="studio"):
+    """How models that draw in steps are run; told before the first task."""
 
-    folder: str
+    #: Whether a picture depends on its input alone, or steps have as many rows as pay off.
+    exact: bool = True
+    #: Folder for their cost curves; None to keep none.
+    curves: str | None = None
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
@@ -101,7 +104,7 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
     handles: list[int]
 
 
-Work = Load | Keep | Run | Stop
+Work = Load | Studio | Run | Stop
 
 
 class Described(msgspec.Struct, frozen=True, array_like=True, tag="described"):

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Final
 
 import msgspec
@@ -38,6 +39,7 @@ __all__ = [
     "Outbox",
     "OutputTooLarge",
     "Reader",
+    "engine_build",
     "fault_of_input",
     "peak_bytes",
     "thumbnail",
@@ -109,6 +111,7 @@ class Job:
         "_clock",
         "_pipe",
         "count",
+        "engine",
         "error",
         "handle",
         "left",
@@ -132,6 +135,8 @@ class Job:
         self.run_s = 0.0
         #: What the files of its pictures say beside input and seed.
         self.settings: dict[str, Any] = _defaults(checked)
+        #: What drew them, where that is told.
+        self.engine: Mapping[str, str] = {}
         self.told_s = -1.0
         self.previewed_s = -1.0
         self._pipe = pipe
@@ -286,11 +291,13 @@ def _packed(job: Job) -> tuple[bytes, list[Pixels | Blob]]:
         values.append(flatten(whole(result), files))
         seeds += [job.seed + index] * (len(files) - len(seeds))
     output = _json(values[0] if job.count == 1 else values)
-    packed = [_pack(file, seed, job.settings) for file, seed in zip(files, seeds, strict=True)]
+    told = {"settings": job.settings, "engine": job.engine}
+    told = {name: values for name, values in told.items() if values}
+    packed = [_pack(file, seed, told) for file, seed in zip(files, seeds, strict=True)]
     return output, packed
 
 
-def _pack(file: Attachment, seed: int, settings: Mapping[str, Any]) -> Pixels | Blob:
+def _pack(file: Attachment, seed: int, told: Mapping[str, Any]) -> Pixels | Blob:
     if not isinstance(file, Image):
         return Blob(file.read(), file.content_type, file.name)
     encoded = file.encoded
@@ -299,14 +306,13 @@ def _pack(file: Attachment, seed: int, settings: Mapping[str, Any]) -> Pixels | 
     picture = file.pil()
     if picture.mode not in ("RGB", "RGBA", "L"):
         picture = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
-    metadata = {"settings": settings, **file.metadata} if settings else file.metadata
     return Pixels(
         picture.mode,
         picture.width,
         picture.height,
         picture.tobytes(),
         file.format or "",
-        _json(metadata),
+        _json({**told, **file.metadata}),
         seed,
     )
 
@@ -366,6 +372,19 @@ def fault_of_input(handle: int, error: pydantic.ValidationError) -> Fault:
         for problem in problems[:5]
     ]
     return Fault(handle, "invalid_input", "A value is not allowed", "; ".join(told), False, 0.0)
+
+
+def engine_build(device: str, batching: str) -> dict[str, str]:
+    """Return what a picture depends on beside model version, input and seed, for its file.
+
+    Libraries count as far as they are imported by now.
+    """
+    build = {"batching": batching, "device": device, "swell": version("swell")}
+    for name in ("numpy", "onnxruntime", "torch", "diffusers"):
+        found = getattr(sys.modules.get(name), "__version__", None)
+        if isinstance(found, str):
+            build[name] = found
+    return build
 
 
 def peak_bytes() -> int:

@@ -11,11 +11,11 @@ from swell.clock import Clock
 from swell.worker.frames import (
     HEAD_BYTES,
     Frame,
-    Keep,
     Load,
     Results,
     Run,
     Stop,
+    Studio,
     Work,
     decode_work,
     encode_frame,
@@ -47,7 +47,7 @@ class Pipe:
         self._socket = sock
         self._clock = clock
         self._buffer = bytearray()
-        self._inbox: collections.deque[Load | Keep | Run] = collections.deque()
+        self._inbox: collections.deque[Load | Studio | Run] = collections.deque()
         self._listened_s = 0.0
         #: What the thread has to make and send, and its bytes; the first is being sent.
         self._outgoing: collections.deque[tuple[Callable[[], Frame], int]] = collections.deque()
@@ -123,13 +123,13 @@ class Pipe:
                 self._outgoing_bytes -= size_bytes
                 self._changed.notify_all()
 
-    def next(self) -> Load | Keep | Run:
+    def next(self) -> Load | Studio | Run:
         """Wait for something to do."""
         while not self._inbox:
             self._receive(0)
         return self._inbox.popleft()
 
-    def take(self) -> Load | Keep | Run | None:
+    def take(self) -> Load | Studio | Run | None:
         """Return something to do if the worker has said it by now."""
         if not self._inbox:
             self.listen()

@@ -20,6 +20,8 @@ class WorkerSettings:
     host: str = ""
     #: What pictures become where nobody says: `png`, `webp`, `jpeg` or `avif`.
     picture_format: str = "png"
+    #: Whether models that draw in steps give the same bits whoever else is drawn.
+    exact: bool = True
     #: Processes that encode pictures; None for one less than there are cores, and at most four.
     encode_processes: int | None = None
     #: Largest input file that is taken: as large as the backend takes uploads.
