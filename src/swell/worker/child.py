@@ -12,6 +12,7 @@ before, as long again, and a step; a sample waits, at each boundary, for one bat
 
 import collections
 import ctypes
+import gc
 import os
 import random
 import signal
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import PIL.Image
 import pydantic
 
 from swell.clock import Clock, SystemClock
@@ -47,7 +49,7 @@ from swell.worker.frames import (
     Turn,
 )
 from swell.worker.job import SEED_BITS as SEED_BITS
-from swell.worker.job import Job, Outbox, Reader, fault_of_input, peak_bytes
+from swell.worker.job import Job, Outbox, Reader, fault_of_input, peak_bytes, thumbnail
 from swell.worker.pipe import Pipe, WorkerGone
 from swell.worker.text import describe_error
 
@@ -184,6 +186,9 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
             loaded.easels[definition.name] = Easel(card, model, reader)
         else:
             loaded.runners[definition.name] = Runner(definition, model, reader, pipe, clock)
+    if loaded.easels:
+        # The first picture that is shown would hold up a step while Pillow gets ready.
+        thumbnail(lambda: PIL.Image.new("RGB", (8, 8)))
     pipe.send(Ready(load_s, peak_bytes()))
     return loaded
 
@@ -263,10 +268,20 @@ def serve(sock: socket.socket, clock: Clock) -> int:
                 )
             )
             return 1
+        _collect_rarely()
         _Loop(loaded, pipe, clock, load.device).run()
     except WorkerGone:
         pass
     return 0
+
+
+def _collect_rarely() -> None:
+    """Spare the garbage collector what lives as long as the process.
+
+    Looking through all that a framework has imported takes longer than a step.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _follow_parent(parent_pid: int) -> None:
