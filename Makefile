@@ -6,10 +6,10 @@ BIN := .venv/bin
 export PROMPT ?= a red fox in the snow
 PORT ?= 8000
 
-.PHONY: help demo test check format figure figures docs constraints clean
+.PHONY: help demo test test-torch check format figure figures docs constraints clean
 
 help: ## Say what can be made.
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
 
 demo: ## Turn PROMPT="…" into a picture through the whole path; ONCE=1 ends after it, PORT=0 takes a free port.
 	@.ci/venv embedded
@@ -22,6 +22,10 @@ test: ## Everything the gate asks for: lint, layers, types and every tier of tes
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/pytest tests
+
+test-torch: ## The tests of what needs torch, in an environment that has it.
+	@.ci/venv torch
+	.venv-torch/bin/pytest $(shell git ls-files 'tests/*test_*torch*.py')
 
 check: ## The quick part of `make test`: static checks, unit and conformance tests.
 	@.ci/venv dev
@@ -56,4 +60,4 @@ constraints: ## Choose the newest versions of all dependencies; needs uv.
 		--no-emit-index-url --no-header --no-annotate --quiet -o constraints.txt
 
 clean: ## Remove what was made here: environment, caches, data.
-	rm -rf .venv .swell .bench pictures .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-torch .swell .bench pictures .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
