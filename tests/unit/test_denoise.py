@@ -790,6 +790,25 @@ def test_a_device_is_told_one_step_while_it_runs_another() -> None:
     assert studio.model.left_s[1:] == pytest.approx([0.1] * 19)
 
 
+def test_a_device_that_is_told_when_it_is_due_has_no_gap_and_who_comes_joins_soon() -> None:
+    model = OnDevice()
+    studio = Studio(model)
+    studio.add("a", steps=30)
+    for step in range(30):
+        if step == 20:
+            studio.add("b", steps=1)
+        studio.denoiser.boundary()
+        if step == 20:
+            # Its step was told behind the little that was left of the one before.
+            assert studio.denoiser.checkpoint("b") is not None
+            assert model.left_s[-1] < 0.02
+        model.clock.advance(max(0.0, studio.denoiser.due_s - model.clock.monotonic_s()))
+    studio.finish()
+    # The device always has something to do, and hardly ever more than that.
+    assert min(model.left_s[1:]) > 0
+    assert max(model.left_s[6:20]) < 0.02
+
+
 def test_steps_of_a_device_count_what_they_took_there() -> None:
     studio = Studio(OnDevice())
     for number in range(3):

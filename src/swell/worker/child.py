@@ -220,12 +220,22 @@ class _Loop:
         while True:
             if not (self._batches or self._drawer.is_busy):
                 self._take(self._pipe.next())
-            while (work := self._pipe.take()) is not None:
-                self._take(work)
+            self._hear()
             if self._batches and not self._is_turn_of_steps():
                 self._run_batch(self._batches.popleft())
             if self._drawer.is_busy:
                 self._drawer.step()
+
+    def _hear(self) -> None:
+        """Take what the worker says, until the next step is due."""
+        while True:
+            while (work := self._pipe.take()) is not None:
+                self._take(work)
+            if self._batches or not self._drawer.is_busy:
+                return
+            left_s = self._drawer.due_s - self._clock.monotonic_s()
+            if left_s <= 0 or not self._pipe.wait(left_s):
+                return
 
     def _take(self, work: Load | Studio | Run) -> None:
         match work:

@@ -22,6 +22,8 @@ What a model process does with it:
 - `curves` are kept on disk now and then, by model version and device, and given back at the start.
 - With several models on a device: `set_residency` whenever one was loaded or moved out. `load` is
   called when it is the turn of one that is not there.
+- Between two calls it may wait for words of the worker until `due_s`: a device that works by itself
+  needs nothing before, and who comes until then takes part in the next step.
 - Exceptions of callbacks and listeners are not caught: they end the loop, as a lost worker should.
 
 In exact mode every step of a batch key has the model's own number of rows, so a picture depends on
@@ -70,6 +72,10 @@ MOST_IDLE_KEYS: Final = 8
 
 #: Steps that a device knows of beside the one that it runs.
 AHEAD: Final = 1
+
+#: A device is told the next step when so much of the present one is left: early enough to have no
+#: gap, and late enough for whoever comes meanwhile.
+LEAD: Final = 0.1
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -292,6 +298,8 @@ class Denoiser:
         #: What the device has not come to yet, as far as is known, and when it last got anywhere.
         self._told: deque[_Told] = deque()
         self._reached_s = 0.0
+        #: What the host takes for a step, as far as it has shown.
+        self._host_s = 0.0
 
     def __len__(self) -> int:
         return len(self._states) + len(self._finished)
@@ -347,8 +355,30 @@ class Denoiser:
         """Return what steps took, by batch key; worth keeping per model version and device."""
         return self._curves | {str(key): self._schedule.curve(key) for key in self._keys}
 
+    @property
+    def due_s(self) -> float:
+        """When `boundary` is to be called next, on the clock; the past for at once."""
+        running = next((told for told in self._told if told.decision is not None), None)
+        if running is None or running.decision is None or running.decision.key not in self._keys:
+            return 0.0
+        curve = self._schedule.curve(running.decision.key)
+        step_s = curve.seconds(running.decision.bucket) * running.decision.passes
+        begun_s = max(running.begun_s, self._reached_s)
+        if not curve.measured:
+            return begun_s
+        return begun_s + (1 - LEAD) * step_s - 2 * self._host_s
+
     def boundary(self) -> bool:
         """Do what is due between two steps, then run one; return whether anything is left."""
+        begun_s, told = self._clock.monotonic_s(), len(self._told)
+        self._step()
+        if len(self._told) > told:
+            # It was told, not waited for.
+            self._host_s = max(self._clock.monotonic_s() - begun_s, 0.9 * self._host_s)
+        self._wait(AHEAD if self._states or self._finished else 0)
+        return bool(self._states or self._finished)
+
+    def _step(self) -> None:
         if self._cancelled:
             self._drop_cancelled()
         if self._finished:
@@ -356,8 +386,6 @@ class Denoiser:
         decision = self._choose()
         if decision.run:
             self._run(decision)
-        self._wait(AHEAD if self._states or self._finished else 0)
-        return bool(self._states or self._finished)
 
     # Between two steps
 

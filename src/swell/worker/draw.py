@@ -154,6 +154,11 @@ class Drawer:
         """Whether there is anything to draw."""
         return len(self._denoiser) > 0
 
+    @property
+    def due_s(self) -> float:
+        """When the next `step` is due, on the clock; the past for at once."""
+        return self._denoiser.due_s
+
     def draws(self, model: str) -> bool:
         """Whether this model draws in steps."""
         return model in self._easels

@@ -1,6 +1,7 @@
 """The model process's end of the socket to its worker."""
 
 import collections
+import select
 import socket
 import threading
 import traceback
@@ -134,6 +135,13 @@ class Pipe:
         if not self._inbox:
             self.listen()
         return self._inbox.popleft() if self._inbox else None
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether the worker says something within this time, as soon as it does."""
+        said, _, _ = select.select([self._socket], [], [], seconds)
+        if said:
+            self._listened_s = 0.0
+        return bool(said)
 
     def listen(self) -> None:
         """Hear what has been said meanwhile, without waiting."""
