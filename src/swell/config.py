@@ -250,6 +250,18 @@ class WorkerSettings(_Group):
         description="A model whose `run` takes longer is killed and loaded anew, in seconds; "
         "unset for no limit.",
     )
+    drain_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="How long a worker that was told to go may finish what it holds, before it "
+        "hands over, in seconds; unset for as long as it takes.",
+    )
+    handover_s: float = Field(
+        default=5.0,
+        ge=0,
+        description="How long a worker that hands over may take to store what was drawn so far and "
+        "to deliver what is finished, in seconds; 0 hands the leases back with nothing.",
+    )
 
 
 class PoolSettings(_Group):

@@ -80,6 +80,9 @@ class LeasedTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: attempt takes. Those in the input may have expired, and may name a host that only the client
     #: can reach.
     own_files: dict[str, str] = {}
+    #: Where to read what an attempt that was handed back had drawn (`Released.checkpoint`), for as
+    #: long; a worker that cannot use it starts anew.
+    checkpoint: str | None = None
 
     @property
     def hold(self) -> Hold:
@@ -139,7 +142,7 @@ class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to put one output: `PUT` the bytes to `url`, then name `key` in the outcome."""
+    """Where to put one file: `PUT` the bytes to `url`, then name `key` in the outcome."""
 
     key: str
     url: str
@@ -167,7 +170,10 @@ class Dispatch(Protocol):
         ...
 
     async def uploads(self, worker_id: str, hold: Hold, keys: Sequence[str]) -> list[Upload]:
-        """Return where to put outputs of an attempt; the keys are `outputs/TASK/ATTEMPT/NAME`.
+        """Return where to put files of an attempt.
+
+        The keys of its outputs are `outputs/TASK/ATTEMPT/NAME`, that of what it leaves to the next
+        attempt is `checkpoint_key(TASK, ATTEMPT)`.
 
         Raises:
             Conflict: The lease of this attempt is not held (any more).
@@ -175,7 +181,7 @@ class Dispatch(Protocol):
         ...
 
     async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
-        """Store one output. The same bytes may be stored again.
+        """Store one file. The same bytes may be stored again.
 
         Raises:
             Conflict: Other bytes lie there already.
@@ -183,7 +189,7 @@ class Dispatch(Protocol):
         ...
 
     async def fetch(self, url: str) -> tuple[bytes, str]:
-        """Return the bytes and the media type of an input file.
+        """Return the bytes and the media type of an input file, or of what an attempt has left.
 
         A relative URL is one of the backend's.
         """

@@ -153,6 +153,18 @@ class Store(Protocol):
         """Return when `sweep` has something to do next, or None for never."""
         ...
 
+    async def discarded(self, *, limit: int = 1000) -> list[str]:
+        """Return keys of objects that no task needs any more, longest known first.
+
+        What a change leaves without use (`swell.task.discarded`) is noted in the same write, and
+        told by each call until it is forgotten.
+        """
+        ...
+
+    async def forget_discarded(self, keys: Sequence[str]) -> None:
+        """Tell these no more: the objects are gone. Unknown ones are ignored."""
+        ...
+
     async def check_writable(self) -> None:
         """Raise if writing fails. Cheap: only where the last write was refused, another is tried.
 

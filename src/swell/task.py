@@ -33,7 +33,9 @@ __all__ = [
     "again",
     "cancel",
     "check_repeat",
+    "checkpoint_key",
     "created_at_of",
+    "discarded",
     "expire",
     "is_expired",
     "is_id",
@@ -192,6 +194,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     dead: bool = False
     #: The task that this one repeats.
     retry_of: str | None = None
+    #: Where in the object store lies what an attempt that was handed back had drawn. Once the task
+    #: has ended, where it lay.
+    checkpoint: str | None = None
 
     @property
     def attempts_left(self) -> int:
@@ -255,6 +260,8 @@ class Released(msgspec.Struct, frozen=True, kw_only=True, tag="released"):
     """The worker hands the lease back unharmed; the attempt does not count."""
 
     reason: str = "drain"
+    #: `checkpoint_key` of this attempt, where something was stored from which another goes on.
+    checkpoint: str | None = None
 
 
 Outcome = Succeeded | Failed | Canceled | Released
@@ -301,6 +308,11 @@ def is_id(text: str) -> bool:
 def created_at_of(task_id: str) -> datetime:
     """Return the time that a task id carries, to the millisecond."""
     return datetime.fromtimestamp(int(task_id[:12], 16) / 1000, UTC)
+
+
+def checkpoint_key(task_id: str, attempt: int) -> str:
+    """Return the only key under which an attempt may leave what it has drawn."""
+    return f"checkpoints/{task_id}-{attempt}.bin"
 
 
 def transition(task: Task, to: TaskState, **changes: Any) -> Task:
@@ -376,7 +388,8 @@ def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float)
         case Canceled():
             return _end(task, TaskState.CANCELED, now, outcome.timings)
         case _ if task.cancel_requested:
-            return _end(task, TaskState.CANCELED, now, Timings())
+            left = _left_by(task, outcome)
+            return _end(task, TaskState.CANCELED, now, Timings(), checkpoint=left)
         case Released():
             handed_back = task.handed_back + 1
             return transition(
@@ -385,6 +398,7 @@ def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float)
                 handed_back=handed_back,
                 lease_expires_at=None,
                 available_at=None,
+                checkpoint=_left_by(task, outcome),
             )
         case Failed():
             return _failed(task, outcome, now, retry_delay_s)
@@ -403,8 +417,9 @@ def lose(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
         )
     )
     taken_back = settle(task, lost, now=now, retry_delay_s=retry_delay_s)
-    # Without its token the lost worker cannot even claim to have settled it.
-    return msgspec.structs.replace(taken_back, lease_token=None)
+    # Without its token the lost worker cannot even claim to have settled it. What an earlier one
+    # has left is not to blame.
+    return msgspec.structs.replace(taken_back, lease_token=None, checkpoint=task.checkpoint)
 
 
 def cancel(task: Task, *, now: datetime) -> Task:
@@ -434,6 +449,15 @@ def was_settled_by(task: Task, attempt: int, token: str) -> bool:
         and task.attempt == attempt
         and task.lease_token == token
     )
+
+
+def discarded(before: Task, after: Task) -> list[str]:
+    """Return the keys of objects that nobody needs any more once a task has changed."""
+    if before.state.is_terminal:
+        return []
+    keys = {before.checkpoint, after.checkpoint}
+    kept = None if after.state.is_terminal else after.checkpoint
+    return sorted(key for key in keys if key is not None and key != kept)
 
 
 def check_repeat(task: Task, *, only_dead: bool, was_repeated: bool) -> None:
@@ -511,6 +535,8 @@ def _failed(task: Task, outcome: Failed, now: datetime, retry_delay_s: float) ->
             lease_expires_at=None,
             available_at=now + timedelta(seconds=retry_delay_s),
             error=outcome.error,
+            # It may have failed because of that.
+            checkpoint=None,
         )
     return _end(
         task,
@@ -534,6 +560,14 @@ def _end(task: Task, state: TaskState, now: datetime, timings: Timings, **change
         timings=_with_queue_time(task, timings),
         **ending,
     )
+
+
+def _left_by(task: Task, outcome: Outcome) -> str | None:
+    """Return where to go on after an attempt: what it left itself, else what the one before did."""
+    own = checkpoint_key(task.id, task.attempt)
+    if isinstance(outcome, Released) and outcome.checkpoint == own:
+        return own
+    return task.checkpoint
 
 
 def _with_queue_time(task: Task, timings: Timings) -> Timings:

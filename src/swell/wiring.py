@@ -223,6 +223,8 @@ def build_worker(settings: Settings, clock: Clock) -> "Worker":
             fetch_limit_bytes=chosen.max_file_bytes,
             cancel_grace_s=chosen.cancel_grace_s,
             run_limit_s=chosen.run_limit_s,
+            drain_s=chosen.drain_s,
+            handover_s=chosen.handover_s,
         ),
         RemoteDispatch(chosen.url.rstrip("/"), token, own_limit_bytes=chosen.max_file_bytes),
         chosen.models,
@@ -359,6 +361,7 @@ def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str
         "worker.slots": worker.slots,
         "worker.encode_processes": worker.encode_processes,
         "worker.run_limit_s": worker.run_limit_s,
+        "worker.drain_s": worker.drain_s,
     }
     given = {key: str(value) for key, value in unset.items() if value is not None}
     return environment_of(
@@ -376,6 +379,7 @@ def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str
                 max(worker.max_file_bytes, settings.server.max_upload_bytes)
             ),
             "worker.cancel_grace_s": str(worker.cancel_grace_s),
+            "worker.handover_s": str(worker.handover_s),
             "log.level": settings.log.level,
             "log.json_lines": str(settings.log.json_lines).lower(),
         }

@@ -17,6 +17,7 @@ from swell.task import TaskState
 
 __all__ = [
     "Duties",
+    "discard",
     "pause_s",
     "sweep",
     "tell_positions",
@@ -35,6 +36,10 @@ _CHECK_TICKS: Final = 5
 
 #: How often what tasks took is written down, in seconds: as much is forgotten in a crash.
 _KEEP_TIMES_S: Final = 2.0
+
+#: How often objects that no task needs any more are deleted, in seconds, and how many at once.
+_DISCARD_EVERY_S: Final = 2.0
+_DISCARD_LIMIT: Final = 100
 
 #: Streams looked at before others get a turn on the event loop.
 _STREAM_BATCH: Final = 500
@@ -55,6 +60,7 @@ class Duties:
             self._keep_streams,
             self._tell_positions,
             self._keep_times,
+            self._discard,
             self._await_end,
         )
         self._running = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
@@ -125,6 +131,12 @@ class Duties:
     async def _keep_times(self) -> None:
         await self._repeat("times", _KEEP_TIMES_S, self._service.keep_times)
 
+    async def _discard(self) -> None:
+        async def look() -> None:
+            await discard(self._service)
+
+        await self._repeat("discard", _DISCARD_EVERY_S, look)
+
     async def _tell_positions(self) -> None:
         service = self._service
 
@@ -170,6 +182,18 @@ async def sweep(service: Service) -> int:
             service.count_end(task)
     await service.changed(tasks)
     return len(tasks)
+
+
+async def discard(service: Service) -> int:
+    """Delete objects that no task needs any more; return how many.
+
+    They are forgotten after they are gone, so that a crash in between leaves none.
+    """
+    keys = await service.store.discarded(limit=_DISCARD_LIMIT)
+    if keys:
+        await service.objects.delete(keys)
+        await service.store.forget_discarded(keys)
+    return len(keys)
 
 
 async def tell_positions(service: Service) -> None:

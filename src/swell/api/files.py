@@ -26,6 +26,7 @@ from swell.objects import ObjectInfo, Objects
 from swell.task import new_id
 
 __all__ = [
+    "READ_URL_S",
     "byte_range",
     "check_files",
     "get_artifact",
@@ -51,7 +52,7 @@ _SIGNED: Final = "signature="
 _SIGNED_BYTES: Final = _SIGNED.encode()
 
 #: A worker reads the files of a task as soon as it has leased it.
-_READ_URL_S: Final = 3600.0
+READ_URL_S: Final = 3600.0
 
 #: Signed URLs of one input that are looked at: checking them takes time from everybody else.
 _MAX_FILES: Final = 500
@@ -142,7 +143,7 @@ def check_files(objects: Objects, raw: msgspec.Raw, at: str) -> None:
         InvalidInput: A URL of ours has expired.
     """
     for url in _signed_strings(_value(raw)):
-        if objects.renew(url, _READ_URL_S) is None:
+        if objects.renew(url, READ_URL_S) is None:
             # Not ours, or not as we made it: the worker judges whether it may be fetched.
             continue
         parts = urlsplit(url)
@@ -159,7 +160,7 @@ def name_files(objects: Objects, raw: msgspec.Raw) -> dict[str, str]:
 
     Only URLs that were signed here are among them; any other is left for the worker to judge.
     """
-    fresh = {url: objects.renew(url, _READ_URL_S) for url in _signed_strings(_value(raw))}
+    fresh = {url: objects.renew(url, READ_URL_S) for url in _signed_strings(_value(raw))}
     return {old: new for old, new in fresh.items() if new is not None}
 
 

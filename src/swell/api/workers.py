@@ -13,7 +13,7 @@ import msgspec
 
 from swell.api.call import Call, Reply
 from swell.api.cards import check_schema
-from swell.api.files import may_name_files, name_files
+from swell.api.files import READ_URL_S, may_name_files, name_files
 from swell.api.fleet import Worker
 from swell.api.reading import Reader
 from swell.api.service import Service
@@ -34,7 +34,7 @@ from swell.events import ATTEMPT_STRIDE, Event, EventKind, event_of
 from swell.objects import check_key
 from swell.registry import WorkerInfo
 from swell.store import Hold
-from swell.task import Released, Settlement, Task, new_id
+from swell.task import Released, Settlement, Task, checkpoint_key, new_id
 
 __all__ = [
     "UploadsAnswer",
@@ -62,12 +62,12 @@ _KINDS: Final = {
 
 
 class UploadsRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Ask where to put the outputs of one attempt."""
+    """Ask where to put the files of one attempt."""
 
     worker_id: str
     #: The attempt, by its lease.
     hold: Hold
-    #: `outputs/TASK/ATTEMPT/NAME` each.
+    #: `outputs/TASK/ATTEMPT/NAME` each, or `checkpoints/TASK-ATTEMPT.bin`.
     keys: list[str]
 
 
@@ -108,10 +108,14 @@ async def uploads(service: Service, call: Call) -> Reply:
     asked = await _uploads.read_call(call, service.settings.max_body_bytes)
     worker, hold = await _known(service, asked.worker_id), asked.hold
     home = f"outputs/{hold.task_id}/{hold.attempt}/"
+    checkpoint = checkpoint_key(hold.task_id, hold.attempt)
     for key in asked.keys:
         check_key(key)
-        if not key.startswith(home) or "/" in key[len(home) :]:
-            raise Forbidden(f"the outputs of this attempt go to {home[:80]}NAME, not {key[:80]!r}")
+        if key != checkpoint and (not key.startswith(home) or "/" in key[len(home) :]):
+            raise Forbidden(
+                f"the outputs of this attempt go to {home[:80]}NAME and its checkpoint to "
+                f"{checkpoint[:80]}, not {key[:80]!r}"
+            )
     await _learn_holds(service, worker, [hold])
     if not service.fleet.is_held(hold.task_id, hold.attempt, hold.token):
         raise Conflict(
@@ -391,6 +395,11 @@ def _leased(service: Service, tasks: Sequence[Task]) -> list[LeasedTask]:
             ),
             own_files=(
                 name_files(service.objects, task.input) if may_name_files(task.input) else {}
+            ),
+            checkpoint=(
+                None
+                if task.checkpoint is None
+                else service.objects.sign("GET", task.checkpoint, READ_URL_S)
             ),
         )
         for task in tasks

@@ -37,7 +37,7 @@ _FINAL = frozenset({Exit.USAGE, Exit.NOT_FOUND})
 
 _POLL_S = 0.05
 
-#: A worker that hands its leases back may take so long.
+#: A worker that hands its leases back may take so long, beside what handing over takes.
 _RELEASE_S = 2.0
 
 
@@ -225,10 +225,10 @@ async def _is_ready(settings: Settings, service: Service, fleet: Fleet) -> bool:
 
 
 async def _drain(settings: Settings, fleet: Fleet, interrupts: Interrupts) -> None:
-    """Let workers finish what they hold; a second signal makes them hand it back."""
-    drain_s = settings.pool.drain_s
+    """Let workers finish what they hold; a second signal makes them hand it over."""
+    drain_s, release_s = settings.pool.drain_s, settings.worker.handover_s + _RELEASE_S
     # The worker's own time, and then some for handing leases back.
-    ids = await fleet.keeper.drain(drain_s + 2 * _RELEASE_S)
+    ids = await fleet.keeper.drain(drain_s + release_s + _RELEASE_S)
     if ids:
         with talk.status("workers finish what they hold; once more to stop at once"):
             ended = asyncio.create_task(fleet.provider.wait_ended(ids))
@@ -237,7 +237,7 @@ async def _drain(settings: Settings, fleet: Fleet, interrupts: Interrupts) -> No
                 {ended, insisted}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED
             )
             if not ended.done():
-                await fleet.keeper.drain(_RELEASE_S)
+                await fleet.keeper.drain(release_s)
                 await ended
             insisted.cancel()
     await fleet.provider.close()

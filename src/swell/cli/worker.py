@@ -29,7 +29,7 @@ def run_worker(
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Run one worker until SIGTERM; a second one makes it hand back what it holds."""
+    """Run one worker until SIGTERM; a second one makes it hand over what it holds."""
     settings = settings_from(
         config,
         data,

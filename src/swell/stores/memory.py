@@ -48,6 +48,8 @@ class MemoryStore:
         self._retried: dict[str, str] = {}
         self._wakes: list[tuple[datetime, int, str]] = []
         self._order = itertools.count()
+        #: An ordered set.
+        self._discarded: dict[str, None] = {}
 
     async def accept(
         self, tasks: Sequence[NewTask], *, all_or_none: bool = True
@@ -226,6 +228,15 @@ class MemoryStore:
             heapq.heappop(self._wakes)
         return None
 
+    async def discarded(self, *, limit: int = 1000) -> list[str]:
+        """See `Store.discarded`."""
+        return list(itertools.islice(self._discarded, limit))
+
+    async def forget_discarded(self, keys: Sequence[str]) -> None:
+        """See `Store.forget_discarded`."""
+        for key in keys:
+            self._discarded.pop(key, None)
+
     async def check_writable(self) -> None:
         """See `Store.check_writable`. Memory takes every write."""
 
@@ -233,6 +244,7 @@ class MemoryStore:
         """See `Store.close`."""
 
     def _put(self, task: Task) -> None:
+        self._discarded.update(dict.fromkeys(life.discarded(self._tasks.get(task.id, task), task)))
         self._tasks[task.id] = task
         wake_at = life.next_wake_at(task)
         if wake_at is not None:

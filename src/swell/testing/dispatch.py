@@ -7,7 +7,7 @@ command, which a real backend does only by accident.
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -32,6 +32,9 @@ from swell.stores.memory import MemoryStore
 from swell.task import NewTask, Task, TaskState
 
 __all__ = ["MemoryDispatch"]
+
+#: Before the key of an object that this backend has.
+_OWN: Final = "memory:"
 
 
 class MemoryDispatch:
@@ -175,6 +178,10 @@ class MemoryDispatch:
             if task is None
         ]
         self.stale += stale
+        discarded = await self.store.discarded()
+        for key in discarded:
+            self.objects.pop(key, None)
+        await self.store.forget_discarded(discarded)
         await self.broker.ack([task for task in settled if task and task.state.is_terminal])
         await self.broker.offer([task for task in settled if task])
         states = await self.store.extend(report.holds, lease_s=self.lease_s)
@@ -208,7 +215,7 @@ class MemoryDispatch:
             or (task.attempt, task.lease_token) != (hold.attempt, hold.token)
         ):
             raise Conflict(f"the lease of task {hold.task_id} is not held")
-        return [Upload(key=key, url=f"memory:{key}") for key in keys]
+        return [Upload(key=key, url=_OWN + key) for key in keys]
 
     async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
         """See `Dispatch.put`."""
@@ -219,9 +226,11 @@ class MemoryDispatch:
     async def fetch(self, url: str) -> tuple[bytes, str]:
         """See `Dispatch.fetch`."""
         self._check_near()
-        if url not in self.inputs:
+        stored = self.objects.get(url.removeprefix(_OWN)) if url.startswith(_OWN) else None
+        found = stored or self.inputs.get(url)
+        if found is None:
             raise NotFound(f"there is no file at {url}")
-        return self.inputs[url]
+        return found
 
     async def close(self) -> None:
         """See `Dispatch.close`."""
@@ -270,4 +279,5 @@ def _leased(task: Task, now: datetime) -> LeasedTask:
         count=task.count,
         seed=task.seed,
         finish_within_s=None if deadline is None else (deadline - now).total_seconds(),
+        checkpoint=None if task.checkpoint is None else _OWN + task.checkpoint,
     )

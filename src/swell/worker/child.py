@@ -40,6 +40,7 @@ from swell.model import (
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import (
     Described,
+    HandOver,
     Load,
     Order,
     Ready,
@@ -237,10 +238,12 @@ class _Loop:
             if left_s <= 0 or not self._pipe.wait(left_s):
                 return
 
-    def _take(self, work: Load | Studio | Run) -> None:
+    def _take(self, work: Load | Studio | Run | HandOver) -> None:
         match work:
             case Studio():
                 self._drawer = self._new_drawer(work)
+            case HandOver():
+                self._drawer.hand_over()
             case Run() if self._drawer.draws(work.model):
                 self._drawer.add(work.model, work.orders)
             case Run():

@@ -20,7 +20,7 @@ from swell.dispatch import Dispatch, Upload
 from swell.errors import NotFound, Unavailable
 from swell.retry import RetryPolicy
 from swell.store import Hold
-from swell.task import Artifact
+from swell.task import Artifact, checkpoint_key
 from swell.worker.encode import Encoded
 
 __all__ = ["Courier", "Delivered"]
@@ -49,7 +49,7 @@ class Delivered:
 
 
 class Courier:
-    """Takes the files of results to the object store.
+    """Takes the files of results to the object store, and what attempts leave to others there.
 
     Args:
         dispatch: The backend, which says where.
@@ -97,7 +97,7 @@ class Courier:
             file = await encoded(index)
             encoded_s = self._clock.monotonic_s()
             upload = (await places)[index]
-            await self._put(upload, file)
+            await self._put(upload, file.data, file.content_type)
             return file.artifact(upload.key)
 
         try:
@@ -112,6 +112,32 @@ class Courier:
             upload_s=self._clock.monotonic_s() - encoded_s,
         )
 
+    async def leave(self, hold: Hold, data: bytes, content_type: str) -> str:
+        """Store what a held attempt leaves to the next one; return the key.
+
+        Raises:
+            Conflict: The lease was lost.
+            SwellError: It could not be stored; of a passing kind after several tries.
+        """
+        key = checkpoint_key(hold.task_id, hold.attempt)
+        [upload] = await self._upload_places(hold, [key])
+        await self._put(upload, data, content_type)
+        return key
+
+    async def recall(self, url: str) -> bytes:
+        """Return what an earlier attempt has left.
+
+        Raises:
+            SwellError: It cannot be read; of a passing kind after several tries.
+        """
+        rng = random.Random()
+        for attempt in range(1, MAX_TRIES):
+            try:
+                return (await self._dispatch.fetch(url))[0]
+            except Unavailable:
+                await self._clock.sleep(_BACKOFF.delay_s(attempt, rng))
+        return (await self._dispatch.fetch(url))[0]
+
     async def _upload_places(self, hold: Hold, keys: list[str]) -> list[Upload]:
         rng = random.Random()
         for attempt in range(1, MAX_TRIES):
@@ -122,19 +148,19 @@ class Courier:
                 await self._clock.sleep(_BACKOFF.delay_s(attempt, rng))
         return await self._dispatch.uploads(self._worker_id(), hold, keys)
 
-    async def _put(self, upload: Upload, file: Encoded) -> None:
+    async def _put(self, upload: Upload, data: bytes, content_type: str) -> None:
         rng = random.Random()
         for attempt in range(1, MAX_TRIES):
             try:
-                return await self._put_once(upload, file)
+                return await self._put_once(upload, data, content_type)
             except Unavailable:
                 await self._clock.sleep(_BACKOFF.delay_s(attempt, rng))
-        return await self._put_once(upload, file)
+        return await self._put_once(upload, data, content_type)
 
-    async def _put_once(self, upload: Upload, file: Encoded) -> None:
+    async def _put_once(self, upload: Upload, data: bytes, content_type: str) -> None:
         # Whoever waits for his next try holds no lane meanwhile.
         async with self._lanes:
-            await self._dispatch.put(upload, file.data, file.content_type)
+            await self._dispatch.put(upload, data, content_type)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

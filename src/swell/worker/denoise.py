@@ -16,9 +16,9 @@ What a model process does with it:
   `InvalidCheckpoint` are among the exceptions.
 - In its loop the process waits for the worker's word if `boundary` returned False, else reads what
   was said meanwhile without waiting, and calls `boundary` again. Nobody waits for a full batch.
-- To drain: `checkpoint` of each of `ids` goes to the worker, and with the next attempt comes back
-  in `Request.checkpoint`. None means that nothing is lost by starting anew. It has the size of the
-  latents, 64 KiB to 1 MiB. That model version, device and mode are the same is not looked at.
+- To hand over: `checkpoint` of each of `ids` goes to the worker, and with the next attempt comes
+  back in `Request.checkpoint`. None means that nothing is lost by starting anew. It has the size of
+  the latents, 64 KiB to 1 MiB. That model version, device and mode are the same is not looked at.
 - `curves` are kept on disk now and then, by model version and device, and given back at the start.
 - With several models on a device: `set_residency` whenever one was loaded or moved out. `load` is
   called when it is the turn of one that is not there.
@@ -343,6 +343,11 @@ class Denoiser:
             x, h = key.arena.latents(state)
         return state.checkpoint(key.resident.model.arrays, x, h)
 
+    def step_of(self, sample_id: str) -> int:
+        """Return how many steps of a sample are over; 0 for one that is not here."""
+        state = self._find(sample_id)
+        return 0 if state is None else state.step
+
     def set_residency(self, model: StepModel, *, loaded: bool, load_s: float) -> None:
         """Say whether a model is on the device, and what loading it takes."""
         resident = self._resident(model)
@@ -400,8 +405,10 @@ class Denoiser:
     def _decode(self) -> None:
         """Decode one sample; more only where samples of few steps would pile up."""
         while self._finished:
-            state = self._finished.popleft()
+            state = self._finished[0]
+            # Who hears of its end can still ask for its checkpoint.
             self._ended(state.id, self._decoded(state))
+            self._finished.popleft()
             if len(self._finished) < MOST_FINISHED:
                 break
 

@@ -40,6 +40,7 @@ class Held:
         "deadline_s",
         "files",
         "handle",
+        "has_news",
         "is_stopped",
         "key",
         "load_s",
@@ -67,6 +68,8 @@ class Held:
         #: Sample → from where it can go on, and the seed that this takes.
         self.checkpoints: dict[int, bytes] = {}
         self.seed = task.seed
+        #: Whether this attempt has drawn more than the one before had left.
+        self.has_news = False
         #: URL → (bytes, media type) of its input files.
         self.files: dict[str, tuple[bytes, str]] = {}
 

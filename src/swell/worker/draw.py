@@ -3,11 +3,15 @@
 Samples go to the denoiser as their tasks come, and take part from the next step on. A task's result
 goes to the worker when all of its samples are done, whoever else is still being drawn.
 
+The worker gets checkpoints as often as telling them takes no more than a hundredth of the time: of
+small latents after each step.
+
 Progress and previews are for people, so they are told only of what takes long enough to be looked
 at: no progress in a task's first 50 ms, no preview in its first 0.4 s, and all previews together
 take at most a twentieth of the time.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +24,7 @@ from swell.registry import ModelCard
 from swell.worker.arena import InvalidCheckpoint
 from swell.worker.curve_files import curves_path, read_curves, write_curves
 from swell.worker.denoise import Denoiser, Request
-from swell.worker.frames import DRAWN, Kept, Order, Preview, Step, Studio
+from swell.worker.frames import DRAWN, HandedOver, Kept, Order, Preview, Step, Studio
 from swell.worker.job import (
     PREVIEW_EVERY_S,
     PROGRESS_EVERY_S,
@@ -38,7 +42,9 @@ __all__ = ["Drawer", "Easel"]
 #: After a preview there is none for so many times what it took.
 PREVIEW_REST: Final = 19
 
-#: The worker gets a checkpoint of every sample this often: what is lost if this process dies.
+#: After the worker got checkpoints, from which samples go on if this process dies, it gets none for
+#: so many times what telling them took, but for no longer than this, in seconds.
+CHECKPOINT_REST: Final = 99
 CHECKPOINT_EVERY_S: Final = 2.0
 
 #: Cost curves are kept this often while steps run, and sooner only when there is nothing to draw.
@@ -58,7 +64,7 @@ class Easel:
 class _Drawing(Job):
     """A task that is being drawn."""
 
-    __slots__ = ("began_s", "checked", "ids", "is_told", "model", "steps", "within_s")
+    __slots__ = ("began_s", "checked", "finished", "ids", "is_told", "kept", "model", "steps")
 
     def __init__(
         self, order: Order, seed: int, checked: Any, model: StepModel, pipe: Pipe, clock: Clock
@@ -69,6 +75,10 @@ class _Drawing(Job):
         self.ids = [f"{order.handle}.{index}" for index in range(order.count)]
         #: Steps that are over, by sample.
         self.steps = [0] * order.count
+        #: How many steps the checkpoints have that the worker got, by sample.
+        self.kept = [0] * order.count
+        #: Last checkpoints of samples that ended before others of the task, until they are told.
+        self.finished: dict[int, bytes] = {}
         #: When its first step began.
         self.began_s: float | None = None
         self.is_told = False
@@ -125,6 +135,9 @@ class Drawer:
         #: Samples whose checkpoint was refused just now.
         self._refused: set[str] = set()
         self._previews_from_s = 0.0
+        #: Whether all was handed over.
+        self._is_over = False
+        #: When checkpoints are told next.
         self._checkpoint_s = clock.monotonic_s()
         self._engine = engine_build(device, "exact" if studio.exact else "fast")
         self._paths = (
@@ -152,7 +165,7 @@ class Drawer:
     @property
     def is_busy(self) -> bool:
         """Whether there is anything to draw."""
-        return len(self._denoiser) > 0
+        return len(self._denoiser) > 0 and not self._is_over
 
     @property
     def due_s(self) -> float:
@@ -168,8 +181,6 @@ class Drawer:
     def add(self, model: str, orders: list[Order]) -> None:
         """Take tasks; their samples take part from the next step on."""
         easel = self._easels[model]
-        if not self.is_busy:
-            self._checkpoint_s = self._clock.monotonic_s()
         for order in orders:
             try:
                 checked, seed = easel.reader.read(order)
@@ -224,15 +235,24 @@ class Drawer:
         job, index = self._samples.pop(name)
         if isinstance(result, InvalidCheckpoint):
             # Of another network or another Swell: nothing is lost by starting anew.
+            sys.stderr.write(f"a sample is drawn anew: {result}\n")
             self._refused.add(name)
             return
         if not isinstance(result, Exception):
             job.results[index] = result
+            if job.left > 1:
+                self._keep_finished(job, index)
         elif job.error is None:
             job.error = result
             for other in job.ids:
                 self._denoiser.cancel(other)
         self._count_off(job)
+
+    def _keep_finished(self, job: _Drawing, index: int) -> None:
+        """Keep the latents of a sample whose task is not done: only to decode them is lost."""
+        checkpoint = self._denoiser.checkpoint(job.ids[index])
+        if checkpoint is not None:
+            job.finished[index] = checkpoint
 
     def _count_off(self, job: _Drawing) -> None:
         job.left -= 1
@@ -255,8 +275,11 @@ class Drawer:
         is_left = self._denoiser.boundary()
         self._flush()
         now_s = self._clock.monotonic_s()
-        if is_left and now_s - self._checkpoint_s >= CHECKPOINT_EVERY_S:
+        if is_left and now_s >= self._checkpoint_s:
             self._tell_checkpoints()
+            told_s = self._clock.monotonic_s()
+            rest_s = CHECKPOINT_REST * (told_s - now_s)
+            self._checkpoint_s = told_s + min(rest_s, CHECKPOINT_EVERY_S)
         if now_s - self._kept_s >= (KEEP_EVERY_S if is_left else KEEP_IDLE_S):
             self.keep_curves()
 
@@ -265,11 +288,22 @@ class Drawer:
             self._outbox.flush()
 
     def _tell_checkpoints(self) -> None:
-        for name, (job, index) in self._samples.items():
-            checkpoint = self._denoiser.checkpoint(name)
-            if checkpoint is not None:
+        for job in self._jobs.values():
+            for index, checkpoint in job.finished.items():
                 self._pipe.send(Kept(job.handle, index, checkpoint, job.seed))
-        self._checkpoint_s = self._clock.monotonic_s()
+            job.finished.clear()
+        for name, (job, index) in self._samples.items():
+            step = self._denoiser.step_of(name)
+            kept = self._denoiser.checkpoint(name) if step != job.kept[index] else None
+            if kept is not None:
+                self._pipe.send(Kept(job.handle, index, kept, job.seed))
+                job.kept[index] = step
+
+    def hand_over(self) -> None:
+        """Tell checkpoints of all samples, and draw no more."""
+        self._tell_checkpoints()
+        self._pipe.send(HandedOver())
+        self._is_over = True
 
     def keep_curves(self) -> None:
         """Write down what steps took."""
@@ -287,7 +321,10 @@ class Drawer:
 
     def tell_progress(self, job: _Drawing, total: int) -> None:
         """Tell how far a task is, counting the steps of all its samples."""
-        done, whole = sum(job.steps), job.count * total
+        # One that came with its last step says no word of it.
+        of_each = zip(job.steps, job.results, strict=True)
+        done = sum(step if result is None else total for step, result in of_each)
+        whole = job.count * total
         now_s = self._clock.monotonic_s()
         if now_s - job.told_s < PROGRESS_EVERY_S and not (job.is_told and done >= whole):
             return

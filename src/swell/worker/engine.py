@@ -18,6 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +42,8 @@ from swell.worker.frames import (
     Done,
     Fault,
     Frame,
+    HandedOver,
+    HandOver,
     Kept,
     Order,
     Preview,
@@ -50,6 +53,7 @@ from swell.worker.frames import (
     Studio,
     Turn,
 )
+from swell.worker.handover import CONTENT_TYPE, packed, unpacked
 from swell.worker.heartbeat import keep_beating
 from swell.worker.link import Link
 from swell.worker.run import ModelProcess, ProcessDied, describe_exit
@@ -73,7 +77,7 @@ MAX_DETAIL: Final = 2000
 #: So many tasks are remembered that a model process died of while it drew them alone.
 MOST_BLAMED: Final = 1024
 
-#: How long a worker that hands its leases back may take.
+#: How long a worker may take to hand its leases back, once it has handed over what was drawn.
 RELEASE_WITHIN_S: Final = 0.9
 
 
@@ -136,6 +140,10 @@ class _Process(ModelProcess):
         """Say how models that draw in steps are run, before the first task."""
         self._send(studio)
 
+    def hand_over(self) -> None:
+        """Have it draw no more and tell all that was drawn; `HandedOver` is the last of it."""
+        self._send(HandOver())
+
 
 class Worker:
     """One worker with one model process.
@@ -183,9 +191,13 @@ class Worker:
         self._encoders = Encoders(settings.encode_processes)
         self._courier = Courier(dispatch, clock, lambda: self._link.worker_id)
         self._errands: set[asyncio.Task[None]] = set()
+        #: Results on their way to the object store, by handle.
+        self._deliveries: dict[int, asyncio.Task[None]] = {}
         self._loops: set[asyncio.Task[None]] = set()
         self._is_draining = False
         self._is_releasing = False
+        #: Set when the model process has told all that it drew, or can tell nothing any more.
+        self._handed_over = asyncio.Event()
         #: Whether somebody starts the model process, and sees for himself if it dies.
         self._is_starting = True
         self.peak_bytes = 0
@@ -207,7 +219,7 @@ class Worker:
     async def run(self, *, handle_signals: bool = True) -> int:
         """Work until drained; return the exit code.
 
-        The first SIGTERM or SIGINT drains, the second hands the leases back.
+        The first SIGTERM or SIGINT drains, the second hands over: see `release`.
 
         Raises:
             ModelRefused, InvalidModel, NotFound: The models cannot be loaded at the start.
@@ -346,6 +358,8 @@ class Worker:
             return
         self._link.takes_work = False
         self._start_loop(self._leave())
+        if self._settings.drain_s is not None:
+            self._start_loop(self._release_after(self._settings.drain_s))
 
     async def _leave(self) -> None:
         while True:
@@ -357,8 +371,17 @@ class Worker:
         _log.info("drained")
         self._end(0)
 
+    async def _release_after(self, drain_s: float) -> None:
+        await self._clock.sleep(drain_s)
+        _log.info("the time to drain is over")
+        self.release()
+
     def release(self, exit_code: int = 0) -> None:
-        """Hand every lease back and go at once."""
+        """Hand every lease back and go at once.
+
+        What is drawn in steps stops at the next boundary, and what was drawn so far is left for
+        whoever goes on with it; what is finished is delivered. Both take `handover_s` at most.
+        """
         self._is_draining = True
         if not self.is_up.is_set():
             self._end(exit_code)
@@ -370,8 +393,10 @@ class Worker:
         self._start_loop(self._release(exit_code))
 
     async def _release(self, exit_code: int) -> None:
+        left = await self._hand_over()
         for held in self._desk.all_held():
-            self._desk.settle(held, Released(reason="stopped"))
+            outcome = Released(reason="stopped", checkpoint=left.get(held.handle))
+            self._desk.settle(held, outcome)
         _log.info("handing leases back")
         try:
             async with asyncio.timeout(RELEASE_WITHIN_S):
@@ -379,6 +404,50 @@ class Worker:
         except (SwellError, TimeoutError) as error:
             _log.warning("the leases could not be handed back", detail=str(error))
         self._end(exit_code)
+
+    async def _hand_over(self) -> dict[int, str]:
+        """Leave what was drawn, and deliver what is finished, as far as there is time for it.
+
+        Returns:
+            Where it lies, by handle.
+        """
+        left: dict[int, str] = {}
+        if self._settings.handover_s <= 0:
+            return left
+        try:
+            async with asyncio.timeout(self._settings.handover_s):
+                await self._stop_drawing()
+                drawn = [
+                    self._leave_checkpoint(held, left)
+                    for held in self._desk.all_held()
+                    if held.has_news and not held.is_stopped and held.handle not in self._deliveries
+                ]
+                await asyncio.gather(*drawn, *self._deliveries.values(), return_exceptions=True)
+        except TimeoutError:
+            _log.warning("not all that was drawn could be stored in time")
+        return left
+
+    async def _stop_drawing(self) -> None:
+        if not (self._drawn and self.can_run):
+            return
+        self._process.hand_over()
+        try:
+            async with asyncio.timeout(self._settings.handover_s / 2):
+                await self._handed_over.wait()
+        except TimeoutError:
+            _log.warning("a step takes too long: only what was told before it is handed over")
+
+    async def _leave_checkpoint(self, held: Held, left: dict[int, str]) -> None:
+        try:
+            assert held.seed is not None, "it came with the checkpoints"
+            data = packed(held.task, self._settings.device, held.seed, held.checkpoints)
+            left[held.handle] = await self._courier.leave(held.task.hold, data, CONTENT_TYPE)
+        except Exception as error:
+            _log.warning(
+                "what was drawn could not be stored",
+                task=held.task.task_id,
+                detail=describe_error(error),
+            )
 
     # --- what the backend says -------------------------------------------------------------------
 
@@ -396,7 +465,7 @@ class Worker:
                 continue
             held = self._desk.hold(task, served.batching.key(task.input), now_s)
             urls = served.files.urls(task.input)
-            if urls:
+            if urls or (served.draws and task.checkpoint is not None):
                 self._run_errand(self._fetch(held, urls))
             else:
                 self._enqueue(held)
@@ -496,8 +565,24 @@ class Worker:
                 retryable=True,
             )
             return
+        if held.task.checkpoint is not None and self._served[held.task.model].draws:
+            await self._recall(held, held.task.checkpoint)
         self._enqueue(held)
         self._feed()
+
+    async def _recall(self, held: Held, url: str) -> None:
+        """Take over what an earlier attempt has left; what cannot be used is drawn anew."""
+        try:
+            raw = await self._courier.recall(url)
+            left = unpacked(raw, held.task, self._settings.device)
+        except Exception as error:
+            _log.warning(
+                "drawing anew: what an earlier attempt has left cannot be used",
+                task=held.task.task_id,
+                detail=describe_error(error),
+            )
+            return
+        held.checkpoints, held.seed = left.samples, left.seed
 
     def _enqueue(self, held: Held) -> None:
         if self._served[held.task.model].draws:
@@ -527,7 +612,7 @@ class Worker:
 
     def _feed(self) -> None:
         """Give the model process what it can take now, unless its pictures pile up."""
-        if not self.can_run or self._encoders.is_full:
+        if not self.can_run or self._encoders.is_full or self._is_releasing:
             return
         now_s = self._clock.monotonic_s()
         while (held := self._line.take()) is not None:
@@ -599,6 +684,8 @@ class Worker:
                 self._on_preview(frame)
             case Kept():
                 self._on_checkpoint(frame)
+            case HandedOver():
+                self._handed_over.set()
             case Turn():
                 self._turn = frame.batch
                 if self._batches:
@@ -610,7 +697,9 @@ class Worker:
         for done in results.done:
             held = self._come_back(waiting, done.handle)
             if done.files:
-                self._run_errand(self._deliver(held, done))
+                errand = self._run_errand(self._deliver(held, done))
+                self._deliveries[held.handle] = errand
+                errand.add_done_callback(partial(self._on_delivered, held.handle))
             else:
                 self._desk.settle(held, _success(held, done))
         for fault in results.faults:
@@ -626,6 +715,9 @@ class Worker:
             self._feed()
         else:
             self._note_end_of_call(results)
+
+    def _on_delivered(self, handle: int, _: "asyncio.Task[None]") -> None:
+        del self._deliveries[handle]
 
     def _come_back(self, waiting: dict[int, Held], handle: int) -> Held:
         held = waiting.pop(handle)
@@ -647,7 +739,7 @@ class Worker:
         held = self._drawn.get(kept.handle)
         if held is not None:
             held.checkpoints[kept.index] = kept.checkpoint
-            held.seed = kept.seed
+            held.seed, held.has_news = kept.seed, True
 
     def _on_fault(self, held: Held, fault: Fault) -> None:
         error = _task_error(fault.code, fault.title, fault.detail)
@@ -677,6 +769,10 @@ class Worker:
 
     def _on_exit(self, process: ModelProcess, code: int) -> None:
         if process is not self._process or self._is_starting or self._ended.done():
+            return
+        if self._is_releasing:
+            # All that it had is handed back, and nobody is to blame.
+            self._handed_over.set()
             return
         verdict, self._verdict = self._verdict, None
         why = _Why.DIED if verdict is None else verdict.why
@@ -792,10 +888,11 @@ class Worker:
 
     # --- on the way out --------------------------------------------------------------------------
 
-    def _run_errand(self, errand: Coroutine[Any, Any, None]) -> None:
+    def _run_errand(self, errand: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(errand)
         self._errands.add(task)
         task.add_done_callback(self._on_errand_end)
+        return task
 
     def _on_errand_end(self, task: asyncio.Task[None]) -> None:
         self._errands.discard(task)

@@ -21,6 +21,8 @@ __all__ = [
     "Done",
     "Fault",
     "Frame",
+    "HandOver",
+    "HandedOver",
     "Kept",
     "Load",
     "Order",
@@ -104,7 +106,11 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
     handles: list[int]
 
 
-Work = Load | Studio | Run | Stop
+class HandOver(msgspec.Struct, frozen=True, array_like=True, tag="hand-over"):
+    """Draw no more, and tell all that was drawn: the answer is `Kept` frames, then `HandedOver`."""
+
+
+Work = Load | Studio | Run | Stop | HandOver
 
 
 class Described(msgspec.Struct, frozen=True, array_like=True, tag="described"):
@@ -203,7 +209,7 @@ class Preview(msgspec.Struct, frozen=True, array_like=True, tag="preview"):
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True, tag="kept"):
-    """Checkpoint of a sample, from which it can go on if this process dies."""
+    """Checkpoint of a sample, from which it can go on if this process dies, or elsewhere."""
 
     handle: int
     index: int
@@ -212,13 +218,17 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, tag="kept"):
     seed: int
 
 
+class HandedOver(msgspec.Struct, frozen=True, array_like=True, tag="handed-over"):
+    """All that was drawn in steps has been told, and nothing more will be."""
+
+
 class Turn(msgspec.Struct, frozen=True, array_like=True, tag="turn"):
     """The process turns to this batch; told where it has both kinds of models."""
 
     batch: int
 
 
-Frame = Described | Ready | Refused | Results | Step | Preview | Kept | Turn
+Frame = Described | Ready | Refused | Results | Step | Preview | Kept | HandedOver | Turn
 
 _encoder = msgspec.msgpack.Encoder()
 _works: msgspec.msgpack.Decoder[Work] = msgspec.msgpack.Decoder(Work)

@@ -12,6 +12,7 @@ from swell.clock import Clock
 from swell.worker.frames import (
     HEAD_BYTES,
     Frame,
+    HandOver,
     Load,
     Results,
     Run,
@@ -48,7 +49,7 @@ class Pipe:
         self._socket = sock
         self._clock = clock
         self._buffer = bytearray()
-        self._inbox: collections.deque[Load | Studio | Run] = collections.deque()
+        self._inbox: collections.deque[Load | Studio | Run | HandOver] = collections.deque()
         self._listened_s = 0.0
         #: What the thread has to make and send, and its bytes; the first is being sent.
         self._outgoing: collections.deque[tuple[Callable[[], Frame], int]] = collections.deque()
@@ -124,13 +125,13 @@ class Pipe:
                 self._outgoing_bytes -= size_bytes
                 self._changed.notify_all()
 
-    def next(self) -> Load | Studio | Run:
+    def next(self) -> Load | Studio | Run | HandOver:
         """Wait for something to do."""
         while not self._inbox:
             self._receive(0)
         return self._inbox.popleft()
 
-    def take(self) -> Load | Studio | Run | None:
+    def take(self) -> Load | Studio | Run | HandOver | None:
         """Return something to do if the worker has said it by now."""
         if not self._inbox:
             self.listen()

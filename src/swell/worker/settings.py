@@ -30,6 +30,10 @@ class WorkerSettings:
     cancel_grace_s: float = 5.0
     #: How long one call of a model's `run` may take before its process is killed; None for ever.
     run_limit_s: float | None = None
+    #: How long a draining worker may finish what it holds, before it hands over; None for ever.
+    drain_s: float | None = None
+    #: How long storing what was drawn may take, before leases are handed back without it.
+    handover_s: float = 5.0
     #: After this many failures in a row to start the model process again, give up.
     max_boot_deaths: int = 5
     #: Interpreter of the model process.

@@ -71,6 +71,7 @@ def insert_row(seq: int, task: Task) -> tuple[Any, ...]:
         1 if task.dead else 0,
         task.retry_of,
         None if (wake_at := next_wake_at(task)) is None else micros(wake_at),
+        task.checkpoint,
     )
 
 
@@ -95,6 +96,7 @@ def save_row(seq: int, task: Task) -> tuple[Any, ...]:
         _json(task.timings) if task.timings else None,
         1 if task.dead else 0,
         None if (wake_at := next_wake_at(task)) is None else micros(wake_at),
+        task.checkpoint,
         seq,
     )
 
@@ -134,6 +136,7 @@ def task_of(row: tuple[Any, ...]) -> tuple[int, Task]:
         timings=None if row[30] is None else _timings(row[30]),
         dead=bool(row[31]),
         retry_of=row[32],
+        checkpoint=row[33],
     )
 
 

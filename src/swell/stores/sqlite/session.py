@@ -18,7 +18,7 @@ import msgspec
 from swell.clock import Clock
 from swell.fairness import VirtualClock, band
 from swell.stores.sqlite.rows import insert_row, save_row, task_of
-from swell.task import Task, TaskState
+from swell.task import Task, TaskState, discarded
 
 __all__ = ["Line", "Session", "SessionState"]
 
@@ -172,6 +172,9 @@ class Session:
         self._seen[task_id] = (seq, task)
         if task_id not in self._added:
             self._changed.add(task_id)
+        if before.checkpoint is not None or task.checkpoint is not None:
+            for key in discarded(before, task):
+                self.run("discard", (key,))
         was_ready = before.state is TaskState.QUEUED and before.available_at is None
         is_ready = task.state is TaskState.QUEUED and task.available_at is None
         if was_ready is not is_ready:

@@ -168,6 +168,18 @@ class SqliteStore:
         ((value,),) = self._database.read("next_wake")
         return moment(value)
 
+    async def discarded(self, *, limit: int = 1000) -> list[str]:
+        """See `Store.discarded`."""
+        return [key for (key,) in self._database.read("discarded", (limit,))]
+
+    async def forget_discarded(self, keys: Sequence[str]) -> None:
+        """See `Store.forget_discarded`."""
+
+        def action(session: Session) -> None:
+            session.run("forget_discarded", (_json_list(keys),))
+
+        await self._database.write(action)
+
     async def check_writable(self) -> None:
         """See `Store.check_writable`."""
         await self._database.check_writable()

@@ -5,10 +5,10 @@ INSERT INTO tasks (
     seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
-    artifacts, error, timings, dead, retry_of, wake_at
+    artifacts, error, timings, dead, retry_of, wake_at, checkpoint
 ) VALUES (
     ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-    ?, ?
+    ?, ?, ?
 );
 
 -- name: save_task
@@ -16,7 +16,8 @@ INSERT INTO tasks (
 UPDATE tasks SET
     version = ?, state = ?, seed = ?, available_at = ?, attempt = ?, handed_back = ?,
     worker_id = ?, lease_token = ?, lease_expires_at = ?, cancel_requested = ?, started_at = ?,
-    finished_at = ?, output = ?, artifacts = ?, error = ?, timings = ?, dead = ?, wake_at = ?
+    finished_at = ?, output = ?, artifacts = ?, error = ?, timings = ?, dead = ?, wake_at = ?,
+    checkpoint = ?
 WHERE seq = ?;
 
 -- name: tasks_by_id
@@ -24,7 +25,7 @@ SELECT
     seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
-    artifacts, error, timings, dead, retry_of, wake_at
+    artifacts, error, timings, dead, retry_of, checkpoint
 FROM tasks WHERE id IN (SELECT value FROM json_each(?));
 
 -- name: task_by_id
@@ -32,7 +33,7 @@ SELECT
     seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
-    artifacts, error, timings, dead, retry_of, wake_at
+    artifacts, error, timings, dead, retry_of, checkpoint
 FROM tasks WHERE id = ?;
 
 -- name: last_seq
@@ -187,3 +188,12 @@ INSERT OR REPLACE INTO notes (name, value) VALUES (?, ?);
 
 -- name: note
 SELECT value FROM notes WHERE name = ?;
+
+-- name: discard
+INSERT OR IGNORE INTO discarded (key) VALUES (?);
+
+-- name: discarded
+SELECT key FROM discarded ORDER BY seq LIMIT ?;
+
+-- name: forget_discarded
+DELETE FROM discarded WHERE key IN (SELECT value FROM json_each(?));

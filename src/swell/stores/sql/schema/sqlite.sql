@@ -34,7 +34,8 @@ CREATE TABLE tasks (
     timings TEXT,
     dead INTEGER NOT NULL,
     retry_of TEXT,
-    wake_at INTEGER
+    wake_at INTEGER,
+    checkpoint TEXT
 ) STRICT;
 
 CREATE UNIQUE INDEX tasks_id ON tasks (id);
@@ -64,6 +65,12 @@ CREATE TABLE idempotency (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX idempotency_age ON idempotency (created_at);
+
+-- Objects that no task needs any more, until they are gone.
+CREATE TABLE discarded (
+    seq INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE
+) STRICT;
 -- What the registry keeps. `body` is the JSON of the value.
 CREATE TABLE models (
     seq INTEGER PRIMARY KEY,
