@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,11 @@ import PIL.Image
 import psutil
 import pytest
 from test_worker_http import Site, a_worker, site
+
+from swell.api.app import create_app
+from swell.api.duties import discard
+from swell.errors import NotFound
+from swell.task import checkpoint_key
 
 __all__ = ["site"]
 
@@ -102,3 +108,43 @@ async def test_who_is_being_drawn_when_the_model_process_dies_loses_no_attempt(
         child.kill()
         tasks = [await site.ended(task_id) for task_id in ids]
     assert [(task["state"], task["attempt"]) for task in tasks] == [("succeeded", 1)] * 3
+
+
+async def test_what_a_worker_draws_goes_on_in_another_after_the_second_signal(
+    site: Site, tmp_path: Path, models: tuple[str, str]
+) -> None:
+    wish = {"steps": 60}
+    async with a_worker(site, tmp_path, *models) as (process, talk):
+        ids = [await site.submit("demo/curve", input=wish, count=n) for n in (1, 2)]
+        hearing = asyncio.create_task(events(site, ids[0]))
+        for task_id in ids:
+            await far(site, task_id, 10)
+        process.send_signal(signal.SIGTERM)
+        await talk.has(b"draining")
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    held = [task for task in await site.backend.store.get(ids) if task is not None]
+    assert [task.checkpoint for task in held] == [checkpoint_key(each, 1) for each in ids]
+    async with a_worker(site, tmp_path, *models):
+        tasks = [await site.ended(task_id) for task_id in ids]
+        assert [(task["state"], task["attempt"]) for task in tasks] == [("succeeded", 2)] * 2
+        steps = [data["step"] for name, data in await hearing if name == "progress"]
+        assert steps == sorted(steps), "it began anew"
+        again = [
+            await site.submit("demo/curve", input=wish, count=len(t["artifacts"]), seed=t["seed"])
+            for t in tasks
+        ]
+        through = [await site.ended(task_id) for task_id in again]
+    assert await files(site, tasks) == await files(site, through)
+    await discard(create_app(site.backend).service)
+    for task in held:
+        with pytest.raises(NotFound):
+            await site.backend.objects.head(task.checkpoint or "")
+
+
+async def files(site: Site, tasks: list[Any]) -> list[bytes]:
+    found = []
+    for artifact in (each for task in tasks for each in task["artifacts"]):
+        async with site.client.get(artifact["url"]) as answer:
+            found.append(await answer.read())
+    return found

@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 from api_harness import UPPER, Answer, World, a_world, failed, hold, succeeded
 
+from swell.api.duties import discard, sweep
+from swell.errors import NotFound, Unavailable
+from swell.object_stores.memory import MemoryObjects
+
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
@@ -282,6 +286,94 @@ async def test_an_output_is_never_replaced_even_with_the_url_it_was_put_with(wor
     seen = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
     got = await world.stranger("GET", seen["output"].removeprefix("http://swell.test"))
     assert got.body == b"right"
+
+
+async def _left(world: World, worker: str, lease: Any, data: bytes) -> str:
+    """Leave something to the next attempt; returns its key."""
+    key = f"checkpoints/{lease['task_id']}-{lease['attempt']}.bin"
+    [place] = (await _places(world, worker, lease, key)).json["uploads"]
+    assert (await _deliver(world, place["url"], data)).status == 201
+    outcome = {"type": "released", "checkpoint": key}
+    await world.report(worker, settlements=[{**hold(lease), "outcome": outcome}])
+    return key
+
+
+async def test_the_next_worker_is_told_where_to_read_what_was_left(world: World) -> None:
+    worker = await world.register()
+    await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    assert "checkpoint" not in lease
+    await _left(world, worker, lease, b"half a picture")
+    [again] = (await world.lease(worker))["tasks"]
+    got = await world.stranger("GET", again["checkpoint"])
+    assert (got.status, got.body) == (200, b"half a picture")
+
+
+async def test_only_the_holder_of_a_lease_may_leave_something(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    own = f"checkpoints/{task['id']}-1.bin"
+    for key in (f"checkpoints/{task['id']}-2.bin", "checkpoints/x-1.bin", f"{own}/x"):
+        assert (await _places(world, worker, lease, key)).status == 403, key
+    [place] = (await _places(world, worker, lease, own)).json["uploads"]
+    world.clock.advance(31)
+    await sweep(world.service)
+    world.clock.advance(61)
+    await sweep(world.service)
+    [again] = (await world.lease(worker))["tasks"]
+    assert (await _places(world, worker, lease, own)).status == 409
+    # The URL it has is still good, but nobody reads what lies there.
+    assert (await _deliver(world, place["url"], b"late")).status == 201
+    outcome = {"type": "released", "checkpoint": own}
+    for late in (lease, again):
+        await world.report(worker, settlements=[{**hold(late), "outcome": outcome}])
+    [third] = (await world.lease(worker))["tasks"]
+    assert third["attempt"] == 3
+    assert "checkpoint" not in third
+
+
+async def test_what_was_left_is_deleted_when_it_was_replaced_and_when_the_task_ends(
+    world: World,
+) -> None:
+    worker = await world.register()
+    await world.create()
+    keys = []
+    for data in (b"some", b"more"):
+        [lease] = (await world.lease(worker))["tasks"]
+        keys.append(await _left(world, worker, lease, data))
+    assert await discard(world.service) == 1
+    with pytest.raises(NotFound):
+        await world.service.objects.head(keys[0])
+    await world.service.objects.head(keys[1])
+    [lease] = (await world.lease(worker))["tasks"]
+    await world.report(worker, settlements=[succeeded(lease, "A")])
+    assert await discard(world.service) == 1
+    with pytest.raises(NotFound):
+        await world.service.objects.head(keys[1])
+    assert await discard(world.service) == 0
+
+
+async def test_what_is_to_be_deleted_is_not_forgotten_while_that_fails(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    key = await _left(world, worker, lease, b"some")
+    await world.anna("POST", f"/v1/tasks/{task['id']}/cancel")
+    objects, world.service.objects = world.service.objects, Stuck(world.clock, bytes(32))
+    with pytest.raises(Unavailable):
+        await discard(world.service)
+    world.service.objects = objects
+    assert await discard(world.service) == 1
+    with pytest.raises(NotFound):
+        await objects.head(key)
+
+
+class Stuck(MemoryObjects):
+    """Deletes nothing."""
+
+    async def delete(self, keys: list[str]) -> None:
+        raise Unavailable("the disk is gone")
 
 
 async def test_queues_tell_what_lies_in_them(world: World) -> None:

@@ -14,7 +14,7 @@ from swell.broker import Backlog, Broker
 from swell.clock import ManualClock
 from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
 from swell.store import Accepted, Store, TaskFilter
-from swell.task import Canceled, NewTask, Outcome, Released, Task, TaskState
+from swell.task import Canceled, NewTask, Outcome, Released, Task, TaskState, checkpoint_key
 from swell.testing.factories import (
     a_failure,
     a_lease_request,
@@ -355,6 +355,102 @@ class DeliveryConformance:
         (ended,) = await delivery.settle(held)
         assert ended is not None
         assert ended.state is TaskState.SUCCEEDED
+
+    # ---- handing over
+
+    async def test_what_an_attempt_leaves_is_kept_with_the_task(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        assert held.checkpoint is None
+        key = checkpoint_key(task.id, 1)
+        (waiting,) = await delivery.settle(held, outcome=Released(checkpoint=key))
+        assert waiting is not None
+        assert (waiting.state, waiting.checkpoint) == (TaskState.QUEUED, key)
+        assert (await delivery.get(task)).checkpoint == key
+        (again,) = await delivery.lease(worker_id="worker-2")
+        assert (again.attempt, again.checkpoint) == (2, key)
+        assert await delivery.store.discarded() == []
+
+    async def test_an_attempt_that_leaves_nothing_keeps_what_was_left_before(
+        self, delivery: Delivery
+    ) -> None:
+        (task,) = await delivery.submit(a_new_task())
+        key = checkpoint_key(task.id, 1)
+        for outcome in (Released(checkpoint=key), Released()):
+            (held,) = await delivery.lease()
+            await delivery.settle(held, outcome=outcome)
+        (held,) = await delivery.lease()
+        delivery.clock.advance(31)
+        await delivery.sweep()
+        assert (await delivery.get(held)).checkpoint == key
+        assert await delivery.store.discarded() == []
+
+    async def test_only_the_holder_of_the_lease_leaves_something_and_under_its_own_key(
+        self, delivery: Delivery
+    ) -> None:
+        first, second = await delivery.submit(a_new_task(), a_new_task())
+        late, other = await delivery.lease(2)
+        delivery.clock.advance(31)
+        await delivery.sweep()
+        delivery.clock.advance(61)
+        await delivery.sweep()
+        left = Released(checkpoint=checkpoint_key(late.id, 1))
+        assert await delivery.settle(late, outcome=left) == [None]
+        held = {task.id: task for task in await delivery.lease(2, worker_id="worker-2")}
+        assert await delivery.settle(late, outcome=left) == [None]
+        assert held[late.id].checkpoint is None
+        for key in (checkpoint_key(other.id, 1), checkpoint_key(late.id, 2), "outputs/x/1/a.png"):
+            stranger = Released(checkpoint=key)
+            (waiting,) = await delivery.settle(held[other.id], outcome=stranger)
+            assert waiting is not None
+            assert waiting.checkpoint is None
+            (held[other.id],) = await delivery.lease(worker_id="worker-2")
+        assert {first.id, second.id} == held.keys()
+        assert await delivery.store.discarded() == []
+
+    async def test_what_a_newer_attempt_or_a_failure_replaces_is_discarded(
+        self, delivery: Delivery
+    ) -> None:
+        (task,) = await delivery.submit(a_new_task())
+        keys = [checkpoint_key(task.id, attempt) for attempt in (1, 2)]
+        for key in keys:
+            (held,) = await delivery.lease()
+            await delivery.settle(held, outcome=Released(checkpoint=key))
+        assert await delivery.store.discarded() == keys[:1]
+        (held,) = await delivery.lease()
+        (failed,) = await delivery.settle(held, outcome=a_failure())
+        assert failed is not None
+        assert failed.checkpoint is None
+        assert await delivery.store.discarded() == keys
+        assert await delivery.store.discarded(limit=1) == keys[:1]
+
+    @pytest.mark.parametrize("end", ["success", "failure", "cancel", "late cancel", "deadline"])
+    async def test_what_was_left_is_discarded_once_when_the_task_ends(
+        self, delivery: Delivery, end: str
+    ) -> None:
+        (task,) = await delivery.submit(a_new_task(finish_by_s=60))
+        (held,) = await delivery.lease()
+        key = checkpoint_key(task.id, 1)
+        if end == "late cancel":
+            await delivery.store.cancel([task.id])
+        await delivery.settle(held, outcome=Released(checkpoint=key))
+        if end in ("success", "failure"):
+            (held,) = await delivery.lease()
+            outcome = a_success() if end == "success" else a_failure(retryable=False)
+            await delivery.settle(held, outcome=outcome)
+            await delivery.settle(held, outcome=outcome)
+        elif end == "cancel":
+            await delivery.store.cancel([task.id])
+        elif end == "deadline":
+            delivery.clock.advance(61)
+            await delivery.sweep()
+        assert (await delivery.get(task)).state.is_terminal
+        assert await delivery.store.discarded() == [key]
+        await delivery.store.forget_discarded([key, "unknown"])
+        assert await delivery.store.discarded() == []
+        if end == "success":
+            await delivery.store.retry(task.id, key_id="key-1")
+            assert await delivery.store.discarded() == []
 
     # ---- repeating
 

@@ -1,0 +1,330 @@
+"""What one worker was drawing goes on in another one, with real model processes."""
+
+import asyncio
+import io
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+from structlog.testing import capture_logs
+
+from swell.clock import SystemClock
+from swell.dispatch import Upload
+from swell.errors import Unavailable
+from swell.store import Hold
+from swell.task import Task, TaskState, checkpoint_key
+from swell.testing.dispatch import MemoryDispatch
+from swell.worker.engine import Worker
+from swell.worker.settings import WorkerSettings
+
+#: Writes down each step that it begins: which sample, and where it is.
+MODEL = """
+import os, pathlib, time
+import numpy as np
+import swell
+from pydantic import BaseModel
+
+LOG = os.open(pathlib.Path(__file__).with_name("steps"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+class Draws(swell.StepModel):
+    name = "test/draws"
+    bucket = 4
+
+    class Input(BaseModel):
+        who: int = 0
+        steps: int = 30
+        step_s: float = 0.02
+        solver: str = "euler_ancestral"
+
+    def prepare(self, item):
+        asked = item.input
+        return swell.Plan(
+            sampler=swell.Sampler(asked.solver, asked.steps),
+            shape=(4, 4, 4),
+            values={"step_s": asked.step_s, "who": float(100 * asked.who + item.index)},
+        )
+
+    def denoise(self, x, t, conditions):
+        at = {(int(who), round(float(when), 3)) for who, when in zip(conditions["who"], t)}
+        os.write(LOG, "".join(f"{who} {when}\\n" for who, when in sorted(at)).encode())
+        time.sleep(float(conditions["step_s"].max()))
+        return x * np.float32(0.5)
+
+    def decode(self, latents, item):
+        return swell.Image((latents[:3].transpose(1, 2, 0) * 40 + 128).clip(0, 255).astype("u1"))
+"""
+
+
+class Studio:
+    """A backend in memory, a model that writes its steps down, and workers one after another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.dispatch = MemoryDispatch(SystemClock())
+        self.model = folder / "draws.py"
+        self.model.write_text(MODEL)
+        self._steps = folder / "steps"
+
+    async def submit(self, who: int, seed: int | None = None, count: int = 1, **asked: Any) -> str:
+        return await self.dispatch.submit(
+            "test/draws", {"who": who, **asked}, seed=seed, count=count
+        )
+
+    def begun(self) -> Counter[tuple[str, str]]:
+        """How often each step of each sample has begun."""
+        lines = self._steps.read_text().splitlines() if self._steps.exists() else []
+        return Counter((who, at) for who, at in (line.split() for line in lines))
+
+    def redone(self) -> int:
+        """How many steps more than once were begun, of the sample that is worst off."""
+        extra: Counter[str] = Counter()
+        for (who, _), times in self.begun().items():
+            extra[who] += times - 1
+        return max(extra.values(), default=0)
+
+    async def drawn(self, steps: int) -> None:
+        """Wait until so many steps have begun."""
+        async with asyncio.timeout(30):
+            while self.begun().total() < steps:
+                await asyncio.sleep(0.005)
+
+    @asynccontextmanager
+    async def worker(self, **settings: Any) -> AsyncIterator[tuple[Worker, "asyncio.Task[int]"]]:
+        worker = Worker(
+            WorkerSettings(name="tester", **settings),
+            self.dispatch,
+            [str(self.model)],
+            SystemClock(),
+        )
+        running = asyncio.create_task(worker.run(handle_signals=False))
+        up = asyncio.create_task(worker.is_up.wait())
+        await asyncio.wait({running, up}, return_when=asyncio.FIRST_COMPLETED)
+        up.cancel()
+        try:
+            yield worker, running
+            if not running.done():
+                worker.drain()
+                async with asyncio.timeout(30):
+                    assert await running == 0
+        finally:
+            running.cancel()
+
+    async def handed_over(self, after: int, **settings: Any) -> None:
+        """Have a worker draw so many steps, and then go at once."""
+        async with self.worker(**settings) as (worker, running):
+            await self.drawn(self.begun().total() + after)
+            worker.release()
+            async with asyncio.timeout(8):
+                assert await running == 0
+
+    def files(self, tasks: Sequence[Task]) -> list[bytes]:
+        return [self.dispatch.objects[file.key][0] for task in tasks for file in task.artifacts]
+
+    def pictures(self, tasks: Sequence[Task]) -> list[PIL.Image.Image]:
+        return [PIL.Image.open(io.BytesIO(file)) for file in self.files(tasks)]
+
+    @property
+    def checkpoints(self) -> list[str]:
+        return [key for key in self.dispatch.objects if key.startswith("checkpoints/")]
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Studio:
+    return Studio(tmp_path)
+
+
+async def finished(studio: Studio, ids: Sequence[str]) -> list[Task]:
+    tasks = [await studio.dispatch.ended(task_id) for task_id in ids]
+    assert {task.state for task in tasks} == {TaskState.SUCCEEDED}, [task.error for task in tasks]
+    return tasks
+
+
+async def test_what_a_worker_was_drawing_ends_at_the_same_bits_in_others_with_no_step_redone(
+    studio: Studio,
+) -> None:
+    ids = [
+        await studio.submit(1, seed=3),
+        await studio.submit(2, seed=4, count=3, solver="dpmpp_2m"),
+        await studio.submit(3),
+    ]
+    for kill in range(3):
+        await studio.handed_over(after=random.Random(kill).randint(5, 20))
+        held = [await studio.dispatch.task(task_id) for task_id in ids]
+        assert {task.state for task in held} == {TaskState.QUEUED}
+        assert {task.attempts_left for task in held} == {3}
+        # Those of earlier attempts are gone.
+        assert sorted(studio.checkpoints) == sorted(t.checkpoint for t in held if t.checkpoint)
+    assert any(key.endswith("-3.bin") for key in studio.checkpoints)
+    async with studio.worker():
+        tasks = await finished(studio, ids)
+        assert studio.redone() == 0
+        assert studio.checkpoints == []
+        again = [
+            await studio.submit(1, seed=3),
+            await studio.submit(2, seed=4, count=3, solver="dpmpp_2m"),
+            await studio.submit(3, seed=tasks[2].seed),
+        ]
+        through = await finished(studio, again)
+    assert studio.files(tasks) == studio.files(through)
+
+
+async def test_a_finished_sample_of_a_task_is_only_decoded_again(studio: Studio) -> None:
+    # Five samples of four rows: one comes last.
+    task_id = await studio.submit(1, seed=5, count=5, steps=10)
+    await studio.handed_over(after=4 * 10 + 3)
+    async with studio.worker():
+        tasks = await finished(studio, [task_id])
+        assert studio.redone() == 0
+        through = await finished(studio, [await studio.submit(1, seed=5, count=5, steps=10)])
+    assert studio.files(tasks) == studio.files(through)
+    done = [each.data for each in studio.dispatch.progress if each.kind == "progress"]
+    assert max(data["fraction"] for data in done) == 1
+
+
+async def test_at_most_one_step_is_redone_when_the_model_process_is_killed(studio: Studio) -> None:
+    async with studio.worker() as (worker, _):
+        drawn = []
+        for who in (1, 3, 5):
+            ids = [await studio.submit(who, seed=3), await studio.submit(who + 1, seed=4, count=2)]
+            await studio.drawn(studio.begun().total() + 3 * random.Random(who).randint(2, 25))
+            os.kill(worker.model_pid, signal.SIGKILL)
+            drawn.append(await finished(studio, ids))
+            assert {task.attempt for task in drawn[-1]} == {1}
+            assert studio.redone() <= 1
+        again = [await studio.submit(9, seed=3), await studio.submit(9, seed=4, count=2)]
+        through = await finished(studio, again)
+    told = [[picture.tobytes() for picture in studio.pictures(tasks)] for tasks in drawn]
+    assert told == [[picture.tobytes() for picture in studio.pictures(through)]] * 3
+
+
+@pytest.mark.parametrize("spoiled", ["broken", "empty", "missing", "other seed"])
+async def test_what_cannot_be_used_is_drawn_anew_and_no_task_fails(
+    studio: Studio, spoiled: str
+) -> None:
+    task_id = await studio.submit(1, seed=3)
+    other = await studio.submit(2, seed=4)
+    await studio.handed_over(after=10)
+    objects = studio.dispatch.objects
+    key = checkpoint_key(task_id, 1)
+    data, kind = objects.pop(key)
+    if spoiled == "broken":
+        objects[key] = (data[:-1] + bytes([data[-1] ^ 1]), kind)
+    elif spoiled == "empty":
+        objects[key] = (b"", kind)
+    elif spoiled == "other seed":
+        objects[key] = objects[checkpoint_key(other, 1)]
+    with capture_logs() as logs:
+        async with studio.worker():
+            [task, _] = await finished(studio, [task_id, other])
+            [through] = await finished(studio, [await studio.submit(1, seed=3)])
+    assert [each["task"] for each in logs if "drawing anew" in each["event"]] == [task_id]
+    assert task.attempt == 2
+    assert studio.files([task]) == studio.files([through])
+
+
+async def test_a_worker_with_another_version_of_the_model_draws_anew(studio: Studio) -> None:
+    task_id = await studio.submit(1, seed=3)
+    await studio.handed_over(after=10)
+    studio.model.write_text(MODEL + "# other\n")
+    async with studio.worker():
+        [task] = await finished(studio, [task_id])
+    assert task.attempt == 2
+    assert studio.redone() >= 9
+
+
+class Clogged(MemoryDispatch):
+    """Takes no files, or does not even answer who asks where to put them."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(SystemClock())
+        self._how = how
+
+    async def uploads(self, worker_id: str, hold: Hold, keys: Sequence[str]) -> list[Upload]:
+        if self._how == "hangs":
+            await asyncio.Event().wait()
+        return await super().uploads(worker_id, hold, keys)
+
+    async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
+        if upload.key.startswith("checkpoints/"):
+            raise Unavailable("the disk is full")
+        await super().put(upload, data, content_type)
+
+
+@pytest.mark.parametrize("how", ["full", "hangs"])
+async def test_leases_are_handed_back_in_time_where_nothing_can_be_stored(
+    studio: Studio, how: str
+) -> None:
+    studio.dispatch = Clogged(how)
+    task_id = await studio.submit(1, seed=3)
+    async with studio.worker(handover_s=0.5) as (worker, running):
+        await studio.drawn(5)
+        worker.release()
+        async with asyncio.timeout(1.5):
+            assert await running == 0
+    task = await studio.dispatch.task(task_id)
+    assert (task.state, task.checkpoint) == (TaskState.QUEUED, None)
+    assert task.attempts_left == task.max_attempts
+
+
+async def test_a_step_that_takes_too_long_is_not_waited_for_and_what_was_told_is_left(
+    studio: Studio,
+) -> None:
+    task_id = await studio.submit(1, seed=3, steps=3, step_s=1.5)
+    async with studio.worker(handover_s=0.6) as (worker, running):
+        await studio.drawn(2)
+        worker.release()
+        async with asyncio.timeout(1.5):
+            assert await running == 0
+    assert studio.checkpoints == [checkpoint_key(task_id, 1)]
+    async with studio.worker():
+        await finished(studio, [task_id])
+    assert studio.redone() == 1
+
+
+async def test_a_draining_worker_hands_over_when_its_time_is_over(studio: Studio) -> None:
+    short, long = await studio.submit(1, steps=5), await studio.submit(2, steps=500)
+    async with studio.worker(drain_s=0.5) as (worker, running):
+        await studio.drawn(2)
+        worker.drain()
+        async with asyncio.timeout(8):
+            assert await running == 0
+    assert (await studio.dispatch.task(short)).state is TaskState.SUCCEEDED
+    task = await studio.dispatch.task(long)
+    assert (task.state, task.checkpoint) == (TaskState.QUEUED, checkpoint_key(long, 1))
+
+
+async def test_a_task_that_is_canceled_while_it_waits_leaves_nothing(studio: Studio) -> None:
+    task_id = await studio.submit(1)
+    await studio.handed_over(after=5)
+    assert studio.checkpoints
+    await studio.dispatch.cancel(task_id)
+    assert await studio.dispatch.store.discarded() == studio.checkpoints
+
+
+async def test_a_worker_that_goes_before_it_draws_leaves_what_was_there(studio: Studio) -> None:
+    task_id = await studio.submit(1, seed=3)
+    await studio.handed_over(after=5)
+    dispatch = studio.dispatch
+    fetched = asyncio.Event()
+
+    async def fetch(url: str) -> tuple[bytes, str]:
+        fetched.set()
+        return await asyncio.Future()
+
+    reading, dispatch.fetch = dispatch.fetch, fetch  # type: ignore[method-assign]
+    async with studio.worker() as (worker, running):
+        await fetched.wait()
+        worker.release()
+        assert await running == 0
+    dispatch.fetch = reading  # type: ignore[method-assign]
+    task = await dispatch.task(task_id)
+    assert (task.attempt, task.checkpoint) == (2, checkpoint_key(task_id, 1))
+    async with studio.worker():
+        await finished(studio, [task_id])
+    assert studio.redone() == 0

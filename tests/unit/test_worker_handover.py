@@ -1,0 +1,68 @@
+"""What an attempt leaves to the next one, as a file."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swell.dispatch import LeasedTask
+from swell.worker.handover import UnusableCheckpoint, packed, unpacked
+
+
+def a_task(**fields: object) -> LeasedTask:
+    values: dict[str, object] = {
+        "task_id": "t1",
+        "attempt": 1,
+        "token": "k",
+        "model": "demo/curve",
+        "version": "v",
+        "input": msgspec.Raw(b"{}"),
+        "count": 3,
+    }
+    return LeasedTask(**(values | fields))  # type: ignore[arg-type]
+
+
+SAMPLES = {0: b"first", 2: bytes(1000)}
+FILE = packed(a_task(), "cuda:0", 7, SAMPLES)
+
+
+def test_the_next_attempt_gets_the_samples_and_the_seed_of_a_task_without_one() -> None:
+    left = unpacked(FILE, a_task(attempt=2, token="other"), "cuda:1")
+    assert (left.samples, left.seed) == (SAMPLES, 7)
+
+
+@pytest.mark.parametrize(
+    ("task", "device", "what"),
+    [
+        (a_task(version="w"), "cuda", "version v, and not w"),
+        (a_task(model="demo/other"), "cuda", "model"),
+        (a_task(task_id="t2"), "cuda", "task"),
+        (a_task(seed=8), "cuda", "seed 7, and not 8"),
+        (a_task(count=4), "cuda", "count"),
+        (a_task(), "cpu", "device cuda, and not cpu"),
+    ],
+)
+def test_what_was_left_of_something_else_is_refused(
+    task: LeasedTask, device: str, what: str
+) -> None:
+    with pytest.raises(UnusableCheckpoint, match=what):
+        unpacked(FILE, task, device)
+
+
+def test_samples_that_the_task_does_not_have_are_refused() -> None:
+    with pytest.raises(UnusableCheckpoint, match="none of 3"):
+        unpacked(packed(a_task(), "cuda", 7, {3: b""}), a_task(), "cuda")
+
+
+@given(at=st.integers(0, len(FILE) - 1), bit=st.integers(0, 7))
+def test_a_file_with_a_wrong_bit_is_refused(at: int, bit: int) -> None:
+    broken = bytearray(FILE)
+    broken[at] ^= 1 << bit
+    with pytest.raises(UnusableCheckpoint):
+        unpacked(bytes(broken), a_task(), "cuda")
+
+
+@given(st.binary(max_size=200) | st.integers(0, len(FILE) - 1).map(lambda n: FILE[:n]))
+def test_any_other_bytes_are_refused(raw: bytes) -> None:
+    with pytest.raises(UnusableCheckpoint):
+        unpacked(raw, a_task(), "cuda")
