@@ -248,6 +248,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     error: TaskError
     retryable: bool = True
     timings: Timings = Timings()
+    #: As of `Released`, where the attempt had come further than the one before.
+    checkpoint: str | None = None
 
 
 class Canceled(msgspec.Struct, frozen=True, kw_only=True, tag="canceled"):
@@ -388,7 +390,7 @@ def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float)
         case Canceled():
             return _end(task, TaskState.CANCELED, now, outcome.timings)
         case _ if task.cancel_requested:
-            left = _left_by(task, outcome)
+            left = _left_by(task, outcome) or task.checkpoint
             return _end(task, TaskState.CANCELED, now, Timings(), checkpoint=left)
         case Released():
             handed_back = task.handed_back + 1
@@ -398,7 +400,7 @@ def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float)
                 handed_back=handed_back,
                 lease_expires_at=None,
                 available_at=None,
-                checkpoint=_left_by(task, outcome),
+                checkpoint=_left_by(task, outcome) or task.checkpoint,
             )
         case Failed():
             return _failed(task, outcome, now, retry_delay_s)
@@ -528,6 +530,7 @@ def sweep(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
 
 
 def _failed(task: Task, outcome: Failed, now: datetime, retry_delay_s: float) -> Task:
+    left = _left_by(task, outcome)
     if outcome.retryable and task.attempts_left > 0:
         return transition(
             task,
@@ -535,8 +538,8 @@ def _failed(task: Task, outcome: Failed, now: datetime, retry_delay_s: float) ->
             lease_expires_at=None,
             available_at=now + timedelta(seconds=retry_delay_s),
             error=outcome.error,
-            # It may have failed because of that.
-            checkpoint=None,
+            # What it began with is not taken again: it may have failed because of that.
+            checkpoint=left,
         )
     return _end(
         task,
@@ -545,6 +548,7 @@ def _failed(task: Task, outcome: Failed, now: datetime, retry_delay_s: float) ->
         outcome.timings,
         error=outcome.error,
         dead=outcome.retryable,
+        checkpoint=left or task.checkpoint,
     )
 
 
@@ -563,11 +567,10 @@ def _end(task: Task, state: TaskState, now: datetime, timings: Timings, **change
 
 
 def _left_by(task: Task, outcome: Outcome) -> str | None:
-    """Return where to go on after an attempt: what it left itself, else what the one before did."""
+    """Return where lies what this attempt has left, if it has and named it by its own key."""
     own = checkpoint_key(task.id, task.attempt)
-    if isinstance(outcome, Released) and outcome.checkpoint == own:
-        return own
-    return task.checkpoint
+    is_own = isinstance(outcome, Released | Failed) and outcome.checkpoint == own
+    return own if is_own else None
 
 
 def _with_queue_time(task: Task, timings: Timings) -> Timings:

@@ -203,6 +203,19 @@ async def test_at_most_one_step_is_redone_when_the_model_process_is_killed(studi
     assert told == [[picture.tobytes() for picture in studio.pictures(through)]] * 3
 
 
+async def test_a_task_that_is_alone_goes_on_too_though_it_loses_the_attempt(studio: Studio) -> None:
+    task_id = await studio.submit(1, seed=3)
+    async with studio.worker() as (worker, _):
+        await studio.drawn(12)
+        os.kill(worker.model_pid, signal.SIGKILL)
+        [task] = await finished(studio, [task_id])
+        assert (task.attempt, task.attempts_left) == (2, 1)
+        assert studio.redone() <= 1
+        assert studio.checkpoints == []
+        [through] = await finished(studio, [await studio.submit(1, seed=3)])
+    assert studio.files([task]) == studio.files([through])
+
+
 @pytest.mark.parametrize("spoiled", ["broken", "empty", "missing", "other seed"])
 async def test_what_cannot_be_used_is_drawn_anew_and_no_task_fails(
     studio: Studio, spoiled: str

@@ -8,6 +8,7 @@ import asyncio
 import random
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
 from swell.broker import Backlog, Broker
@@ -423,6 +424,20 @@ class DeliveryConformance:
         assert failed.checkpoint is None
         assert await delivery.store.discarded() == keys
         assert await delivery.store.discarded(limit=1) == keys[:1]
+
+    async def test_a_failed_attempt_that_came_further_leaves_that(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_task(max_attempts=2))
+        keys = [checkpoint_key(task.id, attempt) for attempt in (1, 2)]
+        for key in keys:
+            (held,) = await delivery.lease()
+            failure = msgspec.structs.replace(a_failure(), checkpoint=key)
+            (ended,) = await delivery.settle(held, outcome=failure)
+            assert ended is not None
+            assert ended.checkpoint == key
+            delivery.clock.advance(61)
+            await delivery.sweep()
+        assert (await delivery.get(task)).dead
+        assert await delivery.store.discarded() == keys
 
     @pytest.mark.parametrize("end", ["success", "failure", "cancel", "late cancel", "deadline"])
     async def test_what_was_left_is_discarded_once_when_the_task_ends(

@@ -12,6 +12,7 @@ take at most a twentieth of the time.
 """
 
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -43,9 +44,12 @@ __all__ = ["Drawer", "Easel"]
 PREVIEW_REST: Final = 19
 
 #: After the worker got checkpoints, from which samples go on if this process dies, it gets none for
-#: so many times what telling them took, but for no longer than this, in seconds.
+#: so many times what telling them usually takes, but for no longer than this, in seconds. Usual is
+#: the median of so many times; the first few are for learning it.
 CHECKPOINT_REST: Final = 99
 CHECKPOINT_EVERY_S: Final = 2.0
+CHECKPOINT_TIMES: Final = 9
+CHECKPOINT_LESSONS: Final = 3
 
 #: Cost curves are kept this often while steps run, and sooner only when there is nothing to draw.
 KEEP_EVERY_S: Final = 60.0
@@ -140,6 +144,8 @@ class Drawer:
         #: When checkpoints are told next.
         self._checkpoint_s = clock.monotonic_s()
         self._engine = engine_build(device, "exact" if studio.exact else "fast")
+        #: What telling them took, the latest times.
+        self._telling_s: deque[float] = deque(maxlen=CHECKPOINT_TIMES)
         self._paths = (
             {}
             if studio.curves is None
@@ -277,9 +283,7 @@ class Drawer:
         now_s = self._clock.monotonic_s()
         if is_left and now_s >= self._checkpoint_s:
             self._tell_checkpoints()
-            told_s = self._clock.monotonic_s()
-            rest_s = CHECKPOINT_REST * (told_s - now_s)
-            self._checkpoint_s = told_s + min(rest_s, CHECKPOINT_EVERY_S)
+            self._rest(now_s)
         if now_s - self._kept_s >= (KEEP_EVERY_S if is_left else KEEP_IDLE_S):
             self.keep_curves()
 
@@ -298,6 +302,16 @@ class Drawer:
             if kept is not None:
                 self._pipe.send(Kept(job.handle, index, kept, job.seed))
                 job.kept[index] = step
+
+    def _rest(self, began_s: float) -> None:
+        """Tell no checkpoints for as long as those were worth that are told since `began_s`."""
+        told_s = self._clock.monotonic_s()
+        self._telling_s.append(told_s - began_s)
+        usual_s = 0.0
+        if len(self._telling_s) >= CHECKPOINT_LESSONS:
+            # What took long for once, for want of a processor, does not count.
+            usual_s = sorted(self._telling_s)[len(self._telling_s) // 2]
+        self._checkpoint_s = told_s + min(CHECKPOINT_REST * usual_s, CHECKPOINT_EVERY_S)
 
     def hand_over(self) -> None:
         """Tell checkpoints of all samples, and draw no more."""

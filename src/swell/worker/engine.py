@@ -11,6 +11,7 @@ what is held and still to be told is in one place (`desk.py`), and `link.py` tal
 
 import asyncio
 import base64
+import contextlib
 import os
 import random
 import signal
@@ -761,9 +762,18 @@ class Worker:
             image = f"data:image/jpeg;base64,{base64.b64encode(preview.jpeg).decode()}"
             self._desk.tell(held, "preview", {"image": image, "index": preview.index})
 
-    def _fail(self, held: Held, code: str, title: str, detail: str, *, retryable: bool) -> None:
+    def _fail(
+        self,
+        held: Held,
+        code: str,
+        title: str,
+        detail: str,
+        *,
+        retryable: bool,
+        checkpoint: str | None = None,
+    ) -> None:
         error = _task_error(code, title, detail)
-        self._desk.settle(held, Failed(error=error, retryable=retryable))
+        self._desk.settle(held, Failed(error=error, retryable=retryable, checkpoint=checkpoint))
 
     # --- death of the model process --------------------------------------------------------------
 
@@ -842,7 +852,20 @@ class Worker:
             self._fail(held, "model_timeout", "The model took too long", detail, retryable=True)
             return
         detail = f"while it ran this task, the model process {describe_exit(code)}"
-        self._fail(held, "model_process_died", "The model process died", detail, retryable=True)
+        self._run_errand(self._fail_alone(held, detail))
+
+    async def _fail_alone(self, held: Held, detail: str) -> None:
+        """Fail a task during which the model process died, and leave what this attempt has drawn.
+
+        One that had come no further than the attempt before begins anew: that may be to blame.
+        """
+        left: dict[int, str] = {}
+        if held.has_news:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.handover_s):
+                    await self._leave_checkpoint(held, left)
+        title, key = "The model process died", left.get(held.handle)
+        self._fail(held, "model_process_died", title, detail, retryable=True, checkpoint=key)
 
     def _return(self, tasks: Collection[Held]) -> None:
         """Put tasks back that the model process had, in their order; stopped ones have ended."""
