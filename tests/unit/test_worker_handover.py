@@ -23,35 +23,36 @@ def a_task(**fields: object) -> LeasedTask:
 
 
 SAMPLES = {0: b"first", 2: bytes(1000)}
-FILE = packed(a_task(), "cuda:0", 7, SAMPLES)
+FILE = packed(a_task(), "cuda:0", True, 7, SAMPLES)
 
 
 def test_the_next_attempt_gets_the_samples_and_the_seed_of_a_task_without_one() -> None:
-    left = unpacked(FILE, a_task(attempt=2, token="other"), "cuda:1")
+    left = unpacked(FILE, a_task(attempt=2, token="other"), "cuda:1", True)
     assert (left.samples, left.seed) == (SAMPLES, 7)
 
 
 @pytest.mark.parametrize(
-    ("task", "device", "what"),
+    ("task", "device", "exact", "what"),
     [
-        (a_task(version="w"), "cuda", "version v, and not w"),
-        (a_task(model="demo/other"), "cuda", "model"),
-        (a_task(task_id="t2"), "cuda", "task"),
-        (a_task(seed=8), "cuda", "seed 7, and not 8"),
-        (a_task(count=4), "cuda", "count"),
-        (a_task(), "cpu", "device cuda, and not cpu"),
+        (a_task(version="w"), "cuda", True, "version v, and not w"),
+        (a_task(model="demo/other"), "cuda", True, "model"),
+        (a_task(task_id="t2"), "cuda", True, "task"),
+        (a_task(seed=8), "cuda", True, "seed 7, and not 8"),
+        (a_task(count=4), "cuda", True, "count"),
+        (a_task(), "cpu", True, "device cuda, and not cpu"),
+        (a_task(), "cuda", False, "exact True, and not False"),
     ],
 )
 def test_what_was_left_of_something_else_is_refused(
-    task: LeasedTask, device: str, what: str
+    task: LeasedTask, device: str, exact: bool, what: str
 ) -> None:
     with pytest.raises(UnusableCheckpoint, match=what):
-        unpacked(FILE, task, device)
+        unpacked(FILE, task, device, exact)
 
 
 def test_samples_that_the_task_does_not_have_are_refused() -> None:
     with pytest.raises(UnusableCheckpoint, match="none of 3"):
-        unpacked(packed(a_task(), "cuda", 7, {3: b""}), a_task(), "cuda")
+        unpacked(packed(a_task(), "cuda", True, 7, {3: b""}), a_task(), "cuda", True)
 
 
 @given(at=st.integers(0, len(FILE) - 1), bit=st.integers(0, 7))
@@ -59,10 +60,10 @@ def test_a_file_with_a_wrong_bit_is_refused(at: int, bit: int) -> None:
     broken = bytearray(FILE)
     broken[at] ^= 1 << bit
     with pytest.raises(UnusableCheckpoint):
-        unpacked(bytes(broken), a_task(), "cuda")
+        unpacked(bytes(broken), a_task(), "cuda", True)
 
 
 @given(st.binary(max_size=200) | st.integers(0, len(FILE) - 1).map(lambda n: FILE[:n]))
 def test_any_other_bytes_are_refused(raw: bytes) -> None:
     with pytest.raises(UnusableCheckpoint):
-        unpacked(raw, a_task(), "cuda")
+        unpacked(raw, a_task(), "cuda", True)

@@ -209,10 +209,15 @@ class SampleState:
         assert self.noise is not None, "noise begins with the latents"
         self.noise.fill(out)
 
-    def checkpoint(self, arrays: Arrays, x: Array, h: Array | None) -> bytes:
-        """Return what `resume` needs to go on after its last step, of which `x` and `h` are."""
+    def checkpoint(
+        self, arrays: Arrays, x: Array, h: Array | None, step: int | None = None
+    ) -> bytes:
+        """Return what `resume` needs to go on after a step, by default the last, of which `x` and
+        `h` are.
+        """
+        step = self.step if step is None else step
         kept_h = None if h is None else _packed(arrays.get(h))
-        kept = _Checkpoint(_VERSION, self._identity(), self.step, _packed(arrays.get(x)), kept_h)
+        kept = _Checkpoint(_VERSION, self._identity(), step, _packed(arrays.get(x)), kept_h)
         return msgspec.msgpack.encode(kept)
 
     def resume(self, raw: bytes, arrays: Arrays) -> None:
@@ -368,6 +373,11 @@ class Arena:
     def latents(self, sample: SampleState) -> tuple[Array, Array | None]:
         """Return a running sample's latents and the picture foreseen before, as they lie here."""
         return self._x[sample.row], None if self._h is None else self._h[sample.row]
+
+    def copied(self, sample: SampleState) -> tuple[Array, Array | None]:
+        """Return copies of `latents`, which stay as they are."""
+        x, h = self.latents(sample)
+        return _copy(x), None if h is None else _copy(h)
 
     def load(self, bucket: int) -> None:
         """Write what the network is to see of the samples that were placed."""

@@ -335,13 +335,22 @@ class Denoiser:
 
     def checkpoint(self, sample_id: str) -> bytes | None:
         """Return what a sample needs to go on elsewhere, or None if it has nothing to lose."""
+        make = self.checkpoint_later(sample_id)
+        return None if make is None else make()
+
+    def checkpoint_later(self, sample_id: str) -> Callable[[], bytes] | None:
+        """Return what makes the checkpoint of a sample as it is now; None as `checkpoint` does.
+
+        It may be called in any thread, however far the sample goes meanwhile: the latents were
+        copied, as the next thing that the device was told. It waits for the device.
+        """
         state = self._find(sample_id)
         if state is None or state.step == 0:
             return None
         key, x, h = self._keys[state.key], state.x, state.h
         if key.arena is not None and state.row >= 0:
-            x, h = key.arena.latents(state)
-        return state.checkpoint(key.resident.model.arrays, x, h)
+            x, h = key.arena.copied(state)
+        return partial(state.checkpoint, key.resident.model.arrays, x, h, state.step)
 
     def step_of(self, sample_id: str) -> int:
         """Return how many steps of a sample are over; 0 for one that is not here."""
@@ -359,6 +368,11 @@ class Denoiser:
     def curves(self) -> dict[str, Curve]:
         """Return what steps took, by batch key; worth keeping per model version and device."""
         return self._curves | {str(key): self._schedule.curve(key) for key in self._keys}
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the device has still to do what it was told, as far as is known."""
+        return bool(self._told)
 
     @property
     def due_s(self) -> float:

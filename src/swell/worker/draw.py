@@ -81,8 +81,9 @@ class _Drawing(Job):
         self.steps = [0] * order.count
         #: How many steps the checkpoints have that the worker got, by sample.
         self.kept = [0] * order.count
-        #: Last checkpoints of samples that ended before others of the task, until they are told.
-        self.finished: dict[int, bytes] = {}
+        #: Samples that ended before others of the task → what makes their last checkpoints, until
+        #: these are told.
+        self.finished: dict[int, Callable[[], bytes]] = {}
         #: When its first step began.
         self.began_s: float | None = None
         self.is_told = False
@@ -256,9 +257,9 @@ class Drawer:
 
     def _keep_finished(self, job: _Drawing, index: int) -> None:
         """Keep the latents of a sample whose task is not done: only to decode them is lost."""
-        checkpoint = self._denoiser.checkpoint(job.ids[index])
-        if checkpoint is not None:
-            job.finished[index] = checkpoint
+        make = self._denoiser.checkpoint_later(job.ids[index])
+        if make is not None:
+            job.finished[index] = make
 
     def _count_off(self, job: _Drawing) -> None:
         job.left -= 1
@@ -293,15 +294,26 @@ class Drawer:
 
     def _tell_checkpoints(self) -> None:
         for job in self._jobs.values():
-            for index, checkpoint in job.finished.items():
-                self._pipe.send(Kept(job.handle, index, checkpoint, job.seed))
+            for index, make in job.finished.items():
+                self._tell_checkpoint(job, index, make)
             job.finished.clear()
         for name, (job, index) in self._samples.items():
             step = self._denoiser.step_of(name)
-            kept = self._denoiser.checkpoint(name) if step != job.kept[index] else None
-            if kept is not None:
-                self._pipe.send(Kept(job.handle, index, kept, job.seed))
+            if step != job.kept[index]:
+                make_it = self._denoiser.checkpoint_later(name)
+                assert make_it is not None, "it has steps that are over"
+                self._tell_checkpoint(job, index, make_it)
                 job.kept[index] = step
+
+    def _tell_checkpoint(self, job: _Drawing, index: int, make: Callable[[], bytes]) -> None:
+        def frame() -> Kept:
+            return Kept(job.handle, index, make(), job.seed)
+
+        if self._denoiser.is_ahead:
+            # The loop does not wait for the device.
+            self._pipe.send_made(frame)
+        else:
+            self._pipe.send(frame())
 
     def _rest(self, began_s: float) -> None:
         """Tell no checkpoints for as long as those were worth that are told since `began_s`."""

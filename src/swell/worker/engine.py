@@ -441,7 +441,13 @@ class Worker:
     async def _leave_checkpoint(self, held: Held, left: dict[int, str]) -> None:
         try:
             assert held.seed is not None, "it came with the checkpoints"
-            data = packed(held.task, self._settings.device, held.seed, held.checkpoints)
+            data = packed(
+                held.task,
+                self._settings.device,
+                self._settings.exact,
+                held.seed,
+                held.checkpoints,
+            )
             left[held.handle] = await self._courier.leave(held.task.hold, data, CONTENT_TYPE)
         except Exception as error:
             _log.warning(
@@ -575,7 +581,7 @@ class Worker:
         """Take over what an earlier attempt has left; what cannot be used is drawn anew."""
         try:
             raw = await self._courier.recall(url)
-            left = unpacked(raw, held.task, self._settings.device)
+            left = unpacked(raw, held.task, self._settings.device, self._settings.exact)
         except Exception as error:
             _log.warning(
                 "drawing anew: what an earlier attempt has left cannot be used",

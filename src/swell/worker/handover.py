@@ -35,6 +35,8 @@ class Left(msgspec.Struct, frozen=True, array_like=True):
     model_version: str
     #: Such as `cpu` or `cuda`: another kind of device rounds otherwise.
     device: str
+    #: Whether each step had the same number of rows; else it rounds as its neighbours will.
+    exact: bool
     count: int
     #: Of the first sample; a task without one of its own got it by chance.
     seed: int
@@ -46,7 +48,9 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Left).decode
 
 
-def packed(task: LeasedTask, device: str, seed: int, samples: Mapping[int, bytes]) -> bytes:
+def packed(
+    task: LeasedTask, device: str, exact: bool, seed: int, samples: Mapping[int, bytes]
+) -> bytes:
     """Return the file: SHA-256 of all that follows, then MessagePack."""
     left = Left(
         _VERSION,
@@ -54,6 +58,7 @@ def packed(task: LeasedTask, device: str, seed: int, samples: Mapping[int, bytes
         task.model,
         task.version,
         _kind(device),
+        exact,
         task.count,
         seed,
         dict(samples),
@@ -62,8 +67,8 @@ def packed(task: LeasedTask, device: str, seed: int, samples: Mapping[int, bytes
     return hashlib.sha256(body).digest() + body
 
 
-def unpacked(raw: bytes, task: LeasedTask, device: str) -> Left:
-    """Return what was left for a task that is to be drawn on this device.
+def unpacked(raw: bytes, task: LeasedTask, device: str, exact: bool) -> Left:
+    """Return what was left for a task that is to be drawn on this device, in this mode.
 
     Raises:
         UnusableCheckpoint: It is broken, or of something else; the text says what.
@@ -81,6 +86,7 @@ def unpacked(raw: bytes, task: LeasedTask, device: str) -> Left:
         "model": (left.model, task.model),
         "version": (left.model_version, task.version),
         "device": (left.device, _kind(device)),
+        "exact": (left.exact, exact),
         "count": (left.count, task.count),
         "seed": (left.seed, left.seed if task.seed is None else task.seed),
     }
