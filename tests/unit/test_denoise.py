@@ -643,6 +643,39 @@ def test_a_checkpoint_survives_another_one_of_the_same_finished_sample() -> None
     assert again.finish()["a"] == alone("a", steps=1)
 
 
+@pytest.mark.parametrize("solver", sorted(SAMPLERS))
+def test_a_checkpoint_may_be_made_later_and_is_of_then(solver: str) -> None:
+    asked = {"solver": solver, "steps": 6, "seed": 5}
+    here, there = Studio(OnDevice()), Studio()
+    here.add("a", **asked)
+    for _ in range(3):
+        here.denoiser.boundary()
+    assert here.denoiser.is_ahead
+    assert here.denoiser.step_of("a") == 3
+    make = here.denoiser.checkpoint_later("a")
+    assert make is not None
+    here.denoiser.boundary()
+    there.add("a", **asked, checkpoint=make())
+    assert there.finish()["a"] == alone("a", **asked)
+    assert len(there.model.rows) == 3
+
+
+def test_who_hears_that_a_sample_has_ended_can_still_ask_for_its_checkpoint() -> None:
+    here, there = Studio(), Studio()
+    kept = {}
+
+    def ended(name: str, result: Any) -> None:
+        kept[name] = here.denoiser.checkpoint(name)
+
+    here.denoiser._ended = ended
+    here.add("a", steps=3)
+    here.finish()
+    assert here.denoiser.checkpoint("a") is None
+    there.add("a", steps=3, checkpoint=kept["a"])
+    assert there.finish()["a"] == alone("a", steps=3)
+    assert there.model.rows == []
+
+
 def test_a_checkpoint_of_another_sample_ends_with_that_reason() -> None:
     here = Studio()
     here.add("a", seed=1)

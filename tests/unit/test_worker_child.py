@@ -22,6 +22,8 @@ from swell.worker.frames import (
     Described,
     Done,
     Frame,
+    HandedOver,
+    HandOver,
     Kept,
     Load,
     Order,
@@ -483,6 +485,22 @@ def test_a_checkpoint_goes_on_in_another_process_to_the_same_picture(
     if not any(isinstance(f, Results) and any(d.handle == 3 for d in f.done) for f in frames):
         frames += heard_until_done(drawing, 3)
     assert output(frames, 1) == output(frames, 2) == output(frames, 3)
+
+
+def test_who_hands_over_tells_all_samples_and_draws_no_more(drawing: Line) -> None:
+    drawing.say(draw(Order(1, b'{"steps":40,"step_s":0.01}', count=2), Order(2, b'{"steps":40}')))
+    kept: dict[tuple[int, int], Kept] = {}
+    while len(kept) < 3:
+        if isinstance(frame := drawing.hear(), Kept):
+            kept[frame.handle, frame.index] = frame
+    drawing.say(HandOver())
+    while not isinstance(frame := drawing.hear(), HandedOver):
+        if isinstance(frame, Kept):
+            kept[frame.handle, frame.index] = frame
+    drawing.say(Run(3, "test/naps", [Order(3, b'{"s":0.05}')]))
+    assert isinstance(drawing.hear(), Turn)
+    assert isinstance(drawing.hear(), Results)
+    assert kept[1, 0].seed == kept[1, 1].seed != kept[2, 0].seed
 
 
 def test_batches_run_between_steps_and_say_so(drawing: Line) -> None:

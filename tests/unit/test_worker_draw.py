@@ -1,0 +1,166 @@
+"""How often the model process tells checkpoints, on a clock that stands still between steps."""
+
+import itertools
+import random
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from numpy.typing import NDArray
+
+from swell.clock import ManualClock
+from swell.model import HostArrays, StepModel, load_models
+from swell.worker.draw import CHECKPOINT_EVERY_S, Drawer, Easel
+from swell.worker.frames import HEAD_BYTES, Kept, Order, Studio, decode_frame
+from swell.worker.job import Reader
+from swell.worker.pipe import Pipe
+
+MODEL = """
+import numpy as np
+import swell
+from pydantic import BaseModel
+
+class Draws(swell.StepModel):
+    name = "test/draws"
+    at_step = staticmethod(lambda: None)
+
+    class Input(BaseModel):
+        steps: int
+
+    def prepare(self, item):
+        sampler = swell.Sampler("flow_euler", item.input.steps, spacing="even")
+        return swell.Plan(sampler=sampler, shape=(2, 3))
+
+    def denoise(self, x, t, conditions):
+        self.at_step()
+        return x * np.float32(0.5)
+
+    def decode(self, latents, item):
+        return 1
+"""
+
+STEP_S = 0.1
+
+
+class CostlyArrays(HostArrays):
+    """To read them takes time."""
+
+    def __init__(self, take: Callable[[], None]) -> None:
+        self.take = take
+
+    def get(self, array: Any) -> NDArray[Any]:
+        self.take()
+        return super().get(array)
+
+
+class Atelier:
+    """A drawer of one model, and the worker's end of its pipe."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock()
+        self.cost_s = 0.0
+        #: When a checkpoint was told, and all that it took.
+        self.told_s: list[float] = []
+        self.spent_s = 0.0
+        path = folder / "draws.py"
+        path.write_text(MODEL)
+        [definition] = load_models(str(path))
+        model = definition.make()
+        assert isinstance(model, StepModel)
+        model.arrays = CostlyArrays(self._read)
+        model.at_step = lambda: self.clock.advance(STEP_S)  # type: ignore[attr-defined]
+        easel = Easel(definition.card(), model, Reader(definition, random.Random()))
+        self.ours, theirs = socket.socketpair()
+        self.theirs = theirs
+        self.drawer = Drawer(
+            {"test/draws": easel},
+            Pipe(theirs, self.clock),
+            self.clock,
+            device="cpu",
+            studio=Studio(),
+        )
+
+    def _read(self) -> None:
+        self.told_s.append(self.clock.monotonic_s())
+        self.spent_s += self.cost_s
+        self.clock.advance(self.cost_s)
+
+    def draw(self, steps: int) -> None:
+        """Draw one sample of so many steps to its end."""
+        self.drawer.add("test/draws", [Order(1, b'{"steps":%d}' % steps)])
+        while self.drawer.is_busy:
+            self.drawer.step()
+            self.frames()
+
+    def frames(self) -> list[Any]:
+        """Return what was told since."""
+        self.ours.setblocking(False)
+        told = b""
+        try:
+            while chunk := self.ours.recv(1 << 16):
+                told += chunk
+        except BlockingIOError:
+            pass
+        frames = []
+        while told:
+            end = HEAD_BYTES + int.from_bytes(told[:HEAD_BYTES], "big")
+            frames.append(decode_frame(told[HEAD_BYTES:end]))
+            told = told[end:]
+        return frames
+
+
+@pytest.fixture
+def atelier(tmp_path: Path) -> Iterator[Atelier]:
+    atelier = Atelier(tmp_path)
+    yield atelier
+    atelier.ours.close()
+    atelier.theirs.close()
+
+
+def test_a_checkpoint_that_costs_next_to_nothing_is_told_after_each_step(atelier: Atelier) -> None:
+    atelier.cost_s = STEP_S / 200
+    atelier.draw(50)
+    assert len(atelier.told_s) == 50
+
+
+@pytest.mark.parametrize("part", [0.02, 0.05, 0.15])
+def test_telling_takes_about_a_hundredth_of_the_time(atelier: Atelier, part: float) -> None:
+    atelier.cost_s = STEP_S * part
+    began_s = atelier.clock.monotonic_s()
+    atelier.draw(600)
+    share = atelier.spent_s / (atelier.clock.monotonic_s() - began_s)
+    assert 0.005 < share < 0.0125
+
+
+def test_one_that_costs_much_is_still_told_every_two_seconds(atelier: Atelier) -> None:
+    atelier.cost_s = 0.5
+    atelier.draw(200)
+    gaps = [after - before for before, after in itertools.pairwise(atelier.told_s)]
+    assert max(gaps) <= CHECKPOINT_EVERY_S + atelier.cost_s + 2 * STEP_S
+
+
+def test_one_telling_that_took_long_by_chance_keeps_none_of_the_next_ones(
+    atelier: Atelier,
+) -> None:
+    atelier.cost_s = STEP_S / 200
+    atelier.draw(20)
+    atelier.cost_s = 1.0
+    atelier.drawer.add("test/draws", [Order(2, b'{"steps":50}')])
+    atelier.drawer.step()
+    atelier.cost_s = STEP_S / 200
+    before = len(atelier.told_s)
+    for _ in range(5):
+        atelier.drawer.step()
+    assert len(atelier.told_s) == before + 5
+
+
+def test_a_sample_that_did_not_move_is_told_once(atelier: Atelier) -> None:
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":9}')])
+    atelier.drawer.step()
+    assert [type(frame) for frame in atelier.frames()].count(Kept) == 1
+    atelier.drawer.hand_over()
+    told = [type(frame).__name__ for frame in atelier.frames()]
+    assert told == ["HandedOver"]
+    assert not atelier.drawer.is_busy
