@@ -12,7 +12,8 @@ A step counts from its begin, so one that was in flight when the process died is
 end every task is drawn once more without being disturbed, and all files are compared.
 
 Value: steps that one sample has drawn twice in one round of `release` or `process`, at most. All
-tasks must have succeeded, once each, with the same bytes as when nothing is killed.
+tasks must have succeeded, once each, with the same bytes as when nothing is killed, and no sample
+may have drawn more than all of its steps twice where the worker died.
 """
 
 from __future__ import annotations

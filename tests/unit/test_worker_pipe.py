@@ -51,6 +51,18 @@ def test_a_model_goes_on_while_nobody_reads_its_pictures(
     assert read(theirs) == Step(2, 1, 1)
 
 
+@pytest.mark.parametrize("before", [0, 8 << 20])
+def test_what_is_said_together_comes_in_order_after_all_before(
+    ends: tuple[Pipe, socket.socket], before: int
+) -> None:
+    pipe, theirs = ends
+    said: list[Frame] = [results(1, before), Step(1, 1, 2), Step(1, 2, 2), Step(2, 1, 1)]
+    pipe.send(said[0])
+    pipe.send_together(said[1:])
+    pipe.send_together([])
+    assert [read(theirs) for _ in said] == said
+
+
 def test_a_model_hears_that_its_worker_has_gone_while_pictures_were_on_their_way(
     ends: tuple[Pipe, socket.socket],
 ) -> None:

@@ -14,6 +14,7 @@ take at most a twentieth of the time.
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,7 +46,7 @@ PREVIEW_REST: Final = 19
 
 #: After the worker got checkpoints, from which samples go on if this process dies, it gets none for
 #: so many times what telling them usually takes, but for no longer than this, in seconds. Usual is
-#: the median of so many times; the first few are for learning it.
+#: the lower quartile of so many times; the first few are for learning it.
 CHECKPOINT_REST: Final = 99
 CHECKPOINT_EVERY_S: Final = 2.0
 CHECKPOINT_TIMES: Final = 9
@@ -109,6 +110,10 @@ class _Listener:
 
     def is_cancelled(self) -> bool:
         return self._drawer.is_cancelled(self._job)
+
+
+def _kept(job: _Drawing, index: int, make: Callable[[], bytes]) -> Kept:
+    return Kept(job.handle, index, make(), job.seed)
 
 
 class Drawer:
@@ -293,27 +298,24 @@ class Drawer:
             self._outbox.flush()
 
     def _tell_checkpoints(self) -> None:
+        frames: list[Callable[[], Kept]] = []
         for job in self._jobs.values():
             for index, make in job.finished.items():
-                self._tell_checkpoint(job, index, make)
+                frames.append(partial(_kept, job, index, make))
             job.finished.clear()
         for name, (job, index) in self._samples.items():
             step = self._denoiser.step_of(name)
             if step != job.kept[index]:
                 make_it = self._denoiser.checkpoint_later(name)
                 assert make_it is not None, "it has steps that are over"
-                self._tell_checkpoint(job, index, make_it)
+                frames.append(partial(_kept, job, index, make_it))
                 job.kept[index] = step
-
-    def _tell_checkpoint(self, job: _Drawing, index: int, make: Callable[[], bytes]) -> None:
-        def frame() -> Kept:
-            return Kept(job.handle, index, make(), job.seed)
-
-        if self._denoiser.is_ahead:
+        if not self._denoiser.is_ahead:
+            self._pipe.send_together([frame() for frame in frames])
+            return
+        for frame in frames:
             # The loop does not wait for the device.
             self._pipe.send_made(frame)
-        else:
-            self._pipe.send(frame())
 
     def _rest(self, began_s: float) -> None:
         """Tell no checkpoints for as long as those were worth that are told since `began_s`."""
@@ -321,8 +323,8 @@ class Drawer:
         self._telling_s.append(told_s - began_s)
         usual_s = 0.0
         if len(self._telling_s) >= CHECKPOINT_LESSONS:
-            # What took long for once, for want of a processor, does not count.
-            usual_s = sorted(self._telling_s)[len(self._telling_s) // 2]
+            # What took longer, at a first time or for want of a processor, does not count.
+            usual_s = sorted(self._telling_s)[len(self._telling_s) // 4]
         self._checkpoint_s = told_s + min(CHECKPOINT_REST * usual_s, CHECKPOINT_EVERY_S)
 
     def hand_over(self) -> None:

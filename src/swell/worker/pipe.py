@@ -5,7 +5,7 @@ import select
 import socket
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from swell.clock import Clock
@@ -76,6 +76,18 @@ class Pipe:
             return
         self._send_aside(lambda: frame, size_bytes)
 
+    def send_together(self, frames: Sequence[Frame]) -> None:
+        """Say several things, none of them large, as `send` does, but wake the worker once.
+
+        Raises:
+            WorkerGone: Nobody listens any more.
+        """
+        if self._outgoing:
+            for frame in frames:
+                self.send(frame)
+            return
+        self._send_bytes(b"".join([encode_frame(frame) for frame in frames]))
+
     def send_made(self, make: Callable[[], Frame]) -> None:
         """Say what `make` returns, after all that was said before. It is called in a thread.
 
@@ -98,8 +110,11 @@ class Pipe:
             self._changed.notify_all()
 
     def _send_now(self, frame: Frame) -> None:
+        self._send_bytes(encode_frame(frame))
+
+    def _send_bytes(self, data: bytes) -> None:
         try:
-            self._socket.sendall(encode_frame(frame))
+            self._socket.sendall(data)
         except OSError as error:
             raise WorkerGone from error
 
