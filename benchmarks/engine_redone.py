@@ -231,7 +231,7 @@ def read_all(sock: socket.socket) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20, help="of release and of process")
-    parser.add_argument("--few", type=int, default=4, help="rounds of the other kinds")
+    parser.add_argument("--few", type=int, default=2, help="rounds of the other kinds")
     chosen = parser.parse_args()
     rounds = {
         "release": chosen.rounds,
