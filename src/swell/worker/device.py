@@ -154,7 +154,9 @@ class Device:
         }
 
     def _fits(self, place: _Place) -> bool:
-        return not self.residents or self._missing() + place.size_bytes <= 0
+        if self._budget_bytes is None or not self.residents:
+            return True
+        return self._missing() + place.size_bytes <= 0
 
     def _missing(self) -> int:
         """Return by how much the models on the device are over the budget; negative for room."""
