@@ -60,7 +60,7 @@ T = TypeVar("T")
 USUAL_PRIORITY: Final = 1
 
 #: So many leases in a row may pass a model whose turn it is, for one that a worker has at hand.
-MOST_PASSED: Final = 16
+MOST_PASSED: Final = 64
 
 #: Flows whose finish tag lies behind the virtual time are looked for once this many are known.
 MAX_IDLE_FLOWS = 10_000

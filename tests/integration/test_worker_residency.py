@@ -21,7 +21,7 @@ import swell
 from pydantic import BaseModel
 from swell.weights import HostCopy
 
-SIDE = 1536
+SIDE = 768
 #: Names of those whose weights are in memory.
 HERE = set()
 
@@ -118,7 +118,7 @@ class Greedy(Whole):
             raise MemoryError("no memory left")
 '''
 
-ONE_MODEL = 1536 * 1536 * 4
+ONE_MODEL = 768 * 768 * 4
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ async def test_pictures_are_the_same_bits_and_models_change_less_often_than_task
     dispatch: MemoryDispatch, models: Path, fit: int
 ) -> None:
     names = ["test/one", "test/two", "test/three"]
-    wishes = [(names[n % 3], {"steps": 2 + n % 4}, n) for n in range(36)]
+    wishes = [(names[n % 3], {"steps": 2 + n % 4}, n) for n in range(30)]
     ids = [await dispatch.submit(name, wish, seed=seed) for name, wish, seed in wishes]
     paths = refs(models, "One", "Two", "Three")
     async with working(dispatch, *paths, device_memory_bytes=fit * ONE_MODEL) as (worker, _):

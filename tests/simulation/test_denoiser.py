@@ -9,7 +9,7 @@ from itertools import pairwise
 from statistics import fmean
 
 import pytest
-from denoiser import (
+from replay import (
     GENTD26_STEPS,
     H200_512,
     H200_1024,

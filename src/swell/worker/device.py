@@ -60,8 +60,8 @@ class _Place:
         """Drop it: whatever it holds is gone, and a fresh one stands in its place."""
         self.where, self.host_bytes = _Where.DISK, 0
         self.model = self.definition.make()
-        # Models are full of cycles, what they hold is large, and the collector is told to leave alone
-        # whatever was there when the process began to work.
+        # Models are full of cycles, and what they hold is large. The collector was told to leave
+        # alone what was there when the process began to work.
         gc.unfreeze()
         gc.collect()
         gc.freeze()
