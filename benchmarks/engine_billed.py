@@ -39,7 +39,7 @@ LINGER_S = (0.0, 60.0, 180.0)
 
 
 def rules() -> list[Rent]:
-    found = [
+    return [
         Rent(BOOT_S, linger_s, first_s, patience_s, more_s)
         for first_s, patience_s, more_s, linger_s in itertools.product(
             FIRST_S, PATIENCE_S, MORE_S, LINGER_S
@@ -47,7 +47,6 @@ def rules() -> list[Rent]:
         # Where the first is rented at once nobody's patience ends.
         if first_s or patience_s == PATIENCE_S[0]
     ]
-    return found
 
 
 def replay(rent: Rent, asked: Sequence[Sequence[Request]]) -> dict[str, Any]:

@@ -1,19 +1,19 @@
 """How often does a worker change the model on its device, against first come, first served?
 
-A replay with the statistics of GenTD26: 87 models of 1 to 20 GB, bursts, 2.7 pictures a request, and
-the trace's own load, which keeps one device busy for 0.39 of the time with pictures alone. The
+A replay with the statistics of GenTD26: 87 models of 1 to 20 GB, bursts, 2.7 pictures a request,
+and the trace's own load, which keeps one device busy for 0.39 of the time with pictures alone. The
 backend's turns and affinity, the worker's slots, its line, its schedule and who leaves the device
 are Swell's code; only time is simulated. Models may take 64 GB of a device of 80 GB. First come,
-first served holds one model at a time, as a server with one pipeline does: in the trace itself there
-are as many updates of pipelines as pictures drawn.
+first served holds one model at a time, as a server with one pipeline does: the trace itself counts
+as many updates of pipelines as inferences.
 
 Value: switches per request over those of first come, first served, over all seeds.
 
 The details have the stricter readings as well: the same room for both sides, one model at a time
-and 64 GB, at the trace's load and at 0.9. At the trace's own load these do not reach 0.3: there most
-requests find nobody waiting, and no order of service helps. A part of the replay also runs in a real
-worker with a real model process whose models sleep, so many times faster; there `real` over
-`simulated` are the switches of the same requests.
+and 64 GB, at the trace's load and at 0.9. At the trace's own load these do not reach 0.3: a good
+part of the switches that are left are for requests that find nobody waiting, and no order of
+service helps there. A part of the replay also runs in a real worker with a real model process whose
+models sleep, so many times faster: `real` and `simulated` are the switches of the same requests.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ class Device:
     def lease(self, now_s: float) -> None:
         """Take what is given, once the device is there."""
         free = self.fleet.slots - len(self.held)
-        if free <= 0 or now_s < self.now_s and not self.held:
+        if free <= 0 or (now_s < self.now_s and not self.held):
             return
         for request in self.fleet.lease(self, free):
             if not self.held:

@@ -313,7 +313,7 @@ GENTD26_MODEL_BYTES = (1e9, 20e9)
 
 
 def model_bytes() -> dict[str, int]:
-    """Return what each model takes of a device, which has nothing to do with how often it is used."""
+    """Return what each model takes of a device; how often it is used has nothing to do with it."""
     least, most = GENTD26_MODEL_BYTES
     share = (most - least) / (GENTD26_MODEL_COUNT - 1)
     sizes = [round(least + share * n) for n in range(GENTD26_MODEL_COUNT)]

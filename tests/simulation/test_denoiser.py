@@ -9,6 +9,7 @@ from itertools import pairwise
 from statistics import fmean
 
 import pytest
+
 from replay import (
     GENTD26_STEPS,
     H200_512,
@@ -25,7 +26,6 @@ from replay import (
     quantile,
     request_latencies_s,
 )
-
 from swell.worker.schedule import Policy
 
 SMALL = {"key": device(H200_512)}
