@@ -252,7 +252,11 @@ class MemoryDispatch:
         return cancels
 
     async def _lease(
-        self, worker_id: str, models: dict[str, str], n: int, residents: Sequence[str] | None
+        self,
+        worker_id: str,
+        models: dict[str, str],
+        n: int,
+        residents: Sequence[str] | None = None,
     ) -> list[LeasedTask]:
         if n <= 0 or self.is_draining:
             return []
