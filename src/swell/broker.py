@@ -26,6 +26,8 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     #: How long the leases last, in seconds.
     lease_s: float
+    #: Models that are on the worker's device now, the most useful first; empty for all the same.
+    residents: Sequence[str] = ()
 
     @property
     def queues(self) -> list[tuple[str, str, str]]:
@@ -83,6 +85,9 @@ class Broker(Protocol):
         Order, where the broker can, among the tasks of one model (`fairness.py`): the more urgent
         band first; within a band the keys take turns; of each key the more urgent priority first,
         then its users in turn, then age.
+        Of several models in one band, each lease serves the next. A worker that names residents is
+        given those first; no model is passed in its turn for that by more than
+        `fairness.MOST_PASSED` leases in a row, and none by less urgent tasks.
         A lease that is not extended ends by itself and its attempt counts.
     """
 

@@ -211,6 +211,21 @@ class WorkerSettings(_Group):
         "own number of rows, so that a seed gives the same picture bit for bit, whoever is drawn "
         "beside it. `fast`: with as many as measured best, and the last bits may differ.",
     )
+    device_memory_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        description="What the models may take of the device together. Those that do not fit are "
+        "brought when it is their turn, and others leave for them: first whom nobody waits for, "
+        "and of these the one used longest ago. In bytes; unset to load all of them at the start, "
+        "and keep them.",
+    )
+    host_memory_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="What models that had to leave the device may take of the host's memory, from "
+        "where they come back quickly; beyond that the one used longest ago is dropped. In bytes; "
+        "unset for no limit.",
+    )
     picture_format: Literal["png", "webp", "jpeg", "avif"] = Field(
         default="png",
         description="What pictures become where neither the model nor the input says.",

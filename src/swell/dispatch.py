@@ -22,6 +22,7 @@ __all__ = [
     "Registration",
     "Report",
     "ReportAnswer",
+    "Switches",
     "Upload",
     "Welcome",
 ]
@@ -51,7 +52,17 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     max_wait_s: float
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
+class Switches(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How often a worker has brought one of its models to its device, since it started."""
+
+    model: str
+    #: Loaded anew, and brought back from the host's memory. What is loaded before the worker takes
+    #: work does not count.
+    disk: int = 0
+    host: int = 0
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Ask for work: `POST /worker/v1/lease`.
 
     The answer comes as soon as there is work, a cancellation or a drain, or after `wait_s`.
@@ -61,6 +72,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     #: At most this many tasks; 0 only listens for cancellations and drain.
     n: int
     wait_s: float = 0.0
+    #: Models that are on the worker's device now, the most useful first; None where all always are.
+    residents: list[str] | None = None
 
 
 class LeasedTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -125,6 +138,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     settlements: list[Settlement] = []
     holds: list[Hold] = []
     ask: int = 0
+    #: As in `Ask`.
+    residents: list[str] | None = None
+    #: Of models that were brought at least once, where they take turns on the device.
+    switches: list[Switches] = []
     #: This is the last report of a worker that goes.
     goodbye: bool = False
 

@@ -21,6 +21,9 @@ Priority decides before turns do, but only where it cannot be used against other
 more urgent than usual comes first among the tasks of its own key, and what is less urgent than
 usual waits for everybody's usual tasks.
 
+Between models that share workers the band decides, then they take turns, one lease each (`rotate`).
+A worker that has some of them at hand is given those first, within bounds (`prefer`).
+
 What this guarantees among the keys whose tasks of one model and band wait, whatever each of them
 sends (theorem 1 of the source for the first two):
 
@@ -36,15 +39,28 @@ Source:
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
-__all__ = ["USUAL_PRIORITY", "VirtualClock", "band", "rotate", "take_turns", "turns_before"]
+__all__ = [
+    "MOST_PASSED",
+    "USUAL_PRIORITY",
+    "VirtualClock",
+    "band",
+    "note_passed",
+    "prefer",
+    "rotate",
+    "take_turns",
+    "turns_before",
+]
 
 T = TypeVar("T")
 
 #: The priority of a request that names none.
 USUAL_PRIORITY: Final = 1
+
+#: So many leases in a row may pass a model whose turn it is, for one that a worker has at hand.
+MOST_PASSED: Final = 64
 
 #: Flows whose finish tag lies behind the virtual time are looked for once this many are known.
 MAX_IDLE_FLOWS = 10_000
@@ -216,3 +232,45 @@ def rotate(heads: Mapping[str, int], last: str | None) -> list[str]:
     later = [name for name in names if last is not None and name > last]
     turn = later + [name for name in names if name not in set(later)]
     return sorted(turn, key=lambda name: heads[name])
+
+
+def prefer(
+    turn: Sequence[str], heads: Mapping[str, int], near: Sequence[str], passed: Mapping[str, int]
+) -> list[str]:
+    """Return the order of `rotate` with the models first that a worker has at hand.
+
+    Only models change places, never the tasks of one; and none is passed by less urgent ones, nor
+    by others once that has happened `MOST_PASSED` times in a row.
+
+    Args:
+        turn: From `rotate`.
+        heads: Model → band of its next task.
+        near: Models that are on the worker's device, the most useful first.
+        passed: From `note_passed`.
+    """
+    places = {name: place for place, name in enumerate(near)}
+
+    def rank(name: str) -> tuple[int, int]:
+        is_due = passed.get(name, 0) >= MOST_PASSED
+        return heads[name], -1 if is_due else places.get(name, len(places))
+
+    return sorted(turn, key=rank)
+
+
+def note_passed(turn: Sequence[str], served: Collection[str], passed: dict[str, int]) -> None:
+    """Count for each model of how many leases in a row others were served in its turn.
+
+    Args:
+        turn: From `rotate`.
+        served: The models of which the lease has handed out tasks.
+        passed: Model → count; changed.
+    """
+    waiting: list[str] = []
+    for name in turn:
+        if name not in served:
+            waiting.append(name)
+            continue
+        passed.pop(name, None)
+        for each in waiting:
+            passed[each] = passed.get(each, 0) + 1
+        waiting.clear()

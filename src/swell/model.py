@@ -61,6 +61,7 @@ __all__ = [
     "Sampler",
     "StepModel",
     "Video",
+    "can_offload",
     "define",
     "example_of",
     "flatten",
@@ -250,12 +251,29 @@ class Model:
     examples: ClassVar[Sequence[Mapping[str, Any]]] = ()
     #: `trial`, `canary` or `live`.
     stage: ClassVar[str] = "live"
+    #: What it takes of the device, in bytes; `load` may set it. 0 stands for what the process grows
+    #: by while it loads, which tells nothing of a GPU's memory.
+    memory_bytes: int = 0
+    #: What is raised if the device has no memory left, beside `MemoryError`.
+    out_of_memory: tuple[type[Exception], ...] = ()
 
     def load(self, device: str) -> None:
         """Get ready to run on `device` (`cpu`, `cuda`, `cuda:1`); called once per process."""
 
     def warmup(self) -> None:
         """Run something small once after `load`, so that the first user does not wait for it."""
+
+    def offload(self) -> int:
+        """Leave the device to others; return how many bytes of host memory that takes. Optional.
+
+        Called between two batches or steps, and only where models share a device by turns. A model
+        without it is dropped, and made and loaded anew when it is needed.
+        """
+        raise NotImplementedError
+
+    def onload(self) -> None:
+        """Come back to the device, as `offload` found it. Optional, and only together with it."""
+        raise NotImplementedError
 
     def run(self, items: list[Any]) -> list[Any]:
         """Return one result or exception per item, in order.
@@ -403,15 +421,14 @@ class StepModel(Model):
     #: Rows that every step has in exact mode, padding included: the same bits whoever is there. A
     #: larger one has more throughput and makes a single picture wait. See `Plan.bucket`.
     bucket: int = 2
-    #: What is raised if the device has no memory left, beside `MemoryError`.
-    out_of_memory: tuple[type[Exception], ...] = ()
 
     _runs: Callable[[list[Any]], list[Any]] | None = None
 
     def prepare(self, item: Any) -> Plan:
         """Return how this sample is drawn. Cheap, and before anybody waits for it.
 
-        An exception fails the item; `Reject` for good.
+        The model need not be on the device then, nor loaded: use nothing that `load` brings, unless
+        it also stays through `offload`. An exception fails the item; `Reject` for good.
         """
         raise NotImplementedError
 
@@ -624,6 +641,8 @@ def _define_class(cls: type[Model]) -> Definition:
         raise InvalidModel(f"{cls.name}: write `def run(self, items)` in {where}")
     if issubclass(cls, StepModel):
         _check_steps(cls, where)
+    if (cls.offload is Model.offload) != (cls.onload is Model.onload):
+        raise InvalidModel(f"{cls.name}: write both `offload` and `onload` in {where}, or neither")
     if not isinstance(cls.batch, Batch):
         raise InvalidModel(f"{cls.name}: batch must be a swell.Batch, not {cls.batch!r}")
     unknown = [field for field in cls.batch.by if field not in input_type.model_fields]
@@ -691,6 +710,11 @@ class _FunctionModel(Model):
             return self._function(**arguments)
         except Exception as error:
             return error
+
+
+def can_offload(candidate: Model) -> bool:
+    """Whether it can leave its device and come back without being loaded anew."""
+    return type(candidate).offload is not Model.offload
 
 
 def is_function_model(candidate: Model) -> bool:

@@ -215,6 +215,8 @@ def build_worker(settings: Settings, clock: Clock) -> "Worker":
             name=chosen.name or f"{host}-{os.getpid()}",
             pool=chosen.pool,
             device=chosen.device,
+            device_memory_bytes=chosen.device_memory_bytes,
+            host_memory_bytes=chosen.host_memory_bytes,
             slots=chosen.slots,
             host=host,
             picture_format=chosen.picture_format,
@@ -359,6 +361,8 @@ def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str
     # What is unset has no text.
     unset = {
         "worker.slots": worker.slots,
+        "worker.device_memory_bytes": worker.device_memory_bytes,
+        "worker.host_memory_bytes": worker.host_memory_bytes,
         "worker.encode_processes": worker.encode_processes,
         "worker.run_limit_s": worker.run_limit_s,
         "worker.drain_s": worker.drain_s,

@@ -9,7 +9,8 @@ from itertools import pairwise
 from statistics import fmean
 
 import pytest
-from denoiser import (
+
+from replay import (
     GENTD26_STEPS,
     H200_512,
     H200_1024,
@@ -25,7 +26,6 @@ from denoiser import (
     quantile,
     request_latencies_s,
 )
-
 from swell.worker.schedule import Policy
 
 SMALL = {"key": device(H200_512)}

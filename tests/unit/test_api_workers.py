@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from api_harness import UPPER, Answer, World, a_world, failed, hold, succeeded
 
 from swell.api.duties import discard, sweep
+from swell.api.fleet import Worker
+from swell.dispatch import Switches
 from swell.errors import NotFound, Unavailable
 from swell.object_stores.memory import MemoryObjects
+from swell.registry import WorkerInfo
 
 
 @pytest.fixture
@@ -385,3 +389,28 @@ async def test_queues_tell_what_lies_in_them(world: World) -> None:
     assert (queue["ready"], queue["running"], queue["ready_samples"]) == (2, 1, 4)
     [shown] = (await world.admin("GET", "/v1/workers")).json["workers"]
     assert (shown["state"], shown["held"]) == ("busy", 1)
+
+
+async def test_switches_of_models_are_counted_once_however_often_they_are_told(
+    world: World,
+) -> None:
+    worker = await world.register()
+    once = [{"model": "demo/upper", "disk": 2, "host": 1}]
+    for told in (once, once, [{"model": "demo/upper", "disk": 2, "host": 4}]):
+        await world.report(worker, switches=told, residents=["demo/upper"])
+    text = (await world.stranger("GET", "/metrics")).body.decode()
+    assert 'swell_model_switches_total{model="demo/upper",source="disk"} 2.0' in text
+    assert 'swell_model_switches_total{model="demo/upper",source="host"} 4.0' in text
+    [seen] = (await world.admin("GET", "/v1/workers")).json["workers"]
+    assert seen["switches"] == {"demo/upper": {"disk": 2, "host": 4}}
+    assert seen["residents"] == ["demo/upper"]
+
+
+def test_of_a_worker_that_was_there_before_only_what_is_new_is_counted() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    info = WorkerInfo(id="w", name="w", pool="p", models={"a": "1"}, registered_at=now, seen_at=now)
+    worker = Worker(info, 0.0)
+    assert worker.count_switches([Switches(model="a", disk=7)]) == []
+    assert worker.count_switches([Switches(model="a", disk=9)]) == [Switches(model="a", disk=2)]
+    # It was started again under its name.
+    assert worker.count_switches([Switches(model="a", disk=1)]) == [Switches(model="a")]

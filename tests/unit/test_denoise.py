@@ -553,6 +553,48 @@ def test_a_model_that_is_not_there_is_brought_when_it_is_its_turn() -> None:
     assert brought == ["test/other"]
 
 
+def away(studio: Studio, other: Toy, *names: str) -> None:
+    """Let another model's samples come while it is not on the device."""
+    studio.denoiser.set_residency(other, loaded=False, load_s=0.5)
+    for name in names:
+        item = Item({"steps": 3}, seed=1)
+        studio.denoiser.add([Request(id=name, model=other, item=item)])
+
+
+def test_a_model_that_cannot_be_brought_fails_its_own_samples_only() -> None:
+    def load(model: StepModel) -> None:
+        raise ValueError(f"no {model.name}")
+
+    studio = Studio(load=load)
+    studio.add("a", steps=3)
+    away(studio, Toy(studio.model.clock, "test/other"), "b", "c")
+    ended = studio.finish()
+    assert isinstance(ended["a"], bytes)
+    assert [str(ended[name]) for name in "bc"] == ["no test/other"] * 2
+
+
+def test_what_waits_to_be_decoded_is_decoded_before_another_model_is_brought() -> None:
+    decoded: list[int] = []
+    studio = Studio(load=lambda model: decoded.append(len(studio.model.decoded)))
+    for name in ("a", "b", "c", "d"):
+        studio.add(name, steps=3)
+    away(studio, Toy(studio.model.clock, "test/other"), "e")
+    assert len(studio.finish()) == 5
+    assert decoded == [4]
+
+
+def test_a_sample_goes_on_to_the_same_picture_after_its_model_was_made_anew() -> None:
+    studio = Studio()
+    studio.add("a", steps=9)
+    for _ in range(3):
+        studio.denoiser.boundary()
+    fresh = Toy(studio.model.clock)
+    studio.denoiser.replace(fresh)
+    studio.denoiser.set_residency(fresh, loaded=False, load_s=0.1)
+    assert studio.finish()["a"] == alone("a", steps=9)
+    assert fresh.decoded
+
+
 def test_two_models_of_one_name_are_refused() -> None:
     studio = Studio()
     studio.add("a")

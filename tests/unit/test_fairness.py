@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from swell import fairness
 from swell.fairness import (
+    MOST_PASSED,
     USUAL_PRIORITY,
     VirtualClock,
     band,
+    note_passed,
+    prefer,
     rotate,
     take_turns,
     turns_before,
@@ -413,3 +416,41 @@ def test_a_model_that_always_has_work_is_served_within_one_round_of_the_others(
         last = rotate(dict.fromkeys({steady, *busy}, 1), last)[0]
         waited = 0 if last == steady else waited + 1
         assert waited <= len(others)
+
+
+names = st.lists(st.sampled_from("abcdef"), min_size=1, unique=True)
+
+
+@given(names, names, st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 3)), st.data())
+def test_preferring_what_is_at_hand_keeps_models_and_bands(
+    waiting: list[str], near: list[str], bands: dict[str, int], data: st.DataObject
+) -> None:
+    heads = {name: bands.get(name, 0) for name in waiting}
+    passed = {name: data.draw(st.integers(0, MOST_PASSED)) for name in waiting}
+    turn = rotate(heads, data.draw(st.sampled_from([None, *"abcdef"])))
+    order = prefer(turn, heads, near, passed)
+    assert sorted(order) == sorted(turn)
+    assert [heads[name] for name in order] == sorted(heads.values())
+    assert prefer(turn, heads, [], {}) == turn
+
+
+@given(st.lists(st.sets(st.sampled_from("abcde"), min_size=1), min_size=1), names)
+def test_no_model_is_passed_in_its_turn_more_often_than_the_bound(
+    waits: list[set[str]], near: list[str]
+) -> None:
+    passed: dict[str, int] = {}
+    last = None
+    for waiting in waits * 30:
+        heads = dict.fromkeys(waiting, 1)
+        turn = rotate(heads, last)
+        last = prefer(turn, heads, near, passed)[0]
+        note_passed(turn, {last}, passed)
+        # Of several that are due at once, one is served by each lease.
+        assert max(passed.values(), default=0) < MOST_PASSED + 5
+
+
+def test_a_model_whose_turn_it_was_long_enough_is_served_before_what_is_at_hand() -> None:
+    heads, passed = {"far": 1, "near": 1}, {"far": MOST_PASSED}
+    assert prefer(["far", "near"], heads, ["near"], passed) == ["far", "near"]
+    note_passed(["far", "near"], {"far"}, passed)
+    assert prefer(["far", "near"], heads, ["near"], passed) == ["near", "far"]

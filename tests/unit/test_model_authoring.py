@@ -12,9 +12,11 @@ from swell import ui
 from swell.model import (
     HostArrays,
     InvalidModel,
+    Model,
     Plan,
     Sampler,
     StepModel,
+    can_offload,
     define,
     example_of,
     flatten,
@@ -398,3 +400,23 @@ def test_a_file_is_a_string_in_the_schema() -> None:
         definition.input_type.model_validate({"image": 3})
     with pytest.raises(ValidationError, match="base64"):
         definition.input_type.model_validate({"image": "data:image/png;base64,%%%"})
+
+
+def test_a_model_that_leaves_its_device_must_be_able_to_come_back() -> None:
+    class OneWay(Model):
+        name = "test/one-way"
+
+        class Input(BaseModel):
+            n: int = 1
+
+        def run(self, items: list[Any]) -> list[Any]:
+            return [item.input.n for item in items]
+
+        def offload(self) -> int:
+            return 0
+
+    with pytest.raises(InvalidModel, match="both `offload` and `onload`"):
+        define(OneWay)
+    OneWay.onload = lambda self: None  # type: ignore[method-assign]
+    assert can_offload(define(OneWay).make())
+    assert not can_offload(load_models("demo/curve")[0].make())

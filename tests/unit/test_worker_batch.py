@@ -105,6 +105,19 @@ def test_clearing_gives_everybody_in_order() -> None:
     assert backlog.take() == []
 
 
+def test_a_batch_lets_others_pass_as_long_as_it_says_and_nobody_waits_for_nothing() -> None:
+    far = Batching(model="far", max=1, by=(), defaults={})
+    backlog: Backlog[str] = Backlog()
+    backlog.add("far", far, "far", samples=1)
+    for name in ("near 1", "near 2"):
+        backlog.add(name, PLAIN, name, samples=1)
+    assert backlog.models == {"far", PLAIN.model}
+    assert backlog.take(lambda model, _: model == "far") == ["near 1"]
+    assert backlog.take(lambda model, _: False) == ["far"]
+    assert backlog.take(lambda model, _: True) == ["near 2"]
+    assert backlog.models == set()
+
+
 def key(batching: Batching, fields: Any) -> Any:
     return batching.key(msgspec.Raw(msgspec.json.encode(fields)))
 
@@ -138,12 +151,13 @@ def test_there_is_room_for_a_step_and_for_who_comes_next() -> None:
     assert room_of(define(Noop).card()) == 0
     assert default_slots([card, define(Noop).card()]) == 512
     assert default_slots([card]) == 24
+    assert default_slots([card] * 9, in_turn=True) == 4 * 24
 
 
 def test_tasks_go_in_until_there_is_no_room_and_then_one_for_one() -> None:
-    line: Line[str] = Line(3)
+    line: Line[str] = Line({"m": 3})
     for name, samples in (("a", 2), ("large", 9), ("c", 1)):
-        line.add(name, samples)
+        line.add(name, "m", samples)
     assert [line.take(), line.take(), line.take()] == ["a", "large", None]
     line.leave("a")
     line.leave("a")
@@ -152,12 +166,21 @@ def test_tasks_go_in_until_there_is_no_room_and_then_one_for_one() -> None:
     assert (line.take(), len(line)) == ("c", 0)
 
 
+def test_who_waits_for_one_model_does_not_hold_up_others() -> None:
+    line: Line[str] = Line({"m": 1, "n": 1})
+    for name, model in (("a", "m"), ("b", "m"), ("c", "n")):
+        line.add(name, model, 1)
+    assert [line.take(), line.take(), line.take()] == ["a", "c", None]
+    line.leave("a")
+    assert (line.take(), len(line)) == ("b", 0)
+
+
 def test_circles_go_in_one_after_the_other_and_are_one_again_after_a_pardon() -> None:
-    line: Line[str] = Line(9)
+    line: Line[str] = Line({"m": 9})
     first, second = line.new_circle(), line.new_circle()
-    line.add("free", 1)
+    line.add("free", "m", 1)
     for name, circle in (("d", second), ("c", first), ("b", first)):
-        line.put_back(name, 1, circle)
+        line.put_back(name, "m", 1, circle)
     assert [line.take(), line.take(), line.take()] == ["b", "c", None]
     line.leave("b")
     assert line.take() is None
@@ -165,7 +188,7 @@ def test_circles_go_in_one_after_the_other_and_are_one_again_after_a_pardon() ->
     line.leave("c")
     assert [line.take(), line.take()] == ["d", "free"]
     assert line.leave_all() == ["d", "free"]
-    line.add("e", 1)
+    line.add("e", "m", 1)
     assert line.take() == "e"
 
 
@@ -179,9 +202,9 @@ def test_who_kills_the_process_is_found_in_few_tries_and_alone(
     count: int, poison: int, tried: set[int], room: int
 ) -> None:
     poison %= count
-    line: Line[int] = Line(room)
+    line: Line[int] = Line({"m": room})
     for number in range(count):
-        line.add(number, 1)
+        line.add(number, "m", 1)
     finished: list[int] = []
     deaths = 0
     while len(finished) < count:
@@ -201,6 +224,6 @@ def test_who_kills_the_process_is_found_in_few_tries_and_alone(
         for circle in reversed(parted(suspects, tried.__contains__)):
             place = line.new_circle()
             for number in reversed(circle):
-                line.put_back(number, 1, place)
+                line.put_back(number, "m", 1, place)
     assert sorted(finished) == list(range(count))
     assert deaths <= 2 + math.ceil(math.log2(count))

@@ -13,6 +13,7 @@ import msgspec
 from swell.api.eta import ServiceTimes
 from swell.api.pace import Meter, Pace, Window, learn
 from swell.clock import Clock
+from swell.dispatch import Switches
 from swell.registry import Registry, WorkerInfo
 from swell.store import Hold
 from swell.task import Task
@@ -28,8 +29,17 @@ class Worker:
     """A worker as this process knows it."""
 
     __slots__ = (
-        *("cancels", "has_called", "info", "is_drain_told", "meter", "polls", "seen_s"),
-        "was_heard",
+        *(
+            "cancels",
+            "has_called",
+            "info",
+            "is_drain_told",
+            "meter",
+            "polls",
+            "residents",
+            "seen_s",
+        ),
+        *("switches", "was_heard"),
     )
 
     def __init__(self, info: WorkerInfo, seen_s: float) -> None:
@@ -44,6 +54,10 @@ class Worker:
         #: How many tasks it holds, and how fast it gets through them.
         self.meter = Meter(info.slots)
         self.is_drain_told = False
+        #: Models on its device, the most useful first; None where all always are, or it is unknown.
+        self.residents: list[str] | None = None
+        #: Model → how often it was brought to its device; None where it has not told yet.
+        self.switches: dict[str, Switches] | None = None
         #: Its lease calls that wait now.
         self.polls: set[asyncio.Future[None]] = set()
 
@@ -56,6 +70,22 @@ class Worker:
         """Note that it called."""
         self.seen_s = now_s
         self.was_heard = self.has_called = True
+
+    def count_switches(self, told: Sequence[Switches]) -> list[Switches]:
+        """Note how often it has changed models by now; return what is new since it last told.
+
+        Of a worker that an earlier backend knew, the first word only says from where to count.
+        """
+        before, self.switches = self.switches, {each.model: each for each in told}
+        if before is None:
+            return []
+        fresh = []
+        for each in told:
+            known = before.get(each.model, Switches(model=each.model))
+            if each != known:
+                disk, host = max(0, each.disk - known.disk), max(0, each.host - known.host)
+                fresh.append(Switches(model=each.model, disk=disk, host=host))
+        return fresh
 
     def take_cancels(self) -> list[str]:
         """Return what it has to stop, once."""
@@ -119,6 +149,7 @@ class Fleet:
         await self._registry.put_worker(info)
         worker = self._workers[info.id] = Worker(info, self._clock.monotonic_s())
         worker.has_called = True
+        worker.switches = {}
         self._index()
         return worker
 

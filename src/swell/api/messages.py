@@ -30,6 +30,7 @@ __all__ = [
     "QueueView",
     "Replayed",
     "StoredView",
+    "SwitchesView",
     "TaskList",
     "TaskQuery",
     "TaskRequest",
@@ -316,6 +317,13 @@ class WorkersQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     gone: Annotated[bool, Meta(description="also those that have gone")] = False
 
 
+class SwitchesView(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a worker has brought a model to its device, since it started."""
+
+    disk: Annotated[int, Meta(description="loaded anew")]
+    host: Annotated[int, Meta(description="brought back from the host's memory")]
+
+
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """A worker."""
 
@@ -326,6 +334,14 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, str]
     slots: int
     held: Annotated[int, Meta(description="tasks under lease, as this backend knows")]
+    residents: Annotated[
+        list[str] | None,
+        Meta(description="models on its device; null where all always are, or it has not told"),
+    ]
+    switches: Annotated[
+        dict[str, SwitchesView],
+        Meta(description="model → how often it was brought to the device, as this backend knows"),
+    ]
     device: str
     host: str
     pid: int

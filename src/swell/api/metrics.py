@@ -17,6 +17,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from swell.broker import Depth
+from swell.dispatch import Switches
 
 __all__ = ["CONTENT_TYPE", "METRICS", "Histogram", "Metrics", "Snapshot"]
 
@@ -40,6 +41,8 @@ METRICS: dict[str, str] = {
     "swell_queue_oldest_age_seconds": "Age of the oldest task that could run now, by queue.",
     "swell_lease_tasks": "Tasks per lease that was granted.",
     "swell_workers": "Workers, by pool and state.",
+    "swell_model_switches_total": "Models brought to a worker's device when it was their turn, by "
+    "model and source: `disk` (loaded anew) or `host` (back from the host's memory).",
     "swell_event_streams": "Open event streams.",
     "swell_http_request_seconds": "HTTP requests, by method, route and status.",
 }
@@ -93,6 +96,8 @@ class Metrics:
         self.accepted: dict[str, int] = {}
         self.ended: dict[tuple[str, str], int] = {}
         self.requeued: dict[str, int] = {}
+        #: (model, source) → how often it was brought to a device.
+        self.switches: dict[tuple[str, str], int] = {}
         #: Model → its waiting, running and whole times.
         self.task_s: dict[str, tuple[Histogram, Histogram, Histogram]] = {}
         self.lease_tasks = Histogram((1, 2, 4, 8, 16, 32, 64, 128))
@@ -118,6 +123,14 @@ class Metrics:
         times[0].observe(queue_s)
         times[1].observe(run_s)
         times[2].observe(total_s)
+
+    def models_switched(self, switches: Iterable[Switches]) -> None:
+        """Note models that were brought to a device."""
+        for each in switches:
+            for source, n in (("disk", each.disk), ("host", each.host)):
+                if n:
+                    key = (each.model, source)
+                    self.switches[key] = self.switches.get(key, 0) + n
 
     def text(self, snapshot: Snapshot) -> bytes:
         """Return the exposition format."""
@@ -152,6 +165,10 @@ class _Source(Collector):
             for model, n in counts.items():
                 family.add_metric([model], n)
             yield family
+        switches = _counter("swell_model_switches_total", ["model", "source"])
+        for labels, n in metrics.switches.items():
+            switches.add_metric(list(labels), n)
+        yield switches
 
     def _histograms(self) -> Iterator[Metric]:
         metrics = self._metrics

@@ -4,6 +4,7 @@ from swell.api import metrics
 from swell.api.auth import create_key
 from swell.api.call import Call, Reply
 from swell.api.eta import EtaSeconds
+from swell.api.fleet import Worker
 from swell.api.messages import (
     HealthView,
     KeyList,
@@ -14,6 +15,7 @@ from swell.api.messages import (
     NewKeyView,
     QueueList,
     QueueView,
+    SwitchesView,
     WorkerList,
     WorkersQuery,
     WorkerView,
@@ -77,7 +79,7 @@ async def list_workers(service: Service, call: Call) -> Reply:
     """`GET /v1/workers`."""
     query = read_query(call, WorkersQuery)
     views = [
-        _worker_view(info, state, held)
+        _worker_view(info, state, held, service.fleet.get(info.id))
         for info, state, held in await service.fleet.all()
         if query.gone or state != "gone"
     ]
@@ -92,7 +94,8 @@ async def drain_worker(service: Service, call: Call) -> Reply:
         raise NotFound(f"there is no worker {worker_id[:60]!r}: GET /v1/workers lists them")
     worker = service.fleet.get(worker_id)
     held = 0 if worker is None else worker.held
-    return Reply(200, encode(_worker_view(info, "gone" if info.gone_at else "draining", held)))
+    state = "gone" if info.gone_at else "draining"
+    return Reply(200, encode(_worker_view(info, state, held, worker)))
 
 
 async def make_key(service: Service, call: Call) -> Reply:
@@ -214,7 +217,8 @@ async def _queue_view(service: Service, depth: Depth) -> QueueView:
     )
 
 
-def _worker_view(info: WorkerInfo, state: str, held: int) -> WorkerView:
+def _worker_view(info: WorkerInfo, state: str, held: int, worker: Worker | None) -> WorkerView:
+    switches = {} if worker is None else worker.switches or {}
     return WorkerView(
         id=info.id,
         name=info.name,
@@ -223,6 +227,10 @@ def _worker_view(info: WorkerInfo, state: str, held: int) -> WorkerView:
         models=info.models,
         slots=info.slots,
         held=held,
+        residents=None if worker is None else worker.residents,
+        switches={
+            each.model: SwitchesView(disk=each.disk, host=each.host) for each in switches.values()
+        },
         device=info.device,
         host=info.host,
         pid=info.pid,

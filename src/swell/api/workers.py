@@ -180,6 +180,7 @@ async def lease_tasks(
     """
     worker = await _known(service, ask.worker_id)
     worker.hear(service.clock.monotonic_s())
+    worker.residents = ask.residents
     wait_s = min(max(0.0, ask.wait_s), service.settings.max_wait_s)
     wants = ask.n > 0 and not worker.info.draining and not is_gone()
     has_news = worker.cancels or (worker.info.draining and not worker.is_drain_told)
@@ -204,6 +205,9 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     """Write what a worker tells, publish it, and lease more if asked."""
     worker = await _known(service, told.worker_id)
     worker.hear(service.clock.monotonic_s())
+    worker.residents = told.residents
+    if told.switches:
+        service.metrics.models_switched(worker.count_switches(told.switches))
     if told.goodbye:
         # What it hands back must not go to its own lease call, which may still wait.
         worker.leave()
@@ -282,6 +286,7 @@ async def _take(
             models=info.models,
             n=min(n, MAX_LEASE),
             lease_s=service.settings.lease_s,
+            residents=worker.residents or (),
         ),
         until=until,
     )

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from swell import task as life
 from swell.broker import Backlog, Depth, LeaseRequest, Rank
-from swell.fairness import VirtualClock, band, rotate, take_turns
+from swell.fairness import VirtualClock, band, note_passed, prefer, rotate, take_turns
 from swell.store import Start, Store, TaskFilter
 from swell.task import NewTask, Task, TaskState
 
@@ -57,6 +57,8 @@ class MemoryBroker:
         self._clocks: dict[tuple[str, str, int], VirtualClock] = defaultdict(VirtualClock)
         self._tags: dict[str, float] = {}
         self._last_model: str | None = None
+        #: Model → how many leases in a row were given others in its turn.
+        self._passed: dict[str, int] = {}
         self._arrival = asyncio.Event()
         self._is_closed = False
 
@@ -125,14 +127,18 @@ class MemoryBroker:
             for urgency, _ in self._lines[queue]:
                 heads[model] = min(urgency, heads.get(model, urgency))
         picked: list[tuple[str, str]] = []
-        for model in rotate(heads, self._last_model):
+        turn = rotate(heads, self._last_model)
+        served: set[str] = set()
+        for model in prefer(turn, heads, request.residents, self._passed):
             version = request.models[model]
             order = self._order(model, (model, f"{model}:{version}"), self._turns)
             for entry in list(itertools.islice(order, n - len(picked))):
                 self._drop(entry.task_id)
                 self._clocks[model, entry.key_id, entry.priority].serve(entry.tag)
                 self._last_model = model
+                served.add(model)
                 picked.append((entry.task_id, version))
+        note_passed(turn, served, self._passed)
         return picked
 
     def _order(

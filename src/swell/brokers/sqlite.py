@@ -16,6 +16,8 @@ from swell.fairness import (
     USUAL_PRIORITY,
     VirtualClock,
     band,
+    note_passed,
+    prefer,
     rotate,
     take_turns,
     turns_before,
@@ -197,7 +199,8 @@ class SqliteBroker:
 
 def _lease(session: Session, request: LeaseRequest) -> list[Task]:
     started: list[Task] = []
-    for model in _turns(session, request):
+    turn, order = _turns(session, request)
+    for model in order:
         wanted = request.n - len(started)
         if wanted <= 0:
             break
@@ -205,6 +208,8 @@ def _lease(session: Session, request: LeaseRequest) -> list[Task]:
         if taken:
             session.state.last_model = model
         started += taken
+    if len(turn) > 1:
+        note_passed(turn, {task.model for task in started}, session.state.passed)
     return started
 
 
@@ -251,17 +256,22 @@ class _Others:
         return n, samples
 
 
-def _turns(session: Session, request: LeaseRequest) -> list[str]:
+def _turns(session: Session, request: LeaseRequest) -> tuple[list[str], list[str]]:
+    """Return the models of which tasks wait, in turn, and in the order in which they are served."""
     waiting = [
         (queue, model) for queue, model, _ in request.queues if session.ready_count(queue) > 0
     ]
     if len(waiting) <= 1:
-        return [model for _, model in waiting]
+        alone = [model for _, model in waiting]
+        return alone, alone
     heads: dict[str, int] = {}
     for queue, model in waiting:
         urgency = min(session.lines(queue))
         heads[model] = min(urgency, heads.get(model, urgency))
-    return rotate(heads, session.state.last_model)
+    turn = rotate(heads, session.state.last_model)
+    if not request.residents:
+        return turn, turn
+    return turn, prefer(turn, heads, request.residents, session.state.passed)
 
 
 def _take(session: Session, request: LeaseRequest, model: str, n: int) -> list[Task]:

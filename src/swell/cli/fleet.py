@@ -66,9 +66,10 @@ def list_workers(
             f"{w['held']}/{w['slots']}",
             w["device"],
             ", ".join(w["models"]),
+            sum(each["disk"] + each["host"] for each in w["switches"].values()),
             ago(w["seen_at"], now),
         )
         for w in found
     ]
-    columns = ("WORKER", "NAME", "POOL", "STATE", "HELD", "DEVICE", "MODELS", "SEEN")
+    columns = ("WORKER", "NAME", "POOL", "STATE", "HELD", "DEVICE", "MODELS", "SWITCHES", "SEEN")
     table(columns, rows, empty="no workers: start one with `swell worker`")

@@ -14,6 +14,7 @@ import pytest
 from swell.broker import Backlog, Broker
 from swell.clock import ManualClock
 from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
+from swell.fairness import MOST_PASSED
 from swell.store import Accepted, Store, TaskFilter
 from swell.task import Canceled, NewTask, Outcome, Released, Task, TaskState, checkpoint_key
 from swell.testing.factories import (
@@ -613,6 +614,46 @@ class DeliveryConformance:
         first = await delivery.lease(2, models=models)
         second = await delivery.lease(2, models=models)
         assert {task.model for task in first + second} == {"demo/a", "demo/b"}
+
+    async def test_a_worker_is_given_the_models_that_it_has_at_hand_in_their_order(
+        self, delivery: Delivery
+    ) -> None:
+        models = {f"demo/{name}": "v1" for name in "abcd"}
+        await delivery.submit(*(a_new_task(model) for model in models for _ in range(2)))
+        held = await delivery.lease(5, models=models, residents=["demo/c", "demo/b"])
+        assert [task.model for task in held][:4] == ["demo/c"] * 2 + ["demo/b"] * 2
+
+    async def test_a_model_is_passed_in_its_turn_so_often_and_no_more(
+        self, delivery: Delivery
+    ) -> None:
+        models = {"demo/a": "v1", "demo/b": "v1", "demo/c": "v1"}
+        await delivery.submit(*(a_new_task("demo/a") for _ in range(100)))
+        await delivery.submit(*(a_new_task(model) for model in ("demo/b", "demo/c")))
+        served = []
+        for _ in range(MOST_PASSED + 3):
+            served += await delivery.lease(1, models=models, residents=["demo/a"])
+        names = [task.model for task in served]
+        assert set(names[: MOST_PASSED - 1]) == {"demo/a"}
+        assert {"demo/b", "demo/c"} < set(names)
+
+    async def test_a_model_at_hand_does_not_pass_more_urgent_tasks_of_another(
+        self, delivery: Delivery
+    ) -> None:
+        models = {"demo/a": "v1", "demo/b": "v1"}
+        await delivery.submit(*(a_new_task("demo/a", priority=5) for _ in range(5)))
+        await delivery.submit(a_new_task("demo/b"))
+        (first,) = await delivery.lease(1, models=models, residents=["demo/a"])
+        assert first.model == "demo/b"
+
+    async def test_what_is_at_hand_changes_no_order_within_a_model(
+        self, delivery: Delivery
+    ) -> None:
+        models = {"demo/a": "v1", "demo/b": "v1"}
+        await delivery.submit(*(a_new_task("demo/a", key_id="key-1") for _ in range(20)))
+        await delivery.submit(*(a_new_task("demo/a", key_id="key-2") for _ in range(20)))
+        await delivery.submit(*(a_new_task("demo/b") for _ in range(20)))
+        served = await delivery.lease(20, models=models, residents=["demo/a"])
+        assert [task.key_id for task in served] == ["key-1", "key-2"] * 10
 
     async def test_a_key_that_names_many_users_gets_no_more_than_one_that_names_none(
         self, delivery: Delivery

@@ -155,7 +155,7 @@ class MemoryDispatch:
             async with asyncio.timeout(ask.wait_s or 0.001):
                 while ask.worker_id in self._workers:
                     self._check_near()
-                    tasks = await self._lease(ask.worker_id, models, ask.n)
+                    tasks = await self._lease(ask.worker_id, models, ask.n, ask.residents)
                     if tasks or self._cancels or self.is_draining:
                         return Grant(
                             tasks=tasks, cancels=self._take_cancels(), drain=self.is_draining
@@ -190,7 +190,8 @@ class MemoryDispatch:
             for hold, state in zip(report.holds, states, strict=True)
             if not state.is_held or state.cancel_requested
         ]
-        tasks = await self._lease(report.worker_id, models, 0 if report.goodbye else report.ask)
+        wanted = 0 if report.goodbye else report.ask
+        tasks = await self._lease(report.worker_id, models, wanted, report.residents)
         if report.goodbye:
             self._workers.pop(report.worker_id, None)
             self._news.set()
@@ -259,11 +260,23 @@ class MemoryDispatch:
         cancels, self._cancels = self._cancels, []
         return cancels
 
-    async def _lease(self, worker_id: str, models: dict[str, str], n: int) -> list[LeasedTask]:
+    async def _lease(
+        self,
+        worker_id: str,
+        models: dict[str, str],
+        n: int,
+        residents: Sequence[str] | None = None,
+    ) -> list[LeasedTask]:
         if n <= 0 or self.is_draining:
             return []
         await self.broker.offer(await self.store.sweep())
-        request = LeaseRequest(worker_id=worker_id, models=models, n=n, lease_s=self.lease_s)
+        request = LeaseRequest(
+            worker_id=worker_id,
+            models=models,
+            n=n,
+            lease_s=self.lease_s,
+            residents=residents or (),
+        )
         return [_leased(task, self.clock.now()) for task in await self.broker.lease(request)]
 
 

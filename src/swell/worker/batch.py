@@ -2,13 +2,14 @@
 
 A batch holds one model and one batch key, never more samples than the model takes, and is led by
 whoever waits longest. A task that must run alone shares with nobody, so that what it breaks is only
-its own.
+its own. Where not all models fit on the device, a batch whose model would have to be brought lets
+others pass, as long as its owner says.
 
 Models that draw in steps need no batches: a task goes to the model process as soon as there is room
-for another (`Line`). Room is counted in samples: those that run together, and some more, so that
-the next one is there when one ends, and so that short ones can pass long ones. When a process has
-died, those that it was drawing are parted into circles, and one circle after the other is drawn by
-itself, until who is to blame is alone.
+for another (`Line`). Room is counted in samples of each model: those that run together, and some
+more, so that the next one is there when one ends, and so that short ones can pass long ones. When a
+process has died, those that it was drawing are parted into circles, and one circle after the other
+is drawn by itself, until who is to blame is alone.
 """
 
 from collections import deque
@@ -75,18 +76,28 @@ class _Place(Generic[EntryT]):
     samples: int
 
 
+def _at_once(model: str, entry: object) -> bool:
+    return False
+
+
 class Backlog(Generic[EntryT]):
     """Who waits for the model, by batch key."""
 
     def __init__(self) -> None:
         self._queues: dict[Hashable, deque[_Place[EntryT]]] = {}
         self._limits: dict[Hashable, int] = {}
+        self._models: dict[Hashable, str] = {}
         self._order = 0
         self._early = 0
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def models(self) -> set[str]:
+        """The models that somebody waits for."""
+        return set(self._models.values())
 
     def add(
         self, entry: EntryT, batching: Batching, key: Hashable, *, samples: int, alone: bool = False
@@ -109,20 +120,30 @@ class Backlog(Generic[EntryT]):
         if queue is None:
             queue = self._queues[key] = deque()
             self._limits[key] = 1 if alone else batching.max
+            self._models[key] = batching.model
         if place.order < 0:
             queue.appendleft(place)
         else:
             queue.append(place)
         self._length += 1
 
-    def take(self) -> list[EntryT]:
+    def take(self, lets_pass: Callable[[str, EntryT], bool] = _at_once) -> list[EntryT]:
         """Remove and return the next batch, in order; empty if nobody waits.
 
         An entry with more samples than a batch may hold comes by itself: the model process cuts it.
+
+        Args:
+            lets_pass: Whether the first entry of a line, which waits for this model, lets those
+                of other lines go first.
         """
         if not self._queues:
             return []
-        key = min(self._queues, key=lambda key: self._queues[key][0].order)
+
+        def rank(key: Hashable) -> tuple[bool, int]:
+            head = self._queues[key][0]
+            return lets_pass(self._models[key], head.entry), head.order
+
+        key = min(self._queues, key=rank)
         queue, room = self._queues[key], self._limits[key]
         first = queue.popleft()
         batch, room = [first.entry], room - first.samples
@@ -131,7 +152,7 @@ class Backlog(Generic[EntryT]):
             room -= place.samples
             batch.append(place.entry)
         if not queue:
-            del self._queues[key], self._limits[key]
+            del self._queues[key], self._limits[key], self._models[key]
         self._length -= len(batch)
         return batch
 
@@ -143,6 +164,7 @@ class Backlog(Generic[EntryT]):
         )
         self._queues.clear()
         self._limits.clear()
+        self._models.clear()
         self._length = 0
         return [place.entry for place in places]
 
@@ -153,6 +175,7 @@ class Backlog(Generic[EntryT]):
 @dataclass(slots=True)
 class _Stand(Generic[EntryT]):
     entry: EntryT
+    model: str
     samples: int
     circle: int
 
@@ -164,52 +187,63 @@ class Line(Generic[EntryT]):
     for everybody who is not suspected of anything.
 
     Args:
-        room: Samples that the process holds. A task of more than that comes by itself.
+        rooms: Model → samples of it that the process holds. A task of more than that comes when
+            none of that model is there.
     """
 
-    def __init__(self, room: int = 0) -> None:
-        self.room = room
+    def __init__(self, rooms: Mapping[str, int] | None = None) -> None:
+        self.rooms = dict(rooms or {})
         self._waiting: deque[_Stand[EntryT]] = deque()
         self._inside: dict[EntryT, _Stand[EntryT]] = {}
-        self._samples = 0
+        #: Model → its samples that are inside.
+        self._samples: dict[str, int] = {}
         self._circles = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, entry: EntryT, samples: int, circle: int = 0) -> None:
+    def add(self, entry: EntryT, model: str, samples: int, circle: int = 0) -> None:
         """Put an entry at the end of the line."""
-        self._waiting.append(_Stand(entry, samples, circle))
+        self._waiting.append(_Stand(entry, model, samples, circle))
 
-    def put_back(self, entry: EntryT, samples: int, circle: int) -> None:
+    def put_back(self, entry: EntryT, model: str, samples: int, circle: int) -> None:
         """Put an entry before everybody else; of several, put the last one back first."""
-        self._waiting.appendleft(_Stand(entry, samples, circle))
+        self._waiting.appendleft(_Stand(entry, model, samples, circle))
 
     def take(self) -> EntryT | None:
         """Return who is to go into the model process now, or None if nobody is."""
-        if not self._waiting:
-            return None
-        first = self._waiting[0]
+        circle = None
         if self._inside:
-            present = next(iter(self._inside.values()))
-            if first.circle != present.circle or self._samples >= self.room:
-                return None
-        self._waiting.popleft()
-        self._inside[first.entry] = first
-        self._samples += first.samples
-        return first.entry
+            circle = next(iter(self._inside.values())).circle
+        full: set[str] = set()
+        for place, stand in enumerate(self._waiting):
+            if circle is not None and stand.circle != circle:
+                break
+            if stand.model not in full and self._has_room(stand.model):
+                del self._waiting[place]
+                self._inside[stand.entry] = stand
+                self._samples[stand.model] = self._samples.get(stand.model, 0) + stand.samples
+                return stand.entry
+            full.add(stand.model)
+            if len(full) == len(self.rooms):
+                break
+        return None
+
+    def _has_room(self, model: str) -> bool:
+        inside = self._samples.get(model, 0)
+        return not inside or inside < self.rooms.get(model, 0)
 
     def leave(self, entry: EntryT) -> None:
         """Note that an entry has left the model process. One that is not there means nothing."""
         stand = self._inside.pop(entry, None)
         if stand is not None:
-            self._samples -= stand.samples
+            self._samples[stand.model] -= stand.samples
 
     def leave_all(self) -> list[EntryT]:
         """Note that the model process is gone; return who was there, in order."""
         entries = list(self._inside)
         self._inside.clear()
-        self._samples = 0
+        self._samples.clear()
         return entries
 
     def new_circle(self) -> int:

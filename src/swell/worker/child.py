@@ -1,4 +1,4 @@
-"""The model process: imports and loads the models, then works until its worker is gone.
+"""The model process: imports the models, loads those that fit, then works until its worker is gone.
 
 It is one thread. The worker's words are read between batches and between steps, and, while a model
 runs, whenever it asks `cancelled`: so a cancellation arrives within one step, and nothing disturbs
@@ -7,7 +7,9 @@ the model.
 Models that draw in steps share one loop (`draw.py`), and tasks join it at any time. A batch of
 another model runs between two of its steps. Where both want to, they take turns: after a batch the
 steps have the process for as long as that took, at most `TURN_S`. So a batch waits for the one
-before, as long again, and a step; a sample waits, at each boundary, for one batch at most.
+before, as long again, and a step; a sample waits, at each boundary, for one batch at most. Where
+not all models fit on the device together, a change of models is paid back first: after it, the
+steps have the process for at least `PAYS_BACK` times as long as it took.
 """
 
 import collections
@@ -19,8 +21,9 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import PIL.Image
@@ -32,11 +35,11 @@ from swell.model import (
     Definition,
     InvalidModel,
     Item,
-    Model,
     StepModel,
     is_function_model,
     load_models,
 )
+from swell.worker.device import CannotLoad, Device
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import (
     Described,
@@ -59,32 +62,55 @@ __all__ = ["SEED_BITS", "Runner", "main", "serve"]
 #: After a batch, steps that wait have the process for as long as it took, but at most so long.
 TURN_S: Final = 2.0
 
+#: After a model was brought, steps that wait have the process for so many times what that took.
+PAYS_BACK: Final = 4.0
+
 #: Linux: the signal to get when the parent dies (prctl.h).
 PR_SET_PDEATHSIG: Final = 1
 
 
 class Runner:
-    """Runs the batches of one model."""
+    """Runs the batches of one model.
+
+    Args:
+        definition: What it is.
+        device: Where it is.
+        reader: Of its orders.
+        pipe: To the worker.
+        clock: What tells the time.
+    """
 
     def __init__(
-        self, definition: Definition, model: Model, reader: Reader, pipe: Pipe, clock: Clock
+        self, definition: Definition, device: Device, reader: Reader, pipe: Pipe, clock: Clock
     ) -> None:
-        self._model = model
+        self._name = definition.name
+        self._device = device
         self._by = definition.batch.by
+        is_function = is_function_model(device.model(self._name))
         # A function runs its inputs one after another, so each result can go when it is there.
-        self._max = 1 if is_function_model(model) else definition.batch.max
+        self._max = 1 if is_function else definition.batch.max
         self._reader = reader
         self._pipe = pipe
         self._clock = clock
 
-    def run(self, batch: int, orders: Sequence[Order]) -> None:
-        """Run a batch and send what became of it."""
+    def run(
+        self, batch: int, orders: Sequence[Order], bring: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """Run a batch and send what became of it.
+
+        Args:
+            batch: Its number.
+            orders: Its tasks.
+            bring: Has the model on the device, and returns how long that took; may raise
+                `CannotLoad`.
+        """
         results = Outbox(batch, self._pipe, self._clock)
         items: list[tuple[Item[Any], Job]] = []
         for order in orders:
             self._prepare(order, items, results)
+        failed = self._bring(bring, items)
         for chunk in self._chunks(items):
-            self._run_chunk(chunk, results)
+            self._run_chunk(chunk, results, failed)
         results.flush(is_last=True)
         if self._pipe.stopped:
             self._pipe.stopped.difference_update(order.handle for order in orders)
@@ -100,6 +126,19 @@ class Runner:
             item = Item(checked, seed=seed + index, index=index, count=order.count, listener=job)
             items.append((item, job))
 
+    def _bring(
+        self, bring: Callable[[], float], items: list[tuple[Item[Any], Job]]
+    ) -> CannotLoad | None:
+        if not items:
+            return None
+        try:
+            load_s = bring()
+        except CannotLoad as error:
+            return error
+        for _, job in items:
+            job.load_s = load_s
+        return None
+
     def _chunks(self, items: list[tuple[Item[Any], Job]]) -> list[list[tuple[Item[Any], Job]]]:
         """Cut into what runs together: equal in every `by` field as validated, at most `max`."""
         if not self._by:
@@ -114,7 +153,9 @@ class Runner:
             for at in range(0, len(group), self._max)
         ]
 
-    def _run_chunk(self, chunk: list[tuple[Item[Any], Job]], results: Outbox) -> None:
+    def _run_chunk(
+        self, chunk: list[tuple[Item[Any], Job]], results: Outbox, failed: CannotLoad | None
+    ) -> None:
         # What is stopped before it begins need not begin, even if the model never looks.
         self._pipe.listen()
         stopped = self._pipe.stopped
@@ -122,7 +163,10 @@ class Runner:
         if stopped:
             live = [(item, job) for item, job in live if job.handle not in stopped]
         start_s = self._clock.monotonic_s()
-        answers = self._call([item for item, _ in live]) if live else []
+        if failed is not None:
+            answers: list[Any] = [failed] * len(live)
+        else:
+            answers = self._call([item for item, _ in live]) if live else []
         run_s = self._clock.monotonic_s() - start_s
         for (item, job), answer in zip(live, answers, strict=True):
             job.run_s += run_s
@@ -138,7 +182,7 @@ class Runner:
 
     def _call(self, items: list[Item[Any]]) -> list[Any]:
         try:
-            answers = self._model.run(items)
+            answers = self._device.model(self._name).run(items)
         except Exception as error:
             return [error] * len(items)
         if isinstance(answers, list | tuple) and len(answers) == len(items):
@@ -160,12 +204,13 @@ def _shape(answers: Any) -> str:
 class _Loaded:
     """The models of this process: those that run batches, and those that draw in steps."""
 
+    device: Device
     runners: dict[str, Runner]
     easels: dict[str, Easel]
 
 
 def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
-    """Import, describe, load and warm the models."""
+    """Import and describe the models; load and warm those that fit on the device."""
     definitions = [definition for ref in work.refs for definition in load_models(ref)]
     names = [definition.name for definition in definitions]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -173,35 +218,31 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
         raise InvalidModel(f"{twice} is named twice: give each model a name of its own")
     cards = [definition.card() for definition in definitions]
     pipe.send(Described(cards))
-    loaded = _Loaded({}, {})
-    load_s: dict[str, float] = {}
+    device = Device(definitions, work, pipe, clock)
+    load_s = device.start()
+    loaded = _Loaded(device, {}, {})
     rng = random.Random()
     for definition, card in zip(definitions, cards, strict=True):
-        start_s = clock.monotonic_s()
-        model = definition.make()
-        model.load(work.device)
-        model.warmup()
-        load_s[definition.name] = clock.monotonic_s() - start_s
         reader = Reader(definition, rng)
-        if isinstance(model, StepModel):
-            loaded.easels[definition.name] = Easel(card, model, reader)
+        if isinstance(device.model(definition.name), StepModel):
+            loaded.easels[definition.name] = Easel(card, reader)
         else:
-            loaded.runners[definition.name] = Runner(definition, model, reader, pipe, clock)
+            loaded.runners[definition.name] = Runner(definition, device, reader, pipe, clock)
     if loaded.easels:
         # The first picture that is shown would hold up a step while Pillow gets ready.
         thumbnail(lambda: PIL.Image.new("RGB", (8, 8)))
-    pipe.send(Ready(load_s, peak_bytes()))
+    pipe.send(Ready(load_s, peak_bytes(), device.residents, device.expected_s()))
     return loaded
 
 
 class _Loop:
     """Batches and steps, in turn."""
 
-    def __init__(self, loaded: _Loaded, pipe: Pipe, clock: Clock, device: str) -> None:
+    def __init__(self, loaded: _Loaded, pipe: Pipe, clock: Clock) -> None:
         self._loaded = loaded
+        self._device = loaded.device
         self._pipe = pipe
         self._clock = clock
-        self._device = device
         self._drawer = self._new_drawer(Studio())
         self._batches: collections.deque[Run] = collections.deque()
         #: Until when steps have the process.
@@ -209,7 +250,12 @@ class _Loop:
 
     def _new_drawer(self, studio: Studio) -> Drawer:
         return Drawer(
-            self._loaded.easels, self._pipe, self._clock, device=self._device, studio=studio
+            self._loaded.easels,
+            self._pipe,
+            self._clock,
+            device=self._device,
+            studio=studio,
+            moved=self._pay_back,
         )
 
     def run(self) -> None:
@@ -256,9 +302,33 @@ class _Loop:
         if self._loaded.easels:
             self._pipe.send(Turn(work.batch))
         start_s = self._clock.monotonic_s()
-        self._loaded.runners[work.model].run(work.batch, work.orders)
+        bring = partial(self._bring, work)
+        self._loaded.runners[work.model].run(work.batch, work.orders, bring)
+        self._device.use(work.model)
         now_s = self._clock.monotonic_s()
-        self._turn_until_s = now_s + min(now_s - start_s, TURN_S)
+        turn_until_s = now_s + min(now_s - start_s, TURN_S)
+        self._turn_until_s = max(self._turn_until_s, turn_until_s)
+
+    def _bring(self, work: Run) -> float:
+        """Have the model of a batch on the device.
+
+        Raises:
+            CannotLoad: It is not there.
+        """
+        if self._device.has(work.model):
+            return 0.0
+        self._drawer.clear()
+        wanted = {*self._drawer.wanted, *work.wanted, *(each.model for each in self._batches)}
+        try:
+            load_s = self._device.bring(work.model, wanted)
+        finally:
+            self._drawer.look()
+        self._pay_back(load_s)
+        return load_s
+
+    def _pay_back(self, load_s: float) -> None:
+        """Let steps have the process until a change of models has paid."""
+        self._turn_until_s = self._clock.monotonic_s() + PAYS_BACK * load_s
 
 
 def serve(sock: socket.socket, clock: Clock) -> int:
@@ -282,7 +352,7 @@ def serve(sock: socket.socket, clock: Clock) -> int:
             )
             return 1
         _collect_rarely()
-        _Loop(loaded, pipe, clock, load.device).run()
+        _Loop(loaded, pipe, clock).run()
     except WorkerGone:
         pass
     return 0

@@ -21,10 +21,11 @@ What a model process does with it:
   the latents, 64 KiB to 1 MiB. That model version, device and mode are the same is not looked at.
 - `curves` are kept on disk now and then, by model version and device, and given back at the start.
 - With several models on a device: `set_residency` whenever one was loaded or moved out. `load` is
-  called when it is the turn of one that is not there.
+  called when it is the turn of one that is not there; if it raises, all samples of that model end
+  with the exception. `decode_finished` before another one takes a model's place.
 - Between two calls it may wait for words of the worker until `due_s`: a device that works by itself
   needs nothing before, and who comes until then takes part in the next step.
-- Exceptions of callbacks and listeners are not caught: they end the loop, as a lost worker should.
+- Exceptions of `ended` and of listeners are not caught: they end the loop, as a lost worker should.
 
 In exact mode every step of a batch key has the model's own number of rows, so a picture depends on
 nothing but model version, device and input. In fast mode steps have as many rows as pay off.
@@ -132,6 +133,9 @@ class _Texts:
     def forget_oldest(self) -> None:
         while len(self._known) > MOST_TEXTS:
             self._known.popitem(last=False)
+
+    def forget_all(self) -> None:
+        self._known.clear()
 
 
 class _Resident:
@@ -361,9 +365,25 @@ class Denoiser:
         """Say whether a model is on the device, and what loading it takes."""
         resident = self._resident(model)
         resident.loaded, resident.load_s = loaded, load_s
+        if not loaded:
+            self._clear(resident)
         for key, known in self._keys.items():
             if known.resident is resident:
                 self._schedule.set_residency(key, loaded=loaded, load_s=load_s)
+
+    def replace(self, model: StepModel) -> None:
+        """Go on with this object, made anew, where there was another one of its name."""
+        resident = self._residents.get(model.name)
+        if resident is not None:
+            resident.model = model
+            resident.texts = _Texts(model)
+
+    def decode_finished(self) -> None:
+        """Decode all that wait for it, and wait for the device: a model is about to leave it."""
+        while self._finished:
+            state = self._finished.popleft()
+            self._ended(state.id, self._decoded(state))
+        self._wait(0)
 
     def curves(self) -> dict[str, Curve]:
         """Return what steps took, by batch key; worth keeping per model version and device."""
@@ -429,10 +449,11 @@ class Denoiser:
     def _decoded(self, state: SampleState) -> Any:
         if state.item.cancelled:
             return Cancelled()
-        model, begun_s = self._keys[state.key].resident.model, self._clock.monotonic_s()
+        resident, begun_s = self._keys[state.key].resident, self._clock.monotonic_s()
         try:
-            result = model.decode(state.x, state.item)
-            mark = model.arrays.mark()
+            self._bring(resident)
+            result = resident.model.decode(state.x, state.item)
+            mark = resident.model.arrays.mark()
         except Exception as error:
             return error
         if mark is not None:
@@ -455,9 +476,8 @@ class Denoiser:
     def _run(self, decision: Decision) -> None:
         states = [self._states[sample_id] for sample_id in decision.ids]
         key = self._keys[states[0].key]
-        if decision.loads:
-            self._wait(0)
-            self._bring(key.resident)
+        if decision.loads and not self._can_bring(key.resident):
+            return
         if not self._ready(key, states):
             return  # somebody else can have the free row
         assert key.arena is not None, "whoever is ready has rows"
@@ -474,10 +494,33 @@ class Denoiser:
         if lacking is not None:
             self._shrink(decision, step, lacking)
 
+    def _can_bring(self, resident: _Resident) -> bool:
+        """Bring a model whose turn it is; where that fails, so do all that wait for it."""
+        self.decode_finished()
+        try:
+            self._bring(resident)
+        except Exception as error:
+            for state in list(self._states.values()):
+                if self._keys[state.key].resident is resident:
+                    self._end(state, error)
+            return False
+        return True
+
     def _bring(self, resident: _Resident) -> None:
+        if resident.loaded:
+            return
+        self._wait(0)
         if self._load is not None:
             self._load(resident.model)
         self.set_residency(resident.model, loaded=True, load_s=resident.load_s)
+
+    def _clear(self, resident: _Resident) -> None:
+        """Let go of what lies on the device beside the model, as far as no sample needs it."""
+        resident.texts.forget_all()
+        busy = {state.key for state in self._states.values() if state.with_words is not None}
+        for key, known in self._keys.items():
+            if known.resident is resident and key not in busy:
+                known.arena = None
 
     def _shows(self, resident: _Resident, now_s: float, state: SampleState) -> bool:
         if not resident.has_preview or now_s - state.previewed_s < self._preview_every_s:

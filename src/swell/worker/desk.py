@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from swell.dispatch import LeasedTask, Progress
+from swell.dispatch import LeasedTask, Progress, Switches
 from swell.store import Hold
 from swell.task import Failed, Outcome, Settlement, Succeeded
 from swell.worker.frames import MAX_OUTPUT_BYTES
@@ -122,6 +122,9 @@ class Desk:
         #: Outcomes in a report that has not been answered yet.
         self._in_flight = 0
         self._is_heartbeat_due = False
+        #: What reports and calls for work tell of the models, where they take turns on the device.
+        self.residents: list[str] | None = None
+        self.switches: list[Switches] = []
         #: Set when there is something to report.
         self.news = asyncio.Event()
         #: Set when a task was put on the desk.

@@ -26,6 +26,7 @@ from swell.registry import ModelCard
 from swell.worker.arena import InvalidCheckpoint
 from swell.worker.curve_files import curves_path, read_curves, write_curves
 from swell.worker.denoise import Denoiser, Request
+from swell.worker.device import Device
 from swell.worker.frames import DRAWN, HandedOver, Kept, Order, Preview, Step, Studio
 from swell.worker.job import (
     PREVIEW_EVERY_S,
@@ -58,11 +59,10 @@ KEEP_IDLE_S: Final = 5.0
 
 
 class Easel:
-    """A model that draws in steps, loaded, and what is needed to read its orders."""
+    """A model that draws in steps, and what is needed to read its orders."""
 
-    def __init__(self, card: ModelCard, model: StepModel, reader: Reader) -> None:
+    def __init__(self, card: ModelCard, reader: Reader) -> None:
         self.card = card
-        self.model = model
         self.reader = reader
 
 
@@ -72,7 +72,7 @@ class _Drawing(Job):
     __slots__ = ("began_s", "checked", "finished", "ids", "is_told", "kept", "model", "steps")
 
     def __init__(
-        self, order: Order, seed: int, checked: Any, model: StepModel, pipe: Pipe, clock: Clock
+        self, order: Order, seed: int, checked: Any, model: str, pipe: Pipe, clock: Clock
     ) -> None:
         super().__init__(order.handle, order.count, seed, checked, pipe, clock)
         self.model = model
@@ -123,8 +123,9 @@ class Drawer:
         easels: By the model's name.
         pipe: To the worker.
         clock: What tells the time.
-        device: Where the models are.
+        device: The models, and which of them are there.
         studio: How they are run.
+        moved: Called with what bringing a model took, in seconds.
     """
 
     def __init__(
@@ -133,12 +134,15 @@ class Drawer:
         pipe: Pipe,
         clock: Clock,
         *,
-        device: str,
+        device: Device,
         studio: Studio,
+        moved: Callable[[float], None],
     ) -> None:
         self._easels = easels
         self._pipe = pipe
         self._clock = clock
+        self._device = device
+        self._moved = moved
         self._outbox = Outbox(DRAWN, pipe, clock, aside=True)
         self._jobs: dict[int, _Drawing] = {}
         self._samples: dict[str, tuple[_Drawing, int]] = {}
@@ -149,14 +153,14 @@ class Drawer:
         self._is_over = False
         #: When checkpoints are told next.
         self._checkpoint_s = clock.monotonic_s()
-        self._engine = engine_build(device, "exact" if studio.exact else "fast")
+        self._engine = engine_build(device.name, "exact" if studio.exact else "fast")
         #: What telling them took, the latest times.
         self._telling_s: deque[float] = deque(maxlen=CHECKPOINT_TIMES)
         self._paths = (
             {}
             if studio.curves is None
             else {
-                name: curves_path(Path(studio.curves), easel.card, device)
+                name: curves_path(Path(studio.curves), easel.card, device.name)
                 for name, easel in easels.items()
             }
         )
@@ -170,9 +174,13 @@ class Drawer:
             self._ended,
             exact=studio.exact,
             curves=curves,
+            load=self._bring,
             progress_every_s=PROGRESS_EVERY_S,
             preview_every_s=PREVIEW_EVERY_S,
         )
+        #: The models as the denoiser knows them.
+        self._known: dict[str, tuple[StepModel, bool, float]] = {}
+        self.look()
 
     @property
     def is_busy(self) -> bool:
@@ -188,6 +196,49 @@ class Drawer:
         """Whether this model draws in steps."""
         return model in self._easels
 
+    @property
+    def wanted(self) -> set[str]:
+        """The models of all that is to be drawn."""
+        return {job.model for job in self._jobs.values()}
+
+    # Models
+
+    def look(self) -> None:
+        """See which models are on the device, and tell who draws."""
+        expected_s = self._device.expected_s()
+        for name in self._easels:
+            model = self._device.model(name)
+            assert isinstance(model, StepModel), "it has an easel"
+            seen = (model, self._device.has(name), expected_s[name])
+            known = self._known.get(name)
+            if known is not None and known[0] is not model:
+                self._denoiser.replace(model)
+            if known != seen:
+                self._known[name] = seen
+                self._denoiser.set_residency(model, loaded=seen[1], load_s=seen[2])
+
+    def clear(self) -> None:
+        """Finish what needs the device only once more, before another model takes it."""
+        self._denoiser.decode_finished()
+
+    def _bring(self, model: StepModel) -> None:
+        """Bring a model whose turn it is.
+
+        Raises:
+            CannotLoad: It cannot be loaded.
+        """
+        try:
+            load_s = self._device.bring(model.name, self.wanted)
+        finally:
+            self.look()
+        self._moved(load_s)
+        for job in self._jobs.values():
+            if job.model == model.name:
+                job.load_s += load_s
+                if job.began_s is not None:
+                    # It has begun only in so far as its turn has come.
+                    job.began_s += load_s
+
     # Tasks
 
     def add(self, model: str, orders: list[Order]) -> None:
@@ -199,7 +250,7 @@ class Drawer:
             except pydantic.ValidationError as error:
                 self._outbox.faults.append(fault_of_input(order.handle, error))
                 continue
-            job = _Drawing(order, seed, checked, easel.model, self._pipe, self._clock)
+            job = _Drawing(order, seed, checked, model, self._pipe, self._clock)
             job.engine = self._engine
             self._begin(order, job)
         self._flush()
@@ -232,7 +283,7 @@ class Drawer:
             [
                 Request(
                     id=name,
-                    model=job.model,
+                    model=self._known[job.model][0],
                     item=item,
                     deadline_s=deadline_s,
                     checkpoint=checkpoint,
@@ -273,6 +324,7 @@ class Drawer:
         del self._jobs[job.handle]
         if job.began_s is not None:
             job.run_s = self._clock.monotonic_s() - job.began_s
+        self._device.use(job.model)
         self._outbox.add(job)
         self._pipe.stopped.discard(job.handle)
 

@@ -27,7 +27,7 @@ import msgspec
 import structlog
 
 from swell.clock import Clock
-from swell.dispatch import Dispatch, LeasedTask, Registration
+from swell.dispatch import Dispatch, LeasedTask, Registration, Switches
 from swell.errors import SwellError, TooLarge
 from swell.registry import ModelCard
 from swell.retry import RetryPolicy
@@ -46,6 +46,8 @@ from swell.worker.frames import (
     HandedOver,
     HandOver,
     Kept,
+    Moved,
+    Moving,
     Order,
     Preview,
     Ready,
@@ -69,8 +71,18 @@ _log = structlog.get_logger("swell.worker")
 #: never waits for the worker. Slower ones do not: whoever comes meanwhile may still join.
 QUICK_S: Final = 0.02
 
+#: A worker whose models take turns on its device holds tasks of so many of them.
+MOST_CHOICES: Final = 4
+
+#: A batch whose model must be brought lets others pass until it has waited for so many times what
+#: that takes.
+PATIENCE: Final = 4.0
+
 #: Waits between deaths of the model process.
 _RESTART: Final = RetryPolicy(base_s=0.1, cap_s=10.0, floor_s=0.0)
+
+#: Whether a model is still being loaded is looked at so often where there is no grace.
+MOVING_LOOK_S: Final = 0.1
 
 #: Longest text of an error, in characters.
 MAX_DETAIL: Final = 2000
@@ -122,16 +134,22 @@ class _Served:
     draws: bool
 
 
-def default_slots(cards: Sequence[ModelCard]) -> int:
+def default_slots(cards: Sequence[ModelCard], *, in_turn: bool = False) -> int:
     """Return how many tasks to hold: one batch that runs and one that waits.
 
     Of models that draw in steps, as many as the model process takes, and those of one step more,
     which are being delivered.
+
+    Args:
+        cards: Of the models.
+        in_turn: Whether models take turns on the device. Then it is so many of each of several
+            models: what is held is what there is to choose from.
     """
-    return max(
+    wanted = sorted(
         room_of(card) + card.step_bucket if card.step_bucket else 2 * card.max_batch
         for card in cards
     )
+    return sum(wanted[-MOST_CHOICES:]) if in_turn else wanted[-1]
 
 
 class _Process(ModelProcess):
@@ -188,7 +206,12 @@ class Worker:
         self._last_run_s = 1.0
         self._deaths = 0
         self._verdict: _Verdict | None = None
-        self._load_s: dict[str, float] = {}
+        #: Models on the device, and what bringing each would take, as the model process said last.
+        self._residents: list[str] = []
+        self._expected_s: dict[str, float] = {}
+        #: The model that is being brought; empty if none is.
+        self._moving = ""
+        self._switches: dict[str, Switches] = {}
         self._encoders = Encoders(settings.encode_processes)
         self._courier = Courier(dispatch, clock, lambda: self._link.worker_id)
         self._errands: set[asyncio.Task[None]] = set()
@@ -246,7 +269,8 @@ class Worker:
 
     async def _boot_and_join(self) -> None:
         cards = await self._boot()
-        slots = self._settings.slots or default_slots(cards)
+        in_turn = self._settings.device_memory_bytes is not None and len(cards) > 1
+        slots = self._settings.slots or default_slots(cards, in_turn=in_turn)
         registration = Registration(
             name=self._settings.name,
             pool=self._settings.pool,
@@ -257,6 +281,7 @@ class Worker:
             pid=os.getpid(),
         )
         self._desk = Desk(slots)
+        self._tell_of_models()
         self._link = Link(self._dispatch, self._clock, self._desk, registration, self)
         # The model process may die from now on at any time; registering may take long.
         self._is_starting = False
@@ -269,8 +294,7 @@ class Worker:
             self._served[card.name] = _Served(
                 batching_of(card), file_fields(card.input_schema), card.step_bucket > 0
             )
-        self._line.room = max(room_of(card) for card in cards)
-        self._load_s = ready.load_s
+        self._line.rooms = {card.name: room_of(card) for card in cards if card.step_bucket}
         self.peak_bytes = ready.peak_bytes
         for name, load_s in ready.load_s.items():
             _log.info("model loaded", model=name, load_s=round(load_s, 3))
@@ -283,13 +307,20 @@ class Worker:
             ProcessDied: It died on the way, or at once after it.
             SwellError: The models cannot be loaded.
         """
-        cards = await self._process.start(self._refs, self._settings.device)
+        settings = self._settings
+        cards = await self._process.start(
+            self._refs,
+            settings.device,
+            device_memory_bytes=settings.device_memory_bytes,
+            host_memory_bytes=settings.host_memory_bytes,
+        )
         if any(card.step_bucket for card in cards):
             curves = None if self._curves is None else str(self._curves)
-            self._process.draw_like(Studio(self._settings.exact, curves))
+            self._process.draw_like(Studio(settings.exact, curves))
         ready = await self._process.ready()
         if not self._process.is_ready:
             raise ProcessDied("the model process died as soon as its models were loaded")
+        self._residents, self._expected_s = ready.residents, ready.expected_s
         return cards, ready
 
     async def _join(self) -> None:
@@ -503,6 +534,9 @@ class Worker:
     async def _insist(self, process: ModelProcess, handles: list[int]) -> None:
         """Kill a model that does not come back from what it was told to stop."""
         await self._clock.sleep(self._settings.cancel_grace_s)
+        while self._moving and process is self._process:
+            # Nothing looks at a cancellation while a model is loaded, and that has its own time.
+            await self._clock.sleep(self._settings.cancel_grace_s or MOVING_LOOK_S)
         if process is not self._process or not self.can_run:
             return
         turn = self._current()
@@ -542,7 +576,7 @@ class Worker:
     def _since_s(self) -> float | None:
         """Return when the model process began, as far as is known, what it is at."""
         turn = self._current()
-        if turn is None:
+        if turn is None or self._moving:
             return None
         return self._drawn_since_s if turn == DRAWN else self._batches[0].since_s
 
@@ -595,7 +629,7 @@ class Worker:
         if self._served[held.task.model].draws:
             if held.task.task_id in self._blamed:
                 held.circle = self._line.new_circle()
-            self._line.add(held, held.task.count, held.circle)
+            self._line.add(held, held.task.model, held.task.count, held.circle)
             return
         self._backlog.add(
             held,
@@ -607,7 +641,7 @@ class Worker:
 
     def _put_back(self, held: Held) -> None:
         if self._served[held.task.model].draws:
-            self._line.put_back(held, held.task.count, held.circle)
+            self._line.put_back(held, held.task.model, held.task.count, held.circle)
             return
         self._backlog.put_back(
             held,
@@ -628,7 +662,8 @@ class Worker:
             else:
                 self._line.leave(held)
         while self._backlog and self._wants_more():
-            live = [held for held in self._backlog.take() if self._is_worth_running(held, now_s)]
+            batch = self._backlog.take(partial(self._lets_pass, now_s))
+            live = [held for held in batch if self._is_worth_running(held, now_s)]
             if live:
                 self._send(live, now_s)
 
@@ -636,6 +671,12 @@ class Worker:
         if not self._batches:
             return True
         return len(self._batches) == 1 and self._last_run_s < QUICK_S
+
+    def _lets_pass(self, now_s: float, model: str, held: Held) -> bool:
+        """Whether a task whose model must be brought first lets others pass, for some time."""
+        if model in self._residents:
+            return False
+        return now_s - held.admitted_s < PATIENCE * self._expected_s.get(model, 0.0)
 
     def _is_worth_running(self, held: Held, now_s: float) -> bool:
         if held.is_stopped:
@@ -656,7 +697,8 @@ class Worker:
             waiting[held.handle] = held
             orders.append(Order(held.handle, bytes(task.input), task.seed, task.count, held.files))
         self._batches.append(_Batch(self._batch_number, model, waiting, now_s, now_s))
-        self._process.run(self._batch_number, model, orders)
+        wanted = self._backlog.models if len(self._served) > 1 else ()
+        self._process.run(self._batch_number, model, orders, sorted(wanted))
 
     def _draw(self, held: Held, now_s: float) -> None:
         task = held.task
@@ -697,6 +739,33 @@ class Worker:
                 self._turn = frame.batch
                 if self._batches:
                     self._batches[0].since_s = self._clock.monotonic_s()
+            case Moving():
+                self._moving = frame.model
+            case Moved():
+                self._on_moved(frame)
+
+    def _on_moved(self, moved: Moved) -> None:
+        """Note which models are on the device now; what was at work begins to count again."""
+        self._moving = ""
+        self._residents, self._expected_s = moved.residents, moved.expected_s
+        self._drawn_since_s = self._clock.monotonic_s()
+        if self._batches:
+            self._batches[0].since_s = self._drawn_since_s
+        load_s = round(moved.load_s, 3)
+        if moved.kind:
+            known = self._switches.get(moved.model, Switches(model=moved.model))
+            counted = {moved.kind: getattr(known, moved.kind) + 1}
+            self._switches[moved.model] = msgspec.structs.replace(known, **counted)
+            _log.info("model brought", model=moved.model, source=moved.kind, load_s=load_s)
+        else:
+            _log.warning("a model could not be brought", model=moved.model, load_s=load_s)
+        self._tell_of_models()
+
+    def _tell_of_models(self) -> None:
+        """Have the next report tell of the models, where they take turns on the device."""
+        if self._settings.device_memory_bytes is not None and len(self._served) > 1:
+            self._desk.residents = list(self._residents)
+            self._desk.switches = list(self._switches.values())
 
     def _on_results(self, results: Results) -> None:
         is_drawn = results.batch == DRAWN
@@ -750,7 +819,7 @@ class Worker:
 
     def _on_fault(self, held: Held, fault: Fault) -> None:
         error = _task_error(fault.code, fault.title, fault.detail)
-        timings = Timings(run_s=fault.run_s, load_s=held.load_s)
+        timings = Timings(run_s=fault.run_s, load_s=held.load_s + fault.load_s)
         self._desk.settle(held, Failed(error=error, retryable=fault.retryable, timings=timings))
 
     def _on_step(self, step: Step) -> None:
@@ -802,7 +871,7 @@ class Worker:
             turn = None
         batches, self._batches = list(self._batches), deque()
         drawn = self._line.leave_all()
-        self._drawn, self._turn = {}, DRAWN
+        self._drawn, self._turn, self._moving = {}, DRAWN, ""
         suspects: list[Held] = []
         if batches and turn == batches[0].number:
             suspects = list(batches.pop(0).waiting.values())
@@ -904,6 +973,7 @@ class Worker:
             self._give_up("the models' files have changed: start the worker again")
             return
         self._is_starting = False
+        self._tell_of_models()
         waited_s = self._clock.monotonic_s() - since_s
         for held in self._desk.all_held():
             held.load_s = waited_s
@@ -964,7 +1034,7 @@ class Worker:
             self._fail(held, "encode_failed", title, describe_error(error), retryable=True)
             return
         timings = Timings(
-            load_s=held.load_s,
+            load_s=held.load_s + done.load_s,
             run_s=done.run_s,
             encode_s=delivered.encode_s,
             upload_s=delivered.upload_s,
@@ -985,7 +1055,7 @@ def _task_error(code: str, title: str, detail: str) -> TaskError:
 def _success(held: Held, done: Done) -> Succeeded:
     return Succeeded(
         output=msgspec.Raw(done.output),
-        timings=Timings(run_s=done.run_s, load_s=held.load_s),
+        timings=Timings(run_s=done.run_s, load_s=held.load_s + done.load_s),
         seed=done.seed,
     )
 

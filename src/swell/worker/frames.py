@@ -25,6 +25,8 @@ __all__ = [
     "HandedOver",
     "Kept",
     "Load",
+    "Moved",
+    "Moving",
     "Order",
     "Pixels",
     "Preview",
@@ -62,6 +64,10 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
 
     refs: list[str]
     device: str
+    #: What all models together may take of the device, and those that are away of the host's
+    #: memory; None for as much as there is.
+    device_memory_bytes: int | None = None
+    host_memory_bytes: int | None = None
 
 
 class Studio(msgspec.Struct, frozen=True, array_like=True, tag="studio"):
@@ -98,6 +104,8 @@ class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     batch: int
     model: str
     orders: list[Order]
+    #: Models whose batches wait behind this one.
+    wanted: list[str] = []
 
 
 class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
@@ -120,11 +128,15 @@ class Described(msgspec.Struct, frozen=True, array_like=True, tag="described"):
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
-    """The models are loaded and warm."""
+    """The models are loaded and warm, or as many as the device has room for."""
 
     #: Seconds by model.
     load_s: dict[str, float]
     peak_bytes: int
+    #: Those that are on the device.
+    residents: list[str] = []
+    #: What bringing each model would take, in seconds.
+    expected_s: dict[str, float] = {}
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
@@ -165,6 +177,8 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     seed: int
     run_s: float
     files: list[Pixels | Blob] = []
+    #: How long it waited for its model to be brought to the device.
+    load_s: float = 0.0
 
 
 class Fault(msgspec.Struct, frozen=True, array_like=True):
@@ -176,6 +190,7 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
     detail: str
     retryable: bool
     run_s: float
+    load_s: float = 0.0
 
 
 class Results(msgspec.Struct, frozen=True, array_like=True, tag="results"):
@@ -228,7 +243,38 @@ class Turn(msgspec.Struct, frozen=True, array_like=True, tag="turn"):
     batch: int
 
 
-Frame = Described | Ready | Refused | Results | Step | Preview | Kept | HandedOver | Turn
+class Moving(msgspec.Struct, frozen=True, array_like=True, tag="moving"):
+    """The process is about to bring this model to the device, which may take long."""
+
+    model: str
+
+
+class Moved(msgspec.Struct, frozen=True, array_like=True, tag="moved"):
+    """It has done so, or it could not."""
+
+    model: str
+    #: From where it came: `disk` or `host`; empty if it is not there.
+    kind: str
+    load_s: float
+    #: Models that are on the device now, the one used last first.
+    residents: list[str]
+    #: What bringing each model would take, in seconds.
+    expected_s: dict[str, float]
+
+
+Frame = (
+    Described
+    | Ready
+    | Refused
+    | Results
+    | Step
+    | Preview
+    | Kept
+    | HandedOver
+    | Turn
+    | Moving
+    | Moved
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _works: msgspec.msgpack.Decoder[Work] = msgspec.msgpack.Decoder(Work)

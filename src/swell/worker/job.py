@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from swell.clock import Clock
 from swell.model import Attachment, Cancelled, Definition, Image, Reject, flatten, whole
+from swell.worker.device import CannotLoad
 from swell.worker.frames import (
     MAX_FRAME_BYTES,
     MAX_OUTPUT_BYTES,
@@ -115,6 +116,7 @@ class Job:
         "error",
         "handle",
         "left",
+        "load_s",
         "previewed_s",
         "results",
         "run_s",
@@ -133,6 +135,8 @@ class Job:
         self.results: list[Any] = [None] * count
         self.error: Exception | None = None
         self.run_s = 0.0
+        #: How long it waited for its model to come to the device.
+        self.load_s = 0.0
         #: What the files of its pictures say beside input and seed.
         self.settings: dict[str, Any] = _defaults(checked)
         #: What drew them, where that is told.
@@ -246,7 +250,7 @@ class Outbox:
         if self._waiting_bytes + size_bytes > FLUSH_BYTES:
             self.flush()
         self._waiting_bytes += size_bytes
-        self._done.append(Done(job.handle, output, job.seed, job.run_s, packed))
+        self._done.append(Done(job.handle, output, job.seed, job.run_s, packed, job.load_s))
 
     def _add_fault(self, job: Job, error: Exception) -> None:
         # One exception may have failed a whole batch: its traceback is worth telling once.
@@ -272,7 +276,7 @@ def _results_of(batch: int, job: Job) -> Results:
     try:
         output, packed = _packed(job)
         _check_size(output, packed)
-        done.append(Done(job.handle, output, job.seed, job.run_s, packed))
+        done.append(Done(job.handle, output, job.seed, job.run_s, packed, job.load_s))
     except Exception as error:
         if not isinstance(error, Reject | OutputTooLarge):
             traceback.print_exception(error)
@@ -345,23 +349,20 @@ def _json(value: Any) -> bytes:
 
 
 def _fault(job: Job, error: Exception) -> Fault:
+    fault = _fault_of(job.handle, error, job.run_s)
+    return msgspec.structs.replace(fault, load_s=job.load_s)
+
+
+def _fault_of(handle: int, error: Exception, run_s: float) -> Fault:
     detail = describe_error(error)
     if isinstance(error, Reject):
-        return Fault(
-            job.handle, "rejected", "The model refused this input", detail, False, job.run_s
-        )
+        return Fault(handle, "rejected", "The model refused this input", detail, False, run_s)
     if isinstance(error, OutputTooLarge):
-        return Fault(
-            job.handle, "output_too_large", "The output is too large", detail, False, job.run_s
-        )
-    return Fault(
-        job.handle,
-        "model_error",
-        "The model failed",
-        f"{type(error).__name__}: {detail}",
-        True,
-        job.run_s,
-    )
+        return Fault(handle, "output_too_large", "The output is too large", detail, False, run_s)
+    if isinstance(error, CannotLoad):
+        return Fault(handle, "model_load_failed", "The model cannot be loaded", detail, True, run_s)
+    detail = f"{type(error).__name__}: {detail}"
+    return Fault(handle, "model_error", "The model failed", detail, True, run_s)
 
 
 def fault_of_input(handle: int, error: pydantic.ValidationError) -> Fault:

@@ -220,7 +220,9 @@ class Link:
         wait_s = self.welcome.max_wait_s
         start_s = self._clock.monotonic_s()
         grant = await self._call(
-            lambda worker_id: self._dispatch.lease(Ask(worker_id=worker_id, n=n, wait_s=wait_s))
+            lambda worker_id: self._dispatch.lease(
+                Ask(worker_id=worker_id, n=n, wait_s=wait_s, residents=self._desk.residents)
+            )
         )
         is_empty = not (grant.tasks or grant.cancels or grant.drain)
         if is_empty and self._clock.monotonic_s() - start_s < EARLY_S:
@@ -275,7 +277,7 @@ class Link:
         try:
             answer = await self._call(
                 lambda worker_id: self._dispatch.report(
-                    _report(page, worker_id, ask=ask, goodbye=goodbye)
+                    _report(page, worker_id, self._desk, ask=ask, goodbye=goodbye)
                 )
             )
         except (Unauthenticated, Forbidden):
@@ -358,12 +360,14 @@ def _instead(page: Page, error: SwellError) -> list[Page]:
     return [Page([msgspec.structs.replace(settlement, outcome=failed)], [], [])]
 
 
-def _report(page: Page, worker_id: str, *, ask: int, goodbye: bool) -> Report:
+def _report(page: Page, worker_id: str, desk: Desk, *, ask: int, goodbye: bool) -> Report:
     return Report(
         worker_id=worker_id,
         progress=page.progress,
         settlements=page.settlements,
         holds=page.holds,
         ask=ask,
+        residents=desk.residents,
+        switches=desk.switches,
         goodbye=goodbye,
     )

@@ -81,8 +81,21 @@ class ModelProcess:
         """The process id; 0 before it is started."""
         return 0 if self._process is None else self._process.pid
 
-    async def start(self, refs: Sequence[str], device: str) -> list[ModelCard]:
+    async def start(
+        self,
+        refs: Sequence[str],
+        device: str,
+        *,
+        device_memory_bytes: int | None = None,
+        host_memory_bytes: int | None = None,
+    ) -> list[ModelCard]:
         """Start the process and return the cards of its models; they are not loaded yet.
+
+        Args:
+            refs: As `load_models` takes them.
+            device: What they are loaded on.
+            device_memory_bytes: What they may take of it together; None for no limit.
+            host_memory_bytes: What those that had to leave it may take of the host's memory.
 
         Raises:
             ModelRefused: The models cannot be imported; the text says why.
@@ -99,7 +112,7 @@ class ModelProcess:
         except BaseException:
             ours.close()
             raise
-        self._send(Load(list(refs), device))
+        self._send(Load(list(refs), device, device_memory_bytes, host_memory_bytes))
         return await asyncio.shield(self._cards)
 
     async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
@@ -124,9 +137,16 @@ class ModelProcess:
         """
         return await asyncio.shield(self._ready)
 
-    def run(self, batch: int, model: str, orders: list[Order]) -> None:
-        """Have a batch run after those that were given before."""
-        self._send(Run(batch, model, orders))
+    def run(self, batch: int, model: str, orders: list[Order], wanted: Sequence[str] = ()) -> None:
+        """Have a batch run after those that were given before.
+
+        Args:
+            batch: Its number.
+            model: What it is for.
+            orders: Its tasks.
+            wanted: Models that others wait for.
+        """
+        self._send(Run(batch, model, orders, list(wanted)))
 
     def stop(self, handles: list[int]) -> None:
         """Have tasks stopped at their next step."""

@@ -15,6 +15,10 @@ class WorkerSettings:
     pool: str = "default"
     #: Given to `Model.load`.
     device: str = "cpu"
+    #: What its models may take of the device together, and those that had to leave it of the
+    #: host's memory; None for no limit.
+    device_memory_bytes: int | None = None
+    host_memory_bytes: int | None = None
     #: How many tasks may be held at once; None for two batches of the largest model.
     slots: int | None = None
     host: str = ""

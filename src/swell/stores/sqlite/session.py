@@ -71,6 +71,8 @@ class SessionState:
             lines.setdefault(key_id, Line()).add(n, samples)
         #: The model that the last lease took from.
         self.last_model: str | None = None
+        #: Model → how many leases in a row were given others in its turn.
+        self.passed: dict[str, int] = {}
         (last,) = connection.execute(queries["last_seq"]).fetchone()
         self.seqs = itertools.count(last + 1)
         for key, (waiting, served) in _shares(connection.execute(queries["open_shares"])).items():

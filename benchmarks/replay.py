@@ -308,6 +308,19 @@ GENTD26_SAME_MODEL = 0.25
 GENTD26_RATE_SHAPE = 0.31
 
 
+#: What base models take, in bytes: from 1 to 20 GB (the authors' page of GenTD26), spread evenly.
+GENTD26_MODEL_BYTES = (1e9, 20e9)
+
+
+def model_bytes() -> dict[str, int]:
+    """Return what each model takes of a device; how often it is used has nothing to do with it."""
+    least, most = GENTD26_MODEL_BYTES
+    share = (most - least) / (GENTD26_MODEL_COUNT - 1)
+    sizes = [round(least + share * n) for n in range(GENTD26_MODEL_COUNT)]
+    random.Random(11).shuffle(sizes)
+    return {f"model-{n}": size for n, size in enumerate(sizes)}
+
+
 def load_times_s() -> dict[str, float]:
     """Return what loading each model takes: the quantiles, spread over the models."""
     points = [(0.0, 2.287), *GENTD26_LOAD_S.items(), (1.0, 51.824)]

@@ -1,0 +1,300 @@
+"""The models of a model process, and which of them are on its device.
+
+Without a budget all are loaded at the start and stay. With one, as many as fit are; another is
+brought when it is its turn, and others leave for it (`residency.py`). Who can wait in the host's
+memory does so, and comes back from there; who cannot is dropped, and made and loaded anew.
+"""
+
+import gc
+import traceback
+from collections.abc import Collection, Sequence
+from enum import StrEnum
+from typing import Final
+
+import psutil
+
+from swell.clock import Clock
+from swell.errors import SwellError
+from swell.model import Definition, Model, can_offload
+from swell.worker.frames import Load, Moved, Moving
+from swell.worker.pipe import Pipe
+from swell.worker.residency import Resident, forgotten, leaving, next_to_leave
+from swell.worker.text import describe_error
+
+__all__ = ["CannotLoad", "Device"]
+
+#: Weight of the newest of a model's load times in their moving average.
+_NEWEST: Final = 0.3
+
+
+class CannotLoad(Exception):
+    """A model could not be brought to the device when it was its turn; the text says why."""
+
+
+class _Where(StrEnum):
+    DEVICE = "device"
+    HOST = "host"
+    DISK = "disk"
+
+
+class _Place:
+    """A model, and what is known of it."""
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+        self.model: Model = definition.make()
+        self.where = _Where.DISK
+        #: On the device, as far as is known, and in the host's memory while it waits there.
+        self.size_bytes = self.model.memory_bytes
+        self.host_bytes = 0
+        self.used = 0
+        #: From where it came → what that took on average, in seconds.
+        self.load_s: dict[_Where, float] = {}
+
+    def learn(self, load_s: float) -> None:
+        """Note what it took to come from where it is."""
+        known = self.load_s.get(self.where, load_s)
+        self.load_s[self.where] = known + _NEWEST * (load_s - known)
+
+    def renew(self) -> None:
+        """Drop it: whatever it holds is gone, and a fresh one stands in its place."""
+        self.where, self.host_bytes = _Where.DISK, 0
+        self.model = self.definition.make()
+        # Models are full of cycles, and what they hold is large. The collector was told to leave
+        # alone what was there when the process began to work.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+
+
+class Device:
+    """Models by name; all of them made, some of them loaded.
+
+    Args:
+        definitions: Of the models, in the order in which they are loaded.
+        work: What the worker said of the device: its name, and the budgets.
+        pipe: To the worker, which is told of every move.
+        clock: What tells the time.
+    """
+
+    def __init__(
+        self, definitions: Sequence[Definition], work: Load, pipe: Pipe, clock: Clock
+    ) -> None:
+        self.name = work.device
+        self._budget_bytes = work.device_memory_bytes
+        self._host_budget_bytes = work.host_memory_bytes
+        self._pipe = pipe
+        self._clock = clock
+        self._places = {each.name: _Place(each) for each in definitions}
+        self._uses = 0
+
+    @property
+    def residents(self) -> list[str]:
+        """The models that are on the device, the one used last first."""
+        found = [p for p in self._places.values() if p.where is _Where.DEVICE]
+        found.sort(key=lambda place: -place.used)
+        return [place.definition.name for place in found]
+
+    def has(self, name: str) -> bool:
+        """Whether a model is on the device."""
+        return self._places[name].where is _Where.DEVICE
+
+    def model(self, name: str) -> Model:
+        """Return a model as it is now; another object after it was dropped."""
+        return self._places[name].model
+
+    def use(self, name: str) -> None:
+        """Note that a model was used."""
+        self._uses += 1
+        self._places[name].used = self._uses
+
+    def expected_s(self) -> dict[str, float]:
+        """Return what bringing each model would take, as far as is known."""
+        return {name: self._expected_s(place) for name, place in self._places.items()}
+
+    def _expected_s(self, place: _Place) -> float:
+        source = _Where.HOST if place.where is _Where.HOST else _Where.DISK
+        if place.where is _Where.DEVICE and can_offload(place.model):
+            source = _Where.HOST
+        known = place.load_s.get(source, place.load_s.get(_Where.DISK))
+        if known is not None:
+            return known
+        # One that was never loaded is like the others.
+        others = [p.load_s[_Where.DISK] for p in self._places.values() if _Where.DISK in p.load_s]
+        return sum(others) / len(others) if others else 0.0
+
+    # At the start
+
+    def start(self) -> dict[str, float]:
+        """Load what fits, and warm it up; return seconds by model.
+
+        Raises:
+            Exception: Whatever a model raised while it was loaded.
+        """
+        is_full = False
+        for place in self._places.values():
+            if is_full or not self._fits(place):
+                continue
+            try:
+                self._load(place)
+            except Exception as error:
+                if not (self.residents and self._is_budget_to_blame(place, error)):
+                    raise
+                place.renew()
+                is_full = True
+                continue
+            if len(self.residents) > 1 and self._missing() > 0:
+                # Its size was not known before.
+                self._remove(place)
+                is_full = True
+        return {
+            name: place.load_s[_Where.DISK]
+            for name, place in self._places.items()
+            if _Where.DISK in place.load_s
+        }
+
+    def _fits(self, place: _Place) -> bool:
+        if self._budget_bytes is None or not self.residents:
+            return True
+        return self._missing() + place.size_bytes <= 0
+
+    def _missing(self) -> int:
+        """Return by how much the models on the device are over the budget; negative for room."""
+        if self._budget_bytes is None:
+            return 0
+        taken = sum(p.size_bytes for p in self._places.values() if p.where is _Where.DEVICE)
+        return taken - self._budget_bytes
+
+    def _is_budget_to_blame(self, place: _Place, error: Exception) -> bool:
+        return self._budget_bytes is not None and _is_out_of_memory(place.model, error)
+
+    # When it is its turn
+
+    def bring(self, name: str, wanted: Collection[str]) -> float:
+        """Have a model on the device; return how long that took, in seconds.
+
+        Args:
+            name: Which one.
+            wanted: Models that somebody waits for: they leave last.
+
+        Raises:
+            CannotLoad: It is not there; others may have left for it.
+        """
+        place = self._places[name]
+        if place.where is _Where.DEVICE:
+            return 0.0
+        self._pipe.send(Moving(name))
+        start_s = self._clock.monotonic_s()
+        kind = ""
+        try:
+            self._make_room(place.size_bytes, wanted)
+            kind = self._fetch(place, wanted)
+            self.use(name)
+            # Its size may not have been known before.
+            self._make_room(0, wanted, besides=name)
+        finally:
+            load_s = self._clock.monotonic_s() - start_s
+            self._pipe.send(Moved(name, kind, load_s, self.residents, self.expected_s()))
+        return load_s
+
+    def _fetch(self, place: _Place, wanted: Collection[str]) -> str:
+        """Bring a model; whenever the device has no memory left, one more leaves."""
+        while True:
+            source = place.where
+            try:
+                if source is _Where.HOST:
+                    self._bring_back(place)
+                else:
+                    self._load(place)
+                return source
+            except Exception as error:
+                lacks_memory = _is_out_of_memory(place.model, error)
+                other = next_to_leave(self._residents(wanted)) if lacks_memory else None
+                if source is _Where.DISK or other is None:
+                    # Half-loaded, or not to be trusted with what it has in the host's memory.
+                    place.renew()
+                if other is not None:
+                    self._remove(self._places[other])
+                elif source is _Where.DISK or lacks_memory:
+                    raise CannotLoad(_why(place, error)) from error
+                else:
+                    traceback.print_exc()
+
+    def _load(self, place: _Place) -> None:
+        """Load and warm up a model that is new.
+
+        Raises:
+            Exception: Whatever it raised.
+        """
+        start_s = self._clock.monotonic_s()
+        before_bytes = _resident_bytes()
+        place.model.load(self.name)
+        place.model.warmup()
+        place.size_bytes = place.model.memory_bytes or max(
+            place.size_bytes, _resident_bytes() - before_bytes
+        )
+        place.learn(self._clock.monotonic_s() - start_s)
+        place.where = _Where.DEVICE
+
+    def _bring_back(self, place: _Place) -> None:
+        start_s = self._clock.monotonic_s()
+        place.model.onload()
+        place.learn(self._clock.monotonic_s() - start_s)
+        place.where, place.host_bytes = _Where.DEVICE, 0
+
+    # Who leaves
+
+    def _residents(self, wanted: Collection[str], besides: str = "") -> list[Resident]:
+        return [
+            Resident(
+                name=name,
+                size_bytes=place.size_bytes,
+                used=place.used,
+                is_wanted=name in wanted,
+                is_at_work=name == besides,
+            )
+            for name, place in self._places.items()
+            if place.where is _Where.DEVICE
+        ]
+
+    def _make_room(self, size_bytes: int, wanted: Collection[str], besides: str = "") -> None:
+        if self._budget_bytes is None:
+            return
+        for name in leaving(size_bytes, self._residents(wanted, besides), self._budget_bytes):
+            self._remove(self._places[name])
+
+    def _remove(self, place: _Place) -> None:
+        """Have a model leave the device."""
+        if not can_offload(place.model):
+            place.renew()
+            return
+        try:
+            place.host_bytes = place.model.offload()
+        except Exception:
+            traceback.print_exc()
+            place.renew()
+            return
+        place.where = _Where.HOST
+        self._keep_host_budget()
+
+    def _keep_host_budget(self) -> None:
+        copies = [
+            Resident(name=name, size_bytes=place.host_bytes, used=place.used)
+            for name, place in self._places.items()
+            if place.where is _Where.HOST
+        ]
+        for name in forgotten(copies, self._host_budget_bytes):
+            self._places[name].renew()
+
+
+def _is_out_of_memory(model: Model, error: Exception) -> bool:
+    return isinstance(error, (MemoryError, *model.out_of_memory))
+
+
+def _why(place: _Place, error: Exception) -> str:
+    reason = error.detail if isinstance(error, SwellError) else describe_error(error)
+    return f"loading {place.definition.name} failed: {type(error).__name__}: {reason}"
+
+
+def _resident_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)
