@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from swell.clock import ManualClock
 from swell.model import HostArrays, StepModel, load_models
+from swell.worker.device import Device
 from swell.worker.draw import CHECKPOINT_EVERY_S, Drawer, Easel
-from swell.worker.frames import HEAD_BYTES, Kept, Order, Studio, decode_frame
+from swell.worker.frames import HEAD_BYTES, Kept, Load, Order, Studio, decode_frame
 from swell.worker.job import Reader
 from swell.worker.pipe import Pipe
 
@@ -67,19 +68,23 @@ class Atelier:
         path = folder / "draws.py"
         path.write_text(MODEL)
         [definition] = load_models(str(path))
-        model = definition.make()
+        easel = Easel(definition.card(), Reader(definition, random.Random()))
+        self.ours, theirs = socket.socketpair()
+        self.theirs = theirs
+        pipe = Pipe(theirs, self.clock)
+        device = Device([definition], Load([str(path)], "cpu"), pipe, self.clock)
+        device.start()
+        model = device.model("test/draws")
         assert isinstance(model, StepModel)
         model.arrays = CostlyArrays(self._read)
         model.at_step = lambda: self.clock.advance(STEP_S)  # type: ignore[attr-defined]
-        easel = Easel(definition.card(), model, Reader(definition, random.Random()))
-        self.ours, theirs = socket.socketpair()
-        self.theirs = theirs
         self.drawer = Drawer(
             {"test/draws": easel},
-            Pipe(theirs, self.clock),
+            pipe,
             self.clock,
-            device="cpu",
+            device=device,
             studio=Studio(),
+            moved=lambda load_s: None,
         )
 
     def _read(self) -> None:

@@ -739,13 +739,14 @@ class Worker:
                 self._turn = frame.batch
                 if self._batches:
                     self._batches[0].since_s = self._clock.monotonic_s()
-            case Moving():
-                self._moving = frame.model
-            case Moved():
-                self._on_moved(frame)
+            case Moving() | Moved():
+                self._on_move(frame)
 
-    def _on_moved(self, moved: Moved) -> None:
+    def _on_move(self, moved: Moving | Moved) -> None:
         """Note which models are on the device now; what was at work begins to count again."""
+        if isinstance(moved, Moving):
+            self._moving = moved.model
+            return
         self._moving = ""
         self._residents, self._expected_s = moved.residents, moved.expected_s
         self._drawn_since_s = self._clock.monotonic_s()
