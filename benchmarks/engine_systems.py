@@ -43,10 +43,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer: its file and path, what is tried of it, and what did best.
+    """A peer: its file and path, what is tried of it, and what it is compared in.
 
-    `quick` had the least p95 at 0.9 load and `full` the most pictures per second when all of
-    `tried` were compared by `engine_peers.py --sweep`.
+    `quick` is for the least p95 at 0.9 load and `full` for the most pictures per second with a
+    backlog. `engine_peers.py --sweep` compares all that are `tried` and names the best.
     """
 
     file: str
@@ -59,18 +59,20 @@ class Peer:
 BATCHES = tuple(Setting(size) for size in (1, 2, 4, 8, 16))
 WAITS = (Setting(4, 20), Setting(8, 50))
 
+LOOPS = tuple(Setting(size, steps=True) for size in (2, 4, 8, 16))
+
 PEER = {
     "litserve": Peer(
         "icons_litserve.py",
         "/draw",
-        (*BATCHES, *WAITS, *(Setting(size, steps=True) for size in (2, 4, 8))),
-        quick=Setting(8, steps=True),
-        full=Setting(8, steps=True),
+        (*BATCHES, *WAITS, *LOOPS),
+        quick=Setting(4, steps=True),
+        full=Setting(16, steps=True),
     ),
     "mosec": Peer(
-        "icons_mosec.py", "/inference", (*BATCHES, *WAITS), quick=Setting(8), full=Setting(8)
+        "icons_mosec.py", "/inference", (*BATCHES, *WAITS), quick=Setting(4), full=Setting(16)
     ),
-    "ray": Peer("icons_ray.py", "/draw", (*BATCHES, *WAITS), quick=Setting(8), full=Setting(8)),
+    "ray": Peer("icons_ray.py", "/draw", (*BATCHES, *WAITS), quick=Setting(4), full=Setting(16)),
 }
 
 
