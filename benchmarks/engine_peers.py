@@ -12,9 +12,8 @@ Two loads, with the same inputs and times for all, in rounds that each begin wit
     0.9 load   Poisson arrivals at 0.9 of what a bare loop draws and encodes one after another:
                p95 of the time from when a request was due to the last byte of its picture
 
-Each peer is compared in the setting that did best of those tried, for each load its own
-(`--sweep`; engine_systems.py has them). Pictures of 512 px and 0.5 load are measured once, for the
-details.
+Each peer has a setting for each of the two loads (engine_systems.py); `--sweep` compares those that
+were tried and names the best. Pictures of 512 px and 0.5 load are measured once, for the details.
 
 Value: the smaller of (Swell's pictures per second over the best peer's) and (the best peer's p95
 over Swell's), medians over rounds.
