@@ -97,11 +97,11 @@ def task(text: str = TEXT) -> Mapping[str, Any]:
 
 
 @contextlib.contextmanager
-def up() -> Iterator[Swell]:
+def up(model: str = MODEL) -> Iterator[Swell]:
     """`swell up` with one worker process, in a fresh folder."""
     with (
         folder("swell") as data,
-        started("up", data, "--workers", "1", "--models", MODEL) as running,
+        started("up", data, "--workers", "1", "--models", model) as running,
     ):
         yield running
 

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,21 +111,25 @@ def peer_part(name: str, what: str, environment: dict[str, str], *more: str) -> 
 
 
 def peers_python() -> Path:
-    """The Python of the peers' own environment: the same version as ours.
+    """The Python of the peers' own environment: the same version as ours."""
+    return own_python("peers-venv", PEERS / "requirements.txt")
+
+
+def own_python(name: str, wanted: Path, *more: str) -> Path:
+    """The Python of an environment with what a list names, and `more` that pip is told.
 
     It is made on first use, and when its list or the version changes.
     """
-    wanted = PEERS / "requirements.txt"
-    place = BENCH / "peers-venv"
+    place = BENCH / name
     python = place / "bin" / "python"
     mark = place / "installed"
     digest = hashlib.sha256(wanted.read_bytes() + sys.version.encode()).hexdigest()
     if mark.exists() and mark.read_text() == digest:
         return python
-    say("making the peers' environment")
+    say(f"making the peers' environment, {name}")
     BENCH.mkdir(exist_ok=True)
     venv.create(place, with_pip=True, clear=True)
-    install = [str(python), "-m", "pip", "install", "-q", "-r", str(wanted)]
+    install = [str(python), "-m", "pip", "install", "-q", "-r", str(wanted), *more]
     subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
     mark.write_text(digest)
     return python
@@ -133,11 +137,16 @@ def peers_python() -> Path:
 
 def peer_versions() -> dict[str, str]:
     """What the peers' environment holds, of the packages that it asks for."""
+    return versions(peers_python(), [*PEER, "redis", "psycopg", "uvicorn"])
+
+
+def versions(python: Path, names: Sequence[str]) -> dict[str, str]:
+    """What an environment holds, of these packages."""
     listed = subprocess.run(
-        [str(peers_python()), "-m", "pip", "list", "--format", "json"],
+        [str(python), "-m", "pip", "list", "--format", "json"],
         capture_output=True,
         text=True,
         check=True,
     )
     found = {entry["name"].lower(): entry["version"] for entry in json.loads(listed.stdout)}
-    return {name: found[name] for name in [*PEER, "redis", "psycopg", "uvicorn"] if name in found}
+    return {name: found[name] for name in names if name in found}

@@ -61,6 +61,45 @@ def pixels(result: Any) -> np.ndarray:
     return np.asarray(result.pil()).astype(int)
 
 
+def heard(rows: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """What the network may hear of so many samples, each of them another."""
+    rng = np.random.default_rng(rows)
+    return (
+        rng.standard_normal((rows, 48, 8, 8), np.float32),
+        rng.random(rows, np.float32),
+        {
+            "states": rng.standard_normal((rows, 16, 384), np.float32),
+            "sentence": rng.standard_normal((rows, 384), np.float32),
+            "style": rng.integers(-1, len(STYLES), rows),
+        },
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 5])
+def test_a_row_has_the_same_bits_however_many_rows_and_cores_there_are(
+    icons: Icons, threads: int
+) -> None:
+    model = Icons(threads)
+    model.load("cpu")
+    x, t, conditions = heard(6)
+
+    def said(start: int, end: int) -> list[bytes]:
+        part = {name: rows[start:end] for name, rows in conditions.items()}
+        rows = model.denoise(x[start:end], t[start:end], part)
+        return [row.tobytes() for row in rows]
+
+    alone = [icons.denoise(x[n : n + 1], t[n : n + 1], _one(conditions, n)) for n in range(6)]
+    expected = [row.tobytes() for row in alone]
+    assert said(0, 6) == expected
+    assert said(0, 4) == expected[:4]
+    assert said(1, 6) == expected[1:]
+    assert said(4, 5) == expected[4:5]
+
+
+def _one(conditions: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
+    return {name: rows[row : row + 1] for name, rows in conditions.items()}
+
+
 def test_the_tokenizer_cuts_words_as_bert_does() -> None:
     words = WordPiece(WEIGHTS / "icons-vocab.txt")
     pieces = (WEIGHTS / "icons-vocab.txt").read_text().splitlines()

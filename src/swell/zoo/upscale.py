@@ -35,6 +35,8 @@ class Upscaler:
     def __init__(self, threads: int | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
+        # Threads that spin until the next call take the cores from whoever else has work.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session: Any = onnxruntime.InferenceSession(
             _WEIGHTS / "upscale.onnx", options, ["CPUExecutionProvider"]
         )
