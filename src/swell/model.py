@@ -421,6 +421,10 @@ class StepModel(Model):
     #: Rows that every step has in exact mode, padding included: the same bits whoever is there. A
     #: larger one has more throughput and makes a single picture wait. See `Plan.bucket`.
     bucket: int = 2
+    #: Whether a row has the same bits in steps of any number of rows, as with kernels that are
+    #: batch-invariant. Exact mode then needs no bucket: steps have as many rows as pay off. `load`
+    #: or `warmup` may set it, after a look.
+    batch_invariant: bool = False
 
     _runs: Callable[[list[Any]], list[Any]] | None = None
 

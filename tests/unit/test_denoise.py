@@ -799,6 +799,18 @@ def test_the_curve_model_runs_samples_of_one_curve_together() -> None:
             CurveModel.Input(**wrong)
 
 
+def test_rows_that_are_alike_in_any_company_need_no_padding() -> None:
+    model = Toy()
+    model.batch_invariant = True
+    studio = Studio(model)
+    studio.add("a", steps=2)
+    studio.denoiser.boundary()
+    studio.add("b", steps=1, bucket=4)
+    studio.finish()
+    # The plan of the second one has a bucket of its own, and so a batch key.
+    assert sorted(model.rows) == [1, 1, 4]
+
+
 # Devices that work by themselves
 
 

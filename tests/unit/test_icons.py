@@ -48,6 +48,7 @@ class Ears:
 def icons() -> Icons:
     model = Icons(threads=1)
     model.load("cpu")
+    model.warmup()
     return model
 
 
@@ -81,18 +82,20 @@ def test_a_row_has_the_same_bits_however_many_rows_and_cores_there_are(
 ) -> None:
     model = Icons(threads)
     model.load("cpu")
-    x, t, conditions = heard(6)
+    x, t, conditions = heard(16)
 
     def said(start: int, end: int) -> list[bytes]:
         part = {name: rows[start:end] for name, rows in conditions.items()}
         rows = model.denoise(x[start:end], t[start:end], part)
         return [row.tobytes() for row in rows]
 
-    alone = [icons.denoise(x[n : n + 1], t[n : n + 1], _one(conditions, n)) for n in range(6)]
+    alone = [icons.denoise(x[n : n + 1], t[n : n + 1], _one(conditions, n)) for n in range(16)]
     expected = [row.tobytes() for row in alone]
-    assert said(0, 6) == expected
+    assert said(0, 16) == expected
+    assert said(0, 6) == expected[:6]
+    assert said(3, 15) == expected[3:15]
     assert said(0, 4) == expected[:4]
-    assert said(1, 6) == expected[1:]
+    assert said(1, 6) == expected[1:6]
     assert said(4, 5) == expected[4:5]
 
 
@@ -158,7 +161,7 @@ def test_a_sample_has_the_same_bits_whoever_it_is_drawn_with(icons: Icons) -> No
     wanted = item("a blue cat", style="ink", seed=3, steps=4)
     others = [item("dog", steps=2), item("sun", guidance=1, steps=5), item(seed=9)]
     alone = pixels(icons.run([wanted])[0])
-    for bucket in (2, 4, 8):
+    for bucket in (None, 2, 4, 8):
         results: dict[str, Any] = {}
         denoiser = Denoiser(ManualClock(), results.__setitem__, bucket=bucket)
         for name, one in enumerate([*others, wanted]):
@@ -166,7 +169,20 @@ def test_a_sample_has_the_same_bits_whoever_it_is_drawn_with(icons: Icons) -> No
             denoiser.boundary()
         while denoiser.boundary():
             pass
-        assert np.abs(pixels(results["3"]) - alone).max() <= (0 if bucket == icons.bucket else 1)
+        is_same = icons.batch_invariant or bucket in (None, icons.bucket)
+        assert np.abs(pixels(results["3"]) - alone).max() <= (0 if is_same else 1)
+
+
+def test_rows_that_differ_by_their_company_keep_the_bucket(icons: Icons) -> None:
+    class Differs(Icons):
+        def denoise(self, x: Any, t: Any, conditions: Any) -> Any:
+            return super().denoise(x, t, conditions) + np.float32(len(x) / 1024)
+
+    model = Differs()
+    model.load("cpu")
+    model.warmup()
+    assert not model.batch_invariant
+    assert icons.batch_invariant
 
 
 def test_guidance_of_one_needs_no_second_row(icons: Icons) -> None:

@@ -28,7 +28,8 @@ What a model process does with it:
 - Exceptions of `ended` and of listeners are not caught: they end the loop, as a lost worker should.
 
 In exact mode every step of a batch key has the model's own number of rows, so a picture depends on
-nothing but model version, device and input. In fast mode steps have as many rows as pay off.
+nothing but model version, device and input. In fast mode, and where rows have the same bits in any
+company (`StepModel.batch_invariant`), steps have as many rows as pay off.
 
 Where the device works by itself (`Arrays.mark`), a step is told to it while the one before runs,
 and nothing waits for it in between: the number of steps is known, and so is who will be finished.
@@ -594,7 +595,8 @@ class Denoiser:
         plan = model.prepare(item)
         table = table_of(plan.sampler)
         hash((plan.words, plan.without))  # what cannot be remembered is refused here
-        bucket = (self._bucket or plan.bucket or model.bucket) if self._exact else None
+        own = plan.bucket or (None if model.batch_invariant else model.bucket)
+        bucket = (self._bucket or own) if self._exact else None
         key = BatchKey(model.name, plan.shape, table.solver, bucket, plan.key)
         state = SampleState(request.id, item, plan, key, table)
         if request.checkpoint is not None:
