@@ -4,7 +4,7 @@ The bus is fast and forgetful. The store is the truth: a reader that missed some
 there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from swell.events import Event
@@ -38,6 +38,14 @@ class Bus(Protocol):
 
     def subscribe(self, task_id: str, *, after: int = -1) -> Subscription:
         """Listen to a task, from the first event remembered whose id is larger than `after`."""
+        ...
+
+    def watched(self, task_ids: Iterable[str]) -> list[str]:
+        """Return the tasks whose progress somebody listens to, so that it is worth telling.
+
+        Whoever listens for the terminal event alone (`after=TERMINAL_ID - 1`) does not count. A bus
+        that cannot know names all of them.
+        """
         ...
 
     async def close(self) -> None:

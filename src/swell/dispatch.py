@@ -156,6 +156,8 @@ class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     drain: bool = False
     #: What `ask` brought.
     tasks: list[LeasedTask] = []
+    #: Of the tasks whose progress was told, those that somebody follows: previews are worth making.
+    watched: list[str] = []
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):

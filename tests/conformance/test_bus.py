@@ -4,7 +4,7 @@ import pytest
 
 from swell.buses.memory import MemoryBus
 from swell.clock import ManualClock
-from swell.events import Event, EventKind
+from swell.events import TERMINAL_ID, Event, EventKind
 from swell.testing.bus import BusConformance, progress, terminal
 
 
@@ -55,3 +55,12 @@ class TestMemoryBus(BusConformance):
         listener = bus.subscribe("t1")
         assert sys.getsizeof(listener) <= 128
         assert not hasattr(listener, "__dict__")
+
+    async def test_who_waits_for_the_end_alone_watches_nothing(self, bus: MemoryBus) -> None:
+        bus.subscribe("t1", after=TERMINAL_ID - 1)
+        listeners = [bus.subscribe("t2") for _ in range(2)]
+        assert bus.watched(["t1", "t2", "t3"]) == ["t2"]
+        listeners[0].close()
+        assert bus.watched(["t2"]) == ["t2"]
+        listeners[1].close()
+        assert bus.watched(["t2"]) == []

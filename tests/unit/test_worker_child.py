@@ -37,6 +37,7 @@ from swell.worker.frames import (
     Stop,
     Studio,
     Turn,
+    Watch,
     Work,
     decode_frame,
     encode_frame,
@@ -279,7 +280,7 @@ def test_a_running_task_stops_at_its_next_step(line: Line) -> None:
 
 
 def test_progress_is_told_seldom_and_previews_are_small(line: Line) -> None:
-    line.say(Run(1, "test/steps", [Order(1, b'{"n":2000}')]))
+    line.say(Watch([1]), Run(1, "test/steps", [Order(1, b'{"n":2000}')]))
     frames: list[Frame] = []
     while not frames or not isinstance(frames[-1], Results):
         frames.append(line.hear())
@@ -461,11 +462,30 @@ def test_a_sample_that_cannot_be_drawn_ends_its_whole_task_and_no_other(drawing:
 
 
 def test_previews_come_only_of_what_takes_long(drawing: Line) -> None:
-    drawing.say(draw(Order(1, b'{"steps":20,"step_s":0.001}')))
+    drawing.say(Watch([1, 2]), draw(Order(1, b'{"steps":20,"step_s":0.001}')))
     assert not any(isinstance(frame, Preview) for frame in heard_until_done(drawing, 1))
     drawing.say(draw(Order(2, b'{"steps":30,"step_s":0.03}', count=3)))
     previews = [each for each in heard_until_done(drawing, 2) if isinstance(each, Preview)]
     assert 1 <= len(previews) <= 4
+
+
+def test_of_a_task_that_nobody_follows_there_are_no_previews_and_little_progress(
+    drawing: Line,
+) -> None:
+    drawing.say(draw(Order(1, b'{"steps":30,"step_s":0.03}')))
+    frames = heard_until_done(drawing, 1)
+    assert not any(isinstance(frame, Preview) for frame in frames)
+    # The first word is soon, so that somebody who follows it is heard of.
+    told = [frame.done for frame in frames if isinstance(frame, Step)]
+    assert told[0] <= 3
+    assert 2 <= len(told) <= 5
+    drawing.say(draw(Order(2, b'{"steps":60,"step_s":0.03}')))
+    while not isinstance(drawing.hear(), Step):
+        pass
+    drawing.say(Watch([2]))
+    frames = heard_until_done(drawing, 2)
+    assert any(isinstance(frame, Preview) for frame in frames)
+    assert len([frame for frame in frames if isinstance(frame, Step)]) > 10
 
 
 def test_a_checkpoint_goes_on_in_another_process_to_the_same_picture(

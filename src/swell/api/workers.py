@@ -225,7 +225,13 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     drain = worker.info.draining
     if told.goodbye:
         await service.fleet.remove(told.worker_id)
-    return ReportAnswer(stale=stale, cancels=cancels, drain=drain, tasks=_leased(service, tasks))
+    return ReportAnswer(
+        stale=stale,
+        cancels=cancels,
+        drain=drain,
+        tasks=_leased(service, tasks),
+        watched=service.bus.watched(dict.fromkeys(each.task_id for each in told.progress)),
+    )
 
 
 async def _write(

@@ -8,7 +8,7 @@ and an ended task's only for some seconds.
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from swell.clock import Clock
@@ -35,6 +35,11 @@ class MemorySubscription:
         self._pending: list[Event] | None = None
         self._waiter: asyncio.Future[bool] | None = None
         self._is_closed = False
+
+    @property
+    def wants_progress(self) -> bool:
+        """Whether anything but the terminal event would be taken."""
+        return self._last_id < TERMINAL_ID - 1
 
     async def next(self, timeout_s: float | None = None) -> Event | None:
         """Return the next event; None after `timeout_s` seconds without one.
@@ -147,6 +152,14 @@ class MemoryBus:
         else:
             listeners[subscription] = None
         return subscription
+
+    def watched(self, task_ids: Iterable[str]) -> list[str]:
+        """Return the tasks whose progress somebody listens to."""
+        return [
+            task_id
+            for task_id in task_ids
+            if any(listener.wants_progress for listener in self._listeners.get(task_id, ()))
+        ]
 
     def forget_listener(self, task_id: str, subscription: MemorySubscription) -> None:
         """Take a listener off the list."""

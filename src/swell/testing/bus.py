@@ -121,3 +121,12 @@ class BusConformance:
         await asyncio.sleep(0)
         await bus.close()
         assert await asyncio.wait_for(waiting, PATIENCE_S) is None
+
+    async def test_a_task_is_watched_while_somebody_listens_to_its_progress(self, bus: Bus) -> None:
+        listener = bus.subscribe("t1")
+        waiting = bus.subscribe("t2", after=TERMINAL_ID - 1)
+        assert "t1" in bus.watched(["t1", "t2", "t3"])
+        listener.close()
+        # Whoever waits for the end alone, or does not listen, need not be told; a bus may not know.
+        assert bus.watched([]) == []
+        waiting.close()

@@ -68,6 +68,8 @@ class MemoryDispatch:
         #: So many next reports are taken, and their answers lost.
         self.answers_to_lose = 0
         self.is_draining = False
+        #: Whether somebody follows all tasks.
+        self.is_watching = True
         self._workers: dict[str, dict[str, str]] = {}
         self._cancels: list[str] = []
         self._news = asyncio.Event()
@@ -204,6 +206,7 @@ class MemoryDispatch:
             cancels=[*self._take_cancels(), *lost],
             drain=self.is_draining,
             tasks=tasks,
+            watched=[each.task_id for each in report.progress] if self.is_watching else [],
         )
 
     async def uploads(self, worker_id: str, hold: Hold, keys: Sequence[str]) -> list[Upload]:

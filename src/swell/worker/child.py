@@ -112,8 +112,9 @@ class Runner:
         for chunk in self._chunks(items):
             self._run_chunk(chunk, results, failed)
         results.flush(is_last=True)
-        if self._pipe.stopped:
-            self._pipe.stopped.difference_update(order.handle for order in orders)
+        if self._pipe.stopped or self._pipe.watched:
+            for order in orders:
+                self._pipe.forget(order.handle)
 
     def _prepare(self, order: Order, items: list[tuple[Item[Any], Job]], results: Outbox) -> None:
         try:

@@ -7,8 +7,8 @@ The worker gets checkpoints as often as telling them takes no more than a hundre
 small latents after each step.
 
 Progress and previews are for people, so they are told only of what takes long enough to be looked
-at: no progress in a task's first 50 ms, no preview in its first 0.4 s, and all previews together
-take at most a twentieth of the time.
+at: no progress in a task's first 50 ms, no preview in its first 0.4 s nor where nobody follows the
+task, and all previews together take at most a twentieth of the time.
 """
 
 import sys
@@ -326,7 +326,7 @@ class Drawer:
             job.run_s = self._clock.monotonic_s() - job.began_s
         self._device.use(job.model)
         self._outbox.add(job)
-        self._pipe.stopped.discard(job.handle)
+        self._pipe.forget(job.handle)
 
     # Steps
 
@@ -401,12 +401,15 @@ class Drawer:
 
     def tell_progress(self, job: _Drawing, total: int) -> None:
         """Tell how far a task is, counting the steps of all its samples."""
+        now_s = self._clock.monotonic_s()
+        is_time = now_s - job.told_s >= (job.progress_every_s if job.is_told else PROGRESS_EVERY_S)
+        if not (is_time or job.is_told):
+            return
         # One that came with its last step says no word of it.
         of_each = zip(job.steps, job.results, strict=True)
         done = sum(step if result is None else total for step, result in of_each)
         whole = job.count * total
-        now_s = self._clock.monotonic_s()
-        if now_s - job.told_s < PROGRESS_EVERY_S and not (job.is_told and done >= whole):
+        if not (is_time or done >= whole):
             return
         job.is_told, job.told_s = True, now_s
         self._pipe.send(Step(job.handle, min(done, whole), whole))
@@ -416,7 +419,7 @@ class Drawer:
         start_s = self._clock.monotonic_s()
         if start_s < self._previews_from_s or start_s - job.previewed_s < PREVIEW_EVERY_S:
             return
-        if job.handle in self._pipe.stopped:
+        if not job.is_shown:
             return
         job.previewed_s = start_s
         jpeg = thumbnail(make)

@@ -198,6 +198,8 @@ class Worker:
         #: What is drawn in steps: who waits, and, by handle, who is in the model process.
         self._line: Line[Held] = Line()
         self._drawn: dict[int, Held] = {}
+        #: Handles of tasks that the model process knows to be followed.
+        self._watched: set[int] = set()
         #: When the model process took up drawing, or last told anything of it.
         self._drawn_since_s = 0.0
         #: Which batch the model process has turned to, as far as it said.
@@ -509,6 +511,14 @@ class Worker:
                 self._enqueue(held)
         self._feed()
 
+    def watch(self, task_ids: Sequence[str]) -> None:
+        """Have previews made of these tasks. See `Guest.watch`."""
+        followed = [self._desk.held[task_id] for task_id in task_ids if task_id in self._desk.held]
+        new = [held.handle for held in followed if held.handle not in self._watched]
+        if new:
+            self._watched.update(new)
+            self._process.watch(new)
+
     def cancel(self, task_ids: Sequence[str]) -> None:
         """Stop tasks. See `Guest.cancel`."""
         turn = self._current()
@@ -719,6 +729,7 @@ class Worker:
     # --- what the model process says -------------------------------------------------------------
 
     def _new_process(self) -> _Process:
+        self._watched.clear()
         return _Process(self._settings.python, self._on_frame, self._on_exit)
 
     def _on_frame(self, process: ModelProcess, frame: Frame) -> None:
@@ -798,6 +809,7 @@ class Worker:
 
     def _come_back(self, waiting: dict[int, Held], handle: int) -> Held:
         held = waiting.pop(handle)
+        self._watched.discard(handle)
         self._line.leave(held)
         return held
 

@@ -38,6 +38,7 @@ __all__ = [
     "Stop",
     "Studio",
     "Turn",
+    "Watch",
     "Work",
     "decode_frame",
     "decode_work",
@@ -114,11 +115,17 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
     handles: list[int]
 
 
+class Watch(msgspec.Struct, frozen=True, array_like=True, tag="watch"):
+    """Somebody follows these tasks: previews are worth making, and progress is told more often."""
+
+    handles: list[int]
+
+
 class HandOver(msgspec.Struct, frozen=True, array_like=True, tag="hand-over"):
     """Draw no more, and tell all that was drawn: the answer is `Kept` frames, then `HandedOver`."""
 
 
-Work = Load | Studio | Run | Stop | HandOver
+Work = Load | Studio | Run | Stop | Watch | HandOver
 
 
 class Described(msgspec.Struct, frozen=True, array_like=True, tag="described"):

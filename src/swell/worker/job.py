@@ -49,6 +49,9 @@ __all__ = [
 #: Progress of one task is told at most this often, except for its last step.
 PROGRESS_EVERY_S: Final = 0.05
 
+#: The same where nobody follows the task; from its answer the worker hears that somebody does.
+UNWATCHED_EVERY_S: Final = 0.5
+
 #: A preview of one task is made at most this often.
 PREVIEW_EVERY_S: Final = 0.4
 
@@ -146,10 +149,22 @@ class Job:
         self._pipe = pipe
         self._clock = clock
 
+    @property
+    def progress_every_s(self) -> float:
+        """Seconds between two words of progress."""
+        is_watched = self.handle in self._pipe.watched
+        return PROGRESS_EVERY_S if is_watched else UNWATCHED_EVERY_S
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether somebody looks at previews of it."""
+        return self.handle in self._pipe.watched and self.handle not in self._pipe.stopped
+
     def progress(self, done: int, total: int) -> None:
         """See `Listener.progress`. Samples that ran before count as whole."""
+        self._pipe.listen()
         now_s = self._clock.monotonic_s()
-        if done < total and now_s - self.told_s < PROGRESS_EVERY_S:
+        if done < total and now_s - self.told_s < self.progress_every_s:
             return
         self.told_s = now_s
         before = (self.count - self.left) * total
@@ -159,8 +174,9 @@ class Job:
 
     def preview(self, make: Callable[[], Any]) -> None:
         """See `Listener.preview`."""
+        self._pipe.listen()
         now_s = self._clock.monotonic_s()
-        if now_s - self.previewed_s < PREVIEW_EVERY_S or self.handle in self._pipe.stopped:
+        if now_s - self.previewed_s < PREVIEW_EVERY_S or not self.is_shown:
             return
         self.previewed_s = now_s
         jpeg = thumbnail(make)

@@ -81,6 +81,10 @@ class Guest(Protocol):
         """Stop tasks, if they are held."""
         ...
 
+    def watch(self, task_ids: Sequence[str]) -> None:
+        """Hear that somebody follows these tasks step by step."""
+        ...
+
     def drain(self) -> None:
         """Finish what is held, take nothing new, go."""
         ...
@@ -235,6 +239,8 @@ class Link:
             self._guest.admit(answer.tasks)
         if answer.cancels:
             self._guest.cancel(answer.cancels)
+        if isinstance(answer, ReportAnswer) and answer.watched:
+            self._guest.watch(answer.watched)
         if answer.drain:
             self._guest.drain()
 

@@ -18,6 +18,7 @@ from swell.worker.frames import (
     Run,
     Stop,
     Studio,
+    Watch,
     Work,
     decode_work,
     encode_frame,
@@ -59,6 +60,8 @@ class Pipe:
         self._is_gone = False
         #: Handles of cancelled tasks.
         self.stopped: set[int] = set()
+        #: Handles of tasks that somebody follows.
+        self.watched: set[int] = set()
 
     def send(self, frame: Frame) -> None:
         """Say something, after all that was said before.
@@ -140,6 +143,11 @@ class Pipe:
                 self._outgoing_bytes -= size_bytes
                 self._changed.notify_all()
 
+    def forget(self, handle: int) -> None:
+        """Forget what was said of a task that has ended."""
+        self.stopped.discard(handle)
+        self.watched.discard(handle)
+
     def next(self) -> Load | Studio | Run | HandOver:
         """Wait for something to do."""
         while not self._inbox:
@@ -183,6 +191,8 @@ class Pipe:
         for work in self._take_frames():
             if isinstance(work, Stop):
                 self.stopped.update(work.handles)
+            elif isinstance(work, Watch):
+                self.watched.update(work.handles)
             else:
                 self._inbox.append(work)
         return len(chunk) == 1 << 18

@@ -21,6 +21,7 @@ from swell.worker.frames import (
     Refused,
     Run,
     Stop,
+    Watch,
     Work,
     decode_frame,
     encode_frame,
@@ -151,6 +152,10 @@ class ModelProcess:
     def stop(self, handles: list[int]) -> None:
         """Have tasks stopped at their next step."""
         self._send(Stop(handles))
+
+    def watch(self, handles: list[int]) -> None:
+        """Have progress of these tasks told often, and previews made."""
+        self._send(Watch(handles))
 
     def _send(self, work: Work) -> None:
         if self._transport is not None and not self._transport.is_closing():
