@@ -29,7 +29,7 @@ from swell.worker.schedule import (
     went_well,
 )
 
-GAINS = {1: 0.167, 2: 0.183, 3: 0.186, 4: 0.240, 6: 0.333, 8: 0.425, 12: 0.63, 16: 0.832}
+GAINS = {1: 0.167, 2: 0.183, 3: 0.186, 4: 0.240, 6: 0.36, 8: 0.425, 12: 0.65, 16: 0.87}
 FULL = {1: 0.25, 2: 0.5}
 
 
@@ -69,6 +69,21 @@ def test_free_slots_are_filled_at_once_up_to_the_best_size() -> None:
     decision = decide(0.0, [group(*(sample(str(n)) for n in range(12)))])
     assert ids(decision) == [str(n) for n in range(8)]
     assert decision.bucket == 8
+
+
+def test_where_many_wait_the_cheapest_batch_is_run_and_fewer_where_few_do() -> None:
+    costs = costs_of(measured({1: 1.0, 2: 1.2, 4: 1.6, 8: 3.0, 16: 5.6}), 16)
+    assert (costs.size, costs.full) == (6, 16)
+    for waiting, running in ((5, 5), (7, 6), (15, 6), (16, 16), (40, 16)):
+        few = group(*(sample(str(n)) for n in range(waiting)), costs=costs)
+        assert len(ids(decide(0.0, [few]))) == running
+
+
+def test_a_batch_that_gains_little_is_run_only_where_many_wait() -> None:
+    costs = costs_of(measured({1: 1.0, 2: 1.9, 3: 2.84, 4: 3.7}), 4)
+    assert (costs.size, costs.full) == (1, 4)
+    assert len(ids(decide(0.0, [group(*(sample(str(n)) for n in range(3)), costs=costs)]))) == 1
+    assert len(ids(decide(0.0, [group(*(sample(str(n)) for n in range(4)), costs=costs)]))) == 4
 
 
 def test_a_single_sample_does_not_wait_for_others() -> None:
@@ -405,7 +420,7 @@ def test_every_reason_is_given(reason: TurnReason | Order) -> None:
 def test_a_batch_that_shrinks_keeps_the_least_work() -> None:
     running = tuple(sample(str(n), 10 - n) for n in range(8))
     decision = decide(0.0, [group(running=running, costs=costs_of(measured(GAINS), 4))])
-    assert ids(decision) == ["5", "6", "7"]
+    assert ids(decision) == ["4", "5", "6", "7"]
 
 
 # Costs and buckets

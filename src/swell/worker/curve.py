@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["BUCKETS", "Curve", "best_size", "next_size"]
+__all__ = ["BUCKETS", "Curve", "best_size", "full_size", "next_size"]
 
 #: Rows that a step may be padded to; a model is compiled once for each.
 BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -40,8 +40,12 @@ _STALL: Final = 2.0
 #: Steps until a bucket counts as measured. The first one may have compiled and never counts alone.
 _ENOUGH: Final = 3
 
-#: A larger batch must be so much better per row to be worth its latency.
+#: A larger batch must be so much better per row to be worth trying.
 _TOLERANCE: Final = 1.05
+
+#: And so much better to be worth the latency of who is in it; less where as many wait anyway.
+_WORTH: Final = 1.12
+_WORTH_FULL: Final = 1.02
 
 #: Steps after which the largest bucket, if it did not run in them, is forgotten: the device may
 #: have been busy with something else when it was tried.
@@ -200,17 +204,36 @@ def _never_falling(points: Sequence[_Point]) -> tuple[float, ...]:
 
 
 def best_size(curve: Curve, largest: int) -> int:
-    """Return how many rows should run together: the fewest that are about as cheap as can be.
+    """Return how many rows should run together: the fewest that are nearly as cheap as can be.
 
-    That is the smallest bucket whose step costs at most 5 % more per row than the cheapest. One row
-    means that a batch gains nothing here.
+    That is the smallest bucket whose step costs at most 12 % more per row than the cheapest: with
+    more, everybody waits longer for little. One row means that a batch gains next to nothing here.
 
     Args:
         curve: What steps cost.
         largest: Rows that fit into memory; at least 1.
     """
+    return _smallest(curve, largest, _WORTH)
+
+
+def full_size(curve: Curve, largest: int) -> int:
+    """Return how many rows should run together where at least as many want to.
+
+    Whoever waits then gains by what others wait longer for: 2 % more per row than the cheapest are
+    enough. One row where no batch is 5 % cheaper than that.
+
+    Args:
+        curve: What steps cost.
+        largest: Rows that fit into memory; at least 1.
+    """
+    if _smallest(curve, largest, _TOLERANCE) == 1:
+        return 1
+    return _smallest(curve, largest, _WORTH_FULL)
+
+
+def _smallest(curve: Curve, largest: int, tolerance: float) -> int:
     per_row = [(rows, curve.seconds(rows) / rows) for rows in BUCKETS if rows <= largest]
-    enough = _TOLERANCE * min(cost for _, cost in per_row)
+    enough = tolerance * min(cost for _, cost in per_row)
     return next(rows for rows, cost in per_row if cost <= enough)
 
 

@@ -6,7 +6,8 @@ comes with its reasons. `Schedule` keeps those values from step to step; it deci
 
 Samples run together if they have the same batch key. How many, the cost curve of the key says:
 
-- Where a batch gains something, its slots are filled as soon as they are free: first who has
+- Where a batch gains something, its slots are filled as soon as they are free, up to as many as are
+  nearly as cheap as can be, and up to the cheapest where as many want to run: first who has
   waited beyond the bound, then whose deadline presses, then the least work left. Nobody waits for a
   batch to become full.
 - Where it gains nothing, samples take turns, and the one with the least work left goes first. All
@@ -36,7 +37,7 @@ from typing import Final
 
 import msgspec
 
-from swell.worker.curve import BUCKETS, Curve, best_size, next_size
+from swell.worker.curve import BUCKETS, Curve, best_size, full_size, next_size
 
 __all__ = [
     "IN_TURN",
@@ -100,7 +101,9 @@ class Costs(msgspec.Struct, frozen=True):
 
     #: Rows up to which a batch is filled; 1 where a batch gains nothing.
     size: int
-    #: A larger size that is to be tried if as many rows wait, or `size`.
+    #: The same where as many want to run; at least `size`.
+    full: int
+    #: A larger size that is to be tried if as many rows wait, or `full`.
     trial: int
     #: Buckets that may run, smallest first; in exact mode the pinned one.
     buckets: tuple[int, ...]
@@ -221,13 +224,13 @@ def costs_of(curve: Curve, largest: int, *, pinned: int | None = None, widest: i
     if pinned is not None:
         only = min(pinned, largest)
         cost = curve.seconds(only)
-        return Costs(only, only, (only,), (cost,) * only)
+        return Costs(only, only, only, (only,), (cost,) * only)
     buckets = tuple(rows for rows in BUCKETS if rows <= largest)
-    size = best_size(curve, largest)
+    size, full = best_size(curve, largest), full_size(curve, largest)
     trial = next_size(curve, largest, widest)
     costs = [curve.seconds(rows) for rows in buckets]
     step_s = tuple(costs[_place(buckets, rows)] for rows in range(1, buckets[-1] + 1))
-    return Costs(size, size if trial is None else max(size, trial), buckets, step_s)
+    return Costs(size, full, full if trial is None else max(full, trial), buckets, step_s)
 
 
 def _place(buckets: Sequence[int], rows: int) -> int:
@@ -302,15 +305,16 @@ def _takes_turns(group: Group) -> bool:
 
 
 def _size(group: Group) -> int:
-    """Return the rows up to which a batch is filled: the trial's, if as many want to run."""
+    """Return the rows up to which a batch is filled: more of them if as many want to run."""
     costs = group.costs
-    if costs.trial > costs.size:
-        wanted = 0
-        for sample in group.running + group.waiting:
-            wanted += sample.rows
-            if wanted >= costs.trial:
-                return costs.trial
-    return costs.size
+    if costs.trial == costs.size:
+        return costs.size
+    wanted = 0
+    for sample in group.running + group.waiting:
+        wanted += sample.rows
+        if wanted >= costs.trial:
+            return costs.trial
+    return costs.full if wanted >= costs.full else costs.size
 
 
 # Which samples of a group
@@ -362,7 +366,7 @@ def _fill(now_s: float, group: Group, policy: Policy) -> tuple[tuple[Sample, ...
     if not joining:
         return running, order
     order = (Order.OVERDUE, Order.DEADLINE, Order.FILLED)[first]
-    if order is Order.FILLED and size > group.costs.size:
+    if order is Order.FILLED and size > group.costs.full:
         order = Order.TRIAL
     return (*running, *joining), order
 
