@@ -195,7 +195,10 @@ def _pairs_of(header: Header, name: str) -> dict[str, _Pair]:
         else:
             raise WrongLora(_foreign(tensor.name, name))
         if getattr(pair, part) is not None:
-            raise WrongLora(f"{name}: {tensor.name[:100]!r} stands twice, under two names")
+            raise WrongLora(
+                f"{name}: {tensor.name[:100]!r} stands twice, under two names: take the file from "
+                "its author"
+            )
         setattr(pair, part, tensor)
     if not pairs:
         raise WrongLora(f"{name} holds no tensors: give a LoRA as a .safetensors file")
@@ -231,9 +234,9 @@ def _check_pair(layer: str, pair: _Pair, name: str) -> None:
         raise wrong(f"has shapes {down.shape} and {up.shape}, which are no matrices")
     if down.shape[0] != up.shape[1] or math.prod(up.shape[2:]) != 1:
         raise wrong(f"has shapes {down.shape} and {up.shape}, which do not fit each other")
-    if pair.alpha is not None:
-        if pair.alpha.kind not in _FLOATS or math.prod(pair.alpha.shape) != 1:
-            raise wrong("has an alpha that is not one number")
+    alpha = pair.alpha
+    if alpha is not None and (alpha.kind not in _FLOATS or math.prod(alpha.shape) != 1):
+        raise wrong("has an alpha that is not one number")
 
 
 def _change(
