@@ -1,15 +1,23 @@
 """LoRAs by a worker of its own, over HTTP, against a real server."""
 
 import asyncio
+import contextlib
 import io
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
+from test_worker_engine import working
 from test_worker_http import Site, a_worker, site
 
 from lora_painter import layers, lora_file, packed
+from swell.clock import SystemClock
+from swell.dispatch import Incoming
+from swell.task import TaskState
+from swell.testing.dispatch import MemoryDispatch
+from swell.weights.cache import WeightCache
 
 __all__ = ["site"]
 
@@ -59,17 +67,6 @@ async def test_a_lora_changes_the_picture_always_alike(site: Site, tmp_path: Pat
     assert sorted(path.read_bytes() for path in kept) == sorted([INK, CHALK])
 
 
-async def test_a_lora_is_fetched_while_others_are_drawn(site: Site, tmp_path: Path) -> None:
-    async with a_worker(site, tmp_path, "-m", str(PAINTER)):
-        long = await site.submit("test/painter", input={"steps": 1000})
-        await site.running(long)
-        ink = await upload(site, INK)
-        await drawn(site, await asked(site, [ink]))
-        state = await site.call("GET", f"/v1/tasks/{long}")
-        assert state["state"] in ("running", "succeeded")
-        await site.call("POST", f"/v1/tasks/{long}/cancel")
-
-
 async def test_a_lora_that_cannot_be_used_fails_its_task_alone(site: Site, tmp_path: Path) -> None:
     foreign = packed({"no.lora_A.weight": np.ones((2, 8)), "no.lora_B.weight": np.ones((8, 2))})
     async with a_worker(site, tmp_path, "-m", str(PAINTER)):
@@ -98,3 +95,47 @@ async def test_a_lora_that_cannot_be_used_fails_its_task_alone(site: Site, tmp_p
             "invalid_input",
         ]
         await drawn(site, good)
+
+
+class Slow(MemoryDispatch):
+    """Holds files back."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.asked, self.may_go = asyncio.Event(), asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def open(self, url: str) -> AsyncIterator[Incoming]:
+        async with super().open(url) as incoming:
+            self.asked.set()
+            await self.may_go.wait()
+            yield incoming
+
+
+async def test_a_lora_is_fetched_once_while_other_tasks_are_drawn(tmp_path: Path) -> None:
+    dispatch, cache = Slow(), WeightCache(tmp_path / "weights")
+    url = "https://example.com/ink"
+    dispatch.inputs[url] = (INK, "")
+    async with working(dispatch, str(PAINTER), weights=cache) as (worker, _):
+        first, second = [
+            await dispatch.submit("test/painter", {"loras": [{"file": url, "scale": scale}]})
+            for scale in (1.0, 0.5)
+        ]
+        async with asyncio.timeout(20):
+            await dispatch.asked.wait()
+        plain = await dispatch.submit("test/painter", {"loras": []})
+        assert (await dispatch.ended(plain)).state is TaskState.SUCCEEDED
+        stopped = await dispatch.submit("test/painter", {"loras": [url]})
+        await dispatch.until(lambda: len(worker._desk.held) == 3)
+        await dispatch.cancel(stopped)
+        assert (await dispatch.ended(stopped)).state is TaskState.CANCELED
+        assert {(await dispatch.task(each)).state for each in (first, second)} == {
+            TaskState.RUNNING
+        }
+        assert worker.lora_swaps == {}
+        dispatch.may_go.set()
+        for task_id in (first, second):
+            assert (await dispatch.ended(task_id)).state is TaskState.SUCCEEDED
+        assert dispatch.opened == [url]
+        assert worker.lora_swaps["test/painter"] in (1, 2)
+        assert cache.evict(0).in_use == 0

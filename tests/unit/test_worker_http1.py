@@ -287,6 +287,22 @@ async def test_files_of_the_backend_may_be_larger_than_those_from_elsewhere() ->
         await dispatch.close()
 
 
+def test_the_workers_of_swell_up_keep_weights_where_the_settings_say(tmp_path: Path) -> None:
+    flags = {"data_dir": tmp_path, "worker.token": "k", "worker.max_lora_bytes": 7}
+    chosen = load(flags, environment={}, folder=tmp_path).settings
+    told = _worker_environment(chosen, "http://here", "k")
+    assert told["SWELL_WORKER__MAX_LORA_BYTES"] == "7"
+    assert "SWELL_WORKER__CACHE_DIR" not in told
+    elsewhere = flags | {"worker.cache_dir": tmp_path / "cache", "worker.cache_bytes": 9}
+    chosen = load(elsewhere, environment={}, folder=tmp_path).settings
+    told = _worker_environment(chosen, "http://here", "k")
+    assert told["SWELL_WORKER__CACHE_DIR"] == str(tmp_path / "cache")
+    assert told["SWELL_WORKER__CACHE_BYTES"] == "9"
+    cache = build_worker(chosen, ManualClock())._loras._cache
+    assert cache is not None
+    assert (cache.folder, cache.budget_bytes) == (tmp_path / "cache", 9)
+
+
 def test_a_worker_reads_what_may_be_uploaded(tmp_path: Path) -> None:
     flags = {"data_dir": tmp_path, "worker.token": "k"}
     chosen = load(flags, environment={}, folder=tmp_path).settings
