@@ -1,5 +1,6 @@
 """LoRAs on weights, and off again."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from lora_painter import SHAPES, layers, lora_file, packed, weights
 from swell.media import LoRA, combined
+from swell.weights import adapted as module
 from swell.weights.adapted import AdaptedWeights, LoraMemory
 from swell.weights.lora import WrongLora
 from swell.weights.residency import HostCopy
@@ -65,6 +67,17 @@ def test_several_add_up_at_their_scales() -> None:
             expected[f"{layer}.weight"] += change.reshape(SHAPES[f"{layer}.weight"])
     for name, each in mine.items():
         np.testing.assert_allclose(each, expected[name], rtol=0, atol=1e-5)
+
+
+def test_many_threads_write_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COPY_ALONE_BYTES", 0)
+    monkeypatch.setattr(module, "COPY_THREADS", 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    mine = weights()
+    AdaptedWeights(mine).apply([LoRA(FILES[0]), LoRA(FILES[1])])
+    several = bits(mine)
+    monkeypatch.undo()
+    assert several == fresh([LoRA(FILES[0]), LoRA(FILES[1])])
 
 
 def test_only_weights_that_differ_are_written() -> None:

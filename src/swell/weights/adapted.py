@@ -9,14 +9,17 @@ so taking a LoRA off leaves the very bits that were there before it came.
 Files are loaded once and remembered, the latest used, by a budget of bytes.
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
 
 from swell.media import LoRA, combined
 from swell.weights.lora import Change, LayerNames, add, read_lora
+from swell.weights.residency import COPY_ALONE_BYTES, COPY_THREADS
 
 __all__ = ["MEMORY_BYTES", "AdaptedWeights", "LoraMemory"]
 
@@ -25,7 +28,8 @@ __all__ = ["MEMORY_BYTES", "AdaptedWeights", "LoraMemory"]
 #: much as putting it on.
 MEMORY_BYTES: Final = 2 << 30
 
-#: Which parts a weight has on top: (digest, scale) of each.
+#: What is added to a weight, each at its scale; and the same by digest and scale.
+_Sum = Sequence[tuple[Change, float]]
 _Parts = tuple[tuple[str, float], ...]
 
 
@@ -132,32 +136,26 @@ class AdaptedWeights:
             self._on[name] = None
             self._restore(self._weights[name], self._base_of(name))
             del self._on[name]
-        changed = len(stale)
-        for name, (parts, told) in wanted.items():
-            if self._on.get(name) == told:
-                continue
-            base = self._base_of(name)
-            self._on[name] = None
-            self._add(self._weights[name], base, parts)
-            self._on[name] = told
-            changed += 1
-        return changed
+        fresh = {name: told for name, (_, told) in wanted.items() if self._on.get(name) != told}
+        jobs = [(self._weights[name], self._base_of(name), wanted[name][0]) for name in fresh]
+        self._on.update(dict.fromkeys(fresh))
+        self._add_all(jobs)
+        self._on.update(fresh)
+        return len(stale) + len(fresh)
 
     def moved(self, weights: Mapping[str, Any]) -> None:
         """Take other arrays for the same weights, without LoRAs: the model was loaded again."""
         self._weights = weights
         self._on.clear()
 
-    def _wanted(
-        self, loras: Sequence[LoRA]
-    ) -> dict[str, tuple[list[tuple[Change, float]], _Parts]]:
-        wanted: dict[str, tuple[list[tuple[Change, float]], _Parts]] = {}
+    def _wanted(self, loras: Sequence[LoRA]) -> dict[str, tuple[_Sum, _Parts]]:
+        wanted: dict[str, tuple[_Sum, _Parts]] = {}
         for lora in loras:
             placed = self._names.place(self._memory.get(lora), lora.name)
             for name, change in placed.items():
-                parts, told = wanted.get(name, ([], ()))
+                parts, told = wanted.get(name, ((), ()))
                 part = (lora.digest, lora.scale)
-                wanted[name] = ([*parts, (change, lora.scale)], (*told, part))
+                wanted[name] = ((*parts, (change, lora.scale)), (*told, part))
         return wanted
 
     def _base_of(self, name: str) -> Any:
@@ -175,8 +173,17 @@ class AdaptedWeights:
     def _restore(self, weight: Any, base: Any) -> None:
         np.copyto(weight, base)
 
-    def _add(self, weight: Any, base: Any, parts: Sequence[tuple[Change, float]]) -> None:
+    def _add(self, weight: Any, base: Any, parts: _Sum) -> None:
         add(base, parts, weight)
+
+    def _add_all(self, jobs: Sequence[tuple[Any, Any, _Sum]]) -> None:
+        threads = min(COPY_THREADS, os.cpu_count() or 1)
+        if threads < 2 or sum(weight.nbytes for weight, _, _ in jobs) < COPY_ALONE_BYTES:
+            for job in jobs:
+                self._add(*job)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda job: self._add(*job), jobs))
 
 
 def _is_float(array: Any) -> bool:

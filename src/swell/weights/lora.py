@@ -81,9 +81,10 @@ _KIN: Final[Mapping[str, str]] = {
 #: Under this name diffusers keeps what PEFT keeps in a file of its own.
 _SETTINGS: Final = "lora_adapter_metadata"
 
-#: Rows of a weight are changed block by block, so that what is added stays in the processor's
-#: cache: memory then sees one reading and one writing of the weight, as in a plain copy.
-_BLOCK_BYTES: Final = 1 << 20
+#: A weight is changed by blocks of rows that take so many multiplications: what is added stays in
+#: the processor's cache, so that memory sees one reading and one writing, as in a plain copy. From
+#: more on OpenBLAS starts threads of its own, which wait for each other longer than they compute.
+_BLOCK_PRODUCTS: Final = 1 << 18
 
 _FLOATS: Final = ("F16", "BF16", "F32", "F64")
 
@@ -403,7 +404,7 @@ def add(base: NDArray[Any], parts: Sequence[tuple[Change, float]], out: NDArray[
     if not out.flags.c_contiguous:
         raise ValueError("a weight must lie in one piece, row by row")
     source, target = base.reshape(rows, columns), out.reshape(rows, columns)
-    block = max(1, _BLOCK_BYTES // (4 * columns))
+    block = max(1, _BLOCK_PRODUCTS // (columns * up.shape[1]))
     scratch = np.empty((min(block, rows), columns), np.float32)
     for at in range(0, rows, block):
         part = slice(at, min(at + block, rows))
