@@ -1,7 +1,9 @@
 """Samples with LoRAs in the loop that draws, with a real network and real files."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from lora_painter import Painter, layers, lora_file, packed, weights
 from swell.clock import ManualClock
 from swell.media import LoRA
-from swell.model import Item, Plan, Reject
+from swell.model import HostArrays, Item, Plan, Reject
 from swell.worker.denoise import Denoiser, Request
 from swell.zoo.curve import CurveModel
 
@@ -301,6 +303,37 @@ def test_a_model_that_was_brought_back_is_told_its_loras_again() -> None:
     studio.denoiser.set_residency(studio.model, loaded=False, load_s=0.5)
     studio.add("b")
     assert studio.finish()["b"] == alone("b")
+
+
+class Marks(HostArrays):
+    """A device that is told what to do, and does it when somebody waits for it."""
+
+    def __init__(self) -> None:
+        self.open: set[int] = set()
+        self.count = 0
+
+    def mark(self) -> Any:
+        self.count += 1
+        self.open.add(self.count)
+        return SimpleNamespace(wait=partial(self.open.discard, self.count))
+
+
+def test_weights_are_not_changed_under_steps_that_a_device_still_has_to_do() -> None:
+    studio = Studio()
+    studio.model.arrays = marks = Marks()
+    adapt, seen = studio.model.adapt, []
+
+    def watched(loras: Sequence[LoRA]) -> None:
+        seen.append((marks.count, set(marks.open)))
+        adapt(loras)
+
+    studio.model.adapt = watched  # type: ignore[method-assign]
+    for name, each in (("a", []), ("b", [LoRA(INK)]), ("c", [LoRA(CHALK)])):
+        studio.add(name, each)
+    ended = studio.finish()
+    assert len(seen) == 2
+    assert all(count and not left for count, left in seen)
+    assert ended["c"] == alone("c", [LoRA(CHALK)])
 
 
 def test_who_calls_run_gets_pictures_with_loras_too() -> None:
