@@ -22,6 +22,7 @@ INK = lora_file(layers(1))
 CHALK = lora_file(layers(2, rank=3), "peft")
 #: Touches the words alone.
 ACCENT = lora_file(layers(3, only=("text.proj",)), kind="F16")
+WEIGHTS = weights()
 FOREIGN = packed({"no.lora_A.weight": np.ones((2, 8)), "no.lora_B.weight": np.ones((8, 2))})
 
 
@@ -283,6 +284,25 @@ def test_a_sample_goes_on_from_its_checkpoint_only_with_its_loras() -> None:
     ended = other.finish()
     assert ended["b"] == alone("a", [LoRA(INK)], steps=4)
     assert "a checkpoint of" in str(ended["c"])
+
+
+def test_a_model_that_was_made_anew_is_told_its_loras_again() -> None:
+    studio = Studio()
+    studio.add("a", [LoRA(INK)], steps=4)
+    studio.denoiser.boundary()
+    fresh = Timed(studio.clock)
+    studio.denoiser.replace(fresh)
+    studio.denoiser.set_residency(fresh, loaded=True, load_s=0.5)
+    assert studio.finish()["a"] == alone("a", [LoRA(INK)], steps=4)
+    assert fresh.adapted_to == [0, 1]
+
+
+def test_weights_that_came_back_without_loras_get_them_though_nobody_told_of_it() -> None:
+    studio = Studio(load=lambda model: [np.copyto(model.weights[n], w) for n, w in WEIGHTS.items()])
+    studio.add("a", [LoRA(INK)], steps=4)
+    studio.denoiser.boundary()
+    studio.denoiser.set_residency(studio.model, loaded=False, load_s=0.5)
+    assert studio.finish()["a"] == alone("a", [LoRA(INK)], steps=4)
 
 
 def test_a_model_that_was_brought_back_is_told_its_loras_again() -> None:
