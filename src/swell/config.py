@@ -253,6 +253,12 @@ class WorkerSettings(_Group):
         "`server.max_upload_bytes`, which `swell up` sees to. From elsewhere than the backend at "
         "most 64 MiB are read.",
     )
+    max_lora_bytes: int = Field(
+        default=1024**3,
+        ge=1,
+        description="Largest LoRA that an input may name, in bytes. It is kept with the pulled "
+        "weights. What is uploaded to the backend must also be within `server.max_upload_bytes`.",
+    )
     cancel_grace_s: float = Field(
         default=5.0,
         ge=0,

@@ -4,7 +4,9 @@ These are the messages of `/worker/v1/…`, and the protocol that a worker's eng
 is implemented by `brokers/remote.py`; the backend answers it in `api/workers.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -17,6 +19,7 @@ __all__ = [
     "Ask",
     "Dispatch",
     "Grant",
+    "Incoming",
     "LeasedTask",
     "Progress",
     "Registration",
@@ -167,6 +170,15 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     url: str
 
 
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An input file that is being read."""
+
+    #: Its size, as far as the other side tells.
+    size_bytes: int | None
+    parts: AsyncIterator[bytes]
+
+
 class Dispatch(Protocol):
     """What a worker's engine knows of the rest of the world.
 
@@ -211,6 +223,13 @@ class Dispatch(Protocol):
         """Return the bytes and the media type of an input file, or of what an attempt has left.
 
         A relative URL is one of the backend's.
+        """
+        ...
+
+    def open(self, url: str) -> AbstractAsyncContextManager[Incoming]:
+        """Read an input file part by part, whatever its size: for one that goes to the disk.
+
+        The same URLs are read as by `fetch`, with the same errors.
         """
         ...
 

@@ -6,10 +6,12 @@ On the wire a file is a URL or a data URI; in a model it is one of these classes
 
 import base64
 import binascii
+import hashlib
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import PIL.Image
 import pydantic
@@ -17,7 +19,13 @@ from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.errors import PydanticUserError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_jsonable_python
 
-__all__ = ["Attachment", "Audio", "File", "Image", "Video", "flatten"]
+from swell.weights.lora import WrongLora, check_lora
+
+__all__ = ["Attachment", "Audio", "File", "Image", "LoRA", "Video", "combined", "flatten"]
+
+#: A LoRA counts at most so many times as much as it was trained for, in either direction; what
+#: people use lies between -5 and 5.
+MAX_SCALE: Final = 100.0
 
 
 class _Attachment:
@@ -166,6 +174,135 @@ class Image(_Attachment):
 
 
 Attachment = Image | File
+
+
+class LoRA:
+    """Low-rank changes to a model's weights, from a safetensors file: an input.
+
+    In the JSON it is what names the file, or `{"file": …, "scale": 0.8}`. The worker has brought
+    the file to its cache before the model hears of it. Equal ones have the same content and scale.
+
+    Args:
+        source: Where the file lies, or its bytes.
+        scale: How much it counts: 1 for as much as it was trained for.
+        digest: SHA-256 of the content, as 64 hexadecimal digits; computed if left out.
+        name: For errors; the file's if left out.
+    """
+
+    __slots__ = ("digest", "name", "scale", "source")
+
+    def __init__(
+        self, source: bytes | str | Path, *, scale: float = 1.0, digest: str = "", name: str = ""
+    ) -> None:
+        self.source = Path(source) if isinstance(source, str) else source
+        self.scale = float(scale)
+        self.digest = digest or _digest(self.source)
+        self.name = name or (self.source.name if isinstance(self.source, Path) else "the LoRA")
+
+    def read(self) -> bytes:
+        """Return the file's bytes."""
+        return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LoRA):
+            return NotImplemented
+        return (self.digest, self.scale) == (other.digest, other.scale)
+
+    def __hash__(self) -> int:
+        return hash((self.digest, self.scale))
+
+    def __repr__(self) -> str:
+        return f"LoRA({self.digest[:12]}, {self.scale:g})"
+
+    @classmethod
+    def _validate(cls, value: Any, info: pydantic.ValidationInfo) -> "LoRA":
+        if isinstance(value, cls):
+            return value
+        given = value if isinstance(value, Mapping) else {"file": value}
+        named, scale = given.get("file"), given.get("scale", 1.0)
+        if not isinstance(named, str) or set(given) - {"file", "scale"}:
+            raise PydanticCustomError(
+                "lora_type", 'give the URL of a .safetensors file, or {"file": URL, "scale": 0.8}'
+            )
+        if isinstance(scale, bool) or not isinstance(scale, int | float):
+            raise PydanticCustomError("lora_scale", "the scale must be a number, such as 0.8")
+        if not (math.isfinite(scale) and abs(scale) <= MAX_SCALE):
+            raise PydanticCustomError("lora_scale", "the scale must be between -100 and 100")
+        return cls._found(named, float(scale), (info.context or {}).get("loras", {}))
+
+    @classmethod
+    def _found(cls, named: str, scale: float, brought: Mapping[str, tuple[str, str]]) -> "LoRA":
+        if named in brought:
+            path, digest = brought[named]
+            return cls(path, scale=scale, digest=digest, name=_bare(named))
+        if not named.startswith("data:"):
+            raise PydanticCustomError(
+                "file_unavailable", "the file could not be fetched; give a URL that can be read"
+            )
+        data, _ = _read_data_uri(named)
+        made = cls(data, scale=scale)
+        try:
+            check_lora(data, made.name)
+        except WrongLora as error:
+            raise PydanticCustomError("lora", "{why}", {"why": error.detail}) from None
+        return made
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Take the class itself, a data URI, or whatever names a file that the worker has."""
+        return core_schema.with_info_plain_validator_function(cls._validate)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """On the wire it is a string or an object; `x-file` says what they stand for."""
+        return {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {
+                        "file": {"type": "string"},
+                        "scale": {
+                            "type": "number",
+                            "minimum": -MAX_SCALE,
+                            "maximum": MAX_SCALE,
+                            "default": 1.0,
+                        },
+                    },
+                    "required": ["file"],
+                    "additionalProperties": False,
+                },
+            ],
+            "x-file": "lora",
+        }
+
+
+def combined(loras: Iterable[LoRA]) -> tuple[LoRA, ...]:
+    """Return a set of LoRAs in its one order: each content once, scales added, none of scale 0."""
+    alike: dict[str, list[LoRA]] = {}
+    for lora in loras:
+        alike.setdefault(lora.digest, []).append(lora)
+    found = []
+    for digest, same in sorted(alike.items()):
+        # The same sum in whatever order they were named.
+        scale = math.fsum(lora.scale for lora in same)
+        found.append(LoRA(same[0].source, scale=scale, digest=digest, name=same[0].name))
+    return tuple(lora for lora in found if lora.scale)
+
+
+def _digest(source: bytes | Path) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _bare(named: str) -> str:
+    """Return what names a file as errors show it: without what opens a URL."""
+    bare = named.partition("?")[0].partition("#")[0]
+    return bare.rpartition("@")[2][:200] if "://" in bare else bare[:200]
 
 
 def flatten(result: Any, files: list[Attachment]) -> Any:

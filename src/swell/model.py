@@ -36,7 +36,7 @@ from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
 from swell.errors import InvalidRequest, NotFound, SwellError
-from swell.media import Attachment, Audio, File, Image, Video, flatten
+from swell.media import Attachment, Audio, File, Image, LoRA, Video, flatten
 from swell.registry import ModelCard
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "InvalidModel",
     "Item",
     "Listener",
+    "LoRA",
     "Mark",
     "Model",
     "Plan",
@@ -394,9 +395,11 @@ class Plan:
     guidance: float | None = None
     #: What else the network hears, by name: numbers or arrays, for both rows the same.
     values: Mapping[str, Any] = field(default_factory=dict)
-    #: What samples must share to run together, beside shape, solver and the shapes of conditions:
-    #: the number of words, a set of LoRAs. Never steps, seed, words, guidance or values.
+    #: What samples must share to run together, beside shape, solver, LoRAs and the shapes of
+    #: conditions: the number of words. Never steps, seed, words, guidance or values.
     key: Hashable = ()
+    #: LoRAs to draw with, for a model that has `adapt`. Samples of one set run together.
+    loras: Sequence[LoRA] = ()
     #: Rows of each step in exact mode; None for the model's `bucket`. For models that gain from a
     #: batch at some sizes only: 1 where one sample fills the device.
     bucket: int | None = None
@@ -433,6 +436,16 @@ class StepModel(Model):
 
         The model need not be on the device then, nor loaded: use nothing that `load` brings, unless
         it also stays through `offload`. An exception fails the item; `Reject` for good.
+        """
+        raise NotImplementedError
+
+    def adapt(self, loras: Sequence[LoRA]) -> None:
+        """Put these LoRAs on the weights, and take off all others; optional.
+
+        Called before `encode` and `denoise` of samples with another set than the last, and after
+        the model was brought back to its device; `()` for none. It may change what these two use,
+        never what `decode` and `preview` use, and what it leaves must depend on the set alone:
+        `swell.weights.adapted` does that. An exception fails the samples with that set.
         """
         raise NotImplementedError
 

@@ -20,6 +20,7 @@ __all__ = [
     "hidden",
     "hint",
     "image",
+    "lora",
     "mask",
     "seed",
     "select",
@@ -92,6 +93,11 @@ def seed(**values: Any) -> Hint:
 def image(*, accept: str = "image/*", **values: Any) -> Hint:
     """A picture to drop or choose."""
     return hint("image", accept=accept, **values)
+
+
+def lora(*, accept: str = ".safetensors", **values: Any) -> Hint:
+    """A LoRA to choose or to name, with its scale beside it."""
+    return hint("lora", accept=accept, **values)
 
 
 def mask(of: str, **values: Any) -> Hint:

@@ -200,6 +200,7 @@ def build_worker(settings: Settings, clock: Clock) -> "Worker":
         InvalidRequest: It has no token.
     """
     from swell.brokers.remote import RemoteDispatch
+    from swell.weights.cache import WeightCache
     from swell.worker.engine import Worker
     from swell.worker.settings import WorkerSettings
 
@@ -223,6 +224,7 @@ def build_worker(settings: Settings, clock: Clock) -> "Worker":
             exact=chosen.batching == "exact",
             encode_processes=chosen.encode_processes,
             fetch_limit_bytes=chosen.max_file_bytes,
+            lora_limit_bytes=chosen.max_lora_bytes,
             cancel_grace_s=chosen.cancel_grace_s,
             run_limit_s=chosen.run_limit_s,
             drain_s=chosen.drain_s,
@@ -232,6 +234,7 @@ def build_worker(settings: Settings, clock: Clock) -> "Worker":
         chosen.models,
         clock,
         curves=settings.data_dir / "curves",
+        weights=WeightCache(chosen.cache_dir or settings.data_dir / "weights", chosen.cache_bytes),
     )
 
 
@@ -366,6 +369,8 @@ def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str
         "worker.encode_processes": worker.encode_processes,
         "worker.run_limit_s": worker.run_limit_s,
         "worker.drain_s": worker.drain_s,
+        "worker.cache_dir": worker.cache_dir,
+        "worker.cache_bytes": worker.cache_bytes,
     }
     given = {key: str(value) for key, value in unset.items() if value is not None}
     return environment_of(
@@ -382,6 +387,7 @@ def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str
             "worker.max_file_bytes": str(
                 max(worker.max_file_bytes, settings.server.max_upload_bytes)
             ),
+            "worker.max_lora_bytes": str(worker.max_lora_bytes),
             "worker.cancel_grace_s": str(worker.cancel_grace_s),
             "worker.handover_s": str(worker.handover_s),
             "log.level": settings.log.level,

@@ -33,6 +33,7 @@ from swell.model import InvalidModel
 from swell.retry import RetryPolicy
 from swell.task import Task, TaskState
 from swell.testing.dispatch import MemoryDispatch
+from swell.weights.cache import WeightCache
 from swell.worker.engine import Worker
 from swell.worker.settings import WorkerSettings
 
@@ -44,11 +45,20 @@ def dispatch() -> MemoryDispatch:
 
 @asynccontextmanager
 async def working(
-    dispatch: MemoryDispatch, *refs: str, curves: Path | None = None, **settings: Any
+    dispatch: MemoryDispatch,
+    *refs: str,
+    curves: Path | None = None,
+    weights: WeightCache | None = None,
+    **settings: Any,
 ) -> AsyncIterator[tuple[Worker, "asyncio.Task[int]"]]:
     """A worker that is up; it is told to go at the end, if it has not gone by then."""
     worker = Worker(
-        WorkerSettings(name="tester", **settings), dispatch, refs, SystemClock(), curves=curves
+        WorkerSettings(name="tester", **settings),
+        dispatch,
+        refs,
+        SystemClock(),
+        curves=curves,
+        weights=weights,
     )
     running = asyncio.create_task(worker.run(handle_signals=False))
     up = asyncio.create_task(worker.is_up.wait())

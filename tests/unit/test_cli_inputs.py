@@ -43,6 +43,7 @@ SCHEMA = {
         "tags": {"type": "array"},
         "style": {"anyOf": [{"type": "string"}, {"type": "null"}]},
         "picture": {"type": "string", "format": "uri", "x-file": "image"},
+        "lora": {"anyOf": [{"type": "string"}, {"type": "object"}], "x-file": "lora"},
     }
 }
 
@@ -58,6 +59,9 @@ SCHEMA = {
         ('tags=["a", 1]', ["a", 1]),
         ("style=null", None),
         ("style=flat", "flat"),
+        ("lora=https://example.com/a", "https://example.com/a"),
+        ('lora={"file": "acme/ink", "scale": 0.5}', {"file": "acme/ink", "scale": 0.5}),
+        ("lora={", "{"),
         ("unknown=true", True),
     ],
 )

@@ -1,17 +1,24 @@
 """How functions and classes become models."""
 
+import base64
+import hashlib
+import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jsonschema_rs
 import numpy as np
 import PIL.Image
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
 import swell
+from lora_painter import layers, lora_file
 from swell import ui
 from swell.model import (
     HostArrays,
     InvalidModel,
+    LoRA,
     Model,
     Plan,
     Sampler,
@@ -420,3 +427,69 @@ def test_a_model_that_leaves_its_device_must_be_able_to_come_back() -> None:
     OneWay.onload = lambda self: None  # type: ignore[method-assign]
     assert can_offload(define(OneWay).make())
     assert not can_offload(load_models("demo/curve")[0].make())
+
+
+# --- LoRAs ---------------------------------------------------------------------------------------
+
+INK = lora_file(layers(1))
+
+
+@swell.model("test/styled")
+def styled(
+    prompt: str = "",
+    style: Annotated[swell.LoRA | None, swell.ui.lora(label="Style")] = None,
+    more: list[swell.LoRA] = [],  # noqa: B006 - a model's default
+) -> list[Any]:
+    return [style, *more]
+
+
+def test_a_lora_is_a_name_or_a_name_with_a_scale_in_the_schema() -> None:
+    schema = define(styled).input_schema["properties"]
+    [lora, nothing] = schema["style"]["anyOf"]
+    assert nothing == {"type": "null"}
+    assert lora["x-file"] == "lora"
+    assert schema["style"]["x-ui"] == {"widget": "lora", "accept": ".safetensors", "label": "Style"}
+    assert schema["more"]["items"] == lora
+    check = jsonschema_rs.validator_for(lora).is_valid
+    assert check("https://example.com/a.safetensors")
+    assert check({"file": "acme/ink", "scale": -0.5})
+    assert not check({"scale": 1})
+    assert not check({"file": "a", "strength": 1})
+    assert not check({"file": "a", "scale": 101})
+    assert not check(3)
+
+
+def test_a_lora_in_a_model_is_a_file_of_the_worker(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(INK)
+    uri = "data:application/octet-stream;base64," + base64.b64encode(INK).decode()
+    url = "https://example.com/ink.safetensors?key=opens"
+    given = {"style": {"file": url, "scale": 0.5}, "more": [url, uri, LoRA(path)]}
+    digest = hashlib.sha256(INK).hexdigest()
+    context = {"loras": {url: (str(path), digest)}}
+    checked: Any = define(styled).input_type.model_validate(given, context=context)
+    assert (checked.style.source, checked.style.scale) == (path, 0.5)
+    assert checked.style.name == "https://example.com/ink.safetensors"
+    assert [each.scale for each in checked.more] == [1.0] * 3
+    assert {each.digest for each in (checked.style, *checked.more)} == {digest}
+    assert repr(checked.style) == f"LoRA({digest[:12]}, 0.5)"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("https://example.com/a", "could not be fetched"),
+        (3, "give the URL of a .safetensors file"),
+        ({"scale": 1}, "give the URL of a .safetensors file"),
+        ({"file": "a", "strength": 1}, "give the URL of a .safetensors file"),
+        ({"file": "a", "scale": "1"}, "the scale must be a number"),
+        ({"file": "a", "scale": True}, "the scale must be a number"),
+        ({"file": "a", "scale": 1e999}, "between -100 and 100"),
+        ({"file": "a", "scale": -101}, "between -100 and 100"),
+        ("data:a;base64,%%%", "not valid base64"),
+        ("data:a/b;base64,gAQ=", "must be a .safetensors file"),
+    ],
+)
+def test_a_lora_that_cannot_be_used_is_refused_with_what_to_do(given: Any, told: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(told)):
+        define(styled).input_type.model_validate({"style": given})

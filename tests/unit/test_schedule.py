@@ -295,6 +295,17 @@ def test_bringing_a_model_back_counts_for_everybody_who_waits_for_it() -> None:
     assert decide(0.0, [current, other, crowd], used).why_turn is TurnReason.STAYS
 
 
+def test_coming_back_costs_a_swap_after_other_loras_and_a_load_after_another_model() -> None:
+    used = Turn("a", 0.0, {"a": -1.0})
+    current, other = rivals(4, 2, 1.0)
+    third = (sample(f"c{n}", 300, key="c") for n in range(8))
+    crowd = group(*third, key="c", loaded=False, load_s=900.0)
+    current = msgspec.structs.replace(current, load_s=5.0, weights="m", swap_s=0.1)
+    for weights, key in (("m", "b"), ("n", "a"), (None, "a")):
+        rival = msgspec.structs.replace(other, weights=weights, swap_s=0.1)
+        assert decide(0.0, [current, rival, crowd], used).key == key
+
+
 def test_what_a_group_has_overdrawn_is_taken_off_its_next_share_at_most_half_of_it() -> None:
     groups = [group(sample(key, key=key), key=key) for key in "abc"]
     overdrawn = Turn("a", 0.0, {"a": -0.5, "b": -100.0})

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from swell.weights import (
     RefusedFormat,
     WeightCache,
 )
+from swell.weights import cache as module
 
 NAME = "unet/model.safetensors"
 
@@ -317,3 +319,46 @@ def test_who_does_not_want_to_wait_for_a_lock_is_told(cache: WeightCache) -> Non
         pass
     with cache.locked(key, wait=False):
         pass
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+
+def test_what_an_address_led_to_is_remembered_while_it_is_here(tmp_path: Path) -> None:
+    cache = WeightCache(tmp_path / "cache")
+    path = write(tmp_path / "a.safetensors")
+    entry, at = cache.add(path, path.name), datetime(2026, 1, 1, tzinfo=UTC)
+    assert cache.recall("0" * 64) is None
+    cache.remember("0" * 64, entry, at)
+    assert WeightCache(cache.folder).recall("0" * 64) == (entry, at)
+    assert cache.entry(entry.sha256) == entry
+    assert cache.entry("0" * 64) is None
+    (cache.folder / "addresses" / ("1" * 64)).write_bytes(b"{")
+    assert cache.recall("1" * 64) is None
+    cache.evict(0)
+    assert cache.recall("0" * 64) is None
+
+
+def test_of_many_addresses_the_oldest_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_ADDRESSES", 8)
+    cache = WeightCache(tmp_path / "cache")
+    path = write(tmp_path / "a.safetensors")
+    entry, at = cache.add(path, path.name), datetime(2026, 1, 1, tzinfo=UTC)
+    for number in range(20):
+        key = f"{number:064x}"
+        cache.remember(key, entry, at)
+        os.utime(cache.folder / "addresses" / key, (number, number))
+        assert cache.recall(key) is not None
+        assert len(list((cache.folder / "addresses").iterdir())) <= 8
+
+
+def test_versions_that_were_pulled_are_told_in_order(tmp_path: Path) -> None:
+    cache = WeightCache(tmp_path / "cache")
+    path = write(tmp_path / "a.safetensors")
+    entry = cache.add(path, path.name)
+    for version in ("v2", "v1"):
+        cache.note(Listing("acme/ink", version, {"a.safetensors": entry}))
+    assert cache.versions("acme/ink") == ["v1", "v2"]
+    assert cache.versions("acme/none") == []

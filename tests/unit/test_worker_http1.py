@@ -287,6 +287,22 @@ async def test_files_of_the_backend_may_be_larger_than_those_from_elsewhere() ->
         await dispatch.close()
 
 
+def test_the_workers_of_swell_up_keep_weights_where_the_settings_say(tmp_path: Path) -> None:
+    flags = {"data_dir": tmp_path, "worker.token": "k", "worker.max_lora_bytes": 7}
+    chosen = load(flags, environment={}, folder=tmp_path).settings
+    told = _worker_environment(chosen, "http://here", "k")
+    assert told["SWELL_WORKER__MAX_LORA_BYTES"] == "7"
+    assert "SWELL_WORKER__CACHE_DIR" not in told
+    elsewhere = flags | {"worker.cache_dir": tmp_path / "cache", "worker.cache_bytes": 9}
+    chosen = load(elsewhere, environment={}, folder=tmp_path).settings
+    told = _worker_environment(chosen, "http://here", "k")
+    assert told["SWELL_WORKER__CACHE_DIR"] == str(tmp_path / "cache")
+    assert told["SWELL_WORKER__CACHE_BYTES"] == "9"
+    cache = build_worker(chosen, ManualClock())._loras._cache
+    assert cache is not None
+    assert (cache.folder, cache.budget_bytes) == (tmp_path / "cache", 9)
+
+
 def test_a_worker_reads_what_may_be_uploaded(tmp_path: Path) -> None:
     flags = {"data_dir": tmp_path, "worker.token": "k"}
     chosen = load(flags, environment={}, folder=tmp_path).settings
@@ -335,4 +351,58 @@ async def test_a_name_that_stands_for_a_private_address_is_not_read() -> None:
     dispatch = RemoteDispatch("http://192.0.2.1:8000", "k")
     with pytest.raises(SwellError, match="private network"):
         await dispatch.fetch("http://localhost:1/a.png")
+    await dispatch.close()
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_file_for_the_disk_comes_part_by_part_whatever_its_size(told: bool) -> None:
+    data = b"x" * 3_000_000
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if told:
+            writer.write(reply(data))
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + data)
+            writer.close()
+
+    async with a_server(answer) as (client, _):
+        dispatch = RemoteDispatch(f"http://127.0.0.1:{client._port}", "k", own_limit_bytes=64)
+        async with dispatch.open(SIGNED) as incoming:
+            assert incoming.size_bytes == (len(data) if told else None)
+            parts = [part async for part in incoming.parts]
+        assert b"".join(parts) == data
+        assert len(parts) > 1
+        await dispatch.close()
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 503, None])
+async def test_a_file_that_goes_to_the_disk_fails_like_any_other(status: int | None) -> None:
+    async def refuse(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if status == 200:
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort")
+            writer.close()
+        elif status is None:
+            writer.close()
+        else:
+            writer.write(reply(b"", status, more=f"location: {SIGNED}\r\n"))
+
+    kinds = {302: InvalidRequest, 404: NotFound}
+    async with a_server(refuse) as (client, _):
+        dispatch = RemoteDispatch(f"http://127.0.0.1:{client._port}", "k")
+        with pytest.raises(kinds.get(status or 0, Unavailable)) as caught:
+            async with dispatch.open(SIGNED) as incoming:
+                [part async for part in incoming.parts]
+        assert "opens" not in caught.value.detail
+        await dispatch.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://localhost:1/a", "http://127.0.0.1:1/a", "http://[::1]:1/a", "ftp://a/b", "file:///a"],
+)
+async def test_a_private_address_is_not_read_to_the_disk_either(url: str) -> None:
+    dispatch = RemoteDispatch("http://192.0.2.1:8000", "k")
+    with pytest.raises(InvalidRequest, match=r"private network|http or https"):
+        async with dispatch.open(url):
+            pass
     await dispatch.close()

@@ -6,10 +6,11 @@ errors here and nowhere else.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -21,6 +22,7 @@ from swell.brokers.http1 import Http1Client
 from swell.dispatch import (
     Ask,
     Grant,
+    Incoming,
     Registration,
     Report,
     ReportAnswer,
@@ -170,40 +172,53 @@ class RemoteDispatch:
             InvalidRequest: The URL is not http(s), or lies on a private network.
             NotFound, Forbidden, TooLarge, Unavailable: It cannot be read.
         """
+        async with self._opened(url) as (answer, is_ours):
+            limit_bytes = self._own_limit_bytes if is_ours else self._foreign_limit_bytes
+            parts, total = [], 0
+            async for part in _parts(answer, url):
+                total += len(part)
+                if total > limit_bytes:
+                    raise TooLarge(
+                        f"the input file {_named(url)} is larger than {limit_bytes:,} bytes"
+                    )
+                parts.append(part)
+            return b"".join(parts), answer.content_type
+
+    @contextlib.asynccontextmanager
+    async def open(self, url: str) -> AsyncIterator[Incoming]:
+        """See `Dispatch.open`.
+
+        Raises:
+            InvalidRequest: The URL is not http(s), or lies on a private network.
+            NotFound, Forbidden, Unavailable: It cannot be read.
+        """
+        async with self._opened(url) as (answer, _):
+            yield Incoming(answer.content_length, _parts(answer, url))
+
+    @contextlib.asynccontextmanager
+    async def _opened(self, url: str) -> AsyncIterator[tuple[aiohttp.ClientResponse, bool]]:
+        """Follow redirects, looking at each address; yield the answer, and whether it is ours."""
         target = self._absolute(url)
+        timeout = aiohttp.ClientTimeout(total=UPLOAD_S)
         for _ in range(MAX_REDIRECTS + 1):
             is_ours = _origin(target) == _origin(self._url)
             if not is_ours:
                 self._check_outside(target)
             session = self._here() if is_ours else self._beyond()
-            try:
-                async with session.get(
-                    target, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=UPLOAD_S)
-                ) as answer:
-                    if answer.status not in (301, 302, 303, 307, 308):
-                        limit = self._own_limit_bytes if is_ours else self._foreign_limit_bytes
-                        return await self._read(answer, url, limit)
-                    target = urljoin(target, answer.headers.get("location", ""))
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise Unavailable(f"{_named(url)} cannot be read: {_why(error)}") from error
+            with _unavailable(url):
+                answer = await session.get(target, allow_redirects=False, timeout=timeout)
+            async with answer:
+                if answer.status not in (301, 302, 303, 307, 308):
+                    if answer.status >= 300:
+                        raise _error(answer.status, b"", f"reading {_named(url)}")
+                    yield answer, is_ours
+                    return
+                target = urljoin(target, answer.headers.get("location", ""))
         raise InvalidRequest(f"{_named(url)} redirects more than {MAX_REDIRECTS} times")
 
     def _absolute(self, url: str) -> str:
         """Return a URL as it is, or one of the backend's under the name that we know it by."""
         return self._url + url if url.startswith("/") else urljoin(f"{self._url}/", url)
-
-    async def _read(
-        self, answer: aiohttp.ClientResponse, url: str, limit_bytes: int
-    ) -> tuple[bytes, str]:
-        if answer.status >= 300:
-            raise _error(answer.status, b"", f"reading {_named(url)}")
-        parts, total = [], 0
-        async for part in answer.content.iter_chunked(1 << 18):
-            total += len(part)
-            if total > limit_bytes:
-                raise TooLarge(f"the input file {_named(url)} is larger than {limit_bytes:,} bytes")
-            parts.append(part)
-        return b"".join(parts), answer.content_type
 
     def _check_outside(self, url: str) -> None:
         parts = urlsplit(url)
@@ -271,6 +286,21 @@ class _PublicResolver(AbstractResolver):
 
     async def close(self) -> None:
         pass
+
+
+@contextlib.contextmanager
+def _unavailable(url: str) -> Iterator[None]:
+    """Say of whatever goes wrong on the way that the file cannot be read."""
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise Unavailable(f"{_named(url)} cannot be read: {_why(error)}") from error
+
+
+async def _parts(answer: aiohttp.ClientResponse, url: str) -> AsyncIterator[bytes]:
+    with _unavailable(url):
+        async for part in answer.content.iter_chunked(1 << 18):
+            yield part
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

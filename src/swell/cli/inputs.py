@@ -70,11 +70,17 @@ def _from_file(path: Path, choices: Sequence[Schema], name: str) -> Any:
 
 
 def _from_text(text: str, choices: Sequence[Schema]) -> Any:
+    if text.startswith("{") and any(choice.get("x-file") == "lora" for choice in choices):
+        return _json_or_text(text)
     if any(_takes_any_text(choice) for choice in choices):
         is_null = text == "null" and any(choice.get("type") == "null" for choice in choices)
         return None if is_null else text
     if any(text in _listed(choice) for choice in choices):
         return text
+    return _json_or_text(text)
+
+
+def _json_or_text(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:

@@ -5,7 +5,8 @@ command, which a real backend does only by accident.
 """
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from swell.clock import Clock
 from swell.dispatch import (
     Ask,
     Grant,
+    Incoming,
     LeasedTask,
     Progress,
     Registration,
@@ -63,6 +65,8 @@ class MemoryDispatch:
         self.objects: dict[str, tuple[bytes, str]] = {}
         #: URL → (bytes, media type) of input files.
         self.inputs: dict[str, tuple[bytes, str]] = {}
+        #: URLs of those that were read part by part, in order.
+        self.opened: list[str] = []
         #: While set, every call but `close` fails.
         self.is_away = False
         #: So many next reports are taken, and their answers lost.
@@ -235,6 +239,18 @@ class MemoryDispatch:
         if found is None:
             raise NotFound(f"there is no file at {url}")
         return found
+
+    @contextlib.asynccontextmanager
+    async def open(self, url: str) -> AsyncIterator[Incoming]:
+        """See `Dispatch.open`."""
+        data, _ = await self.fetch(url)
+        self.opened.append(url)
+
+        async def parts() -> AsyncIterator[bytes]:
+            for at in range(0, len(data), 1 << 16):
+                yield data[at : at + (1 << 16)]
+
+        yield Incoming(len(data), parts())
 
     async def close(self) -> None:
         """See `Dispatch.close`."""

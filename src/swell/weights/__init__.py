@@ -7,11 +7,13 @@
     reading     a file into memory, as fast as the disk gives it
     loading     a file's tensors as arrays
     residency   tensors that wait in host memory for their turn on the device
-    torch_tensors   the same for torch; the only module that imports it
+    lora        what LoRAs add to weights
+    adapted     weights that LoRAs are put on and taken off
+    torch_tensors, torch_lora   the same for torch; the only modules that import it
 
-No file that can carry a program is ever opened: see `formats`. What fetches (`swell.weights.pull`)
-and what needs torch (`swell.weights.torch_tensors`) are imported by their own names, so that a
-model that only loads starts quickly.
+No file that can carry a program is ever opened: see `formats`. What fetches (`swell.weights.pull`),
+what changes weights (`swell.weights.adapted`) and what needs torch are imported by their own names,
+so that a model that only loads starts quickly.
 """
 
 from swell.weights.cache import (

@@ -3,6 +3,7 @@
     files/9f/9f86…           a file's content, read-only; its time of change tells its last use
     partial/9f86….part       what has come of a file so far; taken up again after a break
     listings/owner/name/version.json
+    addresses/…             which content an address led to lately, under the address's SHA-256
     folders/owner/name/version/…   links, for libraries that want a folder
     locks/…
 
@@ -22,6 +23,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -45,6 +47,9 @@ _CHUNK_BYTES: Final = 8 << 20
 
 #: Left free on the disk: a full disk breaks more than a fetch.
 _SPARE_BYTES: Final = 256 << 20
+
+#: Addresses that are remembered; each takes a block of the disk.
+_MOST_ADDRESSES: Final = 4096
 
 
 class DigestMismatch(InvalidRequest):
@@ -80,6 +85,13 @@ class Evicted:
     freed_bytes: int
     left_bytes: int
     in_use: int
+
+
+class _Address(msgspec.Struct, frozen=True):
+    """What an address led to, and when."""
+
+    entry: Entry
+    at: datetime
 
 
 class InUse:
@@ -206,6 +218,17 @@ class WeightCache:
         """Return all that was pulled, in order of model and version."""
         found = sorted((self.folder / "listings").glob("*/*/*.json"))
         return [self.listing(f"{p.parts[-3]}/{p.parts[-2]}", p.stem) for p in found]
+
+    def versions(self, model: str) -> list[str]:
+        """Return the versions of a model that were pulled, in order."""
+        return sorted(path.stem for path in (self.folder / "listings" / model).glob("*.json"))
+
+    def entry(self, sha256: str) -> Entry | None:
+        """Return the content of a digest, or None if it is not here."""
+        try:
+            return Entry(sha256, self.path(sha256).stat().st_size)
+        except FileNotFoundError:
+            return None
 
     def missing(self, listing: Listing) -> list[str]:
         """Return the names whose content is not here, or not whole."""
@@ -388,6 +411,37 @@ class WeightCache:
         fresh.replace(path)
         _sync_folder(path.parent)
 
+    # --- addresses -------------------------------------------------------------------------------
+
+    def remember(self, key: str, entry: Entry, at: datetime) -> None:
+        """Note which content an address led to; of many addresses the oldest are forgotten.
+
+        Args:
+            key: The SHA-256 of the address.
+            entry: What was found there.
+            at: When.
+        """
+        path = self.folder / "addresses" / check_digest(key, "key")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        with _disk_errors(fresh):
+            fresh.write_bytes(msgspec.json.encode(_Address(entry, at)))
+        fresh.replace(path)
+        known = list(path.parent.iterdir())
+        if len(known) > _MOST_ADDRESSES:
+            known.sort(key=_changed_ns)
+            for oldest in known[: _MOST_ADDRESSES // 2]:
+                oldest.unlink(missing_ok=True)
+
+    def recall(self, key: str) -> tuple[Entry, datetime] | None:
+        """Return what an address led to, and when; None where that is not known or is gone."""
+        try:
+            raw = (self.folder / "addresses" / check_digest(key, "key")).read_bytes()
+            found = msgspec.json.decode(raw, type=_Address)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+        return (found.entry, found.at) if self.has(found.entry) else None
+
     def _listing_path(self, model: str, version: str) -> Path:
         return self.folder / "listings" / model / f"{version}.json"
 
@@ -463,6 +517,13 @@ def _remove_unused(path: Path) -> bool:
     except FileNotFoundError:
         pass
     return True
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _digest(path: Path) -> str:

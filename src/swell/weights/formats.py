@@ -204,13 +204,19 @@ def read_header(path: Path) -> Header:
         return parse_header(file, path.name)
 
 
-def parse_header(file: Any, name: str) -> Header:
+def parse_header(file: Any, name: str, file_bytes: int | None = None) -> Header:
     """Return what an open safetensors file holds. The file's position is left behind the header.
+
+    Args:
+        file: Open for reading, at its beginning.
+        name: For errors.
+        file_bytes: Its size; None to ask the operating system.
 
     Raises:
         BrokenWeights: It is not a safetensors file, or not whole.
     """
-    file_bytes = os.fstat(file.fileno()).st_size
+    if file_bytes is None:
+        file_bytes = os.fstat(file.fileno()).st_size
     head = file.read(8)
     if len(head) < 8:
         raise BrokenWeights(f"{name} ends before its header: fetch it again")

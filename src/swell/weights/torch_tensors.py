@@ -1,6 +1,6 @@
 """Weights as tensors of torch.
 
-The only module of Swell that imports torch, and nothing imports it but models that need torch.
+It imports torch, so nothing imports it but models that need torch.
 
 Measured by `benchmarks/engine_load.py` against the loaders that others made; our own reading is the
 default because it was the fastest there.

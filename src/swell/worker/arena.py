@@ -53,9 +53,14 @@ class BatchKey(msgspec.Struct, frozen=True):
     bucket: int | None = None
     #: `Plan.key`.
     own: Hashable = ()
+    #: Content and scale of each LoRA.
+    loras: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
-        """The same for equal keys in every process: a name for what is measured of it."""
+        """The same for equal keys in every process: a name for what is measured of it.
+
+        A step costs the same whatever LoRAs are on the weights, so they are left out.
+        """
         shape = "x".join(map(str, self.shape))
         return f"{self.model} {shape} {self.solver} {self.bucket} {self.own!r}"
 
@@ -247,7 +252,8 @@ class SampleState:
 
     def _identity(self) -> str:
         key = msgspec.structs.replace(self.key, bucket=None)
-        return f"{key}, {len(self.table)} steps, seed {self.seed}"
+        loras = f" {key.loras}" if key.loras else ""
+        return f"{key}{loras}, {len(self.table)} steps, seed {self.seed}"
 
     def _unpacked(self, raw: bytes) -> NDArray[Any]:
         return np.frombuffer(raw, "<f4").astype(np.float32).reshape(self.plan.shape)

@@ -25,6 +25,8 @@ What a model process does with it:
   with the exception. `decode_finished` before another one takes a model's place.
 - Between two calls it may wait for words of the worker until `due_s`: a device that works by itself
   needs nothing before, and who comes until then takes part in the next step.
+- LoRAs are changed when it is the turn of samples with others than are on (`StepModel.adapt`). What
+  that took is in `swaps`, and the schedule counts with it.
 - Exceptions of `ended` and of listeners are not caught: they end the loop, as a lost worker should.
 
 In exact mode every step of a batch key has the model's own number of rows, so a picture depends on
@@ -51,6 +53,7 @@ import numpy as np
 
 from swell.clock import Clock, SystemClock
 from swell.model import Array, Arrays, Cancelled, Item, Mark, StepModel, whole
+from swell.worker.adapt import Adapting, LoraSet, Swaps
 from swell.worker.arena import Arena, BatchKey, SampleState, table_of
 from swell.worker.curve import Curve
 from swell.worker.schedule import Decision, Policy, Sample, Schedule
@@ -104,19 +107,28 @@ class _Texts:
         self._model = model
         self._known: OrderedDict[Hashable, Mapping[str, Array]] = OrderedDict()
 
-    def __getitem__(self, words: Hashable) -> Mapping[str, Array]:
-        self._known.move_to_end(words)
-        return self._known[words]
+    def __getitem__(self, key: tuple[LoraSet, Hashable]) -> Mapping[str, Array]:
+        self._known.move_to_end(key)
+        return self._known[key]
 
-    def learn(self, words: Iterable[Hashable]) -> dict[Hashable, Exception]:
-        """Encode what is new, in one batch; return what cannot be encoded, and why."""
-        new = [one for one in dict.fromkeys(words) if one is not None and one not in self._known]
+    def learn(self, words: Iterable[Hashable], loras: LoraSet) -> dict[Hashable, Exception]:
+        """Encode what is new, in one batch; return what cannot be encoded, and why.
+
+        LoRAs may change what words become, so what was learnt under some is not known under others.
+        """
+        new = [
+            one
+            for one in dict.fromkeys(words)
+            if one is not None and (loras, one) not in self._known
+        ]
         wrong: dict[Hashable, Exception] = {}
         if new:
-            self._encode(new, wrong)
+            self._encode(new, loras, wrong)
         return wrong
 
-    def _encode(self, new: list[Hashable], wrong: dict[Hashable, Exception]) -> None:
+    def _encode(
+        self, new: list[Hashable], loras: LoraSet, wrong: dict[Hashable, Exception]
+    ) -> None:
         try:
             conditions = list(self._model.encode(new))
             if len(conditions) != len(new):
@@ -126,10 +138,10 @@ class _Texts:
                 wrong[new[0]] = error
                 return
             half = len(new) // 2
-            self._encode(new[:half], wrong)
-            self._encode(new[half:], wrong)
+            self._encode(new[:half], loras, wrong)
+            self._encode(new[half:], loras, wrong)
             return
-        self._known.update(zip(new, conditions, strict=True))
+        self._known.update(zip([(loras, one) for one in new], conditions, strict=True))
 
     def forget_oldest(self) -> None:
         while len(self._known) > MOST_TEXTS:
@@ -142,9 +154,10 @@ class _Texts:
 class _Resident:
     """A model, and what is remembered of it."""
 
-    def __init__(self, model: StepModel) -> None:
+    def __init__(self, model: StepModel, clock: Clock) -> None:
         self.model = model
         self.texts = _Texts(model)
+        self.adapting = Adapting(model, clock)
         self.loaded = True
         self.load_s = 0.0
         self.has_preview = type(model).preview is not StepModel.preview
@@ -153,7 +166,8 @@ class _Resident:
         """Put together what the network hears of a sample whose words are known."""
         plan, arrays = state.plan, self.model.arrays
         values = {name: _put(arrays, value) for name, value in plan.values.items()}
-        words = {} if plan.words is None else self.texts[plan.words]
+        loras = state.key.loras
+        words = {} if plan.words is None else self.texts[loras, plan.words]
         state.with_words = {**words, **values}
         if not state.is_guided:
             return
@@ -161,7 +175,7 @@ class _Resident:
             without = {name: arrays.rows(value, 1)[0] for name, value in words.items()}
             state.without_words = {**without, **values}
         else:
-            state.without_words = {**self.texts[plan.without], **values}
+            state.without_words = {**self.texts[loras, plan.without], **values}
 
 
 def _put(arrays: Arrays, value: Any) -> Array:
@@ -365,12 +379,18 @@ class Denoiser:
     def set_residency(self, model: StepModel, *, loaded: bool, load_s: float) -> None:
         """Say whether a model is on the device, and what loading it takes."""
         resident = self._resident(model)
+        if loaded and not resident.loaded:
+            resident.adapting.brought(model)
         resident.loaded, resident.load_s = loaded, load_s
         if not loaded:
             self._clear(resident)
-        for key, known in self._keys.items():
-            if known.resident is resident:
-                self._schedule.set_residency(key, loaded=loaded, load_s=load_s)
+        self._tell_residency(resident)
+
+    @property
+    def swaps(self) -> dict[str, Swaps]:
+        """How often LoRAs were changed, by model; only of those that took any."""
+        swaps = {name: resident.adapting.swaps for name, resident in self._residents.items()}
+        return {name: told for name, told in swaps.items() if told.count}
 
     def replace(self, model: StepModel) -> None:
         """Go on with this object, made anew, where there was another one of its name."""
@@ -378,6 +398,7 @@ class Denoiser:
         if resident is not None:
             resident.model = model
             resident.texts = _Texts(model)
+            resident.adapting.brought(model)
 
     def decode_finished(self) -> None:
         """Decode all that wait for it, and wait for the device: a model is about to leave it."""
@@ -477,7 +498,9 @@ class Denoiser:
     def _run(self, decision: Decision) -> None:
         states = [self._states[sample_id] for sample_id in decision.ids]
         key = self._keys[states[0].key]
-        if decision.loads and not self._can_bring(key.resident):
+        if not key.resident.loaded and not self._can_bring(key.resident):
+            return
+        if not self._adapt(key.resident, states[0]):
             return
         if not self._ready(key, states):
             return  # somebody else can have the free row
@@ -522,6 +545,23 @@ class Denoiser:
         for key, known in self._keys.items():
             if known.resident is resident and key not in busy:
                 known.arena = None
+
+    def _adapt(self, resident: _Resident, first: SampleState) -> bool:
+        """Have a sample's LoRAs on its model's weights; if that fails, all with these fail."""
+        loras = first.key.loras
+        if resident.adapting.fits(loras):
+            return True
+        # What was told before needs the weights as they are.
+        self._wait(0)
+        reason = resident.adapting.change(first.plan.loras)
+        if reason is not None:
+            model = first.key.model
+            for state in [
+                s for s in self._states.values() if (s.key.model, s.key.loras) == (model, loras)
+            ]:
+                self._end(state, reason)
+        self._tell_residency(resident)
+        return reason is None
 
     def _shows(self, resident: _Resident, now_s: float, state: SampleState) -> bool:
         if not resident.has_preview or now_s - state.previewed_s < self._preview_every_s:
@@ -597,7 +637,8 @@ class Denoiser:
         hash((plan.words, plan.without))  # what cannot be remembered is refused here
         own = plan.bucket or (None if model.batch_invariant else model.bucket)
         bucket = (self._bucket or own) if self._exact else None
-        key = BatchKey(model.name, plan.shape, table.solver, bucket, plan.key)
+        loras = self._resident(model).adapting.check(plan.loras)
+        key = BatchKey(model.name, plan.shape, table.solver, bucket, plan.key, loras)
         state = SampleState(request.id, item, plan, key, table)
         if request.checkpoint is not None:
             state.resume(request.checkpoint, model.arrays)
@@ -620,18 +661,35 @@ class Denoiser:
     def _resident(self, model: StepModel) -> _Resident:
         resident = self._residents.get(model.name)
         if resident is None:
-            resident = self._residents[model.name] = _Resident(model)
+            resident = self._residents[model.name] = _Resident(model, self._clock)
         if resident.model is not model:
             raise ValueError(f"another {model.name} is already here")
         return resident
 
     def _know(self, key: BatchKey, resident: _Resident) -> None:
         most_rows = key.bucket or resident.model.most_rows
-        curve = self._curves.get(str(key))
+        curve = self.curves().get(str(key))
         self._schedule.know(key, most_rows=most_rows, curve=curve, pinned=key.bucket)
-        self._schedule.set_residency(key, loaded=resident.loaded, load_s=resident.load_s)
         self._keys[key] = _Key(resident, most_rows)
+        self._tell_residency(resident)
         self._forget_idle(key)
+
+    def _tell_residency(self, resident: _Resident) -> None:
+        """Tell the schedule which keys of a model can run as it is, and what the others take."""
+        adapting = resident.adapting
+        for key, known in self._keys.items():
+            if known.resident is not resident:
+                continue
+            fits = adapting.fits(key.loras)
+            # What brings back all of it, or only the LoRAs that are missing.
+            whole_s = resident.load_s + (adapting.swap_s if key.loras else 0.0)
+            self._schedule.set_residency(
+                key,
+                loaded=resident.loaded and fits,
+                load_s=adapting.swap_s if resident.loaded and not fits else whole_s,
+                weights=resident.model.name,
+                swap_s=adapting.swap_s,
+            )
 
     def _forget_idle(self, newest: BatchKey) -> None:
         busy = {state.key for state in (*self._states.values(), *self._finished)} | {newest}
@@ -663,7 +721,8 @@ class Denoiser:
             return True
         self._keys.move_to_end(new[0].key)
         texts = key.resident.texts
-        wrong = texts.learn(w for state in new for w in (state.plan.words, state.plan.without))
+        words = [w for state in new for w in (state.plan.words, state.plan.without)]
+        wrong = texts.learn(words, new[0].key.loras)
         for state in new:
             reason = wrong.get(state.plan.words) or wrong.get(state.plan.without)
             reason = reason or self._admit(key, state)

@@ -13,6 +13,7 @@ from swell.dispatch import LeasedTask, Progress, Switches
 from swell.store import Hold
 from swell.task import Failed, Outcome, Settlement, Succeeded
 from swell.worker.frames import MAX_OUTPUT_BYTES
+from swell.worker.loras import HeldLora
 
 __all__ = ["PAGE_BYTES", "Desk", "Held", "Page"]
 
@@ -44,6 +45,7 @@ class Held:
         "is_stopped",
         "key",
         "load_s",
+        "loras",
         "place",
         "seed",
         "task",
@@ -72,6 +74,13 @@ class Held:
         self.has_news = False
         #: URL → (bytes, media type) of its input files.
         self.files: dict[str, tuple[bytes, str]] = {}
+        #: What names a LoRA in its input → the file, held in the weights cache.
+        self.loras: dict[str, HeldLora] = {}
+
+    def let_go(self) -> None:
+        """Let go of files that were held for it."""
+        for lora in self.loras.values():
+            lora.close()
 
 
 class Page:
@@ -161,6 +170,7 @@ class Desk:
         task = held.task
         if self._by_handle.pop(held.handle, None) is None:
             return
+        held.let_go()
         if self.held.get(task.task_id) is held:
             del self.held[task.task_id]
         self._settlements.append(

@@ -27,7 +27,7 @@ from swell.worker.arena import InvalidCheckpoint
 from swell.worker.curve_files import curves_path, read_curves, write_curves
 from swell.worker.denoise import Denoiser, Request
 from swell.worker.device import Device
-from swell.worker.frames import DRAWN, HandedOver, Kept, Order, Preview, Step, Studio
+from swell.worker.frames import DRAWN, HandedOver, Kept, Order, Preview, Step, Studio, Swapped
 from swell.worker.job import (
     PREVIEW_EVERY_S,
     PROGRESS_EVERY_S,
@@ -166,6 +166,8 @@ class Drawer:
         )
         self._kept_s = clock.monotonic_s() - KEEP_IDLE_S
         self._has_news = False
+        #: LoRA swaps that the worker has been told of, by model.
+        self._told_swaps: dict[str, int] = {}
         curves = {}
         for path in self._paths.values():
             curves.update(read_curves(path))
@@ -338,6 +340,7 @@ class Drawer:
         self._has_news = True
         is_left = self._denoiser.boundary()
         self._flush()
+        self._tell_swaps()
         now_s = self._clock.monotonic_s()
         if is_left and now_s >= self._checkpoint_s:
             self._tell_checkpoints()
@@ -348,6 +351,12 @@ class Drawer:
     def _flush(self) -> None:
         if not self._outbox.is_empty:
             self._outbox.flush()
+
+    def _tell_swaps(self) -> None:
+        for model, swaps in self._denoiser.swaps.items():
+            if swaps.count != self._told_swaps.get(model):
+                self._told_swaps[model] = swaps.count
+                self._pipe.send(Swapped(model, swaps.count, swaps.seconds))
 
     def _tell_checkpoints(self) -> None:
         frames: list[Callable[[], Kept]] = []

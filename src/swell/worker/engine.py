@@ -28,10 +28,12 @@ import structlog
 
 from swell.clock import Clock
 from swell.dispatch import Dispatch, LeasedTask, Registration, Switches
-from swell.errors import SwellError, TooLarge
+from swell.errors import InvalidInput, SwellError, TooLarge
 from swell.registry import ModelCard
 from swell.retry import RetryPolicy
 from swell.task import Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
+from swell.weights.cache import CacheFull, WeightCache
+from swell.weights.lora import WrongLora
 from swell.worker.batch import Backlog, Batching, Line, batching_of, parted, room_of
 from swell.worker.deliver import Courier
 from swell.worker.desk import Desk, Held
@@ -54,11 +56,13 @@ from swell.worker.frames import (
     Results,
     Step,
     Studio,
+    Swapped,
     Turn,
 )
 from swell.worker.handover import CONTENT_TYPE, packed, unpacked
 from swell.worker.heartbeat import keep_beating
 from swell.worker.link import Link
+from swell.worker.loras import Loras
 from swell.worker.run import ModelProcess, ProcessDied, describe_exit
 from swell.worker.settings import WorkerSettings
 from swell.worker.text import describe_error, valid_text
@@ -173,6 +177,7 @@ class Worker:
         models: References as `load_models` takes them.
         clock: The time.
         curves: Folder for the cost curves of models that draw in steps; None to keep none.
+        weights: Where LoRAs go that tasks name; None to take none.
     """
 
     def __init__(
@@ -183,6 +188,7 @@ class Worker:
         clock: Clock,
         *,
         curves: Path | None = None,
+        weights: WeightCache | None = None,
     ) -> None:
         self._settings = settings
         self._dispatch = dispatch
@@ -216,6 +222,9 @@ class Worker:
         self._switches: dict[str, Switches] = {}
         self._encoders = Encoders(settings.encode_processes)
         self._courier = Courier(dispatch, clock, lambda: self._link.worker_id)
+        self._loras = Loras(dispatch, weights, clock, settings.lora_limit_bytes)
+        #: How often the LoRAs of each model were changed by its process, since that began.
+        self.lora_swaps: dict[str, int] = {}
         self._errands: set[asyncio.Task[None]] = set()
         #: Results on their way to the object store, by handle.
         self._deliveries: dict[int, asyncio.Task[None]] = {}
@@ -365,6 +374,7 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loras.close()
         await self._process.kill()
         await self._encoders.close()
         await self._dispatch.close()
@@ -505,8 +515,9 @@ class Worker:
                 continue
             held = self._desk.hold(task, served.batching.key(task.input), now_s)
             urls = served.files.urls(task.input)
-            if urls or (served.draws and task.checkpoint is not None):
-                self._run_errand(self._fetch(held, urls))
+            loras = served.files.lora_files(task.input)
+            if urls or loras or (served.draws and task.checkpoint is not None):
+                self._run_errand(self._fetch(held, urls, loras))
             else:
                 self._enqueue(held)
         self._feed()
@@ -592,11 +603,28 @@ class Worker:
 
     # --- on the way to the model -----------------------------------------------------------------
 
-    async def _fetch(self, held: Held, urls: list[str]) -> None:
+    async def _fetch(self, held: Held, urls: list[str], loras: list[str]) -> None:
+        own_files = held.task.own_files
         try:
             held.files = await fetch_files(
-                self._dispatch, urls, self._settings.fetch_limit_bytes, held.task.own_files
+                self._dispatch, urls, self._settings.fetch_limit_bytes, own_files
             )
+            held.loras = await self._loras.bring(loras, own_files)
+        except (InvalidInput, WrongLora) as error:
+            self._fail(
+                held, "invalid_input", "A value is not allowed", error.detail, retryable=False
+            )
+            return
+        except CacheFull as error:
+            _log.warning("a LoRA has no room", detail=error.detail)
+            self._fail(
+                held,
+                "input_unavailable",
+                "An input file cannot be fetched",
+                "the worker has no room for this LoRA now",
+                retryable=True,
+            )
+            return
         except SwellError as error:
             self._fail(
                 held,
@@ -618,6 +646,9 @@ class Worker:
             return
         if held.task.checkpoint is not None and self._served[held.task.model].draws:
             await self._recall(held, held.task.checkpoint)
+        if self._desk.find(held.handle) is None:
+            # It was stopped meanwhile.
+            held.let_go()
         self._enqueue(held)
         self._feed()
 
@@ -705,7 +736,16 @@ class Worker:
         for held in batch:
             task = held.task
             waiting[held.handle] = held
-            orders.append(Order(held.handle, bytes(task.input), task.seed, task.count, held.files))
+            orders.append(
+                Order(
+                    held.handle,
+                    bytes(task.input),
+                    task.seed,
+                    task.count,
+                    held.files,
+                    loras=_paths(held),
+                )
+            )
         self._batches.append(_Batch(self._batch_number, model, waiting, now_s, now_s))
         wanted = self._backlog.models if len(self._served) > 1 else ()
         self._process.run(self._batch_number, model, orders, sorted(wanted))
@@ -723,6 +763,7 @@ class Worker:
             held.files,
             None if held.deadline_s is None else held.deadline_s - now_s,
             held.checkpoints,
+            _paths(held),
         )
         self._process.run(DRAWN, task.model, [order])
 
@@ -750,8 +791,16 @@ class Worker:
                 self._turn = frame.batch
                 if self._batches:
                     self._batches[0].since_s = self._clock.monotonic_s()
-            case Moving() | Moved():
-                self._on_move(frame)
+            case Moving() | Moved() | Swapped():
+                self._on_change(frame)
+
+    def _on_change(self, change: Moving | Moved | Swapped) -> None:
+        """Note what has changed on the device."""
+        if isinstance(change, Swapped):
+            self.lora_swaps[change.model] = change.count
+            _log.debug("LoRAs changed", model=change.model, swaps=change.count)
+        else:
+            self._on_move(change)
 
     def _on_move(self, moved: Moving | Moved) -> None:
         """Note which models are on the device now; what was at work begins to count again."""
@@ -1059,6 +1108,10 @@ class Worker:
             seed=done.seed,
         )
         self._desk.settle(held, outcome)
+
+
+def _paths(held: Held) -> dict[str, tuple[str, str]]:
+    return {name: (lora.path, lora.digest) for name, lora in held.loras.items()}
 
 
 def _task_error(code: str, title: str, detail: str) -> TaskError:

@@ -1,11 +1,12 @@
 """Input files, fetched by the worker before the model needs them.
 
 Which properties are files the schema says (`x-file`). Data URIs are left to the model process.
+LoRAs do not go through memory: `loras.py` brings them.
 """
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,36 +15,55 @@ from swell.errors import TooLarge
 
 __all__ = ["FileFields", "fetch_files", "file_fields"]
 
+#: What `x-file` says of a LoRA.
+_LORA: Final = "lora"
+
 
 class FileFields(msgspec.Struct, frozen=True):
     """Names of the input properties that are files, or lists of files."""
 
     names: tuple[str, ...]
+    #: Of those that are LoRAs.
+    loras: tuple[str, ...] = ()
 
     def urls(self, raw: msgspec.Raw) -> list[str]:
         """Return the URLs that an input names, each once."""
-        if not self.names:
+        return self._found(raw, self.names)
+
+    def lora_files(self, raw: msgspec.Raw) -> list[str]:
+        """Return what an input names as files of LoRAs, each once: URLs, digests, names."""
+        return self._found(raw, self.loras)
+
+    def _found(self, raw: msgspec.Raw, names: tuple[str, ...]) -> list[str]:
+        if not names:
             return []
         try:
             fields = msgspec.json.decode(raw, type=dict[str, Any])
         except msgspec.MsgspecError:
             return []
-        found = [url for name in self.names for url in _strings(fields.get(name))]
+        found = [url for name in names for url in _strings(fields.get(name))]
         return list(dict.fromkeys(url for url in found if not url.startswith("data:")))
 
 
 def file_fields(schema: Mapping[str, Any]) -> FileFields:
     """Return which properties of an input schema are files."""
-    properties = schema.get("properties", {})
-    return FileFields(tuple(name for name, prop in properties.items() if _is_file(prop)))
+    kinds = {name: _kinds(prop) for name, prop in schema.get("properties", {}).items()}
+    return FileFields(
+        tuple(name for name, found in kinds.items() if found - {_LORA}),
+        tuple(name for name, found in kinds.items() if _LORA in found),
+    )
 
 
-def _is_file(prop: Any) -> bool:
+def _kinds(prop: Any) -> set[str]:
+    """Return the kinds of files that a property may be."""
     if not isinstance(prop, Mapping):
-        return False
-    if "x-file" in prop or _is_file(prop.get("items")):
-        return True
-    return any(_is_file(part) for key in ("anyOf", "allOf", "oneOf") for part in prop.get(key, ()))
+        return set()
+    found = {str(prop["x-file"])} if "x-file" in prop else set()
+    found |= _kinds(prop.get("items"))
+    for key in ("anyOf", "allOf", "oneOf"):
+        for part in prop.get(key, ()):
+            found |= _kinds(part)
+    return found
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -52,6 +72,8 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for part in value:
             yield from _strings(part)
+    elif isinstance(value, dict):
+        yield from _strings(value.get("file"))
 
 
 async def fetch_files(

@@ -37,6 +37,7 @@ __all__ = [
     "Step",
     "Stop",
     "Studio",
+    "Swapped",
     "Turn",
     "Watch",
     "Work",
@@ -94,6 +95,8 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     within_s: float | None = None
     #: Sample → its checkpoint, for those that were on their way in an earlier process.
     checkpoints: dict[int, bytes] = {}
+    #: What names a LoRA in the input → (path, SHA-256).
+    loras: dict[str, tuple[str, str]] = {}
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):
@@ -269,6 +272,14 @@ class Moved(msgspec.Struct, frozen=True, array_like=True, tag="moved"):
     expected_s: dict[str, float]
 
 
+class Swapped(msgspec.Struct, frozen=True, array_like=True, tag="swapped"):
+    """The LoRAs of a model were changed, for so many times and seconds so far."""
+
+    model: str
+    count: int
+    seconds: float
+
+
 Frame = (
     Described
     | Ready
@@ -281,6 +292,7 @@ Frame = (
     | Turn
     | Moving
     | Moved
+    | Swapped
 )
 
 _encoder = msgspec.msgpack.Encoder()

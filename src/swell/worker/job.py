@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from swell.clock import Clock
 from swell.model import Attachment, Cancelled, Definition, Image, Reject, flatten, whole
+from swell.weights.lora import WrongLora
 from swell.worker.device import CannotLoad
 from swell.worker.frames import (
     MAX_FRAME_BYTES,
@@ -87,8 +88,9 @@ class Reader:
         Raises:
             pydantic.ValidationError: The input is not valid.
         """
+        context = {"files": order.files, "loras": order.loras}
         checked = self._validate(
-            order.input, context={"files": order.files} if order.files else None
+            order.input, context=context if order.files or order.loras else None
         )
         if order.seed is not None:
             return checked, order.seed
@@ -270,7 +272,7 @@ class Outbox:
 
     def _add_fault(self, job: Job, error: Exception) -> None:
         # One exception may have failed a whole batch: its traceback is worth telling once.
-        if error is not self._logged and not isinstance(error, Reject | OutputTooLarge):
+        if error is not self._logged and not isinstance(error, Reject | WrongLora | OutputTooLarge):
             traceback.print_exception(error)
             self._logged = error
         self.faults.append(_fault(job, error))
@@ -371,7 +373,7 @@ def _fault(job: Job, error: Exception) -> Fault:
 
 def _fault_of(handle: int, error: Exception, run_s: float) -> Fault:
     detail = describe_error(error)
-    if isinstance(error, Reject):
+    if isinstance(error, Reject | WrongLora):
         return Fault(handle, "rejected", "The model refused this input", detail, False, run_s)
     if isinstance(error, OutputTooLarge):
         return Fault(handle, "output_too_large", "The output is too large", detail, False, run_s)

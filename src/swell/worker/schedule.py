@@ -22,6 +22,7 @@ Between groups: a group keeps the device until it is empty or has used up its sh
 A round gives every waiting group a share, more to where more waits (deficit round robin). Loading
 another model costs seconds, so it also takes that those who wait for it gain more than it costs.
 Past the bound it is loaded anyway, once the present turn was long enough to pay for the change.
+Other LoRAs on the weights of a model that is there are a change of the same kind, only cheaper.
 
 Source:
     M. Shreedhar, G. Varghese, "Efficient Fair Queueing Using Deficit Round Robin", SIGCOMM 1995.
@@ -120,9 +121,14 @@ class Group(msgspec.Struct, frozen=True):
     running: tuple[Sample, ...] = ()
     #: Did not: new, or paused.
     waiting: tuple[Sample, ...] = ()
-    #: Whether the model is on the device, and what it takes to get it there if it is not.
+    #: Whether the model is on the device, and its weights as this group needs them; and what it
+    #: takes to get there if not.
     loaded: bool = True
     load_s: float = 0.0
+    #: Whose weights these are, for groups that differ by what is on them, and what such a change
+    #: takes.
+    weights: Hashable = None
+    swap_s: float = 0.0
 
 
 class TurnReason(StrEnum):
@@ -485,11 +491,17 @@ def _next_turn(
     if current is None:
         return Turn(best, 0.0, left_s), TurnReason.EMPTY
     if surveys[best].load_s:
-        back_s = max(group.load_s for group in units[current])
+        back_s = max(_back_s(group, units[best][0]) for group in units[current])
         waiting = sum(survey.weight for survey in surveys.values())
         if not _gains(surveys[best], surveys[current], back_s, waiting):
             return turn, TurnReason.STAYS
     return Turn(best, 0.0, left_s), TurnReason.SPENT
+
+
+def _back_s(group: Group, other: Group) -> float:
+    """Return what it takes to bring a group back after the other had the device."""
+    is_swap = group.weights is not None and group.weights == other.weights
+    return group.swap_s if is_swap else group.load_s
 
 
 def _overdue(
@@ -596,7 +608,18 @@ def went_well(memory: Memory, rows: int) -> Memory:
 class _Key:
     """All that is known of one batch key."""
 
-    __slots__ = ("costs", "curve", "load_s", "loaded", "memory", "pinned", "running", "samples")
+    __slots__ = (
+        "costs",
+        "curve",
+        "load_s",
+        "loaded",
+        "memory",
+        "pinned",
+        "running",
+        "samples",
+        "swap_s",
+        "weights",
+    )
 
     def __init__(self, curve: Curve, memory: Memory, pinned: int | None) -> None:
         self.curve = curve
@@ -604,6 +627,8 @@ class _Key:
         self.pinned = pinned
         self.loaded = False
         self.load_s = 0.0
+        self.weights: Hashable = None
+        self.swap_s = 0.0
         self.samples: dict[str, Sample] = {}
         self.running: tuple[str, ...] = ()
         self.costs: dict[int, Costs] = {}
@@ -657,10 +682,27 @@ class Schedule:
             self._keys[key] = state
             raise ValueError(f"batch key {key!r} has samples")
 
-    def set_residency(self, key: Hashable, *, loaded: bool, load_s: float) -> None:
-        """Say whether the key's model is on the device, and what loading it takes."""
+    def set_residency(
+        self,
+        key: Hashable,
+        *,
+        loaded: bool,
+        load_s: float,
+        weights: Hashable = None,
+        swap_s: float = 0.0,
+    ) -> None:
+        """Say whether the key can run as the device is now, and what it takes until it can.
+
+        Args:
+            key: Which.
+            loaded: Whether its model is on the device, with the LoRAs that the key needs.
+            load_s: What bringing it there takes.
+            weights: Names the model for keys that differ by LoRAs.
+            swap_s: What it takes to change nothing but these.
+        """
         state = self._keys[key]
         state.loaded, state.load_s = loaded, load_s
+        state.weights, state.swap_s = weights, swap_s
 
     def curve(self, key: Hashable) -> Curve:
         """Return what was measured, to be stored."""
@@ -777,4 +819,5 @@ def _group(key: Hashable, state: _Key) -> Group:
     if costs is None:
         costs = costs_of(state.curve, state.memory.rows, pinned=state.pinned, widest=widest)
         state.costs[widest] = costs
-    return Group(key, costs, running, waiting, state.loaded, state.load_s)
+    loaded, load_s = state.loaded, state.load_s
+    return Group(key, costs, running, waiting, loaded, load_s, state.weights, state.swap_s)

@@ -30,6 +30,8 @@ class WorkerSettings:
     encode_processes: int | None = None
     #: Largest input file that is taken: as large as the backend takes uploads.
     fetch_limit_bytes: int = 100 * 1024**2
+    #: Largest LoRA that is taken; it goes to the weights cache rather than through memory.
+    lora_limit_bytes: int = 1024**3
     #: How long a model may go on with a task that is to stop, before its process is killed.
     cancel_grace_s: float = 5.0
     #: How long one call of a model's `run` may take before its process is killed; None for ever.
