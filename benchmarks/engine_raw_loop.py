@@ -1,8 +1,14 @@
-"""How many images per second does the step engine draw, against a bare loop around the network?
+"""How many images per second does a worker deliver, against a bare loop around the same network?
 
-The bare loop calls the network with the same rows as often as it takes, decodes each picture, and
-does nothing else: no noise, no guidance, no solver, no choice of who runs. The engine has a backlog
-of as many pictures. Both run in this process, in turns.
+The worker has all its parts and processes: it leases from a backlog in a backend in memory, draws,
+encodes 512 px PNGs of demo/curve and 128 px ones of swell/icons, uploads and reports. What counts
+are results at the backend, between the ramps at both ends. The bare loop is in a process of its
+own: it calls the network with the same rows as often as it takes, decodes each picture, and does
+nothing else: no noise, no guidance, no solver, no choice of who runs. They take turns. A network of
+swell/icons has the same number of threads on both sides; it shares the cores with the worker and
+with who encodes.
+
+`engine_alone` is the same ratio without the worker: the step engine by itself, in this process.
 
 Value: the smaller of (ratio on demo/curve, whose steps sleep as long as one on an H200 takes at 512
 px, ten times faster) / 0.98 and (ratio on swell/icons) / 0.90.
@@ -11,19 +17,28 @@ px, ten times faster) / 0.98 and (ratio on swell/icons) / 0.90.
 from __future__ import annotations
 
 import argparse
+import asyncio
+import os
+import subprocess
+import sys
 import time
 from typing import Any
 
 import numpy as np
 
-from engine_rig import PROMPTS, drawn, load, paired, summary
-from machine import quiet, report, say
+import worker_model
+from encoders import grain
+from engine_rig import PROMPTS, drawn, paired, summary
+from machine import folder, quiet, report, say
 from swell.model import Item, StepModel
+from worker_rig import Backend, serve_backlog, steady_rate
 
 PROMISED = {"demo/curve": 0.98, "swell/icons": 0.90}
-#: Rows of a step, and pictures that have them: those of icons have guidance.
-BUCKET = 8
-TOGETHER = {"demo/curve": 8, "swell/icons": 4}
+MODELS = {"demo/curve": "Noted", "swell/icons": "Threaded"}
+#: Pictures of a step: those of icons have guidance, and so two rows each.
+TOGETHER = {"demo/curve": 8, "swell/icons": 2}
+#: Batches at each end that do not count.
+EDGE = 2
 
 
 def inputs_of(name: str, count: int) -> list[dict[str, Any]]:
@@ -32,70 +47,105 @@ def inputs_of(name: str, count: int) -> list[dict[str, Any]]:
     return [{"prompt": PROMPTS[n % len(PROMPTS)], "size": 128} for n in range(count)]
 
 
-class Arms:
-    def __init__(self, name: str, rounds: int, threads: int | None) -> None:
-        self.model: StepModel = load(name, threads)
-        self.together = TOGETHER[name]
-        self.inputs = inputs_of(name, rounds * self.together)
-        item = Item(self.model.Input(**self.inputs[0]), seed=1)
-        plan = self.model.prepare(item)
-        words = self.model.encode([plan.words])[0] if plan.words is not None else {}
-        told = {**words, **plan.values}
-        self.item, self.steps = item, plan.sampler.steps
-        self.x = np.random.default_rng(0).standard_normal((BUCKET, *plan.shape), np.float32)
-        self.t = np.full(BUCKET, 0.5, np.float32)
-        self.conditions = {
-            name: np.stack([np.asarray(value)] * BUCKET) for name, value in told.items()
-        }
-
-    def bare(self) -> float:
-        """Images per second."""
-        begun = time.perf_counter()
-        for _ in range(len(self.inputs) // self.together):
-            for _ in range(self.steps):
-                self.model.denoise(self.x, self.t, self.conditions)
-            for row in range(self.together):
-                self.model.decode(self.x[row], self.item)
-        return len(self.inputs) / (time.perf_counter() - begun)
-
-    def engine(self) -> float:
-        """Images per second."""
-        begun = time.perf_counter()
-        drawn(self.model, self.inputs, bucket=BUCKET)
-        return len(self.inputs) / (time.perf_counter() - begun)
+def loaded(name: str) -> StepModel:
+    model: StepModel = getattr(worker_model, MODELS[name])()
+    model.load("cpu")
+    model.warmup()
+    return model
 
 
-def measure(name: str, rounds: int, pairs: int, threads: int | None) -> dict[str, Any]:
-    say(name)
-    arms = Arms(name, rounds, threads)
-    arms.bare()
-    found = paired(pairs, arms.engine, arms.bare)
-    ratios = [engine / bare for engine, bare in found]
+# --- the arms ------------------------------------------------------------------------------------
+
+
+def worker(name: str, rounds: int) -> float:
+    """Images per second."""
+    wishes = inputs_of(name, rounds * TOGETHER[name])
+    ended_s = asyncio.run(serve_backlog(Backend(), MODELS[name], wishes))
+    return steady_rate(ended_s, TOGETHER[name], EDGE)
+
+
+def engine_alone(model: StepModel, name: str, rounds: int) -> float:
+    """Images per second."""
+    inputs = inputs_of(name, rounds * TOGETHER[name])
+    begun = time.perf_counter()
+    drawn(model, inputs)
+    return len(inputs) / (time.perf_counter() - begun)
+
+
+def bare(name: str, rounds: int) -> float:
+    """Images per second of a bare loop in a process of its own."""
+    command = [sys.executable, __file__, "--bare", name, "--rounds", str(rounds)]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(ran.stdout)
+
+
+def bare_loop(name: str, rounds: int) -> float:
+    """Images per second, from the second batch on."""
+    model, together = loaded(name), TOGETHER[name]
+    item = Item(model.Input(**inputs_of(name, 1)[0]), seed=1)
+    plan = model.prepare(item)
+    words = model.encode([plan.words])[0] if plan.words is not None else {}
+    told = {**words, **plan.values}
+    rows, steps = plan.bucket or model.bucket, plan.sampler.steps
+    x = np.random.default_rng(0).standard_normal((rows, *plan.shape), np.float32)
+    t = np.full(rows, 0.5, np.float32)
+    conditions = {name: np.stack([np.asarray(value)] * rows) for name, value in told.items()}
+    begun = 0.0
+    for number in range(rounds + 1):
+        if number == 1:
+            begun = time.perf_counter()
+        for _ in range(steps):
+            model.denoise(x, t, conditions)
+        for row in range(together):
+            model.decode(x[row], item)
+    return rounds * together / (time.perf_counter() - begun)
+
+
+# --- what is measured ----------------------------------------------------------------------------
+
+
+def measure(name: str, rounds: int, pairs: int) -> dict[str, Any]:
+    """Compare worker and engine with bare loops that count as many rounds as the worker does."""
+    counted = rounds - 2 * EDGE
+    say(f"{name}: the worker and a bare loop")
+    found = paired(pairs, lambda: worker(name, rounds), lambda: bare(name, counted))
+    say(f"{name}: the engine alone and a bare loop")
+    model = loaded(name)
+    alone = paired(1, lambda: engine_alone(model, name, counted), lambda: bare(name, counted))
     return {
-        "ratio": summary(ratios),
+        "ratio": summary([one / other for one, other in found]),
         "promised": PROMISED[name],
-        "engine_images_per_s": summary([engine for engine, _ in found]),
-        "bare_images_per_s": summary([bare for _, bare in found]),
-        "images": len(arms.inputs),
-        "rows": BUCKET,
+        "worker_images_per_s": summary([one for one, _ in found]),
+        "bare_images_per_s": summary([other for _, other in found]),
+        "engine_alone_ratio": round(alone[0][0] / alone[0][1], 4),
+        "images_counted": counted * TOGETHER[name],
+        "images_in_ramps": 2 * EDGE * TOGETHER[name],
+        "rows": model.bucket,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=list(PROMISED), action="append")
-    parser.add_argument("--rounds", type=int, default=4, help="full batches per arm")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="of swell/icons; 0 for all cores")
+    parser.add_argument("--rounds", type=int, default=9, help="of demo/curve; 4 are ramps")
+    parser.add_argument("--icons-rounds", type=int, default=20, help="4 are ramps")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="of swell/icons; 0 for all cores")
+    parser.add_argument("--bare", choices=list(PROMISED), help="only this loop, in this process")
     chosen = parser.parse_args()
-    with quiet():
-        detail = {
-            name: measure(name, chosen.rounds, chosen.pairs, chosen.threads or None)
-            for name in chosen.model or PROMISED
+    if chosen.bare:
+        print(bare_loop(chosen.bare, chosen.rounds))
+        return
+    rounds = {"demo/curve": chosen.rounds, "swell/icons": chosen.icons_rounds}
+    os.environ["WORKER_THREADS"] = str(chosen.threads)
+    with quiet(), folder("engine-raw-loop") as home:
+        os.environ["WORKER_PICTURE"] = str(home / "picture.png")
+        grain(512).save(os.environ["WORKER_PICTURE"])
+        detail: dict[str, Any] = {
+            name: measure(name, rounds[name], chosen.pairs) for name in chosen.model or PROMISED
         }
     value = min(found["ratio"]["median"] / found["promised"] for found in detail.values())
-    detail["threads"] = chosen.threads
-    report(value, detail)
+    report(value, {**detail, "threads": chosen.threads or f"all of {os.cpu_count()} cores"})
 
 
 if __name__ == "__main__":

@@ -125,8 +125,9 @@ def poisson(
     return jobs
 
 
-def _run_of(jobs: Sequence[Job], devices: Mapping[str, Device]) -> Run:
-    return Run({job.id: job.steps * devices[job.key](job.rows) for job in jobs})
+def _run_of(jobs: Sequence[Job], devices: Mapping[str, Device], least_rows: int = 1) -> Run:
+    rows = {job.id: max(job.rows, least_rows) for job in jobs}
+    return Run({job.id: job.steps * devices[job.key](rows[job.id]) for job in jobs})
 
 
 class Models:
@@ -222,6 +223,8 @@ def in_steps(
     devices: Mapping[str, Device],
     *,
     most_rows: int = 16,
+    pinned: int | None = None,
+    room: int | None = None,
     policy: Policy | None = None,
     load_s: Mapping[str, float] | None = None,
     models: int = 1,
@@ -233,6 +236,8 @@ def in_steps(
         jobs: By arrival.
         devices: What a step of each key costs.
         most_rows: Rows that fit.
+        pinned: Exact mode: the rows of every step, whoever is there, and of a job alone.
+        room: How many jobs the worker holds; whoever comes then waits outside, in order.
         policy: Instead of the usual one.
         load_s: What loading each key's model takes.
         models: How many are loaded at a time.
@@ -240,15 +245,15 @@ def in_steps(
     """
     schedule = Schedule() if policy is None else Schedule(policy)
     for key in devices:
-        schedule.know(key, most_rows=most_rows)
+        schedule.know(key, most_rows=pinned or most_rows, pinned=pinned)
         schedule.set_residency(key, loaded=load_s is None, load_s=(load_s or {}).get(key, 0.0))
-    run = _run_of(jobs, devices)
+    run = _run_of(jobs, devices, pinned or 1)
     worker = Worker(run, devices, schedule, load_s, noise, models)
     coming = deque(jobs)
     while coming or len(schedule):
         if not len(schedule):
             worker.now_s = max(worker.now_s, coming[0].arrived_s)
-        while coming and coming[0].arrived_s <= worker.now_s:
+        while coming and coming[0].arrived_s <= worker.now_s and len(schedule) < (room or inf):
             worker.admit(coming.popleft())
         worker.step()
     return run

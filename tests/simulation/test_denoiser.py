@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
 
+import msgspec
 import pytest
 
 from replay import (
@@ -26,7 +27,10 @@ from replay import (
     quantile,
     request_latencies_s,
 )
+from swell.model import define
+from swell.worker.batch import room_of
 from swell.worker.schedule import Policy
+from swell.zoo.curve import CurveModel
 
 SMALL = {"key": device(H200_512)}
 LARGE = {"key": device(H200_1024)}
@@ -108,6 +112,15 @@ def test_taking_turns_keeps_the_largest_slowdown_near_the_bound(
     serial, stepwise = taking_turns
     assert stepwise.slowdowns[-1] <= 1.25 * Policy().bound
     assert stepwise.slowdowns[-1] < serial.slowdowns[-1]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_worker_that_draws_one_picture_at_a_time_holds_enough_to_choose_from(seed: int) -> None:
+    card = msgspec.structs.replace(define(CurveModel).card(), step_bucket=1)
+    jobs = poisson(2500, MIXED_STEPS, H200_1024[1], 0.9, seed)
+    serial = in_order(jobs, LARGE)
+    held = in_steps(jobs, LARGE, pinned=1, room=room_of(card))
+    assert held.mean_slowdown / serial.mean_slowdown <= 0.40
 
 
 class Replay:

@@ -1,0 +1,82 @@
+"""How much longer does a task take near serial capacity than alone, in a whole worker?
+
+Tasks of demo/curve at 512 px come by chance, at nine tenths of what one picture at a time could
+serve, whoever waits by then. Two mixes: the steps of GenTD26, and 4, 8, 20 or 30. A task counts
+from its arrival at the backend to its result there, over what a task of as many steps takes in the
+same worker when it is alone. Steps have eight rows always, so a task alone takes no less time in
+each of them: `over_one_row` compares with steps of a single row, which the worker does not run.
+
+Value: the larger of (95th percentile with GenTD26's steps) / 1.6 and (with mixed ones) / 1.7.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from arrivals import GENTD26_STEPS, MIXED_STEPS, in_order, in_steps, poisson
+from machine import quiet, report, say
+from worker_rig import SPEED, Backend, curve, serve_arrivals, unloaded, working
+
+LOAD = 0.9
+ROWS = 8
+WISH = {"size": 512, "speed": SPEED}
+MIXES: Mapping[str, Mapping[int, float]] = {"gentd26": GENTD26_STEPS, "mixed": MIXED_STEPS}
+PROMISED = {"gentd26": 1.6, "mixed": 1.7}
+#: Tasks of these are measured alone.
+ALONE = {"gentd26": (20, 30, 50), "mixed": (4, 8, 20, 30)}
+
+
+async def measure(mix: str, count: int, seed: int, times: int) -> dict[str, Any]:
+    jobs = poisson(count, MIXES[mix], curve(512)(1), LOAD, seed)
+    say(f"{mix}: {count} tasks within {jobs[-1].arrived_s:.0f} s")
+    backend = Backend()
+    async with working(backend, "Noted"):
+        alone_s = await unloaded(backend, "Noted", ALONE[mix], WISH, times)
+        served = await serve_arrivals(backend, "Noted", jobs, WISH)
+    slowdowns = np.array(
+        [s / alone_s(job.steps) for s, job in zip(served.seconds, jobs, strict=True)]
+    )
+    one_row = [s / (job.steps * curve(512)(1)) for s, job in zip(served.seconds, jobs, strict=True)]
+    devices = {"key": curve(512)}
+    found = {
+        "p95": round(float(np.percentile(slowdowns, 95)), 4),
+        "promised": PROMISED[mix],
+        "mean": round(float(slowdowns.mean()), 4),
+        "most": round(float(slowdowns.max()), 4),
+        "p95_over_one_row": round(float(np.percentile(one_row, 95)), 4),
+        "alone_s": {steps: round(alone_s(steps), 4) for steps in ALONE[mix]},
+        "simulated_p95": {
+            "eight_rows": round(in_steps(jobs, devices, pinned=ROWS).p95_slowdown, 4),
+            "as_many_rows_as_pay": round(in_steps(jobs, devices).p95_slowdown, 4),
+            "serial": round(in_order(jobs, devices).p95_slowdown, 4),
+        },
+        "tasks": count,
+    }
+    say(f"{mix}: p95 {found['p95']}, mean {found['mean']}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gentd26", type=int, default=160, help="tasks")
+    parser.add_argument("--mixed", type=int, default=320, help="tasks")
+    parser.add_argument("--times", type=int, default=2, help="that each task is measured alone")
+    parser.add_argument("--seed", type=int, default=1)
+    chosen = parser.parse_args()
+    counts = {"gentd26": chosen.gentd26, "mixed": chosen.mixed}
+    with quiet():
+        detail = {
+            mix: asyncio.run(measure(mix, count, chosen.seed, chosen.times))
+            for mix, count in counts.items()
+        }
+    value = max(found["p95"] / found["promised"] for found in detail.values())
+    report(value, {**detail, "load": LOAD, "rows": ROWS})
+
+
+if __name__ == "__main__":
+    main()

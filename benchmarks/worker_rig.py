@@ -1,0 +1,265 @@
+"""What the benchmarks of whole workers share: a worker at work, its backend, and who comes when."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import worker_model
+from arrivals import Device, Job, device
+from swell.clock import SystemClock
+from swell.dispatch import Ask, Grant, Report, ReportAnswer, Upload
+from swell.task import TaskState
+from swell.testing.dispatch import MemoryDispatch
+from swell.worker.encoders import Encoders
+from swell.worker.engine import Worker
+from swell.worker.settings import WorkerSettings
+from swell.zoo.curve import SECONDS
+
+#: So many times faster than the machine whose cost curves are taken.
+SPEED = 10.0
+#: Seeds of tasks that are not measured.
+FIRST_OTHER_SEED = 1_000_000
+
+
+def curve(size: int) -> Device:
+    """Seconds of a step by rows."""
+    return device({rows: seconds / SPEED for rows, seconds in SECONDS[size].items()})
+
+
+class Backend(MemoryDispatch):
+    """A backend in memory that notes when it gave out each task, and when it heard of its end.
+
+    Args:
+        upload_s: What it needs to store a file, of any number at once.
+    """
+
+    def __init__(self, upload_s: float = 0.0) -> None:
+        super().__init__(SystemClock())
+        self.granted_s: dict[str, float] = {}
+        self.ended_s: dict[str, float] = {}
+        self._upload_s = upload_s
+        self._has_news = asyncio.Event()
+
+    async def lease(self, ask: Ask) -> Grant:
+        grant = await super().lease(ask)
+        self._note_granted(grant)
+        return grant
+
+    async def report(self, report: Report) -> ReportAnswer:
+        answer = await super().report(report)
+        now_s = time.monotonic()
+        for settled in report.settlements:
+            self.ended_s[settled.task_id] = now_s
+        self._note_granted(answer)
+        self._has_news.set()
+        return answer
+
+    def _note_granted(self, answer: Grant | ReportAnswer) -> None:
+        now_s = time.monotonic()
+        for task in answer.tasks:
+            self.granted_s[task.task_id] = now_s
+
+    async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
+        if self._upload_s:
+            await asyncio.sleep(self._upload_s)
+        await super().put(upload, data, content_type)
+
+    async def all_succeeded(self, ids: Sequence[str], within_s: float) -> None:
+        """Wait until all of these have ended.
+
+        Raises:
+            RuntimeError: One did not succeed at once.
+        """
+        async with asyncio.timeout(within_s):
+            while not all(task_id in self.ended_s for task_id in ids):
+                self._has_news.clear()
+                await self._has_news.wait()
+        for task in await self.store.get(ids):
+            if task is None or task.state is not TaskState.SUCCEEDED or task.attempt != 1:
+                raise RuntimeError(f"a task did not succeed at once: {task and task.error}")
+
+
+@contextlib.asynccontextmanager
+async def working(
+    backend: MemoryDispatch,
+    model: str,
+    *,
+    encoders: Encoders | None = None,
+    slots: int | None = None,
+) -> AsyncIterator[Worker]:
+    """A worker with a model of worker_model.py, by the name of its class."""
+    ref = f"{Path(worker_model.__file__)}:{model}"
+    worker = Worker(WorkerSettings(name=model, slots=slots), backend, [ref], SystemClock())
+    if encoders is not None:
+        # The worker's own ones are never asked, and so never start a process.
+        worker._encoders = encoders
+    running = asyncio.create_task(worker.run(handle_signals=False))
+    up = asyncio.create_task(worker.is_up.wait())
+    await asyncio.wait({running, up}, return_when=asyncio.FIRST_COMPLETED)
+    up.cancel()
+    yield worker
+    worker.drain()
+    if await running:
+        raise RuntimeError("the worker ended with an error")
+
+
+# --- who comes -----------------------------------------------------------------------------------
+
+
+def name_of(model: str) -> str:
+    return str(getattr(worker_model, model).name)
+
+
+async def submit(backend: MemoryDispatch, model: str, wish: Mapping[str, Any], seed: int) -> str:
+    return await backend.submit(name_of(model), dict(wish), seed=seed)
+
+
+async def serve_backlog(
+    backend: Backend, model: str, wishes: Sequence[Mapping[str, Any]], **options: Any
+) -> list[float]:
+    """Serve what is there from the start; return when each ended, in order."""
+    ids = [await submit(backend, model, wish, seed) for seed, wish in enumerate(wishes)]
+    async with working(backend, model, **options):
+        await backend.all_succeeded(ids, 300)
+    return sorted(backend.ended_s[task_id] for task_id in ids)
+
+
+def steady_rate(ended_s: Sequence[float], together: int, edge: int = 2) -> float:
+    """Results per second between the ramps at both ends.
+
+    With `together` samples of equal steps at a time, results come in rounds. What counts is a whole
+    number of them: from the end of the round number `edge` to that of the last but `edge`, by the
+    last result of each.
+    """
+    rounds = len(ended_s) // together
+    first, last = edge * together - 1, (rounds - edge) * together - 1
+    if last <= first:
+        raise ValueError(f"{rounds} rounds are too few for ramps of {edge}")
+    return (last - first) / (ended_s[last] - ended_s[first])
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """What came of an open loop, by job."""
+
+    ids: list[str]
+    #: From when a job was to come until its result was at the backend.
+    seconds: list[float]
+
+
+async def serve_arrivals(
+    backend: Backend, model: str, jobs: Sequence[Job], wish: Mapping[str, Any]
+) -> Latencies:
+    """Submit each job when it comes, whoever waits by then. Its number is its seed."""
+    start_s = time.monotonic() + 0.2
+    ids = []
+    for seed, job in enumerate(jobs):
+        await asyncio.sleep(max(0.0, start_s + job.arrived_s - time.monotonic()))
+        ids.append(await submit(backend, model, {"steps": job.steps, **wish}, seed))
+    await backend.all_succeeded(ids, 300)
+    ended_s = [backend.ended_s[task_id] - start_s for task_id in ids]
+    return Latencies(ids, [end - job.arrived_s for end, job in zip(ended_s, jobs, strict=True)])
+
+
+async def unloaded(
+    backend: Backend, model: str, steps: Sequence[int], wish: Mapping[str, Any], times: int
+) -> Callable[[int], float]:
+    """What a task of so many steps takes alone: a line through `times` tasks of each count."""
+    points = []
+    for seed, count in enumerate([*steps] * times, FIRST_OTHER_SEED):
+        begun_s = time.monotonic()
+        task_id = await submit(backend, model, {"steps": count, **wish}, seed)
+        await backend.all_succeeded([task_id], 60)
+        points.append((count, backend.ended_s[task_id] - begun_s))
+    slope, start = np.polyfit(*np.array(points).T, 1)
+    return lambda count: float(start + slope * count)
+
+
+# --- what the device did -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Notes:
+    """When the device worked, in seconds of the monotonic clock; see `worker_model`."""
+
+    begins_s: NDArray[np.float64]
+    ends_s: NDArray[np.float64]
+    #: 0 for a decoding.
+    rows: NDArray[np.int64]
+    #: Shapes: (notes, rows). Seeds; -1 for none.
+    whose: NDArray[np.int64]
+
+    @property
+    def is_step(self) -> NDArray[np.bool_]:
+        return self.rows > 0
+
+    def only(self, chosen: NDArray[Any]) -> Notes:
+        return Notes(
+            self.begins_s[chosen], self.ends_s[chosen], self.rows[chosen], self.whose[chosen]
+        )
+
+    def of_tasks(self) -> Notes:
+        """Those of measured tasks: the warm-up and tasks alone are left out."""
+        seeds = self.whose[:, 0]
+        return self.only((seeds >= 0) & (seeds < FIRST_OTHER_SEED))
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """The times between two steps, in seconds, and what was decoded in each."""
+
+    seconds: NDArray[np.float64]
+    decodings: NDArray[np.int64]
+    decoding_s: NDArray[np.float64]
+
+    @property
+    def plain_s(self) -> NDArray[np.float64]:
+        """Gaps without a decoding."""
+        return self.seconds[self.decodings == 0]
+
+
+def gaps(notes: Notes) -> Gaps:
+    steps = notes.only(notes.is_step)
+    decodings = notes.only(~notes.is_step)
+    at = np.searchsorted(steps.begins_s, decodings.begins_s) - 1
+    inside = (at >= 0) & (at < len(steps.rows) - 1)
+    count = np.zeros(len(steps.rows) - 1, np.int64)
+    total_s = np.zeros(len(steps.rows) - 1)
+    np.add.at(count, at[inside], 1)
+    np.add.at(total_s, at[inside], (decodings.ends_s - decodings.begins_s)[inside])
+    return Gaps(steps.begins_s[1:] - steps.ends_s[:-1], count, total_s)
+
+
+def in_ms(seconds: NDArray[np.float64]) -> dict[str, float]:
+    """How long they are, for people."""
+    if not len(seconds):
+        return {"count": 0}
+    found = {f"p{q}": round(float(np.percentile(seconds, q)) * 1e3, 3) for q in (50, 90, 99)}
+    return {**found, "longest": round(float(seconds.max()) * 1e3, 3), "count": len(seconds)}
+
+
+@contextlib.contextmanager
+def noting(home: Path) -> Any:
+    """Have the model processes that start from now on take notes; gives who reads them."""
+    path = home / "notes"
+    path.write_bytes(b"")
+    os.environ["WORKER_NOTES"] = str(path)
+
+    def read() -> Notes:
+        table = np.frombuffer(path.read_bytes(), np.int64).reshape(-1, 3 + worker_model.ROWS)
+        return Notes(table[:, 0] / 1e9, table[:, 1] / 1e9, table[:, 2], table[:, 3:])
+
+    try:
+        yield read
+    finally:
+        del os.environ["WORKER_NOTES"]
