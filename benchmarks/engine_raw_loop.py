@@ -34,17 +34,18 @@ from swell.model import Item, StepModel
 from worker_rig import Backend, serve_backlog, steady_rate
 
 PROMISED = {"demo/curve": 0.98, "swell/icons": 0.90}
-MODELS = {"demo/curve": "Noted", "swell/icons": "Threaded"}
+#: Who runs instead, from worker_model.py; the last one is for engine_gain.py.
+MODELS = {"demo/curve": "Noted", "swell/icons": "Threaded", "one row": "Alone"}
 #: Pictures of a step: those of icons have guidance, and so two rows each.
-TOGETHER = {"demo/curve": 8, "swell/icons": 2}
+TOGETHER = {"demo/curve": 8, "swell/icons": 2, "one row": 1}
 #: Batches at each end that do not count.
 EDGE = 2
 
 
 def inputs_of(name: str, count: int) -> list[dict[str, Any]]:
-    if name == "demo/curve":
-        return [{"steps": 30, "size": 512}] * count
-    return [{"prompt": PROMPTS[n % len(PROMPTS)], "size": 128} for n in range(count)]
+    if name == "swell/icons":
+        return [{"prompt": PROMPTS[n % len(PROMPTS)], "size": 128} for n in range(count)]
+    return [{"steps": 30, "size": 512}] * count
 
 
 def loaded(name: str) -> StepModel:
@@ -131,7 +132,7 @@ def main() -> None:
     parser.add_argument("--icons-rounds", type=int, default=20, help="4 are ramps")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="of swell/icons; 0 for all cores")
-    parser.add_argument("--bare", choices=list(PROMISED), help="only this loop, in this process")
+    parser.add_argument("--bare", choices=list(MODELS), help="only this loop, in this process")
     chosen = parser.parse_args()
     if chosen.bare:
         print(bare_loop(chosen.bare, chosen.rounds))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -249,9 +249,9 @@ def in_ms(seconds: NDArray[np.float64]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def noting(home: Path) -> Any:
-    """Have the model processes that start from now on take notes; gives who reads them."""
-    path = home / "notes"
+def noting(home: Path, name: str = "notes") -> Iterator[Callable[[], Notes]]:
+    """Have the model processes that start meanwhile take notes; gives who reads them."""
+    path = home / name
     path.write_bytes(b"")
     os.environ["WORKER_NOTES"] = str(path)
 
