@@ -8,8 +8,8 @@ two models: one gains from a batch at other sizes, and so its process holds more
 of the other, which never does.
 
 Near capacity a little overhead is much waiting. `load_with_overhead` tells what the device had to
-do by the median time from a step's begin to the next one's, where the next one waited for nothing
-else; `simulated` runs the schedule alone, at the curve's times, and at those of the worker.
+do by the mean time from a step's begin to the next one's, where somebody waited; `simulated` runs
+the schedule alone, at the curve's times, and at those of the worker.
 
 Value: mean slowdown over that in order, the larger of both models.
 """
@@ -31,7 +31,7 @@ from arrivals import MIXED_STEPS, Device, Job, Run, in_order, in_steps, poisson
 from machine import folder, quiet, report, say
 from swell.worker.batch import room_of
 from swell.worker.schedule import Policy
-from worker_rig import SPEED, Backend, Notes, curve, noting, serve_arrivals, working
+from worker_rig import SPEED, Backend, Latencies, Notes, curve, noting, serve_arrivals, working
 
 LOAD = 0.9
 WISH = {"size": 1024, "speed": SPEED}
@@ -48,21 +48,24 @@ class Series:
     jobs: Sequence[Job]
     slots: int
     room: int
-    latencies_s: Sequence[float]
+    served: Latencies
     notes: Notes
 
     @property
     def slowdowns(self) -> list[float]:
         device = curve(1024)
-        found = zip(self.latencies_s, self.jobs, strict=True)
+        found = zip(self.served.seconds, self.jobs, strict=True)
         return [latency_s / (job.steps * device(1)) for latency_s, job in found]
 
     @property
     def interval_s(self) -> float:
-        """From a step to the next, as long as somebody waits for it."""
+        """From a step's begin to the next one's, where somebody waited for it."""
         steps = self.notes.only(self.notes.is_step)
-        intervals_s = np.diff(steps.begins_s)
-        return float(np.median(intervals_s[intervals_s < 3 * curve(1024)(1)]))
+        came_s = self.served.start_s + np.array([job.arrived_s for job in self.jobs])
+        last = dict(zip(steps.whose[:, 0].tolist(), steps.ends_s, strict=True))
+        present = np.searchsorted(came_s, steps.ends_s)
+        present -= np.searchsorted(sorted(last.values()), steps.ends_s, side="right")
+        return float(np.diff(steps.begins_s)[present[:-1] > 0].mean())
 
     def in_order(self, device: Device) -> Run:
         return in_order(self.jobs, {"key": device})
@@ -86,7 +89,7 @@ async def serve_all(home: Path, arrivals: Sequence[Sequence[Job]]) -> list[Serie
     for (model, jobs, backend, read), answer in zip(workers, served, strict=True):
         [told] = backend.registrations
         room, notes = room_of(told.models[0]), read().of_tasks()
-        found.append(Series(model, jobs, told.slots, room, answer.seconds, notes))
+        found.append(Series(model, jobs, told.slots, room, answer, notes))
     return found
 
 

@@ -153,6 +153,8 @@ class Latencies:
     """What came of an open loop, by job."""
 
     ids: list[str]
+    #: When the first one could have come, on the monotonic clock.
+    start_s: float
     #: From when a job was to come until its result was at the backend.
     seconds: list[float]
 
@@ -168,7 +170,9 @@ async def serve_arrivals(
         ids.append(await submit(backend, model, {"steps": job.steps, **wish}, seed))
     await backend.all_succeeded(ids, 300)
     ended_s = [backend.ended_s[task_id] - start_s for task_id in ids]
-    return Latencies(ids, [end - job.arrived_s for end, job in zip(ended_s, jobs, strict=True)])
+    return Latencies(
+        ids, start_s, [end - job.arrived_s for end, job in zip(ended_s, jobs, strict=True)]
+    )
 
 
 async def unloaded(
@@ -226,6 +230,11 @@ class Gaps:
     def plain_s(self) -> NDArray[np.float64]:
         """Gaps without a decoding."""
         return self.seconds[self.decodings == 0]
+
+    @property
+    def decoding_gaps_s(self) -> NDArray[np.float64]:
+        """Gaps with one or more."""
+        return self.seconds[self.decodings > 0]
 
 
 def gaps(notes: Notes) -> Gaps:
