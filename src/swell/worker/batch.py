@@ -24,10 +24,9 @@ from swell.registry import ModelCard
 __all__ = ["Backlog", "Batching", "Line", "batching_of", "parted", "room_of"]
 
 #: Samples that a model process holds at least. Where one picture fills the device, this is all that
-#: the schedule can choose from: with five, short tasks wait outside for long ones, and at nine
-#: tenths of capacity the mean slowdown is half as large again as with eight. With more than eight,
-#: a worker of several holds tasks that an idle one could run. Measured by `engine_timeslice.py` and
-#: tests/simulation.
+#: the schedule can choose from: with five, short tasks wait outside behind long ones, and at nine
+#: tenths of capacity the mean slowdown is 1.4 times that with eight. Each one more is also a task
+#: that an idle worker might have run at once. See tests/simulation, `engine_timeslice.py`.
 LEAST_ROOM: Final = 8
 
 EntryT = TypeVar("EntryT")
