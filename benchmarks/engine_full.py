@@ -13,13 +13,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from arrivals import GENTD26_STEPS, Job, in_order, poisson
 from engine_rig import paired, summary
-from machine import quiet, report
-from worker_rig import SPEED, Backend, curve, serve_arrivals, serve_backlog, steady_rate, working
+from machine import folder, quiet, report
+from worker_rig import (
+    SPEED,
+    Backend,
+    curve,
+    noting,
+    serve_arrivals,
+    serve_backlog,
+    spent_ms,
+    steady_rate,
+    working,
+)
 
 STEPS = 30
 LOAD = 0.7
@@ -27,10 +38,21 @@ PROMISED_RATE, PROMISED_LATENCY = 0.99, 1.02
 WISH = {"size": 1024, "speed": SPEED}
 
 
-def rate(model: str, count: int) -> float:
-    """Images per second."""
-    ended_s = asyncio.run(serve_backlog(Backend(), model, [{"steps": STEPS, **WISH}] * count))
-    return steady_rate(ended_s, 1)
+class Worker:
+    """A worker that serves a backlog whenever it is asked."""
+
+    def __init__(self, model: str, count: int, home: Path) -> None:
+        self.model, self.count, self.home = model, count, home
+        #: Of the last backlog.
+        self.spent_ms: dict[str, Any] = {}
+
+    def rate(self) -> float:
+        """Images per second."""
+        wishes = [{"steps": STEPS, **WISH}] * self.count
+        with noting(self.home) as read:
+            ended_s = asyncio.run(serve_backlog(Backend(), self.model, wishes))
+            self.spent_ms = spent_ms(read().of_tasks())
+        return steady_rate(ended_s, 1)
 
 
 def latencies_s(model: str, jobs: Sequence[Job]) -> list[float]:
@@ -50,12 +72,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     jobs = poisson(chosen.arrivals, GENTD26_STEPS, curve(1024)(1), LOAD, chosen.seed)
-    with quiet():
-        rates = paired(
-            chosen.pairs,
-            lambda: rate("Noted", chosen.backlog),
-            lambda: rate("Serial", chosen.backlog),
-        )
+    with quiet(), folder("engine-full") as home:
+        in_steps = Worker("Noted", chosen.backlog, home)
+        serial = Worker("Serial", chosen.backlog, home)
+        rates = paired(chosen.pairs, in_steps.rate, serial.rate)
         [latency] = paired(
             1,
             lambda: fmean(latencies_s("Noted", jobs)),
@@ -75,6 +95,7 @@ def main() -> None:
         "mean_latency_s_without_overhead": round(
             in_order(jobs, {"key": curve(1024)}).mean_latency_s, 4
         ),
+        "spent_ms": {"in_steps": in_steps.spent_ms, "serial": serial.spent_ms},
         "backlog": chosen.backlog,
         "arrivals": chosen.arrivals,
         "load": LOAD,

@@ -22,6 +22,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from encoders import grain
 from engine_rig import PROMPTS, drawn, paired, summary
 from machine import folder, quiet, report, say
 from swell.model import Item, StepModel
-from worker_rig import Backend, serve_backlog, steady_rate
+from worker_rig import Backend, noting, serve_backlog, spent_ms, steady_rate
 
 PROMISED = {"demo/curve": 0.98, "swell/icons": 0.90}
 #: Who runs instead, from worker_model.py; the last one is for engine_gain.py.
@@ -58,11 +59,22 @@ def loaded(name: str) -> StepModel:
 # --- the arms ------------------------------------------------------------------------------------
 
 
-def worker(name: str, rounds: int) -> float:
-    """Images per second."""
-    wishes = inputs_of(name, rounds * TOGETHER[name])
-    ended_s = asyncio.run(serve_backlog(Backend(), MODELS[name], wishes))
-    return steady_rate(ended_s, TOGETHER[name], EDGE)
+class Worker:
+    """A worker that serves a backlog whenever it is asked."""
+
+    def __init__(self, name: str, rounds: int, home: Path) -> None:
+        self.name, self.home = name, home
+        self.wishes = inputs_of(name, rounds * TOGETHER[name])
+        #: Of the last backlog; models other than demo/curve take none.
+        self.spent_ms: dict[str, Any] = {}
+
+    def rate(self) -> float:
+        """Images per second."""
+        with noting(self.home) as read:
+            ended_s = asyncio.run(serve_backlog(Backend(), MODELS[self.name], self.wishes))
+            notes = read().of_tasks()
+        self.spent_ms = spent_ms(notes) if len(notes.rows) else {}
+        return steady_rate(ended_s, TOGETHER[self.name], EDGE)
 
 
 def engine_alone(model: StepModel, name: str, rounds: int) -> float:
@@ -105,11 +117,12 @@ def bare_loop(name: str, rounds: int) -> float:
 # --- what is measured ----------------------------------------------------------------------------
 
 
-def measure(name: str, rounds: int, pairs: int) -> dict[str, Any]:
+def measure(name: str, rounds: int, pairs: int, home: Path) -> dict[str, Any]:
     """Compare worker and engine with bare loops that count as many rounds as the worker does."""
     counted = rounds - 2 * EDGE
     say(f"{name}: the worker and a bare loop")
-    found = paired(pairs, lambda: worker(name, rounds), lambda: bare(name, counted))
+    worker = Worker(name, rounds, home)
+    found = paired(pairs, worker.rate, lambda: bare(name, counted))
     say(f"{name}: the engine alone and a bare loop")
     model = loaded(name)
     alone = paired(1, lambda: engine_alone(model, name, counted), lambda: bare(name, counted))
@@ -122,6 +135,7 @@ def measure(name: str, rounds: int, pairs: int) -> dict[str, Any]:
         "images_counted": counted * TOGETHER[name],
         "images_in_ramps": 2 * EDGE * TOGETHER[name],
         "rows": model.bucket,
+        "worker_spent_ms": worker.spent_ms,
     }
 
 
@@ -143,7 +157,8 @@ def main() -> None:
         os.environ["WORKER_PICTURE"] = str(home / "picture.png")
         grain(512).save(os.environ["WORKER_PICTURE"])
         detail: dict[str, Any] = {
-            name: measure(name, rounds[name], chosen.pairs) for name in chosen.model or PROMISED
+            name: measure(name, rounds[name], chosen.pairs, home)
+            for name in chosen.model or PROMISED
         }
     value = min(found["ratio"]["median"] / found["promised"] for found in detail.values())
     report(value, {**detail, "threads": chosen.threads or f"all of {os.cpu_count()} cores"})

@@ -254,7 +254,23 @@ def in_ms(seconds: NDArray[np.float64]) -> dict[str, float]:
     if not len(seconds):
         return {"count": 0}
     found = {f"p{q}": round(float(np.percentile(seconds, q)) * 1e3, 3) for q in (50, 90, 99)}
-    return {**found, "longest": round(float(seconds.max()) * 1e3, 3), "count": len(seconds)}
+    mean_ms = round(float(seconds.mean()) * 1e3, 3)
+    return {
+        "mean": mean_ms,
+        **found,
+        "longest": round(float(seconds.max()) * 1e3, 3),
+        "count": len(seconds),
+    }
+
+
+def spent_ms(notes: Notes) -> dict[str, dict[str, float]]:
+    """Where the time of a backlog went: steps, and the gaps between them."""
+    steps, between = notes.only(notes.is_step), gaps(notes)
+    return {
+        "steps": in_ms(steps.ends_s - steps.begins_s),
+        "gaps_without_decoding": in_ms(between.plain_s),
+        "gaps_with_decoding": in_ms(between.decoding_gaps_s),
+    }
 
 
 @contextlib.contextmanager
