@@ -95,11 +95,11 @@ async def working(
     model: str,
     *,
     encoders: Encoders | None = None,
-    slots: int | None = None,
+    exact: bool = True,
 ) -> AsyncIterator[Worker]:
     """A worker with a model of worker_model.py, by the name of its class."""
     ref = f"{Path(worker_model.__file__)}:{model}"
-    worker = Worker(WorkerSettings(name=model, slots=slots), backend, [ref], SystemClock())
+    worker = Worker(WorkerSettings(name=model, exact=exact), backend, [ref], SystemClock())
     if encoders is not None:
         # The worker's own ones are never asked, and so never start a process.
         worker._encoders = encoders
@@ -178,14 +178,15 @@ async def serve_arrivals(
 async def unloaded(
     backend: Backend, model: str, steps: Sequence[int], wish: Mapping[str, Any], times: int
 ) -> Callable[[int], float]:
-    """What a task of so many steps takes alone: a line through `times` tasks of each count."""
-    points = []
+    """What a task of so many steps takes alone: a line through the quickest of each count."""
+    quickest: dict[int, float] = {}
     for seed, count in enumerate([*steps] * times, FIRST_OTHER_SEED):
         begun_s = time.monotonic()
         task_id = await submit(backend, model, {"steps": count, **wish}, seed)
         await backend.all_succeeded([task_id], 60)
-        points.append((count, backend.ended_s[task_id] - begun_s))
-    slope, start = np.polyfit(*np.array(points).T, 1)
+        took_s = backend.ended_s[task_id] - begun_s
+        quickest[count] = min(quickest.get(count, took_s), took_s)
+    slope, start = np.polyfit(list(quickest), list(quickest.values()), 1)
     return lambda count: float(start + slope * count)
 
 
