@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from arrivals import Job, poisson
 from machine import folder, quiet, report, say
+from replay import Job, poisson
 from worker_rig import (
     SPEED,
     Backend,

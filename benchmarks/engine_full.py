@@ -17,9 +17,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from arrivals import GENTD26_STEPS, Job, in_order, poisson
 from engine_rig import paired, summary
 from machine import folder, quiet, report
+from replay import GENTD26_STEPS, Job, in_order, poisson
 from worker_rig import (
     SPEED,
     Backend,

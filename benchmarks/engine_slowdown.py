@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from arrivals import GENTD26_STEPS, MIXED_STEPS, in_order, in_steps, poisson
 from machine import quiet, report, say
+from replay import GENTD26_STEPS, MIXED_STEPS, in_order, in_steps, poisson
 from worker_rig import SPEED, Backend, curve, serve_arrivals, unloaded, working
 
 LOAD = 0.9

@@ -218,7 +218,7 @@ class Worker:
         self.schedule.set_residency(key, loaded=True, load_s=self.load_s[key])
 
 
-def in_steps(
+def in_steps(  # noqa: PLR0913 - all but two have defaults
     jobs: Sequence[Job],
     devices: Mapping[str, Device],
     *,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import worker_model
-from arrivals import Device, Job, device
+from replay import Device, Job, device
 from swell.clock import SystemClock
 from swell.dispatch import Ask, Grant, Report, ReportAnswer, Upload
 from swell.task import TaskState

@@ -7,7 +7,7 @@ others pass, as long as its owner says.
 
 Models that draw in steps need no batches: a task goes to the model process as soon as there is room
 for another (`Line`). Room is counted in samples of each model: those that run together, and some
-more, so that the next one is there when one ends, and so that short ones can pass long ones: whoever
+more, so that the next one is there when one ends, and so that short ones can pass long ones. Who
 waits outside, waits in order. When a process has died, those that it was drawing are parted into
 circles, and one circle after the other is drawn by itself, until who is to blame is alone.
 """
