@@ -9,11 +9,12 @@
     residency   tensors that wait in host memory for their turn on the device
     lora        what LoRAs add to weights
     adapted     weights that LoRAs are put on and taken off
-    torch_tensors, torch_lora   the same for torch; the only modules that import it
+    compiled    what was compiled for a model, for the next process
+    torch_tensors, torch_lora, torch_compiled   the same for torch; the only modules that import it
 
-No file that can carry a program is ever opened: see `formats`. What fetches (`swell.weights.pull`),
-what changes weights (`swell.weights.adapted`) and what needs torch are imported by their own names,
-so that a model that only loads starts quickly.
+No file that can carry a program is ever opened as weights: see `formats`; what was compiled lies
+apart. What fetches (`swell.weights.pull`), what changes weights (`swell.weights.adapted`) and what
+needs torch are imported by their own names, so that a model that only loads starts quickly.
 """
 
 from swell.weights.cache import (
@@ -24,6 +25,7 @@ from swell.weights.cache import (
     NotCached,
     WeightCache,
 )
+from swell.weights.compiled import CompiledCache, CompiledKey, NotPrivate
 from swell.weights.formats import BrokenWeights, Header, RefusedFormat, Tensor, read_header
 from swell.weights.listing import Entry, InvalidListing, Listing, Wanted, read_listing
 from swell.weights.loading import Weights, load, load_all, stream
@@ -33,6 +35,8 @@ from swell.weights.residency import HostCopy
 __all__ = [
     "BrokenWeights",
     "CacheFull",
+    "CompiledCache",
+    "CompiledKey",
     "DigestMismatch",
     "Entry",
     "Evicted",
@@ -42,6 +46,7 @@ __all__ = [
     "InvalidListing",
     "Listing",
     "NotCached",
+    "NotPrivate",
     "RefusedFormat",
     "Tensor",
     "Wanted",

@@ -1,0 +1,125 @@
+"""Compiled programs that are kept for the next process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from swell.weights import CompiledCache, CompiledKey, NotPrivate
+from swell.weights.compiled import processor
+
+KEY = CompiledKey(("ab" * 32,), "v1", {"torch": "2.13.0"}, "cpu", "a cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "compiled"
+
+
+def content_path(folder: Path) -> Path:
+    [path] = (folder / "files").glob("??/*")
+    return path
+
+
+def test_what_was_kept_is_found_by_another_user_of_the_cache(folder: Path) -> None:
+    assert CompiledCache(folder).get(KEY) is None
+    assert CompiledCache(folder).put(KEY, b"program")
+    assert CompiledCache(folder).get(KEY) == b"program"
+    assert CompiledCache(folder).put(KEY, b"better")
+    assert CompiledCache(folder).get(KEY) == b"better"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"weights": ("cd" * 32,)},
+        {"model": "v2"},
+        {"libraries": {"torch": "2.14.0"}},
+        {"libraries": {"torch": "2.13.0", "cuda": "13"}},
+        {"device": "cuda"},
+        {"processor": "another cpu"},
+    ],
+)
+def test_another_build_never_finds_it(folder: Path, other: dict[str, object]) -> None:
+    cache = CompiledCache(folder)
+    cache.put(KEY, b"program")
+    assert cache.get(msgspec.structs.replace(KEY, **other)) is None
+
+
+def test_a_content_that_has_changed_is_not_returned_and_goes(folder: Path) -> None:
+    cache = CompiledCache(folder)
+    cache.put(KEY, b"program")
+    path = content_path(folder)
+    path.chmod(0o600)
+    path.write_bytes(b"prograM")
+    assert cache.get(KEY) is None
+    assert not path.exists()
+    assert cache.put(KEY, b"program")
+    assert cache.get(KEY) == b"program"
+
+
+def test_a_record_of_another_key_is_not_believed(folder: Path) -> None:
+    cache = CompiledCache(folder)
+    other = msgspec.structs.replace(KEY, model="v2")
+    cache.put(KEY, b"program")
+    [record] = (folder / "records").glob("*.json")
+    record.rename(folder / "records" / f"{other.digest}.json")
+    assert cache.get(other) is None
+
+
+def test_a_folder_that_others_can_use_is_refused(folder: Path) -> None:
+    cache = CompiledCache(folder)
+    cache.put(KEY, b"program")
+    assert folder.stat().st_mode & 0o077 == 0
+    folder.chmod(0o770)
+    for use in (lambda: cache.get(KEY), lambda: cache.put(KEY, b"x"), cache.workplace):
+        with pytest.raises(NotPrivate, match="chmod 700"):
+            use()
+
+
+def test_a_link_to_a_private_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    CompiledCache(folder).put(KEY, b"program")
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(NotPrivate):
+        CompiledCache(tmp_path / "link").get(KEY)
+
+
+def test_the_longest_unused_goes_when_the_budget_is_spent(folder: Path) -> None:
+    cache = CompiledCache(folder, budget_bytes=25)
+    keys = [msgspec.structs.replace(KEY, model=str(n)) for n in range(3)]
+    for age, key in enumerate(keys[:2]):
+        assert cache.put(key, bytes([age]) * 10)
+    oldest = {path.read_bytes(): path for path in (folder / "files").glob("??/*")}
+    os.utime(oldest[b"\x01" * 10], (1, 1))
+    assert cache.put(keys[2], b"2" * 10)
+    assert [cache.get(key) is not None for key in keys] == [True, False, True]
+    assert not cache.put(KEY, b"x" * 26)
+
+
+def test_a_workplace_goes_with_its_process(folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from swell.weights import CompiledCache\n"
+        "place = CompiledCache(Path(sys.argv[1])).workplace()\n"
+        "(place / 'library.so').write_bytes(b'code'); print(place, flush=True)\n"
+        "sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        theirs = Path(process.stdout.readline().strip())
+        ours = CompiledCache(folder)
+        assert ours.workplace() != theirs
+        assert (theirs / "library.so").exists()
+        process.communicate()
+    CompiledCache(folder).workplace()
+    assert not theirs.exists()
+    assert len(list((folder / "work").glob("*.lock"))) == 2
+
+
+def test_a_processor_has_a_name() -> None:
+    assert processor() == processor() != ""

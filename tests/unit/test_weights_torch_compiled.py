@@ -1,0 +1,62 @@
+"""What torch.compile made, kept between processes; needs torch and a C++ compiler."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from swell.weights import CompiledCache
+from swell.weights.torch_compiled import TorchCompiled
+
+PROCESS = """
+import json, os, sys
+from pathlib import Path
+import torch
+from swell.weights import CompiledCache
+from swell.weights.torch_compiled import TorchCompiled
+
+compiled = TorchCompiled(CompiledCache(Path(sys.argv[1])), ["0" * 64], sys.argv[2], "cpu")
+restored = compiled.restore()
+there = len(list(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).rglob("*.so")))
+twice = torch.compile(lambda x: (x * 2).relu().sum())
+said = twice(torch.arange(-3.0, 4.0)).item()
+print(json.dumps([restored, there, said, compiled.keep()]))
+"""
+
+
+def compiled_by_a_process(folder: Path, version: str) -> list[object]:
+    ran = subprocess.run(
+        [sys.executable, "-c", PROCESS, str(folder), version],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told: list[object] = json.loads(ran.stdout)
+    return told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_a_process_has_what_an_earlier_one_compiled(tmp_path: Path) -> None:
+    folder = tmp_path / "compiled"
+    assert compiled_by_a_process(folder, "1") == [False, 0, 12.0, True]
+    restored, libraries, said, is_new = compiled_by_a_process(folder, "1")
+    assert (restored, said, is_new) == (True, 12.0, False)
+    assert isinstance(libraries, int)
+    assert libraries > 0
+    # Another version of the model's code finds nothing.
+    assert compiled_by_a_process(folder, "2")[:2] == [False, 0]
+
+
+def test_a_key_tells_device_and_versions_apart(tmp_path: Path) -> None:
+    cache = CompiledCache(tmp_path / "compiled")
+    one = TorchCompiled(cache, ["0" * 64], "1", "cpu").key
+    assert one == TorchCompiled(cache, ["0" * 64], "1", "cpu").key
+    assert one != TorchCompiled(cache, ["1" * 64], "1", "cpu").key
+    assert len(one.digest) == 64
