@@ -1,44 +1,51 @@
-"""How soon does a model give its first result after its process was asked for, with warm caches?
+"""How long until the first picture after `swell worker` starts, with warm caches?
 
-A UNet of diffusers with half a billion random weights, 1 GB in bfloat16, makes one pass on tiny
-latents. The clock runs from asking for the process to its answer; the file is in the page cache.
+The command `swell worker` runs against a real backend where a task waits for it, with a model whose
+`load` uses Swell's reading of weights. The clock runs from the start of the command to the task's
+success: the interpreter, the model process, 1 GB of weights, registration, lease, one pass,
+encoding and upload. The other arm is a script with `from_pretrained`, one pass and a saved picture,
+from its start to its picture. Same network, same weights in the page cache, same bits in the
+picture.
 
-    plain     a fresh Python: import, `from_pretrained`, one pass
-    fresh     a fresh Python: the file is read while torch is imported, then becomes the weights of
-              a model made without any
-    forked    the same without the imports: a fork of Swell's fork server, which has done them
+    warm      a fork server waits that an earlier worker left (`worker.warm_s`, which is off unless
+              it is set): the libraries are imported
+    nothing   no process of Swell's is there; it is remembered what to import
+    afresh    as nothing, without a fork server (`worker.preload = "none"`)
+    restart   the model process is killed in a worker that goes on, from the kill to the success of
+              the next task
 
-The fork server listens on a socket and outlives its clients, so this is what a worker finds that
-starts again on a machine where one ran before. `server_s` is what the server itself took: a machine
-that has just started pays that once, and its first worker is then as fast as `fresh`.
-
-Value: forked over plain, the median of rounds that pair them. `fresh_over_plain` is in the details.
+Value: warm over plain, the median of rounds that pair them. On a machine where nothing runs yet,
+importing torch and diffusers takes most of the time of both arms; `nothing_over_plain` in the
+details says what is left then.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import contextlib
 import importlib
-import json
+import io
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from engine_load import inside, swell_module
-from machine import BENCH, quiet, report, say
+import processes
+from engine_load import inside
+from machine import BENCH, ROOT, quiet, report, say
+from swell_system import Swell, idle_worker, program, started, worker_key
 
+MODEL = "bench/pass"
+SCRIPT = Path(__file__).with_name("engine_cold_model.py")
+PATIENCE_S = 120.0
 FOLDER = BENCH / "checkpoint" / "unet"
 FILE = FOLDER / "diffusion_pytorch_model.safetensors"
-MODULES = ["torch", "diffusers.models.unets.unet_2d_condition", "engine_cold"]
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "sample_size": 64,
     "block_out_channels": (256, 512, 1024),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -49,204 +56,209 @@ CONFIG = {
 }
 
 
-# --- what runs in the processes ------------------------------------------------------------------
-
-
-def unet() -> Any:
-    return importlib.import_module("diffusers.models.unets.unet_2d_condition").UNet2DConditionModel
-
-
-def one_pass(model: Any) -> str:
-    """The result: a digest of what the network says."""
-    torch = importlib.import_module("torch")
-    seed = torch.Generator().manual_seed(1)
-    latents, words = (
-        torch.randn(shape, generator=seed).to(torch.bfloat16)
-        for shape in ((1, 4, 8, 8), (1, 7, CONFIG["cross_attention_dim"]))
-    )
-    with torch.inference_mode():
-        said = model(latents, torch.tensor(5), words).sample
-    return f"{said.double().sum().item():.6f} {said.double().abs().sum().item():.6f}"
-
-
-def plain() -> str:
-    torch = importlib.import_module("torch")
-    return one_pass(unet().from_pretrained(FOLDER, torch_dtype=torch.bfloat16).eval())
-
-
-def ours() -> str:
-    reading = swell_module("weights.reading").Reading(FILE).start()
-    load = swell_module("weights.torch_tensors").load_torch
-    config = json.loads((FOLDER / "config.json").read_text())
-    with importlib.import_module("accelerate").init_empty_weights():
-        model = unet().from_config(config)
-    model.load_state_dict(load(reading), assign=True)
-    return one_pass(model.eval())
-
-
-def forked() -> None:
-    """What the fork server calls: as `ours`, and then the same once more out of host memory."""
-    with socket.socket(fileno=int(sys.argv[1])) as out:
-        out.sendall(f"{ours()}\n".encode())
-
-
-def make_model() -> None:
+def make_weights() -> None:
     if FILE.exists():
         FILE.chmod(0o444)
         return
     torch = importlib.import_module("torch")
+    unets = importlib.import_module("diffusers.models.unets.unet_2d_condition")
     say("making a model of 1 GB")
     torch.manual_seed(0)
-    model = unet()(**CONFIG).to(torch.bfloat16)
-    say(f"{sum(value.numel() for value in model.parameters()) / 1e6:.0f} million weights")
-    model.save_pretrained(FOLDER)
+    unets.UNet2DConditionModel(**CONFIG).to(torch.bfloat16).save_pretrained(FOLDER)
     # As the cache of weights keeps its files.
     FILE.chmod(0o444)
 
 
-# --- the arms ------------------------------------------------------------------------------------
-
-
-def spawn(role: str) -> tuple[float, str]:
-    """Seconds until a fresh process has its result, and the result."""
-    begun = time.perf_counter()
-    command = [sys.executable, __file__, "--inside", "--role", role]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        said = process.stdout.readline().decode().strip()
-        spent = time.perf_counter() - begun
-    return spent, said
-
-
-class Forks:
-    """A fork server on a socket, and forks of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.module = swell_module("worker.forkserver")
-        self.path = folder / "fork.sock"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> float:
-        """Seconds until it was ready."""
-        begun = time.perf_counter()
-        command = [sys.executable, __file__, "--inside", "--role", "server", str(self.path)]
-        self.process = subprocess.Popen(command)
-
-        async def ready() -> None:
-            while True:
-                try:
-                    server = await self.module.ForkServer.connect(self.path)
-                    break
-                except self.module.ForkFailed:
-                    await asyncio.sleep(0.02)
-            await server.ready()
-            await server.close()
-
-        asyncio.run(ready())
-        return time.perf_counter() - begun
-
-    def one(self) -> tuple[float, str]:
-        """Seconds until a client that has just come has its result, and the result."""
-
-        async def ask() -> tuple[float, str]:
-            begun = time.perf_counter()
-            server = await self.module.ForkServer.connect(self.path)
-            mine, theirs = socket.socketpair()
-            process = await server.fork("engine_cold:forked", ["{0}"], [theirs.fileno()])
-            theirs.close()
-            mine.setblocking(False)
-            said = await asyncio.get_running_loop().sock_recv(mine, 4096)
-            spent = time.perf_counter() - begun
-            await process.wait()
-            mine.close()
-            await server.close()
-            return spent, said.decode().strip()
-
-        return asyncio.run(ask())
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-
-def warm() -> None:
-    """Have the file in the page cache."""
+def warm_page_cache() -> None:
     with FILE.open("rb", buffering=0) as file:
         block = bytearray(16 << 20)
         while file.readinto(block):
             pass
 
 
+def pixels(data: bytes) -> bytes:
+    image = importlib.import_module("PIL.Image")
+    return bytes(image.open(io.BytesIO(data)).tobytes())
+
+
+# --- the arms ------------------------------------------------------------------------------------
+
+
+class Arms:
+    """Every way to a first picture: each returns its seconds and its pixels."""
+
+    def __init__(self, server: Swell, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+        self.key = worker_key(server)
+
+    def plain(self) -> tuple[float, bytes]:
+        path = self.folder / "plain.png"
+        begun = time.perf_counter()
+        command = [sys.executable, str(SCRIPT), str(path)]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"saved\n"
+            spent = time.perf_counter() - begun
+        return spent, pixels(path.read_bytes())
+
+    def warm(self) -> tuple[float, bytes]:
+        return self._one({"SWELL_WORKER__WARM_S": "600"}, "warm")
+
+    def nothing(self) -> tuple[float, bytes]:
+        return self._one({}, "cold")
+
+    def afresh(self) -> tuple[float, bytes]:
+        return self._one({"SWELL_WORKER__PRELOAD": "none"}, "cold")
+
+    def restart(self) -> tuple[float, bytes]:
+        with self._worker({}, "cold") as worker:
+            self._picture(self._submit())
+            before = model_pid(worker)
+            begun = time.perf_counter()
+            os.kill(before, 9)
+            said = self._picture(self._submit())
+            spent = time.perf_counter() - begun
+            assert model_pid(worker) != before
+        return spent, said
+
+    def _one(self, environment: dict[str, str], data: str) -> tuple[float, bytes]:
+        task = self._submit()
+        begun = time.perf_counter()
+        with self._worker(environment, data):
+            self._wait(task)
+            spent = time.perf_counter() - begun
+            return spent, self._picture(task)
+
+    @contextlib.contextmanager
+    def _worker(self, environment: dict[str, str], data: str) -> Iterator[int]:
+        url = f"http://127.0.0.1:{self.server.port}"
+        place = ["--url", url, "--models", str(SCRIPT), "--data", str(self.folder / data)]
+        told = {"SWELL_WORKER__TOKEN": self.key, **environment}
+        log = self.folder / "worker.log"
+        with processes.running([program(), "worker", *place], log, told, cwd=ROOT) as process:
+            yield process.pid
+
+    def _submit(self) -> str:
+        return str(self.server.ask("POST", "/v1/tasks", {"model": MODEL, "input": {}})["id"])
+
+    def _wait(self, task: str) -> Any:
+        ends = time.perf_counter() + PATIENCE_S
+        while time.perf_counter() < ends:
+            said = self.server.ask("GET", f"/v1/tasks/{task}")
+            if said["state"] not in ("queued", "running"):
+                assert said["state"] == "succeeded", said
+                return said
+            time.sleep(0.01)
+        raise TimeoutError((self.folder / "worker.log").read_text()[-2000:])
+
+    def _picture(self, task: str) -> bytes:
+        url = self._wait(task)["artifacts"][0]["url"]
+        request = importlib.import_module("urllib.request")
+        with request.urlopen(url) as answer:
+            return pixels(answer.read())
+
+
+def model_pid(worker: int) -> int:
+    psutil = importlib.import_module("psutil")
+    for each in psutil.Process(worker).children(recursive=True):
+        if each.name() == "swell-model":
+            return int(each.pid)
+    raise LookupError("the worker has no model process that was forked")
+
+
+# --- the rounds ----------------------------------------------------------------------------------
+
+
 def measure(rounds: int) -> None:
-    make_model()
-    arms: dict[str, Callable[[], tuple[float, str]]] = {
-        "plain": lambda: spawn("plain"),
-        "fresh": lambda: spawn("ours"),
+    make_weights()
+    with (
+        tempfile.TemporaryDirectory(dir=BENCH) as made,
+        started("serve", Path(made)) as server,
+        quiet(),
+    ):
+        arms = Arms(server, Path(made))
+        with arms._worker({}, "cold"):
+            # The backend hears of the model, and what it imports is remembered.
+            processes.until(lambda: knows(server), PATIENCE_S, MODEL, Path(made) / "worker.log")
+        with idle_worker(server, MODEL):
+            # Twice: the first remembers, and the second leaves a server.
+            arms.warm()
+            arms.warm()
+            spent, agree = take_turns(arms, rounds)
+        stop_servers()
+    report_on(spent, agree)
+
+
+def knows(server: Swell) -> bool:
+    try:
+        return bool(server.ask("GET", f"/v1/models/{MODEL}"))
+    except RuntimeError:
+        return False
+
+
+def take_turns(arms: Arms, rounds: int) -> tuple[dict[str, list[float]], bool]:
+    each: dict[str, Callable[[], tuple[float, bytes]]] = {
+        "plain": arms.plain,
+        "warm": arms.warm,
+        "nothing": arms.nothing,
+        "afresh": arms.afresh,
+        "restart": arms.restart,
     }
-    spent: dict[str, list[float]] = {"plain": [], "fresh": [], "forked": []}
-    results: set[str] = set()
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        forks = Forks(Path(folder))
-        try:
-            server_s = forks.start()
-            arms["forked"] = forks.one
-            for turn in range(rounds):
-                names = list(arms) if turn % 2 == 0 else list(reversed(arms))
-                for name in names:
-                    warm()
-                    seconds, said = arms[name]()
-                    spent[name].append(seconds)
-                    results.add(said)
-                say(f"{turn}: " + ", ".join(f"{n} {s[-1]:.2f} s" for n, s in spent.items()))
-        finally:
-            forks.stop()
-    report_on(spent, results, server_s)
+    spent: dict[str, list[float]] = {name: [] for name in each}
+    results: set[bytes] = set()
+    for turn in range(rounds):
+        for name in list(each) if turn % 2 == 0 else list(reversed(each)):
+            warm_page_cache()
+            seconds, said = each[name]()
+            spent[name].append(seconds)
+            results.add(said)
+        say(f"{turn}: " + ", ".join(f"{name} {s[-1]:.2f} s" for name, s in spent.items()))
+    return spent, len(results) == 1
 
 
-def report_on(spent: dict[str, list[float]], results: set[str], server_s: float) -> None:
+def stop_servers() -> None:
+    """End the server that waits for a worker; those that this started became nobody's children."""
+    psutil = importlib.import_module("psutil")
+    for each in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            is_ours = each.exe() == os.path.realpath(sys.executable) and each.cwd() == str(ROOT)
+            if is_ours and "swell.worker.forkserver" in each.cmdline():
+                each.terminate()
+
+
+def report_on(spent: dict[str, list[float]], agree: bool) -> None:
     def over_plain(name: str) -> list[float]:
         return [a / b for a, b in zip(spent[name], spent["plain"], strict=True)]
 
-    pairs = over_plain("forked")
+    pairs = over_plain("warm")
     detail = {
+        "case": "warm: a fork server waits that an earlier worker left (worker.warm_s, opt-in)",
         "bytes": FILE.stat().st_size,
         "rounds": len(pairs),
         "median_s": {name: round(statistics.median(s), 3) for name, s in spent.items()},
         "range_s": {name: [round(min(s), 3), round(max(s), 3)] for name, s in spent.items()},
-        "forked_over_plain_range": [round(min(pairs), 3), round(max(pairs), 3)],
-        "fresh_over_plain": round(statistics.median(over_plain("fresh")), 3),
-        "server_s": round(server_s, 2),
-        "results_agree": len(results) == 1,
+        "warm_over_plain_range": [round(min(pairs), 3), round(max(pairs), 3)],
+        **{
+            f"{name}_over_plain": round(statistics.median(over_plain(name)), 3)
+            for name in ("nothing", "afresh", "restart")
+        },
+        "pictures_agree": agree,
     }
-    report(statistics.median(pairs), detail, ok=len(results) == 1)
-
-
-def serve(path: str) -> None:
-    sys.argv = ["forkserver", "--socket", path, *MODULES]
-    swell_module("worker.forkserver").main()
+    report(statistics.median(pairs), detail, ok=agree)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--role", nargs="+", default=[], help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    match asked.role:
-        case ["plain"]:
-            print(plain(), flush=True)
-        case ["ours"]:
-            print(ours(), flush=True)
-        case ["server", path]:
-            serve(path)
-        case _ if asked.inside:
-            measure(asked.rounds)
-        case _:
-            return inside(__file__, "--rounds", str(asked.rounds))
-    # Skip the destructors of native libraries, which say nothing about the result.
-    sys.stdout.flush()
-    os._exit(0)
+    if not asked.inside:
+        return inside(__file__, "--rounds", str(asked.rounds), with_swell=True)
+    measure(asked.rounds)
+    return 0
 
 
 if __name__ == "__main__":

@@ -61,10 +61,22 @@ def environment() -> Path:
     return python
 
 
-def inside(script: str, *arguments: str) -> int:
+def environment_with_swell() -> Path:
+    """The same with Swell itself, as it is here."""
+    python = environment()
+    if not (python.parent / "swell").exists():
+        say("adding Swell to the environment of diffusers")
+        install = [str(python), "-m", "pip", "install", "-q", "-e", str(ROOT)]
+        install += ["-c", str(ROOT / "constraints.txt")]
+        subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
+    return python
+
+
+def inside(script: str, *arguments: str, with_swell: bool = False) -> int:
     """Run `script` again with the Python that has torch."""
     variables = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    command = [str(environment()), script, "--inside", *arguments]
+    python = environment_with_swell() if with_swell else environment()
+    command = [str(python), script, "--inside", *arguments]
     return subprocess.run(command, env=variables, check=False).returncode
 
 

@@ -157,11 +157,11 @@ def worker(server: Swell) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def idle_worker(server: Swell) -> Iterator[None]:
+def idle_worker(server: Swell, model: str = MODEL) -> Iterator[None]:
     """A worker that lives, in a thread of this process, and takes nothing."""
     as_worker = replace(server, key=worker_key(server))
-    card = server.ask("GET", f"/v1/models/{MODEL}")
-    known = {"name": MODEL, "version": card["version"]}
+    card = server.ask("GET", f"/v1/models/{model}")
+    known = {"name": model, "version": card["version"]}
     body = {"name": "idle", "models": [known]}
     welcome = as_worker.ask("POST", "/worker/v1/register", body)
     told = {"worker_id": welcome["worker_id"]}
