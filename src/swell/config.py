@@ -43,6 +43,7 @@ __all__ = [
     "environment_of",
     "load",
     "process_environment",
+    "replace_environment",
 ]
 
 _PREFIX: Final = "SWELL_"
@@ -283,6 +284,18 @@ class WorkerSettings(_Group):
         description="How long a worker that hands over may take to store what was drawn so far and "
         "to deliver what is finished, in seconds; 0 hands the leases back with nothing.",
     )
+    preload: _Words = Field(
+        default=("auto",),
+        description="What is imported once, in a process that forks model processes, so that they "
+        "start quickly: `auto` for what the models had imported last time, `none` to start each "
+        "afresh, or names of modules.",
+    )
+    warm_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="How long that process waits for the next worker after the last has left, in "
+        "seconds; 0 to end with it.",
+    )
 
 
 class PoolSettings(_Group):
@@ -430,6 +443,12 @@ def process_environment(*, without_settings: bool = False) -> dict[str, str]:
         for name, value in os.environ.items()
         if not (without_settings and name.startswith(_PREFIX))
     }
+
+
+def replace_environment(environment: Mapping[str, str]) -> None:
+    """Give this process another environment, as a fork has it that works for somebody else."""
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def _config_path(config: Path | None, environment: Mapping[str, str], folder: Path) -> Path | None:

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import structlog
-
 from swell.clock import Clock
 from swell.config import LogSettings, Settings, environment_of, process_environment
 from swell.errors import Conflict, InvalidRequest, SwellError
@@ -33,11 +31,15 @@ if TYPE_CHECKING:
     from swell.registry import Registry
     from swell.store import Store
     from swell.worker.engine import Worker
+    from swell.worker.run import ModelProcess
+    from swell.worker.warm import Forks
 
 __all__ = [
+    "Begun",
     "DataLock",
     "Fleet",
     "Unusable",
+    "begin_worker",
     "build_backend",
     "build_fleet",
     "build_worker",
@@ -193,8 +195,68 @@ def build_fleet(
     return Fleet(provider=provider, keeper=keeper)
 
 
-def build_worker(settings: Settings, clock: Clock) -> "Worker":
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a worker has before it is built: a model process on its way, and where it is from."""
+
+    forks: "Forks"
+    process: "ModelProcess"
+
+
+async def begin_worker(settings: Settings, clock: Clock) -> Begun:
+    """Have the model process of a worker started, before all that the worker itself imports.
+
+    Raises:
+        InvalidRequest: It has no token.
+    """
+    from swell.worker.frames import Load
+    from swell.worker.run import ModelProcess
+
+    _token(settings)
+    forks = _forks(settings, clock)
+    forks.begin()
+    process = ModelProcess(sys.executable, forks=forks)
+    chosen = settings.worker
+    process.begin(
+        Load(
+            list(chosen.models),
+            chosen.device,
+            chosen.device_memory_bytes,
+            chosen.host_memory_bytes,
+        )
+    )
+    await process.is_asked.wait()
+    return Begun(forks, process)
+
+
+def _token(settings: Settings) -> str:
+    token = settings.worker.token.get_secret_value()
+    if not token:
+        raise InvalidRequest(
+            "a worker needs a key with the scope worker: --token, or SWELL_WORKER__TOKEN_FILE"
+        )
+    return token
+
+
+def _forks(settings: Settings, clock: Clock) -> "Forks":
+    from swell.worker.warm import Forks, ForksSettings
+
+    chosen = settings.worker
+    return Forks(
+        ForksSettings(settings.data_dir / "warm", chosen.preload, chosen.warm_s),
+        chosen.models,
+        process_environment(),
+        clock,
+    )
+
+
+def build_worker(settings: Settings, clock: Clock, begun: Begun | None = None) -> "Worker":
     """Return a worker that talks to the backend over HTTP, not yet started.
+
+    Args:
+        settings: Its name, its models, and where the backend is.
+        clock: The time.
+        begun: Its model process, if that was started before.
 
     Raises:
         InvalidRequest: It has no token.
@@ -205,11 +267,7 @@ def build_worker(settings: Settings, clock: Clock) -> "Worker":
     from swell.worker.settings import WorkerSettings
 
     chosen = settings.worker
-    token = chosen.token.get_secret_value()
-    if not token:
-        raise InvalidRequest(
-            "a worker needs a key with the scope worker: --token, or SWELL_WORKER__TOKEN_FILE"
-        )
+    token = _token(settings)
     host = socket.gethostname()
     return Worker(
         WorkerSettings(
@@ -235,11 +293,15 @@ def build_worker(settings: Settings, clock: Clock) -> "Worker":
         clock,
         curves=settings.data_dir / "curves",
         weights=WeightCache(chosen.cache_dir or settings.data_dir / "weights", chosen.cache_bytes),
+        forks=begun.forks if begun else _forks(settings, clock),
+        process=begun.process if begun else None,
     )
 
 
 def configure_logging(settings: LogSettings) -> None:
     """Send the log to stderr, one line an event, without anything that opens something."""
+    import structlog
+
     level = getattr(logging, settings.level.upper())
     # Tracebacks without local values: these hold keys, and what users have sent.
     rendered: list[structlog.types.Processor] = (
@@ -390,6 +452,8 @@ def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str
             "worker.max_lora_bytes": str(worker.max_lora_bytes),
             "worker.cancel_grace_s": str(worker.cancel_grace_s),
             "worker.handover_s": str(worker.handover_s),
+            "worker.preload": ",".join(worker.preload),
+            "worker.warm_s": str(worker.warm_s),
             "log.level": settings.log.level,
             "log.json_lines": str(settings.log.json_lines).lower(),
         }

@@ -117,7 +117,12 @@ class System:
 
     def start_worker(self, index: int) -> None:
         """Start a worker; it registers by itself."""
-        own = {"worker.name": f"worker-{index}", "worker.token": self.token}
+        own = {
+            "worker.name": f"worker-{index}",
+            "worker.token": self.token,
+            # Of its own, so that its model processes are below it, whatever they were forked from.
+            "data_dir": str(self.data / f"worker-{index}"),
+        }
         self.workers[index] = self._spawn(f"worker-{index}", "worker", own)
 
     async def wait_workers(self, n: int) -> None:
@@ -147,8 +152,8 @@ class System:
     def model_process(self, index: int) -> psutil.Process | None:
         """Return the model process of a worker, if it has one now."""
         with contextlib.suppress(psutil.Error):
-            for child in psutil.Process(self.workers[index].pid).children():
-                if "swell.worker.child" in child.cmdline():
+            for child in psutil.Process(self.workers[index].pid).children(recursive=True):
+                if child.name() == "swell-model" or "swell.worker.child" in child.cmdline():
                     return child
         return None
 

@@ -287,8 +287,12 @@ def defined(path: Path) -> set[str]:
 def bound(path: Path) -> set[str]:
     """Return every name that a module has at its top."""
     names = set()
-    for node in parsed(path).body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
+    body = list(parsed(path).body)
+    for node in body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            # What is imported when it is asked for is named there.
+            body += node.body
+        elif isinstance(node, ast.Import | ast.ImportFrom):
             names |= {each.asname or each.name.partition(".")[0] for each in node.names}
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)

@@ -143,3 +143,23 @@ def test_a_log_tells_where_it_failed_and_never_a_key(form: str, secret: str) -> 
     assert told.count(", in fail") == 3
     if form == "json":
         assert all("event" in json.loads(line) for line in told.splitlines())
+
+
+def test_a_name_of_swell_is_imported_when_it_is_asked_for() -> None:
+    code = (
+        "import sys, swell\n"
+        "assert not {'numpy', 'pydantic', 'PIL'} & set(sys.modules)\n"
+        "from swell.model import Item\n"
+        "assert swell.Item is Item and callable(swell.model) and swell.ui.slider\n"
+        "assert set(swell.__all__) <= set(dir(swell))\n"
+        "assert not hasattr(swell, 'nothing')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_process_is_asked_for_before_a_worker_s_other_imports() -> None:
+    code = (
+        "import sys, swell.cli.worker, swell.worker.run, swell.worker.warm\n"
+        "assert not {'numpy', 'PIL', 'aiohttp', 'structlog'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

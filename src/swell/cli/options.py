@@ -7,7 +7,7 @@ import typer
 
 from swell.config import Loaded, load
 
-__all__ = ["Config", "Data", "Inputs", "Json", "Key", "Url", "settings_from"]
+__all__ = ["Config", "Data", "Inputs", "Json", "Key", "Models", "Url", "settings_from"]
 
 Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings instead of ./swell.toml.")
@@ -29,6 +29,15 @@ Inputs = Annotated[
         "-i",
         metavar="K=V",
         help="One input value; K=@FILE reads a file. May be repeated.",
+    ),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--models",
+        "-m",
+        metavar="REF",
+        help="A model to serve: a built-in one, FILE.py or a module; may be repeated.",
     ),
 ]
 

@@ -14,7 +14,7 @@ import uvloop
 from rich.markup import escape
 
 from swell.cli.keyring import Keyring, open_keyring
-from swell.cli.options import Config, Data, settings_from
+from swell.cli.options import Config, Data, Models, settings_from
 from swell.cli.output import CommandFailed, Exit, talk
 from swell.cli.output import data as stdout
 from swell.cli.service import Interrupts, Service, open_service
@@ -61,15 +61,6 @@ class _End:
     is_told: bool = False
 
 
-Models = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--models",
-        "-m",
-        metavar="REF",
-        help="A model to serve: a built-in one, FILE.py or a module; may be repeated.",
-    ),
-]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
 

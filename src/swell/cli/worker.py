@@ -5,10 +5,9 @@ from typing import Annotated
 import typer
 import uvloop
 
-from swell.cli.options import Config, Data, settings_from
-from swell.cli.up import Models
+from swell.cli.options import Config, Data, Models, settings_from
 from swell.clock import SystemClock
-from swell.wiring import build_worker, configure_logging
+from swell.wiring import begin_worker, build_worker, configure_logging
 
 __all__ = ["run_worker"]
 
@@ -41,9 +40,12 @@ def run_worker(
         worker__pool=pool,
         worker__device=device,
     ).settings
-    configure_logging(settings.log)
+    clock = SystemClock()
 
     async def work() -> int:
-        return await build_worker(settings, SystemClock()).run()
+        # The model process imports its own while this one imports the rest of what it needs.
+        begun = await begin_worker(settings, clock)
+        configure_logging(settings.log)
+        return await build_worker(settings, clock, begun).run()
 
     raise typer.Exit(uvloop.run(work()))

@@ -6,6 +6,7 @@ memory does so, and comes back from there; who cannot is dropped, and made and l
 """
 
 import gc
+import sys
 import traceback
 from collections.abc import Collection, Sequence
 from enum import StrEnum
@@ -81,6 +82,8 @@ class Device:
         self, definitions: Sequence[Definition], work: Load, pipe: Pipe, clock: Clock
     ) -> None:
         self.name = work.device
+        #: What warm-ups have imported: compilers, which start threads and processes.
+        self.late: set[str] = set()
         self._budget_bytes = work.device_memory_bytes
         self._host_budget_bytes = work.host_memory_bytes
         self._pipe = pipe
@@ -229,7 +232,9 @@ class Device:
         start_s = self._clock.monotonic_s()
         before_bytes = _resident_bytes()
         place.model.load(self.name)
+        early = set(sys.modules)
         place.model.warmup()
+        self.late |= set(sys.modules) - early
         place.size_bytes = place.model.memory_bytes or max(
             place.size_bytes, _resident_bytes() - before_bytes
         )

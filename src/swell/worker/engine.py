@@ -46,7 +46,6 @@ from swell.worker.frames import (
     Fault,
     Frame,
     HandedOver,
-    HandOver,
     Kept,
     Moved,
     Moving,
@@ -66,6 +65,7 @@ from swell.worker.loras import Loras
 from swell.worker.run import ModelProcess, ProcessDied, describe_exit
 from swell.worker.settings import WorkerSettings
 from swell.worker.text import describe_error, valid_text
+from swell.worker.warm import Forks
 
 __all__ = ["Worker", "default_slots"]
 
@@ -156,18 +156,6 @@ def default_slots(cards: Sequence[ModelCard], *, in_turn: bool = False) -> int:
     return sum(wanted[-MOST_CHOICES:]) if in_turn else wanted[-1]
 
 
-class _Process(ModelProcess):
-    """A model process of which some models draw in steps."""
-
-    def draw_like(self, studio: Studio) -> None:
-        """Say how models that draw in steps are run, before the first task."""
-        self._send(studio)
-
-    def hand_over(self) -> None:
-        """Have it draw no more and tell all that was drawn; `HandedOver` is the last of it."""
-        self._send(HandOver())
-
-
 class Worker:
     """One worker with one model process.
 
@@ -178,6 +166,8 @@ class Worker:
         clock: The time.
         curves: Folder for the cost curves of models that draw in steps; None to keep none.
         weights: Where LoRAs go that tasks name; None to take none.
+        forks: Where the model process may be forked; None to start it afresh.
+        process: The first model process if it was begun, with the same models and device.
     """
 
     def __init__(
@@ -189,8 +179,12 @@ class Worker:
         *,
         curves: Path | None = None,
         weights: WeightCache | None = None,
+        forks: Forks | None = None,
+        process: ModelProcess | None = None,
     ) -> None:
         self._settings = settings
+        self._forks = forks
+        self._begun = process
         self._dispatch = dispatch
         self._refs = list(models)
         self._clock = clock
@@ -263,7 +257,11 @@ class Worker:
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if handle_signals:
             self._handle_signals()
-        self._process = self._new_process()
+        if self._forks is not None:
+            self._forks.begin()
+        if self._begun is not None:
+            self._begun.report_to(self._on_frame, self._on_exit)
+        self._process = self._begun or self._new_process()
         self._start = asyncio.get_running_loop().create_task(self._boot_and_join())
         try:
             ends: set[asyncio.Future[Any]] = {self._start, self._ended}
@@ -332,6 +330,9 @@ class Worker:
         if not self._process.is_ready:
             raise ProcessDied("the model process died as soon as its models were loaded")
         self._residents, self._expected_s = ready.residents, ready.expected_s
+        if self._forks is not None:
+            versions = {card.name: card.version for card in cards}
+            self._forks.learn(ready.imported, versions, is_forked=self._process.is_forked)
         return cards, ready
 
     async def _join(self) -> None:
@@ -376,6 +377,8 @@ class Worker:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._loras.close()
         await self._process.kill()
+        if self._forks is not None:
+            await self._forks.close()
         await self._encoders.close()
         await self._dispatch.close()
 
@@ -769,9 +772,9 @@ class Worker:
 
     # --- what the model process says -------------------------------------------------------------
 
-    def _new_process(self) -> _Process:
+    def _new_process(self) -> ModelProcess:
         self._watched.clear()
-        return _Process(self._settings.python, self._on_frame, self._on_exit)
+        return ModelProcess(self._settings.python, self._on_frame, self._on_exit, self._forks)
 
     def _on_frame(self, process: ModelProcess, frame: Frame) -> None:
         if process is not self._process:

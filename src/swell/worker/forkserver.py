@@ -4,16 +4,18 @@ Importing torch and what goes with it takes seconds, and every model process nee
 imports once, does nothing else, and then forks: a child is ready within milliseconds and shares the
 libraries' memory with all others.
 
-    server   `python -m swell.worker.forkserver --fd 3 torch diffusers`, or `--socket PATH`
+    server   `python -m swell.worker.forkserver --fd 3 torch diffusers`, or `--socket PATH`, or
+             `--listen 3`, as workers start it (`warm.py`)
     client   `ForkServer`: start or connect, `fork("module:function", arguments, fds)`, hear exits
 
 One datagram is one message, in JSON, with file descriptors beside it. Children belong to the
-connection that asked for them: when it ends, in whatever way, they are killed, and a server without
-a socket path ends too. So nothing outlives its worker.
+connection that asked for them: when it ends, in whatever way, they are killed with their groups. A
+server without a socket path ends with it, and one that workers started when the last has left. So
+nothing outlives its worker, unless it is asked to wait for the next one.
 
 Forking is safe only while there is one thread and no device is open. The server therefore refuses
-modules that start a thread of Python when imported (numpy's and torch's own threads know of forks),
-and nobody may use a GPU in it: CUDA cannot be used in a fork of a process that has used it.
+modules that start a thread when imported (numpy's and torch's own threads know of forks), or that
+open a GPU: CUDA cannot be used in a fork of a process that has used it.
 
 Linux only: `SOCK_SEQPACKET`, and the death signal of children.
 """
@@ -23,6 +25,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import fcntl
 import gc
 import importlib
 import os
@@ -33,24 +36,50 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import msgspec
 
+from swell.clock import Clock, SystemClock
+from swell.config import replace_environment
 from swell.errors import SwellError
 
-__all__ = ["ForkFailed", "ForkServer", "Forked", "Server", "is_possible", "main"]
+__all__ = [
+    "ForkFailed",
+    "ForkServer",
+    "Forked",
+    "Lifetime",
+    "Server",
+    "Setup",
+    "Unforkable",
+    "is_possible",
+    "main",
+    "refuse_devices",
+]
 
-#: Longest message; an entry point and its arguments.
-MESSAGE_BYTES: Final = 1 << 16
+#: Longest message; an entry point, its arguments and its environment.
+MESSAGE_BYTES: Final = 1 << 17
 
 #: File descriptors that one request may carry.
 MAX_FDS: Final = 16
 
 #: Linux: the signal to get when the parent dies (prctl.h).
 PR_SET_PDEATHSIG: Final = 1
+
+#: Linux: the name of a process, as `ps -o comm` shows it (prctl.h).
+PR_SET_NAME: Final = 15
+
+#: Libraries whose own threads know of forks: they stop before and come back after.
+_FORKABLE: Final = frozenset({"numpy", "scipy", "torch"})
+
+#: What only a process that uses a GPU has open; no fork of it can use one.
+_DEVICES: Final = ("/dev/nvidia-uvm", "/dev/kfd")
+
+#: How soon a server asks again that somebody kept from ending.
+_AGAIN_S: Final = 0.05
 
 
 class ForkFailed(SwellError):
@@ -59,12 +88,37 @@ class ForkFailed(SwellError):
     code, title, retryable = "fork_failed", "No process could be forked", True
 
 
+class Unforkable(ForkFailed):
+    """What was imported does not let a process be forked safely, and never will."""
+
+    code, title, retryable = "unforkable", "The libraries cannot be forked", False
+
+
 class _Fork(msgspec.Struct, tag="fork"):
     """Asks for a process: an entry point, and what it finds as its arguments."""
 
     request: int
     entry: str
     arguments: list[str]
+    #: What the process finds in its environment; None for what the server has.
+    environment: dict[str, str] | None = None
+    #: Its working folder; empty for the server's.
+    folder: str = ""
+    #: Whether the first file descriptor becomes its stderr.
+    has_stderr: bool = False
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What a server that a worker starts finds on its stdin."""
+
+    #: Must be imported.
+    named: list[str]
+    #: Are imported where they can be.
+    remembered: list[str]
+    #: Where it listens, and the file that is locked while somebody comes or it goes.
+    socket: str
+    lock: str
+    linger_s: float
 
 
 class _Ready(msgspec.Struct, tag="ready"):
@@ -86,6 +140,7 @@ class _Refused(msgspec.Struct, tag="refused"):
 
     request: int
     detail: str
+    is_final: bool = False
 
 
 class _Exited(msgspec.Struct, tag="exited"):
@@ -96,6 +151,9 @@ class _Exited(msgspec.Struct, tag="exited"):
 
 
 _Answer = _Ready | _Started | _Refused | _Exited
+#: What every model process runs.
+_CHILD: Final = "swell.worker.child"
+
 _answers: Final = msgspec.json.Decoder(_Answer)
 _requests: Final = msgspec.json.Decoder(_Fork)
 
@@ -108,18 +166,38 @@ def is_possible() -> bool:
 # --- the server ----------------------------------------------------------------------------------
 
 
+class Lifetime(msgspec.Struct, frozen=True):
+    """How long a server that listens lives once nobody is connected."""
+
+    linger_s: float
+    socket: Path
+    lock: Path
+
+
 class Server:
     """Forks for whoever is connected. It has one thread, and so do its children at first.
 
     Args:
         listener: Takes further connections; None to serve the first ones only.
+        lifetime: When a server with a listener ends; None for not before a signal.
+        clock: The time.
     """
 
-    def __init__(self, listener: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        listener: socket.socket | None = None,
+        lifetime: Lifetime | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._listener = listener
+        self._lifetime = lifetime
+        self._clock = clock or SystemClock()
+        self._inode = _inode(lifetime.socket) if lifetime else 0
         self._selector = selectors.DefaultSelector()
         self._children: dict[int, socket.socket] = {}
         self._connections: set[socket.socket] = set()
+        #: When nobody was connected any more.
+        self._idle_at_s = self._clock.monotonic_s()
 
     def add(self, connection: socket.socket) -> None:
         """Serve a connection; says at once that all is ready."""
@@ -129,7 +207,7 @@ class Server:
         self._tell(connection, _Ready(os.getpid(), _count_threads()))
 
     def serve(self) -> None:
-        """Serve until nobody is connected any more; with a listener, until a signal."""
+        """Serve until nobody is connected any more; with a listener, as long as it is to live."""
         awake, wake = socket.socketpair()
         awake.setblocking(False)
         wake.setblocking(False)
@@ -138,8 +216,10 @@ class Server:
         self._selector.register(awake, selectors.EVENT_READ)
         if self._listener is not None:
             self._selector.register(self._listener, selectors.EVENT_READ)
-        while self._connections or self._listener is not None:
-            for key, _ in self._selector.select():
+            # Who came while all was imported.
+            self._accept_all(self._listener)
+        while (left_s := self._left_s()) > 0:
+            for key, _ in self._selector.select(None if left_s == inf else left_s):
                 ready = key.fileobj
                 assert isinstance(ready, socket.socket)
                 if ready is awake:
@@ -149,6 +229,41 @@ class Server:
                     self._accept(self._listener)
                 else:
                     self._hear(ready)
+
+    def _left_s(self) -> float:
+        """Return for how long to wait for something to happen; 0 to end."""
+        if self._connections:
+            return inf
+        if self._listener is None:
+            return 0.0
+        if self._lifetime is None:
+            return inf
+        left_s = self._idle_at_s + self._lifetime.linger_s - self._clock.monotonic_s()
+        return left_s if left_s > 0 else self._retire(self._listener, self._lifetime)
+
+    def _retire(self, listener: socket.socket, lifetime: Lifetime) -> float:
+        """Give the socket's name up, so that nobody else comes; return how long to go on."""
+        # Where the folder is gone there is nothing to give up.
+        with contextlib.suppress(OSError), lifetime.lock.open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # Somebody is about to come.
+                return _AGAIN_S
+            if _inode(lifetime.socket) == self._inode:
+                lifetime.socket.unlink()
+                lifetime.lock.unlink()
+        self._accept_all(listener)
+        self._selector.unregister(listener)
+        listener.close()
+        self._listener = None
+        return inf if self._connections else 0.0
+
+    def _accept_all(self, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._accept(listener)
 
     def _accept(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()
@@ -197,6 +312,7 @@ class Server:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
+            _rename("swell-model")
             _die_with_parent()
             if os.getppid() != server:
                 # It died before the line above.
@@ -208,6 +324,7 @@ class Server:
             self._selector.close()
             os.setsid()
             _new_randomness()
+            _move_in(request, fds)
             kept = [str(os.dup(fd)) for fd in fds]
             for fd in fds:
                 os.close(fd)
@@ -238,7 +355,12 @@ class Server:
         self._connections.discard(connection)
         connection.close()
         for pid in [pid for pid, owner in self._children.items() if owner is connection]:
+            # It is ours until it is reaped, so the number means nobody else. It may not lead a
+            # group yet.
             os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        self._idle_at_s = self._clock.monotonic_s()
 
     def _tell(self, connection: socket.socket, answer: _Answer) -> None:
         if connection in self._connections:
@@ -247,8 +369,41 @@ class Server:
                 connection.send(msgspec.json.encode(answer))
 
 
+def _move_in(request: _Fork, fds: list[int]) -> None:
+    """Take on what belongs to who asked; takes its stderr out of `fds`."""
+    if request.environment is not None:
+        replace_environment(request.environment)
+    if request.folder:
+        os.chdir(request.folder)
+    if request.has_stderr:
+        stderr = fds.pop(0)
+        os.dup2(stderr, 1)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def _rename(name: str) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return -1
+
+
 def _count_threads() -> int:
     return len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1
+
+
+def _open_files() -> list[str]:
+    """Return where this process's file descriptors lead."""
+    found = []
+    for each in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{each}"))
+    return found
 
 
 def _peer_uid(connection: socket.socket) -> int:
@@ -281,8 +436,12 @@ def main() -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--fd", type=int, help="a socket that is connected already")
     where.add_argument("--socket", type=Path, help="where to listen")
+    where.add_argument("--listen", type=int, help="a socket that listens; the rest is on stdin")
     parser.add_argument("modules", nargs="*")
     asked = parser.parse_args()
+    if asked.listen is not None:
+        _serve_workers(socket.socket(fileno=asked.listen))
+        return
     first = listener = None
     if asked.fd is not None:
         _die_with_parent()
@@ -291,31 +450,100 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     else:
         listener = _listen(asked.socket)
-    failure = _import_all(asked.modules)
-    if failure and first is not None:
-        first.send(msgspec.json.encode(_Refused(0, failure)))
-    if failure:
-        sys.exit(failure)
-    # What is here now is never garbage; left alone, it stays shared with every child.
-    gc.collect()
-    gc.freeze()
+    try:
+        _import_all(asked.modules)
+    except ForkFailed as error:
+        if first is not None:
+            first.send(_refusal(error))
+        sys.exit(error.detail)
+    _settle()
     server = Server(listener)
     if first is not None:
         server.add(first)
     server.serve()
 
 
-def _import_all(modules: Sequence[str]) -> str:
-    """Import; return what went wrong, or nothing."""
-    for name in modules:
+def _serve_workers(listener: socket.socket) -> None:
+    """Serve the workers of a machine that come to `listener`, until they have left."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    setup = msgspec.json.decode(sys.stdin.buffer.read(), type=Setup)
+    lifetime = Lifetime(setup.linger_s, Path(setup.socket), Path(setup.lock))
+    try:
+        _import_all([_CHILD, *setup.named], setup.remembered)
+    except ForkFailed as error:
+        _refuse_all(listener, lifetime, error)
+        sys.exit(1)
+    _settle()
+    with open(os.devnull, "r+b") as nothing:
+        # Whoever waits for the end of what a worker says does not wait for this process as well.
+        for each in (0, 1, 2):
+            os.dup2(nothing.fileno(), each)
+    Server(listener, lifetime).serve()
+
+
+def _refusal(error: ForkFailed) -> bytes:
+    return msgspec.json.encode(_Refused(0, error.detail, isinstance(error, Unforkable)))
+
+
+def _refuse_all(listener: socket.socket, lifetime: Lifetime, error: ForkFailed) -> None:
+    """Tell all who wait why there is no server."""
+    with contextlib.suppress(OSError):
+        lifetime.socket.unlink()
+    listener.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            connection, _ = listener.accept()
+            with contextlib.suppress(OSError):
+                connection.send(_refusal(error))
+
+
+def _settle() -> None:
+    """What is here now is never garbage; left alone, it stays shared with every child."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def _import_all(named: Sequence[str], remembered: Sequence[str] = ()) -> None:
+    """Import; what was remembered may be gone meanwhile.
+
+    Raises:
+        ForkFailed: A module cannot be imported.
+        Unforkable: It does what a server must not.
+    """
+    # What is imported stays: looking for garbage in it is lost time.
+    gc.disable()
+    threads, known = _count_threads(), set(sys.modules)
+    # Those with threads of their own first, so that what starts others is not taken for them.
+    for name in sorted((*named, *remembered), key=lambda each: each not in _FORKABLE):
         try:
             importlib.import_module(name)
         except Exception as error:
-            traceback.print_exc()
-            return f"importing {name} failed: {type(error).__name__}: {error}"
-        if threading.active_count() > 1:
-            return f"{name} starts threads when it is imported: it cannot be forked safely"
-    return ""
+            if name in named:
+                traceback.print_exc()
+                raise ForkFailed(
+                    f"importing {name} failed: {type(error).__name__}: {error}"
+                ) from error
+        if len(sys.modules) == len(known):
+            continue
+        now, own = _count_threads(), threading.active_count() - 1
+        if own or (now > threads and not (set(sys.modules) - known) & _FORKABLE):
+            raise Unforkable(
+                f"{name} starts threads when it is imported: it cannot be forked safely"
+            )
+        threads, known = now, set(sys.modules)
+    refuse_devices(_open_files())
+
+
+def refuse_devices(files: Iterable[str]) -> None:
+    """Look through what a process has open.
+
+    Raises:
+        Unforkable: There is a GPU among it.
+    """
+    found = next((each for each in files if each.startswith(_DEVICES)), None)
+    if found:
+        raise Unforkable(f"a module opens {found} when it is imported: no fork could use the GPU")
 
 
 def _listen(path: Path) -> socket.socket:
@@ -381,18 +609,25 @@ class ForkServer:
     Args:
         connection: Connected, `SOCK_SEQPACKET`.
         process: The server where it is ours to end.
+        on_lost: Called once when the server is gone, or was left.
     """
 
     def __init__(
-        self, connection: socket.socket, process: asyncio.subprocess.Process | None = None
+        self,
+        connection: socket.socket,
+        process: asyncio.subprocess.Process | None = None,
+        on_lost: Callable[[], None] | None = None,
     ) -> None:
         self._connection = connection
         self._process = process
+        self._on_lost = on_lost
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._count = 0
         self._alive: dict[int, Forked] = {}
         self._ready: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._ready.add_done_callback(_hear_error)
+        #: Whether the server is there, as far as is known.
+        self.is_alive = True
         #: The server's process id; 0 before it is ready.
         self.pid = 0
 
@@ -429,6 +664,11 @@ class ForkServer:
             raise ForkFailed(f"no fork server listens at {path}: {error.strerror}") from error
         return cls(connection)._listen()
 
+    @classmethod
+    def on(cls, connection: socket.socket, on_lost: Callable[[], None]) -> "ForkServer":
+        """Return a client on a connection that was made by others."""
+        return cls(connection, None, on_lost)._listen()
+
     def _listen(self) -> "ForkServer":
         self._connection.setblocking(False)
         asyncio.get_running_loop().add_reader(self._connection.fileno(), self._hear)
@@ -446,7 +686,24 @@ class ForkServer:
     async def fork(
         self, entry: str, arguments: Sequence[str] = (), fds: Sequence[int] = ()
     ) -> Forked:
-        """Have a process forked.
+        """Have a process forked, and wait for it; see `ask`.
+
+        Raises:
+            ForkFailed: The server is gone, or has no memory for another process.
+        """
+        return await self.ask(entry, arguments, fds)
+
+    def ask(
+        self,
+        entry: str,
+        arguments: Sequence[str] = (),
+        fds: Sequence[int] = (),
+        *,
+        stderr: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        folder: str = "",
+    ) -> "asyncio.Future[Forked]":
+        """Ask for a process to be forked, at once or as soon as all is imported.
 
         Args:
             entry: `module:function`, called without arguments; its module may be one that was not
@@ -454,22 +711,35 @@ class ForkServer:
             arguments: What it finds in `sys.argv[1:]`. There `{0}`, `{1}`, … become the numbers
                 that `fds` have in the child, and `{server}` the process id of its parent.
             fds: File descriptors to hand over; they stay open here as well.
+            stderr: A file descriptor for all that it prints; None for the server's.
+            environment: Its environment; None for the server's.
+            folder: Its working folder; empty for the server's.
 
         Raises:
-            ForkFailed: The server is gone, or has no memory for another process.
+            ForkFailed: The server is gone; from the future also if it has no memory for another
+                process, or cannot import.
         """
-        await self.ready()
         self._count += 1
         answer: asyncio.Future[Forked] = asyncio.get_running_loop().create_future()
-        self._asked[self._count] = answer
-        message = msgspec.json.encode(_Fork(self._count, entry, list(arguments)))
+        answer.add_done_callback(_hear_error)
+        request = _Fork(
+            self._count,
+            entry,
+            list(arguments),
+            None if environment is None else dict(environment),
+            folder,
+            stderr is not None,
+        )
+        message = msgspec.json.encode(request)
+        if len(message) > MESSAGE_BYTES:
+            raise ForkFailed(f"the environment is too large to be handed over: {len(message)}")
         try:
-            socket.send_fds(self._connection, [message], list(fds))
+            given = [*fds] if stderr is None else [stderr, *fds]
+            socket.send_fds(self._connection, [message], given)
         except OSError as error:
-            self._asked.pop(self._count, None)
             raise ForkFailed(f"the fork server is gone: {error.strerror}") from error
-        forked: Forked = await answer
-        return forked
+        self._asked[self._count] = answer
+        return answer
 
     async def close(self) -> None:
         """Leave; the server kills what it forked here, and ends if it is ours."""
@@ -497,7 +767,11 @@ class ForkServer:
                 self._alive[answer.pid] = forked
                 _resolve(self._asked.pop(answer.request), forked)
             case _Refused():
-                _fail(self._asked.pop(answer.request, self._ready), answer.detail)
+                kind = Unforkable if answer.is_final else ForkFailed
+                asked = self._asked.pop(answer.request, None)
+                # Request 0 is the start: nobody gets anything.
+                for future in (asked,) if asked else (self._ready, *self._asked.values()):
+                    _fail(future, answer.detail, kind)
             case _Exited():
                 forked_or_none = self._alive.pop(answer.pid, None)
                 if forked_or_none is not None:
@@ -506,6 +780,7 @@ class ForkServer:
     def _lose(self, why: str) -> None:
         if self._connection.fileno() < 0:
             return
+        self.is_alive = False
         asyncio.get_running_loop().remove_reader(self._connection.fileno())
         self._connection.close()
         for future in (self._ready, *self._asked.values()):
@@ -515,6 +790,8 @@ class ForkServer:
         for forked in self._alive.values():
             forked.ended(-signal.SIGKILL)
         self._alive.clear()
+        if self._on_lost is not None:
+            self._on_lost()
 
 
 def _resolve(future: "asyncio.Future[Any]", value: object) -> None:
@@ -522,9 +799,9 @@ def _resolve(future: "asyncio.Future[Any]", value: object) -> None:
         future.set_result(value)
 
 
-def _fail(future: "asyncio.Future[Any]", detail: str) -> None:
+def _fail(future: "asyncio.Future[Any]", detail: str, kind: type[ForkFailed] = ForkFailed) -> None:
     if not future.done():
-        future.set_exception(ForkFailed(detail))
+        future.set_exception(kind(detail))
 
 
 def _hear_error(future: "asyncio.Future[Any]") -> None:

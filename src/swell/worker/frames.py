@@ -147,6 +147,8 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     residents: list[str] = []
     #: What bringing each model would take, in seconds.
     expected_s: dict[str, float] = {}
+    #: What was imported for them: see `imports.outside_modules`.
+    imported: list[str] = []
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 import socket
@@ -9,23 +10,26 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from swell.errors import NotFound, SwellError
-from swell.model import InvalidModel
 from swell.registry import ModelCard
+from swell.worker.forkserver import Forked
 from swell.worker.frames import (
     HEAD_BYTES,
     Described,
     Frame,
+    HandOver,
     Load,
     Order,
     Ready,
     Refused,
     Run,
     Stop,
+    Studio,
     Watch,
     Work,
     decode_frame,
     encode_frame,
 )
+from swell.worker.warm import Forks
 
 __all__ = ["ModelProcess", "ModelRefused", "ProcessDied", "describe_exit"]
 
@@ -52,23 +56,31 @@ class ProcessDied(SwellError):
 class ModelProcess:
     """A process that holds models, and dies alone.
 
-    It is started afresh rather than forked, since this process has threads and sockets.
+    It is forked from a server that has imported what it needs, where there is one, and else started
+    afresh: never forked from this process, which has threads and sockets.
 
     Args:
+        python: Starts it afresh.
         on_frame: Called with every result, progress and preview, in order.
         on_exit: Called once with the exit code, after the last frame.
+        forks: Where it may be forked; None to start it afresh.
     """
 
     def __init__(
         self,
         python: str,
-        on_frame: Callable[["ModelProcess", Frame], None],
-        on_exit: Callable[["ModelProcess", int], None],
+        on_frame: Callable[["ModelProcess", Frame], None] | None = None,
+        on_exit: Callable[["ModelProcess", int], None] | None = None,
+        forks: Forks | None = None,
     ) -> None:
         self._python = python
+        self._forks = forks
         self._on_frame = on_frame
         self._on_exit = on_exit
-        self._process: asyncio.subprocess.Process | None = None
+        self._begun: asyncio.Task[list[ModelCard]] | None = None
+        #: Set once there is nothing to do but to wait for it.
+        self.is_asked = asyncio.Event()
+        self._process: asyncio.subprocess.Process | Forked | None = None
         self._transport: asyncio.Transport | None = None
         self._cards: asyncio.Future[list[ModelCard]] = _future()
         self._ready: asyncio.Future[Ready] = _future()
@@ -81,6 +93,30 @@ class ModelProcess:
     def pid(self) -> int:
         """The process id; 0 before it is started."""
         return 0 if self._process is None else self._process.pid
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether it was forked from a server."""
+        return isinstance(self._process, Forked)
+
+    def report_to(
+        self,
+        on_frame: Callable[["ModelProcess", Frame], None],
+        on_exit: Callable[["ModelProcess", int], None],
+    ) -> None:
+        """Tell what it says, and its end, to somebody who was not there when it was begun."""
+        self._on_frame, self._on_exit = on_frame, on_exit
+
+    def begin(self, load: Load) -> None:
+        """Start the process; returns at once, and `start` tells how it went."""
+        self._begun = asyncio.get_running_loop().create_task(self._start(load))
+        self._begun.add_done_callback(self._on_begun)
+
+    def _on_begun(self, begun: "asyncio.Task[list[ModelCard]]") -> None:
+        self.is_asked.set()
+        if not begun.cancelled():
+            # It may be that nobody waits for it.
+            begun.exception()
 
     async def start(
         self,
@@ -102,6 +138,12 @@ class ModelProcess:
             ModelRefused: The models cannot be imported; the text says why.
             ProcessDied: It died on the way.
         """
+        if self._begun is None:
+            self.begin(Load(list(refs), device, device_memory_bytes, host_memory_bytes))
+        assert self._begun is not None
+        return await asyncio.shield(self._begun)
+
+    async def _start(self, load: Load) -> list[ModelCard]:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -113,10 +155,15 @@ class ModelProcess:
         except BaseException:
             ours.close()
             raise
-        self._send(Load(list(refs), device, device_memory_bytes, host_memory_bytes))
+        self.is_asked.set()
+        self._send(load)
         return await asyncio.shield(self._cards)
 
-    async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
+    async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process | Forked:
+        if self._forks is not None:
+            forked = await self._forks.spawn("swell.worker.child:main", theirs, self.is_asked)
+            if forked is not None:
+                return forked
         return await asyncio.create_subprocess_exec(
             self._python,
             "-m",
@@ -137,6 +184,14 @@ class ModelProcess:
             ProcessDied: It died on the way.
         """
         return await asyncio.shield(self._ready)
+
+    def draw_like(self, studio: Studio) -> None:
+        """Say how models that draw in steps are run, before the first task."""
+        self._send(studio)
+
+    def hand_over(self) -> None:
+        """Have it draw no more and tell all that was drawn; `HandedOver` is the last of it."""
+        self._send(HandOver())
 
     def run(self, batch: int, model: str, orders: list[Order], wanted: Sequence[str] = ()) -> None:
         """Have a batch run after those that were given before.
@@ -163,6 +218,9 @@ class ModelProcess:
 
     async def kill(self) -> None:
         """End the process at once and wait until it is gone."""
+        if self._begun is not None and not self._begun.done():
+            self._begun.cancel()
+            await asyncio.gather(self._begun, return_exceptions=True)
         self.end()
         if self._watch is not None:
             # Whoever stops waiting for this does not stop the watch.
@@ -183,17 +241,17 @@ class ModelProcess:
                 self.is_ready = True
                 _resolve(self._ready, frame)
             case Refused():
-                kinds = {kind.code: kind for kind in (InvalidModel, NotFound)}
-                self._give_up(kinds.get(frame.code, ModelRefused)(frame.detail))
+                self._give_up(_refusal(frame.code)(frame.detail))
             case _:
-                self._on_frame(self, frame)
+                if self._on_frame is not None:
+                    self._on_frame(self, frame)
 
     def lost(self) -> None:
         """Note that the process has closed its end."""
         self.is_ready = False
         _resolve(self._closed, None)
 
-    async def _see_end(self, process: asyncio.subprocess.Process) -> None:
+    async def _see_end(self, process: asyncio.subprocess.Process | Forked) -> None:
         exited = asyncio.ensure_future(process.wait())
         ends: set[asyncio.Future[Any]] = {exited, self._closed}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -207,7 +265,8 @@ class ModelProcess:
             self._transport.abort()
         code = -signal.SIGKILL if process.returncode is None else process.returncode
         self._give_up(ProcessDied(f"the model process {describe_exit(code)}"))
-        self._on_exit(self, code)
+        if self._on_exit is not None:
+            self._on_exit(self, code)
 
     def _give_up(self, error: SwellError) -> None:
         for future in (self._cards, self._ready):
@@ -217,13 +276,19 @@ class ModelProcess:
                 future.exception()
 
 
-def _kill(process: asyncio.subprocess.Process) -> None:
+def _kill(process: asyncio.subprocess.Process | Forked) -> None:
     """Kill a process and what is left of its group, of which it is the leader."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
+
+
+def _refusal(code: str) -> type[SwellError]:
+    # Imported when it is needed, since all that models need comes with it.
+    invalid: type[SwellError] = importlib.import_module("swell.model").InvalidModel
+    return {kind.code: kind for kind in (invalid, NotFound)}.get(code, ModelRefused)
 
 
 def describe_exit(code: int) -> str:
