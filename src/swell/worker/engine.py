@@ -62,10 +62,9 @@ from swell.worker.handover import CONTENT_TYPE, packed, unpacked
 from swell.worker.heartbeat import keep_beating
 from swell.worker.link import Link
 from swell.worker.loras import Loras
-from swell.worker.run import ModelProcess, ProcessDied, describe_exit
+from swell.worker.run import ModelProcess, Origin, ProcessDied, describe_exit
 from swell.worker.settings import WorkerSettings
 from swell.worker.text import describe_error, valid_text
-from swell.worker.warm import Forks
 
 __all__ = ["Worker", "default_slots"]
 
@@ -166,8 +165,7 @@ class Worker:
         clock: The time.
         curves: Folder for the cost curves of models that draw in steps; None to keep none.
         weights: Where LoRAs go that tasks name; None to take none.
-        forks: Where the model process may be forked; None to start it afresh.
-        process: The first model process if it was begun, with the same models and device.
+        origin: Where the model processes are from; None to start each afresh.
     """
 
     def __init__(
@@ -179,12 +177,11 @@ class Worker:
         *,
         curves: Path | None = None,
         weights: WeightCache | None = None,
-        forks: Forks | None = None,
-        process: ModelProcess | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self._settings = settings
-        self._forks = forks
-        self._begun = process
+        self._forks = origin and origin.forks
+        self._begun = origin and origin.process
         self._dispatch = dispatch
         self._refs = list(models)
         self._clock = clock
