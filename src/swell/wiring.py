@@ -31,11 +31,10 @@ if TYPE_CHECKING:
     from swell.registry import Registry
     from swell.store import Store
     from swell.worker.engine import Worker
-    from swell.worker.run import ModelProcess
+    from swell.worker.run import Origin
     from swell.worker.warm import Forks
 
 __all__ = [
-    "Begun",
     "DataLock",
     "Fleet",
     "Unusable",
@@ -195,22 +194,14 @@ def build_fleet(
     return Fleet(provider=provider, keeper=keeper)
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """What a worker has before it is built: a model process on its way, and where it is from."""
-
-    forks: "Forks"
-    process: "ModelProcess"
-
-
-async def begin_worker(settings: Settings, clock: Clock) -> Begun:
+async def begin_worker(settings: Settings, clock: Clock) -> "Origin":
     """Have the model process of a worker started, before all that the worker itself imports.
 
     Raises:
         InvalidRequest: It has no token.
     """
     from swell.worker.frames import Load
-    from swell.worker.run import ModelProcess
+    from swell.worker.run import ModelProcess, Origin
 
     _token(settings)
     forks = _forks(settings, clock)
@@ -226,7 +217,7 @@ async def begin_worker(settings: Settings, clock: Clock) -> Begun:
         )
     )
     await process.is_asked.wait()
-    return Begun(forks, process)
+    return Origin(forks, process)
 
 
 def _token(settings: Settings) -> str:
@@ -250,13 +241,13 @@ def _forks(settings: Settings, clock: Clock) -> "Forks":
     )
 
 
-def build_worker(settings: Settings, clock: Clock, begun: Begun | None = None) -> "Worker":
+def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = None) -> "Worker":
     """Return a worker that talks to the backend over HTTP, not yet started.
 
     Args:
         settings: Its name, its models, and where the backend is.
         clock: The time.
-        begun: Its model process, if that was started before.
+        origin: Of `begin_worker`, if its model process was begun.
 
     Raises:
         InvalidRequest: It has no token.
@@ -264,6 +255,7 @@ def build_worker(settings: Settings, clock: Clock, begun: Begun | None = None) -
     from swell.brokers.remote import RemoteDispatch
     from swell.weights.cache import WeightCache
     from swell.worker.engine import Worker
+    from swell.worker.run import Origin
     from swell.worker.settings import WorkerSettings
 
     chosen = settings.worker
@@ -293,8 +285,7 @@ def build_worker(settings: Settings, clock: Clock, begun: Begun | None = None) -
         clock,
         curves=settings.data_dir / "curves",
         weights=WeightCache(chosen.cache_dir or settings.data_dir / "weights", chosen.cache_bytes),
-        forks=begun.forks if begun else _forks(settings, clock),
-        process=begun.process if begun else None,
+        origin=origin or Origin(_forks(settings, clock)),
     )
 
 

@@ -22,6 +22,7 @@ from swell.testing.dispatch import MemoryDispatch
 from swell.worker import warm
 from swell.worker.engine import Worker
 from swell.worker.forkserver import is_possible
+from swell.worker.run import Origin
 from swell.worker.settings import WorkerSettings
 from swell.worker.warm import Forks, ForksSettings
 
@@ -75,7 +76,11 @@ class Site:
         """A worker that is up."""
         forks = self.forks(**settings)
         worker = Worker(
-            WorkerSettings(name="tester"), self.dispatch, [self.model], SystemClock(), forks=forks
+            WorkerSettings(name="tester"),
+            self.dispatch,
+            [self.model],
+            SystemClock(),
+            origin=Origin(forks),
         )
         running = asyncio.create_task(worker.run(handle_signals=False))
         try:

@@ -44,8 +44,8 @@ def run_worker(
 
     async def work() -> int:
         # The model process imports its own while this one imports the rest of what it needs.
-        begun = await begin_worker(settings, clock)
+        origin = await begin_worker(settings, clock)
         configure_logging(settings.log)
-        return await build_worker(settings, clock, begun).run()
+        return await build_worker(settings, clock, origin).run()
 
     raise typer.Exit(uvloop.run(work()))

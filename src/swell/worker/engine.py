@@ -180,8 +180,8 @@ class Worker:
         origin: Origin | None = None,
     ) -> None:
         self._settings = settings
-        self._forks = origin and origin.forks
-        self._begun = origin and origin.process
+        self._forks = None if origin is None else origin.forks
+        self._begun = None if origin is None else origin.process
         self._dispatch = dispatch
         self._refs = list(models)
         self._clock = clock

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from swell.errors import NotFound, SwellError
@@ -31,7 +32,7 @@ from swell.worker.frames import (
 )
 from swell.worker.warm import Forks
 
-__all__ = ["ModelProcess", "ModelRefused", "ProcessDied", "describe_exit"]
+__all__ = ["ModelProcess", "ModelRefused", "Origin", "ProcessDied", "describe_exit"]
 
 
 #: What a process that ends has said is read within this time, in seconds.
@@ -274,6 +275,15 @@ class ModelProcess:
                 future.set_exception(error)
                 # It may be that nobody waits for it.
                 future.exception()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a worker's model processes are from."""
+
+    forks: Forks
+    #: The first of them if it was begun before the worker, with the worker's models and device.
+    process: ModelProcess | None = None
 
 
 def _kill(process: asyncio.subprocess.Process | Forked) -> None:
