@@ -43,11 +43,11 @@ from swell_system import Swell, idle_worker, program, started, worker_key
 MODEL = "bench/pass"
 SCRIPT = Path(__file__).with_name("engine_cold_model.py")
 PATIENCE_S = 120.0
-FOLDER = BENCH / "checkpoint" / "unet"
+FOLDER = BENCH / "checkpoint" / "unet-f32"
 FILE = FOLDER / "diffusion_pytorch_model.safetensors"
 CONFIG: dict[str, Any] = {
     "sample_size": 64,
-    "block_out_channels": (256, 512, 1024),
+    "block_out_channels": (192, 384, 704),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     "cross_attention_dim": 768,
@@ -64,7 +64,7 @@ def make_weights() -> None:
     unets = importlib.import_module("diffusers.models.unets.unet_2d_condition")
     say("making a model of 1 GB")
     torch.manual_seed(0)
-    unets.UNet2DConditionModel(**CONFIG).to(torch.bfloat16).save_pretrained(FOLDER)
+    unets.UNet2DConditionModel(**CONFIG).save_pretrained(FOLDER)
     # As the cache of weights keeps its files.
     FILE.chmod(0o444)
 
