@@ -58,8 +58,8 @@ def test_what_is_said_together_comes_in_order_after_all_before(
     pipe, theirs = ends
     said: list[Frame] = [results(1, before), Step(1, 1, 2), Step(1, 2, 2), Step(2, 1, 1)]
     pipe.send(said[0])
-    pipe.send_together(said[1:])
-    pipe.send_together([])
+    pipe.send_made(lambda: said[1:])
+    pipe.send_made(lambda: [])
     assert [read(theirs) for _ in said] == said
 
 
@@ -82,9 +82,9 @@ def test_what_is_made_aside_comes_in_its_turn(ends: tuple[Pipe, socket.socket]) 
     pipe, theirs = ends
     may_make = threading.Event()
 
-    def made() -> Frame:
+    def made() -> list[Frame]:
         may_make.wait(20)
-        return Step(1, 1, 3)
+        return [Step(1, 1, 3)]
 
     pipe.send_made(made)
     pipe.send(Step(1, 2, 3))
@@ -97,7 +97,7 @@ def test_where_something_cannot_be_made_both_ends_see_that_it_is_over(
 ) -> None:
     pipe, theirs = ends
 
-    def broken() -> Frame:
+    def broken() -> list[Frame]:
         raise RuntimeError("no such frame")
 
     pipe.send_made(broken)

@@ -412,11 +412,6 @@ class Denoiser:
         return self._curves | {str(key): self._schedule.curve(key) for key in self._keys}
 
     @property
-    def is_ahead(self) -> bool:
-        """Whether the device has still to do what it was told, as far as is known."""
-        return bool(self._told)
-
-    @property
     def due_s(self) -> float:
         """When `boundary` is to be called next, on the clock; the past for at once."""
         running = next((told for told in self._told if told.decision is not None), None)

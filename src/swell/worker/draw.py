@@ -27,7 +27,17 @@ from swell.worker.arena import InvalidCheckpoint
 from swell.worker.curve_files import curves_path, read_curves, write_curves
 from swell.worker.denoise import Denoiser, Request
 from swell.worker.device import Device
-from swell.worker.frames import DRAWN, HandedOver, Kept, Order, Preview, Step, Studio, Swapped
+from swell.worker.frames import (
+    DRAWN,
+    Frame,
+    HandedOver,
+    Kept,
+    Order,
+    Preview,
+    Step,
+    Studio,
+    Swapped,
+)
 from swell.worker.job import (
     PREVIEW_EVERY_S,
     PROGRESS_EVERY_S,
@@ -149,6 +159,8 @@ class Drawer:
         #: Samples whose checkpoint was refused just now.
         self._refused: set[str] = set()
         self._previews_from_s = 0.0
+        #: Progress and previews of the present step.
+        self._words: list[Frame] = []
         #: Whether all was handed over.
         self._is_over = False
         #: When checkpoints are told next.
@@ -340,6 +352,9 @@ class Drawer:
         self._has_news = True
         is_left = self._denoiser.boundary()
         self._flush()
+        if self._words:
+            words, self._words = self._words, []
+            self._pipe.send_made(lambda: words)
         self._tell_swaps()
         now_s = self._clock.monotonic_s()
         if is_left and now_s >= self._checkpoint_s:
@@ -371,12 +386,9 @@ class Drawer:
                 assert make_it is not None, "it has steps that are over"
                 frames.append(partial(_kept, job, index, make_it))
                 job.kept[index] = step
-        if not self._denoiser.is_ahead:
-            self._pipe.send_together([frame() for frame in frames])
-            return
-        for frame in frames:
-            # The loop does not wait for the device.
-            self._pipe.send_made(frame)
+        if frames:
+            # Only the copies are made now: the rest is done while the next step runs.
+            self._pipe.send_made(lambda: [frame() for frame in frames])
 
     def _rest(self, began_s: float) -> None:
         """Tell no checkpoints for as long as those were worth that are told since `began_s`."""
@@ -421,7 +433,7 @@ class Drawer:
         if not (is_time or done >= whole):
             return
         job.is_told, job.told_s = True, now_s
-        self._pipe.send(Step(job.handle, min(done, whole), whole))
+        self._words.append(Step(job.handle, min(done, whole), whole))
 
     def tell_preview(self, job: _Drawing, index: int, make: Callable[[], Any]) -> None:
         """Show a sample, if it is time for it."""
@@ -435,7 +447,7 @@ class Drawer:
         now_s = self._clock.monotonic_s()
         self._previews_from_s = now_s + PREVIEW_REST * (now_s - start_s)
         if jpeg is not None:
-            self._pipe.send(Preview(job.handle, index, jpeg))
+            self._words.append(Preview(job.handle, index, jpeg))
 
     def is_cancelled(self, job: _Drawing) -> bool:
         """Say whether a task is to stop. Asked before each step, so the first time is its start."""

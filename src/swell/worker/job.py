@@ -24,6 +24,7 @@ from swell.worker.frames import (
     Blob,
     Done,
     Fault,
+    Frame,
     Order,
     Pixels,
     Preview,
@@ -287,7 +288,7 @@ class Outbox:
         self._flushed_s = self._clock.monotonic_s()
 
 
-def _results_of(batch: int, job: Job) -> Results:
+def _results_of(batch: int, job: Job) -> list[Frame]:
     """Return the frame with what came of one job."""
     done: list[Done] = []
     faults: list[Fault] = []
@@ -301,7 +302,7 @@ def _results_of(batch: int, job: Job) -> Results:
         faults.append(_fault(job, error))
     # Nobody else keeps it, and pictures are large.
     job.results.clear()
-    return Results(batch, done, faults, [], False, peak_bytes())
+    return [Results(batch, done, faults, [], False, peak_bytes())]
 
 
 def _packed(job: Job) -> tuple[bytes, list[Pixels | Blob]]:

@@ -6,6 +6,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from swell.clock import Clock
@@ -53,7 +54,7 @@ class Pipe:
         self._inbox: collections.deque[Load | Studio | Run | HandOver] = collections.deque()
         self._listened_s = 0.0
         #: What the thread has to make and send, and its bytes; the first is being sent.
-        self._outgoing: collections.deque[tuple[Callable[[], Frame], int]] = collections.deque()
+        self._outgoing: collections.deque[tuple[Callable[[], bytes], int]] = collections.deque()
         self._outgoing_bytes = 0
         self._changed = threading.Condition()
         self._sender: threading.Thread | None = None
@@ -75,31 +76,19 @@ class Pipe:
         size_bytes = _file_bytes(frame)
         if not self._outgoing and size_bytes < LARGE_BYTES:
             # Nothing is on its way, so the other thread waits and the socket is free.
-            self._send_now(frame)
+            self._send_now(encode_frame(frame))
             return
-        self._send_aside(lambda: frame, size_bytes)
+        self._send_aside(partial(encode_frame, frame), size_bytes)
 
-    def send_together(self, frames: Sequence[Frame]) -> None:
-        """Say several things, none of them large, as `send` does, but wake the worker once.
-
-        Raises:
-            WorkerGone: Nobody listens any more.
-        """
-        if self._outgoing:
-            for frame in frames:
-                self.send(frame)
-            return
-        self._send_bytes(b"".join([encode_frame(frame) for frame in frames]))
-
-    def send_made(self, make: Callable[[], Frame]) -> None:
+    def send_made(self, make: Callable[[], Sequence[Frame]]) -> None:
         """Say what `make` returns, after all that was said before. It is called in a thread.
 
         Raises:
             WorkerGone: Nobody listens any more.
         """
-        self._send_aside(make, UNMADE_BYTES)
+        self._send_aside(lambda: b"".join(map(encode_frame, make())), UNMADE_BYTES)
 
-    def _send_aside(self, make: Callable[[], Frame], size_bytes: int) -> None:
+    def _send_aside(self, make: Callable[[], bytes], size_bytes: int) -> None:
         if self._sender is None:
             self._sender = threading.Thread(target=self._send_on, name="send", daemon=True)
             self._sender.start()
@@ -112,10 +101,7 @@ class Pipe:
             self._outgoing_bytes += size_bytes
             self._changed.notify_all()
 
-    def _send_now(self, frame: Frame) -> None:
-        self._send_bytes(encode_frame(frame))
-
-    def _send_bytes(self, data: bytes) -> None:
+    def _send_now(self, data: bytes) -> None:
         try:
             self._socket.sendall(data)
         except OSError as error:
