@@ -566,9 +566,10 @@ class Denoiser:
 
     def _count(self, decision: Decision, step: _Step) -> None:
         """Note who has moved, and retire who is finished."""
-        ids = {state.id for state in step.advanced}
-        ran = tuple(sample for sample in decision.run if sample.id in ids)
-        decision = msgspec.structs.replace(decision, run=ran)
+        if len(step.advanced) < len(decision.run):
+            ids = {state.id for state in step.advanced}
+            ran = tuple(sample for sample in decision.run if sample.id in ids)
+            decision = msgspec.structs.replace(decision, run=ran)
         moved = tuple([(state, state.step) for state in step.advanced])
         for sample in self._schedule.started(decision):
             state = self._states.pop(sample.id)

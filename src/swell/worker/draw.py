@@ -346,7 +346,7 @@ class Drawer:
 
     def step(self) -> None:
         """Do what is due at a boundary, and one step."""
-        for handle in self._pipe.stopped & self._jobs.keys():
+        for handle in self._pipe.stopped and self._pipe.stopped & self._jobs.keys():
             for name in self._jobs[handle].ids:
                 self._denoiser.cancel(name)
         self._has_news = True

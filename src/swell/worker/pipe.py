@@ -1,6 +1,7 @@
 """The model process's end of the socket to its worker."""
 
 import collections
+import queue
 import select
 import socket
 import threading
@@ -53,10 +54,13 @@ class Pipe:
         self._buffer = bytearray()
         self._inbox: collections.deque[Load | Studio | Run | HandOver] = collections.deque()
         self._listened_s = 0.0
-        #: What the thread has to make and send, and its bytes; the first is being sent.
-        self._outgoing: collections.deque[tuple[Callable[[], bytes], int]] = collections.deque()
-        self._outgoing_bytes = 0
-        self._changed = threading.Condition()
+        #: What the thread has to make and send, and its bytes.
+        self._outgoing: queue.SimpleQueue[tuple[Callable[[], bytes], int]] = queue.SimpleQueue()
+        #: How much was given to the thread, and how much it is done with: each is counted by one
+        #: thread alone.
+        self._given = self._given_bytes = 0
+        self._sent = self._sent_bytes = 0
+        self._moved = threading.Event()
         self._sender: threading.Thread | None = None
         self._is_gone = False
         #: Handles of cancelled tasks.
@@ -74,7 +78,7 @@ class Pipe:
             WorkerGone: Nobody listens any more.
         """
         size_bytes = _file_bytes(frame)
-        if not self._outgoing and size_bytes < LARGE_BYTES:
+        if self._given == self._sent and size_bytes < LARGE_BYTES:
             # Nothing is on its way, so the other thread waits and the socket is free.
             self._send_now(encode_frame(frame))
             return
@@ -92,14 +96,18 @@ class Pipe:
         if self._sender is None:
             self._sender = threading.Thread(target=self._send_on, name="send", daemon=True)
             self._sender.start()
-        with self._changed:
-            while self._outgoing_bytes > MAX_OUTGOING_BYTES and not self._is_gone:
-                self._changed.wait()
-            if self._is_gone:
-                raise WorkerGone
-            self._outgoing.append((make, size_bytes))
-            self._outgoing_bytes += size_bytes
-            self._changed.notify_all()
+        while self._is_full():
+            self._moved.clear()
+            if self._is_full():
+                self._moved.wait()
+        if self._is_gone:
+            raise WorkerGone
+        self._given += 1
+        self._given_bytes += size_bytes
+        self._outgoing.put((make, size_bytes))
+
+    def _is_full(self) -> bool:
+        return self._given_bytes - self._sent_bytes > MAX_OUTGOING_BYTES and not self._is_gone
 
     def _send_now(self, data: bytes) -> None:
         try:
@@ -110,10 +118,8 @@ class Pipe:
     def _send_on(self) -> None:
         """Send what is to be sent, in a thread of its own, until nobody listens any more."""
         while not self._is_gone:
-            with self._changed:
-                while not self._outgoing:
-                    self._changed.wait()
-            (make, size_bytes), is_gone = self._outgoing[0], False
+            make, size_bytes = self._outgoing.get()
+            is_gone = False
             try:
                 self._send_now(make())
             except WorkerGone:
@@ -123,11 +129,10 @@ class Pipe:
                 is_gone = True
                 # Whoever waits for it would wait for ever: let both ends see that it is over.
                 self._socket.shutdown(socket.SHUT_RDWR)
-            with self._changed:
-                self._is_gone = is_gone
-                self._outgoing.popleft()
-                self._outgoing_bytes -= size_bytes
-                self._changed.notify_all()
+            self._is_gone = is_gone
+            self._sent_bytes += size_bytes
+            self._sent += 1
+            self._moved.set()
 
     def forget(self, handle: int) -> None:
         """Forget what was said of a task that has ended."""
