@@ -702,7 +702,9 @@ def test_a_checkpoint_may_be_made_later_and_is_of_then(solver: str) -> None:
     assert len(there.model.rows) == 3
 
 
-def test_who_hears_that_a_sample_has_ended_can_still_ask_for_its_checkpoint() -> None:
+@pytest.mark.parametrize("leaves", [False, True])
+def test_who_hears_that_a_sample_has_ended_can_still_ask_for_its_checkpoint(leaves: bool) -> None:
+    """Also where it is decoded because its model leaves the device."""
     here, there = Studio(), Studio()
     kept = {}
 
@@ -711,6 +713,9 @@ def test_who_hears_that_a_sample_has_ended_can_still_ask_for_its_checkpoint() ->
 
     here.denoiser._ended = ended
     here.add("a", steps=3)
+    while leaves and here.denoiser.step_of("a") < 3:
+        here.denoiser.boundary()
+    here.denoiser.decode_finished()
     here.finish()
     assert here.denoiser.checkpoint("a") is None
     there.add("a", steps=3, checkpoint=kept["a"])

@@ -403,8 +403,7 @@ class Denoiser:
     def decode_finished(self) -> None:
         """Decode all that wait for it, and wait for the device: a model is about to leave it."""
         while self._finished:
-            state = self._finished.popleft()
-            self._ended(state.id, self._decoded(state))
+            self._decode_first()
         self._wait(0)
 
     def curves(self) -> dict[str, Curve]:
@@ -461,12 +460,15 @@ class Denoiser:
     def _decode(self) -> None:
         """Decode one sample; more only where samples of few steps would pile up."""
         while self._finished:
-            state = self._finished[0]
-            # Who hears of its end can still ask for its checkpoint.
-            self._ended(state.id, self._decoded(state))
-            self._finished.popleft()
+            self._decode_first()
             if len(self._finished) < MOST_FINISHED:
                 break
+
+    def _decode_first(self) -> None:
+        state = self._finished[0]
+        # Who hears of its end can still ask for its checkpoint.
+        self._ended(state.id, self._decoded(state))
+        self._finished.popleft()
 
     def _decoded(self, state: SampleState) -> Any:
         if state.item.cancelled:
