@@ -14,7 +14,7 @@ from swell.clock import ManualClock
 from swell.model import HostArrays, StepModel, load_models
 from swell.worker.device import Device
 from swell.worker.draw import CHECKPOINT_EVERY_S, Drawer, Easel
-from swell.worker.frames import HEAD_BYTES, Kept, Load, Order, Studio, decode_frame
+from swell.worker.frames import HEAD_BYTES, Kept, Load, Order, Step, Studio, decode_frame
 from swell.worker.job import Reader
 from swell.worker.pipe import Pipe
 
@@ -169,3 +169,29 @@ def test_a_sample_that_did_not_move_is_told_once(atelier: Atelier) -> None:
     told = [type(frame).__name__ for frame in atelier.frames()]
     assert told == ["HandedOver"]
     assert not atelier.drawer.is_busy
+
+
+def test_a_sample_that_only_came_back_is_told_once_it_has_moved(atelier: Atelier) -> None:
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":9}', seed=1)])
+    atelier.drawer.step()
+    [kept] = [frame for frame in atelier.frames() if isinstance(frame, Kept)]
+    atelier.drawer.add(
+        "test/draws", [Order(2, b'{"steps":9}', seed=1, checkpoints={0: kept.checkpoint})]
+    )
+    atelier.drawer.hand_over()
+    assert [type(frame).__name__ for frame in atelier.frames()] == ["HandedOver"]
+
+
+def test_progress_goes_on_where_a_sample_came_back(atelier: Atelier) -> None:
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":9}', seed=1)])
+    for _ in range(6):
+        atelier.drawer.step()
+    kept = [frame for frame in atelier.frames() if isinstance(frame, Kept)][-1]
+    atelier.drawer.add(
+        "test/draws", [Order(2, b'{"steps":9}', seed=0, count=2, checkpoints={1: kept.checkpoint})]
+    )
+    atelier.drawer.step()
+    told = [
+        frame.done for frame in atelier.frames() if isinstance(frame, Step) and frame.handle == 2
+    ]
+    assert told[0] >= 7
