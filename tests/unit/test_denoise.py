@@ -411,6 +411,59 @@ def test_memory_that_ends_amid_the_search_leaves_everybody_where_they_are() -> N
     assert studio.finish() == {name: alone(name, solver="euler_ancestral") for name in "abcd"}
 
 
+class Tight(HostArrays):
+    """Has room for so many rows of one array."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def rows(self, like: Any, count: int) -> Any:
+        if count > self.most:
+            raise NoMemory(f"{count} rows")
+        return super().rows(like, count)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("most", [2, 3, 7])
+def test_rows_that_memory_has_no_room_for_are_fewer_from_then_on(most: int, exact: bool) -> None:
+    studio = Studio(exact=exact)
+    studio.model.arrays = Tight(most)
+    for name in "abcde":
+        studio.add(name, steps=300)
+    ended = studio.finish()
+    assert {name: ended[name] for name in "abcde"} == {
+        name: alone(name, steps=300) for name in "abcde"
+    }
+    assert max(studio.model.rows) <= most
+
+
+def test_rows_of_a_key_with_nothing_to_draw_make_room_for_those_of_another() -> None:
+    studio = Studio(exact=False)
+    arrays = studio.model.arrays = Tight(99)
+    studio.add("a")
+    studio.finish()
+    [key] = studio.denoiser._keys.values()
+    make_room = studio.denoiser._drop_arenas
+    arrays.most = 0
+
+    def drop(keys: Any) -> bool:
+        arrays.most = 99
+        return make_room(keys)
+
+    studio.denoiser._drop_arenas = drop  # type: ignore[method-assign]
+    studio.add("b", shape=(4, 4))
+    assert isinstance(studio.finish()["b"], bytes)
+    assert key.arena is None
+    assert key.most_rows == 8
+
+
+def test_a_key_for_which_there_is_not_a_single_row_fails_its_samples() -> None:
+    studio = Studio()
+    studio.model.arrays = Tight(1)
+    studio.add("a")
+    assert isinstance(studio.finish()["a"], NoMemory)
+
+
 def test_a_sample_for_which_not_a_single_row_fits_fails() -> None:
     studio = Studio()
     studio.model.memory = 0

@@ -723,6 +723,12 @@ class Schedule:
         state.loaded, state.load_s = loaded, load_s
         state.weights, state.swap_s = weights, swap_s
 
+    def limit(self, key: Hashable, most_rows: int) -> None:
+        """Say that never more than so many rows of a key fit; at least 1."""
+        state = self._keys[key]
+        state.memory = Memory(min(most_rows, state.memory.rows), most_rows)
+        state.costs.clear()
+
     def curve(self, key: Hashable) -> Curve:
         """Return what was measured, to be stored."""
         return self._keys[key].curve
