@@ -765,7 +765,9 @@ class Denoiser:
         while True:
             try:
                 return Arena(first.key, model.arrays, key.most_rows, conditions)
-            except (MemoryError, *model.out_of_memory):
+            except Exception as error:
+                if not isinstance(error, (MemoryError, *model.out_of_memory)):
+                    raise
                 # Rows that nobody needs now go first.
                 if self._drop_arenas(self._keys.values()):
                     continue
