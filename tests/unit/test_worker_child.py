@@ -314,7 +314,7 @@ def test_a_running_task_stops_at_its_next_step(line: Line) -> None:
 
 
 def test_progress_is_told_seldom_and_previews_are_small(line: Line) -> None:
-    line.say(Watch([1]), Run(1, "test/steps", [Order(1, b'{"n":2000}')]))
+    line.say(Run(1, "test/steps", [Order(1, b'{"n":2000}')]), Watch([1]))
     frames: list[Frame] = []
     while not frames or not isinstance(frames[-1], Results):
         frames.append(line.hear())
@@ -496,9 +496,9 @@ def test_a_sample_that_cannot_be_drawn_ends_its_whole_task_and_no_other(drawing:
 
 
 def test_previews_come_only_of_what_takes_long(drawing: Line) -> None:
-    drawing.say(Watch([1, 2]), draw(Order(1, b'{"steps":20,"step_s":0.001}')))
+    drawing.say(draw(Order(1, b'{"steps":20,"step_s":0.001}')), Watch([1]))
     assert not any(isinstance(frame, Preview) for frame in heard_until_done(drawing, 1))
-    drawing.say(draw(Order(2, b'{"steps":30,"step_s":0.03}', count=3)))
+    drawing.say(draw(Order(2, b'{"steps":30,"step_s":0.03}', count=3)), Watch([2]))
     previews = [each for each in heard_until_done(drawing, 2) if isinstance(each, Preview)]
     assert 1 <= len(previews) <= 4
 
