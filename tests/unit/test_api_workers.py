@@ -152,6 +152,25 @@ async def test_a_silent_worker_loses_its_task_and_is_shown_as_lost(world: World)
     assert late["cancels"] == [task["id"]]
 
 
+@pytest.mark.parametrize("asks", ["lease", "report"])
+async def test_a_lost_task_that_its_worker_is_granted_again_is_not_to_be_stopped(
+    world: World, asks: str
+) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    world.clock.advance(31)
+    await sweep(world.service)
+    world.clock.advance(600)
+    await sweep(world.service)
+    if asks == "lease":
+        answer = await world.lease(worker)
+    else:
+        answer = await world.report(worker, holds=[hold(lease)], ask=1)
+    assert [(each["task_id"], each["attempt"]) for each in answer["tasks"]] == [(task["id"], 2)]
+    assert "cancels" not in answer
+
+
 async def test_draining_wakes_a_waiting_lease_and_ends_granting(world: World) -> None:
     worker = await world.register()
     waiting = asyncio.create_task(world.lease(worker, wait_s=10))

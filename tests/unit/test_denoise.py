@@ -411,6 +411,59 @@ def test_memory_that_ends_amid_the_search_leaves_everybody_where_they_are() -> N
     assert studio.finish() == {name: alone(name, solver="euler_ancestral") for name in "abcd"}
 
 
+class Tight(HostArrays):
+    """Has room for so many rows of one array."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def rows(self, like: Any, count: int) -> Any:
+        if count > self.most:
+            raise NoMemory(f"{count} rows")
+        return super().rows(like, count)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("most", [2, 3, 7])
+def test_rows_that_memory_has_no_room_for_are_fewer_from_then_on(most: int, exact: bool) -> None:
+    studio = Studio(exact=exact)
+    studio.model.arrays = Tight(most)
+    for name in "abcde":
+        studio.add(name, steps=300)
+    ended = studio.finish()
+    assert {name: ended[name] for name in "abcde"} == {
+        name: alone(name, steps=300) for name in "abcde"
+    }
+    assert max(studio.model.rows) <= most
+
+
+def test_rows_of_a_key_with_nothing_to_draw_make_room_for_those_of_another() -> None:
+    studio = Studio(exact=False)
+    arrays = studio.model.arrays = Tight(99)
+    studio.add("a")
+    studio.finish()
+    [key] = studio.denoiser._keys.values()
+    make_room = studio.denoiser._drop_arenas
+    arrays.most = 0
+
+    def drop(keys: Any) -> bool:
+        arrays.most = 99
+        return make_room(keys)
+
+    studio.denoiser._drop_arenas = drop  # type: ignore[method-assign]
+    studio.add("b", shape=(4, 4))
+    assert isinstance(studio.finish()["b"], bytes)
+    assert key.arena is None
+    assert key.most_rows == 8
+
+
+def test_a_key_for_which_there_is_not_a_single_row_fails_its_samples() -> None:
+    studio = Studio()
+    studio.model.arrays = Tight(1)
+    studio.add("a")
+    assert isinstance(studio.finish()["a"], NoMemory)
+
+
 def test_a_sample_for_which_not_a_single_row_fits_fails() -> None:
     studio = Studio()
     studio.model.memory = 0
@@ -702,7 +755,9 @@ def test_a_checkpoint_may_be_made_later_and_is_of_then(solver: str) -> None:
     assert len(there.model.rows) == 3
 
 
-def test_who_hears_that_a_sample_has_ended_can_still_ask_for_its_checkpoint() -> None:
+@pytest.mark.parametrize("leaves", [False, True])
+def test_who_hears_that_a_sample_has_ended_can_still_ask_for_its_checkpoint(leaves: bool) -> None:
+    """Also where it is decoded because its model leaves the device."""
     here, there = Studio(), Studio()
     kept = {}
 
@@ -711,6 +766,9 @@ def test_who_hears_that_a_sample_has_ended_can_still_ask_for_its_checkpoint() ->
 
     here.denoiser._ended = ended
     here.add("a", steps=3)
+    while leaves and here.denoiser.step_of("a") < 3:
+        here.denoiser.boundary()
+    here.denoiser.decode_finished()
     here.finish()
     assert here.denoiser.checkpoint("a") is None
     there.add("a", steps=3, checkpoint=kept["a"])

@@ -285,6 +285,20 @@ def test_another_model_is_loaded_if_those_who_wait_for_it_gain_more_than_it_cost
     assert decide(0.0, rivals(40, 1, 5.0), used).why_turn is TurnReason.STAYS
 
 
+@pytest.mark.parametrize("left_s", [{}, {"b": 1.0, "c": 1.0}, {"b": 1.0, "c": -1.0}])
+def test_who_is_not_worth_a_load_keeps_the_turn_from_nobody_who_needs_none(
+    left_s: dict[str, float],
+) -> None:
+    current = group(*(sample(f"a{n}", 4, key="a") for n in range(8)), key="a")
+    short = (sample(f"b{n}", 1, key="b") for n in range(3))
+    away = group(*short, key="b", loaded=False, load_s=1.0)
+    there = group(sample("c", 60, key="c"), key="c")
+    used = Turn("a", 5.0, {"a": -1.0, **left_s})
+    assert decide(0.0, [current, away], used).why_turn is TurnReason.STAYS
+    decision = decide(0.0, [current, away, there], used)
+    assert (decision.key, decision.why_turn) == ("c", TurnReason.SPENT)
+
+
 def test_bringing_a_model_back_counts_for_everybody_who_waits_for_it() -> None:
     used = Turn("a", 0.0, {"a": -1.0})
     current, other = rivals(4, 2, 1.0)

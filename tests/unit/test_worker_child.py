@@ -97,6 +97,11 @@ def long(n: int) -> str:
 @swell.model("test/seeded")
 def seeded(seed: int | None = None) -> int:
     return seed
+
+@swell.model("test/keeps")
+def keeps(seed: bool = False, ctx: swell.Context | None = None) -> bool:
+    ctx.progress(0.5, 1)
+    return seed
 """
 
 
@@ -156,6 +161,7 @@ def line(idle: Line, tmp_path: Path) -> Line:
         "test/broken-text",
         "test/long",
         "test/seeded",
+        "test/keeps",
     ]
     assert isinstance(ready, Ready)
     assert ready.peak_bytes > 0
@@ -215,6 +221,34 @@ def test_the_recorded_seed_is_the_tasks_or_the_inputs(line: Line, order: Order, 
     line.say(Run(1, "test/seeded", [order]))
     [done] = line.result().done
     assert done.seed == seed
+
+
+def test_a_seed_that_cannot_be_recorded_is_no_valid_input(line: Line) -> None:
+    huge = [Order(1, b'{"seed":%d}' % 10**30), Order(2, b'{"seed":%d}' % (2**63 - 1), count=2)]
+    line.say(Run(1, "test/seeded", [*huge, Order(3, b'{"seed":%d}' % (2**63 - 1))]))
+    result = line.result()
+    assert [fault.code for fault in result.faults] == ["invalid_input"] * 2
+    assert "/seed: " in result.faults[0].detail
+    assert [done.seed for done in result.done] == [2**63 - 1]
+
+
+@pytest.mark.parametrize(
+    ("model", "raw"), [("test/seeded", b'{"seed":-1}'), ("test/keeps", b'{"seed":true}')]
+)
+def test_what_is_no_seed_is_given_to_the_model_and_another_one_is_drawn(
+    line: Line, model: str, raw: bytes
+) -> None:
+    line.say(Run(1, model, [Order(1, raw)]))
+    [done] = line.result().done
+    assert json.loads(done.output) == json.loads(raw)["seed"]
+    assert done.seed > 1
+
+
+def test_parts_of_a_step_are_told_as_whole_ones(line: Line) -> None:
+    line.say(Run(1, "test/keeps", [Order(1, b"{}")]))
+    step = line.hear()
+    assert isinstance(step, Step)
+    assert (step.done, step.total) == (0, 1)
 
 
 def test_a_seed_is_drawn_where_none_was_given(line: Line) -> None:
@@ -280,7 +314,7 @@ def test_a_running_task_stops_at_its_next_step(line: Line) -> None:
 
 
 def test_progress_is_told_seldom_and_previews_are_small(line: Line) -> None:
-    line.say(Watch([1]), Run(1, "test/steps", [Order(1, b'{"n":2000}')]))
+    line.say(Run(1, "test/steps", [Order(1, b'{"n":2000}')]), Watch([1]))
     frames: list[Frame] = []
     while not frames or not isinstance(frames[-1], Results):
         frames.append(line.hear())
@@ -462,9 +496,9 @@ def test_a_sample_that_cannot_be_drawn_ends_its_whole_task_and_no_other(drawing:
 
 
 def test_previews_come_only_of_what_takes_long(drawing: Line) -> None:
-    drawing.say(Watch([1, 2]), draw(Order(1, b'{"steps":20,"step_s":0.001}')))
+    drawing.say(draw(Order(1, b'{"steps":20,"step_s":0.001}')), Watch([1]))
     assert not any(isinstance(frame, Preview) for frame in heard_until_done(drawing, 1))
-    drawing.say(draw(Order(2, b'{"steps":30,"step_s":0.03}', count=3)))
+    drawing.say(draw(Order(2, b'{"steps":30,"step_s":0.03}', count=3)), Watch([2]))
     previews = [each for each in heard_until_done(drawing, 2) if isinstance(each, Preview)]
     assert 1 <= len(previews) <= 4
 

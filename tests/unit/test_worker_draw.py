@@ -14,7 +14,16 @@ from swell.clock import ManualClock
 from swell.model import HostArrays, StepModel, load_models
 from swell.worker.device import Device
 from swell.worker.draw import CHECKPOINT_EVERY_S, Drawer, Easel
-from swell.worker.frames import HEAD_BYTES, HandedOver, Kept, Load, Order, Studio, decode_frame
+from swell.worker.frames import (
+    HEAD_BYTES,
+    HandedOver,
+    Kept,
+    Load,
+    Order,
+    Step,
+    Studio,
+    decode_frame,
+)
 from swell.worker.job import Reader
 from swell.worker.pipe import Pipe
 
@@ -124,6 +133,13 @@ class Atelier:
             told = told[end:]
         return frames
 
+    def told_until(self, kind: type) -> list[Any]:
+        """Return what was told up to a frame of this kind, which must come."""
+        frames: list[Any] = []
+        while not any(isinstance(frame, kind) for frame in frames):
+            frames += self.frames()
+        return frames
+
 
 @pytest.fixture
 def atelier(tmp_path: Path) -> Iterator[Atelier]:
@@ -174,8 +190,38 @@ def test_a_sample_that_did_not_move_is_told_once(atelier: Atelier) -> None:
     atelier.drawer.add("test/draws", [Order(1, b'{"steps":9}')])
     atelier.drawer.step()
     atelier.drawer.hand_over()
-    told = []
-    while not told or not isinstance(told[-1], HandedOver):
-        told += atelier.frames()
+    told = atelier.told_until(HandedOver)
     assert [type(frame) for frame in told].count(Kept) == 1
     assert not atelier.drawer.is_busy
+
+
+def test_a_sample_that_only_came_back_is_told_once_it_has_moved(atelier: Atelier) -> None:
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":9}', seed=1)])
+    atelier.drawer.step()
+    [kept] = [frame for frame in atelier.told_until(Kept) if isinstance(frame, Kept)]
+    atelier.drawer.add(
+        "test/draws", [Order(2, b'{"steps":9}', seed=1, checkpoints={0: kept.checkpoint})]
+    )
+    atelier.drawer.hand_over()
+    assert [type(frame).__name__ for frame in atelier.told_until(HandedOver)] == ["HandedOver"]
+
+
+def test_progress_goes_on_where_a_sample_came_back(atelier: Atelier) -> None:
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":9}', seed=1)])
+    for _ in range(6):
+        atelier.drawer.step()
+    told: list[Any] = []
+    while [type(frame) for frame in told].count(Kept) < 6:
+        told += atelier.told_until(Kept)
+    kept = [frame for frame in told if isinstance(frame, Kept)][-1]
+    atelier.drawer.add(
+        "test/draws", [Order(2, b'{"steps":9}', seed=0, count=2, checkpoints={1: kept.checkpoint})]
+    )
+    atelier.drawer.step()
+    atelier.drawer.hand_over()
+    told = [
+        frame.done
+        for frame in atelier.told_until(HandedOver)
+        if isinstance(frame, Step) and frame.handle == 2
+    ]
+    assert told[0] >= 7

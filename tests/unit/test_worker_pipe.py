@@ -7,7 +7,19 @@ from collections.abc import Iterator
 import pytest
 
 from swell.clock import SystemClock
-from swell.worker.frames import HEAD_BYTES, Done, Frame, Pixels, Results, Step, decode_frame
+from swell.worker.frames import (
+    HEAD_BYTES,
+    Done,
+    Frame,
+    Pixels,
+    Results,
+    Run,
+    Step,
+    Stop,
+    Watch,
+    decode_frame,
+    encode_frame,
+)
 from swell.worker.pipe import LARGE_BYTES, Pipe, WorkerGone
 
 
@@ -105,3 +117,17 @@ def test_where_something_cannot_be_made_both_ends_see_that_it_is_over(
     with pytest.raises(WorkerGone):
         pipe.next()
     assert "no such frame" in capfd.readouterr().err
+
+
+def test_what_comes_too_late_for_a_task_is_forgotten_when_nothing_is_left_to_do(
+    ends: tuple[Pipe, socket.socket],
+) -> None:
+    pipe, theirs = ends
+    theirs.sendall(b"".join(map(encode_frame, (Stop([1]), Watch([1])))))
+    assert pipe.wait(20)
+    pipe.listen()
+    assert (pipe.stopped, pipe.watched) == ({1}, {1})
+    late = (Run(2, "test/model", []), Stop([2]), Watch([3]))
+    theirs.sendall(b"".join(map(encode_frame, late)))
+    assert pipe.next() == late[0]
+    assert (pipe.stopped, pipe.watched) == ({2}, {3})

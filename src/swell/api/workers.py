@@ -197,7 +197,7 @@ async def lease_tasks(
         await _hand_back(service, tasks)
         tasks = []
     drain = worker.is_drain_told = worker.info.draining
-    cancels = worker.take_cancels()
+    cancels = _to_stop(worker.take_cancels(), tasks)
     return Grant(tasks=_leased(service, tasks), cancels=cancels, drain=drain)
 
 
@@ -220,8 +220,7 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     if told.settlements:
         await _after_settling(service, [task for task in settled if task is not None])
         service.fleet.release([(each.task_id, each.attempt) for each in told.settlements])
-    cancels = worker.take_cancels()
-    cancels += [task_id for task_id in lost if task_id not in cancels]
+    cancels = _to_stop([*worker.take_cancels(), *lost], tasks)
     drain = worker.info.draining
     if told.goodbye:
         await service.fleet.remove(told.worker_id)
@@ -232,6 +231,16 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
         tasks=_leased(service, tasks),
         watched=service.bus.watched(dict.fromkeys(each.task_id for each in told.progress)),
     )
+
+
+def _to_stop(task_ids: Sequence[str], granted: Sequence[Task]) -> list[str]:
+    """Return the tasks that a worker has to stop, each once.
+
+    What it is granted in the same answer was lost to it in an earlier attempt, which it gives up by
+    itself: to be told of that would stop the new one. A cancellation comes with the next heartbeat.
+    """
+    new = {task.id for task in granted}
+    return [task_id for task_id in dict.fromkeys(task_ids) if task_id not in new]
 
 
 async def _write(

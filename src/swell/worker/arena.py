@@ -28,7 +28,7 @@ from swell.model import Array, Arrays, Plan, Sampler
 from swell.worker import solver as solvers
 from swell.worker.solver import AlphaBars, Noise, Sigmas, Solver, Table
 
-__all__ = ["Arena", "BatchKey", "InvalidCheckpoint", "SampleState", "table_of"]
+__all__ = ["Arena", "BatchKey", "Conditions", "InvalidCheckpoint", "SampleState", "table_of"]
 
 Singles = NDArray[np.float32]
 

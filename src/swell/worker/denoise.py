@@ -41,6 +41,7 @@ then takes the loop with it.
 An error of the network is the fault of one sample until shown otherwise: the batch is halved until
 the one to blame is alone. Whoever shares a half with it just runs again, from the same latents.
 Where memory runs out, fewer rows run from then on. If a single row finds none, its sample fails.
+Where there is no room for the rows of a key, those of keys with nothing to draw go first.
 """
 
 from collections import OrderedDict, deque
@@ -54,9 +55,9 @@ import numpy as np
 from swell.clock import Clock, SystemClock
 from swell.model import Array, Arrays, Cancelled, Item, Mark, StepModel, whole
 from swell.worker.adapt import Adapting, LoraSet, Swaps
-from swell.worker.arena import Arena, BatchKey, SampleState, table_of
+from swell.worker.arena import Arena, BatchKey, Conditions, SampleState, table_of
 from swell.worker.curve import Curve
-from swell.worker.schedule import Decision, Policy, Sample, Schedule
+from swell.worker.schedule import Decision, Policy, Sample, Schedule, halved
 
 __all__ = ["Denoiser", "Request", "Runs"]
 
@@ -403,8 +404,7 @@ class Denoiser:
     def decode_finished(self) -> None:
         """Decode all that wait for it, and wait for the device: a model is about to leave it."""
         while self._finished:
-            state = self._finished.popleft()
-            self._ended(state.id, self._decoded(state))
+            self._decode_first()
         self._wait(0)
 
     def curves(self) -> dict[str, Curve]:
@@ -456,12 +456,15 @@ class Denoiser:
     def _decode(self) -> None:
         """Decode one sample; more only where samples of few steps would pile up."""
         while self._finished:
-            state = self._finished[0]
-            # Who hears of its end can still ask for its checkpoint.
-            self._ended(state.id, self._decoded(state))
-            self._finished.popleft()
+            self._decode_first()
             if len(self._finished) < MOST_FINISHED:
                 break
+
+    def _decode_first(self) -> None:
+        state = self._finished[0]
+        # Who hears of its end can still ask for its checkpoint.
+        self._ended(state.id, self._decoded(state))
+        self._finished.popleft()
 
     def _decoded(self, state: SampleState) -> Any:
         if state.item.cancelled:
@@ -536,10 +539,16 @@ class Denoiser:
     def _clear(self, resident: _Resident) -> None:
         """Let go of what lies on the device beside the model, as far as no sample needs it."""
         resident.texts.forget_all()
+        self._drop_arenas([key for key in self._keys.values() if key.resident is resident])
+
+    def _drop_arenas(self, keys: Iterable[_Key]) -> bool:
+        """Let go of the rows of those keys that have no sample on its way; say whether any had."""
         busy = {state.key for state in self._states.values() if state.with_words is not None}
-        for key, known in self._keys.items():
-            if known.resident is resident and key not in busy:
-                known.arena = None
+        needed = {id(self._keys[key]) for key in busy}
+        idle = [key for key in keys if key.arena is not None and id(key) not in needed]
+        for key in idle:
+            key.arena = None
+        return bool(idle)
 
     def _adapt(self, resident: _Resident, first: SampleState) -> bool:
         """Have a sample's LoRAs on its model's weights; if that fails, all with these fail."""
@@ -711,7 +720,8 @@ class Denoiser:
     # Before a sample's first step
 
     def _ready(self, key: _Key, states: Sequence[SampleState]) -> bool:
-        """Encode the words of those who are new; return whether all can run."""
+        """Encode the words of those who are new; return whether all can run as was decided."""
+        most_rows = key.most_rows
         new = [state for state in states if state.with_words is None]
         if not new:
             return True
@@ -725,22 +735,42 @@ class Denoiser:
             if reason is not None:
                 self._end(state, reason)
         texts.forget_oldest()
-        return all(state.id in self._states for state in states)
+        return key.most_rows == most_rows and all(state.id in self._states for state in states)
 
     def _admit(self, key: _Key, state: SampleState) -> Exception | None:
         """Tell the network of a sample, or return why it cannot be told."""
-        arrays = key.resident.model.arrays
         try:
             key.resident.tell(state)
             assert state.with_words is not None, "it was told"
             if key.arena is None:
-                key.arena = Arena(state.key, arrays, key.most_rows, state.with_words)
+                key.arena = self._arena(key, state, state.with_words)
             for conditions in (state.with_words, state.without_words):
                 if conditions is not None:
                     key.arena.check(conditions)
         except Exception as error:
             return error
         return None
+
+    def _arena(self, key: _Key, first: SampleState, conditions: Conditions) -> Arena:
+        """Return the rows of a key: fewer from now on where memory has no room for all.
+
+        Raises:
+            Exception: There is none for a single one.
+        """
+        model = key.resident.model
+        while True:
+            try:
+                return Arena(first.key, model.arrays, key.most_rows, conditions)
+            except Exception as error:
+                if not isinstance(error, (MemoryError, *model.out_of_memory)):
+                    raise
+                # Rows that nobody needs now go first.
+                if self._drop_arenas(self._keys.values()):
+                    continue
+                if key.most_rows == 1:
+                    raise
+            key.most_rows = halved(key.most_rows)
+            self._schedule.limit(first.key, key.most_rows)
 
 
 def _preview(model: StepModel, foreseen: Callable[[], Array]) -> Any:

@@ -307,6 +307,9 @@ class Drawer:
         if name in self._refused:
             self._refused.discard(name)
             self._add(job, index, deadline_s, None)
+            return
+        # The worker has what it came with, and nothing was drawn yet.
+        job.steps[index] = job.kept[index] = self._denoiser.step_of(name)
 
     def _ended(self, name: str, result: Any) -> None:
         job, index = self._samples.pop(name)

@@ -524,8 +524,11 @@ class Worker:
 
     def watch(self, task_ids: Sequence[str]) -> None:
         """Have previews made of these tasks. See `Guest.watch`."""
-        followed = [self._desk.held[task_id] for task_id in task_ids if task_id in self._desk.held]
-        new = [held.handle for held in followed if held.handle not in self._watched]
+        followed = {
+            self._desk.held[task_id].handle for task_id in self._desk.held.keys() & task_ids
+        }
+        # Of one that has come back nothing more is told.
+        new = sorted((followed & self._sent()) - self._watched)
         if new:
             self._watched.update(new)
             self._process.watch(new)
@@ -536,7 +539,7 @@ class Worker:
         running = set(self._drawn) if turn == DRAWN else set()
         if self._batches and turn == self._batches[0].number:
             running = set(self._batches[0].waiting)
-        sent = {handle for batch in self._batches for handle in batch.waiting} | set(self._drawn)
+        sent = self._sent()
         told: list[int] = []
         for task_id in task_ids:
             held = self._desk.held.get(task_id)
@@ -551,6 +554,10 @@ class Worker:
         if told:
             self._process.stop(told)
             self._run_errand(self._insist(self._process, told))
+
+    def _sent(self) -> set[int]:
+        """Return the handles of all that the model process has."""
+        return {handle for batch in self._batches for handle in batch.waiting} | set(self._drawn)
 
     async def _insist(self, process: ModelProcess, handles: list[int]) -> None:
         """Kill a model that does not come back from what it was told to stop."""

@@ -69,8 +69,11 @@ FLUSH_BYTES: Final = 64 * 1024 * 1024
 #: Room in a frame for all that is not the bytes of files and output.
 _FRAME_MARGIN_BYTES: Final = 1024 * 1024
 
-#: Seeds fit a signed 32-bit integer, which every framework takes.
+#: Seeds that are drawn fit a signed 32-bit integer, which every framework takes.
 SEED_BITS: Final = 31
+
+#: Largest seed of a sample that can be recorded.
+MAX_SEED: Final = (1 << 63) - 1
 
 
 # --- what is asked -------------------------------------------------------------------------------
@@ -86,8 +89,10 @@ class Reader:
     def read(self, order: Order) -> tuple[Any, int]:
         """Return the input as validated, and the seed of the first sample.
 
+        It is the task's or, where the task has none, the input's own; one below 0 counts as none.
+
         Raises:
-            pydantic.ValidationError: The input is not valid.
+            pydantic.ValidationError: The input is not valid, or its seed cannot be recorded.
         """
         context = {"files": order.files, "loras": order.loras}
         checked = self._validate(
@@ -96,7 +101,15 @@ class Reader:
         if order.seed is not None:
             return checked, order.seed
         own = getattr(checked, "seed", None)
-        return checked, own if isinstance(own, int) else self._rng.getrandbits(SEED_BITS)
+        if not isinstance(own, int) or isinstance(own, bool) or own < 0:
+            return checked, self._rng.getrandbits(SEED_BITS)
+        most = MAX_SEED - (order.count - 1)
+        if own > most:
+            raise pydantic.ValidationError.from_exception_data(
+                "seed",
+                [{"type": "less_than_equal", "loc": ("seed",), "input": own, "ctx": {"le": most}}],
+            )
+        return checked, own
 
 
 def _defaults(checked: Any) -> dict[str, Any]:
@@ -165,6 +178,8 @@ class Job:
 
     def progress(self, done: int, total: int) -> None:
         """See `Listener.progress`. Samples that ran before count as whole."""
+        # A model may count in parts of a step.
+        done, total = int(done), int(total)
         self._pipe.listen()
         now_s = self._clock.monotonic_s()
         if done < total and now_s - self.told_s < self.progress_every_s:

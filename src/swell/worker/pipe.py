@@ -140,7 +140,11 @@ class Pipe:
         self.watched.discard(handle)
 
     def next(self) -> Load | Studio | Run | HandOver:
-        """Wait for something to do."""
+        """Wait for something to do, where nothing is left of what there was."""
+        if not self._inbox:
+            # What was said of a task while its result was on its way came too late to be forgotten.
+            self.stopped.clear()
+            self.watched.clear()
         while not self._inbox:
             self._receive(0)
         return self._inbox.popleft()

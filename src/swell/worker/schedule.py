@@ -481,8 +481,12 @@ def _next_turn(
         return Turn(unit, 0.0, turn.left_s), TurnReason.BOUND
     if current is not None and turn.left_s.get(current, 0.0) > 0:
         return turn, TurnReason.GOES_ON
-    left_s = turn.left_s
     others = [unit for unit in units if unit != current]
+    if current is not None:
+        others = _worth_changing_to(units, surveys, current)
+        if not others:
+            return turn, TurnReason.STAYS
+    left_s = turn.left_s
     ready = [unit for unit in others if left_s.get(unit, 0.0) > 0]
     if not ready:
         left_s = _new_round(surveys, left_s, policy)
@@ -490,12 +494,27 @@ def _next_turn(
     best = max(ready, key=lambda unit: _worth(surveys[unit]))
     if current is None:
         return Turn(best, 0.0, left_s), TurnReason.EMPTY
-    if surveys[best].load_s:
-        back_s = max(_back_s(group, units[best][0]) for group in units[current])
-        waiting = sum(survey.weight for survey in surveys.values())
-        if not _gains(surveys[best], surveys[current], back_s, waiting):
-            return turn, TurnReason.STAYS
     return Turn(best, 0.0, left_s), TurnReason.SPENT
+
+
+def _worth_changing_to(
+    units: Mapping[Hashable, Sequence[Group]],
+    surveys: Mapping[Hashable, _Survey],
+    current: Hashable,
+) -> list[Hashable]:
+    """Return the other units that can have the device at once, or gain more than loading costs.
+
+    Whoever does not must not be in the way of those that need no load.
+    """
+    waiting = sum(survey.weight for survey in surveys.values())
+
+    def pays(unit: Hashable) -> bool:
+        if not surveys[unit].load_s:
+            return True
+        back_s = max(_back_s(group, units[unit][0]) for group in units[current])
+        return _gains(surveys[unit], surveys[current], back_s, waiting)
+
+    return [unit for unit in units if unit != current and pays(unit)]
 
 
 def _back_s(group: Group, other: Group) -> float:
@@ -703,6 +722,12 @@ class Schedule:
         state = self._keys[key]
         state.loaded, state.load_s = loaded, load_s
         state.weights, state.swap_s = weights, swap_s
+
+    def limit(self, key: Hashable, most_rows: int) -> None:
+        """Say that never more than so many rows of a key fit; at least 1."""
+        state = self._keys[key]
+        state.memory = Memory(min(most_rows, state.memory.rows), most_rows)
+        state.costs.clear()
 
     def curve(self, key: Hashable) -> Curve:
         """Return what was measured, to be stored."""

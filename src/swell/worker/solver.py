@@ -442,11 +442,6 @@ class Solver:
         """Whether `advance` takes h, of which a sample's row is zeros before its first step."""
         return self.name == "dpmpp_2m"
 
-    @property
-    def needs_scratch(self) -> bool:
-        """Whether `advance` allocates if it is given no scratch."""
-        return self.name in ("ddim", "dpmpp_2m") or self.prediction == "v"
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
