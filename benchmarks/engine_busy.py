@@ -24,7 +24,7 @@ from encoders import grain
 from engine_rig import summary
 from machine import folder, quiet, report, say
 from swell.worker import compress
-from swell.worker.encoders import Encoders
+from swell.worker.encoders import Encoders, default_processes
 from worker_rig import SPEED, Backend, curve, noting, serve_backlog
 
 ENCODE_S = 0.155
@@ -99,6 +99,7 @@ def main() -> None:
         "upload_ms": UPLOAD_S * 1e3,
         "pictures": chosen.pictures,
         "processes": chosen.processes,
+        "processes_by_default_here": default_processes(),
         "runs": len(runs),
     }
     is_full = detail["of_full_rate"]["median"] >= LEAST_OF_FULL_RATE
