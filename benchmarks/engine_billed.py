@@ -3,9 +3,10 @@
 A replay with the statistics of GenTD26, at the trace's own load, on devices that are rented when
 work waits and given back when they are idle. Billed is from the order to the return, at least 60 s
 each: booting, loading models, drawing, idling. What a worker decides is Swell's code, in simulated
-time (`fleet.py`). Models take 1 to 20 GB of 64 GB, and to load what the trace's quantiles say (half
-of them 23 s or more). A device boots in 100 s, of the published 80 to 120 s of a node with its
-container. The trace's own fleet was billed about 14 seconds for each.
+time (`fleet.py`); when a device is rented and given back is a rule of this replay, since Swell
+itself keeps as many workers as it is told. Models take 1 to 20 GB of 64 GB, and to load what the
+trace's quantiles say (half of them 23 s or more). A device boots in 100 s, of the published 80 to
+120 s of a node with its container. The trace's own fleet was billed about 14 seconds for each.
 
 Cheap is slow: the first device is rented once `first_s` of work waits, or somebody has waited for
 `patience_s`; another one once more than `more_s` waits for each that is there; an idle one is kept

@@ -15,7 +15,7 @@ import argparse
 import asyncio
 from typing import Any
 
-from engine_raw_loop import bare
+from engine_raw_loop import Bare
 from engine_rig import paired, summary
 from machine import quiet, report
 from worker_rig import SPEED, Backend, curve, serve_backlog, steady_rate
@@ -42,7 +42,7 @@ def main() -> None:
         found = paired(
             chosen.pairs,
             lambda: rate("Noted", ROWS, count),
-            lambda: bare("one row", chosen.alone),
+            Bare("one row", chosen.alone).rate,
         )
         one_row = rate("Alone", 1, chosen.alone)
     promised = ROWS * curve(512)(1) / curve(512)(ROWS)

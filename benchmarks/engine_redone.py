@@ -11,7 +11,7 @@ and with noise of their own, one task without a seed. In each round it is killed
 A step counts from its begin, so one that was in flight when the process died is drawn twice. At the
 end every task is drawn once more without being disturbed, and all files are compared.
 
-Value: steps that one sample has drawn twice in one round of `release` or `process`, at most. All
+Value: steps that one sample has drawn twice in one round of all kinds but `worker`, at most. All
 tasks must have succeeded, once each, with the same bytes as when nothing is killed, and no sample
 may have drawn more than all of its steps twice where the worker died.
 """
@@ -253,7 +253,7 @@ def main() -> None:
         }
     is_right = not (judged["lost"] or judged["doubled"] or judged["other_bytes"])
     is_right &= not judged["checkpoints_left"] and max(redone["worker"]) <= STEPS
-    report(max(*redone["release"], *redone["process"]), detail, ok=is_right)
+    report(max(*redone["release"], *redone["process"], *redone["alone"]), detail, ok=is_right)
 
 
 if __name__ == "__main__":

@@ -74,19 +74,22 @@ class Timed:
         self.spent_s = 0.0
         #: Of each call of `denoise`.
         self.steps_s: list[float] = []
+        self.rows: list[int] = []
         for name in ("prepare", "encode", "denoise", "decode", "preview"):
             setattr(model, name, self._timed(getattr(model, name), name == "denoise"))
 
     def _timed(self, function: Callable[..., Any], is_step: bool) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
-            begun = time.perf_counter()
+            begun, before_s = time.perf_counter(), self.spent_s
             try:
                 return function(*arguments)
             finally:
                 took = time.perf_counter() - begun
-                self.spent_s += took
+                # One may call another, which counts once.
+                self.spent_s = before_s + took
                 if is_step:
                     self.steps_s.append(took)
+                    self.rows.append(len(arguments[0]))
 
         return call
 

@@ -106,10 +106,31 @@ class Serial(swell.Model):
 
 
 class Threaded(Icons):
-    """swell/icons with as many threads as WORKER_THREADS says."""
+    """swell/icons with as many threads as WORKER_THREADS says, and notes that name nobody."""
 
     name = "demo/threaded-icons"
     files = ()
 
     def __init__(self) -> None:
         super().__init__(int(os.environ.get("WORKER_THREADS", "0")) or None)
+        self.notes: _Notes | None = None
+
+    def warmup(self) -> None:
+        super().warmup()
+        self.notes = _Notes()
+
+    def denoise(self, x: Any, t: Any, conditions: Any) -> Any:
+        begun_ns = time.monotonic_ns()
+        result = super().denoise(x, t, conditions)
+        self._note(begun_ns, len(x))
+        return result
+
+    def decode(self, latents: Any, item: Item[Any]) -> Image:
+        begun_ns = time.monotonic_ns()
+        result = super().decode(latents, item)
+        self._note(begun_ns, 0)
+        return result
+
+    def _note(self, begun_ns: int, rows: int) -> None:
+        if self.notes is not None:
+            self.notes.write(begun_ns, rows, [0])
