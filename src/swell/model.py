@@ -719,8 +719,8 @@ class _FunctionModel(Model):
 
     def _call(self, item: Item[BaseModel]) -> Any:
         arguments = dict(item.input.__dict__)
-        if self._takes_seed and arguments["seed"] is None:
-            arguments["seed"] = item.seed
+        if self._takes_seed:
+            arguments["seed"] = _seed_of(arguments["seed"], item)
         if self._context_name is not None:
             arguments[self._context_name] = item
         try:
@@ -732,6 +732,14 @@ class _FunctionModel(Model):
 def can_offload(candidate: Model) -> bool:
     """Whether it can leave its device and come back without being loaded anew."""
     return type(candidate).offload is not Model.offload
+
+
+def _seed_of(own: Any, item: Item[BaseModel]) -> Any:
+    """Return the seed of this sample: the input's own plus the index, or the item's."""
+    if own is None:
+        return item.seed
+    is_number = isinstance(own, int) and not isinstance(own, bool)
+    return own + item.index if is_number else own
 
 
 def is_function_model(candidate: Model) -> bool:

@@ -26,6 +26,7 @@ from swell.worker.frames import (
     HandOver,
     Kept,
     Load,
+    Moved,
     Order,
     Pixels,
     Preview,
@@ -214,13 +215,22 @@ def test_the_samples_of_a_task_have_seeds_in_a_row_and_come_back_as_a_list(line:
     [
         (Order(1, b'{"seed":5}'), 5),
         (Order(1, b"{}", seed=6), 6),
-        (Order(1, b'{"seed":5}', seed=6), 6),
+        (Order(1, b'{"seed":5}', seed=6), 5),
     ],
 )
-def test_the_recorded_seed_is_the_tasks_or_the_inputs(line: Line, order: Order, seed: int) -> None:
+def test_the_recorded_seed_is_the_one_that_was_drawn_from(
+    line: Line, order: Order, seed: int
+) -> None:
     line.say(Run(1, "test/seeded", [order]))
     [done] = line.result().done
     assert done.seed == seed
+    assert done.output == b"%d" % seed
+
+
+def test_samples_of_an_input_with_a_seed_have_seeds_in_a_row(line: Line) -> None:
+    line.say(Run(1, "test/seeded", [Order(1, b'{"seed":5}', count=3)]))
+    [done] = line.result().done
+    assert (done.seed, done.output) == (5, b"[5,6,7]")
 
 
 def test_a_seed_that_cannot_be_recorded_is_no_valid_input(line: Line) -> None:
@@ -612,3 +622,67 @@ def test_steps_have_the_rows_that_the_operator_chose_and_the_file_says_so(
     [file] = (tmp_path / "curves").iterdir()
     [curve] = read_curves(file).values()
     assert list(curve.measured) == [rows]
+
+
+TAKES_TURNS = """
+import time
+import numpy as np
+import swell
+from pydantic import BaseModel
+
+class Draws(swell.StepModel):
+    name = "test/draws"
+    memory_bytes = 10
+
+    class Input(BaseModel):
+        steps: int = 3
+
+    def load(self, device):
+        time.sleep(0.05)
+
+    def prepare(self, item):
+        return swell.Plan(sampler=swell.Sampler("flow_euler", item.input.steps), shape=(2, 3))
+
+    def denoise(self, x, t, conditions):
+        time.sleep(0.002)
+        return x * np.float32(0.5)
+
+    def decode(self, latents, item):
+        return item.seed
+
+class Batches(swell.Model):
+    name = "test/batches"
+    memory_bytes = 10
+
+    class Input(BaseModel):
+        pass
+
+    def load(self, device):
+        time.sleep(0.05)
+
+    def run(self, items):
+        time.sleep(0.002)
+        return [item.seed for item in items]
+"""
+
+
+def test_a_model_that_was_brought_for_a_batch_stays_while_more_batches_come(
+    idle: Line, tmp_path: Path
+) -> None:
+    path = tmp_path / "turns.py"
+    path.write_text(TAKES_TURNS)
+    idle.say(Load([str(path)], "cpu", device_memory_bytes=10))
+    while not isinstance(idle.hear(), Ready):
+        pass
+    idle.say(draw(Order(1, b'{"steps":200}')))
+    moves, told = 0, 2
+    idle.say(Run(2, "test/batches", [Order(2, b"{}")], ["test/batches"]))
+    while told < 30:
+        frame = idle.hear()
+        moves += isinstance(frame, Moved)
+        if isinstance(frame, Results) and frame.is_last and frame.batch == told:
+            told += 1
+            idle.say(Run(told, "test/batches", [Order(told, b"{}")], ["test/batches"]))
+    # Each change of models serves many batches or steps, not one.
+    assert moves <= 6
+    heard_until_done(idle, 1)

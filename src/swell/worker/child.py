@@ -8,8 +8,9 @@ Models that draw in steps share one loop (`draw.py`), and tasks join it at any t
 another model runs between two of its steps. Where both want to, they take turns: after a batch the
 steps have the process for as long as that took, at most `TURN_S`. So a batch waits for the one
 before, as long again, and a step; a sample waits, at each boundary, for one batch at most. Where
-not all models fit on the device together, a change of models is paid back first: after it, the
-steps have the process for at least `PAYS_BACK` times as long as it took.
+not all models fit on the device together, a change of models is paid back first: whoever it was
+made for, steps or batches, has the process for at least `PAYS_BACK` times as long as it took, as
+long as there is something to do.
 """
 
 import collections
@@ -261,6 +262,9 @@ class _Loop:
         self._batches: collections.deque[Run] = collections.deque()
         #: Until when steps have the process.
         self._turn_until_s = 0.0
+        #: Until when batches have it, if more of the model that was brought for them are to come.
+        self._batches_until_s = 0.0
+        self._has_more = False
 
     def _new_drawer(self, studio: Studio) -> Drawer:
         return Drawer(
@@ -284,7 +288,7 @@ class _Loop:
             self._hear()
             if self._batches and not self._is_turn_of_steps():
                 self._run_batch(self._batches.popleft())
-            if self._drawer.is_busy:
+            if self._drawer.is_busy and not self._is_turn_of_batches():
                 self._drawer.step()
 
     def _hear(self) -> None:
@@ -294,7 +298,10 @@ class _Loop:
                 self._take(work)
             if self._batches or not self._drawer.is_busy:
                 return
-            left_s = self._drawer.due_s - self._clock.monotonic_s()
+            due_s = self._drawer.due_s
+            if self._is_turn_of_batches():
+                due_s = self._batches_until_s
+            left_s = due_s - self._clock.monotonic_s()
             if left_s <= 0 or not self._pipe.wait(left_s):
                 return
 
@@ -312,7 +319,16 @@ class _Loop:
     def _is_turn_of_steps(self) -> bool:
         return self._drawer.is_busy and self._clock.monotonic_s() < self._turn_until_s
 
+    def _is_turn_of_batches(self) -> bool:
+        """Say whether steps would have to bring a model while batches are about to come for which
+        another one was just brought.
+        """
+        if not (self._has_more and self._clock.monotonic_s() < self._batches_until_s):
+            return False
+        return not any(self._device.has(model) for model in self._drawer.wanted)
+
     def _run_batch(self, work: Run) -> None:
+        self._has_more = work.model in work.wanted
         if self._loaded.easels:
             self._pipe.send(Turn(work.batch))
         start_s = self._clock.monotonic_s()
@@ -337,7 +353,10 @@ class _Loop:
             load_s = self._device.bring(work.model, wanted)
         finally:
             self._drawer.look()
-        self._pay_back(load_s)
+        if any(self._device.has(model) for model in self._drawer.wanted):
+            self._pay_back(load_s)
+        else:
+            self._batches_until_s = self._clock.monotonic_s() + PAYS_BACK * load_s
         return load_s
 
     def _pay_back(self, load_s: float) -> None:

@@ -89,7 +89,8 @@ class Reader:
     def read(self, order: Order) -> tuple[Any, int]:
         """Return the input as validated, and the seed of the first sample.
 
-        It is the task's or, where the task has none, the input's own; one below 0 counts as none.
+        It is the input's own, which the model draws from, or the task's where the input has none;
+        one below 0 counts as none.
 
         Raises:
             pydantic.ValidationError: The input is not valid, or its seed cannot be recorded.
@@ -98,11 +99,10 @@ class Reader:
         checked = self._validate(
             order.input, context=context if order.files or order.loras else None
         )
-        if order.seed is not None:
-            return checked, order.seed
         own = getattr(checked, "seed", None)
         if not isinstance(own, int) or isinstance(own, bool) or own < 0:
-            return checked, self._rng.getrandbits(SEED_BITS)
+            seed = self._rng.getrandbits(SEED_BITS) if order.seed is None else order.seed
+            return checked, seed
         most = MAX_SEED - (order.count - 1)
         if own > most:
             raise pydantic.ValidationError.from_exception_data(
