@@ -302,7 +302,7 @@ _works: msgspec.msgpack.Decoder[Work] = msgspec.msgpack.Decoder(Work)
 _frames: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 
 
-def encode_frame(message: Work | Frame) -> bytes:
+def encode_frame(message: Work | Frame) -> bytearray:
     """Return the bytes of a frame, its length before it. Lone surrogates are replaced."""
     buffer = bytearray(HEAD_BYTES)
     try:
@@ -310,7 +310,7 @@ def encode_frame(message: Work | Frame) -> bytes:
     except UnicodeEncodeError:
         _encoder.encode_into(mend(message), buffer, HEAD_BYTES)
     buffer[:HEAD_BYTES] = (len(buffer) - HEAD_BYTES).to_bytes(HEAD_BYTES, "big")
-    return bytes(buffer)
+    return buffer
 
 
 def decode_work(body: bytes | memoryview) -> Work:

@@ -55,7 +55,9 @@ class Pipe:
         self._inbox: collections.deque[Load | Studio | Run | HandOver] = collections.deque()
         self._listened_s = 0.0
         #: What the thread has to make and send, and its bytes.
-        self._outgoing: queue.SimpleQueue[tuple[Callable[[], bytes], int]] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[tuple[Callable[[], bytes | bytearray], int]] = (
+            queue.SimpleQueue()
+        )
         #: How much was given to the thread, and how much it is done with: each is counted by one
         #: thread alone.
         self._given = self._given_bytes = 0
@@ -90,9 +92,9 @@ class Pipe:
         Raises:
             WorkerGone: Nobody listens any more.
         """
-        self._send_aside(lambda: b"".join(map(encode_frame, make())), UNMADE_BYTES)
+        self._send_aside(lambda: _joined(make()), UNMADE_BYTES)
 
-    def _send_aside(self, make: Callable[[], bytes], size_bytes: int) -> None:
+    def _send_aside(self, make: Callable[[], bytes | bytearray], size_bytes: int) -> None:
         if self._sender is None:
             self._sender = threading.Thread(target=self._send_on, name="send", daemon=True)
             self._sender.start()
@@ -109,7 +111,7 @@ class Pipe:
     def _is_full(self) -> bool:
         return self._given_bytes - self._sent_bytes > MAX_OUTGOING_BYTES and not self._is_gone
 
-    def _send_now(self, data: bytes) -> None:
+    def _send_now(self, data: bytes | bytearray) -> None:
         try:
             self._socket.sendall(data)
         except OSError as error:
@@ -203,6 +205,12 @@ class Pipe:
             at = end
         del buffer[:at]
         return works
+
+
+def _joined(frames: Sequence[Frame]) -> bytes | bytearray:
+    # A picture is large: alone it is not copied once more.
+    encoded = [encode_frame(frame) for frame in frames]
+    return encoded[0] if len(encoded) == 1 else b"".join(encoded)
 
 
 def _file_bytes(frame: Frame) -> int:
