@@ -242,3 +242,34 @@ def test_json_that_is_nested_without_end_gives_an_empty_curve() -> None:
 
 def test_a_curve_shows_its_seconds() -> None:
     assert repr(measured({1: 0.2, 2: 0.25})) == "Curve({1: 0.2, 2: 0.25})"
+
+
+def test_a_bucket_that_was_tried_at_a_bad_moment_is_looked_at_again() -> None:
+    costs = {1: 1.0, 2: 1.2, 4: 1.6, 6: 2.2, 8: 2.8}
+    curve = measured({1: 1.0, 2: 1.2, 4: 1.6, 6: 6.0})
+    assert next_size(curve, 8) is None
+    tried = []
+    for _ in range(2000):
+        rows = next_size(curve, 8) or 4
+        tried += [rows] * (rows > 4)
+        curve = curve.observe(rows, costs[rows])
+    # Once more was enough to see that it gains, and to go on from there.
+    assert tried[:4] == [6, 8, 8, 8]
+
+
+def test_a_bucket_that_gains_nothing_is_looked_at_ever_less_often() -> None:
+    curve, tried = measured({1: 1.0, 2: 1.2, 4: 2.4, 8: 4.8}), 0
+    for _ in range(2000):
+        rows = next_size(curve, 8) or 2
+        tried += rows > 2
+        curve = curve.observe(rows, 0.6 * rows)
+    assert 4 <= tried <= 8
+
+
+def test_where_one_row_fills_the_device_it_is_hardly_ever_looked_at_again() -> None:
+    curve, tried = measured({1: 1.0, 2: 2.0}), 0
+    for _ in range(10_000):
+        rows = next_size(curve, 8) or 1
+        tried += rows > 1
+        curve = curve.observe(rows, float(rows))
+    assert tried == 1

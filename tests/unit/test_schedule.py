@@ -235,9 +235,9 @@ def single(policy: Policy | None = None) -> Schedule:
     return schedule
 
 
-def stepped(schedule: Schedule, now_s: float, seconds: float = 0.25) -> list[str]:
+def stepped(schedule: Schedule, now_s: float, row_s: float = 0.25) -> list[str]:
     decision = schedule.decide(now_s)
-    schedule.done(decision, seconds)
+    schedule.done(decision, row_s * decision.bucket)
     return ids(decision)
 
 

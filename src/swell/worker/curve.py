@@ -37,6 +37,18 @@ _NEWEST: Final = 0.1
 #: A step counts for at most so many times the average: a stall is no change of the device.
 _STALL: Final = 2.0
 
+#: In the first steps of a bucket, one that took so much less than the average takes its place: when
+#: it is first tried, a crowd has just come, and others want the processor as well.
+_YOUNG: Final = 8
+_DISTURBED: Final = 0.8
+
+#: A largest bucket that seems to gain nothing is looked at again after so many steps for each time
+#: that it ran, as long as as many rows wait.
+_AGAIN_STEPS: Final = 50
+
+#: The same where the first larger one seemed to gain nothing, as where one row fills the device.
+_AGAIN_FLAT_STEPS: Final = 2000
+
 #: Steps until a bucket counts as measured. The first one may have compiled and never counts alone.
 _ENOUGH: Final = 3
 
@@ -144,6 +156,15 @@ class Curve:
         share = (rows - low) / (high - low)
         return costs[place - 1] + share * (costs[place] - costs[place - 1])
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the largest bucket is worth another look."""
+        if not self._points:
+            return False
+        last = self._points[-1]
+        steps = _AGAIN_STEPS if len(self._points) > 2 else _AGAIN_FLAT_STEPS
+        return self._age - last.age >= steps * last.count
+
     def to_json(self) -> bytes:
         """Return the curve as JSON, for `from_json` of this or a later process."""
         return msgspec.json.encode(_Stored(_VERSION, self._age, self._points))
@@ -166,6 +187,8 @@ class Curve:
 def _averaged(old: _Point, seconds: float) -> float:
     if old.count == 1:
         return min(old.seconds, seconds)
+    if old.count < _YOUNG and seconds < _DISTURBED * old.seconds:
+        return seconds
     newest = max(_NEWEST, 1 / old.count)
     return old.seconds + newest * (min(seconds, _STALL * old.seconds) - old.seconds)
 
@@ -241,7 +264,8 @@ def next_size(curve: Curve, largest: int, widest: int = 1) -> int | None:
     """Return the larger bucket to try next if as many rows wait, or None where it is pointless.
 
     The next bucket is tried while the largest measured one is at least 5 % cheaper per row than
-    half as many rows: a flat piece of the curve does not end the search, a flat doubling does.
+    half as many rows: a flat piece of the curve does not end the search, a flat doubling does,
+    until the largest is due for another look.
 
     Args:
         curve: What steps cost.
@@ -256,5 +280,5 @@ def next_size(curve: Curve, largest: int, widest: int = 1) -> int | None:
     if half >= measured[0]:
         gain = (curve.seconds(half) / half) / (curve.seconds(last) / last)
         if gain < _TOLERANCE:
-            return None
+            return last if curve.is_due else None
     return next((rows for rows in BUCKETS if last + widest <= rows <= largest), None)
