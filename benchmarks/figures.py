@@ -6,13 +6,15 @@
     python benchmarks/figures.py page
 
 `run` ends with one line of JSON: figure, value, target, ok, detail. Runs are kept under
-.bench/results/, and the page is made from them alone: no number on it is typed in by hand.
+.bench/results/, and the page is made from them: no number on it is typed in by hand. A figure that
+was not run here keeps what the page says of it, as long as its question is the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -104,7 +106,8 @@ def failed(figure: Figure, why: str) -> dict[str, Any]:
 
 def page(known: dict[str, Figure]) -> str:
     """The page of figures, from the kept runs; a figure that was not run says so."""
-    results = {name: kept(name) for name in known}
+    before = PAGE.read_text() if PAGE.exists() else ""
+    results = {name: kept(name) or told(figure, before) for name, figure in known.items()}
     lines = [
         "# Figures",
         "",
@@ -143,6 +146,8 @@ def row(figure: Figure, result: dict[str, Any] | None) -> str:
 def where(name: str, result: dict[str, Any] | None) -> str:
     if result is None:
         return f"- {name}: not run"
+    if "where" in result:
+        return str(result["where"])
     about = result.get("machine", {})
     on = (
         f"{about['cpu']}, {about['cores']} cores, {about['ram_gib']} GiB, Linux {about['kernel']}, "
@@ -153,6 +158,24 @@ def where(name: str, result: dict[str, Any] | None) -> str:
     return (
         f"- {name}: {result.get('at', 'time not told')}, commit {result.get('commit', '?')}, {on}"
     )
+
+
+def told(figure: Figure, text: str) -> dict[str, Any] | None:
+    """What the page says of a figure that was not run here; None if it asked something else."""
+    question = figure.question.replace("|", "\\|")
+    row = re.search(rf"^\| {figure.name} \| {re.escape(question)} \| ([\d.e+-]+) \|", text, re.M)
+    place = re.search(rf"^- {figure.name}: \d.*$", text, re.M)
+    said = re.search(rf"^### {figure.name}\n\n```json\n(.*?)\n```$", text, re.M | re.S)
+    if row is None or place is None or said is None:
+        return None
+    value = float(row[1])
+    held = text[row.start() : text.index("\n", row.start())].split(" | ")[-2].strip()
+    return {
+        "value": value,
+        "ok": held == "yes",
+        "detail": json.loads(said[1]),
+        "where": place[0],
+    }
 
 
 def kept(name: str) -> dict[str, Any] | None:
