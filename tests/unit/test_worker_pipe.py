@@ -131,3 +131,14 @@ def test_what_comes_too_late_for_a_task_is_forgotten_when_nothing_is_left_to_do(
     theirs.sendall(b"".join(map(encode_frame, late)))
     assert pipe.next() == late[0]
     assert (pipe.stopped, pipe.watched) == ({2}, {3})
+
+
+def test_what_was_said_has_left_once_it_is_flushed(ends: tuple[Pipe, socket.socket]) -> None:
+    pipe, theirs = ends
+    pipe.flush()
+    for number in range(50):
+        pipe.send_made(lambda number=number: [Step(1, number, 50)])
+        pipe.send(Step(2, number, 50))
+        pipe.flush()
+        theirs.setblocking(False)
+        assert [read(theirs), read(theirs)] == [Step(1, number, 50), Step(2, number, 50)]

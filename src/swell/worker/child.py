@@ -331,6 +331,8 @@ class _Loop:
         self._has_more = work.model in work.wanted
         if self._loaded.easels:
             self._pipe.send(Turn(work.batch))
+            # Who is to blame if the process dies now must be known.
+            self._pipe.flush()
         start_s = self._clock.monotonic_s()
         bring = partial(self._bring, work)
         self._loaded.runners[work.model].run(work.batch, work.orders, bring)

@@ -108,6 +108,13 @@ class Pipe:
         self._given_bytes += size_bytes
         self._outgoing.put((make, size_bytes))
 
+    def flush(self) -> None:
+        """Return when all that was said has left this process, which may die any time."""
+        while self._given != self._sent and not self._is_gone:
+            self._moved.clear()
+            if self._given != self._sent and not self._is_gone:
+                self._moved.wait()
+
     def _is_full(self) -> bool:
         return self._given_bytes - self._sent_bytes > MAX_OUTGOING_BYTES and not self._is_gone
 
