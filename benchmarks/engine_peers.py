@@ -63,8 +63,8 @@ class Size:
     """How much is done in a run, beside the pictures of the warm-up."""
 
     rounds: int = 3
-    backlog: int = 72
-    arrivals: int = 90
+    backlog: int = 160
+    arrivals: int = 180
     serial: int = 24
 
 

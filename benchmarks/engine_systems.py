@@ -56,23 +56,23 @@ class Peer:
     full: Setting
 
 
-BATCHES = tuple(Setting(size) for size in (1, 2, 4, 8, 16))
+BATCHES = tuple(Setting(size) for size in (1, 2, 4, 8, 16, 32))
 WAITS = (Setting(4, 20), Setting(8, 50))
 
-LOOPS = tuple(Setting(size, steps=True) for size in (2, 4, 8, 16))
+LOOPS = tuple(Setting(size, steps=True) for size in (2, 4, 8, 16, 32))
 
 PEER = {
     "litserve": Peer(
         "icons_litserve.py",
         "/draw",
         (*BATCHES, *WAITS, *LOOPS),
-        quick=Setting(4, steps=True),
-        full=Setting(16, steps=True),
+        quick=Setting(32, steps=True),
+        full=Setting(32, steps=True),
     ),
     "mosec": Peer(
-        "icons_mosec.py", "/inference", (*BATCHES, *WAITS), quick=Setting(4), full=Setting(16)
+        "icons_mosec.py", "/inference", (*BATCHES, *WAITS), quick=Setting(16), full=Setting(16)
     ),
-    "ray": Peer("icons_ray.py", "/draw", (*BATCHES, *WAITS), quick=Setting(4), full=Setting(16)),
+    "ray": Peer("icons_ray.py", "/draw", (*BATCHES, *WAITS), quick=Setting(16), full=Setting(16)),
 }
 
 

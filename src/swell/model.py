@@ -428,6 +428,9 @@ class StepModel(Model):
     #: batch-invariant. Exact mode then needs no bucket: steps have as many rows as pay off. `load`
     #: or `warmup` may set it, after a look.
     batch_invariant: bool = False
+    #: Whether steps of other numbers of rows than the exact bucket are padded to one of a few, for
+    #: which a network is compiled or captured. Say False where any number is as good.
+    padded: bool = True
 
     _runs: Callable[[list[Any]], list[Any]] | None = None
 

@@ -5,6 +5,7 @@ import random
 import secrets
 import signal
 import time
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -40,9 +41,13 @@ class Work(swell.Model):
         mode: Literal["work", "flaky", "bad", "reject", "poison", "deaf"] = "work"
         #: Poison does no harm once this file is there.
         antidote: str = ""
+        #: A file that is there from when the model has begun with it.
+        begun: str = ""
 
     def run(self, items: list[swell.Item[Input]]) -> list[Result | Exception]:
         """Take as long as the slowest asks, then give each what its mode says."""
+        for begun in {item.input.begun for item in items} - {""}:
+            Path(begun).touch()
         until_s = time.monotonic() + max(item.input.ms for item in items) / 1000
         while any(item.input.mode == "deaf" for item in items) and time.monotonic() < until_s:
             time.sleep(0.01)  # and never look whether to stop

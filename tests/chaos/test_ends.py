@@ -149,9 +149,10 @@ async def test_a_model_that_does_not_stop_when_asked_is_killed_at_no_cost_to_its
         running(tmp_path, workers=1, settings=settings) as system,
         system.session() as session,
     ):
-        before = system.model_process(0)
-        deaf = (await submit(session, 1, ms=60_000, mode="deaf"))[0]
-        await until_state(session, deaf, "running")
+        before, begun = system.model_process(0), tmp_path / "begun"
+        deaf = (await submit(session, 1, ms=60_000, mode="deaf", begun=str(begun)))[0]
+        # What is cancelled before the model has begun with it never begins.
+        await until_there(begun)
         others = await submit(session, 3, ms=10, max_attempts=1)
         await cancel(session, deaf)
         await until_state(session, deaf, "canceled")
@@ -183,11 +184,11 @@ async def test_a_run_without_end_is_ended_by_its_limit(tmp_path: Path) -> None:
 
 
 async def submit(
-    session: aiohttp.ClientSession, n: int, *, ms: int, mode: str = "work", max_attempts: int = 3
+    session: aiohttp.ClientSession, n: int, *, ms: int, max_attempts: int = 3, **asked: str
 ) -> list[str]:
     body = {
         "model": "chaos/work",
-        "input": {"text": "abc", "ms": ms, "mode": mode},
+        "input": {"text": "abc", "ms": ms, **asked},
         "max_attempts": max_attempts,
     }
     said = await ask(session, "POST", "/v1/tasks/batch", {"tasks": [body] * n})
@@ -233,6 +234,13 @@ async def until_state(session: aiohttp.ClientSession, task_id: str, state: str) 
         if task["state"] == state:
             return task
     raise AssertionError(f"{task_id} is {task['state']} and not {state}: {task['error']}")
+
+
+async def until_there(path: Path) -> None:
+    async for _ in patiently():
+        if path.exists():
+            return
+    raise AssertionError(f"there is no {path}")
 
 
 async def until_some(session: aiohttp.ClientSession, state: str) -> None:

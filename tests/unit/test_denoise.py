@@ -869,6 +869,66 @@ def test_rows_that_are_alike_in_any_company_need_no_padding() -> None:
     assert sorted(model.rows) == [1, 1, 4]
 
 
+def test_rows_that_need_no_padding_are_as_many_as_run() -> None:
+    model = Toy()
+    model.padded = False
+    studio = Studio(model, exact=False)
+    for name in "abcde":
+        studio.add(name, steps=1)
+    studio.denoiser.curves()
+    studio.finish()
+    assert sum(model.rows) == 5
+
+
+def learnt(studio: Studio) -> list[int]:
+    """Let it learn all that it wants to, and return how many rows each step of that had."""
+    before = len(studio.model.rows)
+    for _ in range(100):
+        if not studio.denoiser.learn():
+            return studio.model.rows[before:]
+    raise AssertionError("it never knows enough")
+
+
+def test_what_larger_steps_take_is_learnt_while_nothing_is_drawn() -> None:
+    studio = Studio(exact=False)
+    assert learnt(studio) == []
+    studio.add("a", steps=3)
+    assert not studio.denoiser.learn(), "somebody waits"
+    drawn = studio.finish()["a"]
+    assert learnt(studio) == [n for n in (2, 3, 4, 6, 8) for _ in range(3)]
+    (curve,) = studio.denoiser.curves().values()
+    assert curve.measured == (1, 2, 3, 4, 6, 8)
+    assert learnt(studio) == []
+    # What was learnt is used at once, and has touched nobody.
+    for name in "bcdefghi":
+        studio.add(name, steps=2)
+    studio.denoiser.boundary()
+    assert studio.model.rows[-1] == 8
+    studio.add("j", steps=3, seed=ord("a"))
+    assert studio.finish()["j"] == drawn
+
+
+def test_nothing_is_learnt_where_it_is_decided_how_many_rows_steps_have() -> None:
+    studio = Studio(exact=True)
+    studio.add("a", steps=3)
+    studio.finish()
+    assert learnt(studio) == []
+
+
+@pytest.mark.parametrize("memory", [1, 3, 5])
+def test_learning_goes_no_further_than_memory_does(memory: int) -> None:
+    studio = Studio(exact=False)
+    studio.add("a", steps=3)
+    studio.finish()
+    studio.model.memory = memory
+    rows = learnt(studio)
+    assert [n for n in rows if n > memory] == [min(n for n in (2, 3, 4, 6, 8) if n > memory)]
+    for name in "bcdefghi":
+        studio.add(name, steps=2)
+    assert set(map(type, studio.finish().values())) == {bytes}
+    assert max(studio.model.rows[len(rows) + 3 :]) <= memory
+
+
 # Devices that work by themselves
 
 

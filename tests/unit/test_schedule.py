@@ -71,19 +71,54 @@ def test_free_slots_are_filled_at_once_up_to_the_best_size() -> None:
     assert decision.bucket == 8
 
 
-def test_where_many_wait_the_cheapest_batch_is_run_and_fewer_where_few_do() -> None:
-    costs = costs_of(measured({1: 1.0, 2: 1.2, 4: 1.6, 8: 3.0, 16: 5.6}), 16)
-    assert (costs.size, costs.full) == (6, 16)
-    for waiting, running in ((5, 5), (7, 6), (15, 6), (16, 16), (40, 16)):
-        few = group(*(sample(str(n)) for n in range(waiting)), costs=costs)
+CROWDED = costs_of(measured({1: 1.0, 2: 1.2, 4: 1.6, 8: 3.0, 16: 5.6}), 16)
+
+
+def test_the_larger_a_crowd_the_larger_the_batch_up_to_the_cheapest() -> None:
+    assert (CROWDED.size, CROWDED.full) == (6, 16)
+    for waiting, running in ((5, 5), (7, 6), (10, 8), (15, 12), (19, 12), (20, 16), (40, 16)):
+        few = group(*(sample(str(n)) for n in range(waiting)), costs=CROWDED)
         assert len(ids(decide(0.0, [few]))) == running
+
+
+def test_who_runs_in_a_large_batch_goes_on_when_the_crowd_is_gone_and_nobody_joins() -> None:
+    running = tuple(sample(f"r{n}") for n in range(14))
+    decision = decide(0.0, [group(sample("new"), running=running, costs=CROWDED)])
+    assert ids(decision) == [f"r{n}" for n in range(14)]
+    assert decision.why_order is Order.SAME
+
+
+def test_steps_that_need_no_padding_have_as_many_rows_as_run() -> None:
+    curve = measured({1: 1.0, 2: 1.2, 4: 1.6, 8: 2.4})
+    costs = costs_of(curve, 8, padded=False)
+    for waiting in range(1, 7):
+        some = group(*(sample(str(n)) for n in range(waiting)), costs=costs)
+        assert decide(0.0, [some]).bucket == waiting
+    assert costs.step_s[4] == pytest.approx(1.8)
+
+
+def test_what_a_curve_still_has_to_learn_can_be_tried_with_nobodys_samples() -> None:
+    schedule = Schedule()
+    schedule.know("key", most_rows=8)
+    schedule.know("exact", most_rows=8, pinned=2)
+    assert schedule.untried("key") is None
+    schedule.tried("key", 1, 1.0)
+    tried = []
+    while (rows := schedule.untried("key")) is not None or len(schedule.curve("key").measured) == 0:
+        tried.append(rows or 1)
+        schedule.tried("key", tried[-1], min(tried[-1], 4) ** 0.5)
+    assert sorted(set(tried)) == [1, 2, 3, 4, 6, 8]
+    assert schedule.untried("exact") is None
+    schedule.add(sample("one"))
+    assert schedule.decide(0.0).bucket == 1
 
 
 def test_a_batch_that_gains_little_is_run_only_where_many_wait() -> None:
     costs = costs_of(measured({1: 1.0, 2: 1.9, 3: 2.84, 4: 3.7}), 4)
     assert (costs.size, costs.full) == (1, 4)
-    assert len(ids(decide(0.0, [group(*(sample(str(n)) for n in range(3)), costs=costs)]))) == 1
-    assert len(ids(decide(0.0, [group(*(sample(str(n)) for n in range(4)), costs=costs)]))) == 4
+    for waiting, running in ((2, 1), (4, 1), (5, 4), (9, 4)):
+        some = group(*(sample(str(n)) for n in range(waiting)), costs=costs)
+        assert len(ids(decide(0.0, [some]))) == running
 
 
 def test_a_single_sample_does_not_wait_for_others() -> None:

@@ -147,8 +147,9 @@ def test_there_is_room_for_a_step_and_for_who_comes_next() -> None:
     card = define(CurveModel).card()
     assert (card.step_bucket, card.step_rows) == (8, 16)
     assert room_of(card) == 16
-    assert room_of(msgspec.structs.replace(card, step_bucket=1)) == 8
-    assert room_of(msgspec.structs.replace(card, step_bucket=4)) == 8
+    assert room_of(msgspec.structs.replace(card, step_bucket=4)) == 10
+    assert room_of(msgspec.structs.replace(card, step_bucket=1, step_rows=8)) == 8
+    assert room_of(msgspec.structs.replace(card, step_bucket=1, step_rows=32)) == 20
     assert room_of(define(Noop).card()) == 0
     assert default_slots([card, define(Noop).card()]) == 512
     assert default_slots([card]) == 24

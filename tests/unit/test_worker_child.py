@@ -4,6 +4,7 @@ import io
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -599,6 +600,25 @@ def test_curves_are_kept_at_once_when_there_is_nothing_left_to_draw(
     [file] = (tmp_path / "curves").iterdir()
     [curve] = read_curves(file).values()
     assert list(curve.measured) == [4]
+
+
+def test_while_nobody_wants_anything_larger_steps_are_tried_and_kept(
+    drawing: Line, tmp_path: Path
+) -> None:
+    drawing.say(Studio(exact=False, curves=str(tmp_path / "curves")))
+    drawing.say(draw(Order(1, b'{"steps":9}')))
+    heard_until_done(drawing, 1)
+    for _ in range(200):
+        files = list((tmp_path / "curves").glob("*.json"))
+        curves = [curve for file in files for curve in read_curves(file).values()]
+        if any(len(curve.measured) > 1 for curve in curves):
+            break
+        time.sleep(0.05)
+    [curve] = curves
+    assert curve.measured[:2] == (1, 2)
+    # It is there again for whoever comes.
+    drawing.say(draw(Order(2, b'{"steps":9}')))
+    heard_until_done(drawing, 2)
 
 
 def engine_of(done: Done) -> dict[str, str]:

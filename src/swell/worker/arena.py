@@ -433,6 +433,11 @@ class Arena:
             scale = np.array([sample.plan.guidance for sample in self._placed[:g]], np.float32)
             solvers.guide(self._said[: n + g], n, self._arrays.put(scale))
 
+    def rehearse(self, denoise: Callable[[Array, Array, Conditions], Array], rows: int) -> None:
+        """Ask the network about so many rows as they lie here, for what it takes; nobody moves."""
+        heard = {name: values[:rows] for name, values in self._heard.items()}
+        denoise(self._seen[:rows], self._arrays.put(self._host_t)[:rows], heard)
+
     def foreseen(self, sample: SampleState) -> Callable[[], Array]:
         """Return what makes the latents that the network promises: only somebody who looks at them
         pays for more than a copy. To be called between `forward` and `advance`.

@@ -20,6 +20,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from swell.registry import ModelCard
+from swell.worker.schedule import CROWD
 
 __all__ = ["Backlog", "Batching", "Line", "batching_of", "parted", "room_of"]
 
@@ -67,9 +68,12 @@ def batching_of(card: ModelCard) -> Batching:
 def room_of(card: ModelCard) -> int:
     """Return how many samples the process of a model that draws in steps holds; else 0.
 
-    Those that one step has, and as many again, or `LEAST_ROOM`.
+    Those that one step has, and as many again; a crowd for the largest step, if all have guidance;
+    or `LEAST_ROOM`.
     """
-    return card.step_bucket and max(LEAST_ROOM, 2 * card.step_bucket)
+    return card.step_bucket and max(
+        LEAST_ROOM, 2 * card.step_bucket, int(CROWD * card.step_rows / 2)
+    )
 
 
 @dataclass(slots=True)

@@ -61,6 +61,9 @@ from swell.worker.text import describe_error
 
 __all__ = ["SEED_BITS", "Runner", "main", "serve"]
 
+#: When there was nothing to do for so long, what larger steps take is learnt.
+LEARN_AFTER_S: Final = 0.3
+
 #: After a batch, steps that wait have the process for as long as it took, but at most so long.
 TURN_S: Final = 2.0
 
@@ -284,12 +287,21 @@ class _Loop:
         """
         while True:
             if not (self._batches or self._drawer.is_busy):
+                self._learn()
                 self._take(self._pipe.next())
             self._hear()
             if self._batches and not self._is_turn_of_steps():
                 self._run_batch(self._batches.popleft())
             if self._drawer.is_busy and not self._is_turn_of_batches():
                 self._drawer.step()
+
+    def _learn(self) -> None:
+        """Learn what larger steps take while nobody wants anything, one step at a time."""
+        if not self._loaded.easels:
+            return
+        wait_s = LEARN_AFTER_S
+        while not self._pipe.wait(wait_s) and self._drawer.learn():
+            wait_s = 0.0
 
     def _hear(self) -> None:
         """Take what the worker says, until the next step is due."""

@@ -16,6 +16,7 @@ What a model process does with it:
   `InvalidCheckpoint` are among the exceptions.
 - In its loop the process waits for the worker's word if `boundary` returned False, else reads what
   was said meanwhile without waiting, and calls `boundary` again. Nobody waits for a full batch.
+- Where no word comes for a while, it calls `learn` over and over until a word comes or it is False.
 - To hand over: `checkpoint` of each of `ids` goes to the worker, and with the next attempt comes
   back in `Request.checkpoint`. None means that nothing is lost by starting anew. It has the size of
   the latents, 64 KiB to 1 MiB. That model version, device and mode are the same is not looked at.
@@ -434,6 +435,38 @@ class Denoiser:
         self._wait(AHEAD if self._states or self._finished else 0)
         return bool(self._states or self._finished)
 
+    def learn(self) -> bool:
+        """Learn what a step of more rows takes, where that is not known; say whether it was not.
+
+        For when nothing is to be drawn: who comes meanwhile waits for one step. Otherwise it is
+        learnt when a crowd comes, which has better things to do and whom others disturb.
+        """
+        if len(self):
+            return False
+        for key, known in reversed(self._keys.items()):
+            if known.arena is None or not known.resident.loaded:
+                continue
+            rows = self._schedule.untried(key)
+            if rows is not None:
+                self._schedule.tried(
+                    key, rows, self._rehearsed_s(known.resident, known.arena, rows)
+                )
+                return True
+        return False
+
+    def _rehearsed_s(self, resident: _Resident, arena: Arena, rows: int) -> float | None:
+        """Return what a step of nobody's samples takes, or None if it cannot run."""
+        begun_s = self._clock.monotonic_s()
+        try:
+            arena.rehearse(resident.model.denoise, rows)
+            mark = resident.model.arrays.mark()
+            if mark is not None:
+                mark.wait()
+        except Exception:
+            # No room, it seems. What else it may be is found when somebody needs it.
+            return None
+        return self._clock.monotonic_s() - begun_s
+
     def _step(self) -> None:
         if self._cancelled:
             self._drop_cancelled()
@@ -674,7 +707,13 @@ class Denoiser:
     def _know(self, key: BatchKey, resident: _Resident) -> None:
         most_rows = key.bucket or resident.model.most_rows
         curve = self.curves().get(str(key))
-        self._schedule.know(key, most_rows=most_rows, curve=curve, pinned=key.bucket)
+        self._schedule.know(
+            key,
+            most_rows=most_rows,
+            curve=curve,
+            pinned=key.bucket,
+            padded=resident.model.padded,
+        )
         self._keys[key] = _Key(resident, most_rows)
         self._tell_residency(resident)
         self._forget_idle(key)

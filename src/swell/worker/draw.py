@@ -177,7 +177,7 @@ class Drawer:
             }
         )
         self._kept_s = clock.monotonic_s() - KEEP_IDLE_S
-        self._has_news = False
+        self._has_news = self._has_learnt = False
         #: LoRA swaps that the worker has been told of, by model.
         self._told_swaps: dict[str, int] = {}
         curves = {}
@@ -402,6 +402,16 @@ class Drawer:
             # What took longer, at a first time or for want of a processor, does not count.
             usual_s = sorted(self._telling_s)[len(self._telling_s) // 4]
         self._checkpoint_s = told_s + min(CHECKPOINT_REST * usual_s, CHECKPOINT_EVERY_S)
+
+    def learn(self) -> bool:
+        """Learn what a step of more rows takes, for when crowds come; say whether that was new."""
+        if self._is_over or not self._denoiser.learn():
+            if self._has_learnt:
+                self.keep_curves()
+            self._has_learnt = False
+            return False
+        self._has_news = self._has_learnt = True
+        return True
 
     def hand_over(self) -> None:
         """Tell checkpoints of all samples, and draw no more."""

@@ -165,7 +165,9 @@ class Pipe:
         return self._inbox.popleft() if self._inbox else None
 
     def wait(self, seconds: float) -> bool:
-        """Return whether the worker says something within this time, as soon as it does."""
+        """Return whether there is something to do within this time, or news; as soon as it is."""
+        if self._inbox:
+            return True
         said, _, _ = select.select([self._socket], [], [], seconds)
         if said:
             self._listened_s = 0.0

@@ -125,6 +125,10 @@ class Icons(StepModel):
     #: Two pictures with guidance, where rows are not alike in any company (`warmup`). More at once
     #: would make a single one slower than it needs to be.
     bucket = 4
+    #: A row of 32 costs 4 % less than one of 16, and of 48 no less.
+    most_rows = 32
+    #: ONNX Runtime has kernels for any number of rows.
+    padded = False
     files = (
         "weights/icons-text.onnx",
         "weights/icons-vocab.txt",
