@@ -290,7 +290,7 @@ class Bench:
             if tables[i].draws[done[i]]:
                 streams[i].fill(z[row])
         seen, scratch = convert(np.empty_like(z)), convert(np.empty_like(z))
-        self.solver.scale_input(batch, k, seen)
+        self.solver.scale_input(solver, batch, k, seen)
         heard = np.array([table.timesteps[at] for table, at in rows], np.float32)
         m = self.network(seen, convert(heard.reshape(-1, 1, 1, 1)))
         wants_noise = any(table.draws.any() for table, _ in rows) or solver.needs_noise

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from swell.worker.curve import BUCKETS, Curve
 from swell.worker.schedule import (
     IN_TURN,
+    KNOWN,
+    LOOK_EVERY,
     Decision,
     Group,
     Memory,
@@ -790,3 +792,17 @@ def test_several_hundred_samples_are_finished_with_the_least_work_first() -> Non
     while len(schedule):
         finished += [one.steps for one in schedule.done(schedule.decide(1.0), 0.25)]
     assert finished == sorted(1 + n * 7 % 30 for n in range(500))
+
+
+def test_a_step_whose_cost_is_well_known_is_looked_at_less_often() -> None:
+    schedule = Schedule()
+    schedule.know("key", most_rows=1)
+    schedule.add(sample("one", 400))
+    costs = []
+    for _ in range(400):
+        decision = schedule.decide(0.0)
+        schedule.done(decision, 1.0 if len(costs) < 200 else 2.0)
+        costs.append(schedule.curve("key").seconds(1))
+    assert schedule.curve("key").count(1) == KNOWN + (400 - KNOWN) // LOOK_EVERY
+    assert costs[199] == pytest.approx(1.0)
+    assert costs[-1] == pytest.approx(2.0, rel=0.1)

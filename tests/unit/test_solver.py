@@ -118,7 +118,7 @@ class Arena:
             if tables[row].draws[steps[row]]:
                 self.streams[i].fill(z[row])
         m = np.empty_like(x)
-        scale_input(x, k, m)
+        scale_input(tables[0].solver, x, k, m)
         heard = np.array([t.timesteps[at] for t, at in zip(tables, steps, strict=True)], np.float32)
         np.clip(m * np.float32(1.25), -1, 1, out=m)
         m += self.pattern * (heard.reshape(-1, 1, 1, 1) * np.float32(0.001))
@@ -193,7 +193,7 @@ def test_the_networks_input_is_scaled_and_the_latents_are_left_alone(
     table = KINDS[kind](4)
     x, m = noise(1, (1, *SHAPE)), np.empty((1, *SHAPE), np.float32)
     before = x.copy()
-    scale_input(x, gather([table], [1]), m)
+    scale_input(table.solver, x, gather([table], [1]), m)
     np.testing.assert_array_equal(x, before)
     np.testing.assert_allclose(m, before * table.c_in[1], rtol=1e-6)
 

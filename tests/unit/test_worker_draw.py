@@ -89,7 +89,7 @@ class Atelier:
         easel = Easel(definition.card(), Reader(definition, random.Random()))
         self.ours, theirs = socket.socketpair()
         self.theirs = theirs
-        pipe = Pipe(theirs, self.clock)
+        pipe = self.pipe = Pipe(theirs, self.clock)
         device = Device([definition], Load([str(path)], "cpu"), pipe, self.clock)
         device.start()
         model = device.model("test/draws")
@@ -135,6 +135,7 @@ class Atelier:
 
     def told_until(self, kind: type) -> list[Any]:
         """Return what was told up to a frame of this kind, which must come."""
+        self.pipe.begin()
         frames: list[Any] = []
         while not any(isinstance(frame, kind) for frame in frames):
             frames += self.frames()

@@ -2,7 +2,8 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,7 @@ def test_what_is_said_together_comes_in_order_after_all_before(
     pipe.send(said[0])
     pipe.send_made(lambda: said[1:])
     pipe.send_made(lambda: [])
+    pipe.begin()
     assert [read(theirs) for _ in said] == said
 
 
@@ -104,6 +106,23 @@ def test_what_is_made_aside_comes_in_its_turn(ends: tuple[Pipe, socket.socket]) 
     assert [read(theirs), read(theirs)] == [Step(1, 1, 3), Step(1, 2, 3)]
 
 
+@pytest.mark.parametrize(
+    "goes_on",
+    [Pipe.begin, Pipe.flush, lambda pipe: pipe.wait(0), lambda pipe: pipe.send(Step(1, 2, 3))],
+)
+def test_what_is_made_aside_is_begun_when_the_model_leaves_time_for_it(
+    ends: tuple[Pipe, socket.socket], goes_on: Callable[[Pipe], Any]
+) -> None:
+    pipe, theirs = ends
+    made: list[int] = []
+    pipe.send_made(lambda: made.append(1) or [Step(1, 1, 3)])  # type: ignore[func-returns-value]
+    pipe.listen()
+    assert pipe.take() is None
+    assert not made
+    goes_on(pipe)
+    assert read(theirs) == Step(1, 1, 3)
+
+
 def test_where_something_cannot_be_made_both_ends_see_that_it_is_over(
     ends: tuple[Pipe, socket.socket], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +132,7 @@ def test_where_something_cannot_be_made_both_ends_see_that_it_is_over(
         raise RuntimeError("no such frame")
 
     pipe.send_made(broken)
+    pipe.begin()
     assert theirs.recv(1) == b""
     with pytest.raises(WorkerGone):
         pipe.next()

@@ -392,7 +392,7 @@ class Arena:
         padded = -(-rows // bucket) * bucket
         steps = [sample.step for sample in placed]
         self._k = self._arrays.put(solvers.gather([sample.table for sample in placed], steps))
-        solvers.scale_input(self._x[:n], self._k, self._seen[:n])
+        solvers.scale_input(self._solver, self._x[:n], self._k, self._seen[:n])
         self._host_t[:n] = [sample.table.timesteps[sample.step] for sample in placed]
         if g:
             self._seen[n:rows] = self._seen[:g]

@@ -118,6 +118,10 @@ class Curve:
         """Buckets that were run often enough to be believed, smallest first."""
         return tuple(point.rows for point in self._points if point.count >= _ENOUGH)
 
+    def count(self, rows: int) -> int:
+        """Return how many steps of exactly so many rows were counted."""
+        return next((point.count for point in self._points if point.rows == rows), 0)
+
     def observe(self, rows: int, seconds: float) -> "Curve":
         """Return the curve after one more step.
 

@@ -210,8 +210,16 @@ class _NoMemory(Exception):
 class _Step:
     """One step of a batch, in as many attempts as it takes."""
 
-    def __init__(self, model: StepModel, arena: Arena, bucket: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        model: StepModel,
+        arena: Arena,
+        bucket: int,
+        clock: Clock,
+        asked: Callable[[], None],
+    ) -> None:
         self._model = model
+        self._asked = asked
         self._arena = arena
         self._bucket = bucket
         self._clock = clock
@@ -234,6 +242,7 @@ class _Step:
         try:
             arena.place(states)
             arena.load(self._bucket)
+            self._asked()
             arena.forward(self._model.denoise, self._bucket)
             foreseen = [(state, arena.foreseen(state)) for state in states if shown(state)]
         except Exception as error:
@@ -270,6 +279,10 @@ class _Told(msgspec.Struct, frozen=True):
     foreseen: tuple[tuple[SampleState, Callable[[], Array]], ...] = ()
 
 
+def _nothing() -> None:
+    pass
+
+
 # --- the loop ------------------------------------------------------------------------------------
 
 
@@ -283,6 +296,7 @@ class Denoiser:
         bucket: That number; None for what each plan or model says.
         curves: What steps took in an earlier process, from `curves`.
         load: Called with a model that has to be brought to the device.
+        asked: Called when the network is about to be asked, which leaves others time.
         policy: Who runs when, as a matter of taste.
         progress_every_s: Seconds between two words of progress of a sample.
         preview_every_s: Seconds between two previews of a sample.
@@ -297,6 +311,7 @@ class Denoiser:
         bucket: int | None = None,
         curves: Mapping[str, Curve] | None = None,
         load: Callable[[StepModel], None] | None = None,
+        asked: Callable[[], None] = _nothing,
         policy: Policy | None = None,
         progress_every_s: float = PROGRESS_EVERY_S,
         preview_every_s: float = PREVIEW_EVERY_S,
@@ -307,6 +322,7 @@ class Denoiser:
         self._bucket = bucket
         self._curves = dict(curves or {})
         self._load = load
+        self._asked = asked
         self._schedule = Schedule(policy or Policy())
         self._progress_every_s = progress_every_s
         self._preview_every_s = preview_every_s
@@ -536,7 +552,7 @@ class Denoiser:
         if not self._ready(key, states):
             return  # somebody else can have the free row
         assert key.arena is not None, "whoever is ready has rows"
-        step = _Step(key.resident.model, key.arena, decision.bucket, self._clock)
+        step = _Step(key.resident.model, key.arena, decision.bucket, self._clock, self._asked)
         lacking = None
         try:
             step.run(states, partial(self._shows, key.resident, self._clock.monotonic_s()))

@@ -189,6 +189,7 @@ class Drawer:
             exact=studio.exact,
             curves=curves,
             load=self._bring,
+            asked=pipe.begin,
             progress_every_s=PROGRESS_EVERY_S,
             preview_every_s=PREVIEW_EVERY_S,
         )

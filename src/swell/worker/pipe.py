@@ -51,6 +51,8 @@ class Pipe:
     def __init__(self, sock: socket.socket, clock: Clock) -> None:
         self._socket = sock
         self._clock = clock
+        self._looks = select.poll()
+        self._looks.register(sock, select.POLLIN)
         self._buffer = bytearray()
         self._inbox: collections.deque[Load | Studio | Run | HandOver] = collections.deque()
         self._listened_s = 0.0
@@ -62,6 +64,8 @@ class Pipe:
         #: thread alone.
         self._given = self._given_bytes = 0
         self._sent = self._sent_bytes = 0
+        #: What the thread is yet to be given.
+        self._unbegun: list[Callable[[], Sequence[Frame]]] = []
         self._moved = threading.Event()
         self._sender: threading.Thread | None = None
         self._is_gone = False
@@ -79,6 +83,7 @@ class Pipe:
         Raises:
             WorkerGone: Nobody listens any more.
         """
+        self.begin()
         size_bytes = _file_bytes(frame)
         if self._given == self._sent and size_bytes < LARGE_BYTES:
             # Nothing is on its way, so the other thread waits and the socket is free.
@@ -87,12 +92,23 @@ class Pipe:
         self._send_aside(partial(encode_frame, frame), size_bytes)
 
     def send_made(self, make: Callable[[], Sequence[Frame]]) -> None:
-        """Say what `make` returns, after all that was said before. It is called in a thread.
+        """Say what `make` returns, after all that was said before; soon. It is called in a thread.
+
+        That thread begins when something else is said or waited for, or with `begin`: two threads
+        of Python in turns are slower than one after the other.
+        """
+        self._unbegun.append(make)
+
+    def begin(self) -> None:
+        """Let the thread begin with what `send_made` was told: this one has time for it.
 
         Raises:
             WorkerGone: Nobody listens any more.
         """
-        self._send_aside(lambda: _joined(make()), UNMADE_BYTES)
+        if self._unbegun:
+            unbegun, self._unbegun = self._unbegun, []
+            for make in unbegun:
+                self._send_aside(partial(_made, make), UNMADE_BYTES)
 
     def _send_aside(self, make: Callable[[], bytes | bytearray], size_bytes: int) -> None:
         if self._sender is None:
@@ -110,6 +126,7 @@ class Pipe:
 
     def flush(self) -> None:
         """Return when all that was said has left this process, which may die any time."""
+        self.begin()
         while self._given != self._sent and not self._is_gone:
             self._moved.clear()
             if self._given != self._sent and not self._is_gone:
@@ -150,6 +167,7 @@ class Pipe:
 
     def next(self) -> Load | Studio | Run | HandOver:
         """Wait for something to do, where nothing is left of what there was."""
+        self.begin()
         if not self._inbox:
             # What was said of a task while its result was on its way came too late to be forgotten.
             self.stopped.clear()
@@ -166,6 +184,7 @@ class Pipe:
 
     def wait(self, seconds: float) -> bool:
         """Return whether there is something to do within this time, or news; as soon as it is."""
+        self.begin()
         if self._inbox:
             return True
         said, _, _ = select.select([self._socket], [], [], seconds)
@@ -179,11 +198,10 @@ class Pipe:
         if now_s - self._listened_s < LISTEN_EVERY_S:
             return
         self._listened_s = now_s
-        try:
-            while self._receive(socket.MSG_DONTWAIT):
-                pass
-        except BlockingIOError:
-            pass
+        # To look first takes half as long as to be told by an error, at every step.
+        while self._looks.poll(0):
+            if not self._receive(socket.MSG_DONTWAIT):
+                return
 
     def _receive(self, flags: int) -> bool:
         """Read once; return whether there may be more at once."""
@@ -214,6 +232,10 @@ class Pipe:
             at = end
         del buffer[:at]
         return works
+
+
+def _made(make: Callable[[], Sequence[Frame]]) -> bytes | bytearray:
+    return _joined(make())
 
 
 def _joined(frames: Sequence[Frame]) -> bytes | bytearray:

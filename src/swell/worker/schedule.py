@@ -43,6 +43,8 @@ from swell.worker.curve import BUCKETS, Curve, best_size, full_size, next_size
 __all__ = [
     "CROWD",
     "IN_TURN",
+    "KNOWN",
+    "LOOK_EVERY",
     "Costs",
     "Decision",
     "Group",
@@ -60,6 +62,10 @@ __all__ = [
     "ran_out",
     "went_well",
 ]
+
+#: What a step of so many rows takes is well known after so many, and looked at less often then.
+KNOWN: Final = 64
+LOOK_EVERY: Final = 8
 
 #: The unit of all loaded keys where a batch gains nothing.
 IN_TURN: Final = "batch keys in turn"
@@ -660,6 +666,7 @@ class _Key:
         "pinned",
         "running",
         "samples",
+        "steps",
         "swap_s",
         "weights",
     )
@@ -676,6 +683,8 @@ class _Key:
         self.samples: dict[str, Sample] = {}
         self.running: tuple[str, ...] = ()
         self.costs: dict[int, Costs] = {}
+        #: That it has run.
+        self.steps = 0
 
 
 class Schedule:
@@ -824,9 +833,15 @@ class Schedule:
         self._turn = charged(self._turn, decision.turn.unit, seconds)
         state = self._keys.get(decision.key)
         if state is not None:
-            state.curve = state.curve.observe(decision.bucket, seconds / decision.passes)
-            state.memory = went_well(state.memory, decision.bucket)
-            state.costs.clear()
+            state.steps += 1
+            if state.steps % LOOK_EVERY == 0 or state.curve.count(decision.bucket) < KNOWN:
+                state.curve = state.curve.observe(decision.bucket, seconds / decision.passes)
+                state.costs.clear()
+            memory = went_well(state.memory, decision.bucket)
+            if memory is not state.memory:
+                if memory.rows != state.memory.rows:
+                    state.costs.clear()
+                state.memory = memory
 
     def started(self, decision: Decision) -> list[Sample]:
         """Count a step and return the samples for which it is the last.

@@ -433,6 +433,11 @@ class Solver:
     clip: float | None = None
 
     @property
+    def scales_input(self) -> bool:
+        """Whether the network sees other numbers than the latents."""
+        return self.name in ("euler", "euler_ancestral")
+
+    @property
     def needs_noise(self) -> bool:
         """Whether `advance` takes z always; DDIM takes it if a sample of the batch has eta > 0."""
         return self.name in ("euler_ancestral", "lcm")
@@ -701,10 +706,11 @@ def gather(tables: Sequence[Table], steps: Sequence[int]) -> Singles:
     return np.stack([table.coefficients[i] for table, i in zip(tables, steps, strict=True)])
 
 
-def scale_input(x: Array, k: Array, out: Array) -> None:
+def scale_input(solver: Solver, x: Array, k: Array, out: Array) -> None:
     """Write what the network is to see into `out`. Shapes: x and out (B, ...), k (B, columns)."""
     out[...] = x
-    out /= _column(k, 0, x)
+    if solver.scales_input:
+        out /= _column(k, 0, x)
 
 
 def advance(
