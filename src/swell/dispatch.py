@@ -56,13 +56,15 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Switches(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How often a worker has brought one of its models to its device, since it started."""
+    """How often a worker has brought or changed one of its models, since it started."""
 
     model: str
     #: Loaded anew, and brought back from the host's memory. What is loaded before the worker takes
     #: work does not count.
     disk: int = 0
     host: int = 0
+    #: Other LoRAs put on its weights.
+    loras: int = 0
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

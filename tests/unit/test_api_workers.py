@@ -415,13 +415,14 @@ async def test_switches_of_models_are_counted_once_however_often_they_are_told(
 ) -> None:
     worker = await world.register()
     once = [{"model": "demo/upper", "disk": 2, "host": 1}]
-    for told in (once, once, [{"model": "demo/upper", "disk": 2, "host": 4}]):
+    for told in (once, once, [{"model": "demo/upper", "disk": 2, "host": 4, "loras": 3}]):
         await world.report(worker, switches=told, residents=["demo/upper"])
     text = (await world.stranger("GET", "/metrics")).body.decode()
     assert 'swell_model_switches_total{model="demo/upper",source="disk"} 2.0' in text
     assert 'swell_model_switches_total{model="demo/upper",source="host"} 4.0' in text
+    assert 'swell_model_switches_total{model="demo/upper",source="lora"} 3.0' in text
     [seen] = (await world.admin("GET", "/v1/workers")).json["workers"]
-    assert seen["switches"] == {"demo/upper": {"disk": 2, "host": 4}}
+    assert seen["switches"] == {"demo/upper": {"disk": 2, "host": 4, "loras": 3}}
     assert seen["residents"] == ["demo/upper"]
 
 

@@ -322,11 +322,12 @@ async def test_a_model_waits_while_its_pictures_pile_up(tmp_path: Path) -> None:
     dispatch = MemoryDispatch(SystemClock())
     ids = [await dispatch.submit("test/white") for _ in range(8)]
     worker = Worker(WorkerSettings(name="w", slots=8), dispatch, [str(model)], SystemClock())
-    worker._encoders = Encoders(1, program=program, max_jobs=1)
+    encoders = Encoders(1, program=program, max_jobs=1)
+    worker._encoders = worker._delivery._encoders = encoders
     running = asyncio.create_task(worker.run(handle_signals=False))
     async with asyncio.timeout(60):
         with open(os.open(pipe, os.O_RDWR), "wb", buffering=0) as hand:
-            while not (worker._encoders.is_full and not worker._batches):
+            while not (encoders.is_full and not worker._at.sent):
                 await asyncio.sleep(0)
             assert len(worker._desk.held) == 8
             assert worker._backlog

@@ -21,6 +21,10 @@ from swell.task import Task
 __all__ = ["Fleet", "Worker", "worker_state"]
 
 
+#: What `Switches` counts.
+KINDS = ("disk", "host", "loras")
+
+
 def _unknown(worker: WorkerInfo) -> bool:
     return False
 
@@ -83,8 +87,8 @@ class Worker:
         for each in told:
             known = before.get(each.model, Switches(model=each.model))
             if each != known:
-                disk, host = max(0, each.disk - known.disk), max(0, each.host - known.host)
-                fresh.append(Switches(model=each.model, disk=disk, host=host))
+                new = {kind: max(0, getattr(each, kind) - getattr(known, kind)) for kind in KINDS}
+                fresh.append(Switches(model=each.model, **new))
         return fresh
 
     def take_cancels(self) -> list[str]:

@@ -318,10 +318,11 @@ class WorkersQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class SwitchesView(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a worker has brought a model to its device, since it started."""
+    """How often a worker has brought or changed a model, since it started."""
 
     disk: Annotated[int, Meta(description="loaded anew")]
     host: Annotated[int, Meta(description="brought back from the host's memory")]
+    loras: Annotated[int, Meta(description="other LoRAs put on its weights")]
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -340,7 +341,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     ]
     switches: Annotated[
         dict[str, SwitchesView],
-        Meta(description="model → how often it was brought to the device, as this backend knows"),
+        Meta(description="model → how often it was brought or changed, as this backend knows"),
     ]
     device: str
     host: str

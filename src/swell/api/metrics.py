@@ -42,7 +42,8 @@ METRICS: dict[str, str] = {
     "swell_lease_tasks": "Tasks per lease that was granted.",
     "swell_workers": "Workers, by pool and state.",
     "swell_model_switches_total": "Models brought to a worker's device when it was their turn, by "
-    "model and source: `disk` (loaded anew) or `host` (back from the host's memory).",
+    "model and source: `disk` (loaded anew), `host` (back from the host's memory), or `lora` (there, "
+    "with other LoRAs).",
     "swell_event_streams": "Open event streams.",
     "swell_http_request_seconds": "HTTP requests, by method, route and status.",
 }
@@ -125,9 +126,9 @@ class Metrics:
         times[2].observe(total_s)
 
     def models_switched(self, switches: Iterable[Switches]) -> None:
-        """Note models that were brought to a device."""
+        """Note models that were brought to a device or changed there."""
         for each in switches:
-            for source, n in (("disk", each.disk), ("host", each.host)):
+            for source, n in (("disk", each.disk), ("host", each.host), ("lora", each.loras)):
                 if n:
                     key = (each.model, source)
                     self.switches[key] = self.switches.get(key, 0) + n

@@ -229,7 +229,8 @@ def _worker_view(info: WorkerInfo, state: str, held: int, worker: Worker | None)
         held=held,
         residents=None if worker is None else worker.residents,
         switches={
-            each.model: SwitchesView(disk=each.disk, host=each.host) for each in switches.values()
+            each.model: SwitchesView(disk=each.disk, host=each.host, loras=each.loras)
+            for each in switches.values()
         },
         device=info.device,
         host=info.host,

@@ -6,7 +6,9 @@ Tasks of a model that draws in steps are not batched: they go to the model proce
 soon as it has room for them, and join whatever is being drawn there.
 
 The loop thread never computes: it moves bytes. What decides is elsewhere and pure (`batch.py`),
-what is held and still to be told is in one place (`desk.py`), and `link.py` talks to the backend.
+what is held and still to be told is in one place (`desk.py`), what the model process has in another
+(`at_work.py`); `supply.py` brings what tasks need, `outcomes.py` takes results out, and `link.py`
+talks to the backend.
 """
 
 import asyncio
@@ -15,7 +17,7 @@ import contextlib
 import os
 import random
 import signal
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -28,22 +30,20 @@ import structlog
 
 from swell.clock import Clock
 from swell.dispatch import Dispatch, LeasedTask, Registration, Switches
-from swell.errors import InvalidInput, SwellError, TooLarge
+from swell.errors import SwellError
 from swell.registry import ModelCard
 from swell.retry import RetryPolicy
-from swell.task import Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
-from swell.weights.cache import CacheFull, WeightCache
-from swell.weights.lora import WrongLora
+from swell.task import Released
+from swell.weights.cache import WeightCache
+from swell.worker.at_work import AtWork
 from swell.worker.batch import Backlog, Batching, Line, batching_of, parted, room_of
 from swell.worker.deliver import Courier
 from swell.worker.desk import Desk, Held
-from swell.worker.encode import Encoded, FileNote, wanted_format
-from swell.worker.encoders import Encoders, EncodingFailed
-from swell.worker.fetch import FileFields, fetch_files, file_fields
+from swell.worker.encoders import Encoders
+from swell.worker.fetch import FileFields, file_fields
 from swell.worker.frames import (
     DRAWN,
     Done,
-    Fault,
     Frame,
     HandedOver,
     Kept,
@@ -58,21 +58,17 @@ from swell.worker.frames import (
     Swapped,
     Turn,
 )
-from swell.worker.handover import CONTENT_TYPE, packed, unpacked
 from swell.worker.heartbeat import keep_beating
 from swell.worker.link import Link
 from swell.worker.loras import Loras
+from swell.worker.outcomes import Delivery, failed, faulty, stopped, success
 from swell.worker.run import ModelProcess, Origin, ProcessDied, describe_exit
 from swell.worker.settings import WorkerSettings
-from swell.worker.text import describe_error, valid_text
+from swell.worker.supply import Supply
 
 __all__ = ["Worker", "default_slots"]
 
 _log = structlog.get_logger("swell.worker")
-
-#: A model whose batches take less than this gets the next one before the last has ended, so that it
-#: never waits for the worker. Slower ones do not: whoever comes meanwhile may still join.
-QUICK_S: Final = 0.02
 
 #: A worker whose models take turns on its device holds tasks of so many of them.
 MOST_CHOICES: Final = 4
@@ -87,26 +83,11 @@ _RESTART: Final = RetryPolicy(base_s=0.1, cap_s=10.0, floor_s=0.0)
 #: Whether a model is still being loaded is looked at so often where there is no grace.
 MOVING_LOOK_S: Final = 0.1
 
-#: Longest text of an error, in characters.
-MAX_DETAIL: Final = 2000
-
 #: So many tasks are remembered that a model process died of while it drew them alone.
 MOST_BLAMED: Final = 1024
 
 #: How long a worker may take to hand its leases back, once it has handed over what was drawn.
 RELEASE_WITHIN_S: Final = 0.9
-
-
-@dataclass(slots=True)
-class _Batch:
-    """A batch that the model process has, and who of it has not come back yet."""
-
-    number: int
-    model: str
-    waiting: dict[int, Held]
-    started_s: float
-    #: When the model process took it up, or last ended a call for it.
-    since_s: float
 
 
 class _Why(Enum):
@@ -190,30 +171,24 @@ class Worker:
         self._served: dict[str, _Served] = {}
         self._versions: dict[str, str] = {}
         self._backlog: Backlog[Held] = Backlog()
-        self._batches: deque[_Batch] = deque()
-        self._batch_number = DRAWN
-        #: What is drawn in steps: who waits, and, by handle, who is in the model process.
+        #: What is drawn in steps: who waits, and who is in the model process.
         self._line: Line[Held] = Line()
-        self._drawn: dict[int, Held] = {}
-        #: Handles of tasks that the model process knows to be followed.
-        self._watched: set[int] = set()
-        #: When the model process took up drawing, or last told anything of it.
-        self._drawn_since_s = 0.0
-        #: Which batch the model process has turned to, as far as it said.
-        self._turn = DRAWN
+        #: What the model process has.
+        self._at: AtWork[Held] = AtWork()
         self._blamed: OrderedDict[str, None] = OrderedDict()
-        self._last_run_s = 1.0
         self._deaths = 0
         self._verdict: _Verdict | None = None
         #: Models on the device, and what bringing each would take, as the model process said last.
         self._residents: list[str] = []
         self._expected_s: dict[str, float] = {}
-        #: The model that is being brought; empty if none is.
-        self._moving = ""
         self._switches: dict[str, Switches] = {}
         self._encoders = Encoders(settings.encode_processes)
         self._courier = Courier(dispatch, clock, lambda: self._link.worker_id)
+        self._delivery = Delivery(
+            self._encoders, self._courier, settings.picture_format, self._feed
+        )
         self._loras = Loras(dispatch, weights, clock, settings.lora_limit_bytes)
+        self._supply = Supply(settings, dispatch, self._loras, self._courier)
         #: How often the LoRAs of each model were changed by its process, since that began.
         self.lora_swaps: dict[str, int] = {}
         self._errands: set[asyncio.Task[None]] = set()
@@ -462,7 +437,7 @@ class Worker:
             async with asyncio.timeout(self._settings.handover_s):
                 await self._stop_drawing()
                 drawn = [
-                    self._leave_checkpoint(held, left)
+                    self._leave_drawn(held, left)
                     for held in self._desk.all_held()
                     if held.has_news and not held.is_stopped and held.handle not in self._deliveries
                 ]
@@ -472,7 +447,7 @@ class Worker:
         return left
 
     async def _stop_drawing(self) -> None:
-        if not (self._drawn and self.can_run):
+        if not (self._at.drawn and self.can_run):
             return
         self._process.hand_over()
         try:
@@ -481,23 +456,10 @@ class Worker:
         except TimeoutError:
             _log.warning("a step takes too long: only what was told before it is handed over")
 
-    async def _leave_checkpoint(self, held: Held, left: dict[int, str]) -> None:
-        try:
-            assert held.seed is not None, "it came with the checkpoints"
-            data = packed(
-                held.task,
-                self._settings.device,
-                self._settings.exact,
-                held.seed,
-                held.checkpoints,
-            )
-            left[held.handle] = await self._courier.leave(held.task.hold, data, CONTENT_TYPE)
-        except Exception as error:
-            _log.warning(
-                "what was drawn could not be stored",
-                task=held.task.task_id,
-                detail=describe_error(error),
-            )
+    async def _leave_drawn(self, held: Held, left: dict[int, str]) -> None:
+        key = await self._supply.leave(held)
+        if key is not None:
+            left[held.handle] = key
 
     # --- what the backend says -------------------------------------------------------------------
 
@@ -527,19 +489,13 @@ class Worker:
         followed = {
             self._desk.held[task_id].handle for task_id in self._desk.held.keys() & task_ids
         }
-        # Of one that has come back nothing more is told.
-        new = sorted((followed & self._sent()) - self._watched)
+        new = self._at.watch(followed)
         if new:
-            self._watched.update(new)
             self._process.watch(new)
 
     def cancel(self, task_ids: Sequence[str]) -> None:
         """Stop tasks. See `Guest.cancel`."""
-        turn = self._current()
-        running = set(self._drawn) if turn == DRAWN else set()
-        if self._batches and turn == self._batches[0].number:
-            running = set(self._batches[0].waiting)
-        sent = self._sent()
+        running, sent = set(self._at.running), self._at.sent
         told: list[int] = []
         for task_id in task_ids:
             held = self._desk.held.get(task_id)
@@ -550,40 +506,33 @@ class Worker:
                 told.append(held.handle)
             if held.handle not in running:
                 # It waits, or it is being delivered: whatever comes after this is not looked at.
-                self._desk.settle(held, _stopped(held))
+                self._desk.settle(held, stopped(held))
         if told:
             self._process.stop(told)
             self._run_errand(self._insist(self._process, told))
 
-    def _sent(self) -> set[int]:
-        """Return the handles of all that the model process has."""
-        return {handle for batch in self._batches for handle in batch.waiting} | set(self._drawn)
-
     async def _insist(self, process: ModelProcess, handles: list[int]) -> None:
         """Kill a model that does not come back from what it was told to stop."""
         await self._clock.sleep(self._settings.cancel_grace_s)
-        while self._moving and process is self._process:
+        while self._at.moving and process is self._process:
             # Nothing looks at a cancellation while a model is loaded, and that has its own time.
             await self._clock.sleep(self._settings.cancel_grace_s or MOVING_LOOK_S)
         if process is not self._process or not self.can_run:
             return
-        turn = self._current()
-        at_work: Collection[int] = self._drawn if turn == DRAWN else ()
-        if self._batches and turn == self._batches[0].number:
-            at_work = self._batches[0].waiting
-        if any(handle in at_work for handle in handles):
+        running, drawn = self._at.running, self._at.drawn
+        if any(handle in running for handle in handles):
             self._kill(_Why.DEAF)
             return
         for handle in handles:
             # A batch of another model has the process meanwhile: no step could end.
-            if handle in self._drawn:
-                self._desk.settle(self._drawn[handle], _stopped(self._drawn[handle]))
+            if handle in drawn:
+                self._desk.settle(drawn[handle], stopped(drawn[handle]))
 
     async def _limit_runs(self, limit_s: float) -> None:
         """Kill a model whenever one of its runs takes longer than `limit_s`, for ever."""
         while True:
             left_s = limit_s
-            since_s = self._since_s()
+            since_s = self._at.since_s
             if since_s is not None and self.can_run:
                 left_s += since_s - self._clock.monotonic_s()
             if left_s <= 0:
@@ -592,86 +541,23 @@ class Worker:
             await self._clock.sleep(left_s)
 
     def _kill(self, why: _Why) -> None:
-        self._verdict = _Verdict(why, self._current())
+        self._verdict = _Verdict(why, self._at.current)
         self._process.end()
-
-    def _current(self) -> int | None:
-        """Return the number of the batch that the model process is at; `DRAWN` for steps."""
-        if self._batches and (not self._drawn or self._turn == self._batches[0].number):
-            return self._batches[0].number
-        return DRAWN if self._drawn else None
-
-    def _since_s(self) -> float | None:
-        """Return when the model process began, as far as is known, what it is at."""
-        turn = self._current()
-        if turn is None or self._moving:
-            return None
-        return self._drawn_since_s if turn == DRAWN else self._batches[0].since_s
 
     # --- on the way to the model -----------------------------------------------------------------
 
     async def _fetch(self, held: Held, urls: list[str], loras: list[str]) -> None:
-        own_files = held.task.own_files
-        try:
-            held.files = await fetch_files(
-                self._dispatch, urls, self._settings.fetch_limit_bytes, own_files
-            )
-            held.loras = await self._loras.bring(loras, own_files)
-        except (InvalidInput, WrongLora) as error:
-            self._fail(
-                held, "invalid_input", "A value is not allowed", error.detail, retryable=False
-            )
-            return
-        except CacheFull as error:
-            _log.warning("a LoRA has no room", detail=error.detail)
-            self._fail(
-                held,
-                "input_unavailable",
-                "An input file cannot be fetched",
-                "the worker has no room for this LoRA now",
-                retryable=True,
-            )
-            return
-        except SwellError as error:
-            self._fail(
-                held,
-                "input_unavailable",
-                "An input file cannot be fetched",
-                error.detail,
-                retryable=error.retryable,
-            )
-            return
-        except Exception as error:
-            _log.exception("fetching failed", task=held.task.task_id)
-            self._fail(
-                held,
-                "input_unavailable",
-                "An input file cannot be fetched",
-                describe_error(error),
-                retryable=True,
-            )
+        failure = await self._supply.bring(held, urls, loras)
+        if failure is not None:
+            self._desk.settle(held, failure)
             return
         if held.task.checkpoint is not None and self._served[held.task.model].draws:
-            await self._recall(held, held.task.checkpoint)
+            await self._supply.recall(held, held.task.checkpoint)
         if self._desk.find(held.handle) is None:
             # It was stopped meanwhile.
             held.let_go()
         self._enqueue(held)
         self._feed()
-
-    async def _recall(self, held: Held, url: str) -> None:
-        """Take over what an earlier attempt has left; what cannot be used is drawn anew."""
-        try:
-            raw = await self._courier.recall(url)
-            left = unpacked(raw, held.task, self._settings.device, self._settings.exact)
-        except Exception as error:
-            _log.warning(
-                "drawing anew: what an earlier attempt has left cannot be used",
-                task=held.task.task_id,
-                detail=describe_error(error),
-            )
-            return
-        held.checkpoints, held.seed = left.samples, left.seed
 
     def _enqueue(self, held: Held) -> None:
         if self._served[held.task.model].draws:
@@ -709,16 +595,11 @@ class Worker:
                 self._draw(held, now_s)
             else:
                 self._line.leave(held)
-        while self._backlog and self._wants_more():
+        while self._backlog and self._at.wants_batch:
             batch = self._backlog.take(partial(self._lets_pass, now_s))
             live = [held for held in batch if self._is_worth_running(held, now_s)]
             if live:
                 self._send(live, now_s)
-
-    def _wants_more(self) -> bool:
-        if not self._batches:
-            return True
-        return len(self._batches) == 1 and self._last_run_s < QUICK_S
 
     def _lets_pass(self, now_s: float, model: str, held: Held) -> bool:
         """Whether a task whose model must be brought first lets others pass, for some time."""
@@ -736,48 +617,39 @@ class Worker:
         return True
 
     def _send(self, batch: list[Held], now_s: float) -> None:
-        self._batch_number += 1
         model = batch[0].task.model
-        waiting: dict[int, Held] = {}
-        orders: list[Order] = []
-        for held in batch:
-            task = held.task
-            waiting[held.handle] = held
-            orders.append(
-                Order(
-                    held.handle,
-                    bytes(task.input),
-                    task.seed,
-                    task.count,
-                    held.files,
-                    loras=_paths(held),
-                )
-            )
-        self._batches.append(_Batch(self._batch_number, model, waiting, now_s, now_s))
+        number = self._at.begin_batch({held.handle: held for held in batch}, now_s)
         wanted = self._backlog.models if len(self._served) > 1 else ()
-        self._process.run(self._batch_number, model, orders, sorted(wanted))
+        orders = [
+            Order(
+                held.handle,
+                bytes(held.task.input),
+                held.task.seed,
+                held.task.count,
+                held.files,
+                loras=_paths(held),
+            )
+            for held in batch
+        ]
+        self._process.run(number, model, orders, sorted(wanted))
 
     def _draw(self, held: Held, now_s: float) -> None:
-        task = held.task
-        if not self._drawn:
-            self._drawn_since_s = now_s
-        self._drawn[held.handle] = held
+        self._at.begin_drawing(held.handle, held, now_s)
         order = Order(
             held.handle,
-            bytes(task.input),
+            bytes(held.task.input),
             held.seed,
-            task.count,
+            held.task.count,
             held.files,
             None if held.deadline_s is None else held.deadline_s - now_s,
             held.checkpoints,
             _paths(held),
         )
-        self._process.run(DRAWN, task.model, [order])
+        self._process.run(DRAWN, held.task.model, [order])
 
     # --- what the model process says -------------------------------------------------------------
 
     def _new_process(self) -> ModelProcess:
-        self._watched.clear()
         return ModelProcess(self._settings.python, self._on_frame, self._on_exit, self._forks)
 
     def _on_frame(self, process: ModelProcess, frame: Frame) -> None:
@@ -795,16 +667,17 @@ class Worker:
             case HandedOver():
                 self._handed_over.set()
             case Turn():
-                self._turn = frame.batch
-                if self._batches:
-                    self._batches[0].since_s = self._clock.monotonic_s()
+                self._at.turn_to(frame.batch, self._clock.monotonic_s())
             case Moving() | Moved() | Swapped():
                 self._on_change(frame)
 
     def _on_change(self, change: Moving | Moved | Swapped) -> None:
         """Note what has changed on the device."""
         if isinstance(change, Swapped):
+            new = change.count - self.lora_swaps.get(change.model, 0)
             self.lora_swaps[change.model] = change.count
+            self._count_switches(change.model, "loras", new)
+            self._tell_of_models()
             _log.debug("LoRAs changed", model=change.model, swaps=change.count)
         else:
             self._on_move(change)
@@ -812,88 +685,72 @@ class Worker:
     def _on_move(self, moved: Moving | Moved) -> None:
         """Note which models are on the device now; what was at work begins to count again."""
         if isinstance(moved, Moving):
-            self._moving = moved.model
+            self._at.moving = moved.model
             return
-        self._moving = ""
+        self._at.moved(self._clock.monotonic_s())
         self._residents, self._expected_s = moved.residents, moved.expected_s
-        self._drawn_since_s = self._clock.monotonic_s()
-        if self._batches:
-            self._batches[0].since_s = self._drawn_since_s
         load_s = round(moved.load_s, 3)
         if moved.kind:
-            known = self._switches.get(moved.model, Switches(model=moved.model))
-            counted = {moved.kind: getattr(known, moved.kind) + 1}
-            self._switches[moved.model] = msgspec.structs.replace(known, **counted)
+            self._count_switches(moved.model, moved.kind, 1)
             _log.info("model brought", model=moved.model, source=moved.kind, load_s=load_s)
         else:
             _log.warning("a model could not be brought", model=moved.model, load_s=load_s)
         self._tell_of_models()
 
+    def _count_switches(self, model: str, kind: str, new: int) -> None:
+        known = self._switches.get(model, Switches(model=model))
+        counted = {kind: getattr(known, kind) + new}
+        self._switches[model] = msgspec.structs.replace(known, **counted)
+
     def _tell_of_models(self) -> None:
-        """Have the next report tell of the models, where they take turns on the device."""
+        """Have the next report tell of the models, where they take turns or change."""
         if self._settings.device_memory_bytes is not None and len(self._served) > 1:
             self._desk.residents = list(self._residents)
-            self._desk.switches = list(self._switches.values())
+        self._desk.switches = list(self._switches.values())
 
     def _on_results(self, results: Results) -> None:
-        is_drawn = results.batch == DRAWN
-        waiting = self._drawn if is_drawn else self._batches[0].waiting
         for done in results.done:
-            held = self._come_back(waiting, done.handle)
+            held = self._come_back(results.batch, done.handle)
             if done.files:
                 errand = self._run_errand(self._deliver(held, done))
                 self._deliveries[held.handle] = errand
                 errand.add_done_callback(partial(self._on_delivered, held.handle))
             else:
-                self._desk.settle(held, _success(held, done))
+                self._desk.settle(held, success(held, done))
         for fault in results.faults:
-            self._on_fault(self._come_back(waiting, fault.handle), fault)
+            held = self._come_back(results.batch, fault.handle)
+            self._desk.settle(held, faulty(held, fault))
         for handle in results.stopped:
-            held = self._come_back(waiting, handle)
-            self._desk.settle(held, _stopped(held))
+            held = self._come_back(results.batch, handle)
+            self._desk.settle(held, stopped(held))
         self.peak_bytes = results.peak_bytes
         if results.done or results.is_last:
             self._deaths = 0
-        if is_drawn:
-            self._drawn_since_s = self._clock.monotonic_s()
-            self._feed()
+        now_s = self._clock.monotonic_s()
+        if results.batch == DRAWN:
+            self._at.told(now_s)
         else:
-            self._note_end_of_call(results)
+            self._at.end_call(now_s, is_last=results.is_last)
+        if results.batch == DRAWN or results.is_last:
+            self._feed()
 
     def _on_delivered(self, handle: int, _: "asyncio.Task[None]") -> None:
         del self._deliveries[handle]
 
-    def _come_back(self, waiting: dict[int, Held], handle: int) -> Held:
-        held = waiting.pop(handle)
-        self._watched.discard(handle)
+    def _come_back(self, batch: int, handle: int) -> Held:
+        held = self._at.come_back(batch, handle)
         self._line.leave(held)
         return held
 
-    def _note_end_of_call(self, results: Results) -> None:
-        batch = self._batches[0]
-        now_s = batch.since_s = self._clock.monotonic_s()
-        if results.is_last:
-            self._batches.popleft()
-            self._last_run_s = now_s - batch.started_s
-            self._turn, self._drawn_since_s = DRAWN, now_s
-            if self._batches:
-                self._batches[0].since_s = now_s
-            self._feed()
-
     def _on_checkpoint(self, kept: Kept) -> None:
-        held = self._drawn.get(kept.handle)
+        held = self._at.drawn.get(kept.handle)
         if held is not None:
             held.checkpoints[kept.index] = kept.checkpoint
             held.seed, held.has_news = kept.seed, True
 
-    def _on_fault(self, held: Held, fault: Fault) -> None:
-        error = _task_error(fault.code, fault.title, fault.detail)
-        timings = Timings(run_s=fault.run_s, load_s=held.load_s + fault.load_s)
-        self._desk.settle(held, Failed(error=error, retryable=fault.retryable, timings=timings))
-
     def _on_step(self, step: Step) -> None:
-        if step.handle in self._drawn:
-            self._drawn_since_s = self._clock.monotonic_s()
+        if step.handle in self._at.drawn:
+            self._at.told(self._clock.monotonic_s())
         held = self._desk.find(step.handle)
         if held is not None:
             fraction = step.done / step.total if step.total > 0 else 0.0
@@ -905,19 +762,6 @@ class Worker:
         if held is not None:
             image = f"data:image/jpeg;base64,{base64.b64encode(preview.jpeg).decode()}"
             self._desk.tell(held, "preview", {"image": image, "index": preview.index})
-
-    def _fail(
-        self,
-        held: Held,
-        code: str,
-        title: str,
-        detail: str,
-        *,
-        retryable: bool,
-        checkpoint: str | None = None,
-    ) -> None:
-        error = _task_error(code, title, detail)
-        self._desk.settle(held, Failed(error=error, retryable=retryable, checkpoint=checkpoint))
 
     # --- death of the model process --------------------------------------------------------------
 
@@ -934,20 +778,12 @@ class Worker:
             _log.warning(why.value, how=describe_exit(code))
         else:
             _log.warning(why.value)
-        turn = self._current()
-        if verdict is not None and verdict.batch != turn:
-            # What it was killed for had ended by then: nobody is to blame for its death.
-            turn = None
-        batches, self._batches = list(self._batches), deque()
-        drawn = self._line.leave_all()
-        self._drawn, self._turn, self._moving = {}, DRAWN, ""
-        suspects: list[Held] = []
-        if batches and turn == batches[0].number:
-            suspects = list(batches.pop(0).waiting.values())
-        for batch in reversed(batches):
-            self._return(batch.waiting.values())
-        self._bury(suspects, why, code)
-        if turn == DRAWN:
+        # What it was killed for may have ended by then: nobody is to blame for its death.
+        blameless = verdict is not None and verdict.batch != self._at.current
+        lost, drawn = self._at.lose(blameless=blameless), self._line.leave_all()
+        self._return(lost.others)
+        self._bury(lost.suspects, why, code)
+        if lost.was_drawing:
             self._bury_drawn(drawn, why, code)
         else:
             self._return(drawn)
@@ -993,7 +829,8 @@ class Worker:
         if why is _Why.SLOW:
             limit_s = self._settings.run_limit_s
             detail = f"its run took longer than {limit_s:g} s (worker.run_limit_s) and was ended"
-            self._fail(held, "model_timeout", "The model took too long", detail, retryable=True)
+            title = "The model took too long"
+            self._desk.settle(held, failed("model_timeout", title, detail, retryable=True))
             return
         detail = f"while it ran this task, the model process {describe_exit(code)}"
         self._run_errand(self._fail_alone(held, detail))
@@ -1003,19 +840,19 @@ class Worker:
 
         One that had come no further than the attempt before begins anew: that may be to blame.
         """
-        left: dict[int, str] = {}
+        key = None
         if held.has_news:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.handover_s):
-                    await self._leave_checkpoint(held, left)
-        title, key = "The model process died", left.get(held.handle)
-        self._fail(held, "model_process_died", title, detail, retryable=True, checkpoint=key)
+                    key = await self._supply.leave(held)
+        code, title = "model_process_died", "The model process died"
+        self._desk.settle(held, failed(code, title, detail, retryable=True, checkpoint=key))
 
     def _return(self, tasks: Collection[Held]) -> None:
         """Put tasks back that the model process had, in their order; stopped ones have ended."""
         for held in reversed(list(tasks)):
             if held.is_stopped:
-                self._desk.settle(held, _stopped(held))
+                self._desk.settle(held, stopped(held))
             else:
                 self._put_back(held)
 
@@ -1042,6 +879,7 @@ class Worker:
             self._give_up("the models' files have changed: start the worker again")
             return
         self._is_starting = False
+        self.lora_swaps.clear()
         self._tell_of_models()
         waited_s = self._clock.monotonic_s() - since_s
         for held in self._desk.all_held():
@@ -1068,76 +906,8 @@ class Worker:
             _log.error("an errand failed", exc_info=error)
 
     async def _deliver(self, held: Held, done: Done) -> None:
-        """Encode and store the files of a result, then note the outcome."""
-        task = held.task
-        note = FileNote(task.model, task.version, task.input)
-        kind = wanted_format(task.input, self._settings.picture_format)
-        files = dict(enumerate(done.files))
-
-        async def encoded(index: int) -> Encoded:
-            try:
-                # Pixels are let go of as soon as there is a file.
-                return await self._encoders.encode(files.pop(index), index, kind, note)
-            finally:
-                # There may be room for more of them.
-                self._feed()
-
-        try:
-            names = await self._encoders.names(done.files, kind)
-            done.files.clear()
-            delivered = await self._courier.deliver(task.hold, names, encoded)
-        except TooLarge as error:
-            title = "The output is too large"
-            self._fail(held, "output_too_large", title, error.detail, retryable=False)
-            return
-        except SwellError as error:
-            title = "The output could not be stored"
-            self._fail(held, "upload_failed", title, error.detail, retryable=True)
-            return
-        except Exception as error:
-            if isinstance(error, EncodingFailed):
-                _log.warning("encoding failed", task=task.task_id, detail=str(error))
-            else:
-                _log.exception("encoding failed", task=task.task_id)
-            title = "The output could not be encoded"
-            self._fail(held, "encode_failed", title, describe_error(error), retryable=True)
-            return
-        timings = Timings(
-            load_s=held.load_s + done.load_s,
-            run_s=done.run_s,
-            encode_s=delivered.encode_s,
-            upload_s=delivered.upload_s,
-        )
-        outcome = Succeeded(
-            output=msgspec.Raw(done.output),
-            artifacts=delivered.artifacts,
-            timings=timings,
-            seed=done.seed,
-        )
-        self._desk.settle(held, outcome)
+        self._desk.settle(held, await self._delivery.outcome(held, done))
 
 
 def _paths(held: Held) -> dict[str, tuple[str, str]]:
     return {name: (lora.path, lora.digest) for name, lora in held.loras.items()}
-
-
-def _task_error(code: str, title: str, detail: str) -> TaskError:
-    return TaskError(code=code, title=title, detail=valid_text(detail)[:MAX_DETAIL])
-
-
-def _success(held: Held, done: Done) -> Succeeded:
-    return Succeeded(
-        output=msgspec.Raw(done.output),
-        timings=Timings(run_s=done.run_s, load_s=held.load_s + done.load_s),
-        seed=done.seed,
-    )
-
-
-def _stopped(held: Held) -> Outcome:
-    """Return the outcome of a task that did not run to its end.
-
-    A worker is also told to stop what it has lost the lease of. It may have leased the same task
-    again by then, so only the store knows whether somebody cancelled it: handed back, a cancelled
-    task ends as canceled, and any other waits for its next turn.
-    """
-    return Released(reason="stopped") if held.is_stopped else Canceled()

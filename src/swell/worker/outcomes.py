@@ -1,0 +1,131 @@
+"""What becomes of a task in a worker, in the words of the backend; and results on their way out."""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from swell.errors import SwellError, TooLarge
+from swell.task import Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
+from swell.worker.deliver import Courier
+from swell.worker.desk import Held
+from swell.worker.encode import Encoded, FileNote, wanted_format
+from swell.worker.encoders import Encoders, EncodingFailed
+from swell.worker.frames import Done, Fault
+from swell.worker.text import describe_error, valid_text
+
+__all__ = ["Delivery", "failed", "faulty", "stopped", "success"]
+
+_log = structlog.get_logger("swell.worker")
+
+#: Longest text of an error, in characters.
+MAX_DETAIL: Final = 2000
+
+
+def failed(
+    code: str, title: str, detail: str, *, retryable: bool, checkpoint: str | None = None
+) -> Failed:
+    """Return that an attempt has failed, with text that the backend takes."""
+    error = _error(code, title, detail)
+    return Failed(error=error, retryable=retryable, checkpoint=checkpoint)
+
+
+def faulty(held: Held, fault: Fault) -> Failed:
+    """Return what a model process says of a task that it could not run."""
+    error = _error(fault.code, fault.title, fault.detail)
+    timings = Timings(run_s=fault.run_s, load_s=held.load_s + fault.load_s)
+    return Failed(error=error, retryable=fault.retryable, timings=timings)
+
+
+def _error(code: str, title: str, detail: str) -> TaskError:
+    return TaskError(code=code, title=title, detail=valid_text(detail)[:MAX_DETAIL])
+
+
+def success(held: Held, done: Done) -> Succeeded:
+    """Return the outcome of a result without files."""
+    return Succeeded(
+        output=msgspec.Raw(done.output),
+        timings=Timings(run_s=done.run_s, load_s=held.load_s + done.load_s),
+        seed=done.seed,
+    )
+
+
+def stopped(held: Held) -> Outcome:
+    """Return the outcome of a task that did not run to its end.
+
+    A worker is also told to stop what it has lost the lease of. It may have leased the same task
+    again by then, so only the store knows whether somebody cancelled it: handed back, a cancelled
+    task ends as canceled, and any other waits for its next turn.
+    """
+    return Released(reason="stopped") if held.is_stopped else Canceled()
+
+
+class Delivery:
+    """Encodes the files of results and stores them.
+
+    Args:
+        encoders: Processes that encode.
+        courier: The way to the object store.
+        picture_format: What pictures become unless their task asks for something else.
+        freed: Called when there may be room for more pictures.
+    """
+
+    def __init__(
+        self,
+        encoders: Encoders,
+        courier: Courier,
+        picture_format: str,
+        freed: Callable[[], None],
+    ) -> None:
+        self._encoders = encoders
+        self._courier = courier
+        self._format = picture_format
+        self._freed = freed
+
+    async def outcome(self, held: Held, done: Done) -> Outcome:
+        """Encode and store the files of a result; return what has become of its task."""
+        try:
+            return await self._delivered(held, done)
+        except TooLarge as error:
+            title = "The output is too large"
+            return failed("output_too_large", title, error.detail, retryable=False)
+        except SwellError as error:
+            title = "The output could not be stored"
+            return failed("upload_failed", title, error.detail, retryable=True)
+        except Exception as error:
+            if isinstance(error, EncodingFailed):
+                _log.warning("encoding failed", task=held.task.task_id, detail=str(error))
+            else:
+                _log.exception("encoding failed", task=held.task.task_id)
+            title = "The output could not be encoded"
+            return failed("encode_failed", title, describe_error(error), retryable=True)
+
+    async def _delivered(self, held: Held, done: Done) -> Succeeded:
+        task = held.task
+        note = FileNote(task.model, task.version, task.input)
+        kind = wanted_format(task.input, self._format)
+        files = dict(enumerate(done.files))
+
+        async def encoded(index: int) -> Encoded:
+            try:
+                # Pixels are let go of as soon as there is a file.
+                return await self._encoders.encode(files.pop(index), index, kind, note)
+            finally:
+                self._freed()
+
+        names = await self._encoders.names(done.files, kind)
+        done.files.clear()
+        delivered = await self._courier.deliver(task.hold, names, encoded)
+        timings = Timings(
+            load_s=held.load_s + done.load_s,
+            run_s=done.run_s,
+            encode_s=delivered.encode_s,
+            upload_s=delivered.upload_s,
+        )
+        return Succeeded(
+            output=msgspec.Raw(done.output),
+            artifacts=delivered.artifacts,
+            timings=timings,
+            seed=done.seed,
+        )

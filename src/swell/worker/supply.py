@@ -1,0 +1,100 @@
+"""What a task needs before it can run: input files, LoRAs, and what an earlier attempt has left."""
+
+import structlog
+
+from swell.dispatch import Dispatch
+from swell.errors import InvalidInput, SwellError
+from swell.task import Failed
+from swell.weights.cache import CacheFull
+from swell.weights.lora import WrongLora
+from swell.worker.deliver import Courier
+from swell.worker.desk import Held
+from swell.worker.fetch import fetch_files
+from swell.worker.handover import CONTENT_TYPE, packed, unpacked
+from swell.worker.loras import Loras
+from swell.worker.outcomes import failed
+from swell.worker.settings import WorkerSettings
+from swell.worker.text import describe_error
+
+__all__ = ["Supply"]
+
+_log = structlog.get_logger("swell.worker")
+
+_NOT_FETCHED = "An input file cannot be fetched"
+
+
+class Supply:
+    """Brings what held tasks need, and leaves what they have drawn to whoever goes on with it.
+
+    Args:
+        settings: Limits, device and batching.
+        dispatch: The backend.
+        loras: The LoRAs of this worker.
+        courier: The way to the object store.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, dispatch: Dispatch, loras: Loras, courier: Courier
+    ) -> None:
+        self._settings = settings
+        self._dispatch = dispatch
+        self._loras = loras
+        self._courier = courier
+
+    async def bring(self, held: Held, urls: list[str], loras: list[str]) -> Failed | None:
+        """Fetch files and LoRAs of a task; return why its attempt fails, if they do not come."""
+        own_files = held.task.own_files
+        try:
+            held.files = await fetch_files(
+                self._dispatch, urls, self._settings.fetch_limit_bytes, own_files
+            )
+            held.loras = await self._loras.bring(loras, own_files)
+        except (InvalidInput, WrongLora) as error:
+            return failed("invalid_input", "A value is not allowed", error.detail, retryable=False)
+        except CacheFull as error:
+            _log.warning("a LoRA has no room", detail=error.detail)
+            detail = "the worker has no room for this LoRA now"
+            return failed("input_unavailable", _NOT_FETCHED, detail, retryable=True)
+        except SwellError as error:
+            return failed(
+                "input_unavailable", _NOT_FETCHED, error.detail, retryable=error.retryable
+            )
+        except Exception as error:
+            _log.exception("fetching failed", task=held.task.task_id)
+            detail = describe_error(error)
+            return failed("input_unavailable", _NOT_FETCHED, detail, retryable=True)
+        return None
+
+    async def recall(self, held: Held, url: str) -> None:
+        """Take over what an earlier attempt has left; what cannot be used is drawn anew."""
+        try:
+            raw = await self._courier.recall(url)
+            left = unpacked(raw, held.task, self._settings.device, self._settings.exact)
+        except Exception as error:
+            _log.warning(
+                "drawing anew: what an earlier attempt has left cannot be used",
+                task=held.task.task_id,
+                detail=describe_error(error),
+            )
+            return
+        held.checkpoints, held.seed = left.samples, left.seed
+
+    async def leave(self, held: Held) -> str | None:
+        """Store what was drawn of a task; return where it lies, or None if that failed."""
+        try:
+            assert held.seed is not None, "it came with the checkpoints"
+            data = packed(
+                held.task,
+                self._settings.device,
+                self._settings.exact,
+                held.seed,
+                held.checkpoints,
+            )
+            return await self._courier.leave(held.task.hold, data, CONTENT_TYPE)
+        except Exception as error:
+            _log.warning(
+                "what was drawn could not be stored",
+                task=held.task.task_id,
+                detail=describe_error(error),
+            )
+            return None
