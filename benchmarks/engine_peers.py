@@ -13,7 +13,7 @@ Two loads, with the same inputs and times for all, in rounds that each begin wit
                p95 of the time from when a request was due to the last byte of its picture
 
 Each peer has a setting for each of the two loads (engine_systems.py); `--sweep` compares those that
-were tried and names the best. Pictures of 512 px and 0.5 load are measured once, for the details.
+were tried and names the best. With `--more`, pictures of 512 px and 0.5 load are measured once.
 
 Value: the smaller of (Swell's pictures per second over the best peer's) and (the best peer's p95
 over Swell's), medians over rounds.
@@ -63,8 +63,8 @@ class Size:
     """How much is done in a run, beside the pictures of the warm-up."""
 
     rounds: int = 3
-    backlog: int = 160
-    arrivals: int = 180
+    backlog: int = 96
+    arrivals: int = 120
     serial: int = 24
 
 
@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="to try it out")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--sweep", action="store_true", help="compare the peers' settings instead")
-    parser.add_argument("--only-main", action="store_true", help="without 512 px and 0.5 load")
+    parser.add_argument("--more", action="store_true", help="512 px and 0.5 load as well, once")
     asked = parser.parse_args()
     size = SHORT if asked.short else Size()
     if asked.rounds is not None:
@@ -294,7 +294,7 @@ def main() -> None:
             report(None, sweep(asked.peers, size))
             return
         detail = compare(asked.peers, size, 128, LOAD)
-        if not asked.only_main:
+        if asked.more:
             once = replace(size, rounds=1, backlog=32, arrivals=32, serial=12)
             detail["at_512_px"] = compare(asked.peers, once, 512, LOAD)
             detail["at_half_load"] = compare(asked.peers, once, 128, 0.5)

@@ -42,8 +42,8 @@ METRICS: dict[str, str] = {
     "swell_lease_tasks": "Tasks per lease that was granted.",
     "swell_workers": "Workers, by pool and state.",
     "swell_model_switches_total": "Models brought to a worker's device when it was their turn, by "
-    "model and source: `disk` (loaded anew), `host` (back from the host's memory), or `lora` (there, "
-    "with other LoRAs).",
+    "model and source: `disk` (loaded anew), `host` (back from the host's memory), or `lora` (it "
+    "stays, with other LoRAs).",
     "swell_event_streams": "Open event streams.",
     "swell_http_request_seconds": "HTTP requests, by method, route and status.",
 }
