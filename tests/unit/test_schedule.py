@@ -23,6 +23,7 @@ from swell.worker.schedule import (
     Schedule,
     Turn,
     TurnReason,
+    _group,
     charged,
     costs_of,
     decide,
@@ -664,6 +665,10 @@ events = st.lists(
 )
 
 
+def what(decision: Decision) -> tuple[Any, ...]:
+    return decision.key, decision.run, decision.bucket, decision.loads, decision.why_order
+
+
 class Watched:
     """A schedule whose every decision is checked. Batches gain for a, not for b; c is exact."""
 
@@ -683,6 +688,7 @@ class Watched:
     def decide(self) -> Decision:
         decision = self.schedule.decide(self.now_s)
         assert decision == self.schedule.decide(self.now_s)
+        assert what(decision) == what(self.decided_afresh())
         assert bool(decision.run) == bool(self.left)
         if not decision.run:
             return decision
@@ -697,6 +703,12 @@ class Watched:
         if decision.key == "c" and self.schedule.memory("c").rows >= 4:
             assert decision.bucket == 4
         return decision
+
+    def decided_afresh(self) -> Decision:
+        """What would be decided without anything that was decided before."""
+        keys, turn = self.schedule._keys, self.schedule._turn
+        groups = [_group(key, state) for key, state in keys.items() if state.samples]
+        return decide(self.now_s, groups, turn, self.schedule._policy)
 
     def do(self, event: tuple[Any, ...]) -> None:
         match event:
@@ -750,6 +762,38 @@ def test_some_samples_always_run_within_slots_and_memory_until_all_are_finished(
         watched.step()
     assert not watched.left
     assert len(watched.schedule) == 0
+
+
+of_one_key = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("add"),
+            st.integers(1, 40),
+            st.sampled_from([1, 2]),
+            st.sampled_from([None, None, None, 3.0]),
+            st.sampled_from([0.125, 1.0]),
+        ),
+        st.tuples(st.just("cancel"), st.integers(0, 40)),
+        st.tuples(st.just("step"), st.integers(1, 20)),
+        st.tuples(st.just("fail")),
+        st.tuples(st.just("wait"), st.floats(0, 20)),
+    ),
+    max_size=30,
+)
+
+
+@given(st.sampled_from("abc"), of_one_key)
+@settings(max_examples=200)
+def test_what_is_decided_again_without_a_look_is_what_a_look_would_say(
+    key: str, wanted: list[tuple[Any, ...]]
+) -> None:
+    watched = Watched()
+    watched.schedule.set_residency(key, loaded=True, load_s=5.0)
+    for name, *values in wanted:
+        watched.do((name, key, *values) if name == "add" else (name, *values))
+    for _ in range(sum(watched.left.values())):
+        watched.step()
+    assert not watched.left
 
 
 waiting = st.lists(

@@ -301,9 +301,11 @@ class Arena:
         like = arrays.put(np.zeros(key.shape, np.float32))
         self._x = arrays.rows(like, most_rows)
         self._h = arrays.rows(like, most_rows) if key.solver.needs_history else None
-        #: What the network sees and what it says.
-        self._seen = arrays.rows(like, rows)
+        #: What the network is shown, unless it is the latents, and what it says.
+        self._seen = self._shown = arrays.rows(like, rows)
         self._said = arrays.rows(like, rows)
+        #: What is made of that: the same array, or the network's own.
+        self._m: Array = self._said
         self._heard = {name: arrays.rows(value, rows) for name, value in conditions.items()}
         #: Whose latents and whose conditions are in each row.
         self._samples: list[SampleState | None] = [None] * most_rows
@@ -392,7 +394,11 @@ class Arena:
         padded = -(-rows // bucket) * bucket
         steps = [sample.step for sample in placed]
         self._k = self._arrays.put(solvers.gather([sample.table for sample in placed], steps))
-        solvers.scale_input(self._solver, self._x[:n], self._k, self._seen[:n])
+        # Where the network is to see nothing but the latents, it is shown these.
+        self._shown = self._x
+        if self._solver.scales_input or padded > n:
+            self._shown = self._seen
+            solvers.scale_input(self._solver, self._x[:n], self._k, self._seen[:n])
         self._host_t[:n] = [sample.table.timesteps[sample.step] for sample in placed]
         if g:
             self._seen[n:rows] = self._seen[:g]
@@ -419,19 +425,31 @@ class Arena:
         """
         n, g = len(self._placed), self._guided
         t = self._arrays.put(self._host_t)
+        self._m = self._said
         for start in range(0, n + g, bucket):
             part = slice(start, start + bucket)
-            seen, heard = self._seen[part], {name: rows[part] for name, rows in self._heard.items()}
+            seen, heard = self._shown[part], {name: rows[part] for name, rows in self._heard.items()}
             said = denoise(seen, t[part], heard)
             if tuple(said.shape) != tuple(seen.shape):
                 raise ValueError(
                     f"denoise() returned shape {tuple(said.shape)} for latents of shape "
                     f"{tuple(seen.shape)}"
                 )
-            self._said[part] = said
+            if n + g <= bucket and self._may_spend(said):
+                self._m = said
+            else:
+                self._said[part] = said
         if g:
             scale = np.array([sample.plan.guidance for sample in self._placed[:g]], np.float32)
-            solvers.guide(self._said[: n + g], n, self._arrays.put(scale))
+            solvers.guide(self._m[: n + g], n, self._arrays.put(scale))
+
+    def _may_spend(self, said: Array) -> bool:
+        """Whether what a network says is no view of anything, such as of what it was shown."""
+        if said.dtype != self._said.dtype:
+            return False
+        if isinstance(said, np.ndarray):
+            return said.base is None and said.flags.writeable
+        return getattr(said, "_base", self) is None
 
     def rehearse(self, denoise: Callable[[Array, Array, Conditions], Array], rows: int) -> None:
         """Ask the network about so many rows as they lie here, for what it takes; nobody moves."""
@@ -443,7 +461,7 @@ class Arena:
         pays for more than a copy. To be called between `forward` and `advance`.
         """
         row = slice(sample.row, sample.row + 1)
-        x, m = _copy(self._x[row]), _copy(self._said[row])
+        x, m = _copy(self._x[row]), _copy(self._m[row])
         return partial(_foreseen, self._arrays, sample.table, sample.step, x, m)
 
     def advance(self) -> None:
@@ -452,7 +470,7 @@ class Arena:
         solvers.advance(
             self._solver,
             self._x[:n],
-            self._said[:n],
+            self._m[:n],
             self._k,
             z=self._noise(),
             h=None if self._h is None else self._h[:n],
@@ -462,6 +480,8 @@ class Arena:
             sample.step += 1
 
     def _noise(self) -> Array | None:
+        if not self._solver.may_draw:
+            return None
         drawing = [sample for sample in self._placed if sample.table.draws[sample.step]]
         if not drawing and not self._solver.needs_noise:
             return None

@@ -687,6 +687,17 @@ class _Key:
         self.steps = 0
 
 
+class _Again(msgspec.Struct, frozen=True):
+    """A decision that stays the same as long as nothing happens but steps and time."""
+
+    key: Hashable
+    ids: tuple[str, ...]
+    bucket: int
+    order: Order
+    #: Until when.
+    until_s: float
+
+
 class Schedule:
     """Keeps what `decide` needs, from step to step.
 
@@ -701,6 +712,10 @@ class Schedule:
         self._of: dict[str, _Key] = {}
         self._last: _Key | None = None
         self._turn = _FIRST
+        #: What is decided again, and what will be once a step of it has started, unless something
+        #: happens before.
+        self._again: _Again | None = None
+        self._next: _Again | None = None
 
     def __len__(self) -> int:
         return len(self._of)
@@ -732,6 +747,7 @@ class Schedule:
         Raises:
             ValueError: It has samples.
         """
+        self._forget_again()
         state = self._keys.pop(key, None)
         if state is not None and state.samples:
             self._keys[key] = state
@@ -755,6 +771,7 @@ class Schedule:
             weights: Names the model for keys that differ by LoRAs.
             swap_s: What it takes to change nothing but these.
         """
+        self._forget_again()
         state = self._keys[key]
         state.loaded, state.load_s = loaded, load_s
         state.weights, state.swap_s = weights, swap_s
@@ -763,7 +780,7 @@ class Schedule:
         """Say that never more than so many rows of a key fit; at least 1."""
         state = self._keys[key]
         state.memory = Memory(min(most_rows, state.memory.rows), most_rows)
-        state.costs.clear()
+        self._change(state)
 
     def curve(self, key: Hashable) -> Curve:
         """Return what was measured, to be stored."""
@@ -781,7 +798,7 @@ class Schedule:
             state.memory = ran_out(state.memory, rows)
         else:
             state.curve = state.curve.observe(rows, seconds)
-        state.costs.clear()
+        self._change(state)
 
     def memory(self, key: Hashable) -> Memory:
         """Return how many rows fit."""
@@ -806,6 +823,7 @@ class Schedule:
             raise ValueError(f"sample {sample.id} has no sensible steps or rows")
         if not sample.weight > 0:
             raise ValueError(f"sample {sample.id} has no weight")
+        self._forget_again()
         state = self._of[sample.id] = self._keys[sample.key]
         state.samples[sample.id] = sample
 
@@ -814,13 +832,23 @@ class Schedule:
         state = self._of.pop(sample_id, None)
         if state is None:
             return None
+        self._forget_again()
         state.running = tuple(other for other in state.running if other != sample_id)
         return state.samples.pop(sample_id)
 
     def decide(self, now_s: float) -> Decision:
         """Return what runs in the next step. Asking again at the same time changes nothing."""
+        again = self._again
+        if again is not None and now_s < again.until_s:
+            samples = self._keys[again.key].samples
+            run = tuple([samples[sample_id] for sample_id in again.ids])
+            why = TurnReason.GOES_ON
+            return Decision(again.key, run, again.bucket, False, self._turn, why, again.order)
         groups = [_group(key, state) for key, state in self._keys.items() if state.samples]
-        return decide(now_s, groups, self._turn, self._policy)
+        decision = decide(now_s, groups, self._turn, self._policy)
+        self._again = None
+        self._next = _again(groups, decision, self._policy) if len(groups) == 1 else None
+        return decision
 
     def done(self, decision: Decision, seconds: float) -> list[Sample]:
         """Count a step that has ended: `started` and `took` in one."""
@@ -836,11 +864,11 @@ class Schedule:
             state.steps += 1
             if state.steps % LOOK_EVERY == 0 or state.curve.count(decision.bucket) < KNOWN:
                 state.curve = state.curve.observe(decision.bucket, seconds / decision.passes)
-                state.costs.clear()
+                self._change(state)
             memory = went_well(state.memory, decision.bucket)
             if memory is not state.memory:
                 if memory.rows != state.memory.rows:
-                    state.costs.clear()
+                    self._change(state)
                 state.memory = memory
 
     def started(self, decision: Decision) -> list[Sample]:
@@ -866,6 +894,9 @@ class Schedule:
                 del state.samples[sample_id], self._of[sample_id]
                 finished.append(sample)
         self._pause_all_but(state, running)
+        if finished or self._next is None or self._next.ids != state.running:
+            self._forget_again()
+        self._again = self._next
         return finished
 
     def failed(self, decision: Decision) -> bool:
@@ -877,16 +908,52 @@ class Schedule:
         state = self._keys[decision.key]
         can_shrink = decision.bucket > 1
         state.memory = ran_out(state.memory, decision.bucket)
-        state.costs.clear()
+        self._change(state)
         self._turn = decision.turn
         self._pause_all_but(state, decision.ids)
         return can_shrink
+
+    def _forget_again(self) -> None:
+        self._again = self._next = None
+
+    def _change(self, state: _Key) -> None:
+        """Note that steps of this key cost something else than before."""
+        state.costs.clear()
+        self._forget_again()
 
     def _pause_all_but(self, state: _Key, running: Sequence[str]) -> None:
         if self._last is not None:
             self._last.running = ()
         state.running = tuple(running)
         self._last = state
+
+
+def _again(groups: Sequence[Group], decision: Decision, policy: Policy) -> _Again | None:
+    """Return a decision about one group as one for the steps to come, if it is one.
+
+    Whoever has the least work left has less still after a step. A full batch, or one that nobody
+    waits beside, is the same until somebody is finished. Deadlines are looked at every time.
+    """
+    [group] = groups
+    everybody = group.running + group.waiting
+    if not group.loaded or any(sample.deadline_s is not None for sample in everybody):
+        return None
+    until_s = inf
+    if decision.why_order is Order.SHORTEST:
+        until_s = min(_overdue_s(sample, group, policy) for sample in everybody)
+    elif len(decision.run) < len(everybody) and decision.rows < _size(group):
+        return None
+    elif decision.why_order in (Order.OVERDUE, Order.DEADLINE) and _takes_turns(group):
+        return None
+    order = decision.why_order if until_s < inf else Order.SAME
+    return _Again(group.key, decision.ids, decision.bucket, order, until_s)
+
+
+def _overdue_s(sample: Sample, group: Group, policy: Policy) -> float:
+    """Return from when on a sample would be later than the bound allows, if it waits."""
+    step_s = _cost_s(group.costs, sample.rows)
+    due_s = sample.arrived_s + policy.bound * step_s * sample.steps
+    return due_s - step_s * sample.remaining
 
 
 def _group(key: Hashable, state: _Key) -> Group:

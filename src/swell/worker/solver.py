@@ -438,6 +438,11 @@ class Solver:
         return self.name in ("euler", "euler_ancestral")
 
     @property
+    def may_draw(self) -> bool:
+        """Whether a table of it may ask for noise in a step."""
+        return self.name in ("euler_ancestral", "lcm", "ddim")
+
+    @property
     def needs_noise(self) -> bool:
         """Whether `advance` takes z always; DDIM takes it if a sample of the batch has eta > 0."""
         return self.name in ("euler_ancestral", "lcm")
@@ -703,6 +708,8 @@ def _check_clip(clip: float | None) -> None:
 
 def gather(tables: Sequence[Table], steps: Sequence[int]) -> Singles:
     """Return the row of each sample at its own step. Shape: (B, k)."""
+    if len(tables) == 1:
+        return tables[0].coefficients[steps[0] : steps[0] + 1].copy()
     return np.stack([table.coefficients[i] for table, i in zip(tables, steps, strict=True)])
 
 
