@@ -428,7 +428,8 @@ class Arena:
         self._m = self._said
         for start in range(0, n + g, bucket):
             part = slice(start, start + bucket)
-            seen, heard = self._shown[part], {name: rows[part] for name, rows in self._heard.items()}
+            seen = self._shown[part]
+            heard = {name: rows[part] for name, rows in self._heard.items()}
             said = denoise(seen, t[part], heard)
             if tuple(said.shape) != tuple(seen.shape):
                 raise ValueError(

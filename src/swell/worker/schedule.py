@@ -941,9 +941,9 @@ def _again(groups: Sequence[Group], decision: Decision, policy: Policy) -> _Agai
     until_s = inf
     if decision.why_order is Order.SHORTEST:
         until_s = min(_overdue_s(sample, group, policy) for sample in everybody)
-    elif len(decision.run) < len(everybody) and decision.rows < _size(group):
-        return None
-    elif decision.why_order in (Order.OVERDUE, Order.DEADLINE) and _takes_turns(group):
+    elif (len(decision.run) < len(everybody) and decision.rows < _size(group)) or (
+        decision.why_order in (Order.OVERDUE, Order.DEADLINE) and _takes_turns(group)
+    ):
         return None
     order = decision.why_order if until_s < inf else Order.SAME
     return _Again(group.key, decision.ids, decision.bucket, order, until_s)
