@@ -164,8 +164,10 @@ def task_error_codes() -> set[str]:
             found: list[ast.expr] = []
             if name == "TaskError":
                 found = [each.value for each in node.keywords if each.arg == "code"]
-            elif name in {"Fault", "_fail"}:
+            elif name == "Fault":
                 found = node.args[1:2]
+            elif name == "failed":
+                found = node.args[:1]
             codes |= {each.value for each in found if isinstance(each, ast.Constant)}
     return codes
 

@@ -845,8 +845,9 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.handover_s):
                     key = await self._supply.leave(held)
-        code, title = "model_process_died", "The model process died"
-        self._desk.settle(held, failed(code, title, detail, retryable=True, checkpoint=key))
+        title = "The model process died"
+        failure = failed("model_process_died", title, detail, retryable=True, checkpoint=key)
+        self._desk.settle(held, failure)
 
     def _return(self, tasks: Collection[Held]) -> None:
         """Put tasks back that the model process had, in their order; stopped ones have ended."""
