@@ -463,9 +463,8 @@ class StepModel(Model):
         """Return what the network says of each row: noise, v or velocity, as the solver expects.
 
         Shapes: x (B, *Plan.shape) float32, scaled for the network; t (B,) float32; conditions each
-        (B, ...). B is a bucket; padding repeats the first row. Nothing may be written to. The
-        result is the engine's until the next call: unless it is a view of another array, the engine
-        may write to it.
+        (B, ...). B is a bucket; padding repeats the first row. Nothing may be written to, and the
+        result is copied before the next call.
         """
         raise NotImplementedError
 

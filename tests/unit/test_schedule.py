@@ -91,6 +91,21 @@ def test_who_runs_in_a_large_batch_goes_on_when_the_crowd_is_gone_and_nobody_joi
     assert decision.why_order is Order.SAME
 
 
+def test_who_is_late_joins_a_large_batch_that_nobody_else_may_join() -> None:
+    running = tuple(sample(f"r{n}", arrived_s=990.0) for n in range(14))
+    late, new = sample("late", arrived_s=0.0), sample("new", 1, arrived_s=1000.0)
+    decision = decide(1000.0, [group(new, late, running=running, costs=CROWDED)])
+    assert ids(decision) == [*(f"r{n}" for n in range(14)), "late"]
+    assert decision.why_order is Order.OVERDUE
+
+
+def test_where_a_batch_gains_little_turns_are_taken_again_when_the_crowd_is_gone() -> None:
+    costs = costs_of(measured({1: 1.0, 2: 1.9, 3: 2.84, 4: 3.7}), 4)
+    running = tuple(sample(f"r{n}", 60) for n in range(3))
+    decision = decide(0.0, [group(sample("short", 1), running=running, costs=costs)])
+    assert ids(decision) == ["short"]
+
+
 def test_steps_that_need_no_padding_have_as_many_rows_as_run() -> None:
     curve = measured({1: 1.0, 2: 1.2, 4: 1.6, 8: 2.4})
     costs = costs_of(curve, 8, padded=False)

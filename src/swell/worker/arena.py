@@ -304,8 +304,6 @@ class Arena:
         #: What the network is shown, unless it is the latents, and what it says.
         self._seen = self._shown = arrays.rows(like, rows)
         self._said = arrays.rows(like, rows)
-        #: What is made of that: the same array, or the network's own.
-        self._m: Array = self._said
         self._heard = {name: arrays.rows(value, rows) for name, value in conditions.items()}
         #: Whose latents and whose conditions are in each row.
         self._samples: list[SampleState | None] = [None] * most_rows
@@ -425,7 +423,6 @@ class Arena:
         """
         n, g = len(self._placed), self._guided
         t = self._arrays.put(self._host_t)
-        self._m = self._said
         for start in range(0, n + g, bucket):
             part = slice(start, start + bucket)
             seen = self._shown[part]
@@ -436,21 +433,10 @@ class Arena:
                     f"denoise() returned shape {tuple(said.shape)} for latents of shape "
                     f"{tuple(seen.shape)}"
                 )
-            if n + g <= bucket and self._may_spend(said):
-                self._m = said
-            else:
-                self._said[part] = said
+            self._said[part] = said
         if g:
             scale = np.array([sample.plan.guidance for sample in self._placed[:g]], np.float32)
-            solvers.guide(self._m[: n + g], n, self._arrays.put(scale))
-
-    def _may_spend(self, said: Array) -> bool:
-        """Whether what a network says is no view of anything, such as of what it was shown."""
-        if said.dtype != self._said.dtype:
-            return False
-        if isinstance(said, np.ndarray):
-            return said.base is None and said.flags.writeable
-        return getattr(said, "_base", self) is None
+            solvers.guide(self._said[: n + g], n, self._arrays.put(scale))
 
     def rehearse(self, denoise: Callable[[Array, Array, Conditions], Array], rows: int) -> None:
         """Ask the network about so many rows as they lie here, for what it takes; nobody moves."""
@@ -462,7 +448,7 @@ class Arena:
         pays for more than a copy. To be called between `forward` and `advance`.
         """
         row = slice(sample.row, sample.row + 1)
-        x, m = _copy(self._x[row]), _copy(self._m[row])
+        x, m = _copy(self._x[row]), _copy(self._said[row])
         return partial(_foreseen, self._arrays, sample.table, sample.step, x, m)
 
     def advance(self) -> None:
@@ -471,7 +457,7 @@ class Arena:
         solvers.advance(
             self._solver,
             self._x[:n],
-            self._m[:n],
+            self._said[:n],
             self._k,
             z=self._noise(),
             h=None if self._h is None else self._h[:n],

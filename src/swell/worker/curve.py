@@ -284,5 +284,5 @@ def next_size(curve: Curve, largest: int, widest: int = 1) -> int | None:
     if half >= measured[0]:
         gain = (curve.seconds(half) / half) / (curve.seconds(last) / last)
         if gain < _TOLERANCE:
-            return last if curve.is_due else None
+            return last if curve.is_due and last <= largest else None
     return next((rows for rows in BUCKETS if last + widest <= rows <= largest), None)

@@ -195,6 +195,8 @@ class _Key:
         self.resident = resident
         self.most_rows = most_rows
         self.arena: Arena | None = None
+        #: Whether there is no use in rehearsing it any more.
+        self.is_learnt = False
 
 
 # --- one step ------------------------------------------------------------------------------------
@@ -463,25 +465,28 @@ class Denoiser:
             if known.arena is None or not known.resident.loaded:
                 continue
             rows = self._schedule.untried(key)
-            if rows is not None:
-                self._schedule.tried(
-                    key, rows, self._rehearsed_s(known.resident, known.arena, rows)
-                )
+            if rows is not None and not known.is_learnt:
+                self._rehearse(key, known, known.arena, rows)
                 return True
         return False
 
-    def _rehearsed_s(self, resident: _Resident, arena: Arena, rows: int) -> float | None:
-        """Return what a step of nobody's samples takes, or None if it cannot run."""
+    def _rehearse(self, key: BatchKey, known: _Key, arena: Arena, rows: int) -> None:
+        """Learn what a step of nobody's samples takes.
+
+        Raises:
+            Exception: The device is broken.
+        """
         begun_s = self._clock.monotonic_s()
         try:
-            arena.rehearse(resident.model.denoise, rows)
-            mark = resident.model.arrays.mark()
-            if mark is not None:
-                mark.wait()
+            arena.rehearse(known.resident.model.denoise, rows)
+            mark = known.resident.model.arrays.mark()
         except Exception:
-            # No room, it seems. What else it may be is found when somebody needs it.
-            return None
-        return self._clock.monotonic_s() - begun_s
+            # No room, or rows that it does not like: whoever needs it will find out.
+            known.is_learnt = True
+            return
+        if mark is not None:
+            mark.wait()
+        self._schedule.tried(key, rows, self._clock.monotonic_s() - begun_s)
 
     def _step(self) -> None:
         if self._cancelled:

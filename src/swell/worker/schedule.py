@@ -345,8 +345,8 @@ def _size(group: Group) -> int:
     wanted = running + sum([sample.rows for sample in group.waiting])
     if costs.trial > costs.full and wanted >= costs.trial:
         return costs.trial
-    # Whoever runs goes on when the crowd becomes less.
-    size = max(costs.size, min(running, costs.full))
+    # Whoever runs goes on when the crowd becomes less, unless turns are as quick.
+    size = costs.size if costs.size == 1 else max(costs.size, min(running, len(costs.step_s)))
     # Where even the cheapest batch gains little, smaller ones gain nothing.
     larger = costs.buckets if costs.size > 1 else (costs.full,)
     return max([size, *(n for n in larger if n <= costs.full and n * CROWD <= wanted)])
@@ -382,28 +382,39 @@ def _fill(now_s: float, group: Group, policy: Policy) -> tuple[tuple[Sample, ...
         kept = {sample.id for sample in _fitting(ranked, size)}
         running = tuple(sample for sample in running if sample.id in kept)
         return running, Order.SHRUNK
-    if not free or not group.waiting:
+    if not group.waiting:
         return running, order
     ranks = [_rank(now_s, s, group, policy, preempts=False) for s in group.waiting]
     places = sorted(range(len(ranks)), key=ranks.__getitem__)
-    joining: list[Sample] = []
-    first = 2
-    for place in places:
-        sample = group.waiting[place]
-        if sample.rows <= free:
-            free -= sample.rows
-            joining.append(sample)
-            first = min(first, ranks[place][0])
-            if not free:
-                break
-        elif ranks[place][0] == 0:
-            break  # the next slot that is free makes room for it
+    if ranks[places[0]][0] < 2 and size < group.costs.full:
+        # Whoever is late or in a hurry need not wait until somebody is finished.
+        places = [place for place in places if ranks[place][0] < 2]
+        free += group.costs.full - size
+    joining = _joining(group, places, ranks, free)
     if not joining:
         return running, order
+    first = min(ranks[place][0] for place in joining)
     order = (Order.OVERDUE, Order.DEADLINE, Order.FILLED)[first]
     if order is Order.FILLED and size > group.costs.full:
         order = Order.TRIAL
-    return (*running, *joining), order
+    return (*running, *(group.waiting[place] for place in joining)), order
+
+
+def _joining(
+    group: Group, places: Sequence[int], ranks: Sequence[tuple[int, float, float]], free: int
+) -> list[int]:
+    """Return which of those at these places, in their order, get the free rows."""
+    joining: list[int] = []
+    for place in places:
+        rows = group.waiting[place].rows
+        if not free:
+            break
+        if rows <= free:
+            free -= rows
+            joining.append(place)
+        elif ranks[place][0] == 0:
+            break  # the next slot that is free makes room for it
+    return joining
 
 
 def _fitting(ranked: Iterable[Sample], size: int) -> list[Sample]:
@@ -791,13 +802,10 @@ class Schedule:
         state = self._keys[key]
         return None if state.pinned is not None else next_size(state.curve, state.memory.rows)
 
-    def tried(self, key: Hashable, rows: int, seconds: float | None) -> None:
-        """Note what a step of so many rows of nobody's took; None if it could not run."""
+    def tried(self, key: Hashable, rows: int, seconds: float) -> None:
+        """Note what a step of so many rows of nobody's took."""
         state = self._keys[key]
-        if seconds is None:
-            state.memory = ran_out(state.memory, rows)
-        else:
-            state.curve = state.curve.observe(rows, seconds)
+        state.curve = state.curve.observe(rows, seconds)
         self._change(state)
 
     def memory(self, key: Hashable) -> Memory:
@@ -945,7 +953,11 @@ def _again(groups: Sequence[Group], decision: Decision, policy: Policy) -> _Agai
         decision.why_order in (Order.OVERDUE, Order.DEADLINE) and _takes_turns(group)
     ):
         return None
-    order = decision.why_order if until_s < inf else Order.SAME
+    else:
+        ids = set(decision.ids)
+        waiting = [sample for sample in everybody if sample.id not in ids]
+        until_s = min((_overdue_s(sample, group, policy) for sample in waiting), default=inf)
+    order = Order.SHORTEST if decision.why_order is Order.SHORTEST else Order.SAME
     return _Again(group.key, decision.ids, decision.bucket, order, until_s)
 
 
