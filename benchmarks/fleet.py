@@ -16,9 +16,10 @@ from math import inf
 from replay import H200_1024, gentd26, load_times_s, model_bytes
 from swell.fairness import note_passed, prefer, rotate
 from swell.worker.batch import Line
+from swell.worker.decide import Sample
 from swell.worker.engine import MOST_CHOICES
 from swell.worker.residency import Resident, leaving
-from swell.worker.schedule import Sample, Schedule
+from swell.worker.schedule import Schedule
 
 #: Seconds of a picture of 30 steps, 1024 pixels square, where one fills the device.
 PICTURE_S = 30 * H200_1024[1]

@@ -13,7 +13,8 @@ from math import inf
 from statistics import fmean
 
 from swell.worker.curve import best_size
-from swell.worker.schedule import Policy, Sample, Schedule
+from swell.worker.decide import Policy, Sample
+from swell.worker.schedule import Schedule
 
 #: Seconds per step by rows: Qwen-Image-2512 on one H200, bfloat16, compiled (sglang, pull request
 #: 22183). 512 pixels square gain 3.1 times at 8 rows, 1024 nothing.

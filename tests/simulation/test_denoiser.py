@@ -29,7 +29,7 @@ from replay import (
 )
 from swell.model import define
 from swell.worker.batch import room_of
-from swell.worker.schedule import Policy
+from swell.worker.decide import Policy
 from swell.zoo.curve import CurveModel
 
 SMALL = {"key": device(H200_512)}

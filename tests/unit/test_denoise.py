@@ -44,6 +44,7 @@ class Toy(StepModel):
         self.rows: list[int] = []
         self.encoded: list[list[str]] = []
         self.decoded: list[int] = []
+        self.decode_s = 0.0
         #: Rows that fit, and what is done at each step.
         self.memory = 99
         self.at_step: Callable[[], None] = lambda: None
@@ -90,6 +91,7 @@ class Toy(StepModel):
 
     def decode(self, latents: np.ndarray, item: Item[dict[str, Any]]) -> Any:
         self.decoded.append(item.seed)
+        self.clock.advance(self.decode_s)
         if item.input.get("broken"):
             raise ValueError("broken")
         return np.array(latents).tobytes()
@@ -313,27 +315,57 @@ def test_two_samples_of_one_name_are_refused() -> None:
 # Decoding
 
 
-def test_there_is_one_decode_between_two_steps() -> None:
+def order_of_decoding(decode_s: float) -> list[str]:
+    """Four of one step, and one of six: a step takes 12 ms, and 11 when one is left."""
     order: list[str] = []
     studio = Studio()
+    studio.model.decode_s = decode_s
     studio.model.at_step = lambda: order.append("step")
     studio.denoiser._ended = lambda name, result: order.append("result")
     for name in "abcd":
         studio.add(name, steps=1)
     studio.add("e", steps=6)
     studio.finish()
+    return order
+
+
+def test_there_is_one_decode_between_two_steps() -> None:
+    order = order_of_decoding(0.004)
     assert order == ["step", *["result", "step"] * 4, "step", "step", "result"]
 
 
-def test_short_samples_do_not_pile_up_before_the_decoder() -> None:
+def test_decodes_that_take_next_to_nothing_are_not_spread_over_steps() -> None:
+    two = ["step", "result", "result"]
+    assert order_of_decoding(0.0005) == [*two, *two, *["step"] * 4, "step", "result"]
+    assert order_of_decoding(0.0001) == ["step", *["result"] * 4, *["step"] * 6, "result"]
+
+
+@pytest.mark.parametrize(("decode_s", "most"), [(0.04, 8), (0.0, 8)])
+def test_short_samples_do_not_pile_up_before_the_decoder(decode_s: float, most: int) -> None:
     studio = Studio(bucket=8)
+    studio.model.decode_s = decode_s
     for number in range(200):
         studio.add(str(number), steps=1)
-    most = 0
+    waiting = 0
     while studio.denoiser.boundary():
-        most = max(most, len(studio.denoiser._finished))
-    assert most <= 16
+        waiting = max(waiting, len(studio.denoiser._finished))
+    assert waiting <= 8 + most
     assert len(studio.ended) == 200
+
+
+def test_of_a_large_batch_that_ends_at_once_one_is_decoded_after_the_other() -> None:
+    studio = Studio(bucket=20)
+    studio.model.decode_s = 0.04
+    for number in range(20):
+        studio.add(str(number), steps=2)
+    for number in range(20):
+        studio.add(f"next {number}", steps=30)
+    for _ in range(2):
+        studio.denoiser.boundary()
+    assert studio.model.rows == [20, 20]
+    for number in range(20):
+        studio.denoiser.boundary()
+        assert len(studio.model.decoded) == number + 1
 
 
 # Failing

@@ -10,23 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swell.worker.curve import BUCKETS, Curve
-from swell.worker.schedule import (
+from swell.worker.decide import (
     IN_TURN,
-    KNOWN,
-    LOOK_EVERY,
     Decision,
     Group,
-    Memory,
     Order,
     Policy,
     Sample,
-    Schedule,
     Turn,
     TurnReason,
-    _group,
     charged,
     costs_of,
     decide,
+)
+from swell.worker.schedule import (
+    KNOWN,
+    LOOK_EVERY,
+    Memory,
+    Schedule,
+    _group,
     halved,
     ran_out,
     went_well,
@@ -115,20 +117,37 @@ def test_steps_that_need_no_padding_have_as_many_rows_as_run() -> None:
     assert costs.step_s[4] == pytest.approx(1.8)
 
 
-def test_what_a_curve_still_has_to_learn_can_be_tried_with_nobodys_samples() -> None:
+def test_keys_whose_steps_take_the_same_learn_together() -> None:
     schedule = Schedule()
-    schedule.know("key", most_rows=8)
-    schedule.know("exact", most_rows=8, pinned=2)
-    assert schedule.untried("key") is None
-    schedule.tried("key", 1, 1.0)
-    tried = []
-    while (rows := schedule.untried("key")) is not None or len(schedule.curve("key").measured) == 0:
-        tried.append(rows or 1)
-        schedule.tried("key", tried[-1], min(tried[-1], 4) ** 0.5)
-    assert sorted(set(tried)) == [1, 2, 3, 4, 6, 8]
-    assert schedule.untried("exact") is None
-    schedule.add(sample("one"))
+    schedule.know("one", most_rows=8)
+    schedule.know("other", most_rows=8, like="one")
+    schedule.know("third", most_rows=8)
+    for key in ("one", "other", "third"):
+        schedule.set_residency(key, loaded=True, load_s=0.0)
+    for n in range(8):
+        schedule.add(sample(str(n), key="other"))
     assert schedule.decide(0.0).bucket == 1
+    schedule.learn("one", measured({1: 1.0, 2: 1.1, 4: 1.2, 8: 1.3}))
+    assert schedule.decide(0.0).bucket == 8
+    assert schedule.curve("other") == schedule.curve("one") != schedule.curve("third")
+    schedule.done(schedule.decide(0.0), 1.3)
+    assert schedule.curve("one").count(8) == 4
+    schedule.forget("one")
+    assert schedule.curve("other").count(8) == 4
+
+
+def test_steps_that_are_not_looked_at_count_all_the_same() -> None:
+    schedule = Schedule()
+    schedule.know("key", most_rows=2, curve=measured({1: 1.0, 2: 2.0}))
+    schedule.set_residency("key", loaded=True, load_s=0.0)
+    schedule.add(sample("one", 30_000))
+    for _ in range(20_008):
+        schedule.done(schedule.decide(0.0), 1.0)
+    # What did not run for so long is forgotten, to be tried again.
+    assert schedule.curve("key").measured == (1,)
+    left = schedule.sample("one")
+    assert left is not None
+    assert left.remaining == 9_992
 
 
 def test_a_batch_that_gains_little_is_run_only_where_many_wait() -> None:
@@ -681,7 +700,7 @@ events = st.lists(
 
 
 def what(decision: Decision) -> tuple[Any, ...]:
-    return decision.key, decision.run, decision.bucket, decision.loads, decision.why_order
+    return decision.key, decision.ids, decision.bucket, decision.loads, decision.why_order
 
 
 class Watched:
@@ -710,7 +729,6 @@ class Watched:
         assert set(decision.ids) <= set(self.left)
         assert len(set(decision.ids)) == len(decision.ids)
         assert {one.key for one in decision.run} == {decision.key}
-        assert [one.remaining for one in decision.run] == [self.left[i] for i in decision.ids]
         rows = [self.rows[i] for i in decision.ids]
         assert rows == sorted(rows, reverse=True)
         assert decision.bucket <= self.schedule.memory(decision.key).rows
@@ -723,7 +741,23 @@ class Watched:
         """What would be decided without anything that was decided before."""
         keys, turn = self.schedule._keys, self.schedule._turn
         groups = [_group(key, state) for key, state in keys.items() if state.samples]
+        groups = [
+            msgspec.structs.replace(
+                each, running=self.as_they_are(each.running), waiting=self.as_they_are(each.waiting)
+            )
+            for each in groups
+        ]
         return decide(self.now_s, groups, turn, self.schedule._policy)
+
+    def as_they_are(self, samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+        # The schedule notes steps that it has decided again only when somebody asks.
+        return tuple(msgspec.structs.replace(s, remaining=self.left[s.id]) for s in samples)
+
+    def check(self) -> None:
+        for name, left in self.left.items():
+            one = self.schedule.sample(name)
+            assert one is not None
+            assert one.remaining == left
 
     def do(self, event: tuple[Any, ...]) -> None:
         match event:
@@ -740,6 +774,8 @@ class Watched:
             case ("step", count):
                 for _ in range(count):
                     self.step()
+                if count % 3 == 0:
+                    self.check()
             case ("fail",):
                 decision = self.decide()
                 if decision.run:
@@ -773,6 +809,7 @@ def test_some_samples_always_run_within_slots_and_memory_until_all_are_finished(
     watched = Watched()
     for event in wanted:
         watched.do(event)
+    watched.check()
     for _ in range(sum(watched.left.values())):
         watched.step()
     assert not watched.left

@@ -66,9 +66,9 @@ def test_who_draws_is_at_that_until_it_says_that_it_has_turned_to_a_batch() -> N
 
 def test_what_brings_a_model_has_no_limit_and_begins_to_count_anew() -> None:
     at = with_batches("a")
-    at.moving = "m"
+    at.busy_for = "m"
     assert at.since_s is None
-    at.moved(3.0)
+    at.free(3.0)
     assert at.since_s == 3.0
 
 

@@ -150,6 +150,10 @@ def test_there_is_room_for_a_step_and_for_who_comes_next() -> None:
     assert room_of(msgspec.structs.replace(card, step_bucket=4)) == 10
     assert room_of(msgspec.structs.replace(card, step_bucket=1, step_rows=8)) == 8
     assert room_of(msgspec.structs.replace(card, step_bucket=1, step_rows=32)) == 20
+    # Where all steps have one row, a crowd is of no use.
+    one = msgspec.structs.replace(card, step_bucket=1, step_rows=32)
+    assert room_of(one, is_pinned=True) == 8
+    assert default_slots([one], pinned={one.name}) == 9
     assert room_of(define(Noop).card()) == 0
     assert default_slots([card, define(Noop).card()]) == 512
     assert default_slots([card]) == 24

@@ -231,20 +231,36 @@ class FolderObjects:
         """Force a written file to disk and move it to its place."""
         key, path, content_type = place.key, place.path, place.content_type
         file.flush()
-        # Random low bits: two files of one size, written in the same tick, still differ in etag.
-        stamp_ns = int(self._clock.now().timestamp() * 1_000_000) * 1_000 + secrets.randbelow(1_000)
-        os.utime(file.fileno(), ns=(stamp_ns, stamp_ns))
-        os.fsync(file.fileno())
-        stat = os.fstat(file.fileno())
         self._make_folder(path.parent, key)
-        if content_type != _type_of_name(path.name):
-            _write_durably(_sidecar(path, stat), content_type.encode())
+        sidecar_type = None if content_type == _type_of_name(path.name) else content_type
+        stat = self._stamped(file, path, sidecar_type)
+        os.fsync(file.fileno())
         if not self._move(temporary, place):
-            _sidecar(path, stat).unlink(missing_ok=True)
+            if sidecar_type is not None:
+                _sidecar(path, stat).unlink(missing_ok=True)
             # Whoever moved it there may have died before this.
             _sync_folder(path.parent)
             return _known_again(temporary, place)
         return _describe(path, key, stat)
+
+    def _stamped(self, file: BinaryIO, path: Path, sidecar_type: str | None) -> os.stat_result:
+        """Date a written file as no other of its place, and write its type beside it if given.
+
+        Random low bits tell files of one size apart that are written in the same tick. Where two
+        draw the same, the later draws again, or it would take the other's etag and type.
+        """
+        while True:
+            tick_ns = int(self._clock.now().timestamp() * 1_000_000) * 1_000
+            stamp_ns = tick_ns + secrets.randbelow(1_000)
+            os.utime(file.fileno(), ns=(stamp_ns, stamp_ns))
+            stat = os.fstat(file.fileno())
+            if _stamp_there(path) == _stamp(stat):
+                continue
+            if sidecar_type is None:
+                return stat
+            with contextlib.suppress(FileExistsError):
+                _write_durably(_sidecar(path, stat), sidecar_type.encode())
+                return stat
 
     def _move(self, temporary: Path, place: "_Place") -> bool:
         """Move a written file to its place, unless there is one that must stay."""
@@ -343,6 +359,14 @@ def _stamp(stat: os.stat_result) -> str:
     return f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
 
 
+def _stamp_there(path: Path) -> str | None:
+    """Return the stamp of the file that is at a path now; None where there is none."""
+    try:
+        return _stamp(path.stat())
+    except OSError:
+        return None
+
+
 def _sidecar(path: Path, stat: os.stat_result) -> Path:
     # Keys have no hidden parts, so no key can name it.
     return path.parent / f".{path.name}.{_stamp(stat)}"
@@ -362,7 +386,7 @@ def _type_of_name(name: str) -> str:
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
+    with open(path, "xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

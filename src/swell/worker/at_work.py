@@ -59,8 +59,8 @@ class AtWork(Generic[EntryT]):
         #: Tasks that it knows to be followed.
         self._watched: set[int] = set()
         self._last_run_s = 1.0
-        #: The model that it is bringing to the device; empty if none is.
-        self.moving = ""
+        #: The model that it is bringing to the device or learns the steps of; else empty.
+        self.busy_for = ""
 
     @property
     def wants_batch(self) -> bool:
@@ -93,7 +93,7 @@ class AtWork(Generic[EntryT]):
     def since_s(self) -> float | None:
         """When it began, as far as is known, what it is at; None where that has no limit."""
         turn = self.current
-        if turn is None or self.moving:
+        if turn is None or self.busy_for:
             return None
         return self._drawn_since_s if turn == DRAWN else self._batches[0].since_s
 
@@ -147,9 +147,9 @@ class AtWork(Generic[EntryT]):
         """Note that it has told something of what it draws."""
         self._drawn_since_s = now_s
 
-    def moved(self, now_s: float) -> None:
-        """Note that no model is being brought any more: what was at work begins to count again."""
-        self.moving, self._drawn_since_s = "", now_s
+    def free(self, now_s: float) -> None:
+        """Note that it is not busy for a model any more: what was at work begins to count again."""
+        self.busy_for, self._drawn_since_s = "", now_s
         if self._batches:
             self._batches[0].since_s = now_s
 
@@ -168,6 +168,6 @@ class AtWork(Generic[EntryT]):
             suspects = list(batches.pop(0).waiting.values())
         others = [entry for batch in batches for entry in batch.waiting.values()]
         self._batches.clear()
-        self.drawn, self._turn, self.moving = {}, DRAWN, ""
+        self.drawn, self._turn, self.busy_for = {}, DRAWN, ""
         self._watched.clear()
         return Lost(suspects, others, turn == DRAWN)

@@ -20,7 +20,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from swell.registry import ModelCard
-from swell.worker.schedule import CROWD
+from swell.worker.decide import CROWD
 
 __all__ = ["Backlog", "Batching", "Line", "batching_of", "parted", "room_of"]
 
@@ -65,15 +65,18 @@ def batching_of(card: ModelCard) -> Batching:
     return Batching(model=card.name, max=card.max_batch, by=card.batch_by, defaults=defaults)
 
 
-def room_of(card: ModelCard) -> int:
+def room_of(card: ModelCard, *, is_pinned: bool = False) -> int:
     """Return how many samples the process of a model that draws in steps holds; else 0.
 
     Those that one step has, and as many again; a crowd for the largest step, if all have guidance;
     or `LEAST_ROOM`.
+
+    Args:
+        card: Of the model.
+        is_pinned: Whether every step has `card.step_bucket` rows, as in exact mode.
     """
-    return card.step_bucket and max(
-        LEAST_ROOM, 2 * card.step_bucket, int(CROWD * card.step_rows / 2)
-    )
+    rows = card.step_bucket if is_pinned else card.step_rows
+    return card.step_bucket and max(LEAST_ROOM, 2 * card.step_bucket, int(CROWD * rows / 2))
 
 
 @dataclass(slots=True)

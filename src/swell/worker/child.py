@@ -249,7 +249,17 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
         thumbnail(lambda: PIL.Image.new("RGB", (8, 8)))
     outside = outside_modules(sys.modules, work.refs)
     imported = [name for name in outside if name not in device.late]
-    pipe.send(Ready(load_s, peak_bytes(), device.residents, device.expected_s(), imported))
+    drawing = [device.model(name) for name in loaded.easels]
+    pipe.send(
+        Ready(
+            load_s,
+            peak_bytes(),
+            device.residents,
+            device.expected_s(),
+            imported,
+            invariant=[m.name for m in drawing if isinstance(m, StepModel) and m.batch_invariant],
+        )
+    )
     return loaded
 
 

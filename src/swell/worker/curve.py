@@ -12,12 +12,12 @@ further once twice the rows gained nothing.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
-__all__ = ["BUCKETS", "Curve", "best_size", "full_size", "next_size"]
+__all__ = ["BUCKETS", "Curve", "best_size", "flat_end", "full_size", "next_size"]
 
 #: Rows that a step may be padded to; a model is compiled once for each.
 BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -122,22 +122,41 @@ class Curve:
         """Return how many steps of exactly so many rows were counted."""
         return next((point.count for point in self._points if point.rows == rows), 0)
 
-    def observe(self, rows: int, seconds: float) -> "Curve":
+    def observe(self, rows: int, seconds: float, steps: int = 1) -> "Curve":
         """Return the curve after one more step.
 
         Args:
             rows: The bucket that ran, padding included.
             seconds: What the step took on the device. What is no duration is left out.
+            steps: How many there were since the last one that was told, this one included; at
+                least 1. Where all is known, it is enough to tell of some.
         """
+        return self._with(rows, seconds, steps, _averaged)
+
+    def rehearse(self, rows: int, seconds: float) -> "Curve":
+        """Return the curve after a step that nobody waited for.
+
+        Such a step has the device for itself, or is disturbed by what has to do with it in no way:
+        so the shortest of several is the truth, and only it counts.
+
+        Args:
+            rows: The bucket that ran.
+            seconds: What the step took on the device. What is no duration is left out.
+        """
+        return self._with(rows, seconds, 1, _shortest)
+
+    def _with(
+        self, rows: int, seconds: float, steps: int, combined: Callable[["_Point", float], float]
+    ) -> "Curve":
         if not (1 <= rows <= _MOST_ROWS and 0 < seconds < math.inf):
             return self
-        age = self._age + 1
+        age = self._age + steps
         points, place = list(self._points), 0
         while place < len(points) and points[place].rows < rows:
             place += 1
         if place < len(points) and points[place].rows == rows:
             old = points[place]
-            points[place] = _Point(rows, _averaged(old, seconds), old.count + 1, age)
+            points[place] = _Point(rows, combined(old, seconds), old.count + 1, age)
         else:
             points.insert(place, _Point(rows, seconds, 1, age))
         while age - points[-1].age >= _STALE_STEPS:
@@ -195,6 +214,10 @@ def _averaged(old: _Point, seconds: float) -> float:
         return seconds
     newest = max(_NEWEST, 1 / old.count)
     return old.seconds + newest * (min(seconds, _STALL * old.seconds) - old.seconds)
+
+
+def _shortest(old: _Point, seconds: float) -> float:
+    return min(old.seconds, seconds)
 
 
 def _is_sound(stored: _Stored) -> bool:
@@ -264,6 +287,22 @@ def _smallest(curve: Curve, largest: int, tolerance: float) -> int:
     return next(rows for rows, cost in per_row if cost <= enough)
 
 
+def flat_end(curve: Curve) -> tuple[int, int] | None:
+    """Return the largest measured bucket, and before it one of about half as many rows, if twice
+    the rows seem to gain nothing; None if they do, or nothing is there to be compared with.
+    """
+    measured = curve.measured
+    halves = [rows for rows in measured if rows <= measured[-1] / 2]
+    if not halves or _gain(curve, measured[-1] / 2, measured[-1]) >= _TOLERANCE:
+        return None
+    return halves[-1], measured[-1]
+
+
+def _gain(curve: Curve, rows: float, more: float) -> float:
+    """Return how many times cheaper a row is among more."""
+    return (curve.seconds(rows) / rows) / (curve.seconds(more) / more)
+
+
 def next_size(curve: Curve, largest: int, widest: int = 1) -> int | None:
     """Return the larger bucket to try next if as many rows wait, or None where it is pointless.
 
@@ -281,8 +320,6 @@ def next_size(curve: Curve, largest: int, widest: int = 1) -> int | None:
         return None
     last = measured[-1]
     half = last / 2
-    if half >= measured[0]:
-        gain = (curve.seconds(half) / half) / (curve.seconds(last) / last)
-        if gain < _TOLERANCE:
-            return last if curve.is_due and last <= largest else None
+    if half >= measured[0] and _gain(curve, half, last) < _TOLERANCE:
+        return last if curve.is_due and last <= largest else None
     return next((rows for rows in BUCKETS if last + widest <= rows <= largest), None)

@@ -2,8 +2,8 @@
 
 `Denoiser` holds samples and moves them. It has no thread, socket or process of its own: who owns it
 calls `boundary` over and over, and between two calls adds samples, cancels them, or takes them
-away. At each boundary it drops who was cancelled, decodes at most one finished sample, asks
-`Schedule` who runs, and runs one step.
+away. At each boundary it drops who was cancelled, decodes one finished sample, or some if that
+takes next to nothing, asks `Schedule` who runs, and runs one step.
 
 What a model process does with it:
 
@@ -58,7 +58,9 @@ from swell.model import Array, Arrays, Cancelled, Item, Mark, StepModel, whole
 from swell.worker.adapt import Adapting, LoraSet, Swaps
 from swell.worker.arena import Arena, BatchKey, Conditions, SampleState, table_of
 from swell.worker.curve import Curve
-from swell.worker.schedule import Decision, Policy, Sample, Schedule, halved
+from swell.worker.decide import Decision, Policy, Sample
+from swell.worker.rehearsal import Rehearsal
+from swell.worker.schedule import Schedule, halved
 
 __all__ = ["Denoiser", "Request", "Runs"]
 
@@ -71,8 +73,13 @@ PREVIEW_EVERY_S: Final = 0.4
 #: Texts per model whose conditions are remembered.
 MOST_TEXTS: Final = 256
 
-#: Finished samples that may wait for one decode between two steps each; beyond that they go first.
+#: Finished samples that may wait, in samples of the latest step, and at least. Beyond that they are
+#: decoded before the next step.
 MOST_FINISHED: Final = 8
+
+#: More than one is decoded between two steps where all together take no longer than so much of a
+#: step: whoever is finished then need not wait for others' steps.
+DECODING: Final = 0.1
 
 #: Batch keys that are remembered though they have no samples.
 MOST_IDLE_KEYS: Final = 8
@@ -195,8 +202,9 @@ class _Key:
         self.resident = resident
         self.most_rows = most_rows
         self.arena: Arena | None = None
-        #: Whether there is no use in rehearsing it any more.
-        self.is_learnt = False
+        self.rehearsal = Rehearsal(most_rows)
+        #: Rows of the narrowest sample so far.
+        self.widest = 2
 
 
 # --- one step ------------------------------------------------------------------------------------
@@ -285,6 +293,10 @@ def _nothing() -> None:
     pass
 
 
+def _nobody(model: StepModel | None) -> None:
+    pass
+
+
 # --- the loop ------------------------------------------------------------------------------------
 
 
@@ -299,6 +311,8 @@ class Denoiser:
         curves: What steps took in an earlier process, from `curves`.
         load: Called with a model that has to be brought to the device.
         asked: Called when the network is about to be asked, which leaves others time.
+        learns: Called with the model before a step is rehearsed that may have to be compiled, and
+            with None after it.
         policy: Who runs when, as a matter of taste.
         progress_every_s: Seconds between two words of progress of a sample.
         preview_every_s: Seconds between two previews of a sample.
@@ -314,6 +328,7 @@ class Denoiser:
         curves: Mapping[str, Curve] | None = None,
         load: Callable[[StepModel], None] | None = None,
         asked: Callable[[], None] = _nothing,
+        learns: Callable[[StepModel | None], None] = _nobody,
         policy: Policy | None = None,
         progress_every_s: float = PROGRESS_EVERY_S,
         preview_every_s: float = PREVIEW_EVERY_S,
@@ -325,6 +340,7 @@ class Denoiser:
         self._curves = dict(curves or {})
         self._load = load
         self._asked = asked
+        self._learns = learns
         self._schedule = Schedule(policy or Policy())
         self._progress_every_s = progress_every_s
         self._preview_every_s = preview_every_s
@@ -339,6 +355,13 @@ class Denoiser:
         self._reached_s = 0.0
         #: What the host takes for a step, as far as it has shown.
         self._host_s = 0.0
+        #: Who was chosen last, as long as all of them are here.
+        self._chosen: tuple[Sample, ...] = ()
+        self._chosen_states: Sequence[SampleState] = ()
+        #: How many there were in the latest step, and what it took; 0 where devices work by
+        #: themselves.
+        self._together = 0
+        self._step_s = 0.0
 
     def __len__(self) -> int:
         return len(self._states) + len(self._finished)
@@ -464,8 +487,10 @@ class Denoiser:
         for key, known in reversed(self._keys.items()):
             if known.arena is None or not known.resident.loaded:
                 continue
-            rows = self._schedule.untried(key)
-            if rows is not None and not known.is_learnt:
+            if key.bucket is not None:
+                continue
+            rows = known.rehearsal.next(self._schedule.curve(key), known.widest)
+            if rows is not None:
                 self._rehearse(key, known, known.arena, rows)
                 return True
         return False
@@ -476,17 +501,25 @@ class Denoiser:
         Raises:
             Exception: The device is broken.
         """
+        model, is_first = known.resident.model, known.rehearsal.is_first(rows)
+        if is_first:
+            self._learns(model)
         begun_s = self._clock.monotonic_s()
         try:
-            arena.rehearse(known.resident.model.denoise, rows)
-            mark = known.resident.model.arrays.mark()
+            arena.rehearse(model.denoise, rows)
+            mark = model.arrays.mark()
         except Exception:
             # No room, or rows that it does not like: whoever needs it will find out.
-            known.is_learnt = True
-            return
-        if mark is not None:
-            mark.wait()
-        self._schedule.tried(key, rows, self._clock.monotonic_s() - begun_s)
+            known.rehearsal.end()
+            mark = None
+        else:
+            if mark is not None:
+                mark.wait()
+            seconds = self._clock.monotonic_s() - begun_s
+            curve = known.rehearsal.tried(self._schedule.curve(key), rows, seconds)
+            self._schedule.learn(key, curve)
+        if is_first:
+            self._learns(None)
 
     def _step(self) -> None:
         if self._cancelled:
@@ -508,10 +541,16 @@ class Denoiser:
             self._end(state, Cancelled())
 
     def _decode(self) -> None:
-        """Decode one sample; more only where samples of few steps would pile up."""
-        while self._finished:
+        """Decode one sample; more only where that takes nothing, or too many would wait."""
+        begun_s, told = self._clock.monotonic_s(), len(self._told)
+        most = max(MOST_FINISHED, self._together)
+        for count in range(1, len(self._finished) + 1):
             self._decode_first()
-            if len(self._finished) < MOST_FINISHED:
+            if len(self._finished) >= most:
+                continue
+            # What a device that works by itself will take is not known.
+            spent_s = self._clock.monotonic_s() - begun_s
+            if len(self._told) > told or spent_s * (count + 1) / count >= DECODING * self._step_s:
                 break
 
     def _decode_first(self) -> None:
@@ -538,17 +577,26 @@ class Denoiser:
         """Return who runs; drop whom nobody waits for any more."""
         while True:
             decision = self._schedule.decide(self._clock.monotonic_s())
-            states = [self._states[sample_id] for sample_id in decision.ids]
+            states = self._states_of(decision)
             cancelled = [state for state in states if state.item.cancelled]
             if not cancelled:
                 return decision
             for state in cancelled:
                 self._end(state, Cancelled())
 
+    def _states_of(self, decision: Decision) -> Sequence[SampleState]:
+        if decision.run is not self._chosen:
+            self._chosen = decision.run
+            self._chosen_states = [self._states[sample_id] for sample_id in decision.ids]
+        return self._chosen_states
+
+    def _forget_chosen(self) -> None:
+        self._chosen, self._chosen_states = (), ()
+
     # A step
 
     def _run(self, decision: Decision) -> None:
-        states = [self._states[sample_id] for sample_id in decision.ids]
+        states = self._states_of(decision)
         key = self._keys[states[0].key]
         if not key.resident.loaded and not self._can_bring(key.resident):
             return
@@ -634,7 +682,9 @@ class Denoiser:
             ran = tuple(sample for sample in decision.run if sample.id in ids)
             decision = msgspec.structs.replace(decision, run=ran)
         moved = tuple([(state, state.step) for state in step.advanced])
+        self._together = len(moved)
         for sample in self._schedule.started(decision):
+            self._forget_chosen()
             state = self._states.pop(sample.id)
             self._rows_of(state).take(state)
             self._finished.append(state)
@@ -642,7 +692,8 @@ class Denoiser:
             told = _Told(step.begun_s, step.mark, decision, moved, tuple(step.foreseen))
             self._told.append(told)
             return
-        self._schedule.took(decision, step.told_s - step.begun_s)
+        self._step_s = step.told_s - step.begun_s
+        self._schedule.took(decision, self._step_s)
         self._tell(moved, step.foreseen)
 
     def _wait(self, ahead: int) -> None:
@@ -703,6 +754,9 @@ class Denoiser:
             state.resume(request.checkpoint, model.arrays)
         if key not in self._keys:
             self._know(key, self._resident(model))
+        known = self._keys[key]
+        known.rehearsal.interrupt()
+        known.widest = min(known.widest, 2 if state.is_guided else 1)
         return state
 
     def _sample(self, request: Request, state: SampleState) -> Sample:
@@ -726,12 +780,12 @@ class Denoiser:
         return resident
 
     def _know(self, key: BatchKey, resident: _Resident) -> None:
-        most_rows = key.bucket or resident.model.most_rows
-        curve = self.curves().get(str(key))
+        most_rows, name = key.bucket or resident.model.most_rows, str(key)
         self._schedule.know(
             key,
             most_rows=most_rows,
-            curve=curve,
+            curve=self._curves.get(name),
+            like=next((other for other in self._keys if str(other) == name), None),
             pinned=key.bucket,
             padded=resident.model.padded,
         )
@@ -772,6 +826,7 @@ class Denoiser:
     def _end(self, state: SampleState, error: Exception) -> None:
         """Part with a sample that has steps left."""
         self._schedule.cancel(state.id)
+        self._forget_chosen()
         del self._states[state.id]
         if state.row >= 0:
             self._rows_of(state).take(state)

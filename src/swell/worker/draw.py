@@ -32,6 +32,7 @@ from swell.worker.frames import (
     Frame,
     HandedOver,
     Kept,
+    Learning,
     Order,
     Preview,
     Step,
@@ -190,6 +191,7 @@ class Drawer:
             curves=curves,
             load=self._bring,
             asked=pipe.begin,
+            learns=self._tell_learning,
             progress_every_s=PROGRESS_EVERY_S,
             preview_every_s=PREVIEW_EVERY_S,
         )
@@ -413,6 +415,11 @@ class Drawer:
             return False
         self._has_news = self._has_learnt = True
         return True
+
+    def _tell_learning(self, model: StepModel | None) -> None:
+        self._pipe.send(Learning("" if model is None else model.name))
+        # What takes long has no thread of its own that would say it meanwhile.
+        self._pipe.flush()
 
     def hand_over(self) -> None:
         """Tell checkpoints of all samples, and draw no more."""

@@ -47,6 +47,7 @@ from swell.worker.frames import (
     Frame,
     HandedOver,
     Kept,
+    Learning,
     Moved,
     Moving,
     Order,
@@ -118,7 +119,9 @@ class _Served:
     draws: bool
 
 
-def default_slots(cards: Sequence[ModelCard], *, in_turn: bool = False) -> int:
+def default_slots(
+    cards: Sequence[ModelCard], *, in_turn: bool = False, pinned: Collection[str] = ()
+) -> int:
     """Return how many tasks to hold: one batch that runs and one that waits.
 
     Of models that draw in steps, as many as the model process takes, and those of one step more,
@@ -128,9 +131,12 @@ def default_slots(cards: Sequence[ModelCard], *, in_turn: bool = False) -> int:
         cards: Of the models.
         in_turn: Whether models take turns on the device. Then it is so many of each of several
             models: what is held is what there is to choose from.
+        pinned: Models whose steps all have the same number of rows.
     """
     wanted = sorted(
-        room_of(card) + card.step_bucket if card.step_bucket else 2 * card.max_batch
+        room_of(card, is_pinned=card.name in pinned) + card.step_bucket
+        if card.step_bucket
+        else 2 * card.max_batch
         for card in cards
     )
     return sum(wanted[-MOST_CHOICES:]) if in_turn else wanted[-1]
@@ -170,6 +176,8 @@ class Worker:
         self._rng = random.Random()
         self._served: dict[str, _Served] = {}
         self._versions: dict[str, str] = {}
+        #: Models whose steps all have the same number of rows.
+        self._pinned: set[str] = set()
         self._backlog: Backlog[Held] = Backlog()
         #: What is drawn in steps: who waits, and who is in the model process.
         self._line: Line[Held] = Line()
@@ -251,7 +259,7 @@ class Worker:
     async def _boot_and_join(self) -> None:
         cards = await self._boot()
         in_turn = self._settings.device_memory_bytes is not None and len(cards) > 1
-        slots = self._settings.slots or default_slots(cards, in_turn=in_turn)
+        slots = self._settings.slots or default_slots(cards, in_turn=in_turn, pinned=self._pinned)
         registration = Registration(
             name=self._settings.name,
             pool=self._settings.pool,
@@ -275,7 +283,13 @@ class Worker:
             self._served[card.name] = _Served(
                 batching_of(card), file_fields(card.input_schema), card.step_bucket > 0
             )
-        self._line.rooms = {card.name: room_of(card) for card in cards if card.step_bucket}
+        if self._settings.exact:
+            self._pinned = set(self._versions) - set(ready.invariant)
+        self._line.rooms = {
+            card.name: room_of(card, is_pinned=card.name in self._pinned)
+            for card in cards
+            if card.step_bucket
+        }
         self.peak_bytes = ready.peak_bytes
         for name, load_s in ready.load_s.items():
             _log.info("model loaded", model=name, load_s=round(load_s, 3))
@@ -514,8 +528,9 @@ class Worker:
     async def _insist(self, process: ModelProcess, handles: list[int]) -> None:
         """Kill a model that does not come back from what it was told to stop."""
         await self._clock.sleep(self._settings.cancel_grace_s)
-        while self._at.moving and process is self._process:
-            # Nothing looks at a cancellation while a model is loaded, and that has its own time.
+        while self._at.busy_for and process is self._process:
+            # Nothing looks at a cancellation while a model is loaded or compiled, and that has its
+            # own time.
             await self._clock.sleep(self._settings.cancel_grace_s or MOVING_LOOK_S)
         if process is not self._process or not self.can_run:
             return
@@ -668,26 +683,31 @@ class Worker:
                 self._handed_over.set()
             case Turn():
                 self._at.turn_to(frame.batch, self._clock.monotonic_s())
-            case Moving() | Moved() | Swapped():
+            case Moving() | Moved() | Learning() | Swapped():
                 self._on_change(frame)
 
-    def _on_change(self, change: Moving | Moved | Swapped) -> None:
-        """Note what has changed on the device."""
+    def _on_change(self, change: Moving | Moved | Learning | Swapped) -> None:
+        """Note what has changed on the device, or takes it for something else than tasks."""
         if isinstance(change, Swapped):
             new = change.count - self.lora_swaps.get(change.model, 0)
             self.lora_swaps[change.model] = change.count
             self._count_switches(change.model, "loras", new)
             self._tell_of_models()
             _log.debug("LoRAs changed", model=change.model, swaps=change.count)
+        elif isinstance(change, Learning):
+            if change.model:
+                self._at.busy_for = change.model
+            else:
+                self._at.free(self._clock.monotonic_s())
         else:
             self._on_move(change)
 
     def _on_move(self, moved: Moving | Moved) -> None:
         """Note which models are on the device now; what was at work begins to count again."""
         if isinstance(moved, Moving):
-            self._at.moving = moved.model
+            self._at.busy_for = moved.model
             return
-        self._at.moved(self._clock.monotonic_s())
+        self._at.free(self._clock.monotonic_s())
         self._residents, self._expected_s = moved.residents, moved.expected_s
         load_s = round(moved.load_s, 3)
         if moved.kind:

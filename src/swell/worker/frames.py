@@ -24,6 +24,7 @@ __all__ = [
     "HandOver",
     "HandedOver",
     "Kept",
+    "Learning",
     "Load",
     "Moved",
     "Moving",
@@ -149,6 +150,8 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     expected_s: dict[str, float] = {}
     #: What was imported for them: see `imports.outside_modules`.
     imported: list[str] = []
+    #: Models that draw in steps whose rows have the same bits in steps of any number of rows.
+    invariant: list[str] = []
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
@@ -274,6 +277,14 @@ class Moved(msgspec.Struct, frozen=True, array_like=True, tag="moved"):
     expected_s: dict[str, float]
 
 
+class Learning(msgspec.Struct, frozen=True, array_like=True, tag="learning"):
+    """The process is about to rehearse steps of this model, for nobody, which may have to be
+    compiled first; empty when that is over.
+    """
+
+    model: str
+
+
 class Swapped(msgspec.Struct, frozen=True, array_like=True, tag="swapped"):
     """The LoRAs of a model were changed, for so many times and seconds so far."""
 
@@ -294,6 +305,7 @@ Frame = (
     | Turn
     | Moving
     | Moved
+    | Learning
     | Swapped
 )
 

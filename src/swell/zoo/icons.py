@@ -44,8 +44,8 @@ STYLES = ("noto", "fluent", "flat", "ink")
 LATENTS = (48, 8, 8)
 #: Words that the picture network looks at; the sentence as a whole may be longer.
 STATES, PIECES = 16, 64
-#: Numbers of rows that are compared: one, one or two for each of a few threads, and some.
-_LOOK = (1, 2, 5)
+#: Numbers of rows that are compared: one, one or two for each of a few threads, some, and the most.
+_LOOK = (1, 2, 5, 32)
 
 
 class WordPiece:
