@@ -81,7 +81,7 @@ CROWDED = costs_of(measured({1: 1.0, 2: 1.2, 4: 1.6, 8: 3.0, 16: 5.6}), 16)
 
 def test_the_larger_a_crowd_the_larger_the_batch_up_to_the_cheapest() -> None:
     assert (CROWDED.size, CROWDED.full) == (6, 16)
-    for waiting, running in ((5, 5), (7, 6), (10, 8), (15, 12), (19, 12), (20, 16), (40, 16)):
+    for waiting, running in ((5, 5), (7, 6), (10, 8), (15, 12), (16, 16), (40, 16)):
         few = group(*(sample(str(n)) for n in range(waiting)), costs=CROWDED)
         assert len(ids(decide(0.0, [few]))) == running
 
@@ -94,10 +94,10 @@ def test_who_runs_in_a_large_batch_goes_on_when_the_crowd_is_gone_and_nobody_joi
 
 
 def test_who_is_late_joins_a_large_batch_that_nobody_else_may_join() -> None:
-    running = tuple(sample(f"r{n}", arrived_s=990.0) for n in range(14))
+    running = tuple(sample(f"r{n}", arrived_s=990.0) for n in range(13))
     late, new = sample("late", arrived_s=0.0), sample("new", 1, arrived_s=1000.0)
     decision = decide(1000.0, [group(new, late, running=running, costs=CROWDED)])
-    assert ids(decision) == [*(f"r{n}" for n in range(14)), "late"]
+    assert ids(decision) == [*(f"r{n}" for n in range(13)), "late"]
     assert decision.why_order is Order.OVERDUE
 
 
@@ -115,6 +115,20 @@ def test_steps_that_need_no_padding_have_as_many_rows_as_run() -> None:
         some = group(*(sample(str(n)) for n in range(waiting)), costs=costs)
         assert decide(0.0, [some]).bucket == waiting
     assert costs.step_s[4] == pytest.approx(1.8)
+
+
+def test_what_unpadded_steps_took_is_known_of_buckets_alone() -> None:
+    schedule = Schedule()
+    schedule.know("key", most_rows=16, curve=measured({8: 1.0, 16: 1.6}), padded=False)
+    schedule.set_residency("key", loaded=True, load_s=0.0)
+    for n in range(7):
+        schedule.add(sample(str(n), 200, key="key"))
+    for _ in range(100):
+        decision = schedule.decide(0.0)
+        assert decision.bucket == 7
+        schedule.done(decision, 1.3)
+    assert schedule.curve("key").measured == (8, 16)
+    assert schedule.curve("key").seconds(7) == pytest.approx(1.3, rel=0.02)
 
 
 def test_keys_whose_steps_take_the_same_learn_together() -> None:

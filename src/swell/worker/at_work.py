@@ -118,6 +118,10 @@ class AtWork(Generic[EntryT]):
         self._watched.update(new)
         return new
 
+    def is_watched(self, handle: int) -> bool:
+        """Whether it knows a task to be followed."""
+        return handle in self._watched
+
     # What comes out
 
     def come_back(self, batch: int, handle: int) -> EntryT:

@@ -362,6 +362,8 @@ class Denoiser:
         #: themselves.
         self._together = 0
         self._step_s = 0.0
+        #: How often LoRAs were changed, by model; only of those that took any.
+        self.swaps: dict[str, Swaps] = {}
 
     def __len__(self) -> int:
         return len(self._states) + len(self._finished)
@@ -428,12 +430,6 @@ class Denoiser:
         if not loaded:
             self._clear(resident)
         self._tell_residency(resident)
-
-    @property
-    def swaps(self) -> dict[str, Swaps]:
-        """How often LoRAs were changed, by model; only of those that took any."""
-        swaps = {name: resident.adapting.swaps for name, resident in self._residents.items()}
-        return {name: told for name, told in swaps.items() if told.count}
 
     def replace(self, model: StepModel) -> None:
         """Go on with this object, made anew, where there was another one of its name."""
@@ -660,7 +656,9 @@ class Denoiser:
         # What was told before needs the weights as they are.
         self._wait(0)
         reason = resident.adapting.change(first.plan.loras)
-        if reason is not None:
+        if reason is None:
+            self.swaps[resident.model.name] = resident.adapting.swaps
+        else:
             model = first.key.model
             for state in [
                 s for s in self._states.values() if (s.key.model, s.key.loras) == (model, loras)

@@ -136,6 +136,8 @@ class Desk:
         self.switches: list[Switches] = []
         #: Set when there is something to report.
         self.news = asyncio.Event()
+        #: Set when there is progress that has time.
+        self.small_news = asyncio.Event()
         #: Set when a task was put on the desk.
         self.busy = asyncio.Event()
         #: Set when nothing is held and everything is reported.
@@ -180,8 +182,20 @@ class Desk:
         )
         self.news.set()
 
-    def tell(self, held: Held, kind: str, data: dict[str, Any]) -> None:
-        """Note progress. What was not told yet of the same kind is replaced."""
+    @property
+    def has_progress(self) -> bool:
+        """Whether progress waits for a report."""
+        return bool(self._progress)
+
+    def tell(self, held: Held, kind: str, data: dict[str, Any], *, soon: bool = True) -> None:
+        """Note progress. What was not told yet of the same kind is replaced.
+
+        Args:
+            held: Of which task.
+            kind: `progress` or `preview`.
+            data: What is told.
+            soon: Whether somebody waits for it.
+        """
         if held.handle not in self._by_handle:
             return
         held.place += 1
@@ -196,7 +210,7 @@ class Desk:
             kind=kind,
             data=data,
         )
-        self.news.set()
+        (self.news if soon else self.small_news).set()
 
     def beat(self) -> None:
         """Have the next report extend the leases, and make it soon."""

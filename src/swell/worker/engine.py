@@ -334,6 +334,7 @@ class Worker:
             self._link.take_work(),
             self._link.listen(),
             self._link.report(),
+            self._link.report_small_news(),
             keep_beating(self._desk, self._clock, welcome.heartbeat_s),
         ):
             self._start_loop(loop)
@@ -775,7 +776,7 @@ class Worker:
         if held is not None:
             fraction = step.done / step.total if step.total > 0 else 0.0
             data = {"step": step.done, "steps": step.total, "fraction": round(fraction, 4)}
-            self._desk.tell(held, "progress", data)
+            self._desk.tell(held, "progress", data, soon=self._at.is_watched(step.handle))
 
     def _on_preview(self, preview: Preview) -> None:
         held = self._desk.find(preview.handle)

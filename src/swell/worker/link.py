@@ -53,6 +53,9 @@ LAST_POLL_S: Final = 1.0
 #: A worker that goes at once waits no longer for an answer, in seconds.
 LAST_ANSWER_S: Final = 0.25
 
+#: Progress that nobody follows is told no sooner after the last report, unless with the next one.
+QUIET_S: Final = 0.25
+
 #: A long poll that ends sooner with nothing to tell was cut short.
 EARLY_S: Final = 0.1
 
@@ -113,6 +116,8 @@ class Link:
         self._polled = 0
         self._is_report_asking = False
         self._unanswered: Page | None = None
+        #: When the last report was answered.
+        self._told_s = clock.monotonic_s() - QUIET_S
         self._wake = asyncio.Event()
         #: Set while the `work` call is not open.
         self._is_quiet = asyncio.Event()
@@ -253,6 +258,19 @@ class Link:
             self._desk.news.clear()
             await self.report_once()
 
+    async def report_small_news(self) -> None:
+        """See that what has time is told in time, for ever.
+
+        From the answer the worker hears who is followed, so where nothing else is told it is told
+        at once.
+        """
+        while True:
+            await self._desk.small_news.wait()
+            self._desk.small_news.clear()
+            await self._clock.sleep(max(0.0, self._told_s + QUIET_S - self._clock.monotonic_s()))
+            if self._desk.has_progress:
+                self._desk.news.set()
+
     async def report_once(self, *, goodbye: bool = False) -> None:
         """Tell what there is to tell, and ask for as many tasks as will then be free."""
         async with self._reporting:
@@ -271,6 +289,7 @@ class Link:
         finally:
             self._is_report_asking = False
         self._unanswered = None
+        self._told_s = self._clock.monotonic_s()
         self._desk.told()
         self._wake.set()
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from swell.worker.curve import BUCKETS, Curve
+from swell.worker.curve import BUCKETS, Curve, in_bucket
 from swell.worker.decide import (
     Costs,
     Decision,
@@ -94,20 +94,31 @@ def went_well(memory: Memory, rows: int) -> Memory:
 class _Timing:
     """What is known of the steps of all batch keys whose steps take the same."""
 
-    __slots__ = ("count", "curve", "seen")
+    __slots__ = ("count", "curve", "is_exact", "known", "seen")
 
-    def __init__(self, curve: Curve) -> None:
+    def __init__(self, curve: Curve, is_exact: bool) -> None:
         self.curve = curve
+        #: Whether steps have the rows of a bucket, or a pinned number of them.
+        self.is_exact = is_exact
         #: How many there were, and at which of them the curve was told last.
         self.count = self.seen = 0
+        #: Rows of which enough steps were seen.
+        self.known: set[int] = set()
 
-    def took(self, bucket: int, seconds: float) -> bool:
+    def took(self, rows: int, seconds: float) -> bool:
         """Note what a step took; say whether the curve is another one now."""
         self.count += 1
-        if self.count % LOOK_EVERY and self.curve.count(bucket) >= KNOWN:
+        if self.count % LOOK_EVERY and rows in self.known:
             return False
+        bucket = rows
+        if not self.is_exact:
+            bucket, seconds = in_bucket(self.curve, rows, seconds)
         self.curve = self.curve.observe(bucket, seconds, self.count - self.seen)
         self.seen = self.count
+        if self.curve.count(bucket) >= KNOWN:
+            self.known.add(rows)
+        else:
+            self.known.discard(rows)  # the curve forgets what has not run for long
         return True
 
 
@@ -201,7 +212,10 @@ class Schedule:
             padded: Whether steps of fast mode are padded to a bucket.
         """
         memory = Memory(most_rows, most_rows)
-        timing = _Timing(curve or Curve()) if like is None else self._keys[like].timing
+        if like is None:
+            timing = _Timing(curve or Curve(), padded or pinned is not None)
+        else:
+            timing = self._keys[like].timing
         self._keys[key] = _Key(timing, memory, pinned, padded)
 
     def forget(self, key: Hashable) -> None:
