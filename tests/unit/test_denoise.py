@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -335,8 +336,8 @@ def test_there_is_one_decode_between_two_steps() -> None:
 
 
 def test_decodes_that_take_next_to_nothing_are_not_spread_over_steps() -> None:
-    two = ["step", "result", "result"]
-    assert order_of_decoding(0.0005) == [*two, *two, *["step"] * 4, "step", "result"]
+    three, one = ["result"] * 3, ["result"]
+    assert order_of_decoding(0.001) == ["step", *three, "step", *one, *["step"] * 5, "result"]
     assert order_of_decoding(0.0001) == ["step", *["result"] * 4, *["step"] * 6, "result"]
 
 
@@ -960,6 +961,36 @@ def test_learning_ends_where_a_step_fails_and_takes_nothing_from_anybody(memory:
     (key,) = studio.denoiser._keys
     assert studio.denoiser._schedule.memory(key).rows == 8
     assert set(map(type, studio.finish().values())) == {bytes}
+
+
+def test_no_more_rows_are_rehearsed_than_there_is_memory_for() -> None:
+    studio = Studio(exact=False)
+    studio.model.arrays = Tight(5)
+    studio.add("a")
+    studio.finish()
+    [key] = studio.denoiser._keys.values()
+    assert key.most_rows == 4
+    assert set(learnt(studio)) == {2, 3, 4}
+    [curve] = studio.denoiser.curves().values()
+    assert curve.measured == (1, 2, 3, 4)
+
+
+def test_what_was_tried_is_known_of_all_keys_whose_steps_take_the_same() -> None:
+    studio = Studio(exact=False)
+    studio.add("a")
+    studio.finish()
+    studio.model.memory = 3
+    assert learnt(studio)[-1] == 4
+    [key] = studio.denoiser._keys
+    with_lora = msgspec.structs.replace(key, loras=(("x", 1.0),))
+    studio.denoiser._know(with_lora, studio.denoiser._residents[key.model])
+    one, other = studio.denoiser._keys.values()
+    assert one.rehearsal is other.rehearsal
+    assert learnt(studio) == []
+    # Another object compiles anew, and may have more memory.
+    studio.denoiser.replace(Toy(studio.model.clock))
+    assert one.rehearsal is other.rehearsal
+    assert one.rehearsal.is_first(2)
 
 
 # Devices that work by themselves

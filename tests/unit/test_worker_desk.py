@@ -60,6 +60,16 @@ def test_progress_that_was_not_told_is_replaced_and_places_grow() -> None:
     assert [each.place for each in desk.take().progress] == [4]
 
 
+def test_progress_that_has_time_is_small_news_and_goes_with_the_next_report() -> None:
+    desk = Desk(slots=2)
+    held = hold(desk)
+    assert not desk.has_progress
+    desk.tell(held, "progress", {"step": 1}, soon=False)
+    assert (desk.news.is_set(), desk.small_news.is_set(), desk.has_progress) == (False, True, True)
+    assert [each.kind for each in desk.take().progress] == ["progress"]
+    assert not desk.has_progress
+
+
 def test_an_ended_task_tells_no_progress() -> None:
     desk = Desk(slots=2)
     held = hold(desk)

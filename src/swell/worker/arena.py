@@ -439,7 +439,13 @@ class Arena:
             solvers.guide(self._said[: n + g], n, self._arrays.put(scale))
 
     def rehearse(self, denoise: Callable[[Array, Array, Conditions], Array], rows: int) -> None:
-        """Ask the network about so many rows as they lie here, for what it takes; nobody moves."""
+        """Ask the network about so many rows as they lie here, for what it takes; nobody moves.
+
+        Raises:
+            ValueError: There are not so many.
+        """
+        if rows > len(self._seen):
+            raise ValueError(f"{rows} of {len(self._seen)} rows")
         heard = {name: values[:rows] for name, values in self._heard.items()}
         denoise(self._seen[:rows], self._arrays.put(self._host_t)[:rows], heard)
 

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["BUCKETS", "Curve", "best_size", "flat_end", "full_size", "in_bucket", "next_size"]
+__all__ = ["BUCKETS", "Curve", "best_size", "flat_end", "full_size", "next_size"]
 
 #: Rows that a step may be padded to; a model is compiled once for each.
 BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -57,7 +57,7 @@ _TOLERANCE: Final = 1.05
 
 #: And so much better to be worth the latency of who is in it; less where as many wait anyway.
 _WORTH: Final = 1.12
-_WORTH_FULL: Final = 1.005
+_WORTH_FULL: Final = 1.01
 
 #: Steps after which the largest bucket, if it did not run in them, is forgotten: the device may
 #: have been busy with something else when it was tried.
@@ -117,6 +117,11 @@ class Curve:
     def measured(self) -> tuple[int, ...]:
         """Buckets that were run often enough to be believed, smallest first."""
         return tuple(point.rows for point in self._points if point.count >= _ENOUGH)
+
+    def is_between(self, rows: int) -> bool:
+        """Whether so many rows are none that was run, and others around them are known."""
+        known = self.measured
+        return bool(known) and known[0] < rows < known[-1] and not self.count(rows)
 
     def count(self, rows: int) -> int:
         """Return how many steps of exactly so many rows were counted."""
@@ -253,16 +258,6 @@ def _never_falling(points: Sequence[_Point]) -> tuple[float, ...]:
     return tuple(mean for mean, size in blocks for _ in range(size))
 
 
-def in_bucket(curve: Curve, rows: int, seconds: float) -> tuple[int, float]:
-    """Return the bucket that is closest to so many rows, and what a step of it would have taken.
-
-    Where steps are not padded, any number of rows may run, each of them seldom: what is known of
-    the buckets gets better by all of them, and no single one that was disturbed stands for many.
-    """
-    bucket = min(BUCKETS, key=lambda one: max(one, rows) / min(one, rows))
-    return bucket, seconds * curve.seconds(bucket) / curve.seconds(rows)
-
-
 def best_size(curve: Curve, largest: int) -> int:
     """Return how many rows should run together: the fewest that are nearly as cheap as can be.
 
@@ -279,8 +274,8 @@ def best_size(curve: Curve, largest: int) -> int:
 def full_size(curve: Curve, largest: int) -> int:
     """Return how many rows should run together where at least as many want to.
 
-    Whoever waits then gains by what others wait longer for: only half a percent more per row than
-    the cheapest is as good. One row where no batch is 5 % cheaper than that.
+    Whoever waits then gains by what others wait longer for: 1 % more per row than the cheapest are
+    enough. One row where no batch is 5 % cheaper than that.
 
     Args:
         curve: What steps cost.

@@ -78,8 +78,9 @@ MOST_TEXTS: Final = 256
 MOST_FINISHED: Final = 8
 
 #: More than one is decoded between two steps where all together take no longer than so much of a
-#: step: whoever is finished then need not wait for others' steps.
-DECODING: Final = 0.1
+#: step, and each of them less than a step's share of one sample: otherwise those who wait for their
+#: steps lose more than who is finished gains.
+DECODING: Final = 0.25
 
 #: Batch keys that are remembered though they have no samples.
 MOST_IDLE_KEYS: Final = 8
@@ -198,11 +199,11 @@ def _put(arrays: Arrays, value: Any) -> Array:
 class _Key:
     """A batch key: whose it is, and its memory once a sample has run."""
 
-    def __init__(self, resident: _Resident, most_rows: int) -> None:
+    def __init__(self, resident: _Resident, most_rows: int, rehearsal: Rehearsal) -> None:
         self.resident = resident
         self.most_rows = most_rows
         self.arena: Arena | None = None
-        self.rehearsal = Rehearsal(most_rows)
+        self.rehearsal = rehearsal
         #: Rows of the narrowest sample so far.
         self.widest = 2
 
@@ -346,6 +347,8 @@ class Denoiser:
         self._preview_every_s = preview_every_s
         self._residents: dict[str, _Resident] = {}
         self._keys: OrderedDict[BatchKey, _Key] = OrderedDict()
+        #: By the names of keys, as with curves.
+        self._rehearsals: dict[str, Rehearsal] = {}
         #: Samples with steps left, and those that wait to be decoded.
         self._states: dict[str, SampleState] = {}
         self._finished: deque[SampleState] = deque()
@@ -438,6 +441,12 @@ class Denoiser:
             resident.model = model
             resident.texts = _Texts(model)
             resident.adapting.brought(model)
+            # What was compiled for the other one is gone.
+            for name in self._rehearsals:
+                if name.startswith(f"{model.name} "):
+                    self._rehearsals[name] = Rehearsal()
+            for key, known in self._keys.items():
+                known.rehearsal = self._rehearsals[str(key)]
 
     def decode_finished(self) -> None:
         """Decode all that wait for it, and wait for the device: a model is about to leave it."""
@@ -485,7 +494,8 @@ class Denoiser:
                 continue
             if key.bucket is not None:
                 continue
-            rows = known.rehearsal.next(self._schedule.curve(key), known.widest)
+            largest = min(known.most_rows, self._schedule.memory(key).rows)
+            rows = known.rehearsal.next(self._schedule.curve(key), largest, known.widest)
             if rows is not None:
                 self._rehearse(key, known, known.arena, rows)
                 return True
@@ -545,8 +555,9 @@ class Denoiser:
             if len(self._finished) >= most:
                 continue
             # What a device that works by itself will take is not known.
-            spent_s = self._clock.monotonic_s() - begun_s
-            if len(self._told) > told or spent_s * (count + 1) / count >= DECODING * self._step_s:
+            each_s = (self._clock.monotonic_s() - begun_s) / count
+            is_dear = max(self._together, (count + 1) / DECODING) * each_s >= self._step_s
+            if len(self._told) > told or is_dear:
                 break
 
     def _decode_first(self) -> None:
@@ -787,7 +798,8 @@ class Denoiser:
             pinned=key.bucket,
             padded=resident.model.padded,
         )
-        self._keys[key] = _Key(resident, most_rows)
+        rehearsal = self._rehearsals.setdefault(name, Rehearsal())
+        self._keys[key] = _Key(resident, most_rows, rehearsal)
         self._tell_residency(resident)
         self._forget_idle(key)
 

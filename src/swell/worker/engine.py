@@ -284,7 +284,8 @@ class Worker:
                 batching_of(card), file_fields(card.input_schema), card.step_bucket > 0
             )
         if self._settings.exact:
-            self._pinned = set(self._versions) - set(ready.invariant)
+            # One that was never loaded may turn out to be free of it.
+            self._pinned = set(ready.residents) - set(ready.invariant)
         self._line.rooms = {
             card.name: room_of(card, is_pinned=card.name in self._pinned)
             for card in cards

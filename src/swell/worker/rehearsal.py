@@ -9,7 +9,7 @@ rows again, in other such moments.
 
 from typing import Final
 
-from swell.worker.curve import Curve, flat_end, next_size
+from swell.worker.curve import BUCKETS, Curve, flat_end, next_size
 
 __all__ = ["LONGEST_S", "Rehearsal"]
 
@@ -20,19 +20,19 @@ LONGEST_S: Final = 0.5
 #: so they are left to who needs them.
 SURPRISE: Final = 8.0
 
+#: No more rows than that are ever tried.
+MOST_ROWS: Final = BUCKETS[-1]
+
 #: Moments in which it is looked at again whether the largest step gains nothing.
 LOOKS: Final = 3
 
 
 class Rehearsal:
-    """What is to be rehearsed of one batch key in this process.
+    """What is to be rehearsed in this process of batch keys whose steps take the same."""
 
-    Args:
-        largest: Rows that fit into memory, as far as is known; at least 1.
-    """
-
-    def __init__(self, largest: int) -> None:
-        self._largest = largest
+    def __init__(self) -> None:
+        #: Rows beyond which nothing is rehearsed, whatever fits.
+        self._most = MOST_ROWS
         #: Rows that were rehearsed before, so that nothing of them is to be compiled any more.
         self._ran: set[int] = set()
         self._looks = 0
@@ -46,29 +46,32 @@ class Rehearsal:
 
     def end(self) -> None:
         """Rehearse nothing any more."""
-        self._largest = 0
+        self._most = 0
 
-    def next(self, curve: Curve, widest: int) -> int | None:
+    def next(self, curve: Curve, largest: int, widest: int = 1) -> int | None:
         """Return how many rows the next step should have, or None where nothing is to be learnt.
 
         Args:
             curve: What is known.
+            largest: Rows that fit into memory; at least 1.
             widest: Rows of the narrowest sample: 1, or 2 if all have guidance.
         """
-        if not self._largest:
+        largest = min(largest, self._most)
+        if not largest:
             return None
-        rows = next_size(curve, self._largest, widest)
+        rows = next_size(curve, largest, widest)
         if rows is None:
-            rows = self._look_again(curve)
+            rows = self._look_again(curve, largest)
         return None if rows is None or curve.seconds(rows) > LONGEST_S else rows
 
-    def _look_again(self, curve: Curve) -> int | None:
+    def _look_again(self, curve: Curve, largest: int) -> int | None:
         if self._is_new_moment and self._looks < LOOKS:
-            self._is_new_moment = False
-            self._looks += 1
             end = flat_end(curve)
-            self._left = [] if end is None else [n for n in end if n <= self._largest]
-        return self._left[0] if self._left else None
+            if end is not None:
+                self._is_new_moment = False
+                self._looks += 1
+                self._left = list(end)
+        return self._left[0] if self._left and max(self._left) <= largest else None
 
     def is_first(self, rows: int) -> bool:
         """Whether a step of so many rows was not rehearsed before, and may compile something."""
@@ -79,7 +82,7 @@ class Rehearsal:
         is_first = self.is_first(rows)
         self._ran.add(rows)
         if is_first and seconds > SURPRISE * curve.seconds(rows):
-            self._largest = min(self._largest, rows)
+            self._most = min(self._most, rows)
             return curve
         if self._left and self._left[0] == rows:
             self._left.pop(0)

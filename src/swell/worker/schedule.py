@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from swell.worker.curve import BUCKETS, Curve, in_bucket
+from swell.worker.curve import BUCKETS, Curve
 from swell.worker.decide import (
     Costs,
     Decision,
@@ -98,7 +98,7 @@ class _Timing:
 
     def __init__(self, curve: Curve, is_exact: bool) -> None:
         self.curve = curve
-        #: Whether steps have the rows of a bucket, or a pinned number of them.
+        #: Whether all steps have the rows of a bucket, or a pinned number of them.
         self.is_exact = is_exact
         #: How many there were, and at which of them the curve was told last.
         self.count = self.seen = 0
@@ -110,12 +110,12 @@ class _Timing:
         self.count += 1
         if self.count % LOOK_EVERY and rows in self.known:
             return False
-        bucket = rows
-        if not self.is_exact:
-            bucket, seconds = in_bucket(self.curve, rows, seconds)
-        self.curve = self.curve.observe(bucket, seconds, self.count - self.seen)
+        if not self.is_exact and rows not in BUCKETS and self.curve.is_between(rows):
+            # Each such number runs seldom: one that was disturbed would stand for all around it.
+            return False
+        self.curve = self.curve.observe(rows, seconds, self.count - self.seen)
         self.seen = self.count
-        if self.curve.count(bucket) >= KNOWN:
+        if self.curve.count(rows) >= KNOWN:
             self.known.add(rows)
         else:
             self.known.discard(rows)  # the curve forgets what has not run for long
