@@ -20,9 +20,6 @@ LONGEST_S: Final = 0.5
 #: so they are left to who needs them.
 SURPRISE: Final = 8.0
 
-#: No more rows than that are ever tried.
-MOST_ROWS: Final = BUCKETS[-1]
-
 #: Moments in which it is looked at again whether the largest step gains nothing.
 LOOKS: Final = 3
 
@@ -32,7 +29,7 @@ class Rehearsal:
 
     def __init__(self) -> None:
         #: Rows beyond which nothing is rehearsed, whatever fits.
-        self._most = MOST_ROWS
+        self._most = BUCKETS[-1]
         #: Rows that were rehearsed before, so that nothing of them is to be compiled any more.
         self._ran: set[int] = set()
         self._looks = 0

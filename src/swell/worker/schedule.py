@@ -94,12 +94,10 @@ def went_well(memory: Memory, rows: int) -> Memory:
 class _Timing:
     """What is known of the steps of all batch keys whose steps take the same."""
 
-    __slots__ = ("count", "curve", "is_exact", "known", "seen")
+    __slots__ = ("count", "curve", "known", "seen")
 
-    def __init__(self, curve: Curve, is_exact: bool) -> None:
+    def __init__(self, curve: Curve) -> None:
         self.curve = curve
-        #: Whether all steps have the rows of a bucket, or a pinned number of them.
-        self.is_exact = is_exact
         #: How many there were, and at which of them the curve was told last.
         self.count = self.seen = 0
         #: Rows of which enough steps were seen.
@@ -110,8 +108,8 @@ class _Timing:
         self.count += 1
         if self.count % LOOK_EVERY and rows in self.known:
             return False
-        if not self.is_exact and rows not in BUCKETS and self.curve.is_between(rows):
-            # Each such number runs seldom: one that was disturbed would stand for all around it.
+        if rows not in BUCKETS and self.curve.is_between(rows):
+            # Not padded: each such number runs seldom, and if disturbed, would stand for all around.
             return False
         self.curve = self.curve.observe(rows, seconds, self.count - self.seen)
         self.seen = self.count
@@ -212,10 +210,7 @@ class Schedule:
             padded: Whether steps of fast mode are padded to a bucket.
         """
         memory = Memory(most_rows, most_rows)
-        if like is None:
-            timing = _Timing(curve or Curve(), padded or pinned is not None)
-        else:
-            timing = self._keys[like].timing
+        timing = _Timing(curve or Curve()) if like is None else self._keys[like].timing
         self._keys[key] = _Key(timing, memory, pinned, padded)
 
     def forget(self, key: Hashable) -> None:
