@@ -109,7 +109,7 @@ class _Timing:
         if self.count % LOOK_EVERY and rows in self.known:
             return False
         if rows not in BUCKETS and self.curve.is_between(rows):
-            # Not padded: each such number runs seldom, and if disturbed, would stand for all around.
+            # Not padded: each such number runs seldom, and a disturbed one stands for all around.
             return False
         self.curve = self.curve.observe(rows, seconds, self.count - self.seen)
         self.seen = self.count
