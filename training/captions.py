@@ -63,6 +63,8 @@ MOODS = [
     "friendly",
     "colorful",
 ]
+# Two icons side by side, at half their size.
+PAIRS = ["{} and {}", "{} and {}", "a {} and a {}", "{} with {}", "{} next to {}", "{} meets {}"]
 # What the model cannot draw but people ask for: it learns to draw the subject and let the rest go.
 EXTRAS = [
     "with a hat",

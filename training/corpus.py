@@ -3,7 +3,8 @@
     python corpus.py WORK      # writes WORK/corpus.pt, with every caption already encoded
 
 A row says: these words, this concept, this edit. An edit is none, a new colour for the subject, a
-colour behind it, or a scene behind it. Pictures are made on the fly, since there are many.
+colour behind it, a scene behind it, or another concept beside it. Pictures are made on the fly,
+since there are many.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import numpy as np
 import torch
 
 import captions
-from data import vocabulary
+from data import popular, vocabulary
 from scenes import VARIANTS, render
 from text import encode
 
-PLAIN, HUE, BACKGROUND, SCENE = range(4)
+PLAIN, HUE, BACKGROUND, SCENE, PAIR = range(5)
+# So many pairs are named of each concept, with popular ones, and of each popular one with others.
+PARTNERS = 26, 70
 COLOURS = list(captions.HUES)
 BACKGROUNDS = list(captions.BACKGROUNDS)
 SCENES = list(captions.SCENES)
@@ -73,6 +76,21 @@ def compose(seed: int = 0) -> list[tuple[str, int, int, int]]:
             rows.append(
                 (f"{phrase(word(), rng)} {rng.choice(captions.SCENES[scene])}", concept, SCENE, i)
             )
+    return rows + pairs(rng)
+
+
+def pairs(rng: random.Random) -> list[tuple[str, int, int, int]]:
+    """Rows of two concepts, the first on the left; most of them are of popular ones."""
+    words, stars = list(vocabulary().values()), popular()
+    liked = [concept for concept, star in enumerate(stars) if star]
+    rows = []
+    for one, names in enumerate(words):
+        for other in rng.sample(liked, PARTNERS[stars[one]]):
+            if other != one:
+                left, right = (
+                    n[0] if rng.random() < 0.7 else rng.choice(n) for n in (names, words[other])
+                )
+                rows.append((rng.choice(captions.PAIRS).format(left, right), one, PAIR, other))
     return rows
 
 
