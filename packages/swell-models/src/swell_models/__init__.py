@@ -1,0 +1,20 @@
+"""Where the weights of Swell's built-in models lie."""
+
+from pathlib import Path
+from typing import Final
+
+__all__ = ["path"]
+
+_WEIGHTS: Final = Path(__file__).with_name("weights")
+
+
+def path(name: str) -> Path:
+    """Return where a file of weights lies, such as `upscale.onnx`.
+
+    Raises:
+        FileNotFoundError: There is no such file; another version of this distribution may have it.
+    """
+    found = _WEIGHTS / name
+    if Path(name).name != name or not found.is_file():
+        raise FileNotFoundError(f"swell-models has no file {name!r}")
+    return found

@@ -1,0 +1,104 @@
+"""Both wheels, built from this checkout and installed where nothing else is."""
+
+import json
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Loads every model of the new environment's own copy, and enlarges a picture.
+TRY = """
+import json, pathlib, swell, swell_models
+from swell.model import load_models
+from swell.zoo.upscale import Upscaler
+import numpy as np
+names = ["swell/icons", "swell/upscale"]
+found = [load_models(name)[0] for name in names]
+print(json.dumps({
+    "versions": [each.version() for each in found],
+    "files": [str(path) for each in found for path in each.files],
+    "places": [swell.__file__, swell_models.__file__],
+    "shape": Upscaler(1)(np.zeros((3, 5, 3), np.uint8)).shape,
+}))
+"""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def run(*command: str | Path) -> str:
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd="/")
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The wheels, built from a copy: what building leaves behind is not for the checkout."""
+    if not (ROOT / "packages").is_dir():
+        pytest.skip("not a checkout: there is nothing to build")
+    folder = tmp_path_factory.mktemp("wheels")
+    copy = folder / "copy"
+    for part in ("src", "packages"):
+        shutil.copytree(ROOT / part, copy / part)
+    for part in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / part, copy)
+    for source in (copy, copy / "packages" / "swell-models"):
+        if uv := shutil.which("uv"):
+            run(uv, "build", "--quiet", "--wheel", "--out-dir", folder / "built", source)
+        else:
+            run(
+                sys.executable,
+                "-m",
+                "pip",
+                "wheel",
+                "-q",
+                "--no-deps",
+                "-w",
+                folder / "built",
+                source,
+            )
+    return sorted((folder / "built").glob("*.whl"))
+
+
+def test_the_wheel_of_weights_has_its_licences_and_the_other_has_no_weights(
+    wheels: list[Path],
+) -> None:
+    swell, weights = (zipfile.ZipFile(path).namelist() for path in wheels)
+    assert not [name for name in swell if name.endswith((".onnx", ".safetensors"))]
+    assert [name for name in weights if name.endswith("weights/upscale.onnx")]
+    assert [name for name in weights if name.endswith("licenses/NOTICE.md")]
+    assert [name for name in weights if name.endswith("licenses/LICENSE")]
+    assert wheels[1].stat().st_size < 80_000_000
+
+
+def test_both_wheels_install_and_serve_the_built_in_models(
+    wheels: list[Path], tmp_path: Path
+) -> None:
+    new = tmp_path / "new"
+    venv.create(new, with_pip=False)
+    python = new / "bin" / "python"
+    wanted = [f"swell[embedded] @ {wheels[0].as_uri()}", str(wheels[1])]
+    if uv := shutil.which("uv"):
+        run(uv, "pip", "install", "--quiet", "--python", python, *wanted)
+    else:
+        run(
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            python,
+            "install",
+            "-q",
+            "--no-compile",
+            *wanted,
+        )
+    told = json.loads(run(python, "-c", TRY))
+    assert all(place.startswith(str(new)) for place in [*told["places"], *told["files"]])
+    assert told["shape"] == [12, 20, 3]
+    assert "swell" in run(new / "bin" / "swell", "--version")

@@ -1,0 +1,69 @@
+"""The weights that come with Swell: what is written down of them, and what is said without them."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from swell.model import InvalidModel, load_models
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("swell_models")
+
+import swell_models
+from swell.zoo import embedded
+
+WEIGHTS = swell_models.path("files.json").parent
+NOTICE = Path(__file__).resolve().parents[2] / "packages" / "swell-models" / "NOTICE.md"
+
+#: Of all files together. An index takes wheels of 100 MB.
+MOST_BYTES = 80_000_000
+
+
+def test_weights_are_those_that_were_written_down() -> None:
+    told = json.loads((WEIGHTS / "files.json").read_text())
+    there = {path.name for path in WEIGHTS.iterdir()} - {"files.json", "sets.json"}
+    assert there == set(told)
+    for name, file in told.items():
+        data = (WEIGHTS / name).read_bytes()
+        assert len(data) == file["bytes"], name
+        assert hashlib.sha256(data).hexdigest() == file["sha256"], name
+
+
+def test_weights_fit_in_one_wheel() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= MOST_BYTES
+
+
+def test_every_file_has_a_licence_and_the_notice_names_it() -> None:
+    notice = NOTICE.read_text(encoding="utf-8")
+    for name, file in json.loads((WEIGHTS / "files.json").read_text()).items():
+        assert file["licence"], name
+        assert file["source"], name
+        assert f"`{name}`" in notice
+
+
+def test_the_weights_of_a_model_are_part_of_its_version() -> None:
+    (definition,) = load_models("swell/upscale")
+    assert embedded.weights("upscale.onnx") in definition.files
+
+
+@pytest.mark.parametrize("name", ["nothing.onnx", "../__init__.py", ""])
+def test_a_file_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(InvalidModel, match="pip install --upgrade"):
+        embedded.weights(name)
+
+
+@pytest.mark.parametrize("missing", ["swell_models", "onnxruntime"])
+def test_without_weights_or_runtime_it_says_what_to_install(missing: str) -> None:
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from swell.model import load_models, InvalidModel\n"
+        "try: load_models('swell/upscale')\n"
+        "except InvalidModel as error: print(error)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"{missing} is not installed" in ran.stdout
+    assert "pip install 'swell[embedded]'" in ran.stdout
