@@ -39,6 +39,7 @@ __all__ = [
     "Settings",
     "StoreSettings",
     "WorkerSettings",
+    "argos_folders",
     "describe",
     "environment_of",
     "load",
@@ -247,6 +248,11 @@ class WorkerSettings(_Group):
         description="What pulled weights may take together; what was used longest ago goes first. "
         "In bytes; unset for as much as the disk has.",
     )
+    wheels_dir: Path | None = Field(
+        default=None,
+        description="Folder of wheels from which the environments of models with requirements of "
+        "their own are installed, without a network; unset for the package index.",
+    )
     max_file_bytes: int = Field(
         default=100 * 1024**2,
         ge=1,
@@ -443,6 +449,16 @@ def process_environment(*, without_settings: bool = False) -> dict[str, str]:
         for name, value in os.environ.items()
         if not (without_settings and name.startswith(_PREFIX))
     }
+
+
+def argos_folders() -> tuple[Path, ...]:
+    """Return where packages of Argos Translate lie, the folder for new ones first.
+
+    Source: argostranslate 1.11, `settings.py`; its own tools find and bring the same packages.
+    """
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    named = os.environ.get("ARGOS_PACKAGES_DIR")
+    return ((Path(named),) if named else ()) + (Path(data) / "argos-translate" / "packages",)
 
 
 def replace_environment(environment: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from swell.cli.output import CommandFailed, group, print_json, seconds, table, t
 from swell.cli.output import data as stdout
 from swell.cli.remote import call
 from swell.cli.tasks import client_settings
+from swell.cli.translations import bring_translations
 from swell.clock import SystemClock
 from swell.weights import WeightCache
 from swell.weights.pull import Progress, pull
@@ -21,6 +22,7 @@ from swell.weights.pull import Progress, pull
 __all__ = ["app"]
 
 app = group("Models that are served, and checks of model files.")
+app.command("translations")(bring_translations)
 
 
 @app.command("ls")

@@ -1,0 +1,194 @@
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from swell.errors import NotFound
+from swell.model import Item, Reject
+from swell.weights.argos import RefusedPackage, bring
+
+pytest.importorskip("swell_models")
+
+from swell.zoo.translate import Translate, Translator
+
+
+@pytest.fixture(scope="module")
+def translator() -> Translator:
+    return Translator()
+
+
+@pytest.mark.parametrize(
+    ("said", "language", "meant"),
+    [
+        ("un gato azul en la nieve", "es", "a blue cat in the snow"),
+        ("un perro pequeño y feliz", "es", "a small and happy dog"),
+        ("pastel de cumpleaños", "es", "birthday cake"),
+        ("una manzana morada", "es", "a purple apple"),
+        ("um leão feliz na floresta", "pt", "a happy lion in the forest"),
+        ("coração vermelho", "pt", "red heart"),
+        ("un chat noir sous la pluie", "fr", "a black cat in the rain"),
+        ("ein blauer Hund im Schnee", "de", "a blue dog in the snow"),
+        ("un'auto rossa in spiaggia", "it", "a red car at the beach"),
+    ],
+)
+def test_what_a_prompt_says_is_said_in_english(
+    translator: Translator, said: str, language: str, meant: str
+) -> None:
+    made = translator(said)
+    assert (made.text, made.language, made.by, made.known) == (meant, language, "glossary", 1.0)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "cat",
+        "pizza",
+        "a red fox in the snow",
+        "spaceship flying to the moon",
+        "Mona Lisa in the style of Van Gogh, 8k, trending on artstation",
+        "masterpiece, best quality, 1girl",
+        "1234 !?",
+        "👾",
+        "",
+    ],
+)
+def test_english_stays_as_it_is(translator: Translator, said: str) -> None:
+    made = translator(said)
+    assert (made.text, made.language, made.by) == (said, "en", "none")
+
+
+def test_what_is_not_known_stays_as_it_is_and_is_told(translator: Translator) -> None:
+    made = translator("el gato Xoloitzcuintle en la nieve")
+    assert "Xoloitzcuintle" in made.text
+    assert "cat" in made.text
+    assert made.known == 0.833
+
+
+def test_a_language_without_a_list_is_told_and_left(translator: Translator) -> None:
+    made = translator("кот в снегу")
+    assert (made.text, made.language, made.known) == ("кот в снегу", "ru", 0.0)
+
+
+def test_marks_stay_where_they_were(translator: Translator) -> None:
+    assert translator("un gato, un perro (azul)!").text == "a cat, a dog (blue)!"
+
+
+def test_a_language_that_is_named_is_not_looked_for(translator: Translator) -> None:
+    assert translator("casa", "it").text == "house"
+
+
+def test_the_model_refuses_a_language_that_nobody_can_translate() -> None:
+    model = Translate()
+    model.load("cpu")
+    good, bad = (Item(Translate.Input(text="un gato", source=source)) for source in ("auto", "tlh"))
+    [made, refused] = model.run([good, bad])
+    assert made.text == "a cat"
+    assert isinstance(refused, Reject)
+    assert "es" in str(refused)
+
+
+# --- packages of Argos ---------------------------------------------------------------------------
+
+
+def packed(members: dict[str, bytes], root: str = "es_en") -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(f"{root}/{name}", data)
+    return target.getvalue()
+
+
+def package(**facts: str) -> bytes:
+    told = {"from_code": "es", "to_code": "en", "package_version": "1.9"} | facts
+    return packed(
+        {
+            "metadata.json": json.dumps(told).encode(),
+            "sentencepiece.model": b"pieces",
+            "model/model.bin": b"numbers",
+            "model/shared_vocabulary.json": b"[]",
+            "stanza/es.pt": b"could carry a program",
+            "README.md": b"licence: MIT",
+        }
+    )
+
+
+async def test_packages_of_a_folder_are_unpacked_without_what_could_run(tmp_path: Path) -> None:
+    source, target = tmp_path / "from", tmp_path / "to"
+    source.mkdir()
+    (source / "a.argosmodel").write_bytes(package())
+    (source / "b.argosmodel").write_bytes(package(from_code="en", to_code="es"))
+    [found] = await bring(str(source), target)
+    assert (found.language, found.version) == ("es", "1.9")
+    names = {str(p.relative_to(found.folder)) for p in found.folder.rglob("*") if p.is_file()}
+    assert names == {
+        *("metadata.json", "README.md", "sentencepiece.model"),
+        *("model/model.bin", "model/shared_vocabulary.json"),
+    }
+    assert [path.name for path in target.iterdir()] == [found.folder.name]
+
+
+async def test_a_newer_package_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "a.argosmodel"
+    for version in ("1.0", "1.1"):
+        path.write_bytes(package(package_version=version))
+        [found] = await bring(str(path), tmp_path / "to")
+    assert json.loads((found.folder / "metadata.json").read_text())["package_version"] == "1.1"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"no archive",
+        packed({"metadata.json": b"no JSON"}),
+        packed({"model/model.bin": b""}),
+        packed({"metadata.json": b'{"from_code": "../es", "to_code": "en"}'}),
+        packed({"metadata.json": b'{"from_code": "es", "to_code": "en"}', "bpe.model": b""}),
+    ],
+)
+async def test_what_is_no_package_is_refused_and_leaves_nothing(
+    tmp_path: Path, data: bytes
+) -> None:
+    (tmp_path / "a.argosmodel").write_bytes(data)
+    with pytest.raises(RefusedPackage):
+        await bring(str(tmp_path / "a.argosmodel"), tmp_path / "to")
+    assert not list(tmp_path.glob("to/*"))
+
+
+async def test_no_package_of_a_language_that_was_named_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.argosmodel").write_bytes(package())
+    with pytest.raises(NotFound, match="pt"):
+        await bring(str(tmp_path), tmp_path / "to", ["es", "pt"])
+
+
+async def test_a_mirror_is_asked_for_what_is_wanted_only(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        if request.path == "/argos/index.json":
+            rows = [
+                {"from_code": code, "to_code": "en", "links": [f"{code}.argosmodel"]}
+                for code in ("es", "fr")
+            ]
+            return web.json_response(rows)
+        return web.Response(body=package())
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        mirror = f"http://{host}:{port}/argos"
+        [found] = await bring(mirror, tmp_path / "to", ["es"])
+        with pytest.raises(NotFound):
+            await bring(f"{mirror}/nothing/index.json.gz", tmp_path / "to")
+    finally:
+        await runner.cleanup()
+    assert found.language == "es"
+    assert asked[:2] == ["/argos/index.json", "/argos/es.argosmodel"]
