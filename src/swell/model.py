@@ -193,7 +193,7 @@ class Context:
 class Item(Context, Generic[InputT]):
     """One sample of one task, as a class model gets it."""
 
-    __slots__ = ("input",)
+    __slots__ = ("input", "kept")
 
     def __init__(
         self,
@@ -206,6 +206,8 @@ class Item(Context, Generic[InputT]):
     ) -> None:
         # Written out rather than through `super`: made once per task on the worker's hot path.
         self.input = input
+        #: Whatever a model wants to find again: `StepModel.prepare` may leave it to `decode`.
+        self.kept: Any = None
         self.seed = seed
         self.index = index
         self.count = count

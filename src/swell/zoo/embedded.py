@@ -3,8 +3,10 @@
 The weights are a distribution of their own, `swell-models`, which `swell[embedded]` brings.
 """
 
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from swell.model import InvalidModel
 
@@ -18,6 +20,10 @@ except ModuleNotFoundError as error:
     ) from error
 
 __all__ = ["session", "weights"]
+
+#: Sessions that somebody holds: file, threads, spins.
+_OPEN: Final[WeakValueDictionary[tuple[str, int | None, bool], Any]] = WeakValueDictionary()
+_LOCK: Final = threading.Lock()
 
 
 def weights(name: str) -> Path:
@@ -34,16 +40,29 @@ def weights(name: str) -> Path:
         ) from error
 
 
-def session(name: str, threads: int | None = None) -> Any:
+def session(name: str, threads: int | None = None, *, spins: bool = False) -> Any:
     """Return a network on the CPU, its integer weights turned to float32 once.
+
+    Models of one process that ask for the same get the same, for as long as one of them holds it:
+    a session has no state, and may be run by several threads.
 
     Args:
         name: Of the file, such as `upscale.onnx`.
         threads: Threads of one call; None leaves the number to ONNX Runtime.
+        spins: Whether threads spin until the next call. They take the cores from whoever else has
+            work, and are a little quicker where nobody has.
     """
+    with _LOCK:
+        key = (name, threads, spins)
+        found = _OPEN.get(key)
+        if found is None:
+            found = _OPEN[key] = _opened(name, threads, spins)
+    return found
+
+
+def _opened(name: str, threads: int | None, spins: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    # Threads that spin until the next call take the cores from whoever else has work.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(weights(name), options, ["CPUExecutionProvider"])

@@ -19,20 +19,19 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import onnxruntime
 import PIL.Image
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from swell import ui
 from swell.model import Image, Item, Plan, Sampler, StepModel
-from swell.zoo.embedded import weights
+from swell.zoo.embedded import session, weights
 from swell.zoo.upscale import Upscaler
 
 __all__ = ["STYLES", "Icons", "WordPiece"]
@@ -129,7 +128,7 @@ class Icons(StepModel):
     most_rows = 32
     #: ONNX Runtime has kernels for any number of rows.
     padded = False
-    files = (
+    files: ClassVar[Sequence[str | Path]] = (
         weights("icons-text.onnx"),
         weights("icons-vocab.txt"),
         weights("icons-unet.onnx"),
@@ -165,7 +164,7 @@ class Icons(StepModel):
             int,
             Field(ge=1, le=50, title="Steps", description="More are slower, and little better."),
             ui.slider(),
-        ] = 12
+        ] = 8
         guidance: Annotated[
             float,
             Field(ge=0, le=15, title="Guidance", description="How strictly the words are taken."),
@@ -190,20 +189,12 @@ class Icons(StepModel):
         self._parts = cores if cores <= self.bucket else 1
         self._pool = ThreadPoolExecutor(max(1, self._parts - 1), "icons")
         self._words = WordPiece(weights("icons-vocab.txt"))
-        self._text = self._session("icons-text.onnx", cores)
-        self._unet = self._session("icons-unet.onnx", cores if self._parts == 1 else 1)
-        self._decoder = self._session("icons-decoder.onnx", cores)
+        # Threads that spin until the next call would take the cores from the rows' own threads.
+        spins = self._parts == 1
+        self._text = session("icons-text.onnx", cores, spins=spins)
+        self._unet = session("icons-unet.onnx", cores if self._parts == 1 else 1, spins=spins)
+        self._decoder = session("icons-decoder.onnx", cores, spins=spins)
         self._upscaler = Upscaler(cores)
-
-    def _session(self, file: str, threads: int) -> Any:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        if self._parts > 1:
-            # Threads that spin until the next call would take the cores from the rows' own threads.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Lets int8 weights become float constants once, instead of at every step.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        return onnxruntime.InferenceSession(weights(file), options, ["CPUExecutionProvider"])
 
     def warmup(self) -> None:
         """Draw one picture in one step, and look whether rows are alike in any company.
@@ -224,11 +215,15 @@ class Icons(StepModel):
 
     def prepare(self, item: Item[Input]) -> Plan:
         """Guidance 1 needs no second row: u + (c - u) is c."""
+        return self._plan(item, item.input.prompt)
+
+    @staticmethod
+    def _plan(item: Item[Any], words: str) -> Plan:
         asked = item.input
         return Plan(
             sampler=Sampler("flow_euler", asked.steps, spacing="even", train_steps=1),
             shape=LATENTS,
-            words=asked.prompt,
+            words=words,
             guidance=None if asked.guidance == 1 else asked.guidance,
             values={"style": STYLES.index(asked.style) if asked.style in STYLES else -1},
             seed=item.seed if asked.seed is None else asked.seed + item.index,
@@ -271,7 +266,7 @@ class Icons(StepModel):
         pixels = ((pixels.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
         return PIL.Image.fromarray(pixels.transpose(1, 2, 0))
 
-    def decode(self, latents: Floats, item: Item[Input]) -> Image:
+    def decode(self, latents: Floats, item: Item[Any]) -> Any:
         """Decode one, and enlarge it if asked to."""
         picture = self.preview(latents)
         if item.input.size == picture.width:
