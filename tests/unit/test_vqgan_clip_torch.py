@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,8 @@ from swell.model import Cancelled, Definition, Image, InvalidModel, Item, Model,
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
+
+from safetensors.torch import save_file  # noqa: E402
 
 from swell.families.vqgan_clip_torch import (  # noqa: E402
     GROUP,
@@ -474,6 +477,176 @@ def test_the_nearest_code_is_that_of_the_smallest_difference() -> None:
         for x in range(5):
             apart = (codebook - latents[0, :, y, x]).norm(dim=1)
             assert found[0, :, y, x].tolist() == codebook[apart.argmin()].tolist()
+
+
+# --- a VQGAN as its authors keep it --------------------------------------------------------------
+
+nn = torch.nn
+
+
+class Block(nn.Module):
+    def __init__(self, into: int, out: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = (nn.GroupNorm(32, width, eps=1e-6) for width in (into, out))
+        self.conv1, self.conv2 = nn.Conv2d(into, out, 3, 1, 1), nn.Conv2d(out, out, 3, 1, 1)
+        if into != out:
+            self.nin_shortcut = nn.Conv2d(into, out, 1)
+
+    def forward(self, x: Any) -> Any:
+        h = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(32, width, eps=1e-6)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
+
+    def forward(self, x: Any) -> Any:
+        h = self.norm(x)
+        q, k, v = (each(h).flatten(2) for each in (self.q, self.k, self.v))
+        looks = (q.mT @ k / q.shape[1] ** 0.5).softmax(-1)
+        return x + self.proj_out((v @ looks.mT).view(x.shape))
+
+
+class Level(nn.Module):
+    """Blocks of one resolution; attention after each where there is any."""
+
+    def __init__(self, widths: list[int], attends: bool) -> None:
+        super().__init__()
+        pairs = list(pairwise(widths))
+        self.block = nn.ModuleList(Block(*pair) for pair in pairs)
+        self.attn = nn.ModuleList(Attention(width) for _, width in pairs if attends)
+
+    def forward(self, x: Any) -> Any:
+        for number, block in enumerate(self.block):
+            x = block(x)
+            x = self.attn[number](x) if len(self.attn) else x
+        return x
+
+
+class Half(nn.Module):
+    """The encoder or the decoder: 32 and 64 channels, attention at the coarser of two levels."""
+
+    def __init__(self, side: str) -> None:
+        super().__init__()
+        first, last = (3, 4) if side == "down" else (4, 3)
+        self.conv_in = nn.Conv2d(first, 32 if side == "down" else 64, 3, 1, 1)
+        widths = [[32, 32], [32, 64]] if side == "down" else [[64, 32, 32], [64, 64, 64]]
+        levels = [Level(widths[0], False), Level(widths[1], True)]
+        resample = nn.Module()
+        if side == "down":
+            resample.conv = nn.Conv2d(32, 32, 3, 2)
+            levels[0].downsample = resample
+        else:
+            resample.conv = nn.Conv2d(64, 64, 3, 1, 1)
+            levels[1].upsample = resample
+        setattr(self, side, nn.ModuleList(levels))
+        self.mid = nn.Module()
+        self.mid.block_1, self.mid.block_2 = Block(64, 64), Block(64, 64)
+        self.mid.attn_1 = Attention(64)
+        out = 64 if side == "down" else 32
+        self.norm_out, self.conv_out = (
+            nn.GroupNorm(32, out, eps=1e-6),
+            nn.Conv2d(out, last, 3, 1, 1),
+        )
+
+    def middle(self, x: Any) -> Any:
+        return self.mid.block_2(self.mid.attn_1(self.mid.block_1(x)))
+
+    def forward(self, x: Any) -> Any:
+        x = self.conv_in(x)
+        if hasattr(self, "down"):
+            x = self.down[0].downsample.conv(F.pad(self.down[0](x), (0, 1, 0, 1)))
+            x = self.middle(self.down[1](x))
+        else:
+            x = self.up[1](self.middle(x))
+            x = self.up[0](self.up[1].upsample.conv(F.interpolate(x, scale_factor=2.0)))
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class AuthorsVqgan(nn.Module):
+    """A small VQGAN by the paper, with the names of weights that its authors gave them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = Half("down"), Half("up")
+        self.quant_conv, self.post_quant_conv = nn.Conv2d(4, 6, 1), nn.Conv2d(6, 4, 1)
+        self.quantize, self.loss = nn.Module(), nn.Module()
+        self.quantize.embedding = nn.Embedding(20, 6)
+        self.loss.logvar = nn.Parameter(torch.zeros(()))
+
+
+SETTINGS = {
+    "embed_dim": 6,
+    "n_embed": 20,
+    "ddconfig": {
+        "double_z": False,
+        "z_channels": 4,
+        "resolution": 32,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 32,
+        "ch_mult": [1, 2],
+        "num_res_blocks": 1,
+        "attn_resolutions": [16],
+        "dropout": 0.0,
+    },
+}
+
+
+@pytest.fixture
+def authors(folder: Path, tmp_path: Path) -> tuple[Path, Any]:
+    """A folder with such a VQGAN beside the usual CLIP, and that VQGAN."""
+    torch.manual_seed(5)
+    network = AuthorsVqgan()
+    made = tmp_path / "authors"
+    shutil.copytree(folder / "clip", made / "clip")
+    (made / "vqgan").mkdir()
+    save_file(network.state_dict(), made / "vqgan" / "model.safetensors")
+    (made / "vqgan" / "config.json").write_text(json.dumps(SETTINGS))
+    return made, network
+
+
+def test_a_vqgan_of_its_authors_draws_what_their_network_draws(
+    authors: tuple[Path, Any],
+) -> None:
+    made, network = authors
+    assert is_complete(made)
+    definition = define(made, "test/authors")
+    ours = definition.make()
+    ours.load("cpu")
+    torch.manual_seed(6)
+    with torch.no_grad():
+        seen = torch.rand(1, 3, 32, 40)
+        expected = network.quant_conv(network.encoder(seen * 2 - 1))
+        torch.testing.assert_close(ours._networks.encode(seen), expected, atol=1e-4, rtol=1e-4)
+        codes = torch.randn(1, 6, 16, 20)
+        expected = (network.decoder(network.post_quant_conv(codes)) + 1) / 2
+        torch.testing.assert_close(ours._networks.decode(codes), expected, atol=1e-4, rtol=1e-4)
+    (result,) = ours.run([item(definition, steps=2)])
+    assert pixels(result).shape == (32, 48, 3)
+
+
+def test_a_vqgan_of_another_kind_is_told_apart(authors: tuple[Path, Any]) -> None:
+    made, network = authors
+    weights = network.state_dict()
+    path = made / "vqgan" / "model.safetensors"
+    save_file({**weights, "quantize.proj.weight": torch.zeros(1)}, path)
+    with pytest.raises(InvalidModel, match=r"quantize\.proj\.weight"):
+        define(made, "test/authors").make().load("cpu")
+    del weights["encoder.mid.attn_1.q.weight"]
+    save_file(weights, path)
+    with pytest.raises(InvalidModel, match=r"Missing key.*encoder\.mid_block\.attentions\.0\.to_q"):
+        define(made, "test/authors").make().load("cpu")
+    (made / "vqgan" / "config.json").write_text(json.dumps({"ddconfig": {}, "n_embed": 20}))
+    with pytest.raises(InvalidModel, match="has no 'ch_mult' of a VQGAN"):
+        define(made, "test/authors")
+    doubled = {**SETTINGS, "ddconfig": {**SETTINGS["ddconfig"], "double_z": True}}
+    (made / "vqgan" / "config.json").write_text(json.dumps(doubled))
+    with pytest.raises(InvalidModel, match="no codebook"):
+        define(made, "test/authors")
 
 
 # --- what may be asked ---------------------------------------------------------------------------

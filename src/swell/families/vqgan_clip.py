@@ -19,6 +19,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
+from swell.families.taming import diffusers_config, is_taming
 from swell.model import Cancelled, Definition, Image, InvalidModel, Item, Model, Reject
 from swell.model import define as define_model
 
@@ -27,7 +28,7 @@ __all__ = ["Phrase", "VqganClip", "define", "is_complete", "phrases", "recognise
 #: `_class_name` in `model_index.json`.
 CLASS_NAME: Final = "VQGANCLIP"
 
-#: A side is this long at most; at 1024 x 1024 the decoder and its gradient take some 12 GB.
+#: A side is this long at most; the decoder and its gradient take 1 GB for each 256 x 256 px.
 MAX_SIDE_PX: Final = 1024
 DEFAULT_SIDE_PX: Final = 256
 
@@ -62,7 +63,8 @@ def is_complete(folder: Path) -> bool:
         clip = _read(folder / "clip" / "config.json")
     except InvalidModel:
         return False
-    return vqgan.get("_class_name") == "VQModel" and clip.get("model_type") == "clip"
+    is_vqgan = is_taming(vqgan) or vqgan.get("_class_name") == "VQModel"
+    return is_vqgan and clip.get("model_type") == "clip"
 
 
 def phrases(prompt: str) -> list[Phrase]:
@@ -304,18 +306,21 @@ def define(folder: Path, name: str) -> Definition:
     """Return the model that a folder holds.
 
     Args:
-        folder: With `vqgan/` (a `VQModel` of diffusers) and `clip/` (a `CLIPModel` of transformers
-            and its tokenizer), both as `config.json` and safetensors.
+        folder: With `vqgan/` (a `VQModel` of diffusers, or a VQGAN as its authors keep it, see
+            `taming`) and `clip/` (a `CLIPModel` of transformers and its tokenizer), both as
+            `config.json` and safetensors.
         name: `owner/name`.
 
     Raises:
         InvalidModel: Something is missing, or is not what it should be; the text says what.
     """
     vqgan, clip = _read(folder / "vqgan" / "config.json"), _read(folder / "clip" / "config.json")
+    if is_taming(vqgan):
+        vqgan = diffusers_config(vqgan)
     if vqgan.get("_class_name") != "VQModel":
         raise InvalidModel(
             f"vqgan/config.json is of {vqgan.get('_class_name')}: give a VQModel of diffusers, "
-            "converted from what it was trained as"
+            "or the settings that a VQGAN's authors gave it"
         )
     if clip.get("model_type") != "clip":
         raise InvalidModel(f"clip/config.json is of {clip.get('model_type')}: give a CLIPModel")

@@ -34,9 +34,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from swell.families.taming import diffusers_config, diffusers_name, is_taming
 from swell.families.vqgan_clip import Phrase
 from swell.model import InvalidModel, Reject
 from swell.weights.formats import read_header
+from swell.weights.torch_tensors import load_torch
 
 __all__ = ["OUT_OF_MEMORY", "Chance", "Networks", "Search", "cut", "distance", "nearest", "shear"]
 
@@ -88,8 +90,12 @@ class Networks:
         """
         for path in sorted(folder.glob("*/*.safetensors")):
             read_header(path)
-        # A package more would load the VQGAN in less memory; it is small.
-        vqgan = _whole(VQModel, folder / "vqgan", low_cpu_mem_usage=False)
+        told = json.loads((folder / "vqgan" / "config.json").read_text(encoding="utf-8"))
+        if is_taming(told):
+            vqgan = _of_its_authors(folder / "vqgan", told)
+        else:
+            # A package more would load the VQGAN in less memory; it is small.
+            vqgan = _whole(VQModel, folder / "vqgan", low_cpu_mem_usage=False)
         # CLIP's other ways of attention have gradients that add up in no fixed order.
         clip = _whole(CLIPModel, folder / "clip", attn_implementation="eager")
         try:
@@ -194,6 +200,27 @@ def _whole(kind: Any, folder: Path, **options: Any) -> Any:
             f"{folder.name}/ lacks {len(missing)} weights, {missing[0]} the first: its files are "
             "not those of its config.json"
         )
+    return network
+
+
+def _of_its_authors(folder: Path, told: dict[str, Any]) -> Any:
+    """Return a VQGAN whose weights have the names that its authors gave them."""
+    config = diffusers_config(told)
+    network = VQModel.from_config(config)
+    levels = len(config["block_out_channels"])
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, tensor in load_torch(path).items():
+            called = diffusers_name(name, levels)
+            if called is not None:
+                # Attention is by 1x1 convolutions there, and by products of matrices here.
+                is_matrix = "attentions" in called and tensor.ndim == 4
+                tensors[called] = tensor[:, :, 0, 0] if is_matrix else tensor
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:300]
+        raise InvalidModel(f"vqgan/ cannot be loaded: {why}") from error
     return network
 
 
