@@ -30,7 +30,6 @@ import PIL.ImageDraw
 
 from machine import quiet, report, say
 from swell.model import Item
-from swell.zoo.embedded import weights
 from swell.zoo.icons import STYLES, Icons
 from swell.zoo.translate import Translator
 

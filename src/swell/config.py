@@ -191,7 +191,7 @@ class WorkerSettings(_Group):
     url: str = Field(default="http://127.0.0.1:8000", description="Where the backend is.")
     token: SecretStr = Field(default=SecretStr(""), description="API key with the scope `worker`.")
     models: _Words = Field(
-        default=("swell/icons",),
+        default=("swell/icons", "swell/artwork"),
         description="What to serve: names of built-in models, modules (`package.module` or "
         "`package.module:name`) or paths of Python files.",
     )

@@ -1,0 +1,83 @@
+import PIL.Image
+import pytest
+
+from swell.model import Item, Reject
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("swell_models")
+
+from swell.zoo.artwork import STAGES, Artwork
+from swell.zoo.icons import Icons
+
+
+@pytest.fixture(scope="module")
+def artwork() -> Artwork:
+    model = Artwork(threads=1)
+    model.load("cpu")
+    return model
+
+
+def asked(**fields: object) -> Item[Artwork.Input]:
+    return Item(Artwork.Input(steps=2, seed=5, **fields), seed=5)  # type: ignore[arg-type]
+
+
+def drawn(model: Artwork, **fields: object) -> Artwork.Output:
+    [made] = model.run([asked(**fields)])
+    if isinstance(made, Exception):
+        raise made
+    assert isinstance(made, Artwork.Output)
+    return made
+
+
+def test_a_prompt_goes_through_every_stage(artwork: Artwork) -> None:
+    made = drawn(artwork, prompt="un gato azul", art="mosaic")
+    assert (made.prompt, made.language, made.translated_by) == ("a blue cat", "es", "glossary")
+    assert tuple(made.stages) == STAGES
+    assert all(made.stages[name] > 0 for name in STAGES if name != "upscale")
+    assert 0 <= made.unsafe < 0.5
+    assert made.picture.pil().size == (512, 512)
+
+
+def test_without_art_it_is_what_the_icons_draw(artwork: Artwork) -> None:
+    made = drawn(artwork, prompt="ein blauer Hund")
+    icons = Icons(threads=1)
+    icons.load("cpu")
+    item = Item(Icons.Input(prompt="a blue dog", steps=2, seed=5), seed=5)
+    [expected] = icons.run([item])
+    assert made.picture.pil().tobytes() == expected.pil().tobytes()
+
+
+def test_art_changes_the_picture_and_size_its_size(artwork: Artwork) -> None:
+    plain = drawn(artwork, prompt="a cat").picture.pil()
+    painted = drawn(artwork, prompt="a cat", art="etching").picture.pil()
+    large = drawn(artwork, prompt="a cat", size=1024).picture.pil()
+    assert plain.tobytes() != painted.tobytes()
+    assert large.size == (1024, 1024)
+    near = large.resize((512, 512), PIL.Image.Resampling.BOX)
+    assert near.size == plain.size
+
+
+@pytest.mark.parametrize("prompt", ["a nude woman", "mujer desnuda", "uma mulher n u a"])
+def test_a_prompt_that_should_not_be_drawn_is_refused_in_words(
+    artwork: Artwork, prompt: str
+) -> None:
+    with pytest.raises(Reject, match="sexual"):
+        artwork.prepare(asked(prompt=prompt))
+
+
+def test_an_operator_may_allow_categories_but_never_minors(artwork: Artwork) -> None:
+    artwork.prepare(asked(prompt="a nude statue", refuse=[]))
+    with pytest.raises(Reject, match="minors"):
+        artwork.prepare(asked(prompt="a naked child", refuse=[]))
+
+
+def test_one_refused_prompt_leaves_its_neighbours_alone(artwork: Artwork) -> None:
+    [good, bad] = artwork.run([asked(prompt="a cat"), asked(prompt="a nude woman")])
+    assert isinstance(good, Artwork.Output)
+    assert isinstance(bad, Reject)
+
+
+def test_models_of_one_process_share_their_networks(artwork: Artwork) -> None:
+    icons = Icons(threads=1)
+    icons.load("cpu")
+    assert icons._unet is artwork._unet
