@@ -3,6 +3,7 @@
 Adapters are imported where they are chosen, so that a client command does not load a database.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import logging
@@ -10,8 +11,9 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from swell.registry import Registry
     from swell.store import Store
     from swell.worker.engine import Worker
-    from swell.worker.run import Origin
+    from swell.worker.environments import Environments
+    from swell.worker.run import Home, Origin
     from swell.worker.warm import Forks
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "build_worker",
     "close_backend",
     "configure_logging",
+    "model_home",
     "sqlite_version",
 ]
 
@@ -154,13 +158,28 @@ class Fleet:
     """The workers of `swell up`."""
 
     provider: "ProcessProvider"
-    keeper: "Keeper"
+    #: One for all models that can share a process, and one for each environment that others need.
+    keepers: "Sequence[Keeper]"
+    #: Models whose environment is not there yet, which may take minutes.
+    making: Sequence[str] = ()
+
+    async def run(self) -> None:
+        """Start workers whenever some are missing, until `drain` is called."""
+        if not self.keepers:
+            await asyncio.Event().wait()
+        await asyncio.gather(*(keeper.run() for keeper in self.keepers))
+
+    async def drain(self, grace_s: float) -> list[str]:
+        """Start no more, ask all to end, and return their ids. May be repeated to hurry."""
+        return [each for keeper in self.keepers for each in await keeper.drain(grace_s)]
 
 
 def build_fleet(
     settings: Settings, clock: Clock, *, url: str, token: str, on_end: Callable[[Instance], None]
 ) -> Fleet:
     """Return the local workers of one machine, not yet started.
+
+    Models that need an environment of their own have workers of their own, as many as the others.
 
     Args:
         settings: How many, and which models they serve.
@@ -171,6 +190,7 @@ def build_fleet(
     """
     from swell.autoscaler.keeper import Keeper
     from swell.providers.process import ProcessProvider
+    from swell.worker.needs import parted
 
     provider = ProcessProvider(
         clock,
@@ -178,35 +198,94 @@ def build_fleet(
         process_environment(without_settings=True),
         boot_delay_s=settings.pool.boot_delay_s,
     )
-    request = LaunchRequest(
-        pool=settings.worker.pool,
-        command=(sys.executable, "-m", "swell", "worker"),
-        environment=_worker_environment(settings, url, token),
-    )
-    keeper = Keeper(
-        provider,
-        pool=settings.worker.pool,
-        wanted=settings.pool.workers,
-        request=lambda: request,
-        clock=clock,
-        on_end=on_end,
-    )
-    return Fleet(provider=provider, keeper=keeper)
+    parts = parted(settings.worker.models) if settings.pool.workers else []
+    environments = _environments(settings)
+    making = [ref for part in parts if not environments.is_there(part.needs) for ref in part.refs]
+    keepers = []
+    for number, part in enumerate(parts):
+        # To the backend they are one pool; here each is counted by itself.
+        name = f"{settings.worker.pool}-{number}" if number else settings.worker.pool
+        request = LaunchRequest(
+            pool=name,
+            command=(sys.executable, "-m", "swell", "worker"),
+            environment=_worker_environment(settings, part.refs, url, token),
+        )
+        keepers.append(
+            Keeper(
+                provider,
+                pool=name,
+                wanted=settings.pool.workers,
+                request=partial(_same, request),
+                clock=clock,
+                on_end=on_end,
+            )
+        )
+    return Fleet(provider=provider, keepers=keepers, making=making)
 
 
-async def begin_worker(settings: Settings, clock: Clock) -> "Origin":
+def _same(request: LaunchRequest) -> LaunchRequest:
+    return request
+
+
+def model_home(
+    settings: Settings, refs: Sequence[str], tell: Callable[[str], None] = lambda line: None
+) -> "Home":
+    """Return which Python runs these models, in an environment that is made if need be. Blocks.
+
+    Args:
+        settings: Where environments lie, and from what they are installed.
+        refs: Models, as `load_models` takes them.
+        tell: Called with a line for people before something takes long.
+
+    Raises:
+        InvalidRequest: They do not go into one process.
+        EnvironmentFailed: What one of them needs cannot be had.
+    """
+    from swell.worker.needs import parted
+    from swell.worker.run import Home
+
+    parts = parted(refs)
+    if len(parts) > 1:
+        told = "; ".join(f"--models {','.join(part.refs)}" for part in parts)
+        raise InvalidRequest(
+            "these models need different environments, and a worker has one: start a worker for "
+            f"each ({told}), or use `swell up`, which does"
+        )
+    if not parts or not parts[0].needs:
+        return Home()
+    environments = _environments(settings)
+    python = environments.python(parts[0].needs, ", ".join(refs), tell)
+    return Home(python, environments.variables(python))
+
+
+def _environments(settings: Settings) -> "Environments":
+    from swell.worker.environments import Environments
+
+    return Environments(
+        settings.data_dir / "environments", process_environment(), settings.worker.wheels_dir
+    )
+
+
+async def begin_worker(settings: Settings, clock: Clock, home: "Home | None" = None) -> "Origin":
     """Have the model process of a worker started, before all that the worker itself imports.
+
+    Args:
+        settings: Its models, and what it must know.
+        clock: The time.
+        home: Of `model_home`; None for Swell's own Python.
 
     Raises:
         InvalidRequest: It has no token.
     """
     from swell.worker.frames import Load
-    from swell.worker.run import ModelProcess, Origin
+    from swell.worker.run import Home, ModelProcess, Origin
 
     _token(settings)
-    forks = _forks(settings, clock)
-    forks.begin()
-    process = ModelProcess(sys.executable, forks=forks)
+    home = home or Home()
+    forks = None if home.is_own else _forks(settings, clock)
+    if forks is not None:
+        forks.begin()
+    process = ModelProcess(home.python, forks=forks, variables=home.variables)
     chosen = settings.worker
     process.begin(
         Load(
@@ -217,7 +296,7 @@ async def begin_worker(settings: Settings, clock: Clock) -> "Origin":
         )
     )
     await process.is_asked.wait()
-    return Origin(forks, process)
+    return Origin(forks, process, home)
 
 
 def _token(settings: Settings) -> str:
@@ -260,6 +339,7 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
 
     chosen = settings.worker
     token = _token(settings)
+    origin = origin or Origin(_forks(settings, clock))
     host = socket.gethostname()
     return Worker(
         WorkerSettings(
@@ -279,13 +359,15 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
             run_limit_s=chosen.run_limit_s,
             drain_s=chosen.drain_s,
             handover_s=chosen.handover_s,
+            python=origin.home.python,
+            variables=origin.home.variables,
         ),
         RemoteDispatch(chosen.url.rstrip("/"), token, own_limit_bytes=chosen.max_file_bytes),
         chosen.models,
         clock,
         curves=settings.data_dir / "curves",
         weights=WeightCache(chosen.cache_dir or settings.data_dir / "weights", chosen.cache_bytes),
-        origin=origin or Origin(_forks(settings, clock)),
+        origin=origin,
     )
 
 
@@ -412,7 +494,9 @@ def _explained(what: str, setting: str) -> Iterator[None]:
         ) from error
 
 
-def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str, str]:
+def _worker_environment(
+    settings: Settings, refs: Sequence[str], url: str, token: str
+) -> Mapping[str, str]:
     worker = settings.worker
     # What is unset has no text.
     unset = {
@@ -424,6 +508,7 @@ def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str
         "worker.drain_s": worker.drain_s,
         "worker.cache_dir": worker.cache_dir,
         "worker.cache_bytes": worker.cache_bytes,
+        "worker.wheels_dir": worker.wheels_dir,
     }
     given = {key: str(value) for key, value in unset.items() if value is not None}
     return environment_of(
@@ -432,7 +517,7 @@ def _worker_environment(settings: Settings, url: str, token: str) -> Mapping[str
             "data_dir": str(settings.data_dir),
             "worker.url": url,
             "worker.token": token,
-            "worker.models": ",".join(worker.models),
+            "worker.models": ",".join(refs),
             "worker.pool": worker.pool,
             "worker.device": worker.device,
             "worker.picture_format": worker.picture_format,

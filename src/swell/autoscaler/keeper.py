@@ -91,7 +91,7 @@ class Keeper:
         on_end: Callable[[Instance], None] = lambda _: None,
     ) -> None:
         self._provider = provider
-        self._pool = pool
+        self.pool = pool
         self._wanted = wanted
         self._request = request
         self._clock = clock
@@ -108,7 +108,7 @@ class Keeper:
 
     async def step(self) -> None:
         """Look once, and start what is missing."""
-        instances = await self._provider.instances(self._pool)
+        instances = await self._provider.instances(self.pool)
         self._tell_ends(instances)
         n = missing(instances, self._wanted, self._clock.now(), self._policy)
         for _ in range(0 if self._is_stopping else n):
@@ -121,7 +121,7 @@ class Keeper:
     async def drain(self, grace_s: float) -> list[str]:
         """Start no more, ask all to end, and return their ids. May be repeated to hurry."""
         self._is_stopping = True
-        instances = await self._provider.instances(self._pool)
+        instances = await self._provider.instances(self.pool)
         ids = [i.id for i in instances if i.state is not InstanceState.ENDED]
         self._told.update(ids)
         await self._provider.terminate(ids, grace_s=grace_s)

@@ -29,6 +29,7 @@ from swell.config import Settings, load
 from swell.errors import SwellError
 from swell.model import load_models
 from swell.wiring import sqlite_version
+from swell.worker.needs import needs_of
 
 __all__ = ["Finding", "doctor"]
 
@@ -137,6 +138,10 @@ def _onnxruntime() -> Finding:
 
 
 def _model(ref: str) -> Finding:
+    needs = needs_of(ref)
+    if needs:
+        detail = f"it has an environment of its own: `swell models check {ref}` makes it and looks"
+        return Finding("", "ok", detail)
     with stdout_for_data():
         found = load_models(ref)
         return Finding("", "ok", ", ".join(f"{each.name} {each.version()}" for each in found))

@@ -1,21 +1,19 @@
-"""Running a model in this process, without a server: for authors, and for a first try."""
+"""Running a model of a command line, in this process or beside it, without a server."""
 
 import io
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from swell.cli.inputs import InputFile, as_data_uri
-from swell.cli.output import CommandFailed
 from swell.cli.outputs import artifact_index
 from swell.cli.pictures import FOLDER, free_path, save
 from swell.clock import Clock
-from swell.errors import FieldError, InvalidInput
-from swell.model import Definition, File, Image, Item, Model, flatten
+from swell.media import File, Image
+from swell.model import Definition
+from swell.worker.alone import Loaded, LocalResult, load_model, run_together
+from swell.worker.alone import check_input as worker_check_input
 from swell.worker.child import SEED_BITS
 
 __all__ = [
@@ -29,58 +27,6 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model that is ready, and what that cost."""
-
-    definition: Definition
-    model: Model
-    load_s: float
-    warmup_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class LocalResult:
-    """What a model returned for one input."""
-
-    #: JSON values, with `{"$artifact": i}` for each file.
-    output: Any
-    files: Sequence[Image | File]
-    seed: int
-    run_s: float
-
-
-class _Teller:
-    """Hands a model's progress on."""
-
-    def __init__(self, tell: Callable[[int, int], None]) -> None:
-        self._tell = tell
-
-    def progress(self, done: int, total: int) -> None:
-        self._tell(done, total)
-
-    def preview(self, make: Callable[[], Any]) -> None:
-        """Nobody looks at previews on a terminal, so none is made."""
-
-    def is_cancelled(self) -> bool:
-        return False
-
-
-def load_model(definition: Definition, device: str, clock: Clock) -> Loaded:
-    """Load a model and warm it up."""
-    started_s = clock.monotonic_s()
-    model = definition.make()
-    model.load(device)
-    loaded_s = clock.monotonic_s()
-    model.warmup()
-    return Loaded(
-        definition=definition,
-        model=model,
-        load_s=loaded_s - started_s,
-        warmup_s=clock.monotonic_s() - loaded_s,
-    )
-
-
 def check_input(definition: Definition, values: Mapping[str, Any]) -> Any:
     """Return the input as the model's own type.
 
@@ -91,22 +37,7 @@ def check_input(definition: Definition, values: Mapping[str, Any]) -> Any:
         name: as_data_uri(value) if isinstance(value, InputFile) else value
         for name, value in values.items()
     }
-    try:
-        return definition.input_type.model_validate(ready)
-    except ValidationError as error:
-        errors = [
-            FieldError(
-                pointer="/" + "/".join(map(str, each["loc"])),
-                detail=each["msg"],
-                code=each["type"],
-            )
-            for each in error.errors()
-        ]
-        raise InvalidInput(
-            f"{definition.name} does not take this: `swell models show {definition.name}` tells "
-            "what it takes",
-            errors=errors,
-        ) from error
+    return worker_check_input(definition, ready)
 
 
 def run_local(
@@ -120,47 +51,11 @@ def run_local(
     """Run one input.
 
     Raises:
-        CommandFailed: The model refused it or broke.
+        RunFailed: The model refused it or broke.
     """
     chosen = _own_seed(checked) if seed is None else seed
     [result] = run_together(loaded, checked, [chosen], clock, tell=tell)
     return result
-
-
-def run_together(
-    loaded: Loaded,
-    checked: Any,
-    seeds: Sequence[int],
-    clock: Clock,
-    *,
-    tell: Callable[[int, int], None] = lambda done, total: None,
-) -> list[LocalResult]:
-    """Run one input once for each seed, all in one batch.
-
-    Raises:
-        CommandFailed: The model refused it, broke, or returned another number of results.
-    """
-    name = loaded.definition.name
-    items = [Item(checked, seed=seed, listener=_Teller(tell)) for seed in seeds]
-    started_s = clock.monotonic_s()
-    answers = loaded.model.run(items)
-    run_s = clock.monotonic_s() - started_s
-    n = len(answers) if isinstance(answers, list | tuple) else None
-    if n != len(items):
-        got = type(answers).__name__ if n is None else f"{n} results"
-        raise CommandFailed(
-            f"{name} returned {got} for a batch of {len(items)}: return a list with one result or "
-            "exception per item, in order"
-        )
-    results = []
-    for seed, answer in zip(seeds, answers, strict=True):
-        if isinstance(answer, Exception):
-            kind = type(answer).__name__
-            raise CommandFailed(f"{name} failed: {kind}: {answer}") from answer
-        files: list[Image | File] = []
-        output = flatten(answer, files)
-        results.append(LocalResult(output=output, files=files, seed=seed, run_s=run_s))
-    return results
 
 
 def _own_seed(checked: Any) -> int:

@@ -18,6 +18,7 @@ from swell.cli.translations import bring_translations
 from swell.clock import SystemClock
 from swell.weights import WeightCache
 from swell.weights.pull import Progress, pull
+from swell.wiring import model_home
 
 __all__ = ["app"]
 
@@ -100,8 +101,9 @@ def check_models(
     Where it batches, also as a batch of two. Tells time and peak memory, and what is wrong.
     """
     settings = settings_from(config, data).settings
+    home = model_home(settings, [file], lambda line: talk.print(line, markup=False))
     with talk.status(f"{file} is checked"):
-        reports = check(file, settings.worker.device, limit_s, SystemClock())
+        reports = check(file, settings.worker.device, limit_s, SystemClock(), home)
     if as_json:
         print_json(reports)
     else:

@@ -1,11 +1,15 @@
 """`swell run`: a model in this process, without a server."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import uvloop
 from rich.progress import Progress
 
+from swell.cli.beside import run_beside
 from swell.cli.inputs import parse_inputs
 from swell.cli.local import check_input, load_model, run_local, save_files
 from swell.cli.options import Config, Data, Inputs, Json, settings_from
@@ -13,9 +17,13 @@ from swell.cli.output import data as stdout
 from swell.cli.output import print_json, seconds, talk
 from swell.cli.pictures import slug
 from swell.cli.redirect import stdout_for_data
-from swell.clock import SystemClock
+from swell.clock import Clock, SystemClock
+from swell.config import WorkerSettings
 from swell.errors import InvalidRequest
 from swell.model import Definition, load_models
+from swell.wiring import model_home
+from swell.worker.alone import LocalResult
+from swell.worker.run import Home
 
 __all__ = ["one_model", "run_model"]
 
@@ -51,38 +59,28 @@ def run_model(
     clock = SystemClock()
     settings = settings_from(config, data, worker__device=device).settings
     with stdout_for_data():
-        definition = one_model(model)
-        version = definition.version()
-        checked = check_input(definition, parse_inputs(inputs, definition.input_schema))
+        home = model_home(settings, [model], lambda line: talk.print(line, markup=False))
+        run = _beside if home.is_own else _here
         with Progress(console=talk, transient=True, disable=not talk.is_terminal) as progress:
-            bar = progress.add_task(f"{definition.name} loads", total=None)
-            loaded = load_model(definition, settings.worker.device, clock)
-            progress.update(bar, description=f"{definition.name} runs")
-            result = run_local(
-                loaded,
-                checked,
-                clock,
-                seed=seed,
-                tell=lambda done, total: progress.update(bar, completed=done, total=total),
-            )
-        texts = [value for value in checked.model_dump().values() if isinstance(value, str)]
-        stem = slug(texts[0] if texts else definition.name.rpartition("/")[2])
-        output, paths = save_files(result, stem, out)
+            ran = run(_Asked(model, inputs, seed, settings.worker, home, clock), progress)
+        texts = [value for value in ran.values.values() if isinstance(value, str)]
+        stem = slug(texts[0] if texts else ran.name.rpartition("/")[2])
+        output, paths = save_files(ran.result, stem, out)
+    result = ran.result
     talk.print(
-        f"load {seconds(loaded.load_s)} · warm up {seconds(loaded.warmup_s)} · "
-        f"run {seconds(result.run_s)} · seed {result.seed}"
+        " · ".join(f"{word} {seconds(took_s)}" for word, took_s in ran.timings.items())
+        + f" · run {seconds(result.run_s)} · seed {result.seed}"
     )
     if as_json:
         print_json(
             {
-                "model": definition.name,
-                "version": version,
+                "model": ran.name,
+                "version": ran.version,
                 "output": output,
                 "files": [str(path) for path in paths],
                 "seed": result.seed,
                 "timings": {
-                    "load_s": loaded.load_s,
-                    "warmup_s": loaded.warmup_s,
+                    **{f"{word.replace(' ', '')}_s": each for word, each in ran.timings.items()},
                     "run_s": result.run_s,
                 },
             }
@@ -94,3 +92,63 @@ def run_model(
         stdout.print(output, markup=False)
     else:
         print_json(output)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the command line says."""
+
+    ref: str
+    inputs: list[str]
+    seed: int | None
+    settings: WorkerSettings
+    home: Home
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """What came of it."""
+
+    name: str
+    version: str
+    values: Mapping[str, Any]
+    result: LocalResult
+    #: Seconds by what was done before the run.
+    timings: Mapping[str, float]
+
+
+def _here(asked: _Asked, progress: Progress) -> _Ran:
+    """Run it in this process."""
+    definition = one_model(asked.ref)
+    version = definition.version()
+    checked = check_input(definition, parse_inputs(asked.inputs, definition.input_schema))
+    bar = progress.add_task(f"{definition.name} loads", total=None)
+    loaded = load_model(definition, asked.settings.device, asked.clock)
+    progress.update(bar, description=f"{definition.name} runs")
+    result = run_local(
+        loaded,
+        checked,
+        asked.clock,
+        seed=asked.seed,
+        tell=lambda done, total: progress.update(bar, completed=done, total=total),
+    )
+    timings = {"load": loaded.load_s, "warm up": loaded.warmup_s}
+    return _Ran(definition.name, version, checked.model_dump(), result, timings)
+
+
+def _beside(asked: _Asked, progress: Progress) -> _Ran:
+    """Run it in a process of its own environment."""
+    bar = progress.add_task(f"{asked.ref} loads", total=None)
+    ran = uvloop.run(
+        run_beside(
+            asked.ref,
+            asked.home,
+            asked.settings,
+            asked.clock,
+            read=lambda card: parse_inputs(asked.inputs, card.input_schema),
+            seed=asked.seed,
+            tell=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    )
+    return _Ran(ran.card.name, ran.card.version, ran.values, ran.result, {"load": ran.load_s})

@@ -147,7 +147,7 @@ async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
             token=keyring.worker_token,
             on_end=lambda instance: ends.append(_End(instance)),
         )
-        keeping = asyncio.create_task(fleet.keeper.run())
+        keeping = asyncio.create_task(fleet.run())
         main = asyncio.create_task(_until_done(settings, service, fleet, ends, keyring, on_ready))
         stop = asyncio.create_task(interrupts.first.wait())
         try:
@@ -175,7 +175,8 @@ async def _until_done(
     on_ready: OnReady,
 ) -> None:
     """Wait for readiness, say so, and then tell of workers that end."""
-    with talk.status("Swell starts"):
+    making = f"; an environment is made for {', '.join(fleet.making)}" if fleet.making else ""
+    with talk.status(escape(f"Swell starts{making}")):
         while not await _is_ready(settings, service, fleet):
             _check_final(ends, fleet)
             await _take_ends(ends, fleet, service)
@@ -203,11 +204,14 @@ def _check_final(ends: list[_End], fleet: Fleet) -> None:
 
 
 async def _is_ready(settings: Settings, service: Service, fleet: Fleet) -> bool:
-    """Whether the service answers and, where it has workers, one of them has registered."""
-    if settings.pool.workers > 0:
+    """Whether the service answers and, where it has workers, one for each model has registered."""
+    if fleet.keepers:
         workers = await service.backend.registry.workers()
-        if not fleet.provider.pids() & {each.pid for each in workers if each.gone_at is None}:
-            return False
+        there = {each.pid for each in workers if each.gone_at is None}
+        for keeper in fleet.keepers:
+            instances = await fleet.provider.instances(keeper.pool)
+            if not there & {fleet.provider.pid(each.id) for each in instances}:
+                return False
     async with (
         aiohttp.ClientSession() as session,
         session.get(f"{service.url}/health/ready") as answer,
@@ -219,7 +223,7 @@ async def _drain(settings: Settings, fleet: Fleet, interrupts: Interrupts) -> No
     """Let workers finish what they hold; a second signal makes them hand it over."""
     drain_s, release_s = settings.pool.drain_s, settings.worker.handover_s + _RELEASE_S
     # The worker's own time, and then some for handing leases back.
-    ids = await fleet.keeper.drain(drain_s + release_s + _RELEASE_S)
+    ids = await fleet.drain(drain_s + release_s + _RELEASE_S)
     if ids:
         with talk.status("workers finish what they hold; once more to stop at once"):
             ended = asyncio.create_task(fleet.provider.wait_ended(ids))
@@ -228,7 +232,7 @@ async def _drain(settings: Settings, fleet: Fleet, interrupts: Interrupts) -> No
                 {ended, insisted}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED
             )
             if not ended.done():
-                await fleet.keeper.drain(release_s)
+                await fleet.drain(release_s)
                 await ended
             insisted.cancel()
     await fleet.provider.close()
@@ -250,7 +254,7 @@ async def _take_ends(ends: list[_End], fleet: Fleet, service: Service) -> None:
         talk.print(_tail(path), markup=False)
 
 
-def _tail(path: Path, lines: int = 8) -> str:
+def _tail(path: Path, lines: int = 14) -> str:
     try:
         text = path.read_text(errors="replace")
     except OSError:

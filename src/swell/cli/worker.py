@@ -6,8 +6,9 @@ import typer
 import uvloop
 
 from swell.cli.options import Config, Data, Models, settings_from
+from swell.cli.output import talk
 from swell.clock import SystemClock
-from swell.wiring import begin_worker, build_worker, configure_logging
+from swell.wiring import begin_worker, build_worker, configure_logging, model_home
 
 __all__ = ["run_worker"]
 
@@ -41,10 +42,11 @@ def run_worker(
         worker__device=device,
     ).settings
     clock = SystemClock()
+    home = model_home(settings, settings.worker.models, lambda line: talk.print(line, markup=False))
 
     async def work() -> int:
         # The model process imports its own while this one imports the rest of what it needs.
-        origin = await begin_worker(settings, clock)
+        origin = await begin_worker(settings, clock, home)
         configure_logging(settings.log)
         return await build_worker(settings, clock, origin).run()
 

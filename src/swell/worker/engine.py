@@ -667,7 +667,10 @@ class Worker:
     # --- what the model process says -------------------------------------------------------------
 
     def _new_process(self) -> ModelProcess:
-        return ModelProcess(self._settings.python, self._on_frame, self._on_exit, self._forks)
+        settings = self._settings
+        return ModelProcess(
+            settings.python, self._on_frame, self._on_exit, self._forks, settings.variables
+        )
 
     def _on_frame(self, process: ModelProcess, frame: Frame) -> None:
         if process is not self._process:

@@ -6,7 +6,8 @@ import importlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ from swell.worker.frames import (
 )
 from swell.worker.warm import Forks
 
-__all__ = ["ModelProcess", "ModelRefused", "Origin", "ProcessDied", "describe_exit"]
+__all__ = ["Home", "ModelProcess", "ModelRefused", "Origin", "ProcessDied", "describe_exit"]
 
 
 #: What a process that ends has said is read within this time, in seconds.
@@ -40,6 +41,20 @@ LAST_WORDS_S: Final = 0.5
 
 #: A killed process is gone within this time, in seconds, unless a driver holds it in the kernel.
 KILL_WITHIN_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Which Python runs models."""
+
+    python: str = sys.executable
+    #: Its process environment; None for that of this process.
+    variables: Mapping[str, str] | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is another one than Swell's."""
+        return self.variables is not None
 
 
 class ModelRefused(SwellError):
@@ -65,6 +80,7 @@ class ModelProcess:
         on_frame: Called with every result, progress and preview, in order.
         on_exit: Called once with the exit code, after the last frame.
         forks: Where it may be forked; None to start it afresh.
+        variables: Its process environment where it is started afresh; None for this process's.
     """
 
     def __init__(
@@ -73,8 +89,10 @@ class ModelProcess:
         on_frame: Callable[["ModelProcess", Frame], None] | None = None,
         on_exit: Callable[["ModelProcess", int], None] | None = None,
         forks: Forks | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self._python = python
+        self._variables = variables
         self._forks = forks
         self._on_frame = on_frame
         self._on_exit = on_exit
@@ -173,6 +191,7 @@ class ModelProcess:
             str(os.getpid()),
             pass_fds=[theirs.fileno()],
             stdin=asyncio.subprocess.DEVNULL,
+            env=self._variables,
             # A Ctrl-C in the terminal is for the worker, which decides about its child.
             start_new_session=True,
         )
@@ -281,9 +300,11 @@ class ModelProcess:
 class Origin:
     """Where a worker's model processes are from."""
 
-    forks: Forks
+    #: None where they cannot be forked, since they have an environment of their own.
+    forks: Forks | None
     #: The first of them if it was begun before the worker, with the worker's models and device.
     process: ModelProcess | None = None
+    home: Home = Home()
 
 
 def _kill(process: asyncio.subprocess.Process | Forked) -> None:

@@ -1,6 +1,7 @@
 """What a worker is told when it starts."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 __all__ = ["WorkerSettings"]
@@ -42,5 +43,7 @@ class WorkerSettings:
     handover_s: float = 5.0
     #: After this many failures in a row to start the model process again, give up.
     max_boot_deaths: int = 5
-    #: Interpreter of the model process.
+    #: Interpreter of the model process, and what it finds in its environment; None for what the
+    #: worker has in its own.
     python: str = sys.executable
+    variables: Mapping[str, str] | None = None

@@ -1,0 +1,144 @@
+"""Running a model that has an environment of its own: in a process of it, as a worker would."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from swell.cli.inputs import InputFile, as_data_uri
+from swell.clock import Clock
+from swell.config import WorkerSettings
+from swell.errors import InvalidInput, InvalidRequest
+from swell.media import File
+from swell.registry import ModelCard
+from swell.worker.alone import LocalResult, RunFailed
+from swell.worker.child import SEED_BITS
+from swell.worker.encode import FileNote, encode, wanted_format
+from swell.worker.frames import (
+    DRAWN,
+    Done,
+    Fault,
+    Frame,
+    Order,
+    Refused,
+    Results,
+    Step,
+    Studio,
+)
+from swell.worker.run import Home, ModelProcess, ProcessDied, describe_exit
+
+__all__ = ["Ran", "run_beside"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What came of it."""
+
+    card: ModelCard
+    #: What the input was in the end.
+    values: Mapping[str, Any]
+    result: LocalResult
+    load_s: float
+
+
+async def run_beside(
+    ref: str,
+    home: Home,
+    settings: WorkerSettings,
+    clock: Clock,
+    *,
+    read: Callable[[ModelCard], Mapping[str, Any]],
+    seed: int | None,
+    tell: Callable[[int, int], None],
+) -> Ran:
+    """Run one input in a process of the model's own environment.
+
+    Args:
+        ref: Of one model, as `load_models` takes it.
+        home: Its environment.
+        settings: The device, and what pictures become.
+        clock: The time.
+        read: Makes the input of the model's card.
+        seed: For the same result again; None for the input's own, or a new one.
+        tell: Told of progress.
+
+    Raises:
+        InvalidRequest: The reference names several models, or the input does not fit.
+        ModelRefused, InvalidModel, NotFound, ProcessDied: It cannot be loaded.
+        RunFailed: The model refused the input or broke.
+    """
+    talk = _Talk(tell)
+    process = ModelProcess(home.python, talk.on_frame, talk.on_exit, variables=home.variables)
+    try:
+        started_s = clock.monotonic_s()
+        cards = await process.start([ref], settings.device)
+        if len(cards) > 1:
+            names = ", ".join(card.name for card in cards)
+            raise InvalidRequest(f"{ref} holds several models ({names}): add :NAME of one of them")
+        [card] = cards
+        values = {
+            name: as_data_uri(value) if isinstance(value, InputFile) else value
+            for name, value in read(card).items()
+        }
+        if card.step_bucket:
+            process.draw_like(Studio(exact=settings.batching == "exact"))
+        await process.ready()
+        load_s = clock.monotonic_s() - started_s
+        raw = msgspec.json.encode(values)
+        chosen = secrets.randbits(SEED_BITS) if seed is None else seed
+        process.run(DRAWN if card.step_bucket else 1, card.name, [Order(1, raw, chosen)])
+        process.watch([1])
+        done = await talk.done
+    finally:
+        await process.kill()
+    note = FileNote(card.name, card.version, msgspec.Raw(raw))
+    kind = wanted_format(note.input, settings.picture_format)
+    encoded = [encode(file, index, kind, note) for index, file in enumerate(done.files)]
+    result = LocalResult(
+        output=msgspec.json.decode(done.output),
+        files=[File(each.data, content_type=each.content_type) for each in encoded],
+        seed=done.seed,
+        run_s=done.run_s,
+    )
+    return Ran(card, values, result, load_s)
+
+
+class _Talk:
+    """Hears what the process says of the one task."""
+
+    def __init__(self, tell: Callable[[int, int], None]) -> None:
+        self._tell = tell
+        self.done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+
+    def on_frame(self, process: ModelProcess, frame: Frame) -> None:
+        match frame:
+            case Step():
+                self._tell(frame.done, frame.total)
+            case Results(done=[done]):
+                self._end(done)
+            case Results(faults=[fault]):
+                self._end(_error_of(fault))
+            case Refused():
+                self._end(RunFailed(frame.detail))
+
+    def on_exit(self, process: ModelProcess, code: int) -> None:
+        self._end(ProcessDied(f"the model process {describe_exit(code)}"))
+
+    def _end(self, what: Done | Exception) -> None:
+        if self.done.done():
+            return
+        if isinstance(what, Done):
+            self.done.set_result(what)
+        else:
+            self.done.set_exception(what)
+            # It may be that nobody waits for it.
+            self.done.exception()
+
+
+def _error_of(fault: Fault) -> Exception:
+    if fault.code == "invalid_input":
+        return InvalidInput(fault.detail)
+    return RunFailed(f"{fault.title}: {fault.detail}")

@@ -1,0 +1,355 @@
+"""Environments for models with needs of their own: made once, kept, and used without a network.
+
+An environment is a folder whose name is a digest of all that it depends on: what the model's file
+asks for, what a model process of Swell needs, the version of Python, the platform. Whoever needs it
+first makes it, with uv where that is at hand and else with venv and pip. Its last file says that it
+is whole; one without that file is made anew. The makers of one take turns at a lock, which the
+installer holds as well: as long as it goes on, even without who started it, nobody else begins.
+
+Swell itself is not installed there. A folder that holds a link to its source comes first on the
+path, so that an environment outlives upgrades of Swell.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Final
+
+import swell
+from swell.model import InvalidModel
+from swell.worker.needs import Needs, allows, distribution
+
+__all__ = ["BARE", "EnvironmentFailed", "Environments"]
+
+#: What a model process of Swell imports, and the oldest versions that it has been run with. Where a
+#: file names one of them itself, its own word holds.
+BARE: Final = ("msgspec>=0.18.6", "numpy>=1.26", "pillow>=10.1", "psutil>=5.9", "pydantic>=2.7")
+
+#: What Swell itself needs.
+_OLDEST: Final = (3, 11)
+
+#: Changed where environments that are there can be used no more.
+_FORMAT: Final = 1
+
+#: The file that is written last.
+_WHOLE: Final = "swell.json"
+
+#: So many lines of what the installer said last are shown.
+_LAST_LINES: Final = 8
+
+#: Longest wait for an interpreter to tell its version, in seconds.
+_LOOK_S: Final = 20.0
+
+_TELL_VERSION: Final = (
+    "import json, sys, venv; print(json.dumps([sys.executable, *sys.version_info[:3]]))"
+)
+
+#: What an installer says, and what to do about it; the first that fits is told.
+_REASONS: Final = (
+    (
+        r"No matching distribution|Could not find a version|was not found in|not found in the "
+        r"(provided|package)|no versions? of|there is no version of|only .* (is|are) available",
+        "no package fits one of its requirements: check names and versions in its `# /// script` "
+        "block, and that the package index can be reached, or give a folder of wheels with "
+        "worker.wheels_dir",
+    ),
+    (
+        r"conflicting dependencies|ResolutionImpossible|conclude that|incompatible",
+        "its requirements do not go together: loosen one of them in its `# /// script` block",
+    ),
+    (
+        r"Failed to build|[Ff]ailed building|build backend|subprocess-exited-with-error|"
+        r"metadata-generation-failed",
+        "a package could not be built from its source: require a version that has a wheel, or "
+        "install the compiler and headers that it asks for",
+    ),
+    (
+        r"Connection|connection|resolve|timed out|offline|SSL|[Nn]etwork",
+        "the package index cannot be reached: connect this machine, or give a folder of wheels "
+        "with worker.wheels_dir",
+    ),
+    (
+        r"ensurepip",
+        "this Python cannot make environments: install its venv package (python3-venv), or uv",
+    ),
+    (r"No space left", "the disk is full: make room in the data folder"),
+)
+
+
+class EnvironmentFailed(InvalidModel):
+    """What a model's file asks for cannot be had here; the text says why, and what to do."""
+
+    code, title = "environment_failed", "The environment of a model cannot be made"
+
+
+class Environments:
+    """Makes environments, and finds those that are there. Everything here blocks.
+
+    Args:
+        folder: Where they lie; made if it is not there.
+        variables: The process environment, for the installer and for model processes.
+        wheels: Folder of wheels to install from, and from nowhere else; None for the package index.
+    """
+
+    def __init__(
+        self, folder: Path, variables: Mapping[str, str], wheels: Path | None = None
+    ) -> None:
+        self._folder = folder.absolute()
+        self._variables = dict(variables)
+        self._wheels = None if wheels is None else wheels.absolute()
+
+    def python(
+        self, needs: Needs, what: str, tell: Callable[[str], None] = lambda line: None
+    ) -> str:
+        """Return the interpreter of the environment with these needs, made if it is not there.
+
+        Args:
+            needs: What a model's file asks for.
+            what: The file, for people.
+            tell: Called with a line for people before something takes long.
+
+        Raises:
+            EnvironmentFailed: There is no such Python, or the requirements cannot be installed.
+        """
+        place = self.place(needs)
+        python = place / "bin" / "python"
+        if self._is_whole(place):
+            return str(python)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._locked(place, what, tell) as lock:
+                if not self._is_whole(place):
+                    tell(f"an environment for {what} is made: {_listed(needs)}")
+                    self._make(place, needs, what, lock)
+                    tell(f"the environment for {what} is ready")
+        except OSError as error:
+            raise EnvironmentFailed(
+                f"the environment of {what} cannot be kept in {self._folder} ({error.strerror}): "
+                "choose a data folder that can be written, with --data or data_dir"
+            ) from error
+        return str(python)
+
+    def is_there(self, needs: Needs) -> bool:
+        """Whether models with these needs can be started at once."""
+        return not needs or self._is_whole(self.place(needs))
+
+    def place(self, needs: Needs) -> Path:
+        """Return the folder of the environment with these needs, whether it is there or not."""
+        here = ".".join(map(str, sys.version_info[:2]))
+        facts = {
+            "format": _FORMAT,
+            "requirements": _all_of(needs),
+            # Whichever fits was chosen when it was made.
+            "python": here if allows(needs.python, sys.version_info[:3]) else needs.python,
+            "platform": sysconfig.get_platform(),
+        }
+        text = json.dumps(facts, sort_keys=True)
+        return self._folder / hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    def variables(self, python: str) -> dict[str, str]:
+        """Return what a process of such an interpreter finds in its environment.
+
+        Args:
+            python: As `python` returned it.
+        """
+        found = {k: v for k, v in self._variables.items() if k not in ("PYTHONHOME", "VIRTUAL_ENV")}
+        bin_folder = Path(python).parent
+        found["PATH"] = os.pathsep.join([str(bin_folder), found.get("PATH", os.defpath)])
+        found["VIRTUAL_ENV"] = str(bin_folder.parent)
+        path = found.get("PYTHONPATH")
+        found["PYTHONPATH"] = os.pathsep.join([str(self._link()), *([path] if path else [])])
+        return found
+
+    def _is_whole(self, place: Path) -> bool:
+        # The second is a link, and leads nowhere once its Python was removed from this machine.
+        return (place / _WHOLE).is_file() and (place / "bin" / "python").exists()
+
+    def _link(self) -> Path:
+        """Return a folder that holds a link to Swell's source, its version, and nothing else."""
+        source, version = Path(str(swell.__file__)).resolve().parent, metadata.version("swell")
+        digest = hashlib.sha256(f"{source} {version}".encode()).hexdigest()
+        folder = self._folder / f"swell-{digest[:12]}"
+        link = folder / "swell"
+        if not link.is_symlink():
+            told = folder / f"swell-{version}.dist-info"
+            told.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (told / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: swell\nVersion: {version}\n"
+            )
+            with contextlib.suppress(FileExistsError):
+                link.symlink_to(source, target_is_directory=True)
+        return folder
+
+    @contextlib.contextmanager
+    def _locked(self, place: Path, what: str, tell: Callable[[str], None]) -> Iterator[IO[bytes]]:
+        with place.with_suffix(".lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                tell(f"somebody else makes the environment for {what}: waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield lock
+
+    def _make(self, place: Path, needs: Needs, what: str, lock: IO[bytes]) -> None:
+        if self._wheels is not None and not self._wheels.is_dir():
+            raise EnvironmentFailed(
+                f"there is no folder {self._wheels} to install from: check worker.wheels_dir"
+            )
+        # What is left of one that was never finished.
+        shutil.rmtree(place, ignore_errors=True)
+        uv = _uv(self._variables)
+        python = self._interpreter(needs, what, uv)
+        requirements = _all_of(needs)
+        try:
+            for command in self._commands(place, python, uv, requirements):
+                self._run(command, what, requirements, lock)
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        draft = place / f"{_WHOLE}.draft"
+        told = {"for": what, "requirements": requirements, "python": python}
+        draft.write_text(json.dumps(told, indent=2) + "\n")
+        draft.replace(place / _WHOLE)
+
+    def _commands(
+        self, place: Path, python: str, uv: str | None, requirements: Sequence[str]
+    ) -> list[list[str]]:
+        inner = str(place / "bin" / "python")
+        wheels = [] if self._wheels is None else ["--no-index", "--find-links", str(self._wheels)]
+        if uv is not None:
+            return [
+                [uv, "venv", "--quiet", "--no-project", "--python", python, str(place)],
+                [uv, "pip", "install", "--quiet", "--python", inner, *wheels, "--", *requirements],
+            ]
+        pip = [inner, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+        return [
+            [python, "-m", "venv", str(place)],
+            [*pip, "--quiet", "--progress-bar=off", *wheels, "--", *requirements],
+        ]
+
+    def _run(
+        self, command: Sequence[str], what: str, requirements: Sequence[str], lock: IO[bytes]
+    ) -> None:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=self._installers_variables(),
+            # As long as it works, nobody else does, even if this process is gone.
+            pass_fds=[lock.fileno()],
+            check=False,
+        )
+        if done.returncode == 0:
+            return
+        said = done.stdout.decode(errors="replace")
+        lines = [line.rstrip() for line in said.splitlines() if line.strip()]
+        last = "\n  ".join(lines[-_LAST_LINES:]) or f"exit code {done.returncode}"
+        asked = ", ".join(requirements)
+        raise EnvironmentFailed(
+            f"{what}: {_reason(said)}.\nIt was to hold {asked}. {_tool(command)} said:\n  {last}"
+        )
+
+    def _installers_variables(self) -> dict[str, str]:
+        # An environment that this process runs in is not the one that is made, and what is on its
+        # path is no reason to leave something out.
+        left_out = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "PIP_TARGET", "PIP_USER")
+        return {k: v for k, v in self._variables.items() if k not in left_out}
+
+    def _interpreter(self, needs: Needs, what: str, uv: str | None) -> str:
+        """Return a Python that will do: this one if it does, else the newest that is at hand.
+
+        Raises:
+            EnvironmentFailed: There is none.
+        """
+        if allows(needs.python, sys.version_info[:3]):
+            return sys.executable
+        path = self._variables.get("PATH")
+        names = [f"python3.{minor}" for minor in range(30, _OLDEST[1] - 1, -1)]
+        candidates = [shutil.which(name, path=path) for name in names]
+        if uv is not None:
+            candidates.append(self._found_by_uv(needs, uv))
+        found = []
+        for candidate in filter(None, candidates):
+            told = self._version(candidate)
+            if told is None:
+                continue
+            python, version = told
+            if version >= _OLDEST and allows(needs.python, version):
+                return python
+            found.append(".".join(map(str, version)))
+        here = ", ".join(dict.fromkeys([".".join(map(str, sys.version_info[:3])), *found]))
+        raise EnvironmentFailed(
+            f"{what} asks for Python {needs.python}, and at hand is {here}; Swell needs 3.11 or "
+            "newer itself. Install such a Python where PATH finds it as python3.N (`uv python "
+            "install 3.N` will do where uv is at hand), or change requires-python in its "
+            "`# /// script` block"
+        )
+
+    def _version(self, python: str) -> tuple[str, tuple[int, ...]] | None:
+        """Return where an interpreter lies and its version; None if it cannot make environments."""
+        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+            done = subprocess.run(
+                [python, "-I", "-c", _TELL_VERSION],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                env=self._installers_variables(),
+                timeout=_LOOK_S,
+                check=False,
+            )
+            if done.returncode == 0:
+                path, *version = json.loads(done.stdout)
+                return path, tuple(version)
+        return None
+
+    def _found_by_uv(self, needs: Needs, uv: str) -> str | None:
+        command = [uv, "python", "find", "--no-config", "--no-project", "--system"]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            done = subprocess.run(
+                [*command, f"{needs.python},>={'.'.join(map(str, _OLDEST))}"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                env=self._installers_variables() | {"UV_PYTHON_DOWNLOADS": "never"},
+                timeout=_LOOK_S,
+                check=False,
+            )
+            if done.returncode == 0:
+                return done.stdout.decode(errors="replace").strip()
+        return None
+
+
+def _all_of(needs: Needs) -> list[str]:
+    """Return what is installed: what was asked for, and what a model process needs beside it."""
+    named = {distribution(each) for each in needs.requirements}
+    return [*needs.requirements, *(each for each in BARE if distribution(each) not in named)]
+
+
+def _listed(needs: Needs) -> str:
+    python = [f"Python {needs.python}"] if needs.python else []
+    return ", ".join([*python, *needs.requirements])
+
+
+def _uv(variables: Mapping[str, str]) -> str | None:
+    beside = Path(sys.executable).with_name("uv")
+    return str(beside) if beside.exists() else shutil.which("uv", path=variables.get("PATH"))
+
+
+def _tool(command: Sequence[str]) -> str:
+    return "uv" if Path(command[0]).name == "uv" else "pip" if "pip" in command else "venv"
+
+
+def _reason(said: str) -> str:
+    for pattern, reason in _REASONS:
+        if re.search(pattern, said):
+            return reason
+    return "its requirements could not be installed"
