@@ -57,6 +57,7 @@ __all__ = [
     "LoRA",
     "Mark",
     "Model",
+    "NoiseStream",
     "Plan",
     "Reject",
     "Sampler",
@@ -91,6 +92,9 @@ _OWN_FILE: Final = frozenset({"curve"})
 
 #: What drives the steps of a `StepModel`. It stands above this module and is looked up when needed.
 _ENGINE: Final = "swell.worker.denoise"
+
+#: What makes models of files that `swell models add` wrote; it stands above this module too.
+_ADDED: Final = "swell.families.description"
 
 
 class InvalidModel(InvalidRequest):
@@ -326,6 +330,18 @@ class Mark(Protocol):
         ...
 
 
+class NoiseStream(Protocol):
+    """One sample's own noise. The same seed must give the same stream, on every machine."""
+
+    def draw(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return the next numbers, of mean 0 and deviation 1."""
+        ...
+
+    def fill(self, out: NDArray[np.float32]) -> None:
+        """Write the next numbers into `out`, which is contiguous: the same as `draw` gives."""
+        ...
+
+
 class HostArrays:
     """Arrays of numpy. A model that uses torch brings its own four functions (`Arrays`)."""
 
@@ -355,7 +371,8 @@ class Sampler:
             are those that diffusers calls the scheduler's configuration, such as `spacing`,
             `offset`, `karras`, `shift`, `mu`, `eta` and `prediction`. `betas`, `beta_start`,
             `beta_end` and `train_steps` tell of training's noise. `strength` below 1 starts from a
-            picture. `sigmas` (steps + 1 of them, the last 0) and `timesteps` replace the schedule.
+            picture; `skip` says the same as a number of steps left out. `sigmas` (steps + 1 of
+            them, the last 0) and `timesteps` replace the schedule.
     """
 
     __slots__ = ("options", "solver", "steps")
@@ -407,8 +424,10 @@ class Plan:
     bucket: int | None = None
     #: Of the sample's own noise; None takes the item's, which is the task's plus the index.
     seed: int | None = None
-    #: Latents of a picture to start from; needs `strength` in the sampler.
-    start: Array | None = None
+    #: Latents of a picture to start from, or a function that returns them: it is called once,
+    #: before the first step, when the model is on its device. Needs `strength` or `skip` in the
+    #: sampler.
+    start: Array | Callable[[], Array] | None = None
 
 
 class StepModel(Model):
@@ -451,6 +470,14 @@ class StepModel(Model):
         the model was brought back to its device; `()` for none. It may change what these two use,
         never what `decode` and `preview` use, and what it leaves must depend on the set alone:
         `swell.weights.adapted` does that. An exception fails the samples with that set.
+        """
+        raise NotImplementedError
+
+    def noise(self, seed: int, plan: Plan) -> NoiseStream:
+        """Return a sample's own stream of noise; optional, for pictures that others draw as well.
+
+        The first draw makes the latents that it starts from; each step that takes noise has the
+        next. Without it the stream is numpy's PCG64.
         """
         raise NotImplementedError
 
@@ -942,13 +969,15 @@ def load_models(ref: str) -> list[Definition]:
 
     Args:
         ref: A Python file (`models/poster.py`, also `models/poster.py:attribute`), a module
-            (`my_models.poster`, `my_models:poster`), or a built-in model (`swell/icons`,
-            `demo/noop`, `demo/*`).
+            (`my_models.poster`, `my_models:poster`), a file that `swell models add` wrote
+            (`acme--dreams.toml`), or a built-in model (`swell/icons`, `demo/noop`, `demo/*`).
 
     Raises:
         NotFound: No such file, module, attribute or built-in model.
         InvalidModel: It cannot be imported, or holds no model, or a model is not complete.
     """
+    if ref.endswith(".toml"):
+        return [importlib.import_module(_ADDED).definition_of(Path(ref))]
     path, _, attribute = ref.rpartition(":") if ":" in ref else (ref, "", "")
     if path.endswith(".py"):
         return _models_in(_import_file(Path(path)), attribute, ref)

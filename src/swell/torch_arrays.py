@@ -3,13 +3,14 @@
 Imported by models that need torch, by nothing of Swell.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["OUT_OF_MEMORY", "TorchArrays"]
+__all__ = ["OUT_OF_MEMORY", "TorchArrays", "TorchNoise"]
 
 #: For `StepModel.out_of_memory`.
 OUT_OF_MEMORY: Final = (torch.OutOfMemoryError,)
@@ -31,7 +32,8 @@ class TorchArrays:
 
     def put(self, values: NDArray[Any]) -> torch.Tensor:
         """Return the same numbers on the device; on the CPU they share their memory."""
-        host = torch.from_numpy(np.ascontiguousarray(values))
+        # A number stays one: numpy makes a list of it where it must lie in one piece.
+        host = torch.from_numpy(np.ascontiguousarray(values)).reshape(np.shape(values))
         if not self._is_cuda:
             return host.to(self.device)
         # From pinned memory the copy runs by itself; torch keeps that memory until it has.
@@ -61,3 +63,44 @@ class _Event:
 
     def wait(self) -> None:
         self._event.synchronize()
+
+
+class TorchNoise:
+    """One sample's noise as torch draws it on the CPU. See `swell.model.NoiseStream`.
+
+    For pictures that a pipeline of diffusers draws too, with
+    `torch.Generator("cpu").manual_seed(seed)`: what it draws for other purposes is drawn here and
+    thrown away.
+
+    Args:
+        seed: The sample's.
+        before: Shapes of what is thrown away before the first draw.
+        between: The same, between the first draw and the second.
+
+    Raises:
+        ValueError: The seed is negative.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        before: Sequence[tuple[int, ...]] = (),
+        between: Sequence[tuple[int, ...]] = (),
+    ) -> None:
+        if seed < 0:
+            raise ValueError(f"seed={seed}: use 0 or more")
+        self._generator = torch.Generator("cpu").manual_seed(seed)
+        self._skipped = [tuple(before), tuple(between)]
+
+    def draw(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return the next numbers, of mean 0 and deviation 1."""
+        out = np.empty(shape, np.float32)
+        self.fill(out)
+        return out
+
+    def fill(self, out: NDArray[np.float32]) -> None:
+        """Write the next numbers into `out`, which is contiguous: the same as `draw` gives."""
+        for shape in self._skipped.pop(0) if self._skipped else ():
+            torch.randn(shape, generator=self._generator)
+        torch.randn(out.shape, generator=self._generator, out=torch.from_numpy(out))

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.model import Array, Arrays, Plan, Sampler
+from swell.model import Array, Arrays, NoiseStream, Plan, Sampler
 from swell.worker import solver as solvers
 from swell.worker.solver import AlphaBars, Noise, Sigmas, Solver, Table
 
@@ -112,6 +112,7 @@ def _schedule(
         return _given(sampler, options)
     # A consistency model lays its steps over that part of the noise; others leave out the first.
     own_strength = "strength" in inspect.signature(plan).parameters
+    skip = options.pop("skip", 0)
     strength = 1.0 if own_strength else options.pop("strength", 1.0)
     if plan is solvers.flow_sigmas:
         schedule = plan(sampler.steps, **_taken(options, plan))
@@ -119,8 +120,8 @@ def _schedule(
         told = {name: options.pop(key) for key, name in _TRAINING.items() if key in options}
         bars = solvers.alpha_bars(told.pop("betas", "scaled_linear"), **told)
         schedule = plan(bars, sampler.steps, **_taken(options, plan))
-    if strength != 1:
-        schedule = schedule.start(solvers.first_step(sampler.steps, strength))
+    if skip or strength != 1:
+        schedule = schedule.start(skip or solvers.first_step(sampler.steps, strength))
     made: Sigmas | AlphaBars = schedule
     return made
 
@@ -160,7 +161,9 @@ class SampleState:
         "previewed_s",
         "row",
         "seed",
+        "start",
         "step",
+        "stream",
         "table",
         "told_s",
         "with_words",
@@ -168,7 +171,16 @@ class SampleState:
         "x",
     )
 
-    def __init__(self, sample_id: str, item: Any, plan: Plan, key: BatchKey, table: Table) -> None:
+    def __init__(
+        self,
+        sample_id: str,
+        item: Any,
+        plan: Plan,
+        key: BatchKey,
+        table: Table,
+        *,
+        stream: Callable[[int, Plan], NoiseStream] | None = None,
+    ) -> None:
         self.id = sample_id
         self.item = item
         self.plan = plan
@@ -181,7 +193,11 @@ class SampleState:
         self.x: Array | None = None
         #: The picture foreseen one step before, for solvers that look back.
         self.h: Array | None = None
-        self.noise: Noise | None = None
+        #: Makes its stream of noise, where that is not Swell's own; and the stream itself.
+        self.stream = stream
+        self.noise: NoiseStream | None = None
+        #: Latents of a picture that it starts from.
+        self.start: Array | None = None
         #: What the network hears in each of its rows; None until somebody encoded it.
         self.with_words: Conditions | None = None
         self.without_words: Conditions | None = None
@@ -199,15 +215,26 @@ class SampleState:
 
     def begin(self, arrays: Arrays) -> Array:
         """Return the latents before its first step, and start its stream of noise."""
-        noise = Noise(self.seed)
+        noise = self._stream()
         fresh = noise.draw(self.plan.shape)
-        if self.plan.start is None:
+        if self.start is None:
+            self.look()
+        if self.start is None:
             x = arrays.put(fresh * np.float32(self.table.from_noise))
         else:
             keep, add = self.table.from_image
-            x = arrays.put(fresh * np.float32(add)) + self.plan.start * keep
-        self.noise = noise
+            x = arrays.put(fresh * np.float32(add)) + self.start * keep
+        self.noise, self.start = noise, None
         return x
+
+    def look(self) -> None:
+        """See the picture that it starts from, if there is one and it has not begun."""
+        if self.step == 0:
+            start = self.plan.start
+            self.start = start() if callable(start) else start
+
+    def _stream(self) -> NoiseStream:
+        return Noise(self.seed) if self.stream is None else self.stream(self.seed, self.plan)
 
     def draw(self, out: Singles) -> None:
         """Write the noise of its present step into `out`."""
@@ -246,7 +273,7 @@ class SampleState:
         self.x = arrays.put(self._unpacked(kept.x))
         self.h = None if kept.h is None else arrays.put(self._unpacked(kept.h))
         # The state of a stream is how much was drawn from it.
-        self.noise = Noise(self.seed)
+        self.noise = self._stream()
         for _ in range(1 + int(self.table.draws[: self.step].sum())):
             self.noise.draw(self.plan.shape)
 

@@ -758,7 +758,9 @@ class Denoiser:
         bucket = (self._bucket or own) if self._exact else None
         loras = self._resident(model).adapting.check(plan.loras)
         key = BatchKey(model.name, plan.shape, table.solver, bucket, plan.key, loras)
-        state = SampleState(request.id, item, plan, key, table)
+        own_noise = type(model).noise is not StepModel.noise
+        stream = model.noise if own_noise else None
+        state = SampleState(request.id, item, plan, key, table, stream=stream)
         if request.checkpoint is not None:
             state.resume(request.checkpoint, model.arrays)
         if key not in self._keys:
@@ -866,6 +868,7 @@ class Denoiser:
         """Tell the network of a sample, or return why it cannot be told."""
         try:
             key.resident.tell(state)
+            state.look()
             assert state.with_words is not None, "it was told"
             if key.arena is None:
                 key.arena = self._arena(key, state, state.with_words)

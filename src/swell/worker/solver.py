@@ -558,17 +558,25 @@ def flow_euler(schedule: Sigmas) -> Table:
     )
 
 
-def ddim(schedule: AlphaBars, *, eta: float = 0.0, clip: float | None = None) -> Table:
-    """Return the table of DDIM, for a network that says the noise.
+def ddim(
+    schedule: AlphaBars,
+    *,
+    prediction: Prediction = "epsilon",
+    eta: float = 0.0,
+    clip: float | None = None,
+) -> Table:
+    """Return the table of DDIM.
 
     Args:
         schedule: From `ddim_bars`.
+        prediction: What the network says: the noise, or v.
         eta: How much of the noise is fresh: 0 none, 1 as much as in DDPM.
         clip: Keep the foreseen picture within -clip and clip.
 
     Raises:
-        ValueError: `eta` is not 0 to 1, or `clip` is not above 0.
+        ValueError: Unknown prediction, `eta` is not 0 to 1, or `clip` is not above 0.
     """
+    _check_choice("prediction", prediction, Prediction)
     if not 0 <= eta <= 1:
         raise ValueError(f"eta={eta}: use 0 to 1")
     _check_clip(clip)
@@ -576,13 +584,16 @@ def ddim(schedule: AlphaBars, *, eta: float = 0.0, clip: float | None = None) ->
     rest, root, root_after, ahead, fresh = _ddim(_single(a), _single(after), np.float32(eta))
     _, _, _, wide_ahead, wide_fresh = _ddim(a, after, eta)
     ones, nothing = np.ones(len(schedule)), np.zeros(len(schedule))
+    if prediction == "epsilon":
+        of_x, of_m = np.sqrt(after / a), wide_ahead - np.sqrt(after * (1 - a) / a)
+    else:
+        of_x = np.sqrt(after * a) + wide_ahead * np.sqrt(1 - a)
+        of_m = wide_ahead * np.sqrt(a) - np.sqrt(after * (1 - a))
     return Table(
-        solver=Solver("ddim", clip=clip),
+        solver=Solver("ddim", prediction, clip=clip),
         timesteps=schedule.timesteps.copy(),
         c_in=ones,
-        affine=_columns(
-            np.sqrt(after / a), wide_ahead - np.sqrt(after * (1 - a) / a), wide_fresh, nothing
-        ),
+        affine=_columns(of_x, of_m, wide_fresh, nothing),
         coefficients=_single(_columns(ones, -rest, root, root_after, ahead, fresh)),
         draws=fresh > 0,
         from_noise=1.0,
@@ -787,10 +798,19 @@ def _advance_flow(
 def _advance_ddim(
     solver: Solver, x: Array, m: Array, k: Array, *, z: Array, h: Array, scratch: Array
 ) -> None:
-    part = _copy(m, scratch)
-    part *= _column(k, 1, x)
-    x += part
-    x /= _column(k, 2, x)
+    if solver.prediction == "epsilon":
+        part = _copy(m, scratch)
+        part *= _column(k, 1, x)
+        x += part
+        x /= _column(k, 2, x)
+    else:
+        # The noise that v tells, and the picture that it foresees. Source: arXiv 2202.00512.
+        part = _copy(x, scratch)
+        part *= -_column(k, 1, x)
+        x *= _column(k, 2, x)
+        x += m * _column(k, 1, x)
+        m *= _column(k, 2, x)
+        m += part
     _clip(x, solver.clip)
     x *= _column(k, 3, x)
     m *= _column(k, 4, x)

@@ -1,0 +1,171 @@
+"""What may be asked of a model that was added without code: its input, made from the folder."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from swell import ui
+from swell.families.recognise import OTHER, Facts
+from swell.media import Image, LoRA
+
+__all__ = ["MOST_STEPS", "examples_of", "input_type"]
+
+#: More are never better.
+MOST_STEPS: Final = 150
+
+#: Longest side, in px; a larger picture is made by an upscaler.
+MOST_PX: Final = 2048
+
+_PROMPT: Final = "a red fox in the snow"
+
+
+def examples_of(facts: Facts) -> tuple[dict[str, Any], ...]:
+    """Return an input that works."""
+    return ({"prompt": _PROMPT},)
+
+
+def input_type(facts: Facts, *, controlled: bool = False, refers: bool = False) -> type[BaseModel]:
+    """Return the input of a model.
+
+    Args:
+        facts: What its folder says.
+        controlled: Whether it has a control net.
+        refers: Whether it has a picture adapter.
+    """
+    fields: dict[str, Any] = {
+        "prompt": (
+            Annotated[
+                str,
+                Field(min_length=1, max_length=2000, title="Prompt", examples=[_PROMPT]),
+                ui.textarea(),
+            ],
+            ...,
+        )
+    }
+    if facts.is_guided:
+        fields["negative_prompt"] = (
+            Annotated[
+                str,
+                Field(max_length=2000, title="Unwanted", description="What should not be there."),
+                ui.textarea(rows=1),
+            ],
+            "",
+        )
+    fields |= _numbers(facts)
+    if facts.family is not OTHER:
+        fields |= _pictures(facts)
+        fields["loras"] = (Annotated[list[LoRA], Field(max_length=8), ui.lora(advanced=True)], [])
+    if controlled:
+        fields |= _control()
+    if refers:
+        fields |= _reference()
+    fields["seed"] = (
+        Annotated[
+            int | None,
+            Field(ge=0, lt=2**63, title="Seed", description="The same seed, the same picture."),
+            ui.seed(),
+        ],
+        None,
+    )
+    made: type[BaseModel] = pydantic.create_model(
+        "Asked", __config__=ConfigDict(extra="forbid"), __module__=__name__, **fields
+    )
+    return made
+
+
+def _numbers(facts: Facts) -> dict[str, Any]:
+    least = facts.stride_px * max(1, -(-min(64, facts.side_px) // facts.stride_px))
+
+    def side(title: str) -> Any:
+        limits = Field(
+            ge=least,
+            le=max(MOST_PX, facts.side_px),
+            multiple_of=facts.stride_px,
+            title=title,
+        )
+        return (Annotated[int, limits, ui.slider(step=facts.stride_px)], facts.side_px)
+
+    made: dict[str, Any] = {
+        "width": side("Width in px"),
+        "height": side("Height in px"),
+        "steps": (
+            Annotated[int, Field(ge=1, le=MOST_STEPS, title="Steps"), ui.slider(advanced=True)],
+            facts.steps,
+        ),
+    }
+    if facts.is_guided or facts.hears_guidance:
+        limits = Field(
+            ge=0, le=30, title="Guidance", description="How strictly the words are taken."
+        )
+        made["guidance"] = (
+            Annotated[float, limits, ui.slider(step=0.5, advanced=True)],
+            facts.guidance,
+        )
+    return made
+
+
+def _pictures(facts: Facts) -> Mapping[str, Any]:
+    made: dict[str, Any] = {
+        "image": (
+            Annotated[
+                Image | None,
+                Field(title="Picture", description="To start from, or to change under the mask."),
+                ui.image(),
+            ],
+            None,
+        ),
+        "strength": (
+            Annotated[
+                float,
+                Field(gt=0, le=1, title="Strength", description="How far from it; 1 forgets it."),
+                ui.slider(step=0.05),
+            ],
+            1.0 if facts.sees_mask else 0.8,
+        ),
+    }
+    if facts.is_masked:
+        made["mask"] = (
+            Annotated[
+                Image | None,
+                Field(title="Mask", description="White is drawn anew, black is kept."),
+                ui.mask(of="image"),
+            ],
+            None,
+        )
+    return made
+
+
+def _control() -> Mapping[str, Any]:
+    return {
+        "control": (
+            Annotated[
+                Image | None,
+                Field(title="Control", description="Edges, depth, a pose: what the net learnt."),
+                ui.image(),
+            ],
+            None,
+        ),
+        "control_scale": (
+            Annotated[float, Field(ge=0, le=2, title="Control's weight"), ui.slider(step=0.05)],
+            1.0,
+        ),
+    }
+
+
+def _reference() -> Mapping[str, Any]:
+    return {
+        "reference": (
+            Annotated[
+                Image | None,
+                Field(title="Reference", description="A picture to resemble, beside the words."),
+                ui.image(),
+            ],
+            None,
+        ),
+        "reference_scale": (
+            Annotated[float, Field(ge=0, le=2, title="Reference's weight"), ui.slider(step=0.05)],
+            0.6,
+        ),
+    }

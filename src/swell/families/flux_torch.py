@@ -1,0 +1,77 @@
+"""Flux.1 and its kin.
+
+Source: Black Forest Labs, the released code of FLUX.1 (no paper); it is a rectified flow (arXiv
+2403.03206, see `stable_diffusion_3_torch`) whose transformer hears T5's states and CLIP's sentence,
+and, where it was distilled for it, its guidance as a number. It sees 2 x 2 latents as one token,
+with the row and the column as positions (Su et al., arXiv 2104.09864).
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+import torch
+from torch import Tensor
+
+from swell.families.latent_torch import Latent
+from swell.families.stable_diffusion_3_torch import flow_skip
+
+__all__ = ["MODEL", "Flux"]
+
+#: Tokens that T5 hears.
+_LONG: Final = 512
+
+
+class Flux(Latent):
+    """See the module."""
+
+    half: ClassVar = "bfloat16"
+    encoders: ClassVar = ("text_encoder",)
+
+    def _unwanted(self, asked: Any) -> str | None:
+        return None
+
+    def _skip(self, steps: int, strength: float) -> int:
+        return flow_skip(steps, strength)
+
+    def text(self, prompt: str | None) -> Mapping[str, Tensor]:
+        """Return T5's states and CLIP's sentence. Shapes: states (512, D), sentence (D,)."""
+        parts, prompt = self.parts, prompt or ""
+        length = parts.others["tokenizer"].model_max_length
+        sentence = parts.get("text_encoder")(parts.ids("tokenizer", prompt, length)).pooler_output
+        states = parts.get("text_encoder_2")(parts.ids("tokenizer_2", prompt, _LONG))[0]
+        return {"states": states[0], "sentence": sentence[0]}
+
+    def say(self, x: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+        """Ask the transformer."""
+        _, _, height, width = x.shape
+        rows, columns = height // 2, width // 2
+        places = torch.zeros(rows, columns, 3, device=x.device, dtype=x.dtype)
+        places[..., 1] += torch.arange(rows, device=x.device)[:, None]
+        places[..., 2] += torch.arange(columns, device=x.device)[None, :]
+        said = self.parts.network(
+            hidden_states=packed(x),
+            timestep=(t / 1000).to(x.dtype),
+            guidance=told.get("guidance"),
+            pooled_projections=told["sentence"],
+            encoder_hidden_states=told["states"],
+            txt_ids=x.new_zeros(told["states"].shape[1], 3),
+            img_ids=places.reshape(rows * columns, 3),
+            return_dict=False,
+        )[0]
+        return unpacked(said, height, width)
+
+
+def packed(x: Tensor) -> Tensor:
+    """Return tokens of 2 x 2 latents. Shapes: (B, C, h, w) -> (B, h w / 4, 4 C)."""
+    count, channels, height, width = x.shape
+    parts = x.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return parts.reshape(count, height * width // 4, channels * 4)
+
+
+def unpacked(x: Tensor, height: int, width: int) -> Tensor:
+    """Return the latents of tokens: the way back from `packed`."""
+    parts = x.reshape(len(x), height // 2, width // 2, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return parts.reshape(len(x), -1, height, width)
+
+
+MODEL = Flux

@@ -1,0 +1,519 @@
+"""Latent diffusion, drawn in steps: what its families share.
+
+A prompt becomes states of a text encoder, noise becomes latents in as many steps as the engine
+takes, and latents become a picture (Rombach et al., arXiv 2112.10752). A family says how words are
+encoded and what the network is told; everything else is here: weights, pictures that go in, LoRAs,
+decoding, leaving the device and coming back.
+
+In float32 on the CPU a seed gives the picture that diffusers' own pipeline gives with
+`torch.Generator("cpu").manual_seed(seed)`: noise is drawn from the same stream in the same order,
+the draws of the picture's latents included.
+
+A mask over a network that does not see it keeps the rest as RePaint does (arXiv 2201.09865): before
+each step, what is kept is the picture at this step's level of noise. Only the network's input is
+replaced, since solvers move each element by itself: what becomes of kept elements between two steps
+is of no account, and they are put back before decoding.
+"""
+
+import importlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Final, TypeVar
+
+import numpy as np
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from torch import Tensor
+
+from swell.families.description import BUCKET, MOST_ROWS, Described, fixed_loras
+from swell.families.networks_torch import Parts, frozen, read_parts
+from swell.families.schedulers import sampler_of
+from swell.media import Image, LoRA
+from swell.model import Item, NoiseStream, Plan, Reject, Sampler, StepModel
+from swell.torch_arrays import OUT_OF_MEMORY, TorchArrays, TorchNoise
+from swell.weights.torch_lora import TorchAdaptedWeights
+
+__all__ = ["Latent", "Words"]
+
+ValueT = TypeVar("ValueT")
+
+#: Where a table of coefficients is made; it stands above this package.
+_TABLES: Final = "swell.worker.arena"
+
+#: Steps that a table of noise levels has room for.
+_LEVELS: Final = 160
+
+#: Pictures larger than this are decoded by tiles, in px.
+_TILED_PX: Final = 1536 * 1536
+
+#: A preview's longer side, in latents.
+_PREVIEW: Final = 32
+
+#: Encoded pictures that are remembered.
+_REMEMBERED: Final = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A picture that goes in; equal ones have the same file."""
+
+    image: Image
+    key: Hashable
+
+    @classmethod
+    def of(cls, image: Image | None) -> "Picture | None":
+        """Return a picture by its content."""
+        if image is None:
+            return None
+        encoded = image.encoded
+        if encoded is None:
+            return cls(image, (image.pil().mode, image.pil().size, image.pil().tobytes()))
+        return cls(image, encoded)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Picture) and other.key == self.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """All that a row's conditions depend on; what a sample lacks is None, so that it is shared."""
+
+    #: None for the row without a prompt, where that is zeros rather than the text "".
+    prompt: str | None
+    #: Whether this row hears the prompt.
+    with_prompt: bool = True
+    width: int = 0
+    height: int = 0
+    seed: int = 0
+    image: Picture | None = None
+    mask: Picture | None = None
+    #: Whether it starts from nothing but noise.
+    is_full: bool = True
+    control: Picture | None = None
+    reference: Picture | None = None
+
+
+@dataclass(slots=True)
+class _Levels:
+    """How much picture and noise the network is shown at each timestep. Shapes: (_LEVELS,)."""
+
+    times: list[float] = field(default_factory=list)
+    kept: list[float] = field(default_factory=list)
+    added: list[float] = field(default_factory=list)
+
+    def padded(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return conditions; timesteps that do not come are below 0."""
+        room = _LEVELS - len(self.times)
+        return {
+            "level_times": np.array([*self.times, *[-1.0] * room], np.float32),
+            "level_kept": np.array([*self.kept, *[0.0] * room], np.float32),
+            "level_added": np.array([*self.added, *[0.0] * room], np.float32),
+        }
+
+
+class Latent(StepModel):
+    """A model of latents; a family derives from it.
+
+    Args:
+        described: What was said of it, and what its folder says.
+    """
+
+    bucket = BUCKET
+    most_rows = MOST_ROWS
+    #: In which type it computes on a GPU.
+    half: ClassVar[str] = "float16"
+    #: Parts that encode words, whose weights LoRAs may change too.
+    encoders: ClassVar[Sequence[str]] = ("text_encoder",)
+
+    def __init__(self, described: Described) -> None:
+        self.facts = described.facts
+        self.entry = described.entry
+        self._described = described
+        self._loras = fixed_loras(described.entry)
+        self._seen: OrderedDict[Hashable, Any] = OrderedDict()
+        self.parts: Parts
+        self.adapted: TorchAdaptedWeights | None = None
+
+    # --- the device ------------------------------------------------------------------------------
+
+    def load(self, device: str) -> None:
+        """Read all parts onto the device.
+
+        Raises:
+            InvalidModel: A part is missing, or cannot be read, or something does not fit.
+        """
+        self.parts = read_parts(self._described, device, self.half)
+        self.arrays = TorchArrays(device)
+        self.out_of_memory = OUT_OF_MEMORY
+        self.memory_bytes = self.parts.size_bytes
+        facts = self.facts
+        self._pictures = VaeImageProcessor(vae_scale_factor=facts.scale_px)
+        self._masks = VaeImageProcessor(
+            vae_scale_factor=facts.scale_px,
+            do_normalize=False,
+            do_binarize=True,
+            do_convert_grayscale=True,
+        )
+        self._controls = VaeImageProcessor(
+            vae_scale_factor=facts.scale_px, do_convert_rgb=True, do_normalize=False
+        )
+        if self.entry.quantize:
+            self.parts.quantize()
+        else:
+            self.adapted = TorchAdaptedWeights(self._weights(), rename=self.layer)
+        if self.parts.device.type == "cuda" and self.entry.compile:
+            self.parts.compile()
+
+    def warmup(self) -> None:
+        """Draw a picture in one step on a GPU, so that nobody waits for kernels to be compiled."""
+        if self.parts.device.type == "cuda":
+            kind = self._described
+            module = importlib.import_module("swell.families.asked")
+            asked = module.input_type(kind.facts)(prompt="a fox", steps=1)
+            [result] = self.run([Item(asked)])
+            if isinstance(result, Exception):
+                raise result
+            self.parts.keep_compiled()
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Return the weights that LoRAs may change, by name."""
+        found = dict(self.parts.network.named_parameters())
+        for part in self.encoders:
+            encoder = self.parts.get(part)
+            if encoder is not None:
+                found |= {f"{part}.{name}": value for name, value in encoder.named_parameters()}
+        return found
+
+    def layer(self, name: str) -> str:
+        """Return what a file of LoRAs means by a layer's name."""
+        for prefix, part in (("lora_te1_", 0), ("lora_te2_", 1), ("lora_te_", 0)):
+            if name.startswith(prefix) and part < len(self.encoders):
+                return f"{self.encoders[part]}_{name.removeprefix(prefix)}"
+        return name
+
+    def adapt(self, loras: Sequence[LoRA]) -> None:
+        """Put these LoRAs on, and take off all others."""
+        if self.adapted is not None:
+            self.adapted.apply(loras)
+
+    def offload(self) -> int:
+        """Leave the device for the host's memory; return how many bytes that takes."""
+        if self.adapted is not None:
+            self.adapted.apply(())
+        self._seen.clear()
+        return self.parts.offload()
+
+    def onload(self) -> None:
+        """Come back to the device."""
+        self.parts.onload()
+        if self.adapted is not None:
+            self.adapted.moved(self._weights())
+
+    # --- one sample ------------------------------------------------------------------------------
+
+    def prepare(self, item: Item[Any]) -> Plan:
+        """Return how a sample is drawn."""
+        asked, facts = item.input, self.facts
+        seed = item.seed if asked.seed is None else asked.seed + item.index
+        words = self._words(asked, seed)
+        loras = [*self._loras, *asked.loras]
+        if loras and self.entry.quantize:
+            raise Reject("This model's weights have 8 bits, and take no LoRAs: leave them out.")
+        sampler = self._sampler(asked, starts=words.image is not None)
+        is_guided = facts.is_guided and asked.guidance > 1
+        without = replace(words, prompt=self._unwanted(asked), with_prompt=False)
+        return Plan(
+            sampler=sampler,
+            shape=self._shape(asked),
+            words=words,
+            without=without if is_guided else None,
+            guidance=asked.guidance if is_guided else None,
+            values=self._values(asked, words, sampler),
+            key=tuple(name for name in ("mask", "control", "reference") if getattr(words, name)),
+            loras=loras,
+            seed=seed,
+            start=(lambda: self._start(words)) if self._starts(words) else None,
+        )
+
+    def _shape(self, asked: Any) -> tuple[int, ...]:
+        scale_px = self.facts.scale_px
+        return (self.facts.channels, asked.height // scale_px, asked.width // scale_px)
+
+    def _unwanted(self, asked: Any) -> str | None:
+        """Return the text of the row without the prompt; None for zeros."""
+        text: str = asked.negative_prompt
+        return text
+
+    def _words(self, asked: Any, seed: int) -> Words:
+        image, mask = Picture.of(asked.image), Picture.of(getattr(asked, "mask", None))
+        if mask is not None and image is None:
+            raise Reject("Give the picture that the mask lies over, as `image`.")
+        if self.facts.sees_mask and mask is None:
+            raise Reject("This model paints into pictures: give `image` and `mask`.")
+        control = Picture.of(getattr(asked, "control", None))
+        has_pictures = image is not None or control is not None
+        return Words(
+            prompt=asked.prompt,
+            width=asked.width if has_pictures else 0,
+            height=asked.height if has_pictures else 0,
+            seed=seed if image is not None else 0,
+            image=image,
+            mask=mask,
+            is_full=image is None or (mask is not None and asked.strength == 1),
+            control=control,
+            reference=Picture.of(getattr(asked, "reference", None)),
+        )
+
+    def _sampler(self, asked: Any, starts: bool) -> Sampler:
+        tokens = self.facts.tokens(asked.width, asked.height)
+        made = sampler_of(
+            self.facts.scheduler, asked.steps, tokens=tokens, even=self.facts.family.even
+        )
+        assert made is not None, "it was looked at when the model was described"
+        skip = self._skip(asked.steps, asked.strength) if starts else 0
+        return Sampler(made.solver, made.steps, **made.options, skip=skip) if skip else made
+
+    def _skip(self, steps: int, strength: float) -> int:
+        """Return how many steps a sample leaves out that starts from a picture."""
+        return min(steps - int(steps * strength), steps - 1)
+
+    def _values(self, asked: Any, words: Words, sampler: Sampler) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        if self.facts.hears_guidance:
+            values["guidance"] = float(asked.guidance)
+        if words.control is not None:
+            values["control_scale"] = float(asked.control_scale)
+        if words.reference is not None:
+            values["reference_scale"] = float(asked.reference_scale)
+        if words.mask is not None and not self.facts.sees_mask:
+            values |= self._levels(sampler, words.is_full)
+        return values
+
+    def _levels(self, sampler: Sampler, is_full: bool) -> dict[str, Any]:
+        """Return how a picture looks at each step; the first of pure noise shows none of it."""
+        table_of = importlib.import_module(_TABLES).table_of
+        whole, levels = table_of(sampler), _Levels()
+        options: dict[str, Any] = dict(sampler.options)
+        first = int(options.pop("skip", 0))
+        for step in range(int(is_full), len(whole)):
+            skip = first + step
+            later = Sampler(
+                sampler.solver, sampler.steps, **options, **({"skip": skip} if skip else {})
+            )
+            kept, added = table_of(later).from_image
+            c_in = float(whole.c_in[step])
+            levels.times.append(float(whole.timesteps[step]))
+            levels.kept.append(kept * c_in)
+            levels.added.append(added * c_in)
+        return levels.padded()
+
+    # --- noise -----------------------------------------------------------------------------------
+
+    def noise(self, seed: int, plan: Plan) -> NoiseStream:
+        """Return torch's stream, less what diffusers draws of it for the picture's latents."""
+        before, between = self._draws(plan.words)
+        return TorchNoise(seed, before=[plan.shape] * before, between=[plan.shape] * between)
+
+    def _draws(self, words: Any) -> tuple[int, int]:
+        """Return how many draws encoded pictures take before the first noise, and after it."""
+        if words.image is None:
+            return 0, 0
+        if words.mask is None:
+            return 1, 0
+        return (1 if self._starts(words) or not self.facts.sees_mask else 0), 1
+
+    # --- pictures that go in ---------------------------------------------------------------------
+
+    def _starts(self, words: Words) -> bool:
+        return words.image is not None and not words.is_full
+
+    def _start(self, words: Words) -> Tensor:
+        return self._image_latents(words)
+
+    def _image_latents(self, words: Words) -> Tensor:
+        """Return the picture's latents, drawn from the seed's first numbers. Shape: (C, h, w)."""
+
+        def make() -> Tensor:
+            return self._to_latents(self._pixels(words), words.seed, skipped=0)
+
+        return self._once(("image", words.image, words.width, words.height, words.seed), make)
+
+    def _pixels(self, words: Words) -> Tensor:
+        assert words.image is not None, "it was asked for"
+        picture = words.image.image.pil().convert("RGB")
+        found: Tensor = self._pictures.preprocess(picture, height=words.height, width=words.width)
+        return found.float()
+
+    def _mask(self, words: Words) -> Tensor:
+        """Return 1 where something new is drawn, by pixels. Shape: (1, 1, H, W)."""
+        assert words.mask is not None, "it was asked for"
+        picture = words.mask.image.pil().convert("L")
+        found: Tensor = self._masks.preprocess(picture, height=words.height, width=words.width)
+        return found.float()
+
+    @frozen
+    def _to_latents(self, pixels: Tensor, seed: int, skipped: int) -> Tensor:
+        """Encode a picture, with the numbers that come after `skipped` draws of the seed."""
+        vae = self.parts.vae
+        posterior = vae.encode(pixels.to(self.parts.device, vae.dtype)).latent_dist
+        noise = TorchNoise(seed)
+        shape = tuple(posterior.mean.shape[1:])
+        for _ in range(skipped):
+            noise.draw(shape)
+        drawn = torch.from_numpy(noise.draw(shape)).to(posterior.mean)
+        sample = posterior.mean + posterior.std * drawn
+        shift = self.facts.vae.get("shift_factor") or 0.0
+        found: Tensor = ((sample - shift) * vae.config.scaling_factor)[0].float()
+        return found
+
+    def _mask_conditions(self, words: Words) -> dict[str, Tensor]:
+        mask, size = (
+            self._mask(words),
+            (words.height // self.facts.scale_px, words.width // self.facts.scale_px),
+        )
+        small = torch.nn.functional.interpolate(mask, size=size)[0].to(self.parts.device)
+        if not self.facts.sees_mask:
+            noise = TorchNoise(words.seed)
+            latents = self._image_latents(words)
+            for _ in range(2):
+                drawn = noise.draw(tuple(latents.shape))
+            return {
+                "mask": small,
+                "image": latents,
+                "image_noise": torch.from_numpy(drawn).to(self.parts.device),
+            }
+        before, _ = self._draws(words)
+
+        def make() -> Tensor:
+            pixels = self._pixels(words)
+            return self._to_latents(pixels * (mask < 0.5), words.seed, skipped=before + 1)
+
+        around = self._once(("around", replace(words, prompt=None, with_prompt=True)), make)
+        return {"mask": small, "around": around}
+
+    def _once(self, key: Hashable, make: Callable[[], ValueT]) -> ValueT:
+        if key in self._seen:
+            self._seen.move_to_end(key)
+        else:
+            self._seen[key] = make()
+            if len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+        found: ValueT = self._seen[key]
+        return found
+
+    # --- words -----------------------------------------------------------------------------------
+
+    @frozen
+    def encode(self, words: list[Words]) -> list[Mapping[str, Tensor]]:
+        """Return what a row hears; one by one, so that nobody's depend on who else came."""
+        return [self._conditions(each) for each in words]
+
+    def _conditions(self, words: Words) -> Mapping[str, Tensor]:
+        found = dict(self.text(words.prompt))
+        if words.mask is not None:
+            found |= self._mask_conditions(words)
+        if words.control is not None:
+            picture = words.control.image.pil()
+            pixels = self._controls.preprocess(picture, height=words.height, width=words.width)
+            found["control"] = pixels[0].float().to(self.parts.device)
+        if words.reference is not None:
+            found["reference"] = self._reference(words.reference, words.with_prompt)
+        return found
+
+    def text(self, prompt: str | None) -> Mapping[str, Tensor]:
+        """Return what words become; of None, zeros."""
+        raise NotImplementedError
+
+    def _reference(self, picture: Picture, is_heard: bool) -> Tensor:
+        return self.parts.see(picture.image.pil().convert("RGB"), is_heard)
+
+    # --- a step ----------------------------------------------------------------------------------
+
+    @frozen
+    def denoise(self, x: Tensor, t: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+        """Return what the network says of each row."""
+        if "image" in conditions:
+            x = _kept(x, t, conditions)
+        kind = self.parts.dtype
+        told = {name: _cast(name, value, kind) for name, value in conditions.items()}
+        shown = x.to(kind)
+        if "around" in told:
+            shown = torch.cat([shown, told["mask"], told["around"]], dim=1)
+        return self.say(shown, t, told).float()
+
+    def say(self, x: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+        """Ask the network. Shapes: x (B, C, h, w), t (B,), told each (B, ...)."""
+        raise NotImplementedError
+
+    # --- a picture -------------------------------------------------------------------------------
+
+    @frozen
+    def decode(self, latents: Tensor, item: Item[Any]) -> Any:
+        """Return the picture, once it has come from the device."""
+        asked = item.input
+        words = self._words(asked, item.seed if asked.seed is None else asked.seed + item.index)
+        if words.mask is not None and not self.facts.sees_mask:
+            told = self._mask_conditions(words)
+            latents = (1 - told["mask"]) * told["image"] + told["mask"] * latents
+        pixels = self._to_pixels(latents, is_tiled=asked.width * asked.height > _TILED_PX)
+        if pixels.device.type == "cpu":
+            return Image(pixels.numpy())
+        host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+        host.copy_(pixels, non_blocking=True)
+        mark = self.arrays.mark()
+
+        def made() -> Image:
+            if mark is not None:
+                mark.wait()
+            return Image(host.numpy())
+
+        return made
+
+    @frozen
+    def preview(self, latents: Tensor) -> Image:
+        """Decode a small version, which costs little."""
+        longest = max(latents.shape[-2:])
+        if longest > _PREVIEW:
+            factor = _PREVIEW / longest
+            size = [max(2, int(side * factor) // 2 * 2) for side in latents.shape[-2:]]
+            latents = torch.nn.functional.interpolate(latents[None], size=size, mode="area")[0]
+        return Image(self._to_pixels(latents, is_tiled=False).cpu().numpy())
+
+    def _to_pixels(self, latents: Tensor, *, is_tiled: bool) -> Tensor:
+        """Decode one. Shapes: (C, h, w) -> (H, W, 3) uint8 sRGB."""
+        vae = self.parts.vae
+        vae.use_tiling = is_tiled
+        shift = self.facts.vae.get("shift_factor") or 0.0
+        whole = (latents[None] / vae.config.scaling_factor + shift).to(vae.dtype)
+        decoded = vae.decode(whole, return_dict=False)[0]
+        unit = (decoded / 2 + 0.5).clamp(0, 1).float()
+        found: Tensor = (unit * 255).round().to(torch.uint8)[0].permute(1, 2, 0).contiguous()
+        return found
+
+
+#: Conditions that stay in float32: numbers of each row, rather than states.
+_EXACT: Final = ("guidance", "control_scale", "reference_scale", "sizes")
+
+
+def _cast(name: str, value: Tensor, kind: torch.dtype) -> Tensor:
+    return value if name in _EXACT or name.startswith("level_") else value.to(kind)
+
+
+def _kept(x: Tensor, t: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+    """Return what the network sees where something is kept: the picture at this step's noise."""
+    at = (conditions["level_times"] - t[:, None]).abs().argmin(dim=1, keepdim=True)
+    near = conditions["level_times"].gather(1, at)[:, 0]
+    kept, added = (
+        conditions[f"level_{name}"].gather(1, at)[:, 0, None, None, None]
+        for name in ("kept", "added")
+    )
+    seen = kept * conditions["image"] + added * conditions["image_noise"]
+    mask = conditions["mask"]
+    blended = (1 - mask) * seen + mask * x
+    # A timestep that is not in the table is the first one of a sample that begins as pure noise.
+    is_told = ((near - t).abs() < 1e-3)[:, None, None, None]
+    return torch.where(is_told, blended, x)

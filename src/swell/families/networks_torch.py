@@ -1,0 +1,337 @@
+"""The parts of a model, read from a folder as diffusers saves it, and moved as one.
+
+Networks of diffusers are made without weights and filled from their safetensors files by Swell's
+own reading; text encoders and tokenizers are read by transformers, from the folder alone.
+"""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import diffusers
+import PIL.Image
+import torch
+import transformers
+from torch import Tensor, nn
+
+from swell.families.description import INSTALL, Described
+from swell.families.recognise import UNUSED
+from swell.model import InvalidModel
+from swell.weights import CompiledCache
+from swell.weights.torch_compiled import TorchCompiled
+from swell.weights.torch_tensors import TorchHostCopy, load_torch
+
+__all__ = ["Parts", "Scales", "frozen", "read_network", "read_parts"]
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+#: Of CLIP's image towers, when a folder says nothing.
+_SIGHT_PX: Final = 224
+
+#: Lowest compute capability with arithmetic in float8.
+_FP8: Final = (8, 9)
+
+
+def frozen(function: FunctionT) -> FunctionT:
+    """Have a function compute nothing that only training needs."""
+    made: FunctionT = torch.no_grad()(function)
+    return made
+
+
+class Scales:
+    """How much the reference picture counts in each row of a step. Shapes: rows (B,)."""
+
+    def __init__(self) -> None:
+        self.rows: Tensor | None = None
+
+    def weigh(self, layer: nn.Module, inputs: Any, found: Tensor) -> Tensor:
+        """Return a layer's result as it counts: of values, so that attention's result does."""
+        if self.rows is None:
+            return found
+        return found * self.rows.to(found).reshape(-1, *(1,) * (found.ndim - 1))
+
+
+class Parts:
+    """The networks of one model, and what reads words and pictures for them.
+
+    Args:
+        described: What was said of the model.
+        device: Where the networks are.
+        dtype: What the network that draws computes in.
+        modules: By the names of `model_index.json`.
+        others: Tokenizers and the like.
+    """
+
+    def __init__(
+        self,
+        described: Described,
+        device: torch.device,
+        dtype: torch.dtype,
+        modules: dict[str, nn.Module],
+        others: Mapping[str, Any],
+    ) -> None:
+        self.described = described
+        self.device = device
+        self.dtype = dtype
+        self.modules = modules
+        self.others = others
+        self.scales = Scales()
+        #: What the network hears of no picture at all. Shapes: (1, D) or (1, tokens, D).
+        self.nothing: Tensor | None = None
+        self._copies: dict[str, TorchHostCopy] = {}
+        self._compiled: TorchCompiled | None = None
+
+    @property
+    def network(self) -> Any:
+        """What draws: a U-Net or a transformer."""
+        return self.modules[self.described.facts.family.network]
+
+    @property
+    def vae(self) -> Any:
+        """What makes pictures of latents, and latents of pictures."""
+        return self.modules["vae"]
+
+    def get(self, name: str) -> Any:
+        """Return a network, or None where the folder has none of that name."""
+        return self.modules.get(name)
+
+    def ids(self, name: str, prompt: str, length: int) -> Tensor:
+        """Return a prompt's tokens, padded to a fixed length. Shape: (1, length)."""
+        told = self.others[name](
+            prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        found: Tensor = told.input_ids.to(self.device)
+        return found
+
+    @property
+    def size_bytes(self) -> int:
+        """What the networks take of the device."""
+        return sum(value.nbytes for _, _, value in self._tensors())
+
+    def _tensors(self) -> Iterator[tuple[str, str, Tensor]]:
+        for name, module in self.modules.items():
+            for inner, value in (*module.named_parameters(), *module.named_buffers()):
+                yield name, inner, value
+
+    # Coming and going
+
+    def offload(self) -> int:
+        """Leave the device for the host's memory; return how many bytes that takes."""
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for name, inner, value in self._tensors():
+            tensors.setdefault(name, {})[inner] = value.data
+        for name, inside in tensors.items():
+            if name not in self._copies:
+                self._copies[name] = TorchHostCopy.of(inside)
+            self._place(name, self._copies[name].on(torch.from_numpy(self._copies[name].block)))
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return sum(copy.size_bytes for copy in self._copies.values())
+
+    def onload(self) -> None:
+        """Come back to the device."""
+        for name, copy in self._copies.items():
+            self._place(name, copy.swap_in(str(self.device)))
+
+    def _place(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        module = self.modules[name]
+        for inner, value in (*module.named_parameters(), *module.named_buffers()):
+            value.data = tensors[inner]
+
+    # Speed
+
+    def compile(self) -> None:
+        """Compile the network's repeated blocks, once for all that are alike."""
+        network = self.network
+        if not getattr(network, "_repeated_blocks", None) or self.described.entry.ip_adapter:
+            return
+        entry, home = self.described.entry, self.described.home
+        digests = [content.sha256 for content in entry.weights.values()]
+        self._compiled = TorchCompiled(
+            CompiledCache(home / "compiled"), digests, diffusers.__version__, str(self.device)
+        )
+        self._compiled.restore()
+        network.compile_repeated_blocks(fullgraph=True, dynamic=True)
+
+    def keep_compiled(self) -> None:
+        """Keep what was compiled for the next process."""
+        if self._compiled is not None:
+            self._compiled.keep()
+
+    def quantize(self) -> None:
+        """Have linear layers of the network compute in float8, on a GPU that can.
+
+        Raises:
+            InvalidModel: This device cannot, or torchao is not installed.
+        """
+        if self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) < _FP8:
+            raise InvalidModel("fp8 needs a GPU with arithmetic in float8, such as an H100 or L4")
+        try:
+            quantization = importlib.import_module("torchao.quantization")
+        except ModuleNotFoundError as error:
+            raise InvalidModel(
+                f"fp8 needs {error.name}: install it with pip install torchao"
+            ) from error
+        quantization.quantize_(
+            self.network, quantization.Float8DynamicActivationFloat8WeightConfig()
+        )
+
+    # Reference pictures
+
+    @frozen
+    def see(self, picture: Any, is_heard: bool) -> Tensor:
+        """Return what a picture adapter hears of a picture; of none, if it is not to be heard."""
+        encoder: Any = self.modules["image_encoder"]
+        pixels = self.others["feature_extractor"](picture, return_tensors="pt").pixel_values
+        pixels = pixels.to(self.device, next(encoder.parameters()).dtype)
+        layer = self.network.encoder_hid_proj.image_projection_layers[0]
+        if type(layer).__name__ == "ImageProjection":
+            embeds: Tensor = encoder(pixels).image_embeds
+            return embeds if is_heard else torch.zeros_like(embeds)
+        shown = pixels if is_heard else torch.zeros_like(pixels)
+        states: Tensor = encoder(shown, output_hidden_states=True).hidden_states[-2]
+        return states
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_parts(described: Described, device: str, half: str) -> Parts:
+    """Read all parts of a model onto a device.
+
+    Args:
+        described: What was said of it.
+        device: As torch names it.
+        half: What it computes in on a GPU.
+
+    Raises:
+        InvalidModel: A part is missing, or cannot be read.
+    """
+    place = torch.device(device)
+    told = described.entry.dtype
+    kind = (half if place.type == "cuda" else "float32") if told == "auto" else told
+    dtype: torch.dtype = getattr(torch, kind)
+    modules: dict[str, nn.Module] = {}
+    others: dict[str, Any] = {}
+    for name, part in described.facts.index.items():
+        if not _is_read(name, part):
+            continue
+        made = _read(described.folder / name, part[0], part[1], name, (dtype, place))
+        (modules if isinstance(made, nn.Module) else others)[name] = made
+    if described.entry.controlnet:
+        folder = Path(described.entry.controlnet)
+        modules["controlnet"] = read_network(diffusers.ControlNetModel, folder, dtype, place)
+    vae: Any = modules["vae"]
+    if dtype == torch.float16 and vae.config.get("force_upcast"):
+        vae.to(torch.float32)
+    parts = Parts(described, place, dtype, modules, others)
+    if described.entry.ip_adapter:
+        _add_reference(parts, others)
+    for module in modules.values():
+        module.eval().requires_grad_(False)
+    return parts
+
+
+def _is_read(name: str, part: Any) -> bool:
+    is_part = isinstance(part, list) and len(part) == 2 and not name.startswith("_")
+    # A scheduler is a solver here.
+    return is_part and part[0] is not None and name not in UNUSED | {"scheduler"}
+
+
+def _read(
+    folder: Path, library: str, kind: str, name: str, placed: tuple[torch.dtype, torch.device]
+) -> Any:
+    if library not in ("diffusers", "transformers"):
+        raise InvalidModel(
+            f"{name} is a {kind} of {library}: only parts of diffusers and transformers are read"
+        )
+    found = getattr(diffusers if library == "diffusers" else transformers, kind, None)
+    if found is None:
+        raise InvalidModel(f"{name}: this {library} has no {kind}; a newer one may")
+    dtype, device = placed
+    try:
+        if isinstance(found, type) and issubclass(found, nn.Module):
+            if library == "diffusers":
+                return read_network(found, folder, dtype, device)
+            return found.from_pretrained(  # type: ignore[attr-defined]
+                folder, local_files_only=True, use_safetensors=True, dtype=dtype, **_variant(folder)
+            ).to(device)
+        return found.from_pretrained(folder, local_files_only=True)
+    except ImportError as error:
+        raise InvalidModel(f"{name} needs {error.name or error}: {INSTALL}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidModel(f"{name}/ cannot be read: {error}") from error
+
+
+def _variant(folder: Path) -> dict[str, str]:
+    names = [path.name for path in folder.glob("*.safetensors")]
+    is_half = bool(names) and all(".fp16" in name for name in names)
+    return {"variant": "fp16"} if is_half else {}
+
+
+def read_network(kind: Any, folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """Read a network of diffusers; no weight is made only to be replaced.
+
+    Raises:
+        InvalidModel: Its file of settings is missing.
+    """
+    if not (folder / "config.json").is_file():
+        raise InvalidModel(
+            f"{folder.name}/ has no config.json: give a folder as diffusers saves it"
+        )
+    files = sorted(folder.glob("*.safetensors"))
+    whole = [path for path in files if ".fp16" not in path.name and "non_ema" not in path.name]
+    tensors: dict[str, Tensor] = {}
+    for path in whole or files:
+        found = load_torch(path, str(device))
+        tensors |= {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in found.items()
+        }
+    with contextlib.suppress(NotImplementedError), torch.device("meta"):
+        network: nn.Module = kind.from_config(kind.load_config(folder, local_files_only=True))
+        told = network.load_state_dict(tensors, strict=False, assign=True)
+        left = [*network.parameters(), *network.buffers()]
+        if not (told.missing_keys or told.unexpected_keys or any(each.is_meta for each in left)):
+            return network
+    # Files from before names changed, which diffusers knows how to turn.
+    read: nn.Module = kind.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **_variant(folder)
+    )
+    return read.to(device)
+
+
+def _add_reference(parts: Parts, others: dict[str, Any]) -> None:
+    """Add a picture adapter (Ye et al., "IP-Adapter", arXiv 2308.06721) to the network."""
+    path = Path(parts.described.entry.ip_adapter)
+    state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for name, value in load_torch(path).items():
+        group, _, inner = name.partition(".")
+        if group not in state:
+            raise InvalidModel(f"{path.name} is no IP-Adapter: it has a tensor {name!r}")
+        state[group][inner] = value
+    if "image_encoder" not in parts.modules:
+        beside = [folder / "image_encoder" for folder in (path.parent, path.parent.parent)]
+        found = next((folder for folder in beside if folder.is_dir()), None)
+        if found is None:
+            raise InvalidModel(f"{path.name} needs image_encoder/ beside it: copy it there")
+        parts.modules["image_encoder"] = _read(
+            found,
+            "transformers",
+            "CLIPVisionModelWithProjection",
+            "image_encoder",
+            (parts.dtype, parts.device),
+        )
+    network, encoder = parts.network, parts.modules["image_encoder"]
+    network._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+    network.to(device=parts.device, dtype=parts.dtype)
+    if others.get("feature_extractor") is None:
+        side: int = getattr(encoder.config, "image_size", _SIGHT_PX)
+        others["feature_extractor"] = transformers.CLIPImageProcessor(size=side, crop_size=side)
+    for processor in network.attn_processors.values():
+        for layer in getattr(processor, "to_v_ip", ()):
+            layer.register_forward_hook(parts.scales.weigh)
+    black = PIL.Image.new("RGB", (_SIGHT_PX, _SIGHT_PX))
+    parts.nothing = parts.see(black, is_heard=False)

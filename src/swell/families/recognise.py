@@ -1,0 +1,303 @@
+"""What a folder of weights holds: its family, and all that must be known without opening weights.
+
+A folder of diffusers has `model_index.json`, which names its pipeline and what that is made of, and
+one folder for each part with its `config.json`. Pure but for reading these.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from swell.families import vqgan_clip
+from swell.families.schedulers import few_step, sampler_of, with_sampler
+from swell.model import InvalidModel
+from swell.weights.formats import is_allowed
+
+__all__ = [
+    "FAMILIES",
+    "OTHER",
+    "UNUSED",
+    "Facts",
+    "Family",
+    "is_vqgan_clip",
+    "look",
+    "weight_files",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Models of one construction."""
+
+    name: str
+    #: Names of pipelines in diffusers.
+    pipelines: tuple[str, ...]
+    #: Where its model is, below `swell.families`.
+    module: str
+    #: The part that draws: `unet` or `transformer`.
+    network: str = "unet"
+    steps: int = 30
+    guidance: float = 7.5
+    #: Whether a flow's steps are laid evenly before they are shifted.
+    even: bool = False
+    #: Whether it can have a control net, and a picture adapter.
+    has_control: bool = False
+    has_reference: bool = False
+
+
+#: Any other pipeline of diffusers that makes a picture of words: drawn by its own loop.
+OTHER: Final = Family("pipeline", (), "pipeline_torch")
+
+FAMILIES: Final[Sequence[Family]] = (
+    Family(
+        "stable-diffusion",
+        (
+            "StableDiffusionPipeline",
+            "StableDiffusionImg2ImgPipeline",
+            "StableDiffusionInpaintPipeline",
+            "LatentConsistencyModelPipeline",
+        ),
+        "stable_diffusion_torch",
+        has_control=True,
+        has_reference=True,
+    ),
+    Family(
+        "stable-diffusion-xl",
+        (
+            "StableDiffusionXLPipeline",
+            "StableDiffusionXLImg2ImgPipeline",
+            "StableDiffusionXLInpaintPipeline",
+        ),
+        "stable_diffusion_xl_torch",
+        guidance=5.0,
+        has_control=True,
+        has_reference=True,
+    ),
+    Family(
+        "stable-diffusion-3",
+        ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"),
+        "stable_diffusion_3_torch",
+        network="transformer",
+        steps=28,
+        guidance=7.0,
+    ),
+    Family(
+        "flux",
+        ("FluxPipeline", "FluxImg2ImgPipeline"),
+        "flux_torch",
+        network="transformer",
+        steps=28,
+        guidance=3.5,
+        even=True,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a folder's settings say. Sides are in px, sides of latents in their own units."""
+
+    family: Family
+    index: Mapping[str, Any]
+    network: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    #: A picture's sides are multiples of this.
+    stride_px: int = 8
+    #: Pixels a side for one latent.
+    scale_px: int = 8
+    #: Channels of latents.
+    channels: int = 4
+    #: The side that it was trained for.
+    side_px: int = 512
+    steps: int = 30
+    guidance: float = 7.5
+
+    @property
+    def sees_mask(self) -> bool:
+        """Whether its network is shown the mask and what lies around it."""
+        return int(self.network.get("in_channels", 4)) == 2 * self.channels + 1
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether it takes a mask at all."""
+        return self.family.network == "unet" and self.family is not OTHER
+
+    @property
+    def hears_guidance(self) -> bool:
+        """Whether its network is told guidance as a number, which takes no second row."""
+        told = self.network.get("guidance_embeds") or self.network.get("time_cond_proj_dim")
+        return bool(told)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether guidance is by a second row, without the prompt or with what is unwanted."""
+        return self.family.name != "flux" and not self.hears_guidance
+
+    def tokens(self, width: int, height: int) -> int:
+        """Return how many tokens a transformer makes of a picture. Sides are in px."""
+        patch = 2 if self.family.name == "flux" else int(self.network.get("patch_size", 1))
+        return (height // self.scale_px // patch) * (width // self.scale_px // patch)
+
+
+def look(
+    folder: Path,
+    *,
+    sampler: str = "",
+    few: str = "",
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> Facts:
+    """Return what a folder holds.
+
+    Args:
+        folder: Of weights, with `model_index.json`.
+        sampler: Another than the folder's own; empty for that one.
+        few: In which way it was distilled to few steps; empty for none.
+        steps: The default; None for the family's.
+        guidance: The default; None for the family's.
+
+    Raises:
+        InvalidModel: It is no folder of a model, something is missing, or it has no family here.
+    """
+    index = read_json(folder, "model_index.json")
+    pipeline = str(index.get("_class_name", ""))
+    family = next((each for each in FAMILIES if pipeline in each.pipelines), OTHER)
+    if family is OTHER and not pipeline.endswith("Pipeline"):
+        raise InvalidModel(
+            f"model_index.json names {pipeline or 'no pipeline'}: give a folder as diffusers saves "
+            "it, whose _class_name ends with Pipeline"
+        )
+    _check_parts(folder, index)
+    scheduler = read_json(folder, "scheduler/scheduler_config.json", optional=family is OTHER)
+    usual: tuple[int, float] = (family.steps, family.guidance)
+    if few:
+        scheduler, count, scale = few_step(scheduler, few)
+        usual = (count, scale)
+    if sampler:
+        scheduler = with_sampler(scheduler, sampler)
+    network = read_json(folder, f"{family.network}/config.json", optional=family is OTHER)
+    if family is OTHER and not network:
+        network = read_json(folder, "transformer/config.json", optional=True)
+    vae = read_json(folder, "vae/config.json", optional=family is OTHER)
+    if pipeline == "LatentConsistencyModelPipeline":
+        usual = (4, 8.5)
+    elif family.name == "flux" and not network.get("guidance_embeds"):
+        usual = (4, 0.0)
+    scale_px = int(2 ** (len(vae.get("block_out_channels") or (0, 0, 0, 0)) - 1))
+    facts = Facts(
+        family=family,
+        index=index,
+        network=network,
+        vae=vae,
+        scheduler=scheduler,
+        stride_px=_stride(family, network, scale_px),
+        scale_px=scale_px,
+        channels=int(vae.get("latent_channels", 4)),
+        side_px=_side(family, network, scale_px),
+        steps=steps or usual[0],
+        guidance=usual[1] if guidance is None else guidance,
+    )
+    return facts if _draws_in_steps(facts) else _fallen_back(facts)
+
+
+def _side(family: Family, network: Mapping[str, Any], scale_px: int) -> int:
+    if family.name == "flux":
+        return 128 * scale_px
+    side = network.get("sample_size") or 64
+    return int(side if isinstance(side, int) else side[0]) * scale_px
+
+
+def _stride(family: Family, network: Mapping[str, Any], scale_px: int) -> int:
+    """Return what sides are multiples of. A U-Net would take any latents, and cut some anew."""
+    if family.name == "flux":
+        return 2 * scale_px
+    if family.network == "transformer":
+        return scale_px * int(network.get("patch_size", 1))
+    return max(scale_px, 8)
+
+
+def _draws_in_steps(facts: Facts) -> bool:
+    """Whether the engine has a solver for what the scheduler does."""
+    if facts.family is OTHER:
+        return False
+    if facts.vae.get("latents_mean") or facts.vae.get("latents_std"):
+        return False
+    if facts.index.get("requires_aesthetics_score"):
+        return False
+    return sampler_of(facts.scheduler, 4, tokens=256, even=facts.family.even) is not None
+
+
+def _fallen_back(facts: Facts) -> Facts:
+    """Return the facts of a folder whose own pipeline is to draw."""
+    kept = {name: getattr(facts, name) for name in Facts.__slots__}
+    return Facts(**{**kept, "family": OTHER})
+
+
+def _check_parts(folder: Path, index: Mapping[str, Any]) -> None:
+    """Check that each part is there, and has weights that may be opened.
+
+    Raises:
+        InvalidModel: One is missing, or is only there as a pickle.
+    """
+    for part, (library, *_) in _parts(index).items():
+        inner = folder / part
+        if library is None or part in UNUSED:
+            continue
+        if not inner.is_dir():
+            raise InvalidModel(f"the folder has no {part}/, which model_index.json names")
+        is_network = (inner / "config.json").is_file()
+        if is_network and not any(inner.glob("*.safetensors")):
+            raise InvalidModel(
+                f"{part}/ has no .safetensors file: convert its weights, other formats are pickles "
+                "and are not opened"
+            )
+
+
+#: Parts that are not loaded: what is shown is the operator's choice, made for all models alike.
+UNUSED: Final = frozenset({"safety_checker"})
+
+
+def _parts(index: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    return {
+        name: told
+        for name, told in index.items()
+        if isinstance(told, list) and len(told) == 2 and not name.startswith("_")
+    }
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Return the names of all files that a model may be made of, in order."""
+    names = (each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
+    return sorted(
+        name for name in names if is_allowed(name) and name.partition("/")[0] not in UNUSED
+    )
+
+
+def is_vqgan_clip(folder: Path) -> bool:
+    """Whether a folder holds a VQGAN and a CLIP, which search for a picture together."""
+    if (folder / "model_index.json").is_file():
+        return vqgan_clip.recognises(read_json(folder, "model_index.json"))
+    return vqgan_clip.is_complete(folder)
+
+
+def read_json(folder: Path, name: str, *, optional: bool = False) -> dict[str, Any]:
+    """Return a folder's file of settings; nothing if it may be missing and is.
+
+    Raises:
+        InvalidModel: It is missing, or no table.
+    """
+    path = folder / name
+    if optional and not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidModel(f"the folder has no {name}: give one as diffusers saves it") from None
+    except (OSError, ValueError) as error:
+        raise InvalidModel(f"{name} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidModel(f"{name} is no table of settings")
+    return found

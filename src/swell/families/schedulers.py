@@ -1,0 +1,259 @@
+"""What a folder's `scheduler_config.json` means to the engine: which solver, and its options. Pure.
+
+A setting that is left out has the default of its class in diffusers 0.42. What the engine has no
+solver for gives None: such a model is drawn by diffusers' own loop, which Swell cannot share among
+samples.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Final
+
+from swell.model import InvalidModel, Sampler
+
+__all__ = ["FEW_STEPS", "SAMPLERS", "few_step", "sampler_of", "with_sampler"]
+
+Config = Mapping[str, Any]
+
+#: Names of samplers that may be chosen → the scheduler's class in diffusers.
+SAMPLERS: Final[Mapping[str, str]] = {
+    "euler": "EulerDiscreteScheduler",
+    "euler_ancestral": "EulerAncestralDiscreteScheduler",
+    "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "ddim": "DDIMScheduler",
+    "lcm": "LCMScheduler",
+    "flow_euler": "FlowMatchEulerDiscreteScheduler",
+}
+
+#: Ways of being distilled to few steps → sampler, settings that differ, steps, guidance. Sources:
+#: LCM-LoRA, arXiv 2311.05556; SDXL-Turbo, arXiv 2311.17042; SDXL-Lightning, arXiv 2402.13929.
+FEW_STEPS: Final[Mapping[str, tuple[str, Config, int, float]]] = {
+    "lcm": ("lcm", {}, 4, 1.0),
+    "turbo": ("euler_ancestral", {"timestep_spacing": "trailing"}, 1, 0.0),
+    "lightning": ("euler", {"timestep_spacing": "trailing"}, 4, 0.0),
+}
+
+_PREDICTIONS: Final = {"epsilon": "epsilon", "v_prediction": "v"}
+
+#: Settings that the engine has no solver for, unless they have these values.
+_PLAIN: Final[Config] = {
+    "trained_betas": None,
+    "interpolation_type": "linear",
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "sigma_min": None,
+    "sigma_max": None,
+    "timestep_type": "discrete",
+    "rescale_betas_zero_snr": False,
+    "final_sigmas_type": "zero",
+    "thresholding": False,
+    "algorithm_type": "dpmsolver++",
+    "solver_type": "midpoint",
+    "solver_order": 2,
+    "lower_order_final": True,
+    "euler_at_final": False,
+    "use_lu_lambdas": False,
+    "use_flow_sigmas": False,
+    "variance_type": None,
+    "invert_sigmas": False,
+    "stochastic_sampling": False,
+    "time_shift_type": "exponential",
+    "lambda_min_clipped": -math.inf,
+}
+
+#: Those of them that a class does not look at are no obstacle.
+_READ: Final[Mapping[str, frozenset[str]]] = {
+    "EulerDiscreteScheduler": frozenset(
+        {
+            "trained_betas",
+            "interpolation_type",
+            "use_exponential_sigmas",
+            "use_beta_sigmas",
+            "sigma_min",
+            "sigma_max",
+            "timestep_type",
+            "rescale_betas_zero_snr",
+            "final_sigmas_type",
+        }
+    ),
+    "EulerAncestralDiscreteScheduler": frozenset(["trained_betas", "rescale_betas_zero_snr"]),
+    "DPMSolverMultistepScheduler": frozenset(
+        {
+            "trained_betas",
+            "thresholding",
+            "algorithm_type",
+            "solver_type",
+            "solver_order",
+            "lower_order_final",
+            "euler_at_final",
+            "use_exponential_sigmas",
+            "use_beta_sigmas",
+            "use_lu_lambdas",
+            "use_flow_sigmas",
+            "final_sigmas_type",
+            "variance_type",
+            "rescale_betas_zero_snr",
+            "lambda_min_clipped",
+        }
+    ),
+    "DDIMScheduler": frozenset(["trained_betas", "thresholding", "rescale_betas_zero_snr"]),
+    "LCMScheduler": frozenset(["trained_betas", "thresholding", "rescale_betas_zero_snr"]),
+    "FlowMatchEulerDiscreteScheduler": frozenset(
+        {
+            "invert_sigmas",
+            "use_exponential_sigmas",
+            "use_beta_sigmas",
+            "use_karras_sigmas",
+            "stochastic_sampling",
+            "time_shift_type",
+        }
+    ),
+}
+
+
+def with_sampler(config: Config, name: str) -> dict[str, Any]:
+    """Return a scheduler's settings as another class takes them over.
+
+    Raises:
+        InvalidModel: There is no sampler of that name.
+    """
+    if name not in SAMPLERS:
+        raise InvalidModel(f"no sampler is called {name!r}: use one of {', '.join(SAMPLERS)}")
+    return {**config, "_class_name": SAMPLERS[name]}
+
+
+def few_step(config: Config, name: str) -> tuple[dict[str, Any], int, float]:
+    """Return the settings, steps and guidance of a model distilled in this way.
+
+    Raises:
+        InvalidModel: There is no such way.
+    """
+    if name not in FEW_STEPS:
+        raise InvalidModel(f"no way to few steps is called {name!r}: use {', '.join(FEW_STEPS)}")
+    sampler, changes, steps, guidance = FEW_STEPS[name]
+    return {**with_sampler(config, sampler), **changes}, steps, guidance
+
+
+def sampler_of(
+    config: Config, steps: int, *, tokens: int = 0, even: bool = False
+) -> Sampler | None:
+    """Return what the engine is to draw with, or None if it has no such solver.
+
+    Args:
+        config: What `scheduler_config.json` says.
+        steps: How many.
+        tokens: Of the picture, for schedules that depend on its size.
+        even: Whether the pipeline lays a flow's steps evenly, as that of Flux does.
+    """
+    kind = str(config.get("_class_name"))
+    make = _MAKERS.get(kind)
+    if make is None or not _is_plain(config, kind):
+        return None
+    options = make(config)
+    if options is None:
+        return None
+    if kind == SAMPLERS["flow_euler"]:
+        options |= _flow(config, tokens, even)
+    names = {told: name for name, told in SAMPLERS.items()}
+    return Sampler(names[kind], steps, **options)
+
+
+def _is_plain(config: Config, kind: str) -> bool:
+    looked_at = _READ[kind]
+    if "use_karras_sigmas" in looked_at and config.get("use_karras_sigmas"):
+        return False
+    return all(
+        config.get(name, value) == value for name, value in _PLAIN.items() if name in looked_at
+    )
+
+
+def _training(config: Config, *, start: float, end: float, betas: str) -> dict[str, Any] | None:
+    schedule = config.get("beta_schedule", betas)
+    if schedule not in ("linear", "scaled_linear"):
+        return None
+    return {
+        "betas": schedule,
+        "beta_start": float(config.get("beta_start", start)),
+        "beta_end": float(config.get("beta_end", end)),
+        "train_steps": int(config.get("num_train_timesteps", 1000)),
+    }
+
+
+def _linear(config: Config) -> dict[str, Any] | None:
+    return _training(config, start=0.0001, end=0.02, betas="linear")
+
+
+def _predicts(config: Config) -> str | None:
+    return _PREDICTIONS.get(str(config.get("prediction_type", "epsilon")))
+
+
+def _spaced(config: Config, spacing: str) -> dict[str, Any] | None:
+    training, prediction = _linear(config), _predicts(config)
+    if training is None or prediction is None:
+        return None
+    return training | {
+        "prediction": prediction,
+        "spacing": config.get("timestep_spacing", spacing),
+        "offset": int(config.get("steps_offset", 0)),
+    }
+
+
+def _karras(config: Config) -> dict[str, Any] | None:
+    made = _spaced(config, "linspace")
+    return None if made is None else made | {"karras": bool(config.get("use_karras_sigmas", False))}
+
+
+def _ancestral(config: Config) -> dict[str, Any] | None:
+    return _spaced(config, "linspace")
+
+
+def _ddim(config: Config) -> dict[str, Any] | None:
+    made = _spaced(config, "leading")
+    if made is None:
+        return None
+    clips = config.get("clip_sample", True)
+    return made | {
+        "clean_end": bool(config.get("set_alpha_to_one", True)),
+        "clip": float(config.get("clip_sample_range", 1.0)) if clips else None,
+    }
+
+
+def _lcm(config: Config) -> dict[str, Any] | None:
+    made = _training(config, start=0.00085, end=0.012, betas="scaled_linear")
+    if made is None or _predicts(config) != "epsilon":
+        return None
+    clips = config.get("clip_sample", False)
+    return made | {
+        "original_steps": int(config.get("original_inference_steps", 50)),
+        "timestep_scaling": float(config.get("timestep_scaling", 10.0)),
+        "clip": float(config.get("clip_sample_range", 1.0)) if clips else None,
+    }
+
+
+def _bare(config: Config) -> dict[str, Any]:
+    return {}
+
+
+_MAKERS: Final[Mapping[str, Callable[[Config], dict[str, Any] | None]]] = {
+    "EulerDiscreteScheduler": _karras,
+    "EulerAncestralDiscreteScheduler": _ancestral,
+    "DPMSolverMultistepScheduler": _karras,
+    "DDIMScheduler": _ddim,
+    "LCMScheduler": _lcm,
+    "FlowMatchEulerDiscreteScheduler": _bare,
+}
+
+
+def _flow(config: Config, tokens: int, even: bool) -> dict[str, Hashable]:
+    """Return the shift of a flow. Source: arXiv 2403.03206; a line through two sizes in Flux."""
+    options: dict[str, Hashable] = {
+        "spacing": "even" if even else "train",
+        "terminal": config.get("shift_terminal") or None,
+        "train_steps": int(config.get("num_train_timesteps", 1000)),
+    }
+    if not config.get("use_dynamic_shifting", False):
+        return options | {"shift": float(config.get("shift", 1.0))}
+    low, high = int(config.get("base_image_seq_len", 256)), config.get("max_image_seq_len", 4096)
+    least, most = float(config.get("base_shift", 0.5)), float(config.get("max_shift", 1.15))
+    slope = (most - least) / (int(high) - low)
+    return options | {"mu": tokens * slope + (least - slope * low)}

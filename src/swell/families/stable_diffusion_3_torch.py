@@ -1,0 +1,76 @@
+"""Stable Diffusion 3 and 3.5.
+
+Paper: Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis"
+(arXiv 2403.03206). Pictures go to noise along straight lines, and the transformer says how fast:
+
+    x_t = (1 - t) x_0 + t e,    v = e - x_0
+
+It hears three text encoders: two CLIPs side by side, padded to the width of T5's states, then those
+of T5; and the sentences of both CLIPs together. Without T5 its states are zeros.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+import torch
+from torch import Tensor
+
+from swell.families.latent_torch import Latent
+
+__all__ = ["MODEL", "StableDiffusion3"]
+
+#: Tokens that T5 hears.
+_LONG: Final = 256
+
+
+class StableDiffusion3(Latent):
+    """See the module."""
+
+    half: ClassVar = "bfloat16"
+    encoders: ClassVar = ("text_encoder", "text_encoder_2")
+
+    def _skip(self, steps: int, strength: float) -> int:
+        return flow_skip(steps, strength)
+
+    def text(self, prompt: str | None) -> Mapping[str, Tensor]:
+        """Return all encoders' states. Shapes: states (77 + 256, D), sentence (D1 + D2,)."""
+        parts, prompt = self.parts, prompt or ""
+        told = [self._clip(name, prompt) for name in self.encoders]
+        clips = torch.cat([states for states, _ in told], dim=-1)
+        width = int(self.facts.network["joint_attention_dim"])
+        long = parts.get("text_encoder_3")
+        if long is None:
+            states = clips.new_zeros((_LONG, width))
+        else:
+            states = long(parts.ids("tokenizer_3", prompt, _LONG))[0][0]
+        clips = torch.nn.functional.pad(clips, (0, states.shape[-1] - clips.shape[-1]))
+        return {
+            "states": torch.cat([clips, states.to(clips)], dim=0),
+            "sentence": torch.cat([sentence for _, sentence in told], dim=-1),
+        }
+
+    def _clip(self, name: str, prompt: str) -> tuple[Tensor, Tensor]:
+        tokenizer = name.replace("text_encoder", "tokenizer")
+        length = self.parts.others["tokenizer"].model_max_length
+        ids = self.parts.ids(tokenizer, prompt, length)
+        told: Any = self.parts.get(name)(ids, output_hidden_states=True)
+        return told.hidden_states[-2][0], told[0][0]
+
+    def say(self, x: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+        """Ask the transformer."""
+        said: Tensor = self.parts.network(
+            hidden_states=x,
+            timestep=t,
+            encoder_hidden_states=told["states"],
+            pooled_projections=told["sentence"],
+            return_dict=False,
+        )[0]
+        return said
+
+
+def flow_skip(steps: int, strength: float) -> int:
+    """Return how many steps of a flow a sample leaves out that starts from a picture."""
+    return min(int(max(steps - min(steps * strength, steps), 0)), steps - 1)
+
+
+MODEL = StableDiffusion3
