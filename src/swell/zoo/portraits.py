@@ -1,0 +1,304 @@
+"""One picture of a face becomes a pack of portraits in scenes: a collage that is painted.
+
+    find the face → cut out head and shoulders → set them into a scene → paint → enlarge
+
+No network here imagines anything: each step is one of the built-in models, and the scenes are drawn
+from `scenes.toml`.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+import PIL.Image
+import PIL.ImageChops
+import PIL.ImageDraw
+import PIL.ImageFilter
+from pydantic import BaseModel, ConfigDict, Field
+
+from swell import ui
+from swell.model import Cancelled, Image, Item, Model, Reject
+from swell.zoo.cutout import Mask
+from swell.zoo.embedded import weights
+from swell.zoo.faces import Face, FaceDetector
+from swell.zoo.paint import STYLES, Brush, Painter
+from swell.zoo.pictures import Pixels, opened, resized, sample
+from swell.zoo.scenes import SCENES, Scene
+from swell.zoo.upscale import Upscaler
+
+__all__ = ["Portraits", "Sitter", "Studio"]
+
+#: Height of the face in the portrait, and where its middle is, as parts of the portrait's side.
+_FACE_HEIGHT: Final = 0.3
+_FACE_X: Final = 0.5
+_FACE_Y: Final = 0.43
+#: Head and shoulders around a face, in heights of the face from its middle.
+_ABOVE, _BELOW, _BESIDE = 1.3, 2.6, 1.9
+#: A composition is drawn and painted at so many pixels a side.
+_SIDE_PX: Final = 512
+#: The face is painted with so much of the strength, so that it stays who it is.
+_FACE_STRENGTH: Final = 0.55
+
+
+@dataclass(frozen=True, slots=True)
+class Sitter:
+    """A person without a background: head and shoulders, and where the face is in them."""
+
+    #: RGBA.
+    picture: PIL.Image.Image
+    #: Left, top, right, bottom of the face, in px of `picture`.
+    face: tuple[float, float, float, float]
+
+
+class Studio:
+    """The networks, and what is done with them.
+
+    Args:
+        threads: Threads of one call; None leaves the number to ONNX Runtime.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._detector = FaceDetector(threads)
+        self._mask = Mask(threads)
+        self._brush = Brush(threads)
+        self._upscaler = Upscaler(threads)
+
+    def sitter(self, pixels: Pixels) -> Sitter | None:
+        """Find the largest face and cut its head and shoulders out; None where no face is.
+
+        Shapes: (H, W, 3) uint8 sRGB.
+        """
+        faces = self._detector(pixels)
+        return self._cut(pixels, faces[0]) if faces else None
+
+    def _cut(self, pixels: Pixels, face: Face) -> Sitter:
+        left, top, right, bottom = face.box
+        tall, x, y = bottom - top, (left + right) / 2, (top + bottom) / 2
+        height, width = pixels.shape[:2]
+        x0, x1 = max(0, round(x - _BESIDE * tall)), min(width, round(x + _BESIDE * tall))
+        y0, y1 = max(0, round(y - _ABOVE * tall)), min(height, round(y + _BELOW * tall))
+        crop = pixels[y0:y1, x0:x1]
+        place = (left - x0, top - y0, right - x0, bottom - y0)
+        picture = PIL.Image.fromarray(np.ascontiguousarray(crop))
+        picture.putalpha(_person(PIL.Image.fromarray(self._mask(crop)), place))
+        return Sitter(picture, place)
+
+    def compose(self, sitter: Sitter, scene: Scene, seed: int = 0) -> tuple[Pixels, Pixels]:
+        """Return the sitter in the scene, not painted yet, and how much of each place is face.
+
+        Shapes: (512, 512, 3) uint8 sRGB, (512, 512) uint8.
+        """
+        side = _SIDE_PX
+        behind = scene.draw(side, side, seed).convert("RGBA")
+        person, left, top, scale = _placed(sitter)
+        person = _lit(person, scene)
+        layer = PIL.Image.new("RGBA", behind.size)
+        layer.paste(person, (left, top))
+        whole = PIL.Image.alpha_composite(_shadowed(behind, layer), layer)
+        box = [
+            offset + scale * edge for edge, offset in zip(sitter.face, (left, top) * 2, strict=True)
+        ]
+        likeness = PIL.Image.new("L", behind.size)
+        PIL.ImageDraw.Draw(likeness).ellipse(box, 255)
+        likeness = likeness.filter(PIL.ImageFilter.GaussianBlur((box[3] - box[1]) * 0.12))
+        front = scene.front(side, side, seed)
+        if front is not None:
+            # Snow falls before the coat, not before the eyes.
+            clear = PIL.ImageChops.multiply(front.getchannel("A"), PIL.ImageChops.invert(likeness))
+            front.putalpha(clear)
+            whole = PIL.Image.alpha_composite(whole, front)
+        return np.asarray(whole.convert("RGB")), np.asarray(likeness)
+
+    def paint(
+        self,
+        picture: Pixels,
+        likeness: Pixels,
+        style: str,
+        strength: float,
+        keep_colours: bool = False,
+    ) -> Pixels:
+        """Paint a composition, the face with a lighter hand. Shapes: as `compose` returns them."""
+        painter = Painter(style, keep_colours=keep_colours, brush=self._brush)
+        painted = painter(picture).astype(np.float32)
+        less = 1 - (1 - _FACE_STRENGTH) * likeness[..., None].astype(np.float32) / 255
+        mixed = picture + strength * less * (painted - picture)
+        return mixed.clip(0, 255).round().astype(np.uint8)
+
+    def enlarge(self, picture: Pixels, side_px: int) -> Pixels:
+        """Return it at `side_px` a side, which is its own or twice that."""
+        return picture if side_px == len(picture) else self._upscaler(picture, 2)
+
+
+def _person(mask: PIL.Image.Image, face: tuple[float, float, float, float]) -> PIL.Image.Image:
+    """Keep of a mask what hangs together with the face, and the face itself in any case."""
+    left, top, right, bottom = face
+    grown = (left, top - 0.12 * (bottom - top), right, bottom)
+    head = PIL.Image.new("L", mask.size)
+    PIL.ImageDraw.Draw(head).ellipse(grown, 255)
+    solid = PIL.ImageChops.lighter(mask, head).point(lambda value: 255 if value > 96 else 0)
+    middle = (int((left + right) / 2), int((top + bottom) / 2))
+    PIL.ImageDraw.floodfill(solid, middle, 128)
+    near = solid.point(lambda value: 255 if value == 128 else 0)
+    near = near.filter(PIL.ImageFilter.MaxFilter(9))
+    soft = head.filter(PIL.ImageFilter.GaussianBlur(0.04 * (bottom - top)))
+    kept = PIL.ImageChops.lighter(PIL.ImageChops.darker(mask, near), soft)
+    # What is nearly background is background: the network leaves a haze there.
+    return kept.point(lambda value: max(0, min(255, (value - 48) * 255 // 160)))
+
+
+def _placed(sitter: Sitter) -> tuple[PIL.Image.Image, int, int, float]:
+    """Return the sitter in the portrait's size, its left and top there, and the scale.
+
+    Where the picture ends above the portrait's lower edge, the sitter is moved down, and made
+    larger if that is not enough.
+    """
+    left, top, right, bottom = sitter.face
+    x, y, tall = (left + right) / 2, (top + bottom) / 2, bottom - top
+    scale = _FACE_HEIGHT * _SIDE_PX / tall
+    below = sitter.picture.height - y
+    middle = _FACE_Y * _SIDE_PX
+    missing = _SIDE_PX - (middle + below * scale)
+    if missing > 0:
+        middle += min(missing, 0.1 * _SIDE_PX)
+        scale = max(scale, min((_SIDE_PX - middle) / below, 1.6 * scale))
+    size = (round(sitter.picture.width * scale), round(sitter.picture.height * scale))
+    person = sitter.picture.resize(size, PIL.Image.Resampling.LANCZOS)
+    return person, round(_FACE_X * _SIDE_PX - x * scale), round(middle - y * scale), scale
+
+
+def _lit(person: PIL.Image.Image, scene: Scene) -> PIL.Image.Image:
+    """Return the person in the scene's light: as if through a glass of its colour."""
+    light = PIL.Image.new("RGB", person.size, scene.light)
+    colours = person.convert("RGB")
+    lit = PIL.Image.blend(colours, PIL.ImageChops.multiply(colours, light), min(1, scene.lit * 2.5))
+    lit = PIL.Image.blend(lit, light, scene.lit * 0.25)
+    lit.putalpha(person.getchannel("A"))
+    return lit
+
+
+def _shadowed(behind: PIL.Image.Image, layer: PIL.Image.Image) -> PIL.Image.Image:
+    """Darken the scene a little around the person, so that both belong together."""
+    soft = layer.getchannel("A").filter(PIL.ImageFilter.GaussianBlur(14))
+    shadow = PIL.Image.new("RGBA", behind.size, (10, 10, 24, 255))
+    shadow.putalpha(soft.point(lambda value: value * 2 // 5))
+    return PIL.Image.alpha_composite(behind, shadow)
+
+
+class Portraits(Model):
+    """Make a pack of portraits in scenes out of one picture of a face.
+
+    **What it is.** A collage, painted: the largest face is found, head and shoulders are cut out,
+    set into a scene drawn from simple shapes, and painted in an art style with a lighter hand on
+    the face. It needs no GPU and no download.
+
+    **What it is not.** A diffusion model that imagines the person anew: pose, clothes, expression
+    and light of the face stay those of the picture. A frontal picture with the shoulders in it and
+    a plain background comes out best; hair is cut roughly.
+
+    | | |
+    |---|---|
+    | networks | those of `swell/faces`, `swell/cutout`, `swell/paint` and `swell/upscale` |
+    | licences of the weights | MIT, Apache-2.0, Apache-2.0, BSD-3-Clause |
+    | scenes | 12, as data in `swell/zoo/scenes.toml`: shapes, a light, a style |
+    | weights on disk | 7.6 MB |
+    | input | a picture with at least one face; of several the largest is taken |
+    | time | 0.5 s, and 0.3 s a portrait, on one CPU core; 5 s to enlarge one |
+    | memory | 1 GB |
+
+    Use it with pictures of people who agreed to it.
+    """
+
+    name = "swell/portraits"
+    Output = list[Image]
+    files = (
+        *(weights(f"{name}.onnx") for name in ("faces", "cutout", "paint-styles", "upscale")),
+        Path(__file__).with_name("scenes.toml"),
+    )
+    examples = ({"image": sample(), "scenarios": ["beach"], "size": 512},)
+
+    class Input(BaseModel):
+        """Who, where and how."""
+
+        model_config = ConfigDict(extra="forbid")
+        image: Annotated[
+            Image, Field(title="Picture", description="A face, best with shoulders."), ui.image()
+        ]
+        scenarios: Annotated[
+            list[Literal[tuple(SCENES)]],  # type: ignore[valid-type]
+            Field(
+                min_length=1,
+                max_length=len(SCENES),
+                title="Scenarios",
+                description="One portrait each, in this order.",
+            ),
+        ] = ["beach", "city", "space", "forest"]
+        style: Annotated[
+            Literal["scene", "none", *STYLES],  # type: ignore[valid-type]
+            Field(
+                title="Style",
+                description="`scene` leaves it to each scene, `none` paints nothing.",
+            ),
+            ui.styles(),
+        ] = "scene"
+        strength: Annotated[
+            float | None,
+            Field(ge=0, le=1, title="Strength", description="How far the painting goes."),
+            ui.slider(step=0.05, advanced=True),
+        ] = None
+        size: Annotated[
+            Literal[512, 1024],
+            Field(title="Size", description="Pixels a side; 1024 is 512 enlarged."),
+        ] = 1024
+        seed: Annotated[
+            int | None,
+            Field(ge=0, lt=2**63, title="Seed", description="Where clouds, stars and trees are."),
+            ui.seed(),
+        ] = None
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads
+
+    def load(self, device: str) -> None:
+        """Read the weights; the networks run on the CPU whatever `device` says."""
+        self._studio = Studio(self._threads)
+
+    def run(self, items: list[Item[Any]]) -> list[list[Image] | Exception]:
+        """Make the pack of each item, one after another."""
+        return [self._one(item) for item in items]
+
+    def _one(self, item: Item[Any]) -> list[Image] | Exception:
+        sitter = self._studio.sitter(opened(item.input.image)[0])
+        if sitter is None:
+            return Reject(
+                "No face was found: give a picture in which one face is seen from the front, "
+                "well lit, and some 40 px wide at least."
+            )
+        pack: list[Image] = []
+        wanted = item.input.scenarios
+        for portrait in self._portraits(item, sitter):
+            pack.append(Image(portrait, metadata={"scenario": wanted[len(pack)]}))
+            item.progress(len(pack), len(wanted))
+            item.preview(functools.partial(resized, portrait, 256, 256))
+            if item.cancelled:
+                return Cancelled()
+        return pack
+
+    def _portraits(self, item: Item[Any], sitter: Sitter) -> Iterator[Pixels]:
+        asked = item.input
+        seed = item.seed if asked.seed is None else asked.seed + item.index
+        for name in asked.scenarios:
+            scene = SCENES[name]
+            composed, likeness = self._studio.compose(sitter, scene, seed)
+            if asked.style != "none":
+                own = asked.style == "scene"
+                composed = self._studio.paint(
+                    composed,
+                    likeness,
+                    scene.style if own else asked.style,
+                    scene.strength if asked.strength is None else asked.strength,
+                    scene.keep_colours and own,
+                )
+            yield self._studio.enlarge(composed, asked.size)
