@@ -1,0 +1,38 @@
+"""Every model that comes with Swell is told of, and only those."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("swell_models")
+
+import swell.zoo
+from swell.model import InvalidModel, load_models
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "models" / "README.md"
+
+
+def built_in() -> set[str]:
+    """Names of the models in the zoo that are no demonstrations."""
+    names = set()
+    for path in Path(swell.zoo.__file__).parent.glob("[a-z]*.py"):
+        try:
+            found = load_models(f"swell.zoo.{path.stem}")
+        except InvalidModel:
+            continue  # it has no model of its own
+        names |= {each.name for each in found if each.name.startswith("swell/")}
+    return names
+
+
+def test_the_table_has_each_built_in_model_once() -> None:
+    told = re.findall(r"^\| `(swell/[a-z-]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(told) == sorted(built_in())
+
+
+@pytest.mark.parametrize("name", sorted(built_in()))
+def test_each_can_be_found_by_its_name_and_has_an_example(name: str) -> None:
+    (definition,) = load_models(name)
+    assert definition.examples
+    assert definition.description
