@@ -106,11 +106,13 @@ class WantedFile:
         source: An https address, `hf://…`, or a path.
         sha256: What its content must be; None to take what comes.
         size_bytes: How large it must be; None if not known.
+        git_blob: SHA-1 by which git knows its content; None if not known.
     """
 
     source: str
     sha256: str | None = None
     size_bytes: int | None = None
+    git_blob: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ Source:
     follows the Hugging Face Hub: files at `/{owner}/{name}/resolve/{commit}/{path}`
     (https://huggingface.co/docs/xet/file-id), which may redirect; the commit of a branch or tag at
     `/api/models/{owner}/{name}/revision/{branch}`, and its files with sizes and, for large ones,
-    their SHA-256 as `lfs.oid` at `/api/models/{owner}/{name}/tree/{commit}`
-    (https://huggingface.co/docs/hub/api, and the requests of huggingface_hub 2.4).
+    their SHA-256 as `lfs.oid`, for small ones their name in git as `oid`, at
+    `/api/models/{owner}/{name}/tree/{commit}`; why it refuses in `X-Error-Code` and
+    `X-Error-Message` (https://huggingface.co/docs/hub/api, and the requests of huggingface_hub
+    2.4).
 """
 
 import asyncio
@@ -23,6 +25,7 @@ import fnmatch
 import hashlib
 import re
 import urllib.parse
+import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +35,7 @@ import aiohttp
 
 from swell.clock import Clock, SystemClock
 from swell.errors import SwellError
-from swell.weights.cache import Partial, WeightCache
+from swell.weights.cache import DigestMismatch, Partial, WeightCache
 from swell.weights.formats import check_name, is_allowed
 from swell.weights.listing import (
     Entry,
@@ -64,13 +67,16 @@ SILENCE_S: Final = 60.0
 #: Bytes gathered before they are hashed and written by a thread.
 BLOCK_BYTES: Final = 4 << 20
 
+#: A text that comes packed has at most so many bytes, so that nothing swells without end.
+MAX_TEXT_BYTES: Final = 256 << 20
+
 #: Pages of a hub's list of files, of which each has up to 1,000.
 MAX_PAGES: Final = 100
 
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 _HUB_REFERENCE: Final = re.compile(
-    r"hf://(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(?:@(?P<branch>[^/@]+))?(?:/(?P<path>.+))?"
+    r"hf:(?://)?(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(?:@(?P<branch>[^/@]+))?(?:/(?P<path>.+))?"
 )
 
 
@@ -135,7 +141,7 @@ async def pull(
             - a folder or a file, as a path or `file:` address
             - `https://host/path/model.safetensors#sha256=…`; plain `http` on this machine only
             - `hf://owner/name@branch` for the files of a repository, `hf://owner/name@branch/path`
-              for one of them; a commit or a tag will do, `main` if left out
+              for one of them; a commit or a tag will do, `main` if left out. The same without //
 
         cache: Where to.
         progress: Called on the way, at most once per block of 4 MiB and file.
@@ -155,7 +161,7 @@ async def pull(
     """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=SILENCE_S)
     async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
-        source = _Source(session, hub)
+        source = _Source(session, hub, clock or SystemClock())
         wanted = await source.resolve(str(reference))
         files = {name: file for name, file in wanted.files.items() if _matches(name, include)}
         if not files:
@@ -187,12 +193,13 @@ def _sum(entries: Mapping[str, Entry]) -> str:
 class _Source:
     """Turns references into addresses and opens them."""
 
-    def __init__(self, session: aiohttp.ClientSession, hub: Hub) -> None:
+    def __init__(self, session: aiohttp.ClientSession, hub: Hub, clock: Clock) -> None:
         self._session = session
         self._hub = hub
+        self._clock = clock
 
     async def resolve(self, reference: str) -> Wanted:
-        if reference.startswith("hf://"):
+        if reference.startswith("hf:"):
             return await self._from_hub(reference)
         if reference.startswith(("https://", "http://")):
             return _single(reference)
@@ -203,6 +210,7 @@ class _Source:
 
     async def _from_hub(self, reference: str) -> Wanted:
         found = _parts(reference)
+        _check_https(self._hub.endpoint)
         model, path = f"{found['owner']}/{found['name']}", found["path"]
         branch = urllib.parse.quote(found["branch"] or "", safe="")
         api = f"{self._hub.endpoint}/api/models/{model}"
@@ -224,16 +232,28 @@ class _Source:
 
     async def _json(self, url: str, reference: str) -> tuple[Any, str | None]:
         """Return an answer of the hub, and the address of its next page."""
-        try:
-            async with self._session.get(url, headers=self._headers(url)) as response:
-                _check_status(response, reference)
-                following = response.links["next"]["url"] if "next" in response.links else None
-                next_url = None if following is None else str(following)
-                if next_url is not None and not next_url.startswith(self._hub.endpoint + "/"):
-                    raise PullFailed(f"{url} leads to another host")
-                return await response.json(), next_url
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise PullFailed(f"{reference}: {_cause(error)}") from error
+        for failed in range(1, TRIES + 1):
+            try:
+                async with self._session.get(url, headers=self._headers(url)) as response:
+                    _check_status(response, reference, self._hub.endpoint)
+                    return await response.json(), self._next_page(response)
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                if failed == TRIES:
+                    raise PullFailed(f"{reference}: {_cause(error)} ({failed} tries)") from error
+            await self._clock.sleep(WAIT_S * 2.0 ** (failed - 1))
+        raise AssertionError("the last try returns or raises")
+
+    def _next_page(self, response: aiohttp.ClientResponse) -> str | None:
+        """Return the next page's address, at the hub that was asked: a mirror may not say so."""
+        if "next" not in response.links:
+            return None
+        told = str(response.links["next"]["url"])
+        if told.startswith(self._hub.endpoint + "/"):
+            return told
+        parts = urllib.parse.urlsplit(told)
+        if not parts.path.startswith("/api/models/"):
+            raise PullFailed(f"{response.url.host} leads to another host for its list of files")
+        return f"{self._hub.endpoint}{parts.path}?{parts.query}"
 
     def _headers(self, url: str) -> dict[str, str]:
         is_hub = url.startswith(self._hub.endpoint + "/")
@@ -247,16 +267,20 @@ class _Source:
         Raises:
             InvalidListing: It is plain http to another machine.
         """
-        if source.startswith("hf://"):
+        if source.startswith("hf:"):
             found = _parts(source)
             branch = urllib.parse.quote(found["branch"] or "", safe="")
             path = urllib.parse.quote(found["path"] or "")
             owner_name = f"{found['owner']}/{found['name']}"
             return f"{self._hub.endpoint}/{owner_name}/resolve/{branch}/{path}"
-        host = urllib.parse.urlsplit(source).hostname
-        if source.startswith("http://") and host not in _LOOPBACK:
-            raise InvalidListing(f"{source}: fetch weights by https")
+        _check_https(source)
         return source
+
+    def check(self, response: aiohttp.ClientResponse, name: str) -> None:
+        """Raise unless a file is there: see `_check_status`."""
+        first = response.history[0] if response.history else response
+        is_hub = str(first.url).startswith(self._hub.endpoint + "/")
+        _check_status(response, name, self._hub.endpoint if is_hub else "")
 
     @contextlib.asynccontextmanager
     async def open(
@@ -266,6 +290,12 @@ class _Source:
         asked = {"Accept-Encoding": "identity", **headers, **self._headers(url)}
         async with self._session.get(url, headers=asked) as response:
             yield response
+
+
+def _check_https(url: str) -> None:
+    host = urllib.parse.urlsplit(url).hostname
+    if url.startswith("http://") and host not in _LOOPBACK:
+        raise InvalidListing(f"{url}: fetch weights by https")
 
 
 def _parts(reference: str) -> dict[str, str | None]:
@@ -284,9 +314,13 @@ def _listed(entries: Any, base: str, only: str | None) -> dict[str, WantedFile]:
         if entry.get("type") != "file" or not is_allowed(name) or only not in (None, name):
             continue
         digest = check_digest(str(lfs["oid"]), name) if "oid" in lfs else None
-        size = entry.get("size")
+        size, blob = entry.get("size"), str(entry.get("oid", ""))
+        is_blob = digest is None and re.fullmatch("[0-9a-f]{40}", blob)
         files[check_name(name)] = WantedFile(
-            f"{base}/{name}", digest, size if isinstance(size, int) else None
+            f"{base}/{name}",
+            digest,
+            size if isinstance(size, int) else None,
+            blob if is_blob else None,
         )
     return files
 
@@ -425,9 +459,21 @@ class _Fetch:
                 raise PullFailed(
                     f"{name} has {entry.size_bytes} bytes, and {file.size_bytes} were announced"
                 )
+            if file.git_blob is not None:
+                await asyncio.to_thread(self._check_blob, name, entry, file.git_blob)
         await asyncio.to_thread(self._hold, name, entry, held)
         self._meter.have(name, entry.size_bytes, is_whole=True)
         return entry
+
+    def _check_blob(self, name: str, entry: Entry, blob: str) -> None:
+        """Check that a text is the one that git knows by this name."""
+        content = self._cache.path(entry.sha256).read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+        if found.hexdigest() != blob:
+            raise DigestMismatch(
+                f"{name}: git calls its content {found.hexdigest()}, and {blob} was asked for: it "
+                "was changed on the way"
+            )
 
     async def _from_web(self, name: str, file: WantedFile) -> Entry:
         url = self._source.address(file.source)
@@ -456,7 +502,7 @@ class _Fetch:
         return entry if size_bytes in (None, entry.size_bytes) else None
 
     async def _download(self, name: str, url: str, key: str, file: WantedFile) -> Entry:
-        partial = await asyncio.to_thread(self._cache.partial, key)
+        partial = await self._partial(key)
         mark = _Mark(partial)
         try:
             failed = 0
@@ -479,6 +525,15 @@ class _Fetch:
             partial.close()
         return entry
 
+    async def _partial(self, key: str) -> Partial:
+        """Open what has come so far, which is read whole; close it if nobody wants it any more."""
+        opening = asyncio.ensure_future(asyncio.to_thread(self._cache.partial, key))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            (await opening).close()
+            raise
+
     async def _read(self, name: str, url: str, partial: Partial, mark: "_Mark") -> None:
         headers = mark.headers()
         async with self._source.open(url, headers) as response:
@@ -488,28 +543,41 @@ class _Fetch:
                     return
                 partial.restart()
                 raise aiohttp.ClientPayloadError("the file has changed; starting anew")
-            _check_status(response, name)
-            if response.status != 206 or not _continues(response, partial.size_bytes):
+            self._source.check(response, name)
+            unpack = _unpacker(response, name)
+            if response.status != 206 or unpack or not _continues(response, partial.size_bytes):
                 partial.restart()
             mark.note(response)
-            length = response.content_length
+            length = None if unpack else response.content_length
             if length is not None:
                 whole = partial.size_bytes + length
                 self._meter.expect(name, whole)
                 await asyncio.to_thread(self._cache.make_room, length)
-            await self._drain(name, response, partial)
+            await self._drain(name, response, partial, unpack)
             if length is not None and partial.size_bytes != whole:
                 raise aiohttp.ClientPayloadError("it ended before its time")
 
-    async def _drain(self, name: str, response: aiohttp.ClientResponse, partial: Partial) -> None:
+    async def _drain(
+        self,
+        name: str,
+        response: aiohttp.ClientResponse,
+        partial: Partial,
+        unpack: "zlib._Decompress | None",
+    ) -> None:
         block = bytearray()
         try:
             async for chunk in response.content.iter_any():
-                block += chunk
+                block += chunk if unpack is None else unpack.decompress(chunk, MAX_TEXT_BYTES)
+                if unpack is not None and partial.size_bytes + len(block) >= MAX_TEXT_BYTES:
+                    raise PullFailed(f"{name} comes packed, and is too large for a text")
                 if len(block) >= BLOCK_BYTES:
                     full, block = block, bytearray()
                     await asyncio.to_thread(partial.write, full)
                     self._meter.have(name, partial.size_bytes)
+            if unpack is not None and not unpack.eof:
+                raise aiohttp.ClientPayloadError("it ended before its time")
+        except zlib.error as error:
+            raise aiohttp.ClientPayloadError(f"it cannot be unpacked: {error}") from None
         finally:
             if block:
                 await asyncio.to_thread(partial.write, block)
@@ -535,7 +603,7 @@ class _Mark:
         return {"Range": f"bytes={self._partial.size_bytes}-", "If-Range": etag}
 
     def note(self, response: aiohttp.ClientResponse) -> None:
-        etag = response.headers.get("ETag", "")
+        etag = "" if _encoding(response) else response.headers.get("ETag", "")
         if etag.startswith('"') and etag.isascii():
             self._path.write_text(etag, encoding="ascii")
         else:
@@ -549,18 +617,66 @@ def _continues(response: aiohttp.ClientResponse, at: int) -> bool:
     return response.headers.get("Content-Range", "").startswith(f"bytes {at}-")
 
 
-def _check_status(response: aiohttp.ClientResponse, told: str) -> None:
+def _encoding(response: aiohttp.ClientResponse) -> str:
+    """Return how a body is packed; empty if it is not."""
+    told = response.headers.get("Content-Encoding", "").strip().lower()
+    return "" if told == "identity" else told
+
+
+def _unpacker(response: aiohttp.ClientResponse, name: str) -> "zlib._Decompress | None":
+    """Return what unpacks a body that came packed though nobody asked for that."""
+    told = _encoding(response)
+    if not told:
+        return None
+    if told not in ("gzip", "x-gzip"):
+        raise PullFailed(f"{name}: {response.url.host} sends it packed as {told[:20]}")
+    return zlib.decompressobj(wbits=31)
+
+
+#: What to do about a status; about what a hub calls it, where it says so.
+_ADVICE: Final[Mapping[int | str, str]] = {
+    401: "a token is needed, or this one is not accepted",
+    403: "this token may not read it; accept the model's licence at the hub if it asks",
+    404: "there is no such file, branch or commit",
+    "RepoNotFound": "there is no such repository, or it is private and needs a token that may read "
+    "it (HF_TOKEN, or worker.hub_token)",
+    "RevisionNotFound": "there is no such branch, tag or commit",
+    "EntryNotFound": "there is no such file at this commit",
+    "GatedRepo": "accept its licence at the hub with your account, and give that account's token "
+    "(HF_TOKEN, or worker.hub_token)",
+}
+
+
+def _check_status(response: aiohttp.ClientResponse, told: str, hub: str = "") -> None:
+    """Raise unless there is what was asked for.
+
+    Args:
+        response: Of a hub or of any other host.
+        told: What was asked for.
+        hub: Address of the hub that was asked; empty for any other host.
+
+    Raises:
+        ClientPayloadError: It may be there at another try.
+        PullFailed: It will not; the text says what to do.
+    """
     status, host = response.status, response.url.host
     if status < 300:
         return
-    if status >= 500 or status in (408, 429):
+    # A store that a hub leads to has nothing to say of tokens: its address has run out, and the
+    # hub will sign another one.
+    is_store = bool(hub) and not str(response.url).startswith(hub + "/")
+    if status >= 500 or status in (408, 429) or (is_store and status in (400, 401, 403)):
         raise aiohttp.ClientPayloadError(f"{host} answered {status}")
-    advice = {
-        401: "a token is needed, or this one is not accepted",
-        403: "this token may not read it; accept the model's licence at the hub if it asks",
-        404: "there is no such file, branch or commit",
-    }
-    raise PullFailed(f"{told}: {host} answered {status}: {advice.get(status, 'not expected')}")
+    code = response.headers.get("X-Error-Code", "") if hub and not is_store else ""
+    said = _plain(response.headers.get("X-Error-Message", "")) if code else ""
+    advice = _ADVICE.get(code) or _ADVICE.get(status, "not expected")
+    raise PullFailed(f"{told}: {host} answered {status}{said}: {advice}")
+
+
+def _plain(text: str) -> str:
+    """Return what a hub said as part of a sentence."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+    return f" ({words.rstrip('.')})" if words else ""
 
 
 def _cause(error: BaseException) -> str:

@@ -1,0 +1,240 @@
+"""Repositories of a hub that redirects, signs, packs, gates and moves, as the real one does."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from weights_harness import write
+
+from hub_server import HubServer, Repository
+from swell.clock import SystemClock
+from swell.weights import DigestMismatch, InvalidListing, WeightCache
+from swell.weights.pull import Hub, PullFailed, pull
+
+OLD, NEW = "0a1b" * 10, "5f3c" * 10
+
+
+class NoWait(SystemClock):
+    """Waits between tries pass at once."""
+
+    async def sleep(self, duration_s: float) -> None:
+        await asyncio.sleep(0)
+
+
+def pipeline(folder: Path, seed: int) -> Path:
+    """Write what diffusers would: settings, a vocabulary, two networks, a pickle beside them."""
+    write(folder / "unet" / "diffusion_pytorch_model.safetensors", seed, 20_000)
+    write(folder / "vae" / "diffusion_pytorch_model.safetensors", seed + 1)
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "A", "seed": seed}))
+    (folder / "tokenizer").mkdir()
+    words = {f"word{number}": number for number in range(3000)}
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(words))
+    (folder / "tokenizer" / "merges with space.txt").write_text("#version: 0.2\n")
+    return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    commits = {
+        OLD: pipeline(tmp_path / "old", 1),
+        NEW: pipeline(tmp_path / "new", 5),
+    }
+    branches = {"main": NEW, "v1": OLD, "refs/pr/3": OLD, "fp16": NEW}
+    server = HubServer(
+        {
+            "acme/poster": Repository(commits, branches),
+            "acme/hidden": Repository(commits, branches, token="hf_mine", is_private=True),
+        }
+    )
+    with server.serve():
+        yield server
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> WeightCache:
+    return WeightCache(tmp_path / "cache")
+
+
+async def fetch(reference: str, cache: WeightCache, hub: HubServer, **more: Any) -> Any:
+    token = more.pop("token", None)
+    return await pull(reference, cache, hub=Hub(hub.url, token), clock=NoWait(), **more)
+
+
+def same(listing: Any, folder: Path) -> None:
+    """Check that a listing is the folder's content, without its pickles."""
+    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    assert sorted(listing.files) == sorted(name for name in names if not name.endswith(".bin"))
+    for name, entry in listing.files.items():
+        content = (folder / name).read_bytes()
+        assert entry.sha256 == hashlib.sha256(content).hexdigest(), name
+        assert entry.size_bytes == len(content)
+
+
+@pytest.mark.parametrize(
+    ("reference", "commit"),
+    [
+        ("hf://acme/poster", NEW),
+        ("hf:acme/poster", NEW),
+        ("hf:acme/poster@v1", OLD),
+        ("hf://acme/poster@fp16", NEW),
+        ("hf:acme/poster@refs%2Fpr%2F3", OLD),
+        (f"hf:acme/poster@{OLD}", OLD),
+    ],
+)
+async def test_a_folder_of_diffusers_comes_whole_at_any_revision(
+    cache: WeightCache, hub: HubServer, reference: str, commit: str
+) -> None:
+    listing = await fetch(reference, cache, hub)
+    assert (listing.model, listing.version) == ("acme/poster", commit)
+    same(listing, hub.repositories["acme/poster"].commits[commit])
+
+
+async def test_one_file_of_a_folder_below_comes_alone(cache: WeightCache, hub: HubServer) -> None:
+    name = "vae/diffusion_pytorch_model.safetensors"
+    listing = await fetch(f"hf:acme/poster@v1/{name}", cache, hub)
+    assert list(listing.files) == [name]
+
+
+async def test_a_token_goes_to_the_hub_and_never_to_the_store(
+    cache: WeightCache, hub: HubServer
+) -> None:
+    hub.repositories["acme/poster"].token = "hf_mine"
+    listing = await fetch("hf://acme/poster", cache, hub, token="hf_mine")
+    same(listing, hub.repositories["acme/poster"].commits[NEW])
+    assert {token for _, _, token in hub.asked} == {"Bearer hf_mine"}
+    assert [token for _, _, token in hub.stored] == [None, None]
+
+
+async def test_a_private_repository_is_pulled_by_whoever_may(
+    cache: WeightCache, hub: HubServer
+) -> None:
+    listing = await fetch("hf:acme/hidden@v1", cache, hub, token="hf_mine")
+    same(listing, hub.repositories["acme/hidden"].commits[OLD])
+
+
+async def test_a_store_whose_address_has_run_out_is_asked_by_another(
+    cache: WeightCache, hub: HubServer
+) -> None:
+    hub.expired = 2
+    listing = await fetch("hf://acme/poster", cache, hub)
+    same(listing, hub.repositories["acme/poster"].commits[NEW])
+
+
+async def test_a_hub_by_plain_http_on_another_machine_is_refused(cache: WeightCache) -> None:
+    with pytest.raises(InvalidListing, match="https"):
+        await pull("hf:acme/poster", cache, hub=Hub("http://hub.example", "hf_mine"))
+
+
+async def test_a_large_file_goes_on_where_it_broke_off_at_a_newly_signed_address(
+    cache: WeightCache, hub: HubServer
+) -> None:
+    folder = hub.repositories["acme/poster"].commits[NEW]
+    name = "unet/diffusion_pytorch_model.safetensors"
+    write(folder / name, 7, 3_000_000)
+    hub.breaks = [4_000_000, 4_000_000]
+    listing = await fetch(f"hf:acme/poster@main/{name}", cache, hub)
+    assert listing.files[name].sha256 == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    starts = [int((wanted or "bytes=0-")[6:-1]) for _, wanted, _ in hub.stored]
+    assert starts[0] == 0
+    assert 0 < starts[1] < starts[2]
+
+
+async def test_a_text_that_comes_packed_is_unpacked(cache: WeightCache, hub: HubServer) -> None:
+    hub.always_packs = True
+    same(
+        await fetch("hf://acme/poster", cache, hub),
+        hub.repositories["acme/poster"].commits[NEW],
+    )
+
+
+async def test_a_repository_that_was_moved_is_found(cache: WeightCache, hub: HubServer) -> None:
+    hub.moved["someone/poster"] = "acme/poster"
+    listing = await fetch("hf:someone/poster", cache, hub)
+    assert listing.model == "someone/poster"
+    same(listing, hub.repositories["acme/poster"].commits[NEW])
+
+
+async def test_files_of_the_newer_store_come_by_plain_http(
+    cache: WeightCache, hub: HubServer
+) -> None:
+    hub.repositories["acme/poster"].is_xet = True
+    same(
+        await fetch("hf://acme/poster", cache, hub),
+        hub.repositories["acme/poster"].commits[NEW],
+    )
+
+
+async def test_pages_that_name_the_hub_behind_a_mirror_are_asked_of_the_mirror(
+    cache: WeightCache, hub: HubServer
+) -> None:
+    hub.told_url = "https://hub.example"
+    same(
+        await fetch("hf://acme/poster", cache, hub, token="hf_mine"),
+        hub.repositories["acme/poster"].commits[NEW],
+    )
+
+
+async def test_a_hub_that_is_busy_is_asked_again(cache: WeightCache, hub: HubServer) -> None:
+    hub.statuses = [503, 429]
+    same(
+        await fetch("hf://acme/poster", cache, hub),
+        hub.repositories["acme/poster"].commits[NEW],
+    )
+    hub.statuses = [502] * 99
+    with pytest.raises(PullFailed, match="answered 502"):
+        await fetch("hf://acme/poster", cache, hub)
+
+
+@pytest.mark.parametrize(
+    ("token", "told"),
+    [
+        (None, r"answered 401 \(Access to model acme/poster is restricted\): .*HF_TOKEN"),
+        ("hf_wrong", r"answered 401 .*restricted"),
+        ("hf_new", r"answered 403 .*restricted.*accept its licence"),
+    ],
+)
+async def test_a_gated_repository_says_what_it_wants(
+    cache: WeightCache, hub: HubServer, token: str | None, told: str
+) -> None:
+    repository = hub.repositories["acme/poster"]
+    repository.token, repository.unaccepted = "hf_mine", frozenset({"hf_new"})
+    with pytest.raises(PullFailed, match=told) as raised:
+        await fetch("hf://acme/poster", cache, hub, token=token)
+    assert "hf_wrong" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("reference", "token", "told"),
+    [
+        ("hf:acme/none", None, "no such repository, or it is private"),
+        ("hf:acme/hidden", "hf_other", "no such repository, or it is private"),
+        ("hf:acme/none", "hf_mine", "no such repository"),
+        ("hf:acme/poster@v9", None, "no such branch, tag or commit"),
+        ("hf:acme/poster@main/none.safetensors", None, "has no file none.safetensors"),
+    ],
+)
+async def test_what_is_not_there_is_told_apart(
+    cache: WeightCache, hub: HubServer, reference: str, token: str | None, told: str
+) -> None:
+    with pytest.raises(PullFailed, match=told):
+        await fetch(reference, cache, hub, token=token)
+
+
+async def test_a_small_file_that_is_not_what_the_commit_says_is_refused(
+    cache: WeightCache, hub: HubServer, tmp_path: Path
+) -> None:
+    """A text has no SHA-256 in the tree; its name in git tells as much."""
+    listing = await fetch("hf:acme/poster", cache, hub)
+    assert "tokenizer/vocab.json" in listing.files
+    folder = hub.repositories["acme/poster"].commits[NEW]
+
+    hub.on_tree = lambda: (folder / "model_index.json").write_text(
+        json.dumps({"_class_name": "B", "seed": 5})
+    )
+    with pytest.raises(DigestMismatch, match=r"model_index\.json"):
+        await fetch("hf:acme/poster", WeightCache(tmp_path / "other"), hub)
