@@ -248,6 +248,17 @@ class WorkerSettings(_Group):
         description="What pulled weights may take together; what was used longest ago goes first. "
         "In bytes; unset for as much as the disk has.",
     )
+    added: bool = Field(
+        default=True,
+        description="Whether what `swell models add` added to the data folder is served too.",
+    )
+    hub_url: str = Field(
+        default="https://huggingface.co",
+        description="What `hf:` means: a hub that speaks the API of the Hugging Face Hub.",
+    )
+    hub_token: SecretStr = Field(
+        default=SecretStr(""), description="The hub's token, for gated and private repositories."
+    )
     wheels_dir: Path | None = Field(
         default=None,
         description="Folder of wheels from which the environments of models with requirements of "

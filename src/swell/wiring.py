@@ -518,6 +518,8 @@ def _worker_environment(
             "worker.url": url,
             "worker.token": token,
             "worker.models": ",".join(refs),
+            # They are among these.
+            "worker.added": "false",
             "worker.pool": worker.pool,
             "worker.device": worker.device,
             "worker.picture_format": worker.picture_format,

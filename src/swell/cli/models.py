@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
+from swell.cli.adding import add_model, hub_of, remove_model
 from swell.cli.checking import check
 from swell.cli.options import Config, Data, Json, Key, Url, settings_from
 from swell.cli.output import CommandFailed, group, print_json, seconds, table, talk
@@ -24,6 +25,8 @@ __all__ = ["app"]
 
 app = group("Models that are served, and checks of model files.")
 app.command("translations")(bring_translations)
+app.command("add")(add_model)
+app.command("remove")(remove_model)
 
 
 @app.command("ls")
@@ -88,7 +91,9 @@ def show_model(
 
 @app.command("check")
 def check_models(
-    file: Annotated[str, typer.Argument(help="FILE.py, a module, or a built-in model.")],
+    file: Annotated[
+        str, typer.Argument(help="FILE.py, FILE.toml of an added one, a module, or a built-in.")
+    ],
     limit_s: Annotated[
         float, typer.Option("--limit-s", min=0.1, help="Seconds that each model may take in all.")
     ] = 600,
@@ -151,7 +156,9 @@ def pull_weights(
                 total=now.total_bytes,
             )
 
-        listing = uvloop.run(pull(reference, cache, progress=show, include=include))
+        listing = uvloop.run(
+            pull(reference, cache, progress=show, include=include, hub=hub_of(settings))
+        )
     found = {
         "model": listing.model,
         "version": listing.version,

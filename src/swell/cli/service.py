@@ -13,6 +13,7 @@ import uvicorn
 
 from swell.api.app import create_app
 from swell.api.settings import Backend
+from swell.cli.added import names_of
 from swell.cli.connection import with_timeouts
 from swell.cli.output import CommandFailed
 from swell.clock import Clock
@@ -146,7 +147,7 @@ def launchable_models(settings: Settings) -> list[str]:
     """Return the names of the models for which this process starts workers: none without a pool."""
     if settings.pool.workers == 0:
         return []
-    return [ref for ref in settings.worker.models if "/" in ref and not ref.endswith(".py")]
+    return names_of(settings)
 
 
 async def _start(settings: Settings, backend: Backend, listener: socket.socket) -> Service:

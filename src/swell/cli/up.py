@@ -13,6 +13,7 @@ import typer
 import uvloop
 from rich.markup import escape
 
+from swell.cli.added import with_added
 from swell.cli.keyring import Keyring, open_keyring
 from swell.cli.options import Config, Data, Models, settings_from
 from swell.cli.output import CommandFailed, Exit, talk
@@ -90,7 +91,7 @@ def up(
         server__port=port,
     ).settings
 
-    _run(settings, as_json)
+    _run(with_added(settings), as_json)
 
 
 def serve(

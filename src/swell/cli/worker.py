@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 import uvloop
 
+from swell.cli.added import with_added
 from swell.cli.options import Config, Data, Models, settings_from
 from swell.cli.output import talk
 from swell.clock import SystemClock
@@ -41,6 +42,7 @@ def run_worker(
         worker__pool=pool,
         worker__device=device,
     ).settings
+    settings = with_added(settings)
     clock = SystemClock()
     home = model_home(settings, settings.worker.models, lambda line: talk.print(line, markup=False))
 

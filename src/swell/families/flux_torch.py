@@ -49,7 +49,7 @@ class Flux(Latent):
         places[..., 1] += torch.arange(rows, device=x.device)[:, None]
         places[..., 2] += torch.arange(columns, device=x.device)[None, :]
         said = self.parts.network(
-            hidden_states=packed(x),
+            hidden_states=_packed(x),
             timestep=(t / 1000).to(x.dtype),
             guidance=told.get("guidance"),
             pooled_projections=told["sentence"],
@@ -58,18 +58,18 @@ class Flux(Latent):
             img_ids=places.reshape(rows * columns, 3),
             return_dict=False,
         )[0]
-        return unpacked(said, height, width)
+        return _unpacked(said, height, width)
 
 
-def packed(x: Tensor) -> Tensor:
+def _packed(x: Tensor) -> Tensor:
     """Return tokens of 2 x 2 latents. Shapes: (B, C, h, w) -> (B, h w / 4, 4 C)."""
     count, channels, height, width = x.shape
     parts = x.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return parts.reshape(count, height * width // 4, channels * 4)
 
 
-def unpacked(x: Tensor, height: int, width: int) -> Tensor:
-    """Return the latents of tokens: the way back from `packed`."""
+def _unpacked(x: Tensor, height: int, width: int) -> Tensor:
+    """Return the latents of tokens: the way back from `_packed`."""
     parts = x.reshape(len(x), height // 2, width // 2, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return parts.reshape(len(x), -1, height, width)
 

@@ -34,7 +34,7 @@ from swell.model import Item, NoiseStream, Plan, Reject, Sampler, StepModel
 from swell.torch_arrays import OUT_OF_MEMORY, TorchArrays, TorchNoise
 from swell.weights.torch_lora import TorchAdaptedWeights
 
-__all__ = ["Latent", "Words"]
+__all__ = ["Latent", "Picture", "Words"]
 
 ValueT = TypeVar("ValueT")
 

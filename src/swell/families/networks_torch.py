@@ -256,7 +256,11 @@ def _read(
             if library == "diffusers":
                 return read_network(found, folder, dtype, device)
             return found.from_pretrained(  # type: ignore[attr-defined]
-                folder, local_files_only=True, use_safetensors=True, dtype=dtype, **_variant(folder)
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=dtype,
+                **_precision(folder),
             ).to(device)
         return found.from_pretrained(folder, local_files_only=True)
     except ImportError as error:
@@ -265,10 +269,10 @@ def _read(
         raise InvalidModel(f"{name}/ cannot be read: {error}") from error
 
 
-def _variant(folder: Path) -> dict[str, str]:
+def _precision(folder: Path) -> dict[str, str]:
     names = [path.name for path in folder.glob("*.safetensors")]
     is_half = bool(names) and all(".fp16" in name for name in names)
-    return {"variant": "fp16"} if is_half else {}
+    return dict.fromkeys(["variant"], "fp16") if is_half else {}
 
 
 def read_network(kind: Any, folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -298,7 +302,7 @@ def read_network(kind: Any, folder: Path, dtype: torch.dtype, device: torch.devi
             return network
     # Files from before names changed, which diffusers knows how to turn.
     read: nn.Module = kind.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **_variant(folder)
+        folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **_precision(folder)
     )
     return read.to(device)
 

@@ -23,6 +23,7 @@ __all__ = [
     "Family",
     "is_vqgan_clip",
     "look",
+    "read_json",
     "weight_files",
 ]
 

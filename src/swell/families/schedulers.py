@@ -188,11 +188,11 @@ def _predicts(config: Config) -> str | None:
 
 
 def _spaced(config: Config, spacing: str) -> dict[str, Any] | None:
-    training, prediction = _linear(config), _predicts(config)
-    if training is None or prediction is None:
+    training, says = _linear(config), _predicts(config)
+    if training is None or says is None:
         return None
     return training | {
-        "prediction": prediction,
+        "prediction": says,
         "spacing": config.get("timestep_spacing", spacing),
         "offset": int(config.get("steps_offset", 0)),
     }

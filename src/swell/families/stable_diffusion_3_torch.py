@@ -17,7 +17,7 @@ from torch import Tensor
 
 from swell.families.latent_torch import Latent
 
-__all__ = ["MODEL", "StableDiffusion3"]
+__all__ = ["MODEL", "StableDiffusion3", "flow_skip"]
 
 #: Tokens that T5 hears.
 _LONG: Final = 256
