@@ -20,11 +20,12 @@ from swell.families.vqgan_clip import Phrase, define, is_complete, phrases, reco
 from swell.model import Cancelled, Definition, Image, InvalidModel, Item, Model, Reject
 
 torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
 
 from safetensors.torch import save_file  # noqa: E402
 
+from guided_networks import SIGHT_PX, save_networks  # noqa: E402
 from swell.families.vqgan_clip_torch import (  # noqa: E402
     GROUP,
     Search,
@@ -36,7 +37,7 @@ from swell.families.vqgan_clip_torch import (  # noqa: E402
 
 F = torch.nn.functional
 
-SIGHT_PX, SEEDS = 32, (1, 2, 3)
+SEEDS = (1, 2, 3)
 
 
 @pytest.fixture(autouse=True)
@@ -50,54 +51,7 @@ def one_thread() -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A VQGAN of stride 2 with 64 codes, and a CLIP that sees 32 px, both random."""
-    made = tmp_path_factory.mktemp("vqgan-clip")
-    torch.manual_seed(0)
-    vqgan = diffusers.VQModel(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        vq_embed_dim=4,
-        num_vq_embeddings=64,
-        norm_num_groups=4,
-    )
-    vqgan.quantize.embedding.weight.data.normal_()
-    # So that the pictures of random codes have contrast, as those of a trained network.
-    vqgan.decoder.conv_out.weight.data.mul_(4)
-    vqgan.save_pretrained(made / "vqgan")
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    pieces = [
-        *letters,
-        *(f"{letter}</w>" for letter in letters),
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    transformers.CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(made / "clip")
-    size = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "projection_dim": 16,
-    }
-    text = {
-        "vocab_size": len(pieces),
-        "max_position_embeddings": 20,
-        "bos_token_id": len(pieces) - 2,
-        "eos_token_id": len(pieces) - 1,
-        "pad_token_id": len(pieces) - 1,
-    }
-    config = transformers.CLIPConfig(
-        text_config=size | text,
-        vision_config=size | {"image_size": SIGHT_PX, "patch_size": 8},
-        projection_dim=16,
-        initializer_factor=8.0,
-    )
-    transformers.CLIPModel(config).save_pretrained(made / "clip")
-    (made / "model_index.json").write_text(json.dumps({"_class_name": "VQGANCLIP"}))
-    return made
+    return save_networks(tmp_path_factory.mktemp("vqgan-clip"))
 
 
 @pytest.fixture(scope="module")
@@ -733,6 +687,15 @@ def test_a_version_changes_with_the_weights(folder: Path, tmp_path: Path) -> Non
     content[-1] ^= 1
     path.write_bytes(content)
     assert define(tmp_path / "other", "test/guided").version() != before
+
+
+def test_a_version_is_that_of_a_list_where_there_is_one(folder: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "guided.toml"
+    versions = set()
+    for text in ("a", "b", "a"):
+        listed.write_text(text)
+        versions.add(define(folder, "test/guided", listed).version())
+    assert len(versions) == 2
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ def definition_of(path: Path) -> Definition:
     """
     entry = read(path)
     if is_vqgan_clip(Path(entry.folder)):
-        return vqgan_clip.define(Path(entry.folder), entry.name)
+        _check_contents(entry)
+        return vqgan_clip.define(Path(entry.folder), entry.name, path)
     described = describe(entry)
     asked = input_type(
         described.facts, controlled=bool(entry.controlnet), refers=bool(entry.ip_adapter)

@@ -112,7 +112,7 @@ class _Asked(BaseModel):
             title="Prompt",
             description="Phrases with | between them, each with a weight if you like: "
             "`a castle in fog | oil on canvas:0.5 | letters:-0.3`.",
-            examples=["a lighthouse in a storm | oil on canvas:0.5"],
+            examples=["a lighthouse | oil on canvas:0.5"],
         ),
         ui.textarea(),
     ] = ""
@@ -302,7 +302,7 @@ class VqganClip(Model):
             return ended
 
 
-def define(folder: Path, name: str) -> Definition:
+def define(folder: Path, name: str, listed: Path | None = None) -> Definition:
     """Return the model that a folder holds.
 
     Args:
@@ -310,6 +310,8 @@ def define(folder: Path, name: str) -> Definition:
             `taming`) and `clip/` (a `CLIPModel` of transformers and its tokenizer), both as
             `config.json` and safetensors.
         name: `owner/name`.
+        listed: A file that lists what the weights hold, from which the version is made then; else
+            all of them are read for it.
 
     Raises:
         InvalidModel: Something is missing, or is not what it should be; the text says what.
@@ -342,7 +344,7 @@ def define(folder: Path, name: str) -> Definition:
             "name": name,
             "folder": folder,
             "Input": _input_type(stride_px(vqgan)),
-            "files": tuple(path.resolve() for path in [_search_file(), *files]),
+            "files": tuple(path.resolve() for path in [*_code(), *([listed] if listed else files)]),
         },
     )
     return define_model(made)
@@ -353,8 +355,9 @@ def stride_px(vqgan: Mapping[str, Any]) -> int:
     return int(2 ** (len(vqgan.get("block_out_channels") or (64,)) - 1))
 
 
-def _search_file() -> Path:
-    return Path(__file__).with_name(_SEARCH.rpartition(".")[2] + ".py")
+def _code() -> list[Path]:
+    """Return the files beside this one that the picture depends on."""
+    return [Path(__file__).with_name(f"{name}.py") for name in ("vqgan_clip_torch", "taming")]
 
 
 def _read(path: Path) -> dict[str, Any]:
