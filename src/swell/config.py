@@ -49,8 +49,13 @@ __all__ = [
 
 _PREFIX: Final = "SWELL_"
 
-#: Short names of variables that people type by hand.
-_ALIASES: Final = {"SWELL_URL": "client.url", "SWELL_KEY": "client.key"}
+#: Short names of variables that people type by hand, and those that a hub's own client reads.
+_ALIASES: Final = {
+    "SWELL_URL": "client.url",
+    "SWELL_KEY": "client.key",
+    "HF_ENDPOINT": "worker.hub_url",
+    "HF_TOKEN": "worker.hub_token",
+}
 
 #: Variables of ours that are no settings.
 _RESERVED: Final = frozenset({"SWELL_CONFIG", "SWELL_INSTANCE_ID"})
@@ -511,7 +516,8 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, _Given]:
     secrets = {each.key for each in describe() if each.is_secret}
     given: dict[str, _Given] = {}
     for name in sorted(environment, key=lambda name: (name not in _ALIASES, name)):
-        if not name.startswith(_PREFIX) or name in _RESERVED:
+        is_ours = name.startswith(_PREFIX) and name not in _RESERVED
+        if not is_ours and name not in _ALIASES:
             continue
         origin = f"environment ({name})"
         key = _key_of(name)

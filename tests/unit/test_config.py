@@ -129,6 +129,16 @@ def test_a_secret_is_never_shown(tmp_path: Path) -> None:
     assert "swell_abc" not in str(loaded.values())
 
 
+def test_a_hub_is_named_by_what_its_own_client_reads(tmp_path: Path) -> None:
+    environment = {"HF_TOKEN": "hf_abc", "HF_ENDPOINT": "https://hub.example", "HF_HOME": "x"}
+    worker = load(environment=environment, folder=tmp_path).settings.worker
+    assert worker.hub_url == "https://hub.example"
+    assert worker.hub_token.get_secret_value() == "hf_abc"
+    ours = environment | {"SWELL_WORKER__HUB_TOKEN": "hf_ours"}
+    worker = load(environment=ours, folder=tmp_path).settings.worker
+    assert worker.hub_token.get_secret_value() == "hf_ours"
+
+
 def test_a_list_can_be_given_with_commas(tmp_path: Path) -> None:
     environment = {"SWELL_WORKER__MODELS": "demo/upper, ./poster.py"}
     assert load(environment=environment, folder=tmp_path).settings.worker.models == (
