@@ -22,9 +22,10 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -37,7 +38,8 @@ from pydantic.fields import FieldInfo
 
 from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.media import Attachment, Audio, File, Image, LoRA, Video, flatten
-from swell.registry import ModelCard
+from swell.registry import ModelCard, Speed
+from swell.samples import read_samples
 
 __all__ = [
     "Array",
@@ -46,6 +48,7 @@ __all__ = [
     "Audio",
     "Batch",
     "Cancelled",
+    "CardFacts",
     "Context",
     "Definition",
     "File",
@@ -61,6 +64,7 @@ __all__ = [
     "Plan",
     "Reject",
     "Sampler",
+    "Speed",
     "StepModel",
     "Video",
     "can_offload",
@@ -258,6 +262,14 @@ class Model:
     examples: ClassVar[Sequence[Mapping[str, Any]]] = ()
     #: `trial`, `canary` or `live`.
     stage: ClassVar[str] = "live"
+    #: Of the code and of the weights: an SPDX expression such as `Apache-2.0`, or words.
+    licence: ClassVar[str] = ""
+    #: Markdown for the card: who made what it stands on, and what to name.
+    credits: ClassVar[str] = ""
+    #: What it takes, as measured by its author.
+    speed: ClassVar[Sequence[Speed]] = ()
+    #: Pictures for the card, small ones, by their captions; relative to the model's file.
+    samples: ClassVar[Mapping[str, str | Path]] = MappingProxyType({})
     #: What it takes of the device, in bytes; `load` may set it. 0 stands for what the process grows
     #: by while it loads, which tells nothing of a GPU's memory.
     memory_bytes: int = 0
@@ -545,6 +557,12 @@ class Definition:
     #: `bucket` and `most_rows` of a `StepModel`; 0 for all others.
     step_bucket: int = 0
     step_rows: int = 0
+    #: What else stands on its card; samples are files by their captions.
+    licence: str = ""
+    credits: str = ""
+    memory_bytes: int = 0
+    speed: tuple[Speed, ...] = ()
+    samples: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def input_schema(self) -> dict[str, Any]:
@@ -554,17 +572,27 @@ class Definition:
     def version(self) -> str:
         """Return 12 hex digits that change with the source, the schema or a declared file.
 
+        A sample of the card counts as such a file.
+
         Raises:
             InvalidModel: A declared file cannot be read.
         """
         digest = hashlib.sha256(self.name.encode())
         digest.update(json.dumps([self.input_schema, self.output_schema]).encode())
-        for path in ([self.source] if self.source else []) + list(self.files):
+        for path in [*([self.source] if self.source else []), *self.files, *self.samples.values()]:
             digest.update(b"\0" + _file_digest(path, self.name))
         return digest.hexdigest()[:12]
 
     def card(self) -> ModelCard:
-        """Return what the world may know of it."""
+        """Return what the world may know of it.
+
+        Raises:
+            InvalidModel: A declared file cannot be read, or a sample is no small picture.
+        """
+        try:
+            samples = read_samples(self.samples)
+        except InvalidRequest as error:
+            raise InvalidModel(f"{self.name}: {error.detail}") from error
         return ModelCard(
             name=self.name,
             version=self.version(),
@@ -577,7 +605,32 @@ class Definition:
             max_batch=self.batch.max,
             step_bucket=self.step_bucket,
             step_rows=self.step_rows,
+            licence=self.licence,
+            credits=self.credits,
+            memory_bytes=self.memory_bytes,
+            speed=list(self.speed),
+            samples=samples,
         )
+
+
+class CardFacts(typing.TypedDict, total=False):
+    """What stands on the card of a model beside its docstring; see `Model`."""
+
+    licence: str
+    credits: str
+    memory_bytes: int
+    speed: Sequence[Speed]
+    samples: Mapping[str, str | Path]
+
+
+def _card_facts(facts: CardFacts, home: Path | None) -> dict[str, Any]:
+    """Return the fields of a `Definition` that they are."""
+    samples = facts.get("samples", {})
+    return {
+        **facts,
+        "speed": tuple(facts.get("speed", ())),
+        "samples": dict(zip(samples, _resolve(list(samples.values()), home), strict=True)),
+    }
 
 
 def _file_digest(path: Path, name: str) -> bytes:
@@ -597,6 +650,7 @@ def model(
     examples: Sequence[Mapping[str, Any]] = (),
     files: Sequence[str | Path] = (),
     stage: str = "live",
+    **facts: typing.Unpack[CardFacts],
 ) -> Callable[[FunctionT], FunctionT]:
     """Make a typed function a model. The function itself stays as it is and can be called.
 
@@ -610,13 +664,16 @@ def model(
         examples: Inputs that work.
         files: Files whose content is part of the version, relative to the function's file.
         stage: `trial`, `canary` or `live`.
+        facts: For the card: `licence`, `credits`, `memory_bytes`, `speed` and `samples`, as they
+            are attributes of a `Model`.
 
     Raises:
         InvalidModel: The signature cannot become a schema; the text says which parameter and why.
     """
 
     def mark(function: FunctionT) -> FunctionT:
-        setattr(function, _MARK, _define_function(function, name, batch, examples, files, stage))
+        made = _define_function(function, name, batch, examples, files, stage)
+        setattr(function, _MARK, replace(made, **_card_facts(facts, made.source)))
         return function
 
     return mark
@@ -723,6 +780,16 @@ def _define_class(cls: type[Model]) -> Definition:
         make=cls,
         step_bucket=cls.bucket if issubclass(cls, StepModel) else 0,
         step_rows=max(cls.bucket, cls.most_rows) if issubclass(cls, StepModel) else 0,
+        **_card_facts(
+            {
+                "licence": cls.licence,
+                "credits": inspect.cleandoc(cls.credits),
+                "memory_bytes": cls.memory_bytes,
+                "speed": cls.speed,
+                "samples": cls.samples,
+            },
+            home,
+        ),
     )
 
 

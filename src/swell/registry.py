@@ -7,7 +7,16 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-__all__ = ["GONE_WORKERS_TTL", "ApiKey", "ModelCard", "Registry", "Scope", "WorkerInfo"]
+__all__ = [
+    "GONE_WORKERS_TTL",
+    "ApiKey",
+    "ModelCard",
+    "Registry",
+    "Sample",
+    "Scope",
+    "Speed",
+    "WorkerInfo",
+]
 
 #: How long workers that have gone stay listed.
 GONE_WORKERS_TTL: Final = timedelta(days=1)
@@ -33,6 +42,36 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     revoked_at: datetime | None = None
 
 
+class Speed(msgspec.Struct, frozen=True):
+    """How long a model took, as its author measured it.
+
+    Args:
+        device: Such as `one core of an Apple M2` or `NVIDIA L4`.
+        what: Such as `512 x 512, 12 steps`.
+        took_s: Seconds.
+        measured_on: Day, such as `2026-11-25`; empty where it is not known.
+    """
+
+    device: str
+    what: str
+    took_s: float
+    measured_on: str = ""
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture on a card."""
+
+    #: What it shows, or what was asked for.
+    caption: str
+    content_type: str
+    #: SHA-256 of its content, in hex.
+    digest: str
+    width: int = 0
+    height: int = 0
+    #: Its content on the way to the backend, which keeps it apart from the card.
+    data: bytes = b""
+
+
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What the world may know of one version of a model."""
 
@@ -54,6 +93,15 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     #: Rows that each step has, and may have, where the model draws in steps; 0 where it does not.
     step_bucket: int = 0
     step_rows: int = 0
+    #: Of the code and of the weights: an SPDX expression, or words. Empty where it was not said.
+    licence: str = ""
+    #: Markdown: who made what it stands on, and what to name.
+    credits: str = ""
+    #: What it takes of its device, as declared, or as measured where it was loaded first; 0 where
+    #: nothing is known.
+    memory_bytes: int = 0
+    speed: list[Speed] = []
+    samples: list[Sample] = []
     registered_at: datetime | None = None
 
 

@@ -182,6 +182,39 @@ def test_what_a_model_prints_goes_to_stderr(swell: Swell, command: tuple[str, ..
         assert done.stderr.count("while it runs") == 4
 
 
+CARD = """
+import swell
+
+@swell.model(
+    "me/poster",
+    licence="code MIT; weights CC BY 4.0",
+    credits="Weights by somebody.",
+    memory_bytes=300 * 2**20,
+    speed=[swell.Speed("one core", "a small one", 0.25, "2026-11-25")],
+    samples={"a red square": "red.png"},
+)
+def poster(text: str) -> str:
+    return text
+"""
+
+
+def test_a_card_tells_licence_memory_speed_and_pictures(swell: Swell) -> None:
+    (swell.folder / "poster.py").write_text(CARD)
+    Image.new("RGB", (8, 8), "red").save(swell.folder / "red.png")
+    process = swell.start("up", "--json", "--port", "0", "-m", "poster.py")
+    try:
+        url = ready_line(process, swell.folder)["url"]
+        shown = swell.ok("models", "show", "me/poster")
+        for words in ("code MIT; weights CC BY 4.0", "Weights by somebody.", "300 MiB", "0.2 s"):
+            assert words in shown
+        assert f"{url}/v1/models/me/poster/samples/" in shown
+        listed = swell.ok("models", "ls")
+        assert "LICENCE" in listed
+        assert "code MIT; weights CC BY 4.0" in listed
+    finally:
+        assert stop(process) == 0
+
+
 def test_the_version_is_told(swell: Swell) -> None:
     assert swell.ok("--version") == f"swell {version('swell')}\n"
 

@@ -50,6 +50,9 @@ _Z10: Final = 1.2816
 WINDOW = 256
 _KEPT: Final = 64
 
+#: So many kinds of devices are told apart for each model.
+_MOST_DEVICES: Final = 32
+
 #: Statistics are made anew after so large a part of the times has come since.
 _STALE: Final = 1 / 16
 
@@ -115,6 +118,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     times: list[tuple[float, int]]
     pace: Pace | None = None
+    devices: dict[str, list[float]] = {}
 
 
 class ServiceTimes:
@@ -128,11 +132,19 @@ class ServiceTimes:
         self._stats: dict[str, tuple[ServiceStats, int]] = {}
         #: Model → the pace of whichever worker was measured last, for workers that are new.
         self._paces: dict[str, Pace] = {}
+        #: Model → device → seconds of its last tasks there.
+        self._devices: dict[str, dict[str, deque[float]]] = {}
         #: Whether something was noted since `dump`.
         self.has_news = False
 
-    def observe(self, model: str, service_s: float, count: int = 1) -> None:
-        """Note that a task of this model took `service_s` seconds once it ran."""
+    def observe(self, model: str, service_s: float, count: int = 1, device: str = "") -> None:
+        """Note that a task of this model took `service_s` seconds once it ran, and where."""
+        if device:
+            devices = self._devices.setdefault(model, {})
+            if device not in devices and len(devices) < _MOST_DEVICES:
+                devices[device] = deque(maxlen=_KEPT)
+            if device in devices:
+                devices[device].append(service_s)
         times = self._times.get(model)
         if times is None:
             times = self._times[model] = deque(maxlen=self._window)
@@ -153,6 +165,13 @@ class ServiceTimes:
             self._paces[model] = pace
             self.has_news = True
 
+    def by_device(self, model: str) -> list[tuple[str, int, float]]:
+        """Return device, number and median seconds of a model's last tasks, by device."""
+        return [
+            (device, len(times), sorted(times)[(len(times) - 1) // 2])
+            for device, times in sorted(self._devices.get(model, {}).items())
+        ]
+
     def stats(self, model: str) -> ServiceStats | None:
         """Return the statistics of a model; None before its first task ended."""
         times = self._times.get(model)
@@ -168,7 +187,13 @@ class ServiceTimes:
         self.has_news = False
         return msgspec.json.encode(
             {
-                model: _Kept(times=list(times)[-_KEPT:], pace=self._paces.get(model))
+                model: _Kept(
+                    times=list(times)[-_KEPT:],
+                    pace=self._paces.get(model),
+                    devices={
+                        device: list(each) for device, each in self._devices.get(model, {}).items()
+                    },
+                )
                 for model, times in self._times.items()
             }
         )
@@ -185,6 +210,9 @@ class ServiceTimes:
             return
         for model, old in found.items():
             self._times[model] = deque([*old.times, *self._times.get(model, ())], self._window)
+            devices = self._devices.setdefault(model, {})
+            for device, each in old.devices.items():
+                devices[device] = deque([*each, *devices.get(device, ())], _KEPT)
             if old.pace is not None and old.pace.task_s > 0:
                 self._paces.setdefault(model, old.pace)
             self._stats.pop(model, None)

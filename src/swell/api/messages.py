@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from swell.api.eta import EtaSeconds
-from swell.registry import Scope
+from swell.registry import Scope, Speed
 from swell.task import TaskError, TaskState, Timings
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "KeyList",
     "KeyRequest",
     "KeyView",
+    "MeasuredView",
     "ModelList",
     "ModelView",
     "NewKeyView",
@@ -29,6 +30,7 @@ __all__ = [
     "QueueList",
     "QueueView",
     "Replayed",
+    "SampleView",
     "StoredView",
     "SwitchesView",
     "TaskList",
@@ -242,6 +244,24 @@ class EventsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ) = None
 
 
+class MeasuredView(msgspec.Struct, frozen=True, kw_only=True):
+    """What tasks of a model took lately on workers with one kind of device."""
+
+    device: Annotated[str, Meta(description="as the workers call it, such as `cpu` or `cuda:0`")]
+    tasks: int
+    median_s: Annotated[float, Meta(description="for each task, delivery included")]
+
+
+class SampleView(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture on a model's card; its URL needs no key and never changes what it shows."""
+
+    url: str
+    caption: str
+    content_type: str
+    width: int
+    height: int
+
+
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     """What the world may know of one version of a model."""
 
@@ -257,6 +277,18 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     service_s: Annotated[
         EtaSeconds | None, Meta(description="what its tasks took lately, in seconds")
     ]
+    measured: Annotated[
+        list[MeasuredView], Meta(description="the same by the devices of the workers that ran them")
+    ]
+    licence: Annotated[
+        str, Meta(description="of code and weights, SPDX or words; empty if it was not said")
+    ]
+    credits: Annotated[str, Meta(description="Markdown")]
+    memory_bytes: Annotated[
+        int | None, Meta(description="what it takes of its device; null if that is not known")
+    ]
+    speed: Annotated[list[Speed], Meta(description="what it took its author, in seconds")]
+    samples: list[SampleView]
     urls: dict[str, str]
 
 

@@ -5,11 +5,13 @@ from swell.api.auth import create_key
 from swell.api.call import Call, Reply
 from swell.api.eta import EtaSeconds
 from swell.api.fleet import Worker
+from swell.api.gallery import sample_views
 from swell.api.messages import (
     HealthView,
     KeyList,
     KeyRequest,
     KeyView,
+    MeasuredView,
     ModelList,
     ModelView,
     NewKeyView,
@@ -196,6 +198,15 @@ def model_view(service: Service, card: ModelCard, base: str) -> ModelView:
         registered_at=card.registered_at,
         workers=len(service.fleet.live(card.name, card.version)),
         service_s=took,
+        measured=[
+            MeasuredView(device=device, tasks=n, median_s=round(median_s, 3))
+            for device, n, median_s in service.times.by_device(card.name)
+        ],
+        licence=card.licence,
+        credits=card.credits,
+        memory_bytes=card.memory_bytes or None,
+        speed=card.speed,
+        samples=sample_views(card, base),
         urls={
             "get": home,
             "versions": home + "/versions",

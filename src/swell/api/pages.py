@@ -11,7 +11,7 @@ from swell.api.call import Call, Reply
 from swell.api.operators import model_name
 from swell.api.problems import ERROR_TYPES
 from swell.api.service import Service
-from swell.registry import ModelCard
+from swell.registry import ModelCard, Speed
 
 __all__ = ["docs", "error_docs", "home", "llms_txt", "model_card", "openapi_json"]
 
@@ -28,10 +28,21 @@ code{padding:.1em .3em}pre{padding:.8em;overflow:auto}pre code{padding:0}
 table{border-collapse:collapse;width:100%}
 td,th{border-bottom:1px solid var(--line);padding:.35em .5em}
 td,th{text-align:left;vertical-align:top}.dim{color:var(--dim)}
+.samples{display:flex;flex-wrap:wrap;gap:.8rem}figure{margin:0;max-width:11rem}
+figure img{width:100%;height:auto;border-radius:6px}figcaption{font-size:13px;color:var(--dim)}
 """
 
+#: So many of a model's inputs are shown, at most.
+_MOST_EXAMPLES: Final = 6
+
+#: A file within an input is shown up to here, in characters.
+_LONG_TEXT: Final = 60
+
 _HEADERS: Final = [
-    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; img-src data:"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:",
+    ),
     (b"x-content-type-options", b"nosniff"),
 ]
 
@@ -87,15 +98,67 @@ async def model_card(service: Service, call: Call) -> Reply:
     base = html.escape(service.base_url(call))
     body = f"""<p><a href="../../">Swell</a></p><h1>{html.escape(card.name)}</h1>
 <p class="dim">version {html.escape(card.version)} · {html.escape(card.stage)}</p>
+{_gallery(card)}
 {markdown.to_html(card.description)}
+{_facts(service, card)}
 <h2>Ask it</h2><pre><code>curl {base}/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
   -H "Content-Type: application/json" -H "Prefer: wait=60" \\
   -d '{html.escape(example)}'</code></pre>
 <h2>Input</h2>{_schema_table(card.input_schema)}
 <details><summary>JSON Schema</summary>
 <pre><code>{_pretty(card.input_schema)}</code></pre></details>
-<h2>Output</h2><pre><code>{_pretty(card.output_schema)}</code></pre>"""
+<h2>Output</h2><pre><code>{_pretty(card.output_schema)}</code></pre>
+{_more_examples(card)}"""
     return _page(card.name, body)
+
+
+def _gallery(card: ModelCard) -> str:
+    """Return the card's pictures; relative addresses, which hold behind a proxy too."""
+    figures = "".join(
+        f'<figure><img src="../../v1/models/{html.escape(card.name)}/samples/'
+        f'{html.escape(each.digest)}" alt="{html.escape(each.caption)}" width="{each.width}" '
+        f'height="{each.height}" loading="lazy"><figcaption>{html.escape(each.caption)}'
+        "</figcaption></figure>"
+        for each in card.samples
+    )
+    return f'<div class="samples">{figures}</div>' if figures else ""
+
+
+def _facts(service: Service, card: ModelCard) -> str:
+    """Return licence, credits, memory and speed."""
+    workers = service.fleet.live(card.name, card.version)
+    rows = [
+        ("licence", card.licence or "not stated: ask its author before you use it"),
+        ("memory", _mebibytes(card.memory_bytes)),
+        *((f"on {each.device}", _told(each)) for each in card.speed),
+        *(
+            (f"here, on {device}", f"{median_s:.3g} s for half of the last {n} tasks")
+            for device, n, median_s in service.times.by_device(card.name)
+        ),
+        ("workers", str(len(workers))),
+    ]
+    cells = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in rows
+    )
+    named = f"<h2>Credits</h2>{markdown.to_html(card.credits)}" if card.credits else ""
+    return f"<h2>Facts</h2><table>{cells}</table>{named}"
+
+
+def _mebibytes(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MiB" if size_bytes else "not known"
+
+
+def _told(speed: Speed) -> str:
+    day = f" ({speed.measured_on})" if speed.measured_on else ""
+    return f"{speed.took_s:.3g} s for {speed.what}{day}"
+
+
+def _more_examples(card: ModelCard) -> str:
+    examples = "".join(
+        f"<pre><code>{html.escape(json.dumps(_shortened(each), ensure_ascii=False))}</code></pre>"
+        for each in card.examples[1:_MOST_EXAMPLES]
+    )
+    return f"<h2>More inputs that work</h2>{examples}" if examples else ""
 
 
 async def openapi_json(service: Service, call: Call) -> Reply:
@@ -142,11 +205,13 @@ async def llms_txt(service: Service, call: Call) -> Reply:
 
 
 def _llms_model(card: ModelCard, base: str) -> list[str]:
+    licence = " ".join(card.licence.split()) or "not stated"
     schema = json.dumps(card.input_schema, ensure_ascii=False)
     return [
         f"### {card.name}",
         "",
         f"- [{card.name}]({base}/models/{card.name}): {markdown.first_line(card.description)}",
+        f"- licence: {licence}",
         f"- input schema: `{schema}`",
         f"- example input: `{json.dumps(_example(card), ensure_ascii=False)}`",
         "",
@@ -161,7 +226,17 @@ def _reference(version: str) -> str:
 
 
 def _example(card: ModelCard) -> dict[str, Any]:
-    return card.examples[0] if card.examples else {}
+    return _shortened(card.examples[0]) if card.examples else {}
+
+
+def _shortened(example: dict[str, Any]) -> dict[str, Any]:
+    """Return an input for people to read: files in it, which are long texts, are cut."""
+    return {
+        name: f"{value[:_LONG_TEXT]}…"
+        if isinstance(value, str) and len(value) > _LONG_TEXT and value.startswith("data:")
+        else value
+        for name, value in example.items()
+    }
 
 
 def _schema_table(schema: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ are made from it, so that what is served, described and documented is the same.
 
 from typing import Any, Final
 
-from swell.api import events, files, messages, operators, pages, tasks, workers
+from swell.api import events, files, gallery, messages, operators, pages, tasks, workers
 from swell.api.metrics import CONTENT_TYPE
 from swell.api.route import Body, Header, Response, Route
 from swell.dispatch import Ask, Grant, Registration, Report, ReportAnswer, Welcome
@@ -197,6 +197,20 @@ _MODELS: Final = (
         "Models",
         {200: Response("Its versions, newest first", messages.ModelList)},
         (NotFound,),
+    ),
+    Route(
+        "GET",
+        "/v1/models/{owner}/{name}/samples/{digest}",
+        gallery.show_sample,
+        None,
+        "Show a picture of a model's card",
+        "Models",
+        {
+            200: Response("The picture", media_type="image/webp"),
+            304: Response("It has not changed", media_type=""),
+        },
+        (NotFound,),
+        "The URL comes with the model, needs no key, and always shows the same picture.",
     ),
 )
 

@@ -254,7 +254,9 @@ class Service:
             else:
                 # A worker that does not tell. What the task waited for in there counts too.
                 run_s = took_s = (finished_at - started_at).total_seconds()
-            self.times.observe(task.model, took_s, task.count)
+            worker = None if task.worker_id is None else self.fleet.get(task.worker_id)
+            device = "" if worker is None else worker.info.device
+            self.times.observe(task.model, took_s, task.count, device)
             self.fleet.end(task, run_s)
         self.metrics.task_ended(
             task.model,

@@ -15,6 +15,7 @@ from swell.api.call import Call, Reply
 from swell.api.cards import check_schema
 from swell.api.files import READ_URL_S, may_name_files, name_files
 from swell.api.fleet import Worker
+from swell.api.gallery import keep_samples
 from swell.api.reading import Reader
 from swell.api.service import Service
 from swell.broker import LeaseRequest
@@ -132,7 +133,7 @@ async def register_worker(service: Service, registration: Registration) -> Welco
     """Make a worker and its models known.
 
     Raises:
-        InvalidInput: It has no model, or a card's schema cannot be used.
+        InvalidInput: It has no model, or a card's schema or a picture on it cannot be used.
     """
     if not registration.models:
         raise InvalidInput("a worker needs at least one model")
@@ -142,7 +143,7 @@ async def register_worker(service: Service, registration: Registration) -> Welco
     now = service.clock.now()
     cards = [
         card if card.registered_at else msgspec.structs.replace(card, registered_at=now)
-        for card in registration.models
+        for card in [await keep_samples(service, card) for card in registration.models]
     ]
     await service.registry.put_models(cards)
     await service.cards.refresh()

@@ -1,5 +1,7 @@
 """`swell models`: what is served, and whether a model file is good."""
 
+import json
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -50,11 +52,13 @@ def list_models(
             m["stage"],
             m["workers"],
             seconds((m["service_s"] or {}).get("median")),
+            _mebibytes(m.get("memory_bytes")),
+            _first_line(m.get("licence")),
         )
         for m in found
     ]
     table(
-        ("MODEL", "VERSION", "STAGE", "WORKERS", "TAKES"),
+        ("MODEL", "VERSION", "STAGE", "WORKERS", "TAKES", "MEMORY", "LICENCE"),
         rows,
         empty="no models: a worker brings them",
     )
@@ -78,14 +82,18 @@ def show_model(
     stdout.print(f"[bold]{escape(card['name'])}[/] {card['version']} ({card['stage']})")
     if card["description"]:
         stdout.print(f"\n{card['description']}\n", markup=False)
+    table(("FACT", ""), _facts(card), empty="")
+    if card.get("credits"):
+        stdout.print(f"\n{card['credits']}", markup=False)
+    stdout.print()
     required = card["input_schema"].get("required", [])
     rows = [
         (name, _type(prop), "yes" if name in required else "", prop.get("description", ""))
         for name, prop in card["input_schema"].get("properties", {}).items()
     ]
     table(("INPUT", "TYPE", "REQUIRED", ""), rows, empty="it takes no input")
-    for example in card["examples"][:1]:
-        pairs = " ".join(f"-i {name}={value!r}" for name, value in example.items())
+    for example in card["examples"][:3]:
+        pairs = " ".join(f"-i {name}={_value(value)}" for name, value in example.items())
         talk.print(f"try it: swell tasks submit {card['name']} {pairs} --watch", markup=False)
 
 
@@ -180,6 +188,38 @@ def pull_weights(
     ]
     table(("FILE", "BYTES", "SHA-256"), rows, empty="no files")
     talk.print(f"{listing.model} {listing.version} is in {folder}", markup=False)
+
+
+def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return licence, memory, speed and pictures, as a card tells them."""
+    facts = [
+        ("licence", card.get("licence") or "not stated: ask its author before you use it"),
+        ("memory", _mebibytes(card.get("memory_bytes")) or "not known"),
+    ]
+    for speed in card.get("speed", []):
+        day = f" ({speed['measured_on']})" if speed.get("measured_on") else ""
+        facts.append((f"on {speed['device']}", f"{seconds(speed['took_s'])}, {speed['what']}{day}"))
+    for here in card.get("measured", []):
+        told = f"{seconds(here['median_s'])} for half of the last {here['tasks']} tasks"
+        facts.append((f"here, on {here['device']}", told))
+    facts += [(f"sample: {each['caption']}", each["url"]) for each in card.get("samples", [])]
+    return facts
+
+
+def _mebibytes(size_bytes: int | None) -> str | None:
+    return f"{size_bytes / 2**20:,.0f} MiB" if size_bytes else None
+
+
+def _first_line(text: str | None) -> str | None:
+    lines = (text or "").splitlines()
+    return lines[0] if lines else None
+
+
+def _value(value: Any) -> str:
+    """Return an input's value as a shell takes it; a file within it as a name to be put there."""
+    if isinstance(value, str):
+        return "@FILE" if value.startswith("data:") else shlex.quote(value)
+    return shlex.quote(json.dumps(value, ensure_ascii=False))
 
 
 def _tell(report: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from swell.registry import ApiKey, ModelCard, Registry, Scope, WorkerInfo
+from swell.registry import ApiKey, ModelCard, Registry, Sample, Scope, Speed, WorkerInfo
 
 __all__ = ["RegistryConformance", "a_key", "a_worker"]
 
@@ -55,6 +55,11 @@ class RegistryConformance:
             stage="trial",
             batch_by=("width", "height"),
             max_batch=8,
+            licence="MIT",
+            credits="By **us**.",
+            memory_bytes=10**11,
+            speed=[Speed("one core", "8 x 8", 0.5, "2026-11-25")],
+            samples=[Sample(caption="é", content_type="image/webp", digest="ab", width=8)],
             registered_at=NOW,
         )
         await registry.put_models([card])

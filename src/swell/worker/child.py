@@ -258,6 +258,7 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
             device.expected_s(),
             imported,
             invariant=[m.name for m in drawing if isinstance(m, StepModel) and m.batch_invariant],
+            memory_bytes=device.memory_bytes(),
         )
     )
     return loaded

@@ -126,6 +126,18 @@ class Device:
         others = [p.load_s[_Where.DISK] for p in self._places.values() if _Where.DISK in p.load_s]
         return sum(others) / len(others) if others else 0.0
 
+    def memory_bytes(self) -> dict[str, int]:
+        """Return what models that are on the device take of it, as far as is known.
+
+        What a process grows by says nothing of a GPU's memory.
+        """
+        is_host = self.name.partition(":")[0] == "cpu"
+        return {
+            name: place.size_bytes
+            for name, place in self._places.items()
+            if place.where is _Where.DEVICE and (is_host or place.model.memory_bytes)
+        }
+
     # At the start
 
     def start(self) -> dict[str, float]:

@@ -292,6 +292,12 @@ class Worker:
             if card.step_bucket
         }
         self.peak_bytes = ready.peak_bytes
+        cards = [
+            msgspec.structs.replace(
+                card, memory_bytes=card.memory_bytes or ready.memory_bytes.get(card.name, 0)
+            )
+            for card in cards
+        ]
         for name, load_s in ready.load_s.items():
             _log.info("model loaded", model=name, load_s=round(load_s, 3))
         return cards

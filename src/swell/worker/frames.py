@@ -152,6 +152,8 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     imported: list[str] = []
     #: Models that draw in steps whose rows have the same bits in steps of any number of rows.
     invariant: list[str] = []
+    #: What each model that was loaded takes of its device, as far as is known.
+    memory_bytes: dict[str, int] = {}
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):

@@ -1,0 +1,90 @@
+"""Pictures on models' cards: taken from workers, kept as files, shown to everybody."""
+
+import hashlib
+
+import msgspec
+
+from swell.api.call import Call, Reply
+from swell.api.messages import SampleView
+from swell.api.service import Service
+from swell.errors import InvalidInput, InvalidRequest, NotFound
+from swell.registry import ModelCard, Sample
+from swell.samples import MOST_SAMPLES, check_sample
+
+__all__ = ["keep_samples", "sample_views", "show_sample"]
+
+#: A picture's address holds its digest, so what lies there never changes.
+_FOREVER = b"public, max-age=31536000, immutable"
+
+
+async def keep_samples(service: Service, card: ModelCard) -> ModelCard:
+    """Store the pictures that a card brings; return the card without their content.
+
+    Raises:
+        InvalidInput: One is too large, or nothing that browsers show.
+    """
+    if not card.samples:
+        return card
+    if len(card.samples) > MOST_SAMPLES:
+        raise InvalidInput(f"{card.name} has {len(card.samples)} samples: send {MOST_SAMPLES}")
+    return msgspec.structs.replace(
+        card, samples=[await _kept(service, card.name, sample) for sample in card.samples]
+    )
+
+
+async def _kept(service: Service, model: str, sample: Sample) -> Sample:
+    try:
+        check_sample(sample)
+    except InvalidRequest as error:
+        raise InvalidInput(f"{model}: {error.detail}") from None
+    # Whatever a worker says of it, it lies where its content says.
+    digest = hashlib.sha256(sample.data).hexdigest()
+    await service.objects.put_new(_key(digest), sample.data, sample.content_type)
+    return msgspec.structs.replace(sample, digest=digest, data=b"")
+
+
+async def show_sample(service: Service, call: Call) -> Reply:
+    """`GET /v1/models/{owner}/{name}/samples/{digest}`."""
+    model = f"{call.params['owner']}/{call.params['name']}"
+    digest = call.params["digest"]
+    samples = [each for card in await service.cards.versions(model) for each in card.samples]
+    found = next((each for each in samples if each.digest == digest), None)
+    if found is None:
+        raise NotFound(f"{model} has no sample {digest[:70]!r}: GET /v1/models/{model} lists them")
+    info = await service.objects.head(_key(digest))
+    headers = [
+        (b"cache-control", _FOREVER),
+        (b"etag", f'"{digest}"'.encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"content-security-policy", b"default-src 'none'; sandbox"),
+        (b"access-control-allow-origin", b"*"),
+        (b"cross-origin-resource-policy", b"cross-origin"),
+    ]
+    if call.header(b"if-none-match") == f'"{digest}"'.encode():
+        return Reply(304, headers=headers)
+    return Reply(
+        200,
+        content_type=found.content_type.encode(),
+        headers=headers,
+        stream=service.objects.read(_key(digest)),
+        length=info.bytes,
+    )
+
+
+def sample_views(card: ModelCard, base: str) -> list[SampleView]:
+    """Return a card's pictures as clients see them."""
+    home = f"{base}/v1/models/{card.name}/samples"
+    return [
+        SampleView(
+            url=f"{home}/{each.digest}",
+            caption=each.caption,
+            content_type=each.content_type,
+            width=each.width,
+            height=each.height,
+        )
+        for each in card.samples
+    ]
+
+
+def _key(digest: str) -> str:
+    return f"samples/{digest}"
