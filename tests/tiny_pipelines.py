@@ -95,7 +95,7 @@ def vae(channels: int = 4, **extra: Any) -> Any:
         **extra,
     ).eval()
     # So that pictures have contrast, as those of a trained network.
-    made.decoder.conv_out.weight.data.mul_(3)
+    made.decoder.conv_out.weight.data.mul_(1)
     return made
 
 
@@ -337,6 +337,14 @@ def mask(side: int = 48) -> PIL.Image.Image:
     return made
 
 
-def copied(source: Path, folder: Path) -> Path:
-    shutil.copytree(source, folder)
+def with_lora(model: Path, file: Path, folder: Path, *, network: str = "unet") -> Path:
+    """Return a copy of a model to whose weights a LoRA of `lora` was added by hand."""
+    shutil.copytree(model, folder)
+    [weights] = (folder / network).glob("*.safetensors")
+    state, change = load_file(weights), load_file(file)
+    for name in [name for name in change if name.endswith(".lora_A.weight")]:
+        layer = name.removesuffix(".lora_A.weight")
+        added = change[f"{layer}.lora_B.weight"] @ change[name]
+        state[f"{layer.removeprefix(f'{network}.')}.weight"] += added
+    save_file(state, weights, metadata={"format": "pt"})
     return folder

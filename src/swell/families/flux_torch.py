@@ -7,7 +7,7 @@ with the row and the column as positions (Su et al., arXiv 2104.09864).
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -26,9 +26,6 @@ class Flux(Latent):
 
     half: ClassVar = "bfloat16"
     encoders: ClassVar = ("text_encoder",)
-
-    def _unwanted(self, asked: Any) -> str | None:
-        return None
 
     def _skip(self, steps: int, strength: float) -> int:
         return flow_skip(steps, strength)

@@ -225,12 +225,14 @@ class Latent(StepModel):
             raise Reject("This model's weights have 8 bits, and take no LoRAs: leave them out.")
         sampler = self._sampler(asked, starts=words.image is not None)
         is_guided = facts.is_guided and asked.guidance > 1
-        without = replace(words, prompt=self._unwanted(asked), with_prompt=False)
+        without = None
+        if is_guided:
+            without = replace(words, prompt=self._unwanted(asked), with_prompt=False)
         return Plan(
             sampler=sampler,
             shape=self._shape(asked),
             words=words,
-            without=without if is_guided else None,
+            without=without,
             guidance=asked.guidance if is_guided else None,
             values=self._values(asked, words, sampler),
             key=tuple(name for name in ("mask", "control", "reference") if getattr(words, name)),
