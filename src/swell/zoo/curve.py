@@ -44,6 +44,7 @@ class CurveModel(StepModel):
     """
 
     name = "demo/curve"
+    licence = "Apache-2.0"
     Output = Image
     examples = ({"steps": 2},)
     bucket = 8

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from swell import ui
-from swell.model import Image, Item, Plan, Sampler, StepModel
+from swell.model import Image, Item, Plan, Sampler, Speed, StepModel
 from swell.zoo.embedded import session, weights
 from swell.zoo.upscale import Upscaler
 
@@ -120,6 +120,20 @@ class Icons(StepModel):
     """
 
     name = "swell/icons"
+    licence = "Apache-2.0 AND MIT AND BSD-3-Clause; pictures under the licence of their style's set"
+    credits = """
+    Noto Emoji by Google (Apache-2.0); Fluent Emoji by Microsoft (MIT). Trained from a network that
+    had also seen Twemoji by Twitter, EmojiTwo, Firefox OS Emoji by Mozilla and Streamline Emojis
+    ([CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)). Words: all-MiniLM-L6-v2 by
+    sentence-transformers (Apache-2.0). Enlarged by Real-ESRGAN, (c) 2021 Xintao Wang
+    (BSD-3-Clause).
+    """
+    speed = (Speed("one CPU core", "12 steps and enlarging to 512 px", 0.5),)
+    samples = {
+        "a red fox in the snow, noto": "samples/icons-fox.webp",
+        "rocket in space, flat": "samples/icons-rocket.webp",
+        "a castle on a hill at sunset, ink": "samples/icons-castle.webp",
+    }
     Output = Image
     #: Two pictures with guidance, where rows are not alike in any company (`warmup`). More at once
     #: would make a single one slower than it needs to be.

@@ -130,6 +130,11 @@ class PromptCheck(Model):
     """
 
     name = "swell/prompt-check"
+    licence = "Apache-2.0 AND CC-BY-4.0"
+    credits = """
+    Obscene words: "List of Dirty, Naughty, Obscene, and Otherwise Bad Words" by LDNOOBW
+    ([CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)), changed.
+    """
     examples = ({"text": "a red fox in the snow"},)
 
     class Input(BaseModel):

@@ -19,6 +19,7 @@ class Noop(swell.Model):
     """Gives the text back. The fastest model there is, to measure everything around it."""
 
     name = "demo/noop"
+    licence = "Apache-2.0"
     batch = swell.Batch(max=256)
     Output = str
 
@@ -33,13 +34,13 @@ class Noop(swell.Model):
         return [item.input.text for item in items]
 
 
-@swell.model("demo/upper", batch=swell.Batch(max=32))
+@swell.model("demo/upper", batch=swell.Batch(max=32), licence="Apache-2.0")
 def upper(text: Annotated[str, Field(examples=["hello"]), ui.textarea()]) -> str:
     """Writes the text in capitals."""
     return text.upper()
 
 
-@swell.model("demo/echo-picture")
+@swell.model("demo/echo-picture", licence="Apache-2.0")
 def echo_picture(  # noqa: PLR0913 - each parameter is a field of the form
     prompt: Annotated[str, Field(max_length=500, examples=["a red fox"]), ui.textarea()] = "",
     width: Annotated[int, Field(ge=16, le=1024), ui.slider(step=16)] = 128,
@@ -96,6 +97,7 @@ class Crash(swell.Model):
     """Fails in every way a model can, on demand. For tests of everything around it."""
 
     name = "demo/crash"
+    licence = "Apache-2.0"
     batch = swell.Batch(max=8)
     Output = str
     examples = ({"how": "not"},)

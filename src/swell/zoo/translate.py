@@ -379,6 +379,8 @@ class Translate(Model):
     """
 
     name = "swell/translate"
+    licence = "Apache-2.0 AND Unicode-3.0; Argos packages under their own"
+    credits = "Names and keywords of emoji from the Unicode CLDR, (c) Unicode, Inc."
     examples = ({"text": "un gato azul en la nieve"},)
 
     class Input(BaseModel):
