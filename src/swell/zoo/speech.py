@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.model import Audio, Cancelled, Item, Model, Reject
+from swell.model import Audio, Cancelled, Item, Model, Reject, Speed
 from swell.zoo.embedded import session, weights
 from swell.zoo.pronounce import Pronouncer, sentences, spoken
 
@@ -147,6 +147,13 @@ class Speech(Model):
     """
 
     name = "swell/speech"
+    licence = "Apache-2.0"
+    credits = """
+    hibari by Maureese Williams, from `hibari-tts`; distilled from Kokoro-82M by hexgrad, with the
+    words of misaki by hexgrad.
+    """
+    memory_bytes = 170_000_000
+    speed = (Speed("one core of an AMD EPYC", "5.8 s of speech", 0.08, "2026-11-25"),)
     Output = Audio
     files = tuple(
         weights(f"speech{each}")
