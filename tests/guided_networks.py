@@ -56,5 +56,6 @@ def save_networks(made: Path) -> Path:
         initializer_factor=8.0,
     )
     transformers.CLIPModel(config).save_pretrained(made / "clip")
-    (made / "model_index.json").write_text(json.dumps({"_class_name": "VQGANCLIP"}))
+    parts = {"vqgan": ["diffusers", "VQModel"], "clip": ["transformers", "CLIPModel"]}
+    (made / "model_index.json").write_text(json.dumps({"_class_name": "VQGANCLIP"} | parts))
     return made

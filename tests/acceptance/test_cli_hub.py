@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from commandline import Swell
+
 from hub_server import HubServer, Repository
 
 COMMIT = "5f3c" * 10

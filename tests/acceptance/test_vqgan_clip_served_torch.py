@@ -17,6 +17,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from guided_networks import save_networks
+from hub_server import HubServer, Repository
 
 MODEL = "test/guided"
 
@@ -72,6 +73,19 @@ def test_what_is_out_of_bounds_is_refused_with_its_name(
     refused = swell.run("tasks", "submit", MODEL, "-i", "prompt=fox", "-i", "width=33")
     assert refused.returncode != 0
     assert "width" in refused.stderr
+
+
+def test_it_is_added_from_a_repository_of_a_hub(swell: Swell, tmp_path: Path) -> None:
+    commit = "5f3c" * 10
+    folder = save_networks(tmp_path / "repository")
+    with HubServer({"acme/Dreams": Repository({commit: folder}, {"main": commit})}).serve() as hub:
+        done = swell.run("models", "add", "hf:acme/Dreams", "--json", HF_ENDPOINT=hub.url)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["model"], told["family"]) == ("acme/dreams", "vqgan-clip")
+    small = ("-i", "prompt=fox", "-i", "width=32", "-i", "height=32", "-i", "steps=1")
+    drawn = swell.json("run", told["file"], *small, "-i", "cutouts=1")
+    assert drawn["seed"] >= 0
 
 
 def test_previews_and_steps_are_told_and_a_cancelled_search_ends(

@@ -247,6 +247,8 @@ class VqganClip(Model):
     #: Where the weights lie; set in the class that `define` makes.
     folder: ClassVar[Path] = Path()
     Output = Image
+    #: Few steps: it is drawn when the model is checked, perhaps on a CPU.
+    examples = ({"prompt": "a lighthouse | oil on canvas:0.5", "steps": 10, "cutouts": 8},)
 
     def __init__(self) -> None:
         self._networks: Any = None
