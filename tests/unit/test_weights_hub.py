@@ -12,7 +12,7 @@ from weights_harness import write
 
 from hub_server import HubServer, Repository
 from swell.clock import SystemClock
-from swell.weights import DigestMismatch, InvalidListing, WeightCache
+from swell.weights import BrokenWeights, DigestMismatch, InvalidListing, WeightCache
 from swell.weights.pull import Hub, PullFailed, pull
 
 OLD, NEW = "0a1b" * 10, "5f3c" * 10
@@ -238,3 +238,14 @@ async def test_a_small_file_that_is_not_what_the_commit_says_is_refused(
     )
     with pytest.raises(DigestMismatch, match=r"model_index\.json"):
         await fetch("hf:acme/poster", WeightCache(tmp_path / "other"), hub)
+
+
+async def test_a_clone_without_its_large_files_says_how_to_get_them(
+    cache: WeightCache, hub: HubServer, tmp_path: Path
+) -> None:
+    folder = pipeline(tmp_path / "clone", 3)
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    pointer = f"oid sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\nsize 80252\n"
+    path.write_text("version https://git-lfs.github.com/spec/v1\n" + pointer)
+    with pytest.raises(BrokenWeights, match="git lfs pull"):
+        await fetch(str(folder), cache, hub)

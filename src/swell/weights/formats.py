@@ -220,6 +220,11 @@ def parse_header(file: Any, name: str, file_bytes: int | None = None) -> Header:
     head = file.read(8)
     if len(head) < 8:
         raise BrokenWeights(f"{name} ends before its header: fetch it again")
+    if head == b"version ":
+        raise BrokenWeights(
+            f"{name} is only a pointer of Git LFS: run `git lfs pull` where it was cloned, or pull "
+            "hf:owner/name"
+        )
     (size,) = struct.unpack("<Q", head)
     if size > min(MAX_HEADER_BYTES, file_bytes - 8):
         raise BrokenWeights(
