@@ -108,7 +108,7 @@ def _save(settings: Settings, entry: Entry, as_json: bool) -> None:
     facts = None if is_search else describe(entry).facts
     with talk.status("its files are read, for the version"):
         whole = _with_contents(entry)
-    path = path_of(settings.data_dir, entry.name)
+    path = path_of(settings.data_dir.resolve(), entry.name)
     write(path, whole)
     definition = definition_of(path)
     told = {

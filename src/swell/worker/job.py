@@ -418,7 +418,8 @@ def engine_build(device: str, batching: str) -> dict[str, str]:
     for name in ("numpy", "onnxruntime", "torch", "diffusers"):
         found = getattr(sys.modules.get(name), "__version__", None)
         if isinstance(found, str):
-            build[name] = found
+            # That of torch is a kind of text which no message can carry.
+            build[name] = str(found)
     return build
 
 

@@ -1,0 +1,119 @@
+"""Models of diffusers from the command that adds them to the picture over HTTP; needs torch."""
+
+import contextlib
+import io
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from commandline import Swell, ready_line, stop
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+import diffusers
+import torch
+
+import tiny_pipelines as tiny
+from hub_server import HubServer, Repository
+
+#: Each process imports torch, on a machine that may be busy.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with contextlib.redirect_stderr(io.StringIO()):
+        return tiny.stable_diffusion(tmp_path_factory.mktemp("weights") / "dreams")
+
+
+@pytest.fixture(scope="module")
+def served(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swell]:
+    """A Swell that serves two models that were added, and one that is named."""
+    # Small networks are the fastest with one thread, whoever else is at work.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        swell = Swell(tmp_path_factory.mktemp("swell"))
+        ink = tiny.lora(swell.folder / "ink.safetensors", weights)
+        told = swell.json("models", "add", str(weights), "--name", "test/dreams")
+        assert (told["family"], told["in_steps"]) == ("stable-diffusion", True)
+        swell.json("models", "add", str(weights), "--name", "test/inked", "--lora", str(ink))
+        process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
+        try:
+            ready_line(process, swell.folder)
+            yield swell
+        finally:
+            assert stop(process) == 0, (swell.folder / "stderr.txt").read_text()
+
+
+def drawn(swell: Swell, model: str, **asked: Any) -> Any:
+    given = [part for name, value in asked.items() for part in ("-i", f"{name}={value}")]
+    task = swell.ok("tasks", "submit", model, *given).strip()
+    swell.ok("tasks", "watch", task)
+    shown = swell.json("tasks", "show", task)
+    assert shown["state"] == "succeeded", shown["error"]
+    [artifact] = shown["artifacts"]
+    with urllib.request.urlopen(artifact["url"]) as answer:
+        return np.asarray(PIL.Image.open(io.BytesIO(answer.read())).convert("RGB")).astype(int)
+
+
+def test_a_picture_over_http_is_the_one_that_diffusers_draws(served: Swell, weights: Path) -> None:
+    asked = {"prompt": "a red fox", "negative_prompt": "a dog", "seed": 7, "steps": 5}
+    mine = drawn(served, "test/dreams", **asked, guidance=6.0)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(weights)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        "a red fox",
+        negative_prompt="a dog",
+        num_inference_steps=5,
+        guidance_scale=6.0,
+        generator=torch.Generator("cpu").manual_seed(7),
+    ).images[0]
+    assert np.abs(mine - np.asarray(theirs)).max() <= 1
+    assert np.abs(mine - drawn(served, "test/inked", **asked, guidance=6.0)).max() > 3
+
+
+def test_all_models_are_there_and_what_is_removed_is_gone_with_the_next_start(
+    served: Swell,
+) -> None:
+    names = {card["name"] for card in served.json("models", "ls")}
+    assert names == {"demo/upper", "test/dreams", "test/inked"}
+    file = served.folder / ".swell" / "models" / "test--gone.toml"
+    file.write_text((file.parent / "test--dreams.toml").read_text())
+    served.ok("models", "remove", "test/gone")
+    assert not file.exists()
+    refused = served.run("models", "remove", "test/gone")
+    assert refused.returncode != 0
+    assert "test/dreams" in refused.stderr
+
+
+def test_a_model_comes_from_a_repository_of_a_hub_without_its_pickles(
+    swell: Swell, weights: Path, tmp_path: Path
+) -> None:
+    commit = "5f3c" * 10
+    repository = tmp_path / "repository"
+    for path in weights.rglob("*.*"):
+        target = repository / path.relative_to(weights)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (repository / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    (repository / "dreams-whole.safetensors").write_bytes(b"what nobody needs")
+    hub = HubServer({"acme/Dreams": Repository({commit: repository}, {"main": commit})})
+    with hub.serve():
+        done = swell.run("models", "add", "hf:acme/Dreams", "--json", HF_ENDPOINT=hub.url)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["model"], told["family"]) == ("acme/dreams", "stable-diffusion")
+    entry = Path(told["file"]).read_text()
+    assert f"hf://acme/Dreams@{commit}" in entry
+    assert "unet/diffusion_pytorch_model.safetensors" in entry
+    assert ".bin" not in entry
+    assert "dreams-whole" not in entry
+    drawn = swell.json("run", told["file"], "-i", "prompt=a fox", "-i", "steps=1")
+    assert drawn["seed"] >= 0
