@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 pytest.importorskip("onnxruntime")
@@ -142,6 +144,15 @@ def test_what_cannot_be_said_is_left_out(pronounce: Pronouncer) -> None:
     assert pronounce("猫") == ""
     assert pronounce("cat 猫") == pronounce("cat")
     assert pronounce("") == ""
+
+
+@given(
+    st.text(max_size=60)
+    | st.text("0123456789.,:$£€%-+&@=' \"()abcXYZÀé猫½²٣\n\t…—stndrh", max_size=60)
+)
+def test_any_text_becomes_sounds_of_the_alphabet(pronounce: Pronouncer, text: str) -> None:
+    for piece in sentences(spoken(text)):
+        assert set(pronounce(piece)) - {'"'} <= set(pronounce.numbers)
 
 
 # --- sound

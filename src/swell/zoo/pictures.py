@@ -23,10 +23,19 @@ def opened(image: Image) -> tuple[Pixels, Pixels | None]:
     Shapes: (H, W, 3) uint8 sRGB, and (H, W) uint8, 255 for what is solid, or None.
     """
     picture = PIL.ImageOps.exif_transpose(image.pil())
+    if picture.mode.startswith("I"):
+        picture = _in_8_bits(picture)
     if not picture.has_transparency_data:
         return np.asarray(picture.convert("RGB")), None
     pixels = np.asarray(picture.convert("RGBA"))
     return pixels[..., :3], pixels[..., 3]
+
+
+def _in_8_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Return a grey picture of 16 bits in 8; Pillow itself would make nearly all of it white."""
+    values = np.asarray(picture).astype(np.int64)
+    most = 65535 if np.any(values > 255) else 255
+    return PIL.Image.fromarray((values.clip(0, most) * 255 // most).astype(np.uint8))
 
 
 def closed(colours: Pixels, alpha: Pixels | None = None) -> PIL.Image.Image:

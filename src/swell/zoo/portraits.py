@@ -17,6 +17,7 @@ import PIL.Image
 import PIL.ImageChops
 import PIL.ImageDraw
 import PIL.ImageFilter
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
@@ -39,6 +40,11 @@ _FACE_Y: Final = 0.43
 _ABOVE, _BELOW, _BESIDE = 1.3, 2.6, 1.9
 #: A composition is drawn and painted at so many pixels a side.
 _SIDE_PX: Final = 512
+#: Part of a picture's edge that a person covers at least where the edge cuts through them.
+_LEAST_CUT: Final = 0.06
+#: A person is made so many times larger at most to bring such edges out of sight with the face in
+#: its place; then the face leaves its place.
+_MOST_LARGER: Final = 1.5
 #: The face is painted with so much of the strength, so that it stays who it is.
 _FACE_STRENGTH: Final = 0.55
 
@@ -152,21 +158,57 @@ def _person(mask: PIL.Image.Image, face: tuple[float, float, float, float]) -> P
 def _placed(sitter: Sitter) -> tuple[PIL.Image.Image, int, int, float]:
     """Return the sitter in the portrait's size, its left and top there, and the scale.
 
-    Where the picture ends above the portrait's lower edge, the sitter is moved down, and made
-    larger if that is not enough.
+    Where the frame of the picture cuts through the person, that side of it goes to the same side
+    of the portrait, or beyond: nobody has a straight edge in the middle of a scene. The sitter is
+    made larger if that is not possible otherwise.
     """
     left, top, right, bottom = sitter.face
-    x, y, tall = (left + right) / 2, (top + bottom) / 2, bottom - top
-    scale = _FACE_HEIGHT * _SIDE_PX / tall
-    below = sitter.picture.height - y
-    middle = _FACE_Y * _SIDE_PX
-    missing = _SIDE_PX - (middle + below * scale)
-    if missing > 0:
-        middle += min(missing, 0.1 * _SIDE_PX)
-        scale = max(scale, min((_SIDE_PX - middle) / below, 1.6 * scale))
-    size = (round(sitter.picture.width * scale), round(sitter.picture.height * scale))
-    person = sitter.picture.resize(size, PIL.Image.Resampling.LANCZOS)
-    return person, round(_FACE_X * _SIDE_PX - x * scale), round(middle - y * scale), scale
+    size = np.array(sitter.picture.size)
+    middle = np.array([left + right, top + bottom]) / 2
+    wanted = np.array([_FACE_X, _FACE_Y]) * _SIDE_PX
+    cut = _cut_sides(np.asarray(sitter.picture.getchannel("A")))
+    scale = _FACE_HEIGHT * _SIDE_PX / (bottom - top)
+    scale = max(scale, min(_scale_to_edges(size, middle, wanted, cut), _MOST_LARGER * scale))
+    for span, sides in zip(size.tolist(), cut, strict=True):
+        if all(sides):
+            scale = max(scale, _SIDE_PX / span)
+    start = wanted - middle * scale
+    space = _SIDE_PX - size * scale
+    for axis, (is_first_cut, is_last_cut) in enumerate(cut):
+        if is_last_cut:
+            start[axis] = max(start[axis], space[axis])
+        if is_first_cut:
+            start[axis] = min(start[axis], 0)
+    width, height = (size * scale).round().astype(int).tolist()
+    person = sitter.picture.resize((width, height), PIL.Image.Resampling.LANCZOS)
+    return person, round(float(start[0])), round(float(start[1])), scale
+
+
+_Sides = tuple[tuple[bool, bool], tuple[bool, bool]]
+
+
+def _scale_to_edges(
+    size: NDArray[np.int_], middle: NDArray[np.float64], wanted: NDArray[np.float64], cut: _Sides
+) -> float:
+    """Return the scale at which all cut sides are outside with the face where it is wanted."""
+    needed = [0.0]
+    for axis, (is_first_cut, is_last_cut) in enumerate(cut):
+        if is_first_cut:
+            needed.append(wanted[axis] / max(middle[axis], 1))
+        if is_last_cut:
+            needed.append((_SIDE_PX - wanted[axis]) / max(size[axis] - middle[axis], 1))
+    return float(max(needed))
+
+
+def _cut_sides(alpha: Pixels) -> _Sides:
+    """Tell whether the picture's edges cut through the person: left and right, top and bottom.
+
+    Shapes: alpha (H, W).
+    """
+    solid = alpha > 128
+    edges = (solid[:, 0], solid[:, -1], solid[0])
+    left, right, top = (bool(np.mean(edge) > _LEAST_CUT) for edge in edges)
+    return (left, right), (top, True)
 
 
 def _lit(person: PIL.Image.Image, scene: Scene) -> PIL.Image.Image:

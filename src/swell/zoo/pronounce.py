@@ -186,6 +186,7 @@ _VOWELS: Final = frozenset("AIOQWYaiuæɑɒɔəɛɜɪʊʌᵻ")
 _TAPPED_AFTER: Final = frozenset("AIOWYiuæɑəɛɪɹʊʌ")
 _STRESSES: Final = ("ˈ", "ˌ")
 _PAUSES: Final = frozenset(";:,.!?—…")
+_MARKS: Final = frozenset(';:,.!?—…"“”()')
 _TOKEN: Final = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*'?|[;:,.!?—…\"“”()]")
 
 
@@ -209,7 +210,7 @@ class Pronouncer:
         # From behind: what a small word sounds like depends on what follows.
         following = ""
         for token in reversed(tokens):
-            if not token[0].isalpha():
+            if token in _MARKS:
                 said.append(token)
                 following = "" if token in _PAUSES else following
                 continue
