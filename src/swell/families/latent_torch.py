@@ -16,6 +16,7 @@ is of no account, and they are put back before decoding.
 """
 
 import importlib
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -175,6 +176,11 @@ class Latent(StepModel):
             module = importlib.import_module("swell.families.asked")
             asked = module.input_type(kind.facts)(prompt="a fox", steps=1)
             [result] = self.run([Item(asked)])
+            if isinstance(result, Exception) and self.parts.is_compiled:
+                # A compiler that is not there or fails costs speed, and no model.
+                sys.stderr.write(f"{self.name} is not compiled: {result}\n")
+                self.parts.leave_uncompiled()
+                [result] = self.run([Item(asked)])
             if isinstance(result, Exception):
                 raise result
             self.parts.keep_compiled()
@@ -277,7 +283,13 @@ class Latent(StepModel):
         )
         assert made is not None, "it was looked at when the model was described"
         skip = self._skip(asked.steps, asked.strength) if starts else 0
-        return Sampler(made.solver, made.steps, **made.options, skip=skip) if skip else made
+        if skip:
+            made = Sampler(made.solver, made.steps, **made.options, skip=skip)
+        try:
+            _table(made)
+        except ValueError as error:
+            raise Reject(f"This model's scheduler cannot do that: {error}.") from None
+        return made
 
     def _skip(self, steps: int, strength: float) -> int:
         """Return how many steps a sample leaves out that starts from a picture."""
@@ -297,8 +309,7 @@ class Latent(StepModel):
 
     def _levels(self, sampler: Sampler, is_full: bool) -> dict[str, Any]:
         """Return how a picture looks at each step; the first of pure noise shows none of it."""
-        table_of = importlib.import_module(_TABLES).table_of
-        whole, levels = table_of(sampler), _Levels()
+        whole, levels = _table(sampler), _Levels()
         options: dict[str, Any] = dict(sampler.options)
         first = int(options.pop("skip", 0))
         for step in range(int(is_full), len(whole)):
@@ -306,7 +317,7 @@ class Latent(StepModel):
             later = Sampler(
                 sampler.solver, sampler.steps, **options, **({"skip": skip} if skip else {})
             )
-            kept, added = table_of(later).from_image
+            kept, added = _table(later).from_image
             c_in = float(whole.c_in[step])
             levels.times.append(float(whole.timesteps[step]))
             levels.kept.append(kept * c_in)
@@ -503,6 +514,10 @@ _EXACT: Final = ("guidance", "control_scale", "reference_scale", "sizes")
 
 def _cast(name: str, value: Tensor, kind: torch.dtype) -> Tensor:
     return value if name in _EXACT or name.startswith("level_") else value.to(kind)
+
+
+def _table(sampler: Sampler) -> Any:
+    return importlib.import_module(_TABLES).table_of(sampler)
 
 
 def _kept(x: Tensor, t: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:

@@ -119,6 +119,9 @@ class Parts:
 
     def offload(self) -> int:
         """Leave the device for the host's memory; return how many bytes that takes."""
+        if self.described.entry.quantize:
+            # Such weights are no plain tensors.
+            return self._move("cpu")
         tensors: dict[str, dict[str, Tensor]] = {}
         for name, inner, value in self._tensors():
             tensors.setdefault(name, {})[inner] = value.data
@@ -132,8 +135,17 @@ class Parts:
 
     def onload(self) -> None:
         """Come back to the device."""
+        if self.described.entry.quantize:
+            self._move(str(self.device))
         for name, copy in self._copies.items():
             self._place(name, copy.swap_in(str(self.device)))
+
+    def _move(self, device: str) -> int:
+        for module in self.modules.values():
+            module.to(device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self.size_bytes
 
     def _place(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         module = self.modules[name]
@@ -154,6 +166,17 @@ class Parts:
         )
         self._compiled.restore()
         network.compile_repeated_blocks(fullgraph=True, dynamic=True)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether blocks are to be compiled at their first call."""
+        return self._compiled is not None
+
+    def leave_uncompiled(self) -> None:
+        """Call the blocks as they are."""
+        self._compiled = None
+        for module in self.network.modules():
+            module._compiled_call_impl = None
 
     def keep_compiled(self) -> None:
         """Keep what was compiled for the next process."""

@@ -39,6 +39,8 @@ class Family:
     module: str
     #: The part that draws: `unet` or `transformer`.
     network: str = "unet"
+    #: Its class in diffusers.
+    kind: str = "UNet2DConditionModel"
     steps: int = 30
     guidance: float = 7.5
     #: Whether a flow's steps are laid evenly before they are shifted.
@@ -81,6 +83,7 @@ FAMILIES: Final[Sequence[Family]] = (
         ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"),
         "stable_diffusion_3_torch",
         network="transformer",
+        kind="SD3Transformer2DModel",
         steps=28,
         guidance=7.0,
     ),
@@ -89,6 +92,7 @@ FAMILIES: Final[Sequence[Family]] = (
         ("FluxPipeline", "FluxImg2ImgPipeline"),
         "flux_torch",
         network="transformer",
+        kind="FluxTransformer2DModel",
         steps=28,
         guidance=3.5,
         even=True,
@@ -227,6 +231,10 @@ def _draws_in_steps(facts: Facts) -> bool:
     if facts.vae.get("latents_mean") or facts.vae.get("latents_std"):
         return False
     if facts.index.get("requires_aesthetics_score"):
+        return False
+    kinds = {name: told[1] for name, told in _parts(facts.index).items()}
+    known = ("vae", "AutoencoderKL"), (facts.family.network, facts.family.kind)
+    if any(kinds.get(name) != kind for name, kind in known):
         return False
     return sampler_of(facts.scheduler, 4, tokens=256, even=facts.family.even) is not None
 
