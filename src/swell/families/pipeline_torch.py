@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import diffusers
 import torch
+from diffusers import pipelines
 from torch import Tensor, nn
 
 from swell.families.description import Described
 from swell.families.networks_torch import frozen
-from swell.families.recognise import UNUSED
+from swell.families.recognise import UNUSED, libraries
 from swell.families.schedulers import few_step, with_sampler
 from swell.media import Image
 from swell.model import Cancelled, InvalidModel, Item, Model
@@ -53,6 +54,13 @@ class OwnLoop(Model):
                 f"{name} is no pipeline of diffusers {diffusers.__version__} that makes pictures "
                 "of words: a newer one may have it"
             )
+        for part, library in libraries(described.facts.index).items():
+            # What it names beyond these would be imported.
+            known_one = library in ("diffusers", "transformers") or library in dir(pipelines)
+            if part not in UNUSED and not known_one:
+                raise InvalidModel(
+                    f"{part} is of {library}: only parts of diffusers and transformers are read"
+                )
         told, is_gpu = described.entry.dtype, torch.device(device).type == "cuda"
         dtype = getattr(torch, ("bfloat16" if is_gpu else "float32") if told == "auto" else told)
         known = inspect.signature(kind.__init__).parameters

@@ -22,6 +22,7 @@ __all__ = [
     "Facts",
     "Family",
     "is_vqgan_clip",
+    "libraries",
     "look",
     "read_json",
     "weight_files",
@@ -275,6 +276,11 @@ def _parts(index: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
         for name, told in index.items()
         if isinstance(told, list) and len(told) == 2 and not name.startswith("_")
     }
+
+
+def libraries(index: Mapping[str, Any]) -> dict[str, str]:
+    """Return which library each part is of, by its name; without those that are not there."""
+    return {name: str(told[0]) for name, told in _parts(index).items() if told[0] is not None}
 
 
 def weight_files(folder: Path) -> list[str]:
