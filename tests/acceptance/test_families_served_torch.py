@@ -102,6 +102,12 @@ def test_a_model_comes_from_a_repository_of_a_hub_without_its_pickles(
         target = repository / path.relative_to(weights)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
+    half = "diffusion_pytorch_model.fp16.safetensors"
+    (repository / "unet" / half).write_bytes(b"the same in another precision")
+    alone = repository / "vae" / "diffusion_pytorch_model.safetensors"
+    alone.rename(alone.with_name(half))
+    only = repository / "text_encoder" / "model.safetensors"
+    only.rename(only.with_name("model.fp16.safetensors"))
     (repository / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
     (repository / "dreams-whole.safetensors").write_bytes(b"what nobody needs")
     hub = HubServer({"acme/Dreams": Repository({commit: repository}, {"main": commit})})
@@ -113,6 +119,8 @@ def test_a_model_comes_from_a_repository_of_a_hub_without_its_pickles(
     entry = Path(told["file"]).read_text()
     assert f"hf://acme/Dreams@{commit}" in entry
     assert "unet/diffusion_pytorch_model.safetensors" in entry
+    assert f"unet/{half}" not in entry
+    assert f"vae/{half}" in entry
     assert ".bin" not in entry
     assert "dreams-whole" not in entry
     drawn = swell.json("run", told["file"], "-i", "prompt=a fox", "-i", "steps=1")

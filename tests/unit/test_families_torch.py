@@ -243,6 +243,25 @@ def test_the_network_may_compute_in_half_precision(sd: Path, tmp_path: Path, ser
     )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for the CPU with g++")
+def test_blocks_may_be_compiled_and_left_as_they_are(sd: Path, tmp_path: Path) -> None:
+    file = tiny.lora(tmp_path / "ink.safetensors", sd)
+    definition, model = cases.loaded(cases.add(sd, tmp_path / "data", "test/sd"))
+    plain = cases.draw(definition, model, steps=2)
+    inked = cases.draw(definition, model, steps=2, loras=[LoRA(file)])
+    model.parts.compile()
+    assert model.parts.is_compiled
+    assert apart(plain, cases.draw(definition, model, steps=2)) <= TOLERANCE
+    again = cases.draw(definition, model, steps=2, loras=[LoRA(file)])
+    assert apart(inked, again) <= TOLERANCE, "weights change below what was compiled"
+    model.parts.keep_compiled()
+    assert any((tmp_path / "data" / "compiled").rglob("*"))
+    model.parts.leave_uncompiled()
+    np.testing.assert_array_equal(plain, cases.draw(definition, model, steps=2))
+
+
 # Own loops
 
 

@@ -26,8 +26,17 @@ __all__ = ["add_model", "hub_of", "pull_model", "remove_model"]
 
 _HUB: Final = re.compile(r"hf:(?://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<branch>[^/@]+))?")
 
-#: What a part of a model is made of.
-_FILES: Final = ("*.json", "*.txt", "*.model", "*.safetensors")
+#: What a part of a model is made of, in one precision of those that it may be there in.
+_FILES: Final = (
+    "*.json",
+    "*.txt",
+    "*.model",
+    *(
+        f"{name}{end}"
+        for name in ("model", "diffusion_pytorch_model")
+        for end in (".safetensors", "-0*.safetensors")
+    ),
+)
 
 
 def add_model(
@@ -198,9 +207,20 @@ async def pull_model(reference: str, folder: Path, settings: Settings) -> tuple[
     index = read_json(folder, "model_index.json")
     parts = [part for part, told in index.items() if isinstance(told, list) and told[0]]
     include = [f"{part}/{each}" for part in parts if part not in UNUSED for each in _FILES]
-    listing = await pull(reference, cache, include=["model_index.json", *include], hub=hub)
+    include.append("model_index.json")
+    listing = await pull(reference, cache, include=include, hub=hub)
     _unfold(cache, listing, folder)
+    bare = [part for part in parts if part not in UNUSED and _has_no_weights(folder / part)]
+    if bare:
+        # Those are there in half precision alone, or have names of their own.
+        include += [f"{part}/*.safetensors" for part in bare]
+        listing = await pull(reference, cache, include=include, hub=hub)
+        _unfold(cache, listing, folder)
     return folder, listing
+
+
+def _has_no_weights(part: Path) -> bool:
+    return (part / "config.json").is_file() and not any(part.glob("*.safetensors"))
 
 
 def _unfold(cache: WeightCache, listing: Listing, folder: Path) -> None:
