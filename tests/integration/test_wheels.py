@@ -1,6 +1,7 @@
 """Both wheels, built from this checkout and installed where nothing else is."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -83,28 +84,48 @@ def test_the_wheel_of_weights_has_its_licences_and_the_other_has_no_weights(
     assert wheels[1].stat().st_size < 80_000_000
 
 
-def test_both_wheels_install_and_serve_the_built_in_models(
-    wheels: list[Path], tmp_path: Path
-) -> None:
-    new = tmp_path / "new"
+@pytest.fixture(scope="module")
+def python(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of an environment into which both wheels are installed."""
+    new = tmp_path_factory.mktemp("installed") / "new"
     venv.create(new, with_pip=False)
     python = new / "bin" / "python"
     wanted = [f"swell[embedded] @ {wheels[0].as_uri()}", str(wheels[1])]
     if uv := shutil.which("uv"):
         run(uv, "pip", "install", "--quiet", "--python", python, *wanted)
     else:
-        run(
-            sys.executable,
-            "-m",
-            "pip",
-            "--python",
-            python,
-            "install",
-            "-q",
-            "--no-compile",
-            *wanted,
-        )
+        pip = (sys.executable, "-m", "pip", "--python", python)
+        run(*pip, "install", "-q", "--no-compile", *wanted)
+    return python
+
+
+def test_both_wheels_install_and_serve_the_built_in_models(python: Path) -> None:
+    new = python.parents[1]
     told = json.loads(run(python, "-c", TRY))
     assert all(place.startswith(str(new)) for place in [*told["places"], *told["files"]])
     assert {"swell/icons", "swell/paint", "swell/portraits"} <= set(told["versions"])
     assert "swell" in run(new / "bin" / "swell", "--version")
+
+
+def can_cut_the_network() -> bool:
+    """Whether this user may make a network namespace."""
+    own = ["--map-root-user"] if os.getuid() else []
+    try:
+        tried = subprocess.run(["unshare", "--net", *own, "true"], capture_output=True)
+    except FileNotFoundError:
+        return False
+    return tried.returncode == 0
+
+
+@pytest.mark.skipif(
+    not can_cut_the_network() and "CI" not in os.environ,
+    reason="no network namespace can be made here",
+)
+def test_without_a_network_a_spanish_prompt_goes_through_the_whole_default_pipeline(
+    python: Path,
+) -> None:
+    offline = ROOT / "benchmarks" / "model_offline.py"
+    told = json.loads(run(sys.executable, offline, "--python", python).splitlines()[-1])
+    assert told["ok"], told
+    assert told["value"] == 6
+    assert told["detail"]["drawn"] == "a red fox in the snow"
