@@ -5,6 +5,7 @@ wrote, draws with the engine, and has diffusers' own pipeline draw the same.
 """
 
 import contextlib
+import functools
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -213,7 +214,15 @@ def schnell(folder: Path) -> Path:
 
 
 CONTROL = {"beside": {"net": tiny.control_net}, "options": ("--controlnet", "{net}")}
-ADAPTER = {"beside": {"adapter": tiny.ip_adapter}, "options": ("--ip-adapter", "{adapter}")}
+
+
+def adapted(kind: str = "plain") -> dict[str, Any]:
+    """A case with a picture adapter of this kind."""
+    return {
+        "beside": {"adapter": functools.partial(tiny.ip_adapter, kind=kind)},
+        "options": ("--ip-adapter", "{adapter}"),
+    }
+
 
 START, MASKED = "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"
 XL_START, XL_MASKED = "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"
@@ -310,6 +319,8 @@ CASES = [
         **controlled(0.7),
         **CONTROL,
     ),
-    Case("reference, sd 1", sd(), **referred(0.6), **ADAPTER),
-    Case("reference, sdxl", tiny.stable_diffusion_xl, **referred(0.6), **ADAPTER),
+    Case("reference, sd 1", sd(), **referred(0.6), **adapted()),
+    Case("reference, sd 1 full", sd(), **referred(0.6), **adapted("full")),
+    Case("reference, sdxl", tiny.stable_diffusion_xl, **referred(0.6), **adapted()),
+    Case("reference, sdxl plus", tiny.stable_diffusion_xl, **referred(0.6), **adapted("plus")),
 ]

@@ -269,8 +269,60 @@ def control_net(folder: Path, model: Path) -> Path:
     return folder
 
 
-def ip_adapter(folder: Path, model: Path) -> Path:
-    """Return a file of an IP-Adapter with four tokens, an image encoder beside it."""
+def projected(width: int, vision: Any) -> dict[str, torch.Tensor]:
+    """Four tokens of the picture's embedding."""
+    return {
+        "proj.weight": torch.randn(4 * width, vision.projection_dim) * 0.3,
+        "proj.bias": torch.zeros(4 * width),
+        "norm.weight": torch.ones(width),
+        "norm.bias": torch.zeros(width),
+    }
+
+
+def mapped(width: int, vision: Any) -> dict[str, torch.Tensor]:
+    """A token of each of the encoder's states."""
+    inner = vision.hidden_size
+    return {
+        "proj.0.weight": torch.randn(inner, inner) * 0.3,
+        "proj.0.bias": torch.zeros(inner),
+        "proj.2.weight": torch.randn(width, inner) * 0.3,
+        "proj.2.bias": torch.zeros(width),
+        "proj.3.weight": torch.ones(width),
+        "proj.3.bias": torch.zeros(width),
+    }
+
+
+def resampled(width: int, vision: Any, inner: int = 64) -> dict[str, torch.Tensor]:
+    """Four tokens that look at all states of the encoder, in four layers, as makers name them."""
+    state = {
+        "latents": torch.randn(1, 4, inner) * 0.3,
+        "proj_in.weight": torch.randn(inner, vision.hidden_size) * 0.3,
+        "proj_in.bias": torch.zeros(inner),
+        "proj_out.weight": torch.randn(width, inner) * 0.3,
+        "proj_out.bias": torch.zeros(width),
+        "norm_out.weight": torch.ones(width),
+        "norm_out.bias": torch.zeros(width),
+    }
+    for layer in range(4):
+        for norm in ("0.norm1", "0.norm2", "1.0"):
+            state[f"layers.{layer}.{norm}.weight"] = torch.ones(inner)
+            state[f"layers.{layer}.{norm}.bias"] = torch.zeros(inner)
+        for name, rows, columns in (
+            ("0.to_q", 64, inner),
+            ("0.to_kv", 128, inner),
+            ("0.to_out", inner, 64),
+            ("1.1", 4 * inner, inner),
+            ("1.3", inner, 4 * inner),
+        ):
+            state[f"layers.{layer}.{name}.weight"] = torch.randn(rows, columns) * 0.2
+    return state
+
+
+PROJECTIONS = {"plain": projected, "plus": resampled, "full": mapped}
+
+
+def ip_adapter(folder: Path, model: Path, kind: str = "plain") -> Path:
+    """Return a file of an IP-Adapter (`plain`, `plus` or `full`), an image encoder beside it."""
     torch.manual_seed(2)
     network = diffusers.UNet2DConditionModel.from_pretrained(model, subfolder="unet")
     width = network.config.cross_attention_dim
@@ -287,11 +339,9 @@ def ip_adapter(folder: Path, model: Path) -> Path:
         )
     )
     vision.eval().save_pretrained(folder / "image_encoder")
-    state: dict[str, torch.Tensor] = {
-        "image_proj.proj.weight": torch.randn(4 * width, 24) * 0.3,
-        "image_proj.proj.bias": torch.zeros(4 * width),
-        "image_proj.norm.weight": torch.ones(width),
-        "image_proj.norm.bias": torch.zeros(width),
+    state = {
+        f"image_proj.{name}": value
+        for name, value in PROJECTIONS[kind](width, vision.config).items()
     }
     number = itertools.count(1, 2)
     for name in network.attn_processors:

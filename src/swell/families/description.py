@@ -12,6 +12,7 @@ from typing import Final
 import pydantic
 
 from swell.families import vqgan_clip
+from swell.families.adapters import Adapter, read_adapter
 from swell.families.asked import examples_of, input_type
 from swell.families.entries import Content, Entry, read
 from swell.families.recognise import OTHER, Facts, is_vqgan_clip, look
@@ -49,6 +50,8 @@ class Described:
     facts: Facts
     #: The data directory that it was added to.
     home: Path = Path()
+    #: Its picture adapter, if it has one.
+    adapter: Adapter | None = None
 
     @property
     def folder(self) -> Path:
@@ -83,7 +86,10 @@ def describe(entry: Entry, home: Path = Path()) -> Described:
             raise InvalidModel(f"{facts.family.name} models cannot have {what} here")
     if entry.quantize and entry.loras:
         raise InvalidModel("weights of 8 bits take no LoRAs: leave out --quantize or --lora")
-    return Described(entry, facts, home)
+    adapter = None
+    if entry.ip_adapter:
+        adapter = read_adapter(Path(entry.ip_adapter), Path(entry.folder), facts.network)
+    return Described(entry, facts, home, adapter)
 
 
 def contents(folder: Path, names: Sequence[str]) -> dict[str, Content]:

@@ -16,6 +16,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from swell.families.adapters import Adapter
 from swell.families.description import INSTALL, Described
 from swell.families.recognise import UNUSED
 from swell.model import InvalidModel
@@ -209,8 +210,9 @@ class Parts:
         encoder: Any = self.modules["image_encoder"]
         pixels = self.others["feature_extractor"](picture, return_tensors="pt").pixel_values
         pixels = pixels.to(self.device, next(encoder.parameters()).dtype)
-        layer = self.network.encoder_hid_proj.image_projection_layers[0]
-        if type(layer).__name__ == "ImageProjection":
+        adapter = self.described.adapter
+        assert adapter is not None, "pictures go in through one"
+        if not adapter.hears_states:
             embeds: Tensor = encoder(pixels).image_embeds
             return embeds if is_heard else torch.zeros_like(embeds)
         shown = pixels if is_heard else torch.zeros_like(pixels)
@@ -250,8 +252,8 @@ def read_parts(described: Described, device: str, half: str) -> Parts:
     if dtype == torch.float16 and vae.config.get("force_upcast"):
         vae.to(torch.float32)
     parts = Parts(described, place, dtype, modules, others)
-    if described.entry.ip_adapter:
-        _add_reference(parts, others)
+    if described.adapter is not None:
+        _add_reference(parts, others, described.adapter)
     for module in modules.values():
         module.eval().requires_grad_(False)
     return parts
@@ -330,26 +332,18 @@ def read_network(kind: Any, folder: Path, dtype: torch.dtype, device: torch.devi
     return read.to(device)
 
 
-def _add_reference(parts: Parts, others: dict[str, Any]) -> None:
+def _add_reference(parts: Parts, others: dict[str, Any], adapter: Adapter) -> None:
     """Add a picture adapter (Ye et al., "IP-Adapter", arXiv 2308.06721) to the network."""
     path = Path(parts.described.entry.ip_adapter)
     state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
     for name, value in load_torch(path).items():
         group, _, inner = name.partition(".")
-        if group not in state:
-            raise InvalidModel(f"{path.name} is no IP-Adapter: it has a tensor {name!r}")
         state[group][inner] = value
-    if "image_encoder" not in parts.modules:
-        beside = [folder / "image_encoder" for folder in (path.parent, path.parent.parent)]
-        found = next((folder for folder in beside if folder.is_dir()), None)
-        if found is None:
-            raise InvalidModel(f"{path.name} needs image_encoder/ beside it: copy it there")
+    if adapter.encoder.parent != parts.described.folder:
+        kind = "CLIPVisionModelWithProjection"
+        placed = (parts.dtype, parts.device)
         parts.modules["image_encoder"] = _read(
-            found,
-            "transformers",
-            "CLIPVisionModelWithProjection",
-            "image_encoder",
-            (parts.dtype, parts.device),
+            adapter.encoder, "transformers", kind, "image_encoder", placed
         )
     network, encoder = parts.network, parts.modules["image_encoder"]
     network._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
