@@ -221,6 +221,22 @@ class Item(Context, Generic[InputT]):
         self.count = count
         self._listener = listener
 
+    def of_pack(self, number: int, size: int) -> "Item[InputT]":
+        """Return the item of one picture of a pack; see `StepModel.pack`.
+
+        Args:
+            number: Which picture, from 0.
+            size: How many the pack has.
+        """
+        index = self.index * size + number
+        return Item(
+            self.input,
+            seed=self.seed - self.index + index,
+            index=index,
+            count=self.count * size,
+            listener=self._listener,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -474,6 +490,15 @@ class StepModel(Model):
         it also stays through `offload`. An exception fails the item; `Reject` for good.
         """
         raise NotImplementedError
+
+    def pack(self, asked: Any) -> int | None:
+        """Return how many pictures one input asks for; optional, and for the usual one None.
+
+        Each is a sample by itself. `prepare` finds in `item.index` which one it is: they go on
+        through all packs of a task, and so do seeds. A result is then a list, of one picture too.
+        Called with the input as validated, before anything is loaded.
+        """
+        return None
 
     def adapt(self, loras: Sequence[LoRA]) -> None:
         """Put these LoRAs on the weights, and take off all others; optional.

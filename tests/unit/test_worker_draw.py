@@ -1,6 +1,7 @@
 """How often the model process tells checkpoints, on a clock that stands still between steps."""
 
 import itertools
+import json
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from swell.clock import ManualClock
-from swell.model import HostArrays, StepModel, load_models
+from swell.model import Cancelled, HostArrays, Item, StepModel, load_models
 from swell.worker.device import Device
 from swell.worker.draw import CHECKPOINT_EVERY_S, Drawer, Easel
 from swell.worker.frames import (
@@ -20,6 +21,7 @@ from swell.worker.frames import (
     Kept,
     Load,
     Order,
+    Results,
     Step,
     Studio,
     decode_frame,
@@ -38,6 +40,11 @@ class Draws(swell.StepModel):
 
     class Input(BaseModel):
         steps: int
+        pictures: int | None = None
+        seed: int | None = None
+
+    def pack(self, asked):
+        return None if asked.pictures is None else 12 // asked.pictures
 
     def prepare(self, item):
         sampler = swell.Sampler("flow_euler", item.input.steps, spacing="even")
@@ -48,7 +55,7 @@ class Draws(swell.StepModel):
         return x * np.float32(0.5)
 
     def decode(self, latents, item):
-        return 1
+        return [item.index, item.count, item.seed]
 """
 
 STEP_S = 0.1
@@ -78,6 +85,7 @@ class Atelier:
     """A drawer of one model, and the worker's end of its pipe."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.clock = ManualClock()
         self.cost_s = 0.0
         #: When a checkpoint was told, and all that it took.
@@ -94,6 +102,7 @@ class Atelier:
         device.start()
         model = device.model("test/draws")
         assert isinstance(model, StepModel)
+        self.model: Any = model
         model.arrays = CostlyArrays(self._read)
         model.at_step = lambda: self.clock.advance(STEP_S)  # type: ignore[attr-defined]
         self.drawer = Drawer(
@@ -104,6 +113,10 @@ class Atelier:
             studio=Studio(),
             moved=lambda load_s: None,
         )
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
 
     def _read(self) -> None:
         self.told_s.append(self.clock.monotonic_s())
@@ -146,8 +159,7 @@ class Atelier:
 def atelier(tmp_path: Path) -> Iterator[Atelier]:
     atelier = Atelier(tmp_path)
     yield atelier
-    atelier.ours.close()
-    atelier.theirs.close()
+    atelier.close()
 
 
 def test_a_checkpoint_that_costs_next_to_nothing_is_told_after_each_step(atelier: Atelier) -> None:
@@ -226,3 +238,87 @@ def test_progress_goes_on_where_a_sample_came_back(atelier: Atelier) -> None:
         if isinstance(frame, Step) and frame.handle == 2
     ]
     assert told[0] >= 7
+
+
+# Packs
+
+
+def results(atelier: Atelier) -> Results:
+    """Draw all that is there, and return what came of it."""
+    while atelier.drawer.is_busy:
+        atelier.drawer.step()
+    return next(frame for frame in atelier.told_until(Results) if isinstance(frame, Results))
+
+
+def outputs(atelier: Atelier) -> list[Any]:
+    return [json.loads(done.output) for done in results(atelier).done]
+
+
+def test_of_one_input_a_whole_pack_is_drawn_each_with_a_seed_of_its_own(atelier: Atelier) -> None:
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":3,"pictures":4}', seed=7)])
+    assert outputs(atelier) == [[[0, 3, 7], [1, 3, 8], [2, 3, 9]]]
+
+
+def test_a_pack_of_one_is_a_list_too(atelier: Atelier) -> None:
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":3,"pictures":12}', seed=7)])
+    assert outputs(atelier) == [[[0, 1, 7]]]
+
+
+def test_a_task_may_ask_for_several_packs(atelier: Atelier) -> None:
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":3,"pictures":6}', seed=7, count=2)])
+    assert outputs(atelier) == [[[[0, 4, 7], [1, 4, 8]], [[2, 4, 9], [3, 4, 10]]]]
+
+
+def test_the_last_seed_of_a_pack_must_be_one_that_can_be_recorded(atelier: Atelier) -> None:
+    asked = b'{"steps":3,"pictures":4,"seed":%d}'
+    orders = [Order(1, asked % (2**63 - 2)), Order(2, asked % (2**63 - 3))]
+    atelier.drawer.add("test/draws", orders)
+    [fault] = results(atelier).faults
+    assert (fault.handle, fault.code) == (1, "invalid_input")
+    assert f"less than or equal to {2**63 - 3}" in fault.detail
+
+
+def test_a_model_that_cannot_count_a_pack_fails_that_task_alone(atelier: Atelier) -> None:
+    orders = [Order(1, b'{"steps":3,"pictures":0}'), Order(2, b'{"steps":3}', seed=7)]
+    atelier.drawer.add("test/draws", orders)
+    told = results(atelier)
+    assert [(fault.handle, fault.code) for fault in told.faults] == [(1, "model_error")]
+    assert outputs(atelier) == [[0, 1, 7]]
+
+
+def test_a_pack_goes_on_from_checkpoints_of_all_its_pictures(atelier: Atelier) -> None:
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":9,"pictures":6}', seed=7)])
+    for _ in range(4):
+        atelier.drawer.step()
+    atelier.drawer.hand_over()
+    kept = [frame for frame in atelier.told_until(HandedOver) if isinstance(frame, Kept)]
+    latest = {frame.index: frame.checkpoint for frame in kept}
+    assert latest.keys() == {0, 1}
+    second = Atelier(atelier.folder)
+    second.drawer.add(
+        "test/draws",
+        [Order(2, b'{"steps":9,"pictures":6}', seed=7, checkpoints={**latest, 5: b"of nobody"})],
+    )
+    began_s = second.clock.monotonic_s()
+    assert outputs(second) == [[[0, 2, 7], [1, 2, 8]]]
+    assert second.clock.monotonic_s() - began_s < 9 * STEP_S
+    second.close()
+
+
+def test_a_model_run_by_hand_returns_packs_as_lists(atelier: Atelier) -> None:
+    model = atelier.model
+    packed, plain = (model.Input(steps=3, pictures=6), model.Input(steps=2))
+    found = model.run([Item(packed, seed=5), Item(plain, seed=1), Item(packed, seed=9, index=1)])
+    assert found == [[[0, 2, 5], [1, 2, 6]], [0, 1, 1], [[2, 2, 10], [3, 2, 11]]]
+
+
+def test_a_pack_that_is_cancelled_is_no_list(atelier: Atelier) -> None:
+    class Stops:
+        def progress(self, done: int, total: int) -> None: ...
+        def preview(self, make: Callable[[], Any]) -> None: ...
+        def is_cancelled(self) -> bool:
+            return True
+
+    model = atelier.model
+    [ended] = model.run([Item(model.Input(steps=3, pictures=6), listener=Stops())])
+    assert isinstance(ended, Cancelled)

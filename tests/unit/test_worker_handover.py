@@ -50,9 +50,15 @@ def test_what_was_left_of_something_else_is_refused(
         unpacked(FILE, task, device, exact)
 
 
-def test_samples_that_the_task_does_not_have_are_refused() -> None:
-    with pytest.raises(UnusableCheckpoint, match="none of 3"):
-        unpacked(packed(a_task(), "cuda", True, 7, {3: b""}), a_task(), "cuda", True)
+def test_samples_that_no_task_has_are_refused() -> None:
+    with pytest.raises(UnusableCheckpoint, match="below 0"):
+        unpacked(packed(a_task(), "cuda", True, 7, {-1: b""}), a_task(), "cuda", True)
+
+
+def test_a_task_of_packs_has_more_samples_than_its_count() -> None:
+    samples = {number: b"one" for number in range(9)}
+    left = unpacked(packed(a_task(), "cuda", True, 7, samples), a_task(), "cuda", True)
+    assert left.samples == samples
 
 
 @given(at=st.integers(0, len(FILE) - 1), bit=st.integers(0, 7))

@@ -123,7 +123,8 @@ class Runner:
 
     def _prepare(self, order: Order, items: list[tuple[Item[Any], Job]], results: Outbox) -> None:
         try:
-            checked, seed = self._reader.read(order)
+            checked = self._reader.read(order)
+            seed = self._reader.seed(order, checked, order.count)
         except pydantic.ValidationError as error:
             results.faults.append(fault_of_input(order.handle, error))
             return

@@ -927,13 +927,17 @@ class Runs:
             self._results[name] = error
 
     def __call__(self, items: Sequence[Item[Any]]) -> list[Any]:
-        """Return one result or exception per item, in order."""
+        """Return one result or exception per item, in order; of one with a pack, a list."""
         self._results.clear()
-        ids = [str(number) for number in range(len(items))]
+        packs = [self._model.pack(item.input) for item in items]
+        samples = {
+            f"{number}.{place}": item if size is None else item.of_pack(place, size)
+            for number, (item, size) in enumerate(zip(items, packs, strict=True))
+            for place in range(1 if size is None else size)
+        }
         try:
             self._denoiser.add(
-                Request(id=name, model=self._model, item=item)
-                for name, item in zip(ids, items, strict=True)
+                Request(id=name, model=self._model, item=item) for name, item in samples.items()
             )
             while self._denoiser.boundary():
                 pass
@@ -941,4 +945,10 @@ class Runs:
             # A listener stopped it half-way: what is left there belongs to nobody.
             self._denoiser = self._fresh()
             raise
-        return [self._results[name] for name in ids]
+        return [self._result(number, size) for number, size in enumerate(packs)]
+
+    def _result(self, number: int, size: int | None) -> Any:
+        if size is None:
+            return self._results[f"{number}.0"]
+        found = [self._results[f"{number}.{place}"] for place in range(size)]
+        return next((each for each in found if isinstance(each, Exception)), found)

@@ -12,8 +12,10 @@ task, and all previews together take at most a twentieth of the time.
 """
 
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -46,6 +48,7 @@ from swell.worker.job import (
     Outbox,
     Reader,
     engine_build,
+    fault_of,
     fault_of_input,
     thumbnail,
 )
@@ -77,22 +80,37 @@ class Easel:
         self.reader = reader
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a task wants drawn."""
+
+    order: Order
+    checked: Any
+    #: See `StepModel.pack`.
+    pack: int | None
+
+    @property
+    def count(self) -> int:
+        """How many samples that is."""
+        return self.order.count * (self.pack or 1)
+
+
 class _Drawing(Job):
     """A task that is being drawn."""
 
     __slots__ = ("began_s", "checked", "finished", "ids", "is_told", "kept", "model", "steps")
 
-    def __init__(
-        self, order: Order, seed: int, checked: Any, model: str, pipe: Pipe, clock: Clock
-    ) -> None:
-        super().__init__(order.handle, order.count, seed, checked, pipe, clock)
+    def __init__(self, work: _Work, seed: int, model: str, pipe: Pipe, clock: Clock) -> None:
+        order, checked = work.order, work.checked
+        super().__init__(order.handle, work.count, seed, checked, pipe, clock)
+        self.pack = work.pack
         self.model = model
         self.checked = checked
-        self.ids = [f"{order.handle}.{index}" for index in range(order.count)]
+        self.ids = [f"{order.handle}.{index}" for index in range(self.count)]
         #: Steps that are over, by sample.
-        self.steps = [0] * order.count
+        self.steps = [0] * self.count
         #: How many steps the checkpoints have that the worker got, by sample.
-        self.kept = [0] * order.count
+        self.kept = [0] * self.count
         #: Samples that ended before others of the task → what makes their last checkpoints, until
         #: these are told.
         self.finished: dict[int, Callable[[], bytes]] = {}
@@ -260,14 +278,20 @@ class Drawer:
 
     def add(self, model: str, orders: list[Order]) -> None:
         """Take tasks; their samples take part from the next step on."""
-        easel = self._easels[model]
+        easel, drawn_by = self._easels[model], self._known[model][0]
         for order in orders:
             try:
-                checked, seed = easel.reader.read(order)
+                checked = easel.reader.read(order)
+                work = _Work(order, checked, drawn_by.pack(checked))
+                seed = easel.reader.seed(order, checked, work.count)
             except pydantic.ValidationError as error:
                 self._outbox.faults.append(fault_of_input(order.handle, error))
                 continue
-            job = _Drawing(order, seed, checked, model, self._pipe, self._clock)
+            except Exception as error:  # the model cannot say how many pictures are wanted
+                traceback.print_exception(error)
+                self._outbox.faults.append(fault_of(order.handle, error, 0.0))
+                continue
+            job = _Drawing(work, seed, model, self._pipe, self._clock)
             job.engine = self._engine
             self._begin(order, job)
         self._flush()

@@ -43,6 +43,7 @@ __all__ = [
     "OutputTooLarge",
     "Reader",
     "engine_build",
+    "fault_of",
     "fault_of_input",
     "peak_bytes",
     "thumbnail",
@@ -86,30 +87,39 @@ class Reader:
         self._validate = definition.input_type.model_validate_json
         self._rng = rng
 
-    def read(self, order: Order) -> tuple[Any, int]:
-        """Return the input as validated, and the seed of the first sample.
+    def read(self, order: Order) -> Any:
+        """Return the input as validated.
+
+        Raises:
+            pydantic.ValidationError: It is not valid.
+        """
+        context = {"files": order.files, "loras": order.loras}
+        return self._validate(order.input, context=context if order.files or order.loras else None)
+
+    def seed(self, order: Order, checked: Any, count: int) -> int:
+        """Return the seed of the first sample.
 
         It is the input's own, which the model draws from, or the task's where the input has none;
         one below 0 counts as none.
 
+        Args:
+            order: What came.
+            checked: Its input, as validated.
+            count: How many samples there are.
+
         Raises:
-            pydantic.ValidationError: The input is not valid, or its seed cannot be recorded.
+            pydantic.ValidationError: The seed of the last one cannot be recorded.
         """
-        context = {"files": order.files, "loras": order.loras}
-        checked = self._validate(
-            order.input, context=context if order.files or order.loras else None
-        )
         own = getattr(checked, "seed", None)
         if not isinstance(own, int) or isinstance(own, bool) or own < 0:
-            seed = self._rng.getrandbits(SEED_BITS) if order.seed is None else order.seed
-            return checked, seed
-        most = MAX_SEED - (order.count - 1)
+            return self._rng.getrandbits(SEED_BITS) if order.seed is None else order.seed
+        most = MAX_SEED - (count - 1)
         if own > most:
             raise pydantic.ValidationError.from_exception_data(
                 "seed",
                 [{"type": "less_than_equal", "loc": ("seed",), "input": own, "ctx": {"le": most}}],
             )
-        return checked, own
+        return own
 
 
 def _defaults(checked: Any) -> dict[str, Any]:
@@ -136,6 +146,7 @@ class Job:
         "handle",
         "left",
         "load_s",
+        "pack",
         "previewed_s",
         "results",
         "run_s",
@@ -149,6 +160,8 @@ class Job:
     ) -> None:
         self.handle = handle
         self.count = count
+        #: How many of its samples are one result, which is then a list; None for one by itself.
+        self.pack: int | None = None
         self.seed = seed
         self.left = count
         self.results: list[Any] = [None] * count
@@ -328,7 +341,9 @@ def _packed(job: Job) -> tuple[bytes, list[Pixels | Blob]]:
     for index, result in enumerate(job.results):
         values.append(flatten(whole(result), files))
         seeds += [job.seed + index] * (len(files) - len(seeds))
-    output = _json(values[0] if job.count == 1 else values)
+    if job.pack is not None:
+        values = [values[at : at + job.pack] for at in range(0, len(values), job.pack)]
+    output = _json(values[0] if len(values) == 1 else values)
     told = {"settings": job.settings, "engine": job.engine}
     told = {name: values for name, values in told.items() if values}
     packed = [_pack(file, seed, told) for file, seed in zip(files, seeds, strict=True)]
@@ -383,11 +398,12 @@ def _json(value: Any) -> bytes:
 
 
 def _fault(job: Job, error: Exception) -> Fault:
-    fault = _fault_of(job.handle, error, job.run_s)
+    fault = fault_of(job.handle, error, job.run_s)
     return msgspec.structs.replace(fault, load_s=job.load_s)
 
 
-def _fault_of(handle: int, error: Exception, run_s: float) -> Fault:
+def fault_of(handle: int, error: Exception, run_s: float) -> Fault:
+    """Return what is told of a task whose model raised something."""
     detail = describe_error(error)
     if isinstance(error, Reject | WrongLora):
         return Fault(handle, "rejected", "The model refused this input", detail, False, run_s)
