@@ -36,6 +36,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
+from swell.distributions import how_to_get
 from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.media import Attachment, Audio, File, Image, LoRA, Video, flatten
 from swell.registry import ModelCard, Speed
@@ -1149,8 +1150,11 @@ def _explain_import(error: BaseException, what: str) -> None:
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     if frames:
         place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})"
+    remedy = ""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        remedy = f": {how_to_get(error.name)}"
     raise InvalidModel(
-        f"importing {what} failed: {type(error).__name__}: {error}{place}"
+        f"importing {what} failed: {type(error).__name__}: {error}{place}{remedy}"
     ) from error
 
 

@@ -167,7 +167,7 @@ def noisy(text: str) -> str:
     "command",
     [
         ("run", "noisy.py", "-i", "text=a"),
-        ("models", "check", "noisy.py"),
+        ("models", "check", "noisy.py", "--probe-s", "0"),
         ("doctor",),
     ],
 )
@@ -180,6 +180,104 @@ def test_what_a_model_prints_goes_to_stderr(swell: Swell, command: tuple[str, ..
     assert done.stderr.count("while it is imported") == 4
     if command[0] != "doctor":
         assert done.stderr.count("while it runs") == 4
+
+
+LACKING = """
+import os, pickle, random, time
+from typing import Annotated
+import PIL.Image
+import swell
+from pydantic import BaseModel, Field
+
+def grey(level):
+    return swell.Image(PIL.Image.new("L", (8, 8), level % 256))
+
+@swell.model("me/random")
+def at_random(prompt: str, steps: int = 20) -> swell.Image:
+    return grey(random.randrange(256 * 256))
+
+@swell.model("me/no-seed", licence="MIT", examples=({"prompt": "a fox"},))
+def no_seed(prompt: str, ctx: swell.Context | None = None) -> swell.Image:
+    '''Draws.'''
+    return grey(31 * ctx.seed + len(prompt))
+
+@swell.model("me/deaf", licence="MIT", examples=({"prompt": "a fox"},))
+def deaf(prompt: str, large: bool = False, seed: int | None = None) -> swell.Image:
+    '''Draws.'''
+    return grey(len(prompt))
+
+@swell.model("me/timed", licence="MIT", examples=({"prompt": "a fox"},))
+def timed(prompt: str) -> dict:
+    '''Draws, and tells when.'''
+    return {"picture": grey(len(prompt)), "at": time.monotonic()}
+
+@swell.model("me/fragile", licence="MIT", examples=({"how": "well"},))
+def fragile(how: str) -> str:
+    '''Dies of what it does not know.'''
+    return how if how == "well" else os._exit(1)
+
+class Cold(swell.Model):
+    '''Cold.'''
+    name, licence, batch, Output = "me/cold", "MIT", swell.Batch(max=4), str
+    examples = ({"text": "a"},)
+
+    class Input(BaseModel):
+        text: str
+
+    def load(self, device):
+        with open("weights.pkl", "wb") as file:
+            pickle.dump({}, file)
+        self.weights, self.is_warm = os.urandom(100_000_000), False
+
+    def run(self, items):
+        time.sleep(0 if self.is_warm else 1)
+        self.is_warm = True
+        return [f"{item.input.text} {len(items)}" for item in items]
+
+class Late(swell.Model):
+    name, Output, Input = "me/late", str, Cold.Input
+
+    def load(self, device):
+        import sklearn_that_is_not_there
+
+    def run(self, items):
+        return ["a"]
+"""
+
+
+def test_what_a_model_lacks_is_told_apart_from_what_is_wrong(swell: Swell) -> None:
+    (swell.folder / "lacking.py").write_text(LACKING)
+    done = swell.run("models", "check", "lacking.py", "--json")
+    assert done.returncode == 1
+    reports = {report["model"]: report for report in json.loads(done.stdout)}
+    errors = {name: each["error"] for name, each in reports.items() if each["error"]}
+    assert set(errors) == {"me/late", "me/fragile"}
+    assert 'dependencies = ["sklearn-that-is-not-there"]' in errors["me/late"]["detail"]
+    assert 'how = "' in errors["me/fragile"]["detail"]
+    hints = {name: [hint["code"] for hint in each["hints"]] for name, each in reports.items()}
+    assert hints["me/random"] == [
+        "no_description",
+        "no_licence",
+        "no_example",
+        "no_bounds",
+        "not_reproducible",
+    ]
+    assert hints["me/no-seed"] == ["no_seed"]
+    assert hints["me/deaf"] == ["seed_not_drawn", "input_ignored", "input_ignored"]
+    assert hints["me/timed"] == []
+    assert hints["me/cold"] == [
+        *("pickled_weights", "no_memory", "cold_first_run", "depends_on_company"),
+    ]
+
+
+def test_a_model_that_only_lacks_something_can_be_served(swell: Swell) -> None:
+    (swell.folder / "lacking.py").write_text(LACKING.partition('@swell.model("me/no-seed"')[0])
+    done = swell.run("models", "check", "lacking.py")
+    assert done.returncode == 0
+    assert "hint no_licence" in done.stdout
+    quiet = swell.run("models", "check", "lacking.py", "--probe-s", "0", "--json")
+    [report] = json.loads(quiet.stdout)
+    assert "not_reproducible" not in [hint["code"] for hint in report["hints"]]
 
 
 CARD = """

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 from swell.cli.output import CommandFailed
@@ -17,23 +18,38 @@ from swell.clock import Clock
 from swell.errors import NotFound
 from swell.media import Attachment, Audio, File, Image, Video
 from swell.model import InvalidModel
+from swell.worker.examine import PROBE
 from swell.worker.run import Home, describe_exit
 
-__all__ = ["check"]
+__all__ = ["Terms", "check"]
 
 #: How long a process that has been told to end may take to do so, in seconds.
 _GRACE_S: Final = 3.0
 
 
-def check(ref: str, device: str, limit_s: float, clock: Clock, home: Home) -> list[dict[str, Any]]:
-    """Check every model that `ref` names; what is wrong with one is in its report, under `error`.
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How models are checked."""
+
+    #: What they are loaded on.
+    device: str
+    #: How long each may take, its import included, in seconds.
+    limit_s: float
+    #: How long a look at what it lacks may take of that, in seconds; 0 for none.
+    probe_s: float
+    #: Which Python they run in.
+    home: Home
+
+
+def check(ref: str, terms: Terms, clock: Clock) -> list[dict[str, Any]]:
+    """Check every model that `ref` names.
+
+    What is wrong with one is in its report under `error`, and what it lacks under `hints`.
 
     Args:
         ref: A file, a module, or a built-in model.
-        device: What to load them on.
-        limit_s: How long each may take, its import included.
+        terms: Where, and for how long.
         clock: Tells whether it took longer.
-        home: Which Python they run in.
 
     Raises:
         NotFound: There is no such file, module or model.
@@ -42,34 +58,38 @@ def check(ref: str, device: str, limit_s: float, clock: Clock, home: Home) -> li
     reports: list[dict[str, Any]] = []
     names = [ref]
     while len(reports) < len(names):
-        told = _run(ref, len(reports), device, limit_s, clock, home)
+        told = _run(ref, len(reports), terms, clock)
         if "refused" in told:
             kinds = {kind.code: kind for kind in (NotFound, InvalidModel)}
             raise kinds.get(told["refused"], CommandFailed)(told["detail"])
         if "models" not in told:
             raise InvalidModel(f"importing {ref} failed: {told['died']}")
         names = told["models"]
-        report = {"model": names[len(reports)], "version": None, "error": None} | told["report"]
-        if "died" in told:
-            report["error"] = {"stage": told["stage"], "detail": told["died"]}
+        report = {"model": names[len(reports)], "version": None, "error": None, "hints": []}
+        report |= told["report"]
+        if "died" in told and told["stage"] == PROBE and told["is_late"]:
+            report["not_looked_at"] = ["whatever would take longer"]
+        elif "died" in told:
+            trying = f", while it tried {told['trying']}" if "trying" in told else ""
+            report["error"] = {"stage": told["stage"], "detail": told["died"] + trying}
         report["error"] = _misfit(told) or report["error"]
         reports.append(report)
     return reports
 
 
-def _run(
-    ref: str, index: int, device: str, limit_s: float, clock: Clock, home: Home
-) -> dict[str, Any]:
+def _run(ref: str, index: int, terms: Terms, clock: Clock) -> dict[str, Any]:
     """Check one model, and return all that its process told, and how it died if it did."""
-    command = [home.python, "-m", "swell.worker.examine"]
+    limit_s = terms.limit_s
+    command = [terms.home.python, "-m", "swell.worker.examine"]
     with tempfile.TemporaryFile() as file:
-        arguments = [str(file.fileno()), ref, str(index), device, str(limit_s)]
+        arguments = [str(file.fileno()), ref, str(index), terms.device, str(limit_s)]
+        arguments.append(str(terms.probe_s))
         started_s = clock.monotonic_s()
         process = subprocess.Popen(
             command + arguments,
             stdin=subprocess.DEVNULL,
             stdout=2,
-            env=home.variables,
+            env=terms.home.variables,
             pass_fds=[file.fileno()],
             # What it starts ends with it.
             start_new_session=True,
@@ -86,7 +106,8 @@ def _run(
         told = _read(file)
     if not told.get("is_done"):
         told["died"] = f"the process {describe_exit(code)}"
-        if took_s >= limit_s:
+        told["is_late"] = took_s >= limit_s
+        if told["is_late"]:
             told["died"] = (
                 f"it was not done after {limit_s:g} s: see above where it stood, or allow more "
                 "with --limit-s"

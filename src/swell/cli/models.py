@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedCo
 from rich.progress import Progress as Bars
 
 from swell.cli.adding import add_model, hub_of, remove_model
-from swell.cli.checking import check
+from swell.cli.checking import Terms, check
 from swell.cli.options import Config, Data, Json, Key, Url, settings_from
 from swell.cli.output import CommandFailed, group, print_json, seconds, table, talk
 from swell.cli.output import data as stdout
@@ -105,18 +105,28 @@ def check_models(
     limit_s: Annotated[
         float, typer.Option("--limit-s", min=0.1, help="Seconds that each model may take in all.")
     ] = 600,
+    probe_s: Annotated[
+        float,
+        typer.Option(
+            "--probe-s",
+            min=0,
+            help="Seconds that a look at what it lacks may take of these; 0 for none.",
+        ),
+    ] = 60,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
     """Load each of a file's models in a process of its own, and run its example.
 
-    Where it batches, also as a batch of two. Tells time and peak memory, and what is wrong.
+    Where it batches, also as a batch of two. Tells time and peak memory, what is wrong, and, as
+    hints, what it lacks: for that it runs a few times more, with other seeds and inputs.
     """
     settings = settings_from(config, data).settings
     home = model_home(settings, [file], lambda line: talk.print(line, markup=False))
     with talk.status(f"{file} is checked"):
-        reports = check(file, settings.worker.device, limit_s, SystemClock(), home)
+        terms = Terms(settings.worker.device, limit_s, probe_s, home)
+        reports = check(file, terms, SystemClock())
     if as_json:
         print_json(reports)
     else:
@@ -235,6 +245,12 @@ def _tell(report: dict[str, Any]) -> None:
         f"warm up {seconds(report['warmup_s'])}, example {seconds(report['run_s'])}, {together}"
         f"{memory_mib:.0f} MiB at most"
     )
+    for hint in report["hints"]:
+        stdout.print(f"    [yellow]hint[/] {hint['code']}:", end=" ")
+        stdout.print(hint["detail"], markup=False)
+    if report.get("not_looked_at"):
+        left = ", ".join(report["not_looked_at"])
+        stdout.print(f"    no time was left to try: {left} (more with --probe-s)", markup=False)
 
 
 def _type(prop: dict[str, Any]) -> str:

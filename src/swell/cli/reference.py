@@ -59,8 +59,9 @@ def settings_markdown() -> str:
         "`--config` or `SWELL_CONFIG` names), and that over the defaults. `swell config show",
         "--origin` tells where each value comes from. A key that does not exist is an error. A",
         "secret may be given as a file: add `_FILE` to its variable. `SWELL_URL` and `SWELL_KEY`",
-        "are short for `SWELL_CLIENT__URL` and `SWELL_CLIENT__KEY`, and `HF_ENDPOINT` and `HF_TOKEN`,",
-        "which a hub's own client reads, for `SWELL_WORKER__HUB_URL` and `SWELL_WORKER__HUB_TOKEN`.",
+        "are short for `SWELL_CLIENT__URL` and `SWELL_CLIENT__KEY`, and `HF_ENDPOINT` and",
+        "`HF_TOKEN`, which a hub's own client reads, for `SWELL_WORKER__HUB_URL` and",
+        "`SWELL_WORKER__HUB_TOKEN`.",
     ]
     heading = None
     for each in describe():

@@ -5,32 +5,35 @@ ended, so that it is known how far it came. It imports nothing that a model proc
 since it runs in the environment of the model.
 """
 
-import base64
 import contextlib
 import ctypes
 import faulthandler
-import io
 import json
-import math
 import os
 import resource
 import sys
 import traceback
-import wave
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import PIL.Image
-import psutil
+import msgspec
 
 from swell.clock import SystemClock
+from swell.distributions import how_to_get
 from swell.errors import SwellError
 from swell.media import Image
-from swell.model import Definition, example_of, is_function_model, load_models
+from swell.model import Definition, is_function_model, load_models
 from swell.worker.alone import Loaded, LocalResult, RunFailed, check_input, load_model, run_together
+from swell.worker.lacks import Hint, Times, hints_of_card, hints_of_files
+from swell.worker.made_inputs import made_example
+from swell.worker.probe import Opened, Probe, resident_bytes
 
-__all__ = ["main"]
+__all__ = ["PROBE", "main"]
+
+#: The stage in which a model that works is looked at for what it lacks.
+PROBE: Final = "a further look"
+
 
 _MISFIT: Final = "the result is not what the model says that it returns"
 
@@ -39,8 +42,8 @@ Tell = Callable[..., None]
 
 
 def main() -> None:
-    """Entry point: `python -m swell.worker.examine FD REF INDEX DEVICE LIMIT_S`."""
-    fd, ref, index, device, limit_s = sys.argv[1:]
+    """Entry point: `python -m swell.worker.examine FD REF INDEX DEVICE LIMIT_S PROBE_S`."""
+    fd, ref, index, device, limit_s, probe_s = sys.argv[1:]
     # Shows where a model hangs, whatever it is busy with; it also ends an orphan.
     faulthandler.dump_traceback_later(float(limit_s), exit=True)
     file = os.fdopen(int(fd), "wb", buffering=0)
@@ -49,7 +52,7 @@ def main() -> None:
         # What UTF-8 cannot hold, such as half a surrogate pair in an error's text, becomes `?`.
         file.write(json.dumps(what, ensure_ascii=False).encode(errors="replace") + b"\n")
 
-    _look(ref, int(index), device, tell)
+    _look(ref, int(index), device, float(probe_s), tell)
     tell(is_done=True)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
@@ -59,8 +62,9 @@ def main() -> None:
     os._exit(0)
 
 
-def _look(ref: str, index: int, device: str, tell: Tell) -> None:
-    before_bytes = psutil.Process().memory_info().rss
+def _look(ref: str, index: int, device: str, probe_s: float, tell: Tell) -> None:
+    before_bytes = resident_bytes()
+    opened = Opened()
     tell(stage="import")
     try:
         definitions = load_models(ref)
@@ -75,90 +79,130 @@ def _look(ref: str, index: int, device: str, tell: Tell) -> None:
         stage = name
         tell(stage=name)
 
+    one = _Checked(definitions[index], device, at, tell)
+    probe = None
     try:
-        _check(definitions[index], device, at, tell)
-    except SwellError as error:
+        probe = one.check(opened)
+    except Exception as error:  # whatever an author's code may raise
+        if not isinstance(error, SwellError):
+            traceback.print_exc()
+        tell(report={"error": {"stage": stage, "detail": _detail(error)}})
+    tell(report={"memory_bytes": max(0, _peak_bytes() - before_bytes)})
+    if probe is not None and probe_s > 0:
+        one.probe(probe, probe_s)
+
+
+def _detail(error: Exception) -> str:
+    """Return what went wrong, and what to install if it is for want of that."""
+    if isinstance(error, SwellError):
         fields = "; ".join(f"{each['pointer']} {each['detail']}" for each in error.errors)
         detail = f"{error.detail}{': ' if fields else ''}{fields}"
-        tell(report={"error": {"stage": stage, "detail": detail}})
-    except Exception as error:  # whatever an author's code may raise
-        traceback.print_exc()
+    else:
         detail = f"{type(error).__name__}: {error}"
-        tell(report={"error": {"stage": stage, "detail": detail}})
-    tell(report={"memory_bytes": max(0, _peak_bytes() - before_bytes)})
+    missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+    if isinstance(missing, ModuleNotFoundError) and missing.name:
+        detail += f": {how_to_get(missing.name)}"
+    return detail
 
 
-def _check(definition: Definition, device: str, at: Callable[[str], None], tell: Tell) -> None:
-    clock = SystemClock()
-    at("version")
-    tell(report={"version": definition.version()})
-    at("load")
-    loaded = load_model(definition, device, clock)
-    tell(report={"load_s": loaded.load_s, "warmup_s": loaded.warmup_s})
-    at("example")
-    example = _example(definition)
-    tell(report={"example": example})
-    checked = check_input(definition, example)
-    at("run")
-    [result] = run_together(loaded, checked, [1], clock)
-    tell(report={"run_s": result.run_s, "results": 1, "batch": 1})
-    at("output")
-    returned = {"output": [_returned(result)]}
-    tell(returned=returned, schema=definition.output_schema)
-    tell(report={"output": result.output, "files": len(result.files)})
-    if _batches(loaded):
-        at("batch of two")
-        results = run_together(loaded, checked, [1, 2], clock)
-        tell(report={"batch_s": results[0].run_s, "results": len(results), "batch": 2})
-        at("output of a batch of two")
+class _Checked:
+    """One model on its way through the check.
+
+    Args:
+        definition: It.
+        device: What it is loaded on.
+        at: Told of each stage before it begins.
+        tell: Told of what was found out.
+    """
+
+    def __init__(
+        self, definition: Definition, device: str, at: Callable[[str], None], tell: Tell
+    ) -> None:
+        self._definition = definition
+        self._device = device
+        self._at = at
+        self._tell = tell
+        self._clock = SystemClock()
+        self._hints: list[Hint] = []
+
+    def check(self, opened: Opened) -> Probe:
+        """Load it and run its example; return what may look further.
+
+        Raises:
+            Exception: Whatever it raised.
+        """
+        definition, at, tell = self._definition, self._at, self._tell
+        at("version")
+        tell(report={"version": definition.version()})
+        at("card")
+        card = definition.card()
+        self.hint(hints_of_card(card))
+        at("load")
+        before_bytes = resident_bytes()
+        with opened:
+            loaded = load_model(definition, self._device, self._clock)
+        grown_bytes = resident_bytes() - before_bytes
+        tell(report={"load_s": loaded.load_s, "warmup_s": loaded.warmup_s})
+        self.hint(hints_of_files(opened.pickles(definition.files)))
+        at("example")
+        example = _example(definition)
+        tell(report={"example": example})
+        checked = check_input(definition, example)
+        at("run")
+        [result] = run_together(loaded, checked, [1], self._clock)
+        tell(report={"run_s": result.run_s, "results": 1, "batch": 1})
+        at("output")
+        returned = {"output": [_returned(result)]}
+        tell(returned=returned, schema=definition.output_schema)
+        tell(report={"output": result.output, "files": len(result.files)})
+        together = self._run_two(loaded, checked, returned) if _batches(loaded) else None
+        times = Times(
+            warmup_s=loaded.warmup_s,
+            run_s=result.run_s,
+            grown_bytes=grown_bytes,
+            said_bytes=loaded.model.memory_bytes,
+            is_cpu=self._device.partition(":")[0] == "cpu",
+        )
+        return Probe(
+            loaded,
+            example,
+            result,
+            together,
+            times,
+            self._clock,
+            trying=lambda what: tell(trying=what),
+        )
+
+    def _run_two(
+        self, loaded: Loaded, checked: Any, returned: dict[str, list[dict[str, Any]]]
+    ) -> LocalResult:
+        """Run a batch of two; return the first result."""
+        self._at("batch of two")
+        results = run_together(loaded, checked, [1, 2], self._clock)
+        self._tell(report={"batch_s": results[0].run_s, "results": len(results), "batch": 2})
+        self._at("output of a batch of two")
         returned["output of a batch of two"] = [_returned(result) for result in results]
-        tell(returned=returned)
+        self._tell(returned=returned)
+        return results[0]
+
+    def probe(self, probe: Probe, probe_s: float) -> None:
+        """Look further for as long as that may take, in seconds."""
+        self._at(PROBE)
+        for hint in probe.hints(probe_s):
+            self.hint([hint])
+        self._tell(report={"not_looked_at": probe.left_out})
+
+    def hint(self, hints: Sequence[Hint]) -> None:
+        """Take hints down, whatever comes after them."""
+        self._hints += hints
+        self._tell(report={"hints": [msgspec.to_builtins(each) for each in self._hints]})
 
 
 def _example(definition: Definition) -> dict[str, Any]:
     """Return the model's first example; one with made files where it has none of its own."""
     if definition.examples:
         return dict(definition.examples[0])
-    return example_of(_with_files(definition.input_schema))
-
-
-def _with_files(schema: Any) -> Any:
-    """Return a schema in which every file is a made one, and a list of files holds enough."""
-    if isinstance(schema, list):
-        return [_with_files(each) for each in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    kind = schema.get("x-file")
-    if isinstance(kind, str):
-        return {"enum": [_made_file(kind)]}
-    items = schema.get("items")
-    if schema.get("type") == "array" and isinstance(items, Mapping) and "x-file" in items:
-        return {"enum": [[_made_file(items["x-file"])] * max(1, schema.get("minItems", 1))]}
-    return {name: _with_files(each) for name, each in schema.items()}
-
-
-def _made_file(kind: str) -> str:
-    """Return a small file as a data URI: a gradient of grays, a short tone, or a text.
-
-    A video is too hard to make: it is a text as well, and a model that reads it needs an example.
-    """
-    buffer = io.BytesIO()
-    if kind == "image":
-        PIL.Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(buffer, "png")
-        content_type = "image/png"
-    elif kind == "audio":
-        with wave.open(buffer, "wb") as sound:
-            sound.setnchannels(1)
-            sound.setsampwidth(2)
-            sound.setframerate(16_000)
-            # 440 Hz for a quarter of a second; a silent one breaks whoever divides by loudness.
-            tone = (round(8000 * math.sin(math.tau * 440 * i / 16_000)) for i in range(4_000))
-            sound.writeframes(b"".join(each.to_bytes(2, "little", signed=True) for each in tone))
-        content_type = "audio/wav"
-    else:
-        buffer.write(b"example")
-        content_type = "text/plain"
-    return f"data:{content_type};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return made_example(definition.input_schema)
 
 
 def _batches(loaded: Loaded) -> bool:

@@ -73,6 +73,7 @@ class Artwork(Icons):
     All that `swell/icons`, `swell/translate`, `swell/prompt-check`, `swell/paint`, `swell/upscale`
     and `swell/safety` credit.
     """
+    memory_bytes = 280_000_000
     speed = (Speed("one CPU core", "a checked picture of 512 px, not painted", 0.5),)
     samples = {
         "a castle, starlight": "samples/artwork-castle.webp",

@@ -128,6 +128,7 @@ class Icons(StepModel):
     sentence-transformers (Apache-2.0). Enlarged by Real-ESRGAN, (c) 2021 Xintao Wang
     (BSD-3-Clause).
     """
+    memory_bytes = 240_000_000
     speed = (Speed("one CPU core", "12 steps and enlarging to 512 px", 0.5),)
     samples = {
         "a red fox in the snow, noto": "samples/icons-fox.webp",
