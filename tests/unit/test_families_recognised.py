@@ -454,3 +454,29 @@ def test_a_removed_model_is_served_no_more(tmp_path: Path) -> None:
 )
 def test_layers_of_the_first_code_have_names_here(name: str, expected: str) -> None:
     assert sgm_layer(name) == expected
+
+
+# Portraits
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--portraits"], "portraits need a picture adapter"),
+        (["--scenarios", "SCENARIOS"], "scenarios are for portraits"),
+        (["--portraits", "--scenarios", "gone.toml"], "no file of scenarios"),
+    ],
+)
+def test_adding_portraits_says_what_is_missing(
+    tmp_path: Path, options: list[str], told: str
+) -> None:
+    scenarios = tmp_path / "mine.toml"
+    scenarios.write_text('[bar]\nprompt = "a bar"')
+    given = [str(scenarios) if each == "SCENARIOS" else each for each in options]
+    source = folder(tmp_path / "weights")
+    result = CliRunner().invoke(
+        app, ["models", "add", str(source), "--data", str(tmp_path / "data"), "--json", *given]
+    )
+    assert result.exit_code == 2
+    assert told in json.dumps(str(result.exception)) + result.output
+    assert not list((tmp_path / "data").rglob("*.toml"))

@@ -83,6 +83,14 @@ def add_model(
             help="An IP-Adapter, with image_encoder/ beside it or one folder up.",
         ),
     ] = None,
+    portraits: Annotated[
+        bool,
+        typer.Option("--portraits", help="Make portraits of a face; needs --ip-adapter."),
+    ] = False,
+    scenarios: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Scenarios of the portraits, instead of Swell's own."),
+    ] = None,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
@@ -107,6 +115,8 @@ def add_model(
         loras=[_lora(each) for each in lora],
         controlnet=_existing(controlnet, "control net"),
         ip_adapter=_existing(ip_adapter, "IP-Adapter"),
+        portraits=portraits,
+        scenarios=_existing(scenarios, "file of scenarios"),
     )
     _save(settings, entry, as_json)
 

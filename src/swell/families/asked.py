@@ -10,7 +10,17 @@ from swell import ui
 from swell.families.recognise import OTHER, Facts
 from swell.media import Image, LoRA
 
-__all__ = ["MOST_STEPS", "examples_of", "input_type"]
+__all__ = [
+    "MOST_STEPS",
+    "course",
+    "examples_of",
+    "input_type",
+    "loras",
+    "reference_scale",
+    "seed",
+    "side",
+    "unwanted",
+]
 
 #: More are never better.
 MOST_STEPS: Final = 150
@@ -44,52 +54,60 @@ def input_type(facts: Facts, *, controlled: bool = False, refers: bool = False) 
             ...,
         )
     }
-    if facts.is_guided:
-        fields["negative_prompt"] = (
-            Annotated[
-                str,
-                Field(max_length=2000, title="Unwanted", description="What should not be there."),
-                ui.textarea(rows=1),
-            ],
-            "",
-        )
-    fields |= _numbers(facts)
+    fields |= unwanted(facts) | _sides(facts) | course(facts)
     if facts.family is not OTHER:
         fields |= _pictures(facts)
-        fields["loras"] = (Annotated[list[LoRA], Field(max_length=8), ui.lora(advanced=True)], [])
+        fields |= loras()
     if controlled:
         fields |= _control()
     if refers:
         fields |= _reference()
-    fields["seed"] = (
-        Annotated[
-            int | None,
-            Field(ge=0, lt=2**63, title="Seed", description="The same seed, the same picture."),
-            ui.seed(),
-        ],
-        None,
-    )
+    fields |= seed("The same seed, the same picture.")
     made: type[BaseModel] = pydantic.create_model(
         "Asked", __config__=ConfigDict(extra="forbid"), __module__=__name__, **fields
     )
     return made
 
 
-def _numbers(facts: Facts) -> dict[str, Any]:
+def unwanted(facts: Facts) -> dict[str, Any]:
+    """Return the field for what is not wanted, where that is heard."""
+    if not facts.is_guided:
+        return {}
+    limits = Field(max_length=2000, title="Unwanted", description="What should not be there.")
+    return {"negative_prompt": (Annotated[str, limits, ui.textarea(rows=1)], "")}
+
+
+def loras() -> dict[str, Any]:
+    """Return the field for LoRAs."""
+    return {"loras": (Annotated[list[LoRA], Field(max_length=8), ui.lora(advanced=True)], [])}
+
+
+def seed(description: str) -> dict[str, Any]:
+    """Return the field for the seed."""
+    limits = Field(ge=0, lt=2**63, title="Seed", description=description)
+    return {"seed": (Annotated[int | None, limits, ui.seed()], None)}
+
+
+def side(facts: Facts, title: str, description: str | None = None) -> Any:
+    """Return a field for a side of the picture, in px."""
     least = facts.stride_px * max(1, -(-min(64, facts.side_px) // facts.stride_px))
+    limits = Field(
+        ge=least,
+        le=max(MOST_PX, facts.side_px),
+        multiple_of=facts.stride_px,
+        title=title,
+        description=description,
+    )
+    return (Annotated[int, limits, ui.slider(step=facts.stride_px)], facts.side_px)
 
-    def side(title: str) -> Any:
-        limits = Field(
-            ge=least,
-            le=max(MOST_PX, facts.side_px),
-            multiple_of=facts.stride_px,
-            title=title,
-        )
-        return (Annotated[int, limits, ui.slider(step=facts.stride_px)], facts.side_px)
 
+def _sides(facts: Facts) -> dict[str, Any]:
+    return {"width": side(facts, "Width in px"), "height": side(facts, "Height in px")}
+
+
+def course(facts: Facts) -> dict[str, Any]:
+    """Return the fields for steps, and for guidance where it is heard."""
     made: dict[str, Any] = {
-        "width": side("Width in px"),
-        "height": side("Height in px"),
         "steps": (
             Annotated[int, Field(ge=1, le=MOST_STEPS, title="Steps"), ui.slider(advanced=True)],
             facts.steps,
@@ -164,8 +182,11 @@ def _reference() -> Mapping[str, Any]:
             ],
             None,
         ),
-        "reference_scale": (
-            Annotated[float, Field(ge=0, le=2, title="Reference's weight"), ui.slider(step=0.05)],
-            0.6,
-        ),
+        **reference_scale("Reference's weight"),
     }
+
+
+def reference_scale(title: str) -> dict[str, Any]:
+    """Return the field for how much the adapter's picture counts."""
+    limits = Field(ge=0, le=2, title=title)
+    return {"reference_scale": (Annotated[float, limits, ui.slider(step=0.05)], 0.6)}

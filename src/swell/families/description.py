@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pydantic
 
@@ -39,6 +39,15 @@ MOST_ROWS: Final = 16
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
 
+#: What models of portraits have beside their family; imported for these alone, as it needs more.
+_PORTRAITS: Final = "swell.families.portraits"
+
+_PORTRAYS: Final = (
+    "One picture of a face becomes a pack of portraits, one in each scenario. The model imagines "
+    "the person anew from what its adapter sees of the face: alike, and not the same. Use it with "
+    "pictures of people who agreed to it."
+)
+
 _DTYPES: Final = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -57,6 +66,13 @@ class Described:
     def folder(self) -> Path:
         """Where its weights are."""
         return Path(self.entry.folder)
+
+    @property
+    def scenarios(self) -> Path:
+        """Where the scenarios of its portraits are."""
+        told = self.entry.scenarios
+        found: Path = Path(told) if told else importlib.import_module(_PORTRAITS).SCENARIOS
+        return found
 
 
 def describe(entry: Entry, home: Path = Path()) -> Described:
@@ -86,10 +102,32 @@ def describe(entry: Entry, home: Path = Path()) -> Described:
             raise InvalidModel(f"{facts.family.name} models cannot have {what} here")
     if entry.quantize and entry.loras:
         raise InvalidModel("weights of 8 bits take no LoRAs: leave out --quantize or --lora")
+    _check_portraits(entry, facts)
     adapter = None
     if entry.ip_adapter:
         adapter = read_adapter(Path(entry.ip_adapter), Path(entry.folder), facts.network)
     return Described(entry, facts, home, adapter)
+
+
+def _check_portraits(entry: Entry, facts: Facts) -> None:
+    """Check that a model of portraits has what these need.
+
+    Raises:
+        InvalidModel: It has not, or has what they have no place for.
+    """
+    if not entry.portraits:
+        if entry.scenarios:
+            raise InvalidModel("scenarios are for portraits: give --portraits too")
+        return
+    if not entry.ip_adapter:
+        raise InvalidModel(
+            "portraits need a picture adapter, by which the model sees the face: give "
+            "--ip-adapter FILE, best of the plus-face kind"
+        )
+    if entry.controlnet:
+        raise InvalidModel("portraits take no picture for a control net: leave --controlnet out")
+    if facts.sees_mask:
+        raise InvalidModel("this model paints into pictures: portraits need one that does not")
 
 
 def contents(folder: Path, names: Sequence[str]) -> dict[str, Content]:
@@ -130,24 +168,40 @@ def definition_of(path: Path) -> Definition:
         _check_contents(entry)
         return vqgan_clip.define(Path(entry.folder), entry.name, path)
     described = describe(entry)
-    asked = input_type(
-        described.facts, controlled=bool(entry.controlnet), refers=bool(entry.ip_adapter)
-    )
     in_steps = described.facts.family is not OTHER
     return Definition(
         name=entry.name,
         description=_card(described),
-        input_type=asked,
-        output_schema=pydantic.TypeAdapter(Image).json_schema(mode="serialization"),
-        examples=examples_of(described.facts),
+        **_asked_of(described),
         batch=Batch(),
         stage="live",
         source=path,
-        files=_code(described.facts),
         make=partial(_make, entry, path.resolve().parent.parent),
         step_bucket=BUCKET if in_steps else 0,
         step_rows=MOST_ROWS if in_steps else 0,
     )
+
+
+def _asked_of(described: Described) -> dict[str, Any]:
+    """Return what a definition says of input and output, and of what decides on them."""
+    entry, facts = described.entry, described.facts
+    if not entry.portraits:
+        return {
+            "input_type": input_type(
+                facts, controlled=bool(entry.controlnet), refers=bool(entry.ip_adapter)
+            ),
+            "output_schema": pydantic.TypeAdapter(Image).json_schema(mode="serialization"),
+            "examples": examples_of(facts),
+            "files": _code(facts),
+        }
+    portraits = importlib.import_module(_PORTRAITS)
+    known = portraits.read_scenarios(described.scenarios)
+    return {
+        "input_type": portraits.input_type(facts, known),
+        "output_schema": pydantic.TypeAdapter(list[Image]).json_schema(mode="serialization"),
+        "examples": portraits.examples_of(known),
+        "files": (*_code(facts), *portraits.FILES, described.scenarios),
+    }
 
 
 def _make(entry: Entry, home: Path) -> Model:
@@ -163,6 +217,8 @@ def _make(entry: Entry, home: Path) -> Model:
     except ModuleNotFoundError as error:
         raise InvalidModel(f"{entry.name} needs {error.name}: {INSTALL}") from error
     kind: type[Model] = module.MODEL
+    if entry.portraits:
+        kind = importlib.import_module(f"{_PORTRAITS}_torch").posed(kind)
     named = type(kind.__name__, (kind,), {"name": entry.name, "__module__": kind.__module__})
     made: Model = named(described)
     return made
@@ -191,10 +247,13 @@ def _card(described: Described) -> str:
         ("steps, guidance", f"{facts.steps}, {facts.guidance:g}"),
         ("trained for", f"{facts.side_px} px a side"),
     ]
+    if described.adapter is not None:
+        rows.append(("picture adapter", described.adapter.kind))
     if entry.source:
         rows.append(("weights", f"`{entry.source}`"))
     table = "\n".join(f"| {name} | {told} |" for name, told in rows)
+    what = _PORTRAYS if entry.portraits else "Pictures by the words."
     return (
-        f"Pictures by the words.\n\n| | |\n|---|---|\n{table}\n\n"
+        f"{what}\n\n| | |\n|---|---|\n{table}\n\n"
         "The weights' licence is their makers': read it before you serve them."
     )

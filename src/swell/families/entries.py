@@ -82,6 +82,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     controlnet: str = ""
     #: A file of an IP-Adapter, with `image_encoder/` beside it or one folder up.
     ip_adapter: str = ""
+    #: Whether it draws portraits of the face in a picture.
+    portraits: bool = False
+    #: A file of scenarios for them; empty for those that ship.
+    scenarios: str = ""
     weights: dict[str, Content] = {}
 
 

@@ -23,10 +23,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, TypeVar
 
 import numpy as np
+import PIL.Image
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
+from swell.families.asked import input_type
 from swell.families.description import BUCKET, MOST_ROWS, Described, fixed_loras
 from swell.families.networks_torch import Parts, frozen, read_parts
 from swell.families.schedulers import sampler_of
@@ -172,9 +174,7 @@ class Latent(StepModel):
     def warmup(self) -> None:
         """Draw a picture in one step on a GPU, so that nobody waits for kernels to be compiled."""
         if self.parts.device.type == "cuda":
-            kind = self._described
-            module = importlib.import_module("swell.families.asked")
-            asked = module.input_type(kind.facts)(prompt="a fox", steps=1)
+            asked = self.first_input()
             [result] = self.run([Item(asked)])
             if isinstance(result, Exception) and self.parts.is_compiled:
                 # A compiler that is not there or fails costs speed, and no model.
@@ -184,6 +184,13 @@ class Latent(StepModel):
             if isinstance(result, Exception):
                 raise result
             self.parts.keep_compiled()
+
+    def first_input(self) -> Any:
+        """Return an input that takes one step."""
+        told: dict[str, Any] = {"prompt": "a fox", "steps": 1}
+        if self.facts.sees_mask:
+            told |= {name: Image(PIL.Image.new("L", (64, 64))) for name in ("image", "mask")}
+        return input_type(self.facts)(**told)
 
     def _weights(self) -> dict[str, Tensor]:
         """Return the weights that LoRAs may change, by name."""
@@ -442,7 +449,10 @@ class Latent(StepModel):
         raise NotImplementedError
 
     def _reference(self, picture: Picture, is_heard: bool) -> Tensor:
-        return self.parts.see(picture.image.pil().convert("RGB"), is_heard)
+        def see() -> Tensor:
+            return self.parts.see(picture.image.pil().convert("RGB"), is_heard)
+
+        return self._once(("reference", picture, is_heard), see)
 
     # --- a step ----------------------------------------------------------------------------------
 

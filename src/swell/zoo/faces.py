@@ -21,12 +21,17 @@ from swell.model import Image, Item, Model, Speed
 from swell.zoo.embedded import session, weights
 from swell.zoo.pictures import Pixels, opened, resized, sample
 
-__all__ = ["LANDMARKS", "Face", "FaceDetector", "Faces"]
+__all__ = ["LANDMARKS", "NO_FACE", "Face", "FaceDetector", "Faces"]
 
 Floats = NDArray[np.float32]
 
 #: In the network's order; left and right as one sees them in the picture.
 LANDMARKS: Final = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+#: What is told where a face is needed and none is found.
+NO_FACE: Final = (
+    "No face was found: give a picture in which one face is seen from the front, well lit, and "
+    "some 40 px wide at least."
+)
 #: Height and width are multiples of this: the network halves a picture five times.
 _STEP_PX = 32
 #: One pixel of a map stands for so many of the picture.

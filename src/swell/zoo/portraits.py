@@ -24,7 +24,7 @@ from swell import ui
 from swell.model import Cancelled, Image, Item, Model, Reject, Speed
 from swell.zoo.cutout import Mask
 from swell.zoo.embedded import weights
-from swell.zoo.faces import Face, FaceDetector
+from swell.zoo.faces import NO_FACE, Face, FaceDetector
 from swell.zoo.paint import STYLES, Brush, Painter
 from swell.zoo.pictures import Pixels, opened, resized, sample
 from swell.zoo.scenes import SCENES, Scene
@@ -329,10 +329,7 @@ class Portraits(Model):
     def _one(self, item: Item[Any]) -> list[Image] | Exception:
         sitter = self._studio.sitter(opened(item.input.image)[0])
         if sitter is None:
-            return Reject(
-                "No face was found: give a picture in which one face is seen from the front, "
-                "well lit, and some 40 px wide at least."
-            )
+            return Reject(NO_FACE)
         pack: list[Image] = []
         wanted = item.input.scenarios
         for portrait in self._portraits(item, sitter):

@@ -1,0 +1,217 @@
+"""Portraits by models that were added: against diffusers' own pipelines with the same adapter.
+
+Needs torch, diffusers and transformers, and the built-in models for the face.
+"""
+
+import base64
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("swell_models")
+
+import diffusers  # noqa: E402
+
+import family_cases as cases  # noqa: E402
+import tiny_pipelines as tiny  # noqa: E402
+from swell.clock import SystemClock  # noqa: E402
+from swell.families.portraits import SCENARIOS, FaceFinder, read_scenarios  # noqa: E402
+from swell.model import Item, Reject, StepModel  # noqa: E402
+from swell.worker.denoise import Denoiser, Request, Runs  # noqa: E402
+from swell.zoo.pictures import sample  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+WANTED = ["forest", "portrait of a chef in a kitchen", "space"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    """Small networks are the fastest so, whoever else is at work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Made:
+    """A model of portraits, and what it was made of."""
+
+    def __init__(self, place: Path, build: Any, kind: str, *options: str) -> None:
+        with contextlib.redirect_stderr(io.StringIO()):
+            self.weights = build(place / "weights")
+            self.adapter = tiny.ip_adapter(place / "adapter", self.weights, kind)
+        given = ("--ip-adapter", str(self.adapter), "--portraits", *options)
+        self.file = cases.add(self.weights, place / "data", "test/faces", *given)
+        self.definition, self.model = cases.loaded(self.file)
+
+    def item(self, *, seed: int = cases.SEED, **asked: Any) -> Any:
+        told = {"image": sample(), "scenarios": WANTED, "steps": 4, **asked}
+        return Item(self.definition.input_type(**told), seed=seed)
+
+    def pack(self, **asked: Any) -> list[Any]:
+        [made] = self.model.run([self.item(**asked)])
+        if isinstance(made, Exception):
+            raise made
+        return [np.asarray(portrait.pil()) for portrait in made]
+
+    def pipeline(self) -> Any:
+        made = diffusers.DiffusionPipeline.from_pretrained(self.weights)
+        name = self.adapter.name
+        made.load_ip_adapter(str(self.adapter.parent), subfolder="", weight_name=name)
+        made.set_progress_bar_config(disable=True)
+        return made
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(tmp_path_factory.mktemp("xl"), tiny.stable_diffusion_xl, "plus")
+
+
+def apart(one: Any, other: Any) -> int:
+    return int(np.abs(one.astype(int) - other).max())
+
+
+def agree(made: Made) -> None:
+    """Check that each portrait is what diffusers draws of prompt, face and the next seed."""
+    asked = {"negative_prompt": "a dog", "guidance": 6.0, "reference_scale": 0.7}
+    pack = made.pack(**asked, seed=40)
+    pipeline = made.pipeline()
+    pipeline.set_ip_adapter_scale(0.7)
+    face = FaceFinder()(made.item().input.image)
+    known = read_scenarios()
+    assert len(pack) == len(WANTED)
+    for number, (mine, wanted) in enumerate(zip(pack, WANTED, strict=True)):
+        theirs = pipeline(
+            known[wanted].prompt if wanted in known else wanted,
+            negative_prompt="a dog",
+            ip_adapter_image=face,
+            num_inference_steps=4,
+            guidance_scale=6.0,
+            generator=cases.generator(40 + number),
+        ).images[0]
+        theirs = np.asarray(theirs)
+        assert theirs.std() > 20, "a picture with nothing on it proves nothing"
+        assert apart(mine, theirs) <= 1
+
+
+def test_each_portrait_of_a_pack_is_the_one_that_diffusers_draws(xl: Made) -> None:
+    agree(xl)
+
+
+@pytest.mark.parametrize("kind", ["plain", "full"])
+def test_so_is_it_with_other_adapters_and_stable_diffusion_1(tmp_path: Path, kind: str) -> None:
+    agree(Made(tmp_path, tiny.stable_diffusion, kind))
+
+
+def test_the_face_counts_and_the_room_does_not(xl: Made) -> None:
+    picture = xl.item().input.image.pil().convert("RGB")
+    face = FaceFinder()(xl.item().input.image)
+    plain = xl.pack(scenarios=["forest"])[0]
+    only_face = xl.pack(scenarios=["forest"], image=_uri(face))[0]
+    mirrored = xl.pack(scenarios=["forest"], image=_uri(picture.transpose(0)))[0]
+    none = xl.pack(scenarios=["forest"], reference_scale=0.0)[0]
+    assert apart(plain, mirrored) > 3
+    assert apart(plain, none) > 3
+    # What is found in the square is a square that is nearly the same.
+    near, far = (np.abs(plain.astype(int) - each).mean() for each in (only_face, none))
+    assert near < far
+
+
+def _uri(picture: Any) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def test_how_far_a_style_goes_is_between_none_and_all_of_it(xl: Made) -> None:
+    one = {"scenarios": ["forest"]}
+    plain, styled = xl.pack(**one)[0], xl.pack(**one, style="etching")[0]
+    none, half, whole = (
+        xl.pack(**one, style="etching", strength=part)[0] for part in (0.0, 0.5, 1.0)
+    )
+    np.testing.assert_array_equal(plain, none)
+    assert apart(styled, whole) <= 1
+    assert apart(half, plain) > 3
+    assert apart(half, styled) > 3
+
+
+def test_the_size_is_that_of_the_longer_side(xl: Made) -> None:
+    [made] = xl.pack(scenarios=["forest"], size=64, aspect="3:4")
+    assert made.shape == (64, 48, 3)
+
+
+def test_each_portrait_says_in_which_scenario_it_is(xl: Made) -> None:
+    [made] = xl.model.run([xl.item()])
+    assert [portrait.metadata for portrait in made] == [{"scenario": name} for name in WANTED]
+
+
+def test_packs_share_steps_and_depend_on_nobody_beside_them(xl: Made) -> None:
+    items = [xl.item(seed=3), xl.item(seed=9, scenarios=["snow"], steps=3, guidance=1.0)]
+    alone = [Runs(xl.model)([item])[0] for item in items]
+    together = Runs(xl.model)(items)
+    for one, other in zip(alone, together, strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            np.testing.assert_array_equal(np.asarray(mine.pil()), np.asarray(theirs.pil()))
+
+
+def test_a_portrait_goes_on_from_its_checkpoint(xl: Made) -> None:
+    whole = xl.pack(seed=5)[1]
+    ended: dict[str, Any] = {}
+    first = Denoiser(SystemClock(), ended.__setitem__)
+    assert isinstance(xl.model, StepModel)
+    first.add([Request(id="a", model=xl.model, item=xl.item(seed=5).of_pack(1, 3))])
+    while first.step_of("a") < 2:
+        assert first.boundary()
+    kept = first.checkpoint("a")
+    second = Denoiser(SystemClock(), ended.__setitem__)
+    second.add(
+        [Request(id="a", model=xl.model, item=xl.item(seed=5).of_pack(1, 3), checkpoint=kept)]
+    )
+    while second.boundary():
+        pass
+    np.testing.assert_array_equal(np.asarray(ended["a"]().pil()), whole)
+
+
+def test_the_face_is_looked_for_and_shown_to_the_adapter_once_for_a_pack(xl: Made) -> None:
+    xl.model._seen.clear()
+    # Words that no test had before: those are remembered by the engine.
+    xl.pack(scenarios=["a portrait in a boat", "a portrait on a train"], negative_prompt="a cat")
+    kinds = [key[0] for key in xl.model._seen]
+    assert sorted(kinds) == ["face", "reference", "reference"]
+
+
+def test_no_face_fails_the_pack_with_what_to_give_instead(xl: Made) -> None:
+    with pytest.raises(Reject, match="No face was found"):
+        xl.pack(image=_uri(tiny.picture()))
+
+
+def test_scenarios_of_ones_own_stand_in_the_input_and_change_the_version(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[bar]\ntitle = "A bar"\nprompt = "a bar"\n')
+    made = Made(tmp_path, tiny.stable_diffusion, "plus", "--scenarios", str(path))
+    assert len(made.pack(scenarios=["bar"])) == 1
+    known = made.definition.input_schema["properties"]["scenarios"]
+    assert known["items"]["anyOf"][0] == {"const": "bar", "type": "string"}
+    before = made.definition.version()
+    path.write_text('[bar]\ntitle = "A bar"\nprompt = "a pub"\n')
+    assert made.definition.version() != before
+
+
+def test_the_scenarios_that_ship_are_part_of_the_version(xl: Made) -> None:
+    assert SCENARIOS in xl.definition.files
+    assert xl.definition.output_schema["type"] == "array"
+    assert "portrait" in xl.definition.description
+
+
+def test_what_it_warms_up_with_can_be_drawn(xl: Made) -> None:
+    [made] = xl.model.run([Item(xl.model.first_input())])
+    assert len(made) == 1
