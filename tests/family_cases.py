@@ -9,7 +9,7 @@ import functools
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,16 @@ from typer.testing import CliRunner
 
 import tiny_pipelines as tiny
 from swell.cli import app
+from swell.families.portraits import FaceFinder, read_scenarios
 from swell.media import Image
 from swell.model import Definition, Item, Model, load_models
+from swell.zoo.pictures import sample
 
 Pixels = NDArray[np.uint8]
 
 PROMPT, UNWANTED, SEED = "a red fox", "a dog", 11
+
+SCENARIOS = ["forest", "portrait of a chef in a kitchen", "space"]
 
 
 def add(source: Path, data: Path, name: str, *options: str) -> Path:
@@ -124,6 +128,38 @@ class Case:
         return np.asarray(pipeline(**given).images[0])
 
 
+@dataclass(frozen=True)
+class Pack(Case):
+    """Portraits: the pack below each other, and what diffusers draws of each scenario's prompt."""
+
+    def run(self, folder: Path) -> tuple[Pixels, Pixels]:
+        with contextlib.redirect_stderr(io.StringIO()):
+            weights = self.build(folder / "weights")
+            made = {name: make(folder / name, weights) for name, make in self.beside.items()}
+            options = [each.format(**made) for each in self.options]
+            file = add(weights, folder / "data", "test/it", "--portraits", *options)
+            definition, model = loaded(file)
+            asked = definition.input_type(image=sample(), scenarios=SCENARIOS, **self.asked)
+            [pack] = model.run([Item(asked, seed=SEED)])
+            if isinstance(pack, Exception):
+                raise pack
+            mine = [np.asarray(portrait.pil()) for portrait in pack]
+            theirs = [
+                self.portrait(number, asked, weights, made) for number in range(len(SCENARIOS))
+            ]
+            return np.concatenate(mine), np.concatenate(theirs)
+
+    def portrait(self, number: int, asked: Any, folder: Path, made: Mapping[str, Path]) -> Pixels:
+        known, scenario = read_scenarios(), SCENARIOS[number]
+        told = {
+            "prompt": known[scenario].prompt if scenario in known else scenario,
+            "ip_adapter_image": FaceFinder()(asked.image),
+            "generator": generator(SEED + number),
+        }
+        drawn: Pixels = replace(self, given={**self.given, **told}).reference(folder, made)
+        return drawn
+
+
 def guided(steps: int = 6, guidance: float = 6.0) -> dict[str, Mapping[str, Any]]:
     """What is asked of a model with guidance by a second row, and what diffusers is given."""
     return {
@@ -176,6 +212,10 @@ def referred(scale: float) -> dict[str, Mapping[str, Any]]:
     return pictured(
         {"reference": Image(PHOTO), "reference_scale": scale}, {"ip_adapter_image": PHOTO}
     )
+
+
+def portrayed(scale: float) -> dict[str, Mapping[str, Any]]:
+    return pictured({"reference_scale": scale}, {})
 
 
 def sd(scheduler: Callable[[], Any] = tiny.euler, **extra: Any) -> Callable[[Path], Path]:
@@ -323,4 +363,6 @@ CASES = [
     Case("reference, sd 1 full", sd(), **referred(0.6), **adapted("full")),
     Case("reference, sdxl", tiny.stable_diffusion_xl, **referred(0.6), **adapted()),
     Case("reference, sdxl plus", tiny.stable_diffusion_xl, **referred(0.6), **adapted("plus")),
+    Pack("portraits, sd 1 full", sd(), **portrayed(0.7), **adapted("full")),
+    Pack("portraits, sdxl plus", tiny.stable_diffusion_xl, **portrayed(0.7), **adapted("plus")),
 ]

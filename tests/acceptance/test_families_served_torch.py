@@ -1,5 +1,6 @@
 """Models of diffusers from the command that adds them to the picture over HTTP; needs torch."""
 
+import base64
 import contextlib
 import io
 import json
@@ -22,6 +23,9 @@ import torch
 
 import tiny_pipelines as tiny
 from hub_server import HubServer, Repository
+from swell.families.portraits import FaceFinder, read_scenarios
+from swell.media import Image
+from swell.zoo.pictures import sample
 
 #: Each process imports torch, on a machine that may be busy.
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
@@ -44,6 +48,9 @@ def served(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         told = swell.json("models", "add", str(weights), "--name", "test/dreams")
         assert (told["family"], told["in_steps"]) == ("stable-diffusion", True)
         swell.json("models", "add", str(weights), "--name", "test/inked", "--lora", str(ink))
+        adapter = tiny.ip_adapter(swell.folder / "adapter", weights, "plus")
+        portraits = ("--portraits", "--ip-adapter", str(adapter))
+        swell.json("models", "add", str(weights), "--name", "test/faces", *portraits)
         process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
         try:
             ready_line(process, swell.folder)
@@ -59,7 +66,11 @@ def drawn(swell: Swell, model: str, **asked: Any) -> Any:
     shown = swell.json("tasks", "show", task)
     assert shown["state"] == "succeeded", shown["error"]
     [artifact] = shown["artifacts"]
-    with urllib.request.urlopen(artifact["url"]) as answer:
+    return fetched(artifact["url"])
+
+
+def fetched(url: str) -> Any:
+    with urllib.request.urlopen(url) as answer:
         return np.asarray(PIL.Image.open(io.BytesIO(answer.read())).convert("RGB")).astype(int)
 
 
@@ -79,11 +90,50 @@ def test_a_picture_over_http_is_the_one_that_diffusers_draws(served: Swell, weig
     assert np.abs(mine - drawn(served, "test/inked", **asked, guidance=6.0)).max() > 3
 
 
+def test_one_picture_of_a_face_becomes_a_pack_over_http(served: Swell, weights: Path) -> None:
+    """Asked as `swell/portraits` is; each is diffusers' picture of prompt, face and next seed."""
+    scenarios = ["snow", "portrait of a chef in a kitchen"]
+    told = (f"scenarios={json.dumps(scenarios)}", "seed=7", "steps=4", "guidance=5.0")
+    given = [part for each in (f"image={sample()}", *told) for part in ("-i", each)]
+    task = served.ok("tasks", "submit", "test/faces", *given).strip()
+    served.ok("tasks", "watch", task)
+    shown = served.json("tasks", "show", task)
+    assert shown["state"] == "succeeded", shown["error"]
+    assert shown["output"] == [artifact["url"] for artifact in shown["artifacts"]]
+    assert len(shown["output"]) == 2
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(weights)
+    folder = served.folder / "adapter"
+    pipeline.load_ip_adapter(str(folder), subfolder="", weight_name="ip-adapter.safetensors")
+    pipeline.set_ip_adapter_scale(0.6)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = [read_scenarios()["snow"].prompt, scenarios[1]]
+    picture = PIL.Image.open(io.BytesIO(base64.b64decode(sample().partition(",")[2])))
+    for number, (prompt, url) in enumerate(zip(prompts, shown["output"], strict=True)):
+        theirs = pipeline(
+            prompt,
+            ip_adapter_image=FaceFinder()(Image(picture)),
+            num_inference_steps=4,
+            guidance_scale=5.0,
+            generator=torch.Generator("cpu").manual_seed(7 + number),
+        ).images[0]
+        assert np.abs(fetched(url) - np.asarray(theirs)).max() <= 1
+
+
+def test_a_picture_without_a_face_fails_the_task_and_says_what_to_give(served: Swell) -> None:
+    file = served.folder / "flat.png"
+    PIL.Image.new("RGB", (96, 96), "grey").save(file)
+    task = served.ok("tasks", "submit", "test/faces", "-i", f"image=@{file}").strip()
+    served.run("tasks", "watch", task)
+    error = served.json("tasks", "show", task)["error"]
+    assert error["code"] == "rejected"
+    assert "No face was found: give a picture" in error["detail"]
+
+
 def test_all_models_are_there_and_what_is_removed_is_gone_with_the_next_start(
     served: Swell,
 ) -> None:
     names = {card["name"] for card in served.json("models", "ls")}
-    assert names == {"demo/upper", "test/dreams", "test/inked"}
+    assert names == {"demo/upper", "test/dreams", "test/faces", "test/inked"}
     file = served.folder / ".swell" / "models" / "test--gone.toml"
     file.write_text((file.parent / "test--dreams.toml").read_text())
     served.ok("models", "remove", "test/gone")
