@@ -285,7 +285,8 @@ class Model:
     credits: ClassVar[str] = ""
     #: What it takes, as measured by its author.
     speed: ClassVar[Sequence[Speed]] = ()
-    #: Pictures for the card, small ones, by their captions; relative to the model's file.
+    #: Pictures, sounds and texts for the card, small ones, by their captions; relative to the
+    #: model's file.
     samples: ClassVar[Mapping[str, str | Path]] = MappingProxyType({})
     #: What it takes of the device, in bytes; `load` may set it. 0 stands for what the process grows
     #: by while it loads, which tells nothing of a GPU's memory.

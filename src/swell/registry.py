@@ -59,15 +59,18 @@ class Speed(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture on a card."""
+    """A picture, a sound or a text on a card."""
 
     #: What it shows, or what was asked for.
     caption: str
     content_type: str
     #: SHA-256 of its content, in hex.
     digest: str
+    #: Of a picture, in px; 0 of anything else.
     width: int = 0
     height: int = 0
+    #: A text itself; empty of anything else.
+    text: str = ""
     #: Its content on the way to the backend, which keeps it apart from the card.
     data: bytes = b""
 

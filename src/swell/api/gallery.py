@@ -1,4 +1,4 @@
-"""Pictures on models' cards: taken from workers, kept as files, shown to everybody."""
+"""Samples on models' cards: taken from workers, kept as files, shown to everybody."""
 
 import hashlib
 
@@ -9,16 +9,16 @@ from swell.api.messages import SampleView
 from swell.api.service import Service
 from swell.errors import InvalidInput, InvalidRequest, NotFound
 from swell.registry import ModelCard, Sample
-from swell.samples import MOST_SAMPLES, check_sample
+from swell.samples import MOST_SAMPLES, TEXT, check_sample, text_of
 
 __all__ = ["keep_samples", "sample_views", "show_sample"]
 
-#: A picture's address holds its digest, so what lies there never changes.
+#: A sample's address holds its digest, so what lies there never changes.
 _FOREVER = b"public, max-age=31536000, immutable"
 
 
 async def keep_samples(service: Service, card: ModelCard) -> ModelCard:
-    """Store the pictures that a card brings; return the card without their content.
+    """Store the samples that a card brings; return the card without their content.
 
     Raises:
         InvalidInput: One is too large, or nothing that browsers show.
@@ -40,7 +40,7 @@ async def _kept(service: Service, model: str, sample: Sample) -> Sample:
     # Whatever a worker says of it, it lies where its content says.
     digest = hashlib.sha256(sample.data).hexdigest()
     await service.objects.put_new(_key(digest), sample.data, sample.content_type)
-    return msgspec.structs.replace(sample, digest=digest, data=b"")
+    return msgspec.structs.replace(sample, digest=digest, text=text_of(sample), data=b"")
 
 
 async def show_sample(service: Service, call: Call) -> Reply:
@@ -64,7 +64,7 @@ async def show_sample(service: Service, call: Call) -> Reply:
         return Reply(304, headers=headers)
     return Reply(
         200,
-        content_type=found.content_type.encode(),
+        content_type=f"{found.content_type}{_charset(found)}".encode(),
         headers=headers,
         stream=service.objects.read(_key(digest)),
         length=info.bytes,
@@ -72,7 +72,7 @@ async def show_sample(service: Service, call: Call) -> Reply:
 
 
 def sample_views(card: ModelCard, base: str) -> list[SampleView]:
-    """Return a card's pictures as clients see them."""
+    """Return a card's samples as clients see them."""
     home = f"{base}/v1/models/{card.name}/samples"
     return [
         SampleView(
@@ -81,9 +81,14 @@ def sample_views(card: ModelCard, base: str) -> list[SampleView]:
             content_type=each.content_type,
             width=each.width,
             height=each.height,
+            text=each.text,
         )
         for each in card.samples
     ]
+
+
+def _charset(sample: Sample) -> str:
+    return "; charset=utf-8" if sample.content_type == TEXT else ""
 
 
 def _key(digest: str) -> str:

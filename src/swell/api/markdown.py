@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
-__all__ = ["first_line", "to_html"]
+__all__ = ["first_line", "parted", "to_html"]
 
 _CODE: Final = re.compile(r"`([^`\n]+)`")
 _STRONG: Final = re.compile(r"\*\*([^*\n]+)\*\*")
@@ -22,6 +22,17 @@ def first_line(text: str) -> str:
     """Return the first line that says something."""
     lines = (line.strip().lstrip("# ") for line in text.splitlines())
     return next((line for line in lines if line), "")
+
+
+def parted(text: str) -> tuple[str, str]:
+    """Return the first heading or paragraph, without a heading's signs, and all that follows."""
+    lines = text.strip().splitlines()
+    if not lines:
+        return "", ""
+    end = _until(lines, 1, _is_break)
+    if found := _HEADING.match(lines[0]):
+        return found[2], "\n".join(lines[1:])
+    return "\n".join(lines[:end]), "\n".join(lines[end:])
 
 
 def to_html(text: str) -> str:
@@ -61,12 +72,14 @@ def _block(lines: list[str]) -> str:
 
 def _table(lines: list[str]) -> str:
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
+    # Many tables have an empty head, which says that they have none.
+    has_head = any(rows[0])
     kept = [row for row in rows if not all(set(cell) <= {"-", ":"} for cell in row)]
     text = ""
     for number, row in enumerate(kept):
-        tag = "th" if number == 0 else "td"
+        tag = "th" if has_head and number == 0 else "td"
         text += "<tr>" + "".join(f"<{tag}>{_inline(cell)}</{tag}>" for cell in row) + "</tr>"
-    return f"<table>{text}</table>"
+    return f'<div class="wide"><table>{text}</table></div>'
 
 
 def _inline(text: str) -> str:

@@ -253,13 +253,14 @@ class MeasuredView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SampleView(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture on a model's card; its URL needs no key and never changes what it shows."""
+    """A picture, sound or text on a model's card; its URL needs no key and never changes."""
 
     url: str
     caption: str
     content_type: str
-    width: int
-    height: int
+    width: Annotated[int, Meta(description="of a picture, in px; else 0")]
+    height: Annotated[int, Meta(description="of a picture, in px; else 0")]
+    text: Annotated[str, Meta(description="a text itself; else empty")]
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):

@@ -203,10 +203,10 @@ _MODELS: Final = (
         "/v1/models/{owner}/{name}/samples/{digest}",
         gallery.show_sample,
         None,
-        "Show a picture of a model's card",
+        "Show a sample of a model's card",
         "Models",
         {
-            200: Response("The picture", media_type="image/webp"),
+            200: Response("The picture, sound or text", media_type="image/webp"),
             304: Response("It has not changed", media_type=""),
         },
         (NotFound,),

@@ -25,6 +25,9 @@ from swell.wiring import model_home
 
 __all__ = ["app"]
 
+#: So many choices of an input are named; the page of a model names them all.
+_MOST_CHOICES = 6
+
 app = group("Models that are served, and checks of model files.")
 app.command("translations")(bring_translations)
 app.command("add")(add_model)
@@ -212,12 +215,15 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
     for here in card.get("measured", []):
         told = f"{seconds(here['median_s'])} for half of the last {here['tasks']} tasks"
         facts.append((f"here, on {here['device']}", told))
-    facts += [(f"sample: {each['caption']}", each["url"]) for each in card.get("samples", [])]
+    for sample in card.get("samples", []):
+        facts.append((f"sample: {sample['caption']}", sample.get("text") or sample["url"]))
     return facts
 
 
 def _mebibytes(size_bytes: int | None) -> str | None:
-    return f"{size_bytes / 2**20:,.0f} MiB" if size_bytes else None
+    if not size_bytes:
+        return None
+    return f"{size_bytes / 2**20:,.0f} MiB" if size_bytes >= 2**20 else "less than 1 MiB"
 
 
 def _first_line(text: str | None) -> str | None:
@@ -257,6 +263,8 @@ def _type(prop: dict[str, Any]) -> str:
     if "x-file" in prop:
         return str(prop["x-file"])
     if "enum" in prop:
-        return " | ".join(map(str, prop["enum"]))
+        named = list(map(str, prop["enum"]))
+        more = [f"… ({len(named)})"] if len(named) > _MOST_CHOICES else []
+        return " | ".join(named[:_MOST_CHOICES] + more)
     choices = [choice for choice in prop.get("anyOf", []) if choice.get("type") != "null"]
     return _type(choices[0]) if choices else str(prop.get("type", "any"))

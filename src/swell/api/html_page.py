@@ -1,0 +1,75 @@
+"""The frame of all pages for people: no script, no font and no picture from elsewhere."""
+
+import html
+from typing import Final
+
+from swell.api.call import Reply
+
+__all__ = ["page"]
+
+_HTML: Final = b"text/html; charset=utf-8"
+
+_STYLE: Final = """
+:root{color-scheme:light dark;--fg:#1b1f24;--bg:#fff;--dim:#5c6370;--line:#dde1e8;--code:#f4f5f8;
+--link:#2563c9}
+@media(prefers-color-scheme:dark){:root{--fg:#e6e8ec;--bg:#14171b;--dim:#9aa3b0;--line:#333a44;
+--code:#1d2229;--link:#7db0ff}}
+body{font:16px/1.55 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:54rem;
+margin:1.5rem auto 4rem;padding:0 1rem;overflow-wrap:break-word}
+a{color:var(--link)}h1,h2,h3{line-height:1.2}h1{margin:.6rem 0}h2{margin-top:2.2em}
+code,pre{font:14px/1.45 ui-monospace,monospace;background:var(--code);border-radius:4px}
+code{padding:.1em .3em}pre{padding:.8em;overflow:auto;margin:.8em 0}pre code{padding:0}
+pre.wrap{white-space:pre-wrap;overflow-wrap:anywhere}
+table{border-collapse:collapse;width:100%}
+td,th{border-bottom:1px solid var(--line);padding:.35em .5em;text-align:left;vertical-align:top}
+td:first-child,th:first-child{padding-left:0}
+.wide{overflow-x:auto}.dim{color:var(--dim)}small,figcaption{font-size:14px;color:var(--dim)}
+img{max-width:100%;height:auto;border-radius:8px}audio{width:100%}
+figure{margin:0}figcaption{margin-top:.3em}
+ul.chips{list-style:none;display:flex;flex-wrap:wrap;gap:.4rem;padding:0;margin:.8em 0}
+.chips li{background:var(--code);border-radius:1em;padding:.1em .8em;font-size:14px}
+.samples{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:1rem;
+margin:1.2em 0}.samples img{width:100%;display:block}
+.samples .long{grid-column:1/-1}.samples blockquote{margin:0;white-space:pre-line;
+background:var(--code);border-radius:8px;padding:.8em 1em}
+.models{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr));gap:.8rem;
+padding:0;list-style:none}
+.models a{display:flex;gap:.9rem;align-items:center;color:inherit;text-decoration:none;
+border:1px solid var(--line);border-radius:10px;padding:.7rem;height:100%;box-sizing:border-box}
+.models a:hover,.models a:focus-visible{border-color:var(--link)}
+.models b{color:var(--link)}.models p{margin:.1em 0;line-height:1.4}
+.models .face{flex:none;width:72px;height:72px;border-radius:8px;background:var(--code);
+display:grid;place-items:center;font:600 26px/1 system-ui,sans-serif;color:var(--dim);
+object-fit:cover}
+.models div{min-width:0}
+dl.fields{margin:.8em 0}.fields dt{border-top:1px solid var(--line);padding-top:.5em}
+.fields dd{margin:.1em 0 .6em}.fields p{margin:0}
+.inputs{display:flex;gap:1rem;align-items:flex-start;flex-wrap:wrap}
+.inputs pre{flex:1 1 16rem;min-width:0;margin:0}.inputs img{width:96px}.inputs{margin:.8em 0}
+"""
+
+_HEADERS: Final = [
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; media-src 'self'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+]
+
+#: Three waves; within the page, so that no browser asks for another file.
+_ICON: Final = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
+    "%3Cpath fill='none' stroke='%232563c9' stroke-width='2' d='M1 4q3.5-4 7 0t7 0M1 9q3.5-4 7 0"
+    "t7 0M1 14q3.5-4 7 0t7 0'/%3E%3C/svg%3E"
+)
+
+
+def page(title: str, body: str) -> Reply:
+    """Return a whole page; `body` is HTML in which everything of others is escaped."""
+    text = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<link rel="icon" href="{_ICON}"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body>{body}</body></html>"
+    )
+    return Reply(200, text.encode(), _HTML, headers=list(_HEADERS))
