@@ -1,9 +1,15 @@
 import pkgutil
+from datetime import date
 
 import pytest
 
+pytest.importorskip("onnxruntime")
+pytest.importorskip("swell_models")
+
 import swell.zoo
+from swell.api.fields import described
 from swell.model import Definition, InvalidModel, NotFound, load_models
+from swell.worker.lacks import hints_of_card
 
 
 def built_in() -> list[Definition]:
@@ -17,7 +23,16 @@ def built_in() -> list[Definition]:
     return list(found.values())
 
 
-@pytest.mark.parametrize("definition", built_in(), ids=lambda each: each.name)
+BUILT_IN = built_in()
+each_built_in = pytest.mark.parametrize("definition", BUILT_IN, ids=lambda each: each.name)
+
+
+def test_all_built_in_models_are_looked_at() -> None:
+    names = {each.name for each in BUILT_IN}
+    assert names >= {"swell/icons", "swell/artwork", "swell/speech", "demo/upper", "demo/curve"}
+
+
+@each_built_in
 def test_a_built_in_model_tells_what_it_does_and_its_licence(definition: Definition) -> None:
     card = definition.card()
     assert card.description
@@ -26,8 +41,44 @@ def test_a_built_in_model_tells_what_it_does_and_its_licence(definition: Definit
         assert card.credits, "all of them stand on somebody's work"
 
 
-def test_the_first_models_show_what_they_draw() -> None:
-    for name in ("swell/icons", "swell/artwork"):
-        [definition] = load_models(name)
-        assert all(sample.data for sample in definition.card().samples)
-        assert definition.card().samples
+@each_built_in
+def test_a_built_in_model_tells_memory_and_speed_by_device(definition: Definition) -> None:
+    card = definition.card()
+    assert card.memory_bytes > 0
+    assert card.speed
+    for speed in card.speed:
+        assert speed.device
+        assert speed.what
+        assert speed.took_s > 0
+        assert date.fromisoformat(speed.measured_on)
+
+
+@each_built_in
+def test_a_built_in_model_shows_samples(definition: Definition) -> None:
+    samples = definition.card().samples
+    assert samples
+    for sample in samples:
+        assert sample.caption
+        assert sample.text or sample.width * sample.height > 0 or "audio/" in sample.content_type
+
+
+@each_built_in
+def test_what_makes_pictures_shows_pictures(definition: Definition) -> None:
+    card = definition.card()
+    output = card.output_schema
+    pictures = [output, *output.get("properties", {}).values()]
+    if any("picture" in described(each, output) for each in pictures):
+        assert {sample.content_type for sample in card.samples} == {"image/webp"}
+
+
+@each_built_in
+def test_a_built_in_model_gives_inputs_that_work(definition: Definition) -> None:
+    examples = definition.card().examples
+    assert examples
+    for example in examples:
+        definition.input_type.model_validate(example)
+
+
+@each_built_in
+def test_a_built_in_card_lacks_nothing(definition: Definition) -> None:
+    assert hints_of_card(definition.card()) == []

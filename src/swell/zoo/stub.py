@@ -15,11 +15,18 @@ from swell import ui
 __all__ = ["Crash", "Noop", "echo_picture", "upper"]
 
 
+#: What a process grows by with one of these, about.
+_MEMORY_BYTES = 1_000_000
+
+
 class Noop(swell.Model):
     """Gives the text back. The fastest model there is, to measure everything around it."""
 
     name = "demo/noop"
     licence = "Apache-2.0"
+    memory_bytes = _MEMORY_BYTES
+    speed = (swell.Speed("one core of an AMD EPYC", "a text", 0.000002, "2026-11-25"),)
+    samples = {"a text comes back": "samples/noop.txt"}
     batch = swell.Batch(max=256)
     Output = str
 
@@ -34,13 +41,33 @@ class Noop(swell.Model):
         return [item.input.text for item in items]
 
 
-@swell.model("demo/upper", batch=swell.Batch(max=32), licence="Apache-2.0")
+@swell.model(
+    "demo/upper",
+    batch=swell.Batch(max=32),
+    licence="Apache-2.0",
+    memory_bytes=_MEMORY_BYTES,
+    speed=(swell.Speed("one core of an AMD EPYC", "a text", 0.000005, "2026-11-25"),),
+    samples={"in capitals": "samples/upper.txt"},
+)
 def upper(text: Annotated[str, Field(examples=["hello"]), ui.textarea()]) -> str:
     """Writes the text in capitals."""
     return text.upper()
 
 
-@swell.model("demo/echo-picture", licence="Apache-2.0")
+@swell.model(
+    "demo/echo-picture",
+    licence="Apache-2.0",
+    memory_bytes=_MEMORY_BYTES,
+    speed=(
+        swell.Speed(
+            "one core of an AMD EPYC", "128 x 128, steps that take no time", 0.0016, "2026-11-25"
+        ),
+    ),
+    samples={
+        "a red fox": "samples/echo-picture-fox.webp",
+        "a blue cat": "samples/echo-picture-cat.webp",
+    },
+)
 def echo_picture(  # noqa: PLR0913 - each parameter is a field of the form
     prompt: Annotated[str, Field(max_length=500, examples=["a red fox"]), ui.textarea()] = "",
     width: Annotated[int, Field(ge=16, le=1024), ui.slider(step=16)] = 128,
@@ -98,6 +125,9 @@ class Crash(swell.Model):
 
     name = "demo/crash"
     licence = "Apache-2.0"
+    memory_bytes = _MEMORY_BYTES
+    speed = (swell.Speed("one core of an AMD EPYC", "a text, not failing", 0.000002, "2026-11-25"),)
+    samples = {"what becomes of the task": "samples/crash.txt"}
     batch = swell.Batch(max=8)
     Output = str
     examples = ({"how": "not"},)

@@ -27,7 +27,7 @@ from pydantic import BaseModel, Field
 
 from swell import ui
 from swell.config import argos_folders
-from swell.model import Item, Model, Reject
+from swell.model import Item, Model, Reject, Speed
 from swell.zoo.embedded import weights
 
 __all__ = ["Argos", "Detector", "Glossary", "Translate", "Translation", "Translator"]
@@ -381,7 +381,13 @@ class Translate(Model):
     name = "swell/translate"
     licence = "Apache-2.0 AND Unicode-3.0; Argos packages under their own"
     credits = "Names and keywords of emoji from the Unicode CLDR, (c) Unicode, Inc."
-    examples = ({"text": "un gato azul en la nieve"},)
+    memory_bytes = 35_000_000
+    speed = (Speed("one core of an AMD EPYC", "a prompt, word by word", 0.0003, "2026-11-25"),)
+    samples = {"prompts in five languages, word by word": "samples/translate.txt"}
+    examples = (
+        {"text": "un gato azul en la nieve"},
+        {"text": "eine rote Katze im Schnee", "source": "de"},
+    )
 
     class Input(BaseModel):
         """What to translate."""

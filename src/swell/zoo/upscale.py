@@ -102,6 +102,12 @@ class Upscale(Model):
         Speed("one core of an AMD EPYC", "128 x 128", 0.25, "2026-11-25"),
         Speed("one core of an AMD EPYC", "256 x 256", 1.27, "2026-11-25"),
     )
+    samples = {
+        "a drawing of 64 px": "samples/upscale-fox-before.webp",
+        "the drawing, enlarged four times": "samples/upscale-fox.webp",
+        "a photograph of 64 px": "samples/upscale-photograph-before.webp",
+        "the photograph, enlarged four times": "samples/upscale-photograph.webp",
+    }
     Output = Image
     files = (weights("upscale.onnx"),)
     examples = ({"image": sample(), "factor": 2},)
