@@ -14,6 +14,7 @@ from swell.cli.output import print_json, talk
 from swell.config import Settings
 from swell.families.description import contents, definition_of, describe
 from swell.families.entries import Entry, Extra, path_of, remove, write
+from swell.families.placement import CHOICES
 from swell.families.recognise import OTHER, UNUSED, is_vqgan_clip, read_json, weight_files
 from swell.families.schedulers import FEW_STEPS, SAMPLERS
 from swell.media import LoRA
@@ -69,6 +70,12 @@ def add_model(
     quantize: Annotated[
         str | None, typer.Option(help="fp8, on a GPU that computes with it.")
     ] = None,
+    offload: Annotated[
+        str,
+        typer.Option(
+            help=f"What is in the host's memory where a GPU has too little: {', '.join(CHOICES)}."
+        ),
+    ] = "auto",
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Compile its blocks on a GPU.")
     ] = True,
@@ -111,6 +118,7 @@ def add_model(
         guidance=guidance,
         dtype=dtype,
         quantize=quantize or "",
+        offload=offload,
         compile=compiled,
         loras=[_lora(each) for each in lora],
         controlnet=_existing(controlnet, "control net"),

@@ -15,6 +15,7 @@ from swell.families import vqgan_clip
 from swell.families.adapters import Adapter, read_adapter
 from swell.families.asked import examples_of, input_type
 from swell.families.entries import Content, Entry, read
+from swell.families.placement import CHOICES
 from swell.families.recognise import OTHER, Facts, is_vqgan_clip, look
 from swell.media import Image, LoRA
 from swell.model import Batch, Definition, InvalidModel, Model
@@ -102,11 +103,33 @@ def describe(entry: Entry, home: Path = Path()) -> Described:
             raise InvalidModel(f"{facts.family.name} models cannot have {what} here")
     if entry.quantize and entry.loras:
         raise InvalidModel("weights of 8 bits take no LoRAs: leave out --quantize or --lora")
+    _check_offload(entry, facts)
     _check_portraits(entry, facts)
     adapter = None
     if entry.ip_adapter:
         adapter = read_adapter(Path(entry.ip_adapter), Path(entry.folder), facts.network)
     return Described(entry, facts, home, adapter)
+
+
+def _check_offload(entry: Entry, facts: Facts) -> None:
+    """Check that parts can be where they are wanted.
+
+    Raises:
+        InvalidModel: They cannot.
+    """
+    if entry.offload not in CHOICES:
+        raise InvalidModel(f"offload {entry.offload!r}: use one of {', '.join(CHOICES)}")
+    if entry.offload in ("auto", "never"):
+        return
+    if facts.family is OTHER:
+        raise InvalidModel(
+            f"offload {entry.offload!r} is for models that are drawn step by step: this one is "
+            "drawn by diffusers' own loop, so leave --offload out"
+        )
+    if entry.quantize and entry.offload in ("turns", "blocks"):
+        raise InvalidModel(
+            f"weights of 8 bits stay on their device: use --offload always, not {entry.offload}"
+        )
 
 
 def _check_portraits(entry: Entry, facts: Facts) -> None:

@@ -75,6 +75,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dtype: str = "auto"
     #: `fp8` on GPUs that compute with it, or nothing.
     quantize: str = ""
+    #: See `swell.families.placement`.
+    offload: str = "auto"
     #: Whether the blocks of the network are compiled, on a GPU.
     compile: bool = True
     loras: list[Extra] = []

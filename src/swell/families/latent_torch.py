@@ -15,12 +15,13 @@ replaced, since solvers move each element by itself: what becomes of kept elemen
 is of no account, and they are put back before decoding.
 """
 
+import functools
 import importlib
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 import numpy as np
 import PIL.Image
@@ -40,6 +41,7 @@ from swell.weights.torch_lora import TorchAdaptedWeights
 __all__ = ["Latent", "Picture", "Words"]
 
 ValueT = TypeVar("ValueT")
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 #: Where a table of coefficients is made; it stands above this package.
 _TABLES: Final = "swell.worker.arena"
@@ -118,6 +120,25 @@ class _Levels:
         }
 
 
+def _stage(method: MethodT) -> MethodT:
+    """Have the parts that came to the device for a method leave when it is over."""
+
+    @functools.wraps(method)
+    def run(self: "Latent", *args: Any) -> Any:
+        try:
+            return method(self, *args)
+        finally:
+            self.parts.rest()
+
+    return cast("MethodT", run)
+
+
+def _room_bytes(device: str) -> int | None:
+    """Return what a device has in all; None where it is the host's memory."""
+    place = torch.device(device)
+    return int(torch.cuda.mem_get_info(place)[1]) if place.type == "cuda" else None
+
+
 class Latent(StepModel):
     """A model of latents; a family derives from it.
 
@@ -149,7 +170,11 @@ class Latent(StepModel):
         Raises:
             InvalidModel: A part is missing, or cannot be read, or something does not fit.
         """
-        self.parts = read_parts(self._described, device, self.half)
+        self.parts = read_parts(self._described, device, self.half, _room_bytes(device))
+        placement = self.parts.placement
+        if placement.choice != "never":
+            told = f" ({placement.reason})" if placement.reason else ""
+            sys.stderr.write(f"{self.name} is offloaded: {placement.choice}{told}\n")
         self.arrays = TorchArrays(device)
         self.out_of_memory = OUT_OF_MEMORY
         self.memory_bytes = self.parts.size_bytes
@@ -194,9 +219,10 @@ class Latent(StepModel):
 
     def _weights(self) -> dict[str, Tensor]:
         """Return the weights that LoRAs may change, by name."""
-        found = dict(self.parts.network.named_parameters())
+        modules = self.parts.modules
+        found = dict(modules[self.facts.family.network].named_parameters())
         for part in self.encoders:
-            encoder = self.parts.get(part)
+            encoder = modules.get(part)
             if encoder is not None:
                 found |= {f"{part}.{name}": value for name, value in encoder.named_parameters()}
         return found
@@ -211,12 +237,13 @@ class Latent(StepModel):
     def adapt(self, loras: Sequence[LoRA]) -> None:
         """Put these LoRAs on, and take off all others."""
         if self.adapted is not None:
+            # What is changed on the device would be lost where a part's home is elsewhere.
+            self.parts.go_home()
             self.adapted.apply(loras)
 
     def offload(self) -> int:
         """Leave the device for the host's memory; return how many bytes that takes."""
-        if self.adapted is not None:
-            self.adapted.apply(())
+        self.adapt(())
         self._seen.clear()
         return self.parts.offload()
 
@@ -351,6 +378,7 @@ class Latent(StepModel):
     def _starts(self, words: Words) -> bool:
         return words.image is not None and not words.is_full
 
+    @_stage
     def _start(self, words: Words) -> Tensor:
         return self._image_latents(words)
 
@@ -428,6 +456,7 @@ class Latent(StepModel):
     # --- words -----------------------------------------------------------------------------------
 
     @frozen
+    @_stage
     def encode(self, words: list[Words]) -> list[Mapping[str, Tensor]]:
         """Return what a row hears; one by one, so that nobody's depend on who else came."""
         return [self._conditions(each) for each in words]
@@ -475,6 +504,7 @@ class Latent(StepModel):
     # --- a picture -------------------------------------------------------------------------------
 
     @frozen
+    @_stage
     def decode(self, latents: Tensor, item: Item[Any]) -> Any:
         """Return the picture, once it has come from the device."""
         asked = item.input
@@ -497,6 +527,7 @@ class Latent(StepModel):
         return made
 
     @frozen
+    @_stage
     def preview(self, latents: Tensor) -> Image:
         """Decode a small version, which costs little."""
         longest = max(latents.shape[-2:])

@@ -6,7 +6,7 @@ own reading; text encoders and tokenizers are read by transformers, from the fol
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,7 +18,16 @@ from torch import Tensor, nn
 
 from swell.families.adapters import Adapter
 from swell.families.description import INSTALL, Described
+from swell.families.placement import (
+    DRAWS,
+    Placement,
+    group_of,
+    part_bytes,
+    place,
+    working_bytes,
+)
 from swell.families.recognise import UNUSED
+from swell.families.visitors_torch import Visitor, come_block_by_block, tensors_of
 from swell.model import InvalidModel
 from swell.weights import CompiledCache
 from swell.weights.torch_compiled import TorchCompiled
@@ -59,7 +68,7 @@ class Parts:
 
     Args:
         described: What was said of the model.
-        device: Where the networks are.
+        device: Where the networks compute.
         dtype: What the network that draws computes in.
         modules: By the names of `model_index.json`.
         others: Tokenizers and the like.
@@ -79,24 +88,97 @@ class Parts:
         self.modules = modules
         self.others = others
         self.scales = Scales()
+        self.placement = Placement("never")
         #: What the network hears of no picture at all. Shapes: (1, D) or (1, tokens, D).
         self.nothing: Tensor | None = None
+        self._visitors: dict[str, Visitor] = {}
+        self._blocks: dict[str, Visitor] = {}
         self._copies: dict[str, TorchHostCopy] = {}
         self._compiled: TorchCompiled | None = None
 
     @property
     def network(self) -> Any:
-        """What draws: a U-Net or a transformer."""
-        return self.modules[self.described.facts.family.network]
+        """What draws, a U-Net or a transformer; on the device."""
+        return self.get(self.described.facts.family.network)
 
     @property
     def vae(self) -> Any:
-        """What makes pictures of latents, and latents of pictures."""
-        return self.modules["vae"]
+        """What makes pictures of latents, and latents of pictures; on the device."""
+        return self.get("vae")
 
     def get(self, name: str) -> Any:
-        """Return a network, or None where the folder has none of that name."""
+        """Return a network, on the device; None where the folder has none of that name."""
+        visitor = self._visitors.get(name)
+        if visitor is not None and not visitor.is_here:
+            self._welcome(name, visitor)
         return self.modules.get(name)
+
+    # Who comes for a stage
+
+    def settle(self, placement: Placement) -> None:
+        """Give parts their places; all of them are read by now."""
+        self.placement = placement
+        for name in placement.at_home & self.modules.keys():
+            self._visitors[name] = Visitor(self.modules[name], self.device)
+        if placement.by_blocks:
+            network = self.modules[self.described.facts.family.network]
+            self._blocks = come_block_by_block(network, self.device)
+
+    def _group(self, name: str) -> str:
+        return group_of(name, self.described.facts.family.network)
+
+    def _welcome(self, name: str, visitor: Visitor) -> None:
+        """Bring a part to the device; those that it is not needed with leave, as far as told."""
+        group, apart = self._group(name), self.placement.apart
+        for other, seen in self._visitors.items():
+            its = self._group(other)
+            is_in_the_way = its != group and (its != DRAWS or group in apart)
+            if seen.is_here and is_in_the_way:
+                seen.leave()
+        visitor.come()
+
+    def rest(self) -> None:
+        """A stage is over: who came for it leaves. What draws stays, until it is in the way."""
+        for name, visitor in self._visitors.items():
+            if visitor.is_here and self._group(name) != DRAWS:
+                visitor.leave()
+
+    def go_home(self) -> None:
+        """Have all who came leave, so that their weights may be changed."""
+        for visitor in self._visitors.values():
+            if visitor.is_here:
+                visitor.leave()
+
+    @property
+    def size_bytes(self) -> int:
+        """What the networks take of the device at one time, at most."""
+        groups: dict[str, int] = {}
+        for name, visitor in self._visitors.items():
+            group = self._group(name)
+            groups[group] = groups.get(group, 0) + visitor.size_bytes
+        drawing, apart = groups.pop(DRAWS, 0), self.placement.apart
+        beside = max((size for group, size in groups.items() if group not in apart), default=0)
+        without = max((size for group, size in groups.items() if group in apart), default=0)
+        block = max((each.size_bytes for each in self._blocks.values()), default=0)
+        staying = sum(
+            value.nbytes for inside in self._staying().values() for value in inside.values()
+        )
+        return int(staying) + max(drawing + block + beside, without)
+
+    def _staying(self) -> dict[str, dict[str, Tensor]]:
+        """Return the tensors that are always on the device, by part and name."""
+        away = {
+            id(value)
+            for each in self._blocks.values()
+            for value in tensors_of(each.module).values()
+        }
+        return {
+            name: {
+                inner: value for inner, value in tensors_of(module).items() if id(value) not in away
+            }
+            for name, module in self.modules.items()
+            if name not in self._visitors
+        }
 
     def ids(self, name: str, prompt: str, length: int) -> Tensor:
         """Return a prompt's tokens, padded to a fixed length. Shape: (1, length)."""
@@ -106,59 +188,56 @@ class Parts:
         found: Tensor = told.input_ids.to(self.device)
         return found
 
-    @property
-    def size_bytes(self) -> int:
-        """What the networks take of the device."""
-        return sum(value.nbytes for _, _, value in self._tensors())
-
-    def _tensors(self) -> Iterator[tuple[str, str, Tensor]]:
-        for name, module in self.modules.items():
-            for inner, value in (*module.named_parameters(), *module.named_buffers()):
-                yield name, inner, value
-
     # Coming and going
 
     def offload(self) -> int:
         """Leave the device for the host's memory; return how many bytes that takes."""
+        self.go_home()
+        at_home = sum(
+            each.size_bytes for each in (*self._visitors.values(), *self._blocks.values())
+        )
         if self.described.entry.quantize:
             # Such weights are no plain tensors.
-            return self._move("cpu")
-        tensors: dict[str, dict[str, Tensor]] = {}
-        for name, inner, value in self._tensors():
-            tensors.setdefault(name, {})[inner] = value.data
-        for name, inside in tensors.items():
+            return at_home + self._move("cpu")
+        for name, inside in self._staying().items():
             if name not in self._copies:
-                self._copies[name] = TorchHostCopy.of(inside)
-            self._place(name, self._copies[name].on(torch.from_numpy(self._copies[name].block)))
+                self._copies[name] = TorchHostCopy.of(
+                    {inner: value.data for inner, value in inside.items()}
+                )
+            copy = self._copies[name]
+            self._place(inside, copy.on(torch.from_numpy(copy.block)))
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return sum(copy.size_bytes for copy in self._copies.values())
+        return at_home + sum(copy.size_bytes for copy in self._copies.values())
 
     def onload(self) -> None:
         """Come back to the device."""
         if self.described.entry.quantize:
             self._move(str(self.device))
-        for name, copy in self._copies.items():
-            self._place(name, copy.swap_in(str(self.device)))
+            return
+        for name, inside in self._staying().items():
+            self._place(inside, self._copies[name].swap_in(str(self.device)))
 
     def _move(self, device: str) -> int:
-        for module in self.modules.values():
-            module.to(device)
+        staying = self._staying()
+        for name in staying:
+            self.modules[name].to(device)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return self.size_bytes
+        return sum(value.nbytes for inside in staying.values() for value in inside.values())
 
-    def _place(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        module = self.modules[name]
-        for inner, value in (*module.named_parameters(), *module.named_buffers()):
+    @staticmethod
+    def _place(inside: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+        for inner, value in inside.items():
             value.data = tensors[inner]
 
     # Speed
 
     def compile(self) -> None:
         """Compile the network's repeated blocks, once for all that are alike."""
-        network = self.network
-        if not getattr(network, "_repeated_blocks", None) or self.described.entry.ip_adapter:
+        network: Any = self.modules[self.described.facts.family.network]
+        is_whole = not (self._blocks or self.described.entry.ip_adapter)
+        if not (is_whole and getattr(network, "_repeated_blocks", None)):
             return
         entry, home = self.described.entry, self.described.home
         digests = [content.sha256 for content in entry.weights.values()]
@@ -176,7 +255,7 @@ class Parts:
     def leave_uncompiled(self) -> None:
         """Call the blocks as they are."""
         self._compiled = None
-        for module in self.network.modules():
+        for module in self.modules[self.described.facts.family.network].modules():
             module._compiled_call_impl = None
 
     def keep_compiled(self) -> None:
@@ -199,7 +278,8 @@ class Parts:
                 f"fp8 needs {error.name}: install it with pip install torchao"
             ) from error
         quantization.quantize_(
-            self.network, quantization.Float8DynamicActivationFloat8WeightConfig()
+            self.modules[self.described.facts.family.network],
+            quantization.Float8DynamicActivationFloat8WeightConfig(),
         )
 
     # Reference pictures
@@ -207,7 +287,7 @@ class Parts:
     @frozen
     def see(self, picture: Any, is_heard: bool) -> Tensor:
         """Return what a picture adapter hears of a picture; of none, if it is not to be heard."""
-        encoder: Any = self.modules["image_encoder"]
+        encoder: Any = self.get("image_encoder")
         pixels = self.others["feature_extractor"](picture, return_tensors="pt").pixel_values
         pixels = pixels.to(self.device, next(encoder.parameters()).dtype)
         adapter = self.described.adapter
@@ -223,40 +303,87 @@ class Parts:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def read_parts(described: Described, device: str, half: str) -> Parts:
-    """Read all parts of a model onto a device.
+def read_parts(
+    described: Described, device: str, half: str, room_bytes: int | None = None
+) -> Parts:
+    """Read all parts of a model, each to its place.
 
     Args:
         described: What was said of it.
         device: As torch names it.
         half: What it computes in on a GPU.
+        room_bytes: What the device has for it; None where that is the host's memory.
 
     Raises:
         InvalidModel: A part is missing, or cannot be read.
     """
-    place = torch.device(device)
+    place_of = torch.device(device)
     told = described.entry.dtype
-    kind = (half if place.type == "cuda" else "float32") if told == "auto" else told
+    kind = (half if place_of.type == "cuda" else "float32") if told == "auto" else told
     dtype: torch.dtype = getattr(torch, kind)
+    facts = described.facts
+    placement = place(
+        described.entry.offload,
+        _sizes(described, dtype),
+        facts.family.network,
+        room_bytes=room_bytes,
+        working_bytes=working_bytes(facts.side_px),
+        is_fixed=bool(described.entry.quantize),
+    )
+    away = placement.at_home | ({facts.family.network} if placement.by_blocks else set())
+    host = torch.device("cpu")
     modules: dict[str, nn.Module] = {}
     others: dict[str, Any] = {}
-    for name, part in described.facts.index.items():
+    for name, part in facts.index.items():
         if not _is_read(name, part):
             continue
-        made = _read(described.folder / name, part[0], part[1], name, (dtype, place))
+        placed = (dtype, host if name in away else place_of)
+        made = _read(described.folder / name, part[0], part[1], name, placed)
         (modules if isinstance(made, nn.Module) else others)[name] = made
     if described.entry.controlnet:
-        folder = Path(described.entry.controlnet)
-        modules["controlnet"] = read_network(diffusers.ControlNetModel, folder, dtype, place)
+        folder, where = Path(described.entry.controlnet), host if "controlnet" in away else place_of
+        modules["controlnet"] = read_network(diffusers.ControlNetModel, folder, dtype, where)
     vae: Any = modules["vae"]
     if dtype == torch.float16 and vae.config.get("force_upcast"):
         vae.to(torch.float32)
-    parts = Parts(described, place, dtype, modules, others)
+    parts = Parts(described, place_of, dtype, modules, others)
     if described.adapter is not None:
-        _add_reference(parts, others, described.adapter)
+        _add_reference(parts, others, described.adapter, away)
     for module in modules.values():
         module.eval().requires_grad_(False)
+    parts.settle(placement)
+    if described.adapter is not None:
+        black = PIL.Image.new("RGB", (_SIGHT_PX, _SIGHT_PX))
+        parts.nothing = parts.see(black, is_heard=False)
+        parts.rest()
     return parts
+
+
+def _sizes(described: Described, dtype: torch.dtype) -> dict[str, int]:
+    """Return what each part will take, in bytes, told by the headers of its files."""
+    folders = {
+        name: described.folder / name
+        for name, part in described.facts.index.items()
+        if _is_read(name, part)
+    }
+    if described.adapter is not None:
+        folders["image_encoder"] = described.adapter.encoder
+    if described.entry.controlnet:
+        folders["controlnet"] = Path(described.entry.controlnet)
+    sizes = {
+        name: part_bytes(_weights_in(folder), dtype.itemsize) for name, folder in folders.items()
+    }
+    if described.adapter is not None:
+        path = Path(described.entry.ip_adapter)
+        sizes[described.facts.family.network] += part_bytes([path], dtype.itemsize)
+    return {name: size_bytes for name, size_bytes in sizes.items() if size_bytes}
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    """Return the files of one precision; of several the full one."""
+    files = sorted(folder.glob("*.safetensors"))
+    whole = [path for path in files if ".fp16" not in path.name and "non_ema" not in path.name]
+    return whole or files
 
 
 def _is_read(name: str, part: Any) -> bool:
@@ -310,10 +437,8 @@ def read_network(kind: Any, folder: Path, dtype: torch.dtype, device: torch.devi
         raise InvalidModel(
             f"{folder.name}/ has no config.json: give a folder as diffusers saves it"
         )
-    files = sorted(folder.glob("*.safetensors"))
-    whole = [path for path in files if ".fp16" not in path.name and "non_ema" not in path.name]
     tensors: dict[str, Tensor] = {}
-    for path in whole or files:
+    for path in _weights_in(folder):
         found = load_torch(path, str(device))
         tensors |= {
             name: value.to(dtype) if value.is_floating_point() else value
@@ -332,7 +457,9 @@ def read_network(kind: Any, folder: Path, dtype: torch.dtype, device: torch.devi
     return read.to(device)
 
 
-def _add_reference(parts: Parts, others: dict[str, Any], adapter: Adapter) -> None:
+def _add_reference(
+    parts: Parts, others: dict[str, Any], adapter: Adapter, away: Collection[str]
+) -> None:
     """Add a picture adapter (Ye et al., "IP-Adapter", arXiv 2308.06721) to the network."""
     path = Path(parts.described.entry.ip_adapter)
     state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
@@ -341,18 +468,19 @@ def _add_reference(parts: Parts, others: dict[str, Any], adapter: Adapter) -> No
         state[group][inner] = value
     if adapter.encoder.parent != parts.described.folder:
         kind = "CLIPVisionModelWithProjection"
-        placed = (parts.dtype, parts.device)
+        host = torch.device("cpu")
+        placed = (parts.dtype, host if "image_encoder" in away else parts.device)
         parts.modules["image_encoder"] = _read(
             adapter.encoder, "transformers", kind, "image_encoder", placed
         )
-    network, encoder = parts.network, parts.modules["image_encoder"]
+    name = parts.described.facts.family.network
+    network: Any = parts.modules[name]
+    encoder: Any = parts.modules["image_encoder"]
     network._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
-    network.to(device=parts.device, dtype=parts.dtype)
+    network.to(device="cpu" if name in away else parts.device, dtype=parts.dtype)
     if others.get("feature_extractor") is None:
         side: int = getattr(encoder.config, "image_size", _SIGHT_PX)
         others["feature_extractor"] = transformers.CLIPImageProcessor(size=side, crop_size=side)
     for processor in network.attn_processors.values():
         for layer in getattr(processor, "to_v_ip", ()):
             layer.register_forward_hook(parts.scales.weigh)
-    black = PIL.Image.new("RGB", (_SIGHT_PX, _SIGHT_PX))
-    parts.nothing = parts.see(black, is_heard=False)
