@@ -27,6 +27,7 @@ import numpy as np
 import onnxruntime
 import PIL.Image
 import PIL.ImageDraw
+import PIL.ImageFont
 
 from machine import quiet, report, say
 from swell.model import Item
@@ -111,13 +112,14 @@ def seconds_per_picture(model: Icons, names: Sequence[str], count: int = 12) -> 
 def sheet(model: Icons, path: Path, seed: int, cell: int = 96, across: int = 12) -> None:
     """Prompts across, styles down."""
     translate = Translator()
+    font = PIL.ImageFont.load_default(9)
     tall = 13 + cell * len(STYLES)
     bands = -(-len(PROMPTS) // across)
     page = PIL.Image.new("RGB", (cell * across, tall * bands), "white")
     pen = PIL.ImageDraw.Draw(page)
     for number, prompt in enumerate(PROMPTS):
         left, top = number % across * cell, number // across * tall
-        pen.text((left + 2, top), prompt[: cell // 6], fill="black")
+        pen.text((left + 2, top), prompt, fill="black", font=font)
         for row, style in enumerate(STYLES):
             picture = drawn(model, translate(prompt).text, style, seed, size=128)
             shown = picture.resize((cell, cell), PIL.Image.Resampling.LANCZOS)

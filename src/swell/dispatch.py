@@ -18,6 +18,7 @@ from swell.task import Settlement
 __all__ = [
     "Ask",
     "Dispatch",
+    "Enclosure",
     "Grant",
     "Incoming",
     "LeasedTask",
@@ -53,6 +54,9 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float
     #: The longest wait that a lease call may ask for, in seconds.
     max_wait_s: float
+    #: Files up to this size travel inside the report of their outcome, which spares two requests;
+    #: 0 where files go elsewhere than to the backend itself.
+    enclose_bytes: int = 0
 
 
 class Switches(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -131,6 +135,15 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data: dict[str, Any] = {}
 
 
+class Enclosure(msgspec.Struct, frozen=True, kw_only=True):
+    """A small file inside the report that tells the outcome which names it."""
+
+    #: That of an artifact of an outcome in the same report.
+    key: str
+    #: In JSON as base64.
+    data: bytes
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything a worker has to tell at once: `POST /worker/v1/report`.
 
@@ -141,6 +154,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     worker_id: str
     progress: list[Progress] = []
     settlements: list[Settlement] = []
+    #: Stored before the outcomes that name them are written.
+    enclosures: list[Enclosure] = []
     holds: list[Hold] = []
     ask: int = 0
     #: As in `Ask`.

@@ -32,6 +32,11 @@ class Objects(Protocol):
         expire.
     """
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the backend itself keeps the files: what has reached it is as good as there."""
+        ...
+
     async def put(
         self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
     ) -> ObjectInfo:

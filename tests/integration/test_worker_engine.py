@@ -114,11 +114,16 @@ async def test_one_worker_serves_several_models(dispatch: MemoryDispatch) -> Non
         assert output_of(await dispatch.ended(noop)) == "a"
 
 
-async def test_a_picture_is_stored_before_its_outcome_is_told(dispatch: MemoryDispatch) -> None:
+@pytest.mark.parametrize("enclose_bytes", [0, 1 << 20])
+async def test_a_picture_is_stored_before_its_outcome_is_told(
+    dispatch: MemoryDispatch, enclose_bytes: int
+) -> None:
+    dispatch.enclose_bytes = enclose_bytes
     async with working(dispatch, "demo/echo-picture"):
         wish = {"prompt": "fox", "width": 64, "height": 32}
         task = await dispatch.ended(await dispatch.submit("demo/echo-picture", wish, seed=7))
     assert output_of(task) == {"$artifact": 0}
+    assert any(each.enclosures for each in dispatch.reports) is (enclose_bytes > 0)
     artifact = task.artifacts[0]
     assert artifact.key == f"outputs/{task.id}/1/0.png"
     assert (artifact.content_type, artifact.width, artifact.height) == ("image/png", 64, 32)
@@ -820,6 +825,7 @@ async def test_a_file_that_the_backend_finds_too_large_fails_its_task_for_good()
             raise TooLarge(f"at most 9 bytes are taken, and these are {len(data)}")
 
     dispatch = Small(SystemClock())
+    dispatch.enclose_bytes = 0
     async with working(dispatch, "demo/echo-picture"):
         task = await dispatch.ended(await dispatch.submit("demo/echo-picture", {"steps": 1}))
     assert task.error is not None

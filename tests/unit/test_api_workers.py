@@ -1,6 +1,7 @@
 """Registering, leasing and reporting over HTTP."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +25,18 @@ async def world() -> AsyncIterator[World]:
 
 async def test_a_worker_is_welcomed_with_its_duties(world: World) -> None:
     answer = await world.worker("POST", "/worker/v1/register", {"name": "w", "models": [UPPER]})
-    assert set(answer.json) == {"worker_id", "lease_s", "heartbeat_s", "max_wait_s"}
+    assert set(answer.json) == {
+        *("worker_id", "lease_s", "heartbeat_s", "max_wait_s", "enclose_bytes"),
+    }
+    assert answer.json["enclose_bytes"] > 0
+
+
+async def test_where_files_go_elsewhere_nothing_is_enclosed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryObjects, "is_here", False)
+    answer = await world.worker("POST", "/worker/v1/register", {"name": "w", "models": [UPPER]})
+    assert answer.json["enclose_bytes"] == 0
 
 
 @pytest.mark.parametrize(
@@ -309,6 +321,114 @@ async def test_an_output_is_never_replaced_even_with_the_url_it_was_put_with(wor
     seen = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
     got = await world.stranger("GET", seen["output"].removeprefix("http://swell.test"))
     assert got.body == b"right"
+
+
+# --- files inside a report -----------------------------------------------------------------------
+
+
+def _enclosed(key: str, data: bytes) -> dict[str, str]:
+    return {"key": key, "data": base64.b64encode(data).decode()}
+
+
+def _naming(lease: Any, data: bytes, name: str = "a.png") -> tuple[str, dict[str, Any]]:
+    """Return the key of a file, and the outcome that names it."""
+    key = f"outputs/{lease['task_id']}/{lease['attempt']}/{name}"
+    artifact = {"key": key, "content_type": "image/png", "bytes": len(data)}
+    return key, succeeded(lease, {"$artifact": 0}, artifacts=[artifact])
+
+
+async def _stored(world: World, key: str) -> bytes:
+    return b"".join([part async for part in world.service.objects.read(key)])
+
+
+async def test_a_file_inside_a_report_is_stored_with_its_outcome(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    key, outcome = _naming(lease, b"right")
+    # The answer may have got lost, so the same report is taken again.
+    for _ in range(2):
+        told = await world.report(
+            worker, settlements=[outcome], enclosures=[_enclosed(key, b"right")]
+        )
+        assert told == {}
+    seen = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
+    assert seen["state"] == "succeeded"
+    got = await world.stranger("GET", seen["output"].removeprefix("http://swell.test"))
+    assert (got.body, got.headers["content-type"]) == (b"right", "image/png")
+
+
+async def test_a_file_of_a_lost_lease_is_not_stored(world: World) -> None:
+    worker = await world.register()
+    await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    key, outcome = _naming({**lease, "token": "other"}, b"late")
+    answer = await world.report(worker, settlements=[outcome], enclosures=[_enclosed(key, b"late")])
+    assert answer == {"stale": [lease["task_id"]]}
+    with pytest.raises(NotFound):
+        await world.service.objects.head(key)
+
+
+async def test_a_report_encloses_only_files_that_its_outcomes_name(world: World) -> None:
+    worker = await world.register()
+    await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    key, outcome = _naming(lease, b"right")
+    elsewhere = {**outcome["outcome"]["artifacts"][0], "key": "uploads/x"}
+    outside = succeeded(lease, {"$artifact": 0}, artifacts=[elsewhere])
+    for settlement, file in (
+        (outcome, _enclosed(f"{key}2", b"right")),
+        (outcome, _enclosed(key, b"longer")),
+        (outside, _enclosed("uploads/x", b"right")),
+        (failed(lease, retryable=True), _enclosed(key, b"right")),
+    ):
+        body = {"worker_id": worker, "settlements": [settlement], "enclosures": [file]}
+        answer = await world.worker("POST", "/worker/v1/report", body)
+        assert (answer.status, answer.json["code"]) == (422, "invalid_input"), file
+        with pytest.raises(NotFound):
+            await world.service.objects.head(file["key"])
+    await world.report(worker, settlements=[outcome], enclosures=[_enclosed(key, b"right")])
+    assert await _stored(world, key) == b"right"
+
+
+async def test_an_outcome_whose_file_cannot_be_stored_fails_and_the_others_are_taken(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await world.register()
+    first, second = await world.create(), await world.create()
+    leases = {each["task_id"]: each for each in (await world.lease(worker, n=2))["tasks"]}
+    refused, bad = _naming(leases[first["id"]], b"bad")
+    key, good = _naming(leases[second["id"]], b"good")
+    store = MemoryObjects.put_new
+
+    async def full(self: MemoryObjects, key: str, data: Any, content_type: str) -> Any:
+        if key == refused:
+            raise Unavailable("the disk is full")
+        return await store(self, key, data, content_type)
+
+    monkeypatch.setattr(MemoryObjects, "put_new", full)
+    files = [_enclosed(refused, b"bad"), _enclosed(key, b"good")]
+    assert await world.report(worker, settlements=[bad, good], enclosures=files) == {}
+    seen = [(await world.anna("GET", f"/v1/tasks/{t['id']}")).json for t in (first, second)]
+    assert [each["state"] for each in seen] == ["queued", "succeeded"]
+    assert (seen[0]["error"]["code"], seen[0]["error"]["detail"]) == (
+        "upload_failed",
+        "the disk is full",
+    )
+
+
+async def test_a_restarted_backend_stores_what_a_report_encloses(world: World) -> None:
+    worker = await world.register()
+    await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    world.service.fleet._workers.clear()
+    world.service.fleet._holds.clear()
+    key, outcome = _naming(lease, b"right")
+    await world.report(worker, settlements=[outcome], enclosures=[_enclosed(key, b"right")])
+    assert await _stored(world, key) == b"right"
+
+
+# --- what an attempt leaves to the next ----------------------------------------------------------
 
 
 async def _left(world: World, worker: str, lease: Any, data: bytes) -> str:

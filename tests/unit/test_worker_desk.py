@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.dispatch import LeasedTask, Progress
+from swell.dispatch import Enclosure, LeasedTask, Progress
 from swell.store import Hold
 from swell.task import Artifact, Canceled, Failed, Outcome, Released, Succeeded, TaskError
 from swell.worker import desk as desk_module
@@ -148,6 +148,51 @@ def test_an_outcome_larger_than_a_page_is_told_alone() -> None:
     for n, size_bytes in enumerate([100, 2 * PAGE_BYTES, 100]):
         desk.settle(hold(desk, f"t{n}"), text_output(size_bytes))
     assert [len(page.settlements) for page in told_in_pages(desk)] == [1, 1, 1]
+
+
+def a_picture(task_id: str, size_bytes: int) -> tuple[Succeeded, list[Enclosure]]:
+    key = f"outputs/{task_id}/1/0.png"
+    artifact = Artifact(key=key, content_type="image/png", bytes=size_bytes)
+    outcome = Succeeded(output=msgspec.Raw(b"{}"), artifacts=(artifact,))
+    return outcome, [Enclosure(key=key, data=bytes(size_bytes))]
+
+
+def test_files_go_with_their_outcome_until_it_is_told() -> None:
+    desk = Desk(slots=9)
+    for name in ("t0", "t1"):
+        desk.settle(hold(desk, name), *a_picture(name, 3))
+    first = desk.take().settlements
+    assert [file.key for file in desk.enclosed(first)] == [
+        f"outputs/{name}/1/0.png" for name in ("t0", "t1")
+    ]
+    desk.settle(hold(desk, "t2"), *a_picture("t2", 3))
+    # Told again, as after an answer that got lost.
+    assert len(desk.enclosed(first)) == 2
+    desk.told()
+    assert desk.enclosed(first) == []
+    assert len(desk.enclosed(desk.take().settlements)) == 1
+
+
+def test_files_of_an_outcome_that_does_not_count_are_dropped() -> None:
+    desk = Desk(slots=2)
+    held = hold(desk)
+    desk.settle(held, Canceled())
+    late, files = a_picture("t1", 3)
+    desk.settle(held, late, files)
+    [settlement] = desk.take().settlements
+    late_settlement = msgspec.structs.replace(settlement, outcome=late)
+    assert desk.enclosed([settlement]) == desk.enclosed([late_settlement]) == []
+
+
+def test_files_count_as_what_they_are_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "PAGE_BYTES", 12_500)
+    desk = Desk(slots=9)
+    for name in ("t0", "t1", "t2"):
+        desk.settle(hold(desk, name), *a_picture(name, 3000))
+    page = desk.take()
+    assert len(page.settlements) == 2
+    told = msgspec.json.encode([page.settlements, desk.enclosed(page.settlements)])
+    assert len(told) <= 12_500
 
 
 def test_previews_are_told_in_several_pages_too(monkeypatch: pytest.MonkeyPatch) -> None:

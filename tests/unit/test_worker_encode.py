@@ -245,6 +245,37 @@ async def test_the_times_of_encoding_and_uploading_add_up_to_the_whole() -> None
     assert (delivered.encode_s, delivered.upload_s) == (2, 5)
 
 
+async def test_small_files_travel_with_the_report_and_large_ones_by_themselves() -> None:
+    dispatch = MemoryDispatch(ManualClock())
+    hold = await a_hold(dispatch)
+    files = [Encoded(b"abc", "text/plain", "s.txt"), Encoded(b"abcd", "text/plain", "l.txt")]
+
+    async def encoded(index: int) -> Encoded:
+        return files[index]
+
+    courier = Courier(dispatch, dispatch.clock, lambda: "w", enclose_bytes=lambda: 3)
+    delivered = await courier.deliver(hold, [file.name for file in files], encoded)
+    small, large = (artifact.key for artifact in delivered.artifacts)
+    assert [(file.key, file.data) for file in delivered.enclosures] == [(small, b"abc")]
+    assert dispatch.objects == {large: (b"abcd", "text/plain")}
+
+
+async def test_files_that_are_small_but_many_travel_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("swell.worker.deliver.MAX_ENCLOSED_BYTES", 5)
+    dispatch = MemoryDispatch(ManualClock())
+    hold = await a_hold(dispatch)
+
+    async def encoded(index: int) -> Encoded:
+        return Encoded(b"ab", "text/plain", f"{index}.txt")
+
+    courier = Courier(dispatch, dispatch.clock, lambda: "w", enclose_bytes=lambda: 2)
+    delivered = await courier.deliver(hold, ["0.txt", "1.txt", "2.txt"], encoded)
+    assert len(delivered.enclosures) == 2
+    assert len(dispatch.objects) == 1
+
+
 @given(st.lists(st.sampled_from(["a", "1-a", "2-a", "2-1-a", "../a", "é"]), max_size=8))
 async def test_names_never_collide(names: list[str]) -> None:
     dispatch = MemoryDispatch(ManualClock())

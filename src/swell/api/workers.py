@@ -6,7 +6,8 @@ durable before the answer is sent.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -21,6 +22,7 @@ from swell.api.service import Service
 from swell.broker import LeaseRequest
 from swell.dispatch import (
     Ask,
+    Enclosure,
     Grant,
     LeasedTask,
     Progress,
@@ -30,12 +32,21 @@ from swell.dispatch import (
     Upload,
     Welcome,
 )
-from swell.errors import Conflict, Forbidden, InvalidInput, NotFound
+from swell.errors import Conflict, Forbidden, InvalidInput, NotFound, SwellError
 from swell.events import ATTEMPT_STRIDE, Event, EventKind, event_of
 from swell.objects import check_key
 from swell.registry import WorkerInfo
 from swell.store import Hold
-from swell.task import Released, Settlement, Task, checkpoint_key, new_id
+from swell.task import (
+    Failed,
+    Released,
+    Settlement,
+    Succeeded,
+    Task,
+    TaskError,
+    checkpoint_key,
+    new_id,
+)
 
 __all__ = [
     "UploadsAnswer",
@@ -51,6 +62,9 @@ __all__ = [
 
 #: The most tasks that one lease or report hands out.
 MAX_LEASE: Final = 512
+
+#: Larger files come by themselves: this much of a report is decoded before the next call's turn.
+_ENCLOSE_BYTES: Final = 256 * 1024
 
 #: A signed PUT must outlive a slow upload.
 _PUT_URL_S: Final = 3600.0
@@ -108,11 +122,10 @@ async def uploads(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/uploads`."""
     asked = await _uploads.read_call(call, service.settings.max_body_bytes)
     worker, hold = await _known(service, asked.worker_id), asked.hold
-    home = f"outputs/{hold.task_id}/{hold.attempt}/"
     checkpoint = checkpoint_key(hold.task_id, hold.attempt)
     for key in asked.keys:
-        check_key(key)
-        if key != checkpoint and (not key.startswith(home) or "/" in key[len(home) :]):
+        if key != checkpoint and not _is_output(check_key(key), hold.task_id, hold.attempt):
+            home = f"outputs/{hold.task_id}/{hold.attempt}/"
             raise Forbidden(
                 f"the outputs of this attempt go to {home[:80]}NAME and its checkpoint to "
                 f"{checkpoint[:80]}, not {key[:80]!r}"
@@ -166,6 +179,7 @@ async def register_worker(service: Service, registration: Registration) -> Welco
         lease_s=settings.lease_s,
         heartbeat_s=settings.heartbeat_s,
         max_wait_s=settings.max_wait_s,
+        enclose_bytes=_ENCLOSE_BYTES if service.objects.is_here else 0,
     )
 
 
@@ -212,6 +226,8 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     if told.goodbye:
         # What it hands back must not go to its own lease call, which may still wait.
         worker.leave()
+    if told.enclosures:
+        told = await _keep_enclosures(service, worker, told)
     settled, tasks, lost = await _write(service, worker, told)
     stale = [
         each.task_id for each, task in zip(told.settlements, settled, strict=True) if task is None
@@ -232,6 +248,75 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
         tasks=_leased(service, tasks),
         watched=service.bus.watched(dict.fromkeys(each.task_id for each in told.progress)),
     )
+
+
+def _is_output(key: str, task_id: str, attempt: int) -> bool:
+    """Return whether a key is one for an output of an attempt."""
+    home = f"outputs/{task_id}/{attempt}/"
+    return key.startswith(home) and "/" not in key[len(home) :]
+
+
+async def _keep_enclosures(service: Service, worker: Worker, told: Report) -> Report:
+    """Store the files inside a report; return it with failures where that was refused.
+
+    Raises:
+        InvalidInput: A file is none that an outcome in the report names.
+    """
+    files = {file.key: file for file in told.enclosures}
+    parts = [_Part(each, _enclosed(each, files)) for each in told.settlements]
+    if strange := set(files).difference(*(part.types for part in parts)):
+        raise InvalidInput(
+            f"{min(strange)[:120]!r} cannot be enclosed: no outcome in this report names it as a "
+            "file of its attempt, with this size"
+        )
+    await _learn_holds(service, worker, [part.hold for part in parts if part.types])
+    settlements = await asyncio.gather(*(_kept(service, part, files) for part in parts))
+    return msgspec.structs.replace(told, settlements=list(settlements))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """An outcome, and those of its files that came with it."""
+
+    settlement: Settlement
+    #: Key → media type.
+    types: Mapping[str, str]
+
+    @property
+    def hold(self) -> Hold:
+        told = self.settlement
+        return Hold(task_id=told.task_id, attempt=told.attempt, token=told.token)
+
+
+def _enclosed(settlement: Settlement, files: Mapping[str, Enclosure]) -> dict[str, str]:
+    """Return the keys and media types of an outcome's files that are enclosed."""
+    if not isinstance(settlement.outcome, Succeeded):
+        return {}
+    return {
+        artifact.key: artifact.content_type
+        for artifact in settlement.outcome.artifacts
+        if artifact.key in files
+        and _is_output(artifact.key, settlement.task_id, settlement.attempt)
+        and artifact.bytes == len(files[artifact.key].data)
+    }
+
+
+async def _kept(service: Service, part: _Part, files: Mapping[str, Enclosure]) -> Settlement:
+    """Store the files of one outcome; return it, or that it failed."""
+    hold = part.hold
+    if not part.types or not service.fleet.is_held(hold.task_id, hold.attempt, hold.token):
+        # The store will not take the outcome either, unless it has it already.
+        return part.settlement
+    try:
+        for key, content_type in part.types.items():
+            await service.objects.put_new(key, files[key].data, content_type)
+    except SwellError as error:
+        failure = TaskError(
+            code="upload_failed", title="The output could not be stored", detail=error.detail
+        )
+        failed = Failed(error=failure, retryable=True)
+        return msgspec.structs.replace(part.settlement, outcome=failed)
+    return part.settlement
 
 
 def _to_stop(task_ids: Sequence[str], granted: Sequence[Task]) -> list[str]:

@@ -78,6 +78,8 @@ class FolderObjects:
         secret: Signs URLs; 32 random bytes.
     """
 
+    is_here: Final = True
+
     def __init__(self, root: Path, clock: Clock, secret: bytes) -> None:
         self._root = root
         self._clock = clock

@@ -31,7 +31,7 @@ from swell.errors import Conflict, NotFound, Unavailable
 from swell.retry import RetryPolicy
 from swell.store import Accepted, Hold
 from swell.stores.memory import MemoryStore
-from swell.task import NewTask, Task, TaskState
+from swell.task import NewTask, Succeeded, Task, TaskState
 
 __all__ = ["MemoryDispatch"]
 
@@ -72,6 +72,8 @@ class MemoryDispatch:
         #: So many next reports are taken, and their answers lost.
         self.answers_to_lose = 0
         self.is_draining = False
+        #: Files up to this size come inside reports; 0 for none.
+        self.enclose_bytes = 64 * 1024
         #: Whether somebody follows all tasks.
         self.is_watching = True
         self._workers: dict[str, dict[str, str]] = {}
@@ -150,7 +152,11 @@ class MemoryDispatch:
         worker_id = f"worker-{len(self.registrations)}"
         self._workers[worker_id] = {card.name: card.version for card in registration.models}
         return Welcome(
-            worker_id=worker_id, lease_s=self.lease_s, heartbeat_s=self.lease_s / 3, max_wait_s=5.0
+            worker_id=worker_id,
+            lease_s=self.lease_s,
+            heartbeat_s=self.lease_s / 3,
+            max_wait_s=5.0,
+            enclose_bytes=self.enclose_bytes,
         )
 
     async def lease(self, ask: Ask) -> Grant:
@@ -177,6 +183,7 @@ class MemoryDispatch:
         models = self._known(report.worker_id)
         self.reports.append(report)
         self.progress += report.progress
+        self._keep(report)
         settled = await self.store.settle(report.settlements)
         stale = [
             each.task_id
@@ -212,6 +219,17 @@ class MemoryDispatch:
             tasks=tasks,
             watched=[each.task_id for each in report.progress] if self.is_watching else [],
         )
+
+    def _keep(self, report: Report) -> None:
+        """Store what a report encloses."""
+        types = {
+            artifact.key: artifact.content_type
+            for each in report.settlements
+            if isinstance(each.outcome, Succeeded)
+            for artifact in each.outcome.artifacts
+        }
+        for file in report.enclosures:
+            self.objects.setdefault(file.key, (file.data, types[file.key]))
 
     async def uploads(self, worker_id: str, hold: Hold, keys: Sequence[str]) -> list[Upload]:
         """See `Dispatch.uploads`."""

@@ -1,6 +1,7 @@
 """Outputs to the object store.
 
-While one file is encoded, others are on their way.
+While one file is encoded, others are on their way. Small ones wait for the report of the outcome
+and travel inside it, where the backend itself keeps the files.
 
 The order of writes: every file is stored, then the outcome that names them is reported. A worker
 that dies between the two leaves files that nobody names, and the next attempt has keys of its own;
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from swell.clock import Clock
-from swell.dispatch import Dispatch, Upload
+from swell.dispatch import Dispatch, Enclosure, Upload
 from swell.errors import NotFound, Unavailable
 from swell.retry import RetryPolicy
 from swell.store import Hold
@@ -34,6 +35,9 @@ MAX_NAME: Final = 100
 #: So many files are on their way to the object store at once, of all tasks together.
 MAX_UPLOADS: Final = 16
 
+#: The files of one task that travel inside a report have at most so many bytes together.
+MAX_ENCLOSED_BYTES: Final = 1024 * 1024
+
 _BACKOFF: Final = RetryPolicy(base_s=0.2, cap_s=5.0)
 
 
@@ -46,6 +50,8 @@ class Delivered:
     encode_s: float
     #: From then until the last one was stored.
     upload_s: float
+    #: Those of the files that are not stored yet: they travel with the report.
+    enclosures: tuple[Enclosure, ...] = ()
 
 
 class Courier:
@@ -55,6 +61,7 @@ class Courier:
         dispatch: The backend, which says where.
         clock: For waits between tries.
         worker_id: Returns the id that the backend knows the worker by now.
+        enclose_bytes: Returns the size up to which files travel inside reports; 0 for none.
         max_uploads: So many files are on their way at once.
     """
 
@@ -64,11 +71,13 @@ class Courier:
         clock: Clock,
         worker_id: Callable[[], str],
         *,
+        enclose_bytes: Callable[[], int] = lambda: 0,
         max_uploads: int = MAX_UPLOADS,
     ) -> None:
         self._dispatch = dispatch
         self._clock = clock
         self._worker_id = worker_id
+        self._enclose_bytes = enclose_bytes
         self._lanes = asyncio.Semaphore(max_uploads)
 
     async def deliver(
@@ -77,7 +86,7 @@ class Courier:
         names: Sequence[str],
         encoded: Callable[[int], Awaitable[Encoded]],
     ) -> Delivered:
-        """Store the files of a held attempt, each as soon as it is encoded.
+        """Store the files of a held attempt, each as soon as it is encoded, or enclose them.
 
         Args:
             hold: The lease.
@@ -91,18 +100,32 @@ class Courier:
         """
         keys = [f"outputs/{hold.task_id}/{hold.attempt}/{name}" for name in _distinct(names)]
         start_s = encoded_s = self._clock.monotonic_s()
+        limit_bytes, left_bytes = self._enclose_bytes(), MAX_ENCLOSED_BYTES
+        enclosures: list[Enclosure] = []
+        places: asyncio.Task[list[Upload]] | None = None
+
+        def ask_for_places() -> "asyncio.Task[list[Upload]]":
+            nonlocal places
+            places = places or group.create_task(self._upload_places(hold, keys))
+            return places
 
         async def store(index: int) -> Artifact:
-            nonlocal encoded_s
+            nonlocal encoded_s, left_bytes
             file = await encoded(index)
             encoded_s = self._clock.monotonic_s()
-            upload = (await places)[index]
+            size_bytes = len(file.data)
+            if size_bytes <= min(limit_bytes, left_bytes):
+                left_bytes -= size_bytes
+                enclosures.append(Enclosure(key=keys[index], data=file.data))
+                return file.artifact(keys[index])
+            upload = (await ask_for_places())[index]
             await self._put(upload, file.data, file.content_type)
             return file.artifact(upload.key)
 
         try:
             async with asyncio.TaskGroup() as group:
-                places = group.create_task(self._upload_places(hold, keys))
+                if not limit_bytes:
+                    ask_for_places()
                 stored = [group.create_task(store(index)) for index in range(len(keys))]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
@@ -110,6 +133,7 @@ class Courier:
             artifacts=tuple(task.result() for task in stored),
             encode_s=encoded_s - start_s,
             upload_s=self._clock.monotonic_s() - encoded_s,
+            enclosures=tuple(enclosures),
         )
 
     async def leave(self, hold: Hold, data: bytes, content_type: str) -> str:

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from swell.dispatch import LeasedTask, Progress, Switches
+from swell.dispatch import Enclosure, LeasedTask, Progress, Switches
 from swell.store import Hold
 from swell.task import Failed, Outcome, Settlement, Succeeded
 from swell.worker.frames import MAX_OUTPUT_BYTES
@@ -127,6 +127,10 @@ class Desk:
         self._by_handle: dict[int, Held] = {}
         self._handles = itertools.count(1)
         self._settlements: list[Settlement] = []
+        #: Files of these and of what is in flight that travel inside the report, by their keys.
+        self._enclosures: dict[str, Enclosure] = {}
+        #: Of the settlements that were taken, and not told yet.
+        self._keys_in_flight: list[str] = []
         self._progress: dict[tuple[str, str], Progress] = {}
         #: Outcomes in a report that has not been answered yet.
         self._in_flight = 0
@@ -167,14 +171,21 @@ class Desk:
         """Return a task that is still held, by its number."""
         return self._by_handle.get(handle)
 
-    def settle(self, held: Held, outcome: Outcome) -> None:
-        """Note how a task ended. Of two outcomes the first counts."""
+    def settle(self, held: Held, outcome: Outcome, enclosures: Iterable[Enclosure] = ()) -> None:
+        """Note how a task ended. Of two outcomes the first counts.
+
+        Args:
+            held: The task.
+            outcome: How it ended.
+            enclosures: Those of its files that are told with it.
+        """
         task = held.task
         if self._by_handle.pop(held.handle, None) is None:
             return
         held.let_go()
         if self.held.get(task.task_id) is held:
             del self.held[task.task_id]
+        self._enclosures |= {file.key: file for file in enclosures}
         self._settlements.append(
             Settlement(
                 task_id=task.task_id, attempt=task.attempt, token=task.token, outcome=outcome
@@ -224,20 +235,39 @@ class Desk:
         if self._is_heartbeat_due:
             holds = [held.task.hold for held in self.held.values()]
             self._is_heartbeat_due = False
-        n, size_bytes = _fitting(self._settlements, _settlement_bytes, 0)
+        n, size_bytes = _fitting(self._settlements, self._settlement_bytes, 0)
         settlements, self._settlements = self._settlements[:n], self._settlements[n:]
         n, _ = _fitting(self._progress.values(), _progress_bytes, size_bytes)
         progress = [self._progress.pop(key) for key in list(self._progress)[:n]]
         if self._settlements or self._progress:
             self.news.set()
         self._in_flight = len(settlements)
+        self._keys_in_flight += [file.key for file in self.enclosed(settlements)]
         return Page(settlements, progress, holds)
 
     def told(self) -> None:
         """Note that the page that was taken is durable at the backend."""
         self._in_flight = 0
+        for key in self._keys_in_flight:
+            self._enclosures.pop(key, None)
+        self._keys_in_flight.clear()
         if not self.held and not self._settlements:
             self.is_clear.set()
+
+    def enclosed(self, settlements: Iterable[Settlement]) -> list[Enclosure]:
+        """Return the files that travel with outcomes."""
+        return [
+            self._enclosures[artifact.key]
+            for settlement in settlements
+            if isinstance(settlement.outcome, Succeeded)
+            for artifact in settlement.outcome.artifacts
+            if artifact.key in self._enclosures
+        ]
+
+    def _settlement_bytes(self, settlement: Settlement) -> int:
+        # Three bytes are four characters of base64.
+        enclosed = sum(len(file.data) for file in self.enclosed([settlement])) * 4 // 3
+        return _outcome_bytes(settlement.outcome) + enclosed
 
     def all_held(self) -> Sequence[Held]:
         """Return every held task, oldest first."""
@@ -257,9 +287,10 @@ def _fitting(
     return n, taken_bytes
 
 
-def _settlement_bytes(settlement: Settlement) -> int:
-    match settlement.outcome:
+def _outcome_bytes(outcome: Outcome) -> int:
+    match outcome:
         case Succeeded(output=output, artifacts=artifacts):
+            # An enclosure names its artifact once more.
             return memoryview(output).nbytes + _ENTRY_BYTES * (1 + len(artifacts))
         case Failed():
             return _ERROR_BYTES + _ENTRY_BYTES

@@ -191,7 +191,12 @@ class Worker:
         self._expected_s: dict[str, float] = {}
         self._switches: dict[str, Switches] = {}
         self._encoders = Encoders(settings.encode_processes)
-        self._courier = Courier(dispatch, clock, lambda: self._link.worker_id)
+        self._courier = Courier(
+            dispatch,
+            clock,
+            lambda: self._link.worker_id,
+            enclose_bytes=lambda: self._link.welcome.enclose_bytes,
+        )
         self._delivery = Delivery(
             self._encoders, self._courier, settings.picture_format, self._feed
         )
@@ -938,7 +943,7 @@ class Worker:
             _log.error("an errand failed", exc_info=error)
 
     async def _deliver(self, held: Held, done: Done) -> None:
-        self._desk.settle(held, await self._delivery.outcome(held, done))
+        self._desk.settle(held, *await self._delivery.outcome(held, done))
 
 
 def _paths(held: Held) -> dict[str, tuple[str, str]]:

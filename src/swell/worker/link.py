@@ -390,6 +390,7 @@ def _report(page: Page, worker_id: str, desk: Desk, *, ask: int, goodbye: bool) 
         worker_id=worker_id,
         progress=page.progress,
         settlements=page.settlements,
+        enclosures=desk.enclosed(page.settlements),
         holds=page.holds,
         ask=ask,
         residents=desk.residents,

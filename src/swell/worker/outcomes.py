@@ -1,11 +1,12 @@
 """What becomes of a task in a worker, in the words of the backend; and results on their way out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 import structlog
 
+from swell.dispatch import Enclosure
 from swell.errors import SwellError, TooLarge
 from swell.task import Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
 from swell.worker.deliver import Courier
@@ -83,25 +84,29 @@ class Delivery:
         self._format = picture_format
         self._freed = freed
 
-    async def outcome(self, held: Held, done: Done) -> Outcome:
-        """Encode and store the files of a result; return what has become of its task."""
+    async def outcome(self, held: Held, done: Done) -> tuple[Outcome, Sequence[Enclosure]]:
+        """Encode and store the files of a result.
+
+        Returns:
+            What has become of its task, and those files that travel with the report of that.
+        """
         try:
             return await self._delivered(held, done)
         except TooLarge as error:
             title = "The output is too large"
-            return failed("output_too_large", title, error.detail, retryable=False)
+            return failed("output_too_large", title, error.detail, retryable=False), ()
         except SwellError as error:
             title = "The output could not be stored"
-            return failed("upload_failed", title, error.detail, retryable=True)
+            return failed("upload_failed", title, error.detail, retryable=True), ()
         except Exception as error:
             if isinstance(error, EncodingFailed):
                 _log.warning("encoding failed", task=held.task.task_id, detail=str(error))
             else:
                 _log.exception("encoding failed", task=held.task.task_id)
             title = "The output could not be encoded"
-            return failed("encode_failed", title, describe_error(error), retryable=True)
+            return failed("encode_failed", title, describe_error(error), retryable=True), ()
 
-    async def _delivered(self, held: Held, done: Done) -> Succeeded:
+    async def _delivered(self, held: Held, done: Done) -> tuple[Succeeded, Sequence[Enclosure]]:
         task = held.task
         note = FileNote(task.model, task.version, task.input)
         kind = wanted_format(task.input, self._format)
@@ -123,9 +128,10 @@ class Delivery:
             encode_s=delivered.encode_s,
             upload_s=delivered.upload_s,
         )
-        return Succeeded(
+        outcome = Succeeded(
             output=msgspec.Raw(done.output),
             artifacts=delivered.artifacts,
             timings=timings,
             seed=done.seed,
         )
+        return outcome, delivered.enclosures
