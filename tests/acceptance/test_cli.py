@@ -281,6 +281,7 @@ def test_a_model_that_only_lacks_something_can_be_served(swell: Swell) -> None:
 
 
 CARD = """
+from typing import Literal
 import swell
 
 @swell.model(
@@ -289,9 +290,9 @@ import swell
     credits="Weights by somebody.",
     memory_bytes=300 * 2**20,
     speed=[swell.Speed("one core", "a small one", 0.25, "2026-11-25")],
-    samples={"a red square": "red.png"},
+    samples={"a red square": "red.png", "what it says": "says.txt"},
 )
-def poster(text: str) -> str:
+def poster(text: str, size: Literal[1, 2, 3, 4, 5, 6, 7, 8] = 3) -> str:
     return text
 """
 
@@ -299,6 +300,7 @@ def poster(text: str) -> str:
 def test_a_card_tells_licence_memory_speed_and_pictures(swell: Swell) -> None:
     (swell.folder / "poster.py").write_text(CARD)
     Image.new("RGB", (8, 8), "red").save(swell.folder / "red.png")
+    (swell.folder / "says.txt").write_text("hello → HELLO")
     process = swell.start("up", "--json", "--port", "0", "-m", "poster.py")
     try:
         url = ready_line(process, swell.folder)["url"]
@@ -306,6 +308,9 @@ def test_a_card_tells_licence_memory_speed_and_pictures(swell: Swell) -> None:
         for words in ("code MIT; weights CC BY 4.0", "Weights by somebody.", "300 MiB", "0.2 s"):
             assert words in shown
         assert f"{url}/v1/models/me/poster/samples/" in shown
+        assert "hello → HELLO" in shown
+        assert f"{url}/models/me/poster" in shown
+        assert "1 | 2 | 3 | 4 | 5 | 6 | … (8)" in shown
         listed = swell.ok("models", "ls")
         assert "LICENCE" in listed
         assert "code MIT; weights CC BY 4.0" in listed

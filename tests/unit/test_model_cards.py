@@ -216,7 +216,7 @@ async def test_sounds_are_played_and_texts_shown(world: World) -> None:
     await world.register(with_facts(samples=samples))
     page = (await world.stranger("GET", "/models/demo/upper")).body.decode()
     assert "<blockquote>&lt;gato&gt; azul → blue cat</blockquote>" in page
-    source = page.partition('preload="none" src="../../')[2].partition('"')[0]
+    source = page.partition('preload="metadata" src="../../')[2].partition('"')[0]
     sound = await world.stranger("GET", f"/{source}")
     assert (sound.body, sound.headers["content-type"]) == (SOUNDS["a.wav"][0], "audio/wav")
     told = (await world.anna("GET", "/v1/models/demo/upper")).json["samples"]
@@ -348,7 +348,8 @@ async def test_a_model_that_tells_nothing_has_a_page(world: World) -> None:
         ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "whole number"),
         ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "whole number or text"),
         ({"type": "array", "items": {"$ref": "#/$defs/style"}}, "list, each one of a, b"),
-        ({"type": "array", "items": {"type": "number"}}, "list of number"),
+        ({"type": "array", "items": {"type": "number"}}, "list of numbers"),
+        ({"type": "array", "items": {"type": "boolean"}}, "list, each yes or no"),
         ({"type": ["string", "null"]}, "text or nothing"),
         ({"$ref": "#/$defs/loop"}, "anything"),
         ({}, "anything"),
@@ -365,7 +366,10 @@ def test_bounds_and_defaults_of_fields_are_told() -> None:
         "properties": {
             "text": {"type": "string", "maxLength": 2000, "description": "It is `said`."},
             "steps": {"type": "integer", "minimum": 1, "maximum": 50, "default": 20},
-            "seed": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}]},
+            "seed": {
+                "anyOf": [{"type": "integer", "minimum": 0, "maximum": 2**63}, {"type": "null"}]
+            },
+            "keep_it": {"type": "string", "title": "Keep It"},
             "keep": {"type": "boolean", "default": False},
         },
     }
@@ -373,7 +377,9 @@ def test_bounds_and_defaults_of_fields_are_told() -> None:
     assert "text · up to 2,000 characters · required" in shown
     assert "It is <code>said</code>." in shown
     assert "whole number · 1 to 50 · default 20" in shown
-    assert "whole number · from 0" in shown
+    assert "whole number · from 0</small>" in shown
+    assert "Keep It" not in shown, "its name says so"
+    assert "required" not in fields(schema, are_asked=False)
     assert "yes or no · default no" in shown
     assert fields({"type": "string", "x-file": "image"}) == "<p>Picture.</p>"
 

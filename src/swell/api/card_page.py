@@ -53,7 +53,7 @@ async def model_card(service: Service, call: Call) -> Reply:
 <h2>Input</h2>{fields(card.input_schema)}
 <details><summary>JSON Schema of the input</summary>
 <pre><code>{_pretty(card.input_schema)}</code></pre></details>
-<h2>Output</h2>{fields(card.output_schema)}
+<h2>Output</h2>{fields(card.output_schema, are_asked=False)}
 <details><summary>JSON Schema of the output</summary>
 <pre><code>{_pretty(card.output_schema)}</code></pre></details>
 <p class="dim">version {html.escape(card.version)} · {html.escape(card.stage)}</p>"""
@@ -133,7 +133,7 @@ def _figure(card: ModelCard, sample: Sample) -> str:
         text = html.escape(sample.text)
         return f'<figure class="long"><blockquote>{text}</blockquote>{under}'
     return (
-        f'<figure class="long"><audio controls preload="none" src="{source}" '
+        f'<figure class="long"><audio controls preload="metadata" src="{source}" '
         f'aria-label="{caption}"></audio>{under}'
     )
 

@@ -28,13 +28,24 @@ _PLAIN: Final = {
     "null": "nothing",
 }
 
+#: What has a plural in -s.
+_COUNTED: Final = frozenset({*_FILES.values(), "text", "whole number", "number", "object"})
 
-def fields(schema: Mapping[str, Any]) -> str:
-    """Return a schema's fields as HTML; what a schema without any asks for, in words."""
+#: A bound beyond this is one of the machine, and tells people nothing.
+_TELLING: Final = 2**31
+
+
+def fields(schema: Mapping[str, Any], *, are_asked: bool = True) -> str:
+    """Return a schema's fields as HTML; what a schema without any holds, in words.
+
+    Args:
+        schema: Of an object, or of a plain value.
+        are_asked: Whether it is of an input, some of whose fields have to be given.
+    """
     properties = schema.get("properties")
     if not isinstance(properties, Mapping) or not properties:
         return f"<p>{html.escape(described(schema, schema).capitalize())}.</p>"
-    required = schema.get("required", [])
+    required = schema.get("required", []) if are_asked else []
     rows = "".join(
         _field(name, prop if isinstance(prop, Mapping) else {}, name in required, schema)
         for name, prop in properties.items()
@@ -48,7 +59,10 @@ def _field(name: str, prop: Mapping[str, Any], is_required: bool, schema: Mappin
         notes.append("required")
     elif prop.get("default") is not None:
         notes.append(f"default {_shown(prop['default'])}")
-    about = markdown.to_html(str(prop.get("description") or prop.get("title") or ""))
+    title = str(prop.get("title", ""))
+    # A title that was made from the name says nothing more.
+    is_own = title.lower() != name.replace("_", " ").strip()
+    about = markdown.to_html(str(prop.get("description") or (title if is_own else "")))
     return (
         f"<dt><code>{html.escape(name)}</code> "
         f"<small>{html.escape(' · '.join(notes))}</small></dt><dd>{about}</dd>"
@@ -93,7 +107,7 @@ def _named(prop: Mapping[str, Any], schema: Mapping[str, Any], depth: int) -> st
         return _PLAIN.get(str(kind), "anything")
     items = prop.get("items")
     inner = _described(items, schema, depth - 1) if isinstance(items, Mapping) else "anything"
-    return f"list, each {inner}" if inner.startswith("one of") else f"list of {inner}"
+    return f"list of {inner}s" if inner in _COUNTED else f"list, each {inner}"
 
 
 def _choices(values: Sequence[Any]) -> str:
@@ -110,6 +124,8 @@ def _bounds(prop: Mapping[str, Any]) -> list[str]:
             break
     low = found.get("minimum", found.get("exclusiveMinimum"))
     high = found.get("maximum", found.get("exclusiveMaximum"))
+    high = None if high is not None and high >= _TELLING else high
+    low = None if low is not None and low <= -_TELLING else low
     notes = []
     if low is not None and high is not None:
         notes.append(f"{_shown(low)} to {_shown(high)}")

@@ -28,6 +28,9 @@ __all__ = ["app"]
 #: So many choices of an input are named; the page of a model names them all.
 _MOST_CHOICES = 6
 
+#: A default is shown up to here, in characters.
+_LONG_DEFAULT = 30
+
 app = group("Models that are served, and checks of model files.")
 app.command("translations")(bring_translations)
 app.command("add")(add_model)
@@ -91,10 +94,15 @@ def show_model(
     stdout.print()
     required = card["input_schema"].get("required", [])
     rows = [
-        (name, _type(prop), "yes" if name in required else "", prop.get("description", ""))
+        (
+            name,
+            _type(prop),
+            "required" if name in required else _default(prop),
+            prop.get("description", ""),
+        )
         for name, prop in card["input_schema"].get("properties", {}).items()
     ]
-    table(("INPUT", "TYPE", "REQUIRED", ""), rows, empty="it takes no input")
+    table(("INPUT", "TYPE", "DEFAULT", ""), rows, empty="it takes no input")
     for example in card["examples"][:3]:
         pairs = " ".join(f"-i {name}={_value(value)}" for name, value in example.items())
         talk.print(f"try it: swell tasks submit {card['name']} {pairs} --watch", markup=False)
@@ -215,6 +223,8 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
     for here in card.get("measured", []):
         told = f"{seconds(here['median_s'])} for half of the last {here['tasks']} tasks"
         facts.append((f"here, on {here['device']}", told))
+    if "page" in card.get("urls", {}):
+        facts.append(("page", card["urls"]["page"]))
     for sample in card.get("samples", []):
         facts.append((f"sample: {sample['caption']}", sample.get("text") or sample["url"]))
     return facts
@@ -257,6 +267,14 @@ def _tell(report: dict[str, Any]) -> None:
     if report.get("not_looked_at"):
         left = ", ".join(report["not_looked_at"])
         stdout.print(f"    no time was left to try: {left} (more with --probe-s)", markup=False)
+
+
+def _default(prop: dict[str, Any]) -> str:
+    value = prop.get("default")
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONG_DEFAULT else text[: _LONG_DEFAULT - 1] + "…"
 
 
 def _type(prop: dict[str, Any]) -> str:

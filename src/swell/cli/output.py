@@ -194,6 +194,8 @@ def seconds(value: float | None) -> str | None:
     """Return a duration for people."""
     if value is None:
         return None
+    if 0 < value < 0.0005:
+        return "< 1 ms"
     if value < 0.0995:
         return f"{value * 1000:.0f} ms"
     return f"{value:.1f} s" if value < 99.95 else f"{value / 60:.1f} min"
