@@ -19,6 +19,7 @@ pytest.importorskip("transformers")
 import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
 from swell.clock import SystemClock  # noqa: E402
+from swell.families.entries import read  # noqa: E402
 from swell.families.portraits import SCENARIOS, FaceFinder  # noqa: E402
 from swell.model import Item, Reject, StepModel  # noqa: E402
 from swell.worker.denoise import Denoiser, Request, Runs  # noqa: E402
@@ -167,6 +168,12 @@ def test_the_scenarios_that_ship_are_part_of_the_version(xl: Made) -> None:
     assert SCENARIOS in xl.definition.files
     assert xl.definition.output_schema["type"] == "array"
     assert "portrait" in xl.definition.description
+
+
+def test_the_image_encoder_beside_the_adapter_is_part_of_the_version(xl: Made) -> None:
+    names = read(xl.file).weights
+    assert str(xl.adapter) in names
+    assert str(xl.adapter.parent / "image_encoder" / "model.safetensors") in names
 
 
 def test_what_it_warms_up_with_can_be_drawn(xl: Made) -> None:

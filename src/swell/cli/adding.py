@@ -12,6 +12,7 @@ import uvloop
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import print_json, talk
 from swell.config import Settings
+from swell.families.adapters import Adapter
 from swell.families.description import contents, definition_of, describe
 from swell.families.entries import Entry, Extra, path_of, remove, write
 from swell.families.placement import CHOICES
@@ -132,9 +133,10 @@ def add_model(
 def _save(settings: Settings, entry: Entry, as_json: bool) -> None:
     folder = Path(entry.folder)
     is_search = is_vqgan_clip(folder)
-    facts = None if is_search else describe(entry).facts
+    described = None if is_search else describe(entry)
+    facts = None if described is None else described.facts
     with talk.status("its files are read, for the version"):
-        whole = _with_contents(entry)
+        whole = _with_contents(entry, None if described is None else described.adapter)
     path = path_of(settings.data_dir.resolve(), entry.name)
     write(path, whole)
     definition = definition_of(path)
@@ -159,13 +161,14 @@ def _save(settings: Settings, entry: Entry, as_json: bool) -> None:
     talk.print(f"look at it: swell models check {path}", markup=False)
 
 
-def _with_contents(entry: Entry) -> Entry:
+def _with_contents(entry: Entry, adapter: Adapter | None) -> Entry:
     folder = Path(entry.folder)
     told = {name: getattr(entry, name) for name in entry.__struct_fields__}
     weights = contents(folder, weight_files(folder))
-    for extra in (entry.controlnet, entry.ip_adapter):
-        if extra:
-            path = Path(extra)
+    encoder = "" if adapter is None else str(adapter.encoder)
+    for extra in (entry.controlnet, entry.ip_adapter, encoder):
+        path = Path(extra)
+        if extra and path.parent != folder:
             names = weight_files(path) if path.is_dir() else [path.name]
             inside = contents(path if path.is_dir() else path.parent, names)
             weights |= {str(path / each if path.is_dir() else path): inside[each] for each in names}
