@@ -56,7 +56,7 @@ def test_samples_that_no_task_has_are_refused() -> None:
 
 
 def test_a_task_of_packs_has_more_samples_than_its_count() -> None:
-    samples = {number: b"one" for number in range(9)}
+    samples = dict.fromkeys(range(9), b"one")
     left = unpacked(packed(a_task(), "cuda", True, 7, samples), a_task(), "cuda", True)
     assert left.samples == samples
 
