@@ -1,9 +1,11 @@
-"""Under which name a module is installed, where that is not its own. Pure."""
+"""Under which name a module is installed, and what a model's file should ask for. Pure."""
 
-from collections.abc import Mapping
+import ast
+import sys
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
-__all__ = ["distribution_of", "how_to_get"]
+__all__ = ["distribution_of", "how_to_get", "imported"]
 
 #: Modules that models import often → the distributions that bring them.
 _OTHER_NAMES: Final[Mapping[str, str]] = {
@@ -33,10 +35,50 @@ def distribution_of(module: str) -> str:
     return _OTHER_NAMES.get(module) or _OTHER_NAMES.get(top) or top.replace("_", "-")
 
 
-def how_to_get(module: str) -> str:
-    """Return what the author of a model may write so that a module is there."""
+#: Begins what a file says of its needs (PEP 723).
+_BLOCK: Final = "# /// script"
+
+#: What every environment of a model holds.
+_ALWAYS_THERE: Final = frozenset({"swell", "msgspec", "numpy", "PIL", "psutil", "pydantic"})
+
+
+def imported(source: str, beside: Collection[str] = ()) -> list[str]:
+    """Return the modules of others that a file imports, in their order; none if it is not Python.
+
+    Args:
+        source: Its text.
+        beside: Names of modules that lie beside it.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return []
+    own = _ALWAYS_THERE | sys.stdlib_module_names | set(beside)
+    found = (name for node in ast.walk(tree) for name in _names(node))
+    return list(dict.fromkeys(name for name in found if name.partition(".")[0] not in own))
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (each.name for each in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+        yield node.module
+
+
+def how_to_get(module: str, source: str = "", beside: Collection[str] = ()) -> str:
+    """Return what the author of a model may write so that a module is there.
+
+    Args:
+        module: The one that was missed.
+        source: Text of the model's file: an environment of its own has to hold all that it imports.
+        beside: Names of modules that lie beside it.
+    """
     name = distribution_of(module)
+    if any(line.rstrip() == _BLOCK for line in source.splitlines()):
+        return f'add "{name}" to `dependencies` in the `{_BLOCK}` block of its file'
+    others = map(distribution_of, imported(source, beside))
+    listed = ", ".join(f'"{each}"' for each in dict.fromkeys([name, *others]))
     return (
-        "let its file ask for it in a block at the top, `# /// script`, "
-        f'`# dependencies = ["{name}"]`, `# ///`, or install it beside Swell: pip install {name}'
+        f"install it beside Swell (pip install {name}), or let the file ask for all that it needs, "
+        f"at its top:\n  {_BLOCK}\n  # dependencies = [{listed}]\n  # ///"
     )

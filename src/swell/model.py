@@ -11,6 +11,7 @@ All become a `Definition`, and a `Definition` makes a `Model`: the worker knows 
 pydantic input type is the one source of validation, schema, form and command line.
 """
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -75,6 +76,7 @@ __all__ = [
     "is_function_model",
     "load_models",
     "model",
+    "remedy",
     "whole",
 ]
 
@@ -1122,7 +1124,7 @@ def _import_file(path: Path) -> types.ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        _explain_import(error, path.name)
+        _explain_import(error, path.name, resolved)
         raise
     return module
 
@@ -1143,7 +1145,7 @@ def _import_module(name: str, ref: str) -> types.ModuleType:
         raise
 
 
-def _explain_import(error: BaseException, what: str) -> None:
+def _explain_import(error: BaseException, what: str, source: Path | None = None) -> None:
     """Turn an error of somebody's module into one that names the place; let others pass."""
     if isinstance(error, SwellError) or not isinstance(error, Exception):
         return
@@ -1151,12 +1153,26 @@ def _explain_import(error: BaseException, what: str) -> None:
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     if frames:
         place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})"
-    remedy = ""
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        remedy = f": {how_to_get(error.name)}"
     raise InvalidModel(
-        f"importing {what} failed: {type(error).__name__}: {error}{place}{remedy}"
+        f"importing {what} failed: {type(error).__name__}: {error}{place}{remedy(error, source)}"
     ) from error
+
+
+def remedy(error: BaseException | None, source: Path | None) -> str:
+    """Return what to do if a module is missing, after a colon; nothing for all other errors.
+
+    Args:
+        error: What was raised.
+        source: The model's file, if there is one.
+    """
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    text, beside = "", set[str]()
+    if source is not None:
+        with contextlib.suppress(OSError):
+            text = source.read_text(encoding="utf-8", errors="replace")
+            beside = {each.stem for each in source.parent.iterdir()}
+    return f": {how_to_get(error.name, text, beside)}"
 
 
 def _models_in(module: types.ModuleType, attribute: str, ref: str) -> list[Definition]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,6 +125,7 @@ def test_one_worker_cannot_have_two_environments_and_says_what_to_do(site: Swell
     ("block", "words"),
     [
         ('dependencies = ["tinypkg==3"]', ["tinypkg==3", "worker.wheels_dir"]),
+        ('dependencies = ["pydantic==1.10.13"]', ["pydantic 2.7", "pydantic.v1"]),
         ('requires-python = "==3.99.*"', ["3.99", "requires-python", "3."]),
         ('dependencies = "tinypkg"', ["dependencies", "list"]),
     ],
@@ -141,6 +143,24 @@ def test_what_cannot_be_had_is_told_in_words(site: Swell, block: str, words: lis
 def environments(tmp_path: Path, wheels: Path) -> Environments:
     return Environments(tmp_path / "environments", dict(os.environ), wheels)
 
+
+BACKEND = """
+import zipfile
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    name = "tinysource-1-py3-none-any.whl"
+    told = "tinysource-1.dist-info"
+    with zipfile.ZipFile(f"{folder}/{name}", "w") as file:
+        file.writestr("tinysource.py", "")
+        file.writestr(
+            f"{told}/METADATA", "Metadata-Version: 2.1\\nName: tinysource\\nVersion: 1\\n"
+        )
+        file.writestr(
+            f"{told}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+        )
+        file.writestr(f"{told}/RECORD", "")
+    return name
+"""
 
 NEEDS = Needs(("tinypkg==2",))
 
@@ -204,6 +224,28 @@ def test_one_that_lost_its_python_is_made_anew(environments: Environments) -> No
     python.unlink()
     assert environments.python(NEEDS, "a.py") == str(python)
     assert version_in(environments, str(python)) == "2"
+
+
+def test_what_has_no_wheel_is_built_and_that_it_takes_long_is_told(
+    tmp_path: Path, wheels: Path
+) -> None:
+    both = tmp_path / "wheels-and-source"
+    shutil.copytree(wheels, both)
+    source = tmp_path / "tinysource-1"
+    source.mkdir()
+    # A build backend of its own, so that nothing is fetched for it.
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (source / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: tinysource\nVersion: 1\n")
+    (source / "backend.py").write_text(BACKEND)
+    with tarfile.open(both / "tinysource-1.tar.gz", "w:gz") as archive:
+        archive.add(source, "tinysource-1")
+    told: list[str] = []
+    found = Environments(tmp_path / "environments", dict(os.environ), both)
+    python = found.python(Needs(("tinypkg==2", "tinysource==1")), "a.py", told.append)
+    assert version_in(found, python) == "2"
+    assert ["from source" in line for line in told] == [False, True, False]
 
 
 def test_a_folder_of_wheels_that_is_not_there_is_told(tmp_path: Path) -> None:

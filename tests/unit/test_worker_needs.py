@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swell.model import InvalidModel
-from swell.worker.needs import NOTHING, Needs, allows, distribution, needs_in, needs_of, parted
+from swell.worker.needs import (
+    NOTHING,
+    Needs,
+    allows,
+    distribution,
+    is_older,
+    needs_in,
+    needs_of,
+    parted,
+)
 
 BLOCK = """#!/usr/bin/env python
 # /// script
@@ -131,3 +140,27 @@ def test_whose_block_it_is_stands_in_the_error(tmp_path: Path) -> None:
     path.write_text("# /// script\n# dependencies = [\n# ///\n")
     with pytest.raises(InvalidModel, match=r"poster\.py"):
         needs_of(str(path))
+
+
+@pytest.mark.parametrize(
+    ("requirement", "is_old"),
+    [
+        ("pydantic==1.10.13", True),
+        ("pydantic==1.*", True),
+        ("pydantic~=1.10", True),
+        ("pydantic[email]>=1.9,<2", True),
+        ("pydantic (<2)", True),
+        ("pydantic<2.7; python_version < '3.13'", True),
+        ("pydantic<=2.6", True),
+        ("pydantic", False),
+        ("pydantic==2.7", False),
+        ("pydantic==2.*", False),
+        ("pydantic~=2.6", False),
+        ("pydantic<3", False),
+        ("pydantic>=1.10", False),
+        ("pydantic!=1.10", False),
+        ("pydantic @ https://example.com/pydantic-1.10-py3-none-any.whl", False),
+    ],
+)
+def test_a_requirement_leaves_newer_versions_out_or_not(requirement: str, is_old: bool) -> None:
+    assert is_older(requirement, (2, 7)) is is_old

@@ -27,13 +27,16 @@ from typing import IO, Final
 
 import swell
 from swell.model import InvalidModel
-from swell.worker.needs import Needs, allows, distribution
+from swell.worker.needs import Needs, allows, distribution, is_older
 
 __all__ = ["BARE", "EnvironmentFailed", "Environments"]
 
 #: What a model process of Swell imports, and the oldest versions that it has been run with. Where a
 #: file names one of them itself, its own word holds.
 BARE: Final = ("msgspec>=0.18.6", "numpy>=1.26", "pillow>=10.1", "psutil>=5.9", "pydantic>=2.7")
+
+#: Without which no model's input can be read, whatever its file says.
+_PYDANTIC: Final = (2, 7)
 
 #: What Swell itself needs.
 _OLDEST: Final = (3, 11)
@@ -130,7 +133,7 @@ class Environments:
             with self._locked(place, what, tell) as lock:
                 if not self._is_whole(place):
                     tell(f"an environment for {what} is made: {_listed(needs)}")
-                    self._make(place, needs, what, lock)
+                    self._make(place, needs, what, lock, tell)
                     tell(f"the environment for {what} is ready")
         except OSError as error:
             raise EnvironmentFailed(
@@ -200,7 +203,15 @@ class Environments:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield lock
 
-    def _make(self, place: Path, needs: Needs, what: str, lock: IO[bytes]) -> None:
+    def _make(
+        self,
+        place: Path,
+        needs: Needs,
+        what: str,
+        lock: IO[bytes],
+        tell: Callable[[str], None],
+    ) -> None:
+        _check_pydantic(needs, what)
         if self._wheels is not None and not self._wheels.is_dir():
             raise EnvironmentFailed(
                 f"there is no folder {self._wheels} to install from: check worker.wheels_dir"
@@ -211,8 +222,8 @@ class Environments:
         python = self._interpreter(needs, what, uv)
         requirements = _all_of(needs)
         try:
-            for command in self._commands(place, python, uv, requirements):
-                self._run(command, what, requirements, lock)
+            self._run(_maker(place, python, uv), what, requirements, lock)
+            self._install(_installer(place, uv), what, requirements, lock, tell)
         except BaseException:
             shutil.rmtree(place, ignore_errors=True)
             raise
@@ -221,21 +232,26 @@ class Environments:
         draft.write_text(json.dumps(told, indent=2) + "\n")
         draft.replace(place / _WHOLE)
 
-    def _commands(
-        self, place: Path, python: str, uv: str | None, requirements: Sequence[str]
-    ) -> list[list[str]]:
-        inner = str(place / "bin" / "python")
+    def _install(
+        self,
+        command: Sequence[str],
+        what: str,
+        requirements: Sequence[str],
+        lock: IO[bytes],
+        tell: Callable[[str], None],
+    ) -> None:
+        """Install from wheels alone; if that cannot be, say what takes so long, and build."""
         wheels = [] if self._wheels is None else ["--no-index", "--find-links", str(self._wheels)]
-        if uv is not None:
-            return [
-                [uv, "venv", "--quiet", "--no-project", "--python", python, str(place)],
-                [uv, "pip", "install", "--quiet", "--python", inner, *wheels, "--", *requirements],
-            ]
-        pip = [inner, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-        return [
-            [python, "-m", "venv", str(place)],
-            [*pip, "--quiet", "--progress-bar=off", *wheels, "--", *requirements],
-        ]
+        rest = [*wheels, "--", *requirements]
+        try:
+            self._run([*command, "--only-binary=:all:", *rest], what, requirements, lock)
+        except EnvironmentFailed:
+            tell(
+                f"not all that {what} asks for has a wheel for this Python: what has none is built "
+                "from source, which may take long. An older Python may have wheels: "
+                'requires-python = ">=3.11,<3.13"'
+            )
+            self._run([*command, *rest], what, requirements, lock)
 
     def _run(
         self, command: Sequence[str], what: str, requirements: Sequence[str], lock: IO[bytes]
@@ -326,6 +342,36 @@ class Environments:
             if done.returncode == 0:
                 return done.stdout.decode(errors="replace").strip()
         return None
+
+
+def _check_pydantic(needs: Needs, what: str) -> None:
+    """Check that what a file asks for does not leave Swell's own pydantic out.
+
+    Raises:
+        EnvironmentFailed: It does.
+    """
+    for each in needs.requirements:
+        if distribution(each) == "pydantic" and is_older(each, _PYDANTIC):
+            least = ".".join(map(str, _PYDANTIC))
+            raise EnvironmentFailed(
+                f"{what}: {each} is too old for what Swell makes of a model's types, which needs "
+                f"pydantic {least} or newer: leave it out of the `# /// script` block. Code for "
+                "pydantic 1 finds that as pydantic.v1 within pydantic 2"
+            )
+
+
+def _maker(place: Path, python: str, uv: str | None) -> list[str]:
+    if uv is not None:
+        return [uv, "venv", "--quiet", "--no-project", "--python", python, str(place)]
+    return [python, "-m", "venv", str(place)]
+
+
+def _installer(place: Path, uv: str | None) -> list[str]:
+    inner = str(place / "bin" / "python")
+    if uv is not None:
+        return [uv, "pip", "install", "--quiet", "--python", inner]
+    pip = [inner, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    return [*pip, "--quiet", "--progress-bar=off"]
 
 
 def _all_of(needs: Needs) -> list[str]:

@@ -20,10 +20,9 @@ from typing import Any, Final
 import msgspec
 
 from swell.clock import SystemClock
-from swell.distributions import how_to_get
 from swell.errors import SwellError
 from swell.media import Image
-from swell.model import Definition, is_function_model, load_models
+from swell.model import Definition, is_function_model, load_models, remedy
 from swell.worker.alone import Loaded, LocalResult, RunFailed, check_input, load_model, run_together
 from swell.worker.lacks import Hint, Times, hints_of_card, hints_of_files
 from swell.worker.made_inputs import made_example
@@ -86,23 +85,24 @@ def _look(ref: str, index: int, device: str, probe_s: float, tell: Tell) -> None
     except Exception as error:  # whatever an author's code may raise
         if not isinstance(error, SwellError):
             traceback.print_exc()
-        tell(report={"error": {"stage": stage, "detail": _detail(error)}})
+        tell(
+            report={"error": {"stage": stage, "detail": _detail(error, definitions[index].source)}}
+        )
     tell(report={"memory_bytes": max(0, _peak_bytes() - before_bytes)})
     if probe is not None and probe_s > 0:
         one.probe(probe, probe_s)
 
 
-def _detail(error: Exception) -> str:
+def _detail(error: Exception, source: Path | None) -> str:
     """Return what went wrong, and what to install if it is for want of that."""
     if isinstance(error, SwellError):
         fields = "; ".join(f"{each['pointer']} {each['detail']}" for each in error.errors)
         detail = f"{error.detail}{': ' if fields else ''}{fields}"
     else:
         detail = f"{type(error).__name__}: {error}"
-    missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
-    if isinstance(missing, ModuleNotFoundError) and missing.name:
-        detail += f": {how_to_get(missing.name)}"
-    return detail
+    # Other errors of Swell say themselves what to install.
+    raised = error.__cause__ if isinstance(error, RunFailed) else error
+    return detail + remedy(raised, source)
 
 
 class _Checked:

@@ -25,7 +25,17 @@ from typing import Any, Final
 from swell.errors import SwellError
 from swell.model import InvalidModel
 
-__all__ = ["NOTHING", "Needs", "Part", "allows", "distribution", "needs_in", "needs_of", "parted"]
+__all__ = [
+    "NOTHING",
+    "Needs",
+    "Part",
+    "allows",
+    "distribution",
+    "is_older",
+    "needs_in",
+    "needs_of",
+    "parted",
+]
 
 #: Longest file that is looked into for its needs; models are smaller.
 _MOST_BYTES: Final = 4 * 1024**2
@@ -168,6 +178,29 @@ def distribution(requirement: str) -> str:
     """Return which distribution a requirement is of, its name normalised (PEP 503)."""
     found = _DISTRIBUTION.match(requirement)
     return re.sub(r"[-_.]+", "-", found[1]).lower() if found else ""
+
+
+def is_older(requirement: str, version: tuple[int, ...]) -> bool:
+    """Whether all that a requirement allows is older than a version.
+
+    Args:
+        requirement: Such as `pydantic[email]<2; python_version < "3.13"`.
+        version: Its numbers, such as (2, 7).
+    """
+    found = _DISTRIBUTION.match(requirement)
+    rest = requirement[found.end() :] if found else ""
+    specifiers = re.sub(r"^\s*\[[^\]]*\]", "", rest).partition(";")[0].strip("() ")
+    return any(_ends_before(kind, told, star, version) for kind, told, star in _clauses(specifiers))
+
+
+def _ends_before(kind: str, told: tuple[int, ...], star: bool, version: tuple[int, ...]) -> bool:
+    if kind == "~=":
+        told, star = told[:-1], True
+    elif kind not in ("==", "===", "<", "<="):
+        return False
+    size = len(told) if star else max(len(told), len(version))
+    ours, theirs = (each[:size] + (0,) * (size - len(each)) for each in (told, version))
+    return ours <= theirs if kind == "<" else ours < theirs
 
 
 def allows(specifiers: str, version: tuple[int, ...]) -> bool:

@@ -138,7 +138,9 @@ class Probe:
             yield Hint(
                 "not_reproducible",
                 "the same input and seed gave two results: draw all that is random from the seed "
-                "of the item or of the context, on the CPU",
+                "of the input, the item or the context, with numpy.random.default_rng(seed), or "
+                "torch.Generator().manual_seed(seed) on the CPU, and with no generator that the "
+                "whole process shares",
             )
             return
         if self._together is not None and not self._is_same(self._together):
