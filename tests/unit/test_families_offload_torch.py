@@ -21,7 +21,7 @@ import tiny_pipelines as tiny  # noqa: E402
 from swell.families.description import describe  # noqa: E402
 from swell.families.entries import read  # noqa: E402
 from swell.families.networks_torch import read_parts  # noqa: E402
-from swell.families.placement import CHOICES, working_bytes  # noqa: E402
+from swell.families.placement import CHOICES, working  # noqa: E402
 from swell.media import Image, LoRA  # noqa: E402
 from swell.model import InvalidModel, load_models  # noqa: E402
 
@@ -245,7 +245,8 @@ def test_a_device_with_too_little_memory_has_parts_offloaded(
         for value in module.parameters()
     )
     assert 0 <= whole - weights < 2000
-    room_bytes = weights + working_bytes(described.facts.side_px) - missing
+    needed = working(described.facts.side_px, described.facts.vae, 4)
+    room_bytes = weights + max(needed.values()) - missing
     parts = read_parts(described, "cpu", "float16", room_bytes)
     assert parts.placement.choice == expected
     if expected != "never":

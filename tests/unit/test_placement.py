@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.families.placement import CHOICES, group_of, part_bytes, place, working_bytes
+from swell.families.placement import CHOICES, DRAWS, group_of, part_bytes, place, room_of, working
 
 GIB = 2**30
 
@@ -25,9 +25,10 @@ ALL = sum(SIZES.values())
 STAGES = frozenset(SIZES) - {"transformer"}
 
 
-def choice(room_bytes: int | None, asked: str = "auto", working_bytes: int = 0) -> str:
+def choice(room_bytes: int | None, asked: str = "auto", **needed: int) -> str:
+    needed_bytes = {DRAWS if name == "step" else name: size for name, size in needed.items()}
     return place(
-        asked, SIZES, "transformer", room_bytes=room_bytes, working_bytes=working_bytes
+        asked, SIZES, "transformer", room_bytes=room_bytes, needed_bytes=needed_bytes
     ).choice
 
 
@@ -45,7 +46,30 @@ def choice(room_bytes: int | None, asked: str = "auto", working_bytes: int = 0) 
 )
 def test_the_first_way_that_fits_is_taken(room_bytes: int, expected: str) -> None:
     assert choice(room_bytes) == expected
-    assert choice(room_bytes + GIB, working_bytes=GIB) == expected
+    assert choice(room_bytes + GIB, step=GIB, words=GIB, vae=GIB) == expected
+
+
+def test_what_a_stage_needs_counts_only_while_it_is_there() -> None:
+    assert choice(ALL + GIB, step=GIB, vae=GIB) == "never"
+    # A step's arrays are gone when words are read, and the words' states are small.
+    assert choice(SIZES["transformer"] + WORDS, step=9 * GIB) == "always"
+    assert choice(17 * GIB, step=GIB, vae=16 * GIB) == "turns"
+
+
+def test_a_card_of_8_gib_draws_sdxl_by_turns() -> None:
+    """What draws leaves for decoding in float32, which would not fit beside it."""
+    sizes = {
+        "unet": 5_135_000_000,
+        "text_encoder": 246_000_000,
+        "text_encoder_2": 1_390_000_000,
+        "vae": 334_000_000,
+    }
+    needed = working(1024, {"block_out_channels": [128, 256, 512, 512]}, 4)
+    assert needed["vae"] == 4 * GIB
+    for total, expected in ((8 * GIB, "turns"), (12 * GIB, "never"), (6 * GIB, "blocks")):
+        found = place("auto", sizes, "unet", room_bytes=room_of(total), needed_bytes=needed)
+        assert found.choice == expected
+        assert found.apart == ({"vae"} if expected == "turns" else set())
 
 
 def test_where_the_device_is_the_host_everything_stays_unless_asked_otherwise() -> None:
@@ -64,6 +88,8 @@ def test_what_draws_leaves_only_for_what_does_not_fit_beside_it() -> None:
     assert found.at_home == frozenset(SIZES)
     assert found.apart == {"words"}
     assert place("auto", SIZES, "transformer", room_bytes=16 * GIB).apart == {"words", "vae"}
+    large = place("auto", SIZES, "transformer", room_bytes=20 * GIB, needed_bytes={"vae": 4 * GIB})
+    assert large.apart == {"words", "vae"}
 
 
 @pytest.mark.parametrize("asked", ["always", "blocks"])
@@ -79,8 +105,12 @@ def test_weights_that_cannot_leave_stay() -> None:
 
 
 def test_the_reason_tells_sizes() -> None:
-    found = place("auto", SIZES, "transformer", room_bytes=24 * GIB, working_bytes=4 * GIB)
-    assert found.reason == ("26.8 GiB of weights and 4.0 GiB to work with, on a device of 24.0 GiB")
+    needed = {DRAWS: 2 * GIB, "vae": GIB}
+    found = place("auto", SIZES, "transformer", room_bytes=24 * GIB, needed_bytes=needed)
+    assert found.reason == (
+        "26.8 GiB of weights for 24.0 GiB on the device, of which a step is assumed to need "
+        "2.0 GiB and decoding 1.0 GiB"
+    )
 
 
 @given(
@@ -89,11 +119,13 @@ def test_the_reason_tells_sizes() -> None:
         st.integers(1, 100),
     ),
     st.integers(0, 400),
-    st.integers(0, 50),
+    st.dictionaries(st.sampled_from([DRAWS, "words", "vae", "eye"]), st.integers(0, 100)),
 )
-def test_more_room_never_offloads_more(sizes: dict[str, int], room: int, working: int) -> None:
+def test_more_room_never_offloads_more(
+    sizes: dict[str, int], room: int, needed: dict[str, int]
+) -> None:
     chosen = [
-        place("auto", sizes, "unet", room_bytes=each, working_bytes=working).choice
+        place("auto", sizes, "unet", room_bytes=each, needed_bytes=needed).choice
         for each in (room, room + 1)
     ]
     less, more = (CHOICES.index(each) for each in chosen)
@@ -107,7 +139,10 @@ def test_control_nets_belong_to_what_draws_and_text_encoders_to_each_other() -> 
 
 
 def test_larger_pictures_need_more_to_work_with() -> None:
-    assert working_bytes(512) < working_bytes(1024) == 4 * GIB
+    small, large = (working(side, {}, 2) for side in (512, 1024))
+    assert small[DRAWS] < large[DRAWS] == 2 * GIB
+    assert 4 * small["vae"] == large["vae"] == 2 * GIB
+    assert small["words"] == large["words"]
 
 
 def test_sizes_are_told_by_headers_in_the_type_that_is_computed_in(tmp_path: Path) -> None:

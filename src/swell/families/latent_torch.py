@@ -32,6 +32,7 @@ from torch import Tensor
 from swell.families.asked import input_type
 from swell.families.description import BUCKET, MOST_ROWS, Described, fixed_loras
 from swell.families.networks_torch import Parts, frozen, read_parts
+from swell.families.placement import room_of
 from swell.families.schedulers import sampler_of
 from swell.media import Image, LoRA
 from swell.model import Item, NoiseStream, Plan, Reject, Sampler, StepModel
@@ -134,9 +135,9 @@ def _stage(method: MethodT) -> MethodT:
 
 
 def _room_bytes(device: str) -> int | None:
-    """Return what a device has in all; None where it is the host's memory."""
+    """Return what a device has for models; None where it is the host's memory."""
     place = torch.device(device)
-    return int(torch.cuda.mem_get_info(place)[1]) if place.type == "cuda" else None
+    return room_of(int(torch.cuda.mem_get_info(place)[1])) if place.type == "cuda" else None
 
 
 class Latent(StepModel):

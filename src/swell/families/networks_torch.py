@@ -24,7 +24,7 @@ from swell.families.placement import (
     group_of,
     part_bytes,
     place,
-    working_bytes,
+    working,
 )
 from swell.families.recognise import UNUSED
 from swell.families.visitors_torch import Visitor, come_block_by_block, tensors_of
@@ -327,7 +327,7 @@ def read_parts(
         _sizes(described, dtype),
         facts.family.network,
         room_bytes=room_bytes,
-        working_bytes=working_bytes(facts.side_px),
+        needed_bytes=working(facts.side_px, facts.vae, _vae_type(described, dtype).itemsize),
         is_fixed=bool(described.entry.quantize),
     )
     away = placement.at_home | ({facts.family.network} if placement.by_blocks else set())
@@ -343,9 +343,7 @@ def read_parts(
     if described.entry.controlnet:
         folder, where = Path(described.entry.controlnet), host if "controlnet" in away else place_of
         modules["controlnet"] = read_network(diffusers.ControlNetModel, folder, dtype, where)
-    vae: Any = modules["vae"]
-    if dtype == torch.float16 and vae.config.get("force_upcast"):
-        vae.to(torch.float32)
+    modules["vae"].to(_vae_type(described, dtype))
     parts = Parts(described, place_of, dtype, modules, others)
     if described.adapter is not None:
         _add_reference(parts, others, described.adapter, away)
@@ -359,6 +357,12 @@ def read_parts(
     return parts
 
 
+def _vae_type(described: Described, dtype: torch.dtype) -> torch.dtype:
+    """Return in which type the autoencoder computes: some overflow in float16."""
+    is_upcast = dtype == torch.float16 and described.facts.vae.get("force_upcast")
+    return torch.float32 if is_upcast else dtype
+
+
 def _sizes(described: Described, dtype: torch.dtype) -> dict[str, int]:
     """Return what each part will take, in bytes, told by the headers of its files."""
     folders = {
@@ -370,8 +374,10 @@ def _sizes(described: Described, dtype: torch.dtype) -> dict[str, int]:
         folders["image_encoder"] = described.adapter.encoder
     if described.entry.controlnet:
         folders["controlnet"] = Path(described.entry.controlnet)
+    types = {"vae": _vae_type(described, dtype)}
     sizes = {
-        name: part_bytes(_weights_in(folder), dtype.itemsize) for name, folder in folders.items()
+        name: part_bytes(_weights_in(folder), types.get(name, dtype).itemsize)
+        for name, folder in folders.items()
     }
     if described.adapter is not None:
         path = Path(described.entry.ip_adapter)

@@ -15,11 +15,12 @@ Nothing is lost by leaving: weights at home are what the device's copy was made 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from swell.weights.formats import read_header
 
-__all__ = ["CHOICES", "DRAWS", "Placement", "group_of", "part_bytes", "place", "working_bytes"]
+__all__ = ["CHOICES", "DRAWS", "Placement", "group_of", "part_bytes", "place", "room_of", "working"]
 
 #: Ways that may be asked for.
 CHOICES: Final = ("auto", "never", "always", "turns", "blocks")
@@ -30,10 +31,15 @@ DRAWS: Final = "what draws"
 #: What reads words.
 WORDS: Final = "words"
 
-#: Assumed of a step and of decoding, beside weights: so much in any case, and so much more for a
-#: picture of 1024 x 1024 px.
-_BASE_BYTES: Final = 2 << 30
-_PICTURE_BYTES: Final = 2 << 30
+#: Assumed to be needed beside weights: by the driver; by a step, so much in any case, and so much
+#: more for a picture of 1024 x 1024 px; by encoders.
+_DRIVER_BYTES: Final = 1 << 29
+_STEP_BYTES: Final = 1 << 30
+_PICTURE_BYTES: Final = 1 << 30
+_ENCODER_BYTES: Final = 1 << 29
+
+#: So many arrays of a whole picture's features are there at the same time while it is decoded.
+_FEATURES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ def place(
     network: str,
     *,
     room_bytes: int | None,
-    working_bytes: int = 0,
+    needed_bytes: Mapping[str, int] = MappingProxyType({}),
     is_fixed: bool = False,
 ) -> Placement:
     """Return which parts live where.
@@ -83,49 +89,73 @@ def place(
         sizes: What each part takes of the device, in bytes.
         network: The part that draws.
         room_bytes: What the device has; None where it is the host's memory itself.
-        working_bytes: What steps and decoding need beside the parts.
+        needed_bytes: What each group needs beside its weights while it computes; see `working`.
         is_fixed: Whether what draws cannot leave the device once it is there.
     """
     groups: dict[str, int] = {}
     for part, size_bytes in sizes.items():
         group = group_of(part, network)
         groups[group] = groups.get(group, 0) + size_bytes
+    weights = sum(groups.values())
     drawing = groups.pop(DRAWS, 0)
-    stages = frozenset(part for part in sizes if group_of(part, network) != DRAWS)
-    room = None if room_bytes is None else room_bytes - working_bytes
-    apart = frozenset(
-        group for group, size_bytes in groups.items() if room is None or drawing + size_bytes > room
-    )
+    stages = {group: size + needed_bytes.get(group, 0) for group, size in groups.items()}
+    step = drawing + needed_bytes.get(DRAWS, 0)
     reason = ""
     if choice == "auto":
-        choice = "never" if room is None else _first_that_fits(drawing, groups, room)
+        ways = (
+            ("never", weights + max(needed_bytes.values(), default=0)),
+            ("always", max(step, drawing + max(stages.values(), default=0))),
+            ("turns", max([step, *stages.values()])),
+        )
+        fitting = (way for way, size in ways if room_bytes is None or size <= room_bytes)
+        choice = next(fitting, "blocks")
         if is_fixed and choice in ("turns", "blocks"):
             choice = "always"
-        taken = drawing + sum(groups.values())
-        reason = (
-            f"{_gib(taken)} of weights and {_gib(working_bytes)} to work with, on a device of "
-            f"{_gib(room_bytes or 0)}"
-        )
+        reason = _why(weights, needed_bytes, room_bytes or 0)
     if choice == "never":
         return Placement("never", reason=reason)
     if choice == "turns":
+        apart = frozenset(
+            group
+            for group, size in stages.items()
+            if room_bytes is None or drawing + size > room_bytes
+        )
         return Placement("turns", frozenset(sizes), apart, reason)
-    return Placement(choice, stages, reason=reason)
+    at_home = frozenset(part for part in sizes if group_of(part, network) != DRAWS)
+    return Placement(choice, at_home, reason=reason)
 
 
-def _first_that_fits(drawing: int, groups: Mapping[str, int], room: int) -> str:
-    largest = max(groups.values(), default=0)
-    needed = (
-        ("never", drawing + sum(groups.values())),
-        ("always", drawing + largest),
-        ("turns", max(drawing, largest)),
+def _why(weights: int, needed_bytes: Mapping[str, int], room_bytes: int) -> str:
+    step, decoding = needed_bytes.get(DRAWS, 0), needed_bytes.get("vae", 0)
+    return (
+        f"{_gib(weights)} of weights for {_gib(room_bytes)} on the device, of which a step is "
+        f"assumed to need {_gib(step)} and decoding {_gib(decoding)}"
     )
-    return next((choice for choice, size_bytes in needed if size_bytes <= room), "blocks")
 
 
-def working_bytes(side_px: int) -> int:
-    """Return what is assumed to be needed beside weights, for pictures of so many px a side."""
-    return _BASE_BYTES + int(_PICTURE_BYTES * (side_px / 1024) ** 2)
+def working(side_px: int, vae: Mapping[str, Any], item_bytes: int) -> dict[str, int]:
+    """Return what is assumed to be needed beside weights, by group, in bytes.
+
+    The autoencoder's last stage is as large as the picture, with the features of the stage before.
+
+    Args:
+        side_px: Side of a picture.
+        vae: Settings of the autoencoder.
+        item_bytes: Of the type in which it computes.
+    """
+    pixels = side_px**2
+    channels = [*(vae.get("block_out_channels") or ()), 256, 256][1]
+    return {
+        DRAWS: _STEP_BYTES + _PICTURE_BYTES * pixels // 1024**2,
+        WORDS: _ENCODER_BYTES,
+        "image_encoder": _ENCODER_BYTES,
+        "vae": _FEATURES * channels * pixels * item_bytes,
+    }
+
+
+def room_of(total_bytes: int) -> int:
+    """Return what a device has for models, of all that it has."""
+    return total_bytes - _DRIVER_BYTES
 
 
 def part_bytes(files: Iterable[Path], item_bytes: int) -> int:
