@@ -8,6 +8,7 @@ import pytest
 import swell
 from swell import ui
 from swell.model import load_models
+from swell.worker import lacks, probe
 
 GUIDE = Path(__file__).parents[2] / "docs" / "models" / "authoring.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
@@ -27,3 +28,13 @@ def test_every_public_name_is_explained() -> None:
         assert f"swell.{name}" in text or f"import {name}" in text, name
     for name in set(ui.__all__) - {"ASPECTS", "Hint"}:
         assert f"ui.{name}(" in text, name
+
+
+def test_every_hint_of_the_check_is_explained() -> None:
+    table = GUIDE.read_text().partition("| hint | the model |")[2]
+    cells = [line[1:].partition("|")[0] for line in table.splitlines()]
+    told = {code for cell in cells for code in re.findall(r"`(\w+)`", cell)}
+    sources = [Path(module.__file__ or "").read_text() for module in (lacks, probe)]
+    given = {code for text in sources for code in re.findall(r'Hint\(\s*"(\w+)"', text)}
+    assert given
+    assert told == given

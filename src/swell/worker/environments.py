@@ -20,7 +20,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Final
@@ -50,12 +51,19 @@ _WHOLE: Final = "swell.json"
 #: So many lines of what the installer said last are shown.
 _LAST_LINES: Final = 8
 
+#: Of each no more than this is shown, in characters: pip names all versions that there are.
+_LONG_LINE: Final = 300
+
 #: Longest wait for an interpreter to tell its version, in seconds.
 _LOOK_S: Final = 20.0
 
 _TELL_VERSION: Final = (
     "import json, sys, venv; print(json.dumps([sys.executable, *sys.version_info[:3]]))"
 )
+
+#: What an installer says if there is no fitting wheel, or no index.
+_NO_WHEEL: Final = "no package fits|do not go together"
+_NO_INDEX: Final = r"Connection|connection|cannot be reached|Temporary failure|timed out"
 
 #: What an installer says, and what to do about it; the first that fits is told.
 _REASONS: Final = (
@@ -216,14 +224,21 @@ class Environments:
             raise EnvironmentFailed(
                 f"there is no folder {self._wheels} to install from: check worker.wheels_dir"
             )
-        # What is left of one that was never finished.
-        shutil.rmtree(place, ignore_errors=True)
         uv = _uv(self._variables)
-        python = self._interpreter(needs, what, uv)
+        pythons = self._interpreters(needs, what, uv)
+        first, others = next(pythons), pythons
         requirements = _all_of(needs)
+        wanted = _Wanted(place, requirements, what, uv, lock)
         try:
-            self._run(_maker(place, python, uv), what, requirements, lock)
-            self._install(_installer(place, uv), what, requirements, lock, tell)
+            python = self._from_wheels(wanted, first, others, tell)
+            if python is None:
+                tell(
+                    f"not all that {what} asks for has a wheel for this Python: what has none is "
+                    "built from source, which may take long. Another Python may have wheels: "
+                    'requires-python = ">=3.11,<3.13"'
+                )
+                python = first
+                self._install(wanted, python)
         except BaseException:
             shutil.rmtree(place, ignore_errors=True)
             raise
@@ -232,30 +247,36 @@ class Environments:
         draft.write_text(json.dumps(told, indent=2) + "\n")
         draft.replace(place / _WHOLE)
 
-    def _install(
-        self,
-        command: Sequence[str],
-        what: str,
-        requirements: Sequence[str],
-        lock: IO[bytes],
-        tell: Callable[[str], None],
-    ) -> None:
-        """Install from wheels alone; if that cannot be, say what takes so long, and build."""
-        wheels = [] if self._wheels is None else ["--no-index", "--find-links", str(self._wheels)]
-        rest = [*wheels, "--", *requirements]
-        try:
-            self._run([*command, "--only-binary=:all:", *rest], what, requirements, lock)
-        except EnvironmentFailed:
-            tell(
-                f"not all that {what} asks for has a wheel for this Python: what has none is built "
-                "from source, which may take long. An older Python may have wheels: "
-                'requires-python = ">=3.11,<3.13"'
-            )
-            self._run([*command, *rest], what, requirements, lock)
+    def _from_wheels(
+        self, wanted: "_Wanted", first: str, others: Iterable[str], tell: Callable[[str], None]
+    ) -> str | None:
+        """Install from wheels alone, for the first Python if it has them all, else for another.
 
-    def _run(
-        self, command: Sequence[str], what: str, requirements: Sequence[str], lock: IO[bytes]
-    ) -> None:
+        Returns:
+            The Python; None if there is none with wheels of all that is wanted.
+        """
+        try:
+            self._install(wanted, first, "--only-binary=:all:")
+            return first
+        except EnvironmentFailed as error:
+            if not re.search(_NO_WHEEL, error.detail) or re.search(_NO_INDEX, error.detail):
+                return None
+        for python in others:
+            with contextlib.suppress(EnvironmentFailed):
+                self._install(wanted, python, "--only-binary=:all:")
+                tell(f"{wanted.what} runs with {python}, for which there are wheels")
+                return python
+        return None
+
+    def _install(self, wanted: "_Wanted", python: str, *options: str) -> None:
+        # What is left of one that was never finished.
+        shutil.rmtree(wanted.place, ignore_errors=True)
+        wheels = [] if self._wheels is None else ["--no-index", "--find-links", str(self._wheels)]
+        self._run(_maker(wanted.place, python, wanted.uv), wanted)
+        install = _installer(wanted.place, wanted.uv)
+        self._run([*install, *options, *wheels, "--", *wanted.requirements], wanted)
+
+    def _run(self, command: Sequence[str], wanted: "_Wanted") -> None:
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
@@ -263,17 +284,18 @@ class Environments:
             stderr=subprocess.STDOUT,
             env=self._installers_variables(),
             # As long as it works, nobody else does, even if this process is gone.
-            pass_fds=[lock.fileno()],
+            pass_fds=[wanted.lock.fileno()],
             check=False,
         )
         if done.returncode == 0:
             return
         said = done.stdout.decode(errors="replace")
-        lines = [line.rstrip() for line in said.splitlines() if line.strip()]
+        lines = [line.rstrip()[:_LONG_LINE] for line in said.splitlines() if line.strip()]
         last = "\n  ".join(lines[-_LAST_LINES:]) or f"exit code {done.returncode}"
-        asked = ", ".join(requirements)
+        asked = ", ".join(wanted.requirements)
         raise EnvironmentFailed(
-            f"{what}: {_reason(said)}.\nIt was to hold {asked}. {_tool(command)} said:\n  {last}"
+            f"{wanted.what}: {_reason(said)}.\n"
+            f"It was to hold {asked}. {_tool(command)} said:\n  {last}"
         )
 
     def _installers_variables(self) -> dict[str, str]:
@@ -282,35 +304,45 @@ class Environments:
         left_out = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "PIP_TARGET", "PIP_USER")
         return {k: v for k, v in self._variables.items() if k not in left_out}
 
-    def _interpreter(self, needs: Needs, what: str, uv: str | None) -> str:
-        """Return a Python that will do: this one if it does, else the newest that is at hand.
+    def _interpreters(self, needs: Needs, what: str, uv: str | None) -> Iterator[str]:
+        """Yield each Python at hand that will do: this one if it does, then from the newest on.
+
+        What is not asked for is not looked for.
 
         Raises:
             EnvironmentFailed: There is none.
         """
+        is_any = False
         if allows(needs.python, sys.version_info[:3]):
-            return sys.executable
-        path = self._variables.get("PATH")
-        names = [f"python3.{minor}" for minor in range(30, _OLDEST[1] - 1, -1)]
-        candidates = [shutil.which(name, path=path) for name in names]
-        if uv is not None:
-            candidates.append(self._found_by_uv(needs, uv))
-        found = []
-        for candidate in filter(None, candidates):
+            is_any = True
+            yield sys.executable
+        found: dict[tuple[int, ...], str] = {}
+        _note(found, sys.version_info[:3])
+        for candidate in self._candidates(needs, uv):
             told = self._version(candidate)
-            if told is None:
+            if told is None or told[1] in found:
                 continue
             python, version = told
+            _note(found, version)
             if version >= _OLDEST and allows(needs.python, version):
-                return python
-            found.append(".".join(map(str, version)))
-        here = ", ".join(dict.fromkeys([".".join(map(str, sys.version_info[:3])), *found]))
-        raise EnvironmentFailed(
-            f"{what} asks for Python {needs.python}, and at hand is {here}; Swell needs 3.11 or "
-            "newer itself. Install such a Python where PATH finds it as python3.N (`uv python "
-            "install 3.N` will do where uv is at hand), or change requires-python in its "
-            "`# /// script` block"
-        )
+                is_any = True
+                yield python
+        if not is_any:
+            here = ", ".join(found.values())
+            raise EnvironmentFailed(
+                f"{what} asks for Python {needs.python}, and at hand is {here}; Swell needs 3.11 "
+                "or newer itself. Install such a Python where PATH finds it as python3.N "
+                "(`uv python install 3.N` will do where uv is at hand), or change requires-python "
+                "in its `# /// script` block"
+            )
+
+    def _candidates(self, needs: Needs, uv: str | None) -> Iterator[str]:
+        path = self._variables.get("PATH")
+        for minor in range(30, _OLDEST[1] - 1, -1):
+            if found := shutil.which(f"python3.{minor}", path=path):
+                yield found
+        if uv is not None and (found := self._found_by_uv(needs, uv)):
+            yield found
 
     def _version(self, python: str) -> tuple[str, tuple[int, ...]] | None:
         """Return where an interpreter lies and its version; None if it cannot make environments."""
@@ -358,6 +390,22 @@ def _check_pydantic(needs: Needs, what: str) -> None:
                 f"pydantic {least} or newer: leave it out of the `# /// script` block. Code for "
                 "pydantic 1 finds that as pydantic.v1 within pydantic 2"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One environment that is being made."""
+
+    place: Path
+    requirements: Sequence[str]
+    #: The file that asks for it, for people.
+    what: str
+    uv: str | None
+    lock: IO[bytes]
+
+
+def _note(found: dict[tuple[int, ...], str], version: tuple[int, ...]) -> None:
+    found[version] = ".".join(map(str, version))
 
 
 def _maker(place: Path, python: str, uv: str | None) -> list[str]:

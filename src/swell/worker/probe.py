@@ -146,8 +146,9 @@ class Probe:
         if self._together is not None and not self._is_same(self._together):
             yield Hint(
                 "depends_on_company",
-                "in a batch of two its result was another one than alone: results should depend "
-                "on nothing but the item; pad to fixed lengths, and draw noise for each item",
+                "in a batch of two its result was another one than alone, if only in rounding: it "
+                "should depend on nothing but the item; pad to fixed lengths, run batches of one "
+                "size, and draw noise for each item",
             )
         yield from self._of_seed()
         for name in self._properties:

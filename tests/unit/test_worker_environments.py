@@ -1,0 +1,122 @@
+"""Which Python an environment is made with, told by an installer and a Python that are scripts."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from swell.worker.environments import EnvironmentFailed, Environments
+from swell.worker.needs import Needs
+
+pytestmark = pytest.mark.skipif(
+    Path(sys.executable).with_name("uv").exists(), reason="that one would be taken"
+)
+
+#: Makes the folder of an environment, and has wheels for some Pythons only.
+UV = """#!/bin/sh
+echo "$@" >> {log}
+case "$1 $2" in
+  "venv "*)
+    for last; do :; done
+    mkdir -p "$last/bin"
+    echo "$5" > "$last/made-with"
+    : > "$last/bin/python"
+    ;;
+  "pip install")
+    made_with=$(cat "$(dirname "$(dirname "$5")")/made-with")
+    case "$* $made_with" in {unfit}) ;; {fits}) exit 0 ;; esac
+    echo "ERROR: {said}"
+    exit 1
+    ;;
+  *) exit 1 ;;
+esac
+"""
+
+OLDER = """#!/bin/sh
+echo '["{path}", 3, 12, 1]'
+"""
+
+NEEDS = Needs(("old-package<2",))
+
+
+def scripted(
+    tmp_path: Path, fits: str, *, unfit: str = "", said: str = "No matching distribution"
+) -> Environments:
+    """Return what makes environments with an older Python at hand.
+
+    Args:
+        tmp_path: Where all lies.
+        fits: Pattern of the shell of what can be installed, with which Python: `*only-binary*`.
+        unfit: Of what cannot, whatever fits.
+        said: What the installer says of that.
+    """
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    log = tmp_path / "log"
+    for name, text in {
+        "uv": UV.format(log=log, fits=fits, unfit=unfit or "none", said=said),
+        "python3.12": OLDER.format(path=tools / "python3.12"),
+    }.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    path = os.pathsep.join([str(tools), "/usr/bin", "/bin"])
+    return Environments(tmp_path / "environments", {**os.environ, "PATH": path})
+
+
+def asked(tmp_path: Path) -> list[str]:
+    lines = (tmp_path / "log").read_text().splitlines()
+    return ["wheels" if "only-binary" in line else "all" for line in lines if "install" in line]
+
+
+def made_with(python: str) -> str:
+    return (Path(python).parents[1] / "made-with").read_text().strip()
+
+
+def test_this_python_is_taken_where_it_has_wheels(tmp_path: Path) -> None:
+    told: list[str] = []
+    python = scripted(tmp_path, "*only-binary*").python(NEEDS, "a.py", told.append)
+    assert made_with(python) == sys.executable
+    assert asked(tmp_path) == ["wheels"]
+    assert len(told) == 2
+
+
+def test_another_python_is_taken_where_only_that_has_wheels(tmp_path: Path) -> None:
+    told: list[str] = []
+    found = scripted(tmp_path, "*only-binary*python3.12")
+    python = found.python(NEEDS, "a.py", told.append)
+    assert made_with(python).endswith("tools/python3.12")
+    assert set(asked(tmp_path)) == {"wheels"}
+    assert any("a.py runs with" in line and "python3.12" in line for line in told)
+    assert found.is_there(NEEDS), "it is found again by those who start next"
+
+
+def test_where_no_python_has_wheels_it_is_built_with_this_one(tmp_path: Path) -> None:
+    told: list[str] = []
+    found = scripted(tmp_path, f"*{sys.executable}", unfit="*only-binary*")
+    python = found.python(NEEDS, "a.py", told.append)
+    assert made_with(python) == sys.executable
+    assert asked(tmp_path)[0] == "wheels"
+    assert asked(tmp_path)[-1] == "all"
+    assert any("may take long" in line for line in told)
+
+
+def test_what_cannot_be_had_leaves_nothing_behind(tmp_path: Path) -> None:
+    found = scripted(tmp_path, "nothing")
+    with pytest.raises(EnvironmentFailed, match="no package fits"):
+        found.python(NEEDS, "a.py")
+    assert not found.place(NEEDS).exists()
+
+
+def test_without_an_index_no_other_python_is_tried(tmp_path: Path) -> None:
+    found = scripted(tmp_path, "nothing", said="No matching distribution; Connection refused")
+    with pytest.raises(EnvironmentFailed):
+        found.python(NEEDS, "a.py")
+    assert asked(tmp_path) == ["wheels", "all"]
+
+
+def test_a_line_of_the_installer_is_never_too_long(tmp_path: Path) -> None:
+    found = scripted(tmp_path, "nothing", said="No matching distribution " + "9.9, " * 1000)
+    with pytest.raises(EnvironmentFailed) as raised:
+        found.python(NEEDS, "a.py")
+    assert len(raised.value.detail) < 1500
