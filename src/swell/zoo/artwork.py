@@ -73,7 +73,7 @@ class Artwork(Icons):
     All that `swell/icons`, `swell/translate`, `swell/prompt-check`, `swell/paint`, `swell/upscale`
     and `swell/safety` credit.
     """
-    memory_bytes = 280_000_000
+    memory_bytes = 540_000_000
     speed = (
         Speed("one core of an AMD EPYC", "a checked picture of 512 px", 0.52, "2026-11-25"),
         Speed("one core of an AMD EPYC", "the same, painted", 0.76, "2026-11-25"),

@@ -128,7 +128,7 @@ class Icons(StepModel):
     sentence-transformers (Apache-2.0). Enlarged by Real-ESRGAN, (c) 2021 Xintao Wang
     (BSD-3-Clause).
     """
-    memory_bytes = 240_000_000
+    memory_bytes = 310_000_000
     speed: ClassVar[Sequence[Speed]] = (
         Speed("one core of an AMD EPYC", "8 steps, enlarged to 512 px", 0.44, "2026-11-25"),
     )
