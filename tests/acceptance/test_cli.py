@@ -211,6 +211,11 @@ def timed(prompt: str) -> dict:
     '''Draws, and tells when.'''
     return {"picture": grey(len(prompt)), "at": time.monotonic()}
 
+@swell.model("me/verdict", licence="MIT", examples=({"prompt": "a fox"},))
+def verdict(prompt: str) -> dict:
+    '''Says whether it is long.'''
+    return {"is_long": len(prompt) > 100}
+
 @swell.model("me/fragile", licence="MIT", examples=({"how": "well"},))
 def fragile(how: str) -> str:
     '''Dies of what it does not know.'''
@@ -264,7 +269,7 @@ def test_what_a_model_lacks_is_told_apart_from_what_is_wrong(swell: Swell) -> No
     ]
     assert hints["me/no-seed"] == ["no_seed"]
     assert hints["me/deaf"] == ["seed_not_drawn", "input_ignored", "input_ignored"]
-    assert hints["me/timed"] == []
+    assert hints["me/timed"] == hints["me/verdict"] == []
     assert hints["me/cold"] == [
         *("pickled_weights", "no_memory", "cold_first_run", "depends_on_company"),
     ]

@@ -112,6 +112,8 @@ class Probe:
         self._example = dict(example)
         self._first = _Print.of(result)
         self._makes_files = bool(result.files)
+        #: A verdict or a score is often the same for two inputs; a picture or a text seldom is.
+        self._is_telling = self._makes_files or isinstance(result.output, str)
         self._together = None if together is None else _Print.of(together)
         #: Whether what is beside the files is the same each time: it may tell times.
         self._is_steady = True
@@ -151,6 +153,8 @@ class Probe:
                 "size, and draw noise for each item",
             )
         yield from self._of_seed()
+        if not self._is_telling:
+            return
         for name in self._properties:
             yield from self._of_input(name)
 
@@ -186,8 +190,9 @@ class Probe:
         if changed is not None and self._is_same(_Print.of(changed)):
             yield Hint(
                 "input_ignored",
-                f"{name} = {_short(value)} instead of {_short(current)} gave the same result: is "
-                "it used?",
+                f"{name} = {_short(value)} instead of {_short(current)} gave the same result: that "
+                "is well if it counts only together with other inputs, or only for the time that "
+                "it takes; else it is not used",
             )
 
     def _is_same(self, other: "_Print") -> bool:
