@@ -23,7 +23,8 @@ pre.wrap{white-space:pre-wrap;overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%}
 td,th{border-bottom:1px solid var(--line);padding:.35em .5em;text-align:left;vertical-align:top}
 td:first-child,th:first-child{padding-left:0}
-.wide{overflow-x:auto;margin:.9em 0}.dim{color:var(--dim)}small,figcaption{font-size:14px;color:var(--dim)}
+.wide{overflow-x:auto;margin:.9em 0}.dim{color:var(--dim)}
+small,figcaption{font-size:14px;color:var(--dim)}
 img{max-width:100%;height:auto;border-radius:8px}audio{width:100%}
 figure{margin:0}figcaption{margin-top:.3em}
 ul.chips{list-style:none;display:flex;flex-wrap:wrap;gap:.4rem;padding:0;margin:.8em 0}
