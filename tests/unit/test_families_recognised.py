@@ -17,6 +17,7 @@ from swell.families.asked import input_type
 from swell.families.description import definition_of
 from swell.families.entries import Entry, Extra, InvalidEntry, added, path_of, read, write
 from swell.families.layer_names import sgm_layer
+from swell.families.read_me import licence_in
 from swell.families.recognise import look, weight_files
 from swell.families.schedulers import few_step, sampler_of, with_sampler
 from swell.model import InvalidModel, Sampler, load_models
@@ -355,6 +356,37 @@ def test_an_added_model_has_a_card_and_a_version_without_torch(tmp_path: Path) -
     assert definition.step_rows > 0
     assert "StableDiffusion" not in definition.description
     assert "licence" in definition.description
+
+
+def test_the_card_of_an_added_model_tells_the_licence_that_its_readme_tells(tmp_path: Path) -> None:
+    source = folder(tmp_path / "dreams")
+    (source / "README.md").write_text("---\nlicense: openrail++\ntags: [a]\n---\n# Dreams\n")
+    told = json.loads(add(tmp_path / "data", source, "--json").stdout)
+    [definition] = load_models(told["file"])
+    assert definition.card().licence == "weights openrail++, as their README says"
+
+
+@pytest.mark.parametrize(
+    ("text", "licence"),
+    [
+        ("---\nlicense: mit\n---\n", "mit"),
+        ("---\r\ntags:\r\n- a\r\nlicense: 'apache-2.0'\r\n---\r\nText", "apache-2.0"),
+        (
+            "---\nlicense: other\nlicense_name: flux-1-dev-non-commercial-license\n---",
+            "flux-1-dev-non",
+        ),
+        ("---\nlicense: other\n---\n", ""),
+        ("---\nlicense:\n- mit\n---\n", ""),
+        ("# Dreams\nlicense: mit\n", ""),
+        ("---\ntitle: a\n---\nlicense: mit\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_head_of_a_readme_tells_the_licence(tmp_path: Path, text: str, licence: str) -> None:
+    (tmp_path / "README.md").write_text(text, newline="")
+    told = licence_in(tmp_path)
+    assert told.startswith(f"weights {licence}" if licence else "")
+    assert bool(told) is bool(licence)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from swell.families.adapters import Adapter
 from swell.families.description import contents, definition_of, describe
 from swell.families.entries import Entry, Extra, path_of, remove, write
 from swell.families.placement import CHOICES
+from swell.families.read_me import README
 from swell.families.recognise import OTHER, UNUSED, is_vqgan_clip, read_json, weight_files
 from swell.families.schedulers import FEW_STEPS, SAMPLERS
 from swell.media import LoRA
@@ -228,7 +229,7 @@ async def pull_model(reference: str, folder: Path, settings: Settings) -> tuple[
     index = read_json(folder, "model_index.json")
     parts = [part for part, told in index.items() if isinstance(told, list) and told[0]]
     include = [f"{part}/{each}" for part in parts if part not in UNUSED for each in _FILES]
-    include.append("model_index.json")
+    include += ["model_index.json", README]
     listing = await pull(reference, cache, include=include, hub=hub)
     _unfold(cache, listing, folder)
     bare = [part for part in parts if part not in UNUSED and _has_no_weights(folder / part)]

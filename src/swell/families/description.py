@@ -16,6 +16,7 @@ from swell.families.adapters import Adapter, read_adapter
 from swell.families.asked import examples_of, input_type
 from swell.families.entries import Content, Entry, read
 from swell.families.placement import CHOICES
+from swell.families.read_me import licence_in
 from swell.families.recognise import OTHER, Facts, is_vqgan_clip, look
 from swell.media import Image, LoRA
 from swell.model import Batch, Definition, InvalidModel, Model
@@ -202,6 +203,7 @@ def definition_of(path: Path) -> Definition:
         make=partial(_make, entry, path.resolve().parent.parent),
         step_bucket=BUCKET if in_steps else 0,
         step_rows=MOST_ROWS if in_steps else 0,
+        licence=licence_in(Path(entry.folder)),
     )
 
 
