@@ -232,6 +232,9 @@ def test_every_style_draws(icons: Icons, style: str) -> None:
     "wrong",
     [
         {"prompt": ""},
+        {"prompt": "   "},
+        {"prompt": "\x00\x00"},
+        {"prompt": "\u200b \u00ad\n"},
         {"prompt": "x" * 501},
         {"prompt": "cat", "style": "oil"},
         {"prompt": "cat", "steps": 0},
@@ -246,9 +249,15 @@ def test_inputs_that_cannot_be_drawn_are_refused(wrong: dict[str, Any]) -> None:
         Icons.Input(**wrong)
 
 
-@pytest.mark.parametrize("prompt", ["猫", "🦊", " ", "\x00", "ñandú", "a" * 500, "!" * 500])
+@pytest.mark.parametrize("prompt", ["猫", "🦊", "cat\x00", "ñandú", "a" * 500, "!" * 500])
 def test_strange_prompts_still_give_a_picture(icons: Icons, prompt: str) -> None:
     assert pixels(icons.run([item(prompt, steps=1)])[0]).shape == (128, 128, 3)
+
+
+def test_a_blank_prompt_is_refused_in_words_and_by_the_schema() -> None:
+    with pytest.raises(ValidationError, match="the prompt is blank; name what to draw"):
+        Icons.Input(prompt=" ")
+    assert Icons.Input.model_json_schema()["properties"]["prompt"]["pattern"] == r"\S"
 
 
 def test_an_empty_batch_is_no_work(icons: Icons) -> None:

@@ -178,6 +178,11 @@ def test_where_no_other_value_is_known_none_is_made(prop: dict[str, Any]) -> Non
     assert other_value(prop, {}, current) is NOTHING_ELSE
 
 
+def test_words_that_must_not_be_blank_have_another_value() -> None:
+    prop = {"type": "string", "pattern": r"\S", "minLength": 1}
+    assert str(other_value(prop, {}, "a fox")).strip()
+
+
 def test_made_files_of_a_kind_differ() -> None:
     for kind in ("image", "audio", "file"):
         first = made_file(kind)

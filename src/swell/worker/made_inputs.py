@@ -51,7 +51,8 @@ def _other_plain(prop: Mapping[str, Any], current: Any) -> Any:
             return _other_whole(prop, current)
         case "number":
             return _other_number(prop, current)
-        case "string" if not {"format", "pattern"} & prop.keys():
+        # Of patterns only the one that asks for something not blank is met by any words.
+        case "string" if "format" not in prop and prop.get("pattern", r"\S") == r"\S":
             return _other_text(prop, current)
     return NOTHING_ELSE
 

@@ -27,14 +27,15 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
+from pydantic_core import PydanticCustomError
 
 from swell import ui
 from swell.model import Image, Item, Plan, Sampler, Speed, StepModel
 from swell.zoo.embedded import session, weights
 from swell.zoo.upscale import Upscaler
 
-__all__ = ["STYLES", "Icons", "WordPiece"]
+__all__ = ["STYLES", "Icons", "Prompt", "WordPiece"]
 
 Floats = NDArray[np.float32]
 
@@ -45,6 +46,19 @@ LATENTS = (48, 8, 8)
 STATES, PIECES = 16, 64
 #: Numbers of rows that are compared: one, one or two for each of a few threads, some, and the most.
 _LOOK = (1, 2, 5, 32)
+
+
+def _not_blank(prompt: str) -> str:
+    # Whoever sees nothing has written nothing: zero-width signs and control characters are Cf, Cc.
+    if all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in prompt):
+        raise PydanticCustomError(
+            "blank", "the prompt is blank; name what to draw, such as 'a red fox in the snow'"
+        )
+    return prompt
+
+
+#: Words in which something can be seen. The pattern tells the same to whoever reads the schema.
+Prompt = Annotated[str, AfterValidator(_not_blank), Field(json_schema_extra={"pattern": r"\S"})]
 
 
 class WordPiece:
@@ -92,6 +106,8 @@ class Icons(StepModel):
 
     **What it does not draw.** Two subjects together, actions, numbers of things, text, people in
     their likeness. Words outside its vocabulary give the nearest thing that it knows, or mush.
+
+    **What it does not check.** Neither prompts nor pictures; `swell/artwork` checks both.
 
     **It remembers.** It was trained on 1,348 icons and repeats them closely: treat a picture as
     derived from the icon set whose style was asked for, under that set's licence.
@@ -162,7 +178,7 @@ class Icons(StepModel):
         """What to draw, and how."""
 
         prompt: Annotated[
-            str,
+            Prompt,
             Field(
                 min_length=1,
                 max_length=500,
