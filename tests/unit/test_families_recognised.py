@@ -406,6 +406,7 @@ def test_the_version_changes_with_the_weights_and_with_what_was_said(
     again = json.loads(add(data, source, "--json").stdout)
     assert first == again
     change(source)
+    CliRunner().invoke(app, ["models", "remove", "local/dreams", "--data", str(data)])
     other = json.loads(add(data, source, "--json", "--steps", "7").stdout)
     assert other["version"] != first["version"]
 

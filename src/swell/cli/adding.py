@@ -1,45 +1,42 @@
 """`swell models add` and `swell models remove`: models of diffusers, served without code."""
 
-import os
 import re
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import typer
 import uvloop
 
+from swell.cli.fetching import forget_weights, incoming, place, pull_model
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import print_json, talk
 from swell.config import Settings
+from swell.errors import Conflict
 from swell.families.adapters import Adapter
 from swell.families.description import contents, definition_of, describe
-from swell.families.entries import Entry, Extra, path_of, remove, write
+from swell.families.entries import (
+    Entry,
+    Extra,
+    InvalidEntry,
+    check_name,
+    find,
+    path_of,
+    read,
+    remove,
+    write,
+)
 from swell.families.placement import CHOICES
-from swell.families.read_me import README
-from swell.families.recognise import OTHER, UNUSED, is_vqgan_clip, read_json, weight_files
+from swell.families.recognise import OTHER, is_vqgan_clip, weight_files
 from swell.families.schedulers import FEW_STEPS, SAMPLERS
 from swell.media import LoRA
-from swell.model import InvalidModel
-from swell.weights import Listing, WeightCache
+from swell.model import Definition, InvalidModel
 from swell.weights.lora import check_lora
-from swell.weights.pull import HUB, Hub, pull
 
-__all__ = ["add_model", "hub_of", "pull_model", "remove_model"]
+__all__ = ["add_model", "remove_model"]
 
 _HUB: Final = re.compile(r"hf:(?://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<branch>[^/@]+))?")
-
-#: What a part of a model is made of, in one precision of those that it may be there in.
-_FILES: Final = (
-    "*.json",
-    "*.txt",
-    "*.model",
-    *(
-        f"{name}{end}"
-        for name in ("model", "diffusion_pytorch_model")
-        for end in (".safetensors", "-0*.safetensors")
-    ),
-)
 
 
 def add_model(
@@ -109,11 +106,13 @@ def add_model(
     It is served by the next `swell up` or `swell worker` with the same data folder.
     """
     settings = settings_from(config, data).settings
-    folder, origin = _folder(source, settings)
+    named = (name or _named(source)).lower()
+    check_name(named)
+    reference = _reference(source)
     entry = Entry(
-        name=(name or _named(source)).lower(),
-        folder=str(folder),
-        source=origin,
+        name=named,
+        folder="" if reference else str(_own_folder(source)),
+        asked=reference,
         sampler=sampler or "",
         few_step=few_step or "",
         steps=steps,
@@ -128,7 +127,55 @@ def add_model(
         portraits=portraits,
         scenarios=_existing(scenarios, "file of scenarios"),
     )
-    _save(settings, entry, as_json)
+    _check_free(settings, entry)
+    if reference:
+        entry = _fetched(settings, entry)
+    try:
+        _save(settings, entry, as_json)
+    except BaseException:
+        if find(settings.data_dir, entry.name) is None:
+            forget_weights(settings, entry)
+        raise
+
+
+def _check_free(settings: Settings, entry: Entry) -> None:
+    """Check that nothing else was added under the name of a model that is to be added.
+
+    Raises:
+        Conflict: Something was.
+    """
+    path = find(settings.data_dir, entry.name)
+    if path is None:
+        return
+    try:
+        is_same = _said(read(path)) == _said(entry)
+    except InvalidEntry:
+        is_same = False
+    if not is_same:
+        raise Conflict(
+            f"{entry.name} was added already, from other weights or with other options: run "
+            f"`swell models remove {entry.name}` first, or give this one another --name"
+        )
+
+
+def _said(entry: Entry) -> Entry:
+    """Return what was said of a model, without what was found then."""
+    folder = "" if entry.asked else entry.folder
+    return msgspec.structs.replace(entry, folder=folder, source="", weights={})
+
+
+def _fetched(settings: Settings, entry: Entry) -> Entry:
+    """Fetch the weights of an entry from a hub, into a folder of its own."""
+    with incoming(settings, entry.name) as fresh:
+        with talk.status(f"{entry.asked} is fetched"):
+            _, listing = uvloop.run(pull_model(entry.asked, fresh, settings))
+        # What cannot be served does not replace what is there.
+        described = msgspec.structs.replace(entry, folder=str(fresh))
+        if not is_vqgan_clip(fresh):
+            describe(described)
+        folder = place(settings, entry.name, fresh)
+    source = f"hf://{listing.model}@{listing.version}"
+    return msgspec.structs.replace(entry, folder=str(folder), source=source)
 
 
 def _save(settings: Settings, entry: Entry, as_json: bool) -> None:
@@ -139,8 +186,10 @@ def _save(settings: Settings, entry: Entry, as_json: bool) -> None:
     with talk.status("its files are read, for the version"):
         whole = _with_contents(entry, None if described is None else described.adapter)
     path = path_of(settings.data_dir.resolve(), entry.name)
-    write(path, whole)
-    definition = definition_of(path)
+    older = find(settings.data_dir.resolve(), entry.name)
+    definition = _written(path, whole)
+    if older not in (None, path):
+        older.unlink()
     told = {
         "model": entry.name,
         "version": definition.version(),
@@ -160,6 +209,20 @@ def _save(settings: Settings, entry: Entry, as_json: bool) -> None:
         )
     talk.print("the weights' licence is their makers': read it before you serve them")
     talk.print(f"look at it: swell models check {path}", markup=False)
+
+
+def _written(path: Path, entry: Entry) -> Definition:
+    """Write an entry, and return what it defines; what cannot be served leaves nothing behind."""
+    before = path.read_bytes() if path.is_file() else None
+    write(path, entry)
+    try:
+        return definition_of(path)
+    except BaseException:
+        if before is None:
+            path.unlink()
+        else:
+            path.write_bytes(before)
+        raise
 
 
 def _with_contents(entry: Entry, adapter: Adapter | None) -> Entry:
@@ -183,83 +246,33 @@ def remove_model(
 ) -> None:
     """Serve an added model no more; its weights stay where they are, those of a hub are removed."""
     settings = settings_from(config, data).settings
+    name = name.lower()
+    path = find(settings.data_dir, name)
+    entry = None
+    if path is not None:
+        with suppress(InvalidEntry):
+            entry = read(path)
     remove(settings.data_dir, name)
-    shutil.rmtree(_pulled(settings, name), ignore_errors=True)
+    others = forget_weights(settings, entry) if entry is not None else []
     talk.print(f"{name} is not served from the next start on", markup=False)
+    if others:
+        talk.print(f"its weights stay: they are those of {', '.join(others)} too", markup=False)
 
 
 # --- where weights come from ---------------------------------------------------------------------
 
 
-def hub_of(settings: Settings) -> Hub:
-    """Return the hub that `hf:` means."""
-    token = settings.worker.hub_token.get_secret_value()
-    return Hub(settings.worker.hub_url.rstrip("/") or HUB.endpoint, token or None)
-
-
-def _folder(source: str, settings: Settings) -> tuple[Path, str]:
-    """Return where the weights are, and what people are told of where they came from."""
+def _reference(source: str) -> str:
+    """Return what is asked of a hub; nothing for a folder."""
     found = _HUB.fullmatch(source)
-    if found is None:
-        folder = Path(source).expanduser().resolve()
-        if not folder.is_dir():
-            raise InvalidModel(f"there is no folder {source!r}: give one, or hf:OWNER/REPO")
-        return folder, ""
-    reference = f"hf://{found['name']}@{found['branch'] or 'main'}"
-    with talk.status(f"{reference} is fetched"):
-        folder, listing = uvloop.run(
-            pull_model(reference, _pulled(settings, _named(source)), settings)
-        )
-    return folder, f"hf://{listing.model}@{listing.version}"
+    return "" if found is None else f"hf://{found['name']}@{found['branch'] or 'main'}"
 
 
-async def pull_model(reference: str, folder: Path, settings: Settings) -> tuple[Path, Listing]:
-    """Fetch what a model is made of, and no more of its repository, into a folder of its own.
-
-    Raises:
-        InvalidModel: The repository is none of a model of diffusers.
-        PullFailed, RefusedFormat, CacheFull: As `swell.weights.pull.pull`.
-    """
-    hub = hub_of(settings)
-    cache = WeightCache(
-        settings.worker.cache_dir or settings.data_dir / "weights", settings.worker.cache_bytes
-    )
-    first = await pull(reference, cache, include=["model_index.json"], hub=hub)
-    _unfold(cache, first, folder)
-    index = read_json(folder, "model_index.json")
-    parts = [part for part, told in index.items() if isinstance(told, list) and told[0]]
-    include = [f"{part}/{each}" for part in parts if part not in UNUSED for each in _FILES]
-    include += ["model_index.json", README]
-    listing = await pull(reference, cache, include=include, hub=hub)
-    _unfold(cache, listing, folder)
-    bare = [part for part in parts if part not in UNUSED and _has_no_weights(folder / part)]
-    if bare:
-        # Those are there in half precision alone, or have names of their own.
-        include += [f"{part}/*.safetensors" for part in bare]
-        listing = await pull(reference, cache, include=include, hub=hub)
-        _unfold(cache, listing, folder)
-    return folder, listing
-
-
-def _has_no_weights(part: Path) -> bool:
-    return (part / "config.json").is_file() and not any(part.glob("*.safetensors"))
-
-
-def _unfold(cache: WeightCache, listing: Listing, folder: Path) -> None:
-    """Give files their names, in a folder that no eviction touches."""
-    with cache.use(listing) as held:
-        for name, path in held.paths.items():
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            try:
-                os.link(path, target)
-            except OSError:  # another disk
-                shutil.copyfile(path, target)
-
-
-def _pulled(settings: Settings, name: str) -> Path:
-    return settings.data_dir.resolve() / "models" / name.lower().replace("/", "--")
+def _own_folder(source: str) -> Path:
+    folder = Path(source).expanduser().resolve()
+    if not folder.is_dir():
+        raise InvalidModel(f"there is no folder {source!r}: give one, or hf:OWNER/REPO")
+    return folder
 
 
 def _named(source: str) -> str:

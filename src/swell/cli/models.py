@@ -10,8 +10,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from swell.cli.adding import add_model, hub_of, remove_model
+from swell.cli.adding import add_model, remove_model
 from swell.cli.checking import Terms, check
+from swell.cli.fetching import cache_of, hub_of
 from swell.cli.options import Config, Data, Json, Key, Url, settings_from
 from swell.cli.output import CommandFailed, group, print_json, seconds, table, talk
 from swell.cli.output import data as stdout
@@ -19,7 +20,6 @@ from swell.cli.remote import call
 from swell.cli.tasks import client_settings
 from swell.cli.translations import bring_translations
 from swell.clock import SystemClock
-from swell.weights import WeightCache
 from swell.weights.pull import Progress, pull
 from swell.wiring import model_home
 
@@ -171,8 +171,7 @@ def pull_weights(
     Only safetensors and ONNX are taken, and texts beside them.
     """
     settings = settings_from(config, data).settings
-    folder = settings.worker.cache_dir or settings.data_dir / "weights"
-    cache = WeightCache(folder, settings.worker.cache_bytes)
+    cache = cache_of(settings)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Bars(*columns, TransferSpeedColumn(), console=talk, transient=True) as bars:
         bar = bars.add_task(reference, total=None)
@@ -208,7 +207,7 @@ def pull_weights(
         (name, f"{entry.size_bytes:,}", entry.sha256[:12]) for name, entry in listing.files.items()
     ]
     table(("FILE", "BYTES", "SHA-256"), rows, empty="no files")
-    talk.print(f"{listing.model} {listing.version} is in {folder}", markup=False)
+    talk.print(f"{listing.model} {listing.version} is in {cache.folder}", markup=False)
 
 
 def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ version, which is made of this file, changes with the weights, and nobody reads 
 """
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,8 @@ __all__ = [
     "Extra",
     "InvalidEntry",
     "added",
+    "check_name",
+    "find",
     "path_of",
     "read",
     "remove",
@@ -37,6 +40,14 @@ __all__ = [
 
 #: Where entries lie below the data directory.
 FOLDER: Final = "models"
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
+
+#: Owners whose models are built in.
+_BUILT_IN: Final = frozenset({"swell", "demo"})
+
+#: What ends so names a file wherever a model may be named.
+_FILES: Final = (".py", ".toml")
 
 
 class InvalidEntry(InvalidRequest):
@@ -68,6 +79,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     folder: str
     #: Where the folder came from, for people.
     source: str = ""
+    #: What was asked of a hub, such as `hf://acme/dreams@main`; empty for a folder.
+    asked: str = ""
     sampler: str = ""
     few_step: str = ""
     steps: int | None = None
@@ -91,9 +104,45 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     weights: dict[str, Content] = {}
 
 
+def check_name(name: str) -> None:
+    """Check that a model may be added under a name.
+
+    Raises:
+        InvalidEntry: It may not; the text says what to do.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidEntry(f"{name!r} cannot name a model: use owner/name in lower-case")
+    if name.endswith(_FILES):
+        raise InvalidEntry(f"{name!r} would be taken for a file: choose another --name")
+    owner = name.partition("/")[0]
+    if owner in _BUILT_IN:
+        raise InvalidEntry(
+            f"{name!r} cannot name a model that is added: {owner}/ is of models that are built in, "
+            "so choose another owner with --name"
+        )
+
+
 def path_of(data_dir: Path, name: str) -> Path:
-    """Return where a model's entry is, below the data directory."""
-    return data_dir / FOLDER / f"{name.replace('/', '--')}.toml"
+    """Return where a model's entry is, below the data directory: no two names have one file."""
+    return data_dir / FOLDER / f"{'--'.join(map(_part, name.split('/')))}.toml"
+
+
+def _part(part: str) -> str:
+    # What would be taken for the sign between owner and name is written with a letter of no name.
+    return part.replace("-", "+") if "--" in part or part.endswith("-") else part
+
+
+def find(data_dir: Path, name: str) -> Path | None:
+    """Return where the entry of a model is that was added; None if there is none."""
+    path = path_of(data_dir, name)
+    if path.is_file():
+        return path
+    # Files of before were named so, several names alike.
+    older = path.with_name(f"{name.replace('/', '--')}.toml")
+    try:
+        return older if read(older).name == name else None
+    except (NotFound, InvalidEntry):
+        return None
 
 
 def added(data_dir: Path) -> list[str]:
@@ -107,12 +156,21 @@ def remove(data_dir: Path, name: str) -> Path:
     Raises:
         NotFound: No such model was added.
     """
-    path = path_of(data_dir, name)
-    if not path.is_file():
-        known = ", ".join(read(Path(each)).name for each in added(data_dir)) or "none"
+    path = find(data_dir, name)
+    if path is None:
+        known = ", ".join(map(_told, added(data_dir))) or "none"
         raise NotFound(f"no model {name!r} was added to {data_dir}: there is {known}")
     path.unlink()
     return path
+
+
+def _told(ref: str) -> str:
+    path = Path(ref)
+    try:
+        return read(path).name
+    except (NotFound, InvalidEntry):
+        # Whoever wants to be rid of it needs its name.
+        return path.stem.replace("--", "/").replace("+", "-")
 
 
 def read(path: Path) -> Entry:

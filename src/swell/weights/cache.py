@@ -497,6 +497,10 @@ class WeightCache:
             freed += size
         return Evicted(tuple(removed), freed, left, in_use)
 
+    def drop(self, sha256: str) -> bool:
+        """Remove a content now; return whether it is gone. What is in use stays."""
+        return _remove_unused(self.path(sha256))
+
     def _contents(self) -> list[tuple[int, int, Path]]:
         """Return (nanoseconds of last use, size, path) of each content."""
         found = []

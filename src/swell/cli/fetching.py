@@ -1,0 +1,186 @@
+"""What added models have of a hub: a folder of its own for each, made of links into the cache."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from swell.config import Settings
+from swell.errors import SwellError
+from swell.families.entries import Entry, added, path_of, read
+from swell.families.read_me import README
+from swell.families.recognise import UNUSED, read_json
+from swell.weights import Listing, WeightCache
+from swell.weights.pull import HUB, Hub, pull
+
+__all__ = ["cache_of", "forget_weights", "hub_of", "incoming", "place", "pull_model"]
+
+#: What a part of a model is made of, in one precision of those that it may be there in.
+_FILES: Final = (
+    "*.json",
+    "*.txt",
+    "*.model",
+    *(
+        f"{name}{end}"
+        for name in ("model", "diffusion_pytorch_model")
+        for end in (".safetensors", "-0*.safetensors")
+    ),
+)
+
+
+def hub_of(settings: Settings) -> Hub:
+    """Return the hub that `hf:` means."""
+    token = settings.worker.hub_token.get_secret_value()
+    return Hub(settings.worker.hub_url.rstrip("/") or HUB.endpoint, token or None)
+
+
+def cache_of(settings: Settings) -> WeightCache:
+    """Return the cache of weights of this machine."""
+    folder = settings.worker.cache_dir or settings.data_dir / "weights"
+    return WeightCache(folder, settings.worker.cache_bytes)
+
+
+async def pull_model(reference: str, folder: Path, settings: Settings) -> tuple[Path, Listing]:
+    """Fetch what a model is made of, and no more of its repository, into a folder of its own.
+
+    Raises:
+        InvalidModel: The repository is none of a model of diffusers.
+        PullFailed, RefusedFormat, CacheFull: As `swell.weights.pull.pull`.
+    """
+    hub = hub_of(settings)
+    cache = cache_of(settings)
+    first = await pull(reference, cache, include=["model_index.json"], hub=hub)
+    _unfold(cache, first, folder)
+    index = read_json(folder, "model_index.json")
+    parts = [part for part, told in index.items() if isinstance(told, list) and told[0]]
+    include = [f"{part}/{each}" for part in parts if part not in UNUSED for each in _FILES]
+    include += ["model_index.json", README]
+    listing = await pull(reference, cache, include=include, hub=hub)
+    _unfold(cache, listing, folder)
+    bare = [part for part in parts if part not in UNUSED and _has_no_weights(folder / part)]
+    if bare:
+        # Those are there in half precision alone, or have names of their own.
+        include += [f"{part}/*.safetensors" for part in bare]
+        listing = await pull(reference, cache, include=include, hub=hub)
+        _unfold(cache, listing, folder)
+    return folder, listing
+
+
+def _has_no_weights(part: Path) -> bool:
+    return (part / "config.json").is_file() and not any(part.glob("*.safetensors"))
+
+
+def _unfold(cache: WeightCache, listing: Listing, folder: Path) -> None:
+    """Give files their names, in a folder that no eviction touches."""
+    with cache.use(listing) as held:
+        for name, path in held.paths.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            try:
+                os.link(path, target)
+            except OSError:  # another disk
+                shutil.copyfile(path, target)
+
+
+# --- folders of added models ---------------------------------------------------------------------
+
+
+@contextmanager
+def incoming(settings: Settings, name: str) -> Iterator[Path]:
+    """Give a folder to fetch a model into; whatever is left in it in the end is removed."""
+    folder = _own(settings, name, "incoming")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def place(settings: Settings, name: str, fetched: Path) -> Path:
+    """Move what was fetched to where a model's own weights are, instead of those; return where."""
+    others = [entry for entry in _entries(settings) if entry.name != name]
+    number, target = 1, _own(settings, name)
+    while any(_uses(entry, target) for entry in others):
+        # Models that were added by older versions of Swell share folders.
+        number += 1
+        target = _own(settings, name, str(number))
+    shutil.rmtree(target, ignore_errors=True)
+    fetched.rename(target)
+    return target
+
+
+def forget_weights(settings: Settings, entry: Entry) -> list[str]:
+    """Remove what a model that is forgotten had of a hub, and nothing that anybody else uses.
+
+    Returns:
+        Models that use its folder too, which therefore stays.
+    """
+    folder = Path(entry.folder)
+    if folder.parent != _models(settings) or not folder.is_dir():
+        return []
+    others = [each.name for each in _entries(settings) if _uses(each, folder)]
+    if others:
+        return others
+    cache = cache_of(settings)
+    shared = _in_listings(cache, but=entry.source)
+    linked = [
+        content.sha256
+        for name, content in entry.weights.items()
+        if content.sha256 not in shared and _is_same(cache.path(content.sha256), folder / name)
+    ]
+    shutil.rmtree(folder)
+    for digest in linked:
+        # Another added model that has the file has another name for it.
+        with suppress(OSError):
+            if cache.path(digest).stat().st_nlink == 1:
+                cache.drop(digest)
+    return []
+
+
+def _in_listings(cache: WeightCache, but: str) -> set[str]:
+    """Return the digests of all that was pulled, but for one version of one model."""
+    try:
+        listings = cache.listings()
+    except SwellError:
+        # One of them is damaged, so that nobody knows what it names.
+        return {path.name for path in (cache.folder / "files").glob("??/*")}
+    return {
+        file.sha256
+        for each in listings
+        if f"hf://{each.model}@{each.version}" != but
+        for file in each.files.values()
+    }
+
+
+def _entries(settings: Settings) -> list[Entry]:
+    found = []
+    for ref in added(settings.data_dir):
+        with suppress(SwellError):
+            found.append(read(Path(ref)))
+    return found
+
+
+def _uses(entry: Entry, folder: Path) -> bool:
+    extras = [entry.controlnet, entry.ip_adapter, entry.scenarios]
+    files = [entry.folder, *extras, *(lora.file for lora in entry.loras)]
+    return any(Path(each).is_relative_to(folder) for each in files if each)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _models(settings: Settings) -> Path:
+    return path_of(settings.data_dir.resolve(), "a/b").parent
+
+
+def _own(settings: Settings, name: str, mark: str = "") -> Path:
+    """Return a folder that no other model has; the mark is behind a letter of no name."""
+    stem = path_of(settings.data_dir.resolve(), name).stem
+    return _models(settings) / (f"{stem}@{mark}" if mark else stem)

@@ -1,0 +1,175 @@
+"""Models that are added, replaced and removed: each has its own name, file and weights."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from added_harness import add, dreams, remove
+from hub_server import HubServer, Repository
+from swell.families.entries import Entry, added, find, path_of, read, write
+
+OLD, NEW = "0a1b" * 10, "5f3c" * 10
+NETWORK = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    commits = {OLD: dreams(tmp_path / "old", 1), NEW: dreams(tmp_path / "new", 2)}
+    server = HubServer({"acme/dreams": Repository(commits, {"main": OLD, "v2": NEW})})
+    with server.serve():
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+def told(result: Any) -> str:
+    """Return what a command said, without the breaks of its lines."""
+    return " ".join(result.output.split())
+
+
+def folder_of(data: Path, name: str) -> Path:
+    return Path(read(path_of(data, name)).folder)
+
+
+def two_branches(data: Path) -> None:
+    for source, name in (("hf:acme/dreams", "x/one"), ("hf:acme/dreams@v2", "x/two")):
+        result = add(data, source, "--name", name)
+        assert result.exit_code == 0, result.output
+
+
+def test_two_branches_of_a_repository_have_their_own_weights(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    two_branches(data)
+    for name, source in (("x/one", "old"), ("x/two", "new")):
+        found = (folder_of(data, name) / NETWORK).read_bytes()
+        assert found == (tmp_path / source / NETWORK).read_bytes(), name
+    # What is the same file takes its room once.
+    encoders = [
+        folder_of(data, name) / "text_encoder" / "model.safetensors" for name in ("x/one", "x/two")
+    ]
+    assert encoders[0].samefile(encoders[1])
+
+
+def test_removing_a_model_removes_its_weights_and_no_other_models(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    two_branches(data)
+    one, two = folder_of(data, "x/one"), folder_of(data, "x/two")
+    files = data / "weights" / "files"
+    before = {path.name for path in files.glob("??/*")}
+    own = read(path_of(data, "x/two")).weights[NETWORK].sha256
+    assert remove(data, "X/Two").exit_code == 0, "as `models add` takes it"
+    assert not two.exists()
+    assert (one / NETWORK).is_file()
+    assert {path.name for path in files.glob("??/*")} == before - {own}
+    assert remove(data, "x/one").exit_code == 0
+    assert not one.exists()
+    assert not list(data.glob("models/*"))
+
+
+def test_what_another_pull_of_this_machine_names_stays_in_the_cache(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    two_branches(data)
+    shared = read(path_of(data, "x/two")).weights["vae/model.safetensors"].sha256
+    for name in ("x/two", "x/one"):
+        remove(data, name)
+    assert (data / "weights" / "files" / shared[:2] / shared).is_file()
+
+
+def test_models_that_share_a_folder_since_older_versions_keep_it_until_the_last_is_removed(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shared = dreams(data / "models" / "acme--dreams")
+    for name in ("x/one", "x/two"):
+        write(path_of(data, name), Entry(name=name, folder=str(shared.resolve())))
+    result = add(data, "hf:acme/dreams")
+    assert result.exit_code == 0, result.output
+    assert folder_of(data, "acme/dreams") != shared.resolve(), "nothing of others is overwritten"
+    assert "x/two" in told(remove(data, "x/one"))
+    assert shared.is_dir()
+    remove(data, "x/two")
+    assert not shared.exists()
+    assert (folder_of(data, "acme/dreams") / NETWORK).is_file()
+
+
+def test_a_branch_that_moved_is_added_again_under_its_name(hub: HubServer, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    first = json.loads(add(data, "hf:acme/dreams", "--json").stdout)
+    hub.repositories["acme/dreams"].branches["main"] = NEW
+    again = json.loads(add(data, "hf:acme/dreams", "--json").stdout)
+    assert again["version"] != first["version"]
+    assert (folder_of(data, "acme/dreams") / NETWORK).read_bytes() == (
+        tmp_path / "new" / NETWORK
+    ).read_bytes()
+    assert [path.name for path in (data / "models").iterdir() if path.is_dir()] == ["acme--dreams"]
+
+
+def test_what_cannot_be_served_leaves_what_is_served_as_it_was(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    add(data, "hf:acme/dreams")
+    before = path_of(data, "acme/dreams").read_bytes()
+    (tmp_path / "new" / "vae" / "config.json").write_text("[]")
+    hub.repositories["acme/dreams"].branches["main"] = NEW
+    assert add(data, "hf:acme/dreams").exit_code != 0
+    assert path_of(data, "acme/dreams").read_bytes() == before
+    assert (folder_of(data, "acme/dreams") / NETWORK).is_file()
+    assert len(list((data / "models").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["swell/artwork", "demo/mine", "Swell/anything"])
+def test_names_of_built_in_models_are_refused(tmp_path: Path, name: str) -> None:
+    result = add(tmp_path / "data", dreams(tmp_path / "dreams"), "--name", name)
+    assert "built in" in told(result)
+    assert added(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("name", ["acme/dreams.toml", "acme/dreams.py"])
+def test_names_that_would_be_taken_for_files_are_refused(tmp_path: Path, name: str) -> None:
+    result = add(tmp_path / "data", dreams(tmp_path / "dreams"), "--name", name)
+    assert "taken for a file" in told(result)
+
+
+def test_names_that_are_alike_are_two_models(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    names = ["a--b/c", "a/b--c", "a-/b", "a/b", "a-b/c"]
+    for number, name in enumerate(names):
+        source = dreams(tmp_path / str(number), number)
+        assert add(data, source, "--name", name).exit_code == 0
+    assert len(added(data)) == len(names)
+    assert sorted(read(Path(each)).name for each in added(data)) == sorted(names)
+    remove(data, "a/b--c")
+    assert find(data, "a--b/c") is not None
+
+
+def test_a_file_that_an_older_version_wrote_is_found_by_the_name_in_it(tmp_path: Path) -> None:
+    data, source = tmp_path / "data", dreams(tmp_path / "dreams")
+    older = data / "models" / "a--b--c.toml"
+    write(older, Entry(name="a--b/c", folder=str(source)))
+    assert find(data, "a--b/c") == older
+    assert find(data, "a/b--c") is None
+    assert add(data, source, "--name", "a--b/c").exit_code == 0
+    assert added(data) == [str(path_of(data, "a--b/c"))], "one model has one file"
+    assert remove(data, "a--b/c").exit_code == 0
+
+
+def test_a_name_that_is_taken_is_refused_unless_all_is_the_same(tmp_path: Path) -> None:
+    data, source = tmp_path / "data", dreams(tmp_path / "dreams")
+    first = add(data, source, "--name", "x/one", "--json").stdout
+    assert add(data, source, "--name", "x/one", "--json").stdout == first
+    for result in (
+        add(data, source, "--name", "x/one", "--steps", "7"),
+        add(data, dreams(tmp_path / "other"), "--name", "X/One"),
+    ):
+        assert result.exit_code != 0
+        assert "swell models remove x/one" in told(result)
+    assert read(path_of(data, "x/one")).steps is None
