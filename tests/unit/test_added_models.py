@@ -1,14 +1,19 @@
 """Models that are added, replaced and removed: each has its own name, file and weights."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from added_harness import add, dreams, remove
+from added_harness import add, dreams, models, remove
 from hub_server import HubServer, Repository
+from swell.cli import app
+from swell.cli.added import names_of, with_added
+from swell.config import load
 from swell.families.entries import Entry, added, find, path_of, read, write
 
 OLD, NEW = "0a1b" * 10, "5f3c" * 10
@@ -173,3 +178,71 @@ def test_a_name_that_is_taken_is_refused_unless_all_is_the_same(tmp_path: Path) 
         assert result.exit_code != 0
         assert "swell models remove x/one" in told(result)
     assert read(path_of(data, "x/one")).steps is None
+
+
+# What is served
+
+
+def served(data: Path, models: str = "demo/upper") -> tuple[list[str], list[str]]:
+    """Return which models workers would serve, and what is said of the others."""
+    said: list[str] = []
+    settings = load({"data_dir": data, "worker.models": models}).settings
+    return names_of(with_added(settings, said.append)), said
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (lambda folder, entry: shutil.rmtree(folder), "is gone"),
+        (lambda folder, entry: (folder / NETWORK).unlink(), "is missing since"),
+        (lambda folder, entry: (folder / NETWORK).write_bytes(b"short"), "has changed since"),
+        (
+            lambda folder, entry: (folder / NETWORK).write_bytes(
+                bytes((folder / NETWORK).stat().st_size)
+            ),
+            "is damaged",
+        ),
+        (lambda folder, entry: (folder / "vae" / "config.json").write_text("[]"), "vae"),
+        (lambda folder, entry: entry.write_text("name = 3"), "tells of no model"),
+        (
+            lambda folder, entry: entry.write_text(
+                entry.read_text().replace("bad/dreams", "swell/artwork")
+            ),
+            "built in",
+        ),
+    ],
+    ids=["folder", "file", "size", "head", "settings", "entry", "a built-in's name"],
+)
+def test_an_added_model_that_is_broken_is_left_out_by_name_and_the_others_are_served(
+    tmp_path: Path, harm: Any, why: str
+) -> None:
+    data = tmp_path / "data"
+    for name in ("bad", "good"):
+        assert add(data, dreams(tmp_path / name), "--name", f"{name}/dreams").exit_code == 0
+    assert served(data) == (["demo/upper", "bad/dreams", "good/dreams"], [])
+    entry = path_of(data, "bad/dreams")
+    harm(tmp_path / "bad", entry)
+    names, said = served(data)
+    assert names == ["demo/upper", "good/dreams"]
+    [line] = said
+    assert why in line
+    name = "swell/artwork" if why == "built in" else "bad/dreams"
+    assert f"swell models remove {name}" in line
+
+
+def test_an_added_model_that_is_named_is_served_once_and_not_left_out(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    add(data, dreams(tmp_path / "dreams"), "--name", "x/one")
+    for ref in ("x/one", "X/One", str(path_of(data, "x/one"))):
+        assert served(data, ref) == (["x/one"], [])
+    (tmp_path / "dreams" / NETWORK).unlink()
+    assert served(data, "x/one") == (["x/one"], []), "whoever starts with it is told"
+
+
+def test_an_added_model_is_run_and_checked_by_its_name(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    add(data, dreams(tmp_path / "dreams"), "--name", "x/one")
+    result = CliRunner().invoke(app, ["run", "X/One", "--data", str(data)])
+    assert "x/one does not take this" in told(result), "nothing was asked of it, but it is known"
+    checked = json.loads(models("check", "x/one", "--data", str(data), "--json").stdout)
+    assert [report["model"] for report in checked] == ["x/one"]

@@ -1,21 +1,77 @@
 """What was added to the data folder is served beside what is named."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+from rich.markup import escape
+
+from swell.cli.output import talk
 from swell.config import Settings
-from swell.families.entries import added, read
+from swell.errors import SwellError
+from swell.families.entries import Entry, added, check_files, check_name, find, name_of, read
+from swell.model import load_models
 
-__all__ = ["names_of", "with_added"]
+__all__ = ["names_of", "ref_of", "with_added"]
 
 
-def with_added(settings: Settings) -> Settings:
-    """Return settings whose workers also serve what was added to the data folder."""
-    if not settings.worker.added:
-        return settings
-    own = settings.worker.models
-    refs = (*own, *(each for each in added(settings.data_dir) if each not in own))
-    worker = settings.worker.model_copy(update={"models": refs})
+def _warn(line: str) -> None:
+    talk.print(f"[yellow]left out[/] {escape(line)}")
+
+
+def with_added(settings: Settings, tell: Callable[[str], None] = _warn) -> Settings:
+    """Return settings whose workers also serve what was added to the data folder.
+
+    Args:
+        settings: Those of the command.
+        tell: Called with a line for each added model that cannot be served, and is left out.
+    """
+    refs = [ref_of(ref, settings) for ref in settings.worker.models]
+    if settings.worker.added:
+        named = {Path(ref).resolve() for ref in refs}
+        names: set[str] = set()
+        for ref in added(settings.data_dir):
+            if Path(ref) in named:
+                continue
+            try:
+                entry = _checked(Path(ref), names)
+            except Exception as error:  # whatever files may hold
+                tell(_told(Path(ref), error))
+                continue
+            names.add(entry.name)
+            refs.append(ref)
+    worker = settings.worker.model_copy(update={"models": tuple(refs)})
     return settings.model_copy(update={"worker": worker})
+
+
+def _checked(path: Path, names: set[str]) -> Entry:
+    """Return an entry whose model may be loaded, as far as a look at its files tells.
+
+    Raises:
+        Exception: Whatever is wrong with it.
+    """
+    entry = read(path)
+    check_name(entry.name)
+    if entry.name in names:
+        raise SwellError("another file in this folder has the same name in it")
+    check_files(entry)
+    load_models(str(path))
+    return entry
+
+
+def _told(path: Path, error: Exception) -> str:
+    name = name_of(path)
+    why = error.detail if isinstance(error, SwellError) else f"{type(error).__name__}: {error}"
+    return (
+        f"{name}, which was added: {why.removeprefix(f'{name}: ')} (put that right, or run "
+        f"`swell models remove {name}`)"
+    )
+
+
+def ref_of(ref: str, settings: Settings) -> str:
+    """Return a reference as `load_models` takes it: the entry's file for an added model's name."""
+    is_name = ref.count("/") == 1 and not ref.endswith((".py", ".toml"))
+    path = find(settings.data_dir, ref.lower()) if is_name else None
+    return ref if path is None else str(path.resolve())
 
 
 def names_of(settings: Settings) -> list[str]:

@@ -208,7 +208,7 @@ def _save(settings: Settings, entry: Entry, as_json: bool) -> None:
             markup=False,
         )
     talk.print("the weights' licence is their makers': read it before you serve them")
-    talk.print(f"look at it: swell models check {path}", markup=False)
+    talk.print(f"look at it: swell models check {entry.name}", markup=False)
 
 
 def _written(path: Path, entry: Entry) -> Definition:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
+from swell.cli.added import ref_of
 from swell.cli.adding import add_model, remove_model
 from swell.cli.checking import Terms, check
 from swell.cli.fetching import cache_of, hub_of
@@ -110,9 +111,7 @@ def show_model(
 
 @app.command("check")
 def check_models(
-    file: Annotated[
-        str, typer.Argument(help="FILE.py, FILE.toml of an added one, a module, or a built-in.")
-    ],
+    file: Annotated[str, typer.Argument(help="FILE.py, a module, or a built-in or added model.")],
     limit_s: Annotated[
         float, typer.Option("--limit-s", min=0.1, help="Seconds that each model may take in all.")
     ] = 600,
@@ -134,10 +133,11 @@ def check_models(
     hints, what it lacks: for that it runs a few times more, with other seeds and inputs.
     """
     settings = settings_from(config, data).settings
-    home = model_home(settings, [file], lambda line: talk.print(line, markup=False))
+    ref = ref_of(file, settings)
+    home = model_home(settings, [ref], lambda line: talk.print(line, markup=False))
     with talk.status(f"{file} is checked"):
         terms = Terms(settings.worker.device, limit_s, probe_s, home)
-        reports = check(file, terms, SystemClock())
+        reports = check(ref, terms, SystemClock())
     if as_json:
         print_json(reports)
     else:

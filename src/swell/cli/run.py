@@ -9,6 +9,7 @@ import typer
 import uvloop
 from rich.progress import Progress
 
+from swell.cli.added import ref_of
 from swell.cli.beside import run_beside
 from swell.cli.inputs import parse_inputs
 from swell.cli.local import check_input, load_model, run_local, save_files
@@ -43,7 +44,10 @@ def one_model(ref: str) -> Definition:
 
 def run_model(
     model: Annotated[
-        str, typer.Argument(help="A built-in model, FILE.py, FILE.py:name or package.module:name.")
+        str,
+        typer.Argument(
+            help="A built-in or added model, FILE.py, FILE.py:name or package.module:name."
+        ),
     ],
     inputs: Inputs = [],
     seed: Annotated[
@@ -59,10 +63,11 @@ def run_model(
     clock = SystemClock()
     settings = settings_from(config, data, worker__device=device).settings
     with stdout_for_data():
-        home = model_home(settings, [model], lambda line: talk.print(line, markup=False))
+        ref = ref_of(model, settings)
+        home = model_home(settings, [ref], lambda line: talk.print(line, markup=False))
         run = _beside if home.is_own else _here
         with Progress(console=talk, transient=True, disable=not talk.is_terminal) as progress:
-            ran = run(_Asked(model, inputs, seed, settings.worker, home, clock), progress)
+            ran = run(_Asked(ref, inputs, seed, settings.worker, home, clock), progress)
         texts = [value for value in ran.values.values() if isinstance(value, str)]
         stem = slug(texts[0] if texts else ran.name.rpartition("/")[2])
         output, paths = save_files(ran.result, stem, out)

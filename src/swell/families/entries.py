@@ -22,7 +22,8 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.errors import InvalidRequest, NotFound
+from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.weights.formats import read_header
 
 __all__ = [
     "Content",
@@ -30,8 +31,10 @@ __all__ = [
     "Extra",
     "InvalidEntry",
     "added",
+    "check_files",
     "check_name",
     "find",
+    "name_of",
     "path_of",
     "read",
     "remove",
@@ -158,14 +161,14 @@ def remove(data_dir: Path, name: str) -> Path:
     """
     path = find(data_dir, name)
     if path is None:
-        known = ", ".join(map(_told, added(data_dir))) or "none"
+        known = ", ".join(name_of(Path(each)) for each in added(data_dir)) or "none"
         raise NotFound(f"no model {name!r} was added to {data_dir}: there is {known}")
     path.unlink()
     return path
 
 
-def _told(ref: str) -> str:
-    path = Path(ref)
+def name_of(path: Path) -> str:
+    """Return the name in an entry's file, or that of the file where nobody can read it."""
     try:
         return read(path).name
     except (NotFound, InvalidEntry):
@@ -187,6 +190,34 @@ def read(path: Path) -> Entry:
         raise NotFound(f"there is no file {str(path)!r}: see `swell models add`") from None
     except (OSError, ValueError, msgspec.ValidationError) as error:
         raise InvalidEntry(f"{path.name} tells of no model: {error}") from None
+
+
+def check_files(entry: Entry) -> None:
+    """Check that an entry's folder and files are there, and whole as far as sizes and heads tell.
+
+    Raises:
+        InvalidEntry: One is missing, has changed or is damaged.
+    """
+    if not Path(entry.folder).is_dir():
+        raise InvalidEntry(f"{entry.name}: its folder {entry.folder} is gone")
+    for name, content in entry.weights.items():
+        path = Path(entry.folder, name)  # that of an extra file is whole already
+        size = path.stat().st_size if path.is_file() else None
+        if size != content.bytes:
+            told = "is missing" if size is None else "has changed"
+            raise InvalidEntry(f"{entry.name}: {name} {told} since it was added")
+        if path.suffix == ".safetensors":
+            try:
+                read_header(path)
+            except SwellError as error:
+                raise InvalidEntry(f"{entry.name}: {name} is damaged: {error.detail}") from None
+    for extra in (entry.controlnet, entry.ip_adapter, entry.scenarios, *_loras(entry)):
+        if extra and not Path(extra).exists():
+            raise InvalidEntry(f"{entry.name}: {extra} is gone")
+
+
+def _loras(entry: Entry) -> list[str]:
+    return [each.file for each in entry.loras]
 
 
 def write(path: Path, entry: Entry) -> None:
