@@ -333,10 +333,10 @@ def test_weights_that_changed_since_are_refused(sd: Path, tmp_path: Path) -> Non
 def test_parts_with_code_of_their_own_are_not_read(sd: Path, tmp_path: Path) -> None:
     folder = tmp_path / "weights"
     shutil.copytree(sd, folder)
+    [definition] = load_models(str(cases.add(folder, tmp_path / "data", "test/it")))
     index = json.loads((folder / "model_index.json").read_text())
     index["unet"] = ["my_module", "MyUnet"]
     (folder / "model_index.json").write_text(json.dumps(index))
-    [definition] = load_models(str(cases.add(folder, tmp_path / "data", "test/it")))
     with pytest.raises(InvalidModel, match="only parts of diffusers and transformers"):
         definition.make().load("cpu")
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from swell.families.adapters import Adapter
 from swell.families.description import INSTALL, Described
+from swell.families.parts import LIBRARIES, used_parts
 from swell.families.placement import (
     DRAWS,
     Placement,
@@ -26,14 +27,13 @@ from swell.families.placement import (
     place,
     working,
 )
-from swell.families.recognise import UNUSED
 from swell.families.visitors_torch import Visitor, come_block_by_block, tensors_of
 from swell.model import InvalidModel
 from swell.weights import CompiledCache
 from swell.weights.torch_compiled import TorchCompiled
 from swell.weights.torch_tensors import TorchHostCopy, load_torch
 
-__all__ = ["Parts", "Scales", "frozen", "read_network", "read_parts"]
+__all__ = ["Parts", "Scales", "class_of", "frozen", "read_network", "read_parts"]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -334,11 +334,9 @@ def read_parts(
     host = torch.device("cpu")
     modules: dict[str, nn.Module] = {}
     others: dict[str, Any] = {}
-    for name, part in facts.index.items():
-        if not _is_read(name, part):
-            continue
+    for name, (library, class_name) in _read_parts(described).items():
         placed = (dtype, host if name in away else place_of)
-        made = _read(described.folder / name, part[0], part[1], name, placed)
+        made = _read(described.folder / name, library, class_name, name, placed)
         (modules if isinstance(made, nn.Module) else others)[name] = made
     if described.entry.controlnet:
         folder, where = Path(described.entry.controlnet), host if "controlnet" in away else place_of
@@ -365,11 +363,7 @@ def _vae_type(described: Described, dtype: torch.dtype) -> torch.dtype:
 
 def _sizes(described: Described, dtype: torch.dtype) -> dict[str, int]:
     """Return what each part will take, in bytes, told by the headers of its files."""
-    folders = {
-        name: described.folder / name
-        for name, part in described.facts.index.items()
-        if _is_read(name, part)
-    }
+    folders = {name: described.folder / name for name in _read_parts(described)}
     if described.adapter is not None:
         folders["image_encoder"] = described.adapter.encoder
     if described.entry.controlnet:
@@ -392,35 +386,76 @@ def _weights_in(folder: Path) -> list[Path]:
     return whole or files
 
 
-def _is_read(name: str, part: Any) -> bool:
-    is_part = isinstance(part, list) and len(part) == 2 and not name.startswith("_")
-    # A scheduler is a solver here.
-    return is_part and part[0] is not None and name not in UNUSED | {"scheduler"}
+def _read_parts(described: Described) -> dict[str, tuple[str, str]]:
+    """Return library and class of each part that is read, by its name."""
+    # A scheduler is a solver here, and a control net is read by its own name.
+    return {
+        name: told
+        for name, told in used_parts(described.facts.index).items()
+        if name not in ("scheduler", "controlnet")
+    }
+
+
+#: All that a part may be. A pipeline is none of these, nor is what reads as a folder tells it to.
+_KINDS: Final = (
+    diffusers.ModelMixin,
+    diffusers.SchedulerMixin,
+    transformers.PreTrainedModel,
+    transformers.PreTrainedTokenizerBase,
+    transformers.ImageProcessingMixin,
+    transformers.FeatureExtractionMixin,
+    transformers.ProcessorMixin,
+)
+
+
+def class_of(name: str, library: str, kind: str) -> Any:
+    """Return the class that reads a part.
+
+    Args:
+        name: The part's.
+        library: `diffusers` or `transformers`, or one of diffusers' own pipelines.
+        kind: The class's name there.
+
+    Raises:
+        InvalidModel: It is of another library, or not there, or none of what a part may be.
+    """
+    if library in LIBRARIES:
+        place: Any = diffusers if library == "diffusers" else transformers
+    elif library in dir(diffusers.pipelines):
+        place = getattr(diffusers.pipelines, library)
+    else:
+        raise InvalidModel(
+            f"{name} is a {kind} of {library}: only parts of diffusers and transformers are read"
+        )
+    found = getattr(place, kind, None)
+    if found is None:
+        raise InvalidModel(f"{name}: this {library} has no {kind}; a newer one may")
+    if not (isinstance(found, type) and issubclass(found, _KINDS)):
+        raise InvalidModel(
+            f"{name} is a {kind} of {library}, which is no network, tokenizer, processor or "
+            "scheduler: nothing else is read"
+        )
+    return found
 
 
 def _read(
     folder: Path, library: str, kind: str, name: str, placed: tuple[torch.dtype, torch.device]
 ) -> Any:
-    if library not in ("diffusers", "transformers"):
-        raise InvalidModel(
-            f"{name} is a {kind} of {library}: only parts of diffusers and transformers are read"
-        )
-    found = getattr(diffusers if library == "diffusers" else transformers, kind, None)
-    if found is None:
-        raise InvalidModel(f"{name}: this {library} has no {kind}; a newer one may")
+    found = class_of(name, library, kind)
     dtype, device = placed
     try:
-        if isinstance(found, type) and issubclass(found, nn.Module):
-            if library == "diffusers":
-                return read_network(found, folder, dtype, device)
-            return found.from_pretrained(  # type: ignore[attr-defined]
+        if issubclass(found, diffusers.ModelMixin):
+            return read_network(found, folder, dtype, device)
+        if issubclass(found, nn.Module):
+            return found.from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
+                trust_remote_code=False,
                 dtype=dtype,
                 **_precision(folder),
             ).to(device)
-        return found.from_pretrained(folder, local_files_only=True)
+        return found.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ImportError as error:
         raise InvalidModel(f"{name} needs {error.name or error}: {INSTALL}") from error
     except (OSError, ValueError, KeyError) as error:

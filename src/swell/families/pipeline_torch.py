@@ -10,12 +10,11 @@ from typing import Any, Final
 
 import diffusers
 import torch
-from diffusers import pipelines
 from torch import Tensor, nn
 
 from swell.families.description import Described
-from swell.families.networks_torch import frozen
-from swell.families.recognise import UNUSED, libraries
+from swell.families.networks_torch import class_of, frozen
+from swell.families.parts import UNUSED, used_parts
 from swell.families.schedulers import few_step, with_sampler
 from swell.media import Image
 from swell.model import Cancelled, InvalidModel, Item, Model
@@ -54,13 +53,8 @@ class OwnLoop(Model):
                 f"{name} is no pipeline of diffusers {diffusers.__version__} that makes pictures "
                 "of words: a newer one may have it"
             )
-        for part, library in libraries(described.facts.index).items():
-            # What it names beyond these would be imported.
-            known_one = library in ("diffusers", "transformers") or library in dir(pipelines)
-            if part not in UNUSED and not known_one:
-                raise InvalidModel(
-                    f"{part} is of {library}: only parts of diffusers and transformers are read"
-                )
+        for part, (library, class_name) in used_parts(described.facts.index).items():
+            class_of(part, library, class_name)
         told, is_gpu = described.entry.dtype, torch.device(device).type == "cuda"
         dtype = getattr(torch, ("bfloat16" if is_gpu else "float32") if told == "auto" else told)
         known = inspect.signature(kind.__init__).parameters
@@ -70,6 +64,7 @@ class OwnLoop(Model):
                 described.folder,
                 local_files_only=True,
                 use_safetensors=True,
+                trust_remote_code=False,
                 torch_dtype=dtype,
                 **unused,
             )

@@ -4,14 +4,15 @@ A folder of diffusers has `model_index.json`, which names its pipeline and what 
 one folder for each part with its `config.json`. Pure but for reading these.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from swell.families import vqgan_clip
+from swell.families.parts import UNUSED, check_parts, parts_of
 from swell.families.schedulers import few_step, sampler_of, with_sampler
+from swell.families.settings import read_json
 from swell.model import InvalidModel
 from swell.weights.formats import is_allowed
 
@@ -22,7 +23,6 @@ __all__ = [
     "Facts",
     "Family",
     "is_vqgan_clip",
-    "libraries",
     "look",
     "read_json",
     "weight_files",
@@ -176,7 +176,7 @@ def look(
             f"model_index.json names {pipeline or 'no pipeline'}: give a folder as diffusers saves "
             "it, whose _class_name ends with Pipeline"
         )
-    _check_parts(folder, index)
+    check_parts(folder, index, in_steps=family is not OTHER)
     scheduler = read_json(folder, "scheduler/scheduler_config.json", optional=family is OTHER)
     usual: tuple[int, float] = (family.steps, family.guidance)
     if few:
@@ -233,7 +233,7 @@ def _draws_in_steps(facts: Facts) -> bool:
         return False
     if facts.index.get("requires_aesthetics_score"):
         return False
-    kinds = {name: told[1] for name, told in _parts(facts.index).items()}
+    kinds = {name: kind for name, (_, kind) in parts_of(facts.index).items()}
     known = ("vae", "AutoencoderKL"), (facts.family.network, facts.family.kind)
     if any(kinds.get(name) != kind for name, kind in known):
         return False
@@ -244,43 +244,6 @@ def _fallen_back(facts: Facts) -> Facts:
     """Return the facts of a folder whose own pipeline is to draw."""
     kept = {name: getattr(facts, name) for name in Facts.__slots__}
     return Facts(**{**kept, "family": OTHER})
-
-
-def _check_parts(folder: Path, index: Mapping[str, Any]) -> None:
-    """Check that each part is there, and has weights that may be opened.
-
-    Raises:
-        InvalidModel: One is missing, or is only there as a pickle.
-    """
-    for part, (library, *_) in _parts(index).items():
-        inner = folder / part
-        if library is None or part in UNUSED:
-            continue
-        if not inner.is_dir():
-            raise InvalidModel(f"the folder has no {part}/, which model_index.json names")
-        is_network = (inner / "config.json").is_file()
-        if is_network and not any(inner.glob("*.safetensors")):
-            raise InvalidModel(
-                f"{part}/ has no .safetensors file: convert its weights, other formats are pickles "
-                "and are not opened"
-            )
-
-
-#: Parts that are not loaded: what is shown is the operator's choice, made for all models alike.
-UNUSED: Final = frozenset({"safety_checker"})
-
-
-def _parts(index: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
-    return {
-        name: told
-        for name, told in index.items()
-        if isinstance(told, list) and len(told) == 2 and not name.startswith("_")
-    }
-
-
-def libraries(index: Mapping[str, Any]) -> dict[str, str]:
-    """Return which library each part is of, by its name; without those that are not there."""
-    return {name: str(told[0]) for name, told in _parts(index).items() if told[0] is not None}
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -296,23 +259,3 @@ def is_vqgan_clip(folder: Path) -> bool:
     if (folder / "model_index.json").is_file():
         return vqgan_clip.recognises(read_json(folder, "model_index.json"))
     return vqgan_clip.is_complete(folder)
-
-
-def read_json(folder: Path, name: str, *, optional: bool = False) -> dict[str, Any]:
-    """Return a folder's file of settings; nothing if it may be missing and is.
-
-    Raises:
-        InvalidModel: It is missing, or no table.
-    """
-    path = folder / name
-    if optional and not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidModel(f"the folder has no {name}: give one as diffusers saves it") from None
-    except (OSError, ValueError) as error:
-        raise InvalidModel(f"{name} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise InvalidModel(f"{name} is no table of settings")
-    return found

@@ -1,0 +1,171 @@
+"""The parts that a folder of diffusers names, and which of them may be opened.
+
+A folder comes from anywhere. Its `model_index.json` says where parts lie and which classes read
+them, and an index of shards says which files hold a part's weights: all of that is checked before
+anything is read. What could run a program is refused: pickles, code, classes that read whatever a
+folder tells them to, and pipelines within pipelines. Pure but for looking at names and settings.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from swell.families.settings import read_json
+from swell.model import InvalidModel
+from swell.weights.formats import PICKLE_SUFFIXES
+
+__all__ = ["LIBRARIES", "UNUSED", "check_folder", "check_parts", "parts_of", "used_parts"]
+
+#: Parts that are not loaded: what is shown is the operator's choice, made for all models alike.
+UNUSED: Final = frozenset({"safety_checker"})
+
+#: Whose classes read parts.
+LIBRARIES: Final = ("diffusers", "transformers")
+
+#: Parts that families drawn in steps may have; their pipelines in diffusers have no others.
+_STEP_PARTS: Final = frozenset(
+    {
+        "vae",
+        "unet",
+        "transformer",
+        "text_encoder",
+        "text_encoder_2",
+        "text_encoder_3",
+        "tokenizer",
+        "tokenizer_2",
+        "tokenizer_3",
+        "scheduler",
+        "safety_checker",
+        "feature_extractor",
+        "image_encoder",
+        "controlnet",
+    }
+)
+
+#: Classes that are whatever a folder says, and those that read folders of parts themselves.
+_OPEN_CLASS: Final = re.compile(r"Auto(?!encoder)\w*|\w*Pipeline")
+
+#: What pipelines are kept in.
+_PIPELINE_FILE: Final = "model_index.json"
+
+#: What transformers reads beside a part's own weights, unasked.
+_ADAPTER_FILE: Final = "adapter_config.json"
+
+
+def parts_of(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return library and class of each part that `model_index.json` has, by its name.
+
+    Raises:
+        InvalidModel: A name leads elsewhere, or what is said of a part cannot be understood.
+    """
+    found = {}
+    for name, told in index.items():
+        if name.startswith("_") or not (isinstance(told, list) and len(told) == 2):
+            continue
+        if not (name.isascii() and name.isidentifier()):
+            raise InvalidModel(
+                f"model_index.json names a part {name[:80]!r}: a part is a folder beside that "
+                "file, with a name of letters, digits and _"
+            )
+        if told[0] is None:
+            continue
+        if not all(isinstance(each, str) and each.isidentifier() for each in told):
+            raise InvalidModel(
+                f"model_index.json says of {name} {str(told)[:80]}: give a library and a class"
+            )
+        found[name] = (told[0], told[1])
+    return found
+
+
+def used_parts(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return library and class of each part that is loaded, by its name."""
+    return {name: told for name, told in parts_of(index).items() if name not in UNUSED}
+
+
+def check_parts(folder: Path, index: Mapping[str, Any], *, in_steps: bool) -> None:
+    """Check that each part is there, and that nothing in it runs a program when it is opened.
+
+    Args:
+        folder: With `model_index.json`.
+        index: What that says.
+        in_steps: Whether its pipeline is of a family that is drawn in steps.
+
+    Raises:
+        InvalidModel: One is missing, is only there as a pickle, or is not what it may be.
+    """
+    for name, (library, kind) in used_parts(index).items():
+        if in_steps and name not in _STEP_PARTS:
+            raise InvalidModel(
+                f"model_index.json names {name}, which {index.get('_class_name')} has no use for: "
+                "take it out"
+            )
+        if in_steps and library not in LIBRARIES:
+            raise InvalidModel(
+                f"{name} is a {kind} of {library}: only parts of diffusers and transformers are "
+                "read"
+            )
+        if _OPEN_CLASS.fullmatch(kind):
+            raise InvalidModel(
+                f"{name} is a {kind}: name the class of the part itself, which is no pipeline and "
+                "begins with no Auto"
+            )
+        if not (folder / name).is_dir():
+            raise InvalidModel(f"the folder has no {name}/, which model_index.json names")
+        check_folder(folder / name)
+
+
+def check_folder(part: Path) -> None:
+    """Check that a part's folder may be opened.
+
+    Raises:
+        InvalidModel: It holds code, a pipeline, or weights that are there as pickles alone.
+    """
+    names = sorted(each.relative_to(part).as_posix() for each in part.rglob("*"))
+    weights = [name for name in names if name.lower().endswith(".safetensors")]
+    pickles = [name for name in names if name.lower().endswith(PICKLE_SUFFIXES)]
+    if not any("/" not in name for name in weights) and (pickles or "config.json" in names):
+        among = f" and has {pickles[0]}" if pickles else ""
+        raise InvalidModel(
+            f"{part.name}/ has no .safetensors file{among}: convert its weights, other formats are "
+            "pickles and are not opened"
+        )
+    for name in names:
+        last = name.rpartition("/")[2]
+        if last == _PIPELINE_FILE:
+            raise InvalidModel(f"{part.name}/ is a pipeline of its own: give a folder of one alone")
+        if last.endswith(".py"):
+            raise InvalidModel(
+                f"{part.name}/ has code, {last}: no code from a folder is run, so take it out"
+            )
+        if last == _ADAPTER_FILE:
+            raise InvalidModel(
+                f"{part.name}/ has {last}: merge the adapter into the weights, or give it as a LoRA"
+            )
+    for name in names:
+        if name.endswith(".index.json") and "/" not in name:
+            _check_shards(part, name)
+
+
+def _check_shards(part: Path, name: str) -> None:
+    """Check that an index of shards names files of weights beside it.
+
+    Raises:
+        InvalidModel: It names something else, or a file that is not there.
+    """
+    if ".safetensors." not in name:
+        return  # that of pickles, which is not read
+    told = read_json(part.parent, f"{part.name}/{name}").get("weight_map")
+    shards: Sequence[Any] = list(told.values()) if isinstance(told, dict) else [None]
+    for shard in shards:
+        if not (isinstance(shard, str) and shard.endswith(".safetensors") and _is_plain(shard)):
+            raise InvalidModel(
+                f"{part.name}/{name}: weight_map names {str(shard)[:80]!r}, which is no "
+                ".safetensors file beside it"
+            )
+        if not (part / shard).is_file():
+            raise InvalidModel(f"{part.name}/ has no {shard}, which {name} names: fetch it again")
+
+
+def _is_plain(name: str) -> bool:
+    return not set(name) & set("/\\\0")
