@@ -1,15 +1,19 @@
 """Whether a prompt asks for what an operator will not have drawn.
 
 Lists of words by category, compared after what people do to hide a word is undone: accents, signs
-for letters, letters drawn out or spaced out. Whole words only, so that a Scunthorpe is a town.
-Nothing is learnt here, and nothing that words alone do not say is found: the picture is checked too
-(`swell.zoo.safety`).
+for letters, letters of other scripts that look alike, signs that nobody sees, letters drawn out or
+spaced out. Whole words and beginnings of words, so that a Scunthorpe is a town, and phrases that
+mean something else first, so that a naked mole rat is an animal. Nothing is learnt here, and
+nothing that words alone do not say is found: the picture is checked too (`swell.zoo.safety`).
 """
+
+# Letters that look like others are what this is about.
+# ruff: noqa: RUF001
 
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -25,16 +29,86 @@ __all__ = ["CATEGORIES", "Finding", "PromptCheck", "PromptWords"]
 #: What can be refused. `minors` is a child together with anything sexual, never a child alone.
 CATEGORIES: Final = ("minors", "sexual", "obscene", "gore", "hate", "self-harm")
 
+#: Lists that only count beside others: what is sexual beside a child, what has a second meaning,
+#: whom that second meaning needs, and what tells that a prompt is in a language.
+_SUGGESTIVE, _DOUBLE, _COMPANY, _SMALL = "suggestive", "obscene?", "company", "small"
+_SEXUAL: Final = frozenset({"sexual", "obscene", _SUGGESTIVE})
+#: What may be written together: nakedgirl.
+_GLUED: Final = _SEXUAL | {"minors"}
+_SHORTEST_PART: Final = 3
+#: Longest phrase of the lists, in words; and in letters where nothing stands between words.
+_LONGEST: Final = 6
+_LONGEST_RUN_ON: Final = 10
+
 #: Signs that stand for letters.
 _LEET: Final = str.maketrans("0134578@$€!|", "oieastbaseil")
-_AGE: Final = re.compile(r"\b(\d{1,2}) ?-?(?:years?|yo|y/o|anos|años|ans|jahre|anni)\b")
-_ADULT_AGE: Final = 18
+#: Letters that look like Latin ones, in the order of the second line.
+_ALIKE: Final = str.maketrans(
+    "аеорсухіѕјһԁԛԝкмтвнпгɑɡıøłđαβγεηικνορτυχωϲօսհոᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ",
+    "aeopcyxisjhdqwkmtbhnragioldabyenikvoptuxwcouhnabcdefghijklmnoprstuvwyz",
+)
+#: A word of these alone may be a Latin one, though it has no Latin letter.
+_TWINS: Final = frozenset("аеорсухіѕјкмт")
+_CYRILLIC: Final = str.maketrans("aeopcyxkmthb", "аеорсухкмтнв")
+#: Letters of other scripts that are drawn as nothing.
+_UNSEEN: Final = frozenset("\u115f\u1160\u2800\u3164\u17b4\u17b5")
+#: Marks that make another letter of a Japanese one.
+_VOICED: Final = "\u3099\u309a"
 _SPACED: Final = re.compile(r"(?<!\S)(?:\S[ .\-_*]){2,}\S(?!\S)")
 _SIGNS: Final = re.compile(r"[ .\-_*]")
+_INSIDE: Final = re.compile(r"(?<=\w)[.\-_*\u00b7'\u2019|/]+(?=\w)")
 #: Three letters and what stands between them.
 _SHORTEST_RUN: Final = 4
 _DRAWN_OUT: Final = re.compile(r"(.)\1{2,}")
-_NOT_WORD: Final = re.compile(r"[^\w]+")
+_NOT_WORD: Final = re.compile(r"[\W_]+")
+_WORD: Final = re.compile(r"\w+")
+#: Characters of scripts that put no spaces between words: Thai, kana, Chinese.
+_RUN_ON: Final = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")
+
+_ADULT_AGE: Final = 18
+#: Numbers in words; bare, as a reading is. English, Spanish, Portuguese, French, German, Italian
+#: and Russian, each from 1 to 17.
+_NUMBERS: Final = (
+    "one un uno una um uma ein ein eine eines один одна",
+    "two dos dois duas deux zwei due два две",
+    "three tres trois drei tre три",
+    "four cuatro quatro quatre vier quattro четыре",
+    "five cinco cinq funf cinque пять пяти",
+    "six seis sechs sei шесть шести",
+    "seven siete sete sept sieben sette семь семи",
+    "eight ocho oito huit acht otto восемь восьми",
+    "nine nueve nove neuf neun девять девяти",
+    "ten diez dez dix zehn dieci десять десяти",
+    "eleven once onze elf undici одиннадцать одиннадцати",
+    "twelve doce doze douze zwolf dodici двенадцать двенадцати",
+    "thirteen trece treze treize dreizehn tredici тринадцать тринадцати",
+    "fourteen catorce catorze quatorze vierzehn quattordici четырнадцать четырнадцати",
+    "fifteen quince quinze funfzehn quindici пятнадцать пятнадцати",
+    "sixteen dieciseis dezesseis seize sechzehn sedici шестнадцать шестнадцати",
+    "seventeen diecisiete dezessete siebzehn diciassette семнадцать семнадцати",
+)
+_BY_NAME: Final = {name: n for n, names in enumerate(_NUMBERS, 1) for name in names.split()}
+_NUMBER: Final = rf"(?<!\d)(?:\d{{1,2}}|{'|'.join(sorted(_BY_NAME, key=len, reverse=True))})"
+#: Twenty-five is not five.
+_TENS: Final = (
+    r"(?:(?P<tens>twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|veinte|treinta"
+    r"|cuarenta|cincuenta|sesenta|setenta|ochenta|noventa|vinte|trinta|quarenta|cinquenta"
+    r"|sessenta|vingt|trente|quarante|cinquante|soixante|двадцать|тридцать|сорок|пятьдесят)"
+    r" (?:y |e |et |and )?)?"
+)
+_AGE: Final = re.compile(
+    rf"\b{_TENS}(?P<age>{_NUMBER}) ?"
+    r"(?:(?:year|yr)s?(?: ?olds?)?|yo|y o|anos?|anitos|aninhos|ans|jahren?|ja(?:e)?hrig\w*|anni"
+    r"|лет|летн\w+|года?|годик\w*)(?!\w)"
+)
+_SAID_AGE: Final = re.compile(
+    r"\b(?:(?:age|aged|ages|edad|idade|alter|возраст\w*)(?: of| de| is)?|s?he (?:is|s)|i (?:am|m))"
+    r" (?P<age>\d{1,2}|ten|eleven|twelve|\w+teen)(?!\w)"
+)
+_NEWBORN: Final = re.compile(r"\b\d{1,2} (?:month|week|day)s? old\b")
+_AGE_RUN_ON: Final = re.compile(
+    r"(?<!\d)(?P<age>\d{1,2}|[一二三四五六七八九十]{1,3}) ?(?:周?[岁歲]|[歳才]|세|살)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,67 +126,199 @@ class Finding:
         return tuple(c for c in CATEGORIES if c in self.categories and c in categories)
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A place of a word on the lists."""
+
+    category: str
+    language: str
+    #: English has it too: it needs another word of its language beside it.
+    is_shared: bool
+
+
 class PromptWords:
     """Looks for words of the lists.
 
     Args:
-        path: `prompt-words.json`, category → words, lower case and without accents, which
-            `training/prompt_words.py` writes.
-        more: An operator's own, category → words.
+        path: `prompt-words.json`, category → language → words, which `training/prompt_words.py`
+            writes; a star at the end of a word stands for any ending.
+        more: An operator's own, category → words, written in the same way.
     """
 
     def __init__(self, path: Path, more: Mapping[str, Sequence[str]] | None = None) -> None:
-        lists: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
-        for category, words in (more or {}).items():
-            lists.setdefault(category, []).extend(_bare(word) for word in words)
-        self._spaced = {name: _pattern(words, True) for name, words in lists.items()}
-        # Chinese, Japanese and Thai put no spaces between words.
-        self._run_on = {name: _pattern(words, False) for name, words in lists.items()}
+        lists: dict[str, dict[str, list[str]]] = json.loads(path.read_text(encoding="utf-8"))
+        self._harmless, self._harmless_run_on = _phrases(lists.pop("harmless")["en"])
+        self._words: dict[str, list[_Entry]] = {}
+        self._stems: dict[str, list[_Entry]] = {}
+        self._run_on: dict[str, list[_Entry]] = {}
+        for category, languages in lists.items():
+            for language, words in languages.items():
+                self._add(category, language, words)
+        for category, own in (more or {}).items():
+            self._add(category, "", own)
 
     def __call__(self, *texts: str) -> Finding:
         """Return what any of these texts holds, such as a prompt and its translation."""
-        found: dict[str, dict[str, None]] = {}
         readings = [reading for text in texts for reading in _readings(text)]
-        for reading in readings:
-            for patterns in (self._spaced, self._run_on):
-                for category, pattern in patterns.items():
-                    for match in pattern.finditer(reading) if pattern else ():
-                        found.setdefault(category, {})[match.group().strip()] = None
-        ages = [int(age) for reading in readings for age in _AGE.findall(reading)]
-        if any(age < _ADULT_AGE for age in ages):
+        hits = [hit for reading in readings for hit in self._hits(reading)]
+        found: dict[str, dict[str, None]] = {}
+        for word, category in _counted(hits):
+            found.setdefault(category, {})[word] = None
+        ages = [age for reading in readings for age in self._ages(reading)]
+        if ages and min(ages) < _ADULT_AGE:
             found.setdefault("minors", {})[f"{min(ages)} years"] = None
-        if not (found.keys() & {"sexual", "obscene"}):
+        if found.keys() & _SEXUAL:
+            if "minors" in found:
+                found["minors"] |= found.get(_SUGGESTIVE, {})
+        else:
             found.pop("minors", None)
+        found.pop(_SUGGESTIVE, None)
         return Finding({name: tuple(words) for name, words in found.items()})
+
+    def _add(self, category: str, language: str, words: Iterable[str]) -> None:
+        for word in words:
+            entry = _Entry(category, language, word.startswith("~"))
+            key = " ".join(_NOT_WORD.sub(" ", _bare(word)).split())
+            if _RUN_ON.search(key):
+                self._run_on.setdefault(key, []).append(entry)
+            elif key:
+                where = self._stems if word.endswith("*") else self._words
+                where.setdefault(key, []).append(entry)
+
+    def _hits(self, reading: str) -> Iterator[tuple[str, _Entry]]:
+        """Say which words of the lists a reading holds, and their places there."""
+        words = self._spoken(reading).split()
+        for at, word in enumerate(words):
+            for end in range(at + 1, min(at + _LONGEST, len(words)) + 1):
+                phrase = " ".join(words[at:end])
+                yield from ((phrase, entry) for entry in self._words.get(phrase, ()))
+            for length in range(2, len(word) + 1):
+                yield from ((word, entry) for entry in self._stems.get(word[:length], ()))
+            # 1girl, kid12
+            letters = word.strip("0123456789")
+            if letters != word:
+                yield from ((letters, entry) for entry in self._words.get(letters, ()))
+            yield from self._parts(letters)
+            if _RUN_ON.search(word):
+                yield from self._inside(word)
+
+    def _parts(self, word: str) -> Iterator[tuple[str, _Entry]]:
+        """Take a word apart that is two English ones of the lists: nakedgirl."""
+        for cut in range(_SHORTEST_PART, len(word) - _SHORTEST_PART + 1):
+            first, second = (
+                [entry for entry in self._words.get(part, ()) if _is_glued(entry)]
+                for part in (word[:cut], word[cut:])
+            )
+            if first and second:
+                yield from ((word[:cut], entry) for entry in first)
+                yield from ((word[cut:], entry) for entry in second)
+
+    def _inside(self, word: str) -> Iterator[tuple[str, _Entry]]:
+        """Look into what is written without spaces."""
+        for at in range(len(word)):
+            for end in range(at + 1, min(at + _LONGEST_RUN_ON, len(word)) + 1):
+                part = word[at:end]
+                yield from ((part, entry) for entry in self._run_on.get(part, ()))
+
+    def _spoken(self, reading: str) -> str:
+        """Leave out the phrases that mean something else than their words."""
+        return self._harmless_run_on.sub(" ", self._harmless.sub(" / ", reading))
+
+    def _ages(self, reading: str) -> Iterator[int]:
+        spoken = self._spoken(reading)
+        for pattern in (_AGE, _SAID_AGE, _AGE_RUN_ON):
+            for match in pattern.finditer(spoken):
+                if not match.groupdict().get("tens"):
+                    yield _number(match["age"])
+        if _NEWBORN.search(spoken):
+            yield 0
+
+
+def _phrases(listed: Sequence[str]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return patterns of phrases: where spaces stand between words, and where none do."""
+    with_spaces, without = (
+        sorted((p for p in listed if bool(_RUN_ON.search(p)) is runs_on), key=len, reverse=True)
+        for runs_on in (False, True)
+    )
+    spoken = (_NOT_WORD.sub(" ", re.sub(r"[#*]", _wild, _bare(phrase))) for phrase in with_spaces)
+    either = "|".join(spoken).replace("anynumber", r"\d+").replace("anyending", r"\w*")
+    return re.compile(f"(?<= )(?:{either})(?= )"), re.compile("|".join(map(_bare, without)))
+
+
+def _wild(match: re.Match[str]) -> str:
+    return "anynumber" if match.group() == "#" else "anyending"
+
+
+def _is_glued(entry: _Entry) -> bool:
+    return entry.language == "en" and entry.category in _GLUED
+
+
+def _counted(hits: Sequence[tuple[str, _Entry]]) -> Iterator[tuple[str, str]]:
+    """Say which words count, and in which category: some need others beside them."""
+    spoken = {entry.language for _, entry in hits if not entry.is_shared}
+    beside = {entry.category for _, entry in hits} - {_SMALL, _DOUBLE}
+    has_company = bool(beside & (_GLUED | {_COMPANY}))
+    for word, entry in hits:
+        if entry.is_shared and entry.language not in spoken:
+            continue
+        if entry.category == _DOUBLE:
+            if has_company:
+                yield word, "obscene"
+        elif entry.category not in (_SMALL, _COMPANY):
+            yield word, entry.category
+
+
+def _number(text: str) -> int:
+    """Return a number up to 99 that is written in figures or in words of the ages' languages."""
+    if text.isdecimal():
+        return int(text)
+    if text in _BY_NAME:
+        return _BY_NAME[text]
+    if text[0] in "一二三四五六七八九十":
+        tens, ten, ones = text.rpartition("十")
+        value = {"": 0} | {sign: n for n, sign in enumerate("一二三四五六七八九", 1)}
+        return 10 * value.get(tens, 1) * bool(tens) + 10 * (bool(ten) and not tens) + value[ones]
+    return _ADULT_AGE
 
 
 def _readings(text: str) -> set[str]:
     """Return the ways in which a text may be meant."""
-    plain = _bare(text)
+    # What nobody sees may hide a word, or stand for a space.
+    plain = {_bare(text), _bare("".join(" " if _is_unseen(c) else c for c in text))}
+    plain |= {_WORD.sub(_in_latin, way) for way in plain}
+    plain |= {_WORD.sub(_in_cyrillic, way) for way in plain}
     # An article may stand before a word that is spaced out, and belongs to none of its letters.
-    runs = [(run, run[2:]) for run in _SPACED.findall(plain)]
+    runs = [(run, run[2:]) for way in plain for run in _SPACED.findall(way)]
     together = {_SIGNS.sub("", one) for run in runs for one in run if len(one) > _SHORTEST_RUN}
-    ways = {plain, *together} | {way.translate(_LEET) for way in (plain, *together)}
+    ways = plain | together | {_INSIDE.sub("", way) for way in plain}
+    ways |= {way.translate(_LEET) for way in ways}
     ways |= {_DRAWN_OUT.sub(letters, way) for way in tuple(ways) for letters in (r"\1", r"\1\1")}
     return {f" {_NOT_WORD.sub(' ', way).strip()} " for way in ways}
 
 
+def _in_latin(match: re.Match[str]) -> str:
+    """Return a word with the letters that its own were to be mistaken for, if it may be Latin."""
+    word = match.group()
+    is_foreign = any("\u0370" <= letter <= "\u058f" for letter in word)
+    may_be_latin = _TWINS.issuperset(word) or any("a" <= letter <= "z" for letter in word)
+    return word.translate(_ALIKE) if may_be_latin or not is_foreign else word
+
+
+def _in_cyrillic(match: re.Match[str]) -> str:
+    word = match.group()
+    return word.translate(_CYRILLIC) if any("а" <= letter <= "я" for letter in word) else word
+
+
+def _is_unseen(letter: str) -> bool:
+    return letter in _UNSEEN or unicodedata.category(letter) in ("Cf", "Cc")
+
+
 def _bare(text: str) -> str:
-    parts = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(letter for letter in parts if not unicodedata.combining(letter)).strip()
-
-
-def _pattern(words: Sequence[str], is_spaced: bool) -> re.Pattern[str] | None:
-    chosen = [_NOT_WORD.sub(" ", word).strip() for word in words if _has_spaces(word) is is_spaced]
-    if not any(chosen):
-        return None
-    either = "|".join(sorted(map(re.escape, filter(None, chosen)), key=len, reverse=True))
-    return re.compile(f"(?<= )(?:{either})(?= )" if is_spaced else f"(?:{either})")
-
-
-def _has_spaces(word: str) -> bool:
-    """Whether its script puts spaces between words."""
-    return not any("\u0e00" <= c <= "\u0e7f" or "\u3040" <= c <= "\u9fff" for c in word)
+    """Return a text in lower case without accents and without what nobody sees."""
+    seen = "".join(c for c in text if c.isspace() or not _is_unseen(c))
+    parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", seen).casefold())
+    kept = "".join(c for c in parts if c in _VOICED or unicodedata.category(c) not in ("Mn", "Me"))
+    return unicodedata.normalize("NFC", kept).strip()
 
 
 class PromptCheck(Model):
@@ -121,12 +327,21 @@ class PromptCheck(Model):
     | category | found by |
     |---|---|
     | `minors` | a child, or an age below 18, together with anything sexual or obscene |
-    | `sexual`, `gore`, `hate`, `self-harm` | short lists, English and a little of five more |
+    | `sexual` | bare skin and acts; underwear and "sexy" count beside a child only |
+    | `gore`, `hate`, `self-harm` | short lists, English and a little of three more |
     | `obscene` | LDNOOBW, 13 languages (CC BY 4.0), less what also names something to draw |
 
-    It reads words, not intentions: it lets through what is well paraphrased, and refuses some that
-    was harmless. Let it be the first of two checks, with `swell/safety` on the picture.
-    Time: below 1 ms.
+    Words for children and for what is sexual are English, Spanish, Portuguese, French, German,
+    Italian, Russian, Japanese, Chinese and Korean; ages are read in figures, and up to 17 in words.
+    Letters of other scripts, signs that nobody sees, and letters spaced or drawn out are undone
+    first. Some phrases are known to be harmless ("naked mole rat", "minor key"); "sex education for
+    kids" is not one of them, and "girl" is a child here.
+
+    It goes as far as its words go. It reads words, not intentions: it lets through what is
+    paraphrased, spelt in a new way or said in another language, and refuses some that was harmless.
+    It is no promise that nothing slips through, and no filter for what the law forbids: let it be
+    the first of two checks, with `swell/safety` on the picture, and people behind both.
+    Time: 0.6 ms for a sentence, 50 ms for 5,000 characters.
     """
 
     name = "swell/prompt-check"
@@ -136,7 +351,7 @@ class PromptCheck(Model):
     ([CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)), changed.
     """
     memory_bytes = 21_000_000
-    speed = (Speed("one core of an AMD EPYC", "a prompt", 0.00003, "2026-11-25"),)
+    speed = (Speed("one core of an AMD EPYC", "a prompt", 0.0006, "2026-11-25"),)
     samples = {"what may be drawn, and what not": "samples/prompt-check.txt"}
     examples = (
         {"text": "a red fox in the snow"},
