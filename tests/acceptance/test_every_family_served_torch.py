@@ -1,0 +1,127 @@
+"""One small model of each family, added by the command and served together; needs torch.
+
+Over HTTP each gives the picture that diffusers' own pipeline gives, and a LoRA changes it and back.
+"""
+
+import base64
+import contextlib
+import io
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from commandline import Swell, ready_line, stop
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+import diffusers
+import torch
+
+import tiny_pipelines as tiny
+
+#: Each process imports torch, on a machine that may be busy.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+
+STEPS, SEED, PROMPT = 4, 7, "a red fox"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family's name, how a small one is made, and which of its parts takes LoRAs."""
+
+    name: str
+    build: Callable[[Path], Path]
+    network: str | None
+
+
+def velocity(folder: Path) -> Path:
+    return tiny.stable_diffusion(folder, tiny.ddim(prediction_type="v_prediction"))
+
+
+def pndm(folder: Path) -> Path:
+    scheduler = diffusers.PNDMScheduler(**tiny.BETAS, skip_prk_steps=True, steps_offset=1)
+    return tiny.stable_diffusion(folder, scheduler)
+
+
+FAMILIES = {
+    "sd2": Family("stable-diffusion", velocity, "unet"),
+    "xl": Family("stable-diffusion-xl", tiny.stable_diffusion_xl, "unet"),
+    "sd3": Family("stable-diffusion-3", tiny.stable_diffusion_3, "transformer"),
+    "flux": Family("flux", tiny.flux, "transformer"),
+    "loop": Family("pipeline", pndm, None),
+}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("weights")
+    with contextlib.redirect_stderr(io.StringIO()):
+        return {name: family.build(folder / name) for name, family in FAMILIES.items()}
+
+
+@pytest.fixture(scope="module")
+def served(weights: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swell]:
+    """A Swell that serves them all from one data folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        swell = Swell(tmp_path_factory.mktemp("families"))
+        for name, folder in weights.items():
+            told = swell.json("models", "add", str(folder), "--name", f"test/{name}")
+            assert (told["family"], told["in_steps"]) == (FAMILIES[name].name, name != "loop")
+        process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
+        try:
+            ready_line(process, swell.folder)
+            yield swell
+        finally:
+            assert stop(process) == 0, (swell.folder / "stderr.txt").read_text()
+
+
+def drawn(swell: Swell, model: str, **asked: Any) -> Any:
+    told = {"prompt": PROMPT, "seed": SEED, "steps": STEPS, "guidance": 5.0} | asked
+    given = [part for name, value in told.items() for part in ("-i", f"{name}={value}")]
+    task = swell.ok("tasks", "submit", model, *given).strip()
+    swell.ok("tasks", "watch", task)
+    shown = swell.json("tasks", "show", task)
+    assert shown["state"] == "succeeded", shown["error"]
+    with urllib.request.urlopen(shown["artifacts"][0]["url"]) as answer:
+        return np.asarray(PIL.Image.open(io.BytesIO(answer.read())).convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_draws_over_http_what_diffusers_draws(
+    served: Swell, weights: dict[str, Path], name: str
+) -> None:
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(weights[name])
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        PROMPT,
+        num_inference_steps=STEPS,
+        guidance_scale=5.0,
+        generator=torch.Generator("cpu").manual_seed(SEED),
+    ).images[0]
+    mine, other = drawn(served, f"test/{name}"), np.asarray(theirs).astype(int)
+    assert mine.shape == other.shape
+    assert other.std() > 20
+    assert np.abs(mine - other).max() <= 1
+
+
+@pytest.mark.parametrize("name", [name for name, each in FAMILIES.items() if each.network])
+def test_a_lora_of_a_task_changes_the_picture_and_is_gone_from_the_next(
+    served: Swell, weights: dict[str, Path], name: str
+) -> None:
+    network = FAMILIES[name].network
+    assert network is not None
+    file = tiny.lora(served.folder / f"{name}.safetensors", weights[name], network=network)
+    data = base64.b64encode(file.read_bytes()).decode()
+    lora = f'["data:application/octet-stream;base64,{data}"]'
+    plain = drawn(served, f"test/{name}")
+    inked = drawn(served, f"test/{name}", loras=lora)
+    assert np.abs(plain - inked).max() > 3
+    assert np.array_equal(plain, drawn(served, f"test/{name}"))
