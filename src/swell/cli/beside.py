@@ -14,7 +14,7 @@ from swell.config import WorkerSettings
 from swell.errors import InvalidInput, InvalidRequest
 from swell.media import File
 from swell.registry import ModelCard
-from swell.worker.alone import LocalResult, RunFailed
+from swell.worker.alone import InputRejected, LocalResult, RunFailed
 from swell.worker.child import SEED_BITS
 from swell.worker.encode import FileNote, encode, wanted_format
 from swell.worker.frames import (
@@ -141,4 +141,6 @@ class _Talk:
 def _error_of(fault: Fault) -> Exception:
     if fault.code == "invalid_input":
         return InvalidInput(fault.detail)
+    if fault.code == "rejected":
+        return InputRejected(fault.detail)
     return RunFailed(f"{fault.title}: {fault.detail}")

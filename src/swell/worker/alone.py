@@ -8,15 +8,29 @@ from pydantic import ValidationError
 
 from swell.clock import Clock
 from swell.errors import FieldError, InvalidInput, SwellError
-from swell.model import Definition, File, Image, Item, Model, flatten
+from swell.model import Definition, File, Image, Item, Model, Reject, flatten
 
-__all__ = ["Loaded", "LocalResult", "RunFailed", "check_input", "load_model", "run_together"]
+__all__ = [
+    "InputRejected",
+    "Loaded",
+    "LocalResult",
+    "RunFailed",
+    "check_input",
+    "load_model",
+    "run_together",
+]
 
 
 class RunFailed(SwellError):
     """A model refused an input, broke, or returned what nobody can take."""
 
     code, title = "run_failed", "The model failed"
+
+
+class InputRejected(RunFailed):
+    """A model takes this input on no account: it raised or returned `Reject`."""
+
+    code, title = "rejected", "The model refused this input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +120,16 @@ def run_together(
     """Run one input once for each seed, all in one batch.
 
     Raises:
-        RunFailed: The model refused it, broke, or returned another number of results.
+        InputRejected: The model refused it.
+        RunFailed: It broke, or returned another number of results.
     """
     name = loaded.definition.name
     items = [Item(checked, seed=seed, listener=_Teller(tell)) for seed in seeds]
     started_s = clock.monotonic_s()
-    answers = loaded.model.run(items)
+    try:
+        answers = loaded.model.run(items)
+    except Reject as error:
+        answers = [error] * len(items)
     run_s = clock.monotonic_s() - started_s
     n = len(answers) if isinstance(answers, list | tuple) else None
     if n != len(items):
@@ -122,6 +140,8 @@ def run_together(
         )
     results = []
     for seed, answer in zip(seeds, answers, strict=True):
+        if isinstance(answer, Reject):
+            raise InputRejected(str(answer)) from answer
         if isinstance(answer, Exception):
             kind = type(answer).__name__
             raise RunFailed(f"{name} failed: {kind}: {answer}") from answer

@@ -1,0 +1,41 @@
+"""`swell run`, as far as it needs no weights."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from swell.cli import app
+
+PICKY = """
+import swell
+from pydantic import BaseModel
+
+
+@swell.model("test/function")
+def function(word: str) -> str:
+    raise swell.Reject("No word was found: give one.")
+
+
+class Raises(swell.Model):
+    name = "test/raises"
+
+    class Input(BaseModel):
+        word: str
+
+    def run(self, items):
+        raise swell.Reject("No word was found: give one.")
+"""
+
+
+@pytest.mark.parametrize("attribute", ["function", "Raises"])
+def test_a_refusal_is_told_as_the_model_said_it(tmp_path: Path, attribute: str) -> None:
+    (tmp_path / "picky.py").write_text(PICKY)
+    command = ["run", f"{tmp_path / 'picky.py'}:{attribute}", "-i", "word=a"]
+    result = CliRunner().invoke(app, [*command, "--data", str(tmp_path / "data")])
+    assert result.exit_code != 0
+    told = " ".join(result.output.split())
+    assert "The model refused this input" in told
+    assert "No word was found: give one." in told
+    assert "Reject" not in told
+    assert "failed" not in told
