@@ -1,5 +1,6 @@
 import PIL.Image
 import pytest
+from pydantic import ValidationError
 
 from swell.model import Item, Reject
 
@@ -63,6 +64,44 @@ def test_a_prompt_that_should_not_be_drawn_is_refused_in_words(
 ) -> None:
     with pytest.raises(Reject, match="sexual"):
         artwork.prepare(asked(prompt=prompt))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "language"),
+    [
+        ("красная лиса", "Russian"),
+        ("赤い狐", "Japanese"),
+        ("红色的狐狸", "Chinese"),
+        ("붉은 여우", "Korean"),
+        ("червона лисиця", "Ukrainian"),
+        ("ثعلب أحمر", "Arabic"),
+        ("czerwony lis na śniegu", "Polish"),
+    ],
+)
+def test_a_prompt_that_nobody_here_translates_is_refused(
+    artwork: Artwork, prompt: str, language: str
+) -> None:
+    with pytest.raises(Reject, match=f"No translation from {language} here: write it in English"):
+        artwork.prepare(asked(prompt=prompt))
+
+
+@pytest.mark.parametrize("prompt", ["🦊", "1234", "!?"])
+def test_a_prompt_without_a_word_is_refused(artwork: Artwork, prompt: str) -> None:
+    with pytest.raises(Reject, match="no word in the prompt"):
+        artwork.prepare(asked(prompt=prompt))
+
+
+@pytest.mark.parametrize("prompt", ["   ", "\x00\x00", "\u200b", ""])
+def test_a_blank_prompt_is_no_input(prompt: str) -> None:
+    with pytest.raises(ValidationError):
+        Artwork.Input(prompt=prompt)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["🦊 in the snow", "gudetama", "a xoloitzcuintle", "fox", "Pikachu on a лодка"]
+)
+def test_a_prompt_with_a_word_to_read_is_drawn(artwork: Artwork, prompt: str) -> None:
+    assert artwork.prepare(asked(prompt=prompt)).words == prompt
 
 
 def test_an_operator_may_allow_categories_but_never_minors(artwork: Artwork) -> None:

@@ -20,11 +20,11 @@ from swell.config import argos_folders
 from swell.model import Image, Item, Plan, Reject, Speed
 from swell.zoo import paint
 from swell.zoo.embedded import weights
-from swell.zoo.icons import Floats, Icons
+from swell.zoo.icons import Floats, Icons, Prompt
 from swell.zoo.pictures import Pixels, resized
 from swell.zoo.prompt_check import CATEGORIES, PromptWords
 from swell.zoo.safety import UNSAFE_FROM, SafetyScore
-from swell.zoo.translate import Translation, Translator
+from swell.zoo.translate import LANGUAGES, Translation, Translator
 
 __all__ = ["STAGES", "Artwork"]
 
@@ -50,7 +50,7 @@ class Artwork(Icons):
     The prompt may be in Spanish, Portuguese, French, German or Italian, and in more languages with
     packages of Argos Translate. `swell/icons` draws it, so it should name one thing, or two side by
     side. `art` paints it in one of 26 styles. A prompt or a picture that should not be is refused,
-    in words.
+    in words, as is a prompt that nobody here can read.
 
     The result tells how long each stage took. `generate` lasts from when the prompt was understood
     until the picture was drawn, waiting for others included.
@@ -98,7 +98,7 @@ class Artwork(Icons):
 
         model_config = ConfigDict(extra="forbid")
         prompt: Annotated[
-            str,
+            Prompt,
             Field(
                 min_length=1,
                 max_length=500,
@@ -159,10 +159,10 @@ class Artwork(Icons):
         self._score = SafetyScore(self._threads)
 
     def prepare(self, item: Item[Any]) -> Plan:
-        """Bring the prompt into English, and refuse what should not be drawn.
+        """Bring the prompt into English, and refuse what should not or cannot be drawn.
 
         Raises:
-            Reject: It asks for something that is refused.
+            Reject: It asks for something that is refused, or nothing in it can be read.
         """
         asked, stages = item.input, dict[str, float]()
         made = self._timed(stages, "translate", lambda: self._translator(asked.prompt))
@@ -171,8 +171,29 @@ class Artwork(Icons):
         )
         if refused := finding.refused({*asked.refuse, "minors"}):
             raise Reject(f"The prompt is refused ({', '.join(refused)}): ask for something else.")
+        self._check_words(made)
         item.kept = _Piece(made, stages, self._clock.monotonic_s())
         return self._plan(item, made.text)
+
+    def _check_words(self, made: Translation) -> None:
+        """Refuse words that would draw something at random.
+
+        Raises:
+            Reject: There are none, or they are in a language that nobody here translates.
+        """
+        if not any(letter.isalpha() for letter in made.text):
+            raise Reject("There is no word in the prompt: name what to draw, such as 'a red fox'.")
+        if made.by != "none" or made.language == "en" or self._translator.reads(made.text):
+            return
+        codes = [code for code in self._translator.languages if code != "en"]
+        *some, last = ["English", *sorted(LANGUAGES.get(code, code) for code in codes)]
+        known = f"{', '.join(some)} or {last}" if some else last
+        if made.language in codes:
+            raise Reject(f"No word of the prompt is known: write it in other words, or in {known}.")
+        raise Reject(
+            f"No translation from {LANGUAGES.get(made.language, made.language)} here: write it in "
+            f"{known}, or install swell[argos] with its package (`swell models translations`)."
+        )
 
     def decode(self, latents: Floats, item: Item[Any]) -> Callable[[], "Artwork.Output"]:
         """Draw one at 128 px; what is returned finishes it."""
@@ -203,7 +224,7 @@ class Artwork(Icons):
             language=piece.made.language,
             translated_by=piece.made.by,
             unsafe=round(unsafe, 4),
-            stages={name: round(stages[name], 4) for name in STAGES},
+            stages={name: round(stages[name], 6) for name in STAGES},
         )
 
     def _painted(self, small: Pixels, art: str) -> Pixels:

@@ -30,7 +30,40 @@ from swell.config import argos_folders
 from swell.model import Item, Model, Reject, Speed
 from swell.zoo.embedded import weights
 
-__all__ = ["Argos", "Detector", "Glossary", "Translate", "Translation", "Translator"]
+__all__ = [
+    "LANGUAGES",
+    "Argos",
+    "Detector",
+    "Glossary",
+    "Translate",
+    "Translation",
+    "Translator",
+]
+
+#: What languages are called, by ISO 639-1 code.
+LANGUAGES: Final[Mapping[str, str]] = {
+    **{"en": "English", "es": "Spanish", "pt": "Portuguese", "fr": "French", "de": "German"},
+    **{"it": "Italian", "da": "Danish", "et": "Estonian", "fi": "Finnish", "hu": "Hungarian"},
+    **{"lt": "Lithuanian", "ms": "Malay", "nb": "Norwegian", "nl": "Dutch", "pl": "Polish"},
+    **{"sv": "Swedish", "vi": "Vietnamese", "bn": "Bengali", "hi": "Hindi", "ja": "Japanese"},
+    **{"ko": "Korean", "ru": "Russian", "th": "Thai", "uk": "Ukrainian", "zh": "Chinese"},
+    **{"ar": "Arabic", "el": "Greek", "he": "Hebrew"},
+}
+#: Letters that tell a language, or languages, alone; the first that a text has decide.
+_BY_SCRIPT: Final = (
+    (re.compile("[\u3040-\u30ff\uff66-\uff9d]"), ("ja",)),
+    (re.compile("[\u3400-\u9fff]"), ("zh", "ja")),
+    (re.compile("[\uac00-\ud7a3\u1100-\u11ff]"), ("ko",)),
+    (re.compile("[іїєґ]"), ("uk",)),
+    (re.compile("[\u0400-\u04ff]"), ("ru", "uk")),
+    (re.compile("[\u0370-\u03ff]"), ("el",)),
+    (re.compile("[\u0590-\u05ff]"), ("he",)),
+    (re.compile("[\u0600-\u06ff]"), ("ar",)),
+    (re.compile("[\u0900-\u097f]"), ("hi",)),
+    (re.compile("[\u0980-\u09ff]"), ("bn",)),
+    (re.compile("[\u0e00-\u0e7f]"), ("th",)),
+)
+_LATIN: Final = re.compile("[a-z\u00e0-\u024f]")
 
 _WORD: Final = re.compile(r"[^\W_]+(?:[-\u2019'][^\W_]+)*|[\u2019']|[^\w\s]+|_+", re.UNICODE)
 #: Packages were taught sentence by sentence.
@@ -197,6 +230,16 @@ class Glossary:
         return None
 
 
+def _by_script(text: str) -> tuple[str, ...]:
+    """Return the languages that most of a text's letters belong to; none for Latin ones."""
+    latin = len(_LATIN.findall(text))
+    for letters, languages in _BY_SCRIPT:
+        if letters.search(text):
+            others = sum(c.isalpha() for c in text) - latin
+            return languages if others >= latin else ()
+    return ()
+
+
 def _plain(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"[“”«»\"!?:;,.()]", " ", text.lower())).strip()
 
@@ -317,6 +360,8 @@ class Translator:
         if not words:
             return "en"
         scores = self._detector.scores(text)
+        if written := _by_script(text.lower()):
+            return max(written, key=lambda language: scores.get(language, 0.0))
         ours = sum(word in self._english for word in words) / len(words)
         if ours == 1:
             return "en"
@@ -327,6 +372,16 @@ class Translator:
         }
         best = max(rates, key=rates.__getitem__)
         return best if rates[best] > scores["en"] + _MARGIN else "en"
+
+    def reads(self, text: str) -> bool:
+        """Whether a text in no language that is translated may still say something in English.
+
+        It has an English word in it, or is one word in Latin letters: a name has no language.
+        """
+        words = [word for word in re.findall(r"[^\W\d_]+", _plain(text)) if len(word) > 1]
+        if any(word in self._english and word not in _SMALL_WORDS for word in words):
+            return True
+        return len(words) < 2 and not _by_script(text.lower())
 
     def __call__(self, text: str, language: str | None = None) -> Translation:
         """Return the text in English.
