@@ -7,7 +7,7 @@ enlarged and checked.
 
 `--python FILE` takes an environment in which they are installed already.
 
-Value: stages that took time and told it, of six; 0 where the picture is none.
+Value: stages that told how long they took, of six, by their names.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from machine import ROOT, report, say
 
 PROMPT = "un zorro rojo en la nieve"
 ENGLISH = "a red fox in the snow"
+#: Of swell/artwork; written down here, since what runs this may not have Swell.
+STAGES = ("translate", "check_prompt", "generate", "style", "upscale", "check_picture")
 #: Of the documentation (RFC 5737): nobody is there, and without a route nobody is asked.
 OUTSIDE = ("192.0.2.1", 80)
 LIMIT_S = 120
@@ -147,7 +149,8 @@ def main() -> None:
     task = told["said"]
     output = task.get("output", task)
     stages = output["stages"]
-    value = sum(seconds > 0 for seconds in stages.values())
+    # A stage may be over before the clock that is told in microseconds has moved.
+    value = sum(stages.get(name, -1.0) >= 0 for name in STAGES)
     is_right = output["prompt"] == ENGLISH and output["language"] == "es"
     detail = {
         "prompt": PROMPT,
