@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_families_recognised import folder, safetensors
+from test_families_recognised import EULER, folder, safetensors
 
+from swell.families.description import describe
+from swell.families.entries import Entry
 from swell.families.recognise import look
 from swell.model import InvalidModel
+
+PNDM = {**EULER, "_class_name": "PNDMScheduler"}
 
 
 def changed(place: Path, **parts: Any) -> Path:
@@ -140,3 +144,105 @@ def test_what_would_be_opened_unasked_is_refused(
     spoil(made / "text_encoder")
     with pytest.raises(InvalidModel, match=why):
         look(made)
+
+
+# Pictures that a pipeline needs beside words
+
+NET = {"controlnet": ["diffusers", "ControlNetModel"]}
+
+
+def with_net(place: Path, pipeline: str, **more: Any) -> Path:
+    made = folder(place, pipeline, **NET, **more)
+    (made / "controlnet" / "config.json").write_text("{}")
+    safetensors(made / "controlnet" / "model.safetensors")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "family"),
+    [
+        ("StableDiffusionControlNetPipeline", "stable-diffusion"),
+        ("StableDiffusionControlNetInpaintPipeline", "stable-diffusion"),
+        ("StableDiffusionXLControlNetImg2ImgPipeline", "stable-diffusion-xl"),
+    ],
+)
+def test_a_folder_with_a_control_net_is_drawn_in_steps_with_it(
+    tmp_path: Path, pipeline: str, family: str
+) -> None:
+    made = with_net(tmp_path, pipeline)
+    described = describe(Entry(name="acme/dreams", folder=str(made)))
+    assert described.facts.family.name == family
+    assert described.controlnet == made / "controlnet"
+    given = describe(Entry(name="acme/dreams", folder=str(made), controlnet=str(tmp_path / "net")))
+    assert given.controlnet == tmp_path / "net", "what was given comes first"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "more", "why"),
+    [
+        ("StableDiffusionControlNetPipeline", {"scheduler": PNDM}, "add --sampler dpmpp_2m"),
+        (
+            "StableDiffusionControlNetPipeline",
+            {"controlnet": ["diffusers", "MultiControlNetModel"]},
+            "its controlnet is MultiControlNetModel",
+        ),
+        ("StableDiffusionImg2ImgPipeline", {"scheduler": PNDM}, "add --sampler dpmpp_2m"),
+        ("StableDiffusionInpaintPipeline", {"scheduler": PNDM}, "add --sampler dpmpp_2m"),
+        (
+            "StableDiffusionPipeline",
+            {"scheduler": PNDM, "network": {"in_channels": 9}},
+            "needs pictures beside words",
+        ),
+        (
+            "StableDiffusionXLImg2ImgPipeline",
+            {"requires_aesthetics_score": True},
+            "it refines what another model has begun",
+        ),
+    ],
+)
+def test_an_own_loop_that_needs_pictures_is_refused(
+    tmp_path: Path, pipeline: str, more: dict[str, Any], why: str
+) -> None:
+    told = {name: more[name] for name in ("scheduler", "network") if name in more}
+    is_net = "ControlNet" in pipeline
+    made = with_net(tmp_path, pipeline, **told) if is_net else folder(tmp_path, pipeline, **told)
+    changed(made, **{name: value for name, value in more.items() if name not in told})
+    with pytest.raises(InvalidModel, match=why):
+        look(made)
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        "FluxFillPipeline",
+        "StableDiffusionUpscalePipeline",
+        "AudioLDM2Pipeline",
+        "TextToVideoSDPipeline",
+        "KandinskyPipeline",
+        "StableDiffusionXLControlNetUnionPipeline",
+        "FluxControlNetPipeline",
+        "NoSuchPipeline",
+        "DiffusionPipeline",
+    ],
+)
+def test_what_does_not_make_pictures_of_words_alone_is_refused(
+    tmp_path: Path, pipeline: str
+) -> None:
+    with pytest.raises(InvalidModel, match=f"{pipeline} is not known to make pictures of words"):
+        look(folder(tmp_path, pipeline))
+
+
+# What was said and an own loop cannot do
+
+
+@pytest.mark.parametrize(
+    "said", [{"quantize": "fp8"}, {"offload": "always"}, {"controlnet": "/srv/net"}], ids=str
+)
+def test_what_an_own_loop_cannot_do_is_refused_with_a_way_out(
+    tmp_path: Path, said: dict[str, Any]
+) -> None:
+    made = folder(tmp_path, scheduler=PNDM)
+    with pytest.raises(InvalidModel, match="add --sampler dpmpp_2m"):
+        describe(Entry(name="acme/dreams", folder=str(made), **said))
+    plain = describe(Entry(name="acme/dreams", folder=str(made)))
+    assert plain.facts.family.name == "pipeline"

@@ -1,13 +1,25 @@
 """Folders of weights that say what they should not, where diffusers is at hand."""
 
+import contextlib
+import inspect
+import io
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("diffusers")
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
+import family_cases as cases  # noqa: E402
+import tiny_pipelines as tiny  # noqa: E402
 from swell.families.networks_torch import class_of  # noqa: E402
+from swell.families.own_loops import PIPELINES  # noqa: E402
+from swell.media import Image  # noqa: E402
 from swell.model import InvalidModel  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.mark.parametrize(
@@ -41,3 +53,48 @@ def test_a_class_that_is_no_part_reads_nothing(library: str, kind: str, why: str
 )
 def test_networks_tokenizers_processors_and_schedulers_are_parts(library: str, kind: str) -> None:
     assert class_of("part", library, kind).__name__.startswith(kind)
+
+
+@pytest.mark.parametrize("name", sorted(PIPELINES))
+def test_an_own_loop_is_asked_for_words_alone(name: str) -> None:
+    told = inspect.signature(getattr(diffusers, name).__call__).parameters
+    needed = [each for each, what in told.items() if what.default is what.empty]
+    assert set(needed) - {"self", "kwargs"} <= {"prompt"}
+    assert "prompt" in told
+
+
+def test_loras_of_the_model_are_on_in_an_own_loop_too(tmp_path: Path) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):
+        folder = tiny.stable_diffusion(tmp_path / "weights", cases.pndm())
+    file = tiny.lora(tmp_path / "ink.safetensors", folder)
+    by_hand = tiny.with_lora(folder, file, tmp_path / "by-hand")
+    plain, inked, added = (
+        cases.draw(*cases.loaded(cases.add(source, tmp_path / name, "test/it", *more)), steps=3)
+        for name, source, more in (
+            ("plain", folder, []),
+            ("inked", folder, ["--lora", str(file)]),
+            ("added", by_hand, []),
+        )
+    )
+    assert np.abs(plain.astype(int) - inked).max() > 3
+    assert np.abs(added.astype(int) - inked).max() <= 1
+
+
+def test_a_folder_with_a_control_net_draws_as_one_that_was_given(tmp_path: Path) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):
+        folder = tiny.stable_diffusion(tmp_path / "weights")
+        net = tiny.control_net(tmp_path / "net", folder)
+        whole = tmp_path / "whole"
+        diffusers.StableDiffusionControlNetPipeline.from_pretrained(
+            folder,
+            controlnet=diffusers.ControlNetModel.from_pretrained(net),
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+        ).save_pretrained(whole)
+    asked = {"steps": 3, "control": Image(tiny.picture())}
+    given = cases.add(folder, tmp_path / "a", "test/it", "--controlnet", str(net))
+    own = cases.add(whole, tmp_path / "b", "test/it")
+    one, other = (cases.draw(*cases.loaded(file), **asked) for file in (given, own))
+    np.testing.assert_array_equal(one, other)
+    assert np.abs(one.astype(int) - cases.draw(*cases.loaded(own), steps=3)).max() > 3

@@ -143,10 +143,10 @@ def test_flux_is_told_its_guidance_or_has_none(tmp_path: Path) -> None:
         {"scheduler": {**EULER, "_class_name": "PNDMScheduler"}},
         {"scheduler": {**EULER, "use_beta_sigmas": True}},
         {"scheduler": {**EULER, "prediction_type": "sample"}},
-        {"pipeline": "KandinskyPipeline"},
+        {"pipeline": "PixArtAlphaPipeline"},
         {"vae": ["diffusers", "AutoencoderTiny"]},
         {"unet": ["diffusers", "UNetMotionModel"]},
-        {"requires_aesthetics_score": True, "pipeline": "StableDiffusionXLImg2ImgPipeline"},
+        {"requires_aesthetics_score": True, "pipeline": "StableDiffusionXLPipeline"},
     ],
     ids=str,
 )

@@ -70,6 +70,13 @@ class Described:
         return Path(self.entry.folder)
 
     @property
+    def controlnet(self) -> Path | None:
+        """Where its control net is: the one that was given, else its folder's own, if any."""
+        if self.entry.controlnet:
+            return Path(self.entry.controlnet)
+        return self.folder / "controlnet" if self.facts.has_net else None
+
+    @property
     def scenarios(self) -> Path:
         """Where the scenarios of its portraits are."""
         told = self.entry.scenarios
@@ -101,7 +108,12 @@ def describe(entry: Entry, home: Path = Path()) -> Described:
         ("a picture adapter", entry.ip_adapter, facts.family.has_reference),
     ):
         if given and not can:
-            raise InvalidModel(f"{facts.family.name} models cannot have {what} here")
+            raise InvalidModel(f"{facts.family.name} models cannot have {what} here{_since(facts)}")
+    if entry.quantize and facts.family is OTHER:
+        raise InvalidModel(
+            "fp8 is for models that are drawn step by step, and this one is drawn by diffusers' "
+            f"own loop{_since(facts)}; or leave --quantize out"
+        )
     if entry.quantize and entry.loras:
         raise InvalidModel("weights of 8 bits take no LoRAs: leave out --quantize or --lora")
     _check_offload(entry, facts)
@@ -110,6 +122,11 @@ def describe(entry: Entry, home: Path = Path()) -> Described:
     if entry.ip_adapter:
         adapter = read_adapter(Path(entry.ip_adapter), Path(entry.folder), facts.network)
     return Described(entry, facts, home, adapter)
+
+
+def _since(facts: Facts) -> str:
+    """Return what to add to an error about a model that could be drawn step by step."""
+    return f", since {facts.obstacle}" if facts.obstacle else ""
 
 
 def _check_offload(entry: Entry, facts: Facts) -> None:
@@ -125,7 +142,7 @@ def _check_offload(entry: Entry, facts: Facts) -> None:
     if facts.family is OTHER:
         raise InvalidModel(
             f"offload {entry.offload!r} is for models that are drawn step by step: this one is "
-            "drawn by diffusers' own loop, so leave --offload out"
+            f"drawn by diffusers' own loop{_since(facts)}; or leave --offload out"
         )
     if entry.quantize and entry.offload in ("turns", "blocks"):
         raise InvalidModel(
@@ -148,7 +165,7 @@ def _check_portraits(entry: Entry, facts: Facts) -> None:
             "portraits need a picture adapter, by which the model sees the face: give "
             "--ip-adapter FILE, best of the plus-face kind"
         )
-    if entry.controlnet:
+    if entry.controlnet or facts.has_net:
         raise InvalidModel("portraits take no picture for a control net: leave --controlnet out")
     if facts.sees_mask:
         raise InvalidModel("this model paints into pictures: portraits need one that does not")
@@ -213,7 +230,7 @@ def _asked_of(described: Described) -> dict[str, Any]:
     if not entry.portraits:
         return {
             "input_type": input_type(
-                facts, controlled=bool(entry.controlnet), refers=bool(entry.ip_adapter)
+                facts, controlled=described.controlnet is not None, refers=bool(entry.ip_adapter)
             ),
             "output_schema": pydantic.TypeAdapter(Image).json_schema(mode="serialization"),
             "examples": examples_of(facts),

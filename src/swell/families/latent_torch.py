@@ -31,6 +31,7 @@ from torch import Tensor
 
 from swell.families.asked import input_type
 from swell.families.description import BUCKET, MOST_ROWS, Described, fixed_loras
+from swell.families.layer_names import encoder_layer
 from swell.families.networks_torch import Parts, frozen, read_parts
 from swell.families.placement import room_of
 from swell.families.schedulers import sampler_of
@@ -230,10 +231,7 @@ class Latent(StepModel):
 
     def layer(self, name: str) -> str:
         """Return what a file of LoRAs means by a layer's name."""
-        for prefix, part in (("lora_te1_", 0), ("lora_te2_", 1), ("lora_te_", 0)):
-            if name.startswith(prefix) and part < len(self.encoders):
-                return f"{self.encoders[part]}_{name.removeprefix(prefix)}"
-        return name
+        return encoder_layer(name, self.encoders)
 
     def adapt(self, loras: Sequence[LoRA]) -> None:
         """Put these LoRAs on, and take off all others."""

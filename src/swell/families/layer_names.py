@@ -1,4 +1,4 @@
-"""Names of U-Net layers in files of LoRAs that have those of the first code (`sgm`). Pure.
+"""Names of layers in files of LoRAs that have those of the first code (`sgm`). Pure.
 
 Source: the order of blocks in Stability AI's generative-models (`openaimodel.py`), and of the same
 blocks in diffusers: a level has two residual blocks and then one that halves, on the way back three
@@ -6,9 +6,10 @@ and one that doubles.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["sgm_layer"]
+__all__ = ["encoder_layer", "sgm_layer"]
 
 _BLOCK: Final = re.compile(r"(input|output)_blocks[._](\d+)[._](\d+)[._](.+)")
 _MIDDLE: Final = re.compile(r"middle_block[._](\d)[._](.+)")
@@ -22,6 +23,19 @@ _RESNET: Final = {
     "out_layers_3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+
+
+def encoder_layer(name: str, encoders: Sequence[str]) -> str:
+    """Return a layer's name where files count text encoders; others as they are.
+
+    Args:
+        name: Of a file of LoRAs.
+        encoders: Names of the parts that encode words.
+    """
+    for prefix, part in (("lora_te1_", 0), ("lora_te2_", 1), ("lora_te_", 0)):
+        if name.startswith(prefix) and part < len(encoders):
+            return f"{encoders[part]}_{name.removeprefix(prefix)}"
+    return name
 
 
 def sgm_layer(name: str) -> str:

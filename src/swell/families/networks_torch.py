@@ -338,9 +338,11 @@ def read_parts(
         placed = (dtype, host if name in away else place_of)
         made = _read(described.folder / name, library, class_name, name, placed)
         (modules if isinstance(made, nn.Module) else others)[name] = made
-    if described.entry.controlnet:
-        folder, where = Path(described.entry.controlnet), host if "controlnet" in away else place_of
-        modules["controlnet"] = read_network(diffusers.ControlNetModel, folder, dtype, where)
+    if described.controlnet is not None:
+        where = host if "controlnet" in away else place_of
+        modules["controlnet"] = read_network(
+            diffusers.ControlNetModel, described.controlnet, dtype, where
+        )
     modules["vae"].to(_vae_type(described, dtype))
     parts = Parts(described, place_of, dtype, modules, others)
     if described.adapter is not None:
@@ -366,8 +368,8 @@ def _sizes(described: Described, dtype: torch.dtype) -> dict[str, int]:
     folders = {name: described.folder / name for name in _read_parts(described)}
     if described.adapter is not None:
         folders["image_encoder"] = described.adapter.encoder
-    if described.entry.controlnet:
-        folders["controlnet"] = Path(described.entry.controlnet)
+    if described.controlnet is not None:
+        folders["controlnet"] = described.controlnet
     types = {"vae": _vae_type(described, dtype)}
     sizes = {
         name: part_bytes(_weights_in(folder), types.get(name, dtype).itemsize)

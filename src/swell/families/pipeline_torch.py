@@ -12,13 +12,15 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from swell.families.description import Described
+from swell.families.description import Described, fixed_loras
+from swell.families.layer_names import encoder_layer, sgm_layer
 from swell.families.networks_torch import class_of, frozen
 from swell.families.parts import UNUSED, used_parts
 from swell.families.schedulers import few_step, with_sampler
 from swell.media import Image
 from swell.model import Cancelled, InvalidModel, Item, Model
 from swell.torch_arrays import OUT_OF_MEMORY
+from swell.weights.torch_lora import TorchAdaptedWeights
 
 __all__ = ["MODEL", "OwnLoop"]
 
@@ -72,6 +74,7 @@ class OwnLoop(Model):
             raise InvalidModel(f"{name} cannot be read: {error}") from error
         self._choose_scheduler()
         self._pipeline.set_progress_bar_config(disable=True)
+        self._adapt()
         self._pipeline.to(device)
         self._device = device
         self.out_of_memory = OUT_OF_MEMORY
@@ -90,6 +93,35 @@ class OwnLoop(Model):
         if chosen is not config:
             kind = getattr(diffusers, chosen["_class_name"])
             self._pipeline.scheduler = kind.from_config(chosen)
+
+    def _adapt(self) -> None:
+        """Put the LoRAs on that are always on, once and for all.
+
+        Raises:
+            WrongLora: One does not fit.
+        """
+        loras = fixed_loras(self._described.entry)
+        if not loras:
+            return
+        components = self._pipeline.components
+        encoders = [name for name in components if name.startswith("text_encoder")]
+        named = {
+            f"{name}." if name in encoders else "": components[name]
+            for name in ("unet", "transformer", *encoders)
+            if isinstance(components.get(name), nn.Module)
+        }
+        weights = {
+            f"{prefix}{name}": value
+            for prefix, module in named.items()
+            for name, value in module.named_parameters()
+        }
+        is_xl = type(self._pipeline).__name__.startswith("StableDiffusionXL")
+
+        def rename(name: str) -> str:
+            found = encoder_layer(name, encoders)
+            return sgm_layer(found) if is_xl else found
+
+        TorchAdaptedWeights(weights, rename=rename).apply(loras)
 
     def _networks(self) -> list[nn.Module]:
         return [part for part in self._pipeline.components.values() if isinstance(part, nn.Module)]

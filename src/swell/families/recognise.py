@@ -5,11 +5,12 @@ one folder for each part with its `config.json`. Pure but for reading these.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from swell.families import vqgan_clip
+from swell.families.own_loops import PIPELINES
 from swell.families.parts import UNUSED, check_parts, parts_of
 from swell.families.schedulers import few_step, sampler_of, with_sampler
 from swell.families.settings import read_json
@@ -34,7 +35,7 @@ class Family:
     """Models of one construction."""
 
     name: str
-    #: Names of pipelines in diffusers.
+    #: Names of pipelines in diffusers; the first makes pictures of words alone.
     pipelines: tuple[str, ...]
     #: Where its model is, below `swell.families`.
     module: str
@@ -61,6 +62,9 @@ FAMILIES: Final[Sequence[Family]] = (
             "StableDiffusionPipeline",
             "StableDiffusionImg2ImgPipeline",
             "StableDiffusionInpaintPipeline",
+            "StableDiffusionControlNetPipeline",
+            "StableDiffusionControlNetImg2ImgPipeline",
+            "StableDiffusionControlNetInpaintPipeline",
             "LatentConsistencyModelPipeline",
         ),
         "stable_diffusion_torch",
@@ -73,6 +77,9 @@ FAMILIES: Final[Sequence[Family]] = (
             "StableDiffusionXLPipeline",
             "StableDiffusionXLImg2ImgPipeline",
             "StableDiffusionXLInpaintPipeline",
+            "StableDiffusionXLControlNetPipeline",
+            "StableDiffusionXLControlNetImg2ImgPipeline",
+            "StableDiffusionXLControlNetInpaintPipeline",
         ),
         "stable_diffusion_xl_torch",
         guidance=5.0,
@@ -81,7 +88,11 @@ FAMILIES: Final[Sequence[Family]] = (
     ),
     Family(
         "stable-diffusion-3",
-        ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"),
+        (
+            "StableDiffusion3Pipeline",
+            "StableDiffusion3Img2ImgPipeline",
+            "StableDiffusion3InpaintPipeline",
+        ),
         "stable_diffusion_3_torch",
         network="transformer",
         kind="SD3Transformer2DModel",
@@ -90,7 +101,7 @@ FAMILIES: Final[Sequence[Family]] = (
     ),
     Family(
         "flux",
-        ("FluxPipeline", "FluxImg2ImgPipeline"),
+        ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"),
         "flux_torch",
         network="transformer",
         kind="FluxTransformer2DModel",
@@ -99,6 +110,10 @@ FAMILIES: Final[Sequence[Family]] = (
         even=True,
     ),
 )
+
+
+#: Pipelines of families that make pictures of words alone, beside the first of each.
+_OF_WORDS: Final = frozenset(["LatentConsistencyModelPipeline"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +135,13 @@ class Facts:
     side_px: int = 512
     steps: int = 30
     guidance: float = 7.5
+    #: Why it is not drawn step by step, though its family is; else empty.
+    obstacle: str = ""
+
+    @property
+    def has_net(self) -> bool:
+        """Whether its folder has a control net."""
+        return "controlnet" in parts_of(self.index)
 
     @property
     def sees_mask(self) -> bool:
@@ -170,12 +192,7 @@ def look(
     """
     index = read_json(folder, "model_index.json")
     pipeline = str(index.get("_class_name", ""))
-    family = next((each for each in FAMILIES if pipeline in each.pipelines), OTHER)
-    if family is OTHER and not pipeline.endswith("Pipeline"):
-        raise InvalidModel(
-            f"model_index.json names {pipeline or 'no pipeline'}: give a folder as diffusers saves "
-            "it, whose _class_name ends with Pipeline"
-        )
+    family = _family(pipeline)
     check_parts(folder, index, in_steps=family is not OTHER)
     scheduler = read_json(folder, "scheduler/scheduler_config.json", optional=family is OTHER)
     usual: tuple[int, float] = (family.steps, family.guidance)
@@ -206,7 +223,37 @@ def look(
         steps=steps or usual[0],
         guidance=usual[1] if guidance is None else guidance,
     )
-    return facts if _draws_in_steps(facts) else _fallen_back(facts)
+    why = _obstacle(facts)
+    if not why or family is OTHER:
+        return facts
+    needs_pictures = pipeline != family.pipelines[0] and pipeline not in _OF_WORDS
+    if needs_pictures or facts.sees_mask or facts.has_net:
+        raise InvalidModel(
+            f"{pipeline} needs pictures beside words, which diffusers' own loop is not given here, "
+            f"and it is not drawn step by step, since {why}"
+        )
+    return replace(facts, family=OTHER, obstacle=why)
+
+
+def _family(pipeline: str) -> Family:
+    """Return the family of a pipeline in diffusers.
+
+    Raises:
+        InvalidModel: It has none here, or needs more than is asked for here.
+    """
+    found = next((each for each in FAMILIES if pipeline in each.pipelines), OTHER)
+    if found is not OTHER or pipeline in PIPELINES:
+        return found
+    if not pipeline.endswith("Pipeline"):
+        raise InvalidModel(
+            f"model_index.json names {pipeline[:80] or 'no pipeline'}: give a folder as diffusers "
+            "saves it, whose _class_name ends with Pipeline"
+        )
+    raise InvalidModel(
+        f"{pipeline[:80]} is not known to make pictures of words alone: what needs more, such as a "
+        "picture to change, or makes something else, cannot be added; write a model with code for "
+        "it"
+    )
 
 
 def _side(family: Family, network: Mapping[str, Any], scale_px: int) -> int:
@@ -225,25 +272,26 @@ def _stride(family: Family, network: Mapping[str, Any], scale_px: int) -> int:
     return max(scale_px, 8)
 
 
-def _draws_in_steps(facts: Facts) -> bool:
-    """Whether the engine has a solver for what the scheduler does."""
+def _obstacle(facts: Facts) -> str:
+    """Return why the engine does not draw it step by step; nothing if it does."""
     if facts.family is OTHER:
-        return False
+        return "its family is not"
     if facts.vae.get("latents_mean") or facts.vae.get("latents_std"):
-        return False
+        return "its autoencoder has latents of another mean and spread"
     if facts.index.get("requires_aesthetics_score"):
-        return False
+        return "it refines what another model has begun"
     kinds = {name: kind for name, (_, kind) in parts_of(facts.index).items()}
-    known = ("vae", "AutoencoderKL"), (facts.family.network, facts.family.kind)
-    if any(kinds.get(name) != kind for name, kind in known):
-        return False
-    return sampler_of(facts.scheduler, 4, tokens=256, even=facts.family.even) is not None
-
-
-def _fallen_back(facts: Facts) -> Facts:
-    """Return the facts of a folder whose own pipeline is to draw."""
-    kept = {name: getattr(facts, name) for name in Facts.__slots__}
-    return Facts(**{**kept, "family": OTHER})
+    known = {"vae": "AutoencoderKL", facts.family.network: facts.family.kind}
+    if facts.has_net:
+        known["controlnet"] = "ControlNetModel"
+    for name, kind in known.items():
+        if kinds.get(name) != kind:
+            return f"its {name} is {kinds.get(name, 'missing')} and not {kind}"
+    if sampler_of(facts.scheduler, 4, tokens=256, even=facts.family.even) is None:
+        usual = "dpmpp_2m" if facts.family.network == "unet" else "flow_euler"
+        told = facts.scheduler.get("_class_name")
+        return f"there is no solver for {told} as it is set: add --sampler {usual}"
+    return ""
 
 
 def weight_files(folder: Path) -> list[str]:
