@@ -257,6 +257,11 @@ class WorkerSettings(_Group):
         default=True,
         description="Whether what `swell models add` added to the data folder is served too.",
     )
+    optional: _Words = Field(
+        default=(),
+        description="Those of `worker.models` that are left out, with an error in the log, where "
+        "they cannot be loaded; any other stops the worker. Added models are among them.",
+    )
     hub_url: str = Field(
         default="https://huggingface.co",
         description="What `hf:` means: a hub that speaks the API of the Hugging Face Hub.",

@@ -293,6 +293,7 @@ async def begin_worker(settings: Settings, clock: Clock, home: "Home | None" = N
             chosen.device,
             chosen.device_memory_bytes,
             chosen.host_memory_bytes,
+            list(chosen.optional),
         )
     )
     await process.is_asked.wait()
@@ -348,6 +349,7 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
             device=chosen.device,
             device_memory_bytes=chosen.device_memory_bytes,
             host_memory_bytes=chosen.host_memory_bytes,
+            optional=chosen.optional,
             slots=chosen.slots,
             host=host,
             picture_format=chosen.picture_format,
@@ -520,6 +522,7 @@ def _worker_environment(
             "worker.models": ",".join(refs),
             # They are among these.
             "worker.added": "false",
+            "worker.optional": ",".join(ref for ref in refs if ref in worker.optional),
             "worker.pool": worker.pool,
             "worker.device": worker.device,
             "worker.picture_format": worker.picture_format,

@@ -435,6 +435,25 @@ async def over(pid: int) -> None:
                 await asyncio.sleep(0.01)
 
 
+UNLOADABLE = """
+import swell
+from pydantic import BaseModel
+
+
+class Bad(swell.Model):
+    name = "test/bad"
+
+    class Input(BaseModel):
+        pass
+
+    def load(self, device):
+        raise RuntimeError("no weights here")
+
+    def run(self, items):
+        return items
+"""
+
+
 async def test_models_that_cannot_be_loaded_end_the_worker_with_the_reason(
     dispatch: MemoryDispatch, tmp_path: Path
 ) -> None:
@@ -444,6 +463,25 @@ async def test_models_that_cannot_be_loaded_end_the_worker_with_the_reason(
     with pytest.raises(InvalidModel, match=r"no weights here \(line 2 of broken.py\)"):
         await worker.run(handle_signals=False)
     assert dispatch.registrations == []
+
+
+async def test_a_model_that_may_fail_and_cannot_be_loaded_is_left_out_of_what_is_served(
+    dispatch: MemoryDispatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(UNLOADABLE)
+    settings = WorkerSettings(name="t", optional=[str(file)])
+    worker = Worker(settings, dispatch, [str(file), "demo/upper"], SystemClock())
+    running = asyncio.create_task(worker.run(handle_signals=False))
+    await worker.is_up.wait()
+    [registration] = dispatch.registrations
+    assert [card.name for card in registration.models] == ["demo/upper"]
+    first = worker.model_pid
+    os.kill(first, signal.SIGKILL)
+    task = await dispatch.ended(await dispatch.submit("demo/upper", {"text": "again"}))
+    assert output_of(task) == "AGAIN", "so it is after its process has died"
+    worker.drain()
+    assert await running == 0
 
 
 # --- cancel and deadlines ------------------------------------------------------------------------

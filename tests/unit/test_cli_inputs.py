@@ -1,6 +1,8 @@
 import enum
+import itertools
+import shlex
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 import pytest
@@ -9,9 +11,11 @@ import swell
 from swell.cli.inputs import InputFile, as_data_uri, parse_inputs
 from swell.cli.local import check_input, load_model, run_local
 from swell.cli.pictures import free_path, save, slug
+from swell.cli.up import trial
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest
 from swell.model import define
+from swell.registry import ModelCard
 
 
 @swell.model("me/seed")
@@ -150,3 +154,30 @@ def test_pictures_are_named_after_their_prompt(text: str, name: str) -> None:
 def test_a_picture_never_replaces_another(tmp_path: Path) -> None:
     paths = [save(free_path("fox", "image/png", tmp_path), b"1").name for _ in range(3)]
     assert paths == ["fox.png", "fox-2.png", "fox-3.png"]
+
+
+def card(name: str, *examples: dict[str, Any], **properties: Any) -> ModelCard:
+    schema = {"type": "object", "properties": properties}
+    return ModelCard(name=name, version="1", input_schema=schema, examples=list(examples))
+
+
+TEXT, NUMBER = {"type": "string"}, {"type": "integer"}
+
+
+def test_the_command_to_try_is_the_first_models_example_and_gives_that_input() -> None:
+    example = {"prompt": "a cat's \u00e9t\u00e9", "steps": 4, "names": ["a b", "c"]}
+    first = card("acme/dreams", example, prompt=TEXT, steps=NUMBER, names={"type": "array"})
+    command = trial([first, card("acme/other")], " --data '/a b'")
+    words = shlex.split(command)
+    assert words[:4] == ["swell", "tasks", "submit", "acme/dreams"]
+    assert words[-3:] == ["--watch", "--data", "/a b"]
+    pairs = [value for flag, value in itertools.pairwise(words) if flag == "-i"]
+    assert parse_inputs(pairs, first.input_schema) == example
+
+
+def test_the_command_to_try_needs_no_file_that_nobody_has() -> None:
+    picture = card("acme/sees", {"image": "data:image/png;base64,AA=="}, image={"x-file": "image"})
+    at = card("acme/says", {"text": "@somebody"}, text=TEXT)
+    plain = card("acme/plain", {"text": "b"}, text=TEXT)
+    assert trial([picture, at, plain]) == "swell tasks submit acme/plain -i text=b --watch"
+    assert "MODEL" in trial([picture])

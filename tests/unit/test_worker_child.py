@@ -107,6 +107,22 @@ def keeps(seed: bool = False, ctx: swell.Context | None = None) -> bool:
 """
 
 
+BAD = """
+import swell
+from pydantic import BaseModel
+
+
+class Bad(swell.Model):
+    name = "test/bad"
+
+    class Input(BaseModel):
+        width: int = 1
+
+    def run(self, items):
+        return [1 for _ in items]
+"""
+
+
 class Line:
     """The worker's end of the socket."""
 
@@ -183,6 +199,44 @@ def test_a_model_that_breaks_while_it_loads_is_refused_with_the_reason(
     path = tmp_path / "models.py"
     path.write_text(MODELS + "    \nSums.load = lambda self, device: 1 / 0\n")
     idle.say(Load([str(path)], "cpu"))
+    assert isinstance(idle.hear(), Described)
+    refused = idle.hear()
+    assert isinstance(refused, Refused)
+    assert "ZeroDivisionError" in refused.detail
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "load = lambda self, device: 1 / 0",
+        "warmup = lambda self: 1 / 0",
+        "__init__ = lambda self: 1 / 0",
+    ],
+)
+def test_a_model_that_may_fail_is_left_out_with_the_reason_and_the_others_work(
+    idle: Line, tmp_path: Path, harm: str
+) -> None:
+    path, bad = tmp_path / "models.py", tmp_path / "bad.py"
+    path.write_text(MODELS)
+    own = harm.partition(" ")[0]
+    bad.write_text(BAD + f"\nBad.{own} = {harm.partition('= ')[2]}\n")
+    idle.say(Load([str(bad), str(path)], "cpu", optional=[str(bad)]))
+    assert isinstance(idle.hear(), Described)
+    ready = idle.hear()
+    assert isinstance(ready, Ready)
+    assert list(ready.left_out) == ["test/bad"]
+    assert "Error" in ready.left_out["test/bad"]
+    assert "test/bad" not in ready.load_s
+    idle.say(Run(1, "test/sums", [Order(1, b"{}")]))
+    assert len(idle.result().done) == 1
+
+
+def test_where_all_models_may_fail_and_do_the_last_is_refused_with_its_reason(
+    idle: Line, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(BAD + "\nBad.load = lambda self, device: 1 / 0\n")
+    idle.say(Load([str(path)], "cpu", optional=[str(path)]))
     assert isinstance(idle.hear(), Described)
     refused = idle.hear()
     assert isinstance(refused, Refused)

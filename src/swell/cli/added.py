@@ -11,7 +11,7 @@ from swell.errors import SwellError
 from swell.families.entries import Entry, added, check_files, check_name, find, name_of, read
 from swell.model import load_models
 
-__all__ = ["names_of", "ref_of", "with_added"]
+__all__ = ["names_of", "optional_names", "ref_of", "with_added"]
 
 
 def _warn(line: str) -> None:
@@ -26,6 +26,7 @@ def with_added(settings: Settings, tell: Callable[[str], None] = _warn) -> Setti
         tell: Called with a line for each added model that cannot be served, and is left out.
     """
     refs = [ref_of(ref, settings) for ref in settings.worker.models]
+    optional = list(settings.worker.optional)
     if settings.worker.added:
         named = {Path(ref).resolve() for ref in refs}
         names: set[str] = set()
@@ -39,7 +40,9 @@ def with_added(settings: Settings, tell: Callable[[str], None] = _warn) -> Setti
                 continue
             names.add(entry.name)
             refs.append(ref)
-    worker = settings.worker.model_copy(update={"models": tuple(refs)})
+            optional.append(ref)
+    chosen = {"models": tuple(refs), "optional": tuple(optional)}
+    worker = settings.worker.model_copy(update=chosen)
     return settings.model_copy(update={"worker": worker})
 
 
@@ -72,6 +75,11 @@ def ref_of(ref: str, settings: Settings) -> str:
     is_name = ref.count("/") == 1 and not ref.endswith((".py", ".toml"))
     path = find(settings.data_dir, ref.lower()) if is_name else None
     return ref if path is None else str(path.resolve())
+
+
+def optional_names(settings: Settings) -> list[str]:
+    """Return the names of added models that workers leave out where they cannot be loaded."""
+    return [name_of(Path(ref)) for ref in settings.worker.optional if ref.endswith(".toml")]
 
 
 def names_of(settings: Settings) -> list[str]:

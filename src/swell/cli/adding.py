@@ -10,7 +10,7 @@ import typer
 import uvloop
 
 from swell.cli.fetching import forget_weights, incoming, place, pull_model
-from swell.cli.options import Config, Data, Json, settings_from
+from swell.cli.options import Config, Data, Json, places, settings_from
 from swell.cli.output import print_json, talk
 from swell.config import Settings
 from swell.errors import Conflict
@@ -131,7 +131,7 @@ def add_model(
     if reference:
         entry = _fetched(settings, entry)
     try:
-        _save(settings, entry, as_json)
+        _save(settings, entry, as_json, places(config, data))
     except BaseException:
         if find(settings.data_dir, entry.name) is None:
             forget_weights(settings, entry)
@@ -178,7 +178,7 @@ def _fetched(settings: Settings, entry: Entry) -> Entry:
     return msgspec.structs.replace(entry, folder=str(folder), source=source)
 
 
-def _save(settings: Settings, entry: Entry, as_json: bool) -> None:
+def _save(settings: Settings, entry: Entry, as_json: bool, found_by: str) -> None:
     folder = Path(entry.folder)
     is_search = is_vqgan_clip(folder)
     described = None if is_search else describe(entry)
@@ -208,7 +208,7 @@ def _save(settings: Settings, entry: Entry, as_json: bool) -> None:
             markup=False,
         )
     talk.print("the weights' licence is their makers': read it before you serve them")
-    talk.print(f"look at it: swell models check {entry.name}", markup=False)
+    talk.print(f"look at it: swell models check {entry.name}{found_by}", markup=False)
 
 
 def _written(path: Path, entry: Entry) -> Definition:

@@ -3,6 +3,7 @@
 import base64
 import json
 import mimetypes
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import msgspec
 
 from swell.errors import InvalidRequest
 
-__all__ = ["InputFile", "as_data_uri", "parse_inputs"]
+__all__ = ["InputFile", "as_data_uri", "as_flags", "parse_inputs"]
 
 Schema = Mapping[str, Any]
 
@@ -55,6 +56,17 @@ def as_data_uri(file: InputFile) -> str:
     """Return a file as it can travel within JSON."""
     body = base64.b64encode(file.path.read_bytes()).decode()
     return f"data:{file.content_type};base64,{body}"
+
+
+def as_flags(values: Mapping[str, Any]) -> str:
+    """Return an input as a shell takes it; a file within it is `@FILE`, to be put there."""
+    return " ".join(f"-i {name}={_as_word(value)}" for name, value in values.items())
+
+
+def _as_word(value: Any) -> str:
+    if isinstance(value, str):
+        return "@FILE" if value.startswith("data:") else shlex.quote(value)
+    return shlex.quote(json.dumps(value, ensure_ascii=False))
 
 
 def _from_file(path: Path, choices: Sequence[Schema], name: str) -> Any:

@@ -1,7 +1,6 @@
 """`swell models`: what is served, and whether a model file is good."""
 
 import json
-import shlex
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from swell.cli.added import ref_of
 from swell.cli.adding import add_model, remove_model
 from swell.cli.checking import Terms, check
 from swell.cli.fetching import cache_of, hub_of
+from swell.cli.inputs import as_flags
 from swell.cli.options import Config, Data, Json, Key, Url, settings_from
 from swell.cli.output import CommandFailed, group, print_json, seconds, table, talk
 from swell.cli.output import data as stdout
@@ -105,8 +105,8 @@ def show_model(
     ]
     table(("INPUT", "TYPE", "DEFAULT", ""), rows, empty="it takes no input")
     for example in card["examples"][:3]:
-        pairs = " ".join(f"-i {name}={_value(value)}" for name, value in example.items())
-        talk.print(f"try it: swell tasks submit {card['name']} {pairs} --watch", markup=False)
+        flags = as_flags(example)
+        talk.print(f"try it: swell tasks submit {card['name']} {flags} --watch", markup=False)
 
 
 @app.command("check")
@@ -238,13 +238,6 @@ def _mebibytes(size_bytes: int | None) -> str | None:
 def _first_line(text: str | None) -> str | None:
     lines = (text or "").splitlines()
     return lines[0] if lines else None
-
-
-def _value(value: Any) -> str:
-    """Return an input's value as a shell takes it; a file within it as a name to be put there."""
-    if isinstance(value, str):
-        return "@FILE" if value.startswith("data:") else shlex.quote(value)
-    return shlex.quote(json.dumps(value, ensure_ascii=False))
 
 
 def _tell(report: dict[str, Any]) -> None:

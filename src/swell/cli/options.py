@@ -1,5 +1,6 @@
 """Options that many commands share, and the settings that they make."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,7 +8,7 @@ import typer
 
 from swell.config import Loaded, load
 
-__all__ = ["Config", "Data", "Inputs", "Json", "Key", "Models", "Url", "settings_from"]
+__all__ = ["Config", "Data", "Inputs", "Json", "Key", "Models", "Url", "places", "settings_from"]
 
 Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings instead of ./swell.toml.")
@@ -40,6 +41,12 @@ Models = Annotated[
         help="A model to serve: a built-in one, FILE.py or a module; may be repeated.",
     ),
 ]
+
+
+def places(config: Path | None, data: Path | None) -> str:
+    """Return the options with which another command has the settings of this one, as text."""
+    given = {"--data": data, "--config": config}
+    return "".join(f" {name} {shlex.quote(str(path))}" for name, path in given.items() if path)
 
 
 def settings_from(config: Path | None, data: Path | None, **flags: Any) -> Loaded:

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import shlex
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,19 +14,21 @@ import typer
 import uvloop
 from rich.markup import escape
 
-from swell.cli.added import with_added
+from swell.cli.added import optional_names, with_added
+from swell.cli.inputs import as_flags, parse_inputs
 from swell.cli.keyring import Keyring, open_keyring
-from swell.cli.options import Config, Data, Models, settings_from
+from swell.cli.options import Config, Data, Models, places, settings_from
 from swell.cli.output import CommandFailed, Exit, talk
 from swell.cli.output import data as stdout
-from swell.cli.service import Interrupts, Service, open_service
+from swell.cli.service import Interrupts, Service, launchable_models, open_service
 from swell.clock import Clock, SystemClock
 from swell.config import Settings
 from swell.errors import InvalidRequest, NotFound
 from swell.provider import Instance
+from swell.registry import ModelCard
 from swell.wiring import Fleet, build_fleet, configure_logging
 
-__all__ = ["MissingModels", "OnReady", "WrongModels", "run_up", "serve", "up"]
+__all__ = ["MissingModels", "OnReady", "WrongModels", "run_up", "serve", "trial", "up"]
 
 #: Called once with what opens the server; returns whether it is to be stopped.
 OnReady = Callable[[Keyring], Awaitable[bool]]
@@ -91,7 +94,7 @@ def up(
         server__port=port,
     ).settings
 
-    _run(with_added(settings), as_json)
+    _run(with_added(settings), as_json, places(config, data))
 
 
 def serve(
@@ -108,13 +111,21 @@ def serve(
         config, data, server__host=host, server__port=port, pool__workers=0
     ).settings
 
-    _run(settings, as_json)
+    _run(settings, as_json, places(config, data))
 
 
-def _run(settings: Settings, as_json: bool) -> None:
+def _run(settings: Settings, as_json: bool, found_by: str) -> None:
     async def ready(keyring: Keyring) -> bool:
         key = await keyring.new_client_key(always=as_json)
-        _tell_ready(keyring.access.url, key, as_json)
+        workers = await keyring.backend.registry.workers()
+        there = {name for worker in workers if not worker.gone_at for name in worker.models}
+        known = [card for card in await keyring.backend.registry.models() if card.name in there]
+        names = launchable_models(settings)
+        for name in (each for each in optional_names(settings) if each not in there):
+            logs = escape(str(settings.data_dir / "logs"))
+            talk.print(f"[yellow]left out[/] {escape(name)}: it cannot be loaded, see {logs}")
+        known.sort(key=lambda card: names.index(card.name) if card.name in names else len(names))
+        _tell_ready(keyring.access.url, key, as_json, trial(known, found_by))
         return False
 
     configure_logging(settings.log)
@@ -263,7 +274,31 @@ def _tail(path: Path, lines: int = 14) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
 
 
-def _tell_ready(url: str, key: str | None, as_json: bool) -> None:
+def trial(cards: Sequence[ModelCard], found_by: str = "") -> str:
+    """Return a command that submits the example of the first model that has one.
+
+    Args:
+        cards: Of the models that are served; the first that has an example without files counts.
+        found_by: Options by which the command finds the server.
+    """
+    for card in cards:
+        for example in card.examples:
+            flags = as_flags(example)
+            try:
+                is_whole = parse_inputs(_pairs(flags), card.input_schema) == example
+            except InvalidRequest:
+                is_whole = False  # a file, which nobody has under that name
+            if is_whole:
+                words = f"swell tasks submit {card.name} {flags}".rstrip()
+                return f"{words} --watch{found_by}"
+    return f"swell tasks submit MODEL -i name=value --watch{found_by}"
+
+
+def _pairs(flags: str) -> list[str]:
+    return [word for word in shlex.split(flags) if word != "-i"]
+
+
+def _tell_ready(url: str, key: str | None, as_json: bool, command: str) -> None:
     if as_json:
         line = {"ready": True, "url": url, "key": key}
         stdout.print(json.dumps(line), markup=False)
@@ -275,7 +310,9 @@ def _tell_ready(url: str, key: str | None, as_json: bool) -> None:
     else:
         stdout.print(f"Swell is ready: {url}", markup=False)
         talk.print("  its key was shown at its first start: `swell keys create` makes others")
-    talk.print("  try it: swell tasks submit MODEL -i name=value --watch   (swell models ls)")
+    talk.print(
+        f"  try it: {command}   (swell models ls tells of all)", markup=False, soft_wrap=True
+    )
 
 
 def _words(models: list[str] | None) -> str | None:

@@ -22,7 +22,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -216,30 +216,35 @@ class _Loaded:
     easels: dict[str, Easel]
 
 
-def _import(refs: Sequence[str]) -> list[Definition]:
+def _import(refs: Sequence[str], optional: Collection[str]) -> tuple[list[Definition], set[str]]:
+    """Return the models, and the names of those that are left out where they cannot be loaded."""
     # What is imported stays: looking for garbage in it takes a fifth of the time that torch and
     # diffusers need.
     gc.disable()
     try:
-        return [definition for ref in refs for definition in load_models(ref)]
+        found = [(ref, definition) for ref in refs for definition in load_models(ref)]
     finally:
         gc.enable()
+    may_fail = {definition.name for ref, definition in found if ref in optional}
+    return [definition for _, definition in found], may_fail
 
 
 def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
     """Import and describe the models; load and warm those that fit on the device."""
-    definitions = _import(work.refs)
+    definitions, may_fail = _import(work.refs, work.optional)
     names = [definition.name for definition in definitions]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise InvalidModel(f"{twice} is named twice: give each model a name of its own")
     cards = [definition.card() for definition in definitions]
     pipe.send(Described(cards))
-    device = Device(definitions, work, pipe, clock)
+    device = Device(definitions, work, pipe, clock, may_fail)
     load_s = device.start()
     loaded = _Loaded(device, {}, {})
     rng = random.Random()
     for definition, card in zip(definitions, cards, strict=True):
+        if definition.name in device.left_out:
+            continue
         reader = Reader(definition, rng)
         if isinstance(device.model(definition.name), StepModel):
             loaded.easels[definition.name] = Easel(card, reader)
@@ -260,6 +265,7 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
             imported,
             invariant=[m.name for m in drawing if isinstance(m, StepModel) and m.batch_invariant],
             memory_bytes=device.memory_bytes(),
+            left_out=device.left_out,
         )
     )
     return loaded

@@ -76,10 +76,16 @@ class Device:
         work: What the worker said of the device: its name, and the budgets.
         pipe: To the worker, which is told of every move.
         clock: What tells the time.
+        may_fail: Names of those that are left out where they cannot be made or loaded.
     """
 
     def __init__(
-        self, definitions: Sequence[Definition], work: Load, pipe: Pipe, clock: Clock
+        self,
+        definitions: Sequence[Definition],
+        work: Load,
+        pipe: Pipe,
+        clock: Clock,
+        may_fail: Collection[str] = (),
     ) -> None:
         self.name = work.device
         #: What warm-ups have imported: compilers, which start threads and processes.
@@ -88,8 +94,34 @@ class Device:
         self._host_budget_bytes = work.host_memory_bytes
         self._pipe = pipe
         self._clock = clock
-        self._places = {each.name: _Place(each) for each in definitions}
+        self._may_fail = may_fail
+        self._count = len(definitions)
+        #: Models that were left out → why.
+        self.left_out: dict[str, str] = {}
+        self._places: dict[str, _Place] = {}
+        for definition in definitions:
+            self._make(definition)
         self._uses = 0
+
+    def _make(self, definition: Definition) -> None:
+        try:
+            self._places[definition.name] = _Place(definition)
+        except Exception as error:
+            self._leave_out(definition.name, error)
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        """Go on without a model, if that is allowed and others are there.
+
+        Raises:
+            Exception: The error, if not.
+        """
+        is_last = len(self.left_out) + 1 == self._count
+        if name not in self._may_fail or is_last:
+            raise error
+        traceback.print_exception(error)
+        self._places.pop(name, None)
+        self.left_out[name] = _reason(error)
+        gc.collect()
 
     @property
     def residents(self) -> list[str]:
@@ -147,14 +179,15 @@ class Device:
             Exception: Whatever a model raised while it was loaded.
         """
         is_full = False
-        for place in self._places.values():
+        for place in list(self._places.values()):
             if is_full or not self._fits(place):
                 continue
             try:
                 self._load(place)
             except Exception as error:
                 if not (self.residents and self._is_budget_to_blame(place, error)):
-                    raise
+                    self._leave_out(place.definition.name, error)
+                    continue
                 place.renew()
                 is_full = True
                 continue
@@ -309,8 +342,14 @@ def _is_out_of_memory(model: Model, error: Exception) -> bool:
 
 
 def _why(place: _Place, error: Exception) -> str:
-    reason = error.detail if isinstance(error, SwellError) else describe_error(error)
-    return f"loading {place.definition.name} failed: {type(error).__name__}: {reason}"
+    told = error.detail if isinstance(error, SwellError) else describe_error(error)
+    return f"loading {place.definition.name} failed: {type(error).__name__}: {told}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, SwellError):
+        return error.detail
+    return f"{type(error).__name__}: {describe_error(error)}"
 
 
 def _resident_bytes() -> int:

@@ -320,6 +320,7 @@ class Worker:
             settings.device,
             device_memory_bytes=settings.device_memory_bytes,
             host_memory_bytes=settings.host_memory_bytes,
+            optional=settings.optional,
         )
         if any(card.step_bucket for card in cards):
             curves = None if self._curves is None else str(self._curves)
@@ -331,7 +332,9 @@ class Worker:
         if self._forks is not None:
             versions = {card.name: card.version for card in cards}
             self._forks.learn(ready.imported, versions, is_forked=self._process.is_forked)
-        return cards, ready
+        for name, reason in ready.left_out.items():
+            _log.error("left out: the model cannot be loaded", model=name, reason=reason)
+        return [card for card in cards if card.name not in ready.left_out], ready
 
     async def _join(self) -> None:
         """Register, and start the loops."""

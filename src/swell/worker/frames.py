@@ -71,6 +71,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     #: memory; None for as much as there is.
     device_memory_bytes: int | None = None
     host_memory_bytes: int | None = None
+    #: Those of `refs` that are left out where they cannot be loaded.
+    optional: list[str] = []
 
 
 class Studio(msgspec.Struct, frozen=True, array_like=True, tag="studio"):
@@ -154,6 +156,8 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     invariant: list[str] = []
     #: What each model that was loaded takes of its device, as far as is known.
     memory_bytes: dict[str, int] = {}
+    #: Models that were left out → why.
+    left_out: dict[str, str] = {}
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):

@@ -144,6 +144,7 @@ class ModelProcess:
         *,
         device_memory_bytes: int | None = None,
         host_memory_bytes: int | None = None,
+        optional: Sequence[str] = (),
     ) -> list[ModelCard]:
         """Start the process and return the cards of its models; they are not loaded yet.
 
@@ -152,13 +153,15 @@ class ModelProcess:
             device: What they are loaded on.
             device_memory_bytes: What they may take of it together; None for no limit.
             host_memory_bytes: What those that had to leave it may take of the host's memory.
+            optional: Those of `refs` that are left out where they cannot be loaded.
 
         Raises:
             ModelRefused: The models cannot be imported; the text says why.
             ProcessDied: It died on the way.
         """
         if self._begun is None:
-            self.begin(Load(list(refs), device, device_memory_bytes, host_memory_bytes))
+            limits = device_memory_bytes, host_memory_bytes
+            self.begin(Load(list(refs), device, *limits, list(optional)))
         assert self._begun is not None
         return await asyncio.shield(self._begun)
 

@@ -1,7 +1,7 @@
 """What a worker is told when it starts."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = ["WorkerSettings"]
@@ -37,6 +37,8 @@ class WorkerSettings:
     cancel_grace_s: float = 5.0
     #: How long one call of a model's `run` may take before its process is killed; None for ever.
     run_limit_s: float | None = None
+    #: References of models that are left out where they cannot be loaded.
+    optional: Sequence[str] = ()
     #: How long a draining worker may finish what it holds, before it hands over; None for ever.
     drain_s: float | None = None
     #: How long storing what was drawn may take, before leases are handed back without it.
