@@ -1,6 +1,8 @@
 """Folders of weights that say what they should not; nothing here needs torch, or opens weights."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,13 @@ from typing import Any
 import pytest
 from test_families_recognised import EULER, folder, safetensors
 
-from swell.families.description import describe
+from swell.errors import SwellError
+from swell.families.description import contents, definition_of, describe
 from swell.families.entries import Entry
-from swell.families.recognise import look
+from swell.families.entries import write as write_entry
+from swell.families.recognise import look, weight_files
 from swell.model import InvalidModel
+from swell.weights.formats import BrokenWeights, RefusedFormat
 
 PNDM = {**EULER, "_class_name": "PNDMScheduler"}
 
@@ -173,8 +178,10 @@ def test_a_folder_with_a_control_net_is_drawn_in_steps_with_it(
     described = describe(Entry(name="acme/dreams", folder=str(made)))
     assert described.facts.family.name == family
     assert described.controlnet == made / "controlnet"
-    given = describe(Entry(name="acme/dreams", folder=str(made), controlnet=str(tmp_path / "net")))
-    assert given.controlnet == tmp_path / "net", "what was given comes first"
+    net = tmp_path / "net"
+    shutil.copytree(made / "controlnet", net)
+    given = describe(Entry(name="acme/dreams", folder=str(made), controlnet=str(net)))
+    assert given.controlnet == net, "what was given comes first"
 
 
 @pytest.mark.parametrize(
@@ -246,3 +253,65 @@ def test_what_an_own_loop_cannot_do_is_refused_with_a_way_out(
         describe(Entry(name="acme/dreams", folder=str(made), **said))
     plain = describe(Entry(name="acme/dreams", folder=str(made)))
     assert plain.facts.family.name == "pipeline"
+
+
+# Files that are not whole
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 2)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_were_cut_off_are_refused_by_name(tmp_path: Path, part: str) -> None:
+    made = folder(tmp_path)
+    cut(made / part / "model.safetensors")
+    with pytest.raises(BrokenWeights, match=rf"{part}/model.safetensors .* it was cut off"):
+        describe(Entry(name="acme/dreams", folder=str(made)))
+
+
+def test_a_pickle_under_another_name_is_refused(tmp_path: Path) -> None:
+    made = folder(tmp_path)
+    (made / "unet" / "model.safetensors").write_bytes(b"PK\x03\x04 and more")
+    with pytest.raises(RefusedFormat, match=r"unet/model.safetensors is an archive or a pickle"):
+        describe(Entry(name="acme/dreams", folder=str(made)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda net: cut(net / "model.safetensors"), "net/model.safetensors .* it was cut off"),
+        (lambda net: (net / "model.safetensors").unlink(), "net/ has no .safetensors file"),
+        (lambda net: (net / "config.json").unlink(), "no config.json"),
+        (
+            lambda net: (net / "config.json").write_text('{"_class_name": "T2IAdapter"}'),
+            "net/ is a T2IAdapter: give a control net",
+        ),
+    ],
+)
+def test_a_control_net_is_looked_at_when_it_is_given(
+    tmp_path: Path, spoil: Callable[[Path], object], why: str
+) -> None:
+    net = tmp_path / "net"
+    net.mkdir()
+    (net / "config.json").write_text("{}")
+    safetensors(net / "model.safetensors")
+    spoil(net)
+    made = folder(tmp_path / "dreams")
+    with pytest.raises(SwellError, match=why):
+        describe(Entry(name="acme/dreams", folder=str(made), controlnet=str(net)))
+
+
+def test_a_file_that_was_changed_in_place_is_not_what_was_added(tmp_path: Path) -> None:
+    """Its size is as it was; that it is younger than the entry tells."""
+    made, entry = folder(tmp_path / "dreams"), tmp_path / "models" / "acme--dreams.toml"
+    names = weight_files(made)
+    write_entry(entry, Entry(name="acme/dreams", folder=str(made), weights=contents(made, names)))
+    definition = definition_of(entry)
+    weights = made / "unet" / "model.safetensors"
+    later = entry.stat().st_mtime_ns + 10**9
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"!")
+    os.utime(weights, ns=(later, later))
+    with pytest.raises(InvalidModel, match=r"unet/model.safetensors has changed since"):
+        definition.make()

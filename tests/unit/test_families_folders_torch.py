@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import tiny_pipelines as tiny  # noqa: E402
 from swell.families.networks_torch import class_of  # noqa: E402
 from swell.families.own_loops import PIPELINES  # noqa: E402
 from swell.media import Image  # noqa: E402
-from swell.model import InvalidModel  # noqa: E402
+from swell.model import InvalidModel, load_models  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -98,3 +99,14 @@ def test_a_folder_with_a_control_net_draws_as_one_that_was_given(tmp_path: Path)
     one, other = (cases.draw(*cases.loaded(file), **asked) for file in (given, own))
     np.testing.assert_array_equal(one, other)
     assert np.abs(one.astype(int) - cases.draw(*cases.loaded(own), steps=3)).max() > 3
+
+
+def test_files_that_are_younger_and_the_same_are_what_was_added(tmp_path: Path) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):
+        folder = tiny.stable_diffusion(tmp_path / "weights")
+    entry = cases.add(folder, tmp_path / "data", "test/it")
+    later = entry.stat().st_mtime_ns + 10**9
+    for file in folder.rglob("*.safetensors"):
+        os.utime(file, ns=(later, later))
+    [definition] = load_models(str(entry))
+    assert definition.make() is not None

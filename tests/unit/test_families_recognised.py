@@ -45,9 +45,9 @@ PARTS = {
 VAE = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 4, "scaling_factor": 0.18}
 
 
-def safetensors(path: Path) -> None:
+def safetensors(path: Path, value: bytes = bytes(4)) -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    path.write_bytes(struct.pack("<Q", len(header)) + header + value)
 
 
 def folder(
@@ -392,7 +392,7 @@ def test_the_head_of_a_readme_tells_the_licence(tmp_path: Path, text: str, licen
 @pytest.mark.parametrize(
     "change",
     [
-        lambda source: (source / "unet" / "model.safetensors").write_bytes(b"other"),
+        lambda source: safetensors(source / "unet" / "model.safetensors", b"ABCD"),
         lambda source: (source / "tokenizer" / "vocab.json").write_text("{}"),
         lambda source: None,
     ],

@@ -15,9 +15,11 @@ from swell.families import vqgan_clip
 from swell.families.adapters import Adapter, read_adapter
 from swell.families.asked import examples_of, input_type
 from swell.families.entries import Content, Entry, read
+from swell.families.parts import check_folder, check_weights, used_parts
 from swell.families.placement import CHOICES
 from swell.families.read_me import licence_in
 from swell.families.recognise import OTHER, Facts, is_vqgan_clip, look
+from swell.families.settings import read_json
 from swell.media import Image, LoRA
 from swell.model import Batch, Definition, InvalidModel, Model
 
@@ -85,10 +87,11 @@ class Described:
 
 
 def describe(entry: Entry, home: Path = Path()) -> Described:
-    """Look at an entry's folder.
+    """Look at an entry's folder; at the heads of its weights only while it is being added.
 
     Raises:
         InvalidModel: The folder is not what it should be, or something in the entry does not fit.
+        RefusedFormat, BrokenWeights: A file of weights is not what its name says, or not whole.
     """
     if not _NAME.fullmatch(entry.name):
         raise InvalidModel(f"{entry.name!r} cannot name a model: use owner/name in lower-case")
@@ -109,19 +112,60 @@ def describe(entry: Entry, home: Path = Path()) -> Described:
     ):
         if given and not can:
             raise InvalidModel(f"{facts.family.name} models cannot have {what} here{_since(facts)}")
-    if entry.quantize and facts.family is OTHER:
-        raise InvalidModel(
-            "fp8 is for models that are drawn step by step, and this one is drawn by diffusers' "
-            f"own loop{_since(facts)}; or leave --quantize out"
-        )
-    if entry.quantize and entry.loras:
-        raise InvalidModel("weights of 8 bits take no LoRAs: leave out --quantize or --lora")
+    _check_quantize(entry, facts)
     _check_offload(entry, facts)
     _check_portraits(entry, facts)
+    if not entry.weights:
+        _check_weights(entry, facts)
     adapter = None
     if entry.ip_adapter:
         adapter = read_adapter(Path(entry.ip_adapter), Path(entry.folder), facts.network)
     return Described(entry, facts, home, adapter)
+
+
+def _check_quantize(entry: Entry, facts: Facts) -> None:
+    """Check that what draws can have weights of 8 bits, if it is to.
+
+    Raises:
+        InvalidModel: It cannot.
+    """
+    if not entry.quantize:
+        return
+    if facts.family is OTHER:
+        raise InvalidModel(
+            "fp8 is for models that are drawn step by step, and this one is drawn by diffusers' "
+            f"own loop{_since(facts)}; or leave --quantize out"
+        )
+    if entry.loras:
+        raise InvalidModel("weights of 8 bits take no LoRAs: leave out --quantize or --lora")
+
+
+def _check_weights(entry: Entry, facts: Facts) -> None:
+    """Check that files of weights are whole, the control net's included.
+
+    Raises:
+        InvalidModel: The control net is none.
+        RefusedFormat, BrokenWeights: A file of weights is not what its name says, or not whole.
+    """
+    for part in used_parts(facts.index):
+        check_weights(Path(entry.folder, part))
+    if entry.controlnet:
+        _check_net(Path(entry.controlnet))
+
+
+def _check_net(folder: Path) -> None:
+    """Check that a folder holds a control net that can be read.
+
+    Raises:
+        InvalidModel: It does not.
+        RefusedFormat, BrokenWeights: A file of weights is not what its name says, or not whole.
+    """
+    told = read_json(folder, "config.json")
+    kind = str(told.get("_class_name", "ControlNetModel"))
+    if kind != "ControlNetModel":
+        raise InvalidModel(f"{folder.name}/ is a {kind[:80]}: give a control net, ControlNetModel")
+    check_folder(folder)
+    check_weights(folder)
 
 
 def _since(facts: Facts) -> str:
@@ -181,16 +225,27 @@ def contents(folder: Path, names: Sequence[str]) -> dict[str, Content]:
     return found
 
 
-def _check_contents(entry: Entry) -> None:
-    """Check that the files are there, and as large as they were when the model was added.
+def _check_contents(entry: Entry, added_ns: int) -> None:
+    """Check that the files are there, and as they were when the model was added.
+
+    Sizes tell, and what files hold where one is younger than the entry: whoever writes into a file
+    may leave its size as it was, and nobody reads gigabytes for files that nobody touched.
+
+    Args:
+        entry: The model's.
+        added_ns: When it was added, in nanoseconds, by the clock of its disk.
 
     Raises:
         InvalidModel: One is missing or has changed.
     """
     for name, content in entry.weights.items():
         path = Path(entry.folder, name)  # that of an extra file is whole already
-        size = path.stat().st_size if path.is_file() else None
-        if size != content.bytes:
+        found = path.stat() if path.is_file() else None
+        size = None if found is None else found.st_size
+        is_same = size == content.bytes
+        if is_same and found is not None and found.st_mtime_ns > added_ns:
+            is_same = contents(path.parent, [path.name])[path.name] == content
+        if not is_same:
             told = "is missing" if size is None else "has changed"
             raise InvalidModel(f"{entry.name}: {name} {told} since it was added; add it again")
 
@@ -205,8 +260,9 @@ def definition_of(path: Path) -> Definition:
         NotFound, InvalidModel: As `read` and `describe`.
     """
     entry = read(path)
+    added_ns = path.stat().st_mtime_ns
     if is_vqgan_clip(Path(entry.folder)):
-        _check_contents(entry)
+        _check_contents(entry, added_ns)
         return vqgan_clip.define(Path(entry.folder), entry.name, path)
     described = describe(entry)
     in_steps = described.facts.family is not OTHER
@@ -217,7 +273,7 @@ def definition_of(path: Path) -> Definition:
         batch=Batch(),
         stage="live",
         source=path,
-        make=partial(_make, entry, path.resolve().parent.parent),
+        make=partial(_make, entry, path.resolve().parent.parent, added_ns),
         step_bucket=BUCKET if in_steps else 0,
         step_rows=MOST_ROWS if in_steps else 0,
         licence=licence_in(Path(entry.folder)),
@@ -246,14 +302,19 @@ def _asked_of(described: Described) -> dict[str, Any]:
     }
 
 
-def _make(entry: Entry, home: Path) -> Model:
+def _make(entry: Entry, home: Path, added_ns: int) -> Model:
     """Make the model of an entry, not yet loaded.
+
+    Args:
+        entry: The model's.
+        home: The data directory that it was added to.
+        added_ns: When, as `_check_contents` takes it.
 
     Raises:
         InvalidModel: What it needs is not installed, or its files have changed.
     """
+    _check_contents(entry, added_ns)
     described = describe(entry, home)
-    _check_contents(entry)
     try:
         module = importlib.import_module(f"swell.families.{described.facts.family.module}")
     except ModuleNotFoundError as error:

@@ -13,9 +13,17 @@ from typing import Any, Final
 
 from swell.families.settings import read_json
 from swell.model import InvalidModel
-from swell.weights.formats import PICKLE_SUFFIXES
+from swell.weights.formats import PICKLE_SUFFIXES, check_content
 
-__all__ = ["LIBRARIES", "UNUSED", "check_folder", "check_parts", "parts_of", "used_parts"]
+__all__ = [
+    "LIBRARIES",
+    "UNUSED",
+    "check_folder",
+    "check_parts",
+    "check_weights",
+    "parts_of",
+    "used_parts",
+]
 
 #: Parts that are not loaded: what is shown is the operator's choice, made for all models alike.
 UNUSED: Final = frozenset({"safety_checker"})
@@ -145,6 +153,17 @@ def check_folder(part: Path) -> None:
     for name in names:
         if name.endswith(".index.json") and "/" not in name:
             _check_shards(part, name)
+
+
+def check_weights(part: Path) -> None:
+    """Check that a part's files of weights are whole, by their heads and sizes.
+
+    Raises:
+        RefusedFormat: One is an archive or a pickle under another name.
+        BrokenWeights: One is no safetensors file, or was cut off.
+    """
+    for path in sorted(part.glob("*.safetensors")):
+        check_content(f"{part.name}/{path.name}", path)
 
 
 def _check_shards(part: Path, name: str) -> None:
