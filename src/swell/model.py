@@ -101,7 +101,7 @@ _OWN_FILE: Final = frozenset({"curve"})
 _ENGINE: Final = "swell.worker.denoise"
 
 #: What makes models of files that `swell models add` wrote; it stands above this module too.
-_ADDED: Final = "swell.families.description"
+_ADDED: Final = "swell.families.measured"
 
 
 class InvalidModel(InvalidRequest):

@@ -1,20 +1,25 @@
 """Models that are added, replaced and removed: each has its own name, file and weights."""
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-from added_harness import add, dreams, models, remove
+from added_harness import add, dreams, models, remove, safetensors
 from hub_server import HubServer, Repository
 from swell.cli import app
 from swell.cli.added import names_of, with_added
 from swell.config import load
 from swell.families.entries import Entry, added, find, path_of, read, write
+from swell.families.measured import Taken, keep
+from swell.model import Definition, load_models
+from swell.registry import Speed
 
 OLD, NEW = "0a1b" * 10, "5f3c" * 10
 NETWORK = "unet/diffusion_pytorch_model.safetensors"
@@ -246,3 +251,57 @@ def test_an_added_model_is_run_and_checked_by_its_name(tmp_path: Path) -> None:
     assert "x/one does not take this" in told(result), "nothing was asked of it, but it is known"
     checked = json.loads(models("check", "x/one", "--data", str(data), "--json").stdout)
     assert [report["model"] for report in checked] == ["x/one"]
+
+
+# What was measured
+
+
+def taken(version: str, took_s: float = 1.0, device: str = "a slow one", **more: Any) -> Taken:
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (8, 8)).save(buffer, "webp")
+    speed = Speed(device, "512 x 512, 30 steps", took_s, "2026-11-25")
+    return Taken(version, speed, 1 << 30, sample=buffer.getvalue(), caption="a fox", **more)
+
+
+def definition(path: Path) -> Definition:
+    [found] = load_models(str(path))
+    return found
+
+
+def test_what_a_check_measured_is_on_the_card_of_that_version_alone(tmp_path: Path) -> None:
+    data, source = tmp_path / "data", dreams(tmp_path / "dreams")
+    add(data, source, "--name", "x/one")
+    path = path_of(data, "x/one")
+    before = definition(path)
+    assert keep(path, taken(before.version()))
+    card = definition(path).card()
+    assert card.version != before.version(), "so that servers which know it show the new card"
+    assert card.memory_bytes == 1 << 30
+    assert [speed.took_s for speed in card.speed] == [1.0]
+    assert [(sample.caption, sample.content_type) for sample in card.samples] == [
+        ("a fox", "image/webp")
+    ]
+    assert not keep(path, taken(before.version(), 9.0)), "another version was checked"
+    safetensors(source / NETWORK, 7)
+    assert add(data, source, "--name", "x/one").exit_code == 0
+    assert definition(path).card().speed == []
+    assert not definition(path).card().samples
+
+
+def test_a_further_check_makes_a_new_version_only_where_it_has_news(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    add(data, dreams(tmp_path / "dreams"), "--name", "x/one")
+    path = path_of(data, "x/one")
+    keep(path, taken(definition(path).version()))
+    version = definition(path).version()
+    assert not keep(path, taken(version, 1.15)), "the same but for the weather"
+    assert definition(path).version() == version
+    assert keep(path, taken(version, 0.5))
+    assert keep(path, taken(definition(path).version(), 0.1, "a fast one"))
+    found = definition(path).card().speed
+    assert [(speed.device, speed.took_s) for speed in found] == [
+        ("a slow one", 0.5),
+        ("a fast one", 0.1),
+    ]
+    remove(data, "x/one")
+    assert not list((data / "models").iterdir())

@@ -15,7 +15,7 @@ from swell.cli.output import print_json, talk
 from swell.config import Settings
 from swell.errors import Conflict
 from swell.families.adapters import Adapter
-from swell.families.description import contents, definition_of, describe
+from swell.families.description import contents, describe
 from swell.families.entries import (
     Entry,
     Extra,
@@ -31,7 +31,7 @@ from swell.families.placement import CHOICES
 from swell.families.recognise import OTHER, is_vqgan_clip, weight_files
 from swell.families.schedulers import FEW_STEPS, SAMPLERS
 from swell.media import LoRA
-from swell.model import Definition, InvalidModel
+from swell.model import Definition, InvalidModel, load_models
 from swell.weights.lora import check_lora
 
 __all__ = ["add_model", "remove_model"]
@@ -216,7 +216,8 @@ def _written(path: Path, entry: Entry) -> Definition:
     before = path.read_bytes() if path.is_file() else None
     write(path, entry)
     try:
-        return definition_of(path)
+        [definition] = load_models(str(path))
+        return definition
     except BaseException:
         if before is None:
             path.unlink()

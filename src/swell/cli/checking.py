@@ -73,6 +73,8 @@ def check(ref: str, terms: Terms, clock: Clock) -> list[dict[str, Any]]:
             trying = f", while it tried {told['trying']}" if "trying" in told else ""
             report["error"] = {"stage": told["stage"], "detail": told["died"] + trying}
         report["error"] = _misfit(told) or report["error"]
+        if "kept" in told and not report["error"]:
+            report["kept"] = told["kept"]
         reports.append(report)
     return reports
 

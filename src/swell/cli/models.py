@@ -1,8 +1,10 @@
 """`swell models`: what is served, and whether a model file is good."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 import uvloop
 from rich.markup import escape
@@ -21,6 +23,7 @@ from swell.cli.remote import call
 from swell.cli.tasks import client_settings
 from swell.cli.translations import bring_translations
 from swell.clock import SystemClock
+from swell.families.measured import Taken, keep
 from swell.weights.pull import Progress, pull
 from swell.wiring import model_home
 
@@ -138,6 +141,8 @@ def check_models(
     with talk.status(f"{file} is checked"):
         terms = Terms(settings.worker.device, limit_s, probe_s, home)
         reports = check(ref, terms, SystemClock())
+    for report in reports:
+        _keep(ref, report)
     if as_json:
         print_json(reports)
     else:
@@ -238,6 +243,20 @@ def _mebibytes(size_bytes: int | None) -> str | None:
 def _first_line(text: str | None) -> str | None:
     lines = (text or "").splitlines()
     return lines[0] if lines else None
+
+
+def _keep(ref: str, report: dict[str, Any]) -> None:
+    """Keep for the card of an added model what a check measured of it."""
+    taken = report.pop("kept", None)
+    if taken is None:
+        return
+    try:
+        is_news = keep(Path(ref), msgspec.convert(taken, Taken))
+    except OSError as error:
+        talk.print(f"what was measured cannot be kept: {error}", markup=False)
+        return
+    if is_news:
+        talk.print(f"the card of {report['model']} tells what was measured", markup=False)
 
 
 def _tell(report: dict[str, Any]) -> None:

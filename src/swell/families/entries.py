@@ -154,7 +154,7 @@ def added(data_dir: Path) -> list[str]:
 
 
 def remove(data_dir: Path, name: str) -> Path:
-    """Forget a model; its weights stay. Return where its entry was.
+    """Forget a model and what was measured of it; its weights stay. Return where its entry was.
 
     Raises:
         NotFound: No such model was added.
@@ -164,6 +164,9 @@ def remove(data_dir: Path, name: str) -> Path:
         known = ", ".join(name_of(Path(each)) for each in added(data_dir)) or "none"
         raise NotFound(f"no model {name!r} was added to {data_dir}: there is {known}")
     path.unlink()
+    for beside in path.parent.glob(f"{path.stem}@*"):
+        if beside.is_file():
+            beside.unlink()
     return path
 
 

@@ -5,11 +5,15 @@ ended, so that it is known how far it came. It imports nothing that a model proc
 since it runs in the environment of the model.
 """
 
+import base64
 import contextlib
 import ctypes
 import faulthandler
+import io
 import json
 import os
+import platform
+import re
 import resource
 import sys
 import traceback
@@ -23,6 +27,7 @@ from swell.clock import SystemClock
 from swell.errors import SwellError
 from swell.media import Image
 from swell.model import Definition, is_function_model, load_models, remedy
+from swell.samples import MOST_BYTES
 from swell.worker.alone import Loaded, LocalResult, RunFailed, check_input, load_model, run_together
 from swell.worker.lacks import Hint, Times, hints_of_card, hints_of_files
 from swell.worker.made_inputs import made_example
@@ -151,6 +156,8 @@ class _Checked:
         at("run")
         [result] = run_together(loaded, checked, [1], self._clock)
         tell(report={"run_s": result.run_s, "results": 1, "batch": 1})
+        if str(definition.source).endswith(".toml"):
+            tell(kept=self._kept(loaded, checked.model_dump(), result, grown_bytes))
         at("output")
         returned = {"output": [_returned(result)]}
         tell(returned=returned, schema=definition.output_schema)
@@ -172,6 +179,25 @@ class _Checked:
             self._clock,
             trying=lambda what: tell(trying=what),
         )
+
+    def _kept(
+        self, loaded: Loaded, asked: dict[str, Any], result: LocalResult, grown_bytes: int
+    ) -> dict[str, Any]:
+        """Return what the card of an added model may tell from now on."""
+        is_host = self._device.partition(":")[0] == "cpu"
+        pictures = [each for each in result.files if isinstance(each, Image)]
+        return {
+            "version": self._definition.version(),
+            "speed": {
+                "device": device_name(self._device),
+                "what": _what(asked),
+                "took_s": float(f"{result.run_s:.2g}"),
+                "measured_on": f"{self._clock.now():%Y-%m-%d}",
+            },
+            "memory_bytes": loaded.model.memory_bytes or (grown_bytes if is_host else 0),
+            "sample": base64.b64encode(_small(pictures[0])).decode() if pictures else "",
+            "caption": str(asked.get("prompt") or "the example of `swell models check`"),
+        }
 
     def _run_two(
         self, loaded: Loaded, checked: Any, returned: dict[str, list[dict[str, Any]]]
@@ -196,6 +222,44 @@ class _Checked:
         """Take hints down, whatever comes after them."""
         self._hints += hints
         self._tell(report={"hints": [msgspec.to_builtins(each) for each in self._hints]})
+
+
+def _what(values: dict[str, Any]) -> str:
+    """Return what an example asks for, as a card tells it, such as `512 x 512, 30 steps`."""
+    width, height, steps = (values.get(each) for each in ("width", "height", "steps"))
+    told = f"{width} x {height}" if width and height else "its example"
+    return f"{told}, {steps} step{'s' if steps > 1 else ''}" if isinstance(steps, int) else told
+
+
+def device_name(device: str) -> str:
+    """Return what people call a device."""
+    # A model that uses a GPU has imported this; nothing else here needs it.
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None:
+        return str(torch.cuda.get_device_name(device))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = re.search(r"model name\s*:\s*(.+)", _text(Path("/proc/cpuinfo")))
+    told = name[1].strip() if name else platform.machine()
+    return f"{cores} core{'s' if cores != 1 else ''} of {told}" if device == "cpu" else device
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _small(image: Image) -> bytes:
+    """Return a picture as a card has room for it, in WebP."""
+    picture = image.pil().convert("RGB")
+    for side_px in (512, 384, 256, 128):
+        picture.thumbnail((side_px, side_px))
+        buffer = io.BytesIO()
+        picture.save(buffer, "webp", quality=80)
+        if buffer.tell() <= MOST_BYTES:
+            break
+    return buffer.getvalue()
 
 
 def _example(definition: Definition) -> dict[str, Any]:
