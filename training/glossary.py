@@ -36,6 +36,14 @@ TOLD = (
     *("bn", "hi", "ja", "ko", "ru", "th", "uk", "zh"),
 )
 KINDS = {"article": "a", "preposition": "p", "conjunction": "c", "adjective": "j", "verb": "v"}
+# Plurals of words that `glossary.txt` has: (ending, in its place).
+PLURALS = {
+    "es": (("s", ""), ("es", "")),
+    "pt": (("s", ""), ("es", "")),
+    "fr": (("s", ""), ("x", "")),
+    "de": (("n", ""), ("en", "")),
+    "it": (("i", "o"), ("e", "a"), ("i", "e")),
+}
 BUCKETS = 1 << 15
 LEAST = 0.55
 
@@ -56,6 +64,13 @@ def fetch(work: Path) -> dict[str, dict[str, dict]]:
 def plain(text: str) -> str:
     """Lower case, without marks."""
     return re.sub(r"\s+", " ", re.sub(r"[“”«»\"!?:;,.()]", " ", text.lower())).strip()
+
+
+def parted(word: str, language: str) -> str:
+    """As `swell.zoo.translate` reads it: what French and Italian write together taken apart."""
+    if language not in ("fr", "it"):
+        return word
+    return re.sub(r"\b(\w{1,5})[\u2019'](?=\w)", r"\1 ", word)
 
 
 def phrases(one: dict) -> set[str]:
@@ -94,7 +109,8 @@ def written() -> list[tuple[str, str, str, str]]:
         english, words = line.split(": ", 1)
         for language, theirs in zip(TRANSLATED, words.split(" | "), strict=True):
             for word in filter(lambda one: one != "-", theirs.split(", ")):
-                rows.append((language, plain(word), kind, english))
+                noun = plain(word.removeprefix("^")).capitalize() if word[0] == "^" else plain(word)
+                rows.append((language, noun, kind, english))
     return rows
 
 
@@ -124,8 +140,18 @@ def glossary(said: dict[str, dict[str, dict]]) -> dict[tuple[str, str], tuple[st
     qualities = {english for _, _, kind, english in known if kind == "j"}
     rows = {key: ("j" if means in qualities else "n", means) for key, (_, means) in rows.items()}
     # A word that several lines hold means what the first of them says.
-    rows |= {(lang, word): (kind, means) for lang, word, kind, means in reversed(known)}
-    return rows
+    ours = {(lang, word): (kind, means) for lang, word, kind, means in reversed(known)}
+    rows = {key: row for key, row in rows.items() if not is_wrong_plural(*key, row[1], ours)} | ours
+    return {(lang, parted(word, lang)): row for (lang, word), row in rows.items()}
+
+
+def is_wrong_plural(language: str, word: str, means: str, ours: dict) -> bool:
+    """Whether a word is the plural of one of ours, and is taken for something else: bambine."""
+    for ending, instead in PLURALS[language]:
+        single = ours.get((language, word.removesuffix(ending) + instead))
+        if word.endswith(ending) and single and single[1][:3] not in means:
+            return True
+    return False
 
 
 def examples(said: dict[str, dict[str, dict]]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:

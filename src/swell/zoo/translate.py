@@ -100,6 +100,12 @@ _NOUN_AND_QUALITIES: Final = re.compile(r"[n?]j+(?:cj)?")
 _ADJECTIVE_FIRST: Final = frozenset({"de"})
 #: English ones that other languages have too, but with other words beside them.
 _SMALL_WORDS: Final = frozenset({"a", "an", "the", "in", "on", "of", "and", "with", "to", "at"})
+#: English words that the text encoder has no piece for, and that look like another language's.
+_ALSO_ENGLISH: Final = frozenset(
+    ("lama", "nude", "mole", "gnome", "chalet", "samurai", "mandala", "axolotl", "capybara")
+) | frozenset(("dragonfly", "ocelot", "sloth", "llama", "alpaca", "kimono"))
+#: From which share of English words on a text is English, unless another language has them all.
+_MOST: Final = 0.5
 #: What it counts, in the same measure, that a list has all of the words, and English none.
 _WORDS: Final = 1.5
 #: How much likelier than English a language must be, in nats per run of letters.
@@ -214,7 +220,9 @@ class Glossary:
         if not any(letter.isalnum() for letter in words[0]):
             return _Piece(words[0], ".")
         for count in range(len(words), 0, -1):
-            found = self._found(" ".join(words[:count]).lower(), language)
+            phrase = " ".join(words[:count])
+            # A German noun that is an adjective in small letters: Junge.
+            found = self._known[language].get(phrase) or self._found(phrase.lower(), language)
             if found is not None:
                 return _Piece(*found, count)
         return _Piece(words[0], "?")
@@ -347,7 +355,8 @@ class Translator:
         self._glossary = Glossary(weights("glossary.tsv"))
         self._argos = Argos(folders)
         self._english = self._glossary.english_words() | _english_words()
-        self._english = self._english - self._glossary.small_words() | _SMALL_WORDS
+        self._small = self._glossary.small_words()
+        self._english = self._english - self._small | _SMALL_WORDS | _ALSO_ENGLISH
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -371,7 +380,14 @@ class Translator:
             if language != "en"
         }
         best = max(rates, key=rates.__getitem__)
+        if ours > _MOST and not self._is_surely(text, best):
+            return "en"
         return best if rates[best] > scores["en"] + _MARGIN else "en"
+
+    def _is_surely(self, text: str, language: str) -> bool:
+        """Whether a language has all the words, and a small one among them that English lacks."""
+        small = self._small - _SMALL_WORDS
+        return self._share(text, language) == 1 and any(w in small for w in _plain(text).split())
 
     def reads(self, text: str) -> bool:
         """Whether a text in no language that is translated may still say something in English.
@@ -427,8 +443,8 @@ class Translate(Model):
 
     | | |
     |---|---|
-    | words | 28,551: the Unicode CLDR's names and keywords of emoji (Unicode-3.0), and our own |
-    | languages told apart | 25, by runs of letters; nine in ten names of emoji it never saw |
+    | words | 28,764: the Unicode CLDR's names and keywords of emoji (Unicode-3.0), and our own |
+    | languages told apart | 28, by script and runs of letters; nine in ten names of emoji it never saw |
     | time | below 1 ms |
     | Argos packages | licences of their own, most of them MIT or CC0; see each `README.md` |
     """
