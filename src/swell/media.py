@@ -26,6 +26,8 @@ __all__ = ["Attachment", "Audio", "File", "Image", "LoRA", "Video", "combined", 
 #: A LoRA counts at most so many times as much as it was trained for, in either direction; what
 #: people use lies between -5 and 5.
 MAX_SCALE: Final = 100.0
+#: Pillow opens none that is larger, since a small file may unpack to more than the memory holds.
+_MOST_PIXELS: Final = 2 * (PIL.Image.MAX_IMAGE_PIXELS or 89_478_485)
 
 
 class _Attachment:
@@ -150,7 +152,14 @@ class Image(_Attachment):
         try:
             # Whoever asked should hear of a broken file before it joins a batch.
             picture.pil().load()
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        except PIL.Image.DecompressionBombError:
+            raise PydanticCustomError(
+                "image",
+                "the picture is too large: at most {most} million pixels, such as {side} x {side};"
+                " make it smaller",
+                {"most": _MOST_PIXELS // 10**6, "side": math.isqrt(_MOST_PIXELS) // 100 * 100},
+            ) from None
+        except (OSError, ValueError, SyntaxError):
             raise PydanticCustomError(
                 "image", "not a picture that can be read; give PNG, JPEG, WebP, AVIF or GIF"
             ) from None

@@ -4,8 +4,11 @@
 published packages on the same pictures.
 """
 
+import base64
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +283,22 @@ def test_grey_pictures_of_16_bits_keep_their_brightness(kind: type) -> None:
 
 
 # --- all of them
+
+
+def test_a_picture_too_large_to_unpack_is_told_so_with_the_limit() -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    size = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    rows = chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + rows
+    uri = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    with pytest.raises(ValidationError, match="too large: at most 178 million pixels"):
+        Safety.Input.model_validate({"image": uri})
+    with pytest.raises(ValidationError, match="not a picture that can be read"):
+        Safety.Input.model_validate({"image": uri.replace("iVBORw0K", "iVBORw1K")})
 
 
 @pytest.mark.parametrize("name", MODELS)

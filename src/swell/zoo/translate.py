@@ -444,7 +444,7 @@ class Translate(Model):
     | | |
     |---|---|
     | words | 28,764: the Unicode CLDR's names and keywords of emoji (Unicode-3.0), and our own |
-    | languages told apart | 28, by script and runs of letters; nine in ten names of emoji it never saw |
+    | languages told apart | 28, by script and runs of letters: nine in ten of emoji it never saw |
     | time | below 1 ms |
     | Argos packages | licences of their own, most of them MIT or CC0; see each `README.md` |
     """
