@@ -7,14 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
-from test_families_recognised import EULER, folder, safetensors
+from test_families_recognised import EULER, VAE, folder, safetensors
 
 from swell.errors import SwellError
+from swell.families.asked import input_type
 from swell.families.description import contents, definition_of, describe
 from swell.families.entries import Entry
 from swell.families.entries import write as write_entry
 from swell.families.recognise import look, weight_files
+from swell.families.schedulers import sampler_of
 from swell.model import InvalidModel
 from swell.weights.formats import BrokenWeights, RefusedFormat
 
@@ -315,3 +318,110 @@ def test_a_file_that_was_changed_in_place_is_not_what_was_added(tmp_path: Path) 
     os.utime(weights, ns=(later, later))
     with pytest.raises(InvalidModel, match=r"unet/model.safetensors has changed since"):
         definition.make()
+
+
+# Settings that mean nothing
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "unet": {"in_channels": 4, "sample_size": 64},
+    "vae": VAE,
+    "scheduler": EULER,
+}
+FILES = {
+    "unet": "unet/config.json",
+    "vae": "vae/config.json",
+    "scheduler": "scheduler/scheduler_config.json",
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("vae", "block_out_channels", 5),
+        ("vae", "block_out_channels", []),
+        ("vae", "block_out_channels", [64] * 200),
+        ("vae", "block_out_channels", ["x"]),
+        ("vae", "latent_channels", None),
+        ("vae", "latent_channels", "x"),
+        ("vae", "latent_channels", True),
+        ("vae", "scaling_factor", float("nan")),
+        ("vae", "shift_factor", {}),
+        ("unet", "sample_size", -64),
+        ("unet", "sample_size", 10**9),
+        ("unet", "sample_size", 1024),
+        ("unet", "sample_size", "64"),
+        ("unet", "sample_size", ["a"]),
+        ("unet", "in_channels", None),
+        ("unet", "time_cond_proj_dim", "x"),
+        ("scheduler", "num_train_timesteps", None),
+        ("scheduler", "num_train_timesteps", 0),
+        ("scheduler", "steps_offset", None),
+        ("scheduler", "steps_offset", -1),
+        ("scheduler", "beta_start", "x"),
+        ("scheduler", "beta_start", 0),
+        ("scheduler", "beta_end", float("inf")),
+        ("scheduler", "timestep_spacing", ["leading"]),
+    ],
+)
+def test_a_setting_that_means_nothing_is_named_with_its_file(
+    tmp_path: Path, part: str, name: str, value: Any
+) -> None:
+    made = folder(tmp_path)
+    (made / FILES[part]).write_text(json.dumps({**SETTINGS[part], name: value}))
+    with pytest.raises(InvalidModel, match=rf"{FILES[part]}: {name} .*(must be|px a side)"):
+        look(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("shift", 0),
+        ("shift", "x"),
+        ("num_train_timesteps", []),
+        ("shift_terminal", 2),
+        ("use_dynamic_shifting base_image_seq_len", "x"),
+        ("use_dynamic_shifting max_image_seq_len", 256),
+        ("use_dynamic_shifting max_shift", None),
+    ],
+)
+def test_settings_of_a_flow_are_numbers_too(name: str, value: Any) -> None:
+    *switches, setting = name.split()
+    config = dict.fromkeys(switches, True) | {setting: value}
+    with pytest.raises(InvalidModel, match=f"scheduler_config.json: {setting} is"):
+        sampler_of({"_class_name": "FlowMatchEulerDiscreteScheduler", **config}, 4, tokens=256)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, "\ud800"])
+@pytest.mark.parametrize("name", ["model_index.json", *FILES.values()])
+def test_a_file_of_settings_that_nobody_can_read_is_named(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    made = folder(tmp_path)
+    (made / name).write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(InvalidModel, match=rf"{name} (cannot be read|is no table)"):
+        look(made)
+
+
+def test_what_a_folder_may_have_asked_for_is_bounded(tmp_path: Path) -> None:
+    made = folder(tmp_path, network={"in_channels": 4, "sample_size": 512})
+    assert input_type(look(made))(prompt="a fox", width=4096).width == 4096  # type: ignore[attr-defined]
+    with pytest.raises(pydantic.ValidationError):
+        input_type(look(made))(prompt="a fox", width=4104)
+
+
+def test_the_usual_side_is_one_that_may_be_asked_for(tmp_path: Path) -> None:
+    made = folder(
+        tmp_path,
+        "StableDiffusion3Pipeline",
+        network={"in_channels": 4, "sample_size": 65, "patch_size": 2},
+        scheduler={"_class_name": "FlowMatchEulerDiscreteScheduler"},
+        transformer=["diffusers", "SD3Transformer2DModel"],
+    )
+    facts = look(made)
+    assert (facts.side_px, facts.stride_px) == (512, 16)
+    assert input_type(facts)(prompt="a fox", width=facts.side_px)
+
+
+def test_an_own_loop_whose_network_says_pixels_has_a_usual_side(tmp_path: Path) -> None:
+    made = folder(tmp_path, "PRXPixelPipeline", network={"sample_size": 1024})
+    assert look(made).side_px == 1024

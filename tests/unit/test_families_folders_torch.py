@@ -3,8 +3,10 @@
 import contextlib
 import inspect
 import io
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,3 +112,27 @@ def test_files_that_are_younger_and_the_same_are_what_was_added(tmp_path: Path) 
         os.utime(file, ns=(later, later))
     [definition] = load_models(str(entry))
     assert definition.make() is not None
+
+
+@pytest.mark.parametrize("scheduler", [cases.pndm, tiny.euler], ids=["own loop", "in steps"])
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("text_encoder/config.json", {"hidden_size": "x"}),
+        ("text_encoder/config.json", {"num_attention_heads": 0}),
+        ("vae/config.json", {"norm_num_groups": None}),
+        ("unet/config.json", {"layers_per_block": {}}),
+        ("unet/config.json", {"block_out_channels": [16, 64]}),
+    ],
+    ids=str,
+)
+def test_networks_that_cannot_be_made_are_told_of(
+    tmp_path: Path, scheduler: Any, file: str, change: dict[str, Any]
+) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):
+        folder = tiny.stable_diffusion(tmp_path / "weights", scheduler())
+    settings = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(settings | change))
+    [definition] = load_models(str(cases.add(folder, tmp_path / "data", "test/it")))
+    with pytest.raises(InvalidModel, match=r"cannot be read: ."):
+        definition.make().load("cpu")

@@ -29,16 +29,31 @@ from swell.families.placement import (
 )
 from swell.families.visitors_torch import Visitor, come_block_by_block, tensors_of
 from swell.model import InvalidModel
+from swell.torch_arrays import OUT_OF_MEMORY
 from swell.weights import CompiledCache
 from swell.weights.torch_compiled import TorchCompiled
 from swell.weights.torch_tensors import TorchHostCopy, load_torch
 
-__all__ = ["Parts", "Scales", "class_of", "frozen", "read_network", "read_parts"]
+__all__ = ["DAMAGED", "Parts", "Scales", "class_of", "frozen", "read_network", "read_parts"]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 #: Of CLIP's image towers, when a folder says nothing.
 _SIGHT_PX: Final = 224
+
+#: What libraries raise over settings that do not fit their weights, or mean nothing.
+DAMAGED: Final[tuple[type[Exception], ...]] = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    # Of the library by which both read their settings.
+    importlib.import_module("huggingface_hub.errors").StrictDataclassError,
+)
 
 #: Lowest compute capability with arithmetic in float8.
 _FP8: Final = (8, 9)
@@ -460,8 +475,10 @@ def _read(
         return found.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ImportError as error:
         raise InvalidModel(f"{name} needs {error.name or error}: {INSTALL}") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidModel(f"{name}/ cannot be read: {error}") from error
+    except OUT_OF_MEMORY:
+        raise
+    except DAMAGED as error:
+        raise InvalidModel(f"{name}/ cannot be read: {error or type(error).__name__}") from error
 
 
 def _precision(folder: Path) -> dict[str, str]:

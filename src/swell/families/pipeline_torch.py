@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from swell.families.description import Described, fixed_loras
 from swell.families.layer_names import encoder_layer, sgm_layer
-from swell.families.networks_torch import class_of, frozen
+from swell.families.networks_torch import DAMAGED, class_of, frozen
 from swell.families.parts import UNUSED, used_parts
 from swell.families.schedulers import few_step, with_sampler
 from swell.media import Image
@@ -70,8 +70,11 @@ class OwnLoop(Model):
                 torch_dtype=dtype,
                 **unused,
             )
-        except (OSError, ValueError) as error:
-            raise InvalidModel(f"{name} cannot be read: {error}") from error
+        except OUT_OF_MEMORY:
+            raise
+        except DAMAGED as error:
+            told = str(error) or type(error).__name__
+            raise InvalidModel(f"{name} cannot be read: {told}") from error
         self._choose_scheduler()
         self._pipeline.set_progress_bar_config(disable=True)
         self._adapt()

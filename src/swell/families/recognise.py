@@ -13,12 +13,13 @@ from swell.families import vqgan_clip
 from swell.families.own_loops import PIPELINES
 from swell.families.parts import UNUSED, check_parts, parts_of
 from swell.families.schedulers import few_step, sampler_of, with_sampler
-from swell.families.settings import read_json
+from swell.families.settings import count_of, counts_of, number_of, read_json
 from swell.model import InvalidModel
 from swell.weights.formats import is_allowed
 
 __all__ = [
     "FAMILIES",
+    "MOST_PX",
     "OTHER",
     "UNUSED",
     "Facts",
@@ -51,6 +52,15 @@ class Family:
     has_control: bool = False
     has_reference: bool = False
 
+
+#: No network is trained for a longer side, in px.
+MOST_PX: Final = 4096
+
+#: What most networks of today are trained for, in px a side.
+_USUAL_PX: Final = 1024
+
+#: Where the settings of the autoencoder stand.
+_VAE: Final = "vae/config.json"
 
 #: Any other pipeline of diffusers that makes a picture of words: drawn by its own loop.
 OTHER: Final = Family("pipeline", (), "pipeline_torch")
@@ -201,25 +211,29 @@ def look(
         usual = (count, scale)
     if sampler:
         scheduler = with_sampler(scheduler, sampler)
-    network = read_json(folder, f"{family.network}/config.json", optional=family is OTHER)
-    if family is OTHER and not network:
-        network = read_json(folder, "transformer/config.json", optional=True)
+    file = f"{family.network}/config.json"
+    if family is OTHER and not (folder / file).is_file():
+        file = "transformer/config.json"
+    network = read_json(folder, file, optional=family is OTHER)
     vae = read_json(folder, "vae/config.json", optional=family is OTHER)
     if pipeline == "LatentConsistencyModelPipeline":
         usual = (4, 8.5)
     elif family.name == "flux" and not network.get("guidance_embeds"):
         usual = (4, 0.0)
-    scale_px = int(2 ** (len(vae.get("block_out_channels") or (0, 0, 0, 0)) - 1))
+    if family is not OTHER:
+        _check_settings(family, network, vae)
+    scale_px = _scale(vae)
+    stride_px = _stride(family, network, scale_px)
     facts = Facts(
         family=family,
         index=index,
         network=network,
         vae=vae,
         scheduler=scheduler,
-        stride_px=_stride(family, network, scale_px),
+        stride_px=stride_px,
         scale_px=scale_px,
-        channels=int(vae.get("latent_channels", 4)),
-        side_px=_side(family, network, scale_px),
+        channels=4 if family is OTHER else int(vae.get("latent_channels", 4)),
+        side_px=max(_side(family, network, scale_px, file) // stride_px, 1) * stride_px,
         steps=steps or usual[0],
         guidance=usual[1] if guidance is None else guidance,
     )
@@ -256,11 +270,53 @@ def _family(pipeline: str) -> Family:
     )
 
 
-def _side(family: Family, network: Mapping[str, Any], scale_px: int) -> int:
-    if family.name == "flux":
-        return 128 * scale_px
-    side = network.get("sample_size") or 64
-    return int(side if isinstance(side, int) else side[0]) * scale_px
+def _check_settings(family: Family, network: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
+    """Check the numbers of a family's networks that are reckoned with here.
+
+    Raises:
+        InvalidModel: One is no number, or out of bounds.
+    """
+    file = f"{family.network}/config.json"
+    count_of(network, "in_channels", 4, least=1, most=1024, file=file)
+    if network.get("time_cond_proj_dim") is not None:
+        count_of(network, "time_cond_proj_dim", 0, least=4, most=1 << 16, file=file)
+    if family.network == "transformer":
+        count_of(network, "patch_size", 1, least=1, most=16, file=file)
+    count_of(vae, "latent_channels", 4, least=1, most=256, file=_VAE)
+    number_of(vae, "scaling_factor", 1.0, least=1e-6, most=1e6, file=_VAE)
+    if vae.get("shift_factor") is not None:
+        number_of(vae, "shift_factor", 0.0, least=-1e3, most=1e3, file=_VAE)
+
+
+def _scale(vae: Mapping[str, Any]) -> int:
+    """Return how many pixels a side are one latent: each stage of the autoencoder halves."""
+    if vae.get("block_out_channels") is None:
+        return 8
+    stages = counts_of(vae, "block_out_channels", length=8, least=1, most=1 << 14, file=_VAE)
+    return int(2 ** (len(stages) - 1))
+
+
+def _side(family: Family, network: Mapping[str, Any], scale_px: int, file: str) -> int:
+    """Return the side that a network was trained for, in px.
+
+    Raises:
+        InvalidModel: Its settings say no such thing.
+    """
+    told = 128 if family.name == "flux" else network.get("sample_size")
+    if isinstance(told, list) and told:
+        told = told[0]
+    if told is None:
+        told = 64
+    size = count_of({"sample_size": told}, "sample_size", 64, least=1, most=MOST_PX, file=file)
+    if size * scale_px <= MOST_PX:
+        return size * scale_px
+    if family is OTHER:
+        # Such sizes are of pixels already, or of latents that are made in other ways.
+        return _USUAL_PX
+    raise InvalidModel(
+        f"{file}: sample_size {size} and {_VAE}: {scale_px} px for a latent are pictures of "
+        f"{size * scale_px} px a side, and there are none of more than {MOST_PX}: correct them"
+    )
 
 
 def _stride(family: Family, network: Mapping[str, Any], scale_px: int) -> int:

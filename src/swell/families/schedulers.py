@@ -9,11 +9,18 @@ import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final
 
+from swell.families.settings import choice_of, count_of, number_of
 from swell.model import InvalidModel, Sampler
 
 __all__ = ["FEW_STEPS", "SAMPLERS", "few_step", "sampler_of", "with_sampler"]
 
 Config = Mapping[str, Any]
+
+#: Where settings stand, for errors.
+_FILE: Final = "scheduler/scheduler_config.json"
+
+#: How timesteps may be laid.
+_SPACINGS: Final = ("linspace", "leading", "trailing")
 
 #: Names of samplers that may be chosen → the scheduler's class in diffusers.
 SAMPLERS: Final[Mapping[str, str]] = {
@@ -144,6 +151,9 @@ def sampler_of(
         steps: How many.
         tokens: Of the picture, for schedules that depend on its size.
         even: Whether the pipeline lays a flow's steps evenly, as that of Flux does.
+
+    Raises:
+        InvalidModel: A setting is no number, or out of bounds.
     """
     kind = str(config.get("_class_name"))
     make = _MAKERS.get(kind)
@@ -173,9 +183,9 @@ def _training(config: Config, *, start: float, end: float, betas: str) -> dict[s
         return None
     return {
         "betas": schedule,
-        "beta_start": float(config.get("beta_start", start)),
-        "beta_end": float(config.get("beta_end", end)),
-        "train_steps": int(config.get("num_train_timesteps", 1000)),
+        "beta_start": _number(config, "beta_start", start, least=1e-8, most=0.999),
+        "beta_end": _number(config, "beta_end", end, least=1e-8, most=0.999),
+        "train_steps": _trained(config),
     }
 
 
@@ -193,8 +203,8 @@ def _spaced(config: Config, spacing: str) -> dict[str, Any] | None:
         return None
     return training | {
         "prediction": says,
-        "spacing": config.get("timestep_spacing", spacing),
-        "offset": int(config.get("steps_offset", 0)),
+        "spacing": choice_of(config, "timestep_spacing", spacing, known=_SPACINGS, file=_FILE),
+        "offset": count_of(config, "steps_offset", 0, least=0, most=1000, file=_FILE),
     }
 
 
@@ -214,7 +224,7 @@ def _ddim(config: Config) -> dict[str, Any] | None:
     clips = config.get("clip_sample", True)
     return made | {
         "clean_end": bool(config.get("set_alpha_to_one", True)),
-        "clip": float(config.get("clip_sample_range", 1.0)) if clips else None,
+        "clip": _clip(config) if clips else None,
     }
 
 
@@ -224,9 +234,11 @@ def _lcm(config: Config) -> dict[str, Any] | None:
         return None
     clips = config.get("clip_sample", False)
     return made | {
-        "original_steps": int(config.get("original_inference_steps", 50)),
-        "timestep_scaling": float(config.get("timestep_scaling", 10.0)),
-        "clip": float(config.get("clip_sample_range", 1.0)) if clips else None,
+        "original_steps": count_of(
+            config, "original_inference_steps", 50, least=1, most=1000, file=_FILE
+        ),
+        "timestep_scaling": _number(config, "timestep_scaling", 10.0, least=1e-3, most=1e6),
+        "clip": _clip(config) if clips else None,
     }
 
 
@@ -246,14 +258,32 @@ _MAKERS: Final[Mapping[str, Callable[[Config], dict[str, Any] | None]]] = {
 
 def _flow(config: Config, tokens: int, even: bool) -> dict[str, Hashable]:
     """Return the shift of a flow. Source: arXiv 2403.03206; a line through two sizes in Flux."""
+    terminal = config.get("shift_terminal") or None
     options: dict[str, Hashable] = {
         "spacing": "even" if even else "train",
-        "terminal": config.get("shift_terminal") or None,
-        "train_steps": int(config.get("num_train_timesteps", 1000)),
+        "terminal": terminal and _number(config, "shift_terminal", 0.0, least=0, most=0.999),
+        "train_steps": _trained(config),
     }
     if not config.get("use_dynamic_shifting", False):
-        return options | {"shift": float(config.get("shift", 1.0))}
-    low, high = int(config.get("base_image_seq_len", 256)), config.get("max_image_seq_len", 4096)
-    least, most = float(config.get("base_shift", 0.5)), float(config.get("max_shift", 1.15))
-    slope = (most - least) / (int(high) - low)
+        return options | {"shift": _number(config, "shift", 1.0, least=1e-3, most=1e3)}
+    low = count_of(config, "base_image_seq_len", 256, least=1, most=1 << 20, file=_FILE)
+    high = count_of(config, "max_image_seq_len", 4096, least=low + 1, most=1 << 21, file=_FILE)
+    least, most = (
+        _number(config, name, usual, least=-20, most=20)
+        for name, usual in (("base_shift", 0.5), ("max_shift", 1.15))
+    )
+    slope = (most - least) / (high - low)
     return options | {"mu": tokens * slope + (least - slope * low)}
+
+
+def _number(config: Config, name: str, usual: float, *, least: float, most: float) -> float:
+    return number_of(config, name, usual, least=least, most=most, file=_FILE)
+
+
+def _trained(config: Config) -> int:
+    """Return of how many steps training was."""
+    return count_of(config, "num_train_timesteps", 1000, least=1, most=100_000, file=_FILE)
+
+
+def _clip(config: Config) -> float:
+    return _number(config, "clip_sample_range", 1.0, least=1e-3, most=1e3)
