@@ -341,7 +341,7 @@ class PromptCheck(Model):
     paraphrased, spelt in a new way or said in another language, and refuses some that was harmless.
     It is no promise that nothing slips through, and no filter for what the law forbids: let it be
     the first of two checks, with `swell/safety` on the picture, and people behind both.
-    Time: 0.6 ms for a sentence, 50 ms for 5,000 characters.
+    Time: 0.2 ms for a few words, 30 ms for 5,000 characters, a quarter of a second for the worst.
     """
 
     name = "swell/prompt-check"
@@ -351,7 +351,7 @@ class PromptCheck(Model):
     ([CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)), changed.
     """
     memory_bytes = 21_000_000
-    speed = (Speed("one core of an AMD EPYC", "a prompt", 0.0006, "2026-11-25"),)
+    speed = (Speed("one core of an AMD EPYC", "a prompt", 0.0002, "2026-11-25"),)
     samples = {"what may be drawn, and what not": "samples/prompt-check.txt"}
     examples = (
         {"text": "a red fox in the snow"},
