@@ -44,10 +44,18 @@ __all__ = [
     "environment_of",
     "load",
     "process_environment",
+    "quieten_libraries",
     "replace_environment",
 ]
 
 _PREFIX: Final = "SWELL_"
+
+#: What Hugging Face's libraries are told by.
+_QUIET: Final = {
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 
 #: Short names of variables that people type by hand, and those that a hub's own client reads.
 _ALIASES: Final = {
@@ -480,6 +488,15 @@ def argos_folders() -> tuple[Path, ...]:
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     named = os.environ.get("ARGOS_PACKAGES_DIR")
     return ((Path(named),) if named else ()) + (Path(data) / "argos-translate" / "packages",)
+
+
+def quieten_libraries() -> None:
+    """Have what models import keep bars and advice to itself; whoever set it otherwise has it so.
+
+    It tells authors of the libraries' callers what to change, and people who serve models nothing.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 def replace_environment(environment: Mapping[str, str]) -> None:

@@ -33,3 +33,17 @@ def test_a_check_of_an_added_model_by_its_name_fills_its_card(swell: Swell, tmp_
     assert "2 steps" in speed.what
     [sample] = card.samples
     assert sample.content_type == "image/webp"
+
+
+def test_what_libraries_would_tell_authors_is_not_told(swell: Swell, tmp_path: Path) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):
+        weights = tiny.stable_diffusion(tmp_path / "dreams")
+    said = [
+        swell.run("models", "add", str(weights), "--name", "test/dreams", "--steps", "2").stderr,
+        swell.run("models", "check", "test/dreams", "--probe-s", "0").stderr,
+        swell.run("run", "test/dreams", "-i", "prompt=a fox").stderr,
+    ]
+    for noise in ("deprecated", "it/s", "torchvision", "should be kept in float32"):
+        assert noise not in "\n".join(said)
+    loud = swell.run("run", "test/dreams", "-i", "prompt=a fox", HF_HUB_DISABLE_PROGRESS_BARS="0")
+    assert "it/s" in loud.stderr, "whoever wants it"

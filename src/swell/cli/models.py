@@ -23,6 +23,7 @@ from swell.cli.remote import call
 from swell.cli.tasks import client_settings
 from swell.cli.translations import bring_translations
 from swell.clock import SystemClock
+from swell.config import quieten_libraries
 from swell.families.measured import Taken, keep
 from swell.weights.pull import Progress, pull
 from swell.wiring import model_home
@@ -137,6 +138,7 @@ def check_models(
     """
     settings = settings_from(config, data).settings
     ref = ref_of(file, settings)
+    quieten_libraries()
     home = model_home(settings, [ref], lambda line: talk.print(line, markup=False))
     with talk.status(f"{file} is checked"):
         terms = Terms(settings.worker.device, limit_s, probe_s, home)

@@ -19,7 +19,7 @@ from swell.cli.output import print_json, seconds, talk
 from swell.cli.pictures import slug
 from swell.cli.redirect import stdout_for_data
 from swell.clock import Clock, SystemClock
-from swell.config import WorkerSettings
+from swell.config import WorkerSettings, quieten_libraries
 from swell.errors import InvalidRequest
 from swell.model import Definition, load_models
 from swell.wiring import model_home
@@ -62,6 +62,7 @@ def run_model(
     """Run a model here, without a server, and save what it makes."""
     clock = SystemClock()
     settings = settings_from(config, data, worker__device=device).settings
+    quieten_libraries()
     with stdout_for_data():
         ref = ref_of(model, settings)
         home = model_home(settings, [ref], lambda line: talk.print(line, markup=False))

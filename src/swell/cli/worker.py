@@ -9,6 +9,7 @@ from swell.cli.added import with_added
 from swell.cli.options import Config, Data, Models, settings_from
 from swell.cli.output import talk
 from swell.clock import SystemClock
+from swell.config import quieten_libraries
 from swell.wiring import begin_worker, build_worker, configure_logging, model_home
 
 __all__ = ["run_worker"]
@@ -43,6 +44,7 @@ def run_worker(
         worker__device=device,
     ).settings
     settings = with_added(settings)
+    quieten_libraries()
     clock = SystemClock()
     home = model_home(settings, settings.worker.models, lambda line: talk.print(line, markup=False))
 
