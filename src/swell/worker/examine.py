@@ -189,7 +189,7 @@ class _Checked:
         return {
             "version": self._definition.version(),
             "speed": {
-                "device": device_name(self._device),
+                "device": _device_name(self._device),
                 "what": _what(asked),
                 "took_s": float(f"{result.run_s:.2g}"),
                 "measured_on": f"{self._clock.now():%Y-%m-%d}",
@@ -231,7 +231,7 @@ def _what(values: dict[str, Any]) -> str:
     return f"{told}, {steps} step{'s' if steps > 1 else ''}" if isinstance(steps, int) else told
 
 
-def device_name(device: str) -> str:
+def _device_name(device: str) -> str:
     """Return what people call a device."""
     # A model that uses a GPU has imported this; nothing else here needs it.
     torch = sys.modules.get("torch")
