@@ -109,6 +109,16 @@ async def test_every_broken_input_field_is_listed(world: World) -> None:
     assert "did you mean 'text'" in str(answer.json["errors"])
 
 
+async def test_a_text_that_must_not_be_blank_is_refused_in_words(world: World) -> None:
+    text = {"type": "string", "pattern": r"\S"}
+    await world.register({**UPPER, "input_schema": {"properties": {"text": text}}})
+    answer = await world.anna("POST", "/v1/tasks", {"model": "demo/upper", "input": {"text": " "}})
+    assert answer.status == 422
+    [error] = answer.json["errors"]
+    assert (error["pointer"], error["code"]) == ("/input/text", "pattern")
+    assert error["detail"] == "it is blank; write at least one word"
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -242,6 +242,9 @@ def _field_errors(
         name = str(kind.property)
         detail = f"{name!r} is required"
         return [FieldError(pointer=base + pointer_of([name]), detail=detail, code="required")]
+    if isinstance(kind, kinds.Pattern) and kind.pattern == r"\S":
+        detail = "it is blank; write at least one word"
+        return [FieldError(pointer=base, detail=detail, code=code)]
     return [FieldError(pointer=base, detail=_short(broken.message), code=code)]
 
 
