@@ -136,3 +136,11 @@ def test_networks_that_cannot_be_made_are_told_of(
     [definition] = load_models(str(cases.add(folder, tmp_path / "data", "test/it")))
     with pytest.raises(InvalidModel, match=r"cannot be read: ."):
         definition.make().load("cpu")
+
+
+def test_the_example_of_a_painter_into_pictures_is_one_that_it_can_draw(tmp_path: Path) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):
+        folder = tiny.stable_diffusion(tmp_path / "weights", channels=9)
+    definition, model = cases.loaded(cases.add(folder, tmp_path / "data", "test/it"))
+    [example] = definition.examples
+    assert cases.draw(definition, model, **{**example, "steps": 2}).std() > 20

@@ -30,9 +30,23 @@ MOST_PX: Final = 2048
 
 _PROMPT: Final = "a red fox in the snow"
 
+#: A sky over a meadow, and its right half in white: 16 x 16 px, as PNG.
+_MEADOW: Final = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAIElEQVR42mOsWHCCgRTAxEAiGNUwODSw"
+    "PLpRMhpKhAAAbaoEMB7Ux6cAAAAASUVORK5CYII="
+)
+_RIGHT_HALF: Final = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAAEElEQVR42mNg+M/EwEA8AgAw0gEe0P1L"
+    "1QAAAABJRU5ErkJggg=="
+)
+
 
 def examples_of(facts: Facts) -> tuple[dict[str, Any], ...]:
     """Return an input that works."""
+    if facts.sees_mask:
+        return ({"prompt": _PROMPT, "image": _MEADOW, "mask": _RIGHT_HALF},)
     return ({"prompt": _PROMPT},)
 
 
