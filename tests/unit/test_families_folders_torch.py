@@ -17,6 +17,8 @@ pytest.importorskip("transformers")
 
 import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
+from swell.families.description import describe  # noqa: E402
+from swell.families.entries import Entry  # noqa: E402
 from swell.families.networks_torch import class_of  # noqa: E402
 from swell.families.own_loops import PIPELINES  # noqa: E402
 from swell.media import Image  # noqa: E402
@@ -144,3 +146,15 @@ def test_the_example_of_a_painter_into_pictures_is_one_that_it_can_draw(tmp_path
     definition, model = cases.loaded(cases.add(folder, tmp_path / "data", "test/it"))
     [example] = definition.examples
     assert cases.draw(definition, model, **{**example, "steps": 2}).std() > 20
+
+
+def test_an_image_encoder_that_is_there_as_a_pickle_alone_is_refused(tmp_path: Path) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):
+        folder = tiny.stable_diffusion(tmp_path / "weights")
+        file = tiny.ip_adapter(tmp_path / "adapter", folder)
+    entry = Entry(name="test/it", folder=str(folder), ip_adapter=str(file))
+    assert describe(entry).adapter is not None
+    encoder = file.parent / "image_encoder"
+    (encoder / "model.safetensors").rename(encoder / "pytorch_model.bin")
+    with pytest.raises(InvalidModel, match=r"image_encoder/ has no .safetensors file"):
+        describe(entry)

@@ -117,10 +117,23 @@ def describe(entry: Entry, home: Path = Path()) -> Described:
     _check_portraits(entry, facts)
     if not entry.weights:
         _check_weights(entry, facts)
-    adapter = None
-    if entry.ip_adapter:
-        adapter = read_adapter(Path(entry.ip_adapter), Path(entry.folder), facts.network)
-    return Described(entry, facts, home, adapter)
+    return Described(entry, facts, home, _adapter_of(entry, facts))
+
+
+def _adapter_of(entry: Entry, facts: Facts) -> Adapter | None:
+    """Return its picture adapter, if it has one, whose image encoder may be opened.
+
+    Raises:
+        InvalidModel: It does not fit, or its image encoder is not there or holds what it may not.
+        RefusedFormat, BrokenWeights: A file of weights is not what its name says, or not whole.
+    """
+    if not entry.ip_adapter:
+        return None
+    adapter = read_adapter(Path(entry.ip_adapter), Path(entry.folder), facts.network)
+    check_folder(adapter.encoder)
+    if not entry.weights:
+        check_weights(adapter.encoder)
+    return adapter
 
 
 def _check_quantize(entry: Entry, facts: Facts) -> None:
