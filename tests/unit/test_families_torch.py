@@ -5,7 +5,6 @@ Needs torch, diffusers and transformers.
 
 import contextlib
 import io
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -328,17 +327,6 @@ def test_weights_that_changed_since_are_refused(sd: Path, tmp_path: Path) -> Non
         weights.write(b"more")
     with pytest.raises(InvalidModel, match="has changed since it was added"):
         definition.make()
-
-
-def test_parts_with_code_of_their_own_are_not_read(sd: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "weights"
-    shutil.copytree(sd, folder)
-    [definition] = load_models(str(cases.add(folder, tmp_path / "data", "test/it")))
-    index = json.loads((folder / "model_index.json").read_text())
-    index["unet"] = ["my_module", "MyUnet"]
-    (folder / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(InvalidModel, match="only parts of diffusers and transformers"):
-        definition.make().load("cpu")
 
 
 def test_eight_bits_need_a_gpu_that_has_them(sd: Path, tmp_path: Path) -> None:
