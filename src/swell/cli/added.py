@@ -9,7 +9,6 @@ from swell.cli.output import talk
 from swell.config import Settings
 from swell.errors import SwellError
 from swell.families.entries import Entry, added, check_files, check_name, find, name_of, read
-from swell.model import load_models
 
 __all__ = ["names_of", "optional_names", "ref_of", "with_added"]
 
@@ -52,6 +51,9 @@ def _checked(path: Path, names: set[str]) -> Entry:
     Raises:
         Exception: Whatever is wrong with it.
     """
+    # Without any that was added, a worker asks for its model process before it imports all this.
+    from swell.model import load_models  # noqa: PLC0415
+
     entry = read(path)
     check_name(entry.name)
     if entry.name in names:

@@ -23,7 +23,6 @@ from typing import Any, Final
 import msgspec
 
 from swell.errors import InvalidRequest, NotFound, SwellError
-from swell.weights.formats import read_header
 
 __all__ = [
     "Content",
@@ -201,6 +200,9 @@ def check_files(entry: Entry) -> None:
     Raises:
         InvalidEntry: One is missing, has changed or is damaged.
     """
+    # Workers read entries before they import what is large.
+    from swell.weights.formats import read_header  # noqa: PLC0415
+
     if not Path(entry.folder).is_dir():
         raise InvalidEntry(f"{entry.name}: its folder {entry.folder} is gone")
     for name, content in entry.weights.items():
