@@ -33,7 +33,7 @@ check: ## The quick part of `make test`: static checks, unit and conformance tes
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
-	$(BIN)/pytest tests/unit tests/conformance
+	$(BIN)/pytest -n auto tests/unit tests/conformance
 
 format: ## Format the code.
 	@.ci/venv dev
