@@ -31,7 +31,7 @@ def main() -> None:
     parse.add_argument("--cell", type=int, default=96)
     parse.add_argument("--across", type=int, default=18)
     parse.add_argument("--seed", type=int, default=4)
-    parse.add_argument("--steps", type=int, default=12)
+    parse.add_argument("--steps", type=int, default=Icons.Input.model_fields["steps"].default)
     parse.add_argument(
         "--guidance", type=float, default=Icons.Input.model_fields["guidance"].default
     )

@@ -32,6 +32,15 @@ PROMPTS = (
     "un château dans la forêt",
     "una volpe rossa nel bosco",
 )
+ICONS = {
+    "fox": {"prompt": "a red fox in the snow", "style": "noto"},
+    "rocket": {"prompt": "rocket in space", "style": "fluent"},
+    "castle": {"prompt": "a castle on a hill at sunset", "style": "ink"},
+}
+ARTWORKS = {
+    "castle": {"prompt": "a castle", "art": "starlight"},
+    "fox": {"prompt": "un zorro rojo en la nieve"},
+}
 CHECKED = ("a red fox in the snow", "the swastika on a flag")
 
 
@@ -64,6 +73,15 @@ def uri(picture: Image.Image) -> str:
 def save(picture: Image.Image, path: Path, resample: Image.Resampling) -> None:
     """One picture of a card."""
     picture.resize((SAMPLE_PX, SAMPLE_PX), resample).save(path, quality=80, method=6)
+
+
+def imagined(to: Path) -> None:
+    """What the models of words draw; seed 4, not chosen."""
+    icons, artwork = Asked("swell/icons"), Asked("swell/artwork")
+    for name, asked in ICONS.items():
+        save(icons.picture(4, **asked), to / f"icons-{name}.webp", Image.Resampling.LANCZOS)
+    for name, asked in ARTWORKS.items():
+        save(artwork.picture(4, **asked), to / f"artwork-{name}.webp", Image.Resampling.LANCZOS)
 
 
 def enlarged(photo: Image.Image, to: Path) -> None:
@@ -121,6 +139,7 @@ def drawn(to: Path) -> None:
 def main(work: Path, to: Path) -> None:
     with fetch(work, PACKAGE, VERSION) as wheel:
         photo = Image.open(io.BytesIO(wheel.read("skimage/data/astronaut.png"))).convert("RGB")
+    imagined(to)
     enlarged(photo, to)
     found(photo, to)
     said(to)

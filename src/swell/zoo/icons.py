@@ -104,8 +104,9 @@ class Icons(StepModel):
     on a coloured background ("a fox on a yellow background"); or before a simple scene (snow,
     night, space, beach, meadow, sunset, rain, under water, desert, city). English only.
 
-    **What it does not draw.** Two subjects together, actions, numbers of things, text, people in
-    their likeness. Words outside its vocabulary give the nearest thing that it knows, or mush.
+    **What it does not draw.** Actions, numbers of things, text, people in their likeness. Of two
+    subjects it draws two small ones side by side, often the same one twice. Words outside its
+    vocabulary give the nearest thing that it knows, or mush.
 
     **What it does not check.** Neither prompts nor pictures; `swell/artwork` checks both.
 
@@ -115,10 +116,10 @@ class Icons(StepModel):
     | | |
     |---|---|
     | text encoder | all-MiniLM-L6-v2, Apache-2.0, cut to 9,000 word pieces |
-    | picture network | UNet, 19.9 M parameters, flow matching, 85 minutes on two shared CPU cores |
+    | picture network | UNet, 19.9 M parameters, flow matching, 3.5 hours on shared CPU cores |
     | upscaler | Real-ESRGAN animevideov3 x4, BSD-3-Clause |
     | weights on disk | 38 MB, int8 |
-    | time | 0.3 s for 12 steps on one CPU core, and 0.2 s to enlarge |
+    | time | 0.3 s for 8 steps on one CPU core, and 0.2 s to enlarge |
     | memory | 310 MB |
     | steps | shared by pictures of many tasks, unpadded where rows are alike in any company |
 
@@ -150,7 +151,7 @@ class Icons(StepModel):
     )
     samples = {
         "a red fox in the snow, noto": "samples/icons-fox.webp",
-        "rocket in space, flat": "samples/icons-rocket.webp",
+        "rocket in space, fluent": "samples/icons-rocket.webp",
         "a castle on a hill at sunset, ink": "samples/icons-castle.webp",
     }
     Output = Image
