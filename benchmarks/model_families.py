@@ -38,7 +38,8 @@ def swapped(cases: Any, tiny: Any, place: Path) -> dict[str, bool]:
     ):
         weights = build(place / name)
         file = tiny.lora(place / f"{name}.safetensors", weights, network=network)
-        definition, model = cases.loaded(cases.add(weights, place / "data", f"test/{name[:2]}"))
+        added = cases.add(weights, place / "data", f"test/{name.replace(' ', '')}")
+        definition, model = cases.loaded(added)
         lora = importlib.import_module("swell.media").LoRA(file)
         plain, inked, again = (
             cases.draw(definition, model, steps=3, loras=loras) for loras in ([], [lora], [])
