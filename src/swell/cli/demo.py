@@ -71,8 +71,8 @@ def _invite(url: str, key: str | None, model: str) -> None:
         f"  {command} tasks submit {model} -i prompt='a cat in the rain' --watch\n"
         f"  export SWELL_KEY={key or f'$({command} keys create demo)'}"
         "   # write it down, it is not shown again\n"
-        '  curl -H "Authorization: Bearer $SWELL_KEY" -H "Prefer: wait=30" '
-        f"{url}/v1/tasks \\\n"
+        f'  curl {url}/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\\n'
+        '    -H "Content-Type: application/json" -H "Prefer: wait=30" \\\n'
         f'    -d \'{{"model": "{model}", "input": {{"prompt": "a cat in the rain"}}}}\'',
         markup=False,
     )

@@ -14,7 +14,7 @@ import pydantic
 from swell.families import vqgan_clip
 from swell.families.adapters import Adapter, read_adapter
 from swell.families.asked import examples_of, input_type
-from swell.families.entries import Content, Entry, read
+from swell.families.entries import Content, Entry, InvalidEntry, check_files, read
 from swell.families.parts import check_folder, check_weights, used_parts
 from swell.families.placement import CHOICES
 from swell.families.read_me import licence_in
@@ -241,8 +241,8 @@ def contents(folder: Path, names: Sequence[str]) -> dict[str, Content]:
 def _check_contents(entry: Entry, added_ns: int) -> None:
     """Check that the files are there, and as they were when the model was added.
 
-    Sizes tell, and what files hold where one is younger than the entry: whoever writes into a file
-    may leave its size as it was, and nobody reads gigabytes for files that nobody touched.
+    Beyond `check_files`, a file that is younger than the entry is read: whoever writes into one may
+    leave its size as it was, and nobody reads gigabytes for files that nobody touched.
 
     Args:
         entry: The model's.
@@ -251,16 +251,15 @@ def _check_contents(entry: Entry, added_ns: int) -> None:
     Raises:
         InvalidModel: One is missing or has changed.
     """
+    try:
+        check_files(entry)
+    except InvalidEntry as error:
+        raise InvalidModel(f"{error.detail}; add it again") from None
     for name, content in entry.weights.items():
         path = Path(entry.folder, name)  # that of an extra file is whole already
-        found = path.stat() if path.is_file() else None
-        size = None if found is None else found.st_size
-        is_same = size == content.bytes
-        if is_same and found is not None and found.st_mtime_ns > added_ns:
-            is_same = contents(path.parent, [path.name])[path.name] == content
-        if not is_same:
-            told = "is missing" if size is None else "has changed"
-            raise InvalidModel(f"{entry.name}: {name} {told} since it was added; add it again")
+        is_younger = path.stat().st_mtime_ns > added_ns
+        if is_younger and contents(path.parent, [path.name])[path.name] != content:
+            raise InvalidModel(f"{entry.name}: {name} has changed since it was added; add it again")
 
 
 # --- what the worker knows -----------------------------------------------------------------------
