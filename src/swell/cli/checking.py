@@ -9,8 +9,9 @@ import os
 import signal
 import subprocess
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from swell.cli.output import CommandFailed
 from swell.cli.outputs import misfit
@@ -25,6 +26,12 @@ __all__ = ["Terms", "check"]
 
 #: How long a process that has been told to end may take to do so, in seconds.
 _GRACE_S: Final = 3.0
+
+#: What a process tells is looked at so often, in seconds.
+_LISTEN_EVERY_S: Final = 0.2
+
+#: Called with a model's name, None while that is not known, and with what is done with it now.
+Tell = Callable[[str | None, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,9 @@ class Terms:
     home: Home
 
 
-def check(ref: str, terms: Terms, clock: Clock) -> list[dict[str, Any]]:
+def check(
+    ref: str, terms: Terms, clock: Clock, tell: Tell = lambda name, doing: None
+) -> list[dict[str, Any]]:
     """Check every model that `ref` names.
 
     What is wrong with one is in its report under `error`, and what it lacks under `hints`.
@@ -50,6 +59,7 @@ def check(ref: str, terms: Terms, clock: Clock) -> list[dict[str, Any]]:
         ref: A file, a module, or a built-in model.
         terms: Where, and for how long.
         clock: Tells whether it took longer.
+        tell: Told of each stage that may take a while, when it begins.
 
     Raises:
         NotFound: There is no such file, module or model.
@@ -58,7 +68,7 @@ def check(ref: str, terms: Terms, clock: Clock) -> list[dict[str, Any]]:
     reports: list[dict[str, Any]] = []
     names = [ref]
     while len(reports) < len(names):
-        told = _run(ref, len(reports), terms, clock)
+        told = _run(ref, len(reports), terms, clock, tell)
         if "refused" in told:
             kinds = {kind.code: kind for kind in (NotFound, InvalidModel)}
             raise kinds.get(told["refused"], CommandFailed)(told["detail"])
@@ -79,13 +89,14 @@ def check(ref: str, terms: Terms, clock: Clock) -> list[dict[str, Any]]:
     return reports
 
 
-def _run(ref: str, index: int, terms: Terms, clock: Clock) -> dict[str, Any]:
+def _run(ref: str, index: int, terms: Terms, clock: Clock, tell: Tell) -> dict[str, Any]:
     """Check one model, and return all that its process told, and how it died if it did."""
     limit_s = terms.limit_s
     command = [terms.home.python, "-m", "swell.worker.examine"]
     with tempfile.TemporaryFile() as file:
         arguments = [str(file.fileno()), ref, str(index), terms.device, str(limit_s)]
         arguments.append(str(terms.probe_s))
+        heard = _Heard(file.fileno(), index, _doings(terms), tell)
         started_s = clock.monotonic_s()
         process = subprocess.Popen(
             command + arguments,
@@ -97,15 +108,18 @@ def _run(ref: str, index: int, terms: Terms, clock: Clock) -> dict[str, Any]:
             start_new_session=True,
         )
         try:
-            process.wait(limit_s + _GRACE_S)
-        except subprocess.TimeoutExpired:
-            pass
+            while clock.monotonic_s() - started_s < limit_s + _GRACE_S:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_LISTEN_EVERY_S)
+                    break
+                heard.listen()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             code = process.wait()
         took_s = clock.monotonic_s() - started_s
-        told = _read(file)
+        heard.listen()
+    told = heard.told
     if not told.get("is_done"):
         told["died"] = f"the process {describe_exit(code)}"
         told["is_late"] = took_s >= limit_s
@@ -117,15 +131,54 @@ def _run(ref: str, index: int, terms: Terms, clock: Clock) -> dict[str, Any]:
     return told
 
 
-def _read(file: BinaryIO) -> dict[str, Any]:
-    told: dict[str, Any] = {"report": {}}
-    file.seek(0)
-    for line in file:
-        with contextlib.suppress(ValueError):  # it died while it wrote
-            each = json.loads(line)
-            told["report"] |= each.pop("report", {})
-            told |= each
-    return told
+def _doings(terms: Terms) -> dict[str, str]:
+    """Return what is done in each stage that may take a while, in words."""
+    return {
+        "import": "it is imported",
+        "version": "its files are read, for the version",
+        "load": f"it is loaded on {terms.device}, and warmed up",
+        "run": "its example is run",
+        "batch of two": "two examples are run together",
+        PROBE: f"it is run with other seeds and inputs, for {terms.probe_s:g} s at most",
+    }
+
+
+class _Heard:
+    """What a process has told until now.
+
+    Args:
+        fd: The file that it writes into, a line of JSON at a time. Its place there is its own.
+        index: Which of the models it checks.
+        doings: Stage, in words, of those that are told.
+        tell: Told of them.
+    """
+
+    def __init__(self, fd: int, index: int, doings: Mapping[str, str], tell: Tell) -> None:
+        self.told: dict[str, Any] = {"report": {}}
+        self._fd = fd
+        self._index = index
+        self._doings = doings
+        self._tell = tell
+        self._read_bytes = 0
+        self._rest = b""
+
+    def listen(self) -> None:
+        """Take what has come since the last time."""
+        while chunk := os.pread(self._fd, 1 << 16, self._read_bytes):
+            self._read_bytes += len(chunk)
+            self._rest += chunk
+        *lines, self._rest = self._rest.split(b"\n")
+        for line in lines:
+            with contextlib.suppress(ValueError):  # it died, or the disk was full, while it wrote
+                self._take(json.loads(line))
+
+    def _take(self, each: dict[str, Any]) -> None:
+        self.told["report"] |= each.pop("report", {})
+        self.told |= each
+        doing = self._doings.get(each.get("stage", ""))
+        if doing is not None:
+            names = self.told.get("models", [])
+            self._tell(names[self._index] if names else None, doing)
 
 
 def _misfit(told: dict[str, Any]) -> dict[str, str] | None:

@@ -133,16 +133,21 @@ def check_models(
 ) -> None:
     """Load each of a file's models in a process of its own, and run its example.
 
-    Where it batches, also as a batch of two. Tells time and peak memory, what is wrong, and, as
-    hints, what it lacks: for that it runs a few times more, with other seeds and inputs.
+    Where it batches, also as a batch of two. Tells what it does as it goes, then time and peak
+    memory, what is wrong, and, as hints, what it lacks: for that it runs a few times more, with
+    other seeds and inputs.
     """
     settings = settings_from(config, data).settings
     ref = ref_of(file, settings)
     quieten_libraries()
     home = model_home(settings, [ref], lambda line: talk.print(line, markup=False))
-    with talk.status(f"{file} is checked"):
+
+    def show(name: str | None, doing: str) -> None:
+        talk.print(f"{name or file}: {doing}", markup=False)
+
+    with talk.status(f"{escape(file)} is checked"):
         terms = Terms(settings.worker.device, limit_s, probe_s, home)
-        reports = check(ref, terms, SystemClock())
+        reports = check(ref, terms, SystemClock(), show)
     for report in reports:
         _keep(ref, report)
     if as_json:
