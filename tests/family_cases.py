@@ -237,6 +237,10 @@ def pndm() -> Any:
     return diffusers.PNDMScheduler(**tiny.BETAS, skip_prk_steps=True, steps_offset=1)
 
 
+def runge_kutta() -> Any:
+    return diffusers.PNDMScheduler(**tiny.BETAS, steps_offset=1)
+
+
 def velocity() -> Any:
     return tiny.ddim(prediction_type="v_prediction")
 
@@ -273,7 +277,8 @@ CASES = [
     Case("sd 1, ddim", sd(tiny.ddim), **guided()),
     Case("sd 1, ancestral", sd(ancestral), **guided()),
     Case("sd 1, dpm++ 2m karras", sd(karras), **guided()),
-    Case("sd 1, pndm in its own loop", sd(pndm), in_steps=False, **guided()),
+    Case("sd 1, pndm", sd(pndm), **guided()),
+    Case("sd 1, pndm in its own loop", sd(runge_kutta), in_steps=False, **guided()),
     Case("sd 2, v by ddim", sd(velocity), **guided()),
     Case("sd 2, v by euler", sd(euler_velocity), **guided()),
     Case(
@@ -325,6 +330,7 @@ CASES = [
     ),
     Case("start, sd 1", sd(), START, **started(0.6)),
     Case("start, sd 1 ancestral", sd(ancestral), START, **started(0.8)),
+    Case("start, sd 1 pndm", sd(pndm), START, **started(0.6)),
     Case("start, sdxl", tiny.stable_diffusion_xl, XL_START, **started(0.6)),
     Case(
         "start, sd 3",
@@ -348,6 +354,8 @@ CASES = [
     Case("mask, 4 channels", sd(), MASKED, **masked(0.6)),
     Case("mask, 4 channels, from noise", sd(karras), MASKED, **masked(1.0)),
     Case("mask, 4 channels, ancestral", sd(ancestral), MASKED, **masked(0.8)),
+    Case("mask, 4 channels, pndm", sd(pndm), MASKED, **masked(0.6)),
+    Case("mask, 4 channels, pndm from noise", sd(pndm), MASKED, **masked(1.0)),
     Case("mask, sdxl", tiny.stable_diffusion_xl, XL_MASKED, **masked(0.7)),
     Case("mask, 9 channels", sd(channels=9), **masked(0.6)),
     Case("mask, 9 channels, from noise", sd(ancestral, channels=9), **masked(1.0)),

@@ -397,7 +397,7 @@ class Sampler:
     """By which steps noise becomes a picture. A value: equal ones share their coefficients.
 
     Args:
-        solver: `euler`, `euler_ancestral`, `dpmpp_2m`, `flow_euler`, `ddim` or `lcm`.
+        solver: `euler`, `euler_ancestral`, `dpmpp_2m`, `plms`, `flow_euler`, `ddim` or `lcm`.
         steps: How many.
         options: Of the schedule and of the solver, by their names in `swell.worker.solver`. They
             are those that diffusers calls the scheduler's configuration, such as `spacing`,

@@ -45,8 +45,8 @@ def velocity(folder: Path) -> Path:
     return tiny.stable_diffusion(folder, tiny.ddim(prediction_type="v_prediction"))
 
 
-def pndm(folder: Path) -> Path:
-    scheduler = diffusers.PNDMScheduler(**tiny.BETAS, skip_prk_steps=True, steps_offset=1)
+def runge_kutta(folder: Path) -> Path:
+    scheduler = diffusers.PNDMScheduler(**tiny.BETAS, steps_offset=1)
     return tiny.stable_diffusion(folder, scheduler)
 
 
@@ -55,7 +55,7 @@ FAMILIES = {
     "xl": Family("stable-diffusion-xl", tiny.stable_diffusion_xl, "unet"),
     "sd3": Family("stable-diffusion-3", tiny.stable_diffusion_3, "transformer"),
     "flux": Family("flux", tiny.flux, "transformer"),
-    "loop": Family("pipeline", pndm, None),
+    "loop": Family("pipeline", runge_kutta, None),
 }
 
 

@@ -17,6 +17,7 @@ FLOW = Sampler("flow_euler", 4)
 LOOKS_BACK = Sampler("dpmpp_2m", 4)
 LOOKS_BACK_LONG = Sampler("dpmpp_2m", 8)
 DRAWS = Sampler("euler_ancestral", 4)
+REPEATS = Sampler("plms", 4)
 
 
 def state(name: str = "a", *, sampler: Sampler = FLOW, **plan: Any) -> SampleState:
@@ -88,6 +89,10 @@ def latents(rows: Arena, one: SampleState) -> np.ndarray:
             solver.dpmpp_2m(solver.dpmpp_sigmas(solver.alpha_bars(), 8).start(4)),
         ),
         (
+            Sampler("plms", 8, strength=0.5, offset=1),
+            solver.plms(solver.plms_bars(solver.alpha_bars(), 8, offset=1).start(4)),
+        ),
+        (
             Sampler("lcm", 4, strength=0.5, timestep_scaling=5.0),
             solver.lcm(solver.lcm_bars(solver.alpha_bars(), 4, strength=0.5), timestep_scaling=5.0),
         ),
@@ -119,6 +124,7 @@ def test_a_sampler_says_by_name_what_the_solver_takes(
         (Sampler("euler", 0), "steps=0"),
         (Sampler("euler", 4, spacing="odd"), "odd"),
         (Sampler("euler", 4, strength=0.0), "strength"),
+        (Sampler("plms", 2, sigmas=(1.0, 0.5, 0.0)), "sigmas is no option"),
         (Sampler("euler", 4, sigmas=(1.0, 0.0)), "5 sigmas"),
     ],
 )
@@ -274,6 +280,25 @@ def test_what_is_foreseen_before_the_last_step_is_what_it_ends_at(sampler: Sampl
     assert np.allclose(latents(rows, one), foreseen(), atol=1e-4)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("after", range(5))
+def test_plms_foresees_by_what_it_hears_now(prediction: str, after: int) -> None:
+    sampler = Sampler("plms", 4, prediction=prediction)
+    one, rows = state(sampler=sampler), arena(sampler=sampler)
+    for _ in range(after):
+        step(rows, one)
+    rows.place([one])
+    rows.load(8)
+    x = np.array(rows.latents(one)[0])
+    rows.forward(said, 8)
+    t = one.table.timesteps[after : after + 1]
+    m = said(x[None], t, {"words": one.with_words["words"][None]})[0]
+    a = solver.alpha_bars()[int(t[0])]
+    fresh = m if prediction == "epsilon" else np.sqrt(a) * m + np.sqrt(1 - a) * x
+    promised = (x - np.sqrt(1 - a) * fresh) / np.sqrt(a)
+    assert np.allclose(rows.foreseen(one)(), promised, rtol=1e-3, atol=1e-4)
+
+
 def test_a_consistency_model_foresees_a_picture_of_its_own() -> None:
     sampler = Sampler("lcm", 4)
     one, rows = state(sampler=sampler), arena(sampler=sampler)
@@ -289,11 +314,13 @@ def test_a_consistency_model_foresees_a_picture_of_its_own() -> None:
 # Checkpoints
 
 
-@pytest.mark.parametrize("sampler", [FLOW, LOOKS_BACK, DRAWS, Sampler("ddim", 4, eta=0.5)], ids=str)
+@pytest.mark.parametrize(
+    "sampler", [FLOW, LOOKS_BACK, DRAWS, REPEATS, Sampler("ddim", 4, eta=0.5)], ids=str
+)
 @pytest.mark.parametrize("after", [1, 3])
 def test_a_checkpoint_goes_on_elsewhere_with_the_same_bits(sampler: Sampler, after: int) -> None:
     stays, goes, rows = state(sampler=sampler), state(sampler=sampler), arena(sampler=sampler)
-    for _ in range(4):
+    while not stays.is_finished:
         step(rows, stays)
     for _ in range(after):
         step(rows, goes)

@@ -22,8 +22,10 @@ from swell.zoo.curve import CurveModel
 SHAPE = (2, 3)
 SAMPLERS = {
     name: Sampler(name, 1).solver
-    for name in ("flow_euler", "euler", "euler_ancestral", "dpmpp_2m", "ddim", "lcm")
+    for name in ("flow_euler", "euler", "euler_ancestral", "dpmpp_2m", "plms", "ddim", "lcm")
 }
+#: Steps that are taken beyond those asked for: PLMS takes one twice.
+STEPS = dict.fromkeys(SAMPLERS, 0) | {"plms": 1}
 
 
 class NoMemory(Exception):
@@ -372,7 +374,7 @@ def test_of_a_large_batch_that_ends_at_once_one_is_decoded_after_the_other() -> 
 # Failing
 
 
-@pytest.mark.parametrize("solver", ["flow_euler", "euler_ancestral", "dpmpp_2m"])
+@pytest.mark.parametrize("solver", ["flow_euler", "euler_ancestral", "dpmpp_2m", "plms"])
 @pytest.mark.parametrize("poisoned", [{"b"}, {"a", "d"}, set("abcd")])
 def test_a_sample_that_breaks_the_network_fails_alone(solver: str, poisoned: set[str]) -> None:
     studio = Studio()
@@ -743,7 +745,7 @@ def test_a_sample_goes_on_elsewhere_from_any_step(solver: str) -> None:
         assert kept is not None
         there.add("a", **asked, checkpoint=kept)
         assert there.finish()["a"] == alone("a", **asked)
-        assert len(there.model.rows) == 4 - steps
+        assert len(there.model.rows) == STEPS[solver] + 4 - steps
 
 
 def test_paused_samples_are_kept_as_well_and_new_ones_need_nothing() -> None:
@@ -785,7 +787,7 @@ def test_a_checkpoint_may_be_made_later_and_is_of_then(solver: str) -> None:
     here.denoiser.boundary()
     there.add("a", **asked, checkpoint=make())
     assert there.finish()["a"] == alone("a", **asked)
-    assert len(there.model.rows) == 3
+    assert len(there.model.rows) == STEPS[solver] + 3
 
 
 @pytest.mark.parametrize("leaves", [False, True])

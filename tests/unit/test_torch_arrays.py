@@ -35,7 +35,9 @@ class Painter(StepModel):
         return self.arrays.get(latents).copy()
 
 
-@pytest.mark.parametrize("solver", ["flow_euler", "euler", "euler_ancestral", "dpmpp_2m", "ddim"])
+@pytest.mark.parametrize(
+    "solver", ["flow_euler", "euler", "euler_ancestral", "dpmpp_2m", "plms", "ddim"]
+)
 def test_latents_on_torch_are_those_on_numpy(solver: str) -> None:
     from swell.torch_arrays import OUT_OF_MEMORY, TorchArrays  # noqa: PLC0415 - needs torch
 

@@ -29,6 +29,7 @@ SAMPLERS: Final[Mapping[str, str]] = {
     "dpmpp_2m": "DPMSolverMultistepScheduler",
     "ddim": "DDIMScheduler",
     "lcm": "LCMScheduler",
+    "plms": "PNDMScheduler",
     "flow_euler": "FlowMatchEulerDiscreteScheduler",
 }
 
@@ -39,6 +40,9 @@ FEW_STEPS: Final[Mapping[str, tuple[str, Config, int, float]]] = {
     "turbo": ("euler_ancestral", {"timestep_spacing": "trailing"}, 1, 0.0),
     "lightning": ("euler", {"timestep_spacing": "trailing"}, 4, 0.0),
 }
+
+#: What a sampler's class has to be told, since it does something else by itself.
+_WITHOUT: Final[Mapping[str, Config]] = {"plms": {"skip_prk_steps": True}}
 
 _PREDICTIONS: Final = {"epsilon": "epsilon", "v_prediction": "v"}
 
@@ -105,6 +109,7 @@ _READ: Final[Mapping[str, frozenset[str]]] = {
     ),
     "DDIMScheduler": frozenset(["trained_betas", "thresholding", "rescale_betas_zero_snr"]),
     "LCMScheduler": frozenset(["trained_betas", "thresholding", "rescale_betas_zero_snr"]),
+    "PNDMScheduler": frozenset(["trained_betas"]),
     "FlowMatchEulerDiscreteScheduler": frozenset(
         {
             "invert_sigmas",
@@ -126,7 +131,7 @@ def with_sampler(config: Config, name: str) -> dict[str, Any]:
     """
     if name not in SAMPLERS:
         raise InvalidModel(f"no sampler is called {name!r}: use one of {', '.join(SAMPLERS)}")
-    return {**config, "_class_name": SAMPLERS[name]}
+    return {**config, "_class_name": SAMPLERS[name], **_WITHOUT.get(name, {})}
 
 
 def few_step(config: Config, name: str) -> tuple[dict[str, Any], int, float]:
@@ -228,6 +233,14 @@ def _ddim(config: Config) -> dict[str, Any] | None:
     }
 
 
+def _plms(config: Config) -> dict[str, Any] | None:
+    made = _spaced(config, "leading")
+    # Runge-Kutta steps, which the class takes by itself, ask the network four times.
+    if made is None or not config.get("skip_prk_steps", False):
+        return None
+    return made | {"clean_end": bool(config.get("set_alpha_to_one", False))}
+
+
 def _lcm(config: Config) -> dict[str, Any] | None:
     made = _training(config, start=0.00085, end=0.012, betas="scaled_linear")
     if made is None or _predicts(config) != "epsilon":
@@ -252,6 +265,7 @@ _MAKERS: Final[Mapping[str, Callable[[Config], dict[str, Any] | None]]] = {
     "DPMSolverMultistepScheduler": _karras,
     "DDIMScheduler": _ddim,
     "LCMScheduler": _lcm,
+    "PNDMScheduler": _plms,
     "FlowMatchEulerDiscreteScheduler": _bare,
 }
 

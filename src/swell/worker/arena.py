@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from swell.model import Array, Arrays, NoiseStream, Plan, Sampler
 from swell.worker import solver as solvers
-from swell.worker.solver import AlphaBars, Noise, Sigmas, Solver, Table
+from swell.worker.solver import AlphaBars, Noise, PlmsBars, Sigmas, Solver, Table
 
 __all__ = ["Arena", "BatchKey", "Conditions", "InvalidCheckpoint", "SampleState", "table_of"]
 
@@ -94,7 +94,11 @@ _SOLVERS: Final[Mapping[str, tuple[Callable[..., Any], Callable[..., Table]]]] =
     "flow_euler": (solvers.flow_sigmas, solvers.flow_euler),
     "ddim": (solvers.ddim_bars, solvers.ddim),
     "lcm": (solvers.lcm_bars, solvers.lcm),
+    "plms": (solvers.plms_bars, solvers.plms),
 }
+
+#: Schedules that may be given as sigmas instead.
+_OF_SIGMAS: Final = (solvers.euler_sigmas, solvers.dpmpp_sigmas, solvers.flow_sigmas)
 
 #: Options that tell of training's noise, and what `alpha_bars` calls them.
 _TRAINING: Final = {
@@ -107,8 +111,8 @@ _TRAINING: Final = {
 
 def _schedule(
     plan: Callable[..., Any], sampler: Sampler, options: dict[str, Any]
-) -> Sigmas | AlphaBars:
-    if "sigmas" in options:
+) -> Sigmas | AlphaBars | PlmsBars:
+    if "sigmas" in options and plan in _OF_SIGMAS:
         return _given(sampler, options)
     # A consistency model lays its steps over that part of the noise; others leave out the first.
     own_strength = "strength" in inspect.signature(plan).parameters
@@ -122,7 +126,7 @@ def _schedule(
         schedule = plan(bars, sampler.steps, **_taken(options, plan))
     if skip or strength != 1:
         schedule = schedule.start(skip or solvers.first_step(sampler.steps, strength))
-    made: Sigmas | AlphaBars = schedule
+    made: Sigmas | AlphaBars | PlmsBars = schedule
     return made
 
 
@@ -191,7 +195,7 @@ class SampleState:
         self.step = 0
         self.row = -1
         self.x: Array | None = None
-        #: The picture foreseen one step before, for solvers that look back.
+        #: What its solver keeps of the steps before, if it looks back. Shape: (history, ...).
         self.h: Array | None = None
         #: Makes its stream of noise, where that is not Swell's own; and the stream itself.
         self.stream = stream
@@ -264,14 +268,17 @@ class SampleState:
             raise InvalidCheckpoint(f"no checkpoint of a sample: {error}") from error
         mine = self._identity()
         size = 4 * int(np.prod(self.plan.shape))
-        sizes = {len(part) for part in (kept.x, kept.h) if part is not None}
-        if kept.version != _VERSION or kept.identity != mine or sizes != {size}:
+        sizes = len(kept.x), len(kept.h or b"")
+        expected = size, size * self.table.solver.history
+        if kept.version != _VERSION or kept.identity != mine or sizes != expected:
             raise InvalidCheckpoint(f"a checkpoint of {kept.identity}, not of {mine}")
         if not 0 < kept.step <= len(self.table):
             raise InvalidCheckpoint(f"step {kept.step} of {len(self.table)}")
         self.step = kept.step
-        self.x = arrays.put(self._unpacked(kept.x))
-        self.h = None if kept.h is None else arrays.put(self._unpacked(kept.h))
+        shape = self.plan.shape
+        self.x = arrays.put(_unpacked(kept.x, shape))
+        kept_arrays = self.table.solver.history
+        self.h = kept.h and arrays.put(_unpacked(kept.h, (kept_arrays, *shape)))
         # The state of a stream is how much was drawn from it.
         self.noise = self._stream()
         for _ in range(1 + int(self.table.draws[: self.step].sum())):
@@ -281,9 +288,6 @@ class SampleState:
         key = msgspec.structs.replace(self.key, bucket=None)
         loras = f" {key.loras}" if key.loras else ""
         return f"{key}{loras}, {len(self.table)} steps, seed {self.seed}"
-
-    def _unpacked(self, raw: bytes) -> NDArray[Any]:
-        return np.frombuffer(raw, "<f4").astype(np.float32).reshape(self.plan.shape)
 
 
 class _Checkpoint(msgspec.Struct, frozen=True, array_like=True):
@@ -301,6 +305,10 @@ _decoder: Final = msgspec.msgpack.Decoder(_Checkpoint)
 
 def _packed(values: NDArray[Any]) -> bytes:
     return np.ascontiguousarray(values, "<f4").tobytes()
+
+
+def _unpacked(raw: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
+    return np.frombuffer(raw, "<f4").astype(np.float32).reshape(shape)
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -327,7 +335,9 @@ class Arena:
         self._host_t = np.zeros(rows, np.float32)
         like = arrays.put(np.zeros(key.shape, np.float32))
         self._x = arrays.rows(like, most_rows)
-        self._h = arrays.rows(like, most_rows) if key.solver.needs_history else None
+        self._h = None
+        if kept := key.solver.history:
+            self._h = arrays.rows(arrays.put(np.zeros((kept, *key.shape), np.float32)), most_rows)
         #: What the network is shown, unless it is the latents, and what it says.
         self._seen = self._shown = arrays.rows(like, rows)
         self._said = arrays.rows(like, rows)
@@ -404,7 +414,7 @@ class Arena:
             self._pause(sample)
 
     def latents(self, sample: SampleState) -> tuple[Array, Array | None]:
-        """Return a running sample's latents and the picture foreseen before, as they lie here."""
+        """Return a running sample's latents and what its solver keeps, as they lie here."""
         return self._x[sample.row], None if self._h is None else self._h[sample.row]
 
     def copied(self, sample: SampleState) -> tuple[Array, Array | None]:
@@ -515,16 +525,17 @@ def _copy(row: Array) -> Array:
 
 
 def _foreseen(arrays: Arrays, table: Table, step: int, x: Array, m: Array) -> Array:
-    h, k = x * 0, arrays.put(_whole_way(table, step))
+    kept, k = table.solver.history, arrays.put(_whole_way(table, step))
     moved = x * 1
+    h = arrays.put(np.zeros((1, kept, *x.shape[1:]), np.float32))
     solvers.advance(table.solver, moved, m * 1, k, z=x * 0, h=h)
-    return h[0] if table.solver.needs_history else moved[0]
+    return h[0, 0] if table.solver.name == "dpmpp_2m" else moved[0]
 
 
 def _whole_way(table: Table, step: int) -> Singles:
     """Return coefficients of a step that ends at the picture at once. Shape: (1, k).
 
-    A solver that looks back foresees it in any case.
+    DPM++ 2M foresees it in any case.
     """
     k = table.coefficients[step : step + 1].copy()
     match table.solver.name:
@@ -536,4 +547,7 @@ def _whole_way(table: Table, step: int) -> Singles:
             k[:, 3:6] = 1, 0, 0
         case "lcm":
             k[:, 3:7] = 1, 0, 1, 0
+        case "plms":
+            root, rest = k[0, 14:16]
+            k[:, 1:14] = 1, 0, 0, 0, 1, 1, 0, 0, root, rest, 1 / root, rest, root
     return k

@@ -6,19 +6,19 @@ batch are gathered, whatever their step counts, and one update moves them:
 
     x <- A x + B m + C z + D h
 
-with x the latents, m what the network said (after guidance), z fresh noise, h the picture foreseen
-one step before. `Table.affine` has A, B, C, D in float64. `advance` does the same update in the
-order of operations that diffusers 0.42 has: in float32 both end at the same bits, if the scalar
-roots and logarithms of diffusers are rounded once, as those here are. For that, schedules round to
-float32 where diffusers does: their values are float64, but most of them are numbers that float32
-has too.
+with x the latents, m what the network said (after guidance), z fresh noise, h what a solver that
+looks back keeps of the steps before: one array, or several. `Table.affine` has A, B, C, D in
+float64. `advance` does the same update in the order of operations that diffusers 0.42 has: in
+float32 both end at the same bits, if the scalar roots and logarithms of diffusers are rounded once,
+as those here are. For that, schedules round to float32 where diffusers does: their values are
+float64, but most of them are numbers that float32 has too.
 
 `advance`, `scale_input` and `guide` take numpy arrays or torch tensors alike: they use nothing but
 operators that both have, and work in place.
 
 Sources: DDIM, arXiv 2010.02502; LCM, arXiv 2310.04378; DPM-Solver++, arXiv 2211.01095; Euler,
 Euler ancestral and Karras sigmas, arXiv 2206.00364 and k-diffusion; flow matching and its shift,
-arXiv 2403.03206; spacing of timesteps, arXiv 2305.08891.
+arXiv 2403.03206; PLMS, arXiv 2202.09778; spacing of timesteps, arXiv 2305.08891.
 """
 
 import math
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 __all__ = [
     "AlphaBars",
     "Noise",
+    "PlmsBars",
     "Sigmas",
     "Solver",
     "Table",
@@ -53,6 +54,8 @@ __all__ = [
     "lcm",
     "lcm_bars",
     "noise",
+    "plms",
+    "plms_bars",
     "scale_input",
 ]
 
@@ -65,7 +68,7 @@ Betas = Literal["scaled_linear", "linear"]
 Spacing = Literal["leading", "trailing", "linspace"]
 FlowSpacing = Literal["train", "even"]
 Prediction = Literal["epsilon", "v"]
-Name = Literal["euler", "euler_ancestral", "flow_euler", "ddim", "lcm", "dpmpp_2m"]
+Name = Literal["euler", "euler_ancestral", "flow_euler", "ddim", "lcm", "dpmpp_2m", "plms"]
 
 
 # --- schedules -----------------------------------------------------------------------------------
@@ -119,6 +122,34 @@ class AlphaBars:
         """
         _check_start(step, len(self))
         return AlphaBars(self.timesteps[step:], self.bars[step:], self.next_bars[step:])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlmsBars:
+    """The schedule of PLMS, told by the picture's share of the variance. Shapes: all (n,).
+
+    Step i goes from `bars[i]` to `next_bars[i]`, but the second, wherever a sample starts: it takes
+    the first one again, from `earlier_bars[1]` to `bars[1]`.
+    """
+
+    timesteps: Floats
+    bars: Floats
+    next_bars: Floats
+    #: At the timestep from which a step of usual length ends at this one.
+    earlier_bars: Floats
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def start(self, step: int) -> "PlmsBars":
+        """Return what is left from step number `step` on, for a sample that starts from a picture.
+
+        Raises:
+            ValueError: There is no such step.
+        """
+        _check_start(step, len(self))
+        parts = (self.timesteps, self.bars, self.next_bars, self.earlier_bars)
+        return PlmsBars(*(part[step:] for part in parts))
 
 
 def first_step(steps: int, strength: float) -> int:
@@ -326,6 +357,36 @@ def ddim_bars(
     return AlphaBars(timesteps.astype(np.float64), bars[timesteps], next_bars)
 
 
+def plms_bars(
+    bars: Floats,
+    steps: int,
+    *,
+    spacing: Spacing = "leading",
+    offset: int = 0,
+    clean_end: bool = False,
+) -> PlmsBars:
+    """Return the schedule of PLMS: the network hears the second timestep twice.
+
+    So there is one step more than `steps`, unless that is 1.
+
+    Args:
+        bars: From `alpha_bars`.
+        steps: How many steps; one is added.
+        spacing: How they are laid over training's timesteps.
+        offset: Added to the timesteps of `leading` (`steps_offset`).
+        clean_end: End without noise (`set_alpha_to_one`) rather than with that of timestep 0.
+
+    Raises:
+        ValueError: Steps or offset out of range, or an unknown spacing.
+    """
+    timesteps = _spaced(steps, len(bars), spacing, offset).round().astype(np.int64)
+    timesteps = np.concatenate([timesteps[:2], timesteps[1:]])
+    stride = len(bars) // steps
+    after, before = timesteps - stride, np.minimum(timesteps + stride, len(bars) - 1)
+    next_bars = np.where(after >= 0, bars[np.maximum(after, 0)], 1.0 if clean_end else bars[0])
+    return PlmsBars(timesteps.astype(np.float64), bars[timesteps], next_bars, bars[before])
+
+
 def lcm_bars(
     bars: Floats, steps: int, *, original_steps: int = 50, strength: float = 1.0
 ) -> AlphaBars:
@@ -448,9 +509,9 @@ class Solver:
         return self.name in ("euler_ancestral", "lcm")
 
     @property
-    def needs_history(self) -> bool:
-        """Whether `advance` takes h, of which a sample's row is zeros before its first step."""
-        return self.name == "dpmpp_2m"
+    def history(self) -> int:
+        """How many arrays `advance` takes as h; a sample's are zeros before its first step."""
+        return {"dpmpp_2m": 1, "plms": 3}.get(self.name, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -462,7 +523,8 @@ class Table:
     timesteps: Floats
     #: What the network's input is multiplied with. Shape: (n,).
     c_in: Floats
-    #: A, B, C, D of `x <- A x + B m + C z + D h`. Shape: (n, 4).
+    #: A, B, C, D of `x <- A x + B m + C z + D h`, with a D for each array of h, or one of zeros.
+    #: Shape: (n, 4) or (n, 3 + arrays).
     affine: Floats
     #: Rows for `advance` and `scale_input`, in the solver's own order. Shape: (n, k).
     coefficients: Singles
@@ -597,7 +659,7 @@ def ddim(
         coefficients=_single(_columns(ones, -rest, root, root_after, ahead, fresh)),
         draws=fresh > 0,
         from_noise=1.0,
-        from_image=(math.sqrt(a[0]), math.sqrt(1 - a[0])),
+        from_image=_from_image(a[0]),
     )
 
 
@@ -644,7 +706,7 @@ def lcm(schedule: AlphaBars, *, clip: float | None = None, timestep_scaling: flo
         ),
         draws=fresh > 0,
         from_noise=1.0,
-        from_image=(math.sqrt(a[0]), math.sqrt(1 - a[0])),
+        from_image=_from_image(a[0]),
     )
 
 
@@ -705,6 +767,88 @@ def _dpmpp(sigmas: Any) -> tuple[Any, Any, Any, Any, Any]:
     return share[:-1], level[:-1], level[1:] / level[:-1], pull, lean
 
 
+#: PLMS: what the newest word of the network counts, those kept before, and what divides the sum.
+#: Adams and Bashforth's formulas, of rising order. Source: arXiv 2202.09778, equation 12; for the
+#: second step, which takes the first again, the mean of both ends.
+_PLMS: Final = (
+    (1, 0, 0, 0, 1),
+    (1, 1, 0, 0, 2),
+    (3, -1, 0, 0, 2),
+    (23, -16, 5, 0, 12),
+    (55, -59, 37, -9, 24),
+)
+
+
+def plms(schedule: PlmsBars, *, prediction: Prediction = "epsilon") -> Table:
+    """Return the table of PLMS: PNDM without Runge-Kutta steps, as Stable Diffusion 1 has it.
+
+    It keeps what the network said in the last three steps. The second step takes the first again,
+    with the mean of what was said at both of its ends, so the first latents are kept until then.
+
+    Args:
+        schedule: From `plms_bars`.
+        prediction: What the network says: the noise, or v.
+
+    Raises:
+        ValueError: Unknown prediction.
+    """
+    _check_choice("prediction", prediction, Prediction)
+    count = len(schedule)
+    numbers = np.arange(count)
+    again = (numbers == 1).astype(np.float64)
+    a = np.where(again, schedule.earlier_bars, schedule.bars)
+    after = np.where(again, schedule.bars, schedule.next_bars)
+    parts = np.array(_PLMS, np.float64)[np.minimum(numbers, len(_PLMS) - 1)]
+    weights, divisor = parts[:, :4], parts[:, 4]
+    # diffusers multiplies by a twenty-fourth, and divides otherwise.
+    is_last = divisor == _PLMS[-1][-1]
+    factor, divided = np.where(is_last, 1 / divisor, 1.0), np.where(is_last, 1.0, divisor)
+    root, rest, ratio, rise, below = _plms(_single(a), _single(after))
+    heard = _single(schedule.bars)
+    # The same in float64, for the closed form.
+    wide_root, wide_rest, wide_ratio, wide_rise, wide_below = _plms(a, after)
+    of_x, of_m = wide_ratio, -wide_rise / wide_below
+    if prediction == "v":
+        of_x, of_m = of_x + of_m * wide_rest, of_m * wide_root
+    of_each = of_m[:, None] * weights / divisor[:, None]
+    ones, nothing = np.ones(count), np.zeros(count)
+    return Table(
+        solver=Solver("plms", prediction),
+        timesteps=schedule.timesteps.copy(),
+        c_in=ones,
+        affine=_columns(
+            of_x * (1 - again),
+            of_each[:, 0],
+            nothing,
+            of_each[:, 1],
+            of_each[:, 2],
+            of_each[:, 3] + of_x * again,
+        ),
+        coefficients=_single(
+            _columns(
+                *(ones, *weights.T, factor, divided, again, numbers == 0),
+                *(root, rest, ratio, rise, below),
+                *(np.sqrt(heard), np.sqrt(np.float32(1) - heard)),
+            )
+        ),
+        draws=np.zeros(count, np.bool_),
+        from_noise=1.0,
+        from_image=_from_image(schedule.bars[0]),
+    )
+
+
+def _plms(a: Any, after: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Return the numbers of the steps, in the precision of `a`. Source: arXiv 2202.09778, (9)."""
+    below = a * np.sqrt(1 - after) + np.sqrt(a * (1 - a) * after)
+    return np.sqrt(a), np.sqrt(1 - a), np.sqrt(after / a), after - a, below
+
+
+def _from_image(bar: float) -> tuple[float, float]:
+    """Return how much picture and how much noise a sample starts from, in single precision."""
+    share = np.float32(bar)
+    return float(np.sqrt(share)), float(np.sqrt(np.float32(1) - share))
+
+
 def _columns(*columns: Any) -> Any:
     return np.stack(columns, axis=1)
 
@@ -743,8 +887,9 @@ def advance(
 ) -> None:
     """Move a batch by one step, each sample by its own row. `m`, `z` and `scratch` are spent.
 
-    Shapes: x, m, z, h, scratch (B, ...) float32; k (B, columns) float32, from `gather`. No sample's
-    numbers touch another's, so a sample ends at the same bits alone and in any batch.
+    Shapes: x, m, z, scratch (B, ...) float32; h (B, `solver.history`, ...) float32; k (B, columns)
+    float32, from `gather`. No sample's numbers touch another's, so a sample ends at the same bits
+    alone and in any batch.
 
     Args:
         solver: Shared by all tables that `k` was gathered from.
@@ -752,7 +897,7 @@ def advance(
         m: What the network said, after guidance.
         k: Coefficients of each sample's step.
         z: Fresh noise; any finite numbers in the rows of samples that draw none.
-        h: The picture foreseen one step before; becomes the one foreseen now.
+        h: What the solver keeps of the steps before; becomes what it keeps of this one.
         scratch: Anything of the shape of x; without it a solver that needs one allocates.
 
     Raises:
@@ -760,7 +905,7 @@ def advance(
     """
     if z is None and solver.needs_noise:
         raise ValueError(f"{solver.name} adds noise: pass z")
-    if h is None and solver.needs_history:
+    if h is None and solver.history:
         raise ValueError(f"{solver.name} looks back: pass h")
     _ADVANCE[solver.name](solver, x, m, k, z=z, h=h, scratch=scratch)
 
@@ -850,11 +995,48 @@ def _advance_dpmpp(
     part = _copy(m, scratch)
     part *= _column(k, 4, x)
     x += part
-    h -= m
-    h *= _column(k, 5, x)
-    h *= _column(k, 6, x)
-    x += h
-    h[...] = m
+    foreseen = h[:, 0]
+    foreseen -= m
+    foreseen *= _column(k, 5, x)
+    foreseen *= _column(k, 6, x)
+    x += foreseen
+    foreseen[...] = m
+
+
+def _advance_plms(
+    solver: Solver, x: Array, m: Array, k: Array, *, z: Array, h: Array, scratch: Array
+) -> None:
+    newest, older, oldest = h[:, 0], h[:, 1], h[:, 2]
+    again, is_first = _column(k, 7, x), _column(k, 8, x)
+    mean, part = _copy(m, scratch), x * again
+    mean *= _column(k, 1, x)
+    # The second step starts where the first did: there are only two words then, and a place left.
+    x -= part
+    part[...] = oldest
+    part *= again
+    x += part
+    for number, said in enumerate((newest, older, oldest), 2):
+        part[...] = said
+        part *= _column(k, number, x)
+        mean += part
+    mean *= _column(k, 5, x)
+    mean /= _column(k, 6, x)
+    part[...] = x
+    part *= is_first
+    oldest[...] = older
+    oldest *= 1 - is_first
+    oldest += part
+    older[...] = newest
+    newest *= again
+    m *= 1 - again
+    newest += m
+    if solver.prediction == "v":
+        mean *= _column(k, 9, x)
+        mean += x * _column(k, 10, x)
+    x *= _column(k, 11, x)
+    mean *= _column(k, 12, x)
+    mean /= _column(k, 13, x)
+    x -= mean
 
 
 _ADVANCE: Final[Mapping[Name, Callable[..., None]]] = {
@@ -864,6 +1046,7 @@ _ADVANCE: Final[Mapping[Name, Callable[..., None]]] = {
     "ddim": _advance_ddim,
     "lcm": _advance_lcm,
     "dpmpp_2m": _advance_dpmpp,
+    "plms": _advance_plms,
 }
 
 
