@@ -4,7 +4,7 @@ All serve the same built-in model, swell/icons, over HTTP on loopback: an input 
 many threads of ONNX Runtime. The pictures have 4, 8, 20 or 30 steps, equally often. A peer's model
 is a plain loop around the same networks (peers/painter.py) that draws what the server hands over
 together; the pictures are compared. Swell is `swell up`, with its store on disk, asked for a task
-that is waited for and then for the file.
+that is waited for and answered with its file, as a peer answers.
 
 Two loads, with the same inputs and times for all, in rounds that each begin with another system:
 

@@ -78,20 +78,15 @@ PEER = {
 
 @contextlib.contextmanager
 def swell() -> Iterator[Ask]:
-    """`swell up` as it comes: a task that is waited for, and then its file."""
+    """`swell up` as it comes: a task that is waited for, and whose answer is its file."""
     with swell_system.up(MODEL) as running:
-        headers = {**running.headers, "prefer": f"wait={WAIT_S}"}
-        root = f"http://127.0.0.1:{running.port}"
+        headers = {**running.headers, "prefer": f"wait={WAIT_S}", "accept": "image/png"}
+        url = f"http://127.0.0.1:{running.port}/v1/tasks"
 
         async def ask(session: aiohttp.ClientSession, wish: Wish) -> bytes:
             task = {"model": MODEL, "input": wish}
-            async with session.post(f"{root}/v1/tasks", json=task, headers=headers) as answer:
-                said = await answer.json()
-            if said.get("state") != "succeeded":
-                raise RuntimeError(f"{answer.status} {said}")
-            url = said["artifacts"][0]["url"]
-            async with session.get(f"{root}{url}" if url[0] == "/" else url) as answer:
-                return await _file(answer)
+            async with session.post(url, json=task, headers=headers) as answer:
+                return await _file(answer, status=201)
 
         yield ask
 
@@ -143,9 +138,9 @@ def _draws(port: int, path: str) -> bool:
         connection.close()
 
 
-async def _file(answer: aiohttp.ClientResponse) -> bytes:
+async def _file(answer: aiohttp.ClientResponse, status: int = 200) -> bytes:
     data = await answer.read()
-    if answer.status != 200 or not data.startswith(b"\x89PNG"):
+    if answer.status != status or not data.startswith(b"\x89PNG"):
         raise RuntimeError(f"{answer.status} {data[:500]!r}")
     return data
 

@@ -44,6 +44,28 @@ def test_a_picture_comes_back_by_a_signed_url_in_ranges(server: Server) -> None:
     assert head.content == b""
 
 
+def test_a_picture_comes_at_once_to_whoever_asks_for_pictures(server: Server) -> None:
+    body = {"model": PICTURE, "input": {"prompt": "fox", "width": 64, "height": 48}}
+    headers = {**server.headers, "Prefer": "wait=30", "Accept": "image/png"}
+    with requests.Session() as session:
+        for _ in range(2):
+            answer = session.post(server.url + "/v1/tasks", json=body, headers=headers, timeout=90)
+            assert answer.status_code == 201, answer.text
+            assert answer.headers["content-type"] == "image/png"
+            assert answer.headers["preference-applied"] == "wait=30"
+            assert answer.content.startswith(b"\x89PNG")
+            same = requests.get(answer.headers["content-location"], timeout=30)
+            assert same.content == answer.content
+        told = session.get(answer.headers["location"], headers=server.headers, timeout=30).json()
+    assert (told["id"], told["state"]) == (answer.headers["swell-task"], "succeeded")
+
+
+def test_text_comes_as_json_whatever_type_is_asked_for(server: Server) -> None:
+    body = {"model": MODEL, "input": {"text": "hello"}}
+    answer = server.post("/v1/tasks", body, Prefer="wait=30", Accept="image/png")
+    assert (answer.status_code, answer.json()["output"]) == (201, "HELLO")
+
+
 def test_a_stream_shows_progress_and_previews_and_can_be_resumed(server: Server) -> None:
     body = {"model": PICTURE, "input": {"prompt": "fox", "steps": 6, "step_s": 0.1}}
     task = server.post("/v1/tasks", body).json()

@@ -39,6 +39,16 @@ def test_every_schema_that_is_referred_to_is_there() -> None:
         assert name.partition('"')[0] in described["components"]["schemas"]
 
 
+def test_files_are_described_beside_the_json_that_they_may_come_instead_of() -> None:
+    create = describe(ROUTES, GROUPS, version="1")["paths"]["/v1/tasks"]["post"]
+    over = create["responses"]["201"]
+    assert {"application/json", "image/*", "audio/*"} <= set(over["content"])
+    assert {"x-request-id", "swell-task"} <= set(over["headers"])
+    assert set(create["responses"]["202"]["content"]) == {"application/json"}
+    # A parameter of this name would be ignored.
+    assert "Accept" not in {each["name"] for each in create["parameters"]}
+
+
 def test_the_reference_is_current() -> None:
     assert REFERENCE.read_text() == reference.write(), (
         "run `python -m swell.api.reference > docs/reference/http.md`"

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
+from swell.api.accept import preferred
 from swell.api.call import Call, Reply
 from swell.api.forms import open_form
 from swell.api.messages import StoredView, UploadQuery, UploadView
@@ -21,17 +22,21 @@ from swell.errors import (
     InvalidRequest,
     NotFound,
     RangeNotSatisfiable,
+    SwellError,
 )
 from swell.objects import ObjectInfo, Objects
-from swell.task import new_id
+from swell.task import Artifact, Task, new_id
 
 __all__ = [
     "READ_URL_S",
     "byte_range",
     "check_files",
+    "comes_from_its_url",
+    "file_reply",
     "get_artifact",
     "may_name_files",
     "name_files",
+    "preferred_file",
     "put_artifact",
     "upload",
 ]
@@ -53,6 +58,13 @@ _SIGNED_BYTES: Final = _SIGNED.encode()
 
 #: A worker reads the files of a task as soon as it has leased it.
 READ_URL_S: Final = 3600.0
+
+#: What nearly everybody sends who is content with JSON.
+_NO_FILE: Final = (b"", b"*/*", b"application/json")
+
+#: Larger files do not come as the answer to a task, which is in memory as a whole, but from their
+#: URL, in pieces. An output of JSON may be as large.
+_MOST_AT_ONCE_BYTES: Final = 16 * 1024 * 1024
 
 #: Signed URLs of one input that are looked at: checking them takes time from everybody else.
 _MAX_FILES: Final = 500
@@ -127,6 +139,42 @@ async def get_artifact(service: Service, call: Call) -> Reply:
         stream=service.objects.read(key, start, end),
         length=end - start,
     )
+
+
+def preferred_file(call: Call, task: Task) -> Artifact | None:
+    """Return the file of a task that its caller would rather have than JSON; None for JSON."""
+    if not task.artifacts:
+        return None
+    accept = b",".join([value for name, value in call.scope["headers"] if name == b"accept"])
+    if accept in _NO_FILE:
+        return None
+    at = preferred(accept, [_plain_type(each) for each in task.artifacts])
+    return None if at is None else task.artifacts[at]
+
+
+def comes_from_its_url(service: Service, artifact: Artifact) -> bool:
+    """Whether a file is too large for an answer that is not about it alone, or kept elsewhere."""
+    return artifact.bytes > _MOST_AT_ONCE_BYTES or not service.objects.is_here
+
+
+async def file_reply(
+    service: Service, artifact: Artifact, headers: list[tuple[bytes, bytes]]
+) -> Reply | None:
+    """Return a file as the answer to the request that made it; None where it cannot be read.
+
+    Args:
+        service: Whose file it is.
+        artifact: The file.
+        headers: What else the answer tells.
+    """
+    try:
+        pieces = [piece async for piece in service.objects.read(artifact.key, 0, artifact.bytes)]
+    except SwellError:
+        # The task is there all the same, and its JSON names the file's URL, which tells why.
+        return None
+    content_type = _plain_type(artifact)
+    guards = [(b"cache-control", b"private, no-store"), *_guards(content_type)]
+    return Reply(201, b"".join(pieces), content_type.encode(), headers + guards)
 
 
 def may_name_files(raw: msgspec.Raw) -> bool:
@@ -225,6 +273,12 @@ def _content_type(call: Call) -> str:
     return media_type
 
 
+def _plain_type(artifact: Artifact) -> str:
+    """Return the media type that a worker told, if it is one, without parameters."""
+    media_type = artifact.content_type.partition(";")[0].strip().lower()
+    return media_type if _TYPE.fullmatch(media_type) else _UNKNOWN_TYPE
+
+
 def _ending(filename: str) -> str:
     _, dot, ending = filename.rpartition(".")
     plain = ending.isascii() and ending.isalnum() and len(ending) <= 8
@@ -246,12 +300,19 @@ def _file_headers(info: ObjectInfo) -> list[tuple[bytes, bytes]]:
         # The URL names one version until it expires, and only its owner knows it.
         "cache-control": "private, max-age=3600, immutable",
         "last-modified": info.modified_at.strftime("%a, %d %b %Y %H:%M:%S GMT"),
-        "x-content-type-options": "nosniff",
-        "content-security-policy": "default-src 'none'; sandbox",
         "access-control-allow-origin": "*",
         "cross-origin-resource-policy": "cross-origin",
     }
     found = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    if not info.content_type.startswith(_SHOWN):
+    return found + _guards(info.content_type)
+
+
+def _guards(content_type: str) -> list[tuple[bytes, bytes]]:
+    """Return what keeps a browser from running anything that a file holds."""
+    found = [
+        (b"x-content-type-options", b"nosniff"),
+        (b"content-security-policy", b"default-src 'none'; sandbox"),
+    ]
+    if not content_type.startswith(_SHOWN):
         found.append((b"content-disposition", b"attachment"))
     return found

@@ -130,6 +130,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             "example": header.example,
         }
         for header in route.headers
+        # OpenAPI ignores a parameter of this name: the media types of responses stand for it.
+        if header.name != "Accept"
     )
     return found
 
@@ -176,13 +178,11 @@ def all_errors(route: Route) -> list[type[SwellError]]:
 
 
 def _response(response: Response, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    headers = (("x-request-id", "Name it when you report a fault"), *response.headers)
     told: dict[str, Any] = {
         "description": response.description,
         "headers": {
-            "x-request-id": {
-                "description": "Name it when you report a fault",
-                "schema": {"type": "string"},
-            }
+            name: {"description": text, "schema": {"type": "string"}} for name, text in headers
         },
     }
     if response.message is dict:
@@ -191,4 +191,6 @@ def _response(response: Response, refs: dict[Any, dict[str, Any]]) -> dict[str, 
         told["content"] = {response.media_type: {"schema": refs[response.message]}}
     elif response.media_type:
         told["content"] = {response.media_type: {}}
+    if response.files:
+        told.setdefault("content", {}).update({each: {} for each in response.files})
     return told

@@ -30,6 +30,17 @@ curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
   -H "Content-Type: application/json" -H "Prefer: wait=60" \\
   -d '{"model": "demo/upper", "input": {"text": "hello"}}'
 ```
+
+Who asks for a type of files gets the file itself, in one request:
+
+```
+curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
+  -H "Content-Type: application/json" -H "Prefer: wait=60" -H "Accept: image/png" \\
+  -d '{"model": "swell/icons", "input": {"prompt": "a red fox in the snow"}}' -L -o fox.png
+```
+
+It is JSON all the same if the task has not ended by then (202), failed, or made no such file: look
+at `Content-Type`. With an `Idempotency-Key` the same request again waits for the same file.
 """
 
 _ERRORS: Final = """

@@ -42,6 +42,10 @@ class Response:
     description: str
     message: type[Any] | None = None
     media_type: str = "application/json"
+    #: Media types of files that may come instead, where `Accept` prefers them.
+    files: tuple[str, ...] = ()
+    #: Headers that not every answer has, and what they tell.
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,14 @@ _PREFER: Final = Header(
     {"type": "string", "maxLength": 100},
     "wait=30",
 )
+_ACCEPT: Final = Header(
+    "Accept",
+    "a type of files that is preferred to `application/json`, such as `image/png` or `audio/*`: a "
+    "task that has succeeded is answered with its first file of this type instead of JSON; "
+    "`application/octet-stream` takes any file",
+    {"type": "string", "maxLength": 1000},
+    "image/png",
+)
 _IDEMPOTENCY: Final = Header(
     "Idempotency-Key",
     "the same key gives the same task for 24 hours; with another body it is an error",
@@ -71,6 +79,24 @@ _TASK_EXAMPLE: Final[dict[str, Any]] = {
 }
 
 _TASK_OVER: Final = Response("The task, which has ended", messages.TaskView)
+_OF_A_FILE: Final = (
+    ("swell-task", "With a file: the id of its task"),
+    ("swell-task-state", "With a file: `succeeded`"),
+    ("swell-artifacts", "With a file: how many its task has"),
+)
+_TASK_OR_FILE: Final = Response(
+    "The task, which has ended; or the file of it that `Accept` prefers, whose task is named by "
+    "`Location` and `Swell-Task` and whose own URL is `Content-Location`",
+    messages.TaskView,
+    files=("image/*", "audio/*", "video/*", "text/plain", "application/octet-stream"),
+    headers=_OF_A_FILE,
+)
+_FILE_ELSEWHERE: Final = Response(
+    "The task, which has succeeded; the file that `Accept` prefers is larger than 16 MiB, or not "
+    "kept by this server, and can be read at `Location` without a key",
+    messages.TaskView,
+    headers=_OF_A_FILE,
+)
 _TASK_NOT_YET: Final = Response("The task, which has not ended yet", messages.TaskView)
 
 _TASKS: Final = (
@@ -81,11 +107,13 @@ _TASKS: Final = (
         Scope.CLIENT,
         "Create a task",
         "Tasks",
-        {201: _TASK_OVER, 202: _TASK_NOT_YET},
+        {201: _TASK_OR_FILE, 202: _TASK_NOT_YET, 303: _FILE_ELSEWHERE},
         (*_JSON_BODY, NotFound, IdempotencyMismatch, NoWorker, WouldExpire),
-        "An answer of 2xx means that the task is durable and will reach exactly one end.",
+        "An answer of 2xx means that the task is durable and will reach exactly one end. The file "
+        "that `Accept` prefers needs `Prefer` too, or a task that has ended before; where there is "
+        "none of that type, JSON comes.",
         Body(messages.TaskRequest, example=_TASK_EXAMPLE),
-        headers=(_PREFER, _IDEMPOTENCY),
+        headers=(_PREFER, _ACCEPT, _IDEMPOTENCY),
     ),
     Route(
         "POST",

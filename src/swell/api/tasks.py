@@ -2,7 +2,7 @@
 
 `create` is the hot path. A 2xx is written only after the store's call has returned, and the store
 returns only when the task is durable. Whoever waits (`Prefer: wait`) is answered from the event
-that ends the task, without asking the store again.
+that ends the task, without asking the store again; with a file of the task where it prefers that.
 """
 
 import bisect
@@ -16,7 +16,13 @@ import msgspec
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
 from swell.api.eta import retry_after_s
-from swell.api.files import check_files, may_name_files
+from swell.api.files import (
+    check_files,
+    comes_from_its_url,
+    file_reply,
+    may_name_files,
+    preferred_file,
+)
 from swell.api.messages import (
     MAX_METADATA_BYTES,
     BatchRequest,
@@ -31,7 +37,7 @@ from swell.api.messages import (
 )
 from swell.api.reading import Reader, check_json, read_query
 from swell.api.service import Service
-from swell.api.views import encode, encode_task, task_view
+from swell.api.views import UrlMaker, encode, encode_task, task_view
 from swell.broker import Rank
 from swell.errors import (
     FieldError,
@@ -114,7 +120,8 @@ async def create(service: Service, call: Call) -> Reply:
             task = (await service.store.get([task.id]))[0] or task
     else:
         await _note_new(service, [accepted])
-    return await _task_reply(service, call, task, wait_s if prefer is not None else 0.0)
+    reply = await _file_reply(service, call, task, wait_s)
+    return reply or await _task_reply(service, call, task, wait_s)
 
 
 async def create_batch(service: Service, call: Call) -> Reply:
@@ -264,17 +271,43 @@ def prefer_wait_s(header: bytes, longest_s: float) -> float:
     return longest_s if found[1] is None else min(float(found[1]), longest_s)
 
 
+async def _file_reply(service: Service, call: Call, task: Task, wait_s: float) -> Reply | None:
+    """Return a file of the task as the answer, or where it is; None where the answer is JSON."""
+    artifact = preferred_file(call, task)
+    if artifact is None:
+        return None
+    urls = service.urls(call)
+    url = urls.file(artifact.key).encode()
+    headers = [
+        *_applied(wait_s),
+        (b"vary", b"Accept"),
+        (b"swell-task", task.id.encode()),
+        (b"swell-task-state", task.state.encode()),
+        (b"swell-artifacts", b"%d" % len(task.artifacts)),
+    ]
+    if comes_from_its_url(service, artifact):
+        return Reply(303, encode_task(task, urls), headers=[(b"location", url), *headers])
+    headers += [_location(urls, task), (b"content-location", url)]
+    return await file_reply(service, artifact, headers)
+
+
 async def _task_reply(service: Service, call: Call, task: Task, wait_s: float) -> Reply:
     urls = service.urls(call)
-    headers = [(b"location", f"{urls.base}/v1/tasks/{task.id}".encode())]
-    if wait_s > 0:
-        headers.append((b"preference-applied", b"wait=%d" % wait_s))
+    headers = [_location(urls, task), *_applied(wait_s)]
     if task.state.is_terminal:
         return Reply(201, encode_task(task, urls), headers=headers)
     position, expected = await service.place(task, is_new=wait_s == 0)
     eta = None if expected is None else expected.finish
     body = encode_task(task, urls, position=position, eta_s=eta)
     return Reply(202, body, headers=headers)
+
+
+def _location(urls: UrlMaker, task: Task) -> tuple[bytes, bytes]:
+    return b"location", f"{urls.base}/v1/tasks/{task.id}".encode()
+
+
+def _applied(wait_s: float) -> list[tuple[bytes, bytes]]:
+    return [(b"preference-applied", b"wait=%d" % wait_s)] if wait_s > 0 else []
 
 
 def _new_task(
