@@ -88,8 +88,10 @@ def test_what_another_pull_of_this_machine_names_stays_in_the_cache(
     data = tmp_path / "data"
     two_branches(data)
     shared = read(path_of(data, "x/two")).weights["vae/model.safetensors"].sha256
+    pulled = models("pull", "hf:acme/dreams", "--include", "vae/*", "--data", str(data))
+    assert pulled.exit_code == 0, pulled.output
     for name in ("x/two", "x/one"):
-        remove(data, name)
+        assert remove(data, name).exit_code == 0
     assert (data / "weights" / "files" / shared[:2] / shared).is_file()
 
 

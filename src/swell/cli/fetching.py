@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -49,22 +49,27 @@ async def pull_model(reference: str, folder: Path, settings: Settings) -> tuple[
         InvalidModel: The repository is none of a model of diffusers.
         PullFailed, RefusedFormat, CacheFull: As `swell.weights.pull.pull`.
     """
-    hub = hub_of(settings)
     cache = cache_of(settings)
-    first = await pull(reference, cache, include=["model_index.json"], hub=hub)
-    _unfold(cache, first, folder)
+
+    async def bring(include: list[str]) -> Listing:
+        # Its own folder names the files, and no listing: what `swell models pull` noted is asked
+        # for by people.
+        with ExitStack() as held:
+            found = await pull(reference, cache, include=include, hub=hub_of(settings), held=held)
+            _unfold(cache, found, folder)
+        return found
+
+    await bring(["model_index.json"])
     index = read_json(folder, "model_index.json")
     parts = [part for part, told in index.items() if isinstance(told, list) and told[0]]
     include = [f"{part}/{each}" for part in parts if part not in UNUSED for each in _FILES]
     include += ["model_index.json", README]
-    listing = await pull(reference, cache, include=include, hub=hub)
-    _unfold(cache, listing, folder)
+    listing = await bring(include)
     bare = [part for part in parts if part not in UNUSED and _has_no_weights(folder / part)]
     if bare:
         # Those are there in half precision alone, or have names of their own.
         include += [f"{part}/*.safetensors" for part in bare]
-        listing = await pull(reference, cache, include=include, hub=hub)
-        _unfold(cache, listing, folder)
+        listing = await bring(include)
     return folder, listing
 
 
@@ -121,11 +126,13 @@ def forget_weights(settings: Settings, entry: Entry) -> list[str]:
     folder = Path(entry.folder)
     if folder.parent != _models(settings) or not folder.is_dir():
         return []
-    others = [each.name for each in _entries(settings) if _uses(each, folder)]
+    added_ones = _entries(settings)
+    others = [each.name for each in added_ones if _uses(each, folder)]
     if others:
         return others
     cache = cache_of(settings)
-    shared = _in_listings(cache, but=entry.source)
+    shared = _in_listings(cache)
+    shared |= {content.sha256 for each in added_ones for content in each.weights.values()}
     linked = [
         content.sha256
         for name, content in entry.weights.items()
@@ -140,19 +147,14 @@ def forget_weights(settings: Settings, entry: Entry) -> list[str]:
     return []
 
 
-def _in_listings(cache: WeightCache, but: str) -> set[str]:
-    """Return the digests of all that was pulled, but for one version of one model."""
+def _in_listings(cache: WeightCache) -> set[str]:
+    """Return the digests of all that was pulled for itself."""
     try:
         listings = cache.listings()
     except SwellError:
         # One of them is damaged, so that nobody knows what it names.
         return {path.name for path in (cache.folder / "files").glob("??/*")}
-    return {
-        file.sha256
-        for each in listings
-        if f"hf://{each.model}@{each.version}" != but
-        for file in each.files.values()
-    }
+    return {file.sha256 for each in listings for file in each.files.values()}
 
 
 def _entries(settings: Settings) -> list[Entry]:

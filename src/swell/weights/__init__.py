@@ -3,6 +3,7 @@
     formats     which files are weights, and what a safetensors header says
     listing    which files a model's version consists of
     cache       files by their SHA-256, safe between processes, evicted by a byte budget
+    prune       removes what nothing names any more
     pull        fetches what a listing, an address, a folder or a hub's repository names
     reading     a file into memory, as fast as the disk gives it
     loading     a file's tensors as arrays

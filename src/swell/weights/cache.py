@@ -24,6 +24,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -37,6 +38,7 @@ __all__ = [
     "CacheFull",
     "DigestMismatch",
     "Evicted",
+    "Fate",
     "InUse",
     "NotCached",
     "Partial",
@@ -85,6 +87,18 @@ class Evicted:
     freed_bytes: int
     left_bytes: int
     in_use: int
+
+
+class Fate(StrEnum):
+    """What became of a content that was to go."""
+
+    GONE = "gone"
+    #: Another folder has the same file, so that nothing would be won.
+    LINKED = "linked"
+    #: Somebody uses it.
+    IN_USE = "in_use"
+    #: Somebody used it not long ago.
+    RECENT = "recent"
 
 
 class _Address(msgspec.Struct, frozen=True):
@@ -501,6 +515,65 @@ class WeightCache:
         """Remove a content now; return whether it is gone. What is in use stays."""
         return _remove_unused(self.path(sha256))
 
+    def drop_idle(self, sha256: str, before: datetime, *, is_dry_run: bool = False) -> Fate:
+        """Remove a content that nobody uses, has linked, or has used since a moment.
+
+        Args:
+            sha256: Its digest.
+            before: Its last use must lie before this.
+            is_dry_run: Only tell what would become of it.
+        """
+        path = self.path(sha256)
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Judged with the lock held: whoever links or uses it holds it meanwhile.
+                status = os.fstat(file.fileno())
+                if status.st_nlink > 1:
+                    return Fate.LINKED
+                if not _is_idle(status, before):
+                    return Fate.RECENT
+                if not is_dry_run:
+                    path.unlink()
+        except BlockingIOError:
+            return Fate.IN_USE
+        except FileNotFoundError:
+            pass
+        return Fate.GONE
+
+    def drop_partials(self, before: datetime, *, is_dry_run: bool = False) -> tuple[int, int]:
+        """Remove what has come of files that nobody fetches, and has not since a moment.
+
+        Args:
+            before: As of `drop_idle`.
+            is_dry_run: As of `drop_idle`.
+
+        Returns:
+            How many files these are, and their bytes.
+        """
+        files = freed = 0
+        for path in (self.folder / "partial").glob("*.part"):
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                with self.locked(path.stem, wait=False):
+                    status = path.stat()
+                    if not _is_idle(status, before):
+                        continue
+                    if not is_dry_run:
+                        path.unlink()
+                        path.with_suffix(".etag").unlink(missing_ok=True)
+                files += 1
+                freed += status.st_size
+        return files, freed
+
+    def forget(self, model: str, version: str) -> None:
+        """Take a version for one that was never pulled, its folder of links included."""
+        self._listing_path(model, version).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "folders" / model / version, ignore_errors=True)
+
+    def entries(self) -> list[Entry]:
+        """Return all contents, the longest unused first."""
+        return [Entry(path.name, size) for _, size, path in sorted(self._contents())]
+
     def _contents(self) -> list[tuple[int, int, Path]]:
         """Return (nanoseconds of last use, size, path) of each content."""
         found = []
@@ -521,6 +594,10 @@ def _remove_unused(path: Path) -> bool:
     except FileNotFoundError:
         pass
     return True
+
+
+def _is_idle(status: os.stat_result, before: datetime) -> bool:
+    return status.st_mtime < before.timestamp()
 
 
 def _changed_ns(path: Path) -> int:

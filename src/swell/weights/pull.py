@@ -131,6 +131,7 @@ async def pull(
     include: Sequence[str] = (),
     hub: Hub = HUB,
     clock: Clock | None = None,
+    held: contextlib.ExitStack | None = None,
 ) -> Listing:
     """Fetch what a reference names, and note it in the cache.
 
@@ -148,9 +149,11 @@ async def pull(
         include: Patterns such as `unet/*.safetensors`; only names that match one are fetched.
         hub: Where `hf://` leads.
         clock: For waiting between tries.
+        held: Holds what was pulled until it is closed; in its place, nothing is noted. For files
+            that get names elsewhere.
 
     Returns:
-        The listing as noted: model, version, and digest and size of each file.
+        The listing: model, version, and digest and size of each file.
 
     Raises:
         InvalidListing: The reference cannot be understood, or names no file.
@@ -167,10 +170,21 @@ async def pull(
         if not files:
             raise InvalidListing(f"{reference} has no weights{_told(include)}")
         fetch = _Fetch(cache, source, clock or SystemClock(), _Meter(files, progress))
-        entries = await fetch.all(files)
-    listing = Listing(wanted.model, wanted.version or _sum(entries), entries, str(reference))
-    await asyncio.to_thread(cache.note, listing)
+        # What nothing names yet is held, or it could go before it is noted.
+        with contextlib.ExitStack() as own:
+            entries = await fetch.all(files, own if held is None else held)
+            listing = Listing(
+                wanted.model, wanted.version or _sum(entries), entries, str(reference)
+            )
+            if held is None:
+                await asyncio.to_thread(_note, cache, listing)
     return listing
+
+
+def _note(cache: WeightCache, listing: Listing) -> None:
+    # Of a long pull the first files have come long ago: whoever prunes meanwhile would take them.
+    cache.use(listing).close()
+    cache.note(listing)
 
 
 def _matches(name: str, include: Sequence[str]) -> bool:
@@ -414,18 +428,19 @@ class _Fetch:
         self._meter = meter
         self._slots = asyncio.Semaphore(FETCHES)
 
-    async def all(self, files: Mapping[str, WantedFile]) -> dict[str, Entry]:
+    async def all(
+        self, files: Mapping[str, WantedFile], held: contextlib.ExitStack
+    ) -> dict[str, Entry]:
         # What is here or has come is held, so that room for one file is not taken from another.
-        with contextlib.ExitStack() as held:
-            await asyncio.to_thread(self._make_room, files, held)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = {
-                        name: group.create_task(self._one(name, file, held))
-                        for name, file in files.items()
-                    }
-            except BaseExceptionGroup as group_error:
-                raise _first(group_error) from group_error
+        await asyncio.to_thread(self._make_room, files, held)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = {
+                    name: group.create_task(self._one(name, file, held))
+                    for name, file in files.items()
+                }
+        except BaseExceptionGroup as group_error:
+            raise _first(group_error) from group_error
         return {name: task.result() for name, task in tasks.items()}
 
     def _make_room(self, files: Mapping[str, WantedFile], held: contextlib.ExitStack) -> None:

@@ -1,0 +1,138 @@
+"""`swell models prune`: the cache of weights without what nothing names any more."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swell.cli.fetching import cache_of
+from swell.cli.options import Config, Data, Json, settings_from
+from swell.cli.output import print_json, seconds, table, talk
+from swell.clock import SystemClock
+from swell.config import Settings
+from swell.families.entries import Entry, InvalidEntry, added, name_of, read
+from swell.weights import WeightCache
+from swell.weights.cache import Fate
+from swell.weights.prune import Pruned, prune
+
+__all__ = ["prune_weights"]
+
+
+def prune_weights(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would be removed.")
+    ] = False,
+    idle_s: Annotated[
+        float,
+        typer.Option("--idle-s", min=0, help="Seconds that a file must not have been used."),
+    ] = 3600,
+    as_json: Json = False,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Remove from the cache of weights what no added model and no `swell models pull` names.
+
+    That is what removed and replaced models have left, LoRAs that tasks named by a URL, which are
+    fetched again when a task needs them, and pulls that were cut off. What anybody uses stays, and
+    so does what was used not long ago: it may belong to a pull that goes on.
+    """
+    settings = settings_from(config, data).settings
+    cache = cache_of(settings)
+    before = SystemClock().now() - timedelta(seconds=idle_s)
+    pruned = prune(cache, _named(settings, cache), before, is_dry_run=dry_run)
+    if as_json:
+        print_json(_told(pruned, cache, dry_run))
+        return
+    rows = [
+        (pruned.names.get(entry.sha256), f"{entry.size_bytes:,}", entry.sha256[:12])
+        for entry in pruned.contents
+    ]
+    if rows:
+        table(("FILE", "BYTES", "SHA-256"), rows, empty="")
+    for line in _lines(pruned, cache, idle_s, is_dry_run=dry_run):
+        talk.print(line, markup=False)
+
+
+def _lines(pruned: Pruned, cache: WeightCache, idle_s: float, *, is_dry_run: bool) -> Iterator[str]:
+    """Return what became of the cache, for people."""
+    goes = "would be removed" if is_dry_run else "removed"
+    if pruned.partials:
+        part = f"{_files(pruned.partials)} that came in part"
+        yield f"{part}: {goes}, {pruned.partial_bytes:,} bytes"
+    for each in pruned.listings:
+        yield f"{each.model} {each.version} is not whole: what it names is {goes}"
+    if Fate.IN_USE in pruned.kept:
+        yield f"{_files(pruned.kept[Fate.IN_USE])} in use: kept"
+    if Fate.RECENT in pruned.kept:
+        recent = f"{_files(pruned.kept[Fate.RECENT])} used in the last {seconds(idle_s)}"
+        yield f"{recent}: kept (less with --idle-s)"
+    n = len(pruned.contents) + pruned.partials
+    yield (
+        f"{_files(n)} {goes}, {pruned.freed_bytes:,} bytes; {pruned.left_bytes:,} bytes "
+        f"{'would stay' if is_dry_run else 'are left'} in {cache.folder}"
+    )
+
+
+def _files(n: int) -> str:
+    return f"{n} file{'' if n == 1 else 's'}"
+
+
+def _told(pruned: Pruned, cache: WeightCache, is_dry_run: bool) -> dict[str, object]:
+    return {
+        "folder": str(cache.folder),
+        "dry_run": is_dry_run,
+        "removed": [
+            {
+                "sha256": entry.sha256,
+                "bytes": entry.size_bytes,
+                "file": pruned.names.get(entry.sha256),
+            }
+            for entry in pruned.contents
+        ],
+        "listings": [f"{each.model} {each.version}" for each in pruned.listings],
+        "partials": pruned.partials,
+        "freed_bytes": pruned.freed_bytes,
+        "left_bytes": pruned.left_bytes,
+        "kept": {fate.value: n for fate, n in pruned.kept.items()},
+    }
+
+
+# --- what added models name ----------------------------------------------------------------------
+
+
+def _named(settings: Settings, cache: WeightCache) -> set[str]:
+    """Return the digests of what added models, and entries that settings name, are made of.
+
+    Raises:
+        NotFound, InvalidEntry: One cannot be read, so that nobody knows what it names.
+    """
+    refs = {str(Path(ref).resolve()) for ref in settings.worker.models if ref.endswith(".toml")}
+    named: set[str] = set()
+    for ref in sorted({*added(settings.data_dir), *refs}):
+        entry = _entry(Path(ref))
+        named |= {content.sha256 for content in entry.weights.values()}
+        named |= {lora.sha256 for lora in entry.loras}
+        extras = (entry.controlnet, entry.ip_adapter, entry.scenarios)
+        for place in (entry.folder, *extras, *(lora.file for lora in entry.loras)):
+            if place:
+                named |= _in_cache(Path(place), cache)
+    return named
+
+
+def _entry(path: Path) -> Entry:
+    try:
+        return read(path)
+    except InvalidEntry as error:
+        raise InvalidEntry(
+            f"{error.detail}. Nothing was removed, since nobody knows which files it needs: put it "
+            f"right, or run `swell models remove {name_of(path)}`"
+        ) from None
+
+
+def _in_cache(place: Path, cache: WeightCache) -> set[str]:
+    """Return the digests of the contents to which a file, or the links of a folder, lead."""
+    contents = (cache.folder / "files").resolve()
+    found = (each.resolve() for each in (place.rglob("*") if place.is_dir() else (place,)))
+    return {each.name for each in found if each.is_relative_to(contents)}
