@@ -188,16 +188,25 @@ async def test_a_finished_sample_of_a_task_is_only_decoded_again(studio: Studio)
 
 
 async def test_at_most_one_step_is_redone_when_the_model_process_is_killed(studio: Studio) -> None:
+    # Telling checkpoints may take a hundredth of the time: with shorter steps than these, a busy
+    # machine does not tell one after each.
+    slow = {"step_s": 0.08, "steps": 15}
     async with studio.worker() as (worker, _):
         drawn = []
         for who in (1, 3, 5):
-            ids = [await studio.submit(who, seed=3), await studio.submit(who + 1, seed=4, count=2)]
-            await studio.drawn(studio.begun().total() + 3 * random.Random(who).randint(2, 25))
+            ids = [
+                await studio.submit(who, seed=3, **slow),
+                await studio.submit(who + 1, seed=4, count=2, **slow),
+            ]
+            await studio.drawn(studio.begun().total() + 3 * random.Random(who).randint(2, 12))
             os.kill(worker.model_pid, signal.SIGKILL)
             drawn.append(await finished(studio, ids))
             assert {task.attempt for task in drawn[-1]} == {1}
             assert studio.redone() <= 1
-        again = [await studio.submit(9, seed=3), await studio.submit(9, seed=4, count=2)]
+        again = [
+            await studio.submit(9, seed=3, **slow),
+            await studio.submit(9, seed=4, count=2, **slow),
+        ]
         through = await finished(studio, again)
     told = [[picture.tobytes() for picture in studio.pictures(tasks)] for tasks in drawn]
     assert told == [[picture.tobytes() for picture in studio.pictures(through)]] * 3
