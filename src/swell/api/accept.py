@@ -1,5 +1,6 @@
 """What a client would rather have: the JSON of a task, or one of its files (`Accept`)."""
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -10,6 +11,9 @@ _JSON: Final = "application/json"
 
 #: Any file is a stream of octets, so whoever asks for these takes any file.
 _OCTETS: Final = "application/octet-stream"
+
+#: No client sends more; what is read is kept, so it must be small.
+_MOST_BYTES: Final = 1000
 
 #: Values of parameters in quotes. They may hold commas and semicolons, and no weight stands in one.
 _QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
@@ -22,7 +26,7 @@ def preferred(accept: bytes, types: Sequence[str]) -> int | None:
 
     It is the first of those that it likes best, and better than JSON. For a range that is named
     with several parameters its best weight counts, since no file here has parameters. What cannot
-    be read is ignored.
+    be read is ignored, and so is a header of more than 1,000 bytes.
 
     Args:
         accept: Value of the `Accept` header; several are joined by commas.
@@ -31,6 +35,8 @@ def preferred(accept: bytes, types: Sequence[str]) -> int | None:
     Source:
         RFC 9110, sections 12.4.2 and 12.5.1.
     """
+    if len(accept) > _MOST_BYTES:
+        return None
     weights = _weights(accept)
     best, least = None, _weight(weights, _JSON)
     for number, media_type in enumerate(types):
@@ -50,6 +56,7 @@ def _weight(weights: dict[str, float], media_type: str, *others: str) -> float:
     return 0.0
 
 
+@functools.lru_cache(maxsize=256)
 def _weights(accept: bytes) -> dict[str, float]:
     """Return the weight of each media range, 0 to 1."""
     found: dict[str, float] = {}
