@@ -6,16 +6,15 @@ Over HTTP each gives the picture that diffusers' own pipeline gives, and a LoRA 
 import base64
 import contextlib
 import io
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
 from commandline import Swell, ready_line, stop
+from drawn import drawn
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -34,11 +33,11 @@ STEPS, SEED, PROMPT = 4, 7, "a red fox"
 
 @dataclass(frozen=True)
 class Family:
-    """A family's name, how a small one is made, and which of its parts takes LoRAs."""
+    """A family's name, how a small one is made, and which of its parts takes LoRAs first."""
 
     name: str
     build: Callable[[Path], Path]
-    network: str | None
+    network: str
 
 
 def velocity(folder: Path) -> Path:
@@ -55,7 +54,7 @@ FAMILIES = {
     "xl": Family("stable-diffusion-xl", tiny.stable_diffusion_xl, "unet"),
     "sd3": Family("stable-diffusion-3", tiny.stable_diffusion_3, "transformer"),
     "flux": Family("flux", tiny.flux, "transformer"),
-    "loop": Family("pipeline", runge_kutta, None),
+    "loop": Family("pipeline", runge_kutta, "unet"),
 }
 
 
@@ -83,15 +82,9 @@ def served(weights: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
             assert stop(process) == 0, (swell.folder / "stderr.txt").read_text()
 
 
-def drawn(swell: Swell, model: str, **asked: Any) -> Any:
-    told = {"prompt": PROMPT, "seed": SEED, "steps": STEPS, "guidance": 5.0} | asked
-    given = [part for name, value in told.items() for part in ("-i", f"{name}={value}")]
-    task = swell.ok("tasks", "submit", model, *given).strip()
-    swell.ok("tasks", "watch", task)
-    shown = swell.json("tasks", "show", task)
-    assert shown["state"] == "succeeded", shown["error"]
-    with urllib.request.urlopen(shown["artifacts"][0]["url"]) as answer:
-        return np.asarray(PIL.Image.open(io.BytesIO(answer.read())).convert("RGB")).astype(int)
+def asked(swell: Swell, model: str, **more: Any) -> Any:
+    told = {"prompt": PROMPT, "seed": SEED, "steps": STEPS, "guidance": 5.0} | more
+    return drawn(swell, model, **told)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -106,22 +99,51 @@ def test_a_family_draws_over_http_what_diffusers_draws(
         guidance_scale=5.0,
         generator=torch.Generator("cpu").manual_seed(SEED),
     ).images[0]
-    mine, other = drawn(served, f"test/{name}"), np.asarray(theirs).astype(int)
+    mine, other = asked(served, f"test/{name}"), np.asarray(theirs).astype(int)
     assert mine.shape == other.shape
     assert other.std() > 20
     assert np.abs(mine - other).max() <= 1
 
 
-@pytest.mark.parametrize("name", [name for name, each in FAMILIES.items() if each.network])
+@pytest.mark.parametrize("has_mask", [False, True], ids=["start", "mask"])
+def test_an_own_loop_draws_from_pictures_over_http_what_diffusers_draws(
+    served: Swell, weights: dict[str, Path], has_mask: bool
+) -> None:
+    given = {"image": tiny.picture(side=32), "mask_image": tiny.mask(side=32)}
+    for name, picture in given.items():
+        picture.save(served.folder / f"{name}.png")
+    told = {"image": f"@{served.folder / 'image.png'}", "strength": 0.7}
+    if has_mask:
+        told["mask"] = f"@{served.folder / 'mask_image.png'}"
+    else:
+        del given["mask_image"]
+    kind = "Inpaint" if has_mask else "Img2Img"
+    pipeline = getattr(diffusers, f"StableDiffusion{kind}Pipeline").from_pretrained(weights["loop"])
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        PROMPT,
+        **given,
+        strength=0.7,
+        num_inference_steps=STEPS,
+        guidance_scale=5.0,
+        generator=torch.Generator("cpu").manual_seed(SEED),
+        **({"width": 32, "height": 32} if has_mask else {}),
+    ).images[0]
+    mine, other = asked(served, "test/loop", **told), np.asarray(theirs).astype(int)
+    assert mine.shape == other.shape
+    assert np.abs(mine - other).max() <= 1
+    assert np.abs(mine - asked(served, "test/loop")).max() > 3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_lora_of_a_task_changes_the_picture_and_is_gone_from_the_next(
     served: Swell, weights: dict[str, Path], name: str
 ) -> None:
     network = FAMILIES[name].network
-    assert network is not None
     file = tiny.lora(served.folder / f"{name}.safetensors", weights[name], network=network)
     data = base64.b64encode(file.read_bytes()).decode()
     lora = f'["data:application/octet-stream;base64,{data}"]'
-    plain = drawn(served, f"test/{name}")
-    inked = drawn(served, f"test/{name}", loras=lora)
+    plain = asked(served, f"test/{name}")
+    inked = asked(served, f"test/{name}", loras=lora)
     assert np.abs(plain - inked).max() > 3
-    assert np.array_equal(plain, drawn(served, f"test/{name}"))
+    assert np.array_equal(plain, asked(served, f"test/{name}"))

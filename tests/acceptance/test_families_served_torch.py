@@ -4,15 +4,14 @@ import base64
 import contextlib
 import io
 import json
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 from commandline import Swell, ready_line, stop
+from drawn import done, drawn, fetched
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -59,21 +58,6 @@ def served(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             assert stop(process) == 0, (swell.folder / "stderr.txt").read_text()
 
 
-def drawn(swell: Swell, model: str, **asked: Any) -> Any:
-    given = [part for name, value in asked.items() for part in ("-i", f"{name}={value}")]
-    task = swell.ok("tasks", "submit", model, *given).strip()
-    swell.ok("tasks", "watch", task)
-    shown = swell.json("tasks", "show", task)
-    assert shown["state"] == "succeeded", shown["error"]
-    [artifact] = shown["artifacts"]
-    return fetched(artifact["url"])
-
-
-def fetched(url: str) -> Any:
-    with urllib.request.urlopen(url) as answer:
-        return np.asarray(PIL.Image.open(io.BytesIO(answer.read())).convert("RGB")).astype(int)
-
-
 def test_a_picture_over_http_is_the_one_that_diffusers_draws(served: Swell, weights: Path) -> None:
     asked = {"prompt": "a red fox", "negative_prompt": "a dog", "seed": 7, "steps": 5}
     mine = drawn(served, "test/dreams", **asked, guidance=6.0)
@@ -93,12 +77,8 @@ def test_a_picture_over_http_is_the_one_that_diffusers_draws(served: Swell, weig
 def test_one_picture_of_a_face_becomes_a_pack_over_http(served: Swell, weights: Path) -> None:
     """Asked as `swell/portraits` is; each is diffusers' picture of prompt, face and next seed."""
     scenarios = ["snow", "portrait of a chef in a kitchen"]
-    told = (f"scenarios={json.dumps(scenarios)}", "seed=7", "steps=4", "guidance=5.0")
-    given = [part for each in (f"image={sample()}", *told) for part in ("-i", each)]
-    task = served.ok("tasks", "submit", "test/faces", *given).strip()
-    served.ok("tasks", "watch", task)
-    shown = served.json("tasks", "show", task)
-    assert shown["state"] == "succeeded", shown["error"]
+    asked = {"image": sample(), "scenarios": json.dumps(scenarios), "steps": 4, "guidance": 5.0}
+    shown = done(served, "test/faces", **asked, seed=7)
     assert shown["output"] == [artifact["url"] for artifact in shown["artifacts"]]
     assert len(shown["output"]) == 2
     pipeline = diffusers.DiffusionPipeline.from_pretrained(weights)
@@ -173,5 +153,5 @@ def test_a_model_comes_from_a_repository_of_a_hub_without_its_pickles(
     assert f"vae/{half}" in entry
     assert ".bin" not in entry
     assert "dreams-whole" not in entry
-    drawn = swell.json("run", told["file"], "-i", "prompt=a fox", "-i", "steps=1")
-    assert drawn["seed"] >= 0
+    made = swell.json("run", told["file"], "-i", "prompt=a fox", "-i", "steps=1")
+    assert made["seed"] >= 0

@@ -5,7 +5,6 @@ Needs torch, diffusers and transformers.
 
 import contextlib
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,9 @@ from swell.families.placement import CHOICES, working  # noqa: E402
 from swell.media import Image, LoRA  # noqa: E402
 from swell.model import InvalidModel, load_models  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 OFFLOADED = [choice for choice in CHOICES if choice not in ("auto", "never")]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks are the fastest so, whoever else is at work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Made:

@@ -25,19 +25,10 @@ from swell.model import Cancelled, InvalidModel, Item, Reject, load_models  # no
 from swell.torch_arrays import TorchNoise  # noqa: E402
 from swell.worker.denoise import Denoiser, Request, Runs  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 #: Levels of 255 that a pixel may differ by: sums in another order round to another level.
 TOLERANCE = 1
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Small networks are the fastest so, whoever else is at work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

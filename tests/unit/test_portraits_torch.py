@@ -25,18 +25,9 @@ from swell.model import Item, Reject, StepModel  # noqa: E402
 from swell.worker.denoise import Denoiser, Request, Runs  # noqa: E402
 from swell.zoo.pictures import sample  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 WANTED = cases.SCENARIOS
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Small networks are the fastest so, whoever else is at work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Made:

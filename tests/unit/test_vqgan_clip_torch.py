@@ -35,18 +35,11 @@ from swell.families.vqgan_clip_torch import (  # noqa: E402
     shear,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 F = torch.nn.functional
 
 SEEDS = (1, 2, 3)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Small networks are the fastest so, whoever else is at work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
