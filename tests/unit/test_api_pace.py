@@ -102,6 +102,10 @@ def test_tasks_that_end_together_belong_to_one_window() -> None:
     assert pace == Pace(task_s=1 / 32, run_s=1.0)
 
 
+def test_tasks_that_take_no_time_at_all_take_turns() -> None:
+    assert Pace(task_s=0.0, run_s=0.0).at_once == 1
+
+
 class _Machine:
     """A worker with 8 slots that runs `at_once` tasks of `RUN_S` seconds at a time, in order."""
 

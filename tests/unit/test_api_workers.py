@@ -358,6 +358,18 @@ async def test_a_file_inside_a_report_is_stored_with_its_outcome(world: World) -
     assert (got.body, got.headers["content-type"]) == (b"right", "image/png")
 
 
+async def test_a_file_whose_media_type_is_none_is_sent_as_bytes(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    key, outcome = _naming(lease, b"right")
+    outcome["outcome"]["artifacts"][0]["content_type"] = "image/png\r\nset-cookie: a=b"
+    await world.report(worker, settlements=[outcome], enclosures=[_enclosed(key, b"right")])
+    seen = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
+    got = await world.stranger("GET", seen["output"].removeprefix("http://swell.test"))
+    assert (got.body, got.headers["content-type"]) == (b"right", "application/octet-stream")
+
+
 async def test_a_file_of_a_lost_lease_is_not_stored(world: World) -> None:
     worker = await world.register()
     await world.create()

@@ -36,6 +36,7 @@ __all__ = [
     "get_artifact",
     "may_name_files",
     "name_files",
+    "plain_type",
     "preferred_file",
     "put_artifact",
     "upload",
@@ -148,7 +149,7 @@ def preferred_file(call: Call, task: Task) -> Artifact | None:
     accept = b",".join([value for name, value in call.scope["headers"] if name == b"accept"])
     if accept in _NO_FILE:
         return None
-    at = preferred(accept, [_plain_type(each) for each in task.artifacts])
+    at = preferred(accept, [plain_type(each.content_type) for each in task.artifacts])
     return None if at is None else task.artifacts[at]
 
 
@@ -172,7 +173,7 @@ async def file_reply(
     except SwellError:
         # The task is there all the same, and its JSON names the file's URL, which tells why.
         return None
-    content_type = _plain_type(artifact)
+    content_type = plain_type(artifact.content_type)
     guards = [(b"cache-control", b"private, no-store"), *_guards(content_type)]
     return Reply(201, b"".join(pieces), content_type.encode(), headers + guards)
 
@@ -273,9 +274,9 @@ def _content_type(call: Call) -> str:
     return media_type
 
 
-def _plain_type(artifact: Artifact) -> str:
+def plain_type(told: str) -> str:
     """Return the media type that a worker told, if it is one, without parameters."""
-    media_type = artifact.content_type.partition(";")[0].strip().lower()
+    media_type = told.partition(";")[0].strip().lower()
     return media_type if _TYPE.fullmatch(media_type) else _UNKNOWN_TYPE
 
 

@@ -53,7 +53,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def at_once(self) -> float:
         """How many tasks the worker runs at once; at least 1."""
-        return max(1.0, self.run_s / self.task_s)
+        return max(1.0, self.run_s / self.task_s) if self.task_s else 1.0
 
 
 class Window:

@@ -14,7 +14,7 @@ import msgspec
 
 from swell.api.call import Call, Reply
 from swell.api.cards import check_schema
-from swell.api.files import READ_URL_S, may_name_files, name_files
+from swell.api.files import READ_URL_S, may_name_files, name_files, plain_type
 from swell.api.fleet import Worker
 from swell.api.gallery import keep_samples
 from swell.api.reading import Reader
@@ -293,7 +293,7 @@ def _enclosed(settlement: Settlement, files: Mapping[str, Enclosure]) -> dict[st
     if not isinstance(settlement.outcome, Succeeded):
         return {}
     return {
-        artifact.key: artifact.content_type
+        artifact.key: plain_type(artifact.content_type)
         for artifact in settlement.outcome.artifacts
         if artifact.key in files
         and _is_output(artifact.key, settlement.task_id, settlement.attempt)
