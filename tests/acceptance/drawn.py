@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from commandline import Swell
 from numpy.typing import NDArray
+
+from commandline import Swell
 
 __all__ = ["done", "drawn", "fetched"]
 

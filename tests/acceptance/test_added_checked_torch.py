@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 import pytest
+
 from commandline import Swell
 
 pytest.importorskip("torch")

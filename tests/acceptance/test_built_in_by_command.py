@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import Swell
 from PIL import Image, ImageDraw
+
+from commandline import Swell
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")

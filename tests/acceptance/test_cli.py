@@ -6,8 +6,9 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
-from commandline import Swell, ready_line, stop
 from PIL import Image
+
+from commandline import Swell, ready_line, stop
 
 
 def test_a_prompt_becomes_a_picture_on_disk(running: Swell) -> None:

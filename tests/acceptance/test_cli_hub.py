@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commandline import Swell
 
+from commandline import Swell
 from hub_server import HubServer, Repository
 
 COMMIT = "5f3c" * 10

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commandline import Swell, ready_line, stop
 from drawn import drawn
+
+from commandline import Swell, ready_line, stop
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from commandline import Swell, ready_line, stop
 from drawn import done, drawn, fetched
+
+from commandline import Swell, ready_line, stop
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")

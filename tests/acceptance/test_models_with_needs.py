@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from wheelhouse import NEEDED, make_wheel, repack
 
+from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from swell.worker.environments import EnvironmentFailed, Environments
 from swell.worker.needs import Needs
 

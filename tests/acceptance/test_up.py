@@ -6,6 +6,7 @@ from subprocess import TimeoutExpired
 
 import psutil
 import pytest
+
 from commandline import Swell, ready_line, stop
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import PIL.Image
 import psutil
 import pytest
+
 from commandline import Swell, ready_line, stop
 
 pytest.importorskip("torch")

@@ -54,7 +54,8 @@ async def error_docs(service: Service, call: Call) -> Reply:
     body = f"""<h1>Errors</h1><p>Every error is a problem document (RFC 9457). Compare its
 <code>code</code>; its <code>detail</code> says what to do; <code>errors</code> lists the broken
 values by JSON pointer. A 5xx carries a <code>request_id</code> to report.</p>
-<table><tr><th>code</th><th>status</th><th>meaning</th><th>worth retrying</th></tr>{rows}</table>
+<div class="wide"><table>
+<tr><th>code</th><th>status</th><th>meaning</th><th>worth retrying</th></tr>{rows}</table></div>
 <p><a href="../docs">Reference</a></p>"""
     return page("Swell: errors", body)
 

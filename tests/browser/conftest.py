@@ -1,0 +1,56 @@
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from served import Served
+
+from commandline import Swell, ready_line, stop
+
+#: The one that the system has: none is downloaded.
+CHROMIUM = shutil.which("chromium")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    lacks = pytest.mark.skip(reason="there is no chromium: apt-get install chromium")
+    for item in items:
+        if CHROMIUM is None and item.get_closest_marker("browser"):
+            item.add_marker(lacks)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    swell = Swell(tmp_path_factory.mktemp("browser"))
+    process = swell.start("up", "--json", "--port", "0", "-m", "swell/icons", "-m", "demo/upper")
+    try:
+        ready = ready_line(process, swell.folder)
+        yield Served(ready["url"], ready["key"])
+    finally:
+        assert stop(process) == 0, (swell.folder / "stderr.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium; gone with its module, since Playwright keeps an event loop in this thread."""
+    arguments = ["--no-sandbox", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def context(browser: Browser, served: Served) -> Iterator[BrowserContext]:
+    opened = browser.new_context(base_url=served.url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """A page; whatever it says that went wrong fails the test."""
+    opened, wrong = context.new_page(), list[str]()
+    opened.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    yield opened
+    assert wrong == []

@@ -1,0 +1,69 @@
+"""The pages of `swell up` in a real browser, with the built-in model."""
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+from served import Served
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+
+#: Each picture that is to be seen has come; one far below comes when it is scrolled to.
+ALL_SHOWN = """() => {
+    const shown = [...document.images];
+    shown.forEach(image => image.scrollIntoView());
+    return shown.length > 0 && shown.every(image => image.complete && image.naturalWidth > 0);
+}"""
+
+#: What sticks out on the right, of what cannot be scrolled by itself.
+STICKING_OUT = """() => [...document.querySelectorAll('body *')]
+    .filter(each => !each.closest('pre, .wide') && each.getBoundingClientRect().right > innerWidth)
+    .map(each => each.outerHTML.slice(0, 80))"""
+
+
+def test_the_front_page_lists_models_whose_cards_open(page: Page) -> None:
+    page.goto("/")
+    expect(page.locator(".models b")).to_have_text(["swell/icons", "demo/upper"])
+    page.wait_for_function(ALL_SHOWN)
+    page.get_by_text("swell/icons").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("swell/icons")
+    expect(page.get_by_text("1 worker now")).to_be_visible()
+    page.wait_for_function(ALL_SHOWN)
+    page.get_by_role("link", name="Swell", exact=True).click()
+    expect(page.locator(".models b").first).to_have_text("swell/icons")
+
+
+def test_a_prompt_becomes_a_picture_that_is_shown(context: BrowserContext, served: Served) -> None:
+    # Chromium styles the page that it makes for a picture, and tells that it may not.
+    page = context.new_page()
+    task = served.ask(page, prompt="a red fox", size=128)
+    assert task["state"] == "succeeded", task
+    page.goto(task["output"])
+    page.wait_for_function(ALL_SHOWN)
+    assert page.evaluate("document.images[0].naturalWidth") == 128
+
+
+def test_what_is_wrong_with_an_input_is_told_in_words(page: Page, served: Served) -> None:
+    problem = served.ask(page, prompt="a red fox", size=999)
+    assert "999 is not one of 128" in problem["detail"]
+    page.goto(problem["type"])
+    row = page.locator(":target")
+    expect(row).to_contain_text("invalid_input")
+    expect(row).to_contain_text(problem["title"])
+    expect(row).to_be_in_viewport()
+
+
+def test_a_model_that_is_not_there_is_told_in_words(context: BrowserContext) -> None:
+    page = context.new_page()
+    answer = page.goto("/models/nobody/none")
+    assert answer is not None
+    assert answer.status == 404
+    expect(page.locator("body")).to_contain_text("there is no model 'nobody/none'")
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/models/swell/icons", "/models/demo/upper", "/docs", "/docs/errors"]
+)
+def test_nothing_sticks_out_of_a_telephone(page: Page, path: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(path)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate(STICKING_OUT) == []
