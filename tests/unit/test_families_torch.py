@@ -272,7 +272,7 @@ class Heard:
 
 
 def own_loop(tmp_path: Path) -> tuple[Any, Any]:
-    folder = tiny.stable_diffusion(tmp_path / "weights", cases.pndm())
+    folder = tiny.stable_diffusion(tmp_path / "weights", cases.runge_kutta())
     return cases.loaded(cases.add(folder, tmp_path / "data", "test/own"))
 
 
