@@ -1,9 +1,10 @@
 """Do models that were added without code draw what diffusers' own pipelines draw?
 
-Each case of `tests/family_cases.py` saves a small pipeline with random weights to disk, adds it
-with `swell models add`, draws with Swell's engine, and has diffusers draw the same with the same
-seed, in float32 on the CPU. A case agrees if no channel of any pixel is apart by more than one
-level of 255. So do LoRAs: put on they must change the picture, and taken off leave the same bits.
+Each case of `tests/family_cases.py` and `tests/flow_cases.py` saves a small pipeline with random
+weights to disk, adds it with `swell models add`, draws with Swell's engine, and has diffusers draw
+the same with the same seed, in float32 on the CPU. A case agrees if no channel of any pixel is
+apart by more than one level of 255. So do LoRAs: put on they must change the picture, and taken off
+leave the same bits.
 
 Value: families and ways of use that agree. The largest difference is in the details.
 """
@@ -27,7 +28,7 @@ TOLERANCE = 1
 CONTRAST = 20
 
 
-def swapped(cases: Any, tiny: Any, place: Path) -> dict[str, bool]:
+def swapped(cases: Any, loop: Any, tiny: Any, place: Path) -> dict[str, bool]:
     """Whether a LoRA changes the picture, and leaves it as it was, by family."""
     found = {}
     for name, build, network in (
@@ -35,6 +36,7 @@ def swapped(cases: Any, tiny: Any, place: Path) -> dict[str, bool]:
         ("sdxl", tiny.stable_diffusion_xl, "unet"),
         ("sd 3", tiny.stable_diffusion_3, "transformer"),
         ("flux", tiny.flux, "transformer"),
+        ("own loop", cases.sd(loop.unipc), "unet"),
     ):
         weights = build(place / name)
         file = tiny.lora(place / f"{name}.safetensors", weights, network=network)
@@ -51,17 +53,18 @@ def swapped(cases: Any, tiny: Any, place: Path) -> dict[str, bool]:
 def measure() -> None:
     warnings.simplefilter("ignore")
     sys.path.insert(0, str(ROOT / "tests"))
-    cases, tiny = (importlib.import_module(name) for name in ("family_cases", "tiny_pipelines"))
+    names = ("family_cases", "flow_cases", "loop_cases", "tiny_pipelines")
+    cases, flow, loop, tiny = (importlib.import_module(name) for name in names)
     torch, diffusers = importlib.import_module("torch"), importlib.import_module("diffusers")
     torch.set_num_threads(1)
     apart: dict[str, int] = {}
     with folder("families") as place:
-        for number, case in enumerate(cases.CASES):
+        for number, case in enumerate([*cases.CASES, *flow.CASES, *loop.CASES]):
             mine, theirs = case.run(place / str(number))
             is_seen = mine.shape == theirs.shape and theirs.std() > CONTRAST
             apart[case.name] = int(abs(mine.astype(int) - theirs).max()) if is_seen else 255
             say(f"{case.name}: {apart[case.name]}")
-        loras = swapped(cases, tiny, place)
+        loras = swapped(cases, loop, tiny, place)
     agreeing = [name for name, levels in apart.items() if levels <= TOLERANCE]
     detail = {
         "cases": len(apart),

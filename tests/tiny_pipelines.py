@@ -82,13 +82,14 @@ def t5(width: int = 32) -> Any:
     ).eval()
 
 
-def vae(channels: int = 4, **extra: Any) -> Any:
+def vae(channels: int = 4, stages: int = 2, **extra: Any) -> Any:
+    """Make an autoencoder: each stage but the first halves a picture's sides."""
     made = diffusers.AutoencoderKL(
-        block_out_channels=[16, 32],
+        block_out_channels=[16, *[32] * (stages - 1)],
         in_channels=3,
         out_channels=3,
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
+        down_block_types=["DownEncoderBlock2D"] * stages,
+        up_block_types=["UpDecoderBlock2D"] * stages,
         latent_channels=channels,
         norm_num_groups=8,
         sample_size=64,
@@ -178,24 +179,42 @@ def flow(**settings: Any) -> Any:
     return diffusers.FlowMatchEulerDiscreteScheduler(**settings)
 
 
-def stable_diffusion_3(folder: Path, *, with_t5: bool = True) -> Path:
+def stable_diffusion_3(
+    folder: Path,
+    *,
+    with_t5: bool = True,
+    channels: int = 8,
+    sees_mask: bool = False,
+    shift: float = 0.06,
+    is_sure: bool = False,
+) -> Path:
+    """Save one; one that is sure has an autoencoder whose latents have no spread."""
     torch.manual_seed(0)
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=16,
         patch_size=2,
-        in_channels=8,
+        in_channels=2 * channels + 1 if sees_mask else channels,
         num_layers=2,
         attention_head_dim=8,
         num_attention_heads=4,
         joint_attention_dim=64,
         caption_projection_dim=32,
         pooled_projection_dim=64,
-        out_channels=8,
+        out_channels=channels,
     ).eval()
-    diffusers.StableDiffusion3Pipeline(
+    kind = (
+        diffusers.StableDiffusion3InpaintPipeline
+        if sees_mask
+        else diffusers.StableDiffusion3Pipeline
+    )
+    coder = vae(channels, shift_factor=shift, scaling_factor=1.5)
+    if is_sure:
+        coder.quant_conv.weight.data[channels:] = 0
+        coder.quant_conv.bias.data[channels:] = -30
+    kind(
         transformer=awake(transformer),
         scheduler=flow(shift=3.0),
-        vae=vae(8, shift_factor=0.06, scaling_factor=1.5),
+        vae=coder,
         text_encoder=transformers.CLIPTextModelWithProjection(clip_config()).eval(),
         tokenizer=tokenizer(folder / "tokenizer"),
         text_encoder_2=transformers.CLIPTextModelWithProjection(clip_config()).eval(),
@@ -206,13 +225,22 @@ def stable_diffusion_3(folder: Path, *, with_t5: bool = True) -> Path:
     return folder
 
 
-def flux(folder: Path, *, hears_guidance: bool = True) -> Path:
+def flux(
+    folder: Path,
+    *,
+    hears_guidance: bool = True,
+    fills: bool = False,
+    stages: int = 2,
+    layers: int = 1,
+) -> Path:
     torch.manual_seed(0)
     transformer = diffusers.FluxTransformer2DModel(
         patch_size=1,
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
+        # Of 2 x 2 latents: 4 channels each, and to fill as many around the mask and its 4 pixels.
+        in_channels=48 if fills else 16,
+        out_channels=16,
+        num_layers=layers,
+        num_single_layers=layers,
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=32,
@@ -220,11 +248,17 @@ def flux(folder: Path, *, hears_guidance: bool = True) -> Path:
         axes_dims_rope=[4, 4, 8],
         guidance_embeds=hears_guidance,
     ).eval()
-    diffusers.FluxPipeline(
+    kind = diffusers.FluxFillPipeline if fills else diffusers.FluxPipeline
+    kind(
         transformer=awake(transformer),
         scheduler=flow(use_dynamic_shifting=hears_guidance, shift=3.0 if hears_guidance else 1.0),
         vae=vae(
-            4, shift_factor=0.1, scaling_factor=0.4, use_quant_conv=False, use_post_quant_conv=False
+            4,
+            stages,
+            shift_factor=0.1,
+            scaling_factor=0.4,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
         ),
         text_encoder=transformers.CLIPTextModel(clip_config()).eval(),
         tokenizer=tokenizer(folder / "tokenizer"),
@@ -264,6 +298,48 @@ def control_net(folder: Path, model: Path) -> Path:
                 "use_linear_projection",
             )
         },
+    )
+    awake(made.eval()).save_pretrained(folder)
+    return folder
+
+
+#: Settings that control nets of transformers take over from the network.
+SHARED = (
+    "patch_size",
+    "attention_head_dim",
+    "num_attention_heads",
+    "joint_attention_dim",
+    "pooled_projection_dim",
+)
+
+
+def control_net_3(folder: Path, model: Path, **changes: Any) -> Path:
+    """A control net for Stable Diffusion 3, with one block for all of the network's."""
+    torch.manual_seed(1)
+    network = diffusers.SD3Transformer2DModel.from_pretrained(model, subfolder="transformer")
+    settings = {name: network.config[name] for name in (*SHARED, "sample_size", "in_channels")}
+    made = diffusers.SD3ControlNetModel(
+        **settings
+        | {
+            "num_layers": 1,
+            "caption_projection_dim": network.config.caption_projection_dim,
+            "out_channels": network.config.out_channels,
+        }
+        | changes
+    )
+    awake(made.eval()).save_pretrained(folder)
+    return folder
+
+
+def control_net_flux(folder: Path, model: Path, **changes: Any) -> Path:
+    """A control net for Flux."""
+    torch.manual_seed(1)
+    network = diffusers.FluxTransformer2DModel.from_pretrained(model, subfolder="transformer")
+    names = (*SHARED, "axes_dims_rope", "guidance_embeds")
+    made = diffusers.FluxControlNetModel(
+        **{name: network.config[name] for name in names}
+        | {"in_channels": 16, "num_layers": 1, "num_single_layers": 1}
+        | changes
     )
     awake(made.eval()).save_pretrained(folder)
     return folder

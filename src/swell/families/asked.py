@@ -7,7 +7,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.families.recognise import OTHER, Facts
+from swell.families.recognise import Facts
 from swell.media import Image, LoRA
 
 __all__ = [
@@ -47,15 +47,20 @@ def examples_of(facts: Facts) -> tuple[dict[str, Any], ...]:
     """Return an input that works."""
     if facts.sees_mask:
         return ({"prompt": _PROMPT, "image": _MEADOW, "mask": _RIGHT_HALF},)
+    if facts.loop is not None and facts.refines:
+        return ({"prompt": _PROMPT, "image": _MEADOW},)
     return ({"prompt": _PROMPT},)
 
 
-def input_type(facts: Facts, *, controlled: bool = False, refers: bool = False) -> type[BaseModel]:
+def input_type(
+    facts: Facts, *, controlled: bool = False, modes: int = 0, refers: bool = False
+) -> type[BaseModel]:
     """Return the input of a model.
 
     Args:
         facts: What its folder says.
         controlled: Whether it has a control net.
+        modes: How many kinds of pictures that net tells apart by number; 0 if it learnt one.
         refers: Whether it has a picture adapter.
     """
     fields: dict[str, Any] = {
@@ -69,11 +74,12 @@ def input_type(facts: Facts, *, controlled: bool = False, refers: bool = False) 
         )
     }
     fields |= unwanted(facts) | _sides(facts) | course(facts)
-    if facts.family is not OTHER:
+    if facts.takes_image:
         fields |= _pictures(facts)
+    if facts.takes_loras:
         fields |= loras()
     if controlled:
-        fields |= _control()
+        fields |= _control() | _mode(modes)
     if refers:
         fields |= _reference()
     fields |= seed("The same seed, the same picture.")
@@ -116,18 +122,20 @@ def side(facts: Facts, title: str, description: str | None = None) -> Any:
 
 
 def _sides(facts: Facts) -> dict[str, Any]:
+    if facts.loop is not None and not facts.loop.is_sized:
+        return {}
     return {"width": side(facts, "Width in px"), "height": side(facts, "Height in px")}
 
 
 def course(facts: Facts) -> dict[str, Any]:
-    """Return the fields for steps, and for guidance where it is heard."""
-    made: dict[str, Any] = {
-        "steps": (
+    """Return the fields for steps and for guidance, where they are heard."""
+    made: dict[str, Any] = {}
+    if facts.loop is None or facts.loop.steps:
+        made["steps"] = (
             Annotated[int, Field(ge=1, le=MOST_STEPS, title="Steps"), ui.slider(advanced=True)],
             facts.steps,
-        ),
-    }
-    if facts.is_guided or facts.hears_guidance:
+        )
+    if facts.takes_guidance:
         limits = Field(
             ge=0, le=30, title="Guidance", description="How strictly the words are taken."
         )
@@ -139,24 +147,35 @@ def course(facts: Facts) -> dict[str, Any]:
 
 
 def _pictures(facts: Facts) -> Mapping[str, Any]:
+    stronger = ["image", "mask"] if facts.loop is None else facts.loop.strength
+    starts = "image" in stronger
+    told = "To start from" if starts else "To change as the words say"
     made: dict[str, Any] = {
         "image": (
             Annotated[
                 Image | None,
-                Field(title="Picture", description="To start from, or to change under the mask."),
+                Field(
+                    title="Picture",
+                    description=f"{told}, or to change under the mask."
+                    if facts.is_masked
+                    else f"{told}.",
+                ),
                 ui.image(),
             ],
             None,
         ),
-        "strength": (
-            Annotated[
-                float,
-                Field(gt=0, le=1, title="Strength", description="How far from it; 1 forgets it."),
-                ui.slider(step=0.05),
-            ],
-            1.0 if facts.sees_mask else 0.8,
-        ),
     }
+    if stronger:
+        limits = Field(
+            gt=0,
+            le=1,
+            title="Strength",
+            description=f"{'How' if starts else 'Under the mask: how'} far from it; 1 forgets it.",
+        )
+        made["strength"] = (
+            Annotated[float, limits, ui.slider(step=0.05)],
+            1.0 if facts.sees_mask else 0.8,
+        )
     if facts.is_masked:
         made["mask"] = (
             Annotated[
@@ -169,7 +188,7 @@ def _pictures(facts: Facts) -> Mapping[str, Any]:
     return made
 
 
-def _control() -> Mapping[str, Any]:
+def _control() -> dict[str, Any]:
     return {
         "control": (
             Annotated[
@@ -184,6 +203,19 @@ def _control() -> Mapping[str, Any]:
             1.0,
         ),
     }
+
+
+def _mode(modes: int) -> dict[str, Any]:
+    """Return the field for the kind of picture, where a net tells several apart."""
+    if not modes:
+        return {}
+    limits = Field(
+        ge=0,
+        lt=modes,
+        title="Control's kind",
+        description="Which kind of picture it is, by the number that the net's makers gave it.",
+    )
+    return {"control_mode": (Annotated[int, limits], 0)}
 
 
 def _reference() -> Mapping[str, Any]:

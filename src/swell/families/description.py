@@ -9,16 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pydantic
 
 from swell.families import vqgan_clip
 from swell.families.adapters import Adapter, read_adapter
 from swell.families.asked import examples_of, input_type
+from swell.families.control_nets import Net, read_net
 from swell.families.entries import Content, Entry, InvalidEntry, check_files, read
 from swell.families.parts import check_folder, check_weights, used_parts
 from swell.families.placement import CHOICES
 from swell.families.read_me import licence_in
-from swell.families.recognise import OTHER, Facts, is_vqgan_clip, look
+from swell.families.recognise import OTHER, Facts, is_known, is_vqgan_clip, look
 from swell.families.settings import read_json
 from swell.media import Image, LoRA
 from swell.model import Batch, Definition, InvalidModel, Model
@@ -32,6 +34,7 @@ __all__ = [
     "definition_of",
     "describe",
     "fixed_loras",
+    "with_loop",
 ]
 
 #: What has to be installed, and is not with Swell alone.
@@ -45,6 +48,9 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
 
 #: What models of portraits have beside their family; imported for these alone, as it needs more.
 _PORTRAITS: Final = "swell.families.portraits"
+
+#: What asks diffusers; imported only for pipelines that no table knows, as it takes seconds.
+_SIGNATURES: Final = "swell.families.signatures_torch"
 
 _PORTRAYS: Final = (
     "One picture of a face becomes a pack of portraits, one in each scenario. The model imagines "
@@ -65,6 +71,8 @@ class Described:
     home: Path = Path()
     #: Its picture adapter, if it has one.
     adapter: Adapter | None = None
+    #: Its control net, if it has one: the one that was given, else its folder's own.
+    net: Net | None = None
 
     @property
     def folder(self) -> Path:
@@ -72,18 +80,29 @@ class Described:
         return Path(self.entry.folder)
 
     @property
-    def controlnet(self) -> Path | None:
-        """Where its control net is: the one that was given, else its folder's own, if any."""
-        if self.entry.controlnet:
-            return Path(self.entry.controlnet)
-        return self.folder / "controlnet" if self.facts.has_net else None
-
-    @property
     def scenarios(self) -> Path:
         """Where the scenarios of its portraits are."""
         told = self.entry.scenarios
         found: Path = Path(told) if told else importlib.import_module(_PORTRAITS).SCENARIOS
         return found
+
+
+def with_loop(entry: Entry) -> Entry:
+    """Return an entry that says what its own loop takes, if no table does and diffusers is at hand.
+
+    Raises:
+        InvalidModel: Diffusers has no such pipeline, or it needs more than words.
+    """
+    index = read_json(Path(entry.folder), "model_index.json")
+    pipeline = str(index.get("_class_name", ""))
+    if is_known(pipeline) or not pipeline.endswith("Pipeline"):
+        return entry
+    try:
+        signatures = importlib.import_module(_SIGNATURES)
+    except (ImportError, RuntimeError):
+        # So diffusers says that one of its own files cannot be imported.
+        return entry
+    return msgspec.structs.replace(entry, loop=signatures.new_loop(index))
 
 
 def describe(entry: Entry, home: Path = Path()) -> Described:
@@ -105,9 +124,10 @@ def describe(entry: Entry, home: Path = Path()) -> Described:
         few=entry.few_step,
         steps=entry.steps,
         guidance=entry.guidance,
+        loop=entry.loop,
     )
     for what, given, can in (
-        ("a control net", entry.controlnet, facts.family.has_control),
+        ("a control net", entry.controlnet, facts.family.control),
         ("a picture adapter", entry.ip_adapter, facts.family.has_reference),
     ):
         if given and not can:
@@ -115,9 +135,29 @@ def describe(entry: Entry, home: Path = Path()) -> Described:
     _check_quantize(entry, facts)
     _check_offload(entry, facts)
     _check_portraits(entry, facts)
+    net = _net_of(entry, facts)
     if not entry.weights:
         _check_weights(entry, facts)
-    return Described(entry, facts, home, _adapter_of(entry, facts))
+    return Described(entry, facts, home, _adapter_of(entry, facts), net)
+
+
+def _net_of(entry: Entry, facts: Facts) -> Net | None:
+    """Return its control net, if it has one.
+
+    Raises:
+        InvalidModel: It is none, or does not fit.
+    """
+    if not (entry.controlnet or facts.has_net):
+        return None
+    folder = Path(entry.controlnet or Path(entry.folder, "controlnet"))
+    family = facts.family
+    net = read_net(folder, family.control, family.name, facts.network, latents=facts.heard[0])
+    if net.borrows_places and facts.sees_mask:
+        raise InvalidModel(
+            f"{folder.name}/ has no first layer of its own, and that of a network which sees masks "
+            "does not fit it: give another control net, or a network that sees none"
+        )
+    return net
 
 
 def _adapter_of(entry: Entry, facts: Facts) -> Adapter | None:
@@ -157,28 +197,14 @@ def _check_weights(entry: Entry, facts: Facts) -> None:
     """Check that files of weights are whole, the control net's included.
 
     Raises:
-        InvalidModel: The control net is none.
+        InvalidModel: The control net's folder holds what may not be opened.
         RefusedFormat, BrokenWeights: A file of weights is not what its name says, or not whole.
     """
     for part in used_parts(facts.index):
         check_weights(Path(entry.folder, part))
     if entry.controlnet:
-        _check_net(Path(entry.controlnet))
-
-
-def _check_net(folder: Path) -> None:
-    """Check that a folder holds a control net that can be read.
-
-    Raises:
-        InvalidModel: It does not.
-        RefusedFormat, BrokenWeights: A file of weights is not what its name says, or not whole.
-    """
-    told = read_json(folder, "config.json")
-    kind = str(told.get("_class_name", "ControlNetModel"))
-    if kind != "ControlNetModel":
-        raise InvalidModel(f"{folder.name}/ is a {kind[:80]}: give a control net, ControlNetModel")
-    check_folder(folder)
-    check_weights(folder)
+        check_folder(Path(entry.controlnet))
+        check_weights(Path(entry.controlnet))
 
 
 def _since(facts: Facts) -> str:
@@ -298,7 +324,10 @@ def _asked_of(described: Described) -> dict[str, Any]:
     if not entry.portraits:
         return {
             "input_type": input_type(
-                facts, controlled=described.controlnet is not None, refers=bool(entry.ip_adapter)
+                facts,
+                controlled=described.net is not None,
+                modes=0 if described.net is None else described.net.modes,
+                refers=bool(entry.ip_adapter),
             ),
             "output_schema": pydantic.TypeAdapter(Image).json_schema(mode="serialization"),
             "examples": examples_of(facts),
@@ -348,8 +377,7 @@ def _code(facts: Facts) -> tuple[Path, ...]:
     """Return the files of Swell that decide how its pictures are drawn."""
     here = Path(__file__).parent
     names = {"schedulers.py", f"{facts.family.module}.py"}
-    if facts.family is not OTHER:
-        names.add("latent_torch.py")
+    names.add("own_loops.py" if facts.family is OTHER else "latent_torch.py")
     return tuple(here / name for name in sorted(names))
 
 

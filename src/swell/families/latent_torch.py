@@ -154,10 +154,13 @@ class Latent(StepModel):
     half: ClassVar[str] = "float16"
     #: Parts that encode words, whose weights LoRAs may change too.
     encoders: ClassVar[Sequence[str]] = ("text_encoder",)
+    #: In which order a network that sees the mask sees what lies beside latents.
+    beside: ClassVar[Sequence[str]] = ("mask", "around")
 
     def __init__(self, described: Described) -> None:
         self.facts = described.facts
         self.entry = described.entry
+        self.net = described.net
         self._described = described
         self._loras = fixed_loras(described.entry)
         self._seen: OrderedDict[Hashable, Any] = OrderedDict()
@@ -301,7 +304,7 @@ class Latent(StepModel):
             prompt=asked.prompt,
             width=asked.width if has_pictures else 0,
             height=asked.height if has_pictures else 0,
-            seed=seed if image is not None else 0,
+            seed=seed if image is not None or self._is_drawn(control) else 0,
             image=image,
             mask=mask,
             is_full=image is None or (mask is not None and asked.strength == 1),
@@ -334,6 +337,8 @@ class Latent(StepModel):
             values["guidance"] = float(asked.guidance)
         if words.control is not None:
             values["control_scale"] = float(asked.control_scale)
+            if self.net is not None and self.net.modes:
+                values["control_mode"] = float(asked.control_mode)
         if words.reference is not None:
             values["reference_scale"] = float(asked.reference_scale)
         if words.mask is not None and not self.facts.sees_mask:
@@ -366,11 +371,20 @@ class Latent(StepModel):
 
     def _draws(self, words: Any) -> tuple[int, int]:
         """Return how many draws encoded pictures take before the first noise, and after it."""
+        control = int(self._is_drawn(words.control))
         if words.image is None:
-            return 0, 0
+            return control, 0
         if words.mask is None:
-            return 1, 0
-        return (1 if self._starts(words) or not self.facts.sees_mask else 0), 1
+            return control + 1, 0
+        return control + int(self._is_encoded(words)), 1
+
+    def _is_drawn(self, control: Picture | None) -> bool:
+        """Whether the control net's picture is encoded first, with the seed's first numbers."""
+        return False
+
+    def _is_encoded(self, words: Words) -> bool:
+        """Whether the picture below a mask is encoded whole, not only what lies around the mask."""
+        return self._starts(words) or not self.facts.sees_mask
 
     # --- pictures that go in ---------------------------------------------------------------------
 
@@ -383,16 +397,18 @@ class Latent(StepModel):
 
     def _image_latents(self, words: Words) -> Tensor:
         """Return the picture's latents, drawn from the seed's first numbers. Shape: (C, h, w)."""
+        assert words.image is not None, "it was asked for"
+        picture, skipped = words.image, int(self._is_drawn(words.control))
 
         def make() -> Tensor:
-            return self._to_latents(self._pixels(words), words.seed, skipped=0)
+            return self._to_latents(self._pixels(picture, words), words.seed, skipped)
 
-        return self._once(("image", words.image, words.width, words.height, words.seed), make)
+        return self._once((skipped, picture, words.width, words.height, words.seed), make)
 
-    def _pixels(self, words: Words) -> Tensor:
-        assert words.image is not None, "it was asked for"
-        picture = words.image.image.pil().convert("RGB")
-        found: Tensor = self._pictures.preprocess(picture, height=words.height, width=words.width)
+    def _pixels(self, picture: Picture, words: Words) -> Tensor:
+        """Return a picture of the words' sides, from -1 to 1. Shape: (1, 3, H, W)."""
+        pixels = picture.image.pil().convert("RGB")
+        found: Tensor = self._pictures.preprocess(pixels, height=words.height, width=words.width)
         return found.float()
 
     def _mask(self, words: Words) -> Tensor:
@@ -402,11 +418,15 @@ class Latent(StepModel):
         found: Tensor = self._masks.preprocess(picture, height=words.height, width=words.width)
         return found.float()
 
+    def _posterior(self, pixels: Tensor) -> Any:
+        """Return what the autoencoder makes of a picture: where its latents are, and how spread."""
+        vae = self.parts.vae
+        return vae.encode(pixels.to(self.parts.device, vae.dtype)).latent_dist
+
     @frozen
     def _to_latents(self, pixels: Tensor, seed: int, skipped: int) -> Tensor:
         """Encode a picture, with the numbers that come after `skipped` draws of the seed."""
-        vae = self.parts.vae
-        posterior = vae.encode(pixels.to(self.parts.device, vae.dtype)).latent_dist
+        posterior = self._posterior(pixels)
         noise = TorchNoise(seed)
         shape = tuple(posterior.mean.shape[1:])
         for _ in range(skipped):
@@ -414,33 +434,38 @@ class Latent(StepModel):
         drawn = torch.from_numpy(noise.draw(shape)).to(posterior.mean)
         sample = posterior.mean + posterior.std * drawn
         shift = self.facts.vae.get("shift_factor") or 0.0
-        found: Tensor = ((sample - shift) * vae.config.scaling_factor)[0].float()
+        found: Tensor = ((sample - shift) * self.parts.vae.config.scaling_factor)[0].float()
         return found
 
     def _mask_conditions(self, words: Words) -> dict[str, Tensor]:
-        mask, size = (
-            self._mask(words),
-            (words.height // self.facts.scale_px, words.width // self.facts.scale_px),
-        )
-        small = torch.nn.functional.interpolate(mask, size=size)[0].to(self.parts.device)
+        mask, (before, _) = self._mask(words), self._draws(words)
         if not self.facts.sees_mask:
             noise = TorchNoise(words.seed)
             latents = self._image_latents(words)
-            for _ in range(2):
+            for _ in range(before + 1):
                 drawn = noise.draw(tuple(latents.shape))
             return {
-                "mask": small,
+                "mask": self._small(mask).to(self.parts.device),
                 "image": latents,
                 "image_noise": torch.from_numpy(drawn).to(self.parts.device),
             }
-        before, _ = self._draws(words)
 
         def make() -> Tensor:
-            pixels = self._pixels(words)
+            assert words.image is not None, "a mask lies over a picture"
+            pixels = self._pixels(words.image, words)
             return self._to_latents(pixels * (mask < 0.5), words.seed, skipped=before + 1)
 
         around = self._once(("around", replace(words, prompt=None, with_prompt=True)), make)
-        return {"mask": small, "around": around}
+        return {"mask": self._seen_mask(mask).to(self.parts.device), "around": around}
+
+    def _small(self, mask: Tensor) -> Tensor:
+        """Return a mask by latents: of each its first pixel. Shapes: (1, 1, H, W) -> (1, h, w)."""
+        scale_px = self.facts.scale_px
+        return mask[0, :, ::scale_px, ::scale_px]
+
+    def _seen_mask(self, mask: Tensor) -> Tensor:
+        """Return what a network sees of a mask. Shapes: (1, 1, H, W) -> (M, h, w)."""
+        return self._small(mask)
 
     def _once(self, key: Hashable, make: Callable[[], ValueT]) -> ValueT:
         if key in self._seen:
@@ -465,9 +490,7 @@ class Latent(StepModel):
         if words.mask is not None:
             found |= self._mask_conditions(words)
         if words.control is not None:
-            picture = words.control.image.pil()
-            pixels = self._controls.preprocess(picture, height=words.height, width=words.width)
-            found["control"] = pixels[0].float().to(self.parts.device)
+            found["control"] = self._control(words.control, words)
         if words.reference is not None:
             found["reference"] = self._reference(words.reference, words.with_prompt)
         return found
@@ -475,6 +498,14 @@ class Latent(StepModel):
     def text(self, prompt: str | None) -> Mapping[str, Tensor]:
         """Return what words become; of None, zeros."""
         raise NotImplementedError
+
+    def _control(self, picture: Picture, words: Words) -> Tensor:
+        """Return what the control net sees: pixels from 0 to 1. Shape: (3, H, W)."""
+        pixels = self._controls.preprocess(
+            picture.image.pil(), height=words.height, width=words.width
+        )
+        found: Tensor = pixels[0].float().to(self.parts.device)
+        return found
 
     def _reference(self, picture: Picture, is_heard: bool) -> Tensor:
         def see() -> Tensor:
@@ -493,7 +524,7 @@ class Latent(StepModel):
         told = {name: _cast(name, value, kind) for name, value in conditions.items()}
         shown = x.to(kind)
         if "around" in told:
-            shown = torch.cat([shown, told["mask"], told["around"]], dim=1)
+            shown = torch.cat([shown, *(told[name] for name in self.beside)], dim=1)
         return self.say(shown, t, told).float()
 
     def say(self, x: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> Tensor:
@@ -549,7 +580,7 @@ class Latent(StepModel):
 
 
 #: Conditions that stay in float32: numbers of each row, rather than states.
-_EXACT: Final = ("guidance", "control_scale", "reference_scale", "sizes")
+_EXACT: Final = ("guidance", "control_scale", "control_mode", "reference_scale", "sizes")
 
 
 def _cast(name: str, value: Tensor, kind: torch.dtype) -> Tensor:

@@ -353,11 +353,9 @@ def read_parts(
         placed = (dtype, host if name in away else place_of)
         made = _read(described.folder / name, library, class_name, name, placed)
         (modules if isinstance(made, nn.Module) else others)[name] = made
-    if described.controlnet is not None:
+    if described.net is not None:
         where = host if "controlnet" in away else place_of
-        modules["controlnet"] = read_network(
-            diffusers.ControlNetModel, described.controlnet, dtype, where
-        )
+        modules["controlnet"] = _read_net(described, modules, dtype, where)
     modules["vae"].to(_vae_type(described, dtype))
     parts = Parts(described, place_of, dtype, modules, others)
     if described.adapter is not None:
@@ -383,8 +381,8 @@ def _sizes(described: Described, dtype: torch.dtype) -> dict[str, int]:
     folders = {name: described.folder / name for name in _read_parts(described)}
     if described.adapter is not None:
         folders["image_encoder"] = described.adapter.encoder
-    if described.controlnet is not None:
-        folders["controlnet"] = described.controlnet
+    if described.net is not None:
+        folders["controlnet"] = described.net.folder
     types = {"vae": _vae_type(described, dtype)}
     sizes = {
         name: part_bytes(_weights_in(folder), types.get(name, dtype).itemsize)
@@ -515,6 +513,30 @@ def read_network(kind: Any, folder: Path, dtype: torch.dtype, device: torch.devi
         folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **_precision(folder)
     )
     return read.to(device)
+
+
+def _read_net(
+    described: Described, modules: Mapping[str, nn.Module], dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    """Read a model's control net.
+
+    Args:
+        described: What was said of the model.
+        modules: Its other networks.
+        dtype: What the net computes in.
+        device: Where it lives.
+
+    Raises:
+        InvalidModel: It cannot be read.
+    """
+    net, family = described.net, described.facts.family
+    assert net is not None, "there is one"
+    made: Any = _read(net.folder, "diffusers", family.control, net.folder.name, (dtype, device))
+    if net.borrows_places:
+        borrowed = made._get_pos_embed_from_transformer(modules[family.network])
+        made.pos_embed = borrowed.to(device=device, dtype=dtype)
+    found: nn.Module = made
+    return found
 
 
 def _add_reference(

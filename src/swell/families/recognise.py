@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from swell.families import vqgan_clip
-from swell.families.own_loops import PIPELINES
+from swell.families.own_loops import LOOPS, Loop, words_of
 from swell.families.parts import UNUSED, check_parts, parts_of
 from swell.families.schedulers import few_step, sampler_of, with_sampler
 from swell.families.settings import count_of, counts_of, number_of, read_json
@@ -24,6 +24,7 @@ __all__ = [
     "UNUSED",
     "Facts",
     "Family",
+    "is_known",
     "is_vqgan_clip",
     "look",
     "read_json",
@@ -48,8 +49,9 @@ class Family:
     guidance: float = 7.5
     #: Whether a flow's steps are laid evenly before they are shifted.
     even: bool = False
-    #: Whether it can have a control net, and a picture adapter.
-    has_control: bool = False
+    #: The class in diffusers of its control nets; empty if it can have none.
+    control: str = ""
+    #: Whether it can have a picture adapter.
     has_reference: bool = False
 
 
@@ -78,7 +80,7 @@ FAMILIES: Final[Sequence[Family]] = (
             "LatentConsistencyModelPipeline",
         ),
         "stable_diffusion_torch",
-        has_control=True,
+        control="ControlNetModel",
         has_reference=True,
     ),
     Family(
@@ -93,7 +95,7 @@ FAMILIES: Final[Sequence[Family]] = (
         ),
         "stable_diffusion_xl_torch",
         guidance=5.0,
-        has_control=True,
+        control="ControlNetModel",
         has_reference=True,
     ),
     Family(
@@ -102,19 +104,30 @@ FAMILIES: Final[Sequence[Family]] = (
             "StableDiffusion3Pipeline",
             "StableDiffusion3Img2ImgPipeline",
             "StableDiffusion3InpaintPipeline",
+            "StableDiffusion3ControlNetPipeline",
         ),
         "stable_diffusion_3_torch",
         network="transformer",
         kind="SD3Transformer2DModel",
+        control="SD3ControlNetModel",
         steps=28,
         guidance=7.0,
     ),
     Family(
         "flux",
-        ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"),
+        (
+            "FluxPipeline",
+            "FluxImg2ImgPipeline",
+            "FluxInpaintPipeline",
+            "FluxFillPipeline",
+            "FluxControlNetPipeline",
+            "FluxControlNetImg2ImgPipeline",
+            "FluxControlNetInpaintPipeline",
+        ),
         "flux_torch",
         network="transformer",
         kind="FluxTransformer2DModel",
+        control="FluxControlNetModel",
         steps=28,
         guidance=3.5,
         even=True,
@@ -124,6 +137,12 @@ FAMILIES: Final[Sequence[Family]] = (
 
 #: Pipelines of families that make pictures of words alone, beside the first of each.
 _OF_WORDS: Final = frozenset(["LatentConsistencyModelPipeline"])
+
+#: Steps and guidance of pipelines that differ from those of their families.
+_USUAL: Final[Mapping[str, tuple[int, float]]] = {
+    "LatentConsistencyModelPipeline": (4, 8.5),
+    "FluxFillPipeline": (50, 30.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +166,8 @@ class Facts:
     guidance: float = 7.5
     #: Why it is not drawn step by step, though its family is; else empty.
     obstacle: str = ""
+    #: What diffusers' own loop takes, where that draws it.
+    loop: Loop | None = None
 
     @property
     def has_net(self) -> bool:
@@ -154,14 +175,58 @@ class Facts:
         return "controlnet" in parts_of(self.index)
 
     @property
+    def heard(self) -> tuple[int, int]:
+        """How many channels its network may hear: of latents alone, and with mask and surroundings.
+
+        Flux hears 2 x 2 latents as one token, and of a mask each pixel.
+        """
+        if self.family.name == "flux":
+            return 4 * self.channels, 4 * (2 * self.channels + self.scale_px**2)
+        return self.channels, 2 * self.channels + 1
+
+    @property
     def sees_mask(self) -> bool:
         """Whether its network is shown the mask and what lies around it."""
-        return int(self.network.get("in_channels", 4)) == 2 * self.channels + 1
+        if self.loop is not None and not self.loop.mask:
+            return False
+        return bool(self.network.get("in_channels", self.heard[0]) == self.heard[1])
 
     @property
     def is_masked(self) -> bool:
         """Whether it takes a mask at all."""
-        return self.family.network == "unet" and self.family is not OTHER
+        if self.loop is not None:
+            return bool(self.loop.mask)
+        return self.family is not OTHER
+
+    @property
+    def refines(self) -> bool:
+        """Whether it goes on with a picture that another model has begun, and draws no other."""
+        return bool(self.index.get("requires_aesthetics_score"))
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether it takes a picture to start from."""
+        return self.loop is None or bool(self.loop.image or self.loop.mask)
+
+    @property
+    def takes_loras(self) -> bool:
+        """Whether it has a network that LoRAs are made for."""
+        return not {"unet", "transformer"}.isdisjoint(parts_of(self.index))
+
+    @property
+    def loaded_as(self) -> str:
+        """The pipeline of diffusers that reads its parts, for its own loop."""
+        words = words_of(str(self.index["_class_name"]))
+        if self.loop is None or not (self.sees_mask or self.refines):
+            return words
+        return self.loop.mask if self.sees_mask else self.loop.image
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether guidance can be asked for."""
+        if self.loop is not None:
+            return bool(self.loop.guided_by)
+        return self.is_guided or self.hears_guidance
 
     @property
     def hears_guidance(self) -> bool:
@@ -172,6 +237,8 @@ class Facts:
     @property
     def is_guided(self) -> bool:
         """Whether guidance is by a second row, without the prompt or with what is unwanted."""
+        if self.loop is not None:
+            return self.loop.hears_unwanted and not self.network.get("time_cond_proj_dim")
         return self.family.name != "flux" and not self.hears_guidance
 
     def tokens(self, width: int, height: int) -> int:
@@ -187,6 +254,7 @@ def look(
     few: str = "",
     steps: int | None = None,
     guidance: float | None = None,
+    loop: Loop | None = None,
 ) -> Facts:
     """Return what a folder holds.
 
@@ -196,19 +264,21 @@ def look(
         few: In which way it was distilled to few steps; empty for none.
         steps: The default; None for the family's.
         guidance: The default; None for the family's.
+        loop: What the own loop takes of a pipeline that is not in `LOOPS`, where that is known.
 
     Raises:
         InvalidModel: It is no folder of a model, something is missing, or it has no family here.
     """
     index = read_json(folder, "model_index.json")
     pipeline = str(index.get("_class_name", ""))
-    family = _family(pipeline)
+    family = _family(pipeline, loop)
+    loop = LOOPS.get(words_of(pipeline), loop)
     check_parts(folder, index, in_steps=family is not OTHER)
     scheduler = read_json(folder, "scheduler/scheduler_config.json", optional=family is OTHER)
-    usual: tuple[int, float] = (family.steps, family.guidance)
+    distilled: tuple[int, float] | None = None
     if few:
         scheduler, count, scale = few_step(scheduler, few)
-        usual = (count, scale)
+        distilled = (count, scale)
     if sampler:
         scheduler = with_sampler(scheduler, sampler)
     file = f"{family.network}/config.json"
@@ -216,14 +286,11 @@ def look(
         file = "transformer/config.json"
     network = read_json(folder, file, optional=family is OTHER)
     vae = read_json(folder, "vae/config.json", optional=family is OTHER)
-    if pipeline == "LatentConsistencyModelPipeline":
-        usual = (4, 8.5)
-    elif family.name == "flux" and not network.get("guidance_embeds"):
-        usual = (4, 0.0)
+    usual = _usual(pipeline, family, network) or distilled or _defaults(family, loop)
     if family is not OTHER:
         _check_settings(family, network, vae)
     scale_px = _scale(vae)
-    stride_px = _stride(family, network, scale_px)
+    stride_px = _stride(family, network, scale_px, file)
     facts = Facts(
         family=family,
         index=index,
@@ -238,25 +305,55 @@ def look(
         guidance=usual[1] if guidance is None else guidance,
     )
     why = _obstacle(facts)
-    if not why or family is OTHER:
-        return facts
-    needs_pictures = pipeline != family.pipelines[0] and pipeline not in _OF_WORDS
-    if needs_pictures or facts.sees_mask or facts.has_net:
+    if why:
+        return _in_own_loop(facts, loop, why)
+    _check_heard(facts)
+    return facts
+
+
+def _in_own_loop(facts: Facts, loop: Loop | None, why: str) -> Facts:
+    """Return what there is to know of a model that diffusers' own loop draws.
+
+    Raises:
+        InvalidModel: It needs more than that is given here.
+    """
+    if loop is None or facts.has_net:
         raise InvalidModel(
-            f"{pipeline} needs pictures beside words, which diffusers' own loop is not given here, "
-            f"and it is not drawn step by step, since {why}"
+            f"{facts.index.get('_class_name')} needs other pictures than one to change, which "
+            f"diffusers' own loop is not given here, and it is not drawn step by step, since {why}"
         )
-    return replace(facts, family=OTHER, obstacle=why)
+    return replace(facts, family=OTHER, obstacle="" if facts.family is OTHER else why, loop=loop)
 
 
-def _family(pipeline: str) -> Family:
+def _defaults(family: Family, loop: Loop | None) -> tuple[int, float]:
+    """Return steps and guidance where nobody says otherwise."""
+    if family is not OTHER or loop is None:
+        return family.steps, family.guidance
+    guidance = family.guidance if loop.guidance is None else float(loop.guidance)
+    return loop.steps or family.steps, guidance
+
+
+def _usual(pipeline: str, family: Family, network: Mapping[str, Any]) -> tuple[int, float] | None:
+    """Return steps and guidance of a pipeline's own; None if they are those of its family."""
+    if pipeline in _USUAL:
+        return _USUAL[pipeline]
+    is_distilled = family.name == "flux" and not network.get("guidance_embeds")
+    return (4, 0.0) if is_distilled else None
+
+
+def is_known(pipeline: str) -> bool:
+    """Whether a pipeline of diffusers is of a family, or its own loop is known."""
+    return any(pipeline in each.pipelines for each in FAMILIES) or words_of(pipeline) in LOOPS
+
+
+def _family(pipeline: str, loop: Loop | None) -> Family:
     """Return the family of a pipeline in diffusers.
 
     Raises:
         InvalidModel: It has none here, or needs more than is asked for here.
     """
     found = next((each for each in FAMILIES if pipeline in each.pipelines), OTHER)
-    if found is not OTHER or pipeline in PIPELINES:
+    if loop is not None or is_known(pipeline):
         return found
     if not pipeline.endswith("Pipeline"):
         raise InvalidModel(
@@ -265,8 +362,9 @@ def _family(pipeline: str) -> Family:
         )
     raise InvalidModel(
         f"{pipeline[:80]} is not known to make pictures of words alone: what needs more, such as a "
-        "picture to change, or makes something else, cannot be added; write a model with code for "
-        "it"
+        "length in seconds, or makes something else, cannot be added; write a model with code for "
+        "it. If it is a newer one that needs words alone, have diffusers at hand, which is asked "
+        "then: pip install 'swell[diffusers]'"
     )
 
 
@@ -288,11 +386,28 @@ def _check_settings(family: Family, network: Mapping[str, Any], vae: Mapping[str
         number_of(vae, "shift_factor", 0.0, least=-1e3, most=1e3, file=_VAE)
 
 
+def _check_heard(facts: Facts) -> None:
+    """Check that a transformer hears what it is told here.
+
+    Raises:
+        InvalidModel: It hears more, or of other latents.
+    """
+    told, (plain, masked) = facts.network.get("in_channels", facts.heard[0]), facts.heard
+    if facts.family.network == "transformer" and told not in facts.heard:
+        raise InvalidModel(
+            f"transformer/config.json: in_channels is {told}, and a network of {facts.family.name} "
+            f"for this autoencoder hears {plain}, or {masked} with a mask: what hears other "
+            "pictures cannot be added"
+        )
+
+
 def _scale(vae: Mapping[str, Any]) -> int:
     """Return how many pixels a side are one latent: each stage of the autoencoder halves."""
-    if vae.get("block_out_channels") is None:
+    told = ("block_out_channels", "encoder_block_out_channels")
+    name = next((name for name in told if vae.get(name) is not None), None)
+    if name is None:
         return 8
-    stages = counts_of(vae, "block_out_channels", length=8, least=1, most=1 << 14, file=_VAE)
+    stages = counts_of(vae, name, length=8, least=1, most=1 << 14, file=_VAE)
     return int(2 ** (len(stages) - 1))
 
 
@@ -306,7 +421,7 @@ def _side(family: Family, network: Mapping[str, Any], scale_px: int, file: str) 
     if isinstance(told, list) and told:
         told = told[0]
     if told is None:
-        told = 64
+        told = _USUAL_PX // scale_px if _is_transformer(family, network, file) else 64
     size = count_of({"sample_size": told}, "sample_size", 64, least=1, most=MOST_PX, file=file)
     if size * scale_px <= MOST_PX:
         return size * scale_px
@@ -319,9 +434,14 @@ def _side(family: Family, network: Mapping[str, Any], scale_px: int, file: str) 
     )
 
 
-def _stride(family: Family, network: Mapping[str, Any], scale_px: int) -> int:
+def _is_transformer(family: Family, network: Mapping[str, Any], file: str) -> bool:
+    """Whether it is a transformer of no family here: today's hear 2 x 2 latents as one token."""
+    return family is OTHER and file.startswith("transformer") and bool(network)
+
+
+def _stride(family: Family, network: Mapping[str, Any], scale_px: int, file: str) -> int:
     """Return what sides are multiples of. A U-Net would take any latents, and cut some anew."""
-    if family.name == "flux":
+    if family.name == "flux" or _is_transformer(family, network, file):
         return 2 * scale_px
     if family.network == "transformer":
         return scale_px * int(network.get("patch_size", 1))
@@ -339,7 +459,7 @@ def _obstacle(facts: Facts) -> str:
     kinds = {name: kind for name, (_, kind) in parts_of(facts.index).items()}
     known = {"vae": "AutoencoderKL", facts.family.network: facts.family.kind}
     if facts.has_net:
-        known["controlnet"] = "ControlNetModel"
+        known["controlnet"] = facts.family.control
     for name, kind in known.items():
         if kinds.get(name) != kind:
             return f"its {name} is {kinds.get(name, 'missing')} and not {kind}"

@@ -7,6 +7,10 @@ Paper: Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Im
 
 It hears three text encoders: two CLIPs side by side, padded to the width of T5's states, then those
 of T5; and the sentences of both CLIPs together. Without T5 its states are zeros.
+
+A control net (arXiv 2302.05543) sees latents of its picture. diffusers draws them from the state
+that all of torch shares, so that no seed fixes them; here they are the middle of that draw, and the
+same for every seed.
 """
 
 from collections.abc import Mapping
@@ -15,7 +19,8 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor
 
-from swell.families.latent_torch import Latent
+from swell.families.latent_torch import Latent, Picture, Words
+from swell.families.networks_torch import frozen
 
 __all__ = ["MODEL", "StableDiffusion3", "flow_skip"]
 
@@ -63,9 +68,41 @@ class StableDiffusion3(Latent):
             timestep=t,
             encoder_hidden_states=told["states"],
             pooled_projections=told["sentence"],
+            block_controlnet_hidden_states=self._added(x, t, told) if "control" in told else None,
             return_dict=False,
         )[0]
         return said
+
+    # The control net
+
+    @frozen
+    def _control(self, picture: Picture, words: Words) -> Tensor:
+        """Return the latents of the control net's picture. Shape: (C, h, w)."""
+        assert self.net is not None, "a picture for it was asked for"
+        shift = self.facts.vae.get("shift_factor") if self.net.hears_sentence else None
+
+        def make() -> Tensor:
+            middle = self._posterior(self._pixels(picture, words)).mean
+            scaling: float = self.parts.vae.config.scaling_factor
+            found: Tensor = ((middle - (shift or 0.0)) * scaling)[0].float()
+            return found
+
+        return self._once(("control", picture, words.width, words.height), make)
+
+    def _added(self, x: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return what the control net adds after stretches of blocks, each row's at its scale."""
+        assert self.net is not None, "a picture for it was asked for"
+        net, sentence = self.parts.get("controlnet"), told["sentence"]
+        found: list[Tensor] = net(
+            hidden_states=x[:, : net.config.in_channels],
+            controlnet_cond=told["control"],
+            conditioning_scale=told["control_scale"].to(x)[:, None, None],
+            encoder_hidden_states=told["states"] if self.net.hears_words else None,
+            pooled_projections=sentence if self.net.hears_sentence else torch.zeros_like(sentence),
+            timestep=t,
+            return_dict=False,
+        )[0]
+        return found
 
 
 def flow_skip(steps: int, strength: float) -> int:
