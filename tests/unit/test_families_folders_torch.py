@@ -1,7 +1,6 @@
 """Folders of weights that say what they should not, where diffusers is at hand."""
 
 import contextlib
-import inspect
 import io
 import json
 import os
@@ -20,7 +19,6 @@ import tiny_pipelines as tiny  # noqa: E402
 from swell.families.description import describe  # noqa: E402
 from swell.families.entries import Entry  # noqa: E402
 from swell.families.networks_torch import class_of  # noqa: E402
-from swell.families.own_loops import PIPELINES  # noqa: E402
 from swell.media import Image  # noqa: E402
 from swell.model import InvalidModel, load_models  # noqa: E402
 
@@ -60,17 +58,9 @@ def test_networks_tokenizers_processors_and_schedulers_are_parts(library: str, k
     assert class_of("part", library, kind).__name__.startswith(kind)
 
 
-@pytest.mark.parametrize("name", sorted(PIPELINES))
-def test_an_own_loop_is_asked_for_words_alone(name: str) -> None:
-    told = inspect.signature(getattr(diffusers, name).__call__).parameters
-    needed = [each for each, what in told.items() if what.default is what.empty]
-    assert set(needed) - {"self", "kwargs"} <= {"prompt"}
-    assert "prompt" in told
-
-
 def test_loras_of_the_model_are_on_in_an_own_loop_too(tmp_path: Path) -> None:
     with contextlib.redirect_stderr(io.StringIO()):
-        folder = tiny.stable_diffusion(tmp_path / "weights", cases.pndm())
+        folder = tiny.stable_diffusion(tmp_path / "weights", cases.runge_kutta())
     file = tiny.lora(tmp_path / "ink.safetensors", folder)
     by_hand = tiny.with_lora(folder, file, tmp_path / "by-hand")
     plain, inked, added = (
@@ -116,7 +106,7 @@ def test_files_that_are_younger_and_the_same_are_what_was_added(tmp_path: Path) 
     assert definition.make() is not None
 
 
-@pytest.mark.parametrize("scheduler", [cases.pndm, tiny.euler], ids=["own loop", "in steps"])
+@pytest.mark.parametrize("scheduler", [cases.runge_kutta, tiny.euler], ids=["own loop", "in steps"])
 @pytest.mark.parametrize(
     ("file", "change"),
     [

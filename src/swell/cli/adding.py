@@ -15,7 +15,7 @@ from swell.cli.output import print_json, talk
 from swell.config import Settings
 from swell.errors import Conflict
 from swell.families.adapters import Adapter
-from swell.families.description import contents, describe
+from swell.families.description import contents, describe, with_loop
 from swell.families.entries import (
     Entry,
     Extra,
@@ -161,7 +161,7 @@ def _check_free(settings: Settings, entry: Entry) -> None:
 def _said(entry: Entry) -> Entry:
     """Return what was said of a model, without what was found then."""
     folder = "" if entry.asked else entry.folder
-    return msgspec.structs.replace(entry, folder=folder, source="", weights={})
+    return msgspec.structs.replace(entry, folder=folder, source="", loop=None, weights={})
 
 
 def _fetched(settings: Settings, entry: Entry) -> Entry:
@@ -172,7 +172,7 @@ def _fetched(settings: Settings, entry: Entry) -> Entry:
         # What cannot be served does not replace what is there.
         described = msgspec.structs.replace(entry, folder=str(fresh))
         if not is_vqgan_clip(fresh):
-            describe(described)
+            describe(with_loop(described))
         folder = place(settings, entry.name, fresh)
     source = f"hf://{listing.model}@{listing.version}"
     return msgspec.structs.replace(entry, folder=str(folder), source=source)
@@ -181,6 +181,8 @@ def _fetched(settings: Settings, entry: Entry) -> Entry:
 def _save(settings: Settings, entry: Entry, as_json: bool, found_by: str) -> None:
     folder = Path(entry.folder)
     is_search = is_vqgan_clip(folder)
+    if not is_search:
+        entry = with_loop(entry)
     described = None if is_search else describe(entry)
     facts = None if described is None else described.facts
     with talk.status("its files are read, for the version"):

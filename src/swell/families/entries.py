@@ -23,6 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.families.own_loops import Loop
 
 __all__ = [
     "Content",
@@ -103,6 +104,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     portraits: bool = False
     #: A file of scenarios for them; empty for those that ship.
     scenarios: str = ""
+    #: What its own loop takes, of a pipeline that is not in `LOOPS`.
+    loop: Loop | None = None
     weights: dict[str, Content] = {}
 
 
@@ -237,10 +240,12 @@ def _toml(entry: Entry) -> str:
     told = msgspec.to_builtins(entry)
     lines = ["# Written by `swell models add`; `swell models remove` forgets it."]
     for name, value in told.items():
-        if name not in ("loras", "weights") and value is not None:
+        if name not in ("loras", "loop", "weights") and value is not None:
             lines.append(f"{name} = {_value(value)}")
     for lora in told["loras"]:
         lines += ["", "[[loras]]", *(f"{name} = {_value(value)}" for name, value in lora.items())]
+    if told["loop"] is not None:
+        lines += ["", "[loop]", *(f"{n} = {_value(v)}" for n, v in told["loop"].items())]
     lines += ["", "[weights]"]
     for name, content in told["weights"].items():
         inner = ", ".join(f"{key} = {_value(value)}" for key, value in content.items())
