@@ -64,7 +64,7 @@ def test_loras_of_the_model_are_on_in_an_own_loop_too(tmp_path: Path) -> None:
     file = tiny.lora(tmp_path / "ink.safetensors", folder)
     by_hand = tiny.with_lora(folder, file, tmp_path / "by-hand")
     plain, inked, added = (
-        cases.draw(*cases.loaded(cases.add(source, tmp_path / name, "test/it", *more)), steps=3)
+        cases.draw(*cases.loaded(cases.add(source, tmp_path / name, "test/it", *more)), steps=5)
         for name, source, more in (
             ("plain", folder, []),
             ("inked", folder, ["--lora", str(file)]),
