@@ -91,6 +91,7 @@ async def llms_txt(service: Service, call: Call) -> Reply:
         'body `{"model": "OWNER/NAME", "input": {…}}`',
         "- 201: `output` and `artifacts[].url` are the result. 202: GET `urls.get` until `state` "
         "is succeeded, failed, canceled or expired, or read `urls.events` (server-sent events)",
+        "- With `Accept: image/png`, or another type of files, 201 is the file itself",
         "- Errors: `detail` says what to do, `errors[]` names the broken fields",
         f"- [OpenAPI 3.1]({base}/openapi.json): the whole surface",
         f"- [Reference]({base}/docs): the same for people",
