@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import PIL.Image
 import pytest
 from pydantic import ValidationError
@@ -120,3 +123,31 @@ def test_models_of_one_process_share_their_networks(artwork: Artwork) -> None:
     icons = Icons(threads=1)
     icons.load("cpu")
     assert icons._unet is artwork._unet
+
+
+class Eyes:
+    """Looks at every preview there is."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.seen: list[Any] = []
+
+    def progress(self, done: int, total: int) -> None:
+        self.steps = done
+
+    def preview(self, make: Callable[[], Any]) -> None:
+        self.seen.append(make())
+
+    def is_cancelled(self) -> bool:
+        return False
+
+
+def test_nothing_of_a_picture_is_shown_before_it_was_checked(artwork: Artwork) -> None:
+    eyes, others = Eyes(), Eyes()
+    artwork.run([Item(Artwork.Input(prompt="a cat", steps=3), listener=eyes)])
+    icons = Icons(threads=1)
+    icons.load("cpu")
+    icons.run([Item(Icons.Input(prompt="a cat", steps=3), listener=others)])
+    assert eyes.steps == others.steps == 3
+    assert others.seen
+    assert eyes.seen == []

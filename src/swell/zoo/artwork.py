@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from swell import ui
 from swell.clock import SystemClock
 from swell.config import argos_folders
-from swell.model import Image, Item, Plan, Reject, Speed
+from swell.model import Image, Item, Plan, Reject, Speed, StepModel
 from swell.zoo import paint
 from swell.zoo.embedded import weights
 from swell.zoo.icons import Floats, Icons, Prompt
@@ -50,7 +50,8 @@ class Artwork(Icons):
     The prompt may be in Spanish, Portuguese, French, German or Italian, and in more languages with
     packages of Argos Translate. `swell/icons` draws it, so it should name one thing, or two side by
     side. `art` paints it in one of 26 styles. A prompt or a picture that should not be is refused,
-    in words, as is a prompt that nobody here can read.
+    in words, as is a prompt that nobody here can read. A task has no previews: nobody sees anything
+    of a picture before it was checked.
 
     The result tells how long each stage took. `generate` lasts from when the prompt was understood
     until the picture was drawn, waiting for others included.
@@ -145,6 +146,9 @@ class Artwork(Icons):
         unsafe: float
         stages: dict[str, float]
 
+    #: None: a preview would show what `check_picture` has not seen yet.
+    preview = StepModel.preview
+
     def __init__(self, threads: int | None = None) -> None:
         super().__init__(threads)
         self._clock = SystemClock()
@@ -198,7 +202,7 @@ class Artwork(Icons):
     def decode(self, latents: Floats, item: Item[Any]) -> Callable[[], "Artwork.Output"]:
         """Draw one at 128 px; what is returned finishes it."""
         piece: _Piece = item.kept
-        small = np.asarray(self.preview(latents))
+        small = np.asarray(super().preview(latents))
         piece.stages["generate"] = self._clock.monotonic_s() - piece.ready_s
 
         def finish() -> "Artwork.Output":
