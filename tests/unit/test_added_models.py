@@ -101,7 +101,8 @@ def test_models_that_share_a_folder_since_older_versions_keep_it_until_the_last_
     data = tmp_path / "data"
     shared = dreams(data / "models" / "acme--dreams")
     for name in ("x/one", "x/two"):
-        write(path_of(data, name), Entry(name=name, folder=str(shared.resolve())))
+        entry = Entry(name=name, folder=str(shared.resolve()), source="hf://acme/dreams@main")
+        write(path_of(data, name), entry)
     result = add(data, "hf:acme/dreams")
     assert result.exit_code == 0, result.output
     assert folder_of(data, "acme/dreams") != shared.resolve(), "nothing of others is overwritten"
@@ -110,6 +111,31 @@ def test_models_that_share_a_folder_since_older_versions_keep_it_until_the_last_
     remove(data, "x/two")
     assert not shared.exists()
     assert (folder_of(data, "acme/dreams") / NETWORK).is_file()
+
+
+@pytest.mark.parametrize("more", [(), ("--sampler", "nonsense")])
+def test_a_folder_that_somebody_gave_stays_though_it_lies_among_those_of_hubs(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    data = tmp_path / "data"
+    mine = dreams(data / "models" / "mine")
+    result = add(data, mine, "--name", "x/mine", *more)
+    assert (result.exit_code == 0) == (not more), result.output
+    remove(data, "x/mine")
+    assert (mine / NETWORK).is_file()
+
+
+def test_a_folder_that_has_the_name_of_a_hubs_model_stays(hub: HubServer, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    mine = dreams(data / "models" / "acme--dreams", 9)
+    before = (mine / NETWORK).read_bytes()
+    for _ in range(2):
+        result = add(data, "hf:acme/dreams")
+        assert result.exit_code == 0, result.output
+    assert (mine / NETWORK).read_bytes() == before
+    assert folder_of(data, "acme/dreams") != mine.resolve()
+    remove(data, "acme/dreams")
+    assert [each.name for each in (data / "models").iterdir()] == ["acme--dreams"]
 
 
 def test_a_branch_that_moved_is_added_again_under_its_name(hub: HubServer, tmp_path: Path) -> None:

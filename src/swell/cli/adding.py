@@ -133,7 +133,7 @@ def add_model(
     try:
         _save(settings, entry, as_json, places(config, data))
     except BaseException:
-        if find(settings.data_dir, entry.name) is None:
+        if reference and find(settings.data_dir, entry.name) is None:
             forget_weights(settings, entry)
         raise
 

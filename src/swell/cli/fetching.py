@@ -106,10 +106,15 @@ def incoming(settings: Settings, name: str) -> Iterator[Path]:
 
 def place(settings: Settings, name: str, fetched: Path) -> Path:
     """Move what was fetched to where a model's own weights are, instead of those; return where."""
-    others = [entry for entry in _entries(settings) if entry.name != name]
+    added_ones = _entries(settings)
+    others = [entry for entry in added_ones if entry.name != name]
+    before = {Path(each.folder) for each in added_ones if each.name == name and _is_of_hub(each)}
     number, target = 1, _own(settings, name)
-    while any(_uses(entry, target) for entry in others):
-        # Models that were added by older versions of Swell share folders.
+    # Models that were added by older versions of Swell share folders, and what no hub's model has
+    # may be somebody's own.
+    while any(_uses(entry, target) for entry in others) or (
+        os.path.lexists(target) and target not in before
+    ):
         number += 1
         target = _own(settings, name, str(number))
     shutil.rmtree(target, ignore_errors=True)
@@ -120,11 +125,13 @@ def place(settings: Settings, name: str, fetched: Path) -> Path:
 def forget_weights(settings: Settings, entry: Entry) -> list[str]:
     """Remove what a model that is forgotten had of a hub, and nothing that anybody else uses.
 
+    A folder that somebody gave stays, wherever it lies.
+
     Returns:
         Models that use its folder too, which therefore stays.
     """
     folder = Path(entry.folder)
-    if folder.parent != _models(settings) or not folder.is_dir():
+    if not _is_of_hub(entry) or folder.parent != _models(settings) or not folder.is_dir():
         return []
     added_ones = _entries(settings)
     others = [each.name for each in added_ones if _uses(each, folder)]
@@ -155,6 +162,11 @@ def _in_listings(cache: WeightCache) -> set[str]:
         # One of them is damaged, so that nobody knows what it names.
         return {path.name for path in (cache.folder / "files").glob("??/*")}
     return {file.sha256 for each in listings for file in each.files.values()}
+
+
+def _is_of_hub(entry: Entry) -> bool:
+    """Whether its folder was made when it was added, of what a hub gave."""
+    return bool(entry.asked or entry.source)
 
 
 def _entries(settings: Settings) -> list[Entry]:
