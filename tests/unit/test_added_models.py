@@ -2,8 +2,9 @@
 
 import io
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from hub_server import HubServer, Repository
 from swell.cli import app
 from swell.cli.added import names_of, with_added
 from swell.config import load
+from swell.families import vqgan_clip
 from swell.families.entries import Entry, added, find, path_of, read, write
 from swell.families.measured import Taken, keep
-from swell.model import Definition, load_models
+from swell.model import Definition, InvalidModel, load_models
 from swell.registry import Speed
+from swell.weights.files import MOST_SETTINGS_BYTES
 
 OLD, NEW = "0a1b" * 10, "5f3c" * 10
 NETWORK = "unet/diffusion_pytorch_model.safetensors"
@@ -214,6 +217,90 @@ def test_a_name_that_is_taken_is_refused_unless_all_is_the_same(tmp_path: Path) 
 
 
 # What is served
+
+
+def replaced(make: Callable[[Path], None], name: str) -> Callable[[Path], None]:
+    """Return what puts something else in the place of a file."""
+
+    def replace(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        make(folder / name)
+
+    return replace
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def too_long(path: Path) -> None:
+    path.write_text('{"_name_or_path": "' + "x" * MOST_SETTINGS_BYTES + '"}')
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (replaced(os.mkfifo, "model_index.json"), "model_index.json cannot be read: it is a pipe"),
+        (replaced(endless, "model_index.json"), "model_index.json cannot be read: it is a pipe"),
+        (replaced(too_long, "model_index.json"), "model_index.json cannot be read: it has more"),
+        (replaced(os.mkfifo, "unet/config.json"), "unet/config.json is a pipe or a device"),
+        (replaced(endless, "vae/config.json"), "vae/config.json is a pipe or a device"),
+        (replaced(too_long, "vae/config.json"), "vae/config.json cannot be read: it has more"),
+        (replaced(os.mkfifo, "unet/x.safetensors"), "unet/x.safetensors is a pipe or a device"),
+        (replaced(os.mkfifo, "vae/more/x.txt"), "vae/more/x.txt is a pipe or a device"),
+        (replaced(Path.mkdir, NETWORK), f"{NETWORK} is a folder and no file"),
+    ],
+)
+def test_what_is_no_file_is_refused_and_not_waited_for(
+    tmp_path: Path, spoil: Callable[[Path], None], why: str
+) -> None:
+    source = dreams(tmp_path / "source")
+    (source / "vae" / "more").mkdir()
+    spoil(source)
+    result = add(tmp_path / "data", source, "--name", "x/odd")
+    assert result.exit_code != 0
+    assert why in told(result)
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_a_read_me_that_is_a_pipe_is_none(tmp_path: Path) -> None:
+    source = dreams(tmp_path / "source")
+    os.mkfifo(source / "README.md")
+    assert add(tmp_path / "data", source, "--name", "x/odd").exit_code == 0
+    assert definition(path_of(tmp_path / "data", "x/odd")).licence == ""
+
+
+def test_files_of_an_added_model_that_became_pipes_are_refused_by_who_serves_it(
+    tmp_path: Path,
+) -> None:
+    source = dreams(tmp_path / "source")
+    assert add(tmp_path / "data", source, "--name", "x/odd").exit_code == 0
+    replaced(os.mkfifo, "unet/config.json")(source)
+    with pytest.raises(InvalidModel, match=r"unet/config.json is a pipe or a device"):
+        load_models(str(path_of(tmp_path / "data", "x/odd")))
+
+
+@pytest.mark.parametrize("part", ["vqgan", "clip"])
+def test_a_vqgan_whose_settings_are_a_pipe_is_refused(tmp_path: Path, part: str) -> None:
+    source = tmp_path / "source"
+    for each, told_of in (("vqgan", {"_class_name": "VQModel"}), ("clip", {"model_type": "clip"})):
+        (source / each).mkdir(parents=True)
+        (source / each / "config.json").write_text(json.dumps(told_of))
+    replaced(os.mkfifo, f"{part}/config.json")(source)
+    result = add(tmp_path / "data", source, "--name", "x/odd")
+    assert "the folder has no model_index.json" in told(result)
+    with pytest.raises(InvalidModel, match=rf"{part}/config.json cannot be read: it is a pipe"):
+        vqgan_clip.define(source, "x/odd")
+
+
+@pytest.mark.parametrize("extra", ["--lora", "--ip-adapter", "--controlnet"])
+def test_a_pipe_is_no_extra_either(tmp_path: Path, extra: str) -> None:
+    source, pipe = dreams(tmp_path / "source"), tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    result = add(tmp_path / "data", source, "--name", "x/odd", extra, str(pipe))
+    assert result.exit_code != 0
+    assert "pipe.safetensors" in told(result)
+    assert isinstance(result.exception, SystemExit)
 
 
 def served(data: Path, models: str = "demo/upper") -> tuple[list[str], list[str]]:

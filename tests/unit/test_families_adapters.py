@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,6 +76,14 @@ def test_without_a_fitting_image_encoder_it_says_which_one_is_needed(tmp_path: P
     path = written(tmp_path / "adapters" / "a.safetensors", PLUS)
     with pytest.raises(InvalidModel, match=r"needs image_encoder/ with hidden_size 32.* has 48"):
         read_adapter(path, tmp_path / "model", NETWORK)
+
+
+def test_an_image_encoder_whose_settings_are_a_pipe_is_none(tmp_path: Path) -> None:
+    (tmp_path / "model" / "image_encoder").mkdir(parents=True)
+    os.mkfifo(tmp_path / "model" / "image_encoder" / "config.json")
+    beside = encoder(tmp_path / "adapters", hidden_size=32, projection_dim=24)
+    path = written(tmp_path / "adapters" / "a.safetensors", PLUS)
+    assert read_adapter(path, tmp_path / "model", NETWORK).encoder == beside
 
 
 def test_an_adapter_for_another_network_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from weights_harness import packed, safetensors
 
 from swell.weights import BrokenWeights, RefusedFormat, read_header
+from swell.weights.files import MOST_SETTINGS_BYTES, NoFile, read_settings
 from swell.weights.formats import check_content, check_name
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -138,3 +141,25 @@ def test_any_bytes_are_refused_or_read(
 ) -> None:
     with contextlib.suppress(BrokenWeights):
         assert header_of(tmp_path_factory.mktemp("bytes"), content).file_bytes == len(content)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "model.safetensors"
+    make(path)
+    with pytest.raises(BrokenWeights, match=r"model\.safetensors cannot be read: it is a"):
+        read_header(path)
+    with pytest.raises(BrokenWeights, match=r"vae/model\.safetensors cannot be read: it is a"):
+        check_content("vae/model.safetensors", path)
+    with pytest.raises(NoFile):
+        read_settings(path)
+
+
+def test_settings_are_read_up_to_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text("é" + " " * (MOST_SETTINGS_BYTES - 2), encoding="utf-8")
+    assert read_settings(path).startswith("é ")
+    with path.open("a") as file:
+        file.write(" ")
+    with pytest.raises(NoFile, match="settings are shorter"):
+        read_settings(path)

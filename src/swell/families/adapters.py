@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from swell.model import InvalidModel
+from swell.weights.files import read_settings
 from swell.weights.formats import read_header
 
 __all__ = ["Adapter", "read_adapter"]
@@ -127,7 +128,7 @@ def _encoder(path: Path, model: Path, name: str, width: int) -> Path:
 
 def _settings(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(read_settings(folder / "config.json"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

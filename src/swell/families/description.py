@@ -24,6 +24,7 @@ from swell.families.recognise import OTHER, Facts, is_known, is_vqgan_clip, look
 from swell.families.settings import read_json
 from swell.media import Image, LoRA
 from swell.model import Batch, Definition, InvalidModel, Model
+from swell.weights.files import open_file
 
 __all__ = [
     "BUCKET",
@@ -258,7 +259,7 @@ def contents(folder: Path, names: Sequence[str]) -> dict[str, Content]:
     """Return what files hold; reads all of them."""
     found = {}
     for name in names:
-        with (folder / name).open("rb") as file:
+        with open_file(folder / name) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         found[name] = Content(digest, (folder / name).stat().st_size)
     return found

@@ -7,6 +7,7 @@ folder tells them to, and pipelines within pipelines. Pure but for looking at na
 """
 
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -127,9 +128,12 @@ def check_folder(part: Path) -> None:
     """Check that a part's folder may be opened.
 
     Raises:
-        InvalidModel: It holds code, a pipeline, or weights that are there as pickles alone.
+        InvalidModel: It holds code, a pipeline, what is no file, or weights that are there as
+            pickles alone.
     """
     names = sorted(each.relative_to(part).as_posix() for each in part.rglob("*"))
+    for name in names:
+        _check_kind(part, name)
     weights = [name for name in names if name.lower().endswith(".safetensors")]
     pickles = [name for name in names if name.lower().endswith(PICKLE_SUFFIXES)]
     if not any("/" not in name for name in weights) and (pickles or "config.json" in names):
@@ -153,6 +157,23 @@ def check_folder(part: Path) -> None:
     for name in names:
         if name.endswith(".index.json") and "/" not in name:
             _check_shards(part, name)
+
+
+def _check_kind(part: Path, name: str) -> None:
+    """Check that whoever reads a part meets files and folders alone.
+
+    Raises:
+        InvalidModel: It is a pipe or a device, or a folder that has the name of weights.
+    """
+    path = part / name
+    is_weights = name.lower().endswith(".safetensors")
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # a link that leads nowhere: whoever needs what it is called says so
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or (is_weights and stat.S_ISDIR(mode)):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise InvalidModel(f"{part.name}/{name} is {what} and no file: take it out")
 
 
 def check_weights(part: Path) -> None:

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from swell.weights.files import open_file
+
 __all__ = ["README", "licence_in"]
 
 #: Where hubs keep what a model's page says.
@@ -28,7 +30,7 @@ def licence_in(folder: Path) -> str:
         Hugging Face Hub documentation, "Model cards": `license` and `license_name`.
     """
     try:
-        with (folder / README).open("rb") as file:
+        with open_file(folder / README) as file:
             text = file.read(_MOST_BYTES).decode(errors="replace")
     except OSError:
         return ""

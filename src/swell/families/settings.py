@@ -1,11 +1,13 @@
 """Files of settings that come with weights, read with suspicion: they may say anything. Pure."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from swell.model import InvalidModel
+from swell.weights.files import read_settings
 
 __all__ = ["choice_of", "count_of", "counts_of", "number_of", "read_json"]
 
@@ -14,13 +16,13 @@ def read_json(folder: Path, name: str, *, optional: bool = False) -> dict[str, A
     """Return a folder's file of settings; nothing if it may be missing and is.
 
     Raises:
-        InvalidModel: It is missing, or no table.
+        InvalidModel: It is missing, no file, too long, or no table.
     """
     path = folder / name
-    if optional and not path.is_file():
+    if optional and not os.path.lexists(path):
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_settings(path))
     except FileNotFoundError:
         raise InvalidModel(f"the folder has no {name}: give one as diffusers saves it") from None
     except RecursionError:

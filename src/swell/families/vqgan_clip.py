@@ -22,6 +22,7 @@ from swell import ui
 from swell.families.taming import diffusers_config, is_taming
 from swell.model import Cancelled, Definition, Image, InvalidModel, Item, Model, Reject
 from swell.model import define as define_model
+from swell.weights.files import read_settings
 
 __all__ = ["Phrase", "VqganClip", "define", "is_complete", "phrases", "recognises", "stride_px"]
 
@@ -364,10 +365,13 @@ def _code() -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_settings(path))
     except FileNotFoundError:
         where = path.relative_to(path.parents[1])
         raise InvalidModel(f"{where} is missing: give a folder with vqgan/ and clip/") from None
+    except RecursionError:
+        where = path.relative_to(path.parents[1])
+        raise InvalidModel(f"{where} cannot be read: tables within tables without end") from None
     except (OSError, ValueError) as error:
         raise InvalidModel(f"{path.relative_to(path.parents[1])} cannot be read: {error}") from None
     if not isinstance(found, dict):

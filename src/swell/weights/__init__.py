@@ -1,5 +1,6 @@
 """Weights of models: kept by content, read in parallel, swapped through host memory.
 
+    files       files that are files: no pipes, no devices
     formats     which files are weights, and what a safetensors header says
     listing    which files a model's version consists of
     cache       files by their SHA-256, safe between processes, evicted by a byte budget

@@ -19,12 +19,14 @@ import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeGuard
 
 import numpy as np
 
 from swell.errors import InvalidRequest
+from swell.weights.files import NoFile, open_file
 
 __all__ = [
     "BrokenWeights",
@@ -172,17 +174,24 @@ def check_content(name: str, path: Path) -> None:
 
     Raises:
         RefusedFormat: It is an archive or a pickle.
-        BrokenWeights: The header of a safetensors file is wrong.
+        BrokenWeights: It is no file, or the header of a safetensors file is wrong.
     """
-    with path.open("rb") as file:
+    with _opened(path, name) as file:
         first = file.read(4)
-    if first.startswith(_FOREIGN):
-        raise RefusedFormat(
-            f"{name} is an archive or a pickle under another name: take weights in safetensors"
-        )
-    if name.lower().endswith(".safetensors"):
-        with path.open("rb") as file:
+        if first.startswith(_FOREIGN):
+            raise RefusedFormat(
+                f"{name} is an archive or a pickle under another name: take weights in safetensors"
+            )
+        if name.lower().endswith(".safetensors"):
+            file.seek(0)
             parse_header(file, name)
+
+
+def _opened(path: Path, name: str) -> BufferedReader:
+    try:
+        return open_file(path)
+    except NoFile as error:
+        raise BrokenWeights(f"{name} cannot be read: {error}") from None
 
 
 # --- the header ----------------------------------------------------------------------------------
@@ -200,7 +209,7 @@ def read_header(path: Path) -> Header:
     if path.suffix.lower() != ".safetensors" and path.suffix:
         check_name(path.name)
         raise RefusedFormat(f"{path.name} is not a .safetensors file")
-    with path.open("rb") as file:
+    with _opened(path, path.name) as file:
         return parse_header(file, path.name)
 
 

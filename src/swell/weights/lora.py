@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swell.errors import InvalidRequest
+from swell.weights.files import NoFile, open_file
 from swell.weights.formats import BrokenWeights, Header, RefusedFormat, Tensor, parse_header
 from swell.weights.loading import view
 from swell.weights.reading import Reading, host_memory
@@ -169,8 +170,10 @@ def _header(source: Path | bytes, name: str) -> Header:
     try:
         if isinstance(source, bytes):
             return parse_header(io.BytesIO(source), name, len(source))
-        with source.open("rb") as file:
+        with open_file(source) as file:
             return parse_header(file, name)
+    except NoFile as error:
+        raise WrongLora(f"{name}: {error}: a LoRA must be a .safetensors file") from None
     except (BrokenWeights, RefusedFormat) as error:
         raise WrongLora(f"{error.detail}. A LoRA must be a .safetensors file") from None
 

@@ -1,0 +1,57 @@
+"""Files that come from anywhere are opened as files alone, and small ones read up to a limit.
+
+A name may be that of a pipe, which nobody ever writes into, or of a device that never ends: whoever
+opened those as files would wait, or fill the memory, for ever.
+"""
+
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+from typing import Final
+
+__all__ = ["MOST_SETTINGS_BYTES", "NoFile", "open_file", "read_settings"]
+
+#: The longest file of settings that is read; an index of a thousand shards has a tenth of it.
+MOST_SETTINGS_BYTES: Final = 16 << 20
+
+#: So a pipe is opened at once, whoever is at its other end; of files it changes nothing.
+_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+
+class NoFile(OSError):
+    """Something else than a file has its name, or the file is too long; the text says which."""
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file for reading.
+
+    Raises:
+        NoFile: It is a folder, a pipe or a device.
+        OSError: It is not there, or cannot be read.
+    """
+    fd = os.open(path, _FLAGS)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise NoFile(f"it is {what} and no file")
+        return os.fdopen(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def read_settings(path: Path) -> str:
+    """Return the text of a file of settings.
+
+    Raises:
+        NoFile: As `open_file`, or it has more than `MOST_SETTINGS_BYTES`.
+        OSError: It is not there, or cannot be read.
+        UnicodeDecodeError: It is no UTF-8.
+    """
+    with open_file(path) as file:
+        found = file.read(MOST_SETTINGS_BYTES + 1)
+    if len(found) > MOST_SETTINGS_BYTES:
+        raise NoFile(f"it has more than {MOST_SETTINGS_BYTES:,} bytes, and settings are shorter")
+    return found.decode("utf-8")
