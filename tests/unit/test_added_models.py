@@ -4,8 +4,12 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import PIL.Image
@@ -18,7 +22,17 @@ from swell.cli import app
 from swell.cli.added import names_of, with_added
 from swell.config import load
 from swell.families import vqgan_clip
-from swell.families.entries import Entry, added, find, path_of, read, write
+from swell.families.description import contents
+from swell.families.entries import (
+    Entry,
+    added,
+    check_files,
+    find,
+    locked,
+    path_of,
+    read,
+    write,
+)
 from swell.families.measured import Taken, keep
 from swell.model import Definition, InvalidModel, load_models
 from swell.registry import Speed
@@ -420,3 +434,77 @@ def test_a_further_check_makes_a_new_version_only_where_it_has_news(tmp_path: Pa
     ]
     remove(data, "x/one")
     assert not list((data / "models").iterdir())
+
+
+def at_once(data: Path, *commands: tuple[str, ...]) -> list[tuple[int, str]]:
+    """Run commands of `swell models` in processes of their own, all at the same time."""
+    swell = [sys.executable, "-m", "swell", "models"]
+    started = [
+        subprocess.Popen(
+            [*swell, *command, "--data", str(data)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for command in commands
+    ]
+    said = [process.communicate(timeout=60)[0].decode() for process in started]
+    return [
+        (each.returncode, " ".join(text.split())) for each, text in zip(started, said, strict=True)
+    ]
+
+
+def test_of_models_that_are_added_at_once_under_one_name_there_is_one_whole(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    branches = [("add", f"hf:acme/dreams{at}", "--name", "x/same") for at in ("", "@v2") * 2]
+    results = at_once(data, *branches)
+    assert sorted(code == 0 for code, _ in results) == [False, False, True, True], results
+    for code, text in results:
+        assert code == 0 or "x/same was added already, from other weights" in text
+    entry = read(path_of(data, "x/same"))
+    check_files(entry)
+    assert contents(Path(entry.folder), list(entry.weights)) == entry.weights
+    assert sorted(each.name for each in (data / "models").iterdir()) == ["x--same", "x--same.toml"]
+
+
+def test_who_adds_or_removes_a_model_waits_for_who_does_already(tmp_path: Path) -> None:
+    said: Queue[str] = Queue()
+    order: list[str] = []
+
+    def second() -> None:
+        with locked(tmp_path, "x/one", said.put):
+            order.append("second")
+
+    with ThreadPoolExecutor(1) as pool:
+        with locked(tmp_path, "x/one", said.put):
+            with locked(tmp_path, "x/two", said.put):
+                assert said.empty(), "models of other names are no matter"
+            waits = pool.submit(second)
+            assert said.get(timeout=10) == "somebody else adds or removes x/one: waiting for that"
+            order.append("first")
+        waits.result(10)
+    assert order == ["first", "second"]
+    assert not list((tmp_path / "models").iterdir()), "locks leave nothing behind"
+
+
+def test_a_name_that_is_too_long_for_a_file_is_refused(tmp_path: Path) -> None:
+    data, source = tmp_path / "data", dreams(tmp_path / "source")
+    too_long = "x/" + "a" * 300
+    for result, why in (
+        (add(data, source, "--name", too_long), "letters, and a model's name has 120 at most"),
+        (remove(data, too_long), "was added to"),
+    ):
+        assert isinstance(result.exception, SystemExit)
+        assert why in told(result)
+    assert not data.exists()
+    name = "x-y/" + "a" * 116
+    assert add(data, source, "--name", name).exit_code == 0
+    assert remove(data, name).exit_code == 0
+
+
+def test_a_data_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    result = add(tmp_path / "data", dreams(tmp_path / "source"), "--name", "x/one")
+    assert isinstance(result.exception, SystemExit)
+    assert "choose a data folder that can be written" in told(result)

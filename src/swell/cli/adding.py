@@ -22,6 +22,7 @@ from swell.families.entries import (
     InvalidEntry,
     check_name,
     find,
+    locked,
     path_of,
     read,
     remove,
@@ -127,15 +128,20 @@ def add_model(
         portraits=portraits,
         scenarios=_existing(scenarios, "file of scenarios"),
     )
-    _check_free(settings, entry)
-    if reference:
-        entry = _fetched(settings, entry)
-    try:
-        _save(settings, entry, as_json, places(config, data))
-    except BaseException:
-        if reference and find(settings.data_dir, entry.name) is None:
-            forget_weights(settings, entry)
-        raise
+    with locked(settings.data_dir.resolve(), named, _tell):
+        _check_free(settings, entry)
+        if reference:
+            entry = _fetched(settings, entry)
+        try:
+            _save(settings, entry, as_json, places(config, data))
+        except BaseException:
+            if reference and find(settings.data_dir, entry.name) is None:
+                forget_weights(settings, entry)
+            raise
+
+
+def _tell(line: str) -> None:
+    talk.print(line, markup=False)
 
 
 def _check_free(settings: Settings, entry: Entry) -> None:
@@ -250,13 +256,16 @@ def remove_model(
     """Serve an added model no more; its weights stay where they are, those of a hub are removed."""
     settings = settings_from(config, data).settings
     name = name.lower()
-    path = find(settings.data_dir, name)
-    entry = None
-    if path is not None:
-        with suppress(InvalidEntry):
-            entry = read(path)
-    remove(settings.data_dir, name)
-    others = forget_weights(settings, entry) if entry is not None else []
+    if find(settings.data_dir, name) is None:
+        remove(settings.data_dir, name)  # says so
+    with locked(settings.data_dir.resolve(), name, _tell):
+        path = find(settings.data_dir, name)
+        entry = None
+        if path is not None:
+            with suppress(InvalidEntry):
+                entry = read(path)
+        remove(settings.data_dir, name)
+        others = forget_weights(settings, entry) if entry is not None else []
     talk.print(f"{name} is not served from the next start on", markup=False)
     if others:
         talk.print(f"its weights stay: they are those of {', '.join(others)} too", markup=False)

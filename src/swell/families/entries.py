@@ -14,9 +14,15 @@
 version, which is made of this file, changes with the weights, and nobody reads gigabytes for it.
 """
 
+import fcntl
 import json
+import os
 import re
+import secrets
 import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +40,7 @@ __all__ = [
     "check_files",
     "check_name",
     "find",
+    "locked",
     "name_of",
     "path_of",
     "read",
@@ -45,6 +52,9 @@ __all__ = [
 FOLDER: Final = "models"
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
+
+#: Letters of a name; files called after it have some more, and no disk takes more than 255.
+_LONGEST: Final = 120
 
 #: Owners whose models are built in.
 _BUILT_IN: Final = frozenset({"swell", "demo"})
@@ -115,6 +125,11 @@ def check_name(name: str) -> None:
     Raises:
         InvalidEntry: It may not; the text says what to do.
     """
+    if len(name) > _LONGEST:
+        raise InvalidEntry(
+            f"{name[:40]!r}… has {len(name)} letters, and a model's name has {_LONGEST} at most: "
+            "choose a shorter one with --name"
+        )
     if not _NAME.fullmatch(name):
         raise InvalidEntry(f"{name!r} cannot name a model: use owner/name in lower-case")
     if name.endswith(_FILES):
@@ -140,8 +155,9 @@ def _part(part: str) -> str:
 def find(data_dir: Path, name: str) -> Path | None:
     """Return where the entry of a model is that was added; None if there is none."""
     path = path_of(data_dir, name)
-    if path.is_file():
-        return path
+    with suppress(OSError):  # no file has so long a name
+        if path.is_file():
+            return path
     # Files of before were named so, several names alike.
     older = path.with_name(f"{name.replace('/', '--')}.toml")
     try:
@@ -170,6 +186,57 @@ def remove(data_dir: Path, name: str) -> Path:
         if beside.is_file():
             beside.unlink()
     return path
+
+
+@contextmanager
+def locked(data_dir: Path, name: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Add or remove a model while nobody else does, by a lock that goes with its process.
+
+    Args:
+        data_dir: Where it is added to, or removed from.
+        name: The model's.
+        tell: Called with a line for people before somebody else is waited for.
+
+    Raises:
+        InvalidEntry: Nothing can be written there.
+    """
+    path = path_of(data_dir, name).with_suffix(".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = _lock(path, partial(tell, f"somebody else adds or removes {name}: waiting for that"))
+    except OSError as error:
+        raise InvalidEntry(
+            f"{name} cannot be kept in {path.parent} ({error.strerror}): choose a data folder "
+            "that can be written, with --data or data_dir"
+        ) from None
+    try:
+        yield
+    finally:
+        # Still held: whoever waits for it finds that it is gone, and makes another.
+        path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _lock(path: Path, tell: Callable[[], None]) -> int:
+    """Return the descriptor of a file that nobody else holds, and that still has its name."""
+    has_told = False
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not has_told:
+                    tell()
+                has_told = True
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), path.stat()):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
 
 
 def name_of(path: Path) -> str:
@@ -231,9 +298,12 @@ def _loras(entry: Entry) -> list[str]:
 def write(path: Path, entry: Entry) -> None:
     """Write an entry, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".fresh")
-    fresh.write_text(_toml(entry), encoding="utf-8")
-    fresh.replace(path)
+    fresh = path.with_name(f".{secrets.token_hex(8)}.fresh")
+    try:
+        fresh.write_text(_toml(entry), encoding="utf-8")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _toml(entry: Entry) -> str:
