@@ -44,6 +44,8 @@ PLURALS = {
     "de": (("n", ""), ("en", "")),
     "it": (("i", "o"), ("e", "a"), ("i", "e")),
 }
+# English words that keywords of other languages hold untranslated, or in another sense.
+ENGLISH = ("the", "was", "at", "no", "as")
 BUCKETS = 1 << 15
 LEAST = 0.55
 
@@ -135,7 +137,8 @@ def glossary(said: dict[str, dict[str, dict]]) -> dict[tuple[str, str], tuple[st
     rows = {}
     for language in TRANSLATED:
         for word, meaning in induced(said["en"], said[language]).items():
-            rows[language, word] = ("n", meaning)
+            if word not in ENGLISH or word == meaning:
+                rows[language, word] = ("n", meaning)
     known = written()
     qualities = {english for _, _, kind, english in known if kind == "j"}
     rows = {key: ("j" if means in qualities else "n", means) for key, (_, means) in rows.items()}

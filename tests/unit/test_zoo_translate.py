@@ -12,6 +12,7 @@ from swell.weights.argos import RefusedPackage, bring
 
 pytest.importorskip("swell_models")
 
+from swell.zoo.embedded import weights
 from swell.zoo.translate import Translate, Translator
 
 
@@ -105,6 +106,106 @@ def test_what_the_list_is_written_from_is_what_it_says(translator: Translator) -
 
 
 @pytest.mark.parametrize(
+    ("said", "language", "meant"),
+    [
+        ("aviao", "pt", "airplane"),
+        ("pajaro", "es", "bird"),
+        ("un leon", "es", "a lion"),
+        ("un pinguino", None, "a penguin"),
+        ("coracao vermelho", "pt", "red heart"),
+        ("corazones rojos", "es", "red heart"),
+        ("um leao", "pt", "a lion"),
+        ("arbol", "es", "tree"),
+        ("camion", None, "truck"),
+        ("helicoptero", None, "helicopter"),
+        ("sandia", "es", "watermelon"),
+        ("gato no sofa", "pt", "cat in the couch"),
+        ("un pajaro azul", "es", "a blue bird"),
+        ("ein Madchen", "de", "a girl"),
+        ("un chateau", "fr", "a castle"),
+        ("PÁJARO", "es", "bird"),
+        ("piña", "es", "pineapple"),
+    ],
+)
+def test_words_are_known_without_their_accents_too(
+    translator: Translator, said: str, language: str | None, meant: str
+) -> None:
+    made = translator(said)
+    assert (made.text, made.by, made.known) == (meant, "glossary", 1.0)
+    # Several languages write some of them alike.
+    assert made.language == language or language is None
+
+
+def test_a_word_means_first_what_it_is_written_as(translator: Translator) -> None:
+    assert translator("pino", "es").text == "pine tree"
+    assert translator("pina", "es").text == "pineapple"
+    assert translator("as", "fr").text == "as"
+    # Tea without its accent would be an article in English.
+    assert translator("thé", "fr").text == "tea"
+    assert translator("the", "fr").text == "the"
+
+
+@pytest.mark.parametrize("said", ["cigüeñal", "ovečka", "um brzk", "レッド"])
+def test_words_that_nobody_knows_are_not_read(translator: Translator, said: str) -> None:
+    assert not translator.reads(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("a red fox en la nieve", "a red fox in the snow"),
+        ("a red car con un perro", "a red car with a dog"),
+        ("a red panda en un bosque", "a red panda in a forest"),
+        ("un perro en a red car", "a dog in a red car"),
+        ("fox con un gato rojo", "fox with a red cat"),
+        ("blue gato", "blue cat"),
+        ("the della", "the of the"),
+    ],
+)
+def test_what_is_english_already_stays_so_beside_another_language(
+    translator: Translator, said: str, meant: str
+) -> None:
+    assert translator(said).text == meant
+
+
+def test_english_is_known_beside_another_language(translator: Translator) -> None:
+    assert translator("a red fox en la nieve").known == 1.0
+    # What is an article in both is one of the language, where that has every word.
+    assert translator("a casa azul", "pt").text == "the blue house"
+
+
+@pytest.mark.parametrize(
+    ("said", "seen"),
+    [
+        ("a fox\x00", "a fox"),
+        ("back\x00", "back"),
+        ("\ufeffa f\u200box", "a fox"),
+        ("a\u200bred\u200bfox", "a red fox"),
+        ("\u202ea fox\u202c", "a fox"),
+        ("a f\u200dox", "a fox"),
+        ("👩\u200d🚀", "👩\u200d🚀"),
+    ],
+)
+def test_signs_that_nobody_sees_make_no_word_foreign(
+    translator: Translator, said: str, seen: str
+) -> None:
+    made = translator(said)
+    assert (made.text, made.language) == (seen, "en")
+
+
+def test_an_end_of_text_makes_no_word_of_the_pictures_foreign(translator: Translator) -> None:
+    words = [
+        line
+        for line in weights("icons-vocab.txt").read_text(encoding="utf-8").splitlines()
+        if line.isascii() and line.isalpha() and len(line) > 2
+    ]
+    assert len(words) > 7000
+    foreign = [word for word in words if translator.detect(word) != "en"]
+    assert [w for w in words if translator.detect(f"{w}\x00") != "en"] == foreign
+    assert len(foreign) <= 20
+
+
+@pytest.mark.parametrize(
     ("said", "language"),
     [
         ("裸の少女", "ja"),
@@ -129,6 +230,9 @@ def test_a_script_tells_its_language(translator: Translator, said: str, language
         "a kind nude",
         "a kind old man",
         "a red mano",
+        "no fox",
+        "a beach with no people",
+        "all come",
         "a bella cat",
         "robot lama",
         "cute corgi puppy",

@@ -15,8 +15,9 @@ English is taken for it: a wrong translation costs more than none.
 
 import json
 import re
+import unicodedata
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -66,10 +67,17 @@ _BY_SCRIPT: Final = (
 _LATIN: Final = re.compile("[a-z\u00e0-\u024f]")
 
 _WORD: Final = re.compile(r"[^\W_]+(?:[-\u2019'][^\W_]+)*|[\u2019']|[^\w\s]+|_+", re.UNICODE)
+#: Signs that are drawn as nothing. Those that join emoji, or letters of India, say something.
+_UNSEEN: Final = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e"
+    "\u2060-\u206f\ufeff\ufff9-\ufffb]|(?<=[A-Za-z\u00c0-\u024f])[\u200c\u200d]"
+)
 #: Packages were taught sentence by sentence.
 _SENTENCES: Final = re.compile(r"(?<=[.!?])\s+")
 #: Longest phrase of the list, in words.
 _LONGEST: Final = 6
+#: Letters that a word has at least which is looked up without its accents.
+_SHORTEST_FOLD: Final = 3
 #: Endings that a word may have lost or changed against the list: (ending, in its place).
 _ENDINGS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "es": (
@@ -99,11 +107,16 @@ _NOUN_AND_QUALITIES: Final = re.compile(r"[n?]j+(?:cj)?")
 #: Where adjectives stand before their noun already.
 _ADJECTIVE_FIRST: Final = frozenset({"de"})
 #: English ones that other languages have too, but with other words beside them.
-_SMALL_WORDS: Final = frozenset({"a", "an", "the", "in", "on", "of", "and", "with", "to", "at"})
+_SMALL_WORDS: Final = frozenset(
+    ("a", "an", "the", "in", "on", "of", "and", "with", "to", "at", "no", "all", "come")
+)
+#: With two words after it, an article is English, but for a language that has one like it.
+_ARTICLES: Final = frozenset({"a", "an", "the"})
+_A_IS_THE: Final = frozenset({"pt"})
 #: English words that the text encoder has no piece for, and that look like another language's.
 _ALSO_ENGLISH: Final = frozenset(
     ("lama", "nude", "mole", "gnome", "chalet", "samurai", "mandala", "axolotl", "capybara")
-) | frozenset(("dragonfly", "ocelot", "sloth", "llama", "alpaca", "kimono"))
+) | frozenset(("ananas", "clementine", "dragonfly", "ocelot", "sloth", "llama", "alpaca", "kimono"))
 #: From which share of English words on a text is English, unless another language has them all.
 _MOST: Final = 0.5
 #: What it counts, in the same measure, that a list has all of the words, and English none.
@@ -174,6 +187,7 @@ class Glossary:
         for line in path.read_text(encoding="utf-8").splitlines():
             language, word, kind, english = line.split("\t")
             self._known.setdefault(language, {})[word] = (english, kind)
+        self._folded = {language: _by_fold(known) for language, known in self._known.items()}
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -181,39 +195,80 @@ class Glossary:
         return tuple(self._known)
 
     def english_words(self) -> frozenset[str]:
-        """Return every word that it ever answers with."""
+        """Return every word that it ever answers with, less foreign ones it translates: piña."""
         rows = (english for known in self._known.values() for english, _ in known.values())
-        return frozenset(word for english in rows for word in english.split())
+        words = frozenset(word for english in rows for word in english.split())
+        lists = self._known.values()
+        return frozenset(
+            word
+            for word in words
+            if word.isascii() or all(known.get(word, (word,))[0] == word for known in lists)
+        )
 
     def small_words(self) -> frozenset[str]:
         """Return the articles and prepositions of all languages, and what joins words."""
         rows = (row for known in self._known.values() for row in known.items())
         return frozenset(word for word, (_, kind) in rows if kind in "apc")
 
-    def known(self, text: str, language: str) -> float:
-        """Return which share of the words it knows, 0 to 1."""
-        pieces = self._pieces(text, language)
+    def known(self, text: str, language: str, english: Collection[str] = frozenset()) -> float:
+        """Return which share of the words it knows, 0 to 1, with those that are English."""
+        pieces = self._pieces(text, language, english)
         count = sum(piece.words for piece in pieces if piece.kind != ".")
         return sum(p.words for p in pieces if p.kind not in ".?") / count if count else 0.0
 
-    def __call__(self, text: str, language: str) -> str:
-        """Return the text in English; what it does not know stays."""
-        pieces = self._pieces(text, language)
+    def has(self, word: str, language: str) -> bool:
+        """Whether the list of a language has a word."""
+        return self._found(word.lower(), language) is not None
+
+    def __call__(self, text: str, language: str, english: Collection[str] = frozenset()) -> str:
+        """Return the text in English; what it does not know stays.
+
+        Args:
+            text: A few words.
+            language: Which list to use.
+            english: Words that stay as they are where they stand among others of these, one of
+                which the language has not: a red fox en la nieve.
+        """
+        pieces = self._pieces(text, language, english)
         if language not in _ADJECTIVE_FIRST:
             pieces = _adjectives_first(pieces)
         return _written(pieces)
 
-    def _pieces(self, text: str, language: str) -> list[_Piece]:
+    def _pieces(
+        self, text: str, language: str, english: Collection[str] = frozenset()
+    ) -> list[_Piece]:
         words = [(m.group(), m.start(), m.end()) for m in _WORD.finditer(_parted(text, language))]
+        kept = self._kept([word for word, _, _ in words], language, english)
         pieces: list[_Piece] = []
         at, ended = 0, -1
         while at < len(words):
             glued = words[at][1] == ended
             piece = self._longest([word for word, _, _ in words[at : at + _LONGEST]], language)
+            if at in kept and piece.words == 1:
+                word = words[at][0]
+                piece = _Piece(word, "p" if word.lower() in _SMALL_WORDS else "n")
             pieces.append(_Piece(piece.english, piece.kind, piece.words, glued))
             at += piece.words
             ended = words[at - 1][2]
         return pieces
+
+    def _kept(self, words: Sequence[str], language: str, english: Collection[str]) -> set[int]:
+        """Return the places of what is English already.
+
+        That is runs of its words with one that only English has, or behind its article.
+        """
+        kept, run = set[int](), list[int]()
+        for at, word in enumerate((*words, "")):
+            if word.lower() in english:
+                run.append(at)
+                continue
+            said = [words[i].lower() for i in run]
+            content = [word for word in said if word not in _SMALL_WORDS]
+            begins = language not in _A_IS_THE and len(content) > 1 and said[0] in _ARTICLES
+            if begins or not all(self.has(word, language) for word in content):
+                kept.update(run)
+            run = []
+        return kept
 
     def _longest(self, words: Sequence[str], language: str) -> _Piece:
         """Return what the first of these words means, with as many of the next as the list has."""
@@ -228,14 +283,41 @@ class Glossary:
         return _Piece(words[0], "?")
 
     def _found(self, phrase: str, language: str) -> tuple[str, str] | None:
-        known = self._known[language]
-        if phrase in known:
-            return known[phrase]
+        """Look a phrase up as it is written, then without accents, then less its ending."""
+        known, folded = self._known[language], self._folded[language]
+        bare = _fold(phrase)
+        if found := known.get(phrase) or folded.get(bare):
+            return found
         for ending, instead in _ENDINGS[language]:
-            stem = phrase.removesuffix(ending) + instead
-            if phrase.endswith(ending) and len(stem) > 2 and stem in known:
-                return known[stem]
+            if phrase.endswith(ending) and len(stem := phrase.removesuffix(ending) + instead) > 2:
+                found = known.get(stem) or folded.get(bare.removesuffix(ending) + instead)
+                if found:
+                    return found
         return None
+
+
+def _fold(text: str) -> str:
+    """Return a text without accents, as many type it: aviao."""
+    if text.isascii():
+        return text
+    parts = unicodedata.normalize("NFKD", text)
+    return "".join(letter for letter in parts if not unicodedata.combining(letter))
+
+
+def _by_fold(known: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Return what words with accents mean by how they are typed without.
+
+    Of words that are typed alike, what the text encoder has a word for comes first. What is a
+    word as it is typed, in this language or as a small one in English, means what it is: thé.
+    """
+    drawn, found = _english_words(), dict[str, tuple[str, str]]()
+    for word, row in known.items():
+        bare = _fold(word)
+        if bare == word or bare in known or bare in _SMALL_WORDS or len(bare) < _SHORTEST_FOLD:
+            continue
+        if bare not in found or (found[bare][0] not in drawn and row[0] in drawn):
+            found[bare] = row
+    return found
 
 
 def _by_script(text: str) -> tuple[str, ...]:
@@ -250,6 +332,13 @@ def _by_script(text: str) -> tuple[str, ...]:
 
 def _plain(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"[“”«»\"!?:;,.()]", " ", text.lower())).strip()
+
+
+def _seen(text: str) -> str:
+    """Return a text without signs that are drawn as nothing; they may stand for its spaces."""
+    if "\u200b" in text and not any(letter.isspace() for letter in text):
+        text = text.replace("\u200b", " ").strip()
+    return _UNSEEN.sub("", text)
 
 
 def _parted(text: str, language: str) -> str:
@@ -365,6 +454,7 @@ class Translator:
 
     def detect(self, text: str) -> str:
         """Return the likeliest language, English where that is well possible."""
+        text = _seen(text)
         words = [word for word in _plain(text).split() if any(c.isalpha() for c in word)]
         if not words:
             return "en"
@@ -392,12 +482,12 @@ class Translator:
     def reads(self, text: str) -> bool:
         """Whether a text in no language that is translated may still say something in English.
 
-        It has an English word in it, or is one word in Latin letters: a name has no language.
+        It has an English word in it, or is one word in letters of English: a name has no language.
         """
         words = [word for word in re.findall(r"[^\W\d_]+", _plain(text)) if len(word) > 1]
         if any(word in self._english and word not in _SMALL_WORDS for word in words):
             return True
-        return len(words) < 2 and not _by_script(text.lower())
+        return len(words) < 2 and all(word.isascii() for word in words)
 
     def __call__(self, text: str, language: str | None = None) -> Translation:
         """Return the text in English.
@@ -406,6 +496,7 @@ class Translator:
             text: A sentence or a few words.
             language: Its ISO 639-1 code; None finds out.
         """
+        text = _seen(text)
         told = language or self.detect(text)
         if told == "en":
             return Translation(text, "en")
@@ -416,9 +507,10 @@ class Translator:
             except ImportError:
                 pass  # the package is there, its libraries are not
         if told in self._glossary.languages:
-            known = self._glossary.known(text, told)
-            if known:
-                return Translation(self._glossary(text, told), told, "glossary", round(known, 3))
+            known = self._glossary.known(text, told, self._english)
+            if self._glossary.known(text, told):
+                said = self._glossary(text, told, self._english)
+                return Translation(said, told, "glossary", round(known, 3))
         return Translation(text, told, known=0.0)
 
     def _share(self, text: str, language: str) -> float:
@@ -443,7 +535,7 @@ class Translate(Model):
 
     | | |
     |---|---|
-    | words | 28,764: the Unicode CLDR's names and keywords of emoji (Unicode-3.0), and our own |
+    | words | 28,755, accents or not: the Unicode CLDR's names of emoji (Unicode-3.0), and our own |
     | languages told apart | 28, by script and runs of letters: nine in ten of emoji it never saw |
     | time | below 1 ms |
     | Argos packages | licences of their own, most of them MIT or CC0; see each `README.md` |
