@@ -104,6 +104,12 @@ def test_so_is_one_of_a_transformer_that_is_given_to_a_unet(tmp_path: Path) -> N
         given(folder(tmp_path / "dreams"), net(tmp_path / "net", "flux"))
 
 
+def test_a_network_that_does_not_say_it_is_a_control_net_is_none(tmp_path: Path) -> None:
+    made = folder(tmp_path / "dreams")
+    with pytest.raises(InvalidModel, match="unet/ does not say of which class it is: give a contr"):
+        given(made, made / "unet")
+
+
 @pytest.mark.parametrize(
     ("family", "changes", "why"),
     [

@@ -13,7 +13,7 @@ from test_families_recognised import EULER, VAE, folder, safetensors
 
 from swell.errors import SwellError
 from swell.families.asked import input_type
-from swell.families.description import contents, definition_of, describe
+from swell.families.description import contents, definition_of, describe, with_loop
 from swell.families.entries import Entry
 from swell.families.entries import write as write_entry
 from swell.families.recognise import look, weight_files
@@ -48,8 +48,8 @@ def test_a_part_is_a_folder_beside_its_index(tmp_path: Path, name: str) -> None:
 
 def test_parts_may_be_links_as_in_the_cache_of_a_hub(tmp_path: Path) -> None:
     made = folder(tmp_path / "dreams")
-    (made / "unet" / "model.safetensors").rename(tmp_path / "blob")
-    (made / "unet" / "model.safetensors").symlink_to(tmp_path / "blob")
+    (made / "unet" / "diffusion_pytorch_model.safetensors").rename(tmp_path / "blob")
+    (made / "unet" / "diffusion_pytorch_model.safetensors").symlink_to(tmp_path / "blob")
     (made / "vae").rename(tmp_path / "vae")
     (made / "vae").symlink_to(tmp_path / "vae")
     assert look(made).family.name == "stable-diffusion"
@@ -110,7 +110,8 @@ def test_pickles_without_safetensors_are_refused_whatever_the_part(
     tmp_path: Path, part: str, name: str
 ) -> None:
     made = folder(tmp_path)
-    (made / part / "model.safetensors").unlink(missing_ok=True)
+    for weights in (made / part).glob("*.safetensors"):
+        weights.unlink()
     (made / part / "config.json").unlink(missing_ok=True)
     write(name)(made / part)
     with pytest.raises(InvalidModel, match=rf"{part}/ has no .safetensors file and has {name}"):
@@ -143,6 +144,7 @@ def test_pickles_beside_safetensors_are_left_alone(tmp_path: Path) -> None:
             "has no x.safetensors, which model.safetensors.index.json names",
         ),
         (write("model.safetensors.index.json", '{"weight_map": 5}'), "weight_map names"),
+        (write("model.safetensors.index.json", '{"weight_map": {}}'), "weight_map names"),
     ],
 )
 def test_what_would_be_opened_unasked_is_refused(
@@ -154,6 +156,71 @@ def test_what_would_be_opened_unasked_is_refused(
         look(made)
 
 
+def test_weights_have_the_names_by_which_a_library_finds_them(tmp_path: Path) -> None:
+    made = folder(tmp_path / "dreams")
+    own, other = (made / "text_encoder" / f"{name}.safetensors" for name in ("model", "pytorch"))
+    own.rename(other)
+    with pytest.raises(InvalidModel, match=r"text_encoder/ has no model.safetensors, nor an index"):
+        look(made)
+    other.rename(own.with_name("model.fp16.safetensors"))
+    look(made)
+    own.with_name("model.fp16.safetensors").rename(own.with_name("model-00001-of-1.safetensors"))
+    with pytest.raises(InvalidModel, match=r"text_encoder/ has no model.safetensors, nor an index"):
+        look(made)
+    told = json.dumps({"weight_map": {"a": "model-00001-of-1.safetensors"}})
+    own.with_name("model.safetensors.index.json").write_text(told)
+    look(made)
+
+
+def test_networks_have_the_names_that_diffusers_looks_for_in_its_own_loop(tmp_path: Path) -> None:
+    made = folder(tmp_path / "steps")
+    own = made / "vae" / "diffusion_pytorch_model.safetensors"
+    own.rename(own.with_name("model.safetensors"))
+    assert look(made).family.name == "stable-diffusion", "Swell reads it itself, under any name"
+    made = folder(tmp_path / "loop", "PixArtAlphaPipeline")
+    own = made / "vae" / "diffusion_pytorch_model.safetensors"
+    own.rename(own.with_name("model.safetensors"))
+    with pytest.raises(InvalidModel, match=r"vae/ has no diffusion_pytorch_model.safetensors"):
+        look(made)
+
+
+LONG = "A" * 81
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("model_index.json", LONG + "Pipeline"),
+        ("model_index.json", ["pipeline_of_mine", "StableDiffusionPipeline"]),
+        ("scheduler/scheduler_config.json", LONG),
+        ("scheduler/scheduler_config.json", "Euler |x|\n\n# A heading"),
+        ("scheduler/scheduler_config.json", "Eul\u00e9r"),
+        ("scheduler/scheduler_config.json", ["EulerDiscreteScheduler"]),
+    ],
+)
+def test_names_of_classes_are_short_identifiers(tmp_path: Path, file: str, name: object) -> None:
+    made = folder(tmp_path)
+    told = json.loads((made / file).read_text())
+    (made / file).write_text(json.dumps(told | {"_class_name": name}))
+    with pytest.raises(InvalidModel, match=r"_class_name is .*: it must be the name of a class"):
+        look(made)
+    entry = Entry(name="acme/dreams", folder=str(made))
+    with pytest.raises(InvalidModel) as caught:
+        describe(with_loop(entry))
+    assert len(caught.value.detail) < 300
+
+
+@pytest.mark.parametrize(
+    "told", [["diffusers", LONG], ["L" * 81, "AutoencoderKL"], ["diffusers", "É"]]
+)
+def test_parts_have_classes_with_short_names(tmp_path: Path, told: list[str]) -> None:
+    made = folder(tmp_path)
+    index = json.loads((made / "model_index.json").read_text())
+    (made / "model_index.json").write_text(json.dumps(index | {"vae": told}))
+    with pytest.raises(InvalidModel, match=r"says of vae .*: give a library and a class"):
+        look(made)
+
+
 # Pictures that a pipeline needs beside words
 
 NET = {"controlnet": ["diffusers", "ControlNetModel"]}
@@ -161,7 +228,7 @@ NET = {"controlnet": ["diffusers", "ControlNetModel"]}
 
 def with_net(place: Path, pipeline: str, **more: Any) -> Path:
     made = folder(place, pipeline, **NET, **more)
-    (made / "controlnet" / "config.json").write_text("{}")
+    (made / "controlnet" / "config.json").write_text('{"_class_name": "ControlNetModel"}')
     safetensors(made / "controlnet" / "model.safetensors")
     return made
 
@@ -262,15 +329,18 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_weights_that_were_cut_off_are_refused_by_name(tmp_path: Path, part: str) -> None:
     made = folder(tmp_path)
-    cut(made / part / "model.safetensors")
-    with pytest.raises(BrokenWeights, match=rf"{part}/model.safetensors .* it was cut off"):
+    [weights] = (made / part).glob("*.safetensors")
+    cut(weights)
+    with pytest.raises(BrokenWeights, match=rf"{part}/{weights.name} .* it was cut off"):
         describe(Entry(name="acme/dreams", folder=str(made)))
 
 
 def test_a_pickle_under_another_name_is_refused(tmp_path: Path) -> None:
     made = folder(tmp_path)
-    (made / "unet" / "model.safetensors").write_bytes(b"PK\x03\x04 and more")
-    with pytest.raises(RefusedFormat, match=r"unet/model.safetensors is an archive or a pickle"):
+    (made / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"PK\x03\x04 and more")
+    with pytest.raises(
+        RefusedFormat, match=r"unet/diffusion_pytorch_model.safetensors is an archive or a pickle"
+    ):
         describe(Entry(name="acme/dreams", folder=str(made)))
 
 
@@ -291,7 +361,7 @@ def test_a_control_net_is_looked_at_when_it_is_given(
 ) -> None:
     net = tmp_path / "net"
     net.mkdir()
-    (net / "config.json").write_text("{}")
+    (net / "config.json").write_text('{"_class_name": "ControlNetModel"}')
     safetensors(net / "model.safetensors")
     spoil(net)
     made = folder(tmp_path / "dreams")
@@ -305,12 +375,14 @@ def test_a_file_that_was_changed_in_place_is_not_what_was_added(tmp_path: Path) 
     names = weight_files(made)
     write_entry(entry, Entry(name="acme/dreams", folder=str(made), weights=contents(made, names)))
     definition = definition_of(entry)
-    weights = made / "unet" / "model.safetensors"
+    weights = made / "unet" / "diffusion_pytorch_model.safetensors"
     later = entry.stat().st_mtime_ns + 10**9
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + b"!")
     os.utime(weights, ns=(later, later))
-    with pytest.raises(InvalidModel, match=r"unet/model.safetensors has changed since"):
+    with pytest.raises(
+        InvalidModel, match=r"unet/diffusion_pytorch_model.safetensors has changed since"
+    ):
         definition.make()
 
 

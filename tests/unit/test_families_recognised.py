@@ -73,7 +73,8 @@ def folder(
             (place / name).mkdir(parents=True)
     for name, config in configs.items():
         (place / name / "config.json").write_text(json.dumps(config))
-        safetensors(place / name / "model.safetensors")
+        stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
+        safetensors(place / name / f"{stem}.safetensors")
     (place / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler or EULER))
     (place / "model_index.json").write_text(json.dumps(index))
     return place
@@ -175,7 +176,10 @@ def test_another_sampler_brings_it_back_to_the_engine(tmp_path: Path) -> None:
         (lambda at: (at / "model_index.json").write_text("[]"), "no table"),
         (lambda at: (at / "model_index.json").write_text("{}"), "no pipeline"),
         (lambda at: (at / "vae" / "config.json").unlink(), "no vae/config.json"),
-        (lambda at: (at / "unet" / "model.safetensors").unlink(), "unet/ has no .safetensors"),
+        (
+            lambda at: (at / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
+            "unet/ has no .safetensors",
+        ),
         (lambda at: (at / "scheduler" / "scheduler_config.json").unlink(), "no scheduler/"),
     ],
 )
@@ -194,7 +198,7 @@ def test_pickles_and_what_is_not_loaded_are_no_files_of_a_model(tmp_path: Path) 
     (made / "safety_checker").mkdir()
     safetensors(made / "safety_checker" / "model.safetensors")
     names = weight_files(made)
-    assert "unet/model.safetensors" in names
+    assert "unet/diffusion_pytorch_model.safetensors" in names
     assert not [name for name in names if name.endswith(".bin") or "safety" in name]
 
 
@@ -396,7 +400,9 @@ def test_the_head_of_a_readme_tells_the_licence(tmp_path: Path, text: str, licen
 @pytest.mark.parametrize(
     "change",
     [
-        lambda source: safetensors(source / "unet" / "model.safetensors", b"ABCD"),
+        lambda source: safetensors(
+            source / "unet" / "diffusion_pytorch_model.safetensors", b"ABCD"
+        ),
         lambda source: (source / "tokenizer" / "vocab.json").write_text("{}"),
         lambda source: None,
     ],
@@ -467,7 +473,7 @@ def test_a_removed_model_is_served_no_more(tmp_path: Path) -> None:
     command = ["models", "remove", "acme/dreams", "--data", str(tmp_path)]
     assert CliRunner().invoke(app, command).exit_code == 0
     assert added(tmp_path) == []
-    assert (tmp_path / "dreams" / "unet" / "model.safetensors").is_file()
+    assert (tmp_path / "dreams" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
     assert CliRunner().invoke(app, command).exit_code != 0
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from swell.families.settings import count_of, read_json
+from swell.families.settings import class_in, count_of, read_json
 from swell.model import InvalidModel
 
 __all__ = ["Net", "read_net"]
@@ -86,13 +86,14 @@ def read_net(
         InvalidModel: It is no control net, or one for another network.
     """
     told = read_json(folder, "config.json")
-    found = str(told.get("_class_name", kind))
+    file = f"{folder.name}/config.json"
+    found = class_in(told, file)
     if found != kind:
+        what = f"is a {found}" if found else "does not say of which class it is"
         raise InvalidModel(
-            f"{folder.name}/ is a {found[:80]}: give a control net of the kind that {family} "
+            f"{folder.name}/ {what}: give a control net of the kind that {family} "
             f"models take, {kind}"
         )
-    file = f"{folder.name}/config.json"
     if told.get("num_mode") is not None:
         count_of(told, "num_mode", 1, least=1, most=_MOST_MODES, file=file)
     net = Net(folder, told)

@@ -21,7 +21,7 @@ from swell.families.parts import check_folder, check_weights, used_parts
 from swell.families.placement import CHOICES
 from swell.families.read_me import licence_in
 from swell.families.recognise import OTHER, Facts, is_known, is_vqgan_clip, look
-from swell.families.settings import read_json
+from swell.families.settings import class_in, read_json
 from swell.media import Image, LoRA
 from swell.model import Batch, Definition, InvalidModel, Model
 from swell.weights.files import open_file
@@ -95,7 +95,7 @@ def with_loop(entry: Entry) -> Entry:
         InvalidModel: Diffusers has no such pipeline, or it needs more than words.
     """
     index = read_json(Path(entry.folder), "model_index.json")
-    pipeline = str(index.get("_class_name", ""))
+    pipeline = class_in(index, "model_index.json")
     if is_known(pipeline) or not pipeline.endswith("Pipeline"):
         return entry
     try:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from swell.families.settings import read_json
+from swell.families.settings import is_class, read_json
 from swell.model import InvalidModel
 from swell.weights.formats import PICKLE_SUFFIXES, check_content
 
@@ -20,6 +20,7 @@ __all__ = [
     "LIBRARIES",
     "UNUSED",
     "check_folder",
+    "check_names",
     "check_parts",
     "check_weights",
     "parts_of",
@@ -55,6 +56,12 @@ _STEP_PARTS: Final = frozenset(
 #: Classes that are whatever a folder says, and those that read folders of parts themselves.
 _OPEN_CLASS: Final = re.compile(r"Auto(?!encoder)\w*|\w*Pipeline")
 
+#: What weights of a library's parts are called.
+_STEMS: Final[Mapping[str, str]] = {
+    "diffusers": "diffusion_pytorch_model",
+    "transformers": "model",
+}
+
 #: What pipelines are kept in.
 _PIPELINE_FILE: Final = "model_index.json"
 
@@ -72,14 +79,14 @@ def parts_of(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     for name, told in index.items():
         if name.startswith("_") or not (isinstance(told, list) and len(told) == 2):
             continue
-        if not (name.isascii() and name.isidentifier()):
+        if not is_class(name):
             raise InvalidModel(
                 f"model_index.json names a part {name[:80]!r}: a part is a folder beside that "
                 "file, with a name of letters, digits and _"
             )
         if told[0] is None:
             continue
-        if not all(isinstance(each, str) and each.isidentifier() for each in told):
+        if not all(map(is_class, told)):
             raise InvalidModel(
                 f"model_index.json says of {name} {str(told)[:80]}: give a library and a class"
             )
@@ -122,6 +129,29 @@ def check_parts(folder: Path, index: Mapping[str, Any], *, in_steps: bool) -> No
         if not (folder / name).is_dir():
             raise InvalidModel(f"the folder has no {name}/, which model_index.json names")
         check_folder(folder / name)
+        if library == "transformers":
+            check_names(folder / name, library)
+
+
+def check_names(part: Path, library: str) -> None:
+    """Check that a part's weights have the names by which its library finds them.
+
+    Networks of diffusers that are drawn in steps are read by Swell, under any names.
+
+    Raises:
+        InvalidModel: They have others.
+    """
+    stem = _STEMS.get(library)
+    names = [path.name for path in part.iterdir()]
+    if stem is None or not any(name.endswith(".safetensors") for name in names):
+        return
+    # With what stands for a precision between; an index names the shards.
+    found = re.compile(rf"{stem}(\.\w+)?\.safetensors(\.index(\.\w+)?\.json)?")
+    if not any(found.fullmatch(name) for name in names):
+        raise InvalidModel(
+            f"{part.name}/ has no {stem}.safetensors, nor an index of its shards, and {library} "
+            "looks for no other name: give a folder as diffusers saves it, or rename the file"
+        )
 
 
 def check_folder(part: Path) -> None:
@@ -196,7 +226,7 @@ def _check_shards(part: Path, name: str) -> None:
     if ".safetensors." not in name:
         return  # that of pickles, which is not read
     told = read_json(part.parent, f"{part.name}/{name}").get("weight_map")
-    shards: Sequence[Any] = list(told.values()) if isinstance(told, dict) else [None]
+    shards: Sequence[Any] = list(told.values()) if isinstance(told, dict) and told else [None]
     for shard in shards:
         if not (isinstance(shard, str) and shard.endswith(".safetensors") and _is_plain(shard)):
             raise InvalidModel(

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from swell.families import vqgan_clip
 from swell.families.own_loops import LOOPS, Loop, words_of
-from swell.families.parts import UNUSED, check_parts, parts_of
+from swell.families.parts import UNUSED, check_names, check_parts, parts_of, used_parts
 from swell.families.schedulers import few_step, sampler_of, with_sampler
-from swell.families.settings import count_of, counts_of, number_of, read_json
+from swell.families.settings import class_in, count_of, counts_of, number_of, read_json
 from swell.model import InvalidModel
 from swell.weights.formats import is_allowed
 
@@ -63,6 +63,9 @@ _USUAL_PX: Final = 1024
 
 #: Where the settings of the autoencoder stand.
 _VAE: Final = "vae/config.json"
+
+#: Where those of the scheduler stand.
+_SCHEDULER: Final = "scheduler/scheduler_config.json"
 
 #: Any other pipeline of diffusers that makes a picture of words: drawn by its own loop.
 OTHER: Final = Family("pipeline", (), "pipeline_torch")
@@ -270,11 +273,12 @@ def look(
         InvalidModel: It is no folder of a model, something is missing, or it has no family here.
     """
     index = read_json(folder, "model_index.json")
-    pipeline = str(index.get("_class_name", ""))
+    pipeline = class_in(index, "model_index.json")
     family = _family(pipeline, loop)
     loop = LOOPS.get(words_of(pipeline), loop)
     check_parts(folder, index, in_steps=family is not OTHER)
-    scheduler = read_json(folder, "scheduler/scheduler_config.json", optional=family is OTHER)
+    scheduler = read_json(folder, _SCHEDULER, optional=family is OTHER)
+    class_in(scheduler, _SCHEDULER)
     distilled: tuple[int, float] | None = None
     if few:
         scheduler, count, scale = few_step(scheduler, few)
@@ -306,7 +310,10 @@ def look(
     )
     why = _obstacle(facts)
     if why:
-        return _in_own_loop(facts, loop, why)
+        found = _in_own_loop(facts, loop, why)
+        for name, (library, _) in used_parts(index).items():
+            check_names(folder / name, library)
+        return found
     _check_heard(facts)
     return facts
 

@@ -4,12 +4,23 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from swell.model import InvalidModel
 from swell.weights.files import read_settings
 
-__all__ = ["choice_of", "count_of", "counts_of", "number_of", "read_json"]
+__all__ = [
+    "choice_of",
+    "class_in",
+    "count_of",
+    "counts_of",
+    "is_class",
+    "number_of",
+    "read_json",
+]
+
+#: Letters of the name of a class; the longest of diffusers has some 60.
+_LONGEST: Final = 80
 
 
 def read_json(folder: Path, name: str, *, optional: bool = False) -> dict[str, Any]:
@@ -101,6 +112,29 @@ def choice_of(
     if not (isinstance(found, str) and found in known):
         raise _wrong(file, name, found, f"one of {', '.join(known)}")
     return found
+
+
+def class_in(told: Mapping[str, Any], file: str) -> str:
+    """Return the name of the class in diffusers that settings say they are of; empty for none.
+
+    Raises:
+        InvalidModel: It is no name of a class.
+    """
+    found = told.get("_class_name", "")
+    if found != "" and not is_class(found):
+        raise _wrong(
+            file,
+            "_class_name",
+            found,
+            f"the name of a class, of letters, digits and _, {_LONGEST} at most",
+        )
+    return str(found)
+
+
+def is_class(name: Any) -> bool:
+    """Whether something may be the name of a class, and be shown."""
+    is_short = isinstance(name, str) and len(name) <= _LONGEST
+    return is_short and name.isascii() and name.isidentifier()
 
 
 def _is_whole(value: Any) -> bool:

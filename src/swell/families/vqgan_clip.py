@@ -324,11 +324,13 @@ def define(folder: Path, name: str, listed: Path | None = None) -> Definition:
         vqgan = diffusers_config(vqgan)
     if vqgan.get("_class_name") != "VQModel":
         raise InvalidModel(
-            f"vqgan/config.json is of {vqgan.get('_class_name')}: give a VQModel of diffusers, "
-            "or the settings that a VQGAN's authors gave it"
+            f"vqgan/config.json is of {str(vqgan.get('_class_name'))[:80]}: give a VQModel of "
+            "diffusers, or the settings that a VQGAN's authors gave it"
         )
     if clip.get("model_type") != "clip":
-        raise InvalidModel(f"clip/config.json is of {clip.get('model_type')}: give a CLIPModel")
+        raise InvalidModel(
+            f"clip/config.json is of {str(clip.get('model_type'))[:80]}: give a CLIPModel"
+        )
     files = []
     for part in ("vqgan", "clip"):
         found = sorted(path for path in (folder / part).iterdir() if path.suffix in _SUFFIXES)
