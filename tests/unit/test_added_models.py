@@ -508,3 +508,50 @@ def test_a_data_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     result = add(tmp_path / "data", dreams(tmp_path / "source"), "--name", "x/one")
     assert isinstance(result.exception, SystemExit)
     assert "choose a data folder that can be written" in told(result)
+
+
+@pytest.mark.parametrize("place", ["unet/\udcff.json", "vae/\udcff", "\udcff/config.json"])
+def test_names_of_files_that_are_no_text_are_refused(tmp_path: Path, place: str) -> None:
+    source = dreams(tmp_path / "source")
+    (source / place).parent.mkdir(exist_ok=True)
+    (source / place).write_text("{}")
+    result = add(tmp_path / "data", source, "--name", "x/odd")
+    assert isinstance(result.exception, SystemExit)
+    assert "is no UTF-8: give it another" in told(result)
+    assert not list((tmp_path / "data" / "models").iterdir())
+
+
+@pytest.mark.parametrize("option", ["", "--controlnet", "--ip-adapter", "--lora"])
+def test_so_are_those_of_folders_and_of_what_is_added_beside(tmp_path: Path, option: str) -> None:
+    odd = tmp_path / "w\udcfft.safetensors"
+    source = dreams(tmp_path / "source")
+    if option == "--lora":
+        safetensors(odd)
+    else:
+        dreams(odd)
+    more = (option, str(odd)) if option else ()
+    result = add(tmp_path / "data", source if option else odd, "--name", "x/odd", *more)
+    assert isinstance(result.exception, SystemExit)
+    assert "is no UTF-8: give it another" in told(result)
+
+
+@pytest.mark.parametrize(
+    ("index", "why"),
+    [
+        ({"foo": []}, ""),
+        ({"foo": [{"a": 1}, 2]}, "says of foo"),
+        ({"../../etc": ["diffusers", "X"]}, "names a part '../../etc'"),
+        ({"*": ["diffusers", "X"]}, "names a part '*'"),
+    ],
+)
+def test_what_a_hubs_index_says_is_looked_at_before_more_is_fetched(
+    hub: HubServer, tmp_path: Path, index: dict[str, Any], why: str
+) -> None:
+    path = tmp_path / "old" / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | index))
+    result = add(tmp_path / "data", "hf:acme/dreams")
+    assert (result.exit_code == 0) == (not why), result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert why in told(result)
+    if why:
+        assert not any(path.endswith(NETWORK) for _, path, _ in hub.asked)

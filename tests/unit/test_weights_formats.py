@@ -35,6 +35,11 @@ def test_a_pickle_is_refused_with_how_to_convert_it(name: str) -> None:
         check_name(name)
 
 
+def test_a_name_that_is_no_text_is_refused() -> None:
+    with pytest.raises(RefusedFormat, match=r"udcff.json' cannot name a file"):
+        check_name("unet/\udcff.json")
+
+
 @pytest.mark.parametrize("name", ["model.py", "run.sh", "model", "lib.so", "model.safetensors.py"])
 def test_a_program_or_an_unknown_format_is_refused(name: str) -> None:
     with pytest.raises(RefusedFormat, match="not a file of weights"):

@@ -257,3 +257,11 @@ def test_an_entry_that_nobody_can_read_stops_it_with_what_to_do(tmp_path: Path) 
     assert result.exit_code != 0
     assert "swell models remove x/one" in " ".join(result.output.split())
     assert contents(data) == {entry.sha256}
+
+
+@pytest.mark.parametrize("idle_s", ["inf", "nan", "1e300", "-1"])
+def test_a_time_that_leads_to_no_date_is_refused(tmp_path: Path, idle_s: str) -> None:
+    result = models("prune", "--data", str(tmp_path), "--idle-s", idle_s)
+    assert result.exit_code == 2
+    assert "--idle-s" in result.output
+    assert prune_json(tmp_path, "--idle-s", "3e9")["removed"] == []

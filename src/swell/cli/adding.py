@@ -31,6 +31,7 @@ from swell.families.entries import (
 from swell.families.placement import CHOICES
 from swell.families.recognise import OTHER, is_vqgan_clip, weight_files
 from swell.families.schedulers import FEW_STEPS, SAMPLERS
+from swell.families.settings import check_text
 from swell.media import LoRA
 from swell.model import Definition, InvalidModel, load_models
 from swell.weights.lora import check_lora
@@ -284,6 +285,7 @@ def _own_folder(source: str) -> Path:
     folder = Path(source).expanduser().resolve()
     if not folder.is_dir():
         raise InvalidModel(f"there is no folder {source!r}: give one, or hf:OWNER/REPO")
+    check_text(str(folder))
     return folder
 
 
@@ -304,6 +306,7 @@ def _lora(told: str) -> Extra:
     path = Path(file).expanduser().resolve()
     if not path.is_file():
         raise InvalidModel(f"there is no LoRA {file!r}: give a .safetensors file")
+    check_text(str(path))
     check_lora(path, path.name)
     return Extra(str(path), number, LoRA(path).digest)
 
@@ -314,4 +317,5 @@ def _existing(path: Path | None, what: str) -> str:
     found = path.expanduser().resolve()
     if not found.exists():
         raise InvalidModel(f"there is no {what} at {str(path)!r}")
+    check_text(str(found))
     return str(found)

@@ -10,8 +10,9 @@ from typing import Final
 from swell.config import Settings
 from swell.errors import SwellError
 from swell.families.entries import Entry, added, path_of, read
+from swell.families.parts import used_parts
 from swell.families.read_me import README
-from swell.families.recognise import UNUSED, read_json
+from swell.families.recognise import read_json
 from swell.weights import Listing, WeightCache
 from swell.weights.pull import HUB, Hub, pull
 
@@ -60,12 +61,11 @@ async def pull_model(reference: str, folder: Path, settings: Settings) -> tuple[
         return found
 
     await bring(["model_index.json"])
-    index = read_json(folder, "model_index.json")
-    parts = [part for part, told in index.items() if isinstance(told, list) and told[0]]
-    include = [f"{part}/{each}" for part in parts if part not in UNUSED for each in _FILES]
+    parts = used_parts(read_json(folder, "model_index.json"))
+    include = [f"{part}/{each}" for part in parts for each in _FILES]
     include += ["model_index.json", README]
     listing = await bring(include)
-    bare = [part for part in parts if part not in UNUSED and _has_no_weights(folder / part)]
+    bare = [part for part in parts if _has_no_weights(folder / part)]
     if bare:
         # Those are there in half precision alone, or have names of their own.
         include += [f"{part}/*.safetensors" for part in bare]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -20,13 +20,29 @@ from swell.weights.prune import Pruned, prune
 __all__ = ["prune_weights"]
 
 
+#: A hundred years: there is no older file.
+_LONGEST_S: Final = 100 * 365.25 * 86400
+
+
+def _bounded(idle_s: float) -> float:
+    """Return a time that leads to a date."""
+    if not idle_s <= _LONGEST_S:
+        raise typer.BadParameter(f"give seconds, {_LONGEST_S:.0f} at most")
+    return idle_s
+
+
 def prune_weights(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what would be removed.")
     ] = False,
     idle_s: Annotated[
         float,
-        typer.Option("--idle-s", min=0, help="Seconds that a file must not have been used."),
+        typer.Option(
+            "--idle-s",
+            min=0,
+            callback=_bounded,
+            help="Seconds that a file must not have been used.",
+        ),
     ] = 3600,
     as_json: Json = False,
     data: Data = None,

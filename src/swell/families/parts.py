@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from swell.families.settings import is_class, read_json
+from swell.families.settings import check_text, is_class, read_json
 from swell.model import InvalidModel
 from swell.weights.formats import PICKLE_SUFFIXES, check_content
 
@@ -158,11 +158,12 @@ def check_folder(part: Path) -> None:
     """Check that a part's folder may be opened.
 
     Raises:
-        InvalidModel: It holds code, a pipeline, what is no file, or weights that are there as
-            pickles alone.
+        InvalidModel: It holds code, a pipeline, what is no file or has no name in UTF-8, or
+            weights that are there as pickles alone.
     """
     names = sorted(each.relative_to(part).as_posix() for each in part.rglob("*"))
     for name in names:
+        check_text(name)
         _check_kind(part, name)
     weights = [name for name in names if name.lower().endswith(".safetensors")]
     pickles = [name for name in names if name.lower().endswith(PICKLE_SUFFIXES)]

@@ -13,7 +13,7 @@ from swell.families import vqgan_clip
 from swell.families.own_loops import LOOPS, Loop, words_of
 from swell.families.parts import UNUSED, check_names, check_parts, parts_of, used_parts
 from swell.families.schedulers import few_step, sampler_of, with_sampler
-from swell.families.settings import class_in, count_of, counts_of, number_of, read_json
+from swell.families.settings import check_text, class_in, count_of, counts_of, number_of, read_json
 from swell.model import InvalidModel
 from swell.weights.formats import is_allowed
 
@@ -478,11 +478,18 @@ def _obstacle(facts: Facts) -> str:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Return the names of all files that a model may be made of, in order."""
+    """Return the names of all files that a model may be made of, in order.
+
+    Raises:
+        InvalidModel: One is no text.
+    """
     names = (each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
-    return sorted(
+    found = sorted(
         name for name in names if is_allowed(name) and name.partition("/")[0] not in UNUSED
     )
+    for name in found:
+        check_text(name)
+    return found
 
 
 def is_vqgan_clip(folder: Path) -> bool:

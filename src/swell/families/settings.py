@@ -10,6 +10,7 @@ from swell.model import InvalidModel
 from swell.weights.files import read_settings
 
 __all__ = [
+    "check_text",
     "choice_of",
     "class_in",
     "count_of",
@@ -112,6 +113,18 @@ def choice_of(
     if not (isinstance(found, str) and found in known):
         raise _wrong(file, name, found, f"one of {', '.join(known)}")
     return found
+
+
+def check_text(name: str) -> None:
+    """Check that the name of a file or folder can be written down and shown.
+
+    Raises:
+        InvalidModel: It is no UTF-8.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidModel(f"the name {name!r} is no UTF-8: give it another") from None
 
 
 def class_in(told: Mapping[str, Any], file: str) -> str:

@@ -154,7 +154,9 @@ def check_name(name: str) -> str:
     """
     path = PurePosixPath(name)
     parts = path.parts
-    if not parts or path.is_absolute() or ".." in parts or "\\" in name or "\0" in name:
+    is_text = name.encode(errors="replace").decode() == name
+    is_odd = not is_text or "\\" in name or "\0" in name
+    if not parts or path.is_absolute() or ".." in parts or is_odd:
         raise RefusedFormat(f"{name!r} cannot name a file of a model: use a relative path with '/'")
     if is_allowed(name):
         return str(path)
