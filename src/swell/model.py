@@ -275,7 +275,8 @@ class Model:
     #: Type of one result, for the schema; anything pydantic knows, `swell.Image` or `swell.File`.
     Output: ClassVar[Any] = None
     batch: ClassVar[Batch] = Batch()
-    #: Files whose content is part of the version, such as weights; relative to the model's file.
+    #: Files whose content is part of the version, such as weights; relative to the file that this
+    #: attribute is written in.
     files: ClassVar[Sequence[str | Path]] = ()
     #: Inputs that work, for docs, checks and warm-up; taken from the schema if empty.
     examples: ClassVar[Sequence[Mapping[str, Any]]] = ()
@@ -287,7 +288,7 @@ class Model:
     credits: ClassVar[str] = ""
     #: What it takes, as measured by its author.
     speed: ClassVar[Sequence[Speed]] = ()
-    #: Pictures, sounds and texts for the card, small ones, by their captions; relative to the
+    #: file that this attribute is written in.
     #: model's file.
     samples: ClassVar[Mapping[str, str | Path]] = MappingProxyType({})
     #: What it takes of the device, in bytes; `load` may set it. 0 stands for what the process grows
@@ -805,7 +806,7 @@ def _define_class(cls: type[Model]) -> Definition:
         batch=cls.batch,
         stage=cls.stage,
         source=home,
-        files=_resolve(cls.files, home),
+        files=_resolve(cls.files, _home_of(cls, "files")),
         make=cls,
         step_bucket=cls.bucket if issubclass(cls, StepModel) else 0,
         step_rows=max(cls.bucket, cls.most_rows) if issubclass(cls, StepModel) else 0,
@@ -817,7 +818,7 @@ def _define_class(cls: type[Model]) -> Definition:
                 "speed": cls.speed,
                 "samples": cls.samples,
             },
-            home,
+            _home_of(cls, "samples"),
         ),
     )
 
@@ -985,6 +986,11 @@ def _home(source: Any) -> Path | None:
     except TypeError:
         return None
     return Path(found) if found and Path(found).is_file() else None
+
+
+def _home_of(cls: type, attribute: str) -> Path | None:
+    """Return the file of the class that an attribute was written in, which may be a parent."""
+    return _home(next(each for each in cls.__mro__ if attribute in vars(each)))
 
 
 def _resolve(files: Sequence[str | Path], home: Path | None) -> tuple[Path, ...]:

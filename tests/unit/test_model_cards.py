@@ -19,6 +19,7 @@ from swell.errors import InvalidRequest
 from swell.model import Definition, InvalidModel, define, load_models
 from swell.registry import ModelCard, Sample, Speed
 from swell.samples import MOST_BYTES, MOST_SAMPLES, MOST_TEXT_BYTES, read_samples
+from swell.zoo.curve import CurveModel
 
 TOLD = """
 import swell
@@ -407,3 +408,9 @@ def test_a_markdown_table_without_a_head_has_none() -> None:
 )
 def test_the_first_paragraph_is_told_apart(text: str, parts: tuple[str, str]) -> None:
     assert parted(text) == parts
+
+
+def test_what_a_class_takes_over_lies_beside_the_file_that_says_so() -> None:
+    made = define(type("Mine", (CurveModel,), {"name": "demo/mine", "__module__": __name__}))
+    assert made.samples == define(CurveModel).samples
+    assert made.card().samples == define(CurveModel).card().samples != []
