@@ -41,7 +41,12 @@ NEEDS = Needs(("old-package<2",))
 
 
 def scripted(
-    tmp_path: Path, fits: str, *, unfit: str = "", said: str = "No matching distribution"
+    tmp_path: Path,
+    fits: str,
+    *,
+    unfit: str = "",
+    said: str = "No matching distribution",
+    wheels: Path | None = None,
 ) -> Environments:
     """Return what makes environments with an older Python at hand.
 
@@ -50,6 +55,7 @@ def scripted(
         fits: Pattern of the shell of what can be installed, with which Python: `*only-binary*`.
         unfit: Of what cannot, whatever fits.
         said: What the installer says of that.
+        wheels: A folder to install from, and from nowhere else.
     """
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -61,7 +67,8 @@ def scripted(
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     path = os.pathsep.join([str(tools), "/usr/bin", "/bin"])
-    return Environments(tmp_path / "environments", {**os.environ, "PATH": path})
+    variables = {**os.environ, "PATH": path}
+    return Environments(tmp_path / "environments", variables, wheels)
 
 
 def asked(tmp_path: Path) -> list[str]:
@@ -110,9 +117,46 @@ def test_what_cannot_be_had_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_without_an_index_no_other_python_is_tried(tmp_path: Path) -> None:
     found = scripted(tmp_path, "nothing", said="No matching distribution; Connection refused")
+    told: list[str] = []
     with pytest.raises(EnvironmentFailed):
-        found.python(NEEDS, "a.py")
+        found.python(NEEDS, "a.py", told.append)
     assert asked(tmp_path) == ["wheels", "all"]
+    assert len(told) == 1, "nobody knows whether there are wheels"
+
+
+@pytest.mark.parametrize("said", ["Invalid requirement: 'a b'", "Failed to parse: 'a b'"])
+def test_a_requirement_that_nobody_understands_is_told_at_once(tmp_path: Path, said: str) -> None:
+    found, told = scripted(tmp_path, "nothing", said=said), list[str]()
+    with pytest.raises(EnvironmentFailed, match=r"not written as installers read them: correct it"):
+        found.python(NEEDS, "a.py", told.append)
+    assert asked(tmp_path) == ["wheels"]
+    assert len(told) == 1, "nothing of wheels"
+    assert not found.place(NEEDS).exists()
+
+
+def test_a_folder_of_wheels_without_any_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "README.txt").write_text("")
+    found, told = scripted(tmp_path, "*", wheels=tmp_path / "wheels"), list[str]()
+    with pytest.raises(EnvironmentFailed, match=r"there are no wheels in .*wheels, from which"):
+        found.python(NEEDS, "a.py", told.append)
+    assert len(told) == 1, "nothing of this Python"
+    assert not (tmp_path / "log").exists()
+
+
+def test_where_there_are_wheels_alone_nothing_is_said_to_be_built(tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "other-1-py3-none-any.whl").write_text("")
+    found, told = scripted(tmp_path, "nothing", wheels=tmp_path / "wheels"), list[str]()
+    with pytest.raises(EnvironmentFailed, match="no package fits"):
+        found.python(NEEDS, "a.py", told.append)
+    assert set(asked(tmp_path)) == {"wheels"}
+    assert len(told) == 1
+    (tmp_path / "wheels" / "old-package-1.tar.gz").write_text("")
+    with pytest.raises(EnvironmentFailed, match="no package fits"):
+        found.python(NEEDS, "a.py", told.append)
+    assert "all" in asked(tmp_path)
+    assert "built from source" in told[-1]
 
 
 def test_a_line_of_the_installer_is_never_too_long(tmp_path: Path) -> None:

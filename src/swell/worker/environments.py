@@ -61,12 +61,24 @@ _TELL_VERSION: Final = (
     "import json, sys, venv; print(json.dumps([sys.executable, *sys.version_info[:3]]))"
 )
 
+#: What wheels are called, and what they can be built from.
+_WHEEL: Final = ".whl"
+_SOURCES: Final = (".tar.gz", ".zip")
+
+#: What is said of requirements that no installer understands.
+_MISWRITTEN: Final = "not written as installers read them"
+
 #: What an installer says if there is no fitting wheel, or no index.
 _NO_WHEEL: Final = "no package fits|do not go together"
 _NO_INDEX: Final = r"Connection|connection|cannot be reached|Temporary failure|timed out"
 
 #: What an installer says, and what to do about it; the first that fits is told.
 _REASONS: Final = (
+    (
+        r"Invalid requirement: |Failed to parse: ",
+        f"one of its requirements is {_MISWRITTEN}: correct it in its `# /// script` block, as in "
+        '"name>=1.2"',
+    ),
     (
         r"No matching distribution|Could not find a version|was not found in|not found in the "
         r"(provided|package)|no versions? of|there is no version of|only .* (is|are) available",
@@ -220,25 +232,15 @@ class Environments:
         tell: Callable[[str], None],
     ) -> None:
         _check_pydantic(needs, what)
-        if self._wheels is not None and not self._wheels.is_dir():
-            raise EnvironmentFailed(
-                f"there is no folder {self._wheels} to install from: check worker.wheels_dir"
-            )
+        if self._wheels is not None:
+            _check_wheels(self._wheels)
         uv = _uv(self._variables)
         pythons = self._interpreters(needs, what, uv)
         first, others = next(pythons), pythons
         requirements = _all_of(needs)
         wanted = _Wanted(place, requirements, what, uv, lock)
         try:
-            python = self._from_wheels(wanted, first, others, tell)
-            if python is None:
-                tell(
-                    f"not all that {what} asks for has a wheel for this Python: what has none is "
-                    "built from source, which may take long. Another Python may have wheels: "
-                    'requires-python = ">=3.11,<3.13"'
-                )
-                python = first
-                self._install(wanted, python)
+            python = self._filled(wanted, first, others, tell)
         except BaseException:
             shutil.rmtree(place, ignore_errors=True)
             raise
@@ -247,26 +249,41 @@ class Environments:
         draft.write_text(json.dumps(told, indent=2) + "\n")
         draft.replace(place / _WHOLE)
 
-    def _from_wheels(
+    def _filled(
         self, wanted: "_Wanted", first: str, others: Iterable[str], tell: Callable[[str], None]
-    ) -> str | None:
+    ) -> str:
         """Install from wheels alone, for the first Python if it has them all, else for another.
 
+        Where none has, the first builds what lacks a wheel, if there is something to build from.
+
         Returns:
-            The Python; None if there is none with wheels of all that is wanted.
+            The Python.
+
+        Raises:
+            EnvironmentFailed: What is wanted cannot be installed.
         """
         try:
             self._install(wanted, first, "--only-binary=:all:")
             return first
         except EnvironmentFailed as error:
-            if not re.search(_NO_WHEEL, error.detail) or re.search(_NO_INDEX, error.detail):
-                return None
-        for python in others:
-            with contextlib.suppress(EnvironmentFailed):
-                self._install(wanted, python, "--only-binary=:all:")
-                tell(f"{wanted.what} runs with {python}, for which there are wheels")
-                return python
-        return None
+            failed = error
+        if _MISWRITTEN in failed.detail:
+            raise failed
+        if re.search(_NO_WHEEL, failed.detail) and not re.search(_NO_INDEX, failed.detail):
+            for python in others:
+                with contextlib.suppress(EnvironmentFailed):
+                    self._install(wanted, python, "--only-binary=:all:")
+                    tell(f"{wanted.what} runs with {python}, for which there are wheels")
+                    return python
+            if self._wheels is not None and not _has(self._wheels, _SOURCES):
+                raise failed
+            tell(
+                f"not all that {wanted.what} asks for has a wheel for this Python: what has none "
+                "is built from source, which may take long. Another Python may have wheels: "
+                'requires-python = ">=3.11,<3.13"'
+            )
+        self._install(wanted, first)
+        return first
 
     def _install(self, wanted: "_Wanted", python: str, *options: str) -> None:
         # What is left of one that was never finished.
@@ -374,6 +391,28 @@ class Environments:
             if done.returncode == 0:
                 return done.stdout.decode(errors="replace").strip()
         return None
+
+
+def _check_wheels(folder: Path) -> None:
+    """Check that there is something to install from.
+
+    Raises:
+        EnvironmentFailed: There is nothing.
+    """
+    if not folder.is_dir():
+        raise EnvironmentFailed(
+            f"there is no folder {folder} to install from: check worker.wheels_dir"
+        )
+    if not _has(folder, (_WHEEL, *_SOURCES)):
+        raise EnvironmentFailed(
+            f"there are no wheels in {folder}, from which alone is installed: fill it where there "
+            "is a network, with pip download -d FOLDER and all that is asked for, or unset "
+            "worker.wheels_dir"
+        )
+
+
+def _has(folder: Path, ends: tuple[str, ...]) -> bool:
+    return any(path.name.endswith(ends) for path in folder.iterdir())
 
 
 def _check_pydantic(needs: Needs, what: str) -> None:
