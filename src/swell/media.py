@@ -10,6 +10,7 @@ import hashlib
 import io
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -21,7 +22,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_jsona
 
 from swell.weights.lora import WrongLora, check_lora
 
-__all__ = ["Attachment", "Audio", "File", "Image", "LoRA", "Video", "combined", "flatten"]
+__all__ = ["Attachment", "Audio", "File", "Image", "LoRA", "Video", "Within", "combined", "flatten"]
 
 #: A LoRA counts at most so many times as much as it was trained for, in either direction; what
 #: people use lies between -5 and 5.
@@ -43,20 +44,7 @@ class _Attachment:
     def _validate(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         if isinstance(value, cls):
             return value
-        if not isinstance(value, str):
-            raise PydanticCustomError(
-                "file_type", "give a URL, or a data URI such as data:image/png;base64,…"
-            )
-        files = (info.context or {}).get("files", {})
-        if value in files:
-            data, content_type = files[value]
-        elif value.startswith("data:"):
-            data, content_type = _read_data_uri(value)
-        else:
-            raise PydanticCustomError(
-                "file_unavailable", "the file could not be fetched; give a URL that can be read"
-            )
-        return cls._from_bytes(data, content_type)
+        return cls._from_bytes(*_named(value, info))
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -69,6 +57,22 @@ class _Attachment:
     ) -> dict[str, Any]:
         """On the wire it is a string; `x-file` says what the string stands for."""
         return {"type": "string", "format": "uri", "x-file": cls._kind}
+
+
+def _named(value: Any, info: pydantic.ValidationInfo) -> tuple[bytes, str]:
+    """Return the bytes that a URL or a data URI stands for, and their media type."""
+    if not isinstance(value, str):
+        raise PydanticCustomError(
+            "file_type", "give a URL, or a data URI such as data:image/png;base64,…"
+        )
+    files: Mapping[str, tuple[bytes, str]] = (info.context or {}).get("files", {})
+    if value in files:
+        return files[value]
+    if value.startswith("data:"):
+        return _read_data_uri(value)
+    raise PydanticCustomError(
+        "file_unavailable", "the file could not be fetched; give a URL that can be read"
+    )
 
 
 def _read_data_uri(uri: str) -> tuple[bytes, str]:
@@ -123,6 +127,65 @@ class Video(File):
     default_type = "video/mp4"
 
 
+@dataclass(frozen=True, slots=True)
+class Within:
+    """How large a picture may be, as `image: Annotated[Image, Within(40_000_000)]`.
+
+    A file of some kilobytes may hold a picture of gigabytes. Its size is read from its head, and
+    one that is larger is refused before any of it is decoded.
+
+    Args:
+        most_pixels: Width times height at most.
+        most_px: Of the longer side.
+    """
+
+    most_pixels: int = _MOST_PIXELS
+    most_px: int | None = None
+
+    def check(self, width_px: int, height_px: int) -> None:
+        """Refuse a picture that is larger.
+
+        Raises:
+            PydanticCustomError: It is.
+        """
+        if self.most_px is not None and max(width_px, height_px) > self.most_px:
+            raise PydanticCustomError(
+                "image",
+                "the picture is {width} x {height} px: give {most} px a side at most",
+                {"width": width_px, "height": height_px, "most": self.most_px},
+            )
+        if width_px * height_px > self.most_pixels:
+            raise self.refusal()
+
+    def refusal(self) -> PydanticCustomError:
+        """Return what is told of a picture with too many pixels."""
+        side = min(math.isqrt(self.most_pixels) // 100 * 100, self.most_px or self.most_pixels)
+        return PydanticCustomError(
+            "image",
+            "the picture is too large: at most {most} million pixels, such as {side} x {side};"
+            " make it smaller",
+            {"most": self.most_pixels // 10**6, "side": side},
+        )
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Take what an `Image` takes, where it is not too large."""
+
+        def validate(value: Any, info: pydantic.ValidationInfo) -> Image:
+            if isinstance(value, Image):
+                return value.checked(self, is_decoded=False)
+            return Image(_named(value, info)[0]).checked(self)
+
+        return core_schema.with_info_plain_validator_function(validate)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """On the wire it is what every `Image` is."""
+        return Image.__get_pydantic_json_schema__(schema, handler)
+
+
 class Image(_Attachment):
     """A picture as a result or an input. The worker encodes and uploads it; authors never do.
 
@@ -148,22 +211,33 @@ class Image(_Attachment):
 
     @classmethod
     def _from_bytes(cls, data: bytes, content_type: str) -> "Image":
-        picture = cls(data)
+        return cls(data).checked(Within())
+
+    def checked(self, within: Within, *, is_decoded: bool = True) -> "Image":
+        """Return it if it can be read and is not too large; its size is looked at first.
+
+        Args:
+            within: How large it may be.
+            is_decoded: Also decode it: whoever asked should hear of a broken file before it joins
+                a batch.
+
+        Raises:
+            PydanticCustomError: It is too large, or broken.
+        """
         try:
-            # Whoever asked should hear of a broken file before it joins a batch.
-            picture.pil().load()
+            picture = self.pil()
+            within.check(*picture.size)
+            if is_decoded:
+                picture.load()
         except PIL.Image.DecompressionBombError:
-            raise PydanticCustomError(
-                "image",
-                "the picture is too large: at most {most} million pixels, such as {side} x {side};"
-                " make it smaller",
-                {"most": _MOST_PIXELS // 10**6, "side": math.isqrt(_MOST_PIXELS) // 100 * 100},
-            ) from None
+            raise within.refusal() from None
+        except PydanticCustomError:
+            raise
         except (OSError, ValueError, SyntaxError):
             raise PydanticCustomError(
                 "image", "not a picture that can be read; give PNG, JPEG, WebP, AVIF or GIF"
             ) from None
-        return picture
+        return self
 
     @property
     def encoded(self) -> bytes | None:

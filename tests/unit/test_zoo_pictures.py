@@ -8,6 +8,9 @@ import base64
 import io
 import json
 import struct
+import subprocess
+import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
@@ -26,7 +29,7 @@ from swell.zoo.cutout import Cutout, Mask
 from swell.zoo.embedded import weights
 from swell.zoo.faces import LANDMARKS, FaceDetector, Faces
 from swell.zoo.paint import STYLES, Brush, Paint, Painter
-from swell.zoo.pictures import closed, opened, resized
+from swell.zoo.pictures import closed, opened, resized, sample
 from swell.zoo.safety import Safety, SafetyScore
 from swell.zoo.upscale import Upscale, Upscaler
 
@@ -157,7 +160,7 @@ def test_scores_are_the_published_ones() -> None:
 def test_several_pictures_at_once_score_as_each_alone() -> None:
     score = SafetyScore(threads=1)
     some = [portrait(), colours(), portrait()[:50, :20]]
-    assert score.scores(some) == pytest.approx([score(one) for one in some], abs=1e-4)
+    assert score.scores(map(closed, some)) == pytest.approx([score(one) for one in some], abs=1e-4)
 
 
 def test_the_verdict_follows_the_bounds() -> None:
@@ -285,20 +288,92 @@ def test_grey_pictures_of_16_bits_keep_their_brightness(kind: type) -> None:
 # --- all of them
 
 
-def test_a_picture_too_large_to_unpack_is_told_so_with_the_limit() -> None:
+def promised(width: int, height: int) -> str:
+    """A PNG whose head promises a picture, and whose rows are broken off."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    size = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     rows = chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + rows
-    uri = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+class Whatever(BaseModel):
+    image: Image
+
+
+def test_a_picture_too_large_to_unpack_is_told_so_with_the_limit() -> None:
+    uri = promised(30_000, 30_000)
     with pytest.raises(ValidationError, match="too large: at most 178 million pixels"):
+        Whatever.model_validate({"image": uri})
+    with pytest.raises(ValidationError, match="too large: at most 40 million pixels"):
         Safety.Input.model_validate({"image": uri})
     with pytest.raises(ValidationError, match="not a picture that can be read"):
         Safety.Input.model_validate({"image": uri.replace("iVBORw0K", "iVBORw1K")})
+
+
+@pytest.mark.parametrize("name", [*MODELS, "swell/portraits"])
+def test_a_picture_beyond_the_models_limit_is_refused_by_its_head(name: str) -> None:
+    (definition,) = load_models(name)
+    most = (
+        "at most 1024|1024 px a side at most" if name == "swell/upscale" else "at most 40 million"
+    )
+    # What was decoded would be told to be broken.
+    with pytest.raises(ValidationError, match=most):
+        definition.input_type.model_validate({"image": promised(6400, 6400)})
+    with pytest.raises(ValidationError, match=most):
+        definition.input_type(image=Image(PIL.Image.new("1", (6400, 6400))))
+    with pytest.raises(ValidationError, match="not a picture that can be read"):
+        definition.input_type.model_validate({"image": promised(1000, 1000)})
+
+
+def test_a_picture_as_style_is_held_to_the_same_limit() -> None:
+    with pytest.raises(ValidationError, match="at most 40 million pixels"):
+        Paint.Input(image=Image(closed(colours())), style_image=promised(6400, 6400))
+
+
+def test_limits_are_nothing_that_a_request_is_told_otherwise() -> None:
+    told = Safety.Input.model_json_schema()["properties"]["image"]
+    assert (told["type"], told["format"], told["x-file"]) == ("string", "uri", "image")
+    Safety.Input.model_validate({"image": sample()})
+    Upscale.Input(image=Image(PIL.Image.new("L", (1024, 1024))))
+
+
+def test_16_bits_become_8_without_numbers_of_64_for_the_whole() -> None:
+    side = 2000
+    picture = PIL.Image.fromarray(np.full((side, side), 257 * 99, np.uint16))
+    tracemalloc.start()
+    taken, _ = opened(Image(picture))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (taken == 99).all()
+    # Three bytes a pixel are the result, and it is made once more on the way.
+    assert peak_bytes < 8 * side**2
+
+
+def test_of_a_batch_one_picture_is_decoded_at_a_time() -> None:
+    code = """
+import io, resource, sys
+import PIL.Image
+from swell.model import Image, Item
+from swell.zoo.safety import Safety
+
+file = io.BytesIO()
+PIL.Image.new("1", (6000, 6000)).save(file, "PNG")
+model = Safety(threads=1)
+model.load("cpu")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model.run([Item(Safety.Input(image=Image(file.getvalue()))) for _ in range(4)])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kib = int(ran.stdout) // (1024 if sys.platform == "darwin" else 1)
+    # One takes 36 MB as it came and 144 MB in colours.
+    assert kib < 300_000
 
 
 @pytest.mark.parametrize("name", MODELS)

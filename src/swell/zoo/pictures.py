@@ -1,41 +1,78 @@
 """Pictures as networks take them: upright, sRGB, with their transparency apart."""
 
 import base64
+from typing import Final
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 from numpy.typing import NDArray
 
-from swell.model import Image
+from swell.media import Image, Within
 from swell.zoo.embedded import weights
 
-__all__ = ["Pixels", "closed", "opened", "resized", "sample"]
+__all__ = ["LIMITS", "Pixels", "closed", "opened", "parted", "resized", "sample", "upright"]
 
 Pixels = NDArray[np.uint8]
 
+#: Of the pictures that the built-in models take: more than cameras of telephones make, as a rule,
+#: and decoded no more than 160 MB.
+LIMITS: Final = Within(most_pixels=40_000_000)
+#: Pixels of 16 bits that are turned into 8 at once.
+_BAND_PIXELS: Final = 1_000_000
+
+
+def upright(image: Image) -> PIL.Image.Image:
+    """Return a picture with 8 bits a channel, turned as it was held.
+
+    Cameras write how they were held beside the picture. It is not to be changed: it may be the
+    very picture that was given.
+    """
+    picture = image.pil()
+    picture.load()  # Some formats tell last how they were held.
+    turned = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1
+    # Only what is turned is copied.
+    upright = PIL.ImageOps.exif_transpose(picture) if turned else picture
+    return _in_8_bits(upright) if upright.mode.startswith("I") else upright
+
+
+def parted(image: Image) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
+    """Return a picture's colours and, where it has any, its transparency; upright.
+
+    Both may be changed: none is the picture that was given.
+    """
+    picture = upright(image)
+    if not picture.has_transparency_data:
+        is_given = picture is image.source
+        colours = picture.convert("RGB") if is_given or picture.mode != "RGB" else picture
+        return colours, None
+    whole = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+    return whole.convert("RGB"), whole.getchannel("A")
+
 
 def opened(image: Image) -> tuple[Pixels, Pixels | None]:
-    """Return a picture's colours and, where it has any, its transparency.
-
-    Cameras write how they were held beside the picture: it is turned upright.
+    """Return a picture's colours and, where it has any, its transparency; upright.
 
     Shapes: (H, W, 3) uint8 sRGB, and (H, W) uint8, 255 for what is solid, or None.
     """
-    picture = PIL.ImageOps.exif_transpose(image.pil())
-    if picture.mode.startswith("I"):
-        picture = _in_8_bits(picture)
-    if not picture.has_transparency_data:
-        return np.asarray(picture.convert("RGB")), None
-    pixels = np.asarray(picture.convert("RGBA"))
-    return pixels[..., :3], pixels[..., 3]
+    colours, clear = parted(image)
+    return np.asarray(colours), None if clear is None else np.asarray(clear)
 
 
 def _in_8_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
     """Return a grey picture of 16 bits in 8; Pillow itself would make nearly all of it white."""
-    values = np.asarray(picture).astype(np.int64)
-    most = 65535 if np.any(values > 255) else 255
-    return PIL.Image.fromarray((values.clip(0, most) * 255 // most).astype(np.uint8))
+    width, height = picture.size
+    rows = max(1, _BAND_PIXELS // width)
+    bands = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    brightest = max(int(np.max(np.asarray(picture.crop(band)))) for band in bands)
+    most = 65535 if brightest > 255 else 255
+    small = PIL.Image.new("L", picture.size)
+    for band in bands:
+        values = np.asarray(picture.crop(band)).astype(np.int64)
+        grey = (values.clip(0, most) * 255 // most).astype(np.uint8)
+        small.paste(PIL.Image.fromarray(grey), band)
+    return small
 
 
 def closed(colours: Pixels, alpha: Pixels | None = None) -> PIL.Image.Image:

@@ -26,7 +26,7 @@ from swell.zoo.cutout import Mask
 from swell.zoo.embedded import weights
 from swell.zoo.faces import NO_FACE, Face, FaceDetector
 from swell.zoo.paint import STYLES, Brush, Painter
-from swell.zoo.pictures import Pixels, opened, resized, sample
+from swell.zoo.pictures import LIMITS, Pixels, opened, resized, sample
 from swell.zoo.scenes import SCENES, Scene
 from swell.zoo.upscale import Upscaler
 
@@ -246,7 +246,7 @@ class Portraits(Model):
     | licences of the weights | MIT, Apache-2.0, Apache-2.0, BSD-3-Clause |
     | scenes | 12, as data in `swell/zoo/scenes.toml`: shapes, a light, a style |
     | weights on disk | 7.6 MB |
-    | input | a picture with at least one face; of several the largest is taken |
+    | input | a picture of up to 40 million pixels with a face; of several the largest is taken |
     | time | 0.5 s, and 0.3 s a portrait, on one CPU core; 5 s to enlarge one |
     | memory | 700 MB |
 
@@ -281,7 +281,10 @@ class Portraits(Model):
 
         model_config = ConfigDict(extra="forbid")
         image: Annotated[
-            Image, Field(title="Picture", description="A face, best with shoulders."), ui.image()
+            Image,
+            LIMITS,
+            Field(title="Picture", description="A face, best with shoulders."),
+            ui.image(),
         ]
         scenarios: Annotated[
             list[Literal[tuple(SCENES)]],  # type: ignore[valid-type]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from swell import ui
-from swell.model import Cancelled, Image, Item, Model, Reject, Speed
+from swell.media import Within
+from swell.model import Cancelled, Image, Item, Model, Speed
 from swell.zoo.embedded import session, weights
 from swell.zoo.pictures import Pixels, closed, opened, sample
 
@@ -116,7 +117,10 @@ class Upscale(Model):
         """What to enlarge."""
 
         image: Annotated[
-            Image, Field(title="Picture", description="Up to 1024 px a side."), ui.image()
+            Image,
+            Within(most_px=LARGEST_PX),
+            Field(title="Picture", description="Up to 1024 px a side."),
+            ui.image(),
         ]
         factor: Annotated[
             Factor, Field(title="Factor", description="How many times as wide and as high.")
@@ -138,10 +142,6 @@ class Upscale(Model):
         assert self._upscaler is not None, "load() comes first"
         pixels, alpha = opened(item.input.image)
         height, width = pixels.shape[:2]
-        if max(height, width) > LARGEST_PX:
-            return Reject(
-                f"The picture is {width} x {height} px: give {LARGEST_PX} px a side at most."
-            )
         factor = item.input.factor
         large = np.empty((height * factor, width * factor, 3), np.uint8)
         total = -(-height // TILE_PX) * -(-width // TILE_PX)
