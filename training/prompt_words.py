@@ -43,6 +43,7 @@ INNOCENT = {
         "pompa",
         "tirare",
         "fica",
+        "figa",
         "13",
     ),
 }
@@ -51,7 +52,7 @@ SEXUAL = {
         unclothed unclad disrobed disrobing nsfw erotic erotica erotically hentai ecchi lewd lewds
         porn* sex sexual sexually sexualis* sexualiz* fetish{,es} full_frontal in_the_buff
         birthday_suit csam lolicon{,s} shotacon jailbait pthc bare_{ass,bottom,butt,bum,breast,breasts,breasted} skinny_dipping striptease
-        nip_slip deepnude clothes_off xrated x_rated""",
+        nip_slip deepnude clothes_off xrated x_rated pr0n pr0nz pr0no wearing_nothing""",
     "es": """desnud* encuerad* en_cueros en_pelotas en_bolas pelad{o,a,os,as} erotic* erotismo porno*
         sexo sexual sexuales sexualmente""",
     "pt": """~nu ~nus nua{,s} pelad{o,a,os,as} peladinh* despid{o,a,os,as} nudez erotic* porno* sexo
@@ -77,7 +78,7 @@ SUGGESTIVE = {
         breast{,s} boob{,s} nipple{,s} butt butts ass thigh{,s}_spread spread_legs legs_spread
         stripping stripper{,s} upskirt shirtless bare_chest{,ed}
         {without,no,no_more,wearing_no,with_no}_{clothes,clothing,dress,underwear,panties,pants}
-        without_{any,her,his,their}_{clothes,clothing} wearing_nothing no_shirt
+        without_{any,her,his,their}_{clothes,clothing} no_shirt
         {take,takes,taking,took}_off_{her,his,their}_{clothes,dress,shirt,pants} sultry horny kinky
         see_through aroused arousing arousal molest* grope{,d,s} hot_{teen,teens,schoolgirl} love_making
         making_love intimate_parts private_parts genital* crotch bedroom_eyes slutty twink{,s}""",
@@ -101,17 +102,19 @@ MINORS = {
     "en": """child{,s,like} children childrens kid{,s} kiddo kiddie{,s} kiddy boy{,s} girl{,s} girlie
         schoolgirl{,s} schoolboy{,s} schoolchild schoolchildren schoolkid{,s} schooler{,s}
         teen{,s} teenage teenaged teenager{,s}
-        teeny teenie toddler{,s} infant{,s} baby babies newborn{,s} preteen{,s} pre_teen{,s}
+        {girl,kid,boy,teen}z {gurl,grl,grrl}{,s,z} youth{,s} teeny teenie toddler{,s} infant{,s} baby babies newborn{,s} preteen{,s} pre_teen{,s}
         tween{,s} youngster{,s} young_ones little_one{,s} adolescent{,s} juvenile{,s} pubescent
         prepubescent underage underaged under_age minor{,s} jailbait csam pthc lol{i,is,icon,icons,ita,itas}
         shot{a,as,acon} daughter{,s} stepdaughter{,s} granddaughter{,s} grandson{,s} niece{,s}
         {little,kid,baby}_{sister,sisters,brother,brothers} {kindergart,nurser}{en,y}
-        kindergarten{er,ers} {junior,middle,elementary,primary,grade,high}_school preschool{,er,ers}
+        kindergarten{er,ers} kindergartner{,s} {junior,middle,elementary,primary,grade,high}_school preschool{,er,ers}
         {first,second,third,fourth,fifth,sixth,seventh,eighth,ninth}_grader{,s} barely_legal
         {1st,2nd,3rd,4th,5th,6th,7th,8th,9th,10th,11th}_grader{,s}
         {under,below}_{age,18,eighteen,17,seventeen,16,sixteen,15,fifteen,14,fourteen,13,thirteen}
         {younger,less}_than_{18,eighteen,17,seventeen,16,sixteen} pedo pedos pedophil* paedophil*
-        tiny_tot{,s} tot tots lass lasses lassie lad lads""",
+        tiny_tot{,s} tot tots lass lasses lassie lad lads
+        lolita_{fashion,dress,dresses,style,skirt,skirts,costume,outfit} {gothic,sweet}_lolita
+        sex_of_{the,our,your,their}_baby""",
     "es": """ni\u00f1{o,a,os,as,ito,ita,itos,itas} ~nin{o,a} nin{os,as} menores menor{,es}_de_edad
         menor_de_{18,16,15,14} adolescente{,s} colegial{a,as,es} escolares muchach{o,a,os,as}
         muchachit* chic{a,as,os} ~chico chiquill{o,a,os,as} chiquit{a,as} bebe{,s} bebit* infantil{,es}
@@ -156,19 +159,22 @@ OWN = {
     },
     "hate": {
         "en": """swastika{,s} nazi{,s} heil_hitler hitler white_power white_supremac{y,ist,ists}
-            ku_klux_klan kkk ethnic_cleansing gas_the_{jews,kikes} lynching""",
+            ku_klux_klan kkk ethnic_cleansing gas_the_{jews,kikes} lynching{,s} lynched lynch_mob{,s}""",
         "es": "esvastica{,s}",
         "pt": "suastica{,s}",
         "de": "hakenkreuz{,e,en}",
     },
     "self-harm": {
-        "en": """suicide suicidal kill_myself killing_{herself,himself} hang_{himself,herself}
+        "en": """suicide suicidal kill_myself killing_{herself,himself} {hang,hangs,hanging,hanged,hung}_{himself,herself,myself,themselves}
             self_harm self_harming {slit,cutting,slitting}_wrists""",
         "es": "suicidio suicidarse",
         "de": "selbstmord",
     },
 }
-# Phrases that say something else than their words. `#` stands for a number.
+# What that list lacks.
+OBSCENE = {"en": "raped raping gang_rape{,d,s}", "ru": "пизд*"}
+# Phrases that say something else than their words. `#` stands for a number. One that OWN has too
+# is what that says, and its words are not.
 HARMLESS = """naked_mole_{rat,rats} naked_molerat{,s}
     naked_eye naked_cake{,s} naked_{oats,juice}
     naked_{tree,trees,branch,branches,bulb,flame}
@@ -183,6 +189,14 @@ HARMLESS = """naked_mole_{rat,rats} naked_molerat{,s}
     minor_{key,keys,chord,chords,scale,scales,league,leagues,planet,planets,detail,details}
     minor_{character,characters,arcana,injury,change,changes,third,damage,scratches,scratch}
     baby_{blue,pink,grand,carrot,carrots,corn,spinach,shower} baby_blue_{eyes,eye}
+    lolita_{fashion,dress,dresses,style,skirt,skirts,costume,outfit} {gothic,sweet}_lolita
+    shota_rustaveli sex_of_{the,our,your,their}_baby super_bowl_xxx xxx_large xxx_{l,xl}
+    {field,fields}_of_rape rape_{field,fields,seed,seeds,flower,flowers,plant,plants,blossom,oil}
+    {field,fields}_of_{yellow,blooming,flowering}_rape oilseed_rape spic_and_span
+    pau_de_{madeira,selfie,canela,fita,bambu,chuva} {colher,perna,cara}_de_pau pau_brasil
+    {hindu,buddhist,buddha,jain}_{,temple_}{swastika,swastikas}
+    {swastika,swastikas}_{in,on,at}_a_{hindu,buddhist,jain}_{temple,shrine}
+    wearing_nothing_{special,fancy,new,unusual}
     no_kidding kid_leather kid_gloves kid_rock beach_boys pet_shop_boys
     child_of_the_universe
     {chicken,duck,turkey,goose}_{breast,breasts} breast_{stroke,pocket,plate}
@@ -264,6 +278,7 @@ def obscene(work: Path, to: Path) -> dict[str, list[str]]:
             words = {bare(word) for word in listed} - doubtful
             words -= INNOCENT if language == "en" else INNOCENT | drawn
             words = {word for word in words if not any(is_meant(word, one) for one in sexual)}
+            words |= set(spelled(OBSCENE.get(language, "")))
             chosen[language] = sorted(word for word in words if len(word) > 1)
     return chosen
 
