@@ -402,7 +402,7 @@ class PromptCheck(Model):
     | `minors` | a child, or an age below 18, together with anything sexual or obscene |
     | `sexual` | bare skin and acts; underwear and "sexy" count beside a child only |
     | `gore`, `hate`, `self-harm` | short lists, English and a little of three more |
-    | `obscene` | LDNOOBW, 13 languages (CC BY 4.0), less what also names something to draw; some more |
+    | `obscene` | LDNOOBW, 13 languages (CC BY 4.0), less what names things to draw; some more |
 
     Words for children and for what is sexual are English, Spanish, Portuguese, French, German,
     Italian, Russian, Japanese, Chinese and Korean; ages are read in figures, and up to 17 in words.
