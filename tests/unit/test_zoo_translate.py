@@ -124,6 +124,10 @@ def test_what_the_list_is_written_from_is_what_it_says(translator: Translator) -
         ("ein Madchen", "de", "a girl"),
         ("un chateau", "fr", "a castle"),
         ("PÁJARO", "es", "bird"),
+        ("cao", "pt", "dog"),
+        ("um pavao", "pt", "a peacock"),
+        ("ninas", "es", "girls"),
+        ("tulipan", "es", "tulip"),
         ("piña", "es", "pineapple"),
     ],
 )

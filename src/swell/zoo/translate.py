@@ -121,6 +121,10 @@ _ALSO_ENGLISH: Final = frozenset(
 _MOST: Final = 0.5
 #: What it counts, in the same measure, that a list has all of the words, and English none.
 _WORDS: Final = 1.5
+#: Which share of the words a language without a list is taken to know; and where another has a
+#: list of all of them.
+_UNLISTED: Final = 0.5
+_UNLISTED_BESIDE: Final = 0.2
 #: How much likelier than English a language must be, in nats per run of letters.
 _MARGIN: Final = 0.12
 
@@ -464,8 +468,11 @@ class Translator:
         ours = sum(word in self._english for word in words) / len(words)
         if ours == 1:
             return "en"
+        shares = {language: self._glossary.known(text, language) for language in _ENDINGS}
+        # What one list knows whole is hardly of a language without any.
+        unlisted = _UNLISTED if max(shares.values()) < 1 else _UNLISTED_BESIDE
         rates = {
-            language: score + _WORDS * (self._share(text, language) - ours)
+            language: score + _WORDS * (shares.get(language, unlisted) - ours)
             for language, score in scores.items()
             if language != "en"
         }
@@ -477,7 +484,9 @@ class Translator:
     def _is_surely(self, text: str, language: str) -> bool:
         """Whether a language has all the words, and a small one among them that English lacks."""
         small = self._small - _SMALL_WORDS
-        return self._share(text, language) == 1 and any(w in small for w in _plain(text).split())
+        if language not in _ENDINGS or self._glossary.known(text, language) < 1:
+            return False
+        return any(word in small for word in _plain(text).split())
 
     def reads(self, text: str) -> bool:
         """Whether a text in no language that is translated may still say something in English.
@@ -512,10 +521,6 @@ class Translator:
                 said = self._glossary(text, told, self._english)
                 return Translation(said, told, "glossary", round(known, 3))
         return Translation(text, told, known=0.0)
-
-    def _share(self, text: str, language: str) -> float:
-        """Return which share of its words the list of a language knows; half for those without."""
-        return self._glossary.known(text, language) if language in _ENDINGS else 0.5
 
 
 @cache
