@@ -16,7 +16,7 @@ _MOST_BYTES: Final = 64 * 1024
 
 _HEAD: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _LINE: Final = re.compile(
-    r"""^(license(?:_name)?):[ \t]*["']?([^"'#\[\]\n\r]+?)["']?[ \t]*\r?$""", re.M
+    r"""^(license(?:_name)?):[ \t]*["']?([^"'#\[\]\x00-\x1f\x7f]{1,80}?)["']?[ \t]*\r?$""", re.M
 )
 
 #: Names that hubs use where the name proper stands elsewhere, or nowhere.
@@ -25,6 +25,8 @@ _UNTOLD: Final = ("other", "unknown")
 
 def licence_in(folder: Path) -> str:
     """Return the licence of the weights, as the head of their README says it; empty if it does not.
+
+    What is longer than 80 letters, or has signs that nobody sees, is no name of a licence.
 
     Source:
         Hugging Face Hub documentation, "Model cards": `license` and `license_name`.
