@@ -4,6 +4,7 @@ Cases as in `family_cases`: families with a scheduler that the engine has no sol
 pipelines of no family here.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ def sdxl(folder: Path) -> Path:
     return tiny.stable_diffusion_xl(folder, unipc())
 
 
+def three_without_t5(folder: Path) -> Path:
+    """Its folder says of two parts that it is without them."""
+    tiny.stable_diffusion_3(folder, with_t5=False, channels=16)
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_karras_sigmas": True}))
+    return folder
+
+
 def sided(told: Told) -> Told:
     """The same with sides, to which diffusers is given pictures that are resized already."""
     sides = LONG["width"], LONG["height"]
@@ -74,6 +83,14 @@ CASES = [
     Case("own loop, mask, 9 channels", sd(unipc, channels=9), in_steps=False, **masked(1.0)),
     Case("own loop, start, sdxl", sdxl, XL_START, in_steps=False, **started(0.6)),
     Case("own loop, mask, sdxl", sdxl, XL_MASKED, in_steps=False, **masked(0.7)),
+    Case("own loop, sd 3 without t5", three_without_t5, in_steps=False, **guided()),
+    Case(
+        "own loop, start, sd 3 without t5",
+        three_without_t5,
+        "StableDiffusion3Img2ImgPipeline",
+        in_steps=False,
+        **started(0.6),
+    ),
     Case("own loop, chroma", loops.chroma, in_steps=False, **sided(guided())),
     Case(
         "own loop, start, chroma",

@@ -136,13 +136,39 @@ def test_pictures_of_another_size_are_resized_as_by_models_in_steps(
     assert apart(mine, cases.draw(*served, steps=5, **cases.LONG)) > 3
 
 
+@pytest.fixture(scope="module")
+def by_runge_kutta(tmp_path_factory: pytest.TempPathFactory) -> tuple[Definition, Any]:
+    """Of whose scheduler diffusers' pipeline for masks changes a setting."""
+    return model_of(tmp_path_factory.mktemp("runge-kutta"), cases.sd(cases.runge_kutta))
+
+
+@pytest.mark.parametrize("model", ["served", "by_runge_kutta"])
 @pytest.mark.parametrize("in_between", [{"image": PHOTO}, {"image": PHOTO, "mask": MASK}])
 def test_words_give_the_same_bits_after_pictures(
-    served: tuple[Definition, Any], in_between: dict[str, Any]
+    request: pytest.FixtureRequest, model: str, in_between: dict[str, Any]
 ) -> None:
+    served = request.getfixturevalue(model)
     plain = cases.draw(*served, **FEW)
     assert apart(plain, cases.draw(*served, **FEW, **in_between)) > 3
     np.testing.assert_array_equal(plain, cases.draw(*served, **FEW))
+
+
+def test_schedulers_of_pictures_are_chosen_as_that_of_words(tmp_path: Path) -> None:
+    """The autoencoder's own mean leaves it to its own loop, whatever the sampler."""
+
+    def build(folder: Path) -> Path:
+        tiny.stable_diffusion(folder)
+        config = folder / "vae" / "config.json"
+        told = json.loads(config.read_text()) | {"latents_mean": [0.0] * 4}
+        config.write_text(json.dumps(told))
+        return folder
+
+    served = model_of(tmp_path, build, "--sampler", "ddim")
+    cases.draw(*served, **FEW, image=PHOTO, mask=MASK)
+    cases.draw(*served, **FEW, image=PHOTO)
+    schedulers = [each.scheduler for each in served[1]._siblings.values()]
+    assert [type(each).__name__ for each in schedulers] == ["DDIMScheduler"] * 3
+    assert len({id(each) for each in schedulers}) == 3
 
 
 def test_pictures_take_no_second_copy_of_the_weights(served: tuple[Definition, Any]) -> None:

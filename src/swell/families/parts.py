@@ -23,6 +23,7 @@ __all__ = [
     "check_names",
     "check_parts",
     "check_weights",
+    "missing_parts",
     "parts_of",
     "used_parts",
 ]
@@ -97,6 +98,11 @@ def parts_of(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 def used_parts(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Return library and class of each part that is loaded, by its name."""
     return {name: told for name, told in parts_of(index).items() if name not in UNUSED}
+
+
+def missing_parts(index: Mapping[str, Any]) -> list[str]:
+    """Return the names of parts that a folder says it is without."""
+    return [name for name, told in index.items() if told == [None, None]]
 
 
 def check_parts(folder: Path, index: Mapping[str, Any], *, in_steps: bool) -> None:

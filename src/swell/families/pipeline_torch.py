@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from swell.families.description import Described, fixed_loras
 from swell.families.layer_names import encoder_layer, sgm_layer
 from swell.families.networks_torch import DAMAGED, class_of, frozen
-from swell.families.parts import UNUSED, used_parts
+from swell.families.parts import UNUSED, missing_parts, used_parts
 from swell.families.schedulers import few_step, with_sampler
 from swell.media import Image, LoRA
 from swell.model import Cancelled, InvalidModel, Item, Model, Reject
@@ -67,7 +67,7 @@ class OwnLoop(Model):
         told, is_gpu = described.entry.dtype, torch.device(device).type == "cuda"
         dtype = getattr(torch, ("bfloat16" if is_gpu else "float32") if told == "auto" else told)
         known = inspect.signature(kind.__init__).parameters
-        unused = dict.fromkeys(part for part in UNUSED if part in known)
+        left_out = {*UNUSED, *missing_parts(described.facts.index)}
         try:
             self._pipeline = kind.from_pretrained(
                 described.folder,
@@ -75,14 +75,16 @@ class OwnLoop(Model):
                 use_safetensors=True,
                 trust_remote_code=False,
                 torch_dtype=dtype,
-                **unused,
+                **dict.fromkeys(part for part in left_out if part in known),
+                **self._schedulers(),
             )
         except OUT_OF_MEMORY:
             raise
+        except ImportError as error:
+            raise InvalidModel(f"{name} needs what is not installed: {error}") from error
         except DAMAGED as error:
             told = str(error) or type(error).__name__
             raise InvalidModel(f"{name} cannot be read: {told}") from error
-        self._choose_scheduler()
         self._pipeline.set_progress_bar_config(disable=True)
         self._siblings = {name: self._pipeline}
         self._pipeline.to(device)
@@ -94,17 +96,32 @@ class OwnLoop(Model):
             value.nbytes for part in self._networks() for value in part.parameters()
         )
 
-    def _choose_scheduler(self) -> None:
-        entry, own = self._described.entry, self._pipeline.scheduler
+    def _schedulers(self) -> dict[str, Any]:
+        """Return schedulers as they are to be, by their parts' names.
+
+        Each pipeline has its own: some change settings of those that they are given.
+        """
+        made, folder = {}, self._described.folder
+        for part, (library, class_name) in used_parts(self._described.facts.index).items():
+            kind = class_of(part, library, class_name)
+            if issubclass(kind, diffusers.SchedulerMixin):
+                made[part] = kind.from_pretrained(folder / part, local_files_only=True)
+        if "scheduler" in made:
+            made["scheduler"] = self._chosen(made["scheduler"])
+        return made
+
+    def _chosen(self, own: Any) -> Any:
+        """Return the scheduler that was asked for; the folder's own if none was."""
+        entry = self._described.entry
         config = {**own.config, "_class_name": type(own).__name__}
         chosen = config
         if entry.few_step:
             chosen = few_step(chosen, entry.few_step)[0]
         if entry.sampler:
             chosen = with_sampler(chosen, entry.sampler)
-        if chosen is not config:
-            kind = getattr(diffusers, chosen["_class_name"])
-            self._pipeline.scheduler = kind.from_config(chosen)
+        if chosen is config:
+            return own
+        return getattr(diffusers, chosen["_class_name"]).from_config(chosen)
 
     def _networks(self) -> list[nn.Module]:
         return [part for part in self._pipeline.components.values() if isinstance(part, nn.Module)]
@@ -180,7 +197,8 @@ class OwnLoop(Model):
             Reject: The pipeline does not take what was asked for.
         """
         known = inspect.signature(pipeline.__call__).parameters
-        wanted = {**self._words(item), **pictures, **self._told(item, known)}
+        told = self._told(item, pipeline, pictures.get("strength", 1.0))
+        wanted = {**self._words(item), **pictures, **told}
         given = {
             name: value for name, value in wanted.items() if name in known and value is not None
         }
@@ -242,7 +260,8 @@ class OwnLoop(Model):
     def _sibling(self, name: str) -> Any:
         """Return another pipeline of the same parts."""
         if name not in self._siblings:
-            kind, known = _kind_of(name), {**self._pipeline.config, **self._pipeline.components}
+            kind, parts = _kind_of(name), self._pipeline.components
+            known = {**self._pipeline.config, **parts, **self._schedulers()}
             made = kind(
                 **{
                     part: known[part]
@@ -256,27 +275,29 @@ class OwnLoop(Model):
 
     # --- what is told of it ----------------------------------------------------------------------
 
-    def _told(self, item: Item[Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    def _told(self, item: Item[Any], pipeline: Any, strength: float) -> dict[str, Any]:
         """Return what a pipeline calls after each step; some know only the older way."""
         steps = getattr(item.input, "steps", 0)
+        # Fewer where a picture is begun, which not all pipelines tell.
+        expected = max(int(steps * strength), min(steps, 1))
 
-        def tell(pipeline: Any, step: int, latents: Any) -> None:
+        def tell(step: int, latents: Any) -> None:
             item.check()
-            # They are fewer where a picture is begun, and more where a step asks the network twice.
-            count = max(getattr(pipeline, "num_timesteps", None) or steps, step + 1)
+            # They are more where a step asks the network twice.
+            count = max(getattr(pipeline, "num_timesteps", None) or expected, step + 1)
             total = min(steps or count, count)
             item.progress(-(-(step + 1) * total // count), total)
             if isinstance(latents, Tensor) and latents.ndim == 4 and hasattr(pipeline, "vae"):
                 item.preview(lambda: self._preview(latents[:1]))
 
-        def heard(pipeline: Any, step: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            tell(pipeline, step, tensors.get("latents"))
+        def heard(_: Any, step: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            tell(step, tensors.get("latents"))
             return tensors
 
         def overheard(step: int, t: Any, latents: Any) -> None:
-            tell(self._pipeline, step, latents)
+            tell(step, latents)
 
-        if "callback_on_step_end" in known:
+        if "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters:
             return {"callback_on_step_end": heard}
         return {"callback": overheard, "callback_steps": 1}
 
