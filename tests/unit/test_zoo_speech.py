@@ -81,6 +81,11 @@ def test_numbers_are_told_apart_by_their_words(number: int) -> None:
 
 def test_numbers_beyond_names_are_told_by_their_digits() -> None:
     assert in_words(10**15) == "one" + " zero" * 15
+    assert spoken("0" * 20 + "12") == "twelve"
+    assert spoken("1" * 5000) == " ".join(["one"] * 5000)
+    assert spoken("$" + "2" * 5000) == " ".join(["two"] * 5000) + " dollars"
+    assert spoken("3" * 5000 + "rd") == " ".join(["three"] * 4999) + " third"
+    assert spoken("4" * 5000 + ".5").endswith("four four point five")
 
 
 def test_texts_are_cut_after_sentences_and_long_ones_between_words() -> None:
@@ -214,6 +219,19 @@ def test_a_cancelled_text_ends_after_the_sentence_at_hand(model: Speech) -> None
     [result] = model.run([Item(Speech.Input(text="One. Two. Three."), listener=ears)])
     assert isinstance(result, Cancelled)
     assert len(ears.told) == 1
+
+
+def test_a_text_whose_numbers_and_signs_make_it_too_long_is_refused(model: Speech) -> None:
+    [refused] = model.run([Item(Speech.Input(text="%" * 5000))])
+    assert isinstance(refused, Reject)
+    assert "39,999 characters: 30,000 at most" in str(refused)
+
+
+def test_a_long_row_of_digits_is_begun_to_be_read(model: Speech) -> None:
+    ears = Ears(stop_after=1)
+    given = Speech.Input(text="7" * 5000)
+    assert isinstance(model.run([Item(given, listener=ears)])[0], Cancelled)
+    assert ears.told[0][1] > 90
 
 
 @pytest.mark.parametrize("text", ["猫", "...", "  \n "])

@@ -34,6 +34,8 @@ _TENS: Final[list[str]] = re.findall(
     r"\w+", "twenty thirty forty fifty sixty seventy eighty ninety"
 )
 _LARGE: Final = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (1000, "thousand"))
+#: More than these have no name here, and are told one by one.
+_MOST_DIGITS: Final = 15
 _ORDINALS: Final = {
     "one": "first",
     "two": "second",
@@ -47,8 +49,8 @@ _ORDINALS: Final = {
 
 def in_words(number: int) -> str:
     """Return a number from 0 in words; beyond trillions its digits one by one."""
-    if number >= 10**15:
-        return " ".join(_SMALL[int(digit)] for digit in str(number))
+    if number >= 10**_MOST_DIGITS:
+        return _one_by_one(str(number))
     for size, name in _LARGE:
         if number >= size:
             return _joined(f"{in_words(number // size)} {name}", number % size)
@@ -59,12 +61,22 @@ def in_words(number: int) -> str:
     return _SMALL[number]
 
 
+def _said(digits: str) -> str:
+    """Return digits in words; many of them one by one, without making a number of them first."""
+    plain = digits.lstrip("0") or "0"
+    return _one_by_one(plain) if len(plain) > _MOST_DIGITS else in_words(int(plain))
+
+
+def _one_by_one(digits: str) -> str:
+    return " ".join(_SMALL[int(digit)] for digit in digits)
+
+
 def _joined(words: str, rest: int) -> str:
     return f"{words} {in_words(rest)}" if rest else words
 
 
-def _ordinal(number: int) -> str:
-    *before, last = in_words(number).split()
+def _ordinal(digits: str) -> str:
+    *before, last = _said(digits).split()
     if last in _ORDINALS:
         last = _ORDINALS[last]
     else:
@@ -84,8 +96,8 @@ def _year(number: int) -> str:
 
 def _decimal(text: str) -> str:
     whole, _, part = text.replace(",", "").partition(".")
-    words = in_words(int(whole or 0))
-    return f"{words} point {' '.join(_SMALL[int(d)] for d in part)}" if part else words
+    words = _said(whole)
+    return f"{words} point {_one_by_one(part)}" if part else words
 
 
 # --- text
@@ -112,8 +124,8 @@ def _money(found: re.Match[str]) -> str:
     whole, _, cents = found[2].replace(",", "").partition(".")
     if found[3]:
         return f"{_decimal(found[2])} {found[3]} {coin}s"
-    said = [f"{in_words(int(whole))} {coin}{'' if int(whole) == 1 else 's'}"]
-    if cents and int(cents):
+    said = [f"{_said(whole)} {coin}{'' if whole.lstrip('0') == '1' else 's'}"]
+    if cents.strip("0"):
         number = int(cents.ljust(2, "0")[:2])
         plural = "" if part == "pence" or number == 1 else "s"
         said.append(f"{in_words(number)} {part}{plural}")
@@ -134,7 +146,7 @@ _SPOKEN: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...
         _money,
     ),
     (re.compile(r"\b([01]?\d|2[0-3]):([0-5]\d)\b"), _time),
-    (re.compile(r"\b(\d+)(?:st|nd|rd|th)\b"), lambda found: _ordinal(int(found[1]))),
+    (re.compile(r"\b(\d+)(?:st|nd|rd|th)\b"), lambda found: _ordinal(found[1])),
     (
         re.compile(r"(?<![\d.,])(1[1-9]\d\d|20\d\d)(?![\d.,]*\d)"),
         lambda found: _year(int(found[1])),
