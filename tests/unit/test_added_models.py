@@ -151,8 +151,10 @@ def test_a_folder_that_has_the_name_of_a_hubs_model_stays(hub: HubServer, tmp_pa
         assert result.exit_code == 0, result.output
     assert (mine / NETWORK).read_bytes() == before
     assert folder_of(data, "acme/dreams") != mine.resolve()
+    shutil.rmtree(mine)
+    assert add(data, "hf:acme/dreams").exit_code == 0
     remove(data, "acme/dreams")
-    assert [each.name for each in (data / "models").iterdir()] == ["acme--dreams"]
+    assert not list((data / "models").iterdir()), "its own are not left behind"
 
 
 def test_a_branch_that_moved_is_added_again_under_its_name(hub: HubServer, tmp_path: Path) -> None:
@@ -305,6 +307,25 @@ def test_a_vqgan_whose_settings_are_a_pipe_is_refused(tmp_path: Path, part: str)
     assert "the folder has no model_index.json" in told(result)
     with pytest.raises(InvalidModel, match=rf"{part}/config.json cannot be read: it is a pipe"):
         vqgan_clip.define(source, "x/odd")
+
+
+def test_weights_of_a_vqgan_that_are_a_pipe_are_none(tmp_path: Path) -> None:
+    for part, told_of in (("vqgan", {"_class_name": "VQModel"}), ("clip", {"model_type": "clip"})):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(told_of))
+        safetensors(tmp_path / part / "model.safetensors")
+    replaced(os.mkfifo, "clip/model.safetensors")(tmp_path)
+    with pytest.raises(InvalidModel, match=r"clip/ has no .safetensors file"):
+        vqgan_clip.define(tmp_path, "x/odd")
+
+
+def test_scenarios_that_are_a_pipe_are_refused(tmp_path: Path) -> None:
+    source, pipe = dreams(tmp_path / "source"), tmp_path / "scenarios.toml"
+    os.mkfifo(pipe)
+    more = ("--portraits", "--scenarios", str(pipe))
+    result = add(tmp_path / "data", source, "--name", "x/odd", *more)
+    assert "scenarios are a file, and" in told(result)
+    assert isinstance(result.exception, SystemExit)
 
 
 @pytest.mark.parametrize("extra", ["--lora", "--ip-adapter", "--controlnet"])

@@ -109,7 +109,9 @@ def place(settings: Settings, name: str, fetched: Path) -> Path:
     added_ones = _entries(settings)
     others = [entry for entry in added_ones if entry.name != name]
     before = {Path(each.folder) for each in added_ones if each.name == name and _is_of_hub(each)}
-    number, target = 1, _own(settings, name)
+    models = _models(settings)
+    number, target = 1, next((each for each in before if each.parent == models), None)
+    target = target or _own(settings, name)
     # Models that were added by older versions of Swell share folders, and what no hub's model has
     # may be somebody's own.
     while any(_uses(entry, target) for entry in others) or (

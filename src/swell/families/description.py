@@ -244,6 +244,8 @@ def _check_portraits(entry: Entry, facts: Facts) -> None:
         if entry.scenarios:
             raise InvalidModel("scenarios are for portraits: give --portraits too")
         return
+    if entry.scenarios and not Path(entry.scenarios).is_file():
+        raise InvalidModel(f"scenarios are a file, and {entry.scenarios} is none")
     if not entry.ip_adapter:
         raise InvalidModel(
             "portraits need a picture adapter, by which the model sees the face: give "

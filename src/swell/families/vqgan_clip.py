@@ -333,7 +333,9 @@ def define(folder: Path, name: str, listed: Path | None = None) -> Definition:
         )
     files = []
     for part in ("vqgan", "clip"):
-        found = sorted(path for path in (folder / part).iterdir() if path.suffix in _SUFFIXES)
+        # Not pipes, at which whoever reads them would wait.
+        inside = (path for path in (folder / part).iterdir() if path.is_file())
+        found = sorted(path for path in inside if path.suffix in _SUFFIXES)
         if not any(path.suffix == ".safetensors" for path in found):
             raise InvalidModel(
                 f"{part}/ has no .safetensors file: convert its weights, other formats are not "
