@@ -37,6 +37,8 @@ _SUGGESTIVE, _DOUBLE, _COMPANY, _SMALL = "suggestive", "obscene?", "company", "s
 _SEXUAL: Final = frozenset({"sexual", "obscene", _SUGGESTIVE})
 #: What may be written together: nakedgirl.
 _GLUED: Final = _SEXUAL | {"minors"}
+#: What may be starred out.
+_STARS: Final = _GLUED | {_DOUBLE}
 _SHORTEST_PART: Final = 3
 #: Who may be written against what is sexual alone: nakedwoman.
 _PEOPLE: Final = frozenset(("woman", "women", "man", "men", "lady", "ladies", "guy", "guys"))
@@ -123,6 +125,8 @@ _AGE: Final = re.compile(
 _SAID_AGE: Final = re.compile(
     r"\b(?:(?:age|aged|ages|edad|idade|alter|возраст\w*)(?: of| de| is)?|(?:s?he|who) (?:is|s)"
     r"|i (?:am|m)) (?P<age>\d{1,2}|ten|eleven|twelve|\w+teen)(?!\w)"
+    # Tall, far, or likely.
+    r"(?! ?(?:feet|foot|ft|inches|met(?:er|re)s?|miles|km|cm|percent)\b)"
 )
 _NEWBORN: Final = re.compile(r"\b\d{1,2} (?:month|week|day)s? old\b")
 _AGE_RUN_ON: Final = re.compile(
@@ -255,7 +259,7 @@ class PromptWords:
 
     def _starred(self, text: str) -> Iterator[tuple[str, _Entry]]:
         """Say which words of the lists those with letters starred out may be."""
-        for hidden in sorted(set(_STARRED.findall(text))):
+        for hidden in sorted(set(_STARRED.findall(text.replace("•", "*")))):
             for word in self._alike.get((len(hidden), hidden[0], hidden[-1]), ()):
                 if all(sign in ("*", letter) for sign, letter in zip(hidden, word, strict=True)):
                     entries = chain(self._words.get(word, ()), self._stems.get(word, ()))
@@ -304,7 +308,7 @@ def _wild(match: re.Match[str]) -> str:
 
 
 def _is_english(entry: _Entry) -> bool:
-    return entry.language == "en" and entry.category in ("sexual", "minors", "obscene")
+    return entry.language == "en" and entry.category in _STARS
 
 
 def _is_plain(entry: _Entry) -> bool:
@@ -417,7 +421,7 @@ class PromptCheck(Model):
     paraphrased, spelt in a new way or said in another language, and refuses some that was harmless.
     It is no promise that nothing slips through, and no filter for what the law forbids: let it be
     the first of two checks, with `swell/safety` on the picture, and people behind both.
-    Time: 0.2 ms for a few words, 40 ms for 5,000 characters, half a second for the worst.
+    Time: 0.2 ms for a few words, 30 ms for 5,000 characters, a third of a second for the worst.
     """
 
     name = "swell/prompt-check"
