@@ -165,6 +165,39 @@ def test_no_face_is_refused_with_what_to_give_and_spares_the_others(model: Portr
     assert isinstance(pack, list)
 
 
+@pytest.mark.parametrize("side", [160, 600])
+@pytest.mark.parametrize("degrees", [45, 90, 135, 180, 225, 270, 315])
+def test_a_face_in_a_turned_picture_is_upright_in_its_portrait(
+    studio: Studio, degrees: int, side: int
+) -> None:
+    upright = PIL.Image.fromarray(portrait()).resize((side, side))
+    turned = upright.rotate(degrees, PIL.Image.Resampling.BICUBIC, expand=True)
+    sitter = studio.sitter(np.asarray(turned))
+    assert sitter is not None
+    picture, _ = studio.compose(sitter, SCENES["studio"])
+    [face, *_] = FaceDetector(1)(picture)
+    left_eye, right_eye, nose, *mouth = face.landmarks
+    assert left_eye[0] < right_eye[0]
+    assert max(left_eye[1], right_eye[1]) < nose[1] < min(y for _, y in mouth)
+    assert abs(face.tilt_deg) < 20
+
+
+def test_a_picture_with_a_tilted_head_stays_as_it_is(studio: Studio) -> None:
+    tilted = PIL.Image.fromarray(portrait()).rotate(20, PIL.Image.Resampling.BICUBIC)
+    [face] = FaceDetector(1)(np.asarray(tilted))
+    assert 5 < face.tilt_deg < 35
+    sitter = studio.sitter(np.asarray(tilted))
+    assert sitter is not None
+    assert sitter.picture.size == (160, 160)
+
+
+def test_a_large_face_is_cut_out_no_larger_than_a_portrait_shows(studio: Studio) -> None:
+    sitter = studio.sitter(np.asarray(PIL.Image.fromarray(portrait()).resize((2400, 2400))))
+    assert sitter is not None
+    assert sitter.face[3] - sitter.face[1] == pytest.approx(400, abs=1)
+    assert max(sitter.picture.size) < 1600
+
+
 def test_of_several_faces_the_largest_sits(studio: Studio) -> None:
     both = np.full((320, 480, 3), 128, np.uint8)
     small = PIL.Image.fromarray(portrait()).resize((120, 120))

@@ -8,6 +8,7 @@ the landmarks m as parts of the box:
     size = 4 exp(s),   centre = 4 (cell + o + 1/2),   landmark = corner + m size
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -56,6 +57,17 @@ class Face:
         """Square pixels of the box."""
         left, top, right, bottom = self.box
         return (right - left) * (bottom - top)
+
+    @property
+    def tilt_deg(self) -> float:
+        """How far the head is tilted against the clock, from -180 to 180: 0 for an upright one.
+
+        Turning the picture by as much with the clock makes it upright. It goes by the way from the
+        eyes to the mouth, which the network tells better of faces on their side than the eyes' own.
+        """
+        eyes, mouth = (np.mean(self.landmarks[part], 0) for part in (slice(0, 2), slice(3, 5)))
+        x, y = (mouth - eyes).tolist()
+        return math.degrees(math.atan2(x, y))
 
 
 class FaceDetector:
