@@ -144,7 +144,7 @@ def test_pickles_beside_safetensors_are_left_alone(tmp_path: Path) -> None:
             "has no x.safetensors, which model.safetensors.index.json names",
         ),
         (write("model.safetensors.index.json", '{"weight_map": 5}'), "weight_map names"),
-        (write("model.safetensors.index.json", '{"weight_map": {}}'), "weight_map names"),
+        (write("model.safetensors.index.json", '{"weight_map": {}}'), "names no files: take"),
     ],
 )
 def test_what_would_be_opened_unasked_is_refused(

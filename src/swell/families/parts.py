@@ -233,7 +233,9 @@ def _check_shards(part: Path, name: str) -> None:
     if ".safetensors." not in name:
         return  # that of pickles, which is not read
     told = read_json(part.parent, f"{part.name}/{name}").get("weight_map")
-    shards: Sequence[Any] = list(told.values()) if isinstance(told, dict) and told else [None]
+    if told == {}:
+        raise InvalidModel(f"{part.name}/{name}: weight_map names no files: take the index out")
+    shards: Sequence[Any] = list(told.values()) if isinstance(told, dict) else [None]
     for shard in shards:
         if not (isinstance(shard, str) and shard.endswith(".safetensors") and _is_plain(shard)):
             raise InvalidModel(
