@@ -222,6 +222,33 @@ def sd(scheduler: Callable[[], Any] = tiny.euler, **extra: Any) -> Callable[[Pat
     return lambda folder: tiny.stable_diffusion(folder, scheduler(), **extra)
 
 
+def rewritten(scheduler: Callable[[], Any], **settings: Any) -> Callable[[Path], Path]:
+    """The same with settings as older folders have them, which pipelines mend when they save."""
+
+    def build(folder: Path) -> Path:
+        sd(scheduler)(folder)
+        config = folder / "scheduler" / "scheduler_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | settings))
+        return folder
+
+    return build
+
+
+def as_consistency_model(folder: Path) -> Path:
+    """Its pipeline takes the scheduler as it is."""
+    rewritten(tiny.ddim, clip_sample=True, steps_offset=0)(folder)
+    path = folder / "model_index.json"
+    told = json.loads(path.read_text()) | {"_class_name": "LatentConsistencyModelPipeline"}
+    told["scheduler"] = ["diffusers", "LCMScheduler"]
+    path.write_text(json.dumps(told))
+    config = folder / "scheduler" / "scheduler_config.json"
+    told = json.loads(config.read_text()) | {"_class_name": "LCMScheduler"}
+    config.write_text(json.dumps(told))
+    network = tiny.unet(time_cond_proj_dim=16)
+    network.save_pretrained(folder / "unet")
+    return folder
+
+
 # Made when they are needed: some of them warn.
 
 
@@ -331,6 +358,15 @@ CASES = [
     Case("start, sd 1", sd(), START, **started(0.6)),
     Case("start, sd 1 ancestral", sd(ancestral), START, **started(0.8)),
     Case("start, sd 1 pndm", sd(pndm), START, **started(0.6)),
+    Case("start, sd 1 pndm, less than a step", sd(pndm), START, **started(0.1)),
+    Case("sd 1, pndm without an offset", rewritten(pndm, steps_offset=0), **guided()),
+    Case("sd 1, euler without an offset", rewritten(tiny.euler, steps_offset=0), **guided()),
+    Case("sd 1, ddim that clips", rewritten(tiny.ddim, clip_sample=True), **guided()),
+    Case(
+        "start, sd 1 ddim that clips", rewritten(tiny.ddim, clip_sample=True), START, **started(0.6)
+    ),
+    Case("mask, pndm without an offset", rewritten(pndm, steps_offset=0), MASKED, **masked(0.6)),
+    Case("lcm that clips", as_consistency_model, **plain(4, 8.5)),
     Case("start, sdxl", tiny.stable_diffusion_xl, XL_START, **started(0.6)),
     Case(
         "start, sd 3",

@@ -318,18 +318,23 @@ class Latent(StepModel):
             self.facts.scheduler, asked.steps, tokens=tokens, even=self.facts.family.even
         )
         assert made is not None, "it was looked at when the model was described"
-        skip = self._skip(asked.steps, asked.strength) if starts else 0
-        if skip:
-            made = Sampler(made.solver, made.steps, **made.options, skip=skip)
         try:
-            _table(made)
+            rows = len(_table(made))
+            skip = min(self._skip(asked.steps, asked.strength), rows - 1) if starts else 0
+            if skip:
+                made = Sampler(made.solver, made.steps, **made.options, skip=skip)
+                _table(made)
         except ValueError as error:
             raise Reject(f"This model's scheduler cannot do that: {error}.") from None
         return made
 
     def _skip(self, steps: int, strength: float) -> int:
-        """Return how many steps a sample leaves out that starts from a picture."""
-        return min(steps - int(steps * strength), steps - 1)
+        """Return how many steps a sample leaves out that starts from a picture.
+
+        One is drawn in any case. A solver that takes one more than is asked for is left with just
+        that, where the strength is less than one step.
+        """
+        return steps - int(steps * strength)
 
     def _values(self, asked: Any, words: Words, sampler: Sampler) -> dict[str, Any]:
         values: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from typing import Any, Final
 from swell.families import vqgan_clip
 from swell.families.own_loops import LOOPS, Loop, words_of
 from swell.families.parts import UNUSED, check_names, check_parts, parts_of, used_parts
-from swell.families.schedulers import few_step, sampler_of, with_sampler
+from swell.families.schedulers import as_pipelines_take, few_step, sampler_of, with_sampler
 from swell.families.settings import check_text, class_in, count_of, counts_of, number_of, read_json
 from swell.model import InvalidModel
 from swell.weights.formats import is_allowed
@@ -138,8 +138,14 @@ FAMILIES: Final[Sequence[Family]] = (
 )
 
 
-#: Pipelines of families that make pictures of words alone, beside the first of each.
-_OF_WORDS: Final = frozenset(["LatentConsistencyModelPipeline"])
+#: Pipelines that change settings of the scheduler that a folder has.
+_MENDING: Final = frozenset(
+    {
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+    }
+)
 
 #: Steps and guidance of pipelines that differ from those of their families.
 _USUAL: Final[Mapping[str, tuple[int, float]]] = {
@@ -308,6 +314,9 @@ def look(
         steps=steps or usual[0],
         guidance=usual[1] if guidance is None else guidance,
     )
+    if pipeline in _MENDING:
+        mended = as_pipelines_take(scheduler, sees_mask=facts.sees_mask)
+        facts = replace(facts, scheduler=mended)
     why = _obstacle(facts)
     if why:
         found = _in_own_loop(facts, loop, why)

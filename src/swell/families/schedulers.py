@@ -12,7 +12,7 @@ from typing import Any, Final
 from swell.families.settings import choice_of, count_of, number_of
 from swell.model import InvalidModel, Sampler
 
-__all__ = ["FEW_STEPS", "SAMPLERS", "few_step", "sampler_of", "with_sampler"]
+__all__ = ["FEW_STEPS", "SAMPLERS", "as_pipelines_take", "few_step", "sampler_of", "with_sampler"]
 
 Config = Mapping[str, Any]
 
@@ -43,6 +43,12 @@ FEW_STEPS: Final[Mapping[str, tuple[str, Config, int, float]]] = {
 
 #: What a sampler's class has to be told, since it does something else by itself.
 _WITHOUT: Final[Mapping[str, Config]] = {"plms": {"skip_prk_steps": True}}
+
+#: What pipelines of Stable Diffusion 1 and 2 set beside the offset, by what they draw from.
+_MENDED: Final[Mapping[str, Config]] = {
+    "words": {"clip_sample": False},
+    "mask": {"skip_prk_steps": True},
+}
 
 _PREDICTIONS: Final = {"epsilon": "epsilon", "v_prediction": "v"}
 
@@ -134,6 +140,26 @@ def with_sampler(config: Config, name: str) -> dict[str, Any]:
     return {**config, "_class_name": SAMPLERS[name], **_WITHOUT.get(name, {})}
 
 
+def as_pipelines_take(config: Config, *, sees_mask: bool) -> dict[str, Any]:
+    """Return settings as the pipelines of Stable Diffusion 1 and 2 take a folder's scheduler.
+
+    They hold some settings of old folders for mistakes, whatever the class of the scheduler. Those
+    for XL, for control nets and for LCM take them as they are.
+
+    Args:
+        config: What the folder says.
+        sees_mask: Whether the network sees masks: its pipeline is that which paints into pictures.
+
+    Raises:
+        InvalidModel: The offset is none.
+
+    Source: `StableDiffusionPipeline` and `StableDiffusionInpaintPipeline` of diffusers 0.42, where
+    they are made.
+    """
+    _offset(config)
+    return {**config, "steps_offset": 1, **_MENDED["mask" if sees_mask else "words"]}
+
+
 def few_step(config: Config, name: str) -> tuple[dict[str, Any], int, float]:
     """Return the settings, steps and guidance of a model distilled in this way.
 
@@ -209,7 +235,7 @@ def _spaced(config: Config, spacing: str) -> dict[str, Any] | None:
     return training | {
         "prediction": says,
         "spacing": choice_of(config, "timestep_spacing", spacing, known=_SPACINGS, file=_FILE),
-        "offset": count_of(config, "steps_offset", 0, least=0, most=1000, file=_FILE),
+        "offset": _offset(config),
     }
 
 
@@ -292,6 +318,10 @@ def _flow(config: Config, tokens: int, even: bool) -> dict[str, Hashable]:
 
 def _number(config: Config, name: str, usual: float, *, least: float, most: float) -> float:
     return number_of(config, name, usual, least=least, most=most, file=_FILE)
+
+
+def _offset(config: Config) -> int:
+    return count_of(config, "steps_offset", 0, least=0, most=1000, file=_FILE)
 
 
 def _trained(config: Config) -> int:
