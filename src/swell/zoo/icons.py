@@ -113,6 +113,11 @@ class Icons(StepModel):
     **It remembers.** It was trained on 1,348 icons and repeats them closely: treat a picture as
     derived from the icon set whose style was asked for, under that set's licence.
 
+    **How it was judged.** A network that had seen other sets only names of fifty things 96 %
+    (`noto`), 80 % (`fluent`) and 78 % (`flat`) as drawn here, and 96, 80 and 82 % of the real
+    icons: it draws what it learned, about as readably. Of `ink` its word says nothing: 9 % of the
+    drawn icons and 10 % of the real ones, since it has never seen lines alone.
+
     | | |
     |---|---|
     | text encoder | all-MiniLM-L6-v2, Apache-2.0, cut to 9,000 word pieces |
