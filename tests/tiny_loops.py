@@ -153,6 +153,40 @@ def flux_2_klein(folder: Path) -> Path:
     return folder
 
 
+def deep_floyd(folder: Path) -> Path:
+    """It draws pixels, and tells of its steps in the older way."""
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=64,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        in_channels=3,
+        out_channels=6,
+        cross_attention_dim=32,
+        encoder_hid_dim=32,
+        attention_head_dim=8,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        cross_attention_norm="group_norm",
+        resnet_time_scale_shift="scale_shift",
+        act_fn="gelu",
+    ).eval()
+    diffusers.IFPipeline(
+        tokenizer=tiny.long_tokenizer(folder / "tokenizer"),
+        text_encoder=tiny.t5(32),
+        unet=unet,
+        scheduler=diffusers.DDPMScheduler(thresholding=True, variance_type="learned_range"),
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
 def qwen(layers: int) -> Any:
     return transformers.Qwen3Config(
         vocab_size=128,

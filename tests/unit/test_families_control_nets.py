@@ -121,6 +121,8 @@ def test_a_network_that_does_not_say_it_is_a_control_net_is_none(tmp_path: Path)
         ("sd 3", {"patch_size": 1}, "patch_size is 1, and this model needs 2"),
         ("sd 3", {"extra_conditioning_channels": 1}, "sees a mask beside its picture"),
         ("sd 3", {"attention_head_dim": 32}, "attention_head_dim is 768"),
+        ("sd 3", {"num_layers": 0}, "num_layers is 0: it must be a whole number from 1"),
+        ("sd 3", {"caption_projection_dim": 64}, "caption_projection_dim is 64, and .* is 1536"),
     ],
 )
 def test_a_net_that_does_not_fit_is_refused_with_what_differs(
@@ -128,6 +130,16 @@ def test_a_net_that_does_not_fit_is_refused_with_what_differs(
 ) -> None:
     with pytest.raises(InvalidModel, match=why):
         given(model(tmp_path / "dreams", family), net(tmp_path / "net", family, **changes))
+
+
+def test_a_net_that_sees_pixels_is_for_autoencoders_of_8_pixels(tmp_path: Path) -> None:
+    seeing = net(tmp_path / "net", "flux", conditioning_embedding_channels=16)
+    found = given(model(tmp_path / "dreams", "flux"), seeing).net
+    assert found.sees_pixels
+    made = model(tmp_path / "shallow", "flux")
+    (made / "vae" / "config.json").write_text(json.dumps(VAE | {"block_out_channels": [1, 1]}))
+    with pytest.raises(InvalidModel, match=r"sees pixels, 8 a side .* autoencoder has 2"):
+        given(made, seeing)
 
 
 def test_a_net_for_sdxl_does_not_fit_stable_diffusion_1(tmp_path: Path) -> None:

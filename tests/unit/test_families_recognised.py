@@ -280,6 +280,62 @@ def test_samplers_and_ways_to_few_steps_have_names() -> None:
         few_step(EULER, "hyper")
 
 
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+FLUX = {"transformer": ["diffusers", "FluxTransformer2DModel"], "network": {"in_channels": 16}}
+OTHER = {"transformer": ["diffusers", "SomeTransformer2DModel"]}
+
+
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "lcm", "plms", "dpmpp_2m"])
+def test_samplers_for_noise_do_not_fit_what_says_a_flow(tmp_path: Path, sampler: str) -> None:
+    made = folder(tmp_path, "FluxPipeline", **FLUX, scheduler=FLOW)
+    with pytest.raises(
+        InvalidModel,
+        match=rf"--sampler {sampler} is for networks that say noise, .* FluxPipeline says a flow: "
+        r"use --sampler flow_euler, or the folder's own",
+    ):
+        look(made, sampler=sampler)
+    assert look(made, sampler="flow_euler").family.name == "flux"
+
+
+def test_a_sampler_for_flows_does_not_fit_what_says_noise(tmp_path: Path) -> None:
+    made = folder(tmp_path)
+    with pytest.raises(
+        InvalidModel,
+        match=r"--sampler flow_euler .* says noise: use --sampler euler or .* or plms,",
+    ):
+        look(made, sampler="flow_euler")
+
+
+def test_so_it_is_with_ways_to_few_steps(tmp_path: Path) -> None:
+    made = folder(tmp_path, "FluxPipeline", **FLUX, scheduler=FLOW)
+    with pytest.raises(InvalidModel, match="--few-step turbo is for networks that say noise"):
+        look(made, few="turbo")
+    assert look(made, few="turbo", sampler="flow_euler").steps == 4
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "wrong"),
+    [
+        (FLOW, "ddim"),
+        ({"_class_name": "FlowMatchHeunDiscreteScheduler"}, "ddim"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, "ddim"),
+        (EULER, "flow_euler"),
+        ({"_class_name": "SCMScheduler"}, ""),
+    ],
+    ids=str,
+)
+def test_of_other_pipelines_their_scheduler_tells(
+    tmp_path: Path, scheduler: dict[str, Any], wrong: str
+) -> None:
+    made = folder(tmp_path, "SanaPipeline", **OTHER, scheduler=scheduler)
+    for sampler in ("ddim", "flow_euler"):
+        if sampler == wrong:
+            with pytest.raises(InvalidModel, match=f"--sampler {sampler} is for networks"):
+                look(made, sampler=sampler)
+        else:
+            assert look(made, sampler=sampler).family.name == "pipeline"
+
+
 # What may be asked
 
 

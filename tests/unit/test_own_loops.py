@@ -11,7 +11,7 @@ from test_families_recognised import EULER, folder
 
 from swell.families.asked import examples_of, input_type
 from swell.families.description import definition_of, describe, with_loop
-from swell.families.entries import Entry, read, write
+from swell.families.entries import Entry, InvalidEntry, read, write
 from swell.families.own_loops import LOOPS, Loop, words_of
 from swell.families.recognise import Facts, look
 from swell.model import InvalidModel
@@ -143,6 +143,48 @@ def test_each_sibling_leads_back_to_one_pipeline() -> None:
     assert {words_of(name) for name in LOOPS} == set(LOOPS)
 
 
+def test_flux_that_hears_no_guidance_is_asked_for_none(tmp_path: Path) -> None:
+    part = {"transformer": ["diffusers", "FluxTransformer2DModel"]}
+    for name, told in (("dev", True), ("schnell", False)):
+        network = {"in_channels": 16, "guidance_embeds": told}
+        made = folder(tmp_path / name, "FluxPipeline", **part, network=network, scheduler=HEUN)
+        facts = look(made)
+        assert facts.loop is not None
+        assert ("guidance" in fields_of(facts)) == told
+
+
+def test_a_pipeline_without_an_autoencoder_draws_pixels(tmp_path: Path) -> None:
+    made = folder(tmp_path, "IFPipeline")
+    index = json.loads((made / "model_index.json").read_text())
+    del index["vae"]
+    (made / "model_index.json").write_text(json.dumps(index))
+    facts = look(made)
+    assert (facts.scale_px, facts.side_px, facts.stride_px) == (1, 64, 8)
+
+
+def test_a_strength_says_what_it_is_of(tmp_path: Path) -> None:
+    def told(pipeline: str) -> str:
+        fields = input_type(other(tmp_path / pipeline, pipeline)).model_fields
+        return str(fields["strength"].description)
+
+    assert told("KandinskyCombinedPipeline").startswith("Without a mask: how far")
+    assert told("Flux2KleinPipeline").startswith("Under the mask: how far")
+    assert told("QwenImagePipeline").startswith("How far")
+
+
+@pytest.mark.parametrize("kind", ["IPNDMScheduler", "DDIMInverseScheduler"])
+def test_a_scheduler_that_cannot_begin_with_pictures_is_given_none(
+    tmp_path: Path, kind: str
+) -> None:
+    scheduler = {**EULER, "_class_name": kind}
+    facts = look(folder(tmp_path / "words", scheduler=scheduler))
+    assert facts.loop is not None
+    assert not fields_of(facts) & PICTURES
+    painter = folder(tmp_path / "mask", scheduler=scheduler, network={"in_channels": 9})
+    with pytest.raises(InvalidModel, match=f"{kind} cannot begin with a picture, .*--sampler dpm"):
+        look(painter)
+
+
 # Pipelines that no table knows
 
 NEW = Loop(steps=9, guidance=2.0, image="NewImg2ImgPipeline", strength=["image"])
@@ -159,6 +201,31 @@ def test_an_entry_says_what_no_table_does(tmp_path: Path) -> None:
     assert (asked.steps, asked.guidance, asked.strength) == (9, 2.0, 0.8)  # type: ignore[attr-defined]
     assert "mask" not in definition.input_type.model_fields
     assert describe(read(path)).facts.loaded_as == "NewPipeline"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "steps = 151",
+        "steps = -1",
+        "guidance = nan",
+        "guidance = inf",
+        "guidance = 30.5",
+        'guided_by = "prompt"',
+        'image = "os.system"',
+        'mask = "../Pipeline"',
+        'strength = ["prompt"]',
+        "sides = true",
+    ],
+)
+def test_an_entry_that_was_edited_is_read_with_suspicion(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "models" / "acme--new.toml"
+    write(path, Entry(name="acme/new", folder="/srv/new", loop=Loop(steps=9)))
+    told = path.read_text()
+    assert "steps = 9\n" in told
+    path.write_text(told.replace("steps = 9\n", f"{line}\n"))
+    with pytest.raises(InvalidEntry, match=r"loop"):
+        read(path)
 
 
 ADD_WITHOUT_TORCH = """

@@ -26,10 +26,10 @@ import loop_cases  # noqa: E402
 import tiny_loops as loops  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
 from swell.cli import app  # noqa: E402
-from swell.families.entries import read  # noqa: E402
-from swell.families.own_loops import LOOPS  # noqa: E402
+from swell.families.entries import Entry, read, write  # noqa: E402
+from swell.families.own_loops import LOOPS, Loop  # noqa: E402
 from swell.media import Image, LoRA  # noqa: E402
-from swell.model import Cancelled, Definition, InvalidModel, Item, Reject  # noqa: E402
+from swell.model import Cancelled, Definition, InvalidModel, Item, Reject, load_models  # noqa: E402
 from swell.weights.lora import WrongLora  # noqa: E402
 
 with warnings.catch_warnings():
@@ -215,6 +215,55 @@ def test_progress_counts_the_steps_that_are_drawn(served: tuple[Definition, Any]
     assert listener.steps == [(step, 4) for step in range(1, 5)]
 
 
+def test_progress_of_older_pipelines_ends_at_its_total(tmp_path: Path) -> None:
+    """They do not tell how many steps they draw of a picture."""
+    pixels = model_of(tmp_path, loops.deep_floyd)
+    for asked, total in (
+        ({}, 6),
+        ({"image": PHOTO, "strength": 0.5}, 3),
+        ({"image": PHOTO, "mask": MASK, "strength": 0.34}, 2),
+    ):
+        listener = Listener()
+        assert isinstance(heard(pixels, listener, steps=6, **asked), Image)
+        assert listener.steps == [(step, total) for step in range(1, total + 1)]
+
+
+def test_a_pipeline_of_pixels_has_the_sides_of_its_network(tmp_path: Path) -> None:
+    definition, model = model_of(tmp_path, loops.deep_floyd)
+    fields = definition.input_type.model_fields
+    assert (fields["width"].default, fields["height"].default) == (64, 64)
+    assert cases.draw(definition, model, steps=2).shape == (64, 64, 3)
+
+
+def test_what_is_not_installed_is_told_and_no_accident(tmp_path: Path) -> None:
+    """An entry that was written by hand may name such a pipeline."""
+    made = quietly(cases.sd(), tmp_path / "weights")
+    index = json.loads((made / "model_index.json").read_text())
+    index["_class_name"] = "Cosmos2TextToImagePipeline"
+    for part in ("feature_extractor", "safety_checker", "image_encoder"):
+        index.pop(part, None)
+    index["transformer"] = index.pop("unet")
+    (made / "unet").rename(made / "transformer")
+    (made / "model_index.json").write_text(json.dumps(index))
+    path = tmp_path / "models" / "test--it.toml"
+    write(path, Entry(name="test/it", folder=str(made), loop=Loop()))
+    [definition] = load_models(str(path))
+    with pytest.raises(InvalidModel, match=r"needs what is not installed: .*pip install cosmos_gu"):
+        definition.make().load("cpu")
+
+
+def test_a_sibling_that_diffusers_does_not_have_is_told_when_it_is_loaded(tmp_path: Path) -> None:
+    made = quietly(cases.sd(), tmp_path / "weights")
+    index = json.loads((made / "model_index.json").read_text())
+    index["_class_name"] = "StableDiffusionModelEditingPipeline"
+    (made / "model_index.json").write_text(json.dumps(index))
+    path = tmp_path / "models" / "test--it.toml"
+    write(path, Entry(name="test/it", folder=str(made), loop=Loop(image="NoSuchPipeline")))
+    [definition] = load_models(str(path))
+    with pytest.raises(InvalidModel, match="NoSuchPipeline is no pipeline of diffusers"):
+        definition.make().load("cpu")
+
+
 def test_a_cancelled_picture_ends_within_a_step(served: tuple[Definition, Any]) -> None:
     listener = Listener(stop_at=2)
     assert isinstance(heard(served, listener, image=PHOTO, strength=1, steps=8), Cancelled)
@@ -370,6 +419,8 @@ def test_a_transformer_of_no_family_takes_loras(tmp_path: Path) -> None:
         ("StableDiffusionLDM3DPipeline", "something else than pictures"),
         ("StableDiffusionDiffEditPipeline", "mask_image"),
         ("DDPMPipeline", "it takes no prompt"),
+        ("Cosmos2TextToImagePipeline", "draws nothing without its own CosmosSafetyChecker"),
+        ("OnnxStableDiffusionPipeline", "draws nothing without its own OnnxRuntimeModel"),
         ("NoSuchPipeline", "has no NoSuchPipeline: a newer one may"),
         ("AutoPipelineForText2Image", "has no AutoPipelineForText2Image"),
         ("ModelMixin", "has no ModelMixin"),
@@ -381,8 +432,22 @@ def test_what_needs_more_than_words_is_refused_by_its_signature(name: str, why: 
 
 
 def test_a_part_that_nothing_reads_is_refused(tmp_path: Path) -> None:
-    index = {"_class_name": "Cosmos2TextToImagePipeline", "extra": ["os", "system"]}
+    index = {"_class_name": "AuraFlowPipeline", "extra": ["os", "system"]}
     with pytest.raises(InvalidModel, match="only parts of diffusers and transformers"):
+        new_loop(index)
+
+
+def made_of_all(name: str) -> dict[str, Any]:
+    """Return an index that names all that a pipeline is made of."""
+    parts = inspect.signature(getattr(diffusers, name).__init__).parameters
+    return {"_class_name": name, **{part: [None, None] for part in parts}}
+
+
+def test_a_pipeline_without_its_parts_is_refused_by_their_names() -> None:
+    index = made_of_all("StableDiffusionPipeline")
+    for part in ("unet", "vae", "image_encoder", "safety_checker"):
+        del index[part]
+    with pytest.raises(InvalidModel, match=r"does not name unet, vae, of which StableDiffusionPip"):
         new_loop(index)
 
 
@@ -400,7 +465,7 @@ def test_all_that_is_in_the_table_would_be_found_by_signature() -> None:
     refused = set()
     for name in LOOPS:
         try:
-            assert new_loop({"_class_name": name}) == LOOPS[name]
+            assert new_loop(made_of_all(name)) == LOOPS[name]
         except InvalidModel:
             refused.add(name)
     assert refused == open_ones

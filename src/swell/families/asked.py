@@ -7,6 +7,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
+from swell.families.own_loops import MOST_GUIDANCE, MOST_STEPS
 from swell.families.recognise import Facts
 from swell.media import Image, LoRA
 
@@ -21,9 +22,6 @@ __all__ = [
     "side",
     "unwanted",
 ]
-
-#: More are never better.
-MOST_STEPS: Final = 150
 
 #: Longest side, in px; a larger picture is made by an upscaler.
 MOST_PX: Final = 2048
@@ -137,7 +135,10 @@ def course(facts: Facts) -> dict[str, Any]:
         )
     if facts.takes_guidance:
         limits = Field(
-            ge=0, le=30, title="Guidance", description="How strictly the words are taken."
+            ge=0,
+            le=MOST_GUIDANCE,
+            title="Guidance",
+            description="How strictly the words are taken.",
         )
         made["guidance"] = (
             Annotated[float, limits, ui.slider(step=0.5, advanced=True)],
@@ -146,9 +147,15 @@ def course(facts: Facts) -> dict[str, Any]:
     return made
 
 
+#: What a strength is said of that counts in one use alone.
+_USES: Final = {"image": "Without a mask: how", "mask": "Under the mask: how"}
+
+
 def _pictures(facts: Facts) -> Mapping[str, Any]:
     stronger = ["image", "mask"] if facts.loop is None else facts.loop.strength
     starts = "image" in stronger
+    # Where all that it draws is under masks, or masks know no strength, it is said of which.
+    only = facts.is_masked and len(stronger) == 1
     told = "To start from" if starts else "To change as the words say"
     made: dict[str, Any] = {
         "image": (
@@ -170,7 +177,7 @@ def _pictures(facts: Facts) -> Mapping[str, Any]:
             gt=0,
             le=1,
             title="Strength",
-            description=f"{'How' if starts else 'Under the mask: how'} far from it; 1 forgets it.",
+            description=f"{_USES[stronger[0]] if only else 'How'} far from it; 1 forgets it.",
         )
         made["strength"] = (
             Annotated[float, limits, ui.slider(step=0.05)],

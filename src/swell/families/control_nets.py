@@ -22,6 +22,12 @@ _SHARED: Final[Mapping[str, Sequence[str]]] = {
     "FluxControlNetModel": ("joint_attention_dim", "pooled_projection_dim"),
 }
 
+#: Pixels a side that nets of Flux which see pixels make one state of.
+_SEEN_PX: Final = 8
+
+#: What the width of a head is called.
+_WIDTH: Final = "attention_head_dim"
+
 #: More kinds of pictures than any net has learnt.
 _MOST_MODES: Final = 64
 
@@ -71,7 +77,13 @@ class Net:
 
 
 def read_net(
-    folder: Path, kind: str, family: str, network: Mapping[str, Any], *, latents: int
+    folder: Path,
+    kind: str,
+    family: str,
+    network: Mapping[str, Any],
+    *,
+    latents: int,
+    scale_px: int,
 ) -> Net:
     """Return what a folder is, once it is known to fit.
 
@@ -81,6 +93,7 @@ def read_net(
         family: The family's name, for errors.
         network: Settings of the network that draws.
         latents: Channels that a network of the family hears of latents alone.
+        scale_px: Pixels a side for one latent.
 
     Raises:
         InvalidModel: It is no control net, or one for another network.
@@ -97,6 +110,13 @@ def read_net(
     if told.get("num_mode") is not None:
         count_of(told, "num_mode", 1, least=1, most=_MOST_MODES, file=file)
     net = Net(folder, told)
+    if kind == "SD3ControlNetModel":
+        _check_blocks(net, file)
+    if net.sees_pixels and scale_px != _SEEN_PX:
+        raise InvalidModel(
+            f"{folder.name}/ sees pixels, {_SEEN_PX} a side for a latent, and this model's "
+            f"autoencoder has {scale_px}: give a control net that sees latents"
+        )
     for name, mine, its in _compared(kind, network, told, latents):
         if mine is not None and its is not None and mine != its:
             raise InvalidModel(
@@ -116,6 +136,23 @@ def read_net(
     return net
 
 
+def _check_blocks(net: Net, file: str) -> None:
+    """Check that a net of Stable Diffusion 3 can run at all.
+
+    Raises:
+        InvalidModel: It has no blocks to share among those of the network, or its words do not fit
+            into them.
+    """
+    count_of(net.settings, "num_layers", 18, least=1, most=1 << 10, file=file)
+    width = _product(net.settings.get("num_attention_heads"), net.settings.get(_WIDTH))
+    told = net.settings.get("caption_projection_dim")
+    if net.hears_words and None not in (told, width) and told != width:
+        raise InvalidModel(
+            f"{file}: caption_projection_dim is {str(told)[:80]}, and num_attention_heads x "
+            f"{_WIDTH} is {width}: they must be the same, so correct the file"
+        )
+
+
 def _compared(
     kind: str, network: Mapping[str, Any], told: Mapping[str, Any], latents: int
 ) -> list[tuple[str, Any, Any]]:
@@ -126,8 +163,7 @@ def _compared(
     whole = heard == network.get("in_channels")
     pairs.append(("in_channels", heard if whole else latents, heard))
     mine, its = (
-        _product(each.get("num_attention_heads"), each.get("attention_head_dim"))
-        for each in (network, told)
+        _product(each.get("num_attention_heads"), each.get(_WIDTH)) for each in (network, told)
     )
     pairs.append(("num_attention_heads x attention_head_dim", mine, its))
     return pairs

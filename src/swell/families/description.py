@@ -152,7 +152,14 @@ def _net_of(entry: Entry, facts: Facts) -> Net | None:
         return None
     folder = Path(entry.controlnet or Path(entry.folder, "controlnet"))
     family = facts.family
-    net = read_net(folder, family.control, family.name, facts.network, latents=facts.heard[0])
+    net = read_net(
+        folder,
+        family.control,
+        family.name,
+        facts.network,
+        latents=facts.heard[0],
+        scale_px=facts.scale_px,
+    )
     if net.borrows_places and facts.sees_mask:
         raise InvalidModel(
             f"{folder.name}/ has no first layer of its own, and that of a network which sees masks "

@@ -34,7 +34,16 @@ from swell.weights import CompiledCache
 from swell.weights.torch_compiled import TorchCompiled
 from swell.weights.torch_tensors import TorchHostCopy, load_torch
 
-__all__ = ["DAMAGED", "Parts", "Scales", "class_of", "frozen", "read_network", "read_parts"]
+__all__ = [
+    "DAMAGED",
+    "Parts",
+    "Scales",
+    "class_of",
+    "frozen",
+    "is_part",
+    "read_network",
+    "read_parts",
+]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -423,6 +432,12 @@ _KINDS: Final = (
 )
 
 
+def is_part(kind: Any) -> bool:
+    """Whether a class is one of diffusers or transformers that a part may have."""
+    is_theirs = getattr(kind, "__module__", "").partition(".")[0] in LIBRARIES
+    return isinstance(kind, type) and issubclass(kind, _KINDS) and is_theirs
+
+
 def class_of(name: str, library: str, kind: str) -> Any:
     """Return the class that reads a part.
 
@@ -445,7 +460,7 @@ def class_of(name: str, library: str, kind: str) -> Any:
     found = getattr(place, kind, None)
     if found is None:
         raise InvalidModel(f"{name}: this {library} has no {kind}; a newer one may")
-    if not (isinstance(found, type) and issubclass(found, _KINDS)):
+    if not is_part(found):
         raise InvalidModel(
             f"{name} is a {kind} of {library}, which is no network, tokenizer, processor or "
             "scheduler: nothing else is read"

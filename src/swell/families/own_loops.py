@@ -8,30 +8,45 @@ Source: diffusers 0.42 as `signatures_torch.py` reads it, which a test compares.
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
-__all__ = ["LOOPS", "Loop", "words_of"]
+__all__ = ["LOOPS", "MOST_GUIDANCE", "MOST_STEPS", "GuidedBy", "Loop", "Use", "words_of"]
+
+#: More are never better.
+MOST_STEPS: Final = 150
+MOST_GUIDANCE: Final = 30.0
+
+#: What pipelines call guidance; empty where they take none.
+GuidedBy: TypeAlias = Literal["", "guidance_scale", "true_cfg_scale"]
+
+#: What a picture is for: to start from, or to change under a mask.
+Use: TypeAlias = Literal["image", "mask"]
+
+#: The name of a pipeline; empty for none.
+_Pipeline: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9]{1,72}Pipeline)?\Z")]
 
 
-class Loop(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Loop(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """What the loop of a pipeline takes beside a prompt and a seed."""
 
     #: Whether it takes sides.
     is_sized: bool = True
     #: Its default; 0 where it takes none.
-    steps: int = 50
+    steps: Annotated[int, msgspec.Meta(ge=0, le=MOST_STEPS)] = 50
     #: The argument for guidance; empty where it takes none. Its default, if it has one.
-    guided_by: str = "guidance_scale"
-    guidance: float | None = None
+    guided_by: GuidedBy = "guidance_scale"
+    guidance: Annotated[float, msgspec.Meta(ge=0, le=MOST_GUIDANCE)] | None = None
     #: Whether it hears what is not wanted.
     hears_unwanted: bool = True
     #: Pipelines that draw with the same parts from a picture, and under a mask; empty for none.
-    image: str = ""
-    mask: str = ""
+    image: _Pipeline = ""
+    mask: _Pipeline = ""
     #: Which of them, `image` and `mask`, take a strength.
-    strength: list[str] = []
+    strength: list[Use] = []
 
 
 LOOPS: Final[Mapping[str, Loop]] = {

@@ -62,6 +62,8 @@ class OwnLoop(Model):
         described = self._described
         name = described.facts.loaded_as
         kind = _kind_of(name)
+        for sibling in filter(None, (self._loop.image, self._loop.mask)):
+            _kind_of(sibling)
         for part, (library, class_name) in used_parts(described.facts.index).items():
             class_of(part, library, class_name)
         told, is_gpu = described.entry.dtype, torch.device(device).type == "cuda"
@@ -224,7 +226,7 @@ class OwnLoop(Model):
             "num_inference_steps": getattr(asked, "steps", None),
             "generator": torch.Generator("cpu").manual_seed(seed),
         }
-        if guided_by:
+        if self._described.facts.takes_guidance:
             found[guided_by] = asked.guidance
         if self._loop.is_sized:
             area = asked.width * asked.height

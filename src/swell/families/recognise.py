@@ -9,10 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from swell.families import vqgan_clip
 from swell.families.own_loops import LOOPS, Loop, words_of
 from swell.families.parts import UNUSED, check_names, check_parts, parts_of, used_parts
-from swell.families.schedulers import as_pipelines_take, few_step, sampler_of, with_sampler
+from swell.families.schedulers import (
+    SAMPLERS,
+    as_pipelines_take,
+    check_sampler,
+    few_step,
+    sampler_of,
+    with_sampler,
+)
 from swell.families.settings import check_text, class_in, count_of, counts_of, number_of, read_json
 from swell.model import InvalidModel
 from swell.weights.formats import is_allowed
@@ -54,6 +63,15 @@ class Family:
     #: Whether it can have a picture adapter.
     has_reference: bool = False
 
+
+#: The class in diffusers of Flux's network.
+_FLUX: Final = "FluxTransformer2DModel"
+
+#: What autoencoders are called; a pipeline with none of them draws pixels.
+_CODERS: Final = frozenset({"vae", "movq", "vqvae", "vqgan"})
+
+#: Schedulers of diffusers 0.42 that cannot say what a picture looks like at a level of noise.
+_PICTURELESS: Final = frozenset({"DDIMInverseScheduler", "IPNDMScheduler"})
 
 #: No network is trained for a longer side, in px.
 MOST_PX: Final = 4096
@@ -129,7 +147,7 @@ FAMILIES: Final[Sequence[Family]] = (
         ),
         "flux_torch",
         network="transformer",
-        kind="FluxTransformer2DModel",
+        kind=_FLUX,
         control="FluxControlNetModel",
         steps=28,
         guidance=3.5,
@@ -231,10 +249,18 @@ class Facts:
         return self.loop.mask if self.sees_mask else self.loop.image
 
     @property
+    def network_kind(self) -> str:
+        """The class in diffusers of what draws; empty where that is no U-Net or transformer."""
+        parts = parts_of(self.index)
+        return next((parts[name][1] for name in ("unet", "transformer") if name in parts), "")
+
+    @property
     def takes_guidance(self) -> bool:
         """Whether guidance can be asked for."""
         if self.loop is not None:
-            return bool(self.loop.guided_by)
+            # Flux is told it as a number or not at all.
+            is_deaf = self.network_kind == _FLUX and not self.hears_guidance
+            return bool(self.loop.guided_by) and not is_deaf
         return self.is_guided or self.hears_guidance
 
     @property
@@ -285,6 +311,7 @@ def look(
     check_parts(folder, index, in_steps=family is not OTHER)
     scheduler = read_json(folder, _SCHEDULER, optional=family is OTHER)
     class_in(scheduler, _SCHEDULER)
+    check_sampler(sampler, few, flows=_flows(family, scheduler), name=pipeline)
     distilled: tuple[int, float] | None = None
     if few:
         scheduler, count, scale = few_step(scheduler, few)
@@ -299,7 +326,8 @@ def look(
     usual = _usual(pipeline, family, network) or distilled or _defaults(family, loop)
     if family is not OTHER:
         _check_settings(family, network, vae)
-    scale_px = _scale(vae)
+    draws_pixels = family is OTHER and _CODERS.isdisjoint(parts_of(index))
+    scale_px = 1 if draws_pixels else _scale(vae)
     stride_px = _stride(family, network, scale_px, file)
     facts = Facts(
         family=family,
@@ -327,12 +355,31 @@ def look(
     return facts
 
 
+def _flows(family: Family, scheduler: Mapping[str, Any]) -> bool | None:
+    """Whether a network says a flow rather than noise; None if nobody knows."""
+    # Some are told of by their scheduler alone.
+    kind = scheduler.get("_class_name", "")
+    if "Flow" in kind or scheduler.get("use_flow_sigmas"):
+        return True
+    if family is not OTHER:
+        return family.network == "transformer"
+    return False if kind in SAMPLERS.values() else None
+
+
 def _in_own_loop(facts: Facts, loop: Loop | None, why: str) -> Facts:
     """Return what there is to know of a model that diffusers' own loop draws.
 
     Raises:
         InvalidModel: It needs more than that is given here.
     """
+    kind = facts.scheduler.get("_class_name")
+    if loop is not None and kind in _PICTURELESS:
+        if replace(facts, loop=loop).sees_mask or facts.refines:
+            raise InvalidModel(
+                f"{kind} cannot begin with a picture, and this model draws nothing else: add "
+                f"--sampler {_usual_sampler(facts)}"
+            )
+        loop = msgspec.structs.replace(loop, image="", mask="", strength=[])
     if loop is None or facts.has_net:
         raise InvalidModel(
             f"{facts.index.get('_class_name')} needs other pictures than one to change, which "
@@ -458,7 +505,7 @@ def _is_transformer(family: Family, network: Mapping[str, Any], file: str) -> bo
 def _stride(family: Family, network: Mapping[str, Any], scale_px: int, file: str) -> int:
     """Return what sides are multiples of. A U-Net would take any latents, and cut some anew."""
     if family.name == "flux" or _is_transformer(family, network, file):
-        return 2 * scale_px
+        return 16 if scale_px == 1 else 2 * scale_px
     if family.network == "transformer":
         return scale_px * int(network.get("patch_size", 1))
     return max(scale_px, 8)
@@ -480,10 +527,14 @@ def _obstacle(facts: Facts) -> str:
         if kinds.get(name) != kind:
             return f"its {name} is {kinds.get(name, 'missing')} and not {kind}"
     if sampler_of(facts.scheduler, 4, tokens=256, even=facts.family.even) is None:
-        usual = "dpmpp_2m" if facts.family.network == "unet" else "flow_euler"
-        told = facts.scheduler.get("_class_name")
+        told, usual = facts.scheduler.get("_class_name"), _usual_sampler(facts)
         return f"there is no solver for {told} as it is set: add --sampler {usual}"
     return ""
+
+
+def _usual_sampler(facts: Facts) -> str:
+    """Return the sampler that any network of its kind takes."""
+    return "dpmpp_2m" if facts.family.network == "unet" else "flow_euler"
 
 
 def weight_files(folder: Path) -> list[str]:

@@ -12,7 +12,15 @@ from typing import Any, Final
 from swell.families.settings import choice_of, count_of, number_of
 from swell.model import InvalidModel, Sampler
 
-__all__ = ["FEW_STEPS", "SAMPLERS", "as_pipelines_take", "few_step", "sampler_of", "with_sampler"]
+__all__ = [
+    "FEW_STEPS",
+    "SAMPLERS",
+    "as_pipelines_take",
+    "check_sampler",
+    "few_step",
+    "sampler_of",
+    "with_sampler",
+]
 
 Config = Mapping[str, Any]
 
@@ -32,6 +40,9 @@ SAMPLERS: Final[Mapping[str, str]] = {
     "plms": "PNDMScheduler",
     "flow_euler": "FlowMatchEulerDiscreteScheduler",
 }
+
+#: The one of them for networks that say a flow: which way from noise to the picture.
+_FLOW: Final = "flow_euler"
 
 #: Ways of being distilled to few steps → sampler, settings that differ, steps, guidance. Sources:
 #: LCM-LoRA, arXiv 2311.05556; SDXL-Turbo, arXiv 2311.17042; SDXL-Lightning, arXiv 2402.13929.
@@ -140,6 +151,30 @@ def with_sampler(config: Config, name: str) -> dict[str, Any]:
     return {**config, "_class_name": SAMPLERS[name], **_WITHOUT.get(name, {})}
 
 
+def check_sampler(sampler: str, few: str, *, flows: bool | None, name: str) -> None:
+    """Check that a sampler which was asked for fits what the network says.
+
+    Args:
+        sampler: Its name; empty for none.
+        few: The way of being distilled to few steps, which has a sampler too; empty for none.
+        flows: Whether the network says a flow, rather than noise; None if nobody knows.
+        name: The pipeline's, for errors.
+
+    Raises:
+        InvalidModel: It does not fit.
+    """
+    told = sampler or (FEW_STEPS[few][0] if few in FEW_STEPS else "")
+    if flows is None or told not in SAMPLERS or (told == _FLOW) == flows:
+        return
+    fitting = [each for each in SAMPLERS if (each == _FLOW) == flows]
+    option = f"--sampler {sampler}" if sampler else f"--few-step {few}"
+    raise InvalidModel(
+        f"{option} is for networks that say {'noise' if flows else 'a flow'}, and that of {name} "
+        f"says {'a flow' if flows else 'noise'}: use --sampler {' or '.join(fitting)}, or the "
+        "folder's own"
+    )
+
+
 def as_pipelines_take(config: Config, *, sees_mask: bool) -> dict[str, Any]:
     """Return settings as the pipelines of Stable Diffusion 1 and 2 take a folder's scheduler.
 
@@ -193,7 +228,7 @@ def sampler_of(
     options = make(config)
     if options is None:
         return None
-    if kind == SAMPLERS["flow_euler"]:
+    if kind == SAMPLERS[_FLOW]:
         options |= _flow(config, tokens, even)
     names = {told: name for name, told in SAMPLERS.items()}
     return Sampler(names[kind], steps, **options)

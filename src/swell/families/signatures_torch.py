@@ -10,15 +10,16 @@ parts of another; where it says nothing, those that have the pipeline's name wit
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, Final, TypeAlias
+from types import NoneType
+from typing import Any, Final, TypeAlias, get_args
 
 import diffusers
 from diffusers.pipelines import auto_pipeline
 from diffusers.utils import BaseOutput
 
-from swell.families.networks_torch import class_of
-from swell.families.own_loops import Loop
-from swell.families.parts import used_parts
+from swell.families.networks_torch import class_of, is_part
+from swell.families.own_loops import MOST_GUIDANCE, MOST_STEPS, GuidedBy, Loop, Use
+from swell.families.parts import UNUSED, used_parts
 from swell.model import InvalidModel
 
 __all__ = ["loop_of", "new_loop"]
@@ -43,18 +44,19 @@ def loop_of(kind: Any) -> Loop:
     """Return what the loop of a pipeline's class takes."""
     told = _call(kind)
     guided_by = _guided_by(told)
-    siblings = {
+    guidance = _default(told, guided_by)
+    siblings: dict[Use, Any] = {
         "image": _sibling(kind, "Img2Img", auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING),
         "mask": _sibling(kind, "Inpaint", auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING),
     }
     return Loop(
         is_sized={"width", "height"} <= set(told),
-        steps=int(_default(told, "num_inference_steps") or 0),
+        steps=min(int(_default(told, "num_inference_steps") or 0), MOST_STEPS),
         guided_by=guided_by,
-        guidance=_default(told, guided_by),
+        guidance=None if guidance is None else min(guidance, MOST_GUIDANCE),
         # Where the second row has a scale of its own that is off, nothing unwanted is heard.
         hears_unwanted="negative_prompt" in told and _default(told, "true_cfg_scale") != 1,
-        **{name: "" if found is None else found.__name__ for name, found in siblings.items()},
+        **{name: "" if each is None else each.__name__ for name, each in siblings.items()},
         strength=[
             name
             for name, found in siblings.items()
@@ -87,6 +89,12 @@ def new_loop(index: Mapping[str, Any]) -> Loop:
         )
     for part, (library, class_name) in used_parts(index).items():
         class_of(part, library, class_name)
+    missing = _made_of(kind) - {*index, *UNUSED}
+    if missing:
+        raise InvalidModel(
+            f"model_index.json does not name {', '.join(sorted(missing))}, of which {name} is "
+            "made: give a folder as diffusers saves it"
+        )
     return loop_of(kind)
 
 
@@ -106,8 +114,31 @@ def _why_not(kind: Any) -> str:
     ]
     if others:
         return f"it takes {', '.join(others[:3])}, which it may need"
+    checker = _own_checker(kind)
+    if checker:
+        return f"it draws nothing without its own {checker}, and no such part is loaded here"
     if _default(told, "output_type") != "pil" or not _makes_pictures(kind):
         return "it makes something else than pictures"
+    return ""
+
+
+def _made_of(kind: Any) -> set[str]:
+    """Return what a pipeline cannot be made without."""
+    needed = _needed(inspect.signature(kind.__init__).parameters)
+    return needed - set(kind._optional_components)
+
+
+def _own_checker(kind: Any) -> str:
+    """Return the class of what checks pictures, where diffusers itself has none such; else empty.
+
+    A pipeline with one makes it where it is given none, of a package of others.
+    """
+    told = inspect.signature(kind.__init__).parameters
+    for name in UNUSED & told.keys():
+        noted = told[name].annotation
+        for each in get_args(noted) or (noted,):
+            if isinstance(each, type) and each is not NoneType and not is_part(each):
+                return each.__name__
     return ""
 
 
@@ -135,7 +166,7 @@ def _sibling(kind: Any, infix: str, known: Mapping[str, Any]) -> Any:
     return found if is_fed and has_parts else None
 
 
-def _guided_by(told: _Signature) -> str:
+def _guided_by(told: _Signature) -> GuidedBy:
     """Return the argument that says how strictly words are taken; nothing if there is none."""
     # A scale of the second row that is on by default is the one that people mean.
     if (_default(told, "true_cfg_scale") or 1) > 1:
