@@ -1,15 +1,20 @@
 """What models of portraits are asked, and which part of a picture they see; no torch is needed."""
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
 from swell.families.portraits import (
+    FILES,
     FaceFinder,
     Scenario,
     head_and_shoulders,
@@ -21,7 +26,9 @@ from swell.families.portraits import (
 from swell.families.recognise import FAMILIES, Facts
 from swell.media import Image
 from swell.model import InvalidModel, Reject
-from swell.zoo.portraits import Portraits
+from swell.zoo import faces
+from swell.zoo.faces import FaceDetector
+from swell.zoo.portraits import Portraits, Studio
 from swell.zoo.scenes import SCENES
 
 KNOWN = read_scenarios()
@@ -143,6 +150,30 @@ def test_a_file_of_scenarios_that_is_not_there_is_told(tmp_path: Path) -> None:
         read_scenarios(tmp_path / "mine.toml")
 
 
+@pytest.mark.parametrize("asked_of", [ASKED, Portraits.Input], ids=["added", "built in"])
+def test_a_picture_beyond_the_limit_of_the_built_in_model_is_refused_by_its_head(
+    asked_of: type[BaseModel],
+) -> None:
+    # What was decoded would be told to be broken.
+    with pytest.raises(ValidationError, match="too large: at most 40 million pixels"):
+        asked_of.model_validate({"image": _broken_off(6400, 6400)})
+    with pytest.raises(ValidationError, match="too large: at most 40 million pixels"):
+        asked_of(image=Image(PIL.Image.new("1", (6400, 6400))))
+    with pytest.raises(ValidationError, match="not a picture that can be read"):
+        asked_of.model_validate({"image": _broken_off(6000, 6000)})
+
+
+def _broken_off(width: int, height: int) -> str:
+    file = io.BytesIO()
+    PIL.Image.new("1", (width, height)).save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()[:100]).decode()}"
+
+
+def test_a_picture_has_the_same_form_on_the_wire_as_for_the_built_in_model() -> None:
+    here, built_in = (each.model_json_schema()["properties"] for each in (ASKED, Portraits.Input))
+    assert here["image"] == built_in["image"]
+
+
 # The face
 
 
@@ -184,3 +215,58 @@ def test_a_picture_without_a_face_is_refused_as_by_the_built_in_model() -> None:
     flat = asked().image.pil().convert("RGB").resize((1, 1)).resize((200, 200))
     with pytest.raises(Reject, match="No face was found: give a picture"):
         FaceFinder()(Image(flat))
+
+
+def _face(side_px: int = 160) -> PIL.Image.Image:
+    return asked().image.pil().convert("RGB").resize((side_px, side_px))
+
+
+@pytest.mark.parametrize("side_px", [160, 600])
+@pytest.mark.parametrize("degrees", [45, 90, 135, 180, 225, 270, 315])
+def test_the_adapter_sees_the_face_of_a_turned_picture_upright(degrees: int, side_px: int) -> None:
+    turned = _face(side_px).rotate(degrees, PIL.Image.Resampling.BICUBIC, expand=True)
+    [face, *_] = FaceDetector(1)(np.asarray(FaceFinder()(Image(turned))))
+    left_eye, right_eye, nose, *mouth = face.landmarks
+    assert left_eye[0] < right_eye[0]
+    assert max(left_eye[1], right_eye[1]) < nose[1] < min(y for _, y in mouth)
+    assert abs(face.tilt_deg) < 20
+
+
+@pytest.mark.parametrize("quarter", ["ROTATE_90", "ROTATE_180", "ROTATE_270"])
+def test_a_picture_turned_by_quarters_gives_the_very_pixels_of_the_upright_one(
+    quarter: str,
+) -> None:
+    upright = FaceFinder()(Image(_face(256)))
+    turned = _face(256).transpose(PIL.Image.Transpose[quarter])
+    np.testing.assert_array_equal(FaceFinder()(Image(turned)), upright)
+
+
+@pytest.mark.parametrize("degrees", [0, 20, -30])
+def test_of_a_picture_that_is_upright_no_pixel_is_changed(degrees: int) -> None:
+    picture = Image(_beside(_face(256).rotate(degrees, PIL.Image.Resampling.BICUBIC), 900))
+    pixels = np.asarray(picture.pil())
+    [face, *_] = FaceDetector()(pixels)
+    left, top, right, bottom = head_and_shoulders(face.box, 900, 256)
+    np.testing.assert_array_equal(FaceFinder()(picture), pixels[top:bottom, left:right])
+
+
+@pytest.mark.parametrize("degrees", [0, 45, 90, 180])
+def test_both_models_of_portraits_find_the_same_face_upright(degrees: int) -> None:
+    picture = _face(400).rotate(degrees, PIL.Image.Resampling.BICUBIC, expand=True)
+    found = FaceDetector(1).upright(np.asarray(picture))
+    assert found is not None
+    pixels, face = found
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = head_and_shoulders(face.box, width, height)
+    seen = FaceFinder()(Image(picture))
+    np.testing.assert_array_equal(seen, pixels[top:bottom, left:right])
+    sitter = Studio(1).sitter(np.asarray(picture))
+    assert sitter is not None
+    sizes = [(right - left, bottom - top) for left, top, right, bottom in (sitter.face, face.box)]
+    assert sizes[0] == pytest.approx(sizes[1], abs=0.01)
+
+
+def test_how_faces_are_found_is_part_of_the_version_of_both_models() -> None:
+    where = Path(faces.__file__)
+    assert where in FILES
+    assert where in Portraits.files

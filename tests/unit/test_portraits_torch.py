@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
+from pydantic import ValidationError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -73,6 +75,23 @@ def test_the_face_counts_and_the_room_does_not(xl: Made) -> None:
     # What is found in the square is a square that is nearly the same.
     near, far = (np.abs(plain.astype(int) - each).mean() for each in (only_face, none))
     assert near < far
+
+
+@pytest.mark.parametrize("quarter", ["ROTATE_90", "ROTATE_180", "ROTATE_270"])
+def test_portraits_of_a_picture_on_its_side_are_those_of_the_upright_one(
+    xl: Made, quarter: str
+) -> None:
+    picture = xl.item().input.image.pil().convert("RGB")
+    turned = picture.transpose(PIL.Image.Transpose[quarter])
+    upright, on_its_side = (
+        xl.pack(scenarios=["forest"], image=_uri(each))[0] for each in (picture, turned)
+    )
+    np.testing.assert_array_equal(on_its_side, upright)
+
+
+def test_a_picture_beyond_the_limit_of_the_built_in_model_is_refused(xl: Made) -> None:
+    with pytest.raises(ValidationError, match="too large: at most 40 million pixels"):
+        xl.item(image=_uri(PIL.Image.new("1", (6400, 6400))))
 
 
 def _uri(picture: Any) -> str:

@@ -1,9 +1,9 @@
 """Portraits by a model that was added: one picture of a face, and one portrait in each scenario.
 
 The model hears a prompt for each scenario, and of the face through its picture adapter. The largest
-face is found by the built-in detector, and what the adapter sees is a square around it, so that it
-learns who it is and not where that was. Asked is what `swell/portraits` is asked, so that a client
-may go from one to the other.
+face is found by the built-in detector, which turns the picture upright by it, and what the adapter
+sees is a square around it, so that it learns who it is and not where that was. Asked is what
+`swell/portraits` is asked, so that a client may go from one to the other.
 
 Scenarios are data, a table for each:
 
@@ -47,7 +47,7 @@ __all__ = [
 SCENARIOS: Final = Path(scenes.__file__).with_name("scenes.toml")
 
 #: What portraits depend on beside the model's own files and the scenarios.
-FILES: Final = (Path(__file__), embedded.weights("faces.onnx"))
+FILES: Final = (Path(__file__), Path(faces.__file__), embedded.weights("faces.onnx"))
 
 #: Portraits in one pack, at least; a file with more scenarios may have all of them drawn at once.
 _MOST: Final = 24
@@ -124,6 +124,7 @@ def input_type(facts: Facts, known: Mapping[str, Scenario]) -> type[BaseModel]:
         "image": (
             Annotated[
                 Image,
+                pictures.LIMITS,
                 Field(title="Picture", description="A face, best with shoulders."),
                 ui.image(),
             ],
@@ -218,17 +219,17 @@ class FaceFinder:
         self._detector = faces.FaceDetector()
 
     def __call__(self, image: Image) -> PIL.Image.Image:
-        """Return a square around the largest face.
+        """Return a square around the largest face, upright.
 
         Raises:
             Reject: There is none.
         """
-        pixels, _ = pictures.opened(image)
-        found = self._detector(pixels)
-        if not found:
+        found = self._detector.upright(pictures.opened(image)[0])
+        if found is None:
             raise Reject(faces.NO_FACE)
+        pixels, face = found
         height, width = pixels.shape[:2]
-        left, top, right, bottom = head_and_shoulders(found[0].box, width, height)
+        left, top, right, bottom = head_and_shoulders(face.box, width, height)
         return pictures.closed(pixels[top:bottom, left:right])
 
 

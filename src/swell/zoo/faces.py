@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,6 +40,8 @@ _STEP_PX = 32
 _CELL_PX = 4
 #: Of two boxes that share more than this of their union, the less likely one is dropped.
 _MOST_SHARED = 0.3
+#: A head may be tilted so far; beyond, it is the picture that is turned.
+_MOST_TILT_DEG: Final = 35.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,45 @@ class FaceDetector:
             for i in kept
         ]
         return sorted(faces, key=lambda face: -face.area_px)
+
+    def upright(self, pixels: Pixels) -> tuple[Pixels, Face] | None:
+        """Return the picture turned so that its largest face is upright, and that face.
+
+        A picture whose face is upright, or tilted as a head may be, is returned as it is; None
+        where no face is.
+
+        Shapes: (H, W, 3) uint8 sRGB -> (h, w, 3), larger where the picture was aslant.
+        """
+        faces = self(pixels)
+        if faces and abs(faces[0].tilt_deg) <= _MOST_TILT_DEG:
+            return pixels, faces[0]
+        # A face that lies or hangs is seen badly, so each quarter is looked at.
+        turns = [np.rot90(pixels, quarters) for quarters in range(4)]
+        looks = [(turn, faces[0]) for turn in turns if (faces := self(turn))]
+        if not looks:
+            return None
+        turned, face = max(looks, key=lambda look: _likely_upright(look[1]))
+        if abs(face.tilt_deg) > _MOST_TILT_DEG:
+            turned = _turned(turned, -face.tilt_deg)
+            faces = self(turned)
+            if not faces or abs(faces[0].tilt_deg) > _MOST_TILT_DEG:
+                return None
+            face = faces[0]
+        return turned, face
+
+
+def _likely_upright(face: Face) -> float:
+    return face.score * math.cos(math.radians(face.tilt_deg))
+
+
+def _turned(pixels: Pixels, degrees: float) -> Pixels:
+    """Turn a picture against the clock; its new corners get the mean colour of its edge."""
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    red, green, blue = edge.mean(0).round().astype(int).tolist()
+    turned = PIL.Image.fromarray(np.ascontiguousarray(pixels)).rotate(
+        degrees, PIL.Image.Resampling.BICUBIC, expand=True, fillcolor=(red, green, blue)
+    )
+    return np.asarray(turned)
 
 
 def _decoded(maps: Sequence[Floats], threshold: float) -> tuple[Floats, Floats, Floats]:

@@ -7,7 +7,6 @@ from `scenes.toml`.
 """
 
 import functools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +38,6 @@ _FACE_X: Final = 0.5
 _FACE_Y: Final = 0.43
 #: Head and shoulders around a face, in heights of the face from its middle.
 _ABOVE, _BELOW, _BESIDE = 1.3, 2.6, 1.9
-#: A head may be tilted so far; beyond, it is the picture that is turned.
-_MOST_TILT_DEG: Final = 35.0
 #: Height of the tallest face that is cut out as large as it is.
 _FACE_PX: Final = 400
 #: A composition is drawn and painted at so many pixels a side.
@@ -82,27 +79,8 @@ class Studio:
 
         Shapes: (H, W, 3) uint8 sRGB.
         """
-        found = self._upright(pixels)
+        found = self._detector.upright(pixels)
         return self._cut(*found) if found else None
-
-    def _upright(self, pixels: Pixels) -> tuple[Pixels, Face] | None:
-        """Return the picture turned so that its largest face is upright, and that face."""
-        faces = self._detector(pixels)
-        if faces and abs(faces[0].tilt_deg) <= _MOST_TILT_DEG:
-            return pixels, faces[0]
-        # A face that lies or hangs is seen badly, so each quarter is looked at.
-        turns = [np.rot90(pixels, quarters) for quarters in range(4)]
-        looks = [(turn, faces[0]) for turn in turns if (faces := self._detector(turn))]
-        if not looks:
-            return None
-        turned, face = max(looks, key=lambda look: _likely_upright(look[1]))
-        if abs(face.tilt_deg) > _MOST_TILT_DEG:
-            turned = _turned(turned, -face.tilt_deg)
-            faces = self._detector(turned)
-            if not faces or abs(faces[0].tilt_deg) > _MOST_TILT_DEG:
-                return None
-            face = faces[0]
-        return turned, face
 
     def _cut(self, pixels: Pixels, face: Face) -> Sitter:
         left, top, right, bottom = face.box
@@ -167,20 +145,6 @@ class Studio:
     def enlarge(self, picture: Pixels, side_px: int) -> Pixels:
         """Return it at `side_px` a side, which is its own or twice that."""
         return picture if side_px == len(picture) else self._upscaler(picture, 2)
-
-
-def _likely_upright(face: Face) -> float:
-    return face.score * math.cos(math.radians(face.tilt_deg))
-
-
-def _turned(pixels: Pixels, degrees: float) -> Pixels:
-    """Turn a picture against the clock; its new corners get the mean colour of its edge."""
-    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    red, green, blue = edge.mean(0).round().astype(int).tolist()
-    turned = PIL.Image.fromarray(np.ascontiguousarray(pixels)).rotate(
-        degrees, PIL.Image.Resampling.BICUBIC, expand=True, fillcolor=(red, green, blue)
-    )
-    return np.asarray(turned)
 
 
 def _person(mask: PIL.Image.Image, face: tuple[float, float, float, float]) -> PIL.Image.Image:
@@ -318,7 +282,7 @@ class Portraits(Model):
     Output = list[Image]
     files = (
         *(weights(f"{name}.onnx") for name in ("faces", "cutout", "paint-styles", "upscale")),
-        Path(__file__).with_name("scenes.toml"),
+        *(Path(__file__).with_name(name) for name in ("faces.py", "scenes.toml")),
     )
     examples = ({"image": sample(), "scenarios": ["beach"], "size": 512},)
 
