@@ -153,6 +153,27 @@ def test_words_give_the_same_bits_after_pictures(
     np.testing.assert_array_equal(plain, cases.draw(*served, **FEW))
 
 
+def test_weights_that_are_there_in_half_precision_alone_are_read(tmp_path: Path) -> None:
+    def build(folder: Path) -> Path:
+        tiny.stable_diffusion(folder, cases.runge_kutta())
+        for part in ("unet", "text_encoder"):
+            for path in (folder / part).glob("*.safetensors"):
+                path.rename(path.with_suffix(".fp16.safetensors"))
+        return folder
+
+    whole = quietly(
+        lambda folder: tiny.stable_diffusion(folder, cases.runge_kutta()), tmp_path / "w"
+    )
+    half = quietly(build, tmp_path / "h")
+    drawn = [
+        cases.draw(
+            *cases.loaded(cases.add(folder, tmp_path / "data", f"test/{folder.name}")), **FEW
+        )
+        for folder in (whole, half)
+    ]
+    np.testing.assert_array_equal(*drawn)
+
+
 def test_schedulers_of_pictures_are_chosen_as_that_of_words(tmp_path: Path) -> None:
     """The autoencoder's own mean leaves it to its own loop, whatever the sampler."""
 

@@ -41,6 +41,7 @@ __all__ = [
     "class_of",
     "frozen",
     "is_part",
+    "precision",
     "read_network",
     "read_parts",
 ]
@@ -483,7 +484,7 @@ def _read(
                 use_safetensors=True,
                 trust_remote_code=False,
                 dtype=dtype,
-                **_precision(folder),
+                **precision(folder),
             ).to(device)
         return found.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ImportError as error:
@@ -494,7 +495,8 @@ def _read(
         raise InvalidModel(f"{name}/ cannot be read: {error or type(error).__name__}") from error
 
 
-def _precision(folder: Path) -> dict[str, str]:
+def precision(folder: Path) -> dict[str, str]:
+    """Return what to tell a library of weights that are there in half precision alone."""
     names = [path.name for path in folder.glob("*.safetensors")]
     is_half = bool(names) and all(".fp16" in name for name in names)
     return dict.fromkeys(["variant"], "fp16") if is_half else {}
@@ -525,7 +527,7 @@ def read_network(kind: Any, folder: Path, dtype: torch.dtype, device: torch.devi
             return network
     # Files from before names changed, which diffusers knows how to turn.
     read: nn.Module = kind.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **_precision(folder)
+        folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **precision(folder)
     )
     return read.to(device)
 

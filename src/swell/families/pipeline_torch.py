@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from swell.families.description import Described, fixed_loras
 from swell.families.layer_names import encoder_layer, sgm_layer
-from swell.families.networks_torch import DAMAGED, class_of, frozen
+from swell.families.networks_torch import DAMAGED, class_of, frozen, precision
 from swell.families.parts import UNUSED, missing_parts, used_parts
 from swell.families.schedulers import few_step, with_sampler
 from swell.media import Image, LoRA
@@ -79,6 +79,7 @@ class OwnLoop(Model):
                 torch_dtype=dtype,
                 **dict.fromkeys(part for part in left_out if part in known),
                 **self._schedulers(),
+                **self._precision(),
             )
         except OUT_OF_MEMORY:
             raise
@@ -97,6 +98,11 @@ class OwnLoop(Model):
         self.memory_bytes = sum(
             value.nbytes for part in self._networks() for value in part.parameters()
         )
+
+    def _precision(self) -> dict[str, str]:
+        parts = used_parts(self._described.facts.index)
+        found = [precision(self._described.folder / part) for part in parts]
+        return next(filter(None, found), {})
 
     def _schedulers(self) -> dict[str, Any]:
         """Return schedulers as they are to be, by their parts' names.
