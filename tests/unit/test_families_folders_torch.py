@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def test_a_class_that_is_no_part_reads_nothing(library: str, kind: str, why: str) -> None:
     with pytest.raises(InvalidModel, match=why):
         class_of("extra", library, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"),
+    [("LMSDiscreteScheduler", "scipy"), ("DPMSolverSDEScheduler", "torchsde")],
+)
+def test_a_part_that_needs_another_package_says_which(kind: str, package: str) -> None:
+    if find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    with pytest.raises(InvalidModel, match=f"scheduler is a {kind}, .* makes of {package}: instal"):
+        class_of("scheduler", "diffusers", kind)
 
 
 @pytest.mark.parametrize(

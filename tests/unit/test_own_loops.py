@@ -17,6 +17,7 @@ from swell.families.recognise import Facts, look
 from swell.model import InvalidModel
 
 HEUN = {**EULER, "_class_name": "HeunDiscreteScheduler"}
+FLOW_HEUN = {"_class_name": "FlowMatchHeunDiscreteScheduler"}
 TRANSFORMER = {"transformer": ["diffusers", "SomeTransformer2DModel"]}
 PICTURES = {"image", "strength", "mask"}
 
@@ -147,7 +148,7 @@ def test_flux_that_hears_no_guidance_is_asked_for_none(tmp_path: Path) -> None:
     part = {"transformer": ["diffusers", "FluxTransformer2DModel"]}
     for name, told in (("dev", True), ("schnell", False)):
         network = {"in_channels": 16, "guidance_embeds": told}
-        made = folder(tmp_path / name, "FluxPipeline", **part, network=network, scheduler=HEUN)
+        made = folder(tmp_path / name, "FluxPipeline", **part, network=network, scheduler=FLOW_HEUN)
         facts = look(made)
         assert facts.loop is not None
         assert ("guidance" in fields_of(facts)) == told
@@ -183,6 +184,25 @@ def test_a_scheduler_that_cannot_begin_with_pictures_is_given_none(
     painter = folder(tmp_path / "mask", scheduler=scheduler, network={"in_channels": 9})
     with pytest.raises(InvalidModel, match=f"{kind} cannot begin with a picture, .*--sampler dpm"):
         look(painter)
+
+
+@pytest.mark.parametrize("kind", ["FlowMatchHeunDiscreteScheduler", "RePaintScheduler"])
+def test_a_scheduler_of_other_networks_is_refused_with_one_that_fits(
+    tmp_path: Path, kind: str
+) -> None:
+    made = folder(tmp_path, scheduler={"_class_name": kind})
+    with pytest.raises(
+        InvalidModel, match=f"{kind} is not for networks of stable-diffusion: add --sampler dpmpp"
+    ):
+        look(made)
+    assert look(made, sampler="dpmpp_2m" if "Flow" not in kind else "flow_euler").loop is None
+
+
+def test_so_is_one_for_noise_where_a_network_says_a_flow(tmp_path: Path) -> None:
+    part = {"transformer": ["diffusers", "FluxTransformer2DModel"]}
+    made = folder(tmp_path, "FluxPipeline", **part, network={"in_channels": 16}, scheduler=HEUN)
+    with pytest.raises(InvalidModel, match="is not for networks of flux: add --sampler flow_eul"):
+        look(made)
 
 
 # Pipelines that no table knows

@@ -7,6 +7,7 @@ own reading; text encoders and tokenizers are read by transformers, from the fol
 import contextlib
 import importlib
 from collections.abc import Callable, Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -461,6 +462,12 @@ def class_of(name: str, library: str, kind: str) -> Any:
     found = getattr(place, kind, None)
     if found is None:
         raise InvalidModel(f"{name}: this {library} has no {kind}; a newer one may")
+    needed = [each for each in getattr(found, "_backends", ()) if find_spec(each) is None]
+    if needed:
+        raise InvalidModel(
+            f"{name} is a {kind}, which {library} makes of {' and '.join(needed)}: install that "
+            "with pip too"
+        )
     if not is_part(found):
         raise InvalidModel(
             f"{name} is a {kind} of {library}, which is no network, tokenizer, processor or "

@@ -16,6 +16,7 @@ from swell.families.own_loops import LOOPS, Loop, words_of
 from swell.families.parts import UNUSED, check_names, check_parts, parts_of, used_parts
 from swell.families.schedulers import (
     SAMPLERS,
+    UNFIT,
     as_pipelines_take,
     check_sampler,
     few_step,
@@ -355,6 +356,16 @@ def look(
     return facts
 
 
+def _is_unfit(facts: Facts) -> bool:
+    """Whether diffusers' pipelines of a family cannot draw with a scheduler."""
+    kind = facts.scheduler.get("_class_name", "")
+    if facts.family is OTHER or not kind:
+        return False
+    if facts.family.network == "unet":
+        return kind in UNFIT
+    return not ("Flow" in kind or facts.scheduler.get("use_flow_sigmas"))
+
+
 def _flows(family: Family, scheduler: Mapping[str, Any]) -> bool | None:
     """Whether a network says a flow rather than noise; None if nobody knows."""
     # Some are told of by their scheduler alone.
@@ -373,6 +384,11 @@ def _in_own_loop(facts: Facts, loop: Loop | None, why: str) -> Facts:
         InvalidModel: It needs more than that is given here.
     """
     kind = facts.scheduler.get("_class_name")
+    if loop is not None and _is_unfit(facts):
+        raise InvalidModel(
+            f"{kind} is not for networks of {facts.family.name}: add --sampler "
+            f"{_usual_sampler(facts)}"
+        )
     if loop is not None and kind in _PICTURELESS:
         if replace(facts, loop=loop).sees_mask or facts.refines:
             raise InvalidModel(
