@@ -1,10 +1,10 @@
 """Do models that were added without code draw what diffusers' own pipelines draw?
 
-Each case of `tests/family_cases.py` and `tests/flow_cases.py` saves a small pipeline with random
-weights to disk, adds it with `swell models add`, draws with Swell's engine, and has diffusers draw
-the same with the same seed, in float32 on the CPU. A case agrees if no channel of any pixel is
-apart by more than one level of 255. So do LoRAs: put on they must change the picture, and taken off
-leave the same bits.
+Each case of `family_cases.py`, `flow_cases.py` and `loop_cases.py` in `tests/` saves a small
+pipeline with random weights to disk, adds it with `swell models add`, draws with Swell's engine or
+in diffusers' own loop, and has diffusers draw the same with the same seed, in float32 on the CPU. A
+case agrees if no channel of any pixel is apart by more than one level of 255. So do LoRAs: put on
+they must change the picture, and taken off leave the same bits.
 
 Value: families and ways of use that agree. The largest difference is in the details.
 """
