@@ -1,15 +1,21 @@
-"""Folders of weights as diffusers saves them, of a few bytes, and what adds them."""
+"""Folders of weights as diffusers saves them, of a few bytes, a hub of them, and what adds them."""
 
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from typer.testing import CliRunner
 
+from hub_server import HubServer, Repository
 from swell.cli import app
 
-__all__ = ["add", "dreams", "models", "remove", "safetensors"]
+__all__ = ["NEW", "OLD", "add", "dreams", "hub_of_dreams", "models", "remove", "safetensors"]
+
+#: Commits of `acme/dreams`, on the branches `main` and `v2`.
+OLD, NEW = "0a1b" * 10, "5f3c" * 10
 
 _PARTS = {
     "text_encoder": ["transformers", "CLIPTextModel"],
@@ -51,6 +57,15 @@ def dreams(place: Path, seed: int = 0) -> Path:
     index = {"_class_name": "StableDiffusionPipeline", **_PARTS}
     (place / "model_index.json").write_text(json.dumps(index))
     return place
+
+
+@contextmanager
+def hub_of_dreams(folder: Path) -> Iterator[HubServer]:
+    """Serve `acme/dreams`, whose two commits have other weights."""
+    commits = {OLD: dreams(folder / "old", 1), NEW: dreams(folder / "new", 2)}
+    server = HubServer({"acme/dreams": Repository(commits, {"main": OLD, "v2": NEW})})
+    with server.serve():
+        yield server
 
 
 def add(data: Path, source: Path | str, *more: str) -> Any:

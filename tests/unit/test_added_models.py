@@ -16,8 +16,8 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-from added_harness import add, dreams, models, remove, safetensors
-from hub_server import HubServer, Repository
+from added_harness import NEW, add, dreams, hub_of_dreams, models, remove, safetensors
+from hub_server import HubServer
 from swell.cli import app
 from swell.cli.added import names_of, with_added
 from swell.config import load
@@ -38,15 +38,12 @@ from swell.model import Definition, InvalidModel, load_models
 from swell.registry import Speed
 from swell.weights.files import MOST_SETTINGS_BYTES
 
-OLD, NEW = "0a1b" * 10, "5f3c" * 10
 NETWORK = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    commits = {OLD: dreams(tmp_path / "old", 1), NEW: dreams(tmp_path / "new", 2)}
-    server = HubServer({"acme/dreams": Repository(commits, {"main": OLD, "v2": NEW})})
-    with server.serve():
+    with hub_of_dreams(tmp_path) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
 

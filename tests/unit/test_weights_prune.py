@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 from weights_harness import write
 
-from added_harness import add, dreams, models, remove
-from hub_server import HubServer, Repository
+from added_harness import NEW, add, dreams, hub_of_dreams, models, remove
+from hub_server import HubServer
 from swell.families.entries import path_of, read
 from swell.weights import Entry, Listing, NotCached, WeightCache
 from swell.weights.cache import Fate
 from swell.weights.prune import Pruned, prune
 from swell.weights.pull import pull
 
-OLD, NEW = "0a1b" * 10, "5f3c" * 10
 NETWORK = "unet/diffusion_pytorch_model.safetensors"
 
 #: Everything was used before this.
@@ -33,9 +32,7 @@ def cache(tmp_path: Path) -> WeightCache:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    commits = {OLD: dreams(tmp_path / "old", 1), NEW: dreams(tmp_path / "new", 2)}
-    server = HubServer({"acme/dreams": Repository(commits, {"main": OLD, "v2": NEW})})
-    with server.serve():
+    with hub_of_dreams(tmp_path) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
 

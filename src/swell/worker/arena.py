@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from swell.model import Array, Arrays, NoiseStream, Plan, Sampler
 from swell.worker import solver as solvers
-from swell.worker.solver import AlphaBars, Noise, PlmsBars, Sigmas, Solver, Table
+from swell.worker.solver import AlphaBars, Noise, Sigmas, Solver, Table
 
 __all__ = ["Arena", "BatchKey", "Conditions", "InvalidCheckpoint", "SampleState", "table_of"]
 
@@ -111,7 +111,7 @@ _TRAINING: Final = {
 
 def _schedule(
     plan: Callable[..., Any], sampler: Sampler, options: dict[str, Any]
-) -> Sigmas | AlphaBars | PlmsBars:
+) -> Sigmas | AlphaBars:
     if "sigmas" in options and plan in _OF_SIGMAS:
         return _given(sampler, options)
     # A consistency model lays its steps over that part of the noise; others leave out the first.
@@ -126,7 +126,7 @@ def _schedule(
         schedule = plan(bars, sampler.steps, **_taken(options, plan))
     if skip or strength != 1:
         schedule = schedule.start(skip or solvers.first_step(sampler.steps, strength))
-    made: Sigmas | AlphaBars | PlmsBars = schedule
+    made: Sigmas | AlphaBars = schedule
     return made
 
 

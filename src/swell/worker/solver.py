@@ -23,8 +23,8 @@ arXiv 2403.03206; PLMS, arXiv 2202.09778; spacing of timesteps, arXiv 2305.08891
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,42 +114,26 @@ class AlphaBars:
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    def start(self, step: int) -> "AlphaBars":
+    def start(self, step: int) -> Self:
         """Return what is left from step number `step` on, for a sample that starts from a picture.
 
         Raises:
             ValueError: There is no such step.
         """
         _check_start(step, len(self))
-        return AlphaBars(self.timesteps[step:], self.bars[step:], self.next_bars[step:])
+        return type(self)(*(getattr(self, each.name)[step:] for each in fields(self)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PlmsBars:
-    """The schedule of PLMS, told by the picture's share of the variance. Shapes: all (n,).
+class PlmsBars(AlphaBars):
+    """The schedule of PLMS. Shapes: all (n,).
 
-    Step i goes from `bars[i]` to `next_bars[i]`, but the second, wherever a sample starts: it takes
-    the first one again, from `earlier_bars[1]` to `bars[1]`.
+    Its second step, wherever a sample starts, takes the first one again: it goes from
+    `earlier_bars[1]` to `bars[1]`.
     """
 
-    timesteps: Floats
-    bars: Floats
-    next_bars: Floats
     #: At the timestep from which a step of usual length ends at this one.
     earlier_bars: Floats
-
-    def __len__(self) -> int:
-        return len(self.timesteps)
-
-    def start(self, step: int) -> "PlmsBars":
-        """Return what is left from step number `step` on, for a sample that starts from a picture.
-
-        Raises:
-            ValueError: There is no such step.
-        """
-        _check_start(step, len(self))
-        parts = (self.timesteps, self.bars, self.next_bars, self.earlier_bars)
-        return PlmsBars(*(part[step:] for part in parts))
 
 
 def first_step(steps: int, strength: float) -> int:
