@@ -17,6 +17,7 @@ demo: ## Turn PROMPT="…" into a picture through the whole path; ONCE=1 ends af
 
 test: ## Everything the gate asks for: lint, layers, types and every tier of tests.
 	@.ci/venv dev
+	@.ci/services
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
@@ -29,6 +30,7 @@ test-torch: ## The tests of what needs torch, in an environment that has it.
 
 check: ## The quick part of `make test`: static checks, unit and conformance tests.
 	@.ci/venv dev
+	@.ci/services
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
@@ -57,7 +59,7 @@ docs: ## Write the reference of settings and commands from the code.
 
 constraints: ## Choose the newest versions of all dependencies; needs uv.
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
-		--no-emit-index-url --no-emit-package swell-models --no-header --no-annotate --quiet -o constraints.txt
+		--no-emit-index-url --no-emit-package swell-models --no-emit-package torch --no-header --no-annotate --quiet -o constraints.txt
 
 clean: ## Remove what was made here: environment, caches, data.
 	rm -rf .venv .venv-torch .swell .bench pictures .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

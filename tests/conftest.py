@@ -1,7 +1,48 @@
 """For all tests."""
 
+from collections.abc import Iterator
+
 import hypothesis
+import pytest
+
+from servers import AzuriteServer, GcsServer, MotoServer, NatsServer, PostgresServer, Server
 
 # A busy machine makes single examples slow; that is no failure. The timeout of pytest still holds.
 hypothesis.settings.register_profile("swell", deadline=None)
 hypothesis.settings.load_profile("swell")
+
+
+def _served(server: Server) -> Iterator[Server]:
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A PostgreSQL for all tests of this process; each takes a database of its own."""
+    yield from _served(PostgresServer(tmp_path_factory.mktemp("postgres")))
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A NATS for all tests of this process; each takes names of its own."""
+    yield from _served(NatsServer(tmp_path_factory.mktemp("nats")))
+
+
+@pytest.fixture(scope="session")
+def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An SQS and S3 for all tests of this process; each takes names of its own."""
+    yield from _served(MotoServer(tmp_path_factory.mktemp("moto")))
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Google Cloud Storage for all tests of this process."""
+    yield from _served(GcsServer(tmp_path_factory.mktemp("gcs")))
+
+
+@pytest.fixture(scope="session")
+def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An Azure Blob Storage for all tests of this process."""
+    yield from _served(AzuriteServer(tmp_path_factory.mktemp("azurite")))
