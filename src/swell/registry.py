@@ -129,7 +129,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registry(Protocol):
-    """Models, workers, keys, and notes.
+    """Models, workers, keys, notes, and which process has which duty.
 
     Guarantees:
         Durable as the store is. Versions of a model never change once registered.
@@ -188,4 +188,21 @@ class Registry(Protocol):
 
     async def secret(self, name: str) -> bytes:
         """Return 32 random bytes kept under this name, made at the first call."""
+        ...
+
+    async def take_duty(self, name: str, holder: str, *, lease_s: float) -> bool:
+        """Return whether this process has the duty now: taken, or held and extended.
+
+        Of all processes one at a time has it, for `lease_s` seconds from its last call. Whoever
+        does not ask again in time may have lost it to another.
+
+        Args:
+            name: What is to be done by one process only.
+            holder: Names the process; no other has the same name.
+            lease_s: Seconds; > 0.
+        """
+        ...
+
+    async def leave_duty(self, name: str, holder: str) -> None:
+        """Let another take the duty at once. Ignored where `holder` does not have it."""
         ...

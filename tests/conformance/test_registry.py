@@ -12,16 +12,21 @@ from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
 from swell.testing.registry import RegistryConformance, a_key, a_worker
 
 
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
 class TestMemoryRegistry(RegistryConformance):
     @pytest.fixture
-    def registry(self) -> MemoryRegistry:
-        return MemoryRegistry()
+    def registry(self, clock: ManualClock) -> MemoryRegistry:
+        return MemoryRegistry(clock)
 
 
 class TestSqliteRegistry(RegistryConformance):
     @pytest.fixture
-    async def registry(self, tmp_path: Path) -> AsyncIterator[SqliteRegistry]:
-        database = SqliteDatabase.open(tmp_path / "swell.db", ManualClock())
+    async def registry(self, tmp_path: Path, clock: ManualClock) -> AsyncIterator[SqliteRegistry]:
+        database = SqliteDatabase.open(tmp_path / "swell.db", clock)
         yield SqliteRegistry(database)
         await database.close()
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from swell import task as life
-from swell.clock import Clock
+from swell.clock import Clock, SystemClock
 from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
 from swell.registry import GONE_WORKERS_TTL, ApiKey, ModelCard, WorkerInfo
 from swell.retry import RetryPolicy
@@ -263,14 +263,17 @@ def _matches(task: Task, where: TaskFilter) -> bool:
 
 
 class MemoryRegistry:
-    """Models, workers and keys in dictionaries."""
+    """Models, workers, keys and duties in dictionaries."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._models: dict[tuple[str, str], ModelCard] = {}
         self._workers: dict[str, WorkerInfo] = {}
         self._keys: dict[str, ApiKey] = {}
         self._secrets: dict[str, bytes] = {}
         self._notes: dict[str, bytes] = {}
+        #: Duty → who has it, and until when.
+        self._duties: dict[str, tuple[str, datetime]] = {}
 
     async def put_models(self, cards: Sequence[ModelCard]) -> None:
         """See `Registry.put_models`."""
@@ -341,3 +344,17 @@ class MemoryRegistry:
     async def secret(self, name: str) -> bytes:
         """See `Registry.secret`."""
         return self._secrets.setdefault(name, secrets.token_bytes(32))
+
+    async def take_duty(self, name: str, holder: str, *, lease_s: float) -> bool:
+        """See `Registry.take_duty`."""
+        now = self._clock.now()
+        known, until = self._duties.get(name, (holder, now))
+        if known != holder and until > now:
+            return False
+        self._duties[name] = (holder, now + timedelta(seconds=lease_s))
+        return True
+
+    async def leave_duty(self, name: str, holder: str) -> None:
+        """See `Registry.leave_duty`."""
+        if self._duties.get(name, ("", None))[0] == holder:
+            del self._duties[name]

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from swell.clock import ManualClock
 from swell.registry import ApiKey, ModelCard, Registry, Sample, Scope, Speed, WorkerInfo
 
 __all__ = ["RegistryConformance", "a_key", "a_worker"]
@@ -40,7 +41,10 @@ def a_key(key_id: str = "key-1", **fields: Any) -> ApiKey:
 
 
 class RegistryConformance:
-    """The guarantees of `swell.registry`, as tests over a `registry` fixture."""
+    """The guarantees of `swell.registry`, as tests over a `registry` fixture.
+
+    Its time is that of the `clock` fixture.
+    """
 
     # ---- models
 
@@ -233,6 +237,50 @@ class RegistryConformance:
     ) -> None:
         secrets = await asyncio.gather(*(registry.secret("urls") for _ in range(20)))
         assert len(set(secrets)) == 1
+
+    # ---- duties
+
+    async def test_a_duty_is_had_by_one_process_at_a_time(self, registry: Registry) -> None:
+        assert await registry.take_duty("sweep", "one", lease_s=10)
+        assert not await registry.take_duty("sweep", "two", lease_s=10)
+        assert await registry.take_duty("other", "two", lease_s=10)
+
+    async def test_of_all_who_ask_at_the_same_time_one_has_the_duty(
+        self, registry: Registry
+    ) -> None:
+        names = [f"process-{number}" for number in range(20)]
+        answers = await asyncio.gather(
+            *(registry.take_duty("sweep", name, lease_s=10) for name in names)
+        )
+        assert answers.count(True) == 1
+
+    async def test_who_has_a_duty_keeps_it_by_asking_again(
+        self, registry: Registry, clock: ManualClock
+    ) -> None:
+        for _ in range(3):
+            assert await registry.take_duty("sweep", "one", lease_s=10)
+            clock.advance(9)
+            assert not await registry.take_duty("sweep", "two", lease_s=10)
+
+    async def test_a_duty_of_a_process_that_does_not_ask_again_is_free(
+        self, registry: Registry, clock: ManualClock
+    ) -> None:
+        await registry.take_duty("sweep", "one", lease_s=10)
+        clock.advance(10)
+        assert await registry.take_duty("sweep", "two", lease_s=10)
+        assert not await registry.take_duty("sweep", "one", lease_s=10)
+
+    async def test_a_duty_that_was_left_is_free_at_once(self, registry: Registry) -> None:
+        await registry.take_duty("sweep", "one", lease_s=10)
+        await registry.leave_duty("sweep", "one")
+        await registry.leave_duty("sweep", "one")
+        assert await registry.take_duty("sweep", "two", lease_s=10)
+
+    async def test_nobody_leaves_the_duty_of_another(self, registry: Registry) -> None:
+        await registry.take_duty("sweep", "one", lease_s=10)
+        await registry.leave_duty("sweep", "two")
+        await registry.leave_duty("unknown", "two")
+        assert not await registry.take_duty("sweep", "two", lease_s=10)
 
 
 def _card(name: str, version: str, **fields: Any) -> ModelCard:

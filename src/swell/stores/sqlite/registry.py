@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -15,7 +15,7 @@ __all__ = ["SqliteRegistry"]
 
 
 class SqliteRegistry:
-    """Models, workers and keys in the store's file."""
+    """Models, workers, keys and duties in the store's file."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
@@ -106,6 +106,20 @@ class SqliteRegistry:
             return bytes(value)
 
         return await self._database.write(action)
+
+    async def take_duty(self, name: str, holder: str, *, lease_s: float) -> bool:
+        """See `Registry.take_duty`."""
+
+        def action(session: Session) -> bool:
+            now = session.now
+            until = micros(now + timedelta(seconds=lease_s))
+            return session.run("take_duty", (name, holder, until, micros(now))) > 0
+
+        return await self._database.write(action)
+
+    async def leave_duty(self, name: str, holder: str) -> None:
+        """See `Registry.leave_duty`."""
+        await self._database.write(lambda session: session.run("leave_duty", (name, holder)))
 
 
 def _put_models(session: Session, cards: Sequence[ModelCard]) -> None:
