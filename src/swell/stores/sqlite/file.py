@@ -435,10 +435,11 @@ def _make_private(path: Path) -> None:
 def _migrate(connection: sqlite3.Connection) -> None:
     (done,) = connection.execute("PRAGMA user_version").fetchone()
     migrations = load_migrations("sqlite")
-    if done > len(migrations):
+    newest = migrations[-1][0]
+    if done > newest:
         raise Conflict(
             f"the data was written by a newer Swell (schema {done}, this one knows "
-            f"{len(migrations)}); install that version, or use another data directory"
+            f"{newest}); install that version, or use another data directory"
         )
     for number, name, script in migrations:
         if number <= done:

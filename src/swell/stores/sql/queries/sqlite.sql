@@ -5,10 +5,10 @@ INSERT INTO tasks (
     seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
-    artifacts, error, timings, dead, retry_of, wake_at, checkpoint
+    artifacts, error, timings, dead, retry_of, wake_at, checkpoint, traceparent
 ) VALUES (
     ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-    ?, ?, ?
+    ?, ?, ?, ?
 );
 
 -- name: save_task
@@ -25,7 +25,7 @@ SELECT
     seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
-    artifacts, error, timings, dead, retry_of, checkpoint
+    artifacts, error, timings, dead, retry_of, checkpoint, traceparent
 FROM tasks WHERE id IN (SELECT value FROM json_each(?));
 
 -- name: task_by_id
@@ -33,7 +33,7 @@ SELECT
     seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
-    artifacts, error, timings, dead, retry_of, checkpoint
+    artifacts, error, timings, dead, retry_of, checkpoint, traceparent
 FROM tasks WHERE id = ?;
 
 -- name: last_seq
@@ -188,6 +188,15 @@ INSERT OR REPLACE INTO notes (name, value) VALUES (?, ?);
 
 -- name: note
 SELECT value FROM notes WHERE name = ?;
+
+-- name: take_duty
+-- Changes nothing where another holds it still.
+INSERT INTO duties (name, holder, held_until) VALUES (?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
+WHERE duties.holder = excluded.holder OR duties.held_until <= ?;
+
+-- name: leave_duty
+DELETE FROM duties WHERE name = ? AND holder = ?;
 
 -- name: discard
 INSERT OR IGNORE INTO discarded (key) VALUES (?);

@@ -35,7 +35,8 @@ CREATE TABLE tasks (
     dead INTEGER NOT NULL,
     retry_of TEXT,
     wake_at INTEGER,
-    checkpoint TEXT
+    checkpoint TEXT,
+    traceparent TEXT
 ) STRICT;
 
 CREATE UNIQUE INDEX tasks_id ON tasks (id);
@@ -103,4 +104,11 @@ CREATE TABLE secrets (
 CREATE TABLE notes (
     name TEXT PRIMARY KEY,
     value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What one process does for all, and until when it has the duty if it does not ask again.
+CREATE TABLE duties (
+    name TEXT PRIMARY KEY,
+    holder TEXT NOT NULL,
+    held_until INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
