@@ -197,6 +197,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     #: Where in the object store lies what an attempt that was handed back had drawn. Once the task
     #: has ended, where it lay.
     checkpoint: str | None = None
+    #: Where its trace goes on (W3C Trace Context); None where nobody asked for traces.
+    traceparent: str | None = None
 
     @property
     def attempts_left(self) -> int:
@@ -231,6 +233,8 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     #: Hash of the request, to tell a repeat from a clash.
     fingerprint: bytes = b""
     retry_of: str | None = None
+    #: As of `Task`.
+    traceparent: str | None = None
 
 
 class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
@@ -346,6 +350,7 @@ def accept(new: NewTask, *, task_id: str, now: datetime) -> Task:
         finish_by_at=None if new.finish_by_s is None else now + timedelta(seconds=new.finish_by_s),
         max_attempts=new.max_attempts,
         retry_of=new.retry_of,
+        traceparent=new.traceparent,
     )
 
 

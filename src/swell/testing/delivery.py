@@ -89,6 +89,20 @@ class DeliveryConformance:
         assert (task.user, task.seed, task.count, task.priority) == ("ann", 7, 2, 3)
         assert bytes(task.input) == b'{"text":"hello"}'
 
+    async def test_a_trace_stays_with_its_task_and_not_with_the_one_that_repeats_it(
+        self, delivery: Delivery
+    ) -> None:
+        trace = f"00-{'a' * 32}-{'b' * 16}-01"
+        (task,) = await delivery.submit(a_new_task(traceparent=trace))
+        assert (await delivery.get(task)).traceparent == trace
+        (held,) = await delivery.lease()
+        assert held.traceparent == trace
+        (ended,) = await delivery.settle(held)
+        assert ended is not None
+        assert ended.traceparent == trace
+        again = await delivery.store.retry(task.id, key_id="key-1")
+        assert again.task.traceparent is None
+
     async def test_an_unknown_task_is_none(self, delivery: Delivery) -> None:
         assert await delivery.store.get(["0" * 32]) == [None]
 

@@ -72,6 +72,7 @@ def insert_row(seq: int, task: Task) -> tuple[Any, ...]:
         task.retry_of,
         None if (wake_at := next_wake_at(task)) is None else micros(wake_at),
         task.checkpoint,
+        task.traceparent,
     )
 
 
@@ -137,6 +138,7 @@ def task_of(row: tuple[Any, ...]) -> tuple[int, Task]:
         dead=bool(row[31]),
         retry_of=row[32],
         checkpoint=row[33],
+        traceparent=row[34],
     )
 
 
