@@ -9,14 +9,20 @@ from swell.testing.history import (
     Accepted,
     Ask,
     CancelTold,
+    FileRead,
     Final,
     History,
     Outcome,
+    Recovery,
     Refused,
+    Run,
     Seen,
     Streamed,
+    Trouble,
     Unanswered,
     check,
+    overlaps,
+    recoveries,
 )
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -237,3 +243,82 @@ def test_an_api_that_tells_something_else_than_the_store_disagrees(
 def test_the_judge_says_which_output_is_wrong() -> None:
     found = check(a_history(), lambda ask, output: f"{ask.name} gave {output!r}")
     assert [str(each) for each in found] == ["wrong output: 1: a gave b'\"A\"'"]
+
+
+@pytest.mark.parametrize(
+    ("files", "rules"),
+    [
+        (None, []),
+        ([FileRead(task_id="1")], []),
+        ([FileRead(task_id="1", wrong="404")], ["bad file"]),
+        ([], ["bad file"]),
+    ],
+)
+def test_an_artifact_that_is_not_there_or_was_not_looked_for_is_told(
+    files: list[FileRead] | None, rules: list[str]
+) -> None:
+    assert broken(a_history(files=files, finals=[a_final(has_files=True)])) == rules
+
+
+def a_run(name: str = "a", mark: str = "x", **fields: Any) -> Run:
+    values: dict[str, Any] = {"name": name, "pid": 1, "begun_s": 1.0, "ended_s": 2.0, "mark": mark}
+    return Run(**(values | fields))
+
+
+@pytest.mark.parametrize(
+    ("runs", "rules"),
+    [
+        (None, []),
+        ([a_run()], []),
+        ([], ["invented"]),
+        ([a_run(mark="y")], ["invented"]),
+        ([a_run("b")], ["invented"]),
+    ],
+)
+def test_an_output_that_no_run_of_its_ask_gave_is_invented(
+    runs: list[Run] | None, rules: list[str]
+) -> None:
+    assert broken(a_history(runs=runs, finals=[a_final(mark="x")])) == rules
+
+
+@pytest.mark.parametrize(
+    ("other", "n"),
+    [
+        (a_run(pid=2, begun_s=1.5, ended_s=3.0), 1),
+        (a_run(pid=2, begun_s=1.5, ended_s=None), 1),
+        (a_run(pid=2, begun_s=2.0, ended_s=3.0), 0),
+        # One process has one run of an ask at a time, whatever its clock says.
+        (a_run(pid=1, begun_s=1.5, ended_s=3.0), 0),
+        (a_run("b", pid=2, begun_s=1.5, ended_s=3.0), 0),
+        # Killed at some time after it began: nobody knows when.
+        (a_run(pid=2, begun_s=0.5, ended_s=None), 0),
+    ],
+)
+def test_runs_of_one_ask_that_go_on_in_two_processes_at_once_overlap(other: Run, n: int) -> None:
+    history = a_history(runs=[a_run(), other], finals=[a_final(mark="x")])
+    assert len(overlaps(history)) == n
+    assert broken(history) == []
+
+
+def a_trouble(healed_s: float, ready_s: float) -> Trouble:
+    return Trouble(
+        fault="cut",
+        begun_at=START,
+        healed_at=START + timedelta(seconds=healed_s),
+        ready_at=START + timedelta(seconds=ready_s),
+    )
+
+
+def test_a_recovery_lasts_until_the_next_of_the_waiting_tasks_ends() -> None:
+    finals = [a_final(finished_at=START + timedelta(seconds=at_s)) for at_s in (0.2, 3.0, 5.0)]
+    history = a_history(finals=finals, troubles=[a_trouble(1.0, 1.5)])
+    assert recoveries(history) == [Recovery(fault="cut", ready_s=0.5, next_end_s=2.0)]
+
+
+def test_where_nobody_waited_there_is_no_end_to_wait_for() -> None:
+    finals = [
+        a_final(finished_at=START + timedelta(seconds=0.2)),
+        a_final(created_at=START + timedelta(seconds=2), finished_at=START + timedelta(seconds=3)),
+    ]
+    history = a_history(finals=finals, troubles=[a_trouble(1.0, 1.0)])
+    assert recoveries(history) == [Recovery(fault="cut", ready_s=0.0, next_end_s=None)]

@@ -17,7 +17,7 @@ Source:
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -27,16 +27,22 @@ __all__ = [
     "Accepted",
     "Ask",
     "CancelTold",
+    "FileRead",
     "Final",
     "History",
     "Judge",
     "Outcome",
+    "Recovery",
     "Refused",
+    "Run",
     "Seen",
     "Streamed",
+    "Trouble",
     "Unanswered",
     "Violation",
     "check",
+    "overlaps",
+    "recoveries",
 ]
 
 
@@ -126,6 +132,10 @@ class Final(msgspec.Struct, frozen=True, kw_only=True):
     #: The ask that it carries; empty if it carries none.
     name: str
     outcome: Outcome
+    #: What marks the output, as in the run that gave it; empty if nothing does.
+    mark: str = ""
+    #: Whether it has artifacts.
+    has_files: bool = False
     attempt: int
     #: Attempts that were handed back unharmed and do not count.
     handed_back: int = 0
@@ -136,6 +146,47 @@ class Final(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime | None = None
     start_by_at: datetime | None = None
     finish_by_at: datetime | None = None
+
+
+class FileRead(msgspec.Struct, frozen=True, kw_only=True):
+    """An artifact of a task that succeeded was read when all was quiet."""
+
+    task_id: str
+    #: What is wrong with it, such as that it is not there; empty if it is the one promised.
+    wrong: str = ""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A model worked on an ask, as the model itself wrote it down."""
+
+    name: str
+    #: Which process.
+    pid: int
+    begun_s: float
+    #: None if nothing was written down: the process was killed meanwhile.
+    ended_s: float | None = None
+    #: What marks the result, and no other; empty if there was none.
+    mark: str = ""
+
+
+class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """A fault that was brought about, and when it was over. Times are of the store's clock."""
+
+    fault: str
+    begun_at: datetime
+    healed_at: datetime
+    #: When every backend was ready again.
+    ready_at: datetime
+
+
+class Recovery(msgspec.Struct, frozen=True, kw_only=True):
+    """How long it took after a fault was over. None where nothing was there to wait for."""
+
+    fault: str
+    #: Until every backend was ready.
+    ready_s: float
+    #: Until the next task ended, of those that had been accepted by then.
+    next_end_s: float | None
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +203,11 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     finals: Sequence[Final] = ()
     #: The same tasks' outcomes as the API told them at the end, by id; None if nobody looked.
     told_finals: dict[str, Outcome] | None = None
+    #: Artifacts that were read at the end; None if nobody looked.
+    files: Sequence[FileRead] | None = None
+    #: What models wrote down of their work; None if they wrote nothing.
+    runs: Sequence[Run] | None = None
+    troubles: Sequence[Trouble] = ()
 
 
 class Violation(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,6 +233,50 @@ def check(history: History, judge: Judge) -> list[Violation]:
     """Return every broken promise; an empty list is the proof that none was."""
     found = [violation for rule in _RULES for violation in rule(history)]
     found += _wrong_outputs(history, judge)
+    return found
+
+
+def overlaps(history: History) -> list[tuple[Run, Run]]:
+    """Return pairs of runs of one ask that went on at the same time in different processes.
+
+    That breaks no promise: after a lost lease the next attempt begins while the one before may
+    still run. A run whose process was killed counts as over when it began, since nobody knows.
+    """
+    found = []
+    by_name: dict[str, list[Run]] = defaultdict(list)
+    for run in history.runs or ():
+        by_name[run.name].append(run)
+    for runs in by_name.values():
+        runs.sort(key=lambda run: run.begun_s)
+        found += [
+            (one, other)
+            for one, other in itertools.combinations(runs, 2)
+            if one.pid != other.pid and one.ended_s is not None and other.begun_s < one.ended_s
+        ]
+    return found
+
+
+def recoveries(history: History) -> list[Recovery]:
+    """Return how long each fault was felt after it was over."""
+    ends = sorted(final.finished_at for final in history.finals if final.finished_at is not None)
+    found = []
+    for trouble in history.troubles:
+        over_at = trouble.healed_at
+        waited = any(
+            final.created_at <= over_at
+            and (final.finished_at is None or final.finished_at > over_at)
+            for final in history.finals
+        )
+        next_end = next((at for at in ends if at > over_at), None) if waited else None
+        found.append(
+            Recovery(
+                fault=trouble.fault,
+                ready_s=(trouble.ready_at - over_at) / timedelta(seconds=1),
+                next_end_s=None
+                if next_end is None
+                else (next_end - over_at) / timedelta(seconds=1),
+            )
+        )
     return found
 
 
@@ -395,6 +495,34 @@ def _wrong_outputs(history: History, judge: Judge) -> Iterator[Violation]:
             yield Violation(rule="wrong output", subject=final.task_id, detail=wrong)
 
 
+def _bad_files(history: History) -> Iterator[Violation]:
+    """The artifacts of what succeeded are there, and are those that were made."""
+    if history.files is None:
+        return
+    read = {each.task_id for each in history.files}
+    for each in history.files:
+        if each.wrong:
+            yield Violation(rule="bad file", subject=each.task_id, detail=each.wrong)
+    for final in history.finals:
+        is_ended = final.outcome.state is TaskState.SUCCEEDED
+        if final.has_files and is_ended and final.task_id not in read:
+            yield Violation(rule="bad file", subject=final.task_id, detail="was not read")
+
+
+def _invented(history: History) -> Iterator[Violation]:
+    """An output was made by a run of its own ask, and by one that came to its end."""
+    if history.runs is None:
+        return
+    made = {(run.name, run.mark) for run in history.runs if run.mark}
+    for final in history.finals:
+        if final.outcome.state is TaskState.SUCCEEDED and (final.name, final.mark) not in made:
+            yield Violation(
+                rule="invented",
+                subject=final.task_id,
+                detail=f"no run of {final.name} gave {final.mark or 'an output without a mark'}",
+            )
+
+
 _RULES: tuple[Rule, ...] = (
     _lost,
     _unended,
@@ -408,6 +536,8 @@ _RULES: tuple[Rule, ...] = (
     _deadlines,
     _event_order,
     _disagreeing,
+    _bad_files,
+    _invented,
 )
 
 
