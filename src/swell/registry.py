@@ -1,6 +1,6 @@
 """Contract of the registry: which models there are, which workers live, and who may ask."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Protocol
@@ -10,11 +10,14 @@ import msgspec
 __all__ = [
     "GONE_WORKERS_TTL",
     "ApiKey",
+    "AuditEntry",
+    "KeyLimits",
     "ModelCard",
     "Registry",
     "Sample",
     "Scope",
     "Speed",
+    "Spend",
     "WorkerInfo",
 ]
 
@@ -30,6 +33,17 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
+class KeyLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a key may ask; None leaves it to the settings, 0 means no limit."""
+
+    #: Requests per second on average, and how many may come at once.
+    rate_per_s: float | None = None
+    burst: int | None = None
+    #: Tasks that have not ended.
+    tasks_in_flight: int | None = None
+    tasks_per_day: int | None = None
+
+
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """A key as it is kept: the secret itself is shown once and never stored."""
 
@@ -40,6 +54,46 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     scopes: frozenset[Scope]
     created_at: datetime
     revoked_at: datetime | None = None
+    #: It no longer works from then on.
+    expires_at: datetime | None = None
+    #: SHA-256 of the secret before the last rotation, which works until then.
+    old_digest: bytes | None = None
+    old_until: datetime | None = None
+    #: Of a key for workers: the only pools, and the only models (`owner/name` or `owner/*`), that
+    #: they may register; any where it is empty.
+    pools: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    limits: KeyLimits = KeyLimits()
+    #: Kept by `Registry.touch_keys` alone; None if it was never used.
+    used_at: datetime | None = None
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that an operator did, or tried to do."""
+
+    #: Grows with time.
+    id: str
+    at: datetime
+    #: Who: the key by id and name, and the address it was used from.
+    key_id: str
+    key_name: str
+    address: str
+    #: What, such as `keys.create`, and to what.
+    action: str
+    target: str = ""
+    #: HTTP status of the answer.
+    status: int
+    #: More in words, without secrets.
+    detail: str = ""
+    request_id: str = ""
+
+
+class Spend(msgspec.Struct, frozen=True, kw_only=True):
+    """What was taken from an allowance since it was last told."""
+
+    name: str
+    #: How long the allowance takes to give as much, in seconds; >= 0.
+    cost_s: float
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -126,6 +180,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     #: Told to finish and go.
     draining: bool = False
     gone_at: datetime | None = None
+    #: Of the key that registered it; empty where that is not known.
+    key_id: str = ""
 
 
 class Registry(Protocol):
@@ -164,7 +220,11 @@ class Registry(Protocol):
         ...
 
     async def put_key(self, key: ApiKey) -> None:
-        """Keep a key, or replace the one with the same id."""
+        """Keep a key, or replace the one with the same id.
+
+        One that was revoked stays so, with the time of the first revocation. `used_at` is not
+        taken from here.
+        """
         ...
 
     async def keys(self) -> list[ApiKey]:
@@ -172,7 +232,37 @@ class Registry(Protocol):
         ...
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
-        """Return the key whose secret has this SHA-256, or None; revoked ones are returned too."""
+        """Return the key whose secret, or secret before its last rotation, has this SHA-256.
+
+        None if there is none. Whether it was revoked, or is past its time, is left to the caller.
+        """
+        ...
+
+    async def touch_keys(self, used: Mapping[str, datetime]) -> None:
+        """Note when keys were last used, by their ids; an earlier time than is known is ignored."""
+        ...
+
+    async def record(self, entries: Sequence[AuditEntry]) -> None:
+        """Add to what operators did. Nothing of it is ever changed."""
+        ...
+
+    async def audit(self, *, limit: int = 50, before: str | None = None) -> list[AuditEntry]:
+        """Return what operators did, newest (largest id) first.
+
+        Args:
+            limit: At most so many.
+            before: Only entries with a smaller id.
+        """
+        ...
+
+    async def spend(self, spends: Sequence[Spend]) -> list[datetime]:
+        """Take from allowances that all backends share; return up to when each is used up.
+
+        That moment moves on by the cost, from now where it lay in the past. Each name comes once.
+
+        Source:
+            The generic cell rate algorithm: ITU-T I.371, annex A.
+        """
         ...
 
     async def put_note(self, name: str, value: bytes) -> None:

@@ -149,6 +149,10 @@ class Store(Protocol):
         """
         ...
 
+    async def count_open(self, key_ids: Sequence[str]) -> list[int]:
+        """Return how many tasks of each key have not ended."""
+        ...
+
     async def next_wake_at(self) -> datetime | None:
         """Return when `sweep` has something to do next, or None for never."""
         ...

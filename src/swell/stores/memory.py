@@ -7,7 +7,7 @@ import heapq
 import itertools
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -15,7 +15,14 @@ import msgspec
 from swell import task as life
 from swell.clock import Clock, SystemClock
 from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
-from swell.registry import GONE_WORKERS_TTL, ApiKey, ModelCard, WorkerInfo
+from swell.registry import (
+    GONE_WORKERS_TTL,
+    ApiKey,
+    AuditEntry,
+    ModelCard,
+    Spend,
+    WorkerInfo,
+)
 from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
@@ -219,6 +226,11 @@ class MemoryStore:
         self._retried[task_id] = again.id
         return Accepted(again, True)
 
+    async def count_open(self, key_ids: Sequence[str]) -> list[int]:
+        """See `Store.count_open`."""
+        open_tasks = [task.key_id for task in self._tasks.values() if not task.state.is_terminal]
+        return [open_tasks.count(key_id) for key_id in key_ids]
+
     async def next_wake_at(self) -> datetime | None:
         """See `Store.next_wake_at`."""
         while self._wakes:
@@ -272,6 +284,9 @@ class MemoryRegistry:
         self._keys: dict[str, ApiKey] = {}
         self._secrets: dict[str, bytes] = {}
         self._notes: dict[str, bytes] = {}
+        self._audit: list[AuditEntry] = []
+        #: Allowance → up to when it is used up.
+        self._spent: dict[str, datetime] = {}
         #: Duty → who has it, and until when.
         self._duties: dict[str, tuple[str, datetime]] = {}
 
@@ -323,6 +338,12 @@ class MemoryRegistry:
 
     async def put_key(self, key: ApiKey) -> None:
         """See `Registry.put_key`."""
+        known = self._keys.get(key.id)
+        if known is not None:
+            revoked_at = known.revoked_at or key.revoked_at
+            key = msgspec.structs.replace(key, revoked_at=revoked_at, used_at=known.used_at)
+        else:
+            key = msgspec.structs.replace(key, used_at=None)
         self._keys[key.id] = key
 
     async def keys(self) -> list[ApiKey]:
@@ -331,7 +352,33 @@ class MemoryRegistry:
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """See `Registry.key_by_digest`."""
-        return next((key for key in self._keys.values() if key.digest == digest), None)
+        return next(
+            (key for key in self._keys.values() if digest in (key.digest, key.old_digest)), None
+        )
+
+    async def touch_keys(self, used: Mapping[str, datetime]) -> None:
+        """See `Registry.touch_keys`."""
+        for key_id, used_at in used.items():
+            key = self._keys.get(key_id)
+            if key is not None and (key.used_at is None or key.used_at < used_at):
+                self._keys[key_id] = msgspec.structs.replace(key, used_at=used_at)
+
+    async def record(self, entries: Sequence[AuditEntry]) -> None:
+        """See `Registry.record`."""
+        self._audit += entries
+
+    async def audit(self, *, limit: int = 50, before: str | None = None) -> list[AuditEntry]:
+        """See `Registry.audit`."""
+        found = [each for each in self._audit if before is None or each.id < before]
+        return sorted(found, key=lambda each: each.id, reverse=True)[:limit]
+
+    async def spend(self, spends: Sequence[Spend]) -> list[datetime]:
+        """See `Registry.spend`."""
+        now = self._clock.now()
+        for each in spends:
+            begin = max(now, self._spent.get(each.name, now))
+            self._spent[each.name] = begin + timedelta(seconds=each.cost_s)
+        return [self._spent[each.name] for each in spends]
 
     async def put_note(self, name: str, value: bytes) -> None:
         """See `Registry.put_note`."""

@@ -127,6 +127,19 @@ class DeliveryConformance:
         delivery.clock.advance(24 * 3600 + 1)
         assert not await delivery.store.knows("key-1", "k")
 
+    async def test_tasks_of_a_key_are_open_until_they_end(self, delivery: Delivery) -> None:
+        count_open = delivery.store.count_open
+        assert await count_open([]) == []
+        await delivery.submit(a_new_task(), a_new_task(finish_by_s=60), a_new_task())
+        held, delayed, _ = await delivery.lease(n=3)
+        (other,) = await delivery.submit(a_new_task(key_id="key-2"))
+        assert await count_open(["key-2", "key-1", "key-3"]) == [1, 3, 0]
+        await delivery.settle(delayed, outcome=a_failure(retryable=True))
+        assert await count_open(["key-1"]) == [3]
+        await delivery.settle(held)
+        await delivery.store.cancel([other.id])
+        assert await count_open(["key-1", "key-2"]) == [2, 0]
+
     async def test_a_key_repeated_within_one_call_gives_one_task(self, delivery: Delivery) -> None:
         new = a_new_task(idempotency_key="k", fingerprint=b"a")
         first, second = await delivery.submit(new, new)

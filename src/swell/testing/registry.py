@@ -7,7 +7,18 @@ from typing import Any
 import msgspec
 
 from swell.clock import ManualClock
-from swell.registry import ApiKey, ModelCard, Registry, Sample, Scope, Speed, WorkerInfo
+from swell.registry import (
+    ApiKey,
+    AuditEntry,
+    KeyLimits,
+    ModelCard,
+    Registry,
+    Sample,
+    Scope,
+    Speed,
+    Spend,
+    WorkerInfo,
+)
 
 __all__ = ["RegistryConformance", "a_key", "a_worker"]
 
@@ -211,6 +222,81 @@ class RegistryConformance:
         assert await registry.key_by_digest(a_key().digest) is None
         assert len(await registry.keys()) == 1
 
+    async def test_what_a_key_may_is_kept(self, registry: Registry) -> None:
+        key = a_key(
+            expires_at=NOW + timedelta(days=30),
+            pools=("gpu", "cpu"),
+            models=("demo/*",),
+            limits=KeyLimits(rate_per_s=0.5, burst=3, tasks_in_flight=0, tasks_per_day=10),
+        )
+        await registry.put_key(key)
+        assert await registry.keys() == [key]
+
+    async def test_a_rotated_key_is_found_by_both_secrets(self, registry: Registry) -> None:
+        key, new = a_key(), b"n" * 32
+        await registry.put_key(key)
+        rotated = msgspec.structs.replace(
+            key, digest=new, old_digest=key.digest, old_until=NOW + timedelta(hours=1)
+        )
+        await registry.put_key(rotated)
+        assert await registry.key_by_digest(new) == rotated
+        assert await registry.key_by_digest(key.digest) == rotated
+        again = msgspec.structs.replace(rotated, digest=b"m" * 32, old_digest=new)
+        await registry.put_key(again)
+        assert await registry.key_by_digest(new) == again
+        assert await registry.key_by_digest(key.digest) is None
+        assert await registry.keys() == [again]
+
+    async def test_a_key_that_was_revoked_stays_revoked(self, registry: Registry) -> None:
+        key = a_key()
+        revoked = msgspec.structs.replace(key, revoked_at=NOW)
+        await registry.put_key(revoked)
+        await registry.put_key(msgspec.structs.replace(key, name="other"))
+        await registry.put_key(msgspec.structs.replace(key, revoked_at=NOW + timedelta(days=1)))
+        assert await registry.keys() == [revoked]
+
+    async def test_when_a_key_was_used_is_kept_beside_it(self, registry: Registry) -> None:
+        await registry.put_key(a_key(used_at=NOW))
+        assert (await registry.keys())[0].used_at is None
+        later = NOW + timedelta(seconds=5)
+        await registry.touch_keys({"key-1": later, "stranger": later})
+        await registry.touch_keys({"key-1": NOW})
+        assert await registry.keys() == [a_key(used_at=later)]
+        assert await registry.key_by_digest(a_key().digest) == a_key(used_at=later)
+        await registry.put_key(a_key(name="other"))
+        assert await registry.keys() == [a_key(name="other", used_at=later)]
+
+    # ---- what operators did
+
+    async def test_what_operators_did_is_read_page_by_page(self, registry: Registry) -> None:
+        entries = [_an_entry(f"a{number}") for number in range(5)]
+        await registry.record(entries[:2])
+        await registry.record([])
+        await registry.record(entries[2:])
+        assert await registry.audit() == entries[::-1]
+        assert await registry.audit(limit=2) == [entries[4], entries[3]]
+        assert await registry.audit(limit=2, before="a3") == [entries[2], entries[1]]
+        assert await registry.audit(before="a0") == []
+
+    # ---- allowances
+
+    async def test_what_is_spent_adds_up_from_now_on(
+        self, registry: Registry, clock: ManualClock
+    ) -> None:
+        begin = clock.now()
+        both = [Spend(name="a", cost_s=2.5), Spend(name="b", cost_s=0)]
+        assert await registry.spend(both) == [begin + timedelta(seconds=2.5), begin]
+        assert await registry.spend(both[:1]) == [begin + timedelta(seconds=5)]
+        clock.advance(60)
+        assert await registry.spend(both[:1]) == [clock.now() + timedelta(seconds=2.5)]
+
+    async def test_all_spend_from_one_allowance(
+        self, registry: Registry, clock: ManualClock
+    ) -> None:
+        begin = clock.now()
+        await asyncio.gather(*(registry.spend([Spend(name="a", cost_s=1)]) for _ in range(20)))
+        assert await registry.spend([Spend(name="a", cost_s=0)]) == [begin + timedelta(seconds=20)]
+
     # ---- notes
 
     async def test_a_note_is_replaced_by_the_next_of_its_name(self, registry: Registry) -> None:
@@ -281,6 +367,21 @@ class RegistryConformance:
         await registry.leave_duty("sweep", "two")
         await registry.leave_duty("unknown", "two")
         assert not await registry.take_duty("sweep", "two", lease_s=10)
+
+
+def _an_entry(entry_id: str) -> AuditEntry:
+    return AuditEntry(
+        id=entry_id,
+        at=NOW,
+        key_id="key-1",
+        key_name="ops",
+        address="192.0.2.1",
+        action="keys.create",
+        target="key-2",
+        status=201,
+        detail="shop",
+        request_id="req_1",
+    )
 
 
 def _card(name: str, version: str, **fields: Any) -> ModelCard:

@@ -1,17 +1,27 @@
 """The registry's contract over SQLite. Small and rarely written; it shares the writer's commits."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 
-from swell.registry import GONE_WORKERS_TTL, ApiKey, ModelCard, WorkerInfo
+from swell.registry import (
+    GONE_WORKERS_TTL,
+    ApiKey,
+    AuditEntry,
+    ModelCard,
+    Spend,
+    WorkerInfo,
+)
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import micros, moment
 from swell.stores.sqlite.session import Session
 
 __all__ = ["SqliteRegistry"]
+
+#: Greater than every id.
+_LAST_ID = "~"
 
 
 class SqliteRegistry:
@@ -76,17 +86,58 @@ class SqliteRegistry:
 
     async def put_key(self, key: ApiKey) -> None:
         """See `Registry.put_key`."""
-        row = (key.id, key.digest, micros(key.created_at), _json(key))
-        await self._database.write(lambda session: session.run("put_key", row))
+
+        def action(session: Session) -> None:
+            kept = msgspec.structs.replace(key, used_at=None)
+            for (body,) in session.rows("key", (key.id,)):
+                known = msgspec.json.decode(body, type=ApiKey)
+                kept = msgspec.structs.replace(kept, revoked_at=known.revoked_at or key.revoked_at)
+            row = (key.id, key.digest, micros(key.created_at), _json(kept), key.old_digest)
+            session.run("put_key", row)
+
+        await self._database.write(action)
 
     async def keys(self) -> list[ApiKey]:
         """See `Registry.keys`."""
-        return [msgspec.json.decode(body, type=ApiKey) for (body,) in self._database.read("keys")]
+        return [_key_of(row) for row in self._database.read("keys")]
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """See `Registry.key_by_digest`."""
-        rows = self._database.read("key_by_digest", (digest,))
-        return msgspec.json.decode(rows[0][0], type=ApiKey) if rows else None
+        for query in ("key_by_digest", "key_by_old_digest"):
+            for row in self._database.read(query, (digest,)):
+                return _key_of(row)
+        return None
+
+    async def touch_keys(self, used: Mapping[str, datetime]) -> None:
+        """See `Registry.touch_keys`."""
+
+        def action(session: Session) -> None:
+            for key_id, used_at in used.items():
+                session.run("touch_key", (micros(used_at), key_id, micros(used_at)))
+
+        await self._database.write(action)
+
+    async def record(self, entries: Sequence[AuditEntry]) -> None:
+        """See `Registry.record`."""
+
+        def action(session: Session) -> None:
+            for each in entries:
+                session.run("record", (each.id, _json(each)))
+
+        await self._database.write(action)
+
+    async def audit(self, *, limit: int = 50, before: str | None = None) -> list[AuditEntry]:
+        """See `Registry.audit`."""
+        rows = self._database.read("audit", (before or _LAST_ID, limit))
+        return [msgspec.json.decode(body, type=AuditEntry) for (body,) in rows]
+
+    async def spend(self, spends: Sequence[Spend]) -> list[datetime]:
+        """See `Registry.spend`."""
+
+        def action(session: Session) -> list[datetime]:
+            return [_spend(session, each) for each in spends]
+
+        return await self._database.write(action)
 
     async def put_note(self, name: str, value: bytes) -> None:
         """See `Registry.put_note`."""
@@ -120,6 +171,20 @@ class SqliteRegistry:
     async def leave_duty(self, name: str, holder: str) -> None:
         """See `Registry.leave_duty`."""
         await self._database.write(lambda session: session.run("leave_duty", (name, holder)))
+
+
+def _spend(session: Session, spend: Spend) -> datetime:
+    begin = session.now
+    for (spent_until,) in session.rows("spent_until", (spend.name,)):
+        begin = max(begin, moment(spent_until) or begin)
+    until = begin + timedelta(seconds=spend.cost_s)
+    session.run("spend", (spend.name, micros(until)))
+    return until
+
+
+def _key_of(row: tuple[str, int | None]) -> ApiKey:
+    key = msgspec.json.decode(row[0], type=ApiKey)
+    return msgspec.structs.replace(key, used_at=moment(row[1]))
 
 
 def _put_models(session: Session, cards: Sequence[ModelCard]) -> None:

@@ -163,6 +163,11 @@ class SqliteStore:
         """See `Store.retry`."""
         return await self._database.write(lambda session: _retry(session, task_id, only_dead))
 
+    async def count_open(self, key_ids: Sequence[str]) -> list[int]:
+        """See `Store.count_open`."""
+        reads = [("open_tasks", (key_id, key_id)) for key_id in key_ids]
+        return [rows[0][0] for rows in await self._database.read_slowly(*reads)]
+
     async def next_wake_at(self) -> datetime | None:
         """See `Store.next_wake_at`."""
         ((value,),) = self._database.read("next_wake")

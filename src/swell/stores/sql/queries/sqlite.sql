@@ -165,13 +165,46 @@ DELETE FROM workers WHERE gone_at <= ?;
 UPDATE workers SET gone_at = ? WHERE id = ? AND gone_at IS NULL;
 
 -- name: put_key
-INSERT OR REPLACE INTO api_keys (id, digest, created_at, body) VALUES (?, ?, ?, ?);
+INSERT INTO api_keys (id, digest, created_at, body, old_digest) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET digest = excluded.digest, body = excluded.body,
+    old_digest = excluded.old_digest;
 
 -- name: keys
-SELECT body FROM api_keys ORDER BY created_at, id;
+SELECT body, used_at FROM api_keys ORDER BY created_at, id;
+
+-- name: key
+SELECT body FROM api_keys WHERE id = ?;
+
+-- name: touch_key
+UPDATE api_keys SET used_at = ? WHERE id = ? AND (used_at IS NULL OR used_at < ?);
 
 -- name: key_by_digest
-SELECT body FROM api_keys WHERE digest = ?;
+SELECT body, used_at FROM api_keys WHERE digest = ?;
+
+-- name: key_by_old_digest
+SELECT body, used_at FROM api_keys WHERE old_digest = ?;
+
+-- name: record
+INSERT INTO audit (id, body) VALUES (?, ?);
+
+-- name: audit
+SELECT body FROM audit WHERE id < ? ORDER BY id DESC LIMIT ?;
+
+-- name: spent_until
+SELECT spent_until FROM allowances WHERE name = ?;
+
+-- name: spend
+INSERT INTO allowances (name, spent_until) VALUES (?, ?)
+ON CONFLICT (name) DO UPDATE SET spent_until = excluded.spent_until;
+
+-- name: open_tasks
+-- What waits, and what will be woken: what runs has a lease that runs out, what is delayed a time.
+SELECT
+    (SELECT count(*) FROM tasks
+        WHERE state = 'queued' AND available_at IS NULL AND key_id = ?)
+    + (SELECT count(*) FROM tasks
+        WHERE wake_at IS NOT NULL AND key_id = ?
+            AND (state = 'running' OR (state = 'queued' AND available_at IS NOT NULL)));
 
 -- name: prove_writable
 -- Another value each time, so that there is something to write.

@@ -92,8 +92,12 @@ CREATE TABLE api_keys (
     id TEXT PRIMARY KEY,
     digest BLOB NOT NULL UNIQUE,
     created_at INTEGER NOT NULL,
-    body TEXT NOT NULL
+    body TEXT NOT NULL,
+    old_digest BLOB,
+    used_at INTEGER
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX api_keys_old_digest ON api_keys (old_digest) WHERE old_digest IS NOT NULL;
 
 CREATE TABLE secrets (
     name TEXT PRIMARY KEY,
@@ -111,4 +115,22 @@ CREATE TABLE duties (
     name TEXT PRIMARY KEY,
     holder TEXT NOT NULL,
     held_until INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What operators did; what was written down stays as it is.
+CREATE TABLE audit (
+    id TEXT PRIMARY KEY,
+    body TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+BEGIN SELECT raise(ABORT, 'the audit log is append-only'); END;
+
+CREATE TRIGGER audit_is_not_deleted BEFORE DELETE ON audit
+BEGIN SELECT raise(ABORT, 'the audit log is append-only'); END;
+
+-- How much of what all backends share was used: up to when it is used up.
+CREATE TABLE allowances (
+    name TEXT PRIMARY KEY,
+    spent_until INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
