@@ -29,6 +29,9 @@ __all__ = ["Attachment", "Audio", "File", "Image", "LoRA", "Video", "Within", "c
 MAX_SCALE: Final = 100.0
 #: Pillow opens none that is larger, since a small file may unpack to more than the memory holds.
 _MOST_PIXELS: Final = 2 * (PIL.Image.MAX_IMAGE_PIXELS or 89_478_485)
+#: What is read of strangers. Pillow knows forty more, some of which run programs (EPS), and most of
+#: which nobody has tried to break.
+_FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
 
 
 class _Attachment:
@@ -233,7 +236,7 @@ class Image(_Attachment):
             raise within.refusal() from None
         except PydanticCustomError:
             raise
-        except (OSError, ValueError, SyntaxError):
+        except Exception:  # a broken file makes Pillow raise whatever its parser stumbled on
             raise PydanticCustomError(
                 "image", "not a picture that can be read; give PNG, JPEG, WebP, AVIF or GIF"
             ) from None
@@ -252,7 +255,7 @@ class Image(_Attachment):
             return self.source
         encoded = self.encoded
         if encoded is not None:
-            return PIL.Image.open(io.BytesIO(encoded))
+            return PIL.Image.open(io.BytesIO(encoded), formats=_FORMATS)
         return PIL.Image.fromarray(self.source)
 
 

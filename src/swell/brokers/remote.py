@@ -5,24 +5,21 @@ Only outbound connections, one per open call, kept alive. The calls of the stead
 errors here and nowhere else.
 """
 
-import asyncio
 import contextlib
-import ipaddress
-import re
-import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import aiohttp
 import msgspec
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from swell.brokers.http1 import Http1Client
 from swell.dispatch import (
     Ask,
     Grant,
     Incoming,
+    LeasedTask,
     Registration,
     Report,
     ReportAnswer,
@@ -39,7 +36,10 @@ from swell.errors import (
     Unauthenticated,
     Unavailable,
 )
+from swell.outbound import Outbound
 from swell.store import Hold
+from swell.urls import UrlPolicy
+from swell.urls import bare_url as _named
 
 __all__ = ["RemoteDispatch"]
 
@@ -52,6 +52,15 @@ PATIENCE_S: Final = 30.0
 UPLOAD_S: Final = 300.0
 
 MAX_REDIRECTS: Final = 3
+
+#: Where the backend keeps files. Of its other pages none is an input.
+_HOME: Final = "/v1/artifacts/"
+
+#: URLs that the backend gave with leases and that lie elsewhere; the oldest are forgotten.
+_MOST_GIVEN: Final = 4096
+
+#: How long a media type may be that is passed on.
+_MAX_TYPE_CHARS: Final = 127
 
 _BY_STATUS: Final[dict[int, type[SwellError]]] = {
     401: Unauthenticated,
@@ -89,8 +98,9 @@ class RemoteDispatch:
         own_limit_bytes: Largest input file that is read from the backend, which has checked its
             size when it was uploaded.
         foreign_limit_bytes: Largest one from elsewhere.
-        allow_private: Whether input files may lie on private addresses other than the backend's.
-            Inputs are named by users: a worker must not read its own network for them.
+        policy: Which URLs of users are read. Inputs are named by users: a worker must not read
+            its own network for them. Files of the backend, and what it says with a lease to be
+            one, are read wherever they lie.
     """
 
     def __init__(
@@ -100,17 +110,18 @@ class RemoteDispatch:
         *,
         own_limit_bytes: int = 100 * 1024**2,
         foreign_limit_bytes: int = 64 * 1024**2,
-        allow_private: bool = False,
+        policy: UrlPolicy | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         self._client = Http1Client(self._url, headers)
         self._own_limit_bytes = own_limit_bytes
         self._foreign_limit_bytes = foreign_limit_bytes
-        self._allow_private = allow_private
         self._encoder = msgspec.json.Encoder()
         self._session: aiohttp.ClientSession | None = None
-        self._outside: aiohttp.ClientSession | None = None
+        self._outside = Outbound(policy or UrlPolicy(), UPLOAD_S)
+        #: Where the backend said that files lie, if elsewhere: in its object store.
+        self._given: OrderedDict[str, None] = OrderedDict()
 
     async def register(self, registration: Registration) -> Welcome:
         """See `Dispatch.register`."""
@@ -118,11 +129,15 @@ class RemoteDispatch:
 
     async def lease(self, ask: Ask) -> Grant:
         """See `Dispatch.lease`."""
-        return await self._post("lease", ask, Grant, wait_s=ask.wait_s)
+        grant = await self._post("lease", ask, Grant, wait_s=ask.wait_s)
+        self._learn(grant.tasks)
+        return grant
 
     async def report(self, report: Report) -> ReportAnswer:
         """See `Dispatch.report`."""
-        return await self._post("report", report, ReportAnswer)
+        answer = await self._post("report", report, ReportAnswer)
+        self._learn(answer.tasks)
+        return answer
 
     async def uploads(self, worker_id: str, hold: Hold, keys: Sequence[str]) -> list[Upload]:
         """See `Dispatch.uploads`."""
@@ -182,7 +197,7 @@ class RemoteDispatch:
                         f"the input file {_named(url)} is larger than {limit_bytes:,} bytes"
                     )
                 parts.append(part)
-            return b"".join(parts), answer.content_type
+            return b"".join(parts), answer.content_type[:_MAX_TYPE_CHARS]
 
     @contextlib.asynccontextmanager
     async def open(self, url: str) -> AsyncIterator[Incoming]:
@@ -199,39 +214,50 @@ class RemoteDispatch:
     async def _opened(self, url: str) -> AsyncIterator[tuple[aiohttp.ClientResponse, bool]]:
         """Follow redirects, looking at each address; yield the answer, and whether it is ours."""
         target = self._absolute(url)
-        timeout = aiohttp.ClientTimeout(total=UPLOAD_S)
+        is_given = target in self._given
         for _ in range(MAX_REDIRECTS + 1):
-            is_ours = _origin(target) == _origin(self._url)
-            if not is_ours:
-                self._check_outside(target)
-            session = self._here() if is_ours else self._beyond()
+            is_ours = is_given or self._is_ours(target)
             with _unavailable(url):
-                answer = await session.get(target, allow_redirects=False, timeout=timeout)
-            async with answer:
+                opened = self._ask(target) if is_ours else self._outside.get(target)
+                answer = await opened.__aenter__()
+            async with contextlib.AsyncExitStack() as stack:
+                stack.push_async_exit(opened)
                 if answer.status not in (301, 302, 303, 307, 308):
                     if answer.status >= 300:
                         raise _error(answer.status, b"", f"reading {_named(url)}")
                     yield answer, is_ours
                     return
+                # Only the backend itself may send us to where else it keeps a file.
+                is_given = not is_given and is_ours
                 target = urljoin(target, answer.headers.get("location", ""))
         raise InvalidRequest(f"{_named(url)} redirects more than {MAX_REDIRECTS} times")
+
+    @contextlib.asynccontextmanager
+    async def _ask(self, url: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        timeout = aiohttp.ClientTimeout(total=UPLOAD_S)
+        async with self._here().get(url, allow_redirects=False, timeout=timeout) as answer:
+            yield answer
 
     def _absolute(self, url: str) -> str:
         """Return a URL as it is, or one of the backend's under the name that we know it by."""
         return self._url + url if url.startswith("/") else urljoin(f"{self._url}/", url)
 
-    def _check_outside(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidRequest(f"{_named(url)} cannot be fetched: give an http or https URL")
-        if self._allow_private:
-            return
-        try:
-            address = ipaddress.ip_address(parts.hostname)
-        except ValueError:
-            return  # a name: the resolver looks at what it stands for
-        if not address.is_global:
-            raise InvalidRequest(f"{_named(url)} lies on a private network and is not fetched")
+    def _is_ours(self, url: str) -> bool:
+        """Whether a URL is that of a file of the backend, and of nothing else that it answers."""
+        if not url.startswith(f"{self._url}{_HOME}") or not url.isprintable():
+            return False
+        key = unquote(url.removeprefix(f"{self._url}{_HOME}").partition("?")[0])
+        return "\\" not in key and not any(part in ("", ".", "..") for part in key.split("/"))
+
+    def _learn(self, tasks: Iterable[LeasedTask]) -> None:
+        """Remember where the backend says that files of these tasks lie."""
+        for task in tasks:
+            for url in (*task.own_files.values(), task.checkpoint or ""):
+                if urlsplit(url).scheme in ("http", "https"):
+                    self._given[url] = None
+                    self._given.move_to_end(url)
+        while len(self._given) > _MOST_GIVEN:
+            self._given.popitem(last=False)
 
     def _here(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -242,50 +268,13 @@ class RemoteDispatch:
             )
         return self._session
 
-    def _beyond(self) -> aiohttp.ClientSession:
-        if self._outside is None:
-            resolver = None if self._allow_private else _PublicResolver()
-            self._outside = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=32, resolver=resolver),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._outside
-
     async def close(self) -> None:
         """See `Dispatch.close`."""
         self._client.close()
-        for session in (self._session, self._outside):
-            if session is not None:
-                await session.close()
-        self._session = self._outside = None
-
-
-class _PublicResolver(AbstractResolver):
-    """Resolves names to public addresses only, at the moment of the connection."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
-        results: list[ResolveResult] = []
-        for kind, _, proto, _, address in found:
-            if not ipaddress.ip_address(address[0]).is_global:
-                raise InvalidRequest(f"{host} lies on a private network and is not fetched")
-            results.append(
-                ResolveResult(
-                    hostname=host,
-                    host=str(address[0]),
-                    port=port,
-                    family=kind,
-                    proto=proto,
-                    flags=int(socket.AI_NUMERICHOST),
-                )
-            )
-        return results
-
-    async def close(self) -> None:
-        pass
+        await self._outside.close()
+        if self._session is not None:
+            await self._session.close()
+        self._session = None
 
 
 @contextlib.contextmanager
@@ -301,17 +290,6 @@ async def _parts(answer: aiohttp.ClientResponse, url: str) -> AsyncIterator[byte
     with _unavailable(url):
         async for part in answer.content.iter_chunked(1 << 18):
             yield part
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port
-
-
-def _named(url: str) -> str:
-    """Return a URL as errors show it: whoever reads them must not be able to use it."""
-    bare = re.split(r"[?#]", url, maxsplit=1)[0]
-    return re.sub(r"//[^/]*@", "//", bare)[:200]
 
 
 def _why(error: BaseException) -> str:
