@@ -38,6 +38,7 @@ __all__ = [
     "Setting",
     "Settings",
     "StoreSettings",
+    "TelemetrySettings",
     "WorkerSettings",
     "argos_folders",
     "describe",
@@ -295,6 +296,17 @@ class WorkerSettings(_Group):
         description="Largest LoRA that an input may name, in bytes. It is kept with the pulled "
         "weights. What is uploaded to the backend must also be within `server.max_upload_bytes`.",
     )
+    allow_private_urls: _Words = Field(
+        default=(),
+        description="What inputs may name by URL although it lies on a private network: networks "
+        "(`10.0.0.0/8`), hosts (`minio.internal`, `minio.internal:9000`), or `any`. Users choose "
+        "these URLs: they read there what the worker can. The backend's own files need no entry.",
+    )
+    url_ports: _Words = Field(
+        default=("80", "443"),
+        description="Ports that inputs' URLs may name, or `any`; what is allowed by "
+        "`worker.allow_private_urls` may have any.",
+    )
     cancel_grace_s: float = Field(
         default=5.0,
         ge=0,
@@ -365,6 +377,31 @@ class LogSettings(_Group):
         default="info", description="Least important line that is shown."
     )
     json_lines: bool = Field(default=False, description="One JSON object a line, for machines.")
+    requests: Literal["off", "debug", "info"] = Field(
+        default="debug",
+        description="How important the line is that each HTTP request gets when it is over; `off` for "
+        "none. It tells no query, header or body.",
+    )
+
+
+class TelemetrySettings(_Group):
+    """Traces, by OpenTelemetry; needs `swell[telemetry]`."""
+
+    endpoint: str = Field(
+        default="",
+        description="Collector that takes spans by OTLP over HTTP, such as `http://127.0.0.1:4318`; "
+        "empty for no traces.",
+    )
+    sample: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of the requests that are traced, where the client's `traceparent` does not "
+        "decide.",
+    )
+    in_tasks: bool = Field(
+        default=False, description="Whether a traced task's JSON tells its `trace_id`."
+    )
 
 
 class Settings(_Group):
@@ -379,6 +416,7 @@ class Settings(_Group):
     pool: PoolSettings = PoolSettings()
     client: ClientSettings = ClientSettings()
     log: LogSettings = LogSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
 
 @dataclass(frozen=True, slots=True)

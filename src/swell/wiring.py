@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from swell.clock import Clock
@@ -23,6 +23,7 @@ from swell.config import LogSettings, Settings, environment_of, process_environm
 from swell.errors import Conflict, InvalidRequest, SwellError
 from swell.provider import Instance, LaunchRequest
 from swell.retry import RetryPolicy
+from swell.telemetry import request_id
 
 if TYPE_CHECKING:
     from swell.api.settings import ApiSettings, Backend
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from swell.providers.process import ProcessProvider
     from swell.registry import Registry
     from swell.store import Store
+    from swell.telemetry import Tracer
     from swell.worker.engine import Worker
     from swell.worker.environments import Environments
     from swell.worker.run import Home, Origin
@@ -48,7 +50,9 @@ __all__ = [
     "close_backend",
     "configure_logging",
     "model_home",
+    "open_tracer",
     "sqlite_version",
+    "worker_name",
 ]
 
 _OBJECTS_SECRET = "objects"
@@ -143,6 +147,9 @@ async def build_backend(
         clock=clock,
         settings=_api_settings(settings),
         launchable=launchable,
+        tracer=open_tracer(
+            settings, clock, "swell-backend", f"{socket.gethostname()}-{os.getpid()}"
+        ),
     )
 
 
@@ -151,6 +158,35 @@ async def close_backend(backend: "Backend") -> None:
     await backend.bus.close()
     await backend.broker.close()
     await backend.store.close()
+    if backend.tracer is not None:
+        await backend.tracer.close()
+
+
+def open_tracer(settings: Settings, clock: Clock, service: str, instance: str) -> "Tracer | None":
+    """Return what takes spans to a collector; None where no traces are wanted.
+
+    Args:
+        settings: Where the collector is.
+        clock: The time.
+        service: What this process is.
+        instance: Which of them.
+
+    Raises:
+        InvalidRequest: The extra is not installed, or the endpoint cannot be one.
+    """
+    chosen = settings.telemetry
+    if not chosen.endpoint:
+        return None
+    try:
+        from swell.tracers.otlp import OtlpTracer
+    except ImportError as error:
+        raise InvalidRequest(
+            f"telemetry.endpoint needs what is not installed ({error.name}): "
+            "pip install 'swell[telemetry]', or leave the setting empty"
+        ) from error
+    return OtlpTracer(
+        chosen.endpoint, clock, sample=chosen.sample, service=service, instance=instance
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +369,7 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
         InvalidRequest: It has no token.
     """
     from swell.brokers.remote import RemoteDispatch
+    from swell.urls import UrlPolicy
     from swell.weights.cache import WeightCache
     from swell.worker.engine import Worker
     from swell.worker.run import Origin
@@ -341,17 +378,17 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
     chosen = settings.worker
     token = _token(settings)
     origin = origin or Origin(_forks(settings, clock))
-    host = socket.gethostname()
+    name = worker_name(settings)
     return Worker(
         WorkerSettings(
-            name=chosen.name or f"{host}-{os.getpid()}",
+            name=name,
             pool=chosen.pool,
             device=chosen.device,
             device_memory_bytes=chosen.device_memory_bytes,
             host_memory_bytes=chosen.host_memory_bytes,
             optional=chosen.optional,
             slots=chosen.slots,
-            host=host,
+            host=socket.gethostname(),
             picture_format=chosen.picture_format,
             exact=chosen.batching == "exact",
             encode_processes=chosen.encode_processes,
@@ -364,17 +401,33 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
             python=origin.home.python,
             variables=origin.home.variables,
         ),
-        RemoteDispatch(chosen.url.rstrip("/"), token, own_limit_bytes=chosen.max_file_bytes),
+        RemoteDispatch(
+            chosen.url.rstrip("/"),
+            token,
+            own_limit_bytes=chosen.max_file_bytes,
+            policy=UrlPolicy.of(chosen.allow_private_urls, chosen.url_ports),
+        ),
         chosen.models,
         clock,
         curves=settings.data_dir / "curves",
         weights=WeightCache(chosen.cache_dir or settings.data_dir / "weights", chosen.cache_bytes),
         origin=origin,
+        tracer=open_tracer(settings, clock, "swell-worker", name),
     )
 
 
-def configure_logging(settings: LogSettings) -> None:
-    """Send the log to stderr, one line an event, without anything that opens something."""
+def worker_name(settings: Settings) -> str:
+    """Return what operators call the worker that this process is."""
+    return settings.worker.name or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def configure_logging(settings: LogSettings, *, worker: str | None = None) -> None:
+    """Send the log to stderr, one line an event, without anything that opens something.
+
+    Args:
+        settings: How it looks, and what is left out.
+        worker: Name of the worker that this process is, for each of its lines.
+    """
     import structlog
 
     level = getattr(logging, settings.level.upper())
@@ -390,6 +443,7 @@ def configure_logging(settings: LogSettings) -> None:
     )
     before: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        partial(_with_context, worker),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -419,6 +473,17 @@ def configure_logging(settings: LogSettings) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
+def _with_context(
+    worker: str | None, logger: Any, name: str, line: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Add who tells a line, and which request it is about, if any."""
+    if worker is not None:
+        line.setdefault("worker", worker)
+    if asked := request_id.get():
+        line.setdefault("request_id", asked)
+    return line
+
+
 def _without_secrets(logger: Any, name: str, line: MutableMapping[str, Any] | str) -> str:
     """Return a rendered line without keys: a library's text may quote a header or a URL."""
     return _SECRETS.sub("********", str(line))
@@ -440,7 +505,17 @@ def _api_settings(settings: Settings) -> "ApiSettings":
         heartbeat_s=delivery.heartbeat_s,
         max_wait_s=delivery.worker_wait_s,
         sweep_every_s=delivery.sweep_every_s,
+        log_requests=_log_requests(settings.log),
+        shows_trace=settings.telemetry.in_tasks,
     )
+
+
+def _log_requests(settings: LogSettings) -> Literal["off", "debug", "info"]:
+    """Return how requests are logged: not at all where their lines would be left out."""
+    level = settings.requests
+    if level == "off" or getattr(logging, level.upper()) < getattr(logging, settings.level.upper()):
+        return "off"
+    return level
 
 
 def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Broker, Registry]":
@@ -531,12 +606,15 @@ def _worker_environment(
                 max(worker.max_file_bytes, settings.server.max_upload_bytes)
             ),
             "worker.max_lora_bytes": str(worker.max_lora_bytes),
+            "worker.allow_private_urls": ",".join(worker.allow_private_urls),
+            "worker.url_ports": ",".join(worker.url_ports),
             "worker.cancel_grace_s": str(worker.cancel_grace_s),
             "worker.handover_s": str(worker.handover_s),
             "worker.preload": ",".join(worker.preload),
             "worker.warm_s": str(worker.warm_s),
             "log.level": settings.log.level,
             "log.json_lines": str(settings.log.json_lines).lower(),
+            "telemetry.endpoint": settings.telemetry.endpoint,
         }
     )
 
