@@ -11,9 +11,10 @@ from typing import Protocol
 
 import msgspec
 
+from swell.store import Hold
 from swell.task import NewTask, Task
 
-__all__ = ["Backlog", "Broker", "Depth", "LeaseRequest", "Rank"]
+__all__ = ["Backlog", "Broker", "Depth", "LeaseRequest", "Offered", "Order", "Rank"]
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +77,17 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     equal_samples: int = 0
 
 
+class Offered(msgspec.Struct, frozen=True, kw_only=True):
+    """A ready task that lies in a queue elsewhere: as much of it as order needs."""
+
+    task_id: str
+    key_id: str
+    user: str | None
+    priority: int
+    #: Samples that it asks for.
+    cost: int
+
+
 class Broker(Protocol):
     """Hands ready tasks to workers.
 
@@ -112,6 +124,22 @@ class Broker(Protocol):
         """Forget tasks that have ended or went back with a delay. Idempotent."""
         ...
 
+    async def started(self, tasks: Sequence[Task]) -> None:
+        """Hear that tasks were started past `lease`, by a worker that takes ids from the queue."""
+        ...
+
+    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> None:
+        """Hear that the store has extended these leases."""
+        ...
+
+    async def feed(self, *, is_leader: bool) -> None:
+        """Do what is to be done from time to time; called about twice a second.
+
+        Args:
+            is_leader: Whether this is the one process that fills queues from the store.
+        """
+        ...
+
     async def depths(self) -> list[Depth]:
         """Return what lies in every queue that is not empty."""
         ...
@@ -130,4 +158,25 @@ class Broker(Protocol):
 
     async def close(self) -> None:
         """Let go of everything; waiting calls return empty. Idempotent."""
+        ...
+
+
+class Order(Broker, Protocol):
+    """The broker of a store that also says who would be next, for one that carries ids elsewhere.
+
+    Guarantees:
+        Tasks that `Store.start` starts count in the order like those that `lease` hands out.
+    """
+
+    async def next_ready(
+        self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
+    ) -> list[Task]:
+        """Return the ready tasks of one queue that are next, in order. Changes nothing.
+
+        Args:
+            queue: Its own tasks only, not those of the model's other queues.
+            n: At most so many; 1 to 1000.
+            is_usual: The tasks of the most urgent band, or else those of all bands after it.
+            besides: Left out. Their keys have taken these turns already.
+        """
         ...

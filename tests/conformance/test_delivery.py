@@ -12,9 +12,10 @@ from swell.clock import ManualClock
 from swell.stores.memory import MemoryStore
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
 from swell.testing.delivery import Delivery, DeliveryConformance
+from swell.testing.order import OrderConformance
 
 
-class TestMemory(DeliveryConformance):
+class TestMemory(DeliveryConformance, OrderConformance):
     @pytest.fixture
     def delivery(self) -> Delivery:
         clock = ManualClock()
@@ -22,7 +23,7 @@ class TestMemory(DeliveryConformance):
         return Delivery(clock, store, MemoryBroker(store))
 
 
-class TestSqlite(DeliveryConformance):
+class TestSqlite(DeliveryConformance, OrderConformance):
     @pytest.fixture
     async def delivery(self, tmp_path: Path) -> AsyncIterator[Delivery]:
         clock = ManualClock()

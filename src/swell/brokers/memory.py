@@ -8,16 +8,24 @@ import copy
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from swell import task as life
-from swell.broker import Backlog, Depth, LeaseRequest, Rank
-from swell.fairness import VirtualClock, band, note_passed, prefer, rotate, take_turns
-from swell.store import Start, Store, TaskFilter
+from swell.broker import Backlog, Depth, LeaseRequest, Offered, Rank
+from swell.fairness import (
+    USUAL_PRIORITY,
+    VirtualClock,
+    band,
+    note_passed,
+    prefer,
+    rotate,
+    take_turns,
+)
+from swell.store import Hold, Start, Store, TaskFilter
 from swell.task import NewTask, Task, TaskState
 
 __all__ = ["MemoryBroker"]
@@ -142,7 +150,11 @@ class MemoryBroker:
         return picked
 
     def _order(
-        self, model: str, queues: Sequence[str], turns: dict[tuple[str, int], VirtualClock]
+        self,
+        model: str,
+        queues: Sequence[str],
+        turns: dict[tuple[str, int], VirtualClock],
+        besides: Collection[str] = (),
     ) -> Iterator[_Entry]:
         """Yield what waits in queues of one model in the order of service, and count the turns."""
         bands: dict[int, dict[str, list[_Entry]]] = {}
@@ -156,7 +168,8 @@ class MemoryBroker:
             def tasks_of(
                 key_id: str, lines: dict[str, list[_Entry]] = lines
             ) -> Iterator[tuple[float, _Entry]]:
-                return ((entry.cost, entry) for entry in lines[key_id])
+                line = lines[key_id]
+                return ((entry.cost, entry) for entry in line if entry.task_id not in besides)
 
             yield from take_turns(turns[model, urgency], lines, tasks_of)
 
@@ -166,6 +179,35 @@ class MemoryBroker:
             self._drop(task.id)
             if task.state.is_terminal:
                 self._tags.pop(task.id, None)
+
+    async def started(self, tasks: Sequence[Task]) -> None:
+        """See `Broker.started`."""
+        for task in tasks:
+            entry = self._entries.get(task.id)
+            if entry is not None:
+                self._drop(entry.task_id)
+                self._clocks[entry.model, entry.key_id, entry.priority].serve(entry.tag)
+                self._turns[entry.model, entry.line[0]].take(entry.key_id, entry.cost)
+
+    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> None:
+        """See `Broker.extend`: the store alone knows of leases."""
+
+    async def feed(self, *, is_leader: bool) -> None:
+        """See `Broker.feed`: nothing lies elsewhere."""
+
+    async def next_ready(
+        self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
+    ) -> list[Task]:
+        """See `Order.next_ready`."""
+        model = queue.partition(":")[0]
+        turns = copy.deepcopy(self._turns)
+        for each in besides:
+            turns[model, band(each.priority)].take(each.key_id, each.cost)
+        known = {each.task_id for each in besides}
+        order = self._order(model, [queue], turns, known)
+        wanted = (entry.task_id for entry in order if (entry.line[0] == USUAL_PRIORITY) is is_usual)
+        tasks = await self._store.get(list(itertools.islice(wanted, n)))
+        return [task for task in tasks if task is not None]
 
     async def depths(self) -> list[Depth]:
         """See `Broker.depths`."""

@@ -5,13 +5,14 @@ nothing to offer and nothing to acknowledge: what is left of the broker is the o
 """
 
 import asyncio
+import copy
 import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from swell import task as life
-from swell.broker import Backlog, Depth, LeaseRequest, Rank
+from swell.broker import Backlog, Depth, LeaseRequest, Offered, Rank
 from swell.fairness import (
     USUAL_PRIORITY,
     VirtualClock,
@@ -22,6 +23,7 @@ from swell.fairness import (
     take_turns,
     turns_before,
 )
+from swell.store import Hold
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.session import Line, Session
 from swell.task import NewTask, Task, TaskState
@@ -75,6 +77,25 @@ class SqliteBroker:
 
     async def ack(self, tasks: Sequence[Task]) -> None:
         """See `Broker.ack`: settling a task took it out of the index."""
+
+    async def started(self, tasks: Sequence[Task]) -> None:
+        """See `Broker.started`: starting a task took it out of the index."""
+
+    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> None:
+        """See `Broker.extend`: leases lie in the same rows."""
+
+    async def feed(self, *, is_leader: bool) -> None:
+        """See `Broker.feed`: nothing lies elsewhere."""
+
+    async def next_ready(
+        self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
+    ) -> list[Task]:
+        """See `Order.next_ready`."""
+
+        def action(session: Session) -> list[Task]:
+            return list(itertools.islice(_next_ready(session, queue, n, is_usual, besides), n))
+
+        return await self._database.write(action, is_late=True)
 
     async def depths(self) -> list[Depth]:
         """See `Broker.depths`."""
@@ -312,6 +333,35 @@ def _in_order(session: Session, model: str, version: str, n: int) -> Iterator[Ta
         at_once = math.ceil(n / len(keys))
         tasks_of = functools.partial(_line, session, queues, urgency, at_once)
         yield from take_turns(session.state.turns[model, urgency], keys, tasks_of)
+
+
+def _next_ready(
+    session: Session, queue: str, n: int, is_usual: bool, besides: Sequence[Offered]
+) -> Iterator[Task]:
+    """Yield what is ready in a queue in the order of service, without some that have had turns."""
+    session.flush()
+    model = queue.partition(":")[0]
+    known = {each.task_id for each in besides}
+    for urgency, keys in sorted(session.lines(queue).items()):
+        if (urgency == USUAL_PRIORITY) is not is_usual:
+            continue
+        turns = copy.deepcopy(session.state.turns[model, urgency])
+        held: dict[str, int] = {}
+        for each in besides:
+            if band(each.priority) == urgency:
+                turns.take(each.key_id, each.cost)
+                held[each.key_id] = held.get(each.key_id, 0) + 1
+        waiting = list(keys)
+        # As many at once as one key may have to skip.
+        at_once = math.ceil(n / len(waiting)) + max(held.values(), default=0)
+
+        def tasks_of(
+            key_id: str, urgency: int = urgency, at_once: int = at_once
+        ) -> Iterator[_Costed]:
+            line = _line(session, [queue], urgency, at_once, key_id)
+            return ((cost, task) for cost, task in line if task.id not in known)
+
+        yield from take_turns(turns, waiting, tasks_of)
 
 
 def _in_order_of_new(session: Session, model: str, tasks: Iterable[Task]) -> Iterator[Task]:

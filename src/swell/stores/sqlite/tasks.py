@@ -8,6 +8,7 @@ import msgspec
 
 from swell import task as life
 from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
+from swell.fairness import band
 from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
@@ -280,6 +281,9 @@ def _start(session: Session, wish: Start) -> Task | None:
         lease_s=wish.lease_s,
     )
     session.put(running)
+    # Whoever hands tasks out, their keys and users have had these turns.
+    session.state.clock(task.model, task.key_id, task.priority).serve(task.tag)
+    session.state.turns[task.model, band(task.priority)].take(task.key_id, task.count)
     return running
 
 
