@@ -13,28 +13,22 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from swell import task as life
 from swell.broker import Backlog, Depth, LeaseRequest, Offered, Rank
+from swell.brokers.ranking import EXACT_RANKS, MAX_LINES, Others
 from swell.fairness import (
     USUAL_PRIORITY,
-    VirtualClock,
     band,
     note_passed,
     prefer,
     rotate,
     take_turns,
-    turns_before,
 )
 from swell.store import Hold
+from swell.stores.lines import Line
 from swell.stores.sqlite.file import SqliteDatabase
-from swell.stores.sqlite.session import Line, Session
+from swell.stores.sqlite.session import Session
 from swell.task import NewTask, Task, TaskState
 
 __all__ = ["SqliteBroker"]
-
-#: Ranks are counted exactly up to here.
-EXACT_RANKS = 200
-
-#: Where the keys that wait make more lines than this, a rank looks at every second, or third, only.
-MAX_LINES = 100
 
 #: Larger than any id, since ids are made of 0-9 and a-f.
 _AFTER_ALL = "~"
@@ -84,8 +78,9 @@ class SqliteBroker:
     async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> None:
         """See `Broker.extend`: leases lie in the same rows."""
 
-    async def feed(self, *, is_leader: bool) -> None:
+    async def feed(self, *, is_leader: bool) -> int:
         """See `Broker.feed`: nothing lies elsewhere."""
+        return 0
 
     async def next_ready(
         self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
@@ -143,7 +138,7 @@ class SqliteBroker:
         if task.queue != task.model:
             queues = [queue for queue in queues if queue in (task.model, task.queue)]
         n, samples, is_exact = self._before_in_line(task, tag, task_id, queues)
-        others = _Others(state.turns[task.model, urgency], task.key_id, samples)
+        others = Others(state.turns[task.model, urgency], task.key_id, samples)
         for queue in queues:
             for other_band, lines in state.lines.get(queue, {}).items():
                 if other_band > urgency:
@@ -232,49 +227,6 @@ def _lease(session: Session, request: LeaseRequest) -> list[Task]:
     if len(turn) > 1:
         note_passed(turn, {task.model for task in started}, session.state.passed)
     return started
-
-
-class _Others:
-    """What the other keys of a band have done before a key's task is next.
-
-    Args:
-        turns: The clock between the keys.
-        key_id: Whose task it is.
-        samples: How much of that key comes before it.
-    """
-
-    def __init__(self, turns: VirtualClock, key_id: str, samples: int) -> None:
-        self._turns = turns
-        self._key_id = key_id
-        self._start = turns.peek(key_id) + samples
-        #: Key → what waits of it, and for how many keys it stands.
-        self._lines: dict[str, tuple[Line, int]] = {}
-        #: Whether every task that was counted costs the same.
-        self.is_exact = True
-
-    def add(self, key_id: str, line: Line, stands_for: int) -> None:
-        """Count what waits of a key in one queue; who came first first."""
-        known = self._lines.get(key_id)
-        if known is None:
-            known = self._lines[key_id] = (Line(), stands_for)
-        known[0].add(line.n, line.samples)
-
-    def before(self) -> tuple[int, int]:
-        """Return how many tasks of other keys come before, and their samples."""
-        n = samples = 0
-        # Who came first wins a tie.
-        wins_tie = True
-        for key_id, (line, stands_for) in self._lines.items():
-            if key_id == self._key_id:
-                wins_tie = False
-                continue
-            cost = line.samples / line.n
-            lead = self._start - self._turns.peek(key_id)
-            found = turns_before(lead, line.n, cost, wins_tie=wins_tie)
-            n += stands_for * found
-            samples += stands_for * round(found * cost)
-            self.is_exact = self.is_exact and (cost == 1 or found in (0, line.n))
-        return n, samples
 
 
 def _turns(session: Session, request: LeaseRequest) -> tuple[list[str], list[str]]:

@@ -17,10 +17,11 @@ import msgspec
 
 from swell.clock import Clock
 from swell.fairness import VirtualClock, band
+from swell.stores.lines import Line
 from swell.stores.sqlite.rows import insert_row, save_row, task_of
 from swell.task import Task, TaskState, discarded
 
-__all__ = ["Line", "Session", "SessionState"]
+__all__ = ["Session", "SessionState"]
 
 #: Tasks kept in memory between transactions, and the largest input that is worth it.
 MAX_LIVE_TASKS = 50_000
@@ -31,21 +32,6 @@ MAX_CLOCKS = 10_000
 
 #: (flow, start tag, cost) of the tasks of one flow.
 Share = tuple[str, float, float]
-
-
-class Line:
-    """The ready tasks of one key in one queue and band."""
-
-    __slots__ = ("n", "samples")
-
-    def __init__(self, n: int = 0, samples: int = 0) -> None:
-        self.n = n
-        self.samples = samples
-
-    def add(self, n: int, samples: int) -> None:
-        """Count so many more, or less."""
-        self.n += n
-        self.samples += samples
 
 
 class SessionState:
