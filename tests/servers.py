@@ -218,9 +218,9 @@ class GcsServer(Server):
 
     def command(self) -> Sequence[str | Path]:
         """Return what runs it."""
-        program = Path(sys.executable).with_name("gcp-storage-emulator")
+        program = [sys.executable, Path(__file__).with_name("gcs_emulator.py")]
         place = ["--host", "127.0.0.1", "--port", str(self.port)]
-        return [program, "-d", self.folder / "data", "start", *place]
+        return [*program, "-d", self.folder / "data", "start", *place]
 
 
 class AzuriteServer(Server):

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["ObjectInfo", "Objects", "check_key"]
+__all__ = ["Direct", "ObjectInfo", "Objects", "check_key"]
 
 from swell.errors import InvalidRequest
 
@@ -20,6 +20,15 @@ class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
     #: Strong validator, for caches and ranges.
     etag: str
     modified_at: datetime
+
+
+class Direct(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a file is read or written without the backend."""
+
+    #: Absolute, signed, and good for one method until it expires.
+    url: str
+    #: Headers that must go along.
+    headers: dict[str, str] = {}
 
 
 class Objects(Protocol):
@@ -92,7 +101,7 @@ class Objects(Protocol):
     def sign(self, method: str, key: str, expires_s: float) -> str:
         """Return a URL that may be used for `GET` or `PUT` of this key for `expires_s` seconds.
 
-        Relative to the backend's address where the backend serves the files, else absolute.
+        It is relative to the backend's address, which serves the file whoever keeps it.
         """
         ...
 
@@ -105,10 +114,21 @@ class Objects(Protocol):
         ...
 
     def verify(self, method: str, key: str, query: dict[str, str]) -> None:
-        """Check the signature that a URL of `sign` carries, where the backend serves the files.
+        """Check the signature that a URL of `sign` carries.
 
         Raises:
             Forbidden: The signature is missing, wrong or expired; the text says which.
+        """
+        ...
+
+    async def direct(self, method: str, key: str, expires_s: float) -> Direct | None:
+        """Return where to `GET` or `PUT` this key without the backend, for `expires_s` seconds.
+
+        None where the backend itself keeps the files. What is put there is not checked: whoever
+        was told of a file looks with `head` whether it is there, and how large.
+
+        Raises:
+            Unavailable: No URL can be signed.
         """
         ...
 

@@ -1,16 +1,21 @@
 import secrets
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from buckets import SECRET, Bucket, azure_container, gcs_bucket, s3_bucket
+from servers import Server
 from swell.clock import ManualClock
-from swell.errors import Conflict, InvalidRequest
+from swell.errors import Conflict, InvalidRequest, TooLarge, Unavailable
 from swell.object_stores.folder import FolderObjects
 from swell.object_stores.memory import MemoryObjects
 from swell.objects import Objects
-from swell.testing.objects import ObjectsConformance, SignedUrlConformance
-
-SECRET = bytes(range(32))
+from swell.testing.objects import (
+    DirectUrlConformance,
+    ObjectsConformance,
+    SignedUrlConformance,
+)
 
 
 @pytest.fixture
@@ -79,3 +84,83 @@ class TestFolderObjects(ObjectsConformance, SignedUrlConformance):
     ) -> None:
         with pytest.raises(InvalidRequest):
             await objects.put("x" * 201, b"1", "text/plain")
+
+
+class BucketConformance(ObjectsConformance, SignedUrlConformance, DirectUrlConformance):
+    """What holds of every cloud, over a `bucket` fixture."""
+
+    @pytest.fixture
+    def objects(self, bucket: Bucket, clock: ManualClock) -> Objects:
+        return bucket.objects(clock)
+
+    async def test_a_long_stream_goes_in_parts_and_a_broken_one_leaves_nothing(
+        self, objects: Objects, bucket: Bucket
+    ) -> None:
+        part = secrets.token_bytes(3_000_000)
+
+        async def stream(n: int, *, breaks: bool = False) -> AsyncIterator[bytes]:
+            for _ in range(n):
+                yield part
+            if breaks:
+                raise ConnectionError("the sender went away")
+
+        info = await objects.put("long.bin", stream(7), "x/y")
+        assert (info.bytes, info.content_type) == (7 * len(part), "x/y")
+        pieces = [piece async for piece in objects.read("long.bin")]
+        assert max(map(len, pieces)) <= 4 * 1024 * 1024
+        assert b"".join(pieces) == 7 * part
+        with pytest.raises(ConnectionError):
+            await objects.put("broken.bin", stream(7, breaks=True), "x/y")
+        assert bucket.names() == ["long.bin"]
+
+    async def test_a_new_file_larger_than_one_request_is_refused(self, objects: Objects) -> None:
+        async def stream() -> AsyncIterator[bytes]:
+            for _ in range(65):
+                yield bytes(1024 * 1024)
+
+        with pytest.raises(TooLarge):
+            await objects.put_new("large.bin", stream(), "x/y")
+
+    async def test_deleted_files_are_gone_from_the_cloud_itself(
+        self, objects: Objects, bucket: Bucket
+    ) -> None:
+        keys = [f"outputs/t/1/{n}.png" for n in range(40)]
+        for key in keys:
+            await objects.put(key, b"1", "image/png")
+        assert bucket.names() == sorted(keys)
+        await objects.delete([*keys, "outputs/t/1/missing.png"])
+        assert bucket.names() == []
+
+    async def test_a_key_that_needs_escapes_in_a_url_goes_through_the_backend(
+        self, objects: Objects
+    ) -> None:
+        for key in ("with space.png", "ü.png", "a&b.png", "a?b.png", "a#b.png"):
+            assert await objects.direct("PUT", key, 60) is None
+
+    async def test_a_bucket_that_is_not_there_is_unavailable(
+        self, bucket: Bucket, clock: ManualClock
+    ) -> None:
+        whole, _, prefix = bucket.url.rpartition("/some/")
+        nowhere = Bucket(f"{whole}-gone/some/{prefix}", bucket.access).objects(clock)
+        with pytest.raises(Unavailable):
+            await nowhere.prove_writable()
+        with pytest.raises(Unavailable):
+            await nowhere.check_writable()
+
+
+class TestS3Objects(BucketConformance):
+    @pytest.fixture
+    def bucket(self, moto_server: Server) -> Bucket:
+        return s3_bucket(moto_server)
+
+
+class TestGoogleObjects(BucketConformance):
+    @pytest.fixture
+    def bucket(self, gcs_server: Server) -> Bucket:
+        return gcs_bucket(gcs_server)
+
+
+class TestAzureObjects(BucketConformance):
+    @pytest.fixture
+    def bucket(self, azurite_server: Server) -> Bucket:
+        return azure_container(azurite_server)

@@ -22,7 +22,7 @@ from typing import BinaryIO, Final, TypeVar
 from swell.clock import Clock
 from swell.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from swell.object_stores.signing import check_signature, signed_key, signed_path
-from swell.objects import ObjectInfo, check_key
+from swell.objects import Direct, ObjectInfo, check_key
 
 __all__ = ["FolderObjects"]
 
@@ -204,6 +204,10 @@ class FolderObjects:
             Forbidden: The signature is missing, wrong or expired; the text says which.
         """
         check_signature(self._secret, method, key, query, self._clock.now())
+
+    async def direct(self, method: str, key: str, expires_s: float) -> Direct | None:
+        """See `Objects.direct`. The backend itself keeps the files."""
+        return None
 
     async def clear_incoming(self) -> None:
         """Remove what a crash left half written. Only for the one backend of this folder."""

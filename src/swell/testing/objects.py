@@ -1,16 +1,19 @@
 """What every object store must do. Subclass in a test; give `objects` and `clock` fixtures."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import aiohttp
 import pytest
+from yarl import URL
 
 from swell.clock import ManualClock
 from swell.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from swell.objects import Objects
 
-__all__ = ["ObjectsConformance", "SignedUrlConformance"]
+__all__ = ["DirectUrlConformance", "ObjectsConformance", "SignedUrlConformance"]
 
 
 class ObjectsConformance:
@@ -148,7 +151,7 @@ class ObjectsConformance:
 
 
 class SignedUrlConformance:
-    """For stores whose files the backend serves: `sign` makes what `verify` takes."""
+    """The backend's own URLs: `sign` makes what `verify` takes."""
 
     @pytest.mark.parametrize("method", ["GET", "PUT"])
     @pytest.mark.parametrize("key", ["outputs/t1/1/a.png", "with space/ü&?#.png"])
@@ -232,6 +235,57 @@ class SignedUrlConformance:
     def test_anything_else_is_forbidden(self, objects: Objects, query: dict[str, str]) -> None:
         with pytest.raises(Forbidden):
             objects.verify("GET", "a.png", query)
+
+
+class DirectUrlConformance:
+    """For stores that are reached without the backend: `direct` makes what they themselves take."""
+
+    async def test_a_file_is_put_and_read_without_the_backend(self, objects: Objects) -> None:
+        key = "outputs/t1/1/a-b_c.png"
+        put = await objects.direct("PUT", key, 60)
+        assert put is not None
+        headers = put.headers | {"content-type": "image/png"}
+        assert (await _ask("PUT", put.url, b"12345", headers)).status in (200, 201)
+        info = await objects.head(key)
+        assert (info.bytes, info.content_type) == (5, "image/png")
+        got = await objects.direct("GET", key, 60)
+        assert got is not None
+        assert await _ask("GET", got.url) == _Answer(200, b"12345")
+
+    async def test_what_was_put_directly_stays_where_the_cloud_can_say_so(
+        self, objects: Objects
+    ) -> None:
+        await objects.put("a.png", b"old", "image/png")
+        put = await objects.direct("PUT", "a.png", 60)
+        assert put is not None
+        if "if-none-match" not in put.headers:
+            return
+        assert (await _ask("PUT", put.url, b"new", put.headers)).status in (409, 412)
+        assert await _read(objects, "a.png") == b"old"
+
+    async def test_a_url_is_for_one_key(self, objects: Objects) -> None:
+        await objects.put("a.png", b"1", "image/png")
+        await objects.put("b.png", b"2", "image/png")
+        got = await objects.direct("GET", "a.png", 60)
+        assert got is not None
+        assert (await _ask("GET", got.url)).body == b"1"
+        assert got.url.partition("?")[0].endswith("a.png")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes
+
+
+async def _ask(
+    method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> _Answer:
+    """Send a request as whoever was given a URL does: without any key."""
+    async with aiohttp.ClientSession() as session:
+        target = URL(url, encoded=True)
+        async with session.request(method, target, data=body, headers=headers) as answer:
+            return _Answer(answer.status, await answer.read())
 
 
 async def _read(objects: Objects, key: str, start: int = 0, end: int | None = None) -> bytes:
