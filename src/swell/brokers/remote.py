@@ -240,7 +240,10 @@ class RemoteDispatch:
 
     def _absolute(self, url: str) -> str:
         """Return a URL as it is, or one of the backend's under the name that we know it by."""
-        return self._url + url if url.startswith("/") else urljoin(f"{self._url}/", url)
+        if url.startswith("/"):
+            return self._url + url
+        # Not `urljoin`: it drops what a check has to see, such as line ends.
+        return url if ":" in url.partition("/")[0] else f"{self._url}/{url}"
 
     def _is_ours(self, url: str) -> bool:
         """Whether a URL is that of a file of the backend, and of nothing else that it answers."""

@@ -1,0 +1,40 @@
+"""Models that take every kind of input, and say what they were given."""
+
+import swell
+
+
+@swell.model("hostile/read")
+def read(file: swell.File) -> str:
+    """Give the beginning of a file back."""
+    return f"{file.content_type} {file.read()[:400]!r}"
+
+
+@swell.model("hostile/see")
+def see(image: swell.Image) -> list[int]:
+    """Give the size of a picture back, once it was decoded."""
+    picture = image.pil().convert("RGB")
+    return [picture.width, picture.height]
+
+
+@swell.model("hostile/hear")
+def hear(sound: swell.Audio) -> int:
+    """Count the bytes of a sound."""
+    return len(sound.read())
+
+
+@swell.model("hostile/style")
+def style(lora: swell.LoRA) -> str:
+    """Take a LoRA."""
+    return lora.digest
+
+
+@swell.model("hostile/album")
+def album(images: list[swell.Image]) -> int:
+    """Count pictures."""
+    return len(images)
+
+
+@swell.model("hostile/echo")
+def echo(text: str, numbers: list[float] | None = None) -> str:
+    """Give a text back."""
+    return f"{text} {len(numbers or [])}"
