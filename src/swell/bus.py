@@ -5,11 +5,39 @@ there.
 """
 
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from typing import Protocol
+
+import msgspec
 
 from swell.events import Event
 
-__all__ = ["Bus", "Subscription"]
+__all__ = ["Bus", "News", "NewsKind", "Subscription"]
+
+
+class NewsKind(StrEnum):
+    """What backends tell each other, beside what they tell whoever listens to a task."""
+
+    #: Told by the bus itself: something may have got lost on the way here, so what listeners wait
+    #: for is to be read in the store, as is all else that was learnt from news.
+    MISSED = "missed"
+    #: Tasks have changed their state: `events` says how.
+    TASKS = "tasks"
+    #: The running tasks in `ids` are to be stopped.
+    STOP = "stop"
+    #: Workers have registered, or are to drain.
+    WORKERS = "workers"
+    #: A key has changed.
+    KEYS = "keys"
+
+
+class News(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that another backend tells."""
+
+    kind: NewsKind
+    ids: tuple[str, ...] = ()
+    #: With their `brief`, and without their tasks.
+    events: tuple[Event, ...] = ()
 
 
 class Subscription(Protocol):
@@ -30,7 +58,14 @@ class Subscription(Protocol):
 
 
 class Bus(Protocol):
-    """Carries events from where they happen to where somebody waits."""
+    """Carries events from where they happen to where somebody waits.
+
+    Guarantees:
+        What is published here reaches the listeners of this process at once, whatever becomes of a
+        server. What is published at one process reaches those of all others that are connected, in
+        the order in which it was published; where something may have got lost, `news` says so.
+        Progress and previews go to other processes only while somebody listens there.
+    """
 
     async def publish(self, events: Sequence[Event]) -> None:
         """Tell everybody who listens. Never waits for a reader."""
@@ -48,6 +83,31 @@ class Bus(Protocol):
         """
         ...
 
+    def listened(self) -> list[str]:
+        """Return the tasks that somebody listens to in this process."""
+        ...
+
+    def correct(self, events: Sequence[Event]) -> None:
+        """Tell listeners of this process alone what the store says, after something was missed."""
+        ...
+
+    async def tell(self, news: Sequence[News]) -> None:
+        """Tell the other processes, if there are any. What cannot be sent is lost."""
+        ...
+
+    async def news(self) -> list[News]:
+        """Wait for what other processes tell; empty once the bus is closed. For one caller.
+
+        Changes of tasks are told here too, so that each process knows what all workers hold.
+        """
+        ...
+
+    def end(self) -> None:
+        """End all subscriptions, those to come as well, and `news`. What is published still goes
+        to other processes. Idempotent.
+        """
+        ...
+
     async def close(self) -> None:
-        """End all subscriptions; their `next` returns None."""
+        """Send what is left, and end everything. Idempotent."""
         ...

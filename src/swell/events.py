@@ -15,7 +15,7 @@ import msgspec
 
 from swell.task import Task, TaskState
 
-__all__ = ["ATTEMPT_STRIDE", "TERMINAL_ID", "Event", "EventKind", "event_of"]
+__all__ = ["ATTEMPT_STRIDE", "TERMINAL_ID", "Brief", "Event", "EventKind", "brief_of", "event_of"]
 
 #: Ids of one attempt's events lie within one stride.
 ATTEMPT_STRIDE = 1_000_000
@@ -43,6 +43,26 @@ class EventKind(StrEnum):
     EXPIRED = "expired"
 
 
+class Brief(msgspec.Struct, frozen=True, array_like=True):
+    """What another backend keeps in mind of a task, so that it need not read it.
+
+    Args:
+        model: Which one.
+        attempt: The current or the last one.
+        worker_id: Who has or had it.
+        count: Its samples.
+        run_s: How long the model ran, of a task that has succeeded; else 0.
+        took_s: The same with encoding and upload.
+    """
+
+    model: str
+    attempt: int
+    worker_id: str | None = None
+    count: int = 1
+    run_s: float = 0.0
+    took_s: float = 0.0
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that happened to a task."""
 
@@ -55,6 +75,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     #: The task after a change of state, where the event comes from this process; a reader without
     #: it asks the store.
     task: Task | None = None
+    #: Of the task, where the event comes from another process.
+    brief: Brief | None = None
 
     @property
     def is_terminal(self) -> bool:
@@ -83,3 +105,17 @@ def event_of(task: Task) -> Event:
         data={"attempt": task.attempt},
         task=task,
     )
+
+
+def brief_of(task: Task) -> Brief:
+    """Return what other backends keep in mind of a task."""
+    run_s, took_s = 0.0, 0.0
+    if task.state is TaskState.SUCCEEDED and task.started_at and task.finished_at:
+        timings = task.timings
+        if timings is not None and timings.run_s > 0:
+            run_s = timings.run_s
+            took_s = run_s + timings.encode_s + timings.upload_s
+        else:
+            # A worker that does not tell. What the task waited for in there counts too.
+            run_s = took_s = (task.finished_at - task.started_at).total_seconds()
+    return Brief(task.model, task.attempt, task.worker_id, task.count, run_s, took_s)

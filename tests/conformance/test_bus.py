@@ -1,11 +1,33 @@
+import asyncio
+import contextlib
 import sys
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
+import asyncpg
 import pytest
 
+from servers import NatsServer, PostgresServer
+from swell.bus import Bus, News, NewsKind
 from swell.buses.memory import MemoryBus
-from swell.clock import ManualClock
+from swell.buses.nats import NatsBus
+from swell.buses.postgres import PostgresBus
+from swell.buses.wired import BEAT_S, LOST_S, WiredBus
+from swell.clock import Clock, ManualClock, SystemClock
+from swell.errors import Unavailable
 from swell.events import TERMINAL_ID, Event, EventKind
-from swell.testing.bus import BusConformance, progress, terminal
+from swell.testing.bus import (
+    Bench,
+    BenchWire,
+    BusConformance,
+    BusPairConformance,
+    meet,
+    news_until,
+    progress,
+    terminal,
+    until,
+)
 
 
 @pytest.fixture
@@ -64,3 +86,213 @@ class TestMemoryBus(BusConformance):
         assert bus.watched(["t2"]) == ["t2"]
         listeners[1].close()
         assert bus.watched(["t2"]) == []
+
+
+# ---- two processes
+
+
+@contextlib.asynccontextmanager
+async def closing(*buses: WiredBus) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        for bus in buses:
+            await bus.close()
+
+
+class TestWiredBus(BusConformance):
+    @pytest.fixture
+    async def bus(self) -> AsyncIterator[Bus]:
+        bus = WiredBus(Bench().wire(), SystemClock())
+        await bus.open()
+        async with closing(bus):
+            yield bus
+
+
+class TestPairOnABench(BusPairConformance):
+    @pytest.fixture
+    def bench(self) -> Bench:
+        return Bench()
+
+    @pytest.fixture
+    async def pair(self, bench: Bench) -> AsyncIterator[tuple[Bus, Bus]]:
+        buses = WiredBus(bench.wire(), SystemClock()), WiredBus(bench.wire(), SystemClock())
+        for bus in buses:
+            await bus.open()
+        async with closing(*buses):
+            yield buses
+
+    @pytest.fixture
+    def lose(self, bench: Bench) -> Callable[[], Awaitable[None]]:
+        async def lose() -> None:
+            bench.is_up = False
+            asyncio.get_running_loop().call_later(0.05, bench.come_back)
+
+        return lose
+
+
+class Lossy(BenchWire):
+    """Loses what it is told to."""
+
+    losses = 0
+
+    async def send(self, messages: list[bytes]) -> None:  # type: ignore[override]
+        if self.losses:
+            self.losses -= 1
+            return
+        await super().send(messages)
+
+
+async def test_one_lost_message_shows_with_the_next() -> None:
+    bench, clock = Bench(), SystemClock()
+    wire = Lossy(bench)
+    here, there = WiredBus(wire, clock), WiredBus(bench.wire(), clock)
+    await here.open()
+    await there.open()
+    async with closing(here, there):
+        await meet(here, there)
+        await drained(there)
+        wire.losses = 1
+        await here.publish([terminal()])
+        await until(lambda: wire.losses == 0)
+        listener = there.subscribe("t2", after=TERMINAL_ID - 1)
+        await here.publish([terminal(task_id="t2")])
+        await news_until(there, lambda news: News(kind=NewsKind.MISSED) in news)
+        assert await listener.next(5) is not None
+
+
+async def test_a_process_that_falls_silent_counts_as_something_missed() -> None:
+    bench, clock = Bench(), ManualClock()
+    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
+    await here.open()
+    await there.open()
+    async with closing(here, there):
+        listener = there.subscribe("t1")
+        await until(lambda: here.watched(["t1"]) == ["t1"])
+        await drained(here)
+        # As SIGKILL would: nothing more comes, not even a farewell.
+        for wire in list(bench._wires):
+            if wire is there._wire:
+                bench.leave(wire)
+        waiting = asyncio.ensure_future(here.news())
+        for _ in range(int(LOST_S / BEAT_S) + 2):
+            clock.advance(BEAT_S)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert News(kind=NewsKind.MISSED) in await asyncio.wait_for(waiting, 5)
+        assert here.watched(["t1"]) == []
+        listener.close()
+
+
+async def test_alone_nothing_but_the_beat_is_sent() -> None:
+    sent: list[bytes] = []
+
+    class Heard(BenchWire):
+        async def send(self, messages: list[bytes]) -> None:  # type: ignore[override]
+            sent.extend(messages)
+
+    bus = WiredBus(Heard(Bench()), SystemClock())
+    await bus.open()
+    async with closing(bus):
+        await until(lambda: len(sent) == 1)
+        for place in range(1, 100):
+            await bus.publish([progress(place)])
+        await bus.publish([terminal()])
+        await bus.tell([News(kind=NewsKind.KEYS)])
+        await asyncio.sleep(0)
+        assert len(sent) == 1
+
+
+async def drained(bus: Bus) -> None:
+    """Read the news that are there."""
+    while True:
+        try:
+            async with asyncio.timeout(0.05):
+                await bus.news()
+        except TimeoutError:
+            return
+
+
+# ---- NATS
+
+
+async def nats_bus(server: NatsServer, name: str) -> NatsBus:
+    return await NatsBus.start(f"{server.url}/{name}", SystemClock())
+
+
+class TestNatsBus(BusConformance):
+    @pytest.fixture
+    async def bus(self, nats_server: NatsServer) -> AsyncIterator[Bus]:
+        bus = await nats_bus(nats_server, uuid.uuid4().hex)
+        async with closing(bus):
+            yield bus
+
+
+class TestPairOverNats(BusPairConformance):
+    @pytest.fixture
+    async def pair(self, nats_server: NatsServer) -> AsyncIterator[tuple[Bus, Bus]]:
+        name = uuid.uuid4().hex
+        buses = await nats_bus(nats_server, name), await nats_bus(nats_server, name)
+        async with closing(*buses):
+            yield buses
+
+    @pytest.fixture
+    def lose(self, nats_server: NatsServer) -> Callable[[], Awaitable[None]]:
+        async def lose() -> None:
+            await asyncio.to_thread(nats_server.kill)
+            await asyncio.to_thread(nats_server.start)
+
+        return lose
+
+
+async def test_without_nats_the_bus_says_what_to_do(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    with pytest.raises(Unavailable, match=r"start it, or correct bus\.url"):
+        await NatsBus.start(server.url, SystemClock())
+
+
+# ---- PostgreSQL
+
+
+@pytest.fixture
+async def database(postgres_server: PostgresServer) -> str:
+    name = f"bus_{uuid.uuid4().hex}"
+    connection = await asyncpg.connect(postgres_server.url)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    return postgres_server.url_of(name)
+
+
+class TestPostgresBus(BusConformance):
+    @pytest.fixture
+    async def bus(self, database: str) -> AsyncIterator[Bus]:
+        bus = await PostgresBus.start(database, SystemClock())
+        async with closing(bus):
+            yield bus
+
+
+class TestPairOverPostgres(BusPairConformance):
+    @pytest.fixture
+    async def pair(self, database: str) -> AsyncIterator[tuple[Bus, Bus]]:
+        clock: Clock = SystemClock()
+        buses = await PostgresBus.start(database, clock), await PostgresBus.start(database, clock)
+        async with closing(*buses):
+            yield buses
+
+    @pytest.fixture
+    def lose(self, database: str) -> Callable[[], Awaitable[None]]:
+        async def lose() -> None:
+            connection = await asyncpg.connect(database)
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'swell bus'"
+            )
+            await connection.close()
+
+        return lose
+
+
+async def test_without_postgresql_the_bus_says_what_to_do(tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path)
+    with pytest.raises(Unavailable, match=r"start it, or correct bus\.url"):
+        await PostgresBus.start(server.url, SystemClock())

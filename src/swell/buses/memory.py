@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from swell.bus import News
 from swell.clock import Clock
 from swell.events import TERMINAL_ID, Event, EventKind
 
@@ -128,9 +129,14 @@ class MemoryBus:
         self._listeners: dict[str, dict[MemorySubscription, None]] = {}
         self._history: OrderedDict[str, list[Event]] = OrderedDict()
         self._ended: deque[tuple[float, str]] = deque()
+        self._ended_all = asyncio.Event()
 
     async def publish(self, events: Sequence[Event]) -> None:
         """Tell everybody who listens. Never waits for a reader."""
+        self.correct(events)
+
+    def correct(self, events: Sequence[Event]) -> None:
+        """Tell everybody who listens, without a loop's turn in between."""
         now_s = self._clock.monotonic_s()
         self._forget(now_s)
         for event in events:
@@ -146,6 +152,9 @@ class MemoryBus:
         subscription = MemorySubscription(self, task_id, after, self._pending)
         for event in self._history.get(task_id, ()):
             subscription.offer(event)
+        if self._ended_all.is_set():
+            subscription.end()
+            return subscription
         listeners = self._listeners.get(task_id)
         if listeners is None:
             self._listeners[task_id] = {subscription: None}
@@ -161,6 +170,18 @@ class MemoryBus:
             if any(listener.wants_progress for listener in self._listeners.get(task_id, ()))
         ]
 
+    def listened(self) -> list[str]:
+        """Return the tasks that somebody listens to."""
+        return list(self._listeners)
+
+    async def tell(self, news: Sequence[News]) -> None:
+        """Do nothing: there is no other process."""
+
+    async def news(self) -> list[News]:
+        """Wait for the end, since nobody else tells anything."""
+        await self._ended_all.wait()
+        return []
+
     def forget_listener(self, task_id: str, subscription: MemorySubscription) -> None:
         """Take a listener off the list."""
         listeners = self._listeners.get(task_id)
@@ -173,14 +194,19 @@ class MemoryBus:
         """Return how many subscriptions are open."""
         return sum(map(len, self._listeners.values()))
 
-    async def close(self) -> None:
-        """End all subscriptions; their `next` returns None."""
+    def end(self) -> None:
+        """End all subscriptions, and those to come; their `next` returns None."""
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.end()
         self._listeners.clear()
         self._history.clear()
         self._ended.clear()
+        self._ended_all.set()
+
+    async def close(self) -> None:
+        """End all subscriptions."""
+        self.end()
 
     def _remember(self, event: Event, now_s: float) -> None:
         history = self._history.get(event.task_id)

@@ -1,11 +1,14 @@
-"""What every bus must do. Subclass in a test and give a `bus` fixture."""
+"""What every bus must do. Subclass in a test and give the fixtures that a suite names."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
-from swell.bus import Bus
-from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Event, EventKind
+from swell.bus import Bus, News, NewsKind, Subscription
+from swell.errors import Unavailable
+from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Brief, Event, EventKind
 
-__all__ = ["BusConformance", "progress", "terminal"]
+__all__ = ["Bench", "BenchWire", "BusConformance", "BusPairConformance", "progress", "terminal"]
 
 #: Longest wait for something that must come, in seconds.
 PATIENCE_S = 5.0
@@ -130,3 +133,243 @@ class BusConformance:
         # Whoever waits for the end alone, or does not listen, need not be told; a bus may not know.
         assert bus.watched([]) == []
         waiting.close()
+
+    async def test_after_the_end_nobody_is_kept_waiting(self, bus: Bus) -> None:
+        bus.end()
+        bus.end()
+        assert await asyncio.wait_for(bus.subscribe("t1").next(), PATIENCE_S) is None
+        assert await asyncio.wait_for(bus.news(), PATIENCE_S) == []
+
+    async def test_what_is_listened_to_is_known_and_can_be_corrected(self, bus: Bus) -> None:
+        listener, waiting = bus.subscribe("t1"), bus.subscribe("t2", after=TERMINAL_ID - 1)
+        assert sorted(bus.listened()) == ["t1", "t2"]
+        bus.correct([progress(1), terminal(task_id="t2")])
+        assert await listener.next(PATIENCE_S) == progress(1)
+        assert await waiting.next(PATIENCE_S) == terminal(task_id="t2")
+        listener.close()
+        waiting.close()
+        assert bus.listened() == []
+
+
+class BusPairConformance:
+    """What two processes on one server can rely on.
+
+    Fixtures: `pair`, two open buses; `lose`, which takes the connections of both away and lets them
+    come back.
+    """
+
+    async def test_what_one_publishes_reaches_listeners_of_the_other_in_order(
+        self, pair: tuple[Bus, Bus]
+    ) -> None:
+        here, there = pair
+        await meet(here, there)
+        listener = there.subscribe("t1")
+        await until(lambda: here.watched(["t1"]) == ["t1"])
+        sent = [started(), *(progress(place) for place in range(1, 30)), terminal()]
+        for event in sent:
+            await here.publish([event])
+        assert [plain(each) for each in await read_to_end(listener)] == sent
+
+    async def test_both_ways_at_once(self, pair: tuple[Bus, Bus]) -> None:
+        await meet(*pair)
+        listeners = {}
+        for n, bus in enumerate(pair):
+            for k in range(200):
+                listeners[n, k] = bus.subscribe(f"{n}-{k}", after=TERMINAL_ID - 1)
+        for k in range(200):
+            await pair[0].publish([terminal(task_id=f"1-{k}")])
+            await pair[1].publish([terminal(task_id=f"0-{k}")])
+        for (n, k), listener in listeners.items():
+            event = await listener.next(PATIENCE_S)
+            assert event is not None
+            assert event.task_id == f"{n}-{k}"
+            assert event.is_terminal
+
+    async def test_a_large_preview_arrives_whole(self, pair: tuple[Bus, Bus]) -> None:
+        here, there = pair
+        await meet(here, there)
+        listener = there.subscribe("t1")
+        await until(lambda: here.watched(["t1"]) == ["t1"])
+        image = "data:image/webp;base64," + "größer→" * 20_000
+        preview = Event(
+            task_id="t1", id=ATTEMPT_STRIDE + 1, kind=EventKind.PREVIEW, data={"image": image}
+        )
+        await here.publish([preview, terminal()])
+        assert [plain(each) for each in await read_to_end(listener)] == [preview, terminal()]
+
+    async def test_progress_is_wanted_only_while_somebody_listens_anywhere(
+        self, pair: tuple[Bus, Bus]
+    ) -> None:
+        here, there = pair
+        await meet(here, there)
+        listener = there.subscribe("t1")
+        waiting = there.subscribe("t2", after=TERMINAL_ID - 1)
+        await until(lambda: here.watched(["t1", "t2"]) == ["t1"])
+        listener.close()
+        await until(lambda: here.watched(["t1", "t2"]) == [])
+        waiting.close()
+
+    async def test_who_listened_before_the_other_came_is_known(self, pair: tuple[Bus, Bus]) -> None:
+        here, there = pair
+        listener = there.subscribe("t1")
+        await until(lambda: here.watched(["t1"]) == ["t1"])
+        listener.close()
+
+    async def test_changes_of_tasks_and_other_news_reach_the_other(
+        self, pair: tuple[Bus, Bus]
+    ) -> None:
+        here, there = pair
+        await meet(here, there)
+        brief = Brief("demo/upper", 2, "w1", 3, 0.5, 0.75)
+        event = Event(task_id="t1", id=TERMINAL_ID, kind=EventKind.SUCCEEDED, brief=brief)
+        stop = News(kind=NewsKind.STOP, ids=("t2",))
+        await here.publish([event])
+        await here.tell([stop])
+        got = await news_until(there, lambda news: stop in news)
+        assert News(kind=NewsKind.TASKS, events=(event,)) in got
+        assert stop in got
+
+    async def test_after_a_lost_connection_both_are_told_and_go_on(
+        self, pair: tuple[Bus, Bus], lose: Callable[[], Awaitable[None]]
+    ) -> None:
+        here, there = pair
+        await meet(here, there)
+        local, remote = here.subscribe("t1"), there.subscribe("t2")
+        await lose()
+        await here.publish([progress(1)])
+        assert await local.next(PATIENCE_S) == progress(1), "local delivery needs no server"
+        for bus in pair:
+            await news_until(bus, lambda news: News(kind=NewsKind.MISSED) in news)
+        await meet(here, there)
+        await here.publish([terminal(task_id="t2")])
+        assert [plain(e) for e in await read_to_end(remote)] == [terminal(task_id="t2")]
+
+    async def test_what_is_published_after_the_end_still_reaches_the_other(
+        self, pair: tuple[Bus, Bus]
+    ) -> None:
+        here, there = pair
+        await meet(here, there)
+        listener = there.subscribe("t1", after=TERMINAL_ID - 1)
+        here.end()
+        await here.publish([terminal()])
+        await here.close()
+        event = await listener.next(PATIENCE_S)
+        assert event is not None
+        assert plain(event) == terminal()
+
+
+def started(*, task_id: str = "t1", attempt: int = 1) -> Event:
+    """Return the first event of an attempt."""
+    return Event(task_id=task_id, id=attempt * ATTEMPT_STRIDE, kind=EventKind.STARTED)
+
+
+def plain(event: Event) -> Event:
+    """Return an event without what only other backends need."""
+    return Event(task_id=event.task_id, id=event.id, kind=event.kind, data=event.data)
+
+
+async def read_to_end(listener: Subscription) -> list[Event]:
+    """Return all events up to the terminal one."""
+    got: list[Event] = []
+    while not got or not got[-1].is_terminal:
+        event = await listener.next(PATIENCE_S)
+        assert event is not None, f"the end did not come after {got}"
+        got.append(event)
+    return got
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(2 * PATIENCE_S):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def meet(*buses: Bus) -> None:
+    """Wait until these buses know of each other."""
+    probes = [bus.subscribe("probe") for bus in buses]
+    for bus in buses:
+        # Its own listener counts only for the others.
+        probe = probes[buses.index(bus)]
+        probe.close()
+        await until(lambda bus=bus: bus.watched(["probe"]) == ["probe"])  # type: ignore[misc]
+        probes[buses.index(bus)] = bus.subscribe("probe")
+    for probe in probes:
+        probe.close()
+    for bus in buses:
+        await until(lambda bus=bus: bus.watched(["probe"]) == [])  # type: ignore[misc]
+
+
+async def news_until(bus: Bus, holds: Callable[[list[News]], bool]) -> list[News]:
+    """Return all news up to those that were waited for."""
+    got: list[News] = []
+    async with asyncio.timeout(2 * PATIENCE_S):
+        while not holds(got):
+            got += await bus.news()
+    return got
+
+
+class Bench:
+    """A server between wires, in memory: for tests of what needs several processes."""
+
+    def __init__(self) -> None:
+        self._wires: list[BenchWire] = []
+        self.is_up = True
+
+    def wire(self) -> "BenchWire":
+        """Return a new wire to it."""
+        return BenchWire(self)
+
+    def join(self, wire: "BenchWire") -> None:
+        """Take a wire."""
+        self._wires.append(wire)
+
+    def leave(self, wire: "BenchWire") -> None:
+        """Let go of a wire."""
+        if wire in self._wires:
+            self._wires.remove(wire)
+
+    def carry(self, sender: "BenchWire", messages: Sequence[bytes]) -> None:
+        """Bring messages to all other wires.
+
+        Raises:
+            Unavailable: It is down, or the sender has left.
+        """
+        if not self.is_up or sender not in self._wires:
+            raise Unavailable("there is no connection to the bench")
+        for wire in self._wires:
+            if wire is not sender:
+                for message in messages:
+                    wire.take(message)
+
+    def come_back(self) -> None:
+        """Be up again, and let everybody know."""
+        self.is_up = True
+        for wire in self._wires:
+            wire.linked()
+
+
+class BenchWire:
+    """A wire to a bench."""
+
+    #: Small, so that messages go in parts.
+    limit_bytes: Final = 512
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self.take: Callable[[bytes], None] = lambda data: None
+        self.linked: Callable[[], None] = lambda: None
+
+    async def open(self, take: Callable[[bytes], None], linked: Callable[[], None]) -> None:
+        """Connect."""
+        self.take, self.linked = take, linked
+        self._bench.join(self)
+
+    async def send(self, messages: Sequence[bytes]) -> None:
+        """Send, one turn of the loop later, as a server would."""
+        await asyncio.sleep(0)
+        self._bench.carry(self, messages)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self._bench.leave(self)

@@ -1,0 +1,148 @@
+"""Backends tell each other over NATS: core subjects, which keep nothing.
+
+Every backend publishes to one subject and listens to it. What it says itself does not come back
+(`no_echo`). The client library seeks a lost server for ever and subscribes again.
+
+Source:
+    https://docs.nats.io/nats-concepts/core-nats/pubsub
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+import nats
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from swell.buses.wired import WiredBus
+from swell.clock import Clock
+from swell.errors import Unavailable
+
+__all__ = ["NatsBus", "NatsWire"]
+
+_log = structlog.get_logger("swell.buses")
+
+#: Largest message, though servers allow 1 MiB: a small one waits for no large one for long.
+_MOST_BYTES: Final = 128 * 1024
+
+#: How long the server may take to answer at the start, in seconds.
+_CONNECT_S: Final = 5.0
+
+
+class NatsWire:
+    """One subject of a NATS server.
+
+    Args:
+        url: `nats://HOST:PORT`; a path names the installation, where several share the server.
+    """
+
+    def __init__(self, url: str) -> None:
+        split = urlsplit(url)
+        self._server = split._replace(path="", query="").geturl()
+        self._place = f"{split.hostname}:{split.port or 4222}"
+        self._subject = f"{split.path.strip('/').replace('/', '.') or 'swell'}.bus"
+        self._client: Client | None = None
+        self._linked: Callable[[], None] = lambda: None
+
+    @property
+    def limit_bytes(self) -> int:
+        """The largest message."""
+        most = _MOST_BYTES if self._client is None else self._client.max_payload
+        return min(_MOST_BYTES, most)
+
+    async def open(self, take: Callable[[bytes], None], linked: Callable[[], None]) -> None:
+        """Connect and listen.
+
+        Raises:
+            Unavailable: No server answers.
+        """
+        self._linked = linked
+
+        async def arrive(message: Msg) -> None:
+            take(message.data)
+
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                self._client = await nats.connect(
+                    self._server,
+                    name="swell",
+                    no_echo=True,
+                    connect_timeout=2,
+                    max_reconnect_attempts=-1,
+                    # Takes fractions, whatever its type says.
+                    reconnect_time_wait=0.2,
+                    ping_interval=2,
+                    error_cb=self._fail,
+                    disconnected_cb=self._lose,
+                    reconnected_cb=self._find,
+                )
+            await self._client.subscribe(self._subject, cb=arrive)
+            await self._client.flush(2)
+        except (OSError, TimeoutError, nats.errors.Error) as error:
+            await self.close()
+            raise Unavailable(
+                f"the NATS server at {self._place} does not answer ({error or type(error).__name__}"
+                "): start it, or correct bus.url"
+            ) from error
+
+    async def send(self, messages: Sequence[bytes]) -> None:
+        """Publish.
+
+        Raises:
+            Unavailable: There is no connection now.
+        """
+        client = self._client
+        if client is None or not client.is_connected:
+            raise Unavailable("there is no connection to NATS now")
+        try:
+            for message in messages:
+                await client.publish(self._subject, message)
+        except (OSError, nats.errors.Error) as error:
+            raise Unavailable(f"NATS takes nothing: {error}") from error
+
+    async def close(self) -> None:
+        """Let go of the connection. Idempotent."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        try:
+            if client.is_connected:
+                await client.flush(1)
+        except (OSError, TimeoutError, nats.errors.Error):
+            pass
+        finally:
+            await client.close()
+
+    async def _lose(self) -> None:
+        if self._client is not None:
+            _log.warning("the bus has lost NATS, and seeks it", server=self._place)
+
+    async def _find(self) -> None:
+        _log.info("the bus has found NATS again", server=self._place)
+        self._linked()
+
+    async def _fail(self, error: Exception) -> None:
+        if isinstance(error, nats.errors.SlowConsumerError):
+            # Messages were dropped here.
+            self._linked()
+        else:
+            _log.debug("NATS tells of an error", error=str(error))
+
+
+class NatsBus(WiredBus):
+    """A bus whose wire is NATS."""
+
+    @classmethod
+    async def start(cls, url: str, clock: Clock) -> "NatsBus":
+        """Return a bus that is connected.
+
+        Raises:
+            Unavailable: No server answers.
+        """
+        bus = cls(NatsWire(url), clock)
+        await bus.open()
+        return bus
