@@ -379,8 +379,8 @@ class LogSettings(_Group):
     json_lines: bool = Field(default=False, description="One JSON object a line, for machines.")
     requests: Literal["off", "debug", "info"] = Field(
         default="debug",
-        description="How important the line is that each HTTP request gets when it is over; `off` for "
-        "none. It tells no query, header or body.",
+        description="How important the line is that each HTTP request gets when it is over; `off` "
+        "for none. It tells no query, header or body.",
     )
 
 
@@ -389,15 +389,15 @@ class TelemetrySettings(_Group):
 
     endpoint: str = Field(
         default="",
-        description="Collector that takes spans by OTLP over HTTP, such as `http://127.0.0.1:4318`; "
-        "empty for no traces.",
+        description="Collector that takes spans by OTLP over HTTP, such as "
+        "`http://127.0.0.1:4318`; empty for no traces.",
     )
     sample: float = Field(
         default=1.0,
         ge=0,
         le=1,
-        description="Share of the requests that are traced, where the client's `traceparent` does not "
-        "decide.",
+        description="Share of the requests that are traced, where the client's `traceparent` does "
+        "not decide.",
     )
     in_tasks: bool = Field(
         default=False, description="Whether a traced task's JSON tells its `trace_id`."

@@ -105,6 +105,8 @@ class LeasedTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Where to read what an attempt that was handed back had drawn (`Released.checkpoint`), for as
     #: long; a worker that cannot use it starts anew.
     checkpoint: str | None = None
+    #: Where the task's trace goes on in the worker; None where it is not traced.
+    traceparent: str | None = None
 
     @property
     def hold(self) -> Hold:

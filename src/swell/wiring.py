@@ -147,9 +147,7 @@ async def build_backend(
         clock=clock,
         settings=_api_settings(settings),
         launchable=launchable,
-        tracer=open_tracer(
-            settings, clock, "swell-backend", f"{socket.gethostname()}-{os.getpid()}"
-        ),
+        tracer=open_tracer(settings, clock, "swell-backend"),
     )
 
 
@@ -162,14 +160,16 @@ async def close_backend(backend: "Backend") -> None:
         await backend.tracer.close()
 
 
-def open_tracer(settings: Settings, clock: Clock, service: str, instance: str) -> "Tracer | None":
+def open_tracer(
+    settings: Settings, clock: Clock, service: str, instance: str = ""
+) -> "Tracer | None":
     """Return what takes spans to a collector; None where no traces are wanted.
 
     Args:
         settings: Where the collector is.
         clock: The time.
         service: What this process is.
-        instance: Which of them.
+        instance: Which of them; empty for host name and process id.
 
     Raises:
         InvalidRequest: The extra is not installed, or the endpoint cannot be one.
@@ -184,6 +184,7 @@ def open_tracer(settings: Settings, clock: Clock, service: str, instance: str) -
             f"telemetry.endpoint needs what is not installed ({error.name}): "
             "pip install 'swell[telemetry]', or leave the setting empty"
         ) from error
+    instance = instance or f"{socket.gethostname()}-{os.getpid()}"
     return OtlpTracer(
         chosen.endpoint, clock, sample=chosen.sample, service=service, instance=instance
     )
@@ -379,7 +380,7 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
     token = _token(settings)
     origin = origin or Origin(_forks(settings, clock))
     name = worker_name(settings)
-    return Worker(
+    worker = Worker(
         WorkerSettings(
             name=name,
             pool=chosen.pool,
@@ -412,8 +413,9 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
         curves=settings.data_dir / "curves",
         weights=WeightCache(chosen.cache_dir or settings.data_dir / "weights", chosen.cache_bytes),
         origin=origin,
-        tracer=open_tracer(settings, clock, "swell-worker", name),
     )
+    worker.traces.tracer = open_tracer(settings, clock, "swell-worker", name)
+    return worker
 
 
 def worker_name(settings: Settings) -> str:

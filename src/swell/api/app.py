@@ -16,6 +16,7 @@ from starlette.routing import Route as StarletteRoute
 from swell.api.call import Call, ClientGone, Receive, Reply, Scope, Send
 from swell.api.duties import Duties
 from swell.api.problems import closest, problem_reply
+from swell.api.requests import CLIENT_GONE, plain_path
 from swell.api.route import Route
 from swell.api.routes import ROUTES
 from swell.api.service import Service
@@ -47,6 +48,8 @@ class Endpoint:
             reply = await self.answer(call)
         except (ClientGone, asyncio.CancelledError):
             # The server cancels what is still open when it stops: nobody is left to be told.
+            call.status = CLIENT_GONE
+            self._service.requests.log(call, self._path)
             return
         if reply is not None:
             call.status = reply.status
@@ -60,7 +63,7 @@ class Endpoint:
             ClientGone: There is nobody to answer.
         """
         service = self._service
-        call.started_s = service.clock.monotonic_s()
+        service.requests.enter(call)
         try:
             if self._scope is not None:
                 authorization = call.header(b"authorization")
@@ -78,6 +81,8 @@ class Endpoint:
         service = self._service
         took_s = service.clock.monotonic_s() - call.started_s
         service.metrics.http(call.scope["method"], self._path, call.status).observe(took_s)
+        if service.requests.is_logging:
+            service.requests.log(call, self._path)
 
     def new_request_id(self) -> str:
         """Return an id for a request."""
@@ -100,11 +105,12 @@ class _Methods:
             await endpoint(scope, receive, send)
             return
         call = Call(scope, receive, send, self._service.new_request_id())
+        self._service.requests.enter(call)
         error = MethodNotAllowed(
             f"{call.path} does not take {scope['method'][:20]}: use {self._allowed}",
             headers={"Allow": self._allowed},
         )
-        await _problem(call, error).send(call)
+        await self._service.requests.refuse(call, _problem(call, error))
 
 
 class _Elsewhere:
@@ -116,10 +122,11 @@ class _Elsewhere:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(scope, receive, send, self._service.new_request_id())
+        self._service.requests.enter(call)
         near = closest(call.path, self._paths, n=2)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         error = NotFound(f"there is nothing at {call.path[:120]}: {hint}GET /docs lists all paths")
-        await _problem(call, error).send(call)
+        await self._service.requests.refuse(call, _problem(call, error))
 
 
 class App:
@@ -231,7 +238,7 @@ def _fault(call: Call, error: Exception) -> Reply:
         "request failed",
         request_id=call.request_id,
         method=call.scope["method"],
-        path=call.path,
+        path=plain_path(call),
         exc_info=error,
     )
     return problem_reply(Internal(), path=call.path, request_id=call.request_id)

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mutab
 from typing import Any
 from urllib.parse import parse_qsl
 
+from swell.api.headers import GUARDS, NO_POLICY, POLICY
 from swell.errors import InvalidRequest, TooLarge
 from swell.registry import ApiKey
+from swell.telemetry import Trace
 
 __all__ = ["Call", "ClientGone", "Receive", "Reply", "Scope", "Send", "poll", "too_large"]
 
@@ -48,7 +50,7 @@ class Reply:
 
     def all_headers(self, call: "Call") -> list[tuple[bytes, bytes]]:
         """Return the headers, with what every answer has."""
-        headers = [(b"x-request-id", call.request_id.encode())]
+        headers = call.own_headers()
         if self.status not in (204, 304):
             headers += (
                 (b"content-type", self.content_type),
@@ -56,6 +58,10 @@ class Reply:
             )
         if self.headers:
             headers += self.headers
+            for name, _ in self.headers:
+                if name == POLICY:
+                    return headers
+        headers.append(NO_POLICY)
         return headers
 
     async def send(self, call: "Call") -> None:
@@ -75,7 +81,10 @@ class Call:
 
     __slots__ = (
         "_headers",
+        "_told",
+        "about",
         "key",
+        "of_others",
         "params",
         "receive",
         "request_id",
@@ -83,6 +92,9 @@ class Call:
         "send",
         "started_s",
         "status",
+        "target",
+        "task_id",
+        "trace",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
@@ -98,7 +110,25 @@ class Call:
         self.status = 200
         #: When it began, in monotonic seconds.
         self.started_s = 0.0
+        #: The task that it made, for the log; empty for none or several.
+        self.task_id = ""
+        #: Where it stands in a trace; None where it is not traced.
+        self.trace: Trace | None = None
+        #: For the audit log: to what, and more in words; whether an operator looks after a task of
+        #: somebody else.
+        self.target = ""
+        self.about = ""
+        self.of_others = False
         self._headers: dict[bytes, bytes] | None = None
+        self._told: tuple[tuple[bytes, bytes], ...] = ()
+
+    def tell(self, name: bytes, value: bytes) -> None:
+        """Add a header to the answer, whatever it becomes."""
+        self._told += ((name, value),)
+
+    def own_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers that the answer has, whatever it becomes."""
+        return [(b"x-request-id", self.request_id.encode()), *GUARDS, *self._told]
 
     @property
     def caller(self) -> ApiKey:

@@ -171,6 +171,10 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None
     metadata: msgspec.Raw | None
     urls: TaskUrls
+    trace_id: Annotated[
+        str | msgspec.UnsetType,
+        Meta(description="where its trace is found; told with telemetry.in_tasks"),
+    ] = msgspec.UNSET
 
 
 class TaskList(msgspec.Struct, frozen=True, kw_only=True):

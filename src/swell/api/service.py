@@ -15,8 +15,10 @@ from swell.api.fleet import Fleet
 from swell.api.liveness import is_dead
 from swell.api.metrics import Metrics
 from swell.api.places import Places
+from swell.api.requests import Requests
 from swell.api.settings import Backend
 from swell.api.streams import Streams
+from swell.api.traces import Traces
 from swell.api.views import UrlMaker
 from swell.broker import Backlog, Rank
 from swell.events import event_of
@@ -58,6 +60,8 @@ class Service:
             is_dead=is_dead,
         )
         self.metrics = Metrics()
+        self.requests = Requests(backend.clock, settings.log_requests)
+        self.traces = Traces(backend.tracer, backend.clock)
         self.streams = Streams()
         self._places = Places(backend.broker, backend.clock)
         #: (model, band) → (good until, what waits of it).
@@ -76,7 +80,12 @@ class Service:
 
     def urls(self, call: Call) -> UrlMaker:
         """Return what makes URLs that this client can follow."""
-        return UrlMaker(self.base_url(call), self.objects, self.settings.signed_url_s)
+        return UrlMaker(
+            self.base_url(call),
+            self.objects,
+            self.settings.signed_url_s,
+            shows_trace=self.settings.shows_trace,
+        )
 
     def base_url(self, call: Call) -> str:
         """Return scheme and host as the client reached them, or as they were configured."""
@@ -240,6 +249,7 @@ class Service:
         if ready:
             await self.broker.offer(ready)
         await self.bus.publish([event_of(task) for task in tasks])
+        self.traces.told(over)
 
     def count_end(self, task: Task) -> None:
         """Learn from a task that has ended."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from typing import Literal
 
 from swell.broker import Broker
 from swell.bus import Bus
@@ -9,6 +10,7 @@ from swell.clock import Clock
 from swell.objects import Objects
 from swell.registry import Registry
 from swell.store import Store
+from swell.telemetry import Tracer
 
 __all__ = ["ApiSettings", "Backend"]
 
@@ -54,6 +56,10 @@ class ApiSettings:
     position_streams: int = 200
     #: How long a key is remembered without asking the registry: a revoked one may work so long.
     key_cache_s: float = 5.0
+    #: How important the log's line about each request is; `off` for none.
+    log_requests: Literal["off", "debug", "info"] = "off"
+    #: Whether a task's JSON tells its trace.
+    shows_trace: bool = False
     #: The longest pause between two looks of the sweeper.
     sweep_every_s: float = 0.25
 
@@ -76,6 +82,8 @@ class Backend:
     settings: ApiSettings = field(default_factory=ApiSettings)
     #: Names of models for which a worker could be started.
     launchable: Callable[[], Collection[str]] = _nothing_launchable
+    #: Where spans go; None where nobody wants traces.
+    tracer: Tracer | None = None
     #: Awaited before the first request, in order.
     on_start: tuple[Hook, ...] = ()
     #: Awaited after the last request, in order; the contracts are closed by whoever made them.

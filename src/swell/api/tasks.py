@@ -82,8 +82,7 @@ _NO_WORKER_RETRY_S: Final = "10"
 async def create(service: Service, call: Call) -> Reply:
     """`POST /v1/tasks`."""
     settings = service.settings
-    body = await call.body(settings.max_body_bytes)
-    _check_type(call)
+    body = await _body_of(service, call)
     request: TaskRequest = _request.read(body)
     repeat = await _repeat_of(service, call, body)
     if repeat is not None and repeat.is_known:
@@ -102,6 +101,7 @@ async def create(service: Service, call: Call) -> Reply:
     if isinstance(accepted, SwellError):
         raise accepted
     task = accepted.task
+    service.traces.accepted(call, [accepted])
     prefer = call.header(b"prefer")
     wait_s = 0.0 if prefer is None else prefer_wait_s(prefer, settings.max_prefer_s)
     if task.state.is_terminal:
@@ -126,8 +126,7 @@ async def create(service: Service, call: Call) -> Reply:
 
 async def create_batch(service: Service, call: Call) -> Reply:
     """`POST /v1/tasks/batch`."""
-    body = await call.body(service.settings.max_body_bytes)
-    _check_type(call)
+    body = await _body_of(service, call)
     batch: BatchRequest = _batch.read(body)
     repeat = await _repeat_of(service, call, body)
     outlook = _Outlook(service)
@@ -158,6 +157,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
         first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
         raise InvalidInput(f"nothing was accepted, since {first}", errors=errors)
     accepted = _all_accepted(await service.store.accept(news))
+    service.traces.accepted(call, accepted)
     await _note_new(service, accepted)
     tasks = [each.task for each in accepted]
     urls = service.urls(call)
@@ -348,6 +348,7 @@ def _new_task(
         max_attempts=request.max_attempts,
         idempotency_key=None if repeat is None else repeat.key_at(before),
         fingerprint=b"" if repeat is None else repeat.fingerprint,
+        traceparent=None if call.trace is None else call.trace.own,
     )
 
 
@@ -513,6 +514,14 @@ def _check_metadata(metadata: msgspec.Raw, at: str) -> None:
         msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the value at {pointer} is not JSON in UTF-8: {error}") from error
+
+
+async def _body_of(service: Service, call: Call) -> bytes:
+    """Return the JSON that asks for new tasks, and begin their trace."""
+    service.traces.begin(call)
+    body = await call.body(service.settings.max_body_bytes)
+    _check_type(call)
+    return body
 
 
 def _check_type(call: Call) -> None:

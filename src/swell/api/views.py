@@ -9,6 +9,7 @@ from swell.api.eta import EtaSeconds
 from swell.api.messages import ArtifactView, TaskUrls, TaskView
 from swell.objects import Objects
 from swell.task import Artifact, Task
+from swell.telemetry import trace_id_of
 
 __all__ = [
     "UrlMaker",
@@ -27,13 +28,17 @@ _MARK = b'"$artifact"'
 class UrlMaker:
     """Makes absolute URLs for one request."""
 
-    __slots__ = ("base", "expires_s", "objects")
+    __slots__ = ("base", "expires_s", "objects", "shows_trace")
 
-    def __init__(self, base: str, objects: Objects, expires_s: float) -> None:
+    def __init__(
+        self, base: str, objects: Objects, expires_s: float, *, shows_trace: bool = False
+    ) -> None:
         #: Scheme and host, without a slash at the end.
         self.base = base
         self.objects = objects
         self.expires_s = expires_s
+        #: Whether what is seen of a task tells its trace.
+        self.shows_trace = shows_trace
 
     def file(self, key: str) -> str:
         """Return where to GET a file, signed."""
@@ -72,6 +77,11 @@ def task_view(
         user=task.user,
         metadata=task.metadata,
         urls=TaskUrls(get=home, cancel=home + "/cancel", events=home + "/events"),
+        trace_id=(
+            trace_id_of(task.traceparent)
+            if urls.shows_trace and task.traceparent is not None
+            else msgspec.UNSET
+        ),
     )
 
 

@@ -507,6 +507,7 @@ def _leased(service: Service, tasks: Sequence[Task]) -> list[LeasedTask]:
                 if task.checkpoint is None
                 else service.objects.sign("GET", task.checkpoint, READ_URL_S)
             ),
+            traceparent=service.traces.leased(task),
         )
         for task in tasks
     ]

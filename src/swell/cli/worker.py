@@ -10,7 +10,13 @@ from swell.cli.options import Config, Data, Models, settings_from
 from swell.cli.output import talk
 from swell.clock import SystemClock
 from swell.config import quieten_libraries
-from swell.wiring import begin_worker, build_worker, configure_logging, model_home
+from swell.wiring import (
+    begin_worker,
+    build_worker,
+    configure_logging,
+    model_home,
+    worker_name,
+)
 
 __all__ = ["run_worker"]
 
@@ -51,7 +57,7 @@ def run_worker(
     async def work() -> int:
         # The model process imports its own while this one imports the rest of what it needs.
         origin = await begin_worker(settings, clock, home)
-        configure_logging(settings.log)
+        configure_logging(settings.log, worker=worker_name(settings))
         return await build_worker(settings, clock, origin).run()
 
     raise typer.Exit(uvloop.run(work()))

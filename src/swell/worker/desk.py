@@ -12,8 +12,10 @@ from typing import Any, Final, TypeVar
 from swell.dispatch import Enclosure, LeasedTask, Progress, Switches
 from swell.store import Hold
 from swell.task import Failed, Outcome, Settlement, Succeeded
+from swell.telemetry import about
 from swell.worker.frames import MAX_OUTPUT_BYTES
 from swell.worker.loras import HeldLora
+from swell.worker.traces import TaskTraces
 
 __all__ = ["PAGE_BYTES", "Desk", "Held", "Page"]
 
@@ -77,6 +79,12 @@ class Held:
         #: What names a LoRA in its input → the file, held in the weights cache.
         self.loras: dict[str, HeldLora] = {}
 
+    @property
+    def about(self) -> dict[str, str | int]:
+        """The fields of a line of the log that is about this attempt."""
+        task = self.task
+        return about(task.task_id, task.attempt, task.traceparent)
+
     def let_go(self) -> None:
         """Let go of files that were held for it."""
         for lora in self.loras.values():
@@ -121,8 +129,11 @@ class Page:
 class Desk:
     """Held tasks and unreported outcomes of one worker."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, traces: TaskTraces | None = None) -> None:
         self.slots = slots
+        self._traces = traces
+        #: Settlements that were taken, and not told yet, where traces are wanted.
+        self._untold: list[Settlement] = []
         self.held: dict[str, Held] = {}
         self._by_handle: dict[int, Held] = {}
         self._handles = itertools.count(1)
@@ -185,6 +196,8 @@ class Desk:
         held.let_go()
         if self.held.get(task.task_id) is held:
             del self.held[task.task_id]
+        if self._traces is not None:
+            self._traces.settled(task)
         self._enclosures |= {file.key: file for file in enclosures}
         self._settlements.append(
             Settlement(
@@ -242,12 +255,17 @@ class Desk:
         if self._settlements or self._progress:
             self.news.set()
         self._in_flight = len(settlements)
+        if self._traces is not None:
+            self._untold += settlements
         self._keys_in_flight += [file.key for file in self.enclosed(settlements)]
         return Page(settlements, progress, holds)
 
     def told(self) -> None:
         """Note that the page that was taken is durable at the backend."""
         self._in_flight = 0
+        if self._traces is not None:
+            self._traces.reported(self._untold)
+            self._untold.clear()
         for key in self._keys_in_flight:
             self._enclosures.pop(key, None)
         self._keys_in_flight.clear()

@@ -12,7 +12,6 @@ task, and all previews together take at most a twentieth of the time.
 """
 
 import sys
-import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,6 +50,7 @@ from swell.worker.job import (
     fault_of,
     fault_of_input,
     thumbnail,
+    with_traceback,
 )
 from swell.worker.pipe import Pipe
 
@@ -288,8 +288,8 @@ class Drawer:
                 self._outbox.faults.append(fault_of_input(order.handle, error))
                 continue
             except Exception as error:  # the model cannot say how many pictures are wanted
-                traceback.print_exception(error)
-                self._outbox.faults.append(fault_of(order.handle, error, 0.0))
+                fault = with_traceback(fault_of(order.handle, error, 0.0), error)
+                self._outbox.faults.append(fault)
                 continue
             job = _Drawing(work, seed, model, self._pipe, self._clock)
             job.engine = self._engine

@@ -44,6 +44,7 @@ from swell.worker.fetch import FileFields, file_fields
 from swell.worker.frames import (
     DRAWN,
     Done,
+    Fault,
     Frame,
     HandedOver,
     Kept,
@@ -66,6 +67,7 @@ from swell.worker.outcomes import Delivery, failed, faulty, stopped, success
 from swell.worker.run import ModelProcess, Origin, ProcessDied, describe_exit
 from swell.worker.settings import WorkerSettings
 from swell.worker.supply import Supply
+from swell.worker.traces import TaskTraces
 
 __all__ = ["Worker", "default_slots"]
 
@@ -86,6 +88,9 @@ MOVING_LOOK_S: Final = 0.1
 
 #: So many tasks are remembered that a model process died of while it drew them alone.
 MOST_BLAMED: Final = 1024
+
+#: A line of the log names at most so many tasks.
+MOST_TOLD: Final = 20
 
 #: How long a worker may take to hand its leases back, once it has handed over what was drawn.
 RELEASE_WITHIN_S: Final = 0.9
@@ -167,6 +172,8 @@ class Worker:
         origin: Origin | None = None,
     ) -> None:
         self._settings = settings
+        #: Give it a tracer before `run` where traces are wanted.
+        self.traces = TaskTraces(clock, settings.name)
         self._forks = None if origin is None else origin.forks
         self._begun = None if origin is None else origin.process
         self._dispatch = dispatch
@@ -198,7 +205,7 @@ class Worker:
             enclose_bytes=lambda: self._link.welcome.enclose_bytes,
         )
         self._delivery = Delivery(
-            self._encoders, self._courier, settings.picture_format, self._feed
+            self._encoders, self._courier, settings.picture_format, self._feed, self.traces
         )
         self._loras = Loras(dispatch, weights, clock, settings.lora_limit_bytes)
         self._supply = Supply(settings, dispatch, self._loras, self._courier)
@@ -274,7 +281,7 @@ class Worker:
             host=self._settings.host,
             pid=os.getpid(),
         )
-        self._desk = Desk(slots)
+        self._desk = Desk(slots, self.traces)
         self._tell_of_models()
         self._link = Link(self._dispatch, self._clock, self._desk, registration, self)
         # The model process may die from now on at any time; registering may take long.
@@ -341,7 +348,7 @@ class Worker:
         welcome = await self._link.register()
         _log.info(
             "registered",
-            worker=welcome.worker_id,
+            worker_id=welcome.worker_id,
             models=list(self._served),
             slots=self._desk.slots,
         )
@@ -383,6 +390,7 @@ class Worker:
             await self._forks.close()
         await self._encoders.close()
         await self._dispatch.close()
+        await self.traces.close()
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -578,7 +586,10 @@ class Worker:
     # --- on the way to the model -----------------------------------------------------------------
 
     async def _fetch(self, held: Held, urls: list[str], loras: list[str]) -> None:
+        since_s = self._clock.monotonic_s()
         failure = await self._supply.bring(held, urls, loras)
+        error = "" if failure is None else failure.error.code
+        self.traces.fetched(held.task, since_s, error=error)
         if failure is not None:
             self._desk.settle(held, failure)
             return
@@ -750,6 +761,7 @@ class Worker:
     def _on_results(self, results: Results) -> None:
         for done in results.done:
             held = self._come_back(results.batch, done.handle)
+            self.traces.ran(held.task, done.run_s, held.load_s + done.load_s)
             if done.files:
                 errand = self._run_errand(self._deliver(held, done))
                 self._deliveries[held.handle] = errand
@@ -758,6 +770,7 @@ class Worker:
                 self._desk.settle(held, success(held, done))
         for fault in results.faults:
             held = self._come_back(results.batch, fault.handle)
+            self._on_fault(held, fault)
             self._desk.settle(held, faulty(held, fault))
         for handle in results.stopped:
             held = self._come_back(results.batch, handle)
@@ -772,6 +785,16 @@ class Worker:
             self._at.end_call(now_s, is_last=results.is_last)
         if results.batch == DRAWN or results.is_last:
             self._feed()
+
+    def _on_fault(self, held: Held, fault: Fault) -> None:
+        load_s = held.load_s + fault.load_s
+        self.traces.ran(held.task, fault.run_s, load_s, error=fault.code)
+        if fault.traceback:
+            _log.warning(
+                "the model failed", **held.about, code=fault.code, exception=fault.traceback
+            )
+        else:
+            _log.debug("refused by the model", **held.about, code=fault.code)
 
     def _on_delivered(self, handle: int, _: "asyncio.Task[None]") -> None:
         del self._deliveries[handle]
@@ -814,9 +837,9 @@ class Worker:
         verdict, self._verdict = self._verdict, None
         why = _Why.DIED if verdict is None else verdict.why
         if verdict is None:
-            _log.warning(why.value, how=describe_exit(code))
+            _log.warning(why.value, how=describe_exit(code), task_ids=self._at_work())
         else:
-            _log.warning(why.value)
+            _log.warning(why.value, task_ids=self._at_work())
         # What it was killed for may have ended by then: nobody is to blame for its death.
         blameless = verdict is not None and verdict.batch != self._at.current
         lost, drawn = self._at.lose(blameless=blameless), self._line.leave_all()
@@ -830,6 +853,11 @@ class Worker:
             self._deaths += 1
         self._is_starting = True
         self._start_loop(self._revive())
+
+    def _at_work(self) -> list[str]:
+        """Return the tasks that the model process runs or draws, as far as a line has room."""
+        found = map(self._desk.find, {*self._at.running, *self._at.drawn})
+        return [held.task.task_id for held in found if held is not None][:MOST_TOLD]
 
     def _bury(self, suspects: Sequence[Held], why: _Why, code: int) -> None:
         """Decide about the tasks that the dead process was running.
@@ -872,6 +900,7 @@ class Worker:
             self._desk.settle(held, failed("model_timeout", title, detail, retryable=True))
             return
         detail = f"while it ran this task, the model process {describe_exit(code)}"
+        _log.warning("a task is to blame", **held.about, how=describe_exit(code))
         self._run_errand(self._fail_alone(held, detail))
 
     async def _fail_alone(self, held: Held, detail: str) -> None:

@@ -212,6 +212,8 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
     retryable: bool
     run_s: float
     load_s: float = 0.0
+    #: For the log; empty where it would tell nothing new.
+    traceback: str = ""
 
 
 class Results(msgspec.Struct, frozen=True, array_like=True, tag="results"):

@@ -47,6 +47,7 @@ __all__ = [
     "fault_of_input",
     "peak_bytes",
     "thumbnail",
+    "with_traceback",
 ]
 
 #: Progress of one task is told at most this often, except for its last step.
@@ -69,6 +70,9 @@ FLUSH_BYTES: Final = 64 * 1024 * 1024
 
 #: Room in a frame for all that is not the bytes of files and output.
 _FRAME_MARGIN_BYTES: Final = 1024 * 1024
+
+#: Of a traceback, the end is told: so many characters.
+MAX_TRACEBACK: Final = 16_000
 
 #: Seeds that are drawn fit a signed 32-bit integer, which every framework takes.
 SEED_BITS: Final = 31
@@ -301,10 +305,11 @@ class Outbox:
 
     def _add_fault(self, job: Job, error: Exception) -> None:
         # One exception may have failed a whole batch: its traceback is worth telling once.
+        fault = _fault(job, error)
         if error is not self._logged and not isinstance(error, Reject | WrongLora | OutputTooLarge):
-            traceback.print_exception(error)
+            fault = with_traceback(fault, error)
             self._logged = error
-        self.faults.append(_fault(job, error))
+        self.faults.append(fault)
 
     def flush(self, *, is_last: bool = False) -> None:
         """Send what is there; nothing is a sign of life."""
@@ -316,6 +321,12 @@ class Outbox:
         self._flushed_s = self._clock.monotonic_s()
 
 
+def with_traceback(fault: Fault, error: Exception) -> Fault:
+    """Return a fault with what its worker logs of it: only the worker knows whose task it is."""
+    text = "".join(traceback.format_exception(error))
+    return msgspec.structs.replace(fault, traceback=text[-MAX_TRACEBACK:])
+
+
 def _results_of(batch: int, job: Job) -> list[Frame]:
     """Return the frame with what came of one job."""
     done: list[Done] = []
@@ -325,9 +336,10 @@ def _results_of(batch: int, job: Job) -> list[Frame]:
         _check_size(output, packed)
         done.append(Done(job.handle, output, job.seed, job.run_s, packed, job.load_s))
     except Exception as error:
+        fault = _fault(job, error)
         if not isinstance(error, Reject | OutputTooLarge):
-            traceback.print_exception(error)
-        faults.append(_fault(job, error))
+            fault = with_traceback(fault, error)
+        faults.append(fault)
     # Nobody else keeps it, and pictures are large.
     job.results.clear()
     return [Results(batch, done, faults, [], False, peak_bytes())]

@@ -40,6 +40,7 @@ from swell.errors import (
 )
 from swell.retry import RetryPolicy
 from swell.task import Failed, TaskError
+from swell.telemetry import about
 from swell.worker.desk import Desk, Page
 from swell.worker.text import valid_text
 
@@ -317,7 +318,7 @@ class Link:
                 await self._tell_all(part, ask=ask, goodbye=goodbye)
             return
         if answer.stale:
-            _log.warning("outcomes came too late", tasks=answer.stale)
+            _log.warning("outcomes came too late", task_ids=answer.stale)
         self._hear(answer)
 
     async def say_goodbye(self) -> None:
@@ -362,11 +363,12 @@ def _instead(page: Page, error: SwellError) -> list[Page]:
         _log.error("the backend refuses a report", detail=error.detail)
         return []
     [settlement] = page.settlements
+    told_of = about(settlement.task_id, settlement.attempt)
     outcome = settlement.outcome
     if isinstance(outcome, Failed) and outcome.error.code in _REFUSED:
-        _log.error("an outcome cannot be told", task=settlement.task_id, detail=error.detail)
+        _log.error("an outcome cannot be told", **told_of, detail=error.detail)
         return []
-    _log.warning("the backend refuses an outcome", task=settlement.task_id, detail=error.detail)
+    _log.warning("the backend refuses an outcome", **told_of, detail=error.detail)
     told = valid_text(error.detail)[:500]
     if isinstance(error, TooLarge):
         failure = TaskError(

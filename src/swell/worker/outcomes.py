@@ -15,6 +15,7 @@ from swell.worker.encode import Encoded, FileNote, wanted_format
 from swell.worker.encoders import Encoders, EncodingFailed
 from swell.worker.frames import Done, Fault
 from swell.worker.text import describe_error, valid_text
+from swell.worker.traces import TaskTraces
 
 __all__ = ["Delivery", "failed", "faulty", "stopped", "success"]
 
@@ -70,6 +71,7 @@ class Delivery:
         courier: The way to the object store.
         picture_format: What pictures become unless their task asks for something else.
         freed: Called when there may be room for more pictures.
+        traces: Of tasks whose files were stored.
     """
 
     def __init__(
@@ -78,7 +80,9 @@ class Delivery:
         courier: Courier,
         picture_format: str,
         freed: Callable[[], None],
+        traces: TaskTraces,
     ) -> None:
+        self._traces = traces
         self._encoders = encoders
         self._courier = courier
         self._format = picture_format
@@ -100,9 +104,9 @@ class Delivery:
             return failed("upload_failed", title, error.detail, retryable=True), ()
         except Exception as error:
             if isinstance(error, EncodingFailed):
-                _log.warning("encoding failed", task=held.task.task_id, detail=str(error))
+                _log.warning("encoding failed", **held.about, detail=str(error))
             else:
-                _log.exception("encoding failed", task=held.task.task_id)
+                _log.exception("encoding failed", **held.about)
             title = "The output could not be encoded"
             return failed("encode_failed", title, describe_error(error), retryable=True), ()
 
@@ -122,6 +126,7 @@ class Delivery:
         names = await self._encoders.names(done.files, kind)
         done.files.clear()
         delivered = await self._courier.deliver(task.hold, names, encoded)
+        self._traces.stored(task, delivered.encode_s, delivered.upload_s)
         timings = Timings(
             load_s=held.load_s + done.load_s,
             run_s=done.run_s,

@@ -52,7 +52,7 @@ class Supply:
         except (InvalidInput, WrongLora) as error:
             return failed("invalid_input", "A value is not allowed", error.detail, retryable=False)
         except CacheFull as error:
-            _log.warning("a LoRA has no room", detail=error.detail)
+            _log.warning("a LoRA has no room", **held.about, detail=error.detail)
             detail = "the worker has no room for this LoRA now"
             return failed("input_unavailable", _NOT_FETCHED, detail, retryable=True)
         except SwellError as error:
@@ -60,7 +60,7 @@ class Supply:
                 "input_unavailable", _NOT_FETCHED, error.detail, retryable=error.retryable
             )
         except Exception as error:
-            _log.exception("fetching failed", task=held.task.task_id)
+            _log.exception("fetching failed", **held.about)
             detail = describe_error(error)
             return failed("input_unavailable", _NOT_FETCHED, detail, retryable=True)
         return None
@@ -73,7 +73,7 @@ class Supply:
         except Exception as error:
             _log.warning(
                 "drawing anew: what an earlier attempt has left cannot be used",
-                task=held.task.task_id,
+                **held.about,
                 detail=describe_error(error),
             )
             return
@@ -94,7 +94,7 @@ class Supply:
         except Exception as error:
             _log.warning(
                 "what was drawn could not be stored",
-                task=held.task.task_id,
+                **held.about,
                 detail=describe_error(error),
             )
             return None

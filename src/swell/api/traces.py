@@ -1,0 +1,99 @@
+"""What the backend tells of a task's trace: accept, queued, lease, delivered."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from swell.api.call import Call
+from swell.clock import Clock
+from swell.store import Accepted
+from swell.task import Task
+from swell.telemetry import Span, Trace, Tracer, client_trace
+
+__all__ = ["Traces"]
+
+
+class Traces:
+    """The backend's part of traces; without a tracer, nothing.
+
+    Args:
+        tracer: Where spans go; None where nobody wants traces.
+        clock: The time.
+    """
+
+    def __init__(self, tracer: Tracer | None, clock: Clock) -> None:
+        self._tracer = tracer
+        self._clock = clock
+
+    def begin(self, call: Call) -> None:
+        """Begin the trace of a request that makes tasks, or go on with its client's."""
+        if self._tracer is not None:
+            call.trace = self._tracer.begin(client_trace(call.header(b"traceparent")))
+
+    def accepted(self, call: Call, accepted: Sequence[Accepted]) -> None:
+        """Note which task a request made, and tell that its tasks are durable."""
+        if len(accepted) == 1:
+            call.task_id = accepted[0].task.id
+        if self._tracer is None or call.trace is None:
+            return
+        fresh = [each.task for each in accepted if each.is_new]
+        if not fresh:
+            return
+        now = self._clock.now()
+        took_s = self._clock.monotonic_s() - call.started_s
+        attributes = _of(fresh[0]) | {
+            "swell.tasks": len(fresh),
+            "swell.request.id": call.request_id,
+            "http.request.method": str(call.scope["method"]),
+            "url.path": call.path,
+        }
+        self._tracer.tell(
+            Span(
+                name="accept",
+                trace=call.trace,
+                start_at=now - timedelta(seconds=took_s),
+                end_at=now,
+                attributes=attributes,
+                is_server=True,
+            )
+        )
+
+    def leased(self, task: Task) -> str | None:
+        """Tell that a worker gets a task, and how long it had waited; return where it goes on."""
+        if self._tracer is None or task.traceparent is None or task.started_at is None:
+            return None
+        self._tell("queued", task, task.created_at, task.started_at)
+        return self._tell("lease", task, task.started_at, self._clock.now()).own
+
+    def told(self, tasks: Sequence[Task]) -> None:
+        """Tell that whoever waited for tasks that have ended has heard of it."""
+        if self._tracer is None:
+            return
+        for task in tasks:
+            if task.traceparent is not None and task.finished_at is not None:
+                self._tell("delivered", task, task.finished_at, self._clock.now())
+
+    def _tell(self, name: str, task: Task, start_at: datetime, end_at: datetime) -> Trace:
+        assert self._tracer is not None, "nothing is told without one"
+        assert task.traceparent is not None, "nor of a task that is not traced"
+        trace = self._tracer.below(task.traceparent)
+        attributes = _of(task) | {"swell.task.attempt": task.attempt}
+        if task.worker_id is not None:
+            attributes["swell.worker.id"] = task.worker_id
+        if task.finished_at is not None:
+            attributes["swell.task.state"] = task.state.value
+        error = "" if task.error is None or task.finished_at is None else task.error.code
+        self._tracer.tell(
+            Span(
+                name=name,
+                trace=trace,
+                start_at=start_at,
+                end_at=end_at,
+                attributes=attributes,
+                error=error,
+            )
+        )
+        return trace
+
+
+def _of(task: Task) -> dict[str, str | int | float]:
+    return {"swell.task.id": task.id, "swell.model": task.model}

@@ -1,0 +1,148 @@
+"""Spans by OTLP over HTTP, in the forms of OpenTelemetry's SDK and with its exporter.
+
+The SDK's tracers are not used: they time what runs inside them, and here a span is told when it is
+over. Spans wait in a list, and are sent in groups from a thread, so that nobody waits for them.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from swell.clock import Clock
+from swell.errors import InvalidRequest
+from swell.telemetry import Span, Trace
+
+__all__ = ["OtlpTracer"]
+
+#: Spans that wait to be sent; beyond that, the oldest are dropped.
+MAX_WAITING: Final = 16_384
+
+#: So many go with one request, and after the first so long is waited for others, in seconds.
+GROUP: Final = 512
+GROUP_WITHIN_S: Final = 0.5
+
+#: How long one request may take, its repetitions included, and all of them at the end, in seconds.
+SEND_WITHIN_S: Final = 5.0
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class OtlpTracer:
+    """Sends spans to a collector.
+
+    Args:
+        endpoint: Such as `http://collector:4318`; the path is `/v1/traces` unless it has one.
+        clock: For the waits between groups.
+        sample: Share of the traces that begin here and are kept, 0 to 1.
+        service: What this process is, such as `swell-backend`.
+        instance: Which of them.
+
+    Raises:
+        InvalidRequest: The endpoint is no URL of HTTP.
+    """
+
+    def __init__(
+        self, endpoint: str, clock: Clock, *, sample: float, service: str, instance: str
+    ) -> None:
+        self._clock = clock
+        self._sample = sample
+        # Seeded by the system; ids of spans must differ, and need not be secret.
+        self._rng = random.Random()
+        self._resource = Resource.create({"service.name": service, "service.instance.id": instance})
+        self._scope = InstrumentationScope("swell")
+        self._exporter = OTLPSpanExporter(endpoint=_url(endpoint), timeout=SEND_WITHIN_S)
+        self._waiting: deque[ReadableSpan] = deque(maxlen=MAX_WAITING)
+        self._sending: asyncio.Task[None] | None = None
+        # A collector that is away is told once a group; how it was tried again is not worth a line.
+        logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.ERROR)
+
+    def begin(self, client: str | None) -> Trace | None:
+        """See `Tracer.begin`."""
+        if client is not None:
+            return self.below(client) if client.endswith("01") else None
+        if self._rng.random() >= self._sample:
+            return None
+        return Trace(f"00-{self._id(128):032x}-{self._id(64):016x}-01")
+
+    def below(self, parent: str) -> Trace:
+        """See `Tracer.below`."""
+        return Trace(f"{parent[:36]}{self._id(64):016x}-01", parent)
+
+    def tell(self, span: Span) -> None:
+        """See `Tracer.tell`."""
+        trace, start_ns = span.trace, _nanoseconds(span.start_at)
+        self._waiting.append(
+            ReadableSpan(
+                span.name,
+                context=_context(trace.own),
+                parent=None if trace.parent is None else _context(trace.parent, is_remote=True),
+                resource=self._resource,
+                attributes=span.attributes,
+                kind=SpanKind.SERVER if span.is_server else SpanKind.INTERNAL,
+                status=Status(StatusCode.ERROR, span.error) if span.error else Status(),
+                start_time=start_ns,
+                # Two machines' clocks may differ, and one's may have been set back.
+                end_time=max(start_ns, _nanoseconds(span.end_at)),
+                instrumentation_scope=self._scope,
+            )
+        )
+        if self._sending is None:
+            self._sending = asyncio.get_running_loop().create_task(self._send_soon())
+
+    async def close(self) -> None:
+        """See `Tracer.close`."""
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SEND_WITHIN_S):
+                await self._send()
+        # Wakes the thread if it waits for a collector that is away.
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
+
+    async def _send_soon(self) -> None:
+        await self._clock.sleep(GROUP_WITHIN_S)
+        try:
+            await self._send()
+        finally:
+            self._sending = None
+
+    async def _send(self) -> None:
+        waiting = self._waiting
+        while waiting:
+            group = [waiting.popleft() for _ in range(min(GROUP, len(waiting)))]
+            await asyncio.to_thread(self._exporter.export, group)
+
+    def _id(self, bits: int) -> int:
+        return self._rng.getrandbits(bits) or 1
+
+
+def _url(endpoint: str) -> str:
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidRequest(
+            f"telemetry.endpoint {endpoint!r}: use the URL of a collector that takes OTLP over "
+            "HTTP, such as http://127.0.0.1:4318"
+        )
+    return endpoint if parts.path.strip("/") else f"{endpoint.rstrip('/')}/v1/traces"
+
+
+def _context(traceparent: str, *, is_remote: bool = False) -> SpanContext:
+    _, trace, span, flags = traceparent.split("-")
+    return SpanContext(int(trace, 16), int(span, 16), is_remote, TraceFlags(int(flags, 16)))
+
+
+def _nanoseconds(at: datetime) -> int:
+    since = at - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
