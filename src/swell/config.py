@@ -28,6 +28,7 @@ from pydantic.fields import FieldInfo
 from swell.errors import InvalidRequest, UnknownSetting
 
 __all__ = [
+    "BusSettings",
     "ClientSettings",
     "DeliverySettings",
     "Loaded",
@@ -93,6 +94,13 @@ class ServerSettings(_Group):
     port: int = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="How many backend processes of `swell serve` share the port; more than one "
+        "need PostgreSQL as the store.",
+    )
     public_url: str | None = Field(
         default=None,
         description="Where clients reach the service, such as `https://swell.example`; "
@@ -137,6 +145,17 @@ class StoreSettings(_Group):
         default="",
         description="`sqlite:///PATH` or `memory:` (nothing survives the process); empty for "
         "`swell.db` in the data folder.",
+    )
+
+
+class BusSettings(_Group):
+    """What several backends tell each other."""
+
+    url: str = Field(
+        default="",
+        description="`nats://HOST:PORT` (a path names the installation, where several share the "
+        "server) or `postgresql://USER@HOST/DATABASE`; empty for the database of `store.url` where "
+        "that is PostgreSQL, and else for none: one backend has nobody to tell.",
     )
 
 
@@ -410,6 +429,7 @@ class Settings(_Group):
     data_dir: Path = Field(default=Path(".swell"), description="Where everything embedded is kept.")
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
+    bus: BusSettings = BusSettings()
     objects: ObjectsSettings = ObjectsSettings()
     delivery: DeliverySettings = DeliverySettings()
     worker: WorkerSettings = WorkerSettings()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from swell.api.settings import ApiSettings, Backend
     from swell.autoscaler.keeper import Keeper
     from swell.broker import Broker
+    from swell.bus import Bus
     from swell.objects import Objects
     from swell.providers.process import ProcessProvider
     from swell.registry import Registry
@@ -49,6 +50,7 @@ __all__ = [
     "build_worker",
     "close_backend",
     "configure_logging",
+    "is_shared",
     "model_home",
     "open_tracer",
     "sqlite_version",
@@ -56,6 +58,9 @@ __all__ = [
 ]
 
 _OBJECTS_SECRET = "objects"
+
+#: How URLs of PostgreSQL begin.
+_POSTGRES: Final = ("postgresql:", "postgres:")
 
 #: Whatever opens something: API keys, bearer tokens, and the signatures of URLs.
 _SECRETS: Final = re.compile(
@@ -130,23 +135,24 @@ async def build_backend(
         Conflict: The database is open elsewhere.
     """
     from swell.api.settings import Backend
-    from swell.buses.memory import MemoryBus
 
     store, broker, registry = _open_store(settings, clock)
     try:
         objects = await _open_objects(settings, clock, registry)
+        bus = await _open_bus(settings, clock)
     except BaseException:
         await store.close()
         raise
     return Backend(
         store=store,
         broker=broker,
-        bus=MemoryBus(clock),
+        bus=bus,
         objects=objects,
         registry=registry,
         clock=clock,
         settings=_api_settings(settings),
         launchable=launchable,
+        is_shared=is_shared(settings),
         tracer=open_tracer(settings, clock, "swell-backend"),
     )
 
@@ -539,6 +545,43 @@ def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Broker, Regis
             database = SqliteDatabase.open(path, clock)
         return SqliteStore(database, policy), SqliteBroker(database), SqliteRegistry(database)
     raise InvalidRequest(f"store.url {url!r}: use sqlite:///PATH or memory:")
+
+
+def is_shared(settings: Settings) -> bool:
+    """Whether other backends may use the same store: one that is embedded has one process."""
+    return settings.store.url.startswith(_POSTGRES)
+
+
+@contextlib.contextmanager
+def _installed(extra: str, setting: str) -> Iterator[None]:
+    """Turn a module that is missing into what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("swell"):
+            raise
+        raise Unusable(
+            f"{setting} needs {error.name}, which is not installed: pip install 'swell[{extra}]'"
+        ) from error
+
+
+async def _open_bus(settings: Settings, clock: Clock) -> "Bus":
+    url = settings.bus.url or (settings.store.url if is_shared(settings) else "")
+    if not url:
+        from swell.buses.memory import MemoryBus
+
+        return MemoryBus(clock)
+    if urlsplit(url).scheme == "nats":
+        with _installed("nats", "bus.url"):
+            from swell.buses.nats import NatsBus
+        return await NatsBus.start(url, clock)
+    if url.startswith(_POSTGRES):
+        with _installed("postgres", "bus.url"):
+            from swell.buses.postgres import PostgresBus
+        return await PostgresBus.start(url, clock)
+    raise InvalidRequest(
+        f"bus.url {url.partition(':')[0]!r}: use nats://HOST:PORT or postgresql://USER@HOST/DATABASE"
+    )
 
 
 async def _open_objects(settings: Settings, clock: Clock, registry: "Registry") -> "Objects":

@@ -84,6 +84,8 @@ class Backend:
     launchable: Callable[[], Collection[str]] = _nothing_launchable
     #: Where spans go; None where nobody wants traces.
     tracer: Tracer | None = None
+    #: Whether other backends may work on the same store.
+    is_shared: bool = False
     #: Awaited before the first request, in order.
     on_start: tuple[Hook, ...] = ()
     #: Awaited after the last request, in order; the contracts are closed by whoever made them.
