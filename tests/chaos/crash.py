@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 
@@ -18,7 +18,7 @@ from chaos.remains import is_sound, read_api, read_store
 from chaos.system import System, running
 from swell.testing.history import History, Violation, check
 
-__all__ = ["Verdict", "run_crash"]
+__all__ = ["LOOK_EVERY_S", "Trouble", "Verdict", "counts_of", "happen", "refusals", "run_crash"]
 
 #: Clients that submit at the same time.
 CLIENTS: Final = 24
@@ -66,10 +66,10 @@ async def run_crash(plan: Plan, folder: Path, *, workers: int, limit_s: float) -
         connector = aiohttp.TCPConnector(limit=0)
         async with system.session(connector=connector) as session:
             recorder = Recorder(session, ends_s=began_s + limit_s, seed=plan.seed)
-            assassin = Assassin(system)
-            await _happen(plan, recorder, assassin)
+            assassin = Assassin(system, plan.kills)
+            await happen(plan, recorder, assassin)
             history = await _history(plan, recorder, system)
-        violations = check(history, judge) + _refusals(history)
+        violations = check(history, judge) + refusals(history)
         sound = await asyncio.to_thread(is_sound, system.database)
         if sound != "ok":
             violations.append(Violation(rule="file", subject="swell.db", detail=sound))
@@ -79,17 +79,30 @@ async def run_crash(plan: Plan, folder: Path, *, workers: int, limit_s: float) -
         kills=dict(assassin.kills),
         counts={
             "workers_that_gave_up": dict(Counter(assassin.gave_up)),
-            **_counts(plan, history, recorder),
+            **counts_of(plan, history, recorder),
         },
         took_s=time.monotonic() - began_s,
     )
 
 
+class Trouble(Protocol):
+    """What befalls a system while clients ask."""
+
+    async def keep(self) -> None:
+        """Start workers again that ended by themselves, as any supervisor would; for ever."""
+        ...
+
+    async def work(self, began_s: float) -> None:
+        """Do what is planned; returns when all is as it was."""
+        ...
+
+
 class Assassin:
     """Kills by plan, and starts again at once what it killed."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, plan: tuple[Kill, ...]) -> None:
         self._system = system
+        self._plan = plan
         self._locks = {index: asyncio.Lock() for index in system.workers}
         self._backend = asyncio.Lock()
         self.kills: Counter[str] = Counter()
@@ -98,17 +111,17 @@ class Assassin:
         self.gave_up: list[str] = []
 
     async def keep(self) -> None:
-        """Start workers again that ended by themselves, as any supervisor would; for ever."""
+        """See `Trouble.keep`."""
         while True:
             for index, lock in self._locks.items():
                 if self._system.workers[index].poll() is not None and not lock.locked():
                     self._start_again(index)
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def work(self, kills: tuple[Kill, ...], began_s: float) -> None:
+    async def work(self, began_s: float) -> None:
         """Kill at the planned times; returns when the last victim is back."""
         deeds = []
-        for kill in kills:
+        for kill in self._plan:
             await asyncio.sleep(max(0.0, began_s + kill.at_s - time.monotonic()))
             # Not one after the other: a worker may die while the backend is dead.
             deeds.append(asyncio.create_task(self._kill(kill)))
@@ -145,17 +158,18 @@ class Assassin:
         self._system.start_worker(index)
 
 
-async def _happen(plan: Plan, recorder: Recorder, assassin: Assassin) -> None:
+async def happen(plan: Plan, recorder: Recorder, trouble: Trouble) -> None:
+    """Ask as planned while there is trouble; returns when all has ended, or time is up."""
     began_s = time.monotonic()
     clients = asyncio.Semaphore(CLIENTS)
     watchers = [
-        asyncio.create_task(assassin.keep()),
+        asyncio.create_task(trouble.keep()),
         asyncio.create_task(_watch_list(recorder)),
         asyncio.create_task(_watch_tasks(recorder, plan.seed)),
     ]
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(assassin.work(plan.kills, began_s))
+            group.create_task(trouble.work(began_s))
             for submission in plan.submissions:
                 client = _client(recorder, submission, began_s, clients)
                 group.create_task(_while_there_is_time(client))
@@ -266,7 +280,7 @@ async def _history(plan: Plan, recorder: Recorder, system: System) -> History:
     )
 
 
-def _refusals(history: History) -> list[Violation]:
+def refusals(history: History) -> list[Violation]:
     """Every ask of a plan is a good one: it may be refused for now, never for good."""
     return [
         Violation(rule="refused", subject=each.name, detail=f"{each.status} {each.code}")
@@ -275,7 +289,8 @@ def _refusals(history: History) -> list[Violation]:
     ]
 
 
-def _counts(plan: Plan, history: History, recorder: Recorder) -> dict[str, Any]:
+def counts_of(plan: Plan, history: History, recorder: Recorder) -> dict[str, Any]:
+    """Return the numbers of a run."""
     ids = {each.task_id for each in history.accepted}
     finals = history.finals
     attempts = Counter(final.attempt for final in finals)

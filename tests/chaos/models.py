@@ -1,5 +1,6 @@
 """Models that work, fail, refuse, or kill the process that runs them, as the input says."""
 
+import json
 import os
 import random
 import secrets
@@ -26,12 +27,41 @@ class Result(BaseModel):
     nonce: str
 
 
+class WithFile(Result):
+    """The same with a file: the nonce, again and again."""
+
+    file: swell.File
+
+
+def run_began(runs: str, name: str) -> str:
+    """Write down in the file `runs` that this process works on `name`; return the run's nonce."""
+    nonce = secrets.token_hex(8)
+    _write_down(runs, {"name": name, "mark": nonce, "begun_s": time.monotonic()})
+    return nonce
+
+
+def run_ended(runs: str, name: str, nonce: str) -> None:
+    """Write down that the run is over."""
+    _write_down(runs, {"name": name, "mark": nonce, "ended_s": time.monotonic()})
+
+
+def _write_down(runs: str, what: dict[str, object]) -> None:
+    if not runs:
+        return
+    # One write, so that lines of several processes do not mix and a SIGKILL leaves no half of one.
+    place = os.open(runs, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(place, json.dumps({**what, "pid": os.getpid()}).encode() + b"\n")
+    finally:
+        os.close(place)
+
+
 class Work(swell.Model):
     """Turns a text round; four at a time."""
 
     name = "chaos/work"
     batch = swell.Batch(max=4)
-    Output = Result
+    Output = Result | WithFile
 
     class Input(BaseModel):
         """What to do."""
@@ -43,27 +73,37 @@ class Work(swell.Model):
         antidote: str = ""
         #: A file that is there from when the model has begun with it.
         begun: str = ""
+        #: Where runs are written down.
+        runs: str = ""
+        #: Size of a file that comes with the text; 0 for none.
+        file_bytes: int = Field(default=0, ge=0, le=2_000_000)
 
     def run(self, items: list[swell.Item[Input]]) -> list[Result | Exception]:
         """Take as long as the slowest asks, then give each what its mode says."""
         for begun in {item.input.begun for item in items} - {""}:
             Path(begun).touch()
+        nonces = [run_began(item.input.runs, item.input.text) for item in items]
         until_s = time.monotonic() + max(item.input.ms for item in items) / 1000
         while any(item.input.mode == "deaf" for item in items) and time.monotonic() < until_s:
             time.sleep(0.01)  # and never look whether to stop
         while time.monotonic() < until_s and not all(item.cancelled for item in items):
             time.sleep(min(0.005, max(0.0, until_s - time.monotonic())))
-        return [_result(item) for item in items]
+        results = [_result(item, nonce) for item, nonce in zip(items, nonces, strict=True)]
+        for item, nonce in zip(items, nonces, strict=True):
+            run_ended(item.input.runs, item.input.text, nonce)
+        return results
 
 
 @swell.model("chaos/turn")
-def turn(text: str, ms: int = 0) -> Result:
+def turn(text: str, ms: int = 0, runs: str = "") -> Result:
     """Turn a text round, as a function."""
+    nonce = run_began(runs, text)
     time.sleep(ms / 1000)
-    return Result(text=text[::-1], nonce=secrets.token_hex(8))
+    run_ended(runs, text, nonce)
+    return Result(text=text[::-1], nonce=nonce)
 
 
-def _result(item: "swell.Item[Work.Input]") -> Result | Exception:
+def _result(item: "swell.Item[Work.Input]", nonce: str) -> Result | Exception:
     asked = item.input
     if item.cancelled:
         return swell.Cancelled()
@@ -73,4 +113,8 @@ def _result(item: "swell.Item[Work.Input]") -> Result | Exception:
         return RuntimeError(f"no luck with {asked.text}")
     if asked.mode == "reject":
         return swell.Reject(f"nobody wants {asked.text}")
-    return Result(text=asked.text[::-1], nonce=secrets.token_hex(8))
+    if asked.file_bytes:
+        data = (nonce.encode() * (asked.file_bytes // len(nonce) + 1))[: asked.file_bytes]
+        file = swell.File(data, content_type="application/octet-stream", name="nonce.bin")
+        return WithFile(text=asked.text[::-1], nonce=nonce, file=file)
+    return Result(text=asked.text[::-1], nonce=nonce)

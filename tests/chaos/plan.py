@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -11,7 +11,18 @@ import msgspec
 from swell.task import TaskState
 from swell.testing.history import Ask
 
-__all__ = ["Job", "Kill", "Plan", "Submission", "Victim", "judge", "make_plan"]
+__all__ = [
+    "Job",
+    "Kill",
+    "Plan",
+    "Strike",
+    "Submission",
+    "Victim",
+    "judge",
+    "make_plan",
+    "make_strikes",
+    "written_down",
+]
 
 #: More than a run can kill of one innocent task.
 ENOUGH_ATTEMPTS: Final = 20
@@ -52,6 +63,16 @@ class Kill:
     at_s: float
     victim: Victim
     index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """One fault, from its begin to its end. `chance` decides whatever of it is left to chance."""
+
+    at_s: float
+    fault: str
+    duration_s: float
+    chance: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +141,67 @@ def make_plan(
     )
 
 
+#: Sizes of files: some travel inside reports, some by themselves.
+_FILES_BYTES: Final = (100, 20_000, 300_000)
+
+
+#: So many of the tasks that work take longer than a lease that is not extended.
+_SLOW: Final = 0.015
+_SLOW_MS: Final = 3_000
+
+
+def written_down(plan: Plan, runs: str) -> Plan:
+    """Return the same plan, with files and long runs among it, and runs written into a file."""
+    rng = random.Random(plan.seed)
+    submissions = []
+    for submission in plan.submissions:
+        jobs = []
+        for job in submission.jobs:
+            asked = job.body["input"] | {"runs": runs}
+            if asked.get("mode") == "work" and rng.random() < 1 / 3:
+                asked["file_bytes"] = rng.choice(_FILES_BYTES)
+            if asked.get("mode") == "work" and rng.random() < _SLOW:
+                asked["ms"] = _SLOW_MS
+            jobs.append(replace(job, body=job.body | {"input": asked}))
+        submissions.append(replace(submission, jobs=tuple(jobs)))
+    return replace(plan, submissions=tuple(submissions))
+
+
+def make_strikes(
+    seed: int, faults: dict[str, tuple[float, float]], *, n: int, span_s: float
+) -> tuple[Strike, ...]:
+    """Return `n` faults within `span_s` seconds, each at least once where there are enough.
+
+    Args:
+        seed: Decides.
+        faults: By their names the shortest and longest time for which each lasts, in seconds.
+        n: How many.
+        span_s: The last begins before.
+    """
+    rng = random.Random(seed)
+    names = list(faults)
+    rng.shuffle(names)
+    names = (names + rng.choices(names, k=max(0, n - len(names))))[:n]
+    rng.shuffle(names)
+    return tuple(
+        Strike(
+            # One in each part of the time, so that they come at random and not all at once.
+            at_s=(place + rng.random()) * span_s / n,
+            fault=name,
+            duration_s=rng.uniform(*faults[name]),
+            chance=rng.random(),
+        )
+        for place, name in enumerate(names)
+    )
+
+
 def judge(ask: Ask, output: bytes) -> str | None:
     """Say what is wrong with an output: it must be the name of the ask, turned round."""
     try:
         value = msgspec.json.decode(output)
     except msgspec.MsgspecError:
         return f"{output[:80]!r} is not JSON"
-    if not isinstance(value, dict) or set(value) != {"text", "nonce"}:
+    if not isinstance(value, dict) or set(value) - {"file"} != {"text", "nonce"}:
         return f"{output[:80]!r} is not a result"
     return None if value["text"] == ask.name[::-1] else f"{value['text']!r} for {ask.name!r}"
 

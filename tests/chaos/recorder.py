@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -52,13 +54,17 @@ _task = msgspec.json.Decoder(Told).decode
 _page = msgspec.json.Decoder(_Page).decode
 
 
+#: URL of an artifact, whose signature differs each time that it is told: what stays is the key.
+_SIGNED = re.compile(rb'"https?://[^"]*/v1/artifacts/([^"?]*)\?[^"]*"')
+
+
 def outcome_of(
     state: TaskState, output: bytes | msgspec.Raw | None, error: TaskError | None
 ) -> Outcome:
     """Return what of a task must not change. An error of a task that goes on is no outcome."""
     if not state.is_terminal:
         return Outcome(state=state)
-    output = None if output is None else bytes(output)
+    output = None if output is None else _SIGNED.sub(rb'"\1"', bytes(output))
     return Outcome(
         state=state,
         # Where there is no output the API says null.
@@ -71,13 +77,22 @@ class Recorder:
     """Asks in the name of many clients.
 
     Args:
-        session: Bound to the backend's address, with a key.
+        session: With a key; bound to the backend's address, if there is one backend.
         ends_s: Monotonic time after which nothing is asked again.
         seed: Decides the pauses.
+        urls: Addresses of all backends; each call goes to one of them.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, *, ends_s: float, seed: int) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        ends_s: float,
+        seed: int,
+        urls: Sequence[str] = ("",),
+    ) -> None:
         self._session = session
+        self._urls = urls
         self._ends_s = ends_s
         self._rng = random.Random(seed)
         self.accepted: list[Accepted] = []
@@ -112,7 +127,7 @@ class Recorder:
             self.check_time()
             asked_s = time.monotonic()
             try:
-                async with self._session.post(path, json=body, headers=headers) as answer:
+                async with self._session.post(self._at(path), json=body, headers=headers) as answer:
                     content = await answer.read()
                     status = answer.status
             except (aiohttp.ClientError, TimeoutError) as error:
@@ -181,7 +196,7 @@ class Recorder:
             self.check_time()
             asked_s = time.monotonic()
             try:
-                async with self._session.post(f"/v1/tasks/{task_id}/cancel") as answer:
+                async with self._session.post(self._at(f"/v1/tasks/{task_id}/cancel")) as answer:
                     content = await answer.read()
                     status = answer.status
             except (aiohttp.ClientError, TimeoutError) as error:
@@ -224,7 +239,7 @@ class Recorder:
         headers = {"last-event-id": str(ids[-1])} if ids else {}
         asked_s = time.monotonic()
         path = f"/v1/tasks/{task_id}/events"
-        async with self._session.get(path, headers=headers) as answer:
+        async with self._session.get(self._at(path), headers=headers) as answer:
             if answer.status != 200:
                 await answer.read()
                 return
@@ -247,9 +262,12 @@ class Recorder:
 
     # --- the rest --------------------------------------------------------------------------------
 
+    def _at(self, path: str) -> str:
+        return self._rng.choice(self._urls) + path
+
     async def _read(self, path: str, query: dict[str, Any] | None = None) -> bytes | None:
         try:
-            async with self._session.get(path, params=query) as answer:
+            async with self._session.get(self._at(path), params=query) as answer:
                 content = await answer.read()
                 return content if answer.status == 200 else None
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,80 +15,114 @@ import aiohttp
 import msgspec
 import psutil
 
-__all__ = ["System", "ask_to_stop", "free_port", "running"]
+from chaos.engines import Engine
+from chaos.ports import free_port
+from chaos.proxy import Link, Proxy, Rule
+
+__all__ = ["WORKERS", "System", "ask_to_stop", "free_port", "running"]
 
 MODELS = Path(__file__).resolve().parent / "models.py"
+
+#: Name of the link that leads from workers to backends.
+WORKERS = "workers"
 
 #: How long a process may take to be there, or to end when asked.
 PATIENCE_S = 60.0
 
 
 class System:
-    """One backend and some workers on one data folder and one port.
+    """Backends and workers, and whatever they stand on.
 
     Args:
         folder: Where everything is kept.
         settings: Settings by their dotted keys, over those of the test.
+        engine: What they stand on; None for one backend on one data folder.
+        is_tried: Whether workers talk to backends through a proxy, and everybody's clock can be
+            set wrong.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, str] | None = None,
+        *,
+        engine: Engine | None = None,
+        is_tried: bool = False,
+    ) -> None:
         self.folder = folder
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.engine = engine or Engine(folder)
+        self.ports = [free_port() for _ in range(self.engine.backends)]
         self.key = ""
         self.token = ""
-        self.backend: subprocess.Popen[bytes] | None = None
+        self.backends: dict[int, subprocess.Popen[bytes]] = {}
         self.workers: dict[int, subprocess.Popen[bytes]] = {}
+        self.proxy = Proxy(folder / "proxy.log") if is_tried else None
+        self._entrance = Link(name=WORKERS, port=free_port(), targets=tuple(self.ports))
+        self._rules: dict[str, dict[str, Rule]] = {}
         self._settings = {
-            "data_dir": str(self.data),
-            "server.port": str(self.port),
             "delivery.lease_s": "2",
             "delivery.heartbeat_s": "0.6",
             "delivery.worker_wait_s": "5",
             "delivery.backoff_base_s": "0.1",
             "delivery.backoff_cap_s": "1",
-            "worker.url": self.url,
+            "worker.url": f"http://127.0.0.1:{self._entrance.port}" if is_tried else self.url,
             "worker.models": str(MODELS),
         } | (settings or {})
 
     @property
     def data(self) -> Path:
-        """The data folder."""
-        return self.folder / "data"
+        """The data folder of the first backend."""
+        return self.data_of(0)
+
+    def data_of(self, index: int) -> Path:
+        """Return the data folder of a backend."""
+        return self.folder / (f"data-{index}" if index else "data")
 
     @property
     def database(self) -> Path:
-        """The store's file."""
+        """The embedded store's file."""
         return self.data / "swell.db"
 
-    # --- backend ---------------------------------------------------------------------------------
+    @property
+    def url(self) -> str:
+        """Address of the first backend."""
+        return self.urls[0]
 
-    def spawn_backend(self) -> subprocess.Popen[bytes]:
+    @property
+    def urls(self) -> list[str]:
+        """Addresses of all backends."""
+        return [f"http://127.0.0.1:{port}" for port in self.ports]
+
+    # --- backends --------------------------------------------------------------------------------
+
+    def spawn_backend(self, index: int = 0) -> subprocess.Popen[bytes]:
         """Start a backend process; it need not be the only one."""
-        return self._spawn("backend", "serve", {})
+        own = self.engine.settings() | {
+            "data_dir": str(self.data_of(index)),
+            "server.port": str(self.ports[index]),
+        }
+        return self._spawn(f"backend-{index}", "serve", own)
 
-    async def start_backend(self) -> None:
-        """Start the backend and wait until it is ready."""
-        self.backend = self.spawn_backend()
-        await self.backend_ready()
+    async def start_backend(self, index: int = 0) -> None:
+        """Start a backend and wait until it is ready."""
+        self.backends[index] = self.spawn_backend(index)
+        await self.backend_ready(index)
 
-    async def backend_ready(self) -> None:
-        """Wait until the backend answers.
+    async def backend_ready(self, index: int = 0) -> None:
+        """Wait until a backend answers.
 
         Raises:
             RuntimeError: It ended, or took too long; with the end of its log.
         """
         ends_s = time.monotonic() + PATIENCE_S
-        async with aiohttp.ClientSession() as session:
-            while time.monotonic() < ends_s:
-                assert self.backend is not None
-                if self.backend.poll() is not None:
-                    raise RuntimeError(f"the backend ended:\n{self.log('backend')}")
-                if await _answers(session, f"{self.url}/health/ready") and self._read_access():
-                    break
-                await asyncio.sleep(0.02)
-            else:
-                raise RuntimeError(f"the backend is not ready:\n{self.log('backend')}")
+        while time.monotonic() < ends_s:
+            if self.backends[index].poll() is not None:
+                raise RuntimeError(f"the backend ended:\n{self.log(f'backend-{index}')}")
+            if await self.is_ready(index) and (index or self._read_access()):
+                break
+            await asyncio.sleep(0.02)
+        else:
+            raise RuntimeError(f"the backend is not ready:\n{self.log(f'backend-{index}')}")
         if not self.token:
             # Of their own, so that it outlives the backend: workers go on when it is back.
             async with (
@@ -99,11 +131,15 @@ class System:
             ):
                 self.token = (await answer.json())["key"]
 
-    def kill_backend(self) -> None:
-        """SIGKILL the backend, and wait until the kernel has let go of it."""
-        assert self.backend is not None
-        self.backend.kill()
-        self.backend.wait(PATIENCE_S)
+    async def is_ready(self, index: int) -> bool:
+        """Whether a backend says that it is ready."""
+        async with aiohttp.ClientSession() as session:
+            return await _answers(session, f"{self.urls[index]}/health/ready")
+
+    def kill_backend(self, index: int = 0) -> None:
+        """SIGKILL a backend, and wait until the kernel has let go of it."""
+        self.backends[index].kill()
+        self.backends[index].wait(PATIENCE_S)
 
     def _read_access(self) -> bool:
         try:
@@ -167,6 +203,28 @@ class System:
             return True
         return False
 
+    # --- between them ----------------------------------------------------------------------------
+
+    async def start_proxy(self) -> None:
+        """Start the proxy, if there is one."""
+        if self.proxy is not None:
+            await asyncio.to_thread(self.proxy.start, [self._entrance, *self.engine.links()])
+
+    def treat(self, link: str, why: str, rule: Rule | None) -> None:
+        """Put a link under a rule besides those of other reasons; None takes this one away."""
+        assert self.proxy is not None
+        rules = self._rules.setdefault(link, {})
+        rules.pop(why, None)
+        if rule is not None:
+            rules[why] = rule
+        self.proxy.set(link, _together(list(rules.values())))
+
+    def set_clock(self, name: str, wrong_by_s: float) -> None:
+        """Set the wall clock of `worker-N` or `backend-N` wrong."""
+        whole = self.folder / f"clock-{name}.new"
+        whole.write_text(str(wrong_by_s))
+        whole.rename(self.folder / f"clock-{name}")
+
     # --- all of it -------------------------------------------------------------------------------
 
     def session(self, **options: Any) -> aiohttp.ClientSession:
@@ -183,7 +241,7 @@ class System:
 
     def end(self) -> None:
         """Kill everything that was started, with the model processes."""
-        processes = [*self.workers.values(), *([self.backend] if self.backend else [])]
+        processes = [*self.workers.values(), *self.backends.values()]
         children: list[psutil.Process] = []
         for process in processes:
             with contextlib.suppress(psutil.Error):
@@ -195,6 +253,9 @@ class System:
             # psutil compares the time of its start, so that no reused id is hit.
             with contextlib.suppress(psutil.Error):
                 child.kill()
+        psutil.wait_procs(children, timeout=PATIENCE_S)
+        if self.proxy is not None:
+            self.proxy.end()
 
     def _spawn(self, name: str, command: str, own: dict[str, str]) -> subprocess.Popen[bytes]:
         settings = self._settings | own
@@ -203,9 +264,20 @@ class System:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SWELL_")} | {
             f"SWELL_{key.upper().replace('.', '__')}": value for key, value in settings.items()
         }
+        environment |= self.engine.environment()
+        module = "swell"
+        if self.proxy is not None:
+            module = "chaos.skewed"
+            tests = str(Path(__file__).resolve().parents[1])
+            environment |= {
+                "CHAOS_CLOCK": str(self.folder / f"clock-{name}"),
+                "PYTHONPATH": os.pathsep.join(
+                    filter(None, [tests, os.environ.get("PYTHONPATH", "")])
+                ),
+            }
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "swell", command],
+                [sys.executable, "-m", module, command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -217,35 +289,42 @@ class System:
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, *, workers: int, settings: dict[str, str] | None = None
+    folder: Path,
+    *,
+    workers: int,
+    settings: dict[str, str] | None = None,
+    engine: Engine | None = None,
+    is_tried: bool = False,
 ) -> AsyncIterator[System]:
     """A system with so many workers, ready; everything is killed at the end of the block."""
-    system = System(folder, settings)
+    system = System(folder, settings, engine=engine, is_tried=is_tried)
     try:
-        await system.start_backend()
+        await asyncio.to_thread(system.engine.start)
+        await system.start_proxy()
+        for index in range(system.engine.backends):
+            await system.start_backend(index)
         for index in range(workers):
             system.start_worker(index)
         await system.wait_workers(workers)
         yield system
     finally:
         system.end()
+        system.engine.stop()
 
 
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens on now.
-
-    Below the range from which the kernel takes ports for outgoing connections: while the backend is
-    dead, a client that connects must not be given the backend's own port and talk to itself.
-
-    Raises:
-        RuntimeError: None was found.
-    """
-    for _ in range(200):
-        port = random.randint(20_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise RuntimeError("no port is free")
+def _together(rules: list[Rule]) -> Rule:
+    """Return the rule that does what each of several does."""
+    return Rule(
+        cut=any(rule.cut for rule in rules),
+        stall=any(rule.stall for rule in rules),
+        lose_requests=any(rule.lose_requests for rule in rules),
+        lose_answers=any(rule.lose_answers for rule in rules),
+        drop_answer=max((rule.drop_answer for rule in rules), default=0.0),
+        twice=max((rule.twice for rule in rules), default=0.0),
+        late_s=max((rule.late_s for rule in rules), default=0.0),
+        delay_s=max((rule.delay_s for rule in rules), default=0.0),
+        refuse=tuple({method for rule in rules for method in rule.refuse}),
+    )
 
 
 def ask_to_stop(process: subprocess.Popen[bytes]) -> None:
