@@ -6,6 +6,7 @@ Lists go in and lists come out; result k belongs to argument k.
 
 from collections.abc import Sequence
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -13,7 +14,17 @@ import msgspec
 from swell.errors import SwellError
 from swell.task import NewTask, Settlement, Task, TaskState
 
-__all__ = ["Accepted", "Hold", "HoldState", "Page", "Start", "Store", "TaskFilter"]
+__all__ = [
+    "Accepted",
+    "Expiry",
+    "Hold",
+    "HoldState",
+    "Page",
+    "Part",
+    "Start",
+    "Store",
+    "TaskFilter",
+]
 
 #: Seconds for which an idempotency key stands for the same task.
 IDEMPOTENCY_TTL_S = 24 * 3600.0
@@ -68,6 +79,29 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str | None
 
 
+class Part(StrEnum):
+    """What may be removed of an ended task."""
+
+    #: What was asked: input, metadata, and files that only this task used.
+    INPUTS = "inputs"
+    #: What came of it: output, artifacts and their files.
+    OUTPUTS = "outputs"
+    #: Everything, so that nobody knows of the task any more.
+    TASK = "task"
+
+
+class Expiry(msgspec.Struct, frozen=True, kw_only=True):
+    """Which ended tasks lose a part."""
+
+    part: Part
+    #: Those that ended at this moment or before.
+    before: datetime
+    #: Of these models only; None for any.
+    models: tuple[str, ...] | None = None
+    #: But not of these.
+    except_models: tuple[str, ...] = ()
+
+
 class Store(Protocol):
     """Where tasks live.
 
@@ -75,7 +109,8 @@ class Store(Protocol):
         Durable: when a writing call returns, what it wrote survives the death of the process and of
         the machine.
         Atomic: a call writes all that it returns or, when it raises, nothing.
-        Final: a task that has ended never changes again, whatever is called.
+        Final: how a task has ended never changes again, whatever is called. Its data may be
+            removed.
         Fenced: only the (attempt, token) of the current lease can settle or extend it.
         Any number of calls may run at the same time; they share commits.
     """
@@ -167,6 +202,38 @@ class Store(Protocol):
 
     async def forget_discarded(self, keys: Sequence[str]) -> None:
         """Tell these no more: the objects are gone. Unknown ones are ignored."""
+        ...
+
+    async def note_upload(self, key: str) -> None:
+        """Note a file that a client has stored now, which no task uses yet. Idempotent.
+
+        A task uses the files in `NewTask.files` from `accept` until its inputs are removed, and so
+        does each that repeats it.
+        """
+        ...
+
+    async def retire_uploads(self, before: datetime, *, limit: int = 1000) -> int:
+        """Discard files noted at `before` or earlier that no task uses; return how many."""
+        ...
+
+    async def retire(self, expiry: Expiry, *, limit: int = 1000) -> int:
+        """Remove a part of ended tasks that still have it, and return of how many.
+
+        The keys of their files are noted as discarded in the same write. A file that another task
+        uses stays until no task does. Tasks of the last 24 hours must not be removed as a whole,
+        since their idempotency keys stand for them.
+        """
+        ...
+
+    async def erase(self, task_id: str) -> list[str]:
+        """Remove what was asked and what came of one ended task; return keys discarded by it.
+
+        The task stays, without them. A second time there is nothing to remove.
+
+        Raises:
+            NotFound: No such task.
+            Conflict: It has not ended.
+        """
         ...
 
     async def check_writable(self) -> None:

@@ -16,6 +16,7 @@ from swell.errors import Conflict
 from swell.retry import RetryPolicy
 
 __all__ = [
+    "THUMBNAIL_WIDTHS",
     "TRANSITIONS",
     "Artifact",
     "Canceled",
@@ -43,14 +44,21 @@ __all__ = [
     "new_id",
     "new_token",
     "next_wake_at",
+    "objects_of",
     "promote",
     "retry_delay_s",
     "settle",
     "start",
     "sweep",
+    "thumbnail_key",
+    "thumbnails_of",
     "transition",
     "was_settled_by",
+    "without",
 ]
+
+#: Widths in which pictures are shown small, in px.
+THUMBNAIL_WIDTHS: Final = (128, 256, 512)
 
 #: Random hexadecimal numbers that wait to be used, by their size in bytes.
 _random_bytes: Final[dict[int, list[str]]] = {}
@@ -199,6 +207,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: str | None = None
     #: Where its trace goes on (W3C Trace Context); None where nobody asked for traces.
     traceparent: str | None = None
+    #: Whether the input was removed, and `metadata` and the words of the error with it.
+    inputs_removed: bool = False
+    #: Whether output and artifacts were removed.
+    outputs_removed: bool = False
 
     @property
     def attempts_left(self) -> int:
@@ -235,6 +247,8 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     retry_of: str | None = None
     #: As of `Task`.
     traceparent: str | None = None
+    #: Objects that the input names by URLs of ours.
+    files: tuple[str, ...] = ()
 
 
 class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
@@ -319,6 +333,44 @@ def created_at_of(task_id: str) -> datetime:
 def checkpoint_key(task_id: str, attempt: int) -> str:
     """Return the only key under which an attempt may leave what it has drawn."""
     return f"checkpoints/{task_id}-{attempt}.bin"
+
+
+def thumbnail_key(key: str, width: int) -> str:
+    """Return under which key an artifact lies as a picture of this width."""
+    return f"thumbnails/{key}/{width}.webp"
+
+
+def objects_of(task: Task) -> list[str]:
+    """Return the keys of a task's artifacts."""
+    return [each.key for each in task.artifacts]
+
+
+def thumbnails_of(task: Task) -> list[str]:
+    """Return the keys under which its pictures may lie in small."""
+    pictures = [each.key for each in task.artifacts if each.content_type.startswith("image/")]
+    return [thumbnail_key(key, width) for key in pictures for width in THUMBNAIL_WIDTHS]
+
+
+def without(task: Task, *, inputs: bool = False, outputs: bool = False) -> Task:
+    """Return an ended task without what was asked, or without what came of it.
+
+    Raises:
+        Conflict: It has not ended.
+    """
+    if not task.state.is_terminal:
+        raise Conflict(
+            f"task {task.id} is {task.state}; only of an ended task data can be removed: "
+            f"POST /v1/tasks/{task.id}/cancel first"
+        )
+    changes: dict[str, Any] = {}
+    if inputs:
+        # The words of an error may quote the input.
+        error = task.error and msgspec.structs.replace(task.error, detail="")
+        gone = msgspec.Raw(b"{}")
+        changes |= {"inputs_removed": True, "input": gone, "metadata": None, "error": error}
+    if outputs:
+        changes |= {"outputs_removed": True, "output": None, "artifacts": ()}
+    return msgspec.structs.replace(task, **changes)
 
 
 def transition(task: Task, to: TaskState, **changes: Any) -> Task:
@@ -471,11 +523,14 @@ def check_repeat(task: Task, *, only_dead: bool, was_repeated: bool) -> None:
     """Refuse to repeat what must not be repeated.
 
     Raises:
-        Conflict: It has not ended; or, where only dead letters are wanted, it is none. One that was
-            repeated before has left the dead letters and may be asked for again.
+        Conflict: It has not ended, or its input was removed; or, where only dead letters are
+            wanted, it is none. One that was repeated before has left the dead letters and may be
+            asked for again.
     """
     if not task.state.is_terminal:
         raise Conflict(f"task {task.id} is {task.state}; only an ended task can be repeated")
+    if task.inputs_removed:
+        raise Conflict(f"the input of task {task.id} was removed, so it cannot be repeated")
     if only_dead and not (task.dead or (was_repeated and task.state is TaskState.FAILED)):
         raise Conflict(
             f"task {task.id} is {task.state} and no dead letter, so there is nothing to replay; "

@@ -27,9 +27,11 @@ from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
     Accepted,
+    Expiry,
     Hold,
     HoldState,
     Page,
+    Part,
     Start,
     TaskFilter,
 )
@@ -57,6 +59,9 @@ class MemoryStore:
         self._order = itertools.count()
         #: An ordered set.
         self._discarded: dict[str, None] = {}
+        #: Files that no task owns → when they came; and file → the tasks that use it.
+        self._uploads: dict[str, datetime] = {}
+        self._uses: dict[str, set[str]] = {}
 
     async def accept(
         self, tasks: Sequence[NewTask], *, all_or_none: bool = True
@@ -79,6 +84,9 @@ class MemoryStore:
         self._keys.update(keys)
         for accepted in fresh.values():
             self._put(accepted)
+        for new, result in zip(tasks, results, strict=True):
+            if isinstance(result, Accepted) and result.is_new:
+                self._use(result.task.id, new.files)
         return results
 
     def _accept_one(
@@ -199,8 +207,8 @@ class MemoryStore:
         changed: list[Task] = []
         while self._wakes and self._wakes[0][0] <= now and len(changed) < limit:
             wake_at, _, task_id = heapq.heappop(self._wakes)
-            task = self._tasks[task_id]
-            if life.next_wake_at(task) != wake_at:
+            task = self._tasks.get(task_id)
+            if task is None or life.next_wake_at(task) != wake_at:
                 continue
             delay_s = life.retry_delay_s(task, self._retry_policy, self._rng)
             swept = life.sweep(task, now=now, retry_delay_s=delay_s)
@@ -222,6 +230,7 @@ class MemoryStore:
         now = self._clock.now()
         again = life.accept(life.again(task), task_id=life.new_id(now), now=now)
         self._put(again)
+        self._use(again.id, [key for key, users in self._uses.items() if task_id in users])
         self._put(msgspec.structs.replace(task, dead=False))
         self._retried[task_id] = again.id
         return Accepted(again, True)
@@ -235,7 +244,8 @@ class MemoryStore:
         """See `Store.next_wake_at`."""
         while self._wakes:
             wake_at, _, task_id = self._wakes[0]
-            if life.next_wake_at(self._tasks[task_id]) == wake_at:
+            task = self._tasks.get(task_id)
+            if task is not None and life.next_wake_at(task) == wake_at:
                 return wake_at
             heapq.heappop(self._wakes)
         return None
@@ -249,6 +259,75 @@ class MemoryStore:
         for key in keys:
             self._discarded.pop(key, None)
 
+    async def note_upload(self, key: str) -> None:
+        """See `Store.note_upload`."""
+        self._uploads.setdefault(key, self._clock.now())
+
+    async def retire_uploads(self, before: datetime, *, limit: int = 1000) -> int:
+        """See `Store.retire_uploads`."""
+        unused = [
+            key
+            for key, noted_at in self._uploads.items()
+            if noted_at <= before and key not in self._uses
+        ]
+        return sum(self._discard_upload(key) for key in unused[:limit])
+
+    async def retire(self, expiry: Expiry, *, limit: int = 1000) -> int:
+        """See `Store.retire`."""
+        due = [task for task in self._tasks.values() if _is_due(task, expiry)][:limit]
+        for task in due:
+            self._remove(
+                task,
+                inputs=expiry.part is not Part.OUTPUTS,
+                outputs=expiry.part is not Part.INPUTS,
+            )
+            if expiry.part is Part.TASK:
+                del self._tasks[task.id]
+                self._retried.pop(task.id, None)
+                self._retried = {old: new for old, new in self._retried.items() if new != task.id}
+        return len(due)
+
+    async def erase(self, task_id: str) -> list[str]:
+        """See `Store.erase`."""
+        task = self._tasks.get(task_id)
+        if task is None:
+            raise NotFound(f"there is no task {task_id}")
+        return self._remove(task, inputs=True, outputs=True)
+
+    def _remove(self, task: Task, *, inputs: bool, outputs: bool) -> list[str]:
+        """Remove parts of a task that it still has; return the keys that are discarded."""
+        inputs, outputs = inputs and not task.inputs_removed, outputs and not task.outputs_removed
+        bare = life.without(task, inputs=inputs, outputs=outputs)
+        discarded: list[str] = []
+        if inputs:
+            used = [key for key, users in self._uses.items() if task.id in users]
+            for key in used:
+                self._uses[key].discard(task.id)
+                if not self._uses[key]:
+                    del self._uses[key]
+                    discarded += [key] if self._discard_upload(key) else []
+        if outputs:
+            files = life.objects_of(task)
+            for key in files:
+                if key in self._uses:
+                    self._uploads.setdefault(key, self._clock.now())
+            free = [key for key in files if key not in self._uses]
+            discarded += life.thumbnails_of(task) + free
+        self._discarded.update(dict.fromkeys(discarded))
+        self._put(bare)
+        return discarded
+
+    def _use(self, task_id: str, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._uses.setdefault(key, set()).add(task_id)
+
+    def _discard_upload(self, key: str) -> bool:
+        """Discard a file that no task owns; return whether it was one."""
+        if self._uploads.pop(key, None) is None:
+            return False
+        self._discarded[key] = None
+        return True
+
     async def check_writable(self) -> None:
         """See `Store.check_writable`. Memory takes every write."""
 
@@ -261,6 +340,23 @@ class MemoryStore:
         wake_at = life.next_wake_at(task)
         if wake_at is not None:
             heapq.heappush(self._wakes, (wake_at, next(self._order), task.id))
+
+
+def _is_due(task: Task, expiry: Expiry) -> bool:
+    """Whether a task has to lose a part that it still has."""
+    is_chosen = expiry.models is None or task.model in expiry.models
+    is_there = {
+        Part.INPUTS: not task.inputs_removed,
+        Part.OUTPUTS: not task.outputs_removed,
+        Part.TASK: True,
+    }
+    return (
+        task.finished_at is not None
+        and task.finished_at <= expiry.before
+        and is_chosen
+        and task.model not in expiry.except_models
+        and is_there[expiry.part]
+    )
 
 
 def _matches(task: Task, where: TaskFilter) -> bool:

@@ -6,7 +6,9 @@ An adapter's author subclasses `DeliveryConformance` in a test file and gives it
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import msgspec
 import pytest
@@ -15,8 +17,20 @@ from swell.broker import Backlog, Broker
 from swell.clock import ManualClock
 from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
 from swell.fairness import MOST_PASSED
-from swell.store import Accepted, Store, TaskFilter
-from swell.task import Canceled, NewTask, Outcome, Released, Task, TaskState, checkpoint_key
+from swell.store import Accepted, Expiry, Part, Store, TaskFilter
+from swell.task import (
+    THUMBNAIL_WIDTHS,
+    Artifact,
+    Canceled,
+    NewTask,
+    Outcome,
+    Released,
+    Succeeded,
+    Task,
+    TaskState,
+    checkpoint_key,
+    thumbnail_key,
+)
 from swell.testing.factories import (
     a_failure,
     a_lease_request,
@@ -949,6 +963,143 @@ class DeliveryConformance:
         assert await asyncio.wait_for(waiting, 5) == []
         assert [task.id for task in await delivery.lease()] == [held.id]
 
+    # ---- what is removed after the end
+
+    async def test_outputs_are_removed_after_their_time_and_their_files_discarded(
+        self, delivery: Delivery
+    ) -> None:
+        old, young = await _ended(delivery, [1]), await _ended(delivery, [2], after_s=60)
+        before = delivery.clock.now() - timedelta(seconds=30)
+        expiry = Expiry(part=Part.OUTPUTS, before=before)
+        assert await delivery.store.retire(expiry) == 1
+        found = await delivery.get(old)
+        assert (found.outputs_removed, found.inputs_removed) == (True, False)
+        assert (found.output, found.artifacts, found.state) == (None, (), TaskState.SUCCEEDED)
+        assert bytes(found.input) == b'{"text":"hello"}'
+        assert set(await delivery.store.discarded()) == _files_of(old)
+        assert await delivery.get(young) == young
+        assert await delivery.store.retire(expiry) == 0
+
+    async def test_inputs_are_removed_with_what_may_quote_them(self, delivery: Delivery) -> None:
+        await delivery.submit(a_new_task(metadata=msgspec.Raw(b'{"a":1}'), max_attempts=1))
+        (held,) = await delivery.lease()
+        await delivery.settle(held, outcome=a_failure())
+        expiry = Expiry(part=Part.INPUTS, before=delivery.clock.now())
+        assert await delivery.store.retire(expiry) == 1
+        found = await delivery.get(held)
+        assert (bytes(found.input), found.metadata, found.inputs_removed) == (b"{}", None, True)
+        assert found.error is not None
+        assert (found.error.code, found.error.detail) == (a_failure().error.code, "")
+        with pytest.raises(Conflict):
+            await delivery.store.retry(held.id, key_id="key-1")
+        assert await delivery.store.retire(expiry) == 0
+
+    async def test_a_whole_task_is_removed_and_nothing_remembers_it(
+        self, delivery: Delivery
+    ) -> None:
+        task = await _ended(delivery, [1])
+        delivery.clock.advance(24 * 3600 + 1)
+        expiry = Expiry(part=Part.TASK, before=delivery.clock.now())
+        assert await delivery.store.retire(expiry) == 1
+        assert await delivery.store.get([task.id]) == [None]
+        assert (await delivery.store.page(TaskFilter())).tasks == ()
+        assert set(await delivery.store.discarded()) == _files_of(task)
+        with pytest.raises(NotFound):
+            await delivery.store.retry(task.id, key_id="key-1")
+        assert await delivery.sweep() == []
+
+    async def test_a_repeat_outlives_the_task_that_it_repeats(self, delivery: Delivery) -> None:
+        task = await _ended(delivery, [1])
+        again = await delivery.store.retry(task.id, key_id="key-1")
+        delivery.clock.advance(24 * 3600 + 1)
+        expiry = Expiry(part=Part.TASK, before=delivery.clock.now())
+        assert await delivery.store.retire(expiry) == 1
+        assert (await delivery.get(again.task)).retry_of == task.id
+
+    async def test_what_has_not_ended_is_never_removed(self, delivery: Delivery) -> None:
+        tasks = await delivery.submit(a_new_task(), a_new_task())
+        (held,) = await delivery.lease()
+        delivery.clock.advance(5)
+        for part in Part:
+            expiry = Expiry(part=part, before=delivery.clock.now())
+            assert await delivery.store.retire(expiry) == 0
+        for task in tasks:
+            with pytest.raises(Conflict):
+                await delivery.store.erase(task.id)
+        assert await delivery.get(held) == held
+
+    async def test_models_are_kept_apart_and_a_limit_is_kept(self, delivery: Delivery) -> None:
+        for model in ("a/a", "a/a", "b/b", "c/c"):
+            await _ended(delivery, [1], model=model)
+        now = delivery.clock.now()
+        own = Expiry(part=Part.OUTPUTS, before=now, models=("a/a", "b/b"))
+        others = Expiry(part=Part.OUTPUTS, before=now, except_models=("a/a", "b/b"))
+        assert await delivery.store.retire(others) == 1
+        assert await delivery.store.retire(own, limit=2) == 2
+        assert await delivery.store.retire(own) == 1
+        assert await delivery.store.retire(Expiry(part=Part.OUTPUTS, before=now)) == 0
+
+    async def test_many_tasks_are_removed_in_one_call(self, delivery: Delivery) -> None:
+        tasks = await delivery.submit(*(a_new_task() for _ in range(250)))
+        await delivery.store.cancel([task.id for task in tasks])
+        expiry = Expiry(part=Part.INPUTS, before=delivery.clock.now())
+        assert await delivery.store.retire(expiry) == 250
+        found = await delivery.store.get([task.id for task in tasks])
+        assert all(task is not None and task.inputs_removed for task in found)
+
+    async def test_an_erased_task_stays_without_its_data(self, delivery: Delivery) -> None:
+        await delivery.store.note_upload("uploads/k/1")
+        task = await _ended(delivery, [1, 2], files=("uploads/k/1",))
+        assert set(await delivery.store.erase(task.id)) == {*_files_of(task), "uploads/k/1"}
+        assert set(await delivery.store.discarded()) == {*_files_of(task), "uploads/k/1"}
+        found = await delivery.get(task)
+        assert (found.inputs_removed, found.outputs_removed) == (True, True)
+        assert (bytes(found.input), found.output, found.artifacts) == (b"{}", None, ())
+        assert await delivery.store.erase(task.id) == []
+        with pytest.raises(NotFound):
+            await delivery.store.erase("0" * 32)
+
+    async def test_an_upload_that_no_task_uses_is_discarded_after_its_time(
+        self, delivery: Delivery
+    ) -> None:
+        store = delivery.store
+        for key in ("uploads/k/1", "uploads/k/2"):
+            await store.note_upload(key)
+        await delivery.submit(a_new_task(files=("uploads/k/2",)))
+        noted_at = delivery.clock.now()
+        delivery.clock.advance(60)
+        await store.note_upload("uploads/k/1")
+        await store.note_upload("uploads/k/3")
+        assert await store.retire_uploads(noted_at - timedelta(seconds=1)) == 0
+        assert await store.retire_uploads(noted_at) == 1
+        assert await store.discarded() == ["uploads/k/1"]
+        assert await store.retire_uploads(noted_at) == 0
+
+    async def test_an_upload_stays_until_the_last_task_that_uses_it_lets_go(
+        self, delivery: Delivery
+    ) -> None:
+        store = delivery.store
+        await store.note_upload("uploads/k/1")
+        first = await _ended(delivery, [], files=("uploads/k/1",))
+        again = (await store.retry(first.id, key_id="key-1")).task
+        assert await store.erase(first.id) == []
+        assert await store.retire_uploads(delivery.clock.now()) == 0
+        await store.cancel([again.id])
+        assert await store.erase(again.id) == ["uploads/k/1"]
+        assert await store.discarded() == ["uploads/k/1"]
+
+    async def test_an_output_that_another_task_uses_stays_until_that_lets_go(
+        self, delivery: Delivery
+    ) -> None:
+        store = delivery.store
+        first = await _ended(delivery, [1])
+        (artifact,) = first.artifacts
+        second = await _ended(delivery, [], files=(artifact.key,))
+        assert artifact.key not in await store.erase(first.id)
+        assert artifact.key not in await store.discarded()
+        assert await store.erase(second.id) == [artifact.key]
+        assert artifact.key in await store.discarded()
+
     async def test_closing_ends_the_waiting(self, delivery: Delivery) -> None:
         until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = asyncio.ensure_future(delivery.broker.lease(a_lease_request(), until=until))
@@ -965,3 +1116,28 @@ def _any_task(rng: random.Random) -> NewTask:
         priority=rng.choice([0, 1, 1, 1, 2]),
         queue=rng.choice(["demo/upper", "demo/upper", "demo/upper:v1"]),
     )
+
+
+async def _ended(
+    delivery: Delivery, pictures: Sequence[int], *, after_s: float = 0, **fields: object
+) -> Task:
+    """Return a task that has succeeded with pictures of these numbers."""
+    delivery.clock.advance(after_s)
+    (task,) = await delivery.submit(a_new_task(**fields))  # type: ignore[arg-type]
+    (held,) = await delivery.lease(models={task.model: "v1"})
+    artifacts = tuple(
+        Artifact(
+            key=f"outputs/{task.id}/1/{number}.png", content_type="image/png", bytes=3, width=1
+        )
+        for number in pictures
+    )
+    outcome = Succeeded(output=msgspec.Raw(b'{"a":1}'), artifacts=artifacts)
+    (ended,) = await delivery.settle(held, outcome=outcome)
+    assert ended is not None
+    return ended
+
+
+def _files_of(task: Task) -> set[str]:
+    """Return every key under which something of a task's outputs may lie."""
+    own = [artifact.key for artifact in task.artifacts]
+    return {*own, *(thumbnail_key(key, width) for key in own for width in THUMBNAIL_WIDTHS)}

@@ -12,7 +12,10 @@ import msgspec
 
 from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_at
 
-__all__ = ["insert_row", "micros", "moment", "save_row", "task_of"]
+__all__ = ["INPUTS", "OUTPUTS", "insert_row", "micros", "moment", "save_row", "task_of"]
+
+#: What `removed` adds up.
+INPUTS, OUTPUTS = 1, 2
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -139,6 +142,8 @@ def task_of(row: tuple[Any, ...]) -> tuple[int, Task]:
         retry_of=row[32],
         checkpoint=row[33],
         traceparent=row[34],
+        inputs_removed=bool(row[35] & INPUTS),
+        outputs_removed=bool(row[35] & OUTPUTS),
     )
 
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 import msgspec
 
@@ -13,18 +14,30 @@ from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
     Accepted,
+    Expiry,
     Hold,
     HoldState,
     Page,
+    Part,
     Start,
     TaskFilter,
 )
 from swell.stores.sqlite.file import SqliteDatabase
-from swell.stores.sqlite.rows import micros, moment, task_of
+from swell.stores.sqlite.rows import INPUTS, OUTPUTS, micros, moment, task_of
 from swell.stores.sqlite.session import Session
 from swell.task import Failed, NewTask, Settlement, Task, TaskState
 
 __all__ = ["SqliteStore"]
+
+#: Values of `removed` of a task that still has a part.
+_STILL_THERE = {
+    Part.INPUTS: (0, OUTPUTS),
+    Part.OUTPUTS: (0, INPUTS),
+    Part.TASK: (0, INPUTS, OUTPUTS, INPUTS | OUTPUTS),
+}
+
+#: So many tasks lose a part in one commit: others wait for it.
+_RETIRED_AT_ONCE = 100
 
 #: Larger than any id, since ids are made of 0-9 and a-f.
 _AFTER_ALL = "~"
@@ -186,6 +199,54 @@ class SqliteStore:
 
         await self._database.write(action)
 
+    async def note_upload(self, key: str) -> None:
+        """See `Store.note_upload`."""
+
+        def action(session: Session) -> None:
+            session.run("keep_upload", (key, micros(session.now)))
+
+        await self._database.write(action)
+
+    async def retire_uploads(self, before: datetime, *, limit: int = 1000) -> int:
+        """See `Store.retire_uploads`."""
+
+        def action(session: Session) -> int:
+            keys = [key for (key,) in session.rows("unused_uploads", (micros(before), limit))]
+            for key in keys:
+                _discard_upload(session, key)
+            return len(keys)
+
+        return await self._database.write(action)
+
+    async def retire(self, expiry: Expiry, *, limit: int = 1000) -> int:
+        """See `Store.retire`."""
+        wanted = {
+            "removed": msgspec.json.encode(_STILL_THERE[expiry.part]).decode(),
+            "before": micros(expiry.before),
+            "models": None if expiry.models is None else _json_list(expiry.models),
+            "except_models": _json_list(expiry.except_models),
+            "limit": limit,
+        }
+        # Who is due is read beside the writer, since it may have to pass over many.
+        (rows,) = await self._database.read_slowly(("ended_ids", wanted))
+        ids = [row[0] for row in rows]
+        n = 0
+        for at in range(0, len(ids), _RETIRED_AT_ONCE):
+            part = ids[at : at + _RETIRED_AT_ONCE]
+            n += await self._database.write(partial(_retire, part=expiry.part, task_ids=part))
+        return n
+
+    async def erase(self, task_id: str) -> list[str]:
+        """See `Store.erase`."""
+
+        def action(session: Session) -> list[str]:
+            task = session.get(task_id)
+            if task is None:
+                raise NotFound(f"there is no task {task_id}")
+            return _remove(session, task, inputs=True, outputs=True)
+
+        return await self._database.write(action)
+
     async def check_writable(self) -> None:
         """See `Store.check_writable`."""
         await self._database.check_writable()
@@ -262,6 +323,8 @@ def _add(session: Session, new: NewTask, now: datetime) -> Task:
             "keep_idempotent",
             (new.key_id, new.idempotency_key, task.id, new.fingerprint, micros(now)),
         )
+    for key in new.files:
+        session.run("use_file", (key, task.id))
     return task
 
 
@@ -318,8 +381,78 @@ def _retry(session: Session, task_id: str, only_dead: bool) -> Accepted:
             return Accepted(again, False)
     now = session.now
     again = session.add(life.accept(life.again(task), task_id=life.new_id(now), now=now))
+    session.run("use_same_files", {"new_id": again.id, "old_id": task.id})
     session.put(msgspec.structs.replace(task, dead=False))
     return Accepted(again, True)
+
+
+def _retire(session: Session, *, part: Part, task_ids: Sequence[str]) -> int:
+    """Remove a part of tasks that have ended; return of how many."""
+    n = 0
+    session.load(task_ids)
+    for task_id in task_ids:
+        task = session.get(task_id)
+        if task is None:
+            continue
+        n += 1
+        _remove(session, task, inputs=part is not Part.OUTPUTS, outputs=part is not Part.INPUTS)
+        if part is Part.TASK:
+            session.flush()
+            session.run("delete_task", (task_id,))
+    return n
+
+
+def _remove(session: Session, task: Task, *, inputs: bool, outputs: bool) -> list[str]:
+    """Remove parts of a task that it still has; return the keys that are discarded with them.
+
+    Raises:
+        Conflict: It has not ended.
+    """
+    inputs, outputs = inputs and not task.inputs_removed, outputs and not task.outputs_removed
+    bare = life.without(task, inputs=inputs, outputs=outputs)
+    discarded: list[str] = []
+    if inputs:
+        discarded += _let_go(session, task.id)
+    if outputs:
+        discarded += _give_up(session, task)
+    if inputs or outputs:
+        session.put(bare)
+        removed = INPUTS * bare.inputs_removed | OUTPUTS * bare.outputs_removed
+        metadata = None if bare.metadata is None else str(bare.metadata, "utf-8")
+        values = (removed, str(bare.input, "utf-8"), metadata, task.id)
+        # It may have been accepted in this very transaction.
+        session.flush()
+        session.run("remove_parts", values)
+    return discarded
+
+
+def _let_go(session: Session, task_id: str) -> list[str]:
+    """Note that a task uses no file any more; return the keys that nobody needs now."""
+    keys = [key for (key,) in session.rows("files_of", (task_id,))]
+    session.run("forget_uses", (task_id,))
+    unused = [key for key in keys if not session.rows("is_used", (key,))]
+    return [key for key in unused if _discard_upload(session, key)]
+
+
+def _give_up(session: Session, task: Task) -> list[str]:
+    """Note that a task's files are its own no more; return the keys that nobody needs now."""
+    discarded = life.thumbnails_of(task)
+    for key in life.objects_of(task):
+        if session.rows("is_used", (key,)):
+            session.run("keep_upload", (key, micros(session.now)))
+        else:
+            discarded.append(key)
+    for key in discarded:
+        session.run("discard", (key,))
+    return discarded
+
+
+def _discard_upload(session: Session, key: str) -> bool:
+    """Discard a file that no task owns; return whether it was one."""
+    is_upload = session.run("forget_upload", (key,)) > 0
+    if is_upload:
+        session.run("discard", (key,))
+    return is_upload
 
 
 def _json_list(values: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ SELECT
     seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
-    artifacts, error, timings, dead, retry_of, checkpoint, traceparent
+    artifacts, error, timings, dead, retry_of, checkpoint, traceparent, removed
 FROM tasks WHERE id IN (SELECT value FROM json_each(?));
 
 -- name: task_by_id
@@ -33,7 +33,7 @@ SELECT
     seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
-    artifacts, error, timings, dead, retry_of, checkpoint, traceparent
+    artifacts, error, timings, dead, retry_of, checkpoint, traceparent, removed
 FROM tasks WHERE id = ?;
 
 -- name: last_seq
@@ -239,3 +239,44 @@ SELECT key FROM discarded ORDER BY seq LIMIT ?;
 
 -- name: forget_discarded
 DELETE FROM discarded WHERE key IN (SELECT value FROM json_each(?));
+
+-- name: keep_upload
+INSERT OR IGNORE INTO uploads (key, created_at) VALUES (?, ?);
+
+-- name: forget_upload
+DELETE FROM uploads WHERE key = ?;
+
+-- name: use_file
+INSERT OR IGNORE INTO file_uses (key, task_id) VALUES (?, ?);
+
+-- name: use_same_files
+INSERT OR IGNORE INTO file_uses (key, task_id) SELECT key, :new_id FROM file_uses
+WHERE task_id = :old_id;
+
+-- name: is_used
+SELECT 1 FROM file_uses WHERE key = ? LIMIT 1;
+
+-- name: files_of
+SELECT key FROM file_uses WHERE task_id = ?;
+
+-- name: forget_uses
+DELETE FROM file_uses WHERE task_id = ?;
+
+-- name: unused_uploads
+SELECT key FROM uploads WHERE created_at <= ?
+    AND NOT EXISTS (SELECT 1 FROM file_uses WHERE file_uses.key = uploads.key)
+ORDER BY created_at LIMIT ?;
+
+-- name: ended_ids
+-- `removed` names the values that a task may have which still has the part in question.
+SELECT id FROM tasks
+WHERE removed IN (SELECT value FROM json_each(:removed)) AND finished_at <= :before
+    AND (:models IS NULL OR model IN (SELECT value FROM json_each(:models)))
+    AND model NOT IN (SELECT value FROM json_each(:except_models))
+LIMIT :limit;
+
+-- name: remove_parts
+UPDATE tasks SET removed = ?, input = ?, metadata = ? WHERE id = ?;
+
+-- name: delete_task
+DELETE FROM tasks WHERE id = ?;

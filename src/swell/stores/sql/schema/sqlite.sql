@@ -36,6 +36,7 @@ CREATE TABLE tasks (
     retry_of TEXT,
     wake_at INTEGER,
     checkpoint TEXT,
+    removed INTEGER NOT NULL DEFAULT 0,
     traceparent TEXT
 ) STRICT;
 
@@ -50,6 +51,9 @@ CREATE INDEX tasks_ready ON tasks (queue, key_id, priority, tag, id, count)
 CREATE INDEX tasks_wake ON tasks (wake_at) WHERE wake_at IS NOT NULL;
 
 CREATE INDEX tasks_dead ON tasks (id) WHERE dead = 1;
+
+-- What has ended, by what was removed of it (1: what was asked, 2: what came of it).
+CREATE INDEX tasks_ended ON tasks (removed, finished_at) WHERE finished_at IS NOT NULL;
 
 CREATE INDEX tasks_user ON tasks (user, id) WHERE user IS NOT NULL;
 
@@ -72,6 +76,23 @@ CREATE TABLE discarded (
     seq INTEGER PRIMARY KEY,
     key TEXT NOT NULL UNIQUE
 ) STRICT;
+-- Files that no task owns: uploads, and outputs that outlive their task because another uses them.
+CREATE TABLE uploads (
+    key TEXT PRIMARY KEY,
+    created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX uploads_age ON uploads (created_at);
+
+-- Which tasks name which files in their inputs.
+CREATE TABLE file_uses (
+    key TEXT NOT NULL,
+    task_id TEXT NOT NULL,
+    PRIMARY KEY (key, task_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX file_uses_task ON file_uses (task_id);
+
 -- What the registry keeps. `body` is the JSON of the value.
 CREATE TABLE models (
     seq INTEGER PRIMARY KEY,
