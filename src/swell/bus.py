@@ -29,6 +29,8 @@ class NewsKind(StrEnum):
     WORKERS = "workers"
     #: A key has changed.
     KEYS = "keys"
+    #: Duties were given back, and whoever asks first has them.
+    VACANT = "vacant"
 
 
 class News(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,12 +8,17 @@ from typing import Final
 import structlog
 
 from swell.api.events import frame, queued_data
+from swell.api.limits import SHARE_EVERY_S
+from swell.api.news import hear
 from swell.api.service import Service
 from swell.api.streams import KEEP_ALIVE
 from swell.api.views import encode
+from swell.bus import News, NewsKind
 from swell.errors import SwellError
 from swell.events import EventKind
-from swell.task import TaskState
+from swell.signing import REFRESH_S, read_secrets
+from swell.task import Task, TaskState
+from swell.telemetry import about
 
 __all__ = [
     "Duties",
@@ -41,6 +46,9 @@ _KEEP_TIMES_S: Final = 2.0
 _DISCARD_EVERY_S: Final = 2.0
 _DISCARD_LIMIT: Final = 100
 
+#: How often it is measured how late this process is, in seconds.
+_LAG_EVERY_S: Final = 0.5
+
 #: Streams looked at before others get a turn on the event loop.
 _STREAM_BATCH: Final = 500
 
@@ -61,6 +69,10 @@ class Duties:
             self._tell_positions,
             self._keep_times,
             self._discard,
+            self._hear,
+            self._watch_loop,
+            self._share_limits,
+            self._keep_keys,
             self._await_end,
         )
         self._running = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
@@ -71,24 +83,32 @@ class Duties:
             each.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running = []
-        try:
-            await self._service.keep_times()
-        except SwellError as error:
-            _log.warning("what tasks took was not kept", detail=error.detail)
+        service = self._service
+        for keep in (service.keep_times, service.limits.share, service.keys.keep_uses):
+            try:
+                await keep()
+            except SwellError as error:
+                _log.warning("something was not kept", what=keep.__name__, detail=error.detail)
+        await service.leadership.leave()
 
     async def _sweep(self) -> None:
         service = self._service
         while True:
             wake_at: datetime | None = None
             try:
+                if not await service.leadership.leads("sweeper"):
+                    await service.leadership.wait()
+                    continue
                 wake_at = await service.store.next_wake_at()
                 if wake_at is not None and wake_at <= service.clock.now():
                     while await sweep(service) >= _SWEEP_LIMIT:
                         pass
                     wake_at = await service.store.next_wake_at()
             except SwellError as error:
+                service.metrics.duty_failed("sweep")
                 _log.warning("sweep failed", detail=error.detail)
             except Exception:
+                service.metrics.duty_failed("sweep")
                 _log.exception("sweep failed")
             every_s = service.settings.sweep_every_s
             await service.clock.sleep(pause_s(wake_at, service.clock.now(), every_s))
@@ -128,14 +148,41 @@ class Duties:
         self._service.is_ending = True
         self._service.fleet.wake_all()
 
+    async def _hear(self) -> None:
+        """Take what other backends tell."""
+        await hear(self._service)
+
     async def _keep_times(self) -> None:
         await self._repeat("times", _KEEP_TIMES_S, self._service.keep_times)
 
     async def _discard(self) -> None:
         async def look() -> None:
-            await discard(self._service)
+            if await self._service.leadership.leads("discarder"):
+                await discard(self._service)
 
         await self._repeat("discard", _DISCARD_EVERY_S, look)
+
+    async def _share_limits(self) -> None:
+        await self._repeat("limits", SHARE_EVERY_S, self._service.limits.share)
+
+    async def _keep_keys(self) -> None:
+        service = self._service
+
+        async def look() -> None:
+            await service.keys.keep_uses()
+            signing = service.backend.signing
+            if signing is not None:
+                signing.replace(await read_secrets(service.registry))
+
+        await self._repeat("keys", REFRESH_S, look)
+
+    async def _watch_loop(self) -> None:
+        """Measure how late this process gets to what it wants to do."""
+        service = self._service
+        while True:
+            due_s = service.clock.monotonic_s() + _LAG_EVERY_S
+            await service.clock.sleep(_LAG_EVERY_S)
+            service.metrics.loop_lag_s.observe(max(0.0, service.clock.monotonic_s() - due_s))
 
     async def _tell_positions(self) -> None:
         service = self._service
@@ -151,8 +198,10 @@ class Duties:
             try:
                 await step()
             except SwellError as error:
+                self._service.metrics.duty_failed(name)
                 _log.warning("duty failed", duty=name, detail=error.detail)
             except Exception:
+                self._service.metrics.duty_failed(name)
                 _log.exception("duty failed", duty=name)
 
 
@@ -176,12 +225,40 @@ async def sweep(service: Service) -> int:
         and service.fleet.held_attempt(task.id) == task.attempt
     ]
     service.fleet.stop(taken)
+    if service.backend.is_shared:
+        # Whoever has it may call another backend.
+        over = tuple(each.id for each in tasks if each.state.is_terminal and each.worker_id)
+        if over:
+            await service.bus.tell([News(kind=NewsKind.STOP, ids=over)])
     service.fleet.release([(task.id, task.attempt) for task in taken])
     for task in tasks:
+        _count_swept(service, task)
         if task.state.is_terminal:
             service.count_end(task)
     await service.changed(tasks)
     return len(tasks)
+
+
+def _count_swept(service: Service, task: Task) -> None:
+    """Count what the sweeper did with a task, and log it where a worker was lost."""
+    what = _swept(task)
+    if what == "lost":
+        _log.warning(
+            "a lease ran out",
+            **about(task.id, task.attempt, task.traceparent),
+            worker_id=task.worker_id,
+            state=task.state.value,
+        )
+    swept = service.metrics.swept
+    swept[what] = swept.get(what, 0) + 1
+
+
+def _swept(task: Task) -> str:
+    """Return what the sweeper did with a task, from how it left it."""
+    if task.state is TaskState.EXPIRED:
+        return "expired"
+    is_ready = task.state is TaskState.QUEUED and task.available_at is None
+    return "ready" if is_ready else "lost"
 
 
 async def discard(service: Service) -> int:

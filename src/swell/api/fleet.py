@@ -7,6 +7,7 @@ that were there. Nothing here is the truth about a task: that is the store's.
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 import msgspec
 
@@ -14,18 +15,23 @@ from swell.api.eta import ServiceTimes
 from swell.api.pace import Meter, Pace, Window, learn
 from swell.clock import Clock
 from swell.dispatch import Switches
+from swell.events import Brief
 from swell.registry import Registry, WorkerInfo
 from swell.store import Hold
 from swell.task import Task
 
-__all__ = ["Fleet", "Worker", "worker_state"]
+__all__ = ["Fleet", "Worker", "never_dead", "worker_state"]
 
+
+#: Whether there is a worker after all is looked up so often at most, in seconds.
+_LOOK_AGAIN_S: Final = 0.25
 
 #: What `Switches` counts.
 KINDS = ("disk", "host", "loras")
 
 
-def _unknown(worker: WorkerInfo) -> bool:
+def never_dead(worker: WorkerInfo) -> bool:
+    """Return False: whether a worker has ended is not known."""
     return False
 
 
@@ -120,7 +126,7 @@ class Fleet:
         *,
         alive_s: float,
         lost_s: float,
-        is_dead: Callable[[WorkerInfo], bool] = _unknown,
+        is_dead: Callable[[WorkerInfo], bool] = never_dead,
     ) -> None:
         self._registry = registry
         self._clock = clock
@@ -131,6 +137,7 @@ class Fleet:
         self._is_dead = is_dead
         self._workers: dict[str, Worker] = {}
         self._by_model: dict[str, list[Worker]] = {}
+        self._refreshed_s = float("-inf")
         #: Task id → (attempt, token, worker id, model or nothing where it is not known).
         self._holds: dict[str, tuple[int, str, str, str]] = {}
 
@@ -182,6 +189,7 @@ class Fleet:
     async def refresh(self) -> None:
         """Tell the registry who was heard of, and learn what other backends know."""
         now, now_s = self._clock.now(), self._clock.monotonic_s()
+        self._refreshed_s = now_s
         heard = [each for each in self._workers.values() if each.was_heard or each.polls]
         for worker in heard:
             worker.was_heard = False
@@ -200,6 +208,11 @@ class Fleet:
                 self._learn(info, now, now_s)
         self._forget_silent(now_s)
         self._index()
+
+    async def look_again(self) -> None:
+        """Learn what other backends know, if the last look was not a moment ago."""
+        if self._clock.monotonic_s() - self._refreshed_s >= _LOOK_AGAIN_S:
+            await self.refresh()
 
     def live(self, model: str, version: str | None = None) -> list[Worker]:
         """Return the workers that can be counted on to run a model."""
@@ -295,14 +308,29 @@ class Fleet:
             n += 1
         worker.meter.take(n, self._clock.monotonic_s())
 
-    def end(self, task: Task, run_s: float) -> None:
-        """Learn from a task that has succeeded and is still held, which ran for so long."""
-        worker = self._workers.get(task.worker_id or "")
+    def end(self, brief: Brief) -> None:
+        """Learn from a task that has succeeded and is still held."""
+        worker = self._workers.get(brief.worker_id or "")
         if worker is not None:
             now_s = self._clock.monotonic_s()
-            window = worker.meter.end(task.model, run_s, task.count, now_s)
+            window = worker.meter.end(brief.model, brief.run_s, brief.count, now_s)
             if window is not None:
-                self._learn_pace(worker, task.model, window)
+                self._learn_pace(worker, brief.model, window)
+
+    def note_hold(self, task_id: str, brief: Brief) -> None:
+        """Note that a worker took a task at another backend; its token is not known here."""
+        held = self._holds.get(task_id)
+        if brief.worker_id is None or (held is not None and held[0] >= brief.attempt):
+            return
+        self.release(((task_id, brief.attempt),))
+        self._holds[task_id] = (brief.attempt, "", brief.worker_id, brief.model)
+        worker = self._workers.get(brief.worker_id)
+        if worker is not None:
+            worker.meter.take(1, self._clock.monotonic_s())
+
+    def held_tasks(self) -> list[str]:
+        """Return the tasks of which a lease was heard of."""
+        return list(self._holds)
 
     def is_held(self, task_id: str, attempt: int, token: str) -> bool:
         """Whether (attempt, token) is the lease that was last heard of for a task."""
@@ -317,8 +345,10 @@ class Fleet:
     def learn_hold(self, worker: Worker, hold: Hold) -> None:
         """Note a lease that the store says is held."""
         if not self.is_held(hold.task_id, hold.attempt, hold.token):
+            known = self._holds.get(hold.task_id)
+            model = known[3] if known is not None else ""
             self.release(((hold.task_id, hold.attempt),))
-            self._holds[hold.task_id] = (hold.attempt, hold.token, worker.info.id, "")
+            self._holds[hold.task_id] = (hold.attempt, hold.token, worker.info.id, model)
             worker.meter.take(1, self._clock.monotonic_s())
 
     def release(self, attempts: Iterable[tuple[str, int]]) -> None:
@@ -336,11 +366,16 @@ class Fleet:
                     for model, window in windows.items():
                         self._learn_pace(worker, model, window)
 
-    def stop(self, tasks: Sequence[Task]) -> None:
-        """Have the workers that hold these tasks told to stop them."""
+    def stop(self, tasks: Sequence[Task], *, only_callers: bool = False) -> None:
+        """Have the workers that hold these tasks told to stop them.
+
+        Args:
+            tasks: Which ones.
+            only_callers: Not those that have never called this process: another one tells them.
+        """
         for task in tasks:
             worker = self._workers.get(task.worker_id or "")
-            if worker is not None:
+            if worker is not None and (worker.has_called or not only_callers):
                 worker.cancels.append(task.id)
                 worker.wake()
 

@@ -1,13 +1,23 @@
 """What operators ask: models, queues, workers, keys, health and numbers."""
 
+import secrets
+from datetime import timedelta
+
+import msgspec
+
 from swell.api import metrics
-from swell.api.auth import create_key
+from swell.api.auth import NewKey, create_key, rotate_key
 from swell.api.call import Call, Reply
 from swell.api.eta import EtaSeconds
+from swell.api.files import READ_URL_S
 from swell.api.fleet import Worker
 from swell.api.gallery import sample_views
 from swell.api.messages import (
+    AuditList,
+    AuditQuery,
+    AuditView,
     HealthView,
+    KeyLimitsView,
     KeyList,
     KeyRequest,
     KeyView,
@@ -17,6 +27,9 @@ from swell.api.messages import (
     NewKeyView,
     QueueList,
     QueueView,
+    RotateRequest,
+    RotateSigningRequest,
+    SigningView,
     SwitchesView,
     WorkerList,
     WorkersQuery,
@@ -26,14 +39,17 @@ from swell.api.reading import Reader, read_query
 from swell.api.service import Service
 from swell.api.views import encode
 from swell.broker import Depth
-from swell.errors import NotFound, SwellError, Unavailable
-from swell.registry import ApiKey, ModelCard, WorkerInfo
+from swell.bus import News, NewsKind
+from swell.errors import Conflict, NotFound, SwellError, Unavailable
+from swell.registry import ApiKey, KeyLimits, ModelCard, WorkerInfo
+from swell.signing import rotate_secrets
 
 __all__ = [
     "drain_worker",
     "get_model",
     "health_live",
     "health_ready",
+    "list_audit",
     "list_keys",
     "list_models",
     "list_queues",
@@ -42,11 +58,15 @@ __all__ = [
     "make_key",
     "model_name",
     "model_view",
+    "new_secret",
     "revoke_key",
+    "rotate_signing",
     "show_metrics",
 ]
 
 _key = Reader(KeyRequest)
+_rotation = Reader(RotateRequest)
+_signing_rotation = Reader(RotateSigningRequest)
 
 
 async def list_models(service: Service, call: Call) -> Reply:
@@ -92,6 +112,7 @@ async def drain_worker(service: Service, call: Call) -> Reply:
     """`POST /v1/workers/{id}/drain`."""
     worker_id = call.params["id"]
     info = await service.fleet.drain(worker_id)
+    await service.bus.tell([News(kind=NewsKind.WORKERS)])
     if info is None:
         raise NotFound(f"there is no worker {worker_id[:60]!r}: GET /v1/workers lists them")
     worker = service.fleet.get(worker_id)
@@ -103,15 +124,94 @@ async def drain_worker(service: Service, call: Call) -> Reply:
 async def make_key(service: Service, call: Call) -> Reply:
     """`POST /v1/keys`."""
     asked: KeyRequest = await _key.read_call(call, service.settings.max_body_bytes)
-    made = await create_key(service.registry, service.clock, asked.name, frozenset(asked.scopes))
+    lasts_s, now = asked.expires_in_s, service.clock.now()
+    made = await create_key(
+        service.registry,
+        service.clock,
+        asked.name,
+        frozenset(asked.scopes),
+        expires_at=None if lasts_s is None else now + timedelta(seconds=lasts_s),
+        pools=tuple(asked.pools),
+        models=tuple(asked.models),
+        limits=KeyLimits(
+            rate_per_s=asked.rate_per_s,
+            burst=asked.burst,
+            tasks_in_flight=asked.tasks_in_flight,
+            tasks_per_day=asked.tasks_per_day,
+        ),
+    )
+    call.target = made.key.id
+    call.about = f"{asked.name!r}: {', '.join(sorted(asked.scopes))}"
+    return _shown_once(201, made)
+
+
+async def new_secret(service: Service, call: Call) -> Reply:
+    """`POST /v1/keys/{id}/rotate`."""
+    body = await call.body(service.settings.max_body_bytes)
+    asked: RotateRequest = _rotation.read(body or b"{}")
+    key = await _find_key(service, call)
+    made = await rotate_key(service.registry, service.clock, key, asked.overlap_s)
+    call.about = f"the secret before works for {asked.overlap_s:g} s"
+    service.keys.forget()
+    await service.bus.tell([News(kind=NewsKind.KEYS)])
+    return _shown_once(200, made)
+
+
+def _shown_once(status: int, made: NewKey) -> Reply:
     view = NewKeyView(
         id=made.key.id,
         name=made.key.name,
         scopes=sorted(made.key.scopes),
         created_at=made.key.created_at,
+        expires_at=made.key.expires_at,
+        old_until=made.key.old_until,
         key=made.secret,
     )
-    return Reply(201, encode(view), headers=[(b"cache-control", b"no-store")])
+    return Reply(status, encode(view), headers=[(b"cache-control", b"no-store")])
+
+
+async def rotate_signing(service: Service, call: Call) -> Reply:
+    """`POST /v1/signing/rotate`."""
+    body = await call.body(service.settings.max_body_bytes)
+    asked: RotateSigningRequest = _signing_rotation.read(body or b"{}")
+    signing = service.backend.signing
+    if signing is None:
+        raise Conflict("URLs of this service are signed with a secret that does not change")
+    made = await rotate_secrets(
+        service.registry,
+        service.clock,
+        secrets.token_bytes(32),
+        lasting_s=max(service.settings.signed_url_s, READ_URL_S),
+        revoke=asked.revoke,
+    )
+    signing.replace(made)
+    call.about = "URLs signed before are void" if asked.revoke else "URLs signed before stay good"
+    others = [each.until for each in made if each.until is not None]
+    view = SigningView(signs_from=made[0].from_at, others_until=max(others, default=None))
+    return Reply(200, encode(view))
+
+
+async def list_audit(service: Service, call: Call) -> Reply:
+    """`GET /v1/audit`."""
+    query = read_query(call, AuditQuery)
+    entries = await service.registry.audit(limit=query.limit, before=query.cursor)
+    views = [
+        AuditView(
+            id=each.id,
+            at=each.at,
+            key_id=each.key_id,
+            key_name=each.key_name,
+            address=each.address,
+            action=each.action,
+            target=each.target,
+            status=each.status,
+            detail=each.detail,
+            request_id=each.request_id,
+        )
+        for each in entries
+    ]
+    cursor = entries[-1].id if len(entries) == query.limit else None
+    return Reply(200, encode(AuditList(entries=views, cursor=cursor)))
 
 
 async def list_keys(service: Service, call: Call) -> Reply:
@@ -122,17 +222,22 @@ async def list_keys(service: Service, call: Call) -> Reply:
 
 async def revoke_key(service: Service, call: Call) -> Reply:
     """`DELETE /v1/keys/{id}`."""
+    key = await _find_key(service, call)
+    if key.revoked_at is None:
+        key = msgspec.structs.replace(key, revoked_at=service.clock.now())
+        await service.registry.put_key(key)
+    call.about = repr(key.name)
+    service.keys.forget()
+    await service.bus.tell([News(kind=NewsKind.KEYS)])
+    return Reply(200, encode(_key_view(key)))
+
+
+async def _find_key(service: Service, call: Call) -> ApiKey:
     key_id = call.params["id"]
     for key in await service.registry.keys():
         if key.id == key_id:
-            break
-    else:
-        raise NotFound(f"there is no key {key_id[:60]!r}: GET /v1/keys lists them")
-    if key.revoked_at is None:
-        key = _revoked(key, service)
-        await service.registry.put_key(key)
-    service.keys.forget()
-    return Reply(200, encode(_key_view(key)))
+            return key
+    raise NotFound(f"there is no key {key_id[:60]!r}: GET /v1/keys lists them")
 
 
 async def health_live(service: Service, call: Call) -> Reply:
@@ -166,10 +271,15 @@ async def show_metrics(service: Service, call: Call) -> Reply:
         if depth.oldest_ready_at is not None
     }
     workers: dict[tuple[str, str], int] = {}
-    for info, state, _ in await service.fleet.all():
-        if state != "gone":
-            workers[info.pool, state] = workers.get((info.pool, state), 0) + 1
-    snapshot = metrics.Snapshot(depths, ages_s, workers, len(service.streams))
+    slots: dict[str, tuple[int, int]] = {}
+    for info, state, held in await service.fleet.all():
+        if state == "gone":
+            continue
+        workers[info.pool, state] = workers.get((info.pool, state), 0) + 1
+        if state != "lost":
+            may_hold, holds = slots.get(info.pool, (0, 0))
+            slots[info.pool] = (may_hold + info.slots, holds + held)
+    snapshot = metrics.Snapshot(depths, ages_s, workers, len(service.streams), slots)
     return Reply(200, service.metrics.text(snapshot), metrics.CONTENT_TYPE.encode())
 
 
@@ -253,21 +363,22 @@ def _worker_view(info: WorkerInfo, state: str, held: int, worker: Worker | None)
 
 
 def _key_view(key: ApiKey) -> KeyView:
+    limits = key.limits
     return KeyView(
         id=key.id,
         name=key.name,
         scopes=sorted(key.scopes),
         created_at=key.created_at,
         revoked_at=key.revoked_at,
-    )
-
-
-def _revoked(key: ApiKey, service: Service) -> ApiKey:
-    return ApiKey(
-        id=key.id,
-        name=key.name,
-        digest=key.digest,
-        scopes=key.scopes,
-        created_at=key.created_at,
-        revoked_at=service.clock.now(),
+        expires_at=key.expires_at,
+        used_at=key.used_at,
+        old_until=key.old_until,
+        pools=list(key.pools),
+        models=list(key.models),
+        limits=KeyLimitsView(
+            rate_per_s=limits.rate_per_s,
+            burst=limits.burst,
+            tasks_in_flight=limits.tasks_in_flight,
+            tasks_per_day=limits.tasks_per_day,
+        ),
     )

@@ -4,24 +4,30 @@ import itertools
 import secrets
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
+from swell.api.audit import Audit
 from swell.api.auth import Keys
 from swell.api.call import Call
 from swell.api.cards import Cards
 from swell.api.eta import Estimate, Load, ServiceTimes, estimate, first_pace, load_of
-from swell.api.fleet import Fleet
+from swell.api.fleet import Fleet, never_dead
+from swell.api.headers import Hosts, Origins, host_name
+from swell.api.leadership import Leadership
+from swell.api.limits import Limits
 from swell.api.liveness import is_dead
+from swell.api.metered import metered
 from swell.api.metrics import Metrics
 from swell.api.places import Places
 from swell.api.requests import Requests
-from swell.api.settings import Backend
+from swell.api.settings import ApiSettings, Backend
 from swell.api.streams import Streams
 from swell.api.traces import Traces
 from swell.api.views import UrlMaker
 from swell.broker import Backlog, Rank
-from swell.events import event_of
+from swell.events import Brief, brief_of, event_of
 from swell.fairness import band
 from swell.registry import Scope
 from swell.task import NewTask, Task, TaskState
@@ -40,6 +46,8 @@ class Service:
 
     def __init__(self, backend: Backend) -> None:
         settings = backend.settings
+        self.metrics = Metrics()
+        backend = metered(backend, self.metrics)
         self.backend = backend
         self.settings = settings
         self.store = backend.store
@@ -49,6 +57,10 @@ class Service:
         self.registry = backend.registry
         self.clock = backend.clock
         self.keys = Keys(backend.registry, backend.clock, settings.key_cache_s)
+        self.audit = Audit(backend.registry, backend.clock)
+        self.limits = Limits(backend.registry, backend.store, backend.clock, settings.limits)
+        self.hosts = _hosts(settings)
+        self.origins = Origins(settings.cors_origins) if settings.cors_origins else None
         self.cards = Cards(backend.registry, backend.clock)
         self.times = ServiceTimes()
         self.fleet = Fleet(
@@ -57,9 +69,14 @@ class Service:
             self.times,
             alive_s=settings.alive_s,
             lost_s=settings.lost_s,
-            is_dead=is_dead,
+            # Of processes of another machine nothing is known, and this may look like one.
+            is_dead=never_dead if backend.is_shared else is_dead,
         )
-        self.metrics = Metrics()
+        #: Tells this process from the others on the same store.
+        self.name = secrets.token_hex(8)
+        self.leadership = Leadership(
+            backend.registry, backend.bus, backend.clock, self.name, is_shared=backend.is_shared
+        )
         self.requests = Requests(backend.clock, settings.log_requests)
         self.traces = Traces(backend.tracer, backend.clock)
         self.streams = Streams()
@@ -105,7 +122,10 @@ class Service:
     def may_see(self, call: Call, task: Task) -> bool:
         """Whether the caller may know of a task: its own, or any for an admin."""
         key = call.caller
-        return task.key_id == key.id or Scope.ADMIN in key.scopes
+        if task.key_id == key.id:
+            return True
+        call.of_others = Scope.ADMIN in key.scopes
+        return call.of_others
 
     async def place(
         self, task: Task, *, is_new: bool = False
@@ -232,8 +252,8 @@ class Service:
             self.times.load(kept)
 
     async def keep_times(self) -> None:
-        """Keep what tasks took, where that has changed."""
-        if self.times.has_news:
+        """Keep what tasks took, where that has changed; of several backends one does."""
+        if self.times.has_news and await self.leadership.leads("times"):
             await self.registry.put_note(_TIMES, self.times.dump())
 
     async def changed(self, tasks: list[Task]) -> None:
@@ -251,23 +271,24 @@ class Service:
         await self.bus.publish([event_of(task) for task in tasks])
         self.traces.told(over)
 
+    def learn(self, brief: Brief) -> None:
+        """Learn from a task that has succeeded, here or at another backend."""
+        worker = None if brief.worker_id is None else self.fleet.get(brief.worker_id)
+        device = "" if worker is None else worker.info.device
+        self.times.observe(brief.model, brief.took_s, brief.count, device)
+        self.fleet.end(brief)
+
     def count_end(self, task: Task) -> None:
         """Learn from a task that has ended."""
-        finished_at, started_at = task.finished_at, task.started_at
+        self.limits.ended(task.key_id)
+        finished_at = task.finished_at
         if finished_at is None:
             return
         timings = task.timings
-        if started_at is not None and task.state is TaskState.SUCCEEDED:
-            if timings is not None and timings.run_s > 0:
-                run_s = timings.run_s
-                took_s = run_s + timings.encode_s + timings.upload_s
-            else:
-                # A worker that does not tell. What the task waited for in there counts too.
-                run_s = took_s = (finished_at - started_at).total_seconds()
-            worker = None if task.worker_id is None else self.fleet.get(task.worker_id)
-            device = "" if worker is None else worker.info.device
-            self.times.observe(task.model, took_s, task.count, device)
-            self.fleet.end(task, run_s)
+        if task.started_at is not None and task.state is TaskState.SUCCEEDED:
+            self.learn(brief_of(task))
+        if task.dead:
+            self.metrics.dead[task.model] = self.metrics.dead.get(task.model, 0) + 1
         self.metrics.task_ended(
             task.model,
             task.state._value_,
@@ -275,6 +296,13 @@ class Service:
             run_s=0.0 if timings is None else timings.run_s,
             total_s=(finished_at - task.created_at).total_seconds(),
         )
+
+
+def _hosts(settings: ApiSettings) -> Hosts | None:
+    names = list(settings.hosts)
+    if settings.public_url is not None:
+        names.append(host_name(urlsplit(settings.public_url).netloc) or "")
+    return Hosts(names) if names else None
 
 
 def _is_plain_host(host: bytes) -> bool:

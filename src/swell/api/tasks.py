@@ -39,6 +39,7 @@ from swell.api.reading import Reader, check_json, read_query
 from swell.api.service import Service
 from swell.api.views import UrlMaker, encode, encode_task, task_view
 from swell.broker import Rank
+from swell.bus import News, NewsKind
 from swell.errors import (
     FieldError,
     InvalidInput,
@@ -97,7 +98,7 @@ async def create(service: Service, call: Call) -> Reply:
         await _check_can_run(service, target)
         if new.start_by_s is not None or new.finish_by_s is not None:
             await _check_deadline(service, new, await service.broker.rank_of_new(new))
-    accepted = (await service.store.accept([new]))[0]
+    accepted = (await service.limits.accept(call, [new]))[0]
     if isinstance(accepted, SwellError):
         raise accepted
     task = accepted.task
@@ -156,7 +157,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
     if errors:
         first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
         raise InvalidInput(f"nothing was accepted, since {first}", errors=errors)
-    accepted = _all_accepted(await service.store.accept(news))
+    accepted = _all_accepted(await service.limits.accept(call, news))
     service.traces.accepted(call, accepted)
     await _note_new(service, accepted)
     tasks = [each.task for each in accepted]
@@ -197,6 +198,8 @@ async def cancel(service: Service, call: Call) -> Reply:
         await service.changed([task])
     elif task.cancel_requested:
         service.fleet.stop([task])
+        # Its worker may call another backend.
+        await service.bus.tell([News(kind=NewsKind.STOP, ids=(task.id,))])
     return Reply(200, encode_task(task, service.urls(call)))
 
 
@@ -413,6 +416,10 @@ async def _check_can_run(service: Service, target: Target) -> None:
     pinned = target.pinned_version
     if service.fleet.is_served(target.model, pinned):
         return
+    # One that has just registered at another backend may not have been heard of here.
+    await service.fleet.look_again()
+    if service.fleet.is_served(target.model, pinned):
+        return
     if target.model in service.backend.launchable():
         # What is launched brings the version that a request without one gets.
         current = await service.cards.target(target.model)
@@ -541,7 +548,10 @@ async def _note_new(service: Service, accepted: list[Accepted]) -> None:
 
 
 async def _repeat(service: Service, call: Call, task: Task, *, only_dead: bool = False) -> Reply:
-    accepted = await service.store.retry(task.id, key_id=task.key_id, only_dead=only_dead)
+    if only_dead:
+        accepted = await service.store.retry(task.id, key_id=task.key_id, only_dead=True)
+    else:
+        accepted = await service.limits.retry(call, task)
     await _note_new(service, [accepted])
     return await _task_reply(service, call, accepted.task, 0.0)
 

@@ -12,14 +12,17 @@ from typing import Final
 
 import msgspec
 
+from swell.api.auth import check_worker
 from swell.api.call import Call, Reply
 from swell.api.cards import check_schema
 from swell.api.files import READ_URL_S, may_name_files, name_files, plain_type
 from swell.api.fleet import Worker
 from swell.api.gallery import keep_samples
+from swell.api.news import is_to_stop
 from swell.api.reading import Reader
 from swell.api.service import Service
 from swell.broker import LeaseRequest
+from swell.bus import News, NewsKind
 from swell.dispatch import (
     Ask,
     Enclosure,
@@ -35,7 +38,7 @@ from swell.dispatch import (
 from swell.errors import Conflict, Forbidden, InvalidInput, NotFound, SwellError
 from swell.events import ATTEMPT_STRIDE, Event, EventKind, event_of
 from swell.objects import check_key
-from swell.registry import WorkerInfo
+from swell.registry import Scope, WorkerInfo
 from swell.store import Hold
 from swell.task import (
     Failed,
@@ -103,24 +106,28 @@ _NEVER_GONE: Callable[[], bool] = lambda: False  # noqa: E731
 async def register(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/register`."""
     registration = await _registration.read_call(call, service.settings.max_body_bytes)
-    return Reply(200, _encode(await register_worker(service, registration)))
+    check_worker(call.caller, registration.pool, [card.name for card in registration.models])
+    return Reply(200, _encode(await register_worker(service, registration, call.caller.id)))
 
 
 async def lease(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/lease`."""
     ask = await _ask.read_call(call, service.settings.max_body_bytes)
+    await _check_own(service, call, ask.worker_id)
     return Reply(200, _encode(await lease_tasks(service, ask, call.is_gone)))
 
 
 async def report(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/report`."""
     told = await _report.read_call(call, service.settings.max_upload_bytes)
+    await _check_own(service, call, told.worker_id)
     return Reply(200, _encode(await take_report(service, told)))
 
 
 async def uploads(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/uploads`."""
     asked = await _uploads.read_call(call, service.settings.max_body_bytes)
+    await _check_own(service, call, asked.worker_id)
     worker, hold = await _known(service, asked.worker_id), asked.hold
     checkpoint = checkpoint_key(hold.task_id, hold.attempt)
     for key in asked.keys:
@@ -142,8 +149,15 @@ async def uploads(service: Service, call: Call) -> Reply:
     return Reply(200, _encode(UploadsAnswer(uploads=found)))
 
 
-async def register_worker(service: Service, registration: Registration) -> Welcome:
+async def register_worker(
+    service: Service, registration: Registration, key_id: str = ""
+) -> Welcome:
     """Make a worker and its models known.
+
+    Args:
+        service: The backend.
+        registration: What the worker says of itself.
+        key_id: Of the key that speaks for it from now on; empty for any.
 
     Raises:
         InvalidInput: It has no model, or a card's schema or a picture on it cannot be used.
@@ -171,8 +185,10 @@ async def register_worker(service: Service, registration: Registration) -> Welco
         pid=registration.pid,
         registered_at=now,
         seen_at=now,
+        key_id=key_id,
     )
     await service.fleet.add(info)
+    await service.bus.tell([News(kind=NewsKind.WORKERS)])
     settings = service.settings
     return Welcome(
         worker_id=info.id,
@@ -212,7 +228,7 @@ async def lease_tasks(
         await _hand_back(service, tasks)
         tasks = []
     drain = worker.is_drain_told = worker.info.draining
-    cancels = _to_stop(worker.take_cancels(), tasks)
+    cancels = _to_stop(await _cancels(service, worker), tasks)
     return Grant(tasks=_leased(service, tasks), cancels=cancels, drain=drain)
 
 
@@ -237,10 +253,11 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     if told.settlements:
         await _after_settling(service, [task for task in settled if task is not None])
         service.fleet.release([(each.task_id, each.attempt) for each in told.settlements])
-    cancels = _to_stop([*worker.take_cancels(), *lost], tasks)
+    cancels = _to_stop([*await _cancels(service, worker), *lost], tasks)
     drain = worker.info.draining
     if told.goodbye:
         await service.fleet.remove(told.worker_id)
+        await service.bus.tell([News(kind=NewsKind.WORKERS)])
     return ReportAnswer(
         stale=stale,
         cancels=cancels,
@@ -317,6 +334,22 @@ async def _kept(service: Service, part: _Part, files: Mapping[str, Enclosure]) -
         failed = Failed(error=failure, retryable=True)
         return msgspec.structs.replace(part.settlement, outcome=failed)
     return part.settlement
+
+
+async def _cancels(service: Service, worker: Worker) -> list[str]:
+    """Return what a worker was to be told to stop, as far as that still holds.
+
+    With several backends it may have heard of it elsewhere, and have another attempt by now.
+    """
+    cancels = worker.take_cancels()
+    if not cancels or not service.backend.is_shared:
+        return cancels
+    tasks = await service.store.get(cancels)
+    return [
+        task.id
+        for task in tasks
+        if task is not None and (is_to_stop(task) or task.worker_id != worker.info.id)
+    ]
 
 
 def _to_stop(task_ids: Sequence[str], granted: Sequence[Task]) -> list[str]:
@@ -473,6 +506,21 @@ def _poll(worker: Worker, wait_s: float) -> Iterator["asyncio.Future[None]"]:
 def _end_poll(until: "asyncio.Future[None]") -> None:
     if not until.done():
         until.set_result(None)
+
+
+async def _check_own(service: Service, call: Call, worker_id: str) -> None:
+    """Check that a worker was registered with the key that speaks for it now.
+
+    Raises:
+        NotFound: There is no such worker.
+        Forbidden: It is another key's.
+    """
+    owner = (await _known(service, worker_id)).info.key_id
+    if owner and owner != call.caller.id and Scope.ADMIN not in call.caller.scopes:
+        raise Forbidden(
+            f"worker {worker_id[:60]!r} was registered with another key: use that one, or register "
+            "again"
+        )
 
 
 async def _known(service: Service, worker_id: str) -> Worker:

@@ -1,0 +1,107 @@
+"""What a backend does when another one tells it something, or may have told it something."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import structlog
+
+from swell.api.service import Service
+from swell.bus import News, NewsKind
+from swell.errors import SwellError
+from swell.events import Event, EventKind, event_of
+from swell.task import Task, TaskState
+
+__all__ = ["catch_up", "hear", "is_to_stop", "take_news"]
+
+_log = structlog.get_logger("swell.api")
+
+#: Tasks that are read at once after something was missed.
+_BATCH: Final = 500
+
+#: How long to wait before the store is asked again that could not be, in seconds.
+_AGAIN_S: Final = 0.2
+
+
+async def hear(service: Service) -> None:
+    """Take what other backends tell, until the bus ends."""
+    while news := await service.bus.news():
+        try:
+            await take_news(service, news)
+        except SwellError as error:
+            _log.warning("what another backend told was not taken", detail=error.detail)
+        except Exception:
+            _log.exception("what another backend told was not taken")
+
+
+async def take_news(service: Service, news: Sequence[News]) -> None:
+    """Take what other backends have told, and what is the same only once."""
+    kinds = {each.kind for each in news}
+    for each in news:
+        if each.kind is NewsKind.TASKS:
+            take_events(service, each.events)
+    if kinds & {NewsKind.KEYS, NewsKind.MISSED}:
+        service.keys.forget()
+    if kinds & {NewsKind.VACANT, NewsKind.MISSED}:
+        service.leadership.hear_of_vacancies()
+    if NewsKind.STOP in kinds:
+        ids = [task for each in news if each.kind is NewsKind.STOP for task in each.ids]
+        await _stop(service, dict.fromkeys(ids))
+    if NewsKind.MISSED in kinds:
+        await _catch_up_at_last(service)
+    if kinds & {NewsKind.WORKERS, NewsKind.MISSED}:
+        await service.fleet.refresh()
+        await service.cards.refresh()
+
+
+def take_events(service: Service, events: Iterable[Event]) -> None:
+    """Learn from tasks that have changed at another backend."""
+    fleet = service.fleet
+    for event in events:
+        brief = event.brief
+        if brief is None:
+            continue
+        if event.kind is EventKind.STARTED:
+            fleet.note_hold(event.task_id, brief)
+            continue
+        if event.kind is EventKind.SUCCEEDED:
+            service.learn(brief)
+        fleet.release([(event.task_id, brief.attempt)])
+
+
+async def catch_up(service: Service) -> int:
+    """Read what somebody here waits for, or takes to be held, and tell how it is now.
+
+    Returns:
+        How many tasks were read.
+    """
+    ids = [*dict.fromkeys([*filter(None, service.bus.listened()), *service.fleet.held_tasks()])]
+    for at in range(0, len(ids), _BATCH):
+        found = await service.store.get(ids[at : at + _BATCH])
+        tasks = [task for task in found if task is not None]
+        service.bus.correct([event_of(task) for task in tasks])
+        over = [task for task in tasks if task.state is not TaskState.RUNNING]
+        service.fleet.release([(task.id, task.attempt) for task in over])
+    return len(ids)
+
+
+async def _catch_up_at_last(service: Service) -> None:
+    """Catch up; where the store cannot be read either, as soon as it can be."""
+    while not service.is_ending:
+        try:
+            await catch_up(service)
+        except SwellError as error:
+            _log.warning("cannot catch up with other backends yet", detail=error.detail)
+            await service.clock.sleep(_AGAIN_S)
+        else:
+            return
+
+
+async def _stop(service: Service, ids: Iterable[str]) -> None:
+    """Have workers that call this backend told to stop tasks."""
+    tasks = [task for task in await service.store.get(list(ids)) if task is not None]
+    service.fleet.stop([task for task in tasks if is_to_stop(task)], only_callers=True)
+
+
+def is_to_stop(task: Task) -> bool:
+    """Whether whoever runs a task should not."""
+    return task.cancel_requested or task.state is not TaskState.RUNNING
