@@ -9,10 +9,14 @@ Source:
 """
 
 import asyncio
-from typing import Any
+import random
+from typing import Any, Final
+
+import structlog
 
 from swell.api.call import Call, Reply
 from swell.api.eta import Estimate
+from swell.api.headers import NO_POLICY
 from swell.api.messages import EventsQuery
 from swell.api.reading import read_query
 from swell.api.service import Service
@@ -20,11 +24,13 @@ from swell.api.streams import Stream
 from swell.api.tasks import find_task
 from swell.api.views import UrlMaker, encode, encode_task
 from swell.bus import Subscription
-from swell.errors import InvalidRequest
+from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.events import TERMINAL_ID, Event, EventKind, event_of
 from swell.task import Task, TaskState
 
 __all__ = ["frame", "queued_data", "stream_events"]
+
+_log = structlog.get_logger("swell.api")
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -34,6 +40,20 @@ _HEADERS = [
 
 #: How long a browser waits before it connects again, in milliseconds.
 _RETRY = b"retry: 2000\n\n"
+
+#: The same where a backend ends and others go on: between these.
+_COME_BACK_MS: Final = (50, 500)
+
+#: Of these the reader is told more than the event has.
+_WITH_TASK: Final = frozenset(
+    {
+        EventKind.QUEUED,
+        EventKind.SUCCEEDED,
+        EventKind.FAILED,
+        EventKind.CANCELED,
+        EventKind.EXPIRED,
+    }
+)
 
 
 async def stream_events(service: Service, call: Call) -> Reply | None:
@@ -58,7 +78,7 @@ async def _serve(service: Service, call: Call, subscription: Subscription, after
     # Read to its end, the body lets the server tell when the client hangs up.
     await call.body(0)
     task = await find_task(service, call)
-    headers = [*_HEADERS, (b"x-request-id", call.request_id.encode())]
+    headers = [*_HEADERS, NO_POLICY, *call.own_headers()]
     send = call.send
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     is_waiting = task.state is TaskState.QUEUED
@@ -76,6 +96,9 @@ async def _serve(service: Service, call: Call, subscription: Subscription, after
             event = await subscription.next()
             if event is None:
                 break
+            if event.task is None and event.id > seen and event.kind in _WITH_TASK:
+                # From another backend, which does not send the task along.
+                event = await _as_stored(service, event)
             if event.id <= seen:
                 continue
             seen, is_over = event.id, event.is_terminal
@@ -88,18 +111,29 @@ async def _serve(service: Service, call: Call, subscription: Subscription, after
         if not stream.is_gone:
             raise
         return
+    except SwellError as error:
+        # The store cannot be read now. The reader comes back, and hears of it then.
+        _log.warning("an event stream ends early", task=task_id, detail=error.detail)
     finally:
         service.streams.remove(stream)
-    await send({"type": "http.response.body", "body": b""})
+    # A service that ends does so before the task; its readers come back, not all at once.
+    body = b"" if is_over else b"retry: %d\n\n" % random.randint(*_COME_BACK_MS)
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _as_stored(service: Service, event: Event) -> Event:
+    """Return the event of the state that a task is in by now, with the task."""
+    task = await service.lookups.get(event.task_id)
+    if task is None:
+        raise NotFound("the task was forgotten")
+    return event_of(task)
 
 
 async def _told(service: Service, call: Call, stream: Stream, task_id: str, event: Event) -> bytes:
     """Return an event as the reader sees it."""
     if event.is_terminal:
         task = event.task
-        if task is None:
-            task = (await service.store.get([task_id]))[0]
-        assert task is not None, "the store never forgets a task"
+        assert task is not None, "what ends a task comes with it"
         return frame(event.kind, encode_task(task, service.urls(call)), event.id)
     if event.kind is EventKind.QUEUED and event.task is not None:
         position, expected = await service.place(event.task)

@@ -18,6 +18,7 @@ from swell.api.headers import Hosts, Origins, host_name
 from swell.api.leadership import Leadership
 from swell.api.limits import Limits
 from swell.api.liveness import is_dead
+from swell.api.lookups import Lookups
 from swell.api.metered import metered
 from swell.api.metrics import Metrics
 from swell.api.places import Places
@@ -80,6 +81,7 @@ class Service:
         self.requests = Requests(backend.clock, settings.log_requests)
         self.traces = Traces(backend.tracer, backend.clock)
         self.streams = Streams()
+        self.lookups = Lookups(backend.store)
         self._places = Places(backend.broker, backend.clock)
         #: (model, band) → (good until, what waits of it).
         self._backlogs: dict[tuple[str, int], tuple[float, Backlog]] = {}

@@ -118,7 +118,7 @@ async def create(service: Service, call: Call) -> Reply:
         if event is not None and event.task is not None:
             task = event.task
         else:
-            task = (await service.store.get([task.id]))[0] or task
+            task = await service.lookups.get(task.id) or task
     else:
         await _note_new(service, [accepted])
     reply = await _file_reply(service, call, task, wait_s)
