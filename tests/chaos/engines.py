@@ -38,10 +38,12 @@ class Engine:
     name: ClassVar[str] = "sqlite"
     #: How many backends share it.
     backends: ClassVar[int] = 1
+    #: Whether there is a server that may be killed and frozen.
+    has_server: ClassVar[bool] = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        #: What may be killed and frozen, and starts again on what it had written, if it keeps it.
+        #: That server. It starts again on what it had written, if it keeps it.
         self.server: Server | None = None
 
     def start(self) -> None:
@@ -115,6 +117,7 @@ class PostgresEngine(Engine):
 
     name = "postgres"
     backends = 2
+    has_server = True
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -53,7 +53,7 @@ class Fault(Protocol):
     def __init__(self, scene: Scene, chance: float) -> None: ...
 
     @classmethod
-    def is_of(cls, engine: Engine) -> bool:
+    def is_of(cls, engine: type[Engine]) -> bool:
         """Whether it can befall what stands on this engine."""
         ...
 
@@ -75,7 +75,7 @@ class _Strike:
         self._chance = chance
 
     @classmethod
-    def is_of(cls, engine: Engine) -> bool:
+    def is_of(cls, engine: type[Engine]) -> bool:
         """See `Fault.is_of`."""
         return True
 
@@ -181,9 +181,9 @@ class ServerKilled(_Strike):
     lasts_s = (0.0, 3.0)
 
     @classmethod
-    def is_of(cls, engine: Engine) -> bool:
+    def is_of(cls, engine: type[Engine]) -> bool:
         """See `Fault.is_of`."""
-        return engine.server is not None
+        return engine.has_server
 
     async def begin(self) -> None:
         """See `Fault.begin`."""
@@ -370,9 +370,9 @@ class DiskFull(_Strike):
     lasts_s = (1.0, 4.0)
 
     @classmethod
-    def is_of(cls, engine: Engine) -> bool:
+    def is_of(cls, engine: type[Engine]) -> bool:
         """See `Fault.is_of`."""
-        return isinstance(engine, SqliteEngine)
+        return issubclass(engine, SqliteEngine)
 
     async def begin(self) -> None:
         """See `Fault.begin`."""
@@ -422,6 +422,6 @@ FAULTS: Final[tuple[type[Fault], ...]] = (
 )
 
 
-def faults_of(engine: Engine) -> dict[str, type[Fault]]:
+def faults_of(engine: type[Engine]) -> dict[str, type[Fault]]:
     """Return what can befall an engine, by name."""
     return {each.name: each for each in FAULTS if each.is_of(engine)}

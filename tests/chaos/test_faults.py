@@ -24,9 +24,7 @@ def is_sound(row: Row) -> None:
     assert row.counts["ended"][TaskState.SUCCEEDED.value] >= 0.6 * row.accepted
 
 
-@pytest.mark.parametrize(
-    "fault", [each.name for each in FAULTS if each.is_of(SqliteEngine(Path()))]
-)
+@pytest.mark.parametrize("fault", [each.name for each in FAULTS if each.is_of(SqliteEngine)])
 async def test_every_task_ends_once_under_one_kind_of_fault(fault: str, tmp_path: Path) -> None:
     if fault == DiskFull.name and os.geteuid() != 0:
         pytest.skip("only root can mount a disk of its own")

@@ -160,7 +160,7 @@ class Scourge:
         self._system = system
         self._strikes = strikes
         self._scene = Scene(system)
-        self._kinds = faults_of(system.engine)
+        self._kinds = faults_of(type(system.engine))
         self._clock = SystemClock()
         self.troubles: list[Trouble] = []
         #: Processes that ended by themselves, and were started again as any supervisor would.
@@ -220,7 +220,7 @@ class Scourge:
 
 
 def _strikes(trial: Trial, engine: Engine) -> tuple[Strike, ...]:
-    kinds = faults_of(engine)
+    kinds = faults_of(type(engine))
     names = list(kinds) if trial.fault == EVERYTHING else [trial.fault]
     most_s = trial.at_most_s or float("inf")
     lasts_s = {
