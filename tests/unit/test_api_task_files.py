@@ -213,7 +213,7 @@ async def test_a_large_file_is_read_from_its_url(
 async def test_a_file_that_is_kept_elsewhere_is_read_there(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objects = world.service.objects
+    objects = world.app.backend.objects
     monkeypatch.setattr(type(objects), "is_here", False)
     monkeypatch.setattr(objects, "sign", lambda method, key, expires_s: f"https://far.test/{key}")
     answer = await _asked(world, [("image/png", PNG)])

@@ -6,6 +6,7 @@ histogram of prometheus-client costs ten times as much per observation as a task
 
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version as version_of
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -14,17 +15,20 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import generate_latest
+from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from swell.broker import Depth
 from swell.dispatch import Switches
 
-__all__ = ["CONTENT_TYPE", "METRICS", "Histogram", "Metrics", "Snapshot"]
+__all__ = ["CONTENT_TYPE", "METRICS", "PROCESS_METRICS", "Histogram", "Metrics", "Snapshot"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 #: Bounds of task times, in seconds.
 TASK_BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+#: Bounds of calls, and of lateness, in seconds.
+CALL_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 #: Bounds of HTTP times, in seconds.
 HTTP_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0)
 
@@ -32,20 +36,47 @@ HTTP_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5
 METRICS: dict[str, str] = {
     "swell_tasks_total": "Tasks that ended, by model and outcome.",
     "swell_tasks_accepted_total": "Tasks accepted, by model.",
+    "swell_tasks_dead_total": "Tasks that failed after their last attempt and became dead letters, "
+    "by model.",
+    "swell_tasks_swept_total": "Tasks that the sweeper changed, by what: `lost` (its worker was "
+    "not heard of before the lease ran out), `expired` (a deadline passed), `ready` (a backoff "
+    "ended).",
     "swell_attempts_requeued_total": "Attempts that ended with the task queued again, by model.",
     "swell_task_queue_seconds": "From acceptance to the start of the last attempt, by model.",
     "swell_task_run_seconds": "What the model took, by model.",
     "swell_task_total_seconds": "From acceptance to the end, by model.",
     "swell_tasks_waiting": "Tasks that could run now, by queue.",
+    "swell_tasks_delayed": "Tasks whose backoff has not ended, by queue.",
     "swell_tasks_running": "Tasks under lease, by queue.",
     "swell_queue_oldest_age_seconds": "Age of the oldest task that could run now, by queue.",
     "swell_lease_tasks": "Tasks per lease that was granted.",
     "swell_workers": "Workers, by pool and state.",
+    "swell_worker_slots": "Tasks that live workers may hold, by pool.",
+    "swell_worker_slots_held": "Tasks that live workers hold, by pool.",
     "swell_model_switches_total": "Models brought to a worker's device when it was their turn, by "
     "model and source: `disk` (loaded anew), `host` (back from the host's memory), or `lora` (it "
     "stays, with other LoRAs).",
     "swell_event_streams": "Open event streams.",
     "swell_http_request_seconds": "HTTP requests, by method, route and status.",
+    "swell_call_seconds": "Calls of store, broker, objects, registry and bus, by contract and "
+    "call. Those that wait for work or news are not among them.",
+    "swell_call_errors_total": "Calls that failed by the fault of what they call (a database, a "
+    "server, a disk), by contract, call and code.",
+    "swell_bus_gaps_total": "Times that news of other backends may have been missed, so that the "
+    "store was asked.",
+    "swell_duty_failures_total": "Failures of what the backend does by itself, by duty.",
+    "swell_event_loop_lag_seconds": "How late the process got to what was due.",
+    "swell_build_info": "1, with the version.",
+}
+
+#: What the library for Prometheus tells of the process.
+PROCESS_METRICS: dict[str, str] = {
+    "process_cpu_seconds_total": "CPU time of the backend process.",
+    "process_resident_memory_bytes": "Memory that it has.",
+    "process_virtual_memory_bytes": "Address space that it has.",
+    "process_start_time_seconds": "When it started, in seconds since 1970 UTC.",
+    "process_open_fds": "Open files and connections.",
+    "process_max_fds": "How many it may have.",
 }
 
 
@@ -83,11 +114,14 @@ class Snapshot:
         ages_s: dict[str, float],
         workers: dict[tuple[str, str], int],
         streams: int,
+        slots: dict[str, tuple[int, int]] | None = None,
     ) -> None:
         self.depths = depths
         self.ages_s = ages_s
         self.workers = workers
         self.streams = streams
+        #: Pool → how many tasks its live workers may hold, and hold.
+        self.slots = slots or {}
 
 
 class Metrics:
@@ -97,6 +131,14 @@ class Metrics:
         self.accepted: dict[str, int] = {}
         self.ended: dict[tuple[str, str], int] = {}
         self.requeued: dict[str, int] = {}
+        self.dead: dict[str, int] = {}
+        self.swept: dict[str, int] = {}
+        self.duty_failures: dict[str, int] = {}
+        self.bus_gaps = 0
+        #: (contract, call) → its times; (contract, call, code) → how often it failed so.
+        self.call_s: dict[tuple[str, str], Histogram] = {}
+        self.call_errors: dict[tuple[str, str, str], int] = {}
+        self.loop_lag_s = Histogram(CALL_BOUNDS_S)
         #: (model, source) → how often it was brought to a device.
         self.switches: dict[tuple[str, str], int] = {}
         #: Model → its waiting, running and whole times.
@@ -110,6 +152,14 @@ class Metrics:
         if histogram is None:
             histogram = self.http_s[method, route, status] = Histogram(HTTP_BOUNDS_S)
         return histogram
+
+    def call(self, contract: str, name: str) -> Histogram:
+        """Return the times of a call of a contract, to add one."""
+        return self.call_s.setdefault((contract, name), Histogram(CALL_BOUNDS_S))
+
+    def duty_failed(self, name: str) -> None:
+        """Note that something the backend does by itself has failed."""
+        self.duty_failures[name] = self.duty_failures.get(name, 0) + 1
 
     def task_ended(
         self, model: str, outcome: str, *, queue_s: float, run_s: float, total_s: float
@@ -137,6 +187,7 @@ class Metrics:
         """Return the exposition format."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Source(self, snapshot))
+        ProcessCollector(registry=registry)
         return generate_latest(registry)
 
 
@@ -161,11 +212,18 @@ class _Source(Collector):
         for name, counts in (
             ("swell_tasks_accepted_total", metrics.accepted),
             ("swell_attempts_requeued_total", metrics.requeued),
+            ("swell_tasks_dead_total", metrics.dead),
         ):
-            family = _counter(name, ["model"])
-            for model, n in counts.items():
-                family.add_metric([model], n)
-            yield family
+            yield _counted(name, "model", counts)
+        yield _counted("swell_tasks_swept_total", "what", metrics.swept)
+        yield _counted("swell_duty_failures_total", "duty", metrics.duty_failures)
+        gaps = _counter("swell_bus_gaps_total", [])
+        gaps.add_metric([], metrics.bus_gaps)
+        yield gaps
+        errors = _counter("swell_call_errors_total", ["contract", "call", "code"])
+        for each, n in metrics.call_errors.items():
+            errors.add_metric(list(each), n)
+        yield errors
         switches = _counter("swell_model_switches_total", ["model", "source"])
         for labels, n in metrics.switches.items():
             switches.add_metric(list(labels), n)
@@ -187,25 +245,55 @@ class _Source(Collector):
         for (method, route, status), each in metrics.http_s.items():
             http.add_metric([method, route, str(status)], each.buckets(), each.total)
         yield http
+        name = "swell_call_seconds"
+        calls = HistogramMetricFamily(name, METRICS[name], labels=["contract", "call"])
+        for (contract, call), each in metrics.call_s.items():
+            if each.total or any(each.counts):
+                calls.add_metric([contract, call], each.buckets(), each.total)
+        yield calls
+        name = "swell_event_loop_lag_seconds"
+        lag = HistogramMetricFamily(name, METRICS[name])
+        lag.add_metric([], metrics.loop_lag_s.buckets(), metrics.loop_lag_s.total)
+        yield lag
 
     def _gauges(self) -> Iterator[Metric]:
         snapshot = self._snapshot
         waiting = _gauge("swell_tasks_waiting", ["queue"])
+        delayed = _gauge("swell_tasks_delayed", ["queue"])
         running = _gauge("swell_tasks_running", ["queue"])
         ages = _gauge("swell_queue_oldest_age_seconds", ["queue"])
         for depth in snapshot.depths:
             waiting.add_metric([depth.queue], depth.ready)
+            delayed.add_metric([depth.queue], depth.delayed)
             running.add_metric([depth.queue], depth.running)
         for queue, age_s in snapshot.ages_s.items():
             ages.add_metric([queue], age_s)
-        yield from (waiting, running, ages)
+        yield from (waiting, delayed, running, ages)
         workers = _gauge("swell_workers", ["pool", "state"])
         for labels, n in snapshot.workers.items():
             workers.add_metric(list(labels), n)
         yield workers
+        slots, held = (
+            _gauge("swell_worker_slots", ["pool"]),
+            _gauge("swell_worker_slots_held", ["pool"]),
+        )
+        for pool, (may_hold, holds) in snapshot.slots.items():
+            slots.add_metric([pool], may_hold)
+            held.add_metric([pool], holds)
+        yield from (slots, held)
+        build = _gauge("swell_build_info", ["version"])
+        build.add_metric([version_of("swell")], 1)
+        yield build
         streams = _gauge("swell_event_streams", [])
         streams.add_metric([], snapshot.streams)
         yield streams
+
+
+def _counted(name: str, label: str, counts: dict[str, int]) -> CounterMetricFamily:
+    family = _counter(name, [label])
+    for value, n in counts.items():
+        family.add_metric([value], n)
+    return family
 
 
 def _counter(name: str, labels: Sequence[str]) -> CounterMetricFamily:

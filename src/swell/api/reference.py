@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.api.metrics import METRICS
+from swell.api.metrics import METRICS, PROCESS_METRICS
 from swell.api.openapi import all_errors
 from swell.api.problems import ERROR_TYPES
 from swell.api.route import Route
@@ -23,7 +23,8 @@ Made from the route table by `python -m swell.api.reference`; a running server s
 
 JSON in, JSON out. Keys go in `Authorization: Bearer swell_…`; a key has the scope `client`,
 `worker` or `admin`, and `admin` may do everything. An answer of 2xx to a new task means that it is
-durable. Every answer carries `x-request-id`.
+durable. Every answer carries `x-request-id`: the request's own, if it has one of up to 128 letters,
+digits and `._:@/+=-`, else a new one.
 
 ```
 curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
@@ -88,7 +89,9 @@ def write(version: str = "") -> str:
     for code, kind in ordered:
         text += f"| `{code}` | {kind.status} | {kind.title} | {_yes(kind.retryable)} |\n"
     text += "\n## Metrics\n\n| name | what it tells |\n| --- | --- |\n"
-    text += "".join(f"| `{name}` | {about} |\n" for name, about in METRICS.items())
+    text += "".join(
+        f"| `{name}` | {about} |\n" for name, about in {**METRICS, **PROCESS_METRICS}.items()
+    )
     return text
 
 

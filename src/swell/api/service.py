@@ -25,6 +25,7 @@ from swell.api.places import Places
 from swell.api.requests import Requests
 from swell.api.settings import ApiSettings, Backend
 from swell.api.streams import Streams
+from swell.api.thumbnails import Thumbnails
 from swell.api.traces import Traces
 from swell.api.views import UrlMaker
 from swell.broker import Backlog, Rank
@@ -81,6 +82,7 @@ class Service:
         self.requests = Requests(backend.clock, settings.log_requests)
         self.traces = Traces(backend.tracer, backend.clock)
         self.streams = Streams()
+        self.thumbnails = Thumbnails(backend.objects)
         self.lookups = Lookups(backend.store)
         self._places = Places(backend.broker, backend.clock)
         #: (model, band) → (good until, what waits of it).

@@ -1,0 +1,108 @@
+"""Contracts that count what they do: how long calls take, and which fail by their own fault."""
+
+import dataclasses
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+from swell.api.metrics import Histogram, Metrics
+from swell.api.settings import Backend
+from swell.broker import Broker
+from swell.bus import Bus, News, NewsKind
+from swell.clock import Clock
+from swell.errors import Internal, SwellError
+from swell.objects import Objects
+from swell.registry import Registry
+from swell.store import Store
+
+__all__ = ["metered"]
+
+#: Calls that wait for something to happen: only their errors are counted.
+_WAITING: Final = frozenset({"lease", "news"})
+
+Call = Callable[..., Awaitable[Any]]
+
+
+def metered(backend: Backend, metrics: Metrics) -> Backend:
+    """Return the backend with contracts that add to these numbers, and else are the same."""
+
+    def counting(contract: str, adapter: object) -> Any:
+        return _Metered(contract, adapter, metrics, backend.clock)
+
+    return dataclasses.replace(
+        backend,
+        store=cast("Store", counting("store", backend.store)),
+        broker=cast("Broker", counting("broker", backend.broker)),
+        objects=cast("Objects", counting("objects", backend.objects)),
+        registry=cast("Registry", counting("registry", backend.registry)),
+        bus=cast("Bus", _MeteredBus(backend.bus, metrics, backend.clock)),
+    )
+
+
+class _Metered:
+    """Stands for an adapter; what is no call of its contract is the adapter's own."""
+
+    def __init__(self, contract: str, adapter: object, metrics: Metrics, clock: Clock) -> None:
+        self._adapter = adapter
+        for name, _ in inspect.getmembers(type(adapter), inspect.iscoroutinefunction):
+            if not name.startswith("_"):
+                times = None if name in _WAITING else metrics.call(contract, name)
+                faults = _Faults(metrics, contract, name)
+                setattr(self, name, _counted(adapter, name, times, faults, clock))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+
+class _MeteredBus(_Metered):
+    """A bus; what it may have missed is counted as well."""
+
+    def __init__(self, bus: Bus, metrics: Metrics, clock: Clock) -> None:
+        super().__init__("bus", bus, metrics, clock)
+        hear: Callable[[], Awaitable[list[News]]] = self.__dict__["news"]
+
+        async def news() -> list[News]:
+            found = await hear()
+            metrics.bus_gaps += sum(each.kind is NewsKind.MISSED for each in found)
+            return found
+
+        self.news = news
+
+
+class _Faults:
+    """Counts the errors of one call that are the adapter's."""
+
+    __slots__ = ("_contract", "_counts", "_name")
+
+    def __init__(self, metrics: Metrics, contract: str, name: str) -> None:
+        self._counts = metrics.call_errors
+        self._contract, self._name = contract, name
+
+    def add(self, error: Exception) -> None:
+        if isinstance(error, SwellError):
+            if error.status < Internal.status:
+                return
+            code = error.code
+        else:
+            code = Internal.code
+        key = (self._contract, self._name, code)
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+
+def _counted(
+    adapter: object, name: str, times: Histogram | None, faults: _Faults, clock: Clock
+) -> Call:
+    monotonic_s = clock.monotonic_s
+
+    async def counted(*arguments: Any, **named: Any) -> Any:
+        started_s = monotonic_s()
+        try:
+            return await getattr(adapter, name)(*arguments, **named)
+        except Exception as error:
+            faults.add(error)
+            raise
+        finally:
+            if times is not None:
+                times.observe(monotonic_s() - started_s)
+
+    return counted
