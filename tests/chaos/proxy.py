@@ -89,7 +89,8 @@ class Proxy:
         """Kill it."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            # Waits, and closes the pipes.
+            self._process.communicate()
 
     def _say(self, message: Any) -> None:
         assert self._process is not None
