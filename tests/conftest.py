@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from postgres_databases import PostgresDatabases
 from servers import AzuriteServer, GcsServer, MotoServer, NatsServer, PostgresServer, Server
 
 # A busy machine makes single examples slow; that is no failure. The timeout of pytest still holds.
@@ -22,6 +23,12 @@ def _served(server: Server) -> Iterator[Server]:
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A PostgreSQL for all tests of this process; each takes a database of its own."""
     yield from _served(PostgresServer(tmp_path_factory.mktemp("postgres")))
+
+
+@pytest.fixture(scope="session")
+def postgres_databases(postgres_server: PostgresServer) -> PostgresDatabases:
+    """Makes databases with the whole schema, a fresh one for each test."""
+    return PostgresDatabases(postgres_server)
 
 
 @pytest.fixture(scope="session")

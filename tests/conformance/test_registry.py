@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
 from swell.registry import ModelCard
 from swell.stores.memory import MemoryRegistry
+from swell.stores.postgres import PostgresDatabase, PostgresRegistry
 from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
 from swell.testing.registry import RegistryConformance, a_key, a_worker
 
@@ -48,4 +50,14 @@ class TestSqliteRegistry(RegistryConformance):
         assert await registry.keys() == [a_key()]
         assert await registry.note("times") == b"{}"
         assert await registry.secret("urls") == secret
+        await database.close()
+
+
+class TestPostgresRegistry(RegistryConformance):
+    @pytest.fixture
+    async def registry(
+        self, postgres_databases: PostgresDatabases, clock: ManualClock
+    ) -> AsyncIterator[PostgresRegistry]:
+        database = await PostgresDatabase.open(await postgres_databases.new(), clock)
+        yield PostgresRegistry(database)
         await database.close()

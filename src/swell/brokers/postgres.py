@@ -1,0 +1,450 @@
+"""The broker over PostgreSQL: the ready tasks are an index over the store's own table.
+
+As with SQLite there is nothing to offer and nothing to acknowledge. Any number of backends hand out
+tasks of the same queues. Each takes turns between keys and models by clocks of its own, so what
+fairness promises holds for the leases of each, and its bounds for all are as many times as large.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from swell import task as life
+from swell.broker import Backlog, Depth, LeaseRequest, Offered, Rank
+from swell.brokers.ranking import EXACT_RANKS, MAX_LINES, Others
+from swell.fairness import (
+    USUAL_PRIORITY,
+    band,
+    note_passed,
+    prefer,
+    rotate,
+    take_turns,
+)
+from swell.store import Hold
+from swell.stores.lines import Line
+from swell.stores.postgres.clocks import Draft
+from swell.stores.postgres.database import PostgresDatabase
+from swell.stores.postgres.session import Session
+from swell.stores.postgres.view import LineCut
+from swell.task import NewTask, Task, TaskState
+
+__all__ = ["PostgresBroker"]
+
+#: Larger than any id, since ids are made of 0-9 and a-f.
+_AFTER_ALL = "~"
+
+#: (cost, task).
+_Costed = tuple[float, Task]
+
+
+class PostgresBroker:
+    """Order and leases over the tasks of a `PostgresStore` in the same database."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+        self._waits: set[asyncio.Future[None]] = set()
+        self._is_closed = False
+
+    async def offer(self, tasks: Sequence[Task]) -> None:
+        """See `Broker.offer`: the tasks are ready already, and who waits has had them."""
+
+    async def lease(
+        self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
+    ) -> list[Task]:
+        """See `Broker.lease`."""
+        state = self._database.state
+        queues = [queue for queue, _, _ in request.queues]
+        if self._database.company.is_there:
+            # What others have accepted may not have been told yet.
+            state.tell(queues)
+
+        async def action(session: Session) -> list[Task]:
+            return await _lease(session, request, queues, until)
+
+        if until is None:
+            if not self._database.is_busy and not any(map(state.may_wait, queues)):
+                return []
+            return await self._database.write(action, is_late=True)
+        if self._is_closed:
+            return []
+        self._waits.add(until)
+        try:
+            return await self._database.write_when(action, until, queues=queues) or []
+        finally:
+            self._waits.discard(until)
+
+    async def ack(self, tasks: Sequence[Task]) -> None:
+        """See `Broker.ack`: settling a task took it out of the index."""
+
+    async def started(self, tasks: Sequence[Task]) -> None:
+        """See `Broker.started`: starting a task took it out of the index."""
+
+    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> None:
+        """See `Broker.extend`: leases lie in the same rows."""
+
+    async def feed(self, *, is_leader: bool) -> int:
+        """See `Broker.feed`: nothing lies elsewhere."""
+        return 0
+
+    async def next_ready(
+        self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
+    ) -> list[Task]:
+        """See `Order.next_ready`."""
+
+        async def action(session: Session) -> list[Task]:
+            session.state.tell([queue])
+            await session.look([queue], n, is_only_read=True)
+            while True:
+                try:
+                    order = _next_ready(session, queue, is_usual, besides)
+                    return list(itertools.islice(order, n))
+                except LineCut as cut:
+                    await session.look_further(cut.queue, cut.key_id, is_only_read=True)
+
+        return await self._database.write(action, is_late=True)
+
+    async def depths(self) -> list[Depth]:
+        """See `Broker.depths`."""
+        ready = await self._database.read("ready_depths")
+        woken = await self._database.read("woken_depths")
+        depths = {
+            queue: Depth(
+                queue=queue,
+                ready=n,
+                ready_samples=samples,
+                oldest_ready_at=life.created_at_of(oldest),
+            )
+            for queue, n, samples, oldest in ready
+        }
+        for queue, delayed, running in woken:
+            depth = depths.get(queue, Depth(queue=queue))
+            depths[queue] = Depth(
+                queue=queue,
+                ready=depth.ready,
+                ready_samples=depth.ready_samples,
+                oldest_ready_at=depth.oldest_ready_at,
+                delayed=delayed,
+                running=running,
+            )
+        busy = [depth for depth in depths.values() if depth.ready + depth.delayed + depth.running]
+        return sorted(busy, key=lambda depth: depth.queue)
+
+    async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
+        """See `Broker.ranks`."""
+        waiting = [
+            task for task in tasks if task.state is TaskState.QUEUED and task.available_at is None
+        ]
+        ranks = await self._ranks([(task, task.tag, task.id) for task in waiting])
+        found = {task.id: rank for task, rank in zip(waiting, ranks, strict=True)}
+        return [found.get(task.id) for task in tasks]
+
+    async def rank_of_new(self, task: NewTask) -> Rank:
+        """See `Broker.rank_of_new`."""
+        clock = self._database.state.clocks.get((task.model, task.key_id, task.priority))
+        tag = 0.0 if clock is None else clock.peek(task.user or "")
+        (rank,) = await self._ranks([(task, tag, _AFTER_ALL)])
+        return rank
+
+    async def _ranks(self, places: "Sequence[_Place]") -> list[Rank]:
+        """Count all at once what comes before within their keys, then add what other keys have."""
+        wanted = [
+            (queue, task.key_id, _least(task.priority), task.priority, tag, task_id)
+            for task, tag, task_id in places
+            for queue in self._queues(task)
+            if self._line(queue, task) is not None
+        ]
+        rows = []
+        if wanted:
+            columns = map(list, zip(*wanted, strict=True))
+            rows = await self._database.read("ranks", *columns, EXACT_RANKS + 1)
+        before = dict(zip(wanted, ((n, samples) for _, _, n, samples in rows), strict=True))
+        return [self._rank(*place, before) for place in places]
+
+    def _rank(
+        self,
+        task: Task | NewTask,
+        tag: float,
+        task_id: str,
+        before: "dict[_Wanted, tuple[int, int]]",
+    ) -> Rank:
+        state, urgency = self._database.state, band(task.priority)
+        n = samples = 0
+        is_exact = not self._database.company.is_there
+        for queue in self._queues(task):
+            wanted = (queue, task.key_id, _least(task.priority), task.priority, tag, task_id)
+            found, found_samples = before.get(wanted, (0, 0))
+            line = self._line(queue, task)
+            if found > EXACT_RANKS and line is not None:
+                # Who comes late in a long line: nearly all of it, as far as anybody cares.
+                found, found_samples = max(found, line.n), max(found_samples, line.samples)
+                is_exact = False
+            n, samples = n + found, samples + found_samples
+        others = Others(state.turns[task.model, urgency], task.key_id, samples)
+        for queue in self._queues(task):
+            for other_band, lines in state.lines.get(queue, {}).items():
+                if other_band > urgency:
+                    continue
+                step = 1 + len(lines) // MAX_LINES
+                is_exact = is_exact and step == 1
+                for key_id, line in itertools.islice(lines.items(), 0, None, step):
+                    if other_band < urgency:
+                        n, samples = n + step * line.n, samples + step * line.samples
+                    else:
+                        others.add(key_id, line, step)
+            if queue == task.queue:
+                # Where nothing of its key waits in this queue yet, the key comes last here.
+                others.add(task.key_id, Line(), 1)
+        more, more_samples = others.before()
+        return Rank(
+            ahead=n + more, is_exact=is_exact and others.is_exact, samples=samples + more_samples
+        )
+
+    def _queues(self, task: Task | NewTask) -> list[str]:
+        """Return the queues whose tasks may come before one."""
+        queues = sorted({*self._database.state.queues_of(task.model), task.queue})
+        if task.queue != task.model:
+            queues = [queue for queue in queues if queue in (task.model, task.queue)]
+        return queues
+
+    def _line(self, queue: str, task: Task | NewTask) -> Line | None:
+        bands = self._database.state.lines.get(queue, {})
+        return bands.get(band(task.priority), {}).get(task.key_id)
+
+    async def backlogs(self, models: Sequence[str], priority: int) -> list[Backlog]:
+        """See `Broker.backlogs`."""
+        state, urgency = self._database.state, band(priority)
+        found = []
+        for model in models:
+            urgent, equal = Line(), Line()
+            for queue in state.queues_of(model):
+                for other_band, lines in state.lines.get(queue, {}).items():
+                    if other_band <= urgency:
+                        counted = urgent if other_band < urgency else equal
+                        for line in lines.values():
+                            counted.add(line.n, line.samples)
+            found.append(
+                Backlog(
+                    urgent=urgent.n,
+                    urgent_samples=urgent.samples,
+                    equal=equal.n,
+                    equal_samples=equal.samples,
+                )
+            )
+        return found
+
+    async def close(self) -> None:
+        """See `Broker.close`."""
+        self._is_closed = True
+        for until in self._waits:
+            if not until.done():
+                until.set_result(None)
+
+
+#: Task, its tag and its id: where it stands, or would stand.
+_Place = tuple[Task | NewTask, float, str]
+
+#: Queue, key, least priority of its band, priority, tag, id.
+_Wanted = tuple[str, str, int, int, float, str]
+
+
+def _least(priority: int) -> int:
+    urgency = band(priority)
+    return 0 if urgency == USUAL_PRIORITY else urgency
+
+
+class _Plan:
+    """What one lease would take, and how it would move the clocks between keys."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._turns: dict[tuple[str, int], Draft] = {}
+        self.taken: list[Task] = []
+        #: The models of which tasks wait, in turn.
+        self.turn: list[str] = []
+
+    def turns(self, model: str, urgency: int) -> Draft:
+        """Return the clock between a model's keys as it would stand."""
+        draft = self._turns.get((model, urgency))
+        if draft is None:
+            draft = self._turns[model, urgency] = Draft(self._session.turns(model, urgency))
+        return draft
+
+    def keep_turns(self) -> None:
+        """Do what was planned to the clocks."""
+        for draft in self._turns.values():
+            draft.keep()
+
+
+async def _lease(
+    session: Session,
+    request: LeaseRequest,
+    queues: Sequence[str],
+    until: "asyncio.Future[None] | None",
+) -> list[Task]:
+    """Start up to n tasks, in order, but none whose deadline has passed."""
+    if request.n < 1 or not any(map(session.may_wait, queues)):
+        return []
+    await session.look(queues, request.n)
+    while True:
+        try:
+            plan = _plan(session, request)
+            break
+        except LineCut as cut:
+            await session.look_further(cut.queue, cut.key_id)
+    if until is not None and until.done():
+        return []
+    return [] if not plan.taken else _start(session, request, plan)
+
+
+def _plan(session: Session, request: LeaseRequest) -> _Plan:
+    plan = _Plan(session)
+    heads: dict[str, int] = {}
+    for queue, model, _ in request.queues:
+        for key_id in session.view.keys(queue):
+            tasks, is_whole = session.view.line(queue, key_id)
+            if tasks:
+                urgency = band(tasks[0].priority)
+                heads[model] = min(urgency, heads.get(model, urgency))
+            elif not is_whole:
+                raise LineCut(queue, key_id)
+    plan.turn = order = rotate(heads, session.last_model)
+    if request.residents and len(order) > 1:
+        order = prefer(plan.turn, heads, request.residents, session.passed)
+    for model in order:
+        wanted = request.n - len(plan.taken)
+        if wanted <= 0:
+            break
+        queues = (model, f"{model}:{request.models[model]}")
+        plan.taken += itertools.islice(_in_order(session, plan, model, queues), wanted)
+    return plan
+
+
+def _start(session: Session, request: LeaseRequest, plan: _Plan) -> list[Task]:
+    now = session.now
+    started = []
+    for task in plan.taken:
+        running = life.start(
+            task,
+            worker_id=request.worker_id,
+            version=request.models[task.model],
+            token=life.new_token(),
+            now=now,
+            lease_s=request.lease_s,
+        )
+        session.put(running)
+        session.clock(task.model, task.key_id, task.priority).serve(task.tag)
+        started.append(running)
+    plan.keep_turns()
+    session.last_model = started[-1].model
+    if len(plan.turn) > 1:
+        note_passed(plan.turn, {task.model for task in started}, session.passed)
+    return started
+
+
+def _in_order(session: Session, plan: _Plan, model: str, queues: Sequence[str]) -> Iterator[Task]:
+    """Yield the ready tasks of a model in the order of service."""
+    lines = _Lines(session, queues)
+    for urgency, keys in lines.bands():
+        yield from take_turns(plan.turns(model, urgency), keys, lines.of(urgency))
+
+
+def _next_ready(
+    session: Session, queue: str, is_usual: bool, besides: Sequence[Offered]
+) -> Iterator[Task]:
+    """Yield what is ready in a queue in the order of service, without some that have had turns."""
+    model = queue.partition(":")[0]
+    known = {each.task_id for each in besides}
+    lines = _Lines(session, [queue], known)
+    for urgency, keys in lines.bands():
+        if (urgency == USUAL_PRIORITY) is not is_usual:
+            continue
+        turns = Draft(session.turns(model, urgency))
+        for each in besides:
+            if band(each.priority) == urgency:
+                turns.take(each.key_id, each.cost)
+        yield from take_turns(turns, keys, lines.of(urgency))
+
+
+class _Lines:
+    """The lines of each key of a model, over the queues that a worker serves.
+
+    Args:
+        session: What was read of them.
+        queues: Of one model.
+        without: Ids of tasks that are left out.
+    """
+
+    def __init__(
+        self, session: Session, queues: Sequence[str], without: Iterable[str] = ()
+    ) -> None:
+        self._session = session
+        self._queues = queues
+        self._without = frozenset(without)
+
+    def bands(self) -> list[tuple[int, list[str]]]:
+        """Return (band, keys that may have something in it); who came first stands first."""
+        found: dict[int, dict[str, None]] = {}
+        for queue in self._queues:
+            known = self._session.lines(queue)
+            for urgency, keys in known.items():
+                found.setdefault(urgency, {}).update(dict.fromkeys(keys))
+        for queue in self._queues:
+            for key_id in sorted(self._session.view.keys(queue)):
+                for task in self._session.view.line(queue, key_id)[0]:
+                    found.setdefault(band(task.priority), {})[key_id] = None
+        return [(urgency, list(found[urgency])) for urgency in sorted(found)]
+
+    def of(self, urgency: int) -> "_LineOf":
+        """Return what yields (cost, task) of one key in a band."""
+        return _LineOf(self._session, self._queues, self._without, urgency)
+
+
+class _LineOf:
+    """Yields the tasks of one key and band in order, and none past a deadline."""
+
+    def __init__(
+        self, session: Session, queues: Sequence[str], without: frozenset[str], urgency: int
+    ) -> None:
+        self._session = session
+        self._queues = queues
+        self._without = without
+        self._urgency = urgency
+
+    def __call__(self, key_id: str) -> Iterator[_Costed]:
+        """Yield (cost, task).
+
+        Raises:
+            LineCut: More must be read to know which is next.
+        """
+        now = self._session.now
+        for task in self._tasks(key_id):
+            has_deadline = task.start_by_at is not None or task.finish_by_at is not None
+            # The sweeper ends what has expired, and tells of it.
+            is_expired = has_deadline and life.is_expired(task, now)
+            if band(task.priority) == self._urgency and not is_expired:
+                yield task.count, task
+
+    def _tasks(self, key_id: str) -> Iterator[Task]:
+        view = self._session.view
+        if len(self._queues) == 1:
+            lines = [view.line(self._queues[0], key_id)]
+        else:
+            lines = [view.line(queue, key_id) for queue in self._queues]
+        cuts = [
+            (queue, tasks)
+            for queue, (tasks, is_whole) in zip(self._queues, lines, strict=True)
+            if not is_whole
+        ]
+        together = sorted(
+            (task for tasks, _ in lines for task in tasks),
+            key=lambda task: (task.priority, task.tag, task.id),
+        )
+        last_of = {tasks[-1].id: queue for queue, tasks in cuts if tasks}
+        for queue, tasks in cuts:
+            if not tasks:
+                raise LineCut(queue, key_id)
+        for task in together:
+            if task.id not in self._without:
+                yield task
+            if task.id in last_of and band(task.priority) <= self._urgency:
+                raise LineCut(last_of[task.id], key_id)

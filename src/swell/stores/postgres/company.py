@@ -1,0 +1,159 @@
+"""Hears of the other backends on the database, and tells them what waits.
+
+PostgreSQL's notifications, on a connection of their own. They are told apart from the transactions
+that they are about, and together: a commit with a notification waits for every other such commit of
+the database. So one may be lost with the process; everybody looks once in a while anyway.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from swell.stores.postgres.session import QUERIES
+from swell.task import new_token
+
+__all__ = ["Company"]
+
+_log = structlog.get_logger("swell.postgres")
+
+_CHANNEL: Final = "swell_tasks"
+
+#: Everybody says that he is there so often, and looks at queues where somebody waits, in seconds.
+POLL_S: Final = 1.0
+
+#: Who was not heard of for so long has gone, in seconds.
+_FORGET_S: Final = 10.0
+
+#: Notifications of one backend lie at least so far apart, in seconds.
+_PAUSE_S: Final = 0.005
+
+#: How long it takes to try again to reach the server, in seconds.
+_RETRY_S: Final = 0.5
+
+#: Bytes of a notification; PostgreSQL takes less than 8,000. What is longer says "any queue".
+_MAX_BYTES: Final = 7_000
+
+
+class _Word(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One notification: who says it, and in which queues something is ready."""
+
+    who: str
+    queues: list[str] = []
+    #: Something is ready, in more queues than can be named.
+    anything: bool = False
+
+
+class Company:
+    """The other backends.
+
+    Args:
+        connect: Opens a connection.
+        told: Called with the queues in which others have made something ready; None for any.
+        poll: Called every second, and when the connection was made anew.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Any]],
+        told: Callable[[list[str] | None], None],
+        poll: Callable[[], None],
+    ) -> None:
+        self._connect = connect
+        self._told = told
+        self._poll = poll
+        self._name = new_token()
+        self._loop = asyncio.get_running_loop()
+        #: Backend → when it was last heard of.
+        self._others: dict[str, float] = {}
+        self._to_tell: set[str] = set()
+        self._has_to_tell = asyncio.Event()
+        #: Whether it was tried to say something.
+        self._has_spoken = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether another backend was heard of lately."""
+        if self._others:
+            oldest = self._loop.time() - _FORGET_S
+            self._others = {who: at for who, at in self._others.items() if at > oldest}
+        return bool(self._others)
+
+    def tell(self, queues: Iterable[str]) -> None:
+        """Tell the others, soon, that something is ready."""
+        self._to_tell.update(queues)
+        if self._to_tell:
+            self._has_to_tell.set()
+
+    def suppose(self) -> None:
+        """Take it that there is somebody, until it is known."""
+        self._others[""] = self._loop.time()
+
+    async def start(self) -> None:
+        """Begin to listen, and say so to the others."""
+        self._running = self._loop.create_task(self._listen(), name="swell-postgres-company")
+        await self._has_spoken.wait()
+
+    async def stop(self) -> None:
+        """Stop listening. Idempotent."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+            self._running = None
+
+    async def _listen(self) -> None:
+        while True:
+            connection = None
+            try:
+                connection = await self._connect()
+                await connection.add_listener(_CHANNEL, self._heard)
+                await self._talk(connection)
+            except Exception as error:
+                _log.info("no word from other backends", reason=str(error) or repr(error))
+            finally:
+                self._has_spoken.set()
+                if connection is not None:
+                    connection.terminate()
+            await asyncio.sleep(_RETRY_S)
+
+    async def _talk(self, connection: Any) -> None:
+        """Say what there is to say, until the connection is lost."""
+        while True:
+            self._poll()
+            await self._say(connection, _Word(self._name))
+            ends_s = self._loop.time() + POLL_S
+            while (left_s := ends_s - self._loop.time()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._has_to_tell.wait(), left_s)
+                    await self._say_queues(connection)
+                    await asyncio.sleep(_PAUSE_S)
+
+    async def _say_queues(self, connection: Any) -> None:
+        self._has_to_tell.clear()
+        queues, self._to_tell = sorted(self._to_tell), set()
+        word = _Word(self._name, queues)
+        if sum(map(len, queues)) + 16 * len(queues) > _MAX_BYTES:
+            word = _Word(self._name, anything=True)
+        await self._say(connection, word)
+
+    async def _say(self, connection: Any, word: _Word) -> None:
+        await connection.execute(QUERIES["tell"], msgspec.json.encode(word).decode())
+        self._has_spoken.set()
+
+    def _heard(self, connection: Any, pid: int, channel: str, payload: str) -> None:
+        try:
+            word = msgspec.json.decode(payload, type=_Word)
+        except msgspec.DecodeError:
+            return
+        if word.who == self._name:
+            return
+        if word.who not in self._others:
+            # It may not have heard of this one.
+            self._has_to_tell.set()
+        self._others[word.who] = self._loop.time()
+        if word.queues or word.anything:
+            self._told(None if word.anything else word.queues)

@@ -1,0 +1,526 @@
+"""The connections to the database, and the one transaction at a time in which a backend writes.
+
+Whoever wants to write hands in an action and waits. Everything that arrived while the last commit
+was in flight is run in one transaction, written by one statement where that is possible, and only
+after its commit is everybody told. So the way to the server and its disk costs the same for one
+caller and for a thousand (docs/decisions/0025).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from swell.clock import Clock
+from swell.errors import Internal, InvalidRequest, SwellError, Unavailable
+from swell.stores.postgres.company import Company
+from swell.stores.postgres.migrate import SchemaStatus, migrate, schema_status
+from swell.stores.postgres.session import QUERIES, Session, Stale
+from swell.stores.postgres.state import State
+
+__all__ = ["PostgresDatabase"]
+
+R = TypeVar("R")
+Action = Callable[[Session], Awaitable[Any]]
+
+#: With more than this many actions waiting, a group waits for turns of the loop that bring more; at
+#: most for so many.
+CROWD: Final = 2
+MAX_TURNS: Final = 8
+
+#: How often a group is tried again after somebody else was there before.
+TRIES: Final = 8
+
+#: How long the server may take to be reached, and to answer, in seconds.
+CONNECT_S: Final = 5.0
+ANSWER_S: Final = 60.0
+
+#: Counts and clocks are read anew so often where there are other backends, in seconds, and after so
+#: many times what it took.
+REFRESH_S: Final = 1.0
+REFRESH_SHARE: Final = 20.0
+
+#: After how long to look again where others held what is ready, in seconds.
+HELD_S: Final = 0.02
+
+#: Of the server, for all connections: compiling a short statement takes longer than running it.
+_SETTINGS: Final = {"application_name": "swell", "jit": "off"}
+
+#: Of the writer. Its statements go by indexes however small the tables were when they were planned,
+#: and are planned once.
+_WRITER: Final = {
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_seqscan": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+
+#: The server, or the way to it, is gone.
+_LOST: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InternalClientError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+
+#: Somebody else was there at the same time: the same again, with care.
+_RACES: Final = (
+    Stale,
+    asyncpg.UniqueViolationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+)
+
+
+class _Write:
+    """One action that waits for its commit."""
+
+    __slots__ = ("action", "done", "is_late", "is_served", "queues", "result", "until", "wants")
+
+    def __init__(
+        self,
+        action: Action,
+        done: "asyncio.Future[Any]",
+        *,
+        wants: Sequence[str] = (),
+        is_late: bool = False,
+        until: "asyncio.Future[None] | None" = None,
+        queues: Sequence[str] = (),
+    ) -> None:
+        self.action = action
+        self.done = done
+        self.wants = wants
+        self.queues = queues
+        self.is_late = is_late
+        #: When this is done, an action of `write_when` is not wanted any more.
+        self.until = until
+        #: Whether an action of `write_when` has found something, which is being written.
+        self.is_served = False
+        self.result: Any = None
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.done.done() or (self.until is not None and self.until.done())
+
+    def tell(self, result: Any) -> None:
+        """Give the caller its result."""
+        if not self.done.done():
+            self.done.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise in the caller."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class PostgresDatabase:
+    """One database: a pool of readers and one writer of this process; any number of processes.
+
+    Guarantees:
+        `write` returns after the commit that holds its changes. What it read is what it changed:
+        nobody else has written in between.
+    """
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self.clock = clock
+        self.state = State()
+        self._url = url
+        self._loop = asyncio.get_running_loop()
+        self._connection: Any = None
+        self._pending: list[_Write] = []
+        #: Actions of `write_when` that have not had anything to do yet.
+        self._waiting: list[_Write] = []
+        self._is_waiting_new = False
+        self._writing: asyncio.Task[None] | None = None
+        self._is_closing = False
+        #: Whether the server refused, or was not there for, the last transaction.
+        self._was_refused = False
+        #: Whether counts and clocks must be read before anything else.
+        self._knows_nothing = True
+        self._refresh_at_s = 0.0
+        self.company = Company(lambda: self._connect(_SETTINGS), self._told, self._poll)
+
+    @classmethod
+    async def open(cls, url: str, clock: Clock, *, connections: int = 4) -> "PostgresDatabase":
+        """Connect, bring the schema up to date, and begin to listen.
+
+        Args:
+            url: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`.
+            clock: Of all times that are written.
+            connections: For reading; two more write and listen.
+
+        Raises:
+            Unavailable: The server cannot be reached, or refuses.
+            Conflict: A newer Swell has changed the database in a way that this one does not know.
+        """
+        database = cls(url, clock)
+        try:
+            first = await database._connect(_SETTINGS)
+            await migrate(first, clock)
+            await first.close()
+            await database._writer()
+            database._readers = await asyncpg.create_pool(
+                url,
+                min_size=1,
+                max_size=connections,
+                timeout=CONNECT_S,
+                command_timeout=ANSWER_S,
+                statement_cache_size=256,
+                server_settings=_SETTINGS,
+            )
+        except (*_LOST, asyncpg.PostgresError) as error:
+            await database._let_go()
+            raise Unavailable(f"the database cannot be used: {error or repr(error)}") from error
+        except BaseException:
+            await database._let_go()
+            raise
+        await database.company.start()
+        return database
+
+    async def _connect(self, settings: dict[str, str]) -> Any:
+        return await asyncpg.connect(
+            self._url,
+            timeout=CONNECT_S,
+            command_timeout=ANSWER_S,
+            statement_cache_size=256,
+            server_settings=settings,
+        )
+
+    # ---- reading, and writing without tasks
+
+    async def read(self, query: str, *values: Any) -> list[Any]:
+        """Run a query: it sees every finished commit.
+
+        Raises:
+            Unavailable: The server is gone, or the way to it.
+        """
+        try:
+            async with self._readers.acquire(timeout=CONNECT_S) as connection:
+                rows: list[Any] = await connection.fetch(QUERIES[query], *values)
+                return rows
+        except Exception as error:
+            raise _translated(error) from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Callable[..., Awaitable[list[Any]]]]:
+        """Run named statements in one transaction, apart from the tasks'.
+
+        Raises:
+            Unavailable: The server is gone, or the way to it; whether it was written is not known.
+        """
+        try:
+            async with (
+                self._readers.acquire(timeout=CONNECT_S) as connection,
+                connection.transaction(),
+            ):
+
+                async def run(query: str, *values: Any) -> list[Any]:
+                    rows: list[Any] = await connection.fetch(QUERIES[query], *values)
+                    return rows
+
+                yield run
+        except SwellError:
+            raise
+        except Exception as error:
+            raise _translated(error) from error
+
+    async def schema_status(self) -> SchemaStatus:
+        """Return which migrations the database has had."""
+        async with self._readers.acquire(timeout=CONNECT_S) as connection:
+            return await schema_status(connection)
+
+    # ---- writing
+
+    async def write(
+        self,
+        action: Callable[[Session], Awaitable[R]],
+        *,
+        wants: Sequence[str] = (),
+        is_late: bool = False,
+    ) -> R:
+        """Run `action` in the next transaction and return its result once that is durable.
+
+        Args:
+            action: May be run several times, so it must change nothing but the session; and if it
+                raises, it must have changed nothing in that.
+            wants: Tasks that it reads, so that those of a whole group are read together.
+            is_late: Run after the others of its group, so that it sees what they wrote.
+
+        Raises:
+            SwellError: What the action raised, or `Unavailable` where the server is gone. Whether
+                it was written is not known then.
+        """
+        if self._is_closing:
+            raise Unavailable("the store is closing; try again when the backend is back")
+        done: asyncio.Future[R] = self._loop.create_future()
+        self._pending.append(_Write(action, done, wants=wants, is_late=is_late))
+        self._write_soon()
+        return await done
+
+    async def write_when(
+        self,
+        action: Callable[[Session], Awaitable[R]],
+        until: "asyncio.Future[None]",
+        *,
+        queues: Sequence[str],
+    ) -> R | None:
+        """Run `action` at the end of every transaction until it returns something true.
+
+        Returns that, once it is durable, or None if `until` is done first. What others write and
+        this action does with it is one commit: a task that comes while a worker waits is accepted
+        and started at once.
+
+        Args:
+            action: As in `write`.
+            until: Ends the wait. From then on the action is not run.
+            queues: In which something must be ready for it.
+        """
+        if self._is_closing:
+            raise Unavailable("the store is closing; try again when the backend is back")
+        waiting = _Write(action, self._loop.create_future(), until=until, queues=queues)
+
+        def give_up(_: object) -> None:
+            if not waiting.is_served:
+                waiting.tell(None)
+
+        self._waiting.append(waiting)
+        until.add_done_callback(give_up)
+        self._is_waiting_new = True
+        self._write_soon()
+        try:
+            result: R | None = await waiting.done
+        finally:
+            until.remove_done_callback(give_up)
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+        return result
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether writes are under way or wait."""
+        return self._writing is not None
+
+    async def check_writable(self) -> None:
+        """Write something if the last write was refused.
+
+        Raises:
+            Unavailable: It is refused again; the text says why.
+        """
+        if self._was_refused or self._connection is None or self._connection.is_closed():
+            await self.write(_prove_writable)
+
+    async def close(self) -> None:
+        """Write what is waiting, then close all connections. Idempotent."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        if self._writing is not None:
+            await self._writing
+        for waiting in self._waiting:
+            waiting.tell(None)
+        await self.company.stop()
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        if self._connection is not None and not self._connection.is_closed():
+            self._connection.terminate()
+        if self._readers is not None:
+            self._readers.terminate()
+
+    def _write_soon(self) -> None:
+        if self._writing is None:
+            self._writing = self._loop.create_task(self._write_all(), name="swell-postgres-writer")
+
+    async def _write_all(self) -> None:
+        try:
+            while self._pending or self._is_waiting_new:
+                await self._gather()
+                group, self._pending = self._pending, []
+                self._is_waiting_new = False
+                group.sort(key=_is_late)
+                await self._write_group(group)
+        finally:
+            self._writing = None
+
+    async def _gather(self) -> None:
+        """Take what else the sockets hold while a crowd is arriving, before paying for a commit."""
+        gathered = CROWD
+        for _ in range(MAX_TURNS):
+            if len(self._pending) <= gathered:
+                return
+            gathered = len(self._pending)
+            await asyncio.sleep(0)
+
+    async def _write_group(self, group: list[_Write]) -> None:
+        """Run a group in one transaction and tell everybody."""
+        try:
+            await self._write_or_retry(group)
+        except Exception as error:
+            refused = _translated(error)
+            if isinstance(refused, Unavailable):
+                self._lose_connection()
+            elif len(group) > 1:
+                # The server refused somebody's row: writing one by one tells whose it was.
+                for write in group:
+                    await self._write_group([write])
+                return
+            for write in group or list(self._waiting):
+                # Who waits for something to come goes on waiting while the server is away.
+                if group or not isinstance(refused, Unavailable):
+                    write.fail(refused)
+
+    async def _write_or_retry(self, group: list[_Write]) -> None:
+        for attempt in range(TRIES):
+            try:
+                await self._write_once(group, is_careful=attempt > 0)
+            except _RACES as error:
+                if attempt + 1 == TRIES:
+                    raise Unavailable("too many write the same tasks; try again") from error
+            else:
+                return
+
+    async def _write_once(self, group: list[_Write], *, is_careful: bool) -> None:
+        connection = await self._writer()
+        session = Session(
+            self.state,
+            self.clock,
+            connection,
+            is_careful=is_careful,
+            has_company=self.company.is_there,
+        )
+        try:
+            failed = await self._run(group, session)
+            served = await self._serve_waiting(session)
+            await session.write()
+        except BaseException:
+            session.forget()
+            for write in self._waiting:
+                self._unserve(write)
+            if session.has_begun and not connection.is_closed():
+                await connection.execute("ROLLBACK")
+            raise
+        self._was_refused = False
+        left = session.remember()
+        for write in group:
+            if write in failed:
+                write.fail(failed[write])
+            else:
+                write.tell(write.result)
+        for write in served:
+            write.tell(write.result)
+            if write in self._waiting:
+                self._waiting.remove(write)
+        if self.company.is_there:
+            self.company.tell(left)
+        if session.held_elsewhere and self._waiting:
+            self._loop.call_later(HELD_S, self._look_again)
+
+    async def _run(self, group: list[_Write], session: Session) -> dict[_Write, SwellError]:
+        """Run the actions; return those that raised, which have changed nothing."""
+        failed: dict[_Write, SwellError] = {}
+        await session.load({task_id for write in group for task_id in write.wants})
+        for write in group:
+            try:
+                write.result = await write.action(session)
+            except SwellError as error:
+                failed[write] = error
+        return failed
+
+    async def _serve_waiting(self, session: Session) -> list[_Write]:
+        served = []
+        for write in list(self._waiting):
+            # Without those that were told to stop in this turn and are not awake yet.
+            if write.is_given_up:
+                continue
+            write.result = await write.action(session)
+            if write.result:
+                write.is_served = True
+                served.append(write)
+        return served
+
+    def _unserve(self, write: _Write) -> None:
+        write.is_served = False
+        if write.is_given_up:
+            write.tell(None)
+
+    async def _writer(self) -> Any:
+        """Return the writer's connection, with counts and clocks that are fresh enough."""
+        if self._connection is None or self._connection.is_closed():
+            self._knows_nothing = True
+            self._connection = await self._connect(_SETTINGS | _WRITER)
+            if await self._connection.fetchval(QUERIES["others"]):
+                self.company.suppose()
+        is_old = self.company.is_there and self._loop.time() > self._refresh_at_s
+        if self._knows_nothing or is_old:
+            began_s = self._loop.time()
+            lines = await self._connection.fetch(QUERIES["ready_lines"])
+            shares = await self._connection.fetch(QUERIES["open_shares"])
+            self.state.restore(lines, shares)
+            self._knows_nothing = False
+            now_s = self._loop.time()
+            self._refresh_at_s = now_s + max(REFRESH_S, REFRESH_SHARE * (now_s - began_s))
+        return self._connection
+
+    def _lose_connection(self) -> None:
+        """Make a new one for the next group: on this one an answer may still be on its way."""
+        self._was_refused = True
+        self._knows_nothing = True
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    # ---- what others do
+
+    def _told(self, queues: list[str] | None) -> None:
+        self.state.tell(self._waited_for() if queues is None else queues)
+        self._look_again()
+
+    def _poll(self) -> None:
+        """Look at every queue for which somebody waits: a word may have been lost."""
+        self.state.tell(self._waited_for())
+        self._look_again()
+
+    def _waited_for(self) -> set[str]:
+        return {queue for write in self._waiting for queue in write.queues}
+
+    def _look_again(self) -> None:
+        if self._waiting and not self._is_closing:
+            self._is_waiting_new = True
+            self._write_soon()
+
+    _readers: Any = None
+
+
+async def _prove_writable(session: Session) -> None:
+    session.afterwards("prove_writable")
+
+
+def _is_late(write: _Write) -> bool:
+    return write.is_late
+
+
+def _translated(error: BaseException) -> SwellError:
+    """Return what an error of the library means to the caller."""
+    if isinstance(error, SwellError):
+        return error
+    # What cannot be sent is an `InterfaceError` too.
+    is_unsendable = isinstance(error, ValueError) and isinstance(error, asyncpg.InterfaceError)
+    if isinstance(error, _LOST) and not is_unsendable:
+        why = str(error) or type(error).__name__
+        translated: SwellError = Unavailable(f"the database does not answer ({why}); try again")
+    elif is_unsendable or isinstance(error, asyncpg.CharacterNotInRepertoireError):
+        translated = InvalidRequest(
+            "a text holds a character that the database cannot keep (U+0000, or half of a pair of "
+            "surrogates); leave it out"
+        )
+    else:
+        translated = Internal(f"the database failed: {error}")
+    translated.__cause__ = error
+    return translated

@@ -1,0 +1,160 @@
+"""The registry's contract over PostgreSQL. Small and rarely written; it goes past the writer."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from swell.registry import (
+    GONE_WORKERS_TTL,
+    ApiKey,
+    AuditEntry,
+    ModelCard,
+    Spend,
+    WorkerInfo,
+)
+from swell.stores.postgres.database import PostgresDatabase
+
+__all__ = ["PostgresRegistry"]
+
+#: Larger than any id of what operators did.
+_LAST_ID: Final = "~"
+
+
+class PostgresRegistry:
+    """Models, workers, keys and duties in the store's database."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+
+    async def put_models(self, cards: Sequence[ModelCard]) -> None:
+        """See `Registry.put_models`."""
+        names = [card.name for card in cards]
+        newest = dict(await self._database.read("newest_models", names)) if names else {}
+        if all(newest.get(card.name) == card.version for card in cards):
+            return
+        async with self._database.transaction() as run:
+            for card in cards:
+                await run("put_model", card.name, card.version, _json(card))
+
+    async def models(self) -> list[ModelCard]:
+        """See `Registry.models`."""
+        rows = await self._database.read("models")
+        return [msgspec.json.decode(body, type=ModelCard) for (body,) in rows]
+
+    async def put_worker(self, worker: WorkerInfo) -> None:
+        """See `Registry.put_worker`."""
+        await self._database.read("put_worker", *_worker_row(worker))
+
+    async def touch_workers(self, worker_ids: Sequence[str], seen_at: datetime) -> None:
+        """See `Registry.touch_workers`."""
+        await self._database.read("touch_workers", list(worker_ids), seen_at)
+
+    async def drain_worker(self, worker_id: str) -> WorkerInfo | None:
+        """See `Registry.drain_worker`."""
+        async with self._database.transaction() as run:
+            for row in await run("worker", worker_id):
+                worker = msgspec.structs.replace(_worker_of(row), draining=True)
+                await run("put_worker", *_worker_row(worker))
+                return worker
+        return None
+
+    async def remove_worker(self, worker_id: str, gone_at: datetime) -> None:
+        """See `Registry.remove_worker`."""
+        async with self._database.transaction() as run:
+            await run("worker_gone", worker_id, gone_at)
+            await run("forget_workers", gone_at - GONE_WORKERS_TTL)
+
+    async def workers(self) -> list[WorkerInfo]:
+        """See `Registry.workers`."""
+        workers = [_worker_of(row) for row in await self._database.read("workers")]
+        return sorted(workers, key=lambda worker: (worker.registered_at, worker.id))
+
+    async def put_key(self, key: ApiKey) -> None:
+        """See `Registry.put_key`."""
+        async with self._database.transaction() as run:
+            kept = msgspec.structs.replace(key, used_at=None)
+            for (body,) in await run("key_to_replace", key.id):
+                known = msgspec.json.decode(body, type=ApiKey)
+                kept = msgspec.structs.replace(kept, revoked_at=known.revoked_at or key.revoked_at)
+            row = (key.id, key.digest, key.created_at, _json(kept), key.old_digest)
+            await run("put_key", *row)
+
+    async def keys(self) -> list[ApiKey]:
+        """See `Registry.keys`."""
+        return [_key_of(row) for row in await self._database.read("keys")]
+
+    async def key_by_digest(self, digest: bytes) -> ApiKey | None:
+        """See `Registry.key_by_digest`."""
+        rows = await self._database.read("key_by_digest", digest)
+        return _key_of(rows[0]) if rows else None
+
+    async def touch_keys(self, used: Mapping[str, datetime]) -> None:
+        """See `Registry.touch_keys`."""
+        ids = sorted(used)
+        await self._database.read("touch_keys", ids, [used[key_id] for key_id in ids])
+
+    async def record(self, entries: Sequence[AuditEntry]) -> None:
+        """See `Registry.record`."""
+        bodies = [_json(each) for each in entries]
+        await self._database.read("record", [each.id for each in entries], bodies)
+
+    async def audit(self, *, limit: int = 50, before: str | None = None) -> list[AuditEntry]:
+        """See `Registry.audit`."""
+        rows = await self._database.read("audit", before or _LAST_ID, limit)
+        return [msgspec.json.decode(body, type=AuditEntry) for (body,) in rows]
+
+    async def spend(self, spends: Sequence[Spend]) -> list[datetime]:
+        """See `Registry.spend`."""
+        names = [each.name for each in spends]
+        costs = [timedelta(seconds=each.cost_s) for each in spends]
+        found = dict(await self._database.read("spend", names, costs, self._database.clock.now()))
+        return [found[name] for name in names]
+
+    async def put_note(self, name: str, value: bytes) -> None:
+        """See `Registry.put_note`."""
+        await self._database.read("put_note", name, value)
+
+    async def note(self, name: str) -> bytes | None:
+        """See `Registry.note`."""
+        rows = await self._database.read("note", name)
+        return bytes(rows[0][0]) if rows else None
+
+    async def secret(self, name: str) -> bytes:
+        """See `Registry.secret`."""
+        rows = await self._database.read("secret", name)
+        if not rows:
+            await self._database.read("keep_secret", name, secrets.token_bytes(32))
+            # Another may have been quicker.
+            rows = await self._database.read("secret", name)
+        return bytes(rows[0][0])
+
+    async def take_duty(self, name: str, holder: str, *, lease_s: float) -> bool:
+        """See `Registry.take_duty`."""
+        now = self._database.clock.now()
+        until = now + timedelta(seconds=lease_s)
+        return bool(await self._database.read("take_duty", name, holder, until, now))
+
+    async def leave_duty(self, name: str, holder: str) -> None:
+        """See `Registry.leave_duty`."""
+        await self._database.read("leave_duty", name, holder)
+
+
+def _key_of(row: Any) -> ApiKey:
+    key = msgspec.json.decode(row[0], type=ApiKey)
+    return msgspec.structs.replace(key, used_at=row[1])
+
+
+def _worker_row(worker: WorkerInfo) -> tuple[str, datetime, datetime | None, str]:
+    return worker.id, worker.seen_at, worker.gone_at, _json(worker)
+
+
+def _worker_of(row: Any) -> WorkerInfo:
+    worker = msgspec.json.decode(row[0], type=WorkerInfo)
+    return msgspec.structs.replace(worker, seen_at=row[1], gone_at=row[2])
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,164 @@
+"""Tasks as rows of the `tasks` table, and back.
+
+The order of columns is that of the statements in sql/queries/postgres.sql. Whole groups of rows go
+to the server as one array for each column.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_at
+
+__all__ = ["Row", "changed_columns", "new_columns", "row_of", "wake_of"]
+
+_STATES = {state.value: state for state in TaskState}
+_encode = msgspec.json.Encoder().encode
+_artifacts = msgspec.json.Decoder(tuple[Artifact, ...]).decode
+_error = msgspec.json.Decoder(TaskError).decode
+_timings = msgspec.json.Decoder(Timings).decode
+
+_N_CHANGED = 21
+_N_NEW = 25
+
+
+class Row(NamedTuple):
+    """A task as it lies in the table."""
+
+    task: Task
+    #: How often it was written; a write takes effect only where this is still so.
+    revision: int
+    wake_at: datetime | None
+
+
+def row_of(record: Sequence[Any]) -> Row:
+    """Return what a record of `tasks_by_id` holds."""
+    task = Task(
+        id=record[0],
+        model=record[2],
+        queue=record[3],
+        version=record[4],
+        state=_STATES[record[5]],
+        input=msgspec.Raw(record[6]),
+        count=record[7],
+        seed=record[8],
+        priority=record[9],
+        key_id=record[10],
+        user=record[11],
+        metadata=_raw(record[12]),
+        created_at=record[13],
+        start_by_at=record[14],
+        finish_by_at=record[15],
+        available_at=record[16],
+        tag=record[17],
+        attempt=record[18],
+        handed_back=record[19],
+        max_attempts=record[20],
+        worker_id=record[21],
+        lease_token=record[22],
+        lease_expires_at=record[23],
+        cancel_requested=record[24],
+        started_at=record[25],
+        finished_at=record[26],
+        output=_raw(record[27]),
+        artifacts=() if record[28] is None else _artifacts(record[28]),
+        error=None if record[29] is None else _error(record[29]),
+        timings=None if record[30] is None else _timings(record[30]),
+        dead=record[31],
+        retry_of=record[32],
+        checkpoint=record[34],
+        traceparent=record[35],
+    )
+    return Row(task, record[1], record[33])
+
+
+def wake_of(before: Row | None, task: Task) -> datetime | None:
+    """Return when the sweeper is to look at a task that is about to be written.
+
+    A lease that is only extended keeps its earlier time, so that no index changes; the sweeper
+    finds it still held and puts the time right.
+    """
+    wake_at = next_wake_at(task)
+    if before is None or before.wake_at is None or wake_at is None:
+        return wake_at
+    was = before.task
+    is_same_attempt = was.state is TaskState.RUNNING and was.attempt == task.attempt
+    if is_same_attempt and task.state is TaskState.RUNNING:
+        return min(before.wake_at, wake_at)
+    return wake_at
+
+
+def changed_columns(rows: Iterable[Row]) -> list[Sequence[Any]]:
+    """Return the arrays of rows that are there; each with the revision that is there."""
+    found = [
+        (
+            task.id,
+            revision,
+            task.version,
+            task.state._value_,
+            task.seed,
+            task.available_at,
+            task.attempt,
+            task.handed_back,
+            task.worker_id,
+            task.lease_token,
+            task.lease_expires_at,
+            task.cancel_requested,
+            task.started_at,
+            task.finished_at,
+            None if task.output is None else str(task.output, "utf-8"),
+            _json(task.artifacts) if task.artifacts else None,
+            _json(task.error) if task.error else None,
+            _json(task.timings) if task.timings else None,
+            task.dead,
+            wake_at,
+            task.checkpoint,
+        )
+        for task, revision, wake_at in rows
+    ]
+    return list(zip(*found, strict=True)) if found else [()] * _N_CHANGED
+
+
+def new_columns(rows: Iterable[Row]) -> list[Sequence[Any]]:
+    """Return the arrays of rows that are new: queued, or started already."""
+    found = [
+        (
+            task.id,
+            task.model,
+            task.queue,
+            task.version,
+            task.state._value_,
+            str(task.input, "utf-8"),
+            task.count,
+            task.seed,
+            task.priority,
+            task.key_id,
+            task.user,
+            None if task.metadata is None else str(task.metadata, "utf-8"),
+            task.created_at,
+            task.start_by_at,
+            task.finish_by_at,
+            task.tag,
+            task.attempt,
+            task.max_attempts,
+            task.worker_id,
+            task.lease_token,
+            task.lease_expires_at,
+            task.started_at,
+            task.retry_of,
+            wake_at,
+            task.traceparent,
+        )
+        for task, _, wake_at in rows
+    ]
+    return list(zip(*found, strict=True)) if found else [()] * _N_NEW
+
+
+def _raw(text: str | None) -> msgspec.Raw | None:
+    return None if text is None else msgspec.Raw(text)
+
+
+def _json(value: Any) -> str:
+    return _encode(value).decode()

@@ -1,0 +1,340 @@
+"""One transaction over the tasks.
+
+A session is an identity map with deferred writes: every task is read at most once, and all that
+changed is written at the end by one statement. That statement takes effect only if no task that it
+changes was changed by anybody else since it was read, now or in an earlier transaction: each row
+has a revision, compared under the row's lock. So what a backend remembers can be stale, and is
+never written over what another has done.
+
+Where somebody was there before, all is undone and done once more with rows that are locked as they
+are read (`is_careful`).
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from swell.clock import Clock
+from swell.fairness import VirtualClock, band
+from swell.stores.lines import Line
+from swell.stores.postgres.clocks import Draft
+from swell.stores.postgres.rows import Row, changed_columns, new_columns, row_of, wake_of
+from swell.stores.postgres.state import State
+from swell.stores.postgres.view import View, is_ready
+from swell.stores.queries import load_queries
+from swell.task import Task, discarded
+
+__all__ = ["QUERIES", "Session", "Stale"]
+
+QUERIES = load_queries("postgres")
+
+_LOCK_MARK = "/* lock */"
+
+#: Waits for whoever else has these rows; nobody waits in a circle, since all lock in order of ids.
+_LOCKING_TASKS = QUERIES["tasks_by_id"].replace(_LOCK_MARK, "FOR UPDATE")
+#: Passes over what another backend is about to hand out.
+_LOCKING_HEADS = QUERIES["heads"].replace(_LOCK_MARK, "FOR UPDATE SKIP LOCKED")
+_LOCKING_LINE = QUERIES["line"].replace(_LOCK_MARK, "FOR UPDATE SKIP LOCKED")
+
+#: (key, idempotency key) → (task, fingerprint).
+Kept = dict[tuple[str, str], tuple[str, bytes]]
+
+
+class Stale(Exception):
+    """Somebody else has changed a task since it was read. Nothing was written."""
+
+
+class Session:
+    """The tasks as one transaction sees them.
+
+    Args:
+        connection: On which nothing else runs.
+        is_careful: Lock what is read, and use nothing that is remembered.
+        has_company: Whether other backends may lease from the same queues.
+    """
+
+    def __init__(
+        self, state: State, clock: Clock, connection: Any, *, is_careful: bool, has_company: bool
+    ) -> None:
+        self.state = state
+        self.is_careful = is_careful
+        self._has_company = has_company
+        self._clock = clock
+        self._connection = connection
+        self._now: datetime | None = None
+        self._has_begun = False
+        self._before: dict[str, Row] = {}
+        self._tasks: dict[str, Task] = {}
+        self._added: dict[str, Task] = {}
+        self._changed: set[str] = set()
+        self._lines: dict[tuple[str, int, str], Line] = {}
+        self._drafts: dict[tuple[Any, ...], Draft] = {}
+        self._after: list[tuple[str, tuple[Any, ...]]] = []
+        self._discarded: dict[str, None] = {}
+        self._empty: dict[str, int] = {}
+        #: What is new of who takes turns among models, as in `State`.
+        self.last_model = state.last_model
+        self.passed = dict(state.passed)
+        #: Queues in which others hold what is ready, for a moment.
+        self.held_elsewhere: list[str] = []
+        self.view = View(self._tasks.__getitem__)
+        self.kept: Kept = {}
+
+    @property
+    def now(self) -> datetime:
+        """The time of this transaction, from its first use on."""
+        if self._now is None:
+            self._now = self._clock.now()
+        return self._now
+
+    # ---- reading
+
+    async def begin(self) -> None:
+        """Make everything from here on one transaction of several statements. Idempotent."""
+        if not self._has_begun:
+            await self._connection.execute("BEGIN")
+            self._has_begun = True
+
+    async def fetch(self, query: str, *values: Any) -> list[Any]:
+        """Run a named query inside of the transaction."""
+        await self.begin()
+        rows: list[Any] = await self._connection.fetch(QUERIES[query], *values)
+        return rows
+
+    def get(self, task_id: str) -> Task | None:
+        """Return a task that was loaded, or is remembered, as this transaction sees it."""
+        found = self._tasks.get(task_id)
+        if found is None and not self.is_careful:
+            row = self.state.live.get(task_id)
+            if row is not None:
+                self._before[task_id] = row
+                found = self._tasks[task_id] = row.task
+        return found
+
+    async def load(self, task_ids: Iterable[str]) -> None:
+        """Read tasks, so that `get` finds them."""
+        missing = {task_id for task_id in task_ids if self.get(task_id) is None}
+        if not missing:
+            return
+        statement = QUERIES["tasks_by_id"]
+        if self.is_careful:
+            await self.begin()
+            statement = _LOCKING_TASKS
+        self.note(await self._connection.fetch(statement, sorted(missing)))
+
+    def note(self, records: Iterable[Any]) -> list[Task]:
+        """Take over tasks that were read, and return them as this transaction sees them."""
+        found = []
+        for record in records:
+            task_id = record[0]
+            if task_id not in self._tasks:
+                row = self.state.live.get(task_id)
+                if row is None or row.revision != record[1]:
+                    row = row_of(record)
+                self._before[task_id] = row
+                self._tasks[task_id] = row.task
+            found.append(self._tasks[task_id])
+        return found
+
+    def may_wait(self, queue: str) -> bool:
+        """Whether something may be ready in a queue, as this transaction sees it."""
+        return self.state.may_wait(queue) or self.view.has_fresh(queue)
+
+    def lines(self, queue: str) -> dict[int, Iterable[str]]:
+        """Return band → keys of which something is ready, as far as is remembered.
+
+        Who came first stands first.
+        """
+        found: dict[int, dict[str, None]] = {
+            urgency: dict.fromkeys(lines)
+            for urgency, lines in self.state.lines.get(queue, {}).items()
+        }
+        for (of_queue, urgency, key_id), line in self._lines.items():
+            if of_queue == queue and line.n > 0:
+                found.setdefault(urgency, {}).setdefault(key_id)
+        return dict(found)
+
+    async def look(self, queues: Sequence[str], n: int, *, is_only_read: bool = False) -> None:
+        """Read what is next in some queues, as far as something may wait there: about n tasks.
+
+        Args:
+            queues: Those that were looked at before are left out.
+            n: How many, of all queues together.
+            is_only_read: None of it will be changed.
+        """
+        wanted = [queue for queue in queues if not self.view.is_known(queue)]
+        self.view.know(wanted)
+        waiting = [queue for queue in wanted if self.state.may_wait(queue)]
+        if not waiting:
+            return
+        told = {queue: self.state.told.get(queue, 0) for queue in waiting}
+        locks = self._locks_what_it_reads and not is_only_read
+        statement = _LOCKING_HEADS if locks else QUERIES["heads"]
+        records = await self._read_ready(statement, waiting, n)
+        lines: dict[tuple[str, str], list[Task]] = {}
+        for task, record in zip(self.note(records), records, strict=True):
+            # In the queue that was read: what this transaction has changed is looked at later.
+            lines.setdefault((record[3], record[10]), []).append(task)
+        for (queue, key_id), tasks in lines.items():
+            self.view.note(queue, key_id, tasks, records[0][-1])
+        found = {queue for queue, _ in lines}
+        empty = [queue for queue in waiting if queue not in found]
+        if empty and locks:
+            rows = await self._connection.fetch(QUERIES["some_ready"], empty)
+            self.held_elsewhere += [queue for (queue,) in rows]
+        self._empty |= {queue: told[queue] for queue in empty if queue not in self.held_elsewhere}
+
+    async def look_further(self, queue: str, key_id: str, *, is_only_read: bool = False) -> None:
+        """Read more of one line."""
+        place, n = self.view.further(queue, key_id)
+        locks = self._locks_what_it_reads and not is_only_read
+        statement = _LOCKING_LINE if locks else QUERIES["line"]
+        records = await self._read_ready(statement, queue, key_id, *place, n)
+        self.view.note(queue, key_id, self.note(records), n)
+
+    @property
+    def _locks_what_it_reads(self) -> bool:
+        return self.is_careful or self._has_company
+
+    async def _read_ready(self, statement: str, *values: Any) -> list[Any]:
+        if self._locks_what_it_reads:
+            await self.begin()
+        records: list[Any] = await self._connection.fetch(statement, *values)
+        return records
+
+    # ---- clocks
+
+    def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
+        """Return the clock of a key's users, as it will stand."""
+        key = (model, key_id, priority)
+        draft = self._drafts.get(key)
+        if draft is None:
+            draft = self._drafts[key] = Draft(self.state.clock(*key))
+        return draft
+
+    def turns(self, model: str, urgency: int) -> VirtualClock:
+        """Return the clock between keys, as it will stand."""
+        draft = self._drafts.get((model, urgency))
+        if draft is None:
+            draft = self._drafts[model, urgency] = Draft(self.state.turns[model, urgency])
+        return draft
+
+    # ---- writing
+
+    def add(self, task: Task) -> Task:
+        """Insert a new task, which is ready, and return it with its tag."""
+        clock = self.clock(task.model, task.key_id, task.priority)
+        tagged = msgspec.structs.replace(task, tag=clock.tag(task.user or "", cost=task.count))
+        self._added[task.id] = tagged
+        self._tasks[task.id] = tagged
+        self._count(task, 1)
+        self.view.became_ready(tagged)
+        return tagged
+
+    def put(self, task: Task) -> None:
+        """Write a task that `get`, `note` or `add` returned and that has changed."""
+        task_id = task.id
+        before = self._tasks[task_id]
+        self._tasks[task_id] = task
+        if task_id in self._added:
+            self._added[task_id] = task
+        else:
+            self._changed.add(task_id)
+        if before.checkpoint is not None or task.checkpoint is not None:
+            self._discarded |= dict.fromkeys(discarded(before, task))
+        was_ready, ready = is_ready(before), is_ready(task)
+        if ready is not was_ready:
+            self._count(task, 1 if ready else -1)
+            if ready:
+                self.view.became_ready(task)
+
+    def keep_key(self, key_id: str, key: str, task_id: str, fingerprint: bytes) -> None:
+        """Keep an idempotency key; one that is there already makes the transaction fail."""
+        self.kept[key_id, key] = (task_id, fingerprint)
+
+    def afterwards(self, query: str, *values: Any) -> None:
+        """Run a named statement in the same transaction, after the tasks are written."""
+        self._after.append((query, values))
+
+    def _count(self, task: Task, by: int) -> None:
+        key = (task.queue, band(task.priority), task.key_id)
+        line = self._lines.setdefault(key, Line())
+        line.add(by, by * task.count)
+
+    async def write(self) -> None:
+        """Write what has changed, and make it durable.
+
+        Raises:
+            Stale: Somebody else was there before; nothing was written.
+        """
+        if self._discarded:
+            self.afterwards("discard", list(self._discarded))
+        if self._after:
+            await self.begin()
+        await self._write_tasks()
+        for query, values in self._after:
+            await self._connection.execute(QUERIES[query], *values)
+        if self._has_begun:
+            await self._connection.execute("COMMIT")
+            self._has_begun = False
+
+    async def _write_tasks(self) -> None:
+        new = new_columns(Row(task, 0, wake_of(None, task)) for task in self._added.values())
+        kept: list[Any] = [[] for _ in range(5)]
+        for (key_id, key), (task_id, fingerprint) in sorted(self.kept.items()):
+            for column, value in zip(
+                kept, (key_id, key, task_id, fingerprint, self.now), strict=True
+            ):
+                column.append(value)
+        if self._changed:
+            changed = changed_columns(self._written(task_id) for task_id in self._changed)
+            is_current = await self._connection.fetchval(
+                QUERIES["write_tasks"], *changed, *new, *kept
+            )
+            if not is_current:
+                raise Stale
+        elif self._added:
+            await self._connection.execute(QUERIES["insert_tasks"], *new, *kept)
+
+    def _written(self, task_id: str) -> Row:
+        before = self._before[task_id]
+        task = self._tasks[task_id]
+        return Row(task, before.revision, wake_of(before, task))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a transaction of several statements is open on the connection."""
+        return self._has_begun
+
+    # ---- afterwards
+
+    def remember(self) -> list[str]:
+        """After the commit: keep what the next transactions can use.
+
+        Returns:
+            Queues in which it made something ready that is ready still.
+        """
+        state = self.state
+        for draft in self._drafts.values():
+            draft.keep()
+        state.last_model, state.passed = self.last_model, self.passed
+        for queue, told in self._empty.items():
+            state.found_empty(queue, told)
+        left = set()
+        for (queue, urgency, key_id), line in self._lines.items():
+            if line.n or line.samples:
+                state.count(queue, urgency, key_id, line.n, line.samples)
+            if line.n > 0:
+                left.add(queue)
+        for task_id, task in self._added.items():
+            state.remember(task_id, Row(task, 0, wake_of(None, task)))
+        for task_id in self._changed:
+            row = self._written(task_id)
+            state.remember(task_id, row._replace(revision=row.revision + 1))
+        return sorted(left)
+
+    def forget(self) -> None:
+        """After a failure: trust nothing that it touched."""
+        self.state.forget(self._tasks)

@@ -1,0 +1,340 @@
+"""The store's contract over PostgreSQL."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from swell import task as life
+from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
+from swell.fairness import band
+from swell.retry import RetryPolicy
+from swell.store import (
+    IDEMPOTENCY_TTL_S,
+    Accepted,
+    Hold,
+    HoldState,
+    Page,
+    Start,
+    TaskFilter,
+)
+from swell.stores.postgres.database import PostgresDatabase
+from swell.stores.postgres.rows import row_of
+from swell.stores.postgres.session import Session
+from swell.task import Failed, NewTask, Settlement, Task, TaskState
+
+__all__ = ["PostgresStore"]
+
+#: Larger than any id, since ids are made of 0-9 and a-f.
+_AFTER_ALL: Final = "~"
+
+_TTL: Final = timedelta(seconds=IDEMPOTENCY_TTL_S)
+
+#: (key, idempotency key) → (task, fingerprint).
+_Known = dict[tuple[str, str], tuple[str, bytes]]
+
+
+class PostgresStore:
+    """Tasks in one database; the writes of a process share commits with all others that wait."""
+
+    def __init__(
+        self,
+        database: PostgresDatabase,
+        retry_policy: RetryPolicy | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._database = database
+        self._retry_policy = retry_policy or RetryPolicy()
+        self._rng = rng or random.Random()
+
+    async def accept(
+        self, tasks: Sequence[NewTask], *, all_or_none: bool = True
+    ) -> list[Accepted | SwellError]:
+        """See `Store.accept`."""
+
+        async def action(session: Session) -> list[Accepted | SwellError]:
+            return await _accept(session, tasks, all_or_none)
+
+        return await self._database.write(action)
+
+    async def knows(self, key_id: str, idempotency_key: str) -> bool:
+        """See `Store.knows`."""
+        rows = await self._database.read("idempotent", [key_id], [idempotency_key])
+        oldest = self._database.clock.now() - _TTL
+        return any(created_at > oldest for *_, created_at in rows)
+
+    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """See `Store.get`."""
+        rows = await self._database.read("tasks_by_id", list(task_ids))
+        found = {row[0]: row_of(row).task for row in rows}
+        return [found.get(task_id) for task_id in task_ids]
+
+    async def page(self, where: TaskFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
+        """See `Store.page`."""
+        if cursor is not None and not life.is_id(cursor):
+            raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
+        query = "page_ids"
+        if where.dead:
+            query = "page_ids_of_dead"
+        elif where.user is not None:
+            query = "page_ids_of_user"
+        wanted = (where.state, where.model, where.user, where.key_id, where.dead)
+        ids = await self._database.read(query, cursor or _AFTER_ALL, *wanted, limit + 1)
+        page_ids = [row[0] for row in ids[:limit]]
+        tasks = await self.get(page_ids) if page_ids else []
+        more = len(ids) > limit and bool(page_ids)
+        return Page(
+            tasks=tuple(task for task in tasks if task is not None),
+            cursor=page_ids[-1] if more else None,
+        )
+
+    async def count_open(self, key_ids: Sequence[str]) -> list[int]:
+        """See `Store.count_open`."""
+        counts = dict(await self._database.read("open_tasks", list(key_ids)))
+        return [counts[key_id] for key_id in key_ids]
+
+    async def start(self, starts: Sequence[Start]) -> list[Task | None]:
+        """See `Store.start`."""
+
+        async def action(session: Session) -> list[Task | None]:
+            return [_start(session, wish) for wish in starts]
+
+        return await self._database.write(action, wants=[wish.task_id for wish in starts])
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Task | None]:
+        """See `Store.settle`."""
+
+        async def action(session: Session) -> list[Task | None]:
+            now = session.now
+            return [self._settle(session, settlement, now) for settlement in settlements]
+
+        wants = [settlement.task_id for settlement in settlements]
+        return await self._database.write(action, wants=wants)
+
+    def _settle(self, session: Session, settlement: Settlement, now: datetime) -> Task | None:
+        task = session.get(settlement.task_id)
+        if task is None:
+            return None
+        if not task.is_held_by(settlement.attempt, settlement.token):
+            told_before = life.was_settled_by(task, settlement.attempt, settlement.token)
+            return task if told_before else None
+        delay_s = 0.0
+        if isinstance(settlement.outcome, Failed):
+            delay_s = life.retry_delay_s(task, self._retry_policy, self._rng)
+        ended = life.settle(task, settlement.outcome, now=now, retry_delay_s=delay_s)
+        session.put(ended)
+        return ended
+
+    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> list[HoldState]:
+        """See `Store.extend`."""
+
+        async def action(session: Session) -> list[HoldState]:
+            until = session.now + timedelta(seconds=lease_s)
+            return [_extend(session, hold, until) for hold in holds]
+
+        return await self._database.write(action, wants=[hold.task_id for hold in holds])
+
+    async def cancel(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """See `Store.cancel`."""
+
+        async def action(session: Session) -> list[Task | None]:
+            return [_cancel(session, task_id) for task_id in task_ids]
+
+        return await self._database.write(action, wants=task_ids)
+
+    async def sweep(self, *, limit: int = 1000) -> list[Task]:
+        """See `Store.sweep`."""
+
+        async def action(session: Session) -> list[Task]:
+            return await self._sweep(session, limit)
+
+        return await self._database.write(action)
+
+    async def _sweep(self, session: Session, limit: int) -> list[Task]:
+        now = session.now
+        changed = []
+        for task in session.note(await session.fetch("due_tasks", now, limit)):
+            delay_s = life.retry_delay_s(task, self._retry_policy, self._rng)
+            swept = life.sweep(task, now=now, retry_delay_s=delay_s)
+            # Also where only the time to look again was wrong: a lease that was extended.
+            session.put(swept)
+            if swept is not task:
+                changed.append(swept)
+        session.afterwards("forget_idempotent", now - _TTL)
+        return changed
+
+    async def retry(self, task_id: str, *, key_id: str, only_dead: bool = False) -> Accepted:
+        """See `Store.retry`."""
+
+        async def action(session: Session) -> Accepted:
+            return await _retry(session, task_id, only_dead)
+
+        return await self._database.write(action, wants=[task_id])
+
+    async def next_wake_at(self) -> datetime | None:
+        """See `Store.next_wake_at`."""
+        ((value,),) = await self._database.read("next_wake")
+        wake_at: datetime | None = value
+        return wake_at
+
+    async def discarded(self, *, limit: int = 1000) -> list[str]:
+        """See `Store.discarded`."""
+        return [key for (key,) in await self._database.read("discarded", limit)]
+
+    async def forget_discarded(self, keys: Sequence[str]) -> None:
+        """See `Store.forget_discarded`."""
+        await self._database.read("forget_discarded", list(keys))
+
+    async def check_writable(self) -> None:
+        """See `Store.check_writable`."""
+        await self._database.check_writable()
+
+    async def close(self) -> None:
+        """Close the database, with everything else that lives in it."""
+        await self._database.close()
+
+
+async def _accept(
+    session: Session, tasks: Sequence[NewTask], all_or_none: bool
+) -> list[Accepted | SwellError]:
+    now = session.now
+    if all(new.idempotency_key is None for new in tasks):
+        return [Accepted(_add(session, new, now), True) for new in tasks]
+    known = dict(session.kept)
+    if session.is_careful:
+        known |= await _keys_before(session, tasks)
+    await session.load({task_id for task_id, _ in known.values()})
+    earlier = _earlier_of_all(session, tasks, known)
+    errors = [index for index, result in enumerate(earlier) if isinstance(result, SwellError)]
+    if errors and all_or_none:
+        return [
+            result
+            if isinstance(result, SwellError)
+            else Conflict(f"not accepted, because task {errors[0]} of the same call was not")
+            for result in earlier
+        ]
+    results: list[Accepted | SwellError] = []
+    for new, found in zip(tasks, earlier, strict=True):
+        # A key may come twice in one call: the second time it is known by now.
+        result = found or _earlier(session, new, session.kept)
+        results.append(result or Accepted(_add(session, new, now), True))
+    return results
+
+
+async def _keys_before(session: Session, tasks: Sequence[NewTask]) -> _Known:
+    """Return the idempotency keys of these that are known, and keep others from using any.
+
+    Without care they are not looked up: a key that is known already makes the write fail.
+    """
+    scopes = sorted({(new.key_id, new.idempotency_key) for new in tasks if new.idempotency_key})
+    key_ids, keys = [key_id for key_id, _ in scopes], [key for _, key in scopes]
+    await session.fetch("lock_keys", sorted(_lock_of(*scope) for scope in scopes))
+    await session.fetch("forget_idempotent_keys", key_ids, keys, session.now - _TTL)
+    rows = await session.fetch("idempotent", key_ids, keys)
+    return {(key_id, key): (task_id, told) for key_id, key, task_id, told, _ in rows}
+
+
+def _lock_of(key_id: str, key: str) -> int:
+    digest = hashlib.blake2b(f"{key_id}\n{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _earlier_of_all(
+    session: Session, tasks: Sequence[NewTask], known: _Known
+) -> list[Accepted | SwellError | None]:
+    """Look every key up before anything is written, and compare those that come twice."""
+    first: dict[tuple[str, str], bytes] = {}
+    found: list[Accepted | SwellError | None] = []
+    for new in tasks:
+        result = _earlier(session, new, known)
+        if result is None and new.idempotency_key is not None:
+            scope = (new.key_id, new.idempotency_key)
+            if first.setdefault(scope, new.fingerprint) != new.fingerprint:
+                result = IdempotencyMismatch(
+                    "two tasks of this call have the same idempotency key and different bodies; "
+                    "give each request a key of its own"
+                )
+        found.append(result)
+    return found
+
+
+def _earlier(session: Session, new: NewTask, known: _Known) -> Accepted | SwellError | None:
+    found = known.get((new.key_id, new.idempotency_key or ""))
+    if found is None or new.idempotency_key is None:
+        return None
+    task_id, fingerprint = found
+    if fingerprint != new.fingerprint:
+        return IdempotencyMismatch(
+            f"the idempotency key was used for task {task_id} with another body; "
+            "use a new key for a new request"
+        )
+    task = session.get(task_id)
+    return Accepted(task, False) if task else None
+
+
+def _add(session: Session, new: NewTask, now: datetime) -> Task:
+    task = session.add(life.accept(new, task_id=life.new_id(now), now=now))
+    if new.idempotency_key is not None:
+        session.keep_key(new.key_id, new.idempotency_key, task.id, new.fingerprint)
+    return task
+
+
+def _start(session: Session, wish: Start) -> Task | None:
+    task = session.get(wish.task_id)
+    if task is None or task.state is not TaskState.QUEUED or task.available_at is not None:
+        return None
+    now = session.now
+    if life.is_expired(task, now):
+        return None
+    running = life.start(
+        task,
+        worker_id=wish.worker_id,
+        version=wish.version,
+        token=wish.token,
+        now=now,
+        lease_s=wish.lease_s,
+    )
+    session.put(running)
+    # Whoever hands tasks out, their keys and users have had these turns.
+    session.clock(task.model, task.key_id, task.priority).serve(task.tag)
+    session.turns(task.model, band(task.priority)).take(task.key_id, task.count)
+    return running
+
+
+def _extend(session: Session, hold: Hold, until: datetime) -> HoldState:
+    task = session.get(hold.task_id)
+    if task is None or not task.is_held_by(hold.attempt, hold.token):
+        return HoldState(is_held=False)
+    session.put(msgspec.structs.replace(task, lease_expires_at=until))
+    return HoldState(is_held=True, cancel_requested=task.cancel_requested)
+
+
+def _cancel(session: Session, task_id: str) -> Task | None:
+    task = session.get(task_id)
+    if task is None:
+        return None
+    canceled = life.cancel(task, now=session.now)
+    if canceled is not task:
+        session.put(canceled)
+    return canceled
+
+
+async def _retry(session: Session, task_id: str, only_dead: bool) -> Accepted:
+    task = session.get(task_id)
+    if task is None:
+        raise NotFound(f"there is no task {task_id}")
+    repeats = [again_id for (again_id,) in await session.fetch("repeat_of", task_id)]
+    life.check_repeat(task, only_dead=only_dead, was_repeated=bool(repeats))
+    await session.load(repeats)
+    for again_id in repeats:
+        again = session.get(again_id)
+        if again is not None:
+            return Accepted(again, False)
+    now = session.now
+    again = session.add(life.accept(life.again(task), task_id=life.new_id(now), now=now))
+    session.afterwards("keep_repeat", task_id, again.id)
+    session.put(msgspec.structs.replace(task, dead=False))
+    return Accepted(again, True)

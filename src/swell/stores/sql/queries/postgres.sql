@@ -1,0 +1,374 @@
+-- Named queries. A name stands on a line of its own before its statement; docs say why, not what.
+-- Where /* lock */ stands, a transaction that must not be disturbed locks what it reads.
+
+-- name: write_tasks
+-- All that a transaction has changed, or nothing where somebody else has changed one of these tasks
+-- since it was read. Rows are locked in the order of their ids, so that two writers never wait for
+-- each other.
+WITH changed AS (
+    SELECT * FROM unnest(
+        $1::text[], $2::integer[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[],
+        $7::integer[], $8::integer[], $9::text[], $10::text[], $11::timestamptz[],
+        $12::boolean[], $13::timestamptz[], $14::timestamptz[], $15::text[], $16::text[],
+        $17::text[], $18::text[], $19::boolean[], $20::timestamptz[], $21::text[]
+    ) AS c (
+        id, revision, version, state, seed, available_at, attempt, handed_back, worker_id,
+        lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
+        artifacts, error, timings, dead, wake_at, checkpoint
+    )
+), locked AS (
+    SELECT t.id FROM changed AS c JOIN tasks AS t ON t.id = c.id AND t.revision = c.revision
+    ORDER BY t.id FOR UPDATE OF t
+), verdict AS (
+    SELECT (SELECT count(*) FROM locked) = (SELECT count(*) FROM changed) AS is_current
+), saved AS (
+    UPDATE tasks AS t SET
+        revision = t.revision + 1, version = c.version, state = c.state, seed = c.seed,
+        available_at = c.available_at, attempt = c.attempt, handed_back = c.handed_back,
+        worker_id = c.worker_id, lease_token = c.lease_token, lease_expires_at =
+        c.lease_expires_at, cancel_requested = c.cancel_requested, started_at =
+        c.started_at, finished_at = c.finished_at, output = c.output, artifacts =
+        c.artifacts, error = c.error, timings = c.timings, dead = c.dead, wake_at =
+        c.wake_at, checkpoint = c.checkpoint
+    FROM changed AS c WHERE t.id = c.id AND (SELECT is_current FROM verdict)
+), inserted AS (
+    INSERT INTO tasks (
+        id, model, queue, version, state, input, count, seed, priority, key_id, user_id,
+        metadata, created_at, start_by_at, finish_by_at, tag, attempt, max_attempts,
+        worker_id, lease_token, lease_expires_at, started_at, retry_of, wake_at,
+        traceparent, revision, handed_back, cancel_requested, dead
+    )
+    SELECT n.*, 0, 0, false, false FROM unnest(
+        $22::text[], $23::text[], $24::text[], $25::text[], $26::text[], $27::text[],
+        $28::integer[], $29::bigint[], $30::integer[], $31::text[], $32::text[],
+        $33::text[], $34::timestamptz[], $35::timestamptz[], $36::timestamptz[],
+        $37::float8[], $38::integer[], $39::integer[], $40::text[], $41::text[],
+        $42::timestamptz[], $43::timestamptz[], $44::text[], $45::timestamptz[],
+        $46::text[]
+    ) AS n WHERE (SELECT is_current FROM verdict)
+), kept AS (
+    INSERT INTO idempotency (key_id, key, task_id, fingerprint, created_at)
+    SELECT k.* FROM unnest(
+        $47::text[], $48::text[], $49::text[], $50::bytea[], $51::timestamptz[]
+    ) AS k WHERE (SELECT is_current FROM verdict)
+)
+SELECT is_current FROM verdict;
+
+-- name: insert_tasks
+-- The same for a transaction that has changed nothing that was there.
+WITH kept AS (
+    INSERT INTO idempotency (key_id, key, task_id, fingerprint, created_at)
+    SELECT k.* FROM unnest(
+        $26::text[], $27::text[], $28::text[], $29::bytea[], $30::timestamptz[]
+    ) AS k
+)
+INSERT INTO tasks (
+    id, model, queue, version, state, input, count, seed, priority, key_id, user_id, metadata,
+    created_at, start_by_at, finish_by_at, tag, attempt, max_attempts, worker_id, lease_token,
+    lease_expires_at, started_at, retry_of, wake_at, traceparent, revision, handed_back,
+    cancel_requested, dead
+)
+SELECT n.*, 0, 0, false, false FROM unnest(
+        $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+        $7::integer[], $8::bigint[], $9::integer[], $10::text[], $11::text[], $12::text[],
+        $13::timestamptz[], $14::timestamptz[], $15::timestamptz[], $16::float8[],
+        $17::integer[], $18::integer[], $19::text[], $20::text[], $21::timestamptz[],
+        $22::timestamptz[], $23::text[], $24::timestamptz[], $25::text[]
+) AS n;
+
+-- name: tasks_by_id
+SELECT
+    id, revision, model, queue, version, state, input, count, seed, priority, key_id, user_id,
+    metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
+    max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
+    finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
+    traceparent
+FROM tasks WHERE id = ANY($1::text[]) ORDER BY id /* lock */;
+
+-- name: heads
+-- For each key of which something is ready in some queues, its first tasks: of each key as many as
+-- give so many of all. Keys are found by jumping from one to the next in the index.
+WITH RECURSIVE jumps (queue, key_id) AS (
+    SELECT q.queue, (
+        SELECT t.key_id FROM tasks AS t
+        WHERE t.queue = q.queue AND t.state = 'queued' AND t.available_at IS NULL
+        ORDER BY t.key_id LIMIT 1
+    ) FROM unnest($1::text[]) AS q (queue)
+    UNION ALL
+    SELECT j.queue, (
+        SELECT t.key_id FROM tasks AS t
+        WHERE t.queue = j.queue AND t.state = 'queued' AND t.available_at IS NULL
+            AND t.key_id > j.key_id
+        ORDER BY t.key_id LIMIT 1
+    ) FROM jumps AS j WHERE j.key_id IS NOT NULL
+), lines AS (
+    SELECT queue, key_id FROM jumps WHERE key_id IS NOT NULL
+), share AS (
+    SELECT ceil($2::float8 / greatest(1, (SELECT count(*) FROM lines)))::integer AS n
+)
+SELECT
+    t.id, t.revision, t.model, t.queue, t.version, t.state, t.input, t.count, t.seed,
+    t.priority, t.key_id, t.user_id, t.metadata, t.created_at, t.start_by_at, t.finish_by_at,
+    t.available_at, t.tag, t.attempt, t.handed_back, t.max_attempts, t.worker_id,
+    t.lease_token, t.lease_expires_at, t.cancel_requested, t.started_at, t.finished_at,
+    t.output, t.artifacts, t.error, t.timings, t.dead, t.retry_of, t.wake_at, t.checkpoint,
+    t.traceparent,
+    (SELECT n FROM share)
+FROM lines AS l CROSS JOIN LATERAL (
+    SELECT * FROM tasks
+    WHERE queue = l.queue AND key_id = l.key_id AND state = 'queued' AND available_at IS NULL
+    ORDER BY priority, tag, id LIMIT (SELECT n FROM share) /* lock */
+) AS t;
+
+-- name: line
+-- The next ready tasks of one key, after a place in its order.
+SELECT
+    id, revision, model, queue, version, state, input, count, seed, priority, key_id, user_id,
+    metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
+    max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
+    finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
+    traceparent
+FROM tasks
+WHERE queue = $1 AND key_id = $2 AND state = 'queued' AND available_at IS NULL
+    AND (priority, tag, id) > ($3::integer, $4::float8, $5::text)
+ORDER BY priority, tag, id LIMIT $6 /* lock */;
+
+-- name: some_ready
+-- Of some queues those in which something is ready, whoever holds it for a moment.
+SELECT q.queue FROM unnest($1::text[]) AS q (queue) WHERE EXISTS (
+    SELECT 1 FROM tasks AS t
+    WHERE t.queue = q.queue AND t.state = 'queued' AND t.available_at IS NULL
+);
+
+-- name: ready_lines
+-- Whoever has waited longest comes first.
+SELECT queue, priority, key_id, count(*), sum(count)::bigint FROM tasks
+WHERE state = 'queued' AND available_at IS NULL
+GROUP BY queue, key_id, priority ORDER BY min(id);
+
+-- name: open_shares
+-- What fair queueing needs to know at a start: for each user of a key, where its tasks that were never
+-- handed out begin, how far those that were have come, and where the last of either ends.
+SELECT model, key_id, priority, flow, was_served,
+    CASE WHEN was_served THEN max(tag) ELSE min(tag) END, max(tag + count)
+FROM (
+    SELECT model, key_id, priority, coalesce(user_id, '') AS flow, attempt > 0 AS was_served, tag,
+        count
+    FROM tasks WHERE state = 'queued' AND available_at IS NULL
+    UNION ALL
+    SELECT model, key_id, priority, coalesce(user_id, ''), attempt > 0, tag, count
+    FROM tasks
+    WHERE wake_at IS NOT NULL AND (state = 'running' OR available_at IS NOT NULL)
+) AS open GROUP BY 1, 2, 3, 4, 5;
+
+-- name: ready_depths
+SELECT queue, count(*), sum(count)::bigint, min(id) FROM tasks
+WHERE state = 'queued' AND available_at IS NULL GROUP BY queue;
+
+-- name: woken_depths
+-- Everything that runs or is delayed has a time to wake.
+SELECT queue, count(*) FILTER (WHERE state = 'queued' AND available_at IS NOT NULL),
+    count(*) FILTER (WHERE state = 'running')
+FROM tasks WHERE wake_at IS NOT NULL GROUP BY queue;
+
+-- name: ranks
+-- For each place in the line of a key: how many of its tasks come before, up to a bound.
+SELECT w.queue, w.task_id, r.n, r.samples
+FROM unnest(
+    $1::text[], $2::text[], $3::integer[], $4::integer[], $5::float8[], $6::text[]
+) AS w (queue, key_id, least, priority, tag, task_id) CROSS JOIN LATERAL (
+    SELECT count(*) AS n, coalesce(sum(count), 0)::bigint AS samples FROM (
+        SELECT count FROM tasks
+        WHERE queue = w.queue AND state = 'queued' AND available_at IS NULL
+            AND key_id = w.key_id AND priority >= w.least
+            AND (priority, tag, id) < (w.priority, w.tag, w.task_id)
+        LIMIT $7
+    ) AS before
+) AS r;
+
+-- name: page_ids
+-- Rare filters read more than they return; the two that people page through have an index.
+SELECT id FROM tasks
+WHERE id < $1
+    AND ($2::text IS NULL OR state = $2)
+    AND ($3::text IS NULL OR model = $3)
+    AND ($4::text IS NULL OR user_id = $4)
+    AND ($5::text IS NULL OR key_id = $5)
+    AND ($6::boolean IS NULL OR dead = $6)
+ORDER BY id DESC LIMIT $7;
+
+-- name: page_ids_of_user
+SELECT id FROM tasks
+WHERE user_id = $4 AND id < $1
+    AND ($2::text IS NULL OR state = $2)
+    AND ($3::text IS NULL OR model = $3)
+    AND ($5::text IS NULL OR key_id = $5)
+    AND ($6::boolean IS NULL OR dead = $6)
+ORDER BY id DESC LIMIT $7;
+
+-- name: page_ids_of_dead
+SELECT id FROM tasks
+WHERE dead AND id < $1 AND $6
+    AND ($2::text IS NULL OR state = $2)
+    AND ($3::text IS NULL OR model = $3)
+    AND ($4::text IS NULL OR user_id = $4)
+    AND ($5::text IS NULL OR key_id = $5)
+ORDER BY id DESC LIMIT $7;
+
+-- name: due_tasks
+-- Another backend that sweeps at the same time takes others.
+SELECT
+    id, revision, model, queue, version, state, input, count, seed, priority, key_id, user_id,
+    metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
+    max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
+    finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
+    traceparent
+FROM tasks WHERE wake_at <= $1 ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED;
+
+-- name: next_wake
+SELECT min(wake_at) FROM tasks WHERE wake_at IS NOT NULL;
+
+-- name: open_tasks
+-- What waits, and what will be woken: what runs has a lease that runs out, what is delayed a time.
+SELECT w.key_id, (
+    SELECT count(*) FROM tasks AS t
+    WHERE t.key_id = w.key_id AND t.state IN ('queued', 'running')
+) FROM unnest($1::text[]) AS w (key_id);
+
+-- name: repeat_of
+SELECT again_id FROM repeats WHERE task_id = $1;
+
+-- name: keep_repeat
+INSERT INTO repeats (task_id, again_id) VALUES ($1, $2);
+
+-- name: lock_keys
+-- Until the end of the transaction nobody else accepts under these idempotency keys.
+SELECT pg_advisory_xact_lock(n) FROM unnest($1::bigint[]) AS n;
+
+-- name: idempotent
+SELECT i.key_id, i.key, i.task_id, i.fingerprint, i.created_at FROM idempotency AS i
+JOIN unnest($1::text[], $2::text[]) AS w (key_id, key) ON i.key_id = w.key_id AND i.key = w.key;
+
+-- name: forget_idempotent_keys
+-- Of these, what is older than a day.
+DELETE FROM idempotency AS i USING unnest($1::text[], $2::text[]) AS w (key_id, key)
+WHERE i.key_id = w.key_id AND i.key = w.key AND i.created_at <= $3;
+
+-- name: forget_idempotent
+DELETE FROM idempotency WHERE created_at <= $1;
+
+-- name: discard
+INSERT INTO discarded (key) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING;
+
+-- name: discarded
+SELECT key FROM discarded ORDER BY seq LIMIT $1;
+
+-- name: forget_discarded
+DELETE FROM discarded WHERE key = ANY($1::text[]);
+
+-- name: prove_writable
+-- Another value each time, so that there is something to write.
+INSERT INTO secrets (name, value) VALUES ('is-writable', uuid_send(gen_random_uuid()))
+ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- name: others
+-- Whether another process of Swell is connected to this database.
+SELECT EXISTS (
+    SELECT 1 FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name = 'swell' AND pid <> pg_backend_pid()
+);
+
+-- name: tell
+SELECT pg_notify('swell_tasks', $1);
+
+-- name: newest_models
+SELECT DISTINCT ON (name) name, version FROM models
+WHERE name = ANY($1::text[]) ORDER BY name, seq DESC;
+
+-- name: put_model
+-- Registering a known version again makes it the newest, and changes nothing else.
+INSERT INTO models (name, version, body) VALUES ($1, $2, $3)
+ON CONFLICT (name, version) DO UPDATE SET seq = nextval('models_seq');
+
+-- name: models
+SELECT body FROM models ORDER BY name, seq DESC;
+
+-- name: put_worker
+INSERT INTO workers (id, seen_at, gone_at, body) VALUES ($1, $2, $3, $4)
+ON CONFLICT (id) DO UPDATE
+SET seen_at = excluded.seen_at, gone_at = excluded.gone_at, body = excluded.body;
+
+-- name: touch_workers
+UPDATE workers SET seen_at = $2 WHERE gone_at IS NULL AND id IN (
+    SELECT id FROM workers WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE
+);
+
+-- name: worker
+SELECT body, seen_at, gone_at FROM workers WHERE id = $1 FOR UPDATE;
+
+-- name: workers
+SELECT body, seen_at, gone_at FROM workers;
+
+-- name: forget_workers
+DELETE FROM workers WHERE gone_at <= $1;
+
+-- name: worker_gone
+UPDATE workers SET gone_at = $2 WHERE id = $1 AND gone_at IS NULL;
+
+-- name: secret
+SELECT value FROM secrets WHERE name = $1;
+
+-- name: keep_secret
+INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING;
+
+-- name: put_note
+INSERT INTO notes (name, value) VALUES ($1, $2)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- name: note
+SELECT value FROM notes WHERE name = $1;
+
+-- name: take_duty
+-- Changes nothing where another holds it still.
+INSERT INTO duties (name, holder, held_until) VALUES ($1, $2, $3)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
+WHERE duties.holder = excluded.holder OR duties.held_until <= $4
+RETURNING true;
+
+-- name: leave_duty
+DELETE FROM duties WHERE name = $1 AND holder = $2;
+
+-- name: key_to_replace
+SELECT body FROM api_keys WHERE id = $1 FOR UPDATE;
+
+-- name: put_key
+INSERT INTO api_keys (id, digest, created_at, body, old_digest) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (id) DO UPDATE SET digest = excluded.digest, body = excluded.body,
+    old_digest = excluded.old_digest;
+
+-- name: keys
+SELECT body, used_at FROM api_keys ORDER BY created_at, id;
+
+-- name: key_by_digest
+-- By its secret, or else by the one before its last rotation.
+SELECT body, used_at FROM api_keys WHERE digest = $1 OR old_digest = $1
+ORDER BY (digest = $1) DESC LIMIT 1;
+
+-- name: touch_keys
+UPDATE api_keys AS k SET used_at = u.used_at
+FROM unnest($1::text[], $2::timestamptz[]) AS u (id, used_at)
+WHERE k.id = u.id AND (k.used_at IS NULL OR k.used_at < u.used_at);
+
+-- name: record
+INSERT INTO audit (id, body) SELECT * FROM unnest($1::text[], $2::text[]);
+
+-- name: audit
+SELECT body FROM audit WHERE id < $1 ORDER BY id DESC LIMIT $2;
+
+-- name: spend
+INSERT INTO allowances (name, spent_until)
+SELECT name, $3::timestamptz + cost FROM unnest($1::text[], $2::interval[]) AS s (name, cost)
+ORDER BY name
+ON CONFLICT (name) DO UPDATE SET
+    spent_until = greatest(allowances.spent_until, $3) + (excluded.spent_until - $3)
+RETURNING name, spent_until;
