@@ -7,6 +7,7 @@ adding `_FILE` to its variable. Only this module reads the environment.
 """
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -31,10 +32,13 @@ __all__ = [
     "BusSettings",
     "ClientSettings",
     "DeliverySettings",
+    "LimitsSettings",
     "Loaded",
     "LogSettings",
     "ObjectsSettings",
     "PoolSettings",
+    "RetentionClass",
+    "RetentionSettings",
     "ServerSettings",
     "Setting",
     "Settings",
@@ -106,6 +110,42 @@ class ServerSettings(_Group):
         description="Where clients reach the service, such as `https://swell.example`; "
         "without it, links follow the request's own host.",
     )
+    tls: Literal["off", "self-signed"] = Field(
+        default="off",
+        description="`self-signed` speaks TLS with a certificate that is made and kept in `tls` of "
+        "the data folder, for trials; commands beside the folder trust it. With `server.tls_cert` "
+        "TLS is spoken in any case.",
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="File of the certificate and its chain, PEM; read again when it changes.",
+    )
+    tls_key: Path | None = Field(
+        default=None, description="File of the certificate's private key, PEM, without a password."
+    )
+    hosts: _Words = Field(
+        default=(),
+        description="Names that requests may call the service by, beside that of "
+        "`server.public_url`, addresses and `localhost`; any, as long as neither is set.",
+    )
+    cors_origins: _Words = Field(
+        default=(),
+        description="Pages that may use the service from a browser, by origin, such as "
+        "`https://shop.example`; `*` for all. They send a key like everybody else.",
+    )
+    upload_types: _Words = Field(
+        default=(
+            "image/*",
+            "audio/*",
+            "video/*",
+            "text/plain",
+            "application/json",
+            "application/pdf",
+            "application/octet-stream",
+        ),
+        description="What clients may upload, by what the first bytes show and not by what they "
+        "say; `*/*` for anything. `application/octet-stream` stands for bytes of no known kind.",
+    )
     max_body_bytes: int = Field(
         default=10 * 1024**2, ge=1, description="Largest JSON body, in bytes."
     )
@@ -137,6 +177,36 @@ class ServerSettings(_Group):
         description="How long open requests may go on after SIGTERM, in seconds.",
     )
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> "ServerSettings":
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError(
+                "server.tls_cert and server.tls_key go together: set both, or neither and "
+                "server.tls = self-signed"
+            )
+        return self
+
+
+class LimitsSettings(_Group):
+    """How much each key may ask that was made without limits of its own; operators may all."""
+
+    rate_per_s: float = Field(
+        default=0.0, ge=0, description="Requests per second on average; 0 for no limit."
+    )
+    burst: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests that may come at once; unset for what two seconds give.",
+    )
+    tasks_in_flight: int = Field(
+        default=0, ge=0, description="Tasks that have not ended; 0 for no limit."
+    )
+    tasks_per_day: int = Field(
+        default=0,
+        ge=0,
+        description="Tasks per day; 0 for no limit. What is used comes back little by little.",
+    )
+
 
 class StoreSettings(_Group):
     """Where tasks are kept."""
@@ -164,9 +234,100 @@ class ObjectsSettings(_Group):
 
     url: str = Field(
         default="",
-        description="`file:PATH` or `memory:` (nothing survives the process); empty for `objects` "
-        "in the data folder.",
+        description="`file:PATH`, `memory:` (nothing survives the process), `s3://BUCKET/PREFIX`, "
+        "`gs://BUCKET/PREFIX` or `az://ACCOUNT/CONTAINER/PREFIX`; empty for `objects` in the data "
+        "folder.",
     )
+    serve: Literal["through", "redirect"] = Field(
+        default="through",
+        description="How files in a bucket are read. `through`: the backend passes them on, under "
+        "one address for everything. `redirect`: it sends whoever reads to a signed URL of the "
+        "bucket; clients that send their key along, as some do, are refused there.",
+    )
+    endpoint: str = Field(
+        default="",
+        description="Where the bucket's service is, such as `https://minio.example:9000`; empty "
+        "for the cloud's own.",
+    )
+    region: str = Field(
+        default="", description="The bucket's region in Amazon S3; empty for `AWS_REGION`."
+    )
+    key_id: str = Field(
+        default="",
+        description="Id of the access key of Amazon S3; empty for what the cloud's usual "
+        "variables, files or the machine itself say.",
+    )
+    secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="What opens the bucket: the secret access key of Amazon S3, the account's key "
+        "of Azure, or the JSON of a service account's key of Google; empty as `objects.key_id`.",
+    )
+
+
+class RetentionClass(_Group):
+    """How long tasks of some models are kept; what is unset is kept for ever."""
+
+    models: _Words = Field(min_length=1, description="Whose tasks; of no other class.")
+    inputs_s: float | None = Field(default=None, ge=0, description="As `retention.inputs_s`.")
+    outputs_s: float | None = Field(default=None, ge=0, description="As `retention.outputs_s`.")
+    tasks_s: float | None = Field(default=None, ge=86_400, description="As `retention.tasks_s`.")
+
+
+def _json(value: object) -> object:
+    """Let a table be given as JSON, as in the environment."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"this is not JSON: {error}") from error
+
+
+class RetentionSettings(_Group):
+    """For how long data is kept once a task has ended."""
+
+    inputs_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="What was asked is removed so long after the end, with the uploads that no "
+        "other task uses, in seconds; such a task cannot be repeated. Unset to keep it.",
+    )
+    outputs_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="What came of a task is removed so long after its end, in seconds; unset to "
+        "keep it.",
+    )
+    tasks_s: float | None = Field(
+        default=None,
+        ge=86_400,
+        description="Nothing at all is known of a task so long after its end, in seconds, at "
+        "least a day; unset to keep it.",
+    )
+    uploads_s: float | None = Field(
+        default=86_400.0,
+        ge=0,
+        description="An upload that no task uses is removed after so long, in seconds, and not "
+        "before its URL has expired (`server.signed_url_s`); unset to keep it.",
+    )
+    classes: Annotated[Mapping[str, RetentionClass], BeforeValidator(_json)] = Field(
+        default={},
+        description="Times of their own for some models, by a name for people: in the file "
+        "`[retention.classes.NAME]` with `models`, `inputs_s`, `outputs_s` and `tasks_s`, in the "
+        "environment the same as JSON. What a class does not say is kept for ever.",
+    )
+
+    @model_validator(mode="after")
+    def _each_model_once(self) -> "RetentionSettings":
+        seen: set[str] = set()
+        for name, each in self.classes.items():
+            if twice := seen.intersection(each.models):
+                raise ValueError(
+                    f"retention.classes.{name} names {min(twice)}, and so does another class: "
+                    "name each model once"
+                )
+            seen.update(each.models)
+        return self
 
 
 class DeliverySettings(_Group):
@@ -223,6 +384,11 @@ class WorkerSettings(_Group):
 
     url: str = Field(default="http://127.0.0.1:8000", description="Where the backend is.")
     token: SecretStr = Field(default=SecretStr(""), description="API key with the scope `worker`.")
+    ca_file: Path | None = Field(
+        default=None,
+        description="File of certificates, PEM, that the backend's is trusted by, beside those of "
+        'the system; such as one of `server.tls = "self-signed"`.',
+    )
     models: _Words = Field(
         default=("swell/icons", "swell/artwork"),
         description="What to serve: names of built-in models, modules (`package.module` or "
@@ -384,6 +550,11 @@ class ClientSettings(_Group):
         default=SecretStr(""),
         description="API key; empty for the local one that `swell up` left in the data folder.",
     )
+    ca_file: Path | None = Field(
+        default=None,
+        description="File of certificates, PEM, that the server's is trusted by, beside those of "
+        "the system; unset for the one that `swell up` left in the data folder.",
+    )
     timeout_s: float = Field(
         default=60.0, gt=0, description="Longest wait for an answer, in seconds."
     )
@@ -428,9 +599,11 @@ class Settings(_Group):
 
     data_dir: Path = Field(default=Path(".swell"), description="Where everything embedded is kept.")
     server: ServerSettings = ServerSettings()
+    limits: LimitsSettings = LimitsSettings()
     store: StoreSettings = StoreSettings()
     bus: BusSettings = BusSettings()
     objects: ObjectsSettings = ObjectsSettings()
+    retention: RetentionSettings = RetentionSettings()
     delivery: DeliverySettings = DeliverySettings()
     worker: WorkerSettings = WorkerSettings()
     pool: PoolSettings = PoolSettings()
@@ -675,6 +848,7 @@ def _kind(field: FieldInfo) -> str:
         Path: "path",
         int | None: "integer",
         float | None: "number",
+        Mapping[str, RetentionClass]: "tables by name",
         SecretStr: "secret",
     }
     return names.get(annotation, "text")

@@ -182,11 +182,13 @@ class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     watched: list[str] = []
 
 
-class Upload(msgspec.Struct, frozen=True, kw_only=True):
+class Upload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where to put one file: `PUT` the bytes to `url`, then name `key` in the outcome."""
 
     key: str
     url: str
+    #: Headers that must go along.
+    headers: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)

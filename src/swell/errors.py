@@ -11,8 +11,10 @@
     ├── RequestTimeout      408  the request did not come to its end
     ├── Conflict            409  the thing is in a state that does not allow this
     │   └── IdempotencyMismatch  422  the same key with another body
+    ├── ExpiredArtifact     410  the file was removed, as its task's data was
     ├── TooLarge            413
     ├── UrlTooLong          414
+    ├── UnsupportedType     415  the file is of a kind that is not taken
     ├── RangeNotSatisfiable 416
     ├── TooManyRequests     429  retry later
     ├── HeadTooLarge        431  the request's headers
@@ -31,6 +33,7 @@ from typing import ClassVar, TypedDict
 
 __all__ = [
     "Conflict",
+    "ExpiredArtifact",
     "FieldError",
     "Forbidden",
     "HeadTooLarge",
@@ -49,6 +52,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "UnknownSetting",
+    "UnsupportedType",
     "UrlTooLong",
     "WouldExpire",
 ]
@@ -151,6 +155,12 @@ class IdempotencyMismatch(Conflict):
     title = "This idempotency key was used for another request"
 
 
+class ExpiredArtifact(SwellError):
+    """The file was removed, as its task's data was."""
+
+    code, status, title = "expired_artifact", 410, "The file was removed"
+
+
 class TooLarge(SwellError):
     """The body or file is larger than allowed."""
 
@@ -161,6 +171,12 @@ class UrlTooLong(SwellError):
     """The URL is longer than allowed."""
 
     code, status, title = "url_too_long", 414, "The URL is too long"
+
+
+class UnsupportedType(SwellError):
+    """The file is of a kind that is not taken."""
+
+    code, status, title = "unsupported_type", 415, "This kind of file is not taken"
 
 
 class RangeNotSatisfiable(SwellError):

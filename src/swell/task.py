@@ -341,14 +341,20 @@ def thumbnail_key(key: str, width: int) -> str:
 
 
 def objects_of(task: Task) -> list[str]:
-    """Return the keys of a task's artifacts."""
-    return [each.key for each in task.artifacts]
+    """Return the keys of a task's artifacts, and of none that is not its own."""
+    home = f"outputs/{task.id}/"
+    return [each.key for each in task.artifacts if each.key.startswith(home)]
 
 
 def thumbnails_of(task: Task) -> list[str]:
     """Return the keys under which its pictures may lie in small."""
-    pictures = [each.key for each in task.artifacts if each.content_type.startswith("image/")]
-    return [thumbnail_key(key, width) for key in pictures for width in THUMBNAIL_WIDTHS]
+    own = set(objects_of(task))
+    return [
+        thumbnail_key(each.key, width)
+        for each in task.artifacts
+        if each.key in own and each.content_type.startswith("image/")
+        for width in THUMBNAIL_WIDTHS
+    ]
 
 
 def without(task: Task, *, inputs: bool = False, outputs: bool = False) -> Task:

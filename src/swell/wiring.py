@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +20,23 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from swell.clock import Clock
-from swell.config import LogSettings, Settings, environment_of, process_environment
-from swell.errors import Conflict, InvalidRequest, SwellError
+from swell.config import (
+    LogSettings,
+    ObjectsSettings,
+    RetentionSettings,
+    Settings,
+    environment_of,
+    process_environment,
+)
+from swell.errors import Conflict, InvalidRequest, SwellError, Unavailable
 from swell.provider import Instance, LaunchRequest
+from swell.registry import KeyLimits
 from swell.retry import RetryPolicy
+from swell.signing import SigningSecrets, read_secrets
 from swell.telemetry import request_id
 
 if TYPE_CHECKING:
-    from swell.api.settings import ApiSettings, Backend
+    from swell.api.settings import ApiSettings, Backend, Retention
     from swell.autoscaler.keeper import Keeper
     from swell.broker import Broker
     from swell.bus import Bus
@@ -44,6 +54,7 @@ __all__ = [
     "DataLock",
     "Fleet",
     "Unusable",
+    "back_up",
     "begin_worker",
     "build_backend",
     "build_fleet",
@@ -53,11 +64,11 @@ __all__ = [
     "is_shared",
     "model_home",
     "open_tracer",
+    "self_signed_cert",
     "sqlite_version",
+    "trusting",
     "worker_name",
 ]
-
-_OBJECTS_SECRET = "objects"
 
 #: How URLs of PostgreSQL begin.
 _POSTGRES: Final = ("postgresql:", "postgres:")
@@ -138,7 +149,8 @@ async def build_backend(
 
     store, broker, registry = _open_store(settings, clock)
     try:
-        objects = await _open_objects(settings, clock, registry)
+        signing = SigningSecrets(clock, await read_secrets(registry))
+        objects = await _open_objects(settings, clock, signing)
         bus = await _open_bus(settings, clock)
     except BaseException:
         await store.close()
@@ -153,6 +165,7 @@ async def build_backend(
         settings=_api_settings(settings),
         launchable=launchable,
         is_shared=is_shared(settings),
+        signing=signing,
         tracer=open_tracer(settings, clock, "swell-backend"),
     )
 
@@ -178,18 +191,15 @@ def open_tracer(
         instance: Which of them; empty for host name and process id.
 
     Raises:
-        InvalidRequest: The extra is not installed, or the endpoint cannot be one.
+        Unusable: The extra is not installed.
+        InvalidRequest: The endpoint cannot be one.
     """
     chosen = settings.telemetry
     if not chosen.endpoint:
         return None
-    try:
+    with _installed("telemetry", "telemetry.endpoint"):
         from swell.tracers.otlp import OtlpTracer
-    except ImportError as error:
-        raise InvalidRequest(
-            f"telemetry.endpoint needs what is not installed ({error.name}): "
-            "pip install 'swell[telemetry]', or leave the setting empty"
-        ) from error
+
     instance = instance or f"{socket.gethostname()}-{os.getpid()}"
     return OtlpTracer(
         chosen.endpoint, clock, sample=chosen.sample, service=service, instance=instance
@@ -413,6 +423,7 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
             token,
             own_limit_bytes=chosen.max_file_bytes,
             policy=UrlPolicy.of(chosen.allow_private_urls, chosen.url_ports),
+            tls=trusting(chosen.ca_file) if chosen.url.startswith("https:") else None,
         ),
         chosen.models,
         clock,
@@ -497,12 +508,48 @@ def _without_secrets(logger: Any, name: str, line: MutableMapping[str, Any] | st
     return _SECRETS.sub("********", str(line))
 
 
+def self_signed_cert(settings: Settings) -> Path:
+    """Return where the certificate for trials lies, which is trusted by its file."""
+    return settings.data_dir / "tls" / "cert.pem"
+
+
+def trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """Return what a client speaks TLS with.
+
+    Args:
+        ca_file: Certificates that are trusted beside the system's.
+
+    Raises:
+        InvalidRequest: They cannot be read.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as error:
+            raise InvalidRequest(
+                f"the certificates in {ca_file} cannot be read ({error.strerror or error}): name "
+                "a file in PEM with client.ca_file or worker.ca_file"
+            ) from error
+    return context
+
+
 def _api_settings(settings: Settings) -> "ApiSettings":
     from swell.api.settings import ApiSettings
 
     server, delivery = settings.server, settings.delivery
     return ApiSettings(
         public_url=server.public_url,
+        hosts=server.hosts,
+        cors_origins=server.cors_origins,
+        upload_types=server.upload_types,
+        limits=KeyLimits(
+            rate_per_s=settings.limits.rate_per_s,
+            burst=settings.limits.burst,
+            tasks_in_flight=settings.limits.tasks_in_flight,
+            tasks_per_day=settings.limits.tasks_per_day,
+        ),
         max_body_bytes=server.max_body_bytes,
         max_upload_bytes=server.max_upload_bytes,
         max_artifact_bytes=server.max_artifact_bytes,
@@ -513,9 +560,30 @@ def _api_settings(settings: Settings) -> "ApiSettings":
         heartbeat_s=delivery.heartbeat_s,
         max_wait_s=delivery.worker_wait_s,
         sweep_every_s=delivery.sweep_every_s,
+        serve_files=settings.objects.serve,
+        retention=_retention(settings.retention),
+        uploads_s=_uploads_s(settings),
         log_requests=_log_requests(settings.log),
         shows_trace=settings.telemetry.in_tasks,
     )
+
+
+def _retention(settings: RetentionSettings) -> "tuple[Retention, ...]":
+    """Return how long tasks are kept: those of each class, and all others."""
+    from swell.api.settings import Retention
+
+    classes = [
+        Retention(each.models, each.inputs_s, each.outputs_s, each.tasks_s)
+        for each in settings.classes.values()
+    ]
+    others = Retention(None, settings.inputs_s, settings.outputs_s, settings.tasks_s)
+    return (*classes, others)
+
+
+def _uploads_s(settings: Settings) -> float | None:
+    """Return how long unused uploads are kept: a task may name one until its URL has expired."""
+    uploads_s = settings.retention.uploads_s
+    return None if uploads_s is None else max(uploads_s, settings.server.signed_url_s)
 
 
 def _log_requests(settings: LogSettings) -> Literal["off", "debug", "info"]:
@@ -584,9 +652,8 @@ async def _open_bus(settings: Settings, clock: Clock) -> "Bus":
     )
 
 
-async def _open_objects(settings: Settings, clock: Clock, registry: "Registry") -> "Objects":
+async def _open_objects(settings: Settings, clock: Clock, secret: SigningSecrets) -> "Objects":
     url = settings.objects.url or f"file:{settings.data_dir / 'objects'}"
-    secret = await registry.secret(_OBJECTS_SECRET)
     if url == "memory:":
         from swell.object_stores.memory import MemoryObjects
 
@@ -600,7 +667,38 @@ async def _open_objects(settings: Settings, clock: Clock, registry: "Registry") 
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             await folder.clear_incoming()
         return folder
-    raise InvalidRequest(f"objects.url {url!r}: use file:PATH or memory:")
+    if urlsplit(url).scheme in ("s3", "gs", "az"):
+        return await _open_bucket(url, settings.objects, clock, secret)
+    raise InvalidRequest(
+        f"objects.url {url!r}: use file:PATH, memory:, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
+        "az://ACCOUNT/CONTAINER/PREFIX"
+    )
+
+
+async def _open_bucket(
+    url: str, settings: ObjectsSettings, clock: Clock, secret: SigningSecrets
+) -> "Objects":
+    try:
+        from swell.object_stores.bucket import Access, BucketObjects
+    except ImportError as error:
+        raise InvalidRequest(
+            f"objects.url {url!r} needs another package: pip install 'swell[buckets]'"
+        ) from error
+    access = Access(
+        endpoint=settings.endpoint,
+        region=settings.region,
+        key_id=settings.key_id,
+        secret=settings.secret.get_secret_value(),
+    )
+    bucket = BucketObjects(url, access, clock, secret)
+    try:
+        await bucket.prove_writable()
+    except Unavailable as error:
+        raise Unusable(
+            f"the bucket {url} cannot be used ({error.detail}): make it, or correct objects.url "
+            "and what opens it"
+        ) from error
+    return bucket
 
 
 @contextlib.contextmanager
@@ -628,6 +726,7 @@ def _worker_environment(
         "worker.encode_processes": worker.encode_processes,
         "worker.run_limit_s": worker.run_limit_s,
         "worker.drain_s": worker.drain_s,
+        "worker.ca_file": worker.ca_file or _made_cert(settings),
         "worker.cache_dir": worker.cache_dir,
         "worker.cache_bytes": worker.cache_bytes,
         "worker.wheels_dir": worker.wheels_dir,
@@ -662,6 +761,30 @@ def _worker_environment(
             "telemetry.endpoint": settings.telemetry.endpoint,
         }
     )
+
+
+def _made_cert(settings: Settings) -> Path | None:
+    server = settings.server
+    is_made = server.tls == "self-signed" and server.tls_cert is None
+    return self_signed_cert(settings).absolute() if is_made else None
+
+
+def back_up(settings: Settings, target: Path) -> int:
+    """Copy the embedded database to a new file; return its size, in bytes. Blocks.
+
+    Raises:
+        InvalidRequest: The store is not a SQLite file.
+        NotFound, Conflict, Unavailable: See `swell.stores.sqlite.backup`.
+    """
+    from swell.stores.sqlite.backup import back_up
+
+    url = settings.store.url or f"sqlite:///{settings.data_dir / 'swell.db'}"
+    if not url.startswith("sqlite:///"):
+        raise InvalidRequest(
+            "this copies SQLite databases, and store.url names another one: use that one's own "
+            "tools, such as pg_dump or the archive of PostgreSQL's write-ahead log"
+        )
+    return back_up(Path(url.removeprefix("sqlite:///")), target)
 
 
 def sqlite_version() -> str:

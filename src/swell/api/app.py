@@ -13,33 +13,39 @@ import structlog
 from starlette.applications import Starlette
 from starlette.routing import Route as StarletteRoute
 
+from swell.api.auth import check_scope
 from swell.api.call import Call, ClientGone, Receive, Reply, Scope, Send
 from swell.api.duties import Duties
+from swell.api.headers import Origins
 from swell.api.problems import closest, problem_reply
 from swell.api.requests import CLIENT_GONE, plain_path
 from swell.api.route import Route
 from swell.api.routes import ROUTES
 from swell.api.service import Service
 from swell.api.settings import Backend
-from swell.errors import Internal, MethodNotAllowed, NotFound, SwellError
+from swell.errors import Internal, MethodNotAllowed, NotFound, SwellError, Unavailable
+from swell.registry import Scope as KeyScope
 
 __all__ = ["App", "Endpoint", "create_app"]
 
 _log = structlog.get_logger("swell.api")
 
 _TASKS: Final = "/v1/tasks/"
+_FILES: Final = "/v1/artifacts/"
 
 
 class Endpoint:
     """Runs one row of the table: key, handler, errors, numbers."""
 
-    __slots__ = ("_handler", "_path", "_scope", "_service")
+    __slots__ = ("_audit", "_handler", "_is_probe", "_path", "_scope", "_service")
 
     def __init__(self, service: Service, route: Route) -> None:
         self._service = service
         self._handler = route.handler
         self._scope = route.scope
         self._path = route.public_path
+        self._audit = route.audit
+        self._is_probe = route.path.startswith("/health/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request over ASGI."""
@@ -64,17 +70,37 @@ class Endpoint:
         """
         service = self._service
         service.requests.enter(call)
+        if service.origins is not None:
+            _tell_origin(service.origins, call)
         try:
+            if service.hosts is not None and not self._is_probe:
+                service.hosts.check(call.header(b"host"))
             if self._scope is not None:
-                authorization = call.header(b"authorization")
-                call.key = await service.keys.require(authorization, self._scope)
-            return await self._handler(service, call)
+                call.key = await service.keys.find(call.header(b"authorization"))
+                check_scope(call.key, self._scope)
+                if self._scope is KeyScope.CLIENT:
+                    service.limits.check(call)
+            reply = await self._handler(service, call)
         except SwellError as error:
-            return _problem(call, error)
+            reply = _problem(call, error)
         except ClientGone:
             raise
         except Exception as error:
-            return _fault(call, error)
+            reply = _fault(call, error)
+        if self._audit and reply is not None:
+            return await self._write_down(call, reply)
+        return reply
+
+    async def _write_down(self, call: Call, reply: Reply) -> Reply:
+        """Keep what an operator did; return the answer, or that it could not be kept."""
+        if self._scope is not KeyScope.ADMIN and not call.of_others:
+            return reply
+        try:
+            await self._service.audit.note(call, self._audit, reply.status)
+        except SwellError as error:
+            detail = f"what was asked may be done, but it could not be written down: {error.detail}"
+            return _problem(call, Unavailable(detail))
+        return reply
 
     def count(self, call: Call) -> None:
         """Note how long a request took that has been answered."""
@@ -106,6 +132,13 @@ class _Methods:
             return
         call = Call(scope, receive, send, self._service.new_request_id())
         self._service.requests.enter(call)
+        origins = self._service.origins
+        if origins is not None:
+            preflight = _preflight(origins, call)
+            if preflight is not None:
+                await self._service.requests.refuse(call, preflight)
+                return
+            _tell_origin(origins, call)
         error = MethodNotAllowed(
             f"{call.path} does not take {scope['method'][:20]}: use {self._allowed}",
             headers={"Allow": self._allowed},
@@ -123,6 +156,8 @@ class _Elsewhere:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(scope, receive, send, self._service.new_request_id())
         self._service.requests.enter(call)
+        if self._service.origins is not None:
+            _tell_origin(self._service.origins, call)
         near = closest(call.path, self._paths, n=2)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         error = NotFound(f"there is nothing at {call.path[:120]}: {hint}GET /docs lists all paths")
@@ -225,6 +260,25 @@ class App:
 def create_app(backend: Backend) -> App:
     """Return the HTTP service over these contracts; serve it with any ASGI server."""
     return App(backend)
+
+
+def _tell_origin(origins: Origins, call: Call) -> None:
+    """Have the answer say whether the page that asks may read it."""
+    origin = call.header(b"origin")
+    # Files may be read by every page that has their URL.
+    if origin is not None and not call.path.startswith(_FILES):
+        for name, value in origins.headers(origin):
+            call.tell(name, value)
+
+
+def _preflight(origins: Origins, call: Call) -> Reply | None:
+    """Return the answer to a browser that asks whether a page may ask; None for anything else."""
+    origin = call.header(b"origin")
+    asked = call.header(b"access-control-request-method")
+    if call.scope["method"] != "OPTIONS" or origin is None or asked is None:
+        return None
+    headers = origins.preflight(origin)
+    return Reply(204, headers=headers) if headers else None
 
 
 def _problem(call: Call, error: SwellError) -> Reply:

@@ -2,11 +2,14 @@
 
 import hashlib
 import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 import msgspec
 
 from swell.clock import Clock
-from swell.errors import Forbidden, Unauthenticated
+from swell.errors import Conflict, Forbidden, Unauthenticated
 from swell.registry import ApiKey, Registry, Scope
 from swell.task import new_id
 
@@ -15,8 +18,12 @@ __all__ = [
     "Keys",
     "NewKey",
     "bearer_digest",
+    "check_scope",
+    "check_worker",
     "create_key",
     "new_key",
+    "rotate_key",
+    "why_not",
 ]
 
 #: Secrets start so, for people and for scanners of leaked secrets.
@@ -24,6 +31,9 @@ KEY_PREFIX = "swell_"
 
 #: How many keys are remembered.
 _MAX_CACHED = 4096
+
+#: When a key was last used is written down again after so long.
+_USE_EVERY: Final = timedelta(seconds=60)
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,27 +43,106 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
     secret: str
 
 
-def new_key(name: str, scopes: frozenset[Scope], clock: Clock) -> NewKey:
-    """Make a key; the caller keeps it with `Registry.put_key`."""
-    secret = KEY_PREFIX + secrets.token_urlsafe(32)
+def new_key(name: str, scopes: frozenset[Scope], clock: Clock, **fields: Any) -> NewKey:
+    """Make a key; the caller keeps it with `Registry.put_key`.
+
+    Args:
+        name: For people.
+        scopes: What it may do.
+        clock: The time.
+        fields: Others of `ApiKey`, such as `expires_at`.
+    """
+    secret, digest = _new_secret()
     now = clock.now()
-    key = ApiKey(
-        id=new_id(now),
-        name=name,
-        digest=hashlib.sha256(secret.encode()).digest(),
-        scopes=scopes,
-        created_at=now,
-    )
+    key = ApiKey(id=new_id(now), name=name, digest=digest, scopes=scopes, created_at=now, **fields)
     return NewKey(key=key, secret=secret)
 
 
 async def create_key(
-    registry: Registry, clock: Clock, name: str, scopes: frozenset[Scope]
+    registry: Registry, clock: Clock, name: str, scopes: frozenset[Scope], **fields: Any
 ) -> NewKey:
     """Make a key and keep it; the secret is in the answer and nowhere else."""
-    made = new_key(name, scopes, clock)
+    made = new_key(name, scopes, clock, **fields)
     await registry.put_key(made.key)
     return made
+
+
+async def rotate_key(registry: Registry, clock: Clock, key: ApiKey, overlap_s: float) -> NewKey:
+    """Give a key a new secret; the one that it has works for `overlap_s` seconds more.
+
+    At most two secrets work: rotating again ends the overlap of the one before.
+
+    Raises:
+        Conflict: The key works no more.
+    """
+    now = clock.now()
+    reason = why_not(key, key.digest, now)
+    if reason is not None:
+        raise Conflict(f"{reason}: make another one with POST /v1/keys or `swell keys create`")
+    secret, digest = _new_secret()
+    rotated = msgspec.structs.replace(
+        key,
+        digest=digest,
+        old_digest=key.digest if overlap_s > 0 else None,
+        old_until=now + timedelta(seconds=overlap_s) if overlap_s > 0 else None,
+    )
+    await registry.put_key(rotated)
+    return NewKey(key=rotated, secret=secret)
+
+
+def _new_secret() -> tuple[str, bytes]:
+    secret = KEY_PREFIX + secrets.token_urlsafe(32)
+    return secret, hashlib.sha256(secret.encode()).digest()
+
+
+def why_not(key: ApiKey, digest: bytes, now: datetime) -> str | None:
+    """Return why a secret of a key does not work, or None where it does. Pure.
+
+    Args:
+        key: Which one.
+        digest: SHA-256 of the secret: its own, or the one before.
+        now: The time.
+    """
+    if key.revoked_at is not None:
+        return f"key {key.name!r} was revoked"
+    if key.expires_at is not None and now >= key.expires_at:
+        return f"key {key.name!r} has expired"
+    if digest != key.digest and (key.old_until is None or now >= key.old_until):
+        return f"key {key.name!r} was given a new secret, and this is the one before"
+    return None
+
+
+def check_scope(key: ApiKey, scope: Scope) -> None:
+    """Check that a key may do this.
+
+    Raises:
+        Forbidden: It lacks the scope.
+    """
+    if scope not in key.scopes and Scope.ADMIN not in key.scopes:
+        raise Forbidden(
+            f"key {key.name!r} has no {scope.value!r} scope: use a key that has it, or make one "
+            f"with `swell keys create --scope {scope.value}`"
+        )
+
+
+def check_worker(key: ApiKey, pool: str, models: Sequence[str]) -> None:
+    """Check that a key may register a worker of this pool with these models.
+
+    Raises:
+        Forbidden: It is for others.
+    """
+    if key.pools and pool not in key.pools:
+        raise Forbidden(
+            f"key {key.name!r} is for workers of {', '.join(key.pools)}, not of {pool[:60]!r}: set "
+            "worker.pool, or take another key"
+        )
+    for model in models:
+        owner = model.partition("/")[0]
+        if key.models and model not in key.models and f"{owner}/*" not in key.models:
+            raise Forbidden(
+                f"key {key.name!r} is for workers with {', '.join(key.models)}, not with "
+                f"{model[:120]!r}: leave that out of worker.models, or take another key"
+            )
 
 
 def bearer_digest(authorization: bytes | None) -> bytes:
@@ -79,42 +168,53 @@ class Keys:
         self._clock = clock
         self._cache_s = cache_s
         self._cache: dict[bytes, tuple[float, ApiKey]] = {}
+        #: Id → when it was last used, until that is written down.
+        self._used: dict[str, datetime] = {}
 
-    async def require(self, authorization: bytes | None, scope: Scope) -> ApiKey:
-        """Return the key that an `Authorization` header names, if it may do this.
+    async def find(self, authorization: bytes | None) -> ApiKey:
+        """Return the key that an `Authorization` header names.
 
         Raises:
-            Unauthenticated: No key, an unknown one, or a revoked one.
-            Forbidden: The key lacks the scope.
+            Unauthenticated: No key, an unknown one, or one that works no more.
         """
         # Remembered by the whole header, whatever its form, and like the key itself as a hash only.
         mark = hashlib.sha256(authorization or b"").digest()
         found = self._cache.get(mark)
         if found is not None and found[0] > self._clock.monotonic_s():
-            key = found[1]
-        else:
-            key = await self._look_up(mark, bearer_digest(authorization))
-        if scope not in key.scopes and Scope.ADMIN not in key.scopes:
-            raise Forbidden(
-                f"key {key.name!r} has no {scope.value!r} scope: use a key that has it, or make "
-                f"one with `swell keys create --scope {scope.value}`"
-            )
-        return key
+            return found[1]
+        return await self._look_up(mark, bearer_digest(authorization))
 
     def forget(self) -> None:
         """Ask the registry again for every key, since one has changed."""
         self._cache.clear()
 
+    async def keep_uses(self) -> None:
+        """Write down when keys were last used, of those that were since the last call."""
+        used, self._used = self._used, {}
+        if used:
+            await self._registry.touch_keys(used)
+
     async def _look_up(self, mark: bytes, digest: bytes) -> ApiKey:
         key = await self._registry.key_by_digest(digest)
         if key is None:
             raise _unauthenticated("this key is not known")
-        if key.revoked_at is not None:
-            raise _unauthenticated(f"key {key.name!r} was revoked")
+        now = self._clock.now()
+        reason = why_not(key, digest, now)
+        if reason is not None:
+            raise _unauthenticated(reason)
+        if key.used_at is None or now - key.used_at >= _USE_EVERY:
+            self._used[key.id] = now
         if len(self._cache) >= _MAX_CACHED:
             self._cache.clear()
-        self._cache[mark] = (self._clock.monotonic_s() + self._cache_s, key)
+        good_s = min(self._cache_s, _left_s(key, digest, now))
+        self._cache[mark] = (self._clock.monotonic_s() + good_s, key)
         return key
+
+
+def _left_s(key: ApiKey, digest: bytes, now: datetime) -> float:
+    """Return how long a secret works at least, in seconds."""
+    ends = [key.expires_at, key.old_until if digest != key.digest else None]
+    return min(((end - now).total_seconds() for end in ends if end is not None), default=1e9)
 
 
 def _unauthenticated(what: str) -> Unauthenticated:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -17,6 +17,7 @@ from swell.bus import News, NewsKind
 from swell.errors import SwellError
 from swell.events import EventKind
 from swell.signing import REFRESH_S, read_secrets
+from swell.store import Expiry, Part
 from swell.task import Task, TaskState
 from swell.telemetry import about
 
@@ -24,6 +25,7 @@ __all__ = [
     "Duties",
     "discard",
     "pause_s",
+    "retire",
     "sweep",
     "tell_positions",
 ]
@@ -45,6 +47,10 @@ _KEEP_TIMES_S: Final = 2.0
 #: How often objects that no task needs any more are deleted, in seconds, and how many at once.
 _DISCARD_EVERY_S: Final = 2.0
 _DISCARD_LIMIT: Final = 100
+
+#: How often data is looked for whose time is over, in seconds, and how much of each kind at once.
+_RETIRE_EVERY_S: Final = 20.0
+_RETIRE_LIMIT: Final = 1000
 
 #: How often it is measured how late this process is, in seconds.
 _LAG_EVERY_S: Final = 0.5
@@ -69,6 +75,7 @@ class Duties:
             self._tell_positions,
             self._keep_times,
             self._discard,
+            self._retire,
             self._hear,
             self._watch_loop,
             self._share_limits,
@@ -184,6 +191,14 @@ class Duties:
             await service.clock.sleep(_LAG_EVERY_S)
             service.metrics.loop_lag_s.observe(max(0.0, service.clock.monotonic_s() - due_s))
 
+    async def _retire(self) -> None:
+        async def look() -> None:
+            if await self._service.leadership.leads("retention"):
+                while await retire(self._service) >= _RETIRE_LIMIT:
+                    pass
+
+        await self._repeat("retention", _RETIRE_EVERY_S, look)
+
     async def _tell_positions(self) -> None:
         service = self._service
 
@@ -271,6 +286,36 @@ async def discard(service: Service) -> int:
         await service.objects.delete(keys)
         await service.store.forget_discarded(keys)
     return len(keys)
+
+
+async def retire(service: Service) -> int:
+    """Remove data whose time is over, once; return how many tasks, or uploads, lost the most.
+
+    Their objects are deleted by `discard`.
+    """
+    settings, now = service.settings, service.clock.now()
+    named = tuple(model for each in settings.retention for model in each.models or ())
+    most = 0
+    for kept in settings.retention:
+        parts = (
+            (Part.TASK, kept.tasks_s),
+            (Part.OUTPUTS, kept.outputs_s),
+            (Part.INPUTS, kept.inputs_s),
+        )
+        for part, kept_s in parts:
+            if kept_s is None:
+                continue
+            expiry = Expiry(
+                part=part,
+                before=now - timedelta(seconds=kept_s),
+                models=kept.models,
+                except_models=named if kept.models is None else (),
+            )
+            most = max(most, await service.store.retire(expiry, limit=_RETIRE_LIMIT))
+    if settings.uploads_s is not None:
+        before = now - timedelta(seconds=settings.uploads_s)
+        most = max(most, await service.store.retire_uploads(before, limit=_RETIRE_LIMIT))
+    return most
 
 
 async def tell_positions(service: Service) -> None:

@@ -1,7 +1,7 @@
 """Files in and out: uploads of clients, outputs of workers, signed URLs to read them."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -11,11 +11,15 @@ import msgspec
 from swell.api.accept import preferred
 from swell.api.call import Call, Reply
 from swell.api.forms import open_form
+from swell.api.headers import POLICY
 from swell.api.messages import StoredView, UploadQuery, UploadView
 from swell.api.reading import read_query
 from swell.api.service import Service
+from swell.api.sniff import HEAD_BYTES, is_allowed, sniffed_type
+from swell.api.thumbnails import width_of
 from swell.api.views import encode
 from swell.errors import (
+    ExpiredArtifact,
     FieldError,
     Forbidden,
     InvalidInput,
@@ -23,6 +27,7 @@ from swell.errors import (
     NotFound,
     RangeNotSatisfiable,
     SwellError,
+    UnsupportedType,
 )
 from swell.objects import ObjectInfo, Objects
 from swell.task import Artifact, Task, new_id
@@ -47,6 +52,9 @@ _TYPE: Final = re.compile(r"^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$
 
 #: What a browser may show in place; anything else is saved, so that nobody's upload runs scripts.
 _SHOWN: Final = ("image/", "audio/", "video/", "text/plain", "application/json", "application/pdf")
+
+#: But not pictures that may hold scripts.
+_DRAWN_BY_SCRIPTS: Final = "image/svg"
 
 _UNKNOWN_TYPE: Final = "application/octet-stream"
 
@@ -77,7 +85,7 @@ async def upload(service: Service, call: Call) -> Reply:
     limit = service.settings.max_upload_bytes
     now = service.clock.now()
     stem = f"uploads/{call.caller.id}/{new_id(now)}"
-    data: bytes | AsyncIterator[bytes]
+    data: AsyncIterator[bytes]
     if call.media_type == "multipart/form-data":
         header = call.header(b"content-type") or b""
         part, data = await open_form(header, call.chunks(limit))
@@ -85,7 +93,11 @@ async def upload(service: Service, call: Call) -> Reply:
         content_type = part.media_type if _TYPE.match(part.media_type) else _UNKNOWN_TYPE
     else:
         data, content_type, filename = call.chunks(limit), _content_type(call), query.filename or ""
-    info = await service.objects.put(stem + _ending(filename), data, content_type)
+    checked = _checked(data, service.settings.upload_types)
+    key = stem + _ending(filename)
+    # Noted first, so that a crash leaves no file that nobody ever removes.
+    await service.store.note_upload(key)
+    info = await service.objects.put(key, checked, content_type)
     if info.bytes == 0:
         await service.objects.delete([info.key])
         raise InvalidRequest("the upload is empty: send the file as the body, or as one form part")
@@ -98,6 +110,39 @@ async def upload(service: Service, call: Call) -> Reply:
         expires_at=now + timedelta(seconds=expires_s),
     )
     return Reply(201, encode(view))
+
+
+async def _checked(data: AsyncIterator[bytes], allowed: Sequence[str]) -> AsyncIterator[bytes]:
+    """Yield a file as it comes, once its first bytes have shown that it may be uploaded.
+
+    Raises:
+        UnsupportedType: It may not.
+    """
+    head = b""
+    is_known = False
+    async for piece in data:
+        if is_known:
+            yield piece
+            continue
+        head += piece
+        if len(head) >= HEAD_BYTES:
+            _check_type(head, allowed)
+            is_known = True
+            yield head
+    if not is_known and head:
+        _check_type(head, allowed)
+        yield head
+
+
+def _check_type(head: bytes, allowed: Sequence[str]) -> None:
+    found = sniffed_type(head[:HEAD_BYTES])
+    if not is_allowed(found, allowed):
+        raise UnsupportedType(
+            f"the file begins like {found}, which this service does not take (the setting "
+            f"server.upload_types): send one of {', '.join(allowed)}",
+            # The rest of the body is not read.
+            headers={"connection": "close"},
+        )
 
 
 async def put_artifact(service: Service, call: Call) -> Reply:
@@ -114,15 +159,77 @@ async def put_artifact(service: Service, call: Call) -> Reply:
 
 async def get_artifact(service: Service, call: Call) -> Reply:
     """`GET` and `HEAD /v1/artifacts/{key}`, signed."""
-    key = call.params["key"]
-    service.objects.verify("GET", key, call.query())
-    try:
-        info = await service.objects.head(key)
-    except NotFound as error:
-        raise NotFound(f"the file {key[:120]!r} is not there (any more)") from error
+    key, query = call.params["key"], call.query()
+    service.objects.verify("GET", key, query)
+    info = await _find(service, key, query.get("w"))
     headers = _file_headers(info)
     if _is_known(call.header(b"if-none-match"), info.etag):
         return Reply(304, headers=headers)
+    if service.settings.serve_files == "redirect":
+        elsewhere = await _elsewhere(service, call, info.key, query)
+        if elsewhere is not None:
+            return elsewhere
+    return _pieces(service, call, info, headers)
+
+
+async def _find(service: Service, key: str, width: str | None) -> ObjectInfo:
+    """Return what is known of a file, or of a picture's thumbnail of this width.
+
+    Raises:
+        NotFound: It is not there.
+        ExpiredArtifact: It was, and its time was over.
+        InvalidRequest: There is no such thumbnail.
+    """
+    try:
+        if width is not None:
+            return await service.thumbnails.find(key, width_of(width))
+        return await service.objects.head(key)
+    except NotFound as error:
+        if await _was_removed(service, key):
+            raise ExpiredArtifact(
+                f"the file {key[:120]!r} was removed: its time was over, or somebody removed the "
+                "data of its task"
+            ) from error
+        raise NotFound(f"the file {key[:120]!r} is not there (any more)") from error
+
+
+async def _was_removed(service: Service, key: str) -> bool:
+    """Whether a file that is not there, and of which we have signed a URL, was removed by us."""
+    kind, _, rest = key.partition("/")
+    if kind == "uploads":
+        return True
+    if kind != "outputs":
+        return False
+    (task,) = await service.store.get([rest.partition("/")[0]])
+    return task is None or task.outputs_removed
+
+
+async def _elsewhere(
+    service: Service, call: Call, key: str, query: Mapping[str, str]
+) -> Reply | None:
+    """Return where a bucket itself gives a file, while the URL is good; None if nowhere."""
+    if call.scope["method"] == "HEAD":
+        return None
+    left_s = max(1.0, int(query["expires"]) - service.clock.now().timestamp())
+    direct = await service.objects.direct("GET", key, left_s)
+    if direct is None:
+        return None
+    headers = [
+        (b"location", direct.url.encode()),
+        (b"cache-control", b"private, no-store"),
+        (b"access-control-allow-origin", b"*"),
+    ]
+    return Reply(302, headers=headers)
+
+
+def _pieces(
+    service: Service, call: Call, info: ObjectInfo, headers: list[tuple[bytes, bytes]]
+) -> Reply:
+    """Return a file, or the range of it that was asked.
+
+    Raises:
+        RangeNotSatisfiable: The range lies outside.
+    """
     asked = call.header(b"range")
     unchanged = call.header(b"if-range")
     if unchanged is not None and not _is_known(unchanged, info.etag):
@@ -137,7 +244,7 @@ async def get_artifact(service: Service, call: Call) -> Reply:
         status,
         content_type=info.content_type.encode("latin-1", "replace"),
         headers=headers,
-        stream=service.objects.read(key, start, end),
+        stream=service.objects.read(info.key, start, end),
         length=end - start,
     )
 
@@ -183,14 +290,15 @@ def may_name_files(raw: msgspec.Raw) -> bool:
     return _SIGNED_BYTES in bytes(raw)
 
 
-def check_files(objects: Objects, raw: msgspec.Raw, at: str) -> None:
-    """Check that the files of this backend which an input names may be read now.
+def check_files(objects: Objects, raw: msgspec.Raw, at: str) -> tuple[str, ...]:
+    """Check that the files of this backend which an input names may be read now; return their keys.
 
     Once the task is accepted they stay readable for it, however long it waits.
 
     Raises:
         InvalidInput: A URL of ours has expired.
     """
+    keys: dict[str, None] = {}
     for url in _signed_strings(_value(raw)):
         if objects.renew(url, READ_URL_S) is None:
             # Not ours, or not as we made it: the worker judges whether it may be fetched.
@@ -202,6 +310,8 @@ def check_files(objects: Objects, raw: msgspec.Raw, at: str) -> None:
         except Forbidden as error:
             where = FieldError(pointer=at, detail=error.detail, code="expired_url")
             raise InvalidInput(f"{at}: {error.detail}", errors=[where]) from error
+        keys[key] = None
+    return tuple(keys)
 
 
 def name_files(objects: Objects, raw: msgspec.Raw) -> dict[str, str]:
@@ -310,10 +420,7 @@ def _file_headers(info: ObjectInfo) -> list[tuple[bytes, bytes]]:
 
 def _guards(content_type: str) -> list[tuple[bytes, bytes]]:
     """Return what keeps a browser from running anything that a file holds."""
-    found = [
-        (b"x-content-type-options", b"nosniff"),
-        (b"content-security-policy", b"default-src 'none'; sandbox"),
-    ]
-    if not content_type.startswith(_SHOWN):
+    found = [(POLICY, b"default-src 'none'; sandbox; frame-ancestors 'none'")]
+    if not content_type.startswith(_SHOWN) or content_type.startswith(_DRAWN_BY_SCRIPTS):
         found.append((b"content-disposition", b"attachment"))
     return found

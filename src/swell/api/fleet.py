@@ -404,7 +404,10 @@ class Fleet:
         seen_s = now_s - max(0.0, (now - info.seen_at).total_seconds())
         if worker is None:
             if now_s - seen_s <= self._alive_s:
-                self._workers[info.id] = Worker(info, seen_s)
+                worker = self._workers[info.id] = Worker(info, seen_s)
+                # Of these another backend has told already.
+                held = sum(1 for hold in self._holds.values() if hold[2] == info.id)
+                worker.meter.take(held, now_s)
             return
         worker.seen_s = max(worker.seen_s, seen_s)
         if info.draining and not worker.info.draining:

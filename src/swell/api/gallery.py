@@ -55,8 +55,7 @@ async def show_sample(service: Service, call: Call) -> Reply:
     headers = [
         (b"cache-control", _FOREVER),
         (b"etag", f'"{digest}"'.encode()),
-        (b"x-content-type-options", b"nosniff"),
-        (b"content-security-policy", b"default-src 'none'; sandbox"),
+        (b"content-security-policy", b"default-src 'none'; sandbox; frame-ancestors 'none'"),
         (b"access-control-allow-origin", b"*"),
         (b"cross-origin-resource-policy", b"cross-origin"),
     ]

@@ -52,9 +52,9 @@ dl.fields{margin:.8em 0}.fields dt{border-top:1px solid var(--line);padding-top:
 _HEADERS: Final = [
     (
         b"content-security-policy",
-        b"default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; media-src 'self'",
+        b"default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; media-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
-    (b"x-content-type-options", b"nosniff"),
 ]
 
 #: Three waves; within the page, so that no browser asks for another file.

@@ -12,6 +12,9 @@ from swell.task import TaskError, TaskState, Timings
 
 __all__ = [
     "ArtifactView",
+    "AuditList",
+    "AuditQuery",
+    "AuditView",
     "BatchRequest",
     "BatchView",
     "DeadQuery",
@@ -19,6 +22,7 @@ __all__ = [
     "DeadReplayView",
     "EventsQuery",
     "HealthView",
+    "KeyLimitsView",
     "KeyList",
     "KeyRequest",
     "KeyView",
@@ -30,7 +34,10 @@ __all__ = [
     "QueueList",
     "QueueView",
     "Replayed",
+    "RotateRequest",
+    "RotateSigningRequest",
     "SampleView",
+    "SigningView",
     "StoredView",
     "SwitchesView",
     "TaskList",
@@ -47,6 +54,9 @@ __all__ = [
 
 #: Thirty days, in seconds: the longest deadline.
 MAX_DEADLINE_S = 2_592_000
+
+#: Ten years, in seconds: the longest life of a key that ends.
+MAX_KEY_S = 315_360_000
 
 #: Largest metadata of a task.
 MAX_METADATA_BYTES = 16 * 1024
@@ -134,6 +144,10 @@ class ArtifactView(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     width: int | None = None
     height: int | None = None
+    thumbnail_url: Annotated[
+        str | None,
+        Meta(description="a picture in WebP, at most 256 px wide; `w` may also be 128 or 512"),
+    ] = None
 
 
 class TaskUrls(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,6 +184,10 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None
     user: str | None
     metadata: msgspec.Raw | None
+    data_removed: Annotated[
+        list[str],
+        Meta(description="what was removed since the end: `inputs` (metadata too), `outputs`"),
+    ]
     urls: TaskUrls
     trace_id: Annotated[
         str | msgspec.UnsetType,
@@ -394,13 +412,68 @@ class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
     workers: list[WorkerView]
 
 
+_Rate = Annotated[float, Meta(ge=0, le=1e6, description="requests per second; 0 for no limit")]
+_Burst = Annotated[int, Meta(ge=1, le=1_000_000, description="requests that may come at once")]
+_InFlight = Annotated[
+    int, Meta(ge=0, le=10**9, description="tasks that have not ended; 0 for no limit")
+]
+_PerDay = Annotated[int, Meta(ge=0, le=10**9, description="tasks per day; 0 for no limit")]
+_Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=100)]
+
+
 class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A key to make."""
+    """A key to make. Limits that are not given are those of the settings."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100, description="for people")]
     scopes: Annotated[
         list[Scope], Meta(min_length=1, max_length=3, description="client, worker or admin")
     ] = msgspec.field(default_factory=lambda: [Scope.CLIENT])
+    expires_in_s: (
+        Annotated[float, Meta(gt=0, le=MAX_KEY_S, description="it works for so long")] | None
+    ) = None
+    pools: Annotated[
+        _Names, Meta(description="the only pools of workers with this key; empty for any")
+    ] = []
+    models: Annotated[
+        _Names,
+        Meta(description="`owner/name` or `owner/*`: all that its workers may have; empty for any"),
+    ] = []
+    rate_per_s: _Rate | None = None
+    burst: _Burst | None = None
+    tasks_in_flight: _InFlight | None = None
+    tasks_per_day: _PerDay | None = None
+
+
+class RotateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to change a secret."""
+
+    overlap_s: Annotated[
+        float, Meta(ge=0, le=MAX_DEADLINE_S, description="the secret before works for so long")
+    ] = 86_400
+
+
+class RotateSigningRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to change the secret that signs URLs."""
+
+    revoke: Annotated[bool, Meta(description="make all URLs void that were signed before")] = False
+
+
+class SigningView(msgspec.Struct, frozen=True, kw_only=True):
+    """Which secrets there are to sign URLs, without themselves."""
+
+    signs_from: Annotated[Moment, Meta(description="when the newest begins to sign")]
+    others_until: Annotated[
+        Moment | None, Meta(description="when the last URL signed before ends; null for at once")
+    ]
+
+
+class KeyLimitsView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key may ask, as it was made: null stands for what the settings say."""
+
+    rate_per_s: float | None
+    burst: int | None
+    tasks_in_flight: int | None
+    tasks_per_day: int | None
 
 
 class KeyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -411,15 +484,27 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     scopes: list[Scope]
     created_at: Moment
     revoked_at: Moment | None
+    expires_at: Moment | None
+    used_at: Annotated[Moment | None, Meta(description="to the minute; null if never")]
+    old_until: Annotated[
+        Moment | None, Meta(description="until when the secret before its last rotation works")
+    ]
+    pools: list[str]
+    models: list[str]
+    limits: KeyLimitsView
 
 
 class NewKeyView(msgspec.Struct, frozen=True, kw_only=True):
-    """A new key with its secret, which is never shown again."""
+    """A new key, or one with a new secret, which is never shown again."""
 
     id: str
     name: str
     scopes: list[Scope]
     created_at: Moment
+    expires_at: Moment | None
+    old_until: Annotated[
+        Moment | None, Meta(description="until when the secret before the rotation works")
+    ]
     key: str
 
 
@@ -427,6 +512,35 @@ class KeyList(msgspec.Struct, frozen=True, kw_only=True):
     """Keys, revoked ones included."""
 
     keys: list[KeyView]
+
+
+class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which entries to list."""
+
+    cursor: Annotated[str, Meta(max_length=200, description="of the page before")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=200, description="entries in a page")] = 50
+
+
+class AuditView(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that an operator did, or tried to do."""
+
+    id: str
+    at: Moment
+    key_id: str
+    key_name: str
+    address: Annotated[str, Meta(description="where it came from, or the proxy before us")]
+    action: Annotated[str, Meta(description="such as `keys.create`")]
+    target: Annotated[str, Meta(description="id of what it was done to; empty for none")]
+    status: Annotated[int, Meta(description="HTTP status of the answer")]
+    detail: str
+    request_id: str
+
+
+class AuditList(msgspec.Struct, frozen=True, kw_only=True):
+    """What operators did, newest first; `cursor` asks for the next page, null at the end."""
+
+    entries: list[AuditView]
+    cursor: str | None
 
 
 class HealthView(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,8 @@ import msgspec
 
 from swell.api.problems import Problem
 from swell.api.route import Body, Response, Route
-from swell.errors import Forbidden, Internal, SwellError, Unauthenticated
+from swell.errors import Forbidden, Internal, SwellError, TooManyRequests, Unauthenticated
+from swell.registry import Scope
 
 __all__ = [
     "all_errors",
@@ -174,6 +175,8 @@ def all_errors(route: Route) -> list[type[SwellError]]:
     kinds: list[type[SwellError]] = list(route.errors)
     if route.scope is not None:
         kinds += [kind for kind in (Unauthenticated, Forbidden) if kind not in kinds]
+    if route.scope is Scope.CLIENT:
+        kinds.append(TooManyRequests)
     return [*kinds, Internal]
 
 

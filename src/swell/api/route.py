@@ -69,6 +69,8 @@ class Route:
     headers: tuple[Header, ...] = ()
     #: Kept out of OpenAPI: pages for people.
     is_page: bool = False
+    #: What the audit log calls it, such as `keys.create`; empty where nothing of it is written.
+    audit: str = ""
 
     @property
     def name(self) -> str:

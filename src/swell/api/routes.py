@@ -6,12 +6,13 @@ are made from it, so that what is served, described and documented is the same.
 
 from typing import Any, Final
 
-from swell.api import events, files, gallery, messages, operators, pages, tasks, workers
+from swell.api import erasure, events, files, gallery, messages, operators, pages, tasks, workers
 from swell.api.metrics import CONTENT_TYPE
 from swell.api.route import Body, Header, Response, Route
 from swell.dispatch import Ask, Grant, Registration, Report, ReportAnswer, Welcome
 from swell.errors import (
     Conflict,
+    ExpiredArtifact,
     Forbidden,
     IdempotencyMismatch,
     InvalidInput,
@@ -22,6 +23,7 @@ from swell.errors import (
     SwellError,
     TooLarge,
     Unavailable,
+    UnsupportedType,
     WouldExpire,
 )
 from swell.registry import Scope
@@ -154,6 +156,20 @@ _TASKS: Final = (
         (NotFound,),
     ),
     Route(
+        "DELETE",
+        "/v1/tasks/{id}",
+        erasure.erase,
+        Scope.CLIENT,
+        "Remove a task's data",
+        "Tasks",
+        {200: Response("The task without its data; no object of it is left", messages.TaskView)},
+        (NotFound, Conflict, Unavailable),
+        "Removes input, metadata, output and their files from an ended task, uploads that another "
+        "task uses excepted. It can be listed still, and not be repeated. Doing so again changes "
+        "nothing.",
+        audit="tasks.erase",
+    ),
+    Route(
         "POST",
         "/v1/tasks/{id}/cancel",
         tasks.cancel,
@@ -163,6 +179,7 @@ _TASKS: Final = (
         {200: Response("The task; a running one ends within a step", messages.TaskView)},
         (NotFound,),
         "A queued task ends at once. Canceling again, or a task that has ended, changes nothing.",
+        audit="tasks.cancel",
     ),
     Route(
         "POST",
@@ -174,6 +191,7 @@ _TASKS: Final = (
         {201: _TASK_OVER, 202: Response("The new task", messages.TaskView)},
         (NotFound, Conflict),
         "The old task keeps its outcome. Repeating it again gives the same new task.",
+        audit="tasks.retry",
     ),
     Route(
         "GET",
@@ -251,7 +269,7 @@ _FILES: Final = (
         "Upload an input file",
         "Files",
         {201: Response("Where it lies, for use in an input", messages.UploadView)},
-        (InvalidRequest, InvalidInput, TooLarge),
+        (InvalidRequest, InvalidInput, TooLarge, UnsupportedType),
         "Send the file as the body with its content type, or as a form with one file.",
         Body(media_types=("application/octet-stream", "image/png", "multipart/form-data")),
         query=messages.UploadQuery,
@@ -266,10 +284,14 @@ _FILES: Final = (
         {
             200: Response("The file", media_type="application/octet-stream"),
             206: Response("The range that was asked", media_type="application/octet-stream"),
+            302: Response(
+                "Where the bucket gives the file, with `objects.serve` = `redirect`", media_type=""
+            ),
             304: Response("It has not changed", media_type=""),
         },
-        (InvalidRequest, Forbidden, NotFound, RangeNotSatisfiable),
-        "The URL comes signed with a task or an upload and needs no key until it expires.",
+        (InvalidRequest, Forbidden, NotFound, ExpiredArtifact, RangeNotSatisfiable),
+        "The URL comes signed with a task or an upload and needs no key until it expires. With "
+        "`&w=128`, `256` or `512` a picture that a task made comes as WebP of that width.",
         query=dict,
         headers=(_RANGE,),
     ),
@@ -318,6 +340,7 @@ _OPERATORS: Final = (
         "Operators",
         {200: Response("The worker; it finishes what it holds and goes", messages.WorkerView)},
         (NotFound,),
+        audit="workers.drain",
     ),
     Route(
         "GET",
@@ -339,6 +362,7 @@ _OPERATORS: Final = (
         "Operators",
         {201: _TASK_OVER, 202: Response("The new task", messages.TaskView)},
         (NotFound, Conflict),
+        audit="dead.replay",
     ),
     Route(
         "POST",
@@ -350,6 +374,7 @@ _OPERATORS: Final = (
         {200: Response("What became of each", messages.DeadReplayView)},
         _JSON_BODY,
         body=Body(messages.DeadReplayRequest, example={"model": "demo/upper"}),
+        audit="dead.replay_many",
     ),
     Route(
         "POST",
@@ -361,6 +386,7 @@ _OPERATORS: Final = (
         {201: Response("The key with its secret, shown only now", messages.NewKeyView)},
         _JSON_BODY,
         body=Body(messages.KeyRequest, example={"name": "shop", "scopes": ["client"]}),
+        audit="keys.create",
     ),
     Route(
         "GET",
@@ -380,6 +406,49 @@ _OPERATORS: Final = (
         "Operators",
         {200: Response("The key, which no longer works", messages.KeyView)},
         (NotFound,),
+        audit="keys.revoke",
+    ),
+    Route(
+        "POST",
+        "/v1/keys/{id}/rotate",
+        operators.new_secret,
+        Scope.ADMIN,
+        "Give a key a new secret",
+        "Operators",
+        {200: Response("The key with its new secret, shown only now", messages.NewKeyView)},
+        (*_JSON_BODY, NotFound, Conflict),
+        "It keeps its id, scopes, limits and tasks. The secret before works until the overlap is "
+        "over; of several before only the last does.",
+        Body(messages.RotateRequest, example={"overlap_s": 3600}),
+        audit="keys.rotate",
+    ),
+    Route(
+        "POST",
+        "/v1/signing/rotate",
+        operators.rotate_signing,
+        Scope.ADMIN,
+        "Change the secret that signs URLs",
+        "Operators",
+        {200: Response("From when the new one signs", messages.SigningView)},
+        (*_JSON_BODY, Conflict),
+        "URLs that were signed before stay good until they expire, unless they are revoked. Then "
+        "tasks that wait and name files by such URLs will fail, and another backend may refuse new "
+        "ones for some seconds.",
+        Body(messages.RotateSigningRequest, example={"revoke": False}),
+        audit="signing.rotate",
+    ),
+    Route(
+        "GET",
+        "/v1/audit",
+        operators.list_audit,
+        Scope.ADMIN,
+        "List what operators did",
+        "Operators",
+        {200: Response("A page of entries, newest first", messages.AuditList)},
+        (InvalidRequest, InvalidInput),
+        "Whatever an operator changes is written down with its outcome before it is answered, also "
+        "what was refused.",
+        query=messages.AuditQuery,
     ),
 )
 

@@ -8,11 +8,12 @@ from swell.broker import Broker
 from swell.bus import Bus
 from swell.clock import Clock
 from swell.objects import Objects
-from swell.registry import Registry
+from swell.registry import KeyLimits, Registry
+from swell.signing import SigningSecrets
 from swell.store import Store
 from swell.telemetry import Tracer
 
-__all__ = ["ApiSettings", "Backend"]
+__all__ = ["ApiSettings", "Backend", "Retention"]
 
 #: A hook of start-up or shut-down.
 Hook = Callable[[], Awaitable[None]]
@@ -20,6 +21,17 @@ Hook = Callable[[], Awaitable[None]]
 
 def _nothing_launchable() -> Collection[str]:
     return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """For how long tasks of some models are kept after their end, in seconds; None for ever."""
+
+    #: None for all that no other names.
+    models: tuple[str, ...] | None = None
+    inputs_s: float | None = None
+    outputs_s: float | None = None
+    tasks_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +66,26 @@ class ApiSettings:
     position_every_s: float = 3.0
     #: How many waiting streams are told at most each time.
     position_streams: int = 200
+    #: Names that requests may call the service by, with that of `public_url`; none for any.
+    hosts: tuple[str, ...] = ()
+    #: Origins of pages that may use the service from a browser; `*` for all.
+    cors_origins: tuple[str, ...] = ()
+    #: What may be uploaded, by content.
+    upload_types: tuple[str, ...] = ("*/*",)
+    #: Of keys that have none of their own; operators' have none.
+    limits: KeyLimits = field(default_factory=KeyLimits)
     #: How long a key is remembered without asking the registry: a revoked one may work so long.
     key_cache_s: float = 5.0
     #: How important the log's line about each request is; `off` for none.
     log_requests: Literal["off", "debug", "info"] = "off"
     #: Whether a task's JSON tells its trace.
     shows_trace: bool = False
+    #: Whether files that lie in a bucket come through the backend, or a redirect leads to them.
+    serve_files: Literal["through", "redirect"] = "through"
+    #: Of each model at most one.
+    retention: tuple[Retention, ...] = ()
+    #: An upload that no task uses goes after so long; None for never.
+    uploads_s: float | None = None
     #: The longest pause between two looks of the sweeper.
     sweep_every_s: float = 0.25
 
@@ -82,6 +108,8 @@ class Backend:
     settings: ApiSettings = field(default_factory=ApiSettings)
     #: Names of models for which a worker could be started.
     launchable: Callable[[], Collection[str]] = _nothing_launchable
+    #: Sign URLs of files; None where they cannot be changed while it runs.
+    signing: SigningSecrets | None = None
     #: Where spans go; None where nobody wants traces.
     tracer: Tracer | None = None
     #: Whether other backends may work on the same store.

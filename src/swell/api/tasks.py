@@ -92,9 +92,7 @@ async def create(service: Service, call: Call) -> Reply:
     else:
         target = await service.cards.target(request.model)
         service.cards.check_input(target, request.input)
-        new = _new_task(call, request, target.queue, repeat)
-        if may_name_files(new.input):
-            check_files(service.objects, new.input, "/input")
+        new = _naming_files(service, _new_task(call, request, target.queue, repeat), "/input")
         await _check_can_run(service, target)
         if new.start_by_s is not None or new.finish_by_s is not None:
             await _check_deadline(service, new, await service.broker.rank_of_new(new))
@@ -141,9 +139,8 @@ async def create_batch(service: Service, call: Call) -> Reply:
                 continue
             target = await service.cards.target(request.model)
             service.cards.check_input(target, request.input, at + "/input")
-            news.append(_new_task(call, request, target.queue, repeat, (at, number)))
-            if may_name_files(request.input):
-                check_files(service.objects, request.input, at + "/input")
+            new = _new_task(call, request, target.queue, repeat, (at, number))
+            news.append(_naming_files(service, new, at + "/input"))
             await _check_can_run(service, target)
             await outlook.check(news[-1])
         except SwellError as error:
@@ -353,6 +350,17 @@ def _new_task(
         fingerprint=b"" if repeat is None else repeat.fingerprint,
         traceparent=None if call.trace is None else call.trace.own,
     )
+
+
+def _naming_files(service: Service, new: NewTask, at: str) -> NewTask:
+    """Return a new task with the files of this backend that its input names.
+
+    Raises:
+        InvalidInput: One of them may not be read now.
+    """
+    if not may_name_files(new.input):
+        return new
+    return msgspec.structs.replace(new, files=check_files(service.objects, new.input, at))
 
 
 def idempotency_key(header: bytes) -> str:

@@ -7,6 +7,7 @@ import msgspec
 
 from swell.api.eta import EtaSeconds
 from swell.api.messages import ArtifactView, TaskUrls, TaskView
+from swell.api.thumbnails import has_thumbnail
 from swell.objects import Objects
 from swell.task import Artifact, Task
 from swell.telemetry import trace_id_of
@@ -21,6 +22,9 @@ __all__ = [
 ]
 
 encode = msgspec.json.Encoder().encode
+
+#: Width of the thumbnails that tasks name, in px.
+_SHOWN_WIDTH = 256
 
 _MARK = b'"$artifact"'
 
@@ -76,6 +80,7 @@ def task_view(
         seed=task.seed,
         user=task.user,
         metadata=task.metadata,
+        data_removed=_removed_parts(task),
         urls=TaskUrls(get=home, cancel=home + "/cancel", events=home + "/events"),
         trace_id=(
             trace_id_of(task.traceparent)
@@ -83,6 +88,11 @@ def task_view(
             else msgspec.UNSET
         ),
     )
+
+
+def _removed_parts(task: Task) -> list[str]:
+    parts = (("inputs", task.inputs_removed), ("outputs", task.outputs_removed))
+    return [name for name, is_removed in parts if is_removed]
 
 
 def encode_task(
@@ -94,8 +104,11 @@ def encode_task(
 
 def artifact_view(artifact: Artifact, urls: UrlMaker) -> ArtifactView:
     """Return an output file as clients see it."""
+    url = urls.file(artifact.key)
+    is_shown_small = has_thumbnail(artifact.key, artifact.content_type)
     return ArtifactView(
-        url=urls.file(artifact.key),
+        url=url,
+        thumbnail_url=f"{url}&w={_SHOWN_WIDTH}" if is_shown_small else None,
         content_type=artifact.content_type,
         bytes=artifact.bytes,
         width=artifact.width,

@@ -35,12 +35,20 @@ from swell.dispatch import (
     Upload,
     Welcome,
 )
-from swell.errors import Conflict, Forbidden, InvalidInput, NotFound, SwellError
+from swell.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    InvalidRequest,
+    NotFound,
+    SwellError,
+)
 from swell.events import ATTEMPT_STRIDE, Event, EventKind, event_of
 from swell.objects import check_key
 from swell.registry import Scope, WorkerInfo
 from swell.store import Hold
 from swell.task import (
+    Artifact,
     Failed,
     Released,
     Settlement,
@@ -143,9 +151,7 @@ async def uploads(service: Service, call: Call) -> Reply:
             f"the lease of attempt {hold.attempt} of task {hold.task_id[:60]} is not held (any "
             "more), so nothing can be delivered for it: drop what it made"
         )
-    found = [
-        Upload(key=key, url=service.objects.sign("PUT", key, _PUT_URL_S)) for key in asked.keys
-    ]
+    found = list(await asyncio.gather(*(_place(service, key) for key in asked.keys)))
     return Reply(200, _encode(UploadsAnswer(uploads=found)))
 
 
@@ -233,7 +239,11 @@ async def lease_tasks(
 
 
 async def take_report(service: Service, told: Report) -> ReportAnswer:
-    """Write what a worker tells, publish it, and lease more if asked."""
+    """Write what a worker tells, publish it, and lease more if asked.
+
+    Raises:
+        Forbidden: An outcome names a file that is not one of its attempt's.
+    """
     worker = await _known(service, told.worker_id)
     worker.hear(service.clock.monotonic_s())
     worker.residents = told.residents
@@ -242,8 +252,11 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     if told.goodbye:
         # What it hands back must not go to its own lease call, which may still wait.
         worker.leave()
+    _check_artifacts(told.settlements)
     if told.enclosures:
         told = await _keep_enclosures(service, worker, told)
+    if told.settlements and not service.objects.is_here:
+        told = await _check_stored(service, told)
     settled, tasks, lost = await _write(service, worker, told)
     stale = [
         each.task_id for each, task in zip(told.settlements, settled, strict=True) if task is None
@@ -267,10 +280,64 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     )
 
 
+async def _place(service: Service, key: str) -> Upload:
+    """Return where to put a file: straight to the bucket where that is possible."""
+    direct = await service.objects.direct("PUT", key, _PUT_URL_S)
+    if direct is None:
+        return Upload(key=key, url=service.objects.sign("PUT", key, _PUT_URL_S))
+    return Upload(key=key, url=direct.url, headers=direct.headers)
+
+
+async def _check_stored(service: Service, told: Report) -> Report:
+    """Return a report with failures where a file that an outcome names is not in the bucket."""
+    settlements = await asyncio.gather(*(_if_stored(service, each) for each in told.settlements))
+    return msgspec.structs.replace(told, settlements=list(settlements))
+
+
+async def _if_stored(service: Service, settlement: Settlement) -> Settlement:
+    outcome = settlement.outcome
+    if not isinstance(outcome, Succeeded) or not outcome.artifacts:
+        return settlement
+    missing = await asyncio.gather(*(_lack(service, each) for each in outcome.artifacts))
+    why = next((each for each in missing if each), None)
+    if why is None:
+        return settlement
+    failure = TaskError(code="upload_failed", title="The output could not be stored", detail=why)
+    return msgspec.structs.replace(settlement, outcome=Failed(error=failure, retryable=True))
+
+
+async def _lack(service: Service, artifact: Artifact) -> str:
+    """Return what is wrong with a file that a worker says it has stored; empty if nothing."""
+    try:
+        info = await service.objects.head(artifact.key)
+    except (NotFound, InvalidRequest):
+        return f"{artifact.key[:120]!r} is not there"
+    if info.bytes != artifact.bytes:
+        return f"{artifact.key[:120]!r} has {info.bytes:,} bytes, not {artifact.bytes:,}"
+    return ""
+
+
 def _is_output(key: str, task_id: str, attempt: int) -> bool:
     """Return whether a key is one for an output of an attempt."""
     home = f"outputs/{task_id}/{attempt}/"
     return key.startswith(home) and "/" not in key[len(home) :]
+
+
+def _check_artifacts(settlements: Sequence[Settlement]) -> None:
+    """Check that outcomes name files of their attempts alone.
+
+    Whoever sees the task gets signed URLs for them, so that a key of another's file would open it.
+    """
+    for each in settlements:
+        if not isinstance(each.outcome, Succeeded):
+            continue
+        for artifact in each.outcome.artifacts:
+            if not _is_output(artifact.key, each.task_id, each.attempt):
+                raise Forbidden(
+                    f"{artifact.key[:80]!r} is no file of attempt {each.attempt} of task "
+                    f"{each.task_id[:60]}: name what lies under "
+                    f"outputs/{each.task_id[:60]}/{each.attempt}/"
+                )
 
 
 async def _keep_enclosures(service: Service, worker: Worker, told: Report) -> Report:

@@ -36,9 +36,12 @@ class Http1Client:
     Args:
         origin: `http://HOST[:PORT]` or `https://…`, with a path to put before every path.
         headers: Sent with every call.
+        tls: What `https` is spoken with; None trusts what the system does.
     """
 
-    def __init__(self, origin: str, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, origin: str, headers: Mapping[str, str], tls: ssl.SSLContext | None = None
+    ) -> None:
         parts = urlsplit(origin)
         self._is_tls = parts.scheme == "https"
         self._host = parts.hostname or ""
@@ -50,7 +53,7 @@ class Http1Client:
                 raise ValueError(f"the header {name!r} holds a line break")
         self._head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
         self._idle: list[_Connection] = []
-        self._tls = ssl.create_default_context() if self._is_tls else None
+        self._tls = (tls or ssl.create_default_context()) if self._is_tls else None
         self._is_closed = False
 
     async def post(self, path: str, body: bytes, *, timeout_s: float) -> Answer:

@@ -5,7 +5,10 @@ Only outbound connections, one per open call, kept alive. The calls of the stead
 errors here and nowhere else.
 """
 
+import base64
 import contextlib
+import hashlib
+import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
@@ -13,6 +16,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from swell.brokers.http1 import Http1Client
 from swell.dispatch import (
@@ -50,6 +54,9 @@ PATIENCE_S: Final = 30.0
 
 #: Storing a file may take so long.
 UPLOAD_S: Final = 300.0
+
+#: What Azure says of a file that is there already.
+_EXISTS: Final = b"BlobAlreadyExists"
 
 MAX_REDIRECTS: Final = 3
 
@@ -101,6 +108,7 @@ class RemoteDispatch:
         policy: Which URLs of users are read. Inputs are named by users: a worker must not read
             its own network for them. Files of the backend, and what it says with a lease to be
             one, are read wherever they lie.
+        tls: What `https` is spoken with to the backend; None trusts what the system does.
     """
 
     def __init__(
@@ -111,10 +119,12 @@ class RemoteDispatch:
         own_limit_bytes: int = 100 * 1024**2,
         foreign_limit_bytes: int = 64 * 1024**2,
         policy: UrlPolicy | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self._tls = tls
         self._url = url.rstrip("/")
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-        self._client = Http1Client(self._url, headers)
+        self._client = Http1Client(self._url, headers, tls)
         self._own_limit_bytes = own_limit_bytes
         self._foreign_limit_bytes = foreign_limit_bytes
         self._encoder = msgspec.json.Encoder()
@@ -168,15 +178,24 @@ class RemoteDispatch:
 
     async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
         """See `Dispatch.put`."""
-        url = self._absolute(upload.url)
+        # As it was signed, to the letter.
+        url = URL(self._absolute(upload.url), encoded=True)
+        headers = {"content-type": content_type} | upload.headers
+        is_direct = not upload.url.startswith("/")
+        if is_direct:
+            # A cloud refuses what arrives otherwise.
+            headers["content-md5"] = base64.b64encode(hashlib.md5(data).digest()).decode()
         timeout = aiohttp.ClientTimeout(total=UPLOAD_S)
         try:
-            async with self._here().put(
-                url, data=data, headers={"content-type": content_type}, timeout=timeout
-            ) as answer:
+            async with self._here().put(url, data=data, headers=headers, timeout=timeout) as answer:
                 told = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{upload.key} could not be stored: {_why(error)}") from error
+        if is_direct and (answer.status == 412 or _EXISTS in told):
+            # An earlier try had got there, and its answer was lost. The report tells if not.
+            return
+        if is_direct and answer.status in (400, 409):
+            raise Unavailable(f"the bucket refused {upload.key} (HTTP {answer.status})")
         if answer.status >= 300:
             raise _error(answer.status, told, f"storing {upload.key}")
 
@@ -265,7 +284,9 @@ class RemoteDispatch:
     def _here(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=32, keepalive_timeout=75),
+                connector=aiohttp.TCPConnector(
+                    limit=32, keepalive_timeout=75, ssl=self._tls or True
+                ),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )

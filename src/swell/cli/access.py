@@ -24,6 +24,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     key: str = msgspec.field(name="local_key", default="")
     #: Id of the key of the workers that were started with it; empty if there were none.
     worker_key_id: str = ""
+    #: File of the certificate that the server is trusted by, if it made its own; empty else.
+    ca_file: str = ""
 
 
 def find_access(settings: Settings) -> Access:
@@ -33,6 +35,7 @@ def find_access(settings: Settings) -> Access:
         CommandFailed: Neither a setting nor the data folder names one.
     """
     url, key = settings.client.url, settings.client.key.get_secret_value()
+    ca_file = str(settings.client.ca_file or "")
     left = read_access(settings.data_dir)
     if not url and left is None:
         raise CommandFailed(
@@ -40,8 +43,8 @@ def find_access(settings: Settings) -> Access:
             f"(SWELL_URL, SWELL_KEY); there is no {settings.data_dir / _NAME}"
         )
     if left is not None and url in ("", left.url):
-        return Access(url=left.url, key=key or left.key)
-    return Access(url=url.rstrip("/"), key=key)
+        return Access(url=left.url, key=key or left.key, ca_file=ca_file or left.ca_file)
+    return Access(url=url.rstrip("/"), key=key, ca_file=ca_file)
 
 
 def read_access(data_dir: Path) -> Access | None:

@@ -152,7 +152,8 @@ class HttpConnection(HttpToolsProtocol):
         Whether it has gone altogether shows when the next word is written to it, at the latest
         after `half_closed_s`.
         """
-        if self.url.startswith(_WORKERS):
+        if self.url.startswith(_WORKERS) or not self._direct.can_write_eof():
+            # Of TLS both directions end together: nobody is there to be answered.
             return False
         self._half_closed = self.loop.call_later(self.half_closed_s, self._end_half_closed)
         if self._stage != _NOTHING:

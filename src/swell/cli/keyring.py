@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from swell.api.auth import NewKey, create_key
+from swell.api.auth import NewKey, create_key, why_not
 from swell.api.settings import Backend
 from swell.cli.access import Access, read_access, write_access
 from swell.errors import SwellError
@@ -47,14 +47,15 @@ class Keyring:
             always: Make one in any case.
         """
         known = [] if always else await self.backend.registry.keys()
-        if any(key.name == CLIENT and key.revoked_at is None for key in known):
+        now = self.backend.clock.now()
+        if any(key.name == CLIENT and why_not(key, key.digest, now) is None for key in known):
             return None
         return (await _make(self.backend, CLIENT, Scope.ADMIN)).secret
 
 
 @asynccontextmanager
 async def open_keyring(
-    backend: Backend, data_dir: Path, url: str, *, has_workers: bool
+    backend: Backend, data_dir: Path, url: str, *, has_workers: bool, ca_file: str = ""
 ) -> AsyncIterator[Keyring]:
     """Make the keys that are missing; the worker token is good while the block runs.
 
@@ -63,6 +64,7 @@ async def open_keyring(
         data_dir: Where the local key lies.
         url: Where the backend listens.
         has_workers: Whether workers are started with it.
+        ca_file: File of the certificate by which the backend is trusted, if it made its own.
     """
     left = read_access(data_dir)
     if left is not None and left.worker_key_id:
@@ -74,7 +76,7 @@ async def open_keyring(
         local = (await _make(backend, LOCAL, Scope.ADMIN)).secret
     workers = await _make(backend, WORKERS, Scope.WORKER) if has_workers else None
     worker_key_id = workers.key.id if workers else ""
-    access = Access(url=url, key=local, worker_key_id=worker_key_id)
+    access = Access(url=url, key=local, worker_key_id=worker_key_id, ca_file=ca_file)
     write_access(data_dir, access)
     try:
         yield Keyring(backend, access, workers.secret if workers else "")
@@ -89,8 +91,9 @@ async def _make(backend: Backend, name: str, scope: Scope) -> NewKey:
 
 
 async def _is_good(backend: Backend, secret: str) -> bool:
-    found = await backend.registry.key_by_digest(hashlib.sha256(secret.encode()).digest())
-    return found is not None and found.revoked_at is None
+    digest = hashlib.sha256(secret.encode()).digest()
+    found = await backend.registry.key_by_digest(digest)
+    return found is not None and why_not(found, digest, backend.clock.now()) is None
 
 
 async def _revoke(backend: Backend, key_id: str) -> None:

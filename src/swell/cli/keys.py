@@ -1,6 +1,8 @@
-"""`swell keys`: who may ask."""
+"""`swell keys`: who may ask, and how much."""
 
-from typing import Annotated
+import re
+from datetime import datetime
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -12,9 +14,51 @@ from swell.cli.tasks import client_settings
 from swell.clock import SystemClock
 from swell.registry import Scope
 
-__all__ = ["app"]
+__all__ = ["app", "duration_s", "rate_per_s"]
 
 app = group("API keys.")
+
+_UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)")
+_RATE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|m|min|h|d)")
+
+
+def duration_s(text: str) -> float:
+    """Return the seconds in such as `90s`, `15m`, `24h` or `30d`; `0` is none.
+
+    Raises:
+        typer.BadParameter: It is nothing of the kind.
+    """
+    if text == "0":
+        return 0.0
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no duration: write such as 90s, 15m, 24h or 30d")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def rate_per_s(text: str) -> float:
+    """Return how many a second are such as `10/s` or `600/min`; `0` means no limit.
+
+    Raises:
+        typer.BadParameter: It is nothing of the kind.
+    """
+    if text == "0":
+        return 0.0
+    found = _RATE.fullmatch(text.strip())
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no rate: write such as 10/s or 600/min")
+    return float(found[1]) / _UNITS[found[2]]
+
+
+def _state(key: dict[str, Any], now: datetime) -> str:
+    if key["revoked_at"]:
+        return "revoked"
+    if key["expires_at"] and datetime.fromisoformat(key["expires_at"]) <= now:
+        return "expired"
+    if key["old_until"] and datetime.fromisoformat(key["old_until"]) > now:
+        return "good, and the secret before"
+    return "good"
 
 
 @app.command("ls")
@@ -38,11 +82,12 @@ def list_keys(
             k["name"],
             ", ".join(k["scopes"]),
             ago(k["created_at"], now),
-            "revoked" if k["revoked_at"] else "good",
+            ago(k["used_at"], now) or "never",
+            _state(k, now),
         )
         for k in found
     ]
-    table(("KEY", "NAME", "SCOPES", "AGE", "STATE"), rows, empty="no keys")
+    table(("KEY", "NAME", "SCOPES", "AGE", "USED", "STATE"), rows, empty="no keys")
 
 
 @app.command("create")
@@ -51,21 +96,110 @@ def create_key(
     scope: Annotated[list[Scope], typer.Option(help="What it may do; may be repeated.")] = [
         Scope.CLIENT
     ],
+    expires: Annotated[
+        Any,
+        typer.Option(
+            parser=duration_s, metavar="TIME", help="How long it works, such as 30d; else for ever."
+        ),
+    ] = None,
+    pool: Annotated[
+        list[str], typer.Option(help="Only pool of its workers; may be repeated.")
+    ] = [],
+    model: Annotated[
+        list[str],
+        typer.Option(help="owner/name or owner/*: all its workers may have; may be repeated."),
+    ] = [],
+    rate: Annotated[
+        Any,
+        typer.Option(
+            parser=rate_per_s, metavar="RATE", help="Requests, such as 10/s; 0 for no limit."
+        ),
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option(min=1, help="Requests that may come at once.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=0, help="Tasks that have not ended; 0 for no limit.")
+    ] = None,
+    per_day: Annotated[
+        int | None, typer.Option(min=0, help="Tasks per day; 0 for no limit.")
+    ] = None,
     as_json: Json = False,
     url: Url = None,
     key: Key = None,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Make a key and print it; it is never shown again."""
-    body = {"name": name, "scopes": [each.value for each in scope]}
+    """Make a key and print it; it is never shown again.
+
+    Limits that are not given are those of the server's settings.
+    """
+    body = {
+        "name": name,
+        "scopes": [each.value for each in scope],
+        "expires_in_s": expires,
+        "pools": pool,
+        "models": model,
+        "rate_per_s": rate,
+        "burst": burst,
+        "tasks_in_flight": concurrency,
+        "tasks_per_day": per_day,
+    }
     settings = client_settings(config, data, url, key)
     made = call(settings, lambda remote: remote.post("/v1/keys", body))
+    _show(made, as_json)
+
+
+def _show(made: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(made)
         return
     talk.print(f"key {made['id']}; write it down, it is not shown again:")
-    stdout.print(made["key"])
+    stdout.print(made["key"], markup=False)
+
+
+@app.command("rotate")
+def rotate_key(
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="Id from `swell keys ls`.")],
+    overlap: Annotated[
+        Any,
+        typer.Option(
+            parser=duration_s, metavar="TIME", help="The secret before works for so long."
+        ),
+    ] = "24h",
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Give a key a new secret and print it; id, scopes, limits and tasks stay."""
+    settings = client_settings(config, data, url, key)
+    body = {"overlap_s": overlap}
+    _show(call(settings, lambda remote: remote.post(f"/v1/keys/{key_id}/rotate", body)), as_json)
+
+
+@app.command("rotate-signing")
+def rotate_signing(
+    revoke: Annotated[
+        bool,
+        typer.Option("--revoke", help="Make all URLs void that were signed before: after a leak."),
+    ] = False,
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Change the secret that signs URLs of files; earlier URLs stay good until they expire."""
+    settings = client_settings(config, data, url, key)
+    body = {"revoke": revoke}
+    made = call(settings, lambda remote: remote.post("/v1/signing/rotate", body))
+    if as_json:
+        print_json(made)
+        return
+    until = made["others_until"]
+    talk.print(f"URLs signed before are good until {until}" if until else "they are void now")
 
 
 @app.command("revoke")

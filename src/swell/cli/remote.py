@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import uvloop
 from swell.cli.access import Access, find_access
 from swell.cli.output import CommandFailed, Refused
 from swell.config import Settings
+from swell.wiring import trusting
 
 __all__ = ["Remote", "ServerEvent", "call"]
 
@@ -48,8 +50,10 @@ class Remote:
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> "Remote":
+        ca_file = self.access.ca_file
         self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=10)
+            connector=aiohttp.TCPConnector(ssl=trusting(Path(ca_file)) if ca_file else True),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=10),
         )
         return self
 

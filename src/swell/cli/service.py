@@ -16,6 +16,7 @@ from swell.api.settings import Backend
 from swell.cli.added import names_of
 from swell.cli.connection import with_timeouts
 from swell.cli.output import CommandFailed
+from swell.cli.tls import ServerTls, open_tls
 from swell.clock import Clock
 from swell.config import Settings
 from swell.wiring import DataLock, build_backend, close_backend
@@ -28,6 +29,10 @@ _BACKLOG = 4096
 #: Requests whose clients are gone end by themselves within so many ticks, or are ended.
 _HANG_UP_TICKS = 10
 _TICK_S = 0.1
+
+#: A browser that was here by TLS comes by TLS only, for a year. Not with a certificate for trials:
+#: it would hold for all that is ever served at `localhost`.
+_ONLY_TLS = ("strict-transport-security", "max-age=31536000")
 
 #: How long the application may take to stop once nobody wants to wait any more.
 _STOP_S = 5.0
@@ -66,15 +71,28 @@ class Service:
         url: Where it listens.
         server: The HTTP server, started.
         serving: Ends when the server has ended.
+        tls: Its certificate; None where it does not speak TLS.
     """
 
     def __init__(
-        self, backend: Backend, url: str, server: uvicorn.Server, serving: "asyncio.Task[None]"
+        self,
+        backend: Backend,
+        url: str,
+        server: uvicorn.Server,
+        serving: "asyncio.Task[None]",
+        tls: ServerTls | None = None,
     ) -> None:
+        self.tls = tls
         self.backend = backend
         self.url = url
         self.serving = serving
         self._server = server
+
+    @property
+    def ca_file(self) -> str:
+        """The certificate that clients must be told to trust; empty where they do anyway."""
+        is_made = self.tls is not None and self.tls.is_self_signed
+        return str(self.tls.cert.absolute()) if self.tls and is_made else ""
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Stop listening and let open requests end; end them when `hurry` is set."""
@@ -131,10 +149,14 @@ async def open_service(
         models = launchable_models(settings)
         backend = await build_backend(settings, clock, launchable=lambda: models)
         try:
-            service = await _start(settings, backend, listener)
+            tls = await open_tls(settings, clock)
+            service = await _start(settings, backend, listener, tls)
+            watching = None if tls is None else asyncio.create_task(tls.watch(clock))
             try:
                 yield service
             finally:
+                if watching is not None:
+                    watching.cancel()
                 await service.stop(hurry)
         finally:
             await close_backend(backend)
@@ -150,7 +172,9 @@ def launchable_models(settings: Settings) -> list[str]:
     return names_of(settings)
 
 
-async def _start(settings: Settings, backend: Backend, listener: socket.socket) -> Service:
+async def _start(
+    settings: Settings, backend: Backend, listener: socket.socket, tls: ServerTls | None
+) -> Service:
     waits = settings.server.head_timeout_s, settings.server.body_timeout_s
     config = uvicorn.Config(
         create_app(backend),
@@ -165,6 +189,8 @@ async def _start(settings: Settings, backend: Backend, listener: socket.socket) 
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.server.drain_s)),
         backlog=_BACKLOG,
+        ssl_context_factory=None if tls is None else lambda config, default: tls.context,
+        headers=[] if tls is None or tls.is_self_signed else [_ONLY_TLS],
     )
     _collect_rarely()
     server = _Server(config)
@@ -175,7 +201,8 @@ async def _start(settings: Settings, backend: Backend, listener: socket.socket) 
             raise CommandFailed("the HTTP service did not start: its log above says why")
         await asyncio.sleep(0.005)
     host, port = listener.getsockname()[:2]
-    return Service(backend, _url(settings, str(host), int(port)), server, serving)
+    url = _url(settings, str(host), int(port), "http" if tls is None else "https")
+    return Service(backend, url, server, serving, tls)
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -196,11 +223,13 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _url(settings: Settings, host: str, port: int) -> str:
+def _url(settings: Settings, host: str, port: int, scheme: str) -> str:
     if settings.server.public_url:
         return settings.server.public_url.rstrip("/")
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    return (
+        f"{scheme}://[{reachable}]:{port}" if ":" in reachable else f"{scheme}://{reachable}:{port}"
+    )
 
 
 def _collect_rarely() -> None:

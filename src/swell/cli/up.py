@@ -26,7 +26,7 @@ from swell.config import Settings
 from swell.errors import InvalidRequest, NotFound
 from swell.provider import Instance
 from swell.registry import ModelCard
-from swell.wiring import Fleet, build_fleet, configure_logging
+from swell.wiring import Fleet, build_fleet, configure_logging, trusting
 
 __all__ = ["MissingModels", "OnReady", "WrongModels", "run_up", "serve", "trial", "up"]
 
@@ -149,6 +149,7 @@ async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
             settings.data_dir,
             service.url,
             has_workers=settings.pool.workers > 0,
+            ca_file=service.ca_file,
         ) as keyring,
     ):
         ends: list[_End] = []
@@ -195,6 +196,9 @@ async def _until_done(
             if len(ends) >= _HOPELESS:
                 raise CommandFailed("no worker could be started: the lines above say why")
             await asyncio.sleep(_POLL_S)
+    if service.tls is not None and service.tls.is_self_signed:
+        talk.print(f"TLS for trials: trust {service.tls.cert}", markup=False, soft_wrap=True)
+        talk.print(f"  SHA-256 {service.tls.fingerprint}", markup=False, soft_wrap=True)
     if await on_ready(keyring):
         return
     while True:
@@ -224,9 +228,10 @@ async def _is_ready(settings: Settings, service: Service, fleet: Fleet) -> bool:
             instances = await fleet.provider.instances(keeper.pool)
             if not there & {fleet.provider.pid(each.id) for each in instances}:
                 return False
+    trusted = trusting(Path(service.ca_file)) if service.ca_file else True
     async with (
         aiohttp.ClientSession() as session,
-        session.get(f"{service.url}/health/ready") as answer,
+        session.get(f"{service.url}/health/ready", ssl=trusted) as answer,
     ):
         return answer.status == 200
 

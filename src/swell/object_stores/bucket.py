@@ -20,7 +20,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from swell.clock import Clock
 from swell.errors import Conflict, InvalidRequest, NotFound, TooLarge, Unavailable
-from swell.object_stores.signing import check_signature, signed_key, signed_path
+from swell.object_stores.signing import Secret, check_signature, signed_key, signed_path
 from swell.objects import Direct, ObjectInfo, check_key
 
 __all__ = ["Access", "BucketObjects"]
@@ -77,7 +77,7 @@ class BucketObjects:
         url: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://ACCOUNT/CONTAINER/PREFIX`.
         access: How to reach it.
         clock: Ends the URLs that the backend serves.
-        secret: Signs these; 32 random bytes.
+        secret: Signs these.
 
     Raises:
         InvalidRequest: The URL is none of these, or the access is not understood.
@@ -85,7 +85,7 @@ class BucketObjects:
 
     is_here: Final = False
 
-    def __init__(self, url: str, access: Access, clock: Clock, secret: bytes) -> None:
+    def __init__(self, url: str, access: Access, clock: Clock, secret: Secret) -> None:
         self._cloud = urlsplit(url).scheme
         self._store = _open(url, access)
         self._clock = clock

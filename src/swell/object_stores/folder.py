@@ -21,7 +21,7 @@ from typing import BinaryIO, Final, TypeVar
 
 from swell.clock import Clock
 from swell.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from swell.object_stores.signing import check_signature, signed_key, signed_path
+from swell.object_stores.signing import Secret, check_signature, signed_key, signed_path
 from swell.objects import Direct, ObjectInfo, check_key
 
 __all__ = ["FolderObjects"]
@@ -75,12 +75,12 @@ class FolderObjects:
     Args:
         root: The folder; made when first needed.
         clock: Dates files and ends signed URLs.
-        secret: Signs URLs; 32 random bytes.
+        secret: Signs URLs.
     """
 
     is_here: Final = True
 
-    def __init__(self, root: Path, clock: Clock, secret: bytes) -> None:
+    def __init__(self, root: Path, clock: Clock, secret: Secret) -> None:
         self._root = root
         self._clock = clock
         self._secret = secret

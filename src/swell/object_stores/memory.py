@@ -7,7 +7,7 @@ from typing import Final
 
 from swell.clock import Clock
 from swell.errors import Conflict, NotFound
-from swell.object_stores.signing import check_signature, signed_key, signed_path
+from swell.object_stores.signing import Secret, check_signature, signed_key, signed_path
 from swell.objects import Direct, ObjectInfo, check_key
 
 __all__ = ["MemoryObjects"]
@@ -20,12 +20,12 @@ class MemoryObjects:
 
     Args:
         clock: Dates files and ends signed URLs.
-        secret: Signs URLs; 32 random bytes.
+        secret: Signs URLs.
     """
 
     is_here: Final = True
 
-    def __init__(self, clock: Clock, secret: bytes) -> None:
+    def __init__(self, clock: Clock, secret: Secret) -> None:
         self._clock = clock
         self._secret = secret
         self._files: dict[str, tuple[ObjectInfo, bytes]] = {}

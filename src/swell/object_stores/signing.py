@@ -7,36 +7,44 @@ one method on one file until then, and nothing else needs to be remembered.
 import base64
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from swell.errors import Forbidden
+from swell.signing import SigningSecrets
 
-__all__ = ["check_signature", "signed_key", "signed_path"]
+__all__ = ["Secret", "check_signature", "signed_key", "signed_path"]
+
+#: What signs: 32 random bytes, or several of which the newest signs and all are taken.
+Secret = bytes | SigningSecrets
 
 _HOME: Final = "/v1/artifacts/"
+
+#: Of a moment in Unix seconds.
+_MAX_DIGITS: Final = 12
 
 _ASK_AGAIN = "ask for the task (GET) or the upload (POST /v1/uploads) again to get a fresh URL"
 
 
-def signed_path(secret: bytes, method: str, key: str, expires_at: datetime) -> str:
+def signed_path(secret: Secret, method: str, key: str, expires_at: datetime) -> str:
     """Return `/v1/artifacts/KEY?method=…&expires=…&signature=…`.
 
     `expires` is in whole Unix seconds, rounded up.
     """
     expires = -int(-expires_at.timestamp() // 1)
+    signer = secret if isinstance(secret, bytes) else secret.current()
     query = {
         "method": method.upper(),
         "expires": str(expires),
-        "signature": _signature(secret, method.upper(), key, str(expires)),
+        "signature": _signature(signer, method.upper(), key, str(expires)),
     }
     return f"{_HOME}{quote(key)}?{urlencode(query)}"
 
 
 def check_signature(
-    secret: bytes, method: str, key: str, query: Mapping[str, str], now: datetime
+    secret: Secret, method: str, key: str, query: Mapping[str, str], now: datetime
 ) -> None:
     """Check what `signed_path` put into a URL. A URL for `GET` is also good for `HEAD`.
 
@@ -49,15 +57,14 @@ def check_signature(
     wanted = "GET" if method.upper() == "HEAD" else method.upper()
     if query.get("method", wanted) != wanted:
         raise Forbidden(f"this URL was signed for {query['method'][:8]!r}, not for {wanted}")
-    right = _signature(secret, wanted, key, expires)
-    if not hmac.compare_digest(right.encode(), signature.encode()):
+    if not _is_right(secret, (wanted, key, expires), signature):
         raise Forbidden(f"the signature of this URL is wrong: {_ASK_AGAIN}")
     # Only a right signature gets here, so `expires` is a number that we wrote.
     if now >= datetime.fromtimestamp(0, now.tzinfo) + timedelta(seconds=int(expires)):
         raise Forbidden(f"this URL has expired: {_ASK_AGAIN}")
 
 
-def signed_key(secret: bytes, method: str, url: str) -> str | None:
+def signed_key(secret: Secret, method: str, url: str) -> str | None:
     """Return the key of a URL that `signed_path` made for `method`; None for any other URL.
 
     Scheme, host and a path before ours may be any, since a backend has several names, and the URL
@@ -71,12 +78,24 @@ def signed_key(secret: bytes, method: str, url: str) -> str | None:
         key = unquote(parts.path.partition(_HOME)[2], errors="strict")
         if query.get("method") != method:
             return None
-        right = _signature(secret, method, key, query.get("expires", ""))
-        is_right = hmac.compare_digest(right.encode(), query.get("signature", "").encode())
+        signed = (method, key, query.get("expires", ""))
+        is_right = _is_right(secret, signed, query.get("signature", ""))
     except ValueError:
         # Not a URL, or not text: we have not made it.
         return None
     return key if is_right else None
+
+
+def _is_right(secret: Secret, signed: tuple[str, str, str], signature: str) -> bool:
+    """Whether a signature of (method, key, expires) is by one of our secrets."""
+    expires = signed[2]
+    if not (expires.isascii() and expires.isdigit() and len(expires) <= _MAX_DIGITS):
+        return False
+    signers: Iterable[bytes] = (
+        (secret,) if isinstance(secret, bytes) else secret.candidates(int(expires))
+    )
+    given = signature.encode()
+    return any(hmac.compare_digest(_signature(each, *signed).encode(), given) for each in signers)
 
 
 def _signature(secret: bytes, method: str, key: str, expires: str) -> str:

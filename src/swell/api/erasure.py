@@ -1,0 +1,50 @@
+"""What was asked and what came of it, removed at the owner's word, and known to be gone."""
+
+import asyncio
+
+from swell.api.call import Call, Reply
+from swell.api.duties import discard
+from swell.api.service import Service
+from swell.api.tasks import find_task
+from swell.api.views import encode_task
+from swell.errors import NotFound, Unavailable
+
+__all__ = ["erase"]
+
+
+async def erase(service: Service, call: Call) -> Reply:
+    """`DELETE /v1/tasks/{id}`."""
+    task = await find_task(service, call)
+    keys = await service.store.erase(task.id)
+    await _delete(service, keys)
+    (bare,) = await service.store.get([task.id])
+    if bare is None:
+        raise NotFound(f"task {task.id} is not kept any longer")
+    return Reply(200, encode_task(bare, service.urls(call)))
+
+
+async def _delete(service: Service, keys: list[str]) -> None:
+    """Delete the objects of these keys, or of all that wait for it where none is given.
+
+    Raises:
+        Unavailable: One is still there. It is deleted later, and asking again tells.
+    """
+    if not keys:
+        # It was asked before: what was left then has to be gone too.
+        while await discard(service):
+            pass
+        return
+    await service.objects.delete(keys)
+    await asyncio.gather(*(_prove_gone(service, key) for key in keys))
+    await service.store.forget_discarded(keys)
+
+
+async def _prove_gone(service: Service, key: str) -> None:
+    try:
+        await service.objects.head(key)
+    except NotFound:
+        return
+    raise Unavailable(
+        f"the object {key[:120]!r} is still there after it was deleted: ask again",
+        headers={"Retry-After": "2"},
+    )

@@ -1,0 +1,158 @@
+"""What every answer says to browsers, and which of them may ask at all.
+
+Source:
+    Fetch (WHATWG), section 3.2 (CORS); RFC 9110, section 7.2 (Host); CSP level 3 (W3C).
+"""
+
+import ipaddress
+from collections.abc import Collection, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from swell.errors import InvalidRequest
+
+__all__ = [
+    "GUARDS",
+    "NO_POLICY",
+    "POLICY",
+    "Hosts",
+    "Origins",
+    "host_name",
+]
+
+Headers = list[tuple[bytes, bytes]]
+
+POLICY: Final = b"content-security-policy"
+
+#: On every answer: a browser takes the type as told, shows it in no frame of others, tells nobody
+#: where it came from, and hands out no device.
+GUARDS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (
+        b"permissions-policy",
+        b"camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+    ),
+)
+
+#: Of answers that are no pages and say nothing else: nothing in them may run.
+NO_POLICY: Final = (POLICY, b"default-src 'none'; frame-ancestors 'none'")
+
+#: What a page elsewhere may read of an answer, beside what it may read of any.
+_READABLE: Final = (
+    b"content-location, location, preference-applied, ratelimit, ratelimit-policy, retry-after, "
+    b"swell-artifacts, swell-task, swell-task-state, x-request-id"
+)
+
+#: What it may send.
+_METHODS: Final = b"GET, HEAD, POST, PUT, DELETE"
+_SENDABLE: Final = (
+    b"accept, authorization, content-type, idempotency-key, last-event-id, prefer, range, "
+    b"traceparent, x-request-id"
+)
+
+#: A browser need not ask again for so long, in seconds.
+_MAX_AGE: Final = b"600"
+
+#: Hosts remembered as good.
+_MAX_KNOWN: Final = 1000
+
+_LOCAL: Final = frozenset({"localhost"})
+
+
+class Hosts:
+    """Which names a request may call this service by.
+
+    Addresses are always taken, and so is `localhost`: a page elsewhere cannot make a browser send
+    them for a name of its own, and probes of load balancers do.
+
+    Args:
+        names: Such as `swell.example`, without ports.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = _LOCAL | {name.lower().rstrip(".") for name in names}
+        self._known: set[bytes] = set()
+
+    def check(self, host: bytes | None) -> None:
+        """Raise unless a `Host` header may be answered.
+
+        Raises:
+            InvalidRequest: It is missing, or names another service.
+        """
+        if host is None or host not in self._known:
+            self._look(host or b"")
+
+    def _look(self, host: bytes) -> None:
+        name = host_name(host.decode("latin-1"))
+        if name is None or not (name in self._names or _is_address(name)):
+            said = host[:100].decode("latin-1")
+            raise InvalidRequest(
+                f"this service is not called {said!r}: use the address that you were given, or add "
+                "the name to the setting server.hosts"
+            )
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        self._known.add(host)
+
+
+class Origins:
+    """Which pages elsewhere may use this service from a browser.
+
+    Args:
+        origins: Such as `https://shop.example`; `*` for all. No credentials of a browser are
+            taken from anywhere, a key must be sent.
+    """
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        self._is_any = "*" in origins
+        self._origins = frozenset(each.rstrip("/").lower().encode() for each in origins)
+
+    def headers(self, origin: bytes) -> Headers:
+        """Return what lets a page of this origin read an answer; nothing for others."""
+        allowed = self._allowed(origin)
+        found = [] if self._is_any else [(b"vary", b"Origin")]
+        if allowed:
+            found.append((b"access-control-allow-origin", allowed))
+            found.append((b"access-control-expose-headers", _READABLE))
+        return found
+
+    def preflight(self, origin: bytes) -> Headers:
+        """Return the answer to a browser that asks before it sends; nothing for others."""
+        allowed = self._allowed(origin)
+        if not allowed:
+            return []
+        return [
+            (b"access-control-allow-origin", allowed),
+            (b"access-control-allow-methods", _METHODS),
+            (b"access-control-allow-headers", _SENDABLE),
+            (b"access-control-max-age", _MAX_AGE),
+            (b"vary", b"Origin"),
+        ]
+
+    def _allowed(self, origin: bytes) -> bytes:
+        if self._is_any:
+            return b"*"
+        return origin if origin.lower() in self._origins else b""
+
+
+def host_name(host: str) -> str | None:
+    """Return the name or address in a `Host` header, in lower case; None if it is neither."""
+    try:
+        parts = urlsplit(f"//{host}")
+        # Reading the port checks it.
+        name, _ = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if parts.username is not None or parts.path or parts.query or parts.fragment or "?" in host:
+        return None
+    return name.rstrip(".") if name else None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,375 @@
+"""How much a key may ask: requests per second, tasks in flight, tasks per day.
+
+Each process decides at once by what it knows, and tells all others once a second what it has let
+through (`Registry.spend`). So with N processes a key gets at most N - 1 bursts, and what its rate
+gives in a second, more than its due at any time; what it had too much of is missing later, and over
+any longer time it gets its rate. Tasks in flight are counted in the store once a second, and at
+once before anything is refused; in between each process adds what it accepts and takes off what it
+sees end.
+
+Source:
+    The generic cell rate algorithm (ITU-T I.371, annex A) as a bucket of tokens; the fields are
+    those of draft-ietf-httpapi-ratelimit-headers-10.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+
+import structlog
+
+from swell.api.call import Call
+from swell.clock import Clock
+from swell.errors import SwellError, TooManyRequests
+from swell.registry import ApiKey, KeyLimits, Registry, Scope, Spend
+from swell.store import Accepted, Store
+from swell.task import NewTask, Task
+
+__all__ = ["SHARE_EVERY_S", "Allowance", "Limits", "effective_limits"]
+
+_log = structlog.get_logger("swell.api")
+
+T = TypeVar("T")
+
+#: How often processes tell each other what they let through, in seconds.
+SHARE_EVERY_S: Final = 1.0
+
+#: A count of tasks in flight is good for so long, and for so long before one refuses, in seconds.
+_COUNT_S: Final = 1.0
+_RECOUNT_S: Final = 0.05
+
+#: Who may ask again for a place in flight does so after so many seconds.
+_FULL_RETRY_S: Final = 1
+
+#: So much more than was due at once may all have let through together, in seconds of the rate.
+_MOST_DEBT_S: Final = 60.0
+
+#: Keys whose use is remembered.
+_MAX_METERS: Final = 10_000
+
+_DAY_S: Final = 86_400.0
+
+
+class Allowance:
+    """So much in a while: a bucket that holds `quota` and fills up within `window_s`.
+
+    Args:
+        name: Of it, for all processes.
+        quota: What it holds; > 0.
+        window_s: Seconds in which it fills up; > 0.
+    """
+
+    __slots__ = ("_each_s", "_until_s", "is_asked", "name", "quota", "unshared_s", "window_s")
+
+    def __init__(self, name: str, quota: int, window_s: float) -> None:
+        self.name = name
+        self.quota = quota
+        self.window_s = window_s
+        self._each_s = window_s / quota
+        #: When it is full again, in monotonic seconds.
+        self._until_s = -math.inf
+        #: Taken since others were told, and whether anything was asked for.
+        self.unshared_s = 0.0
+        self.is_asked = False
+
+    def take(self, now_s: float, n: int = 1) -> float:
+        """Take `n`; return 0, or the seconds after which there is so much, with nothing taken."""
+        self.is_asked = True
+        cost_s = n * self._each_s
+        until_s = max(now_s, self._until_s) + cost_s
+        missing_s = until_s - now_s - self.window_s
+        if missing_s > 1e-6:
+            return missing_s
+        self._until_s = until_s
+        self.unshared_s += cost_s
+        return 0.0
+
+    def give_back(self, n: int) -> None:
+        """Put back what was taken for nothing."""
+        cost_s = n * self._each_s
+        self._until_s -= cost_s
+        self.unshared_s -= cost_s
+
+    def left(self, now_s: float) -> int:
+        """Return how much may be taken now."""
+        return max(0, math.floor((self.window_s - self.full_in_s(now_s)) / self._each_s + 1e-6))
+
+    def full_in_s(self, now_s: float) -> float:
+        """Return after how many seconds it is full again."""
+        return max(0.0, self._until_s - now_s)
+
+    def adopt(self, until_s: float, now_s: float) -> None:
+        """Take over when it is full again from what all have told.
+
+        A machine's clock that has jumped keeps nobody waiting for much longer than a minute more.
+        """
+        self._until_s = min(until_s, now_s + self.window_s + _MOST_DEBT_S) + self.unshared_s
+
+    def policy(self, name: str) -> str:
+        """Return it as an item of `RateLimit-Policy`."""
+        return f'"{name}";q={self.quota};w={max(1, math.ceil(self.window_s))}'
+
+    def state(self, name: str, now_s: float) -> str:
+        """Return it as an item of `RateLimit`."""
+        return f'"{name}";r={self.left(now_s)};t={math.ceil(self.full_in_s(now_s))}'
+
+
+class _InFlight:
+    """How many tasks of a key have not ended, as far as this process knows."""
+
+    __slots__ = ("at_s", "counting", "limit", "n", "pending", "since")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.n = 0
+        #: When the store was asked, in monotonic seconds.
+        self.at_s = -math.inf
+        #: Let through, while the store has not answered yet.
+        self.pending = 0
+        #: What came and went here since the store was last asked.
+        self.since = 0
+        self.counting: asyncio.Task[int] | None = None
+
+    def add(self, n: int) -> None:
+        self.n += n
+        self.since += n
+
+
+class _Meter:
+    """What one key has used."""
+
+    __slots__ = ("flight", "key", "limits", "requests", "tasks")
+
+    def __init__(self, key: ApiKey, limits: KeyLimits) -> None:
+        self.key = key
+        self.limits = limits
+        self.requests = _requests(key.id, limits)
+        per_day = limits.tasks_per_day
+        self.tasks = Allowance(f"{key.id}:tasks", per_day, _DAY_S) if per_day else None
+        self.flight = _InFlight(limits.tasks_in_flight) if limits.tasks_in_flight else None
+
+
+class Limits:
+    """What keys have used, and what they may.
+
+    Args:
+        registry: Shares it with other processes.
+        store: Counts tasks.
+        clock: The time.
+        defaults: For keys that have none of their own and are no operator's.
+    """
+
+    def __init__(self, registry: Registry, store: Store, clock: Clock, defaults: KeyLimits) -> None:
+        self._registry = registry
+        self._store = store
+        self._clock = clock
+        self._defaults = defaults
+        self._meters: dict[str, _Meter] = {}
+
+    def check(self, call: Call) -> None:
+        """Count a request, and have its answer tell what is left.
+
+        Raises:
+            TooManyRequests: There have been too many.
+        """
+        meter = self._meter(call.caller)
+        requests = meter.requests
+        if requests is None:
+            return
+        now_s = self._clock.monotonic_s()
+        wait_s = requests.take(now_s)
+        call.tell(b"ratelimit-policy", requests.policy("requests").encode())
+        call.tell(b"ratelimit", requests.state("requests", now_s).encode())
+        if wait_s > 0:
+            raise _too_many(
+                f"key {call.caller.name!r} has used up its {requests.quota} requests in "
+                f"{requests.window_s:g} s",
+                wait_s,
+            )
+
+    async def accept(self, call: Call, news: Sequence[NewTask]) -> list[Accepted | SwellError]:
+        """Have the store accept tasks, if the key may have so many more.
+
+        Raises:
+            TooManyRequests: It may not; nothing was accepted.
+        """
+        meter = self._meter(call.caller)
+        if meter.flight is None and meter.tasks is None:
+            return await self._store.accept(news)
+        return await self._within(call, len(news), lambda: self._store.accept(news))
+
+    async def retry(self, call: Call, task: Task) -> Accepted:
+        """Have the store repeat a task, if its caller's key may have one more; raises as `accept`.
+
+        Raises:
+            Conflict: The task has not ended.
+        """
+
+        async def make() -> list[Accepted | SwellError]:
+            return [await self._store.retry(task.id, key_id=task.key_id)]
+
+        (accepted,) = await self._within(call, 1, make)
+        assert isinstance(accepted, Accepted), "errors of one task are raised"
+        return accepted
+
+    async def _within(
+        self, call: Call, n: int, make: Callable[[], Awaitable[list[Accepted | SwellError]]]
+    ) -> list[Accepted | SwellError]:
+        meter = self._meter(call.caller)
+        if meter.flight is None and meter.tasks is None:
+            return await make()
+        await self._enter(call, meter, n)
+        fresh = 0
+        try:
+            accepted = await make()
+            fresh = sum(isinstance(each, Accepted) and each.is_new for each in accepted)
+        finally:
+            self._leave(meter, n, fresh)
+        return accepted
+
+    def ended(self, key_id: str) -> None:
+        """Note that a task of a key has ended."""
+        meter = self._meters.get(key_id)
+        if meter is not None and meter.flight is not None:
+            meter.flight.add(-1)
+
+    async def share(self) -> None:
+        """Tell the other processes what was let through here, and learn what was there."""
+        told = [
+            each
+            for meter in self._meters.values()
+            for each in (meter.requests, meter.tasks)
+            if each is not None and each.is_asked
+        ]
+        if not told:
+            return
+        spends = [Spend(name=each.name, cost_s=each.unshared_s) for each in told]
+        for each in told:
+            each.unshared_s, each.is_asked = 0.0, False
+        try:
+            untils = await self._registry.spend(spends)
+        except SwellError:
+            for each, spend in zip(told, spends, strict=True):
+                each.unshared_s, each.is_asked = each.unshared_s + spend.cost_s, True
+            raise
+        now, now_s = self._clock.now(), self._clock.monotonic_s()
+        for each, until in zip(told, untils, strict=True):
+            each.adopt(now_s + (until - now).total_seconds(), now_s)
+
+    async def _enter(self, call: Call, meter: _Meter, n: int) -> None:
+        tasks, now_s = meter.tasks, self._clock.monotonic_s()
+        if meter.flight is not None:
+            await self._find_room(call, meter.flight, n)
+        if tasks is None:
+            return
+        wait_s = tasks.take(now_s, n)
+        call.tell(b"ratelimit-policy", tasks.policy("tasks").encode())
+        call.tell(b"ratelimit", tasks.state("tasks", now_s).encode())
+        if wait_s > 0:
+            if meter.flight is not None:
+                meter.flight.add(-n)
+                meter.flight.pending -= n
+            raise _too_many(
+                f"key {call.caller.name!r} may have {tasks.quota:,} tasks a day, of which "
+                f"{tasks.left(now_s):,} are left for {n:,}",
+                wait_s,
+            )
+
+    async def _find_room(self, call: Call, flight: _InFlight, n: int) -> None:
+        for good_s in (_COUNT_S, _RECOUNT_S):
+            if self._clock.monotonic_s() - flight.at_s > good_s:
+                await self._count(call.caller.id, flight)
+            if flight.n + n <= flight.limit:
+                flight.add(n)
+                flight.pending += n
+                break
+        else:
+            n = 0
+        left = max(0, flight.limit - flight.n)
+        call.tell(b"ratelimit-policy", b'"in-flight";q=%d' % flight.limit)
+        call.tell(b"ratelimit", b'"in-flight";r=%d' % left)
+        if n == 0:
+            raise _too_many(
+                f"key {call.caller.name!r} may have {flight.limit:,} tasks that have not ended, "
+                f"and has {flight.n:,}: wait for some to end",
+                _FULL_RETRY_S,
+            )
+
+    async def _count(self, key_id: str, flight: _InFlight) -> None:
+        if flight.counting is None:
+            # What is under way may be counted twice for a moment, and is never missed.
+            flight.since = flight.pending
+            counting = asyncio.ensure_future(self._ask(key_id))
+            flight.counting = counting
+            counting.add_done_callback(lambda done: self._counted(flight, done))
+        await asyncio.shield(flight.counting)
+
+    async def _ask(self, key_id: str) -> int:
+        return (await self._store.count_open([key_id]))[0]
+
+    def _counted(self, flight: _InFlight, counting: "asyncio.Task[int]") -> None:
+        flight.counting = None
+        if not counting.cancelled() and counting.exception() is None:
+            flight.n = max(0, counting.result() + flight.since)
+            flight.at_s = self._clock.monotonic_s()
+
+    def _leave(self, meter: _Meter, n: int, fresh: int) -> None:
+        if meter.flight is not None:
+            meter.flight.pending -= n
+            meter.flight.add(fresh - n)
+        if meter.tasks is not None and fresh < n:
+            meter.tasks.give_back(n - fresh)
+
+    def _meter(self, key: ApiKey) -> _Meter:
+        meter = self._meters.get(key.id)
+        if meter is None or meter.key is not key:
+            meter = self._learn(key, meter)
+        return meter
+
+    def _learn(self, key: ApiKey, known: _Meter | None) -> _Meter:
+        limits = effective_limits(key, self._defaults)
+        if known is not None and known.limits == limits:
+            known.key = key
+            return known
+        if len(self._meters) >= _MAX_METERS:
+            del self._meters[next(iter(self._meters))]
+        meter = self._meters[key.id] = _Meter(key, limits)
+        return meter
+
+
+def effective_limits(key: ApiKey, defaults: KeyLimits) -> KeyLimits:
+    """Return the limits of a key: its own, else the settings', and none where both say 0. Pure.
+
+    Operators are held to their own limits only.
+    """
+    if Scope.ADMIN in key.scopes:
+        defaults = KeyLimits()
+    own = key.limits
+    return KeyLimits(
+        rate_per_s=_first(own.rate_per_s, defaults.rate_per_s),
+        burst=_first(own.burst, None if own.rate_per_s else defaults.burst),
+        tasks_in_flight=_first(own.tasks_in_flight, defaults.tasks_in_flight),
+        tasks_per_day=_first(own.tasks_per_day, defaults.tasks_per_day),
+    )
+
+
+def _first(own: T | None, default: T | None) -> T | None:
+    return (default if own is None else own) or None
+
+
+def _requests(key_id: str, limits: KeyLimits) -> Allowance | None:
+    rate_per_s = limits.rate_per_s
+    if not rate_per_s:
+        return None
+    # Unless said otherwise, what two seconds give may come at once.
+    burst = limits.burst or max(1, math.ceil(2 * rate_per_s))
+    return Allowance(f"{key_id}:requests", burst, burst / rate_per_s)
+
+
+def _too_many(what: str, wait_s: float) -> TooManyRequests:
+    wait = max(1, math.ceil(wait_s))
+    return TooManyRequests(
+        f"{what}: try again in {wait} s, or ask the operator for more",
+        headers={"Retry-After": str(wait)},
+    )

@@ -1,0 +1,235 @@
+"""TLS of the HTTP service: certificates from files, or one made for trials.
+
+Source:
+    RFC 9325 (recommendations for TLS), RFC 5280 (certificates).
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import ipaddress
+import os
+import socket
+import ssl
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from swell.api.headers import host_name
+from swell.clock import Clock
+from swell.config import ServerSettings, Settings
+from swell.errors import InvalidRequest
+from swell.wiring import self_signed_cert
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+__all__ = ["ServerTls", "open_tls"]
+
+_log = structlog.get_logger("swell.tls")
+
+#: The files are looked at so often, in seconds.
+_LOOK_S: Final = 5.0
+
+#: How long a certificate for trials lasts, and how long before its end another is made.
+_LASTS: Final = timedelta(days=397)
+_RENEWED_BEFORE: Final = timedelta(days=30)
+
+
+class ServerTls:
+    """A certificate in use.
+
+    Args:
+        cert: File of the certificate and its chain.
+        key: File of its private key.
+        is_self_signed: Whether it was made for trials.
+    """
+
+    def __init__(self, cert: Path, key: Path, *, is_self_signed: bool) -> None:
+        self.cert = cert
+        self.key = key
+        self.is_self_signed = is_self_signed
+        self.context = _context(cert, key)
+        self._stamp = self._look()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate, as tools show it."""
+        pem = self.cert.read_text().partition("-----END CERTIFICATE-----")
+        der = ssl.PEM_cert_to_DER_cert("".join(pem[:2]) + "\n")
+        return hashlib.sha256(der).digest().hex(":").upper()
+
+    async def watch(self, clock: Clock) -> None:
+        """Use the files anew whenever they change, for connections that come after it."""
+        while True:
+            await clock.sleep(_LOOK_S)
+            self.refresh()
+
+    def refresh(self) -> bool:
+        """Read the files again if they have changed; return whether others are in use now.
+
+        What cannot be used changes nothing, and is looked at again when it changes again.
+        """
+        stamp = self._look()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            # First aside: a certificate without its key must not break the one in use.
+            _context(self.cert, self.key)
+            self.context.load_cert_chain(self.cert, self.key)
+        except (InvalidRequest, OSError) as error:
+            _log.warning("the new certificate cannot be used", reason=str(error))
+            return False
+        _log.info("certificate changed", sha256=self.fingerprint)
+        return True
+
+    def _look(self) -> tuple[tuple[int, int, int], ...]:
+        found = []
+        for path in (self.cert, self.key):
+            with contextlib.suppress(OSError):
+                seen = path.stat()
+                found.append((seen.st_mtime_ns, seen.st_size, seen.st_ino))
+        return tuple(found)
+
+
+async def open_tls(settings: Settings, clock: Clock) -> ServerTls | None:
+    """Return the certificate that the settings name, made if it is one for trials; None for none.
+
+    Raises:
+        InvalidRequest: The files cannot be used; or what makes certificates is not installed.
+    """
+    server = settings.server
+    if server.tls_cert is not None and server.tls_key is not None:
+        return ServerTls(server.tls_cert, server.tls_key, is_self_signed=False)
+    if server.tls == "off":
+        return None
+    cert = self_signed_cert(settings)
+    key = cert.with_name("key.pem")
+    names = _names(server)
+    await asyncio.to_thread(_ensure, cert, key, names, clock.now())
+    return ServerTls(cert, key, is_self_signed=True)
+
+
+def _context(cert: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # A password would be asked for on the terminal.
+        context.load_cert_chain(cert, key, password="")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise InvalidRequest(
+            f"the certificate {cert} with the key {key} cannot be used ({reason}): name a chain "
+            "and its private key in PEM, without a password, with server.tls_cert and "
+            "server.tls_key"
+        ) from error
+    return context
+
+
+def _names(server: ServerSettings) -> list[str]:
+    """Return what a certificate for trials is for."""
+    names = ["localhost", "127.0.0.1", "::1", socket.gethostname(), *server.hosts]
+    if server.host not in ("0.0.0.0", "::"):
+        names.append(server.host)
+    if server.public_url:
+        names.append(host_name(server.public_url.partition("://")[2].partition("/")[0]) or "")
+    return [name for name in dict.fromkeys(names) if name]
+
+
+def _ensure(cert: Path, key: Path, names: Sequence[str], now: datetime) -> None:
+    """Make a certificate where there is none that is still good for these names."""
+    try:
+        from cryptography import x509  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise InvalidRequest(
+            "server.tls = self-signed needs what is not installed: pip install 'swell[tls]', or "
+            "name files with server.tls_cert and server.tls_key"
+        ) from error
+    if key.exists():
+        with contextlib.suppress(OSError, ValueError, x509.ExtensionNotFound):
+            known = x509.load_pem_x509_certificate(cert.read_bytes())
+            alternatives = known.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            if (
+                set(alternatives.value) >= set(_alternatives(names))
+                and known.not_valid_after_utc - now > _RENEWED_BEFORE
+                and known.not_valid_before_utc <= now
+            ):
+                return
+    _make(cert, key, names, now)
+
+
+def _alternatives(names: Sequence[str]) -> "list[x509.GeneralName]":
+    from cryptography import x509  # noqa: PLC0415 - an extra
+
+    found: list[x509.GeneralName] = []
+    for name in names:
+        try:
+            found.append(x509.IPAddress(ipaddress.ip_address(name)))
+        except ValueError:
+            found.append(x509.DNSName(name.encode("idna").decode()))
+    return found
+
+
+def _make(cert: Path, key: Path, names: Sequence[str], now: datetime) -> None:
+    from cryptography import x509  # noqa: PLC0415 - an extra
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    from cryptography.x509 import oid  # noqa: PLC0415
+
+    private = ec.generate_private_key(ec.SECP256R1())
+    public = private.public_key()
+    name = x509.Name([x509.NameAttribute(oid.NameOID.COMMON_NAME, "Swell, for trials")])
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    identifier = x509.SubjectKeyIdentifier.from_public_key(public)
+    # It is its own authority, so that trusting it trusts nothing else.
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + _LASTS)
+        .add_extension(x509.SubjectAlternativeName(_alternatives(names)), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(identifier, critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
+            critical=False,
+        )
+        .sign(private, hashes.SHA256())
+    )
+    cert.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    pem = private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    _write(key, pem)
+    _write(cert, made.public_bytes(serialization.Encoding.PEM))
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+    temporary.replace(path)
