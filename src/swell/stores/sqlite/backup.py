@@ -1,0 +1,68 @@
+"""A copy of the database file, taken while a backend goes on writing to it."""
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+
+from swell.errors import Conflict, NotFound, Unavailable
+
+__all__ = ["back_up"]
+
+
+def back_up(source: Path, target: Path) -> int:
+    """Copy a database as it is at one moment: every commit before it, and nothing of those after.
+
+    It is read as any reader reads, so whoever writes is not held up; the write-ahead log is not
+    emptied meanwhile, and grows. The copy is checked, is on the disk when this returns, and only
+    then has its name. It is for its user alone, since inputs and secrets lie in it. Blocks.
+
+    Returns:
+        Its size, in bytes.
+
+    Raises:
+        NotFound: There is no such database.
+        Conflict: There is a file of the target's name.
+        Unavailable: It cannot be read or written, or the copy is not whole.
+    """
+    if not source.is_file():
+        raise NotFound(f"there is no database {source}: check --data, or the setting store.url")
+    is_there = Conflict(f"{target} exists: a backup replaces nothing, choose another name")
+    if target.exists():
+        raise is_there
+    partial = target.with_name(f"{target.name}.part")
+    partial.unlink(missing_ok=True)
+    try:
+        _copy(source, partial)
+        os.link(partial, target)
+    except FileExistsError as error:
+        raise Conflict(
+            f"{target} exists: a backup replaces nothing, choose another name"
+        ) from error
+    except (OSError, sqlite3.Error) as error:
+        raise Unavailable(f"{source} cannot be copied to {target}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync(target.parent)
+    return target.stat().st_size
+
+
+def _copy(source: Path, target: Path) -> None:
+    # SQLite takes an empty file, and leaves its permissions.
+    os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    # Not read-only: a backend that died has left a log that must be read, and its index made.
+    with contextlib.closing(sqlite3.connect(source, isolation_level=None, timeout=30)) as live:
+        live.execute("VACUUM INTO ?", (str(target),))
+    with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy:
+        [(found,)] = copy.execute("PRAGMA quick_check(1)").fetchall()
+    if found != "ok":
+        raise sqlite3.DatabaseError(f"the copy is not whole: {found}")
+    _sync(target)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
