@@ -132,8 +132,10 @@ class Broker(Protocol):
         """Hear that the store has extended these leases."""
         ...
 
-    async def feed(self, *, is_leader: bool) -> None:
+    async def feed(self, *, is_leader: bool) -> int:
         """Do what is to be done from time to time; called about twice a second.
+
+        Returns how many messages were put among the dead letters of the queues since the last call.
 
         Args:
             is_leader: Whether this is the one process that fills queues from the store.

@@ -192,8 +192,9 @@ class MemoryBroker:
     async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> None:
         """See `Broker.extend`: the store alone knows of leases."""
 
-    async def feed(self, *, is_leader: bool) -> None:
+    async def feed(self, *, is_leader: bool) -> int:
         """See `Broker.feed`: nothing lies elsewhere."""
+        return 0
 
     async def next_ready(
         self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]

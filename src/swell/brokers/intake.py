@@ -1,0 +1,229 @@
+"""How a process takes task ids out of lanes, for all its calls that ask for work.
+
+A call that waits has one long poll open in each lane that it serves, which it shares with the other
+calls that wait there. What comes for nobody any more goes back.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter, defaultdict, deque
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from swell.brokers.lanes import Lane, Message, Queues, read
+from swell.clock import Clock
+from swell.errors import SwellError
+
+__all__ = ["Arrival", "Intake"]
+
+_log = structlog.get_logger("swell.broker")
+
+#: What nobody has taken goes back after so long, in seconds.
+_KEEP_S: Final = 0.25
+
+#: How long to wait before a lane that failed is polled again, in seconds.
+_AGAIN_S: Final = 0.5
+
+#: The most that one long poll brings.
+_POLL_N: Final = 64
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """A task id that came, and the message that it came in."""
+
+    task_id: str
+    message: Message
+
+
+class Intake:
+    """What has come out of lanes and is not yet taken.
+
+    Args:
+        queues: Where from.
+        clock: Real time, since it waits for others.
+        max_receives: A message that has come more often goes to the dead letters of the queues.
+        wait_s: How long one long poll waits.
+    """
+
+    def __init__(
+        self, queues: Queues, clock: Clock, *, max_receives: int = 10, wait_s: float = 20.0
+    ) -> None:
+        self._queues = queues
+        self._clock = clock
+        self._max_receives = max_receives
+        self._wait_s = wait_s
+        self._waiting: dict[Lane, deque[Arrival]] = defaultdict(deque)
+        self._polls: dict[Lane, asyncio.Task[None]] = {}
+        #: How much the calls that wait would take from each lane.
+        self._wanted: Counter[Lane] = Counter()
+        #: How many calls are under way in each lane.
+        self._busy: Counter[Lane] = Counter()
+        self._news = asyncio.Event()
+        self._chores: set[asyncio.Future[Any]] = set()
+        #: Messages that went to the dead letters.
+        self.buried = 0
+        self.is_closed = False
+
+    async def take(
+        self, lane: Lane, n: int, *, looks: bool = True, patience_s: float = 0.0
+    ) -> list[Arrival]:
+        """Return up to n ids that have come through a lane.
+
+        Args:
+            lane: Which.
+            n: At most so many; >= 1.
+            looks: Whether to look into the lane if fewer were kept here.
+            patience_s: Where nothing is there although something was sent, wait so long for it: it
+                may be on its way, or with another call that nobody waits for any more.
+
+        Raises:
+            Unavailable: The lanes cannot be reached.
+        """
+        taken = self._kept(lane, n)
+        if len(taken) == n or not (looks or taken):
+            return taken
+        try:
+            taken += await self._receive(lane, n - len(taken), 0.0)
+        except BaseException:
+            self.restore(taken)
+            raise
+        # Meanwhile others may have handed something back.
+        taken = taken or self._kept(lane, n)
+        if not taken and patience_s > 0:
+            taken = await self._expected(lane, n, patience_s)
+        return taken
+
+    async def _expected(self, lane: Lane, n: int, patience_s: float) -> list[Arrival]:
+        """Wait for what other calls may be bringing for nobody, or for what is on its way here."""
+        taken: list[Arrival] = []
+        if self._busy[lane] <= 0:
+            return await self._receive(lane, n, patience_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while not taken and self._busy[lane] > 0:
+                    await self._news.wait()
+                    taken = self._kept(lane, n)
+        return taken
+
+    def _kept(self, lane: Lane, n: int) -> list[Arrival]:
+        kept = self._waiting[lane]
+        return [kept.popleft() for _ in range(min(n, len(kept)))]
+
+    async def wait(self, lanes: Sequence[Lane], n: int, until: "asyncio.Future[None]") -> None:
+        """Wait until something has come through one of the lanes, or `until` is done."""
+        self._wanted.update(dict.fromkeys(lanes, n))
+        try:
+            for lane in lanes:
+                if lane not in self._polls and not self.is_closed:
+                    self._polls[lane] = asyncio.create_task(self._poll(lane))
+            if self.is_closed or any(self._waiting[lane] for lane in lanes):
+                return
+            news = asyncio.ensure_future(self._news.wait())
+            waits: set[asyncio.Future[Any]] = {news, until}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            news.cancel()
+        finally:
+            self._wanted.subtract(dict.fromkeys(lanes, n))
+
+    async def _poll(self, lane: Lane) -> None:
+        """Poll a lane until something comes, or nobody wants it any more."""
+        try:
+            while self._wanted[lane] > 0:
+                n = min(_POLL_N, self._wanted[lane])
+                try:
+                    arrivals = await self._receive(lane, n, self._wait_s)
+                except SwellError as error:
+                    _log.warning("a queue cannot be read", lane=lane.name, detail=error.detail)
+                    await self._clock.sleep(_AGAIN_S)
+                    continue
+                except Exception:
+                    _log.exception("a queue cannot be read", lane=lane.name)
+                    await self._clock.sleep(_AGAIN_S)
+                    continue
+                if arrivals:
+                    self.restore(arrivals)
+                    return
+        finally:
+            # Whoever still waits opens another.
+            self._polls.pop(lane, None)
+            self.wake()
+
+    async def _receive(self, lane: Lane, n: int, wait_s: float) -> list[Arrival]:
+        """Receive messages; those that cannot be used go to the dead letters."""
+        arrivals: list[Arrival] = []
+        dead: list[Message] = []
+        self._busy[lane] += 1
+        try:
+            messages = await self._queues.receive(lane, n, wait_s=wait_s)
+        finally:
+            self._busy[lane] -= 1
+            self.wake()
+        for message in messages:
+            task_id = read(message)
+            if task_id is None or message.times > self._max_receives:
+                dead.append(message)
+            else:
+                arrivals.append(Arrival(task_id, message))
+        if dead:
+            self._chore(self._bury(dead))
+        return arrivals
+
+    async def _bury(self, dead: list[Message]) -> None:
+        await self._queues.bury(dead)
+        self.buried += len(dead)
+        for message in dead:
+            _log.warning(
+                "a message went to the dead letters of the queues",
+                lane=message.lane.name,
+                received=message.times,
+                body=message.body[:200].decode(errors="replace"),
+            )
+
+    def restore(self, arrivals: Iterable[Arrival]) -> None:
+        """Keep what was not used for whoever comes next; after a moment it goes back."""
+        back = list(arrivals)
+        for arrival in reversed(back):
+            self._waiting[arrival.message.lane].appendleft(arrival)
+        if back:
+            self.wake()
+            asyncio.get_running_loop().call_later(_KEEP_S, self._put_back_unwanted)
+
+    def _put_back_unwanted(self) -> None:
+        for lane, kept in self._waiting.items():
+            if kept and (self._wanted[lane] <= 0 or self.is_closed):
+                messages = [arrival.message for arrival in kept]
+                kept.clear()
+                self._chore(self._queues.put_back(messages))
+
+    def _chore(self, work: Awaitable[None]) -> None:
+        """Do what nobody waits for. What fails is done by time: messages come again."""
+
+        async def do() -> None:
+            try:
+                await work
+            except SwellError as error:
+                _log.warning("a message was not given back", detail=error.detail)
+
+        chore = asyncio.ensure_future(do())
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def close(self) -> None:
+        """End all waiting, and put back what was not taken. Idempotent."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        polls = list(self._polls.values())
+        for poll in polls:
+            poll.cancel()
+        self._put_back_unwanted()
+        self.wake()
+        await asyncio.gather(*polls, *self._chores, return_exceptions=True)

@@ -1,0 +1,401 @@
+"""Lanes in NATS JetStream: one work-queue stream, a subject and a durable reader for each lane.
+
+The few requests that are needed are written here as they go over the wire, so that what travels
+can be read in one place.
+
+Source:
+    The JetStream wire API: `$JS.API.…` of the NATS documentation, and ADR-13 on pulling. A stream
+    with `workqueue` retention keeps a message until the one reader of its subject has acknowledged
+    it; `ack_wait` is how long that reader may take, and `+WPI` starts that time anew.
+"""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+
+from swell.brokers.lanes import Lane, Letter, Message, Queues
+from swell.errors import InvalidRequest, Unavailable
+
+__all__ = ["NatsQueues"]
+
+_log = structlog.get_logger("swell.broker")
+
+#: How long the server may take to answer, in seconds.
+_ANSWER_S: Final = 3.0
+
+#: One pull waits no longer, in seconds.
+_PULL_S: Final = 10.0
+
+#: Messages that are sent before an answer is waited for.
+_SEND_N: Final = 256
+
+#: Two messages with the same mark within this time, in seconds, are one.
+_SAME_S: Final = 120.0
+
+#: The dead letters of the queues: how many are kept, and for how long in seconds.
+_DEAD_N: Final = 100_000
+_DEAD_S: Final = 14 * 24 * 3600.0
+
+_NO_MESSAGES: Final = ("404", "408")
+
+
+class _Trouble(msgspec.Struct):
+    code: int = 0
+    description: str = ""
+
+
+class _Answer(msgspec.Struct):
+    error: _Trouble | None = None
+
+
+def _ns(seconds: float) -> int:
+    return math.ceil(seconds * 1e9)
+
+
+class NatsQueues(Queues):
+    """See `Queues`.
+
+    Args:
+        url: `nats://[USER:PASSWORD@]HOST:PORT[/NAME]`; NAME is that of the stream.
+        hold_s: How long a message that was received is held, in seconds.
+    """
+
+    def __init__(self, url: str, *, hold_s: float = 30.0) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "nats" or not parts.hostname:
+            raise InvalidRequest(f"{_bare(url)!r} is no address of NATS: use nats://HOST:PORT/NAME")
+        self._server = f"nats://{parts.netloc}"
+        self._stream = parts.path.strip("/") or "swell"
+        if not self._stream.replace("-", "").replace("_", "").isalnum():
+            raise InvalidRequest(
+                f"{self._stream[:80]!r} cannot be a stream's name: use letters, digits, - and _"
+            )
+        self._hold_s = hold_s
+        self._client: Client | None = None
+        self._connecting = asyncio.Lock()
+        #: Lanes whose stream and reader are there.
+        self._known: set[Lane] = set()
+        self._has_streams = False
+        #: Done once the connection is lost: who waits for the server waits no longer.
+        self._lost: asyncio.Future[None] | None = None
+        self._is_closed = False
+
+    # ---- connection
+
+    async def _connected(self) -> Client:
+        """Return the connection.
+
+        Raises:
+            Unavailable: There is none; the client looks for the server by itself.
+        """
+        async with self._connecting:
+            if self._is_closed:
+                raise Unavailable("the connection to NATS is closed")
+            if self._client is None:
+                self._client = await self._connect()
+        if not self._client.is_connected:
+            raise Unavailable(f"NATS cannot be reached at {_bare(self._server)}")
+        return self._client
+
+    async def _connect(self) -> Client:
+        client = Client()
+        options: dict[str, Any] = {
+            "name": "swell",
+            # For ever, once it was there; what is published meanwhile is refused at once.
+            "max_reconnect_attempts": -1,
+            # Takes fractions, whatever its type says.
+            "reconnect_time_wait": 0.25,
+            "pending_size": 0,
+            "connect_timeout": 2,
+            "error_cb": _ignore,
+            "disconnected_cb": self._on_lost,
+            "reconnected_cb": self._on_again,
+        }
+        try:
+            with _unavailable("NATS cannot be reached"):
+                await asyncio.wait_for(client.connect(self._server, **options), _ANSWER_S)
+        except BaseException:
+            await client.close()
+            raise
+        self._lost = asyncio.get_running_loop().create_future()
+        return client
+
+    async def _on_lost(self) -> None:
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(None)
+        if not self._is_closed:
+            _log.warning("the connection to NATS was lost")
+
+    async def _on_again(self) -> None:
+        self._lost = asyncio.get_running_loop().create_future()
+        # The server may have lost what it knew.
+        self._known.clear()
+        self._has_streams = False
+        _log.info("NATS can be reached again")
+
+    async def _ask(self, what: str, **asked: Any) -> None:
+        """Ask the server for something that may be there already.
+
+        Raises:
+            Unavailable: It does not answer, or refuses.
+        """
+        client = await self._connected()
+        body = msgspec.json.encode(asked)
+        with _unavailable(f"NATS does not answer {what}"):
+            answer = await client.request(f"$JS.API.{what}", body, timeout=_ANSWER_S)
+        trouble = msgspec.json.decode(answer.data, type=_Answer).error
+        if trouble is not None:
+            raise Unavailable(f"NATS refuses {what}: {trouble.description} ({trouble.code})")
+
+    async def _make_streams(self) -> None:
+        if self._has_streams:
+            return
+        await self._ask(
+            f"STREAM.CREATE.{self._stream}",
+            name=self._stream,
+            subjects=[f"{self._stream}.tasks.*"],
+            retention="workqueue",
+            storage="file",
+            discard="new",
+            duplicate_window=_ns(_SAME_S),
+            max_consumers=-1,
+            max_msgs=-1,
+            max_bytes=-1,
+            num_replicas=1,
+        )
+        await self._ask(
+            f"STREAM.CREATE.{self._dead}",
+            name=self._dead,
+            subjects=[f"{self._stream}.dead.*"],
+            retention="limits",
+            storage="file",
+            discard="old",
+            max_consumers=-1,
+            max_msgs=_DEAD_N,
+            max_age=_ns(_DEAD_S),
+            max_bytes=-1,
+            num_replicas=1,
+        )
+        self._has_streams = True
+
+    @property
+    def _dead(self) -> str:
+        return f"{self._stream}-dead"
+
+    def _subject(self, lane: Lane) -> str:
+        return f"{self._stream}.tasks.{lane.name}"
+
+    async def _make_reader(self, lane: Lane) -> None:
+        """Have the server keep a place for whoever reads this lane."""
+        if lane in self._known:
+            return
+        await self._make_streams()
+        subject = self._subject(lane)
+        await self._ask(
+            f"CONSUMER.CREATE.{self._stream}.{lane.name}.{subject}",
+            stream_name=self._stream,
+            config={
+                "name": lane.name,
+                "durable_name": lane.name,
+                "filter_subject": subject,
+                "deliver_policy": "all",
+                "ack_policy": "explicit",
+                "ack_wait": _ns(self._hold_s),
+                "max_deliver": -1,
+                "max_ack_pending": -1,
+                "replay_policy": "instant",
+            },
+        )
+        self._known.add(lane)
+
+    # ---- sending
+
+    async def send(self, lane: Lane, letters: Sequence[Letter]) -> None:
+        """See `Queues.send`. The same mark is taken once within two minutes."""
+        await self._make_streams()
+        for at in range(0, len(letters), _SEND_N):
+            batch = letters[at : at + _SEND_N]
+            subject = self._subject(lane)
+            await asyncio.gather(
+                *(self._publish(subject, letter.body, letter.mark) for letter in batch)
+            )
+
+    async def _publish(self, subject: str, body: bytes, mark: str) -> None:
+        client = await self._connected()
+        headers = {"Nats-Msg-Id": mark}
+        try:
+            with _unavailable(f"NATS did not take a message for {subject}"):
+                answer = await client.request(subject, body, timeout=_ANSWER_S, headers=headers)
+        except Unavailable:
+            # Nobody answers where the stream is gone.
+            self._has_streams = False
+            raise
+        trouble = msgspec.json.decode(answer.data, type=_Answer).error
+        if trouble is not None:
+            raise Unavailable(f"NATS did not take a message: {trouble.description}")
+
+    # ---- receiving
+
+    async def receive(self, lane: Lane, n: int, *, wait_s: float) -> list[Message]:
+        """See `Queues.receive`. Waits ten seconds at most."""
+        await self._make_reader(lane)
+        client = await self._connected()
+        with _unavailable("NATS cannot be read"):
+            inbox = await client.subscribe(client.new_inbox())
+        try:
+            found: list[Msg] = []
+            if wait_s > 0:
+                wait_s = min(wait_s, _PULL_S)
+                asked = {"batch": 1, "expires": _ns(wait_s)}
+                found = await self._pull(lane, inbox, asked, wait_s)
+                if not found or n == 1:
+                    return _messages(lane, found)
+            asked = {"batch": n - len(found), "no_wait": True}
+            try:
+                found += await self._pull(lane, inbox, asked, 0.0)
+            except Unavailable:
+                if not found:
+                    raise
+            return _messages(lane, found)
+        finally:
+            with contextlib.suppress(NatsError, OSError):
+                await inbox.unsubscribe()
+
+    async def _pull(
+        self, lane: Lane, inbox: Subscription, asked: dict[str, Any], wait_s: float
+    ) -> list[Msg]:
+        """Ask for messages, and return those that come until the server says that it is done."""
+        client = await self._connected()
+        found: list[Msg] = []
+        with _unavailable("NATS cannot be read"):
+            await client.publish(
+                f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{lane.name}",
+                msgspec.json.encode(asked),
+                reply=inbox.subject,
+            )
+        while len(found) < asked["batch"]:
+            message = await self._next(inbox, wait_s + _ANSWER_S)
+            if message is None:
+                break
+            status = (message.headers or {}).get("Status")
+            if status is None or message.reply:
+                found.append(message)
+            elif status in _NO_MESSAGES:
+                break
+            else:
+                # The reader or its stream is gone, or moves.
+                self._known.discard(lane)
+                self._has_streams = False
+                raise Unavailable(f"NATS cannot give messages now ({status})")
+        return found
+
+    async def _next(self, inbox: Subscription, timeout_s: float) -> Msg | None:
+        """Return the next message, or None where the server says nothing.
+
+        Raises:
+            Unavailable: The connection was lost.
+        """
+        lost = self._lost
+        assert lost is not None, "there is a connection"
+        coming = asyncio.ensure_future(inbox.next_msg(timeout=timeout_s))
+        waits: set[asyncio.Future[Any]] = {coming, lost}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not coming.done():
+                coming.cancel()
+        if not coming.done() or coming.cancelled():
+            raise Unavailable("the connection to NATS was lost")
+        try:
+            return coming.result()
+        except TimeoutError:
+            return None
+        except NatsError as error:
+            raise Unavailable(f"NATS cannot be read: {_why(error)}") from error
+
+    # ---- what becomes of messages
+
+    async def forget(self, messages: Sequence[Message]) -> None:
+        """See `Queues.forget`."""
+        await self._tell(messages, b"+ACK")
+
+    async def extend(self, messages: Sequence[Message], hold_s: float) -> None:
+        """See `Queues.extend`; the time is the one that messages are held anyway."""
+        await self._tell(messages, b"+WPI")
+
+    async def put_back(self, messages: Sequence[Message]) -> None:
+        """See `Queues.put_back`."""
+        await self._tell(messages, b"-NAK")
+
+    async def _tell(self, messages: Sequence[Message], what: bytes) -> None:
+        client = await self._connected()
+        with _unavailable("NATS cannot be told"):
+            for message in messages:
+                await client.publish(message.handle, what)
+
+    async def bury(self, messages: Sequence[Message]) -> None:
+        """See `Queues.bury`: they lie in the stream NAME-dead."""
+        await self._make_streams()
+        for message in messages:
+            subject = f"{self._stream}.dead.{message.lane.name}"
+            # The handle is unique to this time that it came.
+            await self._publish(subject, message.body, message.handle)
+        await self._tell(messages, b"+TERM")
+
+    async def close(self) -> None:
+        """See `Queues.close`."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        client, self._client = self._client, None
+        if client is None:
+            return
+        with contextlib.suppress(NatsError, OSError, TimeoutError):
+            # What was said last, such as that a message is forgotten, is on its way.
+            if client.is_connected:
+                await client.flush(1)
+        await client.close()
+
+
+def _messages(lane: Lane, found: Sequence[Msg]) -> list[Message]:
+    return [
+        Message(
+            lane=lane,
+            body=message.data,
+            handle=message.reply,
+            times=message.metadata.num_delivered,
+        )
+        for message in found
+    ]
+
+
+@contextlib.contextmanager
+def _unavailable(what: str) -> Iterator[None]:
+    """Say of whatever goes wrong on the way that NATS is not there now."""
+    try:
+        yield
+    except (NatsError, OSError, TimeoutError) as error:
+        raise Unavailable(f"{what}: {_why(error)}") from error
+
+
+def _why(error: BaseException) -> str:
+    return str(error).removeprefix("nats: ") or type(error).__name__
+
+
+async def _ignore(error: Exception) -> None:
+    """The client tells what went wrong while it looks for the server: that it is lost is enough."""
+
+
+def _bare(url: str) -> str:
+    """Return an address without the name and password in it."""
+    return url.rpartition("@")[2].removeprefix("nats://")

@@ -1,0 +1,67 @@
+"""Brokers that carry ids keep the promises of delivery, up to their window."""
+
+import random
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from servers import Server
+from swell.brokers.carried import CarriedBroker, CarriedSettings
+from swell.brokers.lanes import Queues
+from swell.brokers.memory import MemoryBroker
+from swell.brokers.nats import NatsQueues
+from swell.brokers.sqlite import SqliteBroker
+from swell.clock import ManualClock, SystemClock
+from swell.stores.memory import MemoryStore
+from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.testing.delivery import Delivery, ExactOrderConformance
+from swell.testing.window import WindowedConformance
+
+WINDOW = 16
+
+
+def a_name() -> str:
+    return f"t{secrets.token_hex(4)}"
+
+
+@asynccontextmanager
+async def carried(tmp_path: Path, queues: Queues, window: int = WINDOW) -> AsyncIterator[Delivery]:
+    """A SQLite store whose ids lie in queues elsewhere: time stands still but for these."""
+    clock = ManualClock()
+    database = SqliteDatabase.open(tmp_path / "swell.db", clock)
+    store = SqliteStore(database, rng=random.Random(1))
+    settings = CarriedSettings(window=window, flow_window=window, wait_s=2.0)
+    broker = CarriedBroker(store, SqliteBroker(database), queues, SystemClock(), settings)
+    yield Delivery(clock, store, broker, window)
+    await broker.close()
+    await store.close()
+
+
+class TestNats(WindowedConformance):
+    @pytest.fixture
+    async def delivery(self, tmp_path: Path, nats_server: Server) -> AsyncIterator[Delivery]:
+        async with carried(tmp_path, NatsQueues(f"{nats_server.url}/{a_name()}")) as delivery:
+            yield delivery
+
+
+class TestNatsWithAWindowOfOne(ExactOrderConformance):
+    @pytest.fixture
+    async def delivery(self, tmp_path: Path, nats_server: Server) -> AsyncIterator[Delivery]:
+        queues = NatsQueues(f"{nats_server.url}/{a_name()}")
+        async with carried(tmp_path, queues, window=1) as delivery:
+            yield delivery
+
+
+class TestNatsOverMemory(WindowedConformance):
+    @pytest.fixture
+    async def delivery(self, nats_server: Server) -> AsyncIterator[Delivery]:
+        clock = ManualClock()
+        store = MemoryStore(clock, rng=random.Random(1))
+        queues = NatsQueues(f"{nats_server.url}/{a_name()}")
+        settings = CarriedSettings(window=WINDOW, flow_window=WINDOW)
+        broker = CarriedBroker(store, MemoryBroker(store), queues, SystemClock(), settings)
+        yield Delivery(clock, store, broker, WINDOW)
+        await broker.close()
