@@ -19,9 +19,9 @@ from swell.cli.output import CommandFailed
 from swell.cli.tls import ServerTls, open_tls
 from swell.clock import Clock
 from swell.config import Settings
-from swell.wiring import DataLock, build_backend, close_backend
+from swell.wiring import DataLock, build_backend, close_backend, is_shared
 
-__all__ = ["Interrupts", "Service", "launchable_models", "open_service"]
+__all__ = ["Interrupts", "Service", "launchable_models", "listen", "open_service", "url_of"]
 
 #: Connections that may wait to be accepted: a crowd connects at once.
 _BACKLOG = 4096
@@ -100,7 +100,7 @@ class Service:
         insisted = asyncio.create_task(hurry.wait())
         await asyncio.wait({self.serving, insisted}, timeout=0.3)
         # Streams would go on until their tasks end; their readers can take them up again.
-        await self.backend.bus.close()
+        self.backend.bus.end()
         await asyncio.wait({self.serving, insisted}, return_when=asyncio.FIRST_COMPLETED)
         insisted.cancel()
         if not self.serving.done():
@@ -128,7 +128,11 @@ class Service:
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, clock: Clock, *, hurry: asyncio.Event
+    settings: Settings,
+    clock: Clock,
+    *,
+    hurry: asyncio.Event,
+    listener: socket.socket | None = None,
 ) -> AsyncIterator[Service]:
     """Run the backend while the block runs.
 
@@ -136,6 +140,7 @@ async def open_service(
         settings: What it is made of, and where it listens.
         clock: For all of it.
         hurry: Set when nobody wants to wait for open requests any more.
+        listener: Where it listens, if that is shared with other processes.
 
     Raises:
         Conflict: Another backend runs on the same data folder.
@@ -143,9 +148,10 @@ async def open_service(
     """
     _allow_many_connections()
     lock = DataLock(settings.data_dir)
-    lock.take()
+    if not is_shared(settings):
+        lock.take()
     try:
-        listener = _listen(settings)
+        listener = listener or listen(settings)
         models = launchable_models(settings)
         backend = await build_backend(settings, clock, launchable=lambda: models)
         try:
@@ -200,12 +206,16 @@ async def _start(
             await serving
             raise CommandFailed("the HTTP service did not start: its log above says why")
         await asyncio.sleep(0.005)
-    host, port = listener.getsockname()[:2]
-    url = _url(settings, str(host), int(port), "http" if tls is None else "https")
+    url = url_of(settings, listener, is_tls=tls is not None)
     return Service(backend, url, server, serving, tls)
 
 
-def _listen(settings: Settings) -> socket.socket:
+def listen(settings: Settings) -> socket.socket:
+    """Return a socket that listens where the settings say.
+
+    Raises:
+        CommandFailed: Somebody else does already.
+    """
     host, port = settings.server.host, settings.server.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
@@ -223,7 +233,10 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _url(settings: Settings, host: str, port: int, scheme: str) -> str:
+def url_of(settings: Settings, listener: socket.socket, *, is_tls: bool) -> str:
+    """Return where clients reach what listens on a socket."""
+    host, port = listener.getsockname()[:2]
+    scheme = "https" if is_tls else "http"
     if settings.server.public_url:
         return settings.server.public_url.rstrip("/")
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shlex
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from swell.cli.keyring import Keyring, open_keyring
 from swell.cli.options import Config, Data, Models, places, settings_from
 from swell.cli.output import CommandFailed, Exit, talk
 from swell.cli.output import data as stdout
+from swell.cli.processes import run_member, run_processes
 from swell.cli.service import Interrupts, Service, launchable_models, open_service
 from swell.clock import Clock, SystemClock
 from swell.config import Settings
@@ -100,6 +102,15 @@ def up(
 def serve(
     host: Host = None,
     port: Port = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            help="How many backend processes share the port (server.processes); more than one need "
+            "PostgreSQL.",
+        ),
+    ] = None,
+    descriptor: Annotated[int | None, typer.Option("--socket", hidden=True)] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the ready line as JSON on stdout.")
     ] = False,
@@ -108,13 +119,34 @@ def serve(
 ) -> None:
     """Run the backend only; workers come from elsewhere."""
     settings = settings_from(
-        config, data, server__host=host, server__port=port, pool__workers=0
+        config,
+        data,
+        server__host=host,
+        server__port=port,
+        server__processes=processes,
+        pool__workers=0,
     ).settings
 
-    _run(settings, as_json, places(config, data))
+    if descriptor is not None:
+        configure_logging(settings.log)
+        uvloop.run(run_member(settings, SystemClock(), descriptor))
+    elif settings.server.processes > 1:
+        configure_logging(settings.log)
+        command = [sys.executable, "-m", "swell", "serve", *shlex.split(places(config, data))]
+        ready = _teller(settings, as_json, places(config, data))
+        uvloop.run(run_processes(settings, SystemClock(), command, ready))
+    else:
+        _run(settings, as_json, places(config, data))
 
 
 def _run(settings: Settings, as_json: bool, found_by: str) -> None:
+    configure_logging(settings.log)
+    uvloop.run(run_up(settings, SystemClock(), _teller(settings, as_json, found_by)))
+
+
+def _teller(settings: Settings, as_json: bool, found_by: str) -> OnReady:
+    """Return what says that the service is ready, and with which key."""
+
     async def ready(keyring: Keyring) -> bool:
         key = await keyring.new_client_key(always=as_json)
         workers = await keyring.backend.registry.workers()
@@ -128,8 +160,7 @@ def _run(settings: Settings, as_json: bool, found_by: str) -> None:
         _tell_ready(keyring.access.url, key, as_json, trial(known, found_by))
         return False
 
-    configure_logging(settings.log)
-    uvloop.run(run_up(settings, SystemClock(), ready))
+    return ready
 
 
 async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:

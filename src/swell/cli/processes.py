@@ -1,0 +1,315 @@
+"""`swell serve --workers N`: backend processes that share one port, and what looks after them.
+
+The socket is opened once and inherited, so connections that no process has taken yet belong to all
+of them: one that ends, or is started again, refuses none. What looks after the processes serves
+nothing itself. When it dies, they see the end of their standard input, and end as well.
+
+| signal | |
+|---|---|
+| SIGTERM, SIGINT | all end what they have begun, and go; once more, and they hang up |
+| SIGHUP | each is replaced by a new one, which reads the settings anew, one after the other |
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import structlog
+
+from swell.cli.keyring import Keyring, open_keyring
+from swell.cli.output import CommandFailed
+from swell.cli.output import data as stdout
+from swell.cli.service import Interrupts, listen, open_service, url_of
+from swell.cli.tls import open_tls
+from swell.clock import Clock
+from swell.config import Settings
+from swell.wiring import Unusable, build_backend, close_backend, is_shared
+
+__all__ = ["check_shareable", "run_member", "run_processes"]
+
+_log = structlog.get_logger("swell.processes")
+
+#: How long a process may take to be ready, in seconds.
+_START_S: Final = 60.0
+#: How long one may take to end beyond what open requests may, in seconds; then it is killed.
+_STOP_S: Final = 15.0
+#: One that ends by itself sooner than this is started again after a pause, in seconds.
+_STEADY_S: Final = 10.0
+_PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
+
+
+def check_shareable(settings: Settings) -> None:
+    """Check that several processes can work on what the settings name.
+
+    Raises:
+        Unusable: Something lives in one process, or in a file that has one owner.
+    """
+    if not is_shared(settings):
+        raise Unusable(
+            f"{settings.server.processes} backend processes need a store that they can share: set "
+            "store.url to postgresql://USER@HOST/DATABASE, or start one process (--workers 1)"
+        )
+    if settings.objects.url == "memory:":
+        raise Unusable(
+            "objects.url memory: lives in one process: take a folder or a bucket, or start one "
+            "process (--workers 1)"
+        )
+
+
+async def run_processes(
+    settings: Settings,
+    clock: Clock,
+    command: Sequence[str],
+    on_ready: Callable[[Keyring], Awaitable[object]],
+) -> None:
+    """Run the backend in several processes until a signal comes.
+
+    Args:
+        settings: How many, and where they listen.
+        clock: The time.
+        command: What starts one; the option for its socket is added.
+        on_ready: Called once when all of them are ready, with what opens them.
+
+    Raises:
+        Unusable: The store is one process's own.
+        CommandFailed: The port is taken, or a process does not start.
+    """
+    check_shareable(settings)
+    interrupts = Interrupts()
+    interrupts.install()
+    reload = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
+    with contextlib.closing(listen(settings)) as listener:
+        # Brings the schema up to date and makes what is made once, before there are several.
+        tls = await open_tls(settings, clock)
+        ca_file = "" if tls is None or not tls.is_self_signed else str(tls.cert.absolute())
+        url = url_of(settings, listener, is_tls=tls is not None)
+        members = Members(settings, clock, [*command, "--socket", str(listener.fileno())], listener)
+        try:
+            backend = await build_backend(settings, clock)
+            try:
+                async with open_keyring(
+                    backend, settings.data_dir, url, has_workers=False, ca_file=ca_file
+                ) as keyring:
+                    await members.start()
+                    await on_ready(keyring)
+            finally:
+                await close_backend(backend)
+            await members.keep(interrupts, reload)
+        finally:
+            await members.stop(interrupts.second)
+
+
+class Members:
+    """The processes on one port."""
+
+    def __init__(
+        self, settings: Settings, clock: Clock, command: Sequence[str], listener: socket.socket
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._command = command
+        self._listener = listener
+        self._members: list[_Member] = []
+
+    async def start(self) -> None:
+        """Start all, and wait until they are ready.
+
+        Raises:
+            CommandFailed: One does not become so.
+        """
+        self._members = [_Member(self._clock) for _ in range(self._settings.server.processes)]
+        for member in self._members:
+            await member.start(self._command, self._listener)
+        for member in self._members:
+            if not await member.is_ready():
+                raise CommandFailed("a backend process does not start: its log above says why")
+
+    async def keep(self, interrupts: Interrupts, reload: asyncio.Event) -> None:
+        """Start again what ends unasked, and replace all when asked to, until a signal comes."""
+        stop = asyncio.create_task(interrupts.first.wait())
+        asked = asyncio.create_task(reload.wait())
+        replacing: asyncio.Task[None] | None = None
+        keeping = [asyncio.create_task(self._keep_one(n)) for n in range(len(self._members))]
+        try:
+            while not stop.done():
+                await asyncio.wait({stop, asked, *keeping}, return_when=asyncio.FIRST_COMPLETED)
+                for each in keeping:
+                    if each.done():
+                        each.result()
+                if asked.done():
+                    reload.clear()
+                    asked = asyncio.create_task(reload.wait())
+                    if replacing is None or replacing.done():
+                        replacing = asyncio.create_task(self._replace_all())
+        finally:
+            tasks = [stop, asked, *keeping, *([] if replacing is None else [replacing])]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def stop(self, hurry: asyncio.Event) -> None:
+        """End all, and wait for it; they hang up when `hurry` is set."""
+        stopping = asyncio.create_task(self._stop_all())
+        insisted = asyncio.create_task(hurry.wait())
+        await asyncio.wait({stopping, insisted}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            for member in self._members:
+                member.terminate()
+        await stopping
+        insisted.cancel()
+
+    async def _stop_all(self) -> None:
+        await asyncio.gather(*(member.stop(self._patience_s) for member in self._members))
+
+    @property
+    def _patience_s(self) -> float:
+        return self._settings.server.drain_s + _STOP_S
+
+    async def _keep_one(self, place: int) -> None:
+        """Start the process at a place again whenever it ends unasked."""
+        failures = 0
+        while True:
+            member = self._members[place]
+            code = await member.wait()
+            if member is not self._members[place]:
+                continue  # It was replaced.
+            failures = 0 if member.lived_s() > _STEADY_S else failures + 1
+            pause_s = _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]
+            _log.error("a backend process has ended", pid=member.pid, code=code, again_in_s=pause_s)
+            await self._clock.sleep(pause_s)
+            if member is not self._members[place]:
+                continue
+            self._members[place] = _Member(self._clock)
+            await self._members[place].start(self._command, self._listener)
+
+    async def _replace_all(self) -> None:
+        """Put a new process at each place, one after the other; the old one goes when it works."""
+        for place in range(len(self._members)):
+            fresh = _Member(self._clock)
+            await fresh.start(self._command, self._listener)
+            try:
+                if not await fresh.is_ready():
+                    _log.error("a new backend process does not start: the old ones go on")
+                    return
+                before, self._members[place] = self._members[place], fresh
+            except BaseException:
+                await fresh.stop(0.0)
+                raise
+            await before.stop(self._patience_s)
+        _log.info("all backend processes were replaced", n=len(self._members))
+
+
+class _Member:
+    """One process."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[bool] | None = None
+        self._started_s = 0.0
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+        return 0 if self._process is None else self._process.pid
+
+    async def start(self, command: Sequence[str], listener: socket.socket) -> None:
+        """Start it; it holds the socket."""
+        self._started_s = self._clock.monotonic_s()
+        self._process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=[listener.fileno()],
+            # Ctrl-C reaches the one that looks after it, which passes it on.
+            start_new_session=True,
+        )
+        self._reading = asyncio.create_task(self._read())
+
+    async def is_ready(self) -> bool:
+        """Wait until it serves; False where it ends, or takes too long."""
+        assert self._reading is not None, "it was started"
+        done, _ = await asyncio.wait({self._reading}, timeout=_START_S)
+        if not done:
+            self.terminate()
+        return bool(done) and self._reading.result()
+
+    async def wait(self) -> int:
+        """Wait for its end, and return its exit code."""
+        assert self._process is not None, "it was started"
+        return await self._process.wait()
+
+    def lived_s(self) -> float:
+        """Return how long ago it was started."""
+        return self._clock.monotonic_s() - self._started_s
+
+    def terminate(self) -> None:
+        """Ask it to end; asked again, it hangs up."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+
+    async def stop(self, patience_s: float) -> None:
+        """Ask it to end, and wait; kill it after some time."""
+        if self._process is None:
+            return
+        self.terminate()
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._process.wait()
+        except TimeoutError:
+            _log.error("a backend process did not end, and is killed", pid=self.pid)
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def _read(self) -> bool:
+        """Return whether it said that it is ready."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        return bool(line)
+
+
+async def run_member(settings: Settings, clock: Clock, descriptor: int) -> None:
+    """Serve on an inherited socket until a signal comes, or whoever looks after this has ended."""
+    structlog.contextvars.bind_contextvars(process=os.getpid())
+    interrupts = Interrupts()
+    interrupts.install()
+    listener = socket.socket(fileno=descriptor)
+    listener.setblocking(False)
+    async with open_service(settings, clock, hurry=interrupts.second, listener=listener) as service:
+        stdout.print(json.dumps({"ready": True}), markup=False)
+        stdout.file.flush()
+        stop = asyncio.create_task(interrupts.first.wait())
+        orphaned = asyncio.create_task(_input_ends())
+        await asyncio.wait({stop, orphaned, service.serving}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        orphaned.cancel()
+        if service.serving.done():
+            raise CommandFailed("the HTTP service ended by itself: its log above says why")
+
+
+async def _input_ends() -> None:
+    """Wait for the end of the standard input, which nobody writes to."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            ended.set()
+
+    loop.add_reader(sys.stdin.fileno(), look)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
