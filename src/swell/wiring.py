@@ -147,7 +147,7 @@ async def build_backend(
     """
     from swell.api.settings import Backend
 
-    store, broker, registry = _open_store(settings, clock)
+    store, broker, registry = await _open_store(settings, clock)
     try:
         signing = SigningSecrets(clock, await read_secrets(registry))
         objects = await _open_objects(settings, clock, signing)
@@ -594,7 +594,7 @@ def _log_requests(settings: LogSettings) -> Literal["off", "debug", "info"]:
     return level
 
 
-def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Broker, Registry]":
+async def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Broker, Registry]":
     url = settings.store.url or f"sqlite:///{settings.data_dir / 'swell.db'}"
     delivery = settings.delivery
     policy = RetryPolicy(base_s=delivery.backoff_base_s, cap_s=delivery.backoff_cap_s)
@@ -612,7 +612,16 @@ def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Broker, Regis
         with _explained(f"the database {path}", "store.url or data_dir"):
             database = SqliteDatabase.open(path, clock)
         return SqliteStore(database, policy), SqliteBroker(database), SqliteRegistry(database)
-    raise InvalidRequest(f"store.url {url!r}: use sqlite:///PATH or memory:")
+    if url.startswith(_POSTGRES):
+        with _installed("postgres", "store.url"):
+            from swell.brokers.postgres import PostgresBroker
+            from swell.stores.postgres import PostgresDatabase, PostgresRegistry, PostgresStore
+        shared = await PostgresDatabase.open(url, clock)
+        return PostgresStore(shared, policy), PostgresBroker(shared), PostgresRegistry(shared)
+    raise InvalidRequest(
+        f"store.url {url.partition(':')[0]!r}: use sqlite:///PATH, postgresql://USER@HOST/DATABASE "
+        "or memory:"
+    )
 
 
 def is_shared(settings: Settings) -> bool:

@@ -98,7 +98,7 @@ async def test_a_path_that_leads_nowhere_says_so(world: World, path: str) -> Non
     ("method", "path", "allowed"),
     [
         ("PUT", "/v1/tasks", "GET, HEAD, POST"),
-        ("DELETE", "/v1/tasks/a", "GET, HEAD"),
+        ("PUT", "/v1/tasks/a", "DELETE, GET, HEAD"),
         ("GET", "/worker/v1/lease", "POST"),
         ("POST", "/v1/artifacts/a/b", "GET, HEAD, PUT"),
     ],

@@ -41,7 +41,7 @@ async def test_a_task_has_every_field_of_the_design(world: World) -> None:
     assert set(task) == {
         *("id", "model", "version", "state", "input", "output", "artifacts", "error", "attempt"),
         *("max_attempts", "position", "eta_s", "created_at", "started_at", "finished_at"),
-        *("timings", "cost_micros", "seed", "user", "metadata", "urls"),
+        *("timings", "cost_micros", "seed", "user", "metadata", "urls", "data_removed"),
     }
 
 

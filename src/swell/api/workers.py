@@ -252,9 +252,9 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     if told.goodbye:
         # What it hands back must not go to its own lease call, which may still wait.
         worker.leave()
-    _check_artifacts(told.settlements)
     if told.enclosures:
         told = await _keep_enclosures(service, worker, told)
+    _check_artifacts(told.settlements)
     if told.settlements and not service.objects.is_here:
         told = await _check_stored(service, told)
     settled, tasks, lost = await _write(service, worker, told)
