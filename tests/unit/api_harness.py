@@ -14,6 +14,7 @@ from swell.buses.memory import MemoryBus
 from swell.clock import ManualClock
 from swell.object_stores.memory import MemoryObjects
 from swell.registry import Scope
+from swell.signing import SigningSecrets, read_secrets
 from swell.stores.memory import MemoryRegistry, MemoryStore
 
 UPPER = {
@@ -216,16 +217,18 @@ class World:
 async def a_world(launchable: tuple[str, ...] = (), **settings: Any) -> AsyncIterator[World]:
     clock = ManualClock()
     store = MemoryStore(clock)
-    registry = MemoryRegistry()
+    registry = MemoryRegistry(clock)
+    signing = SigningSecrets(clock, await read_secrets(registry))
     backend = Backend(
         store=store,
         broker=MemoryBroker(store),
         bus=MemoryBus(clock),
-        objects=MemoryObjects(clock, await registry.secret("objects")),
+        objects=MemoryObjects(clock, signing),
         registry=registry,
         clock=clock,
         settings=ApiSettings(**settings),
         launchable=lambda: launchable,
+        signing=signing,
     )
     scopes = {"anna": "client", "berta": "client", "admin": "admin", "worker": "worker"}
     keys = {}

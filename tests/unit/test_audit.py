@@ -1,0 +1,197 @@
+"""What operators did is written down, and stays so."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_harness import World, a_world
+
+from swell.api.routes import ROUTES
+from swell.clock import ManualClock
+from swell.errors import Unavailable
+from swell.registry import AuditEntry, Scope
+from swell.stores.memory import MemoryRegistry
+from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world() as world:
+        yield world
+
+
+async def _entries(world: World) -> list[dict[str, Any]]:
+    answer = await world.admin("GET", "/v1/audit")
+    assert answer.status == 200, answer.body
+    entries: list[dict[str, Any]] = answer.json["entries"]
+    return entries
+
+
+# ---- the table of routes
+
+
+def test_every_route_by_which_an_operator_changes_something_is_written_down() -> None:
+    changing = [route for route in ROUTES if route.scope is Scope.ADMIN and route.method != "GET"]
+    assert len(changing) >= 7
+    assert [route.path for route in changing if not route.audit] == []
+
+
+def test_what_is_read_or_done_by_workers_is_not_written_down() -> None:
+    noted = [route for route in ROUTES if route.audit]
+    assert all(route.method != "GET" for route in noted)
+    assert {route.scope for route in noted} <= {Scope.ADMIN, Scope.CLIENT}
+
+
+def test_every_action_on_a_task_of_another_key_is_written_down() -> None:
+    on_tasks = [
+        route
+        for route in ROUTES
+        if route.scope is Scope.CLIENT and route.method != "GET" and "{id}" in route.path
+    ]
+    assert on_tasks
+    assert [route.path for route in on_tasks if not route.audit] == []
+
+
+def test_actions_have_names_of_their_own() -> None:
+    names = [route.audit for route in ROUTES if route.audit]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    "route",
+    [r for r in ROUTES if r.scope is Scope.ADMIN and r.method != "GET"],
+    ids=lambda r: r.path,
+)
+async def test_each_of_them_really_writes(world: World, route: Any) -> None:
+    """Whatever comes of it: here there is mostly nothing to act upon."""
+    path = route.path.replace("{id}", "nothing")
+    answer = await world.admin(route.method, path, {})
+    (entry,) = await _entries(world)
+    assert (entry["action"], entry["status"]) == (route.audit, answer.status)
+    assert entry["request_id"] == answer.headers["x-request-id"]
+    assert entry["target"] == ("nothing" if "{id}" in route.path else "")
+
+
+# ---- what an entry tells
+
+
+async def test_an_entry_tells_who_did_what_when_from_where_and_its_outcome(world: World) -> None:
+    made = (await world.admin("POST", "/v1/keys", {"name": "shop"})).json
+    world.clock.advance(60)
+    revoked_at = world.clock.now()
+    await world.admin("DELETE", f"/v1/keys/{made['id']}")
+    (newest, oldest) = await _entries(world)
+    admin = next(key for key in await world.service.registry.keys() if key.name == "admin")
+    assert newest["at"] == revoked_at.isoformat().replace("+00:00", "Z")
+    for entry in (newest, oldest):
+        assert (entry["key_id"], entry["key_name"]) == (admin.id, "admin")
+        assert entry["address"] == "127.0.0.1"
+        assert entry["target"] == made["id"]
+    assert (oldest["action"], oldest["status"]) == ("keys.create", 201)
+    assert (newest["action"], newest["status"]) == ("keys.revoke", 200)
+    assert oldest["detail"] == "'shop': client"
+
+
+async def test_secrets_are_not_written_down(world: World) -> None:
+    made = (await world.admin("POST", "/v1/keys", {"name": "shop"})).json
+    new = (await world.admin("POST", f"/v1/keys/{made['id']}/rotate", {})).json
+    await world.admin("POST", "/v1/signing/rotate", {})
+    text = (await world.admin("GET", "/v1/audit")).body.decode()
+    assert made["key"] not in text
+    assert new["key"] not in text
+    assert "swell_" not in text
+
+
+async def test_what_was_refused_is_written_down_once_a_minute(world: World) -> None:
+    for _ in range(5):
+        assert (await world.anna("POST", "/v1/keys", {"name": "mine"})).status == 403
+    assert [(e["key_name"], e["status"]) for e in await _entries(world)] == [("anna", 403)]
+    await world.anna("DELETE", "/v1/keys/x")
+    await world.berta("POST", "/v1/keys", {"name": "mine"})
+    assert len(await _entries(world)) == 3
+    world.clock.advance(60)
+    await world.anna("POST", "/v1/keys", {"name": "mine"})
+    assert len(await _entries(world)) == 4
+
+
+async def test_who_has_no_key_leaves_no_entry(world: World) -> None:
+    assert (await world.stranger("POST", "/v1/keys", {"name": "mine"})).status == 401
+    assert await _entries(world) == []
+
+
+async def test_an_operator_who_looks_after_the_task_of_another_is_written_down(
+    world: World,
+) -> None:
+    await world.register()
+    task = await world.create()
+    await world.anna("POST", f"/v1/tasks/{task['id']}/cancel")
+    assert await _entries(world) == []
+    await world.admin("GET", f"/v1/tasks/{task['id']}")
+    assert await _entries(world) == []
+    await world.admin("POST", f"/v1/tasks/{task['id']}/cancel")
+    (entry,) = await _entries(world)
+    assert (entry["action"], entry["target"]) == ("tasks.cancel", task["id"])
+
+
+async def test_a_client_that_tries_the_task_of_another_is_not_an_operator(world: World) -> None:
+    await world.register()
+    task = await world.create()
+    assert (await world.berta("POST", f"/v1/tasks/{task['id']}/cancel")).status == 404
+    assert await _entries(world) == []
+
+
+async def test_entries_come_page_by_page(world: World) -> None:
+    for number in range(5):
+        await world.admin("POST", "/v1/keys", {"name": f"k{number}"})
+        world.clock.advance(1)
+    seen, cursor = [], ""
+    while True:
+        page = (await world.admin("GET", f"/v1/audit?limit=2{cursor}")).json
+        seen += [entry["detail"] for entry in page["entries"]]
+        if page["cursor"] is None:
+            break
+        cursor = f"&cursor={page['cursor']}"
+    assert seen == [f"'k{number}': client" for number in range(4, -1, -1)]
+
+
+# ---- that it is written
+
+
+async def test_what_cannot_be_written_down_is_not_said_to_be_done(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(self: MemoryRegistry, entries: list[AuditEntry]) -> None:
+        raise Unavailable("the disk is full")
+
+    monkeypatch.setattr(MemoryRegistry, "record", full)
+    answer = await world.admin("POST", "/v1/keys", {"name": "shop"})
+    assert answer.status == 503
+    assert "the disk is full" in answer.json["detail"]
+    assert "swell_" not in answer.body.decode()
+
+
+async def test_what_was_written_down_in_sqlite_cannot_be_changed(tmp_path: Path) -> None:
+    path = tmp_path / "swell.db"
+    clock = ManualClock()
+    database = SqliteDatabase.open(path, clock)
+    entry = AuditEntry(
+        id="a",
+        at=clock.now(),
+        key_id="k",
+        key_name="ops",
+        address="",
+        action="keys.create",
+        status=201,
+    )
+    await SqliteRegistry(database).record([entry])
+    await database.close()
+    connection = sqlite3.connect(path)
+    for statement in ("UPDATE audit SET body = '{}'", "DELETE FROM audit"):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            connection.execute(statement)
+    connection.close()
+    database = SqliteDatabase.open(path, clock)
+    assert await SqliteRegistry(database).audit() == [entry]
+    await database.close()
