@@ -45,6 +45,9 @@ MAX_URL_BYTES: Final = 8 * 1024
 #: Who is refused may go on sending for so long; to close at once would take the answer away too.
 _LINGER_S: Final = 2.0
 
+#: As the server stops, a connection that was just made has so long for its request, in seconds.
+_NEWCOMER_S: Final = 0.5
+
 #: What is on its way in, and how long it is waited for: see `_waits_s`.
 _NOTHING, _IN_HEAD, _IN_BODY = range(3)
 
@@ -77,6 +80,7 @@ class HttpConnection(HttpToolsProtocol):
         "_direct",
         "_endpoint_of",
         "_half_closed",
+        "_is_ending",
         "_refusal",
         "_since_s",
         "_stage",
@@ -97,6 +101,8 @@ class HttpConnection(HttpToolsProtocol):
         self._budget = MAX_HEAD_BYTES
         #: Why nothing more is read.
         self._refusal: SwellError | None = None
+        #: Whether the server stops, so that one more answer is the last.
+        self._is_ending = False
         #: Looks after a connection whose client has closed its direction; None before that.
         self._half_closed: asyncio.TimerHandle | None = None
         self._direct = transport
@@ -118,6 +124,24 @@ class HttpConnection(HttpToolsProtocol):
             # Nobody waits for its answer; the server, when it stops, still waits for its end.
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
+
+    def shutdown(self) -> None:
+        """Close after what is on its way: called as the server stops.
+
+        Who has just connected is about to ask, and is answered: with several processes on a port it
+        cannot know that this one is leaving.
+        """
+        self._is_ending = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        elif self._stage == _NOTHING:
+            is_new = self.headers is None
+            self.loop.call_later(_NEWCOMER_S if is_new else 0.0, self._close_idle)
+
+    def _close_idle(self) -> None:
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and self._stage == _NOTHING:
+            self._direct.close()
 
     # bytes
 
@@ -237,7 +261,8 @@ class HttpConnection(HttpToolsProtocol):
             "scheme": self.scheme,
             "root_path": self.root_path,
         }
-        self._coming = _Exchange(scope, endpoint, parser.should_keep_alive())
+        stays = parser.should_keep_alive() and not self._is_ending
+        self._coming = _Exchange(scope, endpoint, stays)
         self.cycle = self._coming  # type: ignore[assignment]
         self._stage, self._since_s = _IN_BODY, None
 
@@ -247,6 +272,8 @@ class HttpConnection(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
         super().on_headers_complete()
+        if self._is_ending:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body."""
