@@ -12,7 +12,19 @@ import msgspec
 
 from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_at
 
-__all__ = ["Row", "changed_columns", "new_columns", "row_of", "wake_of"]
+__all__ = [
+    "INPUTS",
+    "OUTPUTS",
+    "Row",
+    "bare_columns",
+    "changed_columns",
+    "new_columns",
+    "row_of",
+    "wake_of",
+]
+
+#: What `removed` adds up.
+INPUTS, OUTPUTS = 1, 2
 
 _STATES = {state.value: state for state in TaskState}
 _encode = msgspec.json.Encoder().encode
@@ -70,6 +82,8 @@ def row_of(record: Sequence[Any]) -> Row:
         retry_of=record[32],
         checkpoint=record[34],
         traceparent=record[35],
+        inputs_removed=bool(record[36] & INPUTS),
+        outputs_removed=bool(record[36] & OUTPUTS),
     )
     return Row(task, record[1], record[33])
 
@@ -154,6 +168,23 @@ def new_columns(rows: Iterable[Row]) -> list[Sequence[Any]]:
         for task, _, wake_at in rows
     ]
     return list(zip(*found, strict=True)) if found else [()] * _N_NEW
+
+
+def bare_columns(tasks: Iterable[Task]) -> list[Sequence[Any]]:
+    """Return the arrays of `remove_parts`, of at least one task."""
+    found = [
+        (
+            task.id,
+            INPUTS * task.inputs_removed | OUTPUTS * task.outputs_removed,
+            str(task.input, "utf-8"),
+            None if task.metadata is None else str(task.metadata, "utf-8"),
+            _json(task.error) if task.error else None,
+            None if task.output is None else str(task.output, "utf-8"),
+            _json(task.artifacts) if task.artifacts else None,
+        )
+        for task in tasks
+    ]
+    return list(zip(*found, strict=True))
 
 
 def _raw(text: str | None) -> msgspec.Raw | None:

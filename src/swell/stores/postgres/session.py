@@ -10,9 +10,10 @@ Where somebody was there before, all is undone and done once more with rows that
 are read (`is_careful`).
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -26,20 +27,34 @@ from swell.stores.postgres.view import View, is_ready
 from swell.stores.queries import load_queries
 from swell.task import Task, discarded
 
-__all__ = ["QUERIES", "Session", "Stale"]
+__all__ = ["QUERIES", "Session", "Stale", "lock_of"]
 
-QUERIES = load_queries("postgres")
+_LOCK_MARK: Final = "/* lock */"
 
-_LOCK_MARK = "/* lock */"
+#: Some statements also lock what they read. By id they wait for whoever else has the rows, and
+#: nobody waits in a circle, since all lock in order of ids; in the queues they pass over what
+#: another backend is about to hand out.
+_LOCKS: Final = {"tasks_by_id": "FOR UPDATE", "heads": "FOR UPDATE SKIP LOCKED"}
+_LOCKS["line"] = _LOCKS["heads"]
 
-#: Waits for whoever else has these rows; nobody waits in a circle, since all lock in order of ids.
-_LOCKING_TASKS = QUERIES["tasks_by_id"].replace(_LOCK_MARK, "FOR UPDATE")
-#: Passes over what another backend is about to hand out.
-_LOCKING_HEADS = QUERIES["heads"].replace(_LOCK_MARK, "FOR UPDATE SKIP LOCKED")
-_LOCKING_LINE = QUERIES["line"].replace(_LOCK_MARK, "FOR UPDATE SKIP LOCKED")
+
+def _queries() -> dict[str, str]:
+    queries = dict(load_queries("postgres"))
+    for name, lock in _LOCKS.items():
+        queries[f"{name}_locked"] = queries[name].replace(_LOCK_MARK, lock)
+    return queries
+
+
+QUERIES: Final = _queries()
 
 #: (key, idempotency key) → (task, fingerprint).
 Kept = dict[tuple[str, str], tuple[str, bytes]]
+
+
+def lock_of(*names: str) -> int:
+    """Return the number of the advisory lock that these names stand for."""
+    digest = hashlib.blake2b("\n".join(names).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 class Stale(Exception):
@@ -73,6 +88,8 @@ class Session:
         self._drafts: dict[tuple[Any, ...], Draft] = {}
         self._after: list[tuple[str, tuple[Any, ...]]] = []
         self._discarded: dict[str, None] = {}
+        #: (file, task) of those that name files.
+        self._uses: list[tuple[str, str]] = []
         self._empty: dict[str, int] = {}
         #: What is new of who takes turns among models, as in `State`.
         self.last_model = state.last_model
@@ -121,7 +138,7 @@ class Session:
         statement = QUERIES["tasks_by_id"]
         if self.is_careful:
             await self.begin()
-            statement = _LOCKING_TASKS
+            statement = QUERIES["tasks_by_id_locked"]
         self.note(await self._connection.fetch(statement, sorted(missing)))
 
     def note(self, records: Iterable[Any]) -> list[Task]:
@@ -171,7 +188,7 @@ class Session:
             return
         told = {queue: self.state.told.get(queue, 0) for queue in waiting}
         locks = self._locks_what_it_reads and not is_only_read
-        statement = _LOCKING_HEADS if locks else QUERIES["heads"]
+        statement = QUERIES["heads_locked" if locks else "heads"]
         records = await self._read_ready(statement, waiting, n)
         lines: dict[tuple[str, str], list[Task]] = {}
         for task, record in zip(self.note(records), records, strict=True):
@@ -190,7 +207,7 @@ class Session:
         """Read more of one line."""
         place, n = self.view.further(queue, key_id)
         locks = self._locks_what_it_reads and not is_only_read
-        statement = _LOCKING_LINE if locks else QUERIES["line"]
+        statement = QUERIES["line_locked" if locks else "line"]
         records = await self._read_ready(statement, queue, key_id, *place, n)
         self.view.note(queue, key_id, self.note(records), n)
 
@@ -254,6 +271,10 @@ class Session:
         """Keep an idempotency key; one that is there already makes the transaction fail."""
         self.kept[key_id, key] = (task_id, fingerprint)
 
+    def use_files(self, task_id: str, keys: Iterable[str]) -> None:
+        """Note which files a new task uses."""
+        self._uses += [(key, task_id) for key in keys]
+
     def afterwards(self, query: str, *values: Any) -> None:
         """Run a named statement in the same transaction, after the tasks are written."""
         self._after.append((query, values))
@@ -271,6 +292,10 @@ class Session:
         """
         if self._discarded:
             self.afterwards("discard", list(self._discarded))
+        if self._uses:
+            keys, task_ids = zip(*self._uses, strict=True)
+            await self.fetch("lock_uses", sorted(map(lock_of, set(keys))))
+            self.afterwards("use_files", keys, task_ids)
         if self._after:
             await self.begin()
         await self._write_tasks()

@@ -1,6 +1,5 @@
 """The store's contract over PostgreSQL."""
 
-import hashlib
 import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -15,21 +14,34 @@ from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
     Accepted,
+    Expiry,
     Hold,
     HoldState,
     Page,
+    Part,
     Start,
     TaskFilter,
 )
 from swell.stores.postgres.database import PostgresDatabase
-from swell.stores.postgres.rows import row_of
-from swell.stores.postgres.session import Session
+from swell.stores.postgres.retention import remove, retire_uploads
+from swell.stores.postgres.rows import INPUTS, OUTPUTS, row_of
+from swell.stores.postgres.session import Session, lock_of
 from swell.task import Failed, NewTask, Settlement, Task, TaskState
 
 __all__ = ["PostgresStore"]
 
 #: Larger than any id, since ids are made of 0-9 and a-f.
 _AFTER_ALL: Final = "~"
+
+#: Values of `removed` of a task that still has a part.
+_STILL_THERE: Final = {
+    Part.INPUTS: [0, OUTPUTS],
+    Part.OUTPUTS: [0, INPUTS],
+    Part.TASK: [0, INPUTS, OUTPUTS, INPUTS | OUTPUTS],
+}
+
+#: So many tasks lose a part in one transaction.
+_RETIRED_AT_ONCE: Final = 200
 
 _TTL: Final = timedelta(seconds=IDEMPOTENCY_TTL_S)
 
@@ -188,6 +200,38 @@ class PostgresStore:
         """See `Store.forget_discarded`."""
         await self._database.read("forget_discarded", list(keys))
 
+    async def note_upload(self, key: str) -> None:
+        """See `Store.note_upload`."""
+        await self._database.read("keep_uploads", [key], self._database.clock.now())
+
+    async def retire_uploads(self, before: datetime, *, limit: int = 1000) -> int:
+        """See `Store.retire_uploads`."""
+        rows = await self._database.read("unused_uploads", before, limit)
+        async with self._database.transaction() as run:
+            return await retire_uploads(run, [key for (key,) in rows])
+
+    async def retire(self, expiry: Expiry, *, limit: int = 1000) -> int:
+        """See `Store.retire`."""
+        removed = _STILL_THERE[expiry.part]
+        models = None if expiry.models is None else list(expiry.models)
+        rows = await self._database.read(
+            "ended_ids", removed, expiry.before, models, list(expiry.except_models), limit
+        )
+        n = 0
+        for at in range(0, len(rows), _RETIRED_AT_ONCE):
+            task_ids = [row[0] for row in rows[at : at + _RETIRED_AT_ONCE]]
+            async with self._database.transaction() as run:
+                n += (await remove(run, task_ids, expiry.part, self._database.clock.now()))[0]
+        return n
+
+    async def erase(self, task_id: str) -> list[str]:
+        """See `Store.erase`."""
+        async with self._database.transaction() as run:
+            n, keys = await remove(run, [task_id], None, self._database.clock.now())
+        if not n:
+            raise NotFound(f"there is no task {task_id}")
+        return keys
+
     async def check_writable(self) -> None:
         """See `Store.check_writable`."""
         await self._database.check_writable()
@@ -231,15 +275,10 @@ async def _keys_before(session: Session, tasks: Sequence[NewTask]) -> _Known:
     """
     scopes = sorted({(new.key_id, new.idempotency_key) for new in tasks if new.idempotency_key})
     key_ids, keys = [key_id for key_id, _ in scopes], [key for _, key in scopes]
-    await session.fetch("lock_keys", sorted(_lock_of(*scope) for scope in scopes))
+    await session.fetch("lock_keys", sorted(lock_of(*scope) for scope in scopes))
     await session.fetch("forget_idempotent_keys", key_ids, keys, session.now - _TTL)
     rows = await session.fetch("idempotent", key_ids, keys)
     return {(key_id, key): (task_id, told) for key_id, key, task_id, told, _ in rows}
-
-
-def _lock_of(key_id: str, key: str) -> int:
-    digest = hashlib.blake2b(f"{key_id}\n{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
 
 
 def _earlier_of_all(
@@ -279,6 +318,8 @@ def _add(session: Session, new: NewTask, now: datetime) -> Task:
     task = session.add(life.accept(new, task_id=life.new_id(now), now=now))
     if new.idempotency_key is not None:
         session.keep_key(new.key_id, new.idempotency_key, task.id, new.fingerprint)
+    if new.files:
+        session.use_files(task.id, new.files)
     return task
 
 
@@ -334,7 +375,9 @@ async def _retry(session: Session, task_id: str, only_dead: bool) -> Accepted:
         if again is not None:
             return Accepted(again, False)
     now = session.now
+    files = [key for (key,) in await session.fetch("files_of", [task_id])]
     again = session.add(life.accept(life.again(task), task_id=life.new_id(now), now=now))
+    session.use_files(again.id, files)
     session.afterwards("keep_repeat", task_id, again.id)
     session.put(msgspec.structs.replace(task, dead=False))
     return Accepted(again, True)

@@ -82,7 +82,7 @@ SELECT
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
-    traceparent
+    traceparent, removed
 FROM tasks WHERE id = ANY($1::text[]) ORDER BY id /* lock */;
 
 -- name: heads
@@ -112,7 +112,7 @@ SELECT
     t.available_at, t.tag, t.attempt, t.handed_back, t.max_attempts, t.worker_id,
     t.lease_token, t.lease_expires_at, t.cancel_requested, t.started_at, t.finished_at,
     t.output, t.artifacts, t.error, t.timings, t.dead, t.retry_of, t.wake_at, t.checkpoint,
-    t.traceparent,
+    t.traceparent, t.removed,
     (SELECT n FROM share)
 FROM lines AS l CROSS JOIN LATERAL (
     SELECT * FROM tasks
@@ -127,7 +127,7 @@ SELECT
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
-    traceparent
+    traceparent, removed
 FROM tasks
 WHERE queue = $1 AND key_id = $2 AND state = 'queued' AND available_at IS NULL
     AND (priority, tag, id) > ($3::integer, $4::float8, $5::text)
@@ -222,7 +222,7 @@ SELECT
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
-    traceparent
+    traceparent, removed
 FROM tasks WHERE wake_at <= $1 ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED;
 
 -- name: next_wake
@@ -372,3 +372,50 @@ ORDER BY name
 ON CONFLICT (name) DO UPDATE SET
     spent_until = greatest(allowances.spent_until, $3) + (excluded.spent_until - $3)
 RETURNING name, spent_until;
+
+-- name: lock_uses
+-- Until the end of the transaction nobody discards these files.
+SELECT pg_advisory_xact_lock_shared(n) FROM unnest($1::bigint[]) AS n;
+
+-- name: use_files
+INSERT INTO file_uses (key, task_id) SELECT * FROM unnest($1::text[], $2::text[])
+ON CONFLICT DO NOTHING;
+
+-- name: files_of
+SELECT key FROM file_uses WHERE task_id = ANY($1::text[]);
+
+-- name: forget_uses
+DELETE FROM file_uses WHERE task_id = ANY($1::text[]);
+
+-- name: used_files
+SELECT DISTINCT key FROM file_uses WHERE key = ANY($1::text[]);
+
+-- name: keep_uploads
+INSERT INTO uploads (key, created_at) SELECT unnest($1::text[]), $2 ON CONFLICT DO NOTHING;
+
+-- name: forget_unused_uploads
+DELETE FROM uploads AS u WHERE u.key = ANY($1::text[])
+    AND NOT EXISTS (SELECT 1 FROM file_uses WHERE file_uses.key = u.key)
+RETURNING u.key;
+
+-- name: unused_uploads
+SELECT key FROM uploads AS u WHERE created_at <= $1
+    AND NOT EXISTS (SELECT 1 FROM file_uses WHERE file_uses.key = u.key)
+ORDER BY created_at LIMIT $2;
+
+-- name: ended_ids
+-- `removed` is one of the values that a task may have which still has the part in question.
+SELECT id FROM tasks
+WHERE removed = ANY($1::smallint[]) AND finished_at <= $2
+    AND ($3::text[] IS NULL OR model = ANY($3)) AND NOT model = ANY($4::text[])
+LIMIT $5;
+
+-- name: remove_parts
+UPDATE tasks AS t SET revision = t.revision + 1, removed = r.removed, input = r.input,
+    metadata = r.metadata, error = r.error, output = r.output, artifacts = r.artifacts
+FROM unnest(
+    $1::text[], $2::smallint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[]
+) AS r (id, removed, input, metadata, error, output, artifacts) WHERE t.id = r.id;
+
+-- name: delete_tasks
+DELETE FROM tasks WHERE id = ANY($1::text[]);
