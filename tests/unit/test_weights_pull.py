@@ -206,7 +206,9 @@ async def test_what_is_not_there_is_told(tmp_path: Path, cache: WeightCache) -> 
 async def test_a_listing_brings_files_from_beside_it_and_from_the_web(
     tmp_path: Path, cache: WeightCache, site: Site, suffix: str
 ) -> None:
-    near, far = write(tmp_path / "model" / "near.safetensors", 1), write(site.folder / "x.onnx", 2)
+    near, far = write(tmp_path / "model" / "near.safetensors", 1), site.folder / "x.onnx"
+    # A model without anything: ir_version is 7.
+    far.write_bytes(b"\x08\x07")
     far_url, far_digest = f"{site.url}/files/x.onnx", digest_of(far)
     table = {
         "near.safetensors": f"sha256:{digest_of(near)}",

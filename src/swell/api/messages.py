@@ -58,6 +58,9 @@ MAX_DEADLINE_S = 2_592_000
 #: Ten years, in seconds: the longest life of a key that ends.
 MAX_KEY_S = 315_360_000
 
+#: Texts without control characters: these forge lines, steer terminals, or end texts early.
+PLAIN = r"^(?![\s\S]*[\x00-\x1f\x7f-\x9f])"
+
 #: Largest metadata of a task.
 MAX_METADATA_BYTES = 16 * 1024
 
@@ -105,7 +108,12 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         | None
     ) = None
     user: (
-        Annotated[str, Meta(max_length=200, description="on behalf of whom; users take turns")]
+        Annotated[
+            str,
+            Meta(
+                max_length=200, pattern=PLAIN, description="on behalf of whom; users take turns"
+            ),
+        ]
         | None
     ) = None
     start_by_s: (
@@ -401,6 +409,10 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     host: str
     pid: int
+    release: Annotated[str, Meta(description="version of Swell")]
+    clock_ahead_s: Annotated[
+        float, Meta(description="how far its clock was ahead of this one when it registered")
+    ]
     registered_at: Moment
     seen_at: Moment
     gone_at: Moment | None
@@ -424,7 +436,9 @@ _Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Met
 class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A key to make. Limits that are not given are those of the settings."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=100, description="for people")]
+    name: Annotated[
+        str, Meta(min_length=1, max_length=100, pattern=PLAIN, description="for people")
+    ]
     scopes: Annotated[
         list[Scope], Meta(min_length=1, max_length=3, description="client, worker or admin")
     ] = msgspec.field(default_factory=lambda: [Scope.CLIENT])

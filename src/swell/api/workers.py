@@ -170,6 +170,7 @@ async def register_worker(
     """
     if not registration.models:
         raise InvalidInput("a worker needs at least one model")
+    _check_told(registration)
     for card in registration.models:
         _check_names(card.name, card.version)
         check_schema(card)
@@ -189,6 +190,10 @@ async def register_worker(
         device=registration.device,
         host=registration.host,
         pid=registration.pid,
+        release=registration.release[:40],
+        clock_ahead_s=(
+            0.0 if registration.sent_at is None else (registration.sent_at - now).total_seconds()
+        ),
         registered_at=now,
         seen_at=now,
         key_id=key_id,
@@ -626,6 +631,17 @@ def _leased(service: Service, tasks: Sequence[Task]) -> list[LeasedTask]:
         )
         for task in tasks
     ]
+
+
+def _check_told(registration: Registration) -> None:
+    """Check what a worker says of itself, which operators read in lists, logs and numbers."""
+    for what in ("name", "pool", "device", "host"):
+        told = getattr(registration, what)
+        if len(told) > 200 or not all(each == " " or each.isprintable() for each in told):
+            raise InvalidInput(
+                f"the worker's {what} {told[:60]!r} cannot be shown: use at most 200 printable "
+                "characters"
+            )
 
 
 def _check_names(name: str, version: str) -> None:

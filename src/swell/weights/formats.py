@@ -175,8 +175,8 @@ def check_content(name: str, path: Path) -> None:
     """Check that a file is what its name says, as far as its first bytes and its header tell.
 
     Raises:
-        RefusedFormat: It is an archive or a pickle.
-        BrokenWeights: It is no file, or the header of a safetensors file is wrong.
+        RefusedFormat: It is an archive or a pickle, or ONNX that names files elsewhere.
+        BrokenWeights: It is no file, the header of a safetensors file is wrong, or it is no ONNX.
     """
     with _opened(path, name) as file:
         first = file.read(4)
@@ -187,6 +187,11 @@ def check_content(name: str, path: Path) -> None:
         if name.lower().endswith(".safetensors"):
             file.seek(0)
             parse_header(file, name)
+        elif name.lower().endswith(".onnx"):
+            # It asks for names and errors of this module.
+            from swell.weights.onnx import check_locations  # noqa: PLC0415
+
+            check_locations(file, name)
 
 
 def _opened(path: Path, name: str) -> BufferedReader:

@@ -11,12 +11,19 @@ from typing import Any, Final
 import msgspec
 
 from swell.dispatch import Dispatch
-from swell.errors import TooLarge
+from swell.errors import InvalidInput, TooLarge
+from swell.urls import bare_url
 
 __all__ = ["FileFields", "fetch_files", "file_fields"]
 
 #: What `x-file` says of a LoRA.
 _LORA: Final = "lora"
+
+#: Files of one task, how many of them come at once, and how many of the largest size they may
+#: be together: they lie in memory until the task has run.
+MOST_FILES: Final = 100
+FETCHES: Final = 8
+MOST_TOGETHER: Final = 4
 
 
 class FileFields(msgspec.Struct, frozen=True):
@@ -84,15 +91,28 @@ async def fetch_files(
     `own_files` tells where to read those that are the backend's own (`LeasedTask.own_files`).
 
     Raises:
-        TooLarge: One is larger than `limit_bytes`.
+        InvalidInput: There are more than `MOST_FILES`.
+        TooLarge: One is larger than `limit_bytes`, or all together than `MOST_TOGETHER` such.
         SwellError: One cannot be fetched.
     """
-    fetched = await asyncio.gather(*(dispatch.fetch(own_files.get(url, url)) for url in urls))
-    for url, (data, _) in zip(urls, fetched, strict=True):
-        if len(data) > limit_bytes:
-            raise TooLarge(
-                # Without the query, which may hold a signature.
-                f"the input file {url.partition('?')[0][:200]} has {len(data):,} bytes; at most "
-                f"{limit_bytes:,} are taken"
-            )
+    if len(urls) > MOST_FILES:
+        raise InvalidInput(f"the input names {len(urls)} files: give at most {MOST_FILES}")
+    slots, total = asyncio.Semaphore(FETCHES), 0
+
+    async def one(url: str) -> tuple[bytes, str]:
+        nonlocal total
+        async with slots:
+            _check_size(total, limit_bytes * MOST_TOGETHER, "the input files have together more")
+            data, content_type = await dispatch.fetch(own_files.get(url, url))
+        total += len(data)
+        # Without the query, which may hold a signature.
+        _check_size(len(data), limit_bytes, f"the input file {bare_url(url)} has more")
+        return data, content_type
+
+    fetched = await asyncio.gather(*map(one, urls))
     return dict(zip(urls, fetched, strict=True))
+
+
+def _check_size(size_bytes: int, limit_bytes: int, told: str) -> None:
+    if size_bytes > limit_bytes:
+        raise TooLarge(f"{told} than the {limit_bytes:,} bytes that are taken")
