@@ -38,7 +38,8 @@ _NEW_BYTES: Final = 64 * 1024 * 1024
 #: Requests of one `delete` at once, where the cloud takes one key each.
 _DELETES_AT_ONCE: Final = 16
 
-#: A request that failed in passing is repeated for so long, in seconds.
+#: A request that failed in passing is repeated so often, and for so long, in seconds.
+_MOST_RETRIES = 8
 _RETRY_S: Final = 20.0
 
 _FALLBACK_TYPE: Final = "application/octet-stream"
@@ -321,7 +322,10 @@ def _open(url: str, access: Access) -> S3Store | GCSStore | AzureStore:
             "connect_timeout": timedelta(seconds=5),
             "timeout": timedelta(seconds=120),
         },
-        "retry_config": {"max_retries": 8, "retry_timeout": timedelta(seconds=_RETRY_S)},
+        "retry_config": {
+            "max_retries": _MOST_RETRIES,
+            "retry_timeout": timedelta(seconds=_RETRY_S),
+        },
     }
     try:
         match parts.scheme:
