@@ -11,11 +11,10 @@ import pytest
 from servers import Server
 from swell.brokers.carried import CarriedBroker, CarriedSettings
 from swell.brokers.lanes import Queues
-from swell.brokers.memory import MemoryBroker
 from swell.brokers.nats import NatsQueues
 from swell.brokers.sqlite import SqliteBroker
+from swell.brokers.sqs import SqsQueues
 from swell.clock import ManualClock, SystemClock
-from swell.stores.memory import MemoryStore
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
 from swell.testing.delivery import Delivery, ExactOrderConformance
 from swell.testing.window import WindowedConformance
@@ -55,13 +54,23 @@ class TestNatsWithAWindowOfOne(ExactOrderConformance):
             yield delivery
 
 
-class TestNatsOverMemory(WindowedConformance):
+@pytest.fixture
+def moto_url(moto_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Queues of its own; AWS's library takes keys from the environment."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    return f"sqs://us-east-1/{a_name()}?endpoint={moto_server.url}"
+
+
+class TestSqs(WindowedConformance):
     @pytest.fixture
-    async def delivery(self, nats_server: Server) -> AsyncIterator[Delivery]:
-        clock = ManualClock()
-        store = MemoryStore(clock, rng=random.Random(1))
-        queues = NatsQueues(f"{nats_server.url}/{a_name()}")
-        settings = CarriedSettings(window=WINDOW, flow_window=WINDOW)
-        broker = CarriedBroker(store, MemoryBroker(store), queues, SystemClock(), settings)
-        yield Delivery(clock, store, broker, WINDOW)
-        await broker.close()
+    async def delivery(self, tmp_path: Path, moto_url: str) -> AsyncIterator[Delivery]:
+        async with carried(tmp_path, SqsQueues(moto_url)) as delivery:
+            yield delivery
+
+
+class TestSqsWithAWindowOfOne(ExactOrderConformance):
+    @pytest.fixture
+    async def delivery(self, tmp_path: Path, moto_url: str) -> AsyncIterator[Delivery]:
+        async with carried(tmp_path, SqsQueues(moto_url), window=1) as delivery:
+            yield delivery

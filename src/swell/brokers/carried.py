@@ -115,10 +115,12 @@ class CarriedBroker:
                 ready.setdefault(lane_of(task), []).append(task)
         for lane, waiting in ready.items():
             window = self._window(lane)
-            if not window.is_behind:
+            if not window.is_behind and len(waiting) <= window.room:
                 self._send(lane, sorted(waiting, key=_place))
-            elif any(map(window.has_room_for, waiting)):
-                # Others came before: the store knows who is next.
+                continue
+            # Others came before, or not all have room: the store knows who is next.
+            window.is_behind = True
+            if any(map(window.has_room_for, waiting)):
                 self._fill_soon(lane)
 
     def _send(self, lane: Lane, tasks: Iterable[Task]) -> int:
