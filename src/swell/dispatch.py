@@ -7,6 +7,7 @@ is implemented by `brokers/remote.py`; the backend answers it in `api/workers.py
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -42,6 +43,10 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     host: str = ""
     pid: int = 0
+    #: Version of Swell.
+    release: str = ""
+    #: What the worker's clock said when it sent this.
+    sent_at: datetime | None = None
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):

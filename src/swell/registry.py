@@ -177,6 +177,11 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     registered_at: datetime
     seen_at: datetime
+    #: Version of Swell; empty where it did not say.
+    release: str = ""
+    #: How far its clock was ahead of the backend's when it registered, in seconds, less the time on
+    #: the way.
+    clock_ahead_s: float = 0.0
     #: Told to finish and go.
     draining: bool = False
     gone_at: datetime | None = None

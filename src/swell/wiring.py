@@ -63,12 +63,17 @@ __all__ = [
     "configure_logging",
     "is_shared",
     "model_home",
+    "open_bus",
     "open_tracer",
     "self_signed_cert",
     "sqlite_version",
+    "store_file",
     "trusting",
     "worker_name",
 ]
+
+#: What another backend has begun to write in a shared folder is let be for so long, in seconds.
+_INCOMING_S: Final = 24 * 3600.0
 
 #: How URLs of PostgreSQL begin.
 _POSTGRES: Final = ("postgresql:", "postgres:")
@@ -151,7 +156,7 @@ async def build_backend(
     try:
         signing = SigningSecrets(clock, await read_secrets(registry))
         objects = await _open_objects(settings, clock, signing)
-        bus = await _open_bus(settings, clock)
+        bus = await open_bus(settings, clock)
     except BaseException:
         await store.close()
         raise
@@ -524,6 +529,8 @@ def trusting(ca_file: Path | None) -> ssl.SSLContext:
     """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A server's own certificate may be trusted without whoever signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if ca_file is not None:
         try:
             context.load_verify_locations(ca_file)
@@ -616,7 +623,7 @@ async def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Broker,
         with _installed("postgres", "store.url"):
             from swell.brokers.postgres import PostgresBroker
             from swell.stores.postgres import PostgresDatabase, PostgresRegistry, PostgresStore
-        shared = await PostgresDatabase.open(url, clock)
+        shared = await PostgresDatabase.open(url, clock, connections=settings.store.connections)
         return PostgresStore(shared, policy), PostgresBroker(shared), PostgresRegistry(shared)
     raise InvalidRequest(
         f"store.url {url.partition(':')[0]!r}: use sqlite:///PATH, postgresql://USER@HOST/DATABASE "
@@ -642,7 +649,12 @@ def _installed(extra: str, setting: str) -> Iterator[None]:
         ) from error
 
 
-async def _open_bus(settings: Settings, clock: Clock) -> "Bus":
+async def open_bus(settings: Settings, clock: Clock) -> "Bus":
+    """Return a bus of its own to what carries events between processes.
+
+    Raises:
+        InvalidRequest: The URL names no known adapter, or one that is not installed.
+    """
     url = settings.bus.url or (settings.store.url if is_shared(settings) else "")
     if not url:
         from swell.buses.memory import MemoryBus
@@ -674,7 +686,7 @@ async def _open_objects(settings: Settings, clock: Clock, secret: SigningSecrets
         folder = FolderObjects(path, clock, secret)
         with _explained(f"the folder {path}", "objects.url or data_dir"):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            await folder.clear_incoming()
+            await folder.clear_incoming(older_s=_INCOMING_S if is_shared(settings) else 0.0)
         return folder
     if urlsplit(url).scheme in ("s3", "gs", "az"):
         return await _open_bucket(url, settings.objects, clock, secret)
@@ -735,7 +747,7 @@ def _worker_environment(
         "worker.encode_processes": worker.encode_processes,
         "worker.run_limit_s": worker.run_limit_s,
         "worker.drain_s": worker.drain_s,
-        "worker.ca_file": worker.ca_file or _made_cert(settings),
+        "worker.ca_file": worker.ca_file or _own_cert(settings),
         "worker.cache_dir": worker.cache_dir,
         "worker.cache_bytes": worker.cache_bytes,
         "worker.wheels_dir": worker.wheels_dir,
@@ -772,10 +784,11 @@ def _worker_environment(
     )
 
 
-def _made_cert(settings: Settings) -> Path | None:
+def _own_cert(settings: Settings) -> Path | None:
     server = settings.server
-    is_made = server.tls == "self-signed" and server.tls_cert is None
-    return self_signed_cert(settings).absolute() if is_made else None
+    made = self_signed_cert(settings) if server.tls == "self-signed" else None
+    cert = server.tls_cert or made
+    return None if cert is None else cert.absolute()
 
 
 def back_up(settings: Settings, target: Path) -> int:
@@ -787,13 +800,21 @@ def back_up(settings: Settings, target: Path) -> int:
     """
     from swell.stores.sqlite.backup import back_up
 
-    url = settings.store.url or f"sqlite:///{settings.data_dir / 'swell.db'}"
-    if not url.startswith("sqlite:///"):
+    file = store_file(settings)
+    if file is None:
         raise InvalidRequest(
             "this copies SQLite databases, and store.url names another one: use that one's own "
             "tools, such as pg_dump or the archive of PostgreSQL's write-ahead log"
         )
-    return back_up(Path(url.removeprefix("sqlite:///")), target)
+    return back_up(file, target)
+
+
+def store_file(settings: Settings) -> Path | None:
+    """Return the SQLite file of the store; None where it is something else."""
+    url = settings.store.url
+    if not url:
+        return settings.data_dir / "swell.db"
+    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
 
 
 def sqlite_version() -> str:

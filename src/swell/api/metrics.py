@@ -7,6 +7,7 @@ histogram of prometheus-client costs ten times as much per observation as a task
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version as version_of
+from typing import Final
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -24,6 +25,8 @@ from swell.dispatch import Switches
 __all__ = ["CONTENT_TYPE", "METRICS", "PROCESS_METRICS", "Histogram", "Metrics", "Snapshot"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_RELEASE: Final = version_of("swell")
 
 #: Bounds of task times, in seconds.
 TASK_BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -282,7 +285,7 @@ class _Source(Collector):
             held.add_metric([pool], holds)
         yield from (slots, held)
         build = _gauge("swell_build_info", ["version"])
-        build.add_metric([version_of("swell")], 1)
+        build.add_metric([_RELEASE], 1)
         yield build
         streams = _gauge("swell_event_streams", [])
         streams.add_metric([], snapshot.streams)

@@ -356,6 +356,8 @@ def _worker_view(info: WorkerInfo, state: str, held: int, worker: Worker | None)
         device=info.device,
         host=info.host,
         pid=info.pid,
+        release=info.release,
+        clock_ahead_s=round(info.clock_ahead_s, 3),
         registered_at=info.registered_at,
         seen_at=info.seen_at,
         gone_at=info.gone_at,

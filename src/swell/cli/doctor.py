@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from swell.cli.keyring import Keyring
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, print_json, seconds, talk
 from swell.cli.output import data as stdout
+from swell.cli.parts import Finding, examine, file_limit, tls
 from swell.cli.redirect import stdout_for_data
 from swell.cli.remote import Remote
 from swell.cli.up import run_up
@@ -31,7 +32,7 @@ from swell.model import load_models
 from swell.wiring import sqlite_version
 from swell.worker.needs import needs_of
 
-__all__ = ["Finding", "doctor"]
+__all__ = ["doctor"]
 
 #: Durable commits take about as long as one fsync; slower disks make a slow queue.
 _SLOW_FSYNC_S = 0.02
@@ -39,34 +40,31 @@ _SLOW_FSYNC_S = 0.02
 _FSYNCS = 15
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found."""
-
-    name: str
-    #: `ok`, `warning` or `bad`.
-    grade: str
-    detail: str
-
-
 def doctor(as_json: Json = False, data: Data = None, config: Config = None) -> None:
-    """Check this machine: folder, disk, SQLite, models, port, and one task end to end."""
+    """Check this machine and every configured part, and send one task through.
+
+    Exits with 1 where something fails; each line says what to do.
+    """
     settings = settings_from(config, data).settings
     clock = SystemClock()
     findings = []
     for name, check in _checks(settings, clock):
         with talk.status(f"{name} is checked"):
-            findings.append(_run(name, check))
+            found = _run(name, check)
+        findings += found
         if not as_json:
-            _tell(findings[-1])
+            for finding in found:
+                _tell(finding)
     if as_json:
         print_json([asdict(finding) for finding in findings])
-    bad = [finding.name for finding in findings if finding.grade == "bad"]
+    bad = [finding.name for finding in findings if finding.grade == "fail"]
     if bad:
         raise CommandFailed(f"not fit yet: {', '.join(bad)}")
 
 
-def _checks(settings: Settings, clock: Clock) -> Iterator[tuple[str, Callable[[], Finding]]]:
+def _checks(
+    settings: Settings, clock: Clock
+) -> Iterator[tuple[str, Callable[[], Finding | list[Finding]]]]:
     yield "python", _python
     yield "data folder", lambda: _folder(settings.data_dir)
     yield "disk", lambda: _disk(settings.data_dir, clock)
@@ -74,17 +72,21 @@ def _checks(settings: Settings, clock: Clock) -> Iterator[tuple[str, Callable[[]
     yield "onnxruntime", _onnxruntime
     for ref in settings.worker.models:
         yield f"model {ref}", lambda ref=ref: _model(ref)  # type: ignore[misc]
+    yield "open files", file_limit
+    yield "tls", lambda: tls(settings, clock)
     yield "port", lambda: _port(settings)
+    yield "parts", lambda: uvloop.run(examine(settings, clock))
     yield "one task", lambda: _one_task(clock)
 
 
-def _run(name: str, check: Callable[[], Finding]) -> Finding:
+def _run(name: str, check: Callable[[], Finding | list[Finding]]) -> list[Finding]:
     try:
-        return replace(check(), name=name)
+        found = check()
     except SwellError as error:
-        return Finding(name, "bad", error.detail)
+        return [Finding(name, "fail", error.detail)]
     except OSError as error:
-        return Finding(name, "bad", f"{error.strerror}: {error.filename or ''}")
+        return [Finding(name, "fail", f"{error.strerror}: {error.filename or ''}")]
+    return found if isinstance(found, list) else [replace(found, name=name)]
 
 
 def _python() -> Finding:
@@ -97,11 +99,11 @@ def _folder(folder: Path) -> Finding:
         pass
     stat = os.statvfs(folder)
     free_bytes = stat.f_bavail * stat.f_frsize
-    grade = "ok" if free_bytes > 2**30 else "warning"
+    grade = "ok" if free_bytes > 2**30 else "warn" if free_bytes > 2**26 else "fail"
     detail = f"{folder} can be written, {free_bytes / 2**30:.1f} GiB free"
     if folder.stat().st_mode & 0o077:
         # One that Swell made is private; this one was there before.
-        grade = "warning"
+        grade = "warn" if grade == "ok" else grade
         detail += f"; others on this machine can look into it: chmod 700 {folder}"
     return Finding("", grade, detail)
 
@@ -119,7 +121,7 @@ def _disk(folder: Path, clock: Clock) -> Finding:
     detail = f"fsync takes {middle_s * 1000:.2f} ms, {max(times_s) * 1000:.1f} ms at most"
     if middle_s > _SLOW_FSYNC_S:
         detail += ": every answer waits for one; a local SSD would be much faster"
-        return Finding("", "warning", detail)
+        return Finding("", "warn", detail)
     return Finding("", "ok", detail)
 
 
@@ -131,7 +133,7 @@ def _onnxruntime() -> Finding:
     if importlib.util.find_spec("onnxruntime") is None:
         return Finding(
             "",
-            "warning",
+            "warn",
             "not installed, built-in picture models need it: pip install 'swell[embedded]'",
         )
     return Finding("", "ok", importlib.metadata.version("onnxruntime"))
@@ -155,7 +157,7 @@ def _port(settings: Settings) -> Finding:
             listener.bind((host, port))
         except OSError as error:
             hint = "is Swell running already? else choose one with --port"
-            return Finding("", "warning", f"{host}:{port}: {error.strerror}; {hint}")
+            return Finding("", "warn", f"{host}:{port}: {error.strerror}; {hint}")
     return Finding("", "ok", f"{host}:{port} is free")
 
 
@@ -180,7 +182,7 @@ def _one_task(clock: Clock) -> Finding:
         uvloop.run(_within(run_up(settings, clock, ready), 60))
     task = result["task"]
     if task["state"] != "succeeded" or task["output"] != "SWELL":
-        return Finding("", "bad", f"it {task['state']}: {task['error'] or task['output']}")
+        return Finding("", "fail", f"it {task['state']}: {task['error'] or task['output']}")
     times = f"in {seconds(result['task_s'])}; everything started in {seconds(result['boot_s'])}"
     return Finding("", "ok", f"HTTP, queue, worker process and back {times}")
 
@@ -194,6 +196,7 @@ async def _within(work: Any, limit_s: float) -> None:
 
 
 def _tell(finding: Finding) -> None:
-    mark = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "bad": "[red]✗[/]"}[finding.grade]
+    marks = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
+    mark = marks[finding.grade]
     stdout.print(f"{mark} {finding.name:18}", end=" ")
     stdout.print(finding.detail, markup=False)

@@ -22,6 +22,7 @@ from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, Final
 
@@ -280,6 +281,7 @@ class Worker:
             device=self._settings.device,
             host=self._settings.host,
             pid=os.getpid(),
+            release=version_of("swell"),
         )
         self._desk = Desk(slots, self.traces)
         self._tell_of_models()

@@ -150,7 +150,8 @@ class Link:
         attempt = 0
         while True:
             try:
-                self._welcome = await self._dispatch.register(self._registration)
+                told = msgspec.structs.replace(self._registration, sent_at=self._clock.now())
+                self._welcome = await self._dispatch.register(told)
                 return self._welcome
             except Unavailable as error:
                 attempt += 1

@@ -1,0 +1,407 @@
+"""Checks of what a backend stands on: each part does what it is for, through its contract.
+
+So they hold for whatever adapter is configured. Where a backend of this folder runs and has the
+database for itself, it is asked instead.
+"""
+
+import asyncio
+import resource
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from swell.api.settings import Backend
+from swell.bus import Bus
+from swell.cli.access import Access, read_access
+from swell.cli.output import CommandFailed
+from swell.cli.remote import Remote
+from swell.clock import Clock
+from swell.config import Settings
+from swell.errors import Conflict, NotFound, SwellError
+from swell.events import TERMINAL_ID, Event, EventKind
+from swell.objects import Direct, Objects
+from swell.registry import ApiKey, Scope
+from swell.wiring import build_backend, close_backend, open_bus, self_signed_cert, store_file
+
+__all__ = ["Finding", "examine", "file_limit", "tls"]
+
+#: How long any part may take to answer, in seconds.
+_PATIENCE_S: Final = 15.0
+
+#: Clocks may differ by so much before it is worth a word, in seconds; leases and deadlines are
+#: judged by the backend's alone, so it is for logs, traces and signatures.
+_SKEW_S: Final = 5.0
+
+#: A certificate or key that ends sooner is worth a word.
+_SOON: Final = timedelta(days=14)
+
+#: Every open event stream is one.
+_FEW_FILES: Final = 4096
+
+#: Slower calls make a slow queue, in seconds.
+_SLOW_S: Final = 0.1
+
+#: An answer that takes longer than this is no sign of life, in seconds.
+_ALIVE_S: Final = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    name: str
+    #: `ok`, `warn` or `fail`.
+    grade: str
+    detail: str
+
+
+def _ok(detail: str) -> Finding:
+    return Finding("", "ok", detail)
+
+
+def _warn(detail: str) -> Finding:
+    return Finding("", "warn", detail)
+
+
+async def examine(settings: Settings, clock: Clock) -> list[Finding]:
+    """Return what is found of store, broker, bus, objects, keys, workers and telemetry."""
+    findings = [await _named("telemetry", lambda: _telemetry(settings))]
+    file = store_file(settings)
+    if file is not None and not file.exists():
+        return [Finding("store", "ok", f"{file} is made at the first start"), *findings]
+    try:
+        async with _opened(settings, clock) as backend:
+            return await _of(backend, settings) + findings
+    except Conflict as error:
+        access = read_access(settings.data_dir)
+        if access is None:
+            return [Finding("store", "fail", error.detail), *findings]
+        return await _of_running(access) + findings
+    except SwellError as error:
+        detail = f"{error.detail}; see that this machine reaches {_places(settings)}"
+        return [Finding("store, bus, objects", "fail", detail), *findings]
+    except TimeoutError:
+        detail = f"no answer within {2 * _PATIENCE_S:.0f} s from {_places(settings)}"
+        return [Finding("store, bus, objects", "fail", detail), *findings]
+
+
+def _places(settings: Settings) -> str:
+    """Return where the configured parts are, without names and passwords."""
+    urls = (settings.store.url, settings.bus.url, settings.objects.url)
+    parts = [urlsplit(url) for url in urls if "://" in url]
+    places = [f"{each.scheme}://{each.netloc.rpartition('@')[2]}{each.path}" for each in parts]
+    return ", ".join(places) or f"the data folder {settings.data_dir}"
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, clock: Clock) -> AsyncIterator[Backend]:
+    async with asyncio.timeout(2 * _PATIENCE_S):
+        backend = await build_backend(settings, clock)
+    try:
+        yield backend
+    finally:
+        await close_backend(backend)
+
+
+async def _of(backend: Backend, settings: Settings) -> list[Finding]:
+    checks: list[tuple[str, Callable[[], Awaitable[Finding]]]] = [
+        ("store", lambda: _store(backend, settings)),
+        ("broker", lambda: _broker(backend)),
+        ("bus", lambda: _bus(backend, settings)),
+        ("objects", lambda: _objects(backend)),
+        ("keys", lambda: _keys(backend)),
+        ("workers", lambda: _workers(backend)),
+    ]
+    return [await _named(name, check) for name, check in checks]
+
+
+async def _named(name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            found = await check()
+    except SwellError as error:
+        return Finding(name, "fail", error.detail)
+    except TimeoutError:
+        return Finding(name, "fail", f"no answer within {_PATIENCE_S:.0f} s")
+    except (OSError, aiohttp.ClientError) as error:
+        return Finding(name, "fail", f"{type(error).__name__}: {error}")
+    return Finding(name, found.grade, found.detail)
+
+
+async def _store(backend: Backend, settings: Settings) -> Finding:
+    """Write something, read it back, and say how long that took."""
+    value = secrets.token_bytes(8)
+    started_s = backend.clock.monotonic_s()
+    await backend.registry.put_note("doctor", value)
+    if await backend.registry.note("doctor") != value:
+        return Finding("", "fail", "what was written does not come back: is it the same database?")
+    took_s = backend.clock.monotonic_s() - started_s
+    await backend.store.check_writable()
+    await backend.store.next_wake_at()
+    what = urlsplit(settings.store.url).scheme or "sqlite"
+    detail = f"{what} can be written and read, in {took_s * 1000:.1f} ms; its schema is up to date"
+    if took_s > _SLOW_S:
+        return _warn(f"{detail}; that is slow: every answer waits for it")
+    return _ok(detail)
+
+
+async def _broker(backend: Backend) -> Finding:
+    depths = await backend.broker.depths()
+    ready, running = sum(each.ready for each in depths), sum(each.running for each in depths)
+    return _ok(f"answers; {ready} tasks wait, {running} run")
+
+
+async def _bus(backend: Backend, settings: Settings) -> Finding:
+    """Send an event around: through a second bus where there is a wire between two."""
+    if not (settings.bus.url or backend.is_shared):
+        return _ok(f"in this process; {await _round_trip(backend.bus, backend.bus, backend.clock)}")
+    other = await open_bus(settings, backend.clock)
+    try:
+        told = await _round_trip(backend.bus, other, backend.clock)
+    finally:
+        await other.close()
+    return _ok(told)
+
+
+async def _round_trip(here: Bus, there: Bus, clock: Clock) -> str:
+    task_id = secrets.token_hex(16)
+    event = Event(task_id=task_id, id=TERMINAL_ID, kind=EventKind.CANCELED)
+    subscription = there.subscribe(task_id, after=TERMINAL_ID - 1)
+    try:
+        started_s = clock.monotonic_s()
+        while True:
+            await here.publish([event])
+            # Who has just connected may not be heard yet.
+            if await subscription.next(1.0) is not None:
+                took_s = clock.monotonic_s() - started_s
+                return f"an event went around in {took_s * 1000:.1f} ms"
+    finally:
+        subscription.close()
+
+
+async def _objects(backend: Backend) -> Finding:
+    """Store a file, find it, read it by a signed URL, and delete it."""
+    objects, clock = backend.objects, backend.clock
+    key, data = f"doctor/{secrets.token_hex(8)}.bin", secrets.token_bytes(1000)
+    started_s = clock.monotonic_s()
+    try:
+        await objects.put_new(key, data, "application/octet-stream")
+        info = await objects.head(key)
+        took_s = clock.monotonic_s() - started_s
+        if info.bytes != len(data) or await _read(objects, key) != data:
+            return Finding("", "fail", "what was stored does not come back whole")
+        told = await _signed(objects, f"{key}-direct", data)
+    finally:
+        await objects.delete([key, f"{key}-direct"])
+    for each in (key, f"{key}-direct"):
+        try:
+            await objects.head(each)
+        except NotFound:
+            continue
+        return Finding("", "fail", f"{each} is still there after it was deleted")
+    detail = f"stored and found in {took_s * 1000:.1f} ms, {told}, deleted"
+    ahead_s = (info.modified_at - clock.now()).total_seconds()
+    if abs(ahead_s) > _SKEW_S:
+        return _warn(f"{detail}; its clock and this one differ by {abs(ahead_s):.0f} s: {_NTP}")
+    return _ok(detail)
+
+
+_NTP: Final = "signatures and traces go by them, so run a time service (NTP) on both"
+
+
+async def _read(objects: Objects, key: str) -> bytes:
+    return b"".join([part async for part in objects.read(key)])
+
+
+async def _signed(objects: Objects, key: str, data: bytes) -> str:
+    """Write and read by signed URLs, as workers and clients do.
+
+    Raises:
+        CommandFailed: One of them does not work.
+    """
+    put = await objects.direct("PUT", key, 60)
+    if put is None:
+        url = urlsplit(objects.sign("GET", key, 60))
+        query = dict(part.split("=", 1) for part in url.query.split("&"))
+        objects.verify("GET", key, query)
+        return "signed for this backend's own URLs"
+    await _ask("PUT", put, data)
+    get = await objects.direct("GET", key, 60)
+    assert get is not None, "what can be put directly can be got directly"
+    if await _ask("GET", get) != data:
+        raise CommandFailed("what was put by a signed URL does not come back by one")
+    return "written and read by signed URLs"
+
+
+async def _ask(method: str, where: Direct, data: bytes | None = None) -> bytes:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, where.url, data=data, headers=where.headers) as answer,
+    ):
+        body = await answer.read()
+        if answer.status >= 300:
+            raise CommandFailed(
+                f"a signed {method} was answered with {answer.status}: check that the key of "
+                f"`objects.url` may do this ({body[:120]!r})"
+            )
+        return body
+
+
+async def _keys(backend: Backend) -> Finding:
+    now = backend.clock.now()
+    keys = [key for key in await backend.registry.keys() if _works(key, now)]
+    if not any(Scope.ADMIN in key.scopes for key in keys):
+        return _warn("no key has the scope admin: `swell up` and `swell serve` make one")
+    ending = [
+        f"{key.name!r} on {key.expires_at:%Y-%m-%d}"
+        for key in keys
+        if key.expires_at is not None and key.expires_at - now < _SOON
+    ]
+    if ending:
+        return _warn(f"{len(keys)} keys; soon to end: {', '.join(ending[:5])}: `swell keys rotate`")
+    return _ok(f"{len(keys)} keys work")
+
+
+def _works(key: ApiKey, now: datetime) -> bool:
+    return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
+
+
+async def _workers(backend: Backend) -> Finding:
+    now = backend.clock.now()
+    live = [
+        {
+            "name": each.name,
+            "models": each.models,
+            "release": each.release,
+            "clock_ahead_s": each.clock_ahead_s,
+        }
+        for each in await backend.registry.workers()
+        if each.gone_at is None and (now - each.seen_at).total_seconds() < _ALIVE_S
+    ]
+    return _of_workers(live)
+
+
+def _of_workers(live: Sequence[dict[str, Any]]) -> Finding:
+    """Judge live workers: by number, versions of models and of Swell, and clocks."""
+    if not live:
+        return _warn("none is registered: `swell up` starts them, or `swell worker` elsewhere")
+    versions: dict[str, set[str]] = {}
+    for each in live:
+        for model, version in each["models"].items():
+            versions.setdefault(model, set()).add(version)
+    told = [
+        f"{model} in {len(found)} versions (restart the workers with the older ones)"
+        for model, found in sorted(versions.items())
+        if len(found) > 1
+    ]
+    own = version_of("swell")
+    others = sorted({each["release"] or "unknown" for each in live} - {own})
+    if others:
+        told.append(f"some have Swell {', '.join(others)}, this is {own}")
+    wrong = [each["name"] for each in live if abs(each["clock_ahead_s"]) > _SKEW_S]
+    if wrong:
+        told.append(f"the clocks of {', '.join(wrong[:5])} differ from the backend's: {_NTP}")
+    detail = f"{len(live)} live, with {len(versions)} models"
+    return _warn(f"{detail}; {'; '.join(told)}") if told else _ok(detail)
+
+
+# ---- a backend that runs
+
+
+async def _of_running(access: Access) -> list[Finding]:
+    """Ask the backend that has the database open."""
+
+    async def ready(remote: Remote) -> Finding:
+        checks = (await remote.get("/health/ready"))["checks"]
+        parts = ", ".join(f"{name} {state}" for name, state in checks.items())
+        return _ok(f"it runs at {access.url}: {parts}")
+
+    async def queues(remote: Remote) -> Finding:
+        found = (await remote.get("/v1/queues"))["queues"]
+        waiting, running = (sum(each[name] for each in found) for name in ("ready", "running"))
+        return _ok(f"answers; {waiting} tasks wait, {running} run")
+
+    async def workers(remote: Remote) -> Finding:
+        found = (await remote.get("/v1/workers"))["workers"]
+        return _of_workers([each for each in found if each["state"] != "lost"])
+
+    async with Remote(access, _PATIENCE_S) as remote:
+        return [
+            await _named("backend", lambda: ready(remote)),
+            await _named("broker", lambda: queues(remote)),
+            await _named("workers", lambda: workers(remote)),
+        ]
+
+
+async def _telemetry(settings: Settings) -> Finding:
+    """Send the collector no spans: it says whether it would take some."""
+    endpoint = settings.telemetry.endpoint
+    if not endpoint:
+        return _ok("no traces are wanted")
+    url = endpoint if urlsplit(endpoint).path.strip("/") else f"{endpoint.rstrip('/')}/v1/traces"
+    headers = {"content-type": "application/x-protobuf"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, data=b"", headers=headers) as answer,
+    ):
+        if answer.status >= 300:
+            return _warn(f"{endpoint} answers {answer.status}: does it take OTLP over HTTP?")
+    return _ok(f"{endpoint} takes spans")
+
+
+# ---- this machine
+
+
+def file_limit() -> Finding:
+    """Say how many files and connections a process may have open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = hard if hard != resource.RLIM_INFINITY else soft
+    if limit != resource.RLIM_INFINITY and limit < _FEW_FILES:
+        return _warn(
+            f"at most {limit} open files: each connection and event stream is one; raise it "
+            "(ulimit -Hn, or LimitNOFILE of systemd)"
+        )
+    return _ok("no limit" if limit == resource.RLIM_INFINITY else f"up to {limit:,}")
+
+
+def tls(settings: Settings, clock: Clock) -> Finding:
+    """Say until when the server's certificate is good."""
+    server = settings.server
+    cert = server.tls_cert
+    if cert is None and server.tls != "off":
+        cert = self_signed_cert(settings)
+        if not cert.exists():
+            return _ok("one for trials is made at the first start")
+    if cert is None:
+        is_open = server.host not in ("127.0.0.1", "localhost", "::1")
+        text = "off"
+        if is_open and not (server.public_url or "").startswith("https://"):
+            return _warn(f"{text}, and {server.host} is open to others: keys would go in the clear")
+        return _ok(text)
+    until = _until(cert)
+    if until is None:
+        return _warn(f"{cert} is there; when it ends is told with: pip install 'swell[tls]'")
+    left = until - clock.now()
+    told = f"{cert} is good until {until:%Y-%m-%d}"
+    if left <= timedelta(0):
+        return Finding("", "fail", f"{cert} has ended on {until:%Y-%m-%d}: put a new one there")
+    return _warn(f"{told}: renew it") if left < _SOON else _ok(told)
+
+
+def _until(cert: Path) -> datetime | None:
+    try:
+        from cryptography import x509  # noqa: PLC0415 - an extra
+    except ImportError:
+        return None
+    try:
+        return x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
+    except ValueError as error:
+        raise CommandFailed(f"{cert} is no certificate in PEM: {error}") from error

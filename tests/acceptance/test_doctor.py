@@ -1,0 +1,135 @@
+"""`swell doctor` tries every configured part, and says what to do where one fails."""
+
+import json
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buckets import s3_bucket
+from commandline import Swell, ready_line, stop
+from servers import MotoServer, NatsServer, PostgresServer, free_port
+
+#: Checks of this machine that no setting here changes.
+MODELS = {"SWELL_WORKER__MODELS": "demo/upper"}
+
+
+def findings(swell: Swell, *arguments: str, **variables: str) -> dict[str, Any]:
+    done = swell.run("doctor", "--json", *arguments, **(MODELS | variables))
+    found = {each["name"]: each for each in json.loads(done.stdout)}
+    failed = [each["name"] for each in found.values() if each["grade"] == "fail"]
+    assert done.returncode == (1 if failed else 0), done.stderr
+    return found
+
+
+def test_a_fresh_folder_is_fit_and_gets_no_database(swell: Swell) -> None:
+    found = findings(swell)
+    assert {each["grade"] for each in found.values()} <= {"ok", "warn"}
+    assert found["store"]["grade"] == "ok"
+    assert not (swell.folder / ".swell" / "swell.db").exists()
+
+
+def test_a_database_that_nobody_has_open_is_tried_itself(swell: Swell) -> None:
+    process = swell.start("serve", "--json", "--port", "0")
+    ready_line(process, swell.folder)
+    assert stop(process) == 0
+    found = findings(swell)
+    for name in ("store", "broker", "bus", "objects", "keys"):
+        assert found[name]["grade"] == "ok", found[name]
+    assert found["workers"]["grade"] == "warn"
+    assert "swell worker" in found["workers"]["detail"]
+    assert not list((swell.folder / ".swell" / "objects").rglob("*doctor*.bin"))
+
+
+def test_a_backend_that_runs_is_asked(running: Swell) -> None:
+    found = findings(running)
+    for name in ("backend", "broker", "workers"):
+        assert found[name]["grade"] == "ok", found[name]
+    assert "1 live" in found["workers"]["detail"]
+
+
+def test_lines_for_people_say_what_is_wrong_and_the_command_fails(swell: Swell) -> None:
+    nowhere = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
+    done = swell.run("doctor", **MODELS, SWELL_STORE__URL=nowhere)
+    assert done.returncode == 1
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+    assert "store" in line
+    assert "127.0.0.1" in line
+    assert "not fit yet" in done.stderr
+    assert any(line.startswith("ok ") for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize(("days", "grade"), [(-1, "fail"), (3, "warn"), (300, "ok")])
+def test_a_certificate_is_judged_by_its_end(swell: Swell, days: int, grade: str) -> None:
+    cert = a_certificate(swell.folder, days)
+    variables = {
+        "SWELL_SERVER__TLS_CERT": str(cert),
+        "SWELL_SERVER__TLS_KEY": str(cert.with_suffix(".key")),
+    }
+    assert findings(swell, **variables)["tls"]["grade"] == grade
+
+
+def a_certificate(folder: Path, days: int) -> Path:
+    """Make one that ends in so many days."""
+    cert = folder / "cert.pem"
+    code = (
+        "import datetime, sys\n"
+        "from cryptography import x509\n"
+        "from cryptography.hazmat.primitives import hashes, serialization\n"
+        "from cryptography.hazmat.primitives.asymmetric import ec\n"
+        "key = ec.generate_private_key(ec.SECP256R1())\n"
+        "name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, 'swell.test')])\n"
+        "now = datetime.datetime.now(datetime.UTC)\n"
+        "until = now + datetime.timedelta(days=int(sys.argv[2]))\n"
+        "made = (x509.CertificateBuilder().subject_name(name).issuer_name(name)\n"
+        "    .public_key(key.public_key()).serial_number(1)\n"
+        "    .not_valid_before(now - datetime.timedelta(days=9)).not_valid_after(until)\n"
+        "    .sign(key, hashes.SHA256()))\n"
+        "open(sys.argv[1], 'wb').write(made.public_bytes(serialization.Encoding.PEM))\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(cert), str(days)], check=True)
+    cert.with_suffix(".key").write_text("")
+    return cert
+
+
+def test_every_part_at_scale_is_tried_through_its_contract(
+    swell: Swell, postgres_server: PostgresServer, nats_server: NatsServer, moto_server: MotoServer
+) -> None:
+    bucket = s3_bucket(moto_server)
+    variables = {
+        "SWELL_STORE__URL": a_database(postgres_server),
+        "SWELL_BUS__URL": nats_server.url,
+        "SWELL_OBJECTS__URL": bucket.url,
+        "SWELL_OBJECTS__ENDPOINT": bucket.access.endpoint,
+        "SWELL_OBJECTS__REGION": bucket.access.region,
+        "SWELL_OBJECTS__KEY_ID": bucket.access.key_id,
+        "SWELL_OBJECTS__SECRET": bucket.access.secret,
+    }
+    found = findings(swell, **variables)
+    for name in ("store", "broker", "bus", "objects"):
+        assert found[name]["grade"] == "ok", found[name]
+    assert "postgresql" in found["store"]["detail"]
+    assert "written and read by signed URLs" in found["objects"]["detail"]
+    assert bucket.names() == []
+
+    lost = variables | {"SWELL_OBJECTS__URL": f"s3://no-such-bucket-{secrets.token_hex(4)}"}
+    done = swell.run("doctor", **(MODELS | lost))
+    assert done.returncode == 1
+    assert "FAIL" in done.stdout
+
+
+def a_database(server: PostgresServer) -> str:
+    name = f"doctor_{secrets.token_hex(6)}"
+    code = (
+        "import asyncio, asyncpg, sys\n"
+        "async def make():\n"
+        "    connection = await asyncpg.connect(sys.argv[1])\n"
+        "    await connection.execute(f'CREATE DATABASE {sys.argv[2]}')\n"
+        "    await connection.close()\n"
+        "asyncio.run(make())\n"
+    )
+    subprocess.run([sys.executable, "-c", code, server.url, name], check=True)
+    return server.url_of(name)
