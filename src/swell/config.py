@@ -213,8 +213,15 @@ class StoreSettings(_Group):
 
     url: str = Field(
         default="",
-        description="`sqlite:///PATH` or `memory:` (nothing survives the process); empty for "
+        description="`sqlite:///PATH`; `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, which any "
+        "number of backends share; or `memory:` (nothing survives the process). Empty for "
         "`swell.db` in the data folder.",
+    )
+    connections: int = Field(
+        default=4,
+        ge=1,
+        description="With PostgreSQL, how many connections of each backend read; two more write "
+        "and listen.",
     )
 
 

@@ -16,6 +16,7 @@ from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
 from swell.testing.delivery import Delivery, DeliveryConformance
 from swell.testing.order import OrderConformance
+from swell.testing.shared import Pair, SharedConformance
 
 
 class TestMemory(DeliveryConformance, OrderConformance):
@@ -44,3 +45,17 @@ class TestPostgres(DeliveryConformance, OrderConformance):
         store = PostgresStore(database, rng=random.Random(1))
         yield Delivery(clock, store, PostgresBroker(database))
         await store.close()
+
+
+class TestTwoBackendsOnPostgres(SharedConformance):
+    @pytest.fixture
+    async def pair(self, postgres_databases: PostgresDatabases) -> AsyncIterator[Pair]:
+        clock, url = ManualClock(), await postgres_databases.new()
+        one, two = [await PostgresDatabase.open(url, clock) for _ in range(2)]
+        stores = [PostgresStore(each, rng=random.Random(1)) for each in (one, two)]
+        yield (
+            Delivery(clock, stores[0], PostgresBroker(one)),
+            Delivery(clock, stores[1], PostgresBroker(two)),
+        )
+        for store in stores:
+            await store.close()

@@ -82,6 +82,8 @@ class Session:
         self._has_begun = False
         self._before: dict[str, Row] = {}
         self._tasks: dict[str, Task] = {}
+        #: Read from memory, not from the table: to be verified.
+        self._remembered: set[str] = set()
         self._added: dict[str, Task] = {}
         self._changed: set[str] = set()
         self._lines: dict[tuple[str, int, str], Line] = {}
@@ -98,6 +100,8 @@ class Session:
         self.held_elsewhere: list[str] = []
         self.view = View(self._tasks.__getitem__)
         self.kept: Kept = {}
+        #: Ended task → the one that repeats it.
+        self.repeats: dict[str, str] = {}
 
     @property
     def now(self) -> datetime:
@@ -126,6 +130,7 @@ class Session:
         if found is None and not self.is_careful:
             row = self.state.live.get(task_id)
             if row is not None:
+                self._remembered.add(task_id)
                 self._before[task_id] = row
                 found = self._tasks[task_id] = row.task
         return found
@@ -288,8 +293,11 @@ class Session:
         """Write what has changed, and make it durable.
 
         Raises:
-            Stale: Somebody else was there before; nothing was written.
+            Stale: Somebody else was there before, or may have been; nothing was written.
         """
+        if not self._remembered <= self._changed:
+            # What was decided by looking at a task alone must not come from memory.
+            raise Stale
         if self._discarded:
             self.afterwards("discard", list(self._discarded))
         if self._uses:

@@ -368,6 +368,8 @@ async def _retry(session: Session, task_id: str, only_dead: bool) -> Accepted:
     if task is None:
         raise NotFound(f"there is no task {task_id}")
     repeats = [again_id for (again_id,) in await session.fetch("repeat_of", task_id)]
+    if task_id in session.repeats:
+        repeats = [session.repeats[task_id]]
     life.check_repeat(task, only_dead=only_dead, was_repeated=bool(repeats))
     await session.load(repeats)
     for again_id in repeats:
@@ -378,6 +380,7 @@ async def _retry(session: Session, task_id: str, only_dead: bool) -> Accepted:
     files = [key for (key,) in await session.fetch("files_of", [task_id])]
     again = session.add(life.accept(life.again(task), task_id=life.new_id(now), now=now))
     session.use_files(again.id, files)
+    session.repeats[task_id] = again.id
     session.afterwards("keep_repeat", task_id, again.id)
     session.put(msgspec.structs.replace(task, dead=False))
     return Accepted(again, True)
