@@ -57,6 +57,8 @@ def read_access(data_dir: Path) -> Access | None:
 
 def write_access(data_dir: Path, access: Access) -> None:
     """Leave it for other commands of the same user, and for nobody else."""
+    # A backend that shares its store has made no folder of its own yet.
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = data_dir / _NAME
     temporary = path.with_suffix(".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
