@@ -165,6 +165,31 @@ async def test_a_file_of_this_machine_is_pulled(
     assert cache.listing(listing.model, listing.version) == listing
 
 
+@pytest.mark.parametrize("name", ["a.json", "in/a.safetensors"])
+async def test_a_link_that_leads_out_of_a_folder_is_refused(
+    tmp_path: Path, cache: WeightCache, name: str
+) -> None:
+    outside = tmp_path / f"outside{Path(name).suffix}"
+    outside.write_text("{}")
+    link = tmp_path / "poster" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    with pytest.raises(InvalidListing, match="leads out"):
+        await fetch(tmp_path / "poster", cache)
+
+
+async def test_links_within_a_folder_and_those_of_a_hubs_cache_are_followed(
+    tmp_path: Path, cache: WeightCache
+) -> None:
+    blob = write(tmp_path / "blobs" / "0123")
+    snapshot = tmp_path / "snapshots" / "abcd"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").symlink_to("../../blobs/0123")
+    (snapshot / "same.safetensors").symlink_to("model.safetensors")
+    listing = await fetch(snapshot, cache)
+    assert {entry.sha256 for entry in listing.files.values()} == {digest_of(blob)}
+
+
 async def test_a_folder_is_pulled_without_its_pickles(tmp_path: Path, cache: WeightCache) -> None:
     folder = tmp_path / "poster"
     write(folder / "unet" / "model.safetensors")

@@ -378,6 +378,7 @@ def _local(path: Path, reference: str) -> Wanted:
             for name, each in names.items()
             if is_allowed(name)
         }
+        _check_links(path, [names[name] for name in files])
         return Wanted(_own_name("local", path.resolve().name), "", files)
     name = check_name(path.name)
     if not path.is_file():
@@ -386,6 +387,24 @@ def _local(path: Path, reference: str) -> Wanted:
         )
     files = {name: WantedFile(str(path), None, path.stat().st_size)}
     return Wanted(_own_name("local", name), "", files)
+
+
+def _check_links(folder: Path, files: Sequence[Path]) -> None:
+    """Check that no link in a folder leads out of it: a folder of strangers may name any file.
+
+    Source: the hub's own cache keeps `snapshots/COMMIT/NAME` as links to `blobs/` beside them.
+    """
+    home = folder.resolve()
+    homes = [home]
+    if home.parent.name == "snapshots":
+        homes.append(home.parent.parent / "blobs")
+    for file in files:
+        found = file.resolve()
+        if not any(found.is_relative_to(each) for each in homes):
+            raise InvalidListing(
+                f"{file.relative_to(folder)} in {folder} is a link that leads out of the folder: "
+                "put the file itself there, or pull it by its own path"
+            )
 
 
 # --- fetching ------------------------------------------------------------------------------------
