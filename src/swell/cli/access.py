@@ -24,7 +24,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     key: str = msgspec.field(name="local_key", default="")
     #: Id of the key of the workers that were started with it; empty if there were none.
     worker_key_id: str = ""
-    #: File of the certificate that the server is trusted by, if it made its own; empty else.
+    #: File of the certificate that the server is trusted by; empty where it speaks no TLS.
     ca_file: str = ""
 
 

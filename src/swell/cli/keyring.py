@@ -64,7 +64,7 @@ async def open_keyring(
         data_dir: Where the local key lies.
         url: Where the backend listens.
         has_workers: Whether workers are started with it.
-        ca_file: File of the certificate by which the backend is trusted, if it made its own.
+        ca_file: File of the certificate by which the backend is trusted; empty without TLS.
     """
     left = read_access(data_dir)
     if left is not None and left.worker_key_id:

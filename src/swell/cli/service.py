@@ -90,9 +90,8 @@ class Service:
 
     @property
     def ca_file(self) -> str:
-        """The certificate that clients must be told to trust; empty where they do anyway."""
-        is_made = self.tls is not None and self.tls.is_self_signed
-        return str(self.tls.cert.absolute()) if self.tls and is_made else ""
+        """The certificate that clients beside it trust it by; empty where it speaks no TLS."""
+        return "" if self.tls is None else str(self.tls.cert.absolute())
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Stop listening and let open requests end; end them when `hurry` is set."""
