@@ -53,7 +53,7 @@ class Result:
 def carry_out(target: Target, attacks: Iterable[Attack]) -> Result:
     """Run attacks one after another."""
     result = Result()
-    seen = len(target.leaks)
+    seen, faults = len(target.leaks), len(target.faults)
     names: set[str] = set()
     for number, attack in enumerate(attacks, 1):
         told = f"{attack.family}: {attack.name}"
@@ -70,10 +70,13 @@ def carry_out(target: Target, attacks: Iterable[Attack]) -> Result:
         result.counts[attack.family] += 1
         if got:
             result.succeeded.append(f"{told} ({attack.success}): {got}")
+        if len(target.faults) > faults:
+            result.hurt.append(f"{told}: {target.faults[faults:]}")
+            faults = len(target.faults)
         if not target.is_well() or (number % WORKS_EVERY == 0 and not target.works()):
             result.hurt.append(told)
             break
-    if not target.works():
+    if not result.hurt and not target.works():
         result.hurt.append("at the end no task went through")
     target.look_at_logs()
     result.leaks += target.leaks[seen:]

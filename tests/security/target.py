@@ -44,6 +44,10 @@ class Answer:
         return 200 <= self.status < 300
 
 
+class Refused(RuntimeError):
+    """An upload was not taken."""
+
+
 @dataclass
 class Target:
     """A service under attack, with keys of several people."""
@@ -58,6 +62,8 @@ class Target:
     keys: dict[str, str] = field(default_factory=dict)
     #: Where a secret was seen that nobody may see.
     leaks: list[str] = field(default_factory=list)
+    #: Answers of 5xx, which none of these requests may get; 503 is one that says what to do.
+    faults: list[str] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -102,6 +108,8 @@ class Target:
         for line in lines[1:]:
             name, _, value = line.partition(b":")
             headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
+        if status >= 500 and status != 503:
+            self.faults.append(f"{status} for {data[:200]!r}")
         return Answer(status, headers, body, got)
 
     def run(self, model: str, given: Any, *, key: str = "ada", **more: Any) -> dict[str, Any]:
@@ -119,7 +127,9 @@ class Target:
         """Upload a file; return its URL."""
         kind = {"content-type": "application/octet-stream"}
         answer = self.call("POST", f"/v1/uploads?filename={name}", data, key=key, headers=kind)
-        return str(answer.json().get("url", ""))
+        if not answer.is_taken:
+            raise Refused(f"an upload was answered with {answer.status} {answer.body[:200]!r}")
+        return str(answer.json()["url"])
 
     def is_well(self) -> bool:
         """Whether the service answers as if nothing had happened."""
@@ -189,7 +199,7 @@ class Front:
                         while True:
                             self.wfile.write(bytes(1 << 16))
                     return
-                page = outer.pages.get(self.path, (404, {}, b"no"))
+                page = outer.pages.get(self.path.partition("?")[0], (404, {}, b"no"))
                 self.answer(page[0], page[2], page[1])
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from functools import partial
 
 from attacks import Attack
-from hostile_urls import ODD, PRIVATE
 from target import CANARY, Target
+
+from hostile_urls import ODD, PRIVATE
 
 #: Ways to write this machine; a port follows.
 HERE = (
@@ -200,5 +201,7 @@ def _elsewhere(target: Target, to: str) -> str:
 
 def _long(target: Target) -> str:
     kind = "text/" + "a" * 7000
-    task = target.run("hostile/read", {"file": target.front.page("/long", body=b"a", content_type=kind)})
+    task = target.run(
+        "hostile/read", {"file": target.front.page("/long", body=b"a", content_type=kind)}
+    )
     return str(task)[:300] if len(str(task.get("output"))) > 2000 else ""
