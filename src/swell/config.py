@@ -29,6 +29,7 @@ from pydantic.fields import FieldInfo
 from swell.errors import InvalidRequest, UnknownSetting
 
 __all__ = [
+    "BrokerSettings",
     "BusSettings",
     "ClientSettings",
     "DeliverySettings",
@@ -225,6 +226,45 @@ class StoreSettings(_Group):
     )
 
 
+class BrokerSettings(_Group):
+    """Where the ids of ready tasks lie."""
+
+    url: str = Field(
+        default="",
+        description="`nats://HOST:PORT/NAME` (NATS JetStream; NAME is that of the stream, `swell` "
+        "without it) or `sqs://REGION/PREFIX` (Amazon SQS; the queues are called `PREFIX-…`, and "
+        "`?endpoint=URL` names another server); empty for the store's own tables.",
+    )
+    window: int = Field(
+        default=256,
+        ge=1,
+        le=1000,
+        description="How many ids one backend puts into one queue elsewhere; the rest wait in the "
+        "store, in fair order. Who comes late waits for these, and then for his turn.",
+    )
+    flow_window: int = Field(
+        default=64, ge=1, description="How many of these are of one user of one key."
+    )
+    reoffer_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="A ready task whose id was sent and that was not started for so long is sent "
+        "again, in seconds.",
+    )
+    max_receives: int = Field(
+        default=20,
+        ge=1,
+        le=500,
+        description="A message that a queue elsewhere brings more often goes to its dead letters.",
+    )
+    poll_s: float = Field(
+        default=20.0,
+        gt=0,
+        le=20,
+        description="How long one look into a queue elsewhere waits for messages, in seconds.",
+    )
+
+
 class BusSettings(_Group):
     """What several backends tell each other."""
 
@@ -391,6 +431,12 @@ class WorkerSettings(_Group):
 
     url: str = Field(default="http://127.0.0.1:8000", description="Where the backend is.")
     token: SecretStr = Field(default=SecretStr(""), description="API key with the scope `worker`.")
+    broker: str = Field(
+        default="",
+        description="Where the worker takes the ids of tasks itself, as `broker.url` of the "
+        "backend; empty to ask the backend for work. Leases and outcomes go through the backend "
+        "in any case.",
+    )
     ca_file: Path | None = Field(
         default=None,
         description="File of certificates, PEM, that the backend's is trusted by, beside those of "
@@ -608,6 +654,7 @@ class Settings(_Group):
     server: ServerSettings = ServerSettings()
     limits: LimitsSettings = LimitsSettings()
     store: StoreSettings = StoreSettings()
+    broker: BrokerSettings = BrokerSettings()
     bus: BusSettings = BusSettings()
     objects: ObjectsSettings = ObjectsSettings()
     retention: RetentionSettings = RetentionSettings()

@@ -88,6 +88,9 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     wait_s: float = 0.0
     #: Models that are on the worker's device now, the most useful first; None where all always are.
     residents: list[str] | None = None
+    #: Ids that the worker took from the queues itself: these are started as far as they may run
+    #: here, nothing else is leased, and the answer comes at once.
+    offered: list[str] = []
 
 
 class LeasedTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -38,8 +38,10 @@ from swell.telemetry import request_id
 if TYPE_CHECKING:
     from swell.api.settings import ApiSettings, Backend, Retention
     from swell.autoscaler.keeper import Keeper
-    from swell.broker import Broker
+    from swell.broker import Broker, Order
+    from swell.brokers.lanes import Queues
     from swell.bus import Bus
+    from swell.dispatch import Dispatch
     from swell.objects import Objects
     from swell.providers.process import ProcessProvider
     from swell.registry import Registry
@@ -152,8 +154,9 @@ async def build_backend(
     """
     from swell.api.settings import Backend
 
-    store, broker, registry = await _open_store(settings, clock)
+    store, own_broker, registry = await _open_store(settings, clock)
     try:
+        broker = _open_broker(settings, clock, store, own_broker)
         signing = SigningSecrets(clock, await read_secrets(registry))
         objects = await _open_objects(settings, clock, signing)
         bus = await open_bus(settings, clock)
@@ -390,8 +393,6 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
     Raises:
         InvalidRequest: It has no token.
     """
-    from swell.brokers.remote import RemoteDispatch
-    from swell.urls import UrlPolicy
     from swell.weights.cache import WeightCache
     from swell.worker.engine import Worker
     from swell.worker.run import Origin
@@ -423,13 +424,7 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
             python=origin.home.python,
             variables=origin.home.variables,
         ),
-        RemoteDispatch(
-            chosen.url.rstrip("/"),
-            token,
-            own_limit_bytes=chosen.max_file_bytes,
-            policy=UrlPolicy.of(chosen.allow_private_urls, chosen.url_ports),
-            tls=trusting(chosen.ca_file) if chosen.url.startswith("https:") else None,
-        ),
+        _open_dispatch(settings, clock, token),
         chosen.models,
         clock,
         curves=settings.data_dir / "curves",
@@ -601,7 +596,72 @@ def _log_requests(settings: LogSettings) -> Literal["off", "debug", "info"]:
     return level
 
 
-async def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Broker, Registry]":
+def _open_dispatch(settings: Settings, clock: Clock, token: str) -> "Dispatch":
+    """Return a worker's way to the backend, and perhaps to the queues."""
+    from swell.brokers.remote import RemoteDispatch
+    from swell.urls import UrlPolicy
+
+    chosen = settings.worker
+    remote = RemoteDispatch(
+        chosen.url.rstrip("/"),
+        token,
+        own_limit_bytes=chosen.max_file_bytes,
+        policy=UrlPolicy.of(chosen.allow_private_urls, chosen.url_ports),
+        tls=trusting(chosen.ca_file) if chosen.url.startswith("https:") else None,
+    )
+    if not chosen.broker:
+        return remote
+    from swell.brokers.direct import DirectDispatch
+
+    return DirectDispatch(
+        remote,
+        _open_queues(chosen.broker, "worker.broker", settings),
+        clock,
+        max_receives=settings.broker.max_receives,
+        wait_s=settings.broker.poll_s,
+    )
+
+
+def _open_broker(settings: Settings, clock: Clock, store: "Store", own: "Order") -> "Broker":
+    """Return the store's own broker, or one whose queues lie elsewhere."""
+    chosen = settings.broker
+    if not chosen.url:
+        return own
+    from swell.brokers.carried import CarriedBroker, CarriedSettings
+
+    sizes = CarriedSettings(
+        window=chosen.window,
+        flow_window=chosen.flow_window,
+        reoffer_s=chosen.reoffer_s,
+        max_receives=chosen.max_receives,
+        wait_s=chosen.poll_s,
+    )
+    queues = _open_queues(chosen.url, "broker.url", settings)
+    return CarriedBroker(store, own, queues, clock, sizes)
+
+
+def _open_queues(url: str, setting: str, settings: Settings) -> "Queues":
+    """Return queues elsewhere; they are reached when they are first needed.
+
+    Raises:
+        InvalidRequest: The URL names no known adapter, or what it needs is not installed.
+    """
+    hold_s, most = settings.delivery.lease_s, settings.broker.max_receives
+    scheme = urlsplit(url).scheme
+    if scheme == "nats":
+        with _installed("nats", setting):
+            from swell.brokers.nats import NatsQueues
+        return NatsQueues(url, hold_s=hold_s)
+    if scheme == "sqs":
+        with _installed("sqs", setting):
+            from swell.brokers.sqs import SqsQueues
+        return SqsQueues(url, hold_s=hold_s, max_receives=most)
+    raise InvalidRequest(
+        f"{setting} {url.partition(':')[0]!r}: use nats://HOST:PORT/NAME or sqs://REGION/PREFIX"
+    )
+
+
+async def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Order, Registry]":
     url = settings.store.url or f"sqlite:///{settings.data_dir / 'swell.db'}"
     delivery = settings.delivery
     policy = RetryPolicy(base_s=delivery.backoff_base_s, cap_s=delivery.backoff_cap_s)

@@ -1,7 +1,7 @@
 """What the backend does without being asked: sweep, look after workers, look after streams."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -23,6 +23,7 @@ from swell.telemetry import about
 
 __all__ = [
     "Duties",
+    "delete",
     "discard",
     "pause_s",
     "retire",
@@ -47,6 +48,9 @@ _KEEP_TIMES_S: Final = 2.0
 #: How often objects that no task needs any more are deleted, in seconds, and how many at once.
 _DISCARD_EVERY_S: Final = 2.0
 _DISCARD_LIMIT: Final = 100
+
+#: How often queues that lie elsewhere are filled, in seconds.
+_FEED_EVERY_S: Final = 0.5
 
 #: How often data is looked for whose time is over, in seconds, and how much of each kind at once.
 _RETIRE_EVERY_S: Final = 20.0
@@ -75,6 +79,7 @@ class Duties:
             self._tell_positions,
             self._keep_times,
             self._discard,
+            self._feed,
             self._retire,
             self._hear,
             self._watch_loop,
@@ -199,6 +204,15 @@ class Duties:
 
         await self._repeat("retention", _RETIRE_EVERY_S, look)
 
+    async def _feed(self) -> None:
+        service = self._service
+
+        async def look() -> None:
+            is_leader = await service.leadership.leads("feeder")
+            service.metrics.buried += await service.broker.feed(is_leader=is_leader)
+
+        await self._repeat("feed", _FEED_EVERY_S, look)
+
     async def _tell_positions(self) -> None:
         service = self._service
 
@@ -283,9 +297,18 @@ async def discard(service: Service) -> int:
     """
     keys = await service.store.discarded(limit=_DISCARD_LIMIT)
     if keys:
-        await service.objects.delete(keys)
+        await delete(service, keys)
         await service.store.forget_discarded(keys)
     return len(keys)
+
+
+async def delete(service: Service, keys: Sequence[str]) -> None:
+    """Delete objects; a key with a slash at its end stands for everything below it."""
+    objects = service.objects
+    await objects.delete([key for key in keys if not key.endswith("/")])
+    for folder in (key.rstrip("/") for key in keys if key.endswith("/")):
+        while found := await objects.under(folder, limit=_DISCARD_LIMIT):
+            await objects.delete(found)
 
 
 async def retire(service: Service) -> int:

@@ -67,6 +67,8 @@ METRICS: dict[str, str] = {
     "server, a disk), by contract, call and code.",
     "swell_bus_gaps_total": "Times that news of other backends may have been missed, so that the "
     "store was asked.",
+    "swell_queue_dead_letters_total": "Messages that queues elsewhere (Amazon SQS, NATS) brought too "
+    "often or that could not be read, and that went to the dead letters there.",
     "swell_duty_failures_total": "Failures of what the backend does by itself, by duty.",
     "swell_event_loop_lag_seconds": "How late the process got to what was due.",
     "swell_build_info": "1, with the version.",
@@ -138,6 +140,8 @@ class Metrics:
         self.swept: dict[str, int] = {}
         self.duty_failures: dict[str, int] = {}
         self.bus_gaps = 0
+        #: Messages that went to the dead letters of queues elsewhere.
+        self.buried = 0
         #: (contract, call) → its times; (contract, call, code) → how often it failed so.
         self.call_s: dict[tuple[str, str], Histogram] = {}
         self.call_errors: dict[tuple[str, str, str], int] = {}
@@ -223,6 +227,9 @@ class _Source(Collector):
         gaps = _counter("swell_bus_gaps_total", [])
         gaps.add_metric([], metrics.bus_gaps)
         yield gaps
+        buried = _counter("swell_queue_dead_letters_total", [])
+        buried.add_metric([], metrics.buried)
+        yield buried
         errors = _counter("swell_call_errors_total", ["contract", "call", "code"])
         for each, n in metrics.call_errors.items():
             errors.add_metric(list(each), n)

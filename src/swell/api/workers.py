@@ -46,7 +46,7 @@ from swell.errors import (
 from swell.events import ATTEMPT_STRIDE, Event, EventKind, event_of
 from swell.objects import check_key
 from swell.registry import Scope, WorkerInfo
-from swell.store import Hold
+from swell.store import Hold, Start
 from swell.task import (
     Artifact,
     Failed,
@@ -57,6 +57,7 @@ from swell.task import (
     TaskError,
     checkpoint_key,
     new_id,
+    new_token,
 )
 
 __all__ = [
@@ -227,7 +228,9 @@ async def lease_tasks(
     wants = ask.n > 0 and not worker.info.draining and not is_gone()
     has_news = worker.cancels or (worker.info.draining and not worker.is_drain_told)
     tasks: list[Task] = []
-    if has_news or wait_s <= 0 or service.is_ending or is_gone():
+    if ask.offered:
+        tasks = await _start(service, worker, ask.offered[:MAX_LEASE]) if wants else []
+    elif has_news or wait_s <= 0 or service.is_ending or is_gone():
         tasks = await _take(service, worker, ask.n if wants else 0)
     else:
         with _poll(worker, wait_s) as until:
@@ -468,6 +471,8 @@ async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[s
     if not holds:
         return []
     states = await service.store.extend(holds, lease_s=service.settings.lease_s)
+    held = [hold for hold, state in zip(holds, states, strict=True) if state.is_held]
+    await service.broker.extend(held, lease_s=service.settings.lease_s)
     stopped = []
     for hold, state in zip(holds, states, strict=True):
         if state.is_held:
@@ -485,22 +490,48 @@ async def _take(
     """Lease up to `n` tasks for a worker, and tell that they have started."""
     if n <= 0:
         return []
-    info = worker.info
-    tasks = await service.broker.lease(
-        LeaseRequest(
-            worker_id=info.id,
-            models=info.models,
-            n=min(n, MAX_LEASE),
-            lease_s=service.settings.lease_s,
-            residents=worker.residents or (),
-        ),
-        until=until,
+    tasks = await service.broker.lease(_wish(service, worker, n), until=until)
+    await _tell_started(service, worker, tasks)
+    return tasks
+
+
+def _wish(service: Service, worker: Worker, n: int) -> LeaseRequest:
+    return LeaseRequest(
+        worker_id=worker.info.id,
+        models=worker.info.models,
+        n=min(n, MAX_LEASE),
+        lease_s=service.settings.lease_s,
+        residents=worker.residents or (),
     )
+
+
+async def _start(service: Service, worker: Worker, task_ids: Sequence[str]) -> list[Task]:
+    """Start tasks whose ids a worker took from the queues itself, as far as it serves them."""
+    versions = {
+        queue: version for queue, _, version in _wish(service, worker, len(task_ids)).queues
+    }
+    starts = [
+        Start(
+            task_id=task.id,
+            worker_id=worker.info.id,
+            version=versions[task.queue],
+            token=new_token(),
+            lease_s=service.settings.lease_s,
+        )
+        for task in await service.store.get(task_ids)
+        if task is not None and task.queue in versions
+    ]
+    tasks = [task for task in await service.store.start(starts) if task is not None]
+    await service.broker.started(tasks)
+    await _tell_started(service, worker, tasks)
+    return tasks
+
+
+async def _tell_started(service: Service, worker: Worker, tasks: Sequence[Task]) -> None:
     if tasks:
         service.fleet.hold(worker, tasks)
         service.metrics.lease_tasks.observe(len(tasks))
         await service.bus.publish([event_of(task) for task in tasks])
-    return tasks
 
 
 async def _hand_back(service: Service, tasks: Sequence[Task]) -> None:

@@ -20,12 +20,11 @@ from msgspec.structs import replace
 from swell import task as life
 from swell.broker import Backlog, Depth, LeaseRequest, Order, Rank
 from swell.brokers.intake import Arrival, Intake
-from swell.brokers.lanes import Lane, Letter, Message, Queues, lane_of, letter_of, served_lanes
+from swell.brokers.lanes import Lane, Letter, Message, Queues, Turns, lane_of, letter_of
 from swell.brokers.post import Post
 from swell.brokers.window import Place, Window
 from swell.clock import Clock
 from swell.errors import SwellError
-from swell.fairness import USUAL_PRIORITY, note_passed, prefer, rotate
 from swell.store import Hold, Start, Store
 from swell.task import NewTask, Released, Settlement, Task, TaskState
 
@@ -94,10 +93,9 @@ class CarriedBroker:
         self._fillings: dict[Lane, asyncio.Task[int]] = {}
         #: Task id → (attempt, the message that told of it), while this process knows of its lease.
         self._held: dict[str, tuple[int, Message]] = {}
-        self._last_model: str | None = None
-        self._pinned_first = False
-        #: Model → how many leases in a row were given others in its turn.
-        self._passed: dict[str, int] = {}
+        self._turns = Turns()
+        #: Whether the store refused the last start.
+        self._is_doubtful = False
         #: Set when ids were started.
         self._moved = asyncio.Event()
         self._is_leader = True
@@ -234,7 +232,7 @@ class CarriedBroker:
                 return started
             # From now on the long polls bring what there is.
             looks = False
-            await self._intake.wait(served_lanes(request), request.n, until)
+            await self._intake.wait(self._turns.lanes(request), request.n, until)
         return []
 
     async def _lease(
@@ -262,24 +260,15 @@ class CarriedBroker:
         looks: bool,
     ) -> None:
         """Go through the lanes of a worker in their order, and add what was started."""
-        heads = dict.fromkeys(request.models, USUAL_PRIORITY)
-        turn = rotate(heads, self._last_model)
-        order = prefer(turn, heads, request.residents, self._passed)
-        for is_usual in (True, False):
-            for model in order:
-                before = len(started)
-                queues = [model, f"{model}:{request.models[model]}"]
-                # Tasks pinned to a version and the others take turns, one lease each.
-                self._pinned_first = not self._pinned_first
-                for queue in reversed(queues) if self._pinned_first else queues:
-                    if len(started) < request.n:
-                        wanted = replace(request, n=request.n - len(started))
-                        lane = Lane(queue, is_usual)
-                        await self._drain(lane, wanted, until, started, looks=looks)
-                if len(started) > before:
-                    self._last_model = model
-        if started and len(turn) > 1:
-            note_passed(turn, {task.model for task in started}, self._passed)
+        if self._is_doubtful:
+            # What is taken out of a lane in vain has come once more.
+            await self._store.check_writable()
+            self._is_doubtful = False
+        for lane in self._turns.lanes(request):
+            if len(started) < request.n:
+                wanted = replace(request, n=request.n - len(started))
+                await self._drain(lane, wanted, until, started, looks=looks)
+        self._turns.note(request, [task.model for task in started])
 
     async def _drain(
         self,
@@ -339,6 +328,7 @@ class CarriedBroker:
         try:
             found = await self._store.start(starts)
         except BaseException:
+            self._is_doubtful = True
             self._intake.restore(arrivals)
             raise
         started, dropped = [], []

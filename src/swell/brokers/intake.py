@@ -112,7 +112,7 @@ class Intake:
         kept = self._waiting[lane]
         return [kept.popleft() for _ in range(min(n, len(kept)))]
 
-    async def wait(self, lanes: Sequence[Lane], n: int, until: "asyncio.Future[None]") -> None:
+    async def wait(self, lanes: Sequence[Lane], n: int, until: "asyncio.Future[Any]") -> None:
         """Wait until something has come through one of the lanes, or `until` is done."""
         self._wanted.update(dict.fromkeys(lanes, n))
         try:

@@ -13,10 +13,10 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from swell.broker import LeaseRequest
-from swell.fairness import USUAL_PRIORITY, band
+from swell.fairness import USUAL_PRIORITY, band, note_passed, prefer, rotate
 from swell.task import Task, is_id
 
-__all__ = ["Lane", "Letter", "Message", "Queues", "lane_of", "letter_of", "read", "served_lanes"]
+__all__ = ["Lane", "Letter", "Message", "Queues", "Turns", "lane_of", "letter_of", "read"]
 
 #: So much of a queue's name stays readable in a lane's.
 _READABLE: Final = 40
@@ -122,6 +122,44 @@ class Queues(Protocol):
         ...
 
 
+class Turns:
+    """In which order a process looks into lanes, since nobody here knows what lies in them.
+
+    What is usually urgent comes before the rest; models take turns, those at hand first within
+    bounds (`fairness.prefer`); tasks pinned to a version and the others of a model take turns too.
+    """
+
+    def __init__(self) -> None:
+        self._last_model: str | None = None
+        self._is_pinned_first = False
+        #: Model → how many leases in a row were given others in its turn.
+        self._passed: dict[str, int] = {}
+
+    def _models(self, request: LeaseRequest) -> tuple[list[str], list[str]]:
+        heads = dict.fromkeys(request.models, USUAL_PRIORITY)
+        turn = rotate(heads, self._last_model)
+        return turn, prefer(turn, heads, request.residents, self._passed)
+
+    def lanes(self, request: LeaseRequest) -> list[Lane]:
+        """Return every lane that a worker serves, in the order of this lease."""
+        self._is_pinned_first = not self._is_pinned_first
+        _, models = self._models(request)
+        pairs = [(model, f"{model}:{request.models[model]}") for model in models]
+        queues = [
+            queue for pair in pairs for queue in (reversed(pair) if self._is_pinned_first else pair)
+        ]
+        return [Lane(queue, is_usual) for is_usual in (True, False) for queue in queues]
+
+    def note(self, request: LeaseRequest, served: Sequence[str]) -> None:
+        """Note the models of which the lease has handed out tasks, in that order."""
+        if not served:
+            return
+        turn, _ = self._models(request)
+        if len(turn) > 1:
+            note_passed(turn, set(served), self._passed)
+        self._last_model = served[-1]
+
+
 def lane_of(task: Task) -> Lane:
     """Return where a task's id goes."""
     return Lane(task.queue, band(task.priority) == USUAL_PRIORITY)
@@ -139,11 +177,6 @@ def letter_of(task: Task, again: int = 0) -> Letter:
         group=f"{task.key_id}/{task.user or ''}",
         mark=f"{task.id}-{task.attempt}-{again}",
     )
-
-
-def served_lanes(request: LeaseRequest) -> list[Lane]:
-    """Return every lane that a worker serves."""
-    return [Lane(queue, is_usual) for is_usual in (True, False) for queue, _, _ in request.queues]
 
 
 def read(message: Message) -> str | None:

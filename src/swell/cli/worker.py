@@ -29,6 +29,14 @@ def run_worker(
             metavar="KEY", help="API key with the scope worker; better in the environment."
         ),
     ] = None,
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Take the ids of tasks from the queues itself: nats://… or sqs://…, as the "
+            "backend's broker.url.",
+        ),
+    ] = None,
     models: Models = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Tasks held at once.")] = None,
     name: Annotated[str | None, typer.Option(help="Shown to operators.")] = None,
@@ -43,6 +51,7 @@ def run_worker(
         data,
         worker__url=url,
         worker__token=token,
+        worker__broker=broker,
         worker__models=",".join(models) if models else None,
         worker__slots=slots,
         worker__name=name,
