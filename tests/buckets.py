@@ -46,17 +46,8 @@ class Bucket:
 
     def names(self) -> list[str]:
         """Return the keys of all objects in it, as the cloud itself lists them."""
-        if self.url.startswith("gs:"):
-            return self._listed_by_json()
         objects = BucketObjects(self.url, self.access, SystemClock(), SECRET)
         return sorted(each["path"] for each in obstore.list(objects._store).collect())
-
-    def _listed_by_json(self) -> list[str]:
-        # The emulator does not list by XML, which is what obstore speaks.
-        name, _, prefix = self.url.removeprefix("gs://").partition("/")
-        with urllib.request.urlopen(f"{self.access.endpoint}/storage/v1/b/{name}/o") as answer:
-            items = json.load(answer).get("items", [])
-        return sorted(each["name"].removeprefix(f"{prefix}/") for each in items)
 
 
 def s3_bucket(server: Server) -> Bucket:

@@ -2,7 +2,7 @@
 
 The emulator itself reads and writes objects by XML, and no more. What is missing is added over its
 own storage: HEAD and DELETE, uploads in parts, the condition that nothing is there, validators, and
-the answer to a range behind the end. The command line is the emulator's.
+listing. The command line is the emulator's.
 
 Source: https://cloud.google.com/storage/docs/xml-api/reference-methods
 """
@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 from gcp_storage_emulator import server
 from gcp_storage_emulator.__main__ import main
@@ -145,10 +146,23 @@ class _HeadOnly:
         self._file.flush()
 
 
+def list_keys(request: Any, response: Any, storage: Any, *_: Any) -> None:
+    prefix = request.query.get("prefix", [""])[0]
+    found = storage.get_file_list(request.params["bucket_name"], prefix)
+    items = found[0] if isinstance(found, tuple) else found
+    contents = "".join(
+        f"<Contents><Key>{escape(each['name'])}</Key><Size>{each['size']}</Size>"
+        f"<LastModified>{each['updated']}</LastModified></Contents>"
+        for each in items
+    )
+    response.write_file(f"<ListBucketResult>{contents}</ListBucketResult>", "application/xml")
+
+
 def extend() -> None:
     pattern, _ = server.HANDLERS[-1]
     handlers = {server.GET: get, server.PUT: put, server.POST: post, server.DELETE: delete}
-    server.HANDLERS = (*server.HANDLERS[:-1], (pattern, handlers))
+    listing = (r"^/(?P<bucket_name>[-.\w]+)/?$", {server.GET: list_keys})
+    server.HANDLERS = (*server.HANDLERS[:-1], listing, (pattern, handlers))
     server.RequestHandler.do_HEAD = do_head
     # obstore escapes slashes too.
     server.Request.path = property(lambda self: unquote(self._parsed_url.path))

@@ -90,6 +90,14 @@ class Objects(Protocol):
         """Remove files; keys that hold nothing are ignored."""
         ...
 
+    async def under(self, folder: str, *, limit: int = 1000) -> list[str]:
+        """Return at most `limit` keys below a folder: those that go on behind its name and a slash.
+
+        Raises:
+            InvalidRequest: The folder is not a relative path of plain parts.
+        """
+        ...
+
     async def check_writable(self) -> None:
         """Raise if storing fails. Cheap: only where the last `put` was refused, another is tried.
 

@@ -195,6 +195,8 @@ class Store(Protocol):
     async def discarded(self, *, limit: int = 1000) -> list[str]:
         """Return keys of objects that no task needs any more, longest known first.
 
+        One with a slash at its end stands for everything below it.
+
         What a change leaves without use (`swell.task.discarded`) is noted in the same write, and
         told by each call until it is forgotten.
         """

@@ -46,12 +46,12 @@ __all__ = [
     "next_wake_at",
     "objects_of",
     "promote",
+    "remains_of",
     "retry_delay_s",
     "settle",
     "start",
     "sweep",
     "thumbnail_key",
-    "thumbnails_of",
     "transition",
     "was_settled_by",
     "without",
@@ -346,10 +346,15 @@ def objects_of(task: Task) -> list[str]:
     return [each.key for each in task.artifacts if each.key.startswith(home)]
 
 
-def thumbnails_of(task: Task) -> list[str]:
-    """Return the keys under which its pictures may lie in small."""
+def remains_of(task: Task) -> list[str]:
+    """Return what else may lie in the object store of an ended task, and goes with its outputs.
+
+    Keys of its pictures in small, and folders (with a slash at their end) of attempts that came to
+    nothing: what they had stored is named nowhere.
+    """
     own = set(objects_of(task))
-    return [
+    attempts = range(1, task.attempt + (task.state is not TaskState.SUCCEEDED))
+    return [f"outputs/{task.id}/{attempt}/" for attempt in attempts] + [
         thumbnail_key(each.key, width)
         for each in task.artifacts
         if each.key in own and each.content_type.startswith("image/")

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from api_harness import World, a_world, succeeded
+from api_harness import World, a_world, failed, succeeded
 
 from swell import task as life
 from swell.api.duties import discard, retire
@@ -160,6 +160,18 @@ async def test_a_task_that_has_not_ended_keeps_its_data(world: World) -> None:
     assert "cancel" in answer.json["detail"]
 
 
+async def test_what_attempts_that_came_to_nothing_had_stored_goes_too(world: World) -> None:
+    task = await world.create(max_attempts=1)
+    worker_id = await world.register(CARD | {"name": "demo/upper"})
+    (lease,) = (await world.lease(worker_id))["tasks"]
+    key = f"outputs/{task['id']}/1/half.png"
+    await world.service.objects.put(key, PICTURE, "image/png")
+    await world.report(worker_id, settlements=[failed(lease, retryable=False)])
+    assert await is_there(world, key)
+    assert (await world.anna("DELETE", f"/v1/tasks/{task['id']}")).status == 200
+    assert not await is_there(world, key)
+
+
 def test_only_files_under_a_tasks_own_name_go_with_it() -> None:
     now = ManualClock().now()
     new = a_new_task()
@@ -168,4 +180,6 @@ def test_only_files_under_a_tasks_own_name_go_with_it() -> None:
     artifacts = tuple(Artifact(key=key, content_type="image/png", bytes=1) for key in keys)
     named = msgspec.structs.replace(task, artifacts=artifacts)
     assert life.objects_of(named) == ["outputs/t/1/a.png"]
-    assert all(key.startswith("thumbnails/outputs/t/1/a.png/") for key in life.thumbnails_of(named))
+    remains = life.remains_of(named)
+    assert remains
+    assert all(key.startswith("thumbnails/outputs/t/1/a.png/") for key in remains)

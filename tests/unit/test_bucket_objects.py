@@ -16,7 +16,6 @@ from swell.object_stores import bucket as bucket_module
 from swell.object_stores.bucket import Access, BucketObjects
 from swell.wiring import Unusable, build_backend, close_backend
 
-
 DELETED = "<DeleteResult><Deleted><Key>p/writable.txt</Key></Deleted></DeleteResult>"
 
 

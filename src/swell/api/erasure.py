@@ -3,7 +3,7 @@
 import asyncio
 
 from swell.api.call import Call, Reply
-from swell.api.duties import discard
+from swell.api.duties import delete, discard
 from swell.api.service import Service
 from swell.api.tasks import find_task
 from swell.api.views import encode_task
@@ -34,14 +34,17 @@ async def _delete(service: Service, keys: list[str]) -> None:
         while await discard(service):
             pass
         return
-    await service.objects.delete(keys)
+    await delete(service, keys)
     await asyncio.gather(*(_prove_gone(service, key) for key in keys))
     await service.store.forget_discarded(keys)
 
 
 async def _prove_gone(service: Service, key: str) -> None:
     try:
-        await service.objects.head(key)
+        if not key.endswith("/"):
+            await service.objects.head(key)
+        elif not await service.objects.under(key.rstrip("/"), limit=1):
+            return
     except NotFound:
         return
     raise Unavailable(

@@ -185,7 +185,8 @@ class BucketObjects:
         """
         paths = [check_key(key) for key in keys]
         if self._cloud == "s3":
-            await self._delete(paths)
+            if paths:
+                await self._delete(paths)
             return
         lanes = asyncio.Semaphore(_DELETES_AT_ONCE)
 
@@ -197,6 +198,20 @@ class BucketObjects:
         for each in ended:
             if isinstance(each, BaseException):
                 raise each
+
+    async def under(self, folder: str, *, limit: int = 1000) -> list[str]:
+        """See `Objects.under`.
+
+        Raises:
+            Unavailable: The bucket does not answer.
+        """
+        found: list[str] = []
+        with _told(check_key(folder)):
+            async for chunk in obstore.list(self._store, folder, chunk_size=limit):
+                found += [each["path"] for each in chunk]
+                if len(found) >= limit:
+                    break
+        return found[:limit]
 
     async def check_writable(self) -> None:
         """Store something, for a moment, if the last `put` was refused.

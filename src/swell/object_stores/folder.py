@@ -168,6 +168,20 @@ class FolderObjects:
         paths = [self._path(key) for key in keys]
         await _in_thread(self._delete, paths)
 
+    async def under(self, folder: str, *, limit: int = 1000) -> list[str]:
+        """See `Objects.under`."""
+        return await _in_thread(self._under, self._path(folder), limit)
+
+    def _under(self, folder: Path, limit: int) -> list[str]:
+        found: list[str] = []
+        for place, _, names in os.walk(folder):
+            here = Path(place).relative_to(self._root)
+            # Hidden files are ours.
+            found += [(here / name).as_posix() for name in names if not name.startswith(".")]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
     async def check_writable(self) -> None:
         """Store something, for a moment, if the last `put` was refused.
 
@@ -209,9 +223,15 @@ class FolderObjects:
         """See `Objects.direct`. The backend itself keeps the files."""
         return None
 
-    async def clear_incoming(self) -> None:
-        """Remove what a crash left half written. Only for the one backend of this folder."""
-        await _in_thread(self._clear_incoming)
+    async def clear_incoming(self, *, older_s: float = 0.0) -> None:
+        """Remove what a crash left half written.
+
+        Args:
+            older_s: Only what nobody has written to for so long, in seconds: other backends may be
+                writing to the same folder.
+        """
+        before = self._clock.now().timestamp() - older_s if older_s else float("inf")
+        await _in_thread(self._clear_incoming, before)
 
     def _path(self, key: str) -> Path:
         check_key(key)
@@ -307,11 +327,13 @@ class FolderObjects:
                     old.unlink(missing_ok=True)
                 _sync_folder(path.parent)
 
-    def _clear_incoming(self) -> None:
+    def _clear_incoming(self, before: float) -> None:
         incoming = self._root / ".incoming"
         if incoming.is_dir():
             for path in incoming.iterdir():
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime <= before:
+                        path.unlink()
 
 
 def _known_again(written: Path, place: _Place) -> ObjectInfo:

@@ -93,6 +93,11 @@ class MemoryObjects:
         for key in keys:
             self._files.pop(key, None)
 
+    async def under(self, folder: str, *, limit: int = 1000) -> list[str]:
+        """See `Objects.under`."""
+        start = f"{check_key(folder)}/"
+        return sorted(key for key in self._files if key.startswith(start))[:limit]
+
     async def check_writable(self) -> None:
         """See `Objects.check_writable`. Memory takes every file."""
 

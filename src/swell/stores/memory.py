@@ -312,7 +312,7 @@ class MemoryStore:
                 if key in self._uses:
                     self._uploads.setdefault(key, self._clock.now())
             free = [key for key in files if key not in self._uses]
-            discarded += life.thumbnails_of(task) + free
+            discarded += life.remains_of(task) + free
         self._discarded.update(dict.fromkeys(discarded))
         self._put(bare)
         return discarded

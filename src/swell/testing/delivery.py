@@ -992,6 +992,20 @@ class WaitingConformance:
             await delivery.store.retry(held.id, key_id="key-1")
         assert await delivery.store.retire(expiry) == 0
 
+    async def test_what_earlier_attempts_had_stored_goes_with_the_outputs(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(a_new_task(), a_new_task(max_attempts=1))
+        first, second = await delivery.lease(2)
+        await delivery.settle(first, outcome=Released())
+        await delivery.settle(second, outcome=a_failure())
+        (again,) = await delivery.lease()
+        await delivery.settle(again)
+        expiry = Expiry(part=Part.OUTPUTS, before=delivery.clock.now())
+        assert await delivery.store.retire(expiry) == 2
+        folders = [f"outputs/{first.id}/1/", f"outputs/{second.id}/1/"]
+        assert sorted(await delivery.store.discarded()) == sorted(folders)
+
     async def test_a_whole_task_is_removed_and_nothing_remembers_it(
         self, delivery: Delivery
     ) -> None:

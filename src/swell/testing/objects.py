@@ -139,6 +139,19 @@ class ObjectsConformance:
             await objects.head("a")
         assert await _read(objects, "b") == b"2"
 
+    async def test_what_lies_under_a_folder_is_listed(self, objects: Objects) -> None:
+        keys = ["outputs/t/1/a.png", "outputs/t/1/b/c.png", "outputs/t/10/d.png", "outputs/t/1b"]
+        for key in keys:
+            await objects.put(key, b"1", "x/y")
+        assert sorted(await objects.under("outputs/t/1")) == keys[:2]
+        assert sorted(await objects.under("outputs")) == sorted(keys)
+        assert len(await objects.under("outputs", limit=3)) == 3
+        await objects.delete(keys[:2])
+        assert await objects.under("outputs/t/1") == []
+        assert await objects.under("missing") == []
+        with pytest.raises(InvalidRequest):
+            await objects.under("outputs/../")
+
     @pytest.mark.parametrize(
         "key",
         ["", "/a", "a/", "a//b", "../a", "a/../b", ".b", "a/.b", "a\\b", "a\0b", "a\nb", "x" * 600],

@@ -52,7 +52,7 @@ async def remove(
     discarded = await _discard_uploads(run, used)
     kept = {key for (key,) in await run("used_files", made)}
     await run("keep_uploads", sorted(kept), now)
-    unused = [key for task in given for key in life.thumbnails_of(task)]
+    unused = [key for task in given for key in life.remains_of(task)]
     unused += [key for key in made if key not in kept]
     await run("discard", unused)
     if part is Part.TASK:

@@ -436,7 +436,7 @@ def _let_go(session: Session, task_id: str) -> list[str]:
 
 def _give_up(session: Session, task: Task) -> list[str]:
     """Note that a task's files are its own no more; return the keys that nobody needs now."""
-    discarded = life.thumbnails_of(task)
+    discarded = life.remains_of(task)
     for key in life.objects_of(task):
         if session.rows("is_used", (key,)):
             session.run("keep_upload", (key, micros(session.now)))
