@@ -280,7 +280,10 @@ async def show_metrics(service: Service, call: Call) -> Reply:
             may_hold, holds = slots.get(info.pool, (0, 0))
             slots[info.pool] = (may_hold + info.slots, holds + held)
     snapshot = metrics.Snapshot(depths, ages_s, workers, len(service.streams), slots)
-    return Reply(200, service.metrics.text(snapshot), metrics.CONTENT_TYPE.encode())
+    text = service.metrics.text(snapshot)
+    if service.backend.together is not None:
+        text = service.backend.together(text)
+    return Reply(200, text, metrics.CONTENT_TYPE.encode())
 
 
 def model_name(call: Call) -> str:

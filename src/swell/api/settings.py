@@ -114,6 +114,9 @@ class Backend:
     tracer: Tracer | None = None
     #: Whether other backends may work on the same store.
     is_shared: bool = False
+    #: Adds the numbers of other processes on the same port to those of this one, in the text
+    #: format of Prometheus.
+    together: Callable[[bytes], bytes] | None = None
     #: Awaited before the first request, in order.
     on_start: tuple[Hook, ...] = ()
     #: Awaited after the last request, in order; the contracts are closed by whoever made them.

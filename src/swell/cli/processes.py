@@ -22,10 +22,12 @@ from typing import Final
 
 import structlog
 
+from swell.api.metrics import Snapshot
 from swell.cli.keyring import Keyring, open_keyring
 from swell.cli.output import CommandFailed
 from swell.cli.output import data as stdout
 from swell.cli.service import Interrupts, listen, open_service, url_of
+from swell.cli.tally import Tally
 from swell.cli.tls import open_tls
 from swell.clock import Clock
 from swell.config import Settings
@@ -86,6 +88,7 @@ async def run_processes(
     reload = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
     with contextlib.closing(listen(settings)) as listener:
+        tally_of(settings, clock).clear()
         # Brings the schema up to date and makes what is made once, before there are several.
         tls = await open_tls(settings, clock)
         ca_file = "" if tls is None or not tls.is_self_signed else str(tls.cert.absolute())
@@ -287,16 +290,33 @@ async def run_member(settings: Settings, clock: Clock, descriptor: int) -> None:
     interrupts.install()
     listener = socket.socket(fileno=descriptor)
     listener.setblocking(False)
-    async with open_service(settings, clock, hurry=interrupts.second, listener=listener) as service:
+    tally = tally_of(settings, clock)
+    tally.fold()
+    async with open_service(
+        settings, clock, hurry=interrupts.second, listener=listener, tally=tally
+    ) as service:
+        api = service.app.service
+
+        def numbers() -> bytes:
+            return api.metrics.text(Snapshot([], {}, {}, len(api.streams), {}))
+
         stdout.print(json.dumps({"ready": True}), markup=False)
         stdout.file.flush()
         stop = asyncio.create_task(interrupts.first.wait())
         orphaned = asyncio.create_task(_input_ends())
+        counting = asyncio.create_task(tally.keep(numbers))
         await asyncio.wait({stop, orphaned, service.serving}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         orphaned.cancel()
+        counting.cancel()
         if service.serving.done():
             raise CommandFailed("the HTTP service ended by itself: its log above says why")
+    tally.write(numbers())
+
+
+def tally_of(settings: Settings, clock: Clock) -> Tally:
+    """Return where the processes on this machine add up their numbers."""
+    return Tally(settings.data_dir / "metrics", clock)
 
 
 async def _input_ends() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import resource
 import signal
@@ -11,11 +12,12 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 
-from swell.api.app import create_app
+from swell.api.app import App, create_app
 from swell.api.settings import Backend
 from swell.cli.added import names_of
 from swell.cli.connection import with_timeouts
 from swell.cli.output import CommandFailed
+from swell.cli.tally import Tally
 from swell.cli.tls import ServerTls, open_tls
 from swell.clock import Clock
 from swell.config import Settings
@@ -89,6 +91,13 @@ class Service:
         self._server = server
 
     @property
+    def app(self) -> App:
+        """What answers the requests."""
+        app = self._server.config.app
+        assert isinstance(app, App), "it was made so"
+        return app
+
+    @property
     def ca_file(self) -> str:
         """The certificate that clients beside it trust it by; empty where it speaks no TLS."""
         return "" if self.tls is None else str(self.tls.cert.absolute())
@@ -132,6 +141,7 @@ async def open_service(
     *,
     hurry: asyncio.Event,
     listener: socket.socket | None = None,
+    tally: Tally | None = None,
 ) -> AsyncIterator[Service]:
     """Run the backend while the block runs.
 
@@ -140,6 +150,7 @@ async def open_service(
         clock: For all of it.
         hurry: Set when nobody wants to wait for open requests any more.
         listener: Where it listens, if that is shared with other processes.
+        tally: With whom it adds up its numbers.
 
     Raises:
         Conflict: Another backend runs on the same data folder.
@@ -153,6 +164,8 @@ async def open_service(
         listener = listener or listen(settings)
         models = launchable_models(settings)
         backend = await build_backend(settings, clock, launchable=lambda: models)
+        if tally is not None:
+            backend = dataclasses.replace(backend, together=tally.together)
         try:
             tls = await open_tls(settings, clock)
             service = await _start(settings, backend, listener, tls)

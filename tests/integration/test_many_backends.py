@@ -1,0 +1,321 @@
+"""Backend processes on one port and one PostgreSQL, with workers, streams and rolling restarts."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import psutil
+import pytest
+
+from commandline import PATIENCE_S, Swell, ready_line, stop
+from servers import PostgresServer
+
+#: Sleeps, tells its steps, and looks at cancellations.
+MODEL = "demo/crash"
+
+
+class Served:
+    """`swell serve` with several processes, and workers."""
+
+    def __init__(self, swell: Swell, store_url: str) -> None:
+        self.swell = swell
+        (swell.folder / "swell.toml").write_text(
+            f'[store]\nurl = "{store_url}"\n[delivery]\nlease_s = 6\nheartbeat_s = 2\n'
+        )
+        self.processes: list[Any] = []
+        self.url = self.key = ""
+
+    def serve(self, workers: int) -> None:
+        process = self.swell.start("serve", "--json", "--port", "0", "--workers", str(workers))
+        self.processes.append(process)
+        ready = ready_line(process, self.swell.folder)
+        self.url, self.key = ready["url"], ready["key"]
+
+    @property
+    def supervisor(self) -> psutil.Process:
+        return psutil.Process(self.processes[0].pid)
+
+    def members(self) -> list[int]:
+        """Return the backend processes that serve or are starting."""
+        return [each.pid for each in self.supervisor.children() if each.status() != "zombie"]
+
+    def work(self, n: int) -> None:
+        made = self.swell.json("keys", "create", "w", "--scope", "worker")
+        for number in range(n):
+            with (self.swell.folder / f"worker-{number}.txt").open("w") as log:
+                arguments = ("worker", "--url", self.url, "--token", made["key"], "-m", MODEL)
+                self.processes.append(self.swell._popen(arguments, log))
+
+    def session(self, **more: Any) -> aiohttp.ClientSession:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        return aiohttp.ClientSession(self.url, headers=headers, **more)
+
+    def logs(self) -> str:
+        return "\n".join(
+            path.read_text(errors="replace")[-4000:] for path in self.swell.folder.glob("*.txt")
+        )
+
+
+@pytest.fixture
+async def store_url(postgres_server: PostgresServer) -> str:
+    name = f"many_{uuid.uuid4().hex}"
+    connection = await asyncpg.connect(postgres_server.url)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    return postgres_server.url_of(name)
+
+
+@pytest.fixture
+def served(tmp_path: Path, store_url: str) -> Iterator[Served]:
+    served = Served(Swell(tmp_path), store_url)
+    try:
+        yield served
+    finally:
+        for process in reversed(served.processes):
+            stop(process)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():
+            await asyncio.sleep(0.05)
+
+
+async def until_served(session: aiohttp.ClientSession, n: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            async with session.get("/v1/workers") as answer:
+                workers = (await answer.json())["workers"]
+            if sum(each["state"] in ("idle", "busy") for each in workers) >= n:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def submit(
+    session: aiohttp.ClientSession, sleep_s: float, text: str, priority: int = 1, **headers: str
+) -> dict[str, Any]:
+    inputs = {"how": "sleep", "sleep_s": sleep_s, "text": text}
+    body = {"model": MODEL, "input": inputs, "priority": priority}
+    async with session.post("/v1/tasks", json=body, headers=headers) as answer:
+        assert answer.status in (201, 202), await answer.text()
+        task: dict[str, Any] = await answer.json()
+        return task
+
+
+class Follower:
+    """Reads one task's events as a browser does: it comes back, and says what it saw."""
+
+    def __init__(self, session: aiohttp.ClientSession, task_id: str) -> None:
+        self._session = session
+        self._path = f"/v1/tasks/{task_id}/events"
+        self.events: list[tuple[int, str, Any]] = []
+        self.connections = 0
+        self.refused = 0
+        self._retry_s = 2.0
+
+    async def read(self) -> None:
+        while not self.events or self.events[-1][1] not in ("succeeded", "failed", "canceled"):
+            headers = {"Last-Event-ID": str(self.events[-1][0])} if self.events else {}
+            self.connections += 1
+            try:
+                async with self._session.get(self._path, headers=headers) as answer:
+                    assert answer.status == 200, await answer.text()
+                    await self._take(answer.content)
+            except aiohttp.ClientConnectorError:
+                self.refused += 1
+            except aiohttp.ClientError:
+                pass  # It ended in the middle.
+            await asyncio.sleep(self._retry_s)
+
+    async def _take(self, content: aiohttp.StreamReader) -> None:
+        fields: dict[str, str] = {}
+        async for raw in content:
+            line = raw.decode().rstrip("\n")
+            name, _, value = line.partition(": ")
+            if line and name:
+                fields[name] = value
+            if "retry" in fields:
+                self._retry_s = int(fields.pop("retry")) / 1000
+            if line:
+                continue
+            if "event" in fields and "id" in fields:
+                found = (int(fields["id"]), fields["event"], json.loads(fields["data"]))
+                self.events.append(found)
+                if found[1] in ("succeeded", "failed", "canceled"):
+                    return
+            fields = {}
+
+
+async def knock(served: Served, is_over: asyncio.Event) -> list[str]:
+    """Ask over and over, each time on a new connection; return what went wrong."""
+    wrong = []
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with served.session(connector=connector) as session:
+        while not is_over.is_set():
+            try:
+                async with session.get("/health/live") as answer:
+                    if answer.status != 200:
+                        wrong.append(str(answer.status))
+            except aiohttp.ClientError as error:
+                wrong.append(repr(error))
+            await asyncio.sleep(0.002)
+    return wrong
+
+
+async def test_a_rolling_restart_loses_no_task_and_no_stream_and_refuses_nobody(
+    served: Served,
+) -> None:
+    served.serve(3)
+    served.work(2)
+    first = set(served.members())
+    assert len(first) == 3
+    connector = aiohttp.TCPConnector(limit=0)
+    async with served.session(connector=connector) as session:
+        await until_served(session, 2)
+        tasks = [await submit(session, 0.05, f"t{n}") for n in range(240)]
+        # These wait behind all others, and so are followed through the whole restart.
+        last = [await submit(session, 3600, "last", priority=5) for _ in range(20)]
+        followers = [Follower(session, task["id"]) for task in [*tasks, *last]]
+        reading = [asyncio.create_task(each.read()) for each in followers]
+        is_over = asyncio.Event()
+        knocking = asyncio.create_task(knock(served, is_over))
+        await until(lambda: any(each.events for each in followers))
+        served.supervisor.send_signal(signal.SIGHUP)
+        await until(lambda: len(served.members()) == 3 and not first & set(served.members()))
+        # Those that came through the restart, and new ones, all end.
+        late = [await submit(session, 0.01, f"late{n}", Prefer="wait=60") for n in range(5)]
+        assert [task["output"] for task in late] == [f"late{n}" for n in range(5)]
+        for task in last:
+            async with session.post(f"/v1/tasks/{task['id']}/cancel") as answer:
+                assert answer.status == 200
+        await asyncio.wait_for(asyncio.gather(*reading), PATIENCE_S)
+        is_over.set()
+        assert await knocking == [], "nobody who connected was turned away"
+    for number, each in enumerate(followers):
+        ids = [event[0] for event in each.events]
+        assert ids == sorted(set(ids)), "nothing twice, and in order"
+        assert each.refused == 0
+        if number >= len(tasks):
+            assert each.events[-1][1] == "canceled"
+            assert each.connections > 1, "its backend was replaced"
+            continue
+        assert each.events[-1][1] == "succeeded"
+        assert each.events[-1][2]["output"] == f"t{number}"
+        assert each.events[-1][2]["attempt"] == 1, "no attempt was lost"
+
+
+async def test_a_killed_process_is_started_again_and_its_streams_go_on(served: Served) -> None:
+    served.serve(2)
+    served.work(1)
+    async with served.session(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await until_served(session, 1)
+        tasks = [await submit(session, 0.3, f"t{n}") for n in range(24)]
+        followers = [Follower(session, task["id"]) for task in tasks]
+        reading = [asyncio.create_task(each.read()) for each in followers]
+        await until(lambda: all(each.events for each in followers))
+        victim = served.members()[0]
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda: len(served.members()) == 2 and victim not in served.members())
+        await asyncio.wait_for(asyncio.gather(*reading), PATIENCE_S)
+    assert [each.events[-1][2]["output"] for each in followers] == [f"t{n}" for n in range(24)]
+
+
+async def test_a_cancellation_through_any_process_reaches_the_worker_at_once(
+    served: Served,
+) -> None:
+    served.serve(3)
+    served.work(1)
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with served.session(connector=connector) as session:
+        await until_served(session, 1)
+        took_s = []
+        for _ in range(6):
+            task = await submit(session, 30, "long")
+            path = f"/v1/tasks/{task['id']}"
+            await wait_for_state(session, path, "running")
+            begun_s = time.monotonic()
+            async with session.post(f"{path}/cancel") as answer:
+                assert answer.status == 200
+            await wait_for_state(session, path, "canceled")
+            took_s.append(time.monotonic() - begun_s)
+        # Far below a heartbeat, by which it would be told in any case.
+        assert sorted(took_s)[len(took_s) // 2] < 1.0, took_s
+
+
+async def test_metrics_count_what_all_processes_did_whichever_is_asked(served: Served) -> None:
+    served.serve(3)
+    served.work(1)
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with served.session(connector=connector) as session:
+        await until_served(session, 1)
+        for n in range(30):
+            await submit(session, 0.001, f"t{n}")
+        agreed = 0
+        async with asyncio.timeout(PATIENCE_S):
+            while agreed < 12:
+                async with session.get("/metrics") as answer:
+                    text = await answer.text()
+                told = f'swell_tasks_accepted_total{{model="{MODEL}"}} 30.0' in text
+                agreed = agreed + 1 if told else 0
+                await asyncio.sleep(0.05)
+
+
+async def wait_for_state(session: aiohttp.ClientSession, path: str, state: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            async with session.get(path) as answer:
+                if (await answer.json())["state"] == state:
+                    return
+            await asyncio.sleep(0.02)
+
+
+def test_processes_end_with_what_looks_after_them(served: Served) -> None:
+    served.serve(2)
+    members = [psutil.Process(pid) for pid in served.members()]
+    served.supervisor.kill()
+    _, alive = psutil.wait_procs(members, timeout=PATIENCE_S)
+    assert alive == []
+
+
+def test_several_processes_on_sqlite_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    done = Swell(tmp_path).run("serve", "--port", "0", "--workers", "2")
+    assert done.returncode != 0
+    assert "set store.url to postgresql://" in done.stderr
+    assert "--workers 1" in done.stderr
+
+
+async def test_two_hosts_work_on_one_store(tmp_path: Path, store_url: str) -> None:
+    async for here, there in _two(tmp_path, store_url):
+        here.work(1)
+        async with here.session() as session:
+            await until_served(session, 1)
+        there.key = here.key
+        async with there.session() as session:
+            task = await submit(session, 0.05, "through the other", Prefer="wait=30")
+            assert task["output"] == "through the other"
+
+
+async def _two(tmp_path: Path, store_url: str) -> AsyncIterator[tuple[Served, Served]]:
+    both = []
+    try:
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            each = Served(Swell(tmp_path / name), store_url)
+            both.append(each)
+            process = each.swell.start("serve", "--json", "--port", "0")
+            each.processes.append(process)
+            ready = ready_line(process, each.swell.folder)
+            each.url, each.key = ready["url"], ready["key"]
+        yield both[0], both[1]
+    finally:
+        for each in both:
+            for process in reversed(each.processes):
+                stop(process)

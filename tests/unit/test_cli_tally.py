@@ -1,0 +1,62 @@
+"""Numbers of several processes, added up."""
+
+import os
+from pathlib import Path
+
+from swell.api.metrics import Metrics, Snapshot
+from swell.cli.tally import Tally, added_up
+from swell.clock import SystemClock
+
+
+def _text(accepted: int, streams: int, run_s: float, waiting: float = 0) -> str:
+    metrics = Metrics()
+    metrics.accepted["demo/upper"] = accepted
+    metrics.task_ended("demo/upper", "succeeded", queue_s=0.1, run_s=run_s, total_s=run_s)
+    text = metrics.text(Snapshot([], {"demo/upper": waiting}, {}, streams, {})).decode()
+    return "\n".join(line for line in text.splitlines() if "process_" not in line) + "\n"
+
+
+def _value(text: str, sample: str) -> float:
+    [line] = [line for line in text.splitlines() if line.startswith(sample + " ")]
+    return float(line.rpartition(" ")[2])
+
+
+def test_counters_histograms_and_streams_are_added_and_other_gauges_are_not() -> None:
+    text = added_up(_text(3, 2, 0.2, 7), [_text(10, 90, 2.0, 5)], [_text(100, 4, 0.2, 6)])
+    assert _value(text, 'swell_tasks_accepted_total{model="demo/upper"}') == 113
+    assert _value(text, "swell_event_streams") == 6, "a process that has ended has none"
+    assert _value(text, 'swell_queue_oldest_age_seconds{queue="demo/upper"}') == 7
+    assert _value(text, 'swell_task_run_seconds_count{model="demo/upper"}') == 3
+    assert _value(text, 'swell_task_run_seconds_bucket{le="0.25",model="demo/upper"}') == 2
+    assert _value(text, 'swell_task_run_seconds_bucket{le="+Inf",model="demo/upper"}') == 3
+
+
+def test_numbers_alone_stay_as_they_are() -> None:
+    own = _text(3, 2, 0.2)
+    assert added_up(own, [], []) == own
+
+
+def test_what_only_another_has_counted_is_there_too() -> None:
+    own, other = Metrics(), Metrics()
+    other.accepted["demo/other"] = 1
+    nothing = Snapshot([], {}, {}, 0, {})
+    text = added_up(own.text(nothing).decode(), [], [other.text(nothing).decode()])
+    assert _value(text, 'swell_tasks_accepted_total{model="demo/other"}') == 1
+
+
+def test_a_process_that_has_ended_still_counts(tmp_path: Path) -> None:
+    tally = Tally(tmp_path, SystemClock())
+    tally.clear()
+    gone = 2**22 + 1  # above the largest id of a process
+    (tmp_path / f"{gone}.prom").write_text(_text(10, 5, 0.2))
+    (tmp_path / f"{gone + 1}.prom").write_text(_text(20, 5, 0.2))
+    tally.fold()
+    tally.write(_text(1, 1, 0.2).encode())
+    assert sorted(each.name for each in tmp_path.glob("*.prom")) == [
+        "0.prom",
+        f"{os.getpid()}.prom",
+    ]
+    text = tally.together(_text(2, 1, 0.2).encode()).decode()
+    assert _value(text, 'swell_tasks_accepted_total{model="demo/upper"}') == 32, "its own is newer"
+    tally.clear()
+    assert not list(tmp_path.glob("*.prom"))
