@@ -27,6 +27,16 @@ _AT_ONCE: Final = 2
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
 _TYPES: Final = tuple(f"image/{each.lower()}" for each in _FORMATS)
 
+#: What Pillow raises of pictures that are broken, or say that they are very large.
+_UNREADABLE: Final = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
 #: A picture is at most so many times as high as wide in small.
 _MOST_UPRIGHT: Final = 4
 
@@ -66,9 +76,15 @@ class Thumbnails:
         making = self._making.get(small)
         if making is None:
             making = self._making[small] = asyncio.create_task(self._make(key, small, width))
-            making.add_done_callback(lambda _: self._making.pop(small, None))
+            making.add_done_callback(lambda made: self._forget(small, made))
         # Whoever hangs up must not take it from the others who wait.
         return await asyncio.shield(making)
+
+    def _forget(self, small: str, made: asyncio.Task[ObjectInfo]) -> None:
+        self._making.pop(small, None)
+        if not made.cancelled():
+            # Everybody who waited may have gone: then nobody else hears of its error.
+            made.exception()
 
     async def _make(self, key: str, small: str, width: int) -> ObjectInfo:
         async with self._lanes:
@@ -139,7 +155,7 @@ def _shrunk(data: bytes, width: int) -> bytes:
             small.save(made, "WEBP", quality=_QUALITY)
     except InvalidRequest:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise InvalidRequest(
             f"the picture cannot be read ({str(error)[:100]}), so there is none in small: leave "
             "out w"

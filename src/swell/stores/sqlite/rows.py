@@ -15,7 +15,8 @@ from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_
 __all__ = ["INPUTS", "OUTPUTS", "insert_row", "micros", "moment", "save_row", "task_of"]
 
 #: What `removed` adds up.
-INPUTS, OUTPUTS = 1, 2
+INPUTS = 1
+OUTPUTS = 2
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
