@@ -5,7 +5,6 @@ On the wire a file is a URL or a data URI; in a model it is one of these classes
 """
 
 import base64
-import binascii
 import hashlib
 import io
 import math
@@ -84,7 +83,7 @@ def _read_data_uri(uri: str) -> tuple[bytes, str]:
         raise PydanticCustomError("data_uri", "a data URI must look like data:TYPE;base64,DATA")
     try:
         data = base64.b64decode(body, validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one
         raise PydanticCustomError("data_uri", "the data URI is not valid base64") from None
     return data, header.removeprefix("data:").removesuffix(";base64") or "application/octet-stream"
 

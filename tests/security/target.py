@@ -90,12 +90,20 @@ class Target:
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         return self.send(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + data)
 
-    def send(self, data: bytes, *, wait_s: float = 30.0) -> Answer:
-        """Send bytes; return the first answer, and all that came until the connection closed."""
+    def send(self, data: bytes, *, wait_s: float = 30.0, is_all: bool = False) -> Answer:
+        """Send bytes; return the first answer, and all that came until the connection closed.
+
+        Args:
+            data: What is sent.
+            wait_s: Longest silence.
+            is_all: Say that nothing follows, so that nobody waits for more.
+        """
         with socket.create_connection(("127.0.0.1", self.port), timeout=wait_s) as connection:
             got = b""
             with contextlib.suppress(OSError):
                 connection.sendall(data)
+                if is_all:
+                    connection.shutdown(socket.SHUT_WR)
             with contextlib.suppress(OSError):
                 while piece := connection.recv(1 << 16):
                     got += piece

@@ -46,7 +46,7 @@ class FileFields(msgspec.Struct, frozen=True):
             return []
         try:
             fields = msgspec.json.decode(raw, type=dict[str, Any])
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return []
         found = [url for name in names for url in _strings(fields.get(name))]
         return list(dict.fromkeys(url for url in found if not url.startswith("data:")))
