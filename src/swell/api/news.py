@@ -11,7 +11,7 @@ from swell.errors import SwellError
 from swell.events import Event, EventKind, event_of
 from swell.task import Task, TaskState
 
-__all__ = ["catch_up", "hear", "is_to_stop", "take_news"]
+__all__ = ["catch_up", "hear", "is_to_stop", "take_events", "take_news"]
 
 _log = structlog.get_logger("swell.api")
 

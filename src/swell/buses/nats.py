@@ -126,11 +126,8 @@ class NatsWire:
         self._linked()
 
     async def _fail(self, error: Exception) -> None:
-        if isinstance(error, nats.errors.SlowConsumerError):
-            # Messages were dropped here.
-            self._linked()
-        else:
-            _log.debug("NATS tells of an error", error=str(error))
+        # If it means that messages were dropped here, the next one's number shows it.
+        _log.debug("NATS tells of an error", error=str(error))
 
 
 class NatsBus(WiredBus):
