@@ -99,6 +99,7 @@ def smuggled() -> dict[str, bytes]:
         b"http2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n\r\n"
     )
     found["a proxy's request"] = b"GET http://127.0.0.1/v1/keys HTTP/1.1\r\nhost: a\r\n\r\n"
+    found["a proxy's request without a path"] = b"GET http://a HTTP/1.1\r\nhost: a\r\n\r\n"
     found["CONNECT"] = b"CONNECT 127.0.0.1:22 HTTP/1.1\r\nhost: a\r\n\r\n"
     found["TRACE"] = b"TRACE / HTTP/1.1\r\nhost: a\r\n\r\n"
     return found

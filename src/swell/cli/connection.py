@@ -268,6 +268,9 @@ class HttpConnection(HttpToolsProtocol):
 
     def _take_the_long_way(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
+        if not url.startswith(b"/") and httptools.parse_url(url).path is None:
+            # As proxies are asked; uvicorn would trip over it.
+            raise InvalidRequest("the URL has no path: write at least / behind the host")
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
