@@ -1,18 +1,26 @@
 """Traces: what is taken of a client's header, and what a collector gets."""
 
+import itertools
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
+from api_harness import a_world, failed
 from hypothesis import given
 from hypothesis import strategies as st
 
 from collector import collecting
-from swell.clock import SystemClock
+from swell.api.traces import Traces
+from swell.clock import ManualClock, SystemClock
+from swell.dispatch import LeasedTask
 from swell.errors import InvalidRequest
 from swell.telemetry import Span, Trace, about, client_trace, trace_id_of
+from swell.testing.factories import a_failure
 from swell.tracers.otlp import GROUP, MAX_WAITING, OtlpTracer
+from swell.worker.desk import Desk
+from swell.worker.traces import TaskTraces
 
 PARENT = f"00-{'4b' * 16}-{'00' * 7}0a-01"
 AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -179,3 +187,141 @@ def test_without_the_extra_the_setting_says_what_to_install() -> None:
         "    sys.exit('it was not refused')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- who tells what
+
+
+class Recorder:
+    """A tracer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.spans: dict[str, Span] = {}
+        self._ids = itertools.count(1)
+
+    def begin(self, client: str | None) -> Trace | None:
+        return None if client is None else self.below(client)
+
+    def below(self, parent: str) -> Trace:
+        return Trace(f"{parent[:36]}{next(self._ids):016x}-01", parent)
+
+    def tell(self, span: Span) -> None:
+        assert span.name not in self.spans, "each once"
+        self.spans[span.name] = span
+
+    async def close(self) -> None:
+        self.spans = {}
+
+
+def seconds(span: Span) -> float:
+    return (span.end_at - span.start_at).total_seconds()
+
+
+async def test_the_backend_tells_its_part_with_the_times_of_the_task() -> None:
+    async with a_world() as world:
+        recorder = Recorder()
+        world.service.traces = Traces(recorder, world.clock)
+        worker = await world.register()
+        await world.create()
+        assert recorder.spans == {}, "a client without a trace, and no sample"
+        [quiet] = (await world.lease(worker))["tasks"]
+        assert "traceparent" not in quiet
+        body = {"model": "demo/upper", "input": {"text": "a"}}
+        headers = {"traceparent": PARENT, "x-request-id": "r"}
+        task = (await world.anna("POST", "/v1/tasks", body, headers=headers)).json
+        accept = recorder.spans["accept"]
+        assert (accept.trace.parent, accept.is_server) == (PARENT, True)
+        assert accept.attributes["swell.request.id"] == "r"
+        assert accept.attributes["swell.task.id"] == task["id"]
+        world.clock.advance(4)
+        [lease] = (await world.lease(worker))["tasks"]
+        assert lease["traceparent"] == recorder.spans["lease"].trace.own
+        assert seconds(recorder.spans["queued"]) == 4
+        assert recorder.spans["queued"].trace.parent == accept.trace.own
+        world.clock.advance(2)
+        await world.report(worker, settlements=[failed(lease, retryable=False)])
+        assert recorder.spans["delivered"].error == "model_error"
+        assert recorder.spans["delivered"].attributes["swell.task.state"] == "failed"
+        assert set(recorder.spans) == {"accept", "queued", "lease", "delivered"}
+
+
+async def test_a_repeat_of_a_request_is_not_accepted_twice() -> None:
+    async with a_world() as world:
+        recorder = Recorder()
+        world.service.traces = Traces(recorder, world.clock)
+        await world.register()
+        body = {"model": "demo/upper", "input": {"text": "a"}}
+        headers = {"traceparent": PARENT, "idempotency-key": "k"}
+        for _ in range(2):
+            await world.anna("POST", "/v1/tasks", body, headers=headers)
+        assert set(recorder.spans) == {"accept"}
+
+
+async def test_a_batch_has_one_trace() -> None:
+    async with a_world() as world:
+        recorder = Recorder()
+        world.service.traces = Traces(recorder, world.clock)
+        worker = await world.register()
+        body = {"tasks": [{"model": "demo/upper", "input": {"text": "a"}}] * 3}
+        await world.anna("POST", "/v1/tasks/batch", body, headers={"traceparent": PARENT})
+        assert recorder.spans["accept"].attributes["swell.tasks"] == 3
+        recorder.tell = lambda span: None  # type: ignore[method-assign]
+        leases = (await world.lease(worker))["tasks"]
+        assert {trace_id_of(lease["traceparent"]) for lease in leases} == {"4b" * 16}
+        assert len({lease["traceparent"] for lease in leases}) == 3
+
+
+async def test_a_worker_tells_its_part_and_what_it_waited_for() -> None:
+    clock, recorder = ManualClock(), Recorder()
+    traces = TaskTraces(clock, "gpu-1")
+    traces.tracer = recorder
+    task = a_lease(PARENT)
+    desk = Desk(2, traces)
+    held = desk.hold(task, "key", clock.monotonic_s())
+    clock.advance(1)
+    traces.fetched(task, 0.0)
+    clock.advance(7)
+    traces.ran(task, run_s=4, load_s=3)
+    clock.advance(2)
+    traces.stored(task, encode_s=1.5, upload_s=0.5)
+    desk.settle(held, a_failure())
+    desk.take()
+    clock.advance(0.25)
+    desk.told()
+    took = {name: seconds(span) for name, span in recorder.spans.items()}
+    assert took == {
+        **{"fetch": 1.0, "run": 7.0, "load": 3.0, "encode": 1.5, "upload": 0.5, "report": 0.25}
+    }
+    spans = recorder.spans
+    assert spans["load"].trace.parent == spans["run"].trace.own
+    assert spans["load"].start_at == spans["run"].start_at
+    assert spans["encode"].end_at == spans["upload"].start_at
+    assert spans["report"].error == "model_error"
+    assert {spans[name].trace.parent for name in ("fetch", "run", "encode", "report")} == {PARENT}
+    assert spans["run"].attributes["swell.worker.name"] == "gpu-1"
+    # What was told is not told again.
+    desk.told()
+
+
+async def test_of_a_task_without_a_trace_a_worker_tells_nothing() -> None:
+    clock, recorder = ManualClock(), Recorder()
+    traces = TaskTraces(clock, "gpu-1")
+    traces.tracer = recorder
+    task = a_lease(None)
+    traces.fetched(task, 0.0)
+    traces.ran(task, 1.0, 1.0)
+    traces.stored(task, 1.0, 1.0)
+    traces.settled(task)
+    assert recorder.spans == {}
+
+
+def a_lease(traceparent: str | None) -> LeasedTask:
+    return LeasedTask(
+        task_id="a" * 32,
+        attempt=1,
+        token="t",
+        model="demo/upper",
+        version="1",
+        input=msgspec.Raw(b"{}"),
+        traceparent=traceparent,
+    )

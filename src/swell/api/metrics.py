@@ -53,7 +53,7 @@ METRICS: dict[str, str] = {
     "swell_tasks_running": "Tasks under lease, by queue.",
     "swell_queue_oldest_age_seconds": "Age of the oldest task that could run now, by queue.",
     "swell_lease_tasks": "Tasks per lease that was granted.",
-    "swell_workers": "Workers, by pool and state.",
+    "swell_workers": "Workers, by pool and state; lost ones of the last hour only.",
     "swell_worker_slots": "Tasks that live workers may hold, by pool.",
     "swell_worker_slots_held": "Tasks that live workers hold, by pool.",
     "swell_model_switches_total": "Models brought to a worker's device when it was their turn, by "

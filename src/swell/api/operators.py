@@ -2,6 +2,7 @@
 
 import secrets
 from datetime import timedelta
+from typing import Final
 
 import msgspec
 
@@ -63,6 +64,9 @@ __all__ = [
     "rotate_signing",
     "show_metrics",
 ]
+
+#: A worker that was lost longer ago is not among the numbers: nobody would wait for it any more.
+_LOST_TOLD_S: Final = 3600.0
 
 _key = Reader(KeyRequest)
 _rotation = Reader(RotateRequest)
@@ -273,7 +277,7 @@ async def show_metrics(service: Service, call: Call) -> Reply:
     workers: dict[tuple[str, str], int] = {}
     slots: dict[str, tuple[int, int]] = {}
     for info, state, held in await service.fleet.all():
-        if state == "gone":
+        if state == "gone" or (now - info.seen_at).total_seconds() > _LOST_TOLD_S:
             continue
         workers[info.pool, state] = workers.get((info.pool, state), 0) + 1
         if state != "lost":
