@@ -9,7 +9,7 @@ import pytest
 import swell
 from swell.stores.queries import load_migrations, load_queries, load_schema
 
-DIALECTS = ["sqlite"]
+DIALECTS = ["sqlite", "postgres"]
 
 
 def layout(scripts: list[str]) -> dict[tuple[str, str], str]:

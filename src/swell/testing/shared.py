@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from swell.errors import IdempotencyMismatch, SwellError
 from swell.store import Accepted
-from swell.task import NewTask, Released, Task, TaskState
+from swell.task import NewTask, Outcome, Released, Task, TaskState
 from swell.testing.delivery import Delivery
 from swell.testing.factories import (
     a_failure,
@@ -198,7 +198,7 @@ class SharedConformance:
             held = await each.lease(rng.randint(1, 8))
             leases.extend((task.id, task.attempt) for task in held)
             other = rng.choice(pair)
-            outcomes = [a_success(), a_success(), a_failure(), Released()]
+            outcomes: list[Outcome] = [a_success(), a_success(), a_failure(), Released()]
             for task in held:
                 await other.settle(task, outcome=rng.choice(outcomes))
 

@@ -163,8 +163,10 @@ class PostgresDatabase:
         database = cls(url, clock)
         try:
             first = await database._connect(_SETTINGS)
-            await migrate(first, clock)
-            await first.close()
+            try:
+                await migrate(first, clock)
+            finally:
+                first.terminate()
             await database._writer()
             database._readers = await asyncpg.create_pool(
                 url,
@@ -174,6 +176,7 @@ class PostgresDatabase:
                 command_timeout=ANSWER_S,
                 statement_cache_size=256,
                 server_settings=_SETTINGS,
+                reset=_leave_as_it_is,
             )
         except (*_LOST, asyncpg.PostgresError) as error:
             await database._let_go()
@@ -498,6 +501,10 @@ class PostgresDatabase:
     _readers: Any = None
 
 
+async def _leave_as_it_is(connection: Any) -> None:
+    """Readers change nothing of their session, so nothing needs one more way to the server."""
+
+
 async def _prove_writable(session: Session) -> None:
     session.afterwards("prove_writable")
 
@@ -510,15 +517,13 @@ def _translated(error: BaseException) -> SwellError:
     """Return what an error of the library means to the caller."""
     if isinstance(error, SwellError):
         return error
-    # What cannot be sent is an `InterfaceError` too.
-    is_unsendable = isinstance(error, ValueError) and isinstance(error, asyncpg.InterfaceError)
-    if isinstance(error, _LOST) and not is_unsendable:
+    if isinstance(error, _LOST):
         why = str(error) or type(error).__name__
         translated: SwellError = Unavailable(f"the database does not answer ({why}); try again")
-    elif is_unsendable or isinstance(error, asyncpg.CharacterNotInRepertoireError):
+    elif isinstance(error, asyncpg.DataError):
         translated = InvalidRequest(
-            "a text holds a character that the database cannot keep (U+0000, or half of a pair of "
-            "surrogates); leave it out"
+            "the database cannot keep a value: a text with U+0000 or half of a pair of surrogates, "
+            "or too large a number; send it without"
         )
     else:
         translated = Internal(f"the database failed: {error}")

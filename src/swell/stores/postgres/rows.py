@@ -24,7 +24,8 @@ __all__ = [
 ]
 
 #: What `removed` adds up.
-INPUTS, OUTPUTS = 1, 2
+INPUTS = 1
+OUTPUTS = 2
 
 _STATES = {state.value: state for state in TaskState}
 _encode = msgspec.json.Encoder().encode
@@ -132,7 +133,7 @@ def changed_columns(rows: Iterable[Row]) -> list[Sequence[Any]]:
         )
         for task, revision, wake_at in rows
     ]
-    return list(zip(*found, strict=True)) if found else [()] * _N_CHANGED
+    return _columns(found, _N_CHANGED)
 
 
 def new_columns(rows: Iterable[Row]) -> list[Sequence[Any]]:
@@ -167,7 +168,7 @@ def new_columns(rows: Iterable[Row]) -> list[Sequence[Any]]:
         )
         for task, _, wake_at in rows
     ]
-    return list(zip(*found, strict=True)) if found else [()] * _N_NEW
+    return _columns(found, _N_NEW)
 
 
 def bare_columns(tasks: Iterable[Task]) -> list[Sequence[Any]]:
@@ -185,6 +186,12 @@ def bare_columns(tasks: Iterable[Task]) -> list[Sequence[Any]]:
         for task in tasks
     ]
     return list(zip(*found, strict=True))
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], n: int) -> list[Sequence[Any]]:
+    """Return rows as columns; those without any value as empty ones, which `unnest` fills up."""
+    columns = zip(*rows, strict=True) if rows else [()] * n
+    return [() if column.count(None) == len(column) else column for column in columns]
 
 
 def _raw(text: str | None) -> msgspec.Raw | None:

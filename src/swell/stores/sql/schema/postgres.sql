@@ -1,0 +1,185 @@
+-- Tasks, and all that is asked of them while they live. JSON is kept as text, as it came. Every time
+-- is one that a backend's clock told, never the server's own.
+--
+-- Ids begin with the time of creation, so the table can be split by ranges of id (PARTITION BY
+-- RANGE (id)) and whole months dropped: nothing here is unique but by id, and what must be unique
+-- beside (repeats, idempotency) lies in tables of its own.
+--
+-- `revision` grows by one with each write. What changes at every heartbeat (lease_expires_at) is not
+-- in an index, so that it is changed in place (HOT), for which pages keep some room.
+CREATE TABLE tasks (
+    id text COLLATE "C" PRIMARY KEY,
+    revision integer NOT NULL,
+    model text COLLATE "C" NOT NULL,
+    queue text COLLATE "C" NOT NULL,
+    version text NOT NULL,
+    state text COLLATE "C" NOT NULL,
+    input text NOT NULL,
+    count integer NOT NULL,
+    seed bigint,
+    priority integer NOT NULL,
+    key_id text COLLATE "C" NOT NULL,
+    user_id text COLLATE "C",
+    metadata text,
+    created_at timestamptz NOT NULL,
+    start_by_at timestamptz,
+    finish_by_at timestamptz,
+    available_at timestamptz,
+    tag double precision NOT NULL,
+    attempt integer NOT NULL,
+    handed_back integer NOT NULL,
+    max_attempts integer NOT NULL,
+    worker_id text,
+    lease_token text,
+    lease_expires_at timestamptz,
+    cancel_requested boolean NOT NULL,
+    started_at timestamptz,
+    finished_at timestamptz,
+    output text,
+    artifacts text,
+    error text,
+    timings text,
+    dead boolean NOT NULL,
+    retry_of text,
+    wake_at timestamptz,
+    checkpoint text,
+    traceparent text,
+    removed smallint NOT NULL DEFAULT 0
+) WITH (
+    fillfactor = 80,
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_insert_scale_factor = 0.1,
+    autovacuum_analyze_scale_factor = 0.05,
+    autovacuum_vacuum_cost_delay = 1
+);
+
+-- The ready tasks of each key in their order: which key is next is decided when a worker asks.
+CREATE INDEX tasks_ready ON tasks (queue, key_id, priority, tag, id) INCLUDE (count)
+    WHERE state = 'queued' AND available_at IS NULL;
+
+-- When the sweeper must look: a lease that may run out, a deadline, a backoff that ends. Never later
+-- than there is something to do, and earlier where a lease was extended since.
+CREATE INDEX tasks_wake ON tasks (wake_at) WHERE wake_at IS NOT NULL;
+
+CREATE INDEX tasks_dead ON tasks (id) WHERE dead;
+
+-- What has ended, by what was removed of it (1: what was asked, 2: what came of it).
+CREATE INDEX tasks_ended ON tasks (removed, finished_at) WHERE finished_at IS NOT NULL;
+
+-- What of each key has not ended.
+CREATE INDEX tasks_open ON tasks (key_id) WHERE state IN ('queued', 'running');
+
+CREATE INDEX tasks_user ON tasks (user_id, id) WHERE user_id IS NOT NULL;
+
+-- Which task repeats an ended one.
+CREATE TABLE repeats (
+    task_id text COLLATE "C" PRIMARY KEY,
+    again_id text COLLATE "C" NOT NULL
+);
+
+-- One row for each idempotency key of the last day.
+CREATE TABLE idempotency (
+    key_id text COLLATE "C" NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    task_id text COLLATE "C" NOT NULL,
+    fingerprint bytea NOT NULL,
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (key_id, key)
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+
+CREATE INDEX idempotency_age ON idempotency (created_at);
+
+-- Objects that no task needs any more, until they are gone.
+CREATE TABLE discarded (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    key text COLLATE "C" NOT NULL UNIQUE
+);
+
+-- Files that no task owns: uploads, and outputs that outlive their task because another uses them.
+CREATE TABLE uploads (
+    key text COLLATE "C" PRIMARY KEY,
+    created_at timestamptz NOT NULL
+);
+
+CREATE INDEX uploads_age ON uploads (created_at);
+
+-- Which tasks name which files in their inputs. Whoever notes a use, or discards what nobody uses,
+-- holds the advisory lock of the file's key: uses together, discarding alone.
+CREATE TABLE file_uses (
+    key text COLLATE "C" NOT NULL,
+    task_id text COLLATE "C" NOT NULL,
+    PRIMARY KEY (key, task_id)
+);
+
+CREATE INDEX file_uses_task ON file_uses (task_id);
+
+-- What the registry keeps. `body` is the JSON of the value.
+CREATE SEQUENCE models_seq;
+
+CREATE TABLE models (
+    seq bigint NOT NULL DEFAULT nextval('models_seq'),
+    name text COLLATE "C" NOT NULL,
+    version text COLLATE "C" NOT NULL,
+    body text NOT NULL,
+    PRIMARY KEY (name, version)
+);
+
+CREATE TABLE workers (
+    id text COLLATE "C" PRIMARY KEY,
+    seen_at timestamptz NOT NULL,
+    gone_at timestamptz,
+    body text NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+
+CREATE TABLE api_keys (
+    id text COLLATE "C" PRIMARY KEY,
+    digest bytea NOT NULL UNIQUE,
+    created_at timestamptz NOT NULL,
+    body text NOT NULL,
+    old_digest bytea,
+    used_at timestamptz
+);
+
+CREATE INDEX api_keys_old_digest ON api_keys (old_digest) WHERE old_digest IS NOT NULL;
+
+CREATE TABLE secrets (
+    name text COLLATE "C" PRIMARY KEY,
+    value bytea NOT NULL
+);
+
+-- What a backend has learnt and would rather know at its next start.
+CREATE TABLE notes (
+    name text COLLATE "C" PRIMARY KEY,
+    value bytea NOT NULL
+);
+
+-- What one process does for all, and until when it has the duty if it does not ask again.
+CREATE TABLE duties (
+    name text COLLATE "C" PRIMARY KEY,
+    holder text NOT NULL,
+    held_until timestamptz NOT NULL
+) WITH (fillfactor = 50);
+
+-- Only ever added to.
+CREATE TABLE audit (
+    id text COLLATE "C" PRIMARY KEY,
+    body text NOT NULL
+);
+
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the audit log is only added to';
+END
+$$;
+
+CREATE TRIGGER audit_stays BEFORE UPDATE OR DELETE ON audit
+    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+
+CREATE TRIGGER audit_stays_whole BEFORE TRUNCATE ON audit
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- Not worth its disk: after a crash of the server everybody's allowance is whole again.
+CREATE UNLOGGED TABLE allowances (
+    name text COLLATE "C" PRIMARY KEY,
+    spent_until timestamptz NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);

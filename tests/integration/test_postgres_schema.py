@@ -1,0 +1,235 @@
+"""PostgreSQL's schema: the same from one script and from all migrations, changed under running
+backends, whole or not at all.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+import swell
+from postgres_databases import PostgresDatabases
+from swell.brokers.postgres import PostgresBroker
+from swell.clock import ManualClock, SystemClock
+from swell.errors import Conflict, Internal
+from swell.stores.postgres import PostgresDatabase, PostgresStore
+from swell.stores.postgres.migrate import compatible_from, migrate, schema_status
+from swell.stores.postgres.session import QUERIES
+from swell.stores.queries import load_migrations, load_queries, load_schema
+from swell.testing.delivery import Delivery
+from swell.testing.factories import a_new_task
+
+CLOCK = SystemClock()
+MIGRATIONS = load_migrations("postgres")
+NEXT = MIGRATIONS[-1][0] + 1
+
+#: What a next version might do: a column, an index and a table more.
+ADDITION = (
+    NEXT,
+    "addition",
+    f"""-- compatible_from: {NEXT - 1}
+ALTER TABLE tasks ADD COLUMN mood text;
+ALTER TABLE workers ADD COLUMN mood text NOT NULL DEFAULT 'calm';
+CREATE INDEX tasks_mood ON tasks (mood) WHERE mood IS NOT NULL;
+CREATE TABLE moods (name text PRIMARY KEY);
+""",
+)
+
+#: Tables, columns, indexes, constraints, triggers and functions, by what they are and not in which
+#: order they came.
+LAYOUT = """
+SELECT 'table', c.relname::text, concat_ws(' ', c.relkind, c.relpersistence, c.reloptions)
+FROM pg_class AS c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'S')
+UNION ALL
+SELECT 'column', a.attrelid::regclass || '.' || a.attname, concat_ws(
+    ' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
+    (SELECT collname FROM pg_collation WHERE oid = a.attcollation),
+    (SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef
+        WHERE adrelid = a.attrelid AND adnum = a.attnum)
+)
+FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0
+UNION ALL
+SELECT 'index', indexrelid::regclass::text, pg_get_indexdef(indexrelid)
+FROM pg_index JOIN pg_class AS c ON c.oid = indrelid
+WHERE c.relnamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'constraint', conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
+FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'trigger', tgrelid::regclass || '.' || tgname, pg_get_triggerdef(oid)
+FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL
+SELECT 'function', proname::text, prosrc
+FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+"""
+
+
+@pytest.fixture
+async def connection(postgres_databases: PostgresDatabases) -> AsyncIterator[Any]:
+    """A connection to an empty database."""
+    connection = await asyncpg.connect(await postgres_databases.empty())
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def migrated(postgres_databases: PostgresDatabases) -> AsyncIterator[Any]:
+    """A connection to a database with the whole schema."""
+    connection = await asyncpg.connect(await postgres_databases.new())
+    yield connection
+    await connection.close()
+
+
+async def layout(connection: Any) -> dict[tuple[str, str], str]:
+    rows = await connection.fetch(LAYOUT)
+    ledger = re.compile(r"^migrations(\.|_pkey|$)")
+    return {(kind, name): told for kind, name, told in rows if not ledger.match(name)}
+
+
+async def test_the_schema_is_what_all_migrations_make(connection: Any, migrated: Any) -> None:
+    await connection.execute(load_schema("postgres"))
+    found = await layout(migrated)
+    assert await layout(connection) == found
+    assert ("table", "tasks") in found
+
+
+def test_every_migration_says_what_it_is_compatible_with() -> None:
+    for migration in MIGRATIONS:
+        assert 1 <= compatible_from(migration) <= migration[0]
+
+
+async def test_every_query_can_be_prepared_against_the_schema(migrated: Any) -> None:
+    for name, statement in QUERIES.items():
+        try:
+            await migrated.prepare(statement)
+        except asyncpg.PostgresError as error:
+            pytest.fail(f"{name}: {error}")
+
+
+def test_every_query_is_used_somewhere() -> None:
+    package = Path(swell.__file__).parent
+    source = "".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("stores/postgres", "brokers")
+        for path in (package / folder).rglob("*.py")
+    )
+    assert [name for name in load_queries("postgres") if f'"{name}"' not in source] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tasks_by_id", "heads", "line", "some_ready", "ready_lines", "open_shares", "ranks"),
+        *("ready_depths", "woken_depths", "due_tasks", "next_wake", "open_tasks", "repeat_of"),
+        *("idempotent", "forget_idempotent", "discarded", "write_tasks", "key_by_digest", "note"),
+        *("page_ids_of_user", "page_ids_of_dead", "ended_ids", "files_of", "unused_uploads"),
+    ],
+)
+async def test_what_runs_often_never_reads_a_whole_table(migrated: Any, name: str) -> None:
+    await migrated.execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
+    await migrated.execute(f"PREPARE asked AS {QUERIES[name]}")
+    n = len((await migrated.prepare(QUERIES[name])).get_parameters())
+    given = f"({', '.join(['NULL'] * n)})" if n else ""
+    rows = await migrated.fetch(f"EXPLAIN EXECUTE asked{given}")
+    plan = "\n".join(row[0] for row in rows)
+    assert "Seq Scan" not in plan, plan
+
+
+async def test_backends_that_start_together_migrate_once(
+    postgres_databases: PostgresDatabases,
+) -> None:
+    url = await postgres_databases.empty()
+    databases = await asyncio.gather(*(PostgresDatabase.open(url, CLOCK) for _ in range(5)))
+    try:
+        status = await databases[0].schema_status()
+        assert (status.applied, status.missing) == (MIGRATIONS[-1][0], [])
+    finally:
+        for database in databases:
+            await database.close()
+
+
+async def test_a_migration_that_fails_half_way_has_done_nothing(connection: Any) -> None:
+    before = [*MIGRATIONS, ADDITION]
+    broken = (NEXT + 1, "broken", "-- compatible_from: 1\nCREATE TABLE half (); SELECT 1 / 0")
+    with pytest.raises(Internal, match="broken"):
+        await migrate(connection, CLOCK, [*before, broken])
+    status = await schema_status(connection, before)
+    assert (status.applied, status.missing) == (NEXT, [])
+    assert await connection.fetchval("SELECT to_regclass('half')") is None
+    mended = (NEXT + 1, "broken", "-- compatible_from: 1\nCREATE TABLE half ()")
+    assert await migrate(connection, CLOCK, [*before, mended]) == [f"{NEXT + 1:04}_broken"]
+
+
+async def test_a_migration_whose_process_dies_has_done_nothing_and_the_next_one_applies_it(
+    postgres_databases: PostgresDatabases,
+) -> None:
+    asleep = (NEXT, "asleep", "-- compatible_from: 1\nCREATE TABLE half (); SELECT pg_sleep(600)")
+    awake = (*asleep[:2], asleep[2].replace("pg_sleep(600)", "1"))
+    url = await postgres_databases.new()
+    first, second = [await asyncpg.connect(url) for _ in range(2)]
+    pid = await first.fetchval("SELECT pg_backend_pid()")
+    dying = asyncio.ensure_future(migrate(first, CLOCK, [*MIGRATIONS, asleep]))
+    sleeps = "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1"
+    async with asyncio.timeout(30):
+        while not await second.fetchval(sleeps, pid):
+            await asyncio.sleep(0)
+    assert await second.fetchval("SELECT pg_terminate_backend($1)", pid)
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await dying
+    assert await second.fetchval("SELECT to_regclass('half')") is None
+    assert await migrate(second, CLOCK, [*MIGRATIONS, awake]) == [f"{NEXT:04}_asleep"]
+    await second.close()
+
+
+async def test_a_backend_of_the_schema_before_serves_while_the_next_one_is_applied(
+    postgres_databases: PostgresDatabases,
+) -> None:
+    url, clock = await postgres_databases.new(), ManualClock()
+    old = await PostgresDatabase.open(url, clock)
+    store = PostgresStore(old)
+    delivery = Delivery(clock, store, PostgresBroker(old))
+    is_over = False
+    ended = 0
+
+    async def serve() -> None:
+        nonlocal ended
+        # Some before, some while, and some after.
+        rounds = 0
+        while not is_over or rounds < 20:
+            rounds += is_over
+            await delivery.submit(*(a_new_task(user="ann", metadata=None) for _ in range(3)))
+            for task in await delivery.settle(*await delivery.lease(3)):
+                assert task is not None
+                ended += 1
+
+    serving = asyncio.ensure_future(serve())
+    connection = await asyncpg.connect(url)
+    assert await migrate(connection, CLOCK, [*MIGRATIONS, ADDITION]) == [f"{NEXT:04}_addition"]
+    is_over = True
+    await serving
+    states = await connection.fetch("SELECT state, count(*) FROM tasks GROUP BY state")
+    assert dict(states) == {"succeeded": ended}
+    await connection.close()
+    await store.close()
+
+
+async def test_a_newer_schema_that_only_adds_is_served_and_any_other_is_refused(
+    postgres_databases: PostgresDatabases,
+) -> None:
+    url = await postgres_databases.new()
+    connection = await asyncpg.connect(url)
+    await migrate(connection, CLOCK, [*MIGRATIONS, ADDITION])
+    database = await PostgresDatabase.open(url, CLOCK)
+    status = await database.schema_status()
+    assert (status.applied, status.known, status.missing) == (NEXT, NEXT - 1, [])
+    await database.close()
+    breaking = (NEXT + 1, "breaking", f"-- compatible_from: {NEXT + 1}\nDROP TABLE moods")
+    await migrate(connection, CLOCK, [*MIGRATIONS, ADDITION, breaking])
+    await connection.close()
+    with pytest.raises(Conflict, match="install that version"):
+        await PostgresDatabase.open(url, CLOCK)

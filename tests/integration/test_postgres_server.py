@@ -1,0 +1,239 @@
+"""What becomes of tasks when PostgreSQL, or the way to it, is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import pytest
+
+from postgres_databases import PostgresDatabases
+from servers import PostgresServer
+from swell.brokers.postgres import PostgresBroker
+from swell.clock import ManualClock
+from swell.errors import InvalidRequest, Unavailable
+from swell.store import Accepted
+from swell.stores.postgres import PostgresDatabase, PostgresRegistry, PostgresStore
+from swell.task import TaskState
+from swell.testing.delivery import Delivery
+from swell.testing.factories import a_failure, a_lease_request, a_new_task, a_settlement
+
+R = TypeVar("R")
+
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[PostgresServer]:
+    """A server that a test may kill."""
+    server = PostgresServer(tmp_path / "postgres")
+    server.start()
+    yield server
+    server.stop()
+
+
+async def patiently(call: Callable[[], Awaitable[R]]) -> R:
+    """Repeat a call while it is told that the store is away."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                return await call()
+            except Unavailable:
+                await asyncio.sleep(0)
+
+
+async def test_nothing_is_lost_when_the_server_is_killed_and_backends_find_it_again(
+    own_server: PostgresServer,
+) -> None:
+    clock = ManualClock()
+    database = await PostgresDatabase.open(own_server.url, clock)
+    store, broker = PostgresStore(database), PostgresBroker(database)
+    delivery = Delivery(clock, store, broker)
+    tasks = await delivery.submit(*(a_new_task(seed=seed) for seed in range(50)))
+    (held,) = await delivery.lease()
+    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    other = a_lease_request(models={"demo/other": "v1"})
+    waiting = asyncio.ensure_future(broker.lease(other, until=until))
+
+    own_server.kill()
+    for call in (
+        lambda: store.accept([a_new_task()]),
+        lambda: store.get([held.id]),
+        lambda: store.settle([a_settlement(held)]),
+        lambda: broker.lease(a_lease_request()),
+        lambda: PostgresRegistry(database).workers(),
+        store.check_writable,
+    ):
+        with pytest.raises(Unavailable) as refused:
+            await call()
+        assert (refused.value.status, refused.value.retryable) == (503, True)
+    assert not waiting.done()
+
+    own_server.start()
+    await patiently(store.check_writable)
+    found = await patiently(lambda: store.get([task.id for task in tasks]))
+    assert [task.seed for task in found if task] == list(range(50))
+    (ended,) = await delivery.settle(held)
+    assert ended is not None
+    assert len(await delivery.lease(100)) == 49
+    (task,) = await delivery.submit(a_new_task("demo/other"))
+    (got,) = await asyncio.wait_for(waiting, PATIENCE_S)
+    assert got.id == task.id
+    await store.close()
+
+
+async def test_a_server_that_is_not_there_is_told_when_a_backend_starts(
+    own_server: PostgresServer,
+) -> None:
+    own_server.kill()
+    with pytest.raises(Unavailable, match="cannot be used"):
+        await PostgresDatabase.open(own_server.url, ManualClock())
+
+
+class Proxy:
+    """Stands between a backend and the server, and can lose the next answer."""
+
+    def __init__(self, url: str) -> None:
+        place = urlsplit(url)
+        self._place = (place.hostname, place.port)
+        self._name = place.path
+        self._loses = False
+        self._doing: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> str:
+        """Return the URL that leads through it."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        return f"postgresql://postgres@127.0.0.1:{port}{self._name}"
+
+    def lose_the_next_answer(self) -> None:
+        self._loses = True
+
+    async def stop(self) -> None:
+        self._server.close()
+        for each in self._doing:
+            each.cancel()
+        await asyncio.gather(*self._doing, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._doing.add(task)
+        to_server, from_server = (None, None)
+        try:
+            from_server, to_server = await asyncio.open_connection(*self._place)
+            asking = asyncio.create_task(self._pass_on(reader, to_server))
+            while data := await from_server.read(65536):
+                if self._loses:
+                    self._loses = False
+                    break
+                writer.write(data)
+            asking.cancel()
+        finally:
+            for each in (writer, to_server):
+                if each is not None:
+                    each.close()
+            self._doing.discard(task)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+
+@pytest.fixture
+async def behind_proxy(
+    postgres_databases: PostgresDatabases,
+) -> AsyncIterator[tuple[Proxy, PostgresDatabase, Delivery]]:
+    """A backend whose every statement was prepared, so that each write has one answer to lose."""
+    proxy, clock = Proxy(await postgres_databases.new()), ManualClock()
+    database = await PostgresDatabase.open(await proxy.start(), clock)
+    await database.company.stop()
+    store = PostgresStore(database)
+    delivery = Delivery(clock, store, PostgresBroker(database))
+    await delivery.submit(a_new_task())
+    await delivery.settle(*await delivery.lease())
+    yield proxy, database, delivery
+    await store.close()
+    await proxy.stop()
+
+
+async def test_a_task_whose_acceptance_was_written_and_not_told_is_found_by_its_key(
+    behind_proxy: tuple[Proxy, PostgresDatabase, Delivery],
+) -> None:
+    proxy, _, delivery = behind_proxy
+    new = a_new_task(idempotency_key="k", fingerprint=b"a")
+    proxy.lose_the_next_answer()
+    with pytest.raises(Unavailable):
+        await delivery.store.accept([new])
+    (again,) = await delivery.store.accept([new])
+    assert isinstance(again, Accepted)
+    assert not again.is_new
+    assert [task.id for task in await delivery.lease(5)] == [again.task.id]
+
+
+async def test_a_settlement_that_was_written_and_not_told_is_taken_as_said_the_next_time(
+    behind_proxy: tuple[Proxy, PostgresDatabase, Delivery],
+) -> None:
+    proxy, _, delivery = behind_proxy
+    await delivery.submit(a_new_task())
+    (held,) = await delivery.lease()
+    proxy.lose_the_next_answer()
+    with pytest.raises(Unavailable):
+        await delivery.settle(held)
+    assert (await delivery.get(held)).state is TaskState.SUCCEEDED
+    (told,) = await delivery.settle(held, outcome=a_failure())
+    assert told is not None
+    assert told.state is TaskState.SUCCEEDED
+
+
+async def test_a_lease_that_was_written_and_not_told_runs_out(
+    behind_proxy: tuple[Proxy, PostgresDatabase, Delivery],
+) -> None:
+    proxy, _, delivery = behind_proxy
+    (task,) = await delivery.submit(a_new_task())
+    proxy.lose_the_next_answer()
+    with pytest.raises(Unavailable):
+        await delivery.lease()
+    assert (await delivery.get(task)).state in (TaskState.RUNNING, TaskState.QUEUED)
+    for _ in range(2):
+        delivery.clock.advance(61)
+        await delivery.sweep()
+    (held,) = await delivery.lease()
+    assert held.id == task.id
+
+
+async def test_a_text_that_the_database_cannot_keep_is_refused_alone(
+    postgres_databases: PostgresDatabases,
+) -> None:
+    database = await PostgresDatabase.open(await postgres_databases.new(), ManualClock())
+    store = PostgresStore(database)
+    users = ["ann", "b\0b", "c\ud800c", "dan"]
+    results = await asyncio.gather(
+        *(store.accept([a_new_task(user=user)]) for user in users), return_exceptions=True
+    )
+    assert [isinstance(result, InvalidRequest) for result in results] == [False, True, True, False]
+    await store.check_writable()
+    assert not any(isinstance(result, Unavailable) for result in results)
+    await store.close()
+
+
+async def test_what_others_accept_is_found_without_any_word_of_it(
+    postgres_databases: PostgresDatabases,
+) -> None:
+    url, clock = await postgres_databases.new(), ManualClock()
+    one, two = [await PostgresDatabase.open(url, clock) for _ in range(2)]
+    # This one tells nobody.
+    await one.company.stop()
+    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(PostgresBroker(two).lease(a_lease_request(), until=until))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    (accepted,) = await PostgresStore(one).accept([a_new_task()])
+    assert isinstance(accepted, Accepted)
+    (held,) = await asyncio.wait_for(waiting, PATIENCE_S)
+    assert held.id == accepted.task.id
+    await one.close()
+    await two.close()
