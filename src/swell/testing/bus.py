@@ -8,7 +8,20 @@ from swell.bus import Bus, News, NewsKind, Subscription
 from swell.errors import Unavailable
 from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Brief, Event, EventKind
 
-__all__ = ["Bench", "BenchWire", "BusConformance", "BusPairConformance", "progress", "terminal"]
+__all__ = [
+    "Bench",
+    "BenchWire",
+    "BusConformance",
+    "BusPairConformance",
+    "meet",
+    "news_until",
+    "plain",
+    "progress",
+    "read_to_end",
+    "started",
+    "terminal",
+    "until",
+]
 
 #: Longest wait for something that must come, in seconds.
 PATIENCE_S = 5.0
