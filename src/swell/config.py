@@ -9,6 +9,7 @@ adding `_FILE` to its variable. Only this module reads the environment.
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ __all__ = [
     "argos_folders",
     "describe",
     "environment_of",
+    "hide_secrets",
     "load",
     "process_environment",
     "quieten_libraries",
@@ -63,6 +65,17 @@ _QUIET: Final = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+
+#: Whatever opens something: API keys, tokens, signatures of URLs, and passwords in them.
+_SECRETS: Final = re.compile(
+    r"(?<![A-Za-z0-9])swell_[\w-]{40,}"
+    r"|(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}"
+    r"|(?i:(?<=bearer )[\w.~+/=-]{8,})"
+    r"|(?i:(?<=signature=)[\w%+/=-]+|(?<=[?&]sig=)[\w%+/=-]+|(?<=-security-token=)[\w%+/=-]+)"
+    r"|(?i:(?<=[?&]password=)[^\s&'\"]+|(?<=[?&]sslpassword=)[^\s&'\"]+)"
+    r"|(?<=://):?[^\s/'\":@]*:[^\s'\"]*(?=@)"
+)
+_HIDDEN: Final = "********"
 
 #: Short names of variables that people type by hand, and those that a hub's own client reads.
 _ALIASES: Final = {
@@ -692,9 +705,13 @@ class Loaded:
     origins: Mapping[str, str]
 
     def values(self) -> dict[str, Any]:
-        """Return every setting by its key, JSON-ready; a secret that is set as `********`."""
+        """Return every setting by its key, JSON-ready; a secret that is set as `********`.
+
+        So are passwords in URLs.
+        """
         plain = self.settings.model_dump(mode="json")
-        return {each.key: _dig(plain, each.key) for each in describe()}
+        found = {each.key: _dig(plain, each.key) for each in describe()}
+        return {key: _without_secrets(value) for key, value in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -754,6 +771,11 @@ def environment_of(flags: Mapping[str, str]) -> dict[str, str]:
     """Return settings as environment variables for a process that we start."""
     variables = {each.key: each.variable for each in describe()}
     return {variables[key]: value for key, value in flags.items()}
+
+
+def hide_secrets(text: str) -> str:
+    """Return a text without keys, tokens, signatures of URLs, and users and passwords in them."""
+    return _SECRETS.sub(_HIDDEN, text)
 
 
 def process_environment(*, without_settings: bool = False) -> dict[str, str]:
@@ -906,6 +928,10 @@ def _kind(field: FieldInfo) -> str:
         SecretStr: "secret",
     }
     return names.get(annotation, "text")
+
+
+def _without_secrets(value: Any) -> Any:
+    return hide_secrets(value) if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:

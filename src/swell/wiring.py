@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import re
 import socket
 import ssl
 import sys
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
+import msgspec
+
 from swell.clock import Clock
 from swell.config import (
     LogSettings,
@@ -26,6 +27,7 @@ from swell.config import (
     RetentionSettings,
     Settings,
     environment_of,
+    hide_secrets,
     process_environment,
 )
 from swell.errors import Conflict, InvalidRequest, SwellError, Unavailable
@@ -67,10 +69,12 @@ __all__ = [
     "model_home",
     "open_bus",
     "open_tracer",
+    "schema_of_store",
     "self_signed_cert",
     "sqlite_version",
     "store_file",
     "trusting",
+    "upgrade_store",
     "worker_name",
 ]
 
@@ -79,11 +83,6 @@ _INCOMING_S: Final = 24 * 3600.0
 
 #: How URLs of PostgreSQL begin.
 _POSTGRES: Final = ("postgresql:", "postgres:")
-
-#: Whatever opens something: API keys, bearer tokens, and the signatures of URLs.
-_SECRETS: Final = re.compile(
-    r"(?<![A-Za-z0-9])swell_[\w-]{40,}|(?<=signature=)[\w%-]+|(?i:(?<=bearer )[\w.~+/=-]{8,})"
-)
 
 
 class Unusable(InvalidRequest):
@@ -505,7 +504,7 @@ def _with_context(
 
 def _without_secrets(logger: Any, name: str, line: MutableMapping[str, Any] | str) -> str:
     """Return a rendered line without keys: a library's text may quote a header or a URL."""
-    return _SECRETS.sub("********", str(line))
+    return hide_secrets(str(line))
 
 
 def self_signed_cert(settings: Settings) -> Path:
@@ -689,6 +688,43 @@ async def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Order, 
         f"store.url {url.partition(':')[0]!r}: use sqlite:///PATH, postgresql://USER@HOST/DATABASE "
         "or memory:"
     )
+
+
+async def schema_of_store(settings: Settings) -> dict[str, Any]:
+    """Return what the database of `store.url` has had of its migrations. Changes nothing.
+
+    Raises:
+        InvalidRequest: The store is no PostgreSQL.
+        Unavailable: It cannot be reached.
+    """
+    url = _postgres_url(settings)
+    with _installed("postgres", "store.url"):
+        from swell.stores.postgres.upgrade import status_of
+    found: dict[str, Any] = msgspec.to_builtins(await status_of(url))
+    return found
+
+
+async def upgrade_store(settings: Settings, clock: Clock) -> list[str]:
+    """Apply the migrations that the database of `store.url` lacks, and return their names.
+
+    Raises:
+        InvalidRequest: The store is no PostgreSQL.
+        Unavailable: It cannot be reached.
+        Conflict: A newer Swell has changed it in a way that this one does not know.
+    """
+    url = _postgres_url(settings)
+    with _installed("postgres", "store.url"):
+        from swell.stores.postgres.upgrade import upgrade
+    return await upgrade(url, clock)
+
+
+def _postgres_url(settings: Settings) -> str:
+    if not is_shared(settings):
+        raise InvalidRequest(
+            "store.url names no PostgreSQL: set it to postgresql://USER@HOST/DATABASE. An embedded "
+            "database is brought up to date by the backend that opens it"
+        )
+    return settings.store.url
 
 
 def is_shared(settings: Settings) -> bool:

@@ -3,6 +3,7 @@ backends, whole or not at all.
 """
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 import asyncpg
 import pytest
+from typer.testing import CliRunner
 
 import swell
 from postgres_databases import PostgresDatabases
 from swell.brokers.postgres import PostgresBroker
+from swell.cli import app
 from swell.clock import ManualClock, SystemClock
 from swell.errors import Conflict, Internal
 from swell.stores.postgres import PostgresDatabase, PostgresStore
@@ -233,3 +236,23 @@ async def test_a_newer_schema_that_only_adds_is_served_and_any_other_is_refused(
     await connection.close()
     with pytest.raises(Conflict, match="install that version"):
         await PostgresDatabase.open(url, CLOCK)
+
+
+def test_the_command_tells_what_is_missing_and_applies_it(
+    postgres_databases: PostgresDatabases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWELL_STORE__URL", asyncio.run(postgres_databases.empty()))
+    names = [f"{number:04}_{name}" for number, name, _ in MIGRATIONS]
+    before = _said("status")
+    assert (before["applied"], before["missing"]) == (0, names)
+    assert _said("upgrade") == {"applied": names}
+    after = _said("status")
+    assert (after["applied"], after["known"], after["missing"]) == (NEXT - 1, NEXT - 1, [])
+    assert _said("upgrade") == {"applied": []}
+
+
+def _said(command: str) -> dict[str, Any]:
+    result = CliRunner().invoke(app, ["db", command, "--json"])
+    assert result.exit_code == 0, result.output
+    said: dict[str, Any] = json.loads(result.stdout)
+    return said

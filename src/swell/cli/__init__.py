@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "audit": ("audit", "list_audit"),
     "config": ("config", "app"),
     "backup": ("backup", "backup"),
+    "db": ("db", "app"),
     "doctor": ("doctor", "doctor"),
     "demo": ("demo", "demo"),
     "reference": ("reference", "reference"),

@@ -1,0 +1,49 @@
+"""The schema of a database, looked at or brought up to date without a backend."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from swell.clock import Clock
+from swell.errors import Unavailable
+from swell.stores.postgres.migrate import SchemaStatus, migrate, schema_status
+
+__all__ = ["status_of", "upgrade"]
+
+_CONNECT_S = 5.0
+
+
+async def status_of(url: str) -> SchemaStatus:
+    """Return what a database has had. Changes nothing.
+
+    Raises:
+        Unavailable: The server cannot be reached, or refuses.
+    """
+    async with _connected(url) as connection:
+        return await schema_status(connection)
+
+
+async def upgrade(url: str, clock: Clock) -> list[str]:
+    """Apply what is missing, and return its names; backends may run meanwhile.
+
+    Raises:
+        Unavailable: The server cannot be reached, or refuses.
+        Conflict: A newer Swell has changed it in a way that this one does not know.
+        Internal: A migration failed; it has done nothing.
+    """
+    async with _connected(url) as connection:
+        return await migrate(connection, clock)
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[Any]:
+    try:
+        connection = await asyncpg.connect(url, timeout=_CONNECT_S)
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Unavailable(f"the database cannot be used: {error or repr(error)}") from error
