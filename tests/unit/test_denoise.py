@@ -782,8 +782,11 @@ def test_a_checkpoint_may_be_made_later_and_is_of_then(solver: str) -> None:
         here.denoiser.boundary()
     assert here.model.device.left_s > 0
     assert here.denoiser.step_of("a") == 3
-    make = here.denoiser.checkpoint_later("a")
-    assert make is not None
+    found = here.denoiser.checkpoint_since("a", 0)
+    assert found is not None
+    step, make = found
+    assert step == 3
+    assert here.denoiser.checkpoint_since("a", 3) is None
     here.denoiser.boundary()
     there.add("a", **asked, checkpoint=make())
     assert there.finish()["a"] == alone("a", **asked)

@@ -57,6 +57,7 @@ from swell.worker.imports import outside_modules
 from swell.worker.job import SEED_BITS as SEED_BITS
 from swell.worker.job import Job, Outbox, Reader, fault_of_input, peak_bytes, thumbnail
 from swell.worker.pipe import Pipe, WorkerGone
+from swell.worker.solver import Noise
 from swell.worker.text import describe_error
 
 __all__ = ["SEED_BITS", "Runner", "main", "serve"]
@@ -251,7 +252,8 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
         else:
             loaded.runners[definition.name] = Runner(definition, device, reader, pipe, clock)
     if loaded.easels:
-        # The first picture that is shown would hold up a step while Pillow gets ready.
+        # The first picture would hold up steps while numpy's random numbers and Pillow get ready.
+        Noise(0).draw((1,))
         thumbnail(lambda: PIL.Image.new("RGB", (8, 8)))
     outside = outside_modules(sys.modules, work.refs)
     imported = [name for name in outside if name not in device.late]

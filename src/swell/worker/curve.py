@@ -63,6 +63,9 @@ _WORTH_FULL: Final = 1.01
 #: have been busy with something else when it was tried.
 _STALE_STEPS: Final = 20_000
 
+#: A curve whose steps all cost the same but for so much tells nothing else than the one before.
+_NEAR: Final = 0.005
+
 _MOST_ROWS: Final = 4096
 _MOST_STEPS: Final = 2**53
 
@@ -122,6 +125,18 @@ class Curve:
         """Whether so many rows are none that was run, and others around them are known."""
         known = self.measured
         return bool(known) and known[0] < rows < known[-1] and not self.count(rows)
+
+    def is_near(self, other: "Curve") -> bool:
+        """Whether nobody would decide otherwise by the other one."""
+        return (
+            self._rows == other._rows
+            and all(
+                abs(mine - its) <= _NEAR * its
+                for mine, its in zip(self._seconds, other._seconds, strict=True)
+            )
+            and self.is_due == other.is_due
+            and self.measured == other.measured
+        )
 
     def count(self, rows: int) -> int:
         """Return how many steps of exactly so many rows were counted."""

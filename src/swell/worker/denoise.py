@@ -402,22 +402,24 @@ class Denoiser:
 
     def checkpoint(self, sample_id: str) -> bytes | None:
         """Return what a sample needs to go on elsewhere, or None if it has nothing to lose."""
-        make = self.checkpoint_later(sample_id)
-        return None if make is None else make()
+        found = self.checkpoint_since(sample_id, 0)
+        return None if found is None else found[1]()
 
-    def checkpoint_later(self, sample_id: str) -> Callable[[], bytes] | None:
-        """Return what makes the checkpoint of a sample as it is now; None as `checkpoint` does.
+    def checkpoint_since(self, sample_id: str, step: int) -> tuple[int, Callable[[], bytes]] | None:
+        """Return how many steps of a sample are over, and what makes its checkpoint as it is now;
+        None where that is no more than `step`, of which there is one, or 0.
 
         It may be called in any thread, however far the sample goes meanwhile: the latents were
         copied, as the next thing that the device was told. It waits for the device.
         """
         state = self._find(sample_id)
-        if state is None or state.step == 0:
+        if state is None or state.step == step:
             return None
         key, x, h = self._keys[state.key], state.x, state.h
         if key.arena is not None and state.row >= 0:
             x, h = key.arena.copied(state)
-        return partial(state.checkpoint, key.resident.model.arrays, x, h, state.step)
+        arrays = key.resident.model.arrays
+        return state.step, partial(state.checkpoint, arrays, x, h, state.step)
 
     def step_of(self, sample_id: str) -> int:
         """Return how many steps of a sample are over; 0 for one that is not here."""

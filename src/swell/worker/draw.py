@@ -15,7 +15,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -357,9 +356,9 @@ class Drawer:
 
     def _keep_finished(self, job: _Drawing, index: int) -> None:
         """Keep the latents of a sample whose task is not done: only to decode them is lost."""
-        make = self._denoiser.checkpoint_later(job.ids[index])
-        if make is not None:
-            job.finished[index] = make
+        found = self._denoiser.checkpoint_since(job.ids[index], 0)
+        if found is not None:
+            job.finished[index] = found[1]
 
     def _count_off(self, job: _Drawing) -> None:
         job.left -= 1
@@ -404,21 +403,19 @@ class Drawer:
                 self._pipe.send(Swapped(model, swaps.count, swaps.seconds))
 
     def _tell_checkpoints(self) -> None:
-        frames: list[Callable[[], Kept]] = []
+        latest: list[tuple[_Drawing, int, Callable[[], bytes]]] = []
         for job in self._jobs.values():
-            for index, make in job.finished.items():
-                frames.append(partial(_kept, job, index, make))
-            job.finished.clear()
+            if job.finished:
+                latest += [(job, index, make) for index, make in job.finished.items()]
+                job.finished.clear()
         for name, (job, index) in self._samples.items():
-            step = self._denoiser.step_of(name)
-            if step != job.kept[index]:
-                make_it = self._denoiser.checkpoint_later(name)
-                assert make_it is not None, "it has steps that are over"
-                frames.append(partial(_kept, job, index, make_it))
-                job.kept[index] = step
-        if frames:
+            found = self._denoiser.checkpoint_since(name, job.kept[index])
+            if found is not None:
+                job.kept[index], make = found
+                latest.append((job, index, make))
+        if latest:
             # Only the copies are made now: the rest is done while the next step runs.
-            self._pipe.send_made(lambda: [frame() for frame in frames])
+            self._pipe.send_made(lambda: [_kept(*each) for each in latest])
 
     def _rest(self, began_s: float) -> None:
         """Tell no checkpoints for as long as those were worth that are told since `began_s`."""

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 #: What a step of so many rows takes is well known after so many, and looked at less often then.
-KNOWN: Final = 64
+KNOWN: Final = 32
 LOOK_EVERY: Final = 8
 
 _FIRST: Final = Turn()
@@ -79,8 +79,10 @@ def ran_out(memory: Memory, rows: int) -> Memory:
 
 def went_well(memory: Memory, rows: int) -> Memory:
     """Return the limit after a step of so many rows: one bucket more after `patience` of them."""
+    if memory.rows >= memory.most:
+        return memory
     largest = max((bucket for bucket in BUCKETS if bucket <= memory.rows), default=1)
-    if memory.rows >= memory.most or rows < largest:
+    if rows < largest:
         return memory
     if memory.clean + 1 < memory.patience:
         return Memory(memory.rows, memory.most, memory.clean + 1, memory.patience)
@@ -94,17 +96,19 @@ def went_well(memory: Memory, rows: int) -> Memory:
 class _Timing:
     """What is known of the steps of all batch keys whose steps take the same."""
 
-    __slots__ = ("count", "curve", "known", "seen")
+    __slots__ = ("count", "curve", "decided", "known", "seen")
 
     def __init__(self, curve: Curve) -> None:
         self.curve = curve
+        #: The curve by which is decided: it follows where the other one has come away from it.
+        self.decided = curve
         #: How many there were, and at which of them the curve was told last.
         self.count = self.seen = 0
         #: Rows of which enough steps were seen.
         self.known: set[int] = set()
 
     def took(self, rows: int, seconds: float) -> bool:
-        """Note what a step took; say whether the curve is another one now."""
+        """Note what a step took; say whether other decisions may follow from it."""
         self.count += 1
         if self.count % LOOK_EVERY and rows in self.known:
             return False
@@ -117,7 +121,14 @@ class _Timing:
             self.known.add(rows)
         else:
             self.known.discard(rows)  # the curve forgets what has not run for long
+        if self.curve.is_near(self.decided):
+            return False
+        self.decided = self.curve
         return True
+
+    def learn(self, curve: Curve) -> None:
+        """Go on with another curve."""
+        self.curve = self.decided = curve
 
 
 class _Key:
@@ -261,7 +272,7 @@ class Schedule:
     def learn(self, key: Hashable, curve: Curve) -> None:
         """Go on with what is known now, as after steps that were rehearsed."""
         state = self._keys[key]
-        state.timing.curve = curve
+        state.timing.learn(curve)
         self._change(state)
 
     def memory(self, key: Hashable) -> Memory:
@@ -388,11 +399,13 @@ class Schedule:
         """Have the samples as they stand now."""
         if not self._ahead:
             return
-        assert self._again is not None, "steps that were decided again"
-        samples, ahead = self._keys[self._again.key].samples, self._ahead
-        for sample_id in self._again.ids:
+        again, ahead = self._again, self._ahead
+        assert again is not None, "steps that were decided again"
+        samples = self._keys[again.key].samples
+        for sample_id in again.ids:
             sample = samples[sample_id]
             samples[sample_id] = msgspec.structs.replace(sample, remaining=sample.remaining - ahead)
+        self._again = msgspec.structs.replace(again, steps=again.steps - ahead)
         self._ahead = 0
 
     def _change(self, state: _Key) -> None:
@@ -432,7 +445,7 @@ def _group(key: Hashable, state: _Key) -> Group:
     costs = state.costs.get(widest)
     if costs is None:
         costs = costs_of(
-            state.timing.curve,
+            state.timing.decided,
             state.memory.rows,
             pinned=state.pinned,
             padded=state.padded,
