@@ -81,8 +81,7 @@ class NatsQueues(Queues):
                 f"{self._stream[:80]!r} cannot be a stream's name: use letters, digits, - and _"
             )
         self._hold_s = hold_s
-        self._client: Client | None = None
-        self._connecting = asyncio.Lock()
+        self._opening: asyncio.Task[Client] | None = None
         #: Lanes whose stream and reader are there.
         self._known: set[Lane] = set()
         self._has_streams = False
@@ -98,14 +97,21 @@ class NatsQueues(Queues):
         Raises:
             Unavailable: There is none; the client looks for the server by itself.
         """
-        async with self._connecting:
-            if self._is_closed:
-                raise Unavailable("the connection to NATS is closed")
-            if self._client is None:
-                self._client = await self._connect()
-        if not self._client.is_connected:
+        if self._is_closed:
+            raise Unavailable("the connection to NATS is closed")
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._connect())
+        opening = self._opening
+        try:
+            # Whoever gives up waiting leaves it to the others.
+            client = await asyncio.shield(opening)
+        except Unavailable:
+            if self._opening is opening:
+                self._opening = None
+            raise
+        if not client.is_connected:
             raise Unavailable(f"NATS cannot be reached at {_bare(self._server)}")
-        return self._client
+        return client
 
     async def _connect(self) -> Client:
         client = Client()
@@ -357,8 +363,10 @@ class NatsQueues(Queues):
         if self._is_closed:
             return
         self._is_closed = True
-        client, self._client = self._client, None
-        if client is None:
+        if self._opening is None:
+            return
+        (client,) = await asyncio.gather(self._opening, return_exceptions=True)
+        if isinstance(client, BaseException):
             return
         with contextlib.suppress(NatsError, OSError, TimeoutError):
             # What was said last, such as that a message is forgotten, is on its way.

@@ -1,0 +1,214 @@
+"""Queues elsewhere keep the promises of their contract, also when their server goes away."""
+
+import asyncio
+import random
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from servers import MotoServer, NatsServer, Server
+from swell.brokers.carried import CarriedBroker, CarriedSettings
+from swell.brokers.lanes import Lane, Letter, Queues, lane_of
+from swell.brokers.nats import NatsQueues
+from swell.brokers.sqlite import SqliteBroker
+from swell.brokers.sqs import SqsQueues
+from swell.clock import ManualClock, SystemClock
+from swell.errors import InvalidRequest, Unavailable
+from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.task import Task
+from swell.testing.delivery import Delivery
+from swell.testing.factories import a_new_task, hold_of
+from swell.testing.lanes import LanesConformance, a_letter, received
+
+HOLD_S = 2.0
+LANE = Lane("demo/upper", True)
+PATIENCE_S = 45.0
+
+
+def a_name() -> str:
+    return f"t{secrets.token_hex(4)}"
+
+
+def nats_queues(server: Server, name: str | None = None) -> NatsQueues:
+    return NatsQueues(f"{server.url}/{name or a_name()}", hold_s=HOLD_S)
+
+
+def sqs_queues(server: Server, name: str | None = None) -> SqsQueues:
+    return SqsQueues(
+        f"sqs://us-east-1/{name or a_name()}?endpoint={server.url}", hold_s=HOLD_S, max_receives=2
+    )
+
+
+@pytest.fixture(autouse=True)
+def aws_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    # AWS's library takes them from the environment.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+
+
+class TestNats(LanesConformance):
+    @pytest.fixture
+    async def queues(self, nats_server: Server) -> AsyncIterator[Queues]:
+        queues = nats_queues(nats_server)
+        yield queues
+        await queues.close()
+
+    async def test_the_same_offer_sent_twice_is_one_message(self, queues: Queues) -> None:
+        letter = a_letter()
+        await queues.send(LANE, [letter])
+        await queues.send(LANE, [letter])
+        await queues.forget(await received(queues, 1))
+        assert await queues.receive(LANE, 1, wait_s=1.0) == []
+
+    async def test_messages_outlive_a_killed_server(self, tmp_path: Path) -> None:
+        server = NatsServer(tmp_path / "nats")
+        server.start()
+        queues = nats_queues(server)
+        try:
+            letters = [a_letter() for _ in range(20)]
+            await queues.send(LANE, letters)
+            server.kill()
+            with pytest.raises(Unavailable):
+                await queues.send(LANE, [a_letter()])
+            server.start()
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    try:
+                        found = await received(queues, 20)
+                        break
+                    except Unavailable:
+                        await asyncio.sleep(0.1)
+            assert {message.body for message in found} == {letter.body for letter in letters}
+        finally:
+            await queues.close()
+            server.kill()
+
+
+class TestSqs(LanesConformance):
+    @pytest.fixture
+    async def queues(self, moto_server: Server) -> AsyncIterator[Queues]:
+        queues = sqs_queues(moto_server)
+        yield queues
+        await queues.close()
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A server of its own to kill, and what stands on it."""
+
+    server: Server
+    queues: Queues
+    delivery: Delivery
+
+
+@pytest.fixture(params=[(NatsServer, nats_queues), (MotoServer, sqs_queues)], ids=["nats", "sqs"])
+async def outage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Outage]:
+    """Yield a delivery that offers again after half a second."""
+    kind: type[Server]
+    make: Callable[[Server], Queues]
+    kind, make = request.param
+    server = kind(tmp_path / "server")
+    server.start()
+    clock = ManualClock()
+    database = SqliteDatabase.open(tmp_path / "swell.db", clock)
+    store = SqliteStore(database, rng=random.Random(1))
+    settings = CarriedSettings(window=64, reoffer_s=0.5, wait_s=1.0, max_receives=3)
+    queues = make(server)
+    broker = CarriedBroker(store, SqliteBroker(database), queues, SystemClock(), settings)
+    yield Outage(server, queues, Delivery(clock, store, broker, 64))
+    await broker.close()
+    await store.close()
+    server.kill()
+
+
+async def leased(delivery: Delivery, n: int) -> list[Task]:
+    """Feed and lease as a backend does, whatever fails, until there are n."""
+    held: list[Task] = []
+    async with asyncio.timeout(PATIENCE_S):
+        while len(held) < n:
+            await delivery.broker.feed(is_leader=True)
+            try:
+                held += await delivery.lease(n - len(held))
+            except Unavailable:
+                await asyncio.sleep(0.1)
+    return held
+
+
+async def test_nothing_is_lost_when_the_server_of_the_queues_dies(
+    outage: Outage,
+) -> None:
+    server, delivery = outage.server, outage.delivery
+    before = await delivery.submit(*(a_new_task() for _ in range(20)))
+    (first,) = await leased(delivery, 1)
+    server.kill()
+    # Accepted all the same: the store has them.
+    during = await delivery.submit(*(a_new_task() for _ in range(20)))
+    with pytest.raises(Unavailable):
+        await delivery.lease(1)
+    server.start()
+    held = [first, *await leased(delivery, 39)]
+    assert sorted(task.id for task in held) == sorted(task.id for task in before + during)
+    assert (await delivery.settle(first))[0] is not None
+
+
+async def test_a_message_that_cannot_be_read_goes_to_the_dead_letters_of_the_queues(
+    outage: Outage,
+) -> None:
+    queues, delivery = outage.queues, outage.delivery
+    (task,) = await delivery.submit(a_new_task())
+    await queues.send(lane_of(task), [Letter(task_id="no id", group="", mark=a_name())])
+    (held,) = await leased(delivery, 1)
+    assert held.id == task.id
+    buried = 0
+    async with asyncio.timeout(PATIENCE_S):
+        while not buried:
+            await delivery.lease(1)
+            buried = await delivery.broker.feed(is_leader=True)
+    assert buried == 1
+    assert await delivery.broker.feed(is_leader=True) == 0
+
+
+async def test_a_message_that_comes_too_often_is_buried_and_its_task_offered_again(
+    outage: Outage,
+) -> None:
+    queues, delivery = outage.queues, outage.delivery
+    (task,) = await delivery.submit(a_new_task())
+    lane = lane_of(task)
+    # Whoever receives it dies each time.
+    for _ in range(3):
+        await queues.put_back(await received(queues, 1, lane))
+    (held,) = await leased(delivery, 1)
+    assert held.id == task.id
+
+
+async def test_messages_are_held_as_long_as_their_leases(
+    outage: Outage,
+) -> None:
+    queues, delivery = outage.queues, outage.delivery
+    (task,) = await delivery.submit(a_new_task())
+    (held,) = await leased(delivery, 1)
+    hold = [hold_of(held)]
+    for _ in range(4):
+        await delivery.broker.extend(hold, lease_s=HOLD_S)
+        assert await queues.receive(lane_of(task), 1, wait_s=1.0) == []
+    await delivery.settle(held)
+    for _ in range(3):
+        assert await queues.receive(lane_of(task), 1, wait_s=1.0) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nats://", "http://127.0.0.1", "nats://127.0.0.1:1/a.b", "nats://127.0.0.1:1/a b"],
+)
+def test_an_address_that_is_none_of_nats_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRequest):
+        NatsQueues(url)
+
+
+@pytest.mark.parametrize("url", ["sqs:///x", "http://127.0.0.1", "sqs://eu-west-1/" + 23 * "x"])
+def test_an_address_that_is_none_of_sqs_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRequest):
+        SqsQueues(url)

@@ -1,0 +1,150 @@
+"""A worker takes ids from the queues itself: backend, worker and queues as processes."""
+
+import json
+import secrets
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from commandline import PATIENCE_S, Swell, ready_line, stop
+from servers import MotoServer, NatsServer, Server
+
+AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+
+
+class Site:
+    """`swell serve` whose ids lie in queues elsewhere, and workers that go there."""
+
+    def __init__(self, swell: Swell, queues_url: str) -> None:
+        self.swell = swell
+        self.queues_url = queues_url
+        (swell.folder / "swell.toml").write_text(
+            f'[broker]\nurl = "{queues_url}"\nreoffer_s = 5\npoll_s = 2\n'
+            "[delivery]\nlease_s = 4\nheartbeat_s = 1\nbackoff_base_s = 0.1\n"
+        )
+        self.workers: list[subprocess.Popen[str]] = []
+        self.backend = swell.start("serve", "--json", "--port", "0")
+        ready = ready_line(self.backend, swell.folder)
+        self.url, self.key = ready["url"], ready["key"]
+        self.token = swell.json("keys", "create", "w", "--scope", "worker")["key"]
+
+    def work(self, model: str, *more: str) -> subprocess.Popen[str]:
+        known = {worker["id"] for worker in self.known()}
+        words = ("worker", "--url", self.url, "--token", self.token, "-m", model)
+        log = self.swell.folder / f"worker-{len(self.workers)}.txt"
+        with log.open("w") as stderr:
+            self.workers.append(
+                self.swell._popen((*words, "--broker", self.queues_url, *more), stderr)
+            )
+        self.until(lambda: any(worker["id"] not in known for worker in self.known()))
+        return self.workers[-1]
+
+    def known(self) -> list[dict[str, Any]]:
+        workers: list[dict[str, Any]] = self.call("/v1/workers")["workers"]
+        return workers
+
+    def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(
+            self.url + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"authorization": f"Bearer {self.key}", "content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            return json.load(answer)
+
+    def submit(self, model: str, **values: Any) -> str:
+        return str(self.call("/v1/tasks", {"model": model, "input": values})["id"])
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        task: dict[str, Any] = self.call(f"/v1/tasks/{task_id}")
+        return task
+
+    def until(self, holds: Any) -> None:
+        ends_s = time.monotonic() + PATIENCE_S
+        while not holds():
+            assert time.monotonic() < ends_s, self.logs()
+            time.sleep(0.1)
+
+    def logs(self) -> str:
+        return "\n".join(
+            path.read_text(errors="replace")[-4000:] for path in self.swell.folder.glob("*.txt")
+        )
+
+    def end(self) -> None:
+        for worker in self.workers:
+            kill(worker)
+        stop(self.backend)
+
+
+def kill(worker: "subprocess.Popen[str]") -> None:
+    """SIGKILL a worker and all its processes, as when the machine is gone."""
+    try:
+        family = psutil.Process(worker.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    stop(worker, signal.SIGKILL)
+    for each in family:
+        try:
+            each.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+@pytest.fixture(params=["nats", "sqs"])
+def site(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    nats_server: NatsServer,
+    moto_server: MotoServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Site]:
+    for name, value in AWS.items():
+        monkeypatch.setenv(name, value)
+    site = Site(Swell(tmp_path), address(request.param, nats_server, moto_server))
+    try:
+        yield site
+    finally:
+        site.end()
+
+
+def address(kind: str, nats_server: Server, moto_server: Server) -> str:
+    name = f"d{secrets.token_hex(4)}"
+    if kind == "nats":
+        return f"{nats_server.url}/{name}"
+    return f"sqs://us-east-1/{name}?endpoint={moto_server.url}"
+
+
+def test_a_worker_takes_ids_itself_and_every_task_ends_once(site: Site) -> None:
+    site.work("demo/upper")
+    texts = [f"text {n}" for n in range(20)]
+    ids = [site.submit("demo/upper", text=text) for text in texts]
+    site.until(lambda: all(site.task(each)["state"] == "succeeded" for each in ids))
+    for text, task_id in zip(texts, ids, strict=True):
+        task = site.task(task_id)
+        assert task["output"] == text.upper()
+        assert task["attempt"] == 1
+
+
+def test_what_a_killed_worker_held_ends_once_with_another(site: Site) -> None:
+    first = site.work("demo/crash")
+    task_id = site.submit("demo/crash", how="sleep", sleep_s=5)
+    site.until(lambda: site.task(task_id)["state"] == "running")
+    kill(first)
+    site.work("demo/crash")
+    site.until(lambda: site.task(task_id)["state"] == "succeeded")
+    assert site.task(task_id)["attempt"] == 2
+
+
+def test_a_worker_without_the_package_for_the_queues_says_what_to_install(tmp_path: Path) -> None:
+    swell = Swell(tmp_path)
+    words = ("worker", "-m", "demo/upper", "--token", "x", "--broker", "amqp://127.0.0.1")
+    done = swell.run(*words)
+    assert done.returncode != 0
+    assert "worker.broker 'amqp': use nats://" in done.stderr
