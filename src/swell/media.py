@@ -26,8 +26,9 @@ __all__ = ["Attachment", "Audio", "File", "Image", "LoRA", "Video", "Within", "c
 #: A LoRA counts at most so many times as much as it was trained for, in either direction; what
 #: people use lies between -5 and 5.
 MAX_SCALE: Final = 100.0
-#: Pillow opens none that is larger, since a small file may unpack to more than the memory holds.
-_MOST_PIXELS: Final = 2 * (PIL.Image.MAX_IMAGE_PIXELS or 89_478_485)
+#: Where Pillow begins to warn: a file of a hundred bytes may unpack to as many pixels, which take a
+#: second and 360 MB.
+_MOST_PIXELS: Final = PIL.Image.MAX_IMAGE_PIXELS or 89_478_485
 #: What is read of strangers. Pillow knows forty more, some of which run programs (EPS), and most of
 #: which nobody has tried to break.
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
@@ -232,7 +233,7 @@ class Image(_Attachment):
             within.check(*picture.size)
             if is_decoded:
                 picture.load()
-        except PIL.Image.DecompressionBombError:
+        except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
             raise within.refusal() from None
         except PydanticCustomError:
             raise
