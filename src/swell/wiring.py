@@ -60,6 +60,7 @@ __all__ = [
     "Unusable",
     "back_up",
     "begin_worker",
+    "broker_queues",
     "build_backend",
     "build_fleet",
     "build_worker",
@@ -637,6 +638,16 @@ def _open_broker(settings: Settings, clock: Clock, store: "Store", own: "Order")
     )
     queues = _open_queues(chosen.url, "broker.url", settings)
     return CarriedBroker(store, own, queues, clock, sizes)
+
+
+def broker_queues(settings: Settings) -> "Queues | None":
+    """Return the queues of `broker.url`, of one's own; None where the store has the order.
+
+    Raises:
+        InvalidRequest: See `build_backend`.
+    """
+    url = settings.broker.url
+    return _open_queues(url, "broker.url", settings) if url else None
 
 
 def _open_queues(url: str, setting: str, settings: Settings) -> "Queues":

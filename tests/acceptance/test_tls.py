@@ -53,7 +53,8 @@ class Running:
         data = json.dumps(body).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {urlsplit(self.url).netloc}\r\n"
-            f"Authorization: Bearer {self.key}\r\nPrefer: wait=30\r\nContent-Length: {len(data)}\r\n\r\n"
+            f"Authorization: Bearer {self.key}\r\nPrefer: wait=30\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n"
         )
         return head.encode() + data
 

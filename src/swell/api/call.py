@@ -50,7 +50,11 @@ class Reply:
 
     def all_headers(self, call: "Call") -> list[tuple[bytes, bytes]]:
         """Return the headers, with what every answer has."""
-        headers = call.own_headers()
+        return [*GUARDS, *self.few_headers(call)]
+
+    def few_headers(self, call: "Call") -> list[tuple[bytes, bytes]]:
+        """Return the headers without those of `GUARDS`, which are always the same."""
+        headers = [(b"x-request-id", call.request_id.encode()), *call.told]
         if self.status not in (204, 304):
             headers += (
                 (b"content-type", self.content_type),
@@ -81,7 +85,6 @@ class Call:
 
     __slots__ = (
         "_headers",
-        "_told",
         "about",
         "key",
         "of_others",
@@ -94,6 +97,7 @@ class Call:
         "status",
         "target",
         "task_id",
+        "told",
         "trace",
     )
 
@@ -120,15 +124,16 @@ class Call:
         self.about = ""
         self.of_others = False
         self._headers: dict[bytes, bytes] | None = None
-        self._told: tuple[tuple[bytes, bytes], ...] = ()
+        #: Headers that the answer has, whatever it becomes.
+        self.told: tuple[tuple[bytes, bytes], ...] = ()
 
     def tell(self, name: bytes, value: bytes) -> None:
         """Add a header to the answer, whatever it becomes."""
-        self._told += ((name, value),)
+        self.told += ((name, value),)
 
     def own_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that the answer has, whatever it becomes."""
-        return [(b"x-request-id", self.request_id.encode()), *GUARDS, *self._told]
+        return [(b"x-request-id", self.request_id.encode()), *GUARDS, *self.told]
 
     @property
     def caller(self) -> ApiKey:

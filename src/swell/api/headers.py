@@ -13,6 +13,7 @@ from swell.errors import InvalidRequest
 
 __all__ = [
     "GUARDS",
+    "GUARD_LINES",
     "NO_POLICY",
     "POLICY",
     "Hosts",
@@ -35,6 +36,9 @@ GUARDS: Final = (
         b"camera=(), microphone=(), geolocation=(), payment=(), usb=()",
     ),
 )
+
+#: The same as they stand on the wire.
+GUARD_LINES: Final = b"".join(b"%s: %s\r\n" % each for each in GUARDS)
 
 #: Of answers that are no pages and say nothing else: nothing in them may run.
 NO_POLICY: Final = (POLICY, b"default-src 'none'; frame-ancestors 'none'")

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from swell.api.app import App, Endpoint
 from swell.api.call import Call, Reply, Scope, too_large
+from swell.api.headers import GUARD_LINES
 from swell.api.problems import problem_reply
 from swell.errors import (
     HeadTooLarge,
@@ -334,8 +335,8 @@ class HttpConnection(HttpToolsProtocol):
         self.on_response_complete()
 
     def _response(self, call: Call, reply: Reply, keep_alive: bool) -> bytes:
-        lines = [_head(reply.status, self.server_state.default_headers)]
-        for name, value in reply.all_headers(call):
+        lines = [_head(reply.status, self.server_state.default_headers), GUARD_LINES]
+        for name, value in reply.few_headers(call):
             if b"\r" in value or b"\n" in value:
                 raise ValueError(f"a line break in the value of header {name!r}")
             if name != b"connection":

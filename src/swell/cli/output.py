@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from swell.config import hide_secrets
 from swell.errors import InvalidRequest, NotFound, SwellError
 
 __all__ = [
@@ -126,7 +127,7 @@ def explain(error: SwellError) -> None:
     heading = error.heading if isinstance(error, Refused) else error.title
     talk.print(f"[bold red]{escape(heading)}[/]")
     if error.detail != heading:
-        talk.print(f"  {escape(error.detail)}")
+        talk.print(f"  {escape(hide_secrets(error.detail))}")
     fields = error.problem.get("errors") if isinstance(error, Refused) else error.errors
     for field in fields if isinstance(fields, Sequence) else ():
         if isinstance(field, Mapping):
