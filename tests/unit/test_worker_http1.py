@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from swell.brokers.http1 import Answer, ConnectionLost, Http1Client
@@ -15,6 +16,7 @@ from swell.dispatch import Ask, Upload
 from swell.errors import (
     Conflict,
     Forbidden,
+    InvalidInput,
     InvalidRequest,
     NotFound,
     SwellError,
@@ -25,7 +27,7 @@ from swell.errors import (
 from swell.testing.dispatch import MemoryDispatch
 from swell.urls import UrlPolicy
 from swell.wiring import _worker_environment, build_worker
-from swell.worker.fetch import fetch_files
+from swell.worker.fetch import MOST_FILES, fetch_files
 
 Talk = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -348,6 +350,44 @@ async def test_own_files_are_read_where_the_lease_says() -> None:
         mine: (b"/v1/artifacts/a?signature=y", "text/plain"),
         other: (other.encode(), "text/plain"),
     }
+
+
+async def test_a_task_names_so_many_files_and_bytes_and_no_more() -> None:
+    class Giver(MemoryDispatch):
+        async def fetch(self, url: str) -> tuple[bytes, str]:
+            return b"x" * 10, "text/plain"
+
+    giver = Giver(ManualClock())
+    urls = [f"https://example.com/{n}" for n in range(MOST_FILES + 1)]
+    assert len(await fetch_files(giver, urls[:MOST_FILES], 1000, {})) == MOST_FILES
+    with pytest.raises(InvalidInput, match="at most 100"):
+        await fetch_files(giver, urls, 1000, {})
+    with pytest.raises(TooLarge, match="together more"):
+        await fetch_files(giver, urls[:50], 10, {})
+
+
+async def test_a_file_that_the_backend_keeps_elsewhere_is_read_by_exactly_its_url() -> None:
+    async def bucket(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(b"stored"))
+
+    async with a_server(bucket) as (store, _):
+        url = f"http://127.0.0.1:{store._port}/bucket/a.png?X-Amz-Signature=s"
+        leased = {"task_id": "t", "attempt": 1, "token": "k", "model": "a/b", "version": "1"}
+        task = {**leased, "input": {}, "count": 1, "own_files": {"https://here/a": url}}
+        grant = msgspec.json.encode({"tasks": [task], "cancels": [], "drain": False})
+
+        async def backend(request: bytes, writer: asyncio.StreamWriter) -> None:
+            writer.write(reply(grant))
+
+        async with a_server(backend) as (client, _):
+            dispatch = RemoteDispatch(f"http://127.0.0.1:{client._port}", "k")
+            with pytest.raises(InvalidRequest, match="private network"):
+                await dispatch.fetch(url)
+            await dispatch.lease(Ask(worker_id="w", n=1))
+            assert (await dispatch.fetch(url))[0] == b"stored"
+            with pytest.raises(InvalidRequest, match="private network"):
+                await dispatch.fetch(url.replace("a.png", "b.png"))
+            await dispatch.close()
 
 
 async def test_a_name_that_stands_for_a_private_address_is_not_read() -> None:
