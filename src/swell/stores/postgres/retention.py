@@ -1,7 +1,7 @@
 """Removes parts of ended tasks, and files that nobody needs any more.
 
 It goes past the writer: nobody else changes tasks that have ended but who repeats one, and he finds
-that its revision has grown. That a file is used by nobody holds under the lock of its key until the
+that its edition has grown. That a file is used by nobody holds under the lock of its key until the
 transaction ends.
 """
 

@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
     task: Task
     #: How often it was written; a write takes effect only where this is still so.
-    revision: int
+    edition: int
     wake_at: datetime | None
 
 
@@ -106,11 +106,11 @@ def wake_of(before: Row | None, task: Task) -> datetime | None:
 
 
 def changed_columns(rows: Iterable[Row]) -> list[Sequence[Any]]:
-    """Return the arrays of rows that are there; each with the revision that is there."""
+    """Return the arrays of rows that are there; each with the edition that is there."""
     found = [
         (
             task.id,
-            revision,
+            edition,
             task.version,
             task.state._value_,
             task.seed,
@@ -131,7 +131,7 @@ def changed_columns(rows: Iterable[Row]) -> list[Sequence[Any]]:
             wake_at,
             task.checkpoint,
         )
-        for task, revision, wake_at in rows
+        for task, edition, wake_at in rows
     ]
     return _columns(found, _N_CHANGED)
 

@@ -3,7 +3,7 @@
 A session is an identity map with deferred writes: every task is read at most once, and all that
 changed is written at the end by one statement. That statement takes effect only if no task that it
 changes was changed by anybody else since it was read, now or in an earlier transaction: each row
-has a revision, compared under the row's lock. So what a backend remembers can be stale, and is
+has a edition, compared under the row's lock. So what a backend remembers can be stale, and is
 never written over what another has done.
 
 Where somebody was there before, all is undone and done once more with rows that are locked as they
@@ -153,7 +153,7 @@ class Session:
             task_id = record[0]
             if task_id not in self._tasks:
                 row = self.state.live.get(task_id)
-                if row is None or row.revision != record[1]:
+                if row is None or row.edition != record[1]:
                     row = row_of(record)
                 self._before[task_id] = row
                 self._tasks[task_id] = row.task
@@ -334,7 +334,7 @@ class Session:
     def _written(self, task_id: str) -> Row:
         before = self._before[task_id]
         task = self._tasks[task_id]
-        return Row(task, before.revision, wake_of(before, task))
+        return Row(task, before.edition, wake_of(before, task))
 
     @property
     def has_begun(self) -> bool:
@@ -365,7 +365,7 @@ class Session:
             state.remember(task_id, Row(task, 0, wake_of(None, task)))
         for task_id in self._changed:
             row = self._written(task_id)
-            state.remember(task_id, row._replace(revision=row.revision + 1))
+            state.remember(task_id, row._replace(edition=row.edition + 1))
         return sorted(left)
 
     def forget(self) -> None:

@@ -1,7 +1,7 @@
 """What one backend remembers between its transactions. None of it decides what may be written.
 
 Where this is the only backend, it is exact. Other backends make it stale: a task that was changed
-elsewhere is noticed when it is written (its revision), and counts and clocks are read anew from
+elsewhere is noticed when it is written (its edition), and counts and clocks are read anew from
 time to time.
 """
 

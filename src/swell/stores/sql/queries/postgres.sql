@@ -12,18 +12,18 @@ WITH changed AS (
         $12::boolean[], $13::timestamptz[], $14::timestamptz[], $15::text[], $16::text[],
         $17::text[], $18::text[], $19::boolean[], $20::timestamptz[], $21::text[]
     ) AS c (
-        id, revision, version, state, seed, available_at, attempt, handed_back, worker_id,
+        id, edition, version, state, seed, available_at, attempt, handed_back, worker_id,
         lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
         artifacts, error, timings, dead, wake_at, checkpoint
     )
 ), locked AS (
-    SELECT t.id FROM changed AS c JOIN tasks AS t ON t.id = c.id AND t.revision = c.revision
+    SELECT t.id FROM changed AS c JOIN tasks AS t ON t.id = c.id AND t.edition = c.edition
     ORDER BY t.id FOR UPDATE OF t
 ), verdict AS (
     SELECT (SELECT count(*) FROM locked) = (SELECT count(*) FROM changed) AS is_current
 ), saved AS (
     UPDATE tasks AS t SET
-        revision = t.revision + 1, version = c.version, state = c.state, seed = c.seed,
+        edition = t.edition + 1, version = c.version, state = c.state, seed = c.seed,
         available_at = c.available_at, attempt = c.attempt, handed_back = c.handed_back,
         worker_id = c.worker_id, lease_token = c.lease_token, lease_expires_at =
         c.lease_expires_at, cancel_requested = c.cancel_requested, started_at =
@@ -36,7 +36,7 @@ WITH changed AS (
         id, model, queue, version, state, input, count, seed, priority, key_id, user_id,
         metadata, created_at, start_by_at, finish_by_at, tag, attempt, max_attempts,
         worker_id, lease_token, lease_expires_at, started_at, retry_of, wake_at,
-        traceparent, revision, handed_back, cancel_requested, dead
+        traceparent, edition, handed_back, cancel_requested, dead
     )
     SELECT n.*, 0, 0, false, false FROM unnest(
         $22::text[], $23::text[], $24::text[], $25::text[], $26::text[], $27::text[],
@@ -65,7 +65,7 @@ WITH kept AS (
 INSERT INTO tasks (
     id, model, queue, version, state, input, count, seed, priority, key_id, user_id, metadata,
     created_at, start_by_at, finish_by_at, tag, attempt, max_attempts, worker_id, lease_token,
-    lease_expires_at, started_at, retry_of, wake_at, traceparent, revision, handed_back,
+    lease_expires_at, started_at, retry_of, wake_at, traceparent, edition, handed_back,
     cancel_requested, dead
 )
 SELECT n.*, 0, 0, false, false FROM unnest(
@@ -78,7 +78,7 @@ SELECT n.*, 0, 0, false, false FROM unnest(
 
 -- name: tasks_by_id
 SELECT
-    id, revision, model, queue, version, state, input, count, seed, priority, key_id, user_id,
+    id, edition, model, queue, version, state, input, count, seed, priority, key_id, user_id,
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
@@ -107,7 +107,7 @@ WITH RECURSIVE jumps (queue, key_id) AS (
     SELECT ceil($2::float8 / greatest(1, (SELECT count(*) FROM lines)))::integer AS n
 )
 SELECT
-    t.id, t.revision, t.model, t.queue, t.version, t.state, t.input, t.count, t.seed,
+    t.id, t.edition, t.model, t.queue, t.version, t.state, t.input, t.count, t.seed,
     t.priority, t.key_id, t.user_id, t.metadata, t.created_at, t.start_by_at, t.finish_by_at,
     t.available_at, t.tag, t.attempt, t.handed_back, t.max_attempts, t.worker_id,
     t.lease_token, t.lease_expires_at, t.cancel_requested, t.started_at, t.finished_at,
@@ -123,7 +123,7 @@ FROM lines AS l CROSS JOIN LATERAL (
 -- name: line
 -- The next ready tasks of one key, after a place in its order.
 SELECT
-    id, revision, model, queue, version, state, input, count, seed, priority, key_id, user_id,
+    id, edition, model, queue, version, state, input, count, seed, priority, key_id, user_id,
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
@@ -218,7 +218,7 @@ ORDER BY id DESC LIMIT $7;
 -- name: due_tasks
 -- Another backend that sweeps at the same time takes others.
 SELECT
-    id, revision, model, queue, version, state, input, count, seed, priority, key_id, user_id,
+    id, edition, model, queue, version, state, input, count, seed, priority, key_id, user_id,
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
@@ -411,7 +411,7 @@ WHERE removed = ANY($1::smallint[]) AND finished_at <= $2
 LIMIT $5;
 
 -- name: remove_parts
-UPDATE tasks AS t SET revision = t.revision + 1, removed = r.removed, input = r.input,
+UPDATE tasks AS t SET edition = t.edition + 1, removed = r.removed, input = r.input,
     metadata = r.metadata, error = r.error, output = r.output, artifacts = r.artifacts
 FROM unnest(
     $1::text[], $2::smallint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[]

@@ -6,11 +6,11 @@
 -- RANGE (id)) and whole months dropped: nothing here is unique but by id, and what must be unique
 -- beside (repeats, idempotency) lies in tables of its own.
 --
--- `revision` grows by one with each write. What changes at every heartbeat (lease_expires_at) is not
+-- `edition` grows by one with each write. What changes at every heartbeat (lease_expires_at) is not
 -- in an index, so that it is changed in place (HOT), for which pages keep some room.
 CREATE TABLE tasks (
     id text COLLATE "C" PRIMARY KEY,
-    revision integer NOT NULL,
+    edition integer NOT NULL,
     model text COLLATE "C" NOT NULL,
     queue text COLLATE "C" NOT NULL,
     version text NOT NULL,
