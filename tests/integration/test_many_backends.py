@@ -29,11 +29,18 @@ class Served:
 
     def __init__(self, swell: Swell, store_url: str) -> None:
         self.swell = swell
-        (swell.folder / "swell.toml").write_text(
-            f'[store]\nurl = "{store_url}"\n[delivery]\nlease_s = 6\nheartbeat_s = 2\n'
-        )
+        self.settings = f'[store]\nurl = "{store_url}"\n'
+        self._write()
         self.processes: list[Any] = []
         self.url = self.key = ""
+
+    def _write(self) -> None:
+        (self.swell.folder / "swell.toml").write_text(self.settings)
+
+    def hold_shortly(self) -> None:
+        """Let leases that a killed process granted in its last moment run out soon."""
+        self.settings += "[delivery]\nlease_s = 6\nheartbeat_s = 2\n"
+        self._write()
 
     def serve(self, workers: int) -> None:
         process = self.swell.start("serve", "--json", "--port", "0", "--workers", str(workers))
@@ -235,6 +242,7 @@ async def test_a_rolling_restart_loses_no_task_and_no_stream_and_refuses_nobody(
 
 
 async def test_a_killed_process_is_started_again_and_its_streams_go_on(served: Served) -> None:
+    served.hold_shortly()
     served.serve(2)
     served.work(1)
     async with served.session(connector=aiohttp.TCPConnector(limit=0)) as session:
