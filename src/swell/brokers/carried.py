@@ -10,7 +10,7 @@ docs/decisions/0026-brokers-that-carry-ids.md.
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +37,10 @@ _LOOK_S: Final = 1.0
 
 #: The most ids of one lane that are looked up at once.
 _LOOK_N: Final = 1000
+
+#: So much of a lease may pass until what was started is given to its worker, per queue that does
+#: not answer.
+_PART_OF_LEASE: Final = 0.1
 
 #: How long a call that may not wait waits for what is on its way to this process, in seconds.
 _PATIENCE_S: Final = 0.25
@@ -94,6 +98,8 @@ class CarriedBroker:
         #: Task id → (attempt, the message that told of it), while this process knows of its lease.
         self._held: dict[str, tuple[int, Message]] = {}
         self._turns = Turns()
+        #: Looks into lanes that take too long for whoever began them.
+        self._late: set[asyncio.Task[list[Arrival]]] = set()
         #: Whether the store refused the last start.
         self._is_doubtful = False
         #: Set when ids were started.
@@ -268,6 +274,8 @@ class CarriedBroker:
             if len(started) < request.n:
                 wanted = replace(request, n=request.n - len(started))
                 await self._drain(lane, wanted, until, started, looks=looks)
+            # One that came too late is enough; the others are not asked.
+            looks = looks and not self._late
         self._turns.note(request, [task.model for task in started])
 
     async def _drain(
@@ -282,15 +290,12 @@ class CarriedBroker:
         """Start up to n tasks of one lane, and add them."""
         enough = len(started) + request.n
         while len(started) < enough:
-            await self._post.sent()
             window = self._windows.get(lane)
             sent = 0 if window is None else window.sent
-            arrivals = await self._intake.take(
-                lane,
-                enough - len(started),
-                looks=looks,
-                patience_s=_PATIENCE_S if looks and window else 0.0,
-            )
+            taking = self._take(lane, enough - len(started), looks=looks)
+            arrivals = await (self._in_time(taking, request) if started else taking)
+            if arrivals is None:
+                break
             if until is not None and until.done():
                 self._intake.restore(arrivals)
                 break
@@ -298,6 +303,36 @@ class CarriedBroker:
                 started += await self._start(arrivals, request, until)
             elif not looks or window is None or not await self._more(lane, window, sent):
                 break
+
+    async def _take(self, lane: Lane, n: int, *, looks: bool) -> list[Arrival]:
+        await self._post.sent()
+        patience_s = _PATIENCE_S if looks and lane in self._windows else 0.0
+        return await self._intake.take(lane, n, looks=looks, patience_s=patience_s)
+
+    async def _in_time(
+        self, taking: Coroutine[Any, Any, list[Arrival]], request: LeaseRequest
+    ) -> list[Arrival] | None:
+        """Return what is taken, or None if that takes long beside a lease.
+
+        The leases of what was started already run: a queue that does not answer must not keep it
+        from its worker. What comes too late is kept for whoever comes next.
+        """
+        task = asyncio.ensure_future(taking)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=request.lease_s * _PART_OF_LEASE)
+        except BaseException:
+            task.cancel()
+            raise
+        if done:
+            return task.result()
+        self._late.add(task)
+        task.add_done_callback(self._keep_late)
+        return None
+
+    def _keep_late(self, task: "asyncio.Task[list[Arrival]]") -> None:
+        self._late.discard(task)
+        if not task.cancelled() and task.exception() is None:
+            self._intake.restore(task.result())
 
     async def _more(self, lane: Lane, window: Window, sent: int) -> bool:
         """Fill a lane that seems empty; return whether more was sent than so many ids."""
@@ -422,7 +457,7 @@ class CarriedBroker:
     async def close(self) -> None:
         """See `Broker.close`."""
         await self._intake.close()
-        fillings: list[asyncio.Task[Any]] = list(self._fillings.values())
+        fillings: list[asyncio.Task[Any]] = [*self._fillings.values(), *self._late]
         for filling in fillings:
             filling.cancel()
         await asyncio.gather(*fillings, return_exceptions=True)
