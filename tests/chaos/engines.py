@@ -28,6 +28,10 @@ _CLOUD_KEYS: Final = {
 }
 
 
+#: Ids that a broker lost are sent again after about as long as a lease lasts here.
+_REOFFER: Final = {"broker.reoffer_s": "3", "broker.poll_s": "2"}
+
+
 class Engine:
     """The embedded store: one backend and one file.
 
@@ -200,7 +204,11 @@ class NatsEngine(PostgresEngine):
 
     def settings(self) -> dict[str, str]:
         """The store's, with broker and bus."""
-        return super().settings() | {"broker.url": self.broker.url, "bus.url": self.broker.url}
+        return (
+            super().settings()
+            | _REOFFER
+            | {"broker.url": f"{self.broker.url}/chaos", "bus.url": f"{self.broker.url}/chaos"}
+        )
 
 
 class SqsEngine(PostgresEngine):
@@ -249,12 +257,18 @@ class SqsEngine(PostgresEngine):
 
     def settings(self) -> dict[str, str]:
         """The store's, with broker and bucket."""
-        return super().settings() | {
-            "broker.url": f"sqs://{_REGION}/chaos?endpoint={self.broker.url}",
-            "objects.url": "s3://chaos/files",
-            "objects.endpoint": f"http://127.0.0.1:{self._link.port}",
-            "objects.region": _REGION,
-        }
+        return (
+            super().settings()
+            | _REOFFER
+            | {
+                "broker.url": f"sqs://{_REGION}/chaos?endpoint={self.broker.url}",
+                "objects.url": "s3://chaos/files",
+                "objects.endpoint": f"http://127.0.0.1:{self._link.port}",
+                "objects.region": _REGION,
+                "objects.key_id": "test",
+                "objects.secret": "test",
+            }
+        )
 
     def environment(self) -> dict[str, str]:
         """Keys that moto takes."""
