@@ -101,6 +101,7 @@ def test_every_part_at_scale_is_tried_through_its_contract(
     bucket = s3_bucket(moto_server)
     variables = {
         "SWELL_STORE__URL": a_database(postgres_server),
+        "SWELL_BROKER__URL": f"{nats_server.url}/doctor-{secrets.token_hex(4)}",
         "SWELL_BUS__URL": nats_server.url,
         "SWELL_OBJECTS__URL": bucket.url,
         "SWELL_OBJECTS__ENDPOINT": bucket.access.endpoint,
@@ -112,8 +113,14 @@ def test_every_part_at_scale_is_tried_through_its_contract(
     for name in ("store", "broker", "bus", "objects"):
         assert found[name]["grade"] == "ok", found[name]
     assert "postgresql" in found["store"]["detail"]
+    assert "an id went through a queue" in found["broker"]["detail"]
     assert "written and read by signed URLs" in found["objects"]["detail"]
     assert bucket.names() == []
+
+    away = variables | {"SWELL_BROKER__URL": f"nats://127.0.0.1:{free_port()}/doctor"}
+    found = findings(swell, **away)
+    assert found["broker"]["grade"] == "fail"
+    assert found["objects"]["grade"] == "ok"
 
     lost = variables | {"SWELL_OBJECTS__URL": f"s3://no-such-bucket-{secrets.token_hex(4)}"}
     done = swell.run("doctor", **(MODELS | lost))
@@ -121,15 +128,38 @@ def test_every_part_at_scale_is_tried_through_its_contract(
     assert "FAIL" in done.stdout
 
 
-def a_database(server: PostgresServer) -> str:
-    name = f"doctor_{secrets.token_hex(6)}"
+def test_a_shared_database_is_not_changed_under_others(
+    swell: Swell, postgres_server: PostgresServer
+) -> None:
+    url = a_database(postgres_server)
+    variables = {"SWELL_STORE__URL": url}
+    assert findings(swell, **variables)["store"]["grade"] == "ok"
+    status = json.loads(swell.run("db", "status", "--json", **variables).stdout)
+    in_database(
+        url,
+        "DELETE FROM migrations WHERE number = (SELECT max(number) FROM migrations)",
+    )
+    lacking = json.loads(swell.run("db", "status", "--json", **variables).stdout)
+    assert lacking["missing"] != status["missing"]
+    found = findings(swell, **variables)
+    assert found["store"]["grade"] == "warn"
+    assert "swell db upgrade" in found["store"]["detail"]
+    assert json.loads(swell.run("db", "status", "--json", **variables).stdout) == lacking
+
+
+def in_database(url: str, statement: str) -> None:
     code = (
         "import asyncio, asyncpg, sys\n"
-        "async def make():\n"
+        "async def run():\n"
         "    connection = await asyncpg.connect(sys.argv[1])\n"
-        "    await connection.execute(f'CREATE DATABASE {sys.argv[2]}')\n"
+        "    await connection.execute(sys.argv[2])\n"
         "    await connection.close()\n"
-        "asyncio.run(make())\n"
+        "asyncio.run(run())\n"
     )
-    subprocess.run([sys.executable, "-c", code, server.url, name], check=True)
+    subprocess.run([sys.executable, "-c", code, url, statement], check=True)
+
+
+def a_database(server: PostgresServer) -> str:
+    name = f"doctor_{secrets.token_hex(6)}"
+    in_database(server.url, f"CREATE DATABASE {name}")
     return server.url_of(name)

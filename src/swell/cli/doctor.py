@@ -29,7 +29,7 @@ from swell.clock import Clock, SystemClock
 from swell.config import Settings, load
 from swell.errors import SwellError
 from swell.model import load_models
-from swell.wiring import sqlite_version
+from swell.wiring import configure_logging, sqlite_version
 from swell.worker.needs import needs_of
 
 __all__ = ["doctor"]
@@ -46,6 +46,8 @@ def doctor(as_json: Json = False, data: Data = None, config: Config = None) -> N
     Exits with 1 where something fails; each line says what to do.
     """
     settings = settings_from(config, data).settings
+    # What parts say as they are tried is told better by the findings.
+    configure_logging(settings.log.model_copy(update={"level": "error"}))
     clock = SystemClock()
     findings = []
     for name, check in _checks(settings, clock):

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from swell.api.settings import Backend
+from swell.brokers.lanes import Lane, Letter, Queues, read
 from swell.bus import Bus
 from swell.cli.access import Access, read_access
 from swell.cli.output import CommandFailed
@@ -29,7 +30,17 @@ from swell.errors import Conflict, NotFound, SwellError
 from swell.events import TERMINAL_ID, Event, EventKind
 from swell.objects import Direct, Objects
 from swell.registry import ApiKey, Scope
-from swell.wiring import build_backend, close_backend, open_bus, self_signed_cert, store_file
+from swell.task import new_id
+from swell.wiring import (
+    broker_queues,
+    build_backend,
+    close_backend,
+    is_shared,
+    open_bus,
+    schema_of_store,
+    self_signed_cert,
+    store_file,
+)
 
 __all__ = ["Finding", "examine", "file_limit", "tls"]
 
@@ -51,6 +62,10 @@ _SLOW_S: Final = 0.1
 
 #: An answer that takes longer than this is no sign of life, in seconds.
 _ALIVE_S: Final = 90.0
+
+
+#: The queue through which the broker is tried; no model can have this name.
+_QUEUE: Final = "doctor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +93,9 @@ async def examine(settings: Settings, clock: Clock) -> list[Finding]:
     if file is not None and not file.exists():
         return [Finding("store", "ok", f"{file} is made at the first start"), *findings]
     try:
+        lacks = await _lacks(settings) if is_shared(settings) else None
+        if lacks is not None:
+            return [lacks, *findings]
         async with _opened(settings, clock) as backend:
             return await _of(backend, settings) + findings
     except Conflict as error:
@@ -91,6 +109,19 @@ async def examine(settings: Settings, clock: Clock) -> list[Finding]:
     except TimeoutError:
         detail = f"no answer within {2 * _PATIENCE_S:.0f} s from {_places(settings)}"
         return [Finding("store, bus, objects", "fail", detail), *findings]
+
+
+async def _lacks(settings: Settings) -> Finding | None:
+    """Return what a shared database lacks: to open it would change it under others."""
+    status = await schema_of_store(settings)
+    if status["applied"] and status["missing"]:
+        return Finding(
+            "store",
+            "warn",
+            f"it lacks {', '.join(status['missing'])}: `swell db upgrade` applies them, and so "
+            "does a backend that starts; the other parts are tried after that",
+        )
+    return None
 
 
 def _places(settings: Settings) -> str:
@@ -114,7 +145,7 @@ async def _opened(settings: Settings, clock: Clock) -> AsyncIterator[Backend]:
 async def _of(backend: Backend, settings: Settings) -> list[Finding]:
     checks: list[tuple[str, Callable[[], Awaitable[Finding]]]] = [
         ("store", lambda: _store(backend, settings)),
-        ("broker", lambda: _broker(backend)),
+        ("broker", lambda: _broker(backend, settings)),
         ("bus", lambda: _bus(backend, settings)),
         ("objects", lambda: _objects(backend)),
         ("keys", lambda: _keys(backend)),
@@ -153,10 +184,32 @@ async def _store(backend: Backend, settings: Settings) -> Finding:
     return _ok(detail)
 
 
-async def _broker(backend: Backend) -> Finding:
+async def _broker(backend: Backend, settings: Settings) -> Finding:
     depths = await backend.broker.depths()
     ready, running = sum(each.ready for each in depths), sum(each.running for each in depths)
-    return _ok(f"answers; {ready} tasks wait, {running} run")
+    detail = f"answers; {ready} tasks wait, {running} run"
+    queues = broker_queues(settings)
+    if queues is None:
+        return _ok(detail)
+    try:
+        return _ok(f"{detail}; {await _carried(queues, backend.clock)}")
+    finally:
+        await queues.close()
+
+
+async def _carried(queues: Queues, clock: Clock) -> str:
+    """Send an id through a queue of our own, which stays; nobody else reads it."""
+    lane = Lane(_QUEUE, is_usual=True)
+    task_id = new_id(clock.now())
+    started_s = clock.monotonic_s()
+    await queues.send(lane, [Letter(task_id=task_id, group="doctor", mark=f"{task_id}-0-0")])
+    while True:
+        messages = await queues.receive(lane, 10, wait_s=2.0)
+        # Those of a check that was cut short go too.
+        await queues.forget(messages)
+        if task_id in map(read, messages):
+            took_s = clock.monotonic_s() - started_s
+            return f"an id went through a queue in {took_s * 1000:.0f} ms"
 
 
 async def _bus(backend: Backend, settings: Settings) -> Finding:
