@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from postgres_databases import PostgresDatabases
 from servers import Server
 from swell.brokers.carried import CarriedBroker, CarriedSettings
 from swell.brokers.lanes import Queues
 from swell.brokers.nats import NatsQueues
+from swell.brokers.postgres import PostgresBroker
 from swell.brokers.sqlite import SqliteBroker
 from swell.brokers.sqs import SqsQueues
 from swell.clock import ManualClock, SystemClock
+from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
 from swell.testing.delivery import Delivery, ExactOrderConformance
 from swell.testing.window import WindowedConformance
@@ -44,6 +47,22 @@ class TestNats(WindowedConformance):
     async def delivery(self, tmp_path: Path, nats_server: Server) -> AsyncIterator[Delivery]:
         async with carried(tmp_path, NatsQueues(f"{nats_server.url}/{a_name()}")) as delivery:
             yield delivery
+
+
+class TestNatsOverPostgres(WindowedConformance):
+    @pytest.fixture
+    async def delivery(
+        self, postgres_databases: PostgresDatabases, nats_server: Server
+    ) -> AsyncIterator[Delivery]:
+        clock = ManualClock()
+        database = await PostgresDatabase.open(await postgres_databases.new(), clock)
+        store = PostgresStore(database, rng=random.Random(1))
+        queues = NatsQueues(f"{nats_server.url}/{a_name()}")
+        settings = CarriedSettings(window=WINDOW, flow_window=WINDOW, wait_s=2.0)
+        broker = CarriedBroker(store, PostgresBroker(database), queues, SystemClock(), settings)
+        yield Delivery(clock, store, broker, WINDOW)
+        await broker.close()
+        await store.close()
 
 
 class TestNatsWithAWindowOfOne(ExactOrderConformance):
