@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from swell.api.auth import create_key
 from swell.api.limits import SHARE_EVERY_S, Allowance, Limits, effective_limits
+from swell.api.route import Route
+from swell.api.routes import ROUTES
 from swell.clock import ManualClock
 from swell.errors import Unavailable
 from swell.registry import ApiKey, KeyLimits, Scope, Spend
@@ -328,3 +330,30 @@ def test_operators_are_held_to_their_own_limits_only() -> None:
     assert effective_limits(_key(Scope.ADMIN), defaults) == KeyLimits()
     own = _key(Scope.ADMIN, rate_per_s=1)
     assert effective_limits(own, defaults) == KeyLimits(rate_per_s=1)
+
+
+# ---- sizes
+
+WITH_BODIES = [each for each in ROUTES if each.body is not None and each.scope is not None]
+
+
+@pytest.mark.parametrize("route", WITH_BODIES, ids=lambda each: f"{each.method} {each.path}")
+@pytest.mark.parametrize("chunk_bytes", [None, 7, 999])
+async def test_no_path_takes_a_longer_body_than_it_may(
+    route: Route, chunk_bytes: int | None
+) -> None:
+    async with a_world(max_body_bytes=1000, max_upload_bytes=1000) as world:
+        task_id = (await _a_task(world))["id"]
+        path = route.path.replace("{id}", task_id)
+        client = world.worker if route.scope is Scope.WORKER else world.admin
+        body = b'"' + b"x" * 1100 + b'"'
+        headers = {"Content-Type": "application/json"}
+        answer = await client(route.method, path, body, headers=headers, chunk_bytes=chunk_bytes)
+        assert (answer.status, answer.json["code"]) == (413, "too_large")
+        assert answer.headers["connection"] == "close"
+
+
+async def _a_task(world: World) -> dict[str, str]:
+    await world.register()
+    task: dict[str, str] = await world.create()
+    return task
