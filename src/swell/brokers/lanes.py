@@ -131,7 +131,8 @@ class Turns:
 
     def __init__(self) -> None:
         self._last_model: str | None = None
-        self._is_pinned_first = False
+        #: Models of which tasks pinned to a version come first next time.
+        self._pinned_first: set[str] = set()
         #: Model → how many leases in a row were given others in its turn.
         self._passed: dict[str, int] = {}
 
@@ -142,12 +143,11 @@ class Turns:
 
     def lanes(self, request: LeaseRequest) -> list[Lane]:
         """Return every lane that a worker serves, in the order of this lease."""
-        self._is_pinned_first = not self._is_pinned_first
         _, models = self._models(request)
-        pairs = [(model, f"{model}:{request.models[model]}") for model in models]
-        queues = [
-            queue for pair in pairs for queue in (reversed(pair) if self._is_pinned_first else pair)
-        ]
+        queues: list[str] = []
+        for model in models:
+            pair = [model, f"{model}:{request.models[model]}"]
+            queues += reversed(pair) if model in self._pinned_first else pair
         return [Lane(queue, is_usual) for is_usual in (True, False) for queue in queues]
 
     def note(self, request: LeaseRequest, served: Sequence[str]) -> None:
@@ -157,6 +157,7 @@ class Turns:
         turn, _ = self._models(request)
         if len(turn) > 1:
             note_passed(turn, set(served), self._passed)
+        self._pinned_first ^= set(served)
         self._last_model = served[-1]
 
 
