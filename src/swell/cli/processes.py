@@ -17,7 +17,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 import structlog
@@ -31,7 +31,7 @@ from swell.cli.tally import Tally
 from swell.cli.tls import open_tls
 from swell.clock import Clock
 from swell.config import Settings
-from swell.wiring import Unusable, build_backend, close_backend, is_shared
+from swell.wiring import DataLock, Unusable, build_backend, close_backend, is_shared
 
 __all__ = ["Members", "check_shareable", "run_member", "run_processes", "tally_of"]
 
@@ -80,6 +80,7 @@ async def run_processes(
 
     Raises:
         Unusable: The store is one process's own.
+        Conflict: Another backend runs on the same data folder.
         CommandFailed: The port is taken, or a process does not start.
     """
     check_shareable(settings)
@@ -87,7 +88,7 @@ async def run_processes(
     interrupts.install()
     reload = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
-    with contextlib.closing(listen(settings)) as listener:
+    with _locked(settings), contextlib.closing(listen(settings)) as listener:
         tally_of(settings, clock).clear()
         # Brings the schema up to date and makes what is made once, before there are several.
         tls = await open_tls(settings, clock)
@@ -107,6 +108,16 @@ async def run_processes(
             await members.keep(interrupts, reload)
         finally:
             await members.stop(interrupts.second)
+
+
+@contextlib.contextmanager
+def _locked(settings: Settings) -> Iterator[None]:
+    lock = DataLock(settings.data_dir)
+    lock.take()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Members:

@@ -21,7 +21,7 @@ from swell.cli.tally import Tally
 from swell.cli.tls import ServerTls, open_tls
 from swell.clock import Clock
 from swell.config import Settings
-from swell.wiring import DataLock, build_backend, close_backend, is_shared
+from swell.wiring import DataLock, build_backend, close_backend
 
 __all__ = ["Interrupts", "Service", "launchable_models", "listen", "open_service", "url_of"]
 
@@ -158,7 +158,8 @@ async def open_service(
     """
     _allow_many_connections()
     lock = DataLock(settings.data_dir)
-    if not is_shared(settings):
+    # Processes on one port share a folder, which whoever looks after them holds.
+    if listener is None:
         lock.take()
     try:
         listener = listener or listen(settings)
