@@ -67,8 +67,8 @@ METRICS: dict[str, str] = {
     "server, a disk), by contract, call and code.",
     "swell_bus_gaps_total": "Times that news of other backends may have been missed, so that the "
     "store was asked.",
-    "swell_queue_dead_letters_total": "Messages that queues elsewhere (Amazon SQS, NATS) brought too "
-    "often or that could not be read, and that went to the dead letters there.",
+    "swell_queue_dead_letters_total": "Messages that queues elsewhere (Amazon SQS, NATS) brought "
+    "too often or that could not be read, and that went to the dead letters there.",
     "swell_duty_failures_total": "Failures of what the backend does by itself, by duty.",
     "swell_event_loop_lag_seconds": "How late the process got to what was due.",
     "swell_build_info": "1, with the version.",
