@@ -1,6 +1,9 @@
 import json
+import os
 import signal
 import stat
+import subprocess
+import sys
 from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
@@ -8,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from commandline import Swell, ready_line, stop
+from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 
 
 def test_a_prompt_becomes_a_picture_on_disk(running: Swell) -> None:
@@ -50,6 +53,65 @@ def test_an_ended_task_can_be_repeated_and_canceling_it_changes_nothing(running:
     assert running.run("tasks", "watch", again).returncode == 0
     [still] = running.json("tasks", "cancel", first)
     assert still["state"] == "succeeded"
+
+
+def test_an_ended_task_loses_its_data_where_that_is_meant(running: Swell) -> None:
+    task_id = running.ok(
+        "tasks", "submit", "demo/echo-picture", "-i", "prompt=private", "--json", "--watch"
+    )
+    task_id = json.loads(task_id)["id"]
+    asked = running.run("tasks", "delete", task_id)
+    assert asked.returncode == 2
+    assert "add --yes" in asked.stderr
+    assert running.json("tasks", "show", task_id)["input"] == {"prompt": "private"}
+    done = running.run("tasks", "delete", task_id, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert f"{task_id}: removed input and its files and output with 1 file (" in done.stderr
+    bare = running.json("tasks", "show", task_id)
+    assert (bare["input"], bare["artifacts"]) == ({}, [])
+    assert bare["data_removed"] == ["inputs", "outputs"]
+    again = running.run("tasks", "delete", task_id, "-y")
+    assert again.returncode == 0
+    assert "nothing was left to remove" in again.stderr
+
+
+@pytest.mark.parametrize(("word", "code", "removed"), [("n", 1, []), ("y", 0, ["inputs"])])
+def test_a_person_is_asked_before_data_is_removed(
+    running: Swell, word: str, code: int, removed: list[str]
+) -> None:
+    task_id = _ended(running, "text=mine")
+    person, terminal = os.openpty()
+    os.write(person, f"{word}\n".encode())
+    done = subprocess.run(
+        [sys.executable, "-m", "swell", "tasks", "delete", task_id],
+        cwd=running.folder,
+        env=clean_environment(),
+        stdin=terminal,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    os.close(terminal)
+    os.close(person)
+    assert done.returncode == code, done.stderr
+    assert task_id in done.stderr
+    assert "Remove all data of this task, for ever?" in done.stderr
+    assert running.json("tasks", "show", task_id)["data_removed"][: len(removed) or 1] == removed
+
+
+def test_what_was_removed_before_a_refusal_is_told(running: Swell) -> None:
+    ended = _ended(running, "text=gone")
+    waits = running.json("tasks", "submit", "demo/upper", "-i", "text=x")["id"]
+    running.run("tasks", "watch", waits)
+    sleeps = running.json("tasks", "submit", "demo/crash", "-i", "how=sleep", "-i", "sleep_s=60")
+    done = running.run("tasks", "delete", ended, sleeps["id"], waits, "--yes", "--json")
+    running.ok("tasks", "cancel", sleeps["id"])
+    assert done.returncode == 4, done.stderr
+    assert [task["id"] for task in json.loads(done.stdout)] == [ended]
+    assert "only of an ended task" in done.stderr
+    assert running.json("tasks", "show", waits)["data_removed"] == []
+    assert running.run("tasks", "delete", "none", "--yes").returncode == 3
 
 
 def test_models_workers_and_queues_can_be_looked_at(running: Swell) -> None:

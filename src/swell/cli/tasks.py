@@ -1,6 +1,7 @@
 """`swell tasks`: what users asked, and what became of it."""
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +10,12 @@ import typer
 from swell.cli.follow import exit_of, follow, save_artifacts, send, show_end, time_line
 from swell.cli.inputs import parse_inputs
 from swell.cli.options import Config, Data, Inputs, Json, Key, Url, settings_from
-from swell.cli.output import ago, group, print_json, seconds, table, talk
+from swell.cli.output import Refused, ago, group, print_json, seconds, table, talk
 from swell.cli.output import data as stdout
 from swell.cli.remote import Remote, ServerEvent, call
 from swell.clock import SystemClock
 from swell.config import Settings
+from swell.errors import InvalidRequest
 from swell.task import TaskState
 
 __all__ = ["app", "client_settings"]
@@ -200,6 +202,72 @@ def retry_tasks(
 ) -> None:
     """Repeat ended tasks as new ones, whose ids are printed."""
     _for_each(client_settings(config, data, url, key), tasks, "retry", as_json)
+
+
+@app.command("delete")
+def delete_tasks(
+    tasks: TaskIds,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Remove input, output and files of ended tasks for ever; their state, times and costs stay."""
+    settings = client_settings(config, data, url, key)
+
+    async def look(remote: Remote) -> list[dict[str, Any]]:
+        return [await remote.get(f"/v1/tasks/{task}") for task in dict.fromkeys(tasks)]
+
+    found = call(settings, look)
+    if not yes:
+        _confirm(found)
+    erased: list[dict[str, Any]] = []
+
+    async def erase(remote: Remote) -> Refused | None:
+        for task in found:
+            try:
+                erased.append(await remote.delete(f"/v1/tasks/{task['id']}"))
+            except Refused as refused:
+                return refused
+        return None
+
+    refused = call(settings, erase)
+    if as_json:
+        print_json(erased)
+    else:
+        for before, _ in zip(found, erased, strict=False):
+            talk.print(f"{before['id']}: {_removed(before)}", markup=False)
+    if refused is not None:
+        raise refused
+
+
+def _confirm(tasks: list[dict[str, Any]]) -> None:
+    """Ask a person whether this is meant.
+
+    Raises:
+        InvalidRequest: There is nobody to ask.
+    """
+    for task in tasks:
+        talk.print(f"{task['id']}  {task['model']}  {task['state']}", markup=False)
+    which = "this task" if len(tasks) == 1 else f"these {len(tasks)} tasks"
+    if not sys.stdin.isatty():
+        raise InvalidRequest(f"nobody can be asked whether {which} may lose all data: add --yes")
+    typer.confirm(f"Remove all data of {which}, for ever?", abort=True, err=True)
+
+
+def _removed(before: dict[str, Any]) -> str:
+    """Return in words what a task lost that was like this."""
+    gone, files = before["data_removed"], before["artifacts"]
+    parts = [] if "inputs" in gone else ["input and its files"]
+    if files:
+        size = sum(each["bytes"] for each in files)
+        n = "1 file" if len(files) == 1 else f"{len(files)} files"
+        parts.append(f"output with {n} ({size:,} bytes)")
+    elif before["output"] is not None:
+        parts.append("output")
+    return f"removed {' and '.join(parts)}" if parts else "nothing was left to remove"
 
 
 def _for_each(settings: Settings, ids: list[str], verb: str, as_json: bool) -> None:
