@@ -265,6 +265,9 @@ class SqsEngine(PostgresEngine):
                 "objects.url": "s3://chaos/files",
                 "objects.endpoint": f"http://127.0.0.1:{self._link.port}",
                 "objects.region": _REGION,
+                # moto is slow: what takes Amazon milliseconds takes it long beside two seconds.
+                "delivery.lease_s": "4",
+                "delivery.heartbeat_s": "1.2",
                 "objects.key_id": "test",
                 "objects.secret": "test",
             }
