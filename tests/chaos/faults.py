@@ -102,7 +102,7 @@ class WorkerFrozen(_Strike):
     """SIGSTOP for longer than a lease, and then it goes on as if it still held everything."""
 
     name = "worker frozen"
-    lasts_s = (2.5, 6.0)
+    lasts_s = (2.5, 5.0)
 
     async def begin(self) -> None:
         """See `Fault.begin`."""
