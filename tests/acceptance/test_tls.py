@@ -1,8 +1,10 @@
 """The service over TLS: with a certificate for trials, and with one from files."""
 
+import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import ssl
 import stat
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -25,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
+from postgres_databases import PostgresDatabases
 
 BODY = {"model": "demo/upper", "input": {"text": "a"}}
 
@@ -48,6 +52,17 @@ class Running:
     def connect(self, context: ssl.SSLContext | None = None) -> ssl.SSLSocket:
         plain = socket.create_connection(self.place, timeout=PATIENCE_S)
         return (context or self.trust).wrap_socket(plain, server_hostname=self.place[0])
+
+    def asked_of(self) -> tuple[str, int]:
+        """Return which process answers a new connection, and the number of its certificate."""
+        with self.connect() as wire:
+            wire.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            status, headers, _ = _answer(wire)
+            der = wire.getpeercert(binary_form=True)
+        assert status == 200
+        assert der is not None
+        # The first ten digits of a request's id are its process's.
+        return headers["x-request-id"][:14], x509.load_der_x509_certificate(der).serial_number
 
     def request(self, body: Any, *, path: str = "/v1/tasks") -> bytes:
         data = json.dumps(body).encode()
@@ -325,6 +340,103 @@ def test_a_certificate_from_files_is_used_and_read_again_when_it_changes(tmp_pat
             # Who was there before stays.
             wire.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert _answer(wire)[0] == 200
+
+
+def test_sighup_has_a_certificate_read_again_at_once_and_ends_nothing(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    authority.issue(cert, key)
+    settings = {"SWELL_SERVER__TLS_CERT": str(cert), "SWELL_SERVER__TLS_KEY": str(key)}
+    with _run(tmp_path, authority.file, "serve", **settings) as running:
+
+        def hang_up(said: str) -> None:
+            before = (tmp_path / "stderr.txt").read_text().count(said)
+            running.process.send_signal(signal.SIGHUP)
+            _until(lambda: (tmp_path / "stderr.txt").read_text().count(said) > before)
+
+        # Asked for, it is told also where nothing has changed.
+        hang_up("the certificate was read again")
+        second = authority.issue(cert, key)
+        running.process.send_signal(signal.SIGHUP)
+        _until(lambda: running.asked_of()[1] == second)
+        key.write_text("broken")
+        hang_up("the new certificate cannot be used")
+        assert running.asked_of()[1] == second
+
+
+def test_sighup_ends_no_service_without_a_certificate(swell: Swell) -> None:
+    process = swell.start("serve", "--json", "--port", "0")
+    try:
+        ready_line(process, swell.folder)
+        process.send_signal(signal.SIGHUP)
+        log = swell.folder / "stderr.txt"
+        _until(lambda: "there is no certificate to be read again" in log.read_text())
+    finally:
+        assert stop(process) == 0
+
+
+# ---- by several processes
+
+
+def test_processes_on_one_port_share_a_certificate_for_trials(
+    tmp_path: Path, postgres_databases: PostgresDatabases
+) -> None:
+    store_url = asyncio.run(postgres_databases.new())
+    ca_file = tmp_path / ".swell" / "tls" / "cert.pem"
+    settings = {"SWELL_STORE__URL": store_url, "SWELL_SERVER__TLS": "self-signed"}
+    with _run(tmp_path, ca_file, "serve", "--workers", "2", **settings) as running:
+        assert running.url.startswith("https://127.0.0.1:")
+        cert = x509.load_pem_x509_certificate(ca_file.read_bytes())
+        _until(lambda: len({running.asked_of() for _ in range(20)}) == 2)
+        assert {running.asked_of()[1] for _ in range(20)} == {cert.serial_number}
+        told = (tmp_path / "stderr.txt").read_text()
+        assert cert.fingerprint(hashes.SHA256()).hex(":").upper() in told
+        assert running.swell.json("keys", "ls"), "commands beside the folder trust it"
+
+
+def test_processes_on_one_port_take_a_new_certificate_and_no_broken_one(
+    tmp_path: Path, postgres_databases: PostgresDatabases
+) -> None:
+    store_url = asyncio.run(postgres_databases.new())
+    authority = Authority(tmp_path)
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    first = authority.issue(cert, key)
+    log = tmp_path / "stderr.txt"
+    settings = {
+        "SWELL_STORE__URL": store_url,
+        "SWELL_SERVER__TLS_CERT": str(cert),
+        "SWELL_SERVER__TLS_KEY": str(key),
+    }
+    with _run(tmp_path, authority.file, "serve", "--workers", "2", **settings) as running:
+
+        def seen() -> set[tuple[str, int]]:
+            return {running.asked_of() for _ in range(20)}
+
+        _until(lambda: len(seen()) == 2)
+        before = seen()
+        assert {number for _, number in before} == {first}
+        # One of them is asked by itself, as by a tool that looks for the name.
+        members = psutil.Process(running.process.pid).children()
+        second = authority.issue(cert, key)
+        for member in members:
+            member.send_signal(signal.SIGHUP)
+        _until(lambda: {number for _, number in seen()} == {second})
+        assert {name for name, _ in seen()} <= {name for name, _ in before}, "the same processes"
+        # A broken one keeps new processes from starting: the old ones go on.
+        cert.write_text("broken")
+        running.process.send_signal(signal.SIGHUP)
+        _until(lambda: "the old ones go on" in log.read_text())
+        assert "broken" not in log.read_text()
+        assert "cert.pem" in log.read_text()
+        assert {number for _, number in seen()} == {second}
+        assert {each.pid for each in members} <= {
+            each.pid for each in psutil.Process(running.process.pid).children()
+        }
+        third = authority.issue(cert, key)
+        running.process.send_signal(signal.SIGHUP)
+        _until(lambda: "all backend processes were replaced" in log.read_text())
+        assert {number for _, number in seen()} == {third}
+        assert not {name for name, _ in seen()} & {name for name, _ in before}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ nothing itself. When it dies, they see the end of their standard input, and end 
 | signal | |
 |---|---|
 | SIGTERM, SIGINT | all end what they have begun, and go; once more, and they hang up |
-| SIGHUP | each is replaced by a new one, which reads the settings anew, one after the other |
+| SIGHUP | each is replaced by a new one, with new settings and certificate, one after the other |
+| SIGHUP to one of them | it reads its certificate again |
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from swell.cli.output import CommandFailed
 from swell.cli.output import data as stdout
 from swell.cli.service import Interrupts, listen, open_service, url_of
 from swell.cli.tally import Tally
-from swell.cli.tls import open_tls
+from swell.cli.tls import open_tls, read_again_at_hangup, tell_fingerprint
 from swell.clock import Clock
 from swell.config import Settings
 from swell.wiring import DataLock, Unusable, build_backend, close_backend, is_shared
@@ -92,7 +93,7 @@ async def run_processes(
         tally_of(settings, clock).clear()
         # Brings the schema up to date and makes what is made once, before there are several.
         tls = await open_tls(settings, clock)
-        ca_file = "" if tls is None or not tls.is_self_signed else str(tls.cert.absolute())
+        ca_file = "" if tls is None else str(tls.cert.absolute())
         url = url_of(settings, listener, is_tls=tls is not None)
         members = Members(settings, clock, [*command, "--socket", str(listener.fileno())], listener)
         try:
@@ -102,6 +103,7 @@ async def run_processes(
                     backend, settings.data_dir, url, has_workers=False, ca_file=ca_file
                 ) as keyring:
                     await members.start()
+                    tell_fingerprint(tls)
                     await on_ready(keyring)
             finally:
                 await close_backend(backend)
@@ -148,25 +150,17 @@ class Members:
     async def keep(self, interrupts: Interrupts, reload: asyncio.Event) -> None:
         """Start again what ends unasked, and replace all when asked to, until a signal comes."""
         stop = asyncio.create_task(interrupts.first.wait())
-        asked = asyncio.create_task(reload.wait())
-        replacing: asyncio.Task[None] | None = None
         keeping = [asyncio.create_task(self._keep_one(n)) for n in range(len(self._members))]
+        keeping.append(asyncio.create_task(self._replace_when_asked(reload)))
         try:
-            while not stop.done():
-                await asyncio.wait({stop, asked, *keeping}, return_when=asyncio.FIRST_COMPLETED)
-                for each in keeping:
-                    if each.done():
-                        each.result()
-                if asked.done():
-                    reload.clear()
-                    asked = asyncio.create_task(reload.wait())
-                    if replacing is None or replacing.done():
-                        replacing = asyncio.create_task(self._replace_all())
+            await asyncio.wait({stop, *keeping}, return_when=asyncio.FIRST_COMPLETED)
+            for each in keeping:
+                if each.done():
+                    each.result()
         finally:
-            tasks = [stop, asked, *keeping, *([] if replacing is None else [replacing])]
-            for task in tasks:
+            for task in (stop, *keeping):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(stop, *keeping, return_exceptions=True)
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """End all, and wait for it; they hang up when `hurry` is set."""
@@ -202,6 +196,16 @@ class Members:
                 continue
             self._members[place] = _Member(self._clock)
             await self._members[place].start(self._command, self._listener)
+
+    async def _replace_when_asked(self, reload: asyncio.Event) -> None:
+        """Replace all whenever asked to; once more, if that came while they were replaced."""
+        while True:
+            await reload.wait()
+            reload.clear()
+            try:
+                await self._replace_all()
+            except OSError as error:
+                _log.error("a new backend process cannot be started", reason=str(error))
 
     async def _replace_all(self) -> None:
         """Put a new process at each place, one after the other; the old one goes when it works."""
@@ -306,6 +310,7 @@ async def run_member(settings: Settings, clock: Clock, descriptor: int) -> None:
     async with open_service(
         settings, clock, hurry=interrupts.second, listener=listener, tally=tally
     ) as service:
+        read_again_at_hangup(service.tls)
         api = service.app.service
 
         def numbers() -> bytes:

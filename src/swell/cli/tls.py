@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import ipaddress
 import os
+import signal
 import socket
 import ssl
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from swell.api.headers import host_name
+from swell.cli.output import talk
 from swell.clock import Clock
 from swell.config import ServerSettings, Settings
 from swell.errors import InvalidRequest
@@ -27,7 +29,7 @@ from swell.wiring import self_signed_cert
 if TYPE_CHECKING:
     from cryptography import x509
 
-__all__ = ["ServerTls", "open_tls"]
+__all__ = ["ServerTls", "open_tls", "read_again_at_hangup", "tell_fingerprint"]
 
 _log = structlog.get_logger("swell.tls")
 
@@ -68,23 +70,26 @@ class ServerTls:
             await clock.sleep(_LOOK_S)
             self.refresh()
 
-    def refresh(self) -> bool:
-        """Read the files again if they have changed; return whether others are in use now.
+    def refresh(self, *, is_asked: bool = False) -> bool:
+        """Read the files again if they have changed; return whether that was done.
 
         What cannot be used changes nothing, and is looked at again when it changes again.
+
+        Args:
+            is_asked: Read them in any case.
         """
         stamp = self._look()
-        if stamp == self._stamp:
+        if stamp == self._stamp and not is_asked:
             return False
         self._stamp = stamp
         try:
             # First aside: a certificate without its key must not break the one in use.
             _context(self.cert, self.key)
-            self.context.load_cert_chain(self.cert, self.key)
-        except (InvalidRequest, OSError) as error:
+            self.context.load_cert_chain(self.cert, self.key, password="")
+        except (InvalidRequest, OSError, ValueError) as error:
             _log.warning("the new certificate cannot be used", reason=str(error))
             return False
-        _log.info("certificate changed", sha256=self.fingerprint)
+        _log.info("the certificate was read again", sha256=self.fingerprint)
         return True
 
     def _look(self) -> tuple[tuple[int, int, int], ...]:
@@ -112,6 +117,25 @@ async def open_tls(settings: Settings, clock: Clock) -> ServerTls | None:
     names = _names(server)
     await asyncio.to_thread(_ensure, cert, key, names, clock.now())
     return ServerTls(cert, key, is_self_signed=True)
+
+
+def read_again_at_hangup(tls: ServerTls | None) -> None:
+    """Read the certificate again at each SIGHUP, which would end the process otherwise."""
+
+    def hang_up() -> None:
+        if tls is None:
+            _log.info("SIGHUP: there is no certificate to be read again")
+        else:
+            tls.refresh(is_asked=True)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
+
+
+def tell_fingerprint(tls: ServerTls | None) -> None:
+    """Tell a person by what a certificate for trials is known; nothing of others."""
+    if tls is not None and tls.is_self_signed:
+        talk.print(f"TLS for trials: trust {tls.cert}", markup=False, soft_wrap=True)
+        talk.print(f"  SHA-256 {tls.fingerprint}", markup=False, soft_wrap=True)
 
 
 def _context(cert: Path, key: Path) -> ssl.SSLContext:

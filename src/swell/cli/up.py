@@ -23,6 +23,7 @@ from swell.cli.output import CommandFailed, Exit, talk
 from swell.cli.output import data as stdout
 from swell.cli.processes import run_member, run_processes
 from swell.cli.service import Interrupts, Service, launchable_models, open_service
+from swell.cli.tls import read_again_at_hangup, tell_fingerprint
 from swell.clock import Clock, SystemClock
 from swell.config import Settings
 from swell.errors import InvalidRequest, NotFound
@@ -166,6 +167,8 @@ def _teller(settings: Settings, as_json: bool, found_by: str) -> OnReady:
 async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
     """Run the backend and its workers until a signal comes or `on_ready` returns True.
 
+    Without workers of its own it is not bound to a terminal: SIGHUP reads its certificate again.
+
     Raises:
         Conflict: Another backend runs on the same data folder.
         CommandFailed: The port is taken, or no worker could be started.
@@ -183,6 +186,8 @@ async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
             ca_file=service.ca_file,
         ) as keyring,
     ):
+        if settings.pool.workers == 0:
+            read_again_at_hangup(service.tls)
         ends: list[_End] = []
         fleet = build_fleet(
             settings,
@@ -227,9 +232,7 @@ async def _until_done(
             if len(ends) >= _HOPELESS:
                 raise CommandFailed("no worker could be started: the lines above say why")
             await asyncio.sleep(_POLL_S)
-    if service.tls is not None and service.tls.is_self_signed:
-        talk.print(f"TLS for trials: trust {service.tls.cert}", markup=False, soft_wrap=True)
-        talk.print(f"  SHA-256 {service.tls.fingerprint}", markup=False, soft_wrap=True)
+    tell_fingerprint(service.tls)
     if await on_ready(keyring):
         return
     while True:
