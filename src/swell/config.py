@@ -220,6 +220,11 @@ class LimitsSettings(_Group):
         ge=0,
         description="Tasks per day; 0 for no limit. What is used comes back little by little.",
     )
+    streams: int = Field(
+        default=0,
+        ge=0,
+        description="Event streams open at a time at each backend process; 0 for no limit.",
+    )
 
 
 class StoreSettings(_Group):

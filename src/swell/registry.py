@@ -42,6 +42,8 @@ class KeyLimits(msgspec.Struct, frozen=True, kw_only=True):
     #: Tasks that have not ended.
     tasks_in_flight: int | None = None
     tasks_per_day: int | None = None
+    #: Event streams open at one backend process.
+    streams: int | None = None
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):

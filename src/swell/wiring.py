@@ -551,6 +551,7 @@ def _api_settings(settings: Settings) -> "ApiSettings":
             burst=settings.limits.burst,
             tasks_in_flight=settings.limits.tasks_in_flight,
             tasks_per_day=settings.limits.tasks_per_day,
+            streams=settings.limits.streams,
         ),
         max_body_bytes=server.max_body_bytes,
         max_upload_bytes=server.max_upload_bytes,

@@ -1,6 +1,7 @@
 """How much a key may ask."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
@@ -357,3 +358,56 @@ async def _a_task(world: World) -> dict[str, str]:
     await world.register()
     task: dict[str, str] = await world.create()
     return task
+
+
+# ---- event streams
+
+
+async def test_so_many_streams_may_be_open_and_a_closed_one_makes_room(world: World) -> None:
+    client, other = await _client(world, streams=2), await _client(world, streams=1)
+    await world.register()
+    path = f"/v1/tasks/{(await _submit(client)).json['id']}/events"
+    async with client.stream(path) as first, client.stream(path) as second:
+        for stream, left in ((first, 1), (second, 0)):
+            assert (await stream.event())["event"] == "queued"
+            assert stream.headers["ratelimit-policy"] == '"streams";q=2'
+            assert stream.headers["ratelimit"] == f'"streams";r={left}'
+        refused = await client("GET", path)
+        assert refused.status == 429
+        assert refused.headers["retry-after"] == "1"
+        assert "may have 2 event streams open" in refused.json["detail"]
+        assert len(world.service.streams) == 2
+        # Of another key nothing is taken.
+        own = f"/v1/tasks/{(await _submit(other)).json['id']}/events"
+        async with other.stream(own) as third:
+            assert (await third.event())["event"] == "queued"
+        # Who hung up a moment ago, and was not missed yet, keeps nobody out.
+        first.gone.set()
+        async with client.stream(path) as fourth:
+            assert (await fourth.event())["event"] == "queued"
+            assert (await client("GET", path)).status == 429
+    async with client.stream(path) as fifth:
+        assert (await fifth.event())["event"] == "queued"
+
+
+async def test_streams_end_with_their_tasks_and_count_no_longer(world: World) -> None:
+    client = await _client(world, streams=1)
+    worker = await world.register()
+    for _ in range(3):
+        path = f"/v1/tasks/{(await _submit(client)).json['id']}/events"
+        async with client.stream(path) as stream:
+            assert (await stream.event())["event"] == "queued"
+            [lease] = (await world.lease(worker))["tasks"]
+            await world.report(worker, settlements=[succeeded(lease)])
+            assert [(await stream.event())["event"] for _ in range(2)] == ["started", "succeeded"]
+            assert await stream.event() is None
+
+
+async def test_streams_of_keys_without_limits_are_as_many_as_they_like(world: World) -> None:
+    await world.register()
+    path = f"/v1/tasks/{(await world.create())['id']}/events"
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(20):
+            stream = await stack.enter_async_context(world.anna.stream(path))
+            assert (await stream.event())["event"] == "queued"
+            assert "ratelimit" not in stream.headers

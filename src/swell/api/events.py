@@ -78,11 +78,23 @@ async def _serve(service: Service, call: Call, subscription: Subscription, after
     # Read to its end, the body lets the server tell when the client hangs up.
     await call.body(0)
     task = await find_task(service, call)
+    is_waiting = task.state is TaskState.QUEUED
+    stream = Stream(asyncio.current_task(), call.receive, call.send, task if is_waiting else None)
+    async with service.limits.open(call, stream):
+        await _tell(service, call, subscription, stream, task, after)
+
+
+async def _tell(
+    service: Service,
+    call: Call,
+    subscription: Subscription,
+    stream: Stream,
+    task: Task,
+    after: int,
+) -> None:
     headers = [*_HEADERS, NO_POLICY, *call.own_headers()]
     send = call.send
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    is_waiting = task.state is TaskState.QUEUED
-    stream = Stream(asyncio.current_task(), call.receive, send, task if is_waiting else None)
     state = event_of(task)
     first = b"" if state.id <= after else await _told(service, call, stream, task.id, state)
     await send({"type": "http.response.body", "body": _RETRY + first, "more_body": True})

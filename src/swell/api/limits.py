@@ -1,11 +1,11 @@
-"""How much a key may ask: requests per second, tasks in flight, tasks per day.
+"""How much a key may ask: requests per second, tasks in flight, tasks per day, event streams.
 
 Each process decides at once by what it knows, and tells all others once a second what it has let
 through (`Registry.spend`). So with N processes a key gets at most N - 1 bursts, and what its rate
 gives in a second, more than its due at any time; what it had too much of is missing later, and over
 any longer time it gets its rate. Tasks in flight are counted in the store once a second, and at
 once before anything is refused; in between each process adds what it accepts and takes off what it
-sees end.
+sees end. Of event streams each process counts its own.
 
 Source:
     The generic cell rate algorithm (ITU-T I.371, annex A) as a bucket of tokens; the fields are
@@ -13,13 +13,15 @@ Source:
 """
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 import structlog
 
 from swell.api.call import Call
+from swell.api.streams import Stream
 from swell.clock import Clock
 from swell.errors import SwellError, TooManyRequests
 from swell.registry import ApiKey, KeyLimits, Registry, Scope, Spend
@@ -166,6 +168,8 @@ class Limits:
         self._clock = clock
         self._defaults = defaults
         self._meters: dict[str, _Meter] = {}
+        #: Key id → its open streams, where it is limited in these.
+        self._streams: dict[str, set[Stream]] = {}
 
     def check(self, call: Call) -> None:
         """Count a request, and have its answer tell what is left.
@@ -227,6 +231,42 @@ class Limits:
         finally:
             self._leave(meter, n, fresh)
         return accepted
+
+    @contextlib.asynccontextmanager
+    async def open(self, call: Call, stream: Stream) -> AsyncIterator[None]:
+        """Count an event stream while the block runs.
+
+        Raises:
+            TooManyRequests: The key has too many open.
+        """
+        key = call.caller
+        limit = self._meter(key).limits.streams
+        if not limit:
+            yield
+            return
+        streams = self._streams.setdefault(key.id, set())
+        if len(streams) >= limit:
+            # Who comes again at once may have hung up on one of these.
+            for each in streams:
+                each.check()
+            await asyncio.sleep(0)
+        # Another may have come or gone meanwhile.
+        streams = self._streams.setdefault(key.id, set())
+        call.tell(b"ratelimit-policy", b'"streams";q=%d' % limit)
+        call.tell(b"ratelimit", b'"streams";r=%d' % max(0, limit - len(streams) - 1))
+        if len(streams) >= limit:
+            raise _too_many(
+                f"key {key.name!r} may have {limit:,} event streams open at this process, and has "
+                "as many: close some",
+                _FULL_RETRY_S,
+            )
+        streams.add(stream)
+        try:
+            yield
+        finally:
+            streams.discard(stream)
+            if not streams and self._streams.get(key.id) is streams:
+                del self._streams[key.id]
 
     def ended(self, key_id: str) -> None:
         """Note that a task of a key has ended."""
@@ -351,6 +391,7 @@ def effective_limits(key: ApiKey, defaults: KeyLimits) -> KeyLimits:
         burst=_first(own.burst, None if own.rate_per_s else defaults.burst),
         tasks_in_flight=_first(own.tasks_in_flight, defaults.tasks_in_flight),
         tasks_per_day=_first(own.tasks_per_day, defaults.tasks_per_day),
+        streams=_first(own.streams, defaults.streams),
     )
 
 

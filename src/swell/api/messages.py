@@ -110,9 +110,7 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     user: (
         Annotated[
             str,
-            Meta(
-                max_length=200, pattern=PLAIN, description="on behalf of whom; users take turns"
-            ),
+            Meta(max_length=200, pattern=PLAIN, description="on behalf of whom; users take turns"),
         ]
         | None
     ) = None
@@ -430,6 +428,10 @@ _InFlight = Annotated[
     int, Meta(ge=0, le=10**9, description="tasks that have not ended; 0 for no limit")
 ]
 _PerDay = Annotated[int, Meta(ge=0, le=10**9, description="tasks per day; 0 for no limit")]
+_Streams = Annotated[
+    int,
+    Meta(ge=0, le=10**9, description="event streams open at each process; 0 for no limit"),
+]
 _Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=100)]
 
 
@@ -456,6 +458,7 @@ class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     burst: _Burst | None = None
     tasks_in_flight: _InFlight | None = None
     tasks_per_day: _PerDay | None = None
+    streams: _Streams | None = None
 
 
 class RotateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -488,6 +491,7 @@ class KeyLimitsView(msgspec.Struct, frozen=True, kw_only=True):
     burst: int | None
     tasks_in_flight: int | None
     tasks_per_day: int | None
+    streams: int | None
 
 
 class KeyView(msgspec.Struct, frozen=True, kw_only=True):

@@ -142,6 +142,7 @@ async def make_key(service: Service, call: Call) -> Reply:
             burst=asked.burst,
             tasks_in_flight=asked.tasks_in_flight,
             tasks_per_day=asked.tasks_per_day,
+            streams=asked.streams,
         ),
     )
     call.target = made.key.id
@@ -389,5 +390,6 @@ def _key_view(key: ApiKey) -> KeyView:
             burst=limits.burst,
             tasks_in_flight=limits.tasks_in_flight,
             tasks_per_day=limits.tasks_per_day,
+            streams=limits.streams,
         ),
     )

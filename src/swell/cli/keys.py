@@ -124,6 +124,10 @@ def create_key(
     per_day: Annotated[
         int | None, typer.Option(min=0, help="Tasks per day; 0 for no limit.")
     ] = None,
+    streams: Annotated[
+        int | None,
+        typer.Option(min=0, help="Event streams open at each process; 0 for no limit."),
+    ] = None,
     as_json: Json = False,
     url: Url = None,
     key: Key = None,
@@ -144,6 +148,7 @@ def create_key(
         "burst": burst,
         "tasks_in_flight": concurrency,
         "tasks_per_day": per_day,
+        "streams": streams,
     }
     settings = client_settings(config, data, url, key)
     made = call(settings, lambda remote: remote.post("/v1/keys", body))

@@ -227,7 +227,9 @@ class RegistryConformance:
             expires_at=NOW + timedelta(days=30),
             pools=("gpu", "cpu"),
             models=("demo/*",),
-            limits=KeyLimits(rate_per_s=0.5, burst=3, tasks_in_flight=0, tasks_per_day=10),
+            limits=KeyLimits(
+                rate_per_s=0.5, burst=3, tasks_in_flight=0, tasks_per_day=10, streams=2
+            ),
         )
         await registry.put_key(key)
         assert await registry.keys() == [key]
