@@ -67,6 +67,22 @@ def test_the_key_of_local_workers_ends_with_their_backend(swell: Swell) -> None:
     assert stop(process) == 0
 
 
+def test_the_key_of_local_workers_opens_their_pool_alone(swell: Swell) -> None:
+    (swell.folder / "swell.toml").write_text('[worker]\npool = "attic"\n')
+    process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
+    ready = ready_line(process, swell.folder)
+    [key] = [k for k in swell.json("keys", "ls") if k["name"] == "workers of swell up"]
+    assert key["pools"] == ["attic"]
+    assert [worker["pool"] for worker in swell.json("workers")] == ["attic"]
+    token = psutil.Process(process.pid).children()[0].environ()["SWELL_WORKER__TOKEN"]
+    words = ("worker", "--url", ready["url"], "--token", token, "-m", "demo/upper")
+    stranger = swell.run(*words, SWELL_WORKER__POOL="cellar")
+    assert stranger.returncode != 0
+    assert "is for workers of attic, not of 'cellar'" in stranger.stderr
+    assert len(swell.json("workers")) == 1
+    assert stop(process) == 0
+
+
 def test_a_worker_that_dies_is_replaced_and_its_task_ends(swell: Swell) -> None:
     process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
     try:

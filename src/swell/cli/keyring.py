@@ -5,11 +5,13 @@
 | client key | `swell up` | whoever is shown it | nowhere, its hash apart | it is revoked |
 | local key | `commands on this machine` | commands beside the folder | `access.json`, 0600 | same |
 | worker token | `workers of swell up` | the workers that it starts | in their processes | it ends |
+
+The worker token opens the pools of these workers only.
 """
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +57,7 @@ class Keyring:
 
 @asynccontextmanager
 async def open_keyring(
-    backend: Backend, data_dir: Path, url: str, *, has_workers: bool, ca_file: str = ""
+    backend: Backend, data_dir: Path, url: str, *, pools: Sequence[str] = (), ca_file: str = ""
 ) -> AsyncIterator[Keyring]:
     """Make the keys that are missing; the worker token is good while the block runs.
 
@@ -63,7 +65,7 @@ async def open_keyring(
         backend: Whose keys they are.
         data_dir: Where the local key lies.
         url: Where the backend listens.
-        has_workers: Whether workers are started with it.
+        pools: Those of the workers that are started with it; empty for none.
         ca_file: File of the certificate by which the backend is trusted; empty without TLS.
     """
     left = read_access(data_dir)
@@ -74,7 +76,7 @@ async def open_keyring(
     local = left.key if left else ""
     if not await _is_good(backend, local):
         local = (await _make(backend, LOCAL, Scope.ADMIN)).secret
-    workers = await _make(backend, WORKERS, Scope.WORKER) if has_workers else None
+    workers = await _make(backend, WORKERS, Scope.WORKER, pools=tuple(pools)) if pools else None
     worker_key_id = workers.key.id if workers else ""
     access = Access(url=url, key=local, worker_key_id=worker_key_id, ca_file=ca_file)
     write_access(data_dir, access)
@@ -86,8 +88,11 @@ async def open_keyring(
             await _revoke(backend, worker_key_id)
 
 
-async def _make(backend: Backend, name: str, scope: Scope) -> NewKey:
-    return await create_key(backend.registry, backend.clock, name, frozenset({scope}))
+async def _make(
+    backend: Backend, name: str, scope: Scope, *, pools: tuple[str, ...] = ()
+) -> NewKey:
+    scopes = frozenset({scope})
+    return await create_key(backend.registry, backend.clock, name, scopes, pools=pools)
 
 
 async def _is_good(backend: Backend, secret: str) -> bool:

@@ -100,7 +100,7 @@ async def run_processes(
             backend = await build_backend(settings, clock)
             try:
                 async with open_keyring(
-                    backend, settings.data_dir, url, has_workers=False, ca_file=ca_file
+                    backend, settings.data_dir, url, ca_file=ca_file
                 ) as keyring:
                     await members.start()
                     tell_fingerprint(tls)

@@ -182,7 +182,7 @@ async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
             service.backend,
             settings.data_dir,
             service.url,
-            has_workers=settings.pool.workers > 0,
+            pools=[settings.worker.pool] if settings.pool.workers > 0 else [],
             ca_file=service.ca_file,
         ) as keyring,
     ):
