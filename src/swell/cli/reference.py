@@ -42,7 +42,8 @@ made. A backend makes three kinds when it starts (`swell keys ls` lists them):
 is left; with `--json` a fresh one at each start | it is revoked |
 | `commands on this machine` | the commands below, of who may read the data folder; lies in its \
 `access.json` (mode 0600) | never | it is revoked |
-| `workers of swell up` | the workers that it starts itself, in their pool alone; fresh at each start | never | it ends |
+| `workers of swell up` | the workers that it starts itself, in their pool alone; fresh at each \
+start | never | it ends |
 
 Make a key for each application with `swell keys create NAME`, and one for workers elsewhere with
 `swell keys create NAME --scope worker`.""".replace("\\\n", "").split("\n")
