@@ -48,14 +48,16 @@ HELD_S: Final = 0.02
 #: Of the server, for all connections: compiling a short statement takes longer than running it.
 _SETTINGS: Final = {"application_name": "swell", "jit": "off"}
 
-#: Of the writer. Its statements go by indexes however small the tables were when they were planned,
-#: and are planned once.
-_WRITER: Final = {
+#: Of those that read and write tasks: they go by indexes, however small the tables were when their
+#: statements were planned, since a plan is kept until the server has looked at the table again.
+_BY_INDEX: Final = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_seqscan": "off",
-    "plan_cache_mode": "force_generic_plan",
 }
+
+#: Of the writer, whose statements are planned once.
+_WRITER: Final = _BY_INDEX | {"plan_cache_mode": "force_generic_plan"}
 
 #: The server, or the way to it, is gone.
 _LOST: Final = (
@@ -175,7 +177,7 @@ class PostgresDatabase:
                 timeout=CONNECT_S,
                 command_timeout=ANSWER_S,
                 statement_cache_size=256,
-                server_settings=_SETTINGS,
+                server_settings=_SETTINGS | _BY_INDEX,
                 reset=_leave_as_it_is,
             )
         except (*_LOST, asyncpg.PostgresError) as error:

@@ -123,8 +123,21 @@ class PostgresStore:
             now = session.now
             return [self._settle(session, settlement, now) for settlement in settlements]
 
+        self._doubt(settlements)
         wants = [settlement.task_id for settlement in settlements]
         return await self._database.write(action, wants=wants)
+
+    def _doubt(self, claims: Sequence[Settlement | Hold]) -> None:
+        """Forget tasks that are said to be held otherwise than is remembered.
+
+        Another backend may have started them since. Reading them at once spares a transaction that
+        would find out in the end, and be repeated.
+        """
+        live = self._database.state.live
+        for claim in claims:
+            row = live.get(claim.task_id)
+            if row is not None and not row.task.is_held_by(claim.attempt, claim.token):
+                del live[claim.task_id]
 
     def _settle(self, session: Session, settlement: Settlement, now: datetime) -> Task | None:
         task = session.get(settlement.task_id)
@@ -147,6 +160,7 @@ class PostgresStore:
             until = session.now + timedelta(seconds=lease_s)
             return [_extend(session, hold, until) for hold in holds]
 
+        self._doubt(holds)
         return await self._database.write(action, wants=[hold.task_id for hold in holds])
 
     async def cancel(self, task_ids: Sequence[str]) -> list[Task | None]:
