@@ -226,11 +226,16 @@ class Registry(Protocol):
         """Return every worker, oldest first, the gone ones of the last day included."""
         ...
 
-    async def put_key(self, key: ApiKey) -> None:
-        """Keep a key, or replace the one with the same id.
+    async def put_key(self, key: ApiKey, *, instead_of: bytes | None = None) -> bool:
+        """Keep a key, or replace the one with the same id; return whether that was done.
 
         One that was revoked stays so, with the time of the first revocation. `used_at` is not
         taken from here.
+
+        Args:
+            key: As it is from now on.
+            instead_of: Nothing is done unless the key that is kept has this `digest`: of two that
+                change a secret at the same time, one does.
         """
         ...
 

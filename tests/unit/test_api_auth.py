@@ -1,5 +1,6 @@
 """Keys: made, used, rotated, ended; and what workers may do with theirs."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -95,6 +96,32 @@ async def test_of_several_secrets_before_only_the_last_works(world: World) -> No
     third = await _rotate(world, first["id"])
     found = [await _status(world, each["key"]) for each in (first, second, third)]
     assert found == [401, 200, 200]
+
+
+async def test_whoever_rotates_at_the_same_moment_has_a_secret_that_works_or_is_told(
+    world: World,
+) -> None:
+    made = await _make(world)
+    path = f"/v1/keys/{made['id']}/rotate"
+    # The registry answers after a turn of the loop, as one that is elsewhere does.
+    registry = world.service.registry
+    read = registry.keys
+
+    async def keys() -> list[ApiKey]:
+        found = await read()
+        await asyncio.sleep(0)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "keys", keys)
+        answers = await asyncio.gather(*(world.admin("POST", path, {}) for _ in range(5)))
+    assert sorted(each.status for each in answers) == [200, 409, 409, 409, 409]
+    for each in answers:
+        if each.status == 200:
+            assert await _status(world, each.json["key"]) == 200
+        else:
+            assert "at the same moment" in each.json["detail"]
+    assert await _status(world, made["key"]) == 200
 
 
 async def test_a_rotated_key_keeps_what_it_may_and_its_tasks(world: World) -> None:

@@ -73,7 +73,7 @@ async def rotate_key(registry: Registry, clock: Clock, key: ApiKey, overlap_s: f
     At most two secrets work: rotating again ends the overlap of the one before.
 
     Raises:
-        Conflict: The key works no more.
+        Conflict: The key works no more, or was given another secret at the same moment.
     """
     now = clock.now()
     reason = why_not(key, key.digest, now)
@@ -86,7 +86,11 @@ async def rotate_key(registry: Registry, clock: Clock, key: ApiKey, overlap_s: f
         old_digest=key.digest if overlap_s > 0 else None,
         old_until=now + timedelta(seconds=overlap_s) if overlap_s > 0 else None,
     )
-    await registry.put_key(rotated)
+    if not await registry.put_key(rotated, instead_of=key.digest):
+        raise Conflict(
+            f"key {key.name!r} was given another new secret at the same moment: use that one, or "
+            "rotate again"
+        )
     return NewKey(key=rotated, secret=secret)
 
 

@@ -432,15 +432,18 @@ class MemoryRegistry:
         """See `Registry.workers`."""
         return sorted(self._workers.values(), key=lambda worker: (worker.registered_at, worker.id))
 
-    async def put_key(self, key: ApiKey) -> None:
+    async def put_key(self, key: ApiKey, *, instead_of: bytes | None = None) -> bool:
         """See `Registry.put_key`."""
         known = self._keys.get(key.id)
+        if instead_of is not None and (known is None or known.digest != instead_of):
+            return False
         if known is not None:
             revoked_at = known.revoked_at or key.revoked_at
             key = msgspec.structs.replace(key, revoked_at=revoked_at, used_at=known.used_at)
         else:
             key = msgspec.structs.replace(key, used_at=None)
         self._keys[key.id] = key
+        return True
 
     async def keys(self) -> list[ApiKey]:
         """See `Registry.keys`."""

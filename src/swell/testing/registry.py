@@ -249,6 +249,25 @@ class RegistryConformance:
         assert await registry.key_by_digest(key.digest) is None
         assert await registry.keys() == [again]
 
+    async def test_of_those_who_change_a_secret_at_once_one_does(self, registry: Registry) -> None:
+        key = a_key()
+        assert await registry.put_key(key)
+        assert not await registry.put_key(a_key("none"), instead_of=key.digest)
+        changed = [
+            msgspec.structs.replace(key, digest=bytes([number]) * 32, old_digest=key.digest)
+            for number in range(8)
+        ]
+        done = await asyncio.gather(
+            *(registry.put_key(each, instead_of=key.digest) for each in changed)
+        )
+        assert sum(done) == 1
+        kept = changed[done.index(True)]
+        assert await registry.keys() == [kept]
+        for each in changed:
+            assert await registry.key_by_digest(each.digest) == (kept if each is kept else None)
+        assert not await registry.put_key(changed[0], instead_of=key.digest)
+        assert await registry.put_key(key, instead_of=kept.digest)
+
     async def test_a_key_that_was_revoked_stays_revoked(self, registry: Registry) -> None:
         key = a_key()
         revoked = msgspec.structs.replace(key, revoked_at=NOW)

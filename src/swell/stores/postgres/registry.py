@@ -72,15 +72,18 @@ class PostgresRegistry:
         workers = [_worker_of(row) for row in await self._database.read("workers")]
         return sorted(workers, key=lambda worker: (worker.registered_at, worker.id))
 
-    async def put_key(self, key: ApiKey) -> None:
+    async def put_key(self, key: ApiKey, *, instead_of: bytes | None = None) -> bool:
         """See `Registry.put_key`."""
         async with self._database.transaction() as run:
-            kept = msgspec.structs.replace(key, used_at=None)
-            for (body,) in await run("key_to_replace", key.id):
-                known = msgspec.json.decode(body, type=ApiKey)
-                kept = msgspec.structs.replace(kept, revoked_at=known.revoked_at or key.revoked_at)
+            rows = await run("key_to_replace", key.id)
+            known = [msgspec.json.decode(body, type=ApiKey) for (body,) in rows]
+            if instead_of is not None and [each.digest for each in known] != [instead_of]:
+                return False
+            revoked_at = next((each.revoked_at for each in known), None) or key.revoked_at
+            kept = msgspec.structs.replace(key, used_at=None, revoked_at=revoked_at)
             row = (key.id, key.digest, key.created_at, _json(kept), key.old_digest)
             await run("put_key", *row)
+        return True
 
     async def keys(self) -> list[ApiKey]:
         """See `Registry.keys`."""
