@@ -91,6 +91,9 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Ids that the worker took from the queues itself: these are started as far as they may run
     #: here, nothing else is leased, and the answer comes at once.
     offered: list[str] = []
+    #: After an answer that may have brought tasks got lost: all that the worker has. What it was
+    #: granted besides is taken back unharmed, before anything is granted.
+    known: list[Hold] | None = None
 
 
 class LeasedTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -140,7 +143,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     token: str
     #: 1 to 999,998.
     place: int
-    #: `progress`, `preview` or `artifact`.
+    #: `progress`, `preview` or `artifact`; `key` in the data of the last is one of its attempt's.
     kind: str
     data: dict[str, Any] = {}
 
@@ -170,6 +173,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ask: int = 0
     #: As in `Ask`.
     residents: list[str] | None = None
+    known: list[Hold] | None = None
     #: Of models that were brought at least once, where they take turns on the device.
     switches: list[Switches] = []
     #: This is the last report of a worker that goes.

@@ -1,7 +1,9 @@
 """Keys and leases that are used for what they were not given for."""
 
+import contextlib
 import itertools
 import json
+import socket
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -281,6 +283,7 @@ def worker_attacks() -> dict[str, Any]:
         "an upload place of another attempt": _other_place,
         "an enclosure under another's key": _enclosure,
         "an artifact with a key of another": _foreign_artifact,
+        "an event of an artifact with a key of another": _foreign_event,
         "a checkpoint with a key of another": _foreign_checkpoint,
         "names that lead out of the folder": _odd_names,
         "a schema that never ends": _schema,
@@ -427,6 +430,35 @@ def _foreign_artifact(target: Target) -> str:
     found = json.dumps(seen.get("artifacts"))
     _end(target, held)
     return f"{seen['state']}: {found[:200]}" if his in found else ""
+
+
+def _foreign_event(target: Target) -> str:
+    """The same before the outcome: readers of the events get a signed URL for it."""
+    his = target.call("POST", "/v1/uploads", b"bob's own file", key="bob").json()["key"]
+    held = _Held(target)
+    path = f"/v1/tasks/{held.task['id']}/events"
+    with _listening(target, path, key="ada") as connection:
+        for place, kind in enumerate(("artifact", "preview", "progress"), start=1):
+            news = {**held.hold, "kind": kind, "place": place, "data": {"key": his}}
+            body = {"worker_id": held.worker_1, "progress": [news]}
+            target.call("POST", "/worker/v1/report", body, key="worker-1")
+        got = _end(target, held)
+        heard = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    if b"event: succeeded" not in heard:
+        raise RuntimeError(f"the events ended before the task: {heard[-300:]!r}")
+    signed = [line for line in heard.split(b"\n") if b"signature=" in line]
+    return got or (f"{signed[0][:200]!r}" if signed else "")
+
+
+@contextlib.contextmanager
+def _listening(target: Target, path: str, key: str) -> Iterator[socket.socket]:
+    """Open an event stream, of which the first bytes have come."""
+    head = f"GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n"
+    head += f"authorization: Bearer {target.keys[key]}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", target.port), timeout=PATIENCE_S) as connection:
+        connection.sendall(head.encode())
+        connection.recv(1 << 16)
+        yield connection
 
 
 def _foreign_checkpoint(target: Target) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+import structlog
 
 from swell.api.auth import check_worker
 from swell.api.call import Call, Reply
@@ -55,6 +56,7 @@ from swell.task import (
     Succeeded,
     Task,
     TaskError,
+    TaskState,
     checkpoint_key,
     new_id,
     new_token,
@@ -71,6 +73,8 @@ __all__ = [
     "take_report",
     "uploads",
 ]
+
+_log = structlog.get_logger("swell.api")
 
 #: The most tasks that one lease or report hands out.
 MAX_LEASE: Final = 512
@@ -123,14 +127,14 @@ async def lease(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/lease`."""
     ask = await _ask.read_call(call, service.settings.max_body_bytes)
     await _check_own(service, call, ask.worker_id)
-    return Reply(200, _encode(await lease_tasks(service, ask, call.is_gone)))
+    return _answer(service, await lease_tasks(service, ask, call.is_gone))
 
 
 async def report(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/report`."""
     told = await _report.read_call(call, service.settings.max_upload_bytes)
     await _check_own(service, call, told.worker_id)
-    return Reply(200, _encode(await take_report(service, told)))
+    return _answer(service, await take_report(service, told))
 
 
 async def uploads(service: Service, call: Call) -> Reply:
@@ -154,6 +158,15 @@ async def uploads(service: Service, call: Call) -> Reply:
         )
     found = list(await asyncio.gather(*(_place(service, key) for key in asked.keys)))
     return Reply(200, _encode(UploadsAnswer(uploads=found)))
+
+
+def _answer(service: Service, told: Grant | ReportAnswer) -> Reply:
+    """Return an answer whose leases are undone where it does not reach its worker."""
+    reply = Reply(200, _encode(told))
+    if told.tasks:
+        holds = [task.hold for task in told.tasks]
+        reply.lost = lambda: _hand_back(service, holds)
+    return reply
 
 
 async def register_worker(
@@ -224,6 +237,8 @@ async def lease_tasks(
     worker = await _known(service, ask.worker_id)
     worker.hear(service.clock.monotonic_s())
     worker.residents = ask.residents
+    if ask.known is not None:
+        await _take_back(service, worker, ask.known)
     wait_s = min(max(0.0, ask.wait_s), service.settings.max_wait_s)
     wants = ask.n > 0 and not worker.info.draining and not is_gone()
     has_news = worker.cancels or (worker.info.draining and not worker.is_drain_told)
@@ -239,22 +254,28 @@ async def lease_tasks(
             else:
                 await until
     if tasks and is_gone():
-        await _hand_back(service, tasks)
+        await _hand_back(service, _holds(tasks))
         tasks = []
-    drain = worker.is_drain_told = worker.info.draining
-    cancels = _to_stop(await _cancels(service, worker), tasks)
-    return Grant(tasks=_leased(service, tasks), cancels=cancels, drain=drain)
+    try:
+        drain = worker.is_drain_told = worker.info.draining
+        cancels = _to_stop(await _cancels(service, worker), tasks)
+        return Grant(tasks=_leased(service, tasks), cancels=cancels, drain=drain)
+    except BaseException:
+        await _hand_back(service, _holds(tasks))
+        raise
 
 
 async def take_report(service: Service, told: Report) -> ReportAnswer:
     """Write what a worker tells, publish it, and lease more if asked.
 
     Raises:
-        Forbidden: An outcome names a file that is not one of its attempt's.
+        Forbidden: An outcome or an event names a file that is not one of its attempt's.
     """
     worker = await _known(service, told.worker_id)
     worker.hear(service.clock.monotonic_s())
     worker.residents = told.residents
+    if told.known is not None:
+        await _take_back(service, worker, told.known)
     if told.switches:
         service.metrics.models_switched(worker.count_switches(told.switches))
     if told.goodbye:
@@ -263,9 +284,27 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     if told.enclosures:
         told = await _keep_enclosures(service, worker, told)
     _check_artifacts(told.settlements)
+    _check_told_artifacts(told.progress)
     if told.settlements and not service.objects.is_here:
         told = await _check_stored(service, told)
     settled, tasks, lost = await _write(service, worker, told)
+    try:
+        return await _told(service, worker, told, settled, tasks, lost)
+    except BaseException:
+        # The worker tells all again, and never hears of these.
+        await _hand_back(service, _holds(tasks))
+        raise
+
+
+async def _told(
+    service: Service,
+    worker: Worker,
+    told: Report,
+    settled: Sequence[Task | None],
+    tasks: Sequence[Task],
+    lost: Sequence[str],
+) -> ReportAnswer:
+    """Publish what a report that was written says, and return its answer."""
     stale = [
         each.task_id for each, task in zip(told.settlements, settled, strict=True) if task is None
     ]
@@ -340,12 +379,22 @@ def _check_artifacts(settlements: Sequence[Settlement]) -> None:
         if not isinstance(each.outcome, Succeeded):
             continue
         for artifact in each.outcome.artifacts:
-            if not _is_output(artifact.key, each.task_id, each.attempt):
-                raise Forbidden(
-                    f"{artifact.key[:80]!r} is no file of attempt {each.attempt} of task "
-                    f"{each.task_id[:60]}: name what lies under "
-                    f"outputs/{each.task_id[:60]}/{each.attempt}/"
-                )
+            _check_output(artifact.key, each.task_id, each.attempt)
+
+
+def _check_told_artifacts(news: Sequence[Progress]) -> None:
+    """Check the same of files that are told of before the outcome, which are signed as well."""
+    for each in news:
+        if _KINDS.get(each.kind) is EventKind.ARTIFACT and "key" in each.data:
+            _check_output(each.data["key"], each.task_id, each.attempt)
+
+
+def _check_output(key: object, task_id: str, attempt: int) -> None:
+    if not isinstance(key, str) or not _is_output(key, task_id, attempt):
+        raise Forbidden(
+            f"{str(key)[:80]!r} is no file of attempt {attempt} of task {task_id[:60]}: name what "
+            f"lies under outputs/{task_id[:60]}/{attempt}/"
+        )
 
 
 async def _keep_enclosures(service: Service, worker: Worker, told: Report) -> Report:
@@ -455,7 +504,7 @@ async def _write(
         tasks = []
     for result in (settled, lost):
         if isinstance(result, BaseException):
-            await _hand_back(service, tasks)
+            await _hand_back(service, _holds(tasks))
             raise result
     assert not isinstance(settled, BaseException)
     assert not isinstance(lost, BaseException)
@@ -531,26 +580,54 @@ async def _tell_started(service: Service, worker: Worker, tasks: Sequence[Task])
     if tasks:
         service.fleet.hold(worker, tasks)
         service.metrics.lease_tasks.observe(len(tasks))
-        await service.bus.publish([event_of(task) for task in tasks])
+        try:
+            await service.bus.publish([event_of(task) for task in tasks])
+        except BaseException:
+            await _hand_back(service, _holds(tasks))
+            raise
 
 
-async def _hand_back(service: Service, tasks: Sequence[Task]) -> None:
-    """Undo leases that never reached their worker."""
-    if not tasks:
+def _holds(tasks: Sequence[Task]) -> list[Hold]:
+    return [
+        Hold(task_id=task.id, attempt=task.attempt, token=task.lease_token or "") for task in tasks
+    ]
+
+
+async def _hand_back(service: Service, holds: Sequence[Hold]) -> None:
+    """Undo leases that never reached their worker; where that fails, they run out."""
+    if not holds:
         return
-    released = await service.store.settle(
-        [
-            Settlement(
-                task_id=task.id,
-                attempt=task.attempt,
-                token=task.lease_token or "",
-                outcome=Released(reason="undelivered"),
-            )
-            for task in tasks
-        ]
-    )
-    service.fleet.release([(task.id, task.attempt) for task in tasks])
-    await service.changed([task for task in released if task is not None])
+    outcome = Released(reason="undelivered")
+    told = [
+        Settlement(task_id=each.task_id, attempt=each.attempt, token=each.token, outcome=outcome)
+        for each in holds
+    ]
+    try:
+        released = await service.store.settle(told)
+        service.fleet.release([(each.task_id, each.attempt) for each in holds])
+        await service.changed([task for task in released if task is not None])
+    except SwellError as error:
+        _log.warning("leases that were not told cannot be undone", detail=error.detail)
+
+
+async def _take_back(service: Service, worker: Worker, known: Sequence[Hold]) -> None:
+    """Undo what a worker was granted and, by what it knows, never heard of.
+
+    What was granted elsewhere is known here as far as that was told.
+    """
+    tokens = {hold.token for hold in known}
+    held = await service.store.get(service.fleet.held_by(worker.info.id))
+    lost = [
+        task
+        for task in held
+        if task is not None
+        and task.state is TaskState.RUNNING
+        and task.worker_id == worker.info.id
+        and task.lease_token not in tokens
+    ]
+    if lost:
+        _log.info("leases are undone whose answer got lost", n=len(lost), worker_id=worker.info.id)
+        await _hand_back(service, _holds(lost))
 
 
 async def _after_settling(service: Service, tasks: list[Task]) -> None:
