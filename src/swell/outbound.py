@@ -93,7 +93,7 @@ class _Guard(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Return the addresses of a host, all of which may be connected to."""
-        is_trusted = not self._policy.trusted_hosts.isdisjoint((host, f"{host}:{port}"))
+        is_trusted = self._policy.trusts_name(host, port)
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
         results: list[ResolveResult] = []
@@ -102,7 +102,7 @@ class _Guard(AbstractResolver):
             if is_trusted:
                 self._granted.add(address)
             else:
-                self._policy.check_address(ipaddress.ip_address(address), host)
+                self._policy.check_address(ipaddress.ip_address(address), port, host)
             results.append(
                 ResolveResult(
                     hostname=host,
@@ -118,10 +118,10 @@ class _Guard(AbstractResolver):
     def socket(self, told: tuple[Any, Any, int, str, tuple[Any, ...]]) -> socket.socket:
         """Make a socket that will be connected to an address, once that was looked at."""
         family, kind, proto, _, place = told
-        address = str(place[0])
+        address, port = str(place[0]), int(place[1])
         if address not in self._granted:
             try:
-                self._policy.check_address(ipaddress.ip_address(address), address)
+                self._policy.check_address(ipaddress.ip_address(address), port, address)
             except (RefusedUrl, ValueError) as error:
                 raise PermissionError(f"{address} is not connected to") from error
         return socket.socket(family=family, type=kind, proto=proto)

@@ -60,7 +60,8 @@ _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 #: Hosts that end so are numbers to whoever follows WHATWG or inet_aton, whatever stands before.
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
-#: IPv4 addresses that are not everybody's.
+#: IPv4 addresses that are not everybody's, and those of AS112 and AMT: whoever asks for them is
+#: answered by the next machine that has them.
 _CLOSED_4: Final = tuple(
     map(
         ipaddress.IPv4Network,
@@ -74,8 +75,11 @@ _CLOSED_4: Final = tuple(
             "172.16.0.0/12",
             "192.0.0.0/24",
             "192.0.2.0/24",
+            "192.31.196.0/24",
+            "192.52.193.0/24",
             "192.88.99.0/24",
             "192.168.0.0/16",
+            "192.175.48.0/24",
             "198.18.0.0/15",
             "198.51.100.0/24",
             "203.0.113.0/24",
@@ -84,10 +88,13 @@ _CLOSED_4: Final = tuple(
     )
 )
 #: All that is handed out of IPv6, and what is closed within it: Teredo and its kin, documentation,
-#: 6to4.
+#: 6to4, AS112.
 _OPEN_6: Final = ipaddress.IPv6Network("2000::/3")
 _CLOSED_6: Final = tuple(
-    map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
+    map(
+        ipaddress.IPv6Network,
+        ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"),
+    )
 )
 #: Stands for an IPv4 address where a network has none of its own.
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
@@ -122,7 +129,8 @@ class UrlPolicy:
 
     Args:
         trusted_networks: Networks that are read although they are private.
-        trusted_hosts: Names that are, whatever they stand for; `HOST` or `HOST:PORT`.
+        trusted_hosts: Names that are, whatever they stand for; `HOST` or `HOST:PORT`, where a host
+            may also be an address (`[::1]:80`).
         ports: Ports that are connected to, outside of what is trusted; None for all.
         trusts_all: Whether everything is read. For tests and closed networks.
     """
@@ -137,7 +145,7 @@ class UrlPolicy:
         """Return the policy that settings ask for.
 
         Args:
-            trusted: Networks, addresses, hosts, `HOST:PORT`, or `any`.
+            trusted: Networks, addresses, hosts, `HOST:PORT`, `[ADDRESS]:PORT`, or `any`.
             ports: Numbers, or `any`.
 
         Raises:
@@ -175,19 +183,22 @@ class UrlPolicy:
 
     def trusts(self, url: CheckedUrl) -> bool:
         """Whether a URL is read wherever its host leads."""
-        if self.trusts_all or not self.trusted_hosts.isdisjoint(
-            (url.host, f"{url.host}:{url.port}")
-        ):
+        if self.trusts_all or self.trusts_name(url.host, url.port):
             return True
         return url.address is not None and self._is_trusted(url.address)
 
-    def check_address(self, address: Address, host: str) -> None:
+    def trusts_name(self, host: str, port: int) -> bool:
+        """Whether a host is named among those that are trusted, at any port or at this one."""
+        return not self.trusted_hosts.isdisjoint((host, _place(host, port)))
+
+    def check_address(self, address: Address, port: int, host: str) -> None:
         """Check that one of the addresses of a host that is not trusted may be connected to.
 
         Raises:
             RefusedUrl: It may not.
         """
-        if not (self.trusts_all or is_public(address) or self._is_trusted(address)):
+        is_open = self.trusts_all or is_public(address) or self._is_trusted(address)
+        if not (is_open or self.trusts_name(str(address), port)):
             raise _private(host)
 
     def _is_trusted(self, address: Address) -> bool:
@@ -195,7 +206,7 @@ class UrlPolicy:
 
     def _check_stranger(self, url: CheckedUrl) -> None:
         if url.address is not None:
-            self.check_address(url.address, url.host)
+            self.check_address(url.address, url.port, url.host)
         elif "." not in url.host or f".{url.host}".endswith(
             tuple(f".{name}" for name in _LOCAL_NAMES)
         ):
@@ -318,16 +329,30 @@ def _private(host: str) -> RefusedUrl:
     )
 
 
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _trusted_host(word: str) -> str:
-    name, _, port = word.partition(":")
-    if word != "any" and (
-        not all(map(_LABEL.fullmatch, name.split("."))) or (port and not port.isdecimal())
-    ):
+    """Return a word as hosts and ports are looked up."""
+    if word.startswith("["):
+        name, colon, port = word[1:].partition("]:")
+        is_host = isinstance(_literal(name), ipaddress.IPv6Address)
+    else:
+        name, colon, port = word.partition(":")
+        is_host = all(map(_LABEL.fullmatch, name.split(".")))
+    if not is_host or (colon and not _is_port(port)) or (word[0] == "[" and not colon):
         raise InvalidRequest(
             f"worker.allow_private_urls: {word[:100]!r} is no network, address or host: use words "
-            "such as 10.0.0.0/8, minio.internal, minio.internal:9000, or any"
+            "such as 10.0.0.0/8, minio.internal, minio.internal:9000, [fd00::1]:9000, or any"
         )
-    return word
+    address = _literal(name)
+    host = name if address is None else str(address)
+    return _place(host, int(port)) if colon else host
+
+
+def _is_port(word: str) -> bool:
+    return word.isascii() and word.isdecimal() and len(word) < 6 and 0 < int(word) < 65536
 
 
 def _ports(words: Iterable[str]) -> frozenset[int] | None:
@@ -335,6 +360,6 @@ def _ports(words: Iterable[str]) -> frozenset[int] | None:
     if "any" in found:
         return None
     for word in found:
-        if not (word.isascii() and word.isdecimal() and 0 < int(word) < 65536):
+        if not _is_port(word):
             raise InvalidRequest(f"worker.url_ports: {word[:20]!r} is no port: use 1 to 65535, any")
     return frozenset(map(int, found))

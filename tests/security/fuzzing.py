@@ -18,6 +18,7 @@ from file_attacks import LEADS_OUT, RANGES, forms
 from http_attacks import bodies, smuggled
 from key_attacks import TOKENS
 from picture_attacks import _tensors, bombs, broken, encoded, safetensors
+from PIL import Image as Pillow
 from pydantic_core import PydanticCustomError
 from target import Target
 
@@ -38,6 +39,7 @@ from swell.api.messages import (
 )
 from swell.api.reading import Reader, read_query
 from swell.api.tasks import idempotency_key, prefer_wait_s
+from swell.api.thumbnails import _shrunk
 from swell.api.workers import UploadsRequest
 from swell.clock import ManualClock
 from swell.dispatch import Ask, Registration, Report
@@ -229,6 +231,15 @@ def _picture(data: bytes) -> object:
     return Image._from_bytes(data, "image/png")
 
 
+def _turned(kind: str) -> bytes:
+    """Return a picture with what a camera says of it."""
+    exif = Pillow.Exif()
+    exif.update({0x0112: 6, 0x010E: "desc", 0x8769: {0x9003: "2020:01:01"}})
+    file = io.BytesIO()
+    Pillow.effect_noise((64, 48), 60).convert("RGB").save(file, kind, exif=exif)
+    return file.getvalue()
+
+
 def _json_bodies() -> list[bytes]:
     return [body for body in bodies().values() if len(body) < 5000]
 
@@ -330,6 +341,12 @@ PARSERS: Final[Mapping[str, Parser]] = {
         + [data for data in (*bombs().values(), *broken().values()) if len(data) < 20_000],
         _picture,
         (PydanticCustomError,),
+    ),
+    "a picture to be made small": Parser(
+        [encoded(kind) for kind in ("PNG", "JPEG", "WEBP", "AVIF", "GIF")]
+        + [_turned(kind) for kind in ("PNG", "JPEG", "WEBP", "AVIF")]
+        + [data for data in broken().values() if len(data) < 20_000],
+        lambda data: _shrunk(data, 128),
     ),
     "a data URI": Parser(
         [b"data:image/png;base64,AAAA", b"data:,a"],

@@ -3,15 +3,20 @@
 import asyncio
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from api_harness import World, a_world
-from PIL import Image
+from PIL import Image, ImageOps
 
 from swell.api.duties import discard
+from swell.api.thumbnails import _shrunk
+from swell.errors import InvalidRequest
 from swell.task import THUMBNAIL_WIDTHS, thumbnail_key
 
 KEY = "outputs/t/1/a.png"
@@ -84,6 +89,77 @@ async def test_a_picture_is_turned_as_its_camera_says(world: World) -> None:
     data = encoded(Image.new("RGB", (400, 200)), "JPEG", exif=exif)
     answer = await small(world, data, 128, "image/jpeg")
     assert Image.open(io.BytesIO(answer.body)).size == (128, 256)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_each_of_the_eight_turns_comes_out_as_a_camera_s_software_shows_it(turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    picture = Image.new("RGB", (900, 600), "blue")
+    picture.paste((255, 0, 0), (0, 0, 450, 300))
+    picture.paste((0, 255, 0), (450, 0, 900, 300))
+    data = encoded(picture, exif=exif)
+    made = Image.open(io.BytesIO(_shrunk(data, 128))).convert("RGB")
+    shown = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    shown.thumbnail((128, 512))
+    assert made.size == shown.size
+    for x, y in ((0.2, 0.2), (0.8, 0.2), (0.2, 0.8), (0.8, 0.8)):
+        place = int(x * made.width), int(y * made.height)
+        there, wanted = made.getpixel(place), shown.getpixel(place)
+        assert all(abs(a - b) < 40 for a, b in zip(there, wanted, strict=True))  # type: ignore[arg-type]
+
+
+def test_greys_of_sixteen_bits_stay_grey() -> None:
+    made = Image.open(io.BytesIO(_shrunk(encoded(Image.new("I;16", (400, 300), 0x8000)), 128)))
+    assert all(abs(part - 0x80) < 4 for part in made.convert("RGB").getpixel((50, 50)))  # type: ignore[union-attr]
+
+
+def test_what_is_seen_through_stays_so_when_it_is_made_much_smaller() -> None:
+    picture = Image.new("RGBA", (3000, 2000), (255, 0, 0, 0))
+    picture.paste((0, 0, 255, 255), (1500, 0, 3000, 2000))
+    made = Image.open(io.BytesIO(_shrunk(encoded(picture), 128)))
+    assert made.getpixel((10, 40))[3] == 0  # type: ignore[index]
+    assert made.getpixel((120, 40))[3] == 255  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "PNG", "JPEG", "WEBP"])
+def test_a_broken_picture_is_refused_whatever_its_decoder_raises(kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "desc"
+    whole = encoded(Image.effect_noise((64, 48), 60).convert("RGB"), kind, exif=exif)
+    refused = 0
+    for place in range(min(len(whole), 400)):
+        data = bytearray(whole)
+        data[place] ^= 0xFF
+        try:
+            _shrunk(bytes(data), 128)
+        except InvalidRequest:
+            refused += 1
+    assert refused
+
+
+def test_a_turned_picture_of_many_pixels_needs_little_memory_beside_its_own(
+    tmp_path: Path,
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "large.png"
+    palette = Image.new("P", (6300, 6300))
+    palette.save(path, exif=exif, transparency=0, compress_level=1)
+    code = (
+        "import resource, sys\n"
+        "from swell.api.thumbnails import _shrunk\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "data = open(sys.argv[1], 'rb').read()\n"
+        "before = peak()\n"
+        "_shrunk(data, 128)\n"
+        "print((peak() - before) // 1024)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    # The picture has 38 MiB; in four bytes a pixel it would have 151.
+    assert int(done.stdout) < 120
 
 
 async def test_it_is_made_once_and_kept_beside(world: World) -> None:

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostile_urls import ODD, PRIVATE
-
 from swell.errors import InvalidRequest
 from swell.outbound import Outbound
 from swell.urls import RefusedUrl, UrlPolicy, bare_url, is_public
 
 OPEN = UrlPolicy()
+
 
 @pytest.mark.parametrize("url", PRIVATE)
 def test_no_private_address_is_read_however_it_is_written(url: str) -> None:
@@ -75,13 +75,42 @@ def test_what_is_trusted_is_read_at_any_port_and_nothing_beside_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trusted", "ports"), [(["10.0.0.0/99"], []), (["a/b"], []), ([], ["0"]), ([], ["x"])]
+    ("trusted", "ports"),
+    [
+        *((["10.0.0.0/99"], []), (["a/b"], []), ([], ["0"]), ([], ["x"]), ([], ["99999"])),
+        *((["a:99999"], []), (["a:0"], []), (["a:"], []), (["10.0.0.0/8:9000"], [])),
+        *((["[fd00::1]"], []), (["[fd00::1]:0"], []), (["[a]:80"], []), (["*.internal"], [])),
+    ],
 )
 def test_words_of_a_setting_that_mean_nothing_are_refused(
     trusted: list[str], ports: list[str]
 ) -> None:
     with pytest.raises(InvalidRequest, match=r"worker\."):
         UrlPolicy.of(trusted, ports)
+
+
+async def test_an_address_may_be_trusted_at_one_port() -> None:
+    async with a_canary() as (port, came):
+        policy = UrlPolicy.of([f"127.0.0.1:{port}"], ["443"])
+        assert await _read(policy, f"http://127.0.0.1:{port}/") == b"secret"
+        with pytest.raises(RefusedUrl, match="private network"):
+            await _read(policy, f"http://127.0.0.1:{port - 1}/")
+        assert len(came) == 1
+    policy = UrlPolicy.of(["[FD00:0::1]:9000"], ["443"])
+    assert policy.check("http://[fd00::1]:9000/")
+    for url in ("http://[fd00::1]:9001/", "http://[fd00::2]:9000/"):
+        with pytest.raises(RefusedUrl, match="private network"):
+            policy.check(url)
+
+
+def test_a_trusted_network_is_for_its_addresses_and_names_have_the_usual_ports() -> None:
+    policy = UrlPolicy.of(["10.0.0.0/8"], ["443"])
+    assert policy.check("http://10.1.2.3:9000/")
+    assert policy.check("https://s3.corp.example/").address is None
+    with pytest.raises(RefusedUrl, match="port 9000"):
+        policy.check("http://s3.corp.example:9000/")
+    with pytest.raises(RefusedUrl, match="private network"):
+        policy.check("https://minio.internal/")
 
 
 @given(st.text(max_size=60), st.sampled_from(["http://", "https://", "http://127.0.0.1", "//", ""]))

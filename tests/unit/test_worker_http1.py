@@ -27,7 +27,7 @@ from swell.errors import (
 from swell.testing.dispatch import MemoryDispatch
 from swell.urls import UrlPolicy
 from swell.wiring import _worker_environment, build_worker
-from swell.worker.fetch import MOST_FILES, fetch_files
+from swell.worker.fetch import FETCHES, MOST_FILES, MOST_TOGETHER, fetch_files
 
 Talk = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -362,8 +362,31 @@ async def test_a_task_names_so_many_files_and_bytes_and_no_more() -> None:
     assert len(await fetch_files(giver, urls[:MOST_FILES], 1000, {})) == MOST_FILES
     with pytest.raises(InvalidInput, match="at most 100"):
         await fetch_files(giver, urls, 1000, {})
-    with pytest.raises(TooLarge, match="together more"):
-        await fetch_files(giver, urls[:50], 10, {})
+    # Those that come at the same moment count as well.
+    assert len(await fetch_files(giver, urls[:MOST_TOGETHER], 10, {})) == MOST_TOGETHER
+    for count in (MOST_TOGETHER + 1, FETCHES, 50):
+        with pytest.raises(TooLarge, match="together more"):
+            await fetch_files(giver, urls[:count], 10, {})
+
+
+async def test_no_file_is_fetched_on_once_one_has_failed() -> None:
+    ended: list[str] = []
+
+    class Slow(MemoryDispatch):
+        async def fetch(self, url: str) -> tuple[bytes, str]:
+            if url.endswith("/0"):
+                await asyncio.sleep(0)
+                raise InvalidInput("it is not there")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(url)
+            raise AssertionError
+
+    urls = [f"https://example.com/{n}" for n in range(20)]
+    with pytest.raises(InvalidInput, match="not there"):
+        await fetch_files(Slow(ManualClock()), urls, 10, {})
+    assert FETCHES - 1 <= len(ended) <= FETCHES, "those under way end, and no other begins"
 
 
 async def test_a_file_that_the_backend_keeps_elsewhere_is_read_by_exactly_its_url() -> None:

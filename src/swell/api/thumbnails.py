@@ -9,7 +9,7 @@ import asyncio
 import io
 from typing import Final
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from swell.errors import InvalidRequest, NotFound
 from swell.objects import ObjectInfo, Objects
@@ -17,8 +17,10 @@ from swell.task import THUMBNAIL_WIDTHS, thumbnail_key
 
 __all__ = ["Thumbnails", "has_thumbnail", "width_of"]
 
-#: Larger pictures are not made small: decoding takes 4 bytes for each pixel.
+#: Larger pictures are not made small. Decoded, a pixel takes up to 4 bytes, which the decoders of
+#: WebP and AVIF hold up to four times; what comes after is done band by band.
 _MOST_PIXELS: Final = 40_000_000
+_MOST_OF: Final = {"WEBP": 20_000_000, "AVIF": 20_000_000}
 _MOST_BYTES: Final = 64 * 1024 * 1024
 
 #: So many are decoded at once.
@@ -27,15 +29,22 @@ _AT_ONCE: Final = 2
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
 _TYPES: Final = tuple(f"image/{each.lower()}" for each in _FORMATS)
 
-#: What Pillow raises of pictures that are broken, or say that they are very large.
-_UNREADABLE: Final = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+#: How a picture is turned, by what its camera says (EXIF's `Orientation`), and where that swaps
+#: its sides.
+_ORIENTATION: Final = 0x0112
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPPED: Final = (5, 6, 7, 8)
+
+#: Pixels of one band.
+_BAND_PIXELS: Final = 1_000_000
 
 #: A picture is at most so many times as high as wide in small.
 _MOST_UPRIGHT: Final = 4
@@ -140,24 +149,53 @@ def _shrunk(data: bytes, width: int) -> bytes:
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            if picture.width * picture.height > _MOST_PIXELS:
+            most = _MOST_OF.get(picture.format or "", _MOST_PIXELS)
+            if picture.width * picture.height > most:
                 raise InvalidRequest(
                     f"the picture has {picture.width:,} x {picture.height:,} pixels, and only up "
-                    f"to {_MOST_PIXELS:,} are made small: leave out w"
+                    f"to {most:,} are made small: leave out w"
                 )
+            orientation = picture.getexif().get(_ORIENTATION)
+            upright = (width, width * _MOST_UPRIGHT)
+            sides = upright[::-1] if orientation in _SWAPPED else upright
             # JPEG can be decoded in half, a quarter or an eighth of its size.
-            picture.draft("RGB", (2 * width, 2 * width * _MOST_UPRIGHT))
-            upright = ImageOps.exif_transpose(picture)
-            has_alpha = "A" in upright.getbands() or "transparency" in upright.info
-            small = upright.convert("RGBA" if has_alpha else "RGB")
-            small.thumbnail((width, width * _MOST_UPRIGHT), Image.Resampling.LANCZOS)
+            picture.draft("RGB", (2 * sides[0], 2 * sides[1]))
+            small = _coarse(picture, sides)
+            small.thumbnail(sides, Image.Resampling.LANCZOS)
+            if orientation in _TURNS:
+                small = small.transpose(_TURNS[orientation])
             made = io.BytesIO()
             small.save(made, "WEBP", quality=_QUALITY)
     except InvalidRequest:
         raise
-    except _UNREADABLE as error:
+    except Exception as error:
+        # A decoder may raise anything on bytes that somebody has made up.
         raise InvalidRequest(
             f"the picture cannot be read ({str(error)[:100]}), so there is none in small: leave "
             "out w"
         ) from error
     return made.getvalue()
+
+
+def _coarse(picture: Image.Image, sides: tuple[int, int]) -> Image.Image:
+    """Return a picture in RGB or RGBA, made small by a whole number where it is much too large.
+
+    It stays at least twice as large as asked, for the finer filter that comes after.
+    """
+    factor = max(1, int(max(picture.width / sides[0], picture.height / sides[1]) / 2))
+    rows = factor * max(1, _BAND_PIXELS // (picture.width * factor))
+    picture.load()
+    has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+    mode = "RGBA" if has_alpha else "RGB"
+    made = Image.new(mode, (-(-picture.width // factor), -(-picture.height // factor)))
+    for top in range(0, picture.height, rows):
+        band = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        made.paste(_eight_bits(band).convert(mode).reduce(factor), (0, top // factor))
+    return made
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Return a picture whose greys have 8 bits: Pillow would cut off what is above."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return picture.point(lambda grey: grey / 256).convert("L")

@@ -20,7 +20,8 @@ __all__ = ["FileFields", "fetch_files", "file_fields"]
 _LORA: Final = "lora"
 
 #: Files of one task, how many of them come at once, and how many of the largest size they may
-#: be together: they lie in memory until the task has run.
+#: be together: they lie in memory until the task has run. While they come, each of those on their
+#: way may be of the largest size beside them.
 MOST_FILES: Final = 100
 FETCHES: Final = 8
 MOST_TOGETHER: Final = 4
@@ -93,7 +94,7 @@ async def fetch_files(
     Raises:
         InvalidInput: There are more than `MOST_FILES`.
         TooLarge: One is larger than `limit_bytes`, or all together than `MOST_TOGETHER` such.
-        SwellError: One cannot be fetched.
+        SwellError: One cannot be fetched. The others are given up at once.
     """
     if len(urls) > MOST_FILES:
         raise InvalidInput(f"the input names {len(urls)} files: give at most {MOST_FILES}")
@@ -102,15 +103,20 @@ async def fetch_files(
     async def one(url: str) -> tuple[bytes, str]:
         nonlocal total
         async with slots:
-            _check_size(total, limit_bytes * MOST_TOGETHER, "the input files have together more")
             data, content_type = await dispatch.fetch(own_files.get(url, url))
-        total += len(data)
-        # Without the query, which may hold a signature.
-        _check_size(len(data), limit_bytes, f"the input file {bare_url(url)} has more")
+            # Without the query, which may hold a signature.
+            _check_size(len(data), limit_bytes, f"the input file {bare_url(url)} has more")
+            total += len(data)
+            _check_size(total, limit_bytes * MOST_TOGETHER, "the input files have together more")
         return data, content_type
 
-    fetched = await asyncio.gather(*map(one, urls))
-    return dict(zip(urls, fetched, strict=True))
+    try:
+        async with asyncio.TaskGroup() as group:
+            fetching = [group.create_task(one(url)) for url in urls]
+    except ExceptionGroup as errors:
+        # The first is why the others ended.
+        raise errors.exceptions[0] from None
+    return {url: each.result() for url, each in zip(urls, fetching, strict=True)}
 
 
 def _check_size(size_bytes: int, limit_bytes: int, told: str) -> None:
