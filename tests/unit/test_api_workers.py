@@ -566,3 +566,73 @@ def test_of_a_worker_that_was_there_before_only_what_is_new_is_counted() -> None
     assert worker.count_switches([Switches(model="a", disk=9)]) == [Switches(model="a", disk=2)]
     # It was started again under its name.
     assert worker.count_switches([Switches(model="a", disk=1)]) == [Switches(model="a")]
+
+
+# ---- leases whose answer does not reach their worker
+
+
+async def _counted(world: World, task_id: str) -> int:
+    """Return how many attempts of a task count, the running one included."""
+    [task] = await world.service.store.get([task_id])
+    assert task is not None
+    return task.attempt - task.handed_back
+
+
+async def test_what_a_worker_was_granted_and_does_not_know_is_taken_back_unharmed(
+    world: World,
+) -> None:
+    worker = await world.register()
+    for _ in range(3):
+        await world.create()
+    first, second, third = (await world.lease(worker, n=3))["tasks"]
+    # Of the second no answer was heard; the third has ended, and that is being told.
+    ask = {"worker_id": worker, "n": 5, "known": [hold(first), hold(third)]}
+    [again] = (await world.worker("POST", "/worker/v1/lease", ask)).json["tasks"]
+    assert again["task_id"] == second["task_id"]
+    assert await _counted(world, second["task_id"]) == 1
+    assert again["token"] != second["token"]
+    told = await world.report(
+        worker, settlements=[succeeded(each) for each in (first, second, third, again)]
+    )
+    assert told["stale"] == [second["task_id"]]
+
+
+async def test_a_report_may_tell_what_is_known_as_well(world: World) -> None:
+    worker = await world.register()
+    for _ in range(2):
+        await world.create()
+    first, second = (await world.lease(worker))["tasks"]
+    told = await world.report(worker, settlements=[succeeded(first)], known=[hold(first)], ask=1)
+    assert told.get("stale", []) == []
+    [again] = told["tasks"]
+    assert again["task_id"] == second["task_id"]
+    assert await _counted(world, second["task_id"]) == 1
+
+
+async def test_what_other_workers_hold_is_not_taken_back(world: World) -> None:
+    one, other = await world.register(), await world.register()
+    await world.create()
+    [lease] = (await world.lease(other))["tasks"]
+    ask = {"worker_id": one, "n": 1, "known": []}
+    assert "tasks" not in (await world.worker("POST", "/worker/v1/lease", ask)).json
+    assert "stale" not in await world.report(other, settlements=[succeeded(lease)])
+
+
+@pytest.mark.parametrize("path", ["lease", "report"])
+async def test_a_lease_after_which_something_fails_costs_no_attempt(
+    world: World, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    worker = await world.register()
+    task = await world.create()
+
+    async def fail(events: object) -> None:
+        monkeypatch.undo()
+        raise Unavailable("the bus is away")
+
+    monkeypatch.setattr(world.service.bus, "publish", fail)
+    ask = {"worker_id": worker, **({"n": 1} if path == "lease" else {"ask": 1})}
+    answer = await world.worker("POST", f"/worker/v1/{path}", ask)
+    assert "tasks" not in answer.json
+    [lease] = (await world.lease(worker))["tasks"]
+    assert lease["task_id"] == task["id"]
+    assert await _counted(world, task["id"]) == 1

@@ -9,7 +9,16 @@ import msgspec
 import pytest
 
 from swell.clock import ManualClock
-from swell.dispatch import LeasedTask, Registration, Report, ReportAnswer, Welcome
+from swell.dispatch import (
+    Ask,
+    Grant,
+    LeasedTask,
+    Registration,
+    Report,
+    ReportAnswer,
+    Welcome,
+)
+from swell.errors import Unavailable
 from swell.task import Canceled
 from swell.worker.desk import Desk, Held
 from swell.worker.link import QUIET_S, Link
@@ -20,13 +29,28 @@ class Backend:
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
+        self.asks: list[Ask] = []
+        #: So many calls are heard, and their answers get lost.
+        self.losses = 0
 
     async def register(self, registration: Registration) -> Welcome:
         return Welcome(worker_id="w", lease_s=30.0, heartbeat_s=10.0, max_wait_s=30.0)
 
     async def report(self, report: Report) -> ReportAnswer:
         self.reports.append(report)
+        self._lose()
         return ReportAnswer()
+
+    async def lease(self, ask: Ask) -> Grant:
+        self.asks.append(ask)
+        self._lose()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def _lose(self) -> None:
+        if self.losses:
+            self.losses -= 1
+            raise Unavailable("the answer was lost")
 
 
 class Office:
@@ -116,3 +140,54 @@ async def test_many_words_in_a_row_make_few_reports(count: int) -> None:
                 office.desk.tell(each, "progress", {}, soon=False)
             await office.told(QUIET_S / 4)
         assert 10 <= len(office.backend.reports) <= 12
+
+
+class Visitor:
+    """Could run a task at any time."""
+
+    can_run = True
+
+
+async def test_a_call_for_tasks_whose_answer_got_lost_tells_what_is_known_with_the_next() -> None:
+    office = Office()
+    guest: Any = Visitor()
+    office.link._guest = guest
+    office.link.takes_work = True
+    await office.link.register()
+    held = office.hold()
+    office.backend.losses = 2
+    work = asyncio.create_task(office.link.take_work())
+    try:
+        await office.told()
+        assert [ask.known for ask in office.backend.asks] == [None]
+        await office.told(10.0)
+        await office.told(10.0)
+        assert [ask.known for ask in office.backend.asks] == [None, [held.task.hold]] * 1 + [
+            [held.task.hold]
+        ]
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+async def test_a_report_that_asks_counts_what_it_tells_among_the_known() -> None:
+    office = Office()
+    guest: Any = Visitor()
+    office.link._guest = guest
+    office.link.takes_work = True
+    await office.link.register()
+    ended, held = office.hold("ended"), office.hold("held")
+    office.desk.settle(ended, Canceled())
+    office.backend.losses = 1
+    reporting = asyncio.create_task(office.link.report_once())
+    await office.told()
+    late = office.hold("late")
+    office.desk.settle(late, Canceled())
+    await office.told(10.0)
+    await reporting
+    first, again = office.backend.reports
+    assert (first.ask, first.known) == (3, None)
+    assert {each.task_id for each in again.known or []} == {"ended", "held", "late"}
+    await office.link.report_once()
+    assert office.backend.reports[-1].known is None, "an answer that came makes sure"
+    assert held.task.task_id in office.desk.held

@@ -332,6 +332,10 @@ class Fleet:
         """Return the tasks of which a lease was heard of."""
         return list(self._holds)
 
+    def held_by(self, worker_id: str) -> list[str]:
+        """Return the tasks of which a lease of this worker was heard of."""
+        return [task_id for task_id, hold in self._holds.items() if hold[2] == worker_id]
+
     def is_held(self, task_id: str, attempt: int, token: str) -> bool:
         """Whether (attempt, token) is the lease that was last heard of for a task."""
         held = self._holds.get(task_id)

@@ -6,7 +6,7 @@ durable before the answer is sent.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -127,7 +127,8 @@ async def lease(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/lease`."""
     ask = await _ask.read_call(call, service.settings.max_body_bytes)
     await _check_own(service, call, ask.worker_id)
-    return _answer(service, await lease_tasks(service, ask, call.is_gone))
+    grant = await lease_tasks(service, ask, call.is_gone, lambda: service.check_again(call))
+    return _answer(service, grant)
 
 
 async def report(service: Service, call: Call) -> Reply:
@@ -225,7 +226,10 @@ async def register_worker(
 
 
 async def lease_tasks(
-    service: Service, ask: Ask, is_gone: Callable[[], bool] = _NEVER_GONE
+    service: Service,
+    ask: Ask,
+    is_gone: Callable[[], bool] = _NEVER_GONE,
+    check_again: Callable[[], Awaitable[None]] | None = None,
 ) -> Grant:
     """Grant tasks as soon as there are some, or tell what there is to tell.
 
@@ -233,6 +237,7 @@ async def lease_tasks(
         service: The backend.
         ask: What the worker wants, and how long it waits.
         is_gone: Whether the worker has hung up, so that nothing is leased to a dead connection.
+        check_again: Raises where the worker's key has stopped working while it waited.
     """
     worker = await _known(service, ask.worker_id)
     worker.hear(service.clock.monotonic_s())
@@ -253,6 +258,8 @@ async def lease_tasks(
                 tasks = await _take(service, worker, ask.n, until=until)
             else:
                 await until
+        if check_again is not None:
+            await _if_it_still_may(service, tasks, check_again)
     if tasks and is_gone():
         await _hand_back(service, _holds(tasks))
         tasks = []
@@ -260,6 +267,17 @@ async def lease_tasks(
         drain = worker.is_drain_told = worker.info.draining
         cancels = _to_stop(await _cancels(service, worker), tasks)
         return Grant(tasks=_leased(service, tasks), cancels=cancels, drain=drain)
+    except BaseException:
+        await _hand_back(service, _holds(tasks))
+        raise
+
+
+async def _if_it_still_may(
+    service: Service, tasks: Sequence[Task], check_again: Callable[[], Awaitable[None]]
+) -> None:
+    """Take leases back, and raise, where the worker's key has stopped working meanwhile."""
+    try:
+        await check_again()
     except BaseException:
         await _hand_back(service, _holds(tasks))
         raise
@@ -312,7 +330,7 @@ async def _told(
         await _publish_progress(service, worker, told.progress)
     if told.settlements:
         await _after_settling(service, [task for task in settled if task is not None])
-        service.fleet.release([(each.task_id, each.attempt) for each in told.settlements])
+        service.fleet.release(_over(service, told.settlements, settled))
     cancels = _to_stop([*await _cancels(service, worker), *lost], tasks)
     drain = worker.info.draining
     if told.goodbye:
@@ -325,6 +343,20 @@ async def _told(
         tasks=_leased(service, tasks),
         watched=service.bus.watched(dict.fromkeys(each.task_id for each in told.progress)),
     )
+
+
+def _over(
+    service: Service, settlements: Sequence[Settlement], settled: Sequence[Task | None]
+) -> list[tuple[str, int]]:
+    """Return the attempts that are over, as (task id, attempt).
+
+    What the store did not take says nothing of a lease that it was not told for.
+    """
+    return [
+        (each.task_id, each.attempt)
+        for each, task in zip(settlements, settled, strict=True)
+        if task is not None or service.fleet.is_held(each.task_id, each.attempt, each.token)
+    ]
 
 
 async def _place(service: Service, key: str) -> Upload:

@@ -261,6 +261,7 @@ class HttpConnection(HttpToolsProtocol):
             "headers": self.headers,
             "scheme": self.scheme,
             "root_path": self.root_path,
+            "client": self.client,
         }
         stays = parser.should_keep_alive() and not self._is_ending
         self._coming = _Exchange(scope, endpoint, stays)
@@ -316,6 +317,8 @@ class HttpConnection(HttpToolsProtocol):
                 await self.flow.drain()
             if not exchange.disconnected:
                 self._write(exchange, reply)
+            elif reply.lost is not None:
+                await reply.lost()
         except Exception:
             self.logger.exception("a request could not be answered")
             self._direct.close()

@@ -169,6 +169,17 @@ class Desk:
         """Whether outcomes wait for a report."""
         return bool(self._settlements)
 
+    def known(self, in_flight: Iterable[Settlement] = ()) -> list[Hold]:
+        """Return the leases of all that was heard of and may not have been settled yet.
+
+        Args:
+            in_flight: Outcomes in a report that has not been answered.
+        """
+        untold = itertools.chain(self._settlements, in_flight)
+        return [held.task.hold for held in self.held.values()] + [
+            Hold(task_id=each.task_id, attempt=each.attempt, token=each.token) for each in untold
+        ]
+
     def hold(self, task: LeasedTask, key: Hashable, now_s: float) -> Held:
         """Put a leased task on the desk."""
         held = Held(task, next(self._handles), key, now_s)

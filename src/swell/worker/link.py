@@ -39,6 +39,7 @@ from swell.errors import (
     Unavailable,
 )
 from swell.retry import RetryPolicy
+from swell.store import Hold
 from swell.task import Failed, TaskError
 from swell.telemetry import about
 from swell.worker.desk import Desk, Page
@@ -116,6 +117,9 @@ class Link:
         #: Tasks that the open `work` call may bring.
         self._polled = 0
         self._is_report_asking = False
+        #: Whether an answer that may have brought tasks got lost. No two calls that may bring some
+        #: are open at a time, so that what is on the desk then is all that was heard of.
+        self._is_unsure = False
         self._unanswered: Page | None = None
         #: When the last report was answered.
         self._told_s = clock.monotonic_s() - QUIET_S
@@ -164,18 +168,37 @@ class Link:
                 _log.warning("registering again: the backend does not know this worker")
                 await self.register()
 
-    async def _call(self, make: Callable[[str], Awaitable[AnswerT]]) -> AnswerT:
-        """Call until the backend answers."""
+    async def _call(
+        self, make: Callable[[str], Awaitable[AnswerT]], *, asks: bool = False
+    ) -> AnswerT:
+        """Call until the backend answers.
+
+        Args:
+            make: Makes the call.
+            asks: Whether the answer may bring tasks.
+        """
         attempt = 0
         while True:
             welcome = self.welcome
             try:
-                return await make(welcome.worker_id)
+                answer = await make(welcome.worker_id)
             except NotFound:
                 await self._again(welcome)
             except Unavailable as error:
+                self._is_unsure = self._is_unsure or asks
                 attempt += 1
                 await self._back_off(attempt, error)
+            else:
+                self._is_unsure = self._is_unsure and not asks
+                return answer
+
+    @property
+    def _known(self) -> list[Hold] | None:
+        """What a call that asks for tasks has to tell of those that are known."""
+        if not self._is_unsure:
+            return None
+        page = self._unanswered
+        return self._desk.known([] if page is None else page.settlements)
 
     async def _back_off(self, attempt: int, error: Unavailable) -> None:
         delay_s = _BACKOFF.delay_s(attempt, self._rng)
@@ -232,8 +255,15 @@ class Link:
         start_s = self._clock.monotonic_s()
         grant = await self._call(
             lambda worker_id: self._dispatch.lease(
-                Ask(worker_id=worker_id, n=n, wait_s=wait_s, residents=self._desk.residents)
-            )
+                Ask(
+                    worker_id=worker_id,
+                    n=n,
+                    wait_s=wait_s,
+                    residents=self._desk.residents,
+                    known=self._known if n else None,
+                )
+            ),
+            asks=n > 0,
         )
         is_empty = not (grant.tasks or grant.cancels or grant.drain)
         if is_empty and self._clock.monotonic_s() - start_s < EARLY_S:
@@ -304,8 +334,14 @@ class Link:
         try:
             answer = await self._call(
                 lambda worker_id: self._dispatch.report(
-                    _report(page, worker_id, self._desk, ask=ask, goodbye=goodbye)
-                )
+                    _report(
+                        *(page, worker_id, self._desk),
+                        ask=ask,
+                        goodbye=goodbye,
+                        known=self._known if ask else None,
+                    )
+                ),
+                asks=ask > 0,
             )
         except (Unauthenticated, Forbidden):
             raise
@@ -388,7 +424,15 @@ def _instead(page: Page, error: SwellError) -> list[Page]:
     return [Page([msgspec.structs.replace(settlement, outcome=failed)], [], [])]
 
 
-def _report(page: Page, worker_id: str, desk: Desk, *, ask: int, goodbye: bool) -> Report:
+def _report(
+    page: Page,
+    worker_id: str,
+    desk: Desk,
+    *,
+    ask: int,
+    goodbye: bool,
+    known: list[Hold] | None,
+) -> Report:
     return Report(
         worker_id=worker_id,
         progress=page.progress,
@@ -397,6 +441,7 @@ def _report(page: Page, worker_id: str, desk: Desk, *, ask: int, goodbye: bool) 
         holds=page.holds,
         ask=ask,
         residents=desk.residents,
+        known=known,
         switches=desk.switches,
         goodbye=goodbye,
     )
