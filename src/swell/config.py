@@ -11,12 +11,13 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -28,6 +29,12 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from swell.errors import InvalidRequest, UnknownSetting
+from swell.origins import (
+    host_as_compared,
+    media_type_as_compared,
+    origin_as_compared,
+    service_url,
+)
 
 __all__ = [
     "BrokerSettings",
@@ -71,11 +78,19 @@ _SECRETS: Final = re.compile(
     r"(?<![A-Za-z0-9])swell_[\w-]{40,}"
     r"|(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}"
     r"|(?i:(?<=bearer )[\w.~+/=-]{8,})"
+    r"|(?i:(?<=basic ))(?=[A-Za-z+/]*[A-Z0-9=])[A-Za-z0-9+/=-]{8,}"
     r"|(?i:(?<=signature=)[\w%+/=-]+|(?<=[?&]sig=)[\w%+/=-]+|(?<=-security-token=)[\w%+/=-]+)"
     r"|(?i:(?<=[?&]password=)[^\s&'\"]+|(?<=[?&]sslpassword=)[^\s&'\"]+)"
-    r"|(?<=://):?[^\s/'\":@]*:[^\s'\"]*(?=@)"
+    r"|(?i:(?<=[?&_]token=)|(?<=[?&]key=)|(?<=[?&]api_key=)|(?<=[?&]apikey=))"
+    r"[^\s&'\"]+"
+    r"|(?i:(?<=accountkey=)|(?<=sharedaccesskey=))[\w%+/=-]+"
+    # A password may hold what should have been escaped: slashes behind a colon, or quotes.
+    r"|(?<=://):?[^\s/'\":@]*:[^\s'\"]*(?=@)|(?<=://)[^\s/\"]+(?=@)"
 )
 _HIDDEN: Final = "********"
+
+#: A URL that is all of a value, up to the `@` behind its user.
+_USER: Final = re.compile(r"([\w+.-]+://)(?:[^/?#]*|[^/?#]*:[^?#]*)(?=@)")
 
 #: Short names of variables that people type by hand, and those that a hub's own client reads.
 _ALIASES: Final = {
@@ -96,7 +111,15 @@ def _split(value: object) -> object:
     return value
 
 
+def _each(form: Callable[[str], str]) -> AfterValidator:
+    """Bring each word of a list into the form in which it is compared."""
+    return AfterValidator(lambda words: tuple(map(form, words)))
+
+
 _Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+_Hosts = Annotated[_Words, _each(host_as_compared)]
+_Origins = Annotated[_Words, _each(origin_as_compared)]
+_MediaTypes = Annotated[_Words, _each(media_type_as_compared)]
 
 
 class _Group(BaseModel):
@@ -119,7 +142,7 @@ class ServerSettings(_Group):
         description="How many backend processes of `swell serve` share the port; more than one "
         "need PostgreSQL as the store.",
     )
-    public_url: str | None = Field(
+    public_url: Annotated[str, AfterValidator(service_url)] | None = Field(
         default=None,
         description="Where clients reach the service, such as `https://swell.example`; "
         "without it, links follow the request's own host.",
@@ -137,17 +160,18 @@ class ServerSettings(_Group):
     tls_key: Path | None = Field(
         default=None, description="File of the certificate's private key, PEM, without a password."
     )
-    hosts: _Words = Field(
+    hosts: _Hosts = Field(
         default=(),
-        description="Names that requests may call the service by, beside that of "
-        "`server.public_url`, addresses and `localhost`; any, as long as neither is set.",
+        description="Names that requests may call the service by, each in full and without a "
+        "port, beside that of `server.public_url`, addresses and `localhost`; any, as long as "
+        "neither is set.",
     )
-    cors_origins: _Words = Field(
+    cors_origins: _Origins = Field(
         default=(),
         description="Pages that may use the service from a browser, by origin, such as "
         "`https://shop.example`; `*` for all. They send a key like everybody else.",
     )
-    upload_types: _Words = Field(
+    upload_types: _MediaTypes = Field(
         default=(
             "image/*",
             "audio/*",
@@ -555,13 +579,17 @@ class WorkerSettings(_Group):
     allow_private_urls: _Words = Field(
         default=(),
         description="What inputs may name by URL although it lies on a private network: networks "
-        "(`10.0.0.0/8`), hosts (`minio.internal`, `minio.internal:9000`), or `any`. Users choose "
-        "these URLs: they read there what the worker can. The backend's own files need no entry.",
+        "(`10.0.0.0/8`), hosts (`minio.internal`), hosts and addresses at one port "
+        "(`minio.internal:9000`, `[fd00::1]:9000`), or `any`. A network is for URLs with an "
+        "address within, at any port, and for names such as `files.corp.example` that lead there, "
+        "at those of `worker.url_ports`; a name without a dot, or one that ends in `.internal`, "
+        "`.local` or the like, needs an entry of its own. Users choose these URLs: they read "
+        "there what the worker can. The backend's own files need no entry.",
     )
     url_ports: _Words = Field(
         default=("80", "443"),
-        description="Ports that inputs' URLs may name, or `any`; what is allowed by "
-        "`worker.allow_private_urls` may have any.",
+        description="Ports that inputs' URLs may name, or `any`; addresses and hosts that are "
+        "named in `worker.allow_private_urls` may have others.",
     )
     cancel_grace_s: float = Field(
         default=5.0,
@@ -712,7 +740,7 @@ class Loaded:
     def values(self) -> dict[str, Any]:
         """Return every setting by its key, JSON-ready; a secret that is set as `********`.
 
-        So are passwords in URLs.
+        So are users and passwords in URLs.
         """
         plain = self.settings.model_dump(mode="json")
         found = {each.key: _dig(plain, each.key) for each in describe()}
@@ -895,7 +923,8 @@ def _invalid(error: ValidationError, given: Mapping[str, _Given]) -> InvalidRequ
             lines.append(str(each["ctx"]["error"]))
             continue
         origin = f" ({given[key].origin})" if key in given else ""
-        lines.append(f"{key}{origin}: {each['msg']}")
+        # A text of our own says all.
+        lines.append(f"{key}{origin}: {each['msg'].removeprefix('Value error, ')}")
     return InvalidRequest("; ".join(lines))
 
 
@@ -936,7 +965,12 @@ def _kind(field: FieldInfo) -> str:
 
 
 def _without_secrets(value: Any) -> Any:
-    return hide_secrets(value) if isinstance(value, str) else value
+    if isinstance(value, list):
+        return [_without_secrets(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    user = _USER.match(value)
+    return hide_secrets(f"{user[1]}{_HIDDEN}{value[user.end() :]}" if user else value)
 
 
 def _plain(value: Any) -> Any:

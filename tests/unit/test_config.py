@@ -1,8 +1,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from swell.config import describe, environment_of, load
+from swell.config import ServerSettings, describe, environment_of, hide_secrets, load
 from swell.errors import InvalidRequest, UnknownSetting
 
 
@@ -127,6 +130,100 @@ def test_a_secret_is_never_shown(tmp_path: Path) -> None:
     assert loaded.settings.client.key.get_secret_value() == "swell_abc"
     assert "swell_abc" not in repr(loaded)
     assert "swell_abc" not in str(loaded.values())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://canary@127.0.0.1:4222",
+        "nats://me:canary@127.0.0.1:4222/x",
+        "postgresql://u:it's-canary@h/db",
+        "postgresql://u:a/canary@h/db",
+        "postgresql://u:it's/canary@h/db",
+        'postgresql://u:"canary@h/db',
+        "postgresql://u:pa@canary@h/db",
+        "sqs://eu-west-1/p?endpoint=http://u:canary@h/",
+        "postgresql://h/db?password=canary",
+    ],
+)
+def test_a_url_is_shown_without_what_opens_it(url: str, tmp_path: Path) -> None:
+    flags = {"store.url": url, "broker.url": url, "worker.broker": url, "client.url": url}
+    shown = load(flags, environment={}, folder=tmp_path).values()
+    for key in flags:
+        assert "canary" not in shown[key]
+        assert shown[key].startswith(url.partition(":")[0] + "://")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nats://canary@127.0.0.1:4222: no answer",
+        "'postgresql://u:it's-canary@h/db'",
+        "{'authorization': 'Basic Y2FuYXJ5canary=='}",
+        "GET https://h/p?token=canary&x=1",
+        "GET https://h/p?a=1&access_token=canary",
+        "DefaultEndpointsProtocol=https;AccountKey=canary+/==;x",
+        "wss://h/?api_key=canary",
+    ],
+)
+def test_a_line_of_the_log_has_nothing_that_opens_something(line: str) -> None:
+    assert "canary" not in hide_secrets(line)
+
+
+@pytest.mark.parametrize(
+    "line", ["basic authentication", "key=outputs/a.png", "https://h/a@b", "https://h:80/x a@b"]
+)
+def test_a_line_of_the_log_that_opens_nothing_stays(line: str) -> None:
+    assert hide_secrets(line) == line
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "held"),
+    [
+        ("hosts", "Swell.Example., bücher.example", ("swell.example", "xn--bcher-kva.example")),
+        ("hosts", "10.0.0.1,[fd00:0::1]", ("10.0.0.1", "fd00::1")),
+        ("cors_origins", "*", ("*",)),
+        ("cors_origins", "HTTPS://Shop.Example:443/", ("https://shop.example",)),
+        ("cors_origins", "http://localhost:5173", ("http://localhost:5173",)),
+        ("cors_origins", "http://[::1]:80,capacitor://app", ("http://[::1]", "capacitor://app")),
+        ("upload_types", "Image/*,TEXT/Plain,*/*", ("image/*", "text/plain", "*/*")),
+    ],
+)
+def test_names_are_held_as_they_are_compared(
+    key: str, given: str, held: tuple[str, ...], tmp_path: Path
+) -> None:
+    loaded = load({f"server.{key}": given}, environment={}, folder=tmp_path)
+    assert getattr(loaded.settings.server, key) == held
+
+
+@pytest.mark.parametrize(
+    ("key", "given"),
+    [
+        *(("hosts", word) for word in ("a.example:8443", "*.a.example", "https://a.example")),
+        *(("hosts", word) for word in ("a..b", "a.example/x", "me@a.example", "a b", "x" * 64)),
+        *(("cors_origins", word) for word in ("a.example", "https://a.example/app", "https://")),
+        *(("cors_origins", word) for word in ("null", "https://*.a.example", "https://a:0")),
+        *(("cors_origins", word) for word in ("https://me@a.example", "https://a.example:x")),
+        *(("upload_types", word) for word in ("image", "image/", "*/png", "image/png;q=1")),
+        *(("public_url", word) for word in ("a.example", "https://a..b", "ftp://a.example")),
+        *(("public_url", word) for word in ("https://me:canary@a.example", "https://a/?b=c")),
+    ],
+)
+def test_names_that_would_match_nothing_are_refused_with_what_to_write(
+    key: str, given: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidRequest, match=rf"server\.{key} \(flag\): .* write ") as caught:
+        load({f"server.{key}": given}, environment={}, folder=tmp_path)
+    assert "canary" not in caught.value.detail
+
+
+@given(st.text(max_size=30), st.sampled_from(["hosts", "cors_origins", "upload_types"]))
+def test_whatever_is_taken_stays_as_it_is_when_it_is_read_again(text: str, key: str) -> None:
+    try:
+        held = getattr(ServerSettings.model_validate({key: text}), key)
+    except ValidationError:
+        return
+    assert getattr(ServerSettings.model_validate({key: held}), key) == held
 
 
 def test_a_hub_is_named_by_what_its_own_client_reads(tmp_path: Path) -> None:

@@ -196,7 +196,9 @@ def _alternatives(names: Sequence[str]) -> "list[x509.GeneralName]":
         try:
             found.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
-            found.append(x509.DNSName(name.encode("idna").decode()))
+            # What a machine calls itself may be no name of a host; those of settings are.
+            with contextlib.suppress(UnicodeError):
+                found.append(x509.DNSName(name.encode("idna").decode()))
     return found
 
 
