@@ -92,6 +92,17 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def family_cpu_s(started: int) -> float:
+    """The CPU time of a process and all that it has started, those that have ended included."""
+    total = 0
+    for pid in family(started):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            # User and system, its own and that of children whose end it has seen.
+            total += sum(int(field) for field in fields[11:15])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 def listener(port: int, started: int) -> int:
     """The process that listens on a port, among one that was started and its descendants.
 

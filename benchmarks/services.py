@@ -1,4 +1,4 @@
-"""Redis and PostgreSQL for the peers that need one: from Debian's packages, on free ports."""
+"""Redis, PostgreSQL and NATS, for peers and for Swell: from Debian's packages, on free ports."""
 
 from __future__ import annotations
 
@@ -7,13 +7,27 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import processes
 from machine import say
 
-PACKAGES = {"redis-server": "redis-server", "wrk": "wrk", "postgres": "postgresql"}
+PACKAGES = {
+    "redis-server": "redis-server",
+    "wrk": "wrk",
+    "postgres": "postgresql",
+    "nats-server": "nats-server",
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A service that runs: where it is, and which process it is."""
+
+    url: str
+    pid: int
 
 
 def need(program: str) -> Path:
@@ -50,21 +64,46 @@ def redis(folder: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def postgres(folder: Path) -> Iterator[str]:
     """A PostgreSQL with its own defaults, fsync included; gives its URL."""
-    server = need("postgres")
+    with postgres_server(folder) as server:
+        yield server.url
+
+
+@contextlib.contextmanager
+def postgres_server(folder: Path, settings: Sequence[str] = ()) -> Iterator[Server]:
+    """A PostgreSQL with its own defaults, fsync included, and `settings` (`name=value`) besides."""
+    program = need("postgres")
     port = processes.free_port()
     data, log = folder / "postgres", folder / "postgres.log"
     data.mkdir()
     log.touch()
     as_owner = _as_postgres(folder, data)
-    initialise: list[str | Path] = [server.parent / "initdb", "-D", data, "-A", "trust"]
+    initialise: list[str | Path] = [program.parent / "initdb", "-D", data, "-A", "trust"]
     initialise += ["-U", "postgres"]
     subprocess.run([*as_owner, *initialise], cwd=data, stdout=subprocess.DEVNULL, check=True)
-    listen = ["-p", str(port), "-c", "listen_addresses=127.0.0.1"]
-    listen += ["-c", f"unix_socket_directories={data}"]
-    command: list[str | Path] = [*as_owner, server, "-D", data, *listen]
-    with processes.running(command, log, stop=signal.SIGINT, cwd=data):
-        processes.until(lambda: processes.listens(port), 30, "postgres", log)
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    options = ["-p", str(port), "-c", "listen_addresses=127.0.0.1"]
+    options += ["-c", f"unix_socket_directories={data}"]
+    for setting in settings:
+        options += ["-c", setting]
+    command: list[str | Path] = [*as_owner, program, "-D", data, *options]
+    with processes.running(command, log, stop=signal.SIGINT, cwd=data) as process:
+        # It listens a moment before it takes anybody.
+        is_ready = "ready to accept connections"
+        processes.until(lambda: is_ready in log.read_text(), 30, "postgres", log)
+        yield Server(f"postgresql://postgres@127.0.0.1:{port}/postgres", process.pid)
+
+
+@contextlib.contextmanager
+def nats_server(folder: Path) -> Iterator[Server]:
+    """A NATS with JetStream in files, synced as it does by itself (each two minutes)."""
+    port = processes.free_port()
+    config, log = folder / "nats.conf", folder / "nats.log"
+    config.write_text(
+        f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder / "jetstream"}" }}\n'
+    )
+    command: list[str | Path] = [need("nats-server"), "-c", config]
+    with processes.running(command, log) as process:
+        processes.until(lambda: processes.listens(port), 15, "nats", log)
+        yield Server(f"nats://127.0.0.1:{port}", process.pid)
 
 
 def _as_postgres(*owned: Path) -> list[str]:

@@ -121,12 +121,17 @@ def serve() -> Iterator[Swell]:
 
 
 @contextlib.contextmanager
-def started(command: str, data: Path, *options: str) -> Iterator[Swell]:
-    """A Swell server on a free port, once it says that it is ready."""
+def started(
+    command: str, data: Path, *options: str, settings: Mapping[str, str] | None = None
+) -> Iterator[Swell]:
+    """A Swell server on a free port, once it says that it is ready.
+
+    `settings` are variables of its environment.
+    """
     port = processes.free_port()
     log, said = data / "swell.log", data / "ready.json"
     place = ["--port", str(port), "--data", str(data / "data"), "--json"]
-    environment = {"SWELL_WORKER__MODELS": MODEL}
+    environment = {"SWELL_WORKER__MODELS": MODEL, **(settings or {})}
     words: list[str | Path] = [program(), command, *place, *options]
     with (
         said.open("wb") as stdout,
@@ -147,13 +152,14 @@ def worker_key(server: Swell) -> str:
 
 
 @contextlib.contextmanager
-def worker(server: Swell) -> Iterator[None]:
-    """One `swell worker` process for a server that has none."""
+def worker(server: Swell) -> Iterator[int]:
+    """One `swell worker` process for a server that has none; gives its id."""
     place = ["--url", f"http://127.0.0.1:{server.port}", "--models", MODEL]
     environment = {"SWELL_WORKER__TOKEN": worker_key(server)}
     log = server.data.parent / "worker.log"
-    with processes.running([program(), "worker", *place], log, environment, cwd=ROOT):
-        yield
+    command: list[str | Path] = [program(), "worker", *place]
+    with processes.running(command, log, environment, cwd=ROOT) as process:
+        yield process.pid
 
 
 @contextlib.contextmanager

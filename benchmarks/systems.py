@@ -43,6 +43,12 @@ PEER = {
     "procrastinate": Peer(
         "procrastinate_postgres.py", "PostgreSQL, fsync", services.postgres, prepare=True
     ),
+    "taskiq": Peer(
+        "taskiq_streams.py",
+        "Redis, append-only file each second",
+        services.redis,
+        prepare=True,
+    ),
     "litserve": Peer("litserve_zmq.py", "nothing", worker=False),
 }
 
@@ -137,7 +143,7 @@ def own_python(name: str, wanted: Path, *more: str) -> Path:
 
 def peer_versions() -> dict[str, str]:
     """What the peers' environment holds, of the packages that it asks for."""
-    return versions(peers_python(), [*PEER, "redis", "psycopg", "uvicorn"])
+    return versions(peers_python(), [*PEER, "taskiq-redis", "redis", "psycopg", "uvicorn"])
 
 
 def versions(python: Path, names: Sequence[str]) -> dict[str, str]:
