@@ -359,3 +359,140 @@ async def test_a_leaked_secret_signs_nothing_beyond_its_time(world: World) -> No
     await world.register()
     await world.anna("POST", "/v1/tasks", body)
     assert world.service.objects.renew(forged, 60) is None
+
+
+# ---- what a key that works no more has open
+
+
+async def _beat(world: World) -> None:
+    """Let the duties have their turns."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+ENDS = {
+    "revoked": lambda world, made: world.admin("DELETE", f"/v1/keys/{made['id']}"),
+    "rotated": lambda world, made: _rotate(world, made["id"], overlap_s=0),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_worker_that_waits_gets_nothing_once_its_key_works_no_more(
+    world: World, end: str
+) -> None:
+    made = await _make(world, scopes=["worker"])
+    client = Client(world.app, made["key"])
+    body = {"name": "w", "models": [UPPER], "slots": 4}
+    worker = (await client("POST", "/worker/v1/register", body)).json["worker_id"]
+    ask = {"worker_id": worker, "n": 1, "wait_s": 19}
+    waiting = asyncio.create_task(client("POST", "/worker/v1/lease", ask))
+    await _beat(world)
+    await ENDS[end](world, made)
+    answer = await asyncio.wait_for(waiting, 5)
+    assert answer.status == 401
+
+
+async def test_a_task_that_comes_after_the_end_of_a_waiting_key_goes_to_another(
+    world: World,
+) -> None:
+    made = await _make(world, scopes=["worker"], expires_in_s=10)
+    client = Client(world.app, made["key"])
+    body = {"name": "w", "models": [UPPER], "slots": 4}
+    gone = (await client("POST", "/worker/v1/register", body)).json["worker_id"]
+    ask = {"worker_id": gone, "n": 1, "wait_s": 19}
+    waiting = asyncio.create_task(client("POST", "/worker/v1/lease", ask))
+    await _beat(world)
+    world.clock.advance(10)
+    task = await world.create()
+    assert (await asyncio.wait_for(waiting, 5)).status == 401
+    worker = await world.register()
+    [lease] = (await world.lease(worker))["tasks"]
+    assert lease["task_id"] == task["id"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_an_open_stream_ends_with_its_key(world: World, end: str) -> None:
+    await world.register()
+    made = await _make(world)
+    client = Client(world.app, made["key"])
+    task = (await client("POST", "/v1/tasks", {"model": "demo/upper", "input": {"text": "a"}})).json
+    path = f"/v1/tasks/{task['id']}/events"
+    other = (await world.create())["id"]
+    async with client.stream(path) as stream, world.anna.stream(f"/v1/tasks/{other}/events") as own:
+        assert (await stream.event())["event"] == "queued"
+        assert (await own.event())["event"] == "queued"
+        await ENDS[end](world, made)
+        assert await asyncio.wait_for(stream.event(), 5) is None
+        assert (await client("GET", path)).status == 401
+        # Those of other keys go on.
+        await world.anna("POST", f"/v1/tasks/{other}/cancel")
+        assert (await own.event())["event"] == "canceled"
+
+
+async def test_an_open_stream_tells_nothing_after_its_key_has_expired(world: World) -> None:
+    worker = await world.register()
+    made = await _make(world, expires_in_s=10)
+    client = Client(world.app, made["key"])
+    task = (await client("POST", "/v1/tasks", {"model": "demo/upper", "input": {"text": "a"}})).json
+    async with client.stream(f"/v1/tasks/{task['id']}/events") as stream:
+        assert (await stream.event())["event"] == "queued"
+        world.clock.advance(10)
+        [lease] = (await world.lease(worker))["tasks"]
+        await world.report(worker, settlements=[succeeded(lease, "a secret")])
+        assert await asyncio.wait_for(stream.event(), 5) is None
+
+
+async def test_an_idle_stream_ends_after_its_key_has_expired(world: World) -> None:
+    await world.register()
+    made = await _make(world, expires_in_s=10)
+    client = Client(world.app, made["key"])
+    task = (await client("POST", "/v1/tasks", {"model": "demo/upper", "input": {"text": "a"}})).json
+    async with client.stream(f"/v1/tasks/{task['id']}/events") as stream:
+        assert (await stream.event())["event"] == "queued"
+        for _ in range(30):
+            world.clock.advance(1)
+            await _beat(world)
+        assert await asyncio.wait_for(stream.event(), 5) is None
+        assert len(world.service.streams) == 0
+
+
+async def test_who_waits_for_a_result_does_not_get_it_with_a_key_that_works_no_more(
+    world: World,
+) -> None:
+    worker = await world.register()
+    made = await _make(world)
+    client = Client(world.app, made["key"])
+    wish = {"model": "demo/upper", "input": {"text": "a"}}
+    headers = {"Prefer": "wait=30"}
+    waiting = asyncio.create_task(client("POST", "/v1/tasks", wish, headers=headers))
+    await _beat(world)
+    await world.admin("DELETE", f"/v1/keys/{made['id']}")
+    [lease] = (await world.lease(worker))["tasks"]
+    await world.report(worker, settlements=[succeeded(lease, "a secret")])
+    answer = await asyncio.wait_for(waiting, 5)
+    assert answer.status == 401
+    assert b"a secret" not in answer.body
+
+
+async def test_what_was_read_of_a_key_before_it_was_revoked_is_not_remembered(
+    world: World,
+) -> None:
+    made = await _make(world)
+    registry = world.service.registry
+    read = registry.key_by_digest
+    is_read, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def key_by_digest(digest: bytes) -> ApiKey | None:
+        found = await read(digest)
+        is_read.set()
+        await goes_on.wait()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "key_by_digest", key_by_digest)
+        early = asyncio.create_task(_status(world, made["key"]))
+        await is_read.wait()
+    await world.admin("DELETE", f"/v1/keys/{made['id']}")
+    goes_on.set()
+    assert await early == 200
+    assert await _status(world, made["key"]) == 401

@@ -568,6 +568,21 @@ def test_of_a_worker_that_was_there_before_only_what_is_new_is_counted() -> None
     assert worker.count_switches([Switches(model="a", disk=1)]) == [Switches(model="a")]
 
 
+async def test_a_report_that_is_stale_does_not_have_the_lease_of_another_forgotten(
+    world: World,
+) -> None:
+    one, other = await world.register(), await world.register()
+    await world.create()
+    [lease] = (await world.lease(other))["tasks"]
+    wrong = {**succeeded(lease), "token": "0" * 32}
+    assert (await world.report(one, settlements=[wrong]))["stale"] == [lease["task_id"]]
+    fleet = world.service.fleet
+    assert fleet.is_held(lease["task_id"], lease["attempt"], lease["token"])
+    worker = fleet.get(other)
+    assert worker is not None
+    assert worker.held == 1
+
+
 # ---- leases whose answer does not reach their worker
 
 

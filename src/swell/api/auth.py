@@ -1,5 +1,6 @@
 """Who may ask: API keys as bearer tokens, kept as SHA-256 only."""
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Sequence
@@ -172,6 +173,10 @@ class Keys:
         self._clock = clock
         self._cache_s = cache_s
         self._cache: dict[bytes, tuple[float, ApiKey]] = {}
+        #: How often all was forgotten: what was read before that is not remembered after it.
+        self._forgotten = 0
+        #: Set whenever a key has changed.
+        self.changed = asyncio.Event()
         #: Id → when it was last used, until that is written down.
         self._used: dict[str, datetime] = {}
 
@@ -191,6 +196,8 @@ class Keys:
     def forget(self) -> None:
         """Ask the registry again for every key, since one has changed."""
         self._cache.clear()
+        self._forgotten += 1
+        self.changed.set()
 
     async def keep_uses(self) -> None:
         """Write down when keys were last used, of those that were since the last call."""
@@ -199,6 +206,7 @@ class Keys:
             await self._registry.touch_keys(used)
 
     async def _look_up(self, mark: bytes, digest: bytes) -> ApiKey:
+        forgotten = self._forgotten
         key = await self._registry.key_by_digest(digest)
         if key is None:
             raise _unauthenticated("this key is not known")
@@ -208,6 +216,8 @@ class Keys:
             raise _unauthenticated(reason)
         if key.used_at is None or now - key.used_at >= _USE_EVERY:
             self._used[key.id] = now
+        if self._forgotten != forgotten:
+            return key
         if len(self._cache) >= _MAX_CACHED:
             self._cache.clear()
         good_s = min(self._cache_s, _left_s(key, digest, now))

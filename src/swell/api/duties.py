@@ -14,7 +14,7 @@ from swell.api.service import Service
 from swell.api.streams import KEEP_ALIVE
 from swell.api.views import encode
 from swell.bus import News, NewsKind
-from swell.errors import SwellError
+from swell.errors import SwellError, Unauthenticated
 from swell.events import EventKind
 from swell.signing import REFRESH_S, read_secrets
 from swell.store import Expiry, Part
@@ -23,6 +23,7 @@ from swell.telemetry import about
 
 __all__ = [
     "Duties",
+    "check_streams",
     "delete",
     "discard",
     "pause_s",
@@ -76,6 +77,8 @@ class Duties:
             self._sweep,
             self._watch_workers,
             self._keep_streams,
+            self._check_streams,
+            self._watch_keys,
             self._tell_positions,
             self._keep_times,
             self._discard,
@@ -147,6 +150,25 @@ class Duties:
                     await asyncio.sleep(0)
 
         await self._repeat("streams", _STREAM_TICK_S, look)
+
+    async def _check_streams(self) -> None:
+        """Look now and then whether the keys of open streams still work: they have their time."""
+        service = self._service
+        every_s = service.settings.keepalive_s
+        await self._repeat("stream keys", every_s, lambda: check_streams(service))
+
+    async def _watch_keys(self) -> None:
+        """Have whoever waits asked for their keys again as soon as one has changed."""
+        service = self._service
+        while True:
+            await service.keys.changed.wait()
+            service.keys.changed.clear()
+            service.fleet.wake_all()
+            try:
+                await check_streams(service)
+            except SwellError as error:
+                service.metrics.duty_failed("stream keys")
+                _log.warning("the keys of streams are not known", detail=error.detail)
 
     async def _await_end(self) -> None:
         """Let nobody wait any longer once the bus is closed: the service is about to end."""
@@ -339,6 +361,17 @@ async def retire(service: Service) -> int:
         before = now - timedelta(seconds=settings.uploads_s)
         most = max(most, await service.store.retire_uploads(before, limit=_RETIRE_LIMIT))
     return most
+
+
+async def check_streams(service: Service) -> None:
+    """End the streams whose keys work no more."""
+    for number, stream in enumerate(service.streams, start=1):
+        try:
+            await service.keys.find(stream.authorization)
+        except Unauthenticated:
+            stream.end()
+        if number % _STREAM_BATCH == 0:
+            await asyncio.sleep(0)
 
 
 async def tell_positions(service: Service) -> None:

@@ -79,7 +79,7 @@ async def _serve(service: Service, call: Call, subscription: Subscription, after
     await call.body(0)
     task = await find_task(service, call)
     is_waiting = task.state is TaskState.QUEUED
-    stream = Stream(asyncio.current_task(), call.receive, call.send, task if is_waiting else None)
+    stream = Stream(asyncio.current_task(), call, task if is_waiting else None)
     async with service.limits.open(call, stream):
         await _tell(service, call, subscription, stream, task, after)
 
@@ -113,6 +113,7 @@ async def _tell(
                 event = await _as_stored(service, event)
             if event.id <= seen:
                 continue
+            await service.check_again(call)
             seen, is_over = event.id, event.is_terminal
             stream.waiting = event.task if event.kind is EventKind.QUEUED else None
             body = await _told(service, call, stream, task_id, event)
@@ -124,7 +125,8 @@ async def _tell(
             raise
         return
     except SwellError as error:
-        # The store cannot be read now. The reader comes back, and hears of it then.
+        # The store cannot be read now, or the key works no more. The reader comes back, and hears
+        # of it then.
         _log.warning("an event stream ends early", task=task_id, detail=error.detail)
     finally:
         service.streams.remove(stream)

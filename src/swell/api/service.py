@@ -99,6 +99,14 @@ class Service:
         """Return an id for a request."""
         return f"req_{self._request_prefix}{next(self._request_numbers):08x}"
 
+    async def check_again(self, call: Call) -> None:
+        """Check that the key still works of a request that has waited, or goes on.
+
+        Raises:
+            Unauthenticated: It was revoked, or its time is over.
+        """
+        await self.keys.find(call.header(b"authorization"))
+
     def urls(self, call: Call) -> UrlMaker:
         """Return what makes URLs that this client can follow."""
         return UrlMaker(

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-from swell.api.call import Receive, Send, poll
+from swell.api.call import Call, poll
 from swell.task import Task
 
 __all__ = ["KEEP_ALIVE", "Stream", "Streams"]
@@ -20,28 +20,45 @@ KEEP_ALIVE = {"type": "http.response.body", "body": b": keep-alive\n\n", "more_b
 class Stream:
     """One client that listens to one task."""
 
-    __slots__ = ("is_gone", "last_position", "owner", "receive", "send", "waiting")
+    __slots__ = (
+        "authorization",
+        "is_gone",
+        "last_position",
+        "owner",
+        "receive",
+        "send",
+        "waiting",
+    )
 
-    def __init__(
-        self, owner: "asyncio.Task[Any] | None", receive: Receive, send: Send, waiting: Task | None
-    ) -> None:
+    def __init__(self, owner: "asyncio.Task[Any] | None", call: Call, waiting: Task | None) -> None:
         #: The server's task that runs the request.
         self.owner = owner
-        self.receive = receive
-        self.send = send
+        self.receive = call.receive
+        self.send = call.send
+        #: The header that names its key.
+        self.authorization = call.header(b"authorization")
         #: The task, as long as it is queued.
         self.waiting = waiting
         self.last_position: int | None = None
-        #: Whether the loop has found that the client hung up.
+        #: Whether it was found that the client hung up, or may listen no more.
         self.is_gone = False
 
     def check(self) -> None:
         """End the stream if its client has hung up."""
         message = poll(self.receive())
         if message is not None and message["type"] == "http.disconnect":
-            self.is_gone = True
-            if self.owner is not None:
-                self.owner.cancel()
+            self._leave()
+
+    def end(self) -> None:
+        """End the stream; its client finds out why when it comes back."""
+        if not self.is_gone:
+            self.push({"type": "http.response.body", "body": b"", "more_body": False})
+            self._leave()
+
+    def _leave(self) -> None:
+        self.is_gone = True
+        if self.owner is not None:
+            self.owner.cancel()
 
     def push(self, message: dict[str, Any]) -> None:
         """Write without waiting: a client that does not read misses it."""

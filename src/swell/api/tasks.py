@@ -113,6 +113,7 @@ async def create(service: Service, call: Call) -> Reply:
             event = await subscription.next(wait_s)
         finally:
             subscription.close()
+        await service.check_again(call)
         if event is not None and event.task is not None:
             task = event.task
         else:
