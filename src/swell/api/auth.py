@@ -180,17 +180,24 @@ class Keys:
         #: Id → when it was last used, until that is written down.
         self._used: dict[str, datetime] = {}
 
+    def known(self, authorization: bytes | None) -> ApiKey | None:
+        """Return the key that an `Authorization` header names, if it is remembered."""
+        # Remembered by the whole header, whatever its form, and like the key itself as a hash only.
+        found = self._cache.get(hashlib.sha256(authorization or b"").digest())
+        if found is not None and found[0] > self._clock.monotonic_s():
+            return found[1]
+        return None
+
     async def find(self, authorization: bytes | None) -> ApiKey:
         """Return the key that an `Authorization` header names.
 
         Raises:
             Unauthenticated: No key, an unknown one, or one that works no more.
         """
-        # Remembered by the whole header, whatever its form, and like the key itself as a hash only.
+        known = self.known(authorization)
+        if known is not None:
+            return known
         mark = hashlib.sha256(authorization or b"").digest()
-        found = self._cache.get(mark)
-        if found is not None and found[0] > self._clock.monotonic_s():
-            return found[1]
         return await self._look_up(mark, bearer_digest(authorization))
 
     def forget(self) -> None:

@@ -13,7 +13,7 @@ from swell.errors import InvalidRequest, TooLarge
 from swell.registry import ApiKey
 from swell.telemetry import Trace
 
-__all__ = ["Call", "ClientGone", "Receive", "Reply", "Scope", "Send", "poll", "too_large"]
+__all__ = ["JSON", "Call", "ClientGone", "Receive", "Reply", "Scope", "Send", "poll", "too_large"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -52,11 +52,7 @@ class Reply:
 
     def all_headers(self, call: "Call") -> list[tuple[bytes, bytes]]:
         """Return the headers, with what every answer has."""
-        return [*GUARDS, *self.few_headers(call)]
-
-    def few_headers(self, call: "Call") -> list[tuple[bytes, bytes]]:
-        """Return the headers without those of `GUARDS`, which are always the same."""
-        headers = [(b"x-request-id", call.request_id.encode()), *call.told]
+        headers = [*GUARDS, (b"x-request-id", call.request_id.encode()), *call.told]
         if self.status not in (204, 304):
             headers += (
                 (b"content-type", self.content_type),
@@ -120,8 +116,8 @@ class Call:
         self.task_id = ""
         #: Where it stands in a trace; None where it is not traced.
         self.trace: Trace | None = None
-        #: For the audit log: to what, and more in words; whether an operator looks after a task of
-        #: somebody else.
+        #: For the audit log: to what, and more in words; whether an operator looks after a task or
+        #: a worker of somebody else.
         self.target = ""
         self.about = ""
         self.of_others = False

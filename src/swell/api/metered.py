@@ -59,6 +59,8 @@ class _MeteredBus(_Metered):
 
     def __init__(self, bus: Bus, metrics: Metrics, clock: Clock) -> None:
         super().__init__("bus", bus, metrics, clock)
+        # Each task that is waited for needs it: without a look through `__getattr__`.
+        self.subscribe = bus.subscribe
         hear: Callable[[], Awaitable[list[News]]] = self.__dict__["news"]
 
         async def news() -> list[News]:

@@ -82,10 +82,11 @@ _NO_WORKER_RETRY_S: Final = "10"
 
 async def create(service: Service, call: Call) -> Reply:
     """`POST /v1/tasks`."""
-    settings = service.settings
-    body = await _body_of(service, call)
-    request: TaskRequest = _request.read(body)
-    repeat = await _repeat_of(service, call, body)
+    service.traces.begin(call)
+    body = await call.body(service.settings.max_body_bytes)
+    request = _read(call, body)
+    is_repeatable = call.header(b"idempotency-key") is not None
+    repeat = await _repeat_of(service, call, body) if is_repeatable else None
     if repeat is not None and repeat.is_known:
         # A repeat gets its task, even when a new one would be refused.
         new = _new_task(call, request, request.model, repeat)
@@ -102,7 +103,7 @@ async def create(service: Service, call: Call) -> Reply:
     task = accepted.task
     service.traces.accepted(call, [accepted])
     prefer = call.header(b"prefer")
-    wait_s = 0.0 if prefer is None else prefer_wait_s(prefer, settings.max_prefer_s)
+    wait_s = 0.0 if prefer is None else prefer_wait_s(prefer, service.settings.max_prefer_s)
     if task.state.is_terminal:
         await _note_new(service, [accepted])
     elif wait_s > 0:
@@ -120,13 +121,15 @@ async def create(service: Service, call: Call) -> Reply:
             task = await service.lookups.get(task.id) or task
     else:
         await _note_new(service, [accepted])
-    reply = await _file_reply(service, call, task, wait_s)
+    reply = await _file_reply(service, call, task, wait_s) if task.artifacts else None
     return reply or await _task_reply(service, call, task, wait_s)
 
 
 async def create_batch(service: Service, call: Call) -> Reply:
     """`POST /v1/tasks/batch`."""
-    body = await _body_of(service, call)
+    service.traces.begin(call)
+    body = await call.body(service.settings.max_body_bytes)
+    _check_type(call)
     batch: BatchRequest = _batch.read(body)
     repeat = await _repeat_of(service, call, body)
     outlook = _Outlook(service)
@@ -532,12 +535,10 @@ def _check_metadata(metadata: msgspec.Raw, at: str) -> None:
         raise InvalidRequest(f"the value at {pointer} is not JSON in UTF-8: {error}") from error
 
 
-async def _body_of(service: Service, call: Call) -> bytes:
-    """Return the JSON that asks for new tasks, and begin their trace."""
-    service.traces.begin(call)
-    body = await call.body(service.settings.max_body_bytes)
+def _read(call: Call, body: bytes) -> TaskRequest:
     _check_type(call)
-    return body
+    request: TaskRequest = _request.read(body)
+    return request
 
 
 def _check_type(call: Call) -> None:

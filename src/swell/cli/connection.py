@@ -19,8 +19,8 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from swell.api.app import App, Endpoint
-from swell.api.call import Call, Reply, Scope, too_large
-from swell.api.headers import GUARD_LINES
+from swell.api.call import JSON, Call, Reply, Scope, too_large
+from swell.api.headers import GUARD_LINES, POLICY, SAFE_LINES
 from swell.api.problems import problem_reply
 from swell.errors import (
     HeadTooLarge,
@@ -338,15 +338,23 @@ class HttpConnection(HttpToolsProtocol):
         self.on_response_complete()
 
     def _response(self, call: Call, reply: Reply, keep_alive: bool) -> bytes:
-        lines = [_head(reply.status, self.server_state.default_headers), GUARD_LINES]
-        for name, value in reply.few_headers(call):
-            if b"\r" in value or b"\n" in value:
-                raise ValueError(f"a line break in the value of header {name!r}")
+        """Return the whole response; its lines are those of `Reply.all_headers`."""
+        lines = [_head(reply.status, self.server_state.default_headers)]
+        guards = SAFE_LINES
+        for name, value in (*call.told, *(reply.headers or ())):
+            _check_line(name, value)
+            if name == POLICY:
+                guards = GUARD_LINES
             if name != b"connection":
                 lines += (name, b": ", value, b"\r\n")
-        if not keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines += (b"\r\n", reply.body)
+        if reply.status not in (204, 304):
+            if reply.content_type is not JSON:
+                _check_line(b"content-type", reply.content_type)
+            told = (reply.content_type, reply.length)
+            lines.append(b"content-type: %b\r\ncontent-length: %d\r\n" % told)
+        lines += (guards, b"x-request-id: ", call.request_id.encode())
+        lines.append(b"\r\n\r\n" if keep_alive else b"\r\nconnection: close\r\n\r\n")
+        lines.append(reply.body)
         return b"".join(lines)
 
     # refusals
@@ -522,6 +530,11 @@ def _head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
             lines += (name, b": ", value, b"\r\n")
         known = _heads[status] = (headers, b"".join(lines))
     return known[1]
+
+
+def _check_line(name: bytes, value: bytes) -> None:
+    if b"\r" in value or b"\n" in value:
+        raise ValueError(f"a line break in the value of header {name!r}")
 
 
 class _JoiningTransport:
