@@ -28,14 +28,13 @@ test-torch: ## The tests of what needs torch, in an environment that has it.
 	@.ci/venv torch
 	.venv-torch/bin/pytest $(shell git ls-files 'tests/*test_*torch*.py')
 
-check: ## The quick part of `make test`: static checks, unit and conformance tests.
+check: ## The quick part of `make test`: static checks, unit and conformance tests of what needs no server.
 	@.ci/venv dev
-	@.ci/services
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto tests/unit tests/conformance
+	$(BIN)/pytest -n auto -m "not server" tests/unit tests/conformance
 
 format: ## Format the code.
 	@.ci/venv dev

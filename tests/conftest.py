@@ -13,6 +13,16 @@ hypothesis.settings.register_profile("swell", deadline=None)
 hypothesis.settings.load_profile("swell")
 
 
+#: Fixtures that stand for a server of somebody else, however many others they come through.
+_SERVERS = {"postgres_server", "nats_server", "moto_server", "gcs_server", "azurite_server"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and _SERVERS & set(item.fixturenames):
+            item.add_marker(pytest.mark.server)
+
+
 def _served(server: Server) -> Iterator[Server]:
     server.start()
     yield server
