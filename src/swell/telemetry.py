@@ -24,7 +24,16 @@ from typing import Final, Protocol
 
 import msgspec
 
-__all__ = ["Span", "Trace", "Tracer", "about", "client_trace", "request_id", "trace_id_of"]
+__all__ = [
+    "Span",
+    "Trace",
+    "Tracer",
+    "about",
+    "client_trace",
+    "printable",
+    "request_id",
+    "trace_id_of",
+]
 
 #: The request that the current code works for; empty outside of any. Lines of the log tell it.
 request_id: Final[ContextVar[str]] = ContextVar("request_id", default="")
@@ -109,3 +118,13 @@ def about(task_id: str, attempt: int, traceparent: str | None = None) -> dict[st
     if traceparent is not None:
         fields["trace_id"] = trace_id_of(traceparent)
     return fields
+
+
+def printable(text: str) -> str:
+    """Return a text of others in one line of what can be seen: anything else as its escape.
+
+    Neither a terminal nor a reader of a log takes it for more than a text then.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from api_harness import World, a_world
+from api_harness import UPPER, World, a_world, hold, succeeded
 
 from swell.api.routes import ROUTES
+from swell.cli.output import table
 from swell.clock import ManualClock
 from swell.errors import Unavailable
 from swell.registry import AuditEntry, Scope
@@ -38,10 +40,16 @@ def test_every_route_by_which_an_operator_changes_something_is_written_down() ->
     assert [route.path for route in changing if not route.audit] == []
 
 
-def test_what_is_read_or_done_by_workers_is_not_written_down() -> None:
+def test_what_is_read_is_not_written_down() -> None:
     noted = [route for route in ROUTES if route.audit]
     assert all(route.method != "GET" for route in noted)
-    assert {route.scope for route in noted} <= {Scope.ADMIN, Scope.CLIENT}
+    assert all(route.scope is not None for route in noted)
+
+
+def test_every_path_of_workers_tells_what_an_operator_did_there() -> None:
+    theirs = [route for route in ROUTES if route.scope is Scope.WORKER]
+    assert theirs
+    assert [route.path for route in theirs if not route.audit] == []
 
 
 def test_every_action_on_a_task_of_another_key_is_written_down() -> None:
@@ -142,6 +150,55 @@ async def test_a_client_that_tries_the_task_of_another_is_not_an_operator(world:
     assert await _entries(world) == []
 
 
+async def test_what_workers_do_is_not_written_down(world: World) -> None:
+    worker = await world.register()
+    await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    await world.report(worker, settlements=[succeeded(lease)], goodbye=True)
+    assert await _entries(world) == []
+
+
+async def test_what_an_operator_does_as_a_worker_is_written_down(world: World) -> None:
+    body = {"name": "mine", "models": [UPPER]}
+    own = (await world.admin("POST", "/worker/v1/register", body)).json["worker_id"]
+    # Its own goes on without a word.
+    await world.admin("POST", "/worker/v1/lease", {"worker_id": own, "n": 1})
+    worker = await world.register()
+    await world.create()
+    ask = {"worker_id": worker, "n": 1}
+    [lease] = (await world.admin("POST", "/worker/v1/lease", ask)).json["tasks"]
+    wish = {"worker_id": worker, "hold": hold(lease), "keys": [f"outputs/{lease['task_id']}/1/a"]}
+    assert (await world.admin("POST", "/worker/v1/uploads", wish)).status == 200
+    told = {"worker_id": worker, "settlements": [succeeded(lease)], "goodbye": True}
+    assert (await world.admin("POST", "/worker/v1/report", told)).status == 200
+    entries = await _entries(world)
+    assert {each["action"]: each["target"] for each in entries} == {
+        "workers.register": own,
+        "workers.lease": worker,
+        "workers.upload": worker,
+        "workers.report": worker,
+    }
+    assert len(entries) == 4
+
+
+async def test_who_has_no_rights_writes_nothing_into_the_log_but_text(world: World) -> None:
+    for path in ("/v1/keys/z\x1b[2K\x1b[1A", "/v1/keys/a\nb\u202e\x9b2J"):
+        world.clock.advance(60)
+        assert (await world.anna("DELETE", path)).status == 403
+    targets = [entry["target"] for entry in await _entries(world)]
+    assert targets == ["a\\nb\\u202e\\x9b2J", "z\\x1b[2K\\x1b[1A"]
+
+
+def test_a_table_shows_nothing_but_text(capsys: pytest.CaptureFixture[str]) -> None:
+    table(("A", "B"), [("\x1b]0;owned\x07", "a\nb"), ("ü 雨", None)], empty="")
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "\\x1b]0;owned\\x07" in shown
+    assert "a\\nb" in shown
+    assert "ü 雨" in shown
+
+
 async def test_entries_come_page_by_page(world: World) -> None:
     for number in range(5):
         await world.admin("POST", "/v1/keys", {"name": f"k{number}"})
@@ -188,10 +245,19 @@ async def test_what_was_written_down_in_sqlite_cannot_be_changed(tmp_path: Path)
     await SqliteRegistry(database).record([entry])
     await database.close()
     connection = sqlite3.connect(path)
-    for statement in ("UPDATE audit SET body = '{}'", "DELETE FROM audit"):
+    for statement in (
+        "UPDATE audit SET body = '{}'",
+        "UPDATE OR REPLACE audit SET id = 'b'",
+        "DELETE FROM audit",
+        "INSERT OR REPLACE INTO audit (id, body) VALUES ('a', '{}')",
+        "REPLACE INTO audit (id, body) VALUES ('a', '{}')",
+        "INSERT INTO audit (id, body) VALUES ('a', '{}') ON CONFLICT (id) DO UPDATE SET body = ''",
+    ):
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             connection.execute(statement)
     connection.close()
     database = SqliteDatabase.open(path, clock)
-    assert await SqliteRegistry(database).audit() == [entry]
+    another = msgspec.structs.replace(entry, id="b")
+    await SqliteRegistry(database).record([another])
+    assert await SqliteRegistry(database).audit() == [another, entry]
     await database.close()

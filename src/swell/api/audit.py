@@ -8,6 +8,7 @@ from swell.api.call import Call
 from swell.clock import Clock
 from swell.registry import AuditEntry, Registry
 from swell.task import new_id
+from swell.telemetry import printable
 
 __all__ = ["Audit"]
 
@@ -50,12 +51,12 @@ class Audit:
             id=new_id(now),
             at=now,
             key_id=key.id,
-            key_name=key.name,
-            address=str(client[0]) if client else "",
+            key_name=printable(key.name),
+            address=printable(str(client[0])[:_MAX_TEXT]) if client else "",
             action=action,
-            target=(call.target or call.params.get("id", ""))[:_MAX_TEXT],
+            target=printable((call.target or call.params.get("id", ""))[:_MAX_TEXT]),
             status=status,
-            detail=call.about[:_MAX_TEXT],
+            detail=printable(call.about[:_MAX_TEXT]),
             request_id=call.request_id,
         )
         await self._registry.record([entry])

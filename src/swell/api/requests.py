@@ -7,7 +7,7 @@ import structlog
 
 from swell.api.call import Call, Reply
 from swell.clock import Clock
-from swell.telemetry import request_id, trace_id_of
+from swell.telemetry import printable, request_id, trace_id_of
 
 __all__ = ["CLIENT_GONE", "Requests", "plain_path"]
 
@@ -68,7 +68,7 @@ class Requests:
         if client is not None:
             fields["address"] = client[0]
         if route.startswith(_TASKS + "{id}"):
-            fields["task_id"] = call.params["id"][:40]
+            fields["task_id"] = printable(call.params["id"][:40])
         elif call.task_id:
             fields["task_id"] = call.task_id
         if call.trace is not None:
@@ -85,5 +85,4 @@ class Requests:
 
 def plain_path(call: Call) -> str:
     """Return the path for a line of the log: short, and in one line."""
-    path = call.path[:_PATH_CHARS]
-    return path if path.isprintable() else ascii(path)
+    return printable(call.path[:_PATH_CHARS])

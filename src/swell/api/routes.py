@@ -531,6 +531,7 @@ _WORKERS: Final = (
         {200: Response("What it must keep to", Welcome)},
         _JSON_BODY,
         body=Body(Registration),
+        audit="workers.register",
     ),
     Route(
         "POST",
@@ -542,6 +543,7 @@ _WORKERS: Final = (
         {200: Response("Tasks, cancellations, or neither", Grant)},
         (*_JSON_BODY, NotFound),
         body=Body(Ask),
+        audit="workers.lease",
     ),
     Route(
         "POST",
@@ -553,6 +555,7 @@ _WORKERS: Final = (
         {200: Response("It is written", ReportAnswer)},
         (*_JSON_BODY, NotFound),
         body=Body(Report),
+        audit="workers.report",
     ),
     Route(
         "POST",
@@ -566,6 +569,7 @@ _WORKERS: Final = (
         "Only the holder of an attempt's lease is told. What was stored once stays as it is: the "
         "same bytes may be sent again, others are refused.",
         body=Body(workers.UploadsRequest),
+        audit="workers.upload",
     ),
 )
 

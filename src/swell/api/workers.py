@@ -119,8 +119,13 @@ _NEVER_GONE: Callable[[], bool] = lambda: False  # noqa: E731
 async def register(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/register`."""
     registration = await _registration.read_call(call, service.settings.max_body_bytes)
-    check_worker(call.caller, registration.pool, [card.name for card in registration.models])
-    return Reply(200, _encode(await register_worker(service, registration, call.caller.id)))
+    names = [card.name for card in registration.models]
+    check_worker(call.caller, registration.pool, names)
+    call.of_others = Scope.ADMIN in call.caller.scopes
+    call.about = f"{registration.name!r} with {', '.join(names)}"
+    welcome = await register_worker(service, registration, call.caller.id)
+    call.target = welcome.worker_id
+    return Reply(200, _encode(welcome))
 
 
 async def lease(service: Service, call: Call) -> Reply:
@@ -721,18 +726,23 @@ def _end_poll(until: "asyncio.Future[None]") -> None:
 
 
 async def _check_own(service: Service, call: Call, worker_id: str) -> None:
-    """Check that a worker was registered with the key that speaks for it now.
+    """Check that a worker was registered with the key that speaks for it now, or an operator's.
+
+    What operators do for workers of others is written down.
 
     Raises:
         NotFound: There is no such worker.
         Forbidden: It is another key's.
     """
     owner = (await _known(service, worker_id)).info.key_id
-    if owner and owner != call.caller.id and Scope.ADMIN not in call.caller.scopes:
+    if not owner or owner == call.caller.id:
+        return
+    if Scope.ADMIN not in call.caller.scopes:
         raise Forbidden(
             f"worker {worker_id[:60]!r} was registered with another key: use that one, or register "
             "again"
         )
+    call.of_others, call.target = True, worker_id
 
 
 async def _known(service: Service, worker_id: str) -> Worker:

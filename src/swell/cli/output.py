@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from swell.config import hide_secrets
 from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.telemetry import printable
 
 __all__ = [
     "CommandFailed",
@@ -165,7 +166,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: st
 
     Args:
         columns: Headings.
-        rows: One sequence of cells each; None is shown as a dash.
+        rows: One sequence of cells each; None is shown as a dash, and what a terminal would take
+            for more than text as an escape.
         empty: What to say without rows.
     """
     if not rows:
@@ -175,7 +177,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: st
     for column in columns:
         grid.add_column(column, overflow="fold")
     for row in rows:
-        grid.add_row(*(escape("-" if cell is None else str(cell)) for cell in row))
+        grid.add_row(*(escape("-" if cell is None else printable(str(cell))) for cell in row))
     # A pipe has no width: fold nothing there.
     (data if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)).print(grid)
 

@@ -150,6 +150,11 @@ BEGIN SELECT raise(ABORT, 'the audit log is append-only'); END;
 CREATE TRIGGER audit_is_not_deleted BEFORE DELETE ON audit
 BEGIN SELECT raise(ABORT, 'the audit log is append-only'); END;
 
+-- `INSERT OR REPLACE` takes an entry away without a trigger on DELETE.
+CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit
+WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id)
+BEGIN SELECT raise(ABORT, 'the audit log is append-only'); END;
+
 -- How much of what all backends share was used: up to when it is used up.
 CREATE TABLE allowances (
     name TEXT PRIMARY KEY,
