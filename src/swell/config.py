@@ -116,6 +116,12 @@ def _each(form: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(lambda words: tuple(map(form, words)))
 
 
+def _rate(per_s: float) -> float:
+    if 0 < per_s < 1e-5:
+        raise ValueError("give at least 0.00001 requests per second, or 0 for no limit")
+    return per_s
+
+
 _Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 _Hosts = Annotated[_Words, _each(host_as_compared)]
 _Origins = Annotated[_Words, _each(origin_as_compared)]
@@ -228,12 +234,16 @@ class ServerSettings(_Group):
 class LimitsSettings(_Group):
     """How much each key may ask that was made without limits of its own; operators may all."""
 
-    rate_per_s: float = Field(
-        default=0.0, ge=0, description="Requests per second on average; 0 for no limit."
+    rate_per_s: Annotated[float, AfterValidator(_rate)] = Field(
+        default=0.0,
+        ge=0,
+        le=1e6,
+        description="Requests per second on average; 0 for no limit, else at least 0.00001.",
     )
     burst: int | None = Field(
         default=None,
         ge=1,
+        le=1_000_000,
         description="Requests that may come at once; unset for what two seconds give.",
     )
     tasks_in_flight: int = Field(

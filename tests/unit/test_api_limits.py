@@ -6,15 +6,19 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
 import pytest
+import typer
 from api_harness import Answer, Client, World, a_world, succeeded
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from swell.api.auth import create_key
 from swell.api.limits import SHARE_EVERY_S, Allowance, Limits, effective_limits
 from swell.api.route import Route
 from swell.api.routes import ROUTES
+from swell.cli.keys import rate_per_s
 from swell.clock import ManualClock
+from swell.config import LimitsSettings
 from swell.errors import Unavailable
 from swell.registry import ApiKey, KeyLimits, Scope, Spend
 from swell.stores.memory import MemoryRegistry, MemoryStore
@@ -74,6 +78,52 @@ async def test_who_is_too_fast_is_told_when_to_come_back(world: World) -> None:
     assert answer.headers["retry-after"] == "10"
     world.clock.advance(10)
     assert (await client("GET", "/v1/models")).status == 200
+
+
+async def test_a_window_of_less_than_a_second_is_told_as_what_a_second_gives(
+    world: World,
+) -> None:
+    client = await _client(world, rate_per_s=50, burst=5)
+    answer = await client("GET", "/v1/tasks")
+    assert answer.headers["ratelimit-policy"] == '"requests";q=50;w=1'
+
+
+RATES = {"the least subnormal": 5e-324, "tiny": 1e-300, "one in three years": 1e-8}
+
+
+@pytest.mark.parametrize("rate", RATES.values(), ids=RATES)
+async def test_rates_that_no_clock_can_keep_are_refused_everywhere(
+    world: World, rate: float
+) -> None:
+    body = {"name": "slow", "rate_per_s": rate}
+    answer = await world.admin("POST", "/v1/keys", body)
+    assert answer.status == 422
+    assert "0 for no limit" in answer.json["detail"]
+    with pytest.raises(ValidationError, match="0 for no limit"):
+        LimitsSettings(rate_per_s=rate)
+    with pytest.raises(typer.BadParameter, match="0 for no limit"):
+        rate_per_s(f"{rate * 86_400:.400f}/d")
+
+
+@pytest.mark.parametrize("rate", [0, 1e-5, 1e6])
+async def test_rates_within_are_taken_everywhere(world: World, rate: float) -> None:
+    answer = await world.admin("POST", "/v1/keys", {"name": "slow", "rate_per_s": rate})
+    assert answer.status == 201
+    assert LimitsSettings(rate_per_s=rate).rate_per_s == rate
+    client = Client(world.app, answer.json["key"])
+    assert (await client("GET", "/v1/tasks")).status == 200
+    await world.service.limits.share()
+
+
+@pytest.mark.parametrize("rate", RATES.values(), ids=RATES)
+async def test_such_a_rate_that_was_kept_before_spoils_nothing(world: World, rate: float) -> None:
+    slow = await _client(world, rate_per_s=rate, burst=1_000_000)
+    once = await _client(world, rate_per_s=rate)
+    for client in (slow, once):
+        assert (await client("GET", "/v1/tasks")).status == 200
+    assert (await once("GET", "/v1/tasks")).status == 429
+    await world.service.limits.share()
+    assert (await once("GET", "/v1/tasks")).status == 429
 
 
 async def test_errors_tell_what_is_left_too(world: World) -> None:
@@ -163,6 +213,31 @@ async def test_a_batch_counts_as_its_tasks(world: World) -> None:
     assert [(await _submit(client)).status for _ in range(3)] == [202, 202, 429]
 
 
+@pytest.mark.parametrize(
+    ("limits", "bound"),
+    [
+        ({"tasks_in_flight": 3}, "3 tasks that have not ended"),
+        ({"tasks_per_day": 3}, "3 tasks a day"),
+        ({"tasks_in_flight": 9, "tasks_per_day": 3}, "3 tasks a day"),
+    ],
+)
+async def test_a_batch_that_can_never_pass_is_not_told_to_come_back(
+    world: World, limits: dict[str, float], bound: str
+) -> None:
+    await world.register()
+    client = await _client(world, **limits)
+    batch = {"tasks": [{"model": "demo/upper", "input": {"text": "a"}}] * 5}
+    answer = await client("POST", "/v1/tasks/batch", batch)
+    assert answer.status == 422
+    assert "retry-after" not in answer.headers
+    assert bound in answer.json["detail"]
+    assert "send at most 3 in one batch" in answer.json["detail"]
+    assert answer.json["errors"][0]["pointer"] == "/tasks"
+    # Nothing was taken for it.
+    batch["tasks"] = batch["tasks"][:3]
+    assert (await client("POST", "/v1/tasks/batch", batch)).status == 202
+
+
 async def test_a_repeat_takes_no_room(world: World) -> None:
     await world.register()
     client = await _client(world, tasks_in_flight=2, tasks_per_day=2)
@@ -237,15 +312,17 @@ def _is_let_through(limits: Limits, key: ApiKey) -> bool:
     return requests.take(limits._clock.monotonic_s()) == 0
 
 
-async def test_what_could_not_be_told_is_told_later() -> None:
+@pytest.mark.parametrize("error", [Unavailable("away"), OverflowError("a bug")])
+async def test_what_could_not_be_told_is_told_later(error: Exception) -> None:
     clock = ManualClock()
     registry = _Flaky(clock)
+    registry.error = error
     limits = Limits(registry, MemoryStore(clock), clock, KeyLimits())
     made = await create_key(
         registry, clock, "k", frozenset({Scope.CLIENT}), limits=KeyLimits(rate_per_s=1, burst=3)
     )
     assert [_is_let_through(limits, made.key) for _ in range(3)] == [True] * 3
-    with pytest.raises(Unavailable):
+    with pytest.raises(type(error)):
         await limits.share()
     registry.is_there = True
     await limits.share()
@@ -258,10 +335,11 @@ class _Flaky(MemoryRegistry):
     """A registry that is away."""
 
     is_there = False
+    error: Exception
 
     async def spend(self, spends: Sequence[Spend]) -> list[datetime]:
         if not self.is_there:
-            raise Unavailable("away")
+            raise self.error
         return await super().spend(spends)
 
 

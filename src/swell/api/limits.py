@@ -21,9 +21,10 @@ from typing import Final, TypeVar
 import structlog
 
 from swell.api.call import Call
+from swell.api.messages import LEAST_RATE
 from swell.api.streams import Stream
 from swell.clock import Clock
-from swell.errors import SwellError, TooManyRequests
+from swell.errors import FieldError, InvalidInput, SwellError, TooManyRequests
 from swell.registry import ApiKey, KeyLimits, Registry, Scope, Spend
 from swell.store import Accepted, Store
 from swell.task import NewTask, Task
@@ -46,6 +47,9 @@ _FULL_RETRY_S: Final = 1
 
 #: So much more than was due at once may all have let through together, in seconds of the rate.
 _MOST_DEBT_S: Final = 60.0
+
+#: An allowance fills up in at most so many seconds (31 years): later moments no calendar has.
+_MOST_WINDOW_S: Final = 1e9
 
 #: Keys whose use is remembered.
 _MAX_METERS: Final = 10_000
@@ -109,8 +113,9 @@ class Allowance:
         self._until_s = min(until_s, now_s + self.window_s + _MOST_DEBT_S) + self.unshared_s
 
     def policy(self, name: str) -> str:
-        """Return it as an item of `RateLimit-Policy`."""
-        return f'"{name}";q={self.quota};w={max(1, math.ceil(self.window_s))}'
+        """Return it as an item of `RateLimit-Policy`, whose windows are whole seconds."""
+        quota = self.quota if self.window_s >= 1 else math.floor(self.quota / self.window_s)
+        return f'"{name}";q={quota};w={max(1, math.ceil(self.window_s))}'
 
     def state(self, name: str, now_s: float) -> str:
         """Return it as an item of `RateLimit`."""
@@ -192,16 +197,17 @@ class Limits:
                 wait_s,
             )
 
-    async def accept(self, call: Call, news: Sequence[NewTask]) -> list[Accepted | SwellError]:
+    def accept(self, call: Call, news: Sequence[NewTask]) -> Awaitable[list[Accepted | SwellError]]:
         """Have the store accept tasks, if the key may have so many more.
 
         Raises:
-            TooManyRequests: It may not; nothing was accepted.
+            TooManyRequests: It may not now; nothing was accepted.
+            InvalidInput: It may never have so many at once.
         """
         meter = self._meter(call.caller)
         if meter.flight is None and meter.tasks is None:
-            return await self._store.accept(news)
-        return await self._within(call, len(news), lambda: self._store.accept(news))
+            return self._store.accept(news)
+        return self._within(call, len(news), lambda: self._store.accept(news))
 
     async def retry(self, call: Call, task: Task) -> Accepted:
         """Have the store repeat a task, if its caller's key may have one more; raises as `accept`.
@@ -223,6 +229,7 @@ class Limits:
         meter = self._meter(call.caller)
         if meter.flight is None and meter.tasks is None:
             return await make()
+        _check_possible(call, meter, n)
         await self._enter(call, meter, n)
         fresh = 0
         try:
@@ -289,7 +296,7 @@ class Limits:
             each.unshared_s, each.is_asked = 0.0, False
         try:
             untils = await self._registry.spend(spends)
-        except SwellError:
+        except BaseException:
             for each, spend in zip(told, spends, strict=True):
                 each.unshared_s, each.is_asked = each.unshared_s + spend.cost_s, True
             raise
@@ -405,7 +412,28 @@ def _requests(key_id: str, limits: KeyLimits) -> Allowance | None:
         return None
     # Unless said otherwise, what two seconds give may come at once.
     burst = limits.burst or max(1, math.ceil(2 * rate_per_s))
-    return Allowance(f"{key_id}:requests", burst, burst / rate_per_s)
+    window_s = burst / max(rate_per_s, LEAST_RATE)
+    return Allowance(f"{key_id}:requests", burst, min(window_s, _MOST_WINDOW_S))
+
+
+def _check_possible(call: Call, meter: _Meter, n: int) -> None:
+    """Check that so many tasks at once would pass if the key had used nothing.
+
+    Raises:
+        InvalidInput: They never will.
+    """
+    quota = math.inf if meter.tasks is None else meter.tasks.quota
+    limit = math.inf if meter.flight is None else meter.flight.limit
+    most = min(quota, limit)
+    if n > most:
+        bound = "tasks a day" if quota <= limit else "tasks that have not ended"
+        what = (
+            f"key {call.caller.name!r} may have {most:,} {bound}, and here are {n:,}: send at most "
+            f"{most:,} in one batch, or ask the operator for more"
+        )
+        raise InvalidInput(
+            what, errors=[FieldError(pointer="/tasks", detail=what, code="too_many")]
+        )
 
 
 def _too_many(what: str, wait_s: float) -> TooManyRequests:

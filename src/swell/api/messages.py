@@ -58,6 +58,9 @@ MAX_DEADLINE_S = 2_592_000
 #: Ten years, in seconds: the longest life of a key that ends.
 MAX_KEY_S = 315_360_000
 
+#: A limit of fewer requests per second would be none that anybody could live with.
+LEAST_RATE = 1e-5
+
 #: Texts without control characters: these forge lines, steer terminals, or end texts early.
 PLAIN = r"^(?![\s\S]*[\x00-\x1f\x7f-\x9f])"
 
@@ -422,7 +425,10 @@ class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
     workers: list[WorkerView]
 
 
-_Rate = Annotated[float, Meta(ge=0, le=1e6, description="requests per second; 0 for no limit")]
+_Rate = Annotated[
+    float,
+    Meta(ge=0, le=1e6, description="requests per second; 0 for no limit, else at least 0.00001"),
+]
 _Burst = Annotated[int, Meta(ge=1, le=1_000_000, description="requests that may come at once")]
 _InFlight = Annotated[
     int, Meta(ge=0, le=10**9, description="tasks that have not ended; 0 for no limit")
@@ -459,6 +465,13 @@ class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tasks_in_flight: _InFlight | None = None
     tasks_per_day: _PerDay | None = None
     streams: _Streams | None = None
+
+    def __post_init__(self) -> None:
+        if self.rate_per_s and self.rate_per_s < LEAST_RATE:
+            raise ValueError(
+                f"`rate_per_s` of {self.rate_per_s:g} is less than {LEAST_RATE:f}, about one "
+                "request a day: give more, or 0 for no limit"
+            )
 
 
 class RotateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

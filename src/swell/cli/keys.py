@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from swell.api.messages import LEAST_RATE
 from swell.cli.options import Config, Data, Json, Key, Url
 from swell.cli.output import ago, group, print_json, table, talk
 from swell.cli.output import data as stdout
@@ -48,7 +49,10 @@ def rate_per_s(text: str) -> float:
     found = _RATE.fullmatch(text.strip())
     if found is None:
         raise typer.BadParameter(f"{text!r} is no rate: write such as 10/s or 600/min")
-    return float(found[1]) / _UNITS[found[2]]
+    rate = float(found[1]) / _UNITS[found[2]]
+    if 0 < rate < LEAST_RATE:
+        raise typer.BadParameter(f"{text!r} is less than 0.00001/s: write more, or 0 for no limit")
+    return rate
 
 
 def _state(key: dict[str, Any], now: datetime) -> str:
