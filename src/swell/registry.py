@@ -284,6 +284,18 @@ class Registry(Protocol):
         """
         ...
 
+    async def swap_note(self, name: str, before: bytes | None, value: bytes) -> bool:
+        """Keep a note in place of the one that was read; return whether that was done.
+
+        Of all who have read the same and change it, one does.
+
+        Args:
+            name: Of the note.
+            before: Nothing is done unless the note that is kept is this; None where there is none.
+            value: As it is from now on.
+        """
+        ...
+
     async def note(self, name: str) -> bytes | None:
         """Return the note of this name, or None."""
         ...

@@ -76,7 +76,10 @@ class SigningSecrets:
 
 async def read_secrets(registry: Registry) -> list[SigningSecret]:
     """Return the secrets that the registry has; the first is made where there is none."""
-    note = await registry.note(_NOTE)
+    return await _read(registry, await registry.note(_NOTE))
+
+
+async def _read(registry: Registry, note: bytes | None) -> list[SigningSecret]:
     if note is None:
         return [SigningSecret(secret=await registry.secret(_FIRST))]
     return msgspec.json.decode(note, type=list[SigningSecret])
@@ -86,6 +89,8 @@ async def rotate_secrets(
     registry: Registry, clock: Clock, secret: bytes, *, lasting_s: float, revoke: bool = False
 ) -> list[SigningSecret]:
     """Make a secret the one that signs; return all that there are now.
+
+    Of two at the same moment one comes after the other: what one has made void stays void.
 
     Args:
         registry: Keeps them.
@@ -100,14 +105,16 @@ async def rotate_secrets(
     new = SigningSecret(secret=secret, from_at=from_at)
     # Rounded up, as the moments of expiry in URLs are.
     until = from_at + timedelta(seconds=lasting_s + 1)
-    kept = [
-        msgspec.structs.replace(each, until=each.until or until)
-        for each in await read_secrets(registry)
-        if not revoke and (each.until is None or each.until + _KEEP > now)
-    ]
-    secrets = [new, *kept]
-    await registry.put_note(_NOTE, msgspec.json.encode(secrets))
-    return secrets
+    while True:
+        before = await registry.note(_NOTE)
+        kept = [
+            msgspec.structs.replace(each, until=each.until or until)
+            for each in await _read(registry, before)
+            if not revoke and (each.until is None or each.until + _KEEP > now)
+        ]
+        secrets = [new, *kept]
+        if await registry.swap_note(_NOTE, before, msgspec.json.encode(secrets)):
+            return secrets
 
 
 def _ordered(secrets: Sequence[SigningSecret]) -> list[SigningSecret]:

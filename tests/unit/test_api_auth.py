@@ -11,7 +11,7 @@ from api_harness import UPPER, Client, World, a_world, hold, succeeded
 
 from swell.object_stores.signing import signed_path
 from swell.registry import ApiKey
-from swell.signing import REFRESH_S, read_secrets
+from swell.signing import REFRESH_S, read_secrets, rotate_secrets
 
 DAY_S = 86_400.0
 
@@ -359,6 +359,41 @@ async def test_a_leaked_secret_signs_nothing_beyond_its_time(world: World) -> No
     await world.register()
     await world.anna("POST", "/v1/tasks", body)
     assert world.service.objects.renew(forged, 60) is None
+
+
+# ---- the secret of URLs, by two at the same moment
+
+
+@pytest.mark.parametrize("first", ["revoke", "keep"])
+async def test_what_was_made_void_stays_void_whoever_rotates_at_the_same_moment(
+    world: World, first: str
+) -> None:
+    """Both had read the secrets before either wrote."""
+    registry, clock = world.service.registry, world.clock
+    before = await read_secrets(registry)
+    read = registry.note
+    both, n = asyncio.Event(), 0
+
+    async def note(name: str) -> bytes | None:
+        nonlocal n
+        found = await read(name)
+        n += 1
+        if n == 2:
+            both.set()
+        await both.wait()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "note", note)
+        rotations = {
+            "revoke": rotate_secrets(registry, clock, b"r" * 32, lasting_s=60, revoke=True),
+            "keep": rotate_secrets(registry, clock, b"p" * 32, lasting_s=60),
+        }
+        await asyncio.gather(*sorted(rotations.values(), key=lambda it: it is not rotations[first]))
+    kept = [each.secret for each in await read_secrets(registry)]
+    assert before[0].secret not in kept
+    # Who came last knew of the other, in whichever order.
+    assert kept in ([b"p" * 32, b"r" * 32], [b"r" * 32])
 
 
 # ---- what a key that works no more has open

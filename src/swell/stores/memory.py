@@ -483,6 +483,13 @@ class MemoryRegistry:
         """See `Registry.put_note`."""
         self._notes[name] = value
 
+    async def swap_note(self, name: str, before: bytes | None, value: bytes) -> bool:
+        """See `Registry.swap_note`."""
+        if self._notes.get(name) != before:
+            return False
+        self._notes[name] = value
+        return True
+
     async def note(self, name: str) -> bytes | None:
         """See `Registry.note`."""
         return self._notes.get(name)

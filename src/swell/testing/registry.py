@@ -329,6 +329,31 @@ class RegistryConformance:
         assert await registry.note("times") == b"two"
         assert await registry.note("other") == b""
 
+    async def test_a_note_is_swapped_only_for_the_one_that_was_read(
+        self, registry: Registry
+    ) -> None:
+        assert not await registry.swap_note("signing", b"one", b"two")
+        assert await registry.note("signing") is None
+        assert await registry.swap_note("signing", None, b"one")
+        assert not await registry.swap_note("signing", None, b"two")
+        assert not await registry.swap_note("signing", b"", b"two")
+        assert await registry.note("signing") == b"one"
+        assert await registry.swap_note("signing", b"one", b"two")
+        assert await registry.note("signing") == b"two"
+
+    async def test_of_all_who_swap_the_same_note_at_the_same_time_one_does(
+        self, registry: Registry
+    ) -> None:
+        values = [b"%d" % number for number in range(20)]
+        for before in (None, b"start"):
+            if before is not None:
+                await registry.put_note("signing", before)
+            done = await asyncio.gather(
+                *(registry.swap_note("signing", before, value) for value in values)
+            )
+            assert done.count(True) == 1
+            assert await registry.note("signing") == values[done.index(True)]
+
     # ---- secrets
 
     async def test_a_secret_is_made_once_and_stays(self, registry: Registry) -> None:

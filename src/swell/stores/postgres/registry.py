@@ -120,6 +120,12 @@ class PostgresRegistry:
         """See `Registry.put_note`."""
         await self._database.read("put_note", name, value)
 
+    async def swap_note(self, name: str, before: bytes | None, value: bytes) -> bool:
+        """See `Registry.swap_note`."""
+        if before is None:
+            return bool(await self._database.read("add_note", name, value))
+        return bool(await self._database.read("swap_note", name, before, value))
+
     async def note(self, name: str) -> bytes | None:
         """See `Registry.note`."""
         rows = await self._database.read("note", name)

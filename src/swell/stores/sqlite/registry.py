@@ -146,6 +146,16 @@ class SqliteRegistry:
         """See `Registry.put_note`."""
         await self._database.write(lambda session: session.run("put_note", (name, value)))
 
+    async def swap_note(self, name: str, before: bytes | None, value: bytes) -> bool:
+        """See `Registry.swap_note`."""
+
+        def action(session: Session) -> bool:
+            if before is None:
+                return session.run("add_note", (name, value)) > 0
+            return session.run("swap_note", (value, name, before)) > 0
+
+        return await self._database.write(action)
+
     async def note(self, name: str) -> bytes | None:
         """See `Registry.note`."""
         rows = self._database.read("note", (name,))

@@ -325,6 +325,12 @@ INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING;
 INSERT INTO notes (name, value) VALUES ($1, $2)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value;
 
+-- name: add_note
+INSERT INTO notes (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING RETURNING name;
+
+-- name: swap_note
+UPDATE notes SET value = $3 WHERE name = $1 AND value = $2 RETURNING name;
+
 -- name: note
 SELECT value FROM notes WHERE name = $1;
 

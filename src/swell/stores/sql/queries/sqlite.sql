@@ -219,6 +219,12 @@ INSERT OR IGNORE INTO secrets (name, value) VALUES (?, ?);
 -- name: put_note
 INSERT OR REPLACE INTO notes (name, value) VALUES (?, ?);
 
+-- name: add_note
+INSERT OR IGNORE INTO notes (name, value) VALUES (?, ?);
+
+-- name: swap_note
+UPDATE notes SET value = ? WHERE name = ? AND value = ?;
+
 -- name: note
 SELECT value FROM notes WHERE name = ?;
 
