@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from postgres_databases import PostgresDatabases
@@ -235,5 +236,45 @@ async def test_what_others_accept_is_found_without_any_word_of_it(
     assert isinstance(accepted, Accepted)
     (held,) = await asyncio.wait_for(waiting, PATIENCE_S)
     assert held.id == accepted.task.id
+    await one.close()
+    await two.close()
+
+
+async def test_tasks_are_found_by_their_index_though_the_table_was_empty_when_that_was_planned(
+    postgres_databases: PostgresDatabases,
+) -> None:
+    url = await postgres_databases.new()
+    database = await PostgresDatabase.open(url, ManualClock(), connections=1)
+    store = PostgresStore(database)
+    # So often that the server keeps one plan for all.
+    for _ in range(10):
+        assert await store.get(["nobody"]) == [None]
+    accepted = await store.accept([a_new_task() for _ in range(500)])
+    task_ids = [each.task.id for each in accepted if isinstance(each, Accepted)]
+    scans = "SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 'tasks'"
+    connection = await asyncpg.connect(url)
+    before = await connection.fetchrow(scans)
+    for task_id in task_ids:
+        await store.get([task_id])
+    await database.close()  # Whoever ends tells what it has read.
+    async with asyncio.timeout(PATIENCE_S):
+        while (after := await connection.fetchrow(scans))["idx_scan"] - before["idx_scan"] < 500:
+            await asyncio.sleep(0)
+    await connection.close()
+    assert after["seq_scan"] == before["seq_scan"]
+
+
+async def test_what_another_backend_has_started_is_settled_without_being_told_of_it(
+    postgres_databases: PostgresDatabases,
+) -> None:
+    url, clock = await postgres_databases.new(), ManualClock()
+    one, two = [await PostgresDatabase.open(url, clock) for _ in range(2)]
+    (accepted,) = await PostgresStore(one).accept([a_new_task()])
+    assert isinstance(accepted, Accepted)
+    (held,) = await PostgresBroker(two).lease(a_lease_request())
+    # This one remembers that the task waits.
+    (settled,) = await PostgresStore(one).settle([a_settlement(held)])
+    assert settled is not None
+    assert settled.state is TaskState.SUCCEEDED
     await one.close()
     await two.close()

@@ -72,6 +72,34 @@ async def echo(request: bytes, writer: asyncio.StreamWriter) -> None:
     writer.write(reply(request.partition(b"\r\n\r\n")[2]))
 
 
+async def test_a_poll_goes_over_what_rested_longest_and_a_report_over_what_spoke_last() -> None:
+    released: dict[bytes, asyncio.Event] = {}
+    came_by: dict[bytes, asyncio.StreamWriter] = {}
+
+    async def talk(request: bytes, writer: asyncio.StreamWriter) -> None:
+        body = request.rpartition(b"\r\n\r\n")[2]
+        came_by[body] = writer
+        if body in released:
+            await released[body].wait()
+        writer.write(reply(b"ok"))
+
+    async with a_server(talk) as (client, connections):
+        released |= {b"first": asyncio.Event(), b"second": asyncio.Event()}
+        first, second = (
+            asyncio.create_task(client.post("/lease", body, timeout_s=5)) for body in released
+        )
+        released[b"first"].set()
+        await first
+        released[b"second"].set()
+        await second
+        await client.post("/report", b"told", timeout_s=5)
+        await client.post("/lease", b"asked", timeout_s=5, is_poll=True)
+
+        assert len(connections) == 2
+        assert came_by[b"told"] is came_by[b"second"]
+        assert came_by[b"asked"] is came_by[b"first"]
+
+
 async def test_calls_share_a_kept_connection() -> None:
     async with a_server(echo) as (client, connections):
         for body in (b"one", b"", b"x" * 300_000):

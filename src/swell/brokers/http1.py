@@ -56,8 +56,14 @@ class Http1Client:
         self._tls = (tls or ssl.create_default_context()) if self._is_tls else None
         self._is_closed = False
 
-    async def post(self, path: str, body: bytes, *, timeout_s: float) -> Answer:
+    async def post(
+        self, path: str, body: bytes, *, timeout_s: float, is_poll: bool = False
+    ) -> Answer:
         """Send `body` and return the answer.
+
+        A call goes over the connection that was used last, and a poll over the one that was not
+        used for longest. Where several processes listen, what a poll has brought is so told back
+        to the process that has it in memory.
 
         Raises:
             OSError: The connection could not be made or was lost. Whether the call was heard is not
@@ -68,7 +74,7 @@ class Http1Client:
             f"POST {self._prefix}{path} HTTP/1.1\r\n{self._head}content-length: {len(body)}\r\n\r\n"
         ).encode("latin-1")
         loop = asyncio.get_running_loop()
-        connection = await self._take(timeout_s)
+        connection = await self._take(timeout_s, 0 if is_poll else -1)
         timer = loop.call_later(timeout_s, connection.expire)
         try:
             answer = await connection.call(head + body)
@@ -84,9 +90,9 @@ class Http1Client:
             connection.abort()
         return answer
 
-    async def _take(self, timeout_s: float) -> "_Connection":
+    async def _take(self, timeout_s: float, place: int) -> "_Connection":
         while self._idle:
-            connection = self._idle.pop()
+            connection = self._idle.pop(place)
             if connection.is_reusable:
                 return connection
         async with asyncio.timeout(timeout_s):

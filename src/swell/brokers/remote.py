@@ -160,7 +160,10 @@ class RemoteDispatch:
         body = self._encoder.encode(message)
         try:
             answer = await self._client.post(
-                f"/worker/v1/{name}", body, timeout_s=wait_s + PATIENCE_S
+                f"/worker/v1/{name}",
+                body,
+                timeout_s=wait_s + PATIENCE_S,
+                is_poll=wait_s > 0,
             )
         except (OSError, TimeoutError) as error:
             raise Unavailable(

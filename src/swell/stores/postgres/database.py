@@ -48,6 +48,10 @@ HELD_S: Final = 0.02
 #: Of the server, for all connections: compiling a short statement takes longer than running it.
 _SETTINGS: Final = {"application_name": "swell", "jit": "off"}
 
+#: Of the connection that notifies. What a crash of the server takes away was lost for whoever was
+#: connected anyway, so nobody waits for its disk.
+_COMPANY: Final = _SETTINGS | {"synchronous_commit": "off"}
+
 #: Of those that read and write tasks: they go by indexes, however small the tables were when their
 #: statements were planned, since a plan is kept until the server has looked at the table again.
 _BY_INDEX: Final = {
@@ -147,7 +151,7 @@ class PostgresDatabase:
         #: Whether counts and clocks must be read before anything else.
         self._knows_nothing = True
         self._refresh_at_s = 0.0
-        self.company = Company(lambda: self._connect(_SETTINGS), self._told, self._poll)
+        self.company = Company(lambda: self._connect(_COMPANY), self._told, self._poll)
 
     @classmethod
     async def open(cls, url: str, clock: Clock, *, connections: int = 4) -> "PostgresDatabase":

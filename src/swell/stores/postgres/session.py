@@ -189,24 +189,38 @@ class Session:
         wanted = [queue for queue in queues if not self.view.is_known(queue)]
         self.view.know(wanted)
         waiting = [queue for queue in wanted if self.state.may_wait(queue)]
-        if not waiting:
-            return
         told = {queue: self.state.told.get(queue, 0) for queue in waiting}
         locks = self._locks_what_it_reads and not is_only_read
+        if locks:
+            # Others tell of what they accept, and most of it is taken before anybody can look: to
+            # see that needs no transaction.
+            unsure = [queue for queue in waiting if queue not in self.state.ready]
+            empty = set(unsure).difference(await self._some_ready(unsure))
+            waiting = [queue for queue in waiting if queue not in empty]
+        found = await self._look(waiting, n, locks) if waiting else set()
+        if locks:
+            left = [queue for queue in waiting if queue not in found]
+            self.held_elsewhere += await self._some_ready(left)
+        found.update(self.held_elsewhere)
+        self._empty |= {queue: times for queue, times in told.items() if queue not in found}
+
+    async def _some_ready(self, queues: list[str]) -> list[str]:
+        """Return those of some queues in which something is ready, whoever holds it now."""
+        if not queues:
+            return []
+        return [queue for (queue,) in await self._connection.fetch(QUERIES["some_ready"], queues)]
+
+    async def _look(self, queues: list[str], n: int, locks: bool) -> set[str]:
+        """Read what is next, about n tasks of all queues; return those in which was anything."""
         statement = QUERIES["heads_locked" if locks else "heads"]
-        records = await self._read_ready(statement, waiting, n)
+        records = await self._read_ready(statement, queues, n)
         lines: dict[tuple[str, str], list[Task]] = {}
         for task, record in zip(self.note(records), records, strict=True):
             # In the queue that was read: what this transaction has changed is looked at later.
             lines.setdefault((record[3], record[10]), []).append(task)
         for (queue, key_id), tasks in lines.items():
             self.view.note(queue, key_id, tasks, records[0][-1])
-        found = {queue for queue, _ in lines}
-        empty = [queue for queue in waiting if queue not in found]
-        if empty and locks:
-            rows = await self._connection.fetch(QUERIES["some_ready"], empty)
-            self.held_elsewhere += [queue for (queue,) in rows]
-        self._empty |= {queue: told[queue] for queue in empty if queue not in self.held_elsewhere}
+        return {queue for queue, _ in lines}
 
     async def look_further(self, queue: str, key_id: str, *, is_only_read: bool = False) -> None:
         """Read more of one line."""
