@@ -80,7 +80,7 @@ def scaled(
         store: `postgres` or `sqlite`.
         with_nats: Ids of tasks and events go through NATS; otherwise through the store.
         backends: How many processes serve HTTP.
-        workers: How many there are.
+        workers: How many there are. Of none it is known what they would serve.
         postgres_settings: Of the database server, `name=value` each, besides its defaults.
     """
     with folder("swell") as place, contextlib.ExitStack() as started:
@@ -107,5 +107,8 @@ def scaled(
         parts["backends"] = swell.pid
         for number in range(workers):
             parts[f"worker_{number}"] = started.enter_context(swell_system.worker(swell))
-        processes.until(swell.knows_model, READY_S, MODEL, place / "worker.log")
+        are_there = lambda: len(swell.ask("GET", "/v1/workers")["workers"]) == workers  # noqa: E731
+        processes.until(are_there, READY_S, MODEL, place / "worker.log")
+        if not workers:
+            started.enter_context(swell_system.without_worker(swell))
         yield Scaled(**asdict(swell), database=database, nats=queues, parts=parts)

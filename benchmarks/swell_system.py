@@ -108,16 +108,26 @@ def up(model: str = MODEL) -> Iterator[Swell]:
 
 @contextlib.contextmanager
 def serve() -> Iterator[Swell]:
-    """`swell serve`: a backend with no worker, in a fresh folder.
+    """`swell serve`: a backend with no worker, in a fresh folder."""
+    with (
+        folder("swell") as data,
+        started("serve", data) as running,
+        without_worker(running),
+    ):
+        yield running
 
-    A worker was there and has gone, so that the backend knows the model and its schema. Another one
-    is registered and lives, but does not ask for work: without any, tasks would be refused.
+
+@contextlib.contextmanager
+def without_worker(server: Swell) -> Iterator[None]:
+    """A backend that knows the model and its schema, and has nobody to run it.
+
+    A worker was there and has gone. Another one is registered and lives, but does not ask for work:
+    without any, tasks would be refused.
     """
-    with folder("swell") as data, started("serve", data) as running:
-        with worker(running):
-            processes.until(running.knows_model, READY_S, MODEL, data / "worker.log")
-        with idle_worker(running):
-            yield running
+    with worker(server):
+        processes.until(server.knows_model, READY_S, MODEL, server.data.parent / "worker.log")
+    with idle_worker(server):
+        yield
 
 
 @contextlib.contextmanager
