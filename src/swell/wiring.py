@@ -69,6 +69,7 @@ __all__ = [
     "is_shared",
     "model_home",
     "open_bus",
+    "open_objects",
     "open_tracer",
     "schema_of_store",
     "self_signed_cert",
@@ -76,6 +77,7 @@ __all__ = [
     "store_file",
     "trusting",
     "upgrade_store",
+    "why_spans_are_refused",
     "worker_name",
 ]
 
@@ -158,7 +160,7 @@ async def build_backend(
     try:
         broker = _open_broker(settings, clock, store, own_broker)
         signing = SigningSecrets(clock, await read_secrets(registry))
-        objects = await _open_objects(settings, clock, signing)
+        objects = await open_objects(settings, clock, signing)
         bus = await open_bus(settings, clock)
     except BaseException:
         await store.close()
@@ -212,6 +214,20 @@ def open_tracer(
     return OtlpTracer(
         chosen.endpoint, clock, sample=chosen.sample, service=service, instance=instance
     )
+
+
+async def why_spans_are_refused(settings: Settings) -> str:
+    """Return why the collector takes no spans; nothing where it would, or where none are wanted.
+
+    Raises:
+        Unusable: The extra is not installed.
+        InvalidRequest: The endpoint cannot be one.
+    """
+    if not settings.telemetry.endpoint:
+        return ""
+    with _installed("telemetry", "telemetry.endpoint"):
+        from swell.tracers.otlp import why_refused
+    return await why_refused(settings.telemetry.endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -781,7 +797,18 @@ async def open_bus(settings: Settings, clock: Clock) -> "Bus":
     )
 
 
-async def _open_objects(settings: Settings, clock: Clock, secret: SigningSecrets) -> "Objects":
+async def open_objects(settings: Settings, clock: Clock, secret: SigningSecrets) -> "Objects":
+    """Return where files lie.
+
+    Args:
+        settings: Where that is.
+        clock: The time.
+        secret: Signs URLs of this backend's own.
+
+    Raises:
+        InvalidRequest: The URL names no known adapter, or one that is not installed.
+        Unusable: The folder or bucket cannot be used.
+    """
     url = settings.objects.url or f"file:{settings.data_dir / 'objects'}"
     if url == "memory:":
         from swell.object_stores.memory import MemoryObjects

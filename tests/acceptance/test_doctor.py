@@ -4,7 +4,9 @@ import json
 import secrets
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -46,9 +48,57 @@ def test_a_database_that_nobody_has_open_is_tried_itself(swell: Swell) -> None:
 
 def test_a_backend_that_runs_is_asked(running: Swell) -> None:
     found = findings(running)
-    for name in ("backend", "broker", "workers"):
+    for name in ("backend", "broker", "objects", "keys", "workers"):
         assert found[name]["grade"] == "ok", found[name]
     assert "1 live" in found["workers"]["detail"]
+    # Whatever lies elsewhere is tried from here.
+    found = findings(running, **_dead())
+    assert found["queues"]["grade"] == "ok"
+    for name in ("broker", "bus", "objects"):
+        assert found[name]["grade"] == "fail", found[name]
+
+
+def _dead() -> dict[str, str]:
+    """Return settings of parts that nobody answers for."""
+    nowhere = f"127.0.0.1:{free_port()}"
+    return {
+        "SWELL_BROKER__URL": f"nats://{nowhere}/doctor",
+        "SWELL_BUS__URL": f"nats://{nowhere}",
+        "SWELL_OBJECTS__URL": "s3://nothing-there",
+        "SWELL_OBJECTS__ENDPOINT": f"http://{nowhere}",
+        "SWELL_OBJECTS__REGION": "eu-west-1",
+        "SWELL_OBJECTS__KEY_ID": "nobody",
+        "SWELL_OBJECTS__SECRET": "nothing",
+    }
+
+
+def test_what_lies_elsewhere_is_tried_before_the_first_start(swell: Swell) -> None:
+    found = findings(swell, **_dead())
+    assert found["store"]["grade"] == "ok"
+    for name in ("broker", "bus", "objects"):
+        assert found[name]["grade"] == "fail", found[name]
+    assert not (swell.folder / ".swell" / "swell.db").exists()
+
+
+def test_a_collector_is_asked_with_the_headers_that_spans_come_with(swell: Swell) -> None:
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200 if self.headers["x-auth"] == "mine" else 401)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = {"SWELL_TELEMETRY__ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+        known = findings(swell, **url, OTEL_EXPORTER_OTLP_HEADERS="x-auth=mine")
+        unknown = findings(swell, **url)
+        server.shutdown()
+    assert known["telemetry"]["grade"] == "ok"
+    assert unknown["telemetry"]["grade"] == "warn"
+    assert "401" in unknown["telemetry"]["detail"]
 
 
 def test_lines_for_people_say_what_is_wrong_and_the_command_fails(swell: Swell) -> None:
@@ -65,16 +115,46 @@ def test_lines_for_people_say_what_is_wrong_and_the_command_fails(swell: Swell) 
 @pytest.mark.parametrize(("days", "grade"), [(-1, "fail"), (3, "warn"), (300, "ok")])
 def test_a_certificate_is_judged_by_its_end(swell: Swell, days: int, grade: str) -> None:
     cert = a_certificate(swell.folder, days)
-    variables = {
+    assert findings(swell, **with_tls(cert))["tls"]["grade"] == grade
+
+
+def test_a_certificate_is_judged_with_its_key_and_names(swell: Swell) -> None:
+    cert, other = a_certificate(swell.folder, 300), a_certificate(swell.folder, 300, "other")
+    missing = cert.with_suffix(".none")
+    locked = cert.with_suffix(".locked")
+    code = (
+        "import sys\n"
+        "from cryptography.hazmat.primitives import serialization as s\n"
+        "key = s.load_pem_private_key(open(sys.argv[1], 'rb').read(), None)\n"
+        "open(sys.argv[2], 'wb').write(key.private_bytes(s.Encoding.PEM,\n"
+        "    s.PrivateFormat.PKCS8, s.BestAvailableEncryption(b'word')))\n"
+    )
+    own = cert.with_suffix(".key")
+    subprocess.run([sys.executable, "-c", code, str(own), str(locked)], check=True)
+    for key in (other.with_suffix(".key"), missing, locked):
+        found = findings(swell, **with_tls(cert, key))["tls"]
+        assert found["grade"] == "fail", found
+        assert str(key) in found["detail"]
+    for public_url, grade in (("https://a.swell.test:8443", "ok"), ("https://elsewhere", "warn")):
+        found = findings(swell, **with_tls(cert), SWELL_SERVER__PUBLIC_URL=public_url)["tls"]
+        assert found["grade"] == grade, found
+    assert "elsewhere" in found["detail"]
+    own.chmod(0o644)
+    found = findings(swell, **with_tls(cert))["tls"]
+    assert found["grade"] == "warn"
+    assert "chmod 600" in found["detail"]
+
+
+def with_tls(cert: Path, key: Path | None = None) -> dict[str, str]:
+    return {
         "SWELL_SERVER__TLS_CERT": str(cert),
-        "SWELL_SERVER__TLS_KEY": str(cert.with_suffix(".key")),
+        "SWELL_SERVER__TLS_KEY": str(key or cert.with_suffix(".key")),
     }
-    assert findings(swell, **variables)["tls"]["grade"] == grade
 
 
-def a_certificate(folder: Path, days: int) -> Path:
+def a_certificate(folder: Path, days: int, name: str = "cert") -> Path:
     """Make one that ends in so many days."""
-    cert = folder / "cert.pem"
+    cert = folder / f"{name}.pem"
     code = (
         "import datetime, sys\n"
         "from cryptography import x509\n"
@@ -87,11 +167,17 @@ def a_certificate(folder: Path, days: int) -> Path:
         "made = (x509.CertificateBuilder().subject_name(name).issuer_name(name)\n"
         "    .public_key(key.public_key()).serial_number(1)\n"
         "    .not_valid_before(now - datetime.timedelta(days=9)).not_valid_after(until)\n"
+        "    .add_extension(x509.SubjectAlternativeName([x509.DNSName('swell.test'),\n"
+        "        x509.DNSName('*.swell.test')]), critical=False)\n"
         "    .sign(key, hashes.SHA256()))\n"
         "open(sys.argv[1], 'wb').write(made.public_bytes(serialization.Encoding.PEM))\n"
+        "open(sys.argv[3], 'wb').write(key.private_bytes(serialization.Encoding.PEM,\n"
+        "    serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(cert), str(days)], check=True)
-    cert.with_suffix(".key").write_text("")
+    key = cert.with_suffix(".key")
+    key.touch(mode=0o600)
+    words = [sys.executable, "-c", code, str(cert), str(days), str(key)]
+    subprocess.run(words, check=True)
     return cert
 
 

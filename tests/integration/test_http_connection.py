@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import uvicorn
+from structlog.testing import capture_logs
 
 from swell.api.app import App, create_app
 from swell.api.auth import create_key
-from swell.api.settings import Backend
+from swell.api.settings import ApiSettings, Backend
 from swell.brokers.memory import MemoryBroker
 from swell.buses.memory import MemoryBus
 from swell.cli.connection import (
@@ -57,7 +58,9 @@ async def hasty_port() -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def a_server(connections: type[HttpConnection]) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+async def a_server(
+    connections: type[HttpConnection], settings: ApiSettings | None = None
+) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     clock = SystemClock()
     store = MemoryStore(clock)
     backend = Backend(
@@ -67,6 +70,7 @@ async def a_server(connections: type[HttpConnection]) -> AsyncIterator[tuple[uvi
         objects=MemoryObjects(clock, b"secret"),
         registry=MemoryRegistry(),
         clock=clock,
+        settings=settings or ApiSettings(),
     )
     config = uvicorn.Config(
         create_app(backend),
@@ -97,6 +101,24 @@ async def ask(wire: Wire, path: str, method: str = "GET") -> bytes:
     length = next(line for line in got.lower().split(b"\r\n") if line.startswith(b"content-length"))
     await reader.readexactly(int(length.partition(b":")[2]))
     return got.partition(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/tasks"), ("POST", "/worker/v1/lease"), ("GET", "/v1/tasks")],
+)
+async def test_the_line_of_a_request_tells_who_asked_whichever_way_it_went(
+    method: str, path: str
+) -> None:
+    async with a_server(HttpConnection, ApiSettings(log_requests="info")) as (_, port):
+        wire = await asyncio.open_connection("127.0.0.1", port)
+        with capture_logs() as lines:
+            await ask(wire, path, method)
+            # The answer may be there before its line.
+            while not (told := [line for line in lines if line["event"] == "request"]):
+                await asyncio.sleep(0.005)
+        assert [(line["route"], line["address"]) for line in told] == [(path, "127.0.0.1")]
+        wire[1].close()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,23 @@ def test_counters_histograms_and_streams_are_added_and_other_gauges_are_not() ->
     assert _value(text, 'swell_task_run_seconds_bucket{le="+Inf",model="demo/upper"}') == 3
 
 
+def test_files_and_starts_are_the_same_whoever_is_asked() -> None:
+    def process(started: float, files: float) -> str:
+        metrics = Metrics().text(Snapshot([], {}, {}, 0, {})).decode()
+        lines = [line for line in metrics.splitlines() if not line.startswith("process_")]
+        own = [f"process_start_time_seconds {started}", f"process_open_fds {files}"]
+        named = [f"# TYPE {each.split()[0]} gauge\n{each}" for each in own]
+        kept = [line for line in lines if "process_start_time" not in line and "_fds" not in line]
+        return "\n".join((*kept, *named)) + "\n"
+
+    first, second, ended = process(100.0, 10.0), process(170.5, 19_000.0), process(90.0, 20_000.0)
+    for own, other in ((first, second), (second, first)):
+        text = added_up(own, [ended], [other])
+        assert _value(text, "process_open_fds") == 19_000
+        assert _value(text, "process_start_time_seconds") == 90
+        assert _value(text, "swell_process_starts_total") == 3
+
+
 def test_numbers_alone_stay_as_they_are() -> None:
     own = _text(3, 2, 0.2)
     assert added_up(own, [], []) == own

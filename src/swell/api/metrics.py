@@ -71,6 +71,7 @@ METRICS: dict[str, str] = {
     "too often or that could not be read, and that went to the dead letters there.",
     "swell_duty_failures_total": "Failures of what the backend does by itself, by duty.",
     "swell_event_loop_lag_seconds": "How late the process got to what was due.",
+    "swell_process_starts_total": "Backend processes that have started, since the service did.",
     "swell_build_info": "1, with the version.",
 }
 
@@ -79,8 +80,10 @@ PROCESS_METRICS: dict[str, str] = {
     "process_cpu_seconds_total": "CPU time of the backend process.",
     "process_resident_memory_bytes": "Memory that it has.",
     "process_virtual_memory_bytes": "Address space that it has.",
-    "process_start_time_seconds": "When it started, in seconds since 1970 UTC.",
-    "process_open_fds": "Open files and connections.",
+    "process_start_time_seconds": "When it started, in seconds since 1970 UTC; of several "
+    "processes on one port, the first.",
+    "process_open_fds": "Open files and connections; of several processes on one port, those of "
+    "the one with the most.",
     "process_max_fds": "How many it may have.",
 }
 
@@ -294,6 +297,9 @@ class _Source(Collector):
         build = _gauge("swell_build_info", ["version"])
         build.add_metric([_RELEASE], 1)
         yield build
+        starts = _counter("swell_process_starts_total", [])
+        starts.add_metric([], 1)
+        yield starts
         streams = _gauge("swell_event_streams", [])
         streams.add_metric([], snapshot.streams)
         yield streams

@@ -1,10 +1,11 @@
 """Checks of what a backend stands on: each part does what it is for, through its contract.
 
 So they hold for whatever adapter is configured. Where a backend of this folder runs and has the
-database for itself, it is asked instead.
+database for itself, it is asked about that; whatever lies elsewhere is tried from here in any case.
 """
 
 import asyncio
+import os
 import resource
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 
 from swell.api.settings import Backend
 from swell.brokers.lanes import Lane, Letter, Queues, read
@@ -24,23 +26,32 @@ from swell.bus import Bus
 from swell.cli.access import Access, read_access
 from swell.cli.output import CommandFailed
 from swell.cli.remote import Remote
+from swell.cli.tls import open_cert
 from swell.clock import Clock
 from swell.config import Settings
 from swell.errors import Conflict, NotFound, SwellError
 from swell.events import TERMINAL_ID, Event, EventKind
 from swell.objects import Direct, Objects
-from swell.registry import ApiKey, Scope
+from swell.origins import host_as_compared
+from swell.registry import Scope
+from swell.signing import SigningSecret, SigningSecrets
 from swell.task import new_id
+from swell.urls import bare_url
 from swell.wiring import (
     broker_queues,
     build_backend,
     close_backend,
     is_shared,
     open_bus,
+    open_objects,
     schema_of_store,
     self_signed_cert,
     store_file,
+    why_spans_are_refused,
 )
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 __all__ = ["Finding", "examine", "file_limit", "tls"]
 
@@ -91,18 +102,20 @@ async def examine(settings: Settings, clock: Clock) -> list[Finding]:
     findings = [await _named("telemetry", lambda: _telemetry(settings))]
     file = store_file(settings)
     if file is not None and not file.exists():
-        return [Finding("store", "ok", f"{file} is made at the first start"), *findings]
+        store = Finding("store", "ok", f"{file} is made at the first start")
+        return [store, *await _of_others(settings, clock), *findings]
     try:
         lacks = await _lacks(settings) if is_shared(settings) else None
         if lacks is not None:
-            return [lacks, *findings]
+            return [lacks, *await _of_others(settings, clock), *findings]
         async with _opened(settings, clock) as backend:
             return await _of(backend, settings) + findings
     except Conflict as error:
         access = read_access(settings.data_dir)
         if access is None:
             return [Finding("store", "fail", error.detail), *findings]
-        return await _of_running(access) + findings
+        others = await _of_others(settings, clock)
+        return await _of_running(access, clock, settings) + others + findings
     except SwellError as error:
         detail = f"{error.detail}; see that this machine reaches {_places(settings)}"
         return [Finding("store, bus, objects", "fail", detail), *findings]
@@ -119,14 +132,14 @@ async def _lacks(settings: Settings) -> Finding | None:
             "store",
             "warn",
             f"it lacks {', '.join(status['missing'])}: `swell db upgrade` applies them, and so "
-            "does a backend that starts; the other parts are tried after that",
+            "does a backend that starts; keys and workers are looked at after that",
         )
     return None
 
 
 def _places(settings: Settings) -> str:
     """Return where the configured parts are, without names and passwords."""
-    urls = (settings.store.url, settings.bus.url, settings.objects.url)
+    urls = (settings.store.url, settings.broker.url, settings.bus.url, settings.objects.url)
     parts = [urlsplit(url) for url in urls if "://" in url]
     places = [f"{each.scheme}://{each.netloc.rpartition('@')[2]}{each.path}" for each in parts]
     return ", ".join(places) or f"the data folder {settings.data_dir}"
@@ -147,7 +160,7 @@ async def _of(backend: Backend, settings: Settings) -> list[Finding]:
         ("store", lambda: _store(backend, settings)),
         ("broker", lambda: _broker(backend, settings)),
         ("bus", lambda: _bus(backend, settings)),
-        ("objects", lambda: _objects(backend)),
+        ("objects", lambda: _objects(backend.objects, backend.clock)),
         ("keys", lambda: _keys(backend)),
         ("workers", lambda: _workers(backend)),
     ]
@@ -240,9 +253,8 @@ async def _round_trip(here: Bus, there: Bus, clock: Clock) -> str:
         subscription.close()
 
 
-async def _objects(backend: Backend) -> Finding:
+async def _objects(objects: Objects, clock: Clock) -> Finding:
     """Store a file, find it, read it by a signed URL, and delete it."""
-    objects, clock = backend.objects, backend.clock
     key, data = f"doctor/{secrets.token_hex(8)}.bin", secrets.token_bytes(1000)
     started_s = clock.monotonic_s()
     try:
@@ -309,8 +321,29 @@ async def _ask(method: str, where: Direct, data: bytes | None = None) -> bytes:
 
 
 async def _keys(backend: Backend) -> Finding:
-    now = backend.clock.now()
-    keys = [key for key in await backend.registry.keys() if _works(key, now)]
+    keys = [
+        _Key(each.name, each.scopes, each.revoked_at, each.expires_at)
+        for each in await backend.registry.keys()
+    ]
+    return _of_keys(keys, backend.clock.now())
+
+
+class _Key(msgspec.Struct, frozen=True):
+    """As much of a key as is looked at."""
+
+    name: str
+    scopes: frozenset[Scope]
+    revoked_at: datetime | None
+    expires_at: datetime | None
+
+
+class _Keys(msgspec.Struct, frozen=True):
+    keys: list[_Key]
+
+
+def _of_keys(all_keys: Sequence[_Key], now: datetime) -> Finding:
+    """Judge keys: whether operators have one, and which end soon."""
+    keys = [key for key in all_keys if _works(key, now)]
     if not any(Scope.ADMIN in key.scopes for key in keys):
         return _warn("no key has the scope admin: `swell up` and `swell serve` make one")
     ending = [
@@ -323,7 +356,7 @@ async def _keys(backend: Backend) -> Finding:
     return _ok(f"{len(keys)} keys work")
 
 
-def _works(key: ApiKey, now: datetime) -> bool:
+def _works(key: _Key, now: datetime) -> bool:
     return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
 
 
@@ -369,7 +402,7 @@ def _of_workers(live: Sequence[dict[str, Any]]) -> Finding:
 # ---- a backend that runs
 
 
-async def _of_running(access: Access) -> list[Finding]:
+async def _of_running(access: Access, clock: Clock, settings: Settings) -> list[Finding]:
     """Ask the backend that has the database open."""
 
     async def ready(remote: Remote) -> Finding:
@@ -386,27 +419,83 @@ async def _of_running(access: Access) -> list[Finding]:
         found = (await remote.get("/v1/workers"))["workers"]
         return _of_workers([each for each in found if each["state"] != "lost"])
 
+    async def keys(remote: Remote) -> Finding:
+        found = msgspec.convert(await remote.get("/v1/keys"), _Keys)
+        return _of_keys(found.keys, clock.now())
+
     async with Remote(access, _PATIENCE_S) as remote:
         return [
             await _named("backend", lambda: ready(remote)),
-            await _named("broker", lambda: queues(remote)),
+            # Queues elsewhere are tried as the broker.
+            await _named("queues" if settings.broker.url else "broker", lambda: queues(remote)),
+            await _named("keys", lambda: keys(remote)),
             await _named("workers", lambda: workers(remote)),
         ]
 
 
+# ---- what lies elsewhere
+
+
+async def _of_others(settings: Settings, clock: Clock) -> list[Finding]:
+    """Try, by their settings alone, the parts that need no database."""
+    checks: list[tuple[str, Callable[[], Awaitable[Finding]]]] = [
+        ("objects", lambda: _files(settings, clock))
+    ]
+    if settings.bus.url or is_shared(settings):
+        checks.insert(0, ("bus", lambda: _wire(settings, clock)))
+    queues = broker_queues(settings)
+    if queues is None:
+        return [await _named(name, check) for name, check in checks]
+
+    async def through(queues: Queues) -> Finding:
+        return _ok(await _carried(queues, clock))
+
+    try:
+        checks.insert(0, ("broker", lambda: through(queues)))
+        return [await _named(name, check) for name, check in checks]
+    finally:
+        await queues.close()
+
+
+async def _wire(settings: Settings, clock: Clock) -> Finding:
+    here = await open_bus(settings, clock)
+    try:
+        there = await open_bus(settings, clock)
+        try:
+            return _ok(await _round_trip(here, there, clock))
+        finally:
+            await there.close()
+    finally:
+        await here.close()
+
+
+async def _files(settings: Settings, clock: Clock) -> Finding:
+    """Try a bucket; of a folder see that it can be written, since who opens one tidies it up."""
+    url = urlsplit(settings.objects.url)
+    if url.scheme == "memory":
+        return _ok("in the process")
+    if url.scheme not in ("", "file"):
+        secret = SigningSecrets(clock, [SigningSecret(secret=secrets.token_bytes(32))])
+        return await _objects(await open_objects(settings, clock, secret), clock)
+    told = settings.objects.url.removeprefix("file:").removeprefix("//")
+    folder = Path(told) if told else settings.data_dir / "objects"
+    if not folder.exists():
+        return _ok(f"{folder} is made at the first start")
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return Finding("", "fail", f"{folder} cannot be read and written: chown or chmod it")
+    return _ok(f"{folder} can be written")
+
+
 async def _telemetry(settings: Settings) -> Finding:
     """Send the collector no spans: it says whether it would take some."""
-    endpoint = settings.telemetry.endpoint
+    endpoint = bare_url(settings.telemetry.endpoint)
     if not endpoint:
         return _ok("no traces are wanted")
-    url = endpoint if urlsplit(endpoint).path.strip("/") else f"{endpoint.rstrip('/')}/v1/traces"
-    headers = {"content-type": "application/x-protobuf"}
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(url, data=b"", headers=headers) as answer,
-    ):
-        if answer.status >= 300:
-            return _warn(f"{endpoint} answers {answer.status}: does it take OTLP over HTTP?")
+    if reason := await why_spans_are_refused(settings):
+        return _warn(
+            f"{endpoint} takes no spans ({reason}): does it take OTLP over HTTP, and what do "
+            "OTEL_EXPORTER_OTLP_HEADERS and the like say?"
+        )
     return _ok(f"{endpoint} takes spans")
 
 
@@ -426,35 +515,71 @@ def file_limit() -> Finding:
 
 
 def tls(settings: Settings, clock: Clock) -> Finding:
-    """Say until when the server's certificate is good."""
+    """Say whether the server can speak TLS with its certificate, until when, and under which names.
+
+    Raises:
+        InvalidRequest: It cannot.
+    """
     server = settings.server
-    cert = server.tls_cert
+    cert, key = server.tls_cert, server.tls_key
     if cert is None and server.tls != "off":
         cert = self_signed_cert(settings)
+        key = cert.with_name("key.pem")
         if not cert.exists():
             return _ok("one for trials is made at the first start")
-    if cert is None:
+    if cert is None or key is None:
         is_open = server.host not in ("127.0.0.1", "localhost", "::1")
         text = "off"
         if is_open and not (server.public_url or "").startswith("https://"):
             return _warn(f"{text}, and {server.host} is open to others: keys would go in the clear")
         return _ok(text)
-    until = _until(cert)
-    if until is None:
+    open_cert(cert, key)
+    found = _certificate(cert)
+    if found is None:
         return _warn(f"{cert} is there; when it ends is told with: pip install 'swell[tls]'")
-    left = until - clock.now()
-    told = f"{cert} is good until {until:%Y-%m-%d}"
-    if left <= timedelta(0):
+    now, until = clock.now(), found.not_valid_after_utc
+    if until <= now:
         return Finding("", "fail", f"{cert} has ended on {until:%Y-%m-%d}: put a new one there")
-    return _warn(f"{told}: renew it") if left < _SOON else _ok(told)
+    if found.not_valid_before_utc > now:
+        return Finding("", "fail", f"{cert} begins on {found.not_valid_before_utc:%Y-%m-%d}")
+    told = f"{cert} is good until {until:%Y-%m-%d}"
+    doubts = ["renew it"] if until - now < _SOON else []
+    if key.stat().st_mode & 0o007:
+        doubts.append(f"others on this machine can read its key: chmod 600 {key}")
+    names = [*server.hosts, *_host_of(server.public_url)]
+    if missing := [name for name in dict.fromkeys(names) if not _is_for(found, name)]:
+        doubts.append(f"it is not for {', '.join(missing[:5])}: clients will not trust it there")
+    return _warn(f"{told}; {'; '.join(doubts)}") if doubts else _ok(told)
 
 
-def _until(cert: Path) -> datetime | None:
+def _certificate(cert: Path) -> "x509.Certificate | None":
     try:
         from cryptography import x509  # noqa: PLC0415 - an extra
     except ImportError:
         return None
     try:
-        return x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
+        return x509.load_pem_x509_certificate(cert.read_bytes())
     except ValueError as error:
         raise CommandFailed(f"{cert} is no certificate in PEM: {error}") from error
+
+
+def _host_of(public_url: str | None) -> list[str]:
+    """Return the name by which clients reach the service, if this process speaks TLS there."""
+    if not (public_url or "").startswith("https://"):
+        return []
+    name = urlsplit(public_url).hostname
+    return [] if name is None else [host_as_compared(str(name))]
+
+
+def _is_for(cert: "x509.Certificate", host: str) -> bool:
+    """Whether clients take a certificate as one of this host (RFC 9525, section 6)."""
+    from cryptography import x509  # noqa: PLC0415 - an extra
+
+    try:
+        found = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    if host in map(str, found.get_values_for_type(x509.IPAddress)):
+        return True
+    names = [name.lower() for name in found.get_values_for_type(x509.DNSName)]
+    return host in names or f"*.{host.partition('.')[2]}" in names

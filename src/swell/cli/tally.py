@@ -2,15 +2,17 @@
 
 Whoever asks for `/metrics` reaches one of them. So each writes its numbers to a file every second,
 and the one that is asked adds those of the others to its own: counters and histograms, and the open
-event streams. Other gauges are the same for all, or the process's own. A process that has ended
+event streams. Of open files and of starts one number stands for all, so that it does not depend on
+who was asked. Other gauges are the same for all, or the process's own. A process that has ended
 still counts, so that no counter goes back while the service runs.
 """
 
 import contextlib
 import fcntl
+import operator
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +29,15 @@ _STALE_S: Final = 10.0
 
 _TYPE: Final = re.compile(r"# TYPE (\S+) (\S+)")
 
-#: The only gauge that is each process's own and makes sense for all together.
-_OPEN_STREAMS: Final = "swell_event_streams"
+#: Gauges that are each process's own and make sense for all that live: their sum, or the most,
+#: since each has a limit of its own.
+_OF_ALL_LIVE: Final[Mapping[str, Callable[[float, float], float]]] = {
+    "swell_event_streams": operator.add,
+    "process_open_fds": max,
+}
+
+#: When the first process of the service started; it may have ended since.
+_SINCE: Final = "process_start_time_seconds"
 
 
 class Tally:
@@ -107,23 +116,32 @@ def added_up(own: str, ended: Iterable[str], live: Iterable[str]) -> str:
     Args:
         own: Whose gauges stand.
         ended: Of processes that have ended or hang.
-        live: Of processes whose open event streams count too.
+        live: Of processes whose open event streams and files count too.
     """
     parts = _parse(own)
-    for texts, with_streams in ((ended, False), (live, True)):
+    for texts, is_live in ((ended, False), (live, True)):
         for text in texts:
             for name, (head, kind, values) in _parse(text).items():
-                adds = kind in ("counter", "histogram") or (with_streams and name == _OPEN_STREAMS)
-                if not adds:
+                together = _together(name, kind, is_live)
+                if together is None:
                     continue
                 mine = parts.setdefault(name, (head, kind, {}))[2]
                 for sample, value in values.items():
-                    mine[sample] = mine.get(sample, 0.0) + value
+                    mine[sample] = together(mine[sample], value) if sample in mine else value
     lines: list[str] = []
     for head, _, values in parts.values():
         lines += head
         lines += [f"{sample} {value!r}" for sample, value in values.items()]
     return "\n".join(lines) + "\n"
+
+
+def _together(name: str, kind: str, is_live: bool) -> Callable[[float, float], float] | None:
+    """Return what makes one number of two processes'; None where one's own stands."""
+    if kind in ("counter", "histogram"):
+        return operator.add
+    if name == _SINCE:
+        return min
+    return _OF_ALL_LIVE.get(name) if is_live else None
 
 
 #: A metric: its comments, its type, and the values of its samples by name and labels.

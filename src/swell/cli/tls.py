@@ -29,7 +29,7 @@ from swell.wiring import self_signed_cert
 if TYPE_CHECKING:
     from cryptography import x509
 
-__all__ = ["ServerTls", "open_tls", "read_again_at_hangup", "tell_fingerprint"]
+__all__ = ["ServerTls", "open_cert", "open_tls", "read_again_at_hangup", "tell_fingerprint"]
 
 _log = structlog.get_logger("swell.tls")
 
@@ -54,7 +54,7 @@ class ServerTls:
         self.cert = cert
         self.key = key
         self.is_self_signed = is_self_signed
-        self.context = _context(cert, key)
+        self.context = open_cert(cert, key)
         self._stamp = self._look()
 
     @property
@@ -84,7 +84,7 @@ class ServerTls:
         self._stamp = stamp
         try:
             # First aside: a certificate without its key must not break the one in use.
-            _context(self.cert, self.key)
+            open_cert(self.cert, self.key)
             self.context.load_cert_chain(self.cert, self.key, password="")
         except (InvalidRequest, OSError, ValueError) as error:
             _log.warning("the new certificate cannot be used", reason=str(error))
@@ -138,7 +138,13 @@ def tell_fingerprint(tls: ServerTls | None) -> None:
         talk.print(f"  SHA-256 {tls.fingerprint}", markup=False, soft_wrap=True)
 
 
-def _context(cert: Path, key: Path) -> ssl.SSLContext:
+def open_cert(cert: Path, key: Path) -> ssl.SSLContext:
+    """Return what the server speaks TLS with.
+
+    Raises:
+        InvalidRequest: There is no such certificate, it is not in PEM, or the key is not its own or
+            has a password.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION

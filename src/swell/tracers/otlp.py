@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
@@ -23,7 +24,10 @@ from swell.clock import Clock
 from swell.errors import InvalidRequest
 from swell.telemetry import Span, Trace
 
-__all__ = ["OtlpTracer"]
+__all__ = ["OtlpTracer", "why_refused"]
+
+#: Where the exporter says what came of a request.
+_TOLD: Final = logging.getLogger("opentelemetry.exporter.otlp")
 
 #: Spans that wait to be sent; beyond that, the oldest are dropped.
 MAX_WAITING: Final = 16_384
@@ -65,7 +69,7 @@ class OtlpTracer:
         self._waiting: deque[ReadableSpan] = deque(maxlen=MAX_WAITING)
         self._sending: asyncio.Task[None] | None = None
         # A collector that is away is told once a group; how it was tried again is not worth a line.
-        logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.ERROR)
+        _TOLD.setLevel(logging.ERROR)
 
     def begin(self, client: str | None) -> Trace | None:
         """See `Tracer.begin`."""
@@ -126,6 +130,37 @@ class OtlpTracer:
 
     def _id(self, bits: int) -> int:
         return self._rng.getrandbits(bits) or 1
+
+
+async def why_refused(endpoint: str) -> str:
+    """Send a collector no spans, as a tracer would send some; return why it takes none, or nothing.
+
+    Raises:
+        InvalidRequest: The endpoint is no URL of HTTP.
+    """
+    exporter = OTLPSpanExporter(endpoint=_url(endpoint), timeout=SEND_WITHIN_S)
+    heard = _Heard(logging.ERROR)
+    is_passed_on = _TOLD.propagate
+    _TOLD.addHandler(heard)
+    _TOLD.propagate = False
+    try:
+        result = await asyncio.to_thread(exporter.export, [])
+    finally:
+        _TOLD.removeHandler(heard)
+        _TOLD.propagate = is_passed_on
+        exporter.shutdown()  # type: ignore[no-untyped-call]
+    if result is SpanExportResult.SUCCESS:
+        return ""
+    return heard.line or "it does not answer"
+
+
+class _Heard(logging.Handler):
+    """Keeps the last line."""
+
+    line = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.line = record.getMessage()[:200]
 
 
 def _url(endpoint: str) -> str:
