@@ -4,13 +4,13 @@ The store keeps the truth. A queue elsewhere tells who might be next; what comes
 started through the store, which refuses what is not to be run any more. So ids may come twice, late
 or not at all: a task that is ready and was not started for a while is offered again.
 
-The order is that of the store's own broker, up to a window: see `window.py` and
+What comes while a worker waits here is started in the store at once, and its id is never sent. The
+order is that of the store's own broker, up to a window for what waits: see `window.py` and
 docs/decisions/0026-brokers-that-carry-ids.md.
 """
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from swell import task as life
 from swell.broker import Backlog, Depth, LeaseRequest, Order, Rank
 from swell.brokers.intake import Arrival, Intake
-from swell.brokers.lanes import Lane, Letter, Message, Queues, Turns, lane_of, letter_of
+from swell.brokers.lanes import Lane, Letter, Message, Queues, Turns, lane_of, letter_of, read
 from swell.brokers.post import Post
 from swell.brokers.window import Place, Window
 from swell.clock import Clock
@@ -38,12 +38,14 @@ _LOOK_S: Final = 1.0
 #: The most ids of one lane that are looked up at once.
 _LOOK_N: Final = 1000
 
-#: So much of a lease may pass until what was started is given to its worker, per queue that does
-#: not answer.
-_PART_OF_LEASE: Final = 0.1
+#: What workers of this process may take any moment is sent after so long, in seconds.
+_HOLD_BACK_S: Final = 0.05
 
-#: How long a call that may not wait waits for what is on its way to this process, in seconds.
-_PATIENCE_S: Final = 0.25
+#: A worker that has asked for so long ago is thought to ask again any moment, in seconds.
+_CUSTOM_S: Final = 1.0
+
+#: Ids that are of no use any more take up room in their lane for so long at most, in seconds.
+_PASSED_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,14 @@ class CarriedBroker:
         #: Task id → (attempt, the message that told of it), while this process knows of its lease.
         self._held: dict[str, tuple[int, Message]] = {}
         self._turns = Turns()
-        #: Looks into lanes that take too long for whoever began them.
-        self._late: set[asyncio.Task[list[Arrival]]] = set()
+        #: What is ready and will be sent unless somebody takes it before: id → (when, task).
+        self._fresh: dict[Lane, dict[str, tuple[float, Task]]] = {}
+        #: Queue → until when workers here are thought to take what comes.
+        self._custom: dict[str, float] = {}
+        #: Queues in which something was ready when `feed` looked last.
+        self._busy: set[str] = set()
         #: Whether the store refused the last start.
         self._is_doubtful = False
-        #: Set when ids were started.
-        self._moved = asyncio.Event()
         self._is_leader = True
         self._told_buried = 0
 
@@ -117,15 +121,49 @@ class CarriedBroker:
             self._let_go(task.id)
             if task.state is TaskState.QUEUED and task.available_at is None:
                 ready.setdefault(lane_of(task), []).append(task)
+        now_s = self._clock.monotonic_s()
         for lane, waiting in ready.items():
-            window = self._window(lane)
-            if not window.is_behind and len(waiting) <= window.room:
-                self._send(lane, sorted(waiting, key=_place))
-                continue
-            # Others came before, or not all have room: the store knows who is next.
-            window.is_behind = True
-            if any(map(window.has_room_for, waiting)):
-                self._fill_soon(lane)
+            if self._custom.get(lane.queue, now_s) > now_s:
+                self._hold_back(lane, waiting, now_s)
+            else:
+                self._send_what_fits(lane, waiting)
+
+    def _hold_back(self, lane: Lane, tasks: Iterable[Task], now_s: float) -> None:
+        fresh = self._fresh.get(lane)
+        if fresh is None:
+            fresh = self._fresh[lane] = {}
+            self._call_later(_HOLD_BACK_S, lane)
+        due_s = now_s + _HOLD_BACK_S
+        fresh.update((task.id, (due_s, task)) for task in tasks)
+
+    def _call_later(self, after_s: float, lane: Lane) -> None:
+        asyncio.get_running_loop().call_later(after_s, self._send_held_back, lane)
+
+    def _send_held_back(self, lane: Lane) -> None:
+        """Send what nobody here has taken in time."""
+        fresh, now_s = self._fresh[lane], self._clock.monotonic_s()
+        due: list[Task] = []
+        while fresh and not self._intake.is_closed:
+            task_id, (due_s, task) = next(iter(fresh.items()))
+            if due_s > now_s:
+                self._call_later(due_s - now_s, lane)
+                break
+            del fresh[task_id]
+            due.append(task)
+        else:
+            del self._fresh[lane]
+        if due:
+            self._send_what_fits(lane, due)
+
+    def _send_what_fits(self, lane: Lane, waiting: list[Task]) -> None:
+        window = self._window(lane)
+        if not window.is_behind and len(waiting) <= window.room:
+            self._send(lane, sorted(waiting, key=_place))
+            return
+        # Others came before, or not all have room: the store knows who is next.
+        window.is_behind = True
+        if any(map(window.has_room_for, waiting)):
+            self._fill_soon(lane)
 
     def _send(self, lane: Lane, tasks: Iterable[Task]) -> int:
         added = self._window(lane).add(tasks, self._clock.monotonic_s())
@@ -155,6 +193,7 @@ class CarriedBroker:
         for lane in list(self._windows):
             await self._look_after(lane)
         ready = {depth.queue: depth.ready for depth in await self._order.depths()}
+        self._busy = {queue for queue, n in ready.items() if n}
         if is_leader:
             await self._fill_all(ready)
         else:
@@ -167,7 +206,8 @@ class CarriedBroker:
     async def _fill_all(self, ready: Mapping[str, int]) -> None:
         for queue, n in ready.items():
             lanes = [Lane(queue, is_usual) for is_usual in (True, False)]
-            if n > sum(len(self._window(lane)) for lane in lanes):
+            known = sum(len(self._window(lane)) + len(self._fresh.get(lane, ())) for lane in lanes)
+            if n > known:
                 for lane in lanes:
                     self._window(lane).is_behind = True
                     await self._fill(lane)
@@ -175,6 +215,7 @@ class CarriedBroker:
     async def _look_after(self, lane: Lane) -> None:
         """Let go of ids that need no worker any more; send those again that nobody has taken."""
         window, now_s = self._window(lane), self._clock.monotonic_s()
+        window.forget_passed(now_s - _PASSED_S)
         old = window.sent_before(now_s - _LOOK_S)[:_LOOK_N]
         tasks = await self._store.get([task_id for task_id, _ in old]) if old else []
         late: list[Letter] = []
@@ -187,7 +228,7 @@ class CarriedBroker:
         if late:
             _log.info("tasks were not started for long and are offered again", n=len(late))
             self._post.send(lane, late)
-        if not len(window) and not window.is_behind:
+        if not (len(window) or window.is_behind or window.holds_passed):
             del self._windows[lane]
 
     async def _fill(self, lane: Lane) -> int:
@@ -227,129 +268,130 @@ class CarriedBroker:
     async def lease(
         self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
     ) -> list[Task]:
-        """See `Broker.lease`."""
+        """See `Broker.lease`.
+
+        What came through the lane of one's only model is started first, since it has waited
+        longest; then the store is asked. So work goes on while the lanes cannot be reached.
+        """
+        lanes = self._turns.lanes(request)
         if until is None:
-            await self._post.sent()
-            return await self._lease(request, None, looks=True)
-        looks = True
+            self._note_custom(request)
+            started = await self._lease_now(request, lanes)
+            self._fetch_soon(lanes, request.n)
+            return started
         while not until.done() and not self._intake.is_closed:
-            started = await self._lease(request, until, looks=looks)
+            self._note_custom(request)
+            if not self._intake.has_any(lanes):
+                started = await self._lease_next(request, lanes, until)
+            else:
+                started = await self._lease_now(request, lanes)
+                if started and until.done():
+                    await self._hand_back(started)
+                    return []
             if started:
                 return started
-            # From now on the long polls bring what there is.
-            looks = False
-            await self._intake.wait(self._turns.lanes(request), request.n, until)
         return []
 
-    async def _lease(
-        self, request: LeaseRequest, until: "asyncio.Future[None] | None", *, looks: bool
-    ) -> list[Task]:
-        """Start what is there, lane by lane.
+    def _note_custom(self, request: LeaseRequest) -> None:
+        until_s = self._clock.monotonic_s() + _CUSTOM_S
+        for queue, _, _ in request.queues:
+            self._custom[queue] = until_s
+
+    def _fetch_soon(self, lanes: Iterable[Lane], n: int) -> None:
+        """Have ids here before the next call, of lanes in which some may lie."""
+        for lane in lanes:
+            window = self._windows.get(lane)
+            may_hold = window is not None and (len(window) > 0 or window.holds_passed)
+            if may_hold or lane.queue in self._busy:
+                self._intake.fetch_soon(lane, n)
+
+    async def _lease_now(self, request: LeaseRequest, lanes: Sequence[Lane]) -> list[Task]:
+        """Start what is there.
 
         Raises:
-            Unavailable: The queues or the store cannot be reached, and nothing was started before.
+            Unavailable: The store cannot be reached, and nothing was started before.
         """
         started: list[Task] = []
         try:
-            await self._visit(request, until, started, looks=looks)
+            if self._is_doubtful:
+                # What is taken out of a lane in vain has come once more.
+                await self._store.check_writable()
+                self._is_doubtful = False
+            if len(request.models) == 1:
+                await self._take([lane for lane in lanes if lane.is_usual], request, started)
+            # How models take turns, the store knows best, and who is next among what is less urgent
+            # or was not sent.
+            if len(started) < request.n:
+                tasks = await self._order.lease(replace(request, n=request.n - len(started)))
+                self._note_passed(tasks)
+                started += tasks
+            await self._take(lanes, request, started)
         except SwellError:
-            if not started and not self._intake.is_closed:
+            if not started:
                 raise
+        self._turns.note(request, [task.model for task in started])
         return started
 
-    async def _visit(
-        self,
-        request: LeaseRequest,
-        until: "asyncio.Future[None] | None",
-        started: list[Task],
-        *,
-        looks: bool,
+    async def _take(
+        self, lanes: Iterable[Lane], request: LeaseRequest, started: list[Task]
     ) -> None:
-        """Go through the lanes of a worker in their order, and add what was started."""
-        if self._is_doubtful:
-            # What is taken out of a lane in vain has come once more.
-            await self._store.check_writable()
-            self._is_doubtful = False
-        for lane in self._turns.lanes(request):
-            if len(started) < request.n:
-                wanted = replace(request, n=request.n - len(started))
-                await self._drain(lane, wanted, until, started, looks=looks)
-            # One that came too late is enough; the others are not asked.
-            looks = looks and not self._late
-        self._turns.note(request, [task.model for task in started])
+        """Start what has come through lanes, in their order, and add it."""
+        for lane in lanes:
+            while len(started) < request.n:
+                arrivals = self._intake.kept(lane, request.n - len(started))
+                if not arrivals:
+                    break
+                started += await self._start(arrivals, request)
 
-    async def _drain(
-        self,
-        lane: Lane,
-        request: LeaseRequest,
-        until: "asyncio.Future[None] | None",
-        started: list[Task],
-        *,
-        looks: bool,
-    ) -> None:
-        """Start up to n tasks of one lane, and add them."""
-        enough = len(started) + request.n
-        while len(started) < enough:
-            window = self._windows.get(lane)
-            sent = 0 if window is None else window.sent
-            taking = self._take(lane, enough - len(started), looks=looks)
-            arrivals = await (self._in_time(taking, request) if started else taking)
-            if arrivals is None:
-                break
-            if until is not None and until.done():
-                self._intake.restore(arrivals)
-                break
-            if arrivals:
-                started += await self._start(arrivals, request, until)
-            elif not looks or window is None or not await self._more(lane, window, sent):
-                break
-
-    async def _take(self, lane: Lane, n: int, *, looks: bool) -> list[Arrival]:
-        await self._post.sent()
-        patience_s = _PATIENCE_S if looks and lane in self._windows else 0.0
-        return await self._intake.take(lane, n, looks=looks, patience_s=patience_s)
-
-    async def _in_time(
-        self, taking: Coroutine[Any, Any, list[Arrival]], request: LeaseRequest
-    ) -> list[Arrival] | None:
-        """Return what is taken, or None if that takes long beside a lease.
-
-        The leases of what was started already run: a queue that does not answer must not keep it
-        from its worker. What comes too late is kept for whoever comes next.
-        """
-        task = asyncio.ensure_future(taking)
-        try:
-            done, _ = await asyncio.wait({task}, timeout=request.lease_s * _PART_OF_LEASE)
-        except BaseException:
-            task.cancel()
-            raise
-        if done:
-            return task.result()
-        self._late.add(task)
-        task.add_done_callback(self._keep_late)
-        return None
-
-    def _keep_late(self, task: "asyncio.Task[list[Arrival]]") -> None:
-        self._late.discard(task)
-        if not task.cancelled() and task.exception() is None:
-            self._intake.restore(task.result())
-
-    async def _more(self, lane: Lane, window: Window, sent: int) -> bool:
-        """Fill a lane that seems empty; return whether more was sent than so many ids."""
-        await self._fill(lane)
-        if window.is_behind and window.sent == sent:
-            # What lies there is being taken by others, which makes room in a moment.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._moved.wait(), _PATIENCE_S)
-            await self._fill(lane)
-        return window.sent > sent
-
-    async def _start(
-        self,
-        arrivals: Sequence[Arrival],
-        request: LeaseRequest,
-        until: "asyncio.Future[None] | None",
+    async def _lease_next(
+        self, request: LeaseRequest, lanes: Sequence[Lane], until: "asyncio.Future[None]"
     ) -> list[Task]:
+        """Wait in the store and at the lanes, whichever has something first.
+
+        Empty where something came through a lane, or nothing until then.
+        """
+        enough = _Either(until)
+        storing = asyncio.ensure_future(self._order.lease(request, until=enough))
+        coming = asyncio.ensure_future(self._intake.wait(lanes, request.n, enough))
+        waits: set[asyncio.Future[Any]] = {storing, coming}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            enough.end()
+            tasks = await storing
+            await coming
+        except BaseException:
+            storing.cancel()
+            coming.cancel()
+            raise
+        self._note_passed(tasks)
+        self._turns.note(request, [task.model for task in tasks])
+        return tasks
+
+    def _note_passed(self, tasks: Iterable[Task]) -> None:
+        """Note that the store has started tasks without their ids."""
+        now_s = self._clock.monotonic_s()
+        by_lane: dict[Lane, set[str]] = {}
+        for task in tasks:
+            by_lane.setdefault(lane_of(task), set()).add(task.id)
+        for lane, ids in by_lane.items():
+            self._forget_fresh(lane, ids)
+            window = self._windows.get(lane)
+            useless = self._intake.drop(lane, ids)
+            self._post.forget(useless)
+            if window is None:
+                continue
+            window.passed(ids, now_s)
+            window.came(map(read, useless))
+            if window.is_low:
+                self._fill_soon(lane)
+
+    def _forget_fresh(self, lane: Lane, task_ids: Iterable[str]) -> None:
+        fresh = self._fresh.get(lane)
+        if fresh:
+            for task_id in task_ids:
+                fresh.pop(task_id, None)
+
+    async def _start(self, arrivals: Sequence[Arrival], request: LeaseRequest) -> list[Task]:
         starts = [
             Start(
                 task_id=arrival.task_id,
@@ -370,16 +412,15 @@ class CarriedBroker:
         for arrival, task in zip(arrivals, found, strict=True):
             if task is None:
                 dropped.append(arrival.message)
-                self._window(arrival.message.lane).remove([arrival.task_id])
+                window = self._window(arrival.message.lane)
+                window.remove([arrival.task_id])
+                window.came([arrival.task_id])
             else:
                 self._let_go(task.id)
                 self._held[task.id] = (task.attempt, arrival.message)
                 started.append(task)
         self._post.forget(dropped)
         await self.started(started)
-        if until is not None and until.done():
-            await self._hand_back(started)
-            return []
         return started
 
     async def _hand_back(self, tasks: Sequence[Task]) -> None:
@@ -404,19 +445,19 @@ class CarriedBroker:
         await self._order.started(tasks)
         for task in tasks:
             lane = lane_of(task)
+            self._forget_fresh(lane, [task.id])
             window = self._windows.get(lane)
             if window is not None:
                 window.remove([task.id])
                 if window.is_low:
                     self._fill_soon(lane)
-        self._moved.set()
-        self._moved = asyncio.Event()
 
     async def ack(self, tasks: Sequence[Task]) -> None:
         """See `Broker.ack`."""
         await self._order.ack(tasks)
         for task in tasks:
             self._let_go(task.id)
+            self._forget_fresh(lane_of(task), [task.id])
             window = self._windows.get(lane_of(task))
             if window is not None:
                 window.remove([task.id])
@@ -457,13 +498,32 @@ class CarriedBroker:
     async def close(self) -> None:
         """See `Broker.close`."""
         await self._intake.close()
-        fillings: list[asyncio.Task[Any]] = [*self._fillings.values(), *self._late]
+        fillings = list(self._fillings.values())
         for filling in fillings:
             filling.cancel()
         await asyncio.gather(*fillings, return_exceptions=True)
         await self._post.close()
         await self._queues.close()
         await self._order.close()
+
+
+class _Either(asyncio.Future[None]):
+    """Done once another future is, in the same moment, or once it is ended itself."""
+
+    def __init__(self, other: "asyncio.Future[None]") -> None:
+        super().__init__()
+        self._other = other
+        other.add_done_callback(self.end)
+
+    def done(self) -> bool:
+        """Whether either is done."""
+        return super().done() or self._other.done()
+
+    def end(self, _: object = None) -> None:
+        """Be done."""
+        self._other.remove_done_callback(self.end)
+        if not super().done():
+            self.set_result(None)
 
 
 def _place(task: Task) -> tuple[int, float, str]:

@@ -82,7 +82,7 @@ class DirectDispatch:
         """See `Dispatch.lease`: whichever comes first, an id or news of the backend."""
         if ask.n <= 0:
             return await self._remote.lease(ask)
-        looks = True
+        looks = ask.wait_s <= 0
         try:
             if not self._is_sure:
                 # An id that is taken in vain has come once more.
@@ -97,7 +97,6 @@ class DirectDispatch:
                 if news.done():
                     self._news = None
                     return news.result()
-                looks = False
         except SwellError:
             self._is_sure = False
             raise
@@ -109,7 +108,8 @@ class DirectDispatch:
         return self._news
 
     async def _remote_news(self, ask: Ask) -> Grant:
-        return await self._remote.lease(replace(ask, n=0))
+        # Open for long, it would tell too late what the worker knows.
+        return await self._remote.lease(replace(ask, n=0, known=None))
 
     def _wish(self, ask: Ask) -> LeaseRequest:
         return LeaseRequest(
@@ -123,14 +123,7 @@ class DirectDispatch:
     async def _start(self, ask: Ask, *, looks: bool) -> Grant:
         """Take ids, and have the backend start them."""
         wish = self._wish(ask)
-        arrivals: list[Arrival] = []
-        try:
-            for lane in self._turns.lanes(wish):
-                if len(arrivals) < wish.n:
-                    arrivals += await self._intake.take(lane, wish.n - len(arrivals), looks=looks)
-        except SwellError:
-            if not arrivals:
-                raise
+        arrivals = await self._take(wish, looks=looks)
         if not arrivals:
             return Grant()
         ids = list(dict.fromkeys(arrival.task_id for arrival in arrivals))
@@ -142,6 +135,26 @@ class DirectDispatch:
         self._turns.note(wish, [task.model for task in grant.tasks])
         self._keep(arrivals, grant)
         return grant
+
+    async def _take(self, wish: LeaseRequest, *, looks: bool) -> list[Arrival]:
+        """Take what has come through the lanes, in their order; look into them where wanted.
+
+        Before what is less urgent is taken, the lanes of what is usual are looked into.
+        """
+        lanes = self._turns.lanes(wish)
+        later = [lane for lane in lanes if not lane.is_usual]
+        arrivals: list[Arrival] = []
+        try:
+            for lane in lanes:
+                n = wish.n - len(arrivals)
+                if n > 0 and (looks or (lane.is_usual and self._intake.has_any(later))):
+                    arrivals += await self._intake.look(lane, n)
+                elif n > 0:
+                    arrivals += self._intake.kept(lane, n)
+        except SwellError:
+            if not arrivals:
+                raise
+        return arrivals
 
     def _keep(self, arrivals: Sequence[Arrival], grant: Grant) -> None:
         """Hold the messages of what was started, and let go of the others."""

@@ -5,9 +5,8 @@ calls that wait there. What comes for nobody any more goes back.
 """
 
 import asyncio
-import contextlib
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -59,74 +58,87 @@ class Intake:
         self._polls: dict[Lane, asyncio.Task[None]] = {}
         #: How much the calls that wait would take from each lane.
         self._wanted: Counter[Lane] = Counter()
-        #: How many calls are under way in each lane.
-        self._busy: Counter[Lane] = Counter()
+        #: When something was last wanted of each lane, on a clock that never goes back.
+        self._asked_s: dict[Lane, float] = {}
         self._news = asyncio.Event()
         self._chores: set[asyncio.Future[Any]] = set()
+        self._looking: asyncio.TimerHandle | None = None
         #: Messages that went to the dead letters.
         self.buried = 0
         self.is_closed = False
 
-    async def take(
-        self, lane: Lane, n: int, *, looks: bool = True, patience_s: float = 0.0
-    ) -> list[Arrival]:
-        """Return up to n ids that have come through a lane.
+    def has_any(self, lanes: Iterable[Lane]) -> bool:
+        """Whether something has come through one of these lanes that nobody has taken."""
+        return any(self._waiting[lane] for lane in lanes)
 
-        Args:
-            lane: Which.
-            n: At most so many; >= 1.
-            looks: Whether to look into the lane if fewer were kept here.
-            patience_s: Where nothing is there although something was sent, wait so long for it: it
-                may be on its way, or with another call that nobody waits for any more.
+    def kept(self, lane: Lane, n: int) -> list[Arrival]:
+        """Return up to n ids that have come through a lane, without asking for more."""
+        self._asked_s[lane] = self._clock.monotonic_s()
+        waiting = self._waiting[lane]
+        return [waiting.popleft() for _ in range(min(n, len(waiting)))]
+
+    async def look(self, lane: Lane, n: int) -> list[Arrival]:
+        """Return up to n ids that have come through a lane, or lie in it now.
 
         Raises:
-            Unavailable: The lanes cannot be reached.
+            Unavailable: The lanes cannot be reached, and nothing was kept.
         """
-        taken = self._kept(lane, n)
-        if len(taken) == n or not (looks or taken):
-            return taken
-        try:
-            taken += await self._receive(lane, n - len(taken), 0.0)
-        except BaseException:
-            self.restore(taken)
-            raise
+        taken = self.kept(lane, n)
+        if len(taken) < n:
+            try:
+                taken += await self._receive(lane, n - len(taken), 0.0)
+            except BaseException as error:
+                if taken and isinstance(error, SwellError):
+                    return taken
+                self.restore(taken)
+                raise
         # Meanwhile others may have handed something back.
-        taken = taken or self._kept(lane, n)
-        if not taken and patience_s > 0:
-            taken = await self._expected(lane, n, patience_s)
-        return taken
+        return taken or self.kept(lane, n)
 
-    async def _expected(self, lane: Lane, n: int, patience_s: float) -> list[Arrival]:
-        """Wait for what other calls may be bringing for nobody, or for what is on its way here."""
-        taken: list[Arrival] = []
-        if self._busy[lane] <= 0:
-            return await self._receive(lane, n, patience_s)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
-                while not taken and self._busy[lane] > 0:
-                    await self._news.wait()
-                    taken = self._kept(lane, n)
-        return taken
+    def fetch_soon(self, lane: Lane, n: int) -> None:
+        """Have up to n ids of a lane here for whoever asks next, without waiting for them."""
+        lacks = min(n, _POLL_N) - len(self._waiting[lane])
+        if lacks > 0 and lane not in self._polls and not self.is_closed:
+            self._asked_s[lane] = self._clock.monotonic_s()
+            self._polls[lane] = asyncio.create_task(self._fetch(lane, lacks))
 
-    def _kept(self, lane: Lane, n: int) -> list[Arrival]:
-        kept = self._waiting[lane]
-        return [kept.popleft() for _ in range(min(n, len(kept)))]
+    async def _fetch(self, lane: Lane, n: int) -> None:
+        try:
+            self._keep(await self._receive(lane, n, 0.0))
+        except SwellError as error:
+            _log.warning("a queue cannot be read", lane=lane.name, detail=error.detail)
+            # Not over and over while its server is away.
+            await self._clock.sleep(_AGAIN_S)
+        finally:
+            self._polls.pop(lane, None)
+            self.wake()
+
+    def drop(self, lane: Lane, task_ids: Collection[str]) -> list[Message]:
+        """Keep these ids no longer; return the messages that they came in."""
+        waiting = self._waiting[lane]
+        dropped = [each.message for each in waiting if each.task_id in task_ids]
+        if dropped:
+            self._waiting[lane] = deque(each for each in waiting if each.task_id not in task_ids)
+        return dropped
 
     async def wait(self, lanes: Sequence[Lane], n: int, until: "asyncio.Future[Any]") -> None:
         """Wait until something has come through one of the lanes, or `until` is done."""
         self._wanted.update(dict.fromkeys(lanes, n))
         try:
-            for lane in lanes:
-                if lane not in self._polls and not self.is_closed:
-                    self._polls[lane] = asyncio.create_task(self._poll(lane))
-            if self.is_closed or any(self._waiting[lane] for lane in lanes):
-                return
-            news = asyncio.ensure_future(self._news.wait())
-            waits: set[asyncio.Future[Any]] = {news, until}
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            news.cancel()
+            while not (until.done() or self.is_closed or self.has_any(lanes)):
+                for lane in lanes:
+                    if lane not in self._polls:
+                        self._polls[lane] = asyncio.create_task(self._poll(lane))
+                news = asyncio.ensure_future(self._news.wait())
+                waits: set[asyncio.Future[Any]] = {news, until}
+                try:
+                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    news.cancel()
         finally:
             self._wanted.subtract(dict.fromkeys(lanes, n))
+            now_s = self._clock.monotonic_s()
+            self._asked_s.update(dict.fromkeys(lanes, now_s))
 
     async def _poll(self, lane: Lane) -> None:
         """Poll a lane until something comes, or nobody wants it any more."""
@@ -144,7 +156,7 @@ class Intake:
                     await self._clock.sleep(_AGAIN_S)
                     continue
                 if arrivals:
-                    self.restore(arrivals)
+                    self._keep(arrivals)
                     return
         finally:
             # Whoever still waits opens another.
@@ -155,13 +167,7 @@ class Intake:
         """Receive messages; those that cannot be used go to the dead letters."""
         arrivals: list[Arrival] = []
         dead: list[Message] = []
-        self._busy[lane] += 1
-        try:
-            messages = await self._queues.receive(lane, n, wait_s=wait_s)
-        finally:
-            self._busy[lane] -= 1
-            self.wake()
-        for message in messages:
+        for message in await self._queues.receive(lane, n, wait_s=wait_s):
             task_id = read(message)
             if task_id is None or message.times > self._max_receives:
                 dead.append(message)
@@ -182,21 +188,38 @@ class Intake:
                 body=message.body[:200].decode(errors="replace"),
             )
 
+    def _keep(self, arrivals: Iterable[Arrival]) -> None:
+        for arrival in arrivals:
+            self._waiting[arrival.message.lane].append(arrival)
+        self._look_at_kept()
+
     def restore(self, arrivals: Iterable[Arrival]) -> None:
-        """Keep what was not used for whoever comes next; after a moment it goes back."""
+        """Keep what was not used for whoever comes next; after a moment without, it goes back."""
         back = list(arrivals)
         for arrival in reversed(back):
             self._waiting[arrival.message.lane].appendleft(arrival)
         if back:
             self.wake()
-            asyncio.get_running_loop().call_later(_KEEP_S, self._put_back_unwanted)
+            self._look_at_kept()
+
+    def _look_at_kept(self) -> None:
+        if self._looking is None:
+            loop = asyncio.get_running_loop()
+            self._looking = loop.call_later(_KEEP_S, self._put_back_unwanted)
 
     def _put_back_unwanted(self) -> None:
+        self._looking = None
+        old_s = self._clock.monotonic_s() - _KEEP_S
         for lane, kept in self._waiting.items():
-            if kept and (self._wanted[lane] <= 0 or self.is_closed):
-                messages = [arrival.message for arrival in kept]
-                kept.clear()
-                self._chore(self._queues.put_back(messages))
+            if not kept:
+                continue
+            is_wanted = self._wanted[lane] > 0 or self._asked_s.get(lane, old_s) > old_s
+            if is_wanted and not self.is_closed:
+                self._look_at_kept()
+                continue
+            messages = [arrival.message for arrival in kept]
+            kept.clear()
+            self._chore(self._queues.put_back(messages))
 
     def _chore(self, work: Awaitable[None]) -> None:
         """Do what nobody waits for. What fails is done by time: messages come again."""
@@ -224,6 +247,8 @@ class Intake:
         polls = list(self._polls.values())
         for poll in polls:
             poll.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         self._put_back_unwanted()
         self.wake()
         await asyncio.gather(*polls, *self._chores, return_exceptions=True)

@@ -20,7 +20,6 @@ import msgspec
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from swell.brokers.lanes import Lane, Letter, Message, Queues
@@ -227,18 +226,25 @@ class NatsQueues(Queues):
     # ---- sending
 
     async def send(self, lane: Lane, letters: Sequence[Letter]) -> None:
-        """See `Queues.send`. The same mark is taken once within two minutes."""
+        """See `Queues.send`. The same mark is taken once within two minutes.
+
+        The server takes what comes over one connection in its order, so its answer to the last
+        letter of a batch says that it has the others.
+        """
         await self._make_streams()
+        subject = self._subject(lane)
         for at in range(0, len(letters), _SEND_N):
-            batch = letters[at : at + _SEND_N]
-            subject = self._subject(lane)
-            await asyncio.gather(
-                *(self._publish(subject, letter.body, letter.mark) for letter in batch)
-            )
+            *others, last = letters[at : at + _SEND_N]
+            client = await self._connected()
+            with _unavailable(f"NATS did not take a message for {subject}"):
+                for letter in others:
+                    await client.publish(subject, letter.body, headers=_marked(letter.mark))
+            await self._publish(subject, last.body, last.mark)
 
     async def _publish(self, subject: str, body: bytes, mark: str) -> None:
+        """Send one message, and wait until the server has it."""
         client = await self._connected()
-        headers = {"Nats-Msg-Id": mark}
+        headers = _marked(mark)
         try:
             with _unavailable(f"NATS did not take a message for {subject}"):
                 answer = await client.request(subject, body, timeout=_ANSWER_S, headers=headers)
@@ -256,78 +262,44 @@ class NatsQueues(Queues):
         """See `Queues.receive`. Waits ten seconds at most."""
         await self._make_reader(lane)
         client = await self._connected()
+        if wait_s <= 0:
+            asked: dict[str, Any] = {"batch": n, "no_wait": True}
+        else:
+            # What is there at once; else the first that come.
+            asked = {"batch": n, "no_wait": True, "expires": _ns(min(wait_s, _PULL_S))}
+        pull = _Pull(n)
         with _unavailable("NATS cannot be read"):
-            inbox = await client.subscribe(client.new_inbox())
+            inbox = await client.subscribe(client.new_inbox(), cb=pull.take)
         try:
-            found: list[Msg] = []
-            if wait_s > 0:
-                wait_s = min(wait_s, _PULL_S)
-                asked = {"batch": 1, "expires": _ns(wait_s)}
-                found = await self._pull(lane, inbox, asked, wait_s)
-                if not found or n == 1:
-                    return _messages(lane, found)
-            asked = {"batch": n - len(found), "no_wait": True}
-            try:
-                found += await self._pull(lane, inbox, asked, 0.0)
-            except Unavailable:
-                if not found:
-                    raise
-            return _messages(lane, found)
+            with _unavailable("NATS cannot be read"):
+                await client.publish(
+                    f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{lane.name}",
+                    msgspec.json.encode(asked),
+                    reply=inbox.subject,
+                )
+            await self._ended(pull, min(wait_s, _PULL_S) + _ANSWER_S)
         finally:
             with contextlib.suppress(NatsError, OSError):
                 await inbox.unsubscribe()
+        if pull.status not in _NO_MESSAGES and not pull.found:
+            # The reader or its stream is gone, or moves.
+            self._known.discard(lane)
+            self._has_streams = False
+            raise Unavailable(f"NATS cannot give messages now ({pull.status})")
+        return _messages(lane, pull.found)
 
-    async def _pull(
-        self, lane: Lane, inbox: Subscription, asked: dict[str, Any], wait_s: float
-    ) -> list[Msg]:
-        """Ask for messages, and return those that come until the server says that it is done."""
-        client = await self._connected()
-        found: list[Msg] = []
-        with _unavailable("NATS cannot be read"):
-            await client.publish(
-                f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{lane.name}",
-                msgspec.json.encode(asked),
-                reply=inbox.subject,
-            )
-        while len(found) < asked["batch"]:
-            message = await self._next(inbox, wait_s + _ANSWER_S)
-            if message is None:
-                break
-            status = (message.headers or {}).get("Status")
-            if status is None or message.reply:
-                found.append(message)
-            elif status in _NO_MESSAGES:
-                break
-            else:
-                # The reader or its stream is gone, or moves.
-                self._known.discard(lane)
-                self._has_streams = False
-                raise Unavailable(f"NATS cannot give messages now ({status})")
-        return found
-
-    async def _next(self, inbox: Subscription, timeout_s: float) -> Msg | None:
-        """Return the next message, or None where the server says nothing.
+    async def _ended(self, pull: "_Pull", timeout_s: float) -> None:
+        """Wait until the server has given what was asked of it.
 
         Raises:
-            Unavailable: The connection was lost.
+            Unavailable: The connection was lost, or the server says nothing; and nothing came.
         """
         lost = self._lost
         assert lost is not None, "there is a connection"
-        coming = asyncio.ensure_future(inbox.next_msg(timeout=timeout_s))
-        waits: set[asyncio.Future[Any]] = {coming, lost}
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not coming.done():
-                coming.cancel()
-        if not coming.done() or coming.cancelled():
+        waits: set[asyncio.Future[None]] = {pull.ended, lost}
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if lost.done() and not pull.found:
             raise Unavailable("the connection to NATS was lost")
-        try:
-            return coming.result()
-        except TimeoutError:
-            return None
-        except NatsError as error:
-            raise Unavailable(f"NATS cannot be read: {_why(error)}") from error
 
     # ---- what becomes of messages
 
@@ -373,6 +345,35 @@ class NatsQueues(Queues):
             if client.is_connected:
                 await client.flush(1)
         await client.close()
+
+
+class _Pull:
+    """What comes of one request for messages.
+
+    Args:
+        n: How many were asked for.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self.found: list[Msg] = []
+        #: What the server said at the end, where it gave fewer; silence counts as nothing there.
+        self.status = _NO_MESSAGES[0]
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def take(self, message: Msg) -> None:
+        """Take what the server sends."""
+        status = None if message.headers is None else message.headers.get("Status")
+        if status is None or message.reply:
+            self.found.append(message)
+        else:
+            self.status = status
+        if not self.ended.done() and (len(self.found) >= self._n or not message.reply):
+            self.ended.set_result(None)
+
+
+def _marked(mark: str) -> dict[str, str]:
+    return {"Nats-Msg-Id": mark}
 
 
 def _messages(lane: Lane, found: Sequence[Msg]) -> list[Message]:

@@ -40,6 +40,8 @@ class Window:
         self._flow_size = flow_size
         self._places: dict[str, Place] = {}
         self._flows: Counter[tuple[str, str | None]] = Counter()
+        #: Ids that lie in the lane though their tasks were started → when that was.
+        self._passed: dict[str, float] = {}
         self._level = 0
         #: How many ids were ever put here.
         self.sent = 0
@@ -52,7 +54,7 @@ class Window:
     @property
     def room(self) -> int:
         """How many more it takes."""
-        return self._size - len(self._places)
+        return self._size - len(self._places) - len(self._passed)
 
     @property
     def is_low(self) -> bool:
@@ -111,6 +113,34 @@ class Window:
             self._flows[flow] -= 1
             if self._flows[flow] <= 0:
                 del self._flows[flow]
+
+    def passed(self, task_ids: Iterable[str], now_s: float) -> None:
+        """Note that tasks were started without what lies in the lane for them.
+
+        That takes up room until it has come out, so that a lane nobody reads does not fill up.
+        """
+        for task_id in task_ids:
+            if task_id in self._places:
+                self.remove([task_id])
+                self._passed[task_id] = now_s
+
+    def came(self, task_ids: Iterable[str | None]) -> None:
+        """Note that ids have come out of the lane."""
+        for task_id in task_ids:
+            self._passed.pop(task_id or "", None)
+
+    @property
+    def holds_passed(self) -> bool:
+        """Whether ids lie in the lane that are of no use any more, as far as is known."""
+        return bool(self._passed)
+
+    def forget_passed(self, before_s: float) -> None:
+        """Believe of ids that were passed before a moment that others have taken them out."""
+        while self._passed:
+            task_id, passed_s = next(iter(self._passed.items()))
+            if passed_s > before_s:
+                return
+            del self._passed[task_id]
 
     def sent_before(self, moment_s: float) -> list[tuple[str, Place]]:
         """Return the ids that were last sent before a moment."""
