@@ -122,6 +122,21 @@ async def test_a_stream_at_one_tells_what_a_worker_tells_another(pair: Pair) -> 
         assert await soon(stream.event) is None
 
 
+async def test_what_a_key_has_open_at_one_ends_when_another_revokes_it(pair: Pair) -> None:
+    worker = await pair.register()
+    task = await pair.there.create()
+    listed = {each.name: each.id for each in await pair.here.service.registry.keys()}
+    ask = {"worker_id": worker, "n": 0, "wait_s": 19}
+    waiting = asyncio.ensure_future(pair.there.worker("POST", "/worker/v1/lease", ask))
+    async with pair.there.anna.stream(f"/v1/tasks/{task['id']}/events") as stream:
+        assert (await soon(stream.event))["event"] == "queued"
+        await until(lambda: bool(pair.there.service.fleet.get(worker).polls))
+        for name in ("worker", "anna"):
+            assert (await pair.here.admin("DELETE", f"/v1/keys/{listed[name]}")).status == 200
+        assert await soon(stream.event) is None
+    assert (await asyncio.wait_for(waiting, PATIENCE_S)).status == 401
+
+
 async def test_a_reader_goes_on_at_another_where_it_was(pair: Pair) -> None:
     worker = await pair.register()
     task = await pair.here.create()

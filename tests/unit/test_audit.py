@@ -10,6 +10,7 @@ import pytest
 from api_harness import UPPER, World, a_world, hold, succeeded
 
 from swell.api.routes import ROUTES
+from swell.cli.models import _printable_lines
 from swell.cli.output import table
 from swell.clock import ManualClock
 from swell.errors import Unavailable
@@ -197,6 +198,12 @@ def test_a_table_shows_nothing_but_text(capsys: pytest.CaptureFixture[str]) -> N
     assert "\\x1b]0;owned\\x07" in shown
     assert "a\\nb" in shown
     assert "ü 雨" in shown
+
+
+def test_what_a_card_says_is_shown_as_text_with_its_lines() -> None:
+    assert (
+        _printable_lines("# Up\x1b[2K\n\n\ta\x9b2J\u202e") == "# Up\\x1b[2K\n\n    a\\x9b2J\\u202e"
+    )
 
 
 async def test_entries_come_page_by_page(world: World) -> None:

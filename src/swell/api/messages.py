@@ -469,7 +469,7 @@ class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def __post_init__(self) -> None:
         if self.rate_per_s and self.rate_per_s < LEAST_RATE:
             raise ValueError(
-                f"`rate_per_s` of {self.rate_per_s:g} is less than {LEAST_RATE:f}, about one "
+                f"`rate_per_s` of {self.rate_per_s:g} is less than {LEAST_RATE:.5f}, about one "
                 "request a day: give more, or 0 for no limit"
             )
 

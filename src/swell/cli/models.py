@@ -26,6 +26,7 @@ from swell.cli.translations import bring_translations
 from swell.clock import SystemClock
 from swell.config import quieten_libraries
 from swell.families.measured import Taken, keep
+from swell.telemetry import printable
 from swell.weights.pull import Progress, pull
 from swell.wiring import model_home
 
@@ -94,10 +95,10 @@ def show_model(
         return
     stdout.print(f"[bold]{escape(card['name'])}[/] {card['version']} ({card['stage']})")
     if card["description"]:
-        stdout.print(f"\n{card['description']}\n", markup=False)
+        stdout.print(f"\n{_printable_lines(card['description'])}\n", markup=False)
     table(("FACT", ""), _facts(card), empty="")
     if card.get("credits"):
-        stdout.print(f"\n{card['credits']}", markup=False)
+        stdout.print(f"\n{_printable_lines(card['credits'])}", markup=False)
     stdout.print()
     required = card["input_schema"].get("required", [])
     rows = [
@@ -111,7 +112,7 @@ def show_model(
     ]
     table(("INPUT", "TYPE", "DEFAULT", ""), rows, empty="it takes no input")
     for example in card["examples"][:3]:
-        flags = as_flags(example)
+        flags = printable(as_flags(example))
         talk.print(f"try it: swell tasks submit {card['name']} {flags} --watch", markup=False)
 
 
@@ -247,6 +248,10 @@ def _mebibytes(size_bytes: int | None) -> str | None:
     if not size_bytes:
         return None
     return f"{size_bytes / 2**20:,.0f} MiB" if size_bytes >= 2**20 else "less than 1 MiB"
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.expandtabs(4).splitlines())
 
 
 def _first_line(text: str | None) -> str | None:
