@@ -26,7 +26,7 @@ from swell.cli.redirect import stdout_for_data
 from swell.cli.remote import Remote
 from swell.cli.up import run_up
 from swell.clock import Clock, SystemClock
-from swell.config import Settings, load
+from swell.config import Settings, hide_secrets, load
 from swell.errors import SwellError
 from swell.model import load_models
 from swell.wiring import configure_logging, sqlite_version
@@ -52,7 +52,8 @@ def doctor(as_json: Json = False, data: Data = None, config: Config = None) -> N
     findings = []
     for name, check in _checks(settings, clock):
         with talk.status(f"{name} is checked"):
-            found = _run(name, check)
+            # What an adapter says may quote the URL of its setting.
+            found = [replace(each, detail=hide_secrets(each.detail)) for each in _run(name, check)]
         findings += found
         if not as_json:
             for finding in found:
@@ -182,6 +183,8 @@ def _one_task(clock: Clock) -> Finding:
         flags |= {"log.level": "error"}
         settings = load(flags, environment={}, folder=Path(folder)).settings
         uvloop.run(_within(run_up(settings, clock, ready), 60))
+    if "task" not in result:
+        return Finding("", "fail", "it was broken off")
     task = result["task"]
     if task["state"] != "succeeded" or task["output"] != "SWELL":
         return Finding("", "fail", f"it {task['state']}: {task['error'] or task['output']}")
