@@ -172,7 +172,8 @@ class PostgresDatabase:
             try:
                 await migrate(first, clock)
             finally:
-                first.terminate()
+                # Not cut off: while the server has not noticed, it would count as somebody else.
+                await first.close(timeout=CONNECT_S)
             await database._writer()
             database._readers = await asyncpg.create_pool(
                 url,

@@ -23,7 +23,7 @@ from swell.stores.lines import Line
 from swell.stores.postgres.clocks import Draft
 from swell.stores.postgres.rows import Row, changed_columns, new_columns, row_of, wake_of
 from swell.stores.postgres.state import State
-from swell.stores.postgres.view import View, is_ready
+from swell.stores.postgres.view import View, is_ready, place_of
 from swell.stores.queries import load_queries
 from swell.task import Task, discarded
 
@@ -46,6 +46,9 @@ def _queries() -> dict[str, str]:
 
 
 QUERIES: Final = _queries()
+
+#: A lease of n tasks goes through so many times n in memory rather than ask the server.
+MOST_RECALLED: Final = 4
 
 #: (key, idempotency key) → (task, fingerprint).
 Kept = dict[tuple[str, str], tuple[str, bytes]]
@@ -84,6 +87,8 @@ class Session:
         self._tasks: dict[str, Task] = {}
         #: Read from memory, not from the table: to be verified.
         self._remembered: set[str] = set()
+        #: From memory too, as what might be next: to be verified if it is looked at for more.
+        self._peeked: set[str] = set()
         self._added: dict[str, Task] = {}
         self._changed: set[str] = set()
         self._lines: dict[tuple[str, int, str], Line] = {}
@@ -93,6 +98,7 @@ class Session:
         #: (file, task) of those that name files.
         self._uses: list[tuple[str, str]] = []
         self._empty: dict[str, int] = {}
+        self._seen: dict[str, int] = {}
         #: What is new of who takes turns among models, as in `State`.
         self.last_model = state.last_model
         self.passed = dict(state.passed)
@@ -127,6 +133,8 @@ class Session:
     def get(self, task_id: str) -> Task | None:
         """Return a task that was loaded, or is remembered, as this transaction sees it."""
         found = self._tasks.get(task_id)
+        if task_id in self._peeked:
+            self._remembered.add(task_id)
         if found is None and not self.is_careful:
             row = self.state.live.get(task_id)
             if row is not None:
@@ -197,12 +205,34 @@ class Session:
             unsure = [queue for queue in waiting if queue not in self.state.ready]
             empty = set(unsure).difference(await self._some_ready(unsure))
             waiting = [queue for queue in waiting if queue not in empty]
+        else:
+            waiting = [queue for queue in waiting if not self._recall(queue, n)]
         found = await self._look(waiting, n, locks) if waiting else set()
         if locks:
             left = [queue for queue in waiting if queue not in found]
             self.held_elsewhere += await self._some_ready(left)
-        found.update(self.held_elsewhere)
-        self._empty |= {queue: times for queue, times in told.items() if queue not in found}
+        elif not self._has_company:
+            self._seen |= {queue: told[queue] for queue in waiting}
+        known = found.union(self.held_elsewhere, self.view.queues)
+        self._empty |= {queue: times for queue, times in told.items() if queue not in known}
+
+    def _recall(self, queue: str, n: int) -> bool:
+        """Take what is next in a queue from memory, if all that is ready there is remembered."""
+        rows = self.state.all_ready(queue, MOST_RECALLED * n)
+        if not rows:
+            return False
+        lines: dict[str, list[Task]] = {}
+        for row in rows:
+            task = row.task
+            if task.id not in self._tasks:
+                self._peeked.add(task.id)
+                self._before[task.id] = row
+                self._tasks[task.id] = task
+            lines.setdefault(task.key_id, []).append(task)
+        for key_id, tasks in lines.items():
+            tasks.sort(key=place_of)
+            self.view.note(queue, key_id, tasks, len(tasks) + 1)
+        return True
 
     async def _some_ready(self, queues: list[str]) -> list[str]:
         """Return those of some queues in which something is ready, whoever holds it now."""
@@ -369,6 +399,8 @@ class Session:
         state.last_model, state.passed = self.last_model, self.passed
         for queue, told in self._empty.items():
             state.found_empty(queue, told)
+        for queue, told in self._seen.items():
+            state.found_some(queue, told)
         left = set()
         for (queue, urgency, key_id), line in self._lines.items():
             if line.n or line.samples:

@@ -12,6 +12,7 @@ from typing import Any
 from swell.fairness import VirtualClock, band
 from swell.stores.lines import Line
 from swell.stores.postgres.rows import Row
+from swell.stores.postgres.view import is_ready
 
 __all__ = ["State"]
 
@@ -41,6 +42,8 @@ class State:
         self.ready: dict[str, int] = {}
         #: Queue → band → key → its ready tasks; none is empty, and who came first stands first.
         self.lines: dict[str, dict[int, dict[str, Line]]] = {}
+        #: Queue → its ready tasks among `live`.
+        self._known: dict[str, dict[str, None]] = {}
         #: Queues of which others have told that something waits → how often they did.
         self.told: dict[str, int] = {}
         #: The model that the last lease took from.
@@ -116,17 +119,40 @@ class State:
             if not bands:
                 del self.lines[queue]
 
+    def found_some(self, queue: str, told: int) -> None:
+        """Note that a look has seen what is in a queue of which had been told so often before."""
+        if self.told.get(queue, 0) == told:
+            self.told.pop(queue, None)
+
+    def all_ready(self, queue: str, most: int) -> list[Row] | None:
+        """Return all ready tasks of a queue, if they are remembered and no more than `most`."""
+        known = self._known.get(queue, {})
+        is_whole = len(known) == self.ready.get(queue, 0) and queue not in self.told
+        return (
+            [self.live[task_id] for task_id in known] if is_whole and len(known) <= most else None
+        )
+
     def remember(self, task_id: str, row: Row) -> None:
         """Keep a task as it lies in the table now, if it has not ended."""
-        self.live.pop(task_id, None)
+        self._drop(task_id)
         task = row.task
         if task.state.is_terminal or len(memoryview(task.input)) > MAX_LIVE_INPUT_BYTES:
             return
         self.live[task_id] = row
+        if is_ready(task):
+            self._known.setdefault(task.queue, {})[task_id] = None
         if len(self.live) > MAX_LIVE_TASKS:
-            del self.live[next(iter(self.live))]
+            self._drop(next(iter(self.live)))
 
     def forget(self, task_ids: Iterable[str]) -> None:
         """Read these anew the next time: somebody else has changed one of them."""
         for task_id in task_ids:
-            self.live.pop(task_id, None)
+            self._drop(task_id)
+
+    def _drop(self, task_id: str) -> None:
+        row = self.live.pop(task_id, None)
+        if row is not None and is_ready(row.task):
+            known = self._known[row.task.queue]
+            del known[task_id]
+            if not known:
+                del self._known[row.task.queue]

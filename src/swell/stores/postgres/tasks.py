@@ -137,7 +137,7 @@ class PostgresStore:
         for claim in claims:
             row = live.get(claim.task_id)
             if row is not None and not row.task.is_held_by(claim.attempt, claim.token):
-                del live[claim.task_id]
+                self._database.state.forget([claim.task_id])
 
     def _settle(self, session: Session, settlement: Settlement, now: datetime) -> Task | None:
         task = session.get(settlement.task_id)

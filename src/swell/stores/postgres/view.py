@@ -74,6 +74,11 @@ class View:
         """Whether a queue was looked at."""
         return queue in self._lines
 
+    @property
+    def queues(self) -> list[str]:
+        """Queues in which something was found."""
+        return [queue for queue, lines in self._lines.items() if lines]
+
     def know(self, queues: Iterable[str]) -> None:
         """Note that these were looked at; what was found follows."""
         for queue in queues:
