@@ -675,7 +675,7 @@ def _open_queues(url: str, setting: str, settings: Settings) -> "Queues":
     """
     hold_s, most = settings.delivery.lease_s, settings.broker.max_receives
     scheme = urlsplit(url).scheme
-    if scheme == "nats":
+    if scheme in ("nats", "tls"):
         with _installed("nats", setting):
             from swell.brokers.nats import NatsQueues
         return NatsQueues(url, hold_s=hold_s)

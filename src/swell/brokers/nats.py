@@ -14,7 +14,6 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -23,7 +22,8 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from swell.brokers.lanes import Lane, Letter, Message, Queues
-from swell.errors import InvalidRequest, Unavailable
+from swell.brokers.nats_address import NatsAddress
+from swell.errors import Unavailable
 
 __all__ = ["NatsQueues"]
 
@@ -65,20 +65,14 @@ class NatsQueues(Queues):
     """See `Queues`.
 
     Args:
-        url: `nats://[USER:PASSWORD@]HOST:PORT[/NAME]`; NAME is that of the stream.
+        url: See `NatsAddress.read`; NAME is that of the stream.
         hold_s: How long a message that was received is held, in seconds.
     """
 
     def __init__(self, url: str, *, hold_s: float = 30.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "nats" or not parts.hostname:
-            raise InvalidRequest(f"{_bare(url)!r} is no address of NATS: use nats://HOST:PORT/NAME")
-        self._server = f"nats://{parts.netloc}"
-        self._stream = parts.path.strip("/") or "swell"
-        if not self._stream.replace("-", "").replace("_", "").isalnum():
-            raise InvalidRequest(
-                f"{self._stream[:80]!r} cannot be a stream's name: use letters, digits, - and _"
-            )
+        self._address = NatsAddress.read(url)
+        self._options = self._address.options()
+        self._stream = self._address.stream
         self._hold_s = hold_s
         self._opening: asyncio.Task[Client] | None = None
         #: Lanes whose stream and reader are there.
@@ -109,7 +103,7 @@ class NatsQueues(Queues):
                 self._opening = None
             raise
         if not client.is_connected:
-            raise Unavailable(f"NATS cannot be reached at {_bare(self._server)}")
+            raise Unavailable(f"NATS cannot be reached at {self._address.place}")
         return client
 
     async def _connect(self) -> Client:
@@ -125,10 +119,13 @@ class NatsQueues(Queues):
             "error_cb": _ignore,
             "disconnected_cb": self._on_lost,
             "reconnected_cb": self._on_again,
+            **self._options,
         }
         try:
             with _unavailable("NATS cannot be reached"):
-                await asyncio.wait_for(client.connect(self._server, **options), _ANSWER_S)
+                await asyncio.wait_for(
+                    client.connect(list(self._address.servers), **options), _ANSWER_S
+                )
         except BaseException:
             await client.close()
             raise
@@ -403,8 +400,3 @@ def _why(error: BaseException) -> str:
 
 async def _ignore(error: Exception) -> None:
     """The client tells what went wrong while it looks for the server: that it is lost is enough."""
-
-
-def _bare(url: str) -> str:
-    """Return an address without the name and password in it."""
-    return url.rpartition("@")[2].removeprefix("nats://")

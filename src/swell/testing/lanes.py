@@ -9,7 +9,7 @@ import secrets
 
 from swell.brokers.lanes import Lane, Letter, Message, Queues
 
-__all__ = ["LanesConformance", "a_letter", "received"]
+__all__ = ["LANE", "LanesConformance", "a_letter", "received"]
 
 LANE = Lane("demo/upper", True)
 

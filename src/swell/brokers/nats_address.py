@@ -1,0 +1,103 @@
+"""Where a NATS server is, and how one is let in there, as a URL says it.
+
+Source:
+    https://docs.nats.io/using-nats/developer/connecting: users, tokens, credentials files, TLS.
+"""
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from swell.errors import InvalidRequest
+
+__all__ = ["NatsAddress"]
+
+#: What may stand behind the question mark: names of files.
+_OPTIONS: Final = ("ca", "cert", "key", "creds")
+
+
+@dataclass(frozen=True, slots=True)
+class NatsAddress:
+    """A server or a cluster, a stream, and what opens them."""
+
+    servers: tuple[str, ...]
+    stream: str
+    user: str | None
+    password: str | None
+    is_encrypted: bool
+    #: Files: `ca` (trusted beside the system's), `cert` with `key` (one's own), `creds`.
+    files: dict[str, str]
+
+    @classmethod
+    def read(cls, url: str) -> "NatsAddress":
+        """Read `nats://[USER:PASSWORD@|TOKEN@]HOST:PORT[,HOST:PORT…][/NAME][?ca=…&creds=…]`.
+
+        `tls://` insists on TLS, and so does an option of it.
+
+        Raises:
+            InvalidRequest: It is none. Nothing secret is in the text.
+        """
+        parts = urlsplit(url)
+        user_info, _, hosts = parts.netloc.rpartition("@")
+        if parts.scheme not in ("nats", "tls") or not all(hosts.split(",")):
+            raise InvalidRequest(
+                f"{hosts[:200]!r} is no address of NATS: use nats://HOST:PORT/NAME or tls://…"
+            )
+        stream = parts.path.strip("/") or "swell"
+        if not stream.replace("-", "").replace("_", "").isalnum():
+            raise InvalidRequest(
+                f"{stream[:80]!r} cannot be a stream's name: use letters, digits, - and _"
+            )
+        files = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if strange := sorted(set(files).difference(_OPTIONS)):
+            raise InvalidRequest(
+                f"{strange[0][:40]!r} is no option of an address of NATS: use {', '.join(_OPTIONS)}"
+            )
+        if ("cert" in files) is not ("key" in files):
+            raise InvalidRequest("an address of NATS with `cert` needs `key`, and the other way")
+        user, colon, password = user_info.partition(":")
+        return cls(
+            servers=tuple(f"{parts.scheme}://{host}" for host in hosts.split(",")),
+            stream=stream,
+            user=unquote(user) or None,
+            password=unquote(password) if colon else None,
+            is_encrypted=parts.scheme == "tls" or "ca" in files or "cert" in files,
+            files=files,
+        )
+
+    @property
+    def place(self) -> str:
+        """Where it is, without anything secret."""
+        return ",".join(server.partition("://")[2] for server in self.servers)
+
+    def options(self) -> dict[str, Any]:
+        """Return what the client library wants to know, besides the servers.
+
+        Raises:
+            InvalidRequest: A file cannot be used.
+        """
+        found: dict[str, Any] = {}
+        if self.user is not None and self.password is None:
+            found["token"] = self.user
+        elif self.user is not None:
+            found |= {"user": self.user, "password": self.password}
+        if self.is_encrypted:
+            found["tls"] = self._tls()
+        if "creds" in self.files:
+            if not Path(self.files["creds"]).is_file():
+                raise InvalidRequest(f"{self.files['creds']!r} is no file with credentials of NATS")
+            found["user_credentials"] = self.files["creds"]
+        return found
+
+    def _tls(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        try:
+            if "ca" in self.files:
+                context.load_verify_locations(self.files["ca"])
+            if "cert" in self.files:
+                context.load_cert_chain(self.files["cert"], self.files["key"])
+        except OSError as error:
+            raise InvalidRequest(f"a certificate for NATS cannot be used: {error}") from error
+        return context
