@@ -4,8 +4,8 @@ A broker that lives in the store's own transaction (SQLite, PostgreSQL) has noth
 and `ack`; one that does not (Amazon SQS, NATS) carries task ids and starts tasks through the store.
 Such queues hold only a window of ids and the store keeps the order, so for these read "up to the
 window" wherever a guarantee below speaks of order: who comes late waits for what lies in the window
-before him, and then for his turn. Bands stay exact between what is usually urgent and the rest. A rank
-is late by no more than the window and one task of each flow (docs/decisions/0026).
+before him, and then for his turn. Bands stay exact between what is usually urgent and the rest. A
+rank is late by no more than the window and one task of each flow (docs/decisions/0026).
 """
 
 import asyncio
