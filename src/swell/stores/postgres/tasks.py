@@ -127,17 +127,17 @@ class PostgresStore:
         wants = [settlement.task_id for settlement in settlements]
         return await self._database.write(action, wants=wants)
 
-    def _doubt(self, claims: Sequence[Settlement | Hold]) -> None:
+    def _doubt(self, named: Sequence[Settlement | Hold]) -> None:
         """Forget tasks that are said to be held otherwise than is remembered.
 
         Another backend may have started them since. Reading them at once spares a transaction that
         would find out in the end, and be repeated.
         """
         live = self._database.state.live
-        for claim in claims:
-            row = live.get(claim.task_id)
-            if row is not None and not row.task.is_held_by(claim.attempt, claim.token):
-                self._database.state.forget([claim.task_id])
+        for each in named:
+            row = live.get(each.task_id)
+            if row is not None and not row.task.is_held_by(each.attempt, each.token):
+                self._database.state.forget([each.task_id])
 
     def _settle(self, session: Session, settlement: Settlement, now: datetime) -> Task | None:
         task = session.get(settlement.task_id)
