@@ -161,6 +161,22 @@ async def test_one_lost_message_shows_with_the_next() -> None:
         assert await listener.next(5) is not None
 
 
+async def test_one_lost_message_shows_with_the_farewell() -> None:
+    bench, clock = Bench(), SystemClock()
+    wire = Lossy(bench)
+    here, there = WiredBus(wire, clock), WiredBus(bench.wire(), clock)
+    await here.open()
+    await there.open()
+    async with closing(here, there):
+        await meet(here, there)
+        await drained(there)
+        wire.losses = 1
+        await here.publish([terminal()])
+        await until(lambda: wire.losses == 0)
+        await here.close()
+        await news_until(there, lambda news: News(kind=NewsKind.MISSED) in news)
+
+
 async def test_a_process_that_falls_silent_counts_as_something_missed() -> None:
     bench, clock = Bench(), ManualClock()
     here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)

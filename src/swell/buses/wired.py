@@ -402,14 +402,14 @@ class WiredBus:
             return
         expected = peer.number is not None and number == peer.number + 1
         peer.number = number
-        if message.is_last:
-            del self._peers[sender]
-        elif not expected:
+        if not expected:
             # A new process, or one of which something is missing. What it sent before it knew of
             # this one is missing too.
             self._miss()
-            if not message.is_whole:
-                self._ask()
+        if message.is_last:
+            del self._peers[sender]
+        elif not expected and not message.is_whole:
+            self._ask()
         if message.asks and not message.is_last:
             self._is_whole_due = True
             self._send_soon()
