@@ -62,6 +62,7 @@ __all__ = [
     "process_environment",
     "quieten_libraries",
     "replace_environment",
+    "texts_of",
 ]
 
 _PREFIX: Final = "SWELL_"
@@ -814,6 +815,13 @@ def load(
     return Loaded(settings=settings, origins=origins)
 
 
+def texts_of(settings: Settings) -> dict[str, str]:
+    """Return the settings that have a value as texts that `load` takes, but no secrets."""
+    plain = settings.model_dump(mode="json")
+    known = ((each.key, _dig(plain, each.key)) for each in describe() if not each.is_secret)
+    return {key: _text(value) for key, value in known if value is not None}
+
+
 def environment_of(flags: Mapping[str, str]) -> dict[str, str]:
     """Return settings as environment variables for a process that we start."""
     variables = {each.key: each.variable for each in describe()}
@@ -985,6 +993,12 @@ def _without_secrets(value: Any) -> Any:
         return value
     user = _USER.match(value)
     return hide_secrets(f"{user[1]}{_HIDDEN}{value[user.end() :]}" if user else value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _plain(value: Any) -> Any:

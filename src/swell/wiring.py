@@ -29,6 +29,7 @@ from swell.config import (
     environment_of,
     hide_secrets,
     process_environment,
+    texts_of,
 )
 from swell.errors import Conflict, InvalidRequest, SwellError, Unavailable
 from swell.provider import Instance, LaunchRequest
@@ -86,6 +87,13 @@ _INCOMING_S: Final = 24 * 3600.0
 
 #: How URLs of PostgreSQL begin.
 _POSTGRES: Final = ("postgresql:", "postgres:")
+
+#: What the workers of `swell up` are told of its settings, by groups and one by one.
+_WORKERS_GROUPS: Final = ("worker", "log", "telemetry")
+_WORKERS_KEYS: Final = ("data_dir", "broker.max_receives", "broker.poll_s")
+
+#: But not these: each worker has a name of its own, and none asks a hub (`swell models pull` does).
+_NOT_FOR_WORKERS: Final = ("worker.name", "worker.hub_url", "worker.hub_token")
 
 
 class Unusable(InvalidRequest):
@@ -874,49 +882,31 @@ def _worker_environment(
     settings: Settings, refs: Sequence[str], url: str, token: str
 ) -> Mapping[str, str]:
     worker = settings.worker
-    # What is unset has no text.
-    unset = {
-        "worker.slots": worker.slots,
-        "worker.device_memory_bytes": worker.device_memory_bytes,
-        "worker.host_memory_bytes": worker.host_memory_bytes,
-        "worker.encode_processes": worker.encode_processes,
-        "worker.run_limit_s": worker.run_limit_s,
-        "worker.drain_s": worker.drain_s,
-        "worker.ca_file": worker.ca_file or _own_cert(settings),
-        "worker.cache_dir": worker.cache_dir,
-        "worker.cache_bytes": worker.cache_bytes,
-        "worker.wheels_dir": worker.wheels_dir,
-    }
-    given = {key: str(value) for key, value in unset.items() if value is not None}
+    given = {key: text for key, text in texts_of(settings).items() if _is_for_workers(key)}
+    cert = worker.ca_file or _own_cert(settings)
+    if cert is not None:
+        given["worker.ca_file"] = str(cert)
     return environment_of(
         given
         | {
-            "data_dir": str(settings.data_dir),
             "worker.url": url,
             "worker.token": token,
             "worker.models": ",".join(refs),
             # They are among these.
             "worker.added": "false",
             "worker.optional": ",".join(ref for ref in refs if ref in worker.optional),
-            "worker.pool": worker.pool,
-            "worker.device": worker.device,
-            "worker.picture_format": worker.picture_format,
             # Whatever may be uploaded here can be used here.
             "worker.max_file_bytes": str(
                 max(worker.max_file_bytes, settings.server.max_upload_bytes)
             ),
-            "worker.max_lora_bytes": str(worker.max_lora_bytes),
-            "worker.allow_private_urls": ",".join(worker.allow_private_urls),
-            "worker.url_ports": ",".join(worker.url_ports),
-            "worker.cancel_grace_s": str(worker.cancel_grace_s),
-            "worker.handover_s": str(worker.handover_s),
-            "worker.preload": ",".join(worker.preload),
-            "worker.warm_s": str(worker.warm_s),
-            "log.level": settings.log.level,
-            "log.json_lines": str(settings.log.json_lines).lower(),
-            "telemetry.endpoint": settings.telemetry.endpoint,
         }
     )
+
+
+def _is_for_workers(key: str) -> bool:
+    if key in _NOT_FOR_WORKERS:
+        return False
+    return key.partition(".")[0] in _WORKERS_GROUPS or key in _WORKERS_KEYS
 
 
 def _own_cert(settings: Settings) -> Path | None:

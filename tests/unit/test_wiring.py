@@ -8,9 +8,16 @@ import pytest
 from swell.cli.access import Access, find_access, read_access, write_access
 from swell.cli.output import CommandFailed
 from swell.clock import SystemClock
-from swell.config import Settings, load
+from swell.config import Settings, describe, load
 from swell.errors import Conflict, InvalidRequest
-from swell.wiring import DataLock, Unusable, build_backend, build_worker, close_backend
+from swell.wiring import (
+    DataLock,
+    Unusable,
+    _worker_environment,
+    build_backend,
+    build_worker,
+    close_backend,
+)
 
 
 def settings(folder: Path, **flags: object) -> Settings:
@@ -52,6 +59,48 @@ async def test_a_url_of_no_known_adapter_is_refused(
 def test_a_worker_without_a_token_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="--token"):
         build_worker(settings(tmp_path), SystemClock())
+
+
+#: Of these each worker has its own, or needs none.
+NOT_PASSED_ON = {
+    *("worker.url", "worker.token", "worker.models", "worker.added", "worker.optional"),
+    *("worker.name", "worker.hub_url", "worker.hub_token"),
+}
+
+
+def another(key: str, kind: str, default: object) -> object:
+    """Return a value that a setting does not have by itself."""
+    if kind.startswith("one of"):
+        return next(word for word in kind[7:].split(", ") if word != default)
+    if kind == "list of words":
+        return ("demo", "words")
+    if kind == "true or false":
+        return not default
+    if kind in ("integer", "number"):
+        return 0.5 if key == "telemetry.sample" else 7 << 30
+    return "/elsewhere"
+
+
+def test_each_setting_for_workers_reaches_those_of_swell_up(tmp_path: Path) -> None:
+    passed = {
+        each.key: another(each.key, each.kind, each.default)
+        for each in describe()
+        if each.key.startswith(("worker.", "log.", "telemetry.")) and each.key not in NOT_PASSED_ON
+    }
+    here = passed | {"broker.poll_s": 3.0, "broker.max_receives": 9}
+    secret = {"worker.hub_token": "hf_secret", "worker.name": "one", "data_dir": tmp_path}
+    chosen = load(here | secret, environment={}, folder=tmp_path).settings
+    told = _worker_environment(chosen, ["demo/upper"], "http://here", "k")
+    there = load(environment=told, folder=tmp_path)
+    for key in here:
+        group, name = key.split(".")
+        mine, its = (getattr(getattr(each, group), name) for each in (chosen, there.settings))
+        assert mine == its, key
+        assert there.origins[key] != "default", key
+    assert "hf_secret" not in str(told)
+    assert there.settings.worker.name == ""
+    assert there.settings.worker.models == ("demo/upper",)
+    assert there.settings.data_dir == tmp_path
 
 
 def test_a_new_data_folder_is_for_its_user_alone(tmp_path: Path) -> None:
