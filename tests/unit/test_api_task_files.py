@@ -228,3 +228,50 @@ def _see_other(answer: Answer) -> None:
     assert answer.headers["location"] == answer.json["artifacts"][0]["url"]
     assert answer.headers["swell-task"] == answer.json["id"]
     assert answer.headers["preference-applied"] == "wait=30"
+
+
+async def _place(world: World, worker: str, lease: dict[str, Any]) -> str:
+    """Return where this attempt may put a file."""
+    hold = {name: lease[name] for name in ("task_id", "attempt", "token")}
+    keys = [f"outputs/{lease['task_id']}/{lease['attempt']}/late.png"]
+    asked = {"worker_id": worker, "hold": hold, "keys": keys}
+    answer = await world.worker("POST", "/worker/v1/uploads", asked)
+    return str(answer.json["uploads"][0]["url"])
+
+
+async def test_nothing_can_be_stored_for_a_task_whose_data_was_removed(world: World) -> None:
+    made = asyncio.create_task(_ask(world))
+    worker, lease = await _lease(world)
+    url = await _place(world, worker, lease)
+    await world.report(worker, settlements=[succeeded(lease, "x")])
+    await made
+    late = await world.stranger("PUT", url, PNG)
+    assert (late.status, late.json["code"]) == (409, "conflict")
+    assert (await world.anna("DELETE", f"/v1/tasks/{lease['task_id']}")).status == 200
+    late = await world.stranger("PUT", url, PNG)
+    assert (late.status, late.json["code"]) == (410, "expired_artifact")
+    assert await world.service.objects.under(f"outputs/{lease['task_id']}") == []
+
+
+async def test_what_still_comes_while_its_task_is_erased_does_not_stay(world: World) -> None:
+    made = asyncio.create_task(_ask(world))
+    worker, lease = await _lease(world)
+    url = await _place(world, worker, lease)
+    objects = world.service.objects
+    begins, goes_on = asyncio.Event(), asyncio.Event()
+    put_new = objects.put_new
+
+    async def slow(*of: Any) -> Any:
+        begins.set()
+        await goes_on.wait()
+        return await put_new(*of)
+
+    objects.put_new = slow  # type: ignore[method-assign]
+    late = asyncio.create_task(world.stranger("PUT", url, PNG))
+    await begins.wait()
+    await world.report(worker, settlements=[succeeded(lease, "x")])
+    await made
+    assert (await world.anna("DELETE", f"/v1/tasks/{lease['task_id']}")).status == 200
+    goes_on.set()
+    assert (await late).status == 410
+    assert await objects.under(f"outputs/{lease['task_id']}") == []

@@ -478,8 +478,7 @@ async def test_only_the_holder_of_a_lease_may_leave_something(world: World) -> N
     await sweep(world.service)
     [again] = (await world.lease(worker))["tasks"]
     assert (await _places(world, worker, lease, own)).status == 409
-    # The URL it has is still good, but nobody reads what lies there.
-    assert (await _deliver(world, place["url"], b"late")).status == 201
+    assert (await _deliver(world, place["url"], b"late")).status == 409
     outcome = {"type": "released", "checkpoint": own}
     for late in (lease, again):
         await world.report(worker, settlements=[{**hold(late), "outcome": outcome}])

@@ -87,6 +87,14 @@ async def test_what_keeps_failing_is_given_up_and_tried_again_by_the_next_look(
         assert len(cloud.asked) == n
 
 
+async def test_no_url_is_signed_for_longer_than_clouds_allow() -> None:
+    async with a_cloud() as cloud:
+        for days, told_s in ((1, 86_400), (30, 604_800)):
+            direct = await objects_of(cloud).direct("GET", "a.png", days * 86_400.0)
+            assert direct is not None
+            assert f"X-Amz-Expires={told_s}&" in direct.url
+
+
 async def test_what_is_not_allowed_is_told_at_once() -> None:
     async with a_cloud(403) as cloud:
         with pytest.raises(Unavailable):

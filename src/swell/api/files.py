@@ -19,6 +19,7 @@ from swell.api.sniff import HEAD_BYTES, is_allowed, sniffed_type
 from swell.api.thumbnails import width_of
 from swell.api.views import encode
 from swell.errors import (
+    Conflict,
     ExpiredArtifact,
     FieldError,
     Forbidden,
@@ -30,7 +31,7 @@ from swell.errors import (
     UnsupportedType,
 )
 from swell.objects import ObjectInfo, Objects
-from swell.task import Artifact, Task, new_id
+from swell.task import Artifact, Task, TaskState, new_id
 
 __all__ = [
     "READ_URL_S",
@@ -49,6 +50,9 @@ __all__ = [
 
 _RANGE: Final = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")
 _TYPE: Final = re.compile(r"^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$")
+
+#: Keys of what attempts deliver, with the task and the number of the attempt.
+_OF_ATTEMPT: Final = re.compile(r"^(?:outputs|checkpoints)/([^/-]+)[/-](\d{1,9})[/.]")
 
 #: What a browser may show in place; anything else is saved, so that nobody's upload runs scripts.
 _SHOWN: Final = ("image/", "audio/", "video/", "text/plain", "application/json", "application/pdf")
@@ -149,12 +153,45 @@ async def put_artifact(service: Service, call: Call) -> Reply:
     """`PUT /v1/artifacts/{key}`, signed: how workers deliver. What is there stays as it is."""
     key = call.params["key"]
     service.objects.verify("PUT", key, call.query())
+    await _check_delivers(service, key)
     chunks = call.chunks(service.settings.max_artifact_bytes)
     info = await service.objects.put_new(key, chunks, _content_type(call))
+    if await _was_removed(service, key):
+        # Its task ended and was erased while the file came.
+        await service.objects.delete([key])
+        raise _removed(key)
     view = StoredView(
         key=info.key, bytes=info.bytes, content_type=info.content_type, etag=info.etag
     )
     return Reply(201, encode(view))
+
+
+async def _check_delivers(service: Service, key: str) -> None:
+    """Check that the attempt which a file is of still runs: its URL may be good for longer.
+
+    Raises:
+        ExpiredArtifact: The data of its task was removed.
+        Conflict: It is over.
+    """
+    made = _OF_ATTEMPT.match(key)
+    if made is None:
+        return
+    task_id, attempt = made[1], int(made[2])
+    (task,) = await service.store.get([task_id])
+    if task is None or task.outputs_removed:
+        raise _removed(key)
+    if task.state is not TaskState.RUNNING or task.attempt != attempt:
+        raise Conflict(
+            f"attempt {attempt} of task {task_id} is over, so nothing can be delivered for it: "
+            "drop what it made"
+        )
+
+
+def _removed(key: str) -> ExpiredArtifact:
+    return ExpiredArtifact(
+        f"the file {key[:120]!r} was removed: its time was over, or somebody removed the data of "
+        "its task"
+    )
 
 
 async def get_artifact(service: Service, call: Call) -> Reply:
@@ -186,21 +223,19 @@ async def _find(service: Service, key: str, width: str | None) -> ObjectInfo:
         return await service.objects.head(key)
     except NotFound as error:
         if await _was_removed(service, key):
-            raise ExpiredArtifact(
-                f"the file {key[:120]!r} was removed: its time was over, or somebody removed the "
-                "data of its task"
-            ) from error
+            raise _removed(key) from error
         raise NotFound(f"the file {key[:120]!r} is not there (any more)") from error
 
 
 async def _was_removed(service: Service, key: str) -> bool:
     """Whether a file that is not there, and of which we have signed a URL, was removed by us."""
-    kind, _, rest = key.partition("/")
+    kind = key.partition("/")[0]
     if kind == "uploads":
         return True
-    if kind != "outputs":
+    made = _OF_ATTEMPT.match(key)
+    if made is None:
         return False
-    (task,) = await service.store.get([rest.partition("/")[0]])
+    (task,) = await service.store.get([made[1]])
     return task is None or task.outputs_removed
 
 

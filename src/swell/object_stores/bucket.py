@@ -44,6 +44,9 @@ _RETRY_S: Final = 20.0
 
 _FALLBACK_TYPE: Final = "application/octet-stream"
 
+#: Clouds refuse URLs that were signed for longer, in seconds.
+_MOST_DIRECT_S: Final = 7 * 24 * 3600.0
+
 #: Longest text of a library's error that is told on.
 _MOST_DETAIL: Final = 300
 
@@ -254,6 +257,8 @@ class BucketObjects:
     async def direct(self, method: str, key: str, expires_s: float) -> Direct | None:
         """Return the bucket's own URL for this key, signed by the cloud's rules.
 
+        It is good for seven days at most: clouds sign for no longer.
+
         None for a key that needs escapes in a URL, which obstore does not sign right for every
         cloud: such a file goes through the backend. Keys that Swell makes need none.
 
@@ -267,7 +272,7 @@ class BucketObjects:
                 self._store,
                 "PUT" if method.upper() == "PUT" else "GET",
                 key,
-                timedelta(seconds=expires_s),
+                timedelta(seconds=min(expires_s, _MOST_DIRECT_S)),
             )
         headers = dict(_PUT_HEADERS[self._cloud]) if method.upper() == "PUT" else {}
         return Direct(url=url, headers=headers)
