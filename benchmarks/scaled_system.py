@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 import nats
+from nats.js.errors import NotFoundError
 
 import processes
 import services
@@ -61,6 +62,8 @@ async def _messages(url: str) -> int:
     try:
         stream = await client.jetstream().stream_info("swell")
         return int(stream.state.last_seq)
+    except NotFoundError:
+        return 0  # It is made for the first id.
     finally:
         await client.close()
 

@@ -43,10 +43,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    sent: dict[str, list[float]] = {"swell_postgres": [], "swell_sqlite": []}
+    sent: dict[str, list[float]] = {"postgres": [], "sqlite": []}
     compared = {
-        name: partial(swell_on, name.removeprefix("swell_"), shares)
-        for name, shares in sent.items()
+        f"swell_{store}": partial(swell_on, store, shares) for store, shares in sent.items()
     }
     compared[PEER] = partial(systems.peer, PEER)
     systems.peers_python()

@@ -70,8 +70,10 @@ def measured(streams: int, tasks: int) -> dict[str, Any]:
         opened = [said(holder) for holder in holders]
         after = processes.resident_bytes(backend)
         say(f"opened: {opened}")
+        used_s = processes.cpu_s(backend)
         started.enter_context(swell_system.worker(server))
         ended = [moment for holder in holders for moment in said(holder)["ended_at"]]
+        used_s = processes.cpu_s(backend) - used_s
         finished = dict(server.ask_database(FINISHED))
     waits = sorted(
         at - finished[task_id]
@@ -88,6 +90,7 @@ def measured(streams: int, tasks: int) -> dict[str, Any]:
         "p50_s": round(waits[len(waits) // 2], 4),
         "p99_s": round(waits[int(0.99 * (len(waits) - 1))], 4),
         "max_s": round(waits[-1], 4),
+        "backend_cpu_ms_per_task": round(1000 * used_s / tasks, 3),
         "kib_per_stream": round((after - before) / 1024 / len(watched), 2),
     }
 
