@@ -18,10 +18,11 @@ from postgres_databases import PostgresDatabases
 from swell.brokers.postgres import PostgresBroker
 from swell.cli import app
 from swell.clock import ManualClock, SystemClock
-from swell.errors import Conflict, Internal
+from swell.errors import Conflict, Internal, InvalidRequest
 from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.postgres.migrate import compatible_from, migrate, schema_status
 from swell.stores.postgres.session import QUERIES
+from swell.stores.postgres.upgrade import upgrade
 from swell.stores.queries import load_migrations, load_queries, load_schema
 from swell.testing.delivery import Delivery
 from swell.testing.factories import a_new_task
@@ -90,8 +91,53 @@ async def migrated(postgres_databases: PostgresDatabases) -> AsyncIterator[Any]:
 
 async def layout(connection: Any) -> dict[tuple[str, str], str]:
     rows = await connection.fetch(LAYOUT)
-    ledger = re.compile(r"^migrations(\.|_pkey|$)")
+    ledger = re.compile(r"^swell_migrations(\.|_pkey|$)")
     return {(kind, name): told for kind, name, told in rows if not ledger.match(name)}
+
+
+async def test_a_backend_waits_for_the_migrations_of_another_as_long_as_they_take(
+    postgres_databases: PostgresDatabases, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swell.stores.postgres.database.WRITE_S", 0.3)
+    monkeypatch.setattr("swell.stores.postgres.database.READ_S", 0.3)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute("SELECT pg_advisory_lock($1)", 0x7377656C6C)
+    opening = asyncio.create_task(
+        PostgresDatabase.open(postgres_databases.server.url_of(name), CLOCK)
+    )
+    async with asyncio.timeout(30):
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event = 'advisory'"
+            " AND clock_timestamp() - query_start > interval '1 second'",
+            name,
+        ):
+            assert not opening.done()
+            await asyncio.sleep(0.02)
+    await connection.execute("SELECT pg_advisory_unlock($1)", 0x7377656C6C)
+    database = await opening
+    await database.close()
+
+
+async def test_a_database_that_cannot_hold_all_texts_is_refused(
+    postgres_databases: PostgresDatabases, connection: Any
+) -> None:
+    await connection.execute(
+        "CREATE DATABASE of_latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"
+    )
+    url = postgres_databases.server.url_of("of_latin1")
+    with pytest.raises(InvalidRequest, match="keeps texts as LATIN1"):
+        await PostgresDatabase.open(url, CLOCK)
+    with pytest.raises(InvalidRequest, match="keeps texts as LATIN1"):
+        await upgrade(url, CLOCK)
+
+
+async def test_a_password_in_an_address_that_cannot_be_read_is_not_told() -> None:
+    url = "postgresql://odd:hidden#x@127.0.0.1/db"
+    for call in (PostgresDatabase.open(url, CLOCK), upgrade(url, CLOCK)):
+        with pytest.raises(InvalidRequest, match=r"store\.url cannot be read") as refused:
+            await call
+        assert refused.value.__suppress_context__
+        assert "hidden" not in str(refused.value)
 
 
 async def test_the_schema_is_what_all_migrations_make(connection: Any, migrated: Any) -> None:

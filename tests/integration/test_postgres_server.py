@@ -1,12 +1,15 @@
 """What becomes of tasks when PostgreSQL, or the way to it, is lost."""
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
+import psutil
 import pytest
 
 from postgres_databases import PostgresDatabases
@@ -16,6 +19,7 @@ from swell.clock import ManualClock
 from swell.errors import InvalidRequest, Unavailable
 from swell.store import Accepted
 from swell.stores.postgres import PostgresDatabase, PostgresRegistry, PostgresStore
+from swell.stores.postgres.database import Watched
 from swell.task import TaskState
 from swell.testing.delivery import Delivery
 from swell.testing.factories import a_failure, a_lease_request, a_new_task, a_settlement
@@ -82,6 +86,80 @@ async def test_nothing_is_lost_when_the_server_is_killed_and_backends_find_it_ag
     (got,) = await asyncio.wait_for(waiting, PATIENCE_S)
     assert got.id == task.id
     await store.close()
+
+
+async def test_a_server_that_falls_silent_is_told_and_found_again(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CONNECT_S", "WRITE_S", "READ_S"):
+        monkeypatch.setattr(f"swell.stores.postgres.database.{name}", 0.5)
+    database = await PostgresDatabase.open(own_server.url, ManualClock())
+    store = PostgresStore(database)
+    await store.accept([a_new_task()])
+    assert own_server.process is not None
+    server = psutil.Process(own_server.process.pid)
+    frozen = [server, *server.children()]
+    for each in frozen:
+        each.suspend()
+    try:
+        async with asyncio.timeout(20):
+            for call in (
+                lambda: store.accept([a_new_task()]),
+                lambda: PostgresRegistry(database).workers(),
+            ):
+                with pytest.raises(Unavailable):
+                    await call()
+    finally:
+        for each in frozen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.resume()
+    await patiently(lambda: store.accept([a_new_task()]))
+    await database.close()
+
+
+async def test_connections_notice_a_host_that_has_vanished(own_server: PostgresServer) -> None:
+    connection = await asyncpg.connect(own_server.url, connection_class=Watched)
+    end = connection._transport.get_extra_info("socket")
+    assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 4
+    assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+    await connection.close()
+
+
+async def test_a_worker_is_served_while_no_word_from_other_backends_comes_through(
+    postgres_databases: PostgresDatabases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swell.stores.postgres.company._SAY_S", 0.5)
+    url, clock = await postgres_databases.new(), ManualClock()
+    here = await PostgresDatabase.open(url, clock)
+    looking = await asyncpg.connect(url)
+    (pid,) = await looking.fetchrow(
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE datname = current_database() AND query LIKE '%pg_notify%' AND pid <> $1",
+        looking.get_server_pid(),
+    )
+    there = await PostgresDatabase.open(url, clock)
+    mute = psutil.Process(pid)
+    mute.suspend()
+    try:
+        for _ in range(3):
+            until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            leasing = asyncio.create_task(
+                PostgresBroker(here).lease(a_lease_request(), until=until)
+            )
+            (accepted,) = await PostgresStore(there).accept([a_new_task()])
+            assert isinstance(accepted, Accepted)
+            async with asyncio.timeout(10):
+                (leased,) = await leasing
+            assert leased.id == accepted.task.id
+        async with asyncio.timeout(10):
+            while not here.company.is_there:
+                await asyncio.sleep(0.02)
+    finally:
+        mute.resume()
+        for each in (here, there):
+            await each.close()
+        await looking.close()
 
 
 async def test_a_server_that_is_not_there_is_told_when_a_backend_starts(

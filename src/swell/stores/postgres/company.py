@@ -31,6 +31,9 @@ _FORGET_S: Final = 10.0
 #: Notifications of one backend lie at least so far apart, in seconds.
 _PAUSE_S: Final = 0.005
 
+#: A word that takes longer has lost its server, in seconds.
+_SAY_S: Final = 5.0
+
 #: How long it takes to try again to reach the server, in seconds.
 _RETRY_S: Final = 0.5
 
@@ -53,7 +56,7 @@ class Company:
     Args:
         connect: Opens a connection.
         told: Called with the queues in which others have made something ready; None for any.
-        poll: Called every second, and when the connection was made anew.
+        poll: Called every second, whatever becomes of the connection.
     """
 
     def __init__(
@@ -73,11 +76,11 @@ class Company:
         self._has_to_tell = asyncio.Event()
         #: Whether it was tried to say something.
         self._has_spoken = asyncio.Event()
-        self._running: asyncio.Task[None] | None = None
+        self._running: list[asyncio.Task[None]] = []
 
     @property
     def is_there(self) -> bool:
-        """Whether another backend was heard of lately."""
+        """Whether another backend was heard of lately, or could not have been."""
         if self._others:
             oldest = self._loop.time() - _FORGET_S
             self._others = {who: at for who, at in self._others.items() if at > oldest}
@@ -95,15 +98,23 @@ class Company:
 
     async def start(self) -> None:
         """Begin to listen, and say so to the others."""
-        self._running = self._loop.create_task(self._listen(), name="swell-postgres-company")
+        self._running = [
+            self._loop.create_task(self._listen(), name="swell-postgres-company"),
+            self._loop.create_task(self._keep_polling(), name="swell-postgres-poll"),
+        ]
         await self._has_spoken.wait()
 
     async def stop(self) -> None:
         """Stop listening. Idempotent."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
-            self._running = None
+        running, self._running = self._running, []
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _keep_polling(self) -> None:
+        while True:
+            self._poll()
+            await asyncio.sleep(POLL_S)
 
     async def _listen(self) -> None:
         while True:
@@ -114,6 +125,7 @@ class Company:
                 await self._talk(connection)
             except Exception as error:
                 _log.info("no word from other backends", reason=str(error) or repr(error))
+                self.suppose()
             finally:
                 self._has_spoken.set()
                 if connection is not None:
@@ -123,7 +135,6 @@ class Company:
     async def _talk(self, connection: Any) -> None:
         """Say what there is to say, until the connection is lost."""
         while True:
-            self._poll()
             await self._say(connection, _Word(self._name))
             ends_s = self._loop.time() + POLL_S
             while (left_s := ends_s - self._loop.time()) > 0:
@@ -141,7 +152,8 @@ class Company:
         await self._say(connection, word)
 
     async def _say(self, connection: Any, word: _Word) -> None:
-        await connection.execute(QUERIES["tell"], msgspec.json.encode(word).decode())
+        told = msgspec.json.encode(word).decode()
+        await connection.execute(QUERIES["tell"], told, timeout=_SAY_S)
         self._has_spoken.set()
 
     def _heard(self, connection: Any, pid: int, channel: str, payload: str) -> None:

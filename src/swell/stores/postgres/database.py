@@ -7,6 +7,7 @@ caller and for a thousand (docs/decisions/0025).
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -14,6 +15,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from swell.clock import Clock
+from swell.database_urls import database_place, unreadable_url
 from swell.errors import Internal, InvalidRequest, SwellError, Unavailable
 from swell.stores.postgres.company import Company
 from swell.stores.postgres.migrate import SchemaStatus, migrate, schema_status
@@ -33,9 +35,18 @@ MAX_TURNS: Final = 8
 #: How often a group is tried again after somebody else was there before.
 TRIES: Final = 8
 
-#: How long the server may take to be reached, and to answer, in seconds.
+#: How long the server may take to be reached, in seconds.
 CONNECT_S: Final = 5.0
-ANSWER_S: Final = 60.0
+
+#: How long it may take to answer before it is taken for lost, in seconds: a group of the writer, a
+#: reader, and what counts all that is open. Migrations take as long as they do.
+WRITE_S: Final = 10.0
+READ_S: Final = 20.0
+COUNT_S: Final = 60.0
+
+#: A host that has vanished is noticed after about so long, whatever waits for it, in seconds.
+SILENCE_S: Final = 10.0
+_PROBE_S: Final = 2
 
 #: Counts and clocks are read anew so often where there are other backends, in seconds, and after so
 #: many times what it took.
@@ -126,6 +137,34 @@ class _Write:
             self.done.set_exception(error)
 
 
+class Watched(asyncpg.Connection):  # type: ignore[misc]  # it is not typed
+    """A connection that ends by itself when the other host has vanished."""
+
+    def __init__(self, protocol: Any, transport: Any, *rest: Any) -> None:
+        super().__init__(protocol, transport, *rest)
+        watch(transport.get_extra_info("socket"))
+
+
+def watch(end: Any) -> None:
+    """Have the kernel ask the other end, of TCP, now and then whether it is there.
+
+    Source:
+        https://man7.org/linux/man-pages/man7/tcp.7.html
+    """
+    if end is None or end.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {
+        "TCP_KEEPIDLE": _PROBE_S,
+        "TCP_KEEPINTVL": _PROBE_S,
+        "TCP_KEEPCNT": int(SILENCE_S / _PROBE_S) - 1,
+        "TCP_USER_TIMEOUT": int(SILENCE_S * 1000),
+    }
+    for name, value in options.items():
+        if hasattr(socket, name):  # Not on every system.
+            end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 class PostgresDatabase:
     """One database: a pool of readers and one writer of this process; any number of processes.
 
@@ -151,7 +190,7 @@ class PostgresDatabase:
         #: Whether counts and clocks must be read before anything else.
         self._knows_nothing = True
         self._refresh_at_s = 0.0
-        self.company = Company(lambda: self._connect(_COMPANY), self._told, self._poll)
+        self.company = Company(lambda: self._connect(_COMPANY, WRITE_S), self._told, self._poll)
 
     @classmethod
     async def open(cls, url: str, clock: Clock, *, connections: int = 4) -> "PostgresDatabase":
@@ -163,12 +202,14 @@ class PostgresDatabase:
             connections: For reading; two more write and listen.
 
         Raises:
+            InvalidRequest: The URL cannot be read, or the database does not keep UTF-8.
             Unavailable: The server cannot be reached, or refuses.
             Conflict: A newer Swell has changed the database in a way that this one does not know.
         """
+        database_place(url, "store.url")
         database = cls(url, clock)
         try:
-            first = await database._connect(_SETTINGS)
+            first = await database._connect(_SETTINGS, None)
             try:
                 await migrate(first, clock)
             finally:
@@ -180,27 +221,34 @@ class PostgresDatabase:
                 min_size=1,
                 max_size=connections,
                 timeout=CONNECT_S,
-                command_timeout=ANSWER_S,
+                command_timeout=READ_S,
                 statement_cache_size=256,
                 server_settings=_SETTINGS | _BY_INDEX,
+                connection_class=Watched,
                 reset=_leave_as_it_is,
             )
         except (*_LOST, asyncpg.PostgresError) as error:
             await database._let_go()
-            raise Unavailable(f"the database cannot be used: {error or repr(error)}") from error
+            why = str(error) or type(error).__name__
+            raise Unavailable(f"the database cannot be used: {why}") from error
+        except ValueError:
+            # The library's own words would tell a part of the address.
+            await database._let_go()
+            raise unreadable_url("store.url") from None
         except BaseException:
             await database._let_go()
             raise
         await database.company.start()
         return database
 
-    async def _connect(self, settings: dict[str, str]) -> Any:
+    async def _connect(self, settings: dict[str, str], limit_s: float | None) -> Any:
         return await asyncpg.connect(
             self._url,
             timeout=CONNECT_S,
-            command_timeout=ANSWER_S,
+            command_timeout=limit_s,
             statement_cache_size=256,
             server_settings=settings,
+            connection_class=Watched,
         )
 
     # ---- reading, and writing without tasks
@@ -409,11 +457,12 @@ class PostgresDatabase:
             failed = await self._run(group, session)
             served = await self._serve_waiting(session)
             await session.write()
-        except BaseException:
+        except BaseException as error:
             session.forget()
             for write in self._waiting:
                 self._unserve(write)
-            if session.has_begun and not connection.is_closed():
+            is_lost = isinstance(error, _LOST) or connection.is_closed()
+            if session.has_begun and not is_lost:
                 await connection.execute("ROLLBACK")
             raise
         self._was_refused = False
@@ -464,14 +513,14 @@ class PostgresDatabase:
         """Return the writer's connection, with counts and clocks that are fresh enough."""
         if self._connection is None or self._connection.is_closed():
             self._knows_nothing = True
-            self._connection = await self._connect(_SETTINGS | _WRITER)
+            self._connection = await self._connect(_SETTINGS | _WRITER, WRITE_S)
             if await self._connection.fetchval(QUERIES["others"]):
                 self.company.suppose()
         is_old = self.company.is_there and self._loop.time() > self._refresh_at_s
         if self._knows_nothing or is_old:
             began_s = self._loop.time()
-            lines = await self._connection.fetch(QUERIES["ready_lines"])
-            shares = await self._connection.fetch(QUERIES["open_shares"])
+            lines = await self._connection.fetch(QUERIES["ready_lines"], timeout=COUNT_S)
+            shares = await self._connection.fetch(QUERIES["open_shares"], timeout=COUNT_S)
             self.state.restore(lines, shares)
             self._knows_nothing = False
             now_s = self._loop.time()

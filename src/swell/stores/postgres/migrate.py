@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from swell.clock import Clock
-from swell.errors import Conflict, Internal
+from swell.errors import Conflict, Internal, InvalidRequest
 from swell.stores.queries import load_migrations
 
 __all__ = ["SchemaStatus", "check_schema", "compatible_from", "migrate", "schema_status"]
@@ -32,7 +32,7 @@ _TRIES: Final = 30
 _COMPATIBLE: Final = re.compile(r"^-- compatible_from: (\d+)$", re.MULTILINE)
 
 _CREATE_LEDGER: Final = """
-CREATE TABLE IF NOT EXISTS migrations (
+CREATE TABLE IF NOT EXISTS swell_migrations (
     number integer PRIMARY KEY,
     name text NOT NULL,
     compatible_from integer NOT NULL,
@@ -75,8 +75,8 @@ async def schema_status(
     """Return what was applied and what was not. Changes nothing."""
     known = load_migrations("postgres") if migrations is None else migrations
     rows = []
-    if await connection.fetchval("SELECT to_regclass('migrations') IS NOT NULL"):
-        rows = await connection.fetch("SELECT number, compatible_from FROM migrations")
+    if await connection.fetchval("SELECT to_regclass('swell_migrations') IS NOT NULL"):
+        rows = await connection.fetch("SELECT number, compatible_from FROM swell_migrations")
     done = {row[0] for row in rows}
     return SchemaStatus(
         applied=max(done, default=0),
@@ -106,9 +106,11 @@ async def migrate(
     """Apply what is missing, in order, and return its names.
 
     Raises:
+        InvalidRequest: The database keeps texts in another encoding than UTF-8.
         Conflict: As `check_schema`.
         Internal: A migration failed; it and those after it have done nothing.
     """
+    _check_encoding(connection)
     known = load_migrations("postgres") if migrations is None else migrations
     if not (status := await schema_status(connection, known)).missing:
         check_schema(status)
@@ -130,6 +132,15 @@ async def migrate(
     return applied
 
 
+def _check_encoding(connection: Any) -> None:
+    encoding = connection.get_settings().server_encoding
+    if encoding != "UTF8":
+        raise InvalidRequest(
+            f"the database of store.url keeps texts as {encoding}, which cannot hold all that "
+            "people write: take one made with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
 async def _apply(connection: Any, clock: Clock, migration: Migration) -> None:
     import asyncpg  # noqa: PLC0415 - of an extra
 
@@ -141,7 +152,7 @@ async def _apply(connection: Any, clock: Clock, migration: Migration) -> None:
                 await connection.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
                 await connection.execute(script)
                 await connection.execute(
-                    "INSERT INTO migrations VALUES ($1, $2, $3, $4)",
+                    "INSERT INTO swell_migrations VALUES ($1, $2, $3, $4)",
                     *(number, name, compatible_from(migration), clock.now()),
                 )
         except asyncpg.LockNotAvailableError:

@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 
 from swell.clock import Clock
+from swell.database_urls import database_place, unreadable_url
 from swell.errors import Unavailable
 from swell.stores.postgres.migrate import SchemaStatus, migrate, schema_status
 
@@ -39,11 +40,23 @@ async def upgrade(url: str, clock: Clock) -> list[str]:
 
 @asynccontextmanager
 async def _connected(url: str) -> AsyncIterator[Any]:
+    database_place(url, "store.url")
     try:
-        connection = await asyncpg.connect(url, timeout=_CONNECT_S)
+        connection = await _connect(url)
         try:
             yield connection
         finally:
             connection.terminate()
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Unavailable(f"the database cannot be used: {error or repr(error)}") from error
+        why = str(error) or type(error).__name__
+        raise Unavailable(f"the database cannot be used: {why}") from error
+
+
+async def _connect(url: str) -> Any:
+    try:
+        return await asyncpg.connect(url, timeout=_CONNECT_S)
+    except asyncpg.InterfaceError:
+        raise
+    except ValueError:
+        # The library's own words would tell a part of the address.
+        raise unreadable_url("store.url") from None
