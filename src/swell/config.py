@@ -287,8 +287,8 @@ class BrokerSettings(_Group):
         description="`nats://HOST:PORT/NAME` (NATS JetStream; NAME is that of the stream, `swell` "
         "without it; `nats://USER:PASSWORD@…`, `nats://TOKEN@…` or `?creds=FILE` open it; "
         "`tls://…` insists on TLS, with `?ca=FILE` for its certificate and `&cert=FILE&key=FILE` "
-        "for one's own; the servers of a cluster stand with commas between) or "
-        "`sqs://REGION/PREFIX` (Amazon SQS; the "
+        "for one's own; the servers of a cluster stand with commas between, and with `?replicas=3` "
+        "so many of them keep a stream that is made) or `sqs://REGION/PREFIX` (Amazon SQS; the "
         "queues are called `PREFIX-…`, and `?endpoint=URL` names another server); empty for the "
         "store's own tables.",
     )

@@ -1,5 +1,6 @@
 """A worker takes ids from the queues itself: backend, worker and queues as processes."""
 
+import asyncio
 import json
 import secrets
 import signal
@@ -10,11 +11,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
 from commandline import PATIENCE_S, Swell, ready_line, stop
 from servers import MotoServer, NatsServer, Server
+from swell.brokers.direct import DirectDispatch
+from swell.brokers.lanes import Lane
+from swell.brokers.nats import NatsQueues
+from swell.brokers.remote import RemoteDispatch
+from swell.clock import SystemClock
+from swell.dispatch import Ask, Grant, LeasedTask, Registration, Welcome
+from swell.registry import ModelCard
+from swell.testing.lanes import a_letter
+
+#: What the backend of a test tells its worker; not what queues hold by themselves.
+LEASE_S = 77.0
 
 AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
@@ -140,6 +153,58 @@ def test_what_a_killed_worker_held_ends_once_with_another(site: Site) -> None:
     site.work("demo/crash")
     site.until(lambda: site.task(task_id)["state"] == "succeeded")
     assert site.task(task_id)["attempt"] == 2
+
+
+class Backend(RemoteDispatch):
+    """A backend that starts all it is offered, and tells the oldest call that listens."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:9", "token")
+        self.listening: list[asyncio.Future[Grant]] = []
+
+    async def register(self, registration: Registration) -> Welcome:
+        return Welcome(worker_id="w", lease_s=LEASE_S, heartbeat_s=10.0, max_wait_s=20.0)
+
+    async def lease(self, ask: Ask) -> Grant:
+        if ask.offered:
+            return Grant(tasks=[a_lease(task_id) for task_id in ask.offered])
+        if ask.wait_s <= 0:
+            return Grant()
+        told: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self.listening.append(told)
+        return await told
+
+
+def a_lease(task_id: str) -> LeasedTask:
+    return LeasedTask(
+        task_id=task_id, attempt=1, token="t", model="a/b", version="1", input=msgspec.Raw(b"{}")
+    )
+
+
+async def test_a_worker_that_got_an_id_hears_what_is_told_to_the_call_that_is_open(
+    nats_server: NatsServer,
+) -> None:
+    backend, queues = Backend(), NatsQueues(address("nats", nats_server, nats_server))
+    dispatch = DirectDispatch(backend, queues, SystemClock())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await dispatch.register(
+                Registration(name="w", models=[ModelCard(name="a/b", version="1")])
+            )
+            assert queues._hold_s == LEASE_S
+            asked = asyncio.create_task(dispatch.lease(Ask(worker_id="w", n=1, wait_s=20.0)))
+            while not backend.listening:
+                await asyncio.sleep(0)
+            letter = a_letter()
+            await queues.send(Lane("a/b", is_usual=True), [letter])
+            assert [task.task_id for task in (await asked).tasks] == [letter.task_id]
+            heard = asyncio.create_task(dispatch.lease(Ask(worker_id="w", n=0, wait_s=20.0)))
+            await asyncio.sleep(0)
+            backend.listening[0].set_result(Grant(cancels=[letter.task_id]))
+            assert (await heard).cancels == [letter.task_id]
+            assert len(backend.listening) == 1
+    finally:
+        await dispatch.close()
 
 
 def test_a_worker_without_the_package_for_the_queues_says_what_to_install(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ async def test_a_user_over_tls_is_let_in_and_nobody_else(tmp_path: Path) -> None
         with pytest.raises(Unavailable) as refused:
             await carries(address(server, "ann:wrong-one@", f"?ca={cert}", "tls"))
         assert "wrong-one" not in refused.value.detail
+        assert "Authorization Violation" in refused.value.detail
     finally:
         server.kill()
 

@@ -37,6 +37,15 @@ def test_tls_insists_on_certificates_that_are_trusted() -> None:
         "nats://ann:hidden@a:1/two/parts",
         "nats://ann:hidden@a:1?user=x",
         "nats://ann:hidden@a:1?cert=x",
+        "nats://ann:x#hidden@a:1",
+        "nats://ann:hidden#x@a:1",
+        "nats://ann:x/hidden@a:1/x",
+        "nats://ann:hidden/x@a:1/x",
+        "nats://ann:x?hidden@a:1/x",
+        "nats://ann:x[hidden@a:1/x",
+        "nats://ann:hidden@a:1/\u00e9t\u00e9",
+        "nats://ann:hidden@a:1?replicas=0",
+        "nats://ann:hidden@a:port",
     ],
 )
 def test_what_is_no_address_is_refused_without_its_password(url: str) -> None:
@@ -49,3 +58,13 @@ def test_what_is_no_address_is_refused_without_its_password(url: str) -> None:
 def test_a_file_that_is_not_there_is_refused(option: str) -> None:
     with pytest.raises(InvalidRequest):
         NatsAddress.read(f"nats://a:1?{option}=/nowhere").options()
+
+
+def test_a_password_may_hold_anything_that_is_escaped() -> None:
+    address = NatsAddress.read("nats://u:p%40ss%2Fw%25rd%231@a:1/x")
+    assert address.options() == {"user": "u", "password": "p@ss/w%rd#1"}
+
+
+def test_a_stream_is_kept_by_as_many_servers_as_are_named() -> None:
+    assert NatsAddress.read("nats://a:1").replicas == 1
+    assert NatsAddress.read("nats://a:1,b:1,c:1/x?replicas=3").replicas == 3

@@ -73,15 +73,21 @@ class DirectDispatch:
     async def register(self, registration: Registration) -> Welcome:
         """See `Dispatch.register`."""
         welcome = await self._remote.register(registration)
+        if self._news is not None:
+            # It speaks for a worker that is not known any more.
+            self._news.cancel()
+            self._news = None
         self._models = {card.name: card.version for card in registration.models}
+        # The backend's, never this worker's own: whoever reads a lane last says how long it holds.
         self._lease_s = welcome.lease_s
+        self._queues.hold_for(welcome.lease_s)
         self._is_sure = True
         return welcome
 
     async def lease(self, ask: Ask) -> Grant:
         """See `Dispatch.lease`: whichever comes first, an id or news of the backend."""
         if ask.n <= 0:
-            return await self._remote.lease(ask)
+            return await self._hear(ask)
         looks = ask.wait_s <= 0
         try:
             if not self._is_sure:
@@ -95,8 +101,7 @@ class DirectDispatch:
                 news = self._listen(ask)
                 await self._intake.wait(self._turns.lanes(self._wish(ask)), ask.n, news)
                 if news.done():
-                    self._news = None
-                    return news.result()
+                    return self._heard(news)
         except SwellError:
             self._is_sure = False
             raise
@@ -106,6 +111,20 @@ class DirectDispatch:
         if self._news is None:
             self._news = asyncio.create_task(self._remote_news(ask))
         return self._news
+
+    def _heard(self, news: "asyncio.Task[Grant]") -> Grant:
+        if self._news is news:
+            self._news = None
+        return news.result()
+
+    async def _hear(self, ask: Ask) -> Grant:
+        """Listen only, by the call that is open: of two the other might be told instead."""
+        if ask.wait_s <= 0:
+            return await self._remote.lease(ask)
+        news = self._listen(ask)
+        # Whoever listens no longer leaves it to the next.
+        await asyncio.wait([news])
+        return self._heard(news)
 
     async def _remote_news(self, ask: Ask) -> Grant:
         # Open for long, it would tell too late what the worker knows.

@@ -117,6 +117,10 @@ class Queues(Protocol):
         """Move messages to the dead letters of the queues, where operators find them."""
         ...
 
+    def hold_for(self, hold_s: float) -> None:
+        """Hold what is received from now on for so long: as long as leases last."""
+        ...
+
     async def close(self) -> None:
         """Let go of everything; waiting calls end. Idempotent."""
         ...

@@ -12,7 +12,7 @@ Source:
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -48,13 +48,24 @@ _DEAD_S: Final = 14 * 24 * 3600.0
 _NO_MESSAGES: Final = ("404", "408")
 
 
+#: The server's number for: a stream of this name is there, with other settings.
+_OTHER_SETTINGS: Final = 10058
+
+
 class _Trouble(msgspec.Struct):
     code: int = 0
+    err_code: int = 0
     description: str = ""
+
+
+class _Config(msgspec.Struct):
+    subjects: list[str] = []
+    retention: str = ""
 
 
 class _Answer(msgspec.Struct):
     error: _Trouble | None = None
+    config: _Config | None = None
 
 
 def _ns(seconds: float) -> int:
@@ -81,6 +92,8 @@ class NatsQueues(Queues):
         #: Done once the connection is lost: who waits for the server waits no longer.
         self._lost: asyncio.Future[None] | None = None
         self._is_closed = False
+        #: What the client told last of why it cannot connect.
+        self._trouble: Exception | None = None
 
     # ---- connection
 
@@ -103,7 +116,8 @@ class NatsQueues(Queues):
                 self._opening = None
             raise
         if not client.is_connected:
-            raise Unavailable(f"NATS cannot be reached at {self._address.place}")
+            why = "" if self._trouble is None else f": {_why(self._trouble)}"
+            raise Unavailable(f"NATS cannot be reached at {self._address.place}{why}")
         return client
 
     async def _connect(self) -> Client:
@@ -116,7 +130,7 @@ class NatsQueues(Queues):
             "reconnect_time_wait": 0.25,
             "pending_size": 0,
             "connect_timeout": 2,
-            "error_cb": _ignore,
+            "error_cb": self._on_error,
             "disconnected_cb": self._on_lost,
             "reconnected_cb": self._on_again,
             **self._options,
@@ -126,11 +140,21 @@ class NatsQueues(Queues):
                 await asyncio.wait_for(
                     client.connect(list(self._address.servers), **options), _ANSWER_S
                 )
+        except Unavailable as error:
+            await client.close()
+            if self._trouble is None:
+                raise
+            # It tries again and again, whatever the server has against it.
+            raise Unavailable(f"NATS cannot be reached: {_why(self._trouble)}") from error
         except BaseException:
             await client.close()
             raise
+        self._trouble = None
         self._lost = asyncio.get_running_loop().create_future()
         return client
+
+    async def _on_error(self, error: Exception) -> None:
+        self._trouble = error
 
     async def _on_lost(self) -> None:
         if self._lost is not None and not self._lost.done():
@@ -140,6 +164,7 @@ class NatsQueues(Queues):
 
     async def _on_again(self) -> None:
         self._lost = asyncio.get_running_loop().create_future()
+        self._trouble = None
         # The server may have lost what it knew.
         self._known.clear()
         self._has_streams = False
@@ -151,44 +176,65 @@ class NatsQueues(Queues):
         Raises:
             Unavailable: It does not answer, or refuses.
         """
+        _check(what, await self._answer(what, asked))
+
+    async def _answer(self, what: str, asked: Mapping[str, Any]) -> _Answer:
         client = await self._connected()
         body = msgspec.json.encode(asked)
         with _unavailable(f"NATS does not answer {what}"):
             answer = await client.request(f"$JS.API.{what}", body, timeout=_ANSWER_S)
-        trouble = msgspec.json.decode(answer.data, type=_Answer).error
-        if trouble is not None:
-            raise Unavailable(f"NATS refuses {what}: {trouble.description} ({trouble.code})")
+        return msgspec.json.decode(answer.data, type=_Answer)
 
     async def _make_streams(self) -> None:
         if self._has_streams:
             return
-        await self._ask(
-            f"STREAM.CREATE.{self._stream}",
-            name=self._stream,
-            subjects=[f"{self._stream}.tasks.*"],
-            retention="workqueue",
-            storage="file",
+        await self._make_stream(
+            self._stream,
+            [f"{self._stream}.tasks.*"],
+            "workqueue",
             discard="new",
             duplicate_window=_ns(_SAME_S),
-            max_consumers=-1,
             max_msgs=-1,
-            max_bytes=-1,
-            num_replicas=1,
         )
-        await self._ask(
-            f"STREAM.CREATE.{self._dead}",
-            name=self._dead,
-            subjects=[f"{self._stream}.dead.*"],
-            retention="limits",
-            storage="file",
+        await self._make_stream(
+            self._dead,
+            [f"{self._stream}.dead.*"],
+            "limits",
             discard="old",
-            max_consumers=-1,
             max_msgs=_DEAD_N,
             max_age=_ns(_DEAD_S),
-            max_bytes=-1,
-            num_replicas=1,
         )
         self._has_streams = True
+
+    async def _make_stream(
+        self, name: str, subjects: list[str], retention: str, **more: Any
+    ) -> None:
+        """Have a stream; one that is there stays as operators have set it.
+
+        Raises:
+            Unavailable: It cannot be made, or the one that is there is for something else.
+        """
+        what = f"STREAM.CREATE.{name}"
+        wanted = {
+            "name": name,
+            "subjects": subjects,
+            "retention": retention,
+            "storage": "file",
+            "max_consumers": -1,
+            "max_bytes": -1,
+            "num_replicas": self._address.replicas,
+        }
+        answer = await self._answer(what, wanted | more)
+        if answer.error is not None and answer.error.err_code == _OTHER_SETTINGS:
+            what = f"STREAM.INFO.{name}"
+            answer = await self._answer(what, {})
+            found = answer.config
+            if found is not None and (found.subjects, found.retention) != (subjects, retention):
+                raise Unavailable(
+                    f"the stream {name} of NATS is not for Swell's queues: it has other subjects "
+                    "or another retention. Name another one behind the address"
+                )
+        _check(what, answer)
 
     @property
     def _dead(self) -> str:
@@ -327,6 +373,12 @@ class NatsQueues(Queues):
             await self._publish(subject, message.body, message.handle)
         await self._tell(messages, b"+TERM")
 
+    def hold_for(self, hold_s: float) -> None:
+        """See `Queues.hold_for`."""
+        if hold_s != self._hold_s:
+            self._hold_s = hold_s
+            self._known.clear()
+
     async def close(self) -> None:
         """See `Queues.close`."""
         if self._is_closed:
@@ -398,5 +450,7 @@ def _why(error: BaseException) -> str:
     return str(error).removeprefix("nats: ") or type(error).__name__
 
 
-async def _ignore(error: Exception) -> None:
-    """The client tells what went wrong while it looks for the server: that it is lost is enough."""
+def _check(what: str, answer: _Answer) -> None:
+    if answer.error is not None:
+        trouble = answer.error
+        raise Unavailable(f"NATS refuses {what}: {trouble.description} ({trouble.code})")

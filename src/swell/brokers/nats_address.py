@@ -8,14 +8,18 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from swell.errors import InvalidRequest
 
 __all__ = ["NatsAddress"]
 
-#: What may stand behind the question mark: names of files.
-_OPTIONS: Final = ("ca", "cert", "key", "creds")
+#: What may stand behind the question mark: names of files, and how many servers keep a stream.
+_FILES: Final = ("ca", "cert", "key", "creds")
+_OPTIONS: Final = (*_FILES, "replicas")
+
+#: The most servers of a cluster that keep one stream.
+_MOST_REPLICAS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class NatsAddress:
     is_encrypted: bool
     #: Files: `ca` (trusted beside the system's), `cert` with `key` (one's own), `creds`.
     files: dict[str, str]
+    #: How many servers of a cluster keep a stream that is made here.
+    replicas: int = 1
 
     @classmethod
     def read(cls, url: str) -> "NatsAddress":
@@ -39,24 +45,26 @@ class NatsAddress:
         Raises:
             InvalidRequest: It is none. Nothing secret is in the text.
         """
-        parts = urlsplit(url)
+        parts = _parts(url)
         user_info, _, hosts = parts.netloc.rpartition("@")
-        if parts.scheme not in ("nats", "tls") or not all(hosts.split(",")):
+        if parts.scheme not in ("nats", "tls") or not all(map(_is_host, hosts.split(","))):
             raise InvalidRequest(
-                f"{hosts[:200]!r} is no address of NATS: use nats://HOST:PORT/NAME or tls://…"
+                "this is no address of NATS: use nats://HOST:PORT/NAME or tls://…, and write # / ? "
+                "[ ] and % of a password as %23 %2F %3F %5B %5D and %25"
             )
         stream = parts.path.strip("/") or "swell"
-        if not stream.replace("-", "").replace("_", "").isalnum():
+        if not (stream.isascii() and stream.replace("-", "").replace("_", "").isalnum()):
             raise InvalidRequest(
                 f"{stream[:80]!r} cannot be a stream's name: use letters, digits, - and _"
             )
-        files = dict(parse_qsl(parts.query, keep_blank_values=True))
-        if strange := sorted(set(files).difference(_OPTIONS)):
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if strange := sorted(set(options).difference(_OPTIONS)):
             raise InvalidRequest(
                 f"{strange[0][:40]!r} is no option of an address of NATS: use {', '.join(_OPTIONS)}"
             )
-        if ("cert" in files) is not ("key" in files):
+        if ("cert" in options) is not ("key" in options):
             raise InvalidRequest("an address of NATS with `cert` needs `key`, and the other way")
+        files: dict[str, str] = {name: options[name] for name in _FILES if name in options}
         user, colon, password = user_info.partition(":")
         return cls(
             servers=tuple(f"{parts.scheme}://{host}" for host in hosts.split(",")),
@@ -65,6 +73,7 @@ class NatsAddress:
             password=unquote(password) if colon else None,
             is_encrypted=parts.scheme == "tls" or "ca" in files or "cert" in files,
             files=files,
+            replicas=_replicas(options.get("replicas", "1")),
         )
 
     @property
@@ -101,3 +110,39 @@ class NatsAddress:
         except OSError as error:
             raise InvalidRequest(f"a certificate for NATS cannot be used: {error}") from error
         return context
+
+
+def _parts(url: str) -> SplitResult:
+    """Split an address; one whose password cuts it in two is refused without any of it.
+
+    Raises:
+        InvalidRequest: It cannot be split.
+    """
+    refusal = InvalidRequest(
+        "an address of NATS cannot be read: write # / ? [ ] @ and % of a password as %23 %2F %3F "
+        "%5B %5D %40 and %25"
+    )
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise refusal from None
+    behind = parts.query if "=" not in parts.query else ""
+    if parts.fragment or "@" in parts.path or "@" in behind:
+        raise refusal
+    return parts
+
+
+def _is_host(host: str) -> bool:
+    try:
+        parts = urlsplit(f"nats://{host}")
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+def _replicas(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MOST_REPLICAS):
+        raise InvalidRequest(
+            f"`replicas` of an address of NATS is {text[:20]!r}: use 1 to {_MOST_REPLICAS}"
+        )
+    return int(text)

@@ -68,7 +68,7 @@ class SqsQueues(Queues):
         if parts.scheme != "sqs" or not self._region:
             raise InvalidRequest(f"{url[:200]!r} is no address in SQS: use sqs://REGION/PREFIX")
         is_plain = self._prefix.replace("-", "").replace("_", "").isalnum()
-        if not is_plain or len(self._prefix) > _NAME_N - _LANE_N - 1:
+        if not (is_plain and self._prefix.isascii()) or len(self._prefix) > _NAME_N - _LANE_N - 1:
             raise InvalidRequest(
                 f"{self._prefix[:80]!r} cannot begin the names of queues in SQS: use up to "
                 f"{_NAME_N - _LANE_N - 1} letters, digits, - and _"
@@ -298,6 +298,10 @@ class SqsQueues(Queues):
     ) -> None:
         batches = [items[at : at + _BATCH_N] for at in range(0, len(items), _BATCH_N)]
         await asyncio.gather(*(self._call(partial(work, batch)) for batch in batches))
+
+    def hold_for(self, hold_s: float) -> None:
+        """See `Queues.hold_for`."""
+        self._hold_s = _whole(hold_s)
 
     async def close(self) -> None:
         """See `Queues.close`. Long polls under way are left to themselves."""
