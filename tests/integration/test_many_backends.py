@@ -3,19 +3,24 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import asyncpg
 import psutil
 import pytest
 
-from commandline import PATIENCE_S, Swell, ready_line, stop
+from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from servers import PostgresServer
 
 pytestmark = pytest.mark.timeout(240)
@@ -318,6 +323,116 @@ def test_processes_end_with_what_looks_after_them_and_their_folder_is_theirs(
     served.supervisor.kill()
     _, alive = psutil.wait_procs(members, timeout=PATIENCE_S)
     assert alive == []
+
+
+async def hold(served: Served, pid: int) -> socket.socket:
+    """Keep a process busy with an upload that does not end."""
+    where = urlsplit(served.url)
+    head = (
+        f"POST /v1/uploads HTTP/1.1\r\nHost: {where.netloc}\r\n"
+        f"Authorization: Bearer {served.key}\r\nContent-Type: text/plain\r\n"
+        f"Content-Length: 1000\r\n\r\n{'a' * 600}"
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            held = socket.create_connection((where.hostname, where.port))
+            held.sendall(head.encode())
+            mine = held.getsockname()[1]
+            for _ in range(40):
+                taken = {
+                    each: [
+                        end.raddr.port
+                        for end in psutil.Process(each).net_connections("tcp")
+                        if end.raddr
+                    ]
+                    for each in served.members()
+                }
+                if mine in taken[pid]:
+                    return held
+                if any(mine in ports for ports in taken.values()):
+                    break
+                await asyncio.sleep(0.02)
+            held.close()
+
+
+async def test_who_stops_all_waits_for_those_that_were_replaced_and_still_work(
+    served: Served,
+) -> None:
+    served.serve(2)
+    first, second = served.members()
+    held = await hold(served, first)
+    served.supervisor.send_signal(signal.SIGHUP)
+    await until(lambda: len(served.members()) == 3)
+    # The first is asked to go once its successor is ready, and takes no connection then.
+    await until(
+        lambda: (
+            not psutil.Process(first).net_connections("tcp")
+            or not any(
+                each.status == psutil.CONN_LISTEN
+                for each in psutil.Process(first).net_connections("tcp")
+            )
+        )
+    )
+    stopping = asyncio.create_task(asyncio.to_thread(stop, served.processes[0]))
+    await until(lambda: not psutil.pid_exists(second))
+    assert psutil.pid_exists(first)
+    assert not stopping.done()
+    held.sendall(b"a" * 400)
+    assert held.recv(12) == b"HTTP/1.1 201"
+    held.close()
+    assert await stopping == 0
+    assert not psutil.pid_exists(first)
+
+
+async def test_who_asks_twice_ends_all_however_close_together(served: Served) -> None:
+    served.settings += "[server]\ndrain_s = 50\n"
+    served._write()
+    served.serve(2)
+    held = [await hold(served, pid) for pid in served.members()]
+    began_s = time.monotonic()
+    served.supervisor.send_signal(signal.SIGTERM)
+    served.supervisor.send_signal(signal.SIGINT)
+    assert await asyncio.to_thread(served.processes[0].wait, PATIENCE_S) == 0
+    assert time.monotonic() - began_s < 30
+    for each in held:
+        each.close()
+
+
+async def test_a_process_that_cannot_be_started_is_tried_again_and_others_go_on(
+    tmp_path: Path, store_url: str
+) -> None:
+    python = tmp_path / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(os.path.realpath(sys.executable))
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", tmp_path / "env" / "pyvenv.cfg")
+    (tmp_path / "env" / "lib").symlink_to(Path(sys.prefix) / "lib")
+    (tmp_path / "swell.toml").write_text(f'[store]\nurl = "{store_url}"\n')
+    words = [str(python), "-m", "swell", "serve", "--json", "--port", "0", "--workers", "2"]
+    with (tmp_path / "stderr.txt").open("w") as log:
+        process = subprocess.Popen(
+            words,
+            cwd=tmp_path,
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    try:
+        ready_line(process, tmp_path)
+        supervisor = psutil.Process(process.pid)
+        killed, other = supervisor.children()
+        python.rename(python.with_name("away"))
+        killed.kill()
+        told = tmp_path / "stderr.txt"
+        await until(lambda: "cannot be started" in told.read_text())
+        assert process.poll() is None
+        assert other.is_running()
+        python.with_name("away").rename(python)
+        await until(
+            lambda: len([each for each in supervisor.children() if each.status() != "zombie"]) == 2
+        )
+    finally:
+        assert stop(process) == 0, (tmp_path / "stderr.txt").read_text()
 
 
 def test_several_processes_on_sqlite_are_refused_with_what_to_do(tmp_path: Path) -> None:

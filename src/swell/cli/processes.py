@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import structlog
@@ -45,6 +45,8 @@ _STOP_S: Final = 15.0
 #: One that ends by itself sooner than this is started again after a pause, in seconds.
 _STEADY_S: Final = 10.0
 _PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
+#: Who insists is passed on so often until all have ended, in seconds.
+_INSIST_S: Final = 0.5
 
 
 def check_shareable(settings: Settings) -> None:
@@ -133,6 +135,8 @@ class Members:
         self._command = command
         self._listener = listener
         self._members: list[_Member] = []
+        #: Replaced, and not gone yet.
+        self._leaving: set[_Member] = set()
 
     async def start(self) -> None:
         """Start all, and wait until they are ready.
@@ -164,17 +168,22 @@ class Members:
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """End all, and wait for it; they hang up when `hurry` is set."""
-        stopping = asyncio.create_task(self._stop_all())
-        insisted = asyncio.create_task(hurry.wait())
-        await asyncio.wait({stopping, insisted}, return_when=asyncio.FIRST_COMPLETED)
-        if not stopping.done():
-            for member in self._members:
-                member.terminate()
-        await stopping
-        insisted.cancel()
+        members = {*self._members, *self._leaving}
+        stopping = asyncio.gather(*(member.stop(self._patience_s) for member in members))
+        insisting = asyncio.create_task(self._insist(members, hurry))
+        try:
+            await stopping
+        finally:
+            insisting.cancel()
+            await asyncio.gather(insisting, return_exceptions=True)
 
-    async def _stop_all(self) -> None:
-        await asyncio.gather(*(member.stop(self._patience_s) for member in self._members))
+    async def _insist(self, members: "Iterable[_Member]", hurry: asyncio.Event) -> None:
+        """Have them hang up: signals of one kind that come close together count as one."""
+        await hurry.wait()
+        while True:
+            for member in members:
+                member.terminate()
+            await self._clock.sleep(_INSIST_S)
 
     @property
     def _patience_s(self) -> float:
@@ -194,8 +203,29 @@ class Members:
             await self._clock.sleep(pause_s)
             if member is not self._members[place]:
                 continue
-            self._members[place] = _Member(self._clock)
-            await self._members[place].start(self._command, self._listener)
+            await self._start_again(place)
+
+    async def _start_again(self, place: int) -> None:
+        """Put a new process at a place; try again while the system cannot start one."""
+        before = self._members[place]
+        fresh = _Member(self._clock)
+        failures = 0
+        while self._members[place] is before:
+            try:
+                await fresh.start(self._command, self._listener)
+            except OSError as error:
+                failures += 1
+                pause_s = _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]
+                _log.error(
+                    "a backend process cannot be started", reason=str(error), again_in_s=pause_s
+                )
+                await self._clock.sleep(pause_s)
+                continue
+            if self._members[place] is before:
+                self._members[place] = fresh
+                return
+        # Somebody else has put one there.
+        await fresh.stop(0.0)
 
     async def _replace_when_asked(self, reload: asyncio.Event) -> None:
         """Replace all whenever asked to; once more, if that came while they were replaced."""
@@ -220,7 +250,9 @@ class Members:
             except BaseException:
                 await fresh.stop(0.0)
                 raise
+            self._leaving.add(before)
             await before.stop(self._patience_s)
+            self._leaving.discard(before)
         _log.info("all backend processes were replaced", n=len(self._members))
 
 
@@ -232,6 +264,7 @@ class _Member:
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[bool] | None = None
         self._started_s = 0.0
+        self._is_asked = False
 
     @property
     def pid(self) -> int:
@@ -270,14 +303,16 @@ class _Member:
 
     def terminate(self) -> None:
         """Ask it to end; asked again, it hangs up."""
+        self._is_asked = True
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
 
     async def stop(self, patience_s: float) -> None:
-        """Ask it to end, and wait; kill it after some time."""
+        """Ask it to end, unless it was asked, and wait; kill it after some time."""
         if self._process is None:
             return
-        self.terminate()
+        if not self._is_asked:
+            self.terminate()
         try:
             async with asyncio.timeout(patience_s):
                 await self._process.wait()
