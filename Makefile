@@ -6,6 +6,9 @@ BIN := .venv/bin
 export PROMPT ?= a red fox in the snow
 PORT ?= 8000
 
+# Tiers whose tests start whole services, or measure time, and have the machine for themselves.
+BY_ITSELF := docs integration acceptance browser security simulation chaos
+
 .PHONY: help demo test test-torch check format figure figures docs constraints clean
 
 help: ## Say what can be made.
@@ -22,7 +25,8 @@ test: ## Everything the gate asks for: lint, layers, types and every tier of tes
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
-	$(BIN)/pytest tests
+	$(BIN)/pytest -n auto tests/unit tests/conformance
+	$(BIN)/pytest $(addprefix tests/,$(BY_ITSELF))
 
 test-torch: ## The tests of what needs torch, in an environment that has it.
 	@.ci/venv torch
