@@ -76,6 +76,8 @@ def folder(name: str) -> Iterator[Path]:
     BENCH.mkdir(exist_ok=True)
     (BENCH / ".gitignore").write_text("*\n")
     made = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=BENCH))
+    # PostgreSQL refuses to run as root, and its own user must get to its folder.
+    made.chmod(0o711)
     try:
         yield made
     finally:

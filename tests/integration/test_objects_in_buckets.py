@@ -1,6 +1,7 @@
 """Files in a bucket, from the worker's upload to the deletion, over HTTP, against each cloud."""
 
 import asyncio
+import functools
 import io
 import socket
 from collections.abc import AsyncIterator
@@ -8,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import aiohttp
+import boto3
 import pytest
 import uvicorn
 from PIL import Image
 from yarl import URL
 
 from buckets import Bucket, azure_container, gcs_bucket, s3_bucket
+from servers import Server
 from swell.api.app import create_app
 from swell.api.auth import create_key
 from swell.api.duties import discard, retire
@@ -250,3 +253,45 @@ async def test_a_file_that_is_gone_is_told_as_gone_before_any_redirect(redirecti
     assert (await redirecting.read(upload["url"]))[0] == 410
     with pytest.raises(NotFound):
         await redirecting.backend.objects.head(upload["key"])
+
+
+async def test_an_upload_in_parts_that_nobody_wants_any_more_leaves_none(
+    moto_server: Server,
+) -> None:
+    bucket = s3_bucket(moto_server)
+    objects = bucket.objects(SystemClock())
+    uploads = functools.partial(parts_left, moto_server, bucket)
+    waits = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            yield bytes(6 << 20)
+        waits.set()
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(60):
+        put = asyncio.create_task(objects.put("uploads/a.bin", pieces(), "text/plain"))
+        await waits.wait()
+        while await asyncio.to_thread(uploads) == 0:
+            await asyncio.sleep(0.02)
+        put.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await put
+        assert await asyncio.to_thread(uploads) == 0
+    assert bucket.names() == []
+
+
+def parts_left(server: Server, bucket: Bucket) -> int:
+    """Return how many uploads in parts were begun and neither completed nor given up."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=server.url,
+        region_name="us-east-1",
+        aws_access_key_id="id",
+        aws_secret_access_key="secret",
+    )
+    try:
+        name = bucket.url.split("/")[2]
+        return len(client.list_multipart_uploads(Bucket=name).get("Uploads", []))
+    finally:
+        client.close()

@@ -2,20 +2,22 @@
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from servers import Server
 from swell.broker import LeaseRequest
-from swell.brokers.carried import CarriedBroker
-from swell.brokers.lanes import Lane, Message
+from swell.brokers.carried import CarriedBroker, CarriedSettings
+from swell.brokers.lanes import Lane, Letter, Message
 from swell.brokers.nats import NatsQueues
 from swell.brokers.sqlite import SqliteBroker
-from swell.clock import SystemClock
+from swell.clock import ManualClock, SystemClock
 from swell.store import Accepted
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
 from swell.testing.factories import a_new_task
 
 LEASE_S = 3.0
+PATIENCE_S = 30.0
 
 
 class SilentQueues(NatsQueues):
@@ -31,6 +33,52 @@ class SilentQueues(NatsQueues):
         messages = await super().receive(lane, n, wait_s=wait_s)
         self.has_given = bool(messages)
         return messages
+
+
+class SlowQueues(NatsQueues):
+    """NATS that takes letters only once it is let."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.letters: list[Letter] = []
+        self.may_go = asyncio.Event()
+
+    async def send(self, lane: Lane, letters: Sequence[Letter]) -> None:
+        self.letters += letters
+        await self.may_go.wait()
+        await super().send(lane, letters)
+
+
+async def test_a_slow_queue_is_not_filled_up_with_copies(
+    tmp_path: Path, nats_server: Server
+) -> None:
+    database = SqliteDatabase.open(tmp_path / "swell.db", SystemClock())
+    store = SqliteStore(database)
+    queues, clock = SlowQueues(f"{nats_server.url}/t{secrets.token_hex(4)}"), ManualClock()
+    settings = CarriedSettings(reoffer_s=3.0)
+    broker = CarriedBroker(store, SqliteBroker(database), queues, clock, settings)
+    try:
+        [accepted] = await store.accept([a_new_task(model="demo/one", queue="demo/one")])
+        assert isinstance(accepted, Accepted)
+        await broker.offer([accepted.task])
+        async with asyncio.timeout(PATIENCE_S):
+            while not queues.letters:
+                await asyncio.sleep(0)
+            for _ in range(10):
+                clock.advance(10.0)
+                await broker.feed(is_leader=True)
+            assert len(queues.letters) == 1
+            # What has arrived and is still not started is offered again.
+            queues.may_go.set()
+            await broker._post.sent()
+            clock.advance(10.0)
+            await broker.feed(is_leader=True)
+            await broker._post.sent()
+            assert len({letter.mark for letter in queues.letters}) == 2
+    finally:
+        queues.may_go.set()
+        await broker.close()
+        await store.close()
 
 
 async def test_what_was_started_reaches_its_worker_while_other_lanes_do_not_answer(

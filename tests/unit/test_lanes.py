@@ -69,6 +69,21 @@ def test_a_window_holds_so_many_and_of_one_flow_so_many(
     assert (len(window), window.room) == (0, size)
 
 
+def test_an_id_that_is_sent_again_and_again_waits_longer_each_time() -> None:
+    window = Window(1, 1)
+    [task] = window.add([a_task()], 0.0)
+    [(_, place)] = window.sent_before(0.0)
+    waits, now_s = [], 0.0
+    for _ in range(6):
+        sent_s = now_s
+        while not place.is_late(now_s, reoffer_s=30.0):
+            now_s += 1.0
+        waits.append(now_s - sent_s)
+        place.sent_s, place.again = now_s, place.again + 1
+    assert waits == [30.0, 60.0, 120.0, 240.0, 240.0, 240.0]
+    assert window.knows(task)
+
+
 def test_a_worker_looks_into_all_lanes_that_it_serves_the_usual_ones_first() -> None:
     turns = Turns()
     request = a_lease_request(models={"demo/a": "v1", "demo/b": "v2"})

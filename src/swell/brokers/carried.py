@@ -219,10 +219,12 @@ class CarriedBroker:
         old = window.sent_before(now_s - _LOOK_S)[:_LOOK_N]
         tasks = await self._store.get([task_id for task_id, _ in old]) if old else []
         late: list[Letter] = []
+        # What is still on its way there is not late, but its queue is slow.
+        may_repeat = not self._post.is_sending(lane)
         for (task_id, place), task in zip(old, tasks, strict=True):
             if task is None or not _is_offer(task, place):
                 window.remove([task_id])
-            elif place.sent_s <= now_s - self._settings.reoffer_s:
+            elif may_repeat and place.is_late(now_s, self._settings.reoffer_s):
                 place.sent_s, place.again = now_s, place.again + 1
                 late.append(letter_of(task, place.again))
         if late:

@@ -39,6 +39,8 @@ class Post:
         self._forgotten: list[Message] = []
         #: Handle → (message, seconds from then).
         self._extended: dict[str, tuple[Message, float]] = {}
+        #: Lanes to which letters are on their way.
+        self._sending: set[Lane] = set()
         self._round: asyncio.Task[None] | None = None
         self._batch = asyncio.Event()
         self._was_refused = False
@@ -48,6 +50,10 @@ class Post:
         if letters:
             self._letters.setdefault(lane, []).extend(letters)
             self._start()
+
+    def is_sending(self, lane: Lane) -> bool:
+        """Whether letters to a lane wait, or are on their way."""
+        return lane in self._letters or lane in self._sending
 
     def forget(self, messages: Iterable[Message]) -> None:
         """Forget messages soon."""
@@ -94,7 +100,11 @@ class Post:
             self._batch = asyncio.Event()
 
     async def _send(self, lane: Lane, letters: list[Letter]) -> None:
-        is_sent = await self._tried(self._queues.send(lane, letters))
+        self._sending.add(lane)
+        try:
+            is_sent = await self._tried(self._queues.send(lane, letters))
+        finally:
+            self._sending.discard(lane)
         if not is_sent and self._on_unsent is not None:
             self._on_unsent(lane, letters)
 

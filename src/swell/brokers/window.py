@@ -7,6 +7,7 @@ for his turn.
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
@@ -14,6 +15,9 @@ from swell.broker import Offered
 from swell.task import Task
 
 __all__ = ["Place", "Window"]
+
+#: So many times the wait for an id that was sent again is doubled.
+_MOST_DOUBLED: Final = 3
 
 
 class Place(msgspec.Struct):
@@ -25,6 +29,13 @@ class Place(msgspec.Struct):
     sent_s: float
     #: How often it was sent again.
     again: int = 0
+
+    def is_late(self, now_s: float, reoffer_s: float) -> bool:
+        """Whether to send it again: each time after twice as long, up to eight times as long.
+
+        A queue that is slow would else fill up with copies.
+        """
+        return self.sent_s + reoffer_s * (1 << min(self.again, _MOST_DOUBLED)) <= now_s
 
 
 class Window:

@@ -32,6 +32,9 @@ _PIECE_BYTES: Final = 4 * 1024 * 1024
 _PART_BYTES: Final = 8 * 1024 * 1024
 _PARTS_AT_ONCE: Final = 3
 
+#: How long whoever is cancelled waits until the parts that were sent are given up, in seconds.
+_GIVE_UP_S: Final = 5.0
+
 #: Largest file that `put_new` takes, since it is in memory as a whole.
 _NEW_BYTES: Final = 64 * 1024 * 1024
 
@@ -291,15 +294,27 @@ class BucketObjects:
             )
 
     async def _put_parts(self, key: str, data: AsyncIterator[bytes], content_type: str) -> None:
-        with _told(key), _needing_bucket():
-            await obstore.put_async(
+        stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        sending = asyncio.ensure_future(
+            obstore.put_async(
                 self._store,
                 key,
-                data,
+                _until(data, stop),
                 attributes={"Content-Type": content_type},
                 chunk_size=_PART_BYTES,
                 max_concurrency=_PARTS_AT_ONCE,
             )
+        )
+        with _told(key), _needing_bucket():
+            try:
+                await asyncio.shield(sending)
+            except asyncio.CancelledError:
+                # Parts that were sent are given up where the source fails, not by a cancellation.
+                stop.set_result(None)
+                await asyncio.wait([sending], timeout=_GIVE_UP_S)
+                if not sending.cancel():
+                    sending.exception()
+                raise
 
     async def _delete(self, paths: str | Sequence[str]) -> None:
         try:
@@ -411,6 +426,21 @@ async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
         yield first
     async for part in rest:
         yield part
+
+
+async def _until(data: AsyncIterator[bytes], stop: "asyncio.Future[None]") -> AsyncIterator[bytes]:
+    """Yield what comes until nobody wants it any more, which is an error for whoever reads on."""
+    while True:
+        coming = asyncio.ensure_future(anext(data, None))
+        waits: set[asyncio.Future[Any]] = {coming, stop}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if stop.done():
+            coming.cancel()
+            raise EOFError("nobody wants the rest of the file")
+        piece = coming.result()
+        if piece is None:
+            return
+        yield piece
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:
