@@ -1,5 +1,6 @@
 """What is removed of tasks: at the owner's word, and when its time is over."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -183,3 +184,25 @@ def test_only_files_under_a_tasks_own_name_go_with_it() -> None:
     remains = life.remains_of(named)
     assert remains
     assert all(key.startswith("thumbnails/outputs/t/1/a.png/") for key in remains)
+
+
+async def test_looks_that_take_long_are_taken_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_world(retention=(Retention(None, 0.0),)) as world:
+        store, clock = world.service.store, world.clock
+        looked_s: list[float] = []
+        retired = store.retire
+
+        async def slow(*of: Any, **more: Any) -> int:
+            looked_s.append(clock.monotonic_s())
+            clock.advance(took_s)
+            return await retired(*of, **more)
+
+        monkeypatch.setattr(store, "retire", slow)
+        for took_s, pauses_s in ((0.1, 20), (2.0, 100), (1000.0, 600)):
+            looked_s.clear()
+            while len(looked_s) < 3:
+                clock.advance(1.0)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+            gap_s = looked_s[2] - looked_s[1] - took_s
+            assert pauses_s <= gap_s <= pauses_s + 25, took_s

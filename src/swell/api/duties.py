@@ -27,6 +27,7 @@ __all__ = [
     "delete",
     "discard",
     "pause_s",
+    "rest_s",
     "retire",
     "sweep",
     "tell_positions",
@@ -56,6 +57,10 @@ _FEED_EVERY_S: Final = 0.5
 #: How often data is looked for whose time is over, in seconds, and how much of each kind at once.
 _RETIRE_EVERY_S: Final = 20.0
 _RETIRE_LIMIT: Final = 1000
+
+#: Looking takes at most this share of the time, unless it is done so seldom, in seconds.
+_RETIRE_SHARE: Final = 0.02
+_RETIRE_REST_S: Final = 600.0
 
 #: How often it is measured how late this process is, in seconds.
 _LAG_EVERY_S: Final = 0.5
@@ -219,10 +224,19 @@ class Duties:
             service.metrics.loop_lag_s.observe(max(0.0, service.clock.monotonic_s() - due_s))
 
     async def _retire(self) -> None:
+        service, rests_until_s = self._service, 0.0
+
         async def look() -> None:
-            if await self._service.leadership.leads("retention"):
-                while await retire(self._service) >= _RETIRE_LIMIT:
-                    pass
+            nonlocal rests_until_s
+            leads = await service.leadership.leads("retention")
+            if not leads or service.clock.monotonic_s() < rests_until_s:
+                return
+            n = _RETIRE_LIMIT
+            while n >= _RETIRE_LIMIT:
+                began_s = service.clock.monotonic_s()
+                n = await retire(service)
+            ended_s = service.clock.monotonic_s()
+            rests_until_s = ended_s + rest_s(ended_s - began_s)
 
         await self._repeat("retention", _RETIRE_EVERY_S, look)
 
@@ -261,6 +275,14 @@ def pause_s(wake_at: datetime | None, now: datetime, every_s: float) -> float:
     if wake_at is None:
         return every_s
     return min(every_s, max(0.005, (wake_at - now).total_seconds()))
+
+
+def rest_s(took_s: float) -> float:
+    """Return for how long not to look again for data whose time is over. Pure.
+
+    A look passes over what is kept of the same age, and takes long where that is much.
+    """
+    return min(_RETIRE_REST_S, took_s / _RETIRE_SHARE)
 
 
 async def sweep(service: Service) -> int:
