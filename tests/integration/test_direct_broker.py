@@ -203,6 +203,12 @@ async def test_a_worker_that_got_an_id_hears_what_is_told_to_the_call_that_is_op
             backend.listening[0].set_result(Grant(cancels=[letter.task_id]))
             assert (await heard).cancels == [letter.task_id]
             assert len(backend.listening) == 1
+            # Who registers anew is known by another name: what listens for the old one ends.
+            heard = asyncio.create_task(dispatch.lease(Ask(worker_id="w", n=0, wait_s=20.0)))
+            while len(backend.listening) < 2:
+                await asyncio.sleep(0)
+            await dispatch.register(Registration(name="w", models=[]))
+            assert await heard == Grant()
     finally:
         await dispatch.close()
 

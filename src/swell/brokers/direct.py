@@ -115,7 +115,8 @@ class DirectDispatch:
     def _heard(self, news: "asyncio.Task[Grant]") -> Grant:
         if self._news is news:
             self._news = None
-        return news.result()
+        # Ended by a new registration: whoever listened asks again.
+        return Grant() if news.cancelled() else news.result()
 
     async def _hear(self, ask: Ask) -> Grant:
         """Listen only, by the call that is open: of two the other might be told instead."""
