@@ -792,7 +792,7 @@ async def open_bus(settings: Settings, clock: Clock) -> "Bus":
         from swell.buses.memory import MemoryBus
 
         return MemoryBus(clock)
-    if urlsplit(url).scheme == "nats":
+    if url.partition(":")[0] in ("nats", "tls"):
         with _installed("nats", "bus.url"):
             from swell.buses.nats import NatsBus
         return await NatsBus.start(url, clock)

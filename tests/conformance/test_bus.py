@@ -12,10 +12,10 @@ from servers import NatsServer, PostgresServer
 from swell.bus import Bus, News, NewsKind
 from swell.buses.memory import MemoryBus
 from swell.buses.nats import NatsBus
-from swell.buses.postgres import PostgresBus
+from swell.buses.postgres import PostgresBus, PostgresWire
 from swell.buses.wired import BEAT_S, LOST_S, WiredBus
 from swell.clock import Clock, ManualClock, SystemClock
-from swell.errors import Unavailable
+from swell.errors import InvalidRequest, Unavailable
 from swell.events import TERMINAL_ID, Event, EventKind
 from swell.testing.bus import (
     Bench,
@@ -267,6 +267,31 @@ async def test_without_nats_the_bus_says_what_to_do(tmp_path: Path) -> None:
         await NatsBus.start(server.url, SystemClock())
 
 
+async def test_a_bus_is_let_in_by_a_password_with_marks_and_told_of_a_wrong_one(
+    tmp_path: Path,
+) -> None:
+    server = NatsServer(tmp_path / "nats")
+    *command, option, config = server.command()
+    given = Path(config)
+    assert option == "-c"
+    with given.open("a") as more:
+        more.write('authorization { user: "u", password: "p@/%#" }\n')
+    process = await asyncio.create_subprocess_exec(*command, option, config)
+    try:
+        async with asyncio.timeout(30):
+            while not server.answers():
+                await asyncio.sleep(0.02)
+        place = server.url.removeprefix("nats://")
+        bus = await NatsBus.start(f"nats://u:p%40%2F%25%23@{place}/x", SystemClock())
+        await bus.close()
+        with pytest.raises(Unavailable, match="Authorization Violation") as refused:
+            await NatsBus.start(f"nats://u:hidden@{place}/x", SystemClock())
+        assert "hidden" not in str(refused.value)
+    finally:
+        process.terminate()
+        await process.wait()
+
+
 # ---- PostgreSQL
 
 
@@ -312,3 +337,9 @@ async def test_without_postgresql_the_bus_says_what_to_do(tmp_path: Path) -> Non
     server = PostgresServer(tmp_path)
     with pytest.raises(Unavailable, match=r"start it, or correct bus\.url"):
         await PostgresBus.start(server.url, SystemClock())
+
+
+def test_an_address_of_postgresql_that_cannot_be_read_is_not_told() -> None:
+    with pytest.raises(InvalidRequest, match=r"bus\.url cannot be read") as refused:
+        PostgresWire("postgresql://odd:hidden#x@127.0.0.1/db", SystemClock())
+    assert "hidden" not in str(refused.value)

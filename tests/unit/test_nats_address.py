@@ -2,7 +2,7 @@
 
 import pytest
 
-from swell.brokers.nats_address import NatsAddress
+from swell.nats_address import NatsAddress
 from swell.errors import InvalidRequest
 
 

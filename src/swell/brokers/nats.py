@@ -22,8 +22,8 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from swell.brokers.lanes import Lane, Letter, Message, Queues
-from swell.brokers.nats_address import NatsAddress
 from swell.errors import Unavailable
+from swell.nats_address import NatsAddress
 
 __all__ = ["NatsQueues"]
 
@@ -154,7 +154,9 @@ class NatsQueues(Queues):
         return client
 
     async def _on_error(self, error: Exception) -> None:
-        self._trouble = error
+        # What the server said tells more than that it hung up after it.
+        if self._trouble is None or isinstance(error, NatsError):
+            self._trouble = error
 
     async def _on_lost(self) -> None:
         if self._lost is not None and not self._lost.done():

@@ -9,10 +9,8 @@ Source:
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Any, Final
 
-import nats
 import nats.errors
 import structlog
 from nats.aio.client import Client
@@ -21,6 +19,7 @@ from nats.aio.msg import Msg
 from swell.buses.wired import WiredBus
 from swell.clock import Clock
 from swell.errors import Unavailable
+from swell.nats_address import NatsAddress
 
 __all__ = ["NatsBus", "NatsWire"]
 
@@ -37,14 +36,20 @@ class NatsWire:
     """One subject of a NATS server.
 
     Args:
-        url: `nats://HOST:PORT`; a path names the installation, where several share the server.
+        url: See `NatsAddress.read`; NAME is the installation, where several share the server.
+
+    Raises:
+        InvalidRequest: It cannot be read.
     """
 
     def __init__(self, url: str) -> None:
-        split = urlsplit(url)
-        self._server = split._replace(path="", query="").geturl()
-        self._place = f"{split.hostname}:{split.port or 4222}"
-        self._subject = f"{split.path.strip('/').replace('/', '.') or 'swell'}.bus"
+        address = NatsAddress.read(url)
+        self._servers = list(address.servers)
+        self._options = address.options()
+        self._place = address.place
+        self._subject = f"{address.stream}.bus"
+        #: What the client told last of why it cannot connect.
+        self._trouble: Exception | None = None
         self._client: Client | None = None
         self._linked: Callable[[], None] = lambda: None
 
@@ -65,28 +70,33 @@ class NatsWire:
         async def arrive(message: Msg) -> None:
             take(message.data)
 
+        options: dict[str, Any] = {
+            "name": "swell",
+            "no_echo": True,
+            "connect_timeout": 2,
+            "max_reconnect_attempts": -1,
+            # Takes fractions, whatever its type says.
+            "reconnect_time_wait": 0.2,
+            "ping_interval": 2,
+            "error_cb": self._fail,
+            "disconnected_cb": self._lose,
+            "reconnected_cb": self._find,
+            **self._options,
+        }
+        self._client = client = Client()
         try:
             async with asyncio.timeout(_CONNECT_S):
-                self._client = await nats.connect(
-                    self._server,
-                    name="swell",
-                    no_echo=True,
-                    connect_timeout=2,
-                    max_reconnect_attempts=-1,
-                    # Takes fractions, whatever its type says.
-                    reconnect_time_wait=0.2,
-                    ping_interval=2,
-                    error_cb=self._fail,
-                    disconnected_cb=self._lose,
-                    reconnected_cb=self._find,
-                )
-            await self._client.subscribe(self._subject, cb=arrive)
-            await self._client.flush(2)
+                await client.connect(self._servers, **options)
+            await client.subscribe(self._subject, cb=arrive)
+            await client.flush(2)
         except (OSError, TimeoutError, nats.errors.Error) as error:
             await self.close()
+            # It tries again and again, whatever the server has against it.
+            trouble = self._trouble or error
+            why = str(trouble) or type(trouble).__name__
             raise Unavailable(
-                f"the NATS server at {self._place} does not answer ({error or type(error).__name__}"
-                "): start it, or correct bus.url"
+                f"the NATS server at {self._place} does not answer ({why}): "
+                "start it, or correct bus.url"
             ) from error
 
     async def send(self, messages: Sequence[bytes]) -> None:
@@ -102,7 +112,8 @@ class NatsWire:
             for message in messages:
                 await client.publish(self._subject, message)
         except (OSError, nats.errors.Error) as error:
-            raise Unavailable(f"NATS takes nothing: {error}") from error
+            why = str(error) or type(error).__name__
+            raise Unavailable(f"NATS takes nothing: {why}") from error
 
     async def close(self) -> None:
         """Let go of the connection. Idempotent."""
@@ -126,6 +137,9 @@ class NatsWire:
         self._linked()
 
     async def _fail(self, error: Exception) -> None:
+        # What the server said tells more than that it hung up after it.
+        if self._trouble is None or isinstance(error, nats.errors.Error):
+            self._trouble = error
         # If it means that messages were dropped here, the next one's number shows it.
         _log.debug("NATS tells of an error", error=str(error))
 

@@ -11,13 +11,13 @@ Source:
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import asyncpg
 import structlog
 
 from swell.buses.wired import WiredBus
 from swell.clock import Clock
+from swell.database_urls import database_place, unreadable_url
 from swell.errors import Unavailable
 
 __all__ = ["PostgresBus", "PostgresWire"]
@@ -48,13 +48,15 @@ class PostgresWire:
     Args:
         url: `postgresql://USER@HOST:PORT/DATABASE`. A pooler that shares sessions cannot listen.
         clock: For pauses.
+
+    Raises:
+        InvalidRequest: The URL cannot be read.
     """
 
     def __init__(self, url: str, clock: Clock) -> None:
         self._url = url
         self._clock = clock
-        split = urlsplit(url)
-        self._place = f"{split.hostname}:{split.port or 5432}"
+        self._place = database_place(url, "bus.url")
         self._connection: _Connection | None = None
         self._take: Callable[[bytes], None] = lambda data: None
         self._linked: Callable[[], None] = lambda: None
@@ -76,10 +78,13 @@ class PostgresWire:
         try:
             await self._connect()
         except _FAILURES as error:
+            why = str(error) or type(error).__name__
             raise Unavailable(
-                f"PostgreSQL at {self._place} does not answer ({error or type(error).__name__}): "
-                "start it, or correct bus.url"
+                f"PostgreSQL at {self._place} does not answer ({why}): start it, or correct bus.url"
             ) from error
+        except ValueError:
+            # The library's own words would tell a part of the address.
+            raise unreadable_url("bus.url") from None
 
     async def send(self, messages: Sequence[bytes]) -> None:
         """Notify.
@@ -95,7 +100,8 @@ class PostgresWire:
             await connection.execute(_NOTIFY, _CHANNEL, parts, timeout=_SEND_S)
         except _FAILURES as error:
             connection.terminate()
-            raise Unavailable(f"PostgreSQL takes no notification: {error}") from error
+            why = str(error) or type(error).__name__
+            raise Unavailable(f"PostgreSQL takes no notification: {why}") from error
 
     async def close(self) -> None:
         """Let go of the connection. Idempotent."""
