@@ -22,7 +22,7 @@ from swell.stores.postgres.migrate import SchemaStatus, migrate, schema_status
 from swell.stores.postgres.session import QUERIES, Session, Stale
 from swell.stores.postgres.state import State
 
-__all__ = ["PostgresDatabase"]
+__all__ = ["PostgresDatabase", "Watched"]
 
 R = TypeVar("R")
 Action = Callable[[Session], Awaitable[Any]]
@@ -142,10 +142,10 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # it is not typed
 
     def __init__(self, protocol: Any, transport: Any, *rest: Any) -> None:
         super().__init__(protocol, transport, *rest)
-        watch(transport.get_extra_info("socket"))
+        _watch(transport.get_extra_info("socket"))
 
 
-def watch(end: Any) -> None:
+def _watch(end: Any) -> None:
     """Have the kernel ask the other end, of TCP, now and then whether it is there.
 
     Source:
