@@ -205,6 +205,22 @@ async def test_the_same_idempotency_key_gives_the_same_task(world: World) -> Non
     assert (clash.status, clash.json["code"]) == (422, "idempotency_mismatch")
 
 
+async def test_old_idempotency_keys_are_forgotten_though_no_task_needs_the_sweeper(
+    world: World,
+) -> None:
+    await world.register()
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    first = await world.anna("POST", "/v1/tasks", body, headers={"Idempotency-Key": "k"})
+    await world.anna("POST", f"/v1/tasks/{first.json['id']}/cancel")
+    store: Any = world.service.store
+    assert len(store._keys) == 1
+    for _ in range(2):
+        world.clock.advance(86_401)
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert store._keys == {}
+
+
 @pytest.mark.parametrize("key", ["", '""', "x" * 256, "ä", "k\n1", "k\x1f1"])
 async def test_an_idempotency_key_must_be_usable(world: World, key: str) -> None:
     await world.register()

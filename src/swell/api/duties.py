@@ -38,6 +38,10 @@ _log = structlog.get_logger("swell.api")
 #: How many tasks one look of the sweeper changes.
 _SWEEP_LIMIT: Final = 1000
 
+#: The store is swept so often though no task asks for it: it forgets old idempotency keys then, in
+#: seconds.
+_TIDY_EVERY_S: Final = 60.0
+
 #: How often a part of the streams is looked at, in seconds.
 _STREAM_TICK_S: Final = 1.0
 
@@ -113,6 +117,7 @@ class Duties:
 
     async def _sweep(self) -> None:
         service = self._service
+        swept_s = service.clock.monotonic_s()
         while True:
             wake_at: datetime | None = None
             try:
@@ -120,7 +125,9 @@ class Duties:
                     await service.leadership.wait()
                     continue
                 wake_at = await service.store.next_wake_at()
-                if wake_at is not None and wake_at <= service.clock.now():
+                is_due = wake_at is not None and wake_at <= service.clock.now()
+                if is_due or service.clock.monotonic_s() - swept_s >= _TIDY_EVERY_S:
+                    swept_s = service.clock.monotonic_s()
                     while await sweep(service) >= _SWEEP_LIMIT:
                         pass
                     wake_at = await service.store.next_wake_at()
