@@ -223,8 +223,7 @@ def test_a_shared_database_is_not_changed_under_others(
     status = json.loads(swell.run("db", "status", "--json", **variables).stdout)
     in_database(
         url,
-        "DELETE FROM swell_migrations"
-        " WHERE number = (SELECT max(number) FROM swell_migrations)",
+        "DELETE FROM swell_migrations WHERE number = (SELECT max(number) FROM swell_migrations)",
     )
     lacking = json.loads(swell.run("db", "status", "--json", **variables).stdout)
     assert lacking["missing"] != status["missing"]
