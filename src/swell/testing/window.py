@@ -70,9 +70,12 @@ class WindowedConformance(LifeConformance, WaitingConformance):
             for user in ("ann", "bob"):
                 new = a_new_task(key_id=key_id, user=user)
                 await delivery.submit(*(new for _ in range(2 * window)))
-        served = await _served(delivery, 3 * window)
-        keys = [task.key_id for task in served[window:]]
-        assert abs(keys.count("key-1") - keys.count("key-2")) <= 2
+        served = await _served(delivery, 6 * window)
+        # What lies in the queue belongs to whoever came first, and may be handed out at any time;
+        # of all that comes, nobody gets more than that before others, however long it goes on.
+        for n in range(window, 6 * window + 1, window):
+            keys = [task.key_id for task in served[:n]]
+            assert abs(keys.count("key-1") - keys.count("key-2")) <= window + 2
         for key_id in ("key-1", "key-2"):
             users = [task.user for task in served if task.key_id == key_id]
             assert abs(users.count("ann") - users.count("bob")) <= 2
