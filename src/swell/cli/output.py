@@ -51,10 +51,10 @@ class Exit(IntEnum):
 
 
 #: For people.
-talk = Console(stderr=True, highlight=False, soft_wrap=True)
+talk = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 #: For programs and pipes.
-data = Console(highlight=False, soft_wrap=True)
+data = Console(highlight=False, emoji=False, soft_wrap=True)
 
 
 _PIPE_WIDTH = 1000
@@ -179,7 +179,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: st
     for row in rows:
         grid.add_row(*(escape("-" if cell is None else printable(str(cell))) for cell in row))
     # A pipe has no width: fold nothing there.
-    (data if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)).print(grid)
+    (data if sys.stdout.isatty() else Console(width=_PIPE_WIDTH, emoji=False)).print(grid)
 
 
 def ago(moment: str | None, now: datetime) -> str | None:
