@@ -9,9 +9,19 @@ import asyncio
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
+import msgspec
+
 from swell import task as life
 from swell.broker import Backlog, Depth, LeaseRequest, Offered, Rank
-from swell.brokers.ranking import EXACT_RANKS, MAX_LINES, Others
+from swell.brokers.ranking import (
+    EXACT_RANKS,
+    backlog_of,
+    depths_of,
+    in_line,
+    least_of,
+    queues_before,
+    rank_of,
+)
 from swell.fairness import (
     USUAL_PRIORITY,
     band,
@@ -21,7 +31,6 @@ from swell.fairness import (
     take_turns,
 )
 from swell.store import Hold
-from swell.stores.lines import Line
 from swell.stores.postgres.clocks import Draft
 from swell.stores.postgres.database import PostgresDatabase
 from swell.stores.postgres.session import Session
@@ -107,27 +116,7 @@ class PostgresBroker:
         """See `Broker.depths`."""
         ready = await self._database.read("ready_depths")
         woken = await self._database.read("woken_depths")
-        depths = {
-            queue: Depth(
-                queue=queue,
-                ready=n,
-                ready_samples=samples,
-                oldest_ready_at=life.created_at_of(oldest),
-            )
-            for queue, n, samples, oldest in ready
-        }
-        for queue, delayed, running in woken:
-            depth = depths.get(queue, Depth(queue=queue))
-            depths[queue] = Depth(
-                queue=queue,
-                ready=depth.ready,
-                ready_samples=depth.ready_samples,
-                oldest_ready_at=depth.oldest_ready_at,
-                delayed=delayed,
-                running=running,
-            )
-        busy = [depth for depth in depths.values() if depth.ready + depth.delayed + depth.running]
-        return sorted(busy, key=lambda depth: depth.queue)
+        return depths_of(ready, woken)
 
     async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
         """See `Broker.ranks`."""
@@ -147,11 +136,12 @@ class PostgresBroker:
 
     async def _ranks(self, places: "Sequence[_Place]") -> list[Rank]:
         """Count all at once what comes before within their keys, then add what other keys have."""
+        state = self._database.state
         wanted = [
-            (queue, task.key_id, _least(task.priority), task.priority, tag, task_id)
+            (queue, task.key_id, least_of(task), task.priority, tag, task_id)
             for task, tag, task_id in places
-            for queue in self._queues(task)
-            if self._line(queue, task) is not None
+            for queue in queues_before(state, task)
+            if in_line(state, queue, task) is not None
         ]
         rows = []
         if wanted:
@@ -167,70 +157,20 @@ class PostgresBroker:
         task_id: str,
         before: "dict[_Wanted, tuple[int, int]]",
     ) -> Rank:
-        state, urgency = self._database.state, band(task.priority)
-        n = samples = 0
-        is_exact = not self._database.company.is_there
-        for queue in self._queues(task):
-            wanted = (queue, task.key_id, _least(task.priority), task.priority, tag, task_id)
-            found, found_samples = before.get(wanted, (0, 0))
-            line = self._line(queue, task)
-            if found > EXACT_RANKS and line is not None:
-                # Who comes late in a long line: nearly all of it, as far as anybody cares.
-                found, found_samples = max(found, line.n), max(found_samples, line.samples)
-                is_exact = False
-            n, samples = n + found, samples + found_samples
-        others = Others(state.turns[task.model, urgency], task.key_id, samples)
-        for queue in self._queues(task):
-            for other_band, lines in state.lines.get(queue, {}).items():
-                if other_band > urgency:
-                    continue
-                step = 1 + len(lines) // MAX_LINES
-                is_exact = is_exact and step == 1
-                for key_id, line in itertools.islice(lines.items(), 0, None, step):
-                    if other_band < urgency:
-                        n, samples = n + step * line.n, samples + step * line.samples
-                    else:
-                        others.add(key_id, line, step)
-            if queue == task.queue:
-                # Where nothing of its key waits in this queue yet, the key comes last here.
-                others.add(task.key_id, Line(), 1)
-        more, more_samples = others.before()
-        return Rank(
-            ahead=n + more, is_exact=is_exact and others.is_exact, samples=samples + more_samples
-        )
-
-    def _queues(self, task: Task | NewTask) -> list[str]:
-        """Return the queues whose tasks may come before one."""
-        queues = sorted({*self._database.state.queues_of(task.model), task.queue})
-        if task.queue != task.model:
-            queues = [queue for queue in queues if queue in (task.model, task.queue)]
-        return queues
-
-    def _line(self, queue: str, task: Task | NewTask) -> Line | None:
-        bands = self._database.state.lines.get(queue, {})
-        return bands.get(band(task.priority), {}).get(task.key_id)
+        state, place = self._database.state, (task.key_id, least_of(task), task.priority)
+        found = [
+            (queue, *before.get((queue, *place, tag, task_id), (0, 0)))
+            for queue in queues_before(state, task)
+        ]
+        rank = rank_of(state, task, found)
+        if self._database.company.is_there:
+            # Others hand out by clocks of their own.
+            rank = msgspec.structs.replace(rank, is_exact=False)
+        return rank
 
     async def backlogs(self, models: Sequence[str], priority: int) -> list[Backlog]:
         """See `Broker.backlogs`."""
-        state, urgency = self._database.state, band(priority)
-        found = []
-        for model in models:
-            urgent, equal = Line(), Line()
-            for queue in state.queues_of(model):
-                for other_band, lines in state.lines.get(queue, {}).items():
-                    if other_band <= urgency:
-                        counted = urgent if other_band < urgency else equal
-                        for line in lines.values():
-                            counted.add(line.n, line.samples)
-            found.append(
-                Backlog(
-                    urgent=urgent.n,
-                    urgent_samples=urgent.samples,
-                    equal=equal.n,
-                    equal_samples=equal.samples,
-                )
-            )
-        return found
+        return [backlog_of(self._database.state, model, priority) for model in models]
 
     async def close(self) -> None:
         """See `Broker.close`."""
@@ -245,11 +185,6 @@ _Place = tuple[Task | NewTask, float, str]
 
 #: Queue, key, least priority of its band, priority, tag, id.
 _Wanted = tuple[str, str, int, int, float, str]
-
-
-def _least(priority: int) -> int:
-    urgency = band(priority)
-    return 0 if urgency == USUAL_PRIORITY else urgency
 
 
 class _Plan:

@@ -1,9 +1,29 @@
-"""How many tasks of other keys come before one: for brokers that keep order in a database."""
+"""What lies in queues and what comes before a task: for brokers that keep order in a database.
 
-from swell.fairness import VirtualClock, turns_before
+The database tells how many tasks of a task's own key come first; what those of others do is known
+from their lines and from the clocks between keys.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from swell import task as life
+from swell.broker import Backlog, Depth, Rank
+from swell.fairness import USUAL_PRIORITY, VirtualClock, band, turns_before
 from swell.stores.lines import Line
+from swell.task import NewTask, Task
 
-__all__ = ["EXACT_RANKS", "MAX_LINES", "Others"]
+__all__ = [
+    "EXACT_RANKS",
+    "State",
+    "backlog_of",
+    "depths_of",
+    "in_line",
+    "least_of",
+    "queues_before",
+    "rank_of",
+]
 
 #: Ranks are counted exactly up to here.
 EXACT_RANKS = 200
@@ -12,7 +32,130 @@ EXACT_RANKS = 200
 MAX_LINES = 100
 
 
-class Others:
+class State(Protocol):
+    """What is known without asking the database."""
+
+    #: Queue → band → key → what of it is ready.
+    lines: dict[str, dict[int, dict[str, Line]]]
+
+    @property
+    def turns(self) -> Mapping[tuple[str, int], VirtualClock]:
+        """(model, band) → the clock between its keys; made at the first look."""
+        ...
+
+    def queues_of(self, model: str) -> list[str]:
+        """Return the queues of a model in which tasks wait."""
+        ...
+
+
+def depths_of(
+    ready: Iterable[tuple[str, int, int, str]], woken: Iterable[tuple[str, int, int]]
+) -> list[Depth]:
+    """Return what lies in queues, by name.
+
+    Args:
+        ready: (queue, tasks, their samples, the oldest id) of what could run.
+        woken: (queue, delayed, running) of what has a time to wake.
+    """
+    depths = {
+        queue: Depth(
+            queue=queue,
+            ready=n,
+            ready_samples=samples,
+            oldest_ready_at=life.created_at_of(oldest),
+        )
+        for queue, n, samples, oldest in ready
+    }
+    for queue, delayed, running in woken:
+        depth = depths.get(queue, Depth(queue=queue))
+        depths[queue] = Depth(
+            queue=queue,
+            ready=depth.ready,
+            ready_samples=depth.ready_samples,
+            oldest_ready_at=depth.oldest_ready_at,
+            delayed=delayed,
+            running=running,
+        )
+    busy = [depth for depth in depths.values() if depth.ready + depth.delayed + depth.running]
+    return sorted(busy, key=lambda depth: depth.queue)
+
+
+def backlog_of(state: State, model: str, priority: int) -> Backlog:
+    """Return what waits of a model, for a task of this priority."""
+    urgency = band(priority)
+    urgent, equal = Line(), Line()
+    for queue in state.queues_of(model):
+        for other_band, lines in state.lines.get(queue, {}).items():
+            if other_band <= urgency:
+                counted = urgent if other_band < urgency else equal
+                for line in lines.values():
+                    counted.add(line.n, line.samples)
+    return Backlog(
+        urgent=urgent.n,
+        urgent_samples=urgent.samples,
+        equal=equal.n,
+        equal_samples=equal.samples,
+    )
+
+
+def queues_before(state: State, task: Task | NewTask) -> list[str]:
+    """Return the queues whose tasks may come before one."""
+    queues = sorted({*state.queues_of(task.model), task.queue})
+    if task.queue != task.model:
+        queues = [queue for queue in queues if queue in (task.model, task.queue)]
+    return queues
+
+
+def in_line(state: State, queue: str, task: Task | NewTask) -> Line | None:
+    """Return what of a task's own key and band is ready in a queue, if anything is."""
+    return state.lines.get(queue, {}).get(band(task.priority), {}).get(task.key_id)
+
+
+def least_of(task: Task | NewTask) -> int:
+    """Return the least priority of a task's band."""
+    urgency = band(task.priority)
+    return 0 if urgency == USUAL_PRIORITY else urgency
+
+
+def rank_of(state: State, task: Task | NewTask, found: Sequence[tuple[str, int, int]]) -> Rank:
+    """Return how many tasks come before one.
+
+    Args:
+        state: What is known.
+        task: Which.
+        found: (queue, tasks of its key and band that come before, their samples) of each of
+            `queues_before`, counted up to one more than `EXACT_RANKS`.
+    """
+    urgency, n, samples, is_exact = band(task.priority), 0, 0, True
+    for queue, before, before_samples in found:
+        line = in_line(state, queue, task)
+        if before > EXACT_RANKS and line is not None:
+            # Who comes late in a long line: nearly all of it, as far as anybody cares.
+            before, before_samples = max(before, line.n), max(before_samples, line.samples)
+            is_exact = False
+        n, samples = n + before, samples + before_samples
+    others = _Others(state.turns[task.model, urgency], task.key_id, samples)
+    for queue, _, _ in found:
+        for other_band, lines in state.lines.get(queue, {}).items():
+            if other_band > urgency:
+                continue
+            step = 1 + len(lines) // MAX_LINES
+            is_exact = is_exact and step == 1
+            for key_id, line in itertools.islice(lines.items(), 0, None, step):
+                if other_band < urgency:
+                    n, samples = n + step * line.n, samples + step * line.samples
+                else:
+                    others.add(key_id, line, step)
+        if queue == task.queue:
+            # Where nothing of its key waits in this queue yet, the key comes last here.
+            others.add(task.key_id, Line(), 1)
+    more, more_samples = others.before()
+    return Rank(
+        ahead=n + more, is_exact=is_exact and others.is_exact, samples=samples + more_samples
+    )
+
+
+class _Others:
     """What the other keys of a band have done before a key's task is next.
 
     Args:

@@ -13,7 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from swell import task as life
 from swell.broker import Backlog, Depth, LeaseRequest, Offered, Rank
-from swell.brokers.ranking import EXACT_RANKS, MAX_LINES, Others
+from swell.brokers.ranking import (
+    EXACT_RANKS,
+    backlog_of,
+    depths_of,
+    least_of,
+    queues_before,
+    rank_of,
+)
 from swell.fairness import (
     USUAL_PRIORITY,
     band,
@@ -23,7 +30,6 @@ from swell.fairness import (
     take_turns,
 )
 from swell.store import Hold
-from swell.stores.lines import Line
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.session import Session
 from swell.task import NewTask, Task, TaskState
@@ -95,27 +101,7 @@ class SqliteBroker:
     async def depths(self) -> list[Depth]:
         """See `Broker.depths`."""
         ready, woken = await self._database.read_slowly(("ready_depths", ()), ("woken_depths", ()))
-        depths = {
-            queue: Depth(
-                queue=queue,
-                ready=n,
-                ready_samples=samples,
-                oldest_ready_at=life.created_at_of(oldest),
-            )
-            for queue, n, samples, oldest in ready
-        }
-        for queue, delayed, running in woken:
-            depth = depths.get(queue, Depth(queue=queue))
-            depths[queue] = Depth(
-                queue=queue,
-                ready=depth.ready,
-                ready_samples=depth.ready_samples,
-                oldest_ready_at=depth.oldest_ready_at,
-                delayed=delayed,
-                running=running,
-            )
-        busy = [depth for depth in depths.values() if depth.ready + depth.delayed + depth.running]
-        return sorted(busy, key=lambda depth: depth.queue)
+        return depths_of(ready, woken)
 
     async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
         """See `Broker.ranks`."""
@@ -133,77 +119,16 @@ class SqliteBroker:
         return self._rank(task, tag, _AFTER_ALL)
 
     def _rank(self, task: Task | NewTask, tag: float, task_id: str) -> Rank:
-        state, urgency = self._database.state, band(task.priority)
-        queues = sorted({*state.queues_of(task.model), task.queue})
-        if task.queue != task.model:
-            queues = [queue for queue in queues if queue in (task.model, task.queue)]
-        n, samples, is_exact = self._before_in_line(task, tag, task_id, queues)
-        others = Others(state.turns[task.model, urgency], task.key_id, samples)
-        for queue in queues:
-            for other_band, lines in state.lines.get(queue, {}).items():
-                if other_band > urgency:
-                    continue
-                step = 1 + len(lines) // MAX_LINES
-                is_exact = is_exact and step == 1
-                for key_id, line in itertools.islice(lines.items(), 0, None, step):
-                    if other_band < urgency:
-                        n, samples = n + step * line.n, samples + step * line.samples
-                    else:
-                        others.add(key_id, line, step)
-            if queue == task.queue:
-                # Where nothing of its key waits in this queue yet, the key comes last here.
-                others.add(task.key_id, Line(), 1)
-        more, more_samples = others.before()
-        return Rank(
-            ahead=n + more,
-            is_exact=is_exact and others.is_exact,
-            samples=samples + more_samples,
-        )
-
-    def _before_in_line(
-        self, task: Task | NewTask, tag: float, task_id: str, queues: Sequence[str]
-    ) -> tuple[int, int, bool]:
-        """Return how many tasks of the same key and band come before, their samples, and whether
-        that is exact.
-        """
-        urgency = band(task.priority)
-        least = 0 if urgency == USUAL_PRIORITY else urgency
-        n = samples = 0
-        is_exact = True
-        for queue in queues:
-            place = (task.key_id, least, task.priority, tag, task_id)
-            ((found, found_samples),) = self._database.read(
-                "rank", (queue, *place, EXACT_RANKS + 1)
-            )
-            line = self._database.state.lines.get(queue, {}).get(urgency, {}).get(task.key_id)
-            if found > EXACT_RANKS and line is not None:
-                # Who comes late in a long line: nearly all of it, as far as anybody cares.
-                found, found_samples = max(found, line.n), max(found_samples, line.samples)
-                is_exact = False
-            n, samples = n + found, samples + found_samples
-        return n, samples, is_exact
+        place = (task.key_id, least_of(task), task.priority, tag, task_id, EXACT_RANKS + 1)
+        state, found = self._database.state, []
+        for queue in queues_before(state, task):
+            ((n, samples),) = self._database.read("rank", (queue, *place))
+            found.append((queue, n, samples))
+        return rank_of(state, task, found)
 
     async def backlogs(self, models: Sequence[str], priority: int) -> list[Backlog]:
         """See `Broker.backlogs`."""
-        state, urgency = self._database.state, band(priority)
-        found = []
-        for model in models:
-            urgent, equal = Line(), Line()
-            for queue in state.queues_of(model):
-                for other_band, lines in state.lines.get(queue, {}).items():
-                    if other_band <= urgency:
-                        counted = urgent if other_band < urgency else equal
-                        for line in lines.values():
-                            counted.add(line.n, line.samples)
-            found.append(
-                Backlog(
-                    urgent=urgent.n,
-                    urgent_samples=urgent.samples,
-                    equal=equal.n,
-                    equal_samples=equal.samples,
-                )
-            )
-        return found
+        return [backlog_of(self._database.state, model, priority) for model in models]
 
     async def close(self) -> None:
         """See `Broker.close`."""

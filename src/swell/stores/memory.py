@@ -14,7 +14,7 @@ import msgspec
 
 from swell import task as life
 from swell.clock import Clock, SystemClock
-from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
+from swell.errors import Conflict, InvalidRequest, NotFound, SwellError
 from swell.registry import (
     GONE_WORKERS_TTL,
     ApiKey,
@@ -35,6 +35,7 @@ from swell.store import (
     Start,
     TaskFilter,
 )
+from swell.stores import steps
 from swell.task import NewTask, Settlement, Task, TaskState
 
 __all__ = ["MemoryRegistry", "MemoryStore"]
@@ -96,16 +97,13 @@ class MemoryStore:
         keys: dict[tuple[str, str], tuple[str, bytes, datetime]],
         fresh: dict[str, Task],
     ) -> Accepted | SwellError:
-        scope = (new.key_id, new.idempotency_key or "")
+        scope, tasks = (new.key_id, new.idempotency_key or ""), self._tasks
         if new.idempotency_key is not None:
             earlier = keys.get(scope) or self._keys.get(scope)
             if earlier and earlier[2] > now - timedelta(seconds=IDEMPOTENCY_TTL_S):
-                if earlier[1] != new.fingerprint:
-                    return IdempotencyMismatch(
-                        f"the idempotency key was used for task {earlier[0]} with another body; "
-                        "use a new key for a new request"
-                    )
-                return Accepted(fresh.get(earlier[0]) or self._tasks[earlier[0]], False)
+                known = steps.repeated(new, *earlier[:2], lambda one: fresh.get(one) or tasks[one])
+                if known is not None:
+                    return known
         accepted = life.accept(new, task_id=life.new_id(now), now=now)
         fresh[accepted.id] = accepted
         if new.idempotency_key is not None:

@@ -8,8 +8,7 @@ from typing import Final
 import msgspec
 
 from swell import task as life
-from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
-from swell.fairness import band
+from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
@@ -22,11 +21,12 @@ from swell.store import (
     Start,
     TaskFilter,
 )
+from swell.stores import steps
 from swell.stores.postgres.database import PostgresDatabase
 from swell.stores.postgres.retention import remove, retire_uploads
 from swell.stores.postgres.rows import INPUTS, OUTPUTS, row_of
 from swell.stores.postgres.session import Session, lock_of
-from swell.task import Failed, NewTask, Settlement, Task, TaskState
+from swell.task import NewTask, Settlement, Task
 
 __all__ = ["PostgresStore"]
 
@@ -112,7 +112,7 @@ class PostgresStore:
         """See `Store.start`."""
 
         async def action(session: Session) -> list[Task | None]:
-            return [_start(session, wish) for wish in starts]
+            return [steps.start(session, wish) for wish in starts]
 
         return await self._database.write(action, wants=[wish.task_id for wish in starts])
 
@@ -120,8 +120,8 @@ class PostgresStore:
         """See `Store.settle`."""
 
         async def action(session: Session) -> list[Task | None]:
-            now = session.now
-            return [self._settle(session, settlement, now) for settlement in settlements]
+            policy, rng = self._retry_policy, self._rng
+            return [steps.settle(session, settlement, policy, rng) for settlement in settlements]
 
         self._doubt(settlements)
         wants = [settlement.task_id for settlement in settlements]
@@ -139,26 +139,12 @@ class PostgresStore:
             if row is not None and not row.task.is_held_by(each.attempt, each.token):
                 self._database.state.forget([each.task_id])
 
-    def _settle(self, session: Session, settlement: Settlement, now: datetime) -> Task | None:
-        task = session.get(settlement.task_id)
-        if task is None:
-            return None
-        if not task.is_held_by(settlement.attempt, settlement.token):
-            told_before = life.was_settled_by(task, settlement.attempt, settlement.token)
-            return task if told_before else None
-        delay_s = 0.0
-        if isinstance(settlement.outcome, Failed):
-            delay_s = life.retry_delay_s(task, self._retry_policy, self._rng)
-        ended = life.settle(task, settlement.outcome, now=now, retry_delay_s=delay_s)
-        session.put(ended)
-        return ended
-
     async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> list[HoldState]:
         """See `Store.extend`."""
 
         async def action(session: Session) -> list[HoldState]:
             until = session.now + timedelta(seconds=lease_s)
-            return [_extend(session, hold, until) for hold in holds]
+            return [steps.extend(session, hold, until) for hold in holds]
 
         self._doubt(holds)
         return await self._database.write(action, wants=[hold.task_id for hold in holds])
@@ -167,7 +153,7 @@ class PostgresStore:
         """See `Store.cancel`."""
 
         async def action(session: Session) -> list[Task | None]:
-            return [_cancel(session, task_id) for task_id in task_ids]
+            return [steps.cancel(session, task_id) for task_id in task_ids]
 
         return await self._database.write(action, wants=task_ids)
 
@@ -259,27 +245,21 @@ async def _accept(
     session: Session, tasks: Sequence[NewTask], all_or_none: bool
 ) -> list[Accepted | SwellError]:
     now = session.now
-    if all(new.idempotency_key is None for new in tasks):
-        return [Accepted(_add(session, new, now), True) for new in tasks]
-    known = dict(session.kept)
-    if session.is_careful:
-        known |= await _keys_before(session, tasks)
-    await session.load({task_id for task_id, _ in known.values()})
-    earlier = _earlier_of_all(session, tasks, known)
-    errors = [index for index, result in enumerate(earlier) if isinstance(result, SwellError)]
-    if errors and all_or_none:
-        return [
-            result
-            if isinstance(result, SwellError)
-            else Conflict(f"not accepted, because task {errors[0]} of the same call was not")
-            for result in earlier
-        ]
-    results: list[Accepted | SwellError] = []
-    for new, found in zip(tasks, earlier, strict=True):
-        # A key may come twice in one call: the second time it is known by now.
-        result = found or _earlier(session, new, session.kept)
-        results.append(result or Accepted(_add(session, new, now), True))
-    return results
+    known: _Known = {}
+    if any(new.idempotency_key for new in tasks):
+        if session.is_careful:
+            known = await _keys_before(session, tasks)
+        await session.load({task_id for task_id, _ in (*known.values(), *session.kept.values())})
+
+    def find(new: NewTask) -> Accepted | SwellError | None:
+        scope = (new.key_id, new.idempotency_key or "")
+        found = session.kept.get(scope) or known.get(scope)
+        return steps.repeated(new, *found, session.get) if found else None
+
+    def add(new: NewTask) -> Task:
+        return _add(session, new, now)
+
+    return steps.accept(tasks, find, add, all_or_none=all_or_none)
 
 
 async def _keys_before(session: Session, tasks: Sequence[NewTask]) -> _Known:
@@ -295,39 +275,6 @@ async def _keys_before(session: Session, tasks: Sequence[NewTask]) -> _Known:
     return {(key_id, key): (task_id, told) for key_id, key, task_id, told, _ in rows}
 
 
-def _earlier_of_all(
-    session: Session, tasks: Sequence[NewTask], known: _Known
-) -> list[Accepted | SwellError | None]:
-    """Look every key up before anything is written, and compare those that come twice."""
-    first: dict[tuple[str, str], bytes] = {}
-    found: list[Accepted | SwellError | None] = []
-    for new in tasks:
-        result = _earlier(session, new, known)
-        if result is None and new.idempotency_key is not None:
-            scope = (new.key_id, new.idempotency_key)
-            if first.setdefault(scope, new.fingerprint) != new.fingerprint:
-                result = IdempotencyMismatch(
-                    "two tasks of this call have the same idempotency key and different bodies; "
-                    "give each request a key of its own"
-                )
-        found.append(result)
-    return found
-
-
-def _earlier(session: Session, new: NewTask, known: _Known) -> Accepted | SwellError | None:
-    found = known.get((new.key_id, new.idempotency_key or ""))
-    if found is None or new.idempotency_key is None:
-        return None
-    task_id, fingerprint = found
-    if fingerprint != new.fingerprint:
-        return IdempotencyMismatch(
-            f"the idempotency key was used for task {task_id} with another body; "
-            "use a new key for a new request"
-        )
-    task = session.get(task_id)
-    return Accepted(task, False) if task else None
-
-
 def _add(session: Session, new: NewTask, now: datetime) -> Task:
     task = session.add(life.accept(new, task_id=life.new_id(now), now=now))
     if new.idempotency_key is not None:
@@ -335,46 +282,6 @@ def _add(session: Session, new: NewTask, now: datetime) -> Task:
     if new.files:
         session.use_files(task.id, new.files)
     return task
-
-
-def _start(session: Session, wish: Start) -> Task | None:
-    task = session.get(wish.task_id)
-    if task is None or task.state is not TaskState.QUEUED or task.available_at is not None:
-        return None
-    now = session.now
-    if life.is_expired(task, now):
-        return None
-    running = life.start(
-        task,
-        worker_id=wish.worker_id,
-        version=wish.version,
-        token=wish.token,
-        now=now,
-        lease_s=wish.lease_s,
-    )
-    session.put(running)
-    # Whoever hands tasks out, their keys and users have had these turns.
-    session.clock(task.model, task.key_id, task.priority).serve(task.tag)
-    session.turns(task.model, band(task.priority)).take(task.key_id, task.count)
-    return running
-
-
-def _extend(session: Session, hold: Hold, until: datetime) -> HoldState:
-    task = session.get(hold.task_id)
-    if task is None or not task.is_held_by(hold.attempt, hold.token):
-        return HoldState(is_held=False)
-    session.put(msgspec.structs.replace(task, lease_expires_at=until))
-    return HoldState(is_held=True, cancel_requested=task.cancel_requested)
-
-
-def _cancel(session: Session, task_id: str) -> Task | None:
-    task = session.get(task_id)
-    if task is None:
-        return None
-    canceled = life.cancel(task, now=session.now)
-    if canceled is not task:
-        session.put(canceled)
-    return canceled
 
 
 async def _retry(session: Session, task_id: str, only_dead: bool) -> Accepted:

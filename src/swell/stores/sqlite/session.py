@@ -112,6 +112,14 @@ class Session:
         """What the writer keeps between transactions."""
         return self._state
 
+    def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
+        """Return the clock of a key's users."""
+        return self._state.clock(model, key_id, priority)
+
+    def turns(self, model: str, urgency: int) -> VirtualClock:
+        """Return the clock between the keys of a model and band."""
+        return self._state.turns[model, urgency]
+
     def rows(self, query: str, parameters: Any = ()) -> list[Any]:
         """Run a named query over what was flushed so far."""
         return self._state.connection.execute(self._state.queries[query], parameters).fetchall()

@@ -8,8 +8,7 @@ from functools import partial
 import msgspec
 
 from swell import task as life
-from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
-from swell.fairness import band
+from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
@@ -22,10 +21,11 @@ from swell.store import (
     Start,
     TaskFilter,
 )
+from swell.stores import steps
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import INPUTS, OUTPUTS, micros, moment, task_of
 from swell.stores.sqlite.session import Session
-from swell.task import Failed, NewTask, Settlement, Task, TaskState
+from swell.task import NewTask, Settlement, Task
 
 __all__ = ["SqliteStore"]
 
@@ -107,7 +107,7 @@ class SqliteStore:
     async def start(self, starts: Sequence[Start]) -> list[Task | None]:
         """See `Store.start`."""
         return await self._database.write(
-            lambda session: [_start(session, wish) for wish in starts]
+            lambda session: [steps.start(session, wish) for wish in starts]
         )
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Task | None]:
@@ -115,24 +115,10 @@ class SqliteStore:
 
         def action(session: Session) -> list[Task | None]:
             session.load(settlement.task_id for settlement in settlements)
-            now = session.now
-            return [self._settle(session, settlement, now) for settlement in settlements]
+            policy, rng = self._retry_policy, self._rng
+            return [steps.settle(session, settlement, policy, rng) for settlement in settlements]
 
         return await self._database.write(action)
-
-    def _settle(self, session: Session, settlement: Settlement, now: datetime) -> Task | None:
-        task = session.get(settlement.task_id)
-        if task is None:
-            return None
-        if not task.is_held_by(settlement.attempt, settlement.token):
-            told_before = life.was_settled_by(task, settlement.attempt, settlement.token)
-            return task if told_before else None
-        delay_s = 0.0
-        if isinstance(settlement.outcome, Failed):
-            delay_s = life.retry_delay_s(task, self._retry_policy, self._rng)
-        ended = life.settle(task, settlement.outcome, now=now, retry_delay_s=delay_s)
-        session.put(ended)
-        return ended
 
     async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> list[HoldState]:
         """See `Store.extend`."""
@@ -140,14 +126,14 @@ class SqliteStore:
         def action(session: Session) -> list[HoldState]:
             session.load(hold.task_id for hold in holds)
             until = session.now + timedelta(seconds=lease_s)
-            return [_extend(session, hold, until) for hold in holds]
+            return [steps.extend(session, hold, until) for hold in holds]
 
         return await self._database.write(action)
 
     async def cancel(self, task_ids: Sequence[str]) -> list[Task | None]:
         """See `Store.cancel`."""
         return await self._database.write(
-            lambda session: [_cancel(session, task_id) for task_id in task_ids]
+            lambda session: [steps.cancel(session, task_id) for task_id in task_ids]
         )
 
     async def sweep(self, *, limit: int = 1000) -> list[Task]:
@@ -260,59 +246,23 @@ def _accept(
     session: Session, tasks: Sequence[NewTask], all_or_none: bool
 ) -> list[Accepted | SwellError]:
     now = session.now
-    if all(new.idempotency_key is None for new in tasks):
-        return [Accepted(_add(session, new, now), True) for new in tasks]
-    earlier = _earlier_of_all(session, tasks, now)
-    errors = [index for index, result in enumerate(earlier) if isinstance(result, SwellError)]
-    if errors and all_or_none:
-        return [
-            result
-            if isinstance(result, SwellError)
-            else Conflict(f"not accepted, because task {errors[0]} of the same call was not")
-            for result in earlier
-        ]
-    results: list[Accepted | SwellError] = []
-    for new, known in zip(tasks, earlier, strict=True):
-        # A key may come twice in one call: the second time it is known by now.
-        result = known or (_earlier(session, new, now) if new.idempotency_key else None)
-        results.append(result or Accepted(_add(session, new, now), True))
-    return results
 
+    def find(new: NewTask) -> Accepted | SwellError | None:
+        return _earlier(session, new, now)
 
-def _earlier_of_all(
-    session: Session, tasks: Sequence[NewTask], now: datetime
-) -> list[Accepted | SwellError | None]:
-    """Look every key up before anything is written, and compare those that come twice."""
-    first: dict[tuple[str, str], bytes] = {}
-    found: list[Accepted | SwellError | None] = []
-    for new in tasks:
-        known = _earlier(session, new, now)
-        if known is None and new.idempotency_key is not None:
-            scope = (new.key_id, new.idempotency_key)
-            if first.setdefault(scope, new.fingerprint) != new.fingerprint:
-                known = IdempotencyMismatch(
-                    "two tasks of this call have the same idempotency key and different bodies; "
-                    "give each request a key of its own"
-                )
-        found.append(known)
-    return found
+    def add(new: NewTask) -> Task:
+        return _add(session, new, now)
+
+    return steps.accept(tasks, find, add, all_or_none=all_or_none)
 
 
 def _earlier(session: Session, new: NewTask, now: datetime) -> Accepted | SwellError | None:
-    if new.idempotency_key is None:
-        return None
+    oldest = micros(now) - int(IDEMPOTENCY_TTL_S * 1e6)
     for task_id, fingerprint, created in session.rows(
         "idempotent", (new.key_id, new.idempotency_key)
     ):
-        if created <= micros(now) - int(IDEMPOTENCY_TTL_S * 1e6):
-            continue
-        if fingerprint != new.fingerprint:
-            return IdempotencyMismatch(
-                f"the idempotency key was used for task {task_id} with another body; "
-                "use a new key for a new request"
-            )
-        task = session.get(task_id)
-        return Accepted(task, False) if task else None
+        if created > oldest:
+            return steps.repeated(new, task_id, fingerprint, session.get)
     return None
 
 
@@ -326,46 +276,6 @@ def _add(session: Session, new: NewTask, now: datetime) -> Task:
     for key in new.files:
         session.run("use_file", (key, task.id))
     return task
-
-
-def _start(session: Session, wish: Start) -> Task | None:
-    task = session.get(wish.task_id)
-    if task is None or task.state is not TaskState.QUEUED or task.available_at is not None:
-        return None
-    now = session.now
-    if life.is_expired(task, now):
-        return None
-    running = life.start(
-        task,
-        worker_id=wish.worker_id,
-        version=wish.version,
-        token=wish.token,
-        now=now,
-        lease_s=wish.lease_s,
-    )
-    session.put(running)
-    # Whoever hands tasks out, their keys and users have had these turns.
-    session.state.clock(task.model, task.key_id, task.priority).serve(task.tag)
-    session.state.turns[task.model, band(task.priority)].take(task.key_id, task.count)
-    return running
-
-
-def _extend(session: Session, hold: Hold, until: datetime) -> HoldState:
-    task = session.get(hold.task_id)
-    if task is None or not task.is_held_by(hold.attempt, hold.token):
-        return HoldState(is_held=False)
-    session.put(msgspec.structs.replace(task, lease_expires_at=until))
-    return HoldState(is_held=True, cancel_requested=task.cancel_requested)
-
-
-def _cancel(session: Session, task_id: str) -> Task | None:
-    task = session.get(task_id)
-    if task is None:
-        return None
-    canceled = life.cancel(task, now=session.now)
-    if canceled is not task:
-        session.put(canceled)
-    return canceled
 
 
 def _retry(session: Session, task_id: str, only_dead: bool) -> Accepted:

@@ -1,0 +1,173 @@
+"""What one task goes through in a transaction, the same over every database.
+
+A store's session reads and writes tasks; the steps below say which. What a database has of its own
+(how tasks are found, locked and written) stays with its session.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from swell import task as life
+from swell.errors import Conflict, IdempotencyMismatch, SwellError
+from swell.fairness import VirtualClock, band
+from swell.retry import RetryPolicy
+from swell.store import Accepted, Hold, HoldState, Start
+from swell.task import Failed, NewTask, Settlement, Task, TaskState
+
+__all__ = ["Session", "accept", "cancel", "extend", "repeated", "settle", "start"]
+
+
+class Session(Protocol):
+    """The tasks as one transaction sees them."""
+
+    @property
+    def now(self) -> datetime:
+        """The time of the transaction."""
+        ...
+
+    def get(self, task_id: str) -> Task | None:
+        """Return a task."""
+        ...
+
+    def put(self, task: Task) -> None:
+        """Write a task that `get` returned and that has changed."""
+        ...
+
+    def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
+        """Return the clock between the users of a key."""
+        ...
+
+    def turns(self, model: str, urgency: int) -> VirtualClock:
+        """Return the clock between the keys of a model and band."""
+        ...
+
+
+def accept(
+    tasks: Sequence[NewTask],
+    find: Callable[[NewTask], Accepted | SwellError | None],
+    add: Callable[[NewTask], Task],
+    *,
+    all_or_none: bool,
+) -> list[Accepted | SwellError]:
+    """Add those that are new. See `Store.accept`.
+
+    Args:
+        tasks: As they were asked for.
+        find: Looks an idempotency key up, also among those that were added here.
+        add: Makes a task, and keeps its idempotency key.
+        all_or_none: Whether one that is refused keeps all others out.
+    """
+    if all(new.idempotency_key is None for new in tasks):
+        return [Accepted(add(new), True) for new in tasks]
+    earlier = _earlier_of_all(tasks, find)
+    errors = [index for index, result in enumerate(earlier) if isinstance(result, SwellError)]
+    if errors and all_or_none:
+        return [
+            result
+            if isinstance(result, SwellError)
+            else Conflict(f"not accepted, because task {errors[0]} of the same call was not")
+            for result in earlier
+        ]
+    results: list[Accepted | SwellError] = []
+    for new, known in zip(tasks, earlier, strict=True):
+        # A key may come twice in one call: the second time it is known by now.
+        result = known or (find(new) if new.idempotency_key else None)
+        results.append(result or Accepted(add(new), True))
+    return results
+
+
+def _earlier_of_all(
+    tasks: Sequence[NewTask], find: Callable[[NewTask], Accepted | SwellError | None]
+) -> list[Accepted | SwellError | None]:
+    """Look every key up before anything is written, and compare those that come twice."""
+    first: dict[tuple[str, str], bytes] = {}
+    found: list[Accepted | SwellError | None] = []
+    for new in tasks:
+        known = find(new) if new.idempotency_key else None
+        if known is None and new.idempotency_key is not None:
+            scope = (new.key_id, new.idempotency_key)
+            if first.setdefault(scope, new.fingerprint) != new.fingerprint:
+                known = IdempotencyMismatch(
+                    "two tasks of this call have the same idempotency key and different bodies; "
+                    "give each request a key of its own"
+                )
+        found.append(known)
+    return found
+
+
+def repeated(
+    new: NewTask, task_id: str, fingerprint: bytes, get: Callable[[str], Task | None]
+) -> Accepted | SwellError | None:
+    """Return what becomes of a request whose idempotency key stands for an earlier task."""
+    if fingerprint != new.fingerprint:
+        return IdempotencyMismatch(
+            f"the idempotency key was used for task {task_id} with another body; "
+            "use a new key for a new request"
+        )
+    task = get(task_id)
+    return Accepted(task, False) if task else None
+
+
+def start(session: Session, wish: Start) -> Task | None:
+    """Start a task that is ready. See `Store.start`."""
+    task = session.get(wish.task_id)
+    if task is None or task.state is not TaskState.QUEUED or task.available_at is not None:
+        return None
+    now = session.now
+    if life.is_expired(task, now):
+        return None
+    running = life.start(
+        task,
+        worker_id=wish.worker_id,
+        version=wish.version,
+        token=wish.token,
+        now=now,
+        lease_s=wish.lease_s,
+    )
+    session.put(running)
+    # Whoever hands tasks out, their keys and users have had these turns.
+    session.clock(task.model, task.key_id, task.priority).serve(task.tag)
+    session.turns(task.model, band(task.priority)).take(task.key_id, task.count)
+    return running
+
+
+def settle(
+    session: Session, settlement: Settlement, policy: RetryPolicy, rng: random.Random
+) -> Task | None:
+    """End an attempt. See `Store.settle`."""
+    task = session.get(settlement.task_id)
+    if task is None:
+        return None
+    if not task.is_held_by(settlement.attempt, settlement.token):
+        told_before = life.was_settled_by(task, settlement.attempt, settlement.token)
+        return task if told_before else None
+    delay_s = 0.0
+    if isinstance(settlement.outcome, Failed):
+        delay_s = life.retry_delay_s(task, policy, rng)
+    ended = life.settle(task, settlement.outcome, now=session.now, retry_delay_s=delay_s)
+    session.put(ended)
+    return ended
+
+
+def extend(session: Session, hold: Hold, until: datetime) -> HoldState:
+    """Let a lease run on. See `Store.extend`."""
+    task = session.get(hold.task_id)
+    if task is None or not task.is_held_by(hold.attempt, hold.token):
+        return HoldState(is_held=False)
+    session.put(msgspec.structs.replace(task, lease_expires_at=until))
+    return HoldState(is_held=True, cancel_requested=task.cancel_requested)
+
+
+def cancel(session: Session, task_id: str) -> Task | None:
+    """Cancel a task. See `Store.cancel`."""
+    task = session.get(task_id)
+    if task is None:
+        return None
+    canceled = life.cancel(task, now=session.now)
+    if canceled is not task:
+        session.put(canceled)
+    return canceled
