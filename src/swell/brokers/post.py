@@ -42,7 +42,6 @@ class Post:
         #: Lanes to which letters are on their way.
         self._sending: set[Lane] = set()
         self._round: asyncio.Task[None] | None = None
-        self._batch = asyncio.Event()
         self._was_refused = False
 
     def send(self, lane: Lane, letters: Sequence[Letter]) -> None:
@@ -70,13 +69,6 @@ class Post:
         if self._extended:
             self._start()
 
-    async def sent(self) -> None:
-        """Wait until all that was given so far has been tried."""
-        # The batch that is on its way, and the one that took up what was given since.
-        for _ in range(2):
-            if self._round is not None:
-                await self._batch.wait()
-
     def _start(self) -> None:
         if self._round is None:
             self._round = asyncio.create_task(self._go())
@@ -92,12 +84,8 @@ class Post:
                     self._forget(forgotten),
                     self._extend(extended),
                 )
-                self._batch.set()
-                self._batch = asyncio.Event()
         finally:
             self._round = None
-            self._batch.set()
-            self._batch = asyncio.Event()
 
     async def _send(self, lane: Lane, letters: list[Letter]) -> None:
         self._sending.add(lane)

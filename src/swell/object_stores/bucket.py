@@ -20,7 +20,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from swell.clock import Clock
 from swell.errors import Conflict, InvalidRequest, NotFound, TooLarge, Unavailable
-from swell.object_stores.signing import Secret, check_signature, signed_key, signed_path
+from swell.object_stores.signing import Secret, SignsUrls
 from swell.objects import Direct, ObjectInfo, check_key
 
 __all__ = ["Access", "BucketObjects"]
@@ -77,7 +77,7 @@ class Access:
     secret: str = field(default="", repr=False)
 
 
-class BucketObjects:
+class BucketObjects(SignsUrls):
     """Keeps files in a bucket; several backends may share it.
 
     Args:
@@ -95,8 +95,7 @@ class BucketObjects:
     def __init__(self, url: str, access: Access, clock: Clock, secret: Secret) -> None:
         self._cloud = urlsplit(url).scheme
         self._store = _open(url, access)
-        self._clock = clock
-        self._secret = secret
+        super().__init__(clock, secret)
         #: Whether the bucket refused the last file that came.
         self._was_refused = False
 
@@ -238,24 +237,6 @@ class BucketObjects:
         with self._noting():
             await self._put_whole(key, b"Swell can write here.\n", "text/plain", mode="overwrite")
         await self.delete([key])
-
-    def sign(self, method: str, key: str, expires_s: float) -> str:
-        """Return a relative URL for `method` on this key, which the backend serves."""
-        expires_at = self._clock.now() + timedelta(seconds=expires_s)
-        return signed_path(self._secret, method, check_key(key), expires_at)
-
-    def renew(self, url: str, expires_s: float) -> str | None:
-        """Return a fresh relative URL for the file that an earlier one names; None for others."""
-        key = signed_key(self._secret, "GET", url)
-        return None if key is None else self.sign("GET", key, expires_s)
-
-    def verify(self, method: str, key: str, query: dict[str, str]) -> None:
-        """Check the signature that a URL of `sign` carries.
-
-        Raises:
-            Forbidden: The signature is missing, wrong or expired; the text says which.
-        """
-        check_signature(self._secret, method, key, query, self._clock.now())
 
     async def direct(self, method: str, key: str, expires_s: float) -> Direct | None:
         """Return the bucket's own URL for this key, signed by the cloud's rules.

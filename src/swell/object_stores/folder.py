@@ -15,13 +15,13 @@ import secrets
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
 from swell.clock import Clock
 from swell.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from swell.object_stores.signing import Secret, check_signature, signed_key, signed_path
+from swell.object_stores.signing import Secret, SignsUrls
 from swell.objects import Direct, ObjectInfo, check_key
 
 __all__ = ["FolderObjects"]
@@ -69,7 +69,7 @@ class _Place:
     may_replace: bool
 
 
-class FolderObjects:
+class FolderObjects(SignsUrls):
     """Keeps files below one folder, which only Swell writes to.
 
     Args:
@@ -82,8 +82,7 @@ class FolderObjects:
 
     def __init__(self, root: Path, clock: Clock, secret: Secret) -> None:
         self._root = root
-        self._clock = clock
-        self._secret = secret
+        super().__init__(clock, secret)
         # Looking whether a file is there and moving one there is one step for `put_new`.
         self._moving = threading.Lock()
         #: Whether the disk refused the last file that came.
@@ -200,24 +199,6 @@ class FolderObjects:
             os.fsync(file.fileno())
         finally:
             _discard(temporary, file)
-
-    def sign(self, method: str, key: str, expires_s: float) -> str:
-        """Return a relative URL for `method` on this key, good for `expires_s` seconds."""
-        expires_at = self._clock.now() + timedelta(seconds=expires_s)
-        return signed_path(self._secret, method, check_key(key), expires_at)
-
-    def renew(self, url: str, expires_s: float) -> str | None:
-        """Return a fresh relative URL for the file that an earlier one names; None for others."""
-        key = signed_key(self._secret, "GET", url)
-        return None if key is None else self.sign("GET", key, expires_s)
-
-    def verify(self, method: str, key: str, query: dict[str, str]) -> None:
-        """Check the signature that a URL of `sign` carries.
-
-        Raises:
-            Forbidden: The signature is missing, wrong or expired; the text says which.
-        """
-        check_signature(self._secret, method, key, query, self._clock.now())
 
     async def direct(self, method: str, key: str, expires_s: float) -> Direct | None:
         """See `Objects.direct`. The backend itself keeps the files."""

@@ -2,12 +2,11 @@
 
 import hashlib
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Final
 
 from swell.clock import Clock
 from swell.errors import Conflict, NotFound
-from swell.object_stores.signing import Secret, check_signature, signed_key, signed_path
+from swell.object_stores.signing import Secret, SignsUrls
 from swell.objects import Direct, ObjectInfo, check_key
 
 __all__ = ["MemoryObjects"]
@@ -15,7 +14,7 @@ __all__ = ["MemoryObjects"]
 _CHUNK_BYTES = 256 * 1024
 
 
-class MemoryObjects:
+class MemoryObjects(SignsUrls):
     """Keeps every file whole in memory.
 
     Args:
@@ -26,8 +25,7 @@ class MemoryObjects:
     is_here: Final = True
 
     def __init__(self, clock: Clock, secret: Secret) -> None:
-        self._clock = clock
-        self._secret = secret
+        super().__init__(clock, secret)
         self._files: dict[str, tuple[ObjectInfo, bytes]] = {}
 
     async def put(
@@ -100,24 +98,6 @@ class MemoryObjects:
 
     async def check_writable(self) -> None:
         """See `Objects.check_writable`. Memory takes every file."""
-
-    def sign(self, method: str, key: str, expires_s: float) -> str:
-        """Return a relative URL for `method` on this key, good for `expires_s` seconds."""
-        expires_at = self._clock.now() + timedelta(seconds=expires_s)
-        return signed_path(self._secret, method, check_key(key), expires_at)
-
-    def renew(self, url: str, expires_s: float) -> str | None:
-        """Return a fresh relative URL for the file that an earlier one names; None for others."""
-        key = signed_key(self._secret, "GET", url)
-        return None if key is None else self.sign("GET", key, expires_s)
-
-    def verify(self, method: str, key: str, query: dict[str, str]) -> None:
-        """Check the signature that a URL of `sign` carries.
-
-        Raises:
-            Forbidden: The signature is missing, wrong or expired; the text says which.
-        """
-        check_signature(self._secret, method, key, query, self._clock.now())
 
     async def direct(self, method: str, key: str, expires_s: float) -> Direct | None:
         """See `Objects.direct`. The backend itself keeps the files."""

@@ -1,4 +1,4 @@
-"""Signed URLs for files that the backend serves itself. Pure.
+"""Signed URLs for files that the backend serves itself.
 
 The signature is an HMAC-SHA256 over method, key and the moment of expiry, so that a URL is good for
 one method on one file until then, and nothing else needs to be remembered.
@@ -12,10 +12,12 @@ from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from swell.clock import Clock
 from swell.errors import Forbidden
+from swell.objects import check_key
 from swell.signing import SigningSecrets
 
-__all__ = ["Secret", "check_signature", "signed_key", "signed_path"]
+__all__ = ["Secret", "SignsUrls", "check_signature", "signed_key", "signed_path"]
 
 #: What signs: 32 random bytes, or several of which the newest signs and all are taken.
 Secret = bytes | SigningSecrets
@@ -102,3 +104,29 @@ def _signature(secret: bytes, method: str, key: str, expires: str) -> str:
     message = "\n".join(("swell-object-1", method, key, expires)).encode()
     digest = hmac.new(secret, message, hashlib.sha256).digest()
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+class SignsUrls:
+    """The part of `Objects` that is the same wherever files lie: URLs that the backend serves."""
+
+    def __init__(self, clock: Clock, secret: Secret) -> None:
+        self._clock = clock
+        self._secret = secret
+
+    def sign(self, method: str, key: str, expires_s: float) -> str:
+        """Return a relative URL for `method` on this key, good for `expires_s` seconds."""
+        expires_at = self._clock.now() + timedelta(seconds=expires_s)
+        return signed_path(self._secret, method, check_key(key), expires_at)
+
+    def renew(self, url: str, expires_s: float) -> str | None:
+        """Return a fresh relative URL for the file that an earlier one names; None for others."""
+        key = signed_key(self._secret, "GET", url)
+        return None if key is None else self.sign("GET", key, expires_s)
+
+    def verify(self, method: str, key: str, query: dict[str, str]) -> None:
+        """Check the signature that a URL of `sign` carries.
+
+        Raises:
+            Forbidden: The signature is missing, wrong or expired; the text says which.
+        """
+        check_signature(self._secret, method, key, query, self._clock.now())

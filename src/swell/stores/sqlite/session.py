@@ -8,7 +8,6 @@ through the queue.
 
 import itertools
 import sqlite3
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -17,7 +16,7 @@ import msgspec
 
 from swell.clock import Clock
 from swell.fairness import VirtualClock, band
-from swell.stores.lines import Line
+from swell.stores.lines import Line, Waiting
 from swell.stores.sqlite.rows import insert_row, save_row, task_of
 from swell.task import Task, TaskState, discarded
 
@@ -27,64 +26,21 @@ __all__ = ["Session", "SessionState"]
 MAX_LIVE_TASKS = 50_000
 MAX_LIVE_INPUT_BYTES = 4_096
 
-#: Virtual clocks of keys' users that are kept, before those of keys without waiting tasks go.
-MAX_CLOCKS = 10_000
 
-#: (flow, start tag, cost) of the tasks of one flow.
-Share = tuple[str, float, float]
-
-
-class SessionState:
+class SessionState(Waiting):
     """What one writer keeps between its transactions."""
 
     def __init__(self, connection: sqlite3.Connection, queries: Mapping[str, str]) -> None:
+        super().__init__()
         self.connection = connection
         self.queries = queries
         #: Tasks that have not ended, as they are in the file.
         self.live: dict[str, tuple[int, Task]] = {}
-        #: (model, band) → whose flows are keys: they get their tags when a worker asks.
-        self.turns: dict[tuple[str, int], VirtualClock] = defaultdict(VirtualClock)
-        #: (model, key, priority) → whose flows are users: they get their tags on arrival.
-        self.clocks: dict[tuple[str, str, int], VirtualClock] = {}
-        self._max_clocks = MAX_CLOCKS
-        #: Queue → how many of its tasks are ready.
-        self.ready: dict[str, int] = {}
-        #: Queue → band → key → its ready tasks; none is empty, and who came first stands first.
-        self.lines: dict[str, dict[int, dict[str, Line]]] = {}
-        for queue, priority, key_id, n, samples in connection.execute(queries["ready_lines"]):
-            self.ready[queue] = self.ready.get(queue, 0) + n
-            lines = self.lines.setdefault(queue, {}).setdefault(band(priority), {})
-            lines.setdefault(key_id, Line()).add(n, samples)
-        #: The model that the last lease took from.
-        self.last_model: str | None = None
-        #: Model → how many leases in a row were given others in its turn.
-        self.passed: dict[str, int] = {}
         (last,) = connection.execute(queries["last_seq"]).fetchone()
         self.seqs = itertools.count(last + 1)
-        for key, (waiting, served) in _shares(connection.execute(queries["open_shares"])).items():
-            self.clock(*key).restore(waiting, served)
-
-    def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
-        """Return the clock of a key's users."""
-        clock = self.clocks.get((model, key_id, priority))
-        if clock is None:
-            if len(self.clocks) >= self._max_clocks:
-                self._forget_clocks()
-            clock = self.clocks[model, key_id, priority] = VirtualClock()
-        return clock
-
-    def _forget_clocks(self) -> None:
-        # Where nothing of a key waits, its users start anew. As in `VirtualClock`, the next look
-        # waits until there are twice as many.
-        bands = [lines for of_queue in self.lines.values() for lines in of_queue.values()]
-        waiting = {key_id for lines in bands for key_id in lines}
-        self.clocks = {key: clock for key, clock in self.clocks.items() if key[1] in waiting}
-        self._max_clocks = max(MAX_CLOCKS, 2 * len(self.clocks))
-
-    def queues_of(self, model: str) -> list[str]:
-        """Return the queues of a model, those of its versions included, in which tasks wait."""
-        versions = f"{model}:"
-        return [queue for queue in self.ready if queue == model or queue.startswith(versions)]
+        self.restore(
+            connection.execute(queries["ready_lines"]), connection.execute(queries["open_shares"])
+        )
 
 
 class Session:
@@ -234,16 +190,9 @@ class Session:
 
     def remember(self) -> None:
         """After the commit: keep the tasks that have not ended for the next transactions."""
-        ready = self._state.ready
-        for queue, change in self._ready.items():
-            count = ready.get(queue, 0) + change
-            if count:
-                ready[queue] = count
-            else:
-                ready.pop(queue, None)
         for (queue, band_, key_id), line in self._lines.items():
             if line.n or line.samples:
-                self._remember_line(queue, band_, key_id, line)
+                self._state.count(queue, band_, key_id, line.n, line.samples)
         live = self._state.live
         for task_id, (seq, task) in self._seen.items():
             if task.state.is_terminal:
@@ -252,26 +201,3 @@ class Session:
                 len(live) < MAX_LIVE_TASKS and len(memoryview(task.input)) <= MAX_LIVE_INPUT_BYTES
             ):
                 live[task_id] = (seq, task)
-
-    def _remember_line(self, queue: str, band_: int, key_id: str, change: Line) -> None:
-        bands = self._state.lines.setdefault(queue, {})
-        lines = bands.setdefault(band_, {})
-        line = lines.get(key_id)
-        if line is None:
-            line = lines[key_id] = Line()
-        line.add(change.n, change.samples)
-        if line.n <= 0:
-            del lines[key_id]
-            if not lines:
-                del bands[band_]
-            if not bands:
-                del self._state.lines[queue]
-
-
-def _shares(rows: Iterable[Any]) -> dict[tuple[str, str, int], tuple[list[Share], list[Share]]]:
-    """Return (waiting, served) of every clock of users, as `VirtualClock.restore` takes them."""
-    found: dict[tuple[str, str, int], tuple[list[Share], list[Share]]] = {}
-    for model, key_id, priority, flow, was_served, tag, end in rows:
-        shares = found.setdefault((model, key_id, priority), ([], []))
-        shares[was_served].append((flow, tag, end - tag))
-    return found
