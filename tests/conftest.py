@@ -1,12 +1,17 @@
 """For all tests."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
-from postgres_databases import PostgresDatabases
 from servers import AzuriteServer, GcsServer, MotoServer, NatsServer, PostgresServer, Server
+
+if TYPE_CHECKING:
+    from postgres_databases import PostgresDatabases
 
 # A busy machine makes single examples slow; that is no failure. The timeout of pytest still holds.
 hypothesis.settings.register_profile("swell", deadline=None)
@@ -42,6 +47,9 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 @pytest.fixture(scope="session")
 def postgres_databases(postgres_server: PostgresServer) -> PostgresDatabases:
     """Makes databases with the whole schema, a fresh one for each test."""
+    # The environment for torch has no driver of PostgreSQL, and no test there needs one.
+    from postgres_databases import PostgresDatabases  # noqa: PLC0415 - see above
+
     return PostgresDatabases(postgres_server)
 
 
