@@ -7,11 +7,15 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from swell.ledger import LedgerEntry
+from swell.phases import Startup
+
 __all__ = [
     "GONE_WORKERS_TTL",
     "ApiKey",
     "AuditEntry",
     "KeyLimits",
+    "LedgerPage",
     "ModelCard",
     "Registry",
     "Sample",
@@ -88,6 +92,13 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     #: More in words, without secrets.
     detail: str = ""
     request_id: str = ""
+
+
+class LedgerPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest first; `cursor` asks for the next page and is None at the end."""
+
+    entries: list[LedgerEntry]
+    cursor: int | None
 
 
 class Spend(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,6 +275,39 @@ class Registry(Protocol):
         Args:
             limit: At most so many.
             before: Only entries with a smaller id.
+        """
+        ...
+
+    async def put_startup(self, startup: Startup) -> Startup | None:
+        """Keep what is known of a startup, and return what was known before; None if nothing.
+
+        Nothing is done where that was further (`swell.phases.is_further`) than this. Of each
+        family (`swell.phases.family`) the newest `STARTUPS_KEPT` are kept, by `begun_at`, and
+        only those that began within `STARTUPS_TTL` before this one.
+
+        Args:
+            startup: With its `begun_at` and `seen_at`.
+        """
+        ...
+
+    async def startups(self, *, under_way: bool = False) -> list[Startup]:
+        """Return startups, oldest first (by `begun_at`, then `id`).
+
+        Args:
+            under_way: Only those whose state is `STARTING`.
+        """
+        ...
+
+    async def charge(self, entries: Sequence[LedgerEntry]) -> None:
+        """Add to the ledger. Entries whose ids are there already are ignored."""
+        ...
+
+    async def ledger(self, *, limit: int = 50, before: int | None = None) -> LedgerPage:
+        """Return entries of the ledger, those added last first.
+
+        Args:
+            limit: At most so many; > 0.
+            before: The cursor of the page before.
         """
         ...
 

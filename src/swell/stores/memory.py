@@ -15,10 +15,20 @@ import msgspec
 from swell import task as life
 from swell.clock import Clock, SystemClock
 from swell.errors import Conflict, InvalidRequest, NotFound, SwellError
+from swell.ledger import LedgerEntry
+from swell.phases import (
+    STARTUPS_KEPT,
+    STARTUPS_TTL,
+    Startup,
+    StartupState,
+    family,
+    is_further,
+)
 from swell.registry import (
     GONE_WORKERS_TTL,
     ApiKey,
     AuditEntry,
+    LedgerPage,
     ModelCard,
     Spend,
     WorkerInfo,
@@ -379,6 +389,8 @@ class MemoryRegistry:
         self._secrets: dict[str, bytes] = {}
         self._notes: dict[str, bytes] = {}
         self._audit: list[AuditEntry] = []
+        self._startups: dict[str, Startup] = {}
+        self._ledger: dict[str, LedgerEntry] = {}
         #: Allowance → up to when it is used up.
         self._spent: dict[str, datetime] = {}
         #: Duty → who has it, and until when.
@@ -469,6 +481,37 @@ class MemoryRegistry:
         found = [each for each in self._audit if before is None or each.id < before]
         return sorted(found, key=lambda each: each.id, reverse=True)[:limit]
 
+    async def put_startup(self, startup: Startup) -> Startup | None:
+        """See `Registry.put_startup`."""
+        before = self._startups.get(startup.id)
+        if before is None or not is_further(before.state, startup.state):
+            self._startups[startup.id] = startup
+            _trim(self._startups, startup)
+        return before
+
+    async def startups(self, *, under_way: bool = False) -> list[Startup]:
+        """See `Registry.startups`."""
+        return sorted(
+            (
+                each
+                for each in self._startups.values()
+                if not under_way or each.state is StartupState.STARTING
+            ),
+            key=_age,
+        )
+
+    async def charge(self, entries: Sequence[LedgerEntry]) -> None:
+        """See `Registry.charge`."""
+        for each in entries:
+            self._ledger.setdefault(each.id, each)
+
+    async def ledger(self, *, limit: int = 50, before: int | None = None) -> LedgerPage:
+        """See `Registry.ledger`."""
+        entries = list(self._ledger.values())
+        end = len(entries) if before is None else min(before, len(entries))
+        start = max(0, end - limit)
+        return LedgerPage(entries=entries[start:end][::-1], cursor=start or None)
+
     async def spend(self, spends: Sequence[Spend]) -> list[datetime]:
         """See `Registry.spend`."""
         now = self._clock.now()
@@ -509,3 +552,17 @@ class MemoryRegistry:
         """See `Registry.leave_duty`."""
         if self._duties.get(name, ("", None))[0] == holder:
             del self._duties[name]
+
+
+def _age(startup: Startup) -> tuple[datetime, str]:
+    assert startup.begun_at is not None, "the backend sets it"
+    return startup.begun_at, startup.id
+
+
+def _trim(startups: dict[str, Startup], new: Startup) -> None:
+    """Forget startups that are too old or too many beside a new one."""
+    begun_at, _ = _age(new)
+    alike = sorted((s for s in startups.values() if family(s) == family(new)), key=_age)
+    old = [s for s in startups.values() if _age(s)[0] <= begun_at - STARTUPS_TTL]
+    for each in (*alike[:-STARTUPS_KEPT], *old):
+        startups.pop(each.id, None)

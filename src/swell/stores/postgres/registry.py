@@ -7,10 +7,20 @@ from typing import Any, Final
 
 import msgspec
 
+from swell.ledger import EntryKind, LedgerEntry
+from swell.phases import (
+    STARTUPS_KEPT,
+    STARTUPS_TTL,
+    Startup,
+    StartupState,
+    family,
+    is_further,
+)
 from swell.registry import (
     GONE_WORKERS_TTL,
     ApiKey,
     AuditEntry,
+    LedgerPage,
     ModelCard,
     Spend,
     WorkerInfo,
@@ -21,6 +31,9 @@ __all__ = ["PostgresRegistry"]
 
 #: Larger than any id of what operators did.
 _LAST_ID: Final = "~"
+
+#: Larger than any number of an entry of the ledger.
+_LAST_NUMBER: Final = 2**63 - 1
 
 
 class PostgresRegistry:
@@ -109,6 +122,43 @@ class PostgresRegistry:
         rows = await self._database.read("audit", before or _LAST_ID, limit)
         return [msgspec.json.decode(body, type=AuditEntry) for (body,) in rows]
 
+    async def put_startup(self, startup: Startup) -> Startup | None:
+        """See `Registry.put_startup`."""
+        assert startup.begun_at is not None, "the backend sets it"
+        begun_at, alike = startup.begun_at, family(startup)
+        is_under_way = startup.state is StartupState.STARTING
+        row = (startup.id, alike, begun_at, is_under_way, _json(startup))
+        async with self._database.transaction() as run:
+            # Of two that tell of the same for the first time, one waits for the other here.
+            if await run("add_startup", *row):
+                before = None
+            else:
+                ((body,),) = await run("startup_to_replace", startup.id)
+                before = msgspec.json.decode(body, type=Startup)
+                if is_further(before.state, startup.state):
+                    return before
+                await run("replace_startup", *row)
+            await run("forget_startups", begun_at - STARTUPS_TTL, alike, STARTUPS_KEPT)
+        return before
+
+    async def startups(self, *, under_way: bool = False) -> list[Startup]:
+        """See `Registry.startups`."""
+        rows = await self._database.read("startups_under_way" if under_way else "startups")
+        return [msgspec.json.decode(body, type=Startup) for (body,) in rows]
+
+    async def charge(self, entries: Sequence[LedgerEntry]) -> None:
+        """See `Registry.charge`."""
+        async with self._database.transaction() as run:
+            for each in entries:
+                await run("charge", *_entry_row(each))
+
+    async def ledger(self, *, limit: int = 50, before: int | None = None) -> LedgerPage:
+        """See `Registry.ledger`."""
+        last = _LAST_NUMBER if before is None else before
+        rows = await self._database.read("ledger", last, limit)
+        cursor = rows[-1][0] if len(rows) == limit else None
+        return LedgerPage(entries=[_entry_of(row) for row in rows], cursor=cursor)
+
     async def spend(self, spends: Sequence[Spend]) -> list[datetime]:
         """See `Registry.spend`."""
         names = [each.name for each in spends]
@@ -149,6 +199,37 @@ class PostgresRegistry:
     async def leave_duty(self, name: str, holder: str) -> None:
         """See `Registry.leave_duty`."""
         await self._database.read("leave_duty", name, holder)
+
+
+def _entry_row(entry: LedgerEntry) -> tuple[object, ...]:
+    return (
+        entry.id,
+        entry.at,
+        entry.kind.value,
+        entry.pool,
+        entry.models,
+        entry.worker_id,
+        entry.ref,
+        entry.outcome,
+        entry.seconds,
+        entry.micros,
+    )
+
+
+def _entry_of(row: Any) -> LedgerEntry:
+    _, entry_id, at, kind, pool, models, worker_id, ref, outcome, seconds, cost = row
+    return LedgerEntry(
+        id=entry_id,
+        at=at,
+        kind=EntryKind(kind),
+        pool=pool,
+        models=models,
+        worker_id=worker_id,
+        ref=ref,
+        outcome=outcome,
+        seconds=seconds,
+        micros=cost,
+    )
 
 
 def _key_of(row: Any) -> ApiKey:

@@ -3,13 +3,24 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
+from swell.ledger import EntryKind, LedgerEntry
+from swell.phases import (
+    STARTUPS_KEPT,
+    STARTUPS_TTL,
+    Startup,
+    StartupState,
+    family,
+    is_further,
+)
 from swell.registry import (
     GONE_WORKERS_TTL,
     ApiKey,
     AuditEntry,
+    LedgerPage,
     ModelCard,
     Spend,
     WorkerInfo,
@@ -22,6 +33,9 @@ __all__ = ["SqliteRegistry"]
 
 #: Greater than every id.
 _LAST_ID = "~"
+
+#: Greater than every number of an entry of the ledger.
+_LAST_NUMBER = 2**63 - 1
 
 
 class SqliteRegistry:
@@ -134,6 +148,30 @@ class SqliteRegistry:
         rows = self._database.read("audit", (before or _LAST_ID, limit))
         return [msgspec.json.decode(body, type=AuditEntry) for (body,) in rows]
 
+    async def put_startup(self, startup: Startup) -> Startup | None:
+        """See `Registry.put_startup`."""
+        return await self._database.write(lambda session: _put_startup(session, startup))
+
+    async def startups(self, *, under_way: bool = False) -> list[Startup]:
+        """See `Registry.startups`."""
+        rows = self._database.read("startups_under_way" if under_way else "startups")
+        return [msgspec.json.decode(body, type=Startup) for (body,) in rows]
+
+    async def charge(self, entries: Sequence[LedgerEntry]) -> None:
+        """See `Registry.charge`."""
+
+        def action(session: Session) -> None:
+            for each in entries:
+                session.run("charge", _entry_row(each))
+
+        await self._database.write(action)
+
+    async def ledger(self, *, limit: int = 50, before: int | None = None) -> LedgerPage:
+        """See `Registry.ledger`."""
+        rows = self._database.read("ledger", (_LAST_NUMBER if before is None else before, limit))
+        cursor = rows[-1][0] if len(rows) == limit else None
+        return LedgerPage(entries=[_entry_of(row) for row in rows], cursor=cursor)
+
     async def spend(self, spends: Sequence[Spend]) -> list[datetime]:
         """See `Registry.spend`."""
 
@@ -184,6 +222,52 @@ class SqliteRegistry:
     async def leave_duty(self, name: str, holder: str) -> None:
         """See `Registry.leave_duty`."""
         await self._database.write(lambda session: session.run("leave_duty", (name, holder)))
+
+
+def _put_startup(session: Session, startup: Startup) -> Startup | None:
+    rows = session.rows("startup", (startup.id,))
+    before = next((msgspec.json.decode(body, type=Startup) for (body,) in rows), None)
+    if before is None or not is_further(before.state, startup.state):
+        assert startup.begun_at is not None, "the backend sets it"
+        begun_at, alike = startup.begun_at, family(startup)
+        is_under_way = startup.state is StartupState.STARTING
+        row = (startup.id, alike, micros(begun_at), is_under_way, _json(startup))
+        session.run("put_startup", row)
+        session.run("forget_startups", (micros(begun_at - STARTUPS_TTL), alike, STARTUPS_KEPT))
+    return before
+
+
+def _entry_row(entry: LedgerEntry) -> tuple[object, ...]:
+    return (
+        entry.id,
+        micros(entry.at),
+        entry.kind.value,
+        entry.pool,
+        entry.models,
+        entry.worker_id,
+        entry.ref,
+        entry.outcome,
+        entry.seconds,
+        entry.micros,
+    )
+
+
+def _entry_of(row: tuple[Any, ...]) -> LedgerEntry:
+    _, entry_id, at, kind, pool, models, worker_id, ref, outcome, seconds, cost = row
+    told_at = moment(at)
+    assert told_at is not None, "the column is never null"
+    return LedgerEntry(
+        id=entry_id,
+        at=told_at,
+        kind=EntryKind(kind),
+        pool=pool,
+        models=models,
+        worker_id=worker_id,
+        ref=ref,
+        outcome=outcome,
+        seconds=seconds,
+        micros=cost,
+    )
 
 
 def _spend(session: Session, spend: Spend) -> datetime:

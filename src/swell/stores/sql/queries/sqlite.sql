@@ -190,6 +190,38 @@ INSERT INTO audit (id, body) VALUES (?, ?);
 -- name: audit
 SELECT body FROM audit WHERE id < ? ORDER BY id DESC LIMIT ?;
 
+-- name: startup
+SELECT body FROM startups WHERE id = ?;
+
+-- name: put_startup
+INSERT INTO startups (id, family, begun_at, is_under_way, body) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    family = excluded.family,
+    begun_at = excluded.begun_at,
+    is_under_way = excluded.is_under_way,
+    body = excluded.body;
+
+-- name: forget_startups
+-- The second part is empty where the family has fewer.
+DELETE FROM startups WHERE begun_at <= ?1 OR id IN (
+    SELECT id FROM startups WHERE family = ?2
+    ORDER BY begun_at DESC, id DESC LIMIT -1 OFFSET ?3
+);
+
+-- name: startups
+SELECT body FROM startups ORDER BY begun_at, id;
+
+-- name: startups_under_way
+SELECT body FROM startups WHERE is_under_way = 1 ORDER BY begun_at, id;
+
+-- name: charge
+INSERT INTO ledger (id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
+
+-- name: ledger
+SELECT number, id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros
+FROM ledger WHERE number < ? ORDER BY number DESC LIMIT ?;
+
 -- name: spent_until
 SELECT spent_until FROM allowances WHERE name = ?;
 

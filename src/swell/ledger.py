@@ -1,0 +1,60 @@
+"""The ledger: what machine time went into, and what it cost. Entries are added, never changed.
+
+Seconds are always known; money is where the pool has a price. What was charged too much or too
+little is set right by another entry, which may be negative.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+__all__ = ["EntryKind", "LedgerEntry", "cost_micros"]
+
+_HOUR_S: Final = 3600
+
+
+class EntryKind(StrEnum):
+    """What a worker's time went into."""
+
+    #: From asking for a worker until it takes tasks, or until it died before that.
+    COLD_START = "cold_start"
+    #: An attempt, its share of the device.
+    ATTEMPT = "attempt"
+    #: Attempts that came to nothing.
+    FAILED = "failed"
+    #: Nothing to do.
+    IDLE = "idle"
+    #: Anything else that served nobody, such as a model process that died with what it had drawn.
+    WASTED = "wasted"
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry."""
+
+    #: Says what it is for, so that the same is charged once; sorts by nothing.
+    id: str
+    at: datetime
+    kind: EntryKind
+    pool: str
+    #: Names of models, with commas between; empty for none in particular.
+    models: str = ""
+    worker_id: str = ""
+    #: What it belongs to: a startup, or an attempt.
+    ref: str = ""
+    #: How that ended, such as `ready` or `died`.
+    outcome: str = ""
+    seconds: float
+    #: Millionths of a dollar; None where the pool has no price.
+    micros: int | None = None
+
+
+def cost_micros(seconds: float, hour_micros: int | None) -> int | None:
+    """Return what a worker's time costs, in millionths of a dollar, rounded half to even.
+
+    Args:
+        seconds: How long; negative to set something right.
+        hour_micros: What an hour costs; None where that is not known.
+    """
+    return None if hour_micros is None else round(seconds * hour_micros / _HOUR_S)

@@ -1,0 +1,93 @@
+"""Every registry keeps what is promised of startups and of the ledger."""
+
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from postgres_databases import PostgresDatabases
+from swell.clock import ManualClock
+from swell.stores.memory import MemoryRegistry
+from swell.stores.postgres import PostgresDatabase, PostgresRegistry
+from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+from swell.testing.startups import StartupsConformance, a_startup, an_entry
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+class TestMemoryStartups(StartupsConformance):
+    @pytest.fixture
+    def registry(self, clock: ManualClock) -> MemoryRegistry:
+        return MemoryRegistry(clock)
+
+
+class TestSqliteStartups(StartupsConformance):
+    @pytest.fixture
+    async def registry(self, tmp_path: Path, clock: ManualClock) -> AsyncIterator[SqliteRegistry]:
+        database = SqliteDatabase.open(tmp_path / "swell.db", clock)
+        yield SqliteRegistry(database)
+        await database.close()
+
+    async def test_everything_survives_reopening(self, tmp_path: Path) -> None:
+        path = tmp_path / "again.db"
+        database = SqliteDatabase.open(path, ManualClock())
+        await SqliteRegistry(database).put_startup(a_startup())
+        await SqliteRegistry(database).charge([an_entry()])
+        await database.close()
+        database = SqliteDatabase.open(path, ManualClock())
+        assert await SqliteRegistry(database).startups() == [a_startup()]
+        assert (await SqliteRegistry(database).ledger()).entries == [an_entry()]
+        await database.close()
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "UPDATE ledger SET seconds = 0",
+            "DELETE FROM ledger",
+            "INSERT OR REPLACE INTO ledger SELECT number, 'other', at, kind, pool, models, "
+            "worker_id, ref, outcome, 0, micros FROM ledger",
+        ],
+    )
+    async def test_the_ledger_is_only_added_to(self, tmp_path: Path, statement: str) -> None:
+        path = tmp_path / "swell.db"
+        database = SqliteDatabase.open(path, ManualClock())
+        await SqliteRegistry(database).charge([an_entry()])
+        await database.close()
+        with (
+            contextlib.closing(sqlite3.connect(path)) as connection,
+            pytest.raises(sqlite3.IntegrityError),
+        ):
+            connection.execute(statement)
+
+
+class TestPostgresStartups(StartupsConformance):
+    @pytest.fixture
+    async def registry(
+        self, postgres_databases: PostgresDatabases, clock: ManualClock
+    ) -> AsyncIterator[PostgresRegistry]:
+        database = await PostgresDatabase.open(await postgres_databases.new(), clock)
+        yield PostgresRegistry(database)
+        await database.close()
+
+    @pytest.mark.parametrize(
+        "statement", ["UPDATE ledger SET seconds = 0", "DELETE FROM ledger", "TRUNCATE ledger"]
+    )
+    async def test_the_ledger_is_only_added_to(
+        self, postgres_databases: PostgresDatabases, clock: ManualClock, statement: str
+    ) -> None:
+        url = await postgres_databases.new()
+        database = await PostgresDatabase.open(url, clock)
+        await PostgresRegistry(database).charge([an_entry()])
+        await database.close()
+        connection = await asyncpg.connect(url)
+        try:
+            with pytest.raises(asyncpg.RaiseError):
+                await connection.execute(statement)
+        finally:
+            await connection.close()
