@@ -12,7 +12,7 @@ docs/decisions/0026-brokers-that-carry-ids.md.
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from msgspec.structs import replace
@@ -118,7 +118,8 @@ class CarriedBroker:
         await self._order.offer(tasks)
         ready: dict[Lane, list[Task]] = {}
         for task in tasks:
-            self._let_go(task.id)
+            if self._held:
+                self._let_go(task.id)
             if task.state is TaskState.QUEUED and task.available_at is None:
                 ready.setdefault(lane_of(task), []).append(task)
         now_s = self._clock.monotonic_s()
@@ -353,18 +354,12 @@ class CarriedBroker:
         Empty where something came through a lane, or nothing until then.
         """
         enough = _Either(until)
-        storing = asyncio.ensure_future(self._order.lease(request, until=enough))
-        coming = asyncio.ensure_future(self._intake.wait(lanes, request.n, enough))
-        waits: set[asyncio.Future[Any]] = {storing, coming}
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            # Not in tasks of their own: each would let the worker wait for more turns of the loop.
+            with self._intake.watch(lanes, request.n, enough.end):
+                tasks = await self._order.lease(request, until=enough)
+        finally:
             enough.end()
-            tasks = await storing
-            await coming
-        except BaseException:
-            storing.cancel()
-            coming.cancel()
-            raise
         self._note_passed(tasks)
         self._turns.note(request, [task.model for task in tasks])
         return tasks

@@ -5,8 +5,9 @@ calls that wait there. What comes for nobody any more goes back.
 """
 
 import asyncio
+import contextlib
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -37,6 +38,16 @@ class Arrival(msgspec.Struct, frozen=True):
     message: Message
 
 
+class _Watch:
+    """Who waits for what comes through some lanes."""
+
+    __slots__ = ("found", "lanes")
+
+    def __init__(self, lanes: Sequence[Lane], found: Callable[[], None]) -> None:
+        self.lanes = lanes
+        self.found = found
+
+
 class Intake:
     """What has come out of lanes and is not yet taken.
 
@@ -60,7 +71,7 @@ class Intake:
         self._wanted: Counter[Lane] = Counter()
         #: When something was last wanted of each lane, on a clock that never goes back.
         self._asked_s: dict[Lane, float] = {}
-        self._news = asyncio.Event()
+        self._watches: dict[_Watch, None] = {}
         self._chores: set[asyncio.Future[Any]] = set()
         self._looking: asyncio.TimerHandle | None = None
         #: Messages that went to the dead letters.
@@ -123,22 +134,47 @@ class Intake:
 
     async def wait(self, lanes: Sequence[Lane], n: int, until: "asyncio.Future[Any]") -> None:
         """Wait until something has come through one of the lanes, or `until` is done."""
-        self._wanted.update(dict.fromkeys(lanes, n))
+        if until.done():
+            return
+        found = asyncio.Event()
+        news = asyncio.ensure_future(found.wait())
         try:
-            while not (until.done() or self.is_closed or self.has_any(lanes)):
-                for lane in lanes:
-                    if lane not in self._polls:
-                        self._polls[lane] = asyncio.create_task(self._poll(lane))
-                news = asyncio.ensure_future(self._news.wait())
-                waits: set[asyncio.Future[Any]] = {news, until}
-                try:
-                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    news.cancel()
+            with self.watch(lanes, n, found.set):
+                await asyncio.wait({news, until}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            news.cancel()
+
+    @contextlib.contextmanager
+    def watch(self, lanes: Sequence[Lane], n: int, found: Callable[[], None]) -> Iterator[None]:
+        """Have a long poll open in each lane, and `found` called when something has come.
+
+        It is called at once where something is there already, perhaps several times, and in the end
+        where nothing will come any more.
+
+        Args:
+            lanes: Those to poll.
+            n: How much is wanted of each.
+            found: Must not raise.
+        """
+        watch = _Watch(lanes, found)
+        self._wanted.update(dict.fromkeys(lanes, n))
+        self._watches[watch] = None
+        self._look_for(watch)
+        try:
+            yield
+        finally:
+            del self._watches[watch]
             self._wanted.subtract(dict.fromkeys(lanes, n))
             now_s = self._clock.monotonic_s()
             self._asked_s.update(dict.fromkeys(lanes, now_s))
+
+    def _look_for(self, watch: _Watch) -> None:
+        if self.is_closed or self.has_any(watch.lanes):
+            watch.found()
+            return
+        for lane in watch.lanes:
+            if lane not in self._polls:
+                self._polls[lane] = asyncio.create_task(self._poll(lane))
 
     async def _poll(self, lane: Lane) -> None:
         """Poll a lane until something comes, or nobody wants it any more."""
@@ -236,8 +272,8 @@ class Intake:
 
     def wake(self) -> None:
         """Let whoever waits look again."""
-        self._news.set()
-        self._news = asyncio.Event()
+        for watch in list(self._watches):
+            self._look_for(watch)
 
     async def close(self) -> None:
         """End all waiting, and put back what was not taken. Idempotent."""

@@ -5,6 +5,7 @@ Swell's (`owner/name`, or `owner/name:version`): one for what is usually urgent,
 less urgent, so that a worker can look into the first before the second.
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -167,7 +168,11 @@ class Turns:
 
 def lane_of(task: Task) -> Lane:
     """Return where a task's id goes."""
-    return Lane(task.queue, band(task.priority) == USUAL_PRIORITY)
+    return _lane(task.queue, band(task.priority) == USUAL_PRIORITY)
+
+
+#: Every task of a queue goes through one of the same two, several times.
+_lane = functools.lru_cache(maxsize=1024)(Lane)
 
 
 def letter_of(task: Task, again: int = 0) -> Letter:
