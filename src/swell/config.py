@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal, get_origin
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -573,6 +574,21 @@ class WorkerSettings(_Group):
     hub_token: SecretStr = Field(
         default=SecretStr(""), description="The hub's token, for gated and private repositories."
     )
+    weights_file: Path | None = Field(
+        default=None,
+        description="File that lists the weights which the models' files are links to, and which "
+        "are fetched before they are loaded; an image of `swell build` has one. Unset for none.",
+    )
+    health_file: Path | None = Field(
+        default=None,
+        description="File that the worker writes every few seconds while it lives, for `swell "
+        "health`; unset for none.",
+    )
+    environments_dir: Path | None = Field(
+        default=None,
+        description="Where environments of models with requirements of their own are; unset for "
+        "`environments` in the data folder.",
+    )
     wheels_dir: Path | None = Field(
         default=None,
         description="Folder of wheels from which the environments of models with requirements of "
@@ -636,6 +652,23 @@ class WorkerSettings(_Group):
         "start quickly: `auto` for what the models had imported last time, `none` to start each "
         "afresh, or names of modules.",
     )
+    asked_at: AwareDatetime | None = Field(
+        default=None,
+        description="When the machine or process was asked for, such as `2026-11-26T09:30:00Z`: "
+        "whoever starts workers sets it (`SWELL_WORKER__ASKED_AT`), so that the boot is timed. A "
+        "boot of less than nothing or of more than two hours is not told.",
+    )
+    began_at: AwareDatetime | None = Field(
+        default=None,
+        description="When the container began, set by its entry point; unset for when the process "
+        "did.",
+    )
+    pull_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="How long its image took to come to the machine before that, in seconds, where "
+        "whoever starts it knows; unset where nobody does.",
+    )
     warm_s: float = Field(
         default=0.0,
         ge=0,
@@ -653,6 +686,12 @@ class PoolSettings(_Group):
     )
     boot_delay_s: float = Field(
         default=0.0, ge=0, description="Pretend that starting one takes so long, in seconds."
+    )
+    hour_micros: int | None = Field(
+        default=None,
+        ge=0,
+        description="What an hour of one worker of the pool `worker.pool` costs, in millionths of a "
+        "dollar, for the ledger; unset where that is not known.",
     )
 
 

@@ -93,7 +93,17 @@ _WORKERS_GROUPS: Final = ("worker", "log", "telemetry")
 _WORKERS_KEYS: Final = ("data_dir", "broker.max_receives", "broker.poll_s")
 
 #: But not these: each worker has a name of its own, and none asks a hub (`swell models pull` does).
-_NOT_FOR_WORKERS: Final = ("worker.name", "worker.hub_url", "worker.hub_token")
+#: A file for the health of one worker is no other's.
+_NOT_FOR_WORKERS: Final = (
+    "worker.name",
+    "worker.hub_url",
+    "worker.hub_token",
+    "worker.health_file",
+)
+
+
+#: Nor what is told of the start of one process.
+_OF_ONE_START: Final = ("worker.asked_at", "worker.began_at", "worker.pull_s")
 
 
 class Unusable(InvalidRequest):
@@ -347,7 +357,9 @@ def _environments(settings: Settings) -> "Environments":
     from swell.worker.environments import Environments
 
     return Environments(
-        settings.data_dir / "environments", process_environment(), settings.worker.wheels_dir
+        settings.worker.environments_dir or settings.data_dir / "environments",
+        process_environment(),
+        settings.worker.wheels_dir,
     )
 
 
@@ -589,6 +601,7 @@ def _api_settings(settings: Settings) -> "ApiSettings":
         sweep_every_s=delivery.sweep_every_s,
         serve_files=settings.objects.serve,
         retention=_retention(settings.retention),
+        hour_micros=_hour_micros(settings),
         uploads_s=_uploads_s(settings),
         log_requests=_log_requests(settings.log),
         shows_trace=settings.telemetry.in_tasks,
@@ -605,6 +618,11 @@ def _retention(settings: RetentionSettings) -> "tuple[Retention, ...]":
     ]
     others = Retention(None, settings.inputs_s, settings.outputs_s, settings.tasks_s)
     return (*classes, others)
+
+
+def _hour_micros(settings: Settings) -> dict[str, int]:
+    price = settings.pool.hour_micros
+    return {} if price is None else {settings.worker.pool: price}
 
 
 def _uploads_s(settings: Settings) -> float | None:
@@ -904,7 +922,7 @@ def _worker_environment(
 
 
 def _is_for_workers(key: str) -> bool:
-    if key in _NOT_FOR_WORKERS:
+    if key in _NOT_FOR_WORKERS or key in _OF_ONE_START:
         return False
     return key.partition(".")[0] in _WORKERS_GROUPS or key in _WORKERS_KEYS
 

@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "serve": ("up", "serve"),
     "worker": ("worker", "run_worker"),
     "run": ("run", "run_model"),
+    "build": ("build", "build"),
     "tasks": ("tasks", "app"),
     "models": ("models", "app"),
     "queues": ("fleet", "list_queues"),
@@ -35,6 +36,7 @@ _COMMANDS: Final = {
     "backup": ("backup", "backup"),
     "db": ("db", "app"),
     "doctor": ("doctor", "doctor"),
+    "health": ("health", "health"),
     "demo": ("demo", "demo"),
     "reference": ("reference", "reference"),
 }

@@ -1,5 +1,9 @@
 """`swell worker`: one worker, anywhere; it needs a URL and a token."""
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,7 +12,7 @@ import uvloop
 from swell.cli.added import with_added
 from swell.cli.options import Config, Data, Models, settings_from
 from swell.cli.output import talk
-from swell.clock import SystemClock
+from swell.clock import Clock, SystemClock
 from swell.config import quieten_libraries
 from swell.wiring import (
     begin_worker,
@@ -17,6 +21,7 @@ from swell.wiring import (
     model_home,
     worker_name,
 )
+from swell.worker.pulse import keep_pulse
 
 __all__ = ["run_worker"]
 
@@ -64,9 +69,28 @@ def run_worker(
     home = model_home(settings, settings.worker.models, lambda line: talk.print(line, markup=False))
 
     async def work() -> int:
-        # The model process imports its own while this one imports the rest of what it needs.
-        origin = await begin_worker(settings, clock, home)
-        configure_logging(settings.log, worker=worker_name(settings))
-        return await build_worker(settings, clock, origin).run()
+        state = "starting"
+        async with _pulse(settings.worker.health_file, clock, lambda: state):
+            # The model process imports its own while this one imports the rest of what it needs.
+            origin = await begin_worker(settings, clock, home)
+            configure_logging(settings.log, worker=worker_name(settings))
+            worker = build_worker(settings, clock, origin)
+            state = "working"
+            return await worker.run()
 
     raise typer.Exit(uvloop.run(work()))
+
+
+@contextlib.asynccontextmanager
+async def _pulse(file: Path | None, clock: Clock, state: Callable[[], str]) -> AsyncIterator[None]:
+    """Have the worker say in a file that it lives, where one is named."""
+    if file is None:
+        yield
+        return
+    beating = asyncio.create_task(keep_pulse(file, clock, state))
+    try:
+        yield
+    finally:
+        beating.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await beating

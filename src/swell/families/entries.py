@@ -37,6 +37,7 @@ __all__ = [
     "Extra",
     "InvalidEntry",
     "added",
+    "as_toml",
     "check_files",
     "check_name",
     "find",
@@ -300,13 +301,14 @@ def write(path: Path, entry: Entry) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{secrets.token_hex(8)}.fresh")
     try:
-        fresh.write_text(_toml(entry), encoding="utf-8")
+        fresh.write_text(as_toml(entry), encoding="utf-8")
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
 
 
-def _toml(entry: Entry) -> str:
+def as_toml(entry: Entry) -> str:
+    """Return what `write` writes."""
     told = msgspec.to_builtins(entry)
     lines = ["# Written by `swell models add`; `swell models remove` forgets it."]
     for name, value in told.items():

@@ -1,0 +1,182 @@
+"""`swell build`: an image of a worker, with models and without their weights."""
+
+import re
+import tempfile
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from swell.cli.added import ref_of
+from swell.cli.options import Config, Data, Json, settings_from
+from swell.cli.output import data as stdout
+from swell.cli.output import print_json, table, talk
+from swell.config import process_environment, quieten_libraries
+from swell.containers.building import Wanted, parts_of, tag_of
+from swell.containers.context import Parts, write_context
+from swell.containers.engines import ENGINES, Built, check_tag, find
+from swell.containers.indexes import index_of
+from swell.errors import InvalidRequest
+from swell.wiring import model_home
+
+__all__ = ["build"]
+
+
+def build(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL…",
+            help="A built-in or added model, FILE.py, FILE.py:name or package.module:name.",
+        ),
+    ],
+    tag: Annotated[
+        str | None,
+        typer.Option("--tag", "-t", help="What the image is called; else after its first model."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(ENGINES), help="What builds; else the first that is here."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="IMAGE", help="Image to begin with; else Python's own, slim."),
+    ] = None,
+    cuda: Annotated[
+        bool, typer.Option("--cuda", help="For a GPU of NVIDIA: torch with CUDA, device cuda:0.")
+    ] = False,
+    torch_index: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where pip finds torch, such as …/whl/cu128."),
+    ] = None,
+    bake: Annotated[bool, typer.Option("--bake", help="Weights go into the image.")] = False,
+    include: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="PATH",
+            help="A file or folder beside the models' code that goes in; repeatable.",
+        ),
+    ] = [],
+    extra: Annotated[
+        list[str],
+        typer.Option(metavar="NAME", help="Of Swell, such as telemetry or nats; repeatable."),
+    ] = [],
+    constraints: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Versions for pip instead of those installed here."),
+    ] = None,
+    option: Annotated[
+        list[str],
+        typer.Option(metavar="OPTION", help="For the engine as it is, such as --network=host."),
+    ] = [],
+    dockerfile: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|-", help="Write the Dockerfile there, and build nothing."),
+    ] = None,
+    context: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write all that a build needs there, and build nothing."),
+    ] = None,
+    push: Annotated[
+        bool, typer.Option("--push", help="Push it to the registry of its tag.")
+    ] = False,
+    as_json: Json = False,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Build a container image of a worker with these models, and without their weights.
+
+    It needs a URL and a key to run: SWELL_WORKER__URL and SWELL_WORKER__TOKEN. Nothing goes in but
+    Swell, packages with the versions installed here, the models' code and what they declare.
+    """
+    if tag is not None:
+        check_tag(tag)
+    settings = settings_from(config, data).settings
+    quieten_libraries()
+    refs = [ref_of(model, settings) for model in models]
+    variables = process_environment()
+    builder = None if dockerfile or context else find(_known(engine), variables)
+    parts = parts_of(
+        Wanted(
+            refs,
+            model_home(settings, refs, _say),
+            variables,
+            version_of("swell"),
+            base=base or "",
+            is_cuda=cuda,
+            torch_index=torch_index or "",
+            extras=extra,
+            include=include,
+            constraints=constraints,
+            is_baked=bake,
+        )
+    )
+    for note in parts.packed.notes:
+        talk.print(f"[yellow]note[/] {escape(note)}")
+    if builder is None:
+        _write_out(parts, dockerfile, context)
+        return
+    with tempfile.TemporaryDirectory(prefix="swell-build-") as folder:
+        place, secrets = Path(folder, "context"), Path(folder, "secrets")
+        place.mkdir()
+        secrets.mkdir(mode=0o700)
+        write_context(place, parts)
+        name = tag or check_tag(tag_of(parts.packed))
+        index = index_of(variables)
+        built = builder.build(place, name, index, secrets, options=option, tell=_say)
+    if push:
+        builder.push(name, _say)
+    _tell(built, parts, as_json)
+
+
+def _known(engine: str | None) -> str | None:
+    if engine is not None and engine not in ENGINES:
+        raise InvalidRequest(f"{engine!r} is no engine that is known: use {', '.join(ENGINES)}")
+    return engine
+
+
+def _say(line: str) -> None:
+    talk.print(line, markup=False)
+
+
+def _write_out(parts: Parts, dockerfile: str | None, context: Path | None) -> None:
+    if dockerfile == "-":
+        stdout.print(parts.dockerfile, markup=False, end="")
+    elif dockerfile is not None:
+        Path(dockerfile).write_text(parts.dockerfile)
+    if context is not None:
+        if context.exists() and any(context.iterdir()):
+            raise InvalidRequest(f"{context} is not empty: name a new folder with --context")
+        context.mkdir(parents=True, exist_ok=True)
+        write_context(context, parts)
+        _say(f"written; build it with: docker build -t TAG {context}")
+
+
+def _tell(built: Built, parts: Parts, as_json: bool) -> None:
+    layers = [(layer.size_bytes, _made_by(layer.made_by)) for layer in built.layers]
+    weights = parts.packed.weight_bytes
+    if as_json:
+        told: dict[str, Any] = {
+            "tag": built.tag,
+            "bytes": built.size_bytes,
+            "layers": [{"bytes": size, "made_by": by} for size, by in layers],
+            "models": parts.packed.versions,
+            "files": sorted(map(str, parts.packed.files)),
+            "weights_bytes": weights,
+            "is_baked": parts.is_baked,
+        }
+        print_json(told)
+        return
+    rows = [[f"{size / 1e6:,.1f}", by] for size, by in layers]
+    table(["MB", "LAYER"], rows, empty="the image has no layers")
+    apart = "" if parts.is_baked or not weights else f"; {weights / 1e6:,.1f} MB of weights apart"
+    stdout.print(f"{built.tag}: {built.size_bytes / 1e6:,.1f} MB{apart}", markup=False)
+
+
+def _made_by(command: str) -> str:
+    """Return what made a layer, for people: the instruction without what engines add."""
+    text = re.sub(r"^(/bin/sh -c )?(#\(nop\) )?\s*", "", command)
+    text = re.sub(r"--mount=\S+\s+|\|\d+ (\S+=\S* )*", "", text)
+    return " ".join(text.split())[:90] or "base"

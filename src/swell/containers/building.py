@@ -1,0 +1,183 @@
+"""From models to an image: what `swell build` does."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from swell.containers.context import Parts
+from swell.containers.dockerfile import Recipe, written
+from swell.containers.packing import DATA, HOME, MODELS, Looked, Packed, Packer
+from swell.containers.packing import packed_distributions as distributions_of
+from swell.containers.pins import pins
+from swell.containers.wheels import wheel_name
+from swell.errors import InvalidRequest, NotFound
+from swell.model import InvalidModel
+from swell.worker.run import Home
+
+__all__ = ["CPU_TORCH", "Wanted", "parts_of", "tag_of"]
+
+#: Where torch without CUDA is.
+CPU_TORCH: Final = "https://download.pytorch.org/whl/cpu"
+
+#: How long a model may take to say what it is, in seconds.
+_LOOK_S: Final = 300.0
+
+_NEEDED: Final = ("-m", "swell.containers.look")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of a build.
+
+    Args:
+        refs: As `load_models` takes them.
+        home: Which Python runs these models here.
+        variables: The process environment.
+        release: Of Swell.
+        base: Image to begin with; empty for the usual one.
+        is_cuda: Whether it is for a GPU of NVIDIA.
+        torch_index: Where pip finds torch; empty for what fits `is_cuda`.
+        extras: Of Swell, that are installed too.
+        include: Files and folders beside the models' code.
+        constraints: Versions to keep to; None for those that are installed here.
+        is_baked: Whether weights go into the image.
+    """
+
+    refs: Sequence[str]
+    home: Home
+    variables: Mapping[str, str]
+    release: str
+    base: str = ""
+    is_cuda: bool = False
+    torch_index: str = ""
+    extras: Sequence[str] = ()
+    include: Sequence[Path] = field(default=())
+    constraints: Path | None = None
+    is_baked: bool = False
+
+
+def parts_of(wanted: Wanted) -> Parts:
+    """Return all that goes into the context of a build.
+
+    Raises:
+        NotFound: A model does not exist.
+        InvalidModel: A model has no code that can be packed.
+        InvalidRequest: An extra or a file does not exist.
+    """
+    packed = Packer(lambda ref: _look(ref, wanted), wanted.include).pack(wanted.refs)
+    try:
+        found = pins(distributions_of(packed), wanted.extras)
+    except KeyError as error:
+        raise InvalidRequest(f"Swell has no extra {error.args[0]!r}: see --extra") from None
+    index = wanted.torch_index or ("" if wanted.is_cuda else CPU_TORCH)
+    recipe = Recipe(
+        base=wanted.base or "docker.io/library/python:{}.{}-slim".format(*sys.version_info[:2]),
+        release=wanted.release,
+        wheel=wheel_name(),
+        names=list(packed.versions),
+        variables=_variables(packed, wanted),
+        labels=_labels(packed, wanted),
+        torch_index=index if found.has("torch") else "",
+        has_needs=bool(packed.needs),
+        is_baked=wanted.is_baked and bool(packed.contents),
+        home=str(HOME),
+        data=str(DATA),
+    )
+    return Parts(written(recipe), packed, found, _text(wanted.constraints), wanted.is_baked)
+
+
+def tag_of(packed: Packed) -> str:
+    """Return what an image is called if nobody says so: after its first model."""
+    return next(iter(packed.versions)).lower() + ":latest"
+
+
+def _variables(packed: Packed, wanted: Wanted) -> dict[str, str]:
+    told = {
+        "PATH": f"{HOME}/venv/bin:$PATH",
+        "HOME": str(DATA),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "SWELL_DATA_DIR": str(DATA),
+        "SWELL_WORKER__CACHE_DIR": str(DATA / "weights"),
+        "SWELL_WORKER__HEALTH_FILE": str(DATA / "health"),
+        "SWELL_WORKER__ADDED": "false",
+        "SWELL_WORKER__MODELS": ",".join(packed.refs),
+    }
+    if packed.roots:
+        told["PYTHONPATH"] = ":".join(map(str, packed.roots))
+    if packed.listings and not wanted.is_baked:
+        told["SWELL_WORKER__WEIGHTS_FILE"] = str(MODELS / "weights.json")
+    if packed.needs:
+        told["SWELL_WORKER__ENVIRONMENTS_DIR"] = str(HOME / "environments")
+    if wanted.is_cuda:
+        told |= {
+            "SWELL_WORKER__DEVICE": "cuda:0",
+            "NVIDIA_VISIBLE_DEVICES": "all",
+            "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+        }
+    return told
+
+
+def _labels(packed: Packed, wanted: Wanted) -> dict[str, str]:
+    models = " ".join(f"{name}@{version}" for name, version in packed.versions.items())
+    return {
+        "org.opencontainers.image.title": "Swell worker",
+        "dev.swell.release": wanted.release,
+        "dev.swell.models": models,
+    }
+
+
+def _look(ref: str, wanted: Wanted) -> list[Looked]:
+    """Have the models of a reference looked at, in a process of their own.
+
+    Raises:
+        NotFound, InvalidModel: As `load_models`.
+    """
+    variables = wanted.home.variables if wanted.home.variables is not None else wanted.variables
+    try:
+        ran = subprocess.run(
+            [wanted.home.python, *_NEEDED, ref],
+            env=dict(variables),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_LOOK_S,
+            check=False,
+        )
+        told = json.loads(ran.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        raise InvalidModel(f"importing {ref} takes longer than {_LOOK_S:.0f} s") from None
+    except (ValueError, IndexError):
+        raise InvalidModel(f"importing {ref} failed: {_last(ran.stderr)}") from None
+    if isinstance(told, dict):
+        kinds = {kind.code: kind for kind in (NotFound, InvalidModel)}
+        raise kinds.get(told["refused"], InvalidRequest)(told["detail"])
+    return [
+        Looked(
+            each["name"],
+            each["version"],
+            tuple(map(Path, each["files"])),
+            tuple(map(Path, each["samples"])),
+        )
+        for each in told
+    ]
+
+
+def _last(said: str) -> str:
+    lines = said.strip().splitlines()
+    return lines[-1] if lines else "its process ended without a word"
+
+
+def _text(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise InvalidRequest(
+            f"{path} cannot be read ({error.strerror}): check --constraints"
+        ) from None

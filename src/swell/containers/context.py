@@ -1,0 +1,122 @@
+"""The folder that a build sees: what is packed, and nothing else of this machine.
+
+    Dockerfile  requirements.txt  constraints.txt  swell-….whl  needs.json
+    weights/files/9f/9f86…       only to be baked
+    tree/…                       laid over the image's root: models, links, weights.json
+
+Files have no times of their own and the same rights everywhere, so that only content tells a build
+whether something has changed.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from swell.containers.packing import DATA, WEIGHTS, Packed
+from swell.containers.pins import Pins
+from swell.containers.wheels import write_wheel
+
+__all__ = ["Parts", "content_place", "write_context"]
+
+#: Any time will do, as long as it is the same: the first that every archive can tell.
+_WHEN_S: Final = 315_532_800
+
+#: What a build must never take from here, whoever adds a file to the folder by hand.
+_IGNORED: Final = "**/.env\n**/.git\n**/*.pem\n**/*.key\n**/__pycache__\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What goes into a context.
+
+    Args:
+        dockerfile: Its text.
+        packed: The models.
+        pins: The packages.
+        constraints: Versions to keep to instead of those of `pins`; None for these.
+        is_baked: Whether weights go in.
+    """
+
+    dockerfile: str
+    packed: Packed
+    pins: Pins
+    constraints: str | None = None
+    is_baked: bool = False
+
+
+def write_context(folder: Path, parts: Parts) -> None:
+    """Write all that a build needs into an empty folder."""
+    packed = parts.packed
+    _text(folder / "Dockerfile", parts.dockerfile)
+    _text(folder / ".dockerignore", _IGNORED)
+    _text(folder / "requirements.txt", _lines(parts.pins.requirements))
+    _text(folder / "constraints.txt", parts.constraints or _lines(parts.pins.constraints))
+    write_wheel(folder)
+    if packed.needs:
+        told = {"requirements": packed.needs.requirements, "python": packed.needs.python}
+        _text(folder / "needs.json", json.dumps(told) + "\n")
+    tree = folder / "tree"
+    for place, path in packed.files.items():
+        _copy(path, _inside(tree, place))
+    for place, data in packed.texts.items():
+        _bytes(_inside(tree, place), data)
+    for place, digest in packed.links.items():
+        link = _inside(tree, place)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(content_place(digest, is_baked=parts.is_baked))
+    if parts.is_baked:
+        _bake(folder / "weights", packed.contents)
+    _even(folder)
+
+
+def content_place(digest: str, *, is_baked: bool) -> PurePosixPath:
+    """Return where weights lie in a container: as a cache of weights keeps them."""
+    root = WEIGHTS if is_baked else DATA / "weights"
+    return root / "files" / digest[:2] / digest
+
+
+def _bake(folder: Path, contents: Mapping[str, Path]) -> None:
+    for digest, path in contents.items():
+        target = folder / "files" / digest[:2] / digest
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def _inside(tree: Path, place: PurePosixPath) -> Path:
+    return tree / place.relative_to("/")
+
+
+def _lines(lines: tuple[str, ...]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _text(path: Path, text: str) -> None:
+    _bytes(path, text.encode())
+
+
+def _bytes(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _even(folder: Path) -> None:
+    """Give all files the same time and rights."""
+    for place, folders, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            if not path.is_symlink():
+                path.chmod(0o644)
+            os.utime(path, (_WHEN_S, _WHEN_S), follow_symlinks=False)
+        for name in folders:
+            Path(place, name).chmod(0o755)
+            os.utime(Path(place, name), (_WHEN_S, _WHEN_S))
+    folder.chmod(0o755)

@@ -1,0 +1,163 @@
+"""The Dockerfile of a worker's image, as text. Pure.
+
+What changes seldom comes first, so that a change of a model's code makes one small layer anew:
+base, user, system packages, pinned packages, Swell, the environment of models with needs, weights
+if they are baked, settings, code.
+
+Where pip finds packages, and which certificates it trusts, is of the machine that builds: files
+that are mounted while one command runs (`RUN --mount=type=secret`), and never part of a layer.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+__all__ = ["SECRETS", "UID", "Recipe", "written"]
+
+#: The user that a worker runs as in a container.
+UID: Final = 10001
+
+#: Mounted while packages are installed: id → where.
+SECRETS: Final[Mapping[str, str]] = {
+    "swell-pip": "/run/secrets/swell-pip",
+    "swell-ca": "/run/secrets/swell-ca",
+}
+
+_HEAD: Final = """\
+# syntax=docker/dockerfile:1
+# Written by swell build {release}: {names}.
+ARG BASE={base}
+FROM ${{BASE}}
+
+# One user, who may write in one folder.
+RUN echo 'swell:x:{uid}:{uid}:Swell:{data}:/usr/sbin/nologin' >> /etc/passwd \\
+ && echo 'swell:x:{uid}:' >> /etc/group \\
+ && mkdir -p {home} {data} && chown {uid}:{uid} {data} && chmod 700 {data}
+
+# Python and certificates, where the base has none.
+RUN python3 -c 'import ensurepip, venv' 2>/dev/null && [ -e /etc/ssl/certs/ca-certificates.crt ] \\
+ || {{ apt-get update && apt-get install -y --no-install-recommends \\
+      python3 python3-venv ca-certificates && rm -rf /var/lib/apt/lists/*; }}
+"""
+
+_PACKAGES: Final = """
+# Packages, each with its version.
+ARG TORCH_INDEX={torch_index}
+COPY requirements.txt constraints.txt {home}/
+RUN {mounts} \\
+    python3 -m venv {home}/venv \\
+ && {pip}{torch} -c {home}/constraints.txt -r {home}/requirements.txt
+"""
+
+_SWELL: Final = """
+# Swell itself.
+COPY {wheel} {home}/
+RUN {home}/venv/bin/pip install --no-deps --no-index --disable-pip-version-check {home}/{wheel}
+"""
+
+_NEEDS: Final = """
+# What the models' own files ask for.
+COPY needs.json {home}/
+RUN {mounts} \\
+    {pip_environment} {home}/venv/bin/python -m swell.containers.prepare \\
+      {home}/needs.json {home}/environments
+"""
+
+_BAKED: Final = """
+# Weights.
+COPY weights {home}/weights
+"""
+
+_SETTINGS: Final = """
+ENV {variables}
+WORKDIR {data}
+USER {uid}:{uid}
+VOLUME ["{data}"]
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["swell", "health"]
+ENTRYPOINT ["{home}/venv/bin/python", "-I", "-m", "swell.containers.init", "swell", "worker"]
+"""
+
+_CODE: Final = """
+# The models' code.
+COPY tree /
+LABEL {labels}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What an image is to be.
+
+    Args:
+        base: Image to begin with.
+        release: Of Swell.
+        wheel: Name of Swell's wheel in the context.
+        names: Models, for people.
+        variables: Of the image's environment.
+        labels: Of the image.
+        torch_index: Where pip finds torch beside its usual index; empty for nowhere.
+        has_needs: Whether the models' files ask for an environment of their own.
+        is_baked: Whether weights are in it.
+    """
+
+    base: str
+    release: str
+    wheel: str
+    names: Sequence[str]
+    variables: Mapping[str, str]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    torch_index: str = ""
+    has_needs: bool = False
+    is_baked: bool = False
+    home: str = "/opt/swell"
+    data: str = "/var/lib/swell"
+
+
+def written(recipe: Recipe) -> str:
+    """Return the Dockerfile."""
+    pip_environment = f"PIP_CONFIG_FILE={SECRETS['swell-pip']}"
+    pip = f"{pip_environment} {recipe.home}/venv/bin/pip install --disable-pip-version-check"
+    parts = [
+        _HEAD,
+        _PACKAGES,
+        _SWELL,
+        *([_NEEDS] if recipe.has_needs else []),
+        *([_BAKED] if recipe.is_baked else []),
+        _SETTINGS,
+        _CODE,
+    ]
+    values = {
+        "release": recipe.release,
+        "names": ", ".join(recipe.names),
+        "base": recipe.base,
+        "uid": UID,
+        "data": recipe.data,
+        "home": recipe.home,
+        "torch_index": recipe.torch_index,
+        "torch": " --extra-index-url ${TORCH_INDEX}" if recipe.torch_index else "",
+        "mounts": _mounts(),
+        "pip": pip,
+        "pip_environment": pip_environment,
+        "wheel": recipe.wheel,
+        "variables": _pairs(recipe.variables),
+        "labels": _pairs(recipe.labels),
+    }
+    return "".join(part.format(**values) for part in parts)
+
+
+def _mounts() -> str:
+    secrets = [f"--mount=type=secret,id={name},target={path}" for name, path in SECRETS.items()]
+    return " ".join(["--mount=type=cache,target=/root/.cache", *secrets])
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    """Return `name="value"` as Dockerfiles write it, one a line."""
+    return " \\\n    ".join(f"{name}={_quoted(value)}" for name, value in values.items())
+
+
+def _quoted(value: str) -> str:
+    # A dollar would begin the name of a variable; `$PATH` alone is meant so.
+    text = json.dumps(value, ensure_ascii=False)
+    return text if "$PATH" in text else text.replace("$", "\\$")

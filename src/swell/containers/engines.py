@@ -1,0 +1,270 @@
+"""The engines that build images: docker, podman and buildah, whichever is there."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from swell.config import hide_secrets
+from swell.containers.dockerfile import SECRETS
+from swell.containers.indexes import Index
+from swell.errors import InvalidRequest, SwellError
+
+__all__ = ["ENGINES", "BuildFailed", "Built", "Engine", "Layer", "NoEngine", "check_tag", "find"]
+
+#: In the order in which they are looked for.
+ENGINES: Final = ("docker", "podman", "buildah")
+
+#: What an image may be called.
+#: Source: the OCI distribution specification, 1.1, "Pulling manifests".
+_PART: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_TAG: Final = re.compile(
+    rf"(?:[a-zA-Z0-9.-]+(?::\d+)?/)?{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}})?"
+)
+_LONGEST: Final = 255
+
+_LAST_LINES: Final = 20
+_LONG_LINE: Final = 300
+
+#: What is said when a build fails, and what to do about it; the first that fits is told.
+_REASONS: Final = (
+    (
+        r"Cannot connect to the Docker daemon|daemon running\?",
+        "Docker's daemon does not run: start it, or choose another engine with --engine",
+    ),
+    (
+        r"mount_setattr|clone: operation not permitted|cannot clone|newuidmap|rlimit|crun: |"
+        r"unshare|user namespace",
+        "the engine may not start containers here: run it as a user who may, or hand it what it "
+        "needs, such as --option=--isolation=chroot",
+    ),
+    (
+        r"pull access denied|manifest unknown|no such image|initializing source|short-name|"
+        r"failed to resolve source metadata|pinging container registry",
+        "the base image cannot be had: check --base, and that its registry can be reached",
+    ),
+    (
+        r"No matching distribution|Could not find a version|ResolutionImpossible|"
+        r"conflicting dependencies",
+        "no package fits one of the versions that are installed here: use a base whose Python is "
+        "that of this machine (--base), or other versions (--constraints FILE)",
+    ),
+    (
+        r"SSL|CERTIFICATE|certificate",
+        "the package index is not trusted in the build: name its certificates for pip (pip config "
+        "set global.cert FILE), which the build then trusts",
+    ),
+    (
+        r"Temporary failure|Name or service|timed out|Connection refused|NewConnectionError|"
+        r"Could not resolve|Network is unreachable",
+        "the package index cannot be reached from the build: give it this machine's network with "
+        "--option=--network=host, or set pip's index",
+    ),
+    (r"[Nn]o space left|disk quota", "the disk is full: make room where the engine keeps images"),
+    (
+        r"worker.environments|dependencies.*script|requires-python",
+        "the models' environment cannot be made: correct what their files ask for",
+    ),
+)
+
+
+class NoEngine(InvalidRequest):
+    """Nothing here can build an image."""
+
+    code, title = "no_engine", "No engine to build images with"
+
+
+class BuildFailed(SwellError):
+    """The engine did not build the image; the text has its last words and what to do."""
+
+    code, title = "build_failed", "The image could not be built"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of an image, by what made it."""
+
+    size_bytes: int
+    made_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An image that is there."""
+
+    tag: str
+    size_bytes: int
+    #: Those that are not empty, from the base on.
+    layers: tuple[Layer, ...]
+
+
+def check_tag(tag: str) -> str:
+    """Return a tag that can be one.
+
+    Raises:
+        InvalidRequest: It cannot.
+    """
+    if len(tag) > _LONGEST or not _TAG.fullmatch(tag):
+        raise InvalidRequest(
+            f"{tag[:80]!r} is no tag of an image: give lower-case words as in "
+            "registry.example/team/poster:1"
+        )
+    return tag
+
+
+def find(asked: str | None, variables: Mapping[str, str]) -> "Engine":
+    """Return an engine: the one that is asked for, or the first that is there.
+
+    Args:
+        asked: Its name; None for any.
+        variables: The process environment.
+
+    Raises:
+        NoEngine: There is none.
+    """
+    for name in [asked] if asked else ENGINES:
+        if program := shutil.which(name, path=variables.get("PATH")):
+            return Engine(name, program, variables)
+    if asked:
+        raise NoEngine(f"there is no {asked} on this machine: install it, or leave out --engine")
+    raise NoEngine(
+        f"none of {', '.join(ENGINES)} is on this machine: install one, or write what they build "
+        "with --dockerfile FILE or --context DIR"
+    )
+
+
+class Engine:
+    """One of them.
+
+    Args:
+        name: Of `ENGINES`.
+        program: Where it is.
+        variables: The process environment.
+    """
+
+    def __init__(self, name: str, program: str, variables: Mapping[str, str]) -> None:
+        self.name = name
+        self._program = program
+        self._variables = {**variables, "DOCKER_BUILDKIT": "1"}
+
+    def build(
+        self,
+        context: Path,
+        tag: str,
+        index: Index,
+        secrets: Path,
+        *,
+        options: Sequence[str] = (),
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> Built:
+        """Build an image.
+
+        Args:
+            context: A folder with a Dockerfile.
+            tag: What it is called.
+            index: Where packages are.
+            secrets: A folder that nobody else reads, for what the image must not have.
+            options: For the engine, as they are.
+            tell: Called with each line that it says.
+
+        Raises:
+            BuildFailed: It did not.
+        """
+        command = [self._program, "build", "--tag", tag, "--file", str(context / "Dockerfile")]
+        if self.name != "docker":
+            # The other format has no place for a health check.
+            command += ["--format", "docker", "--layers"]
+        config = secrets / "pip.conf"
+        config.write_text(index.config)
+        config.chmod(0o600)
+        given = {"swell-pip": config} | ({"swell-ca": index.ca} if index.ca else {})
+        for name in SECRETS:
+            if name in given:
+                command += ["--secret", f"id={name},src={given[name]}"]
+        for name in index.proxies:
+            command += ["--build-arg", name]  # its value comes from the environment
+        self._run([*command, *options, str(context)], tell)
+        return self.look(tag)
+
+    def push(self, tag: str, tell: Callable[[str], None]) -> None:
+        """Push an image to the registry in its tag.
+
+        Raises:
+            BuildFailed: The registry does not take it.
+        """
+        self._run([self._program, "push", tag], tell)
+
+    def look(self, tag: str) -> Built:
+        """Return what is known of an image."""
+        layers = self._layers(tag)
+        return Built(tag, sum(layer.size_bytes for layer in layers), layers)
+
+    def _layers(self, tag: str) -> tuple[Layer, ...]:
+        if self.name == "buildah":
+            return _layers_inspected(json.loads(self._said("inspect", "--type", "image", tag)))
+        if self.name == "podman":
+            told = json.loads(self._said("history", "--no-trunc", "--format", "json", tag))
+            found = [(each["size"], each.get("CreatedBy") or "") for each in told]
+        else:
+            lines = self._said(
+                "history", "--no-trunc", "--human=false", "--format", "{{json .}}", tag
+            ).splitlines()
+            each_line = map(json.loads, lines)
+            found = [(int(each["Size"]), each["CreatedBy"]) for each in each_line]
+        return tuple(Layer(size, by) for size, by in reversed(found) if size)
+
+    def _said(self, *words: str) -> str:
+        ran = subprocess.run(
+            [self._program, *words],
+            env=self._variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ran.returncode:
+            raise BuildFailed(f"{self.name} {words[0]}: {hide_secrets(ran.stderr.strip())}")
+        return ran.stdout
+
+    def _run(self, command: Sequence[str], tell: Callable[[str], None]) -> None:
+        last: deque[str] = deque(maxlen=_LAST_LINES)
+        with subprocess.Popen(
+            command,
+            env=self._variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line := hide_secrets(line.rstrip())[:_LONG_LINE]:
+                    last.append(line)
+                    tell(line)
+        if process.returncode:
+            said = "\n  ".join(last) or f"exit code {process.returncode}"
+            raise BuildFailed(f"{_reason(said)}.\n{self.name} said last:\n  {said}")
+
+
+def _reason(said: str) -> str:
+    for pattern, reason in _REASONS:
+        if re.search(pattern, said):
+            return reason
+    return "a step of the build failed: see what it said"
+
+
+def _layers_inspected(told: dict[str, Any]) -> tuple[Layer, ...]:
+    sizes = [each["size"] for each in json.loads(told["Manifest"])["layers"]]
+    config = told.get("Docker") or told["OCIv1"]
+    history = [
+        each.get("created_by", "") for each in config["history"] if not each.get("empty_layer")
+    ]
+    # A base that was imported from an archive tells nothing of how it was made.
+    history = [""] * (len(sizes) - len(history)) + history
+    return tuple(Layer(size, by) for size, by in zip(sizes, history, strict=False))

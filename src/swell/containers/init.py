@@ -1,0 +1,70 @@
+"""The first process of a container: it starts the worker, passes signals on, and buries orphans.
+
+The kernel gives the first process every orphan of the container, and keeps signals from it that it
+does not handle. A worker is neither made for the one nor always ready for the other: a model
+process whose parent was killed would stay as a zombie, and a SIGTERM that comes while Python still
+imports would be lost.
+
+It notes when the container began, imports little, and ends as the worker ends.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+__all__ = ["main", "run"]
+
+#: Passed on as they come.
+_PASSED: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+
+#: Tells the worker when its container began.
+_BEGAN: Final = "SWELL_WORKER__BEGAN_AT"
+
+
+def run(command: Sequence[str]) -> int:
+    """Run a command until it ends, and return the code to end with: 128 and more after a signal."""
+    began = datetime.now(UTC).isoformat()  # noqa: TID251 - told to a worker that has a clock
+    os.environ.setdefault(_BEGAN, began)  # noqa: TID251 - of the process to come
+    # What comes before there is somebody to pass it to waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED)
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED)
+        try:
+            os.execvp(command[0], list(command))
+        except OSError as error:
+            print(f"{command[0]} cannot be run: {error.strerror}", file=sys.stderr, flush=True)
+            os._exit(127)
+    for number in _PASSED:
+        signal.signal(number, lambda number, _: _pass(child, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED)
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+
+
+def _pass(child: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, number)
+
+
+def main() -> None:
+    """Entry point: `python -m swell.containers.init COMMAND…`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Packages with the versions that are installed here, so that an image has what was tried here."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Final
+
+from swell.worker.needs import distribution
+
+__all__ = ["Pins", "pins"]
+
+_EXTRAS: Final = re.compile(r"\s*[A-Za-z0-9._-]+\s*\[([^\]]*)\]")
+_EXTRA: Final = re.compile(r"""extra\s*==\s*["']([A-Za-z0-9._-]+)["']""")
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What is installed into an image, for pip."""
+
+    #: What is asked for (PEP 508), sorted.
+    requirements: tuple[str, ...]
+    #: `name==version` of these and of all that they need, sorted.
+    constraints: tuple[str, ...]
+
+    def has(self, name: str) -> bool:
+        """Whether a distribution is among them."""
+        return any(distribution(each) == name for each in self.constraints)
+
+
+def pins(names: Iterable[str], extras: Iterable[str] = ()) -> Pins:
+    """Return what Swell and some packages beside it need.
+
+    Args:
+        names: Distributions that are installed here.
+        extras: Of Swell, such as `buckets`.
+
+    Raises:
+        KeyError: Swell has no such extra.
+    """
+    chosen = set(extras)
+    known = {each.lower() for each in metadata.metadata("swell").get_all("Provides-Extra") or ()}
+    if unknown := chosen - known:
+        raise KeyError(min(unknown))
+    asked = {*_own("swell", chosen), *map(distribution, names)}
+    found: dict[str, str] = {}
+    waiting = [(distribution(each), _extras(each)) for each in asked]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        name, wanted = one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # for another platform, or another Python
+        # Where a package was built for one kind of device, its index may have it for another.
+        found[name] = version.partition("+")[0]
+        waiting += [(distribution(each), _extras(each)) for each in _requires(name, wanted)]
+    return Pins(tuple(sorted(asked)), tuple(sorted(f"{name}=={found[name]}" for name in found)))
+
+
+def _own(name: str, extras: set[str]) -> Iterator[str]:
+    """Yield what a distribution asks for; its own extras, which it may name itself, resolved."""
+    for each in _requires(name, frozenset(extras)):
+        bare = each.partition(";")[0].strip() if "extra" in each else each
+        if distribution(bare) == name:
+            yield from _own(name, set(_extras(bare)))
+        else:
+            yield bare
+
+
+def _requires(name: str, extras: frozenset[str]) -> list[str]:
+    """Return what a distribution asks for, with some of its extras."""
+    lines = metadata.requires(name) or []
+    wanted = {each.lower() for each in extras}
+    return [
+        line
+        for line in lines
+        if (found := _EXTRA.search(line)) is None or found[1].lower() in wanted
+    ]
+
+
+def _extras(requirement: str) -> frozenset[str]:
+    found = _EXTRAS.match(requirement)
+    return frozenset(each.strip() for each in found[1].split(",")) if found else frozenset()

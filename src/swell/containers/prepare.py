@@ -1,0 +1,36 @@
+"""Makes the environment of models with needs of their own, while their image is built.
+
+It lies where a worker looks for it (`worker.environments_dir`), so that no worker makes one.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from swell.config import process_environment
+from swell.errors import SwellError
+from swell.worker.environments import Environments
+from swell.worker.needs import Needs
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Entry point: `python -m swell.containers.prepare NEEDS.json FOLDER`; return the exit code."""
+    told = json.loads(Path(sys.argv[1]).read_text())
+    needs = Needs(tuple(told["requirements"]), told["python"])
+    environments = Environments(Path(sys.argv[2]), process_environment())
+    try:
+        python = environments.python(needs, "the models' files", print)
+    except SwellError as error:
+        print(error.detail, file=sys.stderr)
+        return 1
+    # Swell's own link in there, and rights for whoever runs as another user.
+    environments.variables(python)
+    for path in (Path(sys.argv[2]), *Path(sys.argv[2]).iterdir()):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Swell itself, as it is installed here, as a wheel: of the same bytes if nothing has changed."""
+
+import base64
+import hashlib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from swell.containers.sources import SWELL
+
+__all__ = ["wheel_name", "write_wheel"]
+
+#: The earliest time that a zip can tell.
+_WHEN: Final = (1980, 1, 1, 0, 0, 0)
+
+_WHEEL: Final = b"Wheel-Version: 1.0\nGenerator: swell\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+#: What installers read beside the code.
+_TOLD: Final = ("METADATA", "entry_points.txt")
+
+
+def wheel_name() -> str:
+    """Return what the wheel is called."""
+    return f"swell-{metadata.version('swell')}-py3-none-any.whl"
+
+
+def write_wheel(folder: Path) -> Path:
+    """Write the wheel into a folder; return where it is."""
+    home = f"swell-{metadata.version('swell')}.dist-info"
+    files = {
+        path.relative_to(SWELL.parent).as_posix(): path.read_bytes()
+        for path in sorted(SWELL.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    installed = metadata.distribution("swell")
+    files |= {f"{home}/{name}": (installed.read_text(name) or "").encode() for name in _TOLD}
+    files[f"{home}/WHEEL"] = _WHEEL
+    record = "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items())
+    files[f"{home}/RECORD"] = (record + f"{home}/RECORD,,\n").encode()
+    path = folder / wheel_name()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _WHEN), data, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def _digest(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
