@@ -219,6 +219,7 @@ import asyncio, socket, structlog, sys
 from pathlib import Path
 from swell.clock import SystemClock
 from swell.config import process_environment
+from swell.worker.slate import new_slate
 from swell.worker.warm import Forks, ForksSettings
 
 async def main():
@@ -227,7 +228,9 @@ async def main():
     forks = Forks(settings, ["demo/noop"], process_environment(), SystemClock())
     forks.begin()
     ours, theirs = socket.socketpair()
-    process = await forks.spawn("swell.worker.child:main", theirs, asyncio.Event())
+    slate = new_slate()
+    fds = [theirs.fileno(), slate.fileno()]
+    process = await forks.spawn("swell.worker.child:main", fds, asyncio.Event())
     print(process.pid, forks.server_pid, flush=True)
     await asyncio.sleep(600)
 

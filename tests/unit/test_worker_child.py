@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import PIL.Image
 import pytest
@@ -25,7 +26,6 @@ from swell.worker.frames import (
     Frame,
     HandedOver,
     HandOver,
-    Kept,
     Load,
     Moved,
     Order,
@@ -44,6 +44,7 @@ from swell.worker.frames import (
     decode_frame,
     encode_frame,
 )
+from swell.worker.slate import Kept, Slate, new_slate, read_slate
 
 MODELS = """
 import swell
@@ -126,8 +127,9 @@ class Bad(swell.Model):
 class Line:
     """The worker's end of the socket."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, slate: BinaryIO) -> None:
         self.socket = sock
+        self.slate = slate
         self.stream = sock.makefile("rb")
 
     def say(self, *works: Work) -> None:
@@ -154,14 +156,17 @@ class Line:
 def idle() -> Iterator[Line]:
     ours, theirs = socket.socketpair()
     ours.settimeout(20)
-    thread = threading.Thread(target=serve, args=(theirs, SystemClock()))
+    slate = new_slate()
+    arguments = theirs, Slate(slate.fileno()), SystemClock()
+    thread = threading.Thread(target=serve, args=arguments)
     thread.start()
-    line = Line(ours)
+    line = Line(ours, slate)
     yield line
     line.stream.close()
     ours.close()
     thread.join(10)
     theirs.close()
+    slate.close()
     assert not thread.is_alive()
 
 
@@ -595,14 +600,17 @@ def test_a_checkpoint_goes_on_in_another_process_to_the_same_picture(
     drawing: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module_draw, "CHECKPOINT_EVERY_S", 0.0)
-    drawing.say(draw(Order(1, b'{"steps":6}', count=2)))
+    drawing.say(draw(Order(1, b'{"steps":20,"step_s":0.02}', count=2)))
+    kept: dict[int, Kept] = {}
+    while len(kept) < 2:
+        kept = {each.index: each for each in read_slate(drawing.slate.fileno(), [1])}
     frames = heard_until_done(drawing, 1)
-    kept = {frame.index: frame for frame in frames if isinstance(frame, Kept)}
-    assert sorted(kept) == [0, 1]
-    checkpoints = {index: frame.checkpoint for index, frame in kept.items()}
+    assert read_slate(drawing.slate.fileno(), [1]) == []
+    checkpoints = {index: each.checkpoint for index, each in kept.items()}
     monkeypatch.setattr(module_draw, "CHECKPOINT_EVERY_S", 1e9)
-    again = Order(2, b'{"steps":6}', seed=kept[0].seed, count=2, checkpoints=checkpoints)
-    broken = Order(3, b'{"steps":6}', seed=kept[0].seed, count=2, checkpoints={0: b"?", 1: b""})
+    asked = b'{"steps":20}'
+    again = Order(2, asked, seed=kept[0].seed, count=2, checkpoints=checkpoints)
+    broken = Order(3, asked, seed=kept[0].seed, count=2, checkpoints={0: b"?", 1: b""})
     drawing.say(draw(again, broken))
     frames += heard_until_done(drawing, 2)
     if not any(isinstance(f, Results) and any(d.handle == 3 for d in f.done) for f in frames):
@@ -612,14 +620,13 @@ def test_a_checkpoint_goes_on_in_another_process_to_the_same_picture(
 
 def test_who_hands_over_tells_all_samples_and_draws_no_more(drawing: Line) -> None:
     drawing.say(draw(Order(1, b'{"steps":40,"step_s":0.01}', count=2), Order(2, b'{"steps":40}')))
-    kept: dict[tuple[int, int], Kept] = {}
-    while len(kept) < 3:
-        if isinstance(frame := drawing.hear(), Kept):
-            kept[frame.handle, frame.index] = frame
+    while len(read_slate(drawing.slate.fileno(), [1, 2])) < 3:
+        pass
     drawing.say(HandOver())
-    while not isinstance(frame := drawing.hear(), HandedOver):
-        if isinstance(frame, Kept):
-            kept[frame.handle, frame.index] = frame
+    while not isinstance(drawing.hear(), HandedOver):
+        pass
+    found = read_slate(drawing.slate.fileno(), [1, 2])
+    kept = {(each.handle, each.index): each for each in found}
     drawing.say(Run(3, "test/naps", [Order(3, b'{"s":0.05}')]))
     assert isinstance(drawing.hear(), Turn)
     assert isinstance(drawing.hear(), Results)

@@ -1,4 +1,4 @@
-"""How often the model process tells checkpoints, on a clock that stands still between steps."""
+"""How often the model process leaves checkpoints, on a clock that stands still between steps."""
 
 import itertools
 import json
@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from swell.clock import ManualClock
 from swell.model import Cancelled, HostArrays, Item, StepModel, load_models
+from swell.worker.checkpoint import decode_checkpoint
 from swell.worker.device import Device
 from swell.worker.draw import CHECKPOINT_EVERY_S, Drawer, Easel
 from swell.worker.frames import (
     HEAD_BYTES,
     HandedOver,
-    Kept,
     Load,
     Order,
     Results,
@@ -28,6 +27,7 @@ from swell.worker.frames import (
 )
 from swell.worker.job import Reader
 from swell.worker.pipe import Pipe
+from swell.worker.slate import Slate, new_slate, read_slate
 
 MODEL = """
 import numpy as np
@@ -61,24 +61,15 @@ class Draws(swell.StepModel):
 STEP_S = 0.1
 
 
-class CostlyLatents(np.ndarray[Any, Any]):
-    """To copy them takes time."""
-
-    take: Callable[[], None]
-
-    def __mul__(self, other: Any) -> Any:
-        if self.base is not None and self.ndim == 2:
-            # A row of the arena.
-            self.take()
-        return np.asarray(self) * other
-
-
 class CostlyArrays(HostArrays):
-    def __init__(self, take: Callable[[], None]) -> None:
-        self.latents = type("Latents", (CostlyLatents,), {"take": staticmethod(take)})
+    """To read them takes time."""
 
-    def rows(self, like: Any, count: int) -> Any:
-        return super().rows(like, count).view(self.latents)
+    def __init__(self, take: Callable[[], None]) -> None:
+        self.take = take
+
+    def get(self, array: Any) -> Any:
+        self.take()
+        return super().get(array)
 
 
 class Atelier:
@@ -88,8 +79,8 @@ class Atelier:
         self.folder = folder
         self.clock = ManualClock()
         self.cost_s = 0.0
-        #: When a checkpoint was told, and all that it took.
-        self.told_s: list[float] = []
+        #: When a checkpoint was left, and all that it took.
+        self.left_s: list[float] = []
         self.spent_s = 0.0
         path = folder / "draws.py"
         path.write_text(MODEL)
@@ -98,6 +89,7 @@ class Atelier:
         self.ours, theirs = socket.socketpair()
         self.theirs = theirs
         pipe = self.pipe = Pipe(theirs, self.clock)
+        self.slate = new_slate()
         device = Device([definition], Load([str(path)], "cpu"), pipe, self.clock)
         device.start()
         model = device.model("test/draws")
@@ -108,18 +100,24 @@ class Atelier:
         self.drawer = Drawer(
             {"test/draws": easel},
             pipe,
+            Slate(self.slate.fileno()),
             self.clock,
             device=device,
             studio=Studio(),
             moved=lambda load_s: None,
         )
 
+    def kept(self, handle: int) -> dict[int, bytes]:
+        """Return the checkpoints of a task's samples."""
+        return {each.index: each.checkpoint for each in read_slate(self.slate.fileno(), [handle])}
+
     def close(self) -> None:
+        self.slate.close()
         self.ours.close()
         self.theirs.close()
 
     def _read(self) -> None:
-        self.told_s.append(self.clock.monotonic_s())
+        self.left_s.append(self.clock.monotonic_s())
         self.spent_s += self.cost_s
         self.clock.advance(self.cost_s)
 
@@ -162,14 +160,14 @@ def atelier(tmp_path: Path) -> Iterator[Atelier]:
     atelier.close()
 
 
-def test_a_checkpoint_that_costs_next_to_nothing_is_told_after_each_step(atelier: Atelier) -> None:
+def test_a_checkpoint_that_costs_next_to_nothing_is_left_after_each_step(atelier: Atelier) -> None:
     atelier.cost_s = STEP_S / 200
     atelier.draw(50)
-    assert len(atelier.told_s) == 50
+    assert len(atelier.left_s) == 50
 
 
 @pytest.mark.parametrize("part", [0.02, 0.05, 0.15])
-def test_telling_takes_about_a_hundredth_of_the_time(atelier: Atelier, part: float) -> None:
+def test_leaving_them_takes_about_a_hundredth_of_the_time(atelier: Atelier, part: float) -> None:
     atelier.cost_s = STEP_S * part
     began_s = atelier.clock.monotonic_s()
     atelier.draw(600)
@@ -177,14 +175,14 @@ def test_telling_takes_about_a_hundredth_of_the_time(atelier: Atelier, part: flo
     assert 0.005 < share < 0.0125
 
 
-def test_one_that_costs_much_is_still_told_every_two_seconds(atelier: Atelier) -> None:
+def test_one_that_costs_much_is_still_left_every_two_seconds(atelier: Atelier) -> None:
     atelier.cost_s = 0.5
     atelier.draw(200)
-    gaps = [after - before for before, after in itertools.pairwise(atelier.told_s)]
+    gaps = [after - before for before, after in itertools.pairwise(atelier.left_s)]
     assert max(gaps) <= CHECKPOINT_EVERY_S + atelier.cost_s + 2 * STEP_S
 
 
-def test_one_telling_that_took_long_by_chance_keeps_none_of_the_next_ones(
+def test_one_that_took_long_by_chance_keeps_none_of_the_next_ones(
     atelier: Atelier,
 ) -> None:
     atelier.cost_s = STEP_S / 200
@@ -193,43 +191,65 @@ def test_one_telling_that_took_long_by_chance_keeps_none_of_the_next_ones(
     atelier.drawer.add("test/draws", [Order(2, b'{"steps":50}')])
     atelier.drawer.step()
     atelier.cost_s = STEP_S / 200
-    before = len(atelier.told_s)
+    before = len(atelier.left_s)
     for _ in range(5):
         atelier.drawer.step()
-    assert len(atelier.told_s) == before + 5
+    assert len(atelier.left_s) == before + 5
 
 
-def test_a_sample_that_did_not_move_is_told_once(atelier: Atelier) -> None:
+def test_of_a_sample_that_did_not_move_the_checkpoint_is_left_once(atelier: Atelier) -> None:
     atelier.drawer.add("test/draws", [Order(1, b'{"steps":9}')])
     atelier.drawer.step()
     atelier.drawer.hand_over()
-    told = atelier.told_until(HandedOver)
-    assert [type(frame) for frame in told].count(Kept) == 1
+    atelier.told_until(HandedOver)
+    assert len(atelier.left_s) == 1
+    assert atelier.kept(1).keys() == {0}
     assert not atelier.drawer.is_busy
 
 
-def test_a_sample_that_only_came_back_is_told_once_it_has_moved(atelier: Atelier) -> None:
+def test_a_sample_that_only_came_back_is_kept_once_it_has_moved(atelier: Atelier) -> None:
     atelier.drawer.add("test/draws", [Order(1, b'{"steps":9}', seed=1)])
     atelier.drawer.step()
-    [kept] = [frame for frame in atelier.told_until(Kept) if isinstance(frame, Kept)]
-    atelier.drawer.add(
-        "test/draws", [Order(2, b'{"steps":9}', seed=1, checkpoints={0: kept.checkpoint})]
-    )
+    order = Order(2, b'{"steps":9}', seed=1, checkpoints=atelier.kept(1))
+    assert order.checkpoints.keys() == {0}
+    atelier.drawer.add("test/draws", [order])
     atelier.drawer.hand_over()
-    assert [type(frame).__name__ for frame in atelier.told_until(HandedOver)] == ["HandedOver"]
+    atelier.told_until(HandedOver)
+    assert atelier.kept(2) == {}
+
+
+def test_of_a_task_that_has_ended_nothing_is_kept(atelier: Atelier) -> None:
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":2}'), Order(2, b'{"steps":900}')])
+    atelier.drawer.step()
+    assert atelier.kept(1).keys() == {0}
+    while not any(isinstance(frame, Results) for frame in atelier.frames()):
+        atelier.drawer.step()
+    atelier.drawer.step()
+    assert atelier.kept(1) == {}
+    assert atelier.kept(2).keys() == {0}
+
+
+def test_a_sample_that_ended_before_others_of_its_task_is_kept_to_its_last_step(
+    atelier: Atelier,
+) -> None:
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":9}', seed=1)])
+    for _ in range(4):
+        atelier.drawer.step()
+    orders = [Order(2, b'{"steps":9}', seed=0, count=2, checkpoints={1: atelier.kept(1)[0]})]
+    atelier.drawer.add("test/draws", orders)
+    for _ in range(7):
+        atelier.drawer.step()
+    steps = {index: decode_checkpoint(raw).step for index, raw in atelier.kept(2).items()}
+    assert steps[1] == 9
+    assert 0 < steps[0] < 9
 
 
 def test_progress_goes_on_where_a_sample_came_back(atelier: Atelier) -> None:
     atelier.drawer.add("test/draws", [Order(1, b'{"steps":9}', seed=1)])
     for _ in range(6):
         atelier.drawer.step()
-    told: list[Any] = []
-    while [type(frame) for frame in told].count(Kept) < 6:
-        told += atelier.told_until(Kept)
-    kept = [frame for frame in told if isinstance(frame, Kept)][-1]
-    atelier.drawer.add(
-        "test/draws", [Order(2, b'{"steps":9}', seed=0, count=2, checkpoints={1: kept.checkpoint})]
-    )
+    orders = [Order(2, b'{"steps":9}', seed=0, count=2, checkpoints={1: atelier.kept(1)[0]})]
+    atelier.drawer.add("test/draws", orders)
     atelier.drawer.step()
     atelier.drawer.hand_over()
     told = [
@@ -291,8 +311,8 @@ def test_a_pack_goes_on_from_checkpoints_of_all_its_pictures(atelier: Atelier) -
     for _ in range(4):
         atelier.drawer.step()
     atelier.drawer.hand_over()
-    kept = [frame for frame in atelier.told_until(HandedOver) if isinstance(frame, Kept)]
-    latest = {frame.index: frame.checkpoint for frame in kept}
+    atelier.told_until(HandedOver)
+    latest = atelier.kept(1)
     assert latest.keys() == {0, 1}
     second = Atelier(atelier.folder)
     second.drawer.add(

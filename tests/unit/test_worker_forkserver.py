@@ -19,6 +19,7 @@ from swell.worker.frames import (
     decode_frame,
     encode_frame,
 )
+from swell.worker.slate import new_slate
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="forking needs Linux")
 
@@ -199,9 +200,11 @@ async def test_a_model_process_is_forked_and_answers_as_one_that_was_started(
     server: ForkServer,
 ) -> None:
     ours, theirs = socket.socketpair()
-    with ours:
+    with ours, new_slate() as slate:
         process = await server.fork(
-            "swell.worker.child:main", ["{0}", "{server}"], [theirs.fileno()]
+            "swell.worker.child:main",
+            ["{0}", "{server}", "{1}"],
+            [theirs.fileno(), slate.fileno()],
         )
         theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours)

@@ -27,17 +27,23 @@ from numpy.typing import NDArray
 
 from swell.model import Array, Arrays, NoiseStream, Plan, Sampler
 from swell.worker import solver as solvers
+from swell.worker.checkpoint import FORMAT, decode_checkpoint, encode_checkpoint
 from swell.worker.solver import AlphaBars, Noise, Sigmas, Solver, Table
 
-__all__ = ["Arena", "BatchKey", "Conditions", "InvalidCheckpoint", "SampleState", "table_of"]
+__all__ = [
+    "Arena",
+    "BatchKey",
+    "Conditions",
+    "InvalidCheckpoint",
+    "SampleState",
+    "packed",
+    "table_of",
+]
 
 Singles = NDArray[np.float32]
 
 #: Names of arrays → arrays without the batch: what the network hears beside latents and time.
 Conditions = Mapping[str, Array]
-
-#: Of the format of checkpoints.
-_VERSION: Final = 1
 
 
 class InvalidCheckpoint(ValueError):
@@ -253,9 +259,8 @@ class SampleState:
         `h` are.
         """
         step = self.step if step is None else step
-        kept_h = None if h is None else _packed(arrays.get(h))
-        kept = _Checkpoint(_VERSION, self._identity(), step, _packed(arrays.get(x)), kept_h)
-        return msgspec.msgpack.encode(kept)
+        kept_h = None if h is None else packed(arrays.get(h)).tobytes()
+        return encode_checkpoint(self.identity, step, packed(arrays.get(x)).tobytes(), kept_h)
 
     def resume(self, raw: bytes, arrays: Arrays) -> None:
         """Take over latents and steps from `checkpoint` of the same sample.
@@ -264,14 +269,14 @@ class SampleState:
             InvalidCheckpoint: It is none, or of another sample.
         """
         try:
-            kept = _decoder.decode(raw)
+            kept = decode_checkpoint(raw)
         except msgspec.MsgspecError as error:
             raise InvalidCheckpoint(f"no checkpoint of a sample: {error}") from error
-        mine = self._identity()
+        mine = self.identity
         size = 4 * int(np.prod(self.plan.shape))
         sizes = len(kept.x), len(kept.h or b"")
         expected = size, size * self.table.solver.history
-        if kept.version != _VERSION or kept.identity != mine or sizes != expected:
+        if kept.format != FORMAT or kept.identity != mine or sizes != expected:
             raise InvalidCheckpoint(f"a checkpoint of {kept.identity}, not of {mine}")
         if not 0 < kept.step <= len(self.table):
             raise InvalidCheckpoint(f"step {kept.step} of {len(self.table)}")
@@ -285,27 +290,17 @@ class SampleState:
         for _ in range(1 + int(self.table.draws[: self.step].sum())):
             self.noise.draw(self.plan.shape)
 
-    def _identity(self) -> str:
+    @property
+    def identity(self) -> str:
+        """What must be the same wherever it goes on."""
         key = msgspec.structs.replace(self.key, bucket=None)
         loras = f" {key.loras}" if key.loras else ""
         return f"{key}{loras}, {len(self.table)} steps, seed {self.seed}"
 
 
-class _Checkpoint(msgspec.Struct, frozen=True, array_like=True):
-    """Latents as little-endian float32, row-major, after so many steps."""
-
-    version: int
-    identity: str
-    step: int
-    x: bytes
-    h: bytes | None
-
-
-_decoder: Final = msgspec.msgpack.Decoder(_Checkpoint)
-
-
-def _packed(values: NDArray[Any]) -> bytes:
-    return np.ascontiguousarray(values, "<f4").tobytes()
+def packed(values: NDArray[Any]) -> memoryview:
+    """Return bytes of numbers as `Checkpoint` has them; they may share memory with `values`."""
+    return memoryview(np.ascontiguousarray(values, "<f4")).cast("B")
 
 
 def _unpacked(raw: bytes, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -57,6 +57,7 @@ from swell.worker.imports import outside_modules
 from swell.worker.job import SEED_BITS as SEED_BITS
 from swell.worker.job import Job, Outbox, Reader, fault_of_input, peak_bytes, thumbnail
 from swell.worker.pipe import Pipe, WorkerGone
+from swell.worker.slate import Slate
 from swell.worker.solver import Noise
 from swell.worker.text import describe_error
 
@@ -276,8 +277,9 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
 class _Loop:
     """Batches and steps, in turn."""
 
-    def __init__(self, loaded: _Loaded, pipe: Pipe, clock: Clock) -> None:
+    def __init__(self, loaded: _Loaded, pipe: Pipe, slate: Slate, clock: Clock) -> None:
         self._loaded = loaded
+        self._slate = slate
         self._device = loaded.device
         self._pipe = pipe
         self._clock = clock
@@ -293,6 +295,7 @@ class _Loop:
         return Drawer(
             self._loaded.easels,
             self._pipe,
+            self._slate,
             self._clock,
             device=self._device,
             studio=studio,
@@ -398,7 +401,7 @@ class _Loop:
         self._turn_until_s = self._clock.monotonic_s() + PAYS_BACK * load_s
 
 
-def serve(sock: socket.socket, clock: Clock) -> int:
+def serve(sock: socket.socket, slate: Slate, clock: Clock) -> int:
     """Do what the worker says until it is gone; return the exit code."""
     pipe = Pipe(sock, clock)
     try:
@@ -419,7 +422,7 @@ def serve(sock: socket.socket, clock: Clock) -> int:
             )
             return 1
         _collect_rarely()
-        _Loop(loaded, pipe, clock).run()
+        _Loop(loaded, pipe, slate, clock).run()
     except WorkerGone:
         pass
     return 0
@@ -445,15 +448,15 @@ def _follow_parent(parent_pid: int) -> None:
 
 
 def main() -> None:
-    """Entry point: `python -m swell.worker.child FD PARENT_PID`."""
-    fd, parent_pid = int(sys.argv[1]), int(sys.argv[2])
+    """Entry point: `python -m swell.worker.child FD PARENT_PID SLATE_FD`."""
+    fd, parent_pid, slate_fd = map(int, sys.argv[1:4])
     _follow_parent(parent_pid)
     # The worker decides when this process ends; a Ctrl-C in the terminal is for the worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # What a model prints is talk, and stdout is for data.
     os.dup2(2, 1)
-    code = serve(socket.socket(fileno=fd), SystemClock())
+    code = serve(socket.socket(fileno=fd), Slate(slate_fd), SystemClock())
     sys.stdout.flush()
     sys.stderr.flush()
     # Skip the destructors of native libraries: nothing is left to save.

@@ -20,6 +20,7 @@ What a model process does with it:
 - To hand over: `checkpoint` of each of `ids` goes to the worker, and with the next attempt comes
   back in `Request.checkpoint`. None means that nothing is lost by starting anew. It has the size of
   the latents, 64 KiB to 1 MiB. That model version, device and mode are the same is not looked at.
+- `drawn_since` is the same for whoever keeps them after each step, and copies no more than needed.
 - `curves` are kept on disk now and then, by model version and device, and given back at the start.
 - With several models on a device: `set_residency` whenever one was loaded or moved out. `load` is
   called when it is the turn of one that is not there; if it raises, all samples of that model end
@@ -56,13 +57,14 @@ import numpy as np
 from swell.clock import Clock, SystemClock
 from swell.model import Array, Arrays, Cancelled, Item, Mark, StepModel, whole
 from swell.worker.adapt import Adapting, LoraSet, Swaps
-from swell.worker.arena import Arena, BatchKey, Conditions, SampleState, table_of
+from swell.worker.arena import Arena, BatchKey, Conditions, SampleState, packed, table_of
+from swell.worker.checkpoint import encode_checkpoint
 from swell.worker.curve import Curve
 from swell.worker.decide import Decision, Policy, Sample
 from swell.worker.rehearsal import Rehearsal
 from swell.worker.schedule import Schedule, halved
 
-__all__ = ["Denoiser", "Request", "Runs"]
+__all__ = ["Denoiser", "Drawn", "Request", "Runs"]
 
 #: A sample tells its progress at most this often, except for its last step.
 PROGRESS_EVERY_S: Final = 0.05
@@ -105,6 +107,36 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None
     #: From `Denoiser.checkpoint`, here or elsewhere.
     checkpoint: bytes | None = None
+
+
+class Drawn:
+    """A sample after some of its steps. See `Denoiser.drawn_since`."""
+
+    __slots__ = ("_arrays", "_h", "_x", "is_at_hand", "state", "step")
+
+    def __init__(
+        self, state: SampleState, arrays: Arrays, x: Array, h: Array | None, is_at_hand: bool
+    ) -> None:
+        self.state = state
+        #: So many are over.
+        self.step = state.step
+        self._arrays = arrays
+        self._x = x
+        self._h = h
+        #: Whether reading it waits for no device. Then it must be read before the next step, else
+        #: it stays as it is.
+        self.is_at_hand = is_at_hand
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Bytes of its latents, and of what its solver keeps."""
+        size = 4 * int(np.prod(self.state.plan.shape))
+        return size, size * self.state.table.solver.history
+
+    def read(self) -> tuple[memoryview, memoryview | None]:
+        """Return both, as a `Checkpoint` has them; waits for the device."""
+        x = packed(self._arrays.get(self._x))
+        return x, None if self._h is None else packed(self._arrays.get(self._h))
 
 
 # --- what is remembered --------------------------------------------------------------------------
@@ -204,6 +236,8 @@ class _Key:
         self.most_rows = most_rows
         self.arena: Arena | None = None
         self.rehearsal = rehearsal
+        #: Whether its device had done all of the latest step when it was told.
+        self.is_at_hand = False
         #: Rows of the narrowest sample so far.
         self.widest = 2
 
@@ -402,24 +436,28 @@ class Denoiser:
 
     def checkpoint(self, sample_id: str) -> bytes | None:
         """Return what a sample needs to go on elsewhere, or None if it has nothing to lose."""
-        found = self.checkpoint_since(sample_id, 0)
-        return None if found is None else found[1]()
+        drawn = self.drawn_since(sample_id, 0)
+        if drawn is None:
+            return None
+        x, h = drawn.read()
+        kept_h = None if h is None else bytes(h)
+        return encode_checkpoint(drawn.state.identity, drawn.step, bytes(x), kept_h)
 
-    def checkpoint_since(self, sample_id: str, step: int) -> tuple[int, Callable[[], bytes]] | None:
-        """Return how many steps of a sample are over, and what makes its checkpoint as it is now;
-        None where that is no more than `step`, of which there is one, or 0.
+    def drawn_since(self, sample_id: str, step: int) -> Drawn | None:
+        """Return a sample as it is now, unless it is no further than `step`: 0, or where it was.
 
-        It may be called in any thread, however far the sample goes meanwhile: the latents were
-        copied, as the next thing that the device was told. It waits for the device.
+        Of a device that works by itself the latents are copied, as the next thing that it is told:
+        they may be read in any thread, however far the sample goes meanwhile. Others are read where
+        they lie.
         """
         state = self._find(sample_id)
         if state is None or state.step == step:
             return None
         key, x, h = self._keys[state.key], state.x, state.h
+        is_at_hand = key.is_at_hand
         if key.arena is not None and state.row >= 0:
-            x, h = key.arena.copied(state)
-        arrays = key.resident.model.arrays
-        return state.step, partial(state.checkpoint, arrays, x, h, state.step)
+            x, h = key.arena.latents(state) if is_at_hand else key.arena.copied(state)
+        return Drawn(state, key.resident.model.arrays, x, h, is_at_hand)
 
     def step_of(self, sample_id: str) -> int:
         """Return how many steps of a sample are over; 0 for one that is not here."""
@@ -623,6 +661,7 @@ class Denoiser:
         for state, reason in step.failed:
             self._end(state, reason)
         if step.advanced:
+            key.is_at_hand = step.mark is None
             self._count(decision, step)
         if lacking is not None:
             self._shrink(decision, step, lacking)

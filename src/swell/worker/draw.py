@@ -3,8 +3,8 @@
 Samples go to the denoiser as their tasks come, and take part from the next step on. A task's result
 goes to the worker when all of its samples are done, whoever else is still being drawn.
 
-The worker gets checkpoints as often as telling them takes no more than a hundredth of the time: of
-small latents after each step.
+Checkpoints are left for the worker (`slate.py`) as often as that takes no more than a hundredth of
+the time: of small latents after each step.
 
 Progress and previews are for people, so they are told only of what takes long enough to be looked
 at: no progress in a task's first 50 ms, no preview in its first 0.4 s nor where nobody follows the
@@ -13,8 +13,9 @@ task, and all previews together take at most a twentieth of the time.
 
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,13 +26,12 @@ from swell.model import Item, StepModel
 from swell.registry import ModelCard
 from swell.worker.arena import InvalidCheckpoint
 from swell.worker.curve_files import curves_path, read_curves, write_curves
-from swell.worker.denoise import Denoiser, Request
+from swell.worker.denoise import Denoiser, Drawn, Request
 from swell.worker.device import Device
 from swell.worker.frames import (
     DRAWN,
     Frame,
     HandedOver,
-    Kept,
     Learning,
     Order,
     Preview,
@@ -52,15 +52,16 @@ from swell.worker.job import (
     with_traceback,
 )
 from swell.worker.pipe import Pipe
+from swell.worker.slate import Page, Slate
 
 __all__ = ["Drawer", "Easel"]
 
 #: After a preview there is none for so many times what it took.
 PREVIEW_REST: Final = 19
 
-#: After the worker got checkpoints, from which samples go on if this process dies, it gets none for
-#: so many times what telling them usually takes, but for no longer than this, in seconds. Usual is
-#: the lower quartile of so many times; the first few are for learning it.
+#: After checkpoints were left, from which samples go on if this process dies, none are for so many
+#: times what leaving them usually takes, but for no longer than this, in seconds. Usual is the
+#: lower quartile of so many times; the first few are for learning it.
 CHECKPOINT_REST: Final = 99
 CHECKPOINT_EVERY_S: Final = 2.0
 CHECKPOINT_TIMES: Final = 9
@@ -97,7 +98,17 @@ class _Work:
 class _Drawing(Job):
     """A task that is being drawn."""
 
-    __slots__ = ("began_s", "checked", "finished", "ids", "is_told", "kept", "model", "steps")
+    __slots__ = (
+        "began_s",
+        "checked",
+        "finished",
+        "ids",
+        "is_told",
+        "kept",
+        "model",
+        "pages",
+        "steps",
+    )
 
     def __init__(self, work: _Work, seed: int, model: str, pipe: Pipe, clock: Clock) -> None:
         order, checked = work.order, work.checked
@@ -108,11 +119,11 @@ class _Drawing(Job):
         self.ids = [f"{order.handle}.{index}" for index in range(self.count)]
         #: Steps that are over, by sample.
         self.steps = [0] * self.count
-        #: How many steps the checkpoints have that the worker got, by sample.
+        #: How many steps the checkpoints have that the worker has, by sample, and where they lie.
         self.kept = [0] * self.count
-        #: Samples that ended before others of the task → what makes their last checkpoints, until
-        #: these are told.
-        self.finished: dict[int, Callable[[], bytes]] = {}
+        self.pages: dict[int, Page] = {}
+        #: Samples that ended before others of the task, until their last checkpoints are left.
+        self.finished: dict[int, Drawn] = {}
         #: When its first step began.
         self.began_s: float | None = None
         self.is_told = False
@@ -140,8 +151,10 @@ class _Listener:
         return self._drawer.is_cancelled(self._job)
 
 
-def _kept(job: _Drawing, index: int, make: Callable[[], bytes]) -> Kept:
-    return Kept(job.handle, index, make(), job.seed)
+def _write(drawn: Sequence[tuple[Page, Drawn]]) -> tuple[()]:
+    for page, each in drawn:
+        page.write(each.step, *each.read())
+    return ()
 
 
 class Drawer:
@@ -150,6 +163,7 @@ class Drawer:
     Args:
         easels: By the model's name.
         pipe: To the worker.
+        slate: Where checkpoints are left for it.
         clock: What tells the time.
         device: The models, and which of them are there.
         studio: How they are run.
@@ -160,6 +174,7 @@ class Drawer:
         self,
         easels: Mapping[str, Easel],
         pipe: Pipe,
+        slate: Slate,
         clock: Clock,
         *,
         device: Device,
@@ -168,6 +183,7 @@ class Drawer:
     ) -> None:
         self._easels = easels
         self._pipe = pipe
+        self._slate = slate
         self._clock = clock
         self._device = device
         self._moved = moved
@@ -181,11 +197,11 @@ class Drawer:
         self._words: list[Frame] = []
         #: Whether all was handed over.
         self._is_over = False
-        #: When checkpoints are told next.
+        #: When checkpoints are left next.
         self._checkpoint_s = clock.monotonic_s()
         self._engine = engine_build(device.name, "exact" if studio.exact else "fast")
-        #: What telling them took, the latest times.
-        self._telling_s: deque[float] = deque(maxlen=CHECKPOINT_TIMES)
+        #: What leaving them took, the latest times.
+        self._leaving_s: deque[float] = deque(maxlen=CHECKPOINT_TIMES)
         self._paths = (
             {}
             if studio.curves is None
@@ -356,9 +372,9 @@ class Drawer:
 
     def _keep_finished(self, job: _Drawing, index: int) -> None:
         """Keep the latents of a sample whose task is not done: only to decode them is lost."""
-        found = self._denoiser.checkpoint_since(job.ids[index], 0)
-        if found is not None:
-            job.finished[index] = found[1]
+        drawn = self._denoiser.drawn_since(job.ids[index], 0)
+        if drawn is not None:
+            job.finished[index] = drawn
 
     def _count_off(self, job: _Drawing) -> None:
         job.left -= 1
@@ -368,6 +384,8 @@ class Drawer:
         if job.began_s is not None:
             job.run_s = self._clock.monotonic_s() - job.began_s
         self._device.use(job.model)
+        for page in job.pages.values():
+            self._slate.give_back(page)
         self._outbox.add(job)
         self._pipe.forget(job.handle)
 
@@ -387,7 +405,7 @@ class Drawer:
         self._tell_swaps()
         now_s = self._clock.monotonic_s()
         if is_left and now_s >= self._checkpoint_s:
-            self._tell_checkpoints()
+            self._leave_checkpoints()
             self._rest(now_s)
         if now_s - self._kept_s >= (KEEP_EVERY_S if is_left else KEEP_IDLE_S):
             self.keep_curves()
@@ -402,30 +420,44 @@ class Drawer:
                 self._told_swaps[model] = swaps.count
                 self._pipe.send(Swapped(model, swaps.count, swaps.seconds))
 
-    def _tell_checkpoints(self) -> None:
-        latest: list[tuple[_Drawing, int, Callable[[], bytes]]] = []
+    def _leave_checkpoints(self) -> None:
+        later: list[tuple[Page, Drawn]] = []
         for job in self._jobs.values():
             if job.finished:
-                latest += [(job, index, make) for index, make in job.finished.items()]
+                for index, drawn in job.finished.items():
+                    self._leave(job, index, drawn, later)
                 job.finished.clear()
         for name, (job, index) in self._samples.items():
-            found = self._denoiser.checkpoint_since(name, job.kept[index])
-            if found is not None:
-                job.kept[index], make = found
-                latest.append((job, index, make))
-        if latest:
-            # Only the copies are made now: the rest is done while the next step runs.
-            self._pipe.send_made(lambda: [_kept(*each) for each in latest])
+            since = self._denoiser.drawn_since(name, job.kept[index])
+            if since is not None:
+                job.kept[index] = since.step
+                self._leave(job, index, since, later)
+        if later:
+            # Only the copies are made now: a thread waits for the device.
+            self._pipe.send_made(partial(_write, later))
+
+    def _leave(
+        self, job: _Drawing, index: int, drawn: Drawn, later: list[tuple[Page, Drawn]]
+    ) -> None:
+        page = job.pages.get(index)
+        if page is None:
+            identity = drawn.state.identity
+            page = self._slate.page(job.handle, index, job.seed, identity, *drawn.shape)
+            job.pages[index] = page
+        if drawn.is_at_hand:
+            page.write(drawn.step, *drawn.read())
+        else:
+            later.append((page, drawn))
 
     def _rest(self, began_s: float) -> None:
-        """Tell no checkpoints for as long as those were worth that are told since `began_s`."""
-        told_s = self._clock.monotonic_s()
-        self._telling_s.append(told_s - began_s)
+        """Leave no checkpoints for as long as those were worth that are left since `began_s`."""
+        left_s = self._clock.monotonic_s()
+        self._leaving_s.append(left_s - began_s)
         usual_s = 0.0
-        if len(self._telling_s) >= CHECKPOINT_LESSONS:
+        if len(self._leaving_s) >= CHECKPOINT_LESSONS:
             # What took longer, at a first time or for want of a processor, does not count.
-            usual_s = sorted(self._telling_s)[len(self._telling_s) // 4]
-        self._checkpoint_s = told_s + min(CHECKPOINT_REST * usual_s, CHECKPOINT_EVERY_S)
+            usual_s = sorted(self._leaving_s)[len(self._leaving_s) // 4]
+        self._checkpoint_s = left_s + min(CHECKPOINT_REST * usual_s, CHECKPOINT_EVERY_S)
 
     def learn(self) -> bool:
         """Learn what a step of more rows takes, for when crowds come; say whether that was new."""
@@ -443,8 +475,9 @@ class Drawer:
         self._pipe.flush()
 
     def hand_over(self) -> None:
-        """Tell checkpoints of all samples, and draw no more."""
-        self._tell_checkpoints()
+        """Leave checkpoints of all samples, and draw no more."""
+        self._leave_checkpoints()
+        # It is sent after all that a thread was given.
         self._pipe.send(HandedOver())
         self._is_over = True
 

@@ -48,7 +48,6 @@ from swell.worker.frames import (
     Fault,
     Frame,
     HandedOver,
-    Kept,
     Learning,
     Moved,
     Moving,
@@ -487,14 +486,16 @@ class Worker:
         return left
 
     async def _stop_drawing(self) -> None:
-        if not (self._at.drawn and self.can_run):
+        if not self._at.drawn:
             return
-        self._process.hand_over()
-        try:
-            async with asyncio.timeout(self._settings.handover_s / 2):
-                await self._handed_over.wait()
-        except TimeoutError:
-            _log.warning("a step takes too long: only what was told before it is handed over")
+        if self.can_run:
+            self._process.hand_over()
+            try:
+                async with asyncio.timeout(self._settings.handover_s / 2):
+                    await self._handed_over.wait()
+            except TimeoutError:
+                _log.warning("a step takes too long: only what was left before it is handed over")
+        self._take_checkpoints()
 
     async def _leave_drawn(self, held: Held, left: dict[int, str]) -> None:
         key = await self._supply.leave(held)
@@ -709,8 +710,6 @@ class Worker:
                 self._on_step(frame)
             case Preview():
                 self._on_preview(frame)
-            case Kept():
-                self._on_checkpoint(frame)
             case HandedOver():
                 self._handed_over.set()
             case Turn():
@@ -806,9 +805,11 @@ class Worker:
         self._line.leave(held)
         return held
 
-    def _on_checkpoint(self, kept: Kept) -> None:
-        held = self._at.drawn.get(kept.handle)
-        if held is not None:
+    def _take_checkpoints(self) -> None:
+        """Take those that the model process has left."""
+        drawn = self._at.drawn
+        for kept in self._process.kept(drawn.keys()) if drawn else ():
+            held = drawn[kept.handle]
             held.checkpoints[kept.index] = kept.checkpoint
             held.seed, held.has_news = kept.seed, True
 
@@ -836,6 +837,7 @@ class Worker:
             # All that it had is handed back, and nobody is to blame.
             self._handed_over.set()
             return
+        self._take_checkpoints()
         verdict, self._verdict = self._verdict, None
         why = _Why.DIED if verdict is None else verdict.why
         if verdict is None:

@@ -23,7 +23,6 @@ __all__ = [
     "Frame",
     "HandOver",
     "HandedOver",
-    "Kept",
     "Learning",
     "Load",
     "Moved",
@@ -128,7 +127,7 @@ class Watch(msgspec.Struct, frozen=True, array_like=True, tag="watch"):
 
 
 class HandOver(msgspec.Struct, frozen=True, array_like=True, tag="hand-over"):
-    """Draw no more, and tell all that was drawn: the answer is `Kept` frames, then `HandedOver`."""
+    """Draw no more, and leave checkpoints of all that was drawn; the answer is `HandedOver`."""
 
 
 Work = Load | Studio | Run | Stop | Watch | HandOver
@@ -246,18 +245,8 @@ class Preview(msgspec.Struct, frozen=True, array_like=True, tag="preview"):
     jpeg: bytes
 
 
-class Kept(msgspec.Struct, frozen=True, array_like=True, tag="kept"):
-    """Checkpoint of a sample, from which it can go on if this process dies, or elsewhere."""
-
-    handle: int
-    index: int
-    checkpoint: bytes
-    #: Of the task's first sample: another seed could not go on from it.
-    seed: int
-
-
 class HandedOver(msgspec.Struct, frozen=True, array_like=True, tag="handed-over"):
-    """All that was drawn in steps has been told, and nothing more will be."""
+    """Of all that was drawn in steps there are checkpoints, and nothing more will be drawn."""
 
 
 class Turn(msgspec.Struct, frozen=True, array_like=True, tag="turn"):
@@ -308,7 +297,6 @@ Frame = (
     | Results
     | Step
     | Preview
-    | Kept
     | HandedOver
     | Turn
     | Moving

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ from swell.worker.frames import (
     decode_frame,
     encode_frame,
 )
+from swell.worker.slate import Kept, new_slate, read_slate
 from swell.worker.warm import Forks
 
 __all__ = ["Home", "ModelProcess", "ModelRefused", "Origin", "ProcessDied", "describe_exit"]
@@ -107,6 +108,8 @@ class ModelProcess:
         self._watch: asyncio.Task[None] | None = None
         #: Whether it is alive with its models loaded.
         self.is_ready = False
+        #: Where it leaves checkpoints.
+        self._slate = new_slate()
 
     @property
     def pid(self) -> int:
@@ -169,7 +172,7 @@ class ModelProcess:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                self._process = await self._spawn(theirs)
+                self._process = await self._spawn([theirs.fileno(), self._slate.fileno()])
             loop = asyncio.get_running_loop()
             self._watch = loop.create_task(self._see_end(self._process))
             ours.setblocking(False)
@@ -181,18 +184,19 @@ class ModelProcess:
         self._send(load)
         return await asyncio.shield(self._cards)
 
-    async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process | Forked:
+    async def _spawn(self, fds: list[int]) -> asyncio.subprocess.Process | Forked:
         if self._forks is not None:
-            forked = await self._forks.spawn("swell.worker.child:main", theirs, self.is_asked)
+            forked = await self._forks.spawn("swell.worker.child:main", fds, self.is_asked)
             if forked is not None:
                 return forked
         return await asyncio.create_subprocess_exec(
             self._python,
             "-m",
             "swell.worker.child",
-            str(theirs.fileno()),
+            str(fds[0]),
             str(os.getpid()),
-            pass_fds=[theirs.fileno()],
+            str(fds[1]),
+            pass_fds=fds,
             stdin=asyncio.subprocess.DEVNULL,
             env=self._variables,
             # A Ctrl-C in the terminal is for the worker, which decides about its child.
@@ -213,8 +217,12 @@ class ModelProcess:
         self._send(studio)
 
     def hand_over(self) -> None:
-        """Have it draw no more and tell all that was drawn; `HandedOver` is the last of it."""
+        """Have it draw no more and leave checkpoints of all that was drawn, then `HandedOver`."""
         self._send(HandOver())
+
+    def kept(self, handles: Collection[int]) -> list[Kept]:
+        """Return the checkpoints that it has left of these tasks, alive or dead; before `kill`."""
+        return read_slate(self._slate.fileno(), handles)
 
     def run(self, batch: int, model: str, orders: list[Order], wanted: Sequence[str] = ()) -> None:
         """Have a batch run after those that were given before.
@@ -240,7 +248,7 @@ class ModelProcess:
             self._transport.write(encode_frame(work))
 
     async def kill(self) -> None:
-        """End the process at once and wait until it is gone."""
+        """End the process at once and wait until it is gone; what it has left goes with it."""
         if self._begun is not None and not self._begun.done():
             self._begun.cancel()
             await asyncio.gather(self._begun, return_exceptions=True)
@@ -248,6 +256,7 @@ class ModelProcess:
         if self._watch is not None:
             # Whoever stops waiting for this does not stop the watch.
             await asyncio.shield(self._watch)
+        self._slate.close()
 
     def end(self) -> None:
         """End the process, and all that it has started, at once; `on_exit` follows."""

@@ -223,14 +223,13 @@ class Forks:
             self._starting = asyncio.get_running_loop().create_task(self._find_or_start())
         return self._starting
 
-    async def spawn(
-        self, entry: str, theirs: socket.socket, is_asked: asyncio.Event
-    ) -> Forked | None:
+    async def spawn(self, entry: str, fds: Sequence[int], is_asked: asyncio.Event) -> Forked | None:
         """Return a model process that is forked; None if it must be started afresh.
 
         Args:
-            entry: `module:function`; finds the number of its socket, and its parent, as arguments.
-            theirs: The model process's end of its socket.
+            entry: `module:function`; finds as arguments the number of the first file, its parent,
+                and the numbers of the other files.
+            fds: Files that it shall have open.
             is_asked: Set once the server is asked for it, which may still be importing.
         """
         while self.is_wanted and self._is_worth_it:
@@ -238,7 +237,7 @@ class Forks:
             if server is None:
                 continue
             try:
-                answer = self._ask(server, entry, theirs)
+                answer = self._ask(server, entry, fds)
                 is_asked.set()
                 forked = await answer
             except ForkFailed as error:
@@ -248,13 +247,12 @@ class Forks:
             return forked
         return None
 
-    def _ask(
-        self, server: ForkServer, entry: str, theirs: socket.socket
-    ) -> "asyncio.Future[Forked]":
+    def _ask(self, server: ForkServer, entry: str, fds: Sequence[int]) -> "asyncio.Future[Forked]":
+        first, *others = [f"{{{number}}}" for number in range(len(fds))]
         return server.ask(
             entry,
-            ["{0}", "{server}"],
-            [theirs.fileno()],
+            [first, "{server}", *others],
+            fds,
             stderr=_stderr(),
             environment=self._environment,
             folder=os.getcwd(),
