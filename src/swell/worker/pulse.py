@@ -3,6 +3,7 @@
 The file is replaced whole, so that who reads it never sees half of it.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,8 @@ async def keep_pulse(path: Path, clock: Clock, state: Callable[[], str]) -> None
                 has_told = True
             await clock.sleep(BEAT_S)
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def read_pulse(path: Path) -> Pulse | None:

@@ -1,0 +1,232 @@
+"""What is said to engines and to pip; the engines themselves are in tests/containers."""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from swell.containers.dockerfile import SECRETS, Recipe, written
+from swell.containers.engines import BuildFailed, Engine, NoEngine, check_tag, find
+from swell.containers.indexes import index_of
+from swell.errors import InvalidRequest
+
+RECIPE = Recipe(
+    base="docker.io/library/python:3.13-slim",
+    release="1.2.3",
+    wheel="swell-1.2.3-py3-none-any.whl",
+    names=["acme/poster"],
+    variables={"PATH": "/opt/swell/venv/bin:$PATH", "SWELL_WORKER__MODELS": "a$b"},
+    labels={"dev.swell.models": "acme/poster@1"},
+)
+
+
+def instructions(text: str) -> list[str]:
+    """The instructions of a Dockerfile, each in one line."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def at(text: str, begins: str) -> int:
+    return next(n for n, line in enumerate(instructions(text)) if line.startswith(begins))
+
+
+def test_what_changes_seldom_comes_first() -> None:
+    text = written(RECIPE)
+    order = ["FROM", "COPY requirements.txt", f"COPY {RECIPE.wheel}", "ENV", "COPY tree", "LABEL"]
+    places = [at(text, each) for each in order]
+    assert places == sorted(places)
+    # What comes after the code has no files.
+    assert all(line.startswith("LABEL") for line in instructions(text)[places[-2] + 1 :])
+
+
+def test_a_worker_is_nobody_special_and_is_asked_to_end_and_how_it_is() -> None:
+    lines = instructions(written(RECIPE))
+    assert "USER 10001:10001" in lines
+    assert "STOPSIGNAL SIGTERM" in lines
+    assert 'VOLUME ["/var/lib/swell"]' in lines
+    [health] = [line for line in lines if line.startswith("HEALTHCHECK")]
+    assert health.endswith('CMD ["swell", "health"]')
+    [entry] = [line for line in lines if line.startswith("ENTRYPOINT")]
+    assert '"swell.containers.init", "swell", "worker"]' in entry
+    assert not [line for line in lines if line.startswith("EXPOSE")]
+
+
+def test_where_packages_are_is_mounted_and_never_written() -> None:
+    text = written(RECIPE)
+    for name, path in SECRETS.items():
+        assert f"--mount=type=secret,id={name},target={path}" in text
+    assert "--mount=type=cache,target=/root/.cache" in text
+    assert "PIP_CONFIG_FILE" not in "".join(x for x in instructions(text) if x.startswith("ENV"))
+
+
+def test_a_dollar_in_a_value_is_a_dollar() -> None:
+    text = written(RECIPE)
+    assert 'PATH="/opt/swell/venv/bin:$PATH"' in text
+    assert r'SWELL_WORKER__MODELS="a\$b"' in text
+
+
+def test_torch_comes_from_the_index_that_is_asked_for() -> None:
+    plain = written(RECIPE)
+    assert "--extra-index-url" not in plain
+    index = "https://download.pytorch.org/whl/cu128"
+    told = written(
+        Recipe(
+            base="nvidia/cuda:12.8.1-base-ubuntu24.04",
+            release="1",
+            wheel="w.whl",
+            names=["a/b"],
+            variables={"SWELL_WORKER__DEVICE": "cuda:0"},
+            labels={"a": "b"},
+            torch_index=index,
+        )
+    )
+    assert f"ARG TORCH_INDEX={index}" in told
+    assert "--extra-index-url ${TORCH_INDEX}" in told
+    assert "ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04" in told
+    assert "apt-get install -y --no-install-recommends" in told
+
+
+def test_environments_and_baked_weights_have_layers_of_their_own_before_the_code() -> None:
+    text = written(
+        Recipe(
+            base="b",
+            release="1",
+            wheel="w.whl",
+            names=["a/b"],
+            variables={"A": "b"},
+            labels={"a": "b"},
+            has_needs=True,
+            is_baked=True,
+        )
+    )
+    order = ["COPY w.whl", "COPY needs.json", "COPY weights", "COPY tree"]
+    places = [at(text, each) for each in order]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    "tag", ["poster", "acme/poster:1", "registry.example:5000/team/poster:v1.2_3", "a__b--c/d"]
+)
+def test_tags_that_are_tags(tag: str) -> None:
+    assert check_tag(tag) == tag
+
+
+@pytest.mark.parametrize(
+    "tag", ["", "Acme/Poster", "poster:", "poster :1", "-poster", "a//b", "--push", "x" * 256]
+)
+def test_tags_that_are_none_are_refused_before_anything_is_built(tag: str) -> None:
+    with pytest.raises(InvalidRequest, match="is no tag of an image"):
+        check_tag(tag)
+
+
+def test_pips_own_settings_go_to_the_build_without_paths_of_this_machine(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.crt"
+    ca.write_text("PEM")
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://me:word@index.example/simple\nfind-links = /opt/wheels\n"
+        "timeout = 5\n[install]\ntimeout = 7\n[list]\nformat = json\n"
+    )
+    index = index_of(
+        {
+            "HOME": str(tmp_path / "nowhere"),
+            "XDG_CONFIG_DIRS": str(tmp_path / "none"),
+            "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"),
+            "PIP_CERT": str(ca),
+            "PIP_EXTRA_INDEX_URL": "https://more.example",
+            "PIP_CONSTRAINT": "/etc/constraints.txt",
+            "HTTPS_PROXY": "http://proxy.example:3128",
+        }
+    )
+    assert "index-url = https://me:word@index.example/simple\n" in index.config
+    assert "extra-index-url = https://more.example\n" in index.config
+    assert "timeout = 7\n" in index.config
+    assert f"cert = {SECRETS['swell-ca']}\n" in index.config
+    assert "/opt/wheels" not in index.config
+    assert "/etc/constraints.txt" not in index.config
+    assert index.ca == ca
+    assert dict(index.proxies) == {"HTTPS_PROXY": "http://proxy.example:3128"}
+
+
+def test_no_engine_says_what_to_do(tmp_path: Path) -> None:
+    nothing = {"PATH": str(tmp_path)}
+    with pytest.raises(NoEngine, match=r"none of docker, podman, buildah .* --dockerfile"):
+        find(None, nothing)
+    with pytest.raises(NoEngine, match="there is no podman on this machine"):
+        find("podman", nothing)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[[str, str], Engine]:
+    """Makes an engine of a shell script: what is asked of it, and what it says, is the test's."""
+
+    def make(name: str, script: str) -> Engine:
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return find(name, {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+
+    return make
+
+
+def test_what_an_engine_is_asked(program: Callable[[str, str], Engine], tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    engine = program(
+        "podman",
+        f'[ "$1" = build ] && printf "%s\\n" "$@" > {asked} && cp "{tmp_path}/s/pip.conf" '
+        f"{tmp_path}/seen && exit 0\n"
+        'echo \'[{"size": 7, "CreatedBy": "COPY tree"}, {"size": 0, "CreatedBy": "ENV"},'
+        ' {"size": 5}]\'',
+    )
+    secrets = tmp_path / "s"
+    secrets.mkdir()
+    index = index_of({"PIP_INDEX_URL": "https://index.example", "HOME": "/nowhere"})
+    built = engine.build(tmp_path, "a:1", index, secrets, options=["--network=host"])
+    words = asked.read_text().splitlines()
+    assert words[:4] == ["build", "--tag", "a:1", "--file"]
+    assert words[-2:] == ["--network=host", str(tmp_path)]
+    assert "--format" in words
+    assert f"id=swell-pip,src={secrets}/pip.conf" in words
+    assert "index-url = https://index.example" in (tmp_path / "seen").read_text()
+    assert not [word for word in words if "index.example" in word]
+    assert [(layer.size_bytes, layer.made_by) for layer in built.layers] == [
+        (5, ""),
+        (7, "COPY tree"),
+    ]
+    assert built.size_bytes == 12
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Cannot connect to the Docker daemon at unix:///x", "Docker's daemon does not run"),
+        ("Error: initializing source docker://nothing", "the base image cannot be had"),
+        ("ERROR: No matching distribution found for numpy==9", "no package fits"),
+        ("write /x: no space left on device", "the disk is full"),
+        ("what on earth", "a step of the build failed"),
+    ],
+)
+def test_a_build_that_fails_tells_its_last_words_and_what_to_do(
+    program: Callable[[str, str], Engine], tmp_path: Path, said: str, told: str
+) -> None:
+    noise = "i=0; while [ $i -lt 50 ]; do echo noise$i; i=$((i+1)); done"
+    engine = program("docker", f"{noise}; echo '{said}' >&2; exit 3")
+    heard: list[str] = []
+    with pytest.raises(BuildFailed) as caught:
+        engine.build(tmp_path, "a", index_of({"HOME": "/"}), tmp_path, tell=heard.append)
+    assert caught.value.detail.startswith(told)
+    assert said in caught.value.detail
+    assert "noise49" in caught.value.detail
+    assert "noise5\n" not in caught.value.detail
+    assert heard[0] == "noise0"
+
+
+def test_what_an_engine_says_shows_no_passwords(
+    program: Callable[[str, str], Engine], tmp_path: Path
+) -> None:
+    engine = program("docker", "echo Looking in https://me:word@index.example/simple; exit 1")
+    heard: list[str] = []
+    with pytest.raises(BuildFailed) as caught:
+        engine.build(tmp_path, "a", index_of({"HOME": "/"}), tmp_path, tell=heard.append)
+    assert "word@" not in caught.value.detail + "".join(heard)

@@ -1,0 +1,98 @@
+"""The first process of a container, as the reaper of its own descendants."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+PATIENCE_S = 20.0
+
+#: Beneath a process with this flag orphans are given to it, as to the first one of a container.
+_SUBREAPER = 36
+
+
+@contextmanager
+def first_process(*command: str) -> Iterator["subprocess.Popen[str]"]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "swell.containers.init", *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: ctypes.CDLL(None).prctl(_SUBREAPER, 1),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    ends_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < ends_s, what
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137)])
+def test_it_ends_as_its_command_ends(script: str, code: int) -> None:
+    with first_process("sh", "-c", script) as process:
+        assert process.wait(PATIENCE_S) == code
+
+
+def test_a_command_that_is_not_there_is_told() -> None:
+    with first_process("/nothing/like/this") as process:
+        _, said = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 127
+        assert said == "/nothing/like/this cannot be run: No such file or directory\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_reach_the_command(number: signal.Signals) -> None:
+    script = f"trap 'echo heard; exit 3' {number.value}; echo ready; while :; do sleep 0.05; done"
+    with first_process("sh", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.stdout.readline() == "heard\n"
+        assert process.wait(PATIENCE_S) == 3
+
+
+def test_orphans_are_buried_and_the_command_goes_on() -> None:
+    # A child that starts a grandchild and ends at once, so that nobody waits for the grandchild.
+    script = "(sleep 0.2 & echo $!); echo ready; read line; exit 5"
+    with first_process("sh", "-c", script) as process:
+        assert process.stdout is not None
+        orphan = int(process.stdout.readline())
+        assert process.stdout.readline() == "ready\n"
+        until(lambda: not psutil.pid_exists(orphan), "the orphan stays as a zombie")
+        assert process.poll() is None
+        assert process.communicate("go on\n", timeout=PATIENCE_S) == ("", "")
+        assert process.returncode == 5
+
+
+def test_it_notes_when_the_container_began(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    script = f"import json, os; open({str(told)!r}, 'w').write(json.dumps(dict(os.environ)))"
+    before = datetime.now(UTC)
+    with first_process(sys.executable, "-c", script) as process:
+        assert process.wait(PATIENCE_S) == 0
+    began = datetime.fromisoformat(json.loads(told.read_text())["SWELL_WORKER__BEGAN_AT"])
+    assert before <= began <= datetime.now(UTC) + timedelta(milliseconds=1)
+
+
+def test_what_it_was_told_of_its_beginning_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "SWELL_WORKER__BEGAN_AT", "2026-01-01T00:00:00Z")
+    with first_process("printenv", "SWELL_WORKER__BEGAN_AT") as process:
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    assert said == "2026-01-01T00:00:00Z\n"
