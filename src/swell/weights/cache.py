@@ -3,6 +3,7 @@
     files/9f/9f86…           a file's content, read-only; its time of change tells its last use
     partial/9f86….part       what has come of a file so far; taken up again after a break
     listings/owner/name/version.json
+    manifests/9f86….json    of which chunks the files of a version are that was pushed
     addresses/…             which content an address led to lately, under the address's SHA-256
     folders/owner/name/version/…   links, for libraries that want a folder
     locks/…
@@ -42,7 +43,9 @@ __all__ = [
     "InUse",
     "NotCached",
     "Partial",
+    "PullFailed",
     "WeightCache",
+    "disk_errors",
 ]
 
 _CHUNK_BYTES: Final = 8 << 20
@@ -64,6 +67,12 @@ class CacheFull(SwellError):
     """There is no room for a file, and nothing left that may be removed."""
 
     code, status, title = "cache_full", 507, "The cache of weights is full"
+
+
+class PullFailed(SwellError):
+    """Weights could not be fetched; the text says which, from where, and what to do."""
+
+    code, status, title, retryable = "pull_failed", 502, "The weights could not be fetched", True
 
 
 class NotCached(NotFound):
@@ -155,7 +164,7 @@ class Partial:
         """
         view = memoryview(data)
         while view:
-            with _disk_errors(self.path):
+            with disk_errors(self.path):
                 written = self._file.write(view)
             self._hash.update(view[:written])
             self.size_bytes += written
@@ -175,7 +184,7 @@ class Partial:
 
     def flush(self) -> None:
         """Have what has come reach the disk."""
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -189,21 +198,29 @@ class WeightCache:
     Args:
         folder: Where; made on first use. On a local disk: locks of network disks are not relied on.
         budget_bytes: What all contents together may take; None for as much as the disk has.
+        below: A cache that came with the machine's image: what it has is used from there, and never
+            written to, evicted or counted.
 
     Guarantees:
         A path that was handed out while in use leads to exactly the content of its digest, unless
         somebody else than Swell writes there; `verify` tells.
     """
 
-    def __init__(self, folder: Path, budget_bytes: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, budget_bytes: int | None = None, below: Path | None = None
+    ) -> None:
         self.folder = folder
         self.budget_bytes = budget_bytes
+        self._below = below
 
     # --- reading ---------------------------------------------------------------------------------
 
     def path(self, sha256: str) -> Path:
         """Return where the content of a digest lies, or would lie."""
-        return self.folder / "files" / sha256[:2] / sha256
+        place = Path("files", sha256[:2], sha256)
+        if self._below is not None and (self._below / place).is_file():
+            return self._below / place
+        return self.folder / place
 
     def has(self, entry: Entry) -> bool:
         """Return whether a content is there, by its name and size."""
@@ -212,6 +229,13 @@ class WeightCache:
         except FileNotFoundError:
             return False
 
+    def manifest_path(self, digest: str) -> Path:
+        """Return where the manifest of a digest lies, or would lie."""
+        place = Path("manifests", f"{digest}.json")
+        if self._below is not None and (self._below / place).is_file():
+            return self._below / place
+        return self.folder / place
+
     def listing(self, model: str, version: str) -> Listing:
         """Return which files a version has.
 
@@ -219,6 +243,8 @@ class WeightCache:
             NotCached: It was never pulled here.
         """
         path = self._listing_path(model, version)
+        if self._below is not None and not path.exists():
+            path = self._below / path.relative_to(self.folder)
         try:
             return msgspec.json.decode(path.read_bytes(), type=Listing).check()
         except FileNotFoundError:
@@ -230,12 +256,21 @@ class WeightCache:
 
     def listings(self) -> list[Listing]:
         """Return all that was pulled, in order of model and version."""
-        found = sorted((self.folder / "listings").glob("*/*/*.json"))
-        return [self.listing(f"{p.parts[-3]}/{p.parts[-2]}", p.stem) for p in found]
+        found = {each.relative_to(root) for root in self._roots() for each in _listings(root)}
+        return [self.listing(f"{p.parts[-3]}/{p.parts[-2]}", p.stem) for p in sorted(found)]
+
+    def _roots(self) -> list[Path]:
+        return [self.folder] if self._below is None else [self.folder, self._below]
 
     def versions(self, model: str) -> list[str]:
         """Return the versions of a model that were pulled, in order."""
-        return sorted(path.stem for path in (self.folder / "listings" / model).glob("*.json"))
+        return sorted(
+            {
+                path.stem
+                for root in self._roots()
+                for path in (root / "listings" / model).glob("*.json")
+            }
+        )
 
     def entry(self, sha256: str) -> Entry | None:
         """Return the content of a digest, or None if it is not here."""
@@ -279,7 +314,8 @@ class WeightCache:
             # It may have been evicted between the two lines above.
             if held.st_nlink == 0 or held.st_size != entry.size_bytes:
                 raise NotCached(f"{told} is not whole in {self.folder}: pull it again")
-            os.utime(path)
+            if self._below is None or not path.is_relative_to(self._below):
+                os.utime(path)
         except BaseException as error:
             file.close()
             if isinstance(error, FileNotFoundError):
@@ -377,10 +413,11 @@ class WeightCache:
                 partial.path.unlink(missing_ok=True)
             raise
         partial.close()
-        self._move(partial.path, entry)
+        self.take(partial.path, entry)
         return entry
 
-    def _move(self, path: Path, entry: Entry) -> None:
+    def take(self, path: Path, entry: Entry) -> None:
+        """Move a file here whose content was compared with its digest, and is on the disk."""
         target = self.path(entry.sha256)
         target.parent.mkdir(parents=True, exist_ok=True)
         path.chmod(0o444)
@@ -418,7 +455,7 @@ class WeightCache:
         path = self._listing_path(listing.check().model, listing.version)
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        with _disk_errors(fresh), fresh.open("wb") as file:
+        with disk_errors(fresh), fresh.open("wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(listing)))
             file.flush()
             os.fsync(file.fileno())
@@ -438,7 +475,7 @@ class WeightCache:
         path = self.folder / "addresses" / check_digest(key, "key")
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        with _disk_errors(fresh):
+        with disk_errors(fresh):
             fresh.write_bytes(msgspec.json.encode(_Address(entry, at)))
         fresh.replace(path)
         known = list(path.parent.iterdir())
@@ -513,7 +550,10 @@ class WeightCache:
 
     def drop(self, sha256: str) -> bool:
         """Remove a content now; return whether it is gone. What is in use stays."""
-        return _remove_unused(self.path(sha256))
+        return _remove_unused(self._own(sha256))
+
+    def _own(self, sha256: str) -> Path:
+        return self.folder / "files" / sha256[:2] / sha256
 
     def drop_idle(self, sha256: str, before: datetime, *, is_dry_run: bool = False) -> Fate:
         """Remove a content that nobody uses, has linked, or has used since a moment.
@@ -523,7 +563,7 @@ class WeightCache:
             before: Its last use must lie before this.
             is_dry_run: Only tell what would become of it.
         """
-        path = self.path(sha256)
+        path = self._own(sha256)
         try:
             with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -560,7 +600,8 @@ class WeightCache:
                         continue
                     if not is_dry_run:
                         path.unlink()
-                        path.with_suffix(".etag").unlink(missing_ok=True)
+                        for beside in (".etag", ".done"):
+                            path.with_suffix(beside).unlink(missing_ok=True)
                 files += 1
                 freed += status.st_size
         return files, freed
@@ -582,6 +623,10 @@ class WeightCache:
                 status = path.stat()
                 found.append((status.st_mtime_ns, status.st_size, path))
         return found
+
+
+def _listings(root: Path) -> Iterator[Path]:
+    return (root / "listings").glob("*/*/*.json")
 
 
 def _remove_unused(path: Path) -> bool:
@@ -621,7 +666,12 @@ def _sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say of a disk that is full what to do.
+
+    Raises:
+        CacheFull: It is.
+    """
     try:
         yield
     except OSError as error:

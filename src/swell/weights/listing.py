@@ -14,6 +14,9 @@ An author writes `weights.toml`, or the same as JSON, beside the model:
 A file without a `url` is found at its name below `base`: a folder, an https address, or a
 repository of a hub. Without `base` it lies beside the listing. What `pull` has fetched is noted in
 the cache as a `Listing`, in which every file has its digest and size.
+
+Of weights that were pushed, `manifest = "sha256:…"` names the manifest of their chunks. It stands
+for all files, so that the table may be left out.
 """
 
 import json
@@ -36,6 +39,7 @@ __all__ = [
     "Wanted",
     "WantedFile",
     "check_digest",
+    "check_identity",
     "parse_wanted",
     "read_listing",
 ]
@@ -90,7 +94,7 @@ class Listing(msgspec.Struct, frozen=True):
             InvalidListing: A name or a digest cannot be one.
             RefusedFormat: A file is of a format that is not opened.
         """
-        _check_identity(self.model, self.version)
+        check_identity(self.model, self.version)
         for name, entry in self.files.items():
             if check_name(name) != name:
                 raise InvalidListing(f"{name!r} is not the plain form of a path")
@@ -122,6 +126,8 @@ class Wanted:
     model: str
     version: str
     files: Mapping[str, WantedFile]
+    #: SHA-256 of the manifest of its chunks, where the author knows it.
+    manifest: str | None = None
 
 
 def check_digest(text: str, name: str) -> str:
@@ -163,23 +169,32 @@ def parse_wanted(table: Mapping[str, Any], *, beside: Path) -> Wanted:
     Raises:
         InvalidListing, RefusedFormat: As `read_listing`.
     """
-    unknown = set(table) - {"model", "version", "base", "weights"}
+    unknown = set(table) - {"model", "version", "base", "manifest", "weights"}
     if unknown:
         raise InvalidListing(
-            f"{sorted(unknown)[0]!r} is not known: a listing has model, version, base and weights"
+            f"{sorted(unknown)[0]!r} is not known: a listing has model, version, base, manifest "
+            "and weights"
         )
-    weights = table.get("weights")
-    if not isinstance(weights, dict) or not weights:
+    weights = table.get("weights", {})
+    if not isinstance(weights, dict) or not (weights or "manifest" in table):
         raise InvalidListing("a listing needs a table 'weights' with a line for each file")
-    model, version = _check_identity(table.get("model"), table.get("version"))
+    model, version = check_identity(table.get("model"), table.get("version"))
     base = table.get("base", "")
     if not isinstance(base, str):
         raise InvalidListing("'base' must be a folder or an address")
     files = {check_name(name): _file(name, entry, base, beside) for name, entry in weights.items()}
-    return Wanted(model, version, files)
+    pinned = table.get("manifest")
+    if pinned is not None:
+        pinned = check_digest(str(pinned), "manifest")
+    return Wanted(model, version, files, pinned)
 
 
-def _check_identity(model: Any, version: Any) -> tuple[str, str]:
+def check_identity(model: Any, version: Any) -> tuple[str, str]:
+    """Return a model and a version that can name weights.
+
+    Raises:
+        InvalidListing: One of them cannot.
+    """
     if not isinstance(model, str) or not _MODEL.fullmatch(model):
         raise InvalidListing(f"'model' must be owner/name, and is {model!r}")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):

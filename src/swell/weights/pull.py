@@ -35,7 +35,7 @@ import aiohttp
 
 from swell.clock import Clock, SystemClock
 from swell.errors import SwellError
-from swell.weights.cache import DigestMismatch, Partial, WeightCache
+from swell.weights.cache import DigestMismatch, Partial, PullFailed, WeightCache
 from swell.weights.formats import check_name, is_allowed
 from swell.weights.listing import (
     Entry,
@@ -78,12 +78,6 @@ _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _HUB_REFERENCE: Final = re.compile(
     r"hf:(?://)?(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(?:@(?P<branch>[^/@]+))?(?:/(?P<path>.+))?"
 )
-
-
-class PullFailed(SwellError):
-    """Weights could not be fetched; the text says which, from where, and what to do."""
-
-    code, status, title, retryable = "pull_failed", 502, "The weights could not be fetched", True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,190 @@
+"""A file of weights that comes in chunks, in no order, into the cache that all workers share.
+
+    partial/KEY.part    the file at its full size; what has not come is a hole
+    partial/KEY.done    a line that names this start of the machine, then a byte for each chunk
+
+KEY is made of the digests of all chunks (`Manifest.file_key`), so that nothing else ever lies
+there. A chunk is written once it was compared with its digest, and noted after that: whoever sees
+the note may read the chunk, from the pages that the one who fetched it has written. The notes
+outlive any process. What was written when the machine last ran may not have reached its disk: such
+chunks are compared again before they count.
+
+One process at a time fetches a file, with its lock held (`WeightCache.locked`). Others look.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from swell.errors import SwellError
+from swell.weights.cache import DigestMismatch, WeightCache, disk_errors
+from swell.weights.chunks import Manifest, spans
+from swell.weights.formats import check_content
+from swell.weights.listing import Entry
+
+__all__ = ["Growing", "GrowingPaths", "boot_id"]
+
+_DONE: Final = b"1"
+_MISSING: Final = b"0"
+_BLOCK_BYTES: Final = 1 << 20
+
+#: Length of the line that names a start of the machine.
+_HEAD_BYTES: Final = 40
+
+
+def boot_id() -> bytes:
+    """Return what names this start of the machine; where it has none, of this moment."""
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        text = secrets.token_hex(16)
+    return f"{text[: _HEAD_BYTES - 1]:<{_HEAD_BYTES - 1}}\n".encode("ascii")
+
+
+class GrowingPaths:
+    """Where a file of a manifest grows, for whoever only looks.
+
+    Args:
+        cache: Where.
+        manifest: What it is part of.
+        name: Which of its files.
+    """
+
+    def __init__(self, cache: WeightCache, manifest: Manifest, name: str) -> None:
+        self.file = manifest.files[name]
+        self.key = manifest.file_key(name)
+        self.part = cache.folder / "partial" / f"{self.key}.part"
+        self.notes = self.part.with_suffix(".done")
+        self.entry = Entry(self.file.sha256, self.file.bytes)
+
+    def done(self) -> list[bool]:
+        """Return which chunks may be read."""
+        wanted = len(self.file.chunks)
+        try:
+            text = self.notes.read_bytes()
+        except FileNotFoundError:
+            return [False] * wanted
+        if text[:_HEAD_BYTES] != boot_id():
+            return [False] * wanted
+        noted = text[_HEAD_BYTES:].ljust(wanted, _MISSING)
+        return [noted[at : at + 1] == _DONE for at in range(wanted)]
+
+    def is_whole(self) -> bool:
+        """Return whether every chunk may be read."""
+        return self.part.exists() and all(self.done())
+
+
+class Growing(GrowingPaths):
+    """A file that this process fetches; make it with the lock of its key held.
+
+    Raises:
+        CacheFull: The disk is full.
+    """
+
+    def __init__(self, cache: WeightCache, manifest: Manifest, name: str) -> None:
+        super().__init__(cache, manifest, name)
+        self._cache = cache
+        self._name = name
+        self._told = f"{name} of {manifest.model}"
+        self._spans = list(spans(self.file, manifest.chunk_bytes))
+        self.part.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._open()
+        # Whoever uses it, and this process, keep it from being evicted.
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+        self._notes = os.open(self.notes, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.has = self._known()
+
+    def _open(self) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            self.part.chmod(0o600)
+        fd = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with disk_errors(self.part):
+                os.ftruncate(fd, self.file.bytes)
+            # As all files of the cache: whoever loads it may take its pages as they are.
+            os.fchmod(fd, 0o444)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _known(self) -> list[bool]:
+        """Return which chunks are there; those of an earlier start of the machine if they hold."""
+        text = os.pread(self._notes, _HEAD_BYTES + len(self._spans), 0)
+        noted = text[_HEAD_BYTES:].ljust(len(self._spans), _MISSING)
+        has = [noted[at : at + 1] == _DONE for at in range(len(self._spans))]
+        if text[:_HEAD_BYTES] == boot_id():
+            return has
+        has = [is_noted and self._holds(number) for number, is_noted in enumerate(has)]
+        fresh = boot_id() + b"".join(_DONE if each else _MISSING for each in has)
+        with disk_errors(self.notes):
+            os.ftruncate(self._notes, 0)
+            os.pwrite(self._notes, fresh, 0)
+        return has
+
+    def _holds(self, number: int) -> bool:
+        digest, at, size = self._spans[number]
+        found = hashlib.sha256()
+        for start in range(at, at + size, _BLOCK_BYTES):
+            found.update(os.pread(self._file, min(_BLOCK_BYTES, at + size - start), start))
+        return found.hexdigest() == digest
+
+    def write(self, number: int, data: memoryview) -> None:
+        """Keep a chunk that was compared with its digest.
+
+        Raises:
+            CacheFull: The disk is full.
+        """
+        _, at, size = self._spans[number]
+        assert len(data) == size, "a chunk has the size that its manifest gives"
+        with disk_errors(self.part):
+            while data:
+                written = os.pwrite(self._file, data, at)
+                at += written
+                data = data[written:]
+            os.pwrite(self._notes, _DONE, _HEAD_BYTES + number)
+        self.has[number] = True
+
+    def keep(self) -> Entry:
+        """Take a file whose chunks are all there into the cache; reads it whole.
+
+        Raises:
+            DigestMismatch: Its chunks make another file than its manifest says; it was removed.
+            RefusedFormat, BrokenWeights: It is not what its name says; it was removed.
+            CacheFull: The disk is full.
+        """
+        try:
+            found = hashlib.sha256()
+            for at in range(0, self.file.bytes, _BLOCK_BYTES):
+                found.update(os.pread(self._file, _BLOCK_BYTES, at))
+            if found.hexdigest() != self.file.sha256:
+                raise DigestMismatch(
+                    f"{self._told}: its chunks make a file with the SHA-256 {found.hexdigest()}, "
+                    f"and its manifest says {self.file.sha256}: the manifest is wrong, so push "
+                    "the model again"
+                )
+            check_content(self._name, self.part)
+        except SwellError:
+            self.remove()
+            raise
+        with disk_errors(self.part):
+            os.fsync(self._file)
+        self._cache.take(self.part, self.entry)
+        self.notes.unlink(missing_ok=True)
+        return self.entry
+
+    def remove(self) -> None:
+        """Forget all that has come."""
+        self.part.unlink(missing_ok=True)
+        self.notes.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Keep what has come for whoever goes on."""
+        if self._file >= 0:
+            os.close(self._file)
+            os.close(self._notes)
+            self._file = self._notes = -1
