@@ -7,11 +7,31 @@ tests and the simulator can move time by hand.
 import asyncio
 import heapq
 import itertools
+import os
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Clock", "ManualClock", "SystemClock"]
+__all__ = ["Clock", "ManualClock", "SystemClock", "process_age_s"]
+
+_imported_s = time.monotonic()
+
+
+def process_age_s() -> float:
+    """Return for how long this process has run, in seconds.
+
+    Where the system does not say, since this module was imported.
+
+    Source:
+        proc_pid_stat(5): field 22, in ticks since the system was booted.
+    """
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_s)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return time.monotonic() - _imported_s
 
 
 class Clock(Protocol):

@@ -690,8 +690,8 @@ class PoolSettings(_Group):
     hour_micros: int | None = Field(
         default=None,
         ge=0,
-        description="What an hour of one worker of the pool `worker.pool` costs, in millionths of a "
-        "dollar, for the ledger; unset where that is not known.",
+        description="What an hour of one worker of the pool `worker.pool` costs, in millionths of "
+        "a dollar, for the ledger; unset where that is not known.",
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from swell.phases import Startup
 from swell.registry import ModelCard
 from swell.store import Hold
 from swell.task import Settlement
@@ -27,6 +28,7 @@ __all__ = [
     "Registration",
     "Report",
     "ReportAnswer",
+    "StartingAnswer",
     "Switches",
     "Upload",
     "Welcome",
@@ -47,6 +49,15 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     release: str = ""
     #: What the worker's clock said when it sent this.
     sent_at: datetime | None = None
+    #: Its cold start, ready now or further; None of a worker that does not tell it.
+    startup: Startup | None = None
+
+
+class StartingAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a worker that is not ready yet."""
+
+    #: Tell again at least this often, in seconds, or be taken for dead.
+    tell_every_s: float
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +187,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     known: list[Hold] | None = None
     #: Of models that were brought at least once, where they take turns on the device.
     switches: list[Switches] = []
+    #: Its cold start once it is done, restarts and switches; each is told until it is answered.
+    startups: list[Startup] = []
     #: This is the last report of a worker that goes.
     goodbye: bool = False
 
@@ -220,6 +233,14 @@ class Dispatch(Protocol):
         repeated. Raises `Unavailable` while the backend cannot be reached, `Unauthenticated` or
         `NotFound` when the worker must register again.
     """
+
+    async def starting(self, startup: Startup) -> StartingAnswer:
+        """Tell how far a cold start is, before the worker can register; or that it died.
+
+        Raises:
+            NotFound: The backend is older than this message.
+        """
+        ...
 
     async def register(self, registration: Registration) -> Welcome:
         """Introduce the worker."""

@@ -295,7 +295,9 @@ class PhaseLog:
         changed: Called by `phase`, in its thread, whenever one begins or ends.
     """
 
-    def __init__(self, now_s: Callable[[], float], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, now_s: Callable[[], float], changed: Callable[[], None] = lambda: None
+    ) -> None:
         self._now_s = now_s
         self._changed = changed
         self._lock = threading.Lock()

@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
-__all__ = ["Instance", "InstanceState", "LaunchRequest", "Provider"]
+__all__ = ["ASKED_AT", "Instance", "InstanceState", "LaunchRequest", "Provider"]
+
+#: The variable by which a worker is told when it was asked for: `Instance.launched_at` in ISO 8601.
+ASKED_AT: Final = "SWELL_WORKER__ASKED_AT"
 
 
 class InstanceState(StrEnum):
@@ -50,7 +53,8 @@ class Provider(Protocol):
 
     Guarantees:
         `launch` returns the instances that it has asked for, each listed from then on until some
-        time after it has ended. `terminate` is idempotent and asks the worker to drain first.
+        time after it has ended, and tells each in `ASKED_AT` when that was.
+        `terminate` is idempotent and asks the worker to drain first.
         Instances survive the controller: `instances` finds them by their pool's tag where the
         provider outlives the process.
     """

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from swell.clock import Clock
+from swell.clock import Clock, process_age_s
 from swell.config import (
     LogSettings,
     ObjectsSettings,
@@ -376,14 +376,21 @@ async def begin_worker(settings: Settings, clock: Clock, home: "Home | None" = N
     """
     from swell.worker.frames import Load
     from swell.worker.run import Home, ModelProcess, Origin
+    from swell.worker.startups import Beginning, Startups
 
     _token(settings)
+    chosen = settings.worker
+    startups = Startups(
+        clock,
+        chosen.pool,
+        chosen.device,
+        Beginning(process_age_s(), chosen.asked_at, chosen.began_at, chosen.pull_s),
+    )
     home = home or Home()
     forks = None if home.is_own else _forks(settings, clock)
     if forks is not None:
         forks.begin()
     process = ModelProcess(home.python, forks=forks, variables=home.variables)
-    chosen = settings.worker
     process.begin(
         Load(
             list(chosen.models),
@@ -394,7 +401,7 @@ async def begin_worker(settings: Settings, clock: Clock, home: "Home | None" = N
         )
     )
     await process.is_asked.wait()
-    return Origin(forks, process, home)
+    return Origin(forks, process, home, startups)
 
 
 def _token(settings: Settings) -> str:

@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 
 from swell.clock import SystemClock
+from swell.phases import Span
 from swell.worker import draw as module_draw
 from swell.worker import job
 from swell.worker.child import serve
@@ -29,6 +30,7 @@ from swell.worker.frames import (
     Load,
     Moved,
     Order,
+    Phased,
     Pixels,
     Preview,
     Ready,
@@ -131,13 +133,19 @@ class Line:
         self.socket = sock
         self.slate = slate
         self.stream = sock.makefile("rb")
+        self.spans: list[Span] = []
 
     def say(self, *works: Work) -> None:
         self.socket.sendall(b"".join(encode_frame(work) for work in works))
 
     def hear(self) -> Frame:
-        length = int.from_bytes(self.stream.read(HEAD_BYTES), "big")
-        return decode_frame(self.stream.read(length))
+        """Return what it says next; of its phases the last are kept."""
+        while True:
+            length = int.from_bytes(self.stream.read(HEAD_BYTES), "big")
+            frame = decode_frame(self.stream.read(length))
+            if not isinstance(frame, Phased):
+                return frame
+            self.spans = frame.spans
 
     def result(self) -> Results:
         """The whole result of one batch."""

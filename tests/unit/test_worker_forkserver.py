@@ -15,6 +15,7 @@ from swell.worker.frames import (
     HEAD_BYTES,
     Described,
     Load,
+    Phased,
     Ready,
     decode_frame,
     encode_frame,
@@ -219,5 +220,9 @@ async def test_a_model_process_is_forked_and_answers_as_one_that_was_started(
 
 
 async def frame(reader: asyncio.StreamReader) -> object:
-    size = int.from_bytes(await reader.readexactly(HEAD_BYTES), "big")
-    return decode_frame(await reader.readexactly(size))
+    """Return what the model process says next, apart from its phases."""
+    while True:
+        size = int.from_bytes(await reader.readexactly(HEAD_BYTES), "big")
+        told = decode_frame(await reader.readexactly(size))
+        if not isinstance(told, Phased):
+            return told

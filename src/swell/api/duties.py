@@ -11,6 +11,7 @@ from swell.api.events import frame, queued_data
 from swell.api.limits import SHARE_EVERY_S
 from swell.api.news import hear
 from swell.api.service import Service
+from swell.api.startups import look_after_startups
 from swell.api.streams import KEEP_ALIVE
 from swell.api.views import encode
 from swell.bus import News, NewsKind
@@ -85,6 +86,7 @@ class Duties:
         loops = (
             self._sweep,
             self._watch_workers,
+            self._watch_startups,
             self._keep_streams,
             self._check_streams,
             self._watch_keys,
@@ -143,6 +145,15 @@ class Duties:
     async def _watch_workers(self) -> None:
         every_s = self._service.settings.heartbeat_s / 2
         await self._repeat("workers", every_s, self._service.fleet.refresh)
+
+    async def _watch_startups(self) -> None:
+        service = self._service
+
+        async def look() -> None:
+            if await service.leadership.leads("startups"):
+                await look_after_startups(service)
+
+        await self._repeat("startups", service.settings.heartbeat_s, look)
 
     async def _keep_streams(self) -> None:
         service = self._service

@@ -26,11 +26,17 @@ __all__ = [
     "KeyList",
     "KeyRequest",
     "KeyView",
+    "LedgerEntryView",
+    "LedgerList",
+    "LedgerQuery",
     "MeasuredView",
     "ModelList",
     "ModelView",
     "NewKeyView",
     "NoQuery",
+    "PhaseTimesView",
+    "PoolList",
+    "PoolView",
     "QueueList",
     "QueueView",
     "Replayed",
@@ -38,6 +44,8 @@ __all__ = [
     "RotateSigningRequest",
     "SampleView",
     "SigningView",
+    "SpanView",
+    "StartupView",
     "StoredView",
     "SwitchesView",
     "TaskList",
@@ -389,6 +397,43 @@ class SwitchesView(msgspec.Struct, frozen=True, kw_only=True):
     loras: Annotated[int, Meta(description="other LoRAs put on its weights")]
 
 
+class SpanView(msgspec.Struct, frozen=True, kw_only=True):
+    """A phase as an interval, in seconds since its startup began; phases may overlap."""
+
+    phase: Annotated[str, Meta(description="boot, pull, import, fetch, load, warm or first_task")]
+    model: Annotated[str | None, Meta(description="null for what is done for all models together")]
+    start_s: float
+    end_s: Annotated[
+        float | None,
+        Meta(description="null while it is under way, or where the startup died in it"),
+    ]
+    source: Annotated[
+        str,
+        Meta(
+            description="what made it short: fork, compiled, host, disk, bucket; empty for nothing"
+        ),
+    ] = msgspec.field(name="from", default="")
+
+
+class StartupView(msgspec.Struct, frozen=True, kw_only=True):
+    """A cold start of a worker, a restart of its model process, or a switch of models."""
+
+    id: str
+    kind: Annotated[str, Meta(description="cold, restart or switch")]
+    state: Annotated[str, Meta(description="starting, died, ready or done (the first outcome)")]
+    pool: str
+    models: list[str]
+    host: str
+    pid: int
+    begun_at: Moment | None
+    seen_at: Moment | None
+    ready_s: Annotated[float | None, Meta(description="from its beginning until tasks are taken")]
+    whole_s: Annotated[
+        float | None, Meta(description="that and the first task, without the wait for it")
+    ]
+    spans: list[SpanView]
+
+
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """A worker."""
 
@@ -417,12 +462,94 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     registered_at: Moment
     seen_at: Moment
     gone_at: Moment | None
+    startup: Annotated[
+        StartupView | None,
+        Meta(description="its cold start, phase by phase; null where it has not told"),
+    ] = None
 
 
 class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
     """Workers, oldest first."""
 
     workers: list[WorkerView]
+    starting: Annotated[
+        list[StartupView], Meta(description="cold starts of workers that are not ready yet")
+    ] = []
+
+
+class PhaseTimesView(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a phase takes: quantiles that count what is not over yet (Kaplan-Meier)."""
+
+    kind: Annotated[str, Meta(description="cold, restart or switch")]
+    model: str
+    phase: Annotated[
+        str,
+        Meta(
+            description="boot, pull, import, fetch, load, warm, first_task; ready: from the "
+            "beginning until tasks are taken; whole: that and the first task"
+        ),
+    ]
+    p50_s: float | None
+    p90_s: float | None
+    p99_s: float | None
+    at_least: Annotated[
+        list[str], Meta(description="which of these are only known to be at least so long")
+    ]
+    observed: Annotated[int, Meta(description="how many have ended")]
+    not_over: Annotated[
+        int, Meta(description="how many are under way, or died before this was over")
+    ]
+
+
+class PoolView(msgspec.Struct, frozen=True, kw_only=True):
+    """A pool of workers."""
+
+    pool: str
+    workers: Annotated[dict[str, int], Meta(description="state → how many")]
+    starting: Annotated[int, Meta(description="workers that are not ready yet")]
+    slots: Annotated[int, Meta(description="tasks that its live workers may hold")]
+    held: Annotated[int, Meta(description="tasks that they hold, as this backend knows")]
+    times: Annotated[
+        list[PhaseTimesView],
+        Meta(description="of the last 200 startups of each kind and set of models"),
+    ]
+
+
+class PoolList(msgspec.Struct, frozen=True, kw_only=True):
+    """Pools by name."""
+
+    pools: list[PoolView]
+
+
+class LedgerQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which entries of the ledger to list."""
+
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
+    cursor: Annotated[int, Meta(ge=1, description="of the page before")] | None = None
+
+
+class LedgerEntryView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker's time went into."""
+
+    id: str
+    at: Moment
+    kind: Annotated[str, Meta(description="cold_start, attempt, failed, idle or wasted")]
+    pool: str
+    models: list[str]
+    worker_id: str | None
+    ref: Annotated[str, Meta(description="the startup or attempt that it belongs to")]
+    outcome: str
+    seconds: float
+    cost_micros: Annotated[
+        int | None, Meta(description="millionths of a dollar; null where the pool has no price")
+    ]
+
+
+class LedgerList(msgspec.Struct, frozen=True, kw_only=True):
+    """Entries of the ledger, those added last first."""
+
+    entries: list[LedgerEntryView]
+    cursor: int | None
 
 
 _Rate = Annotated[

@@ -30,6 +30,11 @@ _RELEASE: Final = version_of("swell")
 
 #: Bounds of task times, in seconds.
 TASK_BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+#: Bounds of cold starts and their phases, in seconds, up to half an hour.
+START_BOUNDS_S = (
+    *(0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 240.0),
+    *(300.0, 420.0, 600.0, 900.0, 1200.0, 1800.0),
+)
 #: Bounds of calls, and of lateness, in seconds.
 CALL_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 #: Bounds of HTTP times, in seconds.
@@ -59,6 +64,10 @@ METRICS: dict[str, str] = {
     "swell_model_switches_total": "Models brought to a worker's device when it was their turn, by "
     "model and source: `disk` (loaded anew), `host` (back from the host's memory), or `lora` (it "
     "stays, with other LoRAs).",
+    "swell_cold_start_seconds": "Cold starts of workers, by pool, model and phase; `ready` is from "
+    "the beginning until tasks are taken, `whole` that and the first task.",
+    "swell_cold_starts_total": "Cold starts that ended, by pool and outcome: `ready`, or `died`.",
+    "swell_workers_starting": "Workers that are not ready yet, by pool.",
     "swell_event_streams": "Open event streams.",
     "swell_http_request_seconds": "HTTP requests, by method, route and status.",
     "swell_call_seconds": "Calls of store, broker, objects, registry and bus, by contract and "
@@ -123,6 +132,7 @@ class Snapshot:
         workers: dict[tuple[str, str], int],
         streams: int,
         slots: dict[str, tuple[int, int]] | None = None,
+        starting: dict[str, int] | None = None,
     ) -> None:
         self.depths = depths
         self.ages_s = ages_s
@@ -130,6 +140,8 @@ class Snapshot:
         self.streams = streams
         #: Pool → how many tasks its live workers may hold, and hold.
         self.slots = slots or {}
+        #: Pool → how many of its workers are not ready yet.
+        self.starting = starting or {}
 
 
 class Metrics:
@@ -153,6 +165,9 @@ class Metrics:
         self.switches: dict[tuple[str, str], int] = {}
         #: Model → its waiting, running and whole times.
         self.task_s: dict[str, tuple[Histogram, Histogram, Histogram]] = {}
+        #: (pool, model, phase) → how long it took; (pool, outcome) → how many cold starts.
+        self.start_s: dict[tuple[str, str, str], Histogram] = {}
+        self.starts: dict[tuple[str, str], int] = {}
         self.lease_tasks = Histogram((1, 2, 4, 8, 16, 32, 64, 128))
         self.http_s: dict[tuple[str, str, int], Histogram] = {}
 
@@ -166,6 +181,14 @@ class Metrics:
     def call(self, contract: str, name: str) -> Histogram:
         """Return the times of a call of a contract, to add one."""
         return self.call_s.setdefault((contract, name), Histogram(CALL_BOUNDS_S))
+
+    def cold_start(self, pool: str, model: str, phase: str) -> Histogram:
+        """Return the times of a phase of cold starts, to add one."""
+        return self.start_s.setdefault((pool, model, phase), Histogram(START_BOUNDS_S))
+
+    def cold_start_ended(self, pool: str, outcome: str) -> None:
+        """Note that a cold start is over."""
+        self.starts[pool, outcome] = self.starts.get((pool, outcome), 0) + 1
 
     def duty_failed(self, name: str) -> None:
         """Note that something the backend does by itself has failed."""
@@ -241,6 +264,10 @@ class _Source(Collector):
         for labels, n in metrics.switches.items():
             switches.add_metric(list(labels), n)
         yield switches
+        starts = _counter("swell_cold_starts_total", ["pool", "outcome"])
+        for labels, n in metrics.starts.items():
+            starts.add_metric(list(labels), n)
+        yield starts
 
     def _histograms(self) -> Iterator[Metric]:
         metrics = self._metrics
@@ -264,6 +291,11 @@ class _Source(Collector):
             if each.total or any(each.counts):
                 calls.add_metric([contract, call], each.buckets(), each.total)
         yield calls
+        name = "swell_cold_start_seconds"
+        cold = HistogramMetricFamily(name, METRICS[name], labels=["pool", "model", "phase"])
+        for labels, each in metrics.start_s.items():
+            cold.add_metric(list(labels), each.buckets(), each.total)
+        yield cold
         name = "swell_event_loop_lag_seconds"
         lag = HistogramMetricFamily(name, METRICS[name])
         lag.add_metric([], metrics.loop_lag_s.buckets(), metrics.loop_lag_s.total)
@@ -294,6 +326,10 @@ class _Source(Collector):
             slots.add_metric([pool], may_hold)
             held.add_metric([pool], holds)
         yield from (slots, held)
+        starting = _gauge("swell_workers_starting", ["pool"])
+        for pool, n in snapshot.starting.items():
+            starting.add_metric([pool], n)
+        yield starting
         build = _gauge("swell_build_info", ["version"])
         build.add_metric([_RELEASE], 1)
         yield build

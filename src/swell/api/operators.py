@@ -31,6 +31,7 @@ from swell.api.messages import (
     RotateRequest,
     RotateSigningRequest,
     SigningView,
+    StartupView,
     SwitchesView,
     WorkerList,
     WorkersQuery,
@@ -38,10 +39,12 @@ from swell.api.messages import (
 )
 from swell.api.reading import Reader, read_query
 from swell.api.service import Service
+from swell.api.startups import startup_view
 from swell.api.views import encode
 from swell.broker import Depth
 from swell.bus import News, NewsKind
 from swell.errors import Conflict, NotFound, SwellError, Unavailable
+from swell.phases import StartupKind, StartupState
 from swell.registry import ApiKey, KeyLimits, ModelCard, WorkerInfo
 from swell.signing import rotate_secrets
 
@@ -104,12 +107,16 @@ async def list_queues(service: Service, call: Call) -> Reply:
 async def list_workers(service: Service, call: Call) -> Reply:
     """`GET /v1/workers`."""
     query = read_query(call, WorkersQuery)
+    startups = await service.registry.startups()
+    cold = [each for each in startups if each.kind is StartupKind.COLD]
+    own = {each.worker_id: startup_view(each) for each in cold if each.worker_id}
     views = [
-        _worker_view(info, state, held, service.fleet.get(info.id))
+        _worker_view(info, state, held, service.fleet.get(info.id), own.get(info.id))
         for info, state, held in await service.fleet.all()
         if query.gone or state != "gone"
     ]
-    return Reply(200, encode(WorkerList(workers=views)))
+    under_way = [startup_view(each) for each in cold if each.state is StartupState.STARTING]
+    return Reply(200, encode(WorkerList(workers=views, starting=under_way)))
 
 
 async def drain_worker(service: Service, call: Call) -> Reply:
@@ -284,7 +291,10 @@ async def show_metrics(service: Service, call: Call) -> Reply:
         if state != "lost":
             may_hold, holds = slots.get(info.pool, (0, 0))
             slots[info.pool] = (may_hold + info.slots, holds + held)
-    snapshot = metrics.Snapshot(depths, ages_s, workers, len(service.streams), slots)
+    starting: dict[str, int] = {}
+    for each in await service.registry.startups(under_way=True):
+        starting[each.pool] = starting.get(each.pool, 0) + 1
+    snapshot = metrics.Snapshot(depths, ages_s, workers, len(service.streams), slots, starting)
     text = service.metrics.text(snapshot)
     if service.backend.together is not None:
         text = service.backend.together(text)
@@ -346,7 +356,13 @@ async def _queue_view(service: Service, depth: Depth) -> QueueView:
     )
 
 
-def _worker_view(info: WorkerInfo, state: str, held: int, worker: Worker | None) -> WorkerView:
+def _worker_view(
+    info: WorkerInfo,
+    state: str,
+    held: int,
+    worker: Worker | None,
+    startup: StartupView | None = None,
+) -> WorkerView:
     switches = {} if worker is None else worker.switches or {}
     return WorkerView(
         id=info.id,
@@ -369,6 +385,7 @@ def _worker_view(info: WorkerInfo, state: str, held: int, worker: Worker | None)
         registered_at=info.registered_at,
         seen_at=info.seen_at,
         gone_at=info.gone_at,
+        startup=startup,
     )
 
 

@@ -6,10 +6,29 @@ are made from it, so that what is served, described and documented is the same.
 
 from typing import Any, Final
 
-from swell.api import erasure, events, files, gallery, messages, operators, pages, tasks, workers
+from swell.api import (
+    erasure,
+    events,
+    files,
+    gallery,
+    messages,
+    operators,
+    pages,
+    startups,
+    tasks,
+    workers,
+)
 from swell.api.metrics import CONTENT_TYPE
 from swell.api.route import Body, Header, Response, Route
-from swell.dispatch import Ask, Grant, Registration, Report, ReportAnswer, Welcome
+from swell.dispatch import (
+    Ask,
+    Grant,
+    Registration,
+    Report,
+    ReportAnswer,
+    StartingAnswer,
+    Welcome,
+)
 from swell.errors import (
     Conflict,
     ExpiredArtifact,
@@ -26,6 +45,7 @@ from swell.errors import (
     UnsupportedType,
     WouldExpire,
 )
+from swell.phases import Startup
 from swell.registry import Scope
 
 __all__ = ["GROUPS", "ROUTES"]
@@ -344,6 +364,26 @@ _OPERATORS: Final = (
     ),
     Route(
         "GET",
+        "/v1/pools",
+        startups.list_pools,
+        Scope.ADMIN,
+        "List pools, and how long their workers take to start",
+        "Operators",
+        {200: Response("Pools by name", messages.PoolList)},
+    ),
+    Route(
+        "GET",
+        "/v1/ledger",
+        startups.list_ledger,
+        Scope.ADMIN,
+        "List what machine time went into",
+        "Operators",
+        {200: Response("Entries, those added last first", messages.LedgerList)},
+        (InvalidRequest, InvalidInput),
+        query=messages.LedgerQuery,
+    ),
+    Route(
+        "GET",
         "/v1/dead",
         tasks.list_dead,
         Scope.ADMIN,
@@ -521,6 +561,20 @@ _PAGES: Final = (
 )
 
 _WORKERS: Final = (
+    Route(
+        "POST",
+        "/worker/v1/starting",
+        startups.starting,
+        Scope.WORKER,
+        "Tell how far a worker is that is not ready yet",
+        "Workers",
+        {200: Response("How often to tell", StartingAnswer)},
+        _JSON_BODY,
+        "Its phases so far, or that it died. A worker that is ready registers, and tells its cold "
+        "start with that.",
+        body=Body(Startup),
+        audit="workers.starting",
+    ),
     Route(
         "POST",
         "/worker/v1/register",

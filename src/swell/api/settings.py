@@ -1,6 +1,6 @@
 """What the HTTP service needs: contracts to talk to, and numbers to keep to."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -86,6 +86,8 @@ class ApiSettings:
     retention: tuple[Retention, ...] = ()
     #: An upload that no task uses goes after so long; None for never.
     uploads_s: float | None = None
+    #: Pool → what an hour of one of its workers costs, in millionths of a dollar.
+    hour_micros: Mapping[str, int] = field(default_factory=dict)
     #: The longest pause between two looks of the sweeper.
     sweep_every_s: float = 0.25
 

@@ -22,6 +22,7 @@ from swell.api.gallery import keep_samples
 from swell.api.news import is_to_stop
 from swell.api.reading import Reader
 from swell.api.service import Service
+from swell.api.startups import hear_of_startups, register_startup
 from swell.broker import LeaseRequest
 from swell.bus import News, NewsKind
 from swell.dispatch import (
@@ -219,6 +220,7 @@ async def register_worker(
         key_id=key_id,
     )
     await service.fleet.add(info)
+    await register_startup(service, registration, info)
     await service.bus.tell([News(kind=NewsKind.WORKERS)])
     settings = service.settings
     return Welcome(
@@ -301,6 +303,8 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
         await _take_back(service, worker, told.known)
     if told.switches:
         service.metrics.models_switched(worker.count_switches(told.switches))
+    if told.startups:
+        await hear_of_startups(service, told, worker.info)
     if told.goodbye:
         # What it hands back must not go to its own lease call, which may still wait.
         worker.leave()

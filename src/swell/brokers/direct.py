@@ -24,10 +24,12 @@ from swell.dispatch import (
     Registration,
     Report,
     ReportAnswer,
+    StartingAnswer,
     Upload,
     Welcome,
 )
 from swell.errors import SwellError
+from swell.phases import Startup
 from swell.store import Hold
 
 __all__ = ["DirectDispatch"]
@@ -69,6 +71,10 @@ class DirectDispatch:
         self._news: asyncio.Task[Grant] | None = None
         #: Whether the backend answered the last call.
         self._is_sure = False
+
+    async def starting(self, startup: Startup) -> StartingAnswer:
+        """See `Dispatch.starting`."""
+        return await self._remote.starting(startup)
 
     async def register(self, registration: Registration) -> Welcome:
         """See `Dispatch.register`."""

@@ -27,6 +27,7 @@ from swell.dispatch import (
     Registration,
     Report,
     ReportAnswer,
+    StartingAnswer,
     Upload,
     Welcome,
 )
@@ -41,6 +42,7 @@ from swell.errors import (
     Unavailable,
 )
 from swell.outbound import Outbound
+from swell.phases import Startup
 from swell.store import Hold
 from swell.urls import UrlPolicy
 from swell.urls import bare_url as _named
@@ -132,6 +134,10 @@ class RemoteDispatch:
         self._outside = Outbound(policy or UrlPolicy(), UPLOAD_S)
         #: Where the backend said that files lie, if elsewhere: in its object store.
         self._given: OrderedDict[str, None] = OrderedDict()
+
+    async def starting(self, startup: Startup) -> StartingAnswer:
+        """See `Dispatch.starting`."""
+        return await self._post("starting", startup, StartingAnswer)
 
     async def register(self, registration: Registration) -> Welcome:
         """See `Dispatch.register`."""

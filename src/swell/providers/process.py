@@ -19,7 +19,7 @@ import msgspec
 
 from swell.clock import Clock
 from swell.errors import Unavailable
-from swell.provider import Instance, InstanceState, LaunchRequest
+from swell.provider import ASKED_AT, Instance, InstanceState, LaunchRequest
 
 __all__ = ["ProcessProvider"]
 
@@ -166,7 +166,9 @@ class ProcessProvider:
         self._end(each, code)
 
     async def _start(self, each: str, request: LaunchRequest) -> None:
-        environment = self._environment | dict(request.environment) | {"SWELL_INSTANCE_ID": each}
+        asked_at = self._instances[each].launched_at.isoformat()
+        own = {"SWELL_INSTANCE_ID": each, ASKED_AT: asked_at}
+        environment = self._environment | dict(request.environment) | own
         try:
             with open(self.log_path(each), "ab", opener=_open_private) as log:
                 self._processes[each] = await asyncio.create_subprocess_exec(

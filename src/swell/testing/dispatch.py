@@ -24,10 +24,12 @@ from swell.dispatch import (
     Registration,
     Report,
     ReportAnswer,
+    StartingAnswer,
     Upload,
     Welcome,
 )
 from swell.errors import Conflict, NotFound, Unavailable
+from swell.phases import Startup
 from swell.retry import RetryPolicy
 from swell.store import Accepted, Hold
 from swell.stores.memory import MemoryStore
@@ -57,6 +59,8 @@ class MemoryDispatch:
         self.lease_s = lease_s
         #: What was said, in order.
         self.registrations: list[Registration] = []
+        #: What was told of cold starts before the worker registered.
+        self.startups: list[Startup] = []
         self.leases: list[Ask] = []
         self.reports: list[Report] = []
         self.progress: list[Progress] = []
@@ -144,6 +148,12 @@ class MemoryDispatch:
             self._changed.notify_all()
 
     # --- what a worker sees ----------------------------------------------------------------------
+
+    async def starting(self, startup: Startup) -> StartingAnswer:
+        """See `Dispatch.starting`."""
+        self._check_near()
+        self.startups.append(startup)
+        return StartingAnswer(tell_every_s=self.lease_s / 3)
 
     async def register(self, registration: Registration) -> Welcome:
         """See `Dispatch.register`."""

@@ -40,6 +40,7 @@ from swell.model import (
     is_function_model,
     load_models,
 )
+from swell.phases import Phase, PhaseLog, logging_to
 from swell.worker.device import CannotLoad, Device
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import (
@@ -47,6 +48,7 @@ from swell.worker.frames import (
     HandOver,
     Load,
     Order,
+    Phased,
     Ready,
     Refused,
     Run,
@@ -233,14 +235,17 @@ def _import(refs: Sequence[str], optional: Collection[str]) -> tuple[list[Defini
 
 def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
     """Import and describe the models; load and warm those that fit on the device."""
-    definitions, may_fail = _import(work.refs, work.optional)
+    log = PhaseLog(clock.monotonic_s, lambda: pipe.send(Phased(list(log.spans))))
+    logging_to(log)
+    with log.phase(Phase.IMPORT, ""):
+        definitions, may_fail = _import(work.refs, work.optional)
     names = [definition.name for definition in definitions]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise InvalidModel(f"{twice} is named twice: give each model a name of its own")
     cards = [definition.card() for definition in definitions]
     pipe.send(Described(cards))
-    device = Device(definitions, work, pipe, clock, may_fail)
+    device = Device(definitions, work, pipe, clock, may_fail, log)
     load_s = device.start()
     loaded = _Loaded(device, {}, {})
     rng = random.Random()

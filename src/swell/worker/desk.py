@@ -5,11 +5,13 @@ slot free. Plain dictionaries and lists, changed by one thread; nothing here wai
 """
 
 import asyncio
+import collections
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from swell.dispatch import Enclosure, LeasedTask, Progress, Switches
+from swell.phases import Startup
 from swell.store import Hold
 from swell.task import Failed, Outcome, Settlement, Succeeded
 from swell.telemetry import about
@@ -25,6 +27,9 @@ PAGE_BYTES: Final = MAX_OUTPUT_BYTES + 64 * 1024
 
 #: What an entry of a report has at most beside an output, an error's text or a preview.
 _ENTRY_BYTES: Final = 1024
+
+#: So many startups are told at most; older ones that were not told are forgotten.
+MOST_STARTUPS: Final = 32
 
 #: An error's text of 2,000 characters, each of them escaped.
 _ERROR_BYTES: Final = 12_000
@@ -149,6 +154,11 @@ class Desk:
         #: What reports and calls for work tell of the models, where they take turns on the device.
         self.residents: list[str] | None = None
         self.switches: list[Switches] = []
+        #: What was started, told by each report until one is answered; and how many were in it.
+        self.startups: collections.deque[Startup] = collections.deque(maxlen=MOST_STARTUPS)
+        self._startups_in_flight = 0
+        #: Called once, with the first outcome of an attempt that was made.
+        self.on_first_outcome: Callable[[], None] | None = None
         #: Set when there is something to report.
         self.news = asyncio.Event()
         #: Set when there is progress that has time.
@@ -205,6 +215,9 @@ class Desk:
         if self._by_handle.pop(held.handle, None) is None:
             return
         held.let_go()
+        if self.on_first_outcome is not None and isinstance(outcome, Succeeded | Failed):
+            tell, self.on_first_outcome = self.on_first_outcome, None
+            tell()
         if self.held.get(task.task_id) is held:
             del self.held[task.task_id]
         if self._traces is not None:
@@ -266,6 +279,7 @@ class Desk:
         if self._settlements or self._progress:
             self.news.set()
         self._in_flight = len(settlements)
+        self._startups_in_flight = len(self.startups)
         if self._traces is not None:
             self._untold += settlements
         self._keys_in_flight += [file.key for file in self.enclosed(settlements)]
@@ -274,6 +288,9 @@ class Desk:
     def told(self) -> None:
         """Note that the page that was taken is durable at the backend."""
         self._in_flight = 0
+        for _ in range(self._startups_in_flight):
+            self.startups.popleft()
+        self._startups_in_flight = 0
         if self._traces is not None:
             self._traces.reported(self._untold)
             self._untold.clear()

@@ -17,6 +17,7 @@ import psutil
 from swell.clock import Clock
 from swell.errors import SwellError
 from swell.model import Definition, Model, can_offload
+from swell.phases import Phase, PhaseLog
 from swell.worker.frames import Load, Moved, Moving
 from swell.worker.pipe import Pipe
 from swell.worker.residency import Resident, forgotten, leaving, next_to_leave
@@ -77,6 +78,7 @@ class Device:
         pipe: To the worker, which is told of every move.
         clock: What tells the time.
         may_fail: Names of those that are left out where they cannot be made or loaded.
+        log: Told of the phases of each model.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Device:
         pipe: Pipe,
         clock: Clock,
         may_fail: Collection[str] = (),
+        log: PhaseLog | None = None,
     ) -> None:
         self.name = work.device
         #: What warm-ups have imported: compilers, which start threads and processes.
@@ -94,6 +97,7 @@ class Device:
         self._host_budget_bytes = work.host_memory_bytes
         self._pipe = pipe
         self._clock = clock
+        self._log = log or PhaseLog(clock.monotonic_s)
         self._may_fail = may_fail
         self._count = len(definitions)
         #: Models that were left out → why.
@@ -120,6 +124,7 @@ class Device:
             raise error
         traceback.print_exception(error)
         self._places.pop(name, None)
+        self._log.drop(name)
         self.left_out[name] = _reason(error)
         gc.collect()
 
@@ -189,6 +194,7 @@ class Device:
                     self._leave_out(place.definition.name, error)
                     continue
                 place.renew()
+                self._log.drop(place.definition.name)
                 is_full = True
                 continue
             if len(self.residents) > 1 and self._missing() > 0:
@@ -231,6 +237,7 @@ class Device:
         place = self._places[name]
         if place.where is _Where.DEVICE:
             return 0.0
+        self._log.clear()
         self._pipe.send(Moving(name))
         start_s = self._clock.monotonic_s()
         kind = ""
@@ -249,11 +256,13 @@ class Device:
         """Bring a model; whenever the device has no memory left, one more leaves."""
         while True:
             source = place.where
+            # What failed before another left has not lasted so long for itself.
+            self._log.drop(place.definition.name)
             try:
                 if source is _Where.HOST:
                     self._bring_back(place)
                 else:
-                    self._load(place)
+                    self._load(place, source)
                 return source
             except Exception as error:
                 lacks_memory = _is_out_of_memory(place.model, error)
@@ -268,17 +277,24 @@ class Device:
                 else:
                     traceback.print_exc()
 
-    def _load(self, place: _Place) -> None:
+    def _load(self, place: _Place, source: str = "") -> None:
         """Load and warm up a model that is new.
+
+        Args:
+            place: The model.
+            source: From where it comes, for the log of phases.
 
         Raises:
             Exception: Whatever it raised.
         """
         start_s = self._clock.monotonic_s()
         before_bytes = _resident_bytes()
-        place.model.load(self.name)
+        name = place.definition.name
+        with self._log.phase(Phase.LOAD, name, source):
+            place.model.load(self.name)
         early = set(sys.modules)
-        place.model.warmup()
+        with self._log.phase(Phase.WARM, name):
+            place.model.warmup()
         self.late |= set(sys.modules) - early
         place.size_bytes = place.model.memory_bytes or max(
             place.size_bytes, _resident_bytes() - before_bytes
@@ -288,7 +304,8 @@ class Device:
 
     def _bring_back(self, place: _Place) -> None:
         start_s = self._clock.monotonic_s()
-        place.model.onload()
+        with self._log.phase(Phase.LOAD, place.definition.name, _Where.HOST):
+            place.model.onload()
         place.learn(self._clock.monotonic_s() - start_s)
         place.where, place.host_bytes = _Where.DEVICE, 0
 

@@ -66,6 +66,7 @@ from swell.worker.loras import Loras
 from swell.worker.outcomes import Delivery, failed, faulty, stopped, success
 from swell.worker.run import ModelProcess, Origin, ProcessDied, describe_exit
 from swell.worker.settings import WorkerSettings
+from swell.worker.startups import Startups
 from swell.worker.supply import Supply
 from swell.worker.traces import TaskTraces
 
@@ -176,6 +177,11 @@ class Worker:
         self.traces = TaskTraces(clock, settings.name)
         self._forks = None if origin is None else origin.forks
         self._begun = None if origin is None else origin.process
+        self._startups = (origin and origin.startups) or Startups(
+            clock, settings.pool, settings.device
+        )
+        #: When the model process began to bring a model, in monotonic seconds.
+        self._moving_since_s = 0.0
         self._dispatch = dispatch
         self._refs = list(models)
         self._clock = clock
@@ -269,6 +275,8 @@ class Worker:
             self._ended.set_result(exit_code)
 
     async def _boot_and_join(self) -> None:
+        self._startups.follow(self._process)
+        self._start_loop(self._startups.tell(self._dispatch))
         cards = await self._boot()
         in_turn = self._settings.device_memory_bytes is not None and len(cards) > 1
         slots = self._settings.slots or default_slots(cards, in_turn=in_turn, pinned=self._pinned)
@@ -284,7 +292,11 @@ class Worker:
         )
         self._desk = Desk(slots, self.traces)
         self._tell_of_models()
-        self._link = Link(self._dispatch, self._clock, self._desk, registration, self)
+        self._desk.on_first_outcome = self._note_first_outcome
+        self._link = Link(
+            *(self._dispatch, self._clock, self._desk, registration, self),
+            self._startups.registering,
+        )
         # The model process may die from now on at any time; registering may take long.
         self._is_starting = False
         await self._join()
@@ -347,6 +359,7 @@ class Worker:
     async def _join(self) -> None:
         """Register, and start the loops."""
         welcome = await self._link.register()
+        self._startups.ready()
         _log.info(
             "registered",
             worker_id=welcome.worker_id,
@@ -365,6 +378,9 @@ class Worker:
             self._start_loop(self._limit_runs(self._settings.run_limit_s))
         self.is_up.set()
 
+    def _note_first_outcome(self) -> None:
+        self._desk.startups.append(self._startups.first_outcome())
+
     def _start_loop(self, loop: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(loop)
         task.add_done_callback(self._on_loop_end)
@@ -381,6 +397,8 @@ class Worker:
     async def _close(self) -> None:
         # Nobody starts anything any more.
         self._end(0)
+        if not self._startups.is_ready:
+            await self._startups.tell_end(self._dispatch)
         tasks = [self._start, *self._loops, *self._errands]
         for task in tasks:
             task.cancel()
@@ -506,6 +524,8 @@ class Worker:
 
     def admit(self, tasks: Sequence[LeasedTask]) -> None:
         """Take leased tasks in. See `Guest.admit`."""
+        if not self._startups.has_task:
+            self._startups.task_came()
         now_s = self._clock.monotonic_s()
         for task in tasks:
             if task.task_id in self._desk.held:
@@ -737,7 +757,13 @@ class Worker:
         """Note which models are on the device now; what was at work begins to count again."""
         if isinstance(moved, Moving):
             self._at.busy_for = moved.model
+            self._moving_since_s = self._clock.monotonic_s()
             return
+        self._desk.startups.append(
+            self._startups.switched(
+                moved.model, self._moving_since_s, self._process, is_there=bool(moved.kind)
+            )
+        )
         self._at.free(self._clock.monotonic_s())
         self._residents, self._expected_s = moved.residents, moved.expected_s
         load_s = round(moved.load_s, 3)
@@ -952,6 +978,7 @@ class Worker:
             self._give_up("the models' files have changed: start the worker again")
             return
         self._is_starting = False
+        self._desk.startups.append(self._startups.restarted(since_s, self._process))
         self.lora_swaps.clear()
         self._tell_of_models()
         waited_s = self._clock.monotonic_s() - since_s

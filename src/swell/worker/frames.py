@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from swell.phases import Span
 from swell.registry import ModelCard
 from swell.worker.text import mend
 
@@ -28,6 +29,7 @@ __all__ = [
     "Moved",
     "Moving",
     "Order",
+    "Phased",
     "Pixels",
     "Preview",
     "Ready",
@@ -137,6 +139,13 @@ class Described(msgspec.Struct, frozen=True, array_like=True, tag="described"):
     """The models are imported, not yet loaded."""
 
     cards: list[ModelCard]
+
+
+class Phased(msgspec.Struct, frozen=True, array_like=True, tag="phased"):
+    """A phase has begun or ended: all of the process's start, or of the switch that goes on."""
+
+    #: In monotonic seconds, which the processes of a machine share.
+    spans: list[Span]
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
@@ -292,6 +301,7 @@ class Swapped(msgspec.Struct, frozen=True, array_like=True, tag="swapped"):
 
 Frame = (
     Described
+    | Phased
     | Ready
     | Refused
     | Results

@@ -38,6 +38,7 @@ from swell.errors import (
     Unauthenticated,
     Unavailable,
 )
+from swell.phases import Startup
 from swell.retry import RetryPolicy
 from swell.store import Hold
 from swell.task import Failed, TaskError
@@ -105,12 +106,14 @@ class Link:
         desk: Desk,
         registration: Registration,
         guest: Guest,
+        startup: Callable[[], Startup | None] = lambda: None,
     ) -> None:
         self._dispatch = dispatch
         self._clock = clock
         self._desk = desk
         self._registration = registration
         self._guest = guest
+        self._startup = startup
         self._rng = random.Random()
         self._registering = asyncio.Lock()
         self._welcome: Welcome | None = None
@@ -154,7 +157,9 @@ class Link:
         attempt = 0
         while True:
             try:
-                told = msgspec.structs.replace(self._registration, sent_at=self._clock.now())
+                told = msgspec.structs.replace(
+                    self._registration, sent_at=self._clock.now(), startup=self._startup()
+                )
                 self._welcome = await self._dispatch.register(told)
                 return self._welcome
             except Unavailable as error:
@@ -443,5 +448,6 @@ def _report(
         residents=desk.residents,
         known=known,
         switches=desk.switches,
+        startups=list(desk.startups),
         goodbye=goodbye,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from swell.errors import NotFound, SwellError
+from swell.phases import Span
 from swell.registry import ModelCard
 from swell.worker.forkserver import Forked
 from swell.worker.frames import (
@@ -21,6 +22,7 @@ from swell.worker.frames import (
     HandOver,
     Load,
     Order,
+    Phased,
     Ready,
     Refused,
     Run,
@@ -32,6 +34,7 @@ from swell.worker.frames import (
     encode_frame,
 )
 from swell.worker.slate import Kept, new_slate, read_slate
+from swell.worker.startups import Startups
 from swell.worker.warm import Forks
 
 __all__ = ["Home", "ModelProcess", "ModelRefused", "Origin", "ProcessDied", "describe_exit"]
@@ -108,6 +111,10 @@ class ModelProcess:
         self._watch: asyncio.Task[None] | None = None
         #: Whether it is alive with its models loaded.
         self.is_ready = False
+        #: What it has told of its phases, in monotonic seconds, and of its models.
+        self.spans: Sequence[Span] = ()
+        self.models: Sequence[str] = ()
+        self.has_news = asyncio.Event()
         #: Where it leaves checkpoints.
         self._slate = new_slate()
 
@@ -267,7 +274,11 @@ class ModelProcess:
     def heard(self, frame: Frame) -> None:
         """Take what the process said."""
         match frame:
+            case Phased():
+                self.spans = frame.spans
+                self.has_news.set()
             case Described():
+                self.models = [card.name for card in frame.cards]
                 _resolve(self._cards, frame.cards)
             case Ready():
                 self.is_ready = True
@@ -317,6 +328,8 @@ class Origin:
     #: The first of them if it was begun before the worker, with the worker's models and device.
     process: ModelProcess | None = None
     home: Home = Home()
+    #: The clock of its phases, if that was begun before the worker.
+    startups: Startups | None = None
 
 
 def _kill(process: asyncio.subprocess.Process | Forked) -> None:

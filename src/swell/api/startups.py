@@ -1,0 +1,315 @@
+"""Cold starts, restarts and switches: heard of, counted, charged, and added up for operators.
+
+What is told late, twice or by two ways changes nothing: of each startup only the furthest counts.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+import structlog
+
+from swell.api.auth import check_worker
+from swell.api.call import Call, Reply
+from swell.api.messages import (
+    LedgerEntryView,
+    LedgerList,
+    LedgerQuery,
+    PhaseTimesView,
+    PoolList,
+    PoolView,
+    SpanView,
+    StartupView,
+)
+from swell.api.reading import Reader, read_query
+from swell.api.service import Service
+from swell.api.views import encode
+from swell.dispatch import Registration, Report, StartingAnswer
+from swell.errors import InvalidInput
+from swell.ledger import EntryKind, LedgerEntry, cost_micros
+from swell.phases import (
+    READY,
+    WHOLE,
+    Phase,
+    Startup,
+    StartupKind,
+    StartupState,
+    accepted,
+    is_further,
+    observations,
+)
+from swell.registry import Scope, WorkerInfo
+from swell.survival import Observation, quantiles
+
+__all__ = [
+    "hear_of_startups",
+    "keep_startup",
+    "list_ledger",
+    "list_pools",
+    "look_after_startups",
+    "register_startup",
+    "starting",
+    "startup_of_worker",
+    "startup_view",
+]
+
+_log = structlog.get_logger("swell.api")
+
+_SHARES: Final = (0.5, 0.9, 0.99)
+
+#: So many startups of one report are heard.
+_MOST_TOLD: Final = 64
+
+_startup = Reader(Startup)
+_UNDER_WAY: Final = (StartupState.STARTING, StartupState.DIED)
+
+#: What is counted when a cold start is ready, and what once its first outcome is there.
+_UNTIL_READY: Final = (*(phase for phase in Phase if phase is not Phase.FIRST_TASK), READY)
+_UNTIL_DONE: Final = (Phase.FIRST_TASK, WHOLE)
+
+
+async def starting(service: Service, call: Call) -> Reply:
+    """`POST /worker/v1/starting`."""
+    told = await _startup.read_call(call, service.settings.max_body_bytes)
+    check_worker(call.caller, told.pool, told.models)
+    # Whoever is ready registers, and only then it is taken for that.
+    if told.state not in _UNDER_WAY:
+        told = msgspec.structs.replace(told, state=StartupState.STARTING)
+    kept = msgspec.structs.replace(told, kind=StartupKind.COLD, worker_id="")
+    is_new = await keep_startup(service, accepted(kept, service.clock.now()))
+    call.of_others = is_new and Scope.ADMIN in call.caller.scopes
+    call.target, call.about = told.id, f"in pool {told.pool!r}"
+    return Reply(200, encode(StartingAnswer(tell_every_s=service.settings.heartbeat_s)))
+
+
+def startup_of_worker(startup: Startup, info: WorkerInfo, now: datetime) -> Startup:
+    """Return what is kept of a startup that a registered worker tells.
+
+    Raises:
+        InvalidInput: It cannot be.
+    """
+    own = [model for model in startup.models if model in info.models]
+    told = msgspec.structs.replace(
+        startup,
+        pool=info.pool,
+        models=own or sorted(info.models),
+        device=info.device,
+        host=info.host,
+        pid=info.pid,
+        worker_id=info.id,
+    )
+    return accepted(told, now)
+
+
+async def register_startup(service: Service, told: Registration, info: WorkerInfo) -> None:
+    """Note that a cold start is ready, or further where the worker registers again."""
+    if told.startup is None:
+        return
+    startup = startup_of_worker(told.startup, info, service.clock.now())
+    if startup.state in _UNDER_WAY:
+        startup = msgspec.structs.replace(startup, state=StartupState.READY)
+    await keep_startup(service, startup)
+
+
+async def hear_of_startups(service: Service, told: Report, info: WorkerInfo) -> None:
+    """Keep the startups in a report. Those that cannot be are left out."""
+    for each in told.startups[:_MOST_TOLD]:
+        try:
+            startup = startup_of_worker(each, info, service.clock.now())
+        except InvalidInput as error:
+            _log.warning("a startup cannot be", worker_id=info.id, detail=error.detail)
+            continue
+        await keep_startup(service, startup)
+
+
+async def keep_startup(service: Service, startup: Startup) -> bool:
+    """Keep a startup, count and charge what is new of it, and return whether all of it is.
+
+    Args:
+        service: The backend.
+        startup: With its `begun_at`.
+    """
+    before = await service.registry.put_startup(startup)
+    was = StartupState.STARTING if before is None else before.state
+    if startup.kind is not StartupKind.COLD or not is_further(startup.state, was):
+        return before is None
+    _count(service, startup, was)
+    entry = _charged(service, startup, before)
+    if entry is not None:
+        await service.registry.charge([entry])
+    return before is None
+
+
+def _count(service: Service, startup: Startup, was: StartupState) -> None:
+    metrics, now = service.metrics, service.clock.now()
+    if startup.state is StartupState.DIED:
+        metrics.cold_start_ended(startup.pool, "died")
+        return
+    phases: tuple[str, ...] = ()
+    if is_further(StartupState.READY, was):
+        metrics.cold_start_ended(startup.pool, "ready")
+        phases += _UNTIL_READY
+    if startup.state is StartupState.DONE:
+        phases += _UNTIL_DONE
+    for (model, phase), seen in observations(startup, now).items():
+        if phase in phases and seen.is_over:
+            metrics.cold_start(startup.pool, model, phase).observe(seen.seconds)
+
+
+def _charged(service: Service, startup: Startup, before: Startup | None) -> LedgerEntry | None:
+    """Return what a cold start is charged for, once it is ready or has died.
+
+    One that was taken for dead and is ready after all pays the rest.
+    """
+    was_charged = before is not None and before.state is not StartupState.STARTING
+    if was_charged and before is not None and before.state is not StartupState.DIED:
+        return None
+    died = startup.state is StartupState.DIED
+    took_s = startup.age_s if died or startup.ready_s is None else startup.ready_s
+    seconds = took_s - (before.age_s if was_charged and before is not None else 0.0)
+    outcome = "died" if died else "ready"
+    return LedgerEntry(
+        id=f"{startup.id}-{outcome}",
+        at=service.clock.now(),
+        kind=EntryKind.COLD_START,
+        pool=startup.pool,
+        models=",".join(startup.models),
+        worker_id=startup.worker_id,
+        ref=startup.id,
+        outcome=outcome,
+        seconds=round(seconds, 6),
+        micros=cost_micros(seconds, service.settings.hour_micros.get(startup.pool)),
+    )
+
+
+async def look_after_startups(service: Service) -> int:
+    """Take those for dead that were not heard of for too long; return how many.
+
+    They have come as far as when they were heard of last: how long they would have taken is not
+    known.
+    """
+    now = service.clock.now()
+    silent = timedelta(seconds=service.settings.lost_s)
+    lost = [
+        each
+        for each in await service.registry.startups(under_way=True)
+        if each.seen_at is not None and now - each.seen_at > silent
+    ]
+    for each in lost:
+        _log.warning("a worker that was starting is not heard of", pool=each.pool, host=each.host)
+        await keep_startup(service, msgspec.structs.replace(each, state=StartupState.DIED))
+    return len(lost)
+
+
+async def list_pools(service: Service, call: Call) -> Reply:
+    """`GET /v1/pools`."""
+    now = service.clock.now()
+    startups = await service.registry.startups()
+    states: dict[str, dict[str, int]] = {}
+    slots: dict[str, tuple[int, int]] = {}
+    for info, state, held in await service.fleet.all():
+        of_pool = states.setdefault(info.pool, {})
+        of_pool[state] = of_pool.get(state, 0) + 1
+        if state not in ("gone", "lost"):
+            may_hold, holds = slots.get(info.pool, (0, 0))
+            slots[info.pool] = (may_hold + info.slots, holds + held)
+    by_pool: dict[str, list[Startup]] = {}
+    for each in startups:
+        by_pool.setdefault(each.pool, []).append(each)
+    views = [
+        PoolView(
+            pool=pool,
+            workers=states.get(pool, {}),
+            starting=sum(s.state is StartupState.STARTING for s in by_pool.get(pool, ())),
+            slots=slots.get(pool, (0, 0))[0],
+            held=slots.get(pool, (0, 0))[1],
+            times=_times(by_pool.get(pool, ()), now),
+        )
+        for pool in sorted({*states, *by_pool})
+    ]
+    return Reply(200, encode(PoolList(pools=views)))
+
+
+def _times(startups: Iterable[Startup], now: datetime) -> list[PhaseTimesView]:
+    """Return quantiles by kind, model and phase."""
+    found: dict[tuple[str, str, str], list[Observation]] = {}
+    for each in startups:
+        for (model, phase), seen in observations(each, now).items():
+            found.setdefault((each.kind.value, model, phase), []).append(seen)
+    order = {phase: place for place, phase in enumerate((*Phase, READY, WHOLE))}
+    keys = sorted(found, key=lambda key: (key[0], key[1], order[key[2]]))
+    return [_times_view(*key, found[key]) for key in keys]
+
+
+def _times_view(
+    kind: str, model: str, phase: str, observed: Sequence[Observation]
+) -> PhaseTimesView:
+    p50, p90, p99 = quantiles(observed, _SHARES)
+    over = sum(each.is_over for each in observed)
+    return PhaseTimesView(
+        kind=kind,
+        model=model,
+        phase=phase,
+        p50_s=_rounded(p50.seconds),
+        p90_s=_rounded(p90.seconds),
+        p99_s=_rounded(p99.seconds),
+        at_least=[
+            name for name, each in (("p50", p50), ("p90", p90), ("p99", p99)) if each.is_bound
+        ],
+        observed=over,
+        not_over=len(observed) - over,
+    )
+
+
+def startup_view(startup: Startup) -> StartupView:
+    """Return a startup as operators see it."""
+    return StartupView(
+        id=startup.id,
+        kind=startup.kind.value,
+        state=startup.state.value,
+        pool=startup.pool,
+        models=startup.models,
+        host=startup.host,
+        pid=startup.pid,
+        begun_at=startup.begun_at,
+        seen_at=startup.seen_at,
+        ready_s=_rounded(startup.ready_s),
+        whole_s=_rounded(startup.whole_s),
+        spans=[
+            SpanView(
+                phase=each.phase,
+                model=each.model or None,
+                start_s=round(each.start_s, 3),
+                end_s=_rounded(each.end_s),
+                source=each.source,
+            )
+            for each in startup.spans
+        ],
+    )
+
+
+async def list_ledger(service: Service, call: Call) -> Reply:
+    """`GET /v1/ledger`."""
+    query = read_query(call, LedgerQuery)
+    page = await service.registry.ledger(limit=query.limit, before=query.cursor)
+    views = [
+        LedgerEntryView(
+            id=each.id,
+            at=each.at,
+            kind=each.kind.value,
+            pool=each.pool,
+            models=each.models.split(",") if each.models else [],
+            worker_id=each.worker_id or None,
+            ref=each.ref,
+            outcome=each.outcome,
+            seconds=each.seconds,
+            cost_micros=each.micros,
+        )
+        for each in page.entries
+    ]
+    return Reply(200, encode(LedgerList(entries=views, cursor=page.cursor)))
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

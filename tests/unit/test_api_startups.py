@@ -1,0 +1,286 @@
+"""Cold starts as the backend hears of them: kept, counted, charged and told to operators."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from api_harness import UPPER, World, a_world, succeeded
+
+from swell.api.startups import look_after_startups
+
+MODEL = "demo/upper"
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world(hour_micros={"priced": 3_600_000}) as made:
+        yield made
+
+
+def told(startup_id: str = "s1", **fields: Any) -> dict[str, Any]:
+    return {"id": startup_id, "age_s": 0.0, "pool": "default", **fields}
+
+
+def span(phase: str, start_s: float, end_s: float | None, **more: Any) -> dict[str, Any]:
+    return {"phase": phase, "start_s": start_s, "end_s": end_s, **more}
+
+
+def cold(boot_s: float = 10.0, load_s: float = 30.0) -> dict[str, Any]:
+    """Return a cold start that is ready after a boot, 5 s of imports and a load."""
+    at_s = boot_s + 5.0
+    return told(
+        state="ready",
+        age_s=at_s + load_s,
+        ready_s=at_s + load_s,
+        models=[MODEL],
+        spans=[
+            span("boot", 0.0, boot_s),
+            span("pull", boot_s / 2, boot_s),
+            span("import", boot_s, at_s, **{"from": "fork"}),
+            span("load", at_s, at_s + load_s, model=MODEL),
+        ],
+    )
+
+
+async def starting(world: World, **fields: Any) -> Any:
+    answer = await world.worker("POST", "/worker/v1/starting", told(**fields))
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
+async def register(world: World, startup: dict[str, Any] | None, **fields: Any) -> str:
+    body = {"name": "w", "models": [UPPER], "slots": 4, "startup": startup, **fields}
+    answer = await world.worker("POST", "/worker/v1/register", body)
+    assert answer.status == 200, answer.body
+    return str(answer.json["worker_id"])
+
+
+async def pool(world: World, name: str = "default") -> Any:
+    pools = (await world.admin("GET", "/v1/pools")).json["pools"]
+    return next(each for each in pools if each["pool"] == name)
+
+
+async def times(world: World, name: str = "default", kind: str = "cold") -> dict[str, Any]:
+    return {
+        each["phase"]: each for each in (await pool(world, name))["times"] if each["kind"] == kind
+    }
+
+
+async def ledger(world: World) -> Any:
+    return (await world.admin("GET", "/v1/ledger")).json["entries"]
+
+
+async def metrics(world: World) -> dict[str, float]:
+    text = (await world.stranger("GET", "/metrics")).body.decode()
+    lines = [line for line in text.splitlines() if "start" in line and not line.startswith("#")]
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+async def test_a_worker_that_starts_is_told_how_often_to_tell(world: World) -> None:
+    assert await starting(world) == {"tell_every_s": world.service.settings.heartbeat_s}
+    assert (await pool(world))["starting"] == 1
+    assert (await metrics(world))['swell_workers_starting{pool="default"}'] == 1.0
+    [listed] = (await world.admin("GET", "/v1/workers")).json["starting"]
+    assert listed["state"] == "starting"
+
+
+async def test_the_phases_of_a_worker_are_shown_with_it(world: World) -> None:
+    await starting(world)
+    worker = await register(world, cold())
+    found = (await world.admin("GET", "/v1/workers")).json
+    assert found["starting"] == []
+    [shown] = found["workers"]
+    assert shown["id"] == worker
+    startup = shown["startup"]
+    assert (startup["state"], startup["ready_s"]) == ("ready", 45.0)
+    assert [(s["phase"], s["start_s"], s["end_s"], s["from"]) for s in startup["spans"]] == [
+        ("boot", 0.0, 10.0, ""),
+        ("pull", 5.0, 10.0, ""),
+        ("import", 10.0, 15.0, "fork"),
+        ("load", 15.0, 45.0, ""),
+    ]
+
+
+async def test_a_worker_that_tells_no_startup_works_as_ever(world: World) -> None:
+    await register(world, None)
+    [shown] = (await world.admin("GET", "/v1/workers")).json["workers"]
+    assert shown["startup"] is None
+    assert (await pool(world))["times"] == []
+    assert await ledger(world) == []
+
+
+async def test_unknown_fields_and_phases_of_a_newer_worker_are_ignored(world: World) -> None:
+    startup = cold() | {"mood": "good"}
+    startup["spans"].append(span("teleport", 1.0, 2.0))
+    await register(world, startup)
+    assert "teleport" not in await times(world)
+    assert "load" in await times(world)
+
+
+async def test_quantiles_count_what_has_ended_and_what_goes_on(world: World) -> None:
+    for n, load_s in enumerate([10.0, 20.0, 30.0, 40.0]):
+        await register(world, cold(load_s=load_s) | {"id": f"s{n}"})
+    found = await times(world)
+    assert (found["load"]["p50_s"], found["load"]["p90_s"]) == (20.0, 40.0)
+    assert (found["ready"]["p50_s"], found["ready"]["observed"]) == (35.0, 4)
+    for n in range(4):
+        await starting(world, startup_id=f"late{n}", models=[MODEL], spans=[span("boot", 0.0, 0.0)])
+    world.clock.advance(20.0)
+    await look_after_startups(world.service)
+    found = await times(world)
+    assert found["ready"]["not_over"] == 4
+    assert found["ready"]["p50_s"] == 35.0
+    world.clock.advance(5.0)
+    for n in range(4):
+        await starting(
+            world,
+            startup_id=f"late{n}",
+            age_s=200.0,
+            models=[MODEL],
+            spans=[span("boot", 0.0, 10.0), span("load", 20.0, None, model=MODEL)],
+        )
+    found = await times(world)
+    assert found["ready"]["p90_s"] == 200.0
+    assert "p90" in found["ready"]["at_least"]
+    assert found["load"]["p99_s"] == 180.0
+
+
+async def test_one_that_dies_while_it_loads_never_counts_as_a_short_success(world: World) -> None:
+    await register(world, cold())
+    await starting(
+        world,
+        startup_id="dead",
+        state="died",
+        age_s=17.0,
+        models=[MODEL],
+        spans=[span("import", 0.0, 2.0), span("load", 2.0, None, model=MODEL)],
+    )
+    found = await times(world)
+    assert (found["load"]["observed"], found["load"]["not_over"]) == (1, 1)
+    assert found["load"]["p50_s"] == 30.0
+    assert found["import"]["observed"] == 2
+    numbers = await metrics(world)
+    assert numbers['swell_cold_starts_total{outcome="died",pool="default"}'] == 1.0
+    key = f'swell_cold_start_seconds_count{{model="{MODEL}",phase="load",pool="default"}}'
+    assert numbers[key] == 1.0
+    dead = next(each for each in await ledger(world) if each["ref"] == "dead")
+    assert (dead["outcome"], dead["seconds"], dead["kind"]) == ("died", 17.0, "cold_start")
+
+
+async def test_one_that_falls_silent_is_taken_for_dead_as_far_as_it_came(world: World) -> None:
+    await starting(world, age_s=4.0, models=[MODEL])
+    world.clock.advance(world.service.settings.lost_s - 1)
+    assert await look_after_startups(world.service) == 0
+    world.clock.advance(2)
+    assert await look_after_startups(world.service) == 1
+    assert await look_after_startups(world.service) == 0
+    found = await times(world)
+    assert (found["ready"]["observed"], found["ready"]["not_over"]) == (0, 1)
+    assert (found["ready"]["p50_s"], found["ready"]["at_least"]) == (4.0, ["p50", "p90", "p99"])
+    assert (await pool(world))["starting"] == 0
+
+
+async def test_one_that_was_taken_for_dead_and_is_ready_pays_the_rest(world: World) -> None:
+    await starting(world, age_s=4.0, models=[MODEL])
+    world.clock.advance(world.service.settings.lost_s + 1)
+    await look_after_startups(world.service)
+    await register(world, cold())
+    assert [each["seconds"] for each in await ledger(world)] == [41.0, 4.0]
+    assert (await times(world))["ready"]["observed"] == 1
+
+
+async def test_a_cold_start_is_charged_once_and_with_the_price_of_its_pool(world: World) -> None:
+    startup = cold() | {"pool": "ignored"}
+    for _ in range(2):
+        # Again, as after a backend's restart.
+        await register(world, startup, pool="priced")
+    await register(world, cold() | {"id": "s2"})
+    free, paid = await ledger(world)
+    assert (paid["pool"], paid["seconds"], paid["cost_micros"]) == ("priced", 45.0, 45_000)
+    assert (free["pool"], free["seconds"], free["cost_micros"]) == ("default", 45.0, None)
+    key = 'swell_cold_starts_total{outcome="ready",pool="priced"}'
+    assert (await metrics(world))[key] == 1.0
+
+
+async def test_the_first_outcome_ends_a_cold_start(world: World) -> None:
+    worker = await register(world, cold())
+    await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    done = cold() | {"state": "done", "age_s": 100.0, "whole_s": 47.5}
+    done["spans"].append(span("first_task", 90.0, 92.5))
+    await world.report(worker, settlements=[succeeded(lease)], startups=[done])
+    await world.report(worker, startups=[done])
+    found = await times(world)
+    assert (found["first_task"]["p50_s"], found["whole"]["p50_s"]) == (2.5, 47.5)
+    numbers = await metrics(world)
+    key = f'swell_cold_start_seconds_count{{model="{MODEL}",phase="whole",pool="default"}}'
+    assert numbers[key] == 1.0
+    assert len(await ledger(world)) == 1
+
+
+async def test_switches_and_restarts_are_kept_apart(world: World) -> None:
+    worker = await register(world, cold())
+    switch = told(
+        "switch",
+        kind="switch",
+        state="done",
+        age_s=3.0,
+        models=[MODEL],
+        spans=[span("load", 0.0, 3.0, model=MODEL, **{"from": "host"})],
+    )
+    await world.report(worker, startups=[switch])
+    assert (await times(world))["load"]["p50_s"] == 30.0
+    found = await times(world, kind="switch")
+    assert found["load"]["p50_s"] == 3.0
+    assert "ready" not in found
+    assert len(await ledger(world)) == 1
+
+
+async def test_a_worker_tells_of_itself_alone(world: World) -> None:
+    worker = await register(world, cold())
+    foreign = told("f", kind="switch", state="done", pool="other", models=["a/b"], age_s=1.0)
+    await world.report(worker, startups=[foreign])
+    [kept] = [s for s in await world.service.registry.startups() if s.id == "f"]
+    assert (kept.pool, kept.models, kept.worker_id) == ("default", [MODEL], worker)
+
+
+async def test_what_cannot_be_is_left_out_or_refused(world: World) -> None:
+    worker = await register(world, None)
+    await world.report(worker, startups=[told(""), told("x", age_s=-1.0, kind="restart")])
+    assert await world.service.registry.startups() == []
+    for wrong in ({"age_s": -1.0}, {"id": ""}, {"id": "a\nb"}, {"age_s": 1e300}):
+        answer = await world.worker("POST", "/worker/v1/starting", told() | wrong)
+        assert answer.status == 422, answer.body
+    odd = [
+        span("boot", -5.0, 1.0),
+        span("load", 3.0, 2.0, model=MODEL),
+        span("warm", 0.0, 99.0, model=MODEL),
+    ]
+    await starting(world, age_s=4.0, models=[MODEL], spans=odd)
+    assert set(await times(world)) == {"ready"}
+
+
+async def test_a_key_of_a_pool_tells_of_no_other(world: World) -> None:
+    made = await world.admin(
+        "POST", "/v1/keys", {"name": "k", "scopes": ["worker"], "pools": ["spot"]}
+    )
+    world.worker.key = made.json["key"]
+    answer = await world.worker("POST", "/worker/v1/starting", told())
+    assert answer.status == 403
+    assert await starting(world, pool="spot")
+
+
+async def test_whoever_is_ready_says_so_by_registering(world: World) -> None:
+    await starting(world, state="done", ready_s=1.0, age_s=2.0, models=[MODEL])
+    assert (await pool(world))["starting"] == 1
+    assert (await times(world))["ready"]["observed"] == 0
+
+
+async def test_the_ledger_comes_in_pages(world: World) -> None:
+    for n in range(3):
+        await register(world, cold() | {"id": f"s{n}"})
+    first = (await world.admin("GET", "/v1/ledger?limit=2")).json
+    assert [each["ref"] for each in first["entries"]] == ["s2", "s1"]
+    rest = (await world.admin("GET", f"/v1/ledger?limit=2&cursor={first['cursor']}")).json
+    assert ([each["ref"] for each in rest["entries"]], rest["cursor"]) == (["s0"], None)
+    assert (await world.anna("GET", "/v1/ledger")).status == 403
