@@ -8,13 +8,13 @@ whom, is here too.
 
 import asyncio
 import contextlib
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
-import structlog
 
 from swell.clock import Clock
 from swell.errors import SwellError, Unavailable
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from swell.dispatch import Dispatch
 
 __all__ = ["Beginning", "Process", "Startups"]
-
-_log = structlog.get_logger("swell.worker")
 
 #: What has changed is told no sooner than so long after the last time, in seconds.
 SOONEST_S: Final = 1.0
@@ -134,7 +132,7 @@ class Startups:
             except Unavailable:
                 pass
             except SwellError as error:
-                _log.debug("the backend does not want to hear of the start", detail=error.detail)
+                _log().debug("the backend does not want to hear of the start", detail=error.detail)
                 return
             await self._clock.sleep(SOONEST_S)
             if news is not None:
@@ -253,7 +251,7 @@ def _before(beginning: Beginning, clock: Clock) -> tuple[list[Span], float]:
             container_at = beginning.began_at
     took_s = boot_s(beginning.asked_at, container_at)
     if took_s is None and beginning.asked_at is not None:
-        _log.warning("this boot cannot be: two clocks differ", asked_at=str(beginning.asked_at))
+        _log().warning("this boot cannot be: two clocks differ", asked_at=str(beginning.asked_at))
     spans = [] if took_s is None else [Span(phase=Phase.BOOT, start_s=0.0, end_s=took_s)]
     pull_s = beginning.pull_s
     if pull_s is not None and took_s is None and pull_s <= MAX_BOOT_S:
@@ -284,3 +282,8 @@ def _shifted(spans: Sequence[Span], origin_s: float) -> list[Span]:
         )
         for each in spans
     ]
+
+
+def _log() -> Any:
+    # Imported when it is needed: a model process is to be asked for before that.
+    return importlib.import_module("structlog").get_logger("swell.worker")
