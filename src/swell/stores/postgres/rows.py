@@ -1,7 +1,8 @@
 """Tasks as rows of the `tasks` table, and back.
 
 The order of columns is that of the statements in sql/queries/postgres.sql. Whole groups of rows go
-to the server as one array for each column.
+to the server as one array for each column, or as one value where all rows have the same: most of
+what a group writes is alike, and each element of an array costs the library some checks.
 """
 
 from collections.abc import Iterable, Sequence
@@ -105,8 +106,11 @@ def wake_of(before: Row | None, task: Task) -> datetime | None:
     return wake_at
 
 
-def changed_columns(rows: Iterable[Row]) -> list[Sequence[Any]]:
-    """Return the arrays of rows that are there; each with the edition that is there."""
+def changed_columns(rows: Iterable[Row]) -> list[Any]:
+    """Return the columns of rows that are there, each row with the edition that is there.
+
+    As arrays, then as values of all rows; of ids as an array alone.
+    """
     found = [
         (
             task.id,
@@ -136,8 +140,8 @@ def changed_columns(rows: Iterable[Row]) -> list[Sequence[Any]]:
     return _columns(found, _N_CHANGED)
 
 
-def new_columns(rows: Iterable[Row]) -> list[Sequence[Any]]:
-    """Return the arrays of rows that are new: queued, or started already."""
+def new_columns(rows: Iterable[Row]) -> list[Any]:
+    """Return the columns of rows that are new, queued or started already, in the same form."""
     found = [
         (
             task.id,
@@ -188,10 +192,23 @@ def bare_columns(tasks: Iterable[Task]) -> list[Sequence[Any]]:
     return list(zip(*found, strict=True))
 
 
-def _columns(rows: Sequence[tuple[Any, ...]], n: int) -> list[Sequence[Any]]:
-    """Return rows as columns; those without any value as empty ones, which `unnest` fills up."""
-    columns = zip(*rows, strict=True) if rows else [()] * n
-    return [() if column.count(None) == len(column) else column for column in columns]
+def _columns(rows: Sequence[tuple[Any, ...]], n: int) -> list[Any]:
+    """Return n columns: those in which rows differ as arrays, the others as one value each.
+
+    Where there is the one, None stands for the other.
+    """
+    if not rows:
+        return [None] * (2 * n - 1)
+    ids, *others = zip(*rows, strict=True)
+    arrays: list[Any] = [ids]
+    values: list[Any] = []
+    size = len(rows)
+    for column in others:
+        value = column[0]
+        is_one = column.count(value) == size
+        arrays.append(None if is_one else column)
+        values.append(value if is_one else None)
+    return arrays + values
 
 
 def _raw(text: str | None) -> msgspec.Raw | None:

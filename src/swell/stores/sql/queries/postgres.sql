@@ -4,17 +4,35 @@
 -- name: write_tasks
 -- All that a transaction has changed, or nothing where somebody else has changed one of these tasks
 -- since it was read. Rows are locked in the order of their ids, so that two writers never wait for
--- each other.
+-- each other. Of each column that not all rows have alike there is an array, and NULL instead of the
+-- value of all; of each other, the value, and NULL instead of the array.
 WITH changed AS (
-    SELECT * FROM unnest(
+    SELECT
+        c.id, coalesce(c.edition, $22::integer) AS edition,
+        coalesce(c.version, $23::text) AS version, coalesce(c.state, $24::text) AS state,
+        coalesce(c.seed, $25::bigint) AS seed,
+        coalesce(c.available_at, $26::timestamptz) AS available_at,
+        coalesce(c.attempt, $27::integer) AS attempt,
+        coalesce(c.handed_back, $28::integer) AS handed_back,
+        coalesce(c.worker_id, $29::text) AS worker_id,
+        coalesce(c.lease_token, $30::text) AS lease_token,
+        coalesce(c.lease_expires_at, $31::timestamptz) AS lease_expires_at,
+        coalesce(c.cancel_requested, $32::boolean) AS cancel_requested,
+        coalesce(c.started_at, $33::timestamptz) AS started_at,
+        coalesce(c.finished_at, $34::timestamptz) AS finished_at,
+        coalesce(c.output, $35::text) AS output, coalesce(c.artifacts, $36::text) AS artifacts,
+        coalesce(c.error, $37::text) AS error, coalesce(c.timings, $38::text) AS timings,
+        coalesce(c.dead, $39::boolean) AS dead, coalesce(c.wake_at, $40::timestamptz) AS wake_at,
+        coalesce(c.checkpoint, $41::text) AS checkpoint
+    FROM unnest(
         $1::text[], $2::integer[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[],
-        $7::integer[], $8::integer[], $9::text[], $10::text[], $11::timestamptz[],
-        $12::boolean[], $13::timestamptz[], $14::timestamptz[], $15::text[], $16::text[],
-        $17::text[], $18::text[], $19::boolean[], $20::timestamptz[], $21::text[]
+        $7::integer[], $8::integer[], $9::text[], $10::text[], $11::timestamptz[], $12::boolean[],
+        $13::timestamptz[], $14::timestamptz[], $15::text[], $16::text[], $17::text[], $18::text[],
+        $19::boolean[], $20::timestamptz[], $21::text[]
     ) AS c (
         id, edition, version, state, seed, available_at, attempt, handed_back, worker_id,
-        lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
-        artifacts, error, timings, dead, wake_at, checkpoint
+        lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output, artifacts,
+        error, timings, dead, wake_at, checkpoint
     )
 ), locked AS (
     SELECT t.id FROM changed AS c JOIN tasks AS t ON t.id = c.id AND t.edition = c.edition
@@ -38,18 +56,34 @@ WITH changed AS (
         worker_id, lease_token, lease_expires_at, started_at, retry_of, wake_at,
         traceparent, edition, handed_back, cancel_requested, dead
     )
-    SELECT n.*, 0, 0, false, false FROM unnest(
-        $22::text[], $23::text[], $24::text[], $25::text[], $26::text[], $27::text[],
-        $28::integer[], $29::bigint[], $30::integer[], $31::text[], $32::text[],
-        $33::text[], $34::timestamptz[], $35::timestamptz[], $36::timestamptz[],
-        $37::float8[], $38::integer[], $39::integer[], $40::text[], $41::text[],
-        $42::timestamptz[], $43::timestamptz[], $44::text[], $45::timestamptz[],
-        $46::text[]
-    ) AS n WHERE (SELECT is_current FROM verdict)
+    SELECT
+        n.id, coalesce(n.model, $67::text), coalesce(n.queue, $68::text),
+        coalesce(n.version, $69::text), coalesce(n.state, $70::text), coalesce(n.input, $71::text),
+        coalesce(n.count, $72::integer), coalesce(n.seed, $73::bigint),
+        coalesce(n.priority, $74::integer), coalesce(n.key_id, $75::text),
+        coalesce(n.user_id, $76::text), coalesce(n.metadata, $77::text),
+        coalesce(n.created_at, $78::timestamptz), coalesce(n.start_by_at, $79::timestamptz),
+        coalesce(n.finish_by_at, $80::timestamptz), coalesce(n.tag, $81::float8),
+        coalesce(n.attempt, $82::integer), coalesce(n.max_attempts, $83::integer),
+        coalesce(n.worker_id, $84::text), coalesce(n.lease_token, $85::text),
+        coalesce(n.lease_expires_at, $86::timestamptz), coalesce(n.started_at, $87::timestamptz),
+        coalesce(n.retry_of, $88::text), coalesce(n.wake_at, $89::timestamptz),
+        coalesce(n.traceparent, $90::text), 0, 0, false, false
+    FROM unnest(
+        $42::text[], $43::text[], $44::text[], $45::text[], $46::text[], $47::text[],
+        $48::integer[], $49::bigint[], $50::integer[], $51::text[], $52::text[], $53::text[],
+        $54::timestamptz[], $55::timestamptz[], $56::timestamptz[], $57::float8[], $58::integer[],
+        $59::integer[], $60::text[], $61::text[], $62::timestamptz[], $63::timestamptz[],
+        $64::text[], $65::timestamptz[], $66::text[]
+    ) AS n (
+        id, model, queue, version, state, input, count, seed, priority, key_id, user_id, metadata,
+        created_at, start_by_at, finish_by_at, tag, attempt, max_attempts, worker_id, lease_token,
+        lease_expires_at, started_at, retry_of, wake_at, traceparent
+    ) WHERE (SELECT is_current FROM verdict)
 ), kept AS (
     INSERT INTO idempotency (key_id, key, task_id, fingerprint, created_at)
     SELECT k.* FROM unnest(
-        $47::text[], $48::text[], $49::text[], $50::bytea[], $51::timestamptz[]
+        $91::text[], $92::text[], $93::text[], $94::bytea[], $95::timestamptz[]
     ) AS k WHERE (SELECT is_current FROM verdict)
 )
 SELECT is_current FROM verdict;
@@ -59,7 +93,7 @@ SELECT is_current FROM verdict;
 WITH kept AS (
     INSERT INTO idempotency (key_id, key, task_id, fingerprint, created_at)
     SELECT k.* FROM unnest(
-        $26::text[], $27::text[], $28::text[], $29::bytea[], $30::timestamptz[]
+        $50::text[], $51::text[], $52::text[], $53::bytea[], $54::timestamptz[]
     ) AS k
 )
 INSERT INTO tasks (
@@ -68,13 +102,30 @@ INSERT INTO tasks (
     lease_expires_at, started_at, retry_of, wake_at, traceparent, edition, handed_back,
     cancel_requested, dead
 )
-SELECT n.*, 0, 0, false, false FROM unnest(
-        $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-        $7::integer[], $8::bigint[], $9::integer[], $10::text[], $11::text[], $12::text[],
-        $13::timestamptz[], $14::timestamptz[], $15::timestamptz[], $16::float8[],
-        $17::integer[], $18::integer[], $19::text[], $20::text[], $21::timestamptz[],
-        $22::timestamptz[], $23::text[], $24::timestamptz[], $25::text[]
-) AS n;
+SELECT
+    n.id, coalesce(n.model, $26::text), coalesce(n.queue, $27::text),
+    coalesce(n.version, $28::text), coalesce(n.state, $29::text), coalesce(n.input, $30::text),
+    coalesce(n.count, $31::integer), coalesce(n.seed, $32::bigint),
+    coalesce(n.priority, $33::integer), coalesce(n.key_id, $34::text),
+    coalesce(n.user_id, $35::text), coalesce(n.metadata, $36::text),
+    coalesce(n.created_at, $37::timestamptz), coalesce(n.start_by_at, $38::timestamptz),
+    coalesce(n.finish_by_at, $39::timestamptz), coalesce(n.tag, $40::float8),
+    coalesce(n.attempt, $41::integer), coalesce(n.max_attempts, $42::integer),
+    coalesce(n.worker_id, $43::text), coalesce(n.lease_token, $44::text),
+    coalesce(n.lease_expires_at, $45::timestamptz), coalesce(n.started_at, $46::timestamptz),
+    coalesce(n.retry_of, $47::text), coalesce(n.wake_at, $48::timestamptz),
+    coalesce(n.traceparent, $49::text), 0, 0, false, false
+FROM unnest(
+    $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::integer[],
+    $8::bigint[], $9::integer[], $10::text[], $11::text[], $12::text[], $13::timestamptz[],
+    $14::timestamptz[], $15::timestamptz[], $16::float8[], $17::integer[], $18::integer[],
+    $19::text[], $20::text[], $21::timestamptz[], $22::timestamptz[], $23::text[],
+    $24::timestamptz[], $25::text[]
+) AS n (
+    id, model, queue, version, state, input, count, seed, priority, key_id, user_id, metadata,
+    created_at, start_by_at, finish_by_at, tag, attempt, max_attempts, worker_id, lease_token,
+    lease_expires_at, started_at, retry_of, wake_at, traceparent
+);
 
 -- name: tasks_by_id
 SELECT
