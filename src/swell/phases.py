@@ -53,6 +53,9 @@ WHOLE: Final = "whole"
 #: Two machines have two clocks, and an environment may be used again: a longer boot is no boot.
 MAX_BOOT_S: Final = 2 * 3600.0
 
+#: What a process knows of its own beginning is rounded down to a tick of the system, in seconds.
+_TICK_S: Final = 0.05
+
 #: A longer phase than this is a mistake.
 MAX_SPAN_S: Final = 24 * 3600.0
 
@@ -176,7 +179,7 @@ def boot_s(asked_at: datetime | None, began_at: datetime) -> float | None:
     if asked_at is None:
         return None
     took_s = (began_at - asked_at).total_seconds()
-    return took_s if 0.0 <= took_s <= MAX_BOOT_S else None
+    return max(0.0, took_s) if -_TICK_S <= took_s <= MAX_BOOT_S else None
 
 
 def covered_s(spans: Iterable[Span], until_s: float) -> float:

@@ -65,6 +65,8 @@ def test_what_is_under_way_counts_until_now() -> None:
         (None, None),
         (-90.0, 90.0),
         (0.0, 0.0),
+        # Within a tick of the system's clock.
+        (0.01, 0.0),
         # By the clock of another machine, which is ahead.
         (3.0, None),
         # An environment that was used again.

@@ -1,6 +1,6 @@
-"""`swell queues` and `swell workers`: what waits, and who works."""
+"""`swell queues`, `workers`, `pools` and `ledger`: what waits, who works, and what that takes."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,7 +10,7 @@ from swell.cli.remote import call
 from swell.cli.tasks import client_settings
 from swell.clock import SystemClock
 
-__all__ = ["list_queues", "list_workers"]
+__all__ = ["list_ledger", "list_pools", "list_queues", "list_workers"]
 
 
 def list_queues(
@@ -43,6 +43,9 @@ def list_queues(
 
 def list_workers(
     gone: Annotated[bool, typer.Option("--gone", help="Also those that have gone.")] = False,
+    phases: Annotated[
+        bool, typer.Option("--phases", help="How each came to be at work, phase by phase.")
+    ] = False,
     as_json: Json = False,
     url: Url = None,
     key: Key = None,
@@ -52,9 +55,14 @@ def list_workers(
     """Show who works."""
     settings = client_settings(config, data, url, key)
     query = {"gone": True} if gone else {}
-    found = call(settings, lambda remote: remote.get("/v1/workers", **query))["workers"]
+    answer = call(settings, lambda remote: remote.get("/v1/workers", **query))
+    found = answer["workers"]
     if as_json:
         print_json(found)
+        return
+    if phases:
+        started = [w["startup"] | {"name": w["name"]} for w in found if w["startup"]]
+        _show_phases([*started, *answer["starting"]])
         return
     now = SystemClock().now()
     rows = [
@@ -73,3 +81,101 @@ def list_workers(
     ]
     columns = ("WORKER", "NAME", "POOL", "STATE", "HELD", "DEVICE", "MODELS", "SWITCHES", "SEEN")
     table(columns, rows, empty="no workers: start one with `swell worker`")
+
+
+def _show_phases(startups: list[dict[str, Any]]) -> None:
+    """Print cold starts with the intervals of their phases, in seconds since each began."""
+    rows = [
+        (
+            each.get("name") or f"{each['host']} {each['pid'] or ''}".strip() or each["id"],
+            each["pool"],
+            each["state"],
+            seconds(each["ready_s"]),
+            span["phase"],
+            span["model"] or "",
+            seconds(span["start_s"]),
+            seconds(span["end_s"]) if span["end_s"] is not None else "not over",
+            span["from"],
+        )
+        for each in startups
+        for span in each["spans"]
+    ]
+    columns = ("WORKER", "POOL", "STATE", "READY", "PHASE", "MODEL", "FROM_S", "TO_S", "BY")
+    table(columns, rows, empty="no worker has told how it started")
+
+
+def list_pools(
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Show pools, and how long their workers and models take to start, phase by phase."""
+    settings = client_settings(config, data, url, key)
+    found = call(settings, lambda remote: remote.get("/v1/pools"))["pools"]
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            pool["pool"],
+            ", ".join(f"{n} {state}" for state, n in sorted(pool["workers"].items())),
+            pool["starting"],
+            f"{pool['held']}/{pool['slots']}",
+        )
+        for pool in found
+    ]
+    table(("POOL", "WORKERS", "STARTING", "HELD"), rows, empty="no pools")
+    times = [
+        (
+            pool["pool"],
+            each["kind"],
+            each["model"],
+            each["phase"],
+            *(_at_least(each, share) for share in ("p50", "p90", "p99")),
+            each["observed"],
+            each["not_over"],
+        )
+        for pool in found
+        for each in pool["times"]
+    ]
+    if times:
+        columns = ("POOL", "KIND", "MODEL", "PHASE", "P50", "P90", "P99", "SEEN", "NOT OVER")
+        table(columns, times, empty="")
+
+
+def _at_least(times: dict[str, Any], share: str) -> str | None:
+    told = seconds(times[f"{share}_s"])
+    return f">{told}" if share in times["at_least"] else told
+
+
+def list_ledger(
+    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = 50,
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Show what machine time went into, the newest first."""
+    settings = client_settings(config, data, url, key)
+    found = call(settings, lambda remote: remote.get("/v1/ledger", limit=limit))["entries"]
+    if as_json:
+        print_json(found)
+        return
+    now = SystemClock().now()
+    rows = [
+        (
+            ago(each["at"], now),
+            each["kind"],
+            each["outcome"],
+            each["pool"],
+            ", ".join(each["models"]),
+            seconds(each["seconds"]),
+            "" if each["cost_micros"] is None else f"{each['cost_micros'] / 1e6:.6f}",
+        )
+        for each in found
+    ]
+    columns = ("WHEN", "KIND", "OUTCOME", "POOL", "MODELS", "TIME", "USD")
+    table(columns, rows, empty="nothing was charged yet")
