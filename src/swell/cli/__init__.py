@@ -29,6 +29,8 @@ _COMMANDS: Final = {
     "models": ("models", "app"),
     "queues": ("fleet", "list_queues"),
     "workers": ("fleet", "list_workers"),
+    "pools": ("fleet", "list_pools"),
+    "ledger": ("fleet", "list_ledger"),
     "dead": ("dead", "app"),
     "keys": ("keys", "app"),
     "audit": ("audit", "list_audit"),
