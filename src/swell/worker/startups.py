@@ -95,6 +95,7 @@ class Startups:
         self._began_s = max((s.end_s or 0.0 for s in self._spans), default=0.0)
         #: How long it took until tasks were taken, and when the first came.
         self._ready_s: float | None = None
+        self._registering_s: float | None = None
         self._task_s: float | None = None
         self._whole_s: float | None = None
         self._models: list[str] = []
@@ -168,16 +169,24 @@ class Startups:
         """Return what is told with a registration: it is ready now, or has been for some time."""
         state = StartupState.READY if self._whole_s is None else StartupState.DONE
         told = self.cold(state)
-        return told if told.ready_s else msgspec.structs.replace(told, ready_s=told.age_s)
+        if self._ready_s is not None:
+            return told
+        self._registering_s = told.age_s
+        return msgspec.structs.replace(told, ready_s=told.age_s)
 
     def ready(self) -> None:
-        """Note that tasks are taken. Of several times the first counts."""
+        """Note that the registration was answered, so that tasks are taken from when it was told.
+
+        Of several times the first counts.
+        """
         if self._ready_s is None:
             if self._process is not None:
                 self._models = list(self._process.models)
             self._spans = self._all_spans()
             self._process = None
-            self._ready_s = self._now_s()
+            self._ready_s = self._registering_s
+            if self._ready_s is None:
+                self._ready_s = self._now_s()
             if self._task_s is not None:
                 self._task_s = self._ready_s
 
