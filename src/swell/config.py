@@ -54,6 +54,7 @@ __all__ = [
     "Settings",
     "StoreSettings",
     "TelemetrySettings",
+    "WeightsSettings",
     "WorkerSettings",
     "argos_folders",
     "describe",
@@ -369,6 +370,21 @@ class ObjectsSettings(_Group):
     )
 
 
+class WeightsSettings(_Group):
+    """Where pushed weights are kept, apart from images and machines."""
+
+    url: str = Field(
+        default="",
+        description="`file:PATH`, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or "
+        "`az://ACCOUNT/CONTAINER/PREFIX`. Of a backend: empty for `weights` among its files. Of a "
+        "worker: empty to ask the backend, which needs nothing but its token.",
+    )
+    endpoint: str = Field(default="", description="As `objects.endpoint`.")
+    region: str = Field(default="", description="As `objects.region`.")
+    key_id: str = Field(default="", description="As `objects.key_id`.")
+    secret: SecretStr = Field(default=SecretStr(""), description="As `objects.secret`.")
+
+
 class RetentionClass(_Group):
     """How long tasks of some models are kept; what is unset is kept for ever."""
 
@@ -557,6 +573,16 @@ class WorkerSettings(_Group):
         gt=0,
         description="What pulled weights may take together; what was used longest ago goes first. "
         "In bytes; unset for as much as the disk has.",
+    )
+    baked_dir: Path | None = Field(
+        default=None,
+        description="Weights that came with the machine's image, as a cache has them: used from "
+        "there, never written to.",
+    )
+    weights: _Words = Field(
+        default=(),
+        description="Pushed weights that are fetched when the worker starts, as "
+        "`owner/name@version`, beside those that a `weights.toml` beside a model's file lists.",
     )
     added: bool = Field(
         default=True,
@@ -757,6 +783,7 @@ class Settings(_Group):
     broker: BrokerSettings = BrokerSettings()
     bus: BusSettings = BusSettings()
     objects: ObjectsSettings = ObjectsSettings()
+    weights: WeightsSettings = WeightsSettings()
     retention: RetentionSettings = RetentionSettings()
     delivery: DeliverySettings = DeliverySettings()
     worker: WorkerSettings = WorkerSettings()

@@ -6,6 +6,7 @@ Adapters are imported where they are chosen, so that a client command does not l
 import asyncio
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import socket
@@ -45,14 +46,22 @@ if TYPE_CHECKING:
     from swell.brokers.lanes import Queues
     from swell.bus import Bus
     from swell.dispatch import Dispatch
+    from swell.object_stores.bucket import BucketObjects
+    from swell.object_stores.signing import Secret
     from swell.objects import Objects
     from swell.providers.process import ProcessProvider
     from swell.registry import Registry
     from swell.store import Store
     from swell.telemetry import Tracer
+    from swell.weights.cache import WeightCache
+    from swell.weights.fetch import Source
+    from swell.weights.gather import Terms
+    from swell.weights.store import WeightStore
     from swell.worker.engine import Worker
     from swell.worker.environments import Environments
+    from swell.worker.frames import Shelf
     from swell.worker.run import Home, Origin
+    from swell.worker.startups import Startups
     from swell.worker.warm import Forks
 
 __all__ = [
@@ -72,6 +81,7 @@ __all__ = [
     "open_bus",
     "open_objects",
     "open_tracer",
+    "open_weights",
     "schema_of_store",
     "self_signed_cert",
     "sqlite_version",
@@ -194,6 +204,7 @@ async def build_backend(
         launchable=launchable,
         is_shared=is_shared(settings),
         signing=signing,
+        weights=open_weights(settings, clock) if settings.weights.url else None,
         tracer=open_tracer(settings, clock, "swell-backend"),
     )
 
@@ -398,10 +409,122 @@ async def begin_worker(settings: Settings, clock: Clock, home: "Home | None" = N
             chosen.device_memory_bytes,
             chosen.host_memory_bytes,
             list(chosen.optional),
+            _shelf(settings),
         )
     )
     await process.is_asked.wait()
-    return Origin(forks, process, home, startups)
+    provision = _begin_provision(settings, clock, startups)
+    return Origin(forks, process, home, startups, provision)
+
+
+def _begin_provision(
+    settings: Settings, clock: Clock, startups: "Startups"
+) -> "asyncio.Task[None] | None":
+    """Have weights brought that were pushed; None where none are wanted that are not here."""
+    from swell.worker.provision import Provision, wishes_of
+
+    chosen = settings.worker
+    wishes = wishes_of(chosen.models, chosen.weights, chosen.weights_file)
+    cache = _weight_cache(settings)
+    if all(wish.is_in(cache) for wish in wishes):
+        return None
+    source, terms = _weight_source(settings, clock)
+    provision = Provision(wishes, cache, source, clock, terms=terms, tell=_tell_of_weights)
+
+    async def bring() -> None:
+        begun_s = clock.monotonic_s()
+        await provision.bring()
+        if provision.bytes:
+            startups.fetched(begun_s, clock.monotonic_s())
+
+    return asyncio.get_running_loop().create_task(bring())
+
+
+def _tell_of_weights(event: str, **facts: object) -> None:
+    import structlog
+
+    structlog.get_logger("swell.worker").info(event, **facts)
+
+
+def _weight_cache(settings: Settings) -> "WeightCache":
+    from swell.weights.cache import WeightCache
+
+    chosen = settings.worker
+    folder = chosen.cache_dir or settings.data_dir / "weights"
+    return WeightCache(folder, chosen.cache_bytes, below=chosen.baked_dir)
+
+
+def _shelf(settings: Settings) -> "Shelf":
+    from swell.worker.frames import Shelf
+
+    chosen = settings.worker
+    folder = chosen.cache_dir or settings.data_dir / "weights"
+    baked = None if chosen.baked_dir is None else str(chosen.baked_dir.absolute())
+    return Shelf(str(folder.absolute()), baked, _contents(chosen.weights_file))
+
+
+def _contents(listings: Path | None) -> list[str]:
+    """Return the digests that a list of weights names, without what reads weights."""
+    if listings is None:
+        return []
+    try:
+        told = json.loads(listings.read_bytes())
+        return sorted({entry["sha256"] for each in told for entry in each["files"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unusable(
+            f"{listings} has no list of weights ({error!r}): see worker.weights_file"
+        ) from error
+
+
+def _weight_source(settings: Settings, clock: Clock) -> "tuple[Source, Terms]":
+    """Return who has pushed weights: the store itself where it is named, or the backend."""
+    from swell.weights.gather import Terms
+    from swell.weights.sources import BackendSource, StoreSource
+
+    chosen = settings.worker
+    terms = Terms(trust=trusting(chosen.ca_file))
+    if not settings.weights.url:
+        return BackendSource(chosen.url, _token(settings), terms.trust), terms
+    return StoreSource(open_weights(settings, clock)), terms
+
+
+def open_weights(settings: Settings, clock: Clock, url: str = "") -> "WeightStore":
+    """Return where pushed weights are, without a look whether it is there.
+
+    Args:
+        settings: What opens it.
+        clock: The time.
+        url: Where it is; empty for `weights.url`, or else among the files of the backend.
+
+    Raises:
+        InvalidRequest: The URL names no known adapter, or one that is not installed.
+    """
+    from swell.weights.store import WeightStore
+
+    chosen, setting, folder = settings.weights, "weights.url", ""
+    url = url or chosen.url
+    opening = ObjectsSettings(
+        endpoint=chosen.endpoint,
+        region=chosen.region,
+        key_id=chosen.key_id,
+        secret=chosen.secret,
+    )
+    if not url:
+        opening, setting, folder = settings.objects, "objects.url", "weights"
+        url = opening.url or f"file:{settings.data_dir / 'objects'}"
+    # Nobody signs with it: these are no files of a backend.
+    secret = os.urandom(32)
+    if urlsplit(url).scheme == "file":
+        from swell.object_stores.folder import FolderObjects
+
+        root = Path(url.removeprefix("file:").removeprefix("//")).absolute()
+        return WeightStore(FolderObjects(root, clock, secret), folder, root)
+    if urlsplit(url).scheme in ("s3", "gs", "az"):
+        return WeightStore(_bucket(url, opening, clock, secret, setting), folder)
+    raise InvalidRequest(
+        f"{setting} {url!r}: use file:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
+        "az://ACCOUNT/CONTAINER/PREFIX"
+    )
 
 
 def _token(settings: Settings) -> str:
@@ -436,7 +559,6 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
     Raises:
         InvalidRequest: It has no token.
     """
-    from swell.weights.cache import WeightCache
     from swell.worker.engine import Worker
     from swell.worker.run import Origin
     from swell.worker.settings import WorkerSettings
@@ -466,12 +588,13 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
             handover_s=chosen.handover_s,
             python=origin.home.python,
             variables=origin.home.variables,
+            shelf=_shelf(settings),
         ),
         _open_dispatch(settings, clock, token),
         chosen.models,
         clock,
         curves=settings.data_dir / "curves",
-        weights=WeightCache(chosen.cache_dir or settings.data_dir / "weights", chosen.cache_bytes),
+        weights=_weight_cache(settings),
         origin=origin,
     )
     worker.traces.tracer = open_tracer(settings, clock, "swell-worker", name)
@@ -864,14 +987,14 @@ async def open_objects(settings: Settings, clock: Clock, secret: SigningSecrets)
     )
 
 
-async def _open_bucket(
-    url: str, settings: ObjectsSettings, clock: Clock, secret: SigningSecrets
-) -> "Objects":
+def _bucket(
+    url: str, settings: ObjectsSettings, clock: Clock, secret: "Secret", setting: str
+) -> "BucketObjects":
     try:
         from swell.object_stores.bucket import Access, BucketObjects
     except ImportError as error:
         raise InvalidRequest(
-            f"objects.url {url!r} needs another package: pip install 'swell[buckets]'"
+            f"{setting} {url!r} needs another package: pip install 'swell[buckets]'"
         ) from error
     access = Access(
         endpoint=settings.endpoint,
@@ -879,7 +1002,13 @@ async def _open_bucket(
         key_id=settings.key_id,
         secret=settings.secret.get_secret_value(),
     )
-    bucket = BucketObjects(url, access, clock, secret)
+    return BucketObjects(url, access, clock, secret)
+
+
+async def _open_bucket(
+    url: str, settings: ObjectsSettings, clock: Clock, secret: SigningSecrets
+) -> "Objects":
+    bucket = _bucket(url, settings, clock, secret, "objects.url")
     try:
         await bucket.prove_writable()
     except Unavailable as error:

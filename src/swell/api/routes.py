@@ -16,6 +16,7 @@ from swell.api import (
     pages,
     startups,
     tasks,
+    weights,
     workers,
 )
 from swell.api.metrics import CONTENT_TYPE
@@ -47,6 +48,7 @@ from swell.errors import (
 )
 from swell.phases import Startup
 from swell.registry import Scope
+from swell.weights.sources import WeightsAnswer, WeightsRequest
 
 __all__ = ["GROUPS", "ROUTES"]
 
@@ -624,6 +626,21 @@ _WORKERS: Final = (
         "same bytes may be sent again, others are refused.",
         body=Body(workers.UploadsRequest),
         audit="workers.upload",
+    ),
+    Route(
+        "POST",
+        "/worker/v1/weights",
+        weights.show_weights,
+        Scope.WORKER,
+        "Ask for weights that were pushed",
+        "Workers",
+        {200: Response("The manifest, or where its chunks are", WeightsAnswer)},
+        (*_JSON_BODY, NotFound, Forbidden, Unavailable),
+        "Without `chunks`: which files the version has, and of which chunks. With them, at most "
+        "1,000: a signed URL for each, good for an hour, of the bucket where that signs. See "
+        "`swell models push`.",
+        body=Body(WeightsRequest),
+        audit="workers.weights",
     ),
 )
 

@@ -33,6 +33,7 @@ from swell.events import Brief, brief_of, event_of
 from swell.fairness import band
 from swell.registry import Scope
 from swell.task import NewTask, Task, TaskState
+from swell.weights.store import Manifests, WeightStore
 
 __all__ = ["Service"]
 
@@ -83,6 +84,8 @@ class Service:
         self.traces = Traces(backend.tracer, backend.clock)
         self.streams = Streams()
         self.thumbnails = Thumbnails(backend.objects)
+        self.weights = backend.weights or WeightStore(backend.objects, "weights")
+        self.manifests = Manifests(self.weights)
         self.lookups = Lookups(backend.store)
         self._places = Places(backend.broker, backend.clock)
         #: (model, band) → (good until, what waits of it).

@@ -12,6 +12,7 @@ from swell.registry import KeyLimits, Registry
 from swell.signing import SigningSecrets
 from swell.store import Store
 from swell.telemetry import Tracer
+from swell.weights.store import WeightStore
 
 __all__ = ["ApiSettings", "Backend", "Retention"]
 
@@ -112,6 +113,8 @@ class Backend:
     launchable: Callable[[], Collection[str]] = _nothing_launchable
     #: Sign URLs of files; None where they cannot be changed while it runs.
     signing: SigningSecrets | None = None
+    #: Where weights lie that were pushed; None for below `weights` in the objects.
+    weights: WeightStore | None = None
     #: Where spans go; None where nobody wants traces.
     tracer: Tracer | None = None
     #: Whether other backends may work on the same store.

@@ -20,6 +20,7 @@ from swell.cli.options import Config, Data, Json, Key, Url, settings_from
 from swell.cli.output import CommandFailed, group, print_json, seconds, table, talk
 from swell.cli.output import data as stdout
 from swell.cli.pruning import prune_weights
+from swell.cli.pushing import push_weights
 from swell.cli.remote import call
 from swell.cli.tasks import client_settings
 from swell.cli.translations import bring_translations
@@ -43,6 +44,7 @@ app.command("translations")(bring_translations)
 app.command("add")(add_model)
 app.command("remove")(remove_model)
 app.command("prune")(prune_weights)
+app.command("push")(push_weights)
 
 
 @app.command("ls")

@@ -68,7 +68,7 @@ def parts_of(wanted: Wanted) -> Parts:
         InvalidModel: A model has no code that can be packed.
         InvalidRequest: An extra or a file does not exist.
     """
-    packed = Packer(lambda ref: _look(ref, wanted), wanted.include).pack(wanted.refs)
+    packed = packed_of(wanted)
     try:
         found = pins(distributions_of(packed), wanted.extras)
     except KeyError as error:
@@ -88,6 +88,15 @@ def parts_of(wanted: Wanted) -> Parts:
         data=str(DATA),
     )
     return Parts(written(recipe), packed, found, _text(wanted.constraints), wanted.is_baked)
+
+
+def packed_of(wanted: Wanted) -> Packed:
+    """Return what an image would have of its models.
+
+    Raises:
+        NotFound, InvalidModel, InvalidRequest: As `parts_of`.
+    """
+    return Packer(lambda ref: _look(ref, wanted), wanted.include).pack(wanted.refs)
 
 
 def tag_of(packed: Packed) -> str:

@@ -46,7 +46,8 @@ class Source(Protocol):
         Raises:
             NotFound: It was not pushed there.
             InvalidListing: It is not what it should be.
-            PullFailed: Nobody answers.
+            PullFailed: It is not given to this worker.
+            Unavailable: Nobody answers; it may be tried again.
         """
         ...
 
@@ -98,7 +99,7 @@ async def fetch(
     left = cache.missing(manifest.listing)
     while left:
         with contextlib.ExitStack() as held:
-            mine = [name for name in left if _locked(cache, manifest.file_key(name), held)]
+            mine = [name for name in left if _locked(cache, manifest, name, held)]
             # Somebody may have fetched it before the lock was had.
             mine = [name for name in mine if name in cache.missing(manifest.listing)]
             if mine:
@@ -111,11 +112,15 @@ async def fetch(
     return listing
 
 
-def _locked(cache: WeightCache, key: str, held: contextlib.ExitStack) -> bool:
-    try:
-        held.enter_context(cache.locked(key, wait=False))
-    except BlockingIOError:
-        return False
+def _locked(cache: WeightCache, manifest: Manifest, name: str, held: contextlib.ExitStack) -> bool:
+    """Take the lock of a file's content, as every fetch does, and that of where it grows."""
+    with contextlib.ExitStack() as taken:
+        try:
+            for key in (manifest.files[name].sha256, manifest.file_key(name)):
+                taken.enter_context(cache.locked(key, wait=False))
+        except BlockingIOError:
+            return False
+        held.push(taken.pop_all())
     return True
 
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from swell.clock import Clock
+from swell.errors import Unavailable
 from swell.weights.cache import DigestMismatch, PullFailed
 from swell.weights.growing import Growing
 from swell.weights.reading import host_memory
@@ -96,6 +97,7 @@ class Places(Protocol):
 
         Raises:
             PullFailed: Nobody tells.
+            Unavailable: Nobody answers; it may be tried again.
         """
         ...
 
@@ -110,6 +112,16 @@ class _RunOut(Exception):
 
 class _Wrong(Exception):
     """What came is something else; the text says what."""
+
+
+_TRIED_AGAIN: Final = (
+    _Passing,
+    _RunOut,
+    _Wrong,
+    Unavailable,
+    OSError,
+    http.client.HTTPException,
+)
 
 
 @dataclass(slots=True)
@@ -289,7 +301,7 @@ class Gathering:
             found = hashlib.sha256(view).hexdigest()
             if found != chunk.digest:
                 raise _Wrong(f"its SHA-256 is {found}, and {chunk.digest} was asked for")
-        except (_Passing, _RunOut, _Wrong, OSError, http.client.HTTPException) as error:
+        except _TRIED_AGAIN as error:
             line.close()
             wait_s = self._excuse(chunk, attempt, error)
         else:
@@ -383,12 +395,15 @@ class _Line:
         self._terms = terms
         self._to: tuple[str, str] | None = None
         self._connection: http.client.HTTPConnection | None = None
+        self._response: http.client.HTTPResponse | None = None
 
     def close(self) -> None:
         """Let it go."""
+        if self._response is not None:
+            self._response.close()
         if self._connection is not None:
             self._connection.close()
-        self._connection = self._to = None
+        self._response = self._connection = self._to = None
 
     def get(self, place: Place, view: memoryview, attempt: _Attempt) -> None:
         """Fill `view` with what lies at a place.
@@ -430,7 +445,8 @@ class _Line:
         target = parts.path or "/"
         target += f"?{parts.query}" if parts.query else ""
         connection.request("GET", target, headers={"Accept-Encoding": "identity", **headers})
-        return connection.getresponse()
+        self._response = connection.getresponse()
+        return self._response
 
     def _open(self, parts: urllib.parse.SplitResult) -> http.client.HTTPConnection:
         host = parts.hostname or ""

@@ -13,17 +13,18 @@ digests, and before that when it was also read whole.
 import fcntl
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from swell.clock import Clock, SystemClock
-from swell.config import process_environment
+from swell.config import process_environment, replace_environment
+from swell.phases import fetching
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.chunks import Manifest
 from swell.weights.fetch import noted_manifest
 from swell.weights.growing import GrowingPaths
-from swell.weights.listing import Entry, InvalidListing, Listing, Wanted, read_listing
+from swell.weights.listing import Entry, InvalidListing, Listing, Wanted, WantedFile, read_listing
 
 __all__ = ["Provided", "listing_beside", "provided"]
 
@@ -56,13 +57,34 @@ def provided(beside: str | Path) -> "Provided":
     if path.suffix not in (".toml", ".json"):
         folder = path if path.is_dir() else path.parent
         path = listing_beside(folder) or folder / "weights.toml"
+    return Provided(read_listing(path), _cache(), SystemClock())
+
+
+def _cache() -> WeightCache:
     variables = process_environment()
     baked = variables.get(_BAKED_VARIABLE)
-    cache = WeightCache(
+    return WeightCache(
         Path(variables.get(_CACHE_VARIABLE) or ".swell/weights"),
         below=Path(baked) if baked else None,
     )
-    return Provided(read_listing(path), cache, SystemClock())
+
+
+def look_for_weights_in(cache_dir: str, baked_dir: str | None) -> None:
+    """Have `provided` look there, in this process."""
+    told = {_CACHE_VARIABLE: cache_dir} | ({_BAKED_VARIABLE: baked_dir} if baked_dir else {})
+    replace_environment(process_environment() | told)
+
+
+def await_contents(digests: Sequence[str], clock: Clock) -> None:
+    """Wait until contents are in the cache, read whole.
+
+    Raises:
+        NotCached: One is not there, and nobody fetches it.
+    """
+    wanted = {digest: WantedFile("", digest) for digest in digests}
+    weights = Provided(Wanted("models/files", "now", wanted), _cache(), clock)
+    for digest in digests:
+        weights.path(digest)
 
 
 def listing_beside(folder: Path) -> Path | None:
@@ -142,14 +164,16 @@ class Provided:
         return self._entry(name)
 
     def _wait(self, name: str) -> int:
-        found = -1
+        found = self._open(name)
 
         def look() -> bool:
             nonlocal found
             found = self._open(name)
             return found >= 0
 
-        self._until(look, name)
+        if found < 0:
+            with fetching("bucket"):
+                self._until(look, name)
         return found
 
     def _until(self, is_there: Callable[[], bool], what: str) -> None:
@@ -169,19 +193,10 @@ class Provided:
             wait.wait(_LOOK_S)
 
     def _is_fetched(self, name: str) -> bool:
-        manifest = self._pinned()
-        file = None if manifest is None else manifest.files.get(name)
-        key = (
-            manifest.file_key(name)
-            if manifest is not None and file is not None
-            else self._entry(name).sha256
-            if self._wanted.manifest is None
-            else None
-        )
-        if key is None:
+        if self._wanted.manifest is not None and self._pinned() is None:
             return False
         try:
-            with self._cache.locked(key, wait=False):
+            with self._cache.locked(self._entry(name).sha256, wait=False):
                 return False
         except BlockingIOError:
             return True

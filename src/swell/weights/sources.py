@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from swell.errors import InvalidRequest, NotFound, SwellError, Unavailable
+from swell.errors import InvalidRequest, NotFound, Unavailable
 from swell.weights.cache import PullFailed
 from swell.weights.chunks import Manifest, read_manifest
 from swell.weights.gather import Place
@@ -106,9 +106,10 @@ class BackendSource:
             why = f"it answered {status} {_detail(text)}"
             if status == 404:
                 raise NotFound(_detail(text) or f"{asked.model}@{asked.version} was not pushed")
-            if status < 500 and status != 429:
-                break
-        raise PullFailed(f"{asked.model}@{asked.version} from {self._url}: {why}")
+            if status >= 500 or status == 429:
+                continue
+            raise PullFailed(f"{asked.model}@{asked.version} from {self._url}: {why}")
+        raise Unavailable(f"{asked.model}@{asked.version} from {self._url}: {why}")
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
         parts = urllib.parse.urlsplit(self._url)
@@ -149,18 +150,15 @@ class StoreSource:
 
     async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
         """See `swell.weights.fetch.Source`."""
-        try:
-            return await self._store.manifest(model, version, digest)
-        except Unavailable as error:
-            raise PullFailed(f"{model}@{version}: {error.detail}") from error
+        return await self._store.manifest(model, version, digest)
 
     def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
         """See `swell.weights.fetch.Source`."""
         asking = asyncio.run_coroutine_threadsafe(self._store.places(digests), self._loop)
         try:
             places = asking.result(_SILENCE_S)
-        except (SwellError, TimeoutError) as error:
-            raise PullFailed(f"{manifest.model}@{manifest.version}: {error}") from error
+        except TimeoutError:
+            raise Unavailable(f"{manifest.model}@{manifest.version}: no URL was signed") from None
         if any(place.url.startswith("/") for place in places):
             raise InvalidRequest(
                 "weights.url names a store that signs nothing and is no folder: leave it out, so "

@@ -24,7 +24,10 @@ from swell.weights.chunks import (
 from swell.weights.gather import Place
 from swell.weights.listing import InvalidListing
 
-__all__ = ["WeightStore"]
+__all__ = ["Manifests", "WeightStore"]
+
+#: Manifests that are remembered: a few megabytes each at most for models of a usual size.
+_MOST_KNOWN: Final = 32
 
 #: A signed URL of a chunk is good for so long, in seconds; then another one is asked for.
 _URL_S: Final = 3600.0
@@ -148,3 +151,30 @@ class WeightStore:
                 f"{manifest.model}@{manifest.version} was pushed with other weights, and a version "
                 "never changes: push these as another version"
             ) from None
+
+
+class Manifests:
+    """Manifests of a store that were asked for lately; one never changes.
+
+    Args:
+        store: Where they are.
+    """
+
+    def __init__(self, store: WeightStore) -> None:
+        self._store = store
+        self._known: dict[str, Manifest] = {}
+
+    async def get(self, model: str, version: str, digest: str = "") -> Manifest:
+        """Return a manifest, by its digest or else as `WeightStore.manifest`.
+
+        Raises:
+            NotFound, InvalidListing, Unavailable: As `WeightStore.manifest`.
+        """
+        known = self._known.get(digest)
+        if known is not None and (known.model, known.version) == (model, version):
+            return known
+        found = await self._store.manifest(model, version, digest or None)
+        while len(self._known) >= _MOST_KNOWN:
+            self._known.pop(next(iter(self._known)))
+        self._known[found.digest] = found
+        return found

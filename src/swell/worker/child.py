@@ -41,6 +41,7 @@ from swell.model import (
     load_models,
 )
 from swell.phases import Phase, PhaseLog, logging_to
+from swell.weights.provided import await_contents, look_for_weights_in
 from swell.worker.device import CannotLoad, Device
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import (
@@ -237,6 +238,8 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
     """Import and describe the models; load and warm those that fit on the device."""
     log = PhaseLog(clock.monotonic_s, lambda: pipe.send(Phased(list(log.spans))))
     logging_to(log)
+    if work.weights is not None:
+        look_for_weights_in(work.weights.cache_dir, work.weights.baked_dir)
     with log.phase(Phase.IMPORT, ""):
         definitions, may_fail = _import(work.refs, work.optional)
     names = [definition.name for definition in definitions]
@@ -245,6 +248,8 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
         raise InvalidModel(f"{twice} is named twice: give each model a name of its own")
     cards = [definition.card() for definition in definitions]
     pipe.send(Described(cards))
+    if work.weights is not None and work.weights.contents:
+        await_contents(work.weights.contents, clock)
     device = Device(definitions, work, pipe, clock, may_fail, log)
     load_s = device.start()
     loaded = _Loaded(device, {}, {})

@@ -177,6 +177,7 @@ class Worker:
         self.traces = TaskTraces(clock, settings.name)
         self._forks = None if origin is None else origin.forks
         self._begun = None if origin is None else origin.process
+        self._provision = None if origin is None else origin.provision
         self._startups = (origin and origin.startups) or Startups(
             clock, settings.pool, settings.device
         )
@@ -261,6 +262,8 @@ class Worker:
             self._begun.report_to(self._on_frame, self._on_exit)
         self._process = self._begun or self._new_process()
         self._start = asyncio.get_running_loop().create_task(self._boot_and_join())
+        if self._provision is not None:
+            self._provision.add_done_callback(self._on_provision)
         try:
             ends: set[asyncio.Future[Any]] = {self._start, self._ended}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -269,6 +272,14 @@ class Worker:
             return await self._ended
         finally:
             await self._close()
+
+    def _on_provision(self, brought: "asyncio.Task[None]") -> None:
+        """Go where weights cannot be had: nothing may be made with what is not right."""
+        if brought.cancelled() or self._ended.done():
+            return
+        error = brought.exception()
+        if error is not None:
+            self._ended.set_exception(error)
 
     def _end(self, exit_code: int) -> None:
         if not self._ended.done():
@@ -341,6 +352,7 @@ class Worker:
             device_memory_bytes=settings.device_memory_bytes,
             host_memory_bytes=settings.host_memory_bytes,
             optional=settings.optional,
+            shelf=settings.shelf,
         )
         if any(card.step_bucket for card in cards):
             curves = None if self._curves is None else str(self._curves)
@@ -399,7 +411,8 @@ class Worker:
         self._end(0)
         if not self._startups.is_ready:
             await self._startups.tell_end(self._dispatch)
-        tasks = [self._start, *self._loops, *self._errands]
+        tasks: list[asyncio.Task[None]] = [self._start, *self._loops, *self._errands]
+        tasks += [] if self._provision is None else [self._provision]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

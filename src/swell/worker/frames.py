@@ -36,6 +36,7 @@ __all__ = [
     "Refused",
     "Results",
     "Run",
+    "Shelf",
     "Step",
     "Stop",
     "Studio",
@@ -63,6 +64,17 @@ MAX_FRAME_BYTES: Final = (1 << 8 * HEAD_BYTES) - 1
 MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024
 
 
+class Shelf(msgspec.Struct, frozen=True, array_like=True):
+    """Where weights are, which the worker may still be bringing."""
+
+    cache_dir: str
+    #: The cache below it that came with the machine's image.
+    baked_dir: str | None = None
+    #: SHA-256 of contents that must be there before anything is loaded: files of the models are
+    #: links to them.
+    contents: list[str] = []
+
+
 class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     """Import these models; told once, at the start."""
 
@@ -74,6 +86,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     host_memory_bytes: int | None = None
     #: Those of `refs` that are left out where they cannot be loaded.
     optional: list[str] = []
+    weights: Shelf | None = None
 
 
 class Studio(msgspec.Struct, frozen=True, array_like=True, tag="studio"):

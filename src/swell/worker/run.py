@@ -26,6 +26,7 @@ from swell.worker.frames import (
     Ready,
     Refused,
     Run,
+    Shelf,
     Stop,
     Studio,
     Watch,
@@ -155,6 +156,7 @@ class ModelProcess:
         device_memory_bytes: int | None = None,
         host_memory_bytes: int | None = None,
         optional: Sequence[str] = (),
+        shelf: Shelf | None = None,
     ) -> list[ModelCard]:
         """Start the process and return the cards of its models; they are not loaded yet.
 
@@ -164,6 +166,7 @@ class ModelProcess:
             device_memory_bytes: What they may take of it together; None for no limit.
             host_memory_bytes: What those that had to leave it may take of the host's memory.
             optional: Those of `refs` that are left out where they cannot be loaded.
+            shelf: Where weights are.
 
         Raises:
             ModelRefused: The models cannot be imported; the text says why.
@@ -171,7 +174,7 @@ class ModelProcess:
         """
         if self._begun is None:
             limits = device_memory_bytes, host_memory_bytes
-            self.begin(Load(list(refs), device, *limits, list(optional)))
+            self.begin(Load(list(refs), device, *limits, list(optional), shelf))
         assert self._begun is not None
         return await asyncio.shield(self._begun)
 
@@ -330,6 +333,8 @@ class Origin:
     home: Home = Home()
     #: The clock of its phases, if that was begun before the worker.
     startups: Startups | None = None
+    #: Brings weights meanwhile; the worker ends where it fails.
+    provision: asyncio.Task[None] | None = None
 
 
 def _kill(process: asyncio.subprocess.Process | Forked) -> None:

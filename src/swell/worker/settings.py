@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from swell.worker.frames import Shelf
+
 __all__ = ["WorkerSettings"]
 
 
@@ -49,3 +51,5 @@ class WorkerSettings:
     #: worker has in its own.
     python: str = sys.executable
     variables: Mapping[str, str] | None = None
+    #: Where its models' weights are.
+    shelf: Shelf | None = None

@@ -1,0 +1,40 @@
+"""`POST /worker/v1/weights`: weights that were pushed, for workers that have only a URL and a key.
+
+The manifest goes through the backend; chunks do not, where a bucket signs URLs of them.
+"""
+
+import msgspec
+
+from swell.api.auth import check_worker
+from swell.api.call import Call, Reply
+from swell.api.reading import Reader
+from swell.api.service import Service
+from swell.errors import InvalidInput
+from swell.weights.chunks import write_manifest
+from swell.weights.sources import MOST_PLACES, ChunkPlace, WeightsAnswer, WeightsRequest
+
+__all__ = ["show_weights"]
+
+_request = Reader(WeightsRequest)
+_encode = msgspec.json.Encoder().encode
+
+
+async def show_weights(service: Service, call: Call) -> Reply:
+    """`POST /worker/v1/weights`."""
+    asked = await _request.read_call(call, service.settings.max_body_bytes)
+    check_worker(call.caller, next(iter(call.caller.pools), ""), [asked.model])
+    if len(asked.chunks) > MOST_PLACES:
+        raise InvalidInput(f"ask for at most {MOST_PLACES} chunks at once")
+    manifest = await service.manifests.get(asked.model, asked.version, asked.manifest)
+    if not asked.chunks:
+        return Reply(200, _encode(WeightsAnswer(manifest=write_manifest(manifest).decode())))
+    known = manifest.chunks
+    strange = next((digest for digest in asked.chunks if digest not in known), None)
+    if strange is not None:
+        raise InvalidInput(
+            f"{asked.model}@{asked.version} has no chunk {strange[:80]!r}: ask for those that its "
+            "manifest lists"
+        )
+    places = await service.weights.places(asked.chunks)
+    found = [ChunkPlace(url=place.url, headers=place.headers) for place in places]
+    return Reply(200, _encode(WeightsAnswer(places=found)))

@@ -1,0 +1,199 @@
+"""Weights that were pushed, brought by a worker that starts while its model process imports."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from swell.clock import Clock
+from swell.errors import InvalidRequest, NotFound, Unavailable
+from swell.weights.cache import NotCached, WeightCache
+from swell.weights.chunks import ChunkedFile, Manifest
+from swell.weights.fetch import Source, fetch, noted_manifest
+from swell.weights.gather import Terms
+from swell.weights.listing import InvalidListing, Listing, Wanted, read_listing
+from swell.weights.provided import listing_beside
+
+__all__ = ["Provision", "Wish", "wishes_of"]
+
+#: A backend that does not answer is asked again after so long, doubled up to the most, in seconds.
+_AGAIN_S: Final = 0.5
+_MOST_AGAIN_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A version whose weights are wanted.
+
+    Args:
+        model: `owner/name`.
+        version: Which.
+        manifest: Digest of its manifest, where it is known.
+        files: SHA-256 of the files that are wanted, by name; empty for all.
+        is_optional: Whether it may be that nobody has pushed it, since it is brought otherwise.
+    """
+
+    model: str
+    version: str
+    manifest: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    is_optional: bool = False
+
+    def is_in(self, cache: WeightCache) -> bool:
+        """Return whether all of it is known to be in a cache."""
+        digests = set(self.files.values())
+        if not digests and self.manifest is not None:
+            with contextlib.suppress(NotCached):
+                files = noted_manifest(cache, self.manifest).files.values()
+                digests = {file.sha256 for file in files}
+        return bool(digests) and all(cache.entry(digest) for digest in digests)
+
+    def of(self, manifest: Manifest) -> Manifest:
+        """Return what is wanted of a manifest.
+
+        Raises:
+            InvalidListing: It lacks a file, or has another one in its place.
+        """
+        if not self.files:
+            return manifest
+        by_digest: dict[str, ChunkedFile] = {f.sha256: f for f in manifest.files.values()}
+        lacks = next((name for name, sha in self.files.items() if sha not in by_digest), None)
+        if lacks is not None:
+            raise InvalidListing(
+                f"{self.model}@{self.version} was pushed without the {lacks} that is wanted "
+                f"(SHA-256 {self.files[lacks]}): push what belongs to this model's code"
+            )
+        if self.manifest is not None:
+            # Whoever knows the manifest looks for its files by it.
+            return manifest
+        files = {name: by_digest[digest] for name, digest in self.files.items()}
+        return msgspec.structs.replace(manifest, files=files)
+
+
+def wishes_of(
+    models: Sequence[str], references: Sequence[str], listings: Path | None
+) -> list[Wish]:
+    """Return what a worker's models need.
+
+    Args:
+        models: As `load_models` takes them; a `weights.toml` beside a file of these is read.
+        references: `owner/name@version`, or the same with `#sha256=` and its manifest's digest.
+        listings: A JSON file with a list of listings; None if there is none.
+
+    Raises:
+        InvalidRequest: One of them cannot be understood.
+    """
+    found = [_of_reference(each) for each in references]
+    folders = {Path(ref.partition(":")[0]).parent for ref in models if ".py" in ref}
+    for folder in sorted(folders):
+        path = listing_beside(folder)
+        if path is not None:
+            found.append(_of_author(read_listing(path)))
+    if listings is not None:
+        try:
+            told = msgspec.json.decode(listings.read_bytes(), type=list[Listing])
+        except (OSError, msgspec.MsgspecError) as error:
+            raise InvalidRequest(
+                f"{listings} has no list of weights ({error}): see worker.weights_file"
+            ) from None
+        found += [_of_listing(each.check()) for each in told]
+    return found
+
+
+def _of_reference(text: str) -> Wish:
+    reference, _, digest = text.partition("#sha256=")
+    model, at, version = reference.partition("@")
+    if not at or model.count("/") != 1:
+        raise InvalidRequest(f"{text!r} names no weights: write owner/name@version")
+    return Wish(model, version, digest or None)
+
+
+def _of_author(wanted: Wanted) -> Wish:
+    files = {name: file.sha256 for name, file in wanted.files.items() if file.sha256}
+    return Wish(wanted.model, wanted.version, wanted.manifest, files, is_optional=True)
+
+
+def _of_listing(listing: Listing) -> Wish:
+    files = {name: entry.sha256 for name, entry in listing.files.items()}
+    return Wish(listing.model, listing.version, files=files)
+
+
+class Provision:
+    """What a worker that starts brings.
+
+    Args:
+        wishes: What is wanted.
+        cache: Where it goes.
+        source: Who has it.
+        clock: For waiting.
+        terms: How servers are treated.
+        tell: Called with an event and what is to say of it, for the log.
+    """
+
+    def __init__(
+        self,
+        wishes: Sequence[Wish],
+        cache: WeightCache,
+        source: Source,
+        clock: Clock,
+        *,
+        terms: Terms | None = None,
+        tell: Callable[..., None] = lambda event, **facts: None,
+    ) -> None:
+        self._wishes = wishes
+        self._cache = cache
+        self._source = source
+        self._clock = clock
+        self._terms = terms
+        self._tell = tell
+        #: Bytes that have come over the network.
+        self.bytes = 0
+
+    async def bring(self) -> None:
+        """Have everything in the cache that was wished for.
+
+        Raises:
+            SwellError: Something cannot be had; the text says what and why.
+        """
+        async with asyncio.TaskGroup() as group:
+            for wish in self._wishes:
+                group.create_task(self._bring(wish))
+
+    async def _bring(self, wish: Wish) -> None:
+        if wish.is_in(self._cache):
+            return
+        begun_s = self._clock.monotonic_s()
+        try:
+            manifest = await self._manifest(wish)
+        except NotFound as error:
+            if not wish.is_optional:
+                raise
+            self._tell("weights were not pushed", model=wish.model, detail=error.detail)
+            return
+        await fetch(
+            wish.of(manifest),
+            self._cache,
+            self._source,
+            self._clock,
+            terms=self._terms,
+            moved=self._moved,
+        )
+        took_s = round(self._clock.monotonic_s() - begun_s, 3)
+        self._tell("weights fetched", model=wish.model, bytes=self.bytes, took_s=took_s)
+
+    async def _manifest(self, wish: Wish) -> Manifest:
+        wait_s = _AGAIN_S
+        while True:
+            try:
+                return await self._source.manifest(wish.model, wish.version, wish.manifest)
+            except Unavailable as error:
+                self._tell("weights cannot be asked for yet", detail=error.detail)
+            await self._clock.sleep(wait_s)
+            wait_s = min(2 * wait_s, _MOST_AGAIN_S)
+
+    def _moved(self, size_bytes: int) -> None:
+        self.bytes += size_bytes
