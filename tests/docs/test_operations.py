@@ -116,6 +116,7 @@ RARE = {
     "swell_attempts_requeued_total": {"model"},
     "swell_tasks_swept_total": {"what"},
     "swell_model_switches_total": {"model", "source"},
+    "swell_workers_starting": {"pool"},
     "swell_call_errors_total": {"contract", "call", "code"},
     "swell_duty_failures_total": {"duty"},
     "swell_queue_oldest_age_seconds": {"queue"},
