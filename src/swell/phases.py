@@ -295,7 +295,7 @@ class PhaseLog:
 
     Args:
         now_s: Returns monotonic seconds.
-        changed: Called by `phase`, in its thread, whenever one begins or ends.
+        changed: Called whenever one begins or ends in the thread that has made this.
     """
 
     def __init__(
@@ -304,6 +304,7 @@ class PhaseLog:
         self._now_s = now_s
         self._changed = changed
         self._lock = threading.Lock()
+        self._thread = threading.get_ident()
         self._spans: list[Span] = []
         #: Whose phases are told by those who do not know it.
         self.model = ""
@@ -328,25 +329,29 @@ class PhaseLog:
 
     @contextlib.contextmanager
     def phase(self, phase: Phase, model: str, source: str = "") -> Iterator[None]:
-        """Note a phase, and tell that something has changed at its beginning and end."""
+        """Note a phase of a model, of which all are that follow."""
         self.model = model
-        with self.quietly(phase, source):
-            self._changed()
+        with self.inner(phase, source):
             yield
-        self._changed()
 
     @contextlib.contextmanager
-    def quietly(self, phase: Phase, source: str = "") -> Iterator[None]:
+    def inner(self, phase: Phase, source: str = "") -> Iterator[None]:
         """Note a phase of the model that it is the turn of."""
         span = Span(phase=phase, model=self.model, start_s=self._now_s(), source=source)
         with self._lock:
             self._spans.append(span)
+        self._tell()
         yield
         if phase is Phase.WARM and self.model in self.compiled:
             source = "compiled"
         ended = msgspec.structs.replace(span, end_s=self._now_s(), source=source)
         with self._lock:
             self._spans = [ended if each is span else each for each in self._spans]
+        self._tell()
+
+    def _tell(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._changed()
 
 
 _log: ContextVar[PhaseLog | None] = ContextVar("phases", default=None)
@@ -370,7 +375,7 @@ def fetching(source: str = "") -> Iterator[None]:
     if log is None:
         yield
         return
-    with log.quietly(Phase.FETCH, source):
+    with log.inner(Phase.FETCH, source):
         yield
 
 

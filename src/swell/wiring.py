@@ -432,10 +432,8 @@ def _begin_provision(
     provision = Provision(wishes, cache, source, clock, terms=terms, tell=_tell_of_weights)
 
     async def bring() -> None:
-        begun_s = clock.monotonic_s()
-        await provision.bring()
-        if provision.bytes:
-            startups.fetched(begun_s, clock.monotonic_s())
+        with startups.fetching("bucket", lambda: provision.bytes > 0):
+            await provision.bring()
 
     return asyncio.get_running_loop().create_task(bring())
 

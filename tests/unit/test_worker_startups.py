@@ -162,6 +162,9 @@ def test_what_was_fetched_before_the_models_were_looked_for_is_told(clock: Manua
     startups = started(clock)
     with startups.fetching("bucket"):
         clock.advance(3)
+        assert told(startups.cold(StartupState.STARTING)) == [("fetch", "", 0.0, None)]
+    with startups.fetching("bucket", lambda: False):
+        clock.advance(3)
     assert startups.cold(StartupState.STARTING).spans == [
         Span(phase=Phase.FETCH, start_s=0.0, end_s=3.0, source="bucket")
     ]

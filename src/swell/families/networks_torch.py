@@ -30,6 +30,7 @@ from swell.families.placement import (
 )
 from swell.families.visitors_torch import Visitor, come_block_by_block, tensors_of
 from swell.model import InvalidModel
+from swell.phases import found_compiled
 from swell.torch_arrays import OUT_OF_MEMORY
 from swell.weights import CompiledCache
 from swell.weights.torch_compiled import TorchCompiled
@@ -270,7 +271,8 @@ class Parts:
         self._compiled = TorchCompiled(
             CompiledCache(home / "compiled"), digests, diffusers.__version__, str(self.device)
         )
-        self._compiled.restore()
+        if self._compiled.restore():
+            found_compiled()
         network.compile_repeated_blocks(fullgraph=True, dynamic=True)
 
     @property

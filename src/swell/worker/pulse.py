@@ -4,19 +4,17 @@ The file is replaced whole, so that who reads it never sees half of it.
 """
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-import structlog
 
 from swell.clock import Clock
 
 __all__ = ["BEAT_S", "STALE_S", "Pulse", "keep_pulse", "read_pulse"]
-
-_log = structlog.get_logger("swell.worker")
 
 #: The file is written so often, in seconds.
 BEAT_S: Final = 5.0
@@ -55,7 +53,9 @@ async def keep_pulse(path: Path, clock: Clock, state: Callable[[], str]) -> None
             except OSError as error:
                 # A worker that works is no worse for it.
                 if not has_told:
-                    _log.error("the health file cannot be written", file=str(path), why=str(error))
+                    _log().error(
+                        "the health file cannot be written", file=str(path), why=str(error)
+                    )
                 has_told = True
             await clock.sleep(BEAT_S)
     finally:
@@ -76,3 +76,8 @@ def _write(path: Path, pulse: Pulse) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.write_bytes(msgspec.json.encode(pulse))
     fresh.replace(path)
+
+
+def _log() -> Any:
+    # Imported when it is needed: a model process is to be asked for before that.
+    return importlib.import_module("structlog").get_logger("swell.worker")

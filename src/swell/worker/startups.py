@@ -9,7 +9,7 @@ whom, is here too.
 import asyncio
 import contextlib
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -119,17 +119,20 @@ class Startups:
         self._spans = [*self._spans, own]
 
     @contextlib.contextmanager
-    def fetching(self, source: str = "") -> Iterator[None]:
-        """Time what brings weights to this machine before a model process looks for them.
+    def fetching(
+        self, source: str = "", has_come: Callable[[], bool] = lambda: True
+    ) -> Iterator[None]:
+        """Time what this process does to bring weights to the machine.
 
         Args:
             source: From where, such as `bucket`.
+            has_come: Asked at the end: where nothing has come there was no such phase.
         """
         span = Span(phase=Phase.FETCH, start_s=self._now_s(), source=source)
         self._spans = [*self._spans, span]
         yield
-        ended = msgspec.structs.replace(span, end_s=self._now_s())
-        self._spans = [ended if each is span else each for each in self._spans]
+        ended = [msgspec.structs.replace(span, end_s=self._now_s())] if has_come() else []
+        self._spans = [*(each for each in self._spans if each is not span), *ended]
 
     async def tell(self, dispatch: "Dispatch") -> None:
         """Tell how far the cold start is whenever that changes, until it is ready.
@@ -159,11 +162,6 @@ class Startups:
         with contextlib.suppress(SwellError, TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):
                 await dispatch.starting(self.cold(StartupState.DIED))
-
-    def fetched(self, start_s: float, end_s: float) -> None:
-        """Note that this process brought weights meanwhile, in monotonic seconds."""
-        span = Span(phase=Phase.FETCH, start_s=start_s, end_s=end_s, source="bucket")
-        self._spans = [*self._spans, *_shifted([span], self._origin_s)]
 
     def registering(self) -> Startup:
         """Return what is told with a registration: it is ready now, or has been for some time."""
