@@ -10,6 +10,7 @@ from test_worker_engine import dispatch, output_of, picture_of, working
 
 from swell.dispatch import Switches
 from swell.model import Definition, Item, Model, load_models
+from swell.phases import Phase, StartupKind, StartupState
 from swell.task import Task, TaskState
 from swell.testing.dispatch import MemoryDispatch
 
@@ -197,6 +198,39 @@ async def test_a_model_comes_back_from_the_host_where_it_can_wait_there(
         ("test/one",),
         ("test/two",),
     }
+
+
+async def test_each_switch_is_told_with_its_phases_and_apart_from_the_cold_start(
+    dispatch: MemoryDispatch, models: Path
+) -> None:
+    paths = refs(models, "One", "Two", "Broken")
+    async with working(dispatch, *paths, device_memory_bytes=ONE_MODEL, optional=paths[2:]) as (
+        worker,
+        _,
+    ):
+        for name in ("test/one", "test/two", "test/one", "test/broken"):
+            await dispatch.ended(await dispatch.submit(name, {}))
+        assert worker.can_run
+    told = {each.id: each for report in dispatch.reports for each in report.startups}
+    [cold] = [each for each in told.values() if each.kind is StartupKind.COLD]
+    assert cold.state is StartupState.DONE
+    assert {s.model for s in cold.spans if s.phase == Phase.LOAD} == {"test/one"}
+    assert cold.id == dispatch.startups[0].id
+    told_of = [
+        (each.models, each.state, [(s.phase, s.source, s.end_s is None) for s in each.spans])
+        for each in told.values()
+        if each.kind is StartupKind.SWITCH
+    ]
+    done, died = StartupState.DONE, StartupState.DIED
+    # Three attempts.
+    broken = (["test/broken"], died, [(Phase.LOAD, "disk", True)])
+    assert told_of == [
+        (["test/two"], done, [(Phase.LOAD, "disk", False), (Phase.WARM, "", False)]),
+        (["test/one"], done, [(Phase.LOAD, "host", False)]),
+        *[broken] * 3,
+    ]
+    for each in told.values():
+        assert all(0 <= s.start_s <= (s.end_s or each.age_s) <= each.age_s for s in each.spans)
 
 
 async def test_a_model_is_loaded_anew_where_the_host_has_no_room_for_it(
