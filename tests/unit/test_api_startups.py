@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from api_harness import UPPER, World, a_world, succeeded
 
-from swell.api.startups import look_after_startups
+from swell.api.startups import end_startups, look_after_startups
 
 MODEL = "demo/upper"
 
@@ -178,6 +178,17 @@ async def test_one_that_falls_silent_is_taken_for_dead_as_far_as_it_came(world: 
     assert (found["ready"]["observed"], found["ready"]["not_over"]) == (0, 1)
     assert (found["ready"]["p50_s"], found["ready"]["at_least"]) == (4.0, ["p50", "p90", "p99"])
     assert (await pool(world))["starting"] == 0
+
+
+async def test_one_whose_process_is_known_to_have_ended_has_died(world: World) -> None:
+    await starting(world, age_s=4.0, models=[MODEL], host="here", pid=7)
+    await starting(world, startup_id="other", age_s=4.0, models=[MODEL], host="here", pid=8)
+    world.clock.advance(2)
+    await end_startups(world.service, "here", 7)
+    await end_startups(world.service, "there", 8)
+    [dead] = await ledger(world)
+    assert (dead["outcome"], dead["seconds"]) == ("died", 6.0)
+    assert (await pool(world))["starting"] == 1
 
 
 async def test_one_that_was_taken_for_dead_and_is_ready_pays_the_rest(world: World) -> None:

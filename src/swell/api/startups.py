@@ -43,6 +43,7 @@ from swell.registry import Scope, WorkerInfo
 from swell.survival import Observation, quantiles
 
 __all__ = [
+    "end_startups",
     "hear_of_startups",
     "keep_startup",
     "list_ledger",
@@ -200,6 +201,16 @@ async def look_after_startups(service: Service) -> int:
         _log.warning("a worker that was starting is not heard of", pool=each.pool, host=each.host)
         await keep_startup(service, msgspec.structs.replace(each, state=StartupState.DIED))
     return len(lost)
+
+
+async def end_startups(service: Service, host: str, pid: int | None) -> None:
+    """Note that a process has ended: whatever it was starting has died."""
+    now = service.clock.now()
+    for each in await service.registry.startups(under_way=True):
+        if each.host == host and each.pid == pid and each.begun_at is not None:
+            age_s = max(each.age_s, (now - each.begun_at).total_seconds())
+            died = msgspec.structs.replace(each, state=StartupState.DIED, age_s=age_s)
+            await keep_startup(service, died)
 
 
 async def list_pools(service: Service, call: Call) -> Reply:

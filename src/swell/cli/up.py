@@ -15,6 +15,7 @@ import typer
 import uvloop
 from rich.markup import escape
 
+from swell.api.startups import end_startups
 from swell.cli.added import optional_names, with_added
 from swell.cli.inputs import as_flags, parse_inputs
 from swell.cli.keyring import Keyring, open_keyring
@@ -299,6 +300,7 @@ async def _take_ends(ends: list[_End], fleet: Fleet, service: Service) -> None:
         for worker in await registry.workers():
             if worker.pid == pid and worker.host == socket.gethostname() and not worker.gone_at:
                 await registry.remove_worker(worker.id, service.backend.clock.now())
+        await end_startups(service.app.service, socket.gethostname(), pid)
         path = fleet.provider.log_path(end.instance.id)
         how = f"exit code {end.instance.exit_code}"
         talk.print(f"[yellow]a worker ended[/] ({how}); the end of {escape(str(path))}:")

@@ -9,6 +9,8 @@ whom, is here too.
 import asyncio
 import contextlib
 import importlib
+import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -211,6 +213,8 @@ class Startups:
             pool=self._pool,
             models=self._models if self._process is None else list(self._process.models),
             device=self._device,
+            host=socket.gethostname(),
+            pid=os.getpid(),
             age_s=self._now_s(),
             spans=self._all_spans(),
             ready_s=self._ready_s,
