@@ -251,19 +251,22 @@ def accepted(told: Startup, now: datetime) -> Startup:
     were told, and those of more than a day.
 
     Raises:
-        InvalidInput: It has no id, or an age that cannot be.
+        InvalidInput: It has no id, an age that cannot be, or a text that cannot be shown.
     """
-    if not (0 < len(told.id) <= MAX_TEXT and told.id.isprintable()):
+    if not (told.id and _is_plain(told.id)):
         raise InvalidInput("a startup needs an id of 1 to 200 printable characters")
+    for text in (told.pool, told.device, told.host, *told.models):
+        if not _is_plain(text):
+            raise InvalidInput(
+                f"{text[:60]!r} cannot be shown: pool, device, host and models have at most 200 "
+                "printable characters"
+            )
     if not 0.0 <= told.age_s <= _MAX_AGE_S:
         raise InvalidInput("age_s says how many seconds ago the startup began")
     known = told.state not in (StartupState.STARTING, StartupState.DIED)
     return msgspec.structs.replace(
         told,
-        pool=told.pool[:MAX_TEXT],
-        models=[model[:MAX_TEXT] for model in told.models[:MAX_MODELS]],
-        device=told.device[:MAX_TEXT],
-        host=told.host[:MAX_TEXT],
+        models=told.models[:MAX_MODELS],
         spans=[each for each in told.spans if _can_be(each, told.age_s)][:MAX_SPANS],
         ready_s=_within(told.ready_s, told.age_s) if known else None,
         whole_s=_within(told.whole_s, told.age_s) if known else None,
@@ -278,8 +281,13 @@ def _can_be(span: Span, age_s: float) -> bool:
         span.phase in tuple(Phase)
         and 0.0 <= span.start_s <= end_s <= age_s + _SLACK_S
         and end_s - span.start_s <= MAX_SPAN_S
-        and max(len(span.model), len(span.source)) <= MAX_TEXT
+        and _is_plain(span.model)
+        and _is_plain(span.source)
     )
+
+
+def _is_plain(text: str) -> bool:
+    return len(text) <= MAX_TEXT and all(each == " " or each.isprintable() for each in text)
 
 
 def _within(seconds: float | None, age_s: float) -> float | None:

@@ -259,7 +259,14 @@ async def test_what_cannot_be_is_left_out_or_refused(world: World) -> None:
     worker = await register(world, None)
     await world.report(worker, startups=[told(""), told("x", age_s=-1.0, kind="restart")])
     assert await world.service.registry.startups() == []
-    for wrong in ({"age_s": -1.0}, {"id": ""}, {"id": "a\nb"}, {"age_s": 1e300}):
+    for wrong in (
+        {"age_s": -1.0},
+        {"id": ""},
+        {"id": "a\nb"},
+        {"age_s": 1e300},
+        {"pool": "a\0"},
+        {"models": ["x" * 201]},
+    ):
         answer = await world.worker("POST", "/worker/v1/starting", told() | wrong)
         assert answer.status == 422, answer.body
     odd = [

@@ -525,7 +525,7 @@ class LedgerQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Which entries of the ledger to list."""
 
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
-    cursor: Annotated[int, Meta(ge=1, description="of the page before")] | None = None
+    cursor: Annotated[int, Meta(ge=1, le=2**53 - 1, description="of the page before")] | None = None
 
 
 class LedgerEntryView(msgspec.Struct, frozen=True, kw_only=True):
