@@ -321,10 +321,7 @@ def _start_of(ref: str) -> tuple[Module, str]:
 
 
 def _shipped(code: Code) -> list[Path]:
-    """Return the files of `swell_models` that models which come with Swell read, declared or not.
-
-    All that are no weights, and the weights that the code names.
-    """
+    """Return the files of `swell_models` whose names stand in the code, declared or not."""
     home = next((path.parent for path in code.modules if path.parent.name == "swell_models"), None)
     if home is None:
         return []
@@ -332,11 +329,7 @@ def _shipped(code: Code) -> list[Path]:
     for module in code.modules.values():
         if module.path.suffix == ".py" and module.path.is_relative_to(SWELL):
             named |= texts_in(module.path)
-    return [
-        path
-        for path in sorted((home / "weights").iterdir())
-        if not path.name.endswith(WEIGHT_SUFFIXES) or path.name in named
-    ]
+    return [path for path in sorted((home / "weights").iterdir()) if path.name in named]
 
 
 def _ref_in_image(

@@ -1,0 +1,90 @@
+"""Workers in containers: they join, draw, drain, and are replaced."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from container_cases import Backend, Image
+from container_rig import until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_sigterm_drains_a_worker_and_its_running_task_ends(backend: Backend, slow: Image) -> None:
+    worker = backend.worker(slow, "one")
+    backend.joined("one", worker)
+    assert worker.health() == "healthy"
+    task_id = backend.submit("acme/slow", "text=kept", "wait_s=3")
+    until(lambda: backend.is_running(task_id), "running task")
+    worker.signal("SIGTERM")
+    assert worker.wait() == 0, worker.said()
+    task = backend.ended(task_id)
+    assert (task["state"], task["output"], task["attempt"]) == ("succeeded", "kept by 10001", 1)
+
+
+def test_a_killed_worker_is_replaced_and_its_task_ends_once(backend: Backend, slow: Image) -> None:
+    first = backend.worker(slow, "first")
+    backend.joined("first", first)
+    task_id = backend.submit("acme/slow", "text=again", "wait_s=1")
+    until(lambda: backend.is_running(task_id), "running task")
+    first.signal("SIGKILL")
+    assert first.wait() == 137
+    second = backend.worker(slow, "second")
+    backend.joined("second", second)
+    task = backend.ended(task_id)
+    assert (task["state"], task["output"], task["attempt"]) == ("succeeded", "again by 10001", 2)
+    assert backend.ended(task_id) == task
+    second.signal("SIGTERM")
+    assert second.wait() == 0
+
+
+def test_a_model_process_that_dies_leaves_no_zombie(backend: Backend, slow: Image) -> None:
+    worker = backend.worker(slow, "one")
+    backend.joined("one", worker)
+    task_id = backend.submit("acme/slow", "text=x", "wait_s=2")
+    until(lambda: backend.is_running(task_id), "running task")
+    # All but the first process and the worker's own, as the kernel does where memory ends.
+    killed = worker.run(
+        "sh",
+        "-c",
+        "for each in /proc/[0-9]*; do grep -qa 'swell[.]worker' $each/cmdline 2>/dev/null "
+        "&& kill -9 ${each#/proc/}; done; true",
+    )
+    assert killed.returncode == 0
+    assert backend.ended(task_id)["state"] == "succeeded", worker.said()
+    states = worker.run("sh", "-c", "cat /proc/[0-9]*/status | grep ^State")
+    assert "zombie" not in states.stdout
+    assert worker.health() == "healthy"
+
+
+def test_a_worker_that_hangs_is_unhealthy(backend: Backend, slow: Image) -> None:
+    worker = backend.worker(slow, "one", "--health-retries=1", "--health-start-period=0s")
+    backend.joined("one", worker)
+    # Its pulse is of a time before the machine began, as one that is too old.
+    stopped = worker.run(
+        "sh",
+        "-c",
+        "for each in /proc/[0-9]*; do grep -qa 'bin[/]swell' $each/cmdline && kill -STOP "
+        '${each#/proc/}; done; echo \'{"pid":7,"state":"working","at_s":-99}\' '
+        "> /var/lib/swell/health",
+    )
+    assert stopped.returncode == 0, stopped.stderr
+    assert worker.health() == "unhealthy"
+
+
+def test_an_environment_that_a_models_file_asks_for_is_in_the_image(
+    backend: Backend, building: Callable[..., Image], tmp_path: Path
+) -> None:
+    (tmp_path / "needy.py").write_text(
+        '# /// script\n# dependencies = ["six==1.17.0"]\n# ///\n'
+        "import six\nimport swell\n\n\n"
+        '@swell.model("acme/needy")\ndef needy(text: str) -> str:\n'
+        '    return f"{text} {six.__version__}"\n'
+    )
+    image = building("needy", "needy.py", place=tmp_path)
+    # Nothing can be installed when it starts.
+    worker = backend.worker(image, "one", PIP_INDEX_URL="http://127.0.0.1:9", PIP_RETRIES="0")
+    backend.joined("one", worker)
+    task = backend.ended(backend.submit("acme/needy", "text=six"))
+    assert task["output"] == "six 1.17.0"
+    assert "an environment for" not in worker.said()
