@@ -276,8 +276,8 @@ class StoreSettings(_Group):
     connections: int = Field(
         default=4,
         ge=1,
-        description="With PostgreSQL, how many connections of each backend read; two more write "
-        "and listen.",
+        description="With PostgreSQL, how many connections of each backend read; three more "
+        "write and listen.",
     )
 
 

@@ -134,6 +134,14 @@ class VirtualClock:
             self._now = start
         return self._finish[flow]
 
+    def give_back(self, flow: str, cost: float) -> None:
+        """Take back what `tag` or `take` has put onto a flow, for a task that came to nothing.
+
+        The virtual time stays, since others may have been served by it.
+        """
+        if flow in self._finish:
+            self._finish[flow] -= cost
+
     def restore(
         self,
         waiting: Iterable[tuple[str, float, float]],

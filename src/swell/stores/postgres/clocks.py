@@ -1,4 +1,4 @@
-"""Virtual clocks that a transaction moves, and that have moved only once it is written."""
+"""Virtual clocks that a transaction moves, and that have moved only once it is sent."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -54,6 +54,14 @@ class Draft(VirtualClock):
                 self._base.take(*values)
             else:
                 self._base.tag(values[0], cost=values[1], weight=values[2])
+
+    def take_back(self) -> None:
+        """After `keep`: the clock beneath forgets the turns of tasks that were not written."""
+        for step, *values in self._steps:
+            if step == "take":
+                self._base.give_back(*values)
+            elif step == "tag":
+                self._base.give_back(values[0], values[1] / values[2])
 
     def _tag(self, flow: str, share: float) -> float:
         start = self.peek(flow)

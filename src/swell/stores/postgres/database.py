@@ -1,9 +1,13 @@
-"""The connections to the database, and the one transaction at a time in which a backend writes.
+"""The connections to the database, and the transactions in which a backend writes.
 
-Whoever wants to write hands in an action and waits. Everything that arrived while the last commit
-was in flight is run in one transaction, written by one statement where that is possible, and only
-after its commit is everybody told. So the way to the server and its disk costs the same for one
-caller and for a thousand (docs/decisions/0025).
+Whoever wants to write hands in an action and waits. Everything that has arrived is run in one
+transaction, written by one statement where that is possible, and only after its commit is everybody
+told. So the way to the server and its disk costs the same for one caller and for a thousand
+(docs/decisions/0025).
+
+One group is prepared at a time. While the server writes it, the next may be prepared and sent on a
+connection of its own; what must know how the first ended waits for that: reading, and writing one
+of its tasks (docs/decisions/0039).
 """
 
 import asyncio
@@ -31,6 +35,9 @@ Action = Callable[[Session], Awaitable[Any]]
 #: most for so many.
 CROWD: Final = 2
 MAX_TURNS: Final = 8
+
+#: So many groups are written at once.
+FLIGHTS: Final = 2
 
 #: How often a group is tried again after somebody else was there before.
 TRIES: Final = 8
@@ -136,6 +143,28 @@ class _Write:
         if not self.done.done():
             self.done.set_exception(error)
 
+    def unserve(self) -> None:
+        """What was found is not written: wait on, unless that is over."""
+        self.is_served = False
+        if self.is_given_up:
+            self.tell(None)
+
+
+class _Flight:
+    """A group that is prepared, or on its way."""
+
+    __slots__ = ("failed", "group", "served", "session", "written")
+
+    def __init__(self, group: list[_Write], session: Session) -> None:
+        self.group = group
+        self.session = session
+        #: Those that raised, and have changed nothing.
+        self.failed: dict[_Write, SwellError] = {}
+        #: Those of `write_when` that have found something.
+        self.served: list[_Write] = []
+        #: Ids of the tasks that it writes.
+        self.written: set[str] = set()
+
 
 class Watched(asyncpg.Connection):  # type: ignore[misc]  # it is not typed
     """A connection that ends by itself when the other host has vanished."""
@@ -166,7 +195,7 @@ def _watch(end: Any) -> None:
 
 
 class PostgresDatabase:
-    """One database: a pool of readers and one writer of this process; any number of processes.
+    """One database: a pool of readers and the writer of this process; any number of processes.
 
     Guarantees:
         `write` returns after the commit that holds its changes. What it read is what it changed:
@@ -178,7 +207,12 @@ class PostgresDatabase:
         self.state = State()
         self._url = url
         self._loop = asyncio.get_running_loop()
-        self._connection: Any = None
+        #: The writer's connections, one for each group that is written at once.
+        self._connections: list[Any] = [None] * FLIGHTS
+        #: What is being written, and by which task; by the place of its connection.
+        self._flights: dict[int, tuple[_Flight, asyncio.Task[None]]] = {}
+        #: Groups that have failed, to be written with care and alone.
+        self._again: list[list[_Write]] = []
         self._pending: list[_Write] = []
         #: Actions of `write_when` that have not had anything to do yet.
         self._waiting: list[_Write] = []
@@ -199,7 +233,7 @@ class PostgresDatabase:
         Args:
             url: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`.
             clock: Of all times that are written.
-            connections: For reading; two more write and listen.
+            connections: For reading; three more write and listen.
 
         Raises:
             InvalidRequest: The URL cannot be read, or the database does not keep UTF-8.
@@ -215,7 +249,8 @@ class PostgresDatabase:
             finally:
                 # Not cut off: while the server has not noticed, it would count as somebody else.
                 await first.close(timeout=CONNECT_S)
-            await database._writer()
+            for place in range(FLIGHTS):
+                await database._writer(place)
             database._readers = await asyncpg.create_pool(
                 url,
                 min_size=1,
@@ -363,7 +398,7 @@ class PostgresDatabase:
     @property
     def is_busy(self) -> bool:
         """Whether writes are under way or wait."""
-        return self._writing is not None
+        return self._writing is not None or bool(self._flights)
 
     async def check_writable(self) -> None:
         """Write something if the last write was refused.
@@ -371,7 +406,7 @@ class PostgresDatabase:
         Raises:
             Unavailable: It is refused again; the text says why.
         """
-        if self._was_refused or self._connection is None or self._connection.is_closed():
+        if self._was_refused or any(map(_is_gone, self._connections)):
             await self.write(_prove_writable)
 
     async def close(self) -> None:
@@ -379,16 +414,19 @@ class PostgresDatabase:
         if self._is_closing:
             return
         self._is_closing = True
-        if self._writing is not None:
-            await self._writing
+        while self._writing is not None or self._flights:
+            if self._writing is not None:
+                await self._writing
+            await self._land()
         for waiting in self._waiting:
             waiting.tell(None)
         await self.company.stop()
         await self._let_go()
 
     async def _let_go(self) -> None:
-        if self._connection is not None and not self._connection.is_closed():
-            self._connection.terminate()
+        for connection in self._connections:
+            if not _is_gone(connection):
+                connection.terminate()
         if self._readers is not None:
             self._readers.terminate()
 
@@ -398,8 +436,16 @@ class PostgresDatabase:
 
     async def _write_all(self) -> None:
         try:
-            while self._pending or self._is_waiting_new:
+            while self._again or self._pending or self._is_waiting_new:
+                if self._again:
+                    await self._land()
+                    await self._write_alone(self._again.pop(0))
+                    continue
                 await self._gather()
+                if len(self._flights) == FLIGHTS:
+                    await self._one_lands()
+                    # More may have come, and what has landed may have to be written again.
+                    continue
                 group, self._pending = self._pending, []
                 self._is_waiting_new = False
                 group.sort(key=_is_late)
@@ -417,123 +463,188 @@ class PostgresDatabase:
             await asyncio.sleep(0)
 
     async def _write_group(self, group: list[_Write]) -> None:
-        """Run a group in one transaction and tell everybody."""
+        """Prepare a group and send it; who waits for it is told when it is written."""
+        place = next(place for place in range(FLIGHTS) if place not in self._flights)
         try:
-            await self._write_or_retry(group)
+            flight = await self._prepare(group, place, is_careful=False)
         except Exception as error:
-            refused = _translated(error)
-            if isinstance(refused, Unavailable):
-                self._lose_connection()
-            elif len(group) > 1:
-                # The server refused somebody's row: writing one by one tells whose it was.
-                for write in group:
-                    await self._write_group([write])
-                return
-            for write in group or list(self._waiting):
-                # Who waits for something to come goes on waiting while the server is away.
-                if group or not isinstance(refused, Unavailable):
-                    write.fail(refused)
+            self._refuse(group, error, place)
+            return
+        flight.session.remember()
+        flying = self._loop.create_task(self._fly(flight, place), name="swell-postgres-flight")
+        self._flights[place] = (flight, flying)
 
-    async def _write_or_retry(self, group: list[_Write]) -> None:
-        for attempt in range(TRIES):
+    async def _fly(self, flight: _Flight, place: int) -> None:
+        try:
+            await self._finish(flight, place)
+        except Exception as error:
+            self._refuse(flight.group, error, place)
+        else:
+            self._tell(flight)
+        finally:
+            del self._flights[place]
+
+    def _refuse(self, group: list[_Write], error: Exception, place: int) -> None:
+        """Tell everybody of a group that it was not written, or see to it that it is."""
+        if isinstance(error, _RACES):
+            self._write_again([group])
+            return
+        refused = _translated(error)
+        if isinstance(refused, Unavailable):
+            self._lose_connection(place)
+        elif len(group) > 1:
+            # The server refused somebody's row: writing one by one tells whose it was.
+            self._write_again([[write] for write in group])
+            return
+        for write in group or [each for each in self._waiting if not each.is_served]:
+            # Who waits for something to come goes on waiting while the server is away.
+            if group or not isinstance(refused, Unavailable):
+                write.fail(refused)
+
+    def _write_again(self, groups: list[list[_Write]]) -> None:
+        self._again += groups
+        self._write_soon()
+
+    async def _write_alone(self, group: list[_Write]) -> None:
+        """Write a group with care, while nothing else is being written."""
+        for _ in range(TRIES):
             try:
-                await self._write_once(group, is_careful=attempt > 0)
-            except _RACES as error:
-                if attempt + 1 == TRIES:
-                    raise Unavailable("too many write the same tasks; try again") from error
+                flight = await self._prepare(group, 0, is_careful=True)
+                await self._finish(flight, 0)
+            except _RACES:
+                continue
+            except Exception as error:
+                self._refuse(group, error, 0)
             else:
-                return
+                flight.session.remember()
+                self._tell(flight)
+            return
+        self._refuse(group, Unavailable("too many write the same tasks; try again"), 0)
 
-    async def _write_once(self, group: list[_Write], *, is_careful: bool) -> None:
-        connection = await self._writer()
+    async def _prepare(self, group: list[_Write], place: int, *, is_careful: bool) -> _Flight:
+        """Run the actions, and wait for what is being written where that matters."""
+        connection = await self._writer(place)
         session = Session(
             self.state,
             self.clock,
             connection,
             is_careful=is_careful,
             has_company=self.company.is_there,
+            land=self._land,
         )
+        flight = _Flight(group, session)
         try:
-            failed = await self._run(group, session)
-            served = await self._serve_waiting(session)
-            await session.write()
+            await self._run(flight)
+            await self._serve_waiting(flight)
+            await session.close()
+            flight.written = session.written
+            if not all(
+                flight.written.isdisjoint(each.written) for each, _ in self._flights.values()
+            ):
+                await self._land()
         except BaseException as error:
-            session.forget()
-            for write in self._waiting:
-                self._unserve(write)
-            is_lost = isinstance(error, _LOST) or connection.is_closed()
-            if session.has_begun and not is_lost:
-                await connection.execute("ROLLBACK")
+            await self._undo(flight, place, error)
             raise
+        return flight
+
+    async def _finish(self, flight: _Flight, place: int) -> None:
+        """Have the server write what was prepared."""
+        try:
+            await flight.session.write()
+        except BaseException as error:
+            await self._undo(flight, place, error)
+            raise
+
+    async def _undo(self, flight: _Flight, place: int, error: BaseException) -> None:
+        flight.session.forget()
+        for write in flight.served:
+            write.unserve()
+        connection = self._connections[place]
+        is_lost = isinstance(error, _LOST) or _is_gone(connection)
+        if flight.session.has_begun and not is_lost:
+            await connection.execute("ROLLBACK")
+
+    def _tell(self, flight: _Flight) -> None:
+        """Tell everybody of a group that it is written."""
         self._was_refused = False
-        left = session.remember()
-        for write in group:
-            if write in failed:
-                write.fail(failed[write])
+        for write in flight.group:
+            if write in flight.failed:
+                write.fail(flight.failed[write])
             else:
                 write.tell(write.result)
-        for write in served:
+        for write in flight.served:
             write.tell(write.result)
             if write in self._waiting:
                 self._waiting.remove(write)
         if self.company.is_there:
-            self.company.tell(left)
-        if session.held_elsewhere and self._waiting:
+            self.company.tell(flight.session.left)
+        if flight.session.held_elsewhere and self._waiting:
             self._loop.call_later(HELD_S, self._look_again)
 
-    async def _run(self, group: list[_Write], session: Session) -> dict[_Write, SwellError]:
-        """Run the actions; return those that raised, which have changed nothing."""
-        failed: dict[_Write, SwellError] = {}
-        await session.load({task_id for write in group for task_id in write.wants})
-        for write in group:
+    async def _land(self) -> None:
+        """Wait until nothing is being written."""
+        while self._flights:
+            await asyncio.wait([flying for _, flying in self._flights.values()])
+
+    async def _one_lands(self) -> None:
+        flying = [each for _, each in self._flights.values()]
+        await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _run(self, flight: _Flight) -> None:
+        """Run the actions of a group."""
+        session = flight.session
+        await session.load({task_id for write in flight.group for task_id in write.wants})
+        for write in flight.group:
             try:
                 write.result = await write.action(session)
             except SwellError as error:
-                failed[write] = error
-        return failed
+                flight.failed[write] = error
 
-    async def _serve_waiting(self, session: Session) -> list[_Write]:
-        served = []
+    async def _serve_waiting(self, flight: _Flight) -> None:
         for write in list(self._waiting):
-            # Without those that were told to stop in this turn and are not awake yet.
-            if write.is_given_up:
+            # Without those that are being served, and those that were told to stop in this turn
+            # and are not awake yet.
+            if write.is_given_up or write.is_served:
                 continue
-            write.result = await write.action(session)
+            write.result = await write.action(flight.session)
             if write.result:
                 write.is_served = True
-                served.append(write)
-        return served
+                flight.served.append(write)
 
-    def _unserve(self, write: _Write) -> None:
-        write.is_served = False
-        if write.is_given_up:
-            write.tell(None)
-
-    async def _writer(self) -> Any:
-        """Return the writer's connection, with counts and clocks that are fresh enough."""
-        if self._connection is None or self._connection.is_closed():
-            self._knows_nothing = True
-            self._connection = await self._connect(_SETTINGS | _WRITER, WRITE_S)
-            if await self._connection.fetchval(QUERIES["others"]):
+    async def _writer(self, place: int) -> Any:
+        """Return one of the writer's connections, with counts and clocks that are fresh enough."""
+        connection = self._connections[place]
+        if _is_gone(connection):
+            if connection is not None:
+                self._knows_nothing = True
+            connection = await self._connect(_SETTINGS | _WRITER, WRITE_S)
+            self._connections[place] = connection
+            # The first one: it would take those that follow for somebody else.
+            if place == 0 and await connection.fetchval(QUERIES["others"]):
                 self.company.suppose()
         is_old = self.company.is_there and self._loop.time() > self._refresh_at_s
         if self._knows_nothing or is_old:
-            began_s = self._loop.time()
-            lines = await self._connection.fetch(QUERIES["ready_lines"], timeout=COUNT_S)
-            shares = await self._connection.fetch(QUERIES["open_shares"], timeout=COUNT_S)
-            self.state.restore(lines, shares)
-            self._knows_nothing = False
-            now_s = self._loop.time()
-            self._refresh_at_s = now_s + max(REFRESH_S, REFRESH_SHARE * (now_s - began_s))
-        return self._connection
+            await self._land()
+            await self._refresh(connection)
+        return connection
 
-    def _lose_connection(self) -> None:
+    async def _refresh(self, connection: Any) -> None:
+        """Read counts and clocks anew."""
+        began_s = self._loop.time()
+        lines = await connection.fetch(QUERIES["ready_lines"], timeout=COUNT_S)
+        shares = await connection.fetch(QUERIES["open_shares"], timeout=COUNT_S)
+        self.state.restore(lines, shares)
+        self._knows_nothing = False
+        now_s = self._loop.time()
+        self._refresh_at_s = now_s + max(REFRESH_S, REFRESH_SHARE * (now_s - began_s))
+
+    def _lose_connection(self, place: int) -> None:
         """Make a new one for the next group: on this one an answer may still be on its way."""
         self._was_refused = True
         self._knows_nothing = True
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
+        if self._connections[place] is not None:
+            self._connections[place].terminate()
+            self._connections[place] = None
 
     # ---- what others do
 
@@ -555,6 +666,10 @@ class PostgresDatabase:
             self._write_soon()
 
     _readers: Any = None
+
+
+def _is_gone(connection: Any) -> bool:
+    return connection is None or connection.is_closed()
 
 
 async def _leave_as_it_is(connection: Any) -> None:

@@ -8,10 +8,14 @@ never written over what another has done.
 
 Where somebody was there before, all is undone and done once more with rows that are locked as they
 are read (`is_careful`).
+
+While one is being written the next is prepared, and takes what the first writes for written. It
+reads from the server only when that is so, and if not, it writes nothing that it was wrong about,
+by the editions.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -71,18 +75,28 @@ class Session:
         connection: On which nothing else runs.
         is_careful: Lock what is read, and use nothing that is remembered.
         has_company: Whether other backends may lease from the same queues.
+        land: Waits until nothing of this process is being written.
     """
 
     def __init__(
-        self, state: State, clock: Clock, connection: Any, *, is_careful: bool, has_company: bool
+        self,
+        state: State,
+        clock: Clock,
+        connection: Any,
+        *,
+        is_careful: bool,
+        has_company: bool,
+        land: Callable[[], Awaitable[None]],
     ) -> None:
         self.state = state
+        self._land = land
         self.is_careful = is_careful
         self._has_company = has_company
         self._clock = clock
         self._connection = connection
         self._now: datetime | None = None
         self._has_begun = False
+        self._is_remembered = False
         self._before: dict[str, Row] = {}
         self._tasks: dict[str, Task] = {}
         #: Read from memory, not from the table: to be verified.
@@ -121,6 +135,7 @@ class Session:
     async def begin(self) -> None:
         """Make everything from here on one transaction of several statements. Idempotent."""
         if not self._has_begun:
+            await self._land()
             await self._connection.execute("BEGIN")
             self._has_begun = True
 
@@ -148,6 +163,8 @@ class Session:
         missing = {task_id for task_id in task_ids if self.get(task_id) is None}
         if not missing:
             return
+        await self._land()
+        # One that was being written may be remembered as something else now.
         statement = QUERIES["tasks_by_id"]
         if self.is_careful:
             await self.begin()
@@ -238,6 +255,7 @@ class Session:
         """Return those of some queues in which something is ready, whoever holds it now."""
         if not queues:
             return []
+        await self._land()
         return [queue for (queue,) in await self._connection.fetch(QUERIES["some_ready"], queues)]
 
     async def _look(self, queues: list[str], n: int, locks: bool) -> set[str]:
@@ -265,6 +283,7 @@ class Session:
         return self.is_careful or self._has_company
 
     async def _read_ready(self, statement: str, *values: Any) -> list[Any]:
+        await self._land()
         if self._locks_what_it_reads:
             await self.begin()
         records: list[Any] = await self._connection.fetch(statement, *values)
@@ -333,11 +352,11 @@ class Session:
         line = self._lines.setdefault(key, Line())
         line.add(by, by * task.count)
 
-    async def write(self) -> None:
-        """Write what has changed, and make it durable.
+    async def close(self) -> None:
+        """Do all that comes before writing; from here on nothing is read or changed.
 
         Raises:
-            Stale: Somebody else was there before, or may have been; nothing was written.
+            Stale: What was decided must be decided anew, with care.
         """
         if not self._remembered <= self._changed:
             # What was decided by looking at a task alone must not come from memory.
@@ -350,6 +369,18 @@ class Session:
             self.afterwards("use_files", keys, task_ids)
         if self._after:
             await self.begin()
+
+    @property
+    def written(self) -> set[str]:
+        """Ids of the tasks that it writes."""
+        return self._changed.union(self._added)
+
+    async def write(self) -> None:
+        """Write what has changed, and make it durable.
+
+        Raises:
+            Stale: Somebody else was there before; nothing was written.
+        """
         await self._write_tasks()
         for query, values in self._after:
             await self._connection.execute(QUERIES[query], *values)
@@ -387,12 +418,9 @@ class Session:
 
     # ---- afterwards
 
-    def remember(self) -> list[str]:
-        """After the commit: keep what the next transactions can use.
-
-        Returns:
-            Queues in which it made something ready that is ready still.
-        """
+    def remember(self) -> None:
+        """Keep what the next transactions can use, as if it was written."""
+        self._is_remembered = True
         state = self.state
         for draft in self._drafts.values():
             draft.keep()
@@ -401,19 +429,28 @@ class Session:
             state.found_empty(queue, told)
         for queue, told in self._seen.items():
             state.found_some(queue, told)
-        left = set()
-        for (queue, urgency, key_id), line in self._lines.items():
-            if line.n or line.samples:
-                state.count(queue, urgency, key_id, line.n, line.samples)
-            if line.n > 0:
-                left.add(queue)
+        self._count_lines(1)
         for task_id, task in self._added.items():
             state.remember(task_id, Row(task, 0, wake_of(None, task)))
         for task_id in self._changed:
             row = self._written(task_id)
             state.remember(task_id, row._replace(edition=row.edition + 1))
-        return sorted(left)
+
+    def _count_lines(self, sign: int) -> None:
+        for (queue, urgency, key_id), line in self._lines.items():
+            if line.n or line.samples:
+                self.state.count(queue, urgency, key_id, sign * line.n, sign * line.samples)
+
+    @property
+    def left(self) -> list[str]:
+        """Queues in which it made something ready that is ready still."""
+        return sorted({queue for (queue, _, _), line in self._lines.items() if line.n > 0})
 
     def forget(self) -> None:
-        """After a failure: trust nothing that it touched."""
+        """After a failure: trust nothing that it touched, and undo what was remembered."""
+        if self._is_remembered:
+            self._is_remembered = False
+            for draft in self._drafts.values():
+                draft.take_back()
+            self._count_lines(-1)
         self.state.forget(self._tasks)

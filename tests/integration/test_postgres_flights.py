@@ -1,0 +1,255 @@
+"""Two groups are written at once, and what must know how the first ended waits for that."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import asyncpg
+import pytest
+
+from postgres_databases import PostgresDatabases
+from swell.brokers.postgres import PostgresBroker
+from swell.clock import ManualClock
+from swell.store import Accepted
+from swell.stores.postgres import PostgresDatabase, PostgresStore
+from swell.task import Released, Task, TaskState
+from swell.testing.delivery import Delivery
+from swell.testing.factories import a_failure, a_lease_request, a_new_task, a_settlement, hold_of
+
+R = TypeVar("R")
+
+PATIENCE_S = 30.0
+
+#: Held by somebody else, a task's row keeps the group that writes it on its way.
+_HOLD = "SELECT 1 FROM tasks WHERE id = $1 FOR UPDATE"
+_CHANGE = "UPDATE tasks SET edition = edition + 1 WHERE id = $1"
+
+
+class World:
+    """A backend, and somebody else who may hold rows of its database."""
+
+    def __init__(self, database: PostgresDatabase, clock: ManualClock, other: Any) -> None:
+        self.database = database
+        self.store = PostgresStore(database)
+        self.broker = PostgresBroker(database)
+        self.delivery = Delivery(clock, self.store, self.broker)
+        self.other = other
+
+    async def on_its_way(self, task: Task, call: Callable[[], Awaitable[R]]) -> "asyncio.Future[R]":
+        """Begin to write a task that somebody else holds; return once the server waits for him."""
+        await self.other.execute("BEGIN")
+        await self.other.execute(_HOLD, task.id)
+        writing = asyncio.ensure_future(call())
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        async with asyncio.timeout(PATIENCE_S):
+            while not await self.other.fetchval(waiting):
+                await asyncio.sleep(0)
+        return writing
+
+    async def let_go(self, changed: Task | None = None) -> None:
+        """Let go of what is held; of a task that this backend believes to be as it was, changed."""
+        if changed is not None:
+            await self.other.execute(_CHANGE, changed.id)
+        await self.other.execute("COMMIT")
+
+    def ready(self) -> int:
+        """How many tasks are ready, as far as the backend remembers."""
+        return sum(self.database.state.ready.values())
+
+
+@pytest.fixture
+async def world(postgres_databases: PostgresDatabases) -> AsyncIterator[World]:
+    url = await postgres_databases.new()
+    clock = ManualClock()
+    database = await PostgresDatabase.open(url, clock)
+    other = await asyncpg.connect(url)
+    yield World(database, clock, other)
+    await other.close()
+    await database.close()
+
+
+async def patient(call: Awaitable[R]) -> R:
+    async with asyncio.timeout(PATIENCE_S):
+        return await call
+
+
+async def test_what_comes_while_a_group_is_written_is_written_beside_it(world: World) -> None:
+    await world.delivery.submit(a_new_task())
+    (held,) = await world.delivery.lease()
+    settling = await world.on_its_way(held, lambda: world.store.settle([a_settlement(held)]))
+    (accepted,) = await patient(world.store.accept([a_new_task()]))
+    assert isinstance(accepted, Accepted)
+    assert not settling.done()
+    # It is there for everybody.
+    assert await world.other.fetchval("SELECT state FROM tasks WHERE id = $1", accepted.task.id)
+    await world.let_go()
+    (settled,) = await patient(settling)
+    assert settled is not None
+    assert settled.state is TaskState.SUCCEEDED
+
+
+async def test_a_task_that_is_being_written_waits_before_it_is_written_again(world: World) -> None:
+    await world.delivery.submit(a_new_task())
+    (held,) = await world.delivery.lease()
+    given_back = a_settlement(held, Released())
+    releasing = await world.on_its_way(held, lambda: world.store.settle([given_back]))
+    leasing = asyncio.ensure_future(world.broker.lease(a_lease_request(5)))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not leasing.done()
+    await world.let_go()
+    await patient(releasing)
+    (again,) = await patient(leasing)
+    assert (again.id, again.attempt) == (held.id, 2)
+
+
+async def test_who_asks_of_a_task_that_is_being_written_is_told_how_that_ended(
+    world: World,
+) -> None:
+    await world.delivery.submit(a_new_task())
+    (held,) = await world.delivery.lease()
+    settling = await world.on_its_way(held, lambda: world.store.settle([a_settlement(held)]))
+    canceling = asyncio.ensure_future(world.store.cancel([held.id]))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not canceling.done()
+    await world.let_go()
+    await patient(settling)
+    (found,) = await patient(canceling)
+    assert found is not None
+    assert found.state is TaskState.SUCCEEDED
+
+
+async def test_a_group_that_finds_somebody_was_there_before_is_undone_and_written_again(
+    world: World,
+) -> None:
+    await world.delivery.submit(a_new_task(user="ann"))
+    (held,) = await world.delivery.lease()
+    given_back = a_settlement(held, Released())
+    clock = world.database.state.clock("demo/upper", "key-1", 1)
+    tag = clock.peek("ann")
+    releasing = await world.on_its_way(held, lambda: world.store.settle([given_back]))
+    (accepted,) = await patient(world.store.accept([a_new_task(user="ann")]))
+    assert not releasing.done()
+    # One task that was accepted beside it, and the one that will be ready, if that is written.
+    assert world.ready() == 2
+    await world.let_go(changed=held)
+    (released,) = await patient(releasing)
+    assert released is not None
+    assert released.state is TaskState.QUEUED
+    assert world.ready() == 2
+    assert clock.peek("ann") == tag + 1
+    assert isinstance(accepted, Accepted)
+    found = await world.delivery.lease(10)
+    assert {task.id for task in found} == {held.id, accepted.task.id}
+    assert world.ready() == 0
+
+
+async def test_turns_of_tasks_that_were_not_written_are_given_back(world: World) -> None:
+    await world.delivery.submit(a_new_task())
+    (held,) = await world.delivery.lease()
+    clock = world.database.state.clock("demo/upper", "key-1", 1)
+    before = clock.peek("ann")
+    writing = await world.on_its_way(
+        held,
+        lambda: asyncio.gather(
+            world.store.settle([a_settlement(held)]),
+            world.store.accept([a_new_task(user="ann")] * 3),
+        ),
+    )
+    assert clock.peek("ann") == before + 3
+    await world.let_go(changed=held)
+    await patient(writing)
+    assert clock.peek("ann") == before + 3
+
+
+async def test_a_worker_that_waits_is_served_once_by_groups_that_are_written_together(
+    world: World,
+) -> None:
+    await world.delivery.submit(a_new_task())
+    (held,) = await world.delivery.lease()
+    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(world.broker.lease(a_lease_request(1), until=until))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    writing = await world.on_its_way(
+        held,
+        lambda: asyncio.gather(
+            world.store.settle([a_settlement(held)]), world.store.accept([a_new_task()])
+        ),
+    )
+    # The worker has been found something, and does not know yet.
+    await patient(world.store.accept([a_new_task()]))
+    assert not waiting.done()
+    await world.let_go()
+    _, (first,) = await patient(writing)
+    assert isinstance(first, Accepted)
+    (got,) = await patient(waiting)
+    assert got.id == first.task.id
+    assert world.ready() == 1
+
+
+async def test_closing_waits_for_what_is_being_written(world: World) -> None:
+    await world.delivery.submit(a_new_task())
+    (held,) = await world.delivery.lease()
+    settling = await world.on_its_way(held, lambda: world.store.settle([a_settlement(held)]))
+    closing = asyncio.ensure_future(world.database.close())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not closing.done()
+    await world.let_go()
+    await patient(closing)
+    assert settling.done()
+
+
+async def test_many_tasks_at_once_end_once_each_and_nothing_is_remembered_of_them(
+    world: World,
+) -> None:
+    rng = random.Random(7)
+    store, broker = world.store, world.broker
+
+    async def submit() -> None:
+        user = rng.choice(["ann", "bob", None])
+        for _ in range(20):
+            await store.accept([a_new_task(user=user, key_id=rng.choice("kl"), max_attempts=50)])
+
+    over: set[str] = set()
+
+    async def work() -> None:
+        while len(over) < 200:
+            tasks = await broker.lease(a_lease_request(rng.randint(1, 5)))
+            if not tasks:
+                await asyncio.sleep(0)
+            for task in tasks:
+                await store.extend([hold_of(task)], lease_s=30)
+                outcome = rng.choice([None, None, Released(), a_failure(retryable=False)])
+                told = a_settlement(task) if outcome is None else a_settlement(task, outcome)
+                (settled,) = await store.settle([told])
+                assert settled is not None
+                if settled.state.is_terminal:
+                    assert task.id not in over
+                    over.add(task.id)
+
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*(submit() for _ in range(10)), *(work() for _ in range(4)))
+    state = world.database.state
+    assert (state.ready, state.lines, state.live) == ({}, {}, {})
+    states = await world.other.fetch("SELECT count(*) FROM tasks WHERE finished_at IS NOT NULL")
+    assert states[0][0] == 200
+
+
+async def test_what_rows_of_a_group_have_alike_and_what_not_comes_back_as_it_was(
+    world: World,
+) -> None:
+    asked = [
+        a_new_task(seed=seed, user=user, count=count, metadata=None)
+        for seed, user, count in ((None, "ann", 1), (1, "ann", 2), (None, "ann", 1))
+    ]
+    accepted = await world.store.accept(asked)
+    tasks = [each.task for each in accepted if isinstance(each, Accepted)]
+    assert await world.store.get([task.id for task in tasks]) == tasks
+    held = await world.broker.lease(a_lease_request(3))
+    told = [a_settlement(held[0]), a_settlement(held[1], a_failure()), a_settlement(held[2])]
+    settled = await world.store.settle(told)
+    assert await world.store.get([task.id for task in settled if task]) == settled
