@@ -33,7 +33,7 @@ class EntryKind(StrEnum):
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One entry."""
 
-    #: Says what it is for, so that the same is charged once; sorts by nothing.
+    #: Says what it is for, so that the same is charged once.
     id: str
     at: datetime
     kind: EntryKind

@@ -213,6 +213,12 @@ async def test_a_cold_start_is_charged_once_and_with_the_price_of_its_pool(world
     assert (await metrics(world))[key] == 1.0
 
 
+async def test_a_worker_whose_startup_cannot_be_is_registered_without_it(world: World) -> None:
+    worker = await register(world, cold() | {"age_s": -3.0})
+    [shown] = (await world.admin("GET", "/v1/workers")).json["workers"]
+    assert (shown["id"], shown["startup"]) == (worker, None)
+
+
 async def test_the_first_outcome_ends_a_cold_start(world: World) -> None:
     worker = await register(world, cold())
     await world.create()

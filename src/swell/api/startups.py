@@ -107,7 +107,11 @@ async def register_startup(service: Service, told: Registration, info: WorkerInf
     """Note that a cold start is ready, or further where the worker registers again."""
     if told.startup is None:
         return
-    startup = startup_of_worker(told.startup, info, service.clock.now())
+    try:
+        startup = startup_of_worker(told.startup, info, service.clock.now())
+    except InvalidInput as error:
+        _log.warning("a startup cannot be", worker_id=info.id, detail=error.detail)
+        return
     if startup.state in _UNDER_WAY:
         startup = msgspec.structs.replace(startup, state=StartupState.READY)
     await keep_startup(service, startup)
@@ -136,9 +140,7 @@ async def keep_startup(service: Service, startup: Startup) -> bool:
     if startup.kind is not StartupKind.COLD or not is_further(startup.state, was):
         return before is None
     _count(service, startup, was)
-    entry = _charged(service, startup, before)
-    if entry is not None:
-        await service.registry.charge([entry])
+    await service.registry.charge([_charged(service, startup, before)])
     return before is None
 
 
@@ -158,17 +160,16 @@ def _count(service: Service, startup: Startup, was: StartupState) -> None:
             metrics.cold_start(startup.pool, model, phase).observe(seen.seconds)
 
 
-def _charged(service: Service, startup: Startup, before: Startup | None) -> LedgerEntry | None:
-    """Return what a cold start is charged for, once it is ready or has died.
+def _charged(service: Service, startup: Startup, before: Startup | None) -> LedgerEntry:
+    """Return what a cold start is charged for: its end, and so the same when it is ready and done.
 
-    One that was taken for dead and is ready after all pays the rest.
+    One that was taken for dead and is ready after all pays the rest. Where a process ended between
+    keeping a startup that is ready and charging it, its first outcome makes up for that.
     """
-    was_charged = before is not None and before.state is not StartupState.STARTING
-    if was_charged and before is not None and before.state is not StartupState.DIED:
-        return None
     died = startup.state is StartupState.DIED
-    took_s = startup.age_s if died or startup.ready_s is None else startup.ready_s
-    seconds = took_s - (before.age_s if was_charged and before is not None else 0.0)
+    seconds = startup.age_s if died or startup.ready_s is None else startup.ready_s
+    if before is not None and before.state is StartupState.DIED:
+        seconds -= before.age_s
     outcome = "died" if died else "ready"
     return LedgerEntry(
         id=f"{startup.id}-{outcome}",
