@@ -10,10 +10,25 @@ from container_rig import until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
+def test_a_worker_fetches_its_weights_by_url_and_key_and_draws(
+    backend: Backend, icons: Image
+) -> None:
+    backend.swell.ok("models", "push", "swell/icons")
+    worker = backend.worker(icons, "one")
+    backend.joined("one", worker)
+    task = backend.ended(backend.submit("swell/icons", "prompt=a red fox", "steps=2"))
+    assert task["state"] == "succeeded", worker.said()
+    assert task["version"] == icons.told["models"]["swell/icons"]
+    [picture] = task["artifacts"]
+    assert (picture["content_type"], picture["width"]) == ("image/png", 512)
+    worker.signal("SIGTERM")
+    assert worker.wait() == 0, worker.said()
+
+
 def test_sigterm_drains_a_worker_and_its_running_task_ends(backend: Backend, slow: Image) -> None:
     worker = backend.worker(slow, "one")
     backend.joined("one", worker)
-    assert worker.health() == "healthy"
+    assert worker.is_healthy()
     task_id = backend.submit("acme/slow", "text=kept", "wait_s=3")
     until(lambda: backend.is_running(task_id), "running task")
     worker.signal("SIGTERM")
@@ -54,13 +69,14 @@ def test_a_model_process_that_dies_leaves_no_zombie(backend: Backend, slow: Imag
     assert backend.ended(task_id)["state"] == "succeeded", worker.said()
     states = worker.run("sh", "-c", "cat /proc/[0-9]*/status | grep ^State")
     assert "zombie" not in states.stdout
-    assert worker.health() == "healthy"
+    assert worker.is_healthy()
 
 
 def test_a_worker_that_hangs_is_unhealthy(backend: Backend, slow: Image) -> None:
-    worker = backend.worker(slow, "one", "--health-retries=1", "--health-start-period=0s")
+    worker = backend.worker(slow, "one")
+    assert worker.is_healthy()
     backend.joined("one", worker)
-    # Its pulse is of a time before the machine began, as one that is too old.
+    # What it said last is of a time before the machine began, and so too old.
     stopped = worker.run(
         "sh",
         "-c",
@@ -69,7 +85,7 @@ def test_a_worker_that_hangs_is_unhealthy(backend: Backend, slow: Image) -> None
         "> /var/lib/swell/health",
     )
     assert stopped.returncode == 0, stopped.stderr
-    assert worker.health() == "unhealthy"
+    assert not worker.is_healthy()
 
 
 def test_an_environment_that_a_models_file_asks_for_is_in_the_image(

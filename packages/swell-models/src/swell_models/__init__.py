@@ -11,10 +11,12 @@ _WEIGHTS: Final = Path(__file__).with_name("weights")
 def path(name: str) -> Path:
     """Return where a file of weights lies, such as `upscale.onnx`.
 
+    In an image of a worker that is a link to where its content comes when the worker starts.
+
     Raises:
         FileNotFoundError: There is no such file; another version of this distribution may have it.
     """
     found = _WEIGHTS / name
-    if Path(name).name != name or not found.is_file():
+    if Path(name).name != name or not (found.is_file() or found.is_symlink()):
         raise FileNotFoundError(f"swell-models has no file {name!r}")
     return found
