@@ -1,5 +1,6 @@
 """Cold starts of real workers, by the commands that people use, against what the clock says."""
 
+import hashlib
 import json
 import os
 import signal
@@ -62,6 +63,30 @@ class Slow(swell.Model):
         return [item.input.text for item in items]
 '''
 
+PUSHED = '''
+from pydantic import BaseModel
+
+import swell
+from swell.weights.provided import provided
+
+WEIGHTS = provided(__file__)
+
+class Pushed(swell.Model):
+    """Says how large its weights are."""
+
+    name = "tests/pushed"
+    Output = int
+
+    class Input(BaseModel):
+        pass
+
+    def load(self, device):
+        self.size = WEIGHTS.path("w.safetensors").stat().st_size
+
+    def run(self, items):
+        return [self.size for _ in items]
+'''
+
 CONFIG = """
 [delivery]
 heartbeat_s = 0.4
@@ -114,10 +139,12 @@ def served(swell: Swell) -> Iterator[dict[str, str]]:
         assert stop(process) == 0
 
 
-def start_worker(swell: Swell, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+def start_worker(
+    swell: Swell, environment: dict[str, str], model: str = "slow.py"
+) -> "subprocess.Popen[bytes]":
     with (swell.folder / "worker.txt").open("w") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "swell", "worker", "-m", "slow.py"],
+            [sys.executable, "-m", "swell", "worker", "-m", model],
             cwd=swell.folder,
             env=clean_environment() | environment,
             stdout=log,
@@ -284,3 +311,38 @@ def test_what_was_started_by_swell_up_has_a_boot_and_outlives_a_restart(swell: S
             assert times["ready"]["observed"] == n
         finally:
             assert stop(process) == 0
+
+
+def safetensors(size_bytes: int) -> bytes:
+    """Return a file of weights with one tensor."""
+    tensor = {"dtype": "U8", "shape": [size_bytes], "data_offsets": [0, size_bytes]}
+    header = json.dumps({"w": tensor}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + os.urandom(size_bytes)
+
+
+def test_weights_that_were_pushed_are_fetched_while_the_model_is_imported(
+    swell: Swell, served: dict[str, str]
+) -> None:
+    content = safetensors(3 << 20)
+    (swell.folder / "w.safetensors").write_bytes(content)
+    (swell.folder / "pushed.py").write_text(PUSHED)
+    (swell.folder / "weights.toml").write_text(
+        f'model = "tests/pushed"\nversion = "v1"\nbase = "{swell.folder}"\n'
+        f'[weights]\n"w.safetensors" = "{hashlib.sha256(content).hexdigest()}"\n'
+    )
+    swell.json("models", "push", "weights.toml")
+    (swell.folder / "w.safetensors").unlink()
+    environment = served | {"SWELL_DATA_DIR": str(swell.folder / "elsewhere")}
+    worker = start_worker(swell, environment, "pushed.py")
+    try:
+        [shown] = wait_for(lambda: swell.json("workers"))
+        done = swell.run("tasks", "submit", "tests/pushed", "--watch")
+        assert str(len(content)) in done.stdout, done.stderr
+    finally:
+        end(worker)
+    spans = spans_of(shown["startup"])
+    assert spans["fetch"].source == "bucket"
+    assert (spans["fetch"].end_s or 0) <= (spans["load"].end_s or 0)
+    [pool] = swell.json("pools")
+    assert "fetch" in {each["phase"] for each in pool["times"]}
