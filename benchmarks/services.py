@@ -19,6 +19,7 @@ PACKAGES = {
     "wrk": "wrk",
     "postgres": "postgresql",
     "nats-server": "nats-server",
+    "nginx": "nginx-light",
 }
 
 
