@@ -53,8 +53,8 @@ class Provider(Protocol):
 
     Guarantees:
         `launch` returns the instances that it has asked for, each listed from then on until some
-        time after it has ended, and tells each in `ASKED_AT` when that was.
-        `terminate` is idempotent and asks the worker to drain first.
+        time after it has ended, and tells each worker in `ASKED_AT` when that was. `terminate` is
+        idempotent and asks the worker to drain first.
         Instances survive the controller: `instances` finds them by their pool's tag where the
         provider outlives the process.
     """

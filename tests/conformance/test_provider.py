@@ -4,6 +4,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -11,7 +12,7 @@ import pytest
 
 from swell.clock import ManualClock, SystemClock
 from swell.errors import Unavailable
-from swell.provider import InstanceState, LaunchRequest, Provider
+from swell.provider import ASKED_AT, InstanceState, LaunchRequest, Provider
 from swell.providers.memory import MemoryProvider
 from swell.providers.process import ProcessProvider
 from swell.testing.provider import ProviderConformance
@@ -62,6 +63,13 @@ class TestProcessProvider(ProviderConformance):
         [ended] = await provider.instances()
         assert ended.exit_code == 7
         assert provider.log_path(instance.id).read_text() == "hi\n"
+
+    async def test_a_worker_is_told_when_it_was_asked_for(self, provider: ProcessProvider) -> None:
+        command = ("sh", "-c", f"echo ${ASKED_AT}")
+        [instance] = await provider.launch(LaunchRequest(pool="p", command=command))
+        await provider.wait_ended([instance.id])
+        told = datetime.fromisoformat(provider.log_path(instance.id).read_text().strip())
+        assert told == instance.launched_at
 
     async def test_a_worker_that_will_not_go_is_killed_with_all_it_started(
         self, provider: ProcessProvider, tmp_path: Path
