@@ -1,0 +1,206 @@
+"""Weights go up as chunks that were not there, and come back through signed URLs."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from weights_harness import write
+
+from buckets import SECRET, s3_bucket
+from servers import Server
+from swell.clock import SystemClock
+from swell.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from swell.object_stores.folder import FolderObjects
+from swell.object_stores.memory import MemoryObjects
+from swell.weights.bake import bake
+from swell.weights.cache import DigestMismatch, NotCached, WeightCache
+from swell.weights.chunks import chunk_key
+from swell.weights.fetch import fetch
+from swell.weights.formats import RefusedFormat
+from swell.weights.listing import Entry, InvalidListing, Listing
+from swell.weights.push import Pushed, push
+from swell.weights.sources import StoreSource
+from swell.weights.store import WeightStore
+
+CHUNK = 4096
+NAME = "unet.safetensors"
+
+
+def listing_of(*paths: Path, version: str = "v1") -> Listing:
+    files = {}
+    for path in paths:
+        data = path.read_bytes()
+        files[path.name] = Entry(hashlib.sha256(data).hexdigest(), len(data))
+    return Listing("acme/poster", version, files)
+
+
+async def up(store: WeightStore, *paths: Path, version: str = "v1") -> Pushed:
+    listing = listing_of(*paths, version=version)
+    return await push(listing, {path.name: path for path in paths}, store, chunk_bytes=CHUNK)
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> FolderObjects:
+    return FolderObjects(tmp_path / "objects", SystemClock(), SECRET)
+
+
+@pytest.fixture
+def store(objects: FolderObjects, tmp_path: Path) -> WeightStore:
+    return WeightStore(objects, "weights", tmp_path / "objects")
+
+
+async def test_what_was_pushed_to_a_folder_comes_back(store: WeightStore, tmp_path: Path) -> None:
+    source = write(tmp_path / NAME, size=20_000)
+    pushed = await up(store, source)
+    manifest = await StoreSource(store).manifest("acme/poster", "v1")
+    assert manifest == pushed.manifest
+    cache = WeightCache(tmp_path / "cache")
+    listing = await fetch(manifest, cache, StoreSource(store), SystemClock())
+    assert cache.path(listing.files[NAME].sha256).read_bytes() == source.read_bytes()
+
+
+async def test_only_chunks_that_are_not_there_go_up(store: WeightStore, tmp_path: Path) -> None:
+    one, two = write(tmp_path / NAME, 1, 20_000), write(tmp_path / "vae.safetensors", 2, 20_000)
+    first = await up(store, one)
+    assert (first.sent_chunks, first.there_chunks) == (len(first.manifest.chunks), 0)
+    again = await up(store, one)
+    assert (again.sent_chunks, again.there_bytes) == (0, first.sent_bytes)
+    both = await up(store, one, two, version="v2")
+    assert both.there_chunks == first.sent_chunks
+    assert both.sent_bytes == two.stat().st_size
+
+
+async def test_a_push_that_was_broken_off_goes_on(
+    objects: FolderObjects, store: WeightStore, tmp_path: Path
+) -> None:
+    source = write(tmp_path / NAME, size=20_000)
+    whole = await up(store, source, version="whole")
+    lost = list(whole.manifest.chunks)[3]
+    cut = list(whole.manifest.chunks)[5]
+    await objects.delete([f"weights/{chunk_key(lost)}"])
+    await objects.put(f"weights/{chunk_key(cut)}", b"half", "application/octet-stream")
+    again = await up(store, source)
+    assert again.sent_chunks == 2
+    listing = await fetch(
+        again.manifest, WeightCache(tmp_path / "cache"), StoreSource(store), SystemClock()
+    )
+    assert listing.version == "v1"
+
+
+async def test_a_version_is_there_only_when_all_its_chunks_are(tmp_path: Path) -> None:
+    class Full(MemoryObjects):
+        async def put(self, key: str, data: object, content_type: str) -> object:  # type: ignore[override]
+            raise Unavailable("the disk is full")
+
+    store = WeightStore(Full(SystemClock(), SECRET))
+    with pytest.raises(ExceptionGroup):
+        await up(store, write(tmp_path / NAME))
+    with pytest.raises(NotFound, match="swell models push acme/poster@v1"):
+        await store.manifest("acme/poster", "v1")
+
+
+async def test_a_version_never_changes(store: WeightStore, tmp_path: Path) -> None:
+    await up(store, write(tmp_path / NAME, 1))
+    with pytest.raises(Conflict, match="push these as another version"):
+        await up(store, write(tmp_path / NAME, 2))
+
+
+async def test_a_file_that_has_changed_is_not_pushed(store: WeightStore, tmp_path: Path) -> None:
+    path = write(tmp_path / NAME, 1)
+    listing = listing_of(path)
+    write(path, 2)
+    with pytest.raises(DigestMismatch):
+        await push(listing, {NAME: path}, store)
+
+
+async def test_a_pickle_is_not_pushed(store: WeightStore, tmp_path: Path) -> None:
+    (path := tmp_path / NAME).write_bytes(b"\x80\x04" + bytes(100))
+    with pytest.raises(RefusedFormat):
+        await up(store, path)
+
+
+async def test_a_manifest_that_was_changed_where_it_lies_is_refused(
+    objects: FolderObjects, store: WeightStore, tmp_path: Path
+) -> None:
+    pushed = await up(store, write(tmp_path / NAME, 1))
+    other = await up(store, write(tmp_path / "x" / NAME, 2), version="v2")
+    told = {"acme/poster/v1": other.manifest.digest, "acme/poster/v3": "0" * 64}
+    for key, digest in told.items():
+        text = b'{"manifest":"%s"}' % digest.encode()
+        await objects.put(f"weights/versions/{key}.json", text, "application/json")
+    with pytest.raises(InvalidListing, match="v2"):
+        await store.manifest("acme/poster", "v1")
+    with pytest.raises(NotFound):
+        await store.manifest("acme/poster", "v3")
+    # Whoever knows which one it is looks at nothing else.
+    assert await store.manifest("acme/poster", "v1", pushed.manifest.digest) == pushed.manifest
+
+
+async def test_a_store_that_signs_nothing_cannot_be_asked_itself(tmp_path: Path) -> None:
+    store = WeightStore(MemoryObjects(SystemClock(), SECRET))
+    pushed = await up(store, write(tmp_path / NAME))
+    with pytest.raises(InvalidRequest, match=r"weights\.url"):
+        await fetch(
+            pushed.manifest, WeightCache(tmp_path / "cache"), StoreSource(store), SystemClock()
+        )
+
+
+async def test_what_was_pushed_to_a_bucket_comes_back(moto_server: Server, tmp_path: Path) -> None:
+    bucket = s3_bucket(moto_server)
+    store = WeightStore(bucket.objects(SystemClock()))
+    source = write(tmp_path / NAME, size=20_000)
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    pushed = await up(store, source, config)
+    again = await up(store, source, config)
+    assert (again.sent_chunks, again.there_chunks) == (0, pushed.sent_chunks)
+    with pytest.raises(Conflict):
+        await up(store, write(tmp_path / "x" / NAME, 9))
+    cache = WeightCache(tmp_path / "cache")
+    listing = await fetch(pushed.manifest, cache, StoreSource(store), SystemClock())
+    assert cache.path(listing.files[NAME].sha256).read_bytes() == source.read_bytes()
+    assert cache.path(listing.files["config.json"].sha256).read_bytes() == b"{}"
+
+
+async def test_a_chunk_that_was_changed_in_the_bucket_is_refused(
+    moto_server: Server, tmp_path: Path
+) -> None:
+    objects = s3_bucket(moto_server).objects(SystemClock())
+    store = WeightStore(objects)
+    pushed = await up(store, write(tmp_path / NAME, size=20_000))
+    digest = pushed.manifest.files[NAME].chunks[4]
+    await objects.put(chunk_key(digest), bytes(CHUNK), "application/octet-stream")
+    cache = WeightCache(tmp_path / "cache")
+    with pytest.raises(DigestMismatch, match=f"chunk 5 of .* {digest} was asked for"):
+        await fetch(pushed.manifest, cache, StoreSource(store), SystemClock())
+    assert cache.missing(pushed.manifest.listing) == [NAME]
+
+
+async def test_baked_weights_lie_below_a_cache_and_are_never_written_to(
+    store: WeightStore, tmp_path: Path
+) -> None:
+    pushed = await up(store, write(tmp_path / NAME, 1, 20_000))
+    here = WeightCache(tmp_path / "here")
+    listing = await fetch(pushed.manifest, here, StoreSource(store), SystemClock())
+    size = listing.size_bytes
+    assert bake(listing, here, tmp_path / "baked", pushed.manifest) == size
+    assert bake(listing, here, tmp_path / "baked", pushed.manifest) == 0
+    image = WeightCache(tmp_path / "baked")
+    before = image.path(listing.files[NAME].sha256).stat()
+    cache = WeightCache(tmp_path / "cache", budget_bytes=size, below=tmp_path / "baked")
+    assert cache.listings() == [listing]
+    assert cache.versions("acme/poster") == ["v1"]
+    assert cache.missing(listing) == []
+    with cache.use(listing) as held:
+        assert held.paths[NAME].is_relative_to(tmp_path / "baked")
+    assert cache.evict(0).digests == ()
+    assert cache.drop(listing.files[NAME].sha256)
+    assert cache.entries() == []
+    after = image.path(listing.files[NAME].sha256).stat()
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+async def test_what_is_not_there_cannot_be_baked(tmp_path: Path) -> None:
+    listing = listing_of(write(tmp_path / NAME))
+    with pytest.raises(NotCached):
+        bake(listing, WeightCache(tmp_path / "here"), tmp_path / "baked")
