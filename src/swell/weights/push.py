@@ -91,9 +91,12 @@ async def push(
             if progress is not None:
                 progress(PushProgress("sending", sent, total))
 
-    async with asyncio.TaskGroup() as group:
-        for digest in missing:
-            group.create_task(send(digest))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for digest in missing:
+                group.create_task(send(digest))
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
     await store.publish(manifest)
     return Pushed(
         manifest,

@@ -1,6 +1,5 @@
 """Weights that were pushed, brought by a worker that starts while its model process imports."""
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -107,7 +106,7 @@ def wishes_of(
 def _of_reference(text: str) -> Wish:
     reference, _, digest = text.partition("#sha256=")
     model, at, version = reference.partition("@")
-    if not at or model.count("/") != 1:
+    if not (at and version) or model.count("/") != 1:
         raise InvalidRequest(f"{text!r} names no weights: write owner/name@version")
     return Wish(model, version, digest or None)
 
@@ -159,9 +158,9 @@ class Provision:
         Raises:
             SwellError: Something cannot be had; the text says what and why.
         """
-        async with asyncio.TaskGroup() as group:
-            for wish in self._wishes:
-                group.create_task(self._bring(wish))
+        for wish in self._wishes:
+            # One after another: each takes all that the network gives.
+            await self._bring(wish)
 
     async def _bring(self, wish: Wish) -> None:
         if wish.is_in(self._cache):
