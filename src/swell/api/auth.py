@@ -173,6 +173,8 @@ class Keys:
         self._clock = clock
         self._cache_s = cache_s
         self._cache: dict[bytes, tuple[float, ApiKey]] = {}
+        #: The same by id, of the secret that was looked up last.
+        self._by_id: dict[str, tuple[float, ApiKey]] = {}
         #: How often all was forgotten: what was read before that is not remembered after it.
         self._forgotten = 0
         #: Set whenever a key has changed.
@@ -187,6 +189,14 @@ class Keys:
         if found is not None and found[0] > self._clock.monotonic_s():
             return found[1]
         return None
+
+    def remembers(self, key: ApiKey) -> bool:
+        """Whether a key that was found before would be found again without a look.
+
+        It need not say so where that is the case.
+        """
+        found = self._by_id.get(key.id)
+        return found is not None and found[1] is key and found[0] > self._clock.monotonic_s()
 
     async def find(self, authorization: bytes | None) -> ApiKey:
         """Return the key that an `Authorization` header names.
@@ -203,6 +213,7 @@ class Keys:
     def forget(self) -> None:
         """Ask the registry again for every key, since one has changed."""
         self._cache.clear()
+        self._by_id.clear()
         self._forgotten += 1
         self.changed.set()
 
@@ -227,8 +238,10 @@ class Keys:
             return key
         if len(self._cache) >= _MAX_CACHED:
             self._cache.clear()
+            self._by_id.clear()
         good_s = min(self._cache_s, _left_s(key, digest, now))
-        self._cache[mark] = (self._clock.monotonic_s() + good_s, key)
+        kept = (self._clock.monotonic_s() + good_s, key)
+        self._cache[mark] = self._by_id[key.id] = kept
         return key
 
 

@@ -108,7 +108,8 @@ class Service:
         Raises:
             Unauthenticated: It was revoked, or its time is over.
         """
-        await self.keys.find(call.header(b"authorization"))
+        if call.key is None or not self.keys.remembers(call.key):
+            await self.keys.find(call.header(b"authorization"))
 
     def urls(self, call: Call) -> UrlMaker:
         """Return what makes URLs that this client can follow."""

@@ -91,6 +91,8 @@ def task_view(
 
 
 def _removed_parts(task: Task) -> list[str]:
+    if not (task.inputs_removed or task.outputs_removed):
+        return []
     parts = (("inputs", task.inputs_removed), ("outputs", task.outputs_removed))
     return [name for name, is_removed in parts if is_removed]
 

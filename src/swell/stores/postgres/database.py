@@ -406,7 +406,7 @@ class PostgresDatabase:
         Raises:
             Unavailable: It is refused again; the text says why.
         """
-        if self._was_refused or any(map(_is_gone, self._connections)):
+        if self._was_refused or _is_gone(self._connections[0]):
             await self.write(_prove_writable)
 
     async def close(self) -> None:
