@@ -226,9 +226,13 @@ class Container:
 
     def remove(self) -> None:
         """Leave nothing of it. Idempotent."""
-        podman("rm", "--force", "--volumes", "--time", "0", self.name)
-        if self.process is not None:
-            self.process.wait(PATIENCE_S)
+
+        def is_gone() -> bool:
+            # One that is still being made is not there to be removed.
+            podman("rm", "--force", "--volumes", "--time", "0", self.name)
+            return self.process is None or self.process.poll() is not None
+
+        until(is_gone, f"end of {self.name}")
 
     def said(self) -> str:
         """What it said so far."""

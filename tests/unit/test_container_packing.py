@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+import shutil
 import sys
 import zipfile
 from importlib import metadata
@@ -242,3 +243,22 @@ def test_a_model_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
         parts_of(Wanted([str(tmp_path / "not.py")], Home(), process_environment(), "1"))
     with pytest.raises(NotFound, match="no built-in model"):
         parts_of(Wanted(["swell/nothing"], Home(), process_environment(), "1"))
+
+
+def test_links_give_a_model_the_same_version_before_its_weights_have_come(
+    poster: Path, tmp_path: Path
+) -> None:
+    [here] = load_models(str(poster))
+    place, digest = tmp_path / "image", hashlib.sha256(b"\x02\0\0\0\0\0\0\0{}").hexdigest()
+    shutil.copytree(poster.parent, place)
+    link = place / "poster.safetensors"
+    link.unlink()
+    content = tmp_path / "cache" / "files" / digest[:2] / digest
+    link.symlink_to(content)
+    [there] = load_models(str(place / "poster.py"))
+    assert not link.exists()
+    assert there.version() == here.version()
+    link.unlink()
+    link.symlink_to(tmp_path / "cache" / "files" / "00" / digest)
+    with pytest.raises(InvalidModel, match=r"cannot read poster\.safetensors"):
+        there.version()
