@@ -6,6 +6,15 @@
     cache       files by their SHA-256, safe between processes, evicted by a byte budget
     prune       removes what nothing names any more
     pull        fetches what a listing, an address, a folder or a hub's repository names
+    chunks      files as chunks, and the manifest that says how they join
+    store       where chunks and manifests lie that were pushed
+    push        what is not there yet, up into such a store
+    sources     who tells where chunks are: the backend, or the store itself
+    fetch       what was pushed, into the cache
+    gather      chunks from a server, many at once, each compared with its digest
+    growing     a file in the cache as its chunks come
+    provided    the weights of a model's own listing, as they come
+    bake        weights laid into a folder, for an image that brings them along
     reading     a file into memory, as fast as the disk gives it
     loading     a file's tensors as arrays
     residency   tensors that wait in host memory for their turn on the device
