@@ -18,7 +18,7 @@ from swell.errors import InvalidRequest, NotFound
 from swell.model import InvalidModel
 from swell.worker.run import Home
 
-__all__ = ["CPU_TORCH", "Wanted", "parts_of", "tag_of"]
+__all__ = ["CPU_TORCH", "Wanted", "packed_of", "parts_of", "tag_of"]
 
 #: Where torch without CUDA is.
 CPU_TORCH: Final = "https://download.pytorch.org/whl/cpu"

@@ -32,6 +32,7 @@ __all__ = [
     "manifest_key",
     "read_manifest",
     "read_pointer",
+    "spans",
     "version_key",
     "write_manifest",
 ]

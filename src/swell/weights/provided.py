@@ -26,7 +26,13 @@ from swell.weights.fetch import noted_manifest
 from swell.weights.growing import GrowingPaths
 from swell.weights.listing import Entry, InvalidListing, Listing, Wanted, WantedFile, read_listing
 
-__all__ = ["Provided", "listing_beside", "provided"]
+__all__ = [
+    "Provided",
+    "await_contents",
+    "listing_beside",
+    "look_for_weights_in",
+    "provided",
+]
 
 #: How long nobody may fetch what is waited for, in seconds.
 PATIENCE_S: Final = 30.0

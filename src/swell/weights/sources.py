@@ -16,7 +16,14 @@ from swell.weights.chunks import Manifest, read_manifest
 from swell.weights.gather import Place
 from swell.weights.store import WeightStore
 
-__all__ = ["MOST_PLACES", "BackendSource", "StoreSource", "WeightsAnswer", "WeightsRequest"]
+__all__ = [
+    "MOST_PLACES",
+    "BackendSource",
+    "ChunkPlace",
+    "StoreSource",
+    "WeightsAnswer",
+    "WeightsRequest",
+]
 
 #: Chunks that one request may ask for.
 MOST_PLACES: Final = 1000
