@@ -294,6 +294,14 @@ async def test_a_key_of_a_pool_tells_of_no_other(world: World) -> None:
     assert await starting(world, pool="spot")
 
 
+async def test_workers_tell_and_operators_are_told(world: World) -> None:
+    assert (await world.anna("POST", "/worker/v1/starting", told())).status == 403
+    assert (await world.stranger("POST", "/worker/v1/starting", told())).status == 401
+    for path in ("/v1/pools", "/v1/ledger"):
+        assert (await world.anna("GET", path)).status == 403
+        assert (await world.worker("GET", path)).status == 403
+
+
 async def test_whoever_is_ready_says_so_by_registering(world: World) -> None:
     await starting(world, state="done", ready_s=1.0, age_s=2.0, models=[MODEL])
     assert (await pool(world))["starting"] == 1
