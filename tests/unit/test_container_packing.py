@@ -2,14 +2,13 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 import zipfile
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from swell.config import describe, process_environment
+from swell.config import describe
 from swell.containers.building import Wanted, parts_of, tag_of
 from swell.containers.context import Parts, write_context
 from swell.containers.packing import Looked, Packer
@@ -223,8 +222,7 @@ def test_added_models_keep_what_their_entry_says_with_places_in_the_image(tmp_pa
 
 @pytest.mark.parametrize("is_cuda", [False, True])
 def test_each_setting_of_an_image_exists(poster: Path, is_cuda: bool) -> None:
-    home = Home(sys.executable)
-    parts = parts_of(Wanted([str(poster)], home, process_environment(), "1", is_cuda=is_cuda))
+    parts = parts_of(Wanted([str(poster)], Home(), "1", is_cuda=is_cuda))
     told = set(re.findall(r"\b(SWELL_\w+)=", parts.dockerfile))
     known = {each.variable: each for each in describe()}
     assert told <= set(known)
@@ -238,11 +236,11 @@ def test_a_model_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
     for text, why in (("1 / 0\n", "ZeroDivisionError"), ("import os\nos._exit(3)\n", "failed")):
         broken.write_text(text)
         with pytest.raises(InvalidModel, match=why):
-            parts_of(Wanted([str(broken)], Home(sys.executable), process_environment(), "1"))
+            parts_of(Wanted([str(broken)], Home(), "1"))
     with pytest.raises(NotFound, match="no file"):
-        parts_of(Wanted([str(tmp_path / "not.py")], Home(), process_environment(), "1"))
+        parts_of(Wanted([str(tmp_path / "not.py")], Home(), "1"))
     with pytest.raises(NotFound, match="no built-in model"):
-        parts_of(Wanted(["swell/nothing"], Home(), process_environment(), "1"))
+        parts_of(Wanted(["swell/nothing"], Home(), "1"))
 
 
 def test_links_give_a_model_the_same_version_before_its_weights_have_come(

@@ -1,6 +1,7 @@
 """`swell build`: an image of a worker, with models and without their weights."""
 
 import re
+import sys
 import tempfile
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -97,12 +98,13 @@ def build(
     quieten_libraries()
     refs = [ref_of(model, settings) for model in models]
     variables = process_environment()
+    # As in a model process: modules in this folder are found.
+    sys.path.insert(0, str(Path.cwd()))
     builder = None if dockerfile or context else find(_known(engine), variables)
     parts = parts_of(
         Wanted(
             refs,
             model_home(settings, refs, _say),
-            variables,
             version_of("swell"),
             base=base or "",
             is_cuda=cuda,

@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from swell.containers.context import Parts
 from swell.containers.dockerfile import Recipe, written
+from swell.containers.look import look_in_fork
 from swell.containers.packing import DATA, HOME, MODELS, Looked, Packed, Packer
 from swell.containers.packing import packed_distributions as distributions_of
 from swell.containers.pins import pins
@@ -36,7 +37,6 @@ class Wanted:
     Args:
         refs: As `load_models` takes them.
         home: Which Python runs these models here.
-        variables: The process environment.
         release: Of Swell.
         base: Image to begin with; empty for the usual one.
         is_cuda: Whether it is for a GPU of NVIDIA.
@@ -49,7 +49,6 @@ class Wanted:
 
     refs: Sequence[str]
     home: Home
-    variables: Mapping[str, str]
     release: str
     base: str = ""
     is_cuda: bool = False
@@ -132,11 +131,11 @@ def _variables(packed: Packed, wanted: Wanted) -> dict[str, str]:
 
 
 def _labels(packed: Packed, wanted: Wanted) -> dict[str, str]:
-    models = " ".join(f"{name}@{version}" for name, version in packed.versions.items())
+    # No versions: these change with the code, and a label is a layer's neighbour.
     return {
         "org.opencontainers.image.title": "Swell worker",
         "dev.swell.release": wanted.release,
-        "dev.swell.models": models,
+        "dev.swell.models": " ".join(packed.versions),
     }
 
 
@@ -146,22 +145,11 @@ def _look(ref: str, wanted: Wanted) -> list[Looked]:
     Raises:
         NotFound, InvalidModel: As `load_models`.
     """
-    variables = wanted.home.variables if wanted.home.variables is not None else wanted.variables
+    said = _last(_told_of(ref, wanted))
     try:
-        ran = subprocess.run(
-            [wanted.home.python, *_NEEDED, ref],
-            env=dict(variables),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_LOOK_S,
-            check=False,
-        )
-        told = json.loads(ran.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        raise InvalidModel(f"importing {ref} takes longer than {_LOOK_S:.0f} s") from None
-    except (ValueError, IndexError):
-        raise InvalidModel(f"importing {ref} failed: {_last(ran.stderr)}") from None
+        told = json.loads(said)
+    except ValueError:
+        raise InvalidModel(f"importing {ref} failed: its process ended, and said: {said}") from None
     if isinstance(told, dict):
         kinds = {kind.code: kind for kind in (NotFound, InvalidModel)}
         raise kinds.get(told["refused"], InvalidRequest)(told["detail"])
@@ -176,9 +164,27 @@ def _look(ref: str, wanted: Wanted) -> list[Looked]:
     ]
 
 
+def _told_of(ref: str, wanted: Wanted) -> str:
+    try:
+        if not wanted.home.is_own:
+            return look_in_fork(ref, _LOOK_S)
+        ran = subprocess.run(
+            [wanted.home.python, *_NEEDED, ref],
+            env=dict(wanted.home.variables or {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_LOOK_S,
+            check=False,
+        )
+    except (TimeoutError, subprocess.TimeoutExpired):
+        raise InvalidModel(f"importing {ref} takes longer than {_LOOK_S:.0f} s") from None
+    return ran.stdout or ran.stderr
+
+
 def _last(said: str) -> str:
     lines = said.strip().splitlines()
-    return lines[-1] if lines else "its process ended without a word"
+    return lines[-1] if lines else "nothing"
 
 
 def _text(path: Path | None) -> str | None:

@@ -30,21 +30,18 @@ _HEAD: Final = """\
 ARG BASE={base}
 FROM ${{BASE}}
 
-# One user, who may write in one folder.
+# One user, who may write in one folder; Python and certificates, where the base has none.
 RUN echo 'swell:x:{uid}:{uid}:Swell:{data}:/usr/sbin/nologin' >> /etc/passwd \\
  && echo 'swell:x:{uid}:' >> /etc/group \\
- && mkdir -p {home} {data} && chown {uid}:{uid} {data} && chmod 700 {data}
-
-# Python and certificates, where the base has none.
-RUN python3 -c 'import ensurepip, venv' 2>/dev/null && [ -e /etc/ssl/certs/ca-certificates.crt ] \\
- || {{ apt-get update && apt-get install -y --no-install-recommends \\
-      python3 python3-venv ca-certificates && rm -rf /var/lib/apt/lists/*; }}
+ && mkdir -p {home} {data} && chown {uid}:{uid} {data} && chmod 700 {data} \\
+ && {{ python3 -c 'import ensurepip, venv' && [ -e /etc/ssl/certs/ca-certificates.crt ] \\
+  || {{ apt-get update && apt-get install -y --no-install-recommends \\
+       python3 python3-venv ca-certificates && rm -rf /var/lib/apt/lists/*; }}; }}
 """
 
 _PACKAGES: Final = """
 # Packages, each with its version.
-ARG TORCH_INDEX={torch_index}
-COPY requirements.txt constraints.txt {home}/
+{torch_argument}COPY requirements.txt constraints.txt {home}/
 RUN {mounts} \\
     python3 -m venv {home}/venv \\
  && {pip}{torch} -c {home}/constraints.txt -r {home}/requirements.txt
@@ -71,6 +68,7 @@ COPY weights {home}/weights
 
 _SETTINGS: Final = """
 ENV {variables}
+LABEL {labels}
 WORKDIR {data}
 USER {uid}:{uid}
 VOLUME ["{data}"]
@@ -82,7 +80,6 @@ ENTRYPOINT ["{home}/venv/bin/python", "-I", "-m", "swell.containers.init", "swel
 _CODE: Final = """
 # The models' code.
 COPY tree /
-LABEL {labels}
 """
 
 
@@ -135,7 +132,7 @@ def written(recipe: Recipe) -> str:
         "uid": UID,
         "data": recipe.data,
         "home": recipe.home,
-        "torch_index": recipe.torch_index,
+        "torch_argument": f"ARG TORCH_INDEX={recipe.torch_index}\n" if recipe.torch_index else "",
         "torch": " --extra-index-url ${TORCH_INDEX}" if recipe.torch_index else "",
         "mounts": _mounts(),
         "pip": pip,
