@@ -15,7 +15,7 @@ from swell.cli.fetching import cache_of, hub_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import print_json, table, talk
 from swell.clock import SystemClock
-from swell.config import Settings, process_environment, quieten_libraries
+from swell.config import Settings, quieten_libraries
 from swell.errors import InvalidRequest
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.listing import Listing
@@ -118,7 +118,7 @@ def _packed(ref: str, settings: Settings) -> Iterator[tuple[Listing, Mapping[str
     # What looks at models' code is of no use to other commands.
     from swell.containers.building import Wanted, packed_of  # noqa: PLC0415
 
-    packed = packed_of(Wanted([ref], model_home(settings, [ref]), process_environment(), ""))
+    packed = packed_of(Wanted([ref], model_home(settings, [ref]), ""))
     for listing in packed.listings:
         if listing.files:
             files = listing.files.items()
