@@ -170,6 +170,7 @@ def _keep(files: Sequence[tuple[str, Growing]]) -> None:
     def work() -> None:
         # A thread of its own: what it is called with stays as it is.
         with contextlib.suppress(OSError, AttributeError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         try:
             for _, growing in files:

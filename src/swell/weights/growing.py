@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -91,6 +92,7 @@ class Growing(GrowingPaths):
         self._name = name
         self._told = f"{name} of {manifest.model}"
         self._spans = list(spans(self.file, manifest.chunk_bytes))
+        self._writing = threading.Lock()
         self.part.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._open()
         # Whoever uses it, and this process, keep it from being evicted.
@@ -141,7 +143,8 @@ class Growing(GrowingPaths):
         """
         _, at, size = self._spans[number]
         assert len(data) == size, "a chunk has the size that its manifest gives"
-        with disk_errors(self.part):
+        # One at a time: the kernel writes one file so anyway, and who waits there wastes a core.
+        with self._writing, disk_errors(self.part):
             while data:
                 written = os.pwrite(self._file, data, at)
                 at += written
