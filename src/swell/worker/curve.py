@@ -20,7 +20,7 @@ import msgspec
 __all__ = ["BUCKETS", "Curve", "best_size", "flat_end", "full_size", "next_size"]
 
 #: Rows that a step may be padded to; a model is compiled once for each.
-BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 #: Of the format below. A file of another version is measured anew.
 _VERSION: Final = 1

@@ -63,6 +63,7 @@ from swell.worker.curve import Curve
 from swell.worker.decide import Decision, Policy, Sample
 from swell.worker.rehearsal import Rehearsal
 from swell.worker.schedule import Schedule, halved
+from swell.worker.undisturbed import Undisturbed
 
 __all__ = ["Denoiser", "Drawn", "Request", "Runs"]
 
@@ -231,11 +232,14 @@ def _put(arrays: Arrays, value: Any) -> Array:
 class _Key:
     """A batch key: whose it is, and its memory once a sample has run."""
 
-    def __init__(self, resident: _Resident, most_rows: int, rehearsal: Rehearsal) -> None:
+    def __init__(
+        self, resident: _Resident, most_rows: int, rehearsal: Rehearsal, undisturbed: Undisturbed
+    ) -> None:
         self.resident = resident
         self.most_rows = most_rows
         self.arena: Arena | None = None
         self.rehearsal = rehearsal
+        self.undisturbed = undisturbed
         #: Whether its device had done all of the latest step when it was told.
         self.is_at_hand = False
         #: Rows of the narrowest sample so far.
@@ -272,6 +276,8 @@ class _Step:
         self.advanced: list[SampleState] = []
         self.failed: list[tuple[SampleState, Exception]] = []
         self.begun_s = self.told_s = 0.0
+        #: What processors spent on it meanwhile.
+        self.cpu_s = 0.0
         #: Where the device is when it is done; None if it was when it was told.
         self.mark: Mark | None = None
         #: What previews are to show, by sample.
@@ -283,7 +289,7 @@ class _Step:
         Raises:
             _NoMemory: Those that are neither among the advanced nor the failed did not move.
         """
-        start_s, arena = self._clock.monotonic_s(), self._arena
+        start_s, cpu_s, arena = self._clock.monotonic_s(), self._clock.cpu_s(), self._arena
         try:
             arena.place(states)
             arena.load(self._bucket)
@@ -308,6 +314,7 @@ class _Step:
             self.failed.extend((state, error) for state in states)
             return
         self.begun_s, self.told_s = start_s, self._clock.monotonic_s()
+        self.cpu_s = self._clock.cpu_s() - cpu_s
         self.advanced.extend(states)
         self.foreseen.extend(foreseen)
 
@@ -383,6 +390,7 @@ class Denoiser:
         self._keys: OrderedDict[BatchKey, _Key] = OrderedDict()
         #: By the names of keys, as with curves.
         self._rehearsals: dict[str, Rehearsal] = {}
+        self._undisturbed: dict[str, Undisturbed] = {}
         #: Samples with steps left, and those that wait to be decoded.
         self._states: dict[str, SampleState] = {}
         self._finished: deque[SampleState] = deque()
@@ -550,7 +558,7 @@ class Denoiser:
         model, is_first = known.resident.model, known.rehearsal.is_first(rows)
         if is_first:
             self._learns(model)
-        begun_s = self._clock.monotonic_s()
+        begun_s, cpu_s = self._clock.monotonic_s(), self._clock.cpu_s()
         try:
             arena.rehearse(model.denoise, rows)
             mark = model.arrays.mark()
@@ -562,6 +570,9 @@ class Denoiser:
             if mark is not None:
                 mark.wait()
             seconds = self._clock.monotonic_s() - begun_s
+            if mark is None:
+                spent_s = self._clock.cpu_s() - cpu_s
+                seconds = known.undisturbed.seconds(rows, seconds, spent_s)
             curve = known.rehearsal.tried(self._schedule.curve(key), rows, seconds)
             self._schedule.learn(key, curve)
         if is_first:
@@ -743,7 +754,10 @@ class Denoiser:
             self._told.append(told)
             return
         self._step_s = step.told_s - step.begun_s
-        self._schedule.took(decision, self._step_s)
+        undisturbed = self._keys[moved[0][0].key].undisturbed
+        self._schedule.took(
+            decision, undisturbed.seconds(decision.bucket, self._step_s, step.cpu_s)
+        )
         self._tell(moved, step.foreseen)
 
     def _wait(self, ahead: int) -> None:
@@ -842,7 +856,8 @@ class Denoiser:
             padded=resident.model.padded,
         )
         rehearsal = self._rehearsals.setdefault(name, Rehearsal())
-        self._keys[key] = _Key(resident, most_rows, rehearsal)
+        undisturbed = self._undisturbed.setdefault(name, Undisturbed())
+        self._keys[key] = _Key(resident, most_rows, rehearsal, undisturbed)
         self._tell_residency(resident)
         self._forget_idle(key)
 
