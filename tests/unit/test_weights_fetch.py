@@ -479,6 +479,21 @@ async def test_without_a_manifest_that_is_known_a_file_must_have_been_read_whole
     assert (weights.folder() / NAME).read_bytes() == data
 
 
+async def test_what_a_model_uses_is_evicted_last(
+    server: ChunkServer, cache: WeightCache, tmp_path: Path
+) -> None:
+    first = pushed(server, write(tmp_path / NAME, 1), version="first")
+    second = pushed(server, write(tmp_path / "other" / NAME, 2), version="second")
+    await get(first, cache, server)
+    await get(second, cache, server)
+    for manifest, at in ((first, 1_000), (second, 2_000)):
+        os.utime(cache.path(manifest.files[NAME].sha256), (at, at))
+    weights = provided(first, cache)
+    assert weights.path(NAME).exists()
+    del weights
+    assert cache.evict(first.listing.size_bytes).digests == (second.files[NAME].sha256,)
+
+
 async def test_what_a_model_writes_into_its_tensors_is_its_own(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:

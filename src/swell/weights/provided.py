@@ -10,6 +10,7 @@ the listing names the manifest, each file can be had as soon as its chunks were 
 digests, and before that when it was also read whole.
 """
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -249,6 +250,9 @@ class Provided:
             fcntl.flock(fd, fcntl.LOCK_SH)
             # It may have been evicted between the two lines above.
             if os.fstat(fd).st_nlink and os.fstat(fd).st_size == entry.size_bytes:
+                # What was used longest ago is evicted first; what an image has never is.
+                with contextlib.suppress(OSError):
+                    os.utime(fd)
                 return fd
             os.close(fd)
         return -1
