@@ -33,7 +33,7 @@ FROM ${{BASE}}
 # One user, who may write in one folder; Python and certificates, where the base has none.
 RUN echo 'swell:x:{uid}:{uid}:Swell:{data}:/usr/sbin/nologin' >> /etc/passwd \\
  && echo 'swell:x:{uid}:' >> /etc/group \\
- && mkdir -p {home} {data} && chown {uid}:{uid} {data} && chmod 700 {data} \\
+ && mkdir -p {home} {data}/weights && chown -R {uid}:{uid} {data} && chmod -R 700 {data} \\
  && {{ python3 -c 'import ensurepip, venv' && [ -e /etc/ssl/certs/ca-certificates.crt ] \\
   || {{ apt-get update && apt-get install -y --no-install-recommends \\
        python3 python3-venv ca-certificates && rm -rf /var/lib/apt/lists/*; }}; }}
