@@ -99,6 +99,9 @@ hour_micros = 3600000
 #: How far a phase may be from what was measured, in seconds: processes take turns on two cores.
 NEAR_S = 0.25
 
+#: The same of what ends in another process than where it was measured.
+FAR_S = 0.8
+
 
 def seen(folder: Path) -> dict[str, float]:
     """Return what was noted last of each."""
@@ -200,15 +203,15 @@ def test_every_phase_is_as_long_as_the_clock_says(swell: Swell, served: dict[str
     assert spans["fetch"].end_s == near(measured["fetched"], abs=NEAR_S)
     assert spans["load"].end_s == near(measured["loaded"], abs=NEAR_S)
     assert spans["warm"].end_s == near(measured["warm"], abs=NEAR_S)
-    assert spans["first_task"].end_s == near(measured["ran"], abs=2 * NEAR_S)
+    assert spans["first_task"].end_s == near(measured["ran"], abs=FAR_S)
     assert measured["imported"] <= (spans["import"].end_s or 0) + NEAR_S
     # What the phases cover is what it took, but for what lies between two of them.
     every = [
         Span(phase=each["phase"], start_s=each["start_s"], end_s=each["end_s"])
         for each in told["spans"]
     ]
-    assert covered_s(every, 1e9) == near(told["whole_s"], abs=2 * NEAR_S)
-    assert told["ready_s"] == near(measured["warm"], abs=2 * NEAR_S)
+    assert covered_s(every, 1e9) == near(told["whole_s"], abs=FAR_S)
+    assert told["ready_s"] == near(measured["warm"], abs=FAR_S)
     check_what_operators_see(swell, told)
 
 

@@ -59,6 +59,10 @@ _log = structlog.get_logger("swell.api")
 
 _SHARES: Final = (0.5, 0.9, 0.99)
 
+#: A worker that imports and loads has little time to tell of it: a shorter silence says nothing,
+#: however often working ones are heard of, in seconds.
+_SILENT_S: Final = 10.0
+
 #: So many startups of one report are heard.
 _MOST_TOLD: Final = 64
 
@@ -192,7 +196,7 @@ async def look_after_startups(service: Service) -> int:
     known.
     """
     now = service.clock.now()
-    silent = timedelta(seconds=service.settings.lost_s)
+    silent = timedelta(seconds=max(service.settings.lost_s, _SILENT_S))
     lost = [
         each
         for each in await service.registry.startups(under_way=True)
