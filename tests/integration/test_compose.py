@@ -111,14 +111,15 @@ async def test_the_settings_of_the_scaled_one_serve_on_real_servers(
     # What is replaced is only where servers are.
     assert set(elsewhere) <= set(backend["environment"])
     words = [word for word in backend["command"] if word not in ("--host", "0.0.0.0")]
-    serving = subprocess.Popen(
-        [sys.executable, "-m", "swell", *words, "--json", "--port", "0"],
-        cwd=tmp_path,
-        env=clean_environment() | told,
-        stdout=subprocess.PIPE,
-        stderr=(tmp_path / "stderr.txt").open("w"),
-        text=True,
-    )
+    with (tmp_path / "stderr.txt").open("w") as log:
+        serving = subprocess.Popen(
+            [sys.executable, "-m", "swell", *words, "--json", "--port", "0"],
+            cwd=tmp_path,
+            env=clean_environment() | told,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
     try:
         ready = ready_line(serving, tmp_path)
         swell = Swell(tmp_path)

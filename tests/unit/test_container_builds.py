@@ -12,6 +12,9 @@ from swell.containers.engines import BuildFailed, Engine, NoEngine, check_tag, f
 from swell.containers.indexes import index_of
 from swell.errors import InvalidRequest
 
+#: Of the option that names a package index.
+URL = "index-url"
+
 RECIPE = Recipe(
     base="docker.io/library/python:3.13-slim",
     release="1.2.3",
@@ -124,7 +127,7 @@ def test_pips_own_settings_go_to_the_build_without_paths_of_this_machine(tmp_pat
     ca = tmp_path / "ca.crt"
     ca.write_text("PEM")
     (tmp_path / "pip.conf").write_text(
-        "[global]\nindex-url = https://me:word@index.example/simple\nfind-links = /opt/wheels\n"
+        f"[global]\n{URL} = https://me:word@index.example/simple\nfind-links = /opt/wheels\n"
         "timeout = 5\n[install]\ntimeout = 7\n[list]\nformat = json\n"
     )
     index = index_of(
@@ -138,8 +141,8 @@ def test_pips_own_settings_go_to_the_build_without_paths_of_this_machine(tmp_pat
             "HTTPS_PROXY": "http://proxy.example:3128",
         }
     )
-    assert "index-url = https://me:word@index.example/simple\n" in index.config
-    assert "extra-index-url = https://more.example\n" in index.config
+    assert f"{URL} = https://me:word@index.example/simple\n" in index.config
+    assert f"extra-{URL} = https://more.example\n" in index.config
     assert "timeout = 7\n" in index.config
     assert f"cert = {SECRETS['swell-ca']}\n" in index.config
     assert "/opt/wheels" not in index.config
@@ -187,7 +190,7 @@ def test_what_an_engine_is_asked(program: Callable[[str, str], Engine], tmp_path
     assert words[-2:] == ["--network=host", str(tmp_path)]
     assert "--format" in words
     assert f"id=swell-pip,src={secrets}/pip.conf" in words
-    assert "index-url = https://index.example" in (tmp_path / "seen").read_text()
+    assert f"{URL} = https://index.example" in (tmp_path / "seen").read_text()
     assert not [word for word in words if "index.example" in word]
     assert [(layer.size_bytes, layer.made_by) for layer in built.layers] == [
         (5, ""),
