@@ -99,6 +99,12 @@ def test_weights_become_links_by_their_content_and_texts_go_in(poster: Path) -> 
     assert ["swell_nothing_like_this" in note for note in packed.notes] == [True]
 
 
+def test_a_listing_of_weights_beside_the_code_goes_with_it(poster: Path) -> None:
+    (poster.parent / "weights.toml").write_text('model = "acme/poster"\n')
+    packed = Packer(look).pack([str(poster)])
+    assert PurePosixPath("/opt/swell/models/1/weights.toml") in packed.files
+
+
 def test_an_included_folder_goes_in_without_what_is_hidden(poster: Path) -> None:
     data = poster.parent / "data"
     data.mkdir()

@@ -25,9 +25,6 @@ __all__ = ["Parts", "content_place", "write_context"]
 #: Any time will do, as long as it is the same: the first that every archive can tell.
 _WHEN_S: Final = 315_532_800
 
-#: What a build must never take from here, whoever adds a file to the folder by hand.
-_IGNORED: Final = "**/.env\n**/.git\n**/*.pem\n**/*.key\n**/__pycache__\n"
-
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -52,7 +49,6 @@ def write_context(folder: Path, parts: Parts) -> None:
     """Write all that a build needs into an empty folder."""
     packed = parts.packed
     _text(folder / "Dockerfile", parts.dockerfile)
-    _text(folder / ".dockerignore", _IGNORED)
     _text(folder / "requirements.txt", _lines(parts.pins.requirements))
     _text(folder / "constraints.txt", parts.constraints or _lines(parts.pins.constraints))
     write_wheel(folder)

@@ -27,6 +27,7 @@ from swell.families.entries import as_toml, check_files, read
 from swell.model import InvalidModel
 from swell.weights.formats import WEIGHT_SUFFIXES
 from swell.weights.listing import Entry, Listing
+from swell.weights.provided import listing_beside
 from swell.worker.needs import NOTHING, Needs, parted
 
 __all__ = [
@@ -148,6 +149,9 @@ class Packer:
         for module in code.modules.values():
             if not module.path.is_relative_to(SWELL):
                 self._packed.files[self._place(module.path, module.root)] = module.path
+                # What `swell.weights.provided` reads, and the worker fetches by.
+                if listing := listing_beside(module.path.parent):
+                    self._packed.files[self._place(listing, module.root)] = listing
         if not self._packed.needs:
             self._packed.distributions |= code.distributions
             self._note_missing(ref, code)
