@@ -177,8 +177,20 @@ class Arms:
             with self._picture(data) as (first, one, worker):
                 # The fork server is started a little after the first worker.
                 processes.until(lambda: has_server(worker), PATIENCE_S, "a fork server")
-                with self._picture(data) as (second, two, _):
+                # The task must go to the second: the first has one slot, and something to do.
+                with self._holding(), self._picture(data) as (second, two, _):
                     return first, second, {one, two}
+
+    @contextlib.contextmanager
+    def _holding(self) -> Iterator[None]:
+        """Have the worker that is there hold a task that takes no time of a core."""
+        body = {"model": MODEL, "input": {"hold_s": 60.0}, "max_attempts": 1}
+        task = str(self.server.ask("POST", "/v1/tasks", body)["id"])
+        path = f"/v1/tasks/{task}"
+        processes.until(lambda: self.server.ask("GET", path)["state"] == "running", 10, "a hold")
+        yield
+        assert self.server.ask("GET", path)["state"] == "running"
+        self.server.ask("POST", f"{path}/cancel")
 
     @contextlib.contextmanager
     def _picture(self, data: Path) -> Iterator[tuple[float, bytes, int]]:
@@ -189,7 +201,7 @@ class Arms:
         command += ["--models", str(self.place / SCRIPT.name)]
         begun = time.perf_counter()
         log = self.place / "worker.log"
-        told = {"SWELL_WORKER__TOKEN": self.key}
+        told = {"SWELL_WORKER__TOKEN": self.key, "SWELL_WORKER__SLOTS": "1"}
         with processes.running(command, log, told, cwd=ROOT) as process:
             while (said := self.server.ask("GET", f"/v1/tasks/{task}"))["state"] != "succeeded":
                 assert said["state"] in ("queued", "running"), said

@@ -118,6 +118,37 @@ def test_workers_of_one_machine_share_what_the_first_fetches(
             each.wait(PATIENCE_S)
 
 
+def test_files_that_are_links_to_pushed_weights_are_there_before_a_model_loads(
+    swell: Swell, served: dict[str, str]
+) -> None:
+    push(swell)
+    (swell.folder / "weights.toml").unlink()
+    [listing] = (swell.folder / ".swell" / "weights" / "listings").rglob("*.json")
+    told = json.loads(listing.read_text())
+    (swell.folder / "list.json").write_text(json.dumps([told]))
+    shutil.rmtree(swell.folder / "source")
+    digest = told["files"]["w.safetensors"]["sha256"]
+    content = swell.folder / "elsewhere" / "weights" / "files" / digest[:2] / digest
+    (swell.folder / "linked.safetensors").symlink_to(content)
+    (swell.folder / "sum.py").write_text(
+        MODEL.replace("WEIGHTS = provided(__file__)", "from pathlib import Path").replace(
+            'WEIGHTS.path("w.safetensors")', 'Path("linked.safetensors")'
+        )
+    )
+    environment = served | {"SWELL_WORKER__WEIGHTS_FILE": str(swell.folder / "list.json")}
+    process = worker(swell, environment, "elsewhere")
+    try:
+        until_s = time.monotonic() + PATIENCE_S
+        while not swell.json("workers"):
+            assert process.poll() is None, (swell.folder / "elsewhere.txt").read_text()
+            assert time.monotonic() < until_s
+        done = swell.run("tasks", "submit", "tests/sum", "--watch")
+        assert str(sum(range(250)) * (SIZE // 250)) in done.stdout, done.stderr
+    finally:
+        process.kill()
+        process.wait(PATIENCE_S)
+
+
 def test_a_worker_ends_where_its_weights_were_changed_on_the_way(
     swell: Swell, served: dict[str, str]
 ) -> None:
