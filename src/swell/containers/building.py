@@ -5,12 +5,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from swell.containers.context import Parts
 from swell.containers.dockerfile import Recipe, written
-from swell.containers.look import look_in_fork
+from swell.containers.look import Fork
 from swell.containers.packing import DATA, HOME, MODELS, Looked, Packed, Packer
 from swell.containers.packing import packed_distributions as distributions_of
 from swell.containers.pins import pins
@@ -95,7 +96,18 @@ def packed_of(wanted: Wanted) -> Packed:
     Raises:
         NotFound, InvalidModel, InvalidRequest: As `parts_of`.
     """
-    return Packer(lambda ref: _look(ref, wanted), wanted.include).pack(wanted.refs)
+    # They are imported while their code is read.
+    forks = {} if wanted.home.is_own else {ref: Fork(ref) for ref in wanted.refs}
+
+    @cache
+    def look(ref: str) -> list[Looked]:
+        return _look(ref, wanted.home, forks.get(ref))
+
+    try:
+        return Packer(look, wanted.include).pack(wanted.refs)
+    finally:
+        for fork in forks.values():
+            fork.end()
 
 
 def tag_of(packed: Packed) -> str:
@@ -139,13 +151,13 @@ def _labels(packed: Packed, wanted: Wanted) -> dict[str, str]:
     }
 
 
-def _look(ref: str, wanted: Wanted) -> list[Looked]:
+def _look(ref: str, home: Home, fork: Fork | None) -> list[Looked]:
     """Have the models of a reference looked at, in a process of their own.
 
     Raises:
         NotFound, InvalidModel: As `load_models`.
     """
-    said = _last(_told_of(ref, wanted))
+    said = _last(_told_of(ref, home, fork))
     try:
         told = json.loads(said)
     except ValueError:
@@ -164,13 +176,13 @@ def _look(ref: str, wanted: Wanted) -> list[Looked]:
     ]
 
 
-def _told_of(ref: str, wanted: Wanted) -> str:
+def _told_of(ref: str, home: Home, fork: Fork | None) -> str:
     try:
-        if not wanted.home.is_own:
-            return look_in_fork(ref, _LOOK_S)
+        if fork is not None:
+            return fork.said(_LOOK_S)
         ran = subprocess.run(
-            [wanted.home.python, *_NEEDED, ref],
-            env=dict(wanted.home.variables or {}),
+            [home.python, *_NEEDED, ref],
+            env=dict(home.variables or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

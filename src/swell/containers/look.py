@@ -16,7 +16,7 @@ from typing import Any
 from swell.errors import SwellError
 from swell.model import load_models
 
-__all__ = ["look_in_fork", "main"]
+__all__ = ["Fork", "main"]
 
 
 def main() -> None:
@@ -25,37 +25,48 @@ def main() -> None:
     out.write(json.dumps(_told(sys.argv[1])) + "\n")
 
 
-def look_in_fork(ref: str, limit_s: float) -> str:
-    """Return what `main` would write; nothing where the process died.
+class Fork:
+    """Begins to look at once, beside whoever goes on.
 
     Args:
         ref: As `load_models` takes it.
-        limit_s: How long that may take.
-
-    Raises:
-        TimeoutError: It took longer.
     """
-    read, write = os.pipe()
-    with warnings.catch_warnings():
-        # Threads of numpy's are no hindrance: it knows of forks.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        os.close(read)
-        _tell_and_end(ref, write)
-    os.close(write)
-    try:
-        with os.fdopen(read, "rb", buffering=0) as answer:
-            said = b""
-            while select.select([answer], [], [], limit_s)[0]:
-                if not (chunk := answer.read(65536)):
-                    return said.decode()
-                said += chunk
+
+    def __init__(self, ref: str) -> None:
+        self._read, write = os.pipe()
+        with warnings.catch_warnings():
+            # Threads of numpy's are no hindrance: it knows of forks.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._child = os.fork()
+        if self._child == 0:
+            os.close(self._read)
+            _tell_and_end(ref, write)
+        os.close(write)
+
+    def said(self, limit_s: float) -> str:
+        """Return what `main` would write; nothing where the process died.
+
+        Args:
+            limit_s: How long silence may last.
+
+        Raises:
+            TimeoutError: It lasted longer.
+        """
+        said = b""
+        while select.select([self._read], [], [], limit_s)[0]:
+            if not (chunk := os.read(self._read, 65536)):
+                return said.decode()
+            said += chunk
         raise TimeoutError
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+
+    def end(self) -> None:
+        """End it. Idempotent."""
+        if self._child:
+            os.close(self._read)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child, signal.SIGKILL)
+            os.waitpid(self._child, 0)
+            self._child = 0
 
 
 def _tell_and_end(ref: str, write: int) -> None:

@@ -27,7 +27,6 @@ from swell.families.entries import as_toml, check_files, read
 from swell.model import InvalidModel
 from swell.weights.formats import WEIGHT_SUFFIXES
 from swell.weights.listing import Entry, Listing
-from swell.weights.provided import listing_beside
 from swell.worker.needs import NOTHING, Needs, parted
 
 __all__ = [
@@ -49,6 +48,9 @@ DATA: Final = PurePosixPath("/var/lib/swell")
 
 #: A file beside a model that is no weights, and yet so large that people should hear of it.
 _LARGE_BYTES: Final = 32 << 20
+
+#: How an author says which weights a model needs.
+_LISTINGS: Final = ("weights.toml", "weights.json")
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -150,8 +152,9 @@ class Packer:
             if not module.path.is_relative_to(SWELL):
                 self._packed.files[self._place(module.path, module.root)] = module.path
                 # What `swell.weights.provided` reads, and the worker fetches by.
-                if listing := listing_beside(module.path.parent):
-                    self._packed.files[self._place(listing, module.root)] = listing
+                for listing in map(module.path.with_name, _LISTINGS):
+                    if listing.is_file():
+                        self._packed.files[self._place(listing, module.root)] = listing
         if not self._packed.needs:
             self._packed.distributions |= code.distributions
             self._note_missing(ref, code)
