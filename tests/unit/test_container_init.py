@@ -3,6 +3,8 @@
 import ctypes
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -66,6 +68,48 @@ def test_signals_reach_the_command(number: signal.Signals) -> None:
         process.send_signal(number)
         assert process.stdout.readline() == "heard\n"
         assert process.wait(PATIENCE_S) == 3
+
+
+#: Counts SIGINT, and ends with SIGUSR1; says whether the terminal is its own.
+_COUNTS = """
+import os, signal
+seen = {signal.SIGINT, signal.SIGUSR1}
+signal.pthread_sigmask(signal.SIG_BLOCK, seen)
+mine = os.tcgetpgrp(0) == os.getpgrp() == os.getpid()
+print(f"ready {mine}", flush=True)
+heard = 0
+while signal.sigwait(seen) == signal.SIGINT:
+    heard += 1
+    print(f"heard {heard}", flush=True)
+print(f"in all {heard}", flush=True)
+"""
+
+
+def line_of(terminal: int) -> str:
+    """The next line that a terminal shows."""
+    said = b""
+    while not said.endswith(b"\n"):
+        assert select.select([terminal], [], [], PATIENCE_S)[0], said
+        said += os.read(terminal, 1)
+    return said.decode().strip()
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_command_once() -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:  # pragma: no cover - another process
+        words = ["-m", "swell.containers.init", sys.executable, "-c", _COUNTS]
+        os.execv(sys.executable, [sys.executable, *words])
+    try:
+        assert line_of(terminal) == "ready True"
+        os.write(terminal, b"\x03")
+        # The terminal shows what is typed.
+        assert line_of(terminal) == "^Cheard 1"
+        # Whatever was passed on comes before this.
+        os.kill(pid, signal.SIGUSR1)
+        assert line_of(terminal) == "in all 1"
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        os.close(terminal)
 
 
 def test_orphans_are_buried_and_the_command_goes_on() -> None:

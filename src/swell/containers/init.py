@@ -5,6 +5,10 @@ does not handle. A worker is neither made for the one nor always ready for the o
 process whose parent was killed would stay as a zombie, and a SIGTERM that comes while Python still
 imports would be lost.
 
+The worker has a process group of its own, and a terminal's foreground where there is one: what a
+terminal sends to all of a group, such as SIGINT for Ctrl-C, then comes to the worker once, and not
+again from here.
+
 It notes when the container began, imports little, and ends as the worker ends.
 """
 
@@ -40,6 +44,7 @@ def run(command: Sequence[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED)
     child = os.fork()
     if child == 0:
+        _take_the_foreground()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED)
         try:
             os.execvp(command[0], list(command))
@@ -54,6 +59,19 @@ def run(command: Sequence[str]) -> int:
         if pid == child:
             code = os.waitstatus_to_exitcode(status)
             return code if code >= 0 else 128 - code
+
+
+def _take_the_foreground() -> None:
+    """Give this process a group of its own, which the terminal that it reads from sends signals to.
+
+    Source: POSIX.1-2024, tcsetpgrp: who is not in the foreground gets SIGTTOU for it.
+    """
+    os.setpgid(0, 0)
+    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    # No terminal, or not the one of this session.
+    with contextlib.suppress(OSError):
+        os.tcsetpgrp(0, os.getpgrp())
+    signal.signal(signal.SIGTTOU, before)
 
 
 def _pass(child: int, number: int) -> None:
