@@ -82,6 +82,7 @@ class Atelier:
         #: When a checkpoint was left, and all that it took.
         self.left_s: list[float] = []
         self.spent_s = 0.0
+        self._heard: list[Any] = []
         path = folder / "draws.py"
         path.write_text(MODEL)
         [definition] = load_models(str(path))
@@ -130,6 +131,10 @@ class Atelier:
 
     def frames(self) -> list[Any]:
         """Return what was told since."""
+        frames, self._heard = self._heard + self._hear(), []
+        return frames
+
+    def _hear(self) -> list[Any]:
         self.ours.setblocking(False)
         told = b""
         try:
@@ -145,11 +150,12 @@ class Atelier:
         return frames
 
     def told_until(self, kind: type) -> list[Any]:
-        """Return what was told up to a frame of this kind, which must come."""
+        """Return what was told up to a frame of this kind, which must come; later ones stay."""
         self.pipe.begin()
-        frames: list[Any] = []
-        while not any(isinstance(frame, kind) for frame in frames):
-            frames += self.frames()
+        while not any(isinstance(frame, kind) for frame in self._heard):
+            self._heard += self._hear()
+        end = 1 + next(n for n, frame in enumerate(self._heard) if isinstance(frame, kind))
+        frames, self._heard = self._heard[:end], self._heard[end:]
         return frames
 
 

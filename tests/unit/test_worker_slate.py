@@ -6,6 +6,7 @@ import signal
 import struct
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 import pytest
@@ -91,12 +92,48 @@ def test_a_page_that_was_given_back_is_empty_and_serves_the_next(
 
 
 def test_a_small_sample_takes_no_page_of_a_large_one(file: BinaryIO, slate: Slate) -> None:
-    slate.give_back(slate.page(1, 0, 7, "", 1 << 20, 0))
+    large = slate.page(1, 0, 7, "", 16 << 20, 0)
+    slate.give_back(large)
     size = os.fstat(file.fileno()).st_size
-    slate.page(2, 0, 7, "", 48, 0)
-    assert os.fstat(file.fileno()).st_size > size
-    slate.page(3, 0, 7, "", (1 << 20) - 4096, 0)
-    assert os.fstat(file.fileno()).st_size < size + (1 << 20)
+    assert slate.page(2, 0, 7, "", 48, 0).leaf is not large.leaf
+    assert slate.page(3, 0, 7, "", (16 << 20) - 4096, 0).leaf is large.leaf
+    assert os.fstat(file.fileno()).st_size < size + (16 << 20)
+
+
+def test_samples_of_any_sizes_are_found(file: BinaryIO, slate: Slate) -> None:
+    rng = random.Random(3)
+    pages: list[tuple[int, Page]] = []
+    for handle in range(300):
+        size = rng.choice([48, 4096, 70_000, 1 << 20])
+        page = slate.page(handle, 0, 7, "", size, 0)
+        page.write(1, memoryview(b"\x01" * size))
+        pages.append((handle, page))
+        if rng.random() < 0.5:
+            slate.give_back(pages.pop(rng.randrange(len(pages)))[1])
+    assert found(file, *range(300)) == {(handle, 0): 1 for handle, _ in pages}
+
+
+def test_pages_take_few_open_files(slate: Slate) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    pages = [slate.page(handle, 0, **SAMPLE) for handle in range(300)]
+    assert len(pages) == 300
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+def test_where_there_is_no_memory_a_page_is_refused(file: BinaryIO, slate: Slate) -> None:
+    with pytest.raises(OSError, match="no place"):
+        slate.page(1, 0, 7, "", 1 << 40, 0)
+    with Path("/dev/full").open("rb") as full, pytest.raises(OSError, match="Errno"):
+        Slate(full.fileno()).page(1, 0, **SAMPLE)
+
+
+def test_a_page_that_says_it_is_larger_than_any_is_left_out(file: BinaryIO, slate: Slate) -> None:
+    """Its size would be what the reader takes of memory."""
+    write(slate.page(1, 0, **SAMPLE), 1)
+    os.ftruncate(file.fileno(), 1 << 45)
+    for word, value in ((2, 1 << 45), (4, 1 << 40)):
+        os.pwrite(file.fileno(), struct.pack("=Q", value), 8 * word)
+    assert read_slate(file.fileno(), [1]) == []
 
 
 def test_whoever_kills_the_writer_finds_whole_checkpoints(file: BinaryIO) -> None:

@@ -46,6 +46,7 @@ Where memory runs out, fewer rows run from then on. If a single row finds none, 
 Where there is no room for the rows of a key, those of keys with nothing to draw go first.
 """
 
+import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
@@ -856,7 +857,7 @@ class Denoiser:
             padded=resident.model.padded,
         )
         rehearsal = self._rehearsals.setdefault(name, Rehearsal())
-        undisturbed = self._undisturbed.setdefault(name, Undisturbed())
+        undisturbed = self._undisturbed.setdefault(name, Undisturbed(os.cpu_count() or 1))
         self._keys[key] = _Key(resident, most_rows, rehearsal, undisturbed)
         self._tell_residency(resident)
         self._forget_idle(key)

@@ -200,6 +200,8 @@ class Drawer:
         #: When checkpoints are left next.
         self._checkpoint_s = clock.monotonic_s()
         self._engine = engine_build(device.name, "exact" if studio.exact else "fast")
+        #: Whether there was no memory for one, which is said once.
+        self._has_no_room = False
         #: What leaving them took, the latest times.
         self._leaving_s: deque[float] = deque(maxlen=CHECKPOINT_TIMES)
         self._paths = (
@@ -439,15 +441,26 @@ class Drawer:
     def _leave(
         self, job: _Drawing, index: int, drawn: Drawn, later: list[tuple[Page, Drawn]]
     ) -> None:
-        page = job.pages.get(index)
+        page = job.pages.get(index) or self._page(job, index, drawn)
         if page is None:
-            identity = drawn.state.identity
-            page = self._slate.page(job.handle, index, job.seed, identity, *drawn.shape)
-            job.pages[index] = page
+            return
         if drawn.is_at_hand:
             page.write(drawn.step, *drawn.read())
         else:
             later.append((page, drawn))
+
+    def _page(self, job: _Drawing, index: int, drawn: Drawn) -> Page | None:
+        """Return a new page for a sample; None where there is no memory: it goes on without."""
+        identity = drawn.state.identity
+        try:
+            page = self._slate.page(job.handle, index, job.seed, identity, *drawn.shape)
+        except OSError as error:
+            if not self._has_no_room:
+                sys.stderr.write(f"samples have no checkpoints: {error}\n")
+            self._has_no_room = True
+            return None
+        job.pages[index] = page
+        return page
 
     def _rest(self, began_s: float) -> None:
         """Leave no checkpoints for as long as those were worth that are left since `began_s`."""

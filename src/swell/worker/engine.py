@@ -238,6 +238,11 @@ class Worker:
         return self._process.is_ready and not self._is_starting
 
     @property
+    def is_draining(self) -> bool:
+        """Whether it takes nothing new any more, and goes."""
+        return self._is_draining
+
+    @property
     def model_pid(self) -> int:
         """Process id of the model process that is in use now."""
         return self._process.pid
@@ -847,7 +852,12 @@ class Worker:
     def _take_checkpoints(self) -> None:
         """Take those that the model process has left."""
         drawn = self._at.drawn
-        for kept in self._process.kept(drawn.keys()) if drawn else ():
+        try:
+            found = self._process.kept(drawn.keys()) if drawn else []
+        except (OSError, MemoryError) as error:
+            _log.warning("checkpoints cannot be read: drawing anew", detail=str(error))
+            return
+        for kept in found:
             held = drawn[kept.handle]
             held.checkpoints[kept.index] = kept.checkpoint
             held.seed, held.has_news = kept.seed, True

@@ -15,6 +15,7 @@ other one writes looks at the word once more afterwards.
     place   x, then h, as in `Checkpoint`
 """
 
+import errno
 import mmap
 import os
 import struct
@@ -42,8 +43,12 @@ _WASTE: Final = 2
 #: Who reads while the other one writes tries so often.
 _TRIES: Final = 8
 
-#: Largest text about a sample.
+#: Largest text about a sample, and largest place.
 _MAX_ABOUT_BYTES: Final = 1 << 20
+_MAX_PLACE_BYTES: Final = 1 << 28
+
+#: Memory is taken in pieces of so many bytes, or as large as a page: each takes an open file.
+_PIECE_BYTES: Final = 4 << 20
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -88,7 +93,8 @@ class _Head(NamedTuple):
     def is_sound(self) -> bool:
         """Whether all that it tells of lies within the page."""
         inside = self.places_at + 2 * self.place_bytes <= self.page_bytes
-        return inside and self.about_bytes <= _MAX_ABOUT_BYTES
+        is_small = self.about_bytes <= _MAX_ABOUT_BYTES and self.place_bytes <= _MAX_PLACE_BYTES
+        return inside and is_small
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -107,10 +113,12 @@ class _Leaf:
 
     __slots__ = ("memory", "size", "words")
 
-    def __init__(self, memory: mmap.mmap) -> None:
+    def __init__(self, memory: memoryview) -> None:
         self.memory = memory
         self.size = len(memory)
-        self.words = memoryview(memory).cast("Q")
+        self.words = memory.cast("Q")
+        # Whoever reads finds the next one by it.
+        _HEAD.pack_into(memory, 0, *_Head(_MAGIC, 0, self.size, 0, 0, 0, 0, 0))
 
 
 class Page:
@@ -126,7 +134,7 @@ class Page:
         head = _Head(_MAGIC, 0, leaf.size, len(about), x_bytes, h_bytes, 0, 0)
         _HEAD.pack_into(leaf.memory, 0, *head)
         leaf.memory[_HEAD.size : _HEAD.size + len(about)] = about
-        whole, size = memoryview(leaf.memory), x_bytes + h_bytes
+        whole, size = leaf.memory, x_bytes + h_bytes
         first = head.places_at
         second = first + head.place_bytes
         self._places = whole[first : first + size], whole[second : second + size]
@@ -172,6 +180,8 @@ class Slate:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._end = 0
+        #: What is left of the latest piece.
+        self._rest = memoryview(b"")
         self._free: list[_Leaf] = []
         self._turn = 0
         self.lock = threading.Lock()
@@ -195,8 +205,10 @@ class Slate:
             h_bytes: Of what its solver keeps; 0 for nothing.
 
         Raises:
-            OSError: There is no memory for it.
+            OSError: There is no memory for it, or it is larger than any.
         """
+        if x_bytes + h_bytes > _MAX_PLACE_BYTES:
+            raise OSError(errno.EFBIG, f"a sample of {x_bytes + h_bytes} bytes has no place")
         about = _encode(_About(handle, index, seed, identity))
         needed = _aligned(_HEAD.size + len(about)) + 2 * _aligned(x_bytes + h_bytes)
         size = -(-needed // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
@@ -217,10 +229,17 @@ class Slate:
         return best
 
     def _made(self, size: int) -> _Leaf:
-        os.ftruncate(self._fd, self._end + size)
-        memory = mmap.mmap(self._fd, size, offset=self._end)
-        self._end += size
-        return _Leaf(memory)
+        if len(self._rest) < size:
+            piece_bytes = max(size, _PIECE_BYTES)
+            # Now, rather than with a signal when it is written to.
+            os.posix_fallocate(self._fd, self._end, piece_bytes)
+            piece = mmap.mmap(self._fd, piece_bytes, offset=self._end)
+            self._end += piece_bytes
+            if self._rest:
+                self._free.append(_Leaf(self._rest))
+            self._rest = memoryview(piece)
+        leaf, self._rest = _Leaf(self._rest[:size]), self._rest[size:]
+        return leaf
 
 
 def read_slate(fd: int, handles: Collection[int]) -> list[Kept]:
