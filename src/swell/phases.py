@@ -6,6 +6,7 @@ may overlap, so they are never added up: what counts is the time that they cover
 """
 
 import contextlib
+import hashlib
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -157,8 +158,12 @@ class Startup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def family(startup: Startup) -> str:
-    """Return what startups have in common that are kept together: kind, pool and models."""
-    return "\n".join([startup.kind.value, startup.pool, *sorted(startup.models)])
+    """Return what startups have in common that are kept together: kind, pool and models.
+
+    Their SHA-256, since a database cannot index the names of many models.
+    """
+    named = "\n".join([startup.kind.value, startup.pool, *sorted(startup.models)])
+    return hashlib.sha256(named.encode()).hexdigest()
 
 
 def is_further(state: StartupState, than: StartupState) -> bool:

@@ -1,6 +1,6 @@
 """Contract of the registry: which models there are, which workers live, and who may ask."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Protocol
@@ -14,6 +14,7 @@ __all__ = [
     "GONE_WORKERS_TTL",
     "ApiKey",
     "AuditEntry",
+    "KeptStartup",
     "KeyLimits",
     "LedgerPage",
     "ModelCard",
@@ -23,6 +24,7 @@ __all__ = [
     "Speed",
     "Spend",
     "WorkerInfo",
+    "free_of_charge",
 ]
 
 #: How long workers that have gone stay listed.
@@ -202,6 +204,24 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     key_id: str = ""
 
 
+class KeptStartup(msgspec.Struct, frozen=True):
+    """What `Registry.put_startup` has done.
+
+    Args:
+        before: What was known of the startup; None if nothing, or it was forgotten.
+        is_charged: Whether an entry of the ledger is new.
+    """
+
+    before: Startup | None
+    is_charged: bool = False
+
+
+def free_of_charge(before: Startup | None) -> LedgerEntry | None:
+    """Charge nothing for a startup."""
+    del before
+    return None
+
+
 class Registry(Protocol):
     """Models, workers, keys, notes, and which process has which duty.
 
@@ -278,15 +298,22 @@ class Registry(Protocol):
         """
         ...
 
-    async def put_startup(self, startup: Startup) -> Startup | None:
-        """Keep what is known of a startup, and return what was known before; None if nothing.
+    async def put_startup(
+        self,
+        startup: Startup,
+        charged: Callable[[Startup | None], LedgerEntry | None] = free_of_charge,
+    ) -> KeptStartup:
+        """Keep what is known of a startup and charge it, both or neither.
 
-        Nothing is done where that was further (`swell.phases.is_further`) than this. Of each
-        family (`swell.phases.family`) the newest `STARTUPS_KEPT` are kept, by `begun_at`, and
-        only those that began within `STARTUPS_TTL` before this one.
+        Nothing is done where what was known before is further (`swell.phases.is_further`) than
+        this. What is under way is never forgotten. Of those that have ended the newest
+        `STARTUPS_KEPT` of each family (`swell.phases.family`) are kept, by `begun_at`, and only
+        those that began within `STARTUPS_TTL` before this one.
 
         Args:
             startup: With its `begun_at` and `seen_at`.
+            charged: Returns what is added to the ledger, given what was known before; it is pure,
+                and not asked where nothing is done. An entry whose id is there is ignored.
         """
         ...
 
@@ -296,6 +323,10 @@ class Registry(Protocol):
         Args:
             under_way: Only those whose state is `STARTING`.
         """
+        ...
+
+    async def startups_of(self, worker_ids: Sequence[str]) -> list[Startup]:
+        """Return the cold starts of registered workers, oldest first."""
         ...
 
     async def charge(self, entries: Sequence[LedgerEntry]) -> None:

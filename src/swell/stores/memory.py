@@ -7,7 +7,7 @@ import heapq
 import itertools
 import random
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -20,18 +20,20 @@ from swell.phases import (
     STARTUPS_KEPT,
     STARTUPS_TTL,
     Startup,
+    StartupKind,
     StartupState,
-    family,
     is_further,
 )
 from swell.registry import (
     GONE_WORKERS_TTL,
     ApiKey,
     AuditEntry,
+    KeptStartup,
     LedgerPage,
     ModelCard,
     Spend,
     WorkerInfo,
+    free_of_charge,
 )
 from swell.retry import RetryPolicy
 from swell.store import (
@@ -481,13 +483,22 @@ class MemoryRegistry:
         found = [each for each in self._audit if before is None or each.id < before]
         return sorted(found, key=lambda each: each.id, reverse=True)[:limit]
 
-    async def put_startup(self, startup: Startup) -> Startup | None:
+    async def put_startup(
+        self,
+        startup: Startup,
+        charged: Callable[[Startup | None], LedgerEntry | None] = free_of_charge,
+    ) -> KeptStartup:
         """See `Registry.put_startup`."""
         before = self._startups.get(startup.id)
-        if before is None or not is_further(before.state, startup.state):
-            self._startups[startup.id] = startup
-            _trim(self._startups, startup)
-        return before
+        if before is not None and is_further(before.state, startup.state):
+            return KeptStartup(before)
+        entry = charged(before)
+        self._startups[startup.id] = startup
+        _trim(self._startups, startup)
+        is_new = entry is not None and entry.id not in self._ledger
+        if entry is not None:
+            await self.charge([entry])
+        return KeptStartup(before, is_charged=is_new)
 
     async def startups(self, *, under_way: bool = False) -> list[Startup]:
         """See `Registry.startups`."""
@@ -499,6 +510,15 @@ class MemoryRegistry:
             ),
             key=_age,
         )
+
+    async def startups_of(self, worker_ids: Sequence[str]) -> list[Startup]:
+        """See `Registry.startups_of`."""
+        wanted = {each for each in worker_ids if each}
+        return [
+            each
+            for each in await self.startups()
+            if each.kind is StartupKind.COLD and each.worker_id in wanted
+        ]
 
     async def charge(self, entries: Sequence[LedgerEntry]) -> None:
         """See `Registry.charge`."""
@@ -560,9 +580,12 @@ def _age(startup: Startup) -> tuple[datetime, str]:
 
 
 def _trim(startups: dict[str, Startup], new: Startup) -> None:
-    """Forget startups that are too old or too many beside a new one."""
+    """Forget startups that have ended and are too old, or too many, beside a new one."""
     begun_at, _ = _age(new)
-    alike = sorted((s for s in startups.values() if family(s) == family(new)), key=_age)
-    old = [s for s in startups.values() if _age(s)[0] <= begun_at - STARTUPS_TTL]
+    ended = [each for each in startups.values() if each.state is not StartupState.STARTING]
+    kind, pool, models = new.kind, new.pool, sorted(new.models)
+    alike = [s for s in ended if s.kind is kind and s.pool == pool and sorted(s.models) == models]
+    alike.sort(key=_age)
+    old = [s for s in ended if _age(s)[0] <= begun_at - STARTUPS_TTL]
     for each in (*alike[:-STARTUPS_KEPT], *old):
         startups.pop(each.id, None)

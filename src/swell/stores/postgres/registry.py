@@ -1,7 +1,7 @@
 """The registry's contract over PostgreSQL. Small and rarely written; it goes past the writer."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from swell.phases import (
     STARTUPS_KEPT,
     STARTUPS_TTL,
     Startup,
+    StartupKind,
     StartupState,
     family,
     is_further,
@@ -20,10 +21,12 @@ from swell.registry import (
     GONE_WORKERS_TTL,
     ApiKey,
     AuditEntry,
+    KeptStartup,
     LedgerPage,
     ModelCard,
     Spend,
     WorkerInfo,
+    free_of_charge,
 )
 from swell.stores.postgres.database import PostgresDatabase
 
@@ -122,12 +125,14 @@ class PostgresRegistry:
         rows = await self._database.read("audit", before or _LAST_ID, limit)
         return [msgspec.json.decode(body, type=AuditEntry) for (body,) in rows]
 
-    async def put_startup(self, startup: Startup) -> Startup | None:
+    async def put_startup(
+        self,
+        startup: Startup,
+        charged: Callable[[Startup | None], LedgerEntry | None] = free_of_charge,
+    ) -> KeptStartup:
         """See `Registry.put_startup`."""
-        assert startup.begun_at is not None, "the backend sets it"
-        begun_at, alike = startup.begun_at, family(startup)
-        is_under_way = startup.state is StartupState.STARTING
-        row = (startup.id, alike, begun_at, is_under_way, _json(startup))
+        row = _startup_row(startup)
+        _, alike, _, begun_at, _, _ = row
         async with self._database.transaction() as run:
             # Of two that tell of the same for the first time, one waits for the other here.
             if await run("add_startup", *row):
@@ -136,14 +141,21 @@ class PostgresRegistry:
                 ((body,),) = await run("startup_to_replace", startup.id)
                 before = msgspec.json.decode(body, type=Startup)
                 if is_further(before.state, startup.state):
-                    return before
+                    return KeptStartup(before)
                 await run("replace_startup", *row)
             await run("forget_startups", begun_at - STARTUPS_TTL, alike, STARTUPS_KEPT)
-        return before
+            entry = charged(before)
+            is_new = entry is not None and bool(await run("charge", *_entry_row(entry)))
+        return KeptStartup(before, is_charged=is_new)
 
     async def startups(self, *, under_way: bool = False) -> list[Startup]:
         """See `Registry.startups`."""
         rows = await self._database.read("startups_under_way" if under_way else "startups")
+        return [msgspec.json.decode(body, type=Startup) for (body,) in rows]
+
+    async def startups_of(self, worker_ids: Sequence[str]) -> list[Startup]:
+        """See `Registry.startups_of`."""
+        rows = await self._database.read("startups_of", list(worker_ids))
         return [msgspec.json.decode(body, type=Startup) for (body,) in rows]
 
     async def charge(self, entries: Sequence[LedgerEntry]) -> None:
@@ -199,6 +211,14 @@ class PostgresRegistry:
     async def leave_duty(self, name: str, holder: str) -> None:
         """See `Registry.leave_duty`."""
         await self._database.read("leave_duty", name, holder)
+
+
+def _startup_row(startup: Startup) -> tuple[str, str, str, datetime, bool, str]:
+    assert startup.begun_at is not None, "the backend sets it"
+    worker_id = startup.worker_id if startup.kind is StartupKind.COLD else ""
+    is_under_way = startup.state is StartupState.STARTING
+    alike, body = family(startup), _json(startup)
+    return startup.id, alike, worker_id, startup.begun_at, is_under_way, body
 
 
 def _entry_row(entry: LedgerEntry) -> tuple[object, ...]:

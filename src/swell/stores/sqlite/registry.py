@@ -1,7 +1,7 @@
 """The registry's contract over SQLite. Small and rarely written; it shares the writer's commits."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,6 +12,7 @@ from swell.phases import (
     STARTUPS_KEPT,
     STARTUPS_TTL,
     Startup,
+    StartupKind,
     StartupState,
     family,
     is_further,
@@ -20,10 +21,12 @@ from swell.registry import (
     GONE_WORKERS_TTL,
     ApiKey,
     AuditEntry,
+    KeptStartup,
     LedgerPage,
     ModelCard,
     Spend,
     WorkerInfo,
+    free_of_charge,
 )
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import micros, moment
@@ -148,13 +151,22 @@ class SqliteRegistry:
         rows = self._database.read("audit", (before or _LAST_ID, limit))
         return [msgspec.json.decode(body, type=AuditEntry) for (body,) in rows]
 
-    async def put_startup(self, startup: Startup) -> Startup | None:
+    async def put_startup(
+        self,
+        startup: Startup,
+        charged: Callable[[Startup | None], LedgerEntry | None] = free_of_charge,
+    ) -> KeptStartup:
         """See `Registry.put_startup`."""
-        return await self._database.write(lambda session: _put_startup(session, startup))
+        return await self._database.write(lambda session: _put_startup(session, startup, charged))
 
     async def startups(self, *, under_way: bool = False) -> list[Startup]:
         """See `Registry.startups`."""
         rows = self._database.read("startups_under_way" if under_way else "startups")
+        return [msgspec.json.decode(body, type=Startup) for (body,) in rows]
+
+    async def startups_of(self, worker_ids: Sequence[str]) -> list[Startup]:
+        """See `Registry.startups_of`."""
+        rows = self._database.read("startups_of", (_json(list(worker_ids)),))
         return [msgspec.json.decode(body, type=Startup) for (body,) in rows]
 
     async def charge(self, entries: Sequence[LedgerEntry]) -> None:
@@ -224,17 +236,23 @@ class SqliteRegistry:
         await self._database.write(lambda session: session.run("leave_duty", (name, holder)))
 
 
-def _put_startup(session: Session, startup: Startup) -> Startup | None:
+def _put_startup(
+    session: Session, startup: Startup, charged: Callable[[Startup | None], LedgerEntry | None]
+) -> KeptStartup:
     rows = session.rows("startup", (startup.id,))
     before = next((msgspec.json.decode(body, type=Startup) for (body,) in rows), None)
-    if before is None or not is_further(before.state, startup.state):
-        assert startup.begun_at is not None, "the backend sets it"
-        begun_at, alike = startup.begun_at, family(startup)
-        is_under_way = startup.state is StartupState.STARTING
-        row = (startup.id, alike, micros(begun_at), is_under_way, _json(startup))
-        session.run("put_startup", row)
-        session.run("forget_startups", (micros(begun_at - STARTUPS_TTL), alike, STARTUPS_KEPT))
-    return before
+    if before is not None and is_further(before.state, startup.state):
+        return KeptStartup(before)
+    assert startup.begun_at is not None, "the backend sets it"
+    begun_at, alike = startup.begun_at, family(startup)
+    worker_id = startup.worker_id if startup.kind is StartupKind.COLD else ""
+    is_under_way = startup.state is StartupState.STARTING
+    row = (startup.id, alike, worker_id, micros(begun_at), is_under_way, _json(startup))
+    session.run("put_startup", row)
+    session.run("forget_startups", (micros(begun_at - STARTUPS_TTL), alike, STARTUPS_KEPT))
+    entry = charged(before)
+    is_new = entry is not None and session.run("charge", _entry_row(entry)) > 0
+    return KeptStartup(before, is_charged=is_new)
 
 
 def _entry_row(entry: LedgerEntry) -> tuple[object, ...]:

@@ -423,19 +423,23 @@ INSERT INTO audit (id, body) SELECT * FROM unnest($1::text[], $2::text[]);
 SELECT body FROM audit WHERE id < $1 ORDER BY id DESC LIMIT $2;
 
 -- name: add_startup
-INSERT INTO startups (id, family, begun_at, is_under_way, body) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO startups (id, family, worker_id, begun_at, is_under_way, body)
+VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (id) DO NOTHING RETURNING id;
 
 -- name: startup_to_replace
 SELECT body FROM startups WHERE id = $1 FOR UPDATE;
 
 -- name: replace_startup
-UPDATE startups SET family = $2, begun_at = $3, is_under_way = $4, body = $5 WHERE id = $1;
+UPDATE startups SET family = $2, worker_id = $3, begun_at = $4, is_under_way = $5, body = $6
+WHERE id = $1;
 
 -- name: forget_startups
-DELETE FROM startups WHERE begun_at <= $1 OR id IN (
-    SELECT id FROM startups WHERE family = $2 ORDER BY begun_at DESC, id DESC OFFSET $3
-);
+-- What is under way is never forgotten, however many there are.
+DELETE FROM startups WHERE NOT is_under_way AND (begun_at <= $1 OR id IN (
+    SELECT id FROM startups WHERE family = $2 AND NOT is_under_way
+    ORDER BY begun_at DESC, id DESC OFFSET $3
+));
 
 -- name: startups
 SELECT body FROM startups ORDER BY begun_at, id;
@@ -443,9 +447,13 @@ SELECT body FROM startups ORDER BY begun_at, id;
 -- name: startups_under_way
 SELECT body FROM startups WHERE is_under_way ORDER BY begun_at, id;
 
+-- name: startups_of
+SELECT body FROM startups WHERE worker_id = ANY($1::text[]) AND worker_id <> ''
+ORDER BY begun_at, id;
+
 -- name: charge
 INSERT INTO ledger (id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING;
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING RETURNING id;
 
 -- name: ledger
 SELECT number, id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros

@@ -194,25 +194,31 @@ SELECT body FROM audit WHERE id < ? ORDER BY id DESC LIMIT ?;
 SELECT body FROM startups WHERE id = ?;
 
 -- name: put_startup
-INSERT INTO startups (id, family, begun_at, is_under_way, body) VALUES (?, ?, ?, ?, ?)
+INSERT INTO startups (id, family, worker_id, begun_at, is_under_way, body)
+VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
     family = excluded.family,
+    worker_id = excluded.worker_id,
     begun_at = excluded.begun_at,
     is_under_way = excluded.is_under_way,
     body = excluded.body;
 
 -- name: forget_startups
--- The second part is empty where the family has fewer.
-DELETE FROM startups WHERE begun_at <= ?1 OR id IN (
-    SELECT id FROM startups WHERE family = ?2
+-- The second part is empty where the family has fewer. What is under way is never forgotten.
+DELETE FROM startups WHERE is_under_way = 0 AND (begun_at <= ?1 OR id IN (
+    SELECT id FROM startups WHERE family = ?2 AND is_under_way = 0
     ORDER BY begun_at DESC, id DESC LIMIT -1 OFFSET ?3
-);
+));
 
 -- name: startups
 SELECT body FROM startups ORDER BY begun_at, id;
 
 -- name: startups_under_way
 SELECT body FROM startups WHERE is_under_way = 1 ORDER BY begun_at, id;
+
+-- name: startups_of
+SELECT body FROM startups
+WHERE worker_id IN (SELECT value FROM json_each(?)) AND worker_id <> '' ORDER BY begun_at, id;
 
 -- name: charge
 INSERT INTO ledger (id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros)

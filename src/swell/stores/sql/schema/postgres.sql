@@ -185,17 +185,21 @@ CREATE UNLOGGED TABLE allowances (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 
 -- Cold starts, restarts and switches: the last of each family, which is kind, pool and models.
+-- `family` is their SHA-256; `worker_id` is set where a cold start's worker has registered.
 CREATE TABLE startups (
     id text COLLATE "C" PRIMARY KEY,
     family text COLLATE "C" NOT NULL,
+    worker_id text COLLATE "C" NOT NULL,
     begun_at timestamptz NOT NULL,
     is_under_way boolean NOT NULL,
     body text NOT NULL
 );
 
-CREATE INDEX startups_family ON startups (family, begun_at, id);
+CREATE INDEX startups_family ON startups (family, begun_at, id) WHERE NOT is_under_way;
 
-CREATE INDEX startups_age ON startups (begun_at);
+CREATE INDEX startups_age ON startups (begun_at) WHERE NOT is_under_way;
+
+CREATE INDEX startups_worker ON startups (worker_id) WHERE worker_id <> '';
 
 CREATE INDEX startups_under_way ON startups (begun_at) WHERE is_under_way;
 

@@ -1,15 +1,19 @@
 -- Cold starts, restarts and switches: the last of each family, which is kind, pool and models.
+-- `family` is their SHA-256; `worker_id` is set where a cold start's worker has registered.
 CREATE TABLE startups (
     id TEXT PRIMARY KEY,
     family TEXT NOT NULL,
+    worker_id TEXT NOT NULL,
     begun_at INTEGER NOT NULL,
     is_under_way INTEGER NOT NULL,
     body TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX startups_family ON startups (family, begun_at, id);
+CREATE INDEX startups_family ON startups (family, begun_at, id) WHERE is_under_way = 0;
 
-CREATE INDEX startups_age ON startups (begun_at);
+CREATE INDEX startups_age ON startups (begun_at) WHERE is_under_way = 0;
+
+CREATE INDEX startups_worker ON startups (worker_id) WHERE worker_id <> '';
 
 CREATE INDEX startups_under_way ON startups (begun_at) WHERE is_under_way = 1;
 
