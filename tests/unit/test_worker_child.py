@@ -1,7 +1,9 @@
 """The model process's own loop, run in a thread over a real socket."""
 
+import hashlib
 import io
 import json
+import select
 import socket
 import threading
 import time
@@ -12,7 +14,12 @@ from typing import BinaryIO
 import PIL.Image
 import pytest
 
+from added_harness import dreams, safetensors
 from swell.clock import SystemClock
+from swell.families.description import contents as read_contents
+from swell.families.entries import Entry
+from swell.families.entries import write as write_entry
+from swell.families.recognise import weight_files
 from swell.phases import Span
 from swell.worker import draw as module_draw
 from swell.worker import job
@@ -46,6 +53,7 @@ from swell.worker.frames import (
     decode_frame,
     encode_frame,
 )
+from swell.worker.frames import Shelf as WeightShelf
 from swell.worker.slate import Kept, Slate, new_slate, read_slate
 
 MODELS = """
@@ -779,3 +787,43 @@ def test_a_model_that_was_brought_for_a_batch_stays_while_more_batches_come(
     # Each change of models serves many batches or steps, not one.
     assert moves <= 6
     heard_until_done(idle, 1)
+
+
+def test_an_added_model_is_looked_at_when_the_files_that_its_links_name_have_come(
+    idle: Line, tmp_path: Path
+) -> None:
+    entry, cache = linked_dreams(tmp_path)
+    contents = sorted(path.name for path in (tmp_path / "apart").iterdir())
+    idle.say(Load([str(entry)], "cpu", weights=WeightShelf(str(cache), contents=contents)))
+    limit_s = time.monotonic() + 20
+    # It looks whether somebody fetches by trying the lock of what it waits for.
+    while not list(cache.glob("locks/*")):
+        assert time.monotonic() < limit_s, "nobody waits for contents"
+        select.select([], [], [], 0.02)
+    for digest in contents:
+        place = cache / "files" / digest[:2] / digest
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "apart" / digest).rename(place)
+    described = idle.hear()
+    assert isinstance(described, Described), described
+    assert [card.name for card in described.cards] == ["acme/dreams"]
+
+
+def linked_dreams(home: Path) -> tuple[Path, Path]:
+    """A model with shards as an image has it: links into a cache, whose contents lie apart."""
+    folder, entry, cache = dreams(home / "dreams"), home / "acme--dreams.toml", home / "cache"
+    unet, stem = folder / "unet", "diffusion_pytorch_model"
+    (unet / f"{stem}.safetensors").rename(unet / f"{stem}-00001-of-00002.safetensors")
+    safetensors(unet / f"{stem}-00002-of-00002.safetensors", 2)
+    shards = [f"{stem}-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+    (unet / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+    names = weight_files(folder)
+    held = read_contents(folder, names)
+    write_entry(entry, Entry(name="acme/dreams", folder=str(folder), weights=held))
+    (home / "apart").mkdir()
+    for path in folder.rglob("*.safetensors"):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        path.rename(home / "apart" / digest)
+        path.symlink_to(cache / "files" / digest[:2] / digest)
+    return entry, cache

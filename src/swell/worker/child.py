@@ -22,7 +22,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -221,17 +221,38 @@ class _Loaded:
     easels: dict[str, Easel]
 
 
-def _import(refs: Sequence[str], optional: Collection[str]) -> tuple[list[Definition], set[str]]:
-    """Return the models, and the names of those that are left out where they cannot be loaded."""
+def _import(refs: Sequence[str]) -> dict[str, list[Definition]]:
+    """Return the models by the references that name them."""
     # What is imported stays: looking for garbage in it takes a fifth of the time that torch and
     # diffusers need.
     gc.disable()
     try:
-        found = [(ref, definition) for ref in refs for definition in load_models(ref)]
+        return {ref: load_models(ref) for ref in refs}
     finally:
         gc.enable()
-    may_fail = {definition.name for ref, definition in found if ref in optional}
-    return [definition for _, definition in found], may_fail
+
+
+def _imported(work: Load, log: PhaseLog, clock: Clock) -> list[tuple[str, Definition]]:
+    """Return the models with their references; contents that they want are there then.
+
+    Code is imported while contents come. What an added model is, its folder's files tell, which are
+    links to contents: it is looked at when these are there.
+    """
+    added = [ref for ref in work.refs if ref.endswith(".toml")]
+    code = [ref for ref in work.refs if ref not in added]
+    found: dict[str, list[Definition]] = {}
+    for refs in (code, added):
+        if refs:
+            with log.phase(Phase.IMPORT, ""):
+                found |= _import(refs)
+        if refs is code and added:
+            _await_contents(work, clock)
+    return [(ref, definition) for ref in work.refs for definition in found[ref]]
+
+
+def _await_contents(work: Load, clock: Clock) -> None:
+    if work.weights is not None and work.weights.contents:
+        await_contents(work.weights.contents, clock)
 
 
 def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
@@ -240,16 +261,16 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
     logging_to(log)
     if work.weights is not None:
         look_for_weights_in(work.weights.cache_dir, work.weights.baked_dir)
-    with log.phase(Phase.IMPORT, ""):
-        definitions, may_fail = _import(work.refs, work.optional)
+    found = _imported(work, log, clock)
+    definitions = [definition for _, definition in found]
+    may_fail = {definition.name for ref, definition in found if ref in work.optional}
     names = [definition.name for definition in definitions]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise InvalidModel(f"{twice} is named twice: give each model a name of its own")
     cards = [definition.card() for definition in definitions]
     pipe.send(Described(cards))
-    if work.weights is not None and work.weights.contents:
-        await_contents(work.weights.contents, clock)
+    _await_contents(work, clock)
     device = Device(definitions, work, pipe, clock, may_fail, log)
     load_s = device.start()
     loaded = _Loaded(device, {}, {})
