@@ -226,13 +226,19 @@ def observations(startup: Startup, now: datetime) -> dict[tuple[str, str], Obser
     knows how long it would have taken, but not less.
     """
     until_s = _until_s(startup, now)
+    grouped: dict[tuple[str, str], list[Span]] = {}
+    for each in startup.spans:
+        grouped.setdefault((each.phase, each.model), []).append(each)
     found: dict[tuple[str, str], Observation] = {}
+    for phase in Phase:
+        shared = grouped.get((phase, ""), [])
+        of_all = _observed(shared, until_s)
+        for model in startup.models:
+            own = grouped.get((phase, model), []) if model else []
+            seen = _observed([*shared, *own], until_s) if own else of_all
+            if seen is not None:
+                found[model, phase] = seen
     for model in startup.models:
-        for phase in Phase:
-            spans = [s for s in startup.spans if s.phase == phase and s.model in ("", model)]
-            is_over = all(each.end_s is not None for each in spans)
-            if spans:
-                found[model, phase] = Observation(covered_s(spans, until_s), is_over)
         if startup.kind is StartupKind.COLD:
             is_ready = startup.ready_s is not None
             found[model, READY] = Observation(
@@ -241,6 +247,11 @@ def observations(startup: Startup, now: datetime) -> dict[tuple[str, str], Obser
         if startup.whole_s is not None:
             found[model, WHOLE] = Observation(startup.whole_s)
     return found
+
+
+def _observed(spans: Sequence[Span], until_s: float) -> Observation | None:
+    is_over = all(each.end_s is not None for each in spans)
+    return Observation(covered_s(spans, until_s), is_over) if spans else None
 
 
 def _until_s(startup: Startup, now: datetime) -> float:

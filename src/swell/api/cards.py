@@ -217,6 +217,18 @@ def check_schema(card: ModelCard) -> None:
         raise InvalidInput(f"the input_schema of {card.name} is not usable: {error}") from error
 
 
+def is_plain_word(word: str) -> bool:
+    """Whether a word can be a version, or a part of a model's name."""
+    plain = word.replace("-", "").replace("_", "").replace(".", "")
+    return len(word) <= 100 and plain.isalnum()
+
+
+def is_model_name(name: str) -> bool:
+    """Whether this is `owner/name`."""
+    owner, _, rest = name.partition("/")
+    return is_plain_word(owner) and is_plain_word(rest)
+
+
 def pointer_of(parts: Sequence[str | int]) -> str:
     """Return the JSON pointer of a path (RFC 6901)."""
     return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)

@@ -190,6 +190,11 @@ class Metrics:
         """Note that a cold start is over."""
         self.starts[pool, outcome] = self.starts.get((pool, outcome), 0) + 1
 
+    def know_pool(self, pool: str) -> None:
+        """Begin to count a pool's cold starts at 0, so that the first is seen as an increase."""
+        for outcome in ("ready", "died"):
+            self.starts.setdefault((pool, outcome), 0)
+
     def duty_failed(self, name: str) -> None:
         """Note that something the backend does by itself has failed."""
         self.duty_failures[name] = self.duty_failures.get(name, 0) + 1

@@ -44,7 +44,7 @@ from swell.api.views import encode
 from swell.broker import Depth
 from swell.bus import News, NewsKind
 from swell.errors import Conflict, NotFound, SwellError, Unavailable
-from swell.phases import StartupKind, StartupState
+from swell.phases import StartupKind
 from swell.registry import ApiKey, KeyLimits, ModelCard, WorkerInfo
 from swell.signing import rotate_secrets
 
@@ -107,15 +107,15 @@ async def list_queues(service: Service, call: Call) -> Reply:
 async def list_workers(service: Service, call: Call) -> Reply:
     """`GET /v1/workers`."""
     query = read_query(call, WorkersQuery)
-    startups = await service.registry.startups()
-    cold = [each for each in startups if each.kind is StartupKind.COLD]
-    own = {each.worker_id: startup_view(each) for each in cold if each.worker_id}
+    listed = [each for each in await service.fleet.all() if query.gone or each[1] != "gone"]
+    ids = [info.id for info, _, _ in listed]
+    own = {s.worker_id: startup_view(s) for s in await service.registry.startups_of(ids)}
     views = [
         _worker_view(info, state, held, service.fleet.get(info.id), own.get(info.id))
-        for info, state, held in await service.fleet.all()
-        if query.gone or state != "gone"
+        for info, state, held in listed
     ]
-    under_way = [startup_view(each) for each in cold if each.state is StartupState.STARTING]
+    startups = await service.registry.startups(under_way=True)
+    under_way = [startup_view(each) for each in startups if each.kind is StartupKind.COLD]
     return Reply(200, encode(WorkerList(workers=views, starting=under_way)))
 
 
@@ -284,7 +284,10 @@ async def show_metrics(service: Service, call: Call) -> Reply:
     }
     workers: dict[tuple[str, str], int] = {}
     slots: dict[str, tuple[int, int]] = {}
+    for pool in service.settings.hour_micros:
+        service.metrics.know_pool(pool)
     for info, state, held in await service.fleet.all():
+        service.metrics.know_pool(info.pool)
         if state == "gone" or (now - info.seen_at).total_seconds() > _LOST_TOLD_S:
             continue
         workers[info.pool, state] = workers.get((info.pool, state), 0) + 1

@@ -24,6 +24,7 @@ from swell.api.metrics import Metrics
 from swell.api.places import Places
 from swell.api.requests import Requests
 from swell.api.settings import ApiSettings, Backend
+from swell.api.starts import Starts
 from swell.api.streams import Streams
 from swell.api.thumbnails import Thumbnails
 from swell.api.traces import Traces
@@ -87,6 +88,7 @@ class Service:
         self.weights = backend.weights or WeightStore(backend.objects, "weights")
         self.manifests = Manifests(self.weights)
         self.lookups = Lookups(backend.store)
+        self.starts = Starts(backend.clock)
         self._places = Places(backend.broker, backend.clock)
         #: (model, band) → (good until, what waits of it).
         self._backlogs: dict[tuple[str, int], tuple[float, Backlog]] = {}

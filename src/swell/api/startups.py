@@ -3,6 +3,7 @@
 What is told late, twice or by two ways changes nothing: of each startup only the furthest counts.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -12,6 +13,7 @@ import structlog
 
 from swell.api.auth import check_worker
 from swell.api.call import Call, Reply
+from swell.api.cards import is_model_name
 from swell.api.messages import (
     LedgerEntryView,
     LedgerList,
@@ -26,7 +28,7 @@ from swell.api.reading import Reader, read_query
 from swell.api.service import Service
 from swell.api.views import encode
 from swell.dispatch import Registration, Report, StartingAnswer
-from swell.errors import InvalidInput
+from swell.errors import InvalidInput, SwellError
 from swell.ledger import EntryKind, LedgerEntry, cost_micros
 from swell.phases import (
     READY,
@@ -39,7 +41,7 @@ from swell.phases import (
     is_further,
     observations,
 )
-from swell.registry import Scope, WorkerInfo
+from swell.registry import KeptStartup, Scope, WorkerInfo
 from swell.survival import Observation, quantiles
 
 __all__ = [
@@ -78,11 +80,19 @@ async def starting(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/starting`."""
     told = await _startup.read_call(call, service.settings.max_body_bytes)
     check_worker(call.caller, told.pool, told.models)
+    for name in told.models:
+        if not is_model_name(name):
+            raise InvalidInput(
+                f"{name[:120]!r} cannot be a model's name: use owner/name, each of at most 100 "
+                "letters, digits, '-', '_' and '.'"
+            )
     # Whoever is ready registers, and only then it is taken for that.
     if told.state not in _UNDER_WAY:
         told = msgspec.structs.replace(told, state=StartupState.STARTING)
     kept = msgspec.structs.replace(told, kind=StartupKind.COLD, worker_id="")
-    is_new = await keep_startup(service, accepted(kept, service.clock.now()))
+    kept = accepted(kept, service.clock.now())
+    service.starts.admit(kept)
+    is_new = await keep_startup(service, kept)
     call.of_others = is_new and Scope.ADMIN in call.caller.scopes
     call.target, call.about = told.id, f"in pool {told.pool!r}"
     return Reply(200, encode(StartingAnswer(tell_every_s=service.settings.heartbeat_s)))
@@ -108,7 +118,11 @@ def startup_of_worker(startup: Startup, info: WorkerInfo, now: datetime) -> Star
 
 
 async def register_startup(service: Service, told: Registration, info: WorkerInfo) -> None:
-    """Note that a cold start is ready, or further where the worker registers again."""
+    """Note that a cold start is ready, or further where the worker registers again.
+
+    What cannot be kept is logged and counted: the worker is registered all the same, and its first
+    outcome makes up for it.
+    """
     if told.startup is None:
         return
     try:
@@ -118,18 +132,18 @@ async def register_startup(service: Service, told: Registration, info: WorkerInf
         return
     if startup.state in _UNDER_WAY:
         startup = msgspec.structs.replace(startup, state=StartupState.READY)
-    await keep_startup(service, startup)
+    await _keep_if_possible(service, startup)
 
 
 async def hear_of_startups(service: Service, told: Report, info: WorkerInfo) -> None:
-    """Keep the startups in a report. Those that cannot be are left out."""
+    """Keep the startups in a report. Those that cannot be, or cannot be kept, are left out."""
     for each in told.startups[:_MOST_TOLD]:
         try:
             startup = startup_of_worker(each, info, service.clock.now())
         except InvalidInput as error:
             _log.warning("a startup cannot be", worker_id=info.id, detail=error.detail)
             continue
-        await keep_startup(service, startup)
+        await _keep_if_possible(service, startup)
 
 
 async def keep_startup(service: Service, startup: Startup) -> bool:
@@ -139,45 +153,75 @@ async def keep_startup(service: Service, startup: Startup) -> bool:
         service: The backend.
         startup: With its `begun_at`.
     """
-    before = await service.registry.put_startup(startup)
+    now, hour_micros = service.clock.now(), service.settings.hour_micros.get(startup.pool)
+    kept = await service.registry.put_startup(
+        startup, lambda before: _charged(startup, before, now, hour_micros)
+    )
+    if startup.kind is StartupKind.COLD:
+        service.metrics.know_pool(startup.pool)
+        if startup.state is not StartupState.STARTING:
+            service.starts.over(startup)
+        if _is_step(startup, kept.before):
+            _count(service, startup, kept)
+    return kept.before is None
+
+
+async def _keep_if_possible(service: Service, startup: Startup) -> None:
+    """Keep a startup; accounting never stops what it accounts for."""
+    try:
+        await keep_startup(service, startup)
+    except SwellError as error:
+        service.metrics.duty_failed("startups")
+        _log.warning("a startup cannot be kept", id=startup.id, detail=error.detail)
+    except Exception:
+        service.metrics.duty_failed("startups")
+        _log.exception("a startup cannot be kept", id=startup.id)
+
+
+def _is_step(startup: Startup, before: Startup | None) -> bool:
+    """Whether a cold start has come further than it was known to be."""
     was = StartupState.STARTING if before is None else before.state
-    if startup.kind is not StartupKind.COLD or not is_further(startup.state, was):
-        return before is None
-    _count(service, startup, was)
-    await service.registry.charge([_charged(service, startup, before)])
-    return before is None
+    return is_further(startup.state, was)
 
 
-def _count(service: Service, startup: Startup, was: StartupState) -> None:
+def _count(service: Service, startup: Startup, kept: KeptStartup) -> None:
+    """Count what is new: what was charged before, and forgotten since, was counted then."""
     metrics, now = service.metrics, service.clock.now()
-    if startup.state is StartupState.DIED:
-        metrics.cold_start_ended(startup.pool, "died")
-        return
     phases: tuple[str, ...] = ()
-    if is_further(StartupState.READY, was):
-        metrics.cold_start_ended(startup.pool, "ready")
-        phases += _UNTIL_READY
-    if startup.state is StartupState.DONE:
+    if kept.is_charged:
+        outcome = _outcome(startup)
+        metrics.cold_start_ended(startup.pool, outcome)
+        phases += _UNTIL_READY if outcome == "ready" else ()
+    if startup.state is StartupState.DONE and (kept.is_charged or kept.before is not None):
         phases += _UNTIL_DONE
     for (model, phase), seen in observations(startup, now).items():
         if phase in phases and seen.is_over:
             metrics.cold_start(startup.pool, model, phase).observe(seen.seconds)
 
 
-def _charged(service: Service, startup: Startup, before: Startup | None) -> LedgerEntry:
+def _outcome(startup: Startup) -> str:
+    return "died" if startup.state is StartupState.DIED else "ready"
+
+
+def _charged(
+    startup: Startup, before: Startup | None, now: datetime, hour_micros: int | None
+) -> LedgerEntry | None:
     """Return what a cold start is charged for: its end, and so the same when it is ready and done.
 
-    One that was taken for dead and is ready after all pays the rest. Where a process ended between
-    keeping a startup that is ready and charging it, its first outcome makes up for that.
+    One that was taken for dead and is ready after all pays the rest. Where it was not heard that it
+    is ready, its first outcome makes up for that.
     """
-    died = startup.state is StartupState.DIED
-    seconds = startup.age_s if died or startup.ready_s is None else startup.ready_s
+    if startup.kind is not StartupKind.COLD or not _is_step(startup, before):
+        return None
+    outcome = _outcome(startup)
+    seconds = startup.age_s
+    if outcome == "ready" and startup.ready_s is not None:
+        seconds = startup.ready_s
     if before is not None and before.state is StartupState.DIED:
         seconds -= before.age_s
-    outcome = "died" if died else "ready"
     return LedgerEntry(
         id=f"{startup.id}-{outcome}",
-        at=service.clock.now(),
+        at=now,
         kind=EntryKind.COLD_START,
         pool=startup.pool,
         models=",".join(startup.models),
@@ -185,7 +229,7 @@ def _charged(service: Service, startup: Startup, before: Startup | None) -> Ledg
         ref=startup.id,
         outcome=outcome,
         seconds=round(seconds, 6),
-        micros=cost_micros(seconds, service.settings.hour_micros.get(startup.pool)),
+        micros=cost_micros(seconds, hour_micros),
     )
 
 
@@ -204,7 +248,7 @@ async def look_after_startups(service: Service) -> int:
     ]
     for each in lost:
         _log.warning("a worker that was starting is not heard of", pool=each.pool, host=each.host)
-        await keep_startup(service, msgspec.structs.replace(each, state=StartupState.DIED))
+        await _keep_if_possible(service, msgspec.structs.replace(each, state=StartupState.DIED))
     return len(lost)
 
 
@@ -215,11 +259,15 @@ async def end_startups(service: Service, host: str, pid: int | None) -> None:
         if each.host == host and each.pid == pid and each.begun_at is not None:
             age_s = max(each.age_s, (now - each.begun_at).total_seconds())
             died = msgspec.structs.replace(each, state=StartupState.DIED, age_s=age_s)
-            await keep_startup(service, died)
+            await _keep_if_possible(service, died)
 
 
 async def list_pools(service: Service, call: Call) -> Reply:
     """`GET /v1/pools`."""
+    return Reply(200, await service.starts.answer(lambda: _pools(service)))
+
+
+async def _pools(service: Service) -> bytes:
     now = service.clock.now()
     startups = await service.registry.startups()
     states: dict[str, dict[str, int]] = {}
@@ -240,11 +288,12 @@ async def list_pools(service: Service, call: Call) -> Reply:
             starting=sum(s.state is StartupState.STARTING for s in by_pool.get(pool, ())),
             slots=slots.get(pool, (0, 0))[0],
             held=slots.get(pool, (0, 0))[1],
-            times=_times(by_pool.get(pool, ()), now),
+            # A history of many models takes a while, in which others are to be answered.
+            times=await asyncio.to_thread(_times, by_pool.get(pool, ()), now),
         )
         for pool in sorted({*states, *by_pool})
     ]
-    return Reply(200, encode(PoolList(pools=views)))
+    return encode(PoolList(pools=views))
 
 
 def _times(startups: Iterable[Startup], now: datetime) -> list[PhaseTimesView]:

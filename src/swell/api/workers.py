@@ -15,7 +15,7 @@ import structlog
 
 from swell.api.auth import check_worker
 from swell.api.call import Call, Reply
-from swell.api.cards import check_schema
+from swell.api.cards import check_schema, is_model_name, is_plain_word
 from swell.api.files import READ_URL_S, may_name_files, name_files, plain_type
 from swell.api.fleet import Worker
 from swell.api.gallery import keep_samples
@@ -220,8 +220,8 @@ async def register_worker(
         key_id=key_id,
     )
     await service.fleet.add(info)
-    await register_startup(service, registration, info)
     await service.bus.tell([News(kind=NewsKind.WORKERS)])
+    await register_startup(service, registration, info)
     settings = service.settings
     return Welcome(
         worker_id=info.id,
@@ -303,8 +303,6 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
         await _take_back(service, worker, told.known)
     if told.switches:
         service.metrics.models_switched(worker.count_switches(told.switches))
-    if told.startups:
-        await hear_of_startups(service, told, worker.info)
     if told.goodbye:
         # What it hands back must not go to its own lease call, which may still wait.
         worker.leave()
@@ -340,6 +338,8 @@ async def _told(
     if told.settlements:
         await _after_settling(service, [task for task in settled if task is not None])
         service.fleet.release(_over(service, told.settlements, settled))
+    if told.startups:
+        await hear_of_startups(service, told, worker.info)
     cancels = _to_stop([*await _cancels(service, worker), *lost], tasks)
     drain = worker.info.draining
     if told.goodbye:
@@ -799,14 +799,7 @@ def _check_told(registration: Registration) -> None:
 
 
 def _check_names(name: str, version: str) -> None:
-    owner, slash, rest = name.partition("/")
-    plain = all(
-        part
-        and len(part) <= 100
-        and part.replace("-", "").replace("_", "").replace(".", "").isalnum()
-        for part in (owner, rest, version)
-    )
-    if not slash or not plain:
+    if not (is_model_name(name) and is_plain_word(version)):
         raise InvalidInput(
             f"{name[:120]!r} version {version[:60]!r} cannot be a model's name: use owner/name and "
             "a version of letters, digits, '-', '_' and '.'"
