@@ -1,12 +1,20 @@
 """Cold starts as the backend hears of them: kept, counted, charged and told to operators."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from api_harness import UPPER, World, a_world, succeeded
 
+from swell.api import starts
 from swell.api.startups import end_startups, look_after_startups
+from swell.clock import ManualClock
+from swell.errors import Internal
+from swell.ledger import LedgerEntry
+from swell.phases import STARTUPS_KEPT
+from swell.registry import KeptStartup
+from swell.task import TaskState
 
 MODEL = "demo/upper"
 
@@ -316,3 +324,155 @@ async def test_the_ledger_comes_in_pages(world: World) -> None:
     rest = (await world.admin("GET", f"/v1/ledger?limit=2&cursor={first['cursor']}")).json
     assert ([each["ref"] for each in rest["entries"]], rest["cursor"]) == (["s0"], None)
     assert (await world.anna("GET", "/v1/ledger")).status == 403
+
+
+async def cold_starts(world: World) -> dict[str, float]:
+    """Return what is counted of them."""
+    found = await metrics(world)
+    return {name: n for name, n in found.items() if name.startswith("swell_cold_start")}
+
+
+async def charges(world: World) -> list[LedgerEntry]:
+    return (await world.service.registry.ledger(limit=999)).entries
+
+
+async def test_a_worker_that_was_forgotten_is_not_counted_again(world: World) -> None:
+    first = cold() | {"id": "first", "age_s": 100_000.0}
+    await register(world, first)
+    for n in range(STARTUPS_KEPT):
+        await register(world, cold() | {"id": f"n{n}"})
+    assert "first" not in {each.id for each in await world.service.registry.startups()}
+    counted, charged = await cold_starts(world), await charges(world)
+    done = first | {"state": "done", "whole_s": 50.0, "spans": [span("first_task", 45.0, 50.0)]}
+    for again in (first, done):
+        await register(world, again)
+        world.clock.advance(1.0)
+    assert (await cold_starts(world), await charges(world)) == (counted, charged)
+
+
+async def test_all_of_many_that_start_at_once_are_known(world: World) -> None:
+    for n in range(STARTUPS_KEPT + 50):
+        await starting(world, startup_id=f"s{n:04}", age_s=1000.0 - n)
+    assert (await pool(world))["starting"] == STARTUPS_KEPT + 50
+
+
+class Broken:
+    """Fails as a registry whose database does."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def __call__(self, *_: object) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [Internal("the database failed: row too large"), OSError("no")])
+async def test_what_cannot_be_accounted_for_stops_no_registration_and_no_report(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(world.service.registry, "put_startup", Broken(error))
+        worker = await register(world, cold())
+        assert len((await world.admin("GET", "/v1/workers")).json["workers"]) == 1
+        task = await world.create()
+        [lease] = (await world.lease(worker))["tasks"]
+        done = cold() | {"state": "done", "age_s": 100.0, "whole_s": 47.5}
+        await world.report(worker, settlements=[succeeded(lease)], startups=[done])
+        await end_startups(world.service, "here", 7)
+    [stored] = await world.service.store.get([task["id"]])
+    assert stored is not None
+    assert stored.state is TaskState.SUCCEEDED
+    assert world.service.metrics.duty_failures["startups"] == 2
+    # What comes next makes up for it.
+    await world.report(worker, startups=[done])
+    assert [each["seconds"] for each in await ledger(world)] == [45.0]
+    key = 'swell_cold_starts_total{outcome="ready",pool="default"}'
+    assert (await metrics(world))[key] == 1.0
+
+
+async def test_outcomes_are_written_before_startups_are_heard(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await register(world, cold())
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    states: list[TaskState] = []
+    keep = world.service.registry.put_startup
+
+    async def looking(*given: Any) -> KeptStartup:
+        [stored] = await world.service.store.get([task["id"]])
+        assert stored is not None
+        states.append(stored.state)
+        return await keep(*given)
+
+    monkeypatch.setattr(world.service.registry, "put_startup", looking)
+    await world.report(worker, settlements=[succeeded(lease)], startups=[cold()])
+    assert states == [TaskState.SUCCEEDED]
+
+
+async def test_cold_starts_are_counted_from_zero(world: World) -> None:
+    numbers = await metrics(world)
+    assert numbers['swell_cold_starts_total{outcome="died",pool="priced"}'] == 0.0
+    await starting(world, pool="spot")
+    await register(world, None)
+    numbers = await metrics(world)
+    for name in ("spot", "default"):
+        for outcome in ("ready", "died"):
+            key = f'swell_cold_starts_total{{outcome="{outcome}",pool="{name}"}}'
+            assert numbers[key] == 0.0
+
+
+@pytest.mark.parametrize("name", ["no-slash", "a/b/c", "/x", "x/", "a/b c", "a/" + "x" * 101])
+async def test_what_is_no_name_of_a_model_is_refused(world: World, name: str) -> None:
+    answer = await world.worker("POST", "/worker/v1/starting", told(models=[MODEL, name]))
+    assert answer.status == 422
+    assert "owner/name" in answer.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("what", "fields"),
+    [
+        ("MAX_POOLS", [{"pool": "one"}, {"pool": "two"}]),
+        ("MAX_FAMILIES", [{}, {"models": [MODEL]}]),
+        ("MAX_UNDER_WAY", [{}, {"id": "s2"}]),
+    ],
+)
+async def test_only_so_many_may_be_new_within_an_hour(
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str, fields: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(starts, what, 1)
+    first, second = (told() | each for each in fields)
+    path = "/worker/v1/starting"
+    for _ in range(2):
+        assert (await world.worker("POST", path, first)).status == 200
+    refused = await world.worker("POST", path, second)
+    assert (refused.status, refused.json["code"]) == (429, "too_many_requests")
+    world.clock.advance(3600.0)
+    assert (await world.worker("POST", path, second)).status == 200
+
+
+async def test_whoever_has_ended_makes_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starts, "MAX_UNDER_WAY", 1)
+    await starting(world)
+    await register(world, cold())
+    await starting(world, startup_id="s2")
+    await starting(world, startup_id="s2", state="died")
+    await starting(world, startup_id="s3")
+
+
+async def test_what_takes_long_to_work_out_is_worked_out_seldom() -> None:
+    clock, made = ManualClock(), 0
+    known = starts.Starts(clock)
+
+    async def make() -> bytes:
+        nonlocal made
+        made += 1
+        clock.advance(0.5)
+        return b"%d" % made
+
+    assert await known.answer(make) == b"1"
+    clock.advance(4.9)
+    assert await known.answer(make) == b"1"
+    clock.advance(0.1)
+    both = await asyncio.gather(known.answer(make), known.answer(make))
+    assert both == [b"2", b"2"]

@@ -41,28 +41,23 @@ class Starts:
         Raises:
             TooManyRequests: There are too many already.
         """
+        self._note(self._pools, startup.pool, MAX_POOLS, "pools")
+        self._note(self._families, family(startup), MAX_FAMILIES, "sets of models")
+        if startup.state is StartupState.STARTING:
+            self._note(self._under_way, startup.id, MAX_UNDER_WAY, "workers")
+
+    def _note(self, known: dict[str, float], key: str, most: int, what: str) -> None:
         now_s = self._clock.monotonic_s()
-        for what, known, key, most in (
-            ("pools", self._pools, startup.pool, MAX_POOLS),
-            ("sets of models", self._families, family(startup), MAX_FAMILIES),
-            ("workers", self._under_way, startup.id, MAX_UNDER_WAY),
-        ):
-            if key not in known and len(known) >= most:
-                _forget(known, now_s - _FORGOTTEN_S)
-                if len(known) >= most:
-                    raise TooManyRequests(
-                        f"{most:,} {what} were told of as starting within the last hour: "
-                        "start fewer at a time, or under names that are known",
-                        headers={"Retry-After": str(int(_FORGOTTEN_S))},
-                    )
-        for known, key in (
-            (self._pools, startup.pool),
-            (self._families, family(startup)),
-            (self._under_way, startup.id),
-        ):
-            known[key] = now_s
-        if startup.state is not StartupState.STARTING:
-            self.over(startup)
+        if key not in known and len(known) >= most:
+            for each in [each for each, at_s in known.items() if at_s <= now_s - _FORGOTTEN_S]:
+                del known[each]
+            if len(known) >= most:
+                raise TooManyRequests(
+                    f"{most:,} {what} were told of as starting within the last hour: start fewer "
+                    "at a time, or under names that are known",
+                    headers={"Retry-After": str(int(_FORGOTTEN_S))},
+                )
+        known[key] = now_s
 
     def over(self, startup: Startup) -> None:
         """Note that one is not under way any more."""
@@ -77,8 +72,3 @@ class Starts:
                 now_s = self._clock.monotonic_s()
                 self._good_until_s = now_s + min(_MAX_AGE_S, _AS_OFTEN * (now_s - begun_s))
             return self._answer
-
-
-def _forget(known: dict[str, float], before_s: float) -> None:
-    for key in [key for key, heard_s in known.items() if heard_s <= before_s]:
-        del known[key]
