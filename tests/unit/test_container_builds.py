@@ -1,19 +1,37 @@
 """What is said to engines and to pip; the engines themselves are in tests/containers."""
 
+import configparser
 import os
+import signal
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+from typer.testing import CliRunner
 
+from swell.cli import app
 from swell.containers.dockerfile import SECRETS, Recipe, written
-from swell.containers.engines import BuildFailed, Engine, NoEngine, check_tag, find
+from swell.containers.engines import (
+    BuildFailed,
+    Engine,
+    NoEngine,
+    check_registry,
+    check_tag,
+    find,
+)
 from swell.containers.indexes import index_of
 from swell.errors import InvalidRequest
 
 #: Of the option that names a package index.
 URL = "index-url"
+
+#: Of a command, such as stand in what engines repeat of it.
+WORDS = "unshare timed out ca-certificates SSLError denied the models' files"
 
 RECIPE = Recipe(
     base="docker.io/library/python:3.13-slim",
@@ -123,6 +141,44 @@ def test_tags_that_are_none_are_refused_before_anything_is_built(tag: str) -> No
         check_tag(tag)
 
 
+@pytest.mark.parametrize("tag", ["registry.example/a:1", "localhost/a", "box:5000/a", "a.b/c/d"])
+def test_a_registry_is_one_that_is_named(tag: str) -> None:
+    check_registry(tag)
+
+
+@pytest.mark.parametrize(
+    ("tag", "named"),
+    [("poster:1", "docker.io/you/poster:1"), ("acme/poster", "docker.io/acme/poster")],
+)
+def test_a_push_without_a_registry_is_refused(tag: str, named: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"names no registry .* {named}"):
+        check_registry(tag)
+
+
+@pytest.mark.parametrize(("words", "told"), [(["-t", "a/b"], "names no reg"), ([], "needs a reg")])
+def test_a_push_without_a_registry_is_refused_before_anything_is_built(
+    words: list[str], told: str
+) -> None:
+    done = CliRunner().invoke(app, ["build", "demo/upper", "--push", *words])
+    assert done.exit_code == 2
+    assert told in " ".join(done.output.split())
+
+
+def test_values_of_several_lines_are_of_one_in_the_build(tmp_path: Path) -> None:
+    (tmp_path / "pip.conf").write_text(
+        f"[global]\nextra-{URL} =\n    https://a.example/simple\n    https://b.example/simple\n"
+        "trusted-host = a.example\n    b.example\n"
+    )
+    index = index_of({"HOME": str(tmp_path / "no"), "PIP_CONFIG_FILE": str(tmp_path / "pip.conf")})
+    parser = configparser.RawConfigParser()
+    parser.read_string(index.config)
+    assert parser["global"]["trusted-host"].split() == ["a.example", "b.example"]
+    assert parser["global"][f"extra-{URL}"].split() == [
+        "https://a.example/simple",
+        "https://b.example/simple",
+    ]
+
+
 def test_pips_own_settings_go_to_the_build_without_paths_of_this_machine(tmp_path: Path) -> None:
     ca = tmp_path / "ca.crt"
     ca.write_text("PEM")
@@ -204,21 +260,35 @@ def test_what_an_engine_is_asked(program: Callable[[str, str], Engine], tmp_path
     [
         ("Cannot connect to the Docker daemon at unix:///x", "Docker's daemon does not run"),
         ("Error: initializing source docker://nothing", "the base image cannot be had"),
-        ("ERROR: No matching distribution found for numpy==9", "no package fits"),
+        ("ERROR: No matching distribution found for numpy==9", "the package index has no such"),
         ("write /x: no space left on device", "the disk is full"),
-        ("what on earth", "a step of the build failed"),
+        ("what on earth", "a step failed"),
+        ("(from versions: 1.0, 2.0)\nERROR: No matching distribution", "no package fits"),
+        (
+            "SSLError(SSLCertVerificationError(1\nERROR: No matching dist",
+            "the package index is not",
+        ),
+        ("NewConnectionError: x\nERROR: No matching distribution", "the package index cannot be"),
+        ("(from versions: none)\nERROR: No matching distribution", "the package index has no such"),
+        # Words of the command that failed are not what it said.
+        (f"STEP 2/9: RUN {WORDS}", "a step failed"),
+        (f'Error: building at STEP "RUN {WORDS}": exit status 1', "a step failed"),
+        (f'STEP "RUN {WORDS}": no space left on device', "the disk is full"),
+        (f"#8 [4/9] RUN {WORDS}\n > [4/9] RUN {WORDS}:\n  12 | >>> RUN {WORDS}", "a step failed"),
+        (f'ERROR: failed to solve: process "/bin/sh -c {WORDS}" did not', "a step failed"),
     ],
 )
 def test_a_build_that_fails_tells_its_last_words_and_what_to_do(
     program: Callable[[str, str], Engine], tmp_path: Path, said: str, told: str
 ) -> None:
     noise = "i=0; while [ $i -lt 50 ]; do echo noise$i; i=$((i+1)); done"
-    engine = program("docker", f"{noise}; echo '{said}' >&2; exit 3")
+    (tmp_path / "said").write_text(said)
+    engine = program("docker", f"{noise}; cat {tmp_path}/said >&2; exit 3")
     heard: list[str] = []
     with pytest.raises(BuildFailed) as caught:
         engine.build(tmp_path, "a", index_of({"HOME": "/"}), tmp_path, tell=heard.append)
     assert caught.value.detail.startswith(told)
-    assert said in caught.value.detail
+    assert said.splitlines()[-1] in caught.value.detail
     assert "noise49" in caught.value.detail
     assert "noise5\n" not in caught.value.detail
     assert heard[0] == "noise0"
@@ -232,3 +302,67 @@ def test_what_an_engine_says_shows_no_passwords(
     with pytest.raises(BuildFailed) as caught:
         engine.build(tmp_path, "a", index_of({"HOME": "/"}), tmp_path, tell=heard.append)
     assert "word@" not in caught.value.detail + "".join(heard)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("denied: requested access to the resource is denied", "the registry does not let you in"),
+        ("dial tcp: lookup r.example: no such host", "the registry cannot be reached"),
+        ("tls: x509: certificate signed by unknown authority", "the registry's certificate"),
+    ],
+)
+def test_a_push_that_fails_says_what_to_do(
+    program: Callable[[str, str], Engine], said: str, told: str
+) -> None:
+    engine = program("docker", f"echo '{said}' >&2; exit 1")
+    with pytest.raises(BuildFailed) as caught:
+        engine.push("r.example/a:1", lambda line: None)
+    assert caught.value.detail.startswith(told)
+
+
+def test_no_other_frontend_is_fetched_for_the_dockerfile() -> None:
+    assert "syntax=" not in written(RECIPE)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_build_that_is_ended_leaves_no_secrets_and_no_engine(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """The engine is a script that has a child, and would go on for as long as the test may take."""
+    (tmp_path / "bin").mkdir()
+    docker, pids, temporary = tmp_path / "bin" / "docker", tmp_path / "pids", tmp_path / "tmp"
+    temporary.mkdir()
+    docker.write_text(
+        f"#!/bin/sh\nsleep 600 & echo $$ $! >{pids}.draft; mv {pids}.draft {pids}; wait"
+    )
+    docker.chmod(0o755)
+    building = subprocess.Popen(
+        [sys.executable, "-m", "swell", "build", "demo/upper", "--engine", "docker"],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "PATH": f"{docker.parent}:{os.environ['PATH']}",
+            "TMPDIR": str(temporary),
+            "PIP_INDEX_URL": "https://me:word@index.example",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        ends_s = time.monotonic() + 60
+        while not pids.exists():
+            assert building.poll() is None
+            assert time.monotonic() < ends_s
+            time.sleep(0.01)
+        [config] = temporary.glob("swell-build-*/secrets/pip.conf")
+        assert "word" in config.read_text()
+        engines = [psutil.Process(int(pid)) for pid in pids.read_text().split()]
+        building.send_signal(number)
+        assert building.wait(60) == {signal.SIGINT: 130}.get(number, 128 + number)
+        _, alive = psutil.wait_procs(engines, 10)
+        assert [each for each in alive if each.status() != psutil.STATUS_ZOMBIE] == []
+        assert list(temporary.iterdir()) == []
+    finally:
+        building.kill()
+        building.wait()

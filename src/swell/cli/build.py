@@ -1,8 +1,11 @@
 """`swell build`: an image of a worker, with models and without their weights."""
 
+import contextlib
 import re
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +20,7 @@ from swell.cli.output import print_json, table, talk
 from swell.config import process_environment, quieten_libraries
 from swell.containers.building import Wanted, parts_of, tag_of
 from swell.containers.context import Parts, write_context
-from swell.containers.engines import ENGINES, Built, check_tag, find
+from swell.containers.engines import ENGINES, Built, check_registry, check_tag, find
 from swell.containers.indexes import index_of
 from swell.errors import InvalidRequest
 from swell.wiring import model_home
@@ -94,6 +97,8 @@ def build(
     """
     if tag is not None:
         check_tag(tag)
+    if push:
+        _check_pushed(tag)
     settings = settings_from(config, data).settings
     quieten_libraries()
     refs = [ref_of(model, settings) for model in models]
@@ -120,7 +125,7 @@ def build(
     if builder is None:
         _write_out(parts, dockerfile, context)
         return
-    with tempfile.TemporaryDirectory(prefix="swell-build-") as folder:
+    with _tidied(), tempfile.TemporaryDirectory(prefix="swell-build-") as folder:
         place, secrets = Path(folder, "context"), Path(folder, "secrets")
         place.mkdir()
         secrets.mkdir(mode=0o700)
@@ -128,9 +133,30 @@ def build(
         name = tag or check_tag(tag_of(parts.packed))
         index = index_of(variables)
         built = builder.build(place, name, index, secrets, options=option, tell=_say)
-    if push:
-        builder.push(name, _say)
+        if push:
+            builder.push(name, _say)
     _tell(built, parts, as_json)
+
+
+def _check_pushed(tag: str | None) -> None:
+    if tag is None:
+        raise InvalidRequest("--push needs a registry: name it with --tag, registry.example/poster")
+    check_registry(tag)
+
+
+@contextlib.contextmanager
+def _tidied() -> Iterator[None]:
+    """End by SIGTERM and SIGHUP as by Ctrl-C: nothing that was begun is left."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _known(engine: str | None) -> str | None:

@@ -1,11 +1,14 @@
 """The engines that build images: docker, podman and buildah, whichever is there."""
 
+import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +18,17 @@ from swell.containers.dockerfile import SECRETS
 from swell.containers.indexes import Index
 from swell.errors import InvalidRequest, SwellError
 
-__all__ = ["ENGINES", "BuildFailed", "Built", "Engine", "Layer", "NoEngine", "check_tag", "find"]
+__all__ = [
+    "ENGINES",
+    "BuildFailed",
+    "Built",
+    "Engine",
+    "Layer",
+    "NoEngine",
+    "check_registry",
+    "check_tag",
+    "find",
+]
 
 #: In the order in which they are looked for.
 ENGINES: Final = ("docker", "podman", "buildah")
@@ -31,8 +44,17 @@ _LONGEST: Final = 255
 _LAST_LINES: Final = 20
 _LONG_LINE: Final = 300
 
+#: Where engines repeat a Dockerfile, whose words tell nothing of what went wrong: steps as they
+#: begin, extracts with numbers of lines, and the command that failed.
+_ECHOES: Final = re.compile(
+    r"^(?:STEP \d+/\d+: |#\d+ \[| > \[|\s*\d+ \| ).*$"
+    r"|(?<=building at STEP )\".*\"|(?<=process )\".*\"",
+    re.MULTILINE,
+)
+
 #: What is said when a build fails, and what to do about it; the first that fits is told.
 _REASONS: Final = (
+    (r"[Nn]o space left|disk quota", "the disk is full: make room where the engine keeps images"),
     (
         r"Cannot connect to the Docker daemon|daemon running\?",
         "Docker's daemon does not run: start it, or choose another engine with --engine",
@@ -49,13 +71,12 @@ _REASONS: Final = (
         "the base image cannot be had: check --base, and that its registry can be reached",
     ),
     (
-        r"No matching distribution|Could not find a version|ResolutionImpossible|"
-        r"conflicting dependencies",
+        r"\(from versions: (?!none)|ResolutionImpossible|conflicting dependencies",
         "no package fits one of the versions that are installed here: use a base whose Python is "
         "that of this machine (--base), or other versions (--constraints FILE)",
     ),
     (
-        r"SSL|CERTIFICATE|certificate",
+        r"CERTIFICATE_VERIFY_FAILED|certificate verify failed|SSLError|SSLCertVerificationError",
         "the package index is not trusted in the build: name its certificates for pip (pip config "
         "set global.cert FILE), which the build then trusts",
     ),
@@ -65,12 +86,33 @@ _REASONS: Final = (
         "the package index cannot be reached from the build: give it this machine's network with "
         "--option=--network=host, or set pip's index",
     ),
-    (r"[Nn]o space left|disk quota", "the disk is full: make room where the engine keeps images"),
     (
-        r"worker.environments|dependencies.*script|requires-python",
+        r"No matching distribution|Could not find a version",
+        "the package index has no such package for the Python of the base: set pip's index to one "
+        "that has it, use a base whose Python is that of this machine (--base), or other versions "
+        "(--constraints FILE)",
+    ),
+    (
+        r"^(?:#\d+ )?(?:[\d.]+ )?the models' files",
         "the models' environment cannot be made: correct what their files ask for",
     ),
 )
+
+#: What is said when a registry takes no image.
+_REFUSED: Final = (
+    (
+        r"denied|unauthorized|[Aa]uthentication required|no basic auth|authorization failed",
+        "the registry does not let you in: log in with the engine, such as docker login",
+    ),
+    (
+        r"no such host|Temporary failure|timed out|timeout|[Cc]onnection refused|unreachable",
+        "the registry cannot be reached: check the name in --tag, and the network",
+    ),
+    (r"x509:|certificate", "the registry's certificate is not trusted by the engine"),
+)
+
+#: So long an engine has to end when it is asked to, in seconds.
+_ENDING_S: Final = 10.0
 
 
 class NoEngine(InvalidRequest):
@@ -115,6 +157,20 @@ def check_tag(tag: str) -> str:
             "registry.example/team/poster:1"
         )
     return tag
+
+
+def check_registry(tag: str) -> None:
+    """See that a tag says where its image is to be pushed: nobody pushes to a place by accident.
+
+    Raises:
+        InvalidRequest: It names no registry.
+    """
+    registry, _, rest = tag.partition("/")
+    if not rest or not ("." in registry or ":" in registry or registry == "localhost"):
+        raise InvalidRequest(
+            f"{tag} names no registry to push to: name it in --tag, as in "
+            f"registry.example/{tag} or docker.io/{tag if rest else f'you/{tag}'}"
+        )
 
 
 def find(asked: str | None, variables: Mapping[str, str]) -> "Engine":
@@ -188,7 +244,7 @@ class Engine:
                 command += ["--secret", f"id={name},src={given[name]}"]
         for name in index.proxies:
             command += ["--build-arg", name]  # its value comes from the environment
-        self._run([*command, *options, str(context)], tell)
+        self._run([*command, *options, str(context)], tell, _REASONS)
         return self.look(tag)
 
     def push(self, tag: str, tell: Callable[[str], None]) -> None:
@@ -197,7 +253,7 @@ class Engine:
         Raises:
             BuildFailed: The registry does not take it.
         """
-        self._run([self._program, "push", tag], tell)
+        self._run([self._program, "push", tag], tell, _REFUSED)
 
     def look(self, tag: str) -> Built:
         """Return what is known of an image."""
@@ -231,32 +287,63 @@ class Engine:
             raise BuildFailed(f"{self.name} {words[0]}: {hide_secrets(ran.stderr.strip())}")
         return ran.stdout
 
-    def _run(self, command: Sequence[str], tell: Callable[[str], None]) -> None:
+    def _run(
+        self,
+        command: Sequence[str],
+        tell: Callable[[str], None],
+        reasons: Sequence[tuple[str, str]],
+    ) -> None:
         last: deque[str] = deque(maxlen=_LAST_LINES)
-        with subprocess.Popen(
-            command,
-            env=self._variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        ) as process:
+        with _started(command, self._variables) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                if line := hide_secrets(line.rstrip())[:_LONG_LINE]:
+                if line := hide_secrets(line.rstrip()):
                     last.append(line)
-                    tell(line)
+                    tell(line[:_LONG_LINE])
         if process.returncode:
-            said = "\n  ".join(last) or f"exit code {process.returncode}"
-            raise BuildFailed(f"{_reason(said)}.\n{self.name} said last:\n  {said}")
+            said = "\n  ".join(line[:_LONG_LINE] for line in last)
+            reason = _reason("\n".join(last), reasons)
+            raise BuildFailed(
+                f"{reason}.\n{self.name} said last:\n  {said or f'exit code {process.returncode}'}"
+            )
 
 
-def _reason(said: str) -> str:
-    for pattern, reason in _REASONS:
-        if re.search(pattern, said):
+@contextlib.contextmanager
+def _started(
+    command: Sequence[str], variables: Mapping[str, str]
+) -> Iterator["subprocess.Popen[str]"]:
+    """Run a command that ends, with all that it started, when this ends before it."""
+    with subprocess.Popen(
+        command,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        process_group=0,
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            _end(process)
+            raise
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_ENDING_S)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _reason(said: str, reasons: Sequence[tuple[str, str]]) -> str:
+    said = _ECHOES.sub("", said)
+    for pattern, reason in reasons:
+        if re.search(pattern, said, re.MULTILINE):
             return reason
-    return "a step of the build failed: see what it said"
+    return "a step failed: see what it said"
 
 
 def _layers_inspected(told: dict[str, Any]) -> tuple[Layer, ...]:

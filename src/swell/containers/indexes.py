@@ -84,7 +84,8 @@ def index_of(variables: Mapping[str, str]) -> Index:
         told["cert"] = SECRETS["swell-ca"]
     else:
         ca = None
-    lines = [f"{name} = {value}" for name, value in sorted(told.items())]
+    # Values may stand in several lines of a file.
+    lines = [f"{name} = {' '.join(value.split())}" for name, value in sorted(told.items())]
     proxies = {name: value for name, value in variables.items() if name.lower() in _PROXIES}
     return Index("\n".join(["[global]", *lines]) + "\n", ca, proxies)
 

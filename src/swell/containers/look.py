@@ -14,7 +14,7 @@ import warnings
 from typing import Any
 
 from swell.errors import SwellError
-from swell.model import load_models
+from swell.model import InvalidModel, load_models
 
 __all__ = ["Fork", "main"]
 
@@ -89,11 +89,19 @@ def _told(ref: str) -> list[dict[str, Any]] | dict[str, str]:
                 "version": each.version(),
                 "files": [str(path) for path in each.files],
                 "samples": [str(path) for path in each.samples.values()],
+                "source": str(each.source or ""),
             }
             for each in load_models(ref)
         ]
     except SwellError as error:
         return {"refused": error.code, "detail": error.detail}
+    except SystemExit as end:
+        # As of argparse, which has read the words of another command.
+        return {
+            "refused": InvalidModel.code,
+            "detail": f"importing {ref} ends its process (exit code {end.code!r}), as a script "
+            'does: put what it runs by itself below if __name__ == "__main__":',
+        }
 
 
 if __name__ == "__main__":
