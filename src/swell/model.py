@@ -70,6 +70,7 @@ __all__ = [
     "StepModel",
     "Video",
     "can_offload",
+    "content_of_link",
     "define",
     "example_of",
     "flatten",
@@ -666,10 +667,19 @@ def _card_facts(facts: CardFacts, home: Path | None) -> dict[str, Any]:
     }
 
 
+def content_of_link(path: Path) -> str:
+    """Return the SHA-256 that a link into a cache of weights names; empty for all other files.
+
+    The content need not have come there yet.
+    """
+    content = _CONTENT.search(path.resolve().as_posix()) if path.is_symlink() else None
+    return content[2] if content else ""
+
+
 def _file_digest(path: Path, name: str) -> bytes:
     # A link into a cache of weights tells by its name, even before the content has come there.
-    if path.is_symlink() and (content := _CONTENT.search(path.resolve().as_posix())):
-        return bytes.fromhex(content[2])
+    if content := content_of_link(path):
+        return bytes.fromhex(content)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()

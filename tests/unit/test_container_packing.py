@@ -23,7 +23,7 @@ from swell.worker.run import Home
 def look(ref: str) -> list[Looked]:
     """As a process of its own would; models of tests may be looked at here."""
     return [
-        Looked(each.name, each.version(), each.files, tuple(each.samples.values()))
+        Looked(each.name, each.version(), each.files, tuple(each.samples.values()), each.source)
         for each in load_models(ref)
     ]
 

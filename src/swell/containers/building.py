@@ -104,7 +104,7 @@ def packed_of(wanted: Wanted) -> Packed:
         return _look(ref, wanted.home, forks.get(ref))
 
     try:
-        return Packer(look, wanted.include).pack(wanted.refs)
+        return Packer(look, wanted.include, is_baked=wanted.is_baked).pack(wanted.refs)
     finally:
         for fork in forks.values():
             fork.end()
@@ -123,7 +123,8 @@ def _variables(packed: Packed, wanted: Wanted) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "SWELL_DATA_DIR": str(DATA),
         "SWELL_WORKER__CACHE_DIR": str(DATA / "weights"),
-        "SWELL_WORKER__HEALTH_FILE": str(DATA / "health"),
+        # Where no weights are, and what is never shared by containers.
+        "SWELL_WORKER__HEALTH_FILE": "/tmp/swell-health",
         "SWELL_WORKER__ADDED": "false",
         "SWELL_WORKER__MODELS": ",".join(packed.refs),
     }
@@ -171,6 +172,7 @@ def _look(ref: str, home: Home, fork: Fork | None) -> list[Looked]:
             each["version"],
             tuple(map(Path, each["files"])),
             tuple(map(Path, each["samples"])),
+            Path(each["source"]) if each["source"] else None,
         )
         for each in told
     ]

@@ -4,13 +4,15 @@
     weights/files/9f/9f86…       only to be baked
     tree/…                       laid over the image's root: models, links, weights.json
 
-Files have no times of their own and the same rights everywhere, so that only content tells a build
-whether something has changed.
+Files have no times of their own and the same rights everywhere, but that what is a program here is
+one there, so that only content tells a build whether something has changed.
 """
 
+import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,11 +21,14 @@ from typing import Final
 from swell.containers.packing import DATA, WEIGHTS, Packed
 from swell.containers.pins import Pins
 from swell.containers.wheels import write_wheel
+from swell.errors import InvalidRequest
 
 __all__ = ["Parts", "content_place", "write_context"]
 
 #: Any time will do, as long as it is the same: the first that every archive can tell.
 _WHEN_S: Final = 315_532_800
+
+_CHUNK_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,11 @@ class Parts:
 
 
 def write_context(folder: Path, parts: Parts) -> None:
-    """Write all that a build needs into an empty folder."""
+    """Write all that a build needs into an empty folder.
+
+    Raises:
+        InvalidRequest: Weights that are to be baked are not what they should be.
+    """
     packed = parts.packed
     _text(folder / "Dockerfile", parts.dockerfile)
     _text(folder / "requirements.txt", _lines(parts.pins.requirements))
@@ -76,10 +85,24 @@ def content_place(digest: str, *, is_baked: bool) -> PurePosixPath:
 
 
 def _bake(folder: Path, contents: Mapping[str, Path]) -> None:
+    """Copy weights to where a cache would have them.
+
+    Raises:
+        InvalidRequest: One is not what its digest promises.
+    """
     for digest, path in contents.items():
         target = folder / "files" / digest[:2] / digest
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        found = hashlib.sha256()
+        with path.open("rb") as source, target.open("wb") as copy:
+            while chunk := source.read(_CHUNK_BYTES):
+                found.update(chunk)
+                copy.write(chunk)
+        if found.hexdigest() != digest:
+            raise InvalidRequest(
+                f"{path} is not what it should be (SHA-256 {digest}): fetch it again, or build "
+                "again if somebody has just written it"
+            )
 
 
 def _inside(tree: Path, place: PurePosixPath) -> Path:
@@ -102,15 +125,17 @@ def _bytes(path: Path, data: bytes) -> None:
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
+    if source.stat().st_mode & stat.S_IXUSR:
+        target.chmod(0o755)
 
 
 def _even(folder: Path) -> None:
-    """Give all files the same time and rights."""
+    """Give all files the same time, and rights that tell programs alone from others."""
     for place, folders, names in os.walk(folder):
         for name in names:
             path = Path(place, name)
             if not path.is_symlink():
-                path.chmod(0o644)
+                path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
             os.utime(path, (_WHEN_S, _WHEN_S), follow_symlinks=False)
         for name in folders:
             Path(place, name).chmod(0o755)

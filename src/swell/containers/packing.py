@@ -7,24 +7,25 @@
     /opt/swell/weights/files/9f/9f86…                   that content, in an image that is baked
 
 Weights are told by the SHA-256 of their content, and lie where a cache of weights keeps them: below
-the data folder, where they come when a worker starts, or in the image.
+the data folder, where they come when a worker starts, or in the image. Where declared files lie,
+`places` tells.
 """
 
 import hashlib
 import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import msgspec
 
+from swell.containers.places import HOME, MODELS, Places
 from swell.containers.sources import SWELL, Code, Module, Nowhere, code_of, place_of, texts_in
 from swell.errors import InvalidRequest
+from swell.families.entries import Content, as_toml, check_files, read
 from swell.families.entries import Entry as Added
-from swell.families.entries import as_toml, check_files, read
-from swell.model import InvalidModel
+from swell.model import InvalidModel, content_of_link
 from swell.weights.formats import WEIGHT_SUFFIXES
 from swell.weights.listing import Entry, Listing
 from swell.worker.needs import NOTHING, Needs, parted
@@ -41,8 +42,6 @@ __all__ = [
 ]
 
 #: Where things are in an image.
-HOME: Final = PurePosixPath("/opt/swell")
-MODELS: Final = HOME / "models"
 WEIGHTS: Final = HOME / "weights"
 DATA: Final = PurePosixPath("/var/lib/swell")
 
@@ -51,8 +50,6 @@ _LARGE_BYTES: Final = 32 << 20
 
 #: How an author says which weights a model needs.
 _LISTINGS: Final = ("weights.toml", "weights.json")
-
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 #: What added models need, in whose code nothing of theirs is imported by name.
 _FAMILIES: Final = ("swell.families.pipeline_torch", "swell.families.stable_diffusion_torch")
@@ -67,6 +64,8 @@ class Looked:
     version: str
     files: tuple[Path, ...]
     samples: tuple[Path, ...]
+    #: The file that defines it.
+    source: Path | None = None
 
 
 @dataclass(slots=True)
@@ -86,6 +85,8 @@ class Packed:
     #: Digest of weights → the file here.
     contents: dict[str, Path] = field(default_factory=dict)
     listings: list[Listing] = field(default_factory=list)
+    #: Place → what an author lists of weights, here.
+    wanted: dict[PurePosixPath, Path] = field(default_factory=dict)
     #: Folders for Python's path.
     roots: list[PurePosixPath] = field(default_factory=list)
     #: Packages whose modules are imported.
@@ -106,12 +107,20 @@ class Packer:
     Args:
         look: Tells what the models of a reference say of themselves; see `swell.containers.look`.
         extra: Files and folders below a model's root that go with it.
+        is_baked: Whether weights go into the image.
     """
 
-    def __init__(self, look: Callable[[str], Sequence[Looked]], extra: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        look: Callable[[str], Sequence[Looked]],
+        extra: Sequence[Path] = (),
+        *,
+        is_baked: bool = False,
+    ) -> None:
         self._look = look
         self._extra = [path.resolve() for path in extra]
-        self._places: dict[Path, PurePosixPath] = {}
+        self._is_baked = is_baked
+        self._places = Places()
         self._packed = Packed()
 
     def pack(self, refs: Sequence[str]) -> Packed:
@@ -138,7 +147,7 @@ class Packer:
             else:
                 self._pack_code(ref)
         self._pack_extra()
-        self._packed.roots = sorted(self._places.values())
+        self._packed.roots = sorted(self._places.roots.values())
         listings = msgspec.json.format(msgspec.json.encode(self._packed.listings))
         self._packed.texts[MODELS / "weights.json"] = listings + b"\n"
         return self._packed
@@ -150,11 +159,7 @@ class Packer:
         code = code_of(start)
         for module in code.modules.values():
             if not module.path.is_relative_to(SWELL):
-                self._packed.files[self._place(module.path, module.root)] = module.path
-                # What `swell.weights.provided` reads, and the worker fetches by.
-                for listing in map(module.path.with_name, _LISTINGS):
-                    if listing.is_file():
-                        self._packed.files[self._place(listing, module.root)] = listing
+                self._pack_module(module)
         if not self._packed.needs:
             self._packed.distributions |= code.distributions
             self._note_missing(ref, code)
@@ -164,9 +169,20 @@ class Packer:
             entries: dict[str, Entry] = {}
             for path in dict.fromkeys((*model.files, *model.samples, *shipped)):
                 if not path.resolve().is_relative_to(SWELL):
-                    entries |= self._pack_file(path, code)
+                    for place in self._places.declared(path, code, model.source):
+                        entries |= self._put(path, place)
             self._list(model, entries)
-        self._packed.refs.append(_ref_in_image(ref, start, attribute, self._place))
+        self._packed.refs.append(_ref_in_image(ref, start, attribute, self._places))
+
+    def _pack_module(self, module: Module) -> None:
+        place = self._places.below(module.path, module.root)
+        self._packed.files[self._places.take(module.path, place)] = module.path
+        # What `swell.weights.provided` reads, and the worker fetches by.
+        for beside in map(module.path.with_name, _LISTINGS):
+            if beside.is_file():
+                listing = self._places.below(beside, module.root)
+                self._packed.files[self._places.take(beside, listing)] = beside
+                self._packed.wanted[listing] = beside
 
     def _note_missing(self, ref: str, code: Code) -> None:
         if code.missing:
@@ -175,16 +191,10 @@ class Packer:
                 "installed here and will not be there"
             )
 
-    def _pack_file(self, path: Path, code: Code) -> dict[str, Entry]:
-        """Pack a declared file; return what travels apart, by its name."""
-        real = path.absolute()
-        roots = {module.root for module in code.modules.values()}
-        root = next((each for each in roots if real.is_relative_to(each)), None)
-        # Elsewhere it is named by its whole path, which it keeps.
-        place = PurePosixPath(real) if root is None else self._place(real, root)
-        return self._put(real, place)
-
     def _put(self, path: Path, place: PurePosixPath, digest: str = "") -> dict[str, Entry]:
+        """Pack a file; return what travels apart, by its name."""
+        path = Path(os.path.normpath(path.absolute()))
+        self._places.take(path, place)
         if not path.is_file():
             raise InvalidModel(f"there is no file {path}, which a model declares: put it there")
         size = path.stat().st_size
@@ -201,12 +211,6 @@ class Packer:
         self._packed.contents[entry.sha256] = path
         name = place.relative_to(MODELS) if place.is_relative_to(MODELS) else place.relative_to("/")
         return {str(name): entry}
-
-    def _place(self, path: Path, root: Path) -> PurePosixPath:
-        """Return where a file lies in the image that lies below a root here."""
-        if root not in self._places:
-            self._places[root] = MODELS / str(len(self._places) + 1)
-        return self._places[root] / path.relative_to(root).as_posix()
 
     # --- models that were added ------------------------------------------------------------------
 
@@ -230,7 +234,10 @@ class Packer:
 
     def _moved(self, entry: Added, base: PurePosixPath, entries: dict[str, Entry]) -> Added:
         """Pack an added model's files; return its entry with their places in the image."""
-        known = {name: content.sha256 for name, content in entry.weights.items()}
+        folder = Path(entry.folder)
+        # A name that is a whole path is that of a file elsewhere.
+        known = {folder / name: content for name, content in entry.weights.items()}
+        places: dict[Path, PurePosixPath] = {}
 
         def put(path: str, name: str) -> str:
             """Pack a file, or a folder with all in it."""
@@ -239,32 +246,30 @@ class Packer:
             source = Path(path)
             inside = _below(source) if source.is_dir() else [source]
             for each in inside:
-                inner = each.relative_to(source).as_posix() if source.is_dir() else ""
-                place = base / name / inner if inner else base / name
-                digest = known.get(inner, "") if path == entry.folder else ""
+                place = base / name / each.relative_to(source).as_posix()
+                digest = known[each].sha256 if each in known else ""
                 entries.update(self._put(each, place, digest))
+                places.setdefault(each, place)
             return str(base / name)
 
         loras = [
             msgspec.structs.replace(lora, file=put(lora.file, f"loras/{n}-{Path(lora.file).name}"))
             for n, lora in enumerate(entry.loras)
         ]
-        adapter = ""
-        if entry.ip_adapter:
-            path = Path(entry.ip_adapter)
-            adapter = put(str(path), f"adapter/models/{path.name}")
-            for folder in (path.parent, path.parent.parent):
-                if (folder / "image_encoder").is_dir():
-                    put(str(folder / "image_encoder"), "adapter/image_encoder")
-                    break
-        return msgspec.structs.replace(
+        adapter, encoder = entry.ip_adapter, _encoder_of(entry)
+        if encoder is not None and not encoder.is_relative_to(folder):
+            put(str(encoder), "adapter/image_encoder")
+        moved = msgspec.structs.replace(
             entry,
             folder=put(entry.folder, "folder"),
             loras=loras,
             controlnet=put(entry.controlnet, "controlnet"),
-            ip_adapter=adapter,
+            ip_adapter=put(adapter, f"adapter/models/{Path(adapter).name}"),
             scenarios=put(entry.scenarios, f"scenarios/{Path(entry.scenarios).name}"),
+            # A path of this machine tells nobody anything there.
+            source="" if Path(entry.source).is_absolute() else entry.source,
         )
+        return msgspec.structs.replace(moved, weights=_renamed(entry, places, base / "folder"))
 
     # --- for both --------------------------------------------------------------------------------
 
@@ -279,15 +284,44 @@ class Packer:
 
     def _pack_extra(self) -> None:
         for path in self._extra:
-            root = next((root for root in self._places if path.is_relative_to(root)), None)
-            if root is None:
-                known = ", ".join(map(str, self._places)) or "none"
-                raise InvalidRequest(
-                    f"{path} lies below no folder of a model's code ({known}): --include takes "
-                    "what the code finds beside itself"
-                )
-            for each in _below(path) if path.is_dir() else [path]:
-                self._put(each, self._place(each, root))
+            root = self._places.included(path)
+            for each in _below(path, self._packed.notes) if path.is_dir() else [path]:
+                place = self._places.below(each, root)
+                if place in self._packed.links or place in self._packed.files:
+                    continue
+                if self._put(each, place) and not self._is_baked:
+                    raise InvalidRequest(
+                        f"{each} is weights, which come apart, and no model declares it, so nobody "
+                        "would fetch it: name it in a model's `files`, or build with --bake"
+                    )
+
+
+def _encoder_of(entry: Added) -> Path | None:
+    """Return the folder of the image encoder that an added model's picture adapter hears.
+
+    Raises:
+        InvalidModel: The model cannot be served as it is.
+    """
+    if not entry.ip_adapter:
+        return None
+    # It reads what models say of their parts, which is of no use to others.
+    from swell.families.description import describe  # noqa: PLC0415
+
+    adapter = describe(entry).adapter
+    return None if adapter is None else adapter.encoder
+
+
+def _renamed(
+    entry: Added, places: Mapping[Path, PurePosixPath], folder: PurePosixPath
+) -> dict[str, Content]:
+    """Return what an entry says of the files that go in, by their names in the image."""
+    renamed = {}
+    for name, content in entry.weights.items():
+        place = places.get(Path(entry.folder, name))
+        if place is not None:  # else it is hidden
+            inside = place.is_relative_to(folder)
+            renamed[str(place.relative_to(folder) if inside else place)] = content
+    return renamed
 
 
 def packed_distributions(packed: Packed) -> list[str]:
@@ -339,28 +373,35 @@ def _shipped(code: Code) -> list[Path]:
     return [path for path in sorted((home / "weights").iterdir()) if path.name in named]
 
 
-def _ref_in_image(
-    ref: str, start: Module, attribute: str, place: Callable[[Path, Path], PurePosixPath]
-) -> str:
+def _ref_in_image(ref: str, start: Module, attribute: str, places: Places) -> str:
+    if "," in ref:
+        raise InvalidModel(f"{ref} has a comma, which parts models in worker.models: rename it")
     if ref.rpartition(":")[0].endswith(".py") or ref.endswith(".py"):
-        path = str(place(start.path, start.root))
+        path = str(places.below(start.path, start.root))
         return f"{path}:{attribute}" if attribute else path
     return ref
 
 
 def _digest(path: Path) -> str:
-    """Return a file's SHA-256; one in a cache of weights has it for a name."""
-    real = path.resolve()
-    if _DIGEST.fullmatch(real.name):
-        return real.name
+    """Return a file's SHA-256; a link into a cache of weights has it for a name."""
+    if named := content_of_link(path):
+        return named
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _below(folder: Path) -> list[Path]:
-    """Return all files below a folder, links to files included, hidden ones not."""
+def _below(folder: Path, notes: list[str] | None = None) -> list[Path]:
+    """Return all files below a folder, links to files included, hidden ones not.
+
+    Args:
+        folder: Which.
+        notes: Where to say which links to folders are left out.
+    """
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(each for each in folders if not each.startswith((".", "__pycache__")))
         found += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+        linked = [path for path in (Path(place, each) for each in folders) if path.is_symlink()]
+        if notes is not None:
+            notes += [f"{path} is a link to a folder, and is left out" for path in linked]
     return found

@@ -23,7 +23,7 @@ from swell.families.read_me import licence_in
 from swell.families.recognise import OTHER, Facts, is_known, is_vqgan_clip, look
 from swell.families.settings import class_in, read_json
 from swell.media import Image, LoRA
-from swell.model import Batch, Definition, InvalidModel, Model
+from swell.model import Batch, Definition, InvalidModel, Model, content_of_link
 from swell.weights.files import open_file
 
 __all__ = [
@@ -293,6 +293,8 @@ def _check_contents(entry: Entry, added_ns: int) -> None:
         raise InvalidModel(f"{error.detail}; add it again") from None
     for name, content in entry.weights.items():
         path = Path(entry.folder, name)  # that of an extra file is whole already
+        if content_of_link(path) == content.sha256:
+            continue  # as an image has it; who fetched it has read it whole
         is_younger = path.stat().st_mtime_ns > added_ns
         if is_younger and contents(path.parent, [path.name])[path.name] != content:
             raise InvalidModel(f"{entry.name}: {name} has changed since it was added; add it again")
