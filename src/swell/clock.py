@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Clock", "ManualClock", "SystemClock", "process_age_s"]
+__all__ = ["Clock", "ManualClock", "SystemClock", "process_age_s", "since_boot_s"]
 
 _imported_s = time.monotonic()
 
@@ -32,6 +32,20 @@ def process_age_s() -> float:
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_s)
     except (OSError, ValueError, IndexError, AttributeError):
         return time.monotonic() - _imported_s
+
+
+def since_boot_s() -> float | None:
+    """Return for how long this machine has run, in seconds; None where the system does not say.
+
+    The same for all processes of a container, and nobody sets it.
+
+    Source:
+        clock_gettime(2): CLOCK_BOOTTIME.
+    """
+    try:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (OSError, AttributeError):
+        return None
 
 
 class Clock(Protocol):

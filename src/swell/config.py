@@ -684,10 +684,11 @@ class WorkerSettings(_Group):
         "whoever starts workers sets it (`SWELL_WORKER__ASKED_AT`), so that the boot is timed. A "
         "boot of less than nothing or of more than two hours is not told.",
     )
-    began_at: AwareDatetime | None = Field(
+    began_boot_s: float | None = Field(
         default=None,
-        description="When the container began, set by its entry point; unset for when the process "
-        "did.",
+        ge=0,
+        description="When the container began, in seconds since its machine was booted "
+        "(`CLOCK_BOOTTIME`), set by its entry point; unset for when the process did.",
     )
     pull_s: float | None = Field(
         default=None,

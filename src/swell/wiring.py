@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from swell.clock import Clock, process_age_s
+from swell.clock import Clock, process_age_s, since_boot_s
 from swell.config import (
     LogSettings,
     ObjectsSettings,
@@ -113,7 +113,7 @@ _NOT_FOR_WORKERS: Final = (
 
 
 #: Nor what is told of the start of one process.
-_OF_ONE_START: Final = ("worker.asked_at", "worker.began_at", "worker.pull_s")
+_OF_ONE_START: Final = ("worker.asked_at", "worker.began_boot_s", "worker.pull_s")
 
 
 class Unusable(InvalidRequest):
@@ -395,7 +395,12 @@ async def begin_worker(settings: Settings, clock: Clock, home: "Home | None" = N
         clock,
         chosen.pool,
         chosen.device,
-        Beginning(process_age_s(), chosen.asked_at, chosen.began_at, chosen.pull_s),
+        Beginning(
+            age_s=process_age_s(),
+            asked_at=chosen.asked_at,
+            container_age_s=_container_age_s(chosen.began_boot_s),
+            pull_s=chosen.pull_s,
+        ),
     )
     home = home or Home()
     forks = None if home.is_own else _forks(settings, clock)
@@ -415,6 +420,11 @@ async def begin_worker(settings: Settings, clock: Clock, home: "Home | None" = N
     await process.is_asked.wait()
     provision = _begin_provision(settings, clock, startups)
     return Origin(forks, process, home, startups, provision)
+
+
+def _container_age_s(began_boot_s: float | None) -> float | None:
+    now_s = since_boot_s()
+    return None if began_boot_s is None or now_s is None else now_s - began_boot_s
 
 
 def _begin_provision(

@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
+
+from swell.clock import since_boot_s
 
 PATIENCE_S = 20.0
 
@@ -128,15 +129,21 @@ def test_orphans_are_buried_and_the_command_goes_on() -> None:
 def test_it_notes_when_the_container_began(tmp_path: Path) -> None:
     told = tmp_path / "told"
     script = f"import json, os; open({str(told)!r}, 'w').write(json.dumps(dict(os.environ)))"
-    before = datetime.now(UTC)
+    before_s = since_boot_s()
+    assert before_s is not None
     with first_process(sys.executable, "-c", script) as process:
         assert process.wait(PATIENCE_S) == 0
-    began = datetime.fromisoformat(json.loads(told.read_text())["SWELL_WORKER__BEGAN_AT"])
-    assert before <= began <= datetime.now(UTC) + timedelta(milliseconds=1)
+    variables, after_s = json.loads(told.read_text()), since_boot_s()
+    assert after_s is not None
+    assert before_s - 1e-6 <= float(variables["SWELL_WORKER__BEGAN_BOOT_S"]) <= after_s
+    # No wall clock is passed on, which may be set at any moment.
+    assert "SWELL_WORKER__BEGAN_AT" not in variables
 
 
-def test_what_it_was_told_of_its_beginning_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, "SWELL_WORKER__BEGAN_AT", "2026-01-01T00:00:00Z")
-    with first_process("printenv", "SWELL_WORKER__BEGAN_AT") as process:
+def test_what_an_environment_says_of_another_container_is_written_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(os.environ, "SWELL_WORKER__BEGAN_BOOT_S", "1.5")
+    with first_process("printenv", "SWELL_WORKER__BEGAN_BOOT_S") as process:
         said, _ = process.communicate(timeout=PATIENCE_S)
-    assert said == "2026-01-01T00:00:00Z\n"
+    assert float(said) > 1.5

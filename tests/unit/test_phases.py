@@ -28,6 +28,7 @@ from swell.phases import (
     is_further,
     logging_to,
     observations,
+    span_s,
 )
 from swell.survival import Observation
 
@@ -53,6 +54,35 @@ def test_what_intervals_cover_is_counted_once(spans: list[Span], until_s: int) -
         for second in range(int(each.start_s), min(int(each.end_s or 0), until_s))
     }
     assert covered_s(spans, float(until_s)) == len(seconds)
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda phase, model, ends, is_over: span(
+                phase, float(min(ends)), float(max(ends)) if is_over else None, model
+            ),
+            st.sampled_from(list(Phase)),
+            st.sampled_from(["", "a/a", "a/b", "a/c"]),
+            st.tuples(st.integers(0, 60), st.integers(0, 60)),
+            st.booleans(),
+        )
+    )
+)
+def test_each_phase_of_each_model_is_observed_as_it_is_told(spans: list[Span]) -> None:
+    startup = Startup(
+        id="s", state=StartupState.DIED, age_s=50.0, models=["a/a", "a/b"], spans=spans
+    )
+    seen = observations(startup, NOW)
+    for model in startup.models:
+        for phase in Phase:
+            expected = span_s(startup, phase, model, 50.0)
+            observed = seen.get((model, phase))
+            assert (observed and observed.seconds) == expected
+            if observed is not None:
+                told = [s for s in spans if s.phase == phase and s.model in ("", model)]
+                assert observed.is_over == all(s.end_s is not None for s in told)
+    assert {model for model, _ in seen} == {"a/a", "a/b"}
 
 
 def test_what_is_under_way_counts_until_now() -> None:

@@ -54,8 +54,8 @@ class Beginning:
     age_s: float = 0.0
     #: When the machine was asked for, by the clock of whoever asked.
     asked_at: datetime | None = None
-    #: When the container began, by this machine's clock; None for when the process did.
-    began_at: datetime | None = None
+    #: For how long the container has run, in seconds; None for as long as the process.
+    container_age_s: float | None = None
     #: How long the image took to come, in seconds; None where nobody knows.
     pull_s: float | None = None
 
@@ -271,14 +271,11 @@ class Startups:
 
 def _before(beginning: Beginning, clock: Clock) -> tuple[list[Span], float]:
     """Return the phases before this process, and the monotonic second at which all began."""
-    process_at = clock.now() - timedelta(seconds=beginning.age_s)
-    container_at = process_at
-    if beginning.began_at is not None:
-        before_s = (process_at - beginning.began_at).total_seconds()
-        # Another is of another container, or of a clock that was set meanwhile.
-        if 0.0 <= before_s <= MAX_BOOT_S:
-            container_at = beginning.began_at
-    took_s = boot_s(beginning.asked_at, container_at)
+    age_s, container_s = beginning.age_s, beginning.container_age_s
+    # Another is of another container: its environment is used again.
+    if container_s is not None and 0.0 <= container_s - age_s <= MAX_BOOT_S:
+        age_s = container_s
+    took_s = boot_s(beginning.asked_at, clock.now() - timedelta(seconds=age_s))
     if took_s is None and beginning.asked_at is not None:
         _log().warning("this boot cannot be: two clocks differ", asked_at=str(beginning.asked_at))
     spans = [] if took_s is None else [Span(phase=Phase.BOOT, start_s=0.0, end_s=took_s)]
@@ -288,8 +285,7 @@ def _before(beginning: Beginning, clock: Clock) -> tuple[list[Span], float]:
     lead_s = took_s or 0.0
     if pull_s is not None and pull_s <= lead_s:
         spans.append(Span(phase=Phase.PULL, start_s=lead_s - pull_s, end_s=lead_s))
-    container_s = (process_at - container_at).total_seconds()
-    return spans, clock.monotonic_s() - beginning.age_s - container_s - lead_s
+    return spans, clock.monotonic_s() - age_s - lead_s
 
 
 def _imported(process: Process, since_s: float) -> list[Span]:
