@@ -33,6 +33,25 @@ async def test_the_file_is_written_again_and_again_and_goes_with_the_worker(tmp_
     assert read_pulse(path) is None
 
 
+async def test_it_is_written_where_it_is_so_that_a_full_disk_is_no_hindrance(
+    tmp_path: Path,
+) -> None:
+    clock, path = ManualClock(), tmp_path / "health"
+    path.write_text("what a worker left that was killed, longer than all that is said" * 9)
+    before = path.stat()
+    beating = asyncio.create_task(keep_pulse(path, clock, lambda: "starting"))
+    await settle()
+    size_bytes = path.stat().st_size
+    (tmp_path / "same").hardlink_to(path)
+    clock.advance(BEAT_S)
+    await settle()
+    assert path.stat().st_ino == before.st_ino
+    assert read_pulse(tmp_path / "same") == Pulse(os.getpid(), "starting", clock.monotonic_s())
+    assert path.stat().st_size == size_bytes
+    beating.cancel()
+    await asyncio.gather(beating, return_exceptions=True)
+
+
 async def test_a_file_that_cannot_be_written_stops_no_worker(tmp_path: Path) -> None:
     clock = ManualClock()
     (tmp_path / "file").write_text("")

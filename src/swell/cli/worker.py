@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import uvloop
@@ -22,6 +22,10 @@ from swell.wiring import (
     worker_name,
 )
 from swell.worker.pulse import keep_pulse
+
+if TYPE_CHECKING:
+    # Imported when the model process has been asked for.
+    from swell.worker.engine import Worker
 
 __all__ = ["run_worker"]
 
@@ -69,16 +73,21 @@ def run_worker(
     home = model_home(settings, settings.worker.models, lambda line: talk.print(line, markup=False))
 
     async def work() -> int:
-        state = "starting"
-        async with _pulse(settings.worker.health_file, clock, lambda: state):
+        worker: Worker | None = None
+        async with _pulse(settings.worker.health_file, clock, lambda: _state(worker)):
             # The model process imports its own while this one imports the rest of what it needs.
             origin = await begin_worker(settings, clock, home)
             configure_logging(settings.log, worker=worker_name(settings))
             worker = build_worker(settings, clock, origin)
-            state = "working"
             return await worker.run()
 
     raise typer.Exit(uvloop.run(work()))
+
+
+def _state(worker: "Worker | None") -> str:
+    if worker is None:
+        return "starting"
+    return "draining" if worker.is_draining else "working"
 
 
 @contextlib.asynccontextmanager

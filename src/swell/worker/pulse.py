@@ -1,6 +1,6 @@
 """A worker that lives says so in a file, since it never listens: for `swell health`.
 
-The file is replaced whole, so that who reads it never sees half of it.
+The file keeps its length and is written in place: once it is there, no disk is too full for it.
 """
 
 import contextlib
@@ -22,13 +22,16 @@ BEAT_S: Final = 5.0
 #: A worker whose file is older hangs or is gone, in seconds: its loop has missed several beats.
 STALE_S: Final = 30.0
 
+#: How long the file is: what it says, and spaces.
+_SIZE_BYTES: Final = 128
+
 
 class Pulse(msgspec.Struct, frozen=True):
     """What the file says.
 
     Args:
         pid: The worker's process.
-        state: `starting` until its models are begun, then `working`.
+        state: `starting` until its models are begun, then `working`, and `draining` at its end.
         at_s: When, on the machine's monotonic clock, which no change of the time moves.
     """
 
@@ -66,16 +69,23 @@ async def keep_pulse(path: Path, clock: Clock, state: Callable[[], str]) -> None
 def read_pulse(path: Path) -> Pulse | None:
     """Return what a worker said last; None where none says anything."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Pulse)
+        said = path.read_bytes()
+        # It may have been read while it was written.
+        while said != (again := path.read_bytes()):
+            said = again
+        return msgspec.json.decode(said, type=Pulse)
     except (OSError, msgspec.MsgspecError):
         return None
 
 
 def _write(path: Path, pulse: Pulse) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_bytes(msgspec.json.encode(pulse))
-    fresh.replace(path)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.pwrite(file, msgspec.json.encode(pulse).ljust(_SIZE_BYTES), 0)
+        os.ftruncate(file, _SIZE_BYTES)
+    finally:
+        os.close(file)
 
 
 def _log() -> Any:
