@@ -11,7 +11,8 @@ import pytest
 from postgres_databases import PostgresDatabases
 from swell.brokers.postgres import PostgresBroker
 from swell.clock import ManualClock
-from swell.store import Accepted
+from swell.errors import Unavailable
+from swell.store import Accepted, HoldState
 from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.task import Released, Task, TaskState
 from swell.testing.delivery import Delivery
@@ -25,11 +26,30 @@ PATIENCE_S = 30.0
 _HOLD = "SELECT 1 FROM tasks WHERE id = $1 FOR UPDATE"
 _CHANGE = "UPDATE tasks SET edition = edition + 1 WHERE id = $1"
 
+#: What another backend may write in place of a group that is on its way: the same edition.
+_LEASE_ELSEWHERE = (
+    "UPDATE tasks SET edition = edition + 1, attempt = 2, lease_token = 'another',"
+    " worker_id = 'another' WHERE id = $1"
+)
+
+#: After a failover that has lost a commit: the same edition, and something else in it.
+_LOSE_AND_LEASE_ELSEWHERE = _LEASE_ELSEWHERE.replace("edition = edition + 1, ", "")
+
+_CUT_OFF = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
+_HOW_IT_IS_HELD = "SELECT state, attempt, lease_token FROM tasks WHERE id = $1"
+
 
 class World:
     """A backend, and somebody else who may hold rows of its database."""
 
-    def __init__(self, database: PostgresDatabase, clock: ManualClock, other: Any) -> None:
+    def __init__(
+        self, database: PostgresDatabase, clock: ManualClock, other: Any, url: str
+    ) -> None:
+        self.url = url
         self.database = database
         self.store = PostgresStore(database)
         self.broker = PostgresBroker(database)
@@ -47,10 +67,10 @@ class World:
                 await asyncio.sleep(0)
         return writing
 
-    async def let_go(self, changed: Task | None = None) -> None:
+    async def let_go(self, changed: Task | None = None, how: str = _CHANGE) -> None:
         """Let go of what is held; of a task that this backend believes to be as it was, changed."""
         if changed is not None:
-            await self.other.execute(_CHANGE, changed.id)
+            await self.other.execute(how, changed.id)
         await self.other.execute("COMMIT")
 
     def ready(self) -> int:
@@ -64,9 +84,19 @@ async def world(postgres_databases: PostgresDatabases) -> AsyncIterator[World]:
     clock = ManualClock()
     database = await PostgresDatabase.open(url, clock)
     other = await asyncpg.connect(url)
-    yield World(database, clock, other)
+    yield World(database, clock, other, url)
     await other.close()
     await database.close()
+
+
+@pytest.fixture
+async def later(world: World) -> AsyncIterator[PostgresStore]:
+    """Another backend of the same database, for which every lease has run out."""
+    clock = ManualClock()
+    clock.advance(3600)
+    store = PostgresStore(await PostgresDatabase.open(world.url, clock))
+    yield store
+    await store.close()
 
 
 async def patient(call: Awaitable[R]) -> R:
@@ -144,6 +174,99 @@ async def test_a_group_that_finds_somebody_was_there_before_is_undone_and_writte
     found = await world.delivery.lease(10)
     assert {task.id for task in found} == {held.id, accepted.task.id}
     assert world.ready() == 0
+
+
+async def test_what_another_has_written_under_the_same_edition_is_not_taken_for_ones_own(
+    world: World,
+) -> None:
+    await world.delivery.submit(a_new_task())
+    (held,) = await world.delivery.lease()
+    extending = await world.on_its_way(
+        held, lambda: world.store.extend([hold_of(held)], lease_s=30)
+    )
+    # From here on this backend takes the lease for extended, which it will never be.
+    settling = asyncio.ensure_future(world.store.settle([a_settlement(held)]))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not settling.done()
+    await world.let_go(held, _LEASE_ELSEWHERE)
+    assert await patient(extending) == [HoldState(is_held=False)]
+    assert await patient(settling) == [None]
+    row = await world.other.fetchrow(_HOW_IT_IS_HELD, held.id)
+    assert tuple(row) == ("running", 2, "another")
+
+
+async def test_a_group_that_is_not_written_while_the_next_is_prepared_has_that_prepared_anew(
+    world: World,
+) -> None:
+    await world.delivery.submit(a_new_task())
+    (held,) = await world.delivery.lease()
+    extending = await world.on_its_way(
+        held, lambda: world.store.extend([hold_of(held)], lease_s=30)
+    )
+    settling = asyncio.ensure_future(world.store.settle([a_settlement(held)]))
+    # In the same group, after the settlement: it asks the server, and waits for that.
+    sweeping = asyncio.ensure_future(world.store.sweep())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await world.let_go(held, _LEASE_ELSEWHERE)
+    assert await patient(extending) == [HoldState(is_held=False)]
+    assert await patient(settling) == [None]
+    assert await patient(sweeping) == []
+    row = await world.other.fetchrow(_HOW_IT_IS_HELD, held.id)
+    assert tuple(row) == ("running", 2, "another")
+
+
+async def test_a_server_that_comes_back_without_its_last_commit_is_not_taken_for_as_it_was(
+    world: World,
+) -> None:
+    await world.delivery.submit(a_new_task())
+    (held,) = await world.delivery.lease()
+    await world.other.execute(_LOSE_AND_LEASE_ELSEWHERE, held.id)
+    await world.other.fetch(_CUT_OFF)
+
+    async def accept() -> None:
+        while True:
+            try:
+                await world.store.accept([a_new_task()])
+            except Unavailable:
+                continue
+            return
+
+    await patient(accept())
+    assert await patient(world.store.settle([a_settlement(held)])) == [None]
+    row = await world.other.fetchrow(_HOW_IT_IS_HELD, held.id)
+    assert tuple(row) == ("running", 2, "another")
+
+
+async def test_a_task_that_two_backends_would_end_at_once_ends_once(
+    world: World, later: PostgresStore
+) -> None:
+    store, broker, rng = world.store, world.broker, random.Random(3)
+
+    async def a_while(most_turns: int) -> None:
+        for _ in range(rng.randrange(most_turns)):
+            await asyncio.sleep(0)
+
+    async def extend_and_settle(held: Task) -> Task | None:
+        await a_while(150)
+        extending = asyncio.ensure_future(store.extend([hold_of(held)], lease_s=30))
+        await a_while(50)
+        (settled,) = await store.settle([a_settlement(held)])
+        await extending
+        return settled
+
+    async def sweep() -> list[Task]:
+        await a_while(150)
+        return await later.sweep()
+
+    async with asyncio.timeout(PATIENCE_S):
+        for _ in range(300):
+            await store.accept([a_new_task(max_attempts=1)])
+            (held,) = await broker.lease(a_lease_request(1))
+            swept, settled = await asyncio.gather(sweep(), extend_and_settle(held))
+            # Each has told its own what became of it.
+            assert [task.id for task in swept] == ([] if settled is not None else [held.id])
 
 
 async def test_turns_of_tasks_that_were_not_written_are_given_back(world: World) -> None:

@@ -542,6 +542,8 @@ class PostgresDatabase:
                 flight.written.isdisjoint(each.written) for each, _ in self._flights.values()
             ):
                 await self._land()
+            # Of what has landed meanwhile, here or where the server was asked for something.
+            session.check()
         except BaseException as error:
             await self._undo(flight, place, error)
             raise
@@ -625,6 +627,8 @@ class PostgresDatabase:
         is_old = self.company.is_there and self._loop.time() > self._refresh_at_s
         if self._knows_nothing or is_old:
             await self._land()
+            if self._knows_nothing:
+                self.state.forget_all()
             await self._refresh(connection)
         return connection
 

@@ -9,9 +9,10 @@ never written over what another has done.
 Where somebody was there before, all is undone and done once more with rows that are locked as they
 are read (`is_careful`).
 
-While one is being written the next is prepared, and takes what the first writes for written. It
-reads from the server only when that is so, and if not, it writes nothing that it was wrong about,
-by the editions.
+While one is being written the next is prepared, and takes what the first writes for written. An
+edition only counts, so in place of the one that the first would have written there may be another's
+with the same number. So whatever was prepared while a group was on its way that was not written is
+prepared anew, and what changes the same tasks is not sent before the first is written.
 """
 
 import hashlib
@@ -97,6 +98,7 @@ class Session:
         self._now: datetime | None = None
         self._has_begun = False
         self._is_remembered = False
+        self._mistakes = state.mistakes
         self._before: dict[str, Row] = {}
         self._tasks: dict[str, Task] = {}
         #: Read from memory, not from the table: to be verified.
@@ -370,6 +372,15 @@ class Session:
         if self._after:
             await self.begin()
 
+    def check(self) -> None:
+        """See that all that was taken for written was, or may still be.
+
+        Raises:
+            Stale: Some of it was not, so all of this must be decided anew.
+        """
+        if self.state.mistakes != self._mistakes:
+            raise Stale
+
     @property
     def written(self) -> set[str]:
         """Ids of the tasks that it writes."""
@@ -450,6 +461,7 @@ class Session:
         """After a failure: trust nothing that it touched, and undo what was remembered."""
         if self._is_remembered:
             self._is_remembered = False
+            self.state.mistakes += 1
             for draft in self._drafts.values():
                 draft.take_back()
             self._count_lines(-1)

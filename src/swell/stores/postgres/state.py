@@ -29,6 +29,8 @@ class State(Waiting):
         self._known: dict[str, dict[str, None]] = {}
         #: Queues of which others have told that something waits → how often they did.
         self.told: dict[str, int] = {}
+        #: How often something was remembered as if it was written, and then was not.
+        self.mistakes = 0
 
     def may_wait(self, queue: str) -> bool:
         """Whether something may be ready in a queue; if not, nothing was when it was looked at."""
@@ -75,6 +77,13 @@ class State(Waiting):
         """Read these anew the next time: somebody else has changed one of them."""
         for task_id in task_ids:
             self._drop(task_id)
+
+    def forget_all(self) -> None:
+        """Read every task anew: a server that was lost may be back without its last commits.
+
+        Others may since have written others in their place, under the same editions.
+        """
+        self.live, self._known = {}, {}
 
     def _drop(self, task_id: str) -> None:
         row = self.live.pop(task_id, None)
