@@ -1,5 +1,6 @@
 """Cold starts of real workers, by the commands that people use, against what the clock says."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -15,7 +16,10 @@ from typing import Any
 import pytest
 
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
+from swell.clock import SystemClock
 from swell.phases import Span, covered_s
+from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+from swell.testing.startups import an_entry
 
 #: Notes by the machine's monotonic clock when each of its methods begins and ends.
 MODEL = '''
@@ -229,6 +233,23 @@ def check_what_operators_see(swell: Swell, told: dict[str, Any]) -> None:
     assert "cold_start" in swell.ok("ledger")
 
 
+def test_the_ledger_is_told_beyond_one_page(swell: Swell) -> None:
+    async def fill(n: int) -> None:
+        database = SqliteDatabase.open(swell.folder / ".swell" / "swell.db", SystemClock())
+        await SqliteRegistry(database).charge([an_entry(f"entry-{each}") for each in range(n)])
+        await database.close()
+
+    (swell.folder / ".swell").mkdir()
+    asyncio.run(fill(503))
+    process = swell.start("serve", "--json", "--port", "0")
+    try:
+        ready_line(process, swell.folder)
+        entries = swell.json("ledger", "--limit", "502")
+        assert [each["id"] for each in entries] == [f"entry-{n}" for n in range(502, 0, -1)]
+    finally:
+        assert stop(process) == 0
+
+
 def died(swell: Swell) -> Any:
     """Return what is known of loads where one has died; nothing before."""
     [pool] = swell.json("pools") or [{"starting": 1}]
@@ -248,6 +269,9 @@ def test_a_worker_killed_while_it_loads_dies_in_that_phase(
         wait_for(lambda: "load" in swell.ok("workers", "--phases"))
         [starting] = swell.json("pools")
         assert starting["starting"] == 1
+        [shown] = swell.json("workers", "--phases")
+        assert (shown["state"], shown["pid"]) == ("starting", worker.pid)
+        assert "starting" in swell.ok("workers")
     finally:
         end(worker)
     times = wait_for(lambda: died(swell))

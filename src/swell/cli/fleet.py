@@ -6,11 +6,14 @@ import typer
 
 from swell.cli.options import Config, Data, Json, Key, Url
 from swell.cli.output import ago, print_json, seconds, table
-from swell.cli.remote import call
+from swell.cli.remote import Remote, call
 from swell.cli.tasks import client_settings
 from swell.clock import SystemClock
 
 __all__ = ["list_ledger", "list_pools", "list_queues", "list_workers"]
+
+#: The most entries of the ledger that come at once.
+_PAGE = 500
 
 
 def list_queues(
@@ -44,7 +47,11 @@ def list_queues(
 def list_workers(
     gone: Annotated[bool, typer.Option("--gone", help="Also those that have gone.")] = False,
     phases: Annotated[
-        bool, typer.Option("--phases", help="How each came to be at work, phase by phase.")
+        bool,
+        typer.Option(
+            "--phases",
+            help="How each came to be at work, phase by phase, and those that are under way.",
+        ),
     ] = False,
     as_json: Json = False,
     url: Url = None,
@@ -57,12 +64,12 @@ def list_workers(
     query = {"gone": True} if gone else {}
     answer = call(settings, lambda remote: remote.get("/v1/workers", **query))
     found = answer["workers"]
-    if as_json:
-        print_json(found)
-        return
     if phases:
         started = [w["startup"] | {"name": w["name"]} for w in found if w["startup"]]
-        _show_phases([*started, *answer["starting"]])
+        _show_phases([*started, *answer["starting"]], as_json)
+        return
+    if as_json:
+        print_json(found)
         return
     now = SystemClock().now()
     rows = [
@@ -79,12 +86,29 @@ def list_workers(
         )
         for w in found
     ]
+    rows += [
+        (
+            each["id"],
+            each["host"],
+            each["pool"],
+            each["state"],
+            None,
+            None,
+            ", ".join(each["models"]),
+            None,
+            ago(each["seen_at"], now),
+        )
+        for each in answer["starting"]
+    ]
     columns = ("WORKER", "NAME", "POOL", "STATE", "HELD", "DEVICE", "MODELS", "SWITCHES", "SEEN")
     table(columns, rows, empty="no workers: start one with `swell worker`")
 
 
-def _show_phases(startups: list[dict[str, Any]]) -> None:
+def _show_phases(startups: list[dict[str, Any]], as_json: bool) -> None:
     """Print cold starts with the intervals of their phases, in seconds since each began."""
+    if as_json:
+        print_json(startups)
+        return
     rows = [
         (
             each.get("name") or f"{each['host']} {each['pid'] or ''}".strip() or each["id"],
@@ -151,7 +175,7 @@ def _at_least(times: dict[str, Any], share: str) -> str | None:
 
 
 def list_ledger(
-    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     as_json: Json = False,
     url: Url = None,
     key: Key = None,
@@ -159,8 +183,20 @@ def list_ledger(
     config: Config = None,
 ) -> None:
     """Show what machine time went into, the newest first."""
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.get("/v1/ledger", limit=limit))["entries"]
+
+    async def work(remote: Remote) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        cursor = None
+        while len(found) < limit:
+            size = min(_PAGE, limit - len(found))
+            page = await remote.get("/v1/ledger", limit=size, cursor=cursor)
+            found += page["entries"]
+            cursor = page["cursor"]
+            if cursor is None:
+                break
+        return found
+
+    found = call(client_settings(config, data, url, key), work)
     if as_json:
         print_json(found)
         return
