@@ -11,9 +11,10 @@ import pytest
 from postgres_databases import PostgresDatabases
 from swell.brokers.postgres import PostgresBroker
 from swell.clock import ManualClock
-from swell.errors import Unavailable
+from swell.errors import InvalidRequest, NotFound, Unavailable
 from swell.store import Accepted, HoldState
 from swell.stores.postgres import PostgresDatabase, PostgresStore
+from swell.stores.postgres.session import Session
 from swell.task import Released, Task, TaskState
 from swell.testing.delivery import Delivery
 from swell.testing.factories import a_failure, a_lease_request, a_new_task, a_settlement, hold_of
@@ -311,6 +312,41 @@ async def test_a_worker_that_waits_is_served_once_by_groups_that_are_written_tog
     (got,) = await patient(waiting)
     assert got.id == first.task.id
     assert world.ready() == 1
+
+
+async def test_a_worker_whose_row_the_database_refuses_takes_nobody_along(world: World) -> None:
+    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    bad = a_lease_request(1, worker_id="no text of \0 is kept")
+    waiting = asyncio.ensure_future(world.broker.lease(bad, until=until))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    # It comes alone, and what was accepted is what the worker would get.
+    (accepted,) = await patient(world.store.accept([a_new_task()]))
+    assert isinstance(accepted, Accepted)
+    with pytest.raises(InvalidRequest):
+        await patient(waiting)
+    (got,) = await patient(world.delivery.lease())
+    assert got.id == accepted.task.id
+
+
+async def test_who_waits_and_cannot_be_served_takes_nobody_along(world: World) -> None:
+    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def refuse(session: Session) -> bool:
+        if session.state.may_wait("demo/upper") or session.view.has_fresh("demo/upper"):
+            raise NotFound("there is nothing of that name")
+        return False
+
+    waiting = asyncio.ensure_future(world.database.write_when(refuse, until, queues=["demo/upper"]))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    (accepted,) = await patient(world.store.accept([a_new_task()]))
+    assert isinstance(accepted, Accepted)
+    with pytest.raises(NotFound):
+        await patient(waiting)
+    # It is told once, and gone.
+    await patient(world.store.accept([a_new_task()]))
+    assert len(await patient(world.delivery.lease(5))) == 2
 
 
 async def test_closing_waits_for_what_is_being_written(world: World) -> None:

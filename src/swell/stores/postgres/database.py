@@ -211,8 +211,9 @@ class PostgresDatabase:
         self._connections: list[Any] = [None] * FLIGHTS
         #: What is being written, and by which task; by the place of its connection.
         self._flights: dict[int, tuple[_Flight, asyncio.Task[None]]] = {}
-        #: Groups that have failed, to be written with care and alone.
-        self._again: list[list[_Write]] = []
+        #: Groups that have failed, to be written with care and alone; and whether who waits is
+        #: served with them.
+        self._again: list[tuple[list[_Write], bool]] = []
         self._pending: list[_Write] = []
         #: Actions of `write_when` that have not had anything to do yet.
         self._waiting: list[_Write] = []
@@ -439,7 +440,7 @@ class PostgresDatabase:
             while self._again or self._pending or self._is_waiting_new:
                 if self._again:
                     await self._land()
-                    await self._write_alone(self._again.pop(0))
+                    await self._write_alone(*self._again.pop(0))
                     continue
                 await self._gather()
                 if len(self._flights) == FLIGHTS:
@@ -484,44 +485,49 @@ class PostgresDatabase:
         finally:
             del self._flights[place]
 
-    def _refuse(self, group: list[_Write], error: Exception, place: int) -> None:
+    def _refuse(
+        self, group: list[_Write], error: Exception, place: int, *, serves: bool = True
+    ) -> None:
         """Tell everybody of a group that it was not written, or see to it that it is."""
         if isinstance(error, _RACES):
-            self._write_again([group])
+            self._write_again([(group, serves)])
             return
         refused = _translated(error)
         if isinstance(refused, Unavailable):
             self._lose_connection(place)
-        elif len(group) > 1:
-            # The server refused somebody's row: writing one by one tells whose it was.
-            self._write_again([[write] for write in group])
+        elif len(group) > 1 or (group and serves and self._waiting):
+            # The server refused somebody's row: writing one by one tells whose it was, and then
+            # what those get who wait.
+            self._write_again([*(([write], False) for write in group), ([], True)])
             return
         for write in group or [each for each in self._waiting if not each.is_served]:
             # Who waits for something to come goes on waiting while the server is away.
             if group or not isinstance(refused, Unavailable):
                 write.fail(refused)
 
-    def _write_again(self, groups: list[list[_Write]]) -> None:
+    def _write_again(self, groups: list[tuple[list[_Write], bool]]) -> None:
         self._again += groups
         self._write_soon()
 
-    async def _write_alone(self, group: list[_Write]) -> None:
+    async def _write_alone(self, group: list[_Write], serves: bool) -> None:
         """Write a group with care, while nothing else is being written."""
         for _ in range(TRIES):
             try:
-                flight = await self._prepare(group, 0, is_careful=True)
+                flight = await self._prepare(group, 0, is_careful=True, serves=serves)
                 await self._finish(flight, 0)
             except _RACES:
                 continue
             except Exception as error:
-                self._refuse(group, error, 0)
+                self._refuse(group, error, 0, serves=serves)
             else:
                 flight.session.remember()
                 self._tell(flight)
             return
         self._refuse(group, Unavailable("too many write the same tasks; try again"), 0)
 
-    async def _prepare(self, group: list[_Write], place: int, *, is_careful: bool) -> _Flight:
+    async def _prepare(
+        self, group: list[_Write], place: int, *, is_careful: bool, serves: bool = True
+    ) -> _Flight:
         """Run the actions, and wait for what is being written where that matters."""
         connection = await self._writer(place)
         session = Session(
@@ -535,7 +541,8 @@ class PostgresDatabase:
         flight = _Flight(group, session)
         try:
             await self._run(flight)
-            await self._serve_waiting(flight)
+            if serves:
+                await self._serve_waiting(flight)
             await session.close()
             flight.written = session.written
             if not all(
@@ -569,14 +576,12 @@ class PostgresDatabase:
     def _tell(self, flight: _Flight) -> None:
         """Tell everybody of a group that it is written."""
         self._was_refused = False
-        for write in flight.group:
+        for write in (*flight.group, *flight.served):
             if write in flight.failed:
                 write.fail(flight.failed[write])
             else:
                 write.tell(write.result)
-        for write in flight.served:
-            write.tell(write.result)
-            if write in self._waiting:
+            if write.is_served and write in self._waiting:
                 self._waiting.remove(write)
         if self.company.is_there:
             self.company.tell(flight.session.left)
@@ -608,8 +613,11 @@ class PostgresDatabase:
             # and are not awake yet.
             if write.is_given_up or write.is_served:
                 continue
-            write.result = await write.action(flight.session)
-            if write.result:
+            try:
+                write.result = await write.action(flight.session)
+            except SwellError as error:
+                flight.failed[write] = error
+            if write.result or write in flight.failed:
                 write.is_served = True
                 flight.served.append(write)
 
