@@ -582,7 +582,8 @@ class WorkerSettings(_Group):
     weights: _Words = Field(
         default=(),
         description="Pushed weights that are fetched when the worker starts, as "
-        "`owner/name@version`, beside those that a `weights.toml` beside a model's file lists.",
+        "`owner/name@version` or by the path of a `weights.toml`, beside those that such a file "
+        "beside a model's code lists.",
     )
     added: bool = Field(
         default=True,

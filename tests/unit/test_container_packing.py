@@ -13,10 +13,15 @@ from swell.containers.building import Wanted, parts_of, tag_of
 from swell.containers.context import Parts, write_context
 from swell.containers.packing import Looked, Packer
 from swell.containers.pins import pins
+from swell.containers.places import Places
 from swell.containers.sources import Module, code_of, place_of
 from swell.containers.wheels import write_wheel
 from swell.errors import InvalidRequest, NotFound
 from swell.model import InvalidModel, load_models
+from swell.weights.cache import WeightCache
+from swell.weights.chunks import CHUNK_BYTES, ChunkedFile, Manifest
+from swell.weights.fetch import note_manifest
+from swell.worker.provision import wishes_of
 from swell.worker.run import Home
 
 
@@ -266,3 +271,204 @@ def test_links_give_a_model_the_same_version_before_its_weights_have_come(
     link.symlink_to(tmp_path / "cache" / "files" / "00" / digest)
     with pytest.raises(InvalidModel, match=r"cannot read poster\.safetensors"):
         there.version()
+
+
+WEIGHTS = b"\x02\0\0\0\0\0\0\0{}"
+DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
+IMAGE = PurePosixPath("/opt/swell/models")
+
+
+def model_in(folder: Path, *lines: str, files: str = "[]", name: str = "acme/x") -> Path:
+    """Write a model, with weights beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "x.safetensors").write_bytes(WEIGHTS)
+    text = f'@swell.model("{name}", files={files})\ndef x(text: str) -> str:\n    return text\n'
+    (folder / "m.py").write_text("\n".join(["import swell", *lines, text]))
+    return folder / "m.py"
+
+
+def context_of(home: Path, wanted: Wanted) -> Path:
+    """Write what a build sees."""
+    folder = home / "context-of-build"
+    folder.mkdir()
+    write_context(folder, parts_of(wanted))
+    return folder
+
+
+def test_a_declared_file_lies_beside_the_module_that_declares_it_where_roots_nest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "common_of_nest.py").write_text("A = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    inner = model_in(tmp_path / "a", "import common_of_nest", files='["x.safetensors"]')
+    packed = Packer(look).pack([str(inner)])
+    [ref], [place] = packed.refs, packed.links
+    assert place == PurePosixPath(ref).with_name("x.safetensors")
+    # And where the module is imported from above, while a neighbour is from where it lies.
+    text = '@swell.model("acme/y", files=["x.safetensors"])\ndef y(text: str) -> str: ...\n'
+    package = tmp_path / "b_of_nest"
+    model_in(package, name="acme/z")
+    (package / "own.py").write_text(f"import swell\nimport beside_of_nest\n{text}")
+    (package / "beside_of_nest.py").write_text("")
+    monkeypatch.syspath_prepend(str(package))
+    packed = Packer(look).pack(["b_of_nest.own"])
+    [module] = [place for place in packed.files if place.name == "own.py"]
+    assert set(packed.links) == {module.with_name("x.safetensors")}
+
+
+def test_a_file_beside_the_folder_of_its_module_is_found_from_there_and_no_further(
+    tmp_path: Path,
+) -> None:
+    above = '["../weights/x.safetensors"]'
+    path = model_in(tmp_path / "one" / "models", files=above)
+    model_in(tmp_path / "one" / "weights")
+    other = model_in(tmp_path / "two" / "models", files=above, name="acme/y")
+    (model_in(tmp_path / "two" / "weights").parent / "x.safetensors").write_bytes(WEIGHTS + b" ")
+    packed = Packer(look).pack([str(path)])
+    assert packed.links == {IMAGE / "weights" / "x.safetensors": DIGEST}
+    assert list(packed.listings[0].files) == ["weights/x.safetensors"]
+    with pytest.raises(InvalidModel, match="would both be"):
+        Packer(look).pack([str(path), str(other)])
+    computed = "[Path(__file__).parent.parent / 'weights' / 'x.safetensors']"
+    again = model_in(tmp_path / "three" / "models", "from pathlib import Path", files=computed)
+    model_in(tmp_path / "three" / "weights")
+    packed = Packer(look).pack([str(again)])
+    assert set(packed.links) == {IMAGE / "weights" / "x.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["../../../../x.safetensors", "../../9/x.safetensors"])
+def test_a_file_that_would_lie_among_the_systems_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "9").mkdir()
+    for place in (tmp_path, tmp_path / "9"):
+        (place / "x.safetensors").write_bytes(WEIGHTS)
+    folder = tmp_path / "a" / "b" / "c" / "d"
+    path = model_in(folder, files=f'["{name}"]')
+    if "9" in name:
+        path = model_in(tmp_path / "a", files='["../9/x.safetensors"]')
+    with pytest.raises(InvalidModel, match=r"folders of its own|rename 9"):
+        Packer(look).pack([str(path)])
+
+
+def test_a_file_that_is_named_by_its_whole_path_keeps_it() -> None:
+    code = code_of(Module(Path(__file__), Path(__file__).parent))
+    named = "/srv/weights-of-tests/x.safetensors"
+    [place] = Places().declared(Path(named), code, Path(__file__))
+    assert place == PurePosixPath(named)
+
+
+@pytest.mark.parametrize("is_baked", [False, True])
+def test_included_weights_are_refused_unless_they_are_declared_or_baked(
+    tmp_path: Path, is_baked: bool
+) -> None:
+    path = model_in(tmp_path / "a", files='["x.safetensors"]')
+    packed = Packer(look, [tmp_path / "a" / "x.safetensors"]).pack([str(path)])
+    assert set(packed.links.values()) == {DIGEST}
+    model_in(tmp_path / "a" / "more")
+    packer = Packer(look, [tmp_path / "a" / "more"], is_baked=is_baked)
+    if is_baked:
+        assert IMAGE / "1/more/x.safetensors" in packer.pack([str(path)]).links
+        return
+    with pytest.raises(InvalidRequest, match="nobody would fetch it"):
+        packer.pack([str(path)])
+
+
+def test_hidden_files_never_go_in_and_links_to_folders_are_told(tmp_path: Path) -> None:
+    path = model_in(tmp_path / "a")
+    hidden, data = tmp_path / "a" / ".secrets", tmp_path / "a" / "data"
+    hidden.mkdir()
+    data.mkdir()
+    for file in (tmp_path / "a" / ".env", hidden / "key"):
+        file.write_text("KEY=secret")
+        with pytest.raises(InvalidRequest, match="is hidden"):
+            Packer(look, [file]).pack([str(path)])
+    (data / "else").symlink_to(tmp_path)
+    packed = Packer(look, [data]).pack([str(path)])
+    assert [note for note in packed.notes if "link to a folder" in note]
+
+
+def test_a_program_stays_one(tmp_path: Path) -> None:
+    path = model_in(tmp_path / "a")
+    (tmp_path / "a" / "tool.sh").write_text("#!/bin/sh\n")
+    (tmp_path / "a" / "tool.sh").chmod(0o700)
+    wanted = Wanted([str(path)], Home(), "1", include=[tmp_path / "a" / "tool.sh"])
+    folder = context_of(tmp_path, wanted)
+    modes = {each.name: each.stat().st_mode & 0o777 for each in folder.rglob("tree/**/*.*")}
+    assert modes == {"tool.sh": 0o755, "m.py": 0o644, "weights.json": 0o644}
+
+
+def test_a_comma_in_a_files_name_is_refused(tmp_path: Path) -> None:
+    path = model_in(tmp_path / "a").rename(tmp_path / "a" / "m,n.py")
+    with pytest.raises(InvalidModel, match="has a comma"):
+        Packer(look).pack([str(path)])
+
+
+def test_what_is_baked_is_read_whatever_its_name_promises(tmp_path: Path) -> None:
+    path = model_in(tmp_path / "a", files='["x.safetensors"]')
+    cached = tmp_path / "files" / DIGEST[:2] / DIGEST
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(WEIGHTS[:-2] + b"[]")
+    link = tmp_path / "a" / "x.safetensors"
+    link.unlink()
+    link.symlink_to(cached)
+    with pytest.raises(InvalidRequest, match="is not what it should be"):
+        context_of(tmp_path, Wanted([str(path)], Home(), "1", is_baked=True))
+    # A name that is no cache's says nothing.
+    other = tmp_path / ("ab" * 32)
+    other.write_bytes(WEIGHTS)
+    link.unlink()
+    link.symlink_to(other)
+    assert set(Packer(look).pack([str(path)]).links.values()) == {DIGEST}
+
+
+def listed_model(folder: Path, *, manifest: str = "") -> Path:
+    """Write a model that says by `weights.toml` what it needs."""
+    path = model_in(folder, "from swell.weights.provided import provided", "W = provided(__file__)")
+    pinned = f'manifest = "{manifest}"\n' if manifest else ""
+    text = f'model = "acme/x"\nversion = "1"\n{pinned}[weights]\n"x.safetensors" = "{DIGEST}"\n'
+    (folder / "weights.toml").write_text(text)
+    return path
+
+
+def test_weights_that_are_listed_are_fetched_by_their_listing_or_baked(tmp_path: Path) -> None:
+    path, home = listed_model(tmp_path / "a"), tmp_path / "cache"
+    apart = parts_of(Wanted([str(path)], Home(), "1"))
+    assert 'SWELL_WORKER__WEIGHTS="/opt/swell/models/1/weights.toml"' in apart.dockerfile
+    wanted = Wanted([str(path)], Home(), "1", is_baked=True, cache_dir=home)
+    baked = parts_of(wanted)
+    assert 'SWELL_WORKER__BAKED_DIR="/opt/swell/weights"' in baked.dockerfile
+    assert "COPY weights /opt/swell/weights" in baked.dockerfile
+    folder = context_of(tmp_path, wanted)
+    held = WeightCache(tmp_path / "empty", below=folder / "weights")
+    [wish] = wishes_of([str(folder / "tree/opt/swell/models/1/m.py")], [], None)
+    assert wish.is_in(held)
+    # Where only the cache has it, it comes from there; and from nowhere else.
+    (tmp_path / "a" / "x.safetensors").unlink()
+    with pytest.raises(InvalidRequest, match="swell models pull"):
+        parts_of(wanted)
+    place = WeightCache(home).path(DIGEST)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(WEIGHTS)
+    assert parts_of(wanted).packed.contents == {DIGEST: place}
+
+
+def test_weights_that_a_manifest_names_are_baked_with_it(tmp_path: Path) -> None:
+    file = ChunkedFile(DIGEST, len(WEIGHTS), (DIGEST,))
+    manifest = Manifest("acme/x", "1", CHUNK_BYTES, {"x.safetensors": file})
+    home = WeightCache(tmp_path / "cache")
+    path = listed_model(tmp_path / "a", manifest=manifest.digest)
+    wanted = Wanted([str(path)], Home(), "1", is_baked=True, cache_dir=home.folder)
+    with pytest.raises(InvalidRequest, match="names the manifest"):
+        parts_of(wanted)
+    note_manifest(home, manifest)
+    folder = context_of(tmp_path, wanted)
+    held = WeightCache(tmp_path / "empty", below=folder / "weights")
+    [wish] = wishes_of([], [str(folder / "tree/opt/swell/models/1/weights.toml")], None)
+    assert wish.is_in(held)
+
+
+def test_where_there_is_nothing_to_bake_it_is_said(tmp_path: Path) -> None:
+    path = model_in(tmp_path / "a")
+    parts = parts_of(Wanted([str(path)], Home(), "1", is_baked=True))
+    assert not parts.is_baked
+    assert "COPY weights" not in parts.dockerfile
+    assert [note for note in parts.packed.notes if "nothing to bake" in note]

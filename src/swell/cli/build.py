@@ -118,6 +118,7 @@ def build(
             include=include,
             constraints=constraints,
             is_baked=bake,
+            cache_dir=settings.worker.cache_dir or settings.data_dir / "weights",
         )
     )
     for note in parts.packed.notes:

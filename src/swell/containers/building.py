@@ -12,12 +12,14 @@ from typing import Final
 from swell.containers.context import Parts
 from swell.containers.dockerfile import Recipe, written
 from swell.containers.look import Fork
-from swell.containers.packing import DATA, HOME, MODELS, Looked, Packed, Packer
+from swell.containers.packing import DATA, WEIGHTS, Looked, Packed, Packer
 from swell.containers.packing import packed_distributions as distributions_of
 from swell.containers.pins import pins
+from swell.containers.places import HOME, MODELS
 from swell.containers.wheels import wheel_name
 from swell.errors import InvalidRequest, NotFound
 from swell.model import InvalidModel
+from swell.weights.chunks import Manifest
 from swell.worker.run import Home
 
 __all__ = ["CPU_TORCH", "Wanted", "packed_of", "parts_of", "tag_of"]
@@ -46,6 +48,7 @@ class Wanted:
         include: Files and folders beside the models' code.
         constraints: Versions to keep to; None for those that are installed here.
         is_baked: Whether weights go into the image.
+        cache_dir: Where weights are kept here; None for nowhere, as for who bakes none.
     """
 
     refs: Sequence[str]
@@ -58,6 +61,7 @@ class Wanted:
     include: Sequence[Path] = field(default=())
     constraints: Path | None = None
     is_baked: bool = False
+    cache_dir: Path | None = None
 
 
 def parts_of(wanted: Wanted) -> Parts:
@@ -69,6 +73,8 @@ def parts_of(wanted: Wanted) -> Parts:
         InvalidRequest: An extra or a file does not exist.
     """
     packed = packed_of(wanted)
+    manifests = _listed(packed, wanted.cache_dir) if wanted.is_baked else []
+    is_baked = wanted.is_baked and bool(packed.contents)
     try:
         found = pins(distributions_of(packed), wanted.extras)
     except KeyError as error:
@@ -79,15 +85,33 @@ def parts_of(wanted: Wanted) -> Parts:
         release=wanted.release,
         wheel=wheel_name(),
         names=list(packed.versions),
-        variables=_variables(packed, wanted),
+        variables=_variables(packed, wanted, is_baked=is_baked),
         labels=_labels(packed, wanted),
         torch_index=index if found.has("torch") else "",
         has_needs=bool(packed.needs),
-        is_baked=wanted.is_baked and bool(packed.contents),
+        is_baked=is_baked,
         home=str(HOME),
         data=str(DATA),
     )
-    return Parts(written(recipe), packed, found, _text(wanted.constraints), wanted.is_baked)
+    constraints = _text(wanted.constraints)
+    return Parts(written(recipe), packed, found, constraints, is_baked, manifests)
+
+
+def _listed(packed: Packed, cache_dir: Path | None) -> list[Manifest]:
+    """Add what authors list of weights to what is packed; return manifests that name them.
+
+    Raises:
+        InvalidRequest: A content is not on this machine.
+    """
+    manifests: list[Manifest] = []
+    if packed.wanted and cache_dir is not None:
+        # What looks for weights is of no use to builds that leave them out.
+        from swell.containers.baking import find_listed  # noqa: PLC0415
+
+        manifests = find_listed(packed, cache_dir)
+    if not packed.contents:
+        packed.notes.append("there is nothing to bake: the models name no weights")
+    return manifests
 
 
 def packed_of(wanted: Wanted) -> Packed:
@@ -115,7 +139,7 @@ def tag_of(packed: Packed) -> str:
     return next(iter(packed.versions)).lower() + ":latest"
 
 
-def _variables(packed: Packed, wanted: Wanted) -> dict[str, str]:
+def _variables(packed: Packed, wanted: Wanted, *, is_baked: bool) -> dict[str, str]:
     told = {
         "PATH": f"{HOME}/venv/bin:$PATH",
         "HOME": str(DATA),
@@ -130,8 +154,12 @@ def _variables(packed: Packed, wanted: Wanted) -> dict[str, str]:
     }
     if packed.roots:
         told["PYTHONPATH"] = ":".join(map(str, packed.roots))
-    if packed.listings and not wanted.is_baked:
+    if is_baked:
+        told["SWELL_WORKER__BAKED_DIR"] = str(WEIGHTS)
+    elif packed.listings:
         told["SWELL_WORKER__WEIGHTS_FILE"] = str(MODELS / "weights.json")
+    if packed.wanted and not is_baked:
+        told["SWELL_WORKER__WEIGHTS"] = ",".join(map(str, packed.wanted))
     if packed.needs:
         told["SWELL_WORKER__ENVIRONMENTS_DIR"] = str(HOME / "environments")
     if wanted.is_cuda:

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -22,6 +22,8 @@ from swell.containers.packing import DATA, WEIGHTS, Packed
 from swell.containers.pins import Pins
 from swell.containers.wheels import write_wheel
 from swell.errors import InvalidRequest
+from swell.weights.cache import WeightCache
+from swell.weights.chunks import Manifest, write_manifest
 
 __all__ = ["Parts", "content_place", "write_context"]
 
@@ -41,6 +43,7 @@ class Parts:
         pins: The packages.
         constraints: Versions to keep to instead of those of `pins`; None for these.
         is_baked: Whether weights go in.
+        manifests: By which baked weights are named.
     """
 
     dockerfile: str
@@ -48,6 +51,7 @@ class Parts:
     pins: Pins
     constraints: str | None = None
     is_baked: bool = False
+    manifests: Sequence[Manifest] = ()
 
 
 def write_context(folder: Path, parts: Parts) -> None:
@@ -74,7 +78,7 @@ def write_context(folder: Path, parts: Parts) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(content_place(digest, is_baked=parts.is_baked))
     if parts.is_baked:
-        _bake(folder / "weights", packed.contents)
+        _bake(folder / "weights", packed.contents, parts.manifests)
     _even(folder)
 
 
@@ -84,12 +88,14 @@ def content_place(digest: str, *, is_baked: bool) -> PurePosixPath:
     return root / "files" / digest[:2] / digest
 
 
-def _bake(folder: Path, contents: Mapping[str, Path]) -> None:
-    """Copy weights to where a cache would have them.
+def _bake(folder: Path, contents: Mapping[str, Path], manifests: Sequence[Manifest]) -> None:
+    """Lay weights into a folder as a cache has them: copies, since rights and times change.
 
     Raises:
         InvalidRequest: One is not what its digest promises.
     """
+    for manifest in manifests:
+        _bytes(WeightCache(folder).manifest_path(manifest.digest), write_manifest(manifest))
     for digest, path in contents.items():
         target = folder / "files" / digest[:2] / digest
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -32,8 +32,6 @@ from swell.worker.needs import NOTHING, Needs, parted
 
 __all__ = [
     "DATA",
-    "HOME",
-    "MODELS",
     "WEIGHTS",
     "Looked",
     "Packed",

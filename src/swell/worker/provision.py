@@ -1,6 +1,7 @@
 """Weights that were pushed, brought by a worker that starts while its model process imports."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ from swell.weights.listing import InvalidListing, Listing, Wanted, read_listing
 from swell.weights.provided import listing_beside
 
 __all__ = ["Provision", "Wish", "wishes_of"]
+
+#: What the paths of listings end in.
+_LISTINGS: Final = (".toml", ".json")
 
 #: A backend that does not answer is asked again after so long, doubled up to the most, in seconds.
 _AGAIN_S: Final = 0.5
@@ -79,19 +83,21 @@ def wishes_of(
     """Return what a worker's models need.
 
     Args:
-        models: As `load_models` takes them; a `weights.toml` beside a file of these is read.
-        references: `owner/name@version`, or the same with `#sha256=` and its manifest's digest.
+        models: As `load_models` takes them; a `weights.toml` beside the code of these is read.
+        references: `owner/name@version`, or the same with `#sha256=` and its manifest's digest, or
+            the path of a `weights.toml`.
         listings: A JSON file with a list of listings; None if there is none.
 
     Raises:
         InvalidRequest: One of them cannot be understood.
     """
-    found = [_of_reference(each) for each in references]
-    folders = {Path(ref.partition(":")[0]).parent for ref in models if ".py" in ref}
-    for folder in sorted(folders):
+    files = {Path(each).resolve() for each in references if each.endswith(_LISTINGS)}
+    found = [_of_reference(each) for each in references if not each.endswith(_LISTINGS)]
+    for folder in filter(None, map(_folder_of, models)):
         path = listing_beside(folder)
         if path is not None:
-            found.append(_of_author(read_listing(path)))
+            files.add(path.resolve())
+    found += [_of_author(read_listing(path)) for path in sorted(files)]
     if listings is not None:
         try:
             told = msgspec.json.decode(listings.read_bytes(), type=list[Listing])
@@ -103,11 +109,30 @@ def wishes_of(
     return found
 
 
+def _folder_of(ref: str) -> Path | None:
+    """Return where the code of a model lies, told without importing anything; None if unknown."""
+    name = ref.partition(":")[0]
+    if name.endswith(".py"):
+        return Path(name).parent
+    if "/" in name or name.endswith(".toml"):
+        return None
+    # Model processes find modules in the folder that they are started in, too.
+    for root in map(Path, ["", *sys.path]):
+        inner = root.joinpath(*name.split("."))
+        if (inner / "__init__.py").is_file():
+            return inner
+        if inner.with_name(f"{inner.name}.py").is_file():
+            return inner.parent
+    return None
+
+
 def _of_reference(text: str) -> Wish:
     reference, _, digest = text.partition("#sha256=")
     model, at, version = reference.partition("@")
     if not (at and version) or model.count("/") != 1:
-        raise InvalidRequest(f"{text!r} names no weights: write owner/name@version")
+        raise InvalidRequest(
+            f"{text!r} names no weights: write owner/name@version, or the path of a weights.toml"
+        )
     return Wish(model, version, digest or None)
 
 

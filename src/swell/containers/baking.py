@@ -1,0 +1,60 @@
+"""Weights that authors list, found on this machine, for an image that brings them along."""
+
+from pathlib import Path
+
+from swell.containers.packing import Packed
+from swell.errors import InvalidRequest
+from swell.weights.cache import NotCached, WeightCache
+from swell.weights.chunks import Manifest
+from swell.weights.fetch import noted_manifest
+from swell.weights.listing import read_listing
+
+__all__ = ["find_listed"]
+
+
+def find_listed(packed: Packed, cache_dir: Path) -> list[Manifest]:
+    """Add to what is packed the contents that its models' `weights.toml` list.
+
+    Args:
+        packed: Where to.
+        cache_dir: Where this machine keeps weights.
+
+    Returns:
+        The manifests by which listings name their files.
+
+    Raises:
+        InvalidRequest: A content is not on this machine.
+        InvalidListing, RefusedFormat: A listing cannot be used.
+    """
+    cache, manifests = WeightCache(cache_dir), []
+    for path in packed.wanted.values():
+        wanted = read_listing(path)
+        files = {file.sha256: file.source for file in wanted.files.values() if file.sha256}
+        if wanted.manifest is not None:
+            manifests.append(_manifest(wanted.manifest, path, cache))
+            files = dict.fromkeys((f.sha256 for f in manifests[-1].files.values()), "") | files
+        for digest, source in files.items():
+            if digest not in packed.contents:
+                packed.contents[digest] = _place(digest, source, path, cache)
+    return manifests
+
+
+def _manifest(digest: str, listing: Path, cache: WeightCache) -> Manifest:
+    try:
+        return noted_manifest(cache, digest)
+    except NotCached:
+        raise InvalidRequest(
+            f"{listing} names the manifest {digest}, which is not in {cache.folder}: let a worker "
+            "of this machine fetch these weights once, or leave --bake out"
+        ) from None
+
+
+def _place(digest: str, source: str, listing: Path, cache: WeightCache) -> Path:
+    if cache.entry(digest) is not None:
+        return cache.path(digest)
+    if source and Path(source).is_file():
+        return Path(source)
+    raise InvalidRequest(
+        f"{listing} lists {source or digest}, which is not in {cache.folder}: run "
+        f"`swell models pull {listing}` before, or leave --bake out"
+    )
