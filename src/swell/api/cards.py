@@ -21,6 +21,8 @@ __all__ = [
     "Target",
     "check_schema",
     "compile_schema",
+    "is_model_name",
+    "is_plain_word",
     "pointer_of",
 ]
 

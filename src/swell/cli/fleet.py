@@ -72,7 +72,7 @@ def list_workers(
         print_json(found)
         return
     now = SystemClock().now()
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (
             w["id"],
             w["name"],
