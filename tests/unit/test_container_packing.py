@@ -1,14 +1,17 @@
 import hashlib
 import json
+import math
 import re
 import shutil
+import struct
 import zipfile
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from swell.config import describe
+from added_harness import add, dreams, safetensors
+from swell.config import describe as describe_settings
 from swell.containers.building import Wanted, parts_of, tag_of
 from swell.containers.context import Parts, write_context
 from swell.containers.packing import Looked, Packer
@@ -17,6 +20,8 @@ from swell.containers.places import Places
 from swell.containers.sources import Module, code_of, place_of
 from swell.containers.wheels import write_wheel
 from swell.errors import InvalidRequest, NotFound
+from swell.families.description import describe
+from swell.families.entries import added, check_files, read
 from swell.model import InvalidModel, load_models
 from swell.weights.cache import WeightCache
 from swell.weights.chunks import CHUNK_BYTES, ChunkedFile, Manifest
@@ -235,7 +240,7 @@ def test_added_models_keep_what_their_entry_says_with_places_in_the_image(tmp_pa
 def test_each_setting_of_an_image_exists(poster: Path, is_cuda: bool) -> None:
     parts = parts_of(Wanted([str(poster)], Home(), "1", is_cuda=is_cuda))
     told = set(re.findall(r"\b(SWELL_\w+)=", parts.dockerfile))
-    known = {each.variable: each for each in describe()}
+    known = {each.variable: each for each in describe_settings()}
     assert told <= set(known)
     assert not [name for name in told if known[name].is_secret]
     assert ("SWELL_WORKER__DEVICE" in told) == is_cuda
@@ -472,3 +477,64 @@ def test_where_there_is_nothing_to_bake_it_is_said(tmp_path: Path) -> None:
     assert not parts.is_baked
     assert "COPY weights" not in parts.dockerfile
     assert [note for note in parts.packed.notes if "nothing to bake" in note]
+
+
+def test_an_added_model_finds_its_net_and_its_adapter_where_only_the_image_is(
+    tmp_path: Path,
+) -> None:
+    made, net, data = dreams(tmp_path / "srv" / "dreams"), tmp_path / "srv" / "net", tmp_path / "d"
+    unet = made / "unet" / "config.json"
+    unet.write_text(json.dumps(json.loads(unet.read_text()) | {"cross_attention_dim": 64}))
+    net.mkdir()
+    (net / "config.json").write_text('{"_class_name": "ControlNetModel"}')
+    safetensors(net / "model.safetensors", 5)
+    adapter = picture_adapter(tmp_path / "srv" / "models")
+    named = ("--name", "acme/dreams", "--controlnet", str(net), "--ip-adapter", str(adapter))
+    assert (said := add(data, made, *named)).exit_code == 0, said.output
+    [entry] = added(data)
+    packed = Packer(look).pack([entry])
+    [listing] = packed.listings
+    assert len(listing.files) == len(packed.links) == 6
+    folder, image = tmp_path / "context", tmp_path / "image"
+    folder.mkdir()
+    write_context(folder, Parts("FROM scratch\n", packed, pins([]), is_baked=True))
+    (folder / "tree/opt/swell/models").rename(image)
+    for place in packed.links:
+        path = image / place.relative_to(IMAGE)
+        digest = path.readlink().name
+        path.unlink()
+        path.symlink_to(folder / "weights" / "files" / digest[:2] / digest)
+    shutil.rmtree(tmp_path / "srv")
+    shutil.rmtree(data)
+    there = image / "added" / "acme--dreams.toml"
+    text = there.read_text()
+    assert str(tmp_path) not in text
+    there.write_text(text.replace(str(IMAGE), str(image)))
+    read_again = read(there)
+    check_files(read_again)
+    assert len(read_again.weights) > 6
+    described = describe(read_again)
+    assert described.net is not None
+    assert described.net.folder.is_relative_to(image)
+    assert described.adapter is not None
+    assert described.adapter.encoder.is_relative_to(image)
+    assert load_models(str(there))
+
+
+def picture_adapter(folder: Path) -> Path:
+    """Write an IP-Adapter, with an encoder that does not fit beside it and one that does."""
+    for width, place in ((48, folder.parent / "sdxl"), (32, folder)):
+        (place / "image_encoder").mkdir(parents=True)
+        (place / "image_encoder" / "config.json").write_text(json.dumps({"hidden_size": width}))
+        safetensors(place / "image_encoder" / "model.safetensors", width)
+    shapes = {"latents": (1, 16, 128), "proj_in.weight": (128, 32), "proj_out.weight": (64, 128)}
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        offsets = [at, at + size]
+        header[f"image_proj.{name}"] = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+        at += size
+    told = json.dumps(header).encode()
+    path = folder.parent / "sdxl" / "plus-face.safetensors"
+    path.write_bytes(struct.pack("<Q", len(told)) + told + bytes(at))
+    return path

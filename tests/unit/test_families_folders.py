@@ -386,6 +386,39 @@ def test_a_file_that_was_changed_in_place_is_not_what_was_added(tmp_path: Path) 
         definition.make()
 
 
+def test_a_link_into_a_cache_is_not_read_again_for_it_is_younger(tmp_path: Path) -> None:
+    """Whoever fetched it has read it whole; an entry in an image is older than what is fetched."""
+    made, entry = folder(tmp_path / "dreams"), tmp_path / "models" / "acme--dreams.toml"
+    names = weight_files(made)
+    held = contents(made, names)
+    write_entry(entry, Entry(name="acme/dreams", folder=str(made), weights=held))
+    definition = definition_of(entry)
+    name = "unet/diffusion_pytorch_model.safetensors"
+    digest = held[name].sha256
+    cached = tmp_path / "cache" / "files" / digest[:2] / digest
+    cached.parent.mkdir(parents=True)
+    # That it is another one would show if it were read.
+    cached.write_bytes((made / name).read_bytes()[:-1] + b"!")
+    (made / name).unlink()
+    (made / name).symlink_to(cached)
+    later = entry.stat().st_mtime_ns + 10**9
+    os.utime(cached, ns=(later, later))
+
+    def refused() -> str:
+        try:
+            definition.make()
+        except InvalidModel as error:
+            return error.detail
+        return ""
+
+    # It may be refused for want of torch.
+    assert "has changed" not in refused()
+    (made / name).unlink()
+    (made / name).write_bytes(cached.read_bytes())
+    os.utime(made / name, ns=(later, later))
+    assert "has changed" in refused()
+
+
 # Settings that mean nothing
 
 SETTINGS: dict[str, dict[str, Any]] = {

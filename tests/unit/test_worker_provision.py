@@ -83,6 +83,30 @@ async def test_what_a_listing_beside_a_model_names_is_brought(
     assert source.asked == 0
 
 
+def test_a_listing_is_found_beside_a_module_and_by_its_path_and_is_one_wish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "package_of_wishes" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "poster.py").write_text("raise SystemExit('models are not imported by workers')\n")
+    (inner / "__init__.py").write_text("")
+    digest = "9f" * 32
+    (inner / "weights.toml").write_text(
+        f'model = "acme/poster"\nversion = "v1"\n[weights]\n"a.safetensors" = "{digest}"\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    named = str(inner / "weights.toml")
+    wish = Wish("acme/poster", "v1", files={"a.safetensors": digest}, is_optional=True)
+    for models, references in (
+        (["package_of_wishes.inner.poster:poster"], []),
+        (["package_of_wishes.inner"], []),
+        ([], [named]),
+        ([str(inner / "poster.py"), "package_of_wishes.inner.poster"], [named]),
+    ):
+        assert wishes_of(models, references, None) == [wish]
+    assert wishes_of(["no_such_package_of_wishes.inner", "added/acme--x.toml"], [], None) == []
+
+
 async def test_files_of_an_image_are_found_by_their_content_whatever_they_are_called(
     server: ChunkServer, tmp_path: Path
 ) -> None:
