@@ -1,7 +1,7 @@
 """The registry's contract over PostgreSQL. Small and rarely written; it goes past the writer."""
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -134,12 +134,8 @@ class PostgresRegistry:
         row = _startup_row(startup)
         _, alike, _, begun_at, _, _ = row
         async with self._database.transaction() as run:
-            # Of two that tell of the same for the first time, one waits for the other here.
-            if await run("add_startup", *row):
-                before = None
-            else:
-                ((body,),) = await run("startup_to_replace", startup.id)
-                before = msgspec.json.decode(body, type=Startup)
+            before = await _added(run, row)
+            if before is not None:
                 if is_further(before.state, startup.state):
                     return KeptStartup(before)
                 await run("replace_startup", *row)
@@ -219,6 +215,16 @@ def _startup_row(startup: Startup) -> tuple[str, str, str, datetime, bool, str]:
     is_under_way = startup.state is StartupState.STARTING
     alike, body = family(startup), _json(startup)
     return startup.id, alike, worker_id, startup.begun_at, is_under_way, body
+
+
+async def _added(run: Callable[..., Awaitable[list[Any]]], row: tuple[Any, ...]) -> Startup | None:
+    """Add a startup; return the one of its id that is there already, locked, if there is one."""
+    # Of two that tell of the same for the first time, one waits for the other here.
+    while not await run("add_startup", *row):
+        for (body,) in await run("startup_to_replace", row[0]):
+            return msgspec.json.decode(body, type=Startup)
+        # It was forgotten between the two.
+    return None
 
 
 def _entry_row(entry: LedgerEntry) -> tuple[object, ...]:

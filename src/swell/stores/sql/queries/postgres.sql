@@ -435,11 +435,15 @@ UPDATE startups SET family = $2, worker_id = $3, begun_at = $4, is_under_way = $
 WHERE id = $1;
 
 -- name: forget_startups
--- What is under way is never forgotten, however many there are.
-DELETE FROM startups WHERE NOT is_under_way AND (begun_at <= $1 OR id IN (
-    SELECT id FROM startups WHERE family = $2 AND NOT is_under_way
-    ORDER BY begun_at DESC, id DESC OFFSET $3
-));
+-- What is under way is never forgotten, however many there are. What another holds is forgotten the
+-- next time: nobody who holds one waits for another.
+DELETE FROM startups WHERE id IN (
+    SELECT id FROM startups WHERE NOT is_under_way AND (begun_at <= $1 OR id IN (
+        SELECT id FROM startups WHERE family = $2 AND NOT is_under_way
+        ORDER BY begun_at DESC, id DESC OFFSET $3
+    ))
+    FOR UPDATE SKIP LOCKED
+);
 
 -- name: startups
 SELECT body FROM startups ORDER BY begun_at, id;
