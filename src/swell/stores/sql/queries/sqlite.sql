@@ -205,10 +205,14 @@ ON CONFLICT (id) DO UPDATE SET
 
 -- name: forget_startups
 -- The second part is empty where the family has fewer. What is under way is never forgotten.
-DELETE FROM startups WHERE is_under_way = 0 AND (begun_at <= ?1 OR id IN (
-    SELECT id FROM startups WHERE family = ?2 AND is_under_way = 0
-    ORDER BY begun_at DESC, id DESC LIMIT -1 OFFSET ?3
-));
+DELETE FROM startups WHERE id IN (
+    SELECT id FROM startups WHERE is_under_way = 0 AND begun_at <= ?1
+    UNION ALL
+    SELECT id FROM (
+        SELECT id FROM startups WHERE family = ?2 AND is_under_way = 0
+        ORDER BY begun_at DESC, id DESC LIMIT -1 OFFSET ?3
+    )
+);
 
 -- name: startups
 SELECT body FROM startups ORDER BY begun_at, id;
