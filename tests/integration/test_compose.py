@@ -29,13 +29,25 @@ def services(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def own(path: Path) -> dict[str, dict[str, Any]]:
-    """The services that run Swell."""
-    return {n: each for n, each in services(path).items() if "SWELL_IMAGE" in each["image"]}
+    """The services that run Swell's commands."""
+    return {
+        n: each
+        for n, each in services(path).items()
+        if "SWELL_IMAGE" in each["image"] and "-c" not in each.get("entrypoint", ())
+    }
+
+
+def asked(path: Path) -> set[str]:
+    """The variables that a file has its values from."""
+    given = {
+        each["environment"] for each in yaml.safe_load(path.read_text()).get("secrets", {}).values()
+    }
+    return given | set(re.findall(r"\$\{(\w+)", path.read_text()))
 
 
 def plain(text: str) -> str:
-    """A value as compose would give it with no variables set."""
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+    """A value as compose would give it, with those variables set that must be."""
+    return re.sub(r"\$\{\w+:\?[^}]*\}", "secret", re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
 
 
 def test_there_is_one_for_one_machine_and_one_for_many() -> None:
@@ -76,6 +88,43 @@ def test_who_is_waited_for_and_what_is_mounted_is_there(path: Path) -> None:
         named = [volume.partition(":")[0] for volume in service.get("volumes", ())]
         assert set(named) <= set(whole["volumes"])
         assert set(service.get("secrets", ())) <= set(whole.get("secrets", {}))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_variable_is_explained_and_none_is_a_file_that_is_not_there(path: Path) -> None:
+    words = (FOLDER / "README.md").read_text()
+    assert {name for name in asked(path) if f"`{name}`" not in words} == set()
+    # What is set in one step is asked for in none before it.
+    first = words.index("up --detach backend")
+    needed = {name for name in asked(path) if f"${{{name}:?" in path.read_text()}
+    assert {name for name in needed if f"{name}=" not in words[:first]} == set()
+
+
+def test_what_holds_secrets_is_not_taken_by_git() -> None:
+    ignored = (FOLDER.parents[1] / ".gitignore").read_text().splitlines()
+    assert {"/deploy/compose/.env", "/deploy/compose/secrets/"} <= set(ignored)
+
+
+@pytest.mark.slow
+def test_the_bucket_is_made_once(tmp_path: Path, moto_server: MotoServer) -> None:
+    """By the service's own program, on a server that has none."""
+    service = services(FOLDER / "scaled.yml")["bucket"]
+    bucket = f"c{uuid.uuid4().hex[:8]}"
+    (tmp_path / "objects").write_text("secret\n")
+    told = service["environment"] | {
+        "SWELL_OBJECTS__URL": f"s3://{bucket}/objects",
+        "SWELL_OBJECTS__ENDPOINT": moto_server.url,
+        "SWELL_OBJECTS__SECRET_FILE": str(tmp_path / "objects"),
+    }
+    [program] = service["command"]
+    # Compose would read it as the name of a variable.
+    assert "$" not in program
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", program], env=clean_environment() | told, check=True)
+        found = subprocess.run(
+            ["curl", "-sf", "-o", "-", f"{moto_server.url}/{bucket}?location"], check=False
+        )
+        assert found.returncode == 0
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
