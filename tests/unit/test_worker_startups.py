@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from swell.clock import Clock, ManualClock, process_age_s
-from swell.errors import NotFound, Unavailable
+from swell.errors import Internal, NotFound, SwellError, TooManyRequests, Unavailable
 from swell.phases import MAX_BOOT_S, Phase, Span, Startup, StartupState, covered_s
 from swell.testing.dispatch import MemoryDispatch
 from swell.worker.startups import Beginning, Startups
@@ -244,10 +244,15 @@ async def test_it_is_told_at_once_and_when_something_has_changed(
     assert len(backend.startups) == 2
 
 
-async def test_a_backend_that_is_away_is_told_again(clock: ManualClock, backend: Backend) -> None:
+@pytest.mark.parametrize(
+    "error", [Unavailable("away"), Internal("the database failed"), TooManyRequests("too many")]
+)
+async def test_a_backend_that_cannot_hear_is_told_again(
+    clock: ManualClock, backend: Backend, error: SwellError
+) -> None:
     startups, process = started(clock), Process()
     startups.follow(process)
-    backend.errors = [Unavailable("away")]
+    backend.errors = [error]
     telling = asyncio.create_task(startups.tell(backend))
     await settle()
     assert backend.startups == []

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from swell.clock import Clock
-from swell.errors import SwellError, Unavailable
+from swell.errors import SwellError
 from swell.phases import (
     MAX_BOOT_S,
     Phase,
@@ -139,7 +139,8 @@ class Startups:
     async def tell(self, dispatch: "Dispatch") -> None:
         """Tell how far the cold start is whenever that changes, until it is ready.
 
-        A backend that is older than this is left alone, one that is away is tried again.
+        A backend that is older than this is left alone, one that is away, has failed or is told
+        too much is tried again.
         """
         often_s = OFTEN_S
         while not self.is_ready:
@@ -148,11 +149,10 @@ class Startups:
                 news.clear()
             try:
                 often_s = (await dispatch.starting(self.cold(StartupState.STARTING))).tell_every_s
-            except Unavailable:
-                pass
             except SwellError as error:
-                _log().debug("the backend does not want to hear of the start", detail=error.detail)
-                return
+                if not error.retryable:
+                    _log().debug("the backend wants to hear of no start", detail=error.detail)
+                    return
             await self._clock.sleep(SOONEST_S)
             if news is not None:
                 with contextlib.suppress(TimeoutError):
