@@ -809,6 +809,18 @@ def test_an_added_model_is_looked_at_when_the_files_that_its_links_name_have_com
     assert [card.name for card in described.cards] == ["acme/dreams"]
 
 
+def test_models_are_described_in_the_order_in_which_they_are_named(
+    idle: Line, tmp_path: Path
+) -> None:
+    folder, entry, path = dreams(tmp_path / "dreams"), tmp_path / "x.toml", tmp_path / "bad.py"
+    write_entry(entry, Entry(name="acme/dreams", folder=str(folder)))
+    path.write_text(BAD)
+    idle.say(Load([str(entry), str(path)], "cpu"))
+    described = idle.hear()
+    assert isinstance(described, Described)
+    assert [card.name for card in described.cards] == ["acme/dreams", "test/bad"]
+
+
 def linked_dreams(home: Path) -> tuple[Path, Path]:
     """A model with shards as an image has it: links into a cache, whose contents lie apart."""
     folder, entry, cache = dreams(home / "dreams"), home / "acme--dreams.toml", home / "cache"

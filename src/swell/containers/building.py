@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -11,14 +11,13 @@ from typing import Final
 
 from swell.containers.context import Parts
 from swell.containers.dockerfile import Recipe, written
-from swell.containers.look import Fork
+from swell.containers.look import Fork, looking
 from swell.containers.packing import DATA, WEIGHTS, Looked, Packed, Packer
 from swell.containers.packing import packed_distributions as distributions_of
 from swell.containers.pins import pins
 from swell.containers.places import HOME, MODELS
 from swell.containers.wheels import wheel_name
-from swell.errors import InvalidRequest, NotFound
-from swell.model import InvalidModel
+from swell.errors import InvalidModel, InvalidRequest, NotFound
 from swell.weights.chunks import Manifest
 from swell.worker.run import Home
 
@@ -48,7 +47,7 @@ class Wanted:
         include: Files and folders beside the models' code.
         constraints: Versions to keep to; None for those that are installed here.
         is_baked: Whether weights go into the image.
-        cache_dir: Where weights are kept here; None for nowhere, as for who bakes none.
+        cache_dir: Where weights are kept here, of which some may be baked.
     """
 
     refs: Sequence[str]
@@ -61,18 +60,22 @@ class Wanted:
     include: Sequence[Path] = field(default=())
     constraints: Path | None = None
     is_baked: bool = False
-    cache_dir: Path | None = None
+    cache_dir: Path = Path(".swell/weights")
 
 
-def parts_of(wanted: Wanted) -> Parts:
+def parts_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Parts:
     """Return all that goes into the context of a build.
+
+    Args:
+        wanted: What is asked for.
+        forks: Those that look at the models already; None where nobody does.
 
     Raises:
         NotFound: A model does not exist.
         InvalidModel: A model has no code that can be packed.
         InvalidRequest: An extra or a file does not exist.
     """
-    packed = packed_of(wanted)
+    packed = packed_of(wanted, forks)
     manifests = _listed(packed, wanted.cache_dir) if wanted.is_baked else []
     is_baked = wanted.is_baked and bool(packed.contents)
     try:
@@ -97,14 +100,14 @@ def parts_of(wanted: Wanted) -> Parts:
     return Parts(written(recipe), packed, found, constraints, is_baked, manifests)
 
 
-def _listed(packed: Packed, cache_dir: Path | None) -> list[Manifest]:
+def _listed(packed: Packed, cache_dir: Path) -> list[Manifest]:
     """Add what authors list of weights to what is packed; return manifests that name them.
 
     Raises:
         InvalidRequest: A content is not on this machine.
     """
     manifests: list[Manifest] = []
-    if packed.wanted and cache_dir is not None:
+    if packed.wanted:
         # What looks for weights is of no use to builds that leave them out.
         from swell.containers.baking import find_listed  # noqa: PLC0415
 
@@ -114,24 +117,26 @@ def _listed(packed: Packed, cache_dir: Path | None) -> list[Manifest]:
     return manifests
 
 
-def packed_of(wanted: Wanted) -> Packed:
+def packed_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Packed:
     """Return what an image would have of its models.
+
+    Args:
+        wanted: What is asked for.
+        forks: As `parts_of`.
 
     Raises:
         NotFound, InvalidModel, InvalidRequest: As `parts_of`.
     """
-    # They are imported while their code is read.
-    forks = {} if wanted.home.is_own else {ref: Fork(ref) for ref in wanted.refs}
+    if forks is None:
+        # They are imported while their code is read.
+        with looking(wanted.refs, is_own=wanted.home.is_own) as begun:
+            return packed_of(wanted, begun)
 
     @cache
     def look(ref: str) -> list[Looked]:
         return _look(ref, wanted.home, forks.get(ref))
 
-    try:
-        return Packer(look, wanted.include, is_baked=wanted.is_baked).pack(wanted.refs)
-    finally:
-        for fork in forks.values():
-            fork.end()
+    return Packer(look, wanted.include, is_baked=wanted.is_baked).pack(wanted.refs)
 
 
 def tag_of(packed: Packed) -> str:
