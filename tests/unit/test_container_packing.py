@@ -6,6 +6,7 @@ import shutil
 import struct
 import zipfile
 from importlib import metadata
+from importlib.metadata import packages_distributions
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -17,8 +18,8 @@ from swell.containers.context import Parts, write_context
 from swell.containers.packing import Looked, Packer
 from swell.containers.pins import pins
 from swell.containers.places import Places
-from swell.containers.sources import Module, code_of, place_of
-from swell.containers.wheels import write_wheel
+from swell.containers.sources import Module, _distributions_of, code_of, place_of
+from swell.containers.wheels import wheel, wheel_name
 from swell.errors import InvalidRequest, NotFound
 from swell.families.description import describe
 from swell.families.entries import added, check_files, read
@@ -197,14 +198,22 @@ def test_packages_are_pinned_to_what_is_installed_with_all_that_they_need() -> N
 
 
 def test_the_wheel_is_the_same_bytes_each_time_and_runs_the_command(tmp_path: Path) -> None:
-    first = write_wheel(tmp_path).read_bytes()
-    again = write_wheel(tmp_path)
-    assert again.read_bytes() == first
+    again = tmp_path / wheel_name()
+    again.write_bytes(wheel())
+    assert again.read_bytes() == wheel()
     listed = {name for name in _names(again) if not name.startswith("swell/")}
     home = again.name.removesuffix("-py3-none-any.whl") + ".dist-info"
     assert listed == {f"{home}/{n}" for n in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")}
     assert not [name for name in _names(again) if "__pycache__" in name]
     assert "swell/stores/sql/schema/sqlite.sql" in _names(again)
+
+
+def test_modules_are_of_the_distributions_that_python_itself_tells() -> None:
+    known = packages_distributions()
+    assert {"numpy", "PIL", "yaml", "pytest"} <= known.keys()
+    for top in known:
+        if top.isidentifier():
+            assert set(_distributions_of(top)) == set(known[top]), top
 
 
 def _names(path: Path) -> list[str]:
@@ -339,6 +348,18 @@ def test_a_file_beside_the_folder_of_its_module_is_found_from_there_and_no_furth
     model_in(tmp_path / "three" / "weights")
     packed = Packer(look).pack([str(again)])
     assert set(packed.links) == {IMAGE / "weights" / "x.safetensors"}
+
+
+def test_a_link_in_pythons_path_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "real" / "package_of_links"
+    model_in(folder, files='["x.safetensors"]')
+    (folder / "__init__.py").write_text("")
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    monkeypatch.syspath_prepend(str(tmp_path / "linked"))
+    packed = Packer(look, [folder / "x.safetensors"]).pack(["package_of_links.m"])
+    assert set(packed.links) == {IMAGE / "1/package_of_links/x.safetensors"}
 
 
 @pytest.mark.parametrize("name", ["../../../../x.safetensors", "../../9/x.safetensors"])

@@ -43,7 +43,7 @@ class Places:
             InvalidModel: Another file does.
         """
         other = self._files.setdefault(place, path)
-        if other != path:
+        if os.path.realpath(other) != os.path.realpath(path):
             raise InvalidModel(f"{other} and {path} would both be {place} in an image: rename one")
         return place
 
@@ -83,13 +83,13 @@ class Places:
             InvalidModel: There is no place for it.
         """
         path = Path(os.path.normpath(path.absolute()))
-        module = code.modules.get(source) if source is not None else None
-        if module is None or module.path.is_relative_to(SWELL):
+        module = code.modules.get(source.resolve()) if source is not None else None
+        if source is None or module is None or module.path.is_relative_to(SWELL):
             module = None
         elif _is_literal(path, module):
             return [_own(path)]
-        elif path.is_relative_to(module.root):
-            return [self.below(path, module.root)]
+        elif (inner := _inner(path, source, module)) is not None:
+            return [self.below(module.root / inner, module.root)]
         found = [] if module is None else self._beside(path, module)
         root = _deepest(path, {each.root for each in code.modules.values()})
         if root is not None:
@@ -114,6 +114,21 @@ class Places:
 def _deepest(path: Path, roots: Iterable[Path]) -> Path | None:
     above = [root for root in roots if path.is_relative_to(root)]
     return max(above, key=lambda root: len(root.parts), default=None)
+
+
+def _inner(path: Path, source: Path, module: Module) -> Path | None:
+    """Return a file's path below the root of a module; None if it lies elsewhere.
+
+    Args:
+        path: Of the file.
+        source: Of the module, as Python has it: links in Python's path are not followed.
+        module: The same, with its root as it is.
+    """
+    depth = len(module.path.relative_to(module.root).parts)
+    for root in (module.root, source.parents[depth - 1]):
+        if path.is_relative_to(root):
+            return path.relative_to(root)
+    return None
 
 
 def _is_literal(path: Path, module: Module) -> bool:
