@@ -3,7 +3,8 @@
     SwellError
     ├── InvalidRequest      400  the request cannot be read
     │   ├── InvalidInput    422  read, but a value breaks the schema
-    │   └── UnknownSetting  400  a setting that does not exist
+    │   ├── UnknownSetting  400  a setting that does not exist
+    │   └── InvalidModel    400  a model is not written in a way that can be served
     ├── Unauthenticated     401  no key, or a key that is not known
     ├── Forbidden           403  the key lacks the scope; a signed URL is wrong or expired
     ├── NotFound            404  no such task, model, artifact, …
@@ -40,6 +41,7 @@ __all__ = [
     "IdempotencyMismatch",
     "Internal",
     "InvalidInput",
+    "InvalidModel",
     "InvalidRequest",
     "MethodNotAllowed",
     "NoWorker",
@@ -109,6 +111,12 @@ class UnknownSetting(InvalidRequest):
     """A setting that does not exist."""
 
     code, title = "unknown_setting", "No such setting"
+
+
+class InvalidModel(InvalidRequest):
+    """A model is not written in a way that can be served; the text says what to change."""
+
+    code, title = "invalid_model", "This model cannot be served"
 
 
 class Unauthenticated(SwellError):

@@ -38,7 +38,7 @@ from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
 from swell.distributions import how_to_get
-from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.errors import InvalidModel, InvalidRequest, NotFound, SwellError
 from swell.media import Attachment, Audio, File, Image, LoRA, Video, flatten
 from swell.registry import ModelCard, Speed
 from swell.samples import read_samples
@@ -106,12 +106,6 @@ _ENGINE: Final = "swell.worker.denoise"
 
 #: What makes models of files that `swell models add` wrote; it stands above this module too.
 _ADDED: Final = "swell.families.measured"
-
-
-class InvalidModel(InvalidRequest):
-    """A model is not written in a way that can be served; the text says what to change."""
-
-    code, title = "invalid_model", "This model cannot be served"
 
 
 class Reject(Exception):

@@ -5,10 +5,12 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -18,12 +20,16 @@ from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import data as stdout
 from swell.cli.output import print_json, table, talk
 from swell.config import process_environment, quieten_libraries
-from swell.containers.building import Wanted, parts_of, tag_of
-from swell.containers.context import Parts, write_context
 from swell.containers.engines import ENGINES, Built, check_registry, check_tag, find
 from swell.containers.indexes import index_of
+from swell.containers.look import looking
+from swell.containers.wheels import wheel
 from swell.errors import InvalidRequest
 from swell.wiring import model_home
+
+if TYPE_CHECKING:
+    # Imported while the models are looked at.
+    from swell.containers.context import Parts
 
 __all__ = ["build"]
 
@@ -106,10 +112,15 @@ def build(
     # As in a model process: modules in this folder are found.
     sys.path.insert(0, str(Path.cwd()))
     builder = None if dockerfile or context else find(_known(engine), variables)
-    parts = parts_of(
-        Wanted(
+    home = model_home(settings, refs, _say)
+    with looking(refs, is_own=home.is_own) as forks, ThreadPoolExecutor(1) as beside:
+        swell = beside.submit(wheel).result
+        from swell.containers.building import Wanted, parts_of, tag_of  # noqa: PLC0415 - beside it
+        from swell.containers.context import write_context  # noqa: PLC0415
+
+        wanted = Wanted(
             refs,
-            model_home(settings, refs, _say),
+            home,
             version_of("swell"),
             base=base or "",
             is_cuda=cuda,
@@ -120,17 +131,17 @@ def build(
             is_baked=bake,
             cache_dir=settings.worker.cache_dir or settings.data_dir / "weights",
         )
-    )
+        parts = parts_of(wanted, forks)
     for note in parts.packed.notes:
         talk.print(f"[yellow]note[/] {escape(note)}")
     if builder is None:
-        _write_out(parts, dockerfile, context)
+        _write_out(parts, dockerfile, context, partial(write_context, swell=swell))
         return
     with _tidied(), tempfile.TemporaryDirectory(prefix="swell-build-") as folder:
         place, secrets = Path(folder, "context"), Path(folder, "secrets")
         place.mkdir()
         secrets.mkdir(mode=0o700)
-        write_context(place, parts)
+        write_context(place, parts, swell)
         name = tag or check_tag(tag_of(parts.packed))
         index = index_of(variables)
         built = builder.build(place, name, index, secrets, options=option, tell=_say)
@@ -170,7 +181,12 @@ def _say(line: str) -> None:
     talk.print(line, markup=False)
 
 
-def _write_out(parts: Parts, dockerfile: str | None, context: Path | None) -> None:
+def _write_out(
+    parts: "Parts",
+    dockerfile: str | None,
+    context: Path | None,
+    write_context: "Callable[[Path, Parts], None]",
+) -> None:
     if dockerfile == "-":
         stdout.print(parts.dockerfile, markup=False, end="")
     elif dockerfile is not None:
@@ -183,7 +199,7 @@ def _write_out(parts: Parts, dockerfile: str | None, context: Path | None) -> No
         _say(f"written; build it with: docker build -t TAG {context}")
 
 
-def _tell(built: Built, parts: Parts, as_json: bool) -> None:
+def _tell(built: Built, parts: "Parts", as_json: bool) -> None:
     layers = [(layer.size_bytes, _made_by(layer.made_by)) for layer in built.layers]
     weights = parts.packed.weight_bytes
     if as_json:

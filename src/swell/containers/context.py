@@ -13,14 +13,14 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from swell.containers.packing import DATA, WEIGHTS, Packed
 from swell.containers.pins import Pins
-from swell.containers.wheels import write_wheel
+from swell.containers.wheels import wheel, wheel_name
 from swell.errors import InvalidRequest
 from swell.weights.cache import WeightCache
 from swell.weights.chunks import Manifest, write_manifest
@@ -54,8 +54,13 @@ class Parts:
     manifests: Sequence[Manifest] = ()
 
 
-def write_context(folder: Path, parts: Parts) -> None:
+def write_context(folder: Path, parts: Parts, swell: Callable[[], bytes] = wheel) -> None:
     """Write all that a build needs into an empty folder.
+
+    Args:
+        folder: Which.
+        parts: What goes in.
+        swell: Gives the wheel of Swell.
 
     Raises:
         InvalidRequest: Weights that are to be baked are not what they should be.
@@ -64,7 +69,7 @@ def write_context(folder: Path, parts: Parts) -> None:
     _text(folder / "Dockerfile", parts.dockerfile)
     _text(folder / "requirements.txt", _lines(parts.pins.requirements))
     _text(folder / "constraints.txt", parts.constraints or _lines(parts.pins.constraints))
-    write_wheel(folder)
+    _bytes(folder / wheel_name(), swell())
     if packed.needs:
         told = {"requirements": packed.needs.requirements, "python": packed.needs.python}
         _text(folder / "needs.json", json.dumps(told) + "\n")

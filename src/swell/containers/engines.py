@@ -111,6 +111,9 @@ _REFUSED: Final = (
     (r"x509:|certificate", "the registry's certificate is not trusted by the engine"),
 )
 
+#: Signals that end a build.
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 #: So long an engine has to end when it is asked to, in seconds.
 _ENDING_S: Final = 10.0
 
@@ -313,21 +316,44 @@ def _started(
     command: Sequence[str], variables: Mapping[str, str]
 ) -> Iterator["subprocess.Popen[str]"]:
     """Run a command that ends, with all that it started, when this ends before it."""
-    with subprocess.Popen(
-        command,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        process_group=0,
-    ) as process:
-        try:
-            yield process
-        except BaseException:
-            _end(process)
-            raise
+    with _held_back() as go_on:
+        process = subprocess.Popen(
+            command,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            process_group=0,
+        )
+        with process:
+            try:
+                go_on()
+                yield process
+            except BaseException:
+                _end(process)
+                raise
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[Callable[[], None]]:
+    """Have signals that end this process wait until what is given is called."""
+    came: list[int] = []
+    before = {each: signal.getsignal(each) for each in _ENDS}
+
+    def go_on() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        while came:
+            signal.raise_signal(came.pop())
+
+    for each in _ENDS:
+        signal.signal(each, lambda number, _: came.append(number))
+    try:
+        yield go_on
+    finally:
+        go_on()
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

@@ -1,7 +1,8 @@
 """What models say of themselves, in a process of its own: their code may do anything.
 
 It runs in the environment of the models, and imports nothing that a model process does not import.
-Models that run in Swell's own are looked at in a fork, which has all of that imported.
+Models that run in Swell's own are looked at in a fork, which has much of that imported, and begins
+before the rest of a build is imported.
 """
 
 import contextlib
@@ -11,12 +12,12 @@ import select
 import signal
 import sys
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from swell.errors import SwellError
-from swell.model import InvalidModel, load_models
+from swell.errors import InvalidModel, SwellError
 
-__all__ = ["Fork", "main"]
+__all__ = ["Fork", "looking", "main"]
 
 
 def main() -> None:
@@ -69,6 +70,22 @@ class Fork:
             self._child = 0
 
 
+@contextlib.contextmanager
+def looking(refs: Sequence[str], *, is_own: bool) -> Iterator[Mapping[str, Fork]]:
+    """Have models looked at beside what comes in the block; give the forks by reference.
+
+    Args:
+        refs: As `load_models` takes them.
+        is_own: Whether they run in an environment of their own, where a fork would be wrong.
+    """
+    forks = {} if is_own else {ref: Fork(ref) for ref in dict.fromkeys(refs)}
+    try:
+        yield forks
+    finally:
+        for fork in forks.values():
+            fork.end()
+
+
 def _tell_and_end(ref: str, write: int) -> None:
     """Look, tell, and never return: nothing of the command is done twice."""
     code = 1
@@ -82,6 +99,9 @@ def _tell_and_end(ref: str, write: int) -> None:
 
 
 def _told(ref: str) -> list[dict[str, Any]] | dict[str, str]:
+    # A fork imports this itself, beside whoever began it.
+    from swell.model import load_models  # noqa: PLC0415
+
     try:
         return [
             {

@@ -7,12 +7,13 @@ installed is told by the name of its distribution. Imports within functions coun
 
 import ast
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Final
 
@@ -107,7 +108,7 @@ def _followed(name: str, root: Path, code: Code) -> list[Module]:
         code.missing.add(top)
         return []
     if _INSTALLED & set(elsewhere.parts) and top not in _WEIGHTS:
-        code.distributions.update(_distributions().get(top, ()))
+        code.distributions.update(_distributions_of(top))
         return []
     return [Module(each, elsewhere) for each in _files(elsewhere, parts)]
 
@@ -185,5 +186,26 @@ def _root_of(top: str) -> Path | None:
 
 
 @cache
-def _distributions() -> dict[str, list[str]]:
-    return {top: list(names) for top, names in packages_distributions().items()}
+def _distributions_of(top: str) -> tuple[str, ...]:
+    """Return the distributions that a module on Python's path comes from.
+
+    As `importlib.metadata.packages_distributions` has it, for one module and without taking each
+    distribution's list of files apart.
+    """
+    names = set()
+    for each in distributions():
+        tops = (each.read_text("top_level.txt") or "").split()
+        if top in tops if tops else _lists(each.read_text("RECORD") or "", top):
+            names.add(each.name)
+    return tuple(sorted(names))
+
+
+def _lists(record: str, top: str) -> bool:
+    """Whether a list of installed files has a module of that name.
+
+    Source: "Recording installed projects", PyPA specifications: a line begins with the path.
+    """
+    return (
+        re.search(rf"^{re.escape(top)}(?:/|\.[^/,]*(?:py|so|pyd),)", record, re.MULTILINE)
+        is not None
+    )

@@ -2,14 +2,14 @@
 
 import base64
 import hashlib
+import io
 import zipfile
 from importlib import metadata
-from pathlib import Path
 from typing import Final
 
 from swell.containers.sources import SWELL
 
-__all__ = ["wheel_name", "write_wheel"]
+__all__ = ["wheel", "wheel_name"]
 
 #: The earliest time that a zip can tell.
 _WHEN: Final = (1980, 1, 1, 0, 0, 0)
@@ -25,8 +25,8 @@ def wheel_name() -> str:
     return f"swell-{metadata.version('swell')}-py3-none-any.whl"
 
 
-def write_wheel(folder: Path) -> Path:
-    """Write the wheel into a folder; return where it is."""
+def wheel() -> bytes:
+    """Return the wheel."""
     home = f"swell-{metadata.version('swell')}.dist-info"
     files = {
         path.relative_to(SWELL.parent).as_posix(): path.read_bytes()
@@ -38,11 +38,11 @@ def write_wheel(folder: Path) -> Path:
     files[f"{home}/WHEEL"] = _WHEEL
     record = "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items())
     files[f"{home}/RECORD"] = (record + f"{home}/RECORD,,\n").encode()
-    path = folder / wheel_name()
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             archive.writestr(zipfile.ZipInfo(name, _WHEN), data, zipfile.ZIP_DEFLATED)
-    return path
+    return whole.getvalue()
 
 
 def _digest(data: bytes) -> str:

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from swell.errors import SwellError
-from swell.model import InvalidModel
+from swell.errors import InvalidModel, SwellError
 
 __all__ = [
     "NOTHING",
