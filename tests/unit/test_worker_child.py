@@ -789,10 +789,12 @@ def test_a_model_that_was_brought_for_a_batch_stays_while_more_batches_come(
     heard_until_done(idle, 1)
 
 
+@pytest.mark.parametrize("kind", ["shards", "vqgan"])
 def test_an_added_model_is_looked_at_when_the_files_that_its_links_name_have_come(
-    idle: Line, tmp_path: Path
+    idle: Line, tmp_path: Path, kind: str
 ) -> None:
-    entry, cache = linked_dreams(tmp_path)
+    make = sharded_dreams if kind == "shards" else vqgan
+    entry, cache = linked(tmp_path, make(tmp_path / "model"))
     contents = sorted(path.name for path in (tmp_path / "apart").iterdir())
     idle.say(Load([str(entry)], "cpu", weights=WeightShelf(str(cache), contents=contents)))
     limit_s = time.monotonic() + 20
@@ -821,15 +823,32 @@ def test_models_are_described_in_the_order_in_which_they_are_named(
     assert [card.name for card in described.cards] == ["acme/dreams", "test/bad"]
 
 
-def linked_dreams(home: Path) -> tuple[Path, Path]:
-    """A model with shards as an image has it: links into a cache, whose contents lie apart."""
-    folder, entry, cache = dreams(home / "dreams"), home / "acme--dreams.toml", home / "cache"
+def vqgan(folder: Path) -> Path:
+    """Write a model that searches for its picture."""
+    for seed, (part, told) in enumerate(
+        {"vqgan": {"_class_name": "VQModel"}, "clip": {"model_type": "clip"}}.items()
+    ):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text(json.dumps(told))
+        safetensors(folder / part / "model.safetensors", seed)
+    return folder
+
+
+def sharded_dreams(folder: Path) -> Path:
+    """Write a model whose network is in two files."""
+    dreams(folder)
     unet, stem = folder / "unet", "diffusion_pytorch_model"
     (unet / f"{stem}.safetensors").rename(unet / f"{stem}-00001-of-00002.safetensors")
     safetensors(unet / f"{stem}-00002-of-00002.safetensors", 2)
     shards = [f"{stem}-0000{n}-of-00002.safetensors" for n in (1, 2)]
     index = {"weight_map": {"a": shards[0], "b": shards[1]}}
     (unet / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def linked(home: Path, folder: Path) -> tuple[Path, Path]:
+    """Have a model as an image has it: links into a cache, whose contents lie apart."""
+    entry, cache = home / "acme--dreams.toml", home / "cache"
     names = weight_files(folder)
     held = read_contents(folder, names)
     write_entry(entry, Entry(name="acme/dreams", folder=str(folder), weights=held))
