@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import math
@@ -5,6 +6,7 @@ import re
 import shutil
 import struct
 import zipfile
+from collections.abc import Callable
 from importlib import metadata
 from importlib.metadata import packages_distributions
 from pathlib import Path, PurePosixPath
@@ -195,6 +197,51 @@ def test_packages_are_pinned_to_what_is_installed_with_all_that_they_need() -> N
     assert "opentelemetry-sdk>=1.36" in pins([], ["telemetry"]).requirements
     with pytest.raises(KeyError, match="nothing"):
         pins([], ["nothing"])
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Installs a distribution with one module, and says where it came from."""
+    folder = tmp_path / "site-packages"
+    monkeypatch.syspath_prepend(folder)
+
+    def install(name: str, url: str = "") -> None:
+        home = folder / f"{name}-1.0.dist-info"
+        home.mkdir(parents=True)
+        (folder / f"{name}.py").write_text("")
+        (home / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (home / "RECORD").write_text(f"{name}.py,,\n{home.name}/METADATA,,\n")
+        if url:
+            (home / "direct_url.json").write_text(json.dumps({"url": url, "dir_info": {}}))
+
+    return install
+
+
+def test_a_package_that_came_from_no_index_is_not_taken_from_one(
+    packages: Callable[..., None], tmp_path: Path
+) -> None:
+    packages("indexed")
+    packages("ours", "git+https://me:word@git.example/ours")
+    model = tmp_path / "poster.py"
+    model.write_text(
+        "import indexed\nimport ours\nimport swell\n\n\n@swell.model('acme/poster')\n"
+        "def poster(text: str) -> str:\n    return text\n"
+    )
+    wanted = Wanted([str(model)], Home(), "1")
+    with pytest.raises(InvalidRequest, match="from no index: ours ") as caught:
+        parts_of(wanted)
+    assert "word" not in caught.value.detail
+    assert "--constraints" in caught.value.detail
+    (tmp_path / "versions.txt").write_text("ours @ git+https://git.example/ours\nindexed==1.0\n")
+    parts = parts_of(dataclasses.replace(wanted, constraints=tmp_path / "versions.txt"))
+    assert {"indexed", "ours"} <= set(parts.pins.requirements)
+
+
+def test_what_is_not_installed_here_is_told_and_torch_still_has_its_index() -> None:
+    found = pins(["torch", "no-such-thing-here"])
+    assert "no-such-thing-here" in found.missing
+    assert found.has("torch")
+    assert not found.has("tensorflow")
 
 
 def test_the_wheel_is_the_same_bytes_each_time_and_runs_the_command(tmp_path: Path) -> None:

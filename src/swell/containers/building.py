@@ -9,12 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from swell.config import hide_secrets
 from swell.containers.context import Parts
 from swell.containers.dockerfile import Recipe, written
 from swell.containers.look import Fork, looking
 from swell.containers.packing import DATA, WEIGHTS, Looked, Packed, Packer
 from swell.containers.packing import packed_distributions as distributions_of
-from swell.containers.pins import pins
+from swell.containers.pins import Pins, pins
 from swell.containers.places import HOME, MODELS
 from swell.containers.wheels import wheel_name
 from swell.errors import InvalidModel, InvalidRequest, NotFound
@@ -82,6 +83,8 @@ def parts_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Parts:
         found = pins(distributions_of(packed), wanted.extras)
     except KeyError as error:
         raise InvalidRequest(f"Swell has no extra {error.args[0]!r}: see --extra") from None
+    if wanted.constraints is None:
+        packed.notes += _check_pins(found)
     index = wanted.torch_index or ("" if wanted.is_cuda else CPU_TORCH)
     recipe = Recipe(
         base=wanted.base or "docker.io/library/python:{}.{}-slim".format(*sys.version_info[:2]),
@@ -98,6 +101,27 @@ def parts_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Parts:
     )
     constraints = _text(wanted.constraints)
     return Parts(written(recipe), packed, found, constraints, is_baked, manifests)
+
+
+def _check_pins(found: Pins) -> list[str]:
+    """Return what people should know of the packages that come into an image.
+
+    Raises:
+        InvalidRequest: Packages of these names may be somebody else's in an index.
+    """
+    if found.elsewhere:
+        told = ", ".join(f"{name} ({hide_secrets(url)})" for name, url in found.elsewhere.items())
+        raise InvalidRequest(
+            f"these packages are installed here from no index: {told}. The build would take what "
+            "an index has by that name, whoever put it there: say in --constraints FILE which are "
+            "meant, as NAME==VERSION or NAME @ URL"
+        )
+    if found.missing:
+        return [
+            f"{', '.join(found.missing)}: not installed here, so the newest comes into the image, "
+            "untried; install what was tried, or name versions with --constraints"
+        ]
+    return []
 
 
 def _listed(packed: Packed, cache_dir: Path) -> list[Manifest]:

@@ -1,8 +1,9 @@
 """Packages with the versions that are installed here, so that an image has what was tried here."""
 
+import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Final
 
@@ -22,10 +23,15 @@ class Pins:
     requirements: tuple[str, ...]
     #: `name==version` of these and of all that they need, sorted.
     constraints: tuple[str, ...]
+    #: Names that were given, and are not installed here.
+    missing: tuple[str, ...] = ()
+    #: What was installed from elsewhere than an index, such as a folder: name → its URL.
+    #: An index has another package of that name, or somebody else's, or none.
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
         """Whether a distribution is among them."""
-        return any(distribution(each) == name for each in self.constraints)
+        return any(distribution(each) == name for each in (*self.requirements, *self.constraints))
 
 
 def pins(names: Iterable[str], extras: Iterable[str] = ()) -> Pins:
@@ -42,8 +48,10 @@ def pins(names: Iterable[str], extras: Iterable[str] = ()) -> Pins:
     known = {each.lower() for each in metadata.metadata("swell").get_all("Provides-Extra") or ()}
     if unknown := chosen - known:
         raise KeyError(min(unknown))
-    asked = {*_own("swell", chosen), *map(distribution, names)}
+    given = set(map(distribution, names))
+    asked = {*_own("swell", chosen), *given}
     found: dict[str, str] = {}
+    elsewhere: dict[str, str] = {}
     waiting = [(distribution(each), _extras(each)) for each in asked]
     seen: set[tuple[str, frozenset[str]]] = set()
     while waiting:
@@ -57,8 +65,24 @@ def pins(names: Iterable[str], extras: Iterable[str] = ()) -> Pins:
             continue  # for another platform, or another Python
         # Where a package was built for one kind of device, its index may have it for another.
         found[name] = version.partition("+")[0]
+        if url := _direct_url(name):
+            elsewhere[name] = url
         waiting += [(distribution(each), _extras(each)) for each in _requires(name, wanted)]
-    return Pins(tuple(sorted(asked)), tuple(sorted(f"{name}=={found[name]}" for name in found)))
+    return Pins(
+        tuple(sorted(asked)),
+        tuple(sorted(f"{name}=={found[name]}" for name in found)),
+        tuple(sorted(given - found.keys())),
+        elsewhere,
+    )
+
+
+def _direct_url(name: str) -> str:
+    """Return where a distribution came from that is from no index; empty for others.
+
+    Source: PEP 610.
+    """
+    said = metadata.distribution(name).read_text("direct_url.json")
+    return str(json.loads(said).get("url", "")) if said else ""
 
 
 def _own(name: str, extras: set[str]) -> Iterator[str]:
