@@ -389,6 +389,56 @@ async def test_what_was_written_before_the_machine_went_down_is_compared_again(
     assert [server.asked[digest] for digest in manifest.files[NAME].chunks[:4]] == [0, 1, 0, 1]
 
 
+@pytest.mark.parametrize("how", ["killed", "removed by hand"])
+async def test_notes_of_a_file_that_is_gone_are_not_believed_of_the_next_one(
+    server: ChunkServer, cache: WeightCache, tmp_path: Path, how: str
+) -> None:
+    source = write(tmp_path / NAME, size=20_000)
+    manifest = pushed(server, source)
+    growing = Growing(cache, manifest, NAME)
+    data = source.read_bytes()
+    chunks = len(growing.file.chunks)
+    for number in range(chunks):
+        growing.write(number, memoryview(data[number * CHUNK : (number + 1) * CHUNK]))
+    notes = growing.notes.read_bytes()
+    assert growing.is_whole()
+    growing.close()
+    growing.part.unlink()
+    # Of whoever was killed when the notes should have gone.
+    growing.notes.write_bytes(notes)
+    if how == "killed":
+        # The next file may even be given the number of the one before.
+        assert not GrowingPaths(cache, manifest, NAME).is_whole()
+    again = Growing(cache, manifest, NAME)
+    assert again.has == [False] * chunks
+    assert not GrowingPaths(cache, manifest, NAME).is_whole()
+    again.close()
+    await get(manifest, cache, server)
+    assert cache.path(manifest.files[NAME].sha256).read_bytes() == data
+    assert not growing.notes.exists()
+
+
+async def test_who_keeps_a_file_leaves_no_notes_behind_at_any_moment(
+    server: ChunkServer, cache: WeightCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / NAME, size=20_000)
+    manifest = pushed(server, source)
+    growing = Growing(cache, manifest, NAME)
+    data = source.read_bytes()
+    for number in range(len(growing.file.chunks)):
+        growing.write(number, memoryview(data[number * CHUNK : (number + 1) * CHUNK]))
+
+    def killed(part: Path, entry: object) -> None:
+        assert part.exists()
+        assert not growing.notes.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache, "take", killed)
+    with pytest.raises(KeyboardInterrupt):
+        growing.keep()
+    growing.close()
+
+
 async def test_a_manifest_that_lies_about_a_file_gets_nothing_into_the_cache(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:

@@ -599,9 +599,10 @@ class WeightCache:
                     if not _is_idle(status, before):
                         continue
                     if not is_dry_run:
-                        path.unlink()
+                        # What tells of it goes first: it would be believed of the next one.
                         for beside in (".etag", ".done"):
                             path.with_suffix(beside).unlink(missing_ok=True)
+                        path.unlink()
                 files += 1
                 freed += status.st_size
         return files, freed

@@ -1,7 +1,7 @@
 """A file of weights that comes in chunks, in no order, into the cache that all workers share.
 
     partial/KEY.part    the file at its full size; what has not come is a hole
-    partial/KEY.done    a line that names this start of the machine, then a byte for each chunk
+    partial/KEY.done    a line of this file and this start of the machine, then a byte a chunk
 
 KEY is made of the digests of all chunks (`Manifest.file_key`), so that nothing else ever lies
 there. A chunk is written once it was compared with its digest, and noted after that: whoever sees
@@ -9,10 +9,12 @@ the note may read the chunk, from the pages that the one who fetched it has writ
 outlive any process. What was written when the machine last ran may not have reached its disk: such
 chunks are compared again before they count.
 
+Notes never outlive what they are about: they go before the file goes or takes its name in the
+cache, and before one is made anew. Else a file of holes would be taken for whole.
+
 One process at a time fetches a file, with its lock held (`WeightCache.locked`). Others look.
 """
 
-import contextlib
 import fcntl
 import hashlib
 import os
@@ -27,23 +29,28 @@ from swell.weights.chunks import Manifest, spans
 from swell.weights.formats import check_content
 from swell.weights.listing import Entry
 
-__all__ = ["Growing", "GrowingPaths", "boot_id"]
+__all__ = ["Growing", "GrowingPaths"]
 
 _DONE: Final = b"1"
 _MISSING: Final = b"0"
 _BLOCK_BYTES: Final = 1 << 20
 
-#: Length of the line that names a start of the machine.
+#: Length of the first line of notes.
 _HEAD_BYTES: Final = 40
 
 
-def boot_id() -> bytes:
-    """Return what names this start of the machine; where it has none, of this moment."""
+def _boot_id() -> str:
+    """Return what names this start of the machine; where it has none, this moment."""
     try:
-        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
-        text = secrets.token_hex(16)
-    return f"{text[: _HEAD_BYTES - 1]:<{_HEAD_BYTES - 1}}\n".encode("ascii")
+        return secrets.token_hex(16)
+
+
+def _head_of(status: os.stat_result) -> bytes:
+    """Return the first line of the notes about a file that is open, or lies there, now."""
+    text = f"{_boot_id()} {status.st_dev} {status.st_ino}"
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[: _HEAD_BYTES - 1].encode() + b"\n"
 
 
 class GrowingPaths:
@@ -66,10 +73,10 @@ class GrowingPaths:
         """Return which chunks may be read."""
         wanted = len(self.file.chunks)
         try:
-            text = self.notes.read_bytes()
+            text, status = self.notes.read_bytes(), self.part.stat()
         except FileNotFoundError:
             return [False] * wanted
-        if text[:_HEAD_BYTES] != boot_id():
+        if text[:_HEAD_BYTES] != _head_of(status):
             return [False] * wanted
         noted = text[_HEAD_BYTES:].ljust(wanted, _MISSING)
         return [noted[at : at + 1] == _DONE for at in range(wanted)]
@@ -101,8 +108,10 @@ class Growing(GrowingPaths):
         self.has = self._known()
 
     def _open(self) -> int:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             self.part.chmod(0o600)
+        except FileNotFoundError:
+            self.notes.unlink(missing_ok=True)
         fd = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             with disk_errors(self.part):
@@ -119,10 +128,11 @@ class Growing(GrowingPaths):
         text = os.pread(self._notes, _HEAD_BYTES + len(self._spans), 0)
         noted = text[_HEAD_BYTES:].ljust(len(self._spans), _MISSING)
         has = [noted[at : at + 1] == _DONE for at in range(len(self._spans))]
-        if text[:_HEAD_BYTES] == boot_id():
+        head = _head_of(os.fstat(self._file))
+        if text[:_HEAD_BYTES] == head:
             return has
         has = [is_noted and self._holds(number) for number, is_noted in enumerate(has)]
-        fresh = boot_id() + b"".join(_DONE if each else _MISSING for each in has)
+        fresh = head + b"".join(_DONE if each else _MISSING for each in has)
         with disk_errors(self.notes):
             os.ftruncate(self._notes, 0)
             os.pwrite(self._notes, fresh, 0)
@@ -176,14 +186,14 @@ class Growing(GrowingPaths):
             raise
         with disk_errors(self.part):
             os.fsync(self._file)
-        self._cache.take(self.part, self.entry)
         self.notes.unlink(missing_ok=True)
+        self._cache.take(self.part, self.entry)
         return self.entry
 
     def remove(self) -> None:
         """Forget all that has come."""
-        self.part.unlink(missing_ok=True)
         self.notes.unlink(missing_ok=True)
+        self.part.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Keep what has come for whoever goes on."""

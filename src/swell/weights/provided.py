@@ -238,7 +238,7 @@ class Provided:
             return -1
         entry = self._entry(name)
         places = [self._cache.path(entry.sha256)] if self._cache.has(entry) else []
-        manifest = self._pinned()
+        manifest, growing = self._pinned(), None
         if manifest is not None and _DESCRIPTORS.is_dir():
             growing = GrowingPaths(self._cache, manifest, name)
             places += [growing.part] if growing.is_whole() else []
@@ -248,7 +248,10 @@ class Provided:
             except FileNotFoundError:
                 continue
             fcntl.flock(fd, fcntl.LOCK_SH)
-            # It may have been evicted between the two lines above.
+            # It may have been evicted, or made anew, between the lines above.
+            if growing is not None and place == growing.part and not growing.is_whole():
+                os.close(fd)
+                continue
             if os.fstat(fd).st_nlink and os.fstat(fd).st_size == entry.size_bytes:
                 # What was used longest ago is evicted first; what an image has never is.
                 with contextlib.suppress(OSError):
