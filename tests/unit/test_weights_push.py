@@ -14,7 +14,7 @@ from swell.object_stores.folder import FolderObjects
 from swell.object_stores.memory import MemoryObjects
 from swell.weights.bake import bake
 from swell.weights.cache import DigestMismatch, NotCached, WeightCache
-from swell.weights.chunks import chunk_key
+from swell.weights.chunks import chunk_key, write_manifest
 from swell.weights.fetch import fetch
 from swell.weights.formats import RefusedFormat
 from swell.weights.listing import Entry, InvalidListing, Listing
@@ -204,3 +204,19 @@ async def test_what_is_not_there_cannot_be_baked(tmp_path: Path) -> None:
     listing = listing_of(write(tmp_path / NAME))
     with pytest.raises(NotCached):
         bake(listing, WeightCache(tmp_path / "here"), tmp_path / "baked")
+
+
+async def test_what_was_pushed_says_nothing_of_where_it_came_from(
+    store: WeightStore, tmp_path: Path
+) -> None:
+    """It may be a path of this machine, or an address with a secret."""
+    source = write(tmp_path / NAME, size=20_000)
+    files = listing_of(source).files
+    pushes = [
+        await push(
+            Listing("acme/poster", "v1", files, told), {NAME: source}, store, chunk_bytes=CHUNK
+        )
+        for told in ("https://example.com/w?token=hunter2", str(tmp_path), "")
+    ]
+    assert len({pushed.manifest.digest for pushed in pushes}) == 1
+    assert b"hunter2" not in write_manifest(pushes[0].manifest)

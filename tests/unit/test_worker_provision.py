@@ -40,6 +40,9 @@ class Shelf:
         return self._known[model, version]
 
     def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
+        # As a backend does: it knows what was pushed, and no part of it.
+        if manifest.digest not in {each.digest for each in self._known.values()}:
+            raise NotFound(f"the manifest {manifest.digest} was not pushed here")
         return self._server.places(manifest, digests)
 
 

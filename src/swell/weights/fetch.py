@@ -77,13 +77,15 @@ async def fetch(
     source: Source,
     clock: Clock,
     *,
+    origin: Manifest | None = None,
     terms: Terms | None = None,
     moved: Callable[[int], None] | None = None,
 ) -> Listing:
     """Have all files of a manifest in the cache, and note them there.
 
     Args:
-        manifest: Of `source`.
+        manifest: Of `source`, or what is wanted of one.
+        origin: The one of `source`, by whose digest it knows the chunks; None for the same.
         cache: Where to.
         source: Who knows where the chunks are.
         clock: For waiting.
@@ -95,6 +97,7 @@ async def fetch(
         DigestMismatch, RefusedFormat, BrokenWeights: A content is not what it should be.
         CacheFull: There is no room.
     """
+    places = _Places(source, origin or manifest)
     await asyncio.to_thread(note_manifest, cache, manifest)
     left = cache.missing(manifest.listing)
     while left:
@@ -103,7 +106,7 @@ async def fetch(
             # Somebody may have fetched it before the lock was had.
             mine = [name for name in mine if name in cache.missing(manifest.listing)]
             if mine:
-                await _fetch_some(mine, manifest, cache, source, clock, terms, moved)
+                await _fetch_some(mine, manifest, cache, places, clock, terms, moved)
         left = cache.missing(manifest.listing)
         if left and not mine:
             await clock.sleep(LOCK_EVERY_S)
@@ -128,7 +131,7 @@ async def _fetch_some(
     names: Sequence[str],
     manifest: Manifest,
     cache: WeightCache,
-    source: Source,
+    places: _Places,
     clock: Clock,
     terms: Terms | None,
     moved: Callable[[int], None] | None,
@@ -141,7 +144,7 @@ async def _fetch_some(
             files,
             manifest.model,
             manifest.chunk_bytes,
-            _Places(source, manifest),
+            places,
             clock,
             terms=terms,
             moved=moved,

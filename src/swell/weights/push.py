@@ -5,6 +5,7 @@ are, and never changes after that.
 """
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -86,7 +87,10 @@ async def push(
         nonlocal sent
         async with lanes:
             path, at, size = wheres[digest]
-            await store.put_chunk(digest, await asyncio.to_thread(_read, path, at, size))
+            data = await asyncio.to_thread(_read, path, at, size)
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise DigestMismatch(f"{path} has changed while it was read: push it again")
+            await store.put_chunk(digest, data)
             sent += size
             if progress is not None:
                 progress(PushProgress("sending", sent, total))
@@ -126,7 +130,8 @@ def _manifest(
         done += entry.size_bytes
         if progress is not None:
             progress(PushProgress(f"reading {name}", done, listing.size_bytes))
-    return Manifest(listing.model, listing.version, chunk_bytes, files, listing.source)
+    # Where they came from may hold a secret, or a path of this machine, and is no part of them.
+    return Manifest(listing.model, listing.version, chunk_bytes, files)
 
 
 def _wheres(manifest: Manifest, paths: Mapping[str, Path]) -> dict[str, tuple[Path, int, int]]:

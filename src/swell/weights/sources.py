@@ -109,7 +109,7 @@ class BackendSource:
                 why = str(error) or type(error).__name__
                 continue
             if status < 300:
-                return msgspec.json.decode(text, type=WeightsAnswer)
+                return self._answer(text)
             why = f"it answered {status} {_detail(text)}"
             if status == 404:
                 raise NotFound(_detail(text) or f"{asked.model}@{asked.version} was not pushed")
@@ -117,6 +117,15 @@ class BackendSource:
                 continue
             raise PullFailed(f"{asked.model}@{asked.version} from {self._url}: {why}")
         raise Unavailable(f"{asked.model}@{asked.version} from {self._url}: {why}")
+
+    def _answer(self, text: bytes) -> WeightsAnswer:
+        try:
+            return msgspec.json.decode(text, type=WeightsAnswer)
+        except msgspec.MsgspecError:
+            raise PullFailed(
+                f"{self._url} answers as no backend of Swell does: check worker.url, and what "
+                "stands between"
+            ) from None
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
         parts = urllib.parse.urlsplit(self._url)

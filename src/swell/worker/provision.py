@@ -203,6 +203,7 @@ class Provision:
             self._cache,
             self._source,
             self._clock,
+            origin=manifest,
             terms=self._terms,
             moved=self._moved,
         )
