@@ -237,6 +237,13 @@ def test_a_package_that_came_from_no_index_is_not_taken_from_one(
     assert {"indexed", "ours"} <= set(parts.pins.requirements)
 
 
+def test_a_file_that_ends_its_process_is_told_as_a_script(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import argparse\n\nargparse.ArgumentParser().parse_args(['--nothing'])\n")
+    with pytest.raises(InvalidModel, match=r"ends its process \(exit code 2\).*__main__"):
+        parts_of(Wanted([str(script)], Home(), "1"))
+
+
 def test_what_is_not_installed_here_is_told_and_torch_still_has_its_index() -> None:
     found = pins(["torch", "no-such-thing-here"])
     assert "no-such-thing-here" in found.missing
