@@ -1,5 +1,6 @@
 """Workers in containers: they join, draw, drain, and are replaced."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,20 +73,28 @@ def test_a_model_process_that_dies_leaves_no_zombie(backend: Backend, slow: Imag
     assert worker.is_healthy()
 
 
+def test_a_full_disk_makes_no_worker_unhealthy(backend: Backend, slow: Image) -> None:
+    worker = backend.worker(slow, "one", "--tmpfs", "/tmp:size=4m,mode=1777")
+    backend.joined("one", worker)
+
+    def said_s() -> float:
+        return float(json.loads(worker.run("cat", "/tmp/swell-health").stdout)["at_s"])
+
+    filled = worker.run("dd", "if=/dev/zero", "of=/tmp/full", "bs=4096")
+    assert "No space left" in filled.stderr
+    before_s = said_s()
+    until(lambda: said_s() > before_s, "beat on the full disk")
+    assert worker.is_healthy()
+
+
 def test_a_worker_that_hangs_is_unhealthy(backend: Backend, slow: Image) -> None:
     worker = backend.worker(slow, "one")
     backend.joined("one", worker)
     assert worker.is_healthy()
-    # What it said last is of a time before the machine began, and so too old.
-    stopped = worker.run(
-        "sh",
-        "-c",
-        "for each in /proc/[0-9]*; do grep -qa 'bin[/]swell' $each/cmdline && kill -STOP "
-        '${each#/proc/}; done; echo \'{"pid":7,"state":"working","at_s":-99}\' '
-        "> /var/lib/swell/health",
-    )
+    pid = json.loads(worker.run("cat", "/tmp/swell-health").stdout)["pid"]
+    stopped = worker.run("sh", "-c", f"kill -STOP {pid}")
     assert stopped.returncode == 0, stopped.stderr
-    assert not worker.is_healthy()
+    until(lambda: not worker.is_healthy(), "notice of a worker that hangs")
 
 
 def test_an_environment_that_a_models_file_asks_for_is_in_the_image(
