@@ -41,7 +41,6 @@ _ARCHIVE: Final = ROOT / ".bench" / "containers" / "trixie-1.tar"
 
 #: Beside what is essential in Debian.
 _PACKAGES: Final = ("python3", "python3-venv", "ca-certificates")
-_MIRROR: Final = "http://deb.debian.org/debian"
 
 #: Nobody reads it in a container, and what debootstrap takes over of this machine.
 _LEFT_OUT: Final = (
@@ -107,7 +106,7 @@ def make_base() -> None:
 def _debootstrap(folder: Path, archive: Path) -> None:
     root = folder / "root"
     wanted = ["--variant=minbase", f"--include={','.join(_PACKAGES)}"]
-    command = ["debootstrap", *wanted, "trixie", root, _MIRROR]
+    command = ["debootstrap", *wanted, "trixie", root]
     subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True)
     for each in _LEFT_OUT:
         path = root / each

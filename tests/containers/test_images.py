@@ -56,7 +56,7 @@ def test_nothing_of_the_building_machine_is_inside(icons: Image, slow: Image) ->
             for path in own_files(root, base):
                 assert MARK.encode() not in path.read_bytes(), path
             assert list((root / "run/secrets").iterdir()) == []
-            assert not (root / "root/.cache/pip").exists()
+            assert not (root / "var/cache/swell-pip/http-v2").exists()
             assert not list(root.glob("opt/swell/models/**/.env"))
         assert MARK not in podman("inspect", "--type", "image", image.tag).stdout
         assert MARK not in podman("history", "--no-trunc", "--format", "json", image.tag).stdout

@@ -77,7 +77,7 @@ def test_where_packages_are_is_mounted_and_never_written() -> None:
     text = written(RECIPE)
     for name, path in SECRETS.items():
         assert f"--mount=type=secret,id={name},target={path}" in text
-    assert "--mount=type=cache,target=/root/.cache" in text
+    assert "--mount=type=cache,target=/var/cache/swell-pip" in text
     assert "PIP_CONFIG_FILE" not in "".join(x for x in instructions(text) if x.startswith("ENV"))
 
 

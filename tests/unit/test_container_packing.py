@@ -26,7 +26,7 @@ from swell.errors import InvalidRequest, NotFound
 from swell.families.description import describe
 from swell.families.entries import added, check_files, read
 from swell.model import InvalidModel, load_models
-from swell.weights.cache import WeightCache
+from swell.weights.cache import DigestMismatch, WeightCache
 from swell.weights.chunks import CHUNK_BYTES, ChunkedFile, Manifest
 from swell.weights.fetch import note_manifest
 from swell.worker.provision import wishes_of
@@ -490,7 +490,7 @@ def test_what_is_baked_is_read_whatever_its_name_promises(tmp_path: Path) -> Non
     link = tmp_path / "a" / "x.safetensors"
     link.unlink()
     link.symlink_to(cached)
-    with pytest.raises(InvalidRequest, match="is not what it should be"):
+    with pytest.raises(DigestMismatch, match="is not what it should be"):
         context_of(tmp_path, Wanted([str(path)], Home(), "1", is_baked=True))
     # A name that is no cache's says nothing.
     other = tmp_path / ("ab" * 32)

@@ -13,7 +13,7 @@ from swell.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from swell.object_stores.folder import FolderObjects
 from swell.object_stores.memory import MemoryObjects
 from swell.weights.bake import bake
-from swell.weights.cache import DigestMismatch, NotCached, WeightCache
+from swell.weights.cache import DigestMismatch, WeightCache
 from swell.weights.chunks import chunk_key, write_manifest
 from swell.weights.fetch import fetch
 from swell.weights.formats import RefusedFormat
@@ -183,13 +183,11 @@ async def test_baked_weights_lie_below_a_cache_and_are_never_written_to(
     here = WeightCache(tmp_path / "here")
     listing = await fetch(pushed.manifest, here, StoreSource(store), SystemClock())
     size = listing.size_bytes
-    assert bake(listing, here, tmp_path / "baked", pushed.manifest) == size
-    assert bake(listing, here, tmp_path / "baked", pushed.manifest) == 0
+    digest = listing.files[NAME].sha256
+    bake({digest: here.path(digest)}, tmp_path / "baked", [pushed.manifest])
     image = WeightCache(tmp_path / "baked")
     before = image.path(listing.files[NAME].sha256).stat()
     cache = WeightCache(tmp_path / "cache", budget_bytes=size, below=tmp_path / "baked")
-    assert cache.listings() == [listing]
-    assert cache.versions("acme/poster") == ["v1"]
     assert cache.missing(listing) == []
     with cache.use(listing) as held:
         assert held.paths[NAME].is_relative_to(tmp_path / "baked")
@@ -200,10 +198,10 @@ async def test_baked_weights_lie_below_a_cache_and_are_never_written_to(
     assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
-async def test_what_is_not_there_cannot_be_baked(tmp_path: Path) -> None:
-    listing = listing_of(write(tmp_path / NAME))
-    with pytest.raises(NotCached):
-        bake(listing, WeightCache(tmp_path / "here"), tmp_path / "baked")
+def test_what_is_another_file_than_its_name_promises_is_not_baked(tmp_path: Path) -> None:
+    with pytest.raises(DigestMismatch, match="is not what it should be"):
+        bake({"0" * 64: write(tmp_path / NAME)}, tmp_path / "baked")
+    assert WeightCache(tmp_path / "baked").entries() == []
 
 
 async def test_what_was_pushed_says_nothing_of_where_it_came_from(

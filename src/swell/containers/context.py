@@ -8,12 +8,11 @@ Files have no times of their own and the same rights everywhere, but that what i
 one there, so that only content tells a build whether something has changed.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -21,16 +20,13 @@ from typing import Final
 from swell.containers.packing import DATA, WEIGHTS, Packed
 from swell.containers.pins import Pins
 from swell.containers.wheels import wheel, wheel_name
-from swell.errors import InvalidRequest
-from swell.weights.cache import WeightCache
-from swell.weights.chunks import Manifest, write_manifest
+from swell.weights.bake import bake
+from swell.weights.chunks import Manifest
 
 __all__ = ["Parts", "content_place", "write_context"]
 
 #: Any time will do, as long as it is the same: the first that every archive can tell.
 _WHEN_S: Final = 315_532_800
-
-_CHUNK_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +59,8 @@ def write_context(folder: Path, parts: Parts, swell: Callable[[], bytes] = wheel
         swell: Gives the wheel of Swell.
 
     Raises:
-        InvalidRequest: Weights that are to be baked are not what they should be.
+        DigestMismatch: Weights that are to be baked are not what they should be.
+        CacheFull: The disk is full.
     """
     packed = parts.packed
     _text(folder / "Dockerfile", parts.dockerfile)
@@ -83,7 +80,7 @@ def write_context(folder: Path, parts: Parts, swell: Callable[[], bytes] = wheel
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(content_place(digest, is_baked=parts.is_baked))
     if parts.is_baked:
-        _bake(folder / "weights", packed.contents, parts.manifests)
+        bake(packed.contents, folder / "weights", parts.manifests)
     _even(folder)
 
 
@@ -91,29 +88,6 @@ def content_place(digest: str, *, is_baked: bool) -> PurePosixPath:
     """Return where weights lie in a container: as a cache of weights keeps them."""
     root = WEIGHTS if is_baked else DATA / "weights"
     return root / "files" / digest[:2] / digest
-
-
-def _bake(folder: Path, contents: Mapping[str, Path], manifests: Sequence[Manifest]) -> None:
-    """Lay weights into a folder as a cache has them: copies, since rights and times change.
-
-    Raises:
-        InvalidRequest: One is not what its digest promises.
-    """
-    for manifest in manifests:
-        _bytes(WeightCache(folder).manifest_path(manifest.digest), write_manifest(manifest))
-    for digest, path in contents.items():
-        target = folder / "files" / digest[:2] / digest
-        target.parent.mkdir(parents=True, exist_ok=True)
-        found = hashlib.sha256()
-        with path.open("rb") as source, target.open("wb") as copy:
-            while chunk := source.read(_CHUNK_BYTES):
-                found.update(chunk)
-                copy.write(chunk)
-        if found.hexdigest() != digest:
-            raise InvalidRequest(
-                f"{path} is not what it should be (SHA-256 {digest}): fetch it again, or build "
-                "again if somebody has just written it"
-            )
 
 
 def _inside(tree: Path, place: PurePosixPath) -> Path:

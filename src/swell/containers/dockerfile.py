@@ -26,6 +26,9 @@ SECRETS: Final[Mapping[str, str]] = {
     "swell-ca": "/run/secrets/swell-ca",
 }
 
+#: Where pip finds what it has fetched for an earlier build; of the engine, and in no layer.
+_CACHE: Final = "/var/cache/swell-pip"
+
 _HEAD: Final = """\
 # Written by swell build {release}: {names}.
 ARG BASE={base}
@@ -115,7 +118,7 @@ class Recipe:
 
 def written(recipe: Recipe) -> str:
     """Return the Dockerfile."""
-    pip_environment = f"PIP_CONFIG_FILE={SECRETS['swell-pip']}"
+    pip_environment = f"PIP_CONFIG_FILE={SECRETS['swell-pip']} PIP_CACHE_DIR={_CACHE}"
     pip = f"{pip_environment} {recipe.home}/venv/bin/pip install --disable-pip-version-check"
     parts = [
         _HEAD,
@@ -147,7 +150,7 @@ def written(recipe: Recipe) -> str:
 
 def _mounts() -> str:
     secrets = [f"--mount=type=secret,id={name},target={path}" for name, path in SECRETS.items()]
-    return " ".join(["--mount=type=cache,target=/root/.cache", *secrets])
+    return " ".join([f"--mount=type=cache,target={_CACHE}", *secrets])
 
 
 def _pairs(values: Mapping[str, str]) -> str:

@@ -1,55 +1,49 @@
-"""A model's weights laid into a folder as the cache has them, for an image that brings them along.
+"""Weights laid into a folder as a cache has them, for an image that brings them along.
 
 A worker in that image names the folder with `worker.baked_dir`: it lies below its own cache, is
 read and never written to.
 """
 
-import os
-import shutil
+import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
-from swell.weights.cache import WeightCache
+from swell.weights.cache import DigestMismatch, WeightCache, disk_errors
 from swell.weights.chunks import Manifest
 from swell.weights.fetch import note_manifest
-from swell.weights.listing import Listing
 
 __all__ = ["bake"]
 
+_BLOCK_BYTES: Final = 8 << 20
 
-def bake(
-    listing: Listing, cache: WeightCache, folder: Path, manifest: Manifest | None = None
-) -> int:
-    """Lay a version's weights into a folder; return how many bytes were not there yet.
+
+def bake(contents: Mapping[str, Path], folder: Path, manifests: Iterable[Manifest] = ()) -> None:
+    """Lay contents into a folder: copies, since images change rights and times.
 
     Args:
-        listing: Which files; all are in the cache.
-        cache: From where. Contents are linked where both lie on one disk, and copied otherwise.
-        folder: Where to. It may hold other models' weights, which stay.
-        manifest: The same as chunks, where the weights were pushed; for models whose listing names
-            it.
+        contents: SHA-256 → a file that should have it, and is compared.
+        folder: Where to.
+        manifests: The same as chunks, for models whose listing names a manifest.
 
     Raises:
-        NotCached: A file is not in the cache.
+        DigestMismatch: A file is another one than its name promises.
         CacheFull: The disk is full.
     """
     baked = WeightCache(folder)
-    added = 0
-    with cache.use(listing) as held:
-        for name, path in held.paths.items():
-            entry = listing.files[name]
-            if baked.has(entry):
-                continue
-            target = baked.path(entry.sha256)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(path, target)
-            except OSError:  # another disk
-                fresh = target.with_name(f".{target.name}")
-                shutil.copyfile(path, fresh)
-                fresh.chmod(0o444)
-                fresh.replace(target)
-            added += entry.size_bytes
-    baked.note(listing)
-    if manifest is not None:
+    for manifest in manifests:
         note_manifest(baked, manifest)
-    return added
+    for digest, path in contents.items():
+        target = baked.path(digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        found = hashlib.sha256()
+        with disk_errors(target), path.open("rb") as source, target.open("wb") as copy:
+            while block := source.read(_BLOCK_BYTES):
+                found.update(block)
+                copy.write(block)
+        if found.hexdigest() != digest:
+            target.unlink()
+            raise DigestMismatch(
+                f"{path} is not what it should be (SHA-256 {digest}): fetch it again, or build "
+                "again if somebody has just written it"
+            )
