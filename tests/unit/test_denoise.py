@@ -16,7 +16,6 @@ from swell.clock import ManualClock
 from swell.model import Cancelled, HostArrays, Item, Plan, Reject, Sampler, StepModel, whole
 from swell.worker import denoise
 from swell.worker.arena import InvalidCheckpoint
-from swell.worker.checkpoint import encode_checkpoint
 from swell.worker.denoise import Denoiser, Request, Runs
 from swell.zoo.curve import CurveModel
 
@@ -788,11 +787,7 @@ def test_a_checkpoint_may_be_made_later_and_is_of_then(solver: str) -> None:
     assert (drawn.step, drawn.is_at_hand) == (3, False)
     assert here.denoiser.drawn_since("a", 3) is None
     here.denoiser.boundary()
-    x, h = drawn.read()
-    kept = encode_checkpoint(
-        drawn.state.identity, drawn.step, bytes(x), None if h is None else bytes(h)
-    )
-    there.add("a", **asked, checkpoint=kept)
+    there.add("a", **asked, checkpoint=drawn.checkpoint())
     assert there.finish()["a"] == alone("a", **asked)
     assert len(there.model.rows) == STEPS[solver] + 3
 

@@ -17,10 +17,10 @@ What a model process does with it:
 - In its loop the process waits for the worker's word if `boundary` returned False, else reads what
   was said meanwhile without waiting, and calls `boundary` again. Nobody waits for a full batch.
 - Where no word comes for a while, it calls `learn` over and over until a word comes or it is False.
-- To hand over: `checkpoint` of each of `ids` goes to the worker, and with the next attempt comes
-  back in `Request.checkpoint`. None means that nothing is lost by starting anew. It has the size of
-  the latents, 64 KiB to 1 MiB. That model version, device and mode are the same is not looked at.
-- `drawn_since` is the same for whoever keeps them after each step, and copies no more than needed.
+- To hand over: a checkpoint of each of `ids` is left for the worker (`drawn_since`, `slate.py`),
+  and comes back with the next attempt in `Request.checkpoint`. None means that nothing is lost by
+  starting anew. It has the size of the latents, 64 KiB to 1 MiB. That model version, device and
+  mode are the same is not looked at.
 - `curves` are kept on disk now and then, by model version and device, and given back at the start.
 - With several models on a device: `set_residency` whenever one was loaded or moved out. `load` is
   called when it is the turn of one that is not there; if it raises, all samples of that model end
@@ -59,7 +59,6 @@ from swell.clock import Clock, SystemClock
 from swell.model import Array, Arrays, Cancelled, Item, Mark, StepModel, whole
 from swell.worker.adapt import Adapting, LoraSet, Swaps
 from swell.worker.arena import Arena, BatchKey, Conditions, SampleState, packed, table_of
-from swell.worker.checkpoint import encode_checkpoint
 from swell.worker.curve import Curve
 from swell.worker.decide import Decision, Policy, Sample
 from swell.worker.rehearsal import Rehearsal
@@ -139,6 +138,10 @@ class Drawn:
         """Return both, as a `Checkpoint` has them; waits for the device."""
         x = packed(self._arrays.get(self._x))
         return x, None if self._h is None else packed(self._arrays.get(self._h))
+
+    def checkpoint(self) -> bytes:
+        """Return both as a checkpoint; waits for the device."""
+        return self.state.checkpoint(self._arrays, self._x, self._h, self.step)
 
 
 # --- what is remembered --------------------------------------------------------------------------
@@ -446,11 +449,7 @@ class Denoiser:
     def checkpoint(self, sample_id: str) -> bytes | None:
         """Return what a sample needs to go on elsewhere, or None if it has nothing to lose."""
         drawn = self.drawn_since(sample_id, 0)
-        if drawn is None:
-            return None
-        x, h = drawn.read()
-        kept_h = None if h is None else bytes(h)
-        return encode_checkpoint(drawn.state.identity, drawn.step, bytes(x), kept_h)
+        return None if drawn is None else drawn.checkpoint()
 
     def drawn_since(self, sample_id: str, step: int) -> Drawn | None:
         """Return a sample as it is now, unless it is no further than `step`: 0, or where it was.

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.autoscaler.starts import UNKNOWN, start_times
+from swell.autoscaler.cold_starts import UNKNOWN, start_times
 from swell.phases import Startup, StartupKind, StartupState
 from swell.survival import Quantile
 
