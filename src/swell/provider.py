@@ -7,7 +7,17 @@ from typing import Final, Protocol
 
 import msgspec
 
-__all__ = ["ASKED_AT", "Instance", "InstanceState", "LaunchRequest", "Provider"]
+from swell.errors import Unavailable
+
+__all__ = [
+    "ASKED_AT",
+    "Instance",
+    "InstanceState",
+    "LaunchRequest",
+    "Notice",
+    "Provider",
+    "Refused",
+]
 
 #: The variable by which a worker is told when it was asked for: `Instance.launched_at` in ISO 8601.
 ASKED_AT: Final = "SWELL_WORKER__ASKED_AT"
@@ -30,6 +40,9 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     pool: str
     n: int = 1
+    #: Repeated with the same token, a request gives the instances that it gave before. Empty for
+    #: one that is never repeated.
+    token: str = ""
     #: Command line of the worker, for providers that run commands.
     command: tuple[str, ...] = ()
     #: What the worker must know (URL, token), as environment variables.
@@ -46,6 +59,42 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: datetime | None = None
     #: Exit code of a process that ended; negative for a signal.
     exit_code: int | None = None
+    #: Of the request that it was launched by.
+    token: str = ""
+    #: Where it stands, such as `us-east-1a`; empty where that means nothing.
+    location: str = ""
+    #: Its kind of machine, such as `g6.xlarge`; empty where that means nothing.
+    kind: str = ""
+    #: Whether the provider may take it back.
+    is_spot: bool = False
+    #: Why it has ended, or is about to, in the provider's own words.
+    why: str = ""
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """The provider is about to take an instance back."""
+
+    instance_id: str
+    #: When it is taken; None where only a risk is told.
+    at: datetime | None = None
+
+
+class Refused(Unavailable):
+    """The provider has none to give now, as it said.
+
+    Args:
+        detail: In its own words.
+        is_quota: Whether no more are allowed, rather than none to be had: asking again does not
+            help before somebody raises the limit.
+        retry_after_s: Not to be asked again before, in seconds; None for whatever the caller does.
+    """
+
+    def __init__(
+        self, detail: str, *, is_quota: bool = False, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.is_quota = is_quota
+        self.retry_after_s = retry_after_s
 
 
 class Provider(Protocol):
@@ -53,18 +102,24 @@ class Provider(Protocol):
 
     Guarantees:
         `launch` returns the instances that it has asked for, each listed from then on until some
-        time after it has ended, and tells each worker in `ASKED_AT` when that was. `terminate` is
-        idempotent and asks the worker to drain first.
-        Instances survive the controller: `instances` finds them by their pool's tag where the
-        provider outlives the process.
+        time after it has ended, and tells each worker in `ASKED_AT` when that was. They may be
+        fewer than were wanted. `terminate` is idempotent and asks the worker to drain first.
+        Each worker knows its instance's id: it registers with it as `instance`.
+        Instances survive the controller: `instances` finds them by their tags (deployment, pool,
+        token) where the provider outlives the process, and finds nobody else's.
     """
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
         """Ask for instances.
 
         Raises:
-            Unavailable: The provider has none to give now.
+            Unavailable: The provider has none to give now; `Refused` where it said so itself.
+            InvalidInput: The pool is not set up so that it can be launched.
         """
+        ...
+
+    async def notices(self) -> list[Notice]:
+        """Return which instances are about to be taken back, as long as they are there."""
         ...
 
     async def instances(self, pool: str | None = None) -> list[Instance]:

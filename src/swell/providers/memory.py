@@ -12,7 +12,7 @@ import msgspec
 
 from swell.clock import Clock
 from swell.errors import Unavailable
-from swell.provider import Instance, InstanceState, LaunchRequest
+from swell.provider import Instance, InstanceState, LaunchRequest, Notice
 
 __all__ = ["MemoryProvider"]
 
@@ -33,6 +33,7 @@ class MemoryProvider:
         self._numbers = itertools.count(1)
         self._instances: dict[str, Instance] = {}
         self._ends: dict[str, datetime] = {}
+        self._notices: list[Notice] = []
         #: Every request, in order, for tests to look at.
         self.launches: list[LaunchRequest] = []
 
@@ -42,6 +43,10 @@ class MemoryProvider:
         Raises:
             Unavailable: There would be more than `capacity`.
         """
+        if again := [
+            i for i in await self.instances() if request.token and i.token == request.token
+        ]:
+            return again
         living = [i for i in await self.instances() if i.state is not InstanceState.ENDED]
         if self._capacity is not None and len(living) + request.n > self._capacity:
             raise Unavailable(f"only {self._capacity} instances can live at a time")
@@ -53,6 +58,7 @@ class MemoryProvider:
                 pool=request.pool,
                 state=InstanceState.STARTING,
                 launched_at=self._clock.now(),
+                token=request.token,
             )
         self._move()
         return [self._instances[each] for each in ids]
@@ -61,6 +67,16 @@ class MemoryProvider:
         """Return the instances of a pool, or of all."""
         self._move()
         return [i for i in self._instances.values() if pool is None or i.pool == pool]
+
+    async def notices(self) -> list[Notice]:
+        """Return what `warn` was told of instances that live."""
+        self._move()
+        living = {i.id for i in self._instances.values() if i.state is not InstanceState.ENDED}
+        return [each for each in self._notices if each.instance_id in living]
+
+    def warn(self, notice: Notice) -> None:
+        """Tell from now on that an instance is about to be taken back."""
+        self._notices.append(notice)
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
         """Let workers drain for `grace_s` seconds, then end them. Unknown ids are ignored."""

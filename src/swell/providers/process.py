@@ -19,7 +19,7 @@ import msgspec
 
 from swell.clock import Clock
 from swell.errors import Unavailable
-from swell.provider import ASKED_AT, Instance, InstanceState, LaunchRequest
+from swell.provider import ASKED_AT, Instance, InstanceState, LaunchRequest, Notice
 
 __all__ = ["ProcessProvider"]
 
@@ -70,6 +70,10 @@ class ProcessProvider:
         Raises:
             Unavailable: The command cannot be run.
         """
+        if again := [
+            i for i in self._instances.values() if request.token and i.token == request.token
+        ]:
+            return again
         self._make_log_dir()
         ids = [f"{request.pool}-{os.getpid()}-{next(self._numbers)}" for _ in range(request.n)]
         for each in ids:
@@ -78,6 +82,7 @@ class ProcessProvider:
                 pool=request.pool,
                 state=InstanceState.STARTING,
                 launched_at=self._clock.now(),
+                token=request.token,
             )
             if self._boot_delay_s <= 0:
                 await self._start(each, request)
@@ -88,6 +93,10 @@ class ProcessProvider:
     async def instances(self, pool: str | None = None) -> list[Instance]:
         """Return the instances of a pool, or of all."""
         return [i for i in self._instances.values() if pool is None or i.pool == pool]
+
+    async def notices(self) -> list[Notice]:
+        """Return nothing: nobody takes processes back."""
+        return []
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
         """Send SIGTERM, and SIGKILL to the whole group after `grace_s` seconds.

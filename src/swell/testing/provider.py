@@ -50,6 +50,22 @@ class ProviderConformance:
         await provider.terminate(ids, grace_s=5)
         assert [i.state for i in await provider.instances()] == [InstanceState.ENDED]
 
+    async def test_a_request_with_the_same_token_gives_the_same_instances(
+        self, provider: Provider
+    ) -> None:
+        request = LaunchRequest(pool="default", n=2, token="launch-1", command=self.command)
+        first = await provider.launch(request)
+        again = await provider.launch(request)
+        assert sorted(_ids(first)) == sorted(_ids(again))
+        assert len(await provider.instances()) == 2
+        assert {i.token for i in await provider.instances()} == {"launch-1"}
+
+    async def test_nothing_is_about_to_be_taken_back_unless_the_provider_says_so(
+        self, provider: Provider
+    ) -> None:
+        await self._launch(provider, 1)
+        assert await provider.notices() == []
+
     async def test_close_ends_everything(self, provider: Provider) -> None:
         await self._launch(provider, 2)
         await provider.close()
