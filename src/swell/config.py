@@ -38,6 +38,7 @@ from swell.origins import (
 )
 
 __all__ = [
+    "AutoscaleSettings",
     "BrokerSettings",
     "BusSettings",
     "ClientSettings",
@@ -47,6 +48,7 @@ __all__ = [
     "LogSettings",
     "ObjectsSettings",
     "PoolSettings",
+    "PoolTable",
     "RetentionClass",
     "RetentionSettings",
     "ServerSettings",
@@ -101,10 +103,11 @@ _ALIASES: Final = {
     "SWELL_KEY": "client.key",
     "HF_ENDPOINT": "worker.hub_url",
     "HF_TOKEN": "worker.hub_token",
+    "SWELL_INSTANCE_ID": "worker.instance",
 }
 
 #: Variables of ours that are no settings.
-_RESERVED: Final = frozenset({"SWELL_CONFIG", "SWELL_INSTANCE_ID"})
+_RESERVED: Final = frozenset({"SWELL_CONFIG"})
 
 
 def _split(value: object) -> object:
@@ -124,6 +127,8 @@ def _rate(per_s: float) -> float:
         raise ValueError("give at least 0.00001 requests per second, or 0 for no limit")
     return per_s
 
+
+_POOL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
 _Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 _Hosts = Annotated[_Words, _each(host_as_compared)]
@@ -530,6 +535,12 @@ class WorkerSettings(_Group):
         default="", description="Shown to operators; empty for host name and process id."
     )
     pool: str = Field(default="default", min_length=1, description="The pool that it belongs to.")
+    instance: str = Field(
+        default="",
+        max_length=200,
+        description="What its machine, container or process is called by whoever launched it, who "
+        "sets it (`SWELL_INSTANCE_ID`); empty for a worker that somebody has started.",
+    )
     device: str = Field(
         default="cpu", description="What models are loaded on, such as `cpu` or `cuda:0`."
     )
@@ -723,6 +734,139 @@ class PoolSettings(_Group):
     )
 
 
+class PoolTable(_Group):
+    """Workers that are alike, which are launched when they are needed."""
+
+    provider: str = Field(
+        default="process", min_length=1, description="Who launches them; `process`: this machine."
+    )
+    models: _Words = Field(
+        min_length=1, description="What they serve: names, as `worker.models` takes them."
+    )
+    least: int = Field(default=0, ge=0, description="Never fewer; 0 lets the pool sleep.")
+    most: int = Field(default=1, ge=1, le=100_000, description="Never more.")
+    hour_micros: int | None = Field(
+        default=None, ge=0, description="What an hour of one costs, in millionths of a dollar."
+    )
+    launch_micros: int = Field(
+        default=0, ge=0, description="What each launch costs besides, in millionths of a dollar."
+    )
+    least_billed_s: float = Field(
+        default=0.0, ge=0, description="One is paid for at least so long, in seconds."
+    )
+    spot: bool = Field(default=False, description="Whether the provider may take them back.")
+    losses_per_hour: float = Field(
+        default=0.0, ge=0, description="What share of them it takes back in an hour, about."
+    )
+    location: str = Field(default="", max_length=200, description="Where they stand.")
+    start_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="How long one takes from being asked for until it takes tasks, in seconds, as "
+        "long as none was seen.",
+    )
+    rates: Annotated[Mapping[str, float], BeforeValidator(_json)] = Field(
+        default={},
+        description="Model to samples per second of one worker, as long as none was measured.",
+    )
+    drain_s: float = Field(
+        default=30.0,
+        ge=0,
+        description="One that is to go may go on so long with what it holds, in seconds; then it "
+        "hands it over.",
+    )
+    device: str | None = Field(default=None, description="As `worker.device`.")
+    slots: int | None = Field(default=None, ge=1, description="As `worker.slots`.")
+    options: Annotated[Mapping[str, Any], BeforeValidator(_json)] = Field(
+        default={}, description="What the provider is told besides."
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "PoolTable":
+        if self.least > self.most:
+            raise ValueError(
+                f"least ({self.least}) must be at most most ({self.most}): lower it, or raise most"
+            )
+        if strange := set(self.rates) - set(self.models):
+            raise ValueError(
+                f"rates names {min(strange)}, which is not among models: add it there, or leave it "
+                "out"
+            )
+        if wrong := [model for model, rate in self.rates.items() if not rate > 0]:
+            raise ValueError(f"the rate of {wrong[0]} must be above 0: samples per second")
+        return self
+
+
+def _pool_names(pools: Mapping[str, PoolTable]) -> Mapping[str, PoolTable]:
+    for name in pools:
+        if not _POOL_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name[:60]!r} cannot be a pool's name: use 1 to 40 letters, digits, '-' and '_', "
+                "the first a letter"
+            )
+    return pools
+
+
+class AutoscaleSettings(_Group):
+    """How many workers the pools of `[pools.NAME]` have."""
+
+    wait_s: float = Field(
+        default=20.0, gt=0, description="Within how long a task should start, in seconds."
+    )
+    every_s: float = Field(
+        default=3.0, gt=0, le=60, description="How often it is looked and decided, in seconds."
+    )
+    stale_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="No worker goes while what is known is older than this, in seconds.",
+    )
+    hour_budget_micros: int | None = Field(
+        default=None,
+        ge=0,
+        description="What all pools may cost an hour, in millionths of a dollar; unset for no "
+        "limit.",
+    )
+    day_budget_micros: int | None = Field(
+        default=None,
+        ge=0,
+        description="What all pools may cost a day (UTC), in millionths of a dollar; unset for no "
+        "limit.",
+    )
+    boot_limit_s: float = Field(
+        default=1800.0,
+        gt=0,
+        description="A machine whose worker has not registered after so long is ended, in seconds; "
+        "earlier where start times are known well.",
+    )
+    silent_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="A machine whose worker was silent for so long is ended, in seconds.",
+    )
+    url: str = Field(
+        default="",
+        description="Where launched workers reach the backend; empty for `server.public_url`, or "
+        "where it listens.",
+    )
+    token: SecretStr = Field(
+        default=SecretStr(""),
+        description="API key with the scope `worker` for launched workers; empty for one that is "
+        "good as long as the backend runs, which is enough for workers that end with it.",
+    )
+    deployment: str = Field(
+        default="swell",
+        pattern="^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
+        description="What tells the machines of this service from those of others at the same "
+        "provider: up to 40 lower-case letters, digits and hyphens.",
+    )
+    policy: Annotated[Mapping[str, Any], BeforeValidator(_json)] = Field(
+        default={},
+        description="Finer settings of the policy, by name: in the file `[autoscale.policy]`, in "
+        "the environment as JSON.",
+    )
+
+
 class ClientSettings(_Group):
     """Commands that talk to a server."""
 
@@ -779,6 +923,13 @@ class Settings(_Group):
     """Every setting."""
 
     data_dir: Path = Field(default=Path(".swell"), description="Where everything embedded is kept.")
+    pools: Annotated[
+        Mapping[str, PoolTable], BeforeValidator(_json), AfterValidator(_pool_names)
+    ] = Field(
+        default={},
+        description="Pools whose workers are launched when they are needed, by name: in the file "
+        "`[pools.NAME]`, in the environment the same as JSON.",
+    )
     server: ServerSettings = ServerSettings()
     limits: LimitsSettings = LimitsSettings()
     store: StoreSettings = StoreSettings()
@@ -790,6 +941,7 @@ class Settings(_Group):
     delivery: DeliverySettings = DeliverySettings()
     worker: WorkerSettings = WorkerSettings()
     pool: PoolSettings = PoolSettings()
+    autoscale: AutoscaleSettings = AutoscaleSettings()
     client: ClientSettings = ClientSettings()
     log: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
@@ -957,7 +1109,7 @@ def _from_file(path: Path | None) -> dict[str, _Given]:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
     given: dict[str, _Given] = {}
     for name, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name != "pools":
             given |= {f"{name}.{inner}": _Given(v, str(path)) for inner, v in value.items()}
         else:
             given[name] = _Given(value, str(path))
@@ -1008,11 +1160,16 @@ def _invalid(error: ValidationError, given: Mapping[str, _Given]) -> InvalidRequ
     lines = []
     for each in error.errors():
         key = ".".join(str(part) for part in each["loc"])
-        if each["type"] == "value_error" and key in Settings.model_fields:
+        if each["type"] == "value_error" and key in Settings.model_fields and key != "pools":
             # Two settings that do not go together: the text names both.
             lines.append(str(each["ctx"]["error"]))
             continue
-        origin = f" ({given[key].origin})" if key in given else ""
+        source = given.get(key) or given.get(key.partition(".")[0])
+        origin = f" ({source.origin})" if source is not None else ""
+        if each["type"] == "extra_forbidden" and key.startswith("pools."):
+            hint = _hint(key.rpartition(".")[2], set(PoolTable.model_fields))
+            lines.append(f"{key}{origin}: a pool has no such setting{hint}")
+            continue
         # A text of our own says all.
         lines.append(f"{key}{origin}: {each['msg'].removeprefix('Value error, ')}")
     return InvalidRequest("; ".join(lines))
@@ -1049,6 +1206,8 @@ def _kind(field: FieldInfo) -> str:
         int | None: "integer",
         float | None: "number",
         Mapping[str, RetentionClass]: "tables by name",
+        Mapping[str, PoolTable]: "tables by name",
+        Mapping[str, Any]: "table",
         SecretStr: "secret",
     }
     return names.get(annotation, "text")

@@ -45,6 +45,9 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     host: str = ""
     pid: int = 0
+    #: What its machine, container or process is called by whoever launched it; empty where nobody
+    #: of ours did.
+    instance: str = ""
     #: Version of Swell.
     release: str = ""
     #: What the worker's clock said when it sent this.

@@ -11,6 +11,7 @@ from swell.errors import Unavailable
 
 __all__ = [
     "ASKED_AT",
+    "INSTANCE_ID",
     "Instance",
     "InstanceState",
     "LaunchRequest",
@@ -21,6 +22,9 @@ __all__ = [
 
 #: The variable by which a worker is told when it was asked for: `Instance.launched_at` in ISO 8601.
 ASKED_AT: Final = "SWELL_WORKER__ASKED_AT"
+
+#: The variable by which a worker is told which instance it is: `Instance.id`.
+INSTANCE_ID: Final = "SWELL_INSTANCE_ID"
 
 
 class InstanceState(StrEnum):
@@ -41,7 +45,8 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
     pool: str
     n: int = 1
     #: Repeated with the same token, a request gives the instances that it gave before. Empty for
-    #: one that is never repeated.
+    #: one that is never repeated. At most 100 characters. One that was refused is asked for again
+    #: with another: some providers give the same answer to the same token.
     token: str = ""
     #: Command line of the worker, for providers that run commands.
     command: tuple[str, ...] = ()
@@ -106,7 +111,8 @@ class Provider(Protocol):
         fewer than were wanted. `terminate` is idempotent and asks the worker to drain first.
         Each worker knows its instance's id: it registers with it as `instance`.
         Instances survive the controller: `instances` finds them by their tags (deployment, pool,
-        token) where the provider outlives the process, and finds nobody else's.
+        token) where the provider outlives the process, and finds nobody else's. `terminate` ends
+        nobody else's either. One that was lost is told as ended.
     """
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:

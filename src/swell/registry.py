@@ -190,6 +190,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     host: str = ""
     pid: int = 0
+    #: Its `swell.provider.Instance` by id; empty for a worker that somebody has started.
+    instance: str = ""
     registered_at: datetime
     seen_at: datetime
     #: Version of Swell; empty where it did not say.
@@ -373,6 +375,14 @@ class Registry(Protocol):
 
     async def note(self, name: str) -> bytes | None:
         """Return the note of this name, or None."""
+        ...
+
+    async def notes(self, prefix: str) -> dict[str, bytes]:
+        """Return the notes whose names begin so, by name."""
+        ...
+
+    async def drop_notes(self, names: Sequence[str]) -> None:
+        """Forget notes. Names of which there is none are ignored."""
         ...
 
     async def secret(self, name: str) -> bytes:

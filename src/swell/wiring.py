@@ -25,6 +25,7 @@ from swell.clock import Clock, process_age_s, since_boot_s
 from swell.config import (
     LogSettings,
     ObjectsSettings,
+    PoolTable,
     RetentionSettings,
     Settings,
     environment_of,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from swell.object_stores.bucket import BucketObjects
     from swell.object_stores.signing import Secret
     from swell.objects import Objects
+    from swell.provider import Provider
     from swell.providers.process import ProcessProvider
     from swell.registry import Registry
     from swell.store import Store
@@ -82,12 +84,14 @@ __all__ = [
     "open_objects",
     "open_tracer",
     "open_weights",
+    "provider_of",
     "schema_of_store",
     "self_signed_cert",
     "sqlite_version",
     "store_file",
     "trusting",
     "upgrade_store",
+    "weights_url",
     "why_spans_are_refused",
     "worker_name",
 ]
@@ -106,6 +110,7 @@ _WORKERS_KEYS: Final = ("data_dir", "broker.max_receives", "broker.poll_s")
 #: A file for the health of one worker is no other's.
 _NOT_FOR_WORKERS: Final = (
     "worker.name",
+    "worker.instance",
     "worker.hub_url",
     "worker.hub_token",
     "worker.health_file",
@@ -204,7 +209,7 @@ async def build_backend(
         launchable=launchable,
         is_shared=is_shared(settings),
         signing=signing,
-        weights=open_weights(settings, clock) if settings.weights.url else None,
+        weights=open_weights(settings, clock, secret=signing) if settings.weights.url else None,
         tracer=open_tracer(settings, clock, "swell-backend"),
     )
 
@@ -331,6 +336,58 @@ def build_fleet(
 
 def _same(request: LaunchRequest) -> LaunchRequest:
     return request
+
+
+def provider_of(name: str, pool: PoolTable, settings: Settings, clock: Clock) -> "Provider":
+    """Return who launches the workers of a pool.
+
+    Args:
+        name: Of the pool, which stands in errors.
+        pool: Which provider it has, and what that is told.
+        settings: The deployment's name, and where data lies.
+        clock: The time.
+
+    Raises:
+        InvalidRequest: There is no such provider, it is told what it does not know, or what it
+            needs is not installed.
+    """
+    opened = _PROVIDERS.get(pool.provider)
+    if opened is None:
+        raise InvalidRequest(
+            f"pools.{name}.provider {pool.provider[:60]!r}: use {' or '.join(sorted(_PROVIDERS))}"
+        )
+    return opened(name, pool, settings, clock)
+
+
+def _processes(name: str, pool: PoolTable, settings: Settings, clock: Clock) -> "Provider":
+    from swell.providers.detached import DetachedProvider
+    from swell.providers.options import checked
+    from swell.providers.process import ProcessOptions, ProcessProvider
+    from swell.providers.rehearsal import RehearsalProvider
+
+    options = checked(ProcessOptions, pool.options, f"pools.{name}.options")
+    environment = process_environment(without_settings=True)
+    folder = settings.data_dir / "logs" / name
+    provider: Provider
+    if options.outlives:
+        provider = DetachedProvider(
+            clock,
+            folder,
+            environment,
+            deployment=settings.autoscale.deployment,
+            boot_delay_s=options.boot_delay_s,
+        )
+    else:
+        provider = ProcessProvider(clock, folder, environment, boot_delay_s=options.boot_delay_s)
+    if options.rehearsal is None:
+        return provider
+    return RehearsalProvider(provider, options.rehearsal, clock)
+
+
+#: Name → what opens a provider for a pool: its name, its table, all settings, and the clock.
+_PROVIDERS: Final[Mapping[str, Callable[[str, PoolTable, Settings, Clock], "Provider"]]] = {
+    "process": _processes,
+}
 
 
 def model_home(
@@ -496,43 +553,83 @@ def _weight_source(settings: Settings, clock: Clock) -> "tuple[Source, Terms]":
     return StoreSource(open_weights(settings, clock)), terms
 
 
-def open_weights(settings: Settings, clock: Clock, url: str = "") -> "WeightStore":
+def open_weights(
+    settings: Settings, clock: Clock, url: str = "", *, secret: "Secret | None" = None
+) -> "WeightStore":
     """Return where pushed weights are, without a look whether it is there.
 
     Args:
         settings: What opens it.
         clock: The time.
         url: Where it is; empty for `weights.url`, or else among the files of the backend.
+        secret: Of a backend, which serves what lies in a folder by URLs that this signs; None for
+            whoever reads that folder.
 
     Raises:
         InvalidRequest: The URL names no known adapter, or one that is not installed.
     """
     from swell.weights.store import WeightStore
 
-    chosen, setting, folder = settings.weights, "weights.url", ""
-    url = url or chosen.url
-    opening = ObjectsSettings(
-        endpoint=chosen.endpoint,
-        region=chosen.region,
-        key_id=chosen.key_id,
-        secret=chosen.secret,
-    )
-    if not url:
-        opening, setting, folder = settings.objects, "objects.url", "weights"
-        url = opening.url or f"file:{settings.data_dir / 'objects'}"
-    # Nobody signs with it: these are no files of a backend.
-    secret = os.urandom(32)
-    if urlsplit(url).scheme == "file":
+    place = _weights_place(settings, url)
+    signer = secret or os.urandom(32)
+    if place.root is not None:
         from swell.object_stores.folder import FolderObjects
 
-        root = Path(url.removeprefix("file:").removeprefix("//")).absolute()
-        return WeightStore(FolderObjects(root, clock, secret), folder, root)
-    if urlsplit(url).scheme in ("s3", "gs", "az"):
-        return WeightStore(_bucket(url, opening, clock, secret, setting), folder)
+        root = None if secret else place.root
+        return WeightStore(FolderObjects(place.root, clock, signer), place.folder, root)
+    if urlsplit(place.url).scheme in ("s3", "gs", "az"):
+        bucket = _bucket(place.url, place.opening, clock, signer, place.setting)
+        return WeightStore(bucket, place.folder)
     raise InvalidRequest(
-        f"{setting} {url!r}: use file:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
+        f"{place.setting} {place.url!r}: use file:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
         "az://ACCOUNT/CONTAINER/PREFIX"
     )
+
+
+def weights_url(settings: Settings, url: str = "") -> str:
+    """Return the whole address of where pushed weights are, for people: without secrets.
+
+    Args:
+        settings: As for `open_weights`.
+        url: As for `open_weights`.
+    """
+    place = _weights_place(settings, url)
+    told = place.url.rstrip("/") if place.root is None else f"file:{place.root}"
+    told = "/".join(filter(None, (told, place.folder)))
+    endpoint = "" if place.root is not None else place.opening.endpoint
+    return hide_secrets(f"{told} at {endpoint}" if endpoint else told)
+
+
+@dataclass(frozen=True, slots=True)
+class _WeightsPlace:
+    """Where pushed weights are: below `folder` of a URL that `setting` gave, opened by that."""
+
+    url: str
+    setting: str
+    opening: ObjectsSettings
+    folder: str = ""
+
+    @property
+    def root(self) -> Path | None:
+        """The folder of this machine that the URL names; None for any other URL."""
+        if urlsplit(self.url).scheme != "file":
+            return None
+        return Path(self.url.removeprefix("file:").removeprefix("//")).absolute()
+
+
+def _weights_place(settings: Settings, url: str) -> _WeightsPlace:
+    chosen = settings.weights
+    if url or chosen.url:
+        setting = "--to" if url else "weights.url"
+        opening = ObjectsSettings(
+            endpoint=chosen.endpoint,
+            region=chosen.region,
+            key_id=chosen.key_id,
+            secret=chosen.secret,
+        )
+        return _WeightsPlace(url or chosen.url, setting, opening)
+    home = settings.objects.url or f"file:{settings.data_dir / 'objects'}"
+    return _WeightsPlace(home, "objects.url", settings.objects, "weights")
 
 
 def _token(settings: Settings) -> str:
@@ -585,6 +682,7 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
             optional=chosen.optional,
             slots=chosen.slots,
             host=socket.gethostname(),
+            instance=chosen.instance,
             picture_format=chosen.picture_format,
             exact=chosen.batching == "exact",
             encode_processes=chosen.encode_processes,
@@ -759,8 +857,9 @@ def _retention(settings: RetentionSettings) -> "tuple[Retention, ...]":
 
 
 def _hour_micros(settings: Settings) -> dict[str, int]:
-    price = settings.pool.hour_micros
-    return {} if price is None else {settings.worker.pool: price}
+    prices = {name: pool.hour_micros for name, pool in settings.pools.items()}
+    prices.setdefault(settings.worker.pool, settings.pool.hour_micros)
+    return {name: price for name, price in prices.items() if price is not None}
 
 
 def _uploads_s(settings: Settings) -> float | None:

@@ -211,6 +211,7 @@ async def register_worker(
         device=registration.device,
         host=registration.host,
         pid=registration.pid,
+        instance=registration.instance,
         release=registration.release[:40],
         clock_ahead_s=(
             0.0 if registration.sent_at is None else (registration.sent_at - now).total_seconds()
@@ -789,7 +790,7 @@ def _leased(service: Service, tasks: Sequence[Task]) -> list[LeasedTask]:
 
 def _check_told(registration: Registration) -> None:
     """Check what a worker says of itself, which operators read in lists, logs and numbers."""
-    for what in ("name", "pool", "device", "host"):
+    for what in ("name", "pool", "device", "host", "instance"):
         told = getattr(registration, what)
         if len(told) > 200 or not all(each == " " or each.isprintable() for each in told):
             raise InvalidInput(

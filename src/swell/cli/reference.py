@@ -62,7 +62,8 @@ def settings_markdown() -> str:
         "secret may be given as a file: add `_FILE` to its variable. `SWELL_URL` and `SWELL_KEY`",
         "are short for `SWELL_CLIENT__URL` and `SWELL_CLIENT__KEY`, and `HF_ENDPOINT` and",
         "`HF_TOKEN`, which a hub's own client reads, for `SWELL_WORKER__HUB_URL` and",
-        "`SWELL_WORKER__HUB_TOKEN`.",
+        "`SWELL_WORKER__HUB_TOKEN`. Whoever launches a worker sets `SWELL_INSTANCE_ID`, short for",
+        "`SWELL_WORKER__INSTANCE`.",
     ]
     heading = None
     for each in describe():

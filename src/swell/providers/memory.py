@@ -11,8 +11,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from swell.clock import Clock
-from swell.errors import Unavailable
-from swell.provider import Instance, InstanceState, LaunchRequest, Notice
+from swell.provider import Instance, InstanceState, LaunchRequest, Notice, Refused
 
 __all__ = ["MemoryProvider"]
 
@@ -34,6 +33,7 @@ class MemoryProvider:
         self._instances: dict[str, Instance] = {}
         self._ends: dict[str, datetime] = {}
         self._notices: list[Notice] = []
+        self._refusal: Refused | None = None
         #: Every request, in order, for tests to look at.
         self.launches: list[LaunchRequest] = []
 
@@ -41,15 +41,17 @@ class MemoryProvider:
         """Ask for instances.
 
         Raises:
-            Unavailable: There would be more than `capacity`.
+            Refused: There would be more than `capacity`, or `refuse` said so.
         """
         if again := [
             i for i in await self.instances() if request.token and i.token == request.token
         ]:
             return again
+        if self._refusal is not None:
+            raise self._refusal
         living = [i for i in await self.instances() if i.state is not InstanceState.ENDED]
         if self._capacity is not None and len(living) + request.n > self._capacity:
-            raise Unavailable(f"only {self._capacity} instances can live at a time")
+            raise Refused(f"only {self._capacity} instances can live at a time", is_quota=True)
         self.launches.append(request)
         ids = [f"{request.pool}-{next(self._numbers)}" for _ in range(request.n)]
         for each in ids:
@@ -73,6 +75,10 @@ class MemoryProvider:
         self._move()
         living = {i.id for i in self._instances.values() if i.state is not InstanceState.ENDED}
         return [each for each in self._notices if each.instance_id in living]
+
+    def refuse(self, refusal: Refused | None) -> None:
+        """Give none from now on, and say why; None to give again."""
+        self._refusal = refusal
 
     def warn(self, notice: Notice) -> None:
         """Tell from now on that an instance is about to be taken back."""

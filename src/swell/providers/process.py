@@ -16,18 +16,45 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from pydantic import Field
 
 from swell.clock import Clock
 from swell.errors import Unavailable
-from swell.provider import ASKED_AT, Instance, InstanceState, LaunchRequest, Notice
+from swell.provider import (
+    ASKED_AT,
+    INSTANCE_ID,
+    Instance,
+    InstanceState,
+    LaunchRequest,
+    Notice,
+)
+from swell.providers.options import Options
 
-__all__ = ["ProcessProvider"]
+__all__ = ["ProcessOptions", "ProcessProvider"]
 
 #: How many ended instances are still listed.
 _REMEMBERED: Final = 100
 
 #: From <sys/prctl.h>: the signal that the kernel sends a process whose parent has died.
 _PR_SET_PDEATHSIG: Final = 1
+
+
+class ProcessOptions(Options):
+    """What a pool of processes on this machine may be told."""
+
+    outlives: bool = Field(
+        default=False,
+        description="Whether workers go on when the backend ends or is killed, and are found again "
+        "by the next; they need `autoscale.token` then. Else they end with it.",
+    )
+    boot_delay_s: float = Field(
+        default=0.0, ge=0, description="Pretend that starting one takes so long, in seconds."
+    )
+    rehearsal: Path | None = Field(
+        default=None,
+        description="A JSON file by which incidents are tried out: refusals, and workers that are "
+        "taken back.",
+    )
 
 
 class ProcessProvider:
@@ -176,7 +203,7 @@ class ProcessProvider:
 
     async def _start(self, each: str, request: LaunchRequest) -> None:
         asked_at = self._instances[each].launched_at.isoformat()
-        own = {"SWELL_INSTANCE_ID": each, ASKED_AT: asked_at}
+        own = {INSTANCE_ID: each, ASKED_AT: asked_at}
         environment = self._environment | dict(request.environment) | own
         try:
             with open(self.log_path(each), "ab", opener=_open_private) as log:

@@ -555,6 +555,15 @@ class MemoryRegistry:
         """See `Registry.note`."""
         return self._notes.get(name)
 
+    async def notes(self, prefix: str) -> dict[str, bytes]:
+        """See `Registry.notes`."""
+        return {name: each for name, each in sorted(self._notes.items()) if name.startswith(prefix)}
+
+    async def drop_notes(self, names: Sequence[str]) -> None:
+        """See `Registry.drop_notes`."""
+        for name in names:
+            self._notes.pop(name, None)
+
     async def secret(self, name: str) -> bytes:
         """See `Registry.secret`."""
         return self._secrets.setdefault(name, secrets.token_bytes(32))

@@ -329,6 +329,19 @@ class RegistryConformance:
         assert await registry.note("times") == b"two"
         assert await registry.note("other") == b""
 
+    async def test_notes_are_found_by_how_their_names_begin_and_can_be_dropped(
+        self, registry: Registry
+    ) -> None:
+        for name in ("told:b", "told:a", "tol", "told", "other:told:", "told_:x", "TOLD:c"):
+            await registry.put_note(name, name.encode())
+        found = await registry.notes("told:")
+        assert list(found.items()) == [("told:a", b"told:a"), ("told:b", b"told:b")]
+        await registry.drop_notes(["told:a", "nobody's"])
+        assert list(await registry.notes("told:")) == ["told:b"]
+        assert await registry.notes("%") == {}
+        assert await registry.note("told") == b"told"
+        await registry.drop_notes([])
+
     async def test_a_note_is_swapped_only_for_the_one_that_was_read(
         self, registry: Registry
     ) -> None:

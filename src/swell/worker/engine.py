@@ -304,6 +304,7 @@ class Worker:
             device=self._settings.device,
             host=self._settings.host,
             pid=os.getpid(),
+            instance=self._settings.instance,
             release=version_of("swell"),
         )
         self._desk = Desk(slots, self.traces)

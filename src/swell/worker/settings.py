@@ -16,6 +16,8 @@ class WorkerSettings:
     #: Names the worker to operators; registering again under it is a restart.
     name: str
     pool: str = "default"
+    #: What whoever launched it calls its machine, container or process.
+    instance: str = ""
     #: Given to `Model.load`.
     device: str = "cpu"
     #: What its models may take of the device together, and those that had to leave it of the

@@ -189,6 +189,16 @@ class PostgresRegistry:
         rows = await self._database.read("note", name)
         return bytes(rows[0][0]) if rows else None
 
+    async def notes(self, prefix: str) -> dict[str, bytes]:
+        """See `Registry.notes`."""
+        rows = await self._database.read("notes", prefix)
+        return {row[0]: bytes(row[1]) for row in rows}
+
+    async def drop_notes(self, names: Sequence[str]) -> None:
+        """See `Registry.drop_notes`."""
+        if names:
+            await self._database.read("drop_notes", list(names))
+
     async def secret(self, name: str) -> bytes:
         """See `Registry.secret`."""
         rows = await self._database.read("secret", name)

@@ -211,6 +211,20 @@ class SqliteRegistry:
         rows = self._database.read("note", (name,))
         return bytes(rows[0][0]) if rows else None
 
+    async def notes(self, prefix: str) -> dict[str, bytes]:
+        """See `Registry.notes`."""
+        return dict(self._database.read("notes", (prefix, prefix)))
+
+    async def drop_notes(self, names: Sequence[str]) -> None:
+        """See `Registry.drop_notes`."""
+
+        def action(session: Session) -> None:
+            for name in names:
+                session.run("drop_note", (name,))
+
+        if names:
+            await self._database.write(action)
+
     async def secret(self, name: str) -> bytes:
         """See `Registry.secret`."""
 

@@ -385,6 +385,12 @@ UPDATE notes SET value = $3 WHERE name = $1 AND value = $2 RETURNING name;
 -- name: note
 SELECT value FROM notes WHERE name = $1;
 
+-- name: notes
+SELECT name, value FROM notes WHERE starts_with(name, $1) ORDER BY name;
+
+-- name: drop_notes
+DELETE FROM notes WHERE name = ANY ($1::text[]);
+
 -- name: take_duty
 -- Changes nothing where another holds it still.
 INSERT INTO duties (name, holder, held_until) VALUES ($1, $2, $3)

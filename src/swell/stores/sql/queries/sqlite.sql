@@ -270,6 +270,12 @@ UPDATE notes SET value = ? WHERE name = ? AND value = ?;
 -- name: note
 SELECT value FROM notes WHERE name = ?;
 
+-- name: notes
+SELECT name, value FROM notes WHERE substr(name, 1, length(?)) = ? ORDER BY name;
+
+-- name: drop_note
+DELETE FROM notes WHERE name = ?;
+
 -- name: take_duty
 -- Changes nothing where another holds it still.
 INSERT INTO duties (name, holder, held_until) VALUES (?, ?, ?)

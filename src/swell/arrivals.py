@@ -1,0 +1,147 @@
+"""How many samples arrive: each backend counts its own, and the autoscaler adds them up.
+
+Counts stand in bins of ten seconds, named by their number since 1970. Each process tells its own
+under a name that no other ever has, and tells whole bins only, so that nothing counts twice or not
+at all when a backend or the autoscaler is started again. What a backend has not told when it is
+killed is lost: ten seconds at most.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+__all__ = ["BIN_S", "PREFIX", "Arrivals", "Arrived", "arrived", "stale"]
+
+#: How names of notes begin in which backends tell what arrived.
+PREFIX: Final = "arrivals:"
+
+BIN_S: Final = 10
+
+#: A bin counts as told by everybody so long after its end, in seconds.
+LAG_S: Final = 1.5
+
+_MINUTE: Final = 60 // BIN_S
+#: So many minutes are told, and so many tens of seconds.
+MINUTES: Final = 16
+TENS: Final = 3
+#: Bins that are kept, some more than are told: whoever adds up may be late.
+_KEPT: Final = (MINUTES + 4) * _MINUTE
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """What one process has counted."""
+
+    #: Its first bin, and the newest that is whole.
+    since: int
+    until: int
+    #: Model → pairs of a bin's number after `since`, and samples.
+    models: dict[str, list[tuple[int, int]]]
+
+
+class Arrived(msgspec.Struct, frozen=True):
+    """Samples of one model, in windows that do not overlap, the newest last.
+
+    Args:
+        minutes: In each of the last minutes; fewer than `MINUTES` where nobody counted before.
+        tens: In each of the last `TENS` times ten seconds.
+    """
+
+    minutes: tuple[float, ...]
+    tens: tuple[float, ...]
+
+
+class Arrivals:
+    """What arrived at this process.
+
+    Args:
+        now: The time, of its first bin.
+    """
+
+    def __init__(self, now: datetime) -> None:
+        #: Model → samples since the last bin was closed. The way into the store adds to it.
+        self.fresh: dict[str, int] = {}
+        self._since = self._open = _bin_of(now)
+        self._models: dict[str, dict[int, int]] = {}
+
+    def next_in_s(self, now: datetime) -> float:
+        """Return after how many seconds the bin that is open is over."""
+        return max(0.0, (self._open + 1) * BIN_S - now.timestamp())
+
+    def close(self, now: datetime) -> bool:
+        """Note that time has passed; return whether there is something new to tell."""
+        has_news = bool(self.fresh)
+        for model, n in self.fresh.items():
+            bins = self._models.setdefault(model, {})
+            bins[self._open] = bins.get(self._open, 0) + n
+        self.fresh.clear()
+        self._open = max(self._open, _bin_of(now))
+        oldest = self._open - _KEPT
+        for model in list(self._models):
+            kept = {each: n for each, n in self._models[model].items() if each >= oldest}
+            if kept:
+                self._models[model] = kept
+            else:
+                del self._models[model]
+        return has_news
+
+    def dump(self) -> bytes:
+        """Return the bins that were closed, to be told."""
+        models = {
+            model: [(each - self._since, n) for each, n in bins.items()]
+            for model, bins in self._models.items()
+        }
+        return msgspec.json.encode(_Told(self._since, self._open, models))
+
+
+def arrived(notes: Iterable[bytes], now: datetime) -> dict[str, Arrived]:
+    """Return what arrived at all backends together, by model.
+
+    Args:
+        notes: What each process has told. What cannot be read is left out.
+        now: The time; the newest windows end with the last bin that everybody has told.
+    """
+    told = [each for each in map(_read, notes) if each is not None]
+    if not told:
+        return {}
+    end = int((now.timestamp() - LAG_S) // BIN_S)
+    bins: dict[str, dict[int, int]] = {}
+    for each in told:
+        for model, pairs in each.models.items():
+            sums = bins.setdefault(model, {})
+            for offset, n in pairs:
+                sums[each.since + offset] = sums.get(each.since + offset, 0) + n
+    # A first minute of which somebody saw less than the whole says too little.
+    counted = (end - min(each.since for each in told) - 1) // _MINUTE
+    minutes = max(0, min(MINUTES, counted))
+    return {model: _windows(sums, end, minutes) for model, sums in bins.items()}
+
+
+def stale(notes: Mapping[str, bytes], now: datetime) -> list[str]:
+    """Return the names of notes that say nothing about the last minutes any more."""
+    oldest = _bin_of(now) - _KEPT
+    return [
+        name for name, note in notes.items() if (told := _read(note)) is None or told.until < oldest
+    ]
+
+
+def _windows(sums: Mapping[int, int], end: int, minutes: int) -> Arrived:
+    def within(first: int, n: int) -> float:
+        return float(sum(sums.get(each, 0) for each in range(first, first + n)))
+
+    return Arrived(
+        tuple(within(end - back * _MINUTE, _MINUTE) for back in range(minutes, 0, -1)),
+        tuple(within(end - back, 1) for back in range(TENS, 0, -1)),
+    )
+
+
+def _bin_of(moment: datetime) -> int:
+    return int(moment.timestamp() // BIN_S)
+
+
+def _read(note: bytes) -> _Told | None:
+    try:
+        return msgspec.json.decode(note, type=_Told)
+    except msgspec.MsgspecError:
+        return None

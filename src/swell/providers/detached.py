@@ -1,0 +1,353 @@
+"""Workers as processes on this machine that outlive whoever launched them.
+
+What a cloud is, on one machine: instances are found again by a controller that was killed and
+started again, and asking twice gives what was there. Each instance has some small files in a
+folder, beginning with its id:
+
+| file | says |
+|---|---|
+| `.json` | whose it is, and when it was asked for; it is there before the process |
+| `.pid` | which process, written by that process itself |
+| `.up` | that the boot is over, and the worker's command runs |
+| `.end` | when it is killed, once it was told to end |
+| `.ended` | when it was found to have ended, and how |
+| `.log` | its output, for this user only |
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from swell.clock import Clock
+from swell.errors import Unavailable
+from swell.provider import (
+    ASKED_AT,
+    INSTANCE_ID,
+    Instance,
+    InstanceState,
+    LaunchRequest,
+    Notice,
+)
+from swell.providers.marks import Marks
+
+__all__ = ["DetachedProvider"]
+
+T = TypeVar("T")
+
+#: How many ended instances are still listed.
+_REMEMBERED: Final = 100
+
+#: One that has no process after so long never will, in seconds.
+_LOST_S: Final = 10.0
+
+#: Takes the beginning of its files' paths, the delay, and the worker's command.
+_BOOT: Final = """
+set -e
+base=$1 delay=$2
+shift 2
+echo $$ > "$base.pid.new"
+mv "$base.pid.new" "$base.pid"
+if [ -e "$base.end" ]; then exit 143; fi
+if [ "$delay" != 0 ]; then sleep "$delay"; fi
+: > "$base.up"
+exec "$@"
+"""
+
+
+class _Record(msgspec.Struct, frozen=True):
+    id: str
+    deployment: str
+    pool: str
+    token: str
+    asked_at: datetime
+
+
+class _Ended(msgspec.Struct, frozen=True):
+    at: datetime
+    exit_code: int | None = None
+
+
+class DetachedProvider:
+    """Starts processes that lead sessions of their own, and finds them again by their files.
+
+    Args:
+        clock: Dates what happens, and waits for graces.
+        folder: Where their files are. Others of the same folder and deployment find them.
+        environment: What every process gets beside the request's own variables.
+        deployment: Whose they are.
+        boot_delay_s: Each waits so long before it becomes the worker.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        deployment: str = "swell",
+        boot_delay_s: float = 0.0,
+    ) -> None:
+        self._clock = clock
+        self._folder = folder
+        self._environment = dict(environment)
+        self._deployment = deployment
+        self._boot_delay_s = boot_delay_s
+        #: Of this process, not waited for yet.
+        self._children: set[int] = set()
+        self._killers: set[asyncio.Task[None]] = set()
+        # Threads list and launch.
+        self._lock = threading.Lock()
+
+    async def launch(self, request: LaunchRequest) -> list[Instance]:
+        """Ask for processes.
+
+        Raises:
+            Unavailable: The command cannot be run.
+        """
+        now = self._clock.now()
+        return await asyncio.to_thread(self._launch, request, now)
+
+    async def instances(self, pool: str | None = None) -> list[Instance]:
+        """Return the instances of a pool, or of all."""
+        found = await asyncio.to_thread(self._list, self._clock.now())
+        return [each for each in found if pool is None or each.pool == pool]
+
+    async def notices(self) -> list[Notice]:
+        """Return nothing: nobody takes processes back."""
+        return []
+
+    async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
+        """Send SIGTERM, and SIGKILL to the whole group after `grace_s` seconds.
+
+        A repeated call does nothing unless its grace ends earlier; then the worker is asked again,
+        which it takes as a wish to hurry. One that still boots is killed at once.
+        """
+        now = self._clock.now()
+        told = await asyncio.to_thread(self._terminate, instance_ids, now, grace_s)
+        if told:
+            killer = asyncio.create_task(self._kill_later(grace_s))
+            self._killers.add(killer)
+            killer.add_done_callback(self._killers.discard)
+
+    async def close(self) -> None:
+        """Let go of the processes; they go on."""
+        for killer in self._killers:
+            killer.cancel()
+        await asyncio.gather(*self._killers, return_exceptions=True)
+
+    def log_path(self, instance_id: str) -> Path:
+        """Return the file that the output of an instance goes to."""
+        return self._file(instance_id, "log")
+
+    def pid(self, instance_id: str) -> int | None:
+        """Return the process id of an instance that lives."""
+        pid = self._read_pid(instance_id)
+        return pid if pid is not None and _is_instance(pid, instance_id) else None
+
+    # What follows runs in threads.
+
+    def _launch(self, request: LaunchRequest, now: datetime) -> list[Instance]:
+        marks = Marks.of(self._deployment, request, now)
+        name = marks.name()
+        with self._lock:
+            self._make_folder()
+            for number in range(request.n):
+                self._start(_Record(f"{name}-{number}", *_whose(marks), now), request)
+        wanted = {f"{name}-{number}" for number in range(request.n)}
+        return [each for each in self._list(now) if each.id in wanted]
+
+    def _start(self, record: _Record, request: LaunchRequest) -> None:
+        try:
+            descriptor = os.open(
+                self._file(record.id, "json"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+            )
+        except FileExistsError:
+            return  # asked for before, with the same token
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(record))
+        own = {INSTANCE_ID: record.id, ASKED_AT: record.asked_at.isoformat()}
+        delay = f"{self._boot_delay_s:g}"
+        base = str(self._folder.absolute() / record.id)
+        log, flags = f"{base}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        try:
+            pid = os.posix_spawn(
+                "/bin/sh",
+                ["sh", "-c", _BOOT, "sh", base, delay, *request.command],
+                self._environment | dict(request.environment) | own,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, log, flags, 0o600),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                ],
+                setsid=True,
+            )
+        except OSError as error:
+            self._file(record.id, "json").unlink(missing_ok=True)
+            raise Unavailable(f"cannot run a shell: {error.strerror}") from error
+        self._children.add(pid)
+
+    def _list(self, now: datetime) -> list[Instance]:
+        with self._lock:
+            codes = self._reap()
+            found = [self._seen(each, now, codes) for each in self._records()]
+            self._forget_old(found)
+        return sorted(found, key=lambda each: (each.launched_at, each.id))
+
+    def _seen(self, record: _Record, now: datetime, codes: Mapping[int, int]) -> Instance:
+        instance = Instance(
+            id=record.id,
+            pool=record.pool,
+            state=InstanceState.STARTING,
+            launched_at=record.asked_at,
+            token=record.token,
+        )
+        pid, ended = self._read_pid(record.id), self._read(record.id, "ended", _Ended)
+        if ended is None and self._has_ended(record, pid, now):
+            code = codes.get(pid) if pid is not None else None
+            ended = _Ended(max(now, record.asked_at), code)
+            self._write(record.id, "ended", ended)
+        if ended is not None:
+            return msgspec.structs.replace(
+                instance, state=InstanceState.ENDED, ended_at=ended.at, exit_code=ended.exit_code
+            )
+        kill_at = self._read(record.id, "end", datetime)
+        if kill_at is not None:
+            if now >= kill_at and pid is not None:
+                _signal_group(pid)
+            return msgspec.structs.replace(instance, state=InstanceState.STOPPING)
+        if self._file(record.id, "up").exists():
+            return msgspec.structs.replace(instance, state=InstanceState.RUNNING)
+        return instance
+
+    def _has_ended(self, record: _Record, pid: int | None, now: datetime) -> bool:
+        if pid is None:
+            return now >= record.asked_at + timedelta(seconds=_LOST_S)
+        return not _is_instance(pid, record.id)
+
+    def _terminate(self, ids: Sequence[str], now: datetime, grace_s: float) -> bool:
+        with self._lock:
+            living = [
+                each
+                for each in self._records()
+                if each.id in ids and self._read(each.id, "ended", _Ended) is None
+            ]
+            told = [self._tell_to_end(each, now, grace_s) for each in living]
+        return any(told)
+
+    def _tell_to_end(self, record: _Record, now: datetime, grace_s: float) -> bool:
+        known = self._read(record.id, "end", datetime)
+        has_begun = self._file(record.id, "up").exists()
+        kill_at = now + timedelta(seconds=grace_s if has_begun else 0.0)
+        if known is not None and known <= kill_at:
+            return False
+        self._write(record.id, "end", kill_at)
+        # Looked up after that: a process that is not there yet sees that it is to end.
+        pid = self._read_pid(record.id)
+        if pid is None or not _is_instance(pid, record.id):
+            return False
+        if not has_begun:
+            _signal_group(pid)
+            return False
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGTERM)
+        return True
+
+    def _reap(self) -> dict[int, int]:
+        """Wait for children that have ended; return their exit codes."""
+        codes: dict[int, int] = {}
+        for pid in list(self._children):
+            try:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                self._children.discard(pid)
+                continue
+            if ended:
+                # The worker is gone; what it started must not outlive it.
+                _signal_group(pid)
+                codes[pid] = os.waitstatus_to_exitcode(status)
+                self._children.discard(pid)
+        return codes
+
+    def _records(self) -> list[_Record]:
+        found = []
+        for path in self._folder.glob("*.json"):
+            record = self._read(path.stem, "json", _Record)
+            if record is not None and record.deployment == self._deployment:
+                found.append(record)
+        return found
+
+    def _forget_old(self, found: list[Instance]) -> None:
+        ended = sorted(
+            (each for each in found if each.ended_at is not None),
+            key=lambda each: each.ended_at or each.launched_at,
+        )
+        for each in ended[:-_REMEMBERED]:
+            for path in self._folder.glob(f"{each.id}.*"):
+                path.unlink(missing_ok=True)
+            found.remove(each)
+
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"{self._folder} cannot be made: {error.strerror}") from error
+
+    def _file(self, instance_id: str, kind: str) -> Path:
+        return self._folder / f"{instance_id}.{kind}"
+
+    def _read_pid(self, instance_id: str) -> int | None:
+        try:
+            return int(self._file(instance_id, "pid").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _read(self, instance_id: str, kind: str, what: type[T]) -> T | None:
+        try:
+            return msgspec.json.decode(self._file(instance_id, kind).read_bytes(), type=what)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def _write(self, instance_id: str, kind: str, value: object) -> None:
+        fresh = self._file(instance_id, f"{kind}.new")
+        fresh.write_bytes(msgspec.json.encode(value))
+        fresh.rename(self._file(instance_id, kind))
+
+    async def _kill_later(self, grace_s: float) -> None:
+        await self._clock.sleep(grace_s)
+        await self.instances()  # which kills whose time is over
+
+
+def _whose(marks: Marks) -> tuple[str, str, str]:
+    return marks.deployment, marks.pool, marks.token
+
+
+def _is_instance(pid: int, instance_id: str) -> bool:
+    """Whether a process is this instance's: a number may belong to somebody else by now."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except PermissionError:
+        return False  # another user's
+    except OSError:
+        return not Path("/proc/self").exists() and _is_there(pid)
+    return f"{INSTANCE_ID}={instance_id}".encode() in environment.split(b"\0")
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _signal_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
