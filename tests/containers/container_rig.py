@@ -26,6 +26,7 @@ __all__ = [
     "Container",
     "build",
     "build_options",
+    "limits",
     "make_base",
     "mounted",
     "podman",
@@ -121,15 +122,20 @@ def _debootstrap(folder: Path, archive: Path) -> None:
     fresh.replace(archive)
 
 
-def _may() -> list[str]:
-    """Return what a container needs that shares limits and network with this machine."""
+def limits() -> list[str]:
+    """Return what a container needs that shares limits with this machine."""
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     processes, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     files = 20_000 if most_files == resource.RLIM_INFINITY else min(most_files, 20_000)
-    limits = ["--ulimit", f"nofile={files}:{files}"]
+    words = ["--ulimit", f"nofile={files}:{files}"]
     if processes != resource.RLIM_INFINITY:
-        limits += ["--ulimit", f"nproc={processes}:{processes}"]
-    return [*limits, "--network=host"]
+        words += ["--ulimit", f"nproc={processes}:{processes}"]
+    return words
+
+
+def _may() -> list[str]:
+    """Return what a container needs that shares limits and network with this machine."""
+    return [*limits(), "--network=host"]
 
 
 def build_options(base: str = BASE) -> list[str]:

@@ -1,0 +1,332 @@
+"""Workers as containers on this machine, through the command line of docker or podman.
+
+Both know the same words for what is needed here, so there is no library to choose. Secrets reach
+the engine through its environment, not its command line, which everybody on a machine can read.
+
+Source:
+    docker-run(1), podman-run(1): `--env NAME` without a value takes it from the environment.
+    `docker inspect` and `podman inspect` tell the same of a container's state.
+"""
+
+import asyncio
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+from pydantic import Field
+
+from swell.clock import Clock
+from swell.config import hide_secrets, process_environment
+from swell.errors import InvalidInput, InvalidRequest, Unavailable
+from swell.provider import (
+    ASKED_AT,
+    INSTANCE_ID,
+    Instance,
+    InstanceState,
+    LaunchRequest,
+    Notice,
+    Refused,
+)
+from swell.providers.marks import DEPLOYMENT, LAUNCH, POOL, Marks, moment
+from swell.providers.options import Options
+
+__all__ = ["ContainerOptions", "ContainerProvider"]
+
+#: What a container's state means here; what is not named runs.
+_STATES: Final = {
+    "created": InstanceState.STARTING,
+    "configured": InstanceState.STARTING,
+    "initialized": InstanceState.STARTING,
+    "stopping": InstanceState.STOPPING,
+    "removing": InstanceState.STOPPING,
+    "stopped": InstanceState.ENDED,
+    "exited": InstanceState.ENDED,
+    "dead": InstanceState.ENDED,
+}
+
+#: How many ended containers are left to be listed; older ones are removed.
+_REMEMBERED: Final = 100
+
+#: A container that was made and never ran is removed after so long, in seconds.
+_STILLBORN_S: Final = 600.0
+
+#: What engines say of a name that is taken: the container is there already.
+_TAKEN: Final = re.compile(r"already in use|is in use by", re.IGNORECASE)
+
+#: What they say where nothing is wrong with the request and the machine has no more to give.
+_FULL: Final = re.compile(
+    r"no space left|disk quota|cannot allocate memory|out of memory|resource temporarily|too many",
+    re.IGNORECASE,
+)
+
+#: What they say of an image that cannot be had as it is called.
+_NO_IMAGE: Final = re.compile(
+    r"no such image|image not known|pull access denied|manifest unknown|repository does not exist|"
+    r"invalid reference|short-name",
+    re.IGNORECASE,
+)
+
+
+class ContainerOptions(Options):
+    """Options of a pool of containers on this machine."""
+
+    image: str = Field(min_length=1, description="The worker's container image.")
+    engine: str = Field(
+        default="",
+        pattern="^(docker|podman|)$",
+        description="`docker` or `podman`; empty for the one that is there, docker first.",
+    )
+    engine_options: tuple[str, ...] = Field(
+        default=(), description="Given to the engine before its command, as they are."
+    )
+    command: tuple[str, ...] = Field(
+        default=(), description="Options of `swell worker`, given after the image's name."
+    )
+    gpus: str = Field(
+        default="",
+        description="Which GPUs it gets: `all`, or as the engine calls them, such as `device=0` "
+        "for docker and `nvidia.com/gpu=0` for podman; empty for none.",
+    )
+    network: str = Field(
+        default="", description="The engine's network, such as `host`; empty for its usual one."
+    )
+    volumes: tuple[str, ...] = Field(
+        default=(), description="Mounts as the engine takes them, such as for a cache of weights."
+    )
+    options: tuple[str, ...] = Field(
+        default=(), description="Given to the engine's `run` besides, as they are."
+    )
+
+
+class _Ran(msgspec.Struct, frozen=True):
+    code: int
+    out: str
+    said: str
+
+
+class ContainerProvider:
+    """Starts containers with `run --detach`, and finds them by their labels.
+
+    Containers that have ended stay to be looked at; the oldest are removed beyond a hundred.
+
+    Args:
+        options: Which image, and how it is run.
+        clock: The time.
+        deployment: Whose containers these are.
+        environment: What the engine's command gets; None for the process environment.
+
+    Raises:
+        InvalidRequest: There is no such engine.
+    """
+
+    def __init__(
+        self,
+        options: ContainerOptions,
+        clock: Clock,
+        deployment: str,
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._options = options
+        self._clock = clock
+        self._deployment = deployment
+        self._environment = dict(
+            process_environment(without_settings=True) if environment is None else environment
+        )
+        self._engine = _find(options.engine, self._environment.get("PATH"))
+        #: Instance → when its grace is over, by the monotonic clock; and what waits for that.
+        self._ends_s: dict[str, float] = {}
+        self._stops: set[asyncio.Task[None]] = set()
+
+    async def launch(self, request: LaunchRequest) -> list[Instance]:
+        """Ask for containers.
+
+        Raises:
+            InvalidInput: The image cannot be had, or the engine does not understand an option.
+            Refused: The machine has no room.
+            Unavailable: The engine does not work.
+        """
+        marks = Marks.of(self._deployment, request, self._clock.now())
+        if request.token and (found := await self._found(marks)):
+            marks = msgspec.structs.replace(marks, asked_at=found[0].launched_at)
+        names = (
+            [f"{marks.name()}-{number}" for number in range(request.n)]
+            if request.token
+            else [marks.name() for _ in range(request.n)]
+        )
+        for number, name in enumerate(names):
+            try:
+                await self._run(name, marks, request)
+            except Refused:
+                if number == 0:
+                    raise
+                break
+        given = set(names)
+        return [each for each in await self._found(marks) if each.id in given]
+
+    async def instances(self, pool: str | None = None) -> list[Instance]:
+        """Return the instances of a pool, or of all."""
+        listed = await self._listed([f"{DEPLOYMENT}={self._deployment}"])
+        found = [self._instance(each) for each in listed]
+        await self._forget_old(found)
+        return [each for each in found if pool is None or each.pool == pool]
+
+    async def notices(self) -> list[Notice]:
+        """Return nothing: nobody takes containers back."""
+        return []
+
+    async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
+        """Have the engine send SIGTERM, and SIGKILL after `grace_s` seconds.
+
+        A repeated call does nothing unless its grace ends earlier.
+        """
+        wanted = set(instance_ids)
+        for each in await self.instances():
+            ends_s = self._clock.monotonic_s() + grace_s
+            if each.id not in wanted or each.state is InstanceState.ENDED:
+                continue
+            if ends_s >= self._ends_s.get(each.id, math.inf):
+                continue
+            self._ends_s[each.id] = ends_s
+            stopping = asyncio.create_task(self._stop(each.id, grace_s))
+            self._stops.add(stopping)
+            stopping.add_done_callback(self._stops.discard)
+
+    async def close(self) -> None:
+        """Wait for the ends of those that were told to end; others live on."""
+        await asyncio.gather(*self._stops, return_exceptions=True)
+
+    async def _run(self, name: str, marks: Marks, request: LaunchRequest) -> None:
+        own = {INSTANCE_ID: name, ASKED_AT: marks.asked_at.isoformat()}
+        told = dict(request.environment) | own
+        ran = await self._call(*self._run_words(name, marks, told), environment=told)
+        if ran.code == 0 or _TAKEN.search(ran.said):
+            return
+        # What was made and could not be started has its name, and would be taken for a worker.
+        await self._call("rm", "--force", name)
+        said = hide_secrets(ran.said.strip())[-500:]
+        if _FULL.search(ran.said):
+            raise Refused(f"{self._engine} has no room: {said}")
+        if _NO_IMAGE.search(ran.said):
+            raise InvalidInput(
+                f"{self._engine} cannot have the image {self._options.image}: {said}; pull or "
+                "build it on this machine, or correct its name"
+            )
+        raise Unavailable(f"{self._engine} run: {said}")
+
+    def _run_words(self, name: str, marks: Marks, told: Mapping[str, str]) -> list[str]:
+        chosen = self._options
+        words = ["run", "--detach", "--restart", "no", "--name", name]
+        words += [f"--label={key}={value}" for key, value in marks.texts.items()]
+        words += [f"--env={each}" for each in told]
+        words += [f"--volume={each}" for each in chosen.volumes]
+        words += [f"--network={chosen.network}"] if chosen.network else []
+        words += self._gpu_words()
+        return [*words, *chosen.options, chosen.image, *chosen.command]
+
+    def _gpu_words(self) -> list[str]:
+        gpus = self._options.gpus
+        if not gpus:
+            return []
+        if self._engine.endswith("podman"):
+            return [f"--device={'nvidia.com/gpu=all' if gpus == 'all' else gpus}"]
+        return [f"--gpus={gpus}"]
+
+    async def _stop(self, name: str, grace_s: float) -> None:
+        ran = await self._call("stop", "--time", str(math.ceil(max(grace_s, 0.0))), name)
+        if ran.code != 0:
+            # It ended by itself, or the engine is away: whoever asks again is heard.
+            self._ends_s.pop(name, None)
+
+    async def _found(self, marks: Marks) -> list[Instance]:
+        """Return what was launched with these marks."""
+        wanted = {DEPLOYMENT: marks.deployment, POOL: marks.pool, LAUNCH: marks.token}
+        listed = await self._listed([f"{key}={value}" for key, value in wanted.items() if value])
+        return [each for each in map(self._instance, listed) if each.token == marks.token]
+
+    async def _listed(self, labels: Iterable[str]) -> list[dict[str, Any]]:
+        filters = [f"--filter=label={each}" for each in labels]
+        ran = await self._call("ps", "--all", "--quiet", "--no-trunc", *filters)
+        if ran.code != 0:
+            raise Unavailable(f"{self._engine} ps: {ran.said.strip()[-500:]}")
+        ids = ran.out.split()
+        if not ids:
+            return []
+        # One that was removed in between makes it fail, after it has told of the others.
+        looked = await self._call("inspect", "--type=container", *ids)
+        found: list[dict[str, Any]] = json.loads(looked.out or "[]")
+        return found
+
+    def _instance(self, told: Mapping[str, Any]) -> Instance:
+        labels = told["Config"]["Labels"]
+        marks = Marks.read(labels, asked_at=moment(told["Created"]))
+        name, state = told["Name"].removeprefix("/"), told["State"]
+        stands = _STATES.get(state["Status"], InstanceState.RUNNING)
+        if stands is not InstanceState.ENDED and name in self._ends_s:
+            stands = InstanceState.STOPPING
+        has_ended = stands is InstanceState.ENDED
+        return msgspec.structs.replace(
+            marks.starting(name),
+            state=stands,
+            ended_at=_finished(state, marks.asked_at) if has_ended else None,
+            exit_code=state["ExitCode"] if has_ended else None,
+            why=_why(state) if has_ended else "",
+        )
+
+    async def _forget_old(self, found: Sequence[Instance]) -> None:
+        ended = [each for each in found if each.state is InstanceState.ENDED]
+        ended.sort(key=lambda each: each.ended_at or each.launched_at)
+        still = self._clock.now() - timedelta(seconds=_STILLBORN_S)
+        old = [each.id for each in ended[:-_REMEMBERED]] + [
+            each.id
+            for each in found
+            if each.state is InstanceState.STARTING and each.launched_at < still
+        ]
+        for each in old:
+            self._ends_s.pop(each, None)
+        if old:
+            await self._call("rm", "--force", "--volumes", *old)
+
+    async def _call(self, *words: str, environment: Mapping[str, str] | None = None) -> _Ran:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                self._engine,
+                *self._options.engine_options,
+                *words,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=self._environment | dict(environment or {}),
+                # A Ctrl-C in the terminal is not for it: what it began would be half done.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Unavailable(f"cannot run {self._engine}: {error.strerror}") from error
+        out, said = await process.communicate()
+        return _Ran(process.returncode or 0, out.decode(), said.decode(errors="replace"))
+
+
+def _find(asked: str, path: str | None) -> str:
+    for name in [asked] if asked else ["docker", "podman"]:
+        if program := shutil.which(name, path=path):
+            return program
+    raise InvalidRequest(
+        f"there is no {asked or 'docker or podman'} on this machine: install it, or choose "
+        "another provider for the pool"
+    )
+
+
+def _finished(state: Mapping[str, Any], asked_at: datetime) -> datetime:
+    """Return when a container ended. One that never ran has a time long ago."""
+    return max(moment(state["FinishedAt"]), asked_at)
+
+
+def _why(state: Mapping[str, Any]) -> str:
+    if state.get("OOMKilled"):
+        return "the kernel ended it: out of memory"
+    return str(state.get("Error") or "")

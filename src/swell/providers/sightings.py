@@ -1,0 +1,107 @@
+"""What a provider was seen to have: some forget at once what has ended, and some tell late.
+
+A cloud that was asked for machines may not list them for some seconds, and one that deletes them
+lists them no more. Both would look like a machine that was lost.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from swell.clock import Clock
+from swell.provider import Instance, InstanceState
+
+__all__ = ["Sightings"]
+
+#: For so long what was launched may be missing from a list, in seconds.
+_LATE_S: Final = 120.0
+
+#: For so long what has ended is still told, in seconds, and at most so many.
+_KEPT_S: Final = 3600.0
+_MOST: Final = 1000
+
+
+class Sightings:
+    """Instances as they were last seen.
+
+    Args:
+        clock: The time.
+        late_s: For so long what was launched may be missing from a list, in seconds.
+    """
+
+    def __init__(self, clock: Clock, *, late_s: float = _LATE_S) -> None:
+        self._clock = clock
+        self._late = timedelta(seconds=late_s)
+        self._known: dict[str, Instance] = {}
+        self._unlisted: set[str] = set()
+        self._going: set[str] = set()
+
+    def launched(self, instances: Iterable[Instance]) -> list[Instance]:
+        """Note what was asked for; return it as it is known."""
+        noted = []
+        for each in instances:
+            if each.id not in self._known:
+                self._known[each.id] = each
+                self._unlisted.add(each.id)
+            noted.append(self._known[each.id])
+        return noted
+
+    def told_to_go(self, instance_ids: Iterable[str]) -> None:
+        """Note what was told to end: a list may say for a while that it runs."""
+        self._going.update(each for each in instance_ids if each in self._known)
+
+    def listed(self, found: Iterable[Instance], pool: str | None = None) -> list[Instance]:
+        """Return all instances of a pool, given what the provider lists of it.
+
+        Args:
+            found: What it lists; of a pool, or of all.
+            pool: Which pool that is; None for all.
+        """
+        now = self._clock.now()
+        there = {each.id: each for each in found}
+        for each in there.values():
+            self._known[each.id] = self._seen(each, now)
+            self._unlisted.discard(each.id)
+        for known in list(self._known.values()):
+            if known.id not in there and (pool is None or known.pool == pool):
+                self._miss(known, now)
+        self._forget(now)
+        return [each for each in self._known.values() if pool is None or each.pool == pool]
+
+    def _seen(self, instance: Instance, now: datetime) -> Instance:
+        before = self._known.get(instance.id)
+        if before is not None and before.state is InstanceState.ENDED:
+            return before  # a list that is late
+        if instance.state is InstanceState.ENDED:
+            self._going.discard(instance.id)
+            return _ended(instance, instance.ended_at or now)
+        if instance.id in self._going:
+            return msgspec.structs.replace(instance, state=InstanceState.STOPPING)
+        return instance
+
+    def _miss(self, known: Instance, now: datetime) -> None:
+        if known.state is InstanceState.ENDED:
+            return
+        if known.id in self._unlisted and now < known.launched_at + self._late:
+            return
+        self._unlisted.discard(known.id)
+        self._going.discard(known.id)
+        self._known[known.id] = _ended(known, now)
+
+    def _forget(self, now: datetime) -> None:
+        ended = [each for each in self._known.values() if each.ended_at is not None]
+        ended.sort(key=lambda each: each.ended_at or now)
+        kept = {each.id for each in ended[-_MOST:]}
+        for each in ended:
+            is_old = each.ended_at is None or now > each.ended_at + timedelta(seconds=_KEPT_S)
+            if is_old or each.id not in kept:
+                del self._known[each.id]
+
+
+def _ended(instance: Instance, at: datetime) -> Instance:
+    """Return an instance that has ended, and not before it began, whoever's clock that was."""
+    return msgspec.structs.replace(
+        instance, state=InstanceState.ENDED, ended_at=max(at, instance.launched_at)
+    )
