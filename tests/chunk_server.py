@@ -1,6 +1,7 @@
 """A server of chunks that does what goes wrong on the way, and says what was asked of it."""
 
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -45,8 +46,8 @@ class ChunkServer:
 
 
 @contextmanager
-def chunk_server() -> Iterator[ChunkServer]:
-    """Run one."""
+def chunk_server(tls: ssl.SSLContext | None = None) -> Iterator[ChunkServer]:
+    """Run one, over TLS where it is told how."""
     made = ChunkServer()
     lock = threading.Lock()
 
@@ -78,6 +79,12 @@ def chunk_server() -> Iterator[ChunkServer]:
     server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     made.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        made.url = made.url.replace("http", "https")
+        # The thread of each connection shakes hands, so that nobody keeps the others waiting.
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:

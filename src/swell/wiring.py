@@ -577,13 +577,8 @@ def open_weights(
 
         root = None if secret else place.root
         return WeightStore(FolderObjects(place.root, clock, signer), place.folder, root)
-    if urlsplit(place.url).scheme in ("s3", "gs", "az"):
-        bucket = _bucket(place.url, place.opening, clock, signer, place.setting)
-        return WeightStore(bucket, place.folder)
-    raise InvalidRequest(
-        f"{place.setting} {place.url!r}: use file:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
-        "az://ACCOUNT/CONTAINER/PREFIX"
-    )
+    bucket = _bucket(place.url, place.opening, clock, signer, place.setting)
+    return WeightStore(bucket, place.folder)
 
 
 def weights_url(settings: Settings, url: str = "") -> str:
@@ -592,6 +587,9 @@ def weights_url(settings: Settings, url: str = "") -> str:
     Args:
         settings: As for `open_weights`.
         url: As for `open_weights`.
+
+    Raises:
+        InvalidRequest: It is none.
     """
     place = _weights_place(settings, url)
     told = place.url.rstrip("/") if place.root is None else f"file:{place.root}"
@@ -611,7 +609,7 @@ class _WeightsPlace:
 
     @property
     def root(self) -> Path | None:
-        """The folder of this machine that the URL names; None for any other URL."""
+        """The folder of this machine that the URL names; None for one of a bucket."""
         if urlsplit(self.url).scheme != "file":
             return None
         return Path(self.url.removeprefix("file:").removeprefix("//")).absolute()
@@ -627,9 +625,17 @@ def _weights_place(settings: Settings, url: str) -> _WeightsPlace:
             key_id=chosen.key_id,
             secret=chosen.secret,
         )
-        return _WeightsPlace(url or chosen.url, setting, opening)
-    home = settings.objects.url or f"file:{settings.data_dir / 'objects'}"
-    return _WeightsPlace(home, "objects.url", settings.objects, "weights")
+        place = _WeightsPlace(url or chosen.url, setting, opening)
+    else:
+        home = settings.objects.url or f"file:{settings.data_dir / 'objects'}"
+        place = _WeightsPlace(home, "objects.url", settings.objects, "weights")
+    with contextlib.suppress(ValueError):
+        if urlsplit(place.url).scheme in ("file", "s3", "gs", "az"):
+            return place
+    raise InvalidRequest(
+        f"{place.setting} {place.url!r}: use file:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
+        "az://ACCOUNT/CONTAINER/PREFIX"
+    )
 
 
 def _token(settings: Settings) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from swell.api.app import App, create_app
@@ -12,10 +13,12 @@ from swell.api.settings import ApiSettings, Backend
 from swell.brokers.memory import MemoryBroker
 from swell.buses.memory import MemoryBus
 from swell.clock import ManualClock
+from swell.object_stores.folder import FolderObjects
 from swell.object_stores.memory import MemoryObjects
 from swell.registry import Scope
 from swell.signing import SigningSecrets, read_secrets
 from swell.stores.memory import MemoryRegistry, MemoryStore
+from swell.weights.store import WeightStore
 
 UPPER = {
     "name": "demo/upper",
@@ -214,7 +217,9 @@ class World:
 
 
 @asynccontextmanager
-async def a_world(launchable: tuple[str, ...] = (), **settings: Any) -> AsyncIterator[World]:
+async def a_world(
+    launchable: tuple[str, ...] = (), weights_dir: Path | None = None, **settings: Any
+) -> AsyncIterator[World]:
     clock = ManualClock()
     store = MemoryStore(clock)
     registry = MemoryRegistry(clock)
@@ -229,6 +234,7 @@ async def a_world(launchable: tuple[str, ...] = (), **settings: Any) -> AsyncIte
         settings=ApiSettings(**settings),
         launchable=lambda: launchable,
         signing=signing,
+        weights=weights_dir and WeightStore(FolderObjects(weights_dir, clock, signing)),
     )
     scopes = {"anna": "client", "berta": "client", "admin": "admin", "worker": "worker"}
     keys = {}

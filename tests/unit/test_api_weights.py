@@ -9,7 +9,7 @@ import pytest
 from api_harness import World, a_world
 
 from swell.registry import Scope
-from swell.weights.chunks import Manifest, read_manifest
+from swell.weights.chunks import Manifest, manifest_key, read_manifest, version_key
 from swell.weights.listing import Entry, Listing
 from swell.weights.push import push
 
@@ -77,3 +77,90 @@ async def test_only_workers_ask_and_only_for_their_models(world: World, tmp_path
     made = (await world.admin("POST", "/v1/keys", wish)).json
     other = type(world.worker)(world.app, made["key"])
     assert (await other("POST", "/worker/v1/weights", body)).status == 403
+
+
+@pytest.fixture
+async def apart(tmp_path: Path) -> AsyncIterator[World]:
+    """A backend whose weights lie in a folder of their own."""
+    async with a_world(weights_dir=tmp_path / "shelf") as made:
+        yield made
+
+
+async def test_chunks_in_a_folder_of_their_own_come_through_the_backend(
+    apart: World, tmp_path: Path
+) -> None:
+    manifest = await pushed(apart, tmp_path)
+    chunks = list(manifest.files["config.json"].chunks)
+    answer = await ask(apart, manifest=manifest.digest, chunks=chunks)
+    # No worker hears of the folder.
+    assert str(tmp_path).encode() not in answer.body
+    assert b"file:" not in answer.body
+    urls = [place["url"] for place in answer.json["places"]]
+    read = [await apart.stranger("GET", url) for url in urls]
+    assert [each.status for each in read] == [200] * len(chunks)
+    assert b"".join(each.body for each in read) == DATA
+    assert read[0].headers["content-length"] == "4096"
+    part = await apart.stranger("GET", urls[0], headers={"Range": "bytes=100-199"})
+    assert (part.status, part.body) == (206, DATA[100:200])
+    assert (await apart.stranger("HEAD", urls[0])).headers["content-length"] == "4096"
+
+
+async def test_nothing_but_chunks_leaves_that_folder(apart: World, tmp_path: Path) -> None:
+    manifest = await pushed(apart, tmp_path)
+    digest = manifest.files["config.json"].chunks[0]
+    (tmp_path / "shelf" / "secret.json").write_text("{}")
+    (tmp_path / "secret.json").write_text("{}")
+    (tmp_path / "shelf" / "chunks" / digest[:2] / "notes").write_text("x")
+    for key in (
+        "secret.json",
+        manifest_key(manifest.digest),
+        version_key("acme/poster", "v1"),
+        f"chunks/{digest[:2]}/notes",
+        f"chunks/{digest[:2]}/{digest}.json",
+        f"chunks/00/{digest}",
+    ):
+        # Even where somebody could sign it.
+        url = apart.service.objects.sign("GET", key, 60)
+        assert (await apart.stranger("GET", url)).status == 404, key
+    right = (await ask(apart, chunks=[digest])).json["places"][0]["url"]
+    query = right.partition("?")[2]
+    for path in (
+        f"chunks/{digest[:2]}/../../secret.json",
+        f"chunks/{digest[:2]}/%2e%2e/%2e%2e/secret.json",
+        f"chunks/{digest[:2]}/{digest}/../../../secret.json",
+        manifest.files["config.json"].chunks[1],
+    ):
+        assert (await apart.stranger("GET", f"/v1/artifacts/{path}?{query}")).status == 403, path
+    assert (await apart.stranger("GET", right)).status == 200
+    assert (await apart.stranger("GET", right.partition("?")[0])).status == 403
+    assert (await apart.stranger("PUT", right, b"x")).status == 403
+    apart.clock.advance(3601)
+    assert (await apart.stranger("GET", right)).status == 403
+
+
+async def test_a_chunk_that_is_gone_from_the_folder_is_not_found(
+    apart: World, tmp_path: Path
+) -> None:
+    manifest = await pushed(apart, tmp_path)
+    digest = manifest.files["config.json"].chunks[0]
+    (tmp_path / "shelf" / "chunks" / digest[:2] / digest).unlink()
+    url = (await ask(apart, chunks=[digest])).json["places"][0]["url"]
+    assert (await apart.stranger("GET", url)).status == 404
+
+
+async def test_a_manifest_that_is_no_digest_is_refused(world: World, tmp_path: Path) -> None:
+    await pushed(world, tmp_path)
+    for strange in ("../../secret", "60303a", "x" * 64):
+        assert (await ask(world, manifest=strange)).status == 400
+
+
+async def test_a_manifest_that_was_cut_off_says_so_to_the_worker(
+    apart: World, tmp_path: Path
+) -> None:
+    manifest = await pushed(apart, tmp_path)
+    path = tmp_path / "shelf" / manifest_key(manifest.digest)
+    path.write_bytes(path.read_bytes()[:100])
+    answer = await ask(apart)
+    assert answer.status == 400
+    assert "push the model again" in answer.json["detail"]
+    assert str(tmp_path) not in answer.json["detail"]

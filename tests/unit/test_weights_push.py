@@ -1,8 +1,12 @@
 """Weights go up as chunks that were not there, and come back through signed URLs."""
 
+import asyncio
 import hashlib
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from weights_harness import write
 
@@ -12,13 +16,14 @@ from swell.clock import SystemClock
 from swell.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from swell.object_stores.folder import FolderObjects
 from swell.object_stores.memory import MemoryObjects
+from swell.objects import ObjectInfo
 from swell.weights.bake import bake
 from swell.weights.cache import DigestMismatch, WeightCache
-from swell.weights.chunks import chunk_key, write_manifest
+from swell.weights.chunks import chunk_key, manifest_key, version_key, write_manifest
 from swell.weights.fetch import fetch
 from swell.weights.formats import RefusedFormat
 from swell.weights.listing import Entry, InvalidListing, Listing
-from swell.weights.push import Pushed, push
+from swell.weights.push import Pushed, PushProgress, push
 from swell.weights.sources import StoreSource
 from swell.weights.store import WeightStore
 
@@ -34,9 +39,37 @@ def listing_of(*paths: Path, version: str = "v1") -> Listing:
     return Listing("acme/poster", version, files)
 
 
-async def up(store: WeightStore, *paths: Path, version: str = "v1") -> Pushed:
+async def up(store: WeightStore, *paths: Path, version: str = "v1", verify: bool = False) -> Pushed:
     listing = listing_of(*paths, version=version)
-    return await push(listing, {path.name: path for path in paths}, store, chunk_bytes=CHUNK)
+    places = {path.name: path for path in paths}
+    return await push(listing, places, store, chunk_bytes=CHUNK, verify=verify, clock=Impatient())
+
+
+class Impatient(SystemClock):
+    """Does not wait."""
+
+    async def sleep(self, duration_s: float) -> None:
+        await asyncio.sleep(0)
+
+
+class Noting(MemoryObjects):
+    """Notes what is written, and fails as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock(), SECRET)
+        self.put_keys: list[str] = []
+        #: Numbers of puts that do not come through, counted from 0.
+        self.fails: set[int] = set()
+
+    is_here = False  # type: ignore[misc]
+
+    async def put(
+        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
+    ) -> ObjectInfo:
+        self.put_keys.append(key)
+        if len(self.put_keys) - 1 in self.fails:
+            raise Unavailable("the line is gone")
+        return await super().put(key, data, content_type)
 
 
 @pytest.fixture
@@ -99,10 +132,135 @@ async def test_a_version_is_there_only_when_all_its_chunks_are(tmp_path: Path) -
         await store.manifest("acme/poster", "v1")
 
 
-async def test_a_version_never_changes(store: WeightStore, tmp_path: Path) -> None:
-    await up(store, write(tmp_path / NAME, 1))
-    with pytest.raises(Conflict, match="push these as another version"):
-        await up(store, write(tmp_path / NAME, 2))
+async def test_a_chunk_that_was_changed_where_it_lies_is_found_and_replaced(
+    objects: FolderObjects, store: WeightStore, tmp_path: Path
+) -> None:
+    source = write(tmp_path / NAME, size=20_000)
+    whole = await up(store, source)
+    bad = list(whole.manifest.chunks)[3]
+    await objects.put(f"weights/{chunk_key(bad)}", bytes(CHUNK), "application/octet-stream")
+    # Its size says nothing.
+    again = await up(store, source)
+    assert (again.sent_chunks, again.wrong_chunks) == (0, 0)
+    cache = WeightCache(tmp_path / "cache")
+    with pytest.raises(DigestMismatch, match="swell models push --verify"):
+        await fetch(whole.manifest, cache, StoreSource(store), SystemClock())
+    mended = await up(store, source, verify=True)
+    assert (mended.sent_chunks, mended.wrong_chunks) == (1, 1)
+    assert mended.there_chunks == whole.sent_chunks - 1
+    listing = await fetch(whole.manifest, cache, StoreSource(store), SystemClock())
+    assert cache.path(listing.files[NAME].sha256).read_bytes() == source.read_bytes()
+    once_more = await up(store, source, verify=True)
+    assert (once_more.sent_chunks, once_more.wrong_chunks) == (0, 0)
+
+
+async def test_a_version_with_other_weights_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    objects = Noting()
+    store = WeightStore(objects)
+    await up(store, write(tmp_path / NAME, 1), write(tmp_path / "old.safetensors", 3))
+    before = list(objects.put_keys)
+    changed, new = write(tmp_path / "x" / NAME, 2), write(tmp_path / "new.safetensors", 4)
+    listing = listing_of(changed, new)
+    # Nor is anything read.
+    changed.unlink()
+    with pytest.raises(Conflict, match="push these as another version") as refused:
+        await push(listing, {NAME: changed, new.name: new}, store, chunk_bytes=CHUNK)
+    assert objects.put_keys == before
+    said = refused.value.detail
+    theirs = (await store.manifest("acme/poster", "v1")).files[NAME].sha256
+    ours = listing.files[NAME].sha256
+    assert f"{NAME} is {ours[:12]}… here and {theirs[:12]}… there" in said
+    assert "new.safetensors is not in it" in said
+    assert "old.safetensors is only there" in said
+    assert 'version = "v1-2"' in said
+
+
+async def test_a_manifest_that_is_wrong_about_chunks_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    objects = Noting()
+    store = WeightStore(objects)
+    source = write(tmp_path / NAME, 1, 20_000)
+    right = (await up(store, source)).manifest
+    told = right.files[NAME]
+    swapped = (told.chunks[1], told.chunks[0], *told.chunks[2:])
+    lie = msgspec.structs.replace(
+        right, files={NAME: msgspec.structs.replace(told, chunks=swapped)}, version="v2"
+    )
+    await store.publish(lie)
+    before = list(objects.put_keys)
+    with pytest.raises(Conflict, match=rf"chunk 1 of {NAME} is .*chunk 2 of {NAME} is"):
+        await up(store, source, version="v2")
+    assert objects.put_keys == before
+
+
+async def test_a_version_that_was_pushed_in_chunks_of_another_size_is_the_same(
+    store: WeightStore, tmp_path: Path
+) -> None:
+    source = write(tmp_path / NAME, size=20_000)
+    first = await up(store, source)
+    again = await push(listing_of(source), {NAME: source}, store, chunk_bytes=2 * CHUNK)
+    assert again.manifest == first.manifest
+    assert again.sent_chunks == 0
+
+
+async def test_who_pushes_another_version_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    store = WeightStore(Noting())
+    one, two = write(tmp_path / NAME, 1), write(tmp_path / "x" / NAME, 2)
+    ended = await asyncio.gather(up(store, one), up(store, two), return_exceptions=True)
+    assert sorted(type(each).__name__ for each in ended) == ["Conflict", "Pushed"]
+
+
+async def test_a_line_that_breaks_now_and_then_carries_all(tmp_path: Path) -> None:
+    objects = Noting()
+    objects.fails = {3, 7, 8, 9, 10, 20}
+    source = write(tmp_path / NAME, size=50_000)
+    pushed = await up(WeightStore(objects), source)
+    assert pushed.sent_bytes == source.stat().st_size
+    again = await up(WeightStore(objects), source, verify=True)
+    assert (again.sent_chunks, again.wrong_chunks) == (0, 0)
+
+
+async def test_what_ends_a_push_says_what_has_gone_up_and_it_goes_on_there(
+    tmp_path: Path,
+) -> None:
+    objects = Noting()
+    objects.fails = set(range(10, 1000))
+    source = write(tmp_path / NAME, size=50_000)
+    with pytest.raises(Unavailable, match="the line is gone") as ended:
+        await up(WeightStore(objects), source)
+    assert "10 of 49 chunks have gone up and stay there: run the same command again" in str(
+        ended.value
+    )
+    objects.fails = set()
+    again = await up(WeightStore(objects), source)
+    assert (again.there_chunks, again.sent_chunks) == (10, 39)
+
+
+async def test_progress_is_told_within_a_file_and_a_cancelled_push_reads_no_further(
+    store: WeightStore, tmp_path: Path
+) -> None:
+    (path := tmp_path / "big.json").write_bytes(b'"' + b"x" * (8 << 20) + b'"')
+    told: list[PushProgress] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def show(now: PushProgress) -> None:
+        told.append(now)
+        if now.done_bytes >= 2 << 20:
+            begun.set()
+            go_on.wait(20)
+
+    pushing = asyncio.create_task(push(listing_of(path), {path.name: path}, store, progress=show))
+    assert await asyncio.to_thread(begun.wait, 20)
+    pushing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pushing
+    go_on.set()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert [each.done_bytes for each in told] == [1 << 20, 2 << 20]
+    assert told[-1] == PushProgress("reading big.json", 2 << 20, (8 << 20) + 2)
 
 
 async def test_a_file_that_has_changed_is_not_pushed(store: WeightStore, tmp_path: Path) -> None:
@@ -134,6 +292,56 @@ async def test_a_manifest_that_was_changed_where_it_lies_is_refused(
         await store.manifest("acme/poster", "v3")
     # Whoever knows which one it is looks at nothing else.
     assert await store.manifest("acme/poster", "v1", pushed.manifest.digest) == pushed.manifest
+
+
+@pytest.mark.parametrize("text", [b"", b"half", b"{}"])
+async def test_a_damaged_manifest_says_what_to_do_and_is_written_anew_by_a_push(
+    text: bytes, objects: FolderObjects, store: WeightStore, tmp_path: Path
+) -> None:
+    source = write(tmp_path / NAME, size=20_000)
+    pushed = await up(store, source)
+    key = manifest_key(pushed.manifest.digest)
+    await objects.put(f"weights/{key}", text, "application/json")
+    with pytest.raises(InvalidListing, match="push the model again") as refused:
+        await store.manifest("acme/poster", "v1")
+    assert f"of {key} there are {len(text)} bytes" in refused.value.detail
+    with pytest.raises(Conflict, match="cannot be read there any more"):
+        await up(store, write(tmp_path / "x" / NAME, 2))
+    again = await up(store, source)
+    assert again.sent_chunks == 0
+    assert await store.manifest("acme/poster", "v1") == pushed.manifest
+    await objects.delete([f"weights/{key}"])
+    await up(store, source)
+    assert await store.manifest("acme/poster", "v1") == pushed.manifest
+
+
+@pytest.mark.parametrize("text", [b"", b'{"manifest":"60', b"<html>", b'{"manifest":"x"}'])
+async def test_what_names_no_manifest_says_what_to_remove(
+    text: bytes, objects: FolderObjects, store: WeightStore, tmp_path: Path
+) -> None:
+    source = write(tmp_path / NAME, size=20_000)
+    pushed = await up(store, source)
+    key = version_key("acme/poster", "v1")
+    await objects.put(f"weights/{key}", text, "application/json")
+    for asked in (store.manifest("acme/poster", "v1"), up(store, source)):
+        with pytest.raises(InvalidListing, match=f"written {key} there. Remove that"):
+            await asked
+    await objects.delete([f"weights/{key}"])
+    assert (await up(store, source)).manifest == pushed.manifest
+
+
+async def test_a_file_of_somebody_else_in_place_of_a_manifest_is_told_as_one(
+    objects: FolderObjects, store: WeightStore
+) -> None:
+    digest = hashlib.sha256(b'{"schemaVersion":2}').hexdigest()
+    pointer = b'{"manifest":"%s"}' % digest.encode()
+    for key, text in (
+        (version_key("acme/poster", "v1"), pointer),
+        (manifest_key(digest), b'{"schemaVersion":2}'),
+    ):
+        await objects.put(f"weights/{key}", text, "application/json")
+    with pytest.raises(InvalidListing, match="was not written by this version of Swell"):
+        await store.manifest("acme/poster", "v1")
 
 
 async def test_a_store_that_signs_nothing_cannot_be_asked_itself(tmp_path: Path) -> None:

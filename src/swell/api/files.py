@@ -197,19 +197,20 @@ def _removed(key: str) -> ExpiredArtifact:
 async def get_artifact(service: Service, call: Call) -> Reply:
     """`GET` and `HEAD /v1/artifacts/{key}`, signed."""
     key, query = call.params["key"], call.query()
-    service.objects.verify("GET", key, query)
-    info = await _find(service, key, query.get("w"))
+    objects = service.objects_of(key)
+    objects.verify("GET", key, query)
+    info = await _find(service, objects, key, query.get("w"))
     headers = _file_headers(info)
     if _is_known(call.header(b"if-none-match"), info.etag):
         return Reply(304, headers=headers)
     if service.settings.serve_files == "redirect":
-        elsewhere = await _elsewhere(service, call, info.key, query)
+        elsewhere = await _elsewhere(service, objects, call, info.key, query)
         if elsewhere is not None:
             return elsewhere
-    return _pieces(service, call, info, headers)
+    return _pieces(objects, call, info, headers)
 
 
-async def _find(service: Service, key: str, width: str | None) -> ObjectInfo:
+async def _find(service: Service, objects: Objects, key: str, width: str | None) -> ObjectInfo:
     """Return what is known of a file, or of a picture's thumbnail of this width.
 
     Raises:
@@ -220,7 +221,7 @@ async def _find(service: Service, key: str, width: str | None) -> ObjectInfo:
     try:
         if width is not None:
             return await service.thumbnails.find(key, width_of(width))
-        return await service.objects.head(key)
+        return await objects.head(key)
     except NotFound as error:
         if await _was_removed(service, key):
             raise _removed(key) from error
@@ -240,13 +241,13 @@ async def _was_removed(service: Service, key: str) -> bool:
 
 
 async def _elsewhere(
-    service: Service, call: Call, key: str, query: Mapping[str, str]
+    service: Service, objects: Objects, call: Call, key: str, query: Mapping[str, str]
 ) -> Reply | None:
     """Return where a bucket itself gives a file, while the URL is good; None if nowhere."""
     if call.scope["method"] == "HEAD":
         return None
     left_s = max(1.0, int(query["expires"]) - service.clock.now().timestamp())
-    direct = await service.objects.direct("GET", key, left_s)
+    direct = await objects.direct("GET", key, left_s)
     if direct is None:
         return None
     headers = [
@@ -258,7 +259,7 @@ async def _elsewhere(
 
 
 def _pieces(
-    service: Service, call: Call, info: ObjectInfo, headers: list[tuple[bytes, bytes]]
+    objects: Objects, call: Call, info: ObjectInfo, headers: list[tuple[bytes, bytes]]
 ) -> Reply:
     """Return a file, or the range of it that was asked.
 
@@ -279,7 +280,7 @@ def _pieces(
         status,
         content_type=info.content_type.encode("latin-1", "replace"),
         headers=headers,
-        stream=service.objects.read(info.key, start, end),
+        stream=objects.read(info.key, start, end),
         length=end - start,
     )
 

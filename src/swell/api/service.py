@@ -32,8 +32,10 @@ from swell.api.views import UrlMaker
 from swell.broker import Backlog, Rank
 from swell.events import Brief, brief_of, event_of
 from swell.fairness import band
+from swell.objects import Objects
 from swell.registry import Scope
 from swell.task import NewTask, Task, TaskState
+from swell.weights.chunks import is_chunk_key
 from swell.weights.store import Manifests, WeightStore
 
 __all__ = ["Service"]
@@ -86,6 +88,7 @@ class Service:
         self.streams = Streams()
         self.thumbnails = Thumbnails(backend.objects)
         self.weights = backend.weights or WeightStore(backend.objects, "weights")
+        self._has_weights_apart = backend.weights is not None
         self.manifests = Manifests(self.weights)
         self.lookups = Lookups(backend.store)
         self.starts = Starts(backend.clock)
@@ -112,6 +115,12 @@ class Service:
         """
         if call.key is None or not self.keys.remembers(call.key):
             await self.keys.find(call.header(b"authorization"))
+
+    def objects_of(self, key: str) -> Objects:
+        """Return where a file lies of which we have signed a URL: weights may lie apart."""
+        if self._has_weights_apart and is_chunk_key(key):
+            return self.weights.objects
+        return self.objects
 
     def urls(self, call: Call) -> UrlMaker:
         """Return what makes URLs that this client can follow."""

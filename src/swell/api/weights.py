@@ -1,6 +1,7 @@
 """`POST /worker/v1/weights`: weights that were pushed, for workers that have only a URL and a key.
 
-The manifest goes through the backend; chunks do not, where a bucket signs URLs of them.
+The manifest goes through the backend. Chunks do where they lie in a folder of its own, as other
+files do, at `GET /v1/artifacts/…`; where a bucket signs URLs of them, they do not.
 """
 
 import msgspec
@@ -11,6 +12,7 @@ from swell.api.reading import Reader
 from swell.api.service import Service
 from swell.errors import InvalidInput
 from swell.weights.chunks import write_manifest
+from swell.weights.listing import check_digest
 from swell.weights.sources import MOST_PLACES, ChunkPlace, WeightsAnswer, WeightsRequest
 
 __all__ = ["show_weights"]
@@ -25,7 +27,8 @@ async def show_weights(service: Service, call: Call) -> Reply:
     check_worker(call.caller, next(iter(call.caller.pools), ""), [asked.model])
     if len(asked.chunks) > MOST_PLACES:
         raise InvalidInput(f"ask for at most {MOST_PLACES} chunks at once")
-    manifest = await service.manifests.get(asked.model, asked.version, asked.manifest)
+    digest = asked.manifest and check_digest(asked.manifest, "manifest")
+    manifest = await service.manifests.get(asked.model, asked.version, digest)
     if not asked.chunks:
         return Reply(200, _encode(WeightsAnswer(manifest=write_manifest(manifest).decode())))
     known = manifest.chunks

@@ -1,8 +1,9 @@
 """`swell models push`: weights to where workers fetch them from."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 import uvloop
@@ -14,17 +15,19 @@ from swell.cli.added import ref_of
 from swell.cli.fetching import cache_of, hub_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import print_json, table, talk
-from swell.clock import SystemClock
+from swell.clock import Clock, SystemClock
 from swell.config import Settings, quieten_libraries
 from swell.errors import InvalidRequest
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.listing import Listing
 from swell.weights.pull import pull
 from swell.weights.push import Pushed, PushProgress, push
-from swell.weights.store import WeightStore
-from swell.wiring import model_home, open_weights
+from swell.wiring import model_home, open_weights, weights_url
 
 __all__ = ["push_weights"]
+
+#: Where nobody looks at bars, a line is written so often, in seconds.
+_LINE_S: Final = 10.0
 
 
 def push_weights(
@@ -43,6 +46,14 @@ def push_weights(
             help="file:PATH, s3://…, gs://… or az://…; else weights.url, or where files are kept.",
         ),
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read the chunks that are there too, compare them with their digests, and "
+            "replace those that are wrong.",
+        ),
+    ] = False,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
@@ -50,35 +61,54 @@ def push_weights(
     """Push weights as chunks to where workers fetch them from, apart from images.
 
     Only chunks that are not there go up; a push that was broken off is run again. A version never
-    changes: other weights are another version.
+    changes: other weights are another version, and are refused before anything goes up.
     """
     settings = settings_from(config, data).settings
     quieten_libraries()
-    found = uvloop.run(_push_all(models, settings, to or ""))
+    where = weights_url(settings, to or "")
+    talk.print(f"pushing to {where}", markup=False)
+    try:
+        found = uvloop.run(_push_all(models, settings, to or "", verify=verify))
+    except KeyboardInterrupt:
+        talk.print(
+            f"broken off. What has gone up stays in {where}: run the same command to go on",
+            markup=False,
+        )
+        raise
     if as_json:
-        print_json([_told(each) for each in found])
+        print_json([_told(each, where) for each in found])
         return
     rows = [
         (
             f"{each.manifest.model}@{each.manifest.version}",
             f"{each.sent_chunks} ({each.sent_bytes / 1e6:,.1f} MB)",
             f"{each.there_chunks} ({each.there_bytes / 1e6:,.1f} MB)",
+            each.wrong_chunks,
         )
         for each in found
     ]
-    table(("VERSION", "CHUNKS SENT", "WERE THERE"), rows, empty="no weights")
+    columns = ("VERSION", "CHUNKS SENT", "WERE THERE", "WERE WRONG")
+    table(columns, rows, empty="no weights")
     for each in found:
-        pin = f'manifest = "sha256:{each.manifest.digest}"'
-        talk.print(f"for weights.toml of {each.manifest.model}: {pin}", markup=False)
+        manifest = each.manifest
+        talk.print(f"{manifest.model}@{manifest.version} is in {where}", markup=False)
+        pin = f'manifest = "sha256:{manifest.digest}"'
+        talk.print(f"for weights.toml of {manifest.model}: {pin}", markup=False)
 
 
-async def _push_all(models: Sequence[str], settings: Settings, to: str) -> list[Pushed]:
-    store = open_weights(settings, SystemClock(), to)
-    return [
-        await _push(listing, paths, store)
-        for model in models
-        for listing, paths in await _named(model, settings)
-    ]
+async def _push_all(
+    models: Sequence[str], settings: Settings, to: str, *, verify: bool
+) -> list[Pushed]:
+    clock = SystemClock()
+    store = open_weights(settings, clock, to)
+    done = []
+    for model in models:
+        for listing, paths in await _named(model, settings):
+            with _shown(listing.model, clock) as show:
+                done.append(
+                    await push(listing, paths, store, verify=verify, clock=clock, progress=show)
+                )
+    return done
 
 
 async def _named(model: str, settings: Settings) -> list[tuple[Listing, Mapping[str, Path]]]:
@@ -125,27 +155,43 @@ def _packed(ref: str, settings: Settings) -> Iterator[tuple[Listing, Mapping[str
             yield listing, {name: packed.contents[entry.sha256] for name, entry in files}
 
 
-async def _push(listing: Listing, paths: Mapping[str, Path], store: WeightStore) -> Pushed:
+@contextmanager
+def _shown(model: str, clock: Clock) -> Iterator[Callable[[PushProgress], None]]:
+    """Give what shows how far a push is: as a bar, or as a line now and then in a log."""
+    if not talk.is_terminal:
+        last_s = clock.monotonic_s()
+
+        def write(now: PushProgress) -> None:
+            nonlocal last_s
+            if clock.monotonic_s() - last_s >= _LINE_S:
+                last_s = clock.monotonic_s()
+                far = f"{now.done_bytes / 1e6:,.0f} of {now.total_bytes / 1e6:,.0f} MB"
+                talk.print(f"{model}: {now.doing}, {far}", markup=False)
+
+        yield write
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Bars(*columns, TransferSpeedColumn(), console=talk, transient=True) as bars:
-        bar = bars.add_task(escape(listing.model), total=None)
+        bar = bars.add_task(escape(model), total=None)
 
         def show(now: PushProgress) -> None:
-            told = escape(f"{listing.model}: {now.doing}")
+            told = escape(f"{model}: {now.doing}")
             bars.update(bar, description=told, completed=now.done_bytes, total=now.total_bytes)
 
-        return await push(listing, paths, store, progress=show)
+        yield show
 
 
-def _told(pushed: Pushed) -> dict[str, Any]:
+def _told(pushed: Pushed, where: str) -> dict[str, Any]:
     manifest = pushed.manifest
     return {
         "model": manifest.model,
         "version": manifest.version,
+        "to": where,
         "manifest": manifest.digest,
         "bytes": manifest.listing.size_bytes,
         "sent_chunks": pushed.sent_chunks,
         "sent_bytes": pushed.sent_bytes,
         "there_chunks": pushed.there_chunks,
         "there_bytes": pushed.there_bytes,
+        "wrong_chunks": pushed.wrong_chunks,
     }

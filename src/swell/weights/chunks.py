@@ -11,7 +11,8 @@ chunk is compared with it. Nothing here does I/O but `cut`.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ __all__ = [
     "Pointer",
     "chunk_key",
     "cut",
+    "is_chunk_key",
     "manifest_key",
     "read_manifest",
     "read_pointer",
@@ -49,6 +51,7 @@ MAX_FILES: Final = 10_000
 MAX_BYTES: Final = 1 << 44
 
 _FORMAT: Final = 1
+_CHUNK_KEY: Final = re.compile(r"chunks/([0-9a-f]{2})/\1[0-9a-f]{62}")
 _BLOCK_BYTES: Final = 1 << 20
 
 
@@ -125,8 +128,15 @@ def spans(file: ChunkedFile, chunk_bytes: int) -> Iterator[tuple[str, int, int]]
         yield digest, at, min(chunk_bytes, file.bytes - at)
 
 
-def cut(path: Path, chunk_bytes: int = CHUNK_BYTES) -> ChunkedFile:
+def cut(
+    path: Path, chunk_bytes: int = CHUNK_BYTES, seen: Callable[[int], None] = lambda size: None
+) -> ChunkedFile:
     """Read a file and return what it is made of.
+
+    Args:
+        path: Where it is.
+        chunk_bytes: Size of every chunk but the last.
+        seen: Told of the bytes of each block that was read; what it raises ends the reading.
 
     Raises:
         OSError: It is not there, or cannot be read.
@@ -143,6 +153,7 @@ def cut(path: Path, chunk_bytes: int = CHUNK_BYTES) -> ChunkedFile:
             if left == 0:
                 digests.append(chunk.hexdigest())
                 chunk, left = hashlib.sha256(), chunk_bytes
+            seen(len(block))
     if left < chunk_bytes:
         digests.append(chunk.hexdigest())
     return ChunkedFile(whole.hexdigest(), size, tuple(digests))
@@ -243,6 +254,11 @@ def read_pointer(text: bytes, told: str) -> str:
 def chunk_key(digest: str) -> str:
     """Return the key of a chunk."""
     return f"chunks/{digest[:2]}/{digest}"
+
+
+def is_chunk_key(key: str) -> bool:
+    """Whether a key is one of a chunk, and of nothing else."""
+    return _CHUNK_KEY.fullmatch(key) is not None
 
 
 def manifest_key(digest: str) -> str:

@@ -142,7 +142,9 @@ class _Attempt:
         self.cut = self.cut or why
         if self.sock is not None:
             with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+                # That of a TLS connection would have its thread read on as if nothing was
+                # encrypted. This one ends what both stand on, which is an end to TLS too.
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
 
 @dataclass(slots=True)
@@ -347,7 +349,8 @@ class Gathering:
         if chunk.wrongs > 1:
             raise DigestMismatch(
                 f"{chunk.told}: {why}. It came wrong twice: it was changed where it lies or on the "
-                "way, so nothing of this file is used; push the model again"
+                "way, so nothing of this file is used. Push the model again with "
+                "`swell models push --verify`, which replaces what is wrong where it lies"
             )
         if chunk.failures >= self._terms.tries:
             raise PullFailed(

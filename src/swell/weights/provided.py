@@ -159,7 +159,7 @@ class Provided:
         return self._cache.link(Listing(self._wanted.model, self._wanted.version, entries))
 
     def _names(self) -> list[str]:
-        if self._wanted.manifest is None:
+        if self._wanted.manifest is None or self._wanted.files:
             return list(self._wanted.files)
         self._until(lambda: self._pinned() is not None, "its manifest")
         manifest = self._pinned()
@@ -225,12 +225,25 @@ class Provided:
         """
         manifest = self._pinned()
         if manifest is not None:
-            if name not in manifest.files:
-                raise InvalidListing(f"the manifest of {manifest.model} has no file {name}")
-            return Entry(manifest.files[name].sha256, manifest.files[name].bytes)
+            file = manifest.files[self._named_there(manifest, name)]
+            return Entry(file.sha256, file.bytes)
         wanted = self._wanted.files[name]
         assert wanted.sha256 is not None, "a listing has a digest for each file"
         return self._cache.entry(wanted.sha256) or Entry(wanted.sha256, -1)
+
+    def _named_there(self, manifest: Manifest, name: str) -> str:
+        """Return a file's name in the manifest: a listing may give it another one.
+
+        Raises:
+            InvalidListing: It is not there.
+        """
+        wanted = self._wanted.files.get(name)
+        if wanted is None and name in manifest.files:
+            return name
+        for there, file in manifest.files.items():
+            if wanted is not None and file.sha256 == wanted.sha256:
+                return there
+        raise InvalidListing(f"the manifest of {manifest.model} has no file {name}")
 
     def _open(self, name: str) -> int:
         """Return the descriptor of a file that may be used, locked; -1 if it is not there yet."""
@@ -240,7 +253,7 @@ class Provided:
         places = [self._cache.path(entry.sha256)] if self._cache.has(entry) else []
         manifest, growing = self._pinned(), None
         if manifest is not None and _DESCRIPTORS.is_dir():
-            growing = GrowingPaths(self._cache, manifest, name)
+            growing = GrowingPaths(self._cache, manifest, self._named_there(manifest, name))
             places += [growing.part] if growing.is_whole() else []
         for place in places:
             try:

@@ -1,27 +1,36 @@
 """Push weights to where workers fetch them from: only chunks that are not there go up.
 
 A push that was broken off is simply run again. A version is said to be there when all its chunks
-are, and never changes after that.
+are, and never changes after that: one that is there with other weights is refused before anything
+goes up.
 """
 
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from swell.clock import Clock, SystemClock
+from swell.errors import Unavailable
 from swell.weights.cache import DigestMismatch
 from swell.weights.chunks import CHUNK_BYTES, ChunkedFile, Manifest, cut, spans
 from swell.weights.formats import check_content
+from swell.weights.lanes import TRIES, Lanes
 from swell.weights.listing import Listing
-from swell.weights.store import WeightStore
+from swell.weights.standing import standing_of
+from swell.weights.store import Found, WeightStore
 
 __all__ = ["PushProgress", "Pushed", "push"]
 
-#: Chunks that go up side by side.
-PUTS: Final = 8
+#: Chunks that go up, or are read to be compared, side by side.
+_CHUNKS: Final = 8
+
+#: Chunks of which is asked side by side whether they are there.
+_ASKED: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,7 @@ class Pushed:
         sent_bytes: And their bytes.
         there_chunks: How many were there.
         there_bytes: And their bytes.
+        wrong_chunks: How many of those that went up replaced one that was not what its name says.
     """
 
     manifest: Manifest
@@ -41,6 +51,7 @@ class Pushed:
     sent_bytes: int
     there_chunks: int
     there_bytes: int
+    wrong_chunks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +63,19 @@ class PushProgress:
     total_bytes: int
 
 
+#: Told of bytes that are done, of those that there are to do.
+_Tell = Callable[[PushProgress], None]
+
+
 async def push(
     listing: Listing,
     paths: Mapping[str, Path],
     store: WeightStore,
     *,
     chunk_bytes: int = CHUNK_BYTES,
-    progress: Callable[[PushProgress], None] | None = None,
+    verify: bool = False,
+    clock: Clock | None = None,
+    progress: _Tell | None = None,
 ) -> Pushed:
     """Push all files of a version.
 
@@ -66,85 +83,154 @@ async def push(
         listing: Which files, with their digests.
         paths: Where each of them lies.
         store: Where to.
-        chunk_bytes: Size of a chunk.
-        progress: Called on the way.
+        chunk_bytes: Size of a chunk, of a version that is not there yet.
+        verify: Whether chunks that are there are read and compared with their digests too, and not
+            by their sizes only. Wrong ones are replaced.
+        clock: For waiting before further tries.
+        progress: Called on the way, by any thread.
 
     Raises:
         DigestMismatch: A file is not what its listing says.
         RefusedFormat, BrokenWeights: A file is of a format that is not opened.
-        Conflict: The version is there with other weights.
-        Unavailable: The store does not take them.
+        Conflict: The version is there with other weights; nothing was sent.
+        InvalidListing: What is there under its name is none of ours.
+        Unavailable: The store does not take them; what has gone up stays.
     """
-    manifest = await asyncio.to_thread(_manifest, listing.check(), paths, chunk_bytes, progress)
-    chunks = manifest.chunks
-    missing = await store.lacks(chunks)
-    total = sum(chunks[digest] for digest in missing)
-    sent = 0
-    lanes = asyncio.Semaphore(PUTS)
-    wheres = _wheres(manifest, paths)
-
-    async def send(digest: str) -> None:
-        nonlocal sent
-        async with lanes:
-            path, at, size = wheres[digest]
-            data = await asyncio.to_thread(_read, path, at, size)
-            if hashlib.sha256(data).hexdigest() != digest:
-                raise DigestMismatch(f"{path} has changed while it was read: push it again")
-            await store.put_chunk(digest, data)
-            sent += size
-            if progress is not None:
-                progress(PushProgress("sending", sent, total))
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for digest in missing:
-                group.create_task(send(digest))
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
+    tell = progress or (lambda _: None)
+    standing = await standing_of(listing.check(), store)
+    if standing.manifest is not None:
+        chunk_bytes = standing.manifest.chunk_bytes
+    manifest = standing.agree(await _read_files(listing, paths, chunk_bytes, tell))
+    going = _Going(manifest, paths, store, clock or SystemClock(), tell)
+    found = await going.look(verify=verify)
+    missing = [digest for digest, each in found.items() if each is not Found.WHOLE]
+    sent = await going.send(missing)
     await store.publish(manifest)
     return Pushed(
         manifest,
         len(missing),
-        total,
-        len(chunks) - len(missing),
-        sum(chunks.values()) - total,
+        sent,
+        len(found) - len(missing),
+        sum(manifest.chunks.values()) - sent,
+        sum(each is Found.WRONG for each in found.values()),
     )
+
+
+class _Going:
+    """Chunks of one manifest on their way up."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        paths: Mapping[str, Path],
+        store: WeightStore,
+        clock: Clock,
+        tell: _Tell,
+    ) -> None:
+        self._chunks = manifest.chunks
+        self._wheres = {
+            digest: (paths[name], at, size)
+            for name, file in manifest.files.items()
+            for digest, at, size in spans(file, manifest.chunk_bytes)
+        }
+        self._store = store
+        self._clock = clock
+        self._tell = tell
+        # A disk that is full or refuses does so again at once.
+        self._tries = 1 if store.is_here else TRIES
+
+    async def look(self, *, verify: bool) -> dict[str, Found]:
+        """Return what there is of each chunk."""
+        found: dict[str, Found] = {}
+        done, total = 0, sum(self._chunks.values())
+        doing = "comparing what is there" if verify else "looking what is there"
+
+        async def look(digest: str) -> None:
+            nonlocal done
+            size = self._chunks[digest]
+            found[digest] = await self._store.look(digest, size, read=verify)
+            done += size
+            self._tell(PushProgress(doing, done, total))
+
+        await self._lanes(_CHUNKS if verify else _ASKED).run(self._chunks, look)
+        # In the order of the files again.
+        return {digest: found[digest] for digest in self._chunks}
+
+    async def send(self, digests: Sequence[str]) -> int:
+        """Have chunks go up; return their bytes."""
+        total = sum(self._chunks[digest] for digest in digests)
+        sent_chunks, sent = 0, 0
+
+        async def send(digest: str) -> None:
+            nonlocal sent_chunks, sent
+            await self._store.put_chunk(digest, await asyncio.to_thread(self._read, digest))
+            sent_chunks += 1
+            sent += self._chunks[digest]
+            self._tell(PushProgress("sending", sent, total))
+
+        try:
+            await self._lanes(_CHUNKS).run(digests, send)
+        except Unavailable as error:
+            raise Unavailable(
+                f"{error.detail}. {sent_chunks} of {len(digests)} chunks have gone up and stay "
+                "there: run the same command again"
+            ) from error
+        return sent
+
+    def _lanes(self, most: int) -> Lanes:
+        return Lanes(most, self._clock, self._tries)
+
+    def _read(self, digest: str) -> bytes:
+        path, at, size = self._wheres[digest]
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(fd, size, at)
+        finally:
+            os.close(fd)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise DigestMismatch(f"{path} has changed while it was read: push it again")
+        return data
+
+
+async def _read_files(
+    listing: Listing, paths: Mapping[str, Path], chunk_bytes: int, tell: _Tell
+) -> Manifest:
+    """Read all files and return what they are made of; a cancellation ends it at once."""
+    is_over = threading.Event()
+    try:
+        return await asyncio.to_thread(_manifest, listing, paths, chunk_bytes, tell, is_over)
+    finally:
+        is_over.set()
+
+
+class _Over(Exception):
+    """Nobody wants it any more."""
 
 
 def _manifest(
     listing: Listing,
     paths: Mapping[str, Path],
     chunk_bytes: int,
-    progress: Callable[[PushProgress], None] | None,
+    tell: _Tell,
+    is_over: threading.Event,
 ) -> Manifest:
     files: dict[str, ChunkedFile] = {}
-    done = 0
+    done, total = 0, sum(entry.size_bytes for entry in listing.files.values())
     for name, entry in sorted(listing.files.items()):
         check_content(name, paths[name])
-        files[name] = cut(paths[name], chunk_bytes)
+
+        def seen(size: int, name: str = name) -> None:
+            nonlocal done
+            if is_over.is_set():
+                raise _Over
+            done += size
+            tell(PushProgress(f"reading {name}", done, total))
+
+        files[name] = cut(paths[name], chunk_bytes, seen)
         if files[name].sha256 != entry.sha256:
             raise DigestMismatch(
                 f"{name} of {listing.model} has the SHA-256 {files[name].sha256}, and its listing "
                 f"says {entry.sha256}: pull it again"
             )
-        done += entry.size_bytes
-        if progress is not None:
-            progress(PushProgress(f"reading {name}", done, listing.size_bytes))
     # Where they came from may hold a secret, or a path of this machine, and is no part of them.
     return Manifest(listing.model, listing.version, chunk_bytes, files)
-
-
-def _wheres(manifest: Manifest, paths: Mapping[str, Path]) -> dict[str, tuple[Path, int, int]]:
-    return {
-        digest: (paths[name], at, size)
-        for name, file in manifest.files.items()
-        for digest, at, size in spans(file, manifest.chunk_bytes)
-    }
-
-
-def _read(path: Path, at: int, size: int) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.pread(fd, size, at)
-    finally:
-        os.close(fd)

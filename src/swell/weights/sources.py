@@ -98,6 +98,11 @@ class BackendSource:
 
     def _resolved(self, place: ChunkPlace) -> Place:
         url = self._url + place.url if place.url.startswith("/") else place.url
+        if not url.startswith(("http://", "https://")):
+            raise PullFailed(
+                f"{self._url} tells of a place that no worker can reach: upgrade the backend, or "
+                "give this worker a weights.url of its own"
+            )
         return Place(url, place.headers)
 
     def _ask(self, asked: WeightsRequest) -> WeightsAnswer:

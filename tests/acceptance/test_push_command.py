@@ -1,0 +1,259 @@
+"""`swell models push` as an operator runs it: where to, what it says, and how it ends."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from buckets import s3_bucket
+from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
+from servers import Server
+
+MODEL = '''
+from pydantic import BaseModel
+
+import swell
+from swell.weights import load
+from swell.weights.provided import provided
+
+WEIGHTS = provided(__file__)
+
+class Sum(swell.Model):
+    """Adds up its weights."""
+
+    name = "tests/sum"
+    Output = int
+
+    class Input(BaseModel):
+        pass
+
+    def load(self, device):
+        self.weights = load(WEIGHTS.path("w.safetensors"))
+
+    def run(self, items):
+        return [int(self.weights["a"].sum()) for _ in items]
+'''
+
+#: Of two chunks.
+SIZE = 20_000_000
+
+
+def write(folder: Path, fill: int) -> None:
+    """Write weights and their listing."""
+    header = {"a": {"dtype": "U8", "shape": [SIZE], "data_offsets": [0, SIZE]}}
+    text = json.dumps(header).encode()
+    content = struct.pack("<Q", len(text)) + text + bytes([fill]) * SIZE
+    folder.mkdir(exist_ok=True)
+    (folder / "w.safetensors").write_bytes(content)
+    (folder / "weights.toml").write_text(
+        'model = "tests/sum"\nversion = "v1"\n[weights]\n'
+        f'"w.safetensors" = "{hashlib.sha256(content).hexdigest()}"\n'
+    )
+
+
+@pytest.fixture
+def swell(tmp_path: Path) -> Swell:
+    write(tmp_path / "source", 1)
+    return Swell(tmp_path)
+
+
+def chunks(folder: Path) -> list[Path]:
+    return sorted(each for each in (folder / "chunks").glob("*/*") if each.name[0] != ".")
+
+
+def test_it_says_where_to_before_and_after_and_in_json(swell: Swell) -> None:
+    home = f"file:{swell.folder}/.swell/objects/weights"
+    done = swell.run("models", "push", "source/weights.toml")
+    assert done.returncode == 0, done.stderr
+    before, after = done.stderr.index(f"pushing to {home}\n"), done.stderr.index("tests/sum@v1 is")
+    assert before < after
+    assert f"tests/sum@v1 is in {home}\n" in done.stderr
+    assert len(chunks(swell.folder / ".swell" / "objects" / "weights")) == 2
+    told = swell.run("models", "push", "source/weights.toml", "--to", "file:shelf", "--json")
+    [pushed] = json.loads(told.stdout)
+    assert pushed["to"] == f"file:{swell.folder}/shelf"
+    assert f"pushing to {pushed['to']}\n" in told.stderr
+    assert len(chunks(swell.folder / "shelf")) == 2
+
+
+def test_it_says_which_bucket_at_which_endpoint_and_no_secret(
+    swell: Swell, moto_server: Server
+) -> None:
+    bucket = s3_bucket(moto_server)
+    settings = {
+        "SWELL_WEIGHTS__URL": bucket.url,
+        "SWELL_WEIGHTS__ENDPOINT": bucket.access.endpoint,
+        "SWELL_WEIGHTS__REGION": bucket.access.region,
+        "SWELL_WEIGHTS__KEY_ID": bucket.access.key_id,
+        "SWELL_WEIGHTS__SECRET": "hunter2hunter2",
+    }
+    done = swell.run("models", "push", "source/weights.toml", "--json", **settings)
+    assert done.returncode == 0, done.stderr
+    [pushed] = json.loads(done.stdout)
+    assert pushed["to"] == f"{bucket.url} at {bucket.access.endpoint}"
+    assert "hunter2" not in done.stderr + done.stdout
+    with_user = {**settings, "SWELL_WEIGHTS__URL": "s3://me:hunter2hunter2@bucket/x"}
+    refused = swell.run("models", "push", "source/weights.toml", **with_user)
+    assert refused.returncode != 0
+    assert "pushing to s3://" in refused.stderr
+    assert "hunter2" not in refused.stderr + refused.stdout
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("url", ["shelf", "ftp://x/y", "s3://[x"])
+def test_an_address_of_no_store_is_refused_with_what_to_write(swell: Swell, url: str) -> None:
+    done = swell.run("models", "push", "source/weights.toml", "--to", url)
+    assert done.returncode == 2
+    assert "--to" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_chunk_that_was_changed_is_replaced_where_verify_is_asked_for(swell: Swell) -> None:
+    push = ("models", "push", "source/weights.toml", "--to", "file:shelf")
+    swell.ok(*push)
+    path = chunks(swell.folder / "shelf")[0]
+    right = path.read_bytes()
+    path.write_bytes(bytes(len(right)))
+    [told] = swell.json(*push)
+    assert (told["sent_chunks"], told["wrong_chunks"]) == (0, 0)
+    done = swell.run(*push, "--verify")
+    assert "WERE WRONG" in done.stdout
+    assert path.read_bytes() == right
+    [told] = swell.json(*push, "--verify")
+    assert (told["sent_chunks"], told["wrong_chunks"]) == (0, 0)
+
+
+def test_other_weights_of_a_version_are_refused_and_nothing_goes_up(swell: Swell) -> None:
+    push = ("models", "push", "source/weights.toml", "--to", "file:shelf")
+    swell.ok(*push)
+    before = {path: path.stat().st_mtime_ns for path in (swell.folder / "shelf").rglob("*")}
+    write(swell.folder / "source", 2)
+    refused = swell.run(*push)
+    assert refused.returncode == 1
+    said = " ".join(refused.stderr.split())
+    assert "w.safetensors is" in said
+    assert "push these as another version" in said
+    assert 'version = "v1-2"' in said
+    after = {path: path.stat().st_mtime_ns for path in (swell.folder / "shelf").rglob("*")}
+    assert after == before
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[tuple[str, threading.Event]]:
+    """Run a server that takes connections and says nothing; give its URL, and when it has one."""
+    is_asked = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken: list[socket.socket] = []
+
+        def take() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(server.accept()[0])
+                    is_asked.set()
+
+        taking = threading.Thread(target=take, daemon=True)
+        taking.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", is_asked
+        # Who waits in `accept` is woken by this alone.
+        server.shutdown(socket.SHUT_RDWR)
+        taking.join(10)
+        for each in taken:
+            each.close()
+
+
+def test_an_interrupted_push_ends_at_once_and_says_how_to_go_on(swell: Swell) -> None:
+    push = ("models", "push", "source/weights.toml", "--to", "s3://bucket/x")
+    with silent() as (url, is_asked):
+        settings = {
+            "SWELL_WEIGHTS__ENDPOINT": url,
+            "SWELL_WEIGHTS__REGION": "us-east-1",
+            "SWELL_WEIGHTS__KEY_ID": "id",
+            "SWELL_WEIGHTS__SECRET": "secret",
+        }
+        process = subprocess.Popen(
+            [*(sys.executable, "-m", "swell"), *push],
+            cwd=swell.folder,
+            env=clean_environment() | settings,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        try:
+            assert process.stderr.readline() == f"pushing to s3://bucket/x at {url}\n"
+            assert is_asked.wait(20)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+            said = process.stderr.read()
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+    assert "What has gone up stays" in said
+    assert "run the same command to go on" in said
+    assert "Traceback" not in said
+
+
+def worker(swell: Swell, settings: dict[str, str], folder: Path) -> "subprocess.Popen[bytes]":
+    with (folder / "worker.txt").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "swell", "worker", "-m", "sum.py"],
+            cwd=folder,
+            env=clean_environment() | settings,
+            stdout=log,
+            stderr=log,
+        )
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_a_backend_serves_what_lies_in_a_folder_of_its_own_to_workers_from_elsewhere(
+    swell: Swell, is_tls: bool
+) -> None:
+    tls = '[server]\ntls = "self-signed"\n' if is_tls else ""
+    (swell.folder / "swell.toml").write_text(f'{tls}[weights]\nurl = "file:shelf"\n')
+    [pushed] = swell.json("models", "push", "source/weights.toml")
+    assert pushed["to"] == f"file:{swell.folder}/shelf"
+    shutil.rmtree(swell.folder / "source")
+    # Elsewhere nobody knows of the folder.
+    elsewhere = swell.folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "sum.py").write_text(MODEL)
+    (elsewhere / "weights.toml").write_text(
+        f'model = "tests/sum"\nversion = "v1"\nmanifest = "sha256:{pushed["manifest"]}"\n'
+    )
+    backend = swell.start("serve", "--port", "0", "--json")
+    try:
+        url = ready_line(backend, swell.folder)["url"]
+        key = swell.json("keys", "create", "worker", "--scope", "worker")["key"]
+        settings = {"SWELL_WORKER__URL": url, "SWELL_WORKER__TOKEN": key}
+        if is_tls:
+            assert url.startswith("https:")
+            cert = swell.folder / ".swell" / "tls" / "cert.pem"
+            settings["SWELL_WORKER__CA_FILE"] = str(cert)
+            assert ssl.create_default_context(cafile=str(cert)).get_ca_certs()
+        process = worker(swell, settings, elsewhere)
+        try:
+            until_s = time.monotonic() + PATIENCE_S
+            while not swell.json("workers"):
+                assert process.poll() is None, (elsewhere / "worker.txt").read_text()
+                assert time.monotonic() < until_s
+            done = swell.run("tasks", "submit", "tests/sum", "--watch")
+            assert str(SIZE) in done.stdout, done.stderr
+        finally:
+            process.kill()
+            process.wait(PATIENCE_S)
+        assert "weights fetched" in (elsewhere / "worker.txt").read_text()
+        assert str(swell.folder / "shelf") not in (elsewhere / "worker.txt").read_text()
+    finally:
+        stop(backend)

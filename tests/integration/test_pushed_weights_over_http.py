@@ -1,0 +1,191 @@
+"""A worker's weights through a real backend: by its URL and key, under names of its own."""
+
+import asyncio
+import hashlib
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from swell.api.app import create_app
+from swell.api.auth import create_key
+from swell.api.settings import ApiSettings, Backend
+from swell.brokers.memory import MemoryBroker
+from swell.buses.memory import MemoryBus
+from swell.clock import SystemClock
+from swell.errors import NotFound, SwellError
+from swell.object_stores.folder import FolderObjects
+from swell.object_stores.memory import MemoryObjects
+from swell.registry import Scope
+from swell.signing import SigningSecrets, read_secrets
+from swell.stores.memory import MemoryRegistry, MemoryStore
+from swell.weights.cache import PullFailed, WeightCache
+from swell.weights.chunks import Manifest, chunk_key, manifest_key
+from swell.weights.listing import Entry, Listing, Wanted, WantedFile
+from swell.weights.provided import Provided
+from swell.weights.push import push
+from swell.weights.sources import MOST_PLACES, BackendSource
+from swell.weights.store import WeightStore
+from swell.worker.provision import Provision, wishes_of
+
+CHUNK = 4096
+#: Names as they were pushed.
+FILES = {
+    "unet/config.json": b'{"of":"unet"}',
+    "unet/model.json": b'{"a":"' + b"u" * 30_000 + b'"}',
+    "vae/model.json": b'{"b":"' + b"v" * 10_000 + b'"}',
+}
+#: And as the model asks for them.
+NAMES = {
+    "first/config.json": "unet/config.json",
+    "unet.json": "unet/model.json",
+    # The name of another one there.
+    "unet/config.json": "vae/model.json",
+}
+
+
+@pytest.fixture(params=["apart", "among the files"])
+async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    """One that listens; its weights lie in a folder of their own, or among its files."""
+    clock = SystemClock()
+    store = MemoryStore(clock)
+    registry = MemoryRegistry()
+    signing = SigningSecrets(clock, await read_secrets(registry))
+    shelf = WeightStore(FolderObjects(tmp_path / "shelf", clock, signing))
+    return Backend(
+        store=store,
+        broker=MemoryBroker(store),
+        bus=MemoryBus(clock),
+        objects=MemoryObjects(clock, signing),
+        registry=registry,
+        clock=clock,
+        settings=ApiSettings(),
+        signing=signing,
+        weights=shelf if request.param == "apart" else None,
+    )
+
+
+@pytest.fixture
+async def url(backend: Backend) -> AsyncIterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = uvicorn.Config(create_app(backend), port=port, log_level="critical", lifespan="on")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    await serving
+
+
+@pytest.fixture
+async def source(url: str, backend: Backend) -> BackendSource:
+    made = await create_key(backend.registry, backend.clock, "w", frozenset({Scope.WORKER}))
+    return BackendSource(url, made.secret)
+
+
+def shelf_of(backend: Backend) -> WeightStore:
+    return backend.weights or WeightStore(backend.objects, "weights")
+
+
+@pytest.fixture
+async def manifest(backend: Backend, tmp_path: Path) -> Manifest:
+    entries, paths = {}, {}
+    for name, data in FILES.items():
+        path = tmp_path / "author" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        entries[name], paths[name] = Entry(hashlib.sha256(data).hexdigest(), len(data)), path
+    listing = Listing("acme/poster", "v1", entries)
+    pushed = await push(listing, paths, shelf_of(backend), chunk_bytes=CHUNK)
+    shutil.rmtree(tmp_path / "author")
+    return pushed.manifest
+
+
+def toml(folder: Path, manifest: Manifest, *, is_pinned: bool) -> Path:
+    """Write what lies beside the model's code: its own names for what was pushed."""
+    pin = f'manifest = "sha256:{manifest.digest}"\n' if is_pinned else ""
+    lines = [f'"{ours}" = "{manifest.files[theirs].sha256}"' for ours, theirs in NAMES.items()]
+    path = folder / "weights.toml"
+    path.write_text(
+        f'model = "acme/poster"\nversion = "v1"\n{pin}[weights]\n' + "\n".join(lines) + "\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("is_pinned", [False, True])
+async def test_files_come_under_the_names_that_the_model_asks_for(
+    is_pinned: bool, source: BackendSource, manifest: Manifest, tmp_path: Path
+) -> None:
+    cache = WeightCache(tmp_path / "cache")
+    path = toml(tmp_path, manifest, is_pinned=is_pinned)
+    provision = Provision(wishes_of([], [str(path)], None), cache, source, SystemClock())
+    await provision.bring()
+    assert provision.bytes == sum(map(len, FILES.values()))
+    files = {ours: WantedFile("", manifest.files[theirs].sha256) for ours, theirs in NAMES.items()}
+    wanted = Wanted("acme/poster", "v1", files, manifest.digest if is_pinned else None)
+    weights = Provided(wanted, cache, SystemClock(), patience_s=1.5)
+    for ours, theirs in NAMES.items():
+        assert weights.path(ours).read_bytes() == FILES[theirs]
+    folder = weights.folder()
+    for ours, theirs in NAMES.items():
+        assert (folder / ours).read_bytes() == FILES[theirs]
+    # Another worker of the machine asks nobody.
+    again = Provision(wishes_of([], [str(path)], None), cache, source, SystemClock())
+    await again.bring()
+    assert again.bytes == 0
+
+
+async def test_a_file_that_was_not_pushed_is_told_by_the_name_that_the_model_asks_for(
+    source: BackendSource, manifest: Manifest, tmp_path: Path
+) -> None:
+    path = toml(tmp_path, manifest, is_pinned=False)
+    path.write_text(path.read_text() + f'"late.json" = "{"0" * 64}"\n')
+    wishes = wishes_of([], [str(path)], None)
+    with pytest.raises(SwellError, match=r"was pushed without the late\.json that is wanted"):
+        await Provision(wishes, WeightCache(tmp_path / "cache"), source, SystemClock()).bring()
+
+
+async def test_more_chunks_than_one_request_may_ask_for_are_asked_for_in_several(
+    source: BackendSource, manifest: Manifest
+) -> None:
+    digests = list(manifest.chunks) * (MOST_PLACES // len(manifest.chunks) + 1)
+    assert len(digests) > MOST_PLACES
+    places = await asyncio.to_thread(source.places, manifest, digests)
+    assert len(places) == len(digests)
+    assert all(
+        chunk_key(digest) in place.url for digest, place in zip(digests, places, strict=True)
+    )
+
+
+async def test_a_key_that_may_not_is_told_why(
+    url: str, backend: Backend, manifest: Manifest
+) -> None:
+    made = await create_key(backend.registry, backend.clock, "c", frozenset({Scope.CLIENT}))
+    with pytest.raises(PullFailed, match="it answered 403"):
+        await BackendSource(url, made.secret).manifest("acme/poster", "v1")
+    with pytest.raises(PullFailed, match="it answered 401"):
+        await BackendSource(url, "swell_wrong").manifest("acme/poster", "v1")
+
+
+async def test_a_version_that_was_not_pushed_is_told_with_the_command(
+    source: BackendSource, manifest: Manifest
+) -> None:
+    with pytest.raises(NotFound, match="swell models push acme/poster@v2"):
+        await source.manifest("acme/poster", "v2")
+
+
+async def test_a_manifest_that_was_cut_off_at_the_backend_ends_the_worker_with_what_to_do(
+    source: BackendSource, backend: Backend, manifest: Manifest
+) -> None:
+    shelf = shelf_of(backend)
+    key = manifest_key(manifest.digest)
+    key = key if backend.weights else f"weights/{key}"
+    await shelf.objects.put(key, b'{"model":', "application/json")
+    with pytest.raises(PullFailed, match=r"cut off where it lies.*push the model again"):
+        await source.manifest("acme/poster", "v1")
