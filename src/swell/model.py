@@ -42,6 +42,7 @@ from swell.errors import InvalidModel, InvalidRequest, NotFound, SwellError
 from swell.media import Attachment, Audio, File, Image, LoRA, Video, flatten
 from swell.registry import ModelCard, Speed
 from swell.samples import read_samples
+from swell.weights.files import content_of_link
 
 __all__ = [
     "Array",
@@ -92,8 +93,6 @@ _MARK: Final = "__swell_model__"
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
 
-#: Where a cache of weights keeps what has this SHA-256; see `swell.weights.cache`.
-_CONTENT: Final = re.compile(r"/files/([0-9a-f]{2})/(\1[0-9a-f]{62})$")
 
 #: Built-in models by owner or full name; everything else under `swell/` is looked for in the zoo.
 _ZOO: Final = "swell.zoo"
@@ -659,15 +658,6 @@ def _card_facts(facts: CardFacts, home: Path | None) -> dict[str, Any]:
         "speed": tuple(facts.get("speed", ())),
         "samples": dict(zip(samples, _resolve(list(samples.values()), home), strict=True)),
     }
-
-
-def content_of_link(path: Path) -> str:
-    """Return the SHA-256 that a link into a cache of weights names; empty for all other files.
-
-    The content need not have come there yet.
-    """
-    content = _CONTENT.search(path.resolve().as_posix()) if path.is_symlink() else None
-    return content[2] if content else ""
 
 
 def _file_digest(path: Path, name: str) -> bytes:

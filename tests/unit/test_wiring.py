@@ -213,3 +213,12 @@ def test_a_model_process_is_asked_for_before_a_worker_s_other_imports() -> None:
         "assert not {'numpy', 'PIL', 'aiohttp', 'structlog'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_build_imports_nothing_that_only_models_need() -> None:
+    code = (
+        "import sys\n"
+        "import swell.cli.build, swell.containers.building, swell.containers.context\n"
+        "assert not {'numpy', 'PIL', 'ssl', 'http.client', 'swell.model'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

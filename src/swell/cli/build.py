@@ -21,11 +21,9 @@ from swell.cli.output import data as stdout
 from swell.cli.output import print_json, table, talk
 from swell.config import process_environment, quieten_libraries
 from swell.containers.engines import ENGINES, Built, check_registry, check_tag, find
-from swell.containers.indexes import index_of
 from swell.containers.look import looking
-from swell.containers.wheels import wheel
 from swell.errors import InvalidRequest
-from swell.wiring import model_home
+from swell.worker.needs import needs_of
 
 if TYPE_CHECKING:
     # Imported while the models are looked at.
@@ -112,15 +110,19 @@ def build(
     # As in a model process: modules in this folder are found.
     sys.path.insert(0, str(Path.cwd()))
     builder = None if dockerfile or context else find(_known(engine), variables)
-    home = model_home(settings, refs, _say)
-    with looking(refs, is_own=home.is_own) as forks, ThreadPoolExecutor(1) as beside:
+    with looking(refs, is_own=any(map(needs_of, refs))) as forks, ThreadPoolExecutor(1) as beside:
+        # All of this is imported beside those who look.
+        from swell.containers.wheels import wheel  # noqa: PLC0415
+
         swell = beside.submit(wheel).result
-        from swell.containers.building import Wanted, parts_of, tag_of  # noqa: PLC0415 - beside it
+        from swell.containers.building import Wanted, parts_of, tag_of  # noqa: PLC0415
         from swell.containers.context import write_context  # noqa: PLC0415
+        from swell.containers.indexes import index_of  # noqa: PLC0415
+        from swell.wiring import model_home  # noqa: PLC0415
 
         wanted = Wanted(
             refs,
-            home,
+            model_home(settings, refs, _say),
             version_of("swell"),
             base=base or "",
             is_cuda=cuda,

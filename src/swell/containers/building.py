@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from swell.config import hide_secrets
 from swell.containers.context import Parts
@@ -19,8 +19,10 @@ from swell.containers.pins import Pins, pins
 from swell.containers.places import HOME, MODELS
 from swell.containers.wheels import wheel_name
 from swell.errors import InvalidModel, InvalidRequest, NotFound
-from swell.weights.chunks import Manifest
-from swell.worker.run import Home
+
+if TYPE_CHECKING:
+    from swell.weights.chunks import Manifest
+    from swell.worker.run import Home
 
 __all__ = ["CPU_TORCH", "Wanted", "packed_of", "parts_of", "tag_of"]
 
@@ -52,7 +54,7 @@ class Wanted:
     """
 
     refs: Sequence[str]
-    home: Home
+    home: "Home"
     release: str
     base: str = ""
     is_cuda: bool = False
@@ -124,7 +126,7 @@ def _check_pins(found: Pins) -> list[str]:
     return []
 
 
-def _listed(packed: Packed, cache_dir: Path) -> list[Manifest]:
+def _listed(packed: Packed, cache_dir: Path) -> list["Manifest"]:
     """Add what authors list of weights to what is packed; return manifests that name them.
 
     Raises:
@@ -209,7 +211,7 @@ def _labels(packed: Packed, wanted: Wanted) -> dict[str, str]:
     }
 
 
-def _look(ref: str, home: Home, fork: Fork | None) -> list[Looked]:
+def _look(ref: str, home: "Home", fork: Fork | None) -> list[Looked]:
     """Have the models of a reference looked at, in a process of their own.
 
     Raises:
@@ -235,7 +237,7 @@ def _look(ref: str, home: Home, fork: Fork | None) -> list[Looked]:
     ]
 
 
-def _told_of(ref: str, home: Home, fork: Fork | None) -> str:
+def _told_of(ref: str, home: "Home", fork: Fork | None) -> str:
     try:
         if fork is not None:
             return fork.said(_LOOK_S)

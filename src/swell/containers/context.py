@@ -15,13 +15,14 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from swell.containers.packing import DATA, WEIGHTS, Packed
 from swell.containers.pins import Pins
 from swell.containers.wheels import wheel, wheel_name
-from swell.weights.bake import bake
-from swell.weights.chunks import Manifest
+
+if TYPE_CHECKING:
+    from swell.weights.chunks import Manifest
 
 __all__ = ["Parts", "content_place", "write_context"]
 
@@ -47,7 +48,7 @@ class Parts:
     pins: Pins
     constraints: str | None = None
     is_baked: bool = False
-    manifests: Sequence[Manifest] = ()
+    manifests: Sequence["Manifest"] = ()
 
 
 def write_context(folder: Path, parts: Parts, swell: Callable[[], bytes] = wheel) -> None:
@@ -80,6 +81,9 @@ def write_context(folder: Path, parts: Parts, swell: Callable[[], bytes] = wheel
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(content_place(digest, is_baked=parts.is_baked))
     if parts.is_baked:
+        # What looks for weights is of no use to builds that leave them out.
+        from swell.weights.bake import bake  # noqa: PLC0415
+
         bake(packed.contents, folder / "weights", parts.manifests)
     _even(folder)
 

@@ -22,10 +22,10 @@ import msgspec
 
 from swell.containers.places import HOME, MODELS, Places
 from swell.containers.sources import SWELL, Code, Module, Nowhere, code_of, place_of, texts_in
-from swell.errors import InvalidRequest
+from swell.errors import InvalidModel, InvalidRequest
 from swell.families.entries import Content, as_toml, check_files, read
 from swell.families.entries import Entry as Added
-from swell.model import InvalidModel, content_of_link
+from swell.weights.files import content_of_link
 from swell.weights.formats import WEIGHT_SUFFIXES
 from swell.weights.listing import Entry, Listing
 from swell.worker.needs import NOTHING, Needs, parted

@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from swell.containers.sources import SWELL, Code, Module, texts_in
-from swell.errors import InvalidRequest
-from swell.model import InvalidModel
+from swell.errors import InvalidModel, InvalidRequest
 
 __all__ = ["HOME", "MODELS", "Places"]
 

@@ -25,23 +25,28 @@
 
 No file that can carry a program is ever opened as weights: see `formats`; what was compiled lies
 apart. What fetches (`swell.weights.pull`), what changes weights (`swell.weights.adapted`) and what
-needs torch are imported by their own names, so that a model that only loads starts quickly.
+needs torch are imported by their own names, so that a model that only loads starts quickly. The
+names here are imported when they are asked for: what lists or fetches weights needs no arrays.
 """
 
-from swell.weights.cache import (
-    CacheFull,
-    DigestMismatch,
-    Evicted,
-    InUse,
-    NotCached,
-    WeightCache,
-)
-from swell.weights.compiled import CompiledCache, CompiledKey, NotPrivate
-from swell.weights.formats import BrokenWeights, Header, RefusedFormat, Tensor, read_header
-from swell.weights.listing import Entry, InvalidListing, Listing, Wanted, read_listing
-from swell.weights.loading import Weights, load, load_all, stream
-from swell.weights.reading import prefetch
-from swell.weights.residency import HostCopy
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from swell.weights.cache import (
+        CacheFull,
+        DigestMismatch,
+        Evicted,
+        InUse,
+        NotCached,
+        WeightCache,
+    )
+    from swell.weights.compiled import CompiledCache, CompiledKey, NotPrivate
+    from swell.weights.formats import BrokenWeights, Header, RefusedFormat, Tensor, read_header
+    from swell.weights.listing import Entry, InvalidListing, Listing, Wanted, read_listing
+    from swell.weights.loading import Weights, load, load_all, stream
+    from swell.weights.reading import prefetch
+    from swell.weights.residency import HostCopy
 
 __all__ = [
     "BrokenWeights",
@@ -70,3 +75,23 @@ __all__ = [
     "read_listing",
     "stream",
 ]
+
+#: Module → what of it stands here.
+_HOMES: Final = {
+    "cache": ("CacheFull", "DigestMismatch", "Evicted", "InUse", "NotCached", "WeightCache"),
+    "compiled": ("CompiledCache", "CompiledKey", "NotPrivate"),
+    "formats": ("BrokenWeights", "Header", "RefusedFormat", "Tensor", "read_header"),
+    "listing": ("Entry", "InvalidListing", "Listing", "Wanted", "read_listing"),
+    "loading": ("Weights", "load", "load_all", "stream"),
+    "reading": ("prefetch",),
+    "residency": ("HostCopy",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            found = getattr(import_module(f"{__name__}.{home}"), name)
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,22 +1,27 @@
 """Files that come from anywhere are opened as files alone, and small ones read up to a limit.
 
 A name may be that of a pipe, which nobody ever writes into, or of a device that never ends: whoever
-opened those as files would wait, or fill the memory, for ever.
+opened those as files would wait, or fill the memory, for ever. A link into a cache of weights tells
+its content by its name.
 """
 
 import os
+import re
 import stat
 from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-__all__ = ["MOST_SETTINGS_BYTES", "NoFile", "open_file", "read_settings"]
+__all__ = ["MOST_SETTINGS_BYTES", "NoFile", "content_of_link", "open_file", "read_settings"]
 
 #: The longest file of settings that is read; an index of a thousand shards has a tenth of it.
 MOST_SETTINGS_BYTES: Final = 16 << 20
 
 #: So a pipe is opened at once, whoever is at its other end; of files it changes nothing.
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+#: Where a cache of weights keeps a content.
+_CONTENT: Final = re.compile(r"/files/([0-9a-f]{2})/(\1[0-9a-f]{62})$")
 
 
 class NoFile(OSError):
@@ -55,3 +60,12 @@ def read_settings(path: Path) -> str:
     if len(found) > MOST_SETTINGS_BYTES:
         raise NoFile(f"it has more than {MOST_SETTINGS_BYTES:,} bytes, and settings are shorter")
     return found.decode("utf-8")
+
+
+def content_of_link(path: Path) -> str:
+    """Return the SHA-256 that a link into a cache of weights names; empty for all other files.
+
+    The content need not have come there yet.
+    """
+    content = _CONTENT.search(path.resolve().as_posix()) if path.is_symlink() else None
+    return content[2] if content else ""

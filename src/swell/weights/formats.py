@@ -21,12 +21,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, TypeGuard
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from swell.errors import InvalidRequest
 from swell.weights.files import NoFile, open_file
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "BrokenWeights",
@@ -113,6 +114,9 @@ class Tensor:
     @property
     def dtype(self) -> "np.dtype[Any]":
         """The type in numpy; unsigned of the same size where it has none (bfloat16, float8)."""
+        # Whoever only tells weights from other files needs none of it.
+        import numpy as np  # noqa: PLC0415
+
         return np.dtype(_TYPES[self.kind][1])
 
     @property
