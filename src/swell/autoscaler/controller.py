@@ -1,0 +1,337 @@
+"""Looks every few seconds, has the policy plan, and does it.
+
+One process of all does so, by a duty that it leases. What it is about to do is written down before
+it is done: whoever takes over finds it, and repeats what may not have been done, with the same
+token. Calls of providers that take long go on beside the next looks.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import structlog
+
+from swell.autoscaler.decide import Actions, End, Limits, decide
+from swell.autoscaler.memory import Keeping, Launch, Memory
+from swell.autoscaler.observe import Observer, Sight
+from swell.autoscaler.outlook import Observation, Plan, Relief, State
+from swell.autoscaler.pools import Pool
+from swell.autoscaler.report import status_of
+from swell.clock import Clock
+from swell.errors import SwellError
+from swell.provider import Instance, Refused
+from swell.registry import Registry
+from swell.scaling import DECISIONS, DECISIONS_KEPT, STATUS, Decision, read
+
+__all__ = ["DUTY", "Controller", "Policy", "Terms"]
+
+_log = structlog.get_logger("swell.autoscaler")
+
+#: `plan(observation, state)`, with its settings.
+Policy = Callable[[Observation, State], Plan]
+
+#: What the leader has.
+DUTY: Final = "autoscaler"
+
+#: A leader that dies is replaced after so long, in seconds; it renews its duty far more often.
+_LEASE_S: Final = 20.0
+_RENEW_S: Final = 4.0
+
+#: A provider must take a launch, or an order to end, within so long, in seconds.
+_LAUNCH_S: Final = 300.0
+_END_S: Final = 60.0
+
+#: A launch that failed is tried again after so long, in seconds.
+_AGAIN_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class _Result:
+    """What came of a launch."""
+
+    launch: Launch
+    #: When it came, in seconds since 1970.
+    at: float
+    given: Sequence[Instance] = ()
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
+class _Leading:
+    """What a leader has in hand."""
+
+    memory: Memory
+    #: What was told, and what is to be told.
+    decisions: list[Decision] = field(default_factory=list)
+    untold: list[Decision] = field(default_factory=list)
+    relieved: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How one process scales."""
+
+    #: Names it, and no other.
+    holder: str
+    #: How long it rests between looks, in seconds.
+    every_s: float = 3.0
+    #: Whether no other process may lead.
+    is_alone: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+def _new_token() -> str:
+    return secrets.token_hex(8)
+
+
+async def _tell_nobody() -> None:
+    """Do nothing: backends look themselves."""
+
+
+class Controller:
+    """Scales pools.
+
+    Args:
+        observer: Looks.
+        registry: Where it remembers, tells, and lets workers go.
+        pools: What it scales.
+        clock: The time.
+        plan: The policy.
+        terms: How it does so.
+        wake: Called when workers were let go, so that backends tell them at once.
+    """
+
+    def __init__(
+        self,
+        observer: Observer,
+        registry: Registry,
+        pools: Sequence[Pool],
+        clock: Clock,
+        plan: Policy,
+        terms: Terms,
+        wake: Callable[[], Awaitable[None]] = _tell_nobody,
+    ) -> None:
+        self._observer = observer
+        self._registry = registry
+        self._pools = {pool.name: pool for pool in pools}
+        self._clock = clock
+        self._plan = plan
+        self._terms = terms
+        self._wake = wake
+        self._keeping = Keeping(registry)
+        self._leading: _Leading | None = None
+        self._launching: dict[str, asyncio.Task[_Result]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Scale until this is cancelled."""
+        renewing = asyncio.create_task(self._renew())
+        try:
+            while True:
+                try:
+                    await self.step()
+                except SwellError as error:
+                    _log.warning("pools are not scaled now", detail=error.detail)
+                except Exception:
+                    _log.exception("pools are not scaled now")
+                await self._clock.sleep(self._terms.every_s)
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Let another lead. What was asked of providers is waited for no longer."""
+        running = [*self._launching.values(), *self._ending]
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if self._leading is not None and not self._terms.is_alone:
+            with contextlib.suppress(SwellError):
+                await self._registry.leave_duty(DUTY, self._terms.holder)
+        self._leading = None
+
+    async def step(self) -> bool:
+        """Look, decide and act once; return whether this process leads."""
+        if not await self._leads():
+            self._leading = None
+            return False
+        leading = self._leading
+        if leading is None:
+            leading = self._leading = await self._take_over()
+        self._take_results(leading)
+        sight = await self._observer.look(leading.memory)
+        if sight is None:
+            return True
+        plan = self._plan(sight.observation, leading.memory.state)
+        pools = list(self._pools.values())
+        actions = decide(sight, plan, leading.memory, pools, self._terms.limits, _new_token)
+        if not await self._keeping.save(actions.memory):
+            _log.warning("another process leads: it has written what is remembered")
+            self._leading = None
+            return False
+        leading.memory = actions.memory
+        await self._act(actions)
+        await self._tell(leading, sight, plan, actions)
+        return True
+
+    async def settled(self) -> None:
+        """Wait until providers have answered what they were asked."""
+        await asyncio.gather(*self._launching.values(), *self._ending)
+
+    async def look(self) -> tuple[Sight, Plan, Actions] | None:
+        """Return what would be seen, planned and done now. Does nothing."""
+        memory = await self._keeping.load()
+        sight = await self._observer.look(memory)
+        if sight is None:
+            return None
+        plan = self._plan(sight.observation, memory.state)
+        pools = list(self._pools.values())
+        return sight, plan, decide(sight, plan, memory, pools, self._terms.limits, _new_token)
+
+    async def _leads(self) -> bool:
+        if self._terms.is_alone:
+            return True
+        return await self._registry.take_duty(DUTY, self._terms.holder, lease_s=_LEASE_S)
+
+    async def _renew(self) -> None:
+        """Keep the duty while a step takes long."""
+        while True:
+            await self._clock.sleep(_RENEW_S)
+            if self._leading is not None:
+                with contextlib.suppress(SwellError):
+                    await self._leads()
+
+    async def _take_over(self) -> _Leading:
+        memory = await self._keeping.load()
+        told = read(await self._registry.note(DECISIONS), list[Decision])
+        _log.info("pools are scaled by this process", pools=list(self._pools))
+        return _Leading(memory, told or [])
+
+    def _take_results(self, leading: _Leading) -> None:
+        """Remember what came of launches since the last look."""
+        over = [token for token, task in self._launching.items() if task.done()]
+        for token in over:
+            task = self._launching.pop(token)
+            if not task.cancelled():
+                self._take_result(leading, task.result())
+
+    def _take_result(self, leading: _Leading, result: _Result) -> None:
+        launch, memory, now = result.launch, leading.memory, result.at
+        others = tuple(each for each in memory.launches if each.token != launch.token)
+        if len(others) == len(memory.launches):
+            return  # dropped meanwhile
+        if isinstance(result.error, Refused):
+            refused = result.error
+            memory = msgspec.structs.replace(memory, launches=others).refused(
+                launch.pool,
+                now,
+                refused.detail,
+                is_quota=refused.is_quota,
+                retry_after_s=refused.retry_after_s,
+            )
+            memory = self._note(leading, memory, launch, "refused", launch.n, refused.detail)
+        elif result.error is not None:
+            why = getattr(result.error, "detail", "") or repr(result.error)
+            tried = msgspec.structs.replace(
+                launch, tries=launch.tries + 1, next_at=now + _AGAIN_S * 2.0**launch.tries
+            )
+            memory = msgspec.structs.replace(memory, launches=(*others, tried))
+            memory = self._note(leading, memory, launch, "failed", launch.n, why)
+        else:
+            given = tuple(each.id for each in result.given)
+            done = msgspec.structs.replace(launch, given=given)
+            memory = msgspec.structs.replace(memory, launches=(*others, done))
+            if len(given) < launch.n:
+                short = launch.n - len(given)
+                memory = memory.refused(launch.pool, now, f"{short} of {launch.n} were not given")
+                memory = self._note(leading, memory, launch, "refused", short, "there are no more")
+            else:
+                memory = memory.given(launch.pool)
+        leading.memory = memory
+
+    def _note(
+        self, leading: _Leading, memory: Memory, launch: Launch, what: str, n: int, why: str
+    ) -> Memory:
+        told = Decision(at=self._clock.now(), about=launch.pool, what=what, n=n, why=(why,))
+        leading.untold.append(told)
+        _log.warning("a launch came to nothing", pool=launch.pool, what=what, n=n, why=why)
+        return memory.counting(launch.pool, what, n)
+
+    async def _act(self, actions: Actions) -> None:
+        now = self._clock.now()
+        for worker in actions.forget:
+            await self._registry.remove_worker(worker.id, now)
+        for worker in actions.drain:
+            await self._registry.drain_worker(worker.id)
+        for end in actions.ends:
+            self._ending.add(task := asyncio.create_task(self._end(end)))
+            task.add_done_callback(self._ending.discard)
+        for launch in actions.launches:
+            if launch.token not in self._launching:
+                self._launching[launch.token] = asyncio.create_task(self._launch(launch))
+        if actions.drain or actions.forget:
+            await self._wake()
+
+    async def _launch(self, launch: Launch) -> _Result:
+        pool = self._pools[launch.pool]
+        try:
+            async with asyncio.timeout(_LAUNCH_S):
+                given = await pool.provider.launch(pool.asking(launch.n, launch.token))
+        except Exception as error:  # whatever a provider's library raises
+            return _Result(launch, self._clock.now().timestamp(), error=error)
+        return _Result(launch, self._clock.now().timestamp(), given)
+
+    async def _end(self, end: End) -> None:
+        try:
+            async with asyncio.timeout(_END_S):
+                provider = self._pools[end.pool].provider
+                await provider.terminate([end.instance_id], grace_s=end.grace_s)
+        except Exception as error:  # whatever a provider's library raises
+            # It is told again, since it is still there.
+            detail = getattr(error, "detail", "") or repr(error)
+            _log.warning("cannot be ended", instance=end.instance_id, detail=detail)
+
+    async def _tell(self, leading: _Leading, sight: Sight, plan: Plan, actions: Actions) -> None:
+        """Tell backends how things stand, and what was decided."""
+        for each in actions.decisions:
+            _log.info("pool scaled", pool=each.about, what=each.what, n=each.n, why=each.why)
+        leading.untold += actions.decisions
+        leading.untold += self._changed_relief(leading, sight, plan.relief)
+        if leading.untold:
+            kept = [*leading.decisions, *leading.untold][-DECISIONS_KEPT:]
+            await self._registry.put_note(DECISIONS, msgspec.json.encode(kept))
+            leading.decisions, leading.untold = kept, []
+        pools = list(self._pools.values())
+        status = status_of(sight, plan, leading.memory, pools, leader=self._terms.holder)
+        await self._registry.put_note(STATUS, msgspec.json.encode(status))
+        if sight.stale_notes:
+            await self._registry.drop_notes(sight.stale_notes)
+
+    def _changed_relief(
+        self, leading: _Leading, sight: Sight, relief: Sequence[Relief]
+    ) -> list[Decision]:
+        """Return that demand is not met any more, or is again."""
+        now = frozenset(each.model for each in relief)
+        changed = [
+            Decision(
+                at=sight.now,
+                about=each.model,
+                what="relief",
+                why=(
+                    f"no more than {each.admitted:.0%} of new tasks can start in time; they wait "
+                    f"about {each.wait_s:.0f} s",
+                ),
+            )
+            for each in relief
+            if each.model not in leading.relieved
+        ]
+        changed += [
+            Decision(at=sight.now, about=model, what="relief", why=("all can start in time again",))
+            for model in sorted(leading.relieved - now)
+        ]
+        leading.relieved = now
+        return changed

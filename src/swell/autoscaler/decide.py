@@ -1,0 +1,396 @@
+"""From what is seen and planned to what is done. Pure.
+
+The policy says how many; here it is chosen who, and what the policy need not know of: machines that
+are taken back, that never came up, whose worker has gone, or that have ended by themselves. Nothing
+here ends work that runs: workers are told to finish, and machines end when their worker has gone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+
+from swell.autoscaler.crew import Crew, boots_to_cancel, workers_to_drain
+from swell.autoscaler.memory import Launch, Memory
+from swell.autoscaler.observe import Sight
+from swell.autoscaler.outlook import Plan, PoolPlan
+from swell.autoscaler.pools import Pool
+from swell.provider import Instance, Notice
+from swell.registry import WorkerInfo
+from swell.scaling import Decision
+
+__all__ = ["Actions", "End", "Limits", "decide"]
+
+#: At most so many machines are asked for in one call.
+_AT_ONCE: Final = 50
+
+#: A worker that has gone leaves its machine alone for so long, in seconds: it may come again.
+_LEFT_S: Final = 15.0
+#: Whoever is told to end has so long where nobody waits for anything, in seconds.
+_SHORT_S: Final = 5.0
+#: Whoever may just have begun something has as long as it takes, in seconds.
+_PATIENT_S: Final = 3600.0
+#: One that is still there so long after it should be gone is told again, in seconds.
+_AGAIN_S: Final = 120.0
+#: What was given is listed after so long, or never, in seconds.
+_LISTED_S: Final = 120.0
+#: A launch of which nobody knows whether it took place is tried again so often, and so long.
+_TRIES: Final = 4
+_TRYING_S: Final = 120.0
+
+#: From when a machine that is taken back has to hand over what it holds, in seconds.
+_HURRY_S: Final = 12.0
+#: It should be gone so long before it is taken, in seconds.
+_MARGIN_S: Final = 1.0
+
+#: A boot counts as failed after so many times the 99th percentile, of at least so many boots.
+_TIMES_P99: Final = 3.0
+_KNOWN_BOOTS: Final = 10
+_LEAST_BOOT_S: Final = 60.0
+
+_HOUR_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the controller keeps to."""
+
+    #: No worker goes while what is known is older, in seconds.
+    stale_s: float = 60.0
+    #: A machine that has no worker after so long is ended, in seconds.
+    boot_limit_s: float = 1800.0
+    #: One whose worker was silent for so long, too.
+    silent_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A machine is to end."""
+
+    pool: str
+    instance_id: str
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """What is to be done, in this order, once the memory is written."""
+
+    memory: Memory
+    #: Workers whose machine has ended: the registry is told.
+    forget: Sequence[WorkerInfo] = ()
+    drain: Sequence[WorkerInfo] = ()
+    ends: Sequence[End] = ()
+    #: To be asked for, for the first time or again.
+    launches: Sequence[Launch] = ()
+    decisions: Sequence[Decision] = ()
+
+
+def decide(
+    sight: Sight,
+    plan: Plan,
+    memory: Memory,
+    pools: Sequence[Pool],
+    limits: Limits,
+    new_token: Callable[[], str],
+) -> Actions:
+    """Return what is to be done.
+
+    Args:
+        sight: What is seen.
+        plan: What the policy wants.
+        memory: What was done before.
+        pools: All of them.
+        limits: What is kept to.
+        new_token: Names a launch; never twice the same.
+    """
+    deciding = _Deciding(sight, memory, limits, new_token)
+    deciding.spend(pools)
+    for pool in pools:
+        deciding.look_at(pool, plan)
+    deciding.settle_launches()
+    state_kept = msgspec.structs.replace(deciding.memory, state=plan.state)
+    return Actions(
+        memory=state_kept,
+        forget=deciding.forget,
+        drain=deciding.drain,
+        ends=deciding.ends,
+        launches=deciding.launches,
+        decisions=deciding.decisions,
+    )
+
+
+class _Deciding:
+    """One run of `decide`."""
+
+    def __init__(
+        self, sight: Sight, memory: Memory, limits: Limits, new_token: Callable[[], str]
+    ) -> None:
+        self._sight = sight
+        self._now = sight.now.timestamp()
+        self._limits = limits
+        self._new_token = new_token
+        self._is_first = memory.state.since is None
+        self.memory = memory
+        self.forget: list[WorkerInfo] = []
+        self.drain: list[WorkerInfo] = []
+        self.ends: list[End] = []
+        self.launches: list[Launch] = []
+        self.decisions: list[Decision] = []
+
+    @property
+    def _is_stale(self) -> bool:
+        return self._sight.observation.age_s > self._limits.stale_s
+
+    def look_at(self, pool: Pool, plan: Plan) -> None:
+        """Decide about one pool."""
+        crew = self._sight.crews[pool.name]
+        self._remember_models(pool)
+        self.forget += crew.orphaned
+        self._judge(pool, crew)
+        if pool.name not in self._sight.unseen:
+            self._take_notices(pool, crew)
+            self._sweep(pool, crew)
+        wanted = plan.pools.get(pool.name)
+        if wanted is None:
+            return
+        reasons = [
+            each.text
+            for each in plan.reasons
+            if each.about == pool.name or each.about in self._sight.models[pool.name]
+        ]
+        self._launch(pool, crew, wanted, reasons)
+        may_shrink = not self._is_stale and not self._is_first and self._sight.held is not None
+        if may_shrink:
+            self._cancel(pool, crew, wanted, reasons)
+            self._drain(pool, crew, wanted, reasons)
+
+    def spend(self, pools: Sequence[Pool]) -> None:
+        """Count what machines have cost since the last time."""
+        memory, day = self.memory, self._sight.now.date().isoformat()
+        since = memory.spent_at or self._now
+        passed_s = max(0.0, self._now - since)
+        spent = memory.spent_micros
+        if day != memory.day:
+            midnight = self._sight.now.replace(hour=0, minute=0, second=0, microsecond=0)
+            passed_s = min(passed_s, self._now - midnight.timestamp())
+            spent = 0.0
+        per_hour = sum(
+            (pool.hour_micros or 0) * self._sight.crews[pool.name].billed for pool in pools
+        )
+        self.memory = msgspec.structs.replace(
+            memory,
+            day=day,
+            spent_micros=spent + per_hour * passed_s / _HOUR_S,
+            spent_at=self._now,
+        )
+
+    def settle_launches(self) -> None:
+        """Drop launches that are over, and have others asked for again."""
+        kept = []
+        for launch in self.memory.launches:
+            age_s = self._now - launch.at
+            if launch.given is not None:
+                listed = self._sight.listed.get(launch.token, 0)
+                if listed < len(launch.given) and age_s < _LISTED_S:
+                    kept.append(launch)
+            elif launch.tries >= _TRIES or age_s > _TRYING_S:
+                # Whatever came of it is found by its token.
+                why = "it is not known what came of a launch"
+                self.memory = self.memory.refused(launch.pool, self._now, why)
+                self._note(launch.pool, "failed", launch.n, [why])
+            else:
+                kept.append(launch)
+                if launch.next_at <= self._now:
+                    self.launches.append(launch)
+        self.memory = msgspec.structs.replace(self.memory, launches=tuple(kept))
+
+    def _remember_models(self, pool: Pool) -> None:
+        models = self._sight.models[pool.name]
+        if models != self.memory.models.get(pool.name):
+            known = {**self.memory.models, pool.name: models}
+            self.memory = msgspec.structs.replace(self.memory, models=known)
+
+    def _judge(self, pool: Pool, crew: Crew) -> None:
+        """Account for machines that have ended since the last time."""
+        failed, lost = [], []
+        for machine, worker in crew.ended:
+            if machine.id in self.memory.judged:
+                continue
+            was_told = machine.id in self.memory.ending
+            self.memory = self.memory.judging(machine.id)
+            if was_told:
+                continue
+            if worker is None:
+                failed.append(machine)
+            elif not worker.draining and (worker.gone_at is None or machine.exit_code):
+                lost.append(machine)
+        if failed:
+            why = f"{len(failed)} ended before a worker had registered{_words(failed)}"
+            self.memory = self.memory.boot_failed(pool.name, self._now, why)
+            self._note(pool.name, "failed", len(failed), [why])
+        elif self._has_come_up(pool, crew):
+            self.memory = self.memory.boot_succeeded(pool.name)
+        if lost:
+            why = f"{len(lost)} ended by themselves{_words(lost)}"
+            self._note(pool.name, "lost", len(lost), [why])
+        self._forget_judged()
+
+    def _has_come_up(self, pool: Pool, crew: Crew) -> bool:
+        known = self.memory.failures.get(pool.name)
+        return known is not None and any(
+            each.instance and each.registered_at.timestamp() > known[1] for each in crew.ready
+        )
+
+    def _forget_judged(self) -> None:
+        listed = {machine.id for crew in self._sight.crews.values() for machine, _ in crew.ended}
+        judged = tuple(each for each in self.memory.judged if each in listed)
+        if judged != self.memory.judged:
+            self.memory = msgspec.structs.replace(self.memory, judged=judged)
+
+    def _take_notices(self, pool: Pool, crew: Crew) -> None:
+        """Let those go that are about to be taken back, in time to hand over what they hold."""
+        by_machine = {
+            each.instance: each for each in (*crew.ready, *crew.draining) if each.instance
+        }
+        booting = {each.id for each in crew.booting}
+        for notice in self._sight.notices:
+            worker = by_machine.get(notice.instance_id)
+            if worker is None and notice.instance_id not in booting:
+                continue
+            if worker is not None and not worker.draining:
+                self.drain.append(worker)
+                if notice.at is None:
+                    self._note(pool.name, "drain", 1, ["it may be taken back soon"])
+            self._end_in_time(pool, notice, has_worker=worker is not None)
+
+    def _end_in_time(self, pool: Pool, notice: Notice, *, has_worker: bool) -> None:
+        if notice.at is None:
+            return  # a risk only: it finishes, and goes
+        each, left_s = notice.instance_id, (notice.at - self._sight.now).total_seconds()
+        grace_s = max(0.0, left_s - _MARGIN_S)
+        if each not in self.memory.ending:
+            self._end(pool, each, grace_s)
+            told = f"{each} is taken back in {max(0.0, left_s):.0f} s"
+            self._note(pool.name, "end", 1, [told])
+        elif has_worker and left_s <= _HURRY_S and each not in self.memory.hurried:
+            # Earlier than before, which a worker takes as a wish to hand over at once.
+            hurried = (*self.memory.hurried, each)
+            self.memory = msgspec.structs.replace(self.memory, hurried=hurried)
+            self._end(pool, each, max(0.0, grace_s - _MARGIN_S))
+            self._note(pool.name, "hurry", 1, [f"{each} is taken back in {max(0.0, left_s):.0f} s"])
+
+    def _sweep(self, pool: Pool, crew: Crew) -> None:
+        """End machines that serve nobody."""
+        for machine, gone_at in crew.left:
+            if (self._sight.as_of - gone_at).total_seconds() > _LEFT_S:
+                self._end(pool, machine.id, _SHORT_S)
+        overdue = [each for each in crew.leaving if self._now > self._due(each, pool) + _AGAIN_S]
+        for machine in overdue:
+            self._end(pool, machine.id, 0.0)
+        if overdue:
+            self._note(pool.name, "end", len(overdue), ["they should have gone long ago"])
+        limit_s = self._boot_limit_s(pool)
+        late = [each for each in crew.booting if self._age_s(each) > limit_s]
+        for machine in late:
+            self._end(pool, machine.id, pool.drain_s or _PATIENT_S)
+        if late:
+            why = f"no worker has registered within {limit_s:.0f} s"
+            self.memory = self.memory.boot_failed(pool.name, self._now, why)
+            self._note(pool.name, "failed", len(late), [why])
+        if not self._is_stale:
+            self._sweep_silent(pool, crew)
+
+    def _sweep_silent(self, pool: Pool, crew: Crew) -> None:
+        silent_since = self._sight.as_of - timedelta(seconds=self._limits.silent_s)
+        gone = [each for each in crew.silent if each.instance and each.seen_at < silent_since]
+        for worker in gone:
+            self.forget.append(worker)
+            self._end(pool, worker.instance, _SHORT_S)
+        if gone:
+            why = f"their workers were silent for {self._limits.silent_s:.0f} s"
+            self._note(pool.name, "end", len(gone), [why])
+
+    def _launch(self, pool: Pool, crew: Crew, wanted: PoolPlan, reasons: Sequence[str]) -> None:
+        asked = sum(
+            max(0, _expected(each) - self._sight.listed.get(each.token, 0))
+            for each in self.memory.launches
+            if each.pool == pool.name
+        )
+        alive = len(crew.ready) + len(crew.draining) + len(crew.booting) + asked
+        n = min(wanted.launch, max(0, pool.most - alive))
+        if n <= 0 or self.memory.closed_s(pool.name, self._now) > 0:
+            return
+        for first in range(0, n, _AT_ONCE):
+            launch = Launch(
+                token=self._new_token(),
+                pool=pool.name,
+                n=min(_AT_ONCE, n - first),
+                at=self._now,
+                next_at=self._now,
+            )
+            launches = (*self.memory.launches, launch)
+            self.memory = msgspec.structs.replace(self.memory, launches=launches)
+        self._note(pool.name, "launch", n, reasons)
+
+    def _cancel(self, pool: Pool, crew: Crew, wanted: PoolPlan, reasons: Sequence[str]) -> None:
+        chosen = boots_to_cancel(crew, wanted.cancel_boots)
+        for machine in chosen:
+            # One that has registered this very moment finishes what it was given.
+            self._end(pool, machine.id, pool.drain_s or _PATIENT_S)
+        if chosen:
+            self._note(pool.name, "cancel", len(chosen), reasons)
+
+    def _drain(self, pool: Pool, crew: Crew, wanted: PoolPlan, reasons: Sequence[str]) -> None:
+        going = {each.id for each in self.drain}
+        chosen = [
+            each
+            for each in workers_to_drain(crew, wanted.drain, self._sight.held or {})
+            if each.id not in going
+        ]
+        self.drain += chosen
+        if chosen:
+            self._note(pool.name, "drain", len(chosen), reasons)
+
+    def _end(self, pool: Pool, instance_id: str, grace_s: float) -> None:
+        self.ends.append(End(pool.name, instance_id, grace_s))
+        ending = {**self.memory.ending, instance_id: self._now + grace_s}
+        self.memory = msgspec.structs.replace(self.memory, ending=ending)
+
+    def _due(self, machine: Instance, pool: Pool) -> float:
+        """Return by when a machine that was told to end should be gone."""
+        patient = self._now + (pool.drain_s or _PATIENT_S)
+        return self.memory.ending.get(machine.id, patient)
+
+    def _boot_limit_s(self, pool: Pool) -> float:
+        times = self._sight.times[pool.name]
+        p99 = times.at[2]
+        if p99.seconds is None or p99.is_bound or times.ready < _KNOWN_BOOTS:
+            return self._limits.boot_limit_s
+        known_s = max(_LEAST_BOOT_S, _TIMES_P99 * p99.seconds)
+        return min(self._limits.boot_limit_s, known_s)
+
+    def _age_s(self, machine: Instance) -> float:
+        return self._now - machine.launched_at.timestamp()
+
+    def _note(self, pool: str, what: str, n: int, why: Sequence[str]) -> None:
+        self.decisions.append(
+            Decision(at=self._sight.now, about=pool, what=what, n=n, why=tuple(why))
+        )
+        self.memory = self.memory.counting(pool, what, n)
+
+
+def _expected(launch: Launch) -> int:
+    return launch.n if launch.given is None else len(launch.given)
+
+
+def _words(machines: Sequence[Instance]) -> str:
+    """Return what is known of why machines have ended."""
+    told: Mapping[str, None] = dict.fromkeys(
+        each.why or f"exit code {each.exit_code}"
+        for each in machines
+        if each.why or each.exit_code is not None
+    )
+    return f" ({', '.join(list(told)[:3])})" if told else ""

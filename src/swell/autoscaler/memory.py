@@ -1,0 +1,160 @@
+"""What the controller remembers across its own restarts, as one note in the registry.
+
+It is written before anything is done, in place of the note that was read: of two controllers that
+both take themselves for the leader, one cannot write, and does nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from swell.autoscaler.outlook import State
+from swell.registry import Registry
+from swell.scaling import read
+
+__all__ = ["Closure", "Keeping", "Launch", "Memory"]
+
+#: Name of the note.
+MEMORY: Final = "autoscaler.memory"
+
+#: A pool that refuses is asked again after so long, in seconds, and at most after so long.
+_CLOSED_S: Final = 15.0
+_QUOTA_S: Final = 300.0
+_MOST_CLOSED_S: Final = 1800.0
+
+#: After a boot that came to nothing the next waits so long, in seconds, and at most so long.
+_FAILED_S: Final = 2.0
+_MOST_FAILED_S: Final = 600.0
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """Machines that are asked for. Repeated with its token, it gives the same."""
+
+    token: str
+    pool: str
+    n: int
+    #: When it was decided, and when it may be asked (again), in seconds since 1970.
+    at: float
+    next_at: float = 0.0
+    tries: int = 0
+    #: What the provider gave; not all of it may be listed yet.
+    given: tuple[str, ...] | None = None
+
+
+class Closure(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing is asked of a pool's provider for a while."""
+
+    until: float = 0.0
+    #: In a row.
+    refusals: int = 0
+    why: str = ""
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it. An empty one is valid at any time. Times are seconds since 1970."""
+
+    state: State = State()
+    launches: tuple[Launch, ...] = ()
+    closures: Mapping[str, Closure] = {}
+    #: Machine that was told to end → by when it should be gone.
+    ending: Mapping[str, float] = {}
+    #: Machines that are being taken back, and were told to hurry.
+    hurried: tuple[str, ...] = ()
+    #: Ended machines that were accounted for, the oldest first.
+    judged: tuple[str, ...] = ()
+    #: Pool → boots that failed in a row, and when the last did.
+    failures: Mapping[str, tuple[int, float]] = {}
+    #: Pool → models that its workers have served.
+    models: Mapping[str, tuple[str, ...]] = {}
+    #: Pool → what was done → how often.
+    counts: Mapping[str, Mapping[str, int]] = {}
+    #: The day (UTC) that is counted, what it has cost, and up to when that was counted.
+    day: str = ""
+    spent_micros: float = 0.0
+    spent_at: float = 0.0
+
+    def counting(self, pool: str, what: str, n: int = 1) -> "Memory":
+        """Return it with something done in a pool."""
+        if n == 0:
+            return self
+        own = dict(self.counts.get(pool, {}))
+        own[what] = own.get(what, 0) + n
+        return msgspec.structs.replace(self, counts={**self.counts, pool: own})
+
+    def refused(
+        self,
+        pool: str,
+        now: float,
+        why: str,
+        *,
+        is_quota: bool = False,
+        retry_after_s: float | None = None,
+    ) -> "Memory":
+        """Return it after a refusal: asked again later and later."""
+        known = self.closures.get(pool, Closure())
+        base_s = _QUOTA_S if is_quota else _CLOSED_S
+        wait_s = min(_MOST_CLOSED_S, base_s * 2.0 ** min(known.refusals, 20))
+        if retry_after_s is not None:
+            wait_s = max(retry_after_s, min(wait_s, _CLOSED_S))
+        closed = Closure(until=now + wait_s, refusals=known.refusals + 1, why=why)
+        return msgspec.structs.replace(self, closures={**self.closures, pool: closed})
+
+    def given(self, pool: str) -> "Memory":
+        """Return it after a provider gave all that it was asked for."""
+        if pool not in self.closures:
+            return self
+        closures = {name: each for name, each in self.closures.items() if name != pool}
+        return msgspec.structs.replace(self, closures=closures)
+
+    def judging(self, instance_id: str) -> "Memory":
+        """Return it with a machine whose end was accounted for."""
+        ending = {each: at for each, at in self.ending.items() if each != instance_id}
+        hurried = tuple(each for each in self.hurried if each != instance_id)
+        judged = (*self.judged, instance_id)
+        return msgspec.structs.replace(self, judged=judged, ending=ending, hurried=hurried)
+
+    def boot_failed(self, pool: str, now: float, why: str) -> "Memory":
+        """Return it after boots that came to nothing: tried again later and later."""
+        n = self.failures.get(pool, (0, 0.0))[0] + 1
+        wait_s = min(_MOST_FAILED_S, _FAILED_S * 2.0 ** min(n - 1, 20))
+        refusals = self.closures.get(pool, Closure()).refusals
+        closed = Closure(until=now + wait_s, refusals=refusals, why=why)
+        return msgspec.structs.replace(
+            self,
+            failures={**self.failures, pool: (n, now)},
+            closures={**self.closures, pool: closed},
+        )
+
+    def boot_succeeded(self, pool: str) -> "Memory":
+        """Return it after a boot that came to something."""
+        failures = {name: each for name, each in self.failures.items() if name != pool}
+        return msgspec.structs.replace(self, failures=failures)
+
+    def closed_s(self, pool: str, now: float) -> float:
+        """Return for how long nothing is asked of a pool, in seconds."""
+        known = self.closures.get(pool)
+        return 0.0 if known is None else max(0.0, known.until - now)
+
+
+class Keeping:
+    """Reads and writes the note."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._kept: bytes | None = None
+
+    async def load(self) -> Memory:
+        """Return what was remembered; an empty memory where nothing was, or none can be read."""
+        self._kept = await self._registry.note(MEMORY)
+        return read(self._kept, Memory) or Memory()
+
+    async def save(self, memory: Memory) -> bool:
+        """Write it in place of the one that was read or written last; False if another has."""
+        note = msgspec.json.encode(memory)
+        if note == self._kept:
+            return True
+        if not await self._registry.swap_note(MEMORY, self._kept, note):
+            return False
+        self._kept = note
+        return True

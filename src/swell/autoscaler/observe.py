@@ -1,0 +1,411 @@
+"""What the controller sees, gathered from contracts only: store, registry and providers.
+
+Each part that cannot be had stays as it was seen last, and counts as old. Times of other machines
+are compared with each other, never with this one's.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, Generic, TypeVar
+
+import structlog
+
+from swell.arrivals import PREFIX, Arrived, arrived, stale
+from swell.autoscaler.cold_starts import UNKNOWN, StartTimes, start_times
+from swell.autoscaler.crew import Crew, crew_of
+from swell.autoscaler.memory import Memory
+from swell.autoscaler.outlook import Demand, Observation, PoolView
+from swell.autoscaler.pools import Pool
+from swell.broker import Broker, Depth
+from swell.clock import Clock
+from swell.errors import SwellError
+from swell.phases import Startup, StartupKind, StartupState
+from swell.provider import Instance, Notice
+from swell.registry import ModelCard, Registry, WorkerInfo
+from swell.scaling import WORKLOAD, Workload, read
+from swell.survival import Prior
+
+__all__ = ["Observer", "Sight", "Timing", "demands", "rates_of"]
+
+_log = structlog.get_logger("swell.autoscaler")
+
+T = TypeVar("T")
+
+#: Whatever is asked must answer within so long, in seconds.
+_PATIENCE_S: Final = 10.0
+
+#: Startups are read so often, and cards, in seconds: there are many, and they change slowly.
+_SLOWLY_S: Final = 20.0
+
+#: Of a pool of which only the median was told, the 90th percentile is so many times that.
+_TAIL: Final = 2.0
+
+#: Samples per second of a worker of which nothing at all is known.
+_UNKNOWN_RATE: Final = 0.2
+
+#: Quantiles of start times: those that the policy asks for, and from when a boot counts as failed.
+_SHARES: Final = (0.5, 0.95, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What counts as old."""
+
+    #: A worker that is silent for longer than the backends hear of others takes no tasks.
+    lost_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One look."""
+
+    now: datetime
+    #: The same as backends have it, who say when they heard of workers.
+    as_of: datetime
+    observation: Observation
+    crews: Mapping[str, Crew]
+    #: Worker → tasks that it holds; None where no backend has told.
+    held: Mapping[str, int] | None
+    notices: Sequence[Notice]
+    times: Mapping[str, StartTimes]
+    #: Pool → models that it can draw, as far as that is known.
+    models: Mapping[str, tuple[str, ...]]
+    #: Notes of arrivals that say nothing any more.
+    stale_notes: Sequence[str] = ()
+    #: Pools whose provider does not answer.
+    unseen: frozenset[str] = frozenset()
+    #: Tokens of launches → how many machines are listed that came of each.
+    listed: Mapping[str, int] = field(default_factory=dict)
+
+
+class _Part(Generic[T]):
+    """Something that is looked at again and again."""
+
+    def __init__(self, name: str, first: T) -> None:
+        self.name = name
+        self.value = first
+        #: When it was seen last, in monotonic seconds; None before that.
+        self.seen_s: float | None = None
+
+    async def look(self, ask: Callable[[], Awaitable[T]], now_s: float) -> bool:
+        """Look again; return whether there was an answer."""
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                self.value = await ask()
+        except (SwellError, TimeoutError, OSError) as error:
+            detail = getattr(error, "detail", "") or repr(error)
+            _log.warning("cannot be looked at", what=self.name, detail=detail)
+            return False
+        except Exception:
+            _log.exception("cannot be looked at", what=self.name)
+            return False
+        self.seen_s = now_s
+        return True
+
+
+@dataclass(slots=True)
+class _PoolParts:
+    instances: _Part[list[Instance]]
+    notices: _Part[list[Notice]]
+    is_seen: bool = False
+
+
+@dataclass(slots=True)
+class _Work:
+    """What backends have told of workers, and when that was new, in monotonic seconds."""
+
+    told: Workload | None = None
+    new_s: float = 0.0
+
+
+class Observer:
+    """Gathers what the policy sees.
+
+    Args:
+        broker: What waits.
+        registry: Who works, and what others have told.
+        pools: Whose providers are asked.
+        clock: The time.
+        timing: What counts as old.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        registry: Registry,
+        pools: Sequence[Pool],
+        clock: Clock,
+        timing: Timing = Timing(),
+    ) -> None:
+        self._broker = broker
+        self._registry = registry
+        self._pools = pools
+        self._clock = clock
+        self._timing = timing
+        self._depths = _Part[list[Depth]]("what waits", [])
+        self._workers = _Part[list[WorkerInfo]]("workers", [])
+        self._notes = _Part[dict[str, bytes]]("arrivals", {})
+        self._workload = _Part[bytes | None]("workload", None)
+        self._cards = _Part[list[ModelCard]]("models", [])
+        self._startups = _Part[list[Startup]]("cold starts", [])
+        self._parts = {
+            pool.name: _PoolParts(
+                _Part(f"instances of {pool.name}", []), _Part(f"notices of {pool.name}", [])
+            )
+            for pool in pools
+        }
+        self._work = _Work()
+
+    async def look(self, memory: Memory) -> Sight | None:
+        """Return what there is to see; None as long as store or registry were never seen.
+
+        Args:
+            memory: What was done, and is not to be seen yet.
+        """
+        now, now_s = self._clock.now(), self._clock.monotonic_s()
+        await self._gather(now_s)
+        if None in (self._depths.seen_s, self._workers.seen_s):
+            return None
+        work = self._hear(now_s)
+        crews = {pool.name: self._crew(pool, memory, work, now) for pool in self._pools}
+        models = {pool.name: self._models(pool, memory) for pool in self._pools}
+        times = {pool.name: self._times(pool, crews[pool.name], now) for pool in self._pools}
+        rates = {
+            pool.name: rates_of(pool, models[pool.name], work, self._cards.value)
+            for pool in self._pools
+        }
+        counts = arrived(self._notes.value.values(), now)
+        views = [
+            self._view(
+                pool, memory, crews[pool.name], times[pool.name], rates[pool.name], work, now
+            )
+            for pool in self._pools
+        ]
+        observation = Observation(
+            at=now.timestamp(),
+            age_s=self._age_s(self._clock.monotonic_s()),
+            demands=demands(self._depths.value, counts, work, now, _all(models.values())),
+            pools=views,
+            spent_micros=round(memory.spent_micros),
+        )
+        return Sight(
+            now=now,
+            as_of=now if work is None else work.at,
+            observation=observation,
+            crews=crews,
+            held=None if work is None else work.held,
+            notices=[each for parts in self._parts.values() for each in parts.notices.value],
+            times=times,
+            models=models,
+            stale_notes=stale(self._notes.value, now),
+            unseen=frozenset(name for name, parts in self._parts.items() if not parts.is_seen),
+            listed={each.token: self._listed(each.pool, each.token) for each in memory.launches},
+        )
+
+    async def _gather(self, now_s: float) -> None:
+        registry = self._registry
+        asked: list[Awaitable[bool]] = [
+            self._depths.look(self._broker.depths, now_s),
+            self._workers.look(registry.workers, now_s),
+            self._notes.look(lambda: registry.notes(PREFIX), now_s),
+            self._workload.look(lambda: registry.note(WORKLOAD), now_s),
+        ]
+        if self._is_due(self._cards, now_s):
+            asked.append(self._cards.look(registry.models, now_s))
+        if self._is_due(self._startups, now_s):
+            asked.append(self._startups.look(registry.startups, now_s))
+        await asyncio.gather(*asked, *(self._look_at(pool, now_s) for pool in self._pools))
+
+    async def _look_at(self, pool: Pool, now_s: float) -> None:
+        parts = self._parts[pool.name]
+        parts.is_seen = await parts.instances.look(
+            lambda: pool.provider.instances(pool.name), now_s
+        )
+        if parts.is_seen:
+            await parts.notices.look(pool.provider.notices, now_s)
+
+    def _is_due(self, part: _Part[list[T]], now_s: float) -> bool:
+        # What is not there yet is waited for.
+        every_s = _SLOWLY_S if part.value else 0.0
+        return part.seen_s is None or now_s - part.seen_s >= every_s
+
+    def _hear(self, now_s: float) -> Workload | None:
+        told = read(self._workload.value, Workload)
+        if told is not None and (self._work.told is None or told.at != self._work.told.at):
+            self._work.told, self._work.new_s = told, now_s
+        return self._work.told
+
+    def _age_s(self, now_s: float) -> float:
+        seen = [part.seen_s for part in (self._depths, self._workers) if part.seen_s is not None]
+        if self._work.told is not None:
+            seen.append(self._work.new_s)
+        return max(0.0, now_s - min(seen))
+
+    def _crew(self, pool: Pool, memory: Memory, work: Workload | None, now: datetime) -> Crew:
+        # Silent is who was not heard of while others were, by the clock of the backends.
+        as_of = now if work is None else work.at
+        return crew_of(
+            pool.name,
+            self._parts[pool.name].instances.value,
+            self._workers.value,
+            heard_since=as_of - timedelta(seconds=self._timing.lost_s),
+            told_to_end=memory.ending,
+        )
+
+    def _models(self, pool: Pool, memory: Memory) -> tuple[str, ...]:
+        served = (
+            model for each in self._workers.value if each.pool == pool.name for model in each.models
+        )
+        return tuple(dict.fromkeys((*pool.models, *memory.models.get(pool.name, ()), *served)))
+
+    def _times(self, pool: Pool, crew: Crew, now: datetime) -> StartTimes:
+        own = [each for each in self._startups.value if each.pool == pool.name]
+        under_way = sum(
+            each.kind is StartupKind.COLD and each.state is StartupState.STARTING for each in own
+        )
+        # Those that were asked for first are heard of first.
+        unheard = [each.launched_at for each in crew.booting[under_way:]]
+        prior = UNKNOWN
+        if pool.start_s is not None:
+            prior = Prior(p50_s=pool.start_s, p90_s=_TAIL * pool.start_s)
+        return start_times(own, now, asked=unheard, prior=prior, at=_SHARES)
+
+    def _view(
+        self,
+        pool: Pool,
+        memory: Memory,
+        crew: Crew,
+        times: StartTimes,
+        rates: Mapping[str, float],
+        work: Workload | None,
+        now: datetime,
+    ) -> PoolView:
+        at = now.timestamp()
+        booting = [max(0.0, at - each.launched_at.timestamp()) for each in crew.booting]
+        for launch in memory.launches:
+            if launch.pool == pool.name:
+                expected = launch.n if launch.given is None else len(launch.given)
+                missing = expected - self._listed(launch.pool, launch.token)
+                booting += [max(0.0, at - launch.at)] * max(0, missing)
+        known = {each.name for each in self._cards.value}
+        is_unknown = not rates or bool(set(pool.models) - known)
+        closed_s = memory.closed_s(pool.name, at)
+        if not self._parts[pool.name].is_seen:
+            closed_s = max(closed_s, _SLOWLY_S)
+        return PoolView(
+            pool=pool.name,
+            rates=rates,
+            ready=len(crew.ready),
+            # Without a word from the backends everybody may hold something.
+            busy=len(crew.ready) if work is None else _busy(crew, work.held),
+            booting=sorted(booting, reverse=True),
+            draining=len(crew.draining),
+            hour_micros=pool.hour_micros or 0,
+            launch_micros=pool.launch_micros,
+            least_billed_s=pool.least_billed_s,
+            start_p50_s=_seconds(times, 0),
+            start_p95_s=max(_seconds(times, 0), _seconds(times, 1)),
+            most=pool.most,
+            # What nobody has described yet is started once, so that it can be asked for.
+            least=max(pool.least, 1) if is_unknown else pool.least,
+            is_spot=pool.is_spot,
+            location=pool.location,
+            losses_per_hour=pool.losses_per_hour,
+            closed_s=closed_s,
+        )
+
+    def _listed(self, pool: str, token: str) -> int:
+        return sum(each.token == token for each in self._parts[pool].instances.value)
+
+
+def _busy(crew: Crew, held: Mapping[str, int]) -> int:
+    return sum(held.get(each.id, 0) > 0 for each in crew.ready)
+
+
+def _seconds(times: StartTimes, place: int) -> float:
+    seconds = times.at[place].seconds
+    return UNKNOWN.p50_s if seconds is None else max(0.0, seconds)
+
+
+def _all(models: Iterable[Sequence[str]]) -> list[str]:
+    return list(dict.fromkeys(model for each in models for model in each))
+
+
+def demands(
+    depths: Iterable[Depth],
+    counts: Mapping[str, Arrived],
+    work: Workload | None,
+    now: datetime,
+    models: Iterable[str] = (),
+) -> list[Demand]:
+    """Return what is asked of each model. Pure.
+
+    Args:
+        depths: Of all queues.
+        counts: What arrived.
+        work: What backends know.
+        now: The time.
+        models: Told of even where nothing is asked of them.
+    """
+    per_task = {} if work is None else work.counts
+    found: dict[str, _Asked] = {model: _Asked() for model in (*models, *counts)}
+    for depth in depths:
+        model = depth.queue.partition(":")[0]
+        asked = found.setdefault(model, _Asked())
+        asked.waiting += depth.ready_samples
+        asked.leased += depth.running * per_task.get(model, 1.0)
+        if depth.oldest_ready_at is not None:
+            asked.oldest_s = max(asked.oldest_s, (now - depth.oldest_ready_at).total_seconds())
+    nothing = Arrived((), ())
+    return [
+        Demand(
+            model=model,
+            waiting=float(asked.waiting),
+            leased=asked.leased,
+            oldest_s=max(0.0, asked.oldest_s),
+            minutes=counts.get(model, nothing).minutes,
+            tens=counts.get(model, nothing).tens,
+        )
+        for model, asked in sorted(found.items())
+    ]
+
+
+@dataclass(slots=True)
+class _Asked:
+    waiting: int = 0
+    leased: float = 0.0
+    oldest_s: float = 0.0
+
+
+def rates_of(
+    pool: Pool, models: Iterable[str], work: Workload | None, cards: Sequence[ModelCard]
+) -> dict[str, float]:
+    """Return how many samples per second one worker of a pool draws of each model. Pure.
+
+    Measured in this pool; as the settings say; measured in another pool; as the model's author has
+    measured it on some device; or a guess, in this order.
+    """
+    measured: Mapping[str, Mapping[str, float]] = {} if work is None else work.rates
+    found: dict[str, float] = {}
+    for model in models:
+        elsewhere = [rates[model] for rates in measured.values() if model in rates]
+        told = (
+            measured.get(pool.name, {}).get(model),
+            pool.rates.get(model),
+            min(elsewhere, default=None),
+            _declared(model, cards),
+            _UNKNOWN_RATE,
+        )
+        found[model] = next(rate for rate in told if rate is not None and rate > 0)
+    return found
+
+
+def _declared(model: str, cards: Sequence[ModelCard]) -> float | None:
+    """Return the rate that a model's card tells, of the slowest device on it."""
+    for card in cards:
+        if card.name == model:
+            times = [speed.took_s for speed in card.speed if speed.took_s > 0]
+            return 1.0 / max(times) if times else None
+    return None

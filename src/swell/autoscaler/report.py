@@ -1,0 +1,105 @@
+"""How things stand, as the controller tells it to the backends. Pure."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from swell.autoscaler.memory import Memory
+from swell.autoscaler.observe import Sight
+from swell.autoscaler.outlook import Plan, PoolPlan, PoolView, Relief
+from swell.autoscaler.pools import Pool
+from swell.scaling import ModelScaling, PoolScaling, ScalingStatus
+
+__all__ = ["status_of"]
+
+#: A boot that takes longer than usual is expected within this part of what is usual.
+_OVERDUE: Final = 0.25
+
+
+def status_of(
+    sight: Sight,
+    plan: Plan,
+    memory: Memory,
+    pools: Sequence[Pool],
+    *,
+    leader: str,
+) -> ScalingStatus:
+    """Return how things stand after something was decided.
+
+    Args:
+        sight: What was seen.
+        plan: What the policy wanted.
+        memory: As it was written.
+        pools: All of them.
+        leader: Names this process.
+    """
+    views = {each.pool: each for each in sight.observation.pools}
+    relief = {each.model: each for each in plan.relief}
+    return ScalingStatus(
+        at=sight.now,
+        leader=leader,
+        age_s=round(sight.observation.age_s, 3),
+        pools=[_pool(pool, views[pool.name], sight, plan, memory) for pool in pools],
+        models=[
+            _model(each.model, sight.observation.pools, relief.get(each.model))
+            for each in sight.observation.demands
+        ],
+        spent_micros=round(memory.spent_micros),
+    )
+
+
+def _pool(pool: Pool, view: PoolView, sight: Sight, plan: Plan, memory: Memory) -> PoolScaling:
+    models = sight.models[pool.name]
+    wanted = plan.pools.get(pool.name, PoolPlan(desired=view.ready + len(view.booting)))
+    closed_s = max(view.closed_s, memory.closed_s(pool.name, sight.now.timestamp()))
+    closure = memory.closures.get(pool.name)
+    why = "its provider does not answer" if pool.name in sight.unseen else ""
+    if not why and closed_s > 0 and closure is not None:
+        why = closure.why
+    return PoolScaling(
+        pool=pool.name,
+        provider=pool.provider_name,
+        models=models,
+        desired=wanted.desired,
+        ready=view.ready,
+        busy=view.busy,
+        booting=len(view.booting),
+        draining=view.draining,
+        least=pool.least,
+        most=pool.most,
+        hour_micros=pool.hour_micros,
+        is_spot=pool.is_spot,
+        location=pool.location,
+        closed_s=round(closed_s, 1),
+        why_closed=why,
+        start_p50_s=round(view.start_p50_s, 1),
+        start_p95_s=round(view.start_p95_s, 1),
+        counts=memory.counts.get(pool.name, {}),
+        reasons=[
+            each.text for each in plan.reasons if each.about == pool.name or each.about in models
+        ],
+    )
+
+
+def _model(model: str, views: Iterable[PoolView], relief: Relief | None) -> ModelScaling:
+    waits = [
+        wait for each in views if model in each.rates and (wait := _ready_in_s(each)) is not None
+    ]
+    ready_in_s = round(min(waits), 1) if waits else None
+    if relief is None:
+        return ModelScaling(model=model, ready_in_s=ready_in_s)
+    return ModelScaling(
+        model=model,
+        ready_in_s=ready_in_s,
+        admitted=relief.admitted,
+        wait_s=round(relief.wait_s, 1),
+        speedup=relief.speedup,
+    )
+
+
+def _ready_in_s(view: PoolView) -> float | None:
+    """Return after how long a pool's next worker takes tasks; None where there will be none."""
+    if view.ready:
+        return 0.0
+    if view.booting:
+        return max(view.start_p50_s - max(view.booting), _OVERDUE * view.start_p50_s)
+    return view.closed_s + view.start_p50_s if view.most else None
