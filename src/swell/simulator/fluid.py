@@ -1,0 +1,273 @@
+"""A fleet in simulated time: the real policy decides every ten seconds, and demand flows.
+
+Samples are a fluid that is drawn first come, first served; workers are whole and counted one by
+one. Workers are paid for from when they are asked for until they are gone.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from swell.autoscaler.outlook import Demand, Observation, Plan, State
+from swell.simulator.arrivals import TICK_S, arrivals
+from swell.simulator.pools import MODEL, Group, Pool
+from swell.simulator.traces import STARTS_AT, Trace
+from swell.simulator.waits import Waits, waits
+
+__all__ = ["History", "Outcome", "Policy", "run", "simulate"]
+
+#: What decides: the real policy, with its settings.
+Policy = Callable[[Observation, State], Plan]
+
+#: As many minutes that are over are told, and of ten seconds each.
+_MINUTES: Final = 16
+_TENS: Final = 3
+_TICKS_A_MINUTE: Final = 6
+
+#: In the beginning there are so many workers for each that is needed.
+_SPARE: Final = 1.25
+
+_Array = NDArray[np.float64]
+
+
+class History(msgspec.Struct, frozen=True, eq=False):
+    """What stood at the end of each tick; shapes (ticks,), workers of all pools together."""
+
+    queued: _Array
+    ready: _Array
+    booting: _Array
+
+
+class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """What became of a trace."""
+
+    #: Samples that came, that had not been drawn in the end, and that were lost: never any.
+    samples: float
+    left: float
+    lost: float
+    waits: Waits
+    #: What was paid, and for how long; of that, for starts, and while there was work.
+    cost_micros: float
+    worker_s: float
+    boot_s: float
+    busy_s: float
+    #: Workers that were asked for; that were not needed before they had started; that were told to
+    #: go; that went within 15 minutes after they were asked for; that were taken back; refused.
+    launches: int
+    canceled: int
+    drained: int
+    flaps: int
+    losses: int
+    refused: int
+    #: The most workers at a time, the sum over pools.
+    peak: int
+    #: The share of paid time on workers that cannot be taken back.
+    on_demand_share: float
+    history: History | None = None
+
+
+def run(
+    trace: Trace,
+    policy: Policy,
+    *,
+    start_s: float = 300.0,
+    seed: int = 101,
+    rate: float = 0.5,
+    spread: float = 0.10,
+    keep: bool = False,
+) -> Outcome:
+    """Return what becomes of a trace with one pool without limits.
+
+    Args:
+        trace: The course of demand.
+        policy: What decides.
+        start_s: How long starts take, spread evenly by a fifth to both sides, in seconds.
+        seed: Decides the noise and the starts.
+        rate: Samples per second of one worker.
+        spread: Standard deviation of the noise.
+        keep: Whether to keep what stood at each tick.
+    """
+    came = arrivals(trace, seed, spread=spread)
+    return simulate(came, policy, [Pool(start_s=start_s, rate=rate)], seed=seed, keep=keep)
+
+
+def simulate(
+    came: _Array,
+    policy: Policy,
+    pools: Sequence[Pool],
+    *,
+    seed: int = 101,
+    ready: Sequence[int] | None = None,
+    stale: Sequence[tuple[float, float]] = (),
+    keep: bool = False,
+) -> Outcome:
+    """Return what becomes of arrivals.
+
+    Args:
+        came: How many samples come in each tick. Shape (ticks,).
+        policy: What decides.
+        pools: Where workers are had.
+        seed: Decides how long starts take and which workers are lost.
+        ready: How many workers each pool has in the beginning; None for what the first minutes
+            need and a quarter more, in the first pool.
+        stale: From when until when the policy sees demand as it was when that began, in seconds.
+        keep: Whether to keep what stood at each tick.
+
+    Raises:
+        InvalidInput: The policy decides what cannot be done.
+    """
+    begun = _first(came, pools) if ready is None else ready
+    groups = [
+        Group(pool, np.random.default_rng([seed, number]), n)
+        for number, (pool, n) in enumerate(zip(pools, begun, strict=True))
+    ]
+    return _Run(came, policy, groups, stale).outcome(keep)
+
+
+def _first(came: _Array, pools: Sequence[Pool]) -> list[int]:
+    needed = float(came[: 5 * _TICKS_A_MINUTE].mean()) / TICK_S / pools[0].rate
+    return [max(pools[0].least, math.ceil(needed * _SPARE)), *(each.least for each in pools[1:])]
+
+
+class _Run:
+    """One simulation."""
+
+    def __init__(
+        self,
+        came: _Array,
+        policy: Policy,
+        groups: Sequence[Group],
+        stale: Sequence[tuple[float, float]],
+    ) -> None:
+        self._came: list[float] = came.tolist()
+        self._policy = policy
+        self._groups = groups
+        self._stale = stale
+        # Sums over the last minute at each tick; before the beginning it was as in the first ones.
+        before = np.full(_MINUTES * _TICKS_A_MINUTE, float(came[: 5 * _TICKS_A_MINUTE].mean()))
+        sums = np.concatenate([[0.0], np.cumsum(np.concatenate([before, came]))])
+        self._tens: list[float] = [*before.tolist(), *self._came]
+        self._minutes: list[float] = (sums[_TICKS_A_MINUTE:] - sums[:-_TICKS_A_MINUTE]).tolist()
+        self._ends: list[float] = np.concatenate([[0.0], np.cumsum(came)]).tolist()
+        self._oldest = 0
+        self._seen: Demand | None = None
+        self._queued = 0.0
+        self._drawn = self._again = 0.0
+        self._state = State()
+
+    def outcome(self, keep: bool) -> Outcome:
+        """Run it."""
+        queued: list[float] = []
+        ready: list[int] = []
+        booting: list[int] = []
+        for tick in range(len(self._came)):
+            self._tick(tick)
+            queued.append(self._queued)
+            if keep:
+                ready.append(sum(group.ready for group in self._groups))
+                booting.append(sum(group.booting for group in self._groups))
+        history = _history(queued, ready, booting) if keep else None
+        return self._ended(np.array(queued), history)
+
+    def _tick(self, tick: int) -> None:
+        groups = self._groups
+        again = 0.0
+        for group in groups:
+            group.begin(tick)
+            again += group.be_lost(tick)
+        self._queued += again
+        self._again += again
+        plan = self._policy(self._observed(tick), self._state)
+        self._state = plan.state
+        for group in groups:
+            decided = plan.pools.get(group.pool.name)
+            if decided is not None:
+                group.apply(decided, tick)
+        room = sum(group.ready * group.rate for group in groups) * TICK_S
+        work = self._queued + self._came[tick]
+        self._queued = max(0.0, work - room)
+        self._drawn += min(work, room)
+        share = min(1.0, work / room) if room > 0 else 0.0
+        for group in groups:
+            group.work(tick, share)
+
+    def _observed(self, tick: int) -> Observation:
+        now_s = tick * TICK_S
+        age_s = next((now_s - a for a, b in self._stale if a < now_s < b), 0.0)
+        if not age_s or self._seen is None:
+            self._seen = self._demand(tick)
+        return Observation(
+            at=STARTS_AT + now_s,
+            age_s=age_s,
+            demands=(self._seen,),
+            pools=[group.view(tick) for group in self._groups],
+        )
+
+    def _demand(self, tick: int) -> Demand:
+        # Sixteen minutes before the beginning stand in front.
+        newest = (_MINUTES - 1) * _TICKS_A_MINUTE + tick
+        tens = tick + _MINUTES * _TICKS_A_MINUTE
+        return Demand(
+            model=MODEL,
+            waiting=self._queued,
+            leased=float(sum(group.busy for group in self._groups)),
+            oldest_s=self._oldest_s(tick) if self._queued > 0 else 0.0,
+            minutes=self._minutes[tick : newest + 1 : _TICKS_A_MINUTE],
+            tens=self._tens[tens - _TENS : tens],
+        )
+
+    def _oldest_s(self, tick: int) -> float:
+        """Return for how long the oldest of those that wait has done so."""
+        ends, taken = self._ends, self._ends[tick] - self._queued
+        at = self._oldest
+        while at < tick and ends[at + 1] <= taken:
+            at += 1
+        self._oldest = at
+        width = ends[at + 1] - ends[at]
+        share = max(0.0, (taken - ends[at]) / width) if width > 0 else 0.0
+        return max(0.0, (tick - at - share) * TICK_S)
+
+    def _ended(self, queued: _Array, history: History | None) -> Outcome:
+        groups, ticks = self._groups, len(self._came)
+        for group in groups:
+            group.end(ticks)
+        per_s = sum(group.ready * group.rate for group in groups)
+        rate = max(group.rate for group in groups)
+        # What is left is drawn at the price of the first pool, so that nobody saves by leaving it.
+        rest_s = self._queued / groups[0].rate
+        paid_s = [group.worker_ticks * TICK_S + group.extra_s for group in groups]
+        worker_s = sum(paid_s) + rest_s
+        firm_s = sum(s for s, group in zip(paid_s, groups, strict=True) if not group.pool.is_spot)
+        return Outcome(
+            samples=self._ends[-1],
+            left=self._queued,
+            lost=_whole(self._ends[-1] + self._again - self._drawn - self._queued),
+            waits=waits(np.array(self._came), queued, per_s or rate),
+            cost_micros=sum(group.cost_micros for group in groups)
+            + rest_s * groups[0].pool.hour_micros / 3600.0,
+            worker_s=worker_s,
+            boot_s=sum(group.boot_ticks for group in groups) * TICK_S,
+            busy_s=sum(group.busy_ticks for group in groups) * TICK_S,
+            launches=sum(group.launches for group in groups),
+            canceled=sum(group.canceled for group in groups),
+            drained=sum(group.drained for group in groups),
+            flaps=sum(group.flaps for group in groups),
+            losses=sum(group.losses for group in groups),
+            refused=sum(group.refused for group in groups),
+            peak=sum(group.peak for group in groups),
+            on_demand_share=firm_s / max(worker_s - rest_s, 1e-9),
+            history=history,
+        )
+
+
+def _history(queued: list[float], ready: list[int], booting: list[int]) -> History:
+    return History(np.array(queued), np.array(ready, np.float64), np.array(booting, np.float64))
+
+
+def _whole(samples: float) -> float:
+    """Return a difference of large sums without their rounding."""
+    return round(samples, 3) + 0.0
