@@ -351,12 +351,18 @@ def provider_of(name: str, pool: PoolTable, settings: Settings, clock: Clock) ->
         InvalidRequest: There is no such provider, it is told what it does not know, or what it
             needs is not installed.
     """
-    opened = _PROVIDERS.get(pool.provider)
-    if opened is None:
-        raise InvalidRequest(
-            f"pools.{name}.provider {pool.provider[:60]!r}: use {' or '.join(sorted(_PROVIDERS))}"
-        )
-    return opened(name, pool, settings, clock)
+    from swell.providers import factory
+
+    if pool.provider in _PROVIDERS:
+        return _PROVIDERS[pool.provider](name, pool, settings, clock)
+    return factory.provider_of(
+        pool.provider,
+        pool.options,
+        clock,
+        deployment=settings.autoscale.deployment,
+        where=f"pools.{name}.options",
+        spot=pool.spot,
+    )
 
 
 def _processes(name: str, pool: PoolTable, settings: Settings, clock: Clock) -> "Provider":

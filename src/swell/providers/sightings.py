@@ -52,6 +52,10 @@ class Sightings:
         """Note what was told to end: a list may say for a while that it runs."""
         self._going.update(each for each in instance_ids if each in self._known)
 
+    def unlisted(self) -> set[str]:
+        """Return the ids of what was launched and not listed so far."""
+        return set(self._unlisted)
+
     def listed(self, found: Iterable[Instance], pool: str | None = None) -> list[Instance]:
         """Return all instances of a pool, given what the provider lists of it.
 

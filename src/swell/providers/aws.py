@@ -1,0 +1,508 @@
+"""Workers as machines of Amazon EC2, asked for by `CreateFleet` of the type `instant`.
+
+One call asks for several machines over several types and zones, and tells at once which it gives,
+and why it gives no more. What a machine does when it starts stands in a launch template, which is
+made once for a pool and its settings and named after their digest. So a request that is repeated is
+the same to the letter, and EC2 gives the same answer to the same client token.
+
+Source:
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateFleet.html,
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html,
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html and
+    …/rebalance-recommendations.html: events, and two minutes between a notice and the end.
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import boto3
+import msgspec
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import Field, model_validator
+
+from swell.clock import Clock
+from swell.errors import InvalidInput, Unavailable
+from swell.provider import Instance, InstanceState, LaunchRequest, Notice, Refused
+from swell.providers.cloud_init import render
+from swell.providers.marks import ASKED_AT_MARK, DEPLOYMENT, LAUNCH, POOL, Marks, moment
+from swell.providers.options import MachineOptions
+from swell.providers.sightings import Sightings
+
+__all__ = ["AwsOptions", "AwsProvider"]
+
+T = TypeVar("T")
+
+#: Calls at the same time.
+_THREADS: Final = 8
+
+#: How many ids one call takes here, and values one filter takes.
+_IDS_N: Final = 200
+
+#: So long a machine has from a notice to its end, in seconds.
+_NOTICE_S: Final = 120.0
+
+_STATES: Final = {
+    "pending": InstanceState.STARTING,
+    "running": InstanceState.RUNNING,
+    "shutting-down": InstanceState.STOPPING,
+    "stopping": InstanceState.STOPPING,
+    "stopped": InstanceState.ENDED,
+    "terminated": InstanceState.ENDED,
+}
+
+#: Nobody may have more before somebody raises a limit.
+_QUOTAS: Final = frozenset(
+    {
+        "InstanceLimitExceeded",
+        "MaxSpotInstanceCountExceeded",
+        "SpotInstanceCountLimitExceeded",
+        "VcpuLimitExceeded",
+        "VolumeLimitExceeded",
+    }
+)
+
+#: There are none to be had now, or not for that price, or not of this type in this zone.
+_LACKS: Final = frozenset(
+    {
+        "InsufficientCapacity",
+        "InsufficientCapacityOnHost",
+        "InsufficientFreeAddressesInSubnet",
+        "InsufficientHostCapacity",
+        "InsufficientInstanceCapacity",
+        "InsufficientReservedInstanceCapacity",
+        "SpotMaxPriceTooLow",
+        "UnfulfillableCapacity",
+        "Unsupported",
+    }
+)
+
+#: To be asked again later; that boto3 has done some times by then.
+_BUSY: Final = frozenset(
+    {
+        "EC2ThrottledException",
+        "InternalError",
+        "InternalFailure",
+        "RequestLimitExceeded",
+        "ServiceUnavailable",
+        "Throttling",
+        "ThrottlingException",
+        "Unavailable",
+    }
+)
+
+#: Of a spot request: its machine is to be taken back.
+_MARKED: Final = ("marked-for-termination", "marked-for-stop")
+
+#: How EC2 tells when a machine was ended.
+_ENDED_AT: Final = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
+
+
+class AwsOptions(MachineOptions):
+    """Options of a pool of machines of Amazon EC2."""
+
+    region: str = Field(pattern="^[a-z0-9-]+$", description="Such as `us-east-1`.")
+    ami: str = Field(
+        pattern="^(ami-|resolve:ssm:).+",
+        description="The machine's own image: `ami-…`, or `resolve:ssm:PARAMETER`.",
+    )
+    types: tuple[str, ...] = Field(
+        min_length=1, description="Types of machines that will do, such as `g6.xlarge`."
+    )
+    subnets: tuple[str, ...] = Field(
+        default=(), description="Subnets that they may stand in; empty for those of the default."
+    )
+    zones: tuple[str, ...] = Field(
+        default=(), description="Zones that they may stand in, where no subnets are named."
+    )
+    security_groups: tuple[str, ...] = Field(
+        default=(), description="By id; nothing needs to come in. Empty for the network's own."
+    )
+    strategy: str = Field(
+        default="",
+        description="EC2's allocation strategy; empty for `price-capacity-optimized` for spot and "
+        "`lowest-price` else.",
+    )
+    profile: str = Field(
+        default="", description="Name of an instance profile, such as for pulling private images."
+    )
+    key_name: str = Field(default="", description="A key pair for SSH; empty for none.")
+    device: str = Field(
+        default="/dev/sda1", description="What the machine's image calls its root device."
+    )
+    template: Mapping[str, Any] = Field(
+        default={}, description="More of EC2's `LaunchTemplateData`, as it is."
+    )
+    tags: Mapping[str, str] = Field(default={}, description="More tags of the machines.")
+    notices_queue: str = Field(
+        default="",
+        description="URL of a queue in Amazon SQS to which EventBridge sends interruption warnings "
+        "and rebalance recommendations, for this pool alone; empty to ask EC2 for warnings only.",
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "AwsOptions":
+        if self.subnets and self.zones:
+            raise ValueError("name subnets or zones, not both: a subnet stands in one zone")
+        return self
+
+
+class AwsProvider:
+    """See `swell.provider`. Calls are made in threads, since boto3 waits.
+
+    EC2 gives a machine that it ends some minutes to shut down, and the grace of `terminate` has no
+    say in that: the worker is told to go, and has `drain_s` of the options.
+
+    Args:
+        options: Which machines.
+        clock: The time.
+        deployment: Whose machines these are.
+    """
+
+    def __init__(self, options: AwsOptions, clock: Clock, deployment: str) -> None:
+        self._options = options
+        self._clock = clock
+        self._deployment = deployment
+        self._seen = Sightings(clock)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="swell-ec2")
+        self._making = threading.Lock()
+        self._clients: dict[str, Any] = {}
+        #: Name of a launch template → its id, as long as it is known.
+        self._templates: dict[str, str] = {}
+        self._told: dict[str, Notice] = {}
+
+    # ---- the contract
+
+    async def launch(self, request: LaunchRequest) -> list[Instance]:
+        """Ask for machines.
+
+        Raises:
+            InvalidInput: EC2 does not understand an option.
+            Refused: EC2 has none to give, or allows no more.
+            Unavailable: EC2 cannot be reached, or has too much to do.
+        """
+        marks = Marks.of(self._deployment, request, self._clock.now())
+        if request.token and (found := await self._call(lambda: self._launched(marks))):
+            return self._seen.launched(found)
+        given = await self._call(lambda: self._create(marks, request))
+        return self._seen.launched(given)
+
+    async def instances(self, pool: str | None = None) -> list[Instance]:
+        """Return the instances of a pool, or of all."""
+        wanted = {DEPLOYMENT: self._deployment} | ({} if pool is None else {POOL: pool})
+        return self._seen.listed(await self._call(lambda: self._described(wanted)), pool)
+
+    async def notices(self) -> list[Notice]:
+        """Return which machines EC2 is about to take back, or says it may.
+
+        The first is asked of EC2 for all spot requests of machines that run; both come through
+        `notices_queue`, where there is one.
+        """
+        alive = (InstanceState.STARTING, InstanceState.RUNNING)
+        living = [each for each in await self.instances() if each.state in alive]
+        spot = [each.id for each in living if each.is_spot]
+        marked = await self._call(partial(self._marked, spot))
+        heard = await self._call(self._heard) if self._options.notices_queue else []
+        for notice in (*heard, *marked):
+            before = self._told.get(notice.instance_id)
+            if before is None or before.at is None:
+                self._told[notice.instance_id] = notice
+        self._told = {i.id: self._told[i.id] for i in living if i.id in self._told}
+        return list(self._told.values())
+
+    async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
+        """End machines; each lets its worker drain while it shuts down. Unknown ids are ignored."""
+        wanted = {DEPLOYMENT: self._deployment}
+        own = {
+            each.id
+            for each in await self._call(lambda: self._described(wanted))
+            if each.state not in (InstanceState.STOPPING, InstanceState.ENDED)
+        }
+        # What was launched a moment ago may not be listed yet.
+        own |= self._seen.unlisted()
+        ids = [each for each in dict.fromkeys(instance_ids) if each in own]
+        for batch in _batches(ids, _IDS_N):
+            await self._call(partial(self._end, batch))
+        self._seen.told_to_go(ids)
+
+    async def close(self) -> None:
+        """Let go of threads; machines live on."""
+        self._threads.shutdown(wait=False)
+
+    # ---- in threads
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except ClientError as error:
+            raise _explained([(_code(error), str(error))]) from error
+        except BotoCoreError as error:
+            raise Unavailable(f"EC2 cannot be asked: {error}") from error
+        except RuntimeError as error:
+            raise Unavailable("the connection to EC2 is closed") from error
+
+    def _client(self, service: str) -> Any:
+        with self._making:
+            if service not in self._clients:
+                config = Config(
+                    connect_timeout=5,
+                    read_timeout=60,
+                    retries={"total_max_attempts": 4, "mode": "standard"},
+                    max_pool_connections=_THREADS,
+                )
+                self._clients[service] = boto3.session.Session().client(
+                    service,
+                    region_name=self._options.region,
+                    endpoint_url=self._options.endpoint or None,
+                    config=config,
+                )
+            return self._clients[service]
+
+    def _create(self, marks: Marks, request: LaunchRequest) -> list[Instance]:
+        asked = self._fleet(marks, request, self._template(request))
+        answer = self._client("ec2").create_fleet(**asked)
+        given = [
+            msgspec.structs.replace(
+                marks.starting(instance_id),
+                kind=fleet.get("InstanceType", ""),
+                is_spot=fleet.get("Lifecycle") == "spot",
+            )
+            for fleet in answer.get("Instances", [])
+            for instance_id in fleet["InstanceIds"]
+        ]
+        if not given:
+            raise _explained(
+                [(e["ErrorCode"], e["ErrorMessage"]) for e in answer.get("Errors", [])]
+            )
+        # When they were launched is told by EC2, to others and to the machines themselves.
+        known = {each.id: each for each in self._by_id([each.id for each in given])}
+        return [known.get(each.id, each) for each in given]
+
+    def _by_id(self, ids: Sequence[str]) -> list[Instance]:
+        """Return machines that EC2 lists; it may do that some seconds after it has given them."""
+        try:
+            told = self._client("ec2").describe_instances(InstanceIds=list(ids))
+        except ClientError as error:
+            if _code(error) != "InvalidInstanceID.NotFound":
+                raise
+            return []
+        return [_instance(each) for r in told["Reservations"] for each in r["Instances"]]
+
+    def _fleet(self, marks: Marks, request: LaunchRequest, template_id: str) -> dict[str, Any]:
+        chosen = self._options
+        places: list[dict[str, str]] = [{"SubnetId": each} for each in chosen.subnets]
+        places += [{"AvailabilityZone": each} for each in chosen.zones]
+        overrides = [{"InstanceType": each} | at for each in chosen.types for at in places or [{}]]
+        asked: dict[str, Any] = {
+            "Type": "instant",
+            "ClientToken": hashlib.sha256(marks.name().encode()).hexdigest(),
+            "TargetCapacitySpecification": {
+                "TotalTargetCapacity": request.n,
+                "DefaultTargetCapacityType": "spot" if chosen.spot else "on-demand",
+            },
+            "LaunchTemplateConfigs": [
+                {
+                    "LaunchTemplateSpecification": {
+                        "LaunchTemplateId": template_id,
+                        "Version": "$Default",
+                    },
+                    "Overrides": overrides,
+                }
+            ],
+            "TagSpecifications": [{"ResourceType": "instance", "Tags": self._tags(marks)}],
+        }
+        if chosen.spot:
+            strategy = chosen.strategy or "price-capacity-optimized"
+            asked["SpotOptions"] = {"AllocationStrategy": strategy}
+        else:
+            asked["OnDemandOptions"] = {"AllocationStrategy": chosen.strategy or "lowest-price"}
+        return asked
+
+    def _tags(self, marks: Marks) -> list[dict[str, str]]:
+        """Return tags that are the same for a request that is repeated: they tell no time."""
+        texts = {key: text for key, text in marks.texts.items() if key != ASKED_AT_MARK}
+        named = {"Name": f"swell {marks.pool}"} | dict(self._options.tags) | texts
+        return [{"Key": key, "Value": text} for key, text in named.items()]
+
+    def _template(self, request: LaunchRequest) -> str:
+        """Return the id of the launch template of a pool, which is made if need be."""
+        data = self._template_data(request.environment)
+        text = json.dumps(data, sort_keys=True).encode()
+        name = f"swell-{self._deployment}-{hashlib.sha256(text).hexdigest()[:24]}"
+        with self._making:
+            known = self._templates.get(name)
+        if known is None:
+            known = self._made(name, data)
+            with self._making:
+                self._templates[name] = known
+        return known
+
+    def _made(self, name: str, data: Mapping[str, Any]) -> str:
+        ec2 = self._client("ec2")
+        tags = [{"Key": DEPLOYMENT, "Value": self._deployment}]
+        try:
+            made = ec2.create_launch_template(
+                LaunchTemplateName=name,
+                LaunchTemplateData=data,
+                TagSpecifications=[{"ResourceType": "launch-template", "Tags": tags}],
+            )
+        except ClientError as error:
+            if _code(error) != "InvalidLaunchTemplateName.AlreadyExistsException":
+                raise
+            found = ec2.describe_launch_templates(LaunchTemplateNames=[name])
+            return str(found["LaunchTemplates"][0]["LaunchTemplateId"])
+        return str(made["LaunchTemplate"]["LaunchTemplateId"])
+
+    def _template_data(self, environment: Mapping[str, str]) -> dict[str, Any]:
+        chosen = self._options
+        script = render("aws", chosen, environment)
+        disk = {"VolumeSize": chosen.disk_gib, "VolumeType": "gp3", "DeleteOnTermination": True}
+        data: dict[str, Any] = {
+            "ImageId": chosen.ami,
+            "UserData": base64.b64encode(script.encode()).decode(),
+            # A machine that shuts itself down is gone, and costs nothing.
+            "InstanceInitiatedShutdownBehavior": "terminate",
+            "BlockDeviceMappings": [{"DeviceName": chosen.device, "Ebs": disk}],
+            # What runs in the container cannot get at the machine's own rights, one hop further.
+            "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+        }
+        if chosen.security_groups:
+            data["SecurityGroupIds"] = list(chosen.security_groups)
+        if chosen.profile:
+            data["IamInstanceProfile"] = {"Name": chosen.profile}
+        if chosen.key_name:
+            data["KeyName"] = chosen.key_name
+        return data | dict(chosen.template)
+
+    def _launched(self, marks: Marks) -> list[Instance]:
+        """Return what was launched with a token."""
+        wanted = {DEPLOYMENT: marks.deployment, POOL: marks.pool, LAUNCH: marks.token}
+        return self._described(wanted)
+
+    def _described(self, tags: Mapping[str, str]) -> list[Instance]:
+        filters = [{"Name": f"tag:{key}", "Values": [text]} for key, text in tags.items()]
+        pages = (
+            self._client("ec2")
+            .get_paginator("describe_instances")
+            .paginate(Filters=filters, PaginationConfig={"PageSize": 1000})
+        )
+        found = [
+            machine
+            for page in pages
+            for reservation in page["Reservations"]
+            for machine in reservation["Instances"]
+        ]
+        return [_instance(each) for each in found]
+
+    def _marked(self, ids: Sequence[str]) -> list[Notice]:
+        """Return what EC2 says of the spot requests of machines."""
+        notices = []
+        for batch in _batches(ids, _IDS_N):
+            filters = [{"Name": "instance-id", "Values": batch}]
+            told = self._client("ec2").describe_spot_instance_requests(Filters=filters)
+            for each in told["SpotInstanceRequests"]:
+                status = each.get("Status", {})
+                if status.get("Code") in _MARKED:
+                    at = status.get("UpdateTime", self._clock.now()) + timedelta(seconds=_NOTICE_S)
+                    notices.append(Notice(instance_id=each["InstanceId"], at=at))
+        return notices
+
+    def _heard(self) -> list[Notice]:
+        """Return what EventBridge sent, and take it out of the queue."""
+        sqs, url = self._client("sqs"), self._options.notices_queue
+        notices: list[Notice] = []
+        while True:
+            told = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
+            notices += [found for each in told if (found := _event(each["Body"])) is not None]
+            entries = [
+                {"Id": str(number), "ReceiptHandle": each["ReceiptHandle"]}
+                for number, each in enumerate(told)
+            ]
+            if entries:
+                sqs.delete_message_batch(QueueUrl=url, Entries=entries)
+            if len(told) < 10:
+                return notices
+
+    def _end(self, ids: Sequence[str]) -> None:
+        """End machines. One that is unknown by now makes EC2 end none, so each is tried alone."""
+        ec2 = self._client("ec2")
+        try:
+            ec2.terminate_instances(InstanceIds=list(ids))
+        except ClientError as error:
+            if _code(error) not in ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"):
+                raise
+            if len(ids) > 1:
+                for each in ids:
+                    self._end([each])
+
+
+def _instance(told: Mapping[str, Any]) -> Instance:
+    tags = {each["Key"]: each["Value"] for each in told.get("Tags", [])}
+    marks = Marks.read(tags, asked_at=told["LaunchTime"].astimezone(UTC))
+    state = _STATES.get(told["State"]["Name"], InstanceState.RUNNING)
+    is_over = state in (InstanceState.STOPPING, InstanceState.ENDED)
+    return msgspec.structs.replace(
+        marks.starting(told["InstanceId"]),
+        state=state,
+        ended_at=_ended_at(told) if state is InstanceState.ENDED else None,
+        location=told.get("Placement", {}).get("AvailabilityZone", ""),
+        kind=told.get("InstanceType", ""),
+        is_spot=told.get("InstanceLifecycle") == "spot",
+        why=told.get("StateReason", {}).get("Message", "") if is_over else "",
+    )
+
+
+def _ended_at(told: Mapping[str, Any]) -> datetime | None:
+    found = _ENDED_AT.search(told.get("StateTransitionReason") or "")
+    return moment(found[1]) if found else None
+
+
+def _event(body: str) -> Notice | None:
+    """Return what an event of EventBridge says; None of anything else."""
+    try:
+        event = json.loads(body)
+        kind, name = event["detail-type"], event["detail"]["instance-id"]
+        at = moment(event["time"]) + timedelta(seconds=_NOTICE_S)
+    except (ValueError, KeyError, TypeError):
+        return None
+    if kind == "EC2 Spot Instance Interruption Warning":
+        return Notice(instance_id=name, at=at)
+    if kind == "EC2 Instance Rebalance Recommendation":
+        return Notice(instance_id=name)
+    return None
+
+
+def _explained(errors: Sequence[tuple[str, str]]) -> Unavailable | InvalidInput:
+    """Return what to raise for errors of EC2, as (code, message) pairs.
+
+    Where some say that there are none and others that no more are allowed, other places would have
+    to be found first: that is a lack. What only a change of options would mend is told as that.
+    """
+    told = "; ".join(dict.fromkeys(f"{code}: {message}" for code, message in errors))[:1000]
+    codes = {code for code, _ in errors}
+    if not codes:
+        return Refused("EC2 gave no machines, and did not say why")
+    if codes & _LACKS:
+        return Refused(f"EC2 has none to give: {told}")
+    if codes & _QUOTAS:
+        return Refused(f"EC2 allows no more: {told}", is_quota=True)
+    if codes & _BUSY:
+        return Unavailable(f"EC2 has too much to do: {told}", headers={"Retry-After": "10"})
+    return InvalidInput(f"EC2 does not take what the pool's options say: {told}")
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _batches(items: Sequence[str], size: int) -> Iterable[list[str]]:
+    return (list(items[at : at + size]) for at in range(0, len(items), size))

@@ -1,0 +1,182 @@
+"""What a machine of a cloud does when it starts: run one worker in a container, and go with it.
+
+A plain script for the shell, which cloud-init runs as user data and Google's guest agent as
+start-up script. It installs nothing: the machine's image brings docker or podman, and for GPUs the
+driver and NVIDIA's container toolkit. An example of what comes out is in `deploy/cloud-init`.
+
+The bill ends with the worker: when the container is over, however that came, the machine shuts
+itself down. A timer does the same where the worker does not run in time, since a machine that
+cannot pull its image costs as much as one that works.
+
+The worker's token stands in this text, so in the machine's user data, which its root and whoever
+may read the cloud's description of it can see.
+
+Source:
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html,
+    https://docs.cloud.google.com/compute/docs/metadata/querying-metadata,
+    https://learn.microsoft.com/azure/virtual-machines/instance-metadata-service:
+    where a machine asks who it is.
+"""
+
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from string import Template
+from typing import Final, Literal
+
+from swell.errors import InvalidInput
+from swell.provider import ASKED_AT, INSTANCE_ID
+from swell.providers.options import MachineOptions
+
+__all__ = ["Cloud", "render"]
+
+Cloud = Literal["aws", "gcp", "azure"]
+
+#: How a machine learns what it is called, and when it was asked for where that is not in the text.
+_ASK: Final[Mapping[Cloud, tuple[str, str]]] = {
+    "aws": (
+        'ask -X PUT -H "X-aws-ec2-metadata-token-ttl-seconds: 300" "$metadata/latest/api/token" > '
+        '"$dir/session"\n'
+        'session="X-aws-ec2-metadata-token: $(cat "$dir/session")"\n'
+        'instance=$(ask -H "$session" "$metadata/latest/meta-data/instance-id")\n'
+        'asked_at=$(ask -H "$session" "$metadata/latest/dynamic/instance-identity/document" |\n'
+        '    sed -n \'s/.*"pendingTime" *: *"\\([^"]*\\)".*/\\1/p\')',
+        "http://169.254.169.254",
+    ),
+    "gcp": (
+        'instance=$(ask -H "Metadata-Flavor: Google" "$metadata/computeMetadata/v1/instance/name")',
+        "http://169.254.169.254",
+    ),
+    "azure": (
+        'instance=$(ask -H "Metadata: true" \\\n'
+        '    "$metadata/metadata/instance/compute/name?api-version=2021-02-01&format=text")',
+        "http://169.254.169.254",
+    ),
+}
+
+_SCRIPT: Final = Template(r"""#!/bin/sh
+# Runs one Swell worker, and shuts this machine down when it is over.
+set -u
+umask 077
+dir=$${SWELL_MACHINE_DIR:-/run/swell}
+metadata=$${SWELL_METADATA_URL:-$metadata}
+
+if [ "$${1-}" != run ]; then
+    mkdir -p "$$dir" && cp "$$0" "$$dir/worker.sh" || exit 1
+    # A unit of its own: boot goes on, and at shutdown it is stopped before the engine is.
+    if command -v systemd-run > /dev/null; then
+        exec systemd-run --unit=swell-worker --property=After=$engine.service \
+            --property=TimeoutStopSec=$stop_s /bin/sh "$$dir/worker.sh" run
+    fi
+    exec /bin/sh "$$dir/worker.sh" run
+fi
+
+ask() {
+    curl --silent --show-error --fail --noproxy '*' --retry 10 --retry-connrefused \
+        --max-time 10 "$$@"
+}
+
+go() {
+    trap - EXIT
+    rm -f "$$dir/env"
+    sync
+    shutdown -h now || poweroff -f
+}
+trap go EXIT
+trap 'exit 143' TERM INT
+
+# Whatever hangs before the worker runs ends here.
+(
+    trap - EXIT
+    waited=0
+    while [ "$$waited" -lt $start_limit_s ]; do
+        sleep 1
+        waited=$$((waited + 1))
+        [ -e "$$dir/runs" ] && exit 0
+    done
+    echo "the worker does not run after $start_limit_s s: shutting down" >&2
+    go
+) &
+
+cat > "$$dir/env" << 'SWELL_END_OF_ENVIRONMENT'
+$environment
+SWELL_END_OF_ENVIRONMENT
+
+$ask
+if [ -z "$$instance" ]; then
+    echo "the cloud does not tell who this machine is: shutting down" >&2
+    exit 1
+fi
+echo "$instance_id=$$instance" >> "$$dir/env"
+[ -z "$${asked_at-}" ] || echo "$asked_at=$$asked_at" >> "$$dir/env"
+
+began=$$(date +%s)
+tries=0
+until $engine pull --quiet $image; do
+    tries=$$((tries + 1))
+    [ "$$tries" -lt 30 ] || exit 1
+    sleep 2
+done
+echo "SWELL_WORKER__PULL_S=$$(($$(date +%s) - began))" >> "$$dir/env"
+
+# User 10001 is the worker's, in images of swell build.
+mkdir -p $weights_dir && chown 10001 $weights_dir
+$engine run --name swell-worker --detach --restart no --stop-timeout $drain_s \
+    --env-file "$$dir/env" $gpus--volume $weights_dir:/var/lib/swell/weights $image || exit 1
+rm -f "$$dir/env"
+touch "$$dir/runs"
+
+# A machine that is shut down lets the worker finish, or hand over what it holds.
+trap '$engine stop --time $drain_s swell-worker; exit 0' TERM INT
+$engine logs --follow swell-worker &
+$engine wait swell-worker &
+wait "$$!"
+""")
+
+_IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
+
+_GPUS: Final = {"docker": "--gpus all ", "podman": "--device nvidia.com/gpu=all "}
+
+
+def render(cloud: Cloud, options: MachineOptions, environment: Mapping[str, str]) -> str:
+    """Return the script of a machine. Pure: the same for the same arguments.
+
+    Args:
+        cloud: Whose metadata service tells the machine who it is.
+        options: Which image is run, and how.
+        environment: What the worker must know (URL, token). When it was asked for is taken from the
+            cloud where this does not say it.
+
+    Raises:
+        InvalidInput: A name or value cannot be written down, or the image's name is none.
+    """
+    if not _IMAGE.fullmatch(options.image):
+        raise InvalidInput(f"{options.image[:80]!r} is no name of an image: correct options.image")
+    ask, metadata = _ASK[cloud]
+    drain_s = math.ceil(options.drain_s)
+    return _SCRIPT.substitute(
+        ask=ask,
+        metadata=metadata,
+        engine=options.engine,
+        image=shlex.quote(options.image),
+        environment="\n".join(_line(name, environment[name]) for name in sorted(environment)),
+        instance_id=INSTANCE_ID,
+        asked_at=ASKED_AT,
+        gpus=_GPUS[options.engine] if options.gpus else "",
+        weights_dir=shlex.quote(str(options.weights_dir)),
+        start_limit_s=math.ceil(options.start_limit_s),
+        drain_s=drain_s,
+        stop_s=drain_s + 30,
+    )
+
+
+def _line(name: str, value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise InvalidInput(f"{name[:80]!r} cannot be the name of a variable")
+    if re.search(r"[\r\n\0]", value):
+        raise InvalidInput(
+            f"{name} has a line break, which no file of variables can hold: put it "
+            "into the image, or into a file that the machine's image brings"
+        )
+    return f"{name}={value}"

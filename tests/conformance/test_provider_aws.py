@@ -1,0 +1,289 @@
+"""Workers on Amazon EC2, imitated by moto, with EC2's bad days before it."""
+
+import base64
+import json
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from booted import environment_of_script
+from ec2_front import Ec2Front
+from servers import MotoServer
+from swell.clock import SystemClock
+from swell.errors import InvalidInput, Unavailable
+from swell.provider import InstanceState, LaunchRequest, Notice, Provider, Refused
+from swell.providers.aws import AwsOptions, AwsProvider
+from swell.testing.provider import OutlivingConformance, RefusingConformance
+
+LACK = ("InsufficientInstanceCapacity", "We currently do not have sufficient g6.xlarge capacity.")
+QUOTA = ("VcpuLimitExceeded", "You have requested more vCPU capacity than your current limit.")
+NOT_HERE = ("Unsupported", "Your requested instance type is not supported in us-east-1e.")
+
+
+@pytest.fixture(autouse=True)
+def aws_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    # AWS's library takes them from the environment.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+async def front(moto_server: MotoServer) -> AsyncIterator[Ec2Front]:
+    async with Ec2Front(moto_server.url) as front:
+        yield front
+
+
+class TestAwsProvider(OutlivingConformance, RefusingConformance):
+    @pytest.fixture
+    def ec2(self, moto_server: MotoServer) -> Any:
+        """EC2 without Swell, as an operator or EC2 itself has it."""
+        return boto3.client("ec2", region_name="us-east-1", endpoint_url=moto_server.url)
+
+    @pytest.fixture
+    async def provider(
+        self, front: Ec2Front, ec2: Any, tmp_path: Path
+    ) -> AsyncIterator[AwsProvider]:
+        self.front, self.ec2, self.folder = front, ec2, tmp_path
+        self.deployment = f"t{secrets.token_hex(6)}"
+        provider = self.made()
+        yield provider
+        await provider.close()
+
+    def made(self, deployment: str | None = None, **more: object) -> AwsProvider:
+        told: dict[str, object] = {
+            "image": "registry.example/poster:1",
+            "region": "us-east-1",
+            "ami": self.ec2.describe_images()["Images"][0]["ImageId"],
+            "types": ["g6.xlarge", "g5.xlarge"],
+            "zones": ["us-east-1a", "us-east-1b"],
+            "weights_dir": str(self.folder / "weights"),
+            "endpoint": self.front.url,
+        }
+        name = f"{self.deployment}{deployment or ''}"
+        return AwsProvider(AwsOptions.model_validate(told | more), SystemClock(), name)
+
+    async def another(self, provider: Provider, deployment: str | None = None) -> Provider:
+        return self.made(deployment)
+
+    async def settle(self, provider: Provider, ids: list[str], state: InstanceState) -> None:
+        assert {i.state for i in await provider.instances() if i.id in ids} == {state}
+
+    async def told(self, provider: Provider, instance_id: str) -> Mapping[str, str]:
+        said = self.ec2.describe_instance_attribute(InstanceId=instance_id, Attribute="userData")
+        script = base64.b64decode(said["UserData"]["Value"]).decode()
+        machine = self.machine(instance_id)
+        document = json.dumps({"pendingTime": machine["LaunchTime"].isoformat()}, indent=2)
+        answers = {
+            "/latest/api/token": "session",
+            "/latest/meta-data/instance-id": instance_id,
+            "/latest/dynamic/instance-identity/document": document,
+        }
+        return environment_of_script(script, answers, self.folder / instance_id)
+
+    def machine(self, instance_id: str) -> dict[str, Any]:
+        told = self.ec2.describe_instances(InstanceIds=[instance_id])
+        found: dict[str, Any] = told["Reservations"][0]["Instances"][0]
+        return found
+
+    async def refuse(self, provider: Provider, *, is_quota: bool) -> None:
+        self.front.refusals = [QUOTA] if is_quota else [LACK, LACK, NOT_HERE]
+
+    async def relent(self, provider: Provider) -> None:
+        self.front.refusals = []
+
+    # ---- of EC2 alone
+
+    async def test_where_and_what_an_instance_is_is_told(self, provider: AwsProvider) -> None:
+        spot = self.made(spot=True)
+        await spot.launch(LaunchRequest(pool="spot"))
+        await provider.launch(LaunchRequest(pool="own"))
+        found = {each.pool: each for each in await provider.instances()}
+        assert (found["spot"].is_spot, found["own"].is_spot) == (True, False)
+        assert {each.kind for each in found.values()} <= {"g6.xlarge", "g5.xlarge"}
+        assert all(each.location.startswith("us-east-1") for each in found.values())
+
+    async def test_fewer_than_were_wanted_are_what_there_is(self, provider: AwsProvider) -> None:
+        self.front.refusals, self.front.most = [LACK], 2
+        request = LaunchRequest(pool="p", n=5, token="launch-1")
+        launched = await provider.launch(request)
+        assert len(launched) == 2
+        assert {i.id for i in await provider.instances()} == {i.id for i in launched}
+        self.front.refusals, self.front.most = [], None
+        assert {i.id for i in await provider.launch(request)} == {i.id for i in launched}
+
+    @pytest.mark.parametrize(
+        ("errors", "is_quota"),
+        [
+            ([QUOTA], True),
+            ([("MaxSpotInstanceCountExceeded", "Max spot instance count exceeded")], True),
+            ([("InstanceLimitExceeded", "Your quota allows for 0 more")], True),
+            ([LACK], False),
+            ([("UnfulfillableCapacity", "No Spot capacity")], False),
+            # There may be room elsewhere, but not here and now.
+            ([LACK, QUOTA], False),
+        ],
+    )
+    async def test_refusals_are_told_by_their_codes(
+        self, provider: AwsProvider, errors: list[tuple[str, str]], is_quota: bool
+    ) -> None:
+        self.front.refusals = errors
+        with pytest.raises(Refused, match=errors[0][0]) as refused:
+            await provider.launch(LaunchRequest(pool="p"))
+        assert refused.value.is_quota == is_quota
+
+    async def test_what_only_other_options_would_mend_is_no_lack(
+        self, provider: AwsProvider
+    ) -> None:
+        self.front.refusals = [("InvalidAMIID.NotFound", "The image id does not exist")]
+        with pytest.raises(InvalidInput, match="InvalidAMIID"):
+            await provider.launch(LaunchRequest(pool="p"))
+
+    async def test_throttling_is_waited_out_and_then_told_as_no_refusal(
+        self, provider: AwsProvider
+    ) -> None:
+        self.front.throttled = 2
+        assert len(await provider.launch(LaunchRequest(pool="p"))) == 1
+        self.front.throttled = 1000
+        with pytest.raises(Unavailable) as busy:
+            await provider.instances()
+        assert not isinstance(busy.value, Refused)
+        assert int(busy.value.headers["Retry-After"]) > 0
+        self.front.throttled = 0
+        assert len(await provider.instances()) == 1
+
+    async def test_a_lost_answer_brings_no_machine_twice(self, provider: AwsProvider) -> None:
+        self.front.lost = 2
+        launched = await provider.launch(LaunchRequest(pool="p", n=3, token="launch-1"))
+        assert len(launched) == 3
+        assert self.front.calls.count("CreateFleet") == 3
+        assert len(await provider.instances()) == 3
+
+    async def test_a_list_that_is_late_neither_loses_nor_doubles_a_machine(
+        self, provider: AwsProvider
+    ) -> None:
+        self.front.lists_late = True
+        request = LaunchRequest(pool="p", n=2, token="launch-1")
+        launched = await provider.launch(request)
+        assert [i.state for i in await provider.instances()] == [InstanceState.STARTING] * 2
+        again = await provider.launch(request)
+        assert {i.id for i in again} == {i.id for i in launched}
+        # What is not listed yet can be ended all the same.
+        await provider.terminate([launched[0].id])
+        self.front.lists_late = False
+        states = {i.id: i.state for i in await provider.instances()}
+        ended, runs = (each.id for each in launched)
+        assert states == {ended: InstanceState.ENDED, runs: InstanceState.RUNNING}
+
+    async def test_what_ended_behind_our_back_is_told_with_its_reason(
+        self, provider: AwsProvider
+    ) -> None:
+        one, other = await provider.launch(LaunchRequest(pool="p", n=2))
+        self.ec2.terminate_instances(InstanceIds=[one.id])
+        found = {i.id: i for i in await provider.instances()}
+        assert found[one.id].state is InstanceState.ENDED
+        assert "UserInitiated" in found[one.id].why
+        assert found[other.id].state is InstanceState.RUNNING
+
+    async def test_a_machine_that_is_gone_does_not_keep_others_from_ending(
+        self, provider: AwsProvider
+    ) -> None:
+        one, other = await provider.launch(LaunchRequest(pool="p", n=2))
+        await provider.terminate(["i-0123456789abcdef0", one.id, "no id at all", other.id])
+        assert {i.state for i in await provider.instances()} == {InstanceState.ENDED}
+
+    async def test_a_spot_machine_that_is_marked_is_told_two_minutes_before(
+        self, provider: AwsProvider
+    ) -> None:
+        spot = self.made(spot=True)
+        one, other = await spot.launch(LaunchRequest(pool="p", n=2))
+        requests = self.ec2.describe_spot_instance_requests()["SpotInstanceRequests"]
+        [request_id] = [
+            each["SpotInstanceRequestId"] for each in requests if each["InstanceId"] == one.id
+        ]
+        self.front.marked = {request_id: "marked-for-termination"}
+        [notice] = await spot.notices()
+        assert notice.instance_id == one.id
+        assert notice.at is not None
+        left = notice.at - datetime.now(UTC)
+        assert timedelta(seconds=90) < left <= timedelta(seconds=121)
+        await spot.terminate([one.id, other.id])
+        assert await spot.notices() == []
+
+    async def test_what_event_bridge_sends_is_heard_once_and_remembered(
+        self, provider: AwsProvider, moto_server: MotoServer
+    ) -> None:
+        sqs = boto3.client("sqs", region_name="us-east-1", endpoint_url=moto_server.url)
+        url = sqs.create_queue(QueueName=f"notices-{self.deployment}")["QueueUrl"]
+        heard = self.made(notices_queue=url)
+        one, other = await heard.launch(LaunchRequest(pool="p", n=2))
+        at = datetime(2026, 11, 26, 9, 30, tzinfo=UTC)
+
+        def send(kind: str, instance_id: str) -> None:
+            event = {
+                "detail-type": kind,
+                "time": at.isoformat(),
+                "detail": {"instance-id": instance_id, "instance-action": "terminate"},
+            }
+            sqs.send_message(QueueUrl=url, MessageBody=json.dumps(event))
+
+        send("EC2 Instance Rebalance Recommendation", one.id)
+        send("EC2 Instance Rebalance Recommendation", "i-of-somebody-else")
+        send("Something Else", other.id)
+        sqs.send_message(QueueUrl=url, MessageBody="not an event")
+        risk = Notice(instance_id=one.id)
+        assert await heard.notices() == [risk]
+        assert await heard.notices() == [risk]
+        send("EC2 Spot Instance Interruption Warning", one.id)
+        sure = Notice(instance_id=one.id, at=at + timedelta(seconds=120))
+        assert await heard.notices() == [sure]
+        left = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        assert left["ApproximateNumberOfMessages"] == "0"
+
+    async def test_one_template_serves_a_pool_until_its_settings_change(
+        self, provider: AwsProvider
+    ) -> None:
+        for token in ("launch-1", "launch-2"):
+            other = self.made()
+            await other.launch(LaunchRequest(pool="p", token=token, environment={"A": "1"}))
+        assert self.front.calls.count("CreateLaunchTemplate") == 2
+        assert len(self.templates()) == 1
+        await provider.launch(LaunchRequest(pool="p", environment={"A": "2"}))
+        assert len(self.templates()) == 2
+
+    def templates(self) -> list[dict[str, Any]]:
+        filters = [{"Name": "tag:swell-deployment", "Values": [self.deployment]}]
+        found: list[dict[str, Any]] = self.ec2.describe_launch_templates(Filters=filters)[
+            "LaunchTemplates"
+        ]
+        return found
+
+    async def test_a_machine_that_shuts_down_is_gone_and_its_rights_are_out_of_reach(
+        self, provider: AwsProvider
+    ) -> None:
+        await provider.launch(LaunchRequest(pool="p"))
+        [template] = self.templates()
+        told = self.ec2.describe_launch_template_versions(
+            LaunchTemplateId=template["LaunchTemplateId"]
+        )["LaunchTemplateVersions"][0]["LaunchTemplateData"]
+        assert told["InstanceInitiatedShutdownBehavior"] == "terminate"
+        assert told["MetadataOptions"]["HttpTokens"] == "required"
+
+    async def test_a_cloud_that_is_not_there_is_unavailable(self, provider: AwsProvider) -> None:
+        away = self.made(endpoint="http://127.0.0.1:9")
+        with pytest.raises(Unavailable):
+            await away.instances()
+        await away.close()
+        with pytest.raises(Unavailable, match="closed"):
+            await away.instances()
+
+
+def test_subnets_and_zones_do_not_go_together() -> None:
+    told = {"image": "x", "region": "us-east-1", "ami": "ami-1", "types": ["a"]}
+    with pytest.raises(ValueError, match="not both"):
+        AwsOptions.model_validate(told | {"subnets": ["s"], "zones": ["z"]})

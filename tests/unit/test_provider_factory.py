@@ -1,0 +1,61 @@
+"""Pools name providers, and give them options."""
+
+import sys
+
+import pytest
+
+from swell.clock import ManualClock
+from swell.errors import InvalidRequest
+from swell.provider import Provider
+from swell.providers.factory import KINDS, options_of, provider_of
+from swell.providers.options import MachineOptions
+
+AWS = {"image": "x", "region": "us-east-1", "ami": "ami-1", "types": ["g6.xlarge"]}
+
+
+def made(name: str, options: dict[str, object], deployment: str = "shop", **more: bool) -> Provider:
+    where = "pools.gpu.options"
+    return provider_of(name, options, ManualClock(), deployment=deployment, where=where, **more)
+
+
+def test_a_provider_that_does_not_exist_is_told_with_those_that_do() -> None:
+    with pytest.raises(InvalidRequest, match="did you mean aws"):
+        made("awss", {})
+    with pytest.raises(InvalidRequest, match="use one of process, container, aws"):
+        made("mainframe", {})
+
+
+def test_options_are_checked_under_the_name_that_they_were_written_by() -> None:
+    with pytest.raises(InvalidRequest, match=r"pools\.gpu\.options\.region is missing"):
+        made("aws", {"image": "x", "ami": "ami-1", "types": ["a"]})
+    with pytest.raises(InvalidRequest, match=r"pools\.gpu\.options\.regoin does not exist.*region"):
+        made("aws", AWS | {"regoin": "x"})
+
+
+def test_a_pool_that_may_be_taken_back_asks_for_spot_unless_its_options_say_otherwise() -> None:
+    asked = [made("aws", AWS, spot=True), made("aws", AWS | {"spot": False}, spot=True)]
+    assert [each._options.spot for each in asked] == [True, False]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("deployment", ["", "Shop", "a b", "x" * 41, "-a", "a_b"])
+def test_a_name_of_a_deployment_that_no_label_can_hold_is_refused(deployment: str) -> None:
+    with pytest.raises(InvalidRequest, match="deployment"):
+        made("aws", AWS, deployment=deployment)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.extra])
+def test_a_library_that_is_missing_is_told_by_its_extra(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = {"aws": "boto3", "kubernetes": "yaml", "gcp": "cryptography"}[name]
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, KINDS[name].module, raising=False)
+    with pytest.raises(InvalidRequest, match=rf"swell\[{KINDS[name].extra}\]"):
+        options_of(name)
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_every_option_is_described(name: str) -> None:
+    fields = options_of(name).model_fields
+    assert {field for field, told in fields.items() if not told.description} == set()
+    assert issubclass(options_of(name), MachineOptions) == (name in ("aws", "gcp", "azure"))
