@@ -150,6 +150,31 @@ def test_other_weights_of_a_version_are_refused_and_nothing_goes_up(swell: Swell
     assert after == before
 
 
+def test_files_that_lie_beside_their_listing_are_read_there_and_not_copied(swell: Swell) -> None:
+    swell.ok("models", "push", "source/weights.toml")
+    assert not list((swell.folder / ".swell").glob("weights/files/*/*"))
+    (swell.folder / "source" / "w.safetensors").write_bytes(b"x")
+    changed = swell.run("models", "push", "source/weights.toml", "--to", "file:other")
+    assert changed.returncode == 2
+    assert "w.safetensors" in changed.stderr
+    assert not (swell.folder / "other" / "chunks").exists()
+
+
+def test_a_listing_that_names_a_manifest_alone_is_pushed_from_where_it_was_pulled(
+    swell: Swell,
+) -> None:
+    [pushed] = swell.json("models", "push", "source/weights.toml")
+    pin = f'model = "tests/sum"\nversion = "v1"\nmanifest = "sha256:{pushed["manifest"]}"\n'
+    (swell.folder / "weights.toml").write_text(pin)
+    nowhere = swell.run("models", "push", "weights.toml", "--verify")
+    assert nowhere.returncode == 3
+    assert "swell models pull" in nowhere.stderr
+    swell.ok("models", "pull", "source/weights.toml")
+    shutil.rmtree(swell.folder / "source")
+    [again] = swell.json("models", "push", "weights.toml", "--verify")
+    assert again["manifest"] == pushed["manifest"]
+
+
 @contextlib.contextmanager
 def silent() -> Iterator[tuple[str, threading.Event]]:
     """Run a server that takes connections and says nothing; give its URL, and when it has one."""

@@ -121,6 +121,7 @@ def test_workers_of_one_machine_share_what_the_first_fetches(
 def test_files_that_are_links_to_pushed_weights_are_there_before_a_model_loads(
     swell: Swell, served: dict[str, str]
 ) -> None:
+    swell.ok("models", "pull", "source/weights.toml")
     push(swell)
     (swell.folder / "weights.toml").unlink()
     [listing] = (swell.folder / ".swell" / "weights" / "listings").rglob("*.json")

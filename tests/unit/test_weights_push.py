@@ -271,6 +271,14 @@ async def test_a_file_that_has_changed_is_not_pushed(store: WeightStore, tmp_pat
         await push(listing, {NAME: path}, store)
 
 
+async def test_a_file_that_cannot_be_read_is_told(store: WeightStore, tmp_path: Path) -> None:
+    path = write(tmp_path / NAME, 1)
+    listing = listing_of(path)
+    path.unlink()
+    with pytest.raises(InvalidRequest, match=r"unet\.safetensors"):
+        await push(listing, {NAME: path}, store)
+
+
 async def test_a_pickle_is_not_pushed(store: WeightStore, tmp_path: Path) -> None:
     (path := tmp_path / NAME).write_bytes(b"\x80\x04" + bytes(100))
     with pytest.raises(RefusedFormat):

@@ -1,7 +1,7 @@
 """`swell models push`: weights to where workers fetch them from."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -18,8 +18,8 @@ from swell.cli.output import print_json, table, talk
 from swell.clock import Clock, SystemClock
 from swell.config import Settings, quieten_libraries
 from swell.errors import InvalidRequest
-from swell.weights.cache import NotCached, WeightCache
-from swell.weights.listing import Listing
+from swell.weights.cache import WeightCache
+from swell.weights.listing import Entry, Listing, read_listing
 from swell.weights.pull import pull
 from swell.weights.push import Pushed, PushProgress, push
 from swell.wiring import model_home, open_weights, weights_url
@@ -68,7 +68,7 @@ def push_weights(
     where = weights_url(settings, to or "")
     talk.print(f"pushing to {where}", markup=False)
     try:
-        found = uvloop.run(_push_all(models, settings, to or "", verify=verify))
+        found = uvloop.run(_push_all(models, settings, to or "", where, verify=verify))
     except KeyboardInterrupt:
         talk.print(
             f"broken off. What has gone up stays in {where}: run the same command to go on",
@@ -90,38 +90,40 @@ def push_weights(
     columns = ("VERSION", "CHUNKS SENT", "WERE THERE", "WERE WRONG")
     table(columns, rows, empty="no weights")
     for each in found:
-        manifest = each.manifest
-        talk.print(f"{manifest.model}@{manifest.version} is in {where}", markup=False)
-        pin = f'manifest = "sha256:{manifest.digest}"'
-        talk.print(f"for weights.toml of {manifest.model}: {pin}", markup=False)
+        pin = f'manifest = "sha256:{each.manifest.digest}"'
+        talk.print(f"for weights.toml of {each.manifest.model}: {pin}", markup=False)
 
 
 async def _push_all(
-    models: Sequence[str], settings: Settings, to: str, *, verify: bool
+    models: Sequence[str], settings: Settings, to: str, where: str, *, verify: bool
 ) -> list[Pushed]:
     clock = SystemClock()
     store = open_weights(settings, clock, to)
     done = []
-    for model in models:
-        for listing, paths in await _named(model, settings):
-            with _shown(listing.model, clock) as show:
-                done.append(
-                    await push(listing, paths, store, verify=verify, clock=clock, progress=show)
-                )
+    # What is read from the cache must not be evicted meanwhile.
+    with ExitStack() as held:
+        for model in models:
+            for listing, paths in await _named(model, settings, clock, held):
+                with _shown(listing.model, clock) as show:
+                    done.append(
+                        await push(listing, paths, store, verify=verify, clock=clock, progress=show)
+                    )
+                talk.print(f"{listing.model}@{listing.version} is in {where}", markup=False)
     return done
 
 
-async def _named(model: str, settings: Settings) -> list[tuple[Listing, Mapping[str, Path]]]:
+async def _named(
+    model: str, settings: Settings, clock: Clock, held: ExitStack
+) -> list[tuple[Listing, Mapping[str, Path]]]:
     """Return which files a word means, and where they are."""
     cache = cache_of(settings)
     ref = ref_of(model, settings)
     if ref == model and model.endswith((".toml", ".json")):
-        listing = await pull(model, cache, hub=hub_of(settings))
-        return [(listing, _paths(listing, cache))]
+        return [await _listed(Path(model), settings, clock, held)]
     name, at, version = model.partition("@")
     if at or (ref == model and cache.versions(name)):
         listing = cache.listing(name, version or _only(name, cache))
-        return [(listing, _paths(listing, cache))]
+        return [(listing, held.enter_context(cache.use(listing)).paths)]
     found = list(_packed(ref, settings))
     if not found:
         raise InvalidRequest(
@@ -130,10 +132,32 @@ async def _named(model: str, settings: Settings) -> list[tuple[Listing, Mapping[
     return found
 
 
-def _paths(listing: Listing, cache: WeightCache) -> dict[str, Path]:
-    if missing := cache.missing(listing):
-        raise NotCached(f"{missing[0]} of {listing.model} is not in {cache.folder}: pull it again")
-    return {name: cache.path(entry.sha256) for name, entry in listing.files.items()}
+async def _listed(
+    path: Path, settings: Settings, clock: Clock, held: ExitStack
+) -> tuple[Listing, Mapping[str, Path]]:
+    """Return what an author lists: from where it lies on this machine, or else pulled."""
+    cache, wanted = cache_of(settings), read_listing(path)
+    if not wanted.files:
+        # It names a manifest alone; the files are known where they were pulled.
+        listing = cache.listing(wanted.model, wanted.version)
+        return listing, held.enter_context(cache.use(listing)).paths
+    places = {name: Path(file.source) for name, file in wanted.files.items()}
+    if not all(place.is_file() for place in places.values()):
+        with _shown(wanted.model, clock) as show:
+            listing = await pull(
+                str(path),
+                cache,
+                hub=hub_of(settings),
+                progress=lambda now: show(
+                    PushProgress(f"pulling {now.name}", now.done_bytes, now.total_bytes or 0)
+                ),
+            )
+        return listing, held.enter_context(cache.use(listing)).paths
+    entries = {
+        name: Entry(file.sha256 or "", places[name].stat().st_size)
+        for name, file in wanted.files.items()
+    }
+    return Listing(wanted.model, wanted.version, entries), places
 
 
 def _only(name: str, cache: WeightCache) -> str:

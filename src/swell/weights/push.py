@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from swell.clock import Clock, SystemClock
-from swell.errors import Unavailable
+from swell.errors import InvalidRequest, Unavailable
 from swell.weights.cache import DigestMismatch
 from swell.weights.chunks import CHUNK_BYTES, ChunkedFile, Manifest, cut, spans
 from swell.weights.formats import check_content
@@ -91,6 +91,7 @@ async def push(
 
     Raises:
         DigestMismatch: A file is not what its listing says.
+        InvalidRequest: A file cannot be read.
         RefusedFormat, BrokenWeights: A file is of a format that is not opened.
         Conflict: The version is there with other weights; nothing was sent.
         InvalidListing: What is there under its name is none of ours.
@@ -217,7 +218,6 @@ def _manifest(
     files: dict[str, ChunkedFile] = {}
     done, total = 0, sum(entry.size_bytes for entry in listing.files.values())
     for name, entry in sorted(listing.files.items()):
-        check_content(name, paths[name])
 
         def seen(size: int, name: str = name) -> None:
             nonlocal done
@@ -226,11 +226,15 @@ def _manifest(
             done += size
             tell(PushProgress(f"reading {name}", done, total))
 
-        files[name] = cut(paths[name], chunk_bytes, seen)
+        try:
+            check_content(name, paths[name])
+            files[name] = cut(paths[name], chunk_bytes, seen)
+        except OSError as error:
+            raise InvalidRequest(f"{paths[name]} cannot be read: {error.strerror}") from None
         if files[name].sha256 != entry.sha256:
             raise DigestMismatch(
                 f"{name} of {listing.model} has the SHA-256 {files[name].sha256}, and its listing "
-                f"says {entry.sha256}: pull it again"
+                f"says {entry.sha256}: pull it again, or correct the listing"
             )
     # Where they came from may hold a secret, or a path of this machine, and is no part of them.
     return Manifest(listing.model, listing.version, chunk_bytes, files)
