@@ -381,8 +381,9 @@ class WeightsSettings(_Group):
     url: str = Field(
         default="",
         description="`file:PATH`, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or "
-        "`az://ACCOUNT/CONTAINER/PREFIX`. Of a backend: empty for `weights` among its files. Of a "
-        "worker: empty to ask the backend, which needs nothing but its token.",
+        "`az://ACCOUNT/CONTAINER/PREFIX`. Of a backend: empty for `weights` among its files; a "
+        "folder is one that every backend sees, and they serve it. Of a worker: empty to ask the "
+        "backend, which needs nothing but its token.",
     )
     endpoint: str = Field(default="", description="As `objects.endpoint`.")
     region: str = Field(default="", description="As `objects.region`.")

@@ -637,8 +637,8 @@ _WORKERS: Final = (
         {200: Response("The manifest, or where its chunks are", WeightsAnswer)},
         (*_JSON_BODY, NotFound, Forbidden, Unavailable),
         "Without `chunks`: which files the version has, and of which chunks. With them, at most "
-        "1,000: a signed URL for each, good for an hour, of the bucket where that signs. See "
-        "`swell models push`.",
+        "1,000: a signed URL for each, good for an hour, of the bucket where that signs, and else "
+        "of the backend. See `swell models push`.",
         body=Body(WeightsRequest),
         audit="workers.weights",
     ),
