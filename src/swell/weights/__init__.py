@@ -9,6 +9,8 @@
     chunks      files as chunks, and the manifest that says how they join
     store       where chunks and manifests lie that were pushed
     push        what is not there yet, up into such a store
+    standing    what a version is there already, and whether it may be pushed
+    side_by_side    as many at once as a line bears
     sources     who tells where chunks are: the backend, or the store itself
     fetch       what was pushed, into the cache
     gather      chunks from a server, many at once, each compared with its digest

@@ -19,8 +19,8 @@ from swell.errors import InvalidRequest, Unavailable
 from swell.weights.cache import DigestMismatch
 from swell.weights.chunks import CHUNK_BYTES, ChunkedFile, Manifest, cut, spans
 from swell.weights.formats import check_content
-from swell.weights.lanes import TRIES, Lanes
 from swell.weights.listing import Listing
+from swell.weights.side_by_side import TRIES, SideBySide
 from swell.weights.standing import standing_of
 from swell.weights.store import Found, WeightStore
 
@@ -153,7 +153,7 @@ class _Going:
             done += size
             self._tell(PushProgress(doing, done, total))
 
-        await self._lanes(_CHUNKS if verify else _ASKED).run(self._chunks, look)
+        await self._side_by_side(_CHUNKS if verify else _ASKED).run(self._chunks, look)
         # In the order of the files again.
         return {digest: found[digest] for digest in self._chunks}
 
@@ -170,7 +170,7 @@ class _Going:
             self._tell(PushProgress("sending", sent, total))
 
         try:
-            await self._lanes(_CHUNKS).run(digests, send)
+            await self._side_by_side(_CHUNKS).run(digests, send)
         except Unavailable as error:
             raise Unavailable(
                 f"{error.detail}. {sent_chunks} of {len(digests)} chunks have gone up and stay "
@@ -178,8 +178,8 @@ class _Going:
             ) from error
         return sent
 
-    def _lanes(self, most: int) -> Lanes:
-        return Lanes(most, self._clock, self._tries)
+    def _side_by_side(self, most: int) -> SideBySide:
+        return SideBySide(most, self._clock, self._tries)
 
     def _read(self, digest: str) -> bytes:
         path, at, size = self._wheres[digest]

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from swell.clock import Clock
 from swell.errors import Unavailable
 
-__all__ = ["TRIES", "Lanes"]
+__all__ = ["TRIES", "SideBySide"]
 
 #: Of one thing.
 TRIES: Final = 8
@@ -25,7 +25,7 @@ _MOST_WAIT_S: Final = 16.0
 _T = TypeVar("_T")
 
 
-class Lanes:
+class SideBySide:
     """As many at once as get through.
 
     Args:
@@ -59,7 +59,7 @@ class Lanes:
             raise failed.exceptions[0] from None
 
     async def _until_done(self, thing: _T, work: Callable[[_T], Awaitable[None]]) -> None:
-        """Work with the lane that was taken for it, and others for further tries."""
+        """Work in the room that was taken for it, and anew for each further try."""
         for number in range(self._tries):
             if number:
                 await self._clock.sleep(min(_WAIT_S * 2.0 ** (number - 1), _MOST_WAIT_S))

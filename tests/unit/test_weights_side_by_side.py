@@ -7,7 +7,7 @@ import pytest
 
 from swell.clock import ManualClock
 from swell.errors import Conflict, Unavailable
-from swell.weights.lanes import Lanes
+from swell.weights.side_by_side import SideBySide
 
 
 class Impatient(ManualClock):
@@ -48,14 +48,14 @@ class Line:
 
 async def test_each_is_done_once_and_never_more_than_allowed_at_a_time() -> None:
     line = Line()
-    await Lanes(8, Impatient()).run(range(100), line.carry)
+    await SideBySide(8, Impatient()).run(range(100), line.carry)
     assert sorted(line.done) == list(range(100))
     assert line.most == 8
 
 
 async def test_a_line_that_bears_three_carries_all_that_eight_would_never_get_through() -> None:
     line, clock = Line(bears=3), Impatient()
-    await Lanes(8, clock).run(range(100), line.carry)
+    await SideBySide(8, clock).run(range(100), line.carry)
     assert sorted(line.done) == list(range(100))
     assert max(clock.waits_s) <= 16
 
@@ -63,7 +63,7 @@ async def test_a_line_that_bears_three_carries_all_that_eight_would_never_get_th
 async def test_a_failure_before_anything_went_well_is_not_tried_again() -> None:
     line, clock = Line(bears=0), Impatient()
     with pytest.raises(Unavailable):
-        await Lanes(8, clock).run(range(100), line.carry)
+        await SideBySide(8, clock).run(range(100), line.carry)
     assert line.tries == {0: 1}
     assert not clock.waits_s
 
@@ -79,7 +79,7 @@ async def test_a_line_that_is_gone_for_a_while_is_waited_for() -> None:
             raise Unavailable("gone")
         await line.carry(thing)
 
-    await Lanes(8, clock).run(range(40), carry)
+    await SideBySide(8, clock).run(range(40), carry)
     assert sorted(line.done) == list(range(40))
 
 
@@ -93,7 +93,7 @@ async def test_what_fails_at_every_try_ends_all() -> None:
         await line.carry(thing)
 
     with pytest.raises(Unavailable, match="never"):
-        await Lanes(8, clock).run(range(40), carry)
+        await SideBySide(8, clock).run(range(40), carry)
     assert line.tries[3] == 8
     assert clock.waits_s == [0.5, 1, 2, 4, 8, 16, 16]
 
@@ -108,5 +108,5 @@ async def test_what_would_not_go_better_another_time_is_not_tried_again() -> Non
             raise Conflict("no")
 
     with pytest.raises(Conflict):
-        await Lanes(1, Impatient()).run(range(10), refuse)
+        await SideBySide(1, Impatient()).run(range(10), refuse)
     assert asked == 2
