@@ -67,6 +67,9 @@ _RETIRE_LIMIT: Final = 1000
 _RETIRE_SHARE: Final = 0.02
 _RETIRE_REST_S: Final = 600.0
 
+#: How often autoscaler and backends tell each other how things stand, in seconds.
+_SCALING_EVERY_S: Final = 2.0
+
 #: How often it is measured how late this process is, in seconds.
 _LAG_EVERY_S: Final = 0.5
 
@@ -99,6 +102,8 @@ class Duties:
             self._watch_loop,
             self._share_limits,
             self._keep_keys,
+            self._tell_arrivals,
+            self._follow_scaling,
             self._await_end,
         )
         self._running = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
@@ -110,7 +115,12 @@ class Duties:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running = []
         service = self._service
-        for keep in (service.keep_times, service.limits.share, service.keys.keep_uses):
+        for keep in (
+            service.keep_times,
+            service.limits.share,
+            service.keys.keep_uses,
+            service.scaling.tell_arrivals,
+        ):
             try:
                 await keep()
             except SwellError as error:
@@ -232,6 +242,31 @@ class Duties:
                 signing.replace(await read_secrets(service.registry))
 
         await self._repeat("keys", REFRESH_S, look)
+
+    async def _tell_arrivals(self) -> None:
+        """Tell after each bin of time what has arrived in it."""
+        service = self._service
+        while True:
+            await service.clock.sleep(service.scaling.next_bin_s())
+            try:
+                await service.scaling.tell_arrivals()
+            except SwellError as error:
+                service.metrics.duty_failed("arrivals")
+                _log.warning("arrivals were not told", detail=error.detail)
+            except Exception:
+                service.metrics.duty_failed("arrivals")
+                _log.exception("arrivals were not told")
+
+    async def _follow_scaling(self) -> None:
+        """Hear how the autoscaler stands; where there is one, tell it of workers."""
+        service = self._service
+
+        async def look() -> None:
+            await service.scaling.listen()
+            if service.scaling.status is not None and await service.leadership.leads("workload"):
+                await service.scaling.tell_workload(service.fleet, service.times)
+
+        await self._repeat("scaling", _SCALING_EVERY_S, look)
 
     async def _watch_loop(self) -> None:
         """Measure how late this process gets to what it wants to do."""

@@ -53,6 +53,9 @@ _KEPT: Final = 64
 #: So many kinds of devices are told apart for each model.
 _MOST_DEVICES: Final = 32
 
+#: Few workers take less than this part of what half of them take to start.
+_EARLY: Final = 0.5
+
 #: Statistics are made anew after so large a part of the times has come since.
 _STALE: Final = 1 / 16
 
@@ -171,6 +174,11 @@ class ServiceTimes:
             (device, len(times), sorted(times)[(len(times) - 1) // 2])
             for device, times in sorted(self._devices.get(model, {}).items())
         ]
+
+    def mean_counts(self) -> dict[str, float]:
+        """Return how many samples a task of each model asks for, on average."""
+        found = {model: self.stats(model) for model in self._times}
+        return {model: stats.mean_count for model, stats in found.items() if stats is not None}
 
     def stats(self, model: str) -> ServiceStats | None:
         """Return the statistics of a model; None before its first task ended."""
@@ -304,6 +312,7 @@ def estimate(
     workers: int = 1,
     at_once: float = 1.0,
     count: float = 1,
+    ready_in_s: tuple[float, float] = (0.0, 0.0),
 ) -> Estimate:
     """Return when a task starts and ends that has others before it.
 
@@ -313,6 +322,8 @@ def estimate(
         workers: How many there are; >= 1.
         at_once: How many tasks they run at once, together; >= 1.
         count: Its samples.
+        ready_in_s: After how long the first of these workers is there at all, and by when most
+            probably it is.
     """
     turns = max(0.0, ahead.tasks + 1 - at_once)
     mean = spread = 0.0
@@ -320,6 +331,8 @@ def estimate(
         mean = turns * ahead.seconds / ahead.tasks / workers
         spread = _Z10 * math.sqrt(turns * ahead.variance_s2 / ahead.tasks) / workers
     low, high = max(0.0, mean - spread), mean + spread
+    first_s, by_s = ready_in_s
+    low, mean, high = low + _EARLY * first_s, mean + first_s, high + max(first_s, by_s)
     own_s = stats.service_s(count)
     return Estimate(
         start=_rounded(low, mean, high),

@@ -261,6 +261,24 @@ class Fleet:
             mean = pace
         return len(live), held, max(1.0, at_once), mean
 
+    def rates(self) -> dict[str, dict[str, float]]:
+        """Return pool → model → samples per second of one live worker, where that was measured."""
+        seen: dict[str, dict[str, list[float]]] = {}
+        for worker in self._workers.values():
+            for model, pace in worker.meter.paces.items():
+                if pace.task_s > 0:
+                    rates = seen.setdefault(worker.info.pool, {}).setdefault(model, [])
+                    rates.append(pace.count / pace.task_s)
+        return {
+            pool: {model: sum(each) / len(each) for model, each in models.items()}
+            for pool, models in seen.items()
+        }
+
+    def held(self) -> dict[str, int]:
+        """Return worker → how many tasks it holds, of those that hold any."""
+        found = {worker.info.id: worker.held for worker in self._workers.values()}
+        return {each: n for each, n in found.items() if n}
+
     def rivals(self, model: str, version: str | None = None) -> dict[str, float]:
         """Return the other models of the workers that run a model, each with the part of its own
         slots that is on these workers.

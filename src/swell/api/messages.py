@@ -20,6 +20,7 @@ __all__ = [
     "DeadQuery",
     "DeadReplayRequest",
     "DeadReplayView",
+    "DecisionView",
     "EventsQuery",
     "HealthView",
     "KeyLimitsView",
@@ -31,11 +32,13 @@ __all__ = [
     "LedgerQuery",
     "MeasuredView",
     "ModelList",
+    "ModelScalingView",
     "ModelView",
     "NewKeyView",
     "NoQuery",
     "PhaseTimesView",
     "PoolList",
+    "PoolScalingView",
     "PoolView",
     "QueueList",
     "QueueView",
@@ -43,6 +46,8 @@ __all__ = [
     "RotateRequest",
     "RotateSigningRequest",
     "SampleView",
+    "ScalingQuery",
+    "ScalingView",
     "SigningView",
     "SpanView",
     "StartupView",
@@ -455,6 +460,9 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     host: str
     pid: int
+    instance: Annotated[
+        str | None, Meta(description="its machine at whoever launched it; null if nobody did")
+    ]
     release: Annotated[str, Meta(description="version of Swell")]
     clock_ahead_s: Annotated[
         float, Meta(description="how far its clock was ahead of this one when it registered")
@@ -501,6 +509,51 @@ class PhaseTimesView(msgspec.Struct, frozen=True, kw_only=True):
     ]
 
 
+class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
+    """What was decided, or befell a pool."""
+
+    at: Moment
+    about: Annotated[str, Meta(description="a pool, or a model where it is relief")]
+    what: Annotated[
+        str,
+        Meta(
+            description="launch, cancel (of boots), drain, end (of a machine), hurry (it is taken "
+            "back at once), refused or failed (launches or boots), lost (it ended by itself) or "
+            "relief (demand is not met in time)"
+        ),
+    ]
+    n: Annotated[int, Meta(description="of how many workers")]
+    why: Annotated[list[str], Meta(description="one sentence each")]
+
+
+class PoolScalingView(msgspec.Struct, frozen=True, kw_only=True):
+    """How a pool stands whose workers are launched when they are needed."""
+
+    provider: str
+    models: list[str]
+    desired: Annotated[int, Meta(description="workers that are wanted")]
+    ready: Annotated[int, Meta(description="workers that take tasks")]
+    busy: Annotated[int, Meta(description="of these, those that hold some")]
+    booting: Annotated[int, Meta(description="asked for, and not ready yet")]
+    draining: Annotated[int, Meta(description="they finish what they hold, and go")]
+    least: int
+    most: int
+    hour_micros: Annotated[
+        int | None, Meta(description="an hour of one, in millionths of a dollar")
+    ]
+    spot: Annotated[bool, Meta(description="whether the provider may take them back")]
+    location: str | None
+    closed_s: Annotated[float, Meta(description="nothing is asked of the provider for so long")]
+    why_closed: str | None
+    start_p50_s: Annotated[float, Meta(description="from asking for one until it takes tasks")]
+    start_p95_s: float
+    counts: Annotated[
+        dict[str, int], Meta(description="what was done → of how many, as in decisions")
+    ]
+    reasons: Annotated[list[str], Meta(description="why so many are wanted now")]
+    decision: Annotated[DecisionView | None, Meta(description="the last about this pool")]
+
+
 class PoolView(msgspec.Struct, frozen=True, kw_only=True):
     """A pool of workers."""
 
@@ -513,12 +566,52 @@ class PoolView(msgspec.Struct, frozen=True, kw_only=True):
         list[PhaseTimesView],
         Meta(description="of the last 200 startups of each kind and set of models"),
     ]
+    scaling: Annotated[
+        PoolScalingView | None, Meta(description="null where its workers come from elsewhere")
+    ] = None
 
 
 class PoolList(msgspec.Struct, frozen=True, kw_only=True):
     """Pools by name."""
 
     pools: list[PoolView]
+
+
+class ScalingQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many decisions to list."""
+
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+
+
+class ModelScalingView(msgspec.Struct, frozen=True, kw_only=True):
+    """What new tasks of a model can expect."""
+
+    model: str
+    ready_in_s: Annotated[
+        float | None,
+        Meta(
+            description="until a worker takes the first: 0 where one is there, null where none is "
+            "launched"
+        ),
+    ]
+    admitted: Annotated[float, Meta(description="share of new tasks that can start in time")]
+    wait_s: Annotated[float, Meta(description="how long a new one waits where not all can")]
+    speedup: Annotated[
+        float, Meta(description="by how much each would have to become cheaper so that all can")
+    ]
+
+
+class ScalingView(msgspec.Struct, frozen=True, kw_only=True):
+    """How the autoscaler stands, and what it has decided."""
+
+    at: Annotated[Moment | None, Meta(description="null where no autoscaler runs")]
+    leader: Annotated[str | None, Meta(description="the process that decides")]
+    age_s: Annotated[float | None, Meta(description="how old what it knows is")]
+    spent_micros: Annotated[
+        int | None, Meta(description="by all pools today (UTC), in millionths of a dollar")
+    ]
+    models: list[ModelScalingView]
+    decisions: Annotated[list[DecisionView], Meta(description="newest first")]
 
 
 class LedgerQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from swell.broker import Depth
 from swell.dispatch import Switches
+from swell.scaling import CHANGES, ScalingStatus
 
 __all__ = ["CONTENT_TYPE", "METRICS", "PROCESS_METRICS", "Histogram", "Metrics", "Snapshot"]
 
@@ -68,6 +69,17 @@ METRICS: dict[str, str] = {
     "the beginning until tasks are taken, `whole` that and the first task.",
     "swell_cold_starts_total": "Cold starts that ended, by pool and outcome: `ready`, or `died`.",
     "swell_workers_starting": "Workers that are not ready yet, by pool.",
+    "swell_pool_desired": "Workers that are wanted, by pool that is scaled.",
+    "swell_pool_ready": "Its workers that take tasks, by pool that is scaled.",
+    "swell_pool_busy": "Of these, those that hold some.",
+    "swell_pool_booting": "Workers that were asked for and are not ready yet, by pool that is "
+    "scaled.",
+    "swell_pool_draining": "Workers that finish what they hold and go, by pool that is scaled.",
+    "swell_pool_closed_seconds": "For how long nothing is asked of a pool's provider, since it has "
+    "refused or does not answer, or boots failed.",
+    "swell_pool_changes_total": "Workers by pool that is scaled and what was done or befell them: "
+    "`launch`, `cancel` (of boots), `drain`, `end`, `hurry`, `refused`, `failed`, `lost`.",
+    "swell_autoscaler_age_seconds": "How old what the autoscaler knows is; absent where none runs.",
     "swell_event_streams": "Open event streams.",
     "swell_http_request_seconds": "HTTP requests, by method, route and status.",
     "swell_call_seconds": "Calls of store, broker, objects, registry and bus, by contract and "
@@ -133,6 +145,7 @@ class Snapshot:
         streams: int,
         slots: dict[str, tuple[int, int]] | None = None,
         starting: dict[str, int] | None = None,
+        scaling: ScalingStatus | None = None,
     ) -> None:
         self.depths = depths
         self.ages_s = ages_s
@@ -142,6 +155,8 @@ class Snapshot:
         self.slots = slots or {}
         #: Pool → how many of its workers are not ready yet.
         self.starting = starting or {}
+        #: How the autoscaler stands; None where none runs.
+        self.scaling = scaling
 
 
 class Metrics:
@@ -335,6 +350,7 @@ class _Source(Collector):
         for pool, n in snapshot.starting.items():
             starting.add_metric([pool], n)
         yield starting
+        yield from _scaled(snapshot.scaling)
         build = _gauge("swell_build_info", ["version"])
         build.add_metric([_RELEASE], 1)
         yield build
@@ -344,6 +360,32 @@ class _Source(Collector):
         streams = _gauge("swell_event_streams", [])
         streams.add_metric([], snapshot.streams)
         yield streams
+
+
+def _scaled(status: ScalingStatus | None) -> Iterator[Metric]:
+    """Yield how pools stand that are scaled."""
+    pools = () if status is None else status.pools
+    for name, told in (
+        ("swell_pool_desired", "desired"),
+        ("swell_pool_ready", "ready"),
+        ("swell_pool_busy", "busy"),
+        ("swell_pool_booting", "booting"),
+        ("swell_pool_draining", "draining"),
+        ("swell_pool_closed_seconds", "closed_s"),
+    ):
+        family = _gauge(name, ["pool"])
+        for pool in pools:
+            family.add_metric([pool.pool], getattr(pool, told))
+        yield family
+    changes = _counter("swell_pool_changes_total", ["pool", "what"])
+    for pool in pools:
+        for what in CHANGES:
+            changes.add_metric([pool.pool, what], pool.counts.get(what, 0))
+    yield changes
+    age = _gauge("swell_autoscaler_age_seconds", [])
+    if status is not None:
+        age.add_metric([], status.age_s)
+    yield age
 
 
 def _counted(name: str, label: str, counts: dict[str, int]) -> CounterMetricFamily:

@@ -297,7 +297,9 @@ async def show_metrics(service: Service, call: Call) -> Reply:
     starting: dict[str, int] = {}
     for each in await service.registry.startups(under_way=True):
         starting[each.pool] = starting.get(each.pool, 0) + 1
-    snapshot = metrics.Snapshot(depths, ages_s, workers, len(service.streams), slots, starting)
+    snapshot = metrics.Snapshot(
+        depths, ages_s, workers, len(service.streams), slots, starting, service.scaling.status
+    )
     text = service.metrics.text(snapshot)
     if service.backend.together is not None:
         text = service.backend.together(text)
@@ -383,6 +385,7 @@ def _worker_view(
         device=info.device,
         host=info.host,
         pid=info.pid,
+        instance=info.instance or None,
         release=info.release,
         clock_ahead_s=round(info.clock_ahead_s, 3),
         registered_at=info.registered_at,

@@ -23,6 +23,7 @@ from swell.api.metered import metered
 from swell.api.metrics import Metrics
 from swell.api.places import Places
 from swell.api.requests import Requests
+from swell.api.scaling import Scaling
 from swell.api.settings import ApiSettings, Backend
 from swell.api.starts import Starts
 from swell.api.streams import Streams
@@ -83,6 +84,7 @@ class Service:
         self.leadership = Leadership(
             backend.registry, backend.bus, backend.clock, self.name, is_shared=backend.is_shared
         )
+        self.scaling = Scaling(backend.registry, backend.clock, self.name)
         self.requests = Requests(backend.clock, settings.log_requests)
         self.traces = Traces(backend.tracer, backend.clock)
         self.streams = Streams()
@@ -232,7 +234,18 @@ class Service:
                 )
         else:
             load += load_of(stats, max(0, held - later), pace=pace)
-        return estimate(stats, load, workers=max(1, workers), at_once=at_once, count=task.count)
+        return estimate(
+            stats,
+            load,
+            workers=max(1, workers),
+            at_once=at_once,
+            count=task.count,
+            ready_in_s=(0.0, 0.0) if workers else self.scaling.ready_in_s(task.model),
+        )
+
+    def can_launch(self, model: str) -> bool:
+        """Whether a worker can be started for a model, here or by the autoscaler."""
+        return model in self.backend.launchable() or self.scaling.can_launch(model)
 
     async def _load_of_rivals(
         self, rivals: dict[str, float], task: Task | NewTask, ahead: int

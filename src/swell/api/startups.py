@@ -25,6 +25,7 @@ from swell.api.messages import (
     StartupView,
 )
 from swell.api.reading import Reader, read_query
+from swell.api.scaling import pool_scaling_view
 from swell.api.service import Service
 from swell.api.views import encode
 from swell.dispatch import Registration, Report, StartingAnswer
@@ -42,6 +43,7 @@ from swell.phases import (
     observations,
 )
 from swell.registry import KeptStartup, Scope, WorkerInfo
+from swell.scaling import DECISIONS, Decision, PoolScaling, read
 from swell.survival import Observation, quantiles
 
 __all__ = [
@@ -281,6 +283,7 @@ async def _pools(service: Service) -> bytes:
     by_pool: dict[str, list[Startup]] = {}
     for each in startups:
         by_pool.setdefault(each.pool, []).append(each)
+    scaled, decided = await _scaled(service)
     views = [
         PoolView(
             pool=pool,
@@ -290,10 +293,20 @@ async def _pools(service: Service) -> bytes:
             held=slots.get(pool, (0, 0))[1],
             # A history of many models takes a while, in which others are to be answered.
             times=await asyncio.to_thread(_times, by_pool.get(pool, ()), now),
+            scaling=pool_scaling_view(scaled[pool], decided.get(pool)) if pool in scaled else None,
         )
-        for pool in sorted({*states, *by_pool})
+        for pool in sorted({*states, *by_pool, *scaled})
     ]
     return encode(PoolList(pools=views))
+
+
+async def _scaled(service: Service) -> tuple[dict[str, PoolScaling], dict[str, Decision]]:
+    """Return how each pool stands that is scaled, and what was decided last about it."""
+    await service.scaling.listen()
+    status = service.scaling.status
+    told = read(await service.registry.note(DECISIONS), list[Decision]) or []
+    pools = () if status is None else status.pools
+    return {each.pool: each for each in pools}, {each.about: each for each in told}
 
 
 def _times(startups: Iterable[Startup], now: datetime) -> list[PhaseTimesView]:

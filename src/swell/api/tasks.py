@@ -432,7 +432,7 @@ async def _check_can_run(service: Service, target: Target) -> None:
     await service.fleet.look_again()
     if service.fleet.is_served(target.model, pinned):
         return
-    if target.model in service.backend.launchable():
+    if service.can_launch(target.model):
         # What is launched brings the version that a request without one gets.
         current = await service.cards.target(target.model)
         if pinned is None or pinned == current.card.version:
@@ -551,9 +551,11 @@ async def _note_new(service: Service, accepted: list[Accepted]) -> None:
     """Offer tasks that are new, and count them."""
     fresh = [each.task for each in accepted if each.is_new]
     if fresh:
-        counts = service.metrics.accepted
+        counts, arrivals = service.metrics.accepted, service.scaling.arrivals.fresh
         for task in fresh:
-            counts[task.model] = counts.get(task.model, 0) + 1
+            model = task.model
+            counts[model] = counts.get(model, 0) + 1
+            arrivals[model] = arrivals.get(model, 0) + task.count
         await service.broker.offer(fresh)
 
 

@@ -81,25 +81,28 @@ def _pool(pool: Pool, view: PoolView, sight: Sight, plan: Plan, memory: Memory) 
 
 
 def _model(model: str, views: Iterable[PoolView], relief: Relief | None) -> ModelScaling:
-    waits = [
-        wait for each in views if model in each.rates and (wait := _ready_in_s(each)) is not None
-    ]
-    ready_in_s = round(min(waits), 1) if waits else None
+    waits = [_ready_in_s(each) for each in views if model in each.rates and each.most]
+    first, by = min(waits) if waits else (None, 0.0)
     if relief is None:
-        return ModelScaling(model=model, ready_in_s=ready_in_s)
+        return ModelScaling(model=model, ready_in_s=first, ready_by_s=by)
     return ModelScaling(
         model=model,
-        ready_in_s=ready_in_s,
+        ready_in_s=first,
+        ready_by_s=by,
         admitted=relief.admitted,
         wait_s=round(relief.wait_s, 1),
         speedup=relief.speedup,
     )
 
 
-def _ready_in_s(view: PoolView) -> float | None:
-    """Return after how long a pool's next worker takes tasks; None where there will be none."""
+def _ready_in_s(view: PoolView) -> tuple[float, float]:
+    """Return after how long a pool's next worker takes tasks: the median, and the 95th percentile.
+
+    A boot that takes longer than usual is taken to need some time still.
+    """
     if view.ready:
-        return 0.0
+        return 0.0, 0.0
     if view.booting:
-        return max(view.start_p50_s - max(view.booting), _OVERDUE * view.start_p50_s)
-    return view.closed_s + view.start_p50_s if view.most else None
+        p50_s = max(view.start_p50_s - max(view.booting), _OVERDUE * view.start_p50_s)
+        return round(p50_s, 1), round(max(p50_s, view.start_p95_s - max(view.booting)), 1)
+    return round(view.closed_s + view.start_p50_s, 1), round(view.closed_s + view.start_p95_s, 1)

@@ -1,0 +1,186 @@
+"""What a backend tells the autoscaler, and what it hears from it.
+
+The two never call each other: what they say lies as notes in the registry, so that the autoscaler
+may be this process, another one, or none at all.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from swell.api.call import Call, Reply
+from swell.api.eta import ServiceTimes
+from swell.api.fleet import Fleet
+from swell.api.messages import (
+    DecisionView,
+    ModelScalingView,
+    PoolScalingView,
+    ScalingQuery,
+    ScalingView,
+)
+from swell.api.reading import read_query
+from swell.arrivals import PREFIX, Arrivals
+from swell.clock import Clock
+from swell.registry import Registry
+from swell.scaling import (
+    DECISIONS,
+    FRESH_S,
+    STATUS,
+    WORKLOAD,
+    Decision,
+    ModelScaling,
+    PoolScaling,
+    ScalingStatus,
+    Workload,
+    read,
+)
+
+if TYPE_CHECKING:
+    from swell.api.service import Service
+
+__all__ = ["Scaling", "pool_scaling_view", "show_scaling"]
+
+#: A note that is told anew so much after the end of its bin is there in time, in seconds.
+_SOON_S: Final = 0.05
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Scaling:
+    """What one backend process knows of the autoscaler.
+
+    Args:
+        registry: Where notes lie.
+        clock: The time.
+        name: Tells this process from all others that there ever were.
+    """
+
+    def __init__(self, registry: Registry, clock: Clock, name: str) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._name = name
+        self.arrivals = Arrivals(clock.now())
+        self._has_untold = False
+        self._status: ScalingStatus | None = None
+        self._models: Mapping[str, ModelScaling] = {}
+        #: Rates of workers that may have gone are as good as none for their pools.
+        self._rates: dict[str, dict[str, float]] | None = None
+
+    @property
+    def status(self) -> ScalingStatus | None:
+        """How things stand; None where no autoscaler runs, as far as is known."""
+        status = self._status
+        if status is None or (self._clock.now() - status.at).total_seconds() > FRESH_S:
+            return None
+        return status
+
+    async def listen(self) -> None:
+        """Hear how things stand."""
+        self._status = read(await self._registry.note(STATUS), ScalingStatus)
+        models = () if self._status is None else self._status.models
+        self._models = {each.model: each for each in models}
+
+    def can_launch(self, model: str) -> bool:
+        """Whether the autoscaler starts workers for a model."""
+        return self.status is not None and self._ready_in_s(model) is not None
+
+    def ready_in_s(self, model: str) -> tuple[float, float]:
+        """Return after how long a worker takes the first task, and by when most probably it does.
+
+        Both 0 where nothing is known, in seconds.
+        """
+        status, known = self.status, self._models.get(model)
+        if status is None or known is None or known.ready_in_s is None:
+            return 0.0, 0.0
+        passed_s = max(0.0, (self._clock.now() - status.at).total_seconds())
+        return max(0.0, known.ready_in_s - passed_s), max(0.0, known.ready_by_s - passed_s)
+
+    def _ready_in_s(self, model: str) -> float | None:
+        known = self._models.get(model)
+        return None if known is None else known.ready_in_s
+
+    def next_bin_s(self) -> float:
+        """Return after how many seconds there are arrivals to tell."""
+        return self.arrivals.next_in_s(self._clock.now()) + _SOON_S
+
+    async def tell_arrivals(self) -> None:
+        """Tell what has arrived, if there is something new."""
+        self._has_untold |= self.arrivals.close(self._clock.now())
+        if self._has_untold:
+            await self._registry.put_note(PREFIX + self._name, self.arrivals.dump())
+            self._has_untold = False
+
+    async def tell_workload(self, fleet: Fleet, times: ServiceTimes) -> None:
+        """Tell who holds what, and how fast workers are; one backend does so for all."""
+        if self._rates is None:
+            before = read(await self._registry.note(WORKLOAD), Workload)
+            self._rates = {} if before is None else {p: dict(r) for p, r in before.rates.items()}
+        for pool, rates in fleet.rates().items():
+            self._rates.setdefault(pool, {}).update(rates)
+        work = Workload(
+            at=self._clock.now(), held=fleet.held(), rates=self._rates, counts=times.mean_counts()
+        )
+        await self._registry.put_note(WORKLOAD, _encode(work))
+
+
+async def show_scaling(service: "Service", call: Call) -> Reply:
+    """`GET /v1/scaling`."""
+    query = read_query(call, ScalingQuery)
+    await service.scaling.listen()
+    status = service.scaling.status
+    told = read(await service.registry.note(DECISIONS), list[Decision]) or []
+    view = ScalingView(
+        at=None if status is None else status.at,
+        leader=None if status is None else status.leader,
+        age_s=None if status is None else status.age_s,
+        spent_micros=None if status is None else status.spent_micros,
+        models=[_model_view(each) for each in (() if status is None else status.models)],
+        decisions=[_decision_view(each) for each in reversed(told[-query.limit :])],
+    )
+    return Reply(200, _encode(view))
+
+
+def pool_scaling_view(pool: PoolScaling, decision: Decision | None) -> PoolScalingView:
+    """Return how a pool stands as operators see it."""
+    return PoolScalingView(
+        provider=pool.provider,
+        models=list(pool.models),
+        desired=pool.desired,
+        ready=pool.ready,
+        busy=pool.busy,
+        booting=pool.booting,
+        draining=pool.draining,
+        least=pool.least,
+        most=pool.most,
+        hour_micros=pool.hour_micros,
+        spot=pool.is_spot,
+        location=pool.location or None,
+        closed_s=pool.closed_s,
+        why_closed=pool.why_closed or None,
+        start_p50_s=pool.start_p50_s,
+        start_p95_s=pool.start_p95_s,
+        counts=dict(pool.counts),
+        reasons=list(pool.reasons),
+        decision=None if decision is None else _decision_view(decision),
+    )
+
+
+def _decision_view(decision: Decision) -> DecisionView:
+    return DecisionView(
+        at=decision.at,
+        about=decision.about,
+        what=decision.what,
+        n=decision.n,
+        why=list(decision.why),
+    )
+
+
+def _model_view(model: ModelScaling) -> ModelScalingView:
+    return ModelScalingView(
+        model=model.model,
+        ready_in_s=model.ready_in_s,
+        admitted=model.admitted,
+        wait_s=model.wait_s,
+        speedup=model.speedup,
+    )
