@@ -98,6 +98,22 @@ async def test_what_fails_at_every_try_ends_all() -> None:
     assert clock.waits_s == [0.5, 1, 2, 4, 8, 16, 16]
 
 
+async def test_a_line_that_is_gone_for_good_is_found_out_however_much_there_is_to_do() -> None:
+    line, clock = Line(), Impatient()
+
+    async def carry(thing: int) -> None:
+        if thing >= 20:
+            line.tries[thing] += 1
+            raise Unavailable("gone")
+        await line.carry(thing)
+
+    with pytest.raises(Unavailable, match="gone"):
+        await SideBySide(8, clock).run(range(10_000), carry)
+    # Those that were on their way when it broke, and no others.
+    assert len([thing for thing in line.tries if thing >= 20]) <= 8
+    assert max(line.tries.values()) == 8
+
+
 async def test_what_would_not_go_better_another_time_is_not_tried_again() -> None:
     asked = 0
 

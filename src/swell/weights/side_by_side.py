@@ -8,6 +8,7 @@ anything went well is final, since it is no line that broke, but an address or a
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Final, TypeVar
 
 from swell.clock import Clock
@@ -40,6 +41,8 @@ class SideBySide:
         self._tries = tries
         self._room = 1.0
         self._taken = 0
+        #: What has failed and is tried again.
+        self._again: set[int] = set()
         self._freed = asyncio.Event()
         self._has_gone_well = False
         self._has_failed = False
@@ -52,33 +55,38 @@ class SideBySide:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                for thing in things:
-                    await self._enter()
-                    group.create_task(self._until_done(thing, work))
+                for number, thing in enumerate(things):
+                    # Nothing new is begun while something is tried again: else a line that is gone
+                    # for good would be found out the later, the more there is to do.
+                    await self._room_for(lambda: not self._again)
+                    group.create_task(self._until_done(number, partial(work, thing)))
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
-    async def _until_done(self, thing: _T, work: Callable[[_T], Awaitable[None]]) -> None:
+    async def _until_done(self, number: int, work: Callable[[], Awaitable[None]]) -> None:
         """Work in the room that was taken for it, and anew for each further try."""
-        for number in range(self._tries):
-            if number:
-                await self._clock.sleep(min(_WAIT_S * 2.0 ** (number - 1), _MOST_WAIT_S))
-                await self._enter()
+        for failed in range(self._tries):
+            if failed:
+                await self._clock.sleep(min(_WAIT_S * 2.0 ** (failed - 1), _MOST_WAIT_S))
+                await self._room_for()
             try:
-                await work(thing)
+                await work()
             except Unavailable:
+                self._again.add(number)
                 self._narrow()
-                if not self._has_gone_well or number == self._tries - 1:
+                if not self._has_gone_well or failed == self._tries - 1:
                     raise
             else:
+                self._again.discard(number)
                 self._widen()
                 return
             finally:
                 self._taken -= 1
                 self._freed.set()
 
-    async def _enter(self) -> None:
-        while self._taken >= int(self._room):
+    async def _room_for(self, may: Callable[[], bool] = lambda: True) -> None:
+        """Wait for room, and take it."""
+        while self._taken >= int(self._room) or not may():
             self._freed.clear()
             await self._freed.wait()
         self._taken += 1
