@@ -12,13 +12,13 @@ import pytest
 
 from swell.clock import ManualClock, SystemClock
 from swell.errors import Unavailable
-from swell.provider import ASKED_AT, InstanceState, LaunchRequest, Provider
+from swell.provider import ASKED_AT, InstanceState, LaunchRequest, Provider, Refused
 from swell.providers.memory import MemoryProvider
 from swell.providers.process import ProcessProvider
-from swell.testing.provider import ProviderConformance
+from swell.testing.provider import ProviderConformance, RefusingConformance
 
 
-class TestMemoryProvider(ProviderConformance):
+class TestMemoryProvider(RefusingConformance):
     @pytest.fixture
     def clock(self) -> ManualClock:
         return ManualClock()
@@ -31,6 +31,14 @@ class TestMemoryProvider(ProviderConformance):
     async def settle(self, provider: Provider, ids: list[str], state: InstanceState) -> None:
         self.moved.advance(30)
         assert {i.state for i in await provider.instances() if i.id in ids} == {state}
+
+    async def refuse(self, provider: Provider, *, is_quota: bool) -> None:
+        assert isinstance(provider, MemoryProvider)
+        provider.refuse(Refused("none here", is_quota=is_quota))
+
+    async def relent(self, provider: Provider) -> None:
+        assert isinstance(provider, MemoryProvider)
+        provider.refuse(None)
 
     async def test_more_than_the_capacity_is_refused(self) -> None:
         provider = MemoryProvider(ManualClock(), capacity=2)

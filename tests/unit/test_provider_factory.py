@@ -49,7 +49,8 @@ def test_a_library_that_is_missing_is_told_by_its_extra(
 ) -> None:
     missing = {"aws": "boto3", "kubernetes": "yaml", "gcp": "cryptography"}[name]
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, KINDS[name].module, raising=False)
+    for module in (KINDS[name].module, "swell.providers.kubeconfig"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(InvalidRequest, match=rf"swell\[{KINDS[name].extra}\]"):
         options_of(name)
 

@@ -190,6 +190,8 @@ class AwsProvider:
             Refused: EC2 has none to give, or allows no more.
             Unavailable: EC2 cannot be reached, or has too much to do.
         """
+        if before := self._seen.of_launch(request.pool, request.token):
+            return before
         marks = Marks.of(self._deployment, request, self._clock.now())
         if request.token and (found := await self._call(lambda: self._launched(marks))):
             return self._seen.launched(found)

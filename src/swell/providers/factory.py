@@ -29,6 +29,9 @@ class _Kind(NamedTuple):
 KINDS: Final[Mapping[str, _Kind]] = {
     "container": _Kind("swell.providers.container", "ContainerProvider", "ContainerOptions"),
     "aws": _Kind("swell.providers.aws", "AwsProvider", "AwsOptions", "aws"),
+    "kubernetes": _Kind(
+        "swell.providers.kubernetes", "KubernetesProvider", "KubernetesOptions", "kubernetes"
+    ),
 }
 
 

@@ -48,6 +48,11 @@ class Sightings:
             noted.append(self._known[each.id])
         return noted
 
+    def of_launch(self, pool: str, token: str) -> list[Instance]:
+        """Return what was launched with a token and is remembered; nothing for an empty one."""
+        found = self._known.values() if token else ()
+        return [each for each in found if (each.pool, each.token) == (pool, token)]
+
     def told_to_go(self, instance_ids: Iterable[str]) -> None:
         """Note what was told to end: a list may say for a while that it runs."""
         self._going.update(each for each in instance_ids if each in self._known)
@@ -88,7 +93,8 @@ class Sightings:
     def _miss(self, known: Instance, now: datetime) -> None:
         if known.state is InstanceState.ENDED:
             return
-        if known.id in self._unlisted and now < known.launched_at + self._late:
+        may_be_late = known.id in self._unlisted - self._going
+        if may_be_late and now < known.launched_at + self._late:
             return
         self._unlisted.discard(known.id)
         self._going.discard(known.id)

@@ -181,6 +181,9 @@ class OutlivingConformance(ProviderConformance):
 class RefusingConformance(ProviderConformance):
     """What holds besides of providers that may have none to give."""
 
+    #: Whether it may lack machines without anybody having set a limit.
+    may_lack: bool = True
+
     async def refuse(self, provider: Provider, *, is_quota: bool) -> None:
         """Let the provider refuse whatever it is asked for from now on."""
         raise NotImplementedError
@@ -192,9 +195,9 @@ class RefusingConformance(ProviderConformance):
     async def test_a_provider_that_has_none_says_so_and_leaves_nothing(
         self, provider: Provider
     ) -> None:
-        await self.refuse(provider, is_quota=False)
+        await self.refuse(provider, is_quota=not self.may_lack)
         refused = await self._refused(provider)
-        assert not refused.is_quota
+        assert refused.is_quota != self.may_lack
         assert refused.detail
         assert [i for i in await provider.instances() if i.state is not InstanceState.ENDED] == []
         await self.relent(provider)
@@ -211,7 +214,7 @@ class RefusingConformance(ProviderConformance):
     ) -> None:
         ids = _ids(await self._launch(provider, 1))
         await self.settle(provider, ids, InstanceState.RUNNING)
-        await self.refuse(provider, is_quota=False)
+        await self.refuse(provider, is_quota=not self.may_lack)
         await self._refused(provider)
         living = [i.id for i in await provider.instances() if i.state is InstanceState.RUNNING]
         assert living == ids

@@ -1,0 +1,108 @@
+"""Calls of JSON over HTTPS, for clouds whose libraries weigh more than the few calls made here."""
+
+import json
+import ssl
+from collections.abc import Mapping
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from swell.errors import Unavailable
+
+__all__ = ["Answer", "Rest", "retry_after"]
+
+#: An answer that takes longer is none, in seconds. Some clouds hold a call for two minutes.
+_ANSWER_S: Final = 150.0
+_CONNECT_S: Final = 10.0
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    #: The JSON; of anything else, its text. Empty where nothing came.
+    body: Any
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether it was done, or begun."""
+        return self.status < 300
+
+
+class Rest:
+    """One API.
+
+    Args:
+        what: What it is called in errors.
+        tls: How its certificate is checked, and who we are to it; None for the system's own ways.
+        may_use_proxy: Whether the environment's proxies are used; never for what is on the machine.
+    """
+
+    def __init__(
+        self, what: str, *, tls: ssl.SSLContext | None = None, may_use_proxy: bool = True
+    ) -> None:
+        self._what = what
+        self._tls: ssl.SSLContext | bool = True if tls is None else tls
+        self._may_use_proxy = may_use_proxy
+        self._session: aiohttp.ClientSession | None = None
+        self._is_closed = False
+
+    async def call(
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        *,
+        form: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Make a call, and return its answer, whatever its status is.
+
+        Raises:
+            Unavailable: No answer came.
+        """
+        if self._is_closed:
+            raise Unavailable(f"the connection to {self._what} is closed")
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=_ANSWER_S, sock_connect=_CONNECT_S)
+            self._session = aiohttp.ClientSession(timeout=timeout, trust_env=self._may_use_proxy)
+        try:
+            async with self._session.request(
+                method,
+                url,
+                json=body,
+                data=form,
+                params=query,
+                headers=headers,
+                ssl=self._tls,
+                allow_redirects=False,
+            ) as told:
+                text = await told.text()
+                return Answer(told.status, dict(told.headers), _decoded(text))
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"{self._what} cannot be reached: {error or 'no answer'}") from error
+
+    async def close(self) -> None:
+        """Let go of connections. Idempotent."""
+        self._is_closed = True
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+def retry_after(answer: Answer, default_s: float = 10.0) -> dict[str, str]:
+    """Return the header that says when to ask again, as the API said it or by default."""
+    told = next((v for k, v in answer.headers.items() if k.lower() == "retry-after"), "")
+    return {"Retry-After": told if told.isdecimal() else str(int(default_s))}
+
+
+def _decoded(text: str) -> Any:
+    if not text:
+        return {}
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
