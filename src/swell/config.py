@@ -770,11 +770,11 @@ class PoolTable(_Group):
         default={},
         description="Model to samples per second of one worker, as long as none was measured.",
     )
-    drain_s: float = Field(
-        default=30.0,
+    drain_s: float | None = Field(
+        default=None,
         ge=0,
-        description="One that is to go may go on so long with what it holds, in seconds; then it "
-        "hands it over.",
+        description="One that is let go may go on so long with what it holds, in seconds; then it "
+        "hands that over. Unset for as long as it takes.",
     )
     device: str | None = Field(default=None, description="As `worker.device`.")
     slots: int | None = Field(default=None, ge=1, description="As `worker.slots`.")
