@@ -93,6 +93,7 @@ __all__ = [
     "upgrade_store",
     "weights_url",
     "why_spans_are_refused",
+    "worker_environment",
     "worker_name",
 ]
 
@@ -319,7 +320,7 @@ def build_fleet(
         request = LaunchRequest(
             pool=name,
             command=(sys.executable, "-m", "swell", "worker"),
-            environment=_worker_environment(settings, part.refs, url, token),
+            environment=worker_environment(settings, part.refs, url, token),
         )
         keepers.append(
             Keeper(
@@ -1151,9 +1152,17 @@ def _explained(what: str, setting: str) -> Iterator[None]:
         ) from error
 
 
-def _worker_environment(
+def worker_environment(
     settings: Settings, refs: Sequence[str], url: str, token: str
 ) -> Mapping[str, str]:
+    """Return what a worker on this machine must know, as environment variables.
+
+    Args:
+        settings: Of the backend, many of which hold for its workers.
+        refs: The models that it serves.
+        url: Where the backend is.
+        token: API key with the scope `worker`.
+    """
     worker = settings.worker
     given = {key: text for key, text in texts_of(settings).items() if _is_for_workers(key)}
     cert = worker.ca_file or _own_cert(settings)
