@@ -151,8 +151,12 @@ def test_other_weights_of_a_version_are_refused_and_nothing_goes_up(swell: Swell
 
 
 def test_files_that_lie_beside_their_listing_are_read_there_and_not_copied(swell: Swell) -> None:
-    swell.ok("models", "push", "source/weights.toml")
+    [pushed] = swell.json("models", "push", "source/weights.toml")
     assert not list((swell.folder / ".swell").glob("weights/files/*/*"))
+    # The manifest stays, by which `swell build --bake` finds them.
+    assert [path.stem for path in (swell.folder / ".swell/weights/manifests").iterdir()] == [
+        pushed["manifest"]
+    ]
     (swell.folder / "source" / "w.safetensors").write_bytes(b"x")
     changed = swell.run("models", "push", "source/weights.toml", "--to", "file:other")
     assert changed.returncode == 2

@@ -19,6 +19,7 @@ from swell.clock import Clock, SystemClock
 from swell.config import Settings, quieten_libraries
 from swell.errors import InvalidRequest
 from swell.weights.cache import WeightCache
+from swell.weights.fetch import note_manifest
 from swell.weights.listing import Entry, Listing, read_listing
 from swell.weights.pull import pull
 from swell.weights.push import Pushed, PushProgress, push
@@ -108,6 +109,8 @@ async def _push_all(
                     done.append(
                         await push(listing, paths, store, verify=verify, clock=clock, progress=show)
                     )
+                # By it an image that brings these weights along is built on this machine.
+                note_manifest(cache_of(settings), done[-1].manifest)
                 talk.print(f"{listing.model}@{listing.version} is in {where}", markup=False)
     return done
 

@@ -44,8 +44,8 @@ def _manifest(digest: str, listing: Path, cache: WeightCache) -> Manifest:
         return noted_manifest(cache, digest)
     except NotCached:
         raise InvalidRequest(
-            f"{listing} names the manifest {digest}, which is not in {cache.folder}: let a worker "
-            "of this machine fetch these weights once, or leave --bake out"
+            f"{listing} names the manifest {digest}, which is not in {cache.folder}: push these "
+            "weights from this machine, let a worker of it fetch them once, or leave --bake out"
         ) from None
 
 
