@@ -48,9 +48,12 @@ def test_a_library_that_is_missing_is_told_by_its_extra(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = {"aws": "boto3", "kubernetes": "yaml", "gcp": "cryptography"}[name]
+    for module in list(sys.modules):
+        if module == missing or module.startswith(f"{missing}."):
+            monkeypatch.setitem(sys.modules, module, None)
+        if module.startswith("swell.providers.") and module != "swell.providers.factory":
+            monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, missing, None)
-    for module in (KINDS[name].module, "swell.providers.kubeconfig"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(InvalidRequest, match=rf"swell\[{KINDS[name].extra}\]"):
         options_of(name)
 

@@ -29,6 +29,7 @@ class _Kind(NamedTuple):
 KINDS: Final[Mapping[str, _Kind]] = {
     "container": _Kind("swell.providers.container", "ContainerProvider", "ContainerOptions"),
     "aws": _Kind("swell.providers.aws", "AwsProvider", "AwsOptions", "aws"),
+    "gcp": _Kind("swell.providers.gcp", "GcpProvider", "GcpOptions", "gcp"),
     "kubernetes": _Kind(
         "swell.providers.kubernetes", "KubernetesProvider", "KubernetesOptions", "kubernetes"
     ),

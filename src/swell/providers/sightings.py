@@ -4,7 +4,7 @@ A cloud that was asked for machines may not list them for some seconds, and one 
 lists them no more. Both would look like a machine that was lost.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -61,12 +61,15 @@ class Sightings:
         """Return the ids of what was launched and not listed so far."""
         return set(self._unlisted)
 
-    def listed(self, found: Iterable[Instance], pool: str | None = None) -> list[Instance]:
+    def listed(
+        self, found: Iterable[Instance], pool: str | None = None, *, unsure: Collection[str] = ()
+    ) -> list[Instance]:
         """Return all instances of a pool, given what the provider lists of it.
 
         Args:
             found: What it lists; of a pool, or of all.
             pool: Which pool that is; None for all.
+            unsure: Locations of which it could not say what there is.
         """
         now = self._clock.now()
         there = {each.id: each for each in found}
@@ -74,7 +77,8 @@ class Sightings:
             self._known[each.id] = self._seen(each, now)
             self._unlisted.discard(each.id)
         for known in list(self._known.values()):
-            if known.id not in there and (pool is None or known.pool == pool):
+            is_asked = pool is None or known.pool == pool
+            if is_asked and known.id not in there and known.location not in unsure:
                 self._miss(known, now)
         self._forget(now)
         return [each for each in self._known.values() if pool is None or each.pool == pool]

@@ -1,0 +1,410 @@
+"""Workers as machines of Google Compute Engine, asked for by `bulkInsert`.
+
+One call asks for several machines in any zone of a region. It begins an operation, which tells when
+it is over what was lacking. The names of machines are made from the request's token, so a call that
+is repeated makes nothing twice.
+
+Five calls are needed, so they are made over HTTPS with the client that Swell has anyway. Google's
+own library (google-cloud-compute 1.56.0) weighs 36 MB unpacked, and brings gRPC. Names of fields
+were compared with it.
+
+Source:
+    https://docs.cloud.google.com/compute/docs/reference/rest/v1/instances/bulkInsert,
+    https://docs.cloud.google.com/compute/docs/troubleshooting/troubleshooting-bulk-vm-creation,
+    https://docs.cloud.google.com/compute/docs/instances/instance-lifecycle,
+    https://docs.cloud.google.com/compute/docs/instances/spot: 30 seconds from notice to end.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from pydantic import Field
+
+from swell.clock import Clock
+from swell.errors import InvalidInput, SwellError, Unavailable
+from swell.provider import ASKED_AT, Instance, InstanceState, LaunchRequest, Notice, Refused
+from swell.providers.cloud_init import render
+from swell.providers.google_token import GoogleTokens
+from swell.providers.marks import DEPLOYMENT, LAUNCH, POOL, Marks, as_label, moment
+from swell.providers.options import MachineOptions
+from swell.providers.rest import Answer, Rest, retry_after
+from swell.providers.sightings import Sightings
+
+__all__ = ["GcpOptions", "GcpProvider"]
+
+_API: Final = "https://compute.googleapis.com"
+_METADATA: Final = "http://169.254.169.254"
+
+#: Calls at the same time, and items of one page of a list.
+_CALLS: Final = 8
+_PAGE_N: Final = 500
+
+#: An operation that goes on for longer is left to itself, in seconds; what it makes is found later.
+_LAUNCH_S: Final = 120.0
+
+#: So long a machine has from a notice to its end, in seconds.
+_NOTICE_S: Final = 30.0
+#: Operations that are older say nothing of machines that live, in seconds.
+_OLD_S: Final = 600.0
+
+_STATES: Final = {
+    "PENDING": InstanceState.STARTING,
+    "PROVISIONING": InstanceState.STARTING,
+    "STAGING": InstanceState.STARTING,
+    "PENDING_STOP": InstanceState.STOPPING,
+    "STOPPING": InstanceState.STOPPING,
+    "SUSPENDING": InstanceState.STOPPING,
+    "DEPROVISIONING": InstanceState.STOPPING,
+    "STOPPED": InstanceState.ENDED,
+    "SUSPENDED": InstanceState.ENDED,
+    "TERMINATED": InstanceState.ENDED,
+}
+
+#: What is compared has no case and no underscores, since calls and operations write it differently.
+_LACKS: Final = (
+    "insufficientcapacity",
+    "resourcepoolexhausted",
+    "vmmincountnotreached",
+    "stockout",
+)
+_QUOTAS: Final = ("quotaexceeded", "limitexceeded")
+_BUSY: Final = ("ratelimitexceeded", "rateexceeded", "backenderror", "internalerror")
+
+
+class GcpOptions(MachineOptions):
+    """Options of a pool of machines of Google Compute Engine."""
+
+    project: str = Field(min_length=1, description="The project's id.")
+    region: str = Field(pattern="^[a-z0-9-]+$", description="Such as `us-central1`.")
+    zones: tuple[str, ...] = Field(
+        default=(), description="Zones of the region that will do; empty for all."
+    )
+    types: tuple[str, ...] = Field(
+        min_length=1, description="Types of machines that will do, such as `g2-standard-4`."
+    )
+    source_image: str = Field(
+        min_length=1,
+        description="The machine's own image, such as `projects/P/global/images/family/F`.",
+    )
+    accelerator: str = Field(
+        default="",
+        description="Type of GPU for types of machines that have none of their own, such as "
+        "`nvidia-tesla-t4`.",
+    )
+    accelerators: int = Field(default=1, ge=1, description="How many of these each has.")
+    network: str = Field(default="", description="Empty for the project's default one.")
+    subnetwork: str = Field(default="", description="Such as `regions/R/subnetworks/S`.")
+    public_address: bool = Field(
+        default=True, description="Whether each has one; without, the network needs Cloud NAT."
+    )
+    service_account: str = Field(
+        default="",
+        description="Account of the machines, such as for pulling private images; empty for none.",
+    )
+    template: str = Field(
+        default="",
+        description="An instance template, by its URL, that the rest is laid over.",
+    )
+    labels: Mapping[str, str] = Field(default={}, description="More labels of the machines.")
+    credentials: Path | None = Field(
+        default=None,
+        description="File of a service account's key, JSON; unset for the account of the machine "
+        "that the controller runs on.",
+    )
+    metadata_url: str = Field(
+        default=_METADATA, description="Where that machine's account is asked for."
+    )
+
+
+class GcpProvider:
+    """See `swell.provider`.
+
+    Google gives a machine that it deletes up to 90 seconds to shut down, a spot machine 30, and the
+    grace of `terminate` has no say in that.
+
+    Args:
+        options: Which machines.
+        clock: The time.
+        deployment: Whose machines these are.
+
+    Raises:
+        InvalidRequest: `options.credentials` is no key.
+    """
+
+    def __init__(self, options: GcpOptions, clock: Clock, deployment: str) -> None:
+        self._options = options
+        self._clock = clock
+        self._deployment = deployment
+        self._root = f"{options.endpoint or _API}/compute/v1/projects/{options.project}"
+        self._rest = Rest("Google Compute Engine")
+        self._tokens = GoogleTokens(options.credentials, options.metadata_url, clock)
+        self._seen = Sightings(clock)
+        self._calls = asyncio.Semaphore(_CALLS)
+        #: Machines that Google has taken back, as it said.
+        self._preempted: set[str] = set()
+
+    # ---- the contract
+
+    async def launch(self, request: LaunchRequest) -> list[Instance]:
+        """Ask for machines, and wait until Google says which there are.
+
+        Raises:
+            InvalidInput: Google does not understand an option.
+            Refused: Google has none to give, or allows no more.
+            Unavailable: Google cannot be reached, or has too much to do.
+        """
+        if before := self._seen.of_launch(request.pool, request.token):
+            return before
+        marks = Marks.of(self._deployment, request, self._clock.now())
+        if request.token:
+            found, _ = await self._listed(marks.labels)
+            if found:
+                return self._seen.launched(found)
+        begin = marks.name()
+        names = [f"{begin}-{number}" for number in range(request.n)]
+        operation = await self._insert(names, marks, request)
+        given = await self._made(names, marks, operation)
+        return self._seen.launched(given)
+
+    async def instances(self, pool: str | None = None) -> list[Instance]:
+        """Return the instances of a pool, or of all. Those that have stopped are deleted."""
+        wanted = {DEPLOYMENT: as_label(self._deployment)}
+        wanted |= {} if pool is None else {POOL: as_label(pool)}
+        found, unsure = await self._listed(wanted)
+        stopped = [each for each in found if each.state is InstanceState.ENDED]
+        # Their disks cost on. One that cannot be deleted now is tried again next time.
+        await asyncio.gather(*map(self._delete, stopped), return_exceptions=True)
+        return self._seen.listed(found, pool, unsure=unsure)
+
+    async def notices(self) -> list[Notice]:
+        """Return which machines Google takes back now; it says so 30 seconds before at most."""
+        since = self._clock.now() - timedelta(seconds=_OLD_S)
+        query = {
+            "filter": 'operationType = "compute.instances.preempted"',
+            "orderBy": "creationTimestamp desc",
+            "maxResults": str(_PAGE_N),
+        }
+        answer = await self._call("GET", "/aggregated/operations", query=query)
+        told = {}
+        for each in _all(answer.body.get("items", {}), "operations"):
+            at = moment(each["insertTime"])
+            if at >= since:
+                told[each["targetLink"].rpartition("/")[2]] = at + timedelta(seconds=_NOTICE_S)
+        found = {each.id: each for each in await self.instances()}
+        self._preempted |= told.keys() & found.keys()
+        return [
+            Notice(instance_id=name, at=at)
+            for name, at in told.items()
+            if name in found and found[name].state is not InstanceState.ENDED
+        ]
+
+    async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
+        """Delete machines; each lets its worker drain while it shuts down. Others are ignored."""
+        wanted = set(instance_ids)
+        found, _ = await self._listed({DEPLOYMENT: as_label(self._deployment)})
+        own = [each for each in found if each.id in wanted]
+        await asyncio.gather(*map(self._delete, own))
+        self._seen.told_to_go([each.id for each in own])
+
+    async def close(self) -> None:
+        """Let go of connections; machines live on."""
+        await self._rest.close()
+        await self._tokens.close()
+
+    # ---- machines
+
+    async def _insert(self, names: Sequence[str], marks: Marks, request: LaunchRequest) -> Any:
+        """Begin to make machines, and return the operation."""
+        asked = {
+            "count": str(len(names)),
+            "minCount": "1",
+            "perInstanceProperties": {name: {"name": name} for name in names},
+            "instanceProperties": self._properties(marks, request),
+        }
+        if self._options.template:
+            asked["sourceInstanceTemplate"] = self._options.template
+        if len(self._options.types) > 1:
+            selection = {"machineTypes": list(self._options.types)}
+            asked["instanceFlexibilityPolicy"] = {"instanceSelections": {"any": selection}}
+        zones = self._options.zones
+        place = f"/zones/{zones[0]}" if len(zones) == 1 else f"/regions/{self._options.region}"
+        if len(zones) != 1:
+            asked["locationPolicy"] = {
+                "targetShape": "ANY",
+                "locations": {f"zones/{each}": {"preference": "ALLOW"} for each in zones},
+            }
+        request_id = str(uuid.uuid5(uuid.NAMESPACE_URL, names[0]))
+        path = f"{place}/instances/bulkInsert"
+        answer = await self._call("POST", path, asked, query={"requestId": request_id})
+        return answer.body
+
+    def _properties(self, marks: Marks, request: LaunchRequest) -> dict[str, Any]:
+        chosen = self._options
+        told = dict(request.environment) | {ASKED_AT: marks.asked_at.isoformat()}
+        script = render("gcp", chosen, told)
+        texts = marks.texts | {"startup-script": script}
+        disk = {"sourceImage": chosen.source_image, "diskSizeGb": str(chosen.disk_gib)}
+        found: dict[str, Any] = {
+            "labels": dict(chosen.labels) | marks.labels,
+            "metadata": {"items": [{"key": key, "value": text} for key, text in texts.items()]},
+            "disks": [{"boot": True, "autoDelete": True, "initializeParams": disk}],
+            "networkInterfaces": [self._interface()],
+            "scheduling": self._scheduling(),
+        }
+        if len(chosen.types) == 1:
+            found["machineType"] = chosen.types[0]
+        if chosen.accelerator:
+            gpu = {"acceleratorType": chosen.accelerator, "acceleratorCount": chosen.accelerators}
+            found["guestAccelerators"] = [gpu]
+        if chosen.service_account:
+            scopes = ["https://www.googleapis.com/auth/cloud-platform"]
+            found["serviceAccounts"] = [{"email": chosen.service_account, "scopes": scopes}]
+        return found
+
+    def _interface(self) -> dict[str, Any]:
+        chosen = self._options
+        found: dict[str, Any] = {}
+        if chosen.network or not chosen.subnetwork:
+            found["network"] = chosen.network or "global/networks/default"
+        if chosen.subnetwork:
+            found["subnetwork"] = chosen.subnetwork
+        if chosen.public_address:
+            found["accessConfigs"] = [{"type": "ONE_TO_ONE_NAT", "name": "External NAT"}]
+        return found
+
+    def _scheduling(self) -> dict[str, Any]:
+        # A machine with a GPU cannot be moved, and one that failed is replaced by the controller.
+        found: dict[str, Any] = {"onHostMaintenance": "TERMINATE", "automaticRestart": False}
+        if self._options.spot:
+            found |= {"provisioningModel": "SPOT", "instanceTerminationAction": "DELETE"}
+        return found
+
+    async def _made(self, names: Sequence[str], marks: Marks, operation: Any) -> list[Instance]:
+        """Return the machines that an operation makes, once it is over or has taken too long."""
+        ends_s = self._clock.monotonic_s() + _LAUNCH_S
+        where = "zones" if "zone" in operation else "regions"
+        place = operation.get("zone") or operation["region"]
+        path = f"/{where}/{place.rpartition('/')[2]}/operations/{operation['name']}/wait"
+        while operation["status"] != "DONE" and self._clock.monotonic_s() < ends_s:
+            # It is answered when the operation is over, or after two minutes at most.
+            operation = (await self._call("POST", path)).body
+        listed, _ = await self._listed(
+            {LAUNCH: as_label(marks.token)}
+            if marks.token
+            else {DEPLOYMENT: as_label(marks.deployment)}
+        )
+        found = [each for each in listed if each.id in set(names)]
+        if operation["status"] != "DONE":
+            there = {each.id for each in found}
+            return found + [marks.starting(each) for each in names if each not in there]
+        errors = operation.get("error", {}).get("errors", [])
+        if not found:
+            raise _explained([(each["code"], each.get("message", "")) for each in errors])
+        return found
+
+    async def _listed(self, labels: Mapping[str, str]) -> tuple[list[Instance], set[str]]:
+        """Return machines, and zones that did not answer."""
+        query = {
+            "filter": " ".join(f'(labels.{key} = "{text}")' for key, text in labels.items()),
+            "returnPartialSuccess": "true",
+            "maxResults": str(_PAGE_N),
+        }
+        found: list[Instance] = []
+        unsure: set[str] = set()
+        while True:
+            body = (await self._call("GET", "/aggregated/instances", query=query)).body
+            told = _all(body.get("items", {}), "instances")
+            found += [self._instance(each) for each in told]
+            unsure |= {each.rpartition("/")[2] for each in body.get("unreachables", [])}
+            if not body.get("nextPageToken"):
+                return found, unsure
+            query["pageToken"] = body["nextPageToken"]
+
+    def _instance(self, told: Any) -> Instance:
+        items = {each["key"]: each["value"] for each in told.get("metadata", {}).get("items", [])}
+        marks = Marks.read(items, asked_at=moment(told["creationTimestamp"]))
+        state = _STATES.get(told["status"], InstanceState.RUNNING)
+        ended = told.get("lastStopTimestamp") if state is InstanceState.ENDED else None
+        is_over = state in (InstanceState.STOPPING, InstanceState.ENDED)
+        was_taken = is_over and told["name"] in self._preempted
+        scheduling = told.get("scheduling", {})
+        return msgspec.structs.replace(
+            marks.starting(told["name"]),
+            state=state,
+            ended_at=moment(ended) if ended else None,
+            location=told["zone"].rpartition("/")[2],
+            kind=told["machineType"].rpartition("/")[2],
+            is_spot=scheduling.get("provisioningModel") == "SPOT",
+            why="preempted" if was_taken else told.get("statusMessage", ""),
+        )
+
+    async def _delete(self, instance: Instance) -> None:
+        await self._call(
+            "DELETE", f"/zones/{instance.location}/instances/{instance.id}", may_lack=True
+        )
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        may_lack: bool = False,
+    ) -> Answer:
+        for _ in range(2):
+            async with self._calls:
+                answer = await self._rest.call(
+                    method,
+                    self._root + path,
+                    body,
+                    query=query,
+                    headers=await self._tokens.headers(),
+                )
+            if answer.status != 401:
+                break
+            self._tokens.forget()
+        if answer.is_ok or (may_lack and answer.status == 404):
+            return answer
+        raise _refusal(answer)
+
+
+def _all(items: Mapping[str, Any], kind: str) -> Iterable[Any]:
+    """Return what an aggregated list has, of all places."""
+    return [each for place in items.values() for each in place.get(kind, ())]
+
+
+def _refusal(answer: Answer) -> SwellError:
+    """Return what to raise for a call that was refused."""
+    error = answer.body.get("error", {}) if isinstance(answer.body, dict) else {}
+    errors = error.get("errors") or [{"message": error.get("message", str(answer.body))}]
+    told = [(each.get("reason", str(answer.status)), each.get("message", "")) for each in errors]
+    explained = _explained(told)
+    if isinstance(explained, Refused):
+        return explained
+    if answer.status == 429 or answer.status >= 500 or isinstance(explained, Unavailable):
+        return Unavailable(f"Google has too much to do: {told}", headers=retry_after(answer))
+    return explained
+
+
+def _explained(errors: Sequence[tuple[str, str]]) -> Unavailable | InvalidInput:
+    """Return what to raise for errors of Google, as (code, message) pairs.
+
+    Where some say that there are none and others that no more are allowed, that is a lack.
+    """
+    told = "; ".join(dict.fromkeys(f"{code}: {message}" for code, message in errors))[:1000]
+    codes = [code.replace("_", "").lower() for code, _ in errors]
+    if not codes:
+        return Refused("Google gave no machines, and did not say why")
+    if any(each in code for code in codes for each in _LACKS):
+        return Refused(f"Google has none to give: {told}")
+    if any(each in code for code in codes for each in _BUSY):
+        return Unavailable(f"Google has too much to do: {told}", headers={"Retry-After": "10"})
+    if any(each in code for code in codes for each in _QUOTAS):
+        return Refused(f"Google allows no more: {told}", is_quota=True)
+    return InvalidInput(f"Google does not take what the pool's options say: {told}")

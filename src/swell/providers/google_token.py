@@ -1,0 +1,127 @@
+"""Tokens for Google's APIs: of the machine that this runs on, or for the key of a service account.
+
+Source:
+    https://developers.google.com/identity/protocols/oauth2/service-account#authorizingrequests,
+    https://docs.cloud.google.com/compute/docs/access/authenticate-workloads#applications.
+"""
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from swell.clock import Clock
+from swell.errors import InvalidInput, InvalidRequest, Unavailable
+from swell.providers.rest import Rest
+
+__all__ = ["GoogleTokens"]
+
+_SCOPE: Final = "https://www.googleapis.com/auth/compute"
+_MACHINE: Final = "/computeMetadata/v1/instance/service-accounts/default/token"
+
+#: How long a token is asked for, and how long before its end another is, in seconds.
+_LASTS_S: Final = 3600
+_EARLY_S: Final = 120.0
+
+
+class GoogleTokens:
+    """Gives a token that is good for some minutes more.
+
+    Args:
+        key: File of a service account's key, JSON; None for the account of this machine.
+        metadata_url: Where the machine's own account is asked for.
+        clock: The time.
+
+    Raises:
+        InvalidRequest: The file is no such key.
+    """
+
+    def __init__(self, key: Path | None, metadata_url: str, clock: Clock) -> None:
+        self._clock = clock
+        self._account = None if key is None else _read(key)
+        self._url = metadata_url + _MACHINE if self._account is None else self._account["token_uri"]
+        self._rest = Rest("Google's tokens", may_use_proxy=self._account is not None)
+        self._asking = asyncio.Lock()
+        self._token = ""
+        self._until_s = float("-inf")
+
+    async def headers(self) -> dict[str, str]:
+        """Return what each call says of who we are.
+
+        Raises:
+            Unavailable: No token is to be had now.
+            InvalidInput: Google does not take the key.
+        """
+        async with self._asking:
+            if self._clock.monotonic_s() >= self._until_s:
+                await self._ask()
+        return {"Authorization": f"Bearer {self._token}"}
+
+    def forget(self) -> None:
+        """Ask for another next time, since this one was refused."""
+        self._until_s = float("-inf")
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._rest.close()
+
+    async def _ask(self) -> None:
+        if self._account is None:
+            said = await self._rest.call("GET", self._url, headers={"Metadata-Flavor": "Google"})
+        else:
+            grant = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+            form = {"grant_type": grant, "assertion": self._assertion(self._account)}
+            said = await self._rest.call("POST", self._url, form=form)
+        if said.status in (400, 401, 403):
+            raise InvalidInput(
+                f"Google does not take the key of the service account: {said.body}; make a new "
+                "one, and name its file in the option credentials"
+            )
+        if not said.is_ok or not isinstance(said.body, dict):
+            raise Unavailable(f"Google gives no token: {said.status} {said.body}"[:500])
+        self._token = said.body["access_token"]
+        self._until_s = self._clock.monotonic_s() + said.body["expires_in"] - _EARLY_S
+
+    def _assertion(self, account: dict[str, Any]) -> str:
+        now = int(self._clock.now().timestamp())
+        head = {"alg": "RS256", "typ": "JWT", "kid": account.get("private_key_id", "")}
+        claims = {"iss": account["client_email"], "scope": _SCOPE, "aud": account["token_uri"]}
+        claims |= {"iat": now, "exp": now + _LASTS_S}
+        signed = f"{_packed(head)}.{_packed(claims)}"
+        key: RSAPrivateKey = account["key"]
+        signature = key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
+        return f"{signed}.{_base64(signature)}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        told: dict[str, Any] = json.loads(path.read_text())
+        key = serialization.load_pem_private_key(told["private_key"].encode(), password=None)
+        if not isinstance(key, RSAPrivateKey):
+            raise TypeError("its private key is not of RSA")
+        return told | {"key": key, "client_email": told["client_email"]}
+    except OSError as error:
+        raise InvalidRequest(
+            f"the key {path} cannot be read ({error.strerror}): name another file in the option "
+            "credentials, or leave it out on a machine of Google"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
+        # What is wrong with a key is not told in detail: it may stand in a log.
+        raise InvalidRequest(
+            f"{path} is no key of a service account ({type(error).__name__}): make one with gcloud "
+            "iam service-accounts keys create"
+        ) from None
+
+
+def _packed(table: dict[str, Any]) -> str:
+    return _base64(json.dumps(table, separators=(",", ":")).encode())
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
