@@ -277,7 +277,7 @@ def brute(came: list[float], drawn: list[float]) -> list[float]:
     waited = []
     ends = np.concatenate([[0.0], np.cumsum(drawn)])
     came_ends = np.concatenate([[0.0], np.cumsum(came)])
-    for number in (np.arange(4000) + 0.5) / 4000 * came_ends[-1]:
+    for number in (np.arange(1000) + 0.5) / 1000 * came_ends[-1]:
         at = int(np.searchsorted(came_ends, number)) - 1
         came_at = at + (number - came_ends[at]) / came[at]
         to = int(np.searchsorted(ends, number)) - 1
@@ -286,7 +286,7 @@ def brute(came: list[float], drawn: list[float]) -> list[float]:
     return waited
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 30), st.sampled_from([0.0, 5.0, 15.0, 25.0])),
@@ -307,15 +307,15 @@ def test_waits_are_those_of_first_come_first_served(steps: list[tuple[int, float
         queued.append(queue)
     found = waits(np.array(came), np.array(queued), 2.5)
     expected = np.array(brute(came, drawn))
-    assert found.mean_s == pytest.approx(expected.mean(), abs=0.05)
-    assert found.most_s == pytest.approx(expected.max(), abs=0.5)
+    assert found.mean_s == pytest.approx(expected.mean(), abs=0.1)
+    assert found.most_s == pytest.approx(expected.max(), abs=1.0)
     for than_s in (0.0, 3.31, 12.77, 40.13):
-        slack = np.mean(np.abs(expected - than_s) < 0.1) + 0.002
+        slack = np.mean(np.abs(expected - than_s) < 0.1) + 0.006
         assert found.late_share(than_s) == pytest.approx(np.mean(expected > than_s), abs=slack)
     for share in (0.5, 0.95):
         within_s = found.quantile(share)
-        assert np.mean(expected <= within_s + TICK_S) >= share - 0.002
-        assert np.mean(expected < within_s - TICK_S) <= share + 0.002
+        assert np.mean(expected <= within_s + TICK_S) >= share - 0.004
+        assert np.mean(expected < within_s - TICK_S) <= share + 0.004
 
 
 def test_what_is_left_waits_until_somebody_would_have_taken_it() -> None:

@@ -1,6 +1,4 @@
-"""What a fleet would have cost at least for whoever had known the future. Bounds, not policies.
-
-Workers are a fluid here, so no fleet of whole workers that keeps the wanted wait is cheaper.
+"""One pool, nobody late: the level at which each worker is needed, and the smoothest service.
 
 Source:
     Levels, and a gap that is bridged or begun anew: M. Lin, A. Wierman, L. Andrew, E. Thereska:
