@@ -59,6 +59,9 @@ class PoolView(msgspec.Struct, frozen=True, kw_only=True):
     launch_micros: int = 0
     #: A worker is paid for at least so long, in seconds.
     least_billed_s: float = 0.0
+    #: Of those that take tasks and hold none, for how long each is paid already, in seconds; empty
+    #: where they are paid by the second.
+    paid_s: Sequence[float] = ()
     #: From asking for one until it takes tasks: median and 95th percentile, in seconds.
     start_p50_s: float = 180.0
     start_p95_s: float = 600.0

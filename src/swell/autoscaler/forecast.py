@@ -1,0 +1,278 @@
+"""How much will be asked of a model, and how sure that is. Pure.
+
+The logarithm of the arrival rate is followed as
+
+    log rate = level + noise,    level' = slope,    noise = AR(1)
+
+by two Kalman filters at once, of which one holds that demand moves as usual (slopes change over
+hours), the other that something has begun (slopes change within minutes, levels jump). Which of
+them is right is part of what is estimated, so that a crowd is believed as soon as it is more likely
+than chance, and growth read off noise is not extrapolated. Arrivals are counts, and each count
+moves the estimate by a bounded amount.
+
+Source:
+    H. A. P. Blom, Y. Bar-Shalom: The interacting multiple model algorithm for systems with
+    Markovian switching coefficients. IEEE Transactions on Automatic Control 33 (1988), 780-783.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from swell.autoscaler.outlook import Demand
+
+__all__ = ["NOISE", "NOISE_S", "Forecast", "Motion", "follow", "forecast", "remember"]
+
+#: How long noise lasts, in seconds, and its standard deviation, as a share of the rate.
+NOISE_S: Final = 600.0
+NOISE: Final = 0.10
+
+#: Of growth to come, no more is believed than this, as a logarithm.
+MOST_GROWTH: Final = 1.5
+
+#: Once a crowd is over, slopes are about so steep, per second.
+AFTER_CROWD: Final = 0.5 / 3600
+
+#: One count moves the estimate as if it were at most so many standard deviations off.
+MOST_SURPRISE: Final = 4.0
+
+#: Counts are compared after so much was added, so that the logarithm of none is harmless.
+_SOFT: Final = 0.5
+
+_TEN_S: Final = 10.0
+_LEAST_LOG: Final = math.log(1e-6)
+_MOST_LOG: Final = math.log(1e9)
+
+
+class Motion(NamedTuple):
+    """How the level of demand moves in one of the two views.
+
+    Args:
+        level: Variance of the level's own steps, per second.
+        slope: Variance of the slope's steps, per second; slopes are per second too.
+        lasts_s: How long a slope lasts, in seconds.
+        leave: Chance per second that the other view becomes the right one.
+    """
+
+    level: float
+    slope: float
+    lasts_s: float
+    leave: float
+
+
+#: As usual: within an hour the slope changes by about a tenth an hour.
+CALM: Final = Motion(0.02**2 / 3600, (0.25 / 3600) ** 2 / 3600, 6 * 3600.0, 1 / (72 * 3600))
+
+#: A crowd: within a minute the slope changes by 0.08 a minute, the level by a tenth besides.
+CROWD: Final = Motion(0.10**2 / 60, (0.08 / 60) ** 2 / 60, 3600.0, 1 / 1800)
+
+MOTIONS: Final = (CALM, CROWD)
+
+
+class _View(NamedTuple):
+    """Estimate of one filter: level, slope, noise, and their covariances."""
+
+    level: float
+    slope: float
+    noise: float
+    ll: float
+    ls: float
+    ln: float
+    ss: float
+    sn: float
+    nn: float
+    weight: float
+
+
+#: What the numbers of both views are called where they are remembered.
+_NAMES: Final = tuple(
+    tuple(f"{view}.{field}" for field in _View._fields) for view in ("calm", "crowd")
+)
+
+
+class Forecast(NamedTuple):
+    """What is expected of one model's arrivals.
+
+    Args:
+        views: The two estimates, each with its weight; none where nothing was ever seen.
+        at: When the last count ended, in seconds since 1970.
+    """
+
+    views: tuple[_View, ...]
+    at: float
+
+    @property
+    def is_crowd(self) -> bool:
+        """Whether something has probably begun."""
+        return len(self.views) > 1 and self.views[1].weight > 0.5
+
+    def log_rate(self, ahead_s: float) -> tuple[float, float]:
+        """Return mean and standard deviation of the logarithm of the rate, so far ahead.
+
+        The rate is in samples per second.
+        """
+        mean = deviation = 0.0
+        fade = math.exp(-ahead_s / NOISE_S)
+        fresh = NOISE * NOISE * (1.0 - fade * fade)
+        for view, motion in zip(self.views, MOTIONS, strict=True):
+            reach = motion.lasts_s * (1.0 - math.exp(-ahead_s / motion.lasts_s))
+            growth = view.slope * reach
+            if growth > 0.0:
+                growth = MOST_GROWTH * (1.0 - math.exp(-growth / MOST_GROWTH))
+            spread = (
+                view.ll
+                + 2 * reach * (view.ls + fade * view.sn)
+                + 2 * fade * view.ln
+                + reach * reach * view.ss
+                + fade * fade * view.nn
+                + fresh
+                + motion.level * ahead_s
+            )
+            mean += view.weight * (view.level + growth + view.noise * fade)
+            deviation += view.weight * math.sqrt(spread)
+        return mean, deviation
+
+
+def forecast(memory: Mapping[str, float]) -> Forecast | None:
+    """Return the forecast that was remembered; None where nothing was ever seen."""
+    if "at" not in memory:
+        return None
+    calm = _View(*[memory[name] for name in _NAMES[0]])
+    crowd = _View(*[memory[name] for name in _NAMES[1]])
+    return Forecast((calm, crowd), memory["at"])
+
+
+def remember(known: Forecast) -> dict[str, float]:
+    """Return a forecast as plain numbers by name."""
+    memory = {"at": known.at}
+    for names, view in zip(_NAMES, known.views, strict=True):
+        memory.update(zip(names, view, strict=True))
+    return memory
+
+
+def follow(known: Forecast | None, demand: Demand, at: float) -> Forecast | None:
+    """Return the forecast once what has arrived since is counted.
+
+    Args:
+        known: What was expected before, or None.
+        demand: Counts of the last minutes and tens of seconds.
+        at: Now, in seconds since 1970. Seen twice, the same moment counts once.
+    """
+    end = math.floor(at / _TEN_S) * _TEN_S
+    if known is None:
+        counts = [(count, 60.0) for count in demand.minutes] or [
+            (count, _TEN_S) for count in demand.tens
+        ]
+        if not counts:
+            return None
+        known = _first(counts[:3])
+        for count, seconds in counts:
+            known = _seen(known, count, seconds)
+        return known._replace(at=end)
+    for count, seconds in _new(demand, known.at, end):
+        known = _seen(known, count, seconds)
+    return known._replace(at=max(end, known.at))
+
+
+def _new(demand: Demand, since: float, end: float) -> Iterator[tuple[float, float]]:
+    """Yield (count, seconds) of what is over now and was not then, the oldest first."""
+    tens = round((end - since) / _TEN_S)
+    if tens <= 0:
+        return
+    if tens <= len(demand.tens):
+        for count in demand.tens[len(demand.tens) - tens :]:
+            yield count, _TEN_S
+        return
+    minutes = min(len(demand.minutes), max(1, round(tens / 6)))
+    for count in demand.minutes[len(demand.minutes) - minutes :]:
+        yield count, 60.0
+    rest = min(len(demand.tens), int(end % 60 / _TEN_S))
+    for count in demand.tens[len(demand.tens) - rest :]:
+        yield count, _TEN_S
+
+
+def _first(counts: Sequence[tuple[float, float]]) -> Forecast:
+    total = sum(count for count, _ in counts) + _SOFT
+    level = math.log(total / sum(seconds for _, seconds in counts))
+    spread = 0.1**2 + 1 / total
+    view = _View(level, 0.0, 0.0, spread, 0.0, 0.0, (0.15 / 3600) ** 2, 0.0, NOISE**2, 0.0)
+    return Forecast((view._replace(weight=0.95), view._replace(weight=0.05)), 0.0)
+
+
+def _seen(known: Forecast, count: float, seconds: float) -> Forecast:
+    """Return the forecast after one more count of samples over so many seconds."""
+    calm, crowd = known.views
+    stay = 1.0 - min(0.5, CALM.leave * seconds)
+    back = min(0.5, CROWD.leave * seconds)
+    calm_weight = calm.weight * stay + crowd.weight * back
+    shares = (
+        (calm.weight * stay / calm_weight, calm_weight),
+        (calm.weight * (1.0 - stay) / (1.0 - calm_weight), 1.0 - calm_weight),
+    )
+    over = crowd._replace(slope=0.0, ls=0.0, sn=0.0, ss=AFTER_CROWD**2)
+    views = []
+    for motion, (share, weight), after in zip(MOTIONS, shares, (over, crowd), strict=True):
+        ahead = _ahead(_mixed(calm, after, share), motion, seconds)
+        views.append(_corrected(ahead._replace(weight=weight), count, seconds))
+    total = views[0].weight + views[1].weight
+    return Forecast(tuple(view._replace(weight=view.weight / total) for view in views), known.at)
+
+
+def _mixed(a: _View, b: _View, share: float) -> _View:
+    """Return one estimate in place of two, of which the first counts with this share."""
+    rest = 1.0 - share
+    dl, ds, dn = a.level - b.level, a.slope - b.slope, a.noise - b.noise
+    both = share * rest
+    return _View(
+        share * a.level + rest * b.level,
+        share * a.slope + rest * b.slope,
+        share * a.noise + rest * b.noise,
+        share * a.ll + rest * b.ll + both * dl * dl,
+        share * a.ls + rest * b.ls + both * dl * ds,
+        share * a.ln + rest * b.ln + both * dl * dn,
+        share * a.ss + rest * b.ss + both * ds * ds,
+        share * a.sn + rest * b.sn + both * ds * dn,
+        share * a.nn + rest * b.nn + both * dn * dn,
+        0.0,
+    )
+
+
+def _ahead(view: _View, motion: Motion, dt: float) -> _View:
+    """Return the estimate so many seconds later, before anything more was seen."""
+    fade = math.exp(-dt / NOISE_S)
+    slow = math.exp(-dt / motion.lasts_s)
+    return _View(
+        min(_MOST_LOG, max(_LEAST_LOG, view.level + view.slope * dt)),
+        view.slope * slow,
+        view.noise * fade,
+        view.ll + 2 * dt * view.ls + dt * dt * view.ss + motion.level * dt,
+        (view.ls + dt * view.ss) * slow,
+        (view.ln + dt * view.sn) * fade,
+        view.ss * slow * slow + motion.slope * dt,
+        view.sn * slow * fade,
+        view.nn * fade * fade + NOISE * NOISE * (1 - fade * fade),
+        view.weight,
+    )
+
+
+def _corrected(view: _View, count: float, seconds: float) -> _View:
+    """Return the estimate after a count was seen, its weight times how likely that count was."""
+    expected = math.exp(view.level + view.noise) * seconds + _SOFT
+    gl, gs, gn = view.ll + view.ln, view.ls + view.sn, view.ln + view.nn
+    spread = gl + gn + 1.0 / expected
+    most = MOST_SURPRISE * math.sqrt(spread)
+    surprise = max(-most, min(most, (count + _SOFT) / expected - 1.0))
+    likely = math.exp(-0.5 * surprise * surprise / spread) / math.sqrt(spread)
+    step = surprise / spread
+    return _View(
+        view.level + gl * step,
+        view.slope + gs * step,
+        view.noise + gn * step,
+        view.ll - gl * gl / spread,
+        view.ls - gl * gs / spread,
+        view.ln - gl * gn / spread,
+        view.ss - gs * gs / spread,
+        view.sn - gs * gn / spread,
+        view.nn - gn * gn / spread,
+        view.weight * likely,
+    )

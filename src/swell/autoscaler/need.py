@@ -1,0 +1,197 @@
+"""How many samples per second have to be drawn, so that few of them wait for too long. Pure.
+
+What is asked for now comes when a start is over, so what counts is demand at that time: a quantile
+of what is expected then, and what will have piled up until then. How high a quantile follows from
+how much may be late and from how much a queue of the wanted wait takes up by itself: noise that is
+over before it has filled the queue costs nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Final, NamedTuple
+
+from swell.autoscaler.forecast import NOISE, NOISE_S, Forecast
+from swell.autoscaler.outlook import Demand
+
+__all__ = ["Need", "Terms", "headroom", "need"]
+
+#: A queue takes up noise that lasts less than so many times the wait that it stands for.
+_ABSORBED: Final = 24.0
+#: So unsure is a forecast at most, as a logarithm: beyond that its spread means nothing.
+_MOST_SPREAD: Final = 0.5
+#: So much of what need may move while a start takes is kept, in standard deviations.
+_BAND: Final = 1.0
+#: Of the queue that may stand, so much is left when new workers come.
+_QUEUE: Final = 0.5
+#: What is known of the rate ahead is looked up at so many times, and the queue in so many steps.
+_POINTS: Final = 4
+_STEPS: Final = 12
+#: Where nothing arrives, the rate is below any that counts, in samples per second.
+_LEAST_RATE: Final = 1e-9
+
+
+class Terms(NamedTuple):
+    """What is asked of one model, and by when something can be done.
+
+    Args:
+        wait_s: Within how long a task should start.
+        score: How many standard deviations above the mean demand is met; see `headroom`.
+        lead_s: How long a start takes.
+        keep_s: How long a worker may stand idle before a new start would have been cheaper.
+    """
+
+    wait_s: float
+    score: float
+    lead_s: float
+    keep_s: float
+
+
+class Need(NamedTuple):
+    """What one model needs, all but waits in samples per second.
+
+    Args:
+        up: By the time a start is over; less than this is too few.
+        keep: More than this is too many.
+        now: What those that are ready must be able to draw.
+        headroom: What part of `up` stands for chance.
+        rate: What is expected now.
+        ahead: What is expected by the time a start is over.
+        growing: Whether it grows faster than chance and days do.
+        queue: How many samples will wait then.
+        wait_s: How long a task that comes now will wait.
+    """
+
+    up: float
+    keep: float
+    now: float
+    headroom: float
+    rate: float
+    ahead: float
+    growing: bool
+    queue: float
+    wait_s: float
+
+
+def headroom(late_share: float, wait_s: float, lead_s: float) -> float:
+    """Return how many standard deviations above the mean are met at first.
+
+    Args:
+        late_share: What share may wait for longer than `wait_s`.
+        wait_s: The wanted wait.
+        lead_s: How long a start takes.
+    """
+    score = NormalDist().inv_cdf(1.0 - min(0.5, max(1e-4, late_share)))
+    return score * (1.0 - math.exp(-lead_s / (_ABSORBED * max(wait_s, 0.1))))
+
+
+def need(
+    known: Forecast | None,
+    demand: Demand,
+    terms: Terms,
+    ready: float,
+    coming: Sequence[tuple[float, float]],
+    usual_every_s: float,
+) -> Need:
+    """Return what a model needs.
+
+    Args:
+        known: What is expected.
+        demand: What waits.
+        terms: What is asked.
+        ready: What workers that take tasks can draw of it, in samples per second.
+        coming: (in how many seconds, samples per second) of those that start, the first first.
+        usual_every_s: Steps of `demand.usual`.
+    """
+    lead_s, far_s = terms.lead_s, max(terms.lead_s, terms.keep_s)
+    times = [lead_s * point / _POINTS for point in range(_POINTS + 1)]
+    logs = _logs(known, demand, [*times, far_s], usual_every_s)
+    rates = [math.exp(mean) for mean, _ in logs[:-1]]
+    queue, wait_s = _queue(demand.waiting, rates, lead_s, ready, coming)
+    mean, spread = logs[_POINTS]
+    ahead = rates[-1]
+    high = math.exp(mean + terms.score * min(_MOST_SPREAD, spread))
+    excess = max(0.0, queue - _QUEUE * terms.wait_s * ahead)
+    up = high + excess / max(lead_s, terms.wait_s, 1.0)
+    most = max(mean + terms.score * min(_MOST_SPREAD, spread) for mean, spread in logs)
+    keep = math.exp(most + _BAND * _moves(lead_s, terms.keep_s))
+    here, here_spread = logs[0]
+    now = math.exp(here + max(0.0, terms.score) * min(_MOST_SPREAD, here_spread))
+    late = max(0.0, demand.waiting - _QUEUE * terms.wait_s * rates[0])
+    now += late / max(terms.wait_s, 1.0)
+    return Need(
+        up=up,
+        keep=max(up, keep, now),
+        now=now,
+        headroom=max(0.0, high - ahead),
+        rate=rates[0],
+        ahead=ahead,
+        growing=known is not None and known.is_crowd,
+        queue=queue,
+        wait_s=wait_s,
+    )
+
+
+def _moves(lead_s: float, keep_s: float) -> float:
+    """Return how much the need moves while a worker may stand idle: a standard deviation."""
+    fade = math.exp(-2.0 * keep_s / NOISE_S)
+    return NOISE * math.exp(-lead_s / NOISE_S) * math.sqrt(1.0 - fade)
+
+
+def _logs(
+    known: Forecast | None, demand: Demand, times: Sequence[float], usual_every_s: float
+) -> list[tuple[float, float]]:
+    """Return mean and standard deviation of the logarithm of the rate at these times."""
+    if known is None:
+        return [(math.log(_LEAST_RATE), 0.0) for _ in times]
+    logs = [known.log_rate(each) for each in times]
+    if len(demand.usual) < 2:
+        return logs
+    now = math.exp(logs[0][0])
+    return [
+        (max(mean, _usual(demand.usual, each / usual_every_s, now)), spread)
+        for each, (mean, spread) in zip(times, logs, strict=True)
+    ]
+
+
+def _usual(usual: Sequence[float], step: float, now: float) -> float:
+    """Return the logarithm of what is usual then, at the level of now.
+
+    Where next to nothing is usual now, what comes says nothing of the level.
+    """
+    soft = 0.05 * max(usual) + _LEAST_RATE
+    level = min(4.0, max(0.25, (now + soft) / (usual[0] + soft)))
+    at = min(int(step), len(usual) - 2)
+    share = min(1.0, step - at)
+    then = usual[at] + share * (usual[at + 1] - usual[at])
+    return math.log(max(_LEAST_RATE, then * level))
+
+
+def _queue(
+    waiting: float,
+    rates: Sequence[float],
+    lead_s: float,
+    ready: float,
+    coming: Sequence[tuple[float, float]],
+) -> tuple[float, float]:
+    """Return how many will wait after `lead_s`, and how long one that comes now will wait."""
+    step_s = lead_s / _STEPS
+    queue, ahead, able, at, wait_s = waiting, waiting, ready, 0, -1.0
+    for step in range(_STEPS):
+        middle_s = (step + 0.5) * step_s
+        while at < len(coming) and coming[at][0] <= middle_s:
+            able += coming[at][1]
+            at += 1
+        place = middle_s / lead_s * _POINTS
+        below = int(place)
+        rate = rates[below] + (rates[below + 1] - rates[below]) * (place - below)
+        queue = max(0.0, queue + (rate - able) * step_s)
+        if wait_s < 0.0:
+            drawn = able * step_s
+            if drawn >= ahead:
+                wait_s = (step + (ahead / drawn if drawn > 0.0 else 0.0)) * step_s
+            ahead -= drawn
+    if wait_s < 0.0:
+        able += sum(each for _, each in coming[at:])
+        wait_s = lead_s + ahead / able if able > 0.0 else math.inf
+    return queue, wait_s
