@@ -111,3 +111,22 @@ def cut_off(asked: BaseHTTPRequestHandler) -> None:
     asked.wfile.flush()
     asked.close_connection = True
     asked.connection.shutdown(socket.SHUT_RDWR)
+
+
+def keep_still(server: ChunkServer, only_first: bool = True) -> Trick:
+    """Return what sends a little of a chunk, and then nothing until `server.over`."""
+
+    def play(asked: BaseHTTPRequestHandler, data: bytes, number: int) -> bool:
+        if number > 1 and only_first:
+            return False
+        asked.send_response(200)
+        asked.send_header("Content-Length", str(len(data)))
+        asked.end_headers()
+        asked.wfile.write(data[:100])
+        asked.wfile.flush()
+        server.stuck.set()
+        server.over.wait(30)
+        cut_off(asked)
+        return True
+
+    return play

@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from swell.registry import Registry
     from swell.store import Store
     from swell.telemetry import Tracer
+    from swell.weights.addresses import Source
     from swell.weights.cache import WeightCache
-    from swell.weights.fetch import Source
     from swell.weights.gather import Terms
     from swell.weights.store import WeightStore
     from swell.worker.engine import Worker

@@ -14,22 +14,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from weights_harness import write
+from weights_harness import CHUNK, NAME, pushed, write
 
-from chunk_server import ChunkServer, Trick, answer, chunk_server, cut_off
+from chunk_server import ChunkServer, Trick, answer, chunk_server, cut_off, keep_still
 from swell.clock import SystemClock
 from swell.errors import SwellError
 from swell.weights import load
 from swell.weights.cache import CacheFull, DigestMismatch, NotCached, PullFailed, WeightCache
-from swell.weights.chunks import ChunkedFile, Manifest, cut
-from swell.weights.fetch import fetch, note_manifest
+from swell.weights.chunks import ChunkedFile, Manifest
+from swell.weights.fetch import fetch
 from swell.weights.gather import Terms
 from swell.weights.growing import Growing, GrowingPaths
 from swell.weights.listing import Wanted, WantedFile
+from swell.weights.noted import note_manifest
 from swell.weights.provided import Provided
 
-CHUNK = 4096
-NAME = "unet.safetensors"
 QUICK = Terms(stall_s=10.0, hedge_s=60.0, wait_s=0.01, most_wait_s=0.02, tries=4)
 
 
@@ -42,19 +41,6 @@ def server() -> Iterator[ChunkServer]:
 @pytest.fixture
 def cache(tmp_path: Path) -> WeightCache:
     return WeightCache(tmp_path / "cache")
-
-
-def pushed(server: ChunkServer, *paths: Path, version: str = "v1") -> Manifest:
-    """Have the server hold files; return their manifest."""
-    files = {path.name: cut(path, CHUNK) for path in paths}
-    for path in paths:
-        data = path.read_bytes()
-        for at in range(0, len(data), CHUNK):
-            piece = data[at : at + CHUNK]
-            server.chunks[hashlib.sha256(piece).hexdigest()] = piece
-    manifest = Manifest("acme/poster", version, CHUNK, files)
-    server.manifests["acme/poster", version] = manifest
-    return manifest
 
 
 async def get(
@@ -222,23 +208,6 @@ async def test_a_server_that_is_gone_ends_the_fetch(cache: WeightCache, tmp_path
         await get(manifest, cache, server)
 
 
-def keep_still(server: ChunkServer, only_first: bool = True) -> Trick:
-    def play(asked: BaseHTTPRequestHandler, data: bytes, number: int) -> bool:
-        if number > 1 and only_first:
-            return False
-        asked.send_response(200)
-        asked.send_header("Content-Length", str(len(data)))
-        asked.end_headers()
-        asked.wfile.write(data[:100])
-        asked.wfile.flush()
-        server.stuck.set()
-        server.over.wait(30)
-        cut_off(asked)
-        return True
-
-    return play
-
-
 async def test_a_connection_that_keeps_still_is_given_up(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -327,7 +296,7 @@ print("whole")
 
 def fetcher(server: ChunkServer, manifest: Manifest, cache: WeightCache) -> "subprocess.Popen[str]":
     note_manifest(cache, manifest)
-    path = cache.manifest_path(manifest.digest)
+    path = cache.manifest_paths(manifest.digest)[0]
     words = [server.url, str(path), str(cache.folder)]
     command = [sys.executable, "-c", textwrap.dedent(FETCHER), *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -3,21 +3,28 @@
 import asyncio
 import json
 import os
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from weights_harness import write
+from weights_harness import NAME, pushed, write
 
 from added_harness import NEW, add, dreams, hub_of_dreams, models, remove
+from chunk_server import ChunkServer, chunk_server
 from hub_server import HubServer
+from swell.clock import SystemClock
 from swell.families.entries import path_of, read
 from swell.weights import Entry, Listing, NotCached, WeightCache
-from swell.weights.cache import Fate
-from swell.weights.prune import Pruned, prune
+from swell.weights.fetch import fetch
+from swell.weights.growing import Growing
+from swell.weights.noted import note_manifest
+from swell.weights.prune import Fate, Pruned, prune
 from swell.weights.pull import pull
+from swell.weights.wishing import Wishing
 
 NETWORK = "unet/diffusion_pytorch_model.safetensors"
 
@@ -163,6 +170,109 @@ def test_a_pull_that_took_long_has_fresh_files_when_it_is_noted(
     listing = asyncio.run(pull(str(source), cache, progress=age))
     for entry in listing.files.values():
         assert cache.path(entry.sha256).stat().st_mtime >= began_s - 1
+
+
+# --- what told of it -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server() -> Iterator[ChunkServer]:
+    with chunk_server() as made:
+        yield made
+
+
+def names_in(cache: WeightCache, *folders: str) -> list[str]:
+    found = [path for name in folders for path in (cache.folder / name).rglob("*")]
+    return sorted(path.name for path in found if path.is_file())
+
+
+async def test_manifests_go_with_the_last_of_their_files_and_locks_with_whoever_held_them(
+    server: ChunkServer, cache: WeightCache, tmp_path: Path
+) -> None:
+    whole = pushed(server, write(tmp_path / "1" / NAME, 1, 9_000), model="acme/whole")
+    cut_off = pushed(server, write(tmp_path / "2" / NAME, 2, 9_000), model="acme/cut-off")
+    wished = pushed(server, write(tmp_path / "3" / NAME, 3, 9_000), model="acme/wished")
+    for manifest in (whole, cut_off):
+        await fetch(manifest, cache, server, SystemClock())
+    note_manifest(cache, wished)
+    (cache.folder / "manifests" / f"{'1' * 64}.json").write_text("{")
+    cache.drop(cut_off.files[NAME].sha256)
+    assert names_in(cache, "locks")
+    with Wishing(cache.folder) as wishing, cache.locked("2" * 64):
+        wishing.tell(["acme/wished@v1"])
+        would = pruned(cache, is_dry_run=True)
+        assert names_in(cache, "manifests") == sorted(
+            f"{digest}.json" for digest in (whole.digest, cut_off.digest, wished.digest, "1" * 64)
+        )
+        assert pruned(cache) == would
+        assert names_in(cache, "manifests") == sorted(
+            f"{digest}.json" for digest in (whole.digest, wished.digest)
+        )
+        assert names_in(cache, "locks") == ["2" * 64]
+    assert cache.has(whole.listing.files[NAME])
+    assert [each.model for each in would.listings] == ["acme/cut-off"]
+    pruned(cache)
+    assert names_in(cache, "manifests") == [f"{whole.digest}.json"]
+    cache.drop(whole.files[NAME].sha256)
+    assert pruned(cache).traces == 1
+    assert names_in(cache, "manifests", "locks", "wishes", "listings") == []
+
+
+async def test_notes_of_files_that_are_gone_go_and_those_of_a_fetch_that_goes_on_stay(
+    server: ChunkServer, cache: WeightCache, tmp_path: Path
+) -> None:
+    manifest = pushed(server, write(tmp_path / NAME, size=20_000))
+    growing = Growing(cache, manifest, NAME)
+    growing.close()
+    orphan = growing.notes.with_name(f"{'1' * 64}.done")
+    orphan.write_bytes(growing.notes.read_bytes())
+    with cache.locked(growing.key):
+        would = pruned(cache, is_dry_run=True)
+        assert orphan.exists()
+        assert pruned(cache) == would
+        assert (would.partials, would.traces) == (0, 1)
+        assert not orphan.exists()
+        assert growing.part.exists()
+        assert growing.notes.exists()
+        assert names_in(cache, "locks") == [growing.key]
+    assert pruned(cache).partials == 1
+    assert names_in(cache, "partial", "locks") == []
+
+
+def test_drafts_of_whoever_was_killed_go(cache: WeightCache, tmp_path: Path) -> None:
+    note(cache, "acme/poster", kept(cache, tmp_path, 0))
+    places = ["listings/acme/poster", "manifests", "addresses", "wishes"]
+    for place in places:
+        (cache.folder / place).mkdir(parents=True, exist_ok=True)
+        (cache.folder / place / f".draft.{'0' * 16}").write_text("")
+    (cache.folder / "wishes" / ("0" * 32)).write_text("acme/poster@v1")
+    assert prune(cache, set(), datetime(2000, 1, 1, tzinfo=UTC)).traces == 0
+    assert pruned(cache).traces >= len(places)
+    assert names_in(cache, "addresses", "manifests", "wishes") == []
+    assert names_in(cache, "listings") == ["v1.json"]
+
+
+def test_whoever_waits_for_a_lock_that_is_removed_gets_another_one(cache: WeightCache) -> None:
+    key = "4" * 64
+    held, got = threading.Event(), list[bool]()
+
+    def wait() -> None:
+        held.wait(20)
+        with cache.locked(key):
+            got.append(cache.is_locked(key))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    with cache.locked(key):
+        held.set()
+        # As pruning does, by the one who holds it.
+        time.sleep(0.2)
+        (cache.folder / "locks" / key).unlink()
+    waiting.join(20)
+    assert got == [True]
+    assert not cache.is_locked(key)
+    assert not cache.is_locked("5" * 64)
+    assert names_in(cache, "locks") == [key], "asking leaves nothing behind"
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Small files of weights for tests."""
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -8,6 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from chunk_server import ChunkServer
+from swell.weights.chunks import Manifest, cut
+
+#: The least that a chunk may have.
+CHUNK = 4096
+NAME = "unet.safetensors"
 
 KINDS = {"|b1": "BOOL", "|u1": "U8", "<u2": "BF16", "<f2": "F16", "<i4": "I32", "<f4": "F32"}
 
@@ -38,3 +46,18 @@ def write(path: Path, seed: int = 0, size: int = 1000) -> Path:
         safetensors({"a": rng.random(size, np.float32), "b": rng.random((3, 5), np.float32)})
     )
     return path
+
+
+def pushed(
+    server: ChunkServer, *paths: Path, model: str = "acme/poster", version: str = "v1"
+) -> Manifest:
+    """Have the server hold files; return their manifest."""
+    files = {path.name: cut(path, CHUNK) for path in paths}
+    for path in paths:
+        data = path.read_bytes()
+        for at in range(0, len(data), CHUNK):
+            piece = data[at : at + CHUNK]
+            server.chunks[hashlib.sha256(piece).hexdigest()] = piece
+    manifest = Manifest(model, version, CHUNK, files)
+    server.manifests[model, version] = manifest
+    return manifest

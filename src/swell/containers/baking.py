@@ -6,8 +6,8 @@ from swell.containers.packing import Packed
 from swell.errors import InvalidRequest
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.chunks import Manifest
-from swell.weights.fetch import noted_manifest
 from swell.weights.listing import read_listing
+from swell.weights.noted import noted_manifest
 
 __all__ = ["find_listed"]
 

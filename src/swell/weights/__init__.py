@@ -4,6 +4,8 @@
     formats     which files are weights, and what a safetensors header says
     listing    which files a model's version consists of
     cache       files by their SHA-256, safe between processes, evicted by a byte budget
+    disk        what its errors mean, and small files written whole
+    descriptors how many files may be open
     prune       removes what nothing names any more
     pull        fetches what a listing, an address, a folder or a hub's repository names
     chunks      files as chunks, and the manifest that says how they join
@@ -12,9 +14,13 @@
     standing    what a version is there already, and whether it may be pushed
     side_by_side    as many at once as a line bears
     sources     who tells where chunks are: the backend, or the store itself
+    noted       manifests that the cache has
+    wishing     what workers are about to fetch, for those who wait for it
     fetch       what was pushed, into the cache
+    addresses   where its chunks are, asked for until somebody answers
     gather      chunks from a server, many at once, each compared with its digest
     growing     a file in the cache as its chunks come
+    aside       work that blocks, in threads that hold nobody up
     provided    the weights of a model's own listing, as they come
     bake        weights laid into a folder, for an image that brings them along
     reading     a file into memory, as fast as the disk gives it

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from swell.weights.cache import DigestMismatch, WeightCache, disk_errors
+from swell.weights.cache import DigestMismatch, WeightCache
 from swell.weights.chunks import Manifest
-from swell.weights.fetch import note_manifest
+from swell.weights.disk import disk_errors
+from swell.weights.noted import note_manifest
 
 __all__ = ["bake"]
 

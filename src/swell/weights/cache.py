@@ -4,6 +4,7 @@
     partial/9f86….part       what has come of a file so far; taken up again after a break
     listings/owner/name/version.json
     manifests/9f86….json    of which chunks the files of a version are that was pushed
+    wishes/…                what workers are about to fetch; see `swell.weights.wishing`
     addresses/…             which content an address led to lately, under the address's SHA-256
     folders/owner/name/version/…   links, for libraries that want a folder
     locks/…
@@ -12,46 +13,53 @@ Any number of processes share a cache. A file appears under its digest by one re
 content was hashed and has reached the disk: what is there is whole. Whoever fetches a file holds
 its lock, so that nobody fetches it twice. Whoever uses a file holds a shared lock on it (`flock`),
 which the operating system lets go when the process ends in whatever way; what is locked is never
-evicted.
+evicted. What has come of a file counts as the rest does, one that somebody fetches at its full
+size; of those that nobody fetches, the longest unused go with the longest unused contents.
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Final
 
 import msgspec
 
 from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.weights import descriptors
+from swell.weights.disk import CacheFull, CacheUnusable, disk_errors, sync_folder, write_whole
 from swell.weights.formats import check_content
-from swell.weights.listing import Entry, Listing, check_digest
+from swell.weights.listing import Entry, InvalidListing, Listing, check_digest
 
 __all__ = [
     "CacheFull",
+    "CacheUnusable",
     "DigestMismatch",
     "Evicted",
-    "Fate",
     "InUse",
     "NotCached",
     "Partial",
     "PullFailed",
     "WeightCache",
-    "disk_errors",
 ]
 
 _CHUNK_BYTES: Final = 8 << 20
 
 #: Left free on the disk: a full disk breaks more than a fetch.
 _SPARE_BYTES: Final = 256 << 20
+
+#: What has come of a file ends in this, and what tells of it beside it in these.
+_PART: Final = ".part"
+_BESIDE: Final = (".etag", ".done")
+
+#: In these the system tells what a file takes of a disk (stat(2): `st_blocks`).
+_BLOCK_BYTES: Final = 512
 
 #: Addresses that are remembered; each takes a block of the disk.
 _MOST_ADDRESSES: Final = 4096
@@ -61,12 +69,6 @@ class DigestMismatch(InvalidRequest):
     """A file's content is not what its digest promises."""
 
     code, title = "digest_mismatch", "The content is not what was asked for"
-
-
-class CacheFull(SwellError):
-    """There is no room for a file, and nothing left that may be removed."""
-
-    code, status, title = "cache_full", 507, "The cache of weights is full"
 
 
 class PullFailed(SwellError):
@@ -86,10 +88,10 @@ class Evicted:
     """What was removed to keep a budget.
 
     Args:
-        digests: What was removed, the longest unused first.
-        freed_bytes: Their size.
-        left_bytes: What the cache holds now.
-        in_use: How many files stayed because somebody uses them.
+        digests: Contents that were removed, the longest unused first.
+        freed_bytes: Their size, and that of what had come of others and nobody fetched.
+        left_bytes: What the cache holds now; what somebody fetches at its full size.
+        in_use: How many files stayed because somebody uses, fetches or needs them.
     """
 
     digests: tuple[str, ...]
@@ -98,16 +100,26 @@ class Evicted:
     in_use: int
 
 
-class Fate(StrEnum):
-    """What became of a content that was to go."""
+@dataclass(frozen=True, slots=True, order=True)
+class _Held:
+    """A content, or what has come of one.
 
-    GONE = "gone"
-    #: Another folder has the same file, so that nothing would be won.
-    LINKED = "linked"
-    #: Somebody uses it.
-    IN_USE = "in_use"
-    #: Somebody used it not long ago.
-    RECENT = "recent"
+    Args:
+        used_ns: When it was last used, in nanoseconds.
+        size_bytes: What it takes, or will take where somebody fetches it.
+        path: Where it lies.
+        holes_bytes: How much of that it does not take yet.
+    """
+
+    used_ns: int
+    size_bytes: int
+    path: Path
+    holes_bytes: int = 0
+
+    @property
+    def is_content(self) -> bool:
+        """Whether it is whole."""
+        return self.path.suffix != _PART
 
 
 class _Address(msgspec.Struct, frozen=True):
@@ -150,7 +162,9 @@ class Partial:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._hash = hashlib.sha256()
-        self._file = path.open("a+b", buffering=0)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
         self._file.seek(0)
         while chunk := self._file.read(_CHUNK_BYTES):
             self._hash.update(chunk)
@@ -229,12 +243,9 @@ class WeightCache:
         except FileNotFoundError:
             return False
 
-    def manifest_path(self, digest: str) -> Path:
-        """Return where the manifest of a digest lies, or would lie."""
-        place = Path("manifests", f"{digest}.json")
-        if self._below is not None and (self._below / place).is_file():
-            return self._below / place
-        return self.folder / place
+    def manifest_paths(self, digest: str) -> list[Path]:
+        """Return where the manifest of a digest may lie; it would be written to the first."""
+        return [root / "manifests" / f"{digest}.json" for root in self._roots()]
 
     def listing(self, model: str, version: str) -> Listing:
         """Return which files a version has.
@@ -288,7 +299,9 @@ class WeightCache:
 
         Raises:
             NotCached: One is missing.
+            CacheUnusable: This process may not open so many files.
         """
+        descriptors.allow(len(listing.files))
         paths: dict[str, Path] = {}
         locks: list[IO[bytes]] = []
         try:
@@ -302,10 +315,20 @@ class WeightCache:
             raise
         return InUse(paths, locks)
 
+    def touch(self, listing: Listing) -> None:
+        """Note that the files of a model were used, with one of them open at a time.
+
+        Raises:
+            NotCached: One is missing.
+        """
+        for name, entry in listing.files.items():
+            self._hold(entry, f"{name} of {listing.model}")[1].close()
+
     def _hold(self, entry: Entry, told: str) -> tuple[Path, IO[bytes]]:
         path = self.path(entry.sha256)
         try:
-            file = path.open("rb")
+            with disk_errors(path):
+                file = path.open("rb")
         except FileNotFoundError:
             raise NotCached(f"{told} is not in {self.folder}: pull it again") from None
         try:
@@ -315,11 +338,11 @@ class WeightCache:
             if held.st_nlink == 0 or held.st_size != entry.size_bytes:
                 raise NotCached(f"{told} is not whole in {self.folder}: pull it again")
             if self._below is None or not path.is_relative_to(self._below):
-                os.utime(path)
-        except BaseException as error:
+                # What cannot be written to cannot be evicted either.
+                with contextlib.suppress(OSError):
+                    os.utime(file.fileno())
+        except BaseException:
             file.close()
-            if isinstance(error, FileNotFoundError):
-                raise NotCached(f"{told} is not in {self.folder}: pull it again") from None
             raise
         return path, file
 
@@ -371,18 +394,32 @@ class WeightCache:
 
         Raises:
             BlockingIOError: Somebody else has it, and `wait` is False.
+            CacheFull, CacheUnusable: There can be no lock.
         """
-        path = self.folder / "locks" / check_digest(key, "key")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        with _locked(self._lock_path(key), wait):
             yield
+
+    def is_locked(self, key: str) -> bool:
+        """Return whether somebody holds a lock; leaves nothing behind."""
+        try:
+            with self._lock_path(key).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def _lock_path(self, key: str) -> Path:
+        return self.folder / "locks" / check_digest(key, "key")
 
     def partial(self, key: str) -> Partial:
         """Return what has come of a file so far; call with its lock held."""
-        folder = self.folder / "partial"
-        folder.mkdir(parents=True, exist_ok=True)
-        return Partial(folder / f"{check_digest(key, 'key')}.part")
+        return Partial(self.part_path(key))
+
+    def part_path(self, key: str) -> Path:
+        """Return where a file grows."""
+        return self.folder / "partial" / f"{check_digest(key, 'key')}{_PART}"
 
     def keep(self, partial: Partial, name: str, sha256: str | None) -> Entry:
         """Take a file that has come whole.
@@ -418,11 +455,12 @@ class WeightCache:
 
     def take(self, path: Path, entry: Entry) -> None:
         """Move a file here whose content was compared with its digest, and is on the disk."""
-        target = self.path(entry.sha256)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o444)
-        path.replace(target)
-        _sync_folder(target.parent)
+        target = self.own_path(entry.sha256)
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o444)
+            path.replace(target)
+            sync_folder(target.parent)
 
     def add(self, path: Path, name: str, sha256: str | None = None) -> Entry:
         """Copy a local file into the cache.
@@ -435,10 +473,10 @@ class WeightCache:
         with self.locked(key):
             if sha256 is not None and self.has(Entry(sha256, size)):
                 return Entry(sha256, size)
-            self.make_room(size)
             partial = self.partial(key)
-            partial.restart()
             try:
+                partial.restart()
+                self.make_room(size)
                 with path.open("rb") as source:
                     while chunk := source.read(_CHUNK_BYTES):
                         partial.write(chunk)
@@ -453,14 +491,7 @@ class WeightCache:
             InvalidListing, RefusedFormat: It cannot be one.
         """
         path = self._listing_path(listing.check().model, listing.version)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        with disk_errors(fresh), fresh.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(listing)))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        _sync_folder(path.parent)
+        write_whole(path, msgspec.json.format(msgspec.json.encode(listing)))
 
     # --- addresses -------------------------------------------------------------------------------
 
@@ -499,113 +530,105 @@ class WeightCache:
     # --- room ------------------------------------------------------------------------------------
 
     def size_bytes(self) -> int:
-        """Return what all contents take."""
-        return sum(size for _, size, _ in self._contents())
+        """Return what all contents take, and what has come or will come of others."""
+        return sum(each.size_bytes for each in self._all())
 
-    def make_room(self, needed_bytes: int) -> None:
-        """Evict until a file of this size fits the budget and the disk.
+    def begun_bytes(self, key: str) -> int:
+        """Return how much of `size_bytes` the file is that grows under a key."""
+        return sum(each.size_bytes for each in self._parts(self.part_path(key).name))
+
+    def make_room(self, needed_bytes: int, sparing: Collection[str] = ()) -> None:
+        """Evict until so much more fits the budget and the disk.
+
+        Args:
+            needed_bytes: What is to come, besides what has begun to.
+            sparing: Digests and keys of files that are needed too.
 
         Raises:
             CacheFull: It cannot fit.
+            CacheUnusable: Nothing can be written there.
         """
         if self.budget_bytes is not None:
-            left = self.evict(max(self.budget_bytes - needed_bytes, 0)).left_bytes
+            left = self.evict(max(self.budget_bytes - needed_bytes, 0), sparing).left_bytes
             if left + needed_bytes > self.budget_bytes:
                 raise CacheFull(
                     f"{needed_bytes:,} bytes do not fit the budget of {self.budget_bytes:,} bytes "
                     f"for {self.folder}, of which {left:,} are in use: raise it, or stop workers "
                     "whose models are not needed"
                 )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         lacking = self._lacking_bytes(needed_bytes)
         if lacking > 0:
-            self.evict(max(self.size_bytes() - lacking, 0))
+            self.evict(max(self.size_bytes() - lacking, 0), sparing)
             lacking = self._lacking_bytes(needed_bytes)
         if lacking > 0:
             raise CacheFull(
-                f"the disk of {self.folder} lacks {lacking:,} bytes for a file of "
-                f"{needed_bytes:,}: make room, take a larger disk, or stop workers whose models "
-                "are not needed"
+                f"the disk of {self.folder} lacks {lacking:,} bytes for what is to come, "
+                f"{needed_bytes:,} bytes and those that others fetch: make room, take a larger "
+                "disk, or stop workers whose models are not needed"
             )
 
     def _lacking_bytes(self, needed_bytes: int) -> int:
-        return needed_bytes + _SPARE_BYTES - shutil.disk_usage(self.folder).free
+        promised = sum(each.holes_bytes for each in self._parts())
+        return needed_bytes + promised + _SPARE_BYTES - shutil.disk_usage(self.folder).free
 
-    def evict(self, budget_bytes: int) -> Evicted:
-        """Remove the longest unused contents until the rest fits; never what is in use."""
-        contents = sorted(self._contents())
-        left = sum(size for _, size, _ in contents)
+    def evict(self, budget_bytes: int, sparing: Collection[str] = ()) -> Evicted:
+        """Remove the longest unused files until the rest fits; never what is in use.
+
+        Args:
+            budget_bytes: What may be left.
+            sparing: Digests and keys of files that stay too.
+        """
+        found = sorted(self._all())
+        left = sum(each.size_bytes for each in found)
         removed: list[str] = []
         freed = in_use = 0
-        for _, size, path in contents:
+        for each in found:
             if left <= budget_bytes:
                 break
-            if not _remove_unused(path):
+            if each.path.stem in sparing or not self._remove(each):
                 in_use += 1
                 continue
-            removed.append(path.name)
-            left -= size
-            freed += size
+            if each.is_content:
+                removed.append(each.path.name)
+            left -= each.size_bytes
+            freed += each.size_bytes
         return Evicted(tuple(removed), freed, left, in_use)
+
+    def _remove(self, held: _Held) -> bool:
+        if held.is_content:
+            return _remove_unused(held.path)
+        # Where it cannot be removed, it stays as if somebody used it.
+        with contextlib.suppress(OSError, CacheUnusable):
+            with self.locked(held.path.stem, wait=False):
+                self.remove_part(held.path.stem)
+            return True
+        return False
+
+    def remove_part(self, key: str) -> None:
+        """Remove what has come of a file, and its lock; call with that held.
+
+        Raises:
+            BlockingIOError: Somebody uses it.
+        """
+        part = self.part_path(key)
+        with contextlib.ExitStack() as opened:
+            with contextlib.suppress(FileNotFoundError):
+                file = opened.enter_context(part.open("rb"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # What tells of it goes first: it would be believed of the next one.
+            for suffix in (*_BESIDE, _PART):
+                part.with_suffix(suffix).unlink(missing_ok=True)
+        self._lock_path(key).unlink(missing_ok=True)
 
     def drop(self, sha256: str) -> bool:
         """Remove a content now; return whether it is gone. What is in use stays."""
-        return _remove_unused(self._own(sha256))
+        return _remove_unused(self.own_path(sha256))
 
-    def _own(self, sha256: str) -> Path:
+    def own_path(self, sha256: str) -> Path:
+        """Return where a content lies, or would lie, that may be removed."""
         return self.folder / "files" / sha256[:2] / sha256
-
-    def drop_idle(self, sha256: str, before: datetime, *, is_dry_run: bool = False) -> Fate:
-        """Remove a content that nobody uses, has linked, or has used since a moment.
-
-        Args:
-            sha256: Its digest.
-            before: Its last use must lie before this.
-            is_dry_run: Only tell what would become of it.
-        """
-        path = self._own(sha256)
-        try:
-            with path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Judged with the lock held: whoever links or uses it holds it meanwhile.
-                status = os.fstat(file.fileno())
-                if status.st_nlink > 1:
-                    return Fate.LINKED
-                if not _is_idle(status, before):
-                    return Fate.RECENT
-                if not is_dry_run:
-                    path.unlink()
-        except BlockingIOError:
-            return Fate.IN_USE
-        except FileNotFoundError:
-            pass
-        return Fate.GONE
-
-    def drop_partials(self, before: datetime, *, is_dry_run: bool = False) -> tuple[int, int]:
-        """Remove what has come of files that nobody fetches, and has not since a moment.
-
-        Args:
-            before: As of `drop_idle`.
-            is_dry_run: As of `drop_idle`.
-
-        Returns:
-            How many files these are, and their bytes.
-        """
-        files = freed = 0
-        for path in (self.folder / "partial").glob("*.part"):
-            with contextlib.suppress(BlockingIOError, FileNotFoundError):
-                with self.locked(path.stem, wait=False):
-                    status = path.stat()
-                    if not _is_idle(status, before):
-                        continue
-                    if not is_dry_run:
-                        # What tells of it goes first: it would be believed of the next one.
-                        for beside in (".etag", ".done"):
-                            path.with_suffix(beside).unlink(missing_ok=True)
-                        path.unlink()
-                files += 1
-                freed += status.st_size
-        return files, freed
 
     def forget(self, model: str, version: str) -> None:
         """Take a version for one that was never pulled, its folder of links included."""
@@ -614,20 +637,51 @@ class WeightCache:
 
     def entries(self) -> list[Entry]:
         """Return all contents, the longest unused first."""
-        return [Entry(path.name, size) for _, size, path in sorted(self._contents())]
+        return [Entry(each.path.name, each.size_bytes) for each in sorted(self._contents())]
 
-    def _contents(self) -> list[tuple[int, int, Path]]:
-        """Return (nanoseconds of last use, size, path) of each content."""
-        found = []
+    def manifests(self) -> list[str]:
+        """Return the digests of all manifests that lie here."""
+        paths = (self.folder / "manifests").glob("*.json")
+        return sorted(path.stem for path in paths if not path.name.startswith("."))
+
+    def _all(self) -> list[_Held]:
+        return [*self._contents(), *self._parts()]
+
+    def _contents(self) -> Iterator[_Held]:
         for path in (self.folder / "files").glob("??/*"):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, path))
-        return found
+                yield _Held(status.st_mtime_ns, status.st_size, path)
+
+    def _parts(self, name: str = f"*{_PART}") -> Iterator[_Held]:
+        for path in (self.folder / "partial").glob(name):
+            # Another name is nobody's file here.
+            with contextlib.suppress(FileNotFoundError, InvalidListing):
+                status = path.stat()
+                # The disk gives it room when something is written there.
+                taken = min(status.st_size, status.st_blocks * _BLOCK_BYTES)
+                size = status.st_size if self.is_locked(path.stem) else taken
+                yield _Held(status.st_mtime_ns, size, path, size - taken)
 
 
 def _listings(root: Path) -> Iterator[Path]:
     return (root / "listings").glob("*/*/*.json")
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait: bool) -> Iterator[None]:
+    while True:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab")
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # Whoever had it before may have removed it: the next one would lock another file.
+            if os.fstat(file.fileno()).st_nlink:
+                with contextlib.suppress(OSError):
+                    os.utime(file.fileno())
+                yield
+                return
 
 
 def _remove_unused(path: Path) -> bool:
@@ -635,15 +689,12 @@ def _remove_unused(path: Path) -> bool:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
-    except BlockingIOError:
-        return False
     except FileNotFoundError:
-        pass
+        return True
+    except OSError:
+        # Somebody uses it, or it cannot be removed.
+        return False
     return True
-
-
-def _is_idle(status: os.stat_result, before: datetime) -> bool:
-    return status.st_mtime < before.timestamp()
 
 
 def _changed_ns(path: Path) -> int:
@@ -656,30 +707,3 @@ def _changed_ns(path: Path) -> int:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Say of a disk that is full what to do.
-
-    Raises:
-        CacheFull: It is.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(path.parent).free
-        raise CacheFull(
-            f"the disk of {path.parent} is full ({free:,} bytes free): make room, or set a budget "
-            "so that unused weights are removed in time. What has come so far is kept"
-        ) from error

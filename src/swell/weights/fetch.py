@@ -6,69 +6,60 @@
 All workers of a machine share what comes: whoever holds a file's lock fetches it, and the others
 wait for that. Whoever may trust the manifest (`swell.weights.provided`) uses a file as soon as its
 chunks are there; it enters the cache under its own digest once it was read whole.
+
+All of it happens in threads of its own, which stop within a fraction of a second when `fetch` is
+cancelled. Files are open only while they come or are read whole, some at a time: however many a
+model has, this process does not run out of descriptors.
 """
 
-import asyncio
 import contextlib
 import os
-import secrets
 import threading
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from swell.clock import Clock
-from swell.weights.cache import NotCached, WeightCache
-from swell.weights.chunks import Manifest, read_manifest, write_manifest
-from swell.weights.gather import Gathering, Place, Terms
-from swell.weights.growing import Growing
-from swell.weights.listing import Listing, check_digest
+from swell.weights import descriptors
+from swell.weights.addresses import Addresses, Source
+from swell.weights.aside import to_the_end
+from swell.weights.cache import WeightCache
+from swell.weights.chunks import Manifest
+from swell.weights.gather import Gathering, Terms
+from swell.weights.growing import GivenUp, Growing
+from swell.weights.listing import Listing
+from swell.weights.noted import note_manifest
 
-__all__ = ["Source", "fetch", "note_manifest", "noted_manifest"]
+__all__ = ["Wisher", "fetch"]
 
 #: A file that another process fetches is looked at so often, in seconds.
 LOCK_EVERY_S: Final = 0.1
 
+#: Files that come at once, where so many may be open.
+MOST_FILES: Final = 128
+
+#: A file that comes is open with its notes and two locks.
+_DESCRIPTORS: Final = 4
+
 #: How nice whoever reads files whole is to models that load meanwhile.
 _NICE: Final = 19
 
-
-class Source(Protocol):
-    """Who has weights that were pushed."""
-
-    async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
-        """Return which files a version has, and of which chunks.
-
-        Args:
-            model: `owner/name`.
-            version: Which of its versions.
-            digest: What the manifest's SHA-256 must be; None to take the word of this source.
-
-        Raises:
-            NotFound: It was not pushed there.
-            InvalidListing: It is not what it should be.
-            PullFailed: It is not given to this worker.
-            Unavailable: Nobody answers; it may be tried again.
-        """
-        ...
-
-    def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
-        """Return where chunks are; called by any thread, and may block it.
-
-        Raises:
-            PullFailed: Nobody tells.
-        """
-        ...
+_File = tuple[str, Growing]
 
 
-class _Places:
-    """Who knows where the chunks of one manifest are."""
+@dataclass(frozen=True, slots=True)
+class Wisher:
+    """Who wants weights.
 
-    def __init__(self, source: Source, manifest: Manifest) -> None:
-        self._source = source
-        self._manifest = manifest
+    Args:
+        moved: Called with the bytes that have come over the network, by any thread.
+        tell: Called with an event and what is to say of it, for the log, by any thread.
+        sparing: Digests of what else he needs, which makes no room for these.
+    """
 
-    def places(self, digests: Sequence[str]) -> list[Place]:
-        return self._source.places(self._manifest, digests)
+    moved: Callable[[int], None] | None = None
+    tell: Callable[..., None] = lambda event, **facts: None
+    sparing: Collection[str] = ()
 
 
 async def fetch(
@@ -79,7 +70,7 @@ async def fetch(
     *,
     origin: Manifest | None = None,
     terms: Terms | None = None,
-    moved: Callable[[int], None] | None = None,
+    wisher: Wisher | None = None,
 ) -> Listing:
     """Have all files of a manifest in the cache, and note them there.
 
@@ -88,133 +79,184 @@ async def fetch(
         origin: The one of `source`, by whose digest it knows the chunks; None for the same.
         cache: Where to.
         source: Who knows where the chunks are.
-        clock: For waiting.
+        clock: For time-outs.
         terms: How servers are treated.
-        moved: Told of bytes that have come, by any thread.
+        wisher: Who hears of it, and what else he needs.
 
     Raises:
         PullFailed: They cannot be had; what has come is kept.
         DigestMismatch, RefusedFormat, BrokenWeights: A content is not what it should be.
         CacheFull: There is no room.
+        CacheUnusable: The cache cannot be written to.
     """
-    places = _Places(source, origin or manifest)
-    await asyncio.to_thread(note_manifest, cache, manifest)
-    left = cache.missing(manifest.listing)
-    while left:
-        with contextlib.ExitStack() as held:
-            mine = [name for name in left if _locked(cache, manifest, name, held)]
-            # Somebody may have fetched it before the lock was had.
-            mine = [name for name in mine if name in cache.missing(manifest.listing)]
-            if mine:
-                await _fetch_some(mine, manifest, cache, places, clock, terms, moved)
-        left = cache.missing(manifest.listing)
-        if left and not mine:
-            await clock.sleep(LOCK_EVERY_S)
-    listing = manifest.listing
-    await asyncio.to_thread(_note, cache, listing)
-    return listing
+    stopping, wisher = threading.Event(), wisher or Wisher()
+    addresses = Addresses(source, origin or manifest, list(manifest.chunks), stopping, wisher.tell)
+    work = _Fetch(manifest, cache, addresses, clock, stopping, terms, wisher)
+    await to_the_end(work.run, stopping.set)
+    return manifest.listing
 
 
-def _locked(cache: WeightCache, manifest: Manifest, name: str, held: contextlib.ExitStack) -> bool:
-    """Take the lock of a file's content, as every fetch does, and that of where it grows."""
-    with contextlib.ExitStack() as taken:
+class _Fetch:
+    """One fetch, in a thread that may wait."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        cache: WeightCache,
+        addresses: Addresses,
+        clock: Clock,
+        stopping: threading.Event,
+        terms: Terms | None,
+        wisher: Wisher,
+    ) -> None:
+        self._manifest = manifest
+        self._listing = manifest.listing
+        self._cache = cache
+        self._addresses = addresses
+        self._clock = clock
+        self._stopping = stopping
+        self._terms = terms
+        self._moved = wisher.moved
+        self._keys = {name: manifest.file_key(name) for name in manifest.files}
+        digests = (file.sha256 for file in manifest.files.values())
+        self._sparing = {*wisher.sparing, *digests, *self._keys.values()}
+        #: What is not in the cache, or was not when somebody looked last.
+        self._names = list(manifest.files)
+
+    def run(self) -> None:
+        """Bring it all; blocks. Raises as `fetch`, and `GivenUp`."""
+        note_manifest(self._cache, self._manifest)
+        with _Keeper() as keeper:
+            while self._look():
+                if not (self._some(keeper) or keeper.finish()):
+                    # Others fetch all that is missing.
+                    self._stopping.wait(LOCK_EVERY_S)
+        self._cache.touch(self._listing)
+        self._cache.note(self._listing)
+        if self._cache.budget_bytes is not None:
+            self._cache.evict(self._cache.budget_bytes)
+
+    def _look(self) -> list[str]:
+        if self._stopping.is_set():
+            raise GivenUp(self._manifest.model)
+        entries = self._listing.files
+        self._names = [name for name in self._names if not self._cache.has(entries[name])]
+        return self._names
+
+    def _some(self, keeper: "_Keeper") -> bool:
+        """Bring some of the files that are missing; return whether there were any for us."""
+        self._cache.make_room(self._needed_bytes(), self._sparing)
+        with contextlib.ExitStack() as opened:
+            files = self._open(opened)
+            if files:
+                gathering = Gathering(
+                    files,
+                    self._manifest,
+                    self._addresses,
+                    self._clock,
+                    stopping=self._stopping,
+                    terms=self._terms,
+                    moved=self._moved,
+                )
+                gathering.run()
+                keeper.keep(files, opened.pop_all())
+            return bool(files)
+
+    def _needed_bytes(self) -> int:
+        """Return what is missing, besides what counts already since it has begun to come."""
+        entries = self._listing.files
+        needed = {
+            entries[name].sha256: entries[name].size_bytes
+            - self._cache.begun_bytes(self._keys[name])
+            for name in self._names
+        }
+        return sum(needed.values())
+
+    def _open(self, opened: contextlib.ExitStack) -> list[_File]:
+        """Lock and open files that nobody else fetches, as many as may be open at once."""
+        # Twice: some come while others are read whole.
+        most = max(1, min(MOST_FILES, descriptors.spare() // (2 * _DESCRIPTORS)))
+        files: list[_File] = []
+        for name in self._names:
+            if len(files) == most:
+                break
+            with contextlib.ExitStack() as held:
+                if not self._locked(name, held):
+                    continue
+                growing = Growing(self._cache, self._manifest, name, self._stopping)
+                held.callback(growing.close)
+                files.append((name, growing))
+                opened.push(held.pop_all())
+        return files
+
+    def _locked(self, name: str, held: contextlib.ExitStack) -> bool:
+        """Take the lock of a file's content, as every fetch does, and that of where it grows."""
+        entry = self._listing.files[name]
         try:
-            for key in (manifest.files[name].sha256, manifest.file_key(name)):
-                taken.enter_context(cache.locked(key, wait=False))
+            for key in (entry.sha256, self._keys[name]):
+                held.enter_context(self._cache.locked(key, wait=False))
         except BlockingIOError:
             return False
-        held.push(taken.pop_all())
-    return True
+        # Somebody may have fetched it before the lock was had.
+        return not self._cache.has(entry)
 
 
-async def _fetch_some(
-    names: Sequence[str],
-    manifest: Manifest,
-    cache: WeightCache,
-    places: _Places,
-    clock: Clock,
-    terms: Terms | None,
-    moved: Callable[[int], None] | None,
-) -> None:
-    with contextlib.ExitStack() as opened:
-        files = [(name, Growing(cache, manifest, name)) for name in names]
-        for _, growing in files:
-            opened.callback(growing.close)
-        gathering = Gathering(
-            files,
-            manifest.model,
-            manifest.chunk_bytes,
-            places,
-            clock,
-            terms=terms,
-            moved=moved,
-        )
-        await asyncio.to_thread(cache.make_room, gathering.missing_bytes)
-        await _to_the_end(gathering.run, gathering.stop)
-        await _to_the_end(lambda: _keep(files))
+class _Keeper:
+    """Takes files whose chunks are there into the cache, while others come.
 
+    Whoever may trust the chunks uses them already.
+    """
 
-async def _to_the_end(work: Callable[[], None], stop: Callable[[], None] | None = None) -> None:
-    """Wait for a thread, also when cancelled: it uses files that are closed afterwards."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        if stop is not None:
-            stop()
-        await asyncio.gather(running, return_exceptions=True)
-        raise
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
 
+    def keep(self, files: Sequence[_File], opened: contextlib.ExitStack) -> None:
+        """Begin to keep files, once those before them are; close them at the end.
 
-def _keep(files: Sequence[tuple[str, Growing]]) -> None:
-    """Take files into the cache, while whoever may trust the chunks uses them already."""
-    failed: list[BaseException] = []
+        Raises:
+            SwellError: Those before could not be kept.
+        """
+        with opened:
+            self.finish()
+            self._thread = threading.Thread(
+                target=self._work, args=(files, opened.pop_all()), name="keep", daemon=True
+            )
+            self._thread.start()
 
-    def work() -> None:
-        # A thread of its own: what it is called with stays as it is.
+    def finish(self) -> bool:
+        """Wait until all are kept; return whether there were any.
+
+        Raises:
+            SwellError: They could not be kept.
+        """
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return False
+        thread.join()
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def _work(self, files: Sequence[_File], opened: contextlib.ExitStack) -> None:
+        # Its own thread: what it is called with stays as it is.
         with contextlib.suppress(OSError, AttributeError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         try:
-            for _, growing in files:
-                growing.keep()
+            with opened:
+                for _, growing in files:
+                    growing.keep()
         except BaseException as error:
-            failed.append(error)
+            self._error = error
 
-    thread = threading.Thread(target=work, name="keep")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
+    def __enter__(self) -> "_Keeper":
+        return self
 
-
-def _note(cache: WeightCache, listing: Listing) -> None:
-    cache.use(listing).close()
-    cache.note(listing)
-    if cache.budget_bytes is not None:
-        cache.evict(cache.budget_bytes)
-
-
-def note_manifest(cache: WeightCache, manifest: Manifest) -> None:
-    """Keep a manifest under its digest."""
-    path = cache.manifest_path(manifest.digest)
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    fresh.write_bytes(write_manifest(manifest))
-    fresh.replace(path)
-
-
-def noted_manifest(cache: WeightCache, digest: str) -> Manifest:
-    """Return the manifest of a digest.
-
-    Raises:
-        NotCached: It is not here.
-        InvalidListing: It was changed.
-    """
-    path = cache.manifest_path(check_digest(digest, "manifest"))
-    try:
-        return read_manifest(path.read_bytes(), digest)
-    except FileNotFoundError:
-        raise NotCached(f"the manifest {digest} is not in {cache.folder}") from None
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.finish()
+        except BaseException:
+            # What ended all is told, and not what came of it.
+            if kind is None:
+                raise

@@ -12,6 +12,8 @@ What may go wrong on the way, and what is done:
     400, 401, 403, 410         the address has run out: a new one is asked for
     wrong bytes or length      asked for once more at a new address, then refused for good
     404                        refused: it was never pushed, or has been removed
+
+Only requests are timed: whoever waits for an address waits as long as it takes.
 """
 
 import contextlib
@@ -30,9 +32,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from swell.clock import Clock
-from swell.errors import Unavailable
 from swell.weights.cache import DigestMismatch, PullFailed
-from swell.weights.growing import Growing
+from swell.weights.chunks import Manifest
+from swell.weights.growing import GivenUp, Growing
 from swell.weights.reading import host_memory
 
 __all__ = ["FETCHES", "Gathering", "Place", "Places", "Terms"]
@@ -46,10 +48,12 @@ SLICE_BYTES: Final = 256 << 10
 #: A chunk that has taken so many times as long as the others did is hedged.
 HEDGE_TIMES: Final = 3.0
 
-#: Addresses that are asked for at once.
-PLACES: Final = 256
-
 _LOOK_S: Final = 0.25
+
+#: Threads that are over have so long to go, in seconds; one may hang in the resolver of names, and
+#: is left behind: it can write nothing any more.
+_LEAVE_S: Final = 0.5
+
 _REDIRECTS: Final = 3
 _RUN_OUT: Final = (400, 401, 403, 410)
 _PASSING: Final = (408, 425, 429)
@@ -92,13 +96,17 @@ class Place:
 class Places(Protocol):
     """Who knows where chunks are."""
 
-    def places(self, digests: Sequence[str]) -> list[Place]:
-        """Return where each of these chunks is now; called by any thread.
+    def place(self, digest: str) -> Place:
+        """Return where a chunk is now; called by any thread, and may block it.
 
         Raises:
             PullFailed: Nobody tells.
-            Unavailable: Nobody answers; it may be tried again.
+            GivenUp: Nobody wants it any more.
         """
+        ...
+
+    def forget(self, digest: str) -> None:
+        """Have another place told the next time; called by any thread."""
         ...
 
 
@@ -118,7 +126,6 @@ _TRIED_AGAIN: Final = (
     _Passing,
     _RunOut,
     _Wrong,
-    Unavailable,
     OSError,
     http.client.HTTPException,
 )
@@ -126,25 +133,35 @@ _TRIED_AGAIN: Final = (
 
 @dataclass(slots=True)
 class _Attempt:
-    """One request that is under way."""
+    """One request, from when its chunk was taken."""
 
     digest: str
-    begun_s: float
+    #: When it was sent, in monotonic seconds; None while its address is asked for.
+    begun_s: float | None = None
+    #: The connection that it uses now.
     sock: socket.socket | None = None
     slices: int = 0
     #: What was seen when somebody looked last, and when.
     seen: tuple[int, float] = (0, 0.0)
     #: Why it was given up by somebody else.
     cut: str = ""
+    #: Held where its connection is shut down, and where it is its no more.
+    _changing: threading.Lock = field(default_factory=threading.Lock)
+
+    def use(self, sock: socket.socket | None) -> None:
+        """Have this connection shut down where it is given up; None for none."""
+        with self._changing:
+            self.sock = sock
 
     def give_up(self, why: str) -> None:
-        """Have its thread go on with something else."""
-        self.cut = self.cut or why
-        if self.sock is not None:
-            with contextlib.suppress(OSError):
-                # That of a TLS connection would have its thread read on as if nothing was
-                # encrypted. This one ends what both stand on, which is an end to TLS too.
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+        """Have its thread go on with something else; called by any other thread."""
+        with self._changing:
+            self.cut = self.cut or why
+            if self.sock is not None:
+                with contextlib.suppress(OSError):
+                    # That of a TLS connection would have its thread read on as if nothing was
+                    # encrypted. This one ends what both stand on, which is an end to TLS too.
+                    socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
 
 @dataclass(slots=True)
@@ -164,11 +181,11 @@ class Gathering:
     """Brings the chunks that some files of one manifest lack.
 
     Args:
-        files: They must be made of chunks of one size at most.
-        model: For errors.
-        chunk_bytes: Size of the largest chunk.
+        files: Of the manifest.
+        manifest: Of which chunks they are.
         places: Who knows where they are.
         clock: For time-outs.
+        stopping: Set where nobody wants them any more.
         terms: How servers are treated.
         moved: Told of the bytes of each chunk that has come, by any thread.
     """
@@ -176,35 +193,30 @@ class Gathering:
     def __init__(
         self,
         files: Sequence[tuple[str, Growing]],
-        model: str,
-        chunk_bytes: int,
+        manifest: Manifest,
         places: Places,
         clock: Clock,
         *,
+        stopping: threading.Event | None = None,
         terms: Terms | None = None,
         moved: Callable[[int], None] | None = None,
     ) -> None:
         self._terms = terms or Terms()
-        self._chunk_bytes = chunk_bytes
+        self._stopping = stopping or threading.Event()
         self._places = places
         self._clock = clock
         self._moved = moved
-        self._chunks = _lacking(files, model, chunk_bytes)
+        self._chunks = _lacking(files, manifest)
         self._waiting = deque(self._chunks.values())
         self._left = len(self._chunks)
         self._changed = threading.Condition()
         self._attempts: list[_Attempt] = []
-        self._known: dict[str, Place] = {}
-        self._asking = threading.Lock()
+        #: Threads that write what has come.
+        self._writing = 0
         self._took_s: list[float] = []
         self._error: BaseException | None = None
         #: How many chunks came by a second request.
         self.hedged = 0
-
-    @property
-    def missing_bytes(self) -> int:
-        """What has not come yet."""
-        return sum(each.size for each in self._chunks.values() if not each.is_done)
 
     def run(self) -> None:
         """Bring them all; blocks.
@@ -212,29 +224,29 @@ class Gathering:
         Raises:
             PullFailed: They cannot be had.
             DigestMismatch: One is not what it should be, and was not at a second try.
-            CacheFull: The disk is full.
+            CacheFull, CacheUnusable: The disk does not take them.
+            GivenUp: `stopping` was set; what has come is kept.
         """
-        count = min(FETCHES, len(self._chunks))
         threads = [
             threading.Thread(target=self._work, name=f"chunks {number}", daemon=True)
-            for number in range(count)
+            for number in range(min(FETCHES, self._left))
         ]
         for thread in threads:
             thread.start()
         with self._changed:
-            while not self._is_over:
+            # Whoever writes uses files that are closed afterwards.
+            while not self._is_over or self._writing:
+                if self._stopping.is_set():
+                    self._fail(GivenUp("nobody wants these weights any more"))
                 self._changed.wait(_LOOK_S)
                 self._look()
             for attempt in self._attempts:
                 attempt.give_up("it is over")
+        until_s = self._clock.monotonic_s() + _LEAVE_S
         for thread in threads:
-            thread.join()
+            thread.join(max(0.0, until_s - self._clock.monotonic_s()))
         if self._error is not None:
             raise self._error
-
-    def stop(self) -> None:
-        """Have `run` end soon; what has come stays."""
-        self._fail(PullFailed("the fetch was given up"))
 
     @property
     def _is_over(self) -> bool:
@@ -250,6 +262,8 @@ class Gathering:
         now_s = self._clock.monotonic_s()
         for attempt in self._attempts:
             slices, at_s = attempt.seen
+            if attempt.begun_s is None:
+                continue
             if attempt.slices > slices or not at_s:
                 attempt.seen = (attempt.slices, now_s)
             elif now_s - at_s > self._terms.stall_s:
@@ -259,8 +273,8 @@ class Gathering:
 
     def _work(self) -> None:
         line = _Line(self._terms)
-        buffer = memoryview(host_memory(self._chunk_bytes))
         try:
+            buffer = memoryview(host_memory(max(each.size for each in self._chunks.values())))
             while (taken := self._take()) is not None:
                 chunk, attempt = taken
                 self._bring(chunk, attempt, line, buffer)
@@ -275,7 +289,7 @@ class Gathering:
             while not self._is_over:
                 chunk = self._waiting.popleft() if self._waiting else self._slow()
                 if chunk is not None and not chunk.is_done:
-                    attempt = _Attempt(chunk.digest, self._clock.monotonic_s())
+                    attempt = _Attempt(chunk.digest)
                     self._attempts.append(attempt)
                     return chunk, attempt
                 if chunk is None:
@@ -289,7 +303,7 @@ class Gathering:
         limit_s = max(HEDGE_TIMES * usual_s, least_s)
         now_s = self._clock.monotonic_s()
         for attempt in self._attempts:
-            if self._chunks[attempt.digest].is_done:
+            if self._chunks[attempt.digest].is_done or attempt.begun_s is None:
                 continue
             twins = sum(each.digest == attempt.digest for each in self._attempts)
             if twins == 1 and now_s - attempt.begun_s > limit_s:
@@ -299,7 +313,9 @@ class Gathering:
     def _bring(self, chunk: _Chunk, attempt: _Attempt, line: "_Line", buffer: memoryview) -> None:
         view, wait_s = buffer[: chunk.size], 0.0
         try:
-            line.get(self._place(chunk), view, attempt)
+            place = self._places.place(chunk.digest)
+            attempt.begun_s = self._clock.monotonic_s()
+            line.get(place, view, attempt)
             found = hashlib.sha256(view).hexdigest()
             if found != chunk.digest:
                 raise _Wrong(f"its SHA-256 is {found}, and {chunk.digest} was asked for")
@@ -316,22 +332,28 @@ class Gathering:
 
     def _have(self, chunk: _Chunk, attempt: _Attempt, view: memoryview) -> None:
         with self._changed:
-            if chunk.is_done:
+            if chunk.is_done or self._is_over:
                 return
             # From here on nobody else writes it.
             chunk.is_done = True
             self._left -= 1
-            self._took_s.append(self._clock.monotonic_s() - attempt.begun_s)
+            self._writing += 1
+            self._took_s.append(self._clock.monotonic_s() - (attempt.begun_s or 0.0))
             for twin in self._attempts:
                 if twin is not attempt and twin.digest == chunk.digest:
                     self.hedged += 1
                     twin.give_up("another request was faster")
-        for growing, number in chunk.homes:
-            growing.write(number, view)
-        if self._moved is not None:
-            self._moved(chunk.size * len(chunk.homes))
-        with self._changed:
-            self._changed.notify_all()
+        try:
+            for growing, number in chunk.homes:
+                growing.write(number, view)
+            if self._moved is not None:
+                self._moved(chunk.size)
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            with self._changed:
+                self._writing -= 1
+                self._changed.notify_all()
 
     def _excuse(self, chunk: _Chunk, attempt: _Attempt, error: Exception) -> float:
         """Return after how long to try again; 0 where nobody needs to.
@@ -344,7 +366,7 @@ class Gathering:
                 return 0.0
             chunk.failures += 1
             chunk.wrongs += isinstance(error, _Wrong)
-            self._known.pop(chunk.digest, None)
+        self._places.forget(chunk.digest)
         why = attempt.cut or str(error) or type(error).__name__
         if chunk.wrongs > 1:
             raise DigestMismatch(
@@ -367,26 +389,17 @@ class Gathering:
             self._waiting.append(chunk)
             self._changed.notify_all()
 
-    def _place(self, chunk: _Chunk) -> Place:
-        with self._asking:
-            if chunk.digest not in self._known:
-                later = [each.digest for each in self._waiting if each.digest not in self._known]
-                asked = [chunk.digest, *later[: PLACES - 1]]
-                self._known.update(zip(asked, self._places.places(asked), strict=True))
-            return self._known[chunk.digest]
 
-
-def _lacking(
-    files: Sequence[tuple[str, Growing]], model: str, chunk_bytes: int
-) -> dict[str, _Chunk]:
+def _lacking(files: Sequence[tuple[str, Growing]], manifest: Manifest) -> dict[str, _Chunk]:
     found: dict[str, _Chunk] = {}
     for name, growing in files:
         count = len(growing.file.chunks)
         for number, digest in enumerate(growing.file.chunks):
             if growing.has[number]:
                 continue
+            chunk_bytes = manifest.chunk_bytes
             size = min(chunk_bytes, growing.file.bytes - number * chunk_bytes)
-            told = f"{name} of {model}, chunk {number + 1} of {count}"
+            told = f"{name} of {manifest.model}, chunk {number + 1} of {count}"
             found.setdefault(digest, _Chunk(digest, size, told)).homes.append((growing, number))
     return found
 
@@ -415,6 +428,16 @@ class _Line:
             _Passing, _RunOut, _Wrong, OSError, HTTPException: It did not come.
             PullFailed: There is nothing.
         """
+        try:
+            self._get(place, view, attempt)
+        finally:
+            # It may be closed, or be used for another, from here on.
+            attempt.use(None)
+        if attempt.cut:
+            # Perhaps after its last byte.
+            self.close()
+
+    def _get(self, place: Place, view: memoryview, attempt: _Attempt) -> None:
         parts = urllib.parse.urlsplit(place.url)
         if parts.scheme == "file":
             _read_file(Path(urllib.parse.unquote(parts.path)), view)
@@ -426,10 +449,12 @@ class _Line:
             response.close()
             url = urllib.parse.urljoin(parts.geturl(), response.headers.get("Location", ""))
             parts = urllib.parse.urlsplit(url)
+            attempt.use(None)
             self.close()
         _check(response, parts.hostname or "", len(view))
         _fill(response, view, attempt)
         if response.will_close:
+            attempt.use(None)
             self.close()
 
     def _ask(
@@ -442,7 +467,7 @@ class _Line:
         connection = self._connection
         if connection.sock is None:
             connection.connect()
-        attempt.sock = connection.sock
+        attempt.use(connection.sock)
         if attempt.cut:
             raise _Passing(attempt.cut)
         target = parts.path or "/"

@@ -15,8 +15,10 @@ cache, and before one is made anew. Else a file of holes would be taken for whol
 One process at a time fetches a file, with its lock held (`WeightCache.locked`). Others look.
 """
 
+import contextlib
 import fcntl
 import hashlib
+import mmap
 import os
 import secrets
 import threading
@@ -24,12 +26,13 @@ from pathlib import Path
 from typing import Final
 
 from swell.errors import SwellError
-from swell.weights.cache import DigestMismatch, WeightCache, disk_errors
+from swell.weights.cache import DigestMismatch, WeightCache
 from swell.weights.chunks import Manifest, spans
+from swell.weights.disk import disk_errors
 from swell.weights.formats import check_content
 from swell.weights.listing import Entry
 
-__all__ = ["Growing", "GrowingPaths"]
+__all__ = ["GivenUp", "Growing", "GrowingPaths"]
 
 _DONE: Final = b"1"
 _MISSING: Final = b"0"
@@ -37,6 +40,13 @@ _BLOCK_BYTES: Final = 1 << 20
 
 #: Length of the first line of notes.
 _HEAD_BYTES: Final = 40
+
+#: Brought to the disk at once, so that nobody who is told to go waits for a whole file.
+_SYNC_BYTES: Final = 32 << 20
+
+
+class GivenUp(Exception):
+    """Whoever wanted it does not any more; what has come is kept."""
 
 
 def _boot_id() -> str:
@@ -65,7 +75,7 @@ class GrowingPaths:
     def __init__(self, cache: WeightCache, manifest: Manifest, name: str) -> None:
         self.file = manifest.files[name]
         self.key = manifest.file_key(name)
-        self.part = cache.folder / "partial" / f"{self.key}.part"
+        self.part = cache.part_path(self.key)
         self.notes = self.part.with_suffix(".done")
         self.entry = Entry(self.file.sha256, self.file.bytes)
 
@@ -74,7 +84,7 @@ class GrowingPaths:
         wanted = len(self.file.chunks)
         try:
             text, status = self.notes.read_bytes(), self.part.stat()
-        except FileNotFoundError:
+        except OSError:
             return [False] * wanted
         if text[:_HEAD_BYTES] != _head_of(status):
             return [False] * wanted
@@ -87,40 +97,54 @@ class GrowingPaths:
 
 
 class Growing(GrowingPaths):
-    """A file that this process fetches; make it with the lock of its key held.
+    """A file that this process fetches; make it with the lock of its key held, and in a thread.
+
+    Chunks of an earlier start of the machine are read and compared when it is made.
+
+    Args:
+        cache: Where.
+        manifest: What it is part of.
+        name: Which of its files.
+        stopping: Set where nobody wants it any more.
 
     Raises:
         CacheFull: The disk is full.
+        CacheUnusable: It cannot be written to.
+        GivenUp: `stopping` was set.
     """
 
-    def __init__(self, cache: WeightCache, manifest: Manifest, name: str) -> None:
+    def __init__(
+        self,
+        cache: WeightCache,
+        manifest: Manifest,
+        name: str,
+        stopping: threading.Event | None = None,
+    ) -> None:
         super().__init__(cache, manifest, name)
         self._cache = cache
         self._name = name
         self._told = f"{name} of {manifest.model}"
         self._spans = list(spans(self.file, manifest.chunk_bytes))
+        self._stopping = stopping or threading.Event()
         self._writing = threading.Lock()
-        self.part.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._open()
-        # Whoever uses it, and this process, keep it from being evicted.
-        fcntl.flock(self._file, fcntl.LOCK_SH)
-        self._notes = os.open(self.notes, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self.has = self._known()
+        with contextlib.ExitStack() as opened, disk_errors(self.part):
+            self.part.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._open(opened)
+            # Whoever uses it, and this process, keep it from being evicted.
+            fcntl.flock(self._file, fcntl.LOCK_SH)
+            self._notes = _opened(self.notes, 0o644, opened)
+            self.has = self._known()
+            opened.pop_all()
 
-    def _open(self) -> int:
+    def _open(self, opened: contextlib.ExitStack) -> int:
         try:
             self.part.chmod(0o600)
         except FileNotFoundError:
             self.notes.unlink(missing_ok=True)
-        fd = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            with disk_errors(self.part):
-                os.ftruncate(fd, self.file.bytes)
-            # As all files of the cache: whoever loads it may take its pages as they are.
-            os.fchmod(fd, 0o444)
-        except BaseException:
-            os.close(fd)
-            raise
+        fd = _opened(self.part, 0o600, opened)
+        os.ftruncate(fd, self.file.bytes)
+        # As all files of the cache: whoever loads it may take its pages as they are.
+        os.fchmod(fd, 0o444)
         return fd
 
     def _known(self) -> list[bool]:
@@ -133,17 +157,21 @@ class Growing(GrowingPaths):
             return has
         has = [is_noted and self._holds(number) for number, is_noted in enumerate(has)]
         fresh = head + b"".join(_DONE if each else _MISSING for each in has)
-        with disk_errors(self.notes):
-            os.ftruncate(self._notes, 0)
-            os.pwrite(self._notes, fresh, 0)
+        os.ftruncate(self._notes, 0)
+        os.pwrite(self._notes, fresh, 0)
         return has
 
     def _holds(self, number: int) -> bool:
         digest, at, size = self._spans[number]
         found = hashlib.sha256()
         for start in range(at, at + size, _BLOCK_BYTES):
+            self._go_on()
             found.update(os.pread(self._file, min(_BLOCK_BYTES, at + size - start), start))
         return found.hexdigest() == digest
+
+    def _go_on(self) -> None:
+        if self._stopping.is_set():
+            raise GivenUp(self._told)
 
     def write(self, number: int, data: memoryview) -> None:
         """Keep a chunk that was compared with its digest.
@@ -168,27 +196,42 @@ class Growing(GrowingPaths):
         Raises:
             DigestMismatch: Its chunks make another file than its manifest says; it was removed.
             RefusedFormat, BrokenWeights: It is not what its name says; it was removed.
-            CacheFull: The disk is full.
+            CacheFull, CacheUnusable: The disk does not take it; it was removed.
+            GivenUp: `stopping` was set.
         """
+        with disk_errors(self.part):
+            self._cache.own_path(self.file.sha256).parent.mkdir(parents=True, exist_ok=True)
         try:
-            found = hashlib.sha256()
-            for at in range(0, self.file.bytes, _BLOCK_BYTES):
-                found.update(os.pread(self._file, _BLOCK_BYTES, at))
-            if found.hexdigest() != self.file.sha256:
+            found = self._read_whole()
+            if found != self.file.sha256:
                 raise DigestMismatch(
-                    f"{self._told}: its chunks make a file with the SHA-256 {found.hexdigest()}, "
-                    f"and its manifest says {self.file.sha256}: the manifest is wrong, so push "
-                    "the model again"
+                    f"{self._told}: its chunks make a file with the SHA-256 {found}, and its "
+                    f"manifest says {self.file.sha256}: the manifest is wrong, so push the model "
+                    "again"
                 )
             check_content(self._name, self.part)
-        except SwellError:
+            with disk_errors(self.part):
+                os.fsync(self._file)
+        except (SwellError, OSError):
+            # Where the disk did not take it, memory has it and says no more that it does not.
             self.remove()
             raise
-        with disk_errors(self.part):
-            os.fsync(self._file)
         self.notes.unlink(missing_ok=True)
         self._cache.take(self.part, self.entry)
         return self.entry
+
+    def _read_whole(self) -> str:
+        """Return the digest of it all, with all but its end on the disk."""
+        found = hashlib.sha256()
+        for start in range(0, self.file.bytes, _SYNC_BYTES):
+            size = min(_SYNC_BYTES, self.file.bytes - start)
+            for at in range(start, start + size, _BLOCK_BYTES):
+                self._go_on()
+                found.update(os.pread(self._file, min(_BLOCK_BYTES, start + size - at), at))
+            if start + size < self.file.bytes:
+                with disk_errors(self.part):
+                    _sync_part(self._file, start, size)
+        return found.hexdigest()
 
     def remove(self) -> None:
         """Forget all that has come."""
@@ -201,3 +244,24 @@ class Growing(GrowingPaths):
             os.close(self._file)
             os.close(self._notes)
             self._file = self._notes = -1
+
+
+def _opened(path: Path, mode: int, opened: contextlib.ExitStack) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+    opened.callback(os.close, fd)
+    return fd
+
+
+def _sync_part(fd: int, start: int, size: int) -> None:
+    """Have a part of a file reach the disk.
+
+    Source:
+        msync(2): MS_SYNC writes the pages of the range, and waits for them.
+    """
+    try:
+        mapped = mmap.mmap(fd, size, mmap.MAP_SHARED, offset=start)
+    except (OSError, ValueError):
+        # A file system that maps nothing: the whole is brought there at the end.
+        return
+    with mapped:
+        mapped.flush()

@@ -5,9 +5,10 @@
     ...
     load_torch(WEIGHTS.path("unet.safetensors"), device)
 
-The worker fetches, since it has nothing to import meanwhile; here is only looked and waited. Where
-the listing names the manifest, each file can be had as soon as its chunks were compared with their
-digests, and before that when it was also read whole.
+The worker fetches, since it has nothing to import meanwhile; here is only looked and waited, for as
+long as a worker lives that will fetch it (`swell.weights.wishing`). Where the listing names the
+manifest, each file can be had as soon as its chunks were compared with their digests, and before
+that when it was also read whole.
 """
 
 import contextlib
@@ -21,11 +22,14 @@ from typing import Final
 from swell.clock import Clock, SystemClock
 from swell.config import process_environment, replace_environment
 from swell.phases import fetching
+from swell.weights import descriptors
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.chunks import Manifest
-from swell.weights.fetch import noted_manifest
+from swell.weights.disk import disk_errors
 from swell.weights.growing import GrowingPaths
 from swell.weights.listing import Entry, InvalidListing, Listing, Wanted, WantedFile, read_listing
+from swell.weights.noted import noted_manifest
+from swell.weights.wishing import is_wished
 
 __all__ = [
     "Provided",
@@ -41,8 +45,11 @@ PATIENCE_S: Final = 30.0
 #: The cache is looked at so often, in seconds.
 _LOOK_S: Final = 0.01
 
-#: And so often whether somebody fetches, which takes the lock for a moment.
+#: And so often whether somebody fetches, or is about to.
 _ASK_S: Final = 1.0
+
+#: So many more files are allowed to be open at a time.
+_OPENED: Final = 64
 
 #: Where Linux shows what a process has open.
 _DESCRIPTORS: Final = Path("/proc/self/fd")
@@ -137,6 +144,9 @@ class Provided:
         if self._wanted.manifest is None and name not in self._wanted.files:
             raise InvalidListing(f"the listing of {self._wanted.model} has no file {name}")
         if name not in self._held:
+            if len(self._held) % _OPENED == 0:
+                # Each stays open: a model of many files may need more than a process is given.
+                descriptors.allow(_OPENED)
             self._held[name] = self._wait(name)
         fd = self._held[name]
         # Its name changes when it was read whole; that of what is open does not.
@@ -190,7 +200,7 @@ class Provided:
             now_s = self._clock.monotonic_s()
             if now_s - asked_s >= _ASK_S:
                 asked_s = now_s
-                fetched_s = now_s if self._is_fetched(what) else fetched_s
+                fetched_s = now_s if self._is_coming(what) else fetched_s
             if now_s - fetched_s > self._patience_s:
                 raise NotCached(
                     f"{what} of {self._wanted.model}@{self._wanted.version} is not in "
@@ -199,14 +209,16 @@ class Provided:
                 )
             wait.wait(_LOOK_S)
 
-    def _is_fetched(self, name: str) -> bool:
-        if self._wanted.manifest is not None and self._pinned() is None:
-            return False
-        try:
-            with self._cache.locked(self._entry(name).sha256, wait=False):
-                return False
-        except BlockingIOError:
+    def _is_coming(self, name: str) -> bool:
+        """Return whether somebody who lives fetches a file, or is about to."""
+        wanted, manifest, digests = self._wanted, self._pinned(), set[str]()
+        if wanted.manifest is not None:
+            digests.add(wanted.manifest)
+        if name in wanted.files or (manifest is not None and name in manifest.files):
+            digests.add(self._entry(name).sha256)
+        if is_wished(self._cache.folder, {f"{wanted.model}@{wanted.version}", *digests}):
             return True
+        return any(self._cache.is_locked(digest) for digest in digests)
 
     def _pinned(self) -> Manifest | None:
         """Return the manifest that the listing names, once it is here."""
@@ -257,7 +269,8 @@ class Provided:
             places += [growing.part] if growing.is_whole() else []
         for place in places:
             try:
-                fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+                with disk_errors(place):
+                    fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
             fcntl.flock(fd, fcntl.LOCK_SH)

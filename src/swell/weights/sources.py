@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from swell.errors import InvalidRequest, NotFound, Unavailable
+from swell.weights.aside import aside
 from swell.weights.cache import PullFailed
 from swell.weights.chunks import Manifest, read_manifest
 from swell.weights.gather import Place
@@ -30,7 +31,6 @@ MOST_PLACES: Final = 1000
 
 _PATH: Final = "/worker/v1/weights"
 _SILENCE_S: Final = 30.0
-_TRIES: Final = 4
 
 
 class WeightsRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +78,7 @@ class BackendSource:
     async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
         """See `swell.weights.fetch.Source`."""
         asked = WeightsRequest(model=model, version=version, manifest=digest or "")
-        answer = await asyncio.to_thread(self._ask, asked)
+        answer = await aside(lambda: self._ask(asked))
         return read_manifest(answer.manifest.encode(), digest)
 
     def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
@@ -106,22 +106,20 @@ class BackendSource:
         return Place(url, place.headers)
 
     def _ask(self, asked: WeightsRequest) -> WeightsAnswer:
-        why = ""
-        for _ in range(_TRIES):
-            try:
-                status, text = self._post(msgspec.json.encode(asked))
-            except (OSError, http.client.HTTPException) as error:
-                why = str(error) or type(error).__name__
-                continue
-            if status < 300:
-                return self._answer(text)
-            why = f"it answered {status} {_detail(text)}"
-            if status == 404:
-                raise NotFound(_detail(text) or f"{asked.model}@{asked.version} was not pushed")
-            if status >= 500 or status == 429:
-                continue
-            raise PullFailed(f"{asked.model}@{asked.version} from {self._url}: {why}")
-        raise Unavailable(f"{asked.model}@{asked.version} from {self._url}: {why}")
+        told = f"{asked.model}@{asked.version} from {self._url}"
+        try:
+            status, text = self._post(msgspec.json.encode(asked))
+        except (OSError, http.client.HTTPException) as error:
+            # Whoever asks tries again, and knows for how long.
+            raise Unavailable(f"{told}: {str(error) or type(error).__name__}") from error
+        if status < 300:
+            return self._answer(text)
+        why = f"it answered {status} {_detail(text)}"
+        if status == 404:
+            raise NotFound(_detail(text) or f"{asked.model}@{asked.version} was not pushed")
+        if status >= 500 or status == 429:
+            raise Unavailable(f"{told}: {why}")
+        raise PullFailed(f"{told}: {why}")
 
     def _answer(self, text: bytes) -> WeightsAnswer:
         try:
@@ -179,6 +177,7 @@ class StoreSource:
         try:
             places = asking.result(_SILENCE_S)
         except TimeoutError:
+            asking.cancel()
             raise Unavailable(f"{manifest.model}@{manifest.version}: no URL was signed") from None
         if any(place.url.startswith("/") for place in places):
             raise InvalidRequest(

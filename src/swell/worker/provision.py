@@ -1,6 +1,7 @@
 """Weights that were pushed, brought by a worker that starts while its model process imports."""
 
 import contextlib
+import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,21 +12,20 @@ import msgspec
 
 from swell.clock import Clock
 from swell.errors import InvalidRequest, NotFound, Unavailable
+from swell.weights.addresses import AGAIN, Source
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.chunks import ChunkedFile, Manifest
-from swell.weights.fetch import Source, fetch, noted_manifest
+from swell.weights.fetch import Wisher, fetch
 from swell.weights.gather import Terms
 from swell.weights.listing import InvalidListing, Listing, Wanted, read_listing
+from swell.weights.noted import noted_manifest
 from swell.weights.provided import listing_beside
+from swell.weights.wishing import Wishing
 
 __all__ = ["Provision", "Wish", "wishes_of"]
 
 #: What the paths of listings end in.
 _LISTINGS: Final = (".toml", ".json")
-
-#: A backend that does not answer is asked again after so long, doubled up to the most, in seconds.
-_AGAIN_S: Final = 0.5
-_MOST_AGAIN_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +46,24 @@ class Wish:
     files: dict[str, str] = field(default_factory=dict)
     is_optional: bool = False
 
+    @property
+    def names(self) -> set[str]:
+        """By what it is known to whoever waits for it."""
+        pinned = set() if self.manifest is None else {self.manifest}
+        return {f"{self.model}@{self.version}", *pinned, *self.files.values()}
+
     def is_in(self, cache: WeightCache) -> bool:
         """Return whether all of it is known to be in a cache."""
-        digests = set(self.files.values())
-        if not digests and self.manifest is not None:
+        digests = self.digests(cache)
+        return bool(digests) and all(cache.entry(digest) for digest in digests)
+
+    def digests(self, cache: WeightCache) -> set[str]:
+        """Return the digests of its files, as far as they are known here."""
+        if not self.files and self.manifest is not None:
             with contextlib.suppress(NotCached):
                 files = noted_manifest(cache, self.manifest).files.values()
-                digests = {file.sha256 for file in files}
-        return bool(digests) and all(cache.entry(digest) for digest in digests)
+                return {file.sha256 for file in files}
+        return set(self.files.values())
 
     def of(self, manifest: Manifest) -> Manifest:
         """Return what is wanted of a manifest.
@@ -174,6 +184,9 @@ class Provision:
         self._clock = clock
         self._terms = terms
         self._tell = tell
+        self._rng = random.Random()
+        #: Digests of what is wanted and here: it makes no room for the rest.
+        self._sparing: set[str] = set()
         #: Bytes that have come over the network.
         self.bytes = 0
 
@@ -183,14 +196,21 @@ class Provision:
         Raises:
             SwellError: Something cannot be had; the text says what and why.
         """
+        wanted: list[Wish] = []
         for wish in self._wishes:
-            # One after another: each takes all that the network gives.
-            await self._bring(wish)
+            self._sparing |= wish.digests(self._cache)
+            wanted += [] if wish.is_in(self._cache) else [wish]
+        if not wanted:
+            return
+        with Wishing(self._cache.folder) as wishing:
+            # One after another: each takes all that the network gives. Whoever waits for the last
+            # of them hears from the beginning that it will come.
+            for at, wish in enumerate(wanted):
+                wishing.tell({name for each in wanted[at:] for name in each.names})
+                await self._bring(wish)
 
     async def _bring(self, wish: Wish) -> None:
-        if wish.is_in(self._cache):
-            return
-        begun_s = self._clock.monotonic_s()
+        begun_s, before_bytes = self._clock.monotonic_s(), self.bytes
         try:
             manifest = await self._manifest(wish)
         except NotFound as error:
@@ -198,27 +218,31 @@ class Provision:
                 raise
             self._tell("weights were not pushed", model=wish.model, detail=error.detail)
             return
-        await fetch(
+        listing = await fetch(
             wish.of(manifest),
             self._cache,
             self._source,
             self._clock,
             origin=manifest,
             terms=self._terms,
-            moved=self._moved,
+            wisher=Wisher(self._moved, self._tell, self._sparing),
         )
+        self._sparing |= {entry.sha256 for entry in listing.files.values()}
         took_s = round(self._clock.monotonic_s() - begun_s, 3)
-        self._tell("weights fetched", model=wish.model, bytes=self.bytes, took_s=took_s)
+        came = self.bytes - before_bytes
+        self._tell("weights fetched", model=wish.model, bytes=came, took_s=took_s)
 
     async def _manifest(self, wish: Wish) -> Manifest:
-        wait_s = _AGAIN_S
+        """Ask until somebody answers: a backend may start after its workers."""
+        failed = 0
         while True:
             try:
                 return await self._source.manifest(wish.model, wish.version, wish.manifest)
             except Unavailable as error:
-                self._tell("weights cannot be asked for yet", detail=error.detail)
-            await self._clock.sleep(wait_s)
-            wait_s = min(2 * wait_s, _MOST_AGAIN_S)
+                failed += 1
+                if failed == 1:
+                    self._tell("weights cannot be asked for now", detail=error.detail)
+            await self._clock.sleep(AGAIN.delay_s(failed, self._rng))
 
     def _moved(self, size_bytes: int) -> None:
         self.bytes += size_bytes

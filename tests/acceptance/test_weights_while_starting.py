@@ -1,0 +1,248 @@
+"""Workers that start while their weights come: before their backend, and told to go meanwhile."""
+
+import hashlib
+import json
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
+
+#: As soon as a worker that is told to go has gone, in seconds, with some for a loaded machine.
+GONE_WITHIN_S = 3.0
+
+MODEL = '''
+from pydantic import BaseModel
+
+import swell
+from swell.weights import load
+from swell.weights.provided import provided
+
+WEIGHTS = provided(__file__)
+
+class Sum(swell.Model):
+    """Adds up its weights."""
+
+    name = "tests/sum"
+    Output = int
+
+    class Input(BaseModel):
+        pass
+
+    def load(self, device):
+        self.weights = load(WEIGHTS.path("w.safetensors"))
+
+    def run(self, items):
+        return [int(self.weights["a"].sum()) for _ in items]
+'''
+
+#: Of two chunks.
+SIZE = 20_000_000
+
+
+@pytest.fixture
+def swell(tmp_path: Path) -> Swell:
+    header = {"a": {"dtype": "U8", "shape": [SIZE], "data_offsets": [0, SIZE]}}
+    text = json.dumps(header).encode()
+    content = struct.pack("<Q", len(text)) + text + bytes(range(250)) * (SIZE // 250)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "w.safetensors").write_bytes(content)
+    (tmp_path / "source" / "weights.toml").write_text(
+        'model = "tests/sum"\nversion = "v1"\n[weights]\n'
+        f'"w.safetensors" = "{hashlib.sha256(content).hexdigest()}"\n'
+    )
+    (tmp_path / "sum.py").write_text(MODEL)
+    made = Swell(tmp_path)
+    [pushed] = made.json("models", "push", "source/weights.toml")
+    (tmp_path / "weights.toml").write_text(
+        f'model = "tests/sum"\nversion = "v1"\nmanifest = "sha256:{pushed["manifest"]}"\n'
+    )
+    return made
+
+
+@contextmanager
+def serving(swell: Swell, port: int = 0) -> Iterator[str]:
+    """Serve; give the URL."""
+    backend = swell.start("serve", "--port", str(port), "--json")
+    try:
+        yield str(ready_line(backend, swell.folder)["url"])
+    finally:
+        stop(backend)
+
+
+@pytest.fixture
+def key(swell: Swell) -> str:
+    with serving(swell):
+        return str(swell.json("keys", "create", "worker", "--scope", "worker")["key"])
+
+
+def begin(swell: Swell, url: str, key: str) -> "subprocess.Popen[bytes]":
+    """Start a worker from elsewhere."""
+    told = {
+        "SWELL_WORKER__URL": url,
+        "SWELL_WORKER__TOKEN": key,
+        "SWELL_DATA_DIR": str(swell.folder / "elsewhere"),
+    }
+    with (swell.folder / "worker.txt").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "swell", "worker", "-m", "sum.py"],
+            cwd=swell.folder,
+            env=clean_environment() | told,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def until(is_so: Callable[[], Any], swell: Swell) -> None:
+    until_s = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < until_s, said(swell)
+        time.sleep(0.05)
+
+
+def said(swell: Swell) -> str:
+    return (swell.folder / "worker.txt").read_text()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_a_worker_that_starts_before_its_backend_waits_for_it_and_says_so_once(
+    swell: Swell, key: str
+) -> None:
+    port = free_port()
+    process = begin(swell, f"http://127.0.0.1:{port}", key)
+    try:
+        until(lambda: "cannot be asked for now" in said(swell), swell)
+        # It is asked several times.
+        time.sleep(2.0)
+        assert process.poll() is None, said(swell)
+        with serving(swell, port):
+            until(lambda: swell.json("workers"), swell)
+            done = swell.run("tasks", "submit", "tests/sum", "--watch")
+            assert str(sum(range(250)) * (SIZE // 250)) in done.stdout, done.stderr
+        assert said(swell).count("cannot be asked for now") == 1
+        assert said(swell).count("weights fetched") == 1
+    finally:
+        process.kill()
+        process.wait(PATIENCE_S)
+
+
+class Between:
+    """Stands between worker and backend, and holds back all that comes after some bytes.
+
+    Args:
+        port: Of the backend; None for one that never says anything.
+        most_bytes: Of answers, on each connection.
+    """
+
+    def __init__(self, port: int | None, most_bytes: int) -> None:
+        self._port = port
+        self._most_bytes = most_bytes
+        self.is_holding = threading.Event()
+
+    def serve(self, listener: socket.socket) -> None:
+        open_sockets = []
+        while True:
+            try:
+                ours, _ = listener.accept()
+            except OSError:
+                break
+            open_sockets.append(ours)
+            if self._port is None:
+                self.is_holding.set()
+                continue
+            theirs = socket.create_connection(("127.0.0.1", self._port))
+            open_sockets.append(theirs)
+            for source, target, most in ((ours, theirs, None), (theirs, ours, self._most_bytes)):
+                threading.Thread(
+                    target=self._carry, args=(source, target, most), daemon=True
+                ).start()
+        for each in open_sockets:
+            each.close()
+
+    def _carry(self, source: socket.socket, target: socket.socket, most: int | None) -> None:
+        try:
+            while data := source.recv(65_536):
+                if most is not None:
+                    data, most = data[:most], most - len(data[:most])
+                    if not most:
+                        self.is_holding.set()
+                target.sendall(data)
+        except OSError:
+            pass
+
+
+@contextmanager
+def between(port: int | None, most_bytes: int = 0) -> Iterator[tuple[Between, str]]:
+    made = Between(port, most_bytes)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=made.serve, args=(listener,), daemon=True)
+        thread.start()
+        yield made, f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+
+
+def gone_after(process: "subprocess.Popen[bytes]") -> float:
+    begun_s = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.wait(PATIENCE_S)
+    return time.monotonic() - begun_s
+
+
+def test_a_worker_is_gone_at_once_while_its_backend_keeps_still(swell: Swell) -> None:
+    with between(None) as (still, url):
+        process = begin(swell, url, "key")
+        try:
+            assert still.is_holding.wait(PATIENCE_S)
+            # Its handler of signals is there a little later.
+            time.sleep(2.0)
+            assert gone_after(process) < GONE_WITHIN_S, said(swell)
+        finally:
+            process.kill()
+            process.wait(PATIENCE_S)
+
+
+def test_a_worker_is_gone_at_once_while_chunks_come_and_the_next_one_goes_on(
+    swell: Swell, key: str
+) -> None:
+    partial = swell.folder / "elsewhere" / "weights" / "partial"
+
+    def has_the_smaller_one() -> bool:
+        return any(path.read_bytes()[40:] == b"01" for path in partial.glob("*.done"))
+
+    with serving(swell) as url:
+        # One chunk is smaller than this, and the other is not.
+        with between(int(url.rpartition(":")[2]), 10_000_000) as (slow, slow_url):
+            process = begin(swell, slow_url, key)
+            try:
+                assert slow.is_holding.wait(PATIENCE_S)
+                until(has_the_smaller_one, swell)
+                time.sleep(2.0)
+                assert gone_after(process) < GONE_WITHIN_S, said(swell)
+            finally:
+                process.kill()
+                process.wait(PATIENCE_S)
+        process = begin(swell, url, key)
+        try:
+            until(lambda: "weights fetched" in said(swell), swell)
+            came = re.search(r"bytes.*?=.*?(\d+)", said(swell).split("weights fetched")[1])
+            assert came is not None
+            assert int(came[1]) == 16 << 20, "only the chunk that was on its way"
+        finally:
+            process.kill()
+            process.wait(PATIENCE_S)

@@ -1,0 +1,232 @@
+"""Nobody gives up what a worker that lives is about to fetch."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from weights_harness import NAME, pushed, write
+
+from chunk_server import ChunkServer, chunk_server, keep_still
+from swell.clock import ManualClock, SystemClock
+from swell.errors import NotFound, Unavailable
+from swell.weights.cache import CacheUnusable, NotCached, WeightCache
+from swell.weights.chunks import Manifest
+from swell.weights.gather import Place
+from swell.weights.listing import Wanted, WantedFile
+from swell.weights.provided import PATIENCE_S, Provided
+from swell.weights.wishing import Wishing, forget_the_dead, is_wished
+from swell.worker.provision import Provision, Wish
+
+#: One worker that says what it will fetch, and is killed before it does.
+TELLER = """
+import sys
+from pathlib import Path
+from swell.weights.wishing import Wishing
+wishing = Wishing(Path(sys.argv[1]))
+wishing.tell(["acme/poster@v1", "9f" * 32])
+print("told", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[ChunkServer]:
+    with chunk_server() as made:
+        yield made
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> WeightCache:
+    return WeightCache(tmp_path / "cache")
+
+
+def waiting(
+    manifest: Manifest, cache: WeightCache, clock: ManualClock, *, pinned: bool = True
+) -> Provided:
+    files = {name: WantedFile("", file.sha256) for name, file in manifest.files.items()}
+    wanted = Wanted(manifest.model, manifest.version, files, manifest.digest if pinned else None)
+    return Provided(wanted, cache, clock)
+
+
+async def wait_long(clock: ManualClock, until: Callable[[], bool] = lambda: False) -> None:
+    """Have much more time pass than anybody's patience, in steps that are seen."""
+    for _ in range(8):
+        if until():
+            return
+        clock.advance(PATIENCE_S / 2)
+        await asyncio.sleep(0.05)
+
+
+def test_what_is_told_is_known_until_it_is_taken_back(tmp_path: Path) -> None:
+    with Wishing(tmp_path) as one, Wishing(tmp_path) as other:
+        one.tell(["acme/poster@v1", "9f" * 32])
+        other.tell(["acme/other@v1"])
+        for name in ("acme/poster@v1", "9f" * 32, "acme/other@v1"):
+            assert is_wished(tmp_path, [name, "acme/unknown@v1"])
+        assert not is_wished(tmp_path, ["acme/poster@v2", "acme/poster"])
+        one.tell(["acme/rest@v1"])
+        assert not is_wished(tmp_path, ["acme/poster@v1"])
+        assert is_wished(tmp_path, ["acme/rest@v1"])
+    assert not is_wished(tmp_path, ["acme/rest@v1", "acme/other@v1"])
+    assert not list((tmp_path / "wishes").iterdir())
+
+
+def test_what_a_killed_worker_had_told_is_over_and_the_next_one_removes_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TELLER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as teller:
+        assert teller.stdout is not None
+        assert teller.stdout.readline() == b"told\n"
+        assert is_wished(tmp_path, ["9f" * 32])
+        assert forget_the_dead(tmp_path) == 0
+        teller.send_signal(signal.SIGKILL)
+    assert not is_wished(tmp_path, ["9f" * 32])
+    with Wishing(tmp_path) as next_one:
+        next_one.tell(["acme/next@v1"])
+        assert len(list((tmp_path / "wishes").iterdir())) == 1
+
+
+def test_where_it_cannot_be_told_the_reason_is(tmp_path: Path) -> None:
+    (tmp_path / "wishes").write_text("")
+    with pytest.raises(CacheUnusable, match="something else"):
+        Wishing(tmp_path).tell(["acme/poster@v1"])
+    assert not is_wished(tmp_path, ["acme/poster@v1"])
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_who_waits_does_so_while_the_worker_that_will_fetch_it_lives(
+    server: ChunkServer, cache: WeightCache, tmp_path: Path, pinned: bool
+) -> None:
+    manifest = pushed(server, write(tmp_path / NAME))
+    clock = ManualClock()
+    weights = waiting(manifest, cache, clock, pinned=pinned)
+    digest = manifest.files[NAME].sha256
+    for told in ({"acme/poster@v1"}, {manifest.digest if pinned else digest}):
+        with Wishing(cache.folder) as wishing:
+            wishing.tell(told)
+            path = asyncio.create_task(asyncio.to_thread(weights.path, NAME))
+            await wait_long(clock, path.done)
+            assert not path.done()
+        await wait_long(clock, path.done)
+        with pytest.raises(NotCached, match="nobody fetches it"):
+            await path
+
+
+async def test_the_second_model_is_waited_for_while_the_first_is_fetched(
+    server: ChunkServer, cache: WeightCache, tmp_path: Path
+) -> None:
+    first = pushed(server, write(tmp_path / "1" / NAME, 1, 20_000), model="acme/first")
+    second = pushed(server, write(tmp_path / "2" / NAME, 2, 20_000), model="acme/second")
+    server.tricks[first.files[NAME].chunks[2]] = keep_still(server)
+    wishes = [Wish(each.model, "v1", each.digest) for each in (first, second)]
+    bringing = asyncio.create_task(Provision(wishes, cache, server, SystemClock()).bring())
+    clock = ManualClock()
+    weights = waiting(second, cache, clock)
+    path = asyncio.create_task(asyncio.to_thread(weights.path, NAME))
+    await asyncio.to_thread(server.stuck.wait, 20)
+    await wait_long(clock, path.done)
+    assert not path.done()
+    server.over.set()
+    await bringing
+    assert (await path).exists()
+    assert not is_wished(cache.folder, ["acme/second@v1"])
+
+
+class Late:
+    """A source that is away, for so many questions."""
+
+    def __init__(self, server: ChunkServer, away: int) -> None:
+        self._server = server
+        self.away = away
+
+    async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
+        self._answer()
+        return await self._server.manifest(model, version, digest)
+
+    def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
+        self._answer()
+        return self._server.places(manifest, digests)
+
+    def _answer(self) -> None:
+        self.away -= 1
+        if self.away >= 0:
+            raise Unavailable("it starts")
+
+
+async def test_a_backend_that_starts_later_is_asked_until_it_answers_and_that_is_said_once(
+    server: ChunkServer, cache: WeightCache, tmp_path: Path
+) -> None:
+    manifest = pushed(server, write(tmp_path / NAME))
+    source, told = Late(server, away=5), list[tuple[str, dict[str, Any]]]()
+    clock = ManualClock()
+    wishes = [Wish("acme/poster", "v1", manifest.digest)]
+    bringing = asyncio.create_task(
+        Provision(wishes, cache, source, clock, tell=lambda e, **f: told.append((e, f))).bring()
+    )
+    patience = ManualClock()
+    weights = waiting(manifest, cache, patience)
+    path = asyncio.create_task(asyncio.to_thread(weights.path, NAME))
+    while source.away > 0:
+        assert not bringing.done()
+        clock.advance(10.0)
+        await wait_long(patience, path.done)
+    assert not path.done()
+    clock.advance(10.0)
+    await bringing
+    assert (await path).exists()
+    assert [event for event, _ in told] == ["weights cannot be asked for now", "weights fetched"]
+    assert told[0][1] == {"detail": "it starts"}
+
+
+async def test_a_backend_that_goes_away_meanwhile_is_asked_again_too(
+    server: ChunkServer, cache: WeightCache, tmp_path: Path
+) -> None:
+    manifest = pushed(server, write(tmp_path / NAME))
+    told: list[str] = []
+    wishes = [Wish("acme/poster", "v1", manifest.digest)]
+
+    class GoesAway(Late):
+        async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
+            found = await super().manifest(model, version, digest)
+            self.away = 2
+            return found
+
+    source = GoesAway(server, away=0)
+    clock = SystemClock()
+    await Provision(wishes, cache, source, clock, tell=lambda e, **_: told.append(e)).bring()
+    assert told == ["weights cannot be asked for now", "weights fetched"]
+    assert cache.path(manifest.files[NAME].sha256).exists()
+
+
+async def test_a_wish_that_was_not_pushed_is_not_waited_for_while_others_come(
+    server: ChunkServer, cache: WeightCache, tmp_path: Path
+) -> None:
+    absent = pushed(server, write(tmp_path / "1" / NAME, 1), model="acme/absent")
+    present = pushed(server, write(tmp_path / "2" / NAME, 2), model="acme/present")
+    server.tricks[""] = keep_still(server)
+
+    class Without:
+        async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
+            if model == "acme/absent":
+                raise NotFound("it was not pushed here")
+            return await server.manifest(model, version, digest)
+
+        places = staticmethod(server.places)
+
+    wishes = [Wish("acme/absent", "v1", is_optional=True), Wish("acme/present", "v1")]
+    bringing = asyncio.create_task(Provision(wishes, cache, Without(), SystemClock()).bring())
+    await asyncio.to_thread(server.stuck.wait, 20)
+    clock = ManualClock()
+    path = asyncio.create_task(asyncio.to_thread(waiting(absent, cache, clock).path, NAME))
+    await wait_long(clock, path.done)
+    with pytest.raises(NotCached):
+        await path
+    server.over.set()
+    await bringing
+    assert cache.path(present.files[NAME].sha256).exists()
+    assert os.listdir(cache.folder / "wishes") == []
