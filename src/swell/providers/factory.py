@@ -30,6 +30,7 @@ KINDS: Final[Mapping[str, _Kind]] = {
     "container": _Kind("swell.providers.container", "ContainerProvider", "ContainerOptions"),
     "aws": _Kind("swell.providers.aws", "AwsProvider", "AwsOptions", "aws"),
     "gcp": _Kind("swell.providers.gcp", "GcpProvider", "GcpOptions", "gcp"),
+    "azure": _Kind("swell.providers.azure", "AzureProvider", "AzureOptions"),
     "kubernetes": _Kind(
         "swell.providers.kubernetes", "KubernetesProvider", "KubernetesOptions", "kubernetes"
     ),

@@ -1,0 +1,282 @@
+"""Workers on Azure, imitated on loopback: by Compute Fleet, and one by one."""
+
+import base64
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from azure_resources import GROUP, SECRET, SUBSCRIPTION, AzureResources
+from booted import environment_of_script
+from swell.clock import ManualClock, SystemClock
+from swell.errors import InvalidInput, InvalidRequest, Unavailable
+from swell.provider import InstanceState, LaunchRequest, Provider, Refused
+from swell.providers.azure import AzureOptions, AzureProvider
+from swell.providers.azure_token import AzureTokens
+from swell.testing.provider import OutlivingConformance, RefusingConformance
+
+LACK = ("SkuNotAvailable", "The requested VM size is currently not available in location 'eastus'.")
+ALLOCATION = ("AllocationFailed", "Allocation failed. We do not have sufficient capacity.")
+QUOTA = (
+    "OperationNotAllowed",
+    "Operation could not be completed as it results in exceeding approved Total Regional Cores "
+    "quota. Current Limit: 0",
+)
+T4, A10 = "Standard_NC4as_T4_v3", "Standard_NV36ads_A10_v5"
+
+
+class AzureCase(OutlivingConformance, RefusingConformance):
+    """All that holds of both ways."""
+
+    by_fleet = True
+
+    @pytest.fixture
+    async def azure(self, tmp_path: Path) -> AsyncIterator[AzureResources]:
+        async with AzureResources() as azure:
+            self.azure, self.folder = azure, tmp_path
+            self.open: list[AzureProvider] = []
+            yield azure
+            for provider in self.open:
+                await provider.close()
+
+    @pytest.fixture
+    def provider(self, azure: AzureResources) -> AzureProvider:
+        return self.made()
+
+    def made(self, deployment: str = "shop", **more: object) -> AzureProvider:
+        told: dict[str, object] = {
+            "image": "registry.example/poster:1",
+            "subscription": SUBSCRIPTION,
+            "group": GROUP,
+            "location": "eastus",
+            "sizes": [T4, A10],
+            "source_image": "images:gpu:ubuntu:latest",
+            "subnet": "/subscriptions/s/resourceGroups/g/providers/x/subnets/default",
+            "ssh_key": "ssh-ed25519 AAAA",
+            "fleet": self.by_fleet,
+            "weights_dir": str(self.folder / "weights"),
+            "endpoint": self.azure.url,
+            "metadata_url": self.azure.url,
+            "login_url": self.azure.url,
+        }
+        made = AzureProvider(AzureOptions.model_validate(told | more), SystemClock(), deployment)
+        self.open.append(made)
+        return made
+
+    async def another(self, provider: Provider, deployment: str | None = None) -> Provider:
+        return self.made(deployment or "shop")
+
+    async def settle(self, provider: Provider, ids: list[str], state: InstanceState) -> None:
+        self.azure.settle()
+        assert {i.state for i in await provider.instances() if i.id in ids} == {state}
+
+    async def told(self, provider: Provider, instance_id: str) -> Mapping[str, str]:
+        body = next(b for name, b in self.azure.asked.items() if instance_id.startswith(name))
+        profile = body["properties"].get("computeProfile", {}).get("baseVirtualMachineProfile")
+        system = (profile or body["properties"])["osProfile"]
+        script = base64.b64decode(system["customData"]).decode()
+        answers = {"/metadata/instance/compute/name": instance_id}
+        return environment_of_script(script, answers, self.folder / instance_id)
+
+    async def refuse(self, provider: Provider, *, is_quota: bool) -> None:
+        self.azure.lacks = {"*": QUOTA} if is_quota else {T4: LACK, A10: QUOTA}
+
+    async def relent(self, provider: Provider) -> None:
+        self.azure.lacks = {}
+
+    # ---- of Azure alone, both ways
+
+    async def test_another_size_is_taken_where_the_first_is_not_to_be_had(
+        self, provider: AzureProvider
+    ) -> None:
+        self.azure.lacks = {T4: LACK}
+        await provider.launch(LaunchRequest(pool="p", n=2))
+        assert {each.kind for each in await provider.instances()} == {A10}
+
+    async def test_where_and_what_an_instance_is_is_told(self, provider: AzureProvider) -> None:
+        spot = self.made(spot=True, zones=["2"])
+        await spot.launch(LaunchRequest(pool="spot"))
+        await provider.launch(LaunchRequest(pool="own"))
+        found = {each.pool: each for each in await provider.instances()}
+        assert (found["spot"].is_spot, found["own"].is_spot) == (True, False)
+        assert (found["spot"].location, found["own"].location) == ("2", "eastus")
+
+    async def test_whatever_the_options_say_is_written_as_azure_reads_it(
+        self, provider: AzureProvider
+    ) -> None:
+        chosen = self.made(
+            zones=["1", "2"],
+            source_image="/subscriptions/s/images/gpu",
+            security_group="/subscriptions/s/nsg",
+            public_address=True,
+            spot=True,
+        )
+        assert len(await chosen.launch(LaunchRequest(pool="p"))) == 1
+
+    async def test_fewer_than_were_wanted_are_what_there_is(self, provider: AzureProvider) -> None:
+        self.azure.most = 2
+        launched = await provider.launch(LaunchRequest(pool="p", n=5))
+        assert len(launched) == 2
+        self.azure.settle()
+        assert {i.id for i in await provider.instances()} == {i.id for i in launched}
+
+    @pytest.mark.parametrize(
+        ("error", "is_quota"),
+        [
+            (LACK, False),
+            (ALLOCATION, False),
+            (("ZonalAllocationFailed", "no"), False),
+            (("OverconstrainedAllocationRequest", "no"), False),
+            (QUOTA, True),
+            (("QuotaExceeded", "no"), True),
+        ],
+    )
+    async def test_what_is_lacking_is_told_by_its_code(
+        self, provider: AzureProvider, error: tuple[str, str], is_quota: bool
+    ) -> None:
+        self.azure.lacks = {"*": error}
+        with pytest.raises(Refused, match=error[0]) as refused:
+            await provider.launch(LaunchRequest(pool="p"))
+        assert refused.value.is_quota == is_quota
+
+    @pytest.mark.parametrize(
+        ("status", "code", "error"),
+        [
+            (429, "TooManyRequests", Unavailable),
+            (503, "ServiceUnavailable", Unavailable),
+            (409, "AnotherOperationInProgress", Unavailable),
+            (403, "AuthorizationFailed", InvalidInput),
+            (400, "InvalidParameter", InvalidInput),
+            # Not what the code is said for elsewhere: nothing of a quota.
+            (409, "OperationNotAllowed", InvalidInput),
+        ],
+    )
+    async def test_calls_that_are_refused_are_told_by_what_is_to_be_done(
+        self, provider: AzureProvider, status: int, code: str, error: type[Exception]
+    ) -> None:
+        self.azure.errors = [(status, code, "no")]
+        with pytest.raises(error) as told:
+            await provider.launch(LaunchRequest(pool="p"))
+        assert not isinstance(told.value, Refused)
+        assert await provider.instances() == []
+
+    async def test_what_takes_long_is_waited_for(self, provider: AzureProvider) -> None:
+        self.azure.looks = 3
+        assert len(await provider.launch(LaunchRequest(pool="p", n=2))) == 2
+        looks = [call for call in self.azure.calls if "/operations/" in call]
+        assert len(looks) >= 3
+
+    async def test_a_machine_that_shut_itself_down_is_deleted_and_told_as_ended(
+        self, provider: AzureProvider
+    ) -> None:
+        [instance] = await provider.launch(LaunchRequest(pool="p"))
+        self.azure.settle()
+        self.azure.shut_down(instance.id)
+        [ended] = await provider.instances()
+        assert ended.state is InstanceState.ENDED
+        self.azure.settle()
+        assert self.azure.machines == {}
+        assert [i.state for i in await provider.instances()] == [InstanceState.ENDED]
+
+    async def test_what_was_evicted_is_told_as_ended(self, provider: AzureProvider) -> None:
+        one, other = await provider.launch(LaunchRequest(pool="p", n=2))
+        self.azure.settle()
+        await provider.instances()
+        del self.azure.machines[one.id]
+        states = {i.id: i.state for i in await provider.instances()}
+        assert states == {one.id: InstanceState.ENDED, other.id: InstanceState.RUNNING}
+
+    async def test_long_lists_come_in_pages(self, provider: AzureProvider) -> None:
+        self.azure.page = 2
+        await provider.launch(LaunchRequest(pool="p", n=5))
+        assert len(await self.made().instances()) == 5
+
+    async def test_a_token_that_was_taken_back_is_replaced(self, provider: AzureProvider) -> None:
+        assert await provider.instances() == []
+        self.azure.good.clear()
+        assert await provider.instances() == []
+        assert self.azure.tokens == 2
+
+
+class TestAzureByFleet(AzureCase):
+    async def test_one_request_makes_all(self, provider: AzureProvider) -> None:
+        await provider.launch(LaunchRequest(pool="p", n=5))
+        made = [call for call in self.azure.calls if call.startswith("PUT ")]
+        assert len(made) == 1
+        assert "/Microsoft.AzureFleet/fleets/" in made[0]
+
+    async def test_where_there_are_no_fleets_machines_are_made_one_by_one(
+        self, provider: AzureProvider
+    ) -> None:
+        self.azure.has_fleets = False
+        assert len(await provider.launch(LaunchRequest(pool="p", n=3))) == 3
+        made = [call for call in self.azure.calls if call.startswith("PUT ")]
+        assert len(made) == 4
+
+
+class TestAzureOneByOne(AzureCase):
+    by_fleet = False
+
+    async def test_a_machine_that_failed_while_it_was_made_is_not_left_behind(
+        self, provider: AzureProvider
+    ) -> None:
+        self.azure.lacks, self.azure.lacks_late = {"*": ALLOCATION}, True
+        with pytest.raises(Refused, match="AllocationFailed"):
+            await provider.launch(LaunchRequest(pool="p", n=2))
+        assert self.azure.machines == {}
+        self.azure.lacks = {T4: ALLOCATION}
+        assert len(await provider.launch(LaunchRequest(pool="p", n=2))) == 2
+        self.azure.settle()
+        assert {each.kind for each in await provider.instances()} == {A10}
+
+
+# ---- who asks
+
+
+async def test_an_application_asks_with_its_secret(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    case = TestAzureByFleet()
+    told = {
+        "directory": "directory-1",
+        "client_id": "client-1",
+        "client_secret_file": str(tmp_path / "secret"),
+    }
+    async with AzureResources() as azure:
+        case.azure, case.folder, case.open = azure, tmp_path, []
+        provider = case.made(**told)
+        assert await provider.instances() == []
+        (tmp_path / "secret").write_text("wrong")
+        with pytest.raises(InvalidInput, match="Invalid client secret"):
+            await case.made(**told).instances()
+        with pytest.raises(InvalidRequest, match="cannot be read"):
+            case.made(**told | {"client_secret_file": str(tmp_path / "none")})
+        for each in case.open:
+            await each.close()
+
+
+async def test_tokens_are_asked_for_before_they_end() -> None:
+    async with AzureResources() as azure:
+        clock = ManualClock()
+        tokens = AzureTokens(None, clock, metadata_url=azure.url)
+        for advance_s, times in ((0, 1), (86_000, 1), (200, 2)):
+            clock.advance(advance_s)
+            assert await tokens.headers() == {"Authorization": f"Bearer eyJ0.{times}"}
+        await tokens.close()
+
+
+def test_an_application_is_named_whole() -> None:
+    told = {
+        "image": "x",
+        "subscription": "s",
+        "group": "g",
+        "location": "eastus",
+        "sizes": [T4],
+        "source_image": "/image",
+        "subnet": "/subnet",
+        "ssh_key": "k",
+    }
+    assert AzureOptions.model_validate(told).fleet
+    with pytest.raises(ValueError, match="go together"):
+        AzureOptions.model_validate(told | {"directory": "d"})
+    with pytest.raises(ValueError, match="client_id"):
+        AzureOptions.model_validate(told | {"directory": "d", "client_secret_file": "f"})
