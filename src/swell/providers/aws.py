@@ -400,8 +400,8 @@ class AwsProvider:
         found = [
             machine
             for page in pages
-            for reservation in page["Reservations"]
-            for machine in reservation["Instances"]
+            for group in page["Reservations"]
+            for machine in group["Instances"]
         ]
         return [_instance(each) for each in found]
 

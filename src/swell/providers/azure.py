@@ -372,11 +372,11 @@ class AzureProvider:
             "storageProfile": {"imageReference": _image(chosen.source_image), "osDisk": disk},
             "networkProfile": {
                 "networkApiVersion": _NETWORK_VERSION,
-                "networkInterfaceConfigurations": [self._interface()],
+                "networkInterfaceConfigurations": [self._network()],
             },
         }
 
-    def _interface(self) -> dict[str, Any]:
+    def _network(self) -> dict[str, Any]:
         chosen = self._options
         address: dict[str, Any] = {"subnet": {"id": chosen.subnet}, "primary": True}
         if chosen.public_address:

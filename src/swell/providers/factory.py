@@ -34,6 +34,7 @@ KINDS: Final[Mapping[str, _Kind]] = {
     "kubernetes": _Kind(
         "swell.providers.kubernetes", "KubernetesProvider", "KubernetesOptions", "kubernetes"
     ),
+    "skypilot": _Kind("swell.providers.skypilot", "SkypilotProvider", "SkypilotOptions"),
 }
 
 

@@ -253,7 +253,7 @@ class GcpProvider:
             "labels": dict(chosen.labels) | marks.labels,
             "metadata": {"items": [{"key": key, "value": text} for key, text in texts.items()]},
             "disks": [{"boot": True, "autoDelete": True, "initializeParams": disk}],
-            "networkInterfaces": [self._interface()],
+            "networkInterfaces": [self._network()],
             "scheduling": self._scheduling(),
         }
         if len(chosen.types) == 1:
@@ -266,7 +266,7 @@ class GcpProvider:
             found["serviceAccounts"] = [{"email": chosen.service_account, "scopes": scopes}]
         return found
 
-    def _interface(self) -> dict[str, Any]:
+    def _network(self) -> dict[str, Any]:
         chosen = self._options
         found: dict[str, Any] = {}
         if chosen.network or not chosen.subnetwork:
