@@ -128,6 +128,9 @@ def _rate(per_s: float) -> float:
     return per_s
 
 
+#: How references to models end that tell no names.
+_FILES: Final = (".py", ".toml")
+
 _POOL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
 _Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
@@ -788,7 +791,8 @@ class PoolTable(_Group):
             raise ValueError(
                 f"least ({self.least}) must be at most most ({self.most}): lower it, or raise most"
             )
-        if strange := set(self.rates) - set(self.models):
+        are_names = all("/" in ref and not ref.endswith(_FILES) for ref in self.models)
+        if are_names and (strange := set(self.rates) - set(self.models)):
             raise ValueError(
                 f"rates names {min(strange)}, which is not among models: add it there, or leave it "
                 "out"

@@ -7,7 +7,7 @@ import pytest
 from fleet_cases import MODEL, Yard, a_pool, a_worker, one_for_each
 
 from swell.autoscaler.decide import Limits
-from swell.autoscaler.outlook import Observation, Plan, PoolPlan, State
+from swell.autoscaler.outlook import Observation, Plan, PoolPlan, Relief, State
 from swell.clock import ManualClock
 from swell.errors import Unavailable
 from swell.provider import Instance, InstanceState, LaunchRequest, Notice, Refused
@@ -502,6 +502,36 @@ async def test_decisions_are_kept_with_their_reasons() -> None:
     [decision] = await yard.decisions()
     assert (decision.about, decision.what, decision.n) == ("gpu", "launch", 2)
     assert list(decision.why) == ["2 wanted"]
+
+
+async def test_demand_that_is_not_met_is_told_once_it_has_lasted_and_again_when_it_is_over() -> (
+    None
+):
+    yard = await a_yard()
+    short = Relief(model=MODEL, admitted=0.4, wait_s=90.0, speedup=2.5)
+    lasts = {"relief": [short]}
+
+    def policy(observation: Observation, state: State) -> Plan:
+        return msgspec.structs.replace(one_for_each(observation, state), relief=lasts["relief"])
+
+    yard.plan = policy
+    await yard.step()
+    await yard.step()
+    assert await yard.decisions() == []
+    for _ in range(6):
+        await yard.step()
+    lasts["relief"] = []
+    await yard.step()
+    lasts["relief"] = [short]
+    await yard.step()
+    [told] = await yard.decisions()
+    assert (told.about, told.what) == (MODEL, "relief")
+    assert "40%" in told.why[0]
+    lasts["relief"] = []
+    for _ in range(8):
+        await yard.step()
+    assert [each.what for each in await yard.decisions()] == ["relief", "relief"]
+    assert (await yard.status()).models[0].admitted == 1.0
 
 
 async def test_what_machines_cost_is_counted_by_the_day() -> None:

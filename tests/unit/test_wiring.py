@@ -13,10 +13,10 @@ from swell.errors import Conflict, InvalidRequest
 from swell.wiring import (
     DataLock,
     Unusable,
-    _worker_environment,
     build_backend,
     build_worker,
     close_backend,
+    worker_environment,
 )
 
 
@@ -64,7 +64,7 @@ def test_a_worker_without_a_token_is_refused(tmp_path: Path) -> None:
 #: Of these each worker has its own, or needs none.
 NOT_PASSED_ON = {
     *("worker.url", "worker.token", "worker.models", "worker.added", "worker.optional"),
-    *("worker.name", "worker.hub_url", "worker.hub_token"),
+    *("worker.name", "worker.instance", "worker.hub_url", "worker.hub_token"),
     *("worker.asked_at", "worker.began_boot_s", "worker.pull_s", "worker.health_file"),
 }
 
@@ -91,7 +91,7 @@ def test_each_setting_for_workers_reaches_those_of_swell_up(tmp_path: Path) -> N
     here = passed | {"broker.poll_s": 3.0, "broker.max_receives": 9}
     secret = {"worker.hub_token": "hf_secret", "worker.name": "one", "data_dir": tmp_path}
     chosen = load(here | secret, environment={}, folder=tmp_path).settings
-    told = _worker_environment(chosen, ["demo/upper"], "http://here", "k")
+    told = worker_environment(chosen, ["demo/upper"], "http://here", "k")
     there = load(environment=told, folder=tmp_path)
     for key in here:
         group, name = key.split(".")

@@ -26,7 +26,7 @@ from swell.errors import (
 )
 from swell.testing.dispatch import MemoryDispatch
 from swell.urls import UrlPolicy
-from swell.wiring import _worker_environment, build_worker
+from swell.wiring import build_worker, worker_environment
 from swell.worker.fetch import FETCHES, MOST_FILES, MOST_TOGETHER, fetch_files
 
 Talk = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
@@ -323,12 +323,12 @@ async def test_files_of_the_backend_may_be_larger_than_those_from_elsewhere() ->
 def test_the_workers_of_swell_up_keep_weights_where_the_settings_say(tmp_path: Path) -> None:
     flags = {"data_dir": tmp_path, "worker.token": "k", "worker.max_lora_bytes": 7}
     chosen = load(flags, environment={}, folder=tmp_path).settings
-    told = _worker_environment(chosen, ["demo/noop"], "http://here", "k")
+    told = worker_environment(chosen, ["demo/noop"], "http://here", "k")
     assert told["SWELL_WORKER__MAX_LORA_BYTES"] == "7"
     assert "SWELL_WORKER__CACHE_DIR" not in told
     elsewhere = flags | {"worker.cache_dir": tmp_path / "cache", "worker.cache_bytes": 9}
     chosen = load(elsewhere, environment={}, folder=tmp_path).settings
-    told = _worker_environment(chosen, ["demo/noop"], "http://here", "k")
+    told = worker_environment(chosen, ["demo/noop"], "http://here", "k")
     assert told["SWELL_WORKER__CACHE_DIR"] == str(tmp_path / "cache")
     assert told["SWELL_WORKER__CACHE_BYTES"] == "9"
     cache = build_worker(chosen, ManualClock())._loras._cache
@@ -344,7 +344,7 @@ def test_a_worker_reads_what_may_be_uploaded(tmp_path: Path) -> None:
     assert dispatch._own_limit_bytes == chosen.server.max_upload_bytes
     assert chosen.worker.max_file_bytes == chosen.server.max_upload_bytes
     more = load(flags | {"server.max_upload_bytes": 5 << 30}, environment={}, folder=tmp_path)
-    told = _worker_environment(more.settings, ["demo/noop"], "http://here", "k")
+    told = worker_environment(more.settings, ["demo/noop"], "http://here", "k")
     assert told["SWELL_WORKER__MAX_FILE_BYTES"] == str(5 << 30)
 
 

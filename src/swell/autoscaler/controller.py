@@ -45,6 +45,9 @@ _RENEW_S: Final = 4.0
 _LAUNCH_S: Final = 300.0
 _END_S: Final = 60.0
 
+#: That demand is not met is told once it was so for so long, in seconds, and so is that it is met.
+_RELIEF_S: Final = 15.0
+
 #: A launch that failed is tried again after so long, in seconds.
 _AGAIN_S: Final = 5.0
 
@@ -68,7 +71,9 @@ class _Leading:
     #: What was told, and what is to be told.
     decisions: list[Decision] = field(default_factory=list)
     untold: list[Decision] = field(default_factory=list)
-    relieved: frozenset[str] = frozenset()
+    #: Models whose demand is not met, as it was told last, and since when it was (not) seen so.
+    relieved: set[str] = field(default_factory=set)
+    turned: dict[str, tuple[bool, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,24 +319,26 @@ class Controller:
     def _changed_relief(
         self, leading: _Leading, sight: Sight, relief: Sequence[Relief]
     ) -> list[Decision]:
-        """Return that demand is not met any more, or is again."""
-        now = frozenset(each.model for each in relief)
-        changed = [
-            Decision(
-                at=sight.now,
-                about=each.model,
-                what="relief",
-                why=(
-                    f"no more than {each.admitted:.0%} of new tasks can start in time; they wait "
-                    f"about {each.wait_s:.0f} s",
-                ),
-            )
-            for each in relief
-            if each.model not in leading.relieved
-        ]
-        changed += [
-            Decision(at=sight.now, about=model, what="relief", why=("all can start in time again",))
-            for model in sorted(leading.relieved - now)
-        ]
-        leading.relieved = now
-        return changed
+        """Return that demand is not met any more, or is again: what has been so for a while."""
+        at, found = sight.now.timestamp(), []
+        by_model = {each.model: each for each in relief}
+        for model in sorted({*by_model, *leading.relieved}):
+            is_so, since = leading.turned.get(model, (model in leading.relieved, at))
+            if (model in by_model) != is_so:
+                is_so, since = model in by_model, at
+            leading.turned[model] = (is_so, since)
+            if is_so == (model in leading.relieved) or at - since < _RELIEF_S:
+                continue
+            leading.relieved ^= {model}
+            why = _relief_in_words(by_model.get(model))
+            found.append(Decision(at=sight.now, about=model, what="relief", why=(why,)))
+        return found
+
+
+def _relief_in_words(relief: Relief | None) -> str:
+    if relief is None:
+        return "all new tasks can start in time again"
+    return (
+        f"no more than {relief.admitted:.0%} of new tasks can start in time; they wait about "
+        f"{relief.wait_s:.0f} s"
+    )

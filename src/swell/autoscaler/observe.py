@@ -301,7 +301,7 @@ class Observer:
             # Without a word from the backends everybody may hold something.
             busy=len(crew.ready) if work is None else _busy(crew, work.held),
             booting=sorted(booting, reverse=True),
-            draining=len(crew.draining),
+            draining=len(crew.draining) + len(crew.leaving) + len(crew.left),
             hour_micros=pool.hour_micros or 0,
             launch_micros=pool.launch_micros,
             least_billed_s=pool.least_billed_s,

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "up": ("up", "up"),
     "serve": ("up", "serve"),
     "worker": ("worker", "run_worker"),
+    "autoscale": ("scaling", "autoscale"),
     "run": ("run", "run_model"),
     "build": ("build", "build"),
     "tasks": ("tasks", "app"),

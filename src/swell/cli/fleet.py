@@ -5,10 +5,11 @@ from typing import Annotated, Any
 import typer
 
 from swell.cli.options import Config, Data, Json, Key, Url
-from swell.cli.output import ago, print_json, seconds, table
+from swell.cli.output import ago, print_json, seconds, table, talk
 from swell.cli.remote import Remote, call
 from swell.cli.tasks import client_settings
 from swell.clock import SystemClock
+from swell.config import Settings
 
 __all__ = ["list_ledger", "list_pools", "list_queues", "list_workers"]
 
@@ -129,14 +130,20 @@ def _show_phases(startups: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def list_pools(
+    decisions: Annotated[
+        bool, typer.Option("--decisions", help="What was decided about them lately, and why.")
+    ] = False,
     as_json: Json = False,
     url: Url = None,
     key: Key = None,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Show pools, and how long their workers and models take to start, phase by phase."""
+    """Show pools, how they are scaled, and how long workers and models take to start."""
     settings = client_settings(config, data, url, key)
+    if decisions:
+        _show_decisions(settings, as_json)
+        return
     found = call(settings, lambda remote: remote.get("/v1/pools"))["pools"]
     if as_json:
         print_json(found)
@@ -151,6 +158,7 @@ def list_pools(
         for pool in found
     ]
     table(("POOL", "WORKERS", "STARTING", "HELD"), rows, empty="no pools")
+    _show_scaling([pool for pool in found if pool["scaling"]])
     times = [
         (
             pool["pool"],
@@ -167,6 +175,47 @@ def list_pools(
     if times:
         columns = ("POOL", "KIND", "MODEL", "PHASE", "P50", "P90", "P99", "SEEN", "NOT OVER")
         table(columns, times, empty="")
+
+
+def _show_scaling(pools: list[dict[str, Any]]) -> None:
+    """Print how pools stand that are scaled, and why nothing is asked of some."""
+    rows = []
+    for pool in pools:
+        own = pool["scaling"]
+        price = "" if own["hour_micros"] is None else f"{own['hour_micros'] / 1e6:.3f}"
+        counts = (own["desired"], own["ready"], own["busy"], own["booting"], own["draining"])
+        limits = f"{own['least']}-{own['most']}"
+        spot = "spot" if own["spot"] else ""
+        where = " ".join(filter(None, (own["provider"], own["location"], spot)))
+        rows.append((pool["pool"], where, *counts, limits, price, seconds(own["start_p50_s"])))
+    if not rows:
+        return
+    columns = ("POOL", "BY", "DESIRED", "READY", "BUSY", "BOOTING", "DRAINING", "LIMITS", "USD/H")
+    table((*columns, "START"), rows, empty="")
+    for pool in pools:
+        own = pool["scaling"]
+        for reason in own["reasons"]:
+            talk.print(f"  {pool['pool']}: {reason}", markup=False)
+        if own["closed_s"]:
+            why = own["why_closed"] or "it has refused"
+            talk.print(
+                f"  {pool['pool']}: nothing is asked of it for {own['closed_s']:.0f} s ({why})",
+                markup=False,
+            )
+
+
+def _show_decisions(settings: Settings, as_json: bool) -> None:
+    """Print the last decisions of the autoscaler, the newest first."""
+    found = call(settings, lambda remote: remote.get("/v1/scaling", limit=200))["decisions"]
+    if as_json:
+        print_json(found)
+        return
+    now = SystemClock().now()
+    rows = [
+        (ago(each["at"], now), each["about"], each["what"], each["n"] or "", "; ".join(each["why"]))
+        for each in found
+    ]
+    table(("WHEN", "ABOUT", "WHAT", "N", "WHY"), rows, empty="nothing was decided yet")
 
 
 def _at_least(times: dict[str, Any], share: str) -> str | None:

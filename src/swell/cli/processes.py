@@ -24,9 +24,11 @@ from typing import Final
 import structlog
 
 from swell.api.metrics import Snapshot
+from swell.autoscaling import check_token
 from swell.cli.keyring import Keyring, open_keyring
 from swell.cli.output import CommandFailed
 from swell.cli.output import data as stdout
+from swell.cli.scaling import scaled
 from swell.cli.service import Interrupts, listen, open_service, url_of
 from swell.cli.tally import Tally
 from swell.cli.tls import open_tls, read_again_at_hangup, tell_fingerprint
@@ -87,6 +89,7 @@ async def run_processes(
         CommandFailed: The port is taken, or a process does not start.
     """
     check_shareable(settings)
+    check_token(settings)
     interrupts = Interrupts()
     interrupts.install()
     reload = asyncio.Event()
@@ -342,9 +345,12 @@ async def run_member(settings: Settings, clock: Clock, descriptor: int) -> None:
     listener.setblocking(False)
     tally = tally_of(settings, clock)
     tally.fold()
-    async with open_service(
-        settings, clock, hurry=interrupts.second, listener=listener, tally=tally
-    ) as service:
+    async with (
+        open_service(
+            settings, clock, hurry=interrupts.second, listener=listener, tally=tally
+        ) as service,
+        scaled(settings, clock, service, "", interrupts) as scaling,
+    ):
         read_again_at_hangup(service.tls)
         api = service.app.service
 
@@ -356,10 +362,14 @@ async def run_member(settings: Settings, clock: Clock, descriptor: int) -> None:
         stop = asyncio.create_task(interrupts.first.wait())
         orphaned = asyncio.create_task(_input_ends())
         counting = asyncio.create_task(tally.keep(numbers))
-        await asyncio.wait({stop, orphaned, service.serving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {stop, orphaned, scaling, service.serving}, return_when=asyncio.FIRST_COMPLETED
+        )
         stop.cancel()
         orphaned.cancel()
         counting.cancel()
+        if scaling.done():
+            scaling.result()
         if service.serving.done():
             raise CommandFailed("the HTTP service ended by itself: its log above says why")
     tally.write(numbers())

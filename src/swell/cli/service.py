@@ -14,6 +14,7 @@ import uvicorn
 
 from swell.api.app import App, create_app
 from swell.api.settings import Backend
+from swell.autoscaling import pool_models
 from swell.cli.added import names_of
 from swell.cli.connection import with_timeouts
 from swell.cli.output import CommandFailed
@@ -185,10 +186,9 @@ async def open_service(
 
 
 def launchable_models(settings: Settings) -> list[str]:
-    """Return the names of the models for which this process starts workers: none without a pool."""
-    if settings.pool.workers == 0:
-        return []
-    return names_of(settings)
+    """Return the names of the models for which workers are started: none without a pool."""
+    own = [] if settings.pool.workers == 0 else names_of(settings)
+    return list(dict.fromkeys([*own, *pool_models(settings)]))
 
 
 async def _start(

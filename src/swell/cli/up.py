@@ -16,6 +16,7 @@ import uvloop
 from rich.markup import escape
 
 from swell.api.startups import end_startups
+from swell.autoscaling import needs_token
 from swell.cli.added import optional_names, with_added
 from swell.cli.inputs import as_flags, parse_inputs
 from swell.cli.keyring import Keyring, open_keyring
@@ -23,6 +24,7 @@ from swell.cli.options import Config, Data, Models, places, settings_from
 from swell.cli.output import CommandFailed, Exit, talk
 from swell.cli.output import data as stdout
 from swell.cli.processes import run_member, run_processes
+from swell.cli.scaling import scaled
 from swell.cli.service import Interrupts, Service, launchable_models, open_service
 from swell.cli.tls import read_again_at_hangup, tell_fingerprint
 from swell.clock import Clock, SystemClock
@@ -86,7 +88,10 @@ def up(
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Run everything on this machine: backend, queue, file store and workers."""
+    """Run everything on this machine: backend, queue, file store and workers.
+
+    With pools in the settings (`[pools.NAME]`) these are scaled.
+    """
     settings = settings_from(
         config,
         data,
@@ -97,7 +102,11 @@ def up(
         server__host=host,
         server__port=port,
     ).settings
-
+    if settings.pools:
+        # These are scaled instead, from none where they sleep.
+        fixed = settings.pool.model_copy(update={"workers": 0})
+        _run(settings.model_copy(update={"pool": fixed}), as_json, places(config, data))
+        return
     _run(with_added(settings), as_json, places(config, data))
 
 
@@ -119,7 +128,7 @@ def serve(
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Run the backend only; workers come from elsewhere."""
+    """Run the backend only; workers come from elsewhere, or from the pools of the settings."""
     settings = settings_from(
         config,
         data,
@@ -183,9 +192,10 @@ async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
             service.backend,
             settings.data_dir,
             service.url,
-            pools=[settings.worker.pool] if settings.pool.workers > 0 else [],
+            pools=_pools_of(settings),
             ca_file=service.ca_file,
         ) as keyring,
+        scaled(settings, clock, service, keyring.worker_token, interrupts) as scaling,
     ):
         if settings.pool.workers == 0:
             read_again_at_hangup(service.tls)
@@ -202,9 +212,10 @@ async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
         stop = asyncio.create_task(interrupts.first.wait())
         try:
             await asyncio.wait(
-                {main, stop, keeping, service.serving}, return_when=asyncio.FIRST_COMPLETED
+                {main, stop, keeping, scaling, service.serving},
+                return_when=asyncio.FIRST_COMPLETED,
             )
-            for ended in (main, keeping, service.serving):
+            for ended in (main, keeping, scaling, service.serving):
                 if ended.done():
                     ended.result()
             if service.serving.done():
@@ -214,6 +225,13 @@ async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
                 task.cancel()
             await asyncio.gather(main, stop, keeping, return_exceptions=True)
             await _drain(settings, fleet, interrupts)
+
+
+def _pools_of(settings: Settings) -> list[str]:
+    """Return the pools of the workers that are started beside the backend."""
+    if settings.pool.workers > 0:
+        return [settings.worker.pool]
+    return [name for name in settings.pools if name not in needs_token(settings)]
 
 
 async def _until_done(

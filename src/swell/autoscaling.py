@@ -1,0 +1,248 @@
+"""Pools of the settings → providers, workers and the controller: the wiring of the autoscaler.
+
+It is imported where it is needed: whoever has no pools loads nothing of it.
+"""
+
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from swell.clock import Clock
+from swell.config import PoolTable, Settings, environment_of
+from swell.errors import InvalidRequest
+from swell.provider import LaunchRequest
+from swell.wiring import is_shared, provider_of, worker_environment
+
+if TYPE_CHECKING:
+    from swell.api.settings import Backend
+    from swell.autoscaler.controller import Controller
+    from swell.autoscaler.policy import PolicySettings
+    from swell.autoscaler.pools import Pool
+
+__all__ = [
+    "Access",
+    "Autoscaler",
+    "build_autoscaler",
+    "check_token",
+    "needs_token",
+    "policy_of",
+    "pool_models",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Autoscaler:
+    """The controller, and whom it asks for machines."""
+
+    controller: "Controller"
+    pools: "Sequence[Pool]"
+
+    async def close(self) -> None:
+        """Let another lead. Workers that end with this process end; the others go on."""
+        await self.controller.close()
+        for pool in self.pools:
+            await pool.provider.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How launched workers reach the backend."""
+
+    url: str
+    #: API key with the scope `worker`.
+    token: str
+
+
+def build_autoscaler(
+    settings: Settings,
+    clock: Clock,
+    backend: "Backend",
+    access: Access,
+    *,
+    wake: Callable[[], Awaitable[None]],
+    ref_of: Callable[[str], str] = str,
+) -> Autoscaler:
+    """Return what scales the pools of the settings, not yet started.
+
+    Args:
+        settings: Which pools, and how they are scaled.
+        clock: The time.
+        backend: What waits, who works, and where notes lie.
+        access: How workers reach the backend, as far as the settings do not say it.
+        wake: Called when workers were let go, so that backends tell them at once.
+        ref_of: Turns what a pool of processes serves into what `worker.models` takes.
+
+    Raises:
+        InvalidRequest: A pool is not set up so that it can be launched.
+    """
+    from swell.autoscaler.controller import Controller, Terms
+    from swell.autoscaler.decide import Limits
+    from swell.autoscaler.observe import Observer, Timing
+    from swell.autoscaler.policy import plan
+
+    chosen = settings.autoscale
+    url = chosen.url or settings.server.public_url or access.url
+    token = chosen.token.get_secret_value() or access.token
+    if not token:
+        check_token(settings)
+    pools = [
+        _pool(name, table, settings, clock, Access(url, token), ref_of)
+        for name, table in settings.pools.items()
+    ]
+    observer = Observer(
+        backend.broker,
+        backend.registry,
+        pools,
+        clock,
+        Timing(lost_s=3 * settings.delivery.heartbeat_s),
+    )
+    terms = Terms(
+        holder=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        every_s=chosen.every_s,
+        is_alone=not is_shared(settings),
+        limits=Limits(
+            stale_s=chosen.stale_s, boot_limit_s=chosen.boot_limit_s, silent_s=chosen.silent_s
+        ),
+    )
+    policy = policy_of(settings)
+    controller = Controller(
+        observer,
+        backend.registry,
+        pools,
+        clock,
+        lambda observation, state: plan(observation, policy, state),
+        terms,
+        wake,
+    )
+    return Autoscaler(controller, pools)
+
+
+def policy_of(settings: Settings) -> "PolicySettings":
+    """Return the policy's settings.
+
+    Raises:
+        InvalidRequest: `autoscale.policy` has what it does not know.
+    """
+    from swell.autoscaler.policy import PolicySettings
+
+    chosen = settings.autoscale
+    known = {
+        "wait_s": chosen.wait_s,
+        "stale_s": chosen.stale_s,
+        "hour_budget_micros": chosen.hour_budget_micros,
+        "day_budget_micros": chosen.day_budget_micros,
+    }
+    fields = set(PolicySettings.__struct_fields__)
+    given = {name: value for name, value in known.items() if name in fields and value is not None}
+    for name in chosen.policy:
+        if name not in fields or name in known:
+            there = ", ".join(sorted(fields - set(known)))
+            raise InvalidRequest(f"autoscale.policy.{name[:60]} does not exist: there are {there}")
+    try:
+        return msgspec.convert({**given, **chosen.policy}, PolicySettings)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"autoscale.policy: {error}") from error
+
+
+def pool_models(settings: Settings) -> list[str]:
+    """Return the names of the models that pools serve, as far as the settings tell them."""
+    return list(dict.fromkeys(name for each in settings.pools.values() for name in _names(each)))
+
+
+def needs_token(settings: Settings) -> list[str]:
+    """Return the pools whose workers outlive this process, so that they need a key that does."""
+    return [
+        name
+        for name, table in settings.pools.items()
+        if table.provider != "process" or table.options.get("outlives")
+    ]
+
+
+def check_token(settings: Settings) -> None:
+    """Check that launched workers have a key that outlives this process.
+
+    Raises:
+        InvalidRequest: They have none.
+    """
+    if settings.pools and not settings.autoscale.token.get_secret_value():
+        names = needs_token(settings) or list(settings.pools)
+        raise InvalidRequest(
+            f"workers of {', '.join(names)} need a key that outlives this process: make one with "
+            "`swell keys create workers --scope worker`, and set autoscale.token, or name its file "
+            "in SWELL_AUTOSCALE__TOKEN_FILE"
+        )
+
+
+def _names(table: PoolTable) -> tuple[str, ...]:
+    return tuple(
+        ref for ref in table.models if ref.count("/") == 1 and not ref.endswith((".py", ".toml"))
+    )
+
+
+def _pool(
+    name: str,
+    table: PoolTable,
+    settings: Settings,
+    clock: Clock,
+    access: Access,
+    ref_of: Callable[[str], str],
+) -> "Pool":
+    from swell.autoscaler.pools import Pool
+
+    return Pool(
+        name=name,
+        provider=provider_of(name, table, settings, clock),
+        provider_name=table.provider,
+        request=LaunchRequest(
+            pool=name,
+            command=(sys.executable, "-m", "swell", "worker"),
+            environment=_environment(name, table, settings, access, ref_of),
+        ),
+        models=_names(table),
+        least=table.least,
+        most=table.most,
+        hour_micros=table.hour_micros,
+        launch_micros=table.launch_micros,
+        least_billed_s=table.least_billed_s,
+        is_spot=table.spot,
+        losses_per_hour=table.losses_per_hour,
+        location=table.location,
+        start_s=table.start_s,
+        rates=table.rates,
+        drain_s=table.drain_s,
+    )
+
+
+def _environment(
+    name: str,
+    table: PoolTable,
+    settings: Settings,
+    access: Access,
+    ref_of: Callable[[str], str],
+) -> Mapping[str, str]:
+    """Return what a worker of a pool must know."""
+    own = {
+        "worker.url": access.url,
+        "worker.token": access.token,
+        "worker.pool": name,
+        "worker.models": ",".join(table.models),
+        "worker.added": "false",
+    }
+    optional = {
+        "worker.device": table.device,
+        "worker.slots": table.slots,
+        "worker.drain_s": table.drain_s,
+    }
+    own |= {key: str(value) for key, value in optional.items() if value is not None}
+    if table.provider != "process":
+        return environment_of(own)
+    # On this machine much holds for workers that holds for the backend.
+    refs = [ref_of(ref) for ref in table.models]
+    inherited = worker_environment(settings, refs, access.url, access.token)
+    return {**inherited, **environment_of(own | {"worker.models": ",".join(refs)})}
