@@ -35,6 +35,8 @@ down.add_argument("--yes", action="store_true", required=True)
 down.add_argument("clusters", nargs="+")
 status = commands.add_parser("status", allow_abbrev=False)
 status.add_argument("--output", choices=["table", "json"], default="table")
+for kind in ("managed-jobs", "services", "pools"):
+    status.add_argument(f"--no-show-{kind}", action="store_true")
 told = parser.parse_args(sys.argv[2:])
 if told.command == "launch":
     task = json.loads(pathlib.Path(told.entrypoint).read_text())

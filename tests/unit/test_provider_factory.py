@@ -6,7 +6,7 @@ import pytest
 
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest
-from swell.provider import Provider
+from swell.provider import InstanceState, LaunchRequest, Provider
 from swell.providers.factory import KINDS, options_of, provider_of
 from swell.providers.options import MachineOptions
 
@@ -56,6 +56,15 @@ def test_a_library_that_is_missing_is_told_by_its_extra(
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(InvalidRequest, match=rf"swell\[{KINDS[name].extra}\]"):
         options_of(name)
+
+
+async def test_places_for_workers_of_somebody_else_are_waited_for_and_taken_back() -> None:
+    provider = made("external", {})
+    one, other = await provider.launch(LaunchRequest(pool="p", n=2))
+    assert {one.state, other.state} == {InstanceState.STARTING}
+    await provider.terminate([one.id], grace_s=0)
+    states = {each.id: each.state for each in await provider.instances("p")}
+    assert states == {one.id: InstanceState.ENDED, other.id: InstanceState.STARTING}
 
 
 @pytest.mark.parametrize("name", list(KINDS))

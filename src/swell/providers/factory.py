@@ -25,7 +25,7 @@ class _Kind(NamedTuple):
     extra: str = ""
 
 
-#: Those that outlive this process, by the names that pools give.
+#: Adapters by the names that pools give; `process` is made from settings, and not here.
 KINDS: Final[Mapping[str, _Kind]] = {
     "container": _Kind("swell.providers.container", "ContainerProvider", "ContainerOptions"),
     "aws": _Kind("swell.providers.aws", "AwsProvider", "AwsOptions", "aws"),
@@ -34,6 +34,7 @@ KINDS: Final[Mapping[str, _Kind]] = {
     "kubernetes": _Kind(
         "swell.providers.kubernetes", "KubernetesProvider", "KubernetesOptions", "kubernetes"
     ),
+    "external": _Kind("swell.providers.external", "ExternalProvider", "ExternalOptions"),
     "skypilot": _Kind("swell.providers.skypilot", "SkypilotProvider", "SkypilotOptions"),
 }
 

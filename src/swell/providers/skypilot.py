@@ -5,9 +5,9 @@ one cluster of one machine for each worker, over SSH, and its server does some o
 is a command, not a library, so that its dozens of dependencies stay in an environment of their own
 (`uv tool install "skypilot[lambda,runpod]"`).
 
-What was never tried: to bring a machine up. Words of its commands and fields of its JSON were
-compared with the source of 0.14.1, and tests run this against a program that takes those words
-alone.
+What was never tried: to bring a machine up. SkyPilot 0.14.1 itself has read the task, the name and
+the command lines that are made here, once, by hand; fields of its JSON were compared with its
+source. Tests run this against a program that takes those words alone.
 
 It does less than other adapters. What SkyPilot could not get is not refused at once, but told as
 ended some minutes later. The grace of `terminate` is not kept to: a cluster that is torn down takes
@@ -52,6 +52,12 @@ __all__ = ["SkypilotOptions", "SkypilotProvider", "task_of"]
 
 #: SkyPilot lists a cluster once its server has begun with it, which may have others before.
 _LATE_S: Final = 900.0
+
+#: What its status tells besides is not asked for.
+_STATUS: Final = (
+    *("status", "--output", "json"),
+    *("--no-show-managed-jobs", "--no-show-services", "--no-show-pools"),
+)
 
 #: A command that takes longer hangs, in seconds.
 _ANSWER_S: Final = 120.0
@@ -209,7 +215,7 @@ class SkypilotProvider:
         """Do nothing: machines live on."""
 
     async def _listed(self) -> list[Instance]:
-        told = json.loads(await self._call("status", "--output", "json"))
+        told = json.loads(await self._call(*_STATUS))
         found = [self._instance(each) for each in told]
         return [each for each in found if each is not None]
 
