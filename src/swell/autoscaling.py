@@ -231,8 +231,6 @@ def _environment(
         "worker.url": access.url,
         "worker.token": access.token,
         "worker.pool": name,
-        "worker.models": ",".join(table.models),
-        "worker.added": "false",
     }
     optional = {
         "worker.device": table.device,
@@ -241,8 +239,10 @@ def _environment(
     }
     own |= {key: str(value) for key, value in optional.items() if value is not None}
     if table.provider != "process":
+        # An image says itself where its models lie; here they are known by their names only.
         return environment_of(own)
     # On this machine much holds for workers that holds for the backend.
     refs = [ref_of(ref) for ref in table.models]
     inherited = worker_environment(settings, refs, access.url, access.token)
-    return {**inherited, **environment_of(own | {"worker.models": ",".join(refs)})}
+    models = {"worker.models": ",".join(refs), "worker.added": "false"}
+    return {**inherited, **environment_of(own | models)}

@@ -180,3 +180,14 @@ async def launched(chosen: Settings, name: str) -> dict[str, Any]:
 
 async def nobody() -> None:
     """Wake nobody."""
+
+
+async def test_an_image_keeps_its_own_word_for_where_its_models_lie(tmp_path: Path) -> None:
+    text = (
+        '[pools.gpu]\nprovider = "aws"\nmodels = ["acme/poster"]\nspot = true\n'
+        '[pools.gpu.options]\nimage = "x:1"\nregion = "us-east-1"\nami = "ami-1"\n'
+        'types = ["g6.xlarge"]\n[autoscale]\ntoken = "k"\n'
+    )
+    told = await launched(settings(tmp_path, text), "gpu")
+    assert told["SWELL_WORKER__POOL"] == "gpu"
+    assert {name for name in told if "MODELS" in name or "ADDED" in name} == set()
