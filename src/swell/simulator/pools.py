@@ -66,7 +66,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     refuses: Sequence[tuple[float, float]] = ()
 
 
-def step_at(steps: Steps, at_s: float, usual: float) -> float:
+def _step_at(steps: Steps, at_s: float, usual: float) -> float:
     """Return what holds at a moment."""
     at = bisect_right(steps, at_s, key=lambda step: step[0])
     return steps[at - 1][1] if at else usual
@@ -151,7 +151,7 @@ class Group:
             share = 1.0 - math.exp(-pool.losses_per_hour * TICK_S / 3600.0)
             lost = int(self._random.binomial(self.ready, share))
         if pool.available:
-            most = step_at(pool.available, tick * TICK_S, math.inf)
+            most = _step_at(pool.available, tick * TICK_S, math.inf)
             beyond = self.ready + self.booting - most
             if beyond > 0:
                 canceled = min(self.booting, int(beyond))
@@ -191,7 +191,7 @@ class Group:
         self.busy_ticks += self.busy
         self.peak = max(self.peak, alive)
         if self.pool.rate_factors:
-            factor = step_at(self.pool.rate_factors, (tick + 1) * TICK_S, 1.0)
+            factor = _step_at(self.pool.rate_factors, (tick + 1) * TICK_S, 1.0)
             self.rate = self.pool.rate * factor
 
     def end(self, tick: int) -> None:
@@ -246,7 +246,7 @@ class Group:
 
     def _start_s(self, at_s: float, n: int) -> list[float]:
         pool = self.pool
-        factor = step_at(pool.start_factors, at_s, 1.0)
+        factor = _step_at(pool.start_factors, at_s, 1.0)
         spread = pool.jitter * (2.0 * self._random.random(n) - 1.0)
         drawn: list[float] = (pool.start_s * factor * (1.0 + spread)).tolist()
         return drawn
@@ -280,7 +280,7 @@ class Group:
         pool = self.pool
         if any(from_s <= now_s < until_s for from_s, until_s in pool.refuses):
             return 0
-        most = min(float(pool.most), step_at(pool.available, now_s, math.inf))
+        most = min(float(pool.most), _step_at(pool.available, now_s, math.inf))
         return int(min(n, max(0.0, most - self.ready - self.booting)))
 
     def _cancel(self, n: int, tick: int) -> None:

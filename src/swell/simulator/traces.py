@@ -23,6 +23,7 @@ __all__ = [
     "TRACES",
     "TUNING",
     "TUNING_SEEDS",
+    "Spike",
     "Trace",
     "named",
     "read",
