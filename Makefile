@@ -59,6 +59,7 @@ docs: ## Write the reference of settings and commands from the code.
 	$(BIN)/swell reference settings > docs/reference/settings.md
 	$(BIN)/swell reference cli > docs/reference/cli.md
 	$(BIN)/python -m swell.api.reference > docs/reference/http.md
+	$(BIN)/python -m swell.providers.reference > docs/reference/providers.md
 
 constraints: ## Choose the newest versions of all dependencies; needs uv.
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
