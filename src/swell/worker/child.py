@@ -42,6 +42,7 @@ from swell.model import (
 )
 from swell.phases import Phase, PhaseLog, logging_to
 from swell.weights.provided import await_contents, look_for_weights_in
+from swell.worker.deferred import defer_compiler
 from swell.worker.device import CannotLoad, Device
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import (
@@ -226,6 +227,7 @@ def _import(refs: Sequence[str]) -> dict[str, list[Definition]]:
     # What is imported stays: looking for garbage in it takes a fifth of the time that torch and
     # diffusers need.
     gc.disable()
+    defer_compiler()
     try:
         return {ref: load_models(ref) for ref in refs}
     finally:
