@@ -23,9 +23,16 @@ from swell.autoscaler.outlook import Demand
 
 __all__ = ["NOISE", "NOISE_S", "Forecast", "Motion", "follow", "forecast", "remember"]
 
-#: How long noise lasts, in seconds, and its standard deviation, as a share of the rate.
+#: How long noise lasts, in seconds, and its standard deviation at first, as a share of the rate.
 NOISE_S: Final = 600.0
 NOISE: Final = 0.10
+
+#: How loud noise is, is learnt within so many counts, the first ones faster; and its bounds.
+_LEARNT: Final = (50.0, 500.0)
+_LOUDNESS: Final = (0.02**2, 0.50**2)
+#: Surprises count up to this square when noise is learnt, and are then this on average.
+_MOST_SQUARE: Final = 4.0
+_MEAN_SQUARE: Final = 0.92
 
 #: Of growth to come, no more is believed than this, as a logarithm.
 MOST_GROWTH: Final = 1.5
@@ -96,10 +103,19 @@ class Forecast(NamedTuple):
     Args:
         views: The two estimates, each with its weight; none where nothing was ever seen.
         at: When the last count ended, in seconds since 1970.
+        loudness: Variance of the noise.
+        seen: How many counts it rests on.
     """
 
     views: tuple[_View, ...]
     at: float
+    loudness: float = NOISE * NOISE
+    seen: float = 0.0
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise, as a share of the rate."""
+        return math.sqrt(self.loudness)
 
     @property
     def is_crowd(self) -> bool:
@@ -113,7 +129,7 @@ class Forecast(NamedTuple):
         """
         mean = deviation = 0.0
         fade = math.exp(-ahead_s / NOISE_S)
-        fresh = NOISE * NOISE * (1.0 - fade * fade)
+        fresh = self.loudness * (1.0 - fade * fade)
         for view, motion in zip(self.views, MOTIONS, strict=True):
             reach = motion.lasts_s * (1.0 - math.exp(-ahead_s / motion.lasts_s))
             growth = view.slope * reach
@@ -139,12 +155,12 @@ def forecast(memory: Mapping[str, float]) -> Forecast | None:
         return None
     calm = _View(*[memory[name] for name in _NAMES[0]])
     crowd = _View(*[memory[name] for name in _NAMES[1]])
-    return Forecast((calm, crowd), memory["at"])
+    return Forecast((calm, crowd), memory["at"], memory["loudness"], memory["seen"])
 
 
 def remember(known: Forecast) -> dict[str, float]:
     """Return a forecast as plain numbers by name."""
-    memory = {"at": known.at}
+    memory = {"at": known.at, "loudness": known.loudness, "seen": known.seen}
     for names, view in zip(_NAMES, known.views, strict=True):
         memory.update(zip(names, view, strict=True))
     return memory
@@ -210,12 +226,29 @@ def _seen(known: Forecast, count: float, seconds: float) -> Forecast:
         (calm.weight * (1.0 - stay) / (1.0 - calm_weight), 1.0 - calm_weight),
     )
     over = crowd._replace(slope=0.0, ls=0.0, sn=0.0, ss=AFTER_CROWD**2)
-    views = []
+    views, loudness = [], known.loudness
     for motion, (share, weight), after in zip(MOTIONS, shares, (over, crowd), strict=True):
-        ahead = _ahead(_mixed(calm, after, share), motion, seconds)
+        ahead = _ahead(_mixed(calm, after, share), motion, known.loudness, seconds)
         views.append(_corrected(ahead._replace(weight=weight), count, seconds))
+        if motion is CALM:
+            loudness = _louder(known, ahead, count, seconds)
     total = views[0].weight + views[1].weight
-    return Forecast(tuple(view._replace(weight=view.weight / total) for view in views), known.at)
+    weighed = tuple(view._replace(weight=view.weight / total) for view in views)
+    return Forecast(weighed, known.at, loudness, known.seen + 1.0)
+
+
+def _louder(known: Forecast, ahead: _View, count: float, seconds: float) -> float:
+    """Return how loud noise is, by how surprising a count was if all is as usual.
+
+    Where counts are small, they are surprising by themselves and say little of noise.
+    """
+    expected = math.exp(ahead.level + ahead.noise) * seconds + _SOFT
+    known_spread = ahead.ll + 2 * ahead.ln + ahead.nn
+    spread = known_spread + 1.0 / expected
+    square = min(_MOST_SQUARE, ((count + _SOFT) / expected - 1.0) ** 2 / spread)
+    gain = known_spread / spread / min(_LEARNT[0] + known.seen, _LEARNT[1])
+    louder = known.loudness * math.exp(gain * known.views[0].weight * (square - _MEAN_SQUARE))
+    return min(_LOUDNESS[1], max(_LOUDNESS[0], louder))
 
 
 def _mixed(a: _View, b: _View, share: float) -> _View:
@@ -237,7 +270,7 @@ def _mixed(a: _View, b: _View, share: float) -> _View:
     )
 
 
-def _ahead(view: _View, motion: Motion, dt: float) -> _View:
+def _ahead(view: _View, motion: Motion, loudness: float, dt: float) -> _View:
     """Return the estimate so many seconds later, before anything more was seen."""
     fade = math.exp(-dt / NOISE_S)
     slow = math.exp(-dt / motion.lasts_s)
@@ -250,7 +283,7 @@ def _ahead(view: _View, motion: Motion, dt: float) -> _View:
         (view.ln + dt * view.sn) * fade,
         view.ss * slow * slow + motion.slope * dt,
         view.sn * slow * fade,
-        view.nn * fade * fade + NOISE * NOISE * (1 - fade * fade),
+        view.nn * fade * fade + loudness * (1 - fade * fade),
         view.weight,
     )
 

@@ -27,6 +27,10 @@ _QUEUE: Final = 0.5
 #: What is known of the rate ahead is looked up at so many times, and the queue in so many steps.
 _POINTS: Final = 4
 _STEPS: Final = 12
+#: That a sample does not wait for too long is worth so much of what it costs to draw it.
+_WORTH: Final = 1.0
+#: How much of what comes is needed for a queue is found to one part in so many.
+_PARTS: Final = 8
 #: Where nothing arrives, the rate is below any that counts, in samples per second.
 _LEAST_RATE: Final = 1e-9
 
@@ -111,17 +115,20 @@ def need(
     mean, spread = logs[_POINTS]
     ahead = rates[-1]
     high = math.exp(mean + terms.score * min(_MOST_SPREAD, spread))
-    excess = max(0.0, queue - _QUEUE * terms.wait_s * ahead)
+    may_wait = _QUEUE * terms.wait_s * ahead
+    excess = max(0.0, queue - may_wait)
     up = high + excess / max(lead_s, terms.wait_s, 1.0)
     most = max(mean + terms.score * min(_MOST_SPREAD, spread) for mean, spread in logs)
-    keep = math.exp(most + _BAND * _moves(lead_s, terms.keep_s))
+    keep = math.exp(most + _BAND * _moves(known, lead_s, terms.keep_s))
+    if coming and demand.waiting > may_wait:
+        keep = max(keep, _draining(demand.waiting, rates, lead_s, ready, coming))
     here, here_spread = logs[0]
     now = math.exp(here + max(0.0, terms.score) * min(_MOST_SPREAD, here_spread))
     late = max(0.0, demand.waiting - _QUEUE * terms.wait_s * rates[0])
     now += late / max(terms.wait_s, 1.0)
     return Need(
         up=up,
-        keep=max(up, keep, now),
+        keep=max(up, keep),
         now=now,
         headroom=max(0.0, high - ahead),
         rate=rates[0],
@@ -132,10 +139,11 @@ def need(
     )
 
 
-def _moves(lead_s: float, keep_s: float) -> float:
+def _moves(known: Forecast | None, lead_s: float, keep_s: float) -> float:
     """Return how much the need moves while a worker may stand idle: a standard deviation."""
     fade = math.exp(-2.0 * keep_s / NOISE_S)
-    return NOISE * math.exp(-lead_s / NOISE_S) * math.sqrt(1.0 - fade)
+    noise = known.noise if known else NOISE
+    return noise * math.exp(-lead_s / NOISE_S) * math.sqrt(1.0 - fade)
 
 
 def _logs(
@@ -195,3 +203,52 @@ def _queue(
         able += sum(each for _, each in coming[at:])
         wait_s = lead_s + ahead / able if able > 0.0 else math.inf
     return queue, wait_s
+
+
+def _draining(
+    waiting: float,
+    rates: Sequence[float],
+    lead_s: float,
+    ready: float,
+    coming: Sequence[tuple[float, float]],
+) -> float:
+    """Return what workers together should draw, so that a queue goes at the least expense.
+
+    The sooner it is gone the fewer wait for too long, but those that start are paid for until they
+    are ready, and would not be needed for long.
+
+    Returns:
+        Samples per second.
+    """
+    total = sum(able for _, able in coming)
+    starting = sum(in_s * able for in_s, able in coming)
+    best, least = 1.0, math.inf
+    for part in range(_PARTS + 1):
+        share = part / _PARTS
+        some = [(in_s, able * share) for in_s, able in coming]
+        late = rates[-1] * _drained_s(waiting, rates, lead_s, ready, some)
+        if (price := _WORTH * late + share * starting) < least:
+            best, least = share, price
+    return ready + best * total
+
+
+def _drained_s(
+    waiting: float,
+    rates: Sequence[float],
+    lead_s: float,
+    ready: float,
+    coming: Sequence[tuple[float, float]],
+) -> float:
+    """Return when a queue will be gone, in seconds."""
+    queue, able, at = waiting, ready, 0
+    step_s = lead_s / _STEPS
+    for step in range(2 * _STEPS):
+        while at < len(coming) and coming[at][0] <= (step + 0.5) * step_s:
+            able += coming[at][1]
+            at += 1
+        rate = rates[min(_POINTS, int((step + 0.5) / _STEPS * _POINTS))]
+        change = (rate - able) * step_s
+        if queue + change <= 0.0:
+            return (step + queue / -change) * step_s
+        queue += change
+    return 2.0 * lead_s + queue / (able - rate) if able > rate else math.inf

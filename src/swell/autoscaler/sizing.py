@@ -140,10 +140,11 @@ class _Sizing:
         rooms = [max(pool.n, pool.room) for pool in self._pools]
         wanted = self._spread(needs, there, rooms)
         bridge = self._bridge()
-        return [
+        found = [
             max(math.ceil(each - _CRUMB), pool.n + more if more else 0)
             for each, pool, more in zip(wanted, self._pools, bridge, strict=True)
         ]
+        return self._with_one(found, rooms)
 
     def high(self) -> list[int]:
         """Return up to how many workers each pool keeps."""
@@ -158,13 +159,24 @@ class _Sizing:
             soon = [pool.view.ready + pool.coming(soonest_s) for pool in self._pools]
             bridging = self._spread(needs, soon, soon)
             kept = [max(one, other) for one, other in zip(kept, bridging, strict=True)]
-        return [math.ceil(each - _CRUMB) for each in kept]
+        return self._with_one([math.ceil(each - _CRUMB) for each in kept], there)
 
     def now(self) -> list[int]:
         """Return how many of those that are ready each pool needs."""
         there = [pool.view.ready for pool in self._pools]
         needed = self._spread([each.need.now for each in self._models], there, there)
         return [math.ceil(each - _CRUMB) for each in needed]
+
+    def _with_one(self, found: list[int], rooms: Sequence[int]) -> list[int]:
+        """Return as many with a whole worker for each model that is asked for, if but rarely."""
+        for each in self._models:
+            if each.is_idle or any(found[at] for at in each.pools):
+                continue
+            able = [at for at in each.pools if rooms[at] > 0]
+            if able:
+                # One that is there already is the cheapest.
+                found[min(able, key=lambda at: (not self._pools[at].n, self._pools[at].price))] = 1
+        return found
 
     def _bridge(self) -> list[int]:
         """Return how many quick pools are asked for until others have started."""
