@@ -24,7 +24,17 @@ from chaos.engines import Engine
 from chaos.system import MODELS, System
 from chaos.trial import read_runs
 
-__all__ = ["POOL", "Crowd", "Outcome", "Stage", "run_spike"]
+__all__ = [
+    "POOL",
+    "Asker",
+    "Crowd",
+    "Outcome",
+    "Stage",
+    "judge_runs",
+    "judge_tasks",
+    "run_spike",
+    "summary",
+]
 
 MODEL: Final = "chaos/turn"
 POOL: Final = "crowd"
@@ -243,11 +253,13 @@ class Asker:
         self.accepted: dict[str, str] = {}
         self._asking: set[asyncio.Task[None]] = set()
 
-    def ask(self) -> None:
-        """Ask for one task, beside all else."""
-        task = asyncio.create_task(self._ask(secrets.token_hex(6)))
+    def ask(self, **fields: Any) -> str:
+        """Ask for one task, beside all else; return its name."""
+        name = secrets.token_hex(6)
+        task = asyncio.create_task(self._ask(name, fields))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
+        return name
 
     async def crowd(self, per_s: float, lasts_s: float, rng: random.Random) -> None:
         """Ask for so many per second, as independent people do."""
@@ -256,11 +268,10 @@ class Asker:
             self.ask()
             await asyncio.sleep(rng.expovariate(per_s))
 
-    async def _ask(self, name: str) -> None:
-        body = {
-            "model": MODEL,
-            "input": {"text": name, "ms": self._task_ms, "runs": str(self._stage.runs)},
-        }
+    async def _ask(self, name: str, fields: dict[str, Any]) -> None:
+        own = {"ms": self._task_ms} | fields
+        given = {"text": name, "ms": own.pop("ms"), "runs": str(self._stage.runs)}
+        body = {"model": MODEL, "input": given} | own
         headers = {"Idempotency-Key": name}
         while True:
             try:
@@ -273,7 +284,7 @@ class Asker:
                         self.accepted[name] = told["id"]
                         return
                     if answer.status != 503 or told.get("code") == "no_worker":
-                        self._outcome.wrong.append(f"a task was refused: {told}")
+                        self._outcome.wrong.append(f"a task was refused: {told['detail']}")
                         return
             except (aiohttp.ClientError, TimeoutError):
                 pass  # the backend is down: whether it was accepted is not known
@@ -318,8 +329,8 @@ async def run_spike(folder: Path, crowd: Crowd, engine: Engine | None = None) ->
         outcome.counts = dict(last["counts"])
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-        _judge_tasks(outcome, asker, tasks)
-        _judge_runs(outcome, stage, tasks, killed)
+        judge_tasks(outcome, asker, tasks)
+        judge_runs(outcome, stage, tasks, killed)
         await _judge_instances(outcome, stage, crowd)
     finally:
         await asyncio.to_thread(stage.end)
@@ -383,7 +394,8 @@ def _at_work(stage: Stage) -> set[int]:
     return {run.pid for run in read_runs(stage.runs) if run.ended_s is None}
 
 
-def _judge_tasks(outcome: Outcome, asker: Asker, tasks: dict[str, dict[str, Any]]) -> None:
+def judge_tasks(outcome: Outcome, asker: Asker, tasks: dict[str, dict[str, Any]]) -> None:
+    """Check that each task that was accepted has one end, and the right one."""
     outcome.accepted = len(asker.accepted)
     twice = [each for each, n in Counter(asker.accepted.values()).items() if n > 1]
     outcome.wrong += [f"{each} is the task of two requests" for each in twice]
@@ -392,10 +404,10 @@ def _judge_tasks(outcome: Outcome, asker: Asker, tasks: dict[str, dict[str, Any]
             outcome.wrong.append(f"{name} ended as {task['state']}: {task['error']}")
             continue
         outcome.succeeded += 1
-        outcome.waits_s.append(task["timings"]["queue_s"])
+        outcome.waits_s.append((task["timings"] or {}).get("queue_s", 0.0))
 
 
-def _judge_runs(
+def judge_runs(
     outcome: Outcome, stage: Stage, tasks: dict[str, dict[str, Any]], killed: set[int]
 ) -> None:
     """Check that nobody's work was ended by scaling, and nobody's work counted twice."""

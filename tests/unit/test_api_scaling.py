@@ -149,6 +149,19 @@ async def test_a_deadline_that_a_cold_start_breaks_is_refused(world: World) -> N
     assert (await world.anna("POST", "/v1/tasks", body | {"start_by_s": 200})).status == 202
 
 
+async def test_what_the_autoscaler_told_a_moment_ago_counts_before_a_task_is_refused(
+    world: World,
+) -> None:
+    await describe(world)
+    await tell(world, models=[])
+    told = [ModelScaling(model="demo/upper", ready_in_s=5.0)]
+    status = ScalingStatus(at=world.clock.now(), leader="one", models=told)
+    await world.service.registry.put_note(STATUS, msgspec.json.encode(status))
+    world.clock.advance(0.3)
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    assert (await world.anna("POST", "/v1/tasks", body)).status == 202
+
+
 async def test_an_autoscaler_that_is_silent_launches_nothing(world: World) -> None:
     await describe(world)
     await tell(world)

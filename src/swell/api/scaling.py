@@ -44,6 +44,9 @@ __all__ = ["Scaling", "pool_scaling_view", "show_scaling"]
 #: A note that is told anew so much after the end of its bin is there in time, in seconds.
 _SOON_S: Final = 0.05
 
+#: Before a task is refused, what was told is read again so often at most, in seconds.
+_LOOK_AGAIN_S: Final = 0.25
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -63,6 +66,8 @@ class Scaling:
         self.arrivals = Arrivals(clock.now())
         self._has_untold = False
         self._status: ScalingStatus | None = None
+        #: When that was, in monotonic seconds.
+        self._heard_s = float("-inf")
         self._models: Mapping[str, ModelScaling] = {}
         #: Rates of workers that may have gone are as good as none for their pools.
         self._rates: dict[str, dict[str, float]] | None = None
@@ -77,13 +82,23 @@ class Scaling:
 
     async def listen(self) -> None:
         """Hear how things stand."""
+        self._heard_s = self._clock.monotonic_s()
         self._status = read(await self._registry.note(STATUS), ScalingStatus)
         models = () if self._status is None else self._status.models
         self._models = {each.model: each for each in models}
 
-    def can_launch(self, model: str) -> bool:
-        """Whether the autoscaler starts workers for a model."""
-        return self.status is not None and self._ready_in_s(model) is not None
+    async def can_launch(self, model: str) -> bool:
+        """Whether the autoscaler starts workers for a model, as far as it has told by now."""
+        if self._can_launch(model):
+            return True
+        now_s = self._clock.monotonic_s()
+        if now_s - self._heard_s >= _LOOK_AGAIN_S:
+            await self.listen()
+        return self._can_launch(model)
+
+    def _can_launch(self, model: str) -> bool:
+        known = self._models.get(model)
+        return self.status is not None and known is not None and known.ready_in_s is not None
 
     def ready_in_s(self, model: str) -> tuple[float, float]:
         """Return after how long a worker takes the first task, and by when most probably it does.
@@ -95,10 +110,6 @@ class Scaling:
             return 0.0, 0.0
         passed_s = max(0.0, (self._clock.now() - status.at).total_seconds())
         return max(0.0, known.ready_in_s - passed_s), max(0.0, known.ready_by_s - passed_s)
-
-    def _ready_in_s(self, model: str) -> float | None:
-        known = self._models.get(model)
-        return None if known is None else known.ready_in_s
 
     def next_bin_s(self) -> float:
         """Return after how many seconds there are arrivals to tell."""

@@ -243,9 +243,9 @@ class Service:
             ready_in_s=(0.0, 0.0) if workers else self.scaling.ready_in_s(task.model),
         )
 
-    def can_launch(self, model: str) -> bool:
+    async def can_launch(self, model: str) -> bool:
         """Whether a worker can be started for a model, here or by the autoscaler."""
-        return model in self.backend.launchable() or self.scaling.can_launch(model)
+        return model in self.backend.launchable() or await self.scaling.can_launch(model)
 
     async def _load_of_rivals(
         self, rivals: dict[str, float], task: Task | NewTask, ahead: int

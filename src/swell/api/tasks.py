@@ -432,7 +432,7 @@ async def _check_can_run(service: Service, target: Target) -> None:
     await service.fleet.look_again()
     if service.fleet.is_served(target.model, pinned):
         return
-    if service.can_launch(target.model):
+    if await service.can_launch(target.model):
         # What is launched brings the version that a request without one gets.
         current = await service.cards.target(target.model)
         if pinned is None or pinned == current.card.version:
