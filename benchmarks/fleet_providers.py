@@ -32,7 +32,7 @@ TESTS = (
     "tests/conformance/test_provider_gcp.py",
     "tests/conformance/test_provider_kubernetes.py",
     "tests/conformance/test_provider_skypilot.py",
-    "tests/containers/test_provider.py",
+    "tests/containers/test_launched.py",
     "tests/integration/test_kubernetes_manifests.py",
     "tests/unit/test_cloud_init.py",
     "tests/unit/test_container_provider.py",

@@ -37,6 +37,8 @@ class Ec2Front:
     most: int | None = None
     #: So many calls from now on are told that they are too many.
     throttled: int = 0
+    #: So many after each answer of `CreateFleet`.
+    throttled_after_fleets: int = 0
     #: So many answers of `CreateFleet` from now on get lost on their way back.
     lost: int = 0
     #: Spot request → its status.
@@ -93,17 +95,22 @@ class Ec2Front:
         token = form["ClientToken"]
         same = urlencode(sorted((k, v) for k, v in form.items() if k != "ClientToken"))
         if token not in self._answers:
-            self._answers[token] = (same, await self._given(request, form))
+            given = await self._given(request, form)
+            if isinstance(given, web.Response):
+                return given
+            self._answers[token] = (same, given)
         asked, answer = self._answers[token]
         if asked != same:
             return _error(400, "IdempotentParameterMismatch", "Arguments differ from the first.")
+        self.throttled += self.throttled_after_fleets
         if self.lost:
             self.lost -= 1
             if request.transport is not None:
                 request.transport.close()
         return _xml(200, answer.decode())
 
-    async def _given(self, request: web.Request, form: Mapping[str, str]) -> bytes:
+    async def _given(self, request: web.Request, form: Mapping[str, str]) -> bytes | web.Response:
+        """Return what is given, or moto's error."""
         wanted = int(form["TargetCapacitySpecification.TotalTargetCapacity"])
         n = min(wanted, self.most if self.most is not None else 0 if self.refusals else wanted)
         errors = "".join(
@@ -119,6 +126,8 @@ class Ec2Front:
         asked = dict(form) | {"TargetCapacitySpecification.TotalTargetCapacity": str(n)}
         answer = await self._pass_on(request, urlencode(asked).encode())
         assert isinstance(answer.body, bytes)
+        if answer.status != 200:
+            return answer
         return answer.body.replace(
             b"</CreateFleetResponse>", told.encode() + b"</CreateFleetResponse>"
         )

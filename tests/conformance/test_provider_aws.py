@@ -256,6 +256,23 @@ class TestAwsProvider(OutlivingConformance, RefusingConformance):
         await provider.launch(LaunchRequest(pool="p", environment={"A": "2"}))
         assert len(self.templates()) == 2
 
+    async def test_a_template_that_somebody_deleted_is_made_anew(
+        self, provider: AwsProvider
+    ) -> None:
+        await provider.launch(LaunchRequest(pool="p", token="launch-1"))
+        [template] = self.templates()
+        self.ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplateId"])
+        assert len(await provider.launch(LaunchRequest(pool="p", token="launch-2"))) == 1
+        assert len(self.templates()) == 1
+
+    async def test_machines_are_told_though_they_cannot_be_looked_at(
+        self, provider: AwsProvider
+    ) -> None:
+        self.front.throttled_after_fleets = 1000
+        launched = await provider.launch(LaunchRequest(pool="p", n=2))
+        self.front.throttled_after_fleets = self.front.throttled = 0
+        assert {i.id for i in await provider.instances()} == {i.id for i in launched}
+
     def templates(self) -> list[dict[str, Any]]:
         filters = [{"Name": "tag:swell-deployment", "Values": [self.deployment]}]
         found: list[dict[str, Any]] = self.ec2.describe_launch_templates(Filters=filters)[

@@ -8,7 +8,7 @@ import pytest
 
 from azure_resources import GROUP, SECRET, SUBSCRIPTION, AzureResources
 from booted import environment_of_script
-from swell.clock import ManualClock, SystemClock
+from swell.clock import Clock, ManualClock, SystemClock
 from swell.errors import InvalidInput, InvalidRequest, Unavailable
 from swell.provider import InstanceState, LaunchRequest, Provider, Refused
 from swell.providers.azure import AzureOptions, AzureProvider
@@ -29,6 +29,8 @@ class AzureCase(OutlivingConformance, RefusingConformance):
     """All that holds of both ways."""
 
     by_fleet = True
+    power_s = 0.0
+    clock: Clock = SystemClock()
 
     @pytest.fixture
     async def azure(self, tmp_path: Path) -> AsyncIterator[AzureResources]:
@@ -59,7 +61,8 @@ class AzureCase(OutlivingConformance, RefusingConformance):
             "metadata_url": self.azure.url,
             "login_url": self.azure.url,
         }
-        made = AzureProvider(AzureOptions.model_validate(told | more), SystemClock(), deployment)
+        options = AzureOptions.model_validate(told | more)
+        made = AzureProvider(options, self.clock, deployment, power_s=self.power_s)
         self.open.append(made)
         return made
 
@@ -177,6 +180,18 @@ class AzureCase(OutlivingConformance, RefusingConformance):
         self.azure.settle()
         assert self.azure.machines == {}
         assert [i.state for i in await provider.instances()] == [InstanceState.ENDED]
+
+    async def test_what_a_subscription_does_is_asked_seldom(self, azure: AzureResources) -> None:
+        self.power_s, clock = 60.0, ManualClock()
+        self.clock = clock
+        provider = self.made()
+        await provider.launch(LaunchRequest(pool="p"))
+        for advance_s, looks in ((0, 1), (50, 1), (20, 2)):
+            clock.advance(advance_s)
+            self.azure.settle()
+            assert len(await provider.instances()) == 1
+            listed = f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Compute/virtualMachines"
+            assert self.azure.calls.count(f"GET {listed}") == looks
 
     async def test_what_was_evicted_is_told_as_ended(self, provider: AzureProvider) -> None:
         one, other = await provider.launch(LaunchRequest(pool="p", n=2))

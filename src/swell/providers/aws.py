@@ -100,6 +100,9 @@ _BUSY: Final = frozenset(
     }
 )
 
+#: How codes begin that say of a launch template that it is not there.
+_TEMPLATE: Final = "InvalidLaunchTemplate"
+
 #: Of a spot request: its machine is to be taken back.
 _MARKED: Final = ("marked-for-termination", "marked-for-stop")
 
@@ -154,6 +157,10 @@ class AwsOptions(MachineOptions):
         if self.subnets and self.zones:
             raise ValueError("name subnets or zones, not both: a subnet stands in one zone")
         return self
+
+
+class _NoTemplate(Exception):
+    """The launch template is not there any more."""
 
 
 class AwsProvider:
@@ -270,8 +277,12 @@ class AwsProvider:
             return self._clients[service]
 
     def _create(self, marks: Marks, request: LaunchRequest) -> list[Instance]:
-        asked = self._fleet(marks, request, self._template(request))
-        answer = self._client("ec2").create_fleet(**asked)
+        try:
+            answer = self._fleet(marks, request, self._template(request))
+        except _NoTemplate:
+            with self._making:
+                self._templates.clear()
+            answer = self._fleet(marks, request, self._template(request))
         given = [
             msgspec.structs.replace(
                 marks.starting(instance_id),
@@ -290,23 +301,42 @@ class AwsProvider:
         return [known.get(each.id, each) for each in given]
 
     def _by_id(self, ids: Sequence[str]) -> list[Instance]:
-        """Return machines that EC2 lists; it may do that some seconds after it has given them."""
+        """Return machines that EC2 lists; it may do that some seconds after it has given them.
+
+        They are there, whatever comes of this.
+        """
         try:
             told = self._client("ec2").describe_instances(InstanceIds=list(ids))
-        except ClientError as error:
-            if _code(error) != "InvalidInstanceID.NotFound":
-                raise
+        except (ClientError, BotoCoreError):
             return []
         return [_instance(each) for r in told["Reservations"] for each in r["Instances"]]
 
     def _fleet(self, marks: Marks, request: LaunchRequest, template_id: str) -> dict[str, Any]:
+        """Ask for machines by a template, and return the answer.
+
+        Raises:
+            _NoTemplate: Somebody has deleted it.
+        """
+        asked = self._asked(marks, request, template_id)
+        try:
+            answer: dict[str, Any] = self._client("ec2").create_fleet(**asked)
+        except ClientError as error:
+            if _code(error).startswith(_TEMPLATE):
+                raise _NoTemplate from error
+            raise
+        errors = [each["ErrorCode"] for each in answer.get("Errors", [])]
+        if errors and all(each.startswith(_TEMPLATE) for each in errors):
+            raise _NoTemplate
+        return answer
+
+    def _asked(self, marks: Marks, request: LaunchRequest, template_id: str) -> dict[str, Any]:
         chosen = self._options
         places: list[dict[str, str]] = [{"SubnetId": each} for each in chosen.subnets]
         places += [{"AvailabilityZone": each} for each in chosen.zones]
         overrides = [{"InstanceType": each} | at for each in chosen.types for at in places or [{}]]
         asked: dict[str, Any] = {
             "Type": "instant",
-            "ClientToken": hashlib.sha256(marks.name().encode()).hexdigest(),
+            "ClientToken": hashlib.sha256(f"{marks.name()} {template_id}".encode()).hexdigest(),
             "TargetCapacitySpecification": {
                 "TotalTargetCapacity": request.n,
                 "DefaultTargetCapacityType": "spot" if chosen.spot else "on-demand",

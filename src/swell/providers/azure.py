@@ -62,6 +62,9 @@ _CALLS: Final = 8
 _LAUNCH_S: Final = 180.0
 _LOOK_S: Final = 5.0
 
+#: How often all of a subscription are asked what they do, in seconds: Azure allows that seldom.
+_POWER_S: Final = 60.0
+
 _STATES: Final = {
     "Creating": InstanceState.STARTING,
     "Deleting": InstanceState.STOPPING,
@@ -171,12 +174,20 @@ class AzureProvider:
         options: Which machines.
         clock: The time.
         deployment: Whose machines these are.
+        power_s: How often it is asked whether machines have stopped, in seconds.
 
     Raises:
         InvalidRequest: The file of the secret cannot be read.
     """
 
-    def __init__(self, options: AzureOptions, clock: Clock, deployment: str) -> None:
+    def __init__(
+        self,
+        options: AzureOptions,
+        clock: Clock,
+        deployment: str,
+        *,
+        power_s: float = _POWER_S,
+    ) -> None:
         self._options = options
         self._clock = clock
         self._deployment = deployment
@@ -190,6 +201,10 @@ class AzureProvider:
         )
         self._seen = Sightings(clock)
         self._calls = asyncio.Semaphore(_CALLS)
+        self._power_s = power_s
+        #: What machines do, by their ids, and when that was asked.
+        self._powers: dict[str, str] = {}
+        self._powers_at_s = float("-inf")
 
     # ---- the contract
 
@@ -398,10 +413,12 @@ class AzureProvider:
             for each in machines
             if tags.items() <= each.get("tags", {}).items() and each["name"].startswith(prefix)
         ]
-        powers = await self._powers() if found else {}
-        return [_instance(each, powers.get(each["id"].lower(), "")) for each in found]
+        if found and self._clock.monotonic_s() >= self._powers_at_s + self._power_s:
+            self._powers_at_s = self._clock.monotonic_s()
+            self._powers = await self._asked_powers()
+        return [_instance(each, self._powers.get(each["id"].lower(), "")) for each in found]
 
-    async def _powers(self) -> dict[str, str]:
+    async def _asked_powers(self) -> dict[str, str]:
         """Return what machines do, by their ids in lower case: lists of a group do not tell."""
         path = f"/subscriptions/{self._options.subscription}/providers/{_MACHINES}"
         told = await self._items(path, {"statusOnly": "true"})

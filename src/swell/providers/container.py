@@ -139,9 +139,8 @@ class ContainerProvider:
             process_environment(without_settings=True) if environment is None else environment
         )
         self._engine = _find(options.engine, self._environment.get("PATH"))
-        #: Instance → when its grace is over, by the monotonic clock; and what waits for that.
+        #: Instance → when its grace is over, by the monotonic clock.
         self._ends_s: dict[str, float] = {}
-        self._stops: set[asyncio.Task[None]] = set()
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
         """Ask for containers.
@@ -183,23 +182,20 @@ class ContainerProvider:
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
         """Have the engine send SIGTERM, and SIGKILL after `grace_s` seconds.
 
-        A repeated call does nothing unless its grace ends earlier.
+        A repeated call does nothing unless its grace ends earlier, or is over and in vain.
         """
-        wanted = set(instance_ids)
+        wanted, now_s = set(instance_ids), self._clock.monotonic_s()
         for each in await self.instances():
-            ends_s = self._clock.monotonic_s() + grace_s
             if each.id not in wanted or each.state is InstanceState.ENDED:
                 continue
-            if ends_s >= self._ends_s.get(each.id, math.inf):
+            known_s = self._ends_s.get(each.id)
+            if known_s is not None and now_s < known_s <= now_s + grace_s:
                 continue
-            self._ends_s[each.id] = ends_s
-            stopping = asyncio.create_task(self._stop(each.id, grace_s))
-            self._stops.add(stopping)
-            stopping.add_done_callback(self._stops.discard)
+            self._ends_s[each.id] = now_s + grace_s
+            await self._stop(each.id, grace_s)
 
     async def close(self) -> None:
-        """Wait for the ends of those that were told to end; others live on."""
-        await asyncio.gather(*self._stops, return_exceptions=True)
+        """Do nothing: containers live on, and those that were told to end have their grace."""
 
     async def _run(self, name: str, marks: Marks, request: LaunchRequest) -> None:
         own = {INSTANCE_ID: name, ASKED_AT: marks.asked_at.isoformat()}
@@ -238,10 +234,10 @@ class ContainerProvider:
         return [f"--gpus={gpus}"]
 
     async def _stop(self, name: str, grace_s: float) -> None:
-        ran = await self._call("stop", "--time", str(math.ceil(max(grace_s, 0.0))), name)
-        if ran.code != 0:
-            # It ended by itself, or the engine is away: whoever asks again is heard.
-            self._ends_s.pop(name, None)
+        """Have the engine end a container, by a command that may outlive this process."""
+        seconds = str(math.ceil(max(grace_s, 0.0)))
+        words = [self._engine, *self._options.engine_options, "stop", "--time", seconds, name]
+        await self._ran("/bin/sh", "-c", '"$@" > /dev/null 2>&1 &', "sh", *words)
 
     async def _found(self, marks: Marks) -> list[Instance]:
         """Return what was launched with these marks."""
@@ -293,11 +289,13 @@ class ContainerProvider:
             await self._call("rm", "--force", "--volumes", *old)
 
     async def _call(self, *words: str, environment: Mapping[str, str] | None = None) -> _Ran:
+        command = (self._engine, *self._options.engine_options, *words)
+        return await self._ran(*command, environment=environment)
+
+    async def _ran(self, *command: str, environment: Mapping[str, str] | None = None) -> _Ran:
         try:
             process = await asyncio.create_subprocess_exec(
-                self._engine,
-                *self._options.engine_options,
-                *words,
+                *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -306,7 +304,7 @@ class ContainerProvider:
                 start_new_session=True,
             )
         except OSError as error:
-            raise Unavailable(f"cannot run {self._engine}: {error.strerror}") from error
+            raise Unavailable(f"cannot run {command[0]}: {error.strerror}") from error
         out, said = await process.communicate()
         return _Ran(process.returncode or 0, out.decode(), said.decode(errors="replace"))
 
