@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from swell.errors import InvalidInput
 from swell.simulator.arrivals import TICK_S, arrivals
 from swell.simulator.oracle import least_s, levels_s, smoothest
-from swell.simulator.oracle.prices import certified, most_scale
+from swell.simulator.oracle.prices import certified, fair_prices
 from swell.simulator.traces import named
 
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=30)
@@ -119,10 +119,12 @@ def test_whatever_the_prices_they_prove_no_more_than_is_true(
 
 
 def test_prices_by_which_a_worker_would_earn_are_made_smaller() -> None:
-    assert most_scale(np.array([0.5, 1.2, 1.2]), 1.0) == 1.0
-    assert most_scale(np.array([2.0, 2.0]), 5.0) == pytest.approx(0.5)
+    assert fair_prices(np.array([0.5, 1.2, 1.2]), 1.0).tolist() == [0.5, 1.2, 1.2]
+    # Who is there from the beginning earns nothing.
+    assert fair_prices(np.array([2.0, 0.5, 2.0]), 5.0).tolist() == [1.0, 0.5, 1.5]
     # Started for the last two it may earn as much as a start costs.
-    assert most_scale(np.array([0, 0, 0, 0, 4.0, 4.0]), 2.0) == pytest.approx(0.5)
+    assert fair_prices(np.array([0, 0, 0, 0, 4.0, 4.0]), 2.0).tolist() == [0, 0, 0, 0, 3.0, 1.0]
+    assert fair_prices(np.array([-1.0, 1.0]), 2.0).tolist() == [0.0, 1.0]
 
 
 def test_with_nothing_to_do_nothing_is_paid() -> None:

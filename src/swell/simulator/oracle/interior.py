@@ -27,7 +27,7 @@ _WAITING, _LATE, _EVER_LATE, _WORKERS, _STARTED = range(_VARIABLES)
 
 #: Rounds at most, and how far apart bound and cost may stay, as a share.
 _ROUNDS: Final = 80
-_CLOSE: Final = 5e-5
+_CLOSE: Final = 1e-4
 
 #: Every bound is loosened by so much, in blocks of a worker, so that there is room within.
 _ROOM: Final = 1e-7
@@ -40,6 +40,7 @@ class _Program(NamedTuple):
     rows: csr_matrix
     bounds: _Array
     begin: _Array
+    begin_prices: _Array
     #: The rows whose multipliers are prices of service, and that of being late.
     service: slice
     lateness: int
@@ -133,9 +134,19 @@ def _program(work: _Array, gap: float, late: float) -> _Program:
     costs = np.zeros((n, _VARIABLES))
     costs[:, _WORKERS], costs[:, _STARTED] = 1.0, gap
     costs[-1, [_WAITING, _LATE]] = 1.0
-    bounds = rows.bounds + _ROOM
-    matrix = rows.matrix(n * _VARIABLES)
-    return _Program(costs.ravel(), matrix, bounds, _begin(work, late), service, rows.count - 1)
+    # A worker earns what it is paid, and a start is halved between its two rows.
+    begun = np.full(rows.count, 0.2)
+    begun[service] = 1.0
+    begun[service.stop : service.stop + 2 * n] = max(gap / 2.0, 0.1)
+    return _Program(
+        costs.ravel(),
+        rows.matrix(n * _VARIABLES),
+        rows.bounds + _ROOM,
+        _begin(work, late),
+        begun,
+        service,
+        rows.count - 1,
+    )
 
 
 def _begin(work: _Array, late: float) -> _Array:
@@ -199,7 +210,7 @@ def _solved(program: _Program) -> _Array:
     at = _Point(
         program.begin,
         np.maximum(program.bounds - rows @ program.begin, 0.1),
-        np.ones(len(program.bounds)),
+        program.begin_prices,
     )
     for _ in range(_ROUNDS):
         off = _Off(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from swell.errors import InvalidInput
 from swell.simulator.arrivals import TICK_S
 
-__all__ = ["certified", "least_s", "most_scale"]
+__all__ = ["certified", "fair_prices", "least_s"]
 
 _Array = NDArray[np.float64]
 
@@ -77,12 +77,11 @@ def certified(work: _Array, gap: float, late: float, prices: _Array, extra: floa
         work: What comes in each block, in blocks of one worker. Shape (blocks,).
         gap: What a start costs, in blocks of one worker.
         late: The share of work that may be served later than in the next block.
-        prices: Of a block of one worker, >= 0; made smaller if workers could earn with them.
-            Shape (blocks,).
+        prices: Of a block of one worker; made smaller where workers could earn with them. Shape
+            (blocks,).
         extra: What being late costs besides, >= 0.
     """
-    fair = np.maximum(prices, 0.0)
-    fair = fair * most_scale(fair, gap)
+    fair = fair_prices(prices, gap)
     # After the end, work costs what it takes.
     fair = np.append(fair, 1.0)
     later = np.minimum.accumulate(fair[::-1])[::-1][:-1]
@@ -90,21 +89,18 @@ def certified(work: _Array, gap: float, late: float, prices: _Array, extra: floa
     return float(np.sum(work * paid)) - max(0.0, extra) * late * float(np.sum(work))
 
 
-def most_scale(prices: _Array, gap: float) -> float:
-    """Return by how much prices may be multiplied, at most 1, so that no worker earns anything.
+def fair_prices(prices: _Array, gap: float) -> _Array:
+    """Return prices made smaller where a worker could earn with them.
 
-    One that is there from the beginning is paid for from then on; each other one costs a start.
+    One that is there from the beginning may earn nothing, each other one no more than a start
+    costs, whenever it comes and goes. Shape (blocks,), >= 0.
     """
-    low, high = 0.0, 1.0
-    if _is_fair(prices, gap):
-        return 1.0
-    for _ in range(50):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if _is_fair(prices * middle, gap) else (low, middle)
-    return low
-
-
-def _is_fair(prices: _Array, gap: float) -> bool:
-    earned = np.concatenate([[0.0], np.cumsum(prices - 1.0)])
-    best = float(np.max(earned - np.minimum.accumulate(earned)))
-    return best <= gap + 1e-9 and float(np.max(earned)) <= 1e-9
+    fair: list[float] = []
+    of_first = of_best = 0.0
+    for price in prices.tolist():
+        allowed = min(1.0 - of_first, 1.0 + gap - max(of_best, 0.0))
+        taken = max(0.0, min(price, allowed))
+        of_first += taken - 1.0
+        of_best = max(of_best, 0.0) + taken - 1.0
+        fair.append(taken)
+    return np.array(fair)
