@@ -98,6 +98,33 @@ def test_what_was_told_to_go_is_stopping_whatever_a_late_list_says(clock: Manual
     assert [each.state for each in seen.listed([instance()])] == [InstanceState.ENDED]
 
 
+def test_what_is_there_again_was_not_lost(clock: ManualClock) -> None:
+    seen = Sightings(clock)
+    seen.listed([instance()])
+    assert [each.state for each in seen.listed([])] == [InstanceState.ENDED]
+    assert [each.state for each in seen.listed([instance()])] == [InstanceState.RUNNING]
+
+
+def test_what_was_told_to_go_and_does_not_is_told_as_running_again(clock: ManualClock) -> None:
+    seen = Sightings(clock)
+    seen.listed([instance()])
+    seen.told_to_go(["a"])
+    clock.advance(599)
+    assert [each.state for each in seen.listed([instance()])] == [InstanceState.STOPPING]
+    clock.advance(2)
+    assert [each.state for each in seen.listed([instance()])] == [InstanceState.RUNNING]
+
+
+def test_when_something_ended_is_told_once(clock: ManualClock) -> None:
+    seen = Sightings(clock)
+    seen.listed([instance()])
+    clock.advance(5)
+    for _ in range(3):
+        [ended] = seen.listed([instance(state=InstanceState.ENDED)])
+        assert ended.ended_at == WHEN + timedelta(seconds=5)
+        clock.advance(5)
+
+
 def test_what_has_ended_is_forgotten_after_an_hour(clock: ManualClock) -> None:
     seen = Sightings(clock)
     seen.listed([instance()])

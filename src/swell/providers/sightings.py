@@ -18,6 +18,10 @@ __all__ = ["Sightings"]
 #: For so long what was launched may be missing from a list, in seconds.
 _LATE_S: Final = 120.0
 
+#: For so long a list may say that what was told to end runs, in seconds. Then it is believed: a
+#: cloud may have taken the order, and failed.
+_GOING_S: Final = 600.0
+
 #: For so long what has ended is still told, in seconds, and at most so many.
 _KEPT_S: Final = 3600.0
 _MOST: Final = 1000
@@ -36,7 +40,8 @@ class Sightings:
         self._late = timedelta(seconds=late_s)
         self._known: dict[str, Instance] = {}
         self._unlisted: set[str] = set()
-        self._going: set[str] = set()
+        #: What was told to end, and when.
+        self._going: dict[str, datetime] = {}
 
     def launched(self, instances: Iterable[Instance]) -> list[Instance]:
         """Note what was asked for; return it as it is known."""
@@ -55,7 +60,8 @@ class Sightings:
 
     def told_to_go(self, instance_ids: Iterable[str]) -> None:
         """Note what was told to end: a list may say for a while that it runs."""
-        self._going.update(each for each in instance_ids if each in self._known)
+        now = self._clock.now()
+        self._going |= {each: now for each in instance_ids if each in self._known}
 
     def unlisted(self) -> set[str]:
         """Return the ids of what was launched and not listed so far."""
@@ -84,24 +90,25 @@ class Sightings:
         return [each for each in self._known.values() if pool is None or each.pool == pool]
 
     def _seen(self, instance: Instance, now: datetime) -> Instance:
+        if instance.state is InstanceState.ENDED:
+            before = self._known.get(instance.id)
+            return _ended(instance, instance.ended_at or (before and before.ended_at) or now)
+        told_at = self._going.get(instance.id)
+        if told_at is None or now > told_at + timedelta(seconds=_GOING_S):
+            # Also what was missing for a while: it costs as long as it is there.
+            return instance
         before = self._known.get(instance.id)
         if before is not None and before.state is InstanceState.ENDED:
-            return before  # a list that is late
-        if instance.state is InstanceState.ENDED:
-            self._going.discard(instance.id)
-            return _ended(instance, instance.ended_at or now)
-        if instance.id in self._going:
-            return msgspec.structs.replace(instance, state=InstanceState.STOPPING)
-        return instance
+            return before
+        return msgspec.structs.replace(instance, state=InstanceState.STOPPING)
 
     def _miss(self, known: Instance, now: datetime) -> None:
         if known.state is InstanceState.ENDED:
             return
-        may_be_late = known.id in self._unlisted - self._going
+        may_be_late = known.id in self._unlisted and known.id not in self._going
         if may_be_late and now < known.launched_at + self._late:
             return
         self._unlisted.discard(known.id)
-        self._going.discard(known.id)
         self._known[known.id] = _ended(known, now)
 
     def _forget(self, now: datetime) -> None:
@@ -112,6 +119,7 @@ class Sightings:
             is_old = each.ended_at is None or now > each.ended_at + timedelta(seconds=_KEPT_S)
             if is_old or each.id not in kept:
                 del self._known[each.id]
+                self._going.pop(each.id, None)
 
 
 def _ended(instance: Instance, at: datetime) -> Instance:
