@@ -42,6 +42,7 @@ __all__ = [
     "BrokerSettings",
     "BusSettings",
     "ClientSettings",
+    "CostsSettings",
     "DeliverySettings",
     "LimitsSettings",
     "Loaded",
@@ -49,6 +50,7 @@ __all__ = [
     "ObjectsSettings",
     "PoolSettings",
     "PoolTable",
+    "PricesSettings",
     "RetentionClass",
     "RetentionSettings",
     "ServerSettings",
@@ -130,6 +132,9 @@ def _rate(per_s: float) -> float:
 
 #: How references to models end that tell no names.
 _FILES: Final = (".py", ".toml")
+
+#: How prices are named: provider, kind of machine, where it stands, and whether it is spot.
+_PRICE_NAME: Final = re.compile(r"[a-z0-9-]+/[\w.-]+(@[\w.-]+)?(/spot)?")
 
 _POOL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
@@ -872,6 +877,51 @@ class AutoscaleSettings(_Group):
     )
 
 
+def _price_names(prices: Mapping[str, int]) -> Mapping[str, int]:
+    for name, micros in prices.items():
+        if not _PRICE_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name[:80]!r} names no price: write PROVIDER/KIND, PROVIDER/KIND@REGION, or "
+                "either with /spot at its end, such as aws/g6.xlarge@us-east-1/spot"
+            )
+        if micros < 1:
+            raise ValueError(f"the price {name} must be at least 1 millionth of a dollar an hour")
+    return prices
+
+
+class PricesSettings(_Group):
+    """What machines cost, in place of what Swell's own list says."""
+
+    hour_micros: Annotated[
+        Mapping[str, int], BeforeValidator(_json), AfterValidator(_price_names)
+    ] = Field(
+        default={},
+        description="Prices of one's own, in millionths of a dollar for an hour of one GPU, by "
+        "provider and kind of machine: in the file `[prices.hour_micros]` with lines such as "
+        '`"aws/g6.xlarge/spot" = 410000`, in the environment the same as JSON.',
+    )
+
+
+class CostsSettings(_Group):
+    """What may be spent, and what pictures cost elsewhere."""
+
+    api_image_micros: int | None = Field(
+        default=None,
+        ge=0,
+        description="What one picture costs at an API elsewhere, in millionths of a dollar, to "
+        "compare with; 40000 is 0.04 $. Unset to compare with nothing.",
+    )
+    budget_day_micros: int | None = Field(
+        default=None,
+        ge=1,
+        description="What all pools may cost in a day (UTC), in millionths of a dollar: there are "
+        "alarms at 50, 80 and 100 %. Unset for no budget.",
+    )
+    budget_month_micros: int | None = Field(
+        default=None, ge=1, description="The same in a month (UTC)."
+    )
+
+
 class ClientSettings(_Group):
     """Commands that talk to a server."""
 
@@ -947,6 +997,8 @@ class Settings(_Group):
     worker: WorkerSettings = WorkerSettings()
     pool: PoolSettings = PoolSettings()
     autoscale: AutoscaleSettings = AutoscaleSettings()
+    prices: PricesSettings = PricesSettings()
+    costs: CostsSettings = CostsSettings()
     client: ClientSettings = ClientSettings()
     log: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
@@ -1213,6 +1265,7 @@ def _kind(field: FieldInfo) -> str:
         Mapping[str, RetentionClass]: "tables by name",
         Mapping[str, PoolTable]: "tables by name",
         Mapping[str, Any]: "table",
+        Mapping[str, int]: "table",
         SecretStr: "secret",
     }
     return names.get(annotation, "text")

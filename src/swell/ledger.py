@@ -4,13 +4,13 @@ Seconds are always known; money is where the pool has a price. What was charged 
 little is set right by another entry, which may be negative.
 """
 
-from datetime import datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Final
 
 import msgspec
 
-__all__ = ["EntryKind", "LedgerEntry", "cost_micros"]
+__all__ = ["Charged", "CostRow", "EntryKind", "LedgerEntry", "cost_micros", "day_of", "model_of"]
 
 _HOUR_S: Final = 3600
 
@@ -48,6 +48,50 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     seconds: float
     #: Millionths of a dollar; None where the pool has no price.
     micros: int | None = None
+    #: Of the machine or process whose time it is: the id of its cold start, or of its worker where
+    #: that told of none.
+    account: str = ""
+    #: Whose attempts: the key and, where the pool has a price, the user.
+    key_id: str = ""
+    user: str = ""
+    #: How many attempts it is for, and how many pictures they gave.
+    attempts: int = 0
+    images: int = 0
+
+
+class Charged(msgspec.Struct, frozen=True, kw_only=True):
+    """What was charged to an account so far."""
+
+    seconds: float = 0.0
+    micros: int = 0
+
+
+class CostRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Entries of one day that have all of these in common, added up."""
+
+    #: In UTC.
+    day: date
+    kind: EntryKind
+    pool: str
+    #: Whose attempts; empty of anything else.
+    model: str = ""
+    key_id: str = ""
+    user: str = ""
+    attempts: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    #: None where the pool had no price.
+    micros: int | None = None
+
+
+def day_of(at: datetime) -> date:
+    """Return the day that an entry counts to."""
+    return at.astimezone(UTC).date()
+
+
+def model_of(entry: LedgerEntry) -> str:
+    """Return the model that an entry counts to: that of its attempts."""
+    return entry.models if entry.kind in (EntryKind.ATTEMPT, EntryKind.FAILED) else ""
 
 
 def cost_micros(seconds: float, hour_micros: int | None) -> int | None:

@@ -142,6 +142,8 @@ class Startup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     device: str = ""
     host: str = ""
     pid: int = 0
+    #: Its `swell.provider.Instance` by id; empty for a worker that somebody has started.
+    instance: str = ""
     #: Of the backend, once the worker has registered.
     worker_id: str = ""
     #: How long ago it began when this was told, by the worker's monotonic clock, in seconds; of one
@@ -271,7 +273,7 @@ def accepted(told: Startup, now: datetime) -> Startup:
     """
     if not (told.id and _is_plain(told.id)):
         raise InvalidInput("a startup needs an id of 1 to 200 printable characters")
-    for text in (told.pool, told.device, told.host, *told.models):
+    for text in (told.pool, told.device, told.host, told.instance, *told.models):
         if not _is_plain(text):
             raise InvalidInput(
                 f"{text[:60]!r} cannot be shown: pool, device, host and models have at most 200 "

@@ -1,13 +1,13 @@
 """Contract of the registry: which models there are, which workers live, and who may ask."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from swell.ledger import LedgerEntry
+from swell.ledger import Charged, CostRow, LedgerEntry
 from swell.phases import Startup
 
 __all__ = [
@@ -204,6 +204,18 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     gone_at: datetime | None = None
     #: Of the key that registered it; empty where that is not known.
     key_id: str = ""
+    #: To what its time is charged: the id of its cold start; empty for its own id.
+    account: str = ""
+    #: When its machine or process was asked for, and when that ended; None where nobody told.
+    launched_at: datetime | None = None
+    ended_at: datetime | None = None
+    #: Whether it took its leave.
+    said_goodbye: bool = False
+    #: Its price when it registered, in millionths of a dollar an hour and for the launch, and for
+    #: how long it is paid at least, in seconds.
+    hour_micros: int | None = None
+    launch_micros: int = 0
+    least_billed_s: float = 0.0
 
 
 class KeptStartup(msgspec.Struct, frozen=True):
@@ -331,8 +343,25 @@ class Registry(Protocol):
         """Return the cold starts of registered workers, oldest first."""
         ...
 
-    async def charge(self, entries: Sequence[LedgerEntry]) -> None:
-        """Add to the ledger. Entries whose ids are there already are ignored."""
+    async def charge(self, entries: Sequence[LedgerEntry]) -> list[bool]:
+        """Add to the ledger, and return which entries are new.
+
+        Entries whose ids are there already are ignored.
+        """
+        ...
+
+    async def charged(self, accounts: Sequence[str]) -> list[Charged]:
+        """Return what was charged to accounts so far; nothing to those that are not known."""
+        ...
+
+    async def costs(self, since: date, until: date, *, users: bool = False) -> list[CostRow]:
+        """Return the sums of the ledger; the oldest day first, else in any order.
+
+        Args:
+            since: The first day.
+            until: The last one.
+            users: Whether users are told apart.
+        """
         ...
 
     async def ledger(self, *, limit: int = 50, before: int | None = None) -> LedgerPage:

@@ -139,13 +139,21 @@ class TaskError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the time went, in seconds. `queue_s` covers everything before the last attempt."""
+    """Where the time went, in seconds. `queue_s` covers everything before the last attempt.
+
+    `device_s` is the attempt's share of the device: with others beside it less than `run_s`. None
+    where it is `run_s`, and of a worker that does not tell it. `cost_micros` is what that share
+    costs, in millionths of a dollar, where the pool has a price; the backend sets it, and shows it
+    beside the timings.
+    """
 
     queue_s: float = 0.0
     load_s: float = 0.0
     run_s: float = 0.0
     encode_s: float = 0.0
     upload_s: float = 0.0
+    device_s: float | None = None
+    cost_micros: int | None = None
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -282,6 +290,7 @@ class Released(msgspec.Struct, frozen=True, kw_only=True, tag="released"):
     reason: str = "drain"
     #: `checkpoint_key` of this attempt, where something was stored from which another goes on.
     checkpoint: str | None = None
+    timings: Timings = Timings()
 
 
 Outcome = Succeeded | Failed | Canceled | Released

@@ -465,6 +465,7 @@ async def begin_worker(settings: Settings, clock: Clock, home: "Home | None" = N
             container_age_s=_container_age_s(chosen.began_boot_s),
             pull_s=chosen.pull_s,
         ),
+        chosen.instance,
     )
     home = home or Home()
     forks = None if home.is_own else _forks(settings, clock)
@@ -851,6 +852,11 @@ def _api_settings(settings: Settings) -> "ApiSettings":
         serve_files=settings.objects.serve,
         retention=_retention(settings.retention),
         hour_micros=_hour_micros(settings),
+        launch_micros={name: pool.launch_micros for name, pool in settings.pools.items()},
+        least_billed_s={name: pool.least_billed_s for name, pool in settings.pools.items()},
+        api_image_micros=settings.costs.api_image_micros,
+        budget_day_micros=settings.costs.budget_day_micros,
+        budget_month_micros=settings.costs.budget_month_micros,
         uploads_s=_uploads_s(settings),
         log_requests=_log_requests(settings.log),
         shows_trace=settings.telemetry.in_tasks,

@@ -51,7 +51,8 @@ class TestSqliteStartups(StartupsConformance):
             "UPDATE ledger SET seconds = 0",
             "DELETE FROM ledger",
             "INSERT OR REPLACE INTO ledger SELECT number, 'other', at, kind, pool, models, "
-            "worker_id, ref, outcome, 0, micros FROM ledger",
+            "worker_id, ref, outcome, 0, micros, account, key_id, user, attempts, images "
+            "FROM ledger",
         ],
     )
     async def test_the_ledger_is_only_added_to(self, tmp_path: Path, statement: str) -> None:

@@ -258,7 +258,9 @@ async def test_switches_and_restarts_are_kept_apart(world: World) -> None:
     found = await times(world, kind="switch")
     assert found["load"]["p50_s"] == 3.0
     assert "ready" not in found
-    assert len(await ledger(world)) == 1
+    wasted, cold_start = await ledger(world)
+    assert (cold_start["kind"], cold_start["seconds"]) == ("cold_start", 45.0)
+    assert (wasted["kind"], wasted["outcome"], wasted["models"]) == ("wasted", "switch", [MODEL])
 
 
 async def test_a_worker_tells_of_itself_alone(world: World) -> None:

@@ -7,6 +7,8 @@ from typing import Final
 
 import structlog
 
+from swell.api.charges import KEEP_EVERY_S
+from swell.api.costs import charge_taken, settle, watch_budget
 from swell.api.events import frame, queued_data
 from swell.api.limits import SHARE_EVERY_S
 from swell.api.news import hear
@@ -73,6 +75,10 @@ _SCALING_EVERY_S: Final = 2.0
 #: How often it is measured how late this process is, in seconds.
 _LAG_EVERY_S: Final = 0.5
 
+#: Idle time, what is left of machines that have ended, and budgets are looked at so often, in
+#: seconds.
+_SETTLE_EVERY_S: Final = 60.0
+
 #: Streams looked at before others get a turn on the event loop.
 _STREAM_BATCH: Final = 500
 
@@ -104,6 +110,8 @@ class Duties:
             self._keep_keys,
             self._tell_arrivals,
             self._follow_scaling,
+            self._keep_charges,
+            self._settle,
             self._await_end,
         )
         self._running = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
@@ -115,12 +123,14 @@ class Duties:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running = []
         service = self._service
-        for keep in (
+        keeps = (
             service.keep_times,
             service.limits.share,
             service.keys.keep_uses,
+            service.charges.keep_all,
             service.scaling.tell_arrivals,
-        ):
+        )
+        for keep in keeps:
             try:
                 await keep()
             except SwellError as error:
@@ -268,6 +278,20 @@ class Duties:
 
         await self._repeat("scaling", _SCALING_EVERY_S, look)
 
+    async def _keep_charges(self) -> None:
+        await self._repeat("charges", KEEP_EVERY_S, self._service.charges.keep)
+
+    async def _settle(self) -> None:
+        service = self._service
+
+        async def look() -> None:
+            if await service.leadership.leads("costs"):
+                await settle(service)
+                await watch_budget(service)
+
+        every_s = min(_SETTLE_EVERY_S, service.settings.settle_every_s)
+        await self._repeat("costs", every_s, look)
+
     async def _watch_loop(self) -> None:
         """Measure how late this process gets to what it wants to do."""
         service = self._service
@@ -357,12 +381,24 @@ async def sweep(service: Service) -> int:
         if over:
             await service.bus.tell([News(kind=NewsKind.STOP, ids=over)])
     service.fleet.release([(task.id, task.attempt) for task in taken])
+    await _charge_taken(service, tasks, taken)
     for task in tasks:
         _count_swept(service, task)
         if task.state.is_terminal:
             service.count_end(task)
     await service.changed(tasks)
     return len(tasks)
+
+
+async def _charge_taken(service: Service, tasks: Sequence[Task], taken: Sequence[Task]) -> None:
+    """Charge the attempts that ended with this; accounting never stops what it accounts for."""
+    over = {task.id: task for task in taken}
+    over |= {task.id: task for task in tasks if _swept(task) == "lost"}
+    try:
+        await charge_taken(service, list(over.values()))
+    except SwellError as error:
+        service.metrics.duty_failed("costs")
+        _log.warning("attempts that were lost cannot be charged", detail=error.detail)
 
 
 def _count_swept(service: Service, task: Task) -> None:

@@ -164,12 +164,18 @@ class Fleet:
         self._index()
         return worker
 
-    async def remove(self, worker_id: str) -> None:
-        """Forget a worker that has gone. What it holds stays leased until it ends or runs out."""
-        await self._registry.remove_worker(worker_id, self._clock.now())
+    async def part(self, worker_id: str) -> None:
+        """Forget a worker that says goodbye.
+
+        What it holds stays leased until it ends or runs out.
+        """
+        now = self._clock.now()
         worker = self._workers.pop(worker_id, None)
         if worker is not None:
+            parting = msgspec.structs.replace(worker.info, said_goodbye=True, seen_at=now)
+            await self._registry.put_worker(parting)
             worker.wake()
+        await self._registry.remove_worker(worker_id, now)
         self._index()
 
     async def drain(self, worker_id: str) -> WorkerInfo | None:

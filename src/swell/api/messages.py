@@ -1,7 +1,7 @@
 """Every message of the public HTTP surface. OpenAPI's schemas are made from these types."""
 
-from datetime import datetime
-from typing import Annotated, Any
+from datetime import date, datetime
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,11 @@ __all__ = [
     "AuditView",
     "BatchRequest",
     "BatchView",
+    "CostKinds",
+    "CostMicros",
+    "CostView",
+    "CostsList",
+    "CostsQuery",
     "DeadQuery",
     "DeadReplayRequest",
     "DeadReplayView",
@@ -202,7 +207,13 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     started_at: Moment | None
     finished_at: Moment | None
     timings: Timings | None
-    cost_micros: Annotated[int | None, Meta(description="millionths of a dollar")]
+    cost_micros: Annotated[
+        int | None,
+        Meta(
+            description="what the last attempt's share of the device cost, in millionths of a "
+            "dollar; null before its end, and where the pool has no price"
+        ),
+    ]
     seed: int | None
     user: str | None
     metadata: msgspec.Raw | None
@@ -614,6 +625,85 @@ class ScalingView(msgspec.Struct, frozen=True, kw_only=True):
     decisions: Annotated[list[DecisionView], Meta(description="newest first")]
 
 
+class CostsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which costs to tell."""
+
+    since: Annotated[
+        date | None, Meta(description="the first day (UTC); 30 days in all without it")
+    ] = msgspec.field(name="from", default=None)
+    until: Annotated[
+        date | None, Meta(description="the last day, which counts too; today without it")
+    ] = msgspec.field(name="to", default=None)
+    by: Annotated[
+        Literal["model", "user", "key", "pool", "day"], Meta(description="what is told apart")
+    ] = "model"
+    limit: Annotated[
+        int, Meta(ge=1, le=1000, description="so many, the dearest; `others` are the rest")
+    ] = 100
+
+
+class CostKinds(msgspec.Struct, frozen=True, kw_only=True):
+    """What the seconds of workers went into."""
+
+    attempts: Annotated[float, Meta(description="attempts that gave something")]
+    failed: Annotated[float, Meta(description="attempts that came to nothing")]
+    idle: Annotated[float, Meta(description="nothing to do")]
+    cold: Annotated[float, Meta(description="cold starts")]
+    wasted: Annotated[
+        float, Meta(description="restarts, switches of models, silence, minimum billing")
+    ]
+    total: float
+
+
+class CostMicros(msgspec.Struct, frozen=True, kw_only=True):
+    """The same in millionths of a dollar, of workers whose pool has a price."""
+
+    attempts: int
+    failed: int
+    idle: int
+    cold: int
+    wasted: int
+    total: int
+
+
+class CostView(msgspec.Struct, frozen=True, kw_only=True):
+    """What something costs, with its share of what belongs to nobody."""
+
+    name: Annotated[
+        str | None,
+        Meta(description="model, user, id of the key, pool or day; null for what is nobody's"),
+    ]
+    attempts: int
+    images: Annotated[int, Meta(description="pictures, or other samples, that succeeded")]
+    seconds: CostKinds
+    micros: Annotated[CostMicros | None, Meta(description="null where no pool has a price")]
+    image_micros: Annotated[
+        float | None, Meta(description="what an image costs by the attempts that gave one alone")
+    ]
+    loaded_image_micros: Annotated[
+        float | None, Meta(description="the same with all else that was paid for")
+    ]
+    api_micros: Annotated[
+        int | None, Meta(description="what as many images cost at `costs.api_image_micros`")
+    ]
+
+
+class CostsList(msgspec.Struct, frozen=True, kw_only=True):
+    """Costs of some days."""
+
+    since: date = msgspec.field(name="from")
+    until: date = msgspec.field(name="to")
+    by: str
+    api_image_micros: Annotated[
+        int | None, Meta(description="what one image costs elsewhere, as the operator has set it")
+    ]
+    costs: list[CostView]
+    others: Annotated[
+        CostView | None, Meta(description="those beyond `limit` together; null if there are none")
+    ]
+    total: CostView
+
+
 class LedgerQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which entries of the ledger to list."""
 
@@ -636,6 +726,10 @@ class LedgerEntryView(msgspec.Struct, frozen=True, kw_only=True):
     cost_micros: Annotated[
         int | None, Meta(description="millionths of a dollar; null where the pool has no price")
     ]
+    key_id: Annotated[str | None, Meta(description="whose attempts")]
+    user: str | None
+    attempts: int
+    images: int
 
 
 class LedgerList(msgspec.Struct, frozen=True, kw_only=True):

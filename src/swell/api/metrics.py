@@ -80,6 +80,12 @@ METRICS: dict[str, str] = {
     "swell_pool_changes_total": "Workers by pool that is scaled and what was done or befell them: "
     "`launch`, `cancel` (of boots), `drain`, `end`, `hurry`, `refused`, `failed`, `lost`.",
     "swell_autoscaler_age_seconds": "How old what the autoscaler knows is; absent where none runs.",
+    "swell_cost_micros_total": "What pools cost, in millionths of a dollar, by pool and kind: "
+    "`cold_start`, `attempt`, `failed`, `idle` or `wasted`; of pools that have a price.",
+    "swell_cost_seconds_total": "Seconds of workers that were charged, by pool and kind.",
+    "swell_spent_micros": "What was spent so far, in millionths of a dollar, by period: `day` or "
+    "`month` (UTC).",
+    "swell_budget_micros": "What may be spent, by period; only where a budget is set.",
     "swell_event_streams": "Open event streams.",
     "swell_http_request_seconds": "HTTP requests, by method, route and status.",
     "swell_call_seconds": "Calls of store, broker, objects, registry and bus, by contract and "
@@ -183,6 +189,12 @@ class Metrics:
         #: (pool, model, phase) → how long it took; (pool, outcome) → how many cold starts.
         self.start_s: dict[tuple[str, str, str], Histogram] = {}
         self.starts: dict[tuple[str, str], int] = {}
+        #: (pool, kind) → what was charged.
+        self.cost_micros: dict[tuple[str, str], int] = {}
+        self.cost_s: dict[tuple[str, str], float] = {}
+        #: Period → what was spent, and what may be; of one backend that looks after that.
+        self.spent_micros: dict[str, int] = {"day": 0, "month": 0}
+        self.budget_micros: dict[str, int] = {}
         self.lease_tasks = Histogram((1, 2, 4, 8, 16, 32, 64, 128))
         self.http_s: dict[tuple[str, str, int], Histogram] = {}
 
@@ -209,6 +221,13 @@ class Metrics:
         """Begin to count a pool's cold starts at 0, so that the first is seen as an increase."""
         for outcome in ("ready", "died"):
             self.starts.setdefault((pool, outcome), 0)
+
+    def charged(self, pool: str, kind: str, seconds: float, micros: int | None) -> None:
+        """Note an entry of the ledger. Corrections, which are negative, are not counted."""
+        key = pool, kind
+        self.cost_s[key] = self.cost_s.get(key, 0.0) + max(0.0, seconds)
+        if micros is not None:
+            self.cost_micros[key] = self.cost_micros.get(key, 0) + max(0, micros)
 
     def duty_failed(self, name: str) -> None:
         """Note that something the backend does by itself has failed."""
@@ -288,6 +307,14 @@ class _Source(Collector):
         for labels, n in metrics.starts.items():
             starts.add_metric(list(labels), n)
         yield starts
+        costs = _counter("swell_cost_micros_total", ["pool", "kind"])
+        for labels, n in metrics.cost_micros.items():
+            costs.add_metric(list(labels), n)
+        yield costs
+        paid = _counter("swell_cost_seconds_total", ["pool", "kind"])
+        for labels, seconds in metrics.cost_s.items():
+            paid.add_metric(list(labels), seconds)
+        yield paid
 
     def _histograms(self) -> Iterator[Metric]:
         metrics = self._metrics
@@ -351,6 +378,14 @@ class _Source(Collector):
             starting.add_metric([pool], n)
         yield starting
         yield from _scaled(snapshot.scaling)
+        for name, amounts in (
+            ("swell_spent_micros", self._metrics.spent_micros),
+            ("swell_budget_micros", self._metrics.budget_micros),
+        ):
+            money = _gauge(name, ["period"])
+            for period, micros in amounts.items():
+                money.add_metric([period], micros)
+            yield money
         build = _gauge("swell_build_info", ["version"])
         build.add_metric([_RELEASE], 1)
         yield build

@@ -7,6 +7,7 @@ are made from it, so that what is served, described and documented is the same.
 from typing import Any, Final
 
 from swell.api import (
+    costs,
     erasure,
     events,
     files,
@@ -384,6 +385,17 @@ _OPERATORS: Final = (
         {200: Response("How it stands, and its last decisions", messages.ScalingView)},
         (InvalidRequest, InvalidInput),
         query=messages.ScalingQuery,
+    ),
+    Route(
+        "GET",
+        "/v1/costs",
+        costs.show_costs,
+        Scope.ADMIN,
+        "Tell what things cost",
+        "Operators",
+        {200: Response("Costs, and what they add up to", messages.CostsList)},
+        (InvalidRequest, InvalidInput),
+        query=messages.CostsQuery,
     ),
     Route(
         "GET",

@@ -12,6 +12,7 @@ from swell.api.audit import Audit
 from swell.api.auth import Keys
 from swell.api.call import Call
 from swell.api.cards import Cards
+from swell.api.charges import Charges
 from swell.api.eta import Estimate, Load, ServiceTimes, estimate, first_pace, load_of
 from swell.api.fleet import Fleet, never_dead
 from swell.api.headers import Hosts, Origins, host_name
@@ -94,6 +95,7 @@ class Service:
         self.manifests = Manifests(self.weights)
         self.lookups = Lookups(backend.store)
         self.starts = Starts(backend.clock)
+        self.charges = Charges(backend.registry, backend.clock, self.metrics)
         self._places = Places(backend.broker, backend.clock)
         #: (model, band) → (good until, what waits of it).
         self._backlogs: dict[tuple[str, int], tuple[float, Backlog]] = {}

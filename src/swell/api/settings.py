@@ -89,6 +89,16 @@ class ApiSettings:
     uploads_s: float | None = None
     #: Pool → what an hour of one of its workers costs, in millionths of a dollar.
     hour_micros: Mapping[str, int] = field(default_factory=dict)
+    #: Pool → what each launch costs besides, and for how long one is paid at least, in seconds.
+    launch_micros: Mapping[str, int] = field(default_factory=dict)
+    least_billed_s: Mapping[str, float] = field(default_factory=dict)
+    #: What one picture costs elsewhere, to compare with; None where that is not known.
+    api_image_micros: int | None = None
+    #: What all pools may cost in a day and in a month (UTC), in millionths of a dollar.
+    budget_day_micros: int | None = None
+    budget_month_micros: int | None = None
+    #: Idle time is written so often, in seconds.
+    settle_every_s: float = 300.0
     #: The longest pause between two looks of the sweeper.
     sweep_every_s: float = 0.25
 

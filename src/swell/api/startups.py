@@ -4,7 +4,9 @@ What is told late, twice or by two ways changes nothing: of each startup only th
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -14,6 +16,7 @@ import structlog
 from swell.api.auth import check_worker
 from swell.api.call import Call, Reply
 from swell.api.cards import is_model_name
+from swell.api.charges import account_of
 from swell.api.messages import (
     LedgerEntryView,
     LedgerList,
@@ -47,6 +50,7 @@ from swell.scaling import DECISIONS, Decision, PoolScaling, read
 from swell.survival import Observation, quantiles
 
 __all__ = [
+    "account_told",
     "end_startups",
     "hear_of_startups",
     "keep_startup",
@@ -119,6 +123,19 @@ def startup_of_worker(startup: Startup, info: WorkerInfo, now: datetime) -> Star
     return accepted(told, now)
 
 
+def account_told(told: Registration, now: datetime) -> tuple[str, datetime]:
+    """Return to what a worker's time is charged, and since when it is paid.
+
+    That is its cold start, which it tells again where it registers again; one that tells of none,
+    or of one that cannot be, is paid since it has registered and has an account of its own (empty).
+    """
+    if told.startup is not None:
+        with contextlib.suppress(InvalidInput):
+            startup = accepted(told.startup, now)
+            return startup.id, startup.begun_at or now
+    return "", now
+
+
 async def register_startup(service: Service, told: Registration, info: WorkerInfo) -> None:
     """Note that a cold start is ready, or further where the worker registers again.
 
@@ -134,7 +151,7 @@ async def register_startup(service: Service, told: Registration, info: WorkerInf
         return
     if startup.state in _UNDER_WAY:
         startup = msgspec.structs.replace(startup, state=StartupState.READY)
-    await _keep_if_possible(service, startup)
+    await _keep_if_possible(service, startup, info)
 
 
 async def hear_of_startups(service: Service, told: Report, info: WorkerInfo) -> None:
@@ -145,20 +162,28 @@ async def hear_of_startups(service: Service, told: Report, info: WorkerInfo) -> 
         except InvalidInput as error:
             _log.warning("a startup cannot be", worker_id=info.id, detail=error.detail)
             continue
-        await _keep_if_possible(service, startup)
+        await _keep_if_possible(service, startup, info)
 
 
-async def keep_startup(service: Service, startup: Startup) -> bool:
+async def keep_startup(service: Service, startup: Startup, info: WorkerInfo | None = None) -> bool:
     """Keep a startup, count and charge what is new of it, and return whether all of it is.
 
     Args:
         service: The backend.
         startup: With its `begun_at`.
+        info: The worker that tells it; None before it has registered.
     """
-    now, hour_micros = service.clock.now(), service.settings.hour_micros.get(startup.pool)
-    kept = await service.registry.put_startup(
-        startup, lambda before: _charged(startup, before, now, hour_micros)
-    )
+    price = _price(service, startup, info)
+    entry: LedgerEntry | None = None
+
+    def charged(before: Startup | None) -> LedgerEntry | None:
+        nonlocal entry
+        entry = _charged(startup, before, price)
+        return entry
+
+    kept = await service.registry.put_startup(startup, charged)
+    if kept.is_charged and entry is not None:
+        service.charges.note([entry])
     if startup.kind is StartupKind.COLD:
         service.metrics.know_pool(startup.pool)
         if startup.state is not StartupState.STARTING:
@@ -168,10 +193,36 @@ async def keep_startup(service: Service, startup: Startup) -> bool:
     return kept.before is None
 
 
-async def _keep_if_possible(service: Service, startup: Startup) -> None:
+@dataclass(frozen=True, slots=True)
+class _Price:
+    """What a startup is charged to, and by which price."""
+
+    at: datetime
+    account: str
+    hour_micros: int | None
+    launch_micros: int
+    #: A restart or a switch cannot have taken longer, in seconds.
+    most_s: float = 0.0
+
+
+def _price(service: Service, startup: Startup, info: WorkerInfo | None) -> _Price:
+    now, settings, pool = service.clock.now(), service.settings, startup.pool
+    if info is None:
+        hour_micros, launch_micros = (
+            settings.hour_micros.get(pool),
+            settings.launch_micros.get(pool),
+        )
+        return _Price(now, startup.id, hour_micros, launch_micros or 0)
+    most_s = (now - info.registered_at).total_seconds()
+    return _Price(now, account_of(info), info.hour_micros, info.launch_micros, most_s)
+
+
+async def _keep_if_possible(
+    service: Service, startup: Startup, info: WorkerInfo | None = None
+) -> None:
     """Keep a startup; accounting never stops what it accounts for."""
     try:
-        await keep_startup(service, startup)
+        await keep_startup(service, startup, info)
     except SwellError as error:
         service.metrics.duty_failed("startups")
         _log.warning("a startup cannot be kept", id=startup.id, detail=error.detail)
@@ -205,25 +256,26 @@ def _outcome(startup: Startup) -> str:
     return "died" if startup.state is StartupState.DIED else "ready"
 
 
-def _charged(
-    startup: Startup, before: Startup | None, now: datetime, hour_micros: int | None
-) -> LedgerEntry | None:
+def _charged(startup: Startup, before: Startup | None, price: _Price) -> LedgerEntry | None:
     """Return what a cold start is charged for: its end, and so the same when it is ready and done.
 
     One that was taken for dead and is ready after all pays the rest. Where it was not heard that it
-    is ready, its first outcome makes up for that.
+    is ready, its first outcome makes up for that. Restarts and switches serve nobody.
     """
-    if startup.kind is not StartupKind.COLD or not _is_step(startup, before):
+    if startup.kind is not StartupKind.COLD:
+        return _wasted(startup, price)
+    if not _is_step(startup, before):
         return None
     outcome = _outcome(startup)
-    seconds = startup.age_s
+    seconds, launch_micros = startup.age_s, price.launch_micros
     if outcome == "ready" and startup.ready_s is not None:
         seconds = startup.ready_s
     if before is not None and before.state is StartupState.DIED:
-        seconds -= before.age_s
+        seconds, launch_micros = seconds - before.age_s, 0
+    micros = cost_micros(seconds, price.hour_micros)
     return LedgerEntry(
         id=f"{startup.id}-{outcome}",
-        at=now,
+        at=price.at,
         kind=EntryKind.COLD_START,
         pool=startup.pool,
         models=",".join(startup.models),
@@ -231,7 +283,28 @@ def _charged(
         ref=startup.id,
         outcome=outcome,
         seconds=round(seconds, 6),
-        micros=cost_micros(seconds, hour_micros),
+        micros=None if micros is None else micros + launch_micros,
+        account=price.account,
+    )
+
+
+def _wasted(startup: Startup, price: _Price) -> LedgerEntry | None:
+    """Return what a restart of a model process, or a switch of models, took of its worker."""
+    if not startup.worker_id or startup.state is StartupState.STARTING:
+        return None
+    seconds = min(startup.age_s, price.most_s)
+    return LedgerEntry(
+        id=f"{startup.id}-{startup.kind.value}",
+        at=price.at,
+        kind=EntryKind.WASTED,
+        pool=startup.pool,
+        models=",".join(startup.models),
+        worker_id=startup.worker_id,
+        ref=startup.id,
+        outcome=startup.kind.value,
+        seconds=round(seconds, 6),
+        micros=cost_micros(seconds, price.hour_micros),
+        account=price.account,
     )
 
 
@@ -254,11 +327,28 @@ async def look_after_startups(service: Service) -> int:
     return len(lost)
 
 
-async def end_startups(service: Service, host: str, pid: int | None) -> None:
-    """Note that a process has ended: whatever it was starting has died."""
-    now = service.clock.now()
+async def end_startups(
+    service: Service,
+    host: str,
+    pid: int | None,
+    ended_at: datetime | None = None,
+    instance: str = "",
+) -> None:
+    """Note that a process, or an instance, has ended: whatever it was starting has died.
+
+    Args:
+        service: The backend.
+        host: Where the process ran.
+        pid: The process.
+        ended_at: When that was; None for now.
+        instance: Its name, where it has one.
+    """
+    now = ended_at or service.clock.now()
     for each in await service.registry.startups(under_way=True):
-        if each.host == host and each.pid == pid and each.begun_at is not None:
+        is_it = (each.host, each.pid) == (host, pid)
+        if each.instance and instance:
+            is_it = each.instance == instance
+        if is_it and each.begun_at is not None:
             age_s = max(each.age_s, (now - each.begun_at).total_seconds())
             died = msgspec.structs.replace(each, state=StartupState.DIED, age_s=age_s)
             await _keep_if_possible(service, died)
@@ -383,6 +473,10 @@ async def list_ledger(service: Service, call: Call) -> Reply:
             outcome=each.outcome,
             seconds=each.seconds,
             cost_micros=each.micros,
+            key_id=each.key_id or None,
+            user=each.user or None,
+            attempts=each.attempts,
+            images=each.images,
         )
         for each in page.entries
     ]

@@ -56,7 +56,10 @@ def task_view(
     """Return a task as clients see it."""
     home = f"{urls.base}/v1/tasks/{task.id}"
     artifacts = [artifact_view(each, urls) for each in task.artifacts] if task.artifacts else []
-    output = task.output
+    output, timings = task.output, task.timings
+    cost = None
+    if timings is not None and timings.cost_micros is not None:
+        cost, timings = timings.cost_micros, msgspec.structs.replace(timings, cost_micros=None)
     if output is not None and _MARK in bytes(output):
         output = resolve_files(output, [each.url for each in artifacts])
     return TaskView(
@@ -75,8 +78,8 @@ def task_view(
         created_at=task.created_at,
         started_at=task.started_at,
         finished_at=task.finished_at,
-        timings=task.timings,
-        cost_micros=None,
+        timings=timings,
+        cost_micros=cost,
         seed=task.seed,
         user=task.user,
         metadata=task.metadata,

@@ -16,13 +16,14 @@ import structlog
 from swell.api.auth import check_worker
 from swell.api.call import Call, Reply
 from swell.api.cards import check_schema, is_model_name, is_plain_word
+from swell.api.charges import with_costs
 from swell.api.files import READ_URL_S, may_name_files, name_files, plain_type
 from swell.api.fleet import Worker
 from swell.api.gallery import keep_samples
 from swell.api.news import is_to_stop
 from swell.api.reading import Reader
 from swell.api.service import Service
-from swell.api.startups import hear_of_startups, register_startup
+from swell.api.startups import account_told, hear_of_startups, register_startup
 from swell.broker import LeaseRequest
 from swell.bus import News, NewsKind
 from swell.dispatch import (
@@ -195,7 +196,8 @@ async def register_worker(
     for card in registration.models:
         _check_names(card.name, card.version)
         check_schema(card)
-    now = service.clock.now()
+    now, settings = service.clock.now(), service.settings
+    account, launched_at = account_told(registration, now)
     cards = [
         card if card.registered_at else msgspec.structs.replace(card, registered_at=now)
         for card in [await keep_samples(service, card) for card in registration.models]
@@ -219,11 +221,15 @@ async def register_worker(
         registered_at=now,
         seen_at=now,
         key_id=key_id,
+        account=account,
+        launched_at=launched_at,
+        hour_micros=settings.hour_micros.get(registration.pool),
+        launch_micros=settings.launch_micros.get(registration.pool, 0),
+        least_billed_s=settings.least_billed_s.get(registration.pool, 0.0),
     )
     await service.fleet.add(info)
     await service.bus.tell([News(kind=NewsKind.WORKERS)])
     await register_startup(service, registration, info)
-    settings = service.settings
     return Welcome(
         worker_id=info.id,
         lease_s=settings.lease_s,
@@ -313,6 +319,7 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     _check_told_artifacts(told.progress)
     if told.settlements and not service.objects.is_here:
         told = await _check_stored(service, told)
+    told = _with_costs(service, worker.info, told)
     settled, tasks, lost = await _write(service, worker, told)
     try:
         return await _told(service, worker, told, settled, tasks, lost)
@@ -338,13 +345,14 @@ async def _told(
         await _publish_progress(service, worker, told.progress)
     if told.settlements:
         await _after_settling(service, [task for task in settled if task is not None])
+        _charge(service, worker.info, told.settlements, settled)
         service.fleet.release(_over(service, told.settlements, settled))
     if told.startups:
         await hear_of_startups(service, told, worker.info)
     cancels = _to_stop([*await _cancels(service, worker), *lost], tasks)
     drain = worker.info.draining
     if told.goodbye:
-        await service.fleet.remove(told.worker_id)
+        await service.fleet.part(told.worker_id)
         await service.bus.tell([News(kind=NewsKind.WORKERS)])
     return ReportAnswer(
         stale=stale,
@@ -353,6 +361,39 @@ async def _told(
         tasks=_leased(service, tasks),
         watched=service.bus.watched(dict.fromkeys(each.task_id for each in told.progress)),
     )
+
+
+def _with_costs(service: Service, info: WorkerInfo, told: Report) -> Report:
+    """Return a report that says what the attempts in it cost, where the pool has a price."""
+    settlements = told.settlements
+    if not settlements or (
+        info.hour_micros is None
+        and all(each.outcome.timings.cost_micros is None for each in settlements)
+    ):
+        return told
+    most_s = (service.clock.now() - info.registered_at).total_seconds()
+    return msgspec.structs.replace(told, settlements=with_costs(info, settlements, most_s))
+
+
+def _charge(
+    service: Service,
+    info: WorkerInfo,
+    settlements: Sequence[Settlement],
+    settled: Sequence[Task | None],
+) -> None:
+    """Have the attempts of a report charged, those of a pool without a price added up.
+
+    These are counted where they are known to be held: a report may be told again, which is seen
+    after they were released.
+    """
+    charges, fleet = service.charges, service.fleet
+    if info.hour_micros is not None:
+        charges.settled(info, settlements, settled)
+        return
+    most_s = (service.clock.now() - info.registered_at).total_seconds()
+    for each, task in zip(settlements, settled, strict=True):
+        if task is not None and fleet.held_attempt(each.task_id) == each.attempt:
+            charges.count(info, each, task, most_s)
 
 
 def _over(
@@ -392,7 +433,8 @@ async def _if_stored(service: Service, settlement: Settlement) -> Settlement:
     if why is None:
         return settlement
     failure = TaskError(code="upload_failed", title="The output could not be stored", detail=why)
-    return msgspec.structs.replace(settlement, outcome=Failed(error=failure, retryable=True))
+    failed = Failed(error=failure, retryable=True, timings=outcome.timings)
+    return msgspec.structs.replace(settlement, outcome=failed)
 
 
 async def _lack(service: Service, artifact: Artifact) -> str:
@@ -497,7 +539,7 @@ async def _kept(service: Service, part: _Part, files: Mapping[str, Enclosure]) -
         failure = TaskError(
             code="upload_failed", title="The output could not be stored", detail=error.detail
         )
-        failed = Failed(error=failure, retryable=True)
+        failed = Failed(error=failure, retryable=True, timings=part.settlement.outcome.timings)
         return msgspec.structs.replace(part.settlement, outcome=failed)
     return part.settlement
 

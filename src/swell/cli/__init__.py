@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "workers": ("fleet", "list_workers"),
     "pools": ("fleet", "list_pools"),
     "ledger": ("fleet", "list_ledger"),
+    "costs": ("costs", "show_costs"),
     "dead": ("dead", "app"),
     "keys": ("keys", "app"),
     "audit": ("audit", "list_audit"),

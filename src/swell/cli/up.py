@@ -15,7 +15,7 @@ import typer
 import uvloop
 from rich.markup import escape
 
-from swell.api.startups import end_startups
+from swell.api.costs import instance_ended
 from swell.autoscaling import needs_token
 from swell.cli.added import optional_names, with_added
 from swell.cli.inputs import as_flags, parse_inputs
@@ -314,11 +314,8 @@ async def _take_ends(ends: list[_End], fleet: Fleet, service: Service) -> None:
         if end.is_told:
             continue
         end.is_told = True
-        pid, registry = fleet.provider.last_pid(end.instance.id), service.backend.registry
-        for worker in await registry.workers():
-            if worker.pid == pid and worker.host == socket.gethostname() and not worker.gone_at:
-                await registry.remove_worker(worker.id, service.backend.clock.now())
-        await end_startups(service.app.service, socket.gethostname(), pid)
+        pid, host = fleet.provider.last_pid(end.instance.id), socket.gethostname()
+        await instance_ended(service.app.service, end.instance, host=host, pid=pid)
         path = fleet.provider.log_path(end.instance.id)
         how = f"exit code {end.instance.exit_code}"
         talk.print(f"[yellow]a worker ended[/] ({how}); the end of {escape(str(path))}:")

@@ -8,14 +8,14 @@ import itertools
 import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import msgspec
 
 from swell import task as life
 from swell.clock import Clock, SystemClock
 from swell.errors import Conflict, InvalidRequest, NotFound, SwellError
-from swell.ledger import LedgerEntry
+from swell.ledger import Charged, CostRow, LedgerEntry, day_of, model_of
 from swell.phases import (
     STARTUPS_KEPT,
     STARTUPS_TTL,
@@ -520,10 +520,31 @@ class MemoryRegistry:
             if each.kind is StartupKind.COLD and each.worker_id in wanted
         ]
 
-    async def charge(self, entries: Sequence[LedgerEntry]) -> None:
+    async def charge(self, entries: Sequence[LedgerEntry]) -> list[bool]:
         """See `Registry.charge`."""
-        for each in entries:
-            self._ledger.setdefault(each.id, each)
+        return [self._ledger.setdefault(each.id, each) is each for each in entries]
+
+    async def charged(self, accounts: Sequence[str]) -> list[Charged]:
+        """See `Registry.charged`."""
+        found = dict.fromkeys(accounts, Charged())
+        for each in self._ledger.values():
+            if each.account in found:
+                known = found[each.account]
+                found[each.account] = Charged(
+                    seconds=known.seconds + each.seconds, micros=known.micros + (each.micros or 0)
+                )
+        return [found[account] for account in accounts]
+
+    async def costs(self, since: date, until: date, *, users: bool = False) -> list[CostRow]:
+        """See `Registry.costs`."""
+        found: dict[object, CostRow] = {}
+        for each in self._ledger.values():
+            row = _cost_row(each, users)
+            if since <= row.day <= until:
+                own = (row.day, row.kind, row.pool, row.model, row.key_id, row.user)
+                key = (*own, row.micros is None)
+                found[key] = _together(found[key], row) if key in found else row
+        return sorted(found.values(), key=lambda row: row.day)
 
     async def ledger(self, *, limit: int = 50, before: int | None = None) -> LedgerPage:
         """See `Registry.ledger`."""
@@ -598,3 +619,28 @@ def _trim(startups: dict[str, Startup], new: Startup) -> None:
     old = [s for s in ended if _age(s)[0] <= begun_at - STARTUPS_TTL]
     for each in (*alike[:-STARTUPS_KEPT], *old):
         startups.pop(each.id, None)
+
+
+def _cost_row(entry: LedgerEntry, users: bool) -> CostRow:
+    return CostRow(
+        day=day_of(entry.at),
+        kind=entry.kind,
+        pool=entry.pool,
+        model=model_of(entry),
+        key_id=entry.key_id,
+        user=entry.user if users else "",
+        attempts=entry.attempts,
+        images=entry.images,
+        seconds=entry.seconds,
+        micros=entry.micros,
+    )
+
+
+def _together(one: CostRow, other: CostRow) -> CostRow:
+    return msgspec.structs.replace(
+        one,
+        attempts=one.attempts + other.attempts,
+        images=one.images + other.images,
+        seconds=one.seconds + other.seconds,
+        micros=None if one.micros is None else one.micros + (other.micros or 0),
+    )

@@ -181,8 +181,10 @@ class Runner:
         else:
             answers = self._call([item for item, _ in live]) if live else []
         run_s = self._clock.monotonic_s() - start_s
+        share_s = run_s / max(1, len(live))
         for (item, job), answer in zip(live, answers, strict=True):
             job.run_s += run_s
+            job.device_s += share_s
             if isinstance(answer, Exception):
                 job.error = job.error or answer
             else:

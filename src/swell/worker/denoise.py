@@ -63,6 +63,7 @@ from swell.worker.curve import Curve
 from swell.worker.decide import Decision, Policy, Sample
 from swell.worker.rehearsal import Rehearsal
 from swell.worker.schedule import Schedule, halved
+from swell.worker.shares import Shares
 from swell.worker.undisturbed import Undisturbed
 
 __all__ = ["Denoiser", "Drawn", "Request", "Runs"]
@@ -328,11 +329,13 @@ class _Told(msgspec.Struct, frozen=True):
 
     begun_s: float
     mark: Mark
-    #: A step; None for a decoding.
+    #: A step; None for what is done for one sample, such as a decoding.
     decision: Decision | None = None
     #: Who was moved, and to which step.
     moved: tuple[tuple[SampleState, int], ...] = ()
     foreseen: tuple[tuple[SampleState, Callable[[], Array]], ...] = ()
+    #: Whose decoding, and of which model.
+    decoded: tuple[str, str] | None = None
 
 
 def _nothing() -> None:
@@ -413,6 +416,12 @@ class Denoiser:
         self._step_s = 0.0
         #: How often LoRAs were changed, by model; only of those that took any.
         self.swaps: dict[str, Swaps] = {}
+        self._shares = Shares()
+        #: What it took to encode words just now, and whose; it counts where a step shows that the
+        #: device does not work by itself.
+        self._encoding: tuple[float, dict[str, int]] = (0.0, {})
+        #: Model → what a decoding took lately, of devices that work by themselves.
+        self._decoding_s: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._states) + len(self._finished)
@@ -436,6 +445,7 @@ class Denoiser:
             except Exception as error:
                 self._ended(request.id, error)
                 continue
+            self._shares.begin(state.id)
             if state.is_finished:
                 self._finished.append(state)
             else:
@@ -471,6 +481,17 @@ class Denoiser:
         """Return how many steps of a sample are over; 0 for one that is not here."""
         state = self._find(sample_id)
         return 0 if state is None else state.step
+
+    def take_share(self, sample_id: str) -> float:
+        """Return what a sample has taken of the device, in seconds, to be asked as it ends.
+
+        A second time it is 0.
+        """
+        return self._shares.end(sample_id, self._still_takes_s(sample_id))
+
+    def share_so_far(self, sample_id: str) -> float:
+        """Return what a sample that goes on has taken of the device, in seconds."""
+        return self._shares.so_far(sample_id)
 
     def set_residency(self, model: StepModel, *, loaded: bool, load_s: float) -> None:
         """Say whether a model is on the device, and what loading it takes."""
@@ -593,7 +614,7 @@ class Denoiser:
         cancelled, self._cancelled = self._cancelled, set()
         for state in [state for state in self._finished if state.id in cancelled]:
             self._finished.remove(state)
-            self._ended(state.id, Cancelled())
+            self._tell_end(state.id, Cancelled())
         for state in [state for state in self._states.values() if state.id in cancelled]:
             self._end(state, Cancelled())
 
@@ -614,21 +635,29 @@ class Denoiser:
     def _decode_first(self) -> None:
         state = self._finished[0]
         # Who hears of its end can still ask for its checkpoint.
-        self._ended(state.id, self._decoded(state))
+        self._tell_end(state.id, self._decoded(state))
         self._finished.popleft()
+
+    def _tell_end(self, sample_id: str, result: Any) -> None:
+        self._ended(sample_id, result)
+        self._shares.end(sample_id, self._still_takes_s(sample_id))
 
     def _decoded(self, state: SampleState) -> Any:
         if state.item.cancelled:
             return Cancelled()
-        resident, begun_s = self._keys[state.key].resident, self._clock.monotonic_s()
+        resident = self._keys[state.key].resident
         try:
             self._bring(resident)
+            begun_s = self._clock.monotonic_s()
             result = resident.model.decode(state.x, state.item)
             mark = resident.model.arrays.mark()
         except Exception as error:
             return error
-        if mark is not None:
-            self._told.append(_Told(begun_s, mark))
+        if mark is None:
+            self._shares.took(self._clock.monotonic_s() - begun_s, {state.id: 1})
+        else:
+            decoded = state.id, resident.model.name
+            self._told.append(_Told(begun_s, mark, decoded=decoded))
         return result
 
     def _choose(self) -> Decision:
@@ -750,10 +779,14 @@ class Denoiser:
             self._rows_of(state).take(state)
             self._finished.append(state)
         if step.mark is not None:
+            self._encoding = 0.0, {}
             told = _Told(step.begun_s, step.mark, decision, moved, tuple(step.foreseen))
             self._told.append(told)
             return
         self._step_s = step.told_s - step.begun_s
+        self._shares.took(*self._encoding)
+        self._encoding = 0.0, {}
+        self._shares.took(self._step_s, _rows_in(moved))
         undisturbed = self._keys[moved[0][0].key].undisturbed
         self._schedule.took(
             decision, undisturbed.seconds(decision.bucket, self._step_s, step.cpu_s)
@@ -769,9 +802,30 @@ class Denoiser:
             # It began with this when it was done with what came before.
             seconds = now_s - max(told.begun_s, self._reached_s)
             self._reached_s = now_s
+            if told.decoded is not None:
+                sample_id, model = told.decoded
+                self._shares.took(seconds, {sample_id: 1})
+                self._decoding_s[model] = seconds
             if told.decision is not None:
+                self._shares.took(seconds, _rows_in(told.moved))
                 self._schedule.took(told.decision, seconds)
                 self._tell(told.moved, told.foreseen)
+
+    def _still_takes_s(self, sample_id: str) -> float:
+        """Return what a device that works by itself will take for a sample, as far as is known."""
+        seconds = 0.0
+        for told in self._told:
+            if told.decoded is not None and told.decoded[0] == sample_id:
+                seconds += self._decoding_s.get(told.decoded[1], 0.0)
+            if told.decision is None:
+                continue
+            rows = _rows_in(told.moved)
+            if sample_id in rows and told.decision.key in self._keys:
+                curve = self._schedule.curve(told.decision.key)
+                if curve.measured:
+                    step_s = curve.seconds(told.decision.bucket) * told.decision.passes
+                    seconds += step_s * rows[sample_id] / sum(rows.values())
+        return seconds
 
     def _tell(
         self,
@@ -898,7 +952,7 @@ class Denoiser:
         del self._states[state.id]
         if state.row >= 0:
             self._rows_of(state).take(state)
-        self._ended(state.id, error)
+        self._tell_end(state.id, error)
 
     # Before a sample's first step
 
@@ -909,9 +963,10 @@ class Denoiser:
         if not new:
             return True
         self._keys.move_to_end(new[0].key)
-        texts = key.resident.texts
+        texts, begun_s = key.resident.texts, self._clock.monotonic_s()
         words = [w for state in new for w in (state.plan.words, state.plan.without)]
         wrong = texts.learn(words, new[0].key.loras)
+        self._encoding = self._clock.monotonic_s() - begun_s, {state.id: 1 for state in new}
         for state in new:
             reason = wrong.get(state.plan.words) or wrong.get(state.plan.without)
             reason = reason or self._admit(key, state)
@@ -955,6 +1010,10 @@ class Denoiser:
                     raise
             key.most_rows = halved(key.most_rows)
             self._schedule.limit(first.key, key.most_rows)
+
+
+def _rows_in(moved: Iterable[tuple[SampleState, int]]) -> dict[str, int]:
+    return {state.id: 2 if state.is_guided else 1 for state, _ in moved}
 
 
 def _preview(model: StepModel, foreseen: Callable[[], Array]) -> Any:

@@ -46,6 +46,7 @@ class Held:
         "checkpoints",
         "circle",
         "deadline_s",
+        "device_s",
         "files",
         "handle",
         "has_news",
@@ -55,6 +56,7 @@ class Held:
         "loras",
         "place",
         "seed",
+        "sent_s",
         "task",
     )
 
@@ -70,6 +72,9 @@ class Held:
         self.alone = task.attempt > 1
         self.is_stopped = False
         self.load_s = 0.0
+        #: When the model process got it, and what it had of the device where that is not over.
+        self.sent_s = now_s
+        self.device_s = 0.0
         #: Number of the last progress told.
         self.place = 0
         #: Suspects of the death of a model process are drawn with those of their circle alone.

@@ -357,6 +357,7 @@ class Drawer:
 
     def _ended(self, name: str, result: Any) -> None:
         job, index = self._samples.pop(name)
+        job.device_s += self._denoiser.take_share(name)
         if isinstance(result, InvalidCheckpoint):
             # Of another network or another Swell: nothing is lost by starting anew.
             sys.stderr.write(f"a sample is drawn anew: {result}\n")
@@ -491,7 +492,10 @@ class Drawer:
         """Leave checkpoints of all samples, and draw no more."""
         self._leave_checkpoints()
         # It is sent after all that a thread was given.
-        self._pipe.send(HandedOver())
+        device_s = {job.handle: job.device_s for job in self._jobs.values()}
+        for name, (job, _) in self._samples.items():
+            device_s[job.handle] += self._denoiser.share_so_far(name)
+        self._pipe.send(HandedOver(device_s))
         self._is_over = True
 
     def keep_curves(self) -> None:

@@ -34,7 +34,7 @@ from swell.dispatch import Dispatch, LeasedTask, Registration, Switches
 from swell.errors import SwellError
 from swell.registry import ModelCard
 from swell.retry import RetryPolicy
-from swell.task import Released
+from swell.task import Released, Timings
 from swell.weights.cache import WeightCache
 from swell.worker.at_work import AtWork
 from swell.worker.batch import Backlog, Batching, Line, batching_of, parted, room_of
@@ -490,7 +490,8 @@ class Worker:
     async def _release(self, exit_code: int) -> None:
         left = await self._hand_over()
         for held in self._desk.all_held():
-            outcome = Released(reason="stopped", checkpoint=left.get(held.handle))
+            spent = Timings(device_s=held.device_s)
+            outcome = Released(reason="stopped", checkpoint=left.get(held.handle), timings=spent)
             self._desk.settle(held, outcome)
         _log.info("handing leases back")
         try:
@@ -702,6 +703,8 @@ class Worker:
 
     def _send(self, batch: list[Held], now_s: float) -> None:
         model = batch[0].task.model
+        for held in batch:
+            held.sent_s = now_s
         number = self._at.begin_batch({held.handle: held for held in batch}, now_s)
         wanted = self._backlog.models if len(self._served) > 1 else ()
         orders = [
@@ -719,6 +722,7 @@ class Worker:
 
     def _draw(self, held: Held, now_s: float) -> None:
         self._at.begin_drawing(held.handle, held, now_s)
+        held.sent_s = now_s
         order = Order(
             held.handle,
             bytes(held.task.input),
@@ -750,7 +754,7 @@ class Worker:
             case Preview():
                 self._on_preview(frame)
             case HandedOver():
-                self._handed_over.set()
+                self._on_handed_over(frame)
             case Turn():
                 self._at.turn_to(frame.batch, self._clock.monotonic_s())
             case Moving() | Moved() | Learning() | Swapped():
@@ -818,9 +822,10 @@ class Worker:
             held = self._come_back(results.batch, fault.handle)
             self._on_fault(held, fault)
             self._desk.settle(held, faulty(held, fault))
+        spent_s = dict(zip(results.stopped, results.stopped_s, strict=False))
         for handle in results.stopped:
             held = self._come_back(results.batch, handle)
-            self._desk.settle(held, stopped(held))
+            self._desk.settle(held, stopped(held, spent_s.get(handle, 0.0)))
         self.peak_bytes = results.peak_bytes
         if results.done or results.is_last:
             self._deaths = 0
@@ -831,6 +836,11 @@ class Worker:
             self._at.end_call(now_s, is_last=results.is_last)
         if results.batch == DRAWN or results.is_last:
             self._feed()
+
+    def _on_handed_over(self, frame: HandedOver) -> None:
+        for handle, held in self._at.drawn.items():
+            held.device_s = frame.device_s.get(handle, 0.0)
+        self._handed_over.set()
 
     def _on_fault(self, held: Held, fault: Fault) -> None:
         load_s = held.load_s + fault.load_s
@@ -947,11 +957,14 @@ class Worker:
                 self._return(circle)
 
     def _blame(self, held: Held, why: _Why, code: int) -> None:
+        # It was alone, so all of it was its own.
+        held.device_s = self._clock.monotonic_s() - held.sent_s
         if why is _Why.SLOW:
             limit_s = self._settings.run_limit_s
             detail = f"its run took longer than {limit_s:g} s (worker.run_limit_s) and was ended"
             title = "The model took too long"
-            self._desk.settle(held, failed("model_timeout", title, detail, retryable=True))
+            failure = failed("model_timeout", title, detail, retryable=True, device_s=held.device_s)
+            self._desk.settle(held, failure)
             return
         detail = f"while it ran this task, the model process {describe_exit(code)}"
         _log.warning("a task is to blame", **held.about, how=describe_exit(code))
@@ -968,7 +981,14 @@ class Worker:
                 async with asyncio.timeout(self._settings.handover_s):
                     key = await self._supply.leave(held)
         title = "The model process died"
-        failure = failed("model_process_died", title, detail, retryable=True, checkpoint=key)
+        failure = failed(
+            "model_process_died",
+            title,
+            detail,
+            retryable=True,
+            checkpoint=key,
+            device_s=held.device_s,
+        )
         self._desk.settle(held, failure)
 
     def _return(self, tasks: Collection[Held]) -> None:

@@ -221,6 +221,8 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     files: list[Pixels | Blob] = []
     #: How long it waited for its model to be brought to the device.
     load_s: float = 0.0
+    #: Its share of the device's time.
+    device_s: float = 0.0
 
 
 class Fault(msgspec.Struct, frozen=True, array_like=True):
@@ -235,6 +237,7 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
     load_s: float = 0.0
     #: For the log; empty where it would tell nothing new.
     traceback: str = ""
+    device_s: float = 0.0
 
 
 class Results(msgspec.Struct, frozen=True, array_like=True, tag="results"):
@@ -249,6 +252,8 @@ class Results(msgspec.Struct, frozen=True, array_like=True, tag="results"):
     is_last: bool
     #: Largest resident size of the process so far.
     peak_bytes: int
+    #: What each of the stopped had of the device, in seconds.
+    stopped_s: list[float] = []
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag="step"):
@@ -269,6 +274,9 @@ class Preview(msgspec.Struct, frozen=True, array_like=True, tag="preview"):
 
 class HandedOver(msgspec.Struct, frozen=True, array_like=True, tag="handed-over"):
     """Of all that was drawn in steps there are checkpoints, and nothing more will be drawn."""
+
+    #: Handle → what the task had of the device, in seconds.
+    device_s: dict[int, float] = {}
 
 
 class Turn(msgspec.Struct, frozen=True, array_like=True, tag="turn"):

@@ -145,6 +145,7 @@ class Job:
         "_clock",
         "_pipe",
         "count",
+        "device_s",
         "engine",
         "error",
         "handle",
@@ -171,6 +172,8 @@ class Job:
         self.results: list[Any] = [None] * count
         self.error: Exception | None = None
         self.run_s = 0.0
+        #: Its share of the device's time: with others beside it less than it ran.
+        self.device_s = 0.0
         #: How long it waited for its model to come to the device.
         self.load_s = 0.0
         #: What the files of its pictures say beside input and seed.
@@ -264,6 +267,7 @@ class Outbox:
         self._flushed_s = clock.monotonic_s()
         self._done: list[Done] = []
         self._stopped: list[int] = []
+        self._stopped_s: list[float] = []
         self._waiting_bytes = 0
         self._logged: Exception | None = None
         self.faults: list[Fault] = []
@@ -277,6 +281,7 @@ class Outbox:
         """Take a job whose samples have all run."""
         if job.handle in self._pipe.stopped or isinstance(job.error, Cancelled):
             self._stopped.append(job.handle)
+            self._stopped_s.append(job.device_s)
         elif job.error is not None:
             self._add_fault(job, job.error)
         elif self._aside:
@@ -301,7 +306,7 @@ class Outbox:
         if self._waiting_bytes + size_bytes > FLUSH_BYTES:
             self.flush()
         self._waiting_bytes += size_bytes
-        self._done.append(Done(job.handle, output, job.seed, job.run_s, packed, job.load_s))
+        self._done.append(_done(job, output, packed))
 
     def _add_fault(self, job: Job, error: Exception) -> None:
         # One exception may have failed a whole batch: its traceback is worth telling once.
@@ -313,10 +318,9 @@ class Outbox:
 
     def flush(self, *, is_last: bool = False) -> None:
         """Send what is there; nothing is a sign of life."""
-        self._pipe.send(
-            Results(self._batch, self._done, self.faults, self._stopped, is_last, peak_bytes())
-        )
-        self._done, self.faults, self._stopped = [], [], []
+        told = self._done, self.faults, self._stopped
+        self._pipe.send(Results(self._batch, *told, is_last, peak_bytes(), self._stopped_s))
+        self._done, self.faults, self._stopped, self._stopped_s = [], [], [], []
         self._waiting_bytes = 0
         self._flushed_s = self._clock.monotonic_s()
 
@@ -327,6 +331,10 @@ def with_traceback(fault: Fault, error: Exception) -> Fault:
     return msgspec.structs.replace(fault, traceback=text[-MAX_TRACEBACK:])
 
 
+def _done(job: Job, output: bytes, files: list[Pixels | Blob]) -> Done:
+    return Done(job.handle, output, job.seed, job.run_s, files, job.load_s, job.device_s)
+
+
 def _results_of(batch: int, job: Job) -> list[Frame]:
     """Return the frame with what came of one job."""
     done: list[Done] = []
@@ -334,7 +342,7 @@ def _results_of(batch: int, job: Job) -> list[Frame]:
     try:
         output, packed = _packed(job)
         _check_size(output, packed)
-        done.append(Done(job.handle, output, job.seed, job.run_s, packed, job.load_s))
+        done.append(_done(job, output, packed))
     except Exception as error:
         fault = _fault(job, error)
         if not isinstance(error, Reject | OutputTooLarge):
@@ -411,7 +419,7 @@ def _json(value: Any) -> bytes:
 
 def _fault(job: Job, error: Exception) -> Fault:
     fault = fault_of(job.handle, error, job.run_s)
-    return msgspec.structs.replace(fault, load_s=job.load_s)
+    return msgspec.structs.replace(fault, load_s=job.load_s, device_s=job.device_s)
 
 
 def fault_of(handle: int, error: Exception, run_s: float) -> Fault:

@@ -26,17 +26,29 @@ MAX_DETAIL: Final = 2000
 
 
 def failed(
-    code: str, title: str, detail: str, *, retryable: bool, checkpoint: str | None = None
+    code: str,
+    title: str,
+    detail: str,
+    *,
+    retryable: bool,
+    checkpoint: str | None = None,
+    device_s: float = 0.0,
 ) -> Failed:
     """Return that an attempt has failed, with text that the backend takes."""
-    error = _error(code, title, detail)
-    return Failed(error=error, retryable=retryable, checkpoint=checkpoint)
+    return Failed(
+        error=_error(code, title, detail),
+        retryable=retryable,
+        checkpoint=checkpoint,
+        timings=Timings(device_s=device_s),
+    )
 
 
 def faulty(held: Held, fault: Fault) -> Failed:
     """Return what a model process says of a task that it could not run."""
     error = _error(fault.code, fault.title, fault.detail)
-    timings = Timings(run_s=fault.run_s, load_s=held.load_s + fault.load_s)
+    timings = Timings(
+        run_s=fault.run_s, load_s=held.load_s + fault.load_s, device_s=_share_s(fault)
+    )
     return Failed(error=error, retryable=fault.retryable, timings=timings)
 
 
@@ -48,19 +60,35 @@ def success(held: Held, done: Done) -> Succeeded:
     """Return the outcome of a result without files."""
     return Succeeded(
         output=msgspec.Raw(done.output),
-        timings=Timings(run_s=done.run_s, load_s=held.load_s + done.load_s),
+        timings=Timings(
+            run_s=done.run_s, load_s=held.load_s + done.load_s, device_s=_share_s(done)
+        ),
         seed=done.seed,
     )
 
 
-def stopped(held: Held) -> Outcome:
+def _share_s(told: Done | Fault) -> float | None:
+    """Return a task's share of the device; None where it is all that it ran, as of most quick ones:
+    it is not worth its bytes then.
+    """
+    return None if told.device_s == told.run_s else told.device_s
+
+
+def stopped(held: Held, device_s: float = 0.0) -> Outcome:
     """Return the outcome of a task that did not run to its end.
 
     A worker is also told to stop what it has lost the lease of. It may have leased the same task
     again by then, so only the store knows whether somebody cancelled it: handed back, a cancelled
     task ends as canceled, and any other waits for its next turn.
+
+    Args:
+        held: The task.
+        device_s: What it had of the device.
     """
-    return Released(reason="stopped") if held.is_stopped else Canceled()
+    timings = Timings(device_s=device_s)
+    if held.is_stopped:
+        return Released(reason="stopped", timings=timings)
+    return Canceled(timings=timings)
 
 
 class Delivery:
@@ -94,21 +122,23 @@ class Delivery:
         Returns:
             What has become of its task, and those files that travel with the report of that.
         """
+        spent_s = done.device_s
         try:
             return await self._delivered(held, done)
         except TooLarge as error:
-            title = "The output is too large"
-            return failed("output_too_large", title, error.detail, retryable=False), ()
+            title, detail = "The output is too large", error.detail
+            why = failed("output_too_large", title, detail, retryable=False, device_s=spent_s)
         except SwellError as error:
-            title = "The output could not be stored"
-            return failed("upload_failed", title, error.detail, retryable=True), ()
+            title, detail = "The output could not be stored", error.detail
+            why = failed("upload_failed", title, detail, retryable=True, device_s=spent_s)
         except Exception as error:
             if isinstance(error, EncodingFailed):
                 _log.warning("encoding failed", **held.about, detail=str(error))
             else:
                 _log.exception("encoding failed", **held.about)
-            title = "The output could not be encoded"
-            return failed("encode_failed", title, describe_error(error), retryable=True), ()
+            title, detail = "The output could not be encoded", describe_error(error)
+            why = failed("encode_failed", title, detail, retryable=True, device_s=spent_s)
+        return why, ()
 
     async def _delivered(self, held: Held, done: Done) -> tuple[Succeeded, Sequence[Enclosure]]:
         task = held.task
@@ -132,6 +162,7 @@ class Delivery:
             run_s=done.run_s,
             encode_s=delivered.encode_s,
             upload_s=delivered.upload_s,
+            device_s=_share_s(done),
         )
         outcome = Succeeded(
             output=msgspec.Raw(done.output),

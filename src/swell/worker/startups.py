@@ -84,14 +84,21 @@ class Startups:
         pool: Of the worker.
         device: Where its models go.
         beginning: What came before.
+        instance: What its machine is called by whoever launched it.
     """
 
     def __init__(
-        self, clock: Clock, pool: str, device: str, beginning: Beginning | None = None
+        self,
+        clock: Clock,
+        pool: str,
+        device: str,
+        beginning: Beginning | None = None,
+        instance: str = "",
     ) -> None:
         self._clock = clock
         self._pool = pool
         self._device = device
+        self._instance = instance
         self._id = new_id(clock.now())
         self._spans, self._origin_s = _before(beginning or Beginning(), clock)
         self._began_s = max((s.end_s or 0.0 for s in self._spans), default=0.0)
@@ -215,6 +222,7 @@ class Startups:
             device=self._device,
             host=socket.gethostname(),
             pid=os.getpid(),
+            instance=self._instance,
             age_s=self._now_s(),
             spans=self._all_spans(),
             ready_s=self._ready_s,

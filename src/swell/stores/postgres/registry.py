@@ -2,12 +2,12 @@
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
-from swell.ledger import EntryKind, LedgerEntry
+from swell.ledger import Charged, CostRow, EntryKind, LedgerEntry
 from swell.phases import (
     STARTUPS_KEPT,
     STARTUPS_TTL,
@@ -141,7 +141,7 @@ class PostgresRegistry:
                 await run("replace_startup", *row)
             await run("forget_startups", begun_at - STARTUPS_TTL, alike, STARTUPS_KEPT)
             entry = charged(before)
-            is_new = entry is not None and bool(await run("charge", *_entry_row(entry)))
+            is_new = entry is not None and bool(await run("charge", *_entry_columns([entry])))
         return KeptStartup(before, is_charged=is_new)
 
     async def startups(self, *, under_way: bool = False) -> list[Startup]:
@@ -154,11 +154,29 @@ class PostgresRegistry:
         rows = await self._database.read("startups_of", list(worker_ids))
         return [msgspec.json.decode(body, type=Startup) for (body,) in rows]
 
-    async def charge(self, entries: Sequence[LedgerEntry]) -> None:
+    async def charge(self, entries: Sequence[LedgerEntry]) -> list[bool]:
         """See `Registry.charge`."""
-        async with self._database.transaction() as run:
-            for each in entries:
-                await run("charge", *_entry_row(each))
+        if not entries:
+            return []
+        rows = await self._database.read("charge", *_entry_columns(entries))
+        fresh = {row[0] for row in rows}
+        told: list[bool] = []
+        for each in entries:
+            told.append(each.id in fresh)
+            # Of several with the same id the first was taken.
+            fresh.discard(each.id)
+        return told
+
+    async def charged(self, accounts: Sequence[str]) -> list[Charged]:
+        """See `Registry.charged`."""
+        rows = await self._database.read("charged", list(accounts))
+        found = {row[0]: Charged(seconds=row[1], micros=row[2]) for row in rows}
+        return [found.get(account, Charged()) for account in accounts]
+
+    async def costs(self, since: date, until: date, *, users: bool = False) -> list[CostRow]:
+        """See `Registry.costs`."""
+        rows = await self._database.read("costs_of_users" if users else "costs", since, until)
+        return [_cost_row(row) for row in rows]
 
     async def ledger(self, *, limit: int = 50, before: int | None = None) -> LedgerPage:
         """See `Registry.ledger`."""
@@ -237,6 +255,10 @@ async def _added(run: Callable[..., Awaitable[list[Any]]], row: tuple[Any, ...])
     return None
 
 
+def _entry_columns(entries: Sequence[LedgerEntry]) -> list[list[object]]:
+    return [list(column) for column in zip(*map(_entry_row, entries), strict=True)]
+
+
 def _entry_row(entry: LedgerEntry) -> tuple[object, ...]:
     return (
         entry.id,
@@ -249,11 +271,17 @@ def _entry_row(entry: LedgerEntry) -> tuple[object, ...]:
         entry.outcome,
         entry.seconds,
         entry.micros,
+        entry.account,
+        entry.key_id,
+        entry.user,
+        entry.attempts,
+        entry.images,
     )
 
 
 def _entry_of(row: Any) -> LedgerEntry:
-    _, entry_id, at, kind, pool, models, worker_id, ref, outcome, seconds, cost = row
+    _, entry_id, at, kind, pool, models, worker_id, ref, outcome, seconds, cost, *more = row
+    account, key_id, user, attempts, images = more
     return LedgerEntry(
         id=entry_id,
         at=at,
@@ -265,6 +293,27 @@ def _entry_of(row: Any) -> LedgerEntry:
         outcome=outcome,
         seconds=seconds,
         micros=cost,
+        account=account,
+        key_id=key_id,
+        user=user,
+        attempts=attempts,
+        images=images,
+    )
+
+
+def _cost_row(row: Any) -> CostRow:
+    day, kind, pool, model, key_id, user, is_priced, attempts, images, seconds, cost = row
+    return CostRow(
+        day=day,
+        kind=EntryKind(kind),
+        pool=pool,
+        model=model,
+        key_id=key_id,
+        user=user,
+        attempts=attempts,
+        images=images,
+        seconds=seconds,
+        micros=cost if is_priced else None,
     )
 
 

@@ -2,12 +2,12 @@
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from swell.ledger import EntryKind, LedgerEntry
+from swell.ledger import Charged, CostRow, EntryKind, LedgerEntry
 from swell.phases import (
     STARTUPS_KEPT,
     STARTUPS_TTL,
@@ -33,6 +33,8 @@ from swell.stores.sqlite.rows import micros, moment
 from swell.stores.sqlite.session import Session
 
 __all__ = ["SqliteRegistry"]
+
+_EPOCH = date(1970, 1, 1)
 
 #: Greater than every id.
 _LAST_ID = "~"
@@ -169,14 +171,25 @@ class SqliteRegistry:
         rows = self._database.read("startups_of", (_json(list(worker_ids)),))
         return [msgspec.json.decode(body, type=Startup) for (body,) in rows]
 
-    async def charge(self, entries: Sequence[LedgerEntry]) -> None:
+    async def charge(self, entries: Sequence[LedgerEntry]) -> list[bool]:
         """See `Registry.charge`."""
 
-        def action(session: Session) -> None:
-            for each in entries:
-                session.run("charge", _entry_row(each))
+        def action(session: Session) -> list[bool]:
+            return [session.run("charge", _entry_row(each)) > 0 for each in entries]
 
-        await self._database.write(action)
+        return await self._database.write(action) if entries else []
+
+    async def charged(self, accounts: Sequence[str]) -> list[Charged]:
+        """See `Registry.charged`."""
+        rows = self._database.read("charged", (_json(list(accounts)),))
+        found = {row[0]: Charged(seconds=row[1], micros=row[2]) for row in rows}
+        return [found.get(account, Charged()) for account in accounts]
+
+    async def costs(self, since: date, until: date, *, users: bool = False) -> list[CostRow]:
+        """See `Registry.costs`."""
+        days = (since - _EPOCH).days, (until - _EPOCH).days
+        (rows,) = await self._database.read_slowly(("costs_of_users" if users else "costs", days))
+        return [_cost_row(row) for row in rows]
 
     async def ledger(self, *, limit: int = 50, before: int | None = None) -> LedgerPage:
         """See `Registry.ledger`."""
@@ -281,11 +294,17 @@ def _entry_row(entry: LedgerEntry) -> tuple[object, ...]:
         entry.outcome,
         entry.seconds,
         entry.micros,
+        entry.account,
+        entry.key_id,
+        entry.user,
+        entry.attempts,
+        entry.images,
     )
 
 
 def _entry_of(row: tuple[Any, ...]) -> LedgerEntry:
-    _, entry_id, at, kind, pool, models, worker_id, ref, outcome, seconds, cost = row
+    _, entry_id, at, kind, pool, models, worker_id, ref, outcome, seconds, cost, *more = row
+    account, key_id, user, attempts, images = more
     told_at = moment(at)
     assert told_at is not None, "the column is never null"
     return LedgerEntry(
@@ -299,6 +318,27 @@ def _entry_of(row: tuple[Any, ...]) -> LedgerEntry:
         outcome=outcome,
         seconds=seconds,
         micros=cost,
+        account=account,
+        key_id=key_id,
+        user=user,
+        attempts=attempts,
+        images=images,
+    )
+
+
+def _cost_row(row: tuple[Any, ...]) -> CostRow:
+    day, kind, pool, model, key_id, user, is_priced, attempts, images, seconds, cost = row
+    return CostRow(
+        day=_EPOCH + timedelta(days=day),
+        kind=EntryKind(kind),
+        pool=pool,
+        model=model,
+        key_id=key_id,
+        user=user,
+        attempts=attempts,
+        images=images,
+        seconds=seconds,
+        micros=cost if is_priced else None,
     )
 
 

@@ -462,12 +462,44 @@ SELECT body FROM startups WHERE worker_id = ANY($1::text[]) AND worker_id <> ''
 ORDER BY begun_at, id;
 
 -- name: charge
-INSERT INTO ledger (id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING RETURNING id;
+INSERT INTO ledger (
+    id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros, account, key_id,
+    user_name, attempts, images
+)
+SELECT
+    id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros, account, key_id,
+    user_name, attempts, images
+FROM unnest(
+    $1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+    $8::text[], $9::double precision[], $10::bigint[], $11::text[], $12::text[], $13::text[],
+    $14::integer[], $15::integer[]
+) WITH ORDINALITY AS e (
+    id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros, account, key_id,
+    user_name, attempts, images, place
+)
+ORDER BY place
+ON CONFLICT (id) DO NOTHING RETURNING id;
 
 -- name: ledger
-SELECT number, id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros
+SELECT
+    number, id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros, account, key_id,
+    user_name, attempts, images
 FROM ledger WHERE number < $1 ORDER BY number DESC LIMIT $2;
+
+-- name: charged
+SELECT id, seconds, micros FROM accounts WHERE id = ANY($1::text[]);
+
+-- name: costs
+SELECT
+    day, kind, pool, model, key_id, '', is_priced, sum(attempts)::bigint, sum(images)::bigint,
+    sum(seconds), sum(micros)::bigint
+FROM costs WHERE day BETWEEN $1 AND $2
+GROUP BY day, kind, pool, model, key_id, is_priced ORDER BY day;
+
+-- name: costs_of_users
+SELECT
+    day, kind, pool, model, key_id, user_name, is_priced, attempts, images, seconds, micros
+FROM costs WHERE day BETWEEN $1 AND $2 ORDER BY day;
 
 -- name: spend
 INSERT INTO allowances (name, spent_until)

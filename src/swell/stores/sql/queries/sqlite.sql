@@ -225,12 +225,32 @@ SELECT body FROM startups
 WHERE worker_id IN (SELECT value FROM json_each(?)) AND worker_id <> '' ORDER BY begun_at, id;
 
 -- name: charge
-INSERT INTO ledger (id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
+INSERT INTO ledger (
+    id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros, account, key_id, user,
+    attempts, images
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
 
 -- name: ledger
-SELECT number, id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros
+SELECT
+    number, id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros, account, key_id,
+    user, attempts, images
 FROM ledger WHERE number < ? ORDER BY number DESC LIMIT ?;
+
+-- name: charged
+SELECT id, seconds, micros FROM accounts WHERE id IN (SELECT value FROM json_each(?));
+
+-- name: costs
+SELECT
+    day, kind, pool, model, key_id, '', is_priced, sum(attempts), sum(images), sum(seconds),
+    sum(micros)
+FROM costs WHERE day BETWEEN ? AND ?
+GROUP BY day, kind, pool, model, key_id, is_priced ORDER BY day;
+
+-- name: costs_of_users
+SELECT
+    day, kind, pool, model, key_id, user, is_priced, attempts, images, seconds, micros
+FROM costs WHERE day BETWEEN ? AND ? ORDER BY day;
 
 -- name: spent_until
 SELECT spent_until FROM allowances WHERE name = ?;

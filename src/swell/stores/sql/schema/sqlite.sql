@@ -192,7 +192,12 @@ CREATE TABLE ledger (
     ref TEXT NOT NULL,
     outcome TEXT NOT NULL,
     seconds REAL NOT NULL,
-    micros INTEGER
+    micros INTEGER,
+    account TEXT NOT NULL DEFAULT '',
+    key_id TEXT NOT NULL DEFAULT '',
+    user TEXT NOT NULL DEFAULT '',
+    attempts INTEGER NOT NULL DEFAULT 0,
+    images INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE INDEX ledger_at ON ledger (at);
@@ -207,3 +212,45 @@ BEGIN SELECT raise(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER ledger_is_not_replaced BEFORE INSERT ON ledger
 WHEN EXISTS (SELECT 1 FROM ledger WHERE number = NEW.number)
 BEGIN SELECT raise(ABORT, 'the ledger is append-only'); END;
+
+-- What was charged to each machine's account so far.
+CREATE TABLE accounts (
+    id TEXT PRIMARY KEY,
+    seconds REAL NOT NULL,
+    micros INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The ledger by day (days since 1970 UTC) and what entries have in common, so that reports need
+-- not read each entry. `model` is empty where no attempt was made.
+CREATE TABLE costs (
+    day INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    pool TEXT NOT NULL,
+    model TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    user TEXT NOT NULL,
+    is_priced INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    images INTEGER NOT NULL,
+    seconds REAL NOT NULL,
+    micros INTEGER NOT NULL,
+    PRIMARY KEY (day, kind, pool, model, key_id, user, is_priced)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER ledger_is_added_up AFTER INSERT ON ledger
+BEGIN
+    INSERT INTO costs VALUES (
+        NEW.at / 86400000000, NEW.kind, NEW.pool,
+        CASE WHEN NEW.kind IN ('attempt', 'failed') THEN NEW.models ELSE '' END,
+        NEW.key_id, NEW.user, NEW.micros IS NOT NULL, NEW.attempts, NEW.images, NEW.seconds,
+        coalesce(NEW.micros, 0)
+    )
+    ON CONFLICT DO UPDATE SET
+        attempts = attempts + excluded.attempts,
+        images = images + excluded.images,
+        seconds = seconds + excluded.seconds,
+        micros = micros + excluded.micros;
+    INSERT INTO accounts VALUES (NEW.account, NEW.seconds, coalesce(NEW.micros, 0))
+    ON CONFLICT DO UPDATE SET
+        seconds = seconds + excluded.seconds, micros = micros + excluded.micros;
+END;

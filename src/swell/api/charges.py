@@ -1,0 +1,261 @@
+"""What attempts cost, on its way into the ledger.
+
+Where a pool has a price, each attempt has an entry of its own, whose id is that of the attempt:
+told twice, it is charged once. Where it has none, seconds are added up here, by worker, model and
+key, and written once a minute: an entry each would cost a quick task more than 2 % of its time
+(docs/decisions/0045). Both go into the ledger in groups, after the tasks' own commits, which never
+wait for them. What a process had not written when it died is found to be idle time by
+`swell.api.costs`: it is charged all the same, once.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from datetime import date
+from typing import Final
+
+import msgspec
+import structlog
+
+from swell.api.metrics import Metrics
+from swell.clock import Clock
+from swell.ledger import EntryKind, LedgerEntry, cost_micros
+from swell.registry import Registry, WorkerInfo
+from swell.task import (
+    Canceled,
+    Failed,
+    Released,
+    Settlement,
+    Succeeded,
+    Task,
+    Timings,
+    new_id,
+)
+
+__all__ = ["KEEP_EVERY_S", "Charges", "account_of", "images_of", "share_s", "with_costs"]
+
+_log = structlog.get_logger("swell.api")
+
+#: Entries are written so often, in seconds: as much may be lost in a crash.
+KEEP_EVERY_S: Final = 1.0
+
+#: Sums of workers without a price are written so often, in seconds.
+SUMS_EVERY_S: Final = 60.0
+
+#: So many entries wait at most while the registry cannot be written; what comes then is idle time.
+MOST_WAITING: Final = 100_000
+
+#: So many go into one call.
+_AT_ONCE: Final = 500
+
+_NAMES: Final = {
+    Succeeded: "succeeded",
+    Failed: "failed",
+    Canceled: "canceled",
+    Released: "released",
+}
+
+_replace = msgspec.structs.replace
+
+
+def account_of(info: WorkerInfo) -> str:
+    """Return to what a worker's time is charged."""
+    return info.account or info.id
+
+
+def share_s(timings: Timings, most_s: float) -> float:
+    """Return an attempt's share of the device, in seconds: what its worker tells, within reason.
+
+    Args:
+        timings: Of the attempt. Of a worker that does not tell the share, what it ran is taken.
+        most_s: It cannot be more.
+    """
+    seconds = timings.device_s
+    if seconds is None:
+        seconds = timings.run_s
+    return min(seconds, most_s) if math.isfinite(seconds) and seconds > 0 else 0.0
+
+
+def images_of(task: Task) -> int:
+    """Return how many pictures, or other samples, a task that succeeded has brought forth."""
+    pictures = sum(each.content_type.startswith("image/") for each in task.artifacts)
+    return pictures or task.count
+
+
+class _Sum:
+    """Attempts of one worker, model and key since the last were written."""
+
+    __slots__ = ("attempts", "images", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.attempts = 0
+        self.images = 0
+
+
+class Charges:
+    """Entries of one backend process that wait to be written.
+
+    Args:
+        registry: Has the ledger.
+        clock: The time.
+        metrics: Told of what was charged.
+    """
+
+    def __init__(self, registry: Registry, clock: Clock, metrics: Metrics) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._metrics = metrics
+        self._entries: list[LedgerEntry] = []
+        #: (worker id, model, key, whether it succeeded) → what they add up to.
+        self._sums: dict[tuple[str, str, str, bool], _Sum] = {}
+        self._workers: dict[str, WorkerInfo] = {}
+        self._summed_s = clock.monotonic_s()
+        #: Account → the period in which its idle time was charged last.
+        self._periods: dict[str, int] = {}
+        #: A day, and what was spent before it in its month.
+        self.spent_before: tuple[date, int] | None = None
+
+    def settled(
+        self, info: WorkerInfo, told: Sequence[Settlement], tasks: Sequence[Task | None]
+    ) -> None:
+        """Charge attempts of a worker whose pool has a price.
+
+        Args:
+            info: The worker.
+            told: How its attempts ended, with their costs (`with_costs`).
+            tasks: What the store made of it; None for what it did not take.
+        """
+        now = self._clock.now()
+        for each, task in zip(told, tasks, strict=True):
+            if task is None:
+                continue
+            outcome = each.outcome
+            is_good = isinstance(outcome, Succeeded)
+            self.add(
+                LedgerEntry(
+                    id=f"{task.id}-{each.attempt}",
+                    at=now,
+                    kind=EntryKind.ATTEMPT if is_good else EntryKind.FAILED,
+                    pool=info.pool,
+                    models=task.model,
+                    worker_id=info.id,
+                    ref=task.id,
+                    outcome=_NAMES[type(outcome)],
+                    seconds=round(outcome.timings.device_s or 0.0, 6),
+                    micros=outcome.timings.cost_micros,
+                    account=account_of(info),
+                    key_id=task.key_id,
+                    user=task.user or "",
+                    attempts=1,
+                    images=images_of(task) if is_good else 0,
+                )
+            )
+
+    def count(self, info: WorkerInfo, settlement: Settlement, task: Task, most_s: float) -> None:
+        """Add an attempt to the sums of a worker whose pool has no price.
+
+        To be called once for each: nothing here tells whether that was done.
+
+        Args:
+            info: The worker.
+            settlement: How it told that the attempt ended.
+            task: What the store made of it.
+            most_s: The attempt cannot have had more of the device, in seconds.
+        """
+        outcome = settlement.outcome
+        is_good = type(outcome) is Succeeded
+        key = (info.id, task.model, task.key_id, is_good)
+        known = self._sums.get(key)
+        if known is None:
+            known = self._sums[key] = _Sum()
+            self._workers[info.id] = info
+        known.seconds += share_s(outcome.timings, most_s)
+        known.attempts += 1
+        if is_good:
+            known.images += images_of(task) if task.artifacts else task.count
+
+    def add(self, entry: LedgerEntry) -> None:
+        """Have an entry written soon; dropped where too many wait."""
+        if len(self._entries) < MOST_WAITING:
+            self._entries.append(entry)
+
+    async def charge(self, entries: Sequence[LedgerEntry]) -> int:
+        """Write entries now, and count those that are new; return how many are."""
+        told = await self._registry.charge(entries)
+        fresh = [each for each, is_new in zip(entries, told, strict=True) if is_new]
+        self.note(fresh)
+        return len(fresh)
+
+    def note(self, entries: Iterable[LedgerEntry]) -> None:
+        """Count entries that have come into the ledger."""
+        for each in entries:
+            self._metrics.charged(each.pool, each.kind.value, each.seconds, each.micros)
+
+    def is_new_period(self, account: str, period: int) -> bool:
+        """Note that an account's idle time is charged in a period; return whether it was not."""
+        is_new = self._periods.get(account) != period
+        self._periods[account] = period
+        return is_new
+
+    def forget_periods(self, known: Collection[str]) -> None:
+        """Forget the periods of accounts that are not among these."""
+        if len(self._periods) > 2 * len(known):
+            self._periods = {each: n for each, n in self._periods.items() if each in known}
+
+    async def keep(self) -> None:
+        """Write what waits; sums once a minute."""
+        if self._clock.monotonic_s() - self._summed_s >= SUMS_EVERY_S:
+            self._write_sums()
+        await self._write()
+
+    async def keep_all(self) -> None:
+        """Write all that waits."""
+        self._write_sums()
+        await self._write()
+
+    async def _write(self) -> None:
+        while self._entries:
+            part = self._entries[:_AT_ONCE]
+            await self.charge(part)
+            del self._entries[: len(part)]
+
+    def _write_sums(self) -> None:
+        self._summed_s, now = self._clock.monotonic_s(), self._clock.now()
+        for (worker_id, model, key_id, is_good), each in self._sums.items():
+            info = self._workers[worker_id]
+            self.add(
+                LedgerEntry(
+                    id=new_id(now),
+                    at=now,
+                    kind=EntryKind.ATTEMPT if is_good else EntryKind.FAILED,
+                    pool=info.pool,
+                    models=model,
+                    worker_id=info.id,
+                    seconds=round(each.seconds, 6),
+                    account=account_of(info),
+                    key_id=key_id,
+                    attempts=each.attempts,
+                    images=each.images,
+                )
+            )
+        self._sums.clear()
+        self._workers.clear()
+
+
+def with_costs(info: WorkerInfo, told: Sequence[Settlement], most_s: float) -> list[Settlement]:
+    """Return settlements whose timings say what each attempt's share of the device costs.
+
+    Args:
+        info: The worker, whose pool has a price or has not: what it tells of costs is not taken.
+        told: As it told them.
+        most_s: None of the attempts can have had more of the device, in seconds.
+    """
+    return [_with_cost(info, each, most_s) for each in told]
+
+
+def _with_cost(info: WorkerInfo, settlement: Settlement, most_s: float) -> Settlement:
+    outcome = settlement.outcome
+    seconds = share_s(outcome.timings, most_s)
+    cost = cost_micros(seconds, info.hour_micros)
+    timings = _replace(outcome.timings, device_s=seconds, cost_micros=cost)
+    return _replace(settlement, outcome=_replace(outcome, timings=timings))

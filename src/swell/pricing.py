@@ -1,0 +1,135 @@
+"""The price book: what an hour of one GPU costs, by provider, kind of machine and region. Pure.
+
+Three sources, the first that has a price: what the operator has set, what a cloud tells now, and a
+small list that comes with Swell (`prices.toml`), each row with the day it was read and its source.
+Live prices are believed within bounds: none of zero, and no outlier, may win.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.resources import files
+from typing import Final
+
+import msgspec
+
+__all__ = ["LIST", "Price", "PriceBook", "bounded", "price_name", "prices_of"]
+
+#: A live price counts from and up to so many times the listed one.
+LEAST: Final = 0.2
+MOST: Final = 3.0
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an hour of one GPU costs."""
+
+    #: Such as `aws`, `gcp`, `azure`.
+    provider: str
+    #: As the provider calls it, such as `g6.xlarge`.
+    kind: str
+    gpu: str
+    #: How many GPUs such a machine has; the price is that of one.
+    gpus: int = 1
+    #: Region or zone; empty for any.
+    region: str = ""
+    #: Whether the provider may take it back.
+    spot: bool = False
+    #: Millionths of a dollar; >= 1.
+    hour_micros: int
+    #: When it was read, and where.
+    read_on: date
+    source: str
+    note: str = ""
+
+
+def prices_of(text: str) -> list[Price]:
+    """Return the rows of a price list in TOML.
+
+    Raises:
+        ValueError: It is none, a row lacks something, or a price is below 1.
+    """
+    rows = msgspec.convert(tomllib.loads(text).get("price", []), list[Price])
+    for each in rows:
+        if each.hour_micros < 1:
+            raise ValueError(f"the price of {each.provider} {each.kind} must be at least 1")
+    return rows
+
+
+def price_name(provider: str, kind: str, *, region: str = "", spot: bool = False) -> str:
+    """Return how settings name a price, such as `aws/g6.xlarge@us-east-1/spot`."""
+    return f"{provider}/{kind}" + (f"@{region}" if region else "") + ("/spot" if spot else "")
+
+
+def bounded(live_micros: int, listed_micros: int) -> int:
+    """Return a live price within bounds of the listed one; that itself where it cannot be one.
+
+    Args:
+        live_micros: What a cloud tells.
+        listed_micros: What is listed; >= 1.
+    """
+    if live_micros <= 0:
+        return listed_micros
+    least, most = round(LEAST * listed_micros), round(MOST * listed_micros)
+    return max(1, least, min(most, live_micros))
+
+
+class PriceBook:
+    """All prices that are known.
+
+    Args:
+        listed: Of a list.
+        own: The operator's, by `price_name`, in millionths of a dollar an hour.
+    """
+
+    def __init__(self, listed: Sequence[Price], own: Mapping[str, int] | None = None) -> None:
+        self._own = dict(own or {})
+        self._listed: dict[tuple[str, str, bool], list[Price]] = {}
+        for each in listed:
+            key = (each.provider, each.kind, each.spot)
+            self._listed.setdefault(key, []).append(each)
+
+    def listed(
+        self, provider: str, kind: str, *, region: str = "", spot: bool = False
+    ) -> Price | None:
+        """Return the row of a region, or else of any, or else the dearest; None for no row."""
+        rows = self._listed.get((provider, kind, spot), [])
+        for wanted in (region, ""):
+            for each in rows:
+                if each.region == wanted:
+                    return each
+        return max(rows, key=lambda each: each.hour_micros, default=None)
+
+    def hour_micros(
+        self,
+        provider: str,
+        kind: str,
+        *,
+        region: str = "",
+        spot: bool = False,
+        live_micros: int | None = None,
+    ) -> int | None:
+        """Return what an hour of one GPU costs, in millionths of a dollar; None if nobody knows.
+
+        Args:
+            provider: Such as `aws`.
+            kind: Of machine.
+            region: Region or zone; empty where that is not known.
+            spot: Whether the provider may take it back.
+            live_micros: What the provider tells now; None where it was not asked.
+        """
+        for wanted in (region, ""):
+            own = self._own.get(price_name(provider, kind, region=wanted, spot=spot))
+            if own is not None:
+                return own
+        listed = self.listed(provider, kind, region=region, spot=spot)
+        if listed is None:
+            return live_micros if live_micros is not None and live_micros > 0 else None
+        if live_micros is None:
+            return listed.hour_micros
+        return bounded(live_micros, listed.hour_micros)
+
+
+#: What comes with Swell.
+LIST: Final[Sequence[Price]] = tuple(
+    prices_of((files("swell") / "prices.toml").read_text(encoding="utf-8"))
+)

@@ -1,0 +1,564 @@
+"""What attempts cost, how the rest is charged, budgets, and what operators are told of it."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from api_harness import UPPER, World, a_world, failed, hold, succeeded
+
+from swell.accounts import spent_micros, tell_end
+from swell.api.charges import Charges
+from swell.api.costs import instance_ended, settle, spent, watch_budget
+from swell.api.duties import sweep
+from swell.errors import Unavailable
+from swell.ledger import LedgerEntry
+from swell.provider import Instance, InstanceState
+
+MODEL = "demo/upper"
+#: A thousandth of a dollar each second.
+PRICE = 3_600_000
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world(hour_micros={"default": PRICE}, api_image_micros=40_000) as made:
+        yield made
+
+
+@pytest.fixture
+async def free() -> AsyncIterator[World]:
+    async with a_world() as made:
+        yield made
+
+
+async def register(world: World, startup: dict[str, Any] | None = None, **fields: Any) -> str:
+    body = {"name": "w", "models": [UPPER], "slots": 4, "startup": startup, **fields}
+    answer = await world.worker("POST", "/worker/v1/register", body)
+    assert answer.status == 200, answer.body
+    return str(answer.json["worker_id"])
+
+
+def cold(age_s: float = 30.0, **fields: Any) -> dict[str, Any]:
+    ready = {"id": "s1", "state": "ready", "age_s": age_s, "ready_s": age_s, "models": [MODEL]}
+    return ready | fields
+
+
+async def ledger(world: World) -> list[Any]:
+    await world.service.charges.keep_all()
+    found = (await world.admin("GET", "/v1/ledger?limit=500")).json["entries"]
+    return list(reversed(found))
+
+
+async def totals(world: World) -> dict[str, tuple[float, int | None]]:
+    """Return kind → its seconds and millionths of a dollar."""
+    found: dict[str, tuple[float, int | None]] = {}
+    for each in await ledger(world):
+        seconds, micros = found.get(each["kind"], (0.0, None))
+        cost = each["cost_micros"]
+        both = micros if cost is None else (micros or 0) + cost
+        found[each["kind"]] = round(seconds + each["seconds"], 6), both
+    return found
+
+
+async def run(
+    world: World, worker: str, seconds: float = 2.0, *, device_s: float | None = None, **more: Any
+) -> tuple[str, dict[str, Any]]:
+    """Have a task run for some seconds; return its id and what its worker told of it."""
+    task = await world.create(**more)
+    [lease] = (await world.lease(worker))["tasks"]
+    world.clock.advance(seconds)
+    timings = {"run_s": seconds} | ({} if device_s is None else {"device_s": device_s})
+    told = succeeded(lease, "A", timings=timings)
+    await world.report(worker, settlements=[told])
+    return task["id"], told
+
+
+async def show(world: World, task_id: str) -> Any:
+    return (await world.anna("GET", f"/v1/tasks/{task_id}")).json
+
+
+async def metrics(world: World) -> dict[str, float]:
+    text = (await world.stranger("GET", "/metrics")).body.decode()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+def ended(world: World, instance_id: str, launched_s: float) -> Instance:
+    now = world.clock.now()
+    return Instance(
+        id=instance_id,
+        pool="default",
+        state=InstanceState.ENDED,
+        launched_at=now - timedelta(seconds=launched_s),
+        ended_at=now,
+    )
+
+
+# ---- attempts
+
+
+async def test_a_task_tells_what_its_share_of_the_device_cost(world: World) -> None:
+    worker = await register(world)
+    task_id, _ = await run(world, worker, 2.0, device_s=0.5)
+    shown = await show(world, task_id)
+    assert shown["cost_micros"] == 500
+    assert shown["timings"]["device_s"] == 0.5
+    assert "cost_micros" not in shown["timings"]
+
+
+async def test_a_task_of_a_pool_without_a_price_tells_no_cost(free: World) -> None:
+    worker = await register(free)
+    task_id, _ = await run(free, worker, device_s=0.5)
+    shown = await show(free, task_id)
+    assert (shown["cost_micros"], shown["timings"]["device_s"]) == (None, 0.5)
+
+
+async def test_an_attempt_is_charged_with_whose_it_is(world: World) -> None:
+    worker = await register(world)
+    task_id, _ = await run(world, worker, device_s=0.5, user="ute", count=3)
+    [entry] = await ledger(world)
+    told = {name: entry[name] for name in ("id", "kind", "models", "ref", "outcome", "worker_id")}
+    assert told == {
+        "id": f"{task_id}-1",
+        "kind": "attempt",
+        "models": [MODEL],
+        "ref": task_id,
+        "outcome": "succeeded",
+        "worker_id": worker,
+    }
+    assert (entry["seconds"], entry["cost_micros"]) == (0.5, 500)
+    assert (entry["user"], entry["attempts"], entry["images"]) == ("ute", 1, 3)
+    assert entry["key_id"]
+
+
+async def test_an_attempt_that_failed_is_kept_apart(world: World) -> None:
+    worker = await register(world)
+    await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    world.clock.advance(3.0)
+    told = failed(lease, retryable=True)
+    told["outcome"]["timings"] = {"run_s": 3.0, "device_s": 1.5}
+    await world.report(worker, settlements=[told])
+    [entry] = await ledger(world)
+    assert (entry["kind"], entry["seconds"], entry["images"]) == ("failed", 1.5, 0)
+
+
+async def test_what_a_worker_tells_of_costs_is_not_taken(world: World, free: World) -> None:
+    for each in (world, free):
+        worker = await register(each)
+        task = await each.create()
+        [lease] = (await each.lease(worker))["tasks"]
+        each.clock.advance(1.0)
+        timings = {"device_s": 1.0, "cost_micros": 10**15}
+        told = succeeded(lease, "A", timings=timings)
+        await each.report(worker, settlements=[told])
+        cost = (await show(each, task["id"]))["cost_micros"]
+        assert cost == (1_000 if each is world else None)
+
+
+@pytest.mark.parametrize(("device_s", "counts_s"), [(1e300, 5.0), (-3.0, 0.0), (4.0, 4.0)])
+async def test_a_share_is_no_longer_than_its_worker_has_lived(
+    world: World, free: World, device_s: float, counts_s: float
+) -> None:
+    for each in (world, free):
+        worker = await register(each)
+        each.clock.advance(3.0)
+        await run(each, worker, 2.0, device_s=device_s)
+        assert (await totals(each))["attempt"][0] == counts_s
+
+
+async def test_a_worker_that_tells_no_share_is_charged_what_it_ran(world: World) -> None:
+    worker = await register(world)
+    await run(world, worker, 2.0)
+    assert (await totals(world))["attempt"] == (2.0, 2_000)
+
+
+async def test_a_report_that_is_told_twice_is_charged_once(world: World, free: World) -> None:
+    for each in (world, free):
+        worker = await register(each)
+        _, told = await run(each, worker, device_s=1.0)
+        assert "stale" not in await each.report(worker, settlements=[told])
+        await each.service.charges.keep_all()
+        await each.report(worker, settlements=[told])
+        assert (await totals(each))["attempt"][0] == 1.0
+
+
+async def test_what_was_not_taken_is_not_charged(world: World) -> None:
+    worker = await register(world)
+    await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    told = succeeded(lease, "A", timings={"device_s": 1.0}) | {"token": "wrong"}
+    assert (await world.report(worker, settlements=[told]))["stale"] == [lease["task_id"]]
+    assert await ledger(world) == []
+
+
+async def test_attempts_without_a_price_are_added_up(free: World) -> None:
+    worker = await register(free)
+    for _ in range(3):
+        await run(free, worker, 2.0, device_s=0.25)
+    await free.service.charges.keep()
+    found = (await free.admin("GET", "/v1/ledger")).json["entries"]
+    assert found == [], "written once a minute"
+    free.clock.advance(60.0)
+    await free.service.charges.keep()
+    [entry] = (await free.admin("GET", "/v1/ledger")).json["entries"]
+    assert (entry["kind"], entry["seconds"], entry["cost_micros"]) == ("attempt", 0.75, None)
+    assert (entry["attempts"], entry["images"]) == (3, 3)
+
+
+async def test_entries_wait_while_the_registry_cannot_be_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await register(world)
+    charge = world.service.registry.charge
+
+    async def refuse(entries: list[LedgerEntry]) -> list[bool]:
+        raise Unavailable("the disk is full")
+
+    monkeypatch.setattr(world.service.registry, "charge", refuse)
+    await run(world, worker, device_s=1.0)
+    with pytest.raises(Unavailable):
+        await world.service.charges.keep()
+    monkeypatch.setattr(world.service.registry, "charge", charge)
+    assert (await totals(world))["attempt"] == (1.0, 1_000)
+
+
+# ---- what nobody was charged for
+
+
+async def test_the_time_that_a_worker_had_nothing_to_do_is_idle(world: World) -> None:
+    worker = await register(world, cold(30.0))
+    await run(world, worker, 2.0, device_s=1.5)
+    world.clock.advance(8.0)
+    await world.lease(worker)
+    await settle(world.service)
+    assert await totals(world) == {
+        "cold_start": (30.0, 30_000),
+        "attempt": (1.5, 1_500),
+        "idle": (8.5, 8_500),
+    }
+
+
+async def test_idle_time_is_written_once_in_a_period(world: World) -> None:
+    worker = await register(world)
+    for _ in range(10):
+        world.clock.advance(60.0)
+        await world.lease(worker)
+        await settle(world.service)
+    idle = [each["seconds"] for each in await ledger(world)]
+    assert len(idle) == 3
+    assert sum(idle) <= 600.0
+
+
+async def test_a_worker_that_is_at_something_is_idle_until_that_began(world: World) -> None:
+    worker = await register(world)
+    world.clock.advance(10.0)
+    await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    world.clock.advance(20.0)
+    await world.report(worker, holds=[hold(lease)])
+    await settle(world.service)
+    assert await totals(world) == {"idle": (10.0, 10_000)}
+
+
+async def test_a_worker_that_is_not_heard_of_costs_until_it_was(world: World) -> None:
+    worker = await register(world)
+    world.clock.advance(10.0)
+    await world.lease(worker)
+    world.clock.advance(3600.0)
+    await settle(world.service)
+    assert await totals(world) == {"idle": (10.0, 10_000)}
+
+
+async def test_the_whole_life_of_an_instance_is_charged(world: World) -> None:
+    worker = await register(world, cold(30.0, instance="i-1"), instance="i-1")
+    await run(world, worker, 2.0, device_s=1.5)
+    world.clock.advance(5.0)
+    await world.report(worker, goodbye=True)
+    world.clock.advance(3.0)
+    await instance_ended(world.service, ended(world, "i-1", 40.0))
+    await settle(world.service)
+    found = await totals(world)
+    assert found == {"cold_start": (30.0, 30_000), "attempt": (1.5, 1_500), "idle": (8.5, 8_500)}
+    assert sum(seconds for seconds, _ in found.values()) == 40.0
+    # Nothing is left, however often it is looked for.
+    await instance_ended(world.service, ended(world, "i-1", 40.0))
+    await settle(world.service)
+    assert await totals(world) == found
+
+
+async def test_ends_may_be_told_by_another_process(world: World) -> None:
+    worker = await register(world, None, instance="i-1")
+    world.clock.advance(5.0)
+    await world.report(worker, goodbye=True)
+    registry = world.service.registry
+    lives = ended(world, "i-1", 5.0)
+    await tell_end(registry, lives)
+    await tell_end(registry, lives)
+    await tell_end(registry, ended(world, "never seen", 7.0))
+    for _ in range(2):
+        await settle(world.service)
+        assert await totals(world) == {"idle": (5.0, 5_000), "wasted": (7.0, 7_000)}
+        assert await registry.notes("ended") == {}
+        await tell_end(registry, lives)
+    world.clock.advance(2 * 86_400.0)
+    await tell_end(registry, lives)
+    await settle(world.service)
+    assert await totals(world) == {"idle": (5.0, 5_000), "wasted": (7.0, 7_000)}
+
+
+async def test_one_that_died_has_wasted_its_silence(world: World) -> None:
+    await register(world, None, host="here", pid=7)
+    world.clock.advance(5.0)
+    await instance_ended(world.service, ended(world, "p-7", 5.0), host="here", pid=7)
+    await settle(world.service)
+    assert await totals(world) == {"wasted": (5.0, 5_000)}
+
+
+async def test_the_minimum_that_is_billed_is_charged() -> None:
+    prices = {"hour_micros": {"default": PRICE}, "least_billed_s": {"default": 60.0}}
+    async with a_world(**prices, launch_micros={"default": 7}) as world:
+        worker = await register(world, cold(30.0, instance="i-1"), instance="i-1")
+        await world.report(worker, goodbye=True)
+        await instance_ended(world.service, ended(world, "i-1", 30.0))
+        await settle(world.service)
+        assert await totals(world) == {"cold_start": (30.0, 30_007), "wasted": (30.0, 30_000)}
+
+
+async def test_an_instance_whose_worker_never_registered_is_charged(world: World) -> None:
+    starting = {"id": "s9", "age_s": 10.0, "instance": "i-9"}
+    answer = await world.worker("POST", "/worker/v1/starting", starting)
+    assert answer.status == 200
+    world.clock.advance(10.0)
+    await instance_ended(world.service, ended(world, "i-9", 20.0))
+    assert await totals(world) == {"cold_start": (20.0, 20_000)}
+    # Of another nothing was ever heard.
+    await instance_ended(world.service, ended(world, "i-8", 15.0))
+    assert await totals(world) == {"cold_start": (20.0, 20_000), "wasted": (15.0, 15_000)}
+    await instance_ended(world.service, ended(world, "i-8", 15.0))
+    assert (await totals(world))["wasted"] == (15.0, 15_000)
+
+
+async def test_where_nobody_tells_the_end_the_goodbye_counts(world: World) -> None:
+    worker = await register(world)
+    world.clock.advance(5.0)
+    await world.report(worker, goodbye=True)
+    await settle(world.service)
+    assert await totals(world) == {}, "somebody may still tell"
+    world.clock.advance(601.0)
+    await settle(world.service)
+    assert await totals(world) == {"idle": (5.0, 5_000)}
+
+
+async def test_a_worker_that_registers_again_is_the_same_machine(world: World) -> None:
+    await register(world, cold(30.0))
+    world.clock.advance(10.0)
+    again = await register(world, cold(40.0, ready_s=30.0))
+    world.clock.advance(10.0)
+    await world.lease(again)
+    await settle(world.service)
+    assert await totals(world) == {"cold_start": (30.0, 30_000), "idle": (20.0, 20_000)}
+
+
+async def test_what_a_crash_has_lost_is_idle_time(world: World) -> None:
+    worker = await register(world)
+    await run(world, worker, 2.0, device_s=2.0)
+    service = world.service
+    service.charges = Charges(service.registry, world.clock, service.metrics)
+    world.clock.advance(8.0)
+    await world.lease(worker)
+    await settle(service)
+    assert await totals(world) == {"idle": (10.0, 10_000)}
+
+
+async def test_attempts_that_were_lost_with_their_worker_have_failed(world: World) -> None:
+    worker = await register(world)
+    world.clock.advance(10.0)
+    for _ in range(2):
+        await world.create()
+    leases = (await world.lease(worker))["tasks"]
+    world.clock.advance(6.0)
+    await world.report(worker, holds=[hold(each) for each in leases])
+    await world.service.fleet.refresh()
+    world.clock.advance(100.0)
+    assert await sweep(world.service) == 2
+    found = [each for each in await ledger(world) if each["kind"] == "failed"]
+    assert [(each["outcome"], each["seconds"]) for each in found] == [("worker_lost", 3.0)] * 2
+    # A worker that comes back late and tells of one that was lost is not charged again.
+    late = succeeded(leases[0], "A", timings={"device_s": 5.0})
+    await world.report(worker, settlements=[late])
+    assert (await totals(world))["failed"] == (6.0, 6_000)
+
+
+async def test_restarts_and_switches_are_wasted(world: World) -> None:
+    worker = await register(world, cold(30.0))
+    world.clock.advance(20.0)
+    restart = {"id": "r1", "kind": "restart", "state": "done", "age_s": 4.0, "models": [MODEL]}
+    switch = restart | {"id": "r2", "kind": "switch", "age_s": 1e6}
+    for _ in range(2):
+        await world.report(worker, startups=[restart, switch])
+    assert (await totals(world))["wasted"] == (24.0, 24_000)
+
+
+# ---- budgets
+
+
+async def test_what_was_spent_counts_time_that_is_not_charged_yet(world: World) -> None:
+    worker = await register(world, cold(30.0))
+    await run(world, worker, 2.0, device_s=1.5)
+    starting = {"id": "s2", "age_s": 10.0}
+    await world.worker("POST", "/worker/v1/starting", starting)
+    assert (await spent(world.service)).day_micros == 30_000 + 2_000 + 10_000
+    world.clock.advance(11.0)
+    await world.lease(worker)
+    await settle(world.service)
+    assert (await spent(world.service)).day_micros == 30_000 + 13_000 + 21_000
+    assert await spent_micros(world.service.registry, world.clock.now()) is None
+    await watch_budget(world.service)
+    assert await spent_micros(world.service.registry, world.clock.now()) == 64_000
+    tomorrow = world.clock.now() + timedelta(days=1)
+    assert await spent_micros(world.service.registry, tomorrow) is None
+    assert (await metrics(world))['swell_spent_micros{period="day"}'] == 64_000
+
+
+async def test_yesterday_counts_to_the_month_alone(world: World) -> None:
+    worker = await register(world)
+    world.clock.advance(100.0)
+    await world.report(worker, goodbye=True)
+    world.clock.advance(700.0)
+    await settle(world.service)
+    world.clock.advance(86_400.0)
+    found = await spent(world.service)
+    assert (found.day_micros, found.month_micros) == (0, 100_000)
+    world.clock.advance(31 * 86_400.0)
+    assert (await spent(world.service)).month_micros == 0
+
+
+async def test_each_alarm_of_a_budget_is_given_once_a_day() -> None:
+    budget = {"budget_day_micros": 100_000, "budget_month_micros": 10**9}
+    async with a_world(hour_micros={"default": PRICE}, **budget) as world:
+        worker = await register(world)
+        seen: list[str] = []
+        for _ in range(12):
+            world.clock.advance(10.0)
+            await world.lease(worker)
+            for _ in range(2):
+                await watch_budget(world.service)
+            told = (await world.admin("GET", "/v1/audit")).json["entries"]
+            seen = [each["target"] for each in told if each["action"] == "budget.day"]
+        assert seen == ["100 %", "80 %", "50 %"]
+        assert "0.05 of 0.10 $" in told[-1]["detail"]
+        assert (await metrics(world))['swell_budget_micros{period="day"}'] == 100_000
+        await world.report(worker, goodbye=True)
+        world.clock.advance(86_400.0)
+        again = await register(world)
+        world.clock.advance(60.0)
+        await world.lease(again)
+        await watch_budget(world.service)
+        told = (await world.admin("GET", "/v1/audit")).json["entries"]
+        assert [each["target"] for each in told if each["action"] == "budget.day"] == [
+            "50 %",
+            *seen,
+        ]
+
+
+# ---- what operators are told
+
+
+async def costs(world: World, query: str = "") -> Any:
+    answer = await world.admin("GET", f"/v1/costs{query}")
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
+async def test_costs_of_a_model_are_told_alone_and_with_all_else(world: World) -> None:
+    worker = await register(world, cold(30.0))
+    for user in ("ute", "ute", "vera"):
+        await run(world, worker, 2.0, device_s=2.0, user=user)
+    world.clock.advance(4.0)
+    await world.lease(worker)
+    await settle(world.service)
+    found = await costs(world)
+    [model] = found["costs"]
+    assert (model["name"], model["images"], model["attempts"]) == (MODEL, 3, 3)
+    assert model["seconds"] == {
+        "attempts": 6.0,
+        "failed": 0.0,
+        "idle": 4.0,
+        "cold": 30.0,
+        "wasted": 0.0,
+        "total": 40.0,
+    }
+    assert model["micros"]["total"] == 40_000
+    assert (model["image_micros"], model["loaded_image_micros"]) == (2_000.0, 13_333.333)
+    assert (found["api_image_micros"], model["api_micros"]) == (40_000, 120_000)
+    assert found["total"] == model | {"name": None}
+    by_user = await costs(world, "?by=user")
+    assert [(each["name"], each["micros"]["total"]) for each in by_user["costs"]] == [
+        ("ute", 26_667),
+        ("vera", 13_333),
+    ]
+    few = await costs(world, "?by=user&limit=1")
+    assert few["others"]["micros"]["total"] == 13_333
+    assert few["total"] == by_user["total"]
+    [day] = (await costs(world, "?by=day"))["costs"]
+    assert day["name"] == world.clock.now().date().isoformat()
+    [pool] = (await costs(world, "?by=pool"))["costs"]
+    assert (pool["name"], pool["micros"]["total"]) == ("default", 40_000)
+    [key] = (await costs(world, "?by=key"))["costs"]
+    assert key["micros"]["total"] == 40_000
+
+
+async def test_costs_without_a_price_are_seconds(free: World) -> None:
+    worker = await register(free)
+    await run(free, worker, 2.0, device_s=2.0)
+    await free.service.charges.keep_all()
+    [model] = (await costs(free))["costs"]
+    assert model["seconds"]["attempts"] == 2.0
+    assert [model[name] for name in ("micros", "image_micros", "api_micros")] == [None] * 3
+
+
+async def test_costs_are_told_of_the_days_that_are_asked_for(world: World) -> None:
+    worker = await register(world)
+    await run(world, worker, 2.0, device_s=2.0)
+    await world.service.charges.keep_all()
+    today = world.clock.now().date()
+    tomorrow = today + timedelta(days=1)
+    assert (await costs(world, f"?from={today}&to={today}"))["total"]["attempts"] == 1
+    later = await costs(world, f"?from={tomorrow}&to={tomorrow}")
+    assert (later["costs"], later["total"]["micros"]) == ([], None)
+    told = await costs(world)
+    assert (told["from"], told["to"]) == (str(today - timedelta(days=29)), str(today))
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("?from=2030-02-01&to=2030-01-01", "exchange them"),
+        ("?from=2028-01-01&to=2030-01-01", "more than 366 days"),
+        ("?from=yesterday", "/from"),
+        ("?by=mood", "/by"),
+    ],
+)
+async def test_costs_that_cannot_be_told_are_refused(world: World, query: str, says: str) -> None:
+    answer = await world.admin("GET", f"/v1/costs{query}")
+    assert answer.status == 422
+    assert says in answer.json["detail"]
+
+
+async def test_costs_are_for_operators(world: World) -> None:
+    assert (await world.anna("GET", "/v1/costs")).status == 403
+
+
+async def test_what_was_charged_is_among_the_numbers(world: World) -> None:
+    worker = await register(world, cold(30.0))
+    await run(world, worker, 2.0, device_s=1.5)
+    world.clock.advance(8.0)
+    await world.lease(worker)
+    await settle(world.service)
+    found = await metrics(world)
+    name = 'swell_cost_micros_total{kind="%s",pool="default"}'
+    told = {kind: found[name % kind] for kind in ("cold_start", "attempt", "idle")}
+    assert told == {"cold_start": 30_000, "attempt": 1_500, "idle": 8_500}
+    assert found['swell_cost_seconds_total{kind="idle",pool="default"}'] == 8.5

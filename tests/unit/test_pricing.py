@@ -1,0 +1,94 @@
+"""Prices: the operator's win, live ones are bounded, and each listed one says where it is from."""
+
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swell.pricing import LIST, Price, PriceBook, bounded, price_name, prices_of
+
+ROW = """
+[[price]]
+provider = "aws"
+kind = "g6.xlarge"
+gpu = "L4"
+hour_micros = 805_000
+read_on = 2026-11-24
+source = "a list"
+"""
+
+
+def a_price(**fields: object) -> Price:
+    [row] = prices_of(ROW)
+    values = {name: getattr(row, name) for name in Price.__struct_fields__}
+    return Price(**(values | fields))
+
+
+def test_each_price_of_the_list_says_when_and_where_it_was_read() -> None:
+    assert len(LIST) > 20
+    for each in LIST:
+        assert each.source, each
+        assert date(2026, 1, 1) <= each.read_on <= date.today()
+        assert 100_000 <= each.hour_micros <= 20_000_000
+    names = [
+        price_name(each.provider, each.kind, region=each.region, spot=each.spot) for each in LIST
+    ]
+    assert len(set(names)) == len(names)
+
+
+def test_spot_is_never_dearer_than_on_demand() -> None:
+    book = PriceBook(LIST)
+    for each in LIST:
+        if each.spot:
+            usual = book.hour_micros(each.provider, each.kind)
+            assert usual is None or each.hour_micros <= usual, each
+
+
+def test_a_list_is_refused_that_lacks_a_source_or_has_a_price_of_nothing() -> None:
+    with pytest.raises(ValueError, match="source"):
+        prices_of(ROW.replace('source = "a list"', ""))
+    with pytest.raises(ValueError, match="at least 1"):
+        prices_of(ROW.replace("805_000", "0"))
+    with pytest.raises(ValueError, match="mood"):
+        prices_of(ROW + 'mood = "good"')
+    assert prices_of("") == []
+
+
+def test_the_row_of_a_region_counts_before_that_of_any() -> None:
+    book = PriceBook([a_price(), a_price(region="us-east-2", hour_micros=700_000)])
+    assert book.hour_micros("aws", "g6.xlarge", region="us-east-2") == 700_000
+    assert book.hour_micros("aws", "g6.xlarge", region="eu-west-1") == 805_000
+    assert book.hour_micros("aws", "g6.xlarge") == 805_000
+    assert book.hour_micros("aws", "g6.xlarge", spot=True) is None
+    assert book.hour_micros("gcp", "g6.xlarge") is None
+
+
+def test_without_a_row_for_any_region_the_dearest_counts() -> None:
+    book = PriceBook([a_price(region="a"), a_price(region="b", hour_micros=900_000)])
+    assert book.hour_micros("aws", "g6.xlarge", region="c") == 900_000
+
+
+def test_the_operators_price_wins() -> None:
+    own = {"aws/g6.xlarge": 1, "aws/g6.xlarge@us-east-2": 2, "own/metal/spot": 3}
+    book = PriceBook([a_price()], own)
+    assert book.hour_micros("aws", "g6.xlarge", live_micros=600_000) == 1
+    assert book.hour_micros("aws", "g6.xlarge", region="us-east-2") == 2
+    assert book.hour_micros("own", "metal", spot=True) == 3
+    assert book.hour_micros("aws", "g6.xlarge", spot=True) is None
+
+
+def test_a_live_price_counts_within_bounds() -> None:
+    book = PriceBook([a_price()])
+    live = {0: 805_000, -5: 805_000, 1: 161_000, 500_000: 500_000, 10**9: 2_415_000}
+    for told, counts in live.items():
+        assert book.hour_micros("aws", "g6.xlarge", live_micros=told) == counts
+    assert book.hour_micros("aws", "unknown", live_micros=7) == 7
+    assert book.hour_micros("aws", "unknown", live_micros=0) is None
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(1, 10**9))
+def test_no_price_of_nothing_and_no_outlier_wins(live: int, listed: int) -> None:
+    counts = bounded(live, listed)
+    assert counts >= 1
+    assert 0.2 * listed - 1 <= counts <= max(1, 3 * listed + 1)
