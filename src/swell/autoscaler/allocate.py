@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-__all__ = ["Slot", "allocate", "cost"]
+__all__ = ["Prices", "Slot", "allocate", "cost", "prices_of"]
 
 #: What no pool has room for costs so much more than the dearest that does.
 _UNMET: Final = 1e6
@@ -34,14 +34,49 @@ class Slot(NamedTuple):
     rates: Sequence[float]
 
 
-def allocate(needs: Sequence[float], slots: Sequence[Slot]) -> list[list[float]]:
+class Prices(NamedTuple):
+    """What samples cost in slots, whatever their room: the same for several allocations.
+
+    Args:
+        per_sample: Price of one sample per second. Shape (slots, models), infinite where a slot
+            cannot draw a model.
+        order: (slot, model) of all that can be drawn, the cheapest first.
+        unmet: What one costs that nobody draws.
+    """
+
+    per_sample: list[list[float]]
+    order: list[tuple[int, int]]
+    unmet: float
+
+
+def prices_of(slots: Sequence[Slot]) -> Prices:
+    """Return what samples cost."""
+    # A little, so that of two that cost nothing the quicker one is taken.
+    per_sample = [
+        [(slot.price + _LITTLE) / rate if rate > 0.0 else math.inf for rate in slot.rates]
+        for slot in slots
+    ]
+    priced = sorted(
+        (each, at, model)
+        for at, row in enumerate(per_sample)
+        for model, each in enumerate(row)
+        if each < math.inf
+    )
+    dearest = priced[-1][0] if priced else 1.0
+    return Prices(per_sample, [(at, model) for _, at, model in priced], _UNMET * dearest)
+
+
+def allocate(
+    needs: Sequence[float], slots: Sequence[Slot], prices: Prices | None = None
+) -> list[list[float]]:
     """Return how many workers of each slot draw for each model. Shape (slots, models).
 
     Args:
         needs: What is needed of each model, in samples per second; >= 0.
         slots: Where workers are. Where they cost the same, those named first are taken first.
+        prices: From `prices_of` of slots that differ in their room only.
     """
-    sharing = _Sharing(needs, slots)
+    sharing = _Sharing(needs, slots, prices or prices_of(slots))
     sharing.fill()
     sharing.exchange()
     return sharing.workers
@@ -55,36 +90,31 @@ def cost(workers: Sequence[Sequence[float]], slots: Sequence[Slot]) -> float:
 class _Sharing:
     """One allocation on its way."""
 
-    def __init__(self, needs: Sequence[float], slots: Sequence[Slot]) -> None:
+    def __init__(self, needs: Sequence[float], slots: Sequence[Slot], prices: Prices) -> None:
         self.slots = slots
         self.workers = [[0.0] * len(needs) for _ in slots]
         self.unmet = [max(0.0, each) for each in needs]
         self.room = [max(0.0, slot.room) for slot in slots]
-        # A little, so that of two that cost nothing the quicker one is taken.
-        self.per_sample = [
-            [(slot.price + _LITTLE) / rate if rate > 0.0 else math.inf for rate in slot.rates]
-            for slot in slots
-        ]
-        known = [each for row in self.per_sample for each in row if each < math.inf]
-        self.dearest = _UNMET * max(known, default=1.0)
+        self.order = prices.order
+        self.per_sample = prices.per_sample
+        self.dearest = prices.unmet
 
     def fill(self) -> None:
         """Take the cheapest samples first."""
-        order = sorted(
-            (each, at, model)
-            for at, row in enumerate(self.per_sample)
-            for model, each in enumerate(row)
-            if each < math.inf and self.unmet[model] > 0.0
-        )
-        for _, at, model in order:
-            if self.unmet[model] > _LITTLE and self.room[at] > _LITTLE:
-                self._draw(at, model, self.unmet[model])
+        unmet, room = self.unmet, self.room
+        for at, model in self.order:
+            if unmet[model] > _LITTLE and room[at] > _LITTLE:
+                self._draw(at, model, unmet[model])
 
     def exchange(self) -> None:
         """Let models change places as long as that saves something."""
-        for _ in range(4 * (len(self.slots) + len(self.unmet))):
-            full = [at for at, room in enumerate(self.room) if room <= _LITTLE]
-            if not any(self._change(at) for at in full):
+        full = [at for at, room in enumerate(self.room) if room <= _LITTLE]
+        for _ in range(2 * (len(self.slots) + len(self.unmet))):
+            full = [at for at in full if any(self.workers[at])]
+            if not full:
+                return
+            dear = [self._dearest(model) for model in range(len(self.unmet))]
+            if not any(self._change(at, dear) for at in full):
                 return
 
     def _draw(self, at: int, model: int, samples: float) -> float:
@@ -101,9 +131,9 @@ class _Sharing:
         self.room[at] += workers
         self.unmet[model] += workers * self.slots[at].rates[model]
 
-    def _change(self, at: int) -> bool:
+    def _change(self, at: int, dear: Sequence[tuple[float, int]]) -> bool:
         """Give places of a full slot to the model that saves most by them."""
-        found = self._best(at)
+        found = self._best(at, dear)
         if found is None:
             return False
         comes, goes, source, target = found
@@ -128,7 +158,7 @@ class _Sharing:
             self._draw(target, goes, workers * here[goes])
         return True
 
-    def _best(self, at: int) -> tuple[int, int, int, int] | None:
+    def _best(self, at: int, dear: Sequence[tuple[float, int]]) -> tuple[int, int, int, int] | None:
         """Return (who comes, who goes, from where, to where) of the best exchange; -1 is nowhere.
 
         What one worker saves for whoever comes, and costs whoever goes, do not depend on each
@@ -140,8 +170,8 @@ class _Sharing:
         for model, rate in enumerate(rates):
             if rate <= 0.0:
                 continue
-            dear, where = self._dearest(model, at)
-            if (saved := rate * (dear - own[model])) > gain:
+            paid, where = dear[model]
+            if where != at and (saved := rate * (paid - own[model])) > gain:
                 gain, comes, source = saved, model, where
             if self.workers[at][model] > _LITTLE:
                 cheap, where = self._cheapest(model, at)
@@ -151,14 +181,14 @@ class _Sharing:
             return None
         return comes, goes, source, target
 
-    def _dearest(self, model: int, besides: int) -> tuple[float, int]:
+    def _dearest(self, model: int) -> tuple[float, int]:
         """Return what the dearest samples of a model cost now, and where they are drawn."""
         if self.unmet[model] > _LITTLE:
             return self.dearest, -1
-        dear, where = 0.0, -1
+        dear, where = 0.0, -2
         for at, row in enumerate(self.workers):
-            if row[model] > _LITTLE and at != besides and self.per_sample[at][model] > dear:
-                dear, where = self.per_sample[at][model], at
+            if row[model] > _LITTLE and (each := self.per_sample[at][model]) > dear:
+                dear, where = each, at
         return dear, where
 
     def _cheapest(self, model: int, besides: int) -> tuple[float, int]:

@@ -35,7 +35,7 @@ _MOST_SQUARE: Final = 4.0
 _MEAN_SQUARE: Final = 0.92
 
 #: Of growth to come, no more is believed than this, as a logarithm.
-MOST_GROWTH: Final = 1.5
+MOST_GROWTH: Final = 1.2
 
 #: Once a crowd is over, slopes are about so steep, per second.
 AFTER_CROWD: Final = 0.5 / 3600
@@ -116,6 +116,11 @@ class Forecast(NamedTuple):
     def noise(self) -> float:
         """Standard deviation of the noise, as a share of the rate."""
         return math.sqrt(self.loudness)
+
+    @property
+    def rate(self) -> float:
+        """Samples per second now."""
+        return math.exp(sum(view.weight * (view.level + view.noise) for view in self.views))
 
     @property
     def is_crowd(self) -> bool:

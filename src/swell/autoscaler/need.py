@@ -14,18 +14,23 @@ from typing import Final, NamedTuple
 from swell.autoscaler.forecast import NOISE, NOISE_S, Forecast
 from swell.autoscaler.outlook import Demand
 
-__all__ = ["Need", "Terms", "headroom", "need"]
+__all__ = ["CALM_SHARE", "Need", "Terms", "headroom", "need"]
 
-#: A queue takes up noise that lasts less than so many times the wait that it stands for.
-_ABSORBED: Final = 24.0
+#: Of what may be late, so much is spent while all is calm; the rest is for crowds, which nobody
+#: can foresee.
+CALM_SHARE: Final = 0.2
+#: A queue takes up noise that lasts less than so many times the wait that it stands for; the longer
+#: it lasts the less, by this power.
+_ABSORBED: Final = 26.0
+_POWER: Final = 1.3
 #: So unsure is a forecast at most, as a logarithm: beyond that its spread means nothing.
-_MOST_SPREAD: Final = 0.5
+_MOST_SPREAD: Final = 0.3
 #: So much of what need may move while a start takes is kept, in standard deviations.
 _BAND: Final = 1.0
 #: Of the queue that may stand, so much is left when new workers come.
 _QUEUE: Final = 0.5
 #: What is known of the rate ahead is looked up at so many times, and the queue in so many steps.
-_POINTS: Final = 4
+_POINTS: Final = 2
 _STEPS: Final = 12
 #: That a sample does not wait for too long is worth so much of what it costs to draw it.
 _WORTH: Final = 1.0
@@ -85,8 +90,9 @@ def headroom(late_share: float, wait_s: float, lead_s: float) -> float:
         wait_s: The wanted wait.
         lead_s: How long a start takes.
     """
-    score = NormalDist().inv_cdf(1.0 - min(0.5, max(1e-4, late_share)))
-    return score * (1.0 - math.exp(-lead_s / (_ABSORBED * max(wait_s, 0.1))))
+    score = NormalDist().inv_cdf(1.0 - min(0.5, max(1e-4, CALM_SHARE * late_share)))
+    lasting = (lead_s / (_ABSORBED * max(wait_s, 0.1))) ** _POWER
+    return score * (1.0 - math.exp(-lasting))
 
 
 def need(
@@ -109,8 +115,8 @@ def need(
     """
     lead_s, far_s = terms.lead_s, max(terms.lead_s, terms.keep_s)
     times = [lead_s * point / _POINTS for point in range(_POINTS + 1)]
-    logs = _logs(known, demand, [*times, far_s], usual_every_s)
-    rates = [math.exp(mean) for mean, _ in logs[:-1]]
+    logs = _logs(known, demand, [*times, far_s] if far_s > lead_s else times, usual_every_s)
+    rates = [math.exp(mean) for mean, _ in logs[: _POINTS + 1]]
     queue, wait_s = _queue(demand.waiting, rates, lead_s, ready, coming)
     mean, spread = logs[_POINTS]
     ahead = rates[-1]

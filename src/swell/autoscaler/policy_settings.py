@@ -16,8 +16,9 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     #: Within how long a task should start, in seconds.
     wait_s: Annotated[float, msgspec.Meta(gt=0.0)] = 20.0
-    #: What share of all tasks may wait for longer.
-    late_share: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.025
+    #: What share of all tasks may wait for longer. Most of it is kept for crowds that nobody can
+    #: foresee: see `need.CALM_SHARE`.
+    late_share: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.05
     #: What is older lets nobody go and asks for nobody, in seconds.
     stale_s: _Seconds = 60.0
     #: For so many seconds a worker may stand idle so that the first who comes after a pause need

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from swell.autoscaler.forecast import Forecast, follow, forecast, remember
-from swell.autoscaler.need import Need, Terms, headroom, need
+from swell.autoscaler.need import CALM_SHARE, Need, Terms, headroom, need
 from swell.autoscaler.outlook import Demand, Observation, State
 from swell.autoscaler.policy_settings import PolicySettings
 from swell.autoscaler.supply import Supply
@@ -117,8 +117,7 @@ def _shares(
 
 
 def _load(demand: Demand, known: Forecast | None) -> float:
-    rate = math.exp(known.log_rate(0.0)[0]) if known else 0.0
-    return rate + demand.waiting / 60.0
+    return (known.rate if known else 0.0) + demand.waiting / 60.0
 
 
 class _Looking:
@@ -157,7 +156,7 @@ class _Looking:
             seen_at=seen_at,
             terms=terms,
             need=found,
-            bridge=0.0 if is_idle else self._bridge(long, quick, extra),
+            bridge=0.0 if is_idle else self._bridge(long, quick, extra, found.up),
             able=ready + coming,
             is_idle=is_idle,
         )
@@ -181,7 +180,7 @@ class _Looking:
         if not 0.0 < passed_s <= _MOST_APART_S:
             return extra
         late = 1.0 if self._demand.oldest_s > self._wait_s else 0.0
-        extra += _CORRECTED * passed_s * (late - self._settings.late_share)
+        extra += _CORRECTED * passed_s * (late - CALM_SHARE * self._settings.late_share)
         return max(-_MOST_SCORE, min(_MOST_SCORE, extra))
 
     def _leads(self) -> tuple[Supply | None, Supply | None]:
@@ -226,13 +225,17 @@ class _Looking:
         every_s = self._seen.usual_every_s
         return need(self._known, self._demand, terms, ready, coming, every_s)
 
-    def _bridge(self, long: Supply | None, quick: Supply | None, extra: float) -> float:
+    def _bridge(
+        self, long: Supply | None, quick: Supply | None, extra: float, enough: float
+    ) -> float:
         """Return what is missing by the time that the quicker pool could help."""
         if long is None or quick is None:
             return 0.0
         terms = self._terms(quick, extra)
-        found = self._need(terms)
         ready, coming = self._able(terms.lead_s)
+        if self._demand.oldest_s <= self._wait_s and ready + coming >= enough:
+            return 0.0
+        found = self._need(terms)
         later = self._able(long.lead_s)[1] - coming
         # Only what would be late without it, and what no start that is under way will mend.
         if later > 0.0 and found.wait_s <= self._wait_s:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from swell.autoscaler.allocate import Slot, allocate
+from swell.autoscaler.allocate import Prices, Slot, allocate, prices_of
 from swell.autoscaler.policy_settings import PolicySettings
 from swell.autoscaler.requirement import Requirement
 from swell.autoscaler.supply import Supply
@@ -56,7 +56,10 @@ def wishes(
             as long as a start takes.
     """
     sizing = _Sizing(models, pools, settings)
-    up, high, now = sizing.up(), sizing.high(), sizing.now()
+    up = sizing.up()
+    # Where nothing is too much, it need not be known what is.
+    over = any(pool.n > max(0, wanted) for pool, wanted in zip(pools, up, strict=True))
+    high, now = (sizing.high(), sizing.now()) if over else (up, up)
     late = _late(models)
     found = []
     for at, pool in enumerate(pools):
@@ -130,6 +133,10 @@ class _Sizing:
             [pool.view.rates.get(each.demand.model, 0.0) for each in models] for pool in pools
         ]
         self._pooled = _pooled(models)
+        self._lasting = [
+            [rate * pool.left for rate in own] for pool, own in zip(pools, self._rates, strict=True)
+        ]
+        self._prices: Prices | None = None
 
     def up(self) -> list[int]:
         """Return how many workers each pool should have."""
@@ -236,17 +243,17 @@ class _Sizing:
         rooms: Sequence[float],
     ) -> list[float]:
         """Add workers for these needs to those that are taken; return what is not met."""
-        slots, rates = [], []
-        for (pool, room), used, own, old in zip(
-            self._with(rooms), taken, self._rates, there, strict=True
+        slots = []
+        for (pool, room), used, lasting, old in zip(
+            self._with(rooms), taken, self._lasting, there, strict=True
         ):
-            lasting = [rate * pool.left for rate in own]
-            rates.append(lasting)
             slots.append(Slot(pool.price, min(old, room) - used, lasting))
             slots.append(Slot(pool.new_price, room - max(old, used), lasting))
-        found = allocate(needs, slots)
+        if self._prices is None:
+            self._prices = prices_of(slots)
+        found = allocate(needs, slots, self._prices)
         met = [0.0] * len(needs)
-        for at, own in enumerate(rates):
+        for at, own in enumerate(self._lasting):
             for row in (found[2 * at], found[2 * at + 1]):
                 taken[at] += sum(row)
                 for model, workers in enumerate(row):
