@@ -161,14 +161,19 @@ def rounded(value: float | None) -> float | None:
 
 
 def write(grid: Grid, part: str) -> None:
-    """Writes the tables between their markers."""
+    """Writes the tables of a grid."""
+    body = "\n\n".join([equal(grid), comes(grid), served_by_swell(grid)])
+    put(body, part, "benchmarks/fleet_cost.py")
+
+
+def put(body: str, part: str, script: str) -> None:
+    """Writes something between its markers."""
     text = PAGE.read_text(encoding="utf-8")
-    begin, end = f"<!-- {part}: written by benchmarks/fleet_cost.py -->", f"<!-- end of {part} -->"
+    begin, end = f"<!-- {part}: written by {script} -->", f"<!-- end of {part} -->"
     before, _, rest = text.partition(begin)
     _, found, after = rest.partition(end)
     if not found:
         raise SystemExit(f"{PAGE} has no {begin} … {end}")
-    body = "\n\n".join([equal(grid), comes(grid), served_by_swell(grid)])
     PAGE.write_text(f"{before}{begin}\n\n{body}\n\n{end}{after}", encoding="utf-8")
 
 
