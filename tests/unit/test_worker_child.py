@@ -207,6 +207,39 @@ def line(idle: Line, tmp_path: Path) -> Line:
     return idle
 
 
+LOOKS = """
+import gc
+import swell
+from pydantic import BaseModel
+
+KEPT = [[] for _ in range(1000)]
+
+class Looks(swell.Model):
+    name = "test/looks"
+
+    class Input(BaseModel):
+        pass
+
+    def load(self, device):
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > len(KEPT)
+        assert not any(each is KEPT for each in gc.get_objects())
+
+    def run(self, items):
+        return [None for _ in items]
+"""
+
+
+def test_what_was_imported_is_not_looked_through_while_models_are_made(
+    idle: Line, tmp_path: Path
+) -> None:
+    path = tmp_path / "looks.py"
+    path.write_text(LOOKS)
+    idle.say(Load([str(path)], "cpu"))
+    while not isinstance(frame := idle.hear(), Ready):
+        assert not isinstance(frame, Refused), frame
+
+
 def test_models_that_cannot_be_found_are_refused_with_the_reason(idle: Line) -> None:
     idle.say(Load(["demo/nothing"], "cpu"))
     refused = idle.hear()

@@ -227,12 +227,13 @@ class _Loaded:
 def _import(refs: Sequence[str]) -> dict[str, list[Definition]]:
     """Return the models by the references that name them."""
     # What is imported stays: looking for garbage in it takes a fifth of the time that torch and
-    # diffusers need.
+    # diffusers need, and again as long while the models are made.
     gc.disable()
     defer_compiler()
     try:
         return {ref: load_models(ref) for ref in refs}
     finally:
+        gc.freeze()
         gc.enable()
 
 
