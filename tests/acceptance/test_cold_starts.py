@@ -236,6 +236,11 @@ def check_what_operators_see(swell: Swell, told: dict[str, Any]) -> None:
     assert "first_task" in swell.ok("workers", "--phases")
     assert "tests/slow" in swell.ok("pools")
     assert "cold_start" in swell.ok("ledger")
+    costs = swell.json("costs", "--by", "pool")
+    assert costs["total"]["seconds"]["cold"] == pytest.approx(told["ready_s"], abs=0.01)
+    shown = swell.ok("costs")
+    assert "tests/slow" in shown
+    assert "USD/IMAGE" in shown
 
 
 def test_the_ledger_is_told_beyond_one_page(swell: Swell) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,27 @@ async def test_the_schema_is_what_all_migrations_make(connection: Any, migrated:
     found = await layout(migrated)
     assert await layout(connection) == found
     assert ("table", "tasks") in found
+
+
+async def test_a_ledger_from_before_is_added_up_and_an_earlier_backend_adds_to_the_sums(
+    connection: Any,
+) -> None:
+    columns = "id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros"
+    values = "$1, $2, 'cold_start', 'p', 'm', 'w', $3, 'r', $4, $5"
+    add = f"INSERT INTO ledger ({columns}) VALUES ({values})"
+    at = datetime(2030, 1, 1, 23, 59, 59, tzinfo=UTC)
+    await migrate(connection, CLOCK, MIGRATIONS[:5])
+    await connection.execute(add, "a-ready", at, "a", 2.5, 7)
+    await connection.execute(add, "b-ready", at + timedelta(seconds=1), "b", 4.0, None)
+    await migrate(connection, CLOCK, MIGRATIONS)
+    await connection.execute(add, "c-ready", at, "c", 1.0, 3)
+    accounts = await connection.fetch("SELECT id, seconds, micros FROM accounts WHERE id <> ''")
+    assert sorted(map(tuple, accounts)) == [("a", 2.5, 7), ("b", 4.0, 0)]
+    days = await connection.fetch("SELECT day, is_priced, seconds, micros FROM costs ORDER BY day")
+    assert list(map(tuple, days)) == [
+        (date(2030, 1, 1), True, 3.5, 10),
+        (date(2030, 1, 2), False, 4.0, 0),
+    ]
 
 
 def test_every_migration_says_what_it_is_compatible_with() -> None:

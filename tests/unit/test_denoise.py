@@ -1146,3 +1146,98 @@ def test_called_by_hand_a_decode_that_returns_a_function_gives_its_result() -> N
     fine, wrong = Late().run([Item({"steps": 2}), Item({"steps": 2, "broken": True})])
     assert fine == "picture"
     assert str(wrong) == "late"
+
+
+# Whose time it was
+
+
+class Weighed(Studio):
+    """Notes what each sample had of the device, as it ends."""
+
+    def __init__(self, model: Toy | None = None, **options: Any) -> None:
+        self.share_s: dict[str, float] = {}
+        super().__init__(model, **options)
+
+    def end(self, name: str, result: Any) -> None:
+        super().end(name, result)
+        self.share_s[name] = self.denoiser.take_share(name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 9), st.sampled_from([None, 2.0]), st.integers(0, 20)),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from([1, 2, 4]),
+)
+def test_shares_of_samples_are_the_time_that_the_device_has_worked(
+    arriving: list[tuple[int, float | None, int]], bucket: int
+) -> None:
+    model = Toy()
+    model.decode_s = 0.02
+    studio, clock = Weighed(model, bucket=bucket), model.clock
+    worked_s = 0.0
+    for number, (steps, guidance, later) in enumerate(arriving):
+        studio.add(str(number), steps=steps, guidance=guidance)
+        for _ in range(later):
+            begun_s = clock.monotonic_s()
+            studio.denoiser.boundary()
+            worked_s += clock.monotonic_s() - begun_s
+            clock.advance(0.005)  # of the host, which is nobody's
+    begun_s = clock.monotonic_s()
+    studio.finish()
+    worked_s += clock.monotonic_s() - begun_s
+    assert set(studio.share_s) == {str(number) for number in range(len(arriving))}
+    assert all(share_s > 0 for share_s in studio.share_s.values())
+    assert sum(studio.share_s.values()) == pytest.approx(worked_s)
+
+
+def test_who_draws_beside_others_pays_for_its_rows_alone() -> None:
+    studio = Weighed(bucket=4)
+    studio.add("a", steps=8)
+    studio.add("b", steps=8, guidance=2.0)
+    studio.finish()
+    assert studio.share_s["b"] == pytest.approx(2 * studio.share_s["a"])
+
+
+def test_a_sample_that_is_dropped_has_had_what_it_had() -> None:
+    studio = Weighed(bucket=1)
+    studio.add("a", steps=9)
+    studio.denoiser.boundary()
+    had_s = studio.denoiser.share_so_far("a")
+    assert had_s == pytest.approx(0.011)
+    studio.denoiser.cancel("a")
+    studio.finish()
+    assert studio.share_s == {"a": had_s}
+    assert studio.denoiser.take_share("a") == 0.0
+
+
+def test_shares_of_a_device_that_works_by_itself_are_its_time_too() -> None:
+    model = OnDevice()
+    studio = Weighed(model)
+    worked_s = 0.0
+    for number in range(40):
+        studio.add(str(number), steps=10)
+        for _ in range(12):
+            studio.denoiser.boundary()
+    studio.finish()
+    # One after another, each has ten steps and a decoding; how long these take is learnt.
+    worked_s = 40 * (10 * 0.1 + 0.3)
+    told_s = sum(studio.share_s.values())
+    assert told_s == pytest.approx(worked_s, rel=0.03)
+    later = [studio.share_s[str(number)] for number in range(10, 40)]
+    assert later == pytest.approx([1.3] * 30, rel=0.02)
+
+
+def test_shares_of_a_crowd_on_a_device_that_works_by_itself_are_its_time_too() -> None:
+    model = OnDevice()
+    studio = Weighed(model, bucket=2)
+    for number in range(60):
+        studio.add(str(number), steps=3 + number % 7)
+        for _ in range(3):
+            studio.denoiser.boundary()
+    studio.finish()
+    worked_s = 0.1 * len(model.left_s) + 0.3 * 60
+    assert sum(studio.share_s.values()) == pytest.approx(worked_s, rel=0.03)

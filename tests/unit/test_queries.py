@@ -59,6 +59,32 @@ def test_keys_of_batches_from_before_are_found_under_their_new_names() -> None:
     assert len(found) == 8 + 3
 
 
+def test_a_ledger_from_before_is_added_up() -> None:
+    scripts = [script for _, _, script in load_migrations("sqlite")]
+    day = 86_400 * 10**6
+    rows = [
+        ("a-ready", 0, "cold_start", "p", "m", "w", "a", "ready", 2.5, 7),
+        ("a-died", day, "cold_start", "p", "m", "", "a", "died", 1.0, 3),
+        ("b-ready", 1, "cold_start", "p", "m", "w", "b", "ready", 4.0, None),
+    ]
+    with sqlite3.connect(":memory:") as connection:
+        for script in scripts[:12]:
+            connection.executescript(script)
+        columns = "id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros"
+        connection.executemany(f"INSERT INTO ledger ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
+        connection.executescript(scripts[12])
+        accounts = connection.execute("SELECT * FROM accounts ORDER BY id").fetchall()
+        kept = "day, kind, pool, model, is_priced, seconds, micros"
+        days = connection.execute(f"SELECT {kept} FROM costs ORDER BY 1, 5").fetchall()
+    connection.close()
+    assert accounts == [("a", 3.5, 10), ("b", 4.0, 0)]
+    assert days == [
+        (0, "cold_start", "p", "", 0, 4.0, 0),
+        (0, "cold_start", "p", "", 1, 2.5, 7),
+        (1, "cold_start", "p", "", 1, 1.0, 3),
+    ]
+
+
 def test_every_query_compiles_against_the_schema() -> None:
     connection = sqlite3.connect(":memory:")
     connection.executescript(load_schema("sqlite"))

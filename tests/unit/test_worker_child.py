@@ -312,6 +312,33 @@ def test_inputs_with_equal_keys_as_validated_run_together(line: Line) -> None:
     assert [seen[n][:4] for n in range(5)] == [b"[3,1", b"[1,2", b"[3,1", b"[3,1", b"[1,1"]
 
 
+def test_inputs_that_run_together_share_the_time_of_the_device(line: Line) -> None:
+    orders = [Order(n, b'{"width":1}', seed=0) for n in range(3)]
+    line.say(Run(1, "test/sums", [*orders, Order(3, b'{"width":2}', seed=0, count=2)]))
+    done = {each.handle: each for each in line.result().done}
+    for n in range(3):
+        assert done[n].device_s == pytest.approx(done[n].run_s / 3)
+    assert done[0].run_s == done[1].run_s == done[2].run_s > 0
+    # Both samples of one task are its own, though the run of each counts them together.
+    assert done[3].device_s == pytest.approx(done[3].run_s / 2)
+
+
+def test_what_a_stopped_task_had_of_the_device_is_told(line: Line) -> None:
+    line.say(Run(1, "test/steps", [Order(1, b'{"n":100000000}')]))
+    assert isinstance(line.hear(), Step)
+    line.say(Stop([1]))
+    stopped, seconds = [], []
+    while True:
+        frame = line.hear()
+        if isinstance(frame, Results):
+            stopped += frame.stopped
+            seconds += frame.stopped_s
+            if frame.is_last:
+                break
+    assert stopped == [1]
+    assert seconds[0] > 0
+
+
 def test_the_samples_of_a_task_have_seeds_in_a_row_and_come_back_as_a_list(line: Line) -> None:
     line.say(Run(1, "test/sums", [Order(1, b"{}", seed=10, count=4)]))
     [done] = line.result().done
