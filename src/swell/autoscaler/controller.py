@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from swell.autoscaler.decide import Actions, End, Limits, decide
+from swell.autoscaler.ends import Ends
 from swell.autoscaler.memory import Keeping, Launch, Memory
 from swell.autoscaler.observe import Observer, Sight
 from swell.autoscaler.outlook import Observation, Plan, Relief, State
@@ -128,6 +129,7 @@ class Controller:
         self._terms = terms
         self._wake = wake
         self._keeping = Keeping(registry)
+        self._ends = Ends(registry)
         self._leading: _Leading | None = None
         self._launching: dict[str, asyncio.Task[_Result]] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -181,6 +183,7 @@ class Controller:
         leading.memory = actions.memory
         await self._act(actions)
         await self._tell(leading, sight, plan, actions)
+        await self._ends.tell(sight.crews.values())
         return True
 
     async def settled(self) -> None:
