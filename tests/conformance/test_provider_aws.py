@@ -280,6 +280,38 @@ class TestAwsProvider(OutlivingConformance, RefusingConformance):
         ]
         return found
 
+    async def test_whatever_the_options_say_is_written_as_amazon_reads_it(
+        self, provider: AwsProvider
+    ) -> None:
+        subnets = [each["SubnetId"] for each in self.ec2.describe_subnets()["Subnets"][:2]]
+        chosen = self.made(
+            zones=[],
+            subnets=subnets,
+            security_groups=["sg-0123456789abcdef0"],
+            profile="swell-worker",
+            key_name="operators",
+            disk_gib=200,
+            device="/dev/xvda",
+            strategy="capacity-optimized",
+            template={"EbsOptimized": True},
+            tags={"team": "images"},
+            spot=True,
+        )
+        [instance] = await chosen.launch(LaunchRequest(pool="p"))
+        machine = self.machine(instance.id)
+        assert {"Key": "team", "Value": "images"} in machine["Tags"]
+        assert machine["SubnetId"] in subnets
+        [template] = self.templates()
+        told = self.ec2.describe_launch_template_versions(
+            LaunchTemplateId=template["LaunchTemplateId"]
+        )["LaunchTemplateVersions"][0]["LaunchTemplateData"]
+        assert told["IamInstanceProfile"] == {"Name": "swell-worker"}
+        assert told["SecurityGroupIds"] == ["sg-0123456789abcdef0"]
+        assert told["KeyName"] == "operators"
+        assert told["EbsOptimized"] is True
+        [disk] = told["BlockDeviceMappings"]
+        assert (disk["DeviceName"], disk["Ebs"]["VolumeSize"]) == ("/dev/xvda", 200)
+
     async def test_a_machine_that_shuts_down_is_gone_and_its_rights_are_out_of_reach(
         self, provider: AwsProvider
     ) -> None:
