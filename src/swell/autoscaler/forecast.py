@@ -123,6 +123,11 @@ class Forecast(NamedTuple):
         return math.exp(sum(view.weight * (view.level + view.noise) for view in self.views))
 
     @property
+    def slope(self) -> float:
+        """Growth of the logarithm of the rate now, per second."""
+        return sum(view.weight * view.slope for view in self.views)
+
+    @property
     def is_crowd(self) -> bool:
         """Whether something has probably begun."""
         return len(self.views) > 1 and self.views[1].weight > 0.5

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from swell.autoscaler.forecast import NOISE, NOISE_S, Forecast
 from swell.autoscaler.outlook import Demand
+from swell.autoscaler.seasonal import Habit, growth
 
 __all__ = ["CALM_SHARE", "Need", "Terms", "headroom", "need"]
 
@@ -48,12 +49,16 @@ class Terms(NamedTuple):
         score: How many standard deviations above the mean demand is met; see `headroom`.
         lead_s: How long a start takes.
         keep_s: How long a worker may stand idle before a new start would have been cheaper.
+        at: Now, in seconds since 1970.
+        habit: How demand usually grows.
     """
 
     wait_s: float
     score: float
     lead_s: float
     keep_s: float
+    at: float
+    habit: Habit
 
 
 class Need(NamedTuple):
@@ -115,7 +120,7 @@ def need(
     """
     lead_s, far_s = terms.lead_s, max(terms.lead_s, terms.keep_s)
     times = [lead_s * point / _POINTS for point in range(_POINTS + 1)]
-    logs = _logs(known, demand, [*times, far_s] if far_s > lead_s else times, usual_every_s)
+    logs = _logs(known, demand, terms, [*times, far_s] if far_s > lead_s else times, usual_every_s)
     rates = [math.exp(mean) for mean, _ in logs[: _POINTS + 1]]
     queue, wait_s = _queue(demand.waiting, rates, lead_s, ready, coming)
     mean, spread = logs[_POINTS]
@@ -153,12 +158,21 @@ def _moves(known: Forecast | None, lead_s: float, keep_s: float) -> float:
 
 
 def _logs(
-    known: Forecast | None, demand: Demand, times: Sequence[float], usual_every_s: float
+    known: Forecast | None,
+    demand: Demand,
+    terms: Terms,
+    times: Sequence[float],
+    usual_every_s: float,
 ) -> list[tuple[float, float]]:
     """Return mean and standard deviation of the logarithm of the rate at these times."""
     if known is None:
         return [(math.log(_LEAST_RATE), 0.0) for _ in times]
     logs = [known.log_rate(each) for each in times]
+    if terms.habit.trust > 0.0:
+        # What usually grows now and does not yet.
+        slope = max(0.0, known.slope)
+        more = [max(0.0, growth(terms.habit, terms.at, each) - slope * each) for each in times]
+        logs = [(mean + extra, spread) for (mean, spread), extra in zip(logs, more, strict=True)]
     if len(demand.usual) < 2:
         return logs
     now = math.exp(logs[0][0])

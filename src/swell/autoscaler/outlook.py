@@ -144,6 +144,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     needs: Mapping[str, Sequence[tuple[float, float]]] = {}
     #: Model → numbers that the forecast remembers, by name.
     forecasts: Mapping[str, Mapping[str, float]] = {}
+    #: Model → what is usual at each time of the day, as `seasonal` remembers it.
+    habits: Mapping[str, Sequence[float]] = {}
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

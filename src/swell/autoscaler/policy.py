@@ -10,7 +10,7 @@ from swell.autoscaler import reasons
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, Relief, State
 from swell.autoscaler.policy_settings import PolicySettings
 from swell.autoscaler.relief import relief
-from swell.autoscaler.requirement import Requirement, remembered, requirements
+from swell.autoscaler.requirement import Requirement, habits, remembered, requirements
 from swell.autoscaler.sizing import Wish, wishes
 from swell.autoscaler.spending import affordable, hour_limit_micros
 from swell.autoscaler.supply import Supply, supply
@@ -52,7 +52,11 @@ def plan(observation: Observation, settings: PolicySettings, state: State) -> Pl
             *(reasons.of_model(each) for each in models),
             *(reasons.of_pool(pool, wish) for pool, wish in pairs),
         ],
-        state=State(since=since, forecasts=remembered(models, state, observation.at)),
+        state=State(
+            since=since,
+            forecasts=remembered(models, state, observation.at),
+            habits=habits(models, state),
+        ),
     )
 
 

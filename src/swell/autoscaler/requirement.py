@@ -12,9 +12,10 @@ from swell.autoscaler.forecast import Forecast, follow, forecast, remember
 from swell.autoscaler.need import CALM_SHARE, Need, Terms, headroom, need
 from swell.autoscaler.outlook import Demand, Observation, State
 from swell.autoscaler.policy_settings import PolicySettings
+from swell.autoscaler.seasonal import Habit, habit, known, learn
 from swell.autoscaler.supply import Supply
 
-__all__ = ["Requirement", "remembered", "requirements"]
+__all__ = ["Requirement", "habits", "remembered", "requirements"]
 
 #: The headroom is corrected by what turns out late: by so many deviations for each second.
 _CORRECTED: Final = 5e-5
@@ -36,6 +37,7 @@ class Requirement(NamedTuple):
         demand: What was seen.
         pools: Which pools can draw it, as places in their order.
         known: What is expected.
+        habit: How it usually grows.
         extra: By how many deviations the headroom was corrected.
         seen_at: When it was asked for last, in seconds since 1970.
         terms: What is asked of it.
@@ -48,6 +50,7 @@ class Requirement(NamedTuple):
     demand: Demand
     pools: tuple[int, ...]
     known: Forecast | None
+    habit: Habit
     extra: float
     seen_at: float
     terms: Terms
@@ -69,9 +72,12 @@ def requirements(
     ]
     shares = _shares(demands, forecasts, pools)
     found = []
-    for demand, known, own in zip(demands, forecasts, shares, strict=True):
+    for demand, expected, own in zip(demands, forecasts, shares, strict=True):
         memory = state.forecasts.get(demand.model, {})
-        looking = _Looking(demand, known, own, pools, settings, observation)
+        usual = habit(state.habits.get(demand.model, ()))
+        if expected is not None:
+            usual = learn(usual, seen_at, math.log(expected.rate))
+        looking = _Looking(demand, expected, usual, own, pools, settings, observation)
         found.append(looking.at(memory))
     return found
 
@@ -92,6 +98,13 @@ def remembered(
         numbers["looked_at"] = at
         memory[each.demand.model] = numbers
     return memory
+
+
+def habits(models: Sequence[Requirement], state: State) -> dict[str, Sequence[float]]:
+    """Return what is to be remembered of how each model's demand usually grows."""
+    before = state.habits
+    kept = {name: before[name] for name in before if name in state.forecasts}
+    return kept | {each.demand.model: known(each.habit) for each in models if each.known}
 
 
 def _shares(
@@ -127,12 +140,13 @@ class _Looking:
         self,
         demand: Demand,
         known: Forecast | None,
+        usual: Habit,
         own: Sequence[tuple[int, float]],
         pools: Sequence[Supply],
         settings: PolicySettings,
         observation: Observation,
     ) -> None:
-        self._demand, self._known, self._own = demand, known, own
+        self._demand, self._known, self._own, self._habit = demand, known, own, usual
         self._pools, self._settings, self._seen = pools, settings, observation
         self._wait_s = settings.wait_s if demand.wait_s is None else demand.wait_s
 
@@ -152,6 +166,7 @@ class _Looking:
             demand=demand,
             pools=tuple(at for at, _ in self._own),
             known=self._known,
+            habit=self._habit,
             extra=extra,
             seen_at=seen_at,
             terms=terms,
@@ -204,6 +219,8 @@ class _Looking:
             score=max(0.0, min(_MOST_SCORE, score)),
             lead_s=lead_s,
             keep_s=pool.keep_s if pool else lead_s,
+            at=self._seen.at,
+            habit=self._habit,
         )
 
     def _able(self, lead_s: float) -> tuple[float, float]:

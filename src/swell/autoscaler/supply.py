@@ -12,6 +12,9 @@ __all__ = ["Boots", "Supply", "supply", "time_left_s"]
 #: A worker that is started is used for about so long, in seconds.
 USED_S: Final = 3600.0
 
+#: A start that takes longer than nearly all others will take so much of its delay again.
+_OVERDUE: Final = 0.5
+
 _NORMAL: Final = NormalDist()
 _P95: Final = 1.6449
 #: Starts spread at least so much, as a logarithm: nothing is known better.
@@ -92,7 +95,8 @@ def supply(view: PoolView) -> Supply:
 def time_left_s(age_s: float, p50_s: float, p95_s: float) -> float:
     """Return how long a start that has taken so long will probably take still: the median.
 
-    Starts are log-normal. One that has taken longer than all others is expected to take the longer.
+    Starts are log-normal. One that has taken longer than nearly all others is expected to take the
+    longer still.
 
     Args:
         age_s: How long it has taken.
@@ -104,4 +108,4 @@ def time_left_s(age_s: float, p50_s: float, p95_s: float) -> float:
         return p50_s - age_s
     over = min(0.9999, _NORMAL.cdf(math.log(age_s / p50_s) / spread))
     expected_s = p50_s * math.exp(spread * _NORMAL.inv_cdf((1.0 + over) / 2.0))
-    return max(_LEAST_START_S, expected_s - age_s)
+    return max(_LEAST_START_S, expected_s - age_s, _OVERDUE * (age_s - p95_s))
