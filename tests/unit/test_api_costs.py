@@ -391,6 +391,25 @@ async def test_attempts_that_were_lost_with_their_worker_have_failed(world: Worl
     assert (await totals(world))["failed"] == (6.0, 6_000)
 
 
+@pytest.mark.parametrize("error", [Unavailable("the disk is full"), RuntimeError("a fault")])
+async def test_what_cannot_be_charged_stops_no_sweep(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    worker = await register(world)
+    task = await world.create()
+    await world.lease(worker)
+
+    async def refuse(entries: list[LedgerEntry]) -> list[bool]:
+        raise error
+
+    monkeypatch.setattr(world.service.registry, "charge", refuse)
+    world.clock.advance(100.0)
+    assert await sweep(world.service) == 1
+    assert (await show(world, task["id"]))["state"] == "queued"
+    assert (await metrics(world))['swell_tasks_swept_total{what="lost"}'] == 1
+    assert (await metrics(world))['swell_duty_failures_total{duty="costs"}'] >= 1
+
+
 async def test_restarts_and_switches_are_wasted(world: World) -> None:
     worker = await register(world, cold(30.0))
     world.clock.advance(20.0)
@@ -537,6 +556,7 @@ async def test_costs_are_told_of_the_days_that_are_asked_for(world: World) -> No
     [
         ("?from=2030-02-01&to=2030-01-01", "exchange them"),
         ("?from=2028-01-01&to=2030-01-01", "more than 366 days"),
+        ("?by=user&from=2030-01-01&to=2030-03-01", "more than 31 days"),
         ("?from=yesterday", "/from"),
         ("?by=mood", "/by"),
     ],

@@ -2,6 +2,7 @@
 operators are told what was paid for what.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 from typing import Final
@@ -51,8 +52,10 @@ _OTHERS_S: Final = 1.5 * SUMS_EVERY_S
 #: Alarms, in hundredths of the budget.
 ALARMS: Final = (50, 80, 100)
 
-#: So many days at most are told at once, and so many names.
+#: So many days at most are told at once.
 MOST_DAYS: Final = 366
+#: By user, of whom there may be many, fewer.
+MOST_DAYS_OF_USERS: Final = 31
 _USUAL_DAYS: Final = 30
 
 
@@ -388,13 +391,15 @@ async def show_costs(service: Service, call: Call) -> Reply:
     since = query.since or until - timedelta(days=_USUAL_DAYS - 1)
     if since > until:
         raise InvalidInput(f"from ({since}) is after to ({until}): exchange them")
-    if (until - since).days >= MOST_DAYS:
-        raise InvalidInput(
-            f"from {since} to {until} are more than {MOST_DAYS} days: ask for fewer at a time"
-        )
     by = By(query.by)
+    most = MOST_DAYS_OF_USERS if by is By.USER else MOST_DAYS
+    if (until - since).days >= most:
+        raise InvalidInput(
+            f"from {since} to {until} are more than {most} days: ask for fewer at a time"
+        )
     rows = await service.registry.costs(since, until, users=by is By.USER)
-    found = costs_by(rows, by)
+    # Of many users that takes a while, in which others are to be answered.
+    found = await asyncio.to_thread(costs_by, rows, by)
     names = sorted(found, key=lambda name: _place(by, name, found))
     shown, others = names[: query.limit], names[query.limit :]
     price = service.settings.api_image_micros

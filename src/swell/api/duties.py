@@ -381,12 +381,12 @@ async def sweep(service: Service) -> int:
         if over:
             await service.bus.tell([News(kind=NewsKind.STOP, ids=over)])
     service.fleet.release([(task.id, task.attempt) for task in taken])
-    await _charge_taken(service, tasks, taken)
     for task in tasks:
         _count_swept(service, task)
         if task.state.is_terminal:
             service.count_end(task)
     await service.changed(tasks)
+    await _charge_taken(service, tasks, taken)
     return len(tasks)
 
 
@@ -399,6 +399,9 @@ async def _charge_taken(service: Service, tasks: Sequence[Task], taken: Sequence
     except SwellError as error:
         service.metrics.duty_failed("costs")
         _log.warning("attempts that were lost cannot be charged", detail=error.detail)
+    except Exception:
+        service.metrics.duty_failed("costs")
+        _log.exception("attempts that were lost cannot be charged")
 
 
 def _count_swept(service: Service, task: Task) -> None:
