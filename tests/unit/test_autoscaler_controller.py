@@ -88,7 +88,7 @@ async def test_a_launch_whose_answer_was_lost_with_its_controller_is_not_made_tw
     # It dies before it hears what came of that.
     await yard.controller.settled()
     yard.controller = yard.another("two")
-    yard.clock.advance(21)  # until the duty is free
+    yard.clock.advance(11)  # until the duty is free
     await yard.step()
     await yard.step()
     assert len(await yard.living()) == 2

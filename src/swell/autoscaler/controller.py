@@ -39,8 +39,8 @@ Policy = Callable[[Observation, State], Plan]
 DUTY: Final = "autoscaler"
 
 #: A leader that dies is replaced after so long, in seconds; it renews its duty far more often.
-_LEASE_S: Final = 20.0
-_RENEW_S: Final = 4.0
+_LEASE_S: Final = 10.0
+_RENEW_S: Final = 2.5
 
 #: A provider must take a launch, or an order to end, within so long, in seconds.
 _LAUNCH_S: Final = 300.0

@@ -52,6 +52,9 @@ _LEAST_BOOT_S: Final = 60.0
 
 _HOUR_S: Final = 3600.0
 
+#: What should have been gone so long ago, and was not seen to end, is forgotten, in seconds.
+_FORGOTTEN_S: Final = 86_400.0
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -245,10 +248,14 @@ class _Deciding:
         )
 
     def _forget_judged(self) -> None:
-        listed = {machine.id for crew in self._sight.crews.values() for machine, _ in crew.ended}
+        """Forget machines that no provider lists any more."""
+        crews = self._sight.crews.values()
+        listed = {machine.id for crew in crews for machine, _ in crew.ended}
         judged = tuple(each for each in self.memory.judged if each in listed)
-        if judged != self.memory.judged:
-            self.memory = msgspec.structs.replace(self.memory, judged=judged)
+        long_ago = self._now - _FORGOTTEN_S
+        ending = {each: at for each, at in self.memory.ending.items() if at > long_ago}
+        if judged != self.memory.judged or len(ending) < len(self.memory.ending):
+            self.memory = msgspec.structs.replace(self.memory, judged=judged, ending=ending)
 
     def _take_notices(self, pool: Pool, crew: Crew) -> None:
         """Let those go that are about to be taken back, in time to hand over what they hold."""

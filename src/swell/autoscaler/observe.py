@@ -196,7 +196,7 @@ class Observer:
             observation=observation,
             crews=crews,
             held=None if work is None else work.held,
-            notices=[each for parts in self._parts.values() for each in parts.notices.value],
+            notices=self._notices(),
             times=times,
             models=models,
             stale_notes=stale(self._notes.value, now),
@@ -225,6 +225,11 @@ class Observer:
         )
         if parts.is_seen:
             await parts.notices.look(pool.provider.notices, now_s)
+
+    def _notices(self) -> list[Notice]:
+        """Return what is about to be taken back; several pools may hear of the same."""
+        told = [each for parts in self._parts.values() for each in parts.notices.value]
+        return list({each.instance_id: each for each in told}.values())
 
     def _is_due(self, part: _Part[list[T]], now_s: float) -> bool:
         # What is not there yet is waited for.
