@@ -7,6 +7,7 @@ A command's module is imported when the command is asked for, so that `swell tas
 for a web server to be imported.
 """
 
+import gc
 import sys
 from importlib import import_module
 from importlib.metadata import version as version_of
@@ -97,4 +98,8 @@ def _swell(
 
 def main() -> None:
     """Run the command line of this process."""
-    app()
+    try:
+        app()
+    finally:
+        # The interpreter looks for garbage before it ends, in all that goes with it anyway.
+        gc.freeze()
