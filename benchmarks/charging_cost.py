@@ -1,0 +1,100 @@
+"""What does charging add to a task: in sums, as where a pool has no price, and with a row each?
+
+CPU time, the least of many repeats, since a busy machine only ever adds to it. Compare it with what
+a task costs in all (`cpu_per_task.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import timeit
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+
+from machine import folder, report
+from swell.api import workers
+from swell.api.charges import Charges
+from swell.api.metrics import Metrics
+from swell.clock import SystemClock
+from swell.dispatch import Report
+from swell.registry import WorkerInfo
+from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+from swell.task import NewTask, Settlement, Succeeded, Task, Timings, accept, new_id
+
+CLOCK = SystemClock()
+IN_A_REPORT = 8
+WRITTEN = 4_000
+
+
+def some_tasks(n: int) -> tuple[list[Task], Report]:
+    """Return tasks that have run, and how their worker tells of it."""
+    now = CLOCK.now()
+    new = NewTask(model="demo/noop", queue="demo/noop", input=msgspec.Raw(b"{}"), key_id="k" * 16)
+    tasks = [accept(new, task_id=new_id(now), now=now) for _ in range(n)]
+    outcome = Succeeded(timings=Timings(run_s=1e-4))
+    told = [Settlement(task_id=task.id, attempt=1, token="t", outcome=outcome) for task in tasks]
+    return tasks, Report(worker_id="w", settlements=told)
+
+
+def charged(service: Any, info: WorkerInfo, tasks: list[Task], told: Report) -> None:
+    """What a report adds to."""
+    told = workers._with_costs(service, info, told)
+    workers._charge(service, info, told.settlements, tasks)
+
+
+def noting_us(service: Any, info: WorkerInfo) -> float:
+    tasks, told = some_tasks(IN_A_REPORT)
+    n = 2_000
+    seconds = min(
+        timeit.repeat(
+            lambda: charged(service, info, tasks, told),
+            setup=service.charges._entries.clear,
+            timer=time.process_time,
+            number=n,
+            repeat=15,
+        )
+    )
+    service.charges._entries.clear()
+    return 1e6 * seconds / n / IN_A_REPORT
+
+
+async def writing_us(service: Any, info: WorkerInfo) -> float:
+    best = float("inf")
+    for _ in range(7):
+        charged(service, info, *some_tasks(WRITTEN))
+        begun_s = time.process_time()
+        await service.charges.keep()
+        best = min(best, time.process_time() - begun_s)
+    return 1e6 * best / WRITTEN
+
+
+async def measure() -> dict[str, float]:
+    with folder("charging") as path:
+        database = SqliteDatabase.open(path / "swell.db", CLOCK)
+        charges = Charges(SqliteRegistry(database), CLOCK, Metrics())
+        fleet = SimpleNamespace(held_attempt=lambda task_id: 1)
+        service = SimpleNamespace(clock=CLOCK, charges=charges, fleet=fleet)
+        now = CLOCK.now()
+        free = WorkerInfo(
+            id="w" * 32, name="w", pool="p", models={}, registered_at=now, seen_at=now
+        )
+        priced = msgspec.structs.replace(free, hour_micros=3_600_000)
+        found = {
+            "sum_us": noting_us(service, free),
+            "row_us": noting_us(service, priced),
+            "row_written_us": await writing_us(service, priced),
+        }
+        await database.close()
+    return found
+
+
+def main() -> None:
+    found = asyncio.run(measure())
+    report(found["sum_us"], {name: round(us, 2) for name, us in found.items()})
+
+
+if __name__ == "__main__":
+    main()
