@@ -586,3 +586,53 @@ def test_settings_that_mean_nothing_are_refused(share: float) -> None:
         msgspec.convert({"late_share": share}, PolicySettings)
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"latte_share": 0.1}, PolicySettings)
+
+
+# --- what was told is wrong ---
+
+
+def worked(real: float, told: float, minutes: int = 90) -> list[int]:
+    """How many workers there are each minute if they are faster or slower than was told."""
+    wanted, state, ready, waiting = PolicySettings(), State(), 80, 0.0
+    boots: list[float] = []
+    course = []
+    for tick in range(6 * minutes):
+        ready += sum(age >= 180.0 for age in boots)
+        boots = [age + 10.0 for age in boots if age < 180.0]
+        waiting = max(0.0, waiting + 400.0 - ready * real * 10.0)
+        busy = min(ready, math.ceil(40.0 / real + waiting))
+        seen = steady(40.0, ready, busy, waiting, rates={MODEL: told}, booting=boots)
+        demand = msgspec.structs.replace(seen.demands[0], oldest_s=waiting / 40.0)
+        found = plan(
+            msgspec.structs.replace(later(seen, 10.0 * tick), demands=[demand]), wanted, state
+        )
+        state, decided = found.state, found.pools["a"]
+        boots = sorted(boots, reverse=True)[: len(boots) - decided.cancel_boots]
+        boots += [0.0] * decided.launch
+        ready -= decided.drain
+        course.append(ready)
+    return course[::6]
+
+
+@pytest.mark.parametrize("told", [0.5, 1.0, 0.25])
+def test_how_fast_workers_really_are_is_learnt(told: float) -> None:
+    course = worked(0.5, told)
+    assert 80 <= course[-1] <= 95
+    assert len(set(course[-15:])) <= 5
+
+
+def test_one_worker_that_is_busy_by_chance_does_not_count_as_slow() -> None:
+    wanted, state = PolicySettings(), State()
+    for tick in range(600):
+        is_busy = tick % 12 == 0
+        demand = Demand(
+            model=MODEL,
+            waiting=1.0 if is_busy else 0.0,
+            leased=1.0 if is_busy else 0.0,
+            minutes=[1.0] * 16,
+            tens=[0.0, 0.0, 1.0] if is_busy else [0.0, 1.0, 0.0],
+        )
+        seen = steady(ready=1, busy=int(is_busy))
+        seen = msgspec.structs.replace(later(seen, 10.0 * tick), demands=[demand])
+        state = plan(seen, wanted, state).state
+    assert abs(state.forecasts[MODEL]["speed"]) < 0.2

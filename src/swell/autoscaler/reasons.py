@@ -29,6 +29,8 @@ def of_model(model: Requirement) -> Reason:
         f"{need.rate:.3g} samples/s come, {need.ahead:.3g} are expected in {terms.lead_s:.0f} s, "
         f"{need.up:.3g} are prepared for"
     )
+    if model.believed != 1.0:
+        tail += f" by workers that are {model.believed:.2f} times as fast as was told"
     if need.queue > 0.5 * terms.wait_s * need.ahead + 1.0:
         return Reason(name, "backlog", f"{tail}: {need.queue:.0f} samples will still wait then.")
     if need.growing:

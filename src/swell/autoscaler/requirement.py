@@ -24,6 +24,12 @@ _MOST_APART_S: Final = 60.0
 _MOST_SCORE: Final = 3.0
 #: A quicker pool bridges until the cheapest has started, if it starts in less than this share.
 _QUICKER: Final = 0.7
+#: How fast workers really are is learnt within so many seconds, believed if it differs by more than
+#: so much from what was told, and to no more than so much; both as logarithms.
+_SPEED_S: Final = 600.0
+_TOLERATED: Final = 0.2
+_MOST_SPEED: Final = 1.0
+_FEW: Final = 5.0
 #: That many arrivals expected before a worker would have paid for its start are certain enough.
 _CERTAIN: Final = 3.0
 #: Of a model of which nobody has asked anything for so long, nothing is remembered, in seconds.
@@ -38,6 +44,7 @@ class Requirement(NamedTuple):
         pools: Which pools can draw it, as places in their order.
         known: What is expected.
         habit: How it usually grows.
+        speed: How many times as fast workers have proved to be as was told, as a logarithm.
         extra: By how many deviations the headroom was corrected.
         seen_at: When it was asked for last, in seconds since 1970.
         terms: What is asked of it.
@@ -51,6 +58,7 @@ class Requirement(NamedTuple):
     pools: tuple[int, ...]
     known: Forecast | None
     habit: Habit
+    speed: float
     extra: float
     seen_at: float
     terms: Terms
@@ -58,6 +66,11 @@ class Requirement(NamedTuple):
     bridge: float
     able: float
     is_idle: bool
+
+    @property
+    def believed(self) -> float:
+        """By what told rates are multiplied."""
+        return _believed(self.speed)
 
 
 def requirements(
@@ -94,10 +107,16 @@ def remembered(
     for each in models:
         numbers = remember(each.known) if each.known else {}
         numbers["extra"] = each.extra
+        numbers["speed"] = each.speed
+        numbers["waiting"] = each.demand.waiting
         numbers["seen_at"] = each.seen_at
         numbers["looked_at"] = at
         memory[each.demand.model] = numbers
     return memory
+
+
+def _believed(speed: float) -> float:
+    return math.exp(speed) if abs(speed) > _TOLERATED else 1.0
 
 
 def habits(models: Sequence[Requirement], state: State) -> dict[str, Sequence[float]]:
@@ -154,6 +173,8 @@ class _Looking:
         """Return what it needs."""
         demand, at = self._demand, self._seen.at
         extra = self._corrected(memory)
+        speed = self._speed(memory)
+        self._own = [(at, rate * _believed(speed)) for at, rate in self._own]
         seen_at = max(memory.get("seen_at", at), self._last_asked(at))
         long, quick = self._leads()
         terms = self._terms(long, extra)
@@ -167,6 +188,7 @@ class _Looking:
             pools=tuple(at for at, _ in self._own),
             known=self._known,
             habit=self._habit,
+            speed=speed,
             extra=extra,
             seen_at=seen_at,
             terms=terms,
@@ -197,6 +219,32 @@ class _Looking:
         late = 1.0 if self._demand.oldest_s > self._wait_s else 0.0
         extra += _CORRECTED * passed_s * (late - CALM_SHARE * self._settings.late_share)
         return max(-_MOST_SCORE, min(_MOST_SCORE, extra))
+
+    def _speed(self, memory: Mapping[str, float]) -> float:
+        """Return how many times as fast as was told workers are, as a logarithm.
+
+        What left the queue is held against what those that were busy should have drawn. Where some
+        are idle, only that they are faster can be seen: slow ones may just not have been full.
+        """
+        demand, speed = self._demand, memory.get("speed", 0.0)
+        passed_s = self._seen.at - memory.get("looked_at", self._seen.at)
+        if not 0.0 < passed_s <= _MOST_APART_S or not demand.tens:
+            return speed
+        came = sum(demand.tens) / (10.0 * len(demand.tens))
+        drawn = came - (demand.waiting - memory.get("waiting", 0.0)) / passed_s
+        busy = sum(self._pools[at].view.busy for at, _ in self._own)
+        told = sum(self._pools[at].view.busy * rate for at, rate in self._own)
+        if drawn <= 0.0 or told <= 0.0:
+            return speed
+        seen = max(-2.0 * _MOST_SPEED, min(2.0 * _MOST_SPEED, math.log(drawn / told)))
+        is_full = demand.oldest_s > self._wait_s and busy >= sum(
+            self._pools[at].view.ready for at, _ in self._own
+        )
+        if seen < min(speed, 0.0) and not is_full:
+            return speed
+        # What few do may be chance.
+        gain = min(1.0, passed_s / _SPEED_S) * busy / (busy + _FEW)
+        return max(-_MOST_SPEED, min(_MOST_SPEED, speed + gain * (seen - speed)))
 
     def _leads(self) -> tuple[Supply | None, Supply | None]:
         """Return the pool that would be asked for more, and a quicker one that could bridge."""

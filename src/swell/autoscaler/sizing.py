@@ -130,7 +130,8 @@ class _Sizing:
     ) -> None:
         self._models, self._pools, self._settings = models, pools, settings
         self._rates = [
-            [pool.view.rates.get(each.demand.model, 0.0) for each in models] for pool in pools
+            [pool.view.rates.get(each.demand.model, 0.0) * each.believed for each in models]
+            for pool in pools
         ]
         self._pooled = _pooled(models)
         self._lasting = [
