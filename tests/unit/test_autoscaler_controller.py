@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import pairwise
 
@@ -359,22 +360,58 @@ async def test_a_machine_that_has_no_worker_in_time_is_ended_and_replaced() -> N
 
 
 async def test_a_machine_whose_worker_is_silent_is_replaced_and_then_ended() -> None:
-    yard = await grown(2)
+    yard = await grown(2, limits=Limits(silent_s=100))
     silent, other = await yard.registry.workers()
-    for _ in range(15):
+
+    async def pass_by(looks: int) -> None:
+        for _ in range(looks):
+            yard.clock.advance(3)
+            await yard.registry.touch_workers([other.id], yard.clock.now())
+            await tell_only(yard)
+            await yard.controller.step()
+            await yard.controller.settled()
+
+    await pass_by(15)
+    assert len(await yard.living()) == 3, "it does not count, and is not ended yet"
+    await pass_by(25)
+    assert silent.instance not in await yard.living()
+
+
+async def test_after_a_pause_of_the_store_nobody_was_silent() -> None:
+    yard = await grown(2)
+    yard.clock.advance(600)
+    for _ in range(4):
         yard.clock.advance(3)
-        await yard.registry.touch_workers([other.id], yard.clock.now())
-        yard.held = {}
-        await tell_only(yard)
+        await tell_only(yard)  # backends tell, and have not heard of anybody yet
         await yard.controller.step()
         await yard.controller.settled()
-    assert len(await yard.living()) == 3, "it does not count, and is not ended yet"
-    yard.clock.advance(300)
-    await yard.registry.touch_workers([other.id], yard.clock.now())
-    await tell_only(yard)
-    await yard.controller.step()
-    await yard.controller.settled()
-    assert silent.instance not in await yard.living()
+    assert (await yard.status()).pools[0].ready == 2
+    assert len(yard.provider.launches) == 1
+
+
+async def test_a_machine_that_should_have_gone_long_ago_is_told_again() -> None:
+    yard = await a_yard()
+    provider = Stubborn(yard.clock)
+    yard.pools = (a_pool(provider, drain_s=10.0),)
+    yard.controller = yard.another("one")
+    await yard.submit(1)
+    await yard.step()
+    await yard.finish()
+    for _ in range(60):
+        await yard.step()
+    graces = [grace_s for _, grace_s in provider.told]
+    assert graces[0] == 10.0
+    assert graces[1:], "it is told again"
+    assert set(graces[1:]) == {0.0}
+
+
+async def test_those_at_work_are_told_from_the_idle() -> None:
+    yard = await grown(2)
+    first, _ = await yard.registry.workers()
+    yard.held = {first.id: 3}
+    await yard.step()
+    [pool] = (await yard.status()).pools
+    assert (pool.ready, pool.busy) == (2, 1)
 
 
 async def test_when_all_backends_are_silent_no_worker_counts_as_lost() -> None:
@@ -605,6 +642,17 @@ class Broken(MemoryProvider):
     async def launch(self, request: LaunchRequest) -> list[Instance]:
         self.tokens.append(request.token)
         raise ConnectionResetError
+
+
+class Stubborn(MemoryProvider):
+    """Ends nothing, whatever it is told."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.told: list[tuple[str, float]] = []
+
+    async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
+        self.told += [(each, grace_s) for each in instance_ids]
 
 
 class Stingy(MemoryProvider):

@@ -47,7 +47,7 @@ def crew_of(
     instances: Iterable[Instance],
     workers: Iterable[WorkerInfo],
     *,
-    heard_since: datetime,
+    silent: Collection[str] = (),
     told_to_end: Collection[str] = (),
 ) -> Crew:
     """Return who is who.
@@ -56,7 +56,7 @@ def crew_of(
         pool: Which one.
         instances: Of the pool, those that have ended included.
         workers: Of any pool, those that have gone included.
-        heard_since: A worker that was heard of last before that is silent.
+        silent: Workers that are not heard of.
         told_to_end: Machines that were told to end, whatever the provider says of them.
     """
     machines = {each.id: each for each in instances}
@@ -65,7 +65,7 @@ def crew_of(
     )
     # One that has registered again is the same worker.
     last = {each.instance: each for each in own if each.instance}
-    ready, draining, silent, orphaned = [], [], [], []
+    ready, draining, unheard, orphaned = [], [], [], []
     for each in own:
         if each.gone_at is not None:
             continue
@@ -73,8 +73,8 @@ def crew_of(
         is_last = not each.instance or last[each.instance].id == each.id
         if not is_last or (machine is not None and machine.state is InstanceState.ENDED):
             orphaned.append(each)
-        elif each.seen_at < heard_since:
-            silent.append(each)
+        elif each.id in silent:
+            unheard.append(each)
         elif each.draining or _is_told(machine, told_to_end):
             draining.append(each)
         else:
@@ -83,7 +83,7 @@ def crew_of(
         _machines(machines, last, told_to_end),
         ready=ready,
         draining=draining,
-        silent=silent,
+        silent=unheard,
         orphaned=orphaned,
     )
 

@@ -7,7 +7,6 @@ here ends work that runs: workers are told to finish, and machines end when thei
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
 import msgspec
@@ -311,8 +310,10 @@ class _Deciding:
             self._sweep_silent(pool, crew)
 
     def _sweep_silent(self, pool: Pool, crew: Crew) -> None:
-        silent_since = self._sight.as_of - timedelta(seconds=self._limits.silent_s)
-        gone = [each for each in crew.silent if each.instance and each.seen_at < silent_since]
+        silence, silent_s = self._sight.silence, self._limits.silent_s
+        gone = [
+            each for each in crew.silent if each.instance and silence.get(each.id, 0.0) > silent_s
+        ]
         for worker in gone:
             self.forget.append(worker)
             self._end(pool, worker.instance, _SHORT_S)

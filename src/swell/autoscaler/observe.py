@@ -5,9 +5,9 @@ are compared with each other, never with this one's.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, Generic, TypeVar
 
 import structlog
@@ -35,6 +35,9 @@ T = TypeVar("T")
 
 #: Whatever is asked must answer within so long, in seconds.
 _PATIENCE_S: Final = 10.0
+
+#: A longer time between two words of the backends is a pause of theirs, in seconds.
+_GAP_S: Final = 5.0
 
 #: Startups are read so often, and cards, in seconds: there are many, and they change slowly.
 _SLOWLY_S: Final = 20.0
@@ -68,6 +71,8 @@ class Sight:
     crews: Mapping[str, Crew]
     #: Worker → tasks that it holds; None where no backend has told.
     held: Mapping[str, int] | None
+    #: Worker → for how long it was not heard of while others were, in seconds.
+    silence: Mapping[str, float]
     notices: Sequence[Notice]
     times: Mapping[str, StartTimes]
     #: Pool → models that it can draw, as far as that is known.
@@ -157,6 +162,9 @@ class Observer:
             for pool in pools
         }
         self._work = _Work()
+        #: Worker → when it was heard of, and for how long not since then; and when that was told.
+        self._silence: dict[str, tuple[datetime, float]] = {}
+        self._told_at: datetime | None = None
 
     async def look(self, memory: Memory) -> Sight | None:
         """Return what there is to see; None as long as store or registry were never seen.
@@ -169,7 +177,10 @@ class Observer:
         if None in (self._depths.seen_s, self._workers.seen_s):
             return None
         work = self._hear(now_s)
-        crews = {pool.name: self._crew(pool, memory, work, now) for pool in self._pools}
+        self._listen(work)
+        silence = {each: silent_s for each, (_, silent_s) in self._silence.items() if silent_s > 0}
+        silent = {each for each, silent_s in silence.items() if silent_s > self._timing.lost_s}
+        crews = {pool.name: self._crew(pool, memory, silent) for pool in self._pools}
         models = {pool.name: self._models(pool, memory) for pool in self._pools}
         times = {pool.name: self._times(pool, crews[pool.name], now) for pool in self._pools}
         rates = {
@@ -196,6 +207,7 @@ class Observer:
             observation=observation,
             crews=crews,
             held=None if work is None else work.held,
+            silence=silence,
             notices=self._notices(),
             times=times,
             models=models,
@@ -248,14 +260,31 @@ class Observer:
             seen.append(self._work.new_s)
         return max(0.0, now_s - min(seen))
 
-    def _crew(self, pool: Pool, memory: Memory, work: Workload | None, now: datetime) -> Crew:
-        # Silent is who was not heard of while others were, by the clock of the backends.
-        as_of = now if work is None else work.at
+    def _listen(self, work: Workload | None) -> None:
+        """Note for how long each worker was not heard of, while backends told of others.
+
+        By the clock of the backends, and a gap in what they tell says nothing: after a pause of the
+        store all workers look as if they had been silent.
+        """
+        told_at = None if work is None else work.at
+        passed_s = 0.0
+        if told_at is not None and self._told_at is not None:
+            passed_s = min(_GAP_S, max(0.0, (told_at - self._told_at).total_seconds()))
+        self._told_at = told_at
+        silence = {}
+        for each in self._workers.value:
+            if each.gone_at is None:
+                seen_at, silent_s = self._silence.get(each.id, (each.seen_at, 0.0))
+                is_same = seen_at == each.seen_at
+                silence[each.id] = (each.seen_at, silent_s + passed_s if is_same else 0.0)
+        self._silence = silence
+
+    def _crew(self, pool: Pool, memory: Memory, silent: Collection[str]) -> Crew:
         return crew_of(
             pool.name,
             self._parts[pool.name].instances.value,
             self._workers.value,
-            heard_since=as_of - timedelta(seconds=self._timing.lost_s),
+            silent=silent,
             told_to_end=memory.ending,
         )
 
