@@ -529,6 +529,36 @@ async def test_a_policy_that_breaks_changes_nothing() -> None:
     assert len(await yard.living()) == 1
 
 
+async def test_what_is_usual_outlives_the_controller_and_is_written_seldom() -> None:
+    yard = await a_yard()
+    days = {"n": 0.0}
+
+    def learning(observation: Observation, state: State) -> Plan:
+        days["n"] += 1.0
+        learnt = one_for_each(observation, state)
+        kept = msgspec.structs.replace(learnt.state, habits={MODEL: [days["n"]]})
+        return msgspec.structs.replace(learnt, state=kept)
+
+    seen: list[State] = []
+    yard.plan = learning
+    for _ in range(30):
+        await yard.step()
+    note = await yard.registry.note("autoscaler.habits")
+    assert msgspec.json.decode(note or b"")[MODEL][0] in (1.0, 21.0, 22.0)
+    memory = msgspec.json.decode(await yard.registry.note("autoscaler.memory") or b"")
+    assert memory["state"]["habits"] == {}
+
+    def remembering(observation: Observation, state: State) -> Plan:
+        seen.append(state)
+        return one_for_each(observation, state)
+
+    yard.plan = remembering
+    yard.controller = yard.another("two")
+    yard.clock.advance(11)
+    await yard.step()
+    assert next(iter(seen[0].habits[MODEL])) > 20.0
+
+
 # ---- what is told
 
 

@@ -128,7 +128,7 @@ class Controller:
         self._plan = plan
         self._terms = terms
         self._wake = wake
-        self._keeping = Keeping(registry)
+        self._keeping = Keeping(registry, clock)
         self._ends = Ends(registry)
         self._leading: _Leading | None = None
         self._launching: dict[str, asyncio.Task[_Result]] = {}

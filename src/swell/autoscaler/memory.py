@@ -10,13 +10,18 @@ from typing import Final
 import msgspec
 
 from swell.autoscaler.outlook import State
+from swell.clock import Clock
 from swell.registry import Registry
 from swell.scaling import read
 
 __all__ = ["Closure", "Keeping", "Launch", "Memory"]
 
-#: Name of the note.
+#: Names of the notes.
 MEMORY: Final = "autoscaler.memory"
+HABITS: Final = "autoscaler.habits"
+
+#: What is usual is written so seldom, in seconds.
+_HABITS_EVERY_S: Final = 60.0
 
 #: A pool that refuses is asked again after so long, in seconds, and at most after so long.
 _CLOSED_S: Final = 15.0
@@ -138,23 +143,45 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Keeping:
-    """Reads and writes the note."""
+    """Reads and writes the note.
 
-    def __init__(self, registry: Registry) -> None:
+    What the policy knows of usual days is much, and changes slowly: it has a note of its own, which
+    is written seldom. What it lacks after a crash is learnt again.
+    """
+
+    def __init__(self, registry: Registry, clock: Clock) -> None:
         self._registry = registry
+        self._clock = clock
         self._kept: bytes | None = None
+        self._habits = b""
+        self._habits_at_s = float("-inf")
 
     async def load(self) -> Memory:
         """Return what was remembered; an empty memory where nothing was, or none can be read."""
         self._kept = await self._registry.note(MEMORY)
-        return read(self._kept, Memory) or Memory()
+        memory = read(self._kept, Memory) or Memory()
+        habits = read(await self._registry.note(HABITS), dict[str, tuple[float, ...]])
+        if habits is None:
+            return memory
+        state = msgspec.structs.replace(memory.state, habits=habits)
+        return msgspec.structs.replace(memory, state=state)
 
     async def save(self, memory: Memory) -> bool:
         """Write it in place of the one that was read or written last; False if another has."""
-        note = msgspec.json.encode(memory)
-        if note == self._kept:
-            return True
-        if not await self._registry.swap_note(MEMORY, self._kept, note):
-            return False
-        self._kept = note
+        state = msgspec.structs.replace(memory.state, habits={})
+        note = msgspec.json.encode(msgspec.structs.replace(memory, state=state))
+        if note != self._kept:
+            if not await self._registry.swap_note(MEMORY, self._kept, note):
+                return False
+            self._kept = note
+        await self._save_habits(memory)
         return True
+
+    async def _save_habits(self, memory: Memory) -> None:
+        now_s = self._clock.monotonic_s()
+        if now_s - self._habits_at_s < _HABITS_EVERY_S:
+            return
+        habits = msgspec.json.encode(memory.state.habits)
+        if habits != self._habits and memory.state.habits:
+            await self._registry.put_note(HABITS, habits)
+        self._habits, self._habits_at_s = habits, now_s

@@ -103,6 +103,12 @@ def up(
         server__port=port,
     ).settings
     if settings.pools:
+        if workers is not None or models or slots is not None or device is not None:
+            raise InvalidRequest(
+                f"pools {', '.join(settings.pools)} of the settings say which workers there are: "
+                "leave --workers, --models, --slots and --device out, or take [pools.NAME] out of "
+                "the settings"
+            )
         # These are scaled instead, from none where they sleep.
         fixed = settings.pool.model_copy(update={"workers": 0})
         _run(settings.model_copy(update={"pool": fixed}), as_json, places(config, data))
