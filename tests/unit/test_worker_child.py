@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import select
 import socket
 import threading
 import time
@@ -20,7 +19,7 @@ from swell.families.description import contents as read_contents
 from swell.families.entries import Entry
 from swell.families.entries import write as write_entry
 from swell.families.recognise import weight_files
-from swell.phases import Span
+from swell.phases import Phase, Span
 from swell.worker import draw as module_draw
 from swell.worker import job
 from swell.worker.child import serve
@@ -153,6 +152,14 @@ class Line:
             frame = decode_frame(self.stream.read(length))
             if not isinstance(frame, Phased):
                 return frame
+            self.spans = frame.spans
+
+    def hear_begun(self, phase: Phase) -> None:
+        """Return when a phase has begun; nothing else may be said before."""
+        while not any(span.phase == phase for span in self.spans):
+            length = int.from_bytes(self.stream.read(HEAD_BYTES), "big")
+            frame = decode_frame(self.stream.read(length))
+            assert isinstance(frame, Phased), frame
             self.spans = frame.spans
 
     def result(self) -> Results:
@@ -857,11 +864,7 @@ def test_an_added_model_is_looked_at_when_the_files_that_its_links_name_have_com
     entry, cache = linked(tmp_path, make(tmp_path / "model"))
     contents = sorted(path.name for path in (tmp_path / "apart").iterdir())
     idle.say(Load([str(entry)], "cpu", weights=WeightShelf(str(cache), contents=contents)))
-    limit_s = time.monotonic() + 20
-    # It looks whether somebody fetches by trying the lock of what it waits for.
-    while not list(cache.glob("locks/*")):
-        assert time.monotonic() < limit_s, "nobody waits for contents"
-        select.select([], [], [], 0.02)
+    idle.hear_begun(Phase.FETCH)
     for digest in contents:
         place = cache / "files" / digest[:2] / digest
         place.parent.mkdir(parents=True, exist_ok=True)
