@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -23,7 +24,7 @@ from swell.weights import load
 from swell.weights.cache import CacheFull, DigestMismatch, NotCached, PullFailed, WeightCache
 from swell.weights.chunks import ChunkedFile, Manifest
 from swell.weights.fetch import fetch
-from swell.weights.gather import Terms
+from swell.weights.gather import FETCHES, Terms
 from swell.weights.growing import Growing, GrowingPaths
 from swell.weights.listing import Wanted, WantedFile
 from swell.weights.noted import note_manifest
@@ -333,6 +334,36 @@ async def test_workers_of_one_machine_fetch_once(
     said = await asyncio.gather(*(asyncio.to_thread(each.communicate) for each in processes))
     assert [out for out, _ in said] == ["whole\n"] * 3
     assert set(server.asked.values()) == {1}
+
+
+@pytest.mark.parametrize("asked", [1, 10, 25, 40])
+async def test_of_two_workers_one_is_killed_at_any_moment_and_the_other_ends_with_all(
+    server: ChunkServer, cache: WeightCache, tmp_path: Path, asked: int
+) -> None:
+    paths = [write(tmp_path / f"{seed}.safetensors", seed, 15_000) for seed in range(3)]
+    manifest = pushed(server, *paths)
+    assert len(manifest.chunks) > 40
+    reached = threading.Event()
+
+    def play(_: BaseHTTPRequestHandler, data: bytes, number: int) -> bool:
+        if server.asked.total() >= asked:
+            reached.set()
+        # The other one is there, and waits.
+        server.over.wait(0.02)
+        return False
+
+    server.tricks[""] = play
+    one, other = (fetcher(server, manifest, cache) for _ in range(2))
+    assert await asyncio.to_thread(reached.wait, 30)
+    one.send_signal(signal.SIGKILL)
+    one.communicate()
+    out, _ = await asyncio.to_thread(other.communicate)
+    assert out == "whole\n"
+    for path in paths:
+        assert cache.path(manifest.files[path.name].sha256).read_bytes() == path.read_bytes()
+    assert not list((cache.folder / "partial").iterdir())
+    # What was on its way, and no more, came twice.
+    assert server.asked.total() - len(manifest.chunks) <= FETCHES
 
 
 async def test_what_was_written_before_the_machine_went_down_is_compared_again(

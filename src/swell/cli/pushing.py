@@ -19,8 +19,8 @@ from swell.clock import Clock, SystemClock
 from swell.config import Settings, quieten_libraries
 from swell.errors import InvalidRequest
 from swell.weights.cache import WeightCache
-from swell.weights.noted import note_manifest
 from swell.weights.listing import Entry, Listing, read_listing
+from swell.weights.noted import note_manifest
 from swell.weights.pull import pull
 from swell.weights.push import Pushed, PushProgress, push
 from swell.wiring import model_home, open_weights, weights_url

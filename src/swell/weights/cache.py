@@ -535,7 +535,8 @@ class WeightCache:
 
     def begun_bytes(self, key: str) -> int:
         """Return how much of `size_bytes` the file is that grows under a key."""
-        return sum(each.size_bytes for each in self._parts(self.part_path(key).name))
+        held = self._part(self.part_path(key))
+        return 0 if held is None else held.size_bytes
 
     def make_room(self, needed_bytes: int, sparing: Collection[str] = ()) -> None:
         """Evict until so much more fits the budget and the disk.
@@ -653,15 +654,23 @@ class WeightCache:
                 status = path.stat()
                 yield _Held(status.st_mtime_ns, status.st_size, path)
 
-    def _parts(self, name: str = f"*{_PART}") -> Iterator[_Held]:
-        for path in (self.folder / "partial").glob(name):
+    def _parts(self) -> Iterator[_Held]:
+        for path in (self.folder / "partial").glob(f"*{_PART}"):
             # Another name is nobody's file here.
-            with contextlib.suppress(FileNotFoundError, InvalidListing):
-                status = path.stat()
-                # The disk gives it room when something is written there.
-                taken = min(status.st_size, status.st_blocks * _BLOCK_BYTES)
-                size = status.st_size if self.is_locked(path.stem) else taken
-                yield _Held(status.st_mtime_ns, size, path, size - taken)
+            with contextlib.suppress(InvalidListing):
+                held = self._part(path)
+                if held is not None:
+                    yield held
+
+    def _part(self, path: Path) -> _Held | None:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+        # The disk gives it room when something is written there.
+        taken = min(status.st_size, status.st_blocks * _BLOCK_BYTES)
+        size = status.st_size if self.is_locked(path.stem) else taken
+        return _Held(status.st_mtime_ns, size, path, size - taken)
 
 
 def _listings(root: Path) -> Iterator[Path]:

@@ -15,6 +15,7 @@ model has, this process does not run out of descriptors.
 import contextlib
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -23,7 +24,7 @@ from swell.clock import Clock
 from swell.weights import descriptors
 from swell.weights.addresses import Addresses, Source
 from swell.weights.aside import to_the_end
-from swell.weights.cache import WeightCache
+from swell.weights.cache import CacheFull, WeightCache
 from swell.weights.chunks import Manifest
 from swell.weights.gather import Gathering, Terms
 from swell.weights.growing import GivenUp, Growing
@@ -32,8 +33,10 @@ from swell.weights.noted import note_manifest
 
 __all__ = ["Wisher", "fetch"]
 
-#: A file that another process fetches is looked at so often, in seconds.
+#: A file that another process fetches is looked at so often, in seconds; many are less often.
 LOCK_EVERY_S: Final = 0.1
+_LOOKS: Final = 5000
+_MOST_WAIT_S: Final = 2.0
 
 #: Files that come at once, where so many may be open.
 MOST_FILES: Final = 128
@@ -120,35 +123,35 @@ class _Fetch:
         self._keys = {name: manifest.file_key(name) for name in manifest.files}
         digests = (file.sha256 for file in manifest.files.values())
         self._sparing = {*wisher.sparing, *digests, *self._keys.values()}
-        #: What is not in the cache, or was not when somebody looked last.
-        self._names = list(manifest.files)
+        #: What is to be looked at, and what others fetched when it was.
+        self._names: deque[str] = deque()
+        self._others: list[str] = []
+        #: What each file still needs, by its digest, that had not begun to come.
+        self._needed: dict[str, int] = {}
 
     def run(self) -> None:
         """Bring it all; blocks. Raises as `fetch`, and `GivenUp`."""
         note_manifest(self._cache, self._manifest)
-        with _Keeper() as keeper:
-            while self._look():
-                if not (self._some(keeper) or keeper.finish()):
-                    # Others fetch all that is missing.
-                    self._stopping.wait(LOCK_EVERY_S)
+        # Once more where something was evicted meanwhile.
+        while missing := self._cache.missing(self._listing):
+            self._names.extend(missing)
+            self._count()
+            with _Keeper() as keeper:
+                while self._names or self._others:
+                    self._some(keeper)
         self._cache.touch(self._listing)
         self._cache.note(self._listing)
         if self._cache.budget_bytes is not None:
             self._cache.evict(self._cache.budget_bytes)
 
-    def _look(self) -> list[str]:
+    def _some(self, keeper: "_Keeper") -> None:
+        """Bring some of the files, or wait for others who do."""
         if self._stopping.is_set():
             raise GivenUp(self._manifest.model)
-        entries = self._listing.files
-        self._names = [name for name in self._names if not self._cache.has(entries[name])]
-        return self._names
-
-    def _some(self, keeper: "_Keeper") -> bool:
-        """Bring some of the files that are missing; return whether there were any for us."""
-        self._cache.make_room(self._needed_bytes(), self._sparing)
         with contextlib.ExitStack() as opened:
             files = self._open(opened)
             if files:
+                self._make_room()
                 gathering = Gathering(
                     files,
                     self._manifest,
@@ -160,45 +163,60 @@ class _Fetch:
                 )
                 gathering.run()
                 keeper.keep(files, opened.pop_all())
-            return bool(files)
+        if not self._names:
+            if not files and not keeper.finish():
+                self._stopping.wait(LOCK_EVERY_S + min(len(self._others) / _LOOKS, _MOST_WAIT_S))
+            self._names.extend(self._others)
+            self._others.clear()
 
-    def _needed_bytes(self) -> int:
-        """Return what is missing, besides what counts already since it has begun to come."""
+    def _make_room(self) -> None:
+        try:
+            self._cache.make_room(sum(self._needed.values()), self._sparing)
+        except CacheFull:
+            # Others may have begun to fetch some of it, which counts already.
+            self._count()
+            self._cache.make_room(sum(self._needed.values()), self._sparing)
+
+    def _count(self) -> None:
+        """Note what is missing, besides what counts already since it has begun to come."""
         entries = self._listing.files
-        needed = {
+        self._needed = {
             entries[name].sha256: entries[name].size_bytes
             - self._cache.begun_bytes(self._keys[name])
-            for name in self._names
+            for name in (*self._names, *self._others)
+            if not self._cache.has(entries[name])
         }
-        return sum(needed.values())
 
     def _open(self, opened: contextlib.ExitStack) -> list[_File]:
         """Lock and open files that nobody else fetches, as many as may be open at once."""
         # Twice: some come while others are read whole.
         most = max(1, min(MOST_FILES, descriptors.spare() // (2 * _DESCRIPTORS)))
         files: list[_File] = []
-        for name in self._names:
-            if len(files) == most:
-                break
+        while self._names and len(files) < most:
+            name = self._names.popleft()
+            entry = self._listing.files[name]
             with contextlib.ExitStack() as held:
                 if not self._locked(name, held):
+                    self._others.append(name)
                     continue
-                growing = Growing(self._cache, self._manifest, name, self._stopping)
-                held.callback(growing.close)
-                files.append((name, growing))
-                opened.push(held.pop_all())
+                # It is here, or counts from now on as what has begun to come.
+                self._needed.pop(entry.sha256, None)
+                # Somebody may have fetched it before the lock was had.
+                if not self._cache.has(entry):
+                    growing = Growing(self._cache, self._manifest, name, self._stopping)
+                    held.callback(growing.close)
+                    files.append((name, growing))
+                    opened.push(held.pop_all())
         return files
 
     def _locked(self, name: str, held: contextlib.ExitStack) -> bool:
         """Take the lock of a file's content, as every fetch does, and that of where it grows."""
-        entry = self._listing.files[name]
         try:
-            for key in (entry.sha256, self._keys[name]):
+            for key in (self._listing.files[name].sha256, self._keys[name]):
                 held.enter_context(self._cache.locked(key, wait=False))
         except BlockingIOError:
             return False
-        # Somebody may have fetched it before the lock was had.
-        return not self._cache.has(entry)
+        return True
 
 
 class _Keeper:
