@@ -4,11 +4,11 @@ The logarithm of the arrival rate is followed as
 
     log rate = level + noise,    level' = slope,    noise = AR(1)
 
-by two Kalman filters at once, of which one holds that demand moves as usual (slopes change over
-hours), the other that something has begun (slopes change within minutes, levels jump). Which of
-them is right is part of what is estimated, so that a crowd is believed as soon as it is more likely
-than chance, and growth read off noise is not extrapolated. Arrivals are counts, and each count
-moves the estimate by a bounded amount.
+by three Kalman filters at once: one holds that demand moves as usual (slopes change over hours),
+one that something has begun that takes hours, one that a crowd is here (slopes change within
+minutes, levels jump). Which of them is right is part of what is estimated, so that a crowd is
+believed as soon as it is more likely than chance, and growth read off noise is not extrapolated.
+Arrivals are counts, and each count moves the estimate by a bounded amount.
 
 Source:
     H. A. P. Blom, Y. Bar-Shalom: The interacting multiple model algorithm for systems with
@@ -17,6 +17,7 @@ Source:
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from swell.autoscaler.outlook import Demand
@@ -37,9 +38,6 @@ _MEAN_SQUARE: Final = 0.92
 #: Of growth to come, no more is believed than this, as a logarithm.
 MOST_GROWTH: Final = 1.2
 
-#: Once a crowd is over, slopes are about so steep, per second.
-AFTER_CROWD: Final = 0.5 / 3600
-
 #: One count moves the estimate as if it were at most so many standard deviations off.
 MOST_SURPRISE: Final = 4.0
 
@@ -52,28 +50,41 @@ _MOST_LOG: Final = math.log(1e9)
 
 
 class Motion(NamedTuple):
-    """How the level of demand moves in one of the two views.
+    """How the level of demand moves in one of the views.
 
     Args:
         level: Variance of the level's own steps, per second.
         slope: Variance of the slope's steps, per second; slopes are per second too.
         lasts_s: How long a slope lasts, in seconds.
-        leave: Chance per second that the other view becomes the right one.
+        after: How steep slopes are once a livelier view is over, per second.
     """
 
     level: float
     slope: float
     lasts_s: float
-    leave: float
+    after: float
 
 
 #: As usual: within an hour the slope changes by about a tenth an hour.
-CALM: Final = Motion(0.02**2 / 3600, (0.25 / 3600) ** 2 / 3600, 6 * 3600.0, 1 / (72 * 3600))
+CALM: Final = Motion(0.02**2 / 3600, (0.10 / 3600) ** 2 / 3600, 6 * 3600.0, 0.3 / 3600)
+
+#: Something has begun that takes hours: within ten minutes the slope changes by 0.4 an hour.
+RAMP: Final = Motion(0.05**2 / 3600, (1.0 / 3600) ** 2 / 3600, 3 * 3600.0, 0.5 / 3600)
 
 #: A crowd: within a minute the slope changes by 0.08 a minute, the level by a tenth besides.
-CROWD: Final = Motion(0.10**2 / 60, (0.08 / 60) ** 2 / 60, 3600.0, 1 / 1800)
+CROWD: Final = Motion(0.10**2 / 60, (0.08 / 60) ** 2 / 60, 3600.0, 0.0)
 
-MOTIONS: Final = (CALM, CROWD)
+MOTIONS: Final = (CALM, RAMP, CROWD)
+
+#: How often one view turns into another, per second: rows from, columns to.
+TURNS: Final = (
+    (0.0, 1 / (24 * 3600), 1 / (72 * 3600)),
+    (1 / (2 * 3600), 0.0, 1 / (72 * 3600)),
+    (1 / 3600, 1 / 3600, 0.0),
+)
+
+#: What has less weight is left out where views turn into others.
+_NO_WEIGHT: Final = 1e-5
 
 
 class _View(NamedTuple):
@@ -91,9 +102,9 @@ class _View(NamedTuple):
     weight: float
 
 
-#: What the numbers of both views are called where they are remembered.
+#: What the numbers of the views are called where they are remembered.
 _NAMES: Final = tuple(
-    tuple(f"{view}.{field}" for field in _View._fields) for view in ("calm", "crowd")
+    tuple(f"{view}.{field}" for field in _View._fields) for view in ("calm", "ramp", "crowd")
 )
 
 
@@ -101,7 +112,7 @@ class Forecast(NamedTuple):
     """What is expected of one model's arrivals.
 
     Args:
-        views: The two estimates, each with its weight; none where nothing was ever seen.
+        views: The estimates, each with its weight; none where nothing was ever seen.
         at: When the last count ended, in seconds since 1970.
         loudness: Variance of the noise.
         seen: How many counts it rests on.
@@ -130,7 +141,7 @@ class Forecast(NamedTuple):
     @property
     def is_crowd(self) -> bool:
         """Whether something has probably begun."""
-        return len(self.views) > 1 and self.views[1].weight > 0.5
+        return self.views[-1].weight > 0.5
 
     def log_rate(self, ahead_s: float) -> tuple[float, float]:
         """Return mean and standard deviation of the logarithm of the rate, so far ahead.
@@ -163,9 +174,8 @@ def forecast(memory: Mapping[str, float]) -> Forecast | None:
     """Return the forecast that was remembered; None where nothing was ever seen."""
     if "at" not in memory:
         return None
-    calm = _View(*[memory[name] for name in _NAMES[0]])
-    crowd = _View(*[memory[name] for name in _NAMES[1]])
-    return Forecast((calm, crowd), memory["at"], memory["loudness"], memory["seen"])
+    views = tuple(_View(*[memory[name] for name in names]) for names in _NAMES)
+    return Forecast(views, memory["at"], memory["loudness"], memory["seen"])
 
 
 def remember(known: Forecast) -> dict[str, float]:
@@ -222,29 +232,43 @@ def _first(counts: Sequence[tuple[float, float]]) -> Forecast:
     level = math.log(total / sum(seconds for _, seconds in counts))
     spread = 0.1**2 + 1 / total
     view = _View(level, 0.0, 0.0, spread, 0.0, 0.0, (0.15 / 3600) ** 2, 0.0, NOISE**2, 0.0)
-    return Forecast((view._replace(weight=0.95), view._replace(weight=0.05)), 0.0)
+    return Forecast(tuple(view._replace(weight=each) for each in (0.9, 0.07, 0.03)), 0.0)
 
 
 def _seen(known: Forecast, count: float, seconds: float) -> Forecast:
     """Return the forecast after one more count of samples over so many seconds."""
-    calm, crowd = known.views
-    stay = 1.0 - min(0.5, CALM.leave * seconds)
-    back = min(0.5, CROWD.leave * seconds)
-    calm_weight = calm.weight * stay + crowd.weight * back
-    shares = (
-        (calm.weight * stay / calm_weight, calm_weight),
-        (calm.weight * (1.0 - stay) / (1.0 - calm_weight), 1.0 - calm_weight),
-    )
-    over = crowd._replace(slope=0.0, ls=0.0, sn=0.0, ss=AFTER_CROWD**2)
-    views, loudness = [], known.loudness
-    for motion, (share, weight), after in zip(MOTIONS, shares, (over, crowd), strict=True):
-        ahead = _ahead(_mixed(calm, after, share), motion, known.loudness, seconds)
-        views.append(_corrected(ahead._replace(weight=weight), count, seconds))
-        if motion is CALM:
+    views, loudness, total = [], known.loudness, 0.0
+    for to, (motion, chances) in enumerate(zip(MOTIONS, _chances(seconds), strict=True)):
+        mixed, weight = known.views[to], known.views[to].weight * chances[to]
+        for at, view in enumerate(known.views):
+            share = view.weight * chances[at]
+            if at == to or share < _NO_WEIGHT:
+                continue
+            # What comes from a livelier view brings its level, not its slope.
+            part = _levelled(view, motion) if at > to else view
+            mixed = _mixed(mixed, part, weight / (weight + share))
+            weight += share
+        ahead = _ahead(mixed, motion, known.loudness, seconds, weight)
+        if to == 0:
             loudness = _louder(known, ahead, count, seconds)
-    total = views[0].weight + views[1].weight
+        views.append(_corrected(ahead, count, seconds))
+        total += views[-1].weight
     weighed = tuple(view._replace(weight=view.weight / total) for view in views)
     return Forecast(weighed, known.at, loudness, known.seen + 1.0)
+
+
+@lru_cache(maxsize=16)
+def _chances(seconds: float) -> tuple[tuple[float, ...], ...]:
+    """Return the chance of each view (rows) to follow from each (columns) after so many seconds."""
+    leave = [[min(0.25, rate * seconds) for rate in rates] for rates in TURNS]
+    return tuple(
+        tuple(1.0 - sum(row) if at == to else row[to] for at, row in enumerate(leave))
+        for to in range(len(TURNS))
+    )
+
+
+def _levelled(view: _View, motion: Motion) -> _View:
+    return view._replace(slope=0.0, ls=0.0, sn=0.0, ss=motion.after**2)
 
 
 def _louder(known: Forecast, ahead: _View, count: float, seconds: float) -> float:
@@ -280,7 +304,7 @@ def _mixed(a: _View, b: _View, share: float) -> _View:
     )
 
 
-def _ahead(view: _View, motion: Motion, loudness: float, dt: float) -> _View:
+def _ahead(view: _View, motion: Motion, loudness: float, dt: float, weight: float) -> _View:
     """Return the estimate so many seconds later, before anything more was seen."""
     fade = math.exp(-dt / NOISE_S)
     slow = math.exp(-dt / motion.lasts_s)
@@ -294,7 +318,7 @@ def _ahead(view: _View, motion: Motion, loudness: float, dt: float) -> _View:
         view.ss * slow * slow + motion.slope * dt,
         view.sn * slow * fade,
         view.nn * fade * fade + loudness * (1 - fade * fade),
-        view.weight,
+        weight,
     )
 
 

@@ -19,7 +19,7 @@ __all__ = ["CALM_SHARE", "Need", "Terms", "headroom", "need"]
 
 #: Of what may be late, so much is spent while all is calm; the rest is for crowds, which nobody
 #: can foresee.
-CALM_SHARE: Final = 0.2
+CALM_SHARE: Final = 0.3
 #: A queue takes up noise that lasts less than so many times the wait that it stands for; the longer
 #: it lasts the less, by this power.
 _ABSORBED: Final = 26.0

@@ -123,7 +123,11 @@ def habits(models: Sequence[Requirement], state: State) -> dict[str, Sequence[fl
     """Return what is to be remembered of how each model's demand usually grows."""
     before = state.habits
     kept = {name: before[name] for name in before if name in state.forecasts}
-    return kept | {each.demand.model: known(each.habit) for each in models if each.known}
+    for each in models:
+        numbers = before.get(each.demand.model, ())
+        if each.known and not (numbers and numbers[0] == each.habit.slot):
+            kept[each.demand.model] = known(each.habit)
+    return kept
 
 
 def _shares(
