@@ -135,3 +135,12 @@ def test_a_long_silence_lets_it_fall() -> None:
         known = follow(known, seen, before.at + 60.0 * minute)
     assert known is not None
     assert known.rate < 0.2
+
+
+def test_what_begins_and_takes_hours_is_followed_before_it_is_over() -> None:
+    # Ten times as much within two hours.
+    ramp = [60.0 * 10.0 ** (place / 720) for place in range(240)]
+    found = followed(noisy(60.0, 2000) + ramp)
+    ahead = math.exp(found.log_rate(600.0)[0])
+    assert ahead == pytest.approx(60.0 * 10.0 ** (300 / 720), rel=0.12)
+    assert not found.is_crowd
