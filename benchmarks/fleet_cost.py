@@ -28,6 +28,7 @@ from pathlib import Path
 
 import msgspec
 
+import fleet_chart
 import fleet_table
 from fleet_table import Grid
 from machine import BENCH, ROOT, quiet, report, say
@@ -135,6 +136,8 @@ def main() -> None:
         grid = measured(traces, chosen.anchors, chosen.fresh)
     if chosen.write:
         fleet_table.write(grid, "held-out" if chosen.held_out else "viral")
+        if not chosen.held_out:
+            fleet_chart.draw(grid)
     detail = grid.detail()
     value = grid.over_best_anchor() if chosen.anchors else grid.over_least()
     report(value, detail, ok=not detail["lost"] and not detail["not reached"])

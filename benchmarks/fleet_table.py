@@ -9,7 +9,7 @@ from typing import Any
 from machine import ROOT
 from swell.simulator.anchors import ANCHORS, REFERENCES
 from swell.simulator.comparison import Anchored, Least, Piece, Told
-from swell.simulator.score import Served, at_equal_service, geometric_mean, pooled
+from swell.simulator.score import Served, at_equal_service, for_all, geometric_mean, pooled
 
 PAGE = ROOT / "docs" / "autoscaling.md"
 SWELL = "Swell"
@@ -88,6 +88,26 @@ class Grid:
         reached = [each for each in found if each is not None]
         return geometric_mean(reached) if len(reached) == len(found) else None
 
+    def in_common(self, name: str, start_s: float) -> list[float] | None:
+        """What one setting for all traces costs on each, over the least."""
+        return for_all([self.served(name, trace, start_s) for trace in self.traces])
+
+    def over_best_in_common(self) -> dict[str, float]:
+        """Trace → Swell's mean over that of the best anchor with one setting for all traces."""
+        means: dict[str, list[float]] = {trace: [] for trace in self.traces}
+        for anchor in ANCHORS:
+            found = [self.in_common(anchor.name, start_s) for start_s in self.starts_s]
+            reached = [costs for costs in found if costs is not None]
+            if len(reached) == len(found):
+                for number, trace in enumerate(self.traces):
+                    means[trace].append(geometric_mean([costs[number] for costs in reached]))
+        mine = {trace: self.mean(SWELL, trace) for trace in self.traces}
+        return {
+            trace: own / min(means[trace])
+            for trace, own in mine.items()
+            if own is not None and means[trace]
+        }
+
     # --- what is reported ---
 
     def over_least(self) -> float | None:
@@ -131,6 +151,9 @@ class Grid:
             found["best anchor"] = {trace: self._versus(trace) for trace in self.traces}
             found["anchors"] = {name: rounded(self.mean(name)) for name in self.names}
             found["cheaper than Swell"] = self.losses()
+            found["over the best with one setting for all traces"] = {
+                trace: rounded(share) for trace, share in self.over_best_in_common().items()
+            }
         return found
 
     def _versus(self, trace: str) -> dict[str, Any]:
@@ -162,7 +185,7 @@ def rounded(value: float | None) -> float | None:
 
 def write(grid: Grid, part: str) -> None:
     """Writes the tables of a grid."""
-    body = "\n\n".join([equal(grid), comes(grid), served_by_swell(grid)])
+    body = "\n\n".join([equal(grid), in_common(grid), comes(grid), served_by_swell(grid)])
     put(body, part, "benchmarks/fleet_cost.py")
 
 
@@ -196,6 +219,24 @@ def equal(grid: Grid) -> str:
     for name in grid.names:
         cells = [shown(grid.times(name, *cell)) for cell in grid.cells]
         lines.append(f"| {bold(name)} | {' | '.join(cells)} | {shown(grid.mean(name))} |")
+    return "\n".join(lines)
+
+
+def in_common(grid: Grid) -> str:
+    lines = ["The same with one setting of each for all traces, which a cold start may choose:", ""]
+    lines += heading(grid, "mean")
+    for name in grid.names:
+        columns = {start_s: grid.in_common(name, start_s) for start_s in grid.starts_s}
+        if name == SWELL:
+            found = [grid.swell(*cell) for cell in grid.cells]
+        else:
+            found = [
+                None if (costs := columns[start_s]) is None else costs[grid.traces.index(trace)]
+                for trace, start_s in grid.cells
+            ]
+        reached = [each for each in found if each is not None]
+        mean = geometric_mean(reached) if len(reached) == len(found) else None
+        lines.append(f"| {bold(name)} | {' | '.join(map(shown, found))} | {shown(mean)} |")
     return "\n".join(lines)
 
 

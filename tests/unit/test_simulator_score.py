@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.simulator.score import Served, at_equal_service, geometric_mean, pooled
+from swell.simulator.score import Served, at_equal_service, for_all, geometric_mean, pooled
 
 
 def served(times: float, late: float, knob: float, curve: str = "one") -> Served:
@@ -38,6 +38,18 @@ def test_a_score_is_never_below_all_that_was_tried(tried: list[tuple[float, floa
     if found is not None:
         assert found >= min(times for times, _, _ in tried)
     assert (found is None) == all(late > 0.05 for _, late, _ in tried)
+
+
+def test_one_setting_for_all_serves_well_enough_on_each() -> None:
+    calm = [served(1.4, 0.0, 1), served(1.2, 0.04, 2), served(1.0, 0.3, 3)]
+    wild = [served(1.8, 0.0, 1), served(1.6, 0.1, 2), served(1.5, 0.5, 3)]
+    # Half way between the first and the second, 5 % are late on the wild one.
+    assert for_all([calm, wild]) == [pytest.approx(1.3), pytest.approx(1.7)]
+    assert for_all([calm]) == [pytest.approx(1.2 - 0.2 * 0.0, abs=0.02)]
+
+
+def test_where_one_trace_is_never_served_there_is_no_setting_for_all() -> None:
+    assert for_all([[served(1.0, 0.0, 1)], [served(1.0, 0.06, 1)]]) is None
 
 
 def test_runs_of_several_seeds_count_by_their_samples() -> None:

@@ -11,7 +11,10 @@ from itertools import pairwise
 
 import msgspec
 
-__all__ = ["Served", "at_equal_service", "geometric_mean", "pooled"]
+__all__ = ["Served", "at_equal_service", "for_all", "geometric_mean", "pooled"]
+
+#: Between two neighbours of a sweep so many steps are looked at.
+_STEPS = 20
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +59,41 @@ def _reached(curve: Sequence[Served], late: float) -> Iterable[float]:
         if good.late <= late < bad.late and bad.times < good.times:
             share = (late - good.late) / (bad.late - good.late)
             yield good.times + share * (bad.times - good.times)
+
+
+def for_all(served: Sequence[Sequence[Served]], late: float = 0.05) -> list[float] | None:
+    """Return what one setting costs on several traces, at which no larger share is late on any.
+
+    Of all settings, and of what lies between two neighbours of a sweep, that one with the lowest
+    geometric mean.
+
+    Args:
+        served: For each trace, every setting.
+        late: The share that may be late.
+
+    Returns:
+        The cost on each trace, over the least; None where no setting is good enough.
+    """
+    curves: dict[str, dict[float, list[Served]]] = {}
+    for each in (one for trace in served for one in trace):
+        curves.setdefault(each.curve, {}).setdefault(each.knob, []).append(each)
+    found: list[list[float]] = []
+    for curve in curves.values():
+        settings = [curve[knob] for knob in sorted(curve)]
+        for one, other in pairwise([*settings, settings[-1]]):
+            for step in range(_STEPS + 1):
+                mixed = [_mixed(a, b, step / _STEPS) for a, b in zip(one, other, strict=True)]
+                if all(share <= late for _, share in mixed):
+                    found.append([times for times, _ in mixed])
+    return min(found, key=geometric_mean, default=None)
+
+
+def _mixed(one: Served, other: Served, share: float) -> tuple[float, float]:
+    """Return cost and lateness between two settings."""
+    return (
+        one.times + share * (other.times - one.times),
+        one.late + share * (other.late - one.late),
+    )
 
 
 def pooled(runs: Sequence[Served], work: Sequence[float]) -> Served:
