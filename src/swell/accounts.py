@@ -13,7 +13,15 @@ from swell.ledger import day_of
 from swell.provider import Instance
 from swell.registry import Registry
 
-__all__ = ["Spent", "drop_ends", "keep_spent", "spent_micros", "tell_end", "told_ends"]
+__all__ = [
+    "Spent",
+    "drop_ends",
+    "keep_spent",
+    "last_spent",
+    "spent_micros",
+    "tell_end",
+    "told_ends",
+]
 
 _ENDED = "ended "
 _SPENT = "spent"
@@ -25,6 +33,10 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
     day: date
     day_micros: int
     month_micros: int
+
+    def today_micros(self, now: datetime) -> int | None:
+        """Return what today has cost; None where this was told on another day."""
+        return self.day_micros if self.day == day_of(now) else None
 
 
 async def tell_end(registry: Registry, instance: Instance) -> None:
@@ -53,13 +65,16 @@ async def keep_spent(registry: Registry, spent: Spent) -> None:
     await registry.put_note(_SPENT, msgspec.json.encode(spent))
 
 
+async def last_spent(registry: Registry) -> Spent | None:
+    """Return what was told last of what was spent; None where no backend has told it ever."""
+    note = await registry.note(_SPENT)
+    return None if note is None else msgspec.json.decode(note, type=Spent)
+
+
 async def spent_micros(registry: Registry, now: datetime) -> int | None:
     """Return what was spent so far today, in millionths of a dollar, as of a minute ago or so.
 
-    None as long as no backend has told it today. It is what `Observation.spent_micros` is.
+    None as long as no backend has told it today.
     """
-    note = await registry.note(_SPENT)
-    if note is None:
-        return None
-    spent = msgspec.json.decode(note, type=Spent)
-    return spent.day_micros if spent.day == day_of(now) else None
+    spent = await last_spent(registry)
+    return None if spent is None else spent.today_micros(now)

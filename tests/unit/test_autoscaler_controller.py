@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from fleet_cases import MODEL, Yard, a_pool, a_worker, one_for_each
 
+from swell.accounts import Spent, keep_spent
 from swell.autoscaler.decide import Limits
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, Relief, State
 from swell.clock import ManualClock
@@ -690,3 +691,49 @@ class Stingy(MemoryProvider):
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
         return await super().launch(msgspec.structs.replace(request, n=min(2, request.n)))
+
+
+async def test_what_was_spent_is_what_the_ledger_tells_or_what_was_counted_the_larger() -> None:
+    seen: list[int] = []
+
+    def watching(observation: Observation, state: State) -> Plan:
+        seen.append(observation.spent_micros)
+        return one_for_each(observation, state)
+
+    yard = await grown(2, plan=watching)  # at 1,000 micros a second each
+    await tell_spent(yard, day_micros=5_000_000)
+    await yard.step(21.0)
+    assert seen[-1] == 5_000_000
+    assert (await yard.status()).spent_micros == 5_000_000
+    await tell_spent(yard, day_micros=1)
+    await yard.step(21.0)
+    counted = seen[-1]
+    assert 40_000 < counted < 100_000
+    await yard.step(21.0)
+    assert seen[-1] == counted + 42_000
+    assert (await yard.status()).spent_micros == counted + 84_000
+
+
+async def test_what_was_spent_yesterday_is_of_another_budget() -> None:
+    seen: list[int] = []
+
+    def watching(observation: Observation, state: State) -> Plan:
+        seen.append(observation.spent_micros)
+        return one_for_each(observation, state)
+
+    yard = await grown(2, plan=watching)
+    await tell_spent(yard, day_micros=5_000_000)
+    await yard.step(21.0)
+    midnight = yard.clock.now().replace(hour=0, minute=0, second=0) + timedelta(days=1)
+    yard.clock.advance((midnight - yard.clock.now()).total_seconds())
+    await yard.step(3.0)
+    assert seen[-1] == 0  # of today nothing was counted or told yet
+    await yard.step(3.0)
+    assert seen[-1] == 6_000
+
+
+async def tell_spent(yard: Yard, day_micros: int) -> None:
+    today = yard.clock.now().date()
+    await keep_spent(
+        yard.registry, Spent(day=today, day_micros=day_micros, month_micros=day_micros)
+    )

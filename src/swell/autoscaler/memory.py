@@ -5,6 +5,7 @@ both take themselves for the leader, one cannot write, and does nothing.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -135,6 +136,10 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         """Return it after a boot that came to something."""
         failures = {name: each for name, each in self.failures.items() if name != pool}
         return msgspec.structs.replace(self, failures=failures)
+
+    def day_micros(self, now: datetime) -> int:
+        """Return what this day (UTC) has cost as far as that was counted here."""
+        return round(self.spent_micros) if self.day == now.date().isoformat() else 0
 
     def closed_s(self, pool: str, now: float) -> float:
         """Return for how long nothing is asked of a pool, in seconds."""

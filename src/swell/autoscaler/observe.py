@@ -12,6 +12,7 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
+from swell.accounts import Spent, last_spent
 from swell.arrivals import PREFIX, Arrived, arrived, stale
 from swell.autoscaler.cold_starts import UNKNOWN, StartTimes, start_times
 from swell.autoscaler.crew import Crew, crew_of
@@ -39,7 +40,7 @@ _PATIENCE_S: Final = 10.0
 #: A longer time between two words of the backends is a pause of theirs, in seconds.
 _GAP_S: Final = 5.0
 
-#: Startups are read so often, and cards, in seconds: there are many, and they change slowly.
+#: Startups, cards and what was spent are read so often, in seconds: they change slowly.
 _SLOWLY_S: Final = 20.0
 
 #: Of a pool of which only the median was told, the 90th percentile is so many times that.
@@ -155,6 +156,7 @@ class Observer:
         self._workload = _Part[bytes | None]("workload", None)
         self._cards = _Part[list[ModelCard]]("models", [])
         self._startups = _Part[list[Startup]]("cold starts", [])
+        self._spent = _Part[Spent | None]("what was spent", None)
         self._parts = {
             pool.name: _PoolParts(
                 _Part(f"instances of {pool.name}", []), _Part(f"notices of {pool.name}", [])
@@ -199,7 +201,7 @@ class Observer:
             age_s=self._age_s(self._clock.monotonic_s()),
             demands=demands(self._depths.value, counts, work, now, _all(models.values())),
             pools=views,
-            spent_micros=round(memory.spent_micros),
+            spent_micros=self._spent_micros(memory, now),
         )
         return Sight(
             now=now,
@@ -228,6 +230,8 @@ class Observer:
             asked.append(self._cards.look(registry.models, now_s))
         if self._is_due(self._startups, now_s):
             asked.append(self._startups.look(registry.startups, now_s))
+        if self._spent.seen_s is None or now_s - self._spent.seen_s >= _SLOWLY_S:
+            asked.append(self._spent.look(lambda: last_spent(registry), now_s))
         await asyncio.gather(*asked, *(self._look_at(pool, now_s) for pool in self._pools))
 
     async def _look_at(self, pool: Pool, now_s: float) -> None:
@@ -237,6 +241,15 @@ class Observer:
         )
         if parts.is_seen:
             await parts.notices.look(pool.provider.notices, now_s)
+
+    def _spent_micros(self, memory: Memory, now: datetime) -> int:
+        """Return what today has cost: by the ledger or by what was counted, the larger.
+
+        The ledger hears of it late; what was counted lacks what ended before that began.
+        """
+        told = self._spent.value
+        by_ledger = None if told is None else told.today_micros(now)
+        return max(memory.day_micros(now), by_ledger or 0)
 
     def _notices(self) -> list[Notice]:
         """Return what is about to be taken back; several pools may hear of the same."""

@@ -88,7 +88,9 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     pools: Sequence[PoolView] = ()
     #: Steps of `Demand.usual`, in seconds.
     usual_every_s: float = 300.0
-    #: What was spent in the budget's period so far, in millionths of a dollar.
+    #: What was spent in the budget's period so far, in millionths of a dollar: by the ledger, which
+    #: hears of it late, or by the controller's own count, which misses what ended before it began;
+    #: the larger.
     spent_micros: int = 0
 
 

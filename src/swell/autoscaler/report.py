@@ -43,7 +43,7 @@ def status_of(
             _model(each.model, sight.observation.pools, relief.get(each.model))
             for each in sight.observation.demands
         ],
-        spent_micros=round(memory.spent_micros),
+        spent_micros=max(memory.day_micros(sight.now), sight.observation.spent_micros),
     )
 
 
