@@ -559,6 +559,57 @@ def test_what_cannot_be_met_is_told_with_how_long_it_takes_and_what_would_help()
     assert "cap" in codes(found, "a")
 
 
+def asleep(waiting: float = 1.0, **pool: object) -> Observation:
+    """A pool without workers, and the first tasks."""
+    return steady(0.0, ready=0, busy=0, waiting=waiting, **pool)
+
+
+def test_what_wakes_a_sleeping_pool_is_counted_before_it_is_asked_for() -> None:
+    seen = asleep(start_p50_s=180.0, start_p95_s=300.0)
+    found = plan(seen, PolicySettings(), State())
+    assert found.pools["a"].launch == 1
+    [relief] = found.relief
+    assert relief.admitted == 1.0
+    assert relief.wait_s == pytest.approx(302.0)  # a start that is late, and the task itself
+    assert relief.speedup == 1.0
+
+
+def test_where_nothing_can_wake_a_sleeping_pool_nothing_is_admitted() -> None:
+    for closed in (asleep(closed_s=30.0), asleep(most=0)):
+        [relief] = plan(closed, PolicySettings(), State()).relief
+        assert (relief.admitted, relief.wait_s, relief.speedup) == (0.0, 86_400.0, 100.0)
+    [relief] = plan(asleep(), PolicySettings(day_budget_micros=0), State()).relief
+    assert relief.admitted == 0.0
+
+
+def test_what_is_asked_for_in_two_pools_draws_together_once_the_second_has_started() -> None:
+    seen = asleep(waiting=1_000.0, most=1, start_p50_s=100.0, start_p95_s=200.0)
+    quick = PoolView(
+        pool="b",
+        rates={MODEL: 1.0},
+        hour_micros=2_000_000,
+        most=1,
+        start_p50_s=60.0,
+        start_p95_s=100.0,
+    )
+    seen = msgspec.structs.replace(seen, pools=[*seen.pools, quick])
+    found = plan(seen, PolicySettings(), State())
+    assert (found.pools["a"].launch, found.pools["b"].launch) == (1, 1)
+    [relief] = found.relief
+    # 100 are drawn until 200 s, and 1.5 a second from then on.
+    assert relief.wait_s == pytest.approx(200.0 + 900.0 / 1.5)
+
+
+def test_models_of_a_pool_that_wakes_share_what_is_asked_for() -> None:
+    models = [Demand(model=name, waiting=100.0) for name in ("a/a", "b/b")]
+    view = PoolView(pool="a", rates={"a/a": 1.0, "b/b": 1.0}, most=1, start_p95_s=600.0)
+    found = plan(Observation(at=AT, demands=models, pools=[view]), PolicySettings(), State())
+    assert found.pools["a"].launch == 1
+    assert [each.model for each in found.relief] == ["a/a", "b/b"]
+    for each in found.relief:
+        assert each.wait_s == pytest.approx(600.0 + 100.0 / 0.5)
+
+
 def test_nothing_is_told_where_all_is_met() -> None:
     assert plan(steady(40.0, ready=100, busy=80), PolicySettings(), State()).relief == []
 

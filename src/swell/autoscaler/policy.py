@@ -9,7 +9,7 @@ which pools draw it, `spending` what may be paid, `relief` what is to be done ab
 from swell.autoscaler import reasons
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, Relief, State
 from swell.autoscaler.policy_settings import PolicySettings
-from swell.autoscaler.relief import relief
+from swell.autoscaler.relief import launched, relief
 from swell.autoscaler.requirement import Requirement, habits, remembered, requirements
 from swell.autoscaler.sizing import Wish, wishes
 from swell.autoscaler.spending import affordable, hour_limit_micros
@@ -47,7 +47,7 @@ def plan(observation: Observation, settings: PolicySettings, state: State) -> Pl
     pairs = list(zip(pools, chosen, strict=True))
     return Plan(
         pools={pool.view.pool: _pool_plan(pool, wish) for pool, wish in pairs},
-        relief=_reliefs(models),
+        relief=_reliefs(models, pools, chosen),
         reasons=[
             *(reasons.of_model(each) for each in models),
             *(reasons.of_pool(pool, wish) for pool, wish in pairs),
@@ -69,6 +69,7 @@ def _pool_plan(pool: Supply, wish: Wish) -> PoolPlan:
     )
 
 
-def _reliefs(models: list[Requirement]) -> list[Relief]:
-    found = (relief(each.demand.model, each.need, each.terms.wait_s, each.able) for each in models)
+def _reliefs(models: list[Requirement], pools: list[Supply], chosen: list[Wish]) -> list[Relief]:
+    more = launched(models, pools, chosen)
+    found = (relief(each, own) for each, own in zip(models, more, strict=True))
     return [each for each in found if each is not None]
