@@ -453,6 +453,25 @@ async def test_room_for_one_file_is_not_taken_from_another_of_the_same_pull(
     assert cache.size_bytes() == sum(sizes)
 
 
+async def test_what_came_of_a_pull_is_not_removed_to_make_room_for_its_rest(
+    cache: WeightCache, site: Site, tmp_path: Path
+) -> None:
+    sizes = [write(site.folder / f"{n}.safetensors", n, 1_500_000).stat().st_size for n in range(2)]
+    site.breaks = [4_000_000, 4_000_000, *[0] * 8]
+    with pytest.raises(PullFailed, match="what has come so far is kept"):
+        await fetch("hf://acme/poster", cache, hub=Hub(site.url))
+    came = {path.stat().st_size for path in (cache.folder / "partial").glob("*.part")}
+    assert max(came) > 0
+    # Used later than anything of that.
+    cache.add(write(tmp_path / "other.safetensors", 9), "other.safetensors")
+    cache.budget_bytes = sum(sizes)
+    site.asked.clear()
+    site.breaks.clear()
+    listing = await fetch("hf://acme/poster", cache, hub=Hub(site.url))
+    assert cache.missing(listing) == []
+    assert {int((wanted or "bytes=0-")[6:-1]) for _, wanted in site.asked} == came
+
+
 # --- from a hub ----------------------------------------------------------------------------------
 
 

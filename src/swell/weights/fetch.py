@@ -142,7 +142,7 @@ class _Fetch:
         self._cache.touch(self._listing)
         self._cache.note(self._listing)
         if self._cache.budget_bytes is not None:
-            self._cache.evict(self._cache.budget_bytes)
+            self._cache.evict(self._cache.budget_bytes, self._sparing)
 
     def _some(self, keeper: "_Keeper") -> None:
         """Bring some of the files, or wait for others who do."""

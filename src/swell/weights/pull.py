@@ -440,6 +440,8 @@ class _Fetch:
         self._clock = clock
         self._meter = meter
         self._slots = asyncio.Semaphore(FETCHES)
+        #: Keys and digests of what is to come: it makes no room for the rest.
+        self._sparing: set[str] = set()
 
     async def all(
         self, files: Mapping[str, WantedFile], held: contextlib.ExitStack
@@ -459,20 +461,31 @@ class _Fetch:
     def _make_room(self, files: Mapping[str, WantedFile], held: contextlib.ExitStack) -> None:
         """Fail now rather than after an hour where it can be told that there is no room."""
         needed: dict[str, int] = {}
+        self._sparing = {self._key(file) for file in files.values()}
         for name, file in files.items():
             known = self._known(file.sha256, file.size_bytes) if file.sha256 else None
             if known is not None:
                 self._hold(name, known, held)
             elif file.size_bytes is not None:
-                needed[file.sha256 or name] = file.size_bytes
+                # What has come of it counts already.
+                begun = self._cache.begun_bytes(self._key(file))
+                needed[file.sha256 or name] = max(0, file.size_bytes - begun)
         if needed:
-            self._cache.make_room(sum(needed.values()))
+            self._cache.make_room(sum(needed.values()), self._sparing)
+
+    def _key(self, file: WantedFile) -> str:
+        """Return under which key a file grows."""
+        if file.sha256 is not None:
+            return file.sha256
+        is_web = "://" in file.source and not file.source.startswith("file:")
+        address = self._source.address(file.source) if is_web else file.source
+        return hashlib.sha256(address.encode()).hexdigest()
 
     def _hold(self, name: str, entry: Entry, held: contextlib.ExitStack) -> None:
         held.enter_context(self._cache.use(Listing("pulled/file", "now", {name: entry})))
         if self._cache.budget_bytes is not None:
             # Files that come side by side do not see each other's need.
-            self._cache.evict(self._cache.budget_bytes)
+            self._cache.evict(self._cache.budget_bytes, self._sparing)
 
     async def _one(self, name: str, file: WantedFile, held: contextlib.ExitStack) -> Entry:
         async with self._slots:
@@ -505,7 +518,7 @@ class _Fetch:
 
     async def _from_web(self, name: str, file: WantedFile) -> Entry:
         url = self._source.address(file.source)
-        key = file.sha256 or hashlib.sha256(url.encode()).hexdigest()
+        key = self._key(file)
         async with self._locked(key):
             known = self._known(file.sha256, file.size_bytes) if file.sha256 else None
             return known or await self._download(name, url, key, file)
@@ -580,7 +593,7 @@ class _Fetch:
             if length is not None:
                 whole = partial.size_bytes + length
                 self._meter.expect(name, whole)
-                await asyncio.to_thread(self._cache.make_room, length)
+                await asyncio.to_thread(self._cache.make_room, length, self._sparing)
             await self._drain(name, response, partial, unpack)
             if length is not None and partial.size_bytes != whole:
                 raise aiohttp.ClientPayloadError("it ended before its time")
