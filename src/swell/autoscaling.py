@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+import structlog
 
 from swell.clock import Clock
 from swell.config import PoolTable, Settings, environment_of
 from swell.errors import InvalidRequest
+from swell.pool_prices import pool_prices
+from swell.pricing import MachinePrice
 from swell.provider import LaunchRequest
 from swell.wiring import is_shared, provider_of, worker_environment
 
@@ -28,12 +31,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Access",
     "Autoscaler",
+    "advice",
     "build_autoscaler",
     "check_token",
     "needs_token",
     "policy_of",
     "pool_models",
 ]
+
+_log = structlog.get_logger("swell.autoscaler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +97,12 @@ def build_autoscaler(
     token = chosen.token.get_secret_value() or access.token
     if not token:
         check_token(settings)
+    prices = pool_prices(settings)
     pools = [
-        _pool(name, table, settings, clock, Access(url, token), ref_of)
+        _pool(name, table, settings, clock, Access(url, token), ref_of, prices.get(name))
         for name, table in settings.pools.items()
     ]
+    _tell(settings, prices)
     observer = Observer(
         backend.broker,
         backend.registry,
@@ -121,6 +129,45 @@ def build_autoscaler(
         wake,
     )
     return Autoscaler(controller, pools)
+
+
+def _tell(settings: Settings, prices: Mapping[str, MachinePrice]) -> None:
+    """Log what operators should know of prices and budgets."""
+    for name, price in prices.items():
+        if price.read_on is not None:
+            _log.info(
+                "a pool has its price from a list: pools.NAME.hour_micros takes its place",
+                pool=name,
+                hour_micros=price.hour_micros,
+                source=price.source,
+                read_on=price.read_on.isoformat(),
+            )
+    for line in advice(settings, prices):
+        _log.warning(line)
+
+
+def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
+    """Return what is allowed and yet probably not meant, about prices and budgets. Pure."""
+    limit, alarm = settings.autoscale.day_budget_micros, settings.costs.budget_day_micros
+    hour_limit = settings.autoscale.hour_budget_micros
+    is_limited = any(each is not None for each in (limit, hour_limit, alarm))
+    found = [
+        f"the pool {name} has no price: it counts as free, no budget limits it, and its pictures "
+        f"have no cost: set pools.{name}.hour_micros"
+        for name, table in settings.pools.items()
+        if name not in prices and (is_limited or table.provider != "process")
+    ]
+    if settings.pools and limit is None and alarm is not None:
+        found.append(
+            "costs.budget_day_micros gives alarms and stops nothing: set "
+            "autoscale.day_budget_micros too, where pools should not cost more"
+        )
+    if settings.pools and limit is not None and alarm is None:
+        found.append(
+            "autoscale.day_budget_micros lets pools shrink without an alarm before: set "
+            "costs.budget_day_micros too, to be told at 50, 80 and 100 %"
+        )
+    return found
 
 
 def policy_of(settings: Settings) -> "PolicySettings":
@@ -192,6 +239,7 @@ def _pool(
     clock: Clock,
     access: Access,
     ref_of: Callable[[str], str],
+    price: MachinePrice | None,
 ) -> "Pool":
     from swell.autoscaler.pools import Pool
 
@@ -207,7 +255,9 @@ def _pool(
         models=_names(table),
         least=table.least,
         most=table.most,
-        hour_micros=table.hour_micros,
+        hour_micros=None if price is None else price.hour_micros,
+        price_source="" if price is None else price.source,
+        price_read_on=None if price is None else price.read_on,
         launch_micros=table.launch_micros,
         least_billed_s=table.least_billed_s,
         is_spot=table.spot,

@@ -755,7 +755,10 @@ class PoolTable(_Group):
     least: int = Field(default=0, ge=0, description="Never fewer; 0 lets the pool sleep.")
     most: int = Field(default=1, ge=1, le=100_000, description="Never more.")
     hour_micros: int | None = Field(
-        default=None, ge=0, description="What an hour of one costs, in millionths of a dollar."
+        default=None,
+        ge=0,
+        description="What an hour of one costs, in millionths of a dollar. Unset for what "
+        "`prices.hour_micros` or Swell's list says of its kinds of machines, if anything.",
     )
     launch_micros: int = Field(
         default=0, ge=0, description="What each launch costs besides, in millionths of a dollar."
@@ -840,8 +843,9 @@ class AutoscaleSettings(_Group):
     day_budget_micros: int | None = Field(
         default=None,
         ge=0,
-        description="What all pools may cost a day (UTC), in millionths of a dollar; unset for no "
-        "limit.",
+        description="What all pools may cost a day (UTC), in millionths of a dollar: as it runs "
+        "out fewer workers are had, and none at last. Unset for no limit. Alarms before that are "
+        "those of `costs.budget_day_micros`.",
     )
     boot_limit_s: float = Field(
         default=1800.0,
@@ -915,7 +919,8 @@ class CostsSettings(_Group):
         default=None,
         ge=1,
         description="What all pools may cost in a day (UTC), in millionths of a dollar: there are "
-        "alarms at 50, 80 and 100 %. Unset for no budget.",
+        "alarms at 50, 80 and 100 %, which stop nothing; `autoscale.day_budget_micros` does. Unset "
+        "for no alarms.",
     )
     budget_month_micros: int | None = Field(
         default=None, ge=1, description="The same in a month (UTC)."

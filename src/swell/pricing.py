@@ -9,11 +9,11 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.resources import files
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-__all__ = ["LIST", "Price", "PriceBook", "bounded", "price_name", "prices_of"]
+__all__ = ["LIST", "MachinePrice", "Price", "PriceBook", "bounded", "price_name", "prices_of"]
 
 #: A live price counts from and up to so many times the listed one.
 LEAST: Final = 0.2
@@ -40,6 +40,20 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     read_on: date
     source: str
     note: str = ""
+
+
+class MachinePrice(NamedTuple):
+    """What an hour of a whole machine costs, and who says so.
+
+    Args:
+        hour_micros: Millionths of a dollar.
+        source: For people: a setting, or a row of the list.
+        read_on: When the list's source was read; None for a setting.
+    """
+
+    hour_micros: int
+    source: str
+    read_on: date | None = None
 
 
 def prices_of(text: str) -> list[Price]:
@@ -92,8 +106,48 @@ class PriceBook:
         self, provider: str, kind: str, *, region: str = "", spot: bool = False
     ) -> Price | None:
         """Return the row of a region, or else of any, or else the dearest; None for no row."""
+        return self._row(provider, kind, (region,), spot)
+
+    def machine(
+        self,
+        provider: str,
+        kind: str,
+        *,
+        places: Sequence[str] = (),
+        spot: bool = False,
+        gpus: int = 1,
+    ) -> MachinePrice | None:
+        """Return what an hour of a whole machine costs; None where nobody knows it.
+
+        Where no price of spot machines is known, it is that of others: they never cost more.
+
+        Args:
+            provider: Such as `aws`.
+            kind: Of machine.
+            places: Where it may stand, the most exact first, such as a zone and its region.
+            spot: Whether the provider may take it back.
+            gpus: How many GPUs it has, where the list does not say it.
+        """
+        row = self._row(provider, kind, places, spot)
+        like = row or self._row(provider, kind, places, not spot)
+        many = gpus if like is None else like.gpus
+        for place in (*places, ""):
+            name = price_name(provider, kind, region=place, spot=spot)
+            if name in self._own:
+                return MachinePrice(many * self._own[name], f"prices.hour_micros, {name}")
+        if row is not None:
+            name = price_name(provider, kind, region=row.region, spot=spot)
+            return MachinePrice(many * row.hour_micros, f"{name}: {row.source}", row.read_on)
+        if not spot:
+            return None
+        usual = self.machine(provider, kind, places=places, gpus=gpus)
+        if usual is None:
+            return None
+        return usual._replace(source=f"{usual.source}; as if it were not spot")
+
+    def _row(self, provider: str, kind: str, places: Sequence[str], spot: bool) -> Price | None:
         rows = self._listed.get((provider, kind, spot), [])
-        for wanted in (region, ""):
+        for wanted in (*places, ""):
             for each in rows:
                 if each.region == wanted:
                     return each

@@ -6,7 +6,7 @@ decided and why, for `GET /v1/scaling`.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, TypeVar
 
 import msgspec
@@ -69,6 +69,9 @@ class PoolScaling(msgspec.Struct, frozen=True, kw_only=True):
     most: int = 0
     #: Millionths of a dollar for an hour of one; None where that is not known.
     hour_micros: int | None = None
+    #: Who says so, for people; and of which day that is, where it is of a list.
+    price_source: str = ""
+    price_read_on: date | None = None
     is_spot: bool = False
     location: str = ""
     #: For how long nothing is asked of the provider, in seconds, and why.

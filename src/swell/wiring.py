@@ -876,9 +876,11 @@ def _retention(settings: RetentionSettings) -> "tuple[Retention, ...]":
 
 
 def _hour_micros(settings: Settings) -> dict[str, int]:
-    prices = {name: pool.hour_micros for name, pool in settings.pools.items()}
-    prices.setdefault(settings.worker.pool, settings.pool.hour_micros)
-    return {name: price for name, price in prices.items() if price is not None}
+    from swell.pool_prices import pool_prices
+
+    prices = {name: price.hour_micros for name, price in pool_prices(settings).items()}
+    own, micros = settings.worker.pool, settings.pool.hour_micros
+    return prices if own in settings.pools or micros is None else {own: micros, **prices}
 
 
 def _uploads_s(settings: Settings) -> float | None:

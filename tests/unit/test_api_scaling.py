@@ -1,7 +1,7 @@
 """What backends and the autoscaler tell each other, and what operators and clients see of it."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import msgspec
@@ -187,6 +187,8 @@ async def test_pools_show_how_they_are_scaled_and_what_was_decided_last(world: W
         booting=2,
         most=4,
         hour_micros=805_000,
+        price_source="aws/g6.xlarge: a list",
+        price_read_on=date(2026, 11, 24),
         counts={"launch": 3},
         reasons=["3 wanted"],
     )
@@ -201,6 +203,8 @@ async def test_pools_show_how_they_are_scaled_and_what_was_decided_last(world: W
     assert (scaling["desired"], scaling["ready"], scaling["booting"]) == (3, 1, 2)
     assert scaling["decision"]["why"] == ["2 wanted"]
     assert scaling["hour_micros"] == 805_000
+    assert scaling["price_source"] == "aws/g6.xlarge: a list"
+    assert scaling["price_read_on"] == "2026-11-24"
     history = (await world.admin("GET", "/v1/scaling?limit=1")).json
     assert [each["n"] for each in history["decisions"]] == [2]
     assert history["leader"] == "one"

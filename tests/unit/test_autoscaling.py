@@ -1,10 +1,12 @@
 """Pools of the settings, and what they become."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from swell.autoscaling import (
     Access,
@@ -188,3 +190,32 @@ async def test_an_image_keeps_its_own_word_for_where_its_models_lie(tmp_path: Pa
     told = await launched(settings(tmp_path, text), "gpu")
     assert told["SWELL_WORKER__POOL"] == "gpu"
     assert {name for name in told if "MODELS" in name or "ADDED" in name} == set()
+
+
+async def test_a_price_of_the_list_is_told_at_the_start_and_counts_for_pool_and_ledger(
+    tmp_path: Path,
+) -> None:
+    text = (
+        '[pools.gpu]\nprovider = "aws"\nmodels = ["acme/poster"]\n'
+        '[pools.gpu.options]\nimage = "x:1"\nregion = "us-east-1"\nami = "ami-1"\n'
+        'types = ["g6.xlarge"]\n[autoscale]\ntoken = "k"\nday_budget_micros = 9\n'
+    )
+    chosen = settings(tmp_path, text)
+    clock = ManualClock()
+    backend = await build_backend(chosen, clock)
+    try:
+        with capture_logs() as lines:
+            autoscaler = build_autoscaler(
+                chosen, clock, backend, Access("http://here", "k"), wake=nobody
+            )
+    finally:
+        await close_backend(backend)
+    assert dict(backend.settings.hour_micros) == {"gpu": 805_000}
+    [pool] = autoscaler.pools
+    assert (pool.hour_micros, pool.price_read_on) == (805_000, date(2026, 11, 24))
+    assert pool.price_source.startswith("aws/g6.xlarge: ")
+    [price, budget] = lines
+    assert (price["pool"], price["hour_micros"]) == ("gpu", 805_000)
+    assert (price["read_on"], price["source"]) == ("2026-11-24", pool.price_source)
+    assert budget["log_level"] == "warning"
+    assert "costs.budget_day_micros" in budget["event"]

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.pricing import LIST, Price, PriceBook, bounded, price_name, prices_of
+from swell.pricing import (
+    LIST,
+    MachinePrice,
+    Price,
+    PriceBook,
+    bounded,
+    price_name,
+    prices_of,
+)
 
 ROW = """
 [[price]]
@@ -92,3 +100,41 @@ def test_no_price_of_nothing_and_no_outlier_wins(live: int, listed: int) -> None
     counts = bounded(live, listed)
     assert counts >= 1
     assert 0.2 * listed - 1 <= counts <= max(1, 3 * listed + 1)
+
+
+def test_a_machine_costs_what_all_of_its_gpus_cost() -> None:
+    book = PriceBook([a_price(gpus=8)], {"aws/g6.xlarge/spot": 100})
+    assert book.machine("aws", "g6.xlarge") == MachinePrice(
+        8 * 805_000, "aws/g6.xlarge: a list", date(2026, 11, 24)
+    )
+    assert book.machine("aws", "g6.xlarge", spot=True) == MachinePrice(
+        800, "prices.hour_micros, aws/g6.xlarge/spot"
+    )
+    assert PriceBook([], {"gcp/n1": 5}).machine("gcp", "n1", gpus=2) == MachinePrice(
+        10, "prices.hour_micros, gcp/n1"
+    )
+
+
+def test_the_most_exact_place_of_a_machine_counts_and_the_operator_before_the_list() -> None:
+    listed = [a_price(), a_price(region="r", hour_micros=2), a_price(region="r-a", hour_micros=3)]
+    for own, places, counts in (
+        ({}, ["r-a", "r"], 3),
+        ({}, ["r-b", "r"], 2),
+        ({}, ["elsewhere"], 805_000),
+        ({}, [], 805_000),
+        ({"aws/g6.xlarge@r": 7}, ["r-a", "r"], 7),
+        ({"aws/g6.xlarge@r": 7, "aws/g6.xlarge@r-a": 8}, ["r-a", "r"], 8),
+        ({"aws/g6.xlarge": 9}, ["r-a", "r"], 9),
+    ):
+        found = PriceBook(listed, own).machine("aws", "g6.xlarge", places=places)
+        assert found is not None
+        assert found.hour_micros == counts, (own, places)
+
+
+def test_a_spot_machine_of_which_nothing_is_known_costs_what_others_cost() -> None:
+    found = PriceBook([a_price()]).machine("aws", "g6.xlarge", spot=True)
+    assert found is not None
+    assert found.hour_micros == 805_000
+    assert found.source.endswith("as if it were not spot")
+    assert PriceBook([a_price(spot=True)]).machine("aws", "g6.xlarge") is None
+    assert PriceBook([a_price()]).machine("aws", "g7.xlarge", spot=True) is None

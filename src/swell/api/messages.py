@@ -552,6 +552,12 @@ class PoolScalingView(msgspec.Struct, frozen=True, kw_only=True):
     hour_micros: Annotated[
         int | None, Meta(description="an hour of one, in millionths of a dollar")
     ]
+    price_source: Annotated[
+        str | None, Meta(description="who says so: a setting, or a row of Swell's list of prices")
+    ]
+    price_read_on: Annotated[
+        date | None, Meta(description="when that row was read; null for a setting")
+    ]
     spot: Annotated[bool, Meta(description="whether the provider may take them back")]
     location: str | None
     closed_s: Annotated[float, Meta(description="nothing is asked of the provider for so long")]

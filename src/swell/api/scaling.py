@@ -165,6 +165,8 @@ def pool_scaling_view(pool: PoolScaling, decision: Decision | None) -> PoolScali
         least=pool.least,
         most=pool.most,
         hour_micros=pool.hour_micros,
+        price_source=pool.price_source or None,
+        price_read_on=pool.price_read_on,
         spot=pool.is_spot,
         location=pool.location or None,
         closed_s=pool.closed_s,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 
 import msgspec
 
@@ -27,6 +28,9 @@ class Pool:
     most: int = 1
     #: Millionths of a dollar; None where it is not known.
     hour_micros: int | None = None
+    #: Who says so, for people; and of which day that is, where it is of a list.
+    price_source: str = ""
+    price_read_on: date | None = None
     launch_micros: int = 0
     least_billed_s: float = 0.0
     is_spot: bool = False

@@ -67,6 +67,8 @@ def _pool(pool: Pool, view: PoolView, sight: Sight, plan: Plan, memory: Memory) 
         least=pool.least,
         most=pool.most,
         hour_micros=pool.hour_micros,
+        price_source=pool.price_source,
+        price_read_on=pool.price_read_on,
         is_spot=pool.is_spot,
         location=pool.location,
         closed_s=round(closed_s, 1),

@@ -194,6 +194,11 @@ def _show_scaling(pools: list[dict[str, Any]]) -> None:
     table((*columns, "START"), rows, empty="")
     for pool in pools:
         own = pool["scaling"]
+        if own["price_read_on"]:
+            talk.print(
+                f"  {pool['pool']}: its price is of {own['price_read_on']} ({own['price_source']})",
+                markup=False,
+            )
         for reason in own["reasons"]:
             talk.print(f"  {pool['pool']}: {reason}", markup=False)
         if own["closed_s"]:

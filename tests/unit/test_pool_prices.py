@@ -1,0 +1,154 @@
+"""What a pool costs: what it says itself, then the operator's prices, then the list."""
+
+from datetime import date
+from typing import Any
+
+import pytest
+
+from swell.autoscaling import advice
+from swell.config import PoolTable, Settings
+from swell.pool_prices import pool_price, pool_prices
+from swell.pricing import LIST, MachinePrice, PriceBook
+
+
+def a_table(provider: str = "aws", **fields: Any) -> PoolTable:
+    return PoolTable(models=("me/poster",), provider=provider, **fields)
+
+
+def settings(pools: dict[str, Any], **groups: Any) -> Settings:
+    tables = {name: {"models": ["me/poster"]} | table for name, table in pools.items()}
+    return Settings.model_validate({"pools": tables} | groups)
+
+
+L4 = {"region": "us-east-1", "types": ["g6.xlarge"]}
+
+
+def test_a_pool_without_a_price_has_that_of_its_kind_of_machine_with_source_and_date() -> None:
+    price = pool_price("l4", a_table(options=L4), PriceBook(LIST))
+    assert price == MachinePrice(
+        805_000, "aws/g6.xlarge: SkyPilot catalogue, AWS v8, commit 00148f2a", date(2026, 11, 24)
+    )
+
+
+def test_what_the_pool_says_wins_and_then_what_the_operator_says() -> None:
+    book = PriceBook(LIST, {"aws/g6.xlarge@us-east-1": 700_000})
+    told = pool_price("l4", a_table(options=L4, hour_micros=600_000), book)
+    assert told == MachinePrice(600_000, "pools.l4.hour_micros")
+    own = pool_price("l4", a_table(options=L4), book)
+    assert own == MachinePrice(700_000, "prices.hour_micros, aws/g6.xlarge@us-east-1")
+
+
+def test_nothing_costs_nothing_but_where_the_pool_says_so() -> None:
+    assert pool_price("own", a_table("process", hour_micros=0), PriceBook(LIST)) == MachinePrice(
+        0, "pools.own.hour_micros"
+    )
+    for table in (
+        a_table("process"),
+        a_table("container", options={"image": "x"}),
+        a_table("kubernetes", options={"types": ["g6.xlarge"]}),
+        a_table(options={"region": "us-east-1", "types": ["x9.huge"]}),
+        a_table(options={}),
+        a_table(options={"types": 3}),
+    ):
+        assert pool_price("a", table, PriceBook(LIST)) is None
+
+
+@pytest.mark.parametrize(
+    ("table", "hour_micros"),
+    [
+        (a_table("gcp", options={"region": "us-central1", "types": "g2-standard-4"}), 710_000),
+        (a_table("azure", options={"location": "eastus", "sizes": ["S"]}), 900_000),
+        (
+            a_table(options=L4 | {"types": ["g6e.xlarge"], "region": "us-east-2", "spot": True}),
+            530_000,
+        ),
+        (a_table(spot=True, options={"types": ["g6e.xlarge"], "region": "us-east-2"}), 530_000),
+        (
+            a_table(
+                "gcp",
+                options={
+                    "region": "r",
+                    "types": ["n1"],
+                    "accelerator": "nvidia-tesla-t4",
+                    "accelerators": 2,
+                },
+            ),
+            600_000,
+        ),
+    ],
+)
+def test_each_cloud_names_its_machines_and_places(table: PoolTable, hour_micros: int) -> None:
+    own = {"azure/S@eastus": 900_000, "gcp/n1": 300_000}
+    price = pool_price("a", table, PriceBook(LIST, own))
+    assert price is not None
+    assert price.hour_micros == hour_micros
+
+
+def test_a_machine_with_eight_gpus_costs_all_of_them() -> None:
+    price = pool_price("a", a_table(options=L4 | {"types": ["p4d.24xlarge"]}), PriceBook(LIST))
+    [listed] = [each for each in LIST if each.kind == "p4d.24xlarge"]
+    assert price is not None
+    assert price.hour_micros == listed.gpus * listed.hour_micros > 8_000_000
+
+
+def test_of_several_kinds_the_dearest_counts_and_unknown_ones_are_told() -> None:
+    kinds = ["g6.xlarge", "g5.xlarge", "x9.huge"]
+    price = pool_price("a", a_table(options=L4 | {"types": kinds}), PriceBook(LIST))
+    assert price is not None
+    assert price.hour_micros == 1_006_000
+    assert price.source.endswith("; no price is known of x9.huge")
+
+
+def test_a_price_of_one_zone_counts_only_where_machines_stand_in_no_other() -> None:
+    book = PriceBook(LIST, {"aws/g6.xlarge@us-east-1b": 1})
+    one = pool_price("a", a_table(options=L4 | {"zones": ["us-east-1b"]}), book)
+    two = pool_price("a", a_table(options=L4 | {"zones": ["us-east-1b", "us-east-1c"]}), book)
+    assert one is not None
+    assert two is not None
+    assert (one.hour_micros, two.hour_micros) == (1, 805_000)
+
+
+def test_prices_of_the_settings_reach_pools_by_name() -> None:
+    found = pool_prices(
+        settings(
+            {
+                "cloud": {"provider": "aws", "options": L4},
+                "here": {},
+                "told": {"hour_micros": 5},
+            },
+            prices={"hour_micros": {"aws/g6.xlarge": 7}},
+        )
+    )
+    assert {name: price.hour_micros for name, price in found.items()} == {"cloud": 7, "told": 5}
+
+
+# --- what is probably not meant ---
+
+
+def told(pools: dict[str, Any], **groups: Any) -> list[str]:
+    chosen = settings(pools, **groups)
+    return advice(chosen, pool_prices(chosen))
+
+
+def test_a_pool_of_a_cloud_without_a_price_is_told_and_one_of_this_machine_where_money_counts() -> (
+    None
+):
+    unknown = {"provider": "aws", "options": {"types": ["x9.huge"]}}
+    [line] = told({"away": unknown, "here": {}, "known": {"provider": "aws", "options": L4}})
+    assert line.startswith("the pool away has no price")
+    assert "set pools.away.hour_micros" in line
+    lines = told({"here": {}}, autoscale={"hour_budget_micros": 1})
+    assert [line.split(" has")[0] for line in lines] == ["the pool here"]
+
+
+def test_a_budget_that_only_alarms_and_a_limit_without_alarms_are_told() -> None:
+    pools = {"here": {"hour_micros": 1}}
+    limit, alarm = {"day_budget_micros": 5}, {"budget_day_micros": 4}
+    [line] = told(pools, costs=alarm)
+    assert line.startswith("costs.budget_day_micros gives alarms and stops nothing")
+    [line] = told(pools, autoscale=limit)
+    assert line.startswith("autoscale.day_budget_micros lets pools shrink without an alarm")
+    assert told(pools, autoscale=limit, costs=alarm) == []
+    assert told(pools) == []
+    # Where no pools are scaled here, whoever scales them has the limit.
+    assert told({}, costs=alarm) == []
