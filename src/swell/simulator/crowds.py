@@ -1,0 +1,131 @@
+"""Who asks for what and when: tasks one by one."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from swell.errors import InvalidInput
+from swell.fairness import USUAL_PRIORITY
+from swell.simulator.arrivals import TICK_S, arrivals
+from swell.simulator.pools import MODEL
+from swell.simulator.traces import Trace
+
+__all__ = ["Crowd", "Mix", "crowd_at", "crowd_of", "read_crowd"]
+
+_Array = NDArray[np.float64]
+_Whole = NDArray[np.int64]
+
+
+class Mix(msgspec.Struct, frozen=True, kw_only=True):
+    """What tasks are like, each by chance."""
+
+    #: How many people, evenly on so many keys.
+    users: int = 1000
+    keys: int = 1
+    #: Samples of a task → how likely it is, and the same of its priority.
+    samples: Mapping[int, float] = msgspec.field(default_factory=lambda: {1: 1.0})
+    priorities: Mapping[int, float] = msgspec.field(default_factory=lambda: {USUAL_PRIORITY: 1.0})
+
+    @property
+    def mean_samples(self) -> float:
+        """How many samples a task asks for on average."""
+        total = sum(self.samples.values())
+        return sum(n * share for n, share in self.samples.items()) / total
+
+
+class Crowd(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """Tasks of one model. All shapes are (tasks,)."""
+
+    model: str = MODEL
+    #: When each is asked for, in seconds since the beginning, in order.
+    at_s: _Array
+    samples: _Whole
+    users: _Whole
+    keys: _Whole
+    priorities: _Whole
+    #: Whoever would wait longer until his task starts does not want it any more; None for everybody
+    #: waits for ever.
+    start_by_s: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.at_s)
+
+
+_ONE_EACH: Final = Mix()
+
+
+def crowd_of(trace: Trace, seed: int, mix: Mix = _ONE_EACH, *, spread: float = 0.10) -> Crowd:
+    """Return the tasks of a trace.
+
+    Args:
+        trace: Samples per second.
+        seed: The same gives the same.
+        mix: What tasks are like.
+        spread: Standard deviation of the noise that wanders.
+    """
+    came = arrivals(trace.scaled(1.0 / mix.mean_samples), seed, spread=spread).astype(np.int64)
+    random = np.random.default_rng([seed, 1])
+    begins_s = np.repeat(np.arange(len(came)) * TICK_S, came)
+    at_s = np.sort(begins_s + random.random(len(begins_s)) * TICK_S)
+    return crowd_at(at_s, seed, mix)
+
+
+def crowd_at(at_s: _Array, seed: int, mix: Mix = _ONE_EACH) -> Crowd:
+    """Return tasks that are asked for at given moments, in order. Shape: (tasks,)."""
+    random = np.random.default_rng([seed, 2])
+    n = len(at_s)
+    users = random.integers(0, mix.users, n)
+    return Crowd(
+        at_s=at_s,
+        samples=_chosen(mix.samples, n, random),
+        users=users,
+        keys=users % mix.keys,
+        priorities=_chosen(mix.priorities, n, random),
+    )
+
+
+def read_crowd(path: Path) -> Crowd:
+    """Return the tasks of a CSV file with the column `at_s` and, as far as they are there,
+    `samples`, `user`, `key` (whole numbers or words) and `priority`.
+
+    Raises:
+        InvalidInput: It cannot be read as such.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            rows = sorted(csv.DictReader(lines), key=lambda row: float(row["at_s"]))
+        at_s = np.array([float(row["at_s"]) for row in rows])
+        samples = np.array([int(row.get("samples") or 1) for row in rows], np.int64)
+        priorities = [int(row.get("priority") or USUAL_PRIORITY) for row in rows]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{path} is no list of tasks ({error}): it needs numbers in the column at_s, and may "
+            "have samples, user, key and priority"
+        ) from error
+    if not len(at_s) or not (np.isfinite(at_s).all() and (at_s >= 0).all() and (samples > 0).all()):
+        raise InvalidInput(f"{path} is no list of tasks: at_s must be 0 or more, samples 1 or more")
+    return Crowd(
+        at_s=at_s,
+        samples=samples,
+        users=_numbered(rows, "user"),
+        keys=_numbered(rows, "key"),
+        priorities=np.array(priorities, np.int64),
+    )
+
+
+def _numbered(rows: list[dict[str, Any]], column: str) -> _Whole:
+    numbers: dict[str, int] = {}
+    names = (row.get(column) or "" for row in rows)
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+
+
+def _chosen(shares: Mapping[int, float], n: int, random: np.random.Generator) -> _Whole:
+    if len(shares) == 1:
+        return np.full(n, next(iter(shares)), np.int64)
+    weights = np.array(list(shares.values()))
+    return random.choice(np.array(list(shares), np.int64), n, p=weights / weights.sum())

@@ -1,0 +1,587 @@
+"""Tasks one by one in simulated time, under the code that decides about them in truth.
+
+`swell.fairness` says whose turn it is, `swell.api.eta` what is promised at the door, the policy how
+many workers there are, from what `swell.autoscaler.observe` would make of the same queues, and
+`swell.bill` what it costs. Nothing here waits: what happens next is looked for, and time jumps
+there.
+"""
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from swell.api.eta import Load, ServiceTimes, estimate, load_of
+from swell.arrivals import BIN_S, Arrivals, arrived
+from swell.autoscaler.memory import Memory
+from swell.autoscaler.observe import demands
+from swell.autoscaler.outlook import Observation, Plan, PoolPlan, State
+from swell.broker import Depth
+from swell.costs import By, Cost, added, costs_by
+from swell.errors import InvalidInput
+from swell.fairness import rotate
+from swell.ledger import EntryKind, cost_micros
+from swell.scaling import Workload
+from swell.simulator.crowds import Crowd
+from swell.simulator.line import Line, Task
+from swell.simulator.machines import Books, Machine, Machines, Workers
+from swell.simulator.traces import STARTS_AT
+
+__all__ = ["Course", "Life", "Outcome", "Policy", "Terms", "simulate"]
+
+#: What decides: the real policy, with its settings.
+Policy = Callable[[Observation, State], Plan]
+
+#: At most so many machines are asked for at once, and a simulation goes on for at most so long
+#: after its end until everything is drawn, in seconds.
+_AT_ONCE: Final = 50
+_PATIENCE_S: Final = 86_400.0
+
+#: What happens, in the order of what counts first at the same time.
+_END, _READY, _LOST, _AGAIN = range(4)
+
+_Array = NDArray[np.float64]
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """How the service is run."""
+
+    #: How often the policy decides, in seconds.
+    every_s: float = 3.0
+    #: Tasks of a worker that is lost wait so long until they are taken up again: the lease.
+    lease_s: float = 30.0
+    #: The beginning, in seconds since 1970.
+    starts_at: float = STARTS_AT
+    #: Until when it goes on at least, in seconds; None for as long as tasks come.
+    until_s: float | None = None
+    #: For how many seconds before the beginning arrivals are known, as many as in the first five
+    #: minutes; 0 for a service that has just been started.
+    known_s: float = 0.0
+
+
+_TERMS: Final = Terms()
+
+
+class Life(msgspec.Struct, frozen=True):
+    """One worker, in seconds since the beginning; what never came is None."""
+
+    pool: str
+    asked_s: float
+    ready_s: float | None
+    gone_s: float
+
+
+class Course(msgspec.Struct, frozen=True, eq=False):
+    """What stood whenever the policy decided; shapes (decisions,)."""
+
+    at_s: _Array
+    queued: _Array
+    ready: _Array
+    booting: _Array
+
+
+class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """What became of a crowd."""
+
+    #: Tasks that were asked for, that were drawn, that were not wanted any more when it was their
+    #: turn, that were refused at the door, that wait in the end, and that were lost: never any.
+    tasks: int
+    samples: int
+    drawn: int
+    expired: int
+    refused: int
+    left: int
+    lost: int
+    #: Attempts that went with their worker, and tasks that came while relief was told.
+    again: int
+    degraded: int
+    #: The smallest share of new tasks that could be met in time, as was told; 1 for all.
+    least_admitted: float
+    #: How long each that was drawn has waited until a worker took it, and its priority.
+    waits_s: _Array
+    priorities: NDArray[np.int64]
+    #: By pool; for how long workers are paid, what that cost, and what became of them.
+    costs: Mapping[str, Cost]
+    worker_s: float
+    peaks: Mapping[str, int]
+    launches: int
+    canceled: int
+    drained: int
+    losses: int
+    refusals: int
+    course: Course
+    lives: Sequence[Life]
+
+    @property
+    def cost(self) -> Cost:
+        """All pools together."""
+        return added(self.costs.values())
+
+    def wait_s(self, share: float, priority: int | None = None) -> float:
+        """Return within how long this share of tasks was taken, in seconds; 0 without tasks."""
+        waits = self.waits_s if priority is None else self.waits_s[self.priorities == priority]
+        return float(np.quantile(waits, share)) if len(waits) else 0.0
+
+    def mean_wait_s(self, priority: int | None = None) -> float:
+        """Return the mean wait, in seconds; 0 without tasks."""
+        waits = self.waits_s if priority is None else self.waits_s[self.priorities == priority]
+        return float(waits.mean()) if len(waits) else 0.0
+
+    def late_share(self, than_s: float) -> float:
+        """Return the share of tasks that waited longer."""
+        return float((self.waits_s > than_s).mean()) if len(self.waits_s) else 0.0
+
+
+def simulate(
+    crowd: Crowd,
+    policy: Policy,
+    pools: Sequence[Workers],
+    *,
+    seed: int = 101,
+    terms: Terms = _TERMS,
+    rivals: Sequence[Crowd] = (),
+) -> Outcome:
+    """Return what becomes of a crowd.
+
+    Args:
+        crowd: Who asks.
+        policy: What decides.
+        pools: Where workers are had.
+        seed: Decides service times, start times and losses.
+        terms: How the service is run.
+        rivals: More crowds, of other models on the same workers.
+
+    Raises:
+        InvalidInput: No pool serves a model, or the policy decides what cannot be done.
+    """
+    crowds = [crowd, *rivals]
+    for each in crowds:
+        if not any(each.model in pool.speeds for pool in pools):
+            raise InvalidInput(f"no pool serves {each.model}: give one of them its speed")
+    return _Run(crowds, policy, pools, seed, terms).outcome()
+
+
+class _Run:
+    """One simulation."""
+
+    def __init__(
+        self,
+        crowds: Sequence[Crowd],
+        policy: Policy,
+        pools: Sequence[Workers],
+        seed: int,
+        terms: Terms,
+    ) -> None:
+        self._policy = policy
+        self._terms = terms
+        self._crowds = {each.model: each for each in crowds}
+        self._tasks = _tasks(crowds, pools, seed)
+        self._pools = [
+            Machines(like, np.random.default_rng([seed, 3, number]))
+            for number, like in enumerate(pools)
+        ]
+        self._models = list(dict.fromkeys(model for like in pools for model in like.speeds))
+        self._lines = {model: Line() for model in self._models}
+        #: Model → workers that have a slot free, who was free first, first.
+        self._idle: dict[str, deque[tuple[int, Machine]]] = {
+            model: deque() for model in self._models
+        }
+        self._events: list[tuple[float, int, int, Machine | Task, Task | None]] = []
+        self._number = 0
+        self._last_model: str | None = None
+        self._running = dict.fromkeys(self._models, 0)
+        #: Model → samples of a task, on average.
+        self._counts = {each.model: float(each.samples.mean()) for each in crowds if len(each)}
+        self._told = [each.told_rates() for each in self._pools]
+        self._books = Books(terms.starts_at)
+        self._memory = Memory()
+        self._times = ServiceTimes()
+        self._relieved: set[str] = set()
+        self._arrivals = _known(crowds, terms)
+        self._waits: list[float] = []
+        self._priorities: list[int] = []
+        self._expired = self._refused = self._again = self._degraded = self._drawn = 0
+        self._least_admitted = 1.0
+        self._paid_s = 0.0
+        self._lives: list[Life] = []
+        self._course: list[tuple[float, int, int, int]] = []
+
+    # --- time ---
+
+    def outcome(self) -> Outcome:
+        """Run it."""
+        for pool in self._pools:
+            for _, machine in pool.launch(self._numbers(pool.like.ready), 0.0):
+                self._be_ready(pool, machine, 0.0)
+            pool.launches = 0
+        tasks, terms = self._tasks, self._terms
+        last_s = tasks[-1].at_s if tasks else 0.0
+        until_s = last_s if terms.until_s is None else max(terms.until_s, last_s)
+        at, n = 0, len(tasks)
+        now_s = 0.0
+        events = self._events
+        tick_s, bin_s = 0.0, BIN_S - terms.starts_at % BIN_S
+        while True:
+            next_s = min(tick_s, bin_s)
+            if at < n and tasks[at].at_s < next_s:
+                next_s = tasks[at].at_s
+            if events and events[0][0] <= next_s:
+                now_s = events[0][0]
+                self._happen(*heapq.heappop(events))
+            elif at < n and next_s == tasks[at].at_s:
+                now_s = next_s
+                self._come(tasks[at], now_s)
+                at += 1
+            elif bin_s <= tick_s:
+                now_s = bin_s
+                self._arrivals.close(self._datetime(now_s))
+                bin_s += BIN_S
+            else:
+                now_s = tick_s
+                if self._is_over(now_s, until_s, at == n):
+                    break
+                self._decide(now_s)
+                tick_s += terms.every_s
+        return self._ended(now_s)
+
+    def _is_over(self, now_s: float, until_s: float, have_all_come: bool) -> bool:
+        if now_s < until_s or not have_all_come:
+            return False
+        is_done = not any(self._lines.values()) and not any(self._running.values())
+        return (is_done and not self._waits_again()) or now_s > until_s + _PATIENCE_S
+
+    def _waits_again(self) -> bool:
+        return any(kind == _AGAIN for _, _, kind, _, _ in self._events)
+
+    def _numbers(self, n: int) -> list[int]:
+        self._number += n
+        return list(range(self._number - n, self._number))
+
+    def _push(self, at_s: float, kind: int, what: Machine | Task, task: Task | None = None) -> None:
+        self._number += 1
+        heapq.heappush(self._events, (at_s, self._number, kind, what, task))
+
+    def _happen(
+        self, now_s: float, number: int, kind: int, what: Machine | Task, task: Task | None
+    ) -> None:
+        if isinstance(what, Task):
+            self._lines[what.model].add(what, again=True)
+            self._give(what.model, now_s)
+        elif kind == _END and task is not None:
+            if what.gone_s is None:
+                self._finish(what, task, now_s)
+        elif kind == _READY:
+            if what.gone_s is None:
+                self._be_ready(what.pool, what, now_s)
+        elif what.gone_s is None:
+            self._lose(what, now_s)
+
+    # --- tasks ---
+
+    def _come(self, task: Task, now_s: float) -> None:
+        model = task.model
+        start_by_s = self._crowds[model].start_by_s
+        if start_by_s is not None and self._expected_s(task) > start_by_s:
+            self._refused += 1
+            return
+        self._arrivals.fresh[model] = self._arrivals.fresh.get(model, 0) + task.samples
+        if model in self._relieved:
+            self._degraded += 1
+        self._lines[model].add(task)
+        self._give(model, now_s)
+
+    def _expected_s(self, task: Task) -> float:
+        """Return after how long a new task is told to start: as what waits were all before it."""
+        model, line = task.model, self._lines[task.model]
+        stats = self._times.stats(model)
+        serving = [pool for pool in self._pools if model in pool.like.speeds]
+        workers = sum(len(pool.ready) for pool in serving)
+        first_s = (0.0, 0.0) if workers else min(pool.start_s for pool in serving)
+        if stats is None:
+            return 0.0
+        load = Load() + load_of(stats, len(line), line.samples)
+        load += load_of(stats, self._running[model])
+        at_once = sum(len(pool.ready) * pool.like.slots for pool in serving)
+        told = estimate(
+            stats,
+            load,
+            workers=max(1, workers),
+            at_once=max(1, at_once),
+            count=task.samples,
+            ready_in_s=first_s,
+        )
+        return told.start.median
+
+    def _give(self, model: str, now_s: float) -> None:
+        """Give what waits to whoever is free."""
+        idle, line = self._idle[model], self._lines[model]
+        while line and idle:
+            mark, machine = idle.popleft()
+            if mark == machine.mark and machine.gone_s is None and not machine.is_draining:
+                self._take(machine, now_s)
+
+    def _take(self, machine: Machine, now_s: float) -> None:
+        """Fill the slots of a worker; what is left of them is free."""
+        pool = machine.pool
+        slots = pool.like.slots
+        while len(machine.held) < slots:
+            task = self._next(pool)
+            if task is None:
+                break
+            start_by_s = self._crowds[task.model].start_by_s
+            if start_by_s is not None and now_s - task.at_s > start_by_s:
+                self._expired += 1
+                continue
+            machine.take(task, now_s)
+            self._running[task.model] += 1
+            speed = pool.like.speeds[task.model]
+            slowed = speed.slowed(len(machine.held)) if speed.slower else 1.0
+            self._push(now_s + task.service_s * slowed, _END, machine, task)
+        machine.mark += 1
+        if len(machine.held) < slots:
+            for model in pool.like.speeds:
+                self._idle[model].append((machine.mark, machine))
+
+    def _next(self, pool: Machines) -> Task | None:
+        models = pool.like.speeds
+        if len(models) == 1:
+            [model] = models
+            line = self._lines[model]
+            return line.pop() if line else None
+        heads = {m: head for m in models if (head := self._lines[m].head) is not None}
+        if not heads:
+            return None
+        self._last_model = rotate(heads, self._last_model)[0]
+        return self._lines[self._last_model].pop()
+
+    def _finish(self, machine: Machine, task: Task, now_s: float) -> None:
+        pool = machine.pool
+        was_full = len(machine.held) == pool.like.slots
+        share_s = machine.let_go(task, now_s)
+        self._running[task.model] -= 1
+        self._drawn += 1
+        self._waits.append(task.began_s - task.at_s)
+        self._priorities.append(task.priority)
+        micros = cost_micros(share_s, pool.like.pool.hour_micros) or 0
+        machine.attempts_s += share_s
+        machine.attempts_micros += micros
+        self._books.add(pool.name, EntryKind.ATTEMPT, task.model, share_s, micros, 1, task.samples)
+        if was_full:
+            pool.learn(task, share_s)
+        if self._crowds[task.model].start_by_s is not None:
+            self._times.observe(task.model, now_s - task.began_s, task.samples)
+        if not machine.is_draining:
+            self._take(machine, now_s)
+        elif not machine.held:
+            self._go(machine, now_s)
+
+    # --- workers ---
+
+    def _be_ready(self, pool: Machines, machine: Machine, now_s: float) -> None:
+        pool.be_ready(machine, now_s)
+        lost_in_s = pool.lost_in_s()
+        if lost_in_s < math.inf:
+            self._push(now_s + lost_in_s, _LOST, machine)
+        self._take(machine, now_s)
+
+    def _lose(self, machine: Machine, now_s: float) -> None:
+        """Let a worker be taken back: what it holds waits until its lease has run out."""
+        pool = machine.pool
+        pool.losses += 1
+        for task in list(machine.held.values()):
+            share_s = machine.let_go(task, now_s)
+            micros = cost_micros(share_s, pool.like.pool.hour_micros) or 0
+            machine.failed_s += share_s
+            machine.attempts_micros += micros
+            self._books.add(pool.name, EntryKind.FAILED, task.model, share_s, micros, 1)
+            self._running[task.model] -= 1
+            self._again += 1
+            self._push(now_s + self._terms.lease_s, _AGAIN, task)
+        self._go(machine, now_s)
+
+    def _go(self, machine: Machine, now_s: float) -> None:
+        """Let a machine be gone, and charge what is left of it."""
+        machine.gone_s = now_s
+        if machine.ready_s is None:
+            machine.cold_s = now_s - machine.asked_s
+        pool = machine.pool
+        for group in (pool.ready, pool.booting, pool.draining):
+            group.pop(machine.number, None)
+        self._paid_s += self._books.settle(machine)
+        self._lives.append(Life(pool.name, machine.asked_s, machine.ready_s, now_s))
+
+    # --- the controller ---
+
+    def _decide(self, now_s: float) -> None:
+        seen = self._observed(now_s)
+        is_first = self._memory.state.since is None
+        plan = self._policy(seen, self._memory.state)
+        self._memory = msgspec.structs.replace(self._memory, state=plan.state)
+        self._relieved = {each.model for each in plan.relief}
+        for each in plan.relief:
+            self._least_admitted = min(self._least_admitted, each.admitted)
+        for pool in self._pools:
+            wanted = plan.pools.get(pool.name)
+            if wanted is not None:
+                self._apply(pool, wanted, now_s, may_shrink=not is_first)
+        self._course.append(
+            (
+                now_s,
+                sum(line.samples for line in self._lines.values()),
+                sum(len(pool.ready) + len(pool.draining) for pool in self._pools),
+                sum(len(pool.booting) for pool in self._pools),
+            )
+        )
+
+    def _observed(self, now_s: float) -> Observation:
+        now = self._datetime(now_s)
+        rates = {pool.name: measured for pool in self._pools if (measured := pool.rates())}
+        work = Workload(at=now, rates=rates, counts=self._counts)
+        known = arrived([self._arrivals.dump()], now)
+        at = now.timestamp()
+        return Observation(
+            at=at,
+            demands=demands(self._depths(), known, work, now, self._models),
+            pools=[
+                pool.view(now_s, at, self._memory, {**told, **rates.get(pool.name, {})})
+                for pool, told in zip(self._pools, self._told, strict=True)
+            ],
+            spent_micros=0,
+        )
+
+    def _depths(self) -> list[Depth]:
+        return [
+            Depth(
+                queue=model,
+                ready=len(line),
+                running=self._running[model],
+                ready_samples=line.samples,
+                oldest_ready_at=self._datetime(line.oldest_at_s) if line else None,
+            )
+            for model, line in self._lines.items()
+        ]
+
+    def _apply(self, pool: Machines, wanted: PoolPlan, now_s: float, *, may_shrink: bool) -> None:
+        self._launch(pool, wanted.launch, now_s)
+        if not may_shrink:
+            return
+        for machine in pool.to_cancel(wanted.cancel_boots):
+            pool.canceled += 1
+            self._go(machine, now_s)
+        for machine in pool.to_drain(wanted.drain):
+            pool.drained += 1
+            machine.is_draining = True
+            if machine.held:
+                pool.draining[machine.number] = pool.ready.pop(machine.number)
+            else:
+                self._go(machine, now_s)
+
+    def _launch(self, pool: Machines, n: int, now_s: float) -> None:
+        at = self._terms.starts_at + now_s
+        n = min(n, max(0, pool.like.pool.most - pool.alive))
+        if n <= 0 or self._memory.closed_s(pool.name, at) > 0:
+            return
+        for first in range(0, n, _AT_ONCE):
+            asked = min(_AT_ONCE, n - first)
+            given = pool.given(asked, now_s)
+            for ready_s, machine in pool.launch(self._numbers(given), now_s):
+                self._push(ready_s, _READY, machine)
+            if given < asked:
+                pool.refused += asked - given
+                self._memory = self._memory.refused(pool.name, at, "there are no more")
+                return
+            self._memory = self._memory.given(pool.name)
+
+    # --- the end ---
+
+    def _ended(self, now_s: float) -> Outcome:
+        running = sum(self._running.values())
+        waiting = sum(len(line) for line in self._lines.values())
+        waiting += sum(kind == _AGAIN for _, _, kind, _, _ in self._events)
+        for pool in self._pools:
+            for machine in [*pool.ready.values(), *pool.booting.values(), *pool.draining.values()]:
+                for task in list(machine.held.values()):
+                    machine.let_go(task, now_s)
+                self._go(machine, now_s)
+        ended = self._drawn + self._expired + self._refused
+        return Outcome(
+            tasks=len(self._tasks),
+            samples=sum(int(crowd.samples.sum()) for crowd in self._crowds.values()),
+            drawn=self._drawn,
+            expired=self._expired,
+            refused=self._refused,
+            left=running + waiting,
+            lost=len(self._tasks) - ended - running - waiting,
+            again=self._again,
+            degraded=self._degraded,
+            least_admitted=self._least_admitted,
+            waits_s=np.array(self._waits),
+            priorities=np.array(self._priorities, np.int64),
+            costs={name or "": cost for name, cost in self._costs().items()},
+            worker_s=self._paid_s,
+            peaks={pool.name: pool.peak for pool in self._pools},
+            launches=sum(pool.launches for pool in self._pools),
+            canceled=sum(pool.canceled for pool in self._pools),
+            drained=sum(pool.drained for pool in self._pools),
+            losses=sum(pool.losses for pool in self._pools),
+            refusals=sum(pool.refused for pool in self._pools),
+            course=_course(self._course),
+            lives=self._lives,
+        )
+
+    def _costs(self) -> dict[str | None, Cost]:
+        return costs_by(self._books.rows(), By.POOL)
+
+    def _datetime(self, now_s: float) -> datetime:
+        return datetime.fromtimestamp(self._terms.starts_at + now_s, UTC)
+
+
+def _tasks(crowds: Sequence[Crowd], pools: Sequence[Workers], seed: int) -> list[Task]:
+    """Return all tasks in the order in which they come, with how long each will take."""
+    found: list[Task] = []
+    for place, crowd in enumerate(crowds):
+        speed = next(pool.speeds[crowd.model] for pool in pools if crowd.model in pool.speeds)
+        random = np.random.default_rng([seed, 4, place])
+        took = speed.drawn(crowd.samples.astype(np.float64), random)
+        rows = zip(
+            crowd.at_s.tolist(),
+            crowd.keys.tolist(),
+            crowd.users.tolist(),
+            crowd.priorities.tolist(),
+            crowd.samples.tolist(),
+            took.tolist(),
+            strict=True,
+        )
+        found += [
+            Task(0, crowd.model, at_s, (str(key), str(user)), priority, samples, took_s)
+            for at_s, key, user, priority, samples, took_s in rows
+        ]
+    if len(crowds) > 1:
+        found.sort(key=lambda task: task.at_s)
+    for number, task in enumerate(found):
+        task.number = number
+    return found
+
+
+def _known(crowds: Sequence[Crowd], terms: Terms) -> Arrivals:
+    """Return what is known of arrivals in the beginning."""
+    now_s = -BIN_S * math.ceil(terms.known_s / BIN_S)
+    counted = Arrivals(datetime.fromtimestamp(terms.starts_at + now_s, UTC))
+    while now_s < 0:
+        for crowd in crowds:
+            first = crowd.samples[crowd.at_s < 300.0].sum()
+            counted.fresh[crowd.model] = round(float(first) / 300.0 * BIN_S)
+        now_s += BIN_S
+        counted.close(datetime.fromtimestamp(terms.starts_at + now_s, UTC))
+    return counted
+
+
+def _course(rows: Sequence[tuple[float, int, int, int]]) -> Course:
+    columns = np.array(rows, np.float64).reshape(-1, 4).T
+    return Course(*columns)

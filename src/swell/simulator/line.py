@@ -1,0 +1,110 @@
+"""Tasks of one model that wait, in the order in which the broker hands them out."""
+
+import heapq
+from collections.abc import Iterator
+
+from swell.fairness import VirtualClock, band, take_turns
+
+__all__ = ["Line", "Task"]
+
+
+class Task:
+    """One task in simulated time; times are seconds since the beginning."""
+
+    __slots__ = (
+        *("at_s", "began_s", "key", "model", "number", "priority", "samples", "service_s"),
+        *("share_s", "tag", "user"),
+    )
+
+    def __init__(
+        self,
+        number: int,
+        model: str,
+        at_s: float,
+        who: tuple[str, str],
+        priority: int,
+        samples: int,
+        service_s: float,
+    ) -> None:
+        self.number = number
+        self.model = model
+        self.at_s = at_s
+        self.key, self.user = who
+        self.priority = priority
+        self.samples = samples
+        self.service_s = service_s
+        self.tag = 0.0
+        self.began_s = 0.0
+        self.share_s = 0.0
+
+
+_Waiting = tuple[int, float, int, Task]
+
+
+class Line:
+    """Whose turn it is, by `swell.fairness`: keys take turns, and the users of each key."""
+
+    def __init__(self) -> None:
+        #: Band → key → heap of those that wait; none is empty.
+        self._bands: dict[int, dict[str, list[_Waiting]]] = {}
+        self._turns: dict[int, VirtualClock] = {}
+        self._clocks: dict[tuple[str, int], VirtualClock] = {}
+        self.samples = 0
+        self._n = 0
+
+    def __len__(self) -> int:
+        return self._n
+
+    @property
+    def head(self) -> int | None:
+        """The band of who comes next; None where nobody waits."""
+        return min(self._bands, default=None)
+
+    def add(self, task: Task, *, again: bool = False) -> None:
+        """Let a task wait; one that comes again keeps its place."""
+        if not again:
+            clock = self._clocks.get((task.key, task.priority))
+            if clock is None:
+                clock = self._clocks[task.key, task.priority] = VirtualClock()
+            task.tag = clock.tag(task.user, cost=task.samples)
+        lines = self._bands.setdefault(band(task.priority), {})
+        line = lines.get(task.key)
+        if line is None:
+            line = lines[task.key] = []
+        heapq.heappush(line, (task.priority, task.tag, task.number, task))
+        self._n += 1
+        self.samples += task.samples
+
+    def pop(self) -> Task:
+        """Hand out who comes next; somebody must wait."""
+        urgency = min(self._bands)
+        lines = self._bands[urgency]
+        clock = self._turns.get(urgency)
+        if clock is None:
+            clock = self._turns[urgency] = VirtualClock()
+
+        def tasks_of(key: str) -> Iterator[tuple[float, Task]]:
+            yield lines[key][0][3].samples, lines[key][0][3]
+
+        task = next(take_turns(clock, lines, tasks_of))
+        line = lines[task.key]
+        heapq.heappop(line)
+        if not line:
+            del lines[task.key]
+            if not lines:
+                del self._bands[urgency]
+        self._clocks[task.key, task.priority].serve(task.tag)
+        self._n -= 1
+        self.samples -= task.samples
+        return task
+
+    @property
+    def oldest_at_s(self) -> float:
+        """When the oldest of those that wait was asked for; some must wait."""
+        # Looked for by whoever scales only: seldom.
+        return min(
+            entry[3].at_s
+            for lines in self._bands.values()
+            for line in lines.values()
+            for entry in line
+        )

@@ -1,0 +1,326 @@
+"""Workers one by one: how they boot, what they hold, how they go, and what is paid for them."""
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from swell.autoscaler.cold_starts import UNKNOWN
+from swell.autoscaler.memory import Memory
+from swell.autoscaler.outlook import PoolView
+from swell.bill import Life, rest
+from swell.ledger import Charged, CostRow, EntryKind, cost_micros
+from swell.phases import STARTUPS_KEPT
+from swell.simulator.line import Task
+from swell.simulator.pools import MODEL, Pool
+from swell.simulator.speeds import Speed
+from swell.survival import Observation, Prior, quantiles
+
+__all__ = ["Books", "Machine", "Machines", "Workers"]
+
+#: Start times are looked at so often, in seconds, as by the controller.
+_LOOK_S: Final = 20.0
+
+#: Where only the median was told, the 90th percentile is so many times that.
+_TAIL: Final = 2.0
+
+#: Rates count as measured from so many tasks on, and rest on so many.
+_KNOWN: Final = 16
+_RECENT: Final = 256
+
+
+class Workers(msgspec.Struct, frozen=True, kw_only=True):
+    """Workers of one pool, and what they can do. What `pool.rate` says is not asked for here."""
+
+    pool: Pool = Pool()
+    speeds: Mapping[str, Speed] = msgspec.field(
+        default_factory=lambda: {MODEL: Speed(per_sample_s=2.0)}
+    )
+    #: So many tasks are run at once.
+    slots: int = 1
+    #: How long starts took, of which each is as likely; empty for what `pool` says.
+    starts_s: Sequence[float] = ()
+    #: How many take tasks in the beginning.
+    ready: int = 0
+    #: What the settings say of how long starts take; None for nothing.
+    told_start_s: float | None = None
+    #: Samples of a task on average, for what the policy is told of how fast workers are.
+    samples: float = 1.0
+
+
+class Machine:
+    """One worker; times are seconds since the beginning."""
+
+    __slots__ = (
+        *("asked_s", "attempts_micros", "attempts_s", "busy_s", "cold_s", "failed_s", "gone_s"),
+        *("held", "is_draining", "mark", "number", "pool", "ready_s", "share_s", "since_s"),
+    )
+
+    def __init__(self, pool: "Machines", number: int, asked_s: float) -> None:
+        self.pool = pool
+        self.number = number
+        self.asked_s = asked_s
+        self.ready_s: float | None = None
+        self.gone_s: float | None = None
+        self.held: dict[int, Task] = {}
+        self.is_draining = False
+        #: Says which of its places among the idle counts.
+        self.mark = 0
+        #: For how long it held something, and the same shared among what it held.
+        self.busy_s = self.share_s = self.since_s = 0.0
+        # What was charged.
+        self.cold_s = self.attempts_s = self.failed_s = 0.0
+        self.attempts_micros = 0
+
+    def take(self, task: Task, now_s: float) -> None:
+        """Begin a task."""
+        self._pass(now_s)
+        task.began_s, task.share_s = now_s, self.share_s
+        self.held[task.number] = task
+
+    def let_go(self, task: Task, now_s: float) -> float:
+        """End a task; return its share of the device, in seconds."""
+        self._pass(now_s)
+        del self.held[task.number]
+        return self.share_s - task.share_s
+
+    def _pass(self, now_s: float) -> None:
+        if n := len(self.held):
+            passed_s = now_s - self.since_s
+            self.busy_s += passed_s
+            self.share_s += passed_s / n
+        self.since_s = now_s
+
+
+class Books:
+    """What everything cost, as the ledger of a real service has it.
+
+    Args:
+        starts_at: The beginning, in seconds since 1970.
+    """
+
+    def __init__(self, starts_at: float) -> None:
+        self._starts_at = starts_at
+        #: (pool, kind, model) → seconds, micros, attempts, pictures.
+        self._sums: dict[tuple[str, EntryKind, str], list[float]] = {}
+
+    def add(self, pool: str, kind: EntryKind, model: str, *amounts: float) -> None:
+        """Charge (seconds, micros, attempts, pictures)."""
+        sums = self._sums.get((pool, kind, model))
+        if sums is None:
+            sums = self._sums[pool, kind, model] = [0.0] * 4
+        for place, amount in enumerate(amounts):
+            sums[place] += amount
+
+    def settle(self, machine: Machine) -> float:
+        """Charge all that is left of a machine that has gone; return for how long it is paid."""
+        pool = machine.pool.like.pool
+        assert machine.gone_s is not None, "a machine that has gone"
+        ended_at = self._at(machine.gone_s)
+        life = Life(
+            account=str(machine.number),
+            pool=pool.name,
+            launched_at=self._at(machine.asked_s),
+            heard_at=ended_at,
+            ended_at=ended_at,
+            hour_micros=pool.hour_micros,
+            launch_micros=pool.launch_micros,
+            least_billed_s=pool.least_billed_s,
+        )
+        cold_micros = cost_micros(machine.cold_s, pool.hour_micros) or 0
+        self.add(pool.name, EntryKind.COLD_START, "", machine.cold_s, cold_micros)
+        seconds = machine.cold_s + machine.attempts_s + machine.failed_s
+        charged = Charged(seconds=seconds, micros=machine.attempts_micros + cold_micros)
+        for part in rest(life, charged, ended_at):
+            self.add(pool.name, part.kind, "", part.seconds, part.micros or 0)
+            seconds += part.seconds
+        return seconds
+
+    def rows(self) -> list[CostRow]:
+        """Return what was charged, as the ledger adds it up."""
+        day = self._at(0.0).date()
+        return [
+            CostRow(
+                day=day,
+                kind=kind,
+                pool=pool,
+                model=model,
+                seconds=seconds,
+                micros=round(micros),
+                attempts=round(attempts),
+                images=round(images),
+            )
+            for (pool, kind, model), (seconds, micros, attempts, images) in self._sums.items()
+        ]
+
+    def _at(self, now_s: float) -> datetime:
+        return datetime.fromtimestamp(self._starts_at + now_s, UTC)
+
+
+class Machines:
+    """The machines of one pool.
+
+    Args:
+        like: What they are like.
+        random: Decides how long starts take and who is lost.
+    """
+
+    def __init__(self, like: Workers, random: np.random.Generator) -> None:
+        self.like = like
+        self._random = random
+        #: Those that take tasks, those that start in the order in which they were asked for, and
+        #: those that finish; by number.
+        self.ready: dict[int, Machine] = {}
+        self.booting: dict[int, Machine] = {}
+        self.draining: dict[int, Machine] = {}
+        self.launches = self.canceled = self.drained = self.losses = self.refused = self.peak = 0
+        self._starts: deque[float] = deque(maxlen=STARTUPS_KEPT)
+        self._looked_s = -math.inf
+        self._start_p50_s, self._start_p95_s = UNKNOWN.p50_s, UNKNOWN.p90_s
+        #: Model → (samples, share of the device) of the last tasks where nothing was free.
+        self._recent: dict[str, deque[tuple[int, float]]] = {}
+
+    @property
+    def name(self) -> str:
+        """What the pool is called."""
+        return self.like.pool.name
+
+    @property
+    def alive(self) -> int:
+        """How many are paid for."""
+        return len(self.ready) + len(self.booting) + len(self.draining)
+
+    def given(self, n: int, now_s: float) -> int:
+        """Return how many of those that are asked for are to be had."""
+        pool = self.like.pool
+        if any(from_s <= now_s < until_s for from_s, until_s in pool.refuses):
+            return 0
+        most = pool.most
+        for from_s, available in pool.available:
+            if from_s <= now_s:
+                most = min(pool.most, int(available))
+        return min(n, max(0, most - self.alive))
+
+    def launch(self, numbers: Sequence[int], now_s: float) -> list[tuple[float, Machine]]:
+        """Ask for machines; return when each takes tasks."""
+        found = []
+        for number, took_s in zip(numbers, self._starts_s(len(numbers), now_s), strict=True):
+            machine = self.booting[number] = Machine(self, number, now_s)
+            found.append((now_s + took_s, machine))
+        self.launches += len(found)
+        self.peak = max(self.peak, self.alive)
+        return found
+
+    def be_ready(self, machine: Machine, now_s: float) -> None:
+        """Let a machine take tasks."""
+        del self.booting[machine.number]
+        self.ready[machine.number] = machine
+        machine.ready_s = machine.since_s = now_s
+        machine.cold_s = now_s - machine.asked_s
+        self._starts.append(machine.cold_s)
+
+    def lost_in_s(self) -> float:
+        """Return after how long a worker that starts to take tasks is taken back; inf for never."""
+        per_hour = self.like.pool.losses_per_hour
+        return float(self._random.exponential(3600.0 / per_hour)) if per_hour else math.inf
+
+    def to_drain(self, n: int) -> list[Machine]:
+        """Return who goes: who holds least first, then the youngest, as the controller chooses."""
+        ready_s = [(len(each.held), -(each.ready_s or 0.0), -each.number) for each in self._all()]
+        order = sorted(zip(ready_s, self._all(), strict=True), key=lambda pair: pair[0])
+        return [machine for _, machine in order[:n]]
+
+    def to_cancel(self, n: int) -> list[Machine]:
+        """Return which of those that start need not: the youngest."""
+        return list(reversed(self.booting.values()))[:n]
+
+    def learn(self, task: Task, share_s: float) -> None:
+        """Note how fast a worker was that had no slot free."""
+        recent = self._recent.get(task.model)
+        if recent is None:
+            recent = self._recent[task.model] = deque(maxlen=_RECENT)
+        recent.append((task.samples, share_s))
+
+    def rates(self) -> dict[str, float]:
+        """Return model → samples per second of one worker, where that was measured."""
+        return {
+            model: sum(n for n, _ in recent) / seconds
+            for model, recent in self._recent.items()
+            if len(recent) >= _KNOWN and (seconds := sum(took_s for _, took_s in recent)) > 0
+        }
+
+    def view(self, now_s: float, at: float, memory: Memory, rates: Mapping[str, float]) -> PoolView:
+        """Return what the controller sees.
+
+        Args:
+            now_s: The time.
+            at: The same, in seconds since 1970.
+            memory: What the controller remembers.
+            rates: Model → samples per second, as it believes.
+        """
+        self._look(now_s)
+        pool = self.like.pool
+        return PoolView(
+            pool=pool.name,
+            rates=rates,
+            ready=len(self.ready),
+            busy=sum(1 for each in self.ready.values() if each.held),
+            booting=[now_s - each.asked_s for each in self.booting.values()],
+            draining=len(self.draining),
+            hour_micros=pool.hour_micros,
+            launch_micros=pool.launch_micros,
+            least_billed_s=pool.least_billed_s,
+            start_p50_s=self._start_p50_s,
+            start_p95_s=self._start_p95_s,
+            most=pool.most,
+            least=pool.least,
+            is_spot=pool.is_spot,
+            location=pool.location,
+            losses_per_hour=pool.losses_per_hour,
+            closed_s=memory.closed_s(pool.name, at),
+        )
+
+    def told_rates(self) -> dict[str, float]:
+        """Return model → samples per second as it stands in the settings."""
+        like = self.like
+        return {
+            model: like.pool.told_rate or speed.rate(like.samples, like.slots)
+            for model, speed in like.speeds.items()
+        }
+
+    @property
+    def start_s(self) -> tuple[float, float]:
+        """How long starts are believed to take: the median, and the 95th percentile."""
+        return self._start_p50_s, self._start_p95_s
+
+    def _look(self, now_s: float) -> None:
+        if now_s - self._looked_s < _LOOK_S:
+            return
+        self._looked_s = now_s
+        told_s = self.like.told_start_s
+        prior = UNKNOWN if told_s is None else Prior(p50_s=told_s, p90_s=_TAIL * told_s)
+        seen = [Observation(each) for each in self._starts]
+        seen += [Observation(now_s - each.asked_s, False) for each in self.booting.values()]
+        p50, p95 = quantiles(seen, (0.5, 0.95), prior)
+        self._start_p50_s = UNKNOWN.p50_s if p50.seconds is None else p50.seconds
+        p95_s = UNKNOWN.p50_s if p95.seconds is None else p95.seconds
+        self._start_p95_s = max(self._start_p50_s, p95_s)
+
+    def _all(self) -> list[Machine]:
+        return list(self.ready.values())
+
+    def _starts_s(self, n: int, now_s: float) -> list[float]:
+        pool = self.like.pool
+        factor = 1.0
+        for from_s, value in pool.start_factors:
+            factor = value if from_s <= now_s else factor
+        if self.like.starts_s:
+            chosen = self._random.choice(np.array(self.like.starts_s), n)
+        else:
+            chosen = pool.start_s * (1.0 + pool.jitter * (2.0 * self._random.random(n) - 1.0))
+        drawn: list[float] = (chosen * factor).tolist()
+        return drawn
