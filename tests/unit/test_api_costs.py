@@ -582,3 +582,4 @@ async def test_what_was_charged_is_among_the_numbers(world: World) -> None:
     told = {kind: found[name % kind] for kind in ("cold_start", "attempt", "idle")}
     assert told == {"cold_start": 30_000, "attempt": 1_500, "idle": 8_500}
     assert found['swell_cost_seconds_total{kind="idle",pool="default"}'] == 8.5
+    assert found['swell_cost_images_total{pool="default"}'] == 1

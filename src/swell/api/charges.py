@@ -189,7 +189,9 @@ class Charges:
     def note(self, entries: Iterable[LedgerEntry]) -> None:
         """Count entries that have come into the ledger."""
         for each in entries:
-            self._metrics.charged(each.pool, each.kind.value, each.seconds, each.micros)
+            self._metrics.charged(
+                each.pool, each.kind.value, each.seconds, each.micros, each.images
+            )
 
     def is_new_period(self, account: str, period: int) -> bool:
         """Note that an account's idle time is charged in a period; return whether it was not."""

@@ -83,6 +83,7 @@ METRICS: dict[str, str] = {
     "swell_cost_micros_total": "What pools cost, in millionths of a dollar, by pool and kind: "
     "`cold_start`, `attempt`, `failed`, `idle` or `wasted`; of pools that have a price.",
     "swell_cost_seconds_total": "Seconds of workers that were charged, by pool and kind.",
+    "swell_cost_images_total": "Pictures that were charged, by pool; of pools that have a price.",
     "swell_spent_micros": "What was spent so far, in millionths of a dollar, by period: `day` or "
     "`month` (UTC).",
     "swell_budget_micros": "What may be spent, by period; only where a budget is set.",
@@ -192,6 +193,8 @@ class Metrics:
         #: (pool, kind) → what was charged.
         self.cost_micros: dict[tuple[str, str], int] = {}
         self.cost_s: dict[tuple[str, str], float] = {}
+        #: Pool → pictures that have a price.
+        self.cost_images: dict[str, int] = {}
         #: Period → what was spent, and what may be; of one backend that looks after that.
         self.spent_micros: dict[str, int] = {"day": 0, "month": 0}
         self.budget_micros: dict[str, int] = {}
@@ -222,12 +225,15 @@ class Metrics:
         for outcome in ("ready", "died"):
             self.starts.setdefault((pool, outcome), 0)
 
-    def charged(self, pool: str, kind: str, seconds: float, micros: int | None) -> None:
+    def charged(
+        self, pool: str, kind: str, seconds: float, micros: int | None, images: int = 0
+    ) -> None:
         """Note an entry of the ledger. Corrections, which are negative, are not counted."""
         key = pool, kind
         self.cost_s[key] = self.cost_s.get(key, 0.0) + max(0.0, seconds)
         if micros is not None:
             self.cost_micros[key] = self.cost_micros.get(key, 0) + max(0, micros)
+            self.cost_images[pool] = self.cost_images.get(pool, 0) + max(0, images)
 
     def duty_failed(self, name: str) -> None:
         """Note that something the backend does by itself has failed."""
@@ -315,6 +321,10 @@ class _Source(Collector):
         for labels, seconds in metrics.cost_s.items():
             paid.add_metric(list(labels), seconds)
         yield paid
+        images = _counter("swell_cost_images_total", ["pool"])
+        for pool, n in metrics.cost_images.items():
+            images.add_metric([pool], n)
+        yield images
 
     def _histograms(self) -> Iterator[Metric]:
         metrics = self._metrics
