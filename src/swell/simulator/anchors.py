@@ -65,7 +65,7 @@ def _keda() -> list[Setting]:
     queue = {"is_rate": 0.0, "down_s": 300.0}
     return [
         *_sweep("queue, down 300 s", "per_worker", (1, 2, 5), queue, default=5),
-        *rate(300, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1),
+        *rate(300, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1),
         *rate(60, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1),
         *rate(900, 0.8, 0.9, 0.95, 1),
     ]
@@ -79,7 +79,12 @@ def _knative() -> list[Setting]:
         *_sweep("as it comes", "per_worker", (0.6, 0.7, 0.8, 0.85, 0.9, 1), usual, default=0.7),
         *_sweep("window 180 s", "per_worker", loads, {**usual, "window_s": 180.0}),
         *_sweep("down 300 s", "per_worker", loads, {**usual, "down_s": 300.0}),
-        *_sweep("rate, 180 s, down 300 s", "per_worker", (*loads, 0.95), {**rate, "down_s": 300.0}),
+        *_sweep(
+            "rate, 180 s, down 300 s",
+            "per_worker",
+            (0.5, 0.6, *loads, 0.95),
+            {**rate, "down_s": 300.0},
+        ),
     ]
 
 
@@ -94,7 +99,7 @@ def _ray() -> list[Setting]:
 
 
 def _sky() -> list[Setting]:
-    loads = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1)
+    loads = (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1)
     return [
         *_sweep("as it comes", "load", loads, {"up_s": 300.0, "down_s": 1200.0}, default=0.8),
         *_sweep("up 60 s, down 600 s", "load", loads, {"up_s": 60.0, "down_s": 600.0}),
