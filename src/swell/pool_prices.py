@@ -49,7 +49,7 @@ def pool_price(name: str, table: PoolTable, book: PriceBook) -> MachinePrice | N
         return None
     kinds = _words(table.options, names.kinds)
     places = _places(table.options, names.region)
-    is_spot = table.spot or table.options.get("spot") is True
+    is_spot = table.options.get("spot", table.spot) is True
     prices = {
         kind: book.machine(
             table.provider, kind, places=places, spot=is_spot, gpus=_gpus(table.options)

@@ -63,6 +63,7 @@ def test_nothing_costs_nothing_but_where_the_pool_says_so() -> None:
             530_000,
         ),
         (a_table(spot=True, options={"types": ["g6e.xlarge"], "region": "us-east-2"}), 530_000),
+        (a_table(spot=True, options=L4 | {"types": ["g6e.xlarge"], "spot": False}), 1_861_000),
         (
             a_table(
                 "gcp",
