@@ -34,6 +34,7 @@ _COMMANDS: Final = {
     "pools": ("fleet", "list_pools"),
     "ledger": ("fleet", "list_ledger"),
     "costs": ("costs", "show_costs"),
+    "simulate": ("simulate", "simulate"),
     "dead": ("dead", "app"),
     "keys": ("keys", "app"),
     "audit": ("audit", "list_audit"),

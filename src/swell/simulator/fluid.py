@@ -5,7 +5,7 @@ one. Workers are paid for from when they are asked for until they are gone.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -67,6 +67,9 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     peak: int
     #: The share of paid time on workers that cannot be taken back.
     on_demand_share: float
+    #: By pool: the most workers at a time, and for how long they are paid.
+    peaks: Mapping[str, int] = {}
+    pool_s: Mapping[str, float] = {}
     history: History | None = None
 
 
@@ -260,6 +263,8 @@ class _Run:
             refused=sum(group.refused for group in groups),
             peak=sum(group.peak for group in groups),
             on_demand_share=firm_s / max(worker_s - rest_s, 1e-9),
+            peaks={group.pool.name: group.peak for group in groups},
+            pool_s={group.pool.name: s for group, s in zip(groups, paid_s, strict=True)},
             history=history,
         )
 

@@ -25,6 +25,7 @@ __all__ = [
     "TUNING_SEEDS",
     "Spike",
     "Trace",
+    "day",
     "named",
     "read",
 ]
@@ -120,6 +121,17 @@ def named(name: str) -> Trace:
     if name not in TRACES:
         raise InvalidInput(f"no trace is called {name!r}; there are {', '.join(sorted(TRACES))}")
     return TRACES[name]()
+
+
+def day(people: float, every_s: float) -> Trace:
+    """Return a day of people who have a picture drawn so often while they are there.
+
+    Args:
+        people: How many are there at once in the evening, when most are.
+        every_s: How often each asks, in seconds.
+    """
+    course = np.array([_diurnal(minute / 60.0) for minute in range(1440)])
+    return Trace("day", course / course.max() * people / every_s)
 
 
 def read(path: Path) -> Trace:

@@ -1,0 +1,486 @@
+"""`swell simulate`: what a crowd would need, wait and cost, before it comes."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import numpy as np
+import typer
+
+from swell.autoscaler.policy_settings import PolicySettings
+from swell.autoscaling import policy_of
+from swell.cli.options import Config, Data, Json, settings_from
+from swell.cli.output import data as stdout
+from swell.cli.output import print_json, seconds, table, talk
+from swell.config import PoolTable, Settings
+from swell.errors import InvalidInput, InvalidRequest
+from swell.simulator import launch, traces
+from swell.simulator.arrivals import arrivals
+from swell.simulator.crowds import Crowd
+from swell.simulator.drawing import bars, svg
+from swell.simulator.machines import Workers
+from swell.simulator.pools import MODEL, Pool
+from swell.simulator.runs import Asked, Level, Told, run
+from swell.simulator.scenarios import SCENARIOS, scenario
+from swell.simulator.speeds import Speed, fixed, gentd26, measured
+from swell.simulator.traces import Trace
+
+__all__ = ["simulate"]
+
+_MICROS: Final = 1e6
+_DAY_S: Final = 86_400.0
+
+#: What a picture costs at an API elsewhere where the settings do not say, in dollars.
+_API_PICTURE: Final = 0.04
+
+_KINDS: Final[Mapping[str, str]] = {
+    "attempt": "drawing",
+    "failed": "lost with workers",
+    "cold_start": "starting",
+    "wasted": "paid for nothing",
+    "idle": "idle",
+}
+
+
+def simulate(
+    demand: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TRACE",
+            help=f"{', '.join(SCENARIOS)}, or a CSV file with the columns minute and images_per_s, "
+            "or with at_s for each task (and samples, user, key, priority).",
+        ),
+    ] = None,
+    users: Annotated[
+        float | None,
+        typer.Option(help="Instead: a day of so many people at once in the evening.", min=1),
+    ] = None,
+    every: Annotated[
+        float, typer.Option(help="How often each of them asks for a picture, in seconds.", min=0.1)
+    ] = 120.0,
+    speed: Annotated[
+        float, typer.Option(help="Pictures per second that one worker draws.", min=1e-6)
+    ] = 0.5,
+    times: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="How long pictures took, in seconds, one number a line; or gentd26, for what a "
+            "service of Stable Diffusion has seen. Instead of --speed.",
+        ),
+    ] = None,
+    start: Annotated[
+        float | None,
+        typer.Option(help="How long a worker takes to start, in seconds; 300 without it.", min=0.1),
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(help="What a worker costs an hour, in dollars; 0.8 without it.", min=0),
+    ] = None,
+    wait: Annotated[
+        float | None, typer.Option(help="Within how long tasks should start, in seconds.", min=0.1)
+    ] = None,
+    quota: Annotated[
+        int | None, typer.Option(help="What happens with no more than so many workers.", min=1)
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="Whose prices are looked up for quotas.")] = "L4",
+    api_price: Annotated[
+        float | None,
+        typer.Option(help="What a picture costs elsewhere, in dollars, to compare with.", min=0),
+    ] = None,
+    scale: Annotated[float, typer.Option(help="So many times the demand.", min=1e-6)] = 1.0,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            help="By what share demand wanders about the trace, beside chance; 0.1 without it, and "
+            "0 for azure-conv, which was measured.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same gives the same.", min=0)] = 1,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            help="tasks: one by one; fluid: as a flow, for millions. Without it, by how many."
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="Compare with the least, and with what others do; takes a minute."
+        ),
+    ] = False,
+    picture: Annotated[
+        Path | None, typer.Option("--svg", metavar="FILE", help="Draw the course into a file.")
+    ] = None,
+    as_json: Json = False,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Simulate a crowd: how many workers it needs, how long it waits and what that costs.
+
+    The pools of the settings are simulated where there are some; else one without limits.
+    """
+    settings = settings_from(config, data).settings
+    wanted = _policy(settings, wait)
+    pools = _pools(settings, _speed(speed, times), start, price)
+    found = _demand(demand, users, every, scale)
+    if noise is None:
+        noise = 0.0 if demand == "azure-conv" else 0.1
+    if level not in (None, "tasks", "fluid"):
+        raise InvalidRequest("--level must be tasks or fluid")
+    asked = Asked(
+        demand=found,
+        pools=pools,
+        settings=wanted,
+        seed=seed,
+        spread=noise,
+        level=_level(level),
+    )
+    asked, size = _small(asked)
+    told = run(asked)
+    short = _shortage(asked, told, quota, size)
+    api_micros = _api_micros(settings, api_price)
+    quotas = _quotas(settings, asked, told, size, gpu)
+    rivals = _compared(asked) if compare else None
+    if picture is not None:
+        picture.write_text(svg(f"{demand or 'a day'}", told.chart, told.seconds), encoding="utf-8")
+    answer = _Answer(
+        asked=asked, told=told, size=size, short=short, quotas=quotas, api=api_micros, rivals=rivals
+    )
+    if as_json:
+        print_json(_as_json(answer))
+    else:
+        _show(answer)
+
+
+class _Short(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """What becomes of it with a smaller quota, of the real size."""
+
+    most: int
+    told: Told
+
+
+class _Answer(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """All that is told."""
+
+    asked: Asked
+    told: Told
+    #: So many times as large as what was simulated is what was asked for.
+    size: float
+    short: _Short | None
+    quotas: list[launch.Quota]
+    api: float
+    rivals: "_Rivals | None"
+
+
+class _Rivals(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """The policy and others over the least, with one pool without limits."""
+
+    swell: float
+    late: float
+    others: list[Any]
+
+
+# ---- what is asked
+
+
+def _demand(name: str | None, users: float | None, every_s: float, scale: float) -> Trace | Crowd:
+    if (name is None) == (users is None):
+        raise InvalidRequest("name a trace, such as v2, or say --users: one of both")
+    if users is not None:
+        return traces.day(users * scale, every_s)
+    found = scenario(name or "")
+    if isinstance(found, Trace):
+        return found.scaled(scale)
+    if scale != 1.0:
+        raise InvalidRequest("tasks of a file cannot be scaled: leave --scale out")
+    return found
+
+
+def _policy(settings: Settings, wait_s: float | None) -> PolicySettings:
+    found = policy_of(settings)
+    return found if wait_s is None else msgspec.structs.replace(found, wait_s=wait_s)
+
+
+def _speed(per_s: float, times: str | None) -> Speed:
+    if times is None:
+        return fixed(1.0 / per_s)
+    if times == "gentd26":
+        return gentd26()
+    try:
+        lines = Path(times).read_text(encoding="utf-8").split()
+        return measured([float(line) for line in lines])
+    except (OSError, ValueError, InvalidInput) as error:
+        raise InvalidRequest(
+            f"--times {times}: {getattr(error, 'detail', '') or error}; give a file with one "
+            "number a line, or gentd26"
+        ) from error
+
+
+def _pools(
+    settings: Settings, speed: Speed, start_s: float | None, price: float | None
+) -> list[Workers]:
+    """Return the pools of the settings, or one without limits."""
+    hour_micros = 800_000 if price is None else round(price * _MICROS)
+    if not settings.pools:
+        pool = Pool(name="workers", hour_micros=hour_micros, start_s=start_s or 300.0)
+        return [_workers(pool, speed)]
+    found = []
+    for name, each in settings.pools.items():
+        own = each.hour_micros if price is None else None
+        pool = _pool(name, each, hour_micros if own is None else own, start_s)
+        rate = min(each.rates.values(), default=None)
+        found.append(_workers(pool, speed if rate is None else fixed(1.0 / rate)))
+    return found
+
+
+def _pool(name: str, table: PoolTable, hour_micros: int, start_s: float | None) -> Pool:
+    return Pool(
+        name=name,
+        hour_micros=hour_micros,
+        launch_micros=table.launch_micros,
+        least_billed_s=table.least_billed_s,
+        start_s=start_s or table.start_s or 300.0,
+        most=table.most,
+        least=table.least,
+        is_spot=table.spot,
+        location=table.location,
+        losses_per_hour=table.losses_per_hour,
+    )
+
+
+def _workers(pool: Pool, speed: Speed) -> Workers:
+    return Workers(pool=pool, speeds={MODEL: speed}, told_start_s=pool.start_s)
+
+
+def _level(name: str | None) -> Level | None:
+    known: dict[str, Literal["tasks", "fluid"]] = {"tasks": "tasks", "fluid": "fluid"}
+    return None if name is None else known[name]
+
+
+def _small(asked: Asked) -> tuple[Asked, float]:
+    """Return what is simulated, and so many times as large is what was asked for."""
+    demand = asked.demand
+    if not isinstance(demand, Trace):
+        return asked, 1.0
+    first = asked.pools[0]
+    need = float(np.max(demand.per_s)) / first.speeds[MODEL].rate(first.samples, first.slots)
+    size = need / launch.MOST_WORKERS
+    if size <= 1.0:
+        return asked, 1.0
+    budgets = {
+        name: None if (micros := getattr(asked.settings, name)) is None else round(micros / size)
+        for name in ("hour_budget_micros", "day_budget_micros")
+    }
+    return msgspec.structs.replace(
+        asked,
+        demand=demand.scaled(1.0 / size),
+        pools=launch.shrunk(asked.pools, size),
+        settings=msgspec.structs.replace(asked.settings, **budgets),
+    ), size
+
+
+def _shortage(asked: Asked, told: Told, quota: int | None, size: float) -> _Short | None:
+    most = quota if quota is not None else math.floor(told.peak * size / 2)
+    own = round(most / size)
+    if own < 1 or own >= told.peak:
+        return None
+    fewer = msgspec.structs.replace(asked, pools=launch.capped(asked.pools, own))
+    return _Short(most=most, told=run(fewer))
+
+
+def _quotas(
+    settings: Settings, asked: Asked, told: Told, size: float, gpu: str
+) -> list[launch.Quota]:
+    if settings.pools:
+        return launch.quotas_of_pools(told, asked.pools, size)
+    return launch.quotas_of_prices(told, asked.settings, size, gpu)
+
+
+def _api_micros(settings: Settings, price: float | None) -> float:
+    if price is not None:
+        return price * _MICROS
+    return settings.costs.api_image_micros or _API_PICTURE * _MICROS
+
+
+def _compared(asked: Asked) -> _Rivals:
+    try:
+        from swell.simulator.against import rivals  # noqa: PLC0415 - needs an extra
+    except ImportError as error:
+        raise InvalidRequest(
+            "--compare needs scipy, to know the least: pip install 'swell[simulate]'"
+        ) from error
+    demand, first = asked.demand, asked.pools[0]
+    if not isinstance(demand, Trace):
+        raise InvalidRequest("tasks of a file cannot be compared: give a trace of minutes")
+    pool = Pool(start_s=first.pool.start_s, hour_micros=first.pool.hour_micros)
+    alone = msgspec.structs.replace(first, pool=pool)
+    told = run(msgspec.structs.replace(asked, pools=[alone], level="fluid"))
+    talk.print("comparing with what others do", markup=False)
+    least_s, others = rivals(
+        arrivals(demand, asked.seed, spread=asked.spread),
+        rate=first.speeds[MODEL].rate(first.samples, first.slots),
+        start_s=pool.start_s,
+        wait_s=asked.settings.wait_s,
+        seed=asked.seed,
+        late=asked.settings.late_share,
+    )
+    return _Rivals(swell=told.worker_s / least_s, late=told.late, others=others)
+
+
+# ---- what is told
+
+
+def _show(answer: _Answer) -> None:
+    told, size = answer.told, answer.size
+    how = {
+        "tasks": f"{told.tasks:,} tasks, one by one",
+        "fluid": "demand as a flow, since it is too much for tasks one by one",
+    }[told.level]
+    if size > 1.0:
+        how += f", at 1/{size:.3g} of its size; numbers are of the whole"
+    stdout.print(f"Simulated: {how}.\n", markup=False)
+    for line in _chart(answer):
+        stdout.print(line, markup=False)
+    rows = [*_waits(answer), *_fleet(answer), *_money(answer)]
+    table(("SIMULATED", ""), rows, empty="")
+    for line in [*_words(answer), *_short_words(answer)]:
+        stdout.print(f"\n{line}", markup=False)
+    _show_quotas(answer)
+    if answer.rivals is not None:
+        _show_rivals(answer.rivals)
+
+
+def _chart(answer: _Answer) -> Iterator[str]:
+    told, size = answer.told, answer.size
+    chart = told.chart
+    for name, values, most in (
+        ("demand", chart.demand_per_s, f"{told.peak_per_s * size:,.4g} a second"),
+        ("workers", chart.alive, f"{max(chart.alive) * size:,.0f}"),
+        ("wait", chart.wait_s, seconds(max(chart.wait_s))),
+    ):
+        yield f"{name:8}{bars(values)} at most {most}"
+    yield ""
+
+
+def _waits(answer: _Answer) -> Iterator[tuple[str, str]]:
+    told, wanted_s = answer.told, answer.asked.settings.wait_s
+    yield (
+        "wait",
+        (
+            f"{told.mean_wait_s:.1f} s on average; half {told.p50_s:.1f} s, "
+            f"95 % {told.p95_s:.1f} s, 99 % {told.p99_s:.1f} s"
+        ),
+    )
+    yield "later than wanted", f"{100 * told.late:.1f} % wait for more than {wanted_s:g} s"
+    if len(told.priorities) > 1:
+        each = (f"{priority}: {wait:.1f} s" for priority, wait in told.priorities.items())
+        yield "95 % by priority", ", ".join(each)
+    ends = [f"{told.lost} lost"]
+    ends += [f"{n:,} {name}" for n, name in ((told.refused, "refused"), (told.expired, "given up"))]
+    yield "tasks", f"{told.tasks * answer.size:,.0f}; {', '.join(ends)}"
+
+
+def _fleet(answer: _Answer) -> Iterator[tuple[str, str]]:
+    told, size = answer.told, answer.size
+    each = (f"{name} {peak * size:,.0f}" for name, peak in told.peaks.items())
+    yield "workers at most", ", ".join(each)
+    yield (
+        "launches",
+        (
+            f"{told.launches * size:,.0f}; {told.losses * size:,.0f} taken back, "
+            f"{told.refusals * size:,.0f} refused"
+        ),
+    )
+    total = sum(told.kinds.values()) or 1.0
+    shares = (
+        f"{words} {100 * told.kinds[kind] / total:.1f} %"
+        for kind, words in _KINDS.items()
+        if told.kinds.get(kind, 0.0) > 0
+    )
+    yield "their time", ", ".join(shares)
+
+
+def _money(answer: _Answer) -> Iterator[tuple[str, str]]:
+    told = answer.told
+    whole = told.cost_micros * answer.size / _MICROS
+    days = told.seconds / _DAY_S
+    yield "cost", f"{whole:,.2f} $, which is {whole / days:,.2f} $ a day"
+    yield "of a picture", f"{told.image_micros / _MICROS:.6f} $"
+    api = told.samples * answer.size * answer.api / _MICROS
+    yield "at an API", f"{api:,.2f} $ at {answer.api / _MICROS:g} $ a picture"
+
+
+def _words(answer: _Answer) -> Iterator[str]:
+    told, size = answer.told, answer.size
+    ratio = answer.api / told.image_micros if told.image_micros else math.inf
+    yield (
+        f"At the top {told.peak_per_s * size:,.4g} pictures per second are asked for. That takes "
+        f"up to {told.peak * size:,.0f} workers, and costs 1/{ratio:,.3g} of an API at "
+        f"{answer.api / _MICROS:g} $ a picture."
+    )
+
+
+def _short_words(answer: _Answer) -> Iterator[str]:
+    if answer.short is None:
+        return
+    told, most = answer.short.told, answer.short.most
+    yield (
+        f"With no more than {most:,} workers {100 * told.late:.1f} % wait for more than "
+        f"{answer.asked.settings.wait_s:g} s, and the longest that anybody is told is "
+        f"{seconds(told.told_wait_s)}. At the worst {100 * told.admitted:.0f} % of new tasks could "
+        "start in time: let in so many, or make each cheaper by as much, with fewer steps or "
+        "smaller pictures."
+    )
+
+
+def _show_quotas(answer: _Answer) -> None:
+    if not answer.quotas:
+        return
+    stdout.print("\nQuotas to ask for, a fifth above what was needed:\n", markup=False)
+    rows = [
+        (
+            each.name,
+            "spot" if each.is_spot else "on demand",
+            f"{each.workers:,}" + (f" in each of {each.places} places" if each.places > 1 else ""),
+            f"{each.hour_micros / _MICROS:.3f}",
+        )
+        for each in answer.quotas
+    ]
+    table(("WHERE", "KIND", "WORKERS", "USD/HOUR"), rows, empty="")
+
+
+def _show_rivals(rivals: _Rivals) -> None:
+    stdout.print(
+        "\nFor how long workers are paid, over the least, at equal service:\n", markup=False
+    )
+    rows: list[tuple[str, str, str]] = [
+        ("Swell", f"{rivals.swell:.3f}", f"{100 * rivals.late:.1f} % late")
+    ]
+    for each in rivals.others:
+        usual = ""
+        if each.usual is not None:
+            usual = f"as it comes {each.usual:.3f}, {100 * each.usual_late:.1f} % late"
+        rows.append((each.name, "-" if each.best is None else f"{each.best:.3f}", usual))
+    table(("WHO", "TIMES THE LEAST", ""), rows, empty="")
+
+
+def _as_json(answer: _Answer) -> dict[str, Any]:
+    told = msgspec.to_builtins(answer.told, str_keys=True)
+    found = {
+        "simulated": told | {"peak": answer.told.peak, "image_micros": answer.told.image_micros},
+        "times_as_large": answer.size,
+        "wait_s": answer.asked.settings.wait_s,
+        "api_image_micros": answer.api,
+        "quotas": msgspec.to_builtins(answer.quotas),
+    }
+    if answer.short is not None:
+        short = msgspec.to_builtins(answer.short.told, str_keys=True)
+        found["with_quota"] = {"most": answer.short.most, "simulated": short}
+    if answer.rivals is not None:
+        found["compared"] = msgspec.to_builtins(answer.rivals)
+    return found

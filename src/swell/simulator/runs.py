@@ -1,0 +1,287 @@
+"""One run for people: task by task where there are few enough, as a fluid where there are not."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from swell.autoscaler.outlook import Observation, Plan, State
+from swell.autoscaler.policy import plan
+from swell.autoscaler.policy_settings import PolicySettings
+from swell.ledger import EntryKind
+from swell.simulator import fluid, jobs
+from swell.simulator.arrivals import TICK_S, arrivals
+from swell.simulator.crowds import Crowd, crowd_of
+from swell.simulator.machines import Workers
+from swell.simulator.pools import MODEL, Pool
+from swell.simulator.traces import Trace
+
+__all__ = ["COLUMNS", "MOST_TASKS", "Asked", "Chart", "Level", "Told", "run"]
+
+_Array = NDArray[np.float64]
+
+Level = Literal["tasks", "fluid"]
+
+#: So many tasks are simulated one by one: some seconds.
+MOST_TASKS: Final = 400_000
+
+#: A chart has so many columns.
+COLUMNS: Final = 72
+
+#: In the beginning there are so many workers for each that is needed.
+_SPARE: Final = 1.25
+
+
+class Asked(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """What is to be simulated."""
+
+    demand: Trace | Crowd
+    pools: Sequence[Workers]
+    settings: PolicySettings = PolicySettings()
+    seed: int = 1
+    #: Standard deviation of the noise that wanders, on top of what the trace says.
+    spread: float = 0.10
+    #: None for what the number of tasks allows.
+    level: Level | None = None
+    terms: jobs.Terms = jobs.Terms(known_s=960.0)
+
+
+class Chart(msgspec.Struct, frozen=True, eq=False):
+    """The course of things, in `COLUMNS` columns; of workers and waits the most in each.
+
+    Args:
+        demand_per_s: Samples per second that came.
+        ready: Workers that take tasks.
+        alive: The same with those that start.
+        wait_s: About how long what came then had to wait.
+    """
+
+    demand_per_s: Sequence[float]
+    ready: Sequence[float]
+    alive: Sequence[float]
+    wait_s: Sequence[float]
+
+
+class Told(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """What came of it."""
+
+    level: Level
+    seconds: float
+    tasks: int
+    samples: int
+    #: Samples per second in the busiest minute.
+    peak_per_s: float
+    mean_wait_s: float
+    p50_s: float
+    p95_s: float
+    p99_s: float
+    #: The share that waited longer than wanted.
+    late: float
+    #: Priority → 95th percentile of waits, where tasks are told apart.
+    priorities: Mapping[int, float]
+    worker_s: float
+    cost_micros: float
+    #: Kind → seconds, as in the ledger.
+    kinds: Mapping[str, float]
+    #: Pool → the most workers at a time.
+    peaks: Mapping[str, int]
+    launches: int
+    losses: int
+    refusals: int
+    #: Tasks that were lost (never), refused, given up; samples that wait in the end.
+    lost: int
+    refused: int
+    expired: int
+    left: int
+    #: The smallest share of new tasks that could be met in time, as users would have been told, and
+    #: the longest wait that they would have been told.
+    admitted: float
+    told_wait_s: float
+    chart: Chart
+
+    @property
+    def peak(self) -> int:
+        """The most workers of all pools together, at most."""
+        return sum(self.peaks.values())
+
+    @property
+    def image_micros(self) -> float:
+        """What a picture costs with all that was paid for, in millionths of a dollar."""
+        return self.cost_micros / max(1, self.samples - self.left)
+
+
+def run(asked: Asked) -> Told:
+    """Simulate it.
+
+    Raises:
+        InvalidInput: It cannot be simulated.
+    """
+    demand = asked.demand
+    level = asked.level
+    if isinstance(demand, Crowd):
+        level = "tasks"
+    elif level is None:
+        level = "tasks" if float(demand.per_s.sum()) * 60.0 <= MOST_TASKS else "fluid"
+    policy = _Policy(asked.settings)
+    if level == "tasks":
+        return _single(asked, policy)
+    assert isinstance(demand, Trace), "a crowd is simulated one by one"
+    return _flowing(asked, demand, policy)
+
+
+class _Policy:
+    """The real policy, and what it would have told users."""
+
+    def __init__(self, settings: PolicySettings) -> None:
+        self._settings = settings
+        self.admitted = 1.0
+        self.wait_s = 0.0
+
+    def __call__(self, seen: Observation, state: State) -> Plan:
+        decided = plan(seen, self._settings, state)
+        for each in decided.relief:
+            self.admitted = min(self.admitted, each.admitted)
+            self.wait_s = max(self.wait_s, each.wait_s)
+        return decided
+
+
+def _single(asked: Asked, policy: _Policy) -> Told:
+    demand, terms = asked.demand, asked.terms
+    if isinstance(demand, Trace):
+        crowd = crowd_of(demand, asked.seed, spread=asked.spread)
+        terms = msgspec.structs.replace(terms, until_s=demand.seconds)
+    else:
+        crowd = demand
+    first = float(crowd.samples[crowd.at_s < 300.0].sum()) / 300.0
+    pools = _begun(asked.pools, first)
+    done = jobs.simulate(crowd, policy, pools, seed=asked.seed, terms=terms)
+    end_s = max(terms.until_s or 0.0, float(crowd.at_s[-1]) if len(crowd) else 0.0, TICK_S)
+    came = _came(crowd, end_s)
+    cost = done.cost
+    rate = _rate(pools[0])
+    course = done.course
+    return Told(
+        level="tasks",
+        seconds=end_s,
+        tasks=done.tasks,
+        samples=done.samples,
+        peak_per_s=_peak_per_s(came),
+        mean_wait_s=done.mean_wait_s(),
+        p50_s=done.wait_s(0.5),
+        p95_s=done.wait_s(0.95),
+        p99_s=done.wait_s(0.99),
+        late=done.late_share(asked.settings.wait_s),
+        priorities={int(each): done.wait_s(0.95, int(each)) for each in np.unique(done.priorities)},
+        worker_s=done.worker_s,
+        cost_micros=float(cost.whole_micros or 0),
+        kinds={kind.value: seconds for kind, seconds in cost.seconds.items()},
+        peaks=done.peaks,
+        launches=done.launches,
+        losses=done.losses,
+        refusals=done.refusals,
+        lost=done.lost,
+        refused=done.refused,
+        expired=done.expired,
+        left=done.left,
+        admitted=policy.admitted,
+        told_wait_s=policy.wait_s,
+        chart=_chart(came, course.at_s, course.queued, course.ready, course.booting, rate),
+    )
+
+
+def _flowing(asked: Asked, trace: Trace, policy: _Policy) -> Told:
+    came = arrivals(trace, asked.seed, spread=asked.spread)
+    pools = [_as_fluid(each) for each in asked.pools]
+    begun = _begun(asked.pools, float(came[:30].mean()) / TICK_S)
+    done = fluid.simulate(
+        came, policy, pools, seed=asked.seed, ready=[each.ready for each in begun], keep=True
+    )
+    assert done.history is not None, "it was asked for"
+    at_s: _Array = np.arange(1, len(came) + 1, dtype=np.float64) * TICK_S
+    stood = done.history
+    return Told(
+        level="fluid",
+        seconds=trace.seconds,
+        tasks=round(done.samples),
+        samples=round(done.samples),
+        peak_per_s=_peak_per_s(came),
+        mean_wait_s=done.waits.mean_s,
+        p50_s=done.waits.quantile(0.5),
+        p95_s=done.waits.quantile(0.95),
+        p99_s=done.waits.quantile(0.99),
+        late=done.waits.late_share(asked.settings.wait_s),
+        priorities={},
+        worker_s=done.worker_s,
+        cost_micros=done.cost_micros,
+        kinds={
+            EntryKind.ATTEMPT.value: done.busy_s,
+            EntryKind.COLD_START.value: done.boot_s,
+            EntryKind.IDLE.value: max(0.0, done.worker_s - done.busy_s - done.boot_s),
+        },
+        peaks=done.peaks,
+        launches=done.launches,
+        losses=done.losses,
+        refusals=done.refused,
+        lost=round(done.lost),
+        refused=0,
+        expired=0,
+        left=round(done.left),
+        admitted=policy.admitted,
+        told_wait_s=policy.wait_s,
+        chart=_chart(came, at_s, stood.queued, stood.ready, stood.booting, pools[0].rate),
+    )
+
+
+def _rate(workers: Workers) -> float:
+    return workers.speeds[MODEL].rate(workers.samples, workers.slots)
+
+
+def _as_fluid(workers: Workers) -> Pool:
+    return msgspec.structs.replace(workers.pool, rate=_rate(workers))
+
+
+def _begun(pools: Sequence[Workers], per_s: float) -> list[Workers]:
+    """Return pools with as many workers as the first minutes need, and some more."""
+    need, begun = per_s * _SPARE, []
+    for each in pools:
+        rate = _rate(each)
+        ready = min(each.pool.most, max(each.pool.least, math.ceil(need / rate)))
+        need = max(0.0, need - ready * rate)
+        begun.append(msgspec.structs.replace(each, ready=ready))
+    return begun
+
+
+def _peak_per_s(came: _Array) -> float:
+    minutes = max(1, math.ceil(len(came) / 6))
+    sums = np.bincount(np.arange(len(came)) // 6, weights=came, minlength=minutes)
+    return float(np.max(sums)) / min(60.0, len(came) * TICK_S)
+
+
+def _came(crowd: Crowd, end_s: float) -> _Array:
+    """Return how many samples came in each tick."""
+    ticks = max(1, math.ceil(end_s / TICK_S))
+    of_task = np.minimum((crowd.at_s / TICK_S).astype(np.int64), ticks - 1)
+    return np.bincount(of_task, weights=crowd.samples, minlength=ticks).astype(np.float64)
+
+
+def _chart(
+    came: _Array, at_s: _Array, queued: _Array, ready: _Array, booting: _Array, rate: float
+) -> Chart:
+    end_s = len(came) * TICK_S
+    columns = min(COLUMNS, len(came))
+    of_tick = np.arange(len(came)) * columns // len(came)
+    ticks = np.bincount(of_tick, minlength=columns)
+    demand = np.bincount(of_tick, weights=came, minlength=columns) / ticks / TICK_S
+    places = np.minimum((at_s / end_s * columns).astype(np.int64), columns - 1)
+    wait_s = queued / np.maximum(ready * rate, rate)
+
+    def most(values: _Array) -> list[float]:
+        found = np.zeros(columns)
+        np.maximum.at(found, places, values)
+        kept: list[float] = found.round(3).tolist()
+        return kept
+
+    return Chart(demand.round(3).tolist(), most(ready), most(ready + booting), most(wait_s))

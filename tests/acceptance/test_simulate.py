@@ -1,0 +1,75 @@
+"""`swell simulate`, as people use it."""
+
+from pathlib import Path
+
+from commandline import Swell
+
+
+def test_a_launch_is_told_in_words_and_again_the_same(tmp_path: Path) -> None:
+    swell = Swell(tmp_path)
+    asked = ("simulate", "--users", "5000", "--every", "120", "--speed", "0.5", "--quota", "40")
+    told = swell.ok(*asked)
+    # 5,000 people with a picture each two minutes are 42 pictures a second, which 83 workers draw.
+    for words in (
+        "Simulated: demand as a flow",
+        "pictures per second are asked for",
+        "With no more than 40 workers",
+        "in each of 3 places",
+        "$ a day",
+        "0 lost",
+    ):
+        assert words in told
+    assert swell.ok(*asked) == told
+
+
+def test_numbers_are_there_as_json(tmp_path: Path) -> None:
+    swell = Swell(tmp_path)
+    told = swell.json("simulate", "--users", "5000", "--quota", "40", "--price", "0.9")
+    simulated, short = told["simulated"], told["with_quota"]["simulated"]
+    assert 38 < simulated["peak_per_s"] < 60
+    assert 80 < simulated["peak"] < 150
+    assert simulated["lost"] == short["lost"] == 0
+    assert simulated["late"] < 0.1 < short["late"]
+    assert short["admitted"] < 0.9
+    # No worker draws more than half a picture a second.
+    assert simulated["image_micros"] >= 0.9 / 3600 * 2 * 1e6
+    assert (
+        sum(simulated["kinds"].values()) == simulated["worker_s"]
+        or abs(sum(simulated["kinds"].values()) / simulated["worker_s"] - 1) < 1e-6
+    )
+
+
+def test_tasks_of_a_file_are_simulated_one_by_one_on_the_pools_of_the_settings(
+    tmp_path: Path,
+) -> None:
+    lines = "".join(f"{at / 2},1,u{at % 7},{at % 20 and 1}\n" for at in range(1200))
+    (tmp_path / "tasks.csv").write_text("at_s,samples,user,priority\n" + lines)
+    (tmp_path / "swell.toml").write_text(
+        '[pools.spot]\nmodels = ["acme/poster"]\nmost = 3\nspot = true\nlosses_per_hour = 2\n'
+        'hour_micros = 350_000\nstart_s = 30\nrates = {"acme/poster" = 0.5}\n'
+        '[pools.owned]\nmodels = ["acme/poster"]\nleast = 1\nmost = 9\nstart_s = 30\n'
+        'hour_micros = 900_000\nrates = {"acme/poster" = 0.5}\n'
+    )
+    told = Swell(tmp_path).json("simulate", "tasks.csv")["simulated"]
+    assert (told["level"], told["tasks"], told["lost"], told["left"]) == ("tasks", 1200, 0, 0)
+    assert set(told["peaks"]) == {"spot", "owned"}
+    assert told["peaks"]["spot"] <= 3
+    assert set(told["priorities"]) == {"0", "1"}
+
+
+def test_what_is_wrong_is_told_with_what_to_do(tmp_path: Path) -> None:
+    swell = Swell(tmp_path)
+    (tmp_path / "bad.csv").write_text("time,n\n1,2\n")
+    (tmp_path / "none.txt").write_text("quick\n")
+    for arguments, words in (
+        (("v9",), "neither a file nor one of v1, v2, v3, spike, azure-conv"),
+        ((), "name a trace, such as v2, or say --users"),
+        (("v2", "--users", "5"), "one of both"),
+        (("bad.csv",), "columns minute and images_per_s"),
+        (("spike", "--times", "none.txt"), "one number a line, or gentd26"),
+        (("spike", "--level", "quick"), "--level must be tasks or fluid"),
+    ):
+        done = swell.run("simulate", *arguments)
+        assert done.returncode in (1, 2)
+        assert words in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
