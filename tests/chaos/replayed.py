@@ -39,6 +39,7 @@ class Course:
     steps: tuple[tuple[float, float], ...] = ((0.2, 0.8), (0.4, 5.0), (0.4, 0.8))
     boot_s: float = 30.0
     wait_s: float = 20.0
+    least: int = 1
     most: int = 10
     #: What the settings say of starts, and how often it is decided, in seconds.
     told_start_s: float = 30.0
@@ -162,7 +163,7 @@ async def real(folder: Path, course: Course) -> Record:
     stage = Stage(folder, None, {POOL: _pool(course)}, own)
     try:
         await stage.start()
-        await stage.until("no worker came", lambda pool: pool["ready"] == 1, 240.0)
+        await stage.until("no worker came", lambda pool: pool["ready"] == course.least, 240.0)
         asker = Asker(stage, outcome, round(course.task_s * 1000))
         # Bins of arrivals are of ten seconds, by the clock on the wall.
         began, began_at = time.monotonic(), time.time()
@@ -186,7 +187,7 @@ async def real(folder: Path, course: Course) -> Record:
 def _pool(course: Course) -> dict[str, Any]:
     return {
         "most": course.most,
-        "least": 1,
+        "least": course.least,
         "slots": 1,
         "rates": {MODEL: 1.0 / course.task_s},
         "start_s": course.told_start_s,
@@ -237,10 +238,10 @@ def simulated(record: Record, seed: int) -> jobs.Outcome:
     lead_s = max(0.0, -min(each.asked_s for each in record.lives))
     asked_s = np.sort(np.array([run.asked_s for run in record.runs])) + lead_s
     workers = Workers(
-        pool=Pool(name=POOL, most=course.most, least=1, hour_micros=500_000),
+        pool=Pool(name=POOL, most=course.most, least=course.least, hour_micros=500_000),
         speeds={SIMULATED: measured(record.services_s())},
         starts_s=record.starts_s,
-        ready=1,
+        ready=course.least,
         told_start_s=course.told_start_s,
     )
     wanted = PolicySettings(wait_s=course.wait_s)

@@ -16,6 +16,7 @@ from swell.cli.output import data as stdout
 from swell.cli.output import print_json, seconds, table, talk
 from swell.config import PoolTable, Settings
 from swell.errors import InvalidInput, InvalidRequest
+from swell.pool_prices import pool_prices
 from swell.simulator import launch, traces
 from swell.simulator.arrivals import arrivals
 from swell.simulator.crowds import Crowd
@@ -230,9 +231,10 @@ def _pools(
         pool = Pool(name="workers", hour_micros=hour_micros, start_s=start_s or 300.0)
         return [_workers(pool, speed)]
     found = []
+    known = pool_prices(settings) if price is None else {}
     for name, each in settings.pools.items():
-        own = each.hour_micros if price is None else None
-        pool = _pool(name, each, hour_micros if own is None else own, start_s)
+        own = known[name].hour_micros if name in known else hour_micros
+        pool = _pool(name, each, own, start_s)
         rate = min(each.rates.values(), default=None)
         found.append(_workers(pool, speed if rate is None else fixed(1.0 / rate)))
     return found
