@@ -18,7 +18,7 @@ from swell.simulator.line import Line, Task
 from swell.simulator.machines import Workers
 from swell.simulator.pools import MODEL, Pool
 from swell.simulator.speeds import GENTD26_S, Speed, fixed, gentd26, measured
-from swell.simulator.traces import Trace
+from swell.simulator.traces import STARTS_AT, Trace
 
 
 def nobody(seen: Observation, state: State) -> Plan:
@@ -108,6 +108,21 @@ def test_keys_take_turns_whatever_each_sends() -> None:
     assert len(line) == line.samples == 0
 
 
+def test_the_oldest_is_known_also_where_somebody_comes_again() -> None:
+    line = Line()
+    tasks = [Task(n, MODEL, float(n), ("a", f"u{n}"), 1, 1, 1.0) for n in range(3)]
+    for task in tasks:
+        line.add(task)
+    first, second = line.pop(), line.pop()
+    assert line.oldest_at_s == 2.0
+    line.add(first, again=True)
+    assert line.oldest_at_s == 0.0
+    assert line.pop() is first
+    assert line.pop() is tasks[2]
+    line.add(second, again=True)
+    assert line.oldest_at_s == 1.0
+
+
 def test_what_is_less_urgent_than_usual_waits_for_the_usual() -> None:
     line = Line()
     line.add(Task(0, MODEL, 0.0, ("a", "u"), 5, 1, 1.0))
@@ -173,6 +188,21 @@ def test_least_billed_time_is_wasted_where_nobody_used_it() -> None:
     done = simulate(crowd(1.0), holding(0), [like])
     assert done.worker_s == 600.0
     assert done.cost.seconds[EntryKind.WASTED] > 590.0
+
+
+def test_what_the_day_has_cost_is_told_and_begins_anew_at_midnight() -> None:
+    told: dict[float, int] = {}
+
+    def watching(seen: Observation, state: State) -> Plan:
+        told[round(seen.at - STARTS_AT, 3)] = seen.spent_micros
+        return nobody(seen, state)
+
+    # Two workers at 1,000 micros a second each, from 60 s before midnight on.
+    like = workers(2, pool=Pool(hour_micros=3_600_000))
+    terms = Terms(every_s=20.0, starts_at=STARTS_AT - 60.0, until_s=100.0)
+    simulate(crowd(1.0), watching, [like], terms=terms)
+    expected = {-60: 0, -40: 40_000, -20: 80_000, 0: 0, 20: 40_000}
+    assert told == {float(at): micros for at, micros in expected.items()}
 
 
 # ---- promises at the door

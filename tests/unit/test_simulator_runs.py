@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from swell.autoscaler.policy_settings import PolicySettings
 from swell.cli import app
+from swell.errors import InvalidInput
 from swell.simulator import launch, traces
 from swell.simulator.drawing import bars, svg
 from swell.simulator.machines import Workers
@@ -61,6 +62,28 @@ def test_a_smaller_quota_makes_people_wait_and_tells_how_many_can_be_let_in() ->
     # Ten workers draw five of ten samples a second.
     assert 0.2 < short.admitted < 0.6
     assert short.told_wait_s > 600
+
+
+def test_whoever_has_no_patience_is_refused_where_there_are_too_few_workers() -> None:
+    few = launch.capped([pool()], 10)
+    told = run(Asked(demand=steady(10.0, 20), pools=few, spread=0.0, patience_s=30.0))
+    assert told.refused + told.expired > told.tasks / 4
+    assert told.p99_s <= 30.0
+    assert told.lost == told.left == 0
+    with pytest.raises(InvalidInput, match="make the scale smaller"):
+        run(Asked(demand=steady(10.0), pools=few, patience_s=30.0, level="fluid"))
+
+
+def test_a_budget_of_the_day_is_kept_at_the_price_of_waiting() -> None:
+    # An hour of 20 workers costs 14 $.
+    wanted = PolicySettings(day_budget_micros=5_000_000)
+    free, bound = (
+        run(Asked(demand=steady(10.0), pools=[pool()], settings=each, level="fluid"))
+        for each in (PolicySettings(), wanted)
+    )
+    assert free.cost_micros > 14_000_000
+    assert bound.left > free.left
+    assert bound.late > free.late
 
 
 @given(mosts=st.lists(st.integers(0, 50), min_size=1, max_size=5), most=st.integers(0, 200))

@@ -83,6 +83,13 @@ def simulate(
     wait: Annotated[
         float | None, typer.Option(help="Within how long tasks should start, in seconds.", min=0.1)
     ] = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            help="Tasks that would start later are refused, as those with start_by_s, in seconds.",
+            min=0.1,
+        ),
+    ] = None,
     quota: Annotated[
         int | None, typer.Option(help="What happens with no more than so many workers.", min=1)
     ] = None,
@@ -139,6 +146,7 @@ def simulate(
         settings=wanted,
         seed=seed,
         spread=noise,
+        patience_s=patience,
         level=_level(level),
     )
     asked, size = _small(asked)

@@ -27,6 +27,7 @@ Policy = Callable[[Observation, State], Plan]
 _MINUTES: Final = 16
 _TENS: Final = 3
 _TICKS_A_MINUTE: Final = 6
+_TICKS_A_DAY: Final = 8640
 
 #: In the beginning there are so many workers for each that is needed.
 _SPARE: Final = 1.25
@@ -161,6 +162,7 @@ class _Run:
         self._queued = 0.0
         self._drawn = self._again = 0.0
         self._state = State()
+        self._before_micros = 0.0
 
     def outcome(self, keep: bool) -> Outcome:
         """Run it."""
@@ -208,7 +210,15 @@ class _Run:
             age_s=age_s,
             demands=(self._seen,),
             pools=[group.view(tick) for group in self._groups],
+            spent_micros=self._spent_micros(tick),
         )
+
+    def _spent_micros(self, tick: int) -> int:
+        """Return what this day has cost so far."""
+        cost_micros = sum(group.cost_micros for group in self._groups)
+        if tick % _TICKS_A_DAY == 0:
+            self._before_micros = cost_micros
+        return round(cost_micros - self._before_micros)
 
     def _demand(self, tick: int) -> Demand:
         # Sixteen minutes before the beginning stand in front.

@@ -43,6 +43,8 @@ Policy = Callable[[Observation, State], Plan]
 _AT_ONCE: Final = 50
 _PATIENCE_S: Final = 86_400.0
 
+_DAY_S: Final = 86_400.0
+
 #: What happens, in the order of what counts first at the same time.
 _END, _READY, _LOST, _AGAIN = range(4)
 
@@ -209,6 +211,9 @@ class _Run:
         self._expired = self._refused = self._again = self._degraded = self._drawn = 0
         self._least_admitted = 1.0
         self._paid_s = 0.0
+        #: The day that is counted, up to when, and what it has cost.
+        self._day = ""
+        self._spent_at_s = self._spent_micros = 0.0
         self._lives: list[Life] = []
         self._course: list[tuple[float, int, int, int]] = []
 
@@ -452,8 +457,20 @@ class _Run:
                 pool.view(now_s, at, self._memory, {**told, **rates.get(pool.name, {})})
                 for pool, told in zip(self._pools, self._told, strict=True)
             ],
-            spent_micros=0,
+            spent_micros=round(self._spent(now, now_s)),
         )
+
+    def _spent(self, now: datetime, now_s: float) -> float:
+        """Return what the day (UTC) has cost until now, as the controller counts it."""
+        per_hour = sum(pool.alive * pool.like.pool.hour_micros for pool in self._pools)
+        passed_s = now_s - self._spent_at_s
+        day = now.date().isoformat()
+        if day != self._day:
+            passed_s = min(passed_s, now.timestamp() % _DAY_S)
+            self._day, self._spent_micros = day, 0.0
+        self._spent_micros += per_hour * passed_s / 3600.0
+        self._spent_at_s = now_s
+        return self._spent_micros
 
     def _depths(self) -> list[Depth]:
         return [

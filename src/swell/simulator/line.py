@@ -1,6 +1,7 @@
 """Tasks of one model that wait, in the order in which the broker hands them out."""
 
 import heapq
+from collections import deque
 from collections.abc import Iterator
 
 from swell.fairness import VirtualClock, band, take_turns
@@ -13,7 +14,7 @@ class Task:
 
     __slots__ = (
         *("at_s", "began_s", "key", "model", "number", "priority", "samples", "service_s"),
-        *("share_s", "tag", "user"),
+        *("share_s", "tag", "user", "waits"),
     )
 
     def __init__(
@@ -36,6 +37,7 @@ class Task:
         self.tag = 0.0
         self.began_s = 0.0
         self.share_s = 0.0
+        self.waits = False
 
 
 _Waiting = tuple[int, float, int, Task]
@@ -49,6 +51,10 @@ class Line:
         self._bands: dict[int, dict[str, list[_Waiting]]] = {}
         self._turns: dict[int, VirtualClock] = {}
         self._clocks: dict[tuple[str, int], VirtualClock] = {}
+        #: Those that wait, the oldest first, with some that do not any more; and the same of those
+        #: that came again, as a heap.
+        self._came: deque[Task] = deque()
+        self._again: list[tuple[float, int, Task]] = []
         self.samples = 0
         self._n = 0
 
@@ -62,7 +68,11 @@ class Line:
 
     def add(self, task: Task, *, again: bool = False) -> None:
         """Let a task wait; one that comes again keeps its place."""
-        if not again:
+        task.waits = True
+        if again:
+            heapq.heappush(self._again, (task.at_s, task.number, task))
+        else:
+            self._came.append(task)
             clock = self._clocks.get((task.key, task.priority))
             if clock is None:
                 clock = self._clocks[task.key, task.priority] = VirtualClock()
@@ -93,6 +103,7 @@ class Line:
             del lines[task.key]
             if not lines:
                 del self._bands[urgency]
+        task.waits = False
         self._clocks[task.key, task.priority].serve(task.tag)
         self._n -= 1
         self.samples -= task.samples
@@ -101,10 +112,10 @@ class Line:
     @property
     def oldest_at_s(self) -> float:
         """When the oldest of those that wait was asked for; some must wait."""
-        # Looked for by whoever scales only: seldom.
-        return min(
-            entry[3].at_s
-            for lines in self._bands.values()
-            for line in lines.values()
-            for entry in line
-        )
+        came, again = self._came, self._again
+        while came and not came[0].waits:
+            came.popleft()
+        while again and not again[0][2].waits:
+            heapq.heappop(again)
+        heads = [came[0].at_s] if came else []
+        return min([*heads, again[0][0]] if again else heads)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from swell.autoscaler.outlook import Observation, Plan, State
 from swell.autoscaler.policy import plan
 from swell.autoscaler.policy_settings import PolicySettings
+from swell.errors import InvalidInput
 from swell.ledger import EntryKind
 from swell.simulator import fluid, jobs
 from swell.simulator.arrivals import TICK_S, arrivals
@@ -44,6 +45,8 @@ class Asked(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     seed: int = 1
     #: Standard deviation of the noise that wanders, on top of what the trace says.
     spread: float = 0.10
+    #: Within how long everybody wants to be served, or not at all; told apart task by task only.
+    patience_s: float | None = None
     #: None for what the number of tasks allows.
     level: Level | None = None
     terms: jobs.Terms = jobs.Terms(known_s=960.0)
@@ -125,6 +128,11 @@ def run(asked: Asked) -> Told:
         level = "tasks"
     elif level is None:
         level = "tasks" if float(demand.per_s.sum()) * 60.0 <= MOST_TASKS else "fluid"
+    if level == "fluid" and asked.patience_s is not None:
+        raise InvalidInput(
+            "who gives up is known task by task only, and there are too many tasks: make the "
+            "scale smaller"
+        )
     policy = _Policy(asked.settings)
     if level == "tasks":
         return _single(asked, policy)
@@ -155,6 +163,8 @@ def _single(asked: Asked, policy: _Policy) -> Told:
         terms = msgspec.structs.replace(terms, until_s=demand.seconds)
     else:
         crowd = demand
+    if asked.patience_s is not None:
+        crowd = msgspec.structs.replace(crowd, start_by_s=asked.patience_s)
     first = float(crowd.samples[crowd.at_s < 300.0].sum()) / 300.0
     pools = _begun(asked.pools, first)
     done = jobs.simulate(crowd, policy, pools, seed=asked.seed, terms=terms)
