@@ -120,6 +120,75 @@ class TestDetachedProvider(OutlivingConformance):
         clock.advance(11)
         assert [i.state for i in await late.instances()] == [InstanceState.ENDED]
 
+    async def test_a_process_that_turns_into_another_program_again_and_again_has_not_ended(
+        self, provider: DetachedProvider, tmp_path: Path
+    ) -> None:
+        script = tmp_path / "turning.sh"
+        script.write_text(
+            'if [ "$1" -gt 0 ]; then exec sh "$0" $(($1 - 1)); fi\n: > "$0.done"\nexec sleep 600\n'
+        )
+        request = LaunchRequest(
+            pool="p", command=("sh", str(script), "500"), environment={"PAD": "y" * 20_000}
+        )
+        [instance] = await provider.launch(request)
+        other = self.make()
+        states = set()
+        async with asyncio.timeout(20):
+            while not Path(f"{script}.done").exists():
+                states |= {each.state for each in await other.instances()}
+        assert InstanceState.ENDED not in states
+        assert provider.pid(instance.id) is not None
+
+    async def test_what_was_told_as_ended_and_lives_can_be_ended(
+        self, provider: DetachedProvider
+    ) -> None:
+        [instance] = await provider.launch(LaunchRequest(pool="p", command=self.command))
+        await self.until(provider, [instance.id], InstanceState.RUNNING)
+        pid = provider.pid(instance.id)
+        assert pid is not None
+        wrong = {"at": instance.launched_at.isoformat(), "exit_code": None}
+        (self.folder / f"{instance.id}.ended").write_text(json.dumps(wrong))
+        await provider.terminate([instance.id], grace_s=0.1)
+        await self.until(provider, [instance.id], InstanceState.ENDED)
+        assert provider.pid(instance.id) is None
+        assert not psutil.pid_exists(pid)
+
+    async def test_a_process_that_comes_too_late_does_not_become_a_worker(
+        self, provider: DetachedProvider, tmp_path: Path
+    ) -> None:
+        # A shell that hangs before it can say which process it is.
+        programs, may_go = tmp_path / "programs", tmp_path / "go"
+        programs.mkdir()
+        slow = programs / "mv"
+        slow.write_text(
+            f'#!/bin/sh\nwhile [ ! -e {may_go} ]; do sleep 0.01; done\nexec /bin/mv "$@"\n'
+        )
+        slow.chmod(0o700)
+        worker = tmp_path / "worker"
+        request = LaunchRequest(
+            pool="p",
+            command=("/bin/sh", "-c", f": > {worker}; exec sleep 600"),
+            environment={"PATH": f"{programs}:{os.environ['PATH']}"},
+        )
+        clock = ManualClock(start=SystemClock().now())
+        starter = DetachedProvider(clock, self.folder, {})
+        [instance] = await starter.launch(request)
+        clock.advance(11)
+        # Who started it knows that it lives, however late it is; others give it up.
+        assert [each.state for each in await starter.instances()] == [InstanceState.STARTING]
+        late = DetachedProvider(clock, self.folder, {})
+        assert [each.state for each in await late.instances()] == [InstanceState.ENDED]
+        async with asyncio.timeout(20):
+            while not (begun := self.folder / f"{instance.id}.pid.new").exists():
+                await asyncio.sleep(0.01)
+        pid = int(begun.read_text().split()[0])
+        may_go.touch()
+        async with asyncio.timeout(20):
+            while psutil.pid_exists(pid):
+                await starter.instances()
+                await asyncio.sleep(0.01)
+        assert not worker.exists()
+
     async def test_only_this_user_may_read_a_log(self, provider: DetachedProvider) -> None:
         command = ("sh", "-c", "echo $GREETING; exit 7")
         request = LaunchRequest(pool="p", command=command, environment={"GREETING": "hi"})

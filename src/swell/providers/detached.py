@@ -7,7 +7,7 @@ folder, beginning with its id:
 | file | says |
 |---|---|
 | `.json` | whose it is, and when it was asked for; it is there before the process |
-| `.pid` | which process, written by that process itself |
+| `.pid` | which process, and when the kernel began it, written by that process itself |
 | `.up` | that the boot is over, and the worker's command runs |
 | `.end` | when it is killed, once it was told to end |
 | `.ended` | when it was found to have ended, and how |
@@ -22,7 +22,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -45,17 +45,23 @@ T = TypeVar("T")
 #: How many ended instances are still listed.
 _REMEMBERED: Final = 100
 
-#: One that has no process after so long never will, in seconds.
+#: One that has no process after so long is not to have one any more, in seconds.
 _LOST_S: Final = 10.0
 
-#: Takes the beginning of its files' paths, the delay, and the worker's command.
+#: Takes the beginning of its files' paths, the delay, and the worker's command. The 22nd field of
+#: `stat` is when it began, and the second, in brackets, may have spaces.
 _BOOT: Final = """
 set -e
-base=$1 delay=$2
+base=$1 delay=$2 born=
 shift 2
-echo $$ > "$base.pid.new"
+take_born() { shift 19; born=$1; }
+if [ -r /proc/$$/stat ]; then
+  read -r stat < /proc/$$/stat
+  take_born ${stat##*)}
+fi
+echo $$ $born > "$base.pid.new"
 mv "$base.pid.new" "$base.pid"
-if [ -e "$base.end" ]; then exit 143; fi
+if [ -e "$base.end" ] || [ -e "$base.ended" ]; then exit 143; fi
 if [ "$delay" != 0 ]; then sleep "$delay"; fi
 : > "$base.up"
 exec "$@"
@@ -68,6 +74,13 @@ class _Record(msgspec.Struct, frozen=True):
     pool: str
     token: str
     asked_at: datetime
+
+
+class _Process(NamedTuple):
+    pid: int
+    #: When it began, in ticks of the kernel; empty where nobody tells that. A number may belong to
+    #: somebody else by now, but not with the same beginning.
+    born: str = ""
 
 
 class _Ended(msgspec.Struct, frozen=True):
@@ -100,8 +113,8 @@ class DetachedProvider:
         self._environment = dict(environment)
         self._deployment = deployment
         self._boot_delay_s = boot_delay_s
-        #: Of this process, not waited for yet.
-        self._children: set[int] = set()
+        #: Instance → its process, a child of this one that was not waited for yet.
+        self._children: dict[str, int] = {}
         self._killers: set[asyncio.Task[None]] = set()
         # Threads list and launch.
         self._lock = threading.Lock()
@@ -149,8 +162,8 @@ class DetachedProvider:
 
     def pid(self, instance_id: str) -> int | None:
         """Return the process id of an instance that lives."""
-        pid = self._read_pid(instance_id)
-        return pid if pid is not None and _is_instance(pid, instance_id) else None
+        process = self._process(instance_id)
+        return process.pid if process is not None and _lives(process, instance_id) else None
 
     # What follows runs in threads.
 
@@ -192,7 +205,7 @@ class DetachedProvider:
         except OSError as error:
             self._file(record.id, "json").unlink(missing_ok=True)
             raise Unavailable(f"cannot run a shell: {error.strerror}") from error
-        self._children.add(pid)
+        self._children[record.id] = pid
 
     def _list(self, now: datetime) -> list[Instance]:
         with self._lock:
@@ -201,7 +214,7 @@ class DetachedProvider:
             self._forget_old(found)
         return sorted(found, key=lambda each: (each.launched_at, each.id))
 
-    def _seen(self, record: _Record, now: datetime, codes: Mapping[int, int]) -> Instance:
+    def _seen(self, record: _Record, now: datetime, codes: Mapping[str, int]) -> Instance:
         instance = Instance(
             id=record.id,
             pool=record.pool,
@@ -209,38 +222,51 @@ class DetachedProvider:
             launched_at=record.asked_at,
             token=record.token,
         )
-        pid, ended = self._read_pid(record.id), self._read(record.id, "ended", _Ended)
-        if ended is None and self._has_ended(record, pid, now):
-            code = codes.get(pid) if pid is not None else None
-            ended = _Ended(max(now, record.asked_at), code)
+        ended = self._read(record.id, "ended", _Ended)
+        if ended is None and self._has_ended(record, now):
+            ended = _Ended(max(now, record.asked_at), codes.get(record.id))
             self._write(record.id, "ended", ended)
+            self._kill(record)  # one that came after all, and before it could see that
         if ended is not None:
             return msgspec.structs.replace(
                 instance, state=InstanceState.ENDED, ended_at=ended.at, exit_code=ended.exit_code
             )
         kill_at = self._read(record.id, "end", datetime)
         if kill_at is not None:
-            if now >= kill_at and pid is not None:
-                _signal_group(pid)
+            if now >= kill_at:
+                self._kill(record)
             return msgspec.structs.replace(instance, state=InstanceState.STOPPING)
         if self._file(record.id, "up").exists():
             return msgspec.structs.replace(instance, state=InstanceState.RUNNING)
         return instance
 
-    def _has_ended(self, record: _Record, pid: int | None, now: datetime) -> bool:
-        if pid is None:
+    def _has_ended(self, record: _Record, now: datetime) -> bool:
+        if record.id in self._children:
+            return False  # it would have been waited for
+        process = self._process(record.id)
+        if process is None:
             return now >= record.asked_at + timedelta(seconds=_LOST_S)
-        return not _is_instance(pid, record.id)
+        return not _lives(process, record.id)
+
+    def _kill(self, record: _Record) -> None:
+        process = self._process(record.id)
+        if process is not None and _lives(process, record.id):
+            _signal_group(process.pid)
 
     def _terminate(self, ids: Sequence[str], now: datetime, grace_s: float) -> bool:
         with self._lock:
-            living = [
-                each
-                for each in self._records()
-                if each.id in ids and self._read(each.id, "ended", _Ended) is None
-            ]
+            living = [each for each in self._records() if each.id in ids and self._may_live(each)]
             told = [self._tell_to_end(each, now, grace_s) for each in living]
         return any(told)
+
+    def _may_live(self, record: _Record) -> bool:
+        if self._read(record.id, "ended", _Ended) is None:
+            return True
+        if self.pid(record.id) is None:
+            return False
+        # Whatever somebody wrote there: it runs, and somebody has to see its end.
+        self._file(record.id, "ended").unlink(missing_ok=True)
+        return True
 
     def _tell_to_end(self, record: _Record, now: datetime, grace_s: float) -> bool:
         known = self._read(record.id, "end", datetime)
@@ -250,8 +276,8 @@ class DetachedProvider:
             return False
         self._write(record.id, "end", kill_at)
         # Looked up after that: a process that is not there yet sees that it is to end.
-        pid = self._read_pid(record.id)
-        if pid is None or not _is_instance(pid, record.id):
+        pid = self.pid(record.id)
+        if pid is None:
             return False
         if not has_begun:
             _signal_group(pid)
@@ -260,20 +286,20 @@ class DetachedProvider:
             os.kill(pid, signal.SIGTERM)
         return True
 
-    def _reap(self) -> dict[int, int]:
+    def _reap(self) -> dict[str, int]:
         """Wait for children that have ended; return their exit codes."""
-        codes: dict[int, int] = {}
-        for pid in list(self._children):
+        codes: dict[str, int] = {}
+        for each, pid in list(self._children.items()):
             try:
                 ended, status = os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
-                self._children.discard(pid)
+                self._children.pop(each)
                 continue
             if ended:
                 # The worker is gone; what it started must not outlive it.
                 _signal_group(pid)
-                codes[pid] = os.waitstatus_to_exitcode(status)
-                self._children.discard(pid)
+                codes[each] = os.waitstatus_to_exitcode(status)
+                self._children.pop(each)
         return codes
 
     def _records(self) -> list[_Record]:
@@ -303,9 +329,10 @@ class DetachedProvider:
     def _file(self, instance_id: str, kind: str) -> Path:
         return self._folder / f"{instance_id}.{kind}"
 
-    def _read_pid(self, instance_id: str) -> int | None:
+    def _process(self, instance_id: str) -> _Process | None:
         try:
-            return int(self._file(instance_id, "pid").read_text())
+            pid, *born = self._file(instance_id, "pid").read_text().split()
+            return _Process(int(pid), *born[:1])
         except (OSError, ValueError):
             return None
 
@@ -329,15 +356,32 @@ def _whose(marks: Marks) -> tuple[str, str, str]:
     return marks.deployment, marks.pool, marks.token
 
 
-def _is_instance(pid: int, instance_id: str) -> bool:
-    """Whether a process is this instance's: a number may belong to somebody else by now."""
+def _lives(process: _Process, instance_id: str) -> bool:
+    """Whether a process is there, and is this instance's.
+
+    What it was started with does not tell: that reads as nothing while it turns into another
+    program, and some programs write over it. Only where its beginning is not known it is asked.
+    """
+    if not Path("/proc/self").exists():
+        return _is_there(process.pid)
+    born = _born(process.pid)
+    if born is None or process.born:
+        return born == process.born
     try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except PermissionError:
-        return False  # another user's
+        told = Path(f"/proc/{process.pid}/environ").read_bytes()
     except OSError:
-        return not Path("/proc/self").exists() and _is_there(pid)
-    return f"{INSTANCE_ID}={instance_id}".encode() in environment.split(b"\0")
+        return False  # another user's, or gone
+    return not told or f"{INSTANCE_ID}={instance_id}".encode() in told.split(b"\0")
+
+
+def _born(pid: int) -> str | None:
+    """Return when a process began, in ticks of the kernel; None of one that has ended."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    state, *more = told.rpartition(")")[2].split()
+    return None if state in "ZX" else more[18]
 
 
 def _is_there(pid: int) -> bool:
