@@ -9,7 +9,8 @@ each task occupied its worker. Compared are the mean wait of tasks and the secon
 were there, the mean over five seeds of what the simulator draws. Value: the larger of the two
 differences, as a share.
 
-`--record` keeps what was measured of the real processes; `--from` simulates it again.
+`--record` keeps what was measured of the real processes; `--from` simulates it again, by the policy
+of now: errors are true only where that is the one of then.
 """
 
 from __future__ import annotations

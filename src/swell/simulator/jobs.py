@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swell.api.eta import Load, ServiceTimes, estimate, load_of
-from swell.arrivals import BIN_S, Arrivals, arrived
+from swell.arrivals import BIN_S, LAG_S, Arrivals, Arrived, arrived
 from swell.autoscaler.memory import Memory
 from swell.autoscaler.observe import demands
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, State
@@ -206,6 +206,8 @@ class _Run:
         self._times = ServiceTimes()
         self._relieved: set[str] = set()
         self._arrivals = _known(crowds, terms)
+        self._counted: dict[str, Arrived] = {}
+        self._told_bin: int | None = None
         self._waits: list[float] = []
         self._priorities: list[int] = []
         self._expired = self._refused = self._again = self._degraded = self._drawn = 0
@@ -448,14 +450,17 @@ class _Run:
         now = self._datetime(now_s)
         rates = {pool.name: measured for pool in self._pools if (measured := pool.rates())}
         work = Workload(at=now, rates=rates, counts=self._counts)
-        known = arrived([self._arrivals.dump()], now)
         at = now.timestamp()
+        # What arrived is told again only once a bin is over.
+        told = int((at - LAG_S) // BIN_S)
+        if told != self._told_bin:
+            self._told_bin, self._counted = told, arrived([self._arrivals.dump()], now)
         return Observation(
             at=at,
-            demands=demands(self._depths(), known, work, now, self._models),
+            demands=demands(self._depths(), self._counted, work, now, self._models),
             pools=[
-                pool.view(now_s, at, self._memory, {**told, **rates.get(pool.name, {})})
-                for pool, told in zip(self._pools, self._told, strict=True)
+                pool.view(now_s, at, self._memory, {**settings, **rates.get(pool.name, {})})
+                for pool, settings in zip(self._pools, self._told, strict=True)
             ],
             spent_micros=round(self._spent(now, now_s)),
         )

@@ -161,6 +161,27 @@ class Books:
         return datetime.fromtimestamp(self._starts_at + now_s, UTC)
 
 
+class _Recent:
+    """The last tasks, with their sums."""
+
+    __slots__ = ("last", "samples", "seconds")
+
+    def __init__(self) -> None:
+        #: (samples, share of the device in seconds) of each.
+        self.last: deque[tuple[int, float]] = deque()
+        self.samples = 0
+        self.seconds = 0.0
+
+    def add(self, samples: int, seconds: float) -> None:
+        self.last.append((samples, seconds))
+        self.samples += samples
+        self.seconds += seconds
+        if len(self.last) > _RECENT:
+            gone, gone_s = self.last.popleft()
+            self.samples -= gone
+            self.seconds -= gone_s
+
+
 class Machines:
     """The machines of one pool.
 
@@ -181,8 +202,8 @@ class Machines:
         self._starts: deque[float] = deque(maxlen=STARTUPS_KEPT)
         self._looked_s = -math.inf
         self._start_p50_s, self._start_p95_s = UNKNOWN.p50_s, UNKNOWN.p90_s
-        #: Model → (samples, share of the device) of the last tasks where nothing was free.
-        self._recent: dict[str, deque[tuple[int, float]]] = {}
+        #: Model → the last tasks that ended where no slot was free.
+        self._recent: dict[str, _Recent] = {}
 
     @property
     def name(self) -> str:
@@ -242,15 +263,15 @@ class Machines:
         """Note how fast a worker was that had no slot free."""
         recent = self._recent.get(task.model)
         if recent is None:
-            recent = self._recent[task.model] = deque(maxlen=_RECENT)
-        recent.append((task.samples, share_s))
+            recent = self._recent[task.model] = _Recent()
+        recent.add(task.samples, share_s)
 
     def rates(self) -> dict[str, float]:
         """Return model → samples per second of one worker, where that was measured."""
         return {
-            model: sum(n for n, _ in recent) / seconds
+            model: recent.samples / recent.seconds
             for model, recent in self._recent.items()
-            if len(recent) >= _KNOWN and (seconds := sum(took_s for _, took_s in recent)) > 0
+            if len(recent.last) >= _KNOWN and recent.seconds > 0
         }
 
     def view(self, now_s: float, at: float, memory: Memory, rates: Mapping[str, float]) -> PoolView:
