@@ -299,7 +299,7 @@ class Controller:
                 provider = self._pools[end.pool].provider
                 await provider.terminate([end.instance_id], grace_s=end.grace_s)
         except Exception as error:  # whatever a provider's library raises
-            # It is told again, since it is still there.
+            # It is told again as long as its provider does not say that it ends.
             detail = getattr(error, "detail", "") or repr(error)
             _log.warning("cannot be ended", instance=end.instance_id, detail=detail)
 

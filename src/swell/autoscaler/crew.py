@@ -30,6 +30,8 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
     booting: Sequence[Instance] = ()
     #: Machines that were told to end and have no worker any more.
     leaving: Sequence[Instance] = ()
+    #: Machines that were told to end, and of which their provider does not say that they do.
+    unheeded: Sequence[Instance] = ()
     #: Machines whose worker has gone, with when.
     left: Sequence[tuple[Instance, datetime]] = ()
     #: Machines that have ended, with the last worker that each had.
@@ -81,6 +83,7 @@ def crew_of(
             ready.append(each)
     return msgspec.structs.replace(
         _machines(machines, last, told_to_end),
+        unheeded=[each for each in machines.values() if _is_unheeded(each, told_to_end)],
         ready=ready,
         draining=draining,
         silent=unheard,
@@ -92,6 +95,11 @@ def _is_told(machine: Instance | None, told_to_end: Collection[str]) -> bool:
     if machine is None:
         return False
     return machine.state is InstanceState.STOPPING or machine.id in told_to_end
+
+
+def _is_unheeded(machine: Instance, told_to_end: Collection[str]) -> bool:
+    is_on = machine.state in (InstanceState.STARTING, InstanceState.RUNNING)
+    return is_on and machine.id in told_to_end
 
 
 def _machines(

@@ -33,6 +33,8 @@ _SHORT_S: Final = 5.0
 _PATIENT_S: Final = 3600.0
 #: One that is still there so long after it should be gone is told again, in seconds.
 _AGAIN_S: Final = 120.0
+#: An order to end of which its provider shows nothing after so long is given again, in seconds.
+_HEEDED_S: Final = 15.0
 #: What was given is listed after so long, or never, in seconds.
 _LISTED_S: Final = 120.0
 #: A launch of which nobody knows whether it took place is tried again so often, and so long.
@@ -150,7 +152,7 @@ class _Deciding:
         """Decide about one pool."""
         crew = self._sight.crews[pool.name]
         self._remember_models(pool)
-        self.forget += crew.orphaned
+        self.forget += [each for each in crew.orphaned if not self._is_heard_of(each, crew)]
         self._judge(pool, crew)
         if pool.name not in self._sight.unseen:
             self._take_notices(pool, crew)
@@ -168,6 +170,21 @@ class _Deciding:
         if may_shrink:
             self._cancel(pool, crew, wanted, reasons)
             self._drain(pool, crew, wanted, reasons)
+
+    def _is_heard_of(self, worker: WorkerInfo, crew: Crew) -> bool:
+        """Whether a worker speaks, and did so after its machine is said to have ended.
+
+        Where there is an exit code, the end was seen.
+        """
+        if self._sight.silence.get(worker.id, 0.0) > _LEFT_S:
+            return False
+        unheard = self._sight.as_of - worker.seen_at
+        return any(
+            unheard < self._sight.now - machine.ended_at
+            for machine, last in crew.ended
+            if machine.ended_at is not None and machine.exit_code is None
+            if last is not None and last.id == worker.id
+        )
 
     def spend(self, pools: Sequence[Pool]) -> None:
         """Count what machines have cost since the last time."""
@@ -254,7 +271,10 @@ class _Deciding:
         long_ago = self._now - _FORGOTTEN_S
         ending = {each: at for each, at in self.memory.ending.items() if at > long_ago}
         if judged != self.memory.judged or len(ending) < len(self.memory.ending):
-            self.memory = msgspec.structs.replace(self.memory, judged=judged, ending=ending)
+            told = {each: at for each, at in self.memory.told.items() if each in ending}
+            self.memory = msgspec.structs.replace(
+                self.memory, judged=judged, ending=ending, told=told
+            )
 
     def _take_notices(self, pool: Pool, crew: Crew) -> None:
         """Let those go that are about to be taken back, in time to hand over what they hold."""
@@ -301,13 +321,28 @@ class _Deciding:
         limit_s = self._boot_limit_s(pool)
         late = [each for each in crew.booting if self._age_s(each) > limit_s]
         for machine in late:
-            self._end(pool, machine.id, pool.drain_s or _PATIENT_S)
+            self._end(pool, machine.id, _patience_s(pool))
         if late:
             why = f"no worker has registered within {limit_s:.0f} s"
             self.memory = self.memory.boot_failed(pool.name, self._now, why)
             self._note(pool.name, "failed", len(late), [why])
         if not self._is_stale:
             self._sweep_silent(pool, crew)
+        self._insist(pool, crew)
+
+    def _insist(self, pool: Pool, crew: Crew) -> None:
+        """Repeat orders to end that were lost: to workers, and to providers."""
+        unaware = [each for each in crew.draining if not each.draining]
+        self.drain += unaware
+        if unaware:
+            self._note(pool.name, "drain", len(unaware), ["their machines were told to end"])
+        for machine in crew.unheeded:
+            if self._now - self.memory.told.get(machine.id, 0.0) < _HEEDED_S:
+                continue
+            # By when it should be gone stays: an earlier end would hurry one that has heard of it.
+            due = self.memory.ending.get(machine.id, self._now)
+            left_s = max(0.0, due - self._now)
+            self._end(pool, machine.id, left_s + _MARGIN_S if left_s else 0.0, due)
 
     def _sweep_silent(self, pool: Pool, crew: Crew) -> None:
         silence, silent_s = self._sight.silence, self._limits.silent_s
@@ -347,7 +382,7 @@ class _Deciding:
         chosen = boots_to_cancel(crew, wanted.cancel_boots)
         for machine in chosen:
             # One that has registered this very moment finishes what it was given.
-            self._end(pool, machine.id, pool.drain_s or _PATIENT_S)
+            self._end(pool, machine.id, _patience_s(pool))
         if chosen:
             self._note(pool.name, "cancel", len(chosen), reasons)
 
@@ -362,14 +397,14 @@ class _Deciding:
         if chosen:
             self._note(pool.name, "drain", len(chosen), reasons)
 
-    def _end(self, pool: Pool, instance_id: str, grace_s: float) -> None:
+    def _end(self, pool: Pool, instance_id: str, grace_s: float, due: float | None = None) -> None:
         self.ends.append(End(pool.name, instance_id, grace_s))
-        ending = {**self.memory.ending, instance_id: self._now + grace_s}
-        self.memory = msgspec.structs.replace(self.memory, ending=ending)
+        due = self._now + grace_s if due is None else due
+        self.memory = self.memory.telling(instance_id, self._now, due)
 
     def _due(self, machine: Instance, pool: Pool) -> float:
         """Return by when a machine that was told to end should be gone."""
-        patient = self._now + (pool.drain_s or _PATIENT_S)
+        patient = self._now + _patience_s(pool)
         return self.memory.ending.get(machine.id, patient)
 
     def _boot_limit_s(self, pool: Pool) -> float:
@@ -388,6 +423,11 @@ class _Deciding:
             Decision(at=self._sight.now, about=pool, what=what, n=n, why=tuple(why))
         )
         self.memory = self.memory.counting(pool, what, n)
+
+
+def _patience_s(pool: Pool) -> float:
+    """Return how long whoever may have begun something has to finish it, in seconds."""
+    return _PATIENT_S if pool.drain_s is None else pool.drain_s
 
 
 def _expected(launch: Launch) -> int:

@@ -65,6 +65,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     closures: Mapping[str, Closure] = {}
     #: Machine that was told to end → by when it should be gone.
     ending: Mapping[str, float] = {}
+    #: The same machine → when it was told last.
+    told: Mapping[str, float] = {}
     #: Machines that are being taken back, and were told to hurry.
     hurried: tuple[str, ...] = ()
     #: Ended machines that were accounted for, the oldest first.
@@ -113,12 +115,21 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         closures = {name: each for name, each in self.closures.items() if name != pool}
         return msgspec.structs.replace(self, closures=closures)
 
+    def telling(self, instance_id: str, now: float, due: float) -> "Memory":
+        """Return it with a machine that is told now to be gone by then."""
+        ending = {**self.ending, instance_id: due}
+        told = {**self.told, instance_id: now}
+        return msgspec.structs.replace(self, ending=ending, told=told)
+
     def judging(self, instance_id: str) -> "Memory":
         """Return it with a machine whose end was accounted for."""
         ending = {each: at for each, at in self.ending.items() if each != instance_id}
+        told = {each: at for each, at in self.told.items() if each != instance_id}
         hurried = tuple(each for each in self.hurried if each != instance_id)
         judged = (*self.judged, instance_id)
-        return msgspec.structs.replace(self, judged=judged, ending=ending, hurried=hurried)
+        return msgspec.structs.replace(
+            self, judged=judged, ending=ending, told=told, hurried=hurried
+        )
 
     def boot_failed(self, pool: str, now: float, why: str) -> "Memory":
         """Return it after boots that came to nothing: tried again later and later."""
