@@ -1,5 +1,6 @@
 """What was asked of providers and never came to them, came late, or was refused."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -7,7 +8,7 @@ from fleet_cases import Yard, a_pool
 
 from swell.clock import ManualClock
 from swell.errors import Unavailable
-from swell.provider import InstanceState
+from swell.provider import Instance, InstanceState, LaunchRequest
 from swell.providers.memory import MemoryProvider
 
 # ---- orders to end
@@ -58,6 +59,64 @@ async def test_a_drain_of_no_seconds_is_no_time_at_all() -> None:
     assert provider.graces == [0.0]
 
 
+# ---- launches whose answer takes long, or never comes
+
+
+async def test_a_launch_that_takes_long_is_not_made_again_beside_it() -> None:
+    yard = await a_yard(provider := Slow(ManualClock(), 200.0), most=5)
+    await yard.submit(50)
+    peak = 0
+    for _ in range(120):
+        await look(yard)
+        peak = max(peak, len(await yard.living()))
+    assert peak == 5
+    assert len(provider.launches) == 1
+
+
+async def test_what_was_given_up_counts_towards_most_until_nothing_can_come_of_it() -> None:
+    yard = await a_yard(provider := Lost(ManualClock()), most=5)
+    await yard.submit(50)
+    for _ in range(300):
+        await yard.step(1)
+        if any("not known what came" in each.why[0] for each in await yard.decisions()):
+            break
+    for _ in range(60):
+        await yard.step(1)
+    assert len(set(provider.tokens)) == 1
+    [pool] = (await yard.status()).pools
+    assert pool.booting == 0, "nobody counts on them"
+    for _ in range(80):
+        await yard.step(1)
+    assert len(set(provider.tokens)) == 2
+
+
+async def test_what_a_dead_controller_had_asked_for_counts_for_as_long_as_a_call_may_take() -> None:
+    yard = await a_yard(provider := Slow(ManualClock(), 2000.0), most=5)
+    await yard.submit(50)
+    await look(yard)
+    dead = yard.controller
+    yard.clock.advance(400)
+    yard.controller = yard.another("two")
+    for _ in range(100):
+        await look(yard)
+    assert provider.asked == 1, "another call of it may be under way"
+    for _ in range(200):
+        await look(yard)
+    assert provider.asked > 1
+    await dead.close()
+    await yard.controller.close()
+
+
+async def look(yard: Yard) -> None:
+    """Let the controller look, and wait for no provider."""
+    yard.clock.advance(3)
+    await yard.come_up()
+    await yard.tell_workload()
+    await yard.controller.step()
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 async def a_yard(provider: MemoryProvider, **fields: object) -> Yard:
     yard = Yard(clock=provider._clock)
     await yard.describe()
@@ -98,3 +157,29 @@ class Throttled(MemoryProvider):
         if self.is_down:
             raise Unavailable("throttled")
         await super().terminate(instance_ids, grace_s=grace_s)
+
+
+class Slow(MemoryProvider):
+    """Answers a launch late, and lists nothing before."""
+
+    def __init__(self, clock: ManualClock, takes_s: float) -> None:
+        super().__init__(clock, boot_s=5.0)
+        self.takes_s = takes_s
+        self.asked = 0
+
+    async def launch(self, request: LaunchRequest) -> list[Instance]:
+        self.asked += 1
+        await self._clock.sleep(self.takes_s)
+        return await super().launch(request)
+
+
+class Lost(MemoryProvider):
+    """Never says what came of a launch."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.tokens: list[str] = []
+
+    async def launch(self, request: LaunchRequest) -> list[Instance]:
+        self.tokens.append(request.token)
+        raise ConnectionResetError

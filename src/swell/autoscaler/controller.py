@@ -175,7 +175,15 @@ class Controller:
             return True
         plan = self._plan(sight.observation, leading.memory.state)
         pools = list(self._pools.values())
-        actions = decide(sight, plan, leading.memory, pools, self._terms.limits, _new_token)
+        actions = decide(
+            sight,
+            plan,
+            leading.memory,
+            pools,
+            self._terms.limits,
+            _new_token,
+            under_way=self._launching,
+        )
         if not await self._keeping.save(actions.memory):
             _log.warning("another process leads: it has written what is remembered")
             self._leading = None

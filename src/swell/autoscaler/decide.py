@@ -5,14 +5,14 @@ are taken back, that never came up, whose worker has gone, or that have ended by
 here ends work that runs: workers are told to finish, and machines end when their worker has gone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from swell.autoscaler.crew import Crew, boots_to_cancel, workers_to_drain
-from swell.autoscaler.memory import Launch, Memory
+from swell.autoscaler.memory import Launch, Memory, expected
 from swell.autoscaler.observe import Sight
 from swell.autoscaler.outlook import Plan, PoolPlan
 from swell.autoscaler.pools import Pool
@@ -39,7 +39,9 @@ _HEEDED_S: Final = 15.0
 _LISTED_S: Final = 120.0
 #: A launch of which nobody knows whether it took place is tried again so often, and so long.
 _TRIES: Final = 4
-_TRYING_S: Final = 120.0
+_TRYING_S: Final = 360.0
+#: A call that another process has made may take so long still, in seconds.
+_CALL_S: Final = 300.0
 
 #: From when a machine that is taken back has to hand over what it holds, in seconds.
 _HURRY_S: Final = 12.0
@@ -99,6 +101,8 @@ def decide(
     pools: Sequence[Pool],
     limits: Limits,
     new_token: Callable[[], str],
+    *,
+    under_way: Collection[str] = (),
 ) -> Actions:
     """Return what is to be done.
 
@@ -109,12 +113,13 @@ def decide(
         pools: All of them.
         limits: What is kept to.
         new_token: Names a launch; never twice the same.
+        under_way: Tokens of launches that providers have not answered yet.
     """
     deciding = _Deciding(sight, memory, limits, new_token)
     deciding.spend(pools)
     for pool in pools:
         deciding.look_at(pool, plan)
-    deciding.settle_launches()
+    deciding.settle_launches(under_way)
     state_kept = msgspec.structs.replace(deciding.memory, state=plan.state)
     return Actions(
         memory=state_kept,
@@ -206,25 +211,36 @@ class _Deciding:
             spent_at=self._now,
         )
 
-    def settle_launches(self) -> None:
+    def settle_launches(self, under_way: Collection[str]) -> None:
         """Drop launches that are over, and have others asked for again."""
         kept = []
         for launch in self.memory.launches:
-            age_s = self._now - launch.at
-            if launch.given is not None:
-                listed = self._sight.listed.get(launch.token, 0)
-                if listed < len(launch.given) and age_s < _LISTED_S:
+            if launch.token in under_way:
+                kept.append(launch)
+            elif launch.given is not None or launch.until is not None:
+                if not self._is_over(launch):
                     kept.append(launch)
-            elif launch.tries >= _TRIES or age_s > _TRYING_S:
-                # Whatever came of it is found by its token.
-                why = "it is not known what came of a launch"
-                self.memory = self.memory.refused(launch.pool, self._now, why)
-                self._note(launch.pool, "failed", launch.n, [why])
+            elif launch.tries >= _TRIES or self._now - launch.at > _TRYING_S:
+                kept.append(self._given_up(launch))
             else:
                 kept.append(launch)
                 if launch.next_at <= self._now:
                     self.launches.append(launch)
         self.memory = msgspec.structs.replace(self.memory, launches=tuple(kept))
+
+    def _is_over(self, launch: Launch) -> bool:
+        """Whether all that came of a launch is listed, or nothing more will be."""
+        until = launch.at + _LISTED_S if launch.until is None else launch.until
+        return self._sight.listed.get(launch.token, 0) >= expected(launch) or self._now >= until
+
+    def _given_up(self, launch: Launch) -> Launch:
+        """Return a launch that is not tried again. Whatever came of it is found by its token."""
+        why = "it is not known what came of a launch"
+        self.memory = self.memory.refused(launch.pool, self._now, why)
+        self._note(launch.pool, "failed", launch.n, [why])
+        were_answered = launch.tries >= _TRIES
+        until = self._now + (_LISTED_S if were_answered else _CALL_S + _LISTED_S)
+        return msgspec.structs.replace(launch, until=until)
 
     def _remember_models(self, pool: Pool) -> None:
         models = self._sight.models[pool.name]
@@ -358,7 +374,7 @@ class _Deciding:
 
     def _launch(self, pool: Pool, crew: Crew, wanted: PoolPlan, reasons: Sequence[str]) -> None:
         asked = sum(
-            max(0, _expected(each) - self._sight.listed.get(each.token, 0))
+            max(0, expected(each) - self._sight.listed.get(each.token, 0))
             for each in self.memory.launches
             if each.pool == pool.name
         )
@@ -428,10 +444,6 @@ class _Deciding:
 def _patience_s(pool: Pool) -> float:
     """Return how long whoever may have begun something has to finish it, in seconds."""
     return _PATIENT_S if pool.drain_s is None else pool.drain_s
-
-
-def _expected(launch: Launch) -> int:
-    return launch.n if launch.given is None else len(launch.given)
 
 
 def _words(machines: Sequence[Instance]) -> str:

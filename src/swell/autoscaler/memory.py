@@ -15,7 +15,7 @@ from swell.clock import Clock
 from swell.registry import Registry
 from swell.scaling import read
 
-__all__ = ["Closure", "Keeping", "Launch", "Memory"]
+__all__ = ["Closure", "Keeping", "Launch", "Memory", "expected"]
 
 #: Names of the notes.
 MEMORY: Final = "autoscaler.memory"
@@ -46,6 +46,14 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 0
     #: What the provider gave; not all of it may be listed yet.
     given: tuple[str, ...] | None = None
+    #: It was given up, as nobody knows what came of it. Until then something may still, and it
+    #: counts towards the pool's `most`, in seconds since 1970.
+    until: float | None = None
+
+
+def expected(launch: Launch) -> int:
+    """Return how many machines may come of a launch."""
+    return launch.n if launch.given is None else len(launch.given)
 
 
 class Closure(msgspec.Struct, frozen=True, kw_only=True):

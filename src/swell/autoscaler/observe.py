@@ -16,7 +16,7 @@ from swell.accounts import Spent, last_spent
 from swell.arrivals import PREFIX, Arrived, arrived, stale
 from swell.autoscaler.cold_starts import UNKNOWN, StartTimes, start_times
 from swell.autoscaler.crew import Crew, crew_of
-from swell.autoscaler.memory import Memory
+from swell.autoscaler.memory import Memory, expected
 from swell.autoscaler.outlook import Demand, Observation, PoolView
 from swell.autoscaler.pools import Pool
 from swell.broker import Broker, Depth
@@ -332,9 +332,8 @@ class Observer:
         at = now.timestamp()
         booting = [max(0.0, at - each.launched_at.timestamp()) for each in crew.booting]
         for launch in memory.launches:
-            if launch.pool == pool.name:
-                expected = launch.n if launch.given is None else len(launch.given)
-                missing = expected - self._listed(launch.pool, launch.token)
+            if launch.pool == pool.name and launch.until is None:
+                missing = expected(launch) - self._listed(launch.pool, launch.token)
                 booting += [max(0.0, at - launch.at)] * max(0, missing)
         known = {each.name for each in self._cards.value}
         is_unknown = not rates or bool(set(pool.models) - known)
