@@ -70,7 +70,7 @@ class Sight:
     as_of: datetime
     observation: Observation
     crews: Mapping[str, Crew]
-    #: Worker → tasks that it holds; None where no backend has told.
+    #: Worker → tasks that it holds; None where no backend has told since this process looks.
     held: Mapping[str, int] | None
     #: Worker → for how long it was not heard of while others were, in seconds.
     silence: Mapping[str, float]
@@ -124,6 +124,8 @@ class _Work:
 
     told: Workload | None = None
     new_s: float = 0.0
+    #: Whether it was told while this process looked. The first that is found may be of any age.
+    is_news: bool = False
 
 
 class Observer:
@@ -164,6 +166,8 @@ class Observer:
             for pool in pools
         }
         self._work = _Work()
+        #: Whether there was no word of backends yet when this process looked.
+        self._is_blank = False
         #: Worker → when it was heard of, and for how long not since then; and when that was told.
         self._silence: dict[str, tuple[datetime, float]] = {}
         self._told_at: datetime | None = None
@@ -179,6 +183,7 @@ class Observer:
         if None in (self._depths.seen_s, self._workers.seen_s):
             return None
         work = self._hear(now_s)
+        held = work.held if work is not None and self._work.is_news else None
         self._listen(work)
         silence = {each: silent_s for each, (_, silent_s) in self._silence.items() if silent_s > 0}
         silent = {each for each, silent_s in silence.items() if silent_s > self._timing.lost_s}
@@ -192,7 +197,7 @@ class Observer:
         counts = arrived(self._notes.value.values(), now)
         views = [
             self._view(
-                pool, memory, crews[pool.name], times[pool.name], rates[pool.name], work, now
+                pool, memory, crews[pool.name], times[pool.name], rates[pool.name], held, now
             )
             for pool in self._pools
         ]
@@ -208,7 +213,7 @@ class Observer:
             as_of=now if work is None else work.at,
             observation=observation,
             crews=crews,
-            held=None if work is None else work.held,
+            held=held,
             silence=silence,
             notices=self._notices(),
             times=times,
@@ -264,7 +269,9 @@ class Observer:
     def _hear(self, now_s: float) -> Workload | None:
         told = read(self._workload.value, Workload)
         if told is not None and (self._work.told is None or told.at != self._work.told.at):
-            self._work.told, self._work.new_s = told, now_s
+            is_news = self._work.told is not None or self._is_blank
+            self._work = _Work(told, now_s, is_news)
+        self._is_blank = self._is_blank or (told is None and self._workload.seen_s is not None)
         return self._work.told
 
     def _age_s(self, now_s: float) -> float:
@@ -326,7 +333,7 @@ class Observer:
         crew: Crew,
         times: StartTimes,
         rates: Mapping[str, float],
-        work: Workload | None,
+        held: Mapping[str, int] | None,
         now: datetime,
     ) -> PoolView:
         at = now.timestamp()
@@ -345,7 +352,7 @@ class Observer:
             rates=rates,
             ready=len(crew.ready),
             # Without a word from the backends everybody may hold something.
-            busy=len(crew.ready) if work is None else _busy(crew, work.held),
+            busy=len(crew.ready) if held is None else _busy(crew, held),
             booting=sorted(booting, reverse=True),
             draining=len(crew.draining) + len(crew.leaving) + len(crew.left),
             hour_micros=pool.hour_micros or 0,
