@@ -21,6 +21,7 @@ from swell.simulator import launch, traces
 from swell.simulator.arrivals import arrivals
 from swell.simulator.crowds import Crowd
 from swell.simulator.drawing import bars, svg
+from swell.simulator.jobs import Terms
 from swell.simulator.machines import Workers
 from swell.simulator.pools import MODEL, Pool
 from swell.simulator.runs import Asked, Level, Told, run
@@ -32,6 +33,9 @@ __all__ = ["simulate"]
 
 _MICROS: Final = 1e6
 _DAY_S: Final = 86_400.0
+
+#: Before the beginning arrivals are known for so long, in seconds.
+_KNOWN_S: Final = 960.0
 
 #: What a picture costs at an API elsewhere where the settings do not say, in dollars.
 _API_PICTURE: Final = 0.04
@@ -147,6 +151,11 @@ def simulate(
         seed=seed,
         spread=noise,
         patience_s=patience,
+        terms=Terms(
+            known_s=_KNOWN_S,
+            every_s=settings.autoscale.every_s,
+            lease_s=settings.delivery.lease_s,
+        ),
         level=_level(level),
     )
     asked, size = _small(asked)
