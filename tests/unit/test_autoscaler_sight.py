@@ -1,6 +1,18 @@
 """What the controller takes for true of what it sees, and what it does not."""
 
-from fleet_cases import Yard
+import msgspec
+import pytest
+from fleet_cases import MODEL, Yard, a_pool, a_worker
+
+from swell.autoscaler.outlook import PoolView
+from swell.autoscaler.policy import PolicySettings, plan
+from swell.autoscaler.sizing import Wish
+from swell.autoscaler.spending import affordable
+from swell.autoscaler.supply import supply
+from swell.scaling import WORKLOAD, Workload
+
+#: What an hour of a machine costs.
+PRICE = 3_600_000
 
 
 async def grown(n: int) -> Yard:
@@ -29,3 +41,66 @@ async def test_a_word_of_backends_that_lay_there_already_is_no_news() -> None:
     assert not any(each.draining for each in await yard.registry.workers())
     await yard.step()
     assert all(each.draining for each in await yard.registry.workers())
+
+
+# ---- what is paid for
+
+
+@pytest.mark.parametrize("limit", ["most", "budget"])
+async def test_machines_that_are_not_heard_of_are_paid_for_and_count(limit: str) -> None:
+    settings = PolicySettings(hour_budget_micros=5 * PRICE if limit == "budget" else None)
+    yard = await flooded(settings, most=5 if limit == "most" else 50)
+    assert len(await yard.registry.workers()) == 5
+    await yard.registry.put_worker(a_worker(yard.clock, "elsewhere", pool="other"))
+    for _ in range(60):
+        yard.clock.advance(3)
+        await yard.registry.touch_workers(["elsewhere"], yard.clock.now())
+        work = Workload(at=yard.clock.now())
+        await yard.registry.put_note(WORKLOAD, msgspec.json.encode(work))
+        await yard.controller.step()
+        await yard.controller.settled()
+    assert len(await yard.living()) == 5
+
+
+@pytest.mark.parametrize("limit", ["most", "budget"])
+async def test_machines_that_finish_what_they_hold_are_paid_for_and_count(limit: str) -> None:
+    settings = PolicySettings(hour_budget_micros=5 * PRICE if limit == "budget" else None)
+    yard = await flooded(settings, most=5 if limit == "most" else 50)
+    workers = await yard.registry.workers()
+    yard.held = {each.id: 1 for each in workers}
+    for each in workers:
+        await yard.registry.drain_worker(each.id)
+    for _ in range(20):
+        await yard.step()
+        await yard.come_up()
+    assert len(await yard.living()) == 5
+
+
+def test_a_machine_that_is_let_go_for_its_price_buys_none_before_it_has_gone() -> None:
+    dear = PoolView(
+        pool="dear", rates={MODEL: 1.0}, ready=2, draining=1, silent=1, hour_micros=PRICE
+    )
+    cheap = PoolView(pool="cheap", rates={MODEL: 4.0}, hour_micros=PRICE)
+    pools = [supply(cheap), supply(dear)]
+    asked = [Wish(9, 0, 0, 9, 9), Wish(0, 0, 1, 1, 1)]
+    launches = [each.launch for each in affordable(asked, pools, 6 * PRICE)]
+    assert launches == [2, 0]
+
+
+def test_whoever_finishes_makes_nobody_else_go() -> None:
+    view = PoolView(pool="gpu", rates={MODEL: 1.0}, ready=2, draining=3, hour_micros=PRICE)
+    [found] = affordable([Wish(0, 0, 0, 2, 2)], [supply(view)], 2 * PRICE)
+    assert (found.cancel, found.drain) == (0, 0)
+
+
+async def flooded(settings: PolicySettings, most: int) -> Yard:
+    """A yard with as many workers as there may be, and far more to do."""
+    yard = Yard(plan=lambda observation, state: plan(observation, settings, state))
+    await yard.describe()
+    yard.pools = (a_pool(yard.provider, most=most),)
+    yard.controller = yard.another("one")
+    await yard.submit(5000)
+    for _ in range(20):
+        await yard.step()
+        await yard.come_up()
+    return yard

@@ -38,6 +38,17 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
     ended: Sequence[tuple[Instance, WorkerInfo | None]] = ()
 
     @property
+    def unheard(self) -> int:
+        """How many machines are paid for whose workers are not heard of."""
+        return sum(bool(each.instance) for each in self.silent)
+
+    @property
+    def alive(self) -> int:
+        """How many workers and machines there are, whoever has started them."""
+        gone = len(self.draining) + len(self.leaving) + len(self.left) + self.unheard
+        return len(self.ready) + len(self.booting) + gone
+
+    @property
     def billed(self) -> int:
         """How many machines are paid for."""
         on = {each.instance for each in (*self.ready, *self.draining, *self.silent)} - {""}

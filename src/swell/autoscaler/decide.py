@@ -378,8 +378,7 @@ class _Deciding:
             for each in self.memory.launches
             if each.pool == pool.name
         )
-        alive = len(crew.ready) + len(crew.draining) + len(crew.booting) + asked
-        n = min(wanted.launch, max(0, pool.most - alive))
+        n = min(wanted.launch, max(0, pool.most - crew.alive - asked))
         if n <= 0 or self.memory.closed_s(pool.name, self._now) > 0:
             return
         for first in range(0, n, _AT_ONCE):

@@ -338,10 +338,15 @@ class Observer:
     ) -> PoolView:
         at = now.timestamp()
         booting = [max(0.0, at - each.launched_at.timestamp()) for each in crew.booting]
+        unheard = crew.unheard
         for launch in memory.launches:
-            if launch.pool == pool.name and launch.until is None:
-                missing = expected(launch) - self._listed(launch.pool, launch.token)
-                booting += [max(0.0, at - launch.at)] * max(0, missing)
+            if launch.pool != pool.name:
+                continue
+            missing = max(0, expected(launch) - self._listed(launch.pool, launch.token))
+            if launch.until is None:
+                booting += [max(0.0, at - launch.at)] * missing
+            else:
+                unheard += missing
         known = {each.name for each in self._cards.value}
         is_unknown = not rates or bool(set(pool.models) - known)
         closed_s = memory.closed_s(pool.name, at)
@@ -355,6 +360,7 @@ class Observer:
             busy=len(crew.ready) if held is None else _busy(crew, held),
             booting=sorted(booting, reverse=True),
             draining=len(crew.draining) + len(crew.leaving) + len(crew.left),
+            silent=unheard,
             hour_micros=pool.hour_micros or 0,
             launch_micros=pool.launch_micros,
             least_billed_s=pool.least_billed_s,

@@ -54,6 +54,8 @@ class PoolView(msgspec.Struct, frozen=True, kw_only=True):
     booting: Sequence[float] = ()
     #: Workers that finish what they hold and go.
     draining: int = 0
+    #: Others that are paid for, or may be: not heard of, or of a launch of which nothing came yet.
+    silent: int = 0
     #: What an hour of one costs, and what each start costs besides, in millionths of a dollar.
     hour_micros: int = 0
     launch_micros: int = 0

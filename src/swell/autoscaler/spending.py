@@ -29,7 +29,8 @@ def affordable(
     """Return the wishes that can be paid for: the cheapest samples first.
 
     What is there already and costs too much goes, the dearest first: what starts, what is idle, and
-    then what is busy, once it has finished.
+    then what is busy, once it has finished. Until then it is paid for, and its money buys nothing
+    else.
     """
     if limit_micros is None:
         return list(wishes)
@@ -44,6 +45,10 @@ def affordable(
             if left < 0:
                 found[at], saved = _cut(found[at], pools[at], -left)
                 left += saved
+    left = limit_micros - sum(
+        (pool.n - wish.cancel + pool.unused) * pool.view.hour_micros
+        for wish, pool in zip(found, pools, strict=True)
+    )
     for at in order:
         price = pools[at].view.hour_micros
         if price > 0 and found[at].launch * price > left:

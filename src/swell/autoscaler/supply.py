@@ -54,6 +54,11 @@ class Supply(NamedTuple):
         return self.view.ready + len(self.view.booting)
 
     @property
+    def unused(self) -> int:
+        """Workers that take no tasks any more, and are paid for until they have gone."""
+        return self.view.draining + self.view.silent
+
+    @property
     def new_price(self) -> float:
         """What an hour of a new worker costs, its start included, in millionths of a dollar.
 
@@ -76,7 +81,8 @@ class Supply(NamedTuple):
     @property
     def room(self) -> int:
         """How many there may be at most, as things stand."""
-        return self.view.most if self.view.closed_s <= 0.0 else min(self.view.most, self.n)
+        most = min(self.view.most, self.n)
+        return most if self.view.closed_s > 0.0 else max(most, self.view.most - self.unused)
 
 
 def supply(view: PoolView) -> Supply:
