@@ -61,11 +61,13 @@ def test_what_is_wrong_is_told_with_what_to_do(tmp_path: Path) -> None:
     swell = Swell(tmp_path)
     (tmp_path / "bad.csv").write_text("time,n\n1,2\n")
     (tmp_path / "none.txt").write_text("quick\n")
+    (tmp_path / "still.csv").write_text("minute,images_per_s\n0,0\n1,0\n")
     for arguments, words in (
         (("v9",), "neither a file nor one of v1, v2, v3, spike, azure-conv"),
         ((), "name a trace, such as v2, or say --users"),
         (("v2", "--users", "5"), "one of both"),
         (("bad.csv",), "columns minute and images_per_s"),
+        (("still.csv",), "nobody asks for anything in still.csv"),
         (("spike", "--times", "none.txt"), "one number a line, or gentd26"),
         (("spike", "--level", "quick"), "--level must be tasks or fluid"),
     ):

@@ -323,6 +323,13 @@ def test_a_trace_becomes_as_many_samples_as_it_says() -> None:
     assert (np.diff(found.at_s) >= 0).all()
 
 
+def test_a_crowd_of_a_minute_begins_with_what_the_minute_needs() -> None:
+    at_s = np.arange(180) / 3.0
+    assert crowd_at(at_s, 1).first_per_s == pytest.approx(3.0, rel=0.01)
+    assert crowd_at(at_s * 100, 1).first_per_s == pytest.approx(0.03, rel=0.2)
+    assert crowd_at(np.array([]), 1).first_per_s == 0.0
+
+
 def written(folder: Path, text: str) -> Path:
     path = folder / "tasks.csv"
     path.write_text(text)

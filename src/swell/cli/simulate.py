@@ -213,6 +213,10 @@ def _demand(name: str | None, users: float | None, every_s: float, scale: float)
         return traces.day(users * scale, every_s)
     found = scenario(name or "")
     if isinstance(found, Trace):
+        if not found.per_s.any():
+            raise InvalidRequest(
+                f"nobody asks for anything in {name}: there is nothing to simulate"
+            )
         return found.scaled(scale)
     if scale != 1.0:
         raise InvalidRequest("tasks of a file cannot be scaled: leave --scale out")

@@ -21,6 +21,10 @@ _Array = NDArray[np.float64]
 _Whole = NDArray[np.int64]
 
 
+#: The beginning of a crowd, in seconds.
+_FIRST_S: Final = 300.0
+
+
 class Mix(msgspec.Struct, frozen=True, kw_only=True):
     """What tasks are like, each by chance."""
 
@@ -54,6 +58,14 @@ class Crowd(msgspec.Struct, frozen=True, eq=False, kw_only=True):
 
     def __len__(self) -> int:
         return len(self.at_s)
+
+    @property
+    def first_per_s(self) -> float:
+        """How many samples per second came in the first five minutes, or until the last task."""
+        if not len(self):
+            return 0.0
+        until_s = min(_FIRST_S, max(TICK_S, float(self.at_s[-1])))
+        return float(self.samples[self.at_s <= until_s].sum()) / until_s
 
 
 _ONE_EACH: Final = Mix()

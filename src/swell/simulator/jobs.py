@@ -597,8 +597,7 @@ def _known(crowds: Sequence[Crowd], terms: Terms) -> Arrivals:
     counted = Arrivals(datetime.fromtimestamp(terms.starts_at + now_s, UTC))
     while now_s < 0:
         for crowd in crowds:
-            first = crowd.samples[crowd.at_s < 300.0].sum()
-            counted.fresh[crowd.model] = round(float(first) / 300.0 * BIN_S)
+            counted.fresh[crowd.model] = round(crowd.first_per_s * BIN_S)
         now_s += BIN_S
         counted.close(datetime.fromtimestamp(terms.starts_at + now_s, UTC))
     return counted

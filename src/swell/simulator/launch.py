@@ -60,7 +60,7 @@ def quotas_of_prices(
     """Return what to ask each provider for that has such a GPU, if it were the only one.
 
     On demand that is all. Of spot machines one place has no more than the policy's share, so that
-    several places are needed, and on demand the share that the policy wants.
+    several places are needed.
 
     Args:
         told: Of a simulation.

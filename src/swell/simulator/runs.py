@@ -165,8 +165,7 @@ def _single(asked: Asked, policy: _Policy) -> Told:
         crowd = demand
     if asked.patience_s is not None:
         crowd = msgspec.structs.replace(crowd, start_by_s=asked.patience_s)
-    first = float(crowd.samples[crowd.at_s < 300.0].sum()) / 300.0
-    pools = _begun(asked.pools, first)
+    pools = _begun(asked.pools, crowd.first_per_s)
     done = jobs.simulate(crowd, policy, pools, seed=asked.seed, terms=terms)
     end_s = max(terms.until_s or 0.0, float(crowd.at_s[-1]) if len(crowd) else 0.0, TICK_S)
     came = _came(crowd, end_s)
