@@ -193,11 +193,15 @@ class AzureCase(OutlivingConformance, RefusingConformance):
             listed = f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Compute/virtualMachines"
             assert self.azure.calls.count(f"GET {listed}") == looks
 
-    async def test_what_was_evicted_is_told_as_ended(self, provider: AzureProvider) -> None:
+    async def test_what_was_evicted_is_told_as_ended(self, azure: AzureResources) -> None:
+        self.clock = clock = ManualClock(SystemClock().now())
+        provider = self.made()
         one, other = await provider.launch(LaunchRequest(pool="p", n=2))
         self.azure.settle()
         await provider.instances()
         del self.azure.machines[one.id]
+        assert {i.state for i in await provider.instances()} == {InstanceState.RUNNING}
+        clock.advance(5)
         states = {i.id: i.state for i in await provider.instances()}
         assert states == {one.id: InstanceState.ENDED, other.id: InstanceState.RUNNING}
 

@@ -203,11 +203,16 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
         assert self.gcp.machines == {}
         assert [i.state for i in await provider.instances()] == [InstanceState.ENDED]
 
-    async def test_what_somebody_deleted_is_told_as_ended(self, provider: GcpProvider) -> None:
+    async def test_what_somebody_deleted_is_told_as_ended(self, gcp: GcpCompute) -> None:
+        clock = ManualClock(SystemClock().now())
+        provider = GcpProvider(self.made()._options, clock, "shop")
+        self.open.append(provider)
         one, other = await provider.launch(LaunchRequest(pool="p", n=2))
         self.gcp.settle()
         await provider.instances()
         del self.gcp.machines[one.id]
+        assert {i.state for i in await provider.instances()} == {InstanceState.RUNNING}
+        clock.advance(5)
         states = {i.id: i.state for i in await provider.instances()}
         assert states == {one.id: InstanceState.ENDED, other.id: InstanceState.RUNNING}
 

@@ -14,8 +14,9 @@ from swell.clock import ManualClock
 from swell.errors import Unavailable
 from swell.provider import Instance, InstanceState, LaunchRequest, Notice, Refused
 from swell.providers.memory import MemoryProvider
+from swell.providers.sightings import Sightings
 from swell.registry import WorkerInfo
-from swell.scaling import WORKLOAD
+from swell.scaling import WORKLOAD, Workload
 
 
 async def a_yard(**fields: object) -> Yard:
@@ -248,6 +249,45 @@ async def test_the_youngest_boots_are_cancelled_first() -> None:
     assert [each.what for each in await yard.decisions()] == ["launch", "launch", "cancel"]
 
 
+async def test_what_is_not_listed_yet_is_cancelled_before_what_is_nearly_there() -> None:
+    class Late(MemoryProvider):
+        """Does not list what it has just given."""
+
+        hidden: Sequence[str] = ()
+        hides = False
+
+        async def launch(self, request: LaunchRequest) -> list[Instance]:
+            given = await super().launch(request)
+            self.hidden = [each.id for each in given] if self.hides else []
+            return given
+
+        async def instances(self, pool: str | None = None) -> list[Instance]:
+            return [i for i in await super().instances(pool) if i.id not in self.hidden]
+
+    yard = await a_yard()
+    yard.provider = Late(yard.clock, boot_s=300)
+    yard.pools = (a_pool(yard.provider),)
+    yard.controller = yard.another("two")
+    await yard.submit(3)
+    await yard.step()
+    nearly_there = await yard.living()
+    await yard.step(270)
+    yard.provider.hides = True
+    more = await yard.submit(3)
+    await yard.step()
+    assert len(yard.provider.hidden) == 3
+    await yard.store.cancel(more)
+    await yard.step()
+    yard.provider.hidden = ()
+    await yard.step()
+    assert await yard.living() == nearly_there
+    assert [(each.what, each.n) for each in await yard.decisions()] == [
+        ("launch", 3),
+        ("launch", 3),
+        ("cancel", 3),
+    ]
+
+
 async def test_a_worker_that_somebody_has_started_counts_and_is_left_alone() -> None:
     yard = await a_yard()
     await yard.registry.put_worker(a_worker(yard.clock, "by-hand"))
@@ -325,6 +365,70 @@ async def test_a_worker_that_crashes_is_replaced_and_taken_off_the_list() -> Non
     for _ in range(3):
         await yard.step()
     assert len(await yard.living()) == 2
+
+
+class Forgetful(MemoryProvider):
+    """Lists nothing for a while, like a cloud whose lists are not all of one moment."""
+
+    forgets = False
+
+    def __init__(self, clock: ManualClock, boot_s: float = 0.0) -> None:
+        super().__init__(clock, boot_s=boot_s)
+        self.seen = Sightings(clock)
+
+    async def instances(self, pool: str | None = None) -> list[Instance]:
+        found = [] if self.forgets else await super().instances(pool)
+        return self.seen.listed(found, pool)
+
+
+async def one_of_a_forgetful_provider() -> Yard:
+    yard = await a_yard()
+    yard.provider = Forgetful(yard.clock, boot_s=5)
+    yard.pools = (a_pool(yard.provider),)
+    yard.controller = yard.another("two")
+    await yard.submit(1)
+    await yard.step()
+    yard.clock.advance(10)
+    await yard.come_up()
+    await yard.step()
+    return yard
+
+
+async def test_a_list_that_leaves_out_a_machine_once_takes_no_worker_off() -> None:
+    yard = await one_of_a_forgetful_provider()
+    yard.provider.forgets = True
+    await yard.step()
+    yard.provider.forgets = False
+    await yard.step()
+    [worker] = await yard.registry.workers()
+    assert worker.gone_at is None
+    assert [each.what for each in await yard.decisions()] == ["launch"]
+
+
+async def test_a_worker_that_speaks_after_its_machine_is_said_to_have_ended_is_kept() -> None:
+    yard = await one_of_a_forgetful_provider()
+    [before] = await yard.registry.workers()
+    yard.provider.forgets = True
+    for _ in range(6):
+        await yard.step()  # at each of which it is heard of
+    assert "lost" in [each.what for each in await yard.decisions()]
+    [worker] = [each for each in await yard.registry.workers() if each.id == before.id]
+    assert worker.gone_at is None
+
+
+async def test_a_worker_that_spoke_after_the_end_and_is_silent_then_is_taken_off() -> None:
+    yard = await one_of_a_forgetful_provider()
+    [before] = await yard.registry.workers()
+    yard.provider.forgets = True
+    for _ in range(4):
+        await yard.step()
+    for _ in range(6):
+        yard.clock.advance(3)
+        work = Workload(at=yard.clock.now(), held={})
+        await yard.registry.put_note(WORKLOAD, msgspec.json.encode(work))
+        await yard.controller.step()
+    [worker] = [each for each in await yard.registry.workers() if each.id == before.id]
+    assert worker.gone_at is not None
 
 
 async def test_machines_that_never_come_up_are_tried_ever_more_patiently() -> None:

@@ -76,6 +76,8 @@ def test_what_is_listed_no_more_has_ended(clock: ManualClock) -> None:
     seen = Sightings(clock)
     seen.listed([instance(), instance("b")])
     clock.advance(5)
+    seen.listed([instance("b")])
+    clock.advance(5)
     found = {each.id: each for each in seen.listed([instance("b")])}
     assert found["a"].state is InstanceState.ENDED
     assert found["a"].ended_at == WHEN + timedelta(seconds=5)
@@ -98,9 +100,22 @@ def test_what_was_told_to_go_is_stopping_whatever_a_late_list_says(clock: Manual
     assert [each.state for each in seen.listed([instance()])] == [InstanceState.ENDED]
 
 
+def test_what_one_list_leaves_out_has_not_ended(clock: ManualClock) -> None:
+    seen = Sightings(clock)
+    for _ in range(3):
+        seen.listed([instance()])
+        clock.advance(5)
+        for _ in range(2):  # at the same time
+            assert [each.state for each in seen.listed([])] == [InstanceState.RUNNING]
+        clock.advance(4)
+        assert [each.state for each in seen.listed([])] == [InstanceState.RUNNING]
+
+
 def test_what_is_there_again_was_not_lost(clock: ManualClock) -> None:
     seen = Sightings(clock)
     seen.listed([instance()])
+    seen.listed([])
+    clock.advance(5)
     assert [each.state for each in seen.listed([])] == [InstanceState.ENDED]
     assert [each.state for each in seen.listed([instance()])] == [InstanceState.RUNNING]
 
@@ -129,7 +144,9 @@ def test_what_has_ended_is_forgotten_after_an_hour(clock: ManualClock) -> None:
     seen = Sightings(clock)
     seen.listed([instance()])
     seen.listed([])
-    clock.advance(3599)
+    clock.advance(5)
+    seen.listed([])
+    clock.advance(3594)
     assert len(seen.listed([])) == 1
     clock.advance(2)
     assert seen.listed([]) == []

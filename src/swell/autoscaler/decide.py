@@ -236,7 +236,7 @@ class _Deciding:
     def _given_up(self, launch: Launch) -> Launch:
         """Return a launch that is not tried again. Whatever came of it is found by its token."""
         why = "it is not known what came of a launch"
-        self.memory = self.memory.refused(launch.pool, self._now, why)
+        self.memory = self.memory.refused(launch.pool, self._now, why, asked_at=launch.next_at)
         self._note(launch.pool, "failed", launch.n, [why])
         were_answered = launch.tries >= _TRIES
         until = self._now + (_LISTED_S if were_answered else _CALL_S + _LISTED_S)
@@ -394,7 +394,13 @@ class _Deciding:
         self._note(pool.name, "launch", n, reasons)
 
     def _cancel(self, pool: Pool, crew: Crew, wanted: PoolPlan, reasons: Sequence[str]) -> None:
-        chosen = boots_to_cancel(crew, wanted.cancel_boots)
+        # The youngest are those that are not listed yet: they can be ended once they are.
+        unlisted = sum(
+            max(0, expected(each) - self._sight.listed.get(each.token, 0))
+            for each in self.memory.launches
+            if each.pool == pool.name and each.until is None
+        )
+        chosen = boots_to_cancel(crew, wanted.cancel_boots - unlisted)
         for machine in chosen:
             # One that has registered this very moment finishes what it was given.
             self._end(pool, machine.id, _patience_s(pool))

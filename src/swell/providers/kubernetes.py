@@ -219,7 +219,7 @@ class KubernetesProvider:
             options.kubeconfig, options.context, self._environment, options.namespace
         )
         self._rest = Rest("the Kubernetes cluster", tls=self._access.tls)
-        self._seen = Sightings(clock)
+        self._seen = Sightings(clock, sure_s=0.0)
         self._calls = asyncio.Semaphore(_CALLS)
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:

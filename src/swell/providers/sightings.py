@@ -1,7 +1,8 @@
 """What a provider was seen to have: some forget at once what has ended, and some tell late.
 
 A cloud that was asked for machines may not list them for some seconds, and one that deletes them
-lists them no more. Both would look like a machine that was lost.
+lists them no more. Both would look like a machine that was lost. And some lists leave out what
+earlier and later ones have.
 """
 
 from collections.abc import Collection, Iterable
@@ -18,6 +19,10 @@ __all__ = ["Sightings"]
 #: For so long what was launched may be missing from a list, in seconds.
 _LATE_S: Final = 120.0
 
+#: What was listed has ended once it was missing in two lists in a row, the second of them so much
+#: later, in seconds.
+_SURE_S: Final = 5.0
+
 #: For so long a list may say that what was told to end runs, in seconds. Then it is believed: a
 #: cloud may have taken the order, and failed.
 _GOING_S: Final = 600.0
@@ -33,13 +38,17 @@ class Sightings:
     Args:
         clock: The time.
         late_s: For so long what was launched may be missing from a list, in seconds.
+        sure_s: For so long what was listed may be, in seconds; 0 where lists leave nothing out.
     """
 
-    def __init__(self, clock: Clock, *, late_s: float = _LATE_S) -> None:
+    def __init__(self, clock: Clock, *, late_s: float = _LATE_S, sure_s: float = _SURE_S) -> None:
         self._clock = clock
+        self._sure = timedelta(seconds=sure_s)
         self._late = timedelta(seconds=late_s)
         self._known: dict[str, Instance] = {}
         self._unlisted: set[str] = set()
+        #: What the last list did not have, and since when.
+        self._missing: dict[str, datetime] = {}
         #: What was told to end, and when.
         self._going: dict[str, datetime] = {}
 
@@ -82,6 +91,7 @@ class Sightings:
         for each in there.values():
             self._known[each.id] = self._seen(each, now)
             self._unlisted.discard(each.id)
+            self._missing.pop(each.id, None)
         for known in list(self._known.values()):
             is_asked = pool is None or known.pool == pool
             if is_asked and known.id not in there and known.location not in unsure:
@@ -105,11 +115,19 @@ class Sightings:
     def _miss(self, known: Instance, now: datetime) -> None:
         if known.state is InstanceState.ENDED:
             return
-        may_be_late = known.id in self._unlisted and known.id not in self._going
-        if may_be_late and now < known.launched_at + self._late:
+        since = self._missing.setdefault(known.id, now)
+        is_going = known.id in self._going or known.state is InstanceState.STOPPING
+        if not is_going and now < self._sure_at(known, since):
             return
+        del self._missing[known.id]
         self._unlisted.discard(known.id)
-        self._known[known.id] = _ended(known, now)
+        self._known[known.id] = _ended(known, since)
+
+    def _sure_at(self, known: Instance, since: datetime) -> datetime:
+        """Return from when what is missing has ended: it was not told to."""
+        if known.id in self._unlisted:
+            return known.launched_at + self._late
+        return since + self._sure
 
     def _forget(self, now: datetime) -> None:
         ended = [each for each in self._known.values() if each.ended_at is not None]

@@ -161,7 +161,7 @@ class SkypilotProvider:
                 "option program"
             )
         self._program = program
-        self._seen = Sightings(clock, late_s=_LATE_S)
+        self._seen = Sightings(clock, late_s=_LATE_S, sure_s=0.0)
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
         """Ask for clusters of one machine each; what cannot be had is told as ended later.
