@@ -8,7 +8,7 @@ from fleet_cases import Yard, a_pool
 
 from swell.clock import ManualClock
 from swell.errors import Unavailable
-from swell.provider import Instance, InstanceState, LaunchRequest
+from swell.provider import Instance, InstanceState, LaunchRequest, Refused
 from swell.providers.memory import MemoryProvider
 
 # ---- orders to end
@@ -107,6 +107,47 @@ async def test_what_a_dead_controller_had_asked_for_counts_for_as_long_as_a_call
     await yard.controller.close()
 
 
+# ---- refusals
+
+
+@pytest.mark.parametrize("n", [50, 500])
+async def test_many_calls_that_are_refused_at_once_are_one_refusal(n: int) -> None:
+    yard = await a_yard(provider := MemoryProvider(ManualClock()), most=n)
+    provider.refuse(Refused("no capacity"))
+    await yard.submit(n)
+    await yard.step()
+    await yard.step()
+    [pool] = (await yard.status()).pools
+    assert pool.closed_s == pytest.approx(12.0)
+
+
+async def test_calls_of_one_moment_that_are_answered_one_after_the_other_are_one_refusal() -> None:
+    yard = await a_yard(provider := Hesitant(ManualClock()), most=150)
+    await yard.submit(150)
+    await look(yard)
+    for _ in range(3):
+        provider.answers.pop().set_exception(Refused("no capacity"))
+        await look(yard)
+    await look(yard)
+    [pool] = (await yard.status()).pools
+    assert 0 < pool.closed_s <= 15.0
+
+
+async def test_one_call_that_is_granted_among_refusals_does_not_open_a_pool() -> None:
+    yard = await a_yard(provider := Hesitant(ManualClock()), most=150)
+    await yard.submit(150)
+    await look(yard)
+    first, second, third = provider.answers
+    first.set_exception(Refused("no capacity"))
+    second.set_exception(Refused("no capacity"))
+    third.set_result(None)
+    await look(yard)
+    await look(yard)
+    [pool] = (await yard.status()).pools
+    assert pool.closed_s > 0
+    assert len(provider.answers) == 3, "it is not asked again at once"
+
+
 async def look(yard: Yard) -> None:
     """Let the controller look, and wait for no provider."""
     yard.clock.advance(3)
@@ -183,3 +224,17 @@ class Lost(MemoryProvider):
     async def launch(self, request: LaunchRequest) -> list[Instance]:
         self.tokens.append(request.token)
         raise ConnectionResetError
+
+
+class Hesitant(MemoryProvider):
+    """Answers a launch when the test says so."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.answers: list[asyncio.Future[None]] = []
+
+    async def launch(self, request: LaunchRequest) -> list[Instance]:
+        answer = asyncio.get_running_loop().create_future()
+        self.answers.append(answer)
+        await answer
+        return await super().launch(request)

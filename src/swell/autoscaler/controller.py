@@ -230,10 +230,11 @@ class Controller:
     def _take_results(self, leading: _Leading) -> None:
         """Remember what came of launches since the last look."""
         over = [token for token, task in self._launching.items() if task.done()]
-        for token in over:
-            task = self._launching.pop(token)
-            if not task.cancelled():
-                self._take_result(leading, task.result())
+        tasks = [self._launching.pop(token) for token in over]
+        results = [task.result() for task in tasks if not task.cancelled()]
+        # What was given beside a refusal does not make up for it.
+        for result in sorted(results, key=lambda each: each.error is None):
+            self._take_result(leading, result)
 
     def _take_result(self, leading: _Leading, result: _Result) -> None:
         launch, memory, now = result.launch, leading.memory, result.at
@@ -246,6 +247,7 @@ class Controller:
                 launch.pool,
                 now,
                 refused.detail,
+                asked_at=launch.next_at,
                 is_quota=refused.is_quota,
                 retry_after_s=refused.retry_after_s,
             )
@@ -263,10 +265,11 @@ class Controller:
             memory = msgspec.structs.replace(memory, launches=(*others, done))
             if len(given) < launch.n:
                 short = launch.n - len(given)
-                memory = memory.refused(launch.pool, now, f"{short} of {launch.n} were not given")
+                why = f"{short} of {launch.n} were not given"
+                memory = memory.refused(launch.pool, now, why, asked_at=launch.next_at)
                 memory = self._note(leading, memory, launch, "refused", short, "there are no more")
             else:
-                memory = memory.given(launch.pool)
+                memory = memory.given(launch.pool, launch.next_at)
         leading.memory = memory
 
     def _note(

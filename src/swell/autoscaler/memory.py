@@ -63,6 +63,8 @@ class Closure(msgspec.Struct, frozen=True, kw_only=True):
     #: In a row.
     refusals: int = 0
     why: str = ""
+    #: When it refused last. What was asked before that has met the same refusal.
+    at: float = 0.0
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,21 +106,39 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         now: float,
         why: str,
         *,
+        asked_at: float | None = None,
         is_quota: bool = False,
         retry_after_s: float | None = None,
     ) -> "Memory":
-        """Return it after a refusal: asked again later and later."""
+        """Return it after a refusal: asked again later and later.
+
+        Many calls that meet one moment of refusal are refused once.
+
+        Args:
+            pool: Which one.
+            now: When it refused, in seconds since 1970.
+            why: In its own words.
+            asked_at: When it was asked, in seconds since 1970; now if left out.
+            is_quota: As `Refused`.
+            retry_after_s: As `Refused`.
+        """
+        asked_at = now if asked_at is None else asked_at
         known = self.closures.get(pool, Closure())
+        is_same = known.refusals > 0 and asked_at <= known.at
+        before = known.refusals - 1 if is_same else known.refusals
         base_s = _QUOTA_S if is_quota else _CLOSED_S
-        wait_s = min(_MOST_CLOSED_S, base_s * 2.0 ** min(known.refusals, 20))
+        wait_s = min(_MOST_CLOSED_S, base_s * 2.0 ** min(before, 20))
         if retry_after_s is not None:
             wait_s = max(retry_after_s, min(wait_s, _CLOSED_S))
-        closed = Closure(until=now + wait_s, refusals=known.refusals + 1, why=why)
+        until = max(now + wait_s, known.until if is_same else 0.0)
+        at = known.at if is_same else now
+        closed = Closure(until=until, refusals=before + 1, why=why, at=at)
         return msgspec.structs.replace(self, closures={**self.closures, pool: closed})
 
-    def given(self, pool: str) -> "Memory":
-        """Return it after a provider gave all that it was asked for."""
-        if pool not in self.closures:
+    def given(self, pool: str, asked_at: float = float("inf")) -> "Memory":
+        """Return it after a provider gave all that it was asked for, and has not refused since."""
+        known = self.closures.get(pool)
+        if known is None or (known.refusals > 0 and asked_at <= known.at):
             return self
         closures = {name: each for name, each in self.closures.items() if name != pool}
         return msgspec.structs.replace(self, closures=closures)
@@ -143,8 +163,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         """Return it after boots that came to nothing: tried again later and later."""
         n = self.failures.get(pool, (0, 0.0))[0] + 1
         wait_s = min(_MOST_FAILED_S, _FAILED_S * 2.0 ** min(n - 1, 20))
-        refusals = self.closures.get(pool, Closure()).refusals
-        closed = Closure(until=now + wait_s, refusals=refusals, why=why)
+        known = self.closures.get(pool, Closure())
+        closed = msgspec.structs.replace(known, until=now + wait_s, why=why)
         return msgspec.structs.replace(
             self,
             failures={**self.failures, pool: (n, now)},
