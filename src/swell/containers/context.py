@@ -119,14 +119,12 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _even(folder: Path) -> None:
-    """Give all files the same time, and rights that tell programs and weights from others."""
+    """Give all files the same time, and rights that tell programs alone from others."""
     for place, folders, names in os.walk(folder):
-        # What nobody may write to is mapped where it is loaded, and not copied.
-        plain = 0o444 if Path(place).is_relative_to(folder / "weights") else 0o644
         for name in names:
             path = Path(place, name)
             if not path.is_symlink():
-                path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else plain)
+                path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
             os.utime(path, (_WHEN_S, _WHEN_S), follow_symlinks=False)
         for name in folders:
             Path(place, name).chmod(0o755)
