@@ -72,6 +72,38 @@ class TestProcessProvider(ProviderConformance):
         assert ended.exit_code == 7
         assert provider.log_path(instance.id).read_text() == "hi\n"
 
+    @pytest.mark.parametrize("looks", [1, 2, 3])
+    async def test_one_that_is_told_to_end_while_it_is_started_ends(
+        self, provider: ProcessProvider, looks: int
+    ) -> None:
+        request = LaunchRequest(pool="p", n=4, token="t", command=("sleep", "600"))
+        launching = asyncio.create_task(provider.launch(request))
+        for _ in range(looks):
+            await asyncio.sleep(0)
+        *others, last = await provider.instances()
+        await provider.terminate([last.id], grace_s=600)
+        launched = await launching
+        assert [each.id for each in launched] == [each.id for each in (*others, last)]
+        await asyncio.wait_for(provider.wait_ended([last.id]), 10)
+        states = {each.id: each.state for each in await provider.instances()}
+        assert states.pop(last.id) is InstanceState.ENDED
+        assert set(states.values()) == {InstanceState.RUNNING}
+
+    async def test_one_whose_launch_was_given_up_is_watched_all_the_same(
+        self, provider: ProcessProvider
+    ) -> None:
+        request = LaunchRequest(pool="p", token="t", command=("sleep", "600"))
+        launching = asyncio.create_task(provider.launch(request))
+        while not (listed := await provider.instances()):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        launching.cancel()
+        await asyncio.gather(launching, return_exceptions=True)
+        ids = [each.id for each in listed]
+        await provider.terminate(ids, grace_s=600)
+        await asyncio.wait_for(provider.wait_ended(ids), 10)
+        assert {each.state for each in await provider.instances()} == {InstanceState.ENDED}
+
     async def test_a_worker_is_told_when_it_was_asked_for(self, provider: ProcessProvider) -> None:
         command = ("sh", "-c", f"echo ${ASKED_AT}")
         [instance] = await provider.launch(LaunchRequest(pool="p", command=command))

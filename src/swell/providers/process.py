@@ -88,6 +88,9 @@ class ProcessProvider:
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._last_pids: dict[str, int] = {}
         self._kill_at_s: dict[str, float] = {}
+        self._starters: dict[str, asyncio.Task[None]] = {}
+        #: Those whose process is being made this moment: it is there soon, whatever is asked for.
+        self._making: set[str] = set()
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._killers: set[asyncio.Task[None]] = set()
 
@@ -111,9 +114,11 @@ class ProcessProvider:
                 launched_at=self._clock.now(),
                 token=request.token,
             )
-            if self._boot_delay_s <= 0:
-                await self._start(each, request)
-            self._watchers[each] = asyncio.create_task(self._watch(each, request))
+            # Before anything is waited for: from here on it may be told to end.
+            self._starters[each] = asyncio.create_task(self._start(each, request))
+            self._watchers[each] = asyncio.create_task(self._watch(each))
+        if self._boot_delay_s <= 0:
+            await self._begun(ids)
         self._forget_old()
         return [self._instances[each] for each in ids]
 
@@ -140,21 +145,17 @@ class ProcessProvider:
                 continue
             self._kill_at_s[each] = kill_at_s
             self._instances[each] = msgspec.structs.replace(instance, state=InstanceState.STOPPING)
-            process = self._processes.get(each)
-            if process is None:
-                self._watchers[each].cancel()
+            if each in self._processes:
+                self._tell_to_end(each)
+            elif each not in self._making:
+                self._starters[each].cancel()
                 self._end(each, None)
-                continue
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-            killer = asyncio.create_task(self._kill_later(each, grace_s))
-            self._killers.add(killer)
-            killer.add_done_callback(self._killers.discard)
 
     async def wait_ended(self, instance_ids: Sequence[str]) -> None:
         """Wait until all of these have ended."""
         watchers = [self._watchers[each] for each in instance_ids if each in self._watchers]
-        await asyncio.gather(*watchers, return_exceptions=True)
+        if watchers:
+            await asyncio.wait(watchers)
 
     def pid(self, instance_id: str) -> int | None:
         """Return the process id of an instance, or None if it has no process (any more)."""
@@ -175,6 +176,10 @@ class ProcessProvider:
 
     async def close(self) -> None:
         """Kill every process group and wait for their ends."""
+        for each, starter in self._starters.items():
+            if each not in self._making:
+                starter.cancel()
+        await asyncio.gather(*self._starters.values(), return_exceptions=True)
         for killer in self._killers:
             killer.cancel()
         for each, process in list(self._processes.items()):
@@ -187,14 +192,19 @@ class ProcessProvider:
             if instance.state is not InstanceState.ENDED:
                 self._end(each, None)
 
-    async def _watch(self, each: str, request: LaunchRequest) -> None:
-        if each not in self._processes:
-            await self._clock.sleep(self._boot_delay_s)
-            try:
-                await self._start(each, request)
-            except Unavailable:
-                return
-        process = self._processes[each]
+    async def _begun(self, ids: Sequence[str]) -> None:
+        """Wait until these have been started, or were told to end before."""
+        starters = [self._starters[each] for each in ids]
+        await asyncio.wait(starters)
+        for each in starters:
+            if not each.cancelled():
+                each.result()
+
+    async def _watch(self, each: str) -> None:
+        await asyncio.gather(self._starters[each], return_exceptions=True)
+        process = self._processes.get(each)
+        if process is None:
+            return  # it has ended by now
         code = await process.wait()
         # The worker is gone; what it started must not outlive it.
         _kill_group(process.pid)
@@ -202,27 +212,45 @@ class ProcessProvider:
         self._end(each, code)
 
     async def _start(self, each: str, request: LaunchRequest) -> None:
-        asked_at = self._instances[each].launched_at.isoformat()
-        own = {INSTANCE_ID: each, ASKED_AT: asked_at}
-        environment = self._environment | dict(request.environment) | own
+        if self._boot_delay_s > 0:
+            await self._clock.sleep(self._boot_delay_s)
+        self._making.add(each)
         try:
-            with open(self.log_path(each), "ab", opener=_open_private) as log:
-                self._processes[each] = await asyncio.create_subprocess_exec(
-                    *request.command,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    start_new_session=True,
-                    preexec_fn=_die_with_parent(os.getpid()),
-                )
+            self._processes[each] = await self._made(each, request)
         except OSError as error:
             self._end(each, None)
             raise Unavailable(f"cannot run {request.command[:1]}: {error.strerror}") from error
+        finally:
+            self._making.discard(each)
         self._last_pids[each] = self._processes[each].pid
         if self._instances[each].state is InstanceState.STARTING:
             running = msgspec.structs.replace(self._instances[each], state=InstanceState.RUNNING)
             self._instances[each] = running
+        else:
+            self._tell_to_end(each)  # as it was asked for meanwhile
+
+    async def _made(self, each: str, request: LaunchRequest) -> asyncio.subprocess.Process:
+        asked_at = self._instances[each].launched_at.isoformat()
+        own = {INSTANCE_ID: each, ASKED_AT: asked_at}
+        environment = self._environment | dict(request.environment) | own
+        with open(self.log_path(each), "ab", opener=_open_private) as log:
+            return await asyncio.create_subprocess_exec(
+                *request.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=_die_with_parent(os.getpid()),
+            )
+
+    def _tell_to_end(self, each: str) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._processes[each].send_signal(signal.SIGTERM)
+        grace_s = max(0.0, self._kill_at_s[each] - self._clock.monotonic_s())
+        killer = asyncio.create_task(self._kill_later(each, grace_s))
+        self._killers.add(killer)
+        killer.add_done_callback(self._killers.discard)
 
     def _make_log_dir(self) -> None:
         self._log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -249,6 +277,7 @@ class ProcessProvider:
         for each in ended[:-_REMEMBERED]:
             self.log_path(each).unlink(missing_ok=True)
             del self._instances[each]
+            self._starters.pop(each, None)
             self._watchers.pop(each, None)
             self._kill_at_s.pop(each, None)
             self._last_pids.pop(each, None)
