@@ -67,7 +67,8 @@ class Arrivals:
 
     def next_in_s(self, now: datetime) -> float:
         """Return after how many seconds the bin that is open is over."""
-        return max(0.0, (self._open + 1) * BIN_S - now.timestamp())
+        # By a clock that has been put back it may seem to be long.
+        return min(float(BIN_S), max(0.0, (self._open + 1) * BIN_S - now.timestamp()))
 
     def close(self, now: datetime) -> bool:
         """Note that time has passed; return whether there is something new to tell."""
@@ -76,22 +77,35 @@ class Arrivals:
             bins = self._models.setdefault(model, {})
             bins[self._open] = bins.get(self._open, 0) + n
         self.fresh.clear()
-        self._open = max(self._open, _bin_of(now))
-        oldest = self._open - _KEPT
+        before = self._open
+        self._open = self._moved(_bin_of(now))
+        # A clock that is ahead for a moment makes nobody forget.
+        oldest, newest = min(before, self._open) - _KEPT, max(_bin_of(now), self._open)
         for model in list(self._models):
-            kept = {each: n for each, n in self._models[model].items() if each >= oldest}
+            kept = {each: n for each, n in self._models[model].items() if oldest <= each <= newest}
             if kept:
                 self._models[model] = kept
             else:
                 del self._models[model]
         return has_news
 
+    def _moved(self, now: int) -> int:
+        """Return the bin that is open now.
+
+        One that was told stays told where the clock is set back a little. Where it was far ahead,
+        it goes on from where it is: what was counted in times to come is of no known time.
+        """
+        if now >= self._open - 1:
+            return max(self._open, now)
+        self._since = min(self._since, now)
+        return now
+
     def dump(self) -> bytes:
         """Return the bins that were closed, to be told."""
-        models = {
-            model: [(each - self._since, n) for each, n in bins.items()]
-            for model, bins in self._models.items()
-        }
+        oldest, models = self._open - _KEPT, {}
+        for model, bins in self._models.items():
+            if told := [(each - self._since, n) for each, n in bins.items() if each >= oldest]:
+                models[model] = told
         return msgspec.json.encode(_Told(self._since, self._open, models))
 
 
