@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from api_harness import UPPER, World, a_world, succeeded
 
+from swell.api.scaling import Scaling
 from swell.arrivals import PREFIX, arrived
 from swell.registry import ModelCard
 from swell.scaling import (
@@ -237,3 +238,24 @@ async def test_a_worker_tells_which_instance_it_is(world: World) -> None:
     assert worker["instance"] == "swell-gpu-0123-0"
     odd = body | {"instance": "a\nb"}
     assert (await world.worker("POST", "/worker/v1/register", odd)).status == 422
+
+
+async def test_what_backends_have_told_that_are_gone_is_dropped_without_an_autoscaler(
+    world: World,
+) -> None:
+    for number in range(20):
+        gone = Scaling(world.service.registry, world.clock, f"gone-{number}")
+        gone.arrivals.fresh["demo/upper"] = 1
+        world.clock.advance(10)
+        await gone.tell_arrivals()
+    assert len(await world.service.registry.notes(PREFIX)) == 20
+    world.clock.advance(3600)
+    await world.service.scaling.tell_arrivals()
+    assert len(await world.service.registry.notes(PREFIX)) == 20, "clocks may differ"
+    world.clock.advance(3 * 3600)
+    await world.register()
+    await world.create()
+    await world.service.scaling.tell_arrivals()
+    world.clock.advance(10)
+    [only] = await world.service.registry.notes(PREFIX)
+    assert not only.startswith(f"{PREFIX}gone")

@@ -5,6 +5,7 @@ may be this process, another one, or none at all.
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -20,7 +21,7 @@ from swell.api.messages import (
     ScalingView,
 )
 from swell.api.reading import read_query
-from swell.arrivals import PREFIX, Arrivals
+from swell.arrivals import PREFIX, Arrivals, stale
 from swell.clock import Clock
 from swell.registry import Registry
 from swell.scaling import (
@@ -47,6 +48,12 @@ _SOON_S: Final = 0.05
 #: Before a task is refused, what was told is read again so often at most, in seconds.
 _LOOK_AGAIN_S: Final = 0.25
 
+#: Notes of arrivals that say nothing any more are looked for so often, in seconds.
+_SWEEP_EVERY_S: Final = 600.0
+
+#: They are dropped so long after that, since clocks of backends may differ.
+_SWEEP_AFTER: Final = timedelta(hours=2)
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -65,6 +72,7 @@ class Scaling:
         self._name = name
         self.arrivals = Arrivals(clock.now())
         self._has_untold = False
+        self._swept_s = float("-inf")
         self._status: ScalingStatus | None = None
         #: When that was, in monotonic seconds.
         self._heard_s = float("-inf")
@@ -121,6 +129,15 @@ class Scaling:
         if self._has_untold:
             await self._registry.put_note(PREFIX + self._name, self.arrivals.dump())
             self._has_untold = False
+        if self._clock.monotonic_s() - self._swept_s >= _SWEEP_EVERY_S:
+            self._swept_s = self._clock.monotonic_s()
+            await self._sweep_arrivals()
+
+    async def _sweep_arrivals(self) -> None:
+        """Drop what backends have told that are gone, since no autoscaler may be there to do so."""
+        notes = await self._registry.notes(PREFIX)
+        if old := stale(notes, self._clock.now() - _SWEEP_AFTER):
+            await self._registry.drop_notes(old)
 
     async def tell_workload(self, fleet: Fleet, times: ServiceTimes) -> None:
         """Tell who holds what, and how fast workers are; one backend does so for all."""
