@@ -9,6 +9,8 @@ from swell.autoscaler.policy import PolicySettings, plan
 from swell.autoscaler.sizing import Wish
 from swell.autoscaler.spending import affordable
 from swell.autoscaler.supply import supply
+from swell.errors import Unavailable
+from swell.registry import ModelCard
 from swell.scaling import WORKLOAD, Workload
 
 #: What an hour of a machine costs.
@@ -91,6 +93,48 @@ def test_whoever_finishes_makes_nobody_else_go() -> None:
     view = PoolView(pool="gpu", rates={MODEL: 1.0}, ready=2, draining=3, hour_micros=PRICE)
     [found] = affordable([Wish(0, 0, 0, 2, 2)], [supply(view)], 2 * PRICE)
     assert (found.cancel, found.drain) == (0, 0)
+
+
+# ---- models that nobody has described
+
+
+async def test_a_list_of_models_that_cannot_be_read_wakes_no_pool() -> None:
+    yard = Yard()
+    await yard.describe()
+    read = yard.registry.models
+
+    async def broken() -> list[ModelCard]:
+        raise Unavailable("it does not answer")
+
+    yard.registry.models = broken
+    await yard.step()
+    yard.registry.models = read
+    await yard.step()
+    assert not yard.provider.launches
+
+
+async def test_a_model_that_no_worker_brings_keeps_none_and_is_told() -> None:
+    settings = PolicySettings()
+    yard = Yard(plan=lambda observation, state: plan(observation, settings, state))
+    await yard.describe()
+    yard.pools = (a_pool(yard.provider, models=(MODEL, "acme/typo")),)
+    yard.controller = yard.another("one")
+    await yard.step()
+    [pool] = (await yard.status()).pools
+    assert pool.reasons[-1].endswith(
+        "one of them until its models are described: 1 more are asked for."
+    )
+    for _ in range(100):
+        await yard.step(5)
+        await yard.come_up()
+        for each in await yard.registry.workers():
+            if each.draining and each.gone_at is None:
+                await yard.registry.remove_worker(each.id, yard.clock.now())
+    assert await yard.living() == []
+    assert len(yard.provider.launches) == 1
+    [told] = [each for each in await yard.decisions() if each.what == "failed"]
+    assert tuple(told.why) == ("its workers do not bring acme/typo, which pools.gpu.models names",)
+    assert told.about == "gpu"
 
 
 async def flooded(settings: PolicySettings, most: int) -> Yard:

@@ -53,6 +53,9 @@ _TIMES_P99: Final = 3.0
 _KNOWN_BOOTS: Final = 10
 _LEAST_BOOT_S: Final = 60.0
 
+#: So long after a worker has come up the models that it brings are known, in seconds.
+_TOLD_S: Final = 60.0
+
 _HOUR_S: Final = 3600.0
 
 #: What should have been gone so long ago, and was not seen to end, is forgotten, in seconds.
@@ -157,6 +160,7 @@ class _Deciding:
         """Decide about one pool."""
         crew = self._sight.crews[pool.name]
         self._remember_models(pool)
+        self._remember_vain(pool, crew)
         self.forget += [each for each in crew.orphaned if not self._is_heard_of(each, crew)]
         self._judge(pool, crew)
         if pool.name not in self._sight.unseen:
@@ -247,6 +251,23 @@ class _Deciding:
         if models != self.memory.models.get(pool.name):
             known = {**self.memory.models, pool.name: models}
             self.memory = msgspec.structs.replace(self.memory, models=known)
+
+    def _remember_vain(self, pool: Pool, crew: Crew) -> None:
+        """Wait no longer for models that workers of a pool do not bring."""
+        missing = self._sight.missing.get(pool.name, ())
+        known = self.memory.vain.get(pool.name, ())
+        news = [each for each in missing if each not in known]
+        came_up = [
+            each
+            for each in crew.ready
+            if each.instance and (self._sight.as_of - each.registered_at).total_seconds() > _TOLD_S
+        ]
+        if not news or not came_up or self._is_stale:
+            return
+        vain = {**self.memory.vain, pool.name: missing}
+        self.memory = msgspec.structs.replace(self.memory, vain=vain)
+        why = f"its workers do not bring {', '.join(news)}, which pools.{pool.name}.models names"
+        self._note(pool.name, "failed", 1, [why])
 
     def _judge(self, pool: Pool, crew: Crew) -> None:
         """Account for machines that have ended since the last time."""

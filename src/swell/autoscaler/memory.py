@@ -85,6 +85,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     failures: Mapping[str, tuple[int, float]] = {}
     #: Pool → models that its workers have served.
     models: Mapping[str, tuple[str, ...]] = {}
+    #: Pool → models of its settings that its workers did not know when they had come up.
+    vain: Mapping[str, tuple[str, ...]] = {}
     #: Pool → what was done → how often.
     counts: Mapping[str, Mapping[str, int]] = {}
     #: The day (UTC) that is counted, what it has cost, and up to when that was counted.

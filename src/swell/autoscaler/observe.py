@@ -78,6 +78,8 @@ class Sight:
     times: Mapping[str, StartTimes]
     #: Pool → models that it can draw, as far as that is known.
     models: Mapping[str, tuple[str, ...]]
+    #: Pool → models of its settings that nobody has described.
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Notes of arrivals that say nothing any more.
     stale_notes: Sequence[str] = ()
     #: Pools whose provider does not answer.
@@ -218,6 +220,7 @@ class Observer:
             notices=self._notices(),
             times=times,
             models=models,
+            missing={pool.name: self._missing(pool) for pool in self._pools},
             stale_notes=stale(self._notes.value, now),
             unseen=frozenset(name for name, parts in self._parts.items() if not parts.is_seen),
             listed={each.token: self._listed(each.pool, each.token) for each in memory.launches},
@@ -347,8 +350,8 @@ class Observer:
                 booting += [max(0.0, at - launch.at)] * missing
             else:
                 unheard += missing
-        known = {each.name for each in self._cards.value}
-        is_unknown = not rates or bool(set(pool.models) - known)
+        unknown = set(self._missing(pool)) - set(memory.vain.get(pool.name, ()))
+        is_unknown = not rates or bool(unknown)
         closed_s = memory.closed_s(pool.name, at)
         if not self._parts[pool.name].is_seen:
             closed_s = max(closed_s, _SLOWLY_S)
@@ -369,11 +372,19 @@ class Observer:
             most=pool.most,
             # What nobody has described yet is started once, so that it can be asked for.
             least=max(pool.least, 1) if is_unknown else pool.least,
+            is_unknown=is_unknown,
             is_spot=pool.is_spot,
             location=pool.location,
             losses_per_hour=pool.losses_per_hour,
             closed_s=closed_s,
         )
+
+    def _missing(self, pool: Pool) -> tuple[str, ...]:
+        """Return the models of a pool that nobody has described, as far as that can be known."""
+        if self._cards.seen_s is None:
+            return ()
+        known = {each.name for each in self._cards.value}
+        return tuple(each for each in pool.models if each not in known)
 
     def _listed(self, pool: str, token: str) -> int:
         return sum(each.token == token for each in self._parts[pool].instances.value)

@@ -70,6 +70,8 @@ class PoolView(msgspec.Struct, frozen=True, kw_only=True):
     #: Never more than so many, and never fewer; `most` is the quota at the provider.
     most: int = 1_000_000
     least: int = 0
+    #: Whether one is among these only so that its models are described.
+    is_unknown: bool = False
     #: Whether the provider may take workers back, where they stand, and how many it takes an hour,
     #: as a share.
     is_spot: bool = False

@@ -53,6 +53,8 @@ def of_pool(pool: Supply, wish: Wish) -> Reason:
     view = pool.view
     have = f"{_workers(pool.n)} ({len(view.booting)} starting)"
     need = f"{wish.up} needed, up to {wish.high} kept"
+    if view.is_unknown:
+        need += ", one of them until its models are described"
     if wish.why == "budget":
         done = _done(wish) or "asks for none"
         return Reason(view.pool, "budget", f"{have}, {need}: {done}, as the budget allows.")
