@@ -1,9 +1,10 @@
 """Contract of a provider: whoever can start and stop workers."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -18,6 +19,8 @@ __all__ = [
     "Notice",
     "Provider",
     "Refused",
+    "Tidying",
+    "looking_only",
 ]
 
 #: The variable by which a worker is told when it was asked for: `Instance.launched_at` in ISO 8601.
@@ -139,3 +142,28 @@ class Provider(Protocol):
     async def close(self) -> None:
         """End what would not outlive this process, and let go of everything."""
         ...
+
+
+@runtime_checkable
+class Tidying(Protocol):
+    """A provider that tidies up while it looks.
+
+    It deletes what has stopped and costs on, or takes what it was told out of a queue.
+    """
+
+    #: Whether it does so; false while it only looks, and may then see less.
+    tidies: bool
+
+
+@contextlib.contextmanager
+def looking_only(providers: Iterable[Provider]) -> Iterator[None]:
+    """Have providers change nothing while the block runs, as long as only looks are asked for."""
+    tidying = [each for each in providers if isinstance(each, Tidying)]
+    before = [each.tidies for each in tidying]
+    for each in tidying:
+        each.tidies = False
+    try:
+        yield
+    finally:
+        for each, tidied in zip(tidying, before, strict=True):
+            each.tidies = tidied

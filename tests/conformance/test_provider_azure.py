@@ -10,7 +10,7 @@ from azure_resources import GROUP, SECRET, SUBSCRIPTION, AzureResources
 from booted import environment_of_script
 from swell.clock import Clock, ManualClock, SystemClock
 from swell.errors import InvalidInput, InvalidRequest, Unavailable
-from swell.provider import InstanceState, LaunchRequest, Provider, Refused
+from swell.provider import InstanceState, LaunchRequest, Provider, Refused, looking_only
 from swell.providers.azure import AzureOptions, AzureProvider
 from swell.providers.azure_token import AzureTokens
 from swell.testing.provider import OutlivingConformance, RefusingConformance
@@ -175,6 +175,10 @@ class AzureCase(OutlivingConformance, RefusingConformance):
         [instance] = await provider.launch(LaunchRequest(pool="p"))
         self.azure.settle()
         self.azure.shut_down(instance.id)
+        with looking_only([provider]):
+            assert [i.state for i in await provider.instances()] == [InstanceState.ENDED]
+        self.azure.settle()
+        assert instance.id in self.azure.machines
         [ended] = await provider.instances()
         assert ended.state is InstanceState.ENDED
         self.azure.settle()

@@ -11,7 +11,7 @@ from booted import environment_of_script
 from gcp_compute import PROJECT, GcpCompute
 from swell.clock import ManualClock, SystemClock
 from swell.errors import InvalidInput, InvalidRequest, Unavailable
-from swell.provider import InstanceState, LaunchRequest, Provider, Refused
+from swell.provider import InstanceState, LaunchRequest, Provider, Refused, looking_only
 from swell.providers.gcp import GcpOptions, GcpProvider
 from swell.providers.google_token import GoogleTokens
 from swell.testing.provider import OutlivingConformance, RefusingConformance
@@ -197,6 +197,10 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
         [instance] = await provider.launch(LaunchRequest(pool="p"))
         self.gcp.settle()
         self.gcp.shut_down(instance.id)
+        with looking_only([provider]):
+            assert [i.state for i in await provider.instances()] == [InstanceState.ENDED]
+        self.gcp.settle()
+        assert instance.id in self.gcp.machines
         [ended] = await provider.instances()
         assert ended.state is InstanceState.ENDED
         self.gcp.settle()
@@ -243,6 +247,24 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
         assert (found[one.id].state, found[one.id].why) == (InstanceState.ENDED, "preempted")
         assert found[other.id].state is InstanceState.RUNNING
         assert await spot.notices() == []
+
+    async def test_what_was_taken_back_is_remembered_as_long_as_it_is_told(
+        self, gcp: GcpCompute
+    ) -> None:
+        clock = ManualClock(SystemClock().now())
+        spot = GcpProvider(self.made(spot=True)._options, clock, "shop")
+        self.open.append(spot)
+        [instance] = await spot.launch(LaunchRequest(pool="p"))
+        gcp.settle()
+        gcp.preempt(instance.id)
+        await spot.notices()
+        assert spot._preempted == {instance.id}
+        gcp.settle()
+        assert [i.why for i in await spot.instances()] == ["preempted"]
+        clock.advance(3601)
+        await spot.notices()
+        assert await spot.instances() == []
+        assert spot._preempted == set()
 
     async def test_old_preemptions_say_nothing_of_machines_that_live(
         self, provider: GcpProvider

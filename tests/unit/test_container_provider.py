@@ -1,12 +1,13 @@
 """What the engines of containers are told; real ones are in tests/containers."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from swell.clock import SystemClock
 from swell.errors import InvalidRequest
-from swell.provider import LaunchRequest
+from swell.provider import InstanceState, LaunchRequest, looking_only
 from swell.providers.container import ContainerOptions, ContainerProvider
 
 
@@ -41,3 +42,31 @@ async def test_gpus_are_given_in_the_words_of_each_engine(
     ran = next(line for line in log.read_text().splitlines() if line.startswith("run "))
     assert word in ran.split()
     assert "--restart no" in ran
+
+
+async def test_who_only_looks_removes_no_containers(tmp_path: Path) -> None:
+    log, told = tmp_path / "log", tmp_path / "told.json"
+    labels = {"swell-deployment": "test", "swell-pool": "p"}
+    stillborn = {
+        "Name": "/one",
+        "Created": "2026-01-01T00:00:00Z",
+        "Config": {"Labels": labels},
+        "State": {"Status": "created", "ExitCode": 0},
+    }
+    told.write_text(json.dumps([stillborn]))
+    program = tmp_path / "docker"
+    program.write_text(
+        f'#!/bin/sh\necho "$1" >> {log}\ncase $1 in ps) echo one ;; inspect) cat {told} ;; esac\n'
+    )
+    program.chmod(0o755)
+    provider = ContainerProvider(
+        ContainerOptions(image="x", engine="docker"),
+        SystemClock(),
+        "test",
+        environment={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+    )
+    with looking_only([provider]):
+        assert [i.state for i in await provider.instances()] == [InstanceState.STARTING]
+    assert "rm" not in log.read_text().split()
+    await provider.instances()
+    assert "rm" in log.read_text().split()

@@ -24,7 +24,7 @@ from swell.autoscaler.pools import Pool
 from swell.autoscaler.report import status_of
 from swell.clock import Clock
 from swell.errors import SwellError
-from swell.provider import Instance, Refused
+from swell.provider import Instance, Refused, looking_only
 from swell.registry import Registry
 from swell.scaling import DECISIONS, DECISIONS_KEPT, STATUS, Decision, read
 
@@ -201,7 +201,8 @@ class Controller:
     async def look(self) -> tuple[Sight, Plan, Actions] | None:
         """Return what would be seen, planned and done now. Does nothing."""
         memory = await self._keeping.load()
-        sight = await self._observer.look(memory)
+        with looking_only(pool.provider for pool in self._pools.values()):
+            sight = await self._observer.look(memory)
         if sight is None:
             return None
         plan = self._plan(sight.observation, memory.state)

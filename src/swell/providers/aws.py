@@ -186,6 +186,7 @@ class AwsProvider:
         #: Name of a launch template → its id, as long as it is known.
         self._templates: dict[str, str] = {}
         self._told: dict[str, Notice] = {}
+        self.tidies = True
 
     # ---- the contract
 
@@ -214,18 +215,19 @@ class AwsProvider:
         """Return which machines EC2 is about to take back, or says it may.
 
         The first is asked of EC2 for all spot requests of machines that run; both come through
-        `notices_queue`, where there is one.
+        `notices_queue`, where there is one. That is left as it is by whoever only looks.
         """
         alive = (InstanceState.STARTING, InstanceState.RUNNING)
         living = [each for each in await self.instances() if each.state in alive]
         spot = [each.id for each in living if each.is_spot]
         marked = await self._call(partial(self._marked, spot))
-        heard = await self._call(self._heard) if self._options.notices_queue else []
-        for notice in (*heard, *marked):
-            before = self._told.get(notice.instance_id)
-            if before is None or before.at is None:
-                self._told[notice.instance_id] = notice
-        self._told = {i.id: self._told[i.id] for i in living if i.id in self._told}
+        if self._options.notices_queue and self.tidies:
+            await self._call(self._hear)
+        self._keep(marked)
+        ids = {each.id for each in living}
+        for each in list(self._told):
+            if each not in ids:
+                del self._told[each]
         return list(self._told.values())
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
@@ -448,13 +450,19 @@ class AwsProvider:
                     notices.append(Notice(instance_id=each["InstanceId"], at=at))
         return notices
 
-    def _heard(self) -> list[Notice]:
-        """Return what EventBridge sent, and take it out of the queue."""
+    def _keep(self, notices: Iterable[Notice]) -> None:
+        for notice in notices:
+            before = self._told.get(notice.instance_id)
+            if before is None or before.at is None:
+                self._told[notice.instance_id] = notice
+
+    def _hear(self) -> None:
+        """Keep what EventBridge sent, and then take it out of the queue."""
         sqs, url = self._client("sqs"), self._options.notices_queue
-        notices: list[Notice] = []
         while True:
             told = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
-            notices += [found for each in told if (found := _event(each["Body"])) is not None]
+            # Kept first: nobody may wait for this any more, and it is told once.
+            self._keep(found for each in told if (found := _event(each["Body"])) is not None)
             entries = [
                 {"Id": str(number), "ReceiptHandle": each["ReceiptHandle"]}
                 for number, each in enumerate(told)
@@ -462,7 +470,7 @@ class AwsProvider:
             if entries:
                 sqs.delete_message_batch(QueueUrl=url, Entries=entries)
             if len(told) < 10:
-                return notices
+                return
 
     def _end(self, ids: Sequence[str]) -> None:
         """End machines. One that is unknown by now makes EC2 end none, so each is tried alone."""

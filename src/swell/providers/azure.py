@@ -200,6 +200,7 @@ class AzureProvider:
             metadata_url=options.metadata_url,
         )
         self._seen = Sightings(clock)
+        self.tidies = True
         self._calls = asyncio.Semaphore(_CALLS)
         self._power_s = power_s
         #: What machines do, by their ids, and when that was asked.
@@ -235,7 +236,8 @@ class AzureProvider:
         found = await self._listed(wanted)
         stopped = [each.id for each in found if each.state is InstanceState.ENDED]
         # They cost on. One that cannot be deleted now is tried again next time.
-        await asyncio.gather(*map(self._delete, stopped), return_exceptions=True)
+        if self.tidies:
+            await asyncio.gather(*map(self._delete, stopped), return_exceptions=True)
         return self._seen.listed(found, pool)
 
     async def notices(self) -> list[Notice]:

@@ -141,6 +141,7 @@ class ContainerProvider:
         self._engine = _find(options.engine, self._environment.get("PATH"))
         #: Instance → when its grace is over, by the monotonic clock.
         self._ends_s: dict[str, float] = {}
+        self.tidies = True
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
         """Ask for containers.
@@ -172,7 +173,8 @@ class ContainerProvider:
         """Return the instances of a pool, or of all."""
         listed = await self._listed([f"{DEPLOYMENT}={self._deployment}"])
         found = [self._instance(each) for each in listed]
-        await self._forget_old(found)
+        if self.tidies:
+            await self._forget_old(found)
         return [each for each in found if pool is None or each.pool == pool]
 
     async def notices(self) -> list[Notice]:

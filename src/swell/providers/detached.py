@@ -116,6 +116,7 @@ class DetachedProvider:
         #: Instance → its process, a child of this one that was not waited for yet.
         self._children: dict[str, int] = {}
         self._killers: set[asyncio.Task[None]] = set()
+        self.tidies = True
         # Threads list and launch.
         self._lock = threading.Lock()
 
@@ -211,7 +212,8 @@ class DetachedProvider:
         with self._lock:
             codes = self._reap()
             found = [self._seen(each, now, codes) for each in self._records()]
-            self._forget_old(found)
+            if self.tidies:
+                self._forget_old(found)
         return sorted(found, key=lambda each: (each.launched_at, each.id))
 
     def _seen(self, record: _Record, now: datetime, codes: Mapping[str, int]) -> Instance:
@@ -225,15 +227,16 @@ class DetachedProvider:
         ended = self._read(record.id, "ended", _Ended)
         if ended is None and self._has_ended(record, now):
             ended = _Ended(max(now, record.asked_at), codes.get(record.id))
-            self._write(record.id, "ended", ended)
-            self._kill(record)  # one that came after all, and before it could see that
+            if self.tidies:
+                self._write(record.id, "ended", ended)
+                self._kill(record)  # one that came after all, and before it could see that
         if ended is not None:
             return msgspec.structs.replace(
                 instance, state=InstanceState.ENDED, ended_at=ended.at, exit_code=ended.exit_code
             )
         kill_at = self._read(record.id, "end", datetime)
         if kill_at is not None:
-            if now >= kill_at:
+            if now >= kill_at and self.tidies:
                 self._kill(record)
             return msgspec.structs.replace(instance, state=InstanceState.STOPPING)
         if self._file(record.id, "up").exists():

@@ -145,6 +145,7 @@ class GcpProvider:
         self._tokens = GoogleTokens(options.credentials, options.metadata_url, clock)
         self._seen = Sightings(clock)
         self._calls = asyncio.Semaphore(_CALLS)
+        self.tidies = True
         #: Machines that Google has taken back, as it said.
         self._preempted: set[str] = set()
 
@@ -178,7 +179,8 @@ class GcpProvider:
         found, unsure = await self._listed(wanted)
         stopped = [each for each in found if each.state is InstanceState.ENDED]
         # Their disks cost on. One that cannot be deleted now is tried again next time.
-        await asyncio.gather(*map(self._delete, stopped), return_exceptions=True)
+        if self.tidies:
+            await asyncio.gather(*map(self._delete, stopped), return_exceptions=True)
         return self._seen.listed(found, pool, unsure=unsure)
 
     async def notices(self) -> list[Notice]:
@@ -195,8 +197,10 @@ class GcpProvider:
             at = moment(each["insertTime"])
             if at >= since:
                 told[each["targetLink"].rpartition("/")[2]] = at + timedelta(seconds=_NOTICE_S)
+        # Known before they are listed, for why they end; and as long as they are told.
+        self._preempted |= told.keys()
         found = {each.id: each for each in await self.instances()}
-        self._preempted |= told.keys() & found.keys()
+        self._preempted &= found.keys()
         return [
             Notice(instance_id=name, at=at)
             for name, at in told.items()

@@ -20,7 +20,15 @@ import msgspec
 
 from swell.clock import Clock
 from swell.errors import InvalidRequest
-from swell.provider import Instance, InstanceState, LaunchRequest, Notice, Provider, Refused
+from swell.provider import (
+    Instance,
+    InstanceState,
+    LaunchRequest,
+    Notice,
+    Provider,
+    Refused,
+    Tidying,
+)
 
 __all__ = ["RehearsalProvider"]
 
@@ -48,6 +56,18 @@ class RehearsalProvider:
         self._script = script
         self._clock = clock
         self._notices: dict[str, datetime] = {}
+        self._tidies = True
+
+    @property
+    def tidies(self) -> bool:
+        """Whether what is due is taken back while this looks."""
+        return self._tidies
+
+    @tidies.setter
+    def tidies(self, tidies: bool) -> None:
+        self._tidies = tidies
+        if isinstance(self._inner, Tidying):
+            self._inner.tidies = tidies
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
         """Ask for instances.
@@ -81,7 +101,7 @@ class RehearsalProvider:
         for each, in_s in self._read().take_back_in_s.items():
             self._notices.setdefault(each, now + timedelta(seconds=in_s))
         due = [each for each, at in self._notices.items() if each in living and now >= at]
-        if due:
+        if due and self.tidies:
             await self._inner.terminate(due, grace_s=0.0)
         told = [Notice(instance_id=each, at=at) for each, at in self._notices.items()]
         return [each for each in told if each.instance_id in living]
