@@ -14,7 +14,17 @@ from swell.simulator.score import Served
 CHART = ROOT / "docs" / "images" / "fleet-cost.svg"
 
 #: Okabe and Ito's colours, which people with any colour vision can tell apart, and grey.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442", "#999999", "#bbbbbb")
+COLOURS = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#f0e442",
+    "#999999",
+    "#bbbbbb",
+    "#000000",
+)
 SWELLS = "#d55e00"
 
 WIDTH, HEIGHT, LEFT, TOP, GAP = 300, 260, 46, 34, 24

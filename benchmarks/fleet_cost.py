@@ -23,6 +23,7 @@ import argparse
 import hashlib
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -36,7 +37,7 @@ from machine import BENCH, ROOT, quiet, report, say
 from swell.simulator import comparison
 from swell.simulator.anchors import ANCHORS, REFERENCES
 from swell.simulator.comparison import Anchored, Least, Piece, Ran, Told
-from swell.simulator.traces import HELD_OUT, HELD_OUT_SEEDS
+from swell.simulator.traces import HELD_OUT, HELD_OUT_SEEDS, named
 
 VIRAL = ("v1", "v2", "v3")
 STARTS_S = (120.0, 300.0, 600.0)
@@ -50,30 +51,34 @@ MORE_CAREFUL = (0.025, 0.015, 0.008, 0.003)
 KEPT = BENCH / "fleet"
 SOURCES = ROOT / "src" / "swell"
 
-#: What decides about each kind of piece.
-OF_ALL = ("simulator/traces.py", "simulator/arrivals.py", "simulator/comparison.py")
+#: Modules that decide what comes of each kind of piece, besides its trace.
+OF_ALL = ("simulator.arrivals", "simulator.comparison")
 CODE = {
-    Least: ("simulator/oracle/*.py",),
-    Anchored: tuple(f"simulator/{name}.py" for name in ("fleets", "rules", "anchors", "waits")),
-    Ran: (
-        "autoscaler/*.py",
-        "survival.py",
-        *(f"simulator/{n}.py" for n in ("fluid", "pools", "waits")),
-    ),
+    Least: ("simulator.oracle.levels", "simulator.oracle.prices", "simulator.oracle.interior"),
+    Anchored: tuple(f"simulator.{name}" for name in ("fleets", "rules", "anchors", "waits")),
+    Ran: ("survival", "simulator.fluid", "simulator.pools", "simulator.waits"),
 }
 
 
 def code_of(kind: type[Piece]) -> str:
+    names = [*OF_ALL, *CODE[kind]]
+    if kind is Ran:
+        # The policy, and whatever it has imported.
+        names += sorted(
+            name.removeprefix("swell.")
+            for name in sys.modules
+            if name.startswith("swell.autoscaler.")
+        )
     digest = hashlib.sha256()
-    for pattern in (*OF_ALL, *CODE[kind]):
-        for path in sorted(SOURCES.glob(pattern)):
-            digest.update(path.read_bytes())
+    for name in names:
+        digest.update((SOURCES / f"{name.replace('.', '/')}.py").read_bytes())
     return digest.hexdigest()
 
 
 def path_of(piece: Piece) -> Path:
-    named = msgspec.json.encode(piece) + code_of(type(piece)).encode()
-    return KEPT / f"{hashlib.sha256(named).hexdigest()[:32]}.json"
+    course = hashlib.sha256(named(piece.trace).per_s.tobytes()).hexdigest()
+    key = msgspec.json.encode(piece) + f"{course} {code_of(type(piece))}".encode()
+    return KEPT / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
 
 
 def weight(piece: Piece) -> float:
