@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from swell.errors import InvalidInput
@@ -85,11 +85,14 @@ def test_the_smoothest_service_is_the_cheapest_where_starts_take_longer_than_wai
 
 
 @settings(max_examples=60, deadline=None)
+@example([0, 0, 0, 1, 0], 1, 0.0, 20.0)
 @given(COUNTS, st.integers(0, 8), st.sampled_from([0.0, 0.05, 0.3]), st.sampled_from([10.0, 20.0]))
 def test_the_bound_for_some_late_is_never_above_the_linear_program(
     came: list[int], gap: int, late: float, wait_s: float
 ) -> None:
     ticks = round(wait_s / TICK_S)
+    # As long as there is time to serve what came last: the program pays for nothing after its end.
+    came = [*came, *[0] * ticks]
     start_s = gap * TICK_S
     bound = least_s(
         np.array(came, float), rate=1 / TICK_S, start_s=start_s, wait_s=wait_s, late=late
