@@ -687,16 +687,3 @@ def test_one_worker_that_is_busy_by_chance_does_not_count_as_slow() -> None:
         seen = msgspec.structs.replace(later(seen, 10.0 * tick), demands=[demand])
         state = plan(seen, wanted, state).state
     assert abs(state.forecasts[MODEL]["speed"]) < 0.2
-
-
-def test_a_long_queue_is_not_met_by_many_times_the_workers_that_are_needed_after_it() -> None:
-    wanted = PolicySettings(most_at_once=100_000)
-    usual = steady(40.0, ready=100, busy=80)
-    state = watched(usual, wanted)
-    # Half an hour of demand waits.
-    long = steady(40.0, ready=100, busy=100, waiting=72_000.0)
-    assert 200 < plan(long, wanted, state).pools["a"].desired < 330
-    # A thousand times what usually comes is still drawn within some starts.
-    rare = steady(0.01, ready=1, busy=1, waiting=7_200.0)
-    found = plan(rare, wanted, watched(steady(0.01, ready=1, busy=0), wanted)).pools["a"]
-    assert 15 < found.desired < 60

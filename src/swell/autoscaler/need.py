@@ -37,10 +37,6 @@ _STEPS: Final = 12
 _WORTH: Final = 1.0
 #: How much of what comes is needed for a queue is found to one part in so many.
 _PARTS: Final = 8
-#: A queue is drained by so many times what comes besides; where it is far longer than that, it
-#: takes so many starts to go, instead of one.
-_FLOOD: Final = 2.0
-_SLOWER: Final = 4.0
 #: Where nothing arrives, the rate is below any that counts, in samples per second.
 _LEAST_RATE: Final = 1e-9
 
@@ -132,8 +128,7 @@ def need(
     high = math.exp(mean + terms.score * min(_MOST_SPREAD, spread))
     may_wait = _QUEUE * terms.wait_s * ahead
     excess = max(0.0, queue - may_wait)
-    quick = excess / max(lead_s, terms.wait_s, 1.0)
-    up = high + min(quick, max(_FLOOD * high, quick / _SLOWER))
+    up = high + excess / max(lead_s, terms.wait_s, 1.0)
     most = max(mean + terms.score * min(_MOST_SPREAD, spread) for mean, spread in logs)
     keep = math.exp(most + _BAND * _moves(known, lead_s, terms.keep_s))
     if coming and demand.waiting > may_wait:
