@@ -209,8 +209,12 @@ def put(body: str, part: str, script: str) -> None:
 
 
 def heading(grid: Grid, last: str) -> list[str]:
-    cells = [f"{trace} {start_s:g}" for trace, start_s in grid.cells]
+    cells = [f"{short(trace)} {start_s:g}" for trace, start_s in grid.cells]
     return [f"| | {' | '.join(cells)} | {last} |", f"|---|{'---|' * (len(cells) + 1)}"]
+
+
+def short(trace: str) -> str:
+    return trace.removeprefix("held-out-")
 
 
 def shown(times: float | None) -> str:
@@ -278,7 +282,7 @@ def served_by_swell(grid: Grid) -> str:
 
         boots = sum(told.boot_s for told in runs) / sum(told.worker_s for told in runs)
         lines.append(
-            f"| {trace} | {start_s:g} s | {mean('late'):.1%} | {mean('p50_s'):.0f} s | "
+            f"| {short(trace)} | {start_s:g} s | {mean('late'):.1%} | {mean('p50_s'):.0f} s | "
             f"{mean('p95_s'):.0f} s | {mean('p99_s'):.0f} s | "
             f"{max(told.most_s for told in runs):.0f} s | {mean('launches'):,.0f} | "
             f"{mean('flaps'):,.0f} | {max(told.peak for told in runs):,} | {boots:.1%} | "
