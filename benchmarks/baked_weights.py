@@ -115,7 +115,7 @@ class Case:
     def __init__(self, folder: Path, server: Swell) -> None:
         self.folder = folder
         self.server = server
-        self.to = f"file:{folder}/root/bucket/pushed"
+        self.to = f"file:{folder}/served/bucket/pushed"
         self.turn = 0
         self.models = folder / "models"
         self.models.mkdir()
@@ -235,7 +235,7 @@ def measure(rounds: int, rate: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="baked-", dir=BENCH) as made:
         folder = Path(made)
         (folder / "data").mkdir()
-        (folder / "root").mkdir()
+        (folder / "served").mkdir()
         with (
             bucket(folder, rate) as endpoint,
             started("serve", folder / "data", settings=reaching(endpoint)) as server,

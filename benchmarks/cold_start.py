@@ -114,7 +114,7 @@ def bucket(place: Path, rate: int) -> Iterator[str]:
         f"daemon off; worker_processes 2; user root; pid {place}/nginx.pid; error_log stderr;\n"
         "events { worker_connections 256; }\n"
         f"http {{ access_log off; sendfile on; sendfile_max_chunk 2m; tcp_nopush on; {limit}\n"
-        f"  server {{ listen 127.0.0.1:{port}; root {place}/root;\n"
+        f"  server {{ listen 127.0.0.1:{port}; root {place}/served;\n"
         "    default_type application/octet-stream; } }\n"
     )
     command = [need("nginx"), "-p", place, "-c", place / "nginx.conf"]
@@ -246,7 +246,7 @@ def measure(rounds: int, rate: int) -> None:
         (place / "weights.toml").write_text(
             f'model = "{MODEL}"\nversion = "v1"\nmanifest = "sha256:{manifest}"\n'
         )
-        root = place / "root"
+        root = place / "served"
         root.mkdir()
         (place / "bucket").rename(root / "bucket")
         (root / "plain").symlink_to(FOLDER)
