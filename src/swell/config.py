@@ -193,6 +193,11 @@ class ServerSettings(_Group):
         description="Pages that may use the service from a browser, by origin, such as "
         "`https://shop.example`; `*` for all. They send a key like everybody else.",
     )
+    facades: tuple[Literal["replicate", "openai", "fal", "libretranslate"], ...] = Field(
+        default=("replicate", "openai", "fal", "libretranslate"),
+        description="APIs of others that are spoken too, each below a path of its own name, so "
+        "that their clients can be pointed here; an empty list for none.",
+    )
     upload_types: _MediaTypes = Field(
         default=(
             "image/*",

@@ -831,6 +831,7 @@ def _api_settings(settings: Settings) -> "ApiSettings":
         public_url=server.public_url,
         hosts=server.hosts,
         cors_origins=server.cors_origins,
+        facades=server.facades,
         upload_types=server.upload_types,
         limits=KeyLimits(
             rate_per_s=settings.limits.rate_per_s,

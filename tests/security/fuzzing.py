@@ -38,7 +38,7 @@ from swell.api.messages import (
     UploadQuery,
 )
 from swell.api.reading import Reader, read_query
-from swell.api.tasks import idempotency_key, prefer_wait_s
+from swell.api.submit import idempotency_key, prefer_wait_s
 from swell.api.thumbnails import _shrunk
 from swell.api.workers import UploadsRequest
 from swell.clock import ManualClock

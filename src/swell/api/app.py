@@ -16,11 +16,12 @@ from starlette.routing import Route as StarletteRoute
 from swell.api.auth import check_scope
 from swell.api.call import Call, ClientGone, Receive, Reply, Scope, Send
 from swell.api.duties import Duties
+from swell.api.facades.paths import FACADES, path_meant
 from swell.api.headers import Origins
 from swell.api.problems import closest, problem_reply
 from swell.api.requests import CLIENT_GONE, plain_path
 from swell.api.route import Route
-from swell.api.routes import ROUTES
+from swell.api.routes import ROUTES, served_routes
 from swell.api.service import Service
 from swell.api.settings import Backend
 from swell.errors import Internal, MethodNotAllowed, NotFound, SwellError, Unavailable
@@ -36,7 +37,16 @@ _TASKS: Final = "/v1/tasks/"
 class Endpoint:
     """Runs one row of the table: key, handler, errors, numbers."""
 
-    __slots__ = ("_audit", "_handler", "_is_operators", "_is_probe", "_path", "_scope", "_service")
+    __slots__ = (
+        "_audit",
+        "_handler",
+        "_is_operators",
+        "_is_probe",
+        "_path",
+        "_refuse",
+        "_scope",
+        "_service",
+    )
 
     def __init__(self, service: Service, route: Route) -> None:
         self._service = service
@@ -44,6 +54,7 @@ class Endpoint:
         self._scope = route.scope
         self._path = route.public_path
         self._audit = route.audit
+        self._refuse = route.refuse or _problem
         self._is_operators = route.scope is KeyScope.ADMIN
         self._is_probe = route.path.startswith("/health/")
 
@@ -86,11 +97,12 @@ class Endpoint:
                     service.limits.check(call)
             reply = await self._handler(service, call)
         except SwellError as error:
-            reply = _problem(call, error)
+            reply = self._refuse(call, error)
         except ClientGone:
             raise
         except Exception as error:
-            reply = _fault(call, error)
+            _log_fault(call, error)
+            reply = self._refuse(call, Internal())
         if self._audit and reply is not None and (self._is_operators or call.of_others):
             return await self._write_down(call, reply)
         return reply
@@ -101,7 +113,7 @@ class Endpoint:
             await self._service.audit.note(call, self._audit, reply.status)
         except SwellError as error:
             detail = f"what was asked may be done, but it could not be written down: {error.detail}"
-            return _problem(call, Unavailable(detail))
+            return self._refuse(call, Unavailable(detail))
         return reply
 
     def count(self, call: Call) -> None:
@@ -151,9 +163,9 @@ class _Methods:
 class _Elsewhere:
     """Answers paths that lead nowhere."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, routes: Sequence[Route]) -> None:
         self._service = service
-        self._paths = sorted({route.public_path for route in ROUTES})
+        self._paths = sorted({route.public_path for route in routes})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(scope, receive, send, self._service.new_request_id())
@@ -174,7 +186,8 @@ class App:
         self.service = Service(backend)
         self._duties = Duties(self.service)
         by_path: dict[str, list[Route]] = {}
-        for route in ROUTES:
+        served = served_routes(backend.settings.facades)
+        for route in served:
             by_path.setdefault(route.path, []).append(route)
         methods = {path: _Methods(self.service, routes) for path, routes in by_path.items()}
         # Words before placeholders: /v1/dead/replay is not the task `replay`.
@@ -182,7 +195,7 @@ class App:
         routes = [StarletteRoute(path, methods[path]) for path in ordered]
         self._starlette = Starlette(routes=routes)
         self._starlette.router.redirect_slashes = False
-        self._starlette.router.default = _Elsewhere(self.service)
+        self._starlette.router.default = _Elsewhere(self.service, served)
         found = {(route.method, route.path): Endpoint(self.service, route) for route in ROUTES}
         hot = (("POST", "/v1/tasks"), ("POST", "/worker/v1/lease"), ("POST", "/worker/v1/report"))
         self._hot = {path: found[method, path] for method, path in hot}
@@ -206,6 +219,8 @@ class App:
                     scope["path_params"] = {"id": task_id}
                     await (self._events if slash else self._get)(scope, receive, send)
                     return
+            if path.startswith(FACADES):
+                scope["path"] = path_meant(path)
             await self._starlette(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
@@ -288,7 +303,7 @@ def _problem(call: Call, error: SwellError) -> Reply:
     return problem_reply(error, path=call.path, request_id=call.request_id)
 
 
-def _fault(call: Call, error: Exception) -> Reply:
+def _log_fault(call: Call, error: Exception) -> None:
     _log.error(
         "request failed",
         request_id=call.request_id,
@@ -296,4 +311,3 @@ def _fault(call: Call, error: Exception) -> Reply:
         path=plain_path(call),
         exc_info=error,
     )
-    return problem_reply(Internal(), path=call.path, request_id=call.request_id)

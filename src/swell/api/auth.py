@@ -1,4 +1,8 @@
-"""Who may ask: API keys as bearer tokens, kept as SHA-256 only."""
+"""Who may ask: API keys as bearer tokens, kept as SHA-256 only.
+
+The word before a key may also be one that clients of other APIs write there: `Token` (Replicate's
+older ones) and `Key` (fal's). They all mean the same.
+"""
 
 import asyncio
 import hashlib
@@ -29,6 +33,9 @@ __all__ = [
 
 #: Secrets start so, for people and for scanners of leaked secrets.
 KEY_PREFIX = "swell_"
+
+#: What may stand before a key, in lower case.
+_SCHEMES: Final = frozenset({b"bearer", b"token", b"key"})
 
 #: How many keys are remembered.
 _MAX_CACHED = 4096
@@ -151,7 +158,7 @@ def check_worker(key: ApiKey, pool: str, models: Sequence[str]) -> None:
 
 
 def bearer_digest(authorization: bytes | None) -> bytes:
-    """Return the SHA-256 of the token in an `Authorization` header.
+    """Return the SHA-256 of the key in an `Authorization` header.
 
     Raises:
         Unauthenticated: There is no bearer token.
@@ -160,7 +167,7 @@ def bearer_digest(authorization: bytes | None) -> bytes:
         raise _unauthenticated("this path needs a key")
     scheme, _, token = authorization.partition(b" ")
     token = token.strip()
-    if scheme.lower() != b"bearer" or not token:
+    if scheme.lower() not in _SCHEMES or not token:
         raise _unauthenticated("the Authorization header holds no bearer token")
     return hashlib.sha256(token).digest()
 

@@ -40,6 +40,7 @@ __all__ = [
     "comes_from_its_url",
     "file_reply",
     "get_artifact",
+    "keep_upload",
     "may_name_files",
     "name_files",
     "plain_type",
@@ -87,24 +88,15 @@ async def upload(service: Service, call: Call) -> Reply:
     """`POST /v1/uploads`."""
     query = read_query(call, UploadQuery)
     limit = service.settings.max_upload_bytes
-    now = service.clock.now()
-    stem = f"uploads/{call.caller.id}/{new_id(now)}"
     data: AsyncIterator[bytes]
     if call.media_type == "multipart/form-data":
         header = call.header(b"content-type") or b""
         part, data = await open_form(header, call.chunks(limit))
-        filename = part.filename
-        content_type = part.media_type if _TYPE.match(part.media_type) else _UNKNOWN_TYPE
+        filename, content_type = part.filename, plain_type(part.media_type)
     else:
         data, content_type, filename = call.chunks(limit), _content_type(call), query.filename or ""
-    checked = _checked(data, service.settings.upload_types)
-    key = stem + _ending(filename)
-    # Noted first, so that a crash leaves no file that nobody ever removes.
-    await service.store.note_upload(key)
-    info = await service.objects.put(key, checked, content_type)
-    if info.bytes == 0:
-        await service.objects.delete([info.key])
-        raise InvalidRequest("the upload is empty: send the file as the body, or as one form part")
+    now = service.clock.now()
+    info = await keep_upload(service, call, data, content_type, filename)
     expires_s = service.settings.signed_url_s
     view = UploadView(
         key=info.key,
@@ -114,6 +106,33 @@ async def upload(service: Service, call: Call) -> Reply:
         expires_at=now + timedelta(seconds=expires_s),
     )
     return Reply(201, encode(view))
+
+
+async def keep_upload(
+    service: Service, call: Call, data: AsyncIterator[bytes], content_type: str, filename: str = ""
+) -> ObjectInfo:
+    """Keep a file of a client for use in inputs, and return where it lies.
+
+    Args:
+        service: Who keeps it.
+        call: Who sends it, by its key.
+        data: The file as it comes.
+        content_type: Media type without parameters.
+        filename: Of it the ending is kept.
+
+    Raises:
+        UnsupportedType: The bytes are of a kind that may not be uploaded.
+        InvalidRequest: There are none.
+    """
+    key = f"uploads/{call.caller.id}/{new_id(service.clock.now())}{_ending(filename)}"
+    # Noted first, so that a crash leaves no file that nobody ever removes.
+    await service.store.note_upload(key)
+    checked = _checked(data, service.settings.upload_types)
+    info = await service.objects.put(key, checked, content_type)
+    if info.bytes == 0:
+        await service.objects.delete([info.key])
+        raise InvalidRequest("the upload is empty: send the file as the body, or as one form part")
+    return info
 
 
 async def _checked(data: AsyncIterator[bytes], allowed: Sequence[str]) -> AsyncIterator[bytes]:
@@ -203,7 +222,7 @@ async def get_artifact(service: Service, call: Call) -> Reply:
     headers = _file_headers(info)
     if _is_known(call.header(b"if-none-match"), info.etag):
         return Reply(304, headers=headers)
-    if service.settings.serve_files == "redirect":
+    if service.settings.serve_files == "redirect" and query.get("redirect") != "no":
         elsewhere = await _elsewhere(service, objects, call, info.key, query)
         if elsewhere is not None:
             return elsewhere

@@ -1,4 +1,4 @@
-"""The one file in a form, passed on as it comes.
+"""Forms: the one file in one, passed on as it comes; or all of its parts, one after another.
 
 Nothing of a form is kept but the headers of one part, so its size costs no memory.
 
@@ -6,6 +6,7 @@ Source:
     RFC 7578 (multipart/form-data), RFC 2046, section 5.1 (its parts).
 """
 
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from swell.errors import InvalidRequest
 
-__all__ = ["FilePart", "open_form"]
+__all__ = ["FilePart", "Part", "open_form", "read_parts"]
 
 #: Parts of a form, with or without a file: each costs a little time.
 _MAX_PARTS: Final = 100
@@ -26,6 +27,9 @@ _MAX_HEADER_BYTES: Final = 2048
 
 #: The header that names the boundary; it has at most 70 characters.
 _MAX_TYPE_BYTES: Final = 1024
+
+#: Longest value of a field, unless whoever reads it says otherwise.
+MAX_FIELD_BYTES: Final = 1024 * 1024
 
 #: How the bytes of a part may be written: as they are.
 _PLAIN: Final = frozenset({b"", b"binary", b"8bit", b"7bit"})
@@ -38,6 +42,57 @@ class FilePart:
     filename: str
     #: As the client wrote it, without parameters and in lower case.
     media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a form: a field, or a file."""
+
+    name: str
+    #: None for a field.
+    filename: str | None
+    #: As the client wrote it, without parameters and in lower case.
+    media_type: str
+    #: Its bytes as they come. What is not read of it before the next part is passed over.
+    data: AsyncIterator[bytes]
+
+    async def text(self, limit_bytes: int = MAX_FIELD_BYTES) -> str:
+        """Return a field's value.
+
+        Raises:
+            InvalidRequest: It is longer than `limit_bytes`, or not UTF-8.
+        """
+        value = b""
+        async for piece in self.data:
+            value += piece
+            if len(value) > limit_bytes:
+                raise InvalidRequest(
+                    f"the form's field {self.name[:60]!r} has more than {limit_bytes:,} bytes"
+                )
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"the form's field {self.name[:60]!r} is not UTF-8") from error
+
+
+async def read_parts(content_type: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[Part]:
+    """Yield the parts of a form in their order; read each before the next is asked for.
+
+    Args:
+        content_type: Header of the request.
+        chunks: Its body.
+
+    Raises:
+        InvalidRequest: The form cannot be read.
+    """
+    form = _Parts(_boundary(content_type))
+
+    async def data() -> AsyncIterator[bytes]:
+        while (piece := await form.next_piece(chunks)) is not None:
+            yield piece
+
+    while (head := await form.next_head(chunks)) is not None:
+        yield Part(head.name, head.filename, head.media_type, data())
 
 
 async def open_form(
@@ -74,15 +129,20 @@ async def _rest(form: "_Form", chunks: AsyncIterator[bytes]) -> AsyncIterator[by
     form.check_whole()
 
 
-class _Form:
-    """A form as far as it has come."""
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The headers of a part."""
+
+    name: str
+    filename: str | None
+    media_type: str
+
+
+class _Reader:
+    """A form as far as it has come: what both ways to read one have in common."""
 
     def __init__(self, boundary: bytes) -> None:
-        #: The file, once its headers are there.
-        self.file: FilePart | None = None
-        self._data: list[bytes] = []
         self._is_whole = False
-        self._is_in_file = False
         self._n_parts = 0
         self._name = self._value = b""
         self._headers: dict[bytes, bytes] = {}
@@ -117,11 +177,6 @@ class _Form:
         except FormParserError as error:
             raise _unreadable(error) from error
 
-    def take(self) -> list[bytes]:
-        """Return the file's bytes that have come since the last call."""
-        taken, self._data = self._data, []
-        return taken
-
     def check_whole(self) -> None:
         """Raise `InvalidRequest` if the last boundary has not come."""
         if not self._is_whole:
@@ -132,7 +187,6 @@ class _Form:
         if self._n_parts > _MAX_PARTS:
             raise InvalidRequest(f"the form has more than {_MAX_PARTS} parts: send the file alone")
         self._headers = {}
-        self._is_in_file = False
 
     def _add_to_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -147,23 +201,100 @@ class _Form:
     def _end_headers(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         filename = options.get(b"filename")
-        if filename is None:
+        written = self._headers.get(b"content-transfer-encoding", b"").lower()
+        if filename is not None and written not in _PLAIN:
+            raise InvalidRequest("the form's file is encoded: send its bytes as they are")
+        media_type, _ = parse_options_header(self._headers.get(b"content-type", b"text/plain"))
+        self._open(
+            _Head(
+                options.get(b"name", b"").decode(errors="replace"),
+                None if filename is None else filename.decode(errors="replace"),
+                media_type.decode("latin-1"),
+            )
+        )
+
+    def _end(self) -> None:
+        self._is_whole = True
+
+    def _open(self, head: _Head) -> None:
+        """Note that a part begins, whose headers are there."""
+        raise NotImplementedError
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        """Take bytes of the part that was opened last."""
+        raise NotImplementedError
+
+
+class _Form(_Reader):
+    """A form of which one file is wanted."""
+
+    def __init__(self, boundary: bytes) -> None:
+        super().__init__(boundary)
+        #: The file, once its headers are there.
+        self.file: FilePart | None = None
+        self._data: list[bytes] = []
+        self._is_in_file = False
+
+    def take(self) -> list[bytes]:
+        """Return the file's bytes that have come since the last call."""
+        taken, self._data = self._data, []
+        return taken
+
+    def _open(self, head: _Head) -> None:
+        self._is_in_file = head.filename is not None
+        if head.filename is None:
             return
         if self.file is not None:
             raise _not_one(2)
-        written = self._headers.get(b"content-transfer-encoding", b"").lower()
-        if written not in _PLAIN:
-            raise InvalidRequest("the form's file is encoded: send its bytes as they are")
-        media_type, _ = parse_options_header(self._headers.get(b"content-type", b"text/plain"))
-        self.file = FilePart(filename.decode(errors="replace"), media_type.decode("latin-1"))
-        self._is_in_file = True
+        self.file = FilePart(head.filename, head.media_type)
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_in_file:
             self._data.append(data[start:end])
 
-    def _end(self) -> None:
-        self._is_whole = True
+
+class _Parts(_Reader):
+    """A form of which every part is wanted."""
+
+    def __init__(self, boundary: bytes) -> None:
+        super().__init__(boundary)
+        #: What has come and was not asked for yet.
+        self._came: deque[_Head | bytes] = deque()
+
+    async def next_head(self, chunks: AsyncIterator[bytes]) -> _Head | None:
+        """Return the next part's headers, past the rest of the one before; None at the end."""
+        while await self._fill(chunks):
+            each = self._came.popleft()
+            if isinstance(each, _Head):
+                return each
+        self.check_whole()
+        return None
+
+    async def next_piece(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        """Return more of the part that was begun last; None at its end."""
+        if not await self._fill(chunks):
+            self.check_whole()
+            return None
+        if isinstance(self._came[0], _Head):
+            return None
+        piece = self._came.popleft()
+        assert isinstance(piece, bytes), "it was a moment ago"
+        return piece
+
+    async def _fill(self, chunks: AsyncIterator[bytes]) -> bool:
+        """Read until something is there; return whether it is."""
+        while not self._came:
+            chunk = await anext(chunks, None)
+            if chunk is None:
+                return False
+            self.feed(chunk)
+        return True
+
+    def _open(self, head: _Head) -> None:
+        self._came.append(head)
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        self._came.append(data[start:end])
 
 
 def _boundary(content_type: bytes) -> bytes:

@@ -10,10 +10,13 @@ from swell.api.service import Service
 from swell.errors import SwellError
 from swell.registry import Scope
 
-__all__ = ["Body", "Handler", "Header", "Response", "Route"]
+__all__ = ["Body", "Handler", "Header", "Refusal", "Response", "Route"]
 
 #: None means that the handler has written its answer itself.
 Handler = Callable[[Service, Call], Awaitable[Reply | None]]
+
+#: How an error is told.
+Refusal = Callable[[Call, SwellError], Reply]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +74,17 @@ class Route:
     is_page: bool = False
     #: What the audit log calls it, such as `keys.create`; empty where nothing of it is written.
     audit: str = ""
+    #: Which other API's clients it is for, such as `replicate`; empty for our own surface.
+    facade: str = ""
+    #: How its errors are told; None for as problem documents, which most clients can read.
+    refuse: Refusal | None = None
 
     @property
     def name(self) -> str:
         """The operation's id."""
         module = self.handler.__module__.rpartition(".")[2]
-        return f"{module}_{self.handler.__name__}"
+        facade = self.facade if self.facade and self.facade != module else ""
+        return "_".join(part for part in (facade, module, self.handler.__name__) if part)
 
     @property
     def public_path(self) -> str:

@@ -4,6 +4,7 @@ The application, OpenAPI (`openapi.py`) and the reference (`reference.py`, docs/
 are made from it, so that what is served, described and documented is the same.
 """
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from swell.api import (
@@ -21,6 +22,7 @@ from swell.api import (
     weights,
     workers,
 )
+from swell.api.facades.table import FACADE_GROUPS, FACADE_ROUTES
 from swell.api.metrics import CONTENT_TYPE
 from swell.api.route import Body, Header, Response, Route
 from swell.dispatch import (
@@ -52,7 +54,7 @@ from swell.phases import Startup
 from swell.registry import Scope
 from swell.weights.sources import WeightsAnswer, WeightsRequest
 
-__all__ = ["GROUPS", "ROUTES"]
+__all__ = ["GROUPS", "ROUTES", "served_routes"]
 
 #: Headings of the reference and tags of OpenAPI, with what they hold.
 GROUPS: Final = {
@@ -62,6 +64,7 @@ GROUPS: Final = {
     "Operators": "Queues, workers, dead letters and keys; needs an `admin` key.",
     "Service": "Health, numbers and descriptions; needs no key.",
     "Workers": "How workers get work and tell what became of it; needs a `worker` key.",
+    **FACADE_GROUPS,
 }
 
 _JSON_BODY: Final[tuple[type[SwellError], ...]] = (InvalidRequest, InvalidInput, TooLarge)
@@ -677,4 +680,10 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_SERVICE,
     *_PAGES,
     *_WORKERS,
+    *FACADE_ROUTES,
 )
+
+
+def served_routes(facades: Collection[str]) -> tuple[Route, ...]:
+    """Return our own operations and those of the façades that are on."""
+    return tuple(route for route in ROUTES if not route.facade or route.facade in facades)

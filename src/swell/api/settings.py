@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from swell.api.facades.paths import FACADE_NAMES
 from swell.broker import Broker
 from swell.bus import Bus
 from swell.clock import Clock
@@ -71,6 +72,8 @@ class ApiSettings:
     hosts: tuple[str, ...] = ()
     #: Origins of pages that may use the service from a browser; `*` for all.
     cors_origins: tuple[str, ...] = ()
+    #: APIs of others that are spoken too (see `swell.api.facades`).
+    facades: tuple[str, ...] = FACADE_NAMES
     #: What may be uploaded, by content.
     upload_types: tuple[str, ...] = ("*/*",)
     #: Of keys that have none of their own; operators' have none.

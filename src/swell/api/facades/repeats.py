@@ -1,0 +1,69 @@
+"""A request that a client sends again, without an idempotency key, because no answer came.
+
+Clients made by Stainless (OpenAI's, and Replicate's from 2.0 on) count their retries in a header.
+Such a retry is given the task that the first request made, if it made one: else every time-out
+would be paid for twice.
+"""
+
+from datetime import timedelta
+from typing import Final
+
+from swell.api.call import Call
+from swell.api.service import Service
+from swell.store import TaskFilter
+from swell.task import NewTask, Task, TaskState
+
+__all__ = ["earlier", "is_retry"]
+
+#: A task that is older than this was made by another request.
+_RECENT: Final = timedelta(minutes=15)
+
+#: How many tasks of a key and a model are looked through at most, the newest first.
+_PAGE, _PAGES = 100, 10
+
+#: Whoever asks again after one of these wants another try.
+_WORTHLESS: Final = frozenset({TaskState.FAILED, TaskState.CANCELED, TaskState.EXPIRED})
+
+
+def is_retry(call: Call) -> bool:
+    """Whether the client says that it has sent this request before."""
+    told = (call.header(b"x-stainless-retry-count") or b"").strip()
+    return told.isdigit() and int(told[:9]) > 0
+
+
+async def earlier(service: Service, call: Call, new: NewTask) -> Task | None:
+    """Return the task that the first try of a request made; None where it made none.
+
+    It is the caller's newest task of the last 15 minutes that asks for exactly the same and has not
+    gone wrong. It is found in the store, so that another backend may have made it.
+
+    Args:
+        service: Whose.
+        call: Who asks.
+        new: What the repeated request asks for, as `submit.check` returns it.
+    """
+    since = service.clock.now() - _RECENT
+    where = TaskFilter(key_id=call.caller.id, model=new.model, user=new.user)
+    cursor = None
+    for _ in range(_PAGES):
+        page = await service.store.page(where, limit=_PAGE, cursor=cursor)
+        for task in page.tasks:
+            if task.created_at < since:
+                return None
+            if _is_same(task, new):
+                return task
+        cursor = page.cursor
+        if cursor is None:
+            return None
+    return None
+
+
+def _is_same(task: Task, new: NewTask) -> bool:
+    return (
+        task.state not in _WORTHLESS
+        and task.queue == new.queue
+        and task.count == new.count
+        and bytes(task.input) == bytes(new.input)
+        # Without one in the request the model may have chosen it.
+        and (new.seed is None or task.seed == new.seed)
+    )

@@ -1,0 +1,14 @@
+"""The façades' rows of the route table, in the order of the reference."""
+
+from typing import Final
+
+from swell.api.facades import replicate
+from swell.api.route import Route
+
+__all__ = ["FACADE_GROUPS", "FACADE_ROUTES"]
+
+#: Headings of the reference and tags of OpenAPI, with what they hold.
+FACADE_GROUPS: Final[dict[str, str]] = {**replicate.GROUPS}
+
+#: Every operation of every façade.
+FACADE_ROUTES: Final[tuple[Route, ...]] = (*replicate.ROUTES,)

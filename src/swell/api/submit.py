@@ -1,0 +1,336 @@
+"""The one way in: from what is asked to a durable task, and to its end where somebody waits.
+
+The native surface and every façade make tasks here, so that the same checks, limits and promises
+hold for all. A façade calls `submit` with a `TaskRequest`; `POST /v1/tasks` walks the same steps.
+"""
+
+import functools
+import hashlib
+import re
+from typing import Final
+
+import msgspec
+
+from swell.api.call import Call
+from swell.api.cards import Target
+from swell.api.eta import retry_after_s
+from swell.api.files import check_files, may_name_files
+from swell.api.messages import MAX_METADATA_BYTES, TaskRequest
+from swell.api.service import Service
+from swell.broker import Rank
+from swell.errors import (
+    FieldError,
+    InvalidInput,
+    InvalidRequest,
+    NoWorker,
+    SwellError,
+    WouldExpire,
+)
+from swell.events import TERMINAL_ID
+from swell.store import Accepted
+from swell.task import NewTask, Task
+
+__all__ = [
+    "Repeat",
+    "accept",
+    "check",
+    "check_can_run",
+    "check_deadline",
+    "fingerprint",
+    "follow",
+    "idempotency_key",
+    "naming_files",
+    "new_task",
+    "note_new",
+    "prefer_wait_s",
+    "repeat_of",
+    "submit",
+]
+
+_WAIT: Final = re.compile(rb"(?:^|[,;\s])wait(?:\s*=\s*\"?(\d{1,9})\"?)?(?=$|[,;\s])")
+
+#: After how many seconds a caller may ask again for a model that nobody serves.
+_NO_WORKER_RETRY_S: Final = "10"
+
+
+async def submit(
+    service: Service,
+    call: Call,
+    request: TaskRequest,
+    *,
+    wait_s: float = 0.0,
+    repeat: "Repeat | None" = None,
+) -> Task:
+    """Make a task that is durable once this returns, and wait for its end.
+
+    Args:
+        service: Who takes it.
+        call: Who asks.
+        request: What is asked; whoever builds it by hand keeps to the bounds of its fields.
+        wait_s: How long to wait for the end.
+        repeat: What its idempotency key says; None without one.
+
+    Raises:
+        NotFound: No such model or version.
+        InvalidInput: The input does not fit the model, or the key may never have so many tasks.
+        NoWorker: Nobody can run it, now or soon.
+        WouldExpire: It would miss its deadline.
+        IdempotencyMismatch: Its key stands for another request.
+        TooManyRequests: The key may not have it now.
+    """
+    new = await check(service, call, request, repeat)
+    return await follow(service, call, await accept(service, call, new), wait_s)
+
+
+async def check(
+    service: Service, call: Call, request: TaskRequest, repeat: "Repeat | None" = None
+) -> NewTask:
+    """Return the task that a request asks for, once it is sure that it may be accepted.
+
+    Raises:
+        SwellError: As `submit`.
+    """
+    if repeat is not None and repeat.is_known:
+        # A repeat gets its task, even when a new one would be refused.
+        return new_task(call, request, request.model, repeat)
+    target = await service.cards.target(request.model)
+    service.cards.check_input(target, request.input)
+    new = naming_files(service, new_task(call, request, target.queue, repeat), "/input")
+    await check_can_run(service, target)
+    if new.start_by_s is not None or new.finish_by_s is not None:
+        await check_deadline(service, new, await service.broker.rank_of_new(new))
+    return new
+
+
+async def accept(service: Service, call: Call, new: NewTask) -> Accepted:
+    """Make a checked task durable. Nobody is offered it before `follow` or `note_new`.
+
+    Raises:
+        IdempotencyMismatch: Its key stands for another request.
+        TooManyRequests: The key may not have it now.
+    """
+    accepted = (await service.limits.accept(call, [new]))[0]
+    if isinstance(accepted, SwellError):
+        raise accepted
+    service.traces.accepted(call, [accepted])
+    return accepted
+
+
+async def follow(service: Service, call: Call, accepted: Accepted, wait_s: float) -> Task:
+    """Offer a task to the workers, and return it once it has ended or the time is over.
+
+    Raises:
+        Unauthenticated: The key was revoked meanwhile.
+    """
+    task = accepted.task
+    if task.state.is_terminal or wait_s <= 0:
+        await note_new(service, [accepted])
+        return task
+    # Listening before the offer: a quick worker must not end the task unheard.
+    subscription = service.bus.subscribe(task.id, after=TERMINAL_ID - 1)
+    try:
+        await note_new(service, [accepted])
+        event = await subscription.next(wait_s)
+    finally:
+        subscription.close()
+    await service.check_again(call)
+    if event is not None and event.task is not None:
+        return event.task
+    return await service.lookups.get(task.id) or task
+
+
+def new_task(
+    call: Call,
+    request: TaskRequest,
+    queue: str,
+    repeat: "Repeat | None",
+    place: tuple[str, int] = ("", 0),
+) -> NewTask:
+    """Return the task that a checked request asks for.
+
+    Args:
+        call: Who asks.
+        request: What is asked.
+        queue: `owner/name` of its model, with `:version` where the caller insists on one.
+        repeat: What its idempotency key says; None without one.
+        place: JSON pointer to the request within a batch, and how many come before it.
+
+    Raises:
+        InvalidInput: Metadata too large or broken.
+    """
+    at, before = place
+    metadata = None if bytes(request.metadata) == b"null" else request.metadata
+    if metadata is not None:
+        _check_metadata(metadata, at)
+    return NewTask(
+        model=queue.partition(":")[0],
+        queue=queue,
+        input=request.input,
+        count=request.count,
+        seed=request.seed,
+        priority=request.priority,
+        key_id=call.caller.id,
+        user=request.user,
+        metadata=metadata,
+        start_by_s=request.start_by_s,
+        finish_by_s=request.finish_by_s,
+        max_attempts=request.max_attempts,
+        idempotency_key=None if repeat is None else repeat.key_at(before),
+        fingerprint=b"" if repeat is None else repeat.fingerprint,
+        traceparent=None if call.trace is None else call.trace.own,
+    )
+
+
+def naming_files(service: Service, new: NewTask, at: str) -> NewTask:
+    """Return a new task with the files of this backend that its input names.
+
+    Raises:
+        InvalidInput: One of them may not be read now.
+    """
+    if not may_name_files(new.input):
+        return new
+    return msgspec.structs.replace(new, files=check_files(service.objects, new.input, at))
+
+
+async def check_can_run(service: Service, target: Target) -> None:
+    """Check that a worker has a model, or one that has it can be started.
+
+    Raises:
+        NoWorker: Neither is so.
+    """
+    pinned = target.pinned_version
+    if service.fleet.is_served(target.model, pinned):
+        return
+    # One that has just registered at another backend may not have been heard of here.
+    await service.fleet.look_again()
+    if service.fleet.is_served(target.model, pinned):
+        return
+    if await service.can_launch(target.model):
+        # What is launched brings the version that a request without one gets.
+        current = await service.cards.target(target.model)
+        if pinned is None or pinned == current.card.version:
+            return
+    raise NoWorker(
+        f"no live worker has {target.queue} and none can be started: start one with "
+        f"`swell worker`, or try again",
+        headers={"Retry-After": _NO_WORKER_RETRY_S},
+    )
+
+
+async def check_deadline(service: Service, new: NewTask, rank: Rank) -> None:
+    """Check that a task with this before it would start and end in time.
+
+    Raises:
+        WouldExpire: It would not.
+    """
+    expected = await service.expected(new, rank)
+    if expected is None:
+        return
+    for name, allowed_s, expected_s in (
+        ("start_by_s", new.start_by_s, expected.start.median),
+        ("finish_by_s", new.finish_by_s, expected.finish.median),
+    ):
+        if allowed_s is not None and expected_s > allowed_s:
+            verb = "start" if name == "start_by_s" else "end"
+            raise WouldExpire(
+                f"it would {verb} in about {expected_s:.1f} s, later than {name} = {allowed_s:g}: "
+                "try again later, or allow more time",
+                headers={"Retry-After": str(retry_after_s(expected_s, allowed_s))},
+            )
+
+
+async def note_new(service: Service, accepted: list[Accepted]) -> None:
+    """Offer tasks that are new, and count them."""
+    fresh = [each.task for each in accepted if each.is_new]
+    if fresh:
+        counts, arrivals = service.metrics.accepted, service.scaling.arrivals.fresh
+        for task in fresh:
+            model = task.model
+            counts[model] = counts.get(model, 0) + 1
+            arrivals[model] = arrivals.get(model, 0) + task.count
+        await service.broker.offer(fresh)
+
+
+@functools.lru_cache(maxsize=256)
+def prefer_wait_s(header: bytes, longest_s: float) -> float:
+    """Return the seconds that a `Prefer` header asks to wait; 0 if it asks for nothing.
+
+    `wait` without a number means as long as is allowed. What cannot be read is ignored.
+
+    Source:
+        RFC 7240, sections 2 and 4.3.
+    """
+    found = _WAIT.search(header.lower())
+    if found is None:
+        return 0.0
+    return longest_s if found[1] is None else min(float(found[1]), longest_s)
+
+
+def idempotency_key(header: bytes) -> str:
+    """Return the key in an `Idempotency-Key` header, which may stand in quotes or bare.
+
+    Raises:
+        InvalidRequest: It is empty, longer than 255 characters, or not printable ASCII.
+    """
+    text = header.strip().decode("latin-1")
+    if len(text) >= 2 and text[0] == text[-1] == '"':
+        text = text[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    if not text or len(text) > 255 or not text.isascii() or not text.isprintable():
+        raise InvalidRequest(
+            "an Idempotency-Key is 1 to 255 printable ASCII characters, such as a UUID"
+        )
+    return text
+
+
+def fingerprint(body: bytes) -> bytes:
+    """Return what tells one request from another, whatever the order of its fields or spaces."""
+    try:
+        canonical = msgspec.json.encode(msgspec.json.decode(body), order="deterministic")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # Broken inside an input or metadata, which is told where these are checked.
+        canonical = body
+    return hashlib.sha256(canonical).digest()
+
+
+class Repeat(msgspec.Struct, frozen=True):
+    """What a request's idempotency key says."""
+
+    key: str
+    #: Of the whole body.
+    fingerprint: bytes
+    #: Whether the key was used in the last day, so that this is a repeat or a mistake.
+    is_known: bool
+
+    def key_at(self, place: int) -> str:
+        """Return under which key to keep the task at a place of the request.
+
+        The first lies under the key itself, so that single requests and batches share one scope.
+        The further ones have a line feed in theirs, which no client can send.
+        """
+        return self.key if place == 0 else f"{self.key}\n{place}"
+
+
+async def repeat_of(service: Service, call: Call, body: bytes) -> Repeat | None:
+    """Return what a request's idempotency key says; None without one.
+
+    Raises:
+        InvalidRequest: The key cannot be used.
+    """
+    header = call.header(b"idempotency-key")
+    if header is None:
+        return None
+    key = idempotency_key(header)
+    return Repeat(key, fingerprint(body), await service.store.knows(call.caller.id, key))
+
+
+def _check_metadata(metadata: msgspec.Raw, at: str) -> None:
+    raw = bytes(metadata)
+    pointer = at + "/metadata"
+    if len(raw) > MAX_METADATA_BYTES:
+        detail = f"metadata is {len(raw):,} bytes; at most {MAX_METADATA_BYTES:,} are kept"
+        error = FieldError(pointer=pointer, detail=detail, code="too_large")
+        raise InvalidInput(detail, errors=[error])
+    try:
+        msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the value at {pointer} is not JSON in UTF-8: {error}") from error
