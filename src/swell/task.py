@@ -14,6 +14,7 @@ import msgspec
 
 from swell.errors import Conflict
 from swell.retry import RetryPolicy
+from swell.webhook import Webhook
 
 __all__ = [
     "THUMBNAIL_WIDTHS",
@@ -215,6 +216,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: str | None = None
     #: Where its trace goes on (W3C Trace Context); None where nobody asked for traces.
     traceparent: str | None = None
+    #: Where its events are sent; None where nobody asked for that.
+    webhook: Webhook | None = None
     #: Whether the input was removed, and `metadata` and the words of the error with it.
     inputs_removed: bool = False
     #: Whether output and artifacts were removed.
@@ -255,6 +258,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     retry_of: str | None = None
     #: As of `Task`.
     traceparent: str | None = None
+    webhook: Webhook | None = None
     #: Objects that the input names by URLs of ours.
     files: tuple[str, ...] = ()
 
@@ -423,6 +427,7 @@ def accept(new: NewTask, *, task_id: str, now: datetime) -> Task:
         max_attempts=new.max_attempts,
         retry_of=new.retry_of,
         traceparent=new.traceparent,
+        webhook=new.webhook,
     )
 
 
@@ -572,6 +577,7 @@ def again(task: Task) -> NewTask:
         metadata=task.metadata,
         max_attempts=task.max_attempts,
         retry_of=task.id,
+        webhook=task.webhook,
     )
 
 

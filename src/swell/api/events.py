@@ -22,7 +22,7 @@ from swell.api.reading import read_query
 from swell.api.service import Service
 from swell.api.streams import Stream
 from swell.api.tasks import find_task
-from swell.api.views import UrlMaker, encode, encode_task
+from swell.api.views import encode, encode_task, with_url
 from swell.bus import Subscription
 from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.events import TERMINAL_ID, Event, EventKind, event_of
@@ -155,7 +155,7 @@ async def _told(service: Service, call: Call, stream: Stream, task_id: str, even
         return frame(event.kind, encode(queued_data(event.task, position, expected)), event.id)
     data = event.data
     if event.kind is EventKind.ARTIFACT:
-        data = _with_url(data, service.urls(call))
+        data = with_url(data, service.urls(call))
     elif event.kind is EventKind.STARTED:
         data = {"state": TaskState.RUNNING.value, **data}
     return frame(event.kind, encode(data), event.id)
@@ -182,13 +182,6 @@ def frame(kind: EventKind, data: bytes, number: int | None) -> bytes:
 def _one_line(data: bytes) -> bytes:
     # A line break inside JSON can only stand between tokens, where a space means the same.
     return data.replace(b"\r", b" ").replace(b"\n", b" ")
-
-
-def _with_url(data: dict[str, Any], urls: UrlMaker) -> dict[str, Any]:
-    key = data.get("key")
-    if not isinstance(key, str):
-        return data
-    return {**{name: value for name, value in data.items() if name != "key"}, "url": urls.file(key)}
 
 
 def _after(call: Call) -> int:

@@ -19,6 +19,7 @@ __all__ = [
     "encode_task",
     "resolve_files",
     "task_view",
+    "with_url",
 ]
 
 encode = msgspec.json.Encoder().encode
@@ -119,6 +120,14 @@ def artifact_view(artifact: Artifact, urls: UrlMaker) -> ArtifactView:
         width=artifact.width,
         height=artifact.height,
     )
+
+
+def with_url(data: dict[str, Any], urls: UrlMaker) -> dict[str, Any]:
+    """Return what an event tells of an artifact with its URL in place of its key."""
+    key = data.get("key")
+    if not isinstance(key, str):
+        return data
+    return {**{name: value for name, value in data.items() if name != "key"}, "url": urls.file(key)}
 
 
 def resolve_files(output: msgspec.Raw, urls: Sequence[str]) -> msgspec.Raw:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_at
+from swell.webhook import Webhook
 
 __all__ = [
     "INPUTS",
@@ -33,9 +34,10 @@ _encode = msgspec.json.Encoder().encode
 _artifacts = msgspec.json.Decoder(tuple[Artifact, ...]).decode
 _error = msgspec.json.Decoder(TaskError).decode
 _timings = msgspec.json.Decoder(Timings).decode
+_webhook = msgspec.json.Decoder(Webhook).decode
 
 _N_CHANGED = 21
-_N_NEW = 25
+_N_NEW = 26
 
 
 class Row(NamedTuple):
@@ -86,6 +88,7 @@ def row_of(record: Sequence[Any]) -> Row:
         traceparent=record[35],
         inputs_removed=bool(record[36] & INPUTS),
         outputs_removed=bool(record[36] & OUTPUTS),
+        webhook=None if record[37] is None else _webhook(record[37]),
     )
     return Row(task, record[1], record[33])
 
@@ -169,6 +172,7 @@ def new_columns(rows: Iterable[Row]) -> list[Any]:
             task.retry_of,
             wake_at,
             task.traceparent,
+            None if task.webhook is None else _json(task.webhook),
         )
         for task, _, wake_at in rows
     ]

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_at
+from swell.webhook import Webhook
 
 __all__ = ["INPUTS", "OUTPUTS", "insert_row", "micros", "moment", "save_row", "task_of"]
 
@@ -26,6 +27,7 @@ _encode = msgspec.json.Encoder().encode
 _artifacts = msgspec.json.Decoder(tuple[Artifact, ...]).decode
 _error = msgspec.json.Decoder(TaskError).decode
 _timings = msgspec.json.Decoder(Timings).decode
+_webhook = msgspec.json.Decoder(Webhook).decode
 
 
 def micros(at: datetime) -> int:
@@ -77,6 +79,7 @@ def insert_row(seq: int, task: Task) -> tuple[Any, ...]:
         None if (wake_at := next_wake_at(task)) is None else micros(wake_at),
         task.checkpoint,
         task.traceparent,
+        None if task.webhook is None else _json(task.webhook),
     )
 
 
@@ -145,6 +148,7 @@ def task_of(row: tuple[Any, ...]) -> tuple[int, Task]:
         traceparent=row[34],
         inputs_removed=bool(row[35] & INPUTS),
         outputs_removed=bool(row[35] & OUTPUTS),
+        webhook=None if row[36] is None else _webhook(row[36]),
     )
 
 

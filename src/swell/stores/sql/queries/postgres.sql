@@ -54,36 +54,36 @@ WITH changed AS (
         id, model, queue, version, state, input, count, seed, priority, key_id, user_id,
         metadata, created_at, start_by_at, finish_by_at, tag, attempt, max_attempts,
         worker_id, lease_token, lease_expires_at, started_at, retry_of, wake_at,
-        traceparent, edition, handed_back, cancel_requested, dead
+        traceparent, webhook, edition, handed_back, cancel_requested, dead
     )
     SELECT
-        n.id, coalesce(n.model, $67::text), coalesce(n.queue, $68::text),
-        coalesce(n.version, $69::text), coalesce(n.state, $70::text), coalesce(n.input, $71::text),
-        coalesce(n.count, $72::integer), coalesce(n.seed, $73::bigint),
-        coalesce(n.priority, $74::integer), coalesce(n.key_id, $75::text),
-        coalesce(n.user_id, $76::text), coalesce(n.metadata, $77::text),
-        coalesce(n.created_at, $78::timestamptz), coalesce(n.start_by_at, $79::timestamptz),
-        coalesce(n.finish_by_at, $80::timestamptz), coalesce(n.tag, $81::float8),
-        coalesce(n.attempt, $82::integer), coalesce(n.max_attempts, $83::integer),
-        coalesce(n.worker_id, $84::text), coalesce(n.lease_token, $85::text),
-        coalesce(n.lease_expires_at, $86::timestamptz), coalesce(n.started_at, $87::timestamptz),
-        coalesce(n.retry_of, $88::text), coalesce(n.wake_at, $89::timestamptz),
-        coalesce(n.traceparent, $90::text), 0, 0, false, false
+        n.id, coalesce(n.model, $68::text), coalesce(n.queue, $69::text),
+        coalesce(n.version, $70::text), coalesce(n.state, $71::text), coalesce(n.input, $72::text),
+        coalesce(n.count, $73::integer), coalesce(n.seed, $74::bigint),
+        coalesce(n.priority, $75::integer), coalesce(n.key_id, $76::text),
+        coalesce(n.user_id, $77::text), coalesce(n.metadata, $78::text),
+        coalesce(n.created_at, $79::timestamptz), coalesce(n.start_by_at, $80::timestamptz),
+        coalesce(n.finish_by_at, $81::timestamptz), coalesce(n.tag, $82::float8),
+        coalesce(n.attempt, $83::integer), coalesce(n.max_attempts, $84::integer),
+        coalesce(n.worker_id, $85::text), coalesce(n.lease_token, $86::text),
+        coalesce(n.lease_expires_at, $87::timestamptz), coalesce(n.started_at, $88::timestamptz),
+        coalesce(n.retry_of, $89::text), coalesce(n.wake_at, $90::timestamptz),
+        coalesce(n.traceparent, $91::text), coalesce(n.webhook, $92::text), 0, 0, false, false
     FROM unnest(
         $42::text[], $43::text[], $44::text[], $45::text[], $46::text[], $47::text[],
         $48::integer[], $49::bigint[], $50::integer[], $51::text[], $52::text[], $53::text[],
         $54::timestamptz[], $55::timestamptz[], $56::timestamptz[], $57::float8[], $58::integer[],
         $59::integer[], $60::text[], $61::text[], $62::timestamptz[], $63::timestamptz[],
-        $64::text[], $65::timestamptz[], $66::text[]
+        $64::text[], $65::timestamptz[], $66::text[], $67::text[]
     ) AS n (
         id, model, queue, version, state, input, count, seed, priority, key_id, user_id, metadata,
         created_at, start_by_at, finish_by_at, tag, attempt, max_attempts, worker_id, lease_token,
-        lease_expires_at, started_at, retry_of, wake_at, traceparent
+        lease_expires_at, started_at, retry_of, wake_at, traceparent, webhook
     ) WHERE (SELECT is_current FROM verdict)
 ), kept AS (
     INSERT INTO idempotency (key_id, key, task_id, fingerprint, created_at)
     SELECT k.* FROM unnest(
-        $91::text[], $92::text[], $93::text[], $94::bytea[], $95::timestamptz[]
+        $93::text[], $94::text[], $95::text[], $96::bytea[], $97::timestamptz[]
     ) AS k WHERE (SELECT is_current FROM verdict)
 )
 SELECT is_current FROM verdict;
@@ -93,38 +93,38 @@ SELECT is_current FROM verdict;
 WITH kept AS (
     INSERT INTO idempotency (key_id, key, task_id, fingerprint, created_at)
     SELECT k.* FROM unnest(
-        $50::text[], $51::text[], $52::text[], $53::bytea[], $54::timestamptz[]
+        $52::text[], $53::text[], $54::text[], $55::bytea[], $56::timestamptz[]
     ) AS k
 )
 INSERT INTO tasks (
     id, model, queue, version, state, input, count, seed, priority, key_id, user_id, metadata,
     created_at, start_by_at, finish_by_at, tag, attempt, max_attempts, worker_id, lease_token,
-    lease_expires_at, started_at, retry_of, wake_at, traceparent, edition, handed_back,
-    cancel_requested, dead
+    lease_expires_at, started_at, retry_of, wake_at, traceparent, webhook, edition,
+    handed_back, cancel_requested, dead
 )
 SELECT
-    n.id, coalesce(n.model, $26::text), coalesce(n.queue, $27::text),
-    coalesce(n.version, $28::text), coalesce(n.state, $29::text), coalesce(n.input, $30::text),
-    coalesce(n.count, $31::integer), coalesce(n.seed, $32::bigint),
-    coalesce(n.priority, $33::integer), coalesce(n.key_id, $34::text),
-    coalesce(n.user_id, $35::text), coalesce(n.metadata, $36::text),
-    coalesce(n.created_at, $37::timestamptz), coalesce(n.start_by_at, $38::timestamptz),
-    coalesce(n.finish_by_at, $39::timestamptz), coalesce(n.tag, $40::float8),
-    coalesce(n.attempt, $41::integer), coalesce(n.max_attempts, $42::integer),
-    coalesce(n.worker_id, $43::text), coalesce(n.lease_token, $44::text),
-    coalesce(n.lease_expires_at, $45::timestamptz), coalesce(n.started_at, $46::timestamptz),
-    coalesce(n.retry_of, $47::text), coalesce(n.wake_at, $48::timestamptz),
-    coalesce(n.traceparent, $49::text), 0, 0, false, false
+    n.id, coalesce(n.model, $27::text), coalesce(n.queue, $28::text),
+    coalesce(n.version, $29::text), coalesce(n.state, $30::text), coalesce(n.input, $31::text),
+    coalesce(n.count, $32::integer), coalesce(n.seed, $33::bigint),
+    coalesce(n.priority, $34::integer), coalesce(n.key_id, $35::text),
+    coalesce(n.user_id, $36::text), coalesce(n.metadata, $37::text),
+    coalesce(n.created_at, $38::timestamptz), coalesce(n.start_by_at, $39::timestamptz),
+    coalesce(n.finish_by_at, $40::timestamptz), coalesce(n.tag, $41::float8),
+    coalesce(n.attempt, $42::integer), coalesce(n.max_attempts, $43::integer),
+    coalesce(n.worker_id, $44::text), coalesce(n.lease_token, $45::text),
+    coalesce(n.lease_expires_at, $46::timestamptz), coalesce(n.started_at, $47::timestamptz),
+    coalesce(n.retry_of, $48::text), coalesce(n.wake_at, $49::timestamptz),
+    coalesce(n.traceparent, $50::text), coalesce(n.webhook, $51::text), 0, 0, false, false
 FROM unnest(
     $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::integer[],
     $8::bigint[], $9::integer[], $10::text[], $11::text[], $12::text[], $13::timestamptz[],
     $14::timestamptz[], $15::timestamptz[], $16::float8[], $17::integer[], $18::integer[],
     $19::text[], $20::text[], $21::timestamptz[], $22::timestamptz[], $23::text[],
-    $24::timestamptz[], $25::text[]
+    $24::timestamptz[], $25::text[], $26::text[]
 ) AS n (
     id, model, queue, version, state, input, count, seed, priority, key_id, user_id, metadata,
     created_at, start_by_at, finish_by_at, tag, attempt, max_attempts, worker_id, lease_token,
-    lease_expires_at, started_at, retry_of, wake_at, traceparent
+    lease_expires_at, started_at, retry_of, wake_at, traceparent, webhook
 );
 
 -- name: tasks_by_id
@@ -133,7 +133,7 @@ SELECT
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
-    traceparent, removed
+    traceparent, removed, webhook
 FROM tasks WHERE id = ANY($1::text[]) ORDER BY id /* lock */;
 
 -- name: heads
@@ -163,7 +163,7 @@ SELECT
     t.available_at, t.tag, t.attempt, t.handed_back, t.max_attempts, t.worker_id,
     t.lease_token, t.lease_expires_at, t.cancel_requested, t.started_at, t.finished_at,
     t.output, t.artifacts, t.error, t.timings, t.dead, t.retry_of, t.wake_at, t.checkpoint,
-    t.traceparent, t.removed,
+    t.traceparent, t.removed, t.webhook,
     (SELECT n FROM share)
 FROM lines AS l CROSS JOIN LATERAL (
     SELECT * FROM tasks
@@ -178,7 +178,7 @@ SELECT
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
-    traceparent, removed
+    traceparent, removed, webhook
 FROM tasks
 WHERE queue = $1 AND key_id = $2 AND state = 'queued' AND available_at IS NULL
     AND (priority, tag, id) > ($3::integer, $4::float8, $5::text)
@@ -273,7 +273,7 @@ SELECT
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
-    traceparent, removed
+    traceparent, removed, webhook
 FROM tasks WHERE wake_at <= $1 ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED;
 
 -- name: next_wake

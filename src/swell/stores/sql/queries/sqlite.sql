@@ -5,10 +5,10 @@ INSERT INTO tasks (
     seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
-    artifacts, error, timings, dead, retry_of, wake_at, checkpoint, traceparent
+    artifacts, error, timings, dead, retry_of, wake_at, checkpoint, traceparent, webhook
 ) VALUES (
     ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-    ?, ?, ?, ?
+    ?, ?, ?, ?, ?
 );
 
 -- name: save_task
@@ -25,7 +25,8 @@ SELECT
     seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
-    artifacts, error, timings, dead, retry_of, checkpoint, traceparent, removed
+    artifacts, error, timings, dead, retry_of, checkpoint, traceparent, removed,
+    webhook
 FROM tasks WHERE id IN (SELECT value FROM json_each(?));
 
 -- name: task_by_id
@@ -33,7 +34,8 @@ SELECT
     seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
-    artifacts, error, timings, dead, retry_of, checkpoint, traceparent, removed
+    artifacts, error, timings, dead, retry_of, checkpoint, traceparent, removed,
+    webhook
 FROM tasks WHERE id = ?;
 
 -- name: last_seq

@@ -44,7 +44,8 @@ CREATE TABLE tasks (
     wake_at timestamptz,
     checkpoint text,
     traceparent text,
-    removed smallint NOT NULL DEFAULT 0
+    removed smallint NOT NULL DEFAULT 0,
+    webhook text
 ) WITH (
     fillfactor = 80,
     autovacuum_vacuum_scale_factor = 0.02,
@@ -286,3 +287,38 @@ $$;
 
 CREATE TRIGGER ledger_is_added_up AFTER INSERT ON ledger REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION add_up_ledger();
+
+-- What is to be delivered of tasks' events, or was: see swell.outbox. What waits has a time at which it
+-- is due.
+CREATE TABLE deliveries (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id text COLLATE "C" NOT NULL UNIQUE,
+    task_id text COLLATE "C" NOT NULL,
+    endpoint text COLLATE "C" NOT NULL,
+    key_id text COLLATE "C" NOT NULL,
+    event text COLLATE "C" NOT NULL,
+    place text COLLATE "C" NOT NULL,
+    attempt integer NOT NULL,
+    at timestamptz NOT NULL,
+    data text,
+    state text COLLATE "C" NOT NULL,
+    tries integer NOT NULL,
+    due_at timestamptz,
+    ended_at timestamptz,
+    reason text NOT NULL,
+    log text,
+    answers text
+) WITH (fillfactor = 70);
+
+CREATE INDEX deliveries_due ON deliveries (place, due_at, seq) WHERE due_at IS NOT NULL;
+
+CREATE INDEX deliveries_next ON deliveries (due_at) WHERE due_at IS NOT NULL;
+
+-- Those of one task to one receiver, in order.
+CREATE INDEX deliveries_line ON deliveries (task_id, endpoint, seq);
+
+CREATE INDEX deliveries_key ON deliveries (key_id, seq);
+
+CREATE INDEX deliveries_endpoint ON deliveries (endpoint, seq) WHERE endpoint <> '';
+
+CREATE INDEX deliveries_ended ON deliveries (ended_at) WHERE ended_at IS NOT NULL;

@@ -1,0 +1,309 @@
+"""Contract of the outbox: what is to be told of tasks to URLs, and what became of that.
+
+A delivery is one event for one receiver. Those that tell of a start or an end are written in the
+same transaction that starts or ends the task, so that there is none without the other. What is sent
+is made anew for each attempt, from the task as it lies in the store: of a task whose data was
+removed nothing is told that is gone.
+
+Deliveries of one task to one receiver are a line. Only the first that waits in a line is due, so
+that a receiver hears of a task in order.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from swell.task import Task, TaskState, new_id
+from swell.webhook import ENDS, PASSING, STARTED
+
+__all__ = [
+    "Backlog",
+    "Delivery",
+    "DeliveryFilter",
+    "DeliveryPage",
+    "DeliveryState",
+    "Outbox",
+    "Post",
+    "Told",
+    "Try",
+    "Watch",
+    "after_try",
+    "deliveries_of",
+    "place_of",
+    "posted",
+    "says_passing",
+]
+
+#: Of what a receiver answers so much is kept, in characters.
+SNIPPET_CHARS: Final = 500
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery is."""
+
+    #: For its first attempt, or for the next.
+    WAITING = "waiting"
+    #: The receiver has answered with 2xx.
+    DELIVERED = "delivered"
+    #: No attempt is left, or none makes sense; it may be replayed.
+    FAILED = "failed"
+    #: An attempt failed, and by then there was something newer to tell of the same task.
+    SKIPPED = "skipped"
+
+
+class Try(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One attempt to deliver."""
+
+    at: datetime
+    took_s: float
+    #: HTTP status; None where there was no answer.
+    status: int | None = None
+    #: Stable word: `timeout`, `refused_url`, `connection`, `status`, …; empty where it succeeded.
+    error: str = ""
+    #: What went wrong, in words.
+    detail: str = ""
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """One event for one receiver."""
+
+    #: Also the `webhook-id` on the wire, the same in every attempt.
+    id: str
+    task_id: str
+    #: Of a standing endpoint; empty for the task's own URL.
+    endpoint: str = ""
+    #: Whose task it is.
+    key_id: str = ""
+    #: As in `swell.webhook.EVENTS`.
+    event: str
+    #: Receivers at one place share the limits of that place.
+    place: str = ""
+    #: Which attempt of the task it tells of.
+    attempt: int = 0
+    #: When it happened.
+    at: datetime
+    #: What passing events tell, and who started the task.
+    data: msgspec.Raw | None = None
+    state: DeliveryState = DeliveryState.WAITING
+    #: Attempts that were made since it was posted or replayed.
+    tries: int = 0
+    #: When the next attempt is to be made; None unless it waits.
+    due_at: datetime | None = None
+    ended_at: datetime | None = None
+    #: Why it has failed or was skipped, in words.
+    reason: str = ""
+    log: tuple[Try, ...] = ()
+    #: The beginning of each answer, as `log`; empty where the task's data was removed.
+    answers: tuple[str, ...] = ()
+
+
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a standing endpoint is to be told."""
+
+    endpoint: str
+    #: Of which key's tasks; None for all.
+    key_id: str | None
+    events: tuple[str, ...]
+    #: Of which models (`owner/name`, or `owner/*`); empty for all.
+    models: tuple[str, ...] = ()
+    place: str = ""
+
+    def wants(self, event: str, task: Task) -> bool:
+        """Whether an event of a task is to be told."""
+        if event not in self.events or self.key_id not in (None, task.key_id):
+            return False
+        owner = task.model.partition("/")[0] + "/*"
+        return not self.models or task.model in self.models or owner in self.models
+
+
+class Post(msgspec.Struct, frozen=True, kw_only=True):
+    """A passing event, as its worker told it."""
+
+    task_id: str
+    attempt: int
+    event: str
+    data: dict[str, Any]
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an attempt to deliver."""
+
+    id: str
+    #: How many had been made before: who finds another number was overtaken, and writes nothing.
+    tries: int
+    attempt: Try
+    answer: str = ""
+    #: What it is now; `due_at` only where it waits on.
+    state: DeliveryState
+    due_at: datetime | None = None
+    reason: str = ""
+
+
+class DeliveryFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which deliveries to list; None means any."""
+
+    task_id: str | None = None
+    endpoint: str | None = None
+    key_id: str | None = None
+    state: DeliveryState | None = None
+    #: Of events that happened at this moment or later.
+    since: datetime | None = None
+
+
+class DeliveryPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest first; `cursor` asks for the next page and is None at the end."""
+
+    deliveries: tuple[Delivery, ...]
+    cursor: str | None
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """What waits: how many deliveries, and when the event of the oldest happened."""
+
+    waiting: int = 0
+    oldest_at: datetime | None = None
+
+
+class Outbox(Protocol):
+    """Where deliveries live: in the store, beside the tasks.
+
+    Guarantees:
+        Atomic: what tells of a start or an end is there exactly if the task has started or ended.
+        Durable: as the store.
+        In order: of a line only the first that waits is due.
+        Fenced: an attempt is written only by who knows how many came before.
+    """
+
+    def watch(self, watches: Sequence[Watch]) -> None:
+        """Write for these standing endpoints from now on, in this process."""
+        ...
+
+    def on_post(self, wake: Callable[[], None]) -> None:
+        """Call `wake` whenever this process has written deliveries that are due at once."""
+        ...
+
+    async def post(self, posts: Sequence[Post]) -> None:
+        """Write passing events of tasks that still run, for whoever wants them.
+
+        Progress and previews take the place of such that wait for their first attempt.
+        """
+        ...
+
+    async def due(self, *, per_place: int, limit: int = 1000) -> list[Delivery]:
+        """Return what is due now: the first in their lines, of each place so many, oldest first."""
+        ...
+
+    async def next_due_at(self) -> datetime | None:
+        """Return when something is due next; None for never."""
+        ...
+
+    async def tell(self, told: Sequence[Told]) -> None:
+        """Write what became of attempts.
+
+        One that would wait on and does not tell of an end, while a later one waits in its line, is
+        skipped instead.
+        """
+        ...
+
+    async def get(self, ids: Sequence[str]) -> list[Delivery | None]:
+        """Return deliveries as they are now, None for ids that are not known."""
+        ...
+
+    async def page(
+        self, where: DeliveryFilter, *, limit: int = 50, cursor: str | None = None
+    ) -> DeliveryPage:
+        """Return a page of deliveries, newest first."""
+        ...
+
+    async def replay(self, ids: Sequence[str]) -> int:
+        """Make ended deliveries due anew, with all their attempts; return how many there were."""
+        ...
+
+    async def give_up(self, endpoint: str, reason: str) -> int:
+        """Fail all that waits for a standing endpoint; return how many there were."""
+        ...
+
+    async def retire(self, before: datetime, *, limit: int = 1000) -> int:
+        """Forget deliveries that ended at this moment or before; return how many."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """Return what waits."""
+        ...
+
+
+def place_of(key_id: str, url: str) -> str:
+    """Return where a key's URL leads: what its receivers there share."""
+    parts = urlsplit(url)
+    return f"{key_id} {parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
+
+
+def deliveries_of(
+    before: Task, after: Task, watches: Sequence[Watch], now: datetime
+) -> list[Delivery]:
+    """Return what is to be delivered because a task has changed. Pure but for random ids."""
+    if after.state is before.state or after.state is TaskState.QUEUED:
+        return []
+    event = STARTED if after.state is TaskState.RUNNING else after.state._value_
+    data = msgspec.Raw(msgspec.json.encode({"worker": after.worker_id}))
+    return posted(after, event, data if event == STARTED else None, watches, now)
+
+
+def posted(
+    task: Task, event: str, data: msgspec.Raw | None, watches: Sequence[Watch], now: datetime
+) -> list[Delivery]:
+    """Return the deliveries of one event to all that want it. Pure but for random ids."""
+    receivers = [(each.endpoint, each.place) for each in watches if each.wants(event, task)]
+    hook = task.webhook
+    if hook is not None and event in hook.events:
+        receivers.insert(0, ("", place_of(task.key_id, hook.url)))
+    return [
+        Delivery(
+            id="msg_" + new_id(now),
+            task_id=task.id,
+            endpoint=endpoint,
+            key_id=task.key_id,
+            event=event,
+            place=place,
+            attempt=task.attempt,
+            at=now,
+            data=data,
+            due_at=now,
+        )
+        for endpoint, place in receivers
+    ]
+
+
+def says_passing(task: Task, watches: Sequence[Watch]) -> bool:
+    """Whether somebody wants to be told what passes by while a task runs. Pure."""
+    wanted = [] if task.webhook is None else [task.webhook.events]
+    wanted += [each.events for each in watches if each.key_id in (None, task.key_id)]
+    return any(event in PASSING for events in wanted for event in events)
+
+
+def after_try(delivery: Delivery, told: Told, *, has_later: bool) -> Delivery:
+    """Return a delivery after an attempt. Pure.
+
+    Args:
+        delivery: As it was.
+        told: What became of the attempt.
+        has_later: Whether a later one waits in its line.
+    """
+    state, reason = told.state, told.reason
+    if state is DeliveryState.WAITING and has_later and delivery.event not in ENDS:
+        state, reason = DeliveryState.SKIPPED, "there was something newer to tell of this task"
+    is_over = state is not DeliveryState.WAITING
+    return msgspec.structs.replace(
+        delivery,
+        state=state,
+        reason=reason,
+        tries=delivery.tries + 1,
+        due_at=None if is_over else told.due_at,
+        ended_at=told.attempt.at if is_over else None,
+        log=(*delivery.log, told.attempt),
+        answers=(*delivery.answers, told.answer[:SNIPPET_CHARS]),
+    )

@@ -1,0 +1,1 @@
+"""Engine: sends what the outbox holds to whom it is for."""
