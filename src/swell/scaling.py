@@ -12,11 +12,18 @@ from typing import Final, TypeVar
 import msgspec
 
 __all__ = [
+    "CANCELLED",
     "CHANGES",
+    "CUT_SHORT",
     "DECISIONS",
     "DECISIONS_KEPT",
+    "DRAINED",
+    "ENDS",
+    "FAILED",
     "FRESH_S",
+    "LOST",
     "STATUS",
+    "TAKEN_BACK",
     "WORKLOAD",
     "Decision",
     "ModelScaling",
@@ -33,6 +40,17 @@ DECISIONS: Final = "autoscaler.decisions"
 
 #: What is done with workers of a pool, or befalls them.
 CHANGES: Final = ("launch", "cancel", "drain", "end", "hurry", "refused", "failed", "lost")
+
+#: How machines of a pool end, each once: its worker finished and went; it was told to end before
+#: one had registered; its provider took it back; its worker had not finished when its time was
+#: over; no worker came of it; or it went, or its worker fell silent, without a goodbye.
+DRAINED: Final = "drained"
+CANCELLED: Final = "cancelled"
+TAKEN_BACK: Final = "taken_back"
+CUT_SHORT: Final = "cut_short"
+FAILED: Final = "failed"
+LOST: Final = "lost"
+ENDS: Final = (DRAINED, CANCELLED, TAKEN_BACK, CUT_SHORT, FAILED, LOST)
 
 #: So many decisions are kept.
 DECISIONS_KEPT: Final = 200
@@ -82,6 +100,8 @@ class PoolScaling(msgspec.Struct, frozen=True, kw_only=True):
     start_p95_s: float = 0.0
     #: Since the pool was first scaled: what was done → how often.
     counts: Mapping[str, int] = {}
+    #: Since then: how machines have ended, of `ENDS` → how many.
+    ends: Mapping[str, int] = {}
     #: The newest reasons of the policy about it.
     reasons: Sequence[str] = ()
 

@@ -76,8 +76,11 @@ class Outcome:
     registered: int = 0
     swept: int = 0
     interrupted: int = 0
+    #: Workers that were killed on purpose.
+    killed: int = 0
     waits_s: list[float] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
     took_s: float = 0.0
 
     @property
@@ -176,8 +179,8 @@ class Stage:
         """Return the processes of launched workers that are there."""
         found = []
         for path in self.records.glob("*/*.pid"):
-            with contextlib.suppress(OSError, ValueError, psutil.Error):
-                process = psutil.Process(int(path.read_text()))
+            with contextlib.suppress(OSError, psutil.Error):
+                process = psutil.Process(int(path.read_text().split()[0]))
                 told = process.environ().get("SWELL_INSTANCE_ID", "")
                 if told == path.stem and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
@@ -322,11 +325,11 @@ async def run_spike(folder: Path, crowd: Crowd, engine: Engine | None = None) ->
         await stage.until("it never slept", _sleeps, crowd.limit_s)
         asker = Asker(stage, outcome, crowd.task_ms)
         watching = asyncio.create_task(_watch(stage, outcome))
-        killed = await _come_and_go(stage, asker, crowd, rng)
+        killed = await _come_and_go(stage, outcome, asker, crowd, rng)
         await asker.all_asked()
         tasks = await asker.all_ended(crowd.limit_s)
         last = await stage.until("it does not sleep again", _sleeps, crowd.limit_s)
-        outcome.counts = dict(last["counts"])
+        outcome.counts, outcome.ends = dict(last["counts"]), dict(last["ends"])
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         judge_tasks(outcome, asker, tasks)
@@ -350,43 +353,57 @@ async def _watch(stage: Stage, outcome: Outcome) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
-async def _come_and_go(stage: Stage, asker: Asker, crowd: Crowd, rng: random.Random) -> set[int]:
+async def _come_and_go(
+    stage: Stage, outcome: Outcome, asker: Asker, crowd: Crowd, rng: random.Random
+) -> set[int]:
     """Return the model processes that were killed with their worker."""
     killed: set[int] = set()
     await asker.crowd(crowd.per_s, crowd.before_s, rng)
-    befalling = asyncio.create_task(_befall(stage, crowd, killed))
+    befalling = asyncio.create_task(_befall(stage, outcome, crowd, killed))
     await asker.crowd(crowd.per_s * crowd.times, crowd.peak_s, rng)
     await befalling
     await asker.crowd(crowd.per_s, crowd.after_s, rng)
     return killed
 
 
-async def _befall(stage: Stage, crowd: Crowd, killed: set[int]) -> None:
+async def _befall(stage: Stage, outcome: Outcome, crowd: Crowd, killed: set[int]) -> None:
     began_s = time.monotonic()
     if crowd.kill_worker_s is not None:
         await asyncio.sleep(crowd.kill_worker_s)
-        killed |= await kill_a_worker(stage)
+        killed |= await _kill_a_worker(stage, outcome)
     if crowd.kill_controller_s is not None:
         await asyncio.sleep(max(0.0, began_s + crowd.kill_controller_s - time.monotonic()))
         await stage.kill_controller()
 
 
-async def kill_a_worker(stage: Stage) -> set[int]:
+async def _kill_a_worker(stage: Stage, outcome: Outcome) -> set[int]:
     """SIGKILL a worker that is at work; return the model processes that went with it."""
-    before = _at_work(stage)
-    workers = await stage.get("/v1/workers") or {"workers": []}
-    busy = {each["instance"] for each in workers["workers"] if each["state"] == "busy"}
-    victims = [
-        process for process in stage.living() if process.environ().get("SWELL_INSTANCE_ID") in busy
-    ]
-    if not victims:
+    for _ in range(25):
+        before = _at_work(stage)
+        victim = await _busy_worker(stage)
+        if victim is not None:
+            break
+        await asyncio.sleep(_LOOK_S)
+    else:
+        outcome.wrong.append("no worker was at work that could be killed")
         return set()
-    os.killpg(victims[0].pid, 9)
+    os.killpg(victim.pid, 9)
+    outcome.killed += 1
     for _ in range(25):
         await asyncio.sleep(0.1)
         if gone := {pid for pid in before if not psutil.pid_exists(pid)}:
             return gone
     return set()
+
+
+async def _busy_worker(stage: Stage) -> psutil.Process | None:
+    workers = await stage.get("/v1/workers") or {"workers": []}
+    busy = {each["instance"] for each in workers["workers"] if each["state"] == "busy"}
+    for process in stage.living():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("SWELL_INSTANCE_ID") in busy:
+                return process
+    return None
 
 
 def _at_work(stage: Stage) -> set[int]:
@@ -446,6 +463,11 @@ async def _judge_instances(outcome: Outcome, stage: Stage, crowd: Crowd) -> None
     outcome.wrong += [
         f"{each['id']} is {each['state']}" for each in listed if each["state"] != "gone"
     ]
+    ends = sum(outcome.ends.values())
+    if ends != len(instances):
+        outcome.wrong.append(f"the ends of {ends} machines were told: {outcome.ends}")
+    if outcome.ends.get("lost", 0) != outcome.killed:
+        outcome.wrong.append(f"{outcome.killed} were killed, and told as ended: {outcome.ends}")
     asked = outcome.counts.get("launch", 0)
     if len(instances) != asked:
         outcome.wrong.append(f"{len(instances)} machines came of {asked} that were asked for")
@@ -465,5 +487,6 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "runs_lost_with_the_killed_worker": outcome.interrupted,
         "wait_p95_s": round(outcome.wait_p95_s, 1),
         "counts": outcome.counts,
+        "ends": outcome.ends,
         "took_s": round(outcome.took_s, 1),
     }

@@ -17,8 +17,8 @@ async def test_a_crowd_on_real_workers_loses_nothing_and_leaves_nothing(tmp_path
     outcome = await run_spike(tmp_path, crowd)
     assert outcome.wrong == []
     assert outcome.succeeded == outcome.accepted >= 60
-    # Unless it was on its way out when it was killed, or its controller was.
-    assert outcome.counts.get("lost", 0) <= 1
+    assert outcome.killed == outcome.counts["lost"] == outcome.ends["lost"] == 1
+    assert sum(outcome.ends.values()) == outcome.instances
 
 
 async def test_a_machine_that_is_taken_back_hands_over_what_it_cannot_end(tmp_path: Path) -> None:

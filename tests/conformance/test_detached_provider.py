@@ -9,7 +9,15 @@ import psutil
 import pytest
 
 from swell.clock import ManualClock, SystemClock
-from swell.provider import Instance, InstanceState, LaunchRequest, Notice, Provider, Refused
+from swell.provider import (
+    Instance,
+    InstanceState,
+    LaunchRequest,
+    Notice,
+    Provider,
+    Refused,
+    looking_only,
+)
 from swell.providers.detached import DetachedProvider
 from swell.providers.memory import MemoryProvider
 from swell.providers.rehearsal import RehearsalProvider
@@ -60,6 +68,16 @@ class TestDetachedProvider(OutlivingConformance):
                 if {i.state for i in found} <= {state}:
                     return found
                 await asyncio.sleep(0.02)
+
+    async def test_an_exit_code_that_was_seen_while_only_looking_is_told_later(
+        self, provider: DetachedProvider
+    ) -> None:
+        [instance] = await provider.launch(LaunchRequest(pool="p", command=("sh", "-c", "exit 3")))
+        with looking_only([provider]):
+            [looked] = await self.until(provider, [instance.id], InstanceState.ENDED)
+        [told] = await provider.instances()
+        [found] = await (await self.another(provider)).instances()
+        assert looked.exit_code == told.exit_code == found.exit_code == 3
 
     async def test_a_worker_that_will_not_go_is_killed_with_all_it_started(
         self, provider: DetachedProvider

@@ -127,6 +127,7 @@ RARE = {
     "swell_pool_draining": {"pool"},
     "swell_pool_closed_seconds": {"pool"},
     "swell_pool_changes_total": {"pool", "what"},
+    "swell_pool_ends_total": {"pool", "how"},
     "swell_call_errors_total": {"contract", "call", "code"},
     "swell_duty_failures_total": {"duty"},
     "swell_queue_oldest_age_seconds": {"queue"},

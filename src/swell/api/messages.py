@@ -567,6 +567,7 @@ class PoolScalingView(msgspec.Struct, frozen=True, kw_only=True):
     counts: Annotated[
         dict[str, int], Meta(description="what was done → of how many, as in decisions")
     ]
+    ends: Annotated[dict[str, int], Meta(description="how machines have ended → how many")]
     reasons: Annotated[list[str], Meta(description="why so many are wanted now")]
     decision: Annotated[DecisionView | None, Meta(description="the last about this pool")]
 

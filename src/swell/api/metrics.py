@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from swell.broker import Depth
 from swell.dispatch import Switches
-from swell.scaling import CHANGES, ScalingStatus
+from swell.scaling import CHANGES, ENDS, ScalingStatus
 
 __all__ = ["CONTENT_TYPE", "METRICS", "PROCESS_METRICS", "Histogram", "Metrics", "Snapshot"]
 
@@ -79,6 +79,10 @@ METRICS: dict[str, str] = {
     "refused or does not answer, or boots failed.",
     "swell_pool_changes_total": "Workers by pool that is scaled and what was done or befell them: "
     "`launch`, `cancel` (of boots), `drain`, `end`, `hurry`, `refused`, `failed`, `lost`.",
+    "swell_pool_ends_total": "Machines by pool that is scaled and how they have ended, each once: "
+    "`drained`, `cancelled` (before a worker had registered), `taken_back` (by the provider), "
+    "`cut_short` (its time was over before its worker had finished), `failed` (no worker came of "
+    "it), `lost` (without a goodbye).",
     "swell_autoscaler_age_seconds": "How old what the autoscaler knows is; absent where none runs.",
     "swell_cost_micros_total": "What pools cost, in millionths of a dollar, by pool and kind: "
     "`cold_start`, `attempt`, `failed`, `idle` or `wasted`; of pools that have a price.",
@@ -427,6 +431,11 @@ def _scaled(status: ScalingStatus | None) -> Iterator[Metric]:
         for what in CHANGES:
             changes.add_metric([pool.pool, what], pool.counts.get(what, 0))
     yield changes
+    ends = _counter("swell_pool_ends_total", ["pool", "how"])
+    for pool in pools:
+        for how in ENDS:
+            ends.add_metric([pool.pool, how], pool.ends.get(how, 0))
+    yield ends
     age = _gauge("swell_autoscaler_age_seconds", [])
     if status is not None:
         age.add_metric([], status.age_s)

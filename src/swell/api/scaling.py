@@ -191,6 +191,7 @@ def pool_scaling_view(pool: PoolScaling, decision: Decision | None) -> PoolScali
         start_p50_s=pool.start_p50_s,
         start_p95_s=pool.start_p95_s,
         counts=dict(pool.counts),
+        ends=dict(pool.ends),
         reasons=list(pool.reasons),
         decision=None if decision is None else _decision_view(decision),
     )

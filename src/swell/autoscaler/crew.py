@@ -38,6 +38,20 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
     ended: Sequence[tuple[Instance, WorkerInfo | None]] = ()
 
     @property
+    def machine_ids(self) -> frozenset[str]:
+        """The machines that are listed, or whose workers are."""
+        workers = (*self.ready, *self.draining, *self.silent, *self.orphaned)
+        machines = (*self.booting, *self.leaving)
+        pairs = (*self.left, *self.ended)
+        return frozenset(
+            (
+                *(each.instance for each in workers),
+                *(each.id for each in machines),
+                *(machine.id for machine, _ in pairs),
+            )
+        )
+
+    @property
     def unheard(self) -> int:
         """How many machines are paid for whose workers are not heard of."""
         return sum(bool(each.instance) for each in self.silent)

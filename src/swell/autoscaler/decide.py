@@ -12,13 +12,14 @@ from typing import Final
 import msgspec
 
 from swell.autoscaler.crew import Crew, boots_to_cancel, workers_to_drain
+from swell.autoscaler.fates import fate_of
 from swell.autoscaler.memory import Launch, Memory, expected
 from swell.autoscaler.observe import Sight
 from swell.autoscaler.outlook import Plan, PoolPlan
 from swell.autoscaler.pools import Pool
 from swell.provider import Instance, Notice
 from swell.registry import WorkerInfo
-from swell.scaling import Decision
+from swell.scaling import CANCELLED, FAILED, LOST, TAKEN_BACK, Decision
 
 __all__ = ["Actions", "End", "Limits", "decide"]
 
@@ -271,18 +272,20 @@ class _Deciding:
 
     def _judge(self, pool: Pool, crew: Crew) -> None:
         """Account for machines that have ended since the last time."""
-        failed, lost = [], []
+        failed, lost, n_leaving = [], [], 0
         for machine, worker in crew.ended:
             if machine.id in self.memory.judged:
                 continue
-            was_told = machine.id in self.memory.ending
-            self.memory = self.memory.judging(machine.id)
-            if was_told:
-                continue
-            if worker is None:
+            order = self._order(machine)
+            fate = self._fate(machine, worker, order)
+            self.memory = self.memory.judging(pool.name, machine.id, fate)
+            if fate == order:
+                continue  # that was told with the order
+            if fate == FAILED:
                 failed.append(machine)
-            elif not worker.draining and (worker.gone_at is None or machine.exit_code):
+            elif fate == LOST:
                 lost.append(machine)
+                n_leaving += order is not None or (worker is not None and worker.draining)
         if failed:
             why = f"{len(failed)} ended before a worker had registered{_words(failed)}"
             self.memory = self.memory.boot_failed(pool.name, self._now, why)
@@ -291,8 +294,27 @@ class _Deciding:
             self.memory = self.memory.boot_succeeded(pool.name)
         if lost:
             why = f"{len(lost)} ended by themselves{_words(lost)}"
+            if n_leaving:
+                why += f", {n_leaving} of them on the way out, with what they held"
             self._note(pool.name, "lost", len(lost), [why])
         self._forget_judged()
+
+    def _order(self, machine: Instance) -> str | None:
+        """Return what a machine was told to end for; None where it was not."""
+        if machine.id not in self.memory.ending:
+            return None
+        return self.memory.orders.get(machine.id, "")
+
+    def _fate(self, machine: Instance, worker: WorkerInfo | None, order: str | None) -> str:
+        due = self.memory.ending.get(machine.id)
+        held = self._sight.held
+        return fate_of(
+            machine,
+            worker,
+            order=order,
+            is_overdue=due is not None and self._now >= due,
+            may_hold=held is None or (worker is not None and held.get(worker.id, 0) > 0),
+        )
 
     def _has_come_up(self, pool: Pool, crew: Crew) -> bool:
         known = self.memory.failures.get(pool.name)
@@ -301,17 +323,20 @@ class _Deciding:
         )
 
     def _forget_judged(self) -> None:
-        """Forget machines that no provider lists any more."""
-        crews = self._sight.crews.values()
-        listed = {machine.id for crew in crews for machine, _ in crew.ended}
-        judged = tuple(each for each in self.memory.judged if each in listed)
+        """Forget machines that no provider lists any more.
+
+        One that does not answer may list them again.
+        """
         long_ago = self._now - _FORGOTTEN_S
         ending = {each: at for each, at in self.memory.ending.items() if at > long_ago}
-        if judged != self.memory.judged or len(ending) < len(self.memory.ending):
-            told = {each: at for each, at in self.memory.told.items() if each in ending}
-            self.memory = msgspec.structs.replace(
-                self.memory, judged=judged, ending=ending, told=told
-            )
+        if len(ending) < len(self.memory.ending):
+            self.memory = self.memory.expecting(ending)
+        if self._sight.unseen:
+            return
+        listed: set[str] = set().union(*(each.machine_ids for each in self._sight.crews.values()))
+        judged = tuple(each for each in self.memory.judged if each in listed)
+        if judged != self.memory.judged:
+            self.memory = msgspec.structs.replace(self.memory, judged=judged)
 
     def _take_notices(self, pool: Pool, crew: Crew) -> None:
         """Let those go that are about to be taken back, in time to hand over what they hold."""
@@ -335,14 +360,14 @@ class _Deciding:
         each, left_s = notice.instance_id, (notice.at - self._sight.now).total_seconds()
         grace_s = max(0.0, left_s - _MARGIN_S)
         if each not in self.memory.ending:
-            self._end(pool, each, grace_s)
+            self._end(pool, each, grace_s, order=TAKEN_BACK)
             told = f"{each} is taken back in {max(0.0, left_s):.0f} s"
             self._note(pool.name, "end", 1, [told])
         elif has_worker and left_s <= _HURRY_S and each not in self.memory.hurried:
             # Earlier than before, which a worker takes as a wish to hand over at once.
             hurried = (*self.memory.hurried, each)
             self.memory = msgspec.structs.replace(self.memory, hurried=hurried)
-            self._end(pool, each, max(0.0, grace_s - _MARGIN_S))
+            self._end(pool, each, max(0.0, grace_s - _MARGIN_S), order=TAKEN_BACK)
             self._note(pool.name, "hurry", 1, [f"{each} is taken back in {max(0.0, left_s):.0f} s"])
 
     def _sweep(self, pool: Pool, crew: Crew) -> None:
@@ -358,7 +383,7 @@ class _Deciding:
         limit_s = self._boot_limit_s(pool)
         late = [each for each in crew.booting if self._age_s(each) > limit_s]
         for machine in late:
-            self._end(pool, machine.id, _patience_s(pool))
+            self._end(pool, machine.id, _patience_s(pool), order=FAILED)
         if late:
             why = f"no worker has registered within {limit_s:.0f} s"
             self.memory = self.memory.boot_failed(pool.name, self._now, why)
@@ -388,7 +413,7 @@ class _Deciding:
         ]
         for worker in gone:
             self.forget.append(worker)
-            self._end(pool, worker.instance, _SHORT_S)
+            self._end(pool, worker.instance, _SHORT_S, order=LOST)
         if gone:
             why = f"their workers were silent for {self._limits.silent_s:.0f} s"
             self._note(pool.name, "end", len(gone), [why])
@@ -424,7 +449,7 @@ class _Deciding:
         chosen = boots_to_cancel(crew, wanted.cancel_boots - unlisted)
         for machine in chosen:
             # One that has registered this very moment finishes what it was given.
-            self._end(pool, machine.id, _patience_s(pool))
+            self._end(pool, machine.id, _patience_s(pool), order=CANCELLED)
         if chosen:
             self._note(pool.name, "cancel", len(chosen), reasons)
 
@@ -439,10 +464,18 @@ class _Deciding:
         if chosen:
             self._note(pool.name, "drain", len(chosen), reasons)
 
-    def _end(self, pool: Pool, instance_id: str, grace_s: float, due: float | None = None) -> None:
+    def _end(
+        self,
+        pool: Pool,
+        instance_id: str,
+        grace_s: float,
+        due: float | None = None,
+        *,
+        order: str = "",
+    ) -> None:
         self.ends.append(End(pool.name, instance_id, grace_s))
         due = self._now + grace_s if due is None else due
-        self.memory = self.memory.telling(instance_id, self._now, due)
+        self.memory = self.memory.telling(instance_id, self._now, due, order)
 
     def _due(self, machine: Instance, pool: Pool) -> float:
         """Return by when a machine that was told to end should be gone."""

@@ -13,7 +13,7 @@ import msgspec
 from swell.autoscaler.outlook import State
 from swell.clock import Clock
 from swell.registry import Registry
-from swell.scaling import read
+from swell.scaling import TAKEN_BACK, read
 
 __all__ = ["Closure", "Keeping", "Launch", "Memory", "expected"]
 
@@ -77,6 +77,9 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     ending: Mapping[str, float] = {}
     #: The same machine → when it was told last.
     told: Mapping[str, float] = {}
+    #: The same machine → the end that this would be, of `swell.scaling.ENDS`; empty where that
+    #: depends on its worker.
+    orders: Mapping[str, str] = {}
     #: Machines that are being taken back, and were told to hurry.
     hurried: tuple[str, ...] = ()
     #: Ended machines that were accounted for, the oldest first.
@@ -89,6 +92,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     vain: Mapping[str, tuple[str, ...]] = {}
     #: Pool → what was done → how often.
     counts: Mapping[str, Mapping[str, int]] = {}
+    #: Pool → how its machines have ended → how many.
+    ends: Mapping[str, Mapping[str, int]] = {}
     #: The day (UTC) that is counted, what it has cost, and up to when that was counted.
     day: str = ""
     spent_micros: float = 0.0
@@ -145,20 +150,35 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         closures = {name: each for name, each in self.closures.items() if name != pool}
         return msgspec.structs.replace(self, closures=closures)
 
-    def telling(self, instance_id: str, now: float, due: float) -> "Memory":
-        """Return it with a machine that is told now to be gone by then."""
+    def telling(self, instance_id: str, now: float, due: float, order: str = "") -> "Memory":
+        """Return it with a machine that is told now to be gone by then.
+
+        What it was told for first stays, unless its provider takes it back.
+        """
         ending = {**self.ending, instance_id: due}
         told = {**self.told, instance_id: now}
-        return msgspec.structs.replace(self, ending=ending, told=told)
+        first = "" if order == TAKEN_BACK else self.orders.get(instance_id, "")
+        orders = {**self.orders, instance_id: first or order}
+        return msgspec.structs.replace(self, ending=ending, told=told, orders=orders)
 
-    def judging(self, instance_id: str) -> "Memory":
+    def judging(self, pool: str, instance_id: str, fate: str) -> "Memory":
         """Return it with a machine whose end was accounted for."""
         ending = {each: at for each, at in self.ending.items() if each != instance_id}
-        told = {each: at for each, at in self.told.items() if each != instance_id}
-        hurried = tuple(each for each in self.hurried if each != instance_id)
-        judged = (*self.judged, instance_id)
+        own = dict(self.ends.get(pool, {}))
+        own[fate] = own.get(fate, 0) + 1
+        judged = msgspec.structs.replace(
+            self, judged=(*self.judged, instance_id), ends={**self.ends, pool: own}
+        )
+        return judged.expecting(ending)
+
+    def expecting(self, ending: Mapping[str, float]) -> "Memory":
+        """Return it with nothing of machines that were told to end, but of these."""
         return msgspec.structs.replace(
-            self, judged=judged, ending=ending, told=told, hurried=hurried
+            self,
+            ending=ending,
+            told={each: at for each, at in self.told.items() if each in ending},
+            orders={each: order for each, order in self.orders.items() if each in ending},
+            hurried=tuple(each for each in self.hurried if each in ending),
         )
 
     def boot_failed(self, pool: str, now: float, why: str) -> "Memory":

@@ -230,7 +230,6 @@ class Observer:
         registry = self._registry
         asked: list[Awaitable[bool]] = [
             self._depths.look(self._broker.depths, now_s),
-            self._workers.look(registry.workers, now_s),
             self._notes.look(lambda: registry.notes(PREFIX), now_s),
             self._workload.look(lambda: registry.note(WORKLOAD), now_s),
         ]
@@ -241,6 +240,8 @@ class Observer:
         if self._spent.seen_s is None or now_s - self._spent.seen_s >= _SLOWLY_S:
             asked.append(self._spent.look(lambda: last_spent(registry), now_s))
         await asyncio.gather(*asked, *(self._look_at(pool, now_s) for pool in self._pools))
+        # After the machines: who is seen to have ended has said goodbye before, if at all.
+        await self._workers.look(registry.workers, now_s)
 
     async def _look_at(self, pool: Pool, now_s: float) -> None:
         parts = self._parts[pool.name]

@@ -76,6 +76,7 @@ def _pool(pool: Pool, view: PoolView, sight: Sight, plan: Plan, memory: Memory) 
         start_p50_s=round(view.start_p50_s, 1),
         start_p95_s=round(view.start_p95_s, 1),
         counts=memory.counts.get(pool.name, {}),
+        ends=memory.ends.get(pool.name, {}),
         reasons=[
             each.text for each in plan.reasons if each.about == pool.name or each.about in models
         ],

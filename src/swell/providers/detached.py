@@ -115,6 +115,8 @@ class DetachedProvider:
         self._boot_delay_s = boot_delay_s
         #: Instance → its process, a child of this one that was not waited for yet.
         self._children: dict[str, int] = {}
+        #: Children that were waited for, and whose end is not written down yet → exit code.
+        self._codes: dict[str, int] = {}
         self._killers: set[asyncio.Task[None]] = set()
         self.tidies = True
         # Threads list and launch.
@@ -210,13 +212,13 @@ class DetachedProvider:
 
     def _list(self, now: datetime) -> list[Instance]:
         with self._lock:
-            codes = self._reap()
-            found = [self._seen(each, now, codes) for each in self._records()]
+            self._reap()
+            found = [self._seen(each, now) for each in self._records()]
             if self.tidies:
                 self._forget_old(found)
         return sorted(found, key=lambda each: (each.launched_at, each.id))
 
-    def _seen(self, record: _Record, now: datetime, codes: Mapping[str, int]) -> Instance:
+    def _seen(self, record: _Record, now: datetime) -> Instance:
         instance = Instance(
             id=record.id,
             pool=record.pool,
@@ -226,8 +228,9 @@ class DetachedProvider:
         )
         ended = self._read(record.id, "ended", _Ended)
         if ended is None and self._has_ended(record, now):
-            ended = _Ended(max(now, record.asked_at), codes.get(record.id))
+            ended = _Ended(max(now, record.asked_at), self._codes.get(record.id))
             if self.tidies:
+                self._codes.pop(record.id, None)
                 self._write(record.id, "ended", ended)
                 self._kill(record)  # one that came after all, and before it could see that
         if ended is not None:
@@ -289,9 +292,8 @@ class DetachedProvider:
             os.kill(pid, signal.SIGTERM)
         return True
 
-    def _reap(self) -> dict[str, int]:
-        """Wait for children that have ended; return their exit codes."""
-        codes: dict[str, int] = {}
+    def _reap(self) -> None:
+        """Wait for children that have ended, and keep their exit codes."""
         for each, pid in list(self._children.items()):
             try:
                 ended, status = os.waitpid(pid, os.WNOHANG)
@@ -301,9 +303,8 @@ class DetachedProvider:
             if ended:
                 # The worker is gone; what it started must not outlive it.
                 _signal_group(pid)
-                codes[each] = os.waitstatus_to_exitcode(status)
+                self._codes[each] = os.waitstatus_to_exitcode(status)
                 self._children.pop(each)
-        return codes
 
     def _records(self) -> list[_Record]:
         found = []
