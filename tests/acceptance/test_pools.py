@@ -82,6 +82,7 @@ def test_what_would_be_done_is_told_without_doing_it(swell: Swell) -> None:
     assert "DESIRED" in told.stdout
     as_json = json.loads(swell.run("autoscale", "--dry-run", "--json").stdout)
     assert as_json["plan"]["pools"]["small"]["launch"] == 1
+    assert as_json["queues_left_alone"] == []
     assert not (swell.folder / ".swell" / "logs").exists()
 
 

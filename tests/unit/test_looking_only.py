@@ -10,7 +10,9 @@ import pytest
 from botocore.exceptions import ClientError
 from fleet_cases import Yard, a_pool
 
+from swell.cli.scaling import queues_left_alone
 from swell.clock import ManualClock
+from swell.config import Settings
 from swell.provider import InstanceState, LaunchRequest, Notice, looking_only
 from swell.providers.aws import AwsOptions, AwsProvider
 from swell.providers.detached import DetachedProvider
@@ -105,6 +107,14 @@ async def test_a_notice_is_kept_before_it_is_taken_out_of_its_queue(clock: Manua
     queue.fails = False
     assert queue.messages == []
     assert await provider.notices() == [Notice(instance_id="i-1")]
+
+
+def test_a_dry_run_says_of_which_pools_it_reads_no_queue() -> None:
+    queue = {"notices_queue": "https://sqs.eu-west-1.amazonaws.com/1/warnings"}
+    usual = {"provider": "aws", "models": ["demo/upper"], "most": 2}
+    pools = {"spot": usual | {"options": queue}, "owned": usual}
+    settings = Settings.model_validate({"pools": pools})
+    assert queues_left_alone(settings) == ["spot"]
 
 
 async def test_what_is_due_in_a_rehearsal_is_not_taken_by_who_only_looks(

@@ -21,7 +21,7 @@ from swell.errors import InvalidRequest
 from swell.provider import InstanceState
 from swell.wiring import build_backend, close_backend, configure_logging, is_shared
 
-__all__ = ["autoscale", "scaled"]
+__all__ = ["autoscale", "queues_left_alone", "scaled"]
 
 #: A worker that hands its leases back may take so long, beside what handing over takes.
 _RELEASE_S = 2.0
@@ -32,7 +32,11 @@ _POLL_S = 0.1
 def autoscale(
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Tell what would be done now, and why; do nothing."),
+        typer.Option(
+            "--dry-run",
+            help="Tell what would be done now, and why; do nothing. Notices that wait in queues of "
+            "providers are left there, and not seen.",
+        ),
     ] = False,
     as_json: Json = False,
     data: Data = None,
@@ -199,7 +203,12 @@ async def _dry_run(settings: Settings, as_json: bool) -> None:
         raise CommandFailed("store and registry cannot be looked at: the log above says why")
     sight, plan, actions = looked
     if as_json:
-        told = {"observation": sight.observation, "plan": plan, "decisions": actions.decisions}
+        told = {
+            "observation": sight.observation,
+            "plan": plan,
+            "decisions": actions.decisions,
+            "queues_left_alone": queues_left_alone(settings),
+        }
         print_json(msgspec.to_builtins(told))
         return
     rows: list[tuple[Any, ...]] = []
@@ -218,6 +227,22 @@ async def _dry_run(settings: Settings, as_json: bool) -> None:
             f"waits {relief.wait_s:.0f} s",
             markup=False,
         )
+
+    if left := queues_left_alone(settings):
+        talk.print(
+            f"  notices of machines that are about to be taken back may wait in queues, which only "
+            f"who scales reads: {', '.join(left)}",
+            markup=False,
+        )
+
+
+def queues_left_alone(settings: Settings) -> list[str]:
+    """Return the pools whose providers put notices in queues, which who only looks leaves there.
+
+    To read one is to take it: Amazon SQS counts each receipt, and sets aside what was received
+    too often, if it is told to.
+    """
+    return [name for name, pool in settings.pools.items() if pool.options.get("notices_queue")]
 
 
 async def _for_ever() -> None:
