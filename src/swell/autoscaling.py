@@ -260,7 +260,7 @@ def _pool(
         price_read_on=None if price is None else price.read_on,
         launch_micros=table.launch_micros,
         least_billed_s=table.least_billed_s,
-        is_spot=table.spot,
+        is_spot=table.is_spot,
         losses_per_hour=table.losses_per_hour,
         location=table.location,
         start_s=table.start_s,

@@ -771,7 +771,11 @@ class PoolTable(_Group):
     least_billed_s: float = Field(
         default=0.0, ge=0, description="One is paid for at least so long, in seconds."
     )
-    spot: bool = Field(default=False, description="Whether the provider may take them back.")
+    spot: bool = Field(
+        default=False,
+        description="Whether the provider may take them back; `options.spot` says the same, and "
+        "counts where both are there.",
+    )
     losses_per_hour: float = Field(
         default=0.0, ge=0, description="What share of them it takes back in an hour, about."
     )
@@ -797,6 +801,12 @@ class PoolTable(_Group):
     options: Annotated[Mapping[str, Any], BeforeValidator(_json)] = Field(
         default={}, description="What the provider is told besides."
     )
+
+    @property
+    def is_spot(self) -> bool:
+        """Whether the provider may take machines back: what it is told counts, or else `spot`."""
+        told = self.options.get("spot", self.spot)
+        return told.lower() in ("true", "1", "yes", "on") if isinstance(told, str) else bool(told)
 
     @model_validator(mode="after")
     def _fit_together(self) -> "PoolTable":

@@ -49,10 +49,9 @@ def pool_price(name: str, table: PoolTable, book: PriceBook) -> MachinePrice | N
         return None
     kinds = _words(table.options, names.kinds)
     places = _places(table.options, names.region)
-    is_spot = table.options.get("spot", table.spot) is True
     prices = {
         kind: book.machine(
-            table.provider, kind, places=places, spot=is_spot, gpus=_gpus(table.options)
+            table.provider, kind, places=places, spot=table.is_spot, gpus=_gpus(table.options)
         )
         for kind in kinds
     }

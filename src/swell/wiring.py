@@ -362,7 +362,7 @@ def provider_of(name: str, pool: PoolTable, settings: Settings, clock: Clock) ->
         clock,
         deployment=settings.autoscale.deployment,
         where=f"pools.{name}.options",
-        spot=pool.spot,
+        spot=pool.is_spot,
     )
 
 

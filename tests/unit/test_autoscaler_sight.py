@@ -2,9 +2,9 @@
 
 import msgspec
 import pytest
-from fleet_cases import MODEL, Yard, a_pool, a_worker
+from fleet_cases import MODEL, Yard, a_pool, a_worker, one_for_each
 
-from swell.autoscaler.outlook import PoolView
+from swell.autoscaler.outlook import Observation, Plan, PoolView, State
 from swell.autoscaler.policy import PolicySettings, plan
 from swell.autoscaler.sizing import Wish
 from swell.autoscaler.spending import affordable
@@ -12,6 +12,7 @@ from swell.autoscaler.supply import supply
 from swell.errors import Unavailable
 from swell.registry import ModelCard
 from swell.scaling import WORKLOAD, Workload
+from swell.store import TaskFilter
 
 #: What an hour of a machine costs.
 PRICE = 3_600_000
@@ -46,6 +47,76 @@ async def test_a_word_of_backends_that_lay_there_already_is_no_news() -> None:
 
 
 # ---- what is paid for
+
+
+async def hourly(least_billed_s: float) -> tuple[Yard, list[PoolView]]:
+    """A yard of one old worker and a young one, of which the old one is paid until soon."""
+    yard = Yard()
+    seen: list[PoolView] = []
+
+    def look(observation: Observation, state: State) -> Plan:
+        seen[:] = observation.pools
+        return one_for_each(observation, state)
+
+    yard.plan = look
+    yard.pools = (a_pool(yard.provider, least_billed_s=least_billed_s),)
+    yard.controller = yard.another("one")
+    await yard.describe()
+    await yard.submit(1)
+    await yard.step()
+    yard.clock.advance(1797)
+    await yard.come_up()
+    await yard.submit(1)
+    await yard.step()
+    yard.clock.advance(60)
+    await yard.come_up()
+    return yard, seen
+
+
+async def test_for_how_long_idle_workers_are_paid_is_seen() -> None:
+    yard, seen = await hourly(3600.0)
+    old, young = await yard.registry.workers()
+    await yard.step()
+    assert list(seen[0].paid_s) == pytest.approx([1737.0, 3537.0])
+    yard.held = {old.id: 1}
+    await yard.step()
+    assert list(seen[0].paid_s) == pytest.approx([3534.0])
+    yard.held = {young.id: 1}
+    yard.clock.advance(7200)
+    await yard.step()
+    assert list(seen[0].paid_s) == [0.0]
+
+
+async def test_where_time_is_paid_by_the_second_nothing_is_seen_to_be_paid() -> None:
+    yard, seen = await hourly(0.0)
+    await yard.step()
+    assert list(seen[0].paid_s) == []
+
+
+@pytest.mark.parametrize(("least_billed_s", "place"), [(3600.0, 0), (0.0, 1)])
+async def test_whose_paid_time_is_over_first_goes_first(least_billed_s: float, place: int) -> None:
+    yard, _ = await hourly(least_billed_s)
+    await yard.step()
+    tasks = await yard.store.page(TaskFilter(), limit=10)
+    await yard.store.cancel([tasks.tasks[0].id])
+    await yard.step()
+    [gone] = [at for at, each in enumerate(await yard.registry.workers()) if each.draining]
+    assert gone == place
+
+
+async def test_the_policy_keeps_whom_the_hour_is_paid_for_and_lets_the_other_go() -> None:
+    yard, _ = await hourly(3600.0)
+    settings = PolicySettings(wait_s=20.0, first_wait_s=0.0)
+    yard.plan = lambda observation, state: plan(observation, settings, state)
+    old, young = await yard.registry.workers()
+    await yard.finish()
+    for _ in range(40):
+        await yard.step(30)
+    assert not any(each.draining for each in await yard.registry.workers()), "paid anyway"
+    for _ in range(20):
+        await yard.step(30)
+    draining = [each.id for each in await yard.registry.workers() if each.draining]
+    assert draining == [old.id] != [young.id]
 
 
 @pytest.mark.parametrize("limit", ["most", "budget"])

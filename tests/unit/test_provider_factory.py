@@ -1,14 +1,20 @@
 """Pools name providers, and give them options."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from swell.clock import ManualClock
+from swell.config import Settings
 from swell.errors import InvalidRequest
+from swell.pool_prices import pool_price
+from swell.pricing import PriceBook
 from swell.provider import InstanceState, LaunchRequest, Provider
 from swell.providers.factory import KINDS, options_of, provider_of
 from swell.providers.options import MachineOptions
+from swell.wiring import provider_of as wired
 
 AWS = {"image": "x", "region": "us-east-1", "ami": "ami-1", "types": ["g6.xlarge"]}
 
@@ -35,6 +41,38 @@ def test_options_are_checked_under_the_name_that_they_were_written_by() -> None:
 def test_a_pool_that_may_be_taken_back_asks_for_spot_unless_its_options_say_otherwise() -> None:
     asked = [made("aws", AWS, spot=True), made("aws", AWS | {"spot": False}, spot=True)]
     assert [each._options.spot for each in asked] == [True, False]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("told", "is_spot"),
+    [
+        ({}, False),
+        ({"spot": True}, True),
+        ({"options": {"spot": True}}, True),
+        ({"options": {"spot": "true"}}, True),
+        ({"spot": True, "options": {"spot": False}}, False),
+        ({"spot": True, "options": {"spot": "off"}}, False),
+    ],
+)
+def test_whether_a_pool_may_be_taken_back_is_the_same_for_all_who_ask(
+    told: dict[str, Any], is_spot: bool, tmp_path: Path
+) -> None:
+    table = {"provider": "aws", "models": ["a/b"]} | told
+    pools = {"gpu": table | {"options": AWS | told.get("options", {})}}
+    settings = Settings.model_validate({"pools": pools, "data_dir": tmp_path})
+    pool = settings.pools["gpu"]
+    provider = wired("gpu", pool, settings, ManualClock())
+    assert pool.is_spot == is_spot
+    assert provider._options.spot == is_spot  # type: ignore[attr-defined]
+    price = pool_price("gpu", pool, PriceBook([], {"aws/g6.xlarge": 2, "aws/g6.xlarge/spot": 1}))
+    assert price is not None
+    assert price.hour_micros == (1 if is_spot else 2)
+
+
+def test_other_providers_hear_that_a_pool_may_be_taken_back_too() -> None:
+    asked = made("skypilot", {"image": "x", "program": "sh"}, spot=True)
+    assert asked._options.spot  # type: ignore[attr-defined]
+    made("container", {"image": "x"}, spot=True)  # which knows no such thing
 
 
 @pytest.mark.parametrize("deployment", ["", "Shop", "a b", "x" * 41, "-a", "a_b"])

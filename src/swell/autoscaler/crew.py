@@ -12,7 +12,7 @@ import msgspec
 from swell.provider import Instance, InstanceState
 from swell.registry import WorkerInfo
 
-__all__ = ["Crew", "boots_to_cancel", "crew_of", "workers_to_drain"]
+__all__ = ["Crew", "boots_to_cancel", "crew_of", "paid_s", "workers_to_drain"]
 
 
 class Crew(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +26,8 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
     silent: Sequence[WorkerInfo] = ()
     #: Workers whose machine has ended, and of whom the registry does not know that.
     orphaned: Sequence[WorkerInfo] = ()
+    #: Worker that is ready → when its machine was asked for, as far as that is listed.
+    since: Mapping[str, datetime] = {}
     #: Machines of which no worker has registered yet, the oldest first.
     booting: Sequence[Instance] = ()
     #: Machines that were told to end and have no worker any more.
@@ -110,6 +112,11 @@ def crew_of(
         _machines(machines, last, told_to_end),
         unheeded=[each for each in machines.values() if _is_unheeded(each, told_to_end)],
         ready=ready,
+        since={
+            each.id: machines[each.instance].launched_at
+            for each in ready
+            if each.instance in machines
+        },
         draining=draining,
         silent=unheard,
         orphaned=orphaned,
@@ -152,18 +159,37 @@ def _machines(
     return Crew(booting=booting, leaving=leaving, left=left, ended=ended)
 
 
-def workers_to_drain(crew: Crew, n: int, held: Mapping[str, int]) -> list[WorkerInfo]:
-    """Return whom to let go: who holds nothing first, then who holds least; of these the youngest.
+def paid_s(crew: Crew, worker: WorkerInfo, now: datetime, least_billed_s: float) -> float:
+    """Return for how long a worker is paid from now on whatever it does, in seconds."""
+    since = crew.since.get(worker.id)
+    if since is None:
+        return 0.0
+    return max(0.0, least_billed_s - (now - since).total_seconds())
 
-    Only who was launched: what somebody started is somebody's to stop.
+
+def workers_to_drain(
+    crew: Crew, n: int, held: Mapping[str, int], now: datetime, least_billed_s: float = 0.0
+) -> list[WorkerInfo]:
+    """Return whom to let go: who holds least first; of these who is paid for the shortest time.
+
+    Of these again the youngest. Only who was launched: what somebody started is somebody's to stop.
 
     Args:
         crew: Of the pool.
         n: At most so many.
         held: Worker → how many tasks it holds.
+        now: The time.
+        least_billed_s: For how long each is paid at least, in seconds.
     """
     launched = [each for each in crew.ready if each.instance]
-    launched.sort(key=lambda each: (held.get(each.id, 0), -each.registered_at.timestamp(), each.id))
+    launched.sort(
+        key=lambda each: (
+            held.get(each.id, 0),
+            paid_s(crew, each, now, least_billed_s),
+            -each.registered_at.timestamp(),
+            each.id,
+        )
+    )
     return launched[: max(0, n)]
 
 

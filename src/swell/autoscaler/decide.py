@@ -457,7 +457,9 @@ class _Deciding:
         going = {each.id for each in self.drain}
         chosen = [
             each
-            for each in workers_to_drain(crew, wanted.drain, self._sight.held or {})
+            for each in workers_to_drain(
+                crew, wanted.drain, self._sight.held or {}, self._sight.now, pool.least_billed_s
+            )
             if each.id not in going
         ]
         self.drain += chosen

@@ -15,7 +15,7 @@ import structlog
 from swell.accounts import Spent, last_spent
 from swell.arrivals import PREFIX, Arrived, arrived, stale
 from swell.autoscaler.cold_starts import UNKNOWN, StartTimes, start_times
-from swell.autoscaler.crew import Crew, crew_of
+from swell.autoscaler.crew import Crew, crew_of, paid_s
 from swell.autoscaler.memory import Memory, expected
 from swell.autoscaler.outlook import Demand, Observation, PoolView
 from swell.autoscaler.pools import Pool
@@ -368,6 +368,7 @@ class Observer:
             hour_micros=pool.hour_micros or 0,
             launch_micros=pool.launch_micros,
             least_billed_s=pool.least_billed_s,
+            paid_s=_paid_s(crew, held, now, pool.least_billed_s),
             start_p50_s=_seconds(times, 0),
             start_p95_s=max(_seconds(times, 0), _seconds(times, 1)),
             most=pool.most,
@@ -393,6 +394,16 @@ class Observer:
 
 def _busy(crew: Crew, held: Mapping[str, int]) -> int:
     return sum(held.get(each.id, 0) > 0 for each in crew.ready)
+
+
+def _paid_s(
+    crew: Crew, held: Mapping[str, int] | None, now: datetime, least_billed_s: float
+) -> list[float]:
+    """Return for how long those are paid who hold nothing, the shortest first."""
+    if held is None or least_billed_s <= 0:
+        return []
+    idle = (each for each in crew.ready if not held.get(each.id))
+    return sorted(paid_s(crew, each, now, least_billed_s) for each in idle)
 
 
 def _seconds(times: StartTimes, place: int) -> float:

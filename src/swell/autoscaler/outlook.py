@@ -61,8 +61,8 @@ class PoolView(msgspec.Struct, frozen=True, kw_only=True):
     launch_micros: int = 0
     #: A worker is paid for at least so long, in seconds.
     least_billed_s: float = 0.0
-    #: Of those that take tasks and hold none, for how long each is paid already, in seconds; empty
-    #: where they are paid by the second.
+    #: Of those that take tasks and hold none, for how long each is paid from now on, whatever it
+    #: does, in seconds; empty where they are paid by the second.
     paid_s: Sequence[float] = ()
     #: From asking for one until it takes tasks: median and 95th percentile, in seconds.
     start_p50_s: float = 180.0

@@ -270,7 +270,7 @@ def _pool(name: str, table: PoolTable, hour_micros: int, start_s: float | None) 
         start_s=start_s or table.start_s or 300.0,
         most=table.most,
         least=table.least,
-        is_spot=table.spot,
+        is_spot=table.is_spot,
         location=table.location,
         losses_per_hour=table.losses_per_hour,
     )

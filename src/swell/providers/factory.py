@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from swell.clock import Clock
 from swell.errors import InvalidRequest
 from swell.provider import Provider
-from swell.providers.options import NAME, MachineOptions, Options, checked
+from swell.providers.options import NAME, Options, checked
 
 __all__ = ["KINDS", "options_of", "provider_of"]
 
@@ -70,7 +70,7 @@ def provider_of(
     module = _imported(name, kind)
     told = dict(options)
     accepts: type[Options] = getattr(module, kind.options)
-    if spot and issubclass(accepts, MachineOptions):
+    if spot and "spot" in accepts.model_fields:
         told.setdefault("spot", True)
     made: Provider = getattr(module, kind.provider)(
         checked(accepts, told, where), clock, deployment

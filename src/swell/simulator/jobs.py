@@ -496,7 +496,7 @@ class _Run:
         for machine in pool.to_cancel(wanted.cancel_boots):
             pool.canceled += 1
             self._go(machine, now_s)
-        for machine in pool.to_drain(wanted.drain):
+        for machine in pool.to_drain(wanted.drain, now_s):
             pool.drained += 1
             machine.is_draining = True
             if machine.held:

@@ -249,11 +249,17 @@ class Machines:
         per_hour = self.like.pool.losses_per_hour
         return float(self._random.exponential(3600.0 / per_hour)) if per_hour else math.inf
 
-    def to_drain(self, n: int) -> list[Machine]:
-        """Return who goes: who holds least first, then the youngest, as the controller chooses."""
-        ready_s = [(len(each.held), -(each.ready_s or 0.0), -each.number) for each in self._all()]
-        order = sorted(zip(ready_s, self._all(), strict=True), key=lambda pair: pair[0])
-        return [machine for _, machine in order[:n]]
+    def to_drain(self, n: int, now_s: float) -> list[Machine]:
+        """Return who goes: as the controller chooses, see `swell.autoscaler.crew`."""
+        order = [
+            (len(each.held), self._paid_s(each, now_s), -(each.ready_s or 0.0), -each.number, each)
+            for each in self._all()
+        ]
+        return [machine for *_, machine in sorted(order, key=lambda row: row[:-1])[:n]]
+
+    def _paid_s(self, machine: Machine, now_s: float) -> float:
+        """Return for how long a machine is paid from now on, whatever it does, in seconds."""
+        return max(0.0, machine.asked_s + self.like.pool.least_billed_s - now_s)
 
     def to_cancel(self, n: int) -> list[Machine]:
         """Return which of those that start need not: the youngest."""
@@ -295,6 +301,11 @@ class Machines:
             hour_micros=pool.hour_micros,
             launch_micros=pool.launch_micros,
             least_billed_s=pool.least_billed_s,
+            paid_s=sorted(
+                self._paid_s(each, now_s)
+                for each in self.ready.values()
+                if pool.least_billed_s > 0 and not each.held
+            ),
             start_p50_s=self._start_p50_s,
             start_p95_s=self._start_p95_s,
             most=pool.most,
