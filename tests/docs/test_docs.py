@@ -204,6 +204,8 @@ def test_words_that_the_glossary_bans_are_no_identifiers() -> None:
     }
     used = []
     for path in MODULES:
+        if "facades" in path.parts:
+            continue  # a façade speaks in the words of others
         for name in identifiers(path.read_text(encoding="utf-8")):
             words = as_words(name)
             if path.name == "solver.py" and words == "_prediction_":

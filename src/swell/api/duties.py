@@ -481,7 +481,8 @@ async def check_streams(service: Service) -> None:
     """End the streams whose keys work no more."""
     for number, stream in enumerate(service.streams, start=1):
         try:
-            await service.keys.find(stream.authorization)
+            if not stream.is_signed:
+                await service.keys.find(stream.authorization)
         except Unauthenticated:
             stream.end()
         if number % _STREAM_BATCH == 0:

@@ -10,6 +10,7 @@ Source:
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import structlog
@@ -28,7 +29,7 @@ from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.events import TERMINAL_ID, Event, EventKind, event_of
 from swell.task import Task, TaskState
 
-__all__ = ["frame", "queued_data", "stream_events"]
+__all__ = ["Teller", "frame", "queued_data", "relay", "stream_events"]
 
 _log = structlog.get_logger("swell.api")
 
@@ -65,23 +66,47 @@ async def stream_events(service: Service, call: Call) -> Reply | None:
         return Reply(204)
     if call.scope["method"] == "HEAD":
         return Reply(200, content_type=_HEADERS[0][1], headers=_HEADERS[1:])
-    # Listen before reading the truth, so that nothing falls between.
-    subscription = service.bus.subscribe(task.id, after=after)
-    try:
-        await _serve(service, call, subscription, after)
-    finally:
-        subscription.close()
+    await relay(service, call, task.id, after, find_task, _told)
     return None
 
 
-async def _serve(service: Service, call: Call, subscription: Subscription, after: int) -> None:
-    # Read to its end, the body lets the server tell when the client hangs up.
-    await call.body(0)
-    task = await find_task(service, call)
-    is_waiting = task.state is TaskState.QUEUED
-    stream = Stream(asyncio.current_task(), call, task if is_waiting else None)
-    async with service.limits.open(call, stream):
-        await _tell(service, call, subscription, stream, task, after)
+#: Returns an event as the readers of one kind of stream see it; nothing where they do not.
+Teller = Callable[[Service, Call, Stream, str, Event], Awaitable[bytes]]
+
+
+async def relay(
+    service: Service,
+    call: Call,
+    task_id: str,
+    after: int,
+    find: Callable[[Service, Call], Awaitable[Task]],
+    tell: Teller,
+) -> None:
+    """Write what happens to a task, until it has ended or its reader has gone.
+
+    Args:
+        service: Whose task it is.
+        call: Who listens.
+        task_id: The task.
+        after: The last event that it has seen.
+        find: Returns the task, as it is now, if the caller may see it.
+        tell: How events are told.
+    """
+    # Listen before reading the truth, so that nothing falls between.
+    subscription = service.bus.subscribe(task_id, after=after)
+    try:
+        # Read to its end, the body lets the server tell when the client hangs up.
+        await call.body(0)
+        task = await find(service, call)
+        stream = Stream(asyncio.current_task(), call, _waiting(tell, task))
+        if call.key is None:
+            # A signed URL stands for the key, and ends with its time.
+            await _tell(service, call, subscription, stream, task, after, tell)
+        else:
+            async with service.limits.open(call, stream):
+                await _tell(service, call, subscription, stream, task, after, tell)
+    finally:
+        subscription.close()
 
 
 async def _tell(
@@ -91,12 +116,13 @@ async def _tell(
     stream: Stream,
     task: Task,
     after: int,
+    tell: Teller,
 ) -> None:
     headers = [*_HEADERS, NO_POLICY, *call.own_headers()]
     send = call.send
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     state = event_of(task)
-    first = b"" if state.id <= after else await _told(service, call, stream, task.id, state)
+    first = b"" if state.id <= after else await tell(service, call, stream, task.id, state)
     await send({"type": "http.response.body", "body": _RETRY + first, "more_body": True})
     seen = max(after, state.id)
     is_over = task.state.is_terminal
@@ -113,10 +139,11 @@ async def _tell(
                 event = await _as_stored(service, event)
             if event.id <= seen:
                 continue
-            await service.check_again(call)
+            if call.key is not None:
+                await service.check_again(call)
             seen, is_over = event.id, event.is_terminal
-            stream.waiting = event.task if event.kind is EventKind.QUEUED else None
-            body = await _told(service, call, stream, task_id, event)
+            stream.waiting = _waiting(tell, event.task)
+            body = await tell(service, call, stream, task_id, event)
             await send({"type": "http.response.body", "body": body, "more_body": True})
             # An idle stream keeps nothing of what it has told.
             del event, body
@@ -133,6 +160,12 @@ async def _tell(
     # A service that ends does so before the task; its readers come back, not all at once.
     body = b"" if is_over else b"retry: %d\n\n" % random.randint(*_COME_BACK_MS)
     await send({"type": "http.response.body", "body": body})
+
+
+def _waiting(tell: Teller, task: Task | None) -> Task | None:
+    """Return the task of which a reader is told its position now and then; None for none."""
+    is_waiting = task is not None and task.state is TaskState.QUEUED
+    return task if is_waiting and tell is _told else None
 
 
 async def _as_stored(service: Service, event: Event) -> Event:
@@ -180,6 +213,7 @@ def frame(kind: EventKind, data: bytes, number: int | None) -> bytes:
 
 
 def _one_line(data: bytes) -> bytes:
+    """Return JSON without line breaks."""
     # A line break inside JSON can only stand between tokens, where a space means the same.
     return data.replace(b"\r", b" ").replace(b"\n", b" ")
 

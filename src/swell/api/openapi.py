@@ -16,6 +16,9 @@ __all__ = [
     "describe",
 ]
 
+#: Of others, such as QUERY, OpenAPI 3.1 knows nothing.
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
 _REF: Final = "#/components/schemas/{name}"
 _PROBLEM: Final = "application/problem+json"
 
@@ -31,7 +34,7 @@ def describe(
         version: Of the service.
         base_url: Where it is served; empty for relative.
     """
-    listed = [route for route in routes if not route.is_page]
+    listed = [route for route in routes if not route.is_page and route.method in _METHODS]
     refs, schemas = _schemas(listed)
     paths: dict[str, dict[str, Any]] = {}
     for route in listed:

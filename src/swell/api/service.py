@@ -23,6 +23,7 @@ from swell.api.lookups import Lookups
 from swell.api.metered import metered
 from swell.api.metrics import Metrics
 from swell.api.places import Places
+from swell.api.polled import Polled
 from swell.api.requests import Requests
 from swell.api.scaling import Scaling
 from swell.api.settings import ApiSettings, Backend
@@ -94,6 +95,7 @@ class Service:
         self._has_weights_apart = backend.weights is not None
         self.manifests = Manifests(self.weights)
         self.lookups = Lookups(backend.store)
+        self.polled = Polled(backend.bus, backend.clock)
         self.starts = Starts(backend.clock)
         self.charges = Charges(backend.registry, backend.clock, self.metrics)
         self._places = Places(backend.broker, backend.clock)

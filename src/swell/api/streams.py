@@ -23,6 +23,7 @@ class Stream:
     __slots__ = (
         "authorization",
         "is_gone",
+        "is_signed",
         "last_position",
         "owner",
         "receive",
@@ -37,6 +38,8 @@ class Stream:
         self.send = call.send
         #: The header that names its key.
         self.authorization = call.header(b"authorization")
+        #: Whether it came by a signed URL instead, which is good until the stream ends.
+        self.is_signed = call.key is None
         #: The task, as long as it is queued.
         self.waiting = waiting
         self.last_position: int | None = None

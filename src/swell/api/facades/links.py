@@ -12,16 +12,20 @@ import msgspec
 
 from swell.api.call import Call
 from swell.api.service import Service
-from swell.api.views import resolve_files
+from swell.api.views import UrlMaker, resolve_files
 from swell.task import Task
 
-__all__ = ["file_url", "output_of", "page_url"]
+__all__ = ["direct_url", "file_url", "output_of", "page_url"]
 
 
 def file_url(service: Service, call: Call, key: str) -> str:
     """Return where to GET a file: absolute, signed, answered with 200 and nothing else."""
-    url = service.urls(call).file(key)
-    return f"{url}&redirect=no" if service.settings.serve_files == "redirect" else url
+    return direct_url(service.urls(call), key)
+
+
+def direct_url(urls: UrlMaker, key: str) -> str:
+    """Return where to GET a file: as `file_url`, for whoever the URLs are made for."""
+    return f"{urls.file(key)}&redirect=no"
 
 
 def output_of(service: Service, call: Call, task: Task) -> Any:

@@ -5,8 +5,11 @@ Such a retry is given the task that the first request made, if it made one: else
 would be paid for twice.
 """
 
+import re
 from datetime import timedelta
 from typing import Final
+
+import msgspec
 
 from swell.api.call import Call
 from swell.api.service import Service
@@ -20,6 +23,9 @@ _RECENT: Final = timedelta(minutes=15)
 
 #: How many tasks of a key and a model are looked through at most, the newest first.
 _PAGE, _PAGES = 100, 10
+
+#: What a signed URL of a file ends with.
+_SIGNATURE: Final = re.compile(rb"\?method=GET&expires=\d+&signature=[\w%=-]+")
 
 #: Whoever asks again after one of these wants another try.
 _WORTHLESS: Final = frozenset({TaskState.FAILED, TaskState.CANCELED, TaskState.EXPIRED})
@@ -58,12 +64,17 @@ async def earlier(service: Service, call: Call, new: NewTask) -> Task | None:
     return None
 
 
+def _unsigned(raw: msgspec.Raw) -> bytes:
+    """Return an input without what differs between two URLs of the same file."""
+    return _SIGNATURE.sub(b"", bytes(raw))
+
+
 def _is_same(task: Task, new: NewTask) -> bool:
     return (
         task.state not in _WORTHLESS
         and task.queue == new.queue
         and task.count == new.count
-        and bytes(task.input) == bytes(new.input)
+        and _unsigned(task.input) == _unsigned(new.input)
         # Without one in the request the model may have chosen it.
         and (new.seed is None or task.seed == new.seed)
     )

@@ -1,0 +1,90 @@
+"""A card's schemas as the OpenAPI document that Replicate's clients read of a version. Pure."""
+
+from typing import Any, Final
+
+from swell.registry import ModelCard
+
+__all__ = ["openapi_of"]
+
+_COMPONENTS: Final = "#/components/schemas/"
+
+#: What every task has, and a model's input need not.
+_OF_TASKS: Final[dict[str, dict[str, Any]]] = {
+    "seed": {
+        "type": "integer",
+        "title": "Seed",
+        "nullable": True,
+        "description": "The same seed draws the same picture; leave it out for any.",
+    },
+    "num_outputs": {
+        "type": "integer",
+        "title": "Num Outputs",
+        "default": 1,
+        "minimum": 1,
+        "maximum": 100,
+        "description": "How many samples (pictures) to make; the output of several is a list.",
+    },
+}
+
+
+def openapi_of(card: ModelCard) -> dict[str, Any]:
+    """Return a document with `Input` and `Output` among its schemas.
+
+    An output that a model describes as an array keeps its `x-cog-array-type`: `iterator` has
+    clients go through it as it grows. A list of files without it is read as a whole.
+    """
+    schemas: dict[str, Any] = {}
+    asked = _moved(card.input_schema, schemas)
+    properties = {
+        name: {"x-order": number, **schema} if isinstance(schema, dict) else schema
+        for number, (name, schema) in enumerate(asked.get("properties", {}).items())
+    }
+    for name, schema in _OF_TASKS.items():
+        properties.setdefault(name, {"x-order": len(properties), **schema})
+    schemas["Input"] = {"type": "object", "title": "Input", **asked, "properties": properties}
+    schemas["Output"] = {"title": "Output", **_moved(card.output_schema, schemas)}
+    schemas["PredictionRequest"] = {
+        "type": "object",
+        "title": "PredictionRequest",
+        "properties": {"input": {"$ref": f"{_COMPONENTS}Input"}},
+    }
+    return {
+        "openapi": "3.0.2",
+        "info": {"title": card.name, "version": card.version},
+        "paths": {
+            "/predictions": {
+                "post": {
+                    "operationId": "predict",
+                    "requestBody": {
+                        "content": {
+                            "application/json": {
+                                "schema": {"$ref": f"{_COMPONENTS}PredictionRequest"}
+                            }
+                        }
+                    },
+                    "responses": {"200": {"description": "The prediction"}},
+                }
+            }
+        },
+        "components": {"schemas": schemas},
+    }
+
+
+def _moved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema whose definitions lie among the document's."""
+    for name, definition in schema.get("$defs", {}).items():
+        schemas[name] = _referring(definition)
+    return {name: _referring(each) for name, each in schema.items() if name != "$defs"}
+
+
+def _referring(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_referring(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: each.replace("#/$defs/", _COMPONENTS)
+        if name == "$ref" and isinstance(each, str)
+        else _referring(each)
+        for name, each in value.items()
+    }

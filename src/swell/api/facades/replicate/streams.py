@@ -1,0 +1,133 @@
+"""A prediction as server-sent events: `output`, `logs`, `error`, `done`, each with an id.
+
+Clients know these four words and fail at any other, and they drop an event without an id. One event
+of ours may be several of these, so an id is ours and a number: `1000004-0`. Whoever sends the last
+one back as `Last-Event-ID` gets what comes after it.
+"""
+
+import functools
+from typing import Any, Final
+
+from swell.api.auth import check_scope
+from swell.api.call import Call, Reply
+from swell.api.events import relay
+from swell.api.facades.replicate.views import error_of, output_of, progress_line, stream_key
+from swell.api.service import Service
+from swell.api.streams import Stream
+from swell.api.tasks import find_task
+from swell.api.views import UrlMaker, encode
+from swell.errors import InvalidRequest, NotFound
+from swell.events import Event, EventKind
+from swell.registry import Scope
+from swell.task import Task, TaskState
+
+__all__ = ["parts_of", "stream"]
+
+#: Kinds of our events of which something is told.
+_TOLD: Final = frozenset(
+    {
+        EventKind.PROGRESS,
+        EventKind.SUCCEEDED,
+        EventKind.FAILED,
+        EventKind.CANCELED,
+        EventKind.EXPIRED,
+    }
+)
+
+#: The reader's place: an event of ours, and how many of its parts it has seen.
+_Place = tuple[int, int]
+
+
+async def stream(service: Service, call: Call) -> Reply | None:
+    """`GET /predictions/{id}/stream`, signed or with a key."""
+    task = await _find(service, call)
+    place = _place(call)
+    if call.scope["method"] == "HEAD":
+        return Reply(200, content_type=b"text/event-stream; charset=utf-8")
+    # The event that was seen in part comes again, without that part.
+    after = place[0] - 1 if place[1] else place[0]
+    await relay(service, call, task.id, after, _find, functools.partial(_tell, place))
+    return None
+
+
+async def _find(service: Service, call: Call) -> Task:
+    """Return the task, if the URL is signed for it or the key is its owner's.
+
+    Raises:
+        Unauthenticated: Neither a signature nor a key is sent.
+        Forbidden: The signature is wrong, or its time is over.
+        NotFound: There is no such task.
+    """
+    authorization = call.header(b"authorization")
+    if authorization is not None or "signature" not in call.query():
+        if call.key is None:
+            call.key = await service.keys.find(authorization)
+            check_scope(call.key, Scope.CLIENT)
+        return await find_task(service, call)
+    task_id = call.params["id"]
+    service.objects.verify("GET", stream_key(task_id), call.query())
+    task = (await service.store.get([task_id]))[0]
+    if task is None:
+        raise NotFound(f"there is no prediction {task_id[:60]!r}")
+    return task
+
+
+async def _tell(
+    place: _Place, service: Service, call: Call, listening: Stream, task_id: str, event: Event
+) -> bytes:
+    """Return an event as these readers see it; nothing where they do not."""
+    if event.kind not in _TOLD:
+        return b""
+    skipped = place[1] if event.id == place[0] else 0
+    found = parts_of(event, service.urls(call))
+    return b"".join(
+        _frame(kind, data, f"{event.id}-{number}")
+        for number, (kind, data) in enumerate(found)
+        if number >= skipped
+    )
+
+
+def parts_of(event: Event, urls: UrlMaker) -> list[tuple[str, str]]:
+    """Return (name, data) of what an event of ours is to these readers. Pure."""
+    if event.kind is EventKind.PROGRESS:
+        line = progress_line(event.data)
+        return [] if line is None else [("logs", f"{line}\n")]
+    task = event.task
+    assert task is not None, "what ends a task comes with it"
+    if task.state is TaskState.SUCCEEDED:
+        return [*_outputs(output_of(task, urls)), ("done", "{}")]
+    if task.state is TaskState.FAILED:
+        return [("error", error_of(task) or "it failed"), ("done", '{"reason": "error"}')]
+    return [("done", '{"reason": "canceled"}')]
+
+
+def _outputs(output: Any) -> list[tuple[str, str]]:
+    if output is None:
+        return []
+    each_alone = output if isinstance(output, list) else [output]
+    return [
+        ("output", each if isinstance(each, str) else encode(each).decode()) for each in each_alone
+    ]
+
+
+def _frame(kind: str, data: str, place: str) -> bytes:
+    lines = "".join(f"data: {line}\n" for line in data.replace("\r", "").split("\n"))
+    return f"event: {kind}\nid: {place}\n{lines}\n".encode()
+
+
+def _place(call: Call) -> _Place:
+    """Return where a reader that comes back was.
+
+    Raises:
+        InvalidRequest: `Last-Event-ID` is not of this stream.
+    """
+    header = (call.header(b"last-event-id") or b"").strip().decode("latin-1")
+    if not header:
+        return -1, 0
+    event, dash, part = header.partition("-")
+    plain = event.isascii() and event.isdigit() and len(event) <= 16
+    if not (plain and dash and part.isascii() and part.isdigit() and len(part) <= 4):
+        raise InvalidRequest(
+            "Last-Event-ID is not an id of this stream: send the last `id:` that you got"
+        )
+    return int(event), int(part) + 1
