@@ -16,7 +16,28 @@ from swell.providers.factory import KINDS, options_of, provider_of
 from swell.providers.options import MachineOptions
 from swell.wiring import provider_of as wired
 
-AWS = {"image": "x", "region": "us-east-1", "ami": "ami-1", "types": ["g6.xlarge"]}
+AWS: dict[str, object] = {
+    "image": "x",
+    "region": "us-east-1",
+    "ami": "ami-1",
+    "types": ["g6.xlarge"],
+}
+AZURE: dict[str, object] = {
+    "image": "x",
+    "subscription": "s",
+    "group": "g",
+    "location": "eastus",
+    "sizes": ["Standard_NC4as_T4_v3"],
+    "source_image": "/subscriptions/s/images/gpu",
+    "subnet": "/subscriptions/s/subnet",
+    "ssh_key": "ssh-ed25519 AAAA",
+}
+KUBECONFIG = """
+current-context: here
+contexts: [{name: here, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: "http://127.0.0.1:9"}}]
+users: [{name: u, user: {token: t}}]
+"""
 
 
 def made(name: str, options: dict[str, object], deployment: str = "shop", **more: bool) -> Provider:
@@ -38,9 +59,22 @@ def test_options_are_checked_under_the_name_that_they_were_written_by() -> None:
         made("aws", AWS | {"regoin": "x"})
 
 
-def test_a_pool_that_may_be_taken_back_asks_for_spot_unless_its_options_say_otherwise() -> None:
-    asked = [made("aws", AWS, spot=True), made("aws", AWS | {"spot": False}, spot=True)]
-    assert [each._options.spot for each in asked] == [True, False]  # type: ignore[attr-defined]
+def test_a_pool_that_may_be_taken_back_asks_for_spot_unless_its_options_say_otherwise(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config").write_text(KUBECONFIG)
+    whole: dict[str, dict[str, object]] = {
+        "aws": AWS,
+        "gcp": {"image": "x", "project": "p", "region": "r", "types": ["t"], "source_image": "i"},
+        "azure": AZURE,
+        "kubernetes": {"image": "x", "kubeconfig": str(tmp_path / "config")},
+        "skypilot": {"image": "x", "program": sys.executable},
+    }
+    there = {name for name in KINDS if "spot" in options_of(name).model_fields}
+    assert there == whole.keys()
+    for name, table in whole.items():
+        asked = [made(name, table, spot=True), made(name, table | {"spot": False}, spot=True)]
+        assert [each._options.spot for each in asked] == [True, False], name  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
