@@ -1,5 +1,6 @@
 """How a cluster is reached, and who we are to it."""
 
+import asyncio
 import base64
 import json
 import ssl
@@ -113,6 +114,35 @@ async def test_a_command_gives_tokens_until_they_end(tmp_path: Path) -> None:
     clock.advance(600)
     with pytest.raises(Unavailable, match="gives no token"):
         await headers(access, clock)
+
+
+async def test_calls_at_the_same_time_ask_a_command_once(tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "gives"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!/bin/sh\necho asked >> {tmp_path}/asked\n"
+        """printf '{"status": {"token": "t"}, "asked": %s}' "$KUBERNETES_EXEC_INFO"\n"""
+    )
+    program.chmod(0o755)
+    # A path is one from the folder of the kubeconfig.
+    version = "client.authentication.k8s.io/v1beta1"
+    run = {"command": "bin/gives", "apiVersion": version}
+    access = of_kubeconfig(written(tmp_path, {"exec": run}))
+    clock = ManualClock(NOW)
+    told = await asyncio.gather(*(headers(access, clock) for _ in range(8)))
+    assert told == [{"Authorization": "Bearer t"}] * 8
+    assert (tmp_path / "asked").read_text() == "asked\n"
+    assert json.loads(access.command_info)["apiVersion"] == version
+
+
+async def test_a_command_that_hangs_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swell.providers.kubeconfig._ANSWER_S", 0.2)
+    run = {"command": "/bin/sh", "args": ["-c", "sleep 600"]}
+    access = of_kubeconfig(written(tmp_path, {"exec": run}))
+    with pytest.raises(Unavailable, match=r"does not answer within 0\.2 s"):
+        await headers(access)
 
 
 async def test_a_pod_reaches_its_own_cluster(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ Source:
     `docker inspect` and `podman inspect` tell the same of a container's state.
 """
 
-import asyncio
 import json
 import math
 import re
@@ -32,6 +31,7 @@ from swell.provider import (
     Notice,
     Refused,
 )
+from swell.providers.command import Ran, run
 from swell.providers.marks import DEPLOYMENT, LAUNCH, POOL, Marks, moment
 from swell.providers.options import Options
 
@@ -57,6 +57,12 @@ _STILLBORN_S: Final = 600.0
 
 #: What engines say of a name that is taken: the container is there already.
 _TAKEN: Final = re.compile(r"already in use|is in use by", re.IGNORECASE)
+
+#: What they say of a container that is not there (any more), once for each.
+_GONE: Final = re.compile(r"no such (?:container|object)|no container with", re.IGNORECASE)
+
+#: An engine that takes longer to tell what there is hangs, in seconds.
+_ANSWER_S: Final = 60.0
 
 #: What they say where nothing is wrong with the request and the machine has no more to give.
 _FULL: Final = re.compile(
@@ -103,12 +109,6 @@ class ContainerOptions(Options):
     )
 
 
-class _Ran(msgspec.Struct, frozen=True):
-    code: int
-    out: str
-    said: str
-
-
 class ContainerProvider:
     """Starts containers with `run --detach`, and finds them by their labels.
 
@@ -152,18 +152,21 @@ class ContainerProvider:
             Unavailable: The engine does not work.
         """
         marks = Marks.of(self._deployment, request, self._clock.now())
-        if request.token and (found := await self._found(marks)):
-            marks = msgspec.structs.replace(marks, asked_at=found[0].launched_at)
+        before = await self._found(marks) if request.token else []
+        if before:
+            marks = msgspec.structs.replace(marks, asked_at=before[0].launched_at)
         names = (
             [f"{marks.name()}-{number}" for number in range(request.n)]
             if request.token
             else [marks.name() for _ in range(request.n)]
         )
-        for number, name in enumerate(names):
+        # Who is there is let be, whatever the engine says today to the same words.
+        missing = [each for each in names if each not in {known.id for known in before}]
+        for each in missing:
             try:
-                await self._run(name, marks, request)
+                await self._run(each, marks, request)
             except Refused:
-                if number == 0:
+                if each == names[0]:
                     raise
                 break
         given = set(names)
@@ -202,11 +205,14 @@ class ContainerProvider:
     async def _run(self, name: str, marks: Marks, request: LaunchRequest) -> None:
         own = {INSTANCE_ID: name, ASKED_AT: marks.asked_at.isoformat()}
         told = dict(request.environment) | own
-        ran = await self._call(*self._run_words(name, marks, told), environment=told)
+        # An image that takes long to be pulled is pulled on when nobody waits for it any more.
+        words = self._run_words(name, marks, told)
+        ran = await self._call(*words, environment=told, goes_on=True)
         if ran.code == 0 or _TAKEN.search(ran.said):
             return
-        # What was made and could not be started has its name, and would be taken for a worker.
-        await self._call("rm", "--force", name)
+        # What was made and could not be started has its name, and would be taken for a worker. By
+        # force that would end one that runs all the same.
+        await self._call("rm", name)
         said = hide_secrets(ran.said.strip())[-500:]
         if _FULL.search(ran.said):
             raise Refused(f"{self._engine} has no room: {said}")
@@ -239,7 +245,8 @@ class ContainerProvider:
         """Have the engine end a container, by a command that may outlive this process."""
         seconds = str(math.ceil(max(grace_s, 0.0)))
         words = [self._engine, *self._options.engine_options, "stop", "--time", seconds, name]
-        await self._ran("/bin/sh", "-c", '"$@" > /dev/null 2>&1 &', "sh", *words)
+        shell = ("/bin/sh", "-c", '"$@" > /dev/null 2>&1 &', "sh")
+        await run(*shell, *words, environment=self._environment)
 
     async def _found(self, marks: Marks) -> list[Instance]:
         """Return what was launched with these marks."""
@@ -249,15 +256,23 @@ class ContainerProvider:
 
     async def _listed(self, labels: Iterable[str]) -> list[dict[str, Any]]:
         filters = [f"--filter=label={each}" for each in labels]
-        ran = await self._call("ps", "--all", "--quiet", "--no-trunc", *filters)
+        words = ("ps", "--all", "--quiet", "--no-trunc", *filters)
+        ran = await self._call(*words, patience_s=_ANSWER_S)
         if ran.code != 0:
             raise Unavailable(f"{self._engine} ps: {ran.said.strip()[-500:]}")
         ids = ran.out.split()
         if not ids:
             return []
-        # One that was removed in between makes it fail, after it has told of the others.
-        looked = await self._call("inspect", "--type=container", *ids)
-        found: list[dict[str, Any]] = json.loads(looked.out or "[]")
+        looked = await self._call("inspect", "--type=container", *ids, patience_s=_ANSWER_S)
+        try:
+            found: list[dict[str, Any]] = json.loads(looked.out or "[]")
+        except ValueError:
+            found = []
+        # One that was removed in between makes it fail, after it has told of the others; each that
+        # it does not tell of is one that it says is not there.
+        gone = len(_GONE.findall(looked.said))
+        if len(found) + gone < len(ids):
+            raise Unavailable(f"{self._engine} inspect: {looked.said.strip()[-500:]}")
         return found
 
     def _instance(self, told: Mapping[str, Any]) -> Instance:
@@ -290,25 +305,21 @@ class ContainerProvider:
         if old:
             await self._call("rm", "--force", "--volumes", *old)
 
-    async def _call(self, *words: str, environment: Mapping[str, str] | None = None) -> _Ran:
-        command = (self._engine, *self._options.engine_options, *words)
-        return await self._ran(*command, environment=environment)
-
-    async def _ran(self, *command: str, environment: Mapping[str, str] | None = None) -> _Ran:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=self._environment | dict(environment or {}),
-                # A Ctrl-C in the terminal is not for it: what it began would be half done.
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise Unavailable(f"cannot run {command[0]}: {error.strerror}") from error
-        out, said = await process.communicate()
-        return _Ran(process.returncode or 0, out.decode(), said.decode(errors="replace"))
+    async def _call(
+        self,
+        *words: str,
+        environment: Mapping[str, str] | None = None,
+        patience_s: float | None = None,
+        goes_on: bool = False,
+    ) -> Ran:
+        return await run(
+            self._engine,
+            *self._options.engine_options,
+            *words,
+            environment=self._environment | dict(environment or {}),
+            patience_s=patience_s,
+            goes_on=goes_on,
+        )
 
 
 def _find(asked: str, path: str | None) -> str:

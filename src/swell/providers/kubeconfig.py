@@ -22,7 +22,9 @@ import msgspec
 import yaml
 
 from swell.clock import Clock
+from swell.config import hide_secrets
 from swell.errors import InvalidRequest, Unavailable
+from swell.providers.command import run
 from swell.providers.marks import moment
 
 __all__ = ["Access", "in_cluster", "of_kubeconfig", "opened"]
@@ -34,6 +36,9 @@ _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: does not say when it ends is kept for the second.
 _EARLY_S: Final = 60.0
 _KEPT_S: Final = 600.0
+
+#: A command that takes longer hangs, in seconds: perhaps it waits for somebody to type.
+_ANSWER_S: Final = 60.0
 
 
 class Access(msgspec.Struct, kw_only=True):
@@ -48,8 +53,12 @@ class Access(msgspec.Struct, kw_only=True):
     #: A command that tells a token: its words and variables.
     command: tuple[str, ...] = ()
     variables: Mapping[str, str] = {}
+    #: What such a command finds in its environment: in which words it is to answer.
+    command_info: str = ""
     #: Until when such a token is used, by the monotonic clock.
     until_s: float = float("-inf")
+    #: Many calls at a time ask once.
+    asking: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
 
     async def headers(self, clock: Clock, environment: Mapping[str, str]) -> dict[str, str]:
         """Return what each call says of who we are.
@@ -63,28 +72,20 @@ class Access(msgspec.Struct, kw_only=True):
             except OSError as error:
                 raise Unavailable(f"cannot read {self.token_file}: {error.strerror}") from error
         else:
-            if self.command and clock.monotonic_s() >= self.until_s:
-                await self._ask(clock, environment)
+            async with self.asking:
+                if self.command and clock.monotonic_s() >= self.until_s:
+                    await self._ask(clock, environment)
             token = self.token
         return {"Authorization": f"Bearer {token}"} if token else {}
 
     async def _ask(self, clock: Clock, environment: Mapping[str, str]) -> None:
+        told = {**environment, **self.variables, "KUBERNETES_EXEC_INFO": self.command_info}
+        ran = await run(*self.command, environment=told, patience_s=_ANSWER_S)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self.command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=dict(environment) | dict(self.variables),
-            )
-        except OSError as error:
-            raise Unavailable(f"cannot run {self.command[0]}: {error.strerror}") from error
-        out, said = await process.communicate()
-        try:
-            status = json.loads(out)["status"]
+            status = json.loads(ran.out)["status"]
             self.token = status["token"]
         except (ValueError, KeyError, TypeError) as error:
-            what = said.decode(errors="replace").strip()[-300:]
+            what = hide_secrets(ran.said.strip())[-300:]
             raise Unavailable(f"{self.command[0]} gives no token: {what}") from error
         left = timedelta(seconds=_KEPT_S)
         if status.get("expirationTimestamp"):
@@ -154,9 +155,9 @@ def of_kubeconfig(path: Path, context: str = "") -> Access:
 def _access(
     chosen: Mapping[str, Any], cluster: Mapping[str, Any], user: Mapping[str, Any], folder: Path
 ) -> Access:
-    run = user.get("exec") or {}
-    command = (run["command"], *(run.get("args") or ())) if run else ()
-    variables = {each["name"]: each["value"] for each in run.get("env") or ()}
+    asks = user.get("exec") or {}
+    command = (_program(asks["command"], folder), *(asks.get("args") or ())) if asks else ()
+    variables = {each["name"]: each["value"] for each in asks.get("env") or ()}
     file = user.get("tokenFile")
     return Access(
         url=cluster["server"].rstrip("/"),
@@ -166,7 +167,20 @@ def _access(
         token=user.get("token") or "",
         command=command,
         variables=variables,
+        command_info=_info(asks) if asks else "",
     )
+
+
+def _program(name: str, folder: Path) -> str:
+    """Return a command as a kubeconfig means it: a path is one from its own folder."""
+    return str(folder / name) if os.sep in name else name
+
+
+def _info(asks: Mapping[str, Any]) -> str:
+    """Return what the command that a kubeconfig names is told of how it is asked."""
+    version = asks.get("apiVersion") or "client.authentication.k8s.io/v1"
+    told = {"apiVersion": version, "kind": "ExecCredential", "spec": {"interactive": False}}
+    return json.dumps(told)
 
 
 def _named(items: Sequence[Mapping[str, Any]], name: str, kind: str) -> Mapping[str, Any]:

@@ -17,7 +17,6 @@ Source:
     https://docs.skypilot.co/en/latest/reference/cli.html and …/reference/yaml-spec.html.
 """
 
-import asyncio
 import base64
 import contextlib
 import json
@@ -44,6 +43,7 @@ from swell.provider import (
     LaunchRequest,
     Notice,
 )
+from swell.providers.command import run
 from swell.providers.marks import Marks
 from swell.providers.options import Options
 from swell.providers.sightings import Sightings
@@ -237,27 +237,11 @@ class SkypilotProvider:
         )
 
     async def _call(self, *words: str) -> str:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                self._program,
-                *words,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=self._environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise Unavailable(f"cannot run {self._program}: {error.strerror}") from error
-        try:
-            out, said = await asyncio.wait_for(process.communicate(), _ANSWER_S)
-        except TimeoutError as error:
-            process.kill()
-            raise Unavailable(f"sky {words[0]} does not answer") from error
-        if process.returncode == 0:
-            return out.decode()
-        text = hide_secrets((said or out).decode(errors="replace").strip())[-500:]
-        if process.returncode == 2 or "Invalid" in text:  # as its command line ends on wrong words
+        ran = await run(self._program, *words, environment=self._environment, patience_s=_ANSWER_S)
+        if ran.code == 0:
+            return ran.out
+        text = hide_secrets((ran.said or ran.out).strip())[-500:]
+        if ran.code == 2 or "Invalid" in text:  # as its command line ends on wrong words
             raise InvalidInput(f"SkyPilot does not take what the pool's options say: {text}")
         raise Unavailable(f"sky {words[0]}: {text}")
 
