@@ -68,6 +68,10 @@ class GcpCompute:
     silent: set[str] = field(default_factory=set)
     #: Items of a page at most.
     page: int = 500
+    #: So many lists of machines do not have them yet.
+    late: int = 0
+    #: Whether operations that are over say how many they have made.
+    counts: bool = True
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)
     operations: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: dict[str, str] = field(default_factory=dict)
@@ -242,6 +246,11 @@ class GcpCompute:
                 else zones[number % len(zones)]
             )
             self._add(each["name"], zone, body)
+        if self.counts:
+            made = {"status": "DONE", "targetVmCount": len(wanted), "createdVmCount": len(wanted)}
+            made["createdVmCount"] = len(wanted[:most])
+            told = {"perLocationStatus": {"zones/us-central1-a": made}}
+            operation["instancesBulkInsertOperationMetadata"] = told
         if self.failures:
             errors = [{"code": code, "message": message} for code, message in self.failures]
             operation["error"] = {"errors": errors}
@@ -273,6 +282,9 @@ class GcpCompute:
             for each in self.machines.values()
             if wanted.items() <= each["labels"].items() and _zone(each) not in self.silent
         ]
+        if self.late:
+            self.late -= 1
+            found = []
         at = int(request.query.get("pageToken", "0"))
         size = min(self.page, int(request.query["maxResults"]))
         items: dict[str, Any] = {f"zones/{zone}": {} for zone in self.zones}
@@ -288,8 +300,16 @@ class GcpCompute:
     async def _list_operations(self, request: web.Request) -> web.Response:
         wanted = re.fullmatch(r'operationType = "([\w.]+)"', request.query["filter"])
         assert wanted
+        assert request.query["orderBy"] == "creationTimestamp desc"
         found = [e for e in self.operations.values() if e["operationType"] == wanted[1]]
-        return web.json_response({"items": {"zones/x": {"operations": found}, "global": {}}})
+        found.sort(key=lambda each: each["insertTime"], reverse=True)
+        at = int(request.query.get("pageToken", "0"))
+        body: dict[str, Any] = {
+            "items": {"zones/x": {"operations": found[at : at + self.page]}, "global": {}}
+        }
+        if at + self.page < len(found):
+            body["nextPageToken"] = str(at + self.page)
+        return web.json_response(body)
 
     async def _delete(self, request: web.Request) -> web.Response:
         each = self.machines.get(request.match_info["name"])

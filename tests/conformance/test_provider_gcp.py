@@ -273,6 +273,41 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
         self.gcp.preempt(instance.id, (datetime.now(UTC) - timedelta(hours=1)).isoformat())
         assert await provider.notices() == []
 
+    async def test_many_that_are_taken_back_at_once_are_told_all(
+        self, provider: GcpProvider
+    ) -> None:
+        spot = self.made(spot=True)
+        launched = await spot.launch(LaunchRequest(pool="p", n=5))
+        self.gcp.settle()
+        long_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+        for number, each in enumerate(launched):
+            self.gcp.preempt(each.id, long_ago if number == 4 else "")
+        self.gcp.page = 2
+        assert len(await spot.notices()) == 4
+        assert self.gcp.calls.count("GET /aggregated/operations") == 3
+
+    @pytest.mark.parametrize("counts", [True, False])
+    async def test_a_list_that_is_late_neither_loses_nor_doubles_a_machine(
+        self, provider: GcpProvider, counts: bool
+    ) -> None:
+        self.gcp.counts = counts
+        # The first is before the launch, and the second after it.
+        self.gcp.late = 3
+        request = LaunchRequest(pool="p", n=2, token="launch-1")
+        launched = await provider.launch(request)
+        assert [each.state for each in launched] == [InstanceState.STARTING] * 2
+        assert {i.id for i in await provider.instances()} == {i.id for i in launched}
+        assert await provider.launch(request) == launched
+        assert {i.id for i in await self.made().instances()} == {i.id for i in launched}
+        assert {i.id for i in launched} == set(self.gcp.machines)
+
+    async def test_what_an_operation_has_made_and_no_list_has_yet_is_counted(
+        self, provider: GcpProvider
+    ) -> None:
+        self.gcp.failures, self.gcp.most, self.gcp.late = [LACK], 2, 2
+        launched = await provider.launch(LaunchRequest(pool="p", n=5, token="launch-1"))
+        assert len(launched) == 2
+
     async def test_long_lists_come_in_pages(self, provider: GcpProvider) -> None:
         self.gcp.page = 2
         await provider.launch(LaunchRequest(pool="p", n=5))

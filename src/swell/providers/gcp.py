@@ -17,7 +17,7 @@ Source:
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -191,20 +191,23 @@ class GcpProvider:
             "orderBy": "creationTimestamp desc",
             "maxResults": str(_PAGE_N),
         }
-        answer = await self._call("GET", "/aggregated/operations", query=query)
         told = {}
-        for each in _all(answer.body.get("items", {}), "operations"):
-            at = moment(each["insertTime"])
-            if at >= since:
-                told[each["targetLink"].rpartition("/")[2]] = at + timedelta(seconds=_NOTICE_S)
+        async for body in self._pages("/aggregated/operations", query):
+            found = _all(body.get("items", {}), "operations")
+            for each in found:
+                at = moment(each["insertTime"])
+                if at >= since:
+                    told[each["targetLink"].rpartition("/")[2]] = at + timedelta(seconds=_NOTICE_S)
+            if any(moment(each["insertTime"]) < since for each in found):
+                break
         # Known before they are listed, for why they end; and as long as they are told.
         self._preempted |= told.keys()
-        found = {each.id: each for each in await self.instances()}
-        self._preempted &= found.keys()
+        own = {each.id: each for each in await self.instances()}
+        self._preempted &= own.keys()
         return [
             Notice(instance_id=name, at=at)
             for name, at in told.items()
-            if name in found and found[name].state is not InstanceState.ENDED
+            if name in own and own[name].state is not InstanceState.ENDED
         ]
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
@@ -303,13 +306,19 @@ class GcpProvider:
             else {DEPLOYMENT: as_label(marks.deployment)}
         )
         found = [each for each in listed if each.id in set(names)]
-        if operation["status"] != "DONE":
-            there = {each.id for each in found}
-            return found + [marks.starting(each) for each in names if each not in there]
-        errors = operation.get("error", {}).get("errors", [])
-        if not found:
-            raise _explained([(each["code"], each.get("message", "")) for each in errors])
-        return found
+        if operation["status"] == "DONE":
+            made_n = _made_n(operation, len(names))
+            if not found and not made_n:
+                errors = operation.get("error", {}).get("errors", [])
+                raise _explained([(each["code"], each.get("message", "")) for each in errors])
+        else:
+            made_n = len(names)
+        # A list may be late with what was made, and nothing is to be asked for twice.
+        there = {each.id for each in found}
+        late = [each for each in names if each not in there][: max(0, made_n - len(found))]
+        starting = map(marks.starting, late)
+        spot = self._options.spot
+        return found + [msgspec.structs.replace(each, is_spot=spot) for each in starting]
 
     async def _listed(self, labels: Mapping[str, str]) -> tuple[list[Instance], set[str]]:
         """Return machines, and zones that did not answer."""
@@ -320,14 +329,20 @@ class GcpProvider:
         }
         found: list[Instance] = []
         unsure: set[str] = set()
-        while True:
-            body = (await self._call("GET", "/aggregated/instances", query=query)).body
+        async for body in self._pages("/aggregated/instances", query):
             told = _all(body.get("items", {}), "instances")
             found += [self._instance(each) for each in told]
             unsure |= {each.rpartition("/")[2] for each in body.get("unreachables", [])}
+        return found, unsure
+
+    async def _pages(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Any]:
+        asked = dict(query)
+        while True:
+            body = (await self._call("GET", path, query=asked)).body
+            yield body
             if not body.get("nextPageToken"):
-                return found, unsure
-            query["pageToken"] = body["nextPageToken"]
+                return
+            asked["pageToken"] = body["nextPageToken"]
 
     def _instance(self, told: Any) -> Instance:
         items = {each["key"]: each["value"] for each in told.get("metadata", {}).get("items", [])}
@@ -378,7 +393,17 @@ class GcpProvider:
         raise _refusal(answer)
 
 
-def _all(items: Mapping[str, Any], kind: str) -> Iterable[Any]:
+def _made_n(operation: Any, wanted_n: int) -> int:
+    """Return how many machines an operation that is over has made, as it says itself."""
+    told = operation.get("instancesBulkInsertOperationMetadata", {}).get("perLocationStatus")
+    if told:
+        return sum(
+            each.get("createdVmCount", 0) - each.get("deletedVmCount", 0) for each in told.values()
+        )
+    return 0 if operation.get("error") else wanted_n
+
+
+def _all(items: Mapping[str, Any], kind: str) -> list[Any]:
     """Return what an aggregated list has, of all places."""
     return [each for place in items.values() for each in place.get(kind, ())]
 
