@@ -51,6 +51,10 @@ class AzureResources:
     looks: int = 1
     #: Items of a page at most.
     page: int = 500
+    #: So many lists of machines do not have them yet.
+    late: int = 0
+    #: Whether fleets say nothing of their machines.
+    silent: bool = False
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)
     fleets: dict[str, dict[str, Any]] = field(default_factory=dict)
     operations: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -154,6 +158,10 @@ class AzureResources:
             return _error(400, "InvalidRequestContent", f"Could not find member {min(wrong)}")
         self.asked[name] = body
         size = properties["hardwareProfile"]["vmSize"]
+        there = self.machines.get(name, {}).get("properties", {})
+        if there.get("provisioningState") not in (None, "Deleting"):
+            told = "Changing property 'osProfile.customData' is not allowed."
+            return _error(409, "PropertyChangeNotAllowed", told)
         lack = self._lack(size)
         if lack and not self.lacks_late:
             return _error(409, *lack)
@@ -197,7 +205,9 @@ class AzureResources:
         return self._begun(202, None, None)
 
     async def _list(self, request: web.Request) -> web.Response:
-        return self._paged(request, [_without_power(each) for each in self.machines.values()])
+        self.late -= (is_late := self.late > 0)
+        found = [] if is_late else self.machines.values()
+        return self._paged(request, [_without_power(each) for each in found])
 
     async def _list_powers(self, request: web.Request) -> web.Response:
         assert request.query["statusOnly"] == "true"
@@ -255,7 +265,7 @@ class AzureResources:
         fleet = self.fleets.get(request.match_info["name"])
         if fleet is None:
             return _error(404, "ResourceNotFound", "The fleet is gone")
-        return web.json_response({"value": fleet["told"]})
+        return web.json_response({"value": [] if self.silent else fleet["told"]})
 
     # ---- what takes long
 

@@ -209,6 +209,27 @@ class AzureCase(OutlivingConformance, RefusingConformance):
         states = {i.id: i.state for i in await provider.instances()}
         assert states == {one.id: InstanceState.ENDED, other.id: InstanceState.RUNNING}
 
+    async def test_a_list_that_is_late_neither_loses_nor_doubles_a_machine(
+        self, provider: AzureProvider
+    ) -> None:
+        # Before the launch, after it, and when it is repeated by somebody who knows nothing.
+        self.azure.late = 3
+        request = LaunchRequest(pool="p", n=2, token="launch-1")
+        launched = await provider.launch(request)
+        assert [each.state for each in launched] == [InstanceState.STARTING] * 2
+        assert {i.id for i in launched} == set(self.azure.machines)
+        assert {i.id for i in await provider.instances()} == {i.id for i in launched}
+        assert await provider.launch(request) == launched
+
+    async def test_machines_of_others_are_no_trouble(self, provider: AzureProvider) -> None:
+        [own] = await provider.launch(LaunchRequest(pool="p"))
+        for name, tags in (("untagged", None), ("other", {"swell-deployment": "shop2"})):
+            strange = {**self.azure.machines[own.id], "name": name, "tags": tags}
+            self.azure.machines[name] = strange | {"power": "PowerState/stopped"}
+        assert [each.id for each in await provider.instances()] == [own.id]
+        await provider.terminate(["untagged", "other"])
+        assert not any("DELETE" in call for call in self.azure.calls)
+
     async def test_long_lists_come_in_pages(self, provider: AzureProvider) -> None:
         self.azure.page = 2
         await provider.launch(LaunchRequest(pool="p", n=5))
@@ -236,9 +257,40 @@ class TestAzureByFleet(AzureCase):
         made = [call for call in self.azure.calls if call.startswith("PUT ")]
         assert len(made) == 4
 
+    async def test_a_fleet_that_takes_too_long_is_left_to_itself(
+        self, azure: AzureResources
+    ) -> None:
+        class Hasty(SystemClock):
+            """Each look at it, two minutes have gone."""
+
+            looked = 0
+
+            def monotonic_s(self) -> float:
+                self.looked += 1
+                return self.looked * 120.0
+
+        self.clock = Hasty()
+        provider = self.made()
+        azure.looks, azure.late, azure.silent = 1000, 2, True
+        request = LaunchRequest(pool="p", n=2, token="launch-1")
+        # Nobody knows what comes of it: that is no refusal, and it is asked for again.
+        with pytest.raises(Unavailable, match="not told yet") as told:
+            await provider.launch(request)
+        assert not isinstance(told.value, Refused)
+        assert {i.id for i in await provider.launch(request)} == set(azure.machines)
+
 
 class TestAzureOneByOne(AzureCase):
     by_fleet = False
+
+    async def test_a_machine_that_was_asked_for_before_is_not_made_anew(
+        self, provider: AzureProvider
+    ) -> None:
+        request = LaunchRequest(pool="p", n=2, token="launch-1")
+        launched = await provider.launch(request)
+        self.azure.late = 1
+        again = await self.made().launch(request)
+        assert {i.id for i in again} == {i.id for i in launched} == set(self.azure.machines)
 
     async def test_a_machine_that_failed_while_it_was_made_is_not_left_behind(
         self, provider: AzureProvider

@@ -94,6 +94,9 @@ _BUSY: Final = frozenset(
     }
 )
 
+#: Said of a machine that is there: it was asked for before, and its answer got lost.
+_THERE: Final = frozenset({"PropertyChangeNotAllowed"})
+
 #: Said where Compute Fleet is not there for this subscription or region.
 _NO_FLEETS: Final = frozenset(
     {
@@ -272,21 +275,27 @@ class AzureProvider:
             if {code for code, _ in errors} & _NO_FLEETS or answer.status == 404:
                 raise _NoFleets
             raise _refusal(answer)
-        failed: dict[str, tuple[str, str]] = {}
+        #: Name of a machine → why it could not be made; None of one that is.
+        told: dict[str, tuple[str, str] | None] = {}
 
         async def look() -> None:
-            # The fleet is gone when it is done, and with it why a machine could not be made.
-            told = await self._call("GET", f"{path}/virtualMachines", may_fail=True)
-            for each in told.body.get("value", []) if told.is_ok else []:
-                if error := each.get("error"):
-                    failed[each["name"]] = (error.get("code", ""), error.get("message", ""))
+            # The fleet is gone when it is done, and with it what it says of its machines.
+            answer = await self._call("GET", f"{path}/virtualMachines", may_fail=True)
+            for each in answer.body.get("value", []) if answer.is_ok else []:
+                error = each.get("error")
+                told[each["name"]] = error and (error.get("code", ""), error.get("message", ""))
 
-        errors = await self._over(answer, look)
-        found = await self._listed(_found_by(marks), name)
-        given = [each for each in found if each.state is not InstanceState.ENDED]
-        if not given and (errors or failed):
-            raise _explained([*errors, *failed.values()])
-        return given
+        over = await self._over(answer, look)
+        found = {each.id: each for each in await self._listed(_found_by(marks), name)}
+        # A list may be late with what is being made, and nothing is to be asked for twice.
+        late = [each for each, why in told.items() if why is None and each not in found]
+        given = [each for each in found.values() if each.state is not InstanceState.ENDED]
+        given += [self._starting(each, marks) for each in late]
+        if given:
+            return given
+        if over is None:
+            raise Unavailable("Azure has not told yet what comes of it")
+        raise _explained([*over, *(why for why in told.values() if why is not None)])
 
     def _fleet(self, name: str, marks: Marks, request: LaunchRequest) -> dict[str, Any]:
         chosen = self._options
@@ -339,10 +348,12 @@ class AzureProvider:
             body = self._machine(name, marks, request) | ({"zones": [zone]} if zone else {})
             body["properties"]["hardwareProfile"] = {"vmSize": size}
             answer = await self._call("PUT", self._path(name), body, may_fail=True)
-            errors = await self._over(answer) if answer.is_ok else _errors(answer)
+            errors = (await self._over(answer) or []) if answer.is_ok else _errors(answer)
+            if {code for code, _ in errors} & _THERE:
+                return self._starting(name, marks)
             if not errors:
                 return msgspec.structs.replace(
-                    marks.starting(name), kind=size, location=zone, is_spot=self._options.spot
+                    self._starting(name, marks), kind=size, location=zone
                 )
             if answer.is_ok:
                 # It is there, as one that has failed.
@@ -351,6 +362,9 @@ class AzureProvider:
             if not isinstance(_explained(errors), Refused):
                 raise _explained(errors) if answer.is_ok else _refusal(answer)
         raise _explained(lacks)
+
+    def _starting(self, name: str, marks: Marks) -> Instance:
+        return msgspec.structs.replace(marks.starting(name), is_spot=self._options.spot)
 
     def _machine(self, name: str, marks: Marks, request: LaunchRequest) -> dict[str, Any]:
         chosen = self._options
@@ -413,7 +427,7 @@ class AzureProvider:
         found = [
             each
             for each in machines
-            if tags.items() <= each.get("tags", {}).items() and each["name"].startswith(prefix)
+            if tags.items() <= (each.get("tags") or {}).items() and each["name"].startswith(prefix)
         ]
         if found and self._clock.monotonic_s() >= self._powers_at_s + self._power_s:
             self._powers_at_s = self._clock.monotonic_s()
@@ -457,8 +471,8 @@ class AzureProvider:
     def _path(self, name: str) -> str:
         return f"{self._group}/{_MACHINES}/{name}"
 
-    async def _over(self, answer: Answer, look: Any = None) -> list[tuple[str, str]]:
-        """Wait for the end of what a call began, and return its errors.
+    async def _over(self, answer: Answer, look: Any = None) -> list[tuple[str, str]] | None:
+        """Wait for the end of what a call began, and return its errors; None if it takes too long.
 
         Args:
             answer: Of the call.
@@ -477,7 +491,7 @@ class AzureProvider:
                 return []
             wait_s = float(retry_after(told, _LOOK_S)["Retry-After"])
             await self._clock.sleep(min(wait_s, 30.0))
-        return []
+        return None if url else []
 
     def _here(self, url: str) -> str:
         """Return what a link of Azure leads to at the address that we were told to use."""
