@@ -667,7 +667,6 @@ _WORKERS: Final = (
         "1,000: a signed URL for each, good for an hour, of the bucket where that signs, and else "
         "of the backend. See `swell models push`.",
         body=Body(WeightsRequest),
-        audit="workers.weights",
     ),
 )
 
