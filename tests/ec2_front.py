@@ -37,6 +37,10 @@ class Ec2Front:
     most: int | None = None
     #: So many calls from now on are told that they are too many.
     throttled: int = 0
+    #: What all calls are answered with instead, as (status, body).
+    broken: tuple[int, str] | None = None
+    #: Whether EC2 does not know yet whom it is to end.
+    knows_late: bool = False
     #: So many after each answer of `CreateFleet`.
     throttled_after_fleets: int = 0
     #: So many answers of `CreateFleet` from now on get lost on their way back.
@@ -79,6 +83,11 @@ class Ec2Front:
         if self.throttled:
             self.throttled -= 1
             return _error(503, "RequestLimitExceeded", "Request limit exceeded.")
+        if self.broken:
+            return _xml(*self.broken)
+        if action == "TerminateInstances" and self.knows_late:
+            told = f"The instance ID '{form['InstanceId.1']}' does not exist"
+            return _error(400, "InvalidInstanceID.NotFound", told)
         if action == "CreateFleet":
             return await self._create_fleet(request, form)
         if action == "DescribeInstances" and self.lists_late:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -55,6 +55,21 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...] = ()
     #: What the worker must know (URL, token), as environment variables.
     environment: Mapping[str, str] = {}
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Tell what may stand in a log: of the environment names only, since it has a key."""
+        return [
+            ("pool", self.pool),
+            ("n", self.n),
+            ("token", self.token),
+            ("command", self.command),
+            ("environment", sorted(self.environment)),
+        ]
+
+    def __repr__(self) -> str:
+        """Return the same in one line."""
+        told = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({told})"
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):

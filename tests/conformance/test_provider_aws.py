@@ -25,6 +25,11 @@ QUOTA = ("VcpuLimitExceeded", "You have requested more vCPU capacity than your c
 NOT_HERE = ("Unsupported", "Your requested instance type is not supported in us-east-1e.")
 
 
+def ec2_error(code: str) -> str:
+    error = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+    return f"<Response><Errors>{error}</Errors><RequestID>0</RequestID></Response>"
+
+
 @pytest.fixture(autouse=True)
 def aws_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     # AWS's library takes them from the environment.
@@ -196,6 +201,53 @@ class TestAwsProvider(OutlivingConformance, RefusingConformance):
         one, other = await provider.launch(LaunchRequest(pool="p", n=2))
         await provider.terminate(["i-0123456789abcdef0", one.id, "no id at all", other.id])
         assert {i.state for i in await provider.instances()} == {InstanceState.ENDED}
+
+    async def test_one_that_ec2_does_not_know_yet_is_not_taken_for_one_that_ends(
+        self, provider: AwsProvider
+    ) -> None:
+        launched = await provider.launch(LaunchRequest(pool="p", n=2))
+        ids = [each.id for each in launched]
+        self.front.knows_late = True
+        await provider.terminate(ids)
+        # Whoever looks sees that they run, and asks again.
+        assert {i.state for i in await provider.instances()} == {InstanceState.RUNNING}
+        self.front.knows_late = False
+        await provider.terminate(ids)
+        assert {i.state for i in await provider.instances()} == {InstanceState.ENDED}
+
+    async def test_long_lists_come_in_pages(
+        self, provider: AwsProvider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("swell.providers.aws._PAGE_N", 5)
+        # moto's pages are of reservations, of which each launch is one.
+        launched = [await provider.launch(LaunchRequest(pool="p")) for _ in range(6)]
+        listed = self.front.calls.count("DescribeInstances")
+        found = await self.made().instances()
+        assert {each.id for each in found} == {each.id for [each] in launched}
+        assert self.front.calls.count("DescribeInstances") - listed == 2
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            (502, "<html><body><h1>502 Bad Gateway</h1></body></html>"),
+            (500, ec2_error("SomethingNobodyHasWrittenDown")),
+        ],
+    )
+    async def test_an_answer_that_is_none_is_no_fault_of_the_options(
+        self, provider: AwsProvider, broken: tuple[int, str]
+    ) -> None:
+        self.front.broken = broken
+        with pytest.raises(Unavailable) as told:
+            await provider.instances()
+        assert not isinstance(told.value, Refused)
+
+    @pytest.mark.parametrize("code", ["UnauthorizedOperation", "AuthFailure", "RequestExpired"])
+    async def test_who_may_not_do_this_is_told_what_to_give_him(
+        self, provider: AwsProvider, code: str
+    ) -> None:
+        self.front.broken = (400, ec2_error(code))
+        with pytest.raises(InvalidInput, match=f"{code}.*credentials"):
+            await provider.instances()
 
     async def test_a_spot_machine_that_is_marked_is_told_two_minutes_before(
         self, provider: AwsProvider

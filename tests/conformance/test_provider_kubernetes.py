@@ -208,6 +208,16 @@ class TestKubernetesProvider(OutlivingConformance, RefusingConformance):
         assert not isinstance(told.value, Refused)
         assert await provider.instances() == []
 
+    async def test_what_the_cluster_repeats_of_a_job_has_no_key_in_it(
+        self, provider: KubernetesProvider
+    ) -> None:
+        token = f"swell_{'k' * 48}"
+        told = f'Job "x" is invalid: spec.containers[0].env[1].value: Invalid value: "{token}"'
+        self.cluster.errors = [(422, "Invalid", told)]
+        with pytest.raises(InvalidInput, match="env") as error:
+            await provider.launch(LaunchRequest(pool="p"))
+        assert token not in str(error.value)
+
     async def test_a_cluster_that_is_away_is_unavailable(self, provider: Provider) -> None:
         access = Access(url="http://127.0.0.1:9", namespace=NAMESPACE)
         options = KubernetesOptions(image="x")

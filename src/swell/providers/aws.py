@@ -32,10 +32,11 @@ from pydantic import Field, model_validator
 
 from swell.clock import Clock
 from swell.errors import InvalidInput, Unavailable
-from swell.provider import Instance, InstanceState, LaunchRequest, Notice, Refused
+from swell.provider import Instance, InstanceState, LaunchRequest, Notice
 from swell.providers.cloud_init import render
 from swell.providers.marks import ASKED_AT_MARK, DEPLOYMENT, LAUNCH, POOL, Marks, moment
 from swell.providers.options import MachineOptions
+from swell.providers.refusals import explained, in_words
 from swell.providers.sightings import Sightings
 
 __all__ = ["AwsOptions", "AwsProvider"]
@@ -45,8 +46,9 @@ T = TypeVar("T")
 #: Calls at the same time.
 _THREADS: Final = 8
 
-#: How many ids one call takes here, and values one filter takes.
+#: How many ids one call takes here, and values one filter takes; and machines of one page.
 _IDS_N: Final = 200
+_PAGE_N: Final = 1000
 
 #: So long a machine has from a notice to its end, in seconds.
 _NOTICE_S: Final = 120.0
@@ -59,6 +61,8 @@ _STATES: Final = {
     "stopped": InstanceState.ENDED,
     "terminated": InstanceState.ENDED,
 }
+
+_OVER: Final = (InstanceState.STOPPING, InstanceState.ENDED)
 
 #: Nobody may have more before somebody raises a limit.
 _QUOTAS: Final = frozenset(
@@ -97,6 +101,18 @@ _BUSY: Final = frozenset(
         "Throttling",
         "ThrottlingException",
         "Unavailable",
+    }
+)
+
+#: Who asks may not do this, or is not who it says.
+_FORBIDDEN: Final = frozenset(
+    {
+        "AuthFailure",
+        "ExpiredToken",
+        "InvalidClientTokenId",
+        "RequestExpired",
+        "SignatureDoesNotMatch",
+        "UnauthorizedOperation",
     }
 )
 
@@ -233,17 +249,14 @@ class AwsProvider:
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
         """End machines; each lets its worker drain while it shuts down. Unknown ids are ignored."""
         wanted = {DEPLOYMENT: self._deployment}
-        own = {
-            each.id
-            for each in await self._call(lambda: self._described(wanted))
-            if each.state not in (InstanceState.STOPPING, InstanceState.ENDED)
-        }
-        # What was launched a moment ago may not be listed yet.
-        own |= self._seen.unlisted()
-        ids = [each for each in dict.fromkeys(instance_ids) if each in own]
-        for batch in _batches(ids, _IDS_N):
-            await self._call(partial(self._end, batch))
-        self._seen.told_to_go(ids)
+        for batch in _batches(list(dict.fromkeys(instance_ids)), _IDS_N):
+            found = await self._call(partial(self._described, wanted, batch))
+            over = {each.id for each in found if each.state in _OVER}
+            # What was launched a moment ago may not be listed yet.
+            own = {each.id for each in found} | self._seen.unlisted()
+            living = [each for each in batch if each in own and each not in over]
+            if living:
+                self._seen.told_to_go(await self._call(partial(self._end, living)))
 
     async def close(self) -> None:
         """Let go of threads; machines live on."""
@@ -255,7 +268,7 @@ class AwsProvider:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except ClientError as error:
-            raise _explained([(_code(error), str(error))]) from error
+            raise _refusal(error) from error
         except BotoCoreError as error:
             raise Unavailable(f"EC2 cannot be asked: {error}") from error
         except RuntimeError as error:
@@ -422,12 +435,14 @@ class AwsProvider:
         wanted = {DEPLOYMENT: marks.deployment, POOL: marks.pool, LAUNCH: marks.token}
         return self._described(wanted)
 
-    def _described(self, tags: Mapping[str, str]) -> list[Instance]:
+    def _described(self, tags: Mapping[str, str], ids: Sequence[str] = ()) -> list[Instance]:
+        """Return machines with these tags; of some ids, where there are any."""
         filters = [{"Name": f"tag:{key}", "Values": [text]} for key, text in tags.items()]
+        filters += [{"Name": "instance-id", "Values": list(ids)}] if ids else []
         pages = (
             self._client("ec2")
             .get_paginator("describe_instances")
-            .paginate(Filters=filters, PaginationConfig={"PageSize": 1000})
+            .paginate(Filters=filters, PaginationConfig={"PageSize": _PAGE_N})
         )
         found = [
             machine
@@ -472,24 +487,27 @@ class AwsProvider:
             if len(told) < 10:
                 return
 
-    def _end(self, ids: Sequence[str]) -> None:
-        """End machines. One that is unknown by now makes EC2 end none, so each is tried alone."""
+    def _end(self, ids: Sequence[str]) -> list[str]:
+        """End machines, and return those that EC2 knows.
+
+        One that is unknown by now makes EC2 end none, so each is tried alone. One that it does not
+        know yet lives on until somebody asks again.
+        """
         ec2 = self._client("ec2")
         try:
             ec2.terminate_instances(InstanceIds=list(ids))
         except ClientError as error:
             if _code(error) not in ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"):
                 raise
-            if len(ids) > 1:
-                for each in ids:
-                    self._end([each])
+            return [] if len(ids) == 1 else [known for each in ids for known in self._end([each])]
+        return list(ids)
 
 
 def _instance(told: Mapping[str, Any]) -> Instance:
     tags = {each["Key"]: each["Value"] for each in told.get("Tags", [])}
     marks = Marks.read(tags, asked_at=told["LaunchTime"].astimezone(UTC))
     state = _STATES.get(told["State"]["Name"], InstanceState.RUNNING)
-    is_over = state in (InstanceState.STOPPING, InstanceState.ENDED)
+    is_over = state in _OVER
     return msgspec.structs.replace(
         marks.starting(told["InstanceId"]),
         state=state,
@@ -521,23 +539,32 @@ def _event(body: str) -> Notice | None:
     return None
 
 
-def _explained(errors: Sequence[tuple[str, str]]) -> Unavailable | InvalidInput:
-    """Return what to raise for errors of EC2, as (code, message) pairs.
+def _refusal(error: ClientError) -> Unavailable | InvalidInput:
+    """Return what to raise for a call that was refused."""
+    errors = [(_code(error), str(error))]
+    found = _explained(errors)
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status < 500 or isinstance(found, Unavailable):
+        return found
+    # Of a proxy, or in words that nobody has written down: what was asked may be right.
+    told = f"EC2 does not answer as it should: {in_words(errors)}"
+    return Unavailable(told, headers={"Retry-After": "10"})
 
-    Where some say that there are none and others that no more are allowed, other places would have
-    to be found first: that is a lack. What only a change of options would mend is told as that.
-    """
-    told = "; ".join(dict.fromkeys(f"{code}: {message}" for code, message in errors))[:1000]
-    codes = {code for code, _ in errors}
-    if not codes:
-        return Refused("EC2 gave no machines, and did not say why")
-    if codes & _LACKS:
-        return Refused(f"EC2 has none to give: {told}")
-    if codes & _QUOTAS:
-        return Refused(f"EC2 allows no more: {told}", is_quota=True)
-    if codes & _BUSY:
-        return Unavailable(f"EC2 has too much to do: {told}", headers={"Retry-After": "10"})
-    return InvalidInput(f"EC2 does not take what the pool's options say: {told}")
+
+def _explained(errors: Sequence[tuple[str, str]]) -> Unavailable | InvalidInput:
+    """Return what to raise for errors of EC2, as (code, message) pairs."""
+    if any(code in _FORBIDDEN for code, _ in errors):
+        return InvalidInput(
+            f"EC2 does not let the controller do this: {in_words(errors)}; give it credentials "
+            "that are good, whose policy allows what docs/providers.md lists"
+        )
+    return explained(
+        "EC2",
+        errors,
+        is_lack=lambda code, _: code in _LACKS,
+        is_quota=lambda code, _: code in _QUOTAS,
+        is_busy=lambda code, _: code in _BUSY,
+    )
 
 
 def _code(error: ClientError) -> str:

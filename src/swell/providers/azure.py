@@ -38,6 +38,7 @@ from swell.providers.azure_token import Application, AzureTokens
 from swell.providers.cloud_init import render
 from swell.providers.marks import DEPLOYMENT, LAUNCH, POOL, Marks, moment
 from swell.providers.options import MachineOptions
+from swell.providers.refusals import explained
 from swell.providers.rest import Answer, Rest, retry_after
 from swell.providers.sightings import Sightings
 
@@ -600,28 +601,24 @@ def _errors(answer: Answer) -> list[tuple[str, str]]:
 
 def _refusal(answer: Answer) -> SwellError:
     """Return what to raise for a call that was refused."""
-    explained = _explained(_errors(answer))
-    if isinstance(explained, Refused):
-        return explained
-    if answer.status in (401, 429) or answer.status >= 500 or isinstance(explained, Unavailable):
-        return Unavailable(explained.detail, headers=retry_after(answer))
-    return explained
+    found = _explained(_errors(answer))
+    if isinstance(found, Refused):
+        return found
+    if answer.status in (401, 429) or answer.status >= 500 or isinstance(found, Unavailable):
+        return Unavailable(found.detail, headers=retry_after(answer))
+    return found
 
 
 def _explained(errors: Sequence[tuple[str, str]]) -> Unavailable | InvalidInput:
-    """Return what to raise for errors of Azure, as (code, message) pairs.
+    """Return what to raise for errors of Azure, as (code, message) pairs."""
+    return explained(
+        "Azure",
+        errors,
+        is_lack=lambda code, _: code in _LACKS,
+        is_quota=_is_quota,
+        is_busy=lambda code, _: code in _BUSY,
+    )
 
-    Where some say that there are none and others that no more are allowed, that is a lack.
-    """
-    told = "; ".join(dict.fromkeys(f"{code}: {message}" for code, message in errors))[:1000]
-    codes = {code for code, _ in errors}
-    has_quota = any(c == "OperationNotAllowed" and "quota" in text.lower() for c, text in errors)
-    if not codes:
-        return Refused("Azure gave no machines, and did not say why")
-    if codes & _LACKS:
-        return Refused(f"Azure has none to give: {told}")
-    if codes & _QUOTAS or has_quota:
-        return Refused(f"Azure allows no more: {told}", is_quota=True)
-    if codes & _BUSY:
-        return Unavailable(f"Azure has too much to do: {told}", headers={"Retry-After": "10"})
-    return InvalidInput(f"Azure does not take what the pool's options say: {told}")
+
+def _is_quota(code: str, message: str) -> bool:
+    return code in _QUOTAS or (code == "OperationNotAllowed" and "quota" in message.lower())

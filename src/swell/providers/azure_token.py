@@ -31,6 +31,14 @@ class Application(msgspec.Struct, frozen=True, kw_only=True):
     #: Where it asks for tokens.
     login_url: str
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Tell what may stand in a log: not the secret."""
+        return [("directory", self.directory), ("client_id", self.client_id)]
+
+    def __repr__(self) -> str:
+        """Return the same in one line."""
+        return f"Application(directory={self.directory!r}, client_id={self.client_id!r})"
+
 
 class AzureTokens:
     """Gives a token that is good for some minutes more.

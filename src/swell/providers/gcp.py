@@ -32,6 +32,7 @@ from swell.providers.cloud_init import render
 from swell.providers.google_token import GoogleTokens
 from swell.providers.marks import DEPLOYMENT, LAUNCH, POOL, Marks, as_label, moment
 from swell.providers.options import MachineOptions
+from swell.providers.refusals import explained, in_words
 from swell.providers.rest import Answer, Rest, retry_after
 from swell.providers.sightings import Sightings
 
@@ -413,27 +414,26 @@ def _refusal(answer: Answer) -> SwellError:
     error = answer.body.get("error", {}) if isinstance(answer.body, dict) else {}
     errors = error.get("errors") or [{"message": error.get("message", str(answer.body))}]
     told = [(each.get("reason", str(answer.status)), each.get("message", "")) for each in errors]
-    explained = _explained(told)
-    if isinstance(explained, Refused):
-        return explained
-    if answer.status == 429 or answer.status >= 500 or isinstance(explained, Unavailable):
-        return Unavailable(f"Google has too much to do: {told}", headers=retry_after(answer))
-    return explained
+    found = _explained(told)
+    if isinstance(found, Refused):
+        return found
+    if answer.status == 429 or answer.status >= 500 or isinstance(found, Unavailable):
+        words = f"Google has too much to do: {in_words(told)}"
+        return Unavailable(words, headers=retry_after(answer))
+    return found
 
 
 def _explained(errors: Sequence[tuple[str, str]]) -> Unavailable | InvalidInput:
-    """Return what to raise for errors of Google, as (code, message) pairs.
+    """Return what to raise for errors of Google, as (code, message) pairs."""
+    return explained(
+        "Google",
+        errors,
+        is_lack=lambda code, _: _has(code, _LACKS),
+        is_quota=lambda code, _: _has(code, _QUOTAS) and not _has(code, _BUSY),
+        is_busy=lambda code, _: _has(code, _BUSY),
+    )
 
-    Where some say that there are none and others that no more are allowed, that is a lack.
-    """
-    told = "; ".join(dict.fromkeys(f"{code}: {message}" for code, message in errors))[:1000]
-    codes = [code.replace("_", "").lower() for code, _ in errors]
-    if not codes:
-        return Refused("Google gave no machines, and did not say why")
-    if any(each in code for code in codes for each in _LACKS):
-        return Refused(f"Google has none to give: {told}")
-    if any(each in code for code in codes for each in _BUSY):
-        return Unavailable(f"Google has too much to do: {told}", headers={"Retry-After": "10"})
-    if any(each in code for code in codes for each in _QUOTAS):
-        return Refused(f"Google allows no more: {told}", is_quota=True)
-    return InvalidInput(f"Google does not take what the pool's options say: {told}")
+
+def _has(code: str, parts: Sequence[str]) -> bool:
+    plain = code.replace("_", "").lower()
+    return any(each in plain for each in parts)

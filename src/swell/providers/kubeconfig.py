@@ -60,6 +60,14 @@ class Access(msgspec.Struct, kw_only=True):
     #: Many calls at a time ask once.
     asking: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Tell what may stand in a log: no token, and no variables."""
+        return [("url", self.url), ("namespace", self.namespace)]
+
+    def __repr__(self) -> str:
+        """Return the same in one line."""
+        return f"Access(url={self.url!r}, namespace={self.namespace!r})"
+
     async def headers(self, clock: Clock, environment: Mapping[str, str]) -> dict[str, str]:
         """Return what each call says of who we are.
 

@@ -41,6 +41,7 @@ from swell.provider import (
 from swell.providers.kubeconfig import Access, opened
 from swell.providers.marks import DEPLOYMENT, POOL, Marks, as_label, moment
 from swell.providers.options import Options
+from swell.providers.refusals import in_words
 from swell.providers.rest import Answer, Rest, retry_after
 from swell.providers.sightings import Sightings
 
@@ -433,9 +434,9 @@ def _ended_at(job: Any, pod: Any) -> datetime | None:
 def _explained(answer: Answer) -> SwellError:
     """Return what to raise for an answer of the cluster."""
     body = answer.body if isinstance(answer.body, dict) else {"message": str(answer.body)}
-    told = f"{body.get('reason') or answer.status}: {body.get('message') or json.dumps(body)}"[
-        :1000
-    ]
+    told = in_words(
+        [(str(body.get("reason") or answer.status), body.get("message") or json.dumps(body))]
+    )
     if answer.status == 403 and "exceeded quota" in told:
         return Refused(f"the namespace's quota is used up: {told}", is_quota=True)
     if answer.status in (409, 410, 429) or answer.status >= 500:
