@@ -124,6 +124,16 @@ def _each(form: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(lambda words: tuple(map(form, words)))
 
 
+def _json(value: object) -> object:
+    """Let a table be given as JSON, as in the environment."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"this is not JSON: {error}") from error
+
+
 def _rate(per_s: float) -> float:
     if 0 < per_s < 1e-5:
         raise ValueError("give at least 0.00001 requests per second, or 0 for no limit")
@@ -197,6 +207,12 @@ class ServerSettings(_Group):
         default=("replicate", "openai", "fal", "libretranslate"),
         description="APIs of others that are spoken too, each below a path of its own name, so "
         "that their clients can be pointed here; an empty list for none.",
+    )
+    model_aliases: Annotated[Mapping[str, str], BeforeValidator(_json)] = Field(
+        default={},
+        description="What clients of other APIs call models, and which ones are meant: in the file "
+        '`[server.model_aliases]` with lines such as `"gpt-image-1" = "swell/icons"`, in the '
+        "environment the same as JSON. `*` stands for every name that nobody here has.",
     )
     upload_types: _MediaTypes = Field(
         default=(
@@ -411,16 +427,6 @@ class RetentionClass(_Group):
     inputs_s: float | None = Field(default=None, ge=0, description="As `retention.inputs_s`.")
     outputs_s: float | None = Field(default=None, ge=0, description="As `retention.outputs_s`.")
     tasks_s: float | None = Field(default=None, ge=86_400, description="As `retention.tasks_s`.")
-
-
-def _json(value: object) -> object:
-    """Let a table be given as JSON, as in the environment."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"this is not JSON: {error}") from error
 
 
 class RetentionSettings(_Group):
@@ -1286,6 +1292,7 @@ def _kind(field: FieldInfo) -> str:
         Mapping[str, PoolTable]: "tables by name",
         Mapping[str, Any]: "table",
         Mapping[str, int]: "table",
+        Mapping[str, str]: "table",
         SecretStr: "secret",
     }
     return names.get(annotation, "text")

@@ -832,6 +832,7 @@ def _api_settings(settings: Settings) -> "ApiSettings":
         hosts=server.hosts,
         cors_origins=server.cors_origins,
         facades=server.facades,
+        model_aliases=server.model_aliases,
         upload_types=server.upload_types,
         limits=KeyLimits(
             rate_per_s=settings.limits.rate_per_s,

@@ -61,6 +61,9 @@ _SHOWN: Final = ("image/", "audio/", "video/", "text/plain", "application/json",
 #: But not pictures that may hold scripts.
 _DRAWN_BY_SCRIPTS: Final = "image/svg"
 
+#: Below it lie files of clients.
+_UPLOADS: Final = "uploads/"
+
 _UNKNOWN_TYPE: Final = "application/octet-stream"
 
 #: Where files are read.
@@ -124,7 +127,7 @@ async def keep_upload(
         UnsupportedType: The bytes are of a kind that may not be uploaded.
         InvalidRequest: There are none.
     """
-    key = f"uploads/{call.caller.id}/{new_id(service.clock.now())}{_ending(filename)}"
+    key = f"{_UPLOADS}{call.caller.id}/{new_id(service.clock.now())}{_ending(filename)}"
     # Noted first, so that a crash leaves no file that nobody ever removes.
     await service.store.note_upload(key)
     checked = _checked(data, service.settings.upload_types)
@@ -173,9 +176,14 @@ async def put_artifact(service: Service, call: Call) -> Reply:
     key = call.params["key"]
     service.objects.verify("PUT", key, call.query())
     await _check_delivers(service, key)
-    chunks = call.chunks(service.settings.max_artifact_bytes)
-    info = await service.objects.put_new(key, chunks, _content_type(call))
-    if await _was_removed(service, key):
+    data = call.chunks(service.settings.max_artifact_bytes)
+    if key.startswith(_UPLOADS):
+        # Of a client that asked where to put a file, by a façade of it.
+        data = _checked(
+            call.chunks(service.settings.max_upload_bytes), service.settings.upload_types
+        )
+    info = await service.objects.put_new(key, data, _content_type(call))
+    if not key.startswith(_UPLOADS) and await _was_removed(service, key):
         # Its task ended and was erased while the file came.
         await service.objects.delete([key])
         raise _removed(key)

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,7 +12,7 @@ from swell.api.cards import pointer_of
 from swell.api.problems import closest
 from swell.errors import FieldError, InvalidInput, InvalidRequest
 
-__all__ = ["Reader", "check_json", "read_query"]
+__all__ = ["Reader", "check_json", "convert_fields", "read_query"]
 
 T = TypeVar("T")
 
@@ -71,6 +72,23 @@ def check_json(call: Call) -> None:
         raise InvalidRequest(
             f"the body's content type is {media_type[:60]!r}: send `Content-Type: application/json`"
         )
+
+
+def convert_fields(fields: Mapping[str, Any], kind: type[T], *, is_text: bool = False) -> T:
+    """Return fields that were read already as a message.
+
+    Args:
+        fields: By name.
+        kind: The message.
+        is_text: Whether values are texts that stand for numbers and booleans, as in a form.
+
+    Raises:
+        InvalidInput: One is unknown, or its value is not allowed.
+    """
+    try:
+        return msgspec.convert(fields, kind, strict=not is_text)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error), _all_fields(kind)) from error
 
 
 def read_query(call: Call, kind: type[T]) -> T:

@@ -74,6 +74,8 @@ class ApiSettings:
     cors_origins: tuple[str, ...] = ()
     #: APIs of others that are spoken too (see `swell.api.facades`).
     facades: tuple[str, ...] = FACADE_NAMES
+    #: What their clients call models → which ones are meant; `*` for any other name.
+    model_aliases: Mapping[str, str] = field(default_factory=dict)
     #: What may be uploaded, by content.
     upload_types: tuple[str, ...] = ("*/*",)
     #: Of keys that have none of their own; operators' have none.

@@ -37,7 +37,9 @@ def is_retry(call: Call) -> bool:
     return told.isdigit() and int(told[:9]) > 0
 
 
-async def earlier(service: Service, call: Call, new: NewTask) -> Task | None:
+async def earlier(
+    service: Service, call: Call, new: NewTask, *, by_metadata: bool = False
+) -> Task | None:
     """Return the task that the first try of a request made; None where it made none.
 
     It is the caller's newest task of the last 15 minutes that asks for exactly the same and has not
@@ -47,6 +49,8 @@ async def earlier(service: Service, call: Call, new: NewTask) -> Task | None:
         service: Whose.
         call: Who asks.
         new: What the repeated request asks for, as `submit.check` returns it.
+        by_metadata: Whether the same metadata are enough: a form's files are other uploads each
+            time, and its façade notes there what they hold.
     """
     since = service.clock.now() - _RECENT
     where = TaskFilter(key_id=call.caller.id, model=new.model, user=new.user)
@@ -56,7 +60,7 @@ async def earlier(service: Service, call: Call, new: NewTask) -> Task | None:
         for task in page.tasks:
             if task.created_at < since:
                 return None
-            if _is_same(task, new):
+            if _is_same(task, new, by_metadata):
                 return task
         cursor = page.cursor
         if cursor is None:
@@ -69,12 +73,14 @@ def _unsigned(raw: msgspec.Raw) -> bytes:
     return _SIGNATURE.sub(b"", bytes(raw))
 
 
-def _is_same(task: Task, new: NewTask) -> bool:
+def _is_same(task: Task, new: NewTask, by_metadata: bool) -> bool:
+    is_same_input = by_metadata or _unsigned(task.input) == _unsigned(new.input)
     return (
         task.state not in _WORTHLESS
         and task.queue == new.queue
         and task.count == new.count
-        and _unsigned(task.input) == _unsigned(new.input)
+        and is_same_input
+        and task.metadata == new.metadata
         # Without one in the request the model may have chosen it.
         and (new.seed is None or task.seed == new.seed)
     )

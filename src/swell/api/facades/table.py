@@ -2,13 +2,23 @@
 
 from typing import Final
 
-from swell.api.facades import replicate
+from swell.api.facades import fal, libretranslate, openai, replicate
 from swell.api.route import Route
 
 __all__ = ["FACADE_GROUPS", "FACADE_ROUTES"]
 
 #: Headings of the reference and tags of OpenAPI, with what they hold.
-FACADE_GROUPS: Final[dict[str, str]] = {**replicate.GROUPS}
+FACADE_GROUPS: Final[dict[str, str]] = {
+    **replicate.GROUPS,
+    **openai.GROUPS,
+    **fal.GROUPS,
+    **libretranslate.GROUPS,
+}
 
 #: Every operation of every façade.
-FACADE_ROUTES: Final[tuple[Route, ...]] = (*replicate.ROUTES,)
+FACADE_ROUTES: Final[tuple[Route, ...]] = (
+    *replicate.ROUTES,
+    *openai.ROUTES,
+    *fal.ROUTES,
+    *libretranslate.ROUTES,
+)

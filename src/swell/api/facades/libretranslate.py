@@ -1,0 +1,400 @@
+"""LibreTranslate's API, spoken over the model that brings prompts into English.
+
+The built-in model translates into English only, whole sentences with packages of Argos Translate
+and word by word from five languages without any. A model of the operator's own takes its place by
+the alias `libretranslate`, and translates into whatever its input `target` lists.
+
+LibreTranslate's clients send their key inside the body. It is one of our keys.
+
+Source:
+    libretranslatepy 2.1.4 and LibreTranslate's own API reference, November 2026.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Meta
+
+from swell.api.auth import check_scope
+from swell.api.call import Call, Reply
+from swell.api.cards import Target
+from swell.api.facades.aliases import resolve
+from swell.api.facades.endings import is_users_fault, until_end
+from swell.api.facades.pictures import refused
+from swell.api.facades.refusals import refusal
+from swell.api.messages import TaskRequest
+from swell.api.reading import convert_fields
+from swell.api.route import Body, Response, Route
+from swell.api.service import Service
+from swell.api.submit import accept, check
+from swell.api.views import encode
+from swell.errors import (
+    InvalidRequest,
+    NotFound,
+    NoWorker,
+    SwellError,
+    TooLarge,
+    TooManyRequests,
+    Unauthenticated,
+    Unavailable,
+)
+from swell.registry import Scope
+from swell.task import Task, TaskState
+
+__all__ = [
+    "GROUPS",
+    "ROUTES",
+    "DetectRequest",
+    "DetectedLanguage",
+    "LanguageView",
+    "TranslateRequest",
+    "TranslationView",
+    "detect",
+    "language_of",
+    "languages",
+    "pieces",
+    "refuse",
+    "sources_of",
+    "targets_of",
+    "task_request",
+    "translate",
+]
+
+GROUPS: Final = {
+    "LibreTranslate": "What LibreTranslate's clients speak, with their URL at `/libretranslate`; "
+    "see docs/clients/libretranslate.md.",
+}
+
+#: The model, and the alias by which an operator names another.
+_NAMES: Final = ("libretranslate", "swell/translate")
+
+#: What the built-in model reads without further packages, by ISO 639-1 code.
+_READS: Final[Mapping[str, str]] = {
+    **{"en": "English", "de": "German", "es": "Spanish", "fr": "French", "it": "Italian"},
+    "pt": "Portuguese",
+}
+
+#: What LibreTranslate calls languages that have another code elsewhere.
+_CODES: Final = {"pb": "pt", "zt": "zh", "nn": "nb", "no": "nb"}
+
+#: Texts of one request, and letters of all of them together.
+_MOST_TEXTS: Final = 100
+_MOST_LETTERS: Final = 100_000
+
+#: Letters of one task where the model's schema does not say.
+_LONGEST: Final = 2000
+
+#: Where a long text may be taken apart, the best first.
+_ENDS: Final = (re.compile(r"\n+"), re.compile(r"(?<=[.!?\u3002])\s+"), re.compile(r"\s+"))
+
+
+class TranslateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What to translate."""
+
+    q: (
+        Annotated[str, Meta(max_length=_MOST_LETTERS)]
+        | Annotated[list[str], Meta(max_length=_MOST_TEXTS)]
+    )
+    target: Annotated[str, Meta(min_length=1, max_length=20)]
+    source: Annotated[str, Meta(min_length=1, max_length=20)] = "auto"
+    format: Annotated[str, Meta(max_length=20)] = "text"
+    api_key: Annotated[str, Meta(max_length=500)] | None = None
+
+
+class DetectRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose language is to be told."""
+
+    q: Annotated[str, Meta(min_length=1, max_length=_MOST_LETTERS)]
+    api_key: Annotated[str, Meta(max_length=500)] | None = None
+
+
+class DetectedLanguage(msgspec.Struct, frozen=True, kw_only=True):
+    """A language, and how sure that is, 0 to 100: the share of words that are known."""
+
+    confidence: float
+    language: str
+
+
+class TranslationView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A translation, or one of each text."""
+
+    translated_text: str | list[str] = msgspec.field(name="translatedText")
+    detected_language: DetectedLanguage | list[DetectedLanguage] | None = msgspec.field(
+        default=None, name="detectedLanguage"
+    )
+
+
+class LanguageView(msgspec.Struct, frozen=True, kw_only=True):
+    """A language, and what it is translated into."""
+
+    code: str
+    name: str
+    targets: list[str]
+
+
+# --- pure
+
+
+def language_of(code: str) -> str:
+    """Return the ISO 639-1 code of what LibreTranslate calls a language: `pb`, `zh-Hans`."""
+    plain = code.strip().replace("_", "-").partition("-")[0].lower()
+    return _CODES.get(plain, plain)
+
+
+def pieces(text: str, longest: int) -> list[tuple[str, str]]:
+    """Return a text in parts that can be translated, each with the space behind it.
+
+    It is taken apart at ends of lines, else of sentences, else between words, and what has none of
+    these in the middle.
+
+    Args:
+        text: Any text.
+        longest: Letters of one part at most.
+    """
+    if len(text) <= longest:
+        return [(text, "")]
+    for ends in _ENDS:
+        cut = None
+        for found in ends.finditer(text, 0, longest + 1):
+            if 0 < found.start() <= longest:
+                cut = found
+        if cut is not None and cut.end() < len(text):
+            return [(text[: cut.start()], cut.group()), *pieces(text[cut.end() :], longest)]
+    return [(text[:longest], ""), *pieces(text[longest:], longest)]
+
+
+def task_request(text: str, source: str, target: str, model: Target) -> TaskRequest:
+    """Return the task that translates one part of a text.
+
+    Raises:
+        InvalidInput: The model does not translate into this language.
+    """
+    known = model.card.input_schema.get("properties", {})
+    fields = {"text": text, "source": source}
+    choices = targets_of(model.card.input_schema)
+    if target not in choices:
+        raise refused("target", f"{target} is not supported: there is {', '.join(choices)}")
+    if "target" in known:
+        fields["target"] = target
+    return TaskRequest(model=model.queue, input=msgspec.Raw(encode(fields)))
+
+
+def targets_of(schema: Mapping[str, Any]) -> list[str]:
+    """Return the codes that a model translates into: what its `target` lists, else English."""
+    prop = schema.get("properties", {}).get("target", {})
+    return [str(each) for each in prop.get("enum", ())] or ["en"]
+
+
+def sources_of(schema: Mapping[str, Any]) -> dict[str, str]:
+    """Return the languages that a model reads: what its `source` lists, else ours, with names."""
+    prop = schema.get("properties", {}).get("source", {})
+    codes = [str(each) for each in prop.get("enum", ()) if each != "auto"]
+    return {code: _READS.get(code, code) for code in codes} if codes else dict(_READS)
+
+
+# --- operations
+
+
+async def translate(service: Service, call: Call) -> Reply:
+    """`POST /libretranslate/translate`."""
+    service.traces.begin(call)
+    asked = await _read(service, call, TranslateRequest)
+    await _enter(service, call, asked.api_key)
+    if asked.format != "text":
+        raise refused("format", f"{asked.format[:20]!r} is not translated here: send plain text")
+    model = await _model(service)
+    texts = [asked.q] if isinstance(asked.q, str) else asked.q
+    if sum(map(len, texts)) > _MOST_LETTERS:
+        raise refused("q", f"here are more than {_MOST_LETTERS:,} letters: send fewer at once")
+    source = "auto" if asked.source == "auto" else language_of(asked.source)
+    found = [
+        await _translated(service, call, model, text, source, language_of(asked.target))
+        for text in texts
+    ]
+    said, languages = [text for text, _ in found], [language for _, language in found]
+    is_one = isinstance(asked.q, str)
+    told: Any = (languages[0] if is_one else languages) if source == "auto" else None
+    view = TranslationView(translated_text=said[0] if is_one else said, detected_language=told)
+    return Reply(200, encode(view))
+
+
+async def detect(service: Service, call: Call) -> Reply:
+    """`POST /libretranslate/detect`."""
+    service.traces.begin(call)
+    asked = await _read(service, call, DetectRequest)
+    await _enter(service, call, asked.api_key)
+    model = await _model(service)
+    target = targets_of(model.card.input_schema)[0]
+    part = pieces(asked.q, _longest(model))[0][0]
+    _, language = await _translated(service, call, model, part, "auto", target)
+    return Reply(200, encode([language]))
+
+
+async def languages(service: Service, call: Call) -> Reply:
+    """`GET /libretranslate/languages`."""
+    model = await _model(service)
+    schema = model.card.input_schema
+    targets = targets_of(schema)
+    views = [
+        LanguageView(code=code, name=name, targets=targets)
+        for code, name in sources_of(schema).items()
+    ]
+    return Reply(200, encode(views))
+
+
+async def _model(service: Service) -> Target:
+    return await resolve(service, *_NAMES)
+
+
+async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
+    """Return the fields of a body, which is a form or JSON."""
+    body = await call.body(service.settings.max_body_bytes)
+    if call.media_type == "application/x-www-form-urlencoded":
+        try:
+            pairs = parse_qsl(
+                body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=200
+            )
+        except ValueError as error:
+            raise InvalidRequest("the form is not URL-encoded UTF-8") from error
+        told: Any = {}
+        for name, value in pairs:
+            told[name] = [*_listed(told[name]), value] if name in told else value
+    else:
+        try:
+            told = msgspec.json.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidRequest(f"the body is neither a form nor JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise InvalidRequest('the body is a form, or a JSON object such as {"q": "hola"}')
+    names = kind.__struct_fields__
+    return convert_fields({name: told[name] for name in names if name in told}, kind)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+async def _enter(service: Service, call: Call, api_key: str | None) -> None:
+    """Let a caller in by the key in the body, or in the header that others use.
+
+    Raises:
+        Unauthenticated, Forbidden, TooManyRequests: As anywhere.
+    """
+    header = call.header(b"authorization")
+    if header is None:
+        if not api_key:
+            raise Unauthenticated(
+                "this needs a key: send one of ours as api_key, or in the header Authorization"
+            )
+        header = b"Bearer " + api_key.encode("utf-8", "replace")
+    call.key = service.keys.known(header) or await service.keys.find(header)
+    check_scope(call.key, Scope.CLIENT)
+    service.limits.check(call)
+
+
+async def _translated(
+    service: Service, call: Call, model: Target, text: str, source: str, target: str
+) -> tuple[str, DetectedLanguage]:
+    """Return a text in another language, and which it was in."""
+    said = ""
+    best: DetectedLanguage | None = None
+    for part, space in pieces(text, _longest(model)):
+        if not part.strip():
+            said += part + space
+            continue
+        output = await _one(service, call, model, part, source, target)
+        said += str(output.get("text", "")) + space
+        # The first part tells which language it is.
+        best = best or DetectedLanguage(
+            confidence=round(100.0 * float(output.get("known", 1.0)), 1),
+            language=str(output.get("language", source)),
+        )
+    return said, best or DetectedLanguage(confidence=0.0, language="en")
+
+
+async def _one(
+    service: Service, call: Call, model: Target, text: str, source: str, target: str
+) -> dict[str, Any]:
+    new = await check(service, call, task_request(text, source, target, model))
+    task = await until_end(service, call, await accept(service, call, new))
+    if task.state is not TaskState.SUCCEEDED or task.output is None:
+        raise _failure(task)
+    output = msgspec.json.decode(task.output)
+    return output if isinstance(output, dict) else {"text": str(output)}
+
+
+def _failure(task: Task) -> SwellError:
+    detail = f"the request was {task.state}" if task.error is None else task.error.detail
+    return InvalidRequest(detail) if is_users_fault(task) else Unavailable(detail)
+
+
+def _longest(model: Target) -> int:
+    prop = model.card.input_schema.get("properties", {}).get("text", {})
+    longest = prop.get("maxLength", _LONGEST)
+    return longest if isinstance(longest, int) and longest > 0 else _LONGEST
+
+
+# --- errors
+
+
+def refuse(call: Call, error: SwellError) -> Reply:
+    """Return the answer that tells an error in LibreTranslate's words."""
+    status = 400 if error.status == 422 else error.status
+    if isinstance(error, Unauthenticated):
+        status = 403  # LibreTranslate's own, for a key that is missing or wrong
+    detail = "something broke on our side" if status == 500 else error.detail
+    return refusal(call, error, {"error": detail}, status=status)
+
+
+_BODY: Final[tuple[type[SwellError], ...]] = (
+    *(InvalidRequest, TooLarge, Unauthenticated, TooManyRequests),
+    *(NotFound, NoWorker, Unavailable),
+)
+_FORMS: Final = ("application/json", "application/x-www-form-urlencoded")
+
+ROUTES: Final = (
+    Route(
+        "POST",
+        "/libretranslate/translate",
+        translate,
+        None,
+        "Translate a text, or several",
+        "LibreTranslate",
+        {200: Response("The translation", TranslationView)},
+        _BODY,
+        "Needs a key all the same: as `api_key` in the body, or as a header. A text that is longer "
+        "than the model takes becomes several tasks.",
+        body=Body(TranslateRequest, media_types=_FORMS),
+        facade="libretranslate",
+        refuse=refuse,
+    ),
+    Route(
+        "POST",
+        "/libretranslate/detect",
+        detect,
+        None,
+        "Tell a text's language",
+        "LibreTranslate",
+        {200: Response("The likeliest language, in a list", Sequence[DetectedLanguage])},
+        _BODY,
+        "Needs a key all the same: as `api_key` in the body, or as a header.",
+        body=Body(DetectRequest, media_types=_FORMS),
+        facade="libretranslate",
+        refuse=refuse,
+    ),
+    Route(
+        "GET",
+        "/libretranslate/languages",
+        languages,
+        None,
+        "List languages",
+        "LibreTranslate",
+        {200: Response("What is translated into what", Sequence[LanguageView])},
+        (NotFound,),
+        facade="libretranslate",
+        refuse=refuse,
+    ),
+)
