@@ -610,6 +610,23 @@ class WorkerSettings(_Group):
         description="Weights that came with the machine's image, as a cache has them: used from "
         "there, never written to.",
     )
+    compiled_dir: Path | None = Field(
+        default=None,
+        description="Where compiled programs are kept, which nobody but the worker's user may be "
+        "able to read or write; unset for `compiled` in the data folder.",
+    )
+    compiled_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        description="What compiled programs may take together; what was used longest ago goes "
+        "first. In bytes; unset for as much as the disk has.",
+    )
+    compiled_keys: _Words = Field(
+        default=(),
+        description="Public keys, as `swell models keygen` prints them. What was compiled "
+        "elsewhere for pushed weights is fetched and run if one of these has signed it; without "
+        "any, each machine compiles for itself.",
+    )
     weights: _Words = Field(
         default=(),
         description="Pushed weights that are fetched when the worker starts, as "

@@ -55,10 +55,13 @@ if TYPE_CHECKING:
     from swell.registry import Registry
     from swell.store import Store
     from swell.telemetry import Tracer
-    from swell.weights.addresses import Source
     from swell.weights.cache import WeightCache
+    from swell.weights.compiled import CompiledCache
+    from swell.weights.compiled_fetch import ProgramSource
     from swell.weights.gather import Terms
+    from swell.weights.signing import Trusted
     from swell.weights.store import WeightStore
+    from swell.weights.wishing import Wishing
     from swell.worker.engine import Worker
     from swell.worker.environments import Environments
     from swell.worker.frames import Shelf
@@ -81,6 +84,7 @@ __all__ = [
     "is_shared",
     "model_home",
     "open_bus",
+    "open_compiled",
     "open_objects",
     "open_tracer",
     "open_weights",
@@ -472,6 +476,8 @@ async def begin_worker(settings: Settings, clock: Clock, home: "Home | None" = N
     if forks is not None:
         forks.begin()
     process = ModelProcess(home.python, forks=forks, variables=home.variables)
+    # Before the process may look for them.
+    promise = _promise_programs(settings)
     process.begin(
         Load(
             list(chosen.models),
@@ -483,7 +489,7 @@ async def begin_worker(settings: Settings, clock: Clock, home: "Home | None" = N
         )
     )
     await process.is_asked.wait()
-    provision = _begin_provision(settings, clock, startups)
+    provision = _begin_provision(settings, clock, startups, home, promise)
     return Origin(forks, process, home, startups, provision)
 
 
@@ -492,23 +498,90 @@ def _container_age_s(began_boot_s: float | None) -> float | None:
     return None if began_boot_s is None or now_s is None else now_s - began_boot_s
 
 
+def _promise_programs(settings: Settings) -> "_Promise | None":
+    """Tell model processes that compiled programs may come; None where none will.
+
+    Raises:
+        InvalidRequest: One of `worker.compiled_keys` is no public key.
+    """
+    if not settings.worker.compiled_keys:
+        return None
+    from swell.weights.compiled import ANY
+
+    try:
+        from swell.weights.signing import Trusted
+    except ImportError:
+        why = "signatures need what is not installed: pip install 'swell[compiled]'"
+        _tell_of_weights("compiled programs cannot be had", why=why)
+        return None
+    try:
+        trusted = Trusted(settings.worker.compiled_keys)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"worker.compiled_keys: {error.detail}") from error
+    try:
+        wishing = open_compiled(settings).wishing()
+        wishing.tell([ANY])
+    except SwellError as error:
+        _tell_of_weights("compiled programs cannot be had", why=error.detail)
+        return None
+    return _Promise(trusted, wishing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    """That compiled programs will be looked for, if somebody who is trusted has signed them."""
+
+    trusted: "Trusted"
+    wishing: "Wishing"
+
+
 def _begin_provision(
-    settings: Settings, clock: Clock, startups: "Startups"
+    settings: Settings,
+    clock: Clock,
+    startups: "Startups",
+    home: "Home",
+    promise: "_Promise | None",
 ) -> "asyncio.Task[None] | None":
-    """Have weights brought that were pushed; None where none are wanted that are not here."""
+    """Have brought what was pushed; None where nothing is wanted that is not here."""
     from swell.worker.provision import Provision, wishes_of
 
     chosen = settings.worker
     wishes = wishes_of(chosen.models, chosen.weights, chosen.weights_file)
     cache = _weight_cache(settings)
-    if all(wish.is_in(cache) for wish in wishes):
+    if promise is None and all(wish.is_in(cache) for wish in wishes):
         return None
     source, terms = _weight_source(settings, clock)
     provision = Provision(wishes, cache, source, clock, terms=terms, tell=_tell_of_weights)
 
     async def bring() -> None:
-        with startups.fetching("bucket", lambda: provision.bytes > 0):
-            await provision.bring()
+        beside = [] if promise is None else [asyncio.create_task(bring_programs(promise))]
+        try:
+            with startups.fetching("bucket", lambda: provision.bytes > 0):
+                await provision.bring()
+            await asyncio.gather(*beside)
+        finally:
+            for each in beside:
+                each.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+
+    async def bring_programs(promise: "_Promise") -> None:
+        from swell.worker.programs import Here, Programs, this_machine
+
+        programs = Programs(
+            wishes,
+            Here(
+                cache,
+                open_compiled(settings),
+                this_machine(settings.worker.device, is_own_python=home.is_own),
+                promise.trusted,
+            ),
+            source,
+            clock,
+            wishing=promise.wishing,
+            terms=terms,
+            tell=_tell_of_weights,
+        )
+        await programs.bring()
 
     return asyncio.get_running_loop().create_task(bring())
 
@@ -533,7 +606,24 @@ def _shelf(settings: Settings) -> "Shelf":
     chosen = settings.worker
     folder = chosen.cache_dir or settings.data_dir / "weights"
     baked = None if chosen.baked_dir is None else str(chosen.baked_dir.absolute())
-    return Shelf(str(folder.absolute()), baked, _contents(chosen.weights_file))
+    return Shelf(
+        str(folder.absolute()),
+        baked,
+        _contents(chosen.weights_file),
+        str(_compiled_dir(settings).absolute()),
+        chosen.compiled_bytes,
+    )
+
+
+def _compiled_dir(settings: Settings) -> Path:
+    return settings.worker.compiled_dir or settings.data_dir / "compiled"
+
+
+def open_compiled(settings: Settings) -> "CompiledCache":
+    """Return where this machine's workers keep what they compile."""
+    from swell.weights.compiled import CompiledCache
+
+    return CompiledCache(_compiled_dir(settings), settings.worker.compiled_bytes)
 
 
 def _contents(listings: Path | None) -> list[str]:
@@ -549,7 +639,7 @@ def _contents(listings: Path | None) -> list[str]:
         ) from error
 
 
-def _weight_source(settings: Settings, clock: Clock) -> "tuple[Source, Terms]":
+def _weight_source(settings: Settings, clock: Clock) -> "tuple[ProgramSource, Terms]":
     """Return who has pushed weights: the store itself where it is named, or the backend."""
     from swell.weights.gather import Terms
     from swell.weights.sources import BackendSource, StoreSource

@@ -13,6 +13,7 @@ from swell.api.service import Service
 from swell.errors import InvalidInput
 from swell.weights.chunks import write_manifest
 from swell.weights.listing import check_digest
+from swell.weights.signed import parts_of
 from swell.weights.sources import MOST_PLACES, ChunkPlace, WeightsAnswer, WeightsRequest
 
 __all__ = ["show_weights"]
@@ -27,6 +28,8 @@ async def show_weights(service: Service, call: Call) -> Reply:
     check_worker(call.caller, next(iter(call.caller.pools), ""), [asked.model])
     if len(asked.chunks) > MOST_PLACES:
         raise InvalidInput(f"ask for at most {MOST_PLACES} chunks at once")
+    if asked.compiled:
+        return await _show_compiled(service, asked)
     digest = asked.manifest and check_digest(asked.manifest, "manifest")
     manifest = await service.manifests.get(asked.model, asked.version, digest)
     if not asked.chunks:
@@ -38,6 +41,25 @@ async def show_weights(service: Service, call: Call) -> Reply:
             f"{asked.model}@{asked.version} has no chunk {strange[:80]!r}: ask for those that its "
             "manifest lists"
         )
+    return await _show_places(service, asked)
+
+
+async def _show_compiled(service: Service, asked: WeightsRequest) -> Reply:
+    """Answer what was signed of programs, or where they are; what to believe is the worker's."""
+    notes = await service.weights.notes(asked.model, asked.version, asked.compiled)
+    if not asked.chunks:
+        return Reply(200, _encode(WeightsAnswer(notes=notes)))
+    known = frozenset[str]().union(*map(parts_of, notes))
+    strange = next((digest for digest in asked.chunks if digest not in known), None)
+    if strange is not None:
+        raise InvalidInput(
+            f"nothing that was compiled for {asked.model}@{asked.version} has a chunk "
+            f"{strange[:80]!r}: ask for those that its notes name"
+        )
+    return await _show_places(service, asked)
+
+
+async def _show_places(service: Service, asked: WeightsRequest) -> Reply:
     places = await service.weights.places(asked.chunks)
     found = [ChunkPlace(url=place.url, headers=place.headers) for place in places]
     return Reply(200, _encode(WeightsAnswer(places=found)))

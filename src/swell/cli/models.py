@@ -22,6 +22,7 @@ from swell.cli.output import data as stdout
 from swell.cli.pruning import prune_weights
 from swell.cli.pushing import push_weights
 from swell.cli.remote import call
+from swell.cli.signing_keys import make_signing_key
 from swell.cli.tasks import client_settings
 from swell.cli.translations import bring_translations
 from swell.clock import SystemClock
@@ -45,6 +46,7 @@ app.command("add")(add_model)
 app.command("remove")(remove_model)
 app.command("prune")(prune_weights)
 app.command("push")(push_weights)
+app.command("keygen")(make_signing_key)
 
 
 @app.command("ls")

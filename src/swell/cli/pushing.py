@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 import uvloop
@@ -15,6 +16,7 @@ from swell.cli.added import ref_of
 from swell.cli.fetching import cache_of, hub_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import print_json, table, talk
+from swell.cli.signing_keys import signing
 from swell.clock import Clock, SystemClock
 from swell.config import Settings, quieten_libraries
 from swell.errors import InvalidRequest
@@ -23,7 +25,13 @@ from swell.weights.listing import Entry, Listing, read_listing
 from swell.weights.noted import note_manifest
 from swell.weights.pull import pull
 from swell.weights.push import Pushed, PushProgress, push
-from swell.wiring import model_home, open_weights, weights_url
+from swell.weights.push_compiled import push_compiled
+from swell.wiring import model_home, open_compiled, open_weights, weights_url
+
+if TYPE_CHECKING:
+    from swell.weights.compiled import CompiledCache
+    from swell.weights.push_compiled import PushedPrograms
+    from swell.weights.signing import SigningKey
 
 __all__ = ["push_weights"]
 
@@ -55,6 +63,21 @@ def push_weights(
             "replace those that are wrong.",
         ),
     ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compiled",
+            help="Push what was compiled for them on this machine too, for machines of its kind. "
+            "Needs --key.",
+        ),
+    ] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Private key that signs what was compiled; of `swell models keygen`.",
+        ),
+    ] = None,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
@@ -63,13 +86,17 @@ def push_weights(
 
     Only chunks that are not there go up; a push that was broken off is run again. A version never
     changes: other weights are another version, and are refused before anything goes up.
+
+    What was compiled is run as a program where it is fetched: workers believe only the keys in
+    worker.compiled_keys. Sign only what was compiled on a machine that runs nothing of others.
     """
     settings = settings_from(config, data).settings
     quieten_libraries()
+    signer = _signing(key, settings, is_wanted=compiled)
     where = weights_url(settings, to or "")
     talk.print(f"pushing to {where}", markup=False)
     try:
-        found = uvloop.run(_push_all(models, settings, to or "", where, verify=verify))
+        found = uvloop.run(_push_all(models, settings, to or "", where, signer, verify=verify))
     except KeyboardInterrupt:
         talk.print(
             f"broken off. What has gone up stays in {where}: run the same command to go on",
@@ -77,42 +104,101 @@ def push_weights(
         )
         raise
     if as_json:
-        print_json([_told(each, where) for each in found])
+        print_json([_told(each, programs, where) for each, programs in found])
         return
-    rows = [
-        (
-            f"{each.manifest.model}@{each.manifest.version}",
-            f"{each.sent_chunks} ({each.sent_bytes / 1e6:,.1f} MB)",
-            f"{each.there_chunks} ({each.there_bytes / 1e6:,.1f} MB)",
-            each.wrong_chunks,
-        )
-        for each in found
-    ]
+    rows = []
+    for each, programs in found:
+        told = f"{each.manifest.model}@{each.manifest.version}"
+        rows.append(_row(told, each))
+        rows += [] if programs is None else [_row(f"compiled for {told}", programs.pushed)]
     columns = ("VERSION", "CHUNKS SENT", "WERE THERE", "WERE WRONG")
     table(columns, rows, empty="no weights")
-    for each in found:
+    for each, _ in found:
         pin = f'manifest = "sha256:{each.manifest.digest}"'
         talk.print(f"for weights.toml of {each.manifest.model}: {pin}", markup=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Signing:
+    """Who signs what was compiled, and where that is."""
+
+    key: "SigningKey"
+    cache: "CompiledCache"
+
+
+def _signing(key: Path | None, settings: Settings, *, is_wanted: bool) -> _Signing | None:
+    """Return who signs; before anything goes up.
+
+    Raises:
+        InvalidRequest: One of the two options is missing, or the key cannot be used.
+    """
+    if is_wanted != (key is not None):
+        raise InvalidRequest(
+            "--compiled and --key go together: what was compiled travels under a signature alone"
+        )
+    if key is None:
+        return None
+    return _Signing(signing().read_key(key), open_compiled(settings))
+
+
+def _row(told: str, pushed: Pushed) -> tuple[str, str, str, int]:
+    return (
+        told,
+        f"{pushed.sent_chunks} ({pushed.sent_bytes / 1e6:,.1f} MB)",
+        f"{pushed.there_chunks} ({pushed.there_bytes / 1e6:,.1f} MB)",
+        pushed.wrong_chunks,
+    )
+
+
+_Found = tuple[Pushed, "PushedPrograms | None"]
+
+
 async def _push_all(
-    models: Sequence[str], settings: Settings, to: str, where: str, *, verify: bool
-) -> list[Pushed]:
+    models: Sequence[str],
+    settings: Settings,
+    to: str,
+    where: str,
+    signer: _Signing | None,
+    *,
+    verify: bool,
+) -> list[_Found]:
     clock = SystemClock()
     store = open_weights(settings, clock, to)
-    done = []
+    done: list[_Found] = []
     # What is read from the cache must not be evicted meanwhile.
     with ExitStack() as held:
         for model in models:
             for listing, paths in await _named(model, settings, clock, held):
                 with _shown(listing.model, clock) as show:
-                    done.append(
-                        await push(listing, paths, store, verify=verify, clock=clock, progress=show)
+                    pushed = await push(
+                        listing, paths, store, verify=verify, clock=clock, progress=show
                     )
+                    programs = None
+                    if signer is not None:
+                        programs = await push_compiled(
+                            pushed.manifest,
+                            signer.cache,
+                            store,
+                            signer.key,
+                            clock,
+                            verify=verify,
+                            progress=show,
+                        )
+                done.append((pushed, programs))
                 # By it an image that brings these weights along is built on this machine.
-                note_manifest(cache_of(settings), done[-1].manifest)
+                note_manifest(cache_of(settings), pushed.manifest)
                 talk.print(f"{listing.model}@{listing.version} is in {where}", markup=False)
+                _tell_programs(programs, signer)
     return done
+
+
+def _tell_programs(programs: "PushedPrograms | None", signer: _Signing | None) -> None:
+    if programs is None or signer is None:
+        return
+    for each in programs.programs:
+        told = f"compiled by torch {torch}" if (torch := each.key.libraries.get("torch")) else ""
+        what = ", ".join(filter(None, (each.key.device, each.key.processor, told)))
+        talk.print(f"signed by {signer.key.id}: {what}", markup=False)
 
 
 async def _named(
@@ -208,8 +294,9 @@ def _shown(model: str, clock: Clock) -> Iterator[Callable[[PushProgress], None]]
         yield show
 
 
-def _told(pushed: Pushed, where: str) -> dict[str, Any]:
+def _told(pushed: Pushed, programs: "PushedPrograms | None", where: str) -> dict[str, Any]:
     manifest = pushed.manifest
+    compiled = () if programs is None else programs.programs
     return {
         "model": manifest.model,
         "version": manifest.version,
@@ -221,4 +308,14 @@ def _told(pushed: Pushed, where: str) -> dict[str, Any]:
         "there_chunks": pushed.there_chunks,
         "there_bytes": pushed.there_bytes,
         "wrong_chunks": pushed.wrong_chunks,
+        "compiled": [
+            {
+                "key": each.key.digest,
+                "device": each.key.device,
+                "processor": each.key.processor,
+                "libraries": each.key.libraries,
+                "bytes": each.content.bytes,
+            }
+            for each in compiled
+        ],
     }

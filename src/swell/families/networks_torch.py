@@ -32,7 +32,7 @@ from swell.families.visitors_torch import Visitor, come_block_by_block, tensors_
 from swell.model import InvalidModel
 from swell.phases import found_compiled
 from swell.torch_arrays import OUT_OF_MEMORY
-from swell.weights import CompiledCache
+from swell.weights.compiled import workers_cache
 from swell.weights.torch_compiled import TorchCompiled
 from swell.weights.torch_tensors import TorchHostCopy, load_torch
 
@@ -269,7 +269,7 @@ class Parts:
         entry, home = self.described.entry, self.described.home
         digests = [content.sha256 for content in entry.weights.values()]
         self._compiled = TorchCompiled(
-            CompiledCache(home / "compiled"), digests, diffusers.__version__, str(self.device)
+            workers_cache(home / "compiled"), digests, diffusers.__version__, str(self.device)
         )
         if self._compiled.restore():
             found_compiled()

@@ -12,7 +12,7 @@ from swell.weights.chunks import Manifest
 from swell.weights.gather import Place
 from swell.weights.growing import GivenUp
 
-__all__ = ["AGAIN", "Addresses", "Source"]
+__all__ = ["AGAIN", "Addresses", "Source", "Telling"]
 
 #: Addresses that are asked for at once.
 PLACES: Final = 256
@@ -50,6 +50,14 @@ class Source(Protocol):
         ...
 
 
+class Telling(Protocol):
+    """Who knows where chunks are."""
+
+    def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
+        """See `Source.places`."""
+        ...
+
+
 class Addresses:
     """What a source tells of the chunks of one manifest.
 
@@ -63,7 +71,7 @@ class Addresses:
 
     def __init__(
         self,
-        source: Source,
+        source: Telling,
         manifest: Manifest,
         wanted: Sequence[str],
         stopping: threading.Event,

@@ -2,11 +2,13 @@
 
 Compiled artefacts are programs: machine code, and pickles that run whatever they hold. So they are
 not weights, which anybody may publish: they are read only where this user alone can have written
-them, on this machine, and only if each byte is as it was written.
+them, on this machine, and only if each byte is as it was written. What comes from elsewhere enters
+only under a signature that this machine was told to trust: see `swell.weights.compiled_fetch`.
 
     records/KEY     which content belongs to a key
     files/SHA-256   contents, evicted as those of weights are
     work/…          a folder for each process that compiles, gone with it
+    wishes/…        what a worker is about to fetch; see `swell.weights.wishing`
 
 The key is a digest of all that an artefact depends on: weights, the model's code, libraries, device
 and the kind of processor. Another build never finds it.
@@ -19,14 +21,41 @@ import os
 import platform
 import secrets
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
+from swell.clock import Clock, SystemClock
+from swell.config import process_environment, replace_environment
 from swell.errors import SwellError
+from swell.phases import fetching
 from swell.weights.cache import CacheFull, WeightCache
+from swell.weights.listing import Entry
+from swell.weights.wishing import Wishing, is_wished
 
-__all__ = ["CompiledCache", "CompiledKey", "NotPrivate", "processor"]
+__all__ = [
+    "CompiledCache",
+    "CompiledKey",
+    "NotPrivate",
+    "cpu_of",
+    "keep_compiled_in",
+    "processor",
+    "workers_cache",
+]
+
+#: What a worker wishes for that has not heard yet what there is.
+ANY: Final = "whatever was compiled"
+
+#: What a worker fetches is waited for so long at most, in seconds; it gives up before.
+PATIENCE_S: Final = 150.0
+
+_LOOK_S: Final = 0.02
+
+_FOLDER_VARIABLE: Final = "SWELL_WORKER__COMPILED_DIR"
+_BUDGET_VARIABLE: Final = "SWELL_WORKER__COMPILED_BYTES"
 
 
 class NotPrivate(SwellError):
@@ -78,6 +107,30 @@ def processor() -> str:
     return f"{platform.machine()} {platform.processor()}"
 
 
+def cpu_of(processor: str) -> str:
+    """Return which CPU a kind of processor is, or stands in, as a key has it."""
+    return processor.rpartition(", ")[2]
+
+
+def keep_compiled_in(folder: str, budget_bytes: int | None) -> None:
+    """Have `workers_cache` keep programs there, in this process."""
+    told = {_FOLDER_VARIABLE: folder}
+    told |= {} if budget_bytes is None else {_BUDGET_VARIABLE: str(budget_bytes)}
+    replace_environment(process_environment() | told)
+
+
+def workers_cache(otherwise: Path = Path(".swell/compiled")) -> "CompiledCache":
+    """Return where the worker of this process keeps programs, and brings those that were signed.
+
+    Args:
+        otherwise: The folder, in a process that no worker has started.
+    """
+    variables = process_environment()
+    budget = variables.get(_BUDGET_VARIABLE)
+    folder = Path(variables.get(_FOLDER_VARIABLE) or otherwise)
+    return CompiledCache(folder, int(budget) if budget else None)
+
+
 class CompiledCache:
     """Compiled artefacts by what they depend on. Any number of processes may use one at once.
 
@@ -86,12 +139,14 @@ class CompiledCache:
         budget_bytes: What all contents together may take; None for as much as the disk has.
 
     Guarantees:
-        What `get` returns was given to `put` under an equal key, byte for byte, by this user.
+        What `get` returns was given to `put` or `note` under an equal key, byte for byte, by this
+        user.
     """
 
     def __init__(self, folder: Path, budget_bytes: int | None = None) -> None:
         self.folder = folder
-        self._contents = WeightCache(folder, budget_bytes)
+        #: The files alone; `check_private` comes before their use.
+        self.contents: Final = WeightCache(folder, budget_bytes)
 
     def get(self, key: CompiledKey) -> bytes | None:
         """Return what was kept under a key; None if there is nothing, or it is not as it was.
@@ -99,11 +154,11 @@ class CompiledCache:
         Raises:
             NotPrivate: Somebody else can write there.
         """
-        self._check_private()
+        self.check_private()
         record = self._record(key)
         if record is None:
             return None
-        path = self._contents.path(record.sha256)
+        path = self.contents.path(record.sha256)
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -114,21 +169,78 @@ class CompiledCache:
         os.utime(path)
         return content
 
+    def find(self, key: CompiledKey, clock: Clock | None = None) -> bytes | None:
+        """Return the same as `get`, once a worker that fetches it has done so, or given up.
+
+        Raises:
+            NotPrivate: Somebody else can write there.
+        """
+        content = self.get(key)
+        if content is not None or not self._is_coming(key):
+            return content
+        clock, pause = clock or SystemClock(), threading.Event()
+        until_s = clock.monotonic_s() + PATIENCE_S
+        with fetching("bucket"):
+            while self._is_coming(key) and clock.monotonic_s() < until_s:
+                pause.wait(_LOOK_S)
+        return self.get(key)
+
+    def _is_coming(self, key: CompiledKey) -> bool:
+        return is_wished(self.folder, {ANY, key.digest})
+
+    def wishing(self) -> Wishing:
+        """Return what tells `find` of other processes what this one will fetch.
+
+        Raises:
+            NotPrivate: Somebody else can write there.
+        """
+        self.check_private()
+        return Wishing(self.folder)
+
+    def has(self, key: CompiledKey) -> bool:
+        """Return whether something is kept under a key, by its size."""
+        record = self._record(key)
+        return record is not None and self.contents.has(Entry(record.sha256, record.size_bytes))
+
+    def all(self) -> Iterator[tuple[CompiledKey, Entry]]:
+        """Yield what is kept here, by name and size; in order of the keys' digests.
+
+        Raises:
+            NotPrivate: Somebody else can write there.
+        """
+        self.check_private()
+        for path in sorted((self.folder / "records").glob("*.json")):
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                record = msgspec.json.decode(path.read_bytes(), type=_Record)
+                entry = Entry(record.sha256, record.size_bytes)
+                if record.key.digest == path.stem and self.contents.has(entry):
+                    yield record.key, entry
+
+    def note(self, key: CompiledKey, entry: Entry) -> None:
+        """Keep a content under a key that lies among the files already, in the place of another.
+
+        Raises:
+            NotPrivate: Somebody else can write there.
+        """
+        self.check_private()
+        record = _Record(entry.sha256, entry.size_bytes, key)
+        self._write(self._record_path(key), msgspec.json.encode(record))
+
     def put(self, key: CompiledKey, content: bytes) -> bool:
         """Keep something under a key, in the place of what was there; return whether it fits.
 
         Raises:
             NotPrivate: Somebody else can write there.
         """
-        self._check_private()
-        record = _Record(hashlib.sha256(content).hexdigest(), len(content), key)
-        with self._contents.locked(record.sha256):
+        self.check_private()
+        entry = Entry(hashlib.sha256(content).hexdigest(), len(content))
+        with self.contents.locked(entry.sha256):
             try:
-                self._contents.make_room(len(content))
-                self._write(self._contents.path(record.sha256), content)
+                self.contents.make_room(len(content))
+                self._write(self.contents.path(entry.sha256), content)
             except CacheFull:
                 return False
-        self._write(self._record_path(key), msgspec.json.encode(record))
+        self.note(key, entry)
         return True
 
     def workplace(self) -> Path:
@@ -137,7 +249,7 @@ class CompiledCache:
         Raises:
             NotPrivate: Somebody else can write there.
         """
-        self._check_private()
+        self.check_private()
         place = self.folder / "work"
         place.mkdir(exist_ok=True)
         for left in place.glob("*.lock"):
@@ -159,7 +271,7 @@ class CompiledCache:
     def _record(self, key: CompiledKey) -> _Record | None:
         try:
             record = msgspec.json.decode(self._record_path(key).read_bytes(), type=_Record)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, msgspec.MsgspecError):
             return None
         return record if record.key == key else None
 
@@ -174,7 +286,12 @@ class CompiledCache:
             draft.unlink(missing_ok=True)
             raise
 
-    def _check_private(self) -> None:
+    def check_private(self) -> None:
+        """See that nobody else can write there; makes the folder where there is none.
+
+        Raises:
+            NotPrivate: Somebody can.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self.folder.lstat()
         if found.st_uid != os.getuid() or found.st_mode & 0o077 or self.folder.is_symlink():

@@ -22,6 +22,7 @@ import mmap
 import os
 import secrets
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -106,6 +107,7 @@ class Growing(GrowingPaths):
         manifest: What it is part of.
         name: Which of its files.
         stopping: Set where nobody wants it any more.
+        check: Given its name and place when it is whole; raises where it is not what it should be.
 
     Raises:
         CacheFull: The disk is full.
@@ -119,9 +121,11 @@ class Growing(GrowingPaths):
         manifest: Manifest,
         name: str,
         stopping: threading.Event | None = None,
+        check: Callable[[str, Path], None] = check_content,
     ) -> None:
         super().__init__(cache, manifest, name)
         self._cache = cache
+        self._check = check
         self._name = name
         self._told = f"{name} of {manifest.model}"
         self._spans = list(spans(self.file, manifest.chunk_bytes))
@@ -209,7 +213,7 @@ class Growing(GrowingPaths):
                     f"manifest says {self.file.sha256}: the manifest is wrong, so push the model "
                     "again"
                 )
-            check_content(self._name, self.part)
+            self._check(self._name, self.part)
             with disk_errors(self.part):
                 os.fsync(self._file)
         except (SwellError, OSError):

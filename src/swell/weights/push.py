@@ -24,7 +24,7 @@ from swell.weights.side_by_side import TRIES, SideBySide
 from swell.weights.standing import standing_of
 from swell.weights.store import Found, WeightStore
 
-__all__ = ["PushProgress", "Pushed", "push"]
+__all__ = ["PushProgress", "Pushed", "push", "send"]
 
 #: Chunks that go up, or are read to be compared, side by side.
 _CHUNKS: Final = 8
@@ -102,11 +102,40 @@ async def push(
     if standing.manifest is not None:
         chunk_bytes = standing.manifest.chunk_bytes
     manifest = standing.agree(await _read_files(listing, paths, chunk_bytes, tell))
-    going = _Going(manifest, paths, store, clock or SystemClock(), tell)
+    pushed = await send(
+        manifest, paths, store, verify=verify, clock=clock or SystemClock(), tell=tell
+    )
+    await store.publish(manifest)
+    return pushed
+
+
+async def send(
+    manifest: Manifest,
+    paths: Mapping[str, Path],
+    store: WeightStore,
+    *,
+    verify: bool,
+    clock: Clock,
+    tell: _Tell,
+) -> Pushed:
+    """Have all chunks of some files go up that are not there; says of no version that it is.
+
+    Args:
+        manifest: Which files, and of which chunks they are.
+        paths: Where each of them lies.
+        store: Where to.
+        verify: As for `push`.
+        clock: For waiting before further tries.
+        tell: Called on the way.
+
+    Raises:
+        DigestMismatch: A file is not what its manifest says.
+        Unavailable: The store does not take them; what has gone up stays.
+    """
+    going = _Going(manifest, paths, store, clock, tell)
     found = await going.look(verify=verify)
     missing = [digest for digest, each in found.items() if each is not Found.WHOLE]
     sent = await going.send(missing)
-    await store.publish(manifest)
     return Pushed(
         manifest,
         len(missing),

@@ -15,6 +15,7 @@ from swell.weights.aside import aside
 from swell.weights.cache import PullFailed
 from swell.weights.chunks import Manifest, read_manifest
 from swell.weights.gather import Place
+from swell.weights.signed import Program, cpu_key
 from swell.weights.store import WeightStore
 
 __all__ = [
@@ -43,6 +44,9 @@ class WeightsRequest(msgspec.Struct, frozen=True, kw_only=True):
     manifest: str = ""
     #: Chunks of it whose places are wanted; none for the manifest itself.
     chunks: list[str] = []
+    #: A kind of processor, to ask for what was compiled for the version instead: for the signed
+    #: notes of it, or for the places of their chunks.
+    compiled: str = ""
 
 
 class ChunkPlace(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +63,8 @@ class WeightsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     manifest: str = ""
     places: list[ChunkPlace] = []
+    #: What was signed of programs, as it lies in the store. Nothing of it was looked at.
+    notes: list[bytes] = []
 
 
 class BackendSource:
@@ -83,14 +89,26 @@ class BackendSource:
 
     def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
         """See `swell.weights.fetch.Source`."""
+        asked = WeightsRequest(
+            model=manifest.model, version=manifest.version, manifest=manifest.digest
+        )
+        return self._places(asked, digests)
+
+    async def notes(self, model: str, version: str, cpu: str) -> list[bytes]:
+        """See `swell.weights.compiled_fetch.ProgramSource`."""
+        asked = WeightsRequest(model=model, version=version, compiled=cpu)
+        return (await aside(lambda: self._ask(asked))).notes
+
+    def program_places(self, program: Program, digests: Sequence[str]) -> list[Place]:
+        """See `swell.weights.compiled_fetch.ProgramSource`."""
+        cpu = cpu_key(program.key.processor)
+        asked = WeightsRequest(model=program.model, version=program.version, compiled=cpu)
+        return self._places(asked, digests)
+
+    def _places(self, what: WeightsRequest, digests: Sequence[str]) -> list[Place]:
         found: list[Place] = []
         for at in range(0, len(digests), MOST_PLACES):
-            asked = WeightsRequest(
-                model=manifest.model,
-                version=manifest.version,
-                manifest=manifest.digest,
-                chunks=list(digests[at : at + MOST_PLACES]),
-            )
+            asked = msgspec.structs.replace(what, chunks=list(digests[at : at + MOST_PLACES]))
             found += (self._resolved(each) for each in self._ask(asked).places)
         if len(found) != len(digests):
             raise PullFailed(f"{self._url} told {len(found)} places of {len(digests)} chunks")
@@ -171,14 +189,25 @@ class StoreSource:
         """See `swell.weights.fetch.Source`."""
         return await self._store.manifest(model, version, digest)
 
+    async def notes(self, model: str, version: str, cpu: str) -> list[bytes]:
+        """See `swell.weights.compiled_fetch.ProgramSource`."""
+        return await self._store.notes(model, version, cpu)
+
+    def program_places(self, program: Program, digests: Sequence[str]) -> list[Place]:
+        """See `swell.weights.compiled_fetch.ProgramSource`."""
+        return self._places(f"{program.model}@{program.version}", digests)
+
     def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
         """See `swell.weights.fetch.Source`."""
+        return self._places(f"{manifest.model}@{manifest.version}", digests)
+
+    def _places(self, told: str, digests: Sequence[str]) -> list[Place]:
         asking = asyncio.run_coroutine_threadsafe(self._store.places(digests), self._loop)
         try:
             places = asking.result(_SILENCE_S)
         except TimeoutError:
             asking.cancel()
-            raise Unavailable(f"{manifest.model}@{manifest.version}: no URL was signed") from None
+            raise Unavailable(f"{told}: no URL was signed") from None
         if any(place.url.startswith("/") for place in places):
             raise InvalidRequest(
                 "weights.url names a store that signs nothing and is no folder: leave it out, so "

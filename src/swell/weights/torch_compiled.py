@@ -12,6 +12,7 @@ are kept here, as one content of a `CompiledCache`.
 Source: https://pytorch.org/tutorials/recipes/torch_compile_caching_tutorial.html
 """
 
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -58,6 +59,8 @@ class TorchCompiled:
     def restore(self) -> bool:
         """Give torch what was kept; return whether there was something. Before it compiles.
 
+        What the worker of this process fetches is waited for, as long as it does.
+
         From now on torch keeps what it compiles in a folder that only this process has.
 
         Raises:
@@ -65,12 +68,12 @@ class TorchCompiled:
         """
         self._folder = self._cache.workplace()
         replace_environment(process_environment() | {"TORCHINDUCTOR_CACHE_DIR": str(self._folder)})
-        content = self._cache.get(self.key)
-        if content is None:
+        content = self._cache.find(self.key)
+        packed = None if content is None else _unpacked(content)
+        if packed is None:
             return False
-        packed = msgspec.msgpack.decode(content, type=_Packed)
         for name, code in packed.libraries.items():
-            _unpack(self._folder, name, code)
+            _write(self._folder, name, code)
         self._restored = set(packed.libraries)
         return torch.compiler.load_cache_artifacts(packed.graphs) is not None
 
@@ -91,14 +94,29 @@ class TorchCompiled:
         return self._cache.put(self.key, msgspec.msgpack.encode(_Packed(saved[0], libraries)))
 
 
-def _unpack(folder: Path, name: str, code: bytes) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{name} does not lie in its folder")
-    target = folder / path
+def _unpacked(content: bytes) -> _Packed | None:
+    """Return what a content holds; None where it is nothing that `keep` writes."""
+    try:
+        packed = msgspec.msgpack.decode(content, type=_Packed)
+    except msgspec.MsgspecError:
+        return None
+    return packed if all(map(_is_plain, packed.libraries)) else None
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is one of a library below torch's folder, and of nothing else."""
+    parts = PurePosixPath(name).parts
+    is_below = "/".join(parts) == name and not name.startswith("/") and ".." not in parts
+    return is_below and name.endswith(".so") and name.isprintable()
+
+
+def _write(folder: Path, name: str, code: bytes) -> None:
+    target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(code)
-    target.chmod(0o500)
+    # The folder is fresh, and has no links: what is there has come by another name already.
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o500)
+    with open(fd, "wb") as file:
+        file.write(code)
 
 
 def _libraries() -> dict[str, str]:

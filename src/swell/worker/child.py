@@ -41,6 +41,7 @@ from swell.model import (
     load_models,
 )
 from swell.phases import Phase, PhaseLog, logging_to
+from swell.weights.compiled import keep_compiled_in
 from swell.weights.provided import await_contents, look_for_weights_in
 from swell.worker.deferred import defer_compiler
 from swell.worker.device import CannotLoad, Device
@@ -266,6 +267,8 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
     logging_to(log)
     if work.weights is not None:
         look_for_weights_in(work.weights.cache_dir, work.weights.baked_dir)
+        if work.weights.compiled_dir is not None:
+            keep_compiled_in(work.weights.compiled_dir, work.weights.compiled_bytes)
     found = _imported(work, log, clock)
     definitions = [definition for _, definition in found]
     may_fail = {definition.name for ref, definition in found if ref in work.optional}

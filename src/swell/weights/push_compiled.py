@@ -1,0 +1,138 @@
+"""Push what was compiled for a version of weights, under a signature of whoever pushes.
+
+All that this machine has kept for the version goes up, for whichever libraries and GPU; each is
+found by machines of its kind alone. What lies there for the same key is replaced: it was compiled
+anew, or signed by a new key.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from swell.clock import Clock
+from swell.errors import InvalidRequest
+from swell.weights.cache import DigestMismatch
+from swell.weights.chunks import Manifest, cut
+from swell.weights.compiled import CompiledCache, CompiledKey
+from swell.weights.listing import Entry
+from swell.weights.push import Pushed, PushProgress, send
+from swell.weights.signed import MOST_BYTES, Program, sign
+from swell.weights.store import WeightStore
+
+if TYPE_CHECKING:
+    from swell.weights.signing import SigningKey
+
+__all__ = ["PushedPrograms", "kept_for", "push_compiled"]
+
+
+@dataclass(frozen=True, slots=True)
+class PushedPrograms:
+    """What became of a push of programs.
+
+    Args:
+        programs: What was signed.
+        pushed: Of their chunks.
+    """
+
+    programs: tuple[Program, ...]
+    pushed: Pushed
+
+
+def kept_for(manifest: Manifest, cache: CompiledCache) -> list[tuple[CompiledKey, Entry]]:
+    """Return what is kept here for a version: for its weights, or some of them.
+
+    Raises:
+        NotPrivate: Others can write where it is kept, so that nobody knows who made it.
+        InvalidRequest: There is nothing.
+    """
+    weights = {file.sha256 for file in manifest.files.values()}
+    found = [
+        (key, entry) for key, entry in cache.all() if key.weights and set(key.weights) <= weights
+    ]
+    if not found:
+        raise InvalidRequest(
+            f"nothing that was compiled for {manifest.model}@{manifest.version} is in "
+            f"{cache.folder}: have a worker of this machine load the model once, with the weights "
+            "of this version, and name its folder with worker.compiled_dir"
+        )
+    return found
+
+
+async def push_compiled(
+    manifest: Manifest,
+    cache: CompiledCache,
+    store: WeightStore,
+    key: "SigningKey",
+    clock: Clock,
+    *,
+    verify: bool = False,
+    progress: Callable[[PushProgress], None] = lambda _: None,
+) -> PushedPrograms:
+    """Push and sign all that was compiled here for a version that was pushed.
+
+    Args:
+        manifest: Of the version.
+        cache: What this machine has compiled.
+        store: Where to.
+        key: Who signs.
+        clock: Dates signatures.
+        verify: As for `push`.
+        progress: Called on the way.
+
+    Raises:
+        NotPrivate, InvalidRequest: As `kept_for`; or one is too large.
+        DigestMismatch: One is not what was written down of it.
+        Unavailable: The store does not take it; what has gone up stays.
+    """
+    found = kept_for(manifest, cache)
+    programs = [
+        await asyncio.to_thread(_read, manifest, cache, each, clock.now()) for each in found
+    ]
+    files = {each.key.digest: each.content for each in programs}
+    paths = {name: cache.contents.path(file.sha256) for name, file in files.items()}
+    sent = await send(
+        msgspec.structs.replace(manifest, files=files),
+        paths,
+        store,
+        verify=verify,
+        clock=clock,
+        tell=progress,
+    )
+    # Once all its chunks are there.
+    for program in programs:
+        await store.put_note(program, sign(program, key))
+    return PushedPrograms(tuple(programs), sent)
+
+
+def _read(
+    manifest: Manifest,
+    cache: CompiledCache,
+    kept: tuple[CompiledKey, Entry],
+    now: datetime,
+) -> Program:
+    key, entry = kept
+    path = cache.contents.path(entry.sha256)
+    if entry.size_bytes > MOST_BYTES:
+        raise InvalidRequest(f"{path} is larger than a program may be, {MOST_BYTES:,} bytes")
+    try:
+        content = cut(path, manifest.chunk_bytes)
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from None
+    if content.sha256 != entry.sha256:
+        raise DigestMismatch(
+            f"{path} is not what was written down of it: it was changed, and is not signed. Remove "
+            "it, and have the model compiled anew"
+        )
+    return Program(
+        model=manifest.model,
+        version=manifest.version,
+        manifest=manifest.digest,
+        key=key,
+        content=content,
+        chunk_bytes=manifest.chunk_bytes,
+        signed_at=now,
+    )
