@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 pytest.importorskip("torch")
 
+from swell.config import process_environment, replace_environment
 from swell.weights import CompiledCache
 from swell.weights.torch_compiled import TorchCompiled
 
@@ -52,6 +54,33 @@ def test_a_process_has_what_an_earlier_one_compiled(tmp_path: Path) -> None:
     assert libraries > 0
     # Another version of the model's code finds nothing.
     assert compiled_by_a_process(folder, "2")[:2] == [False, 0]
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.so", "/x.so", "a/../../x.so", "a//x.so", "./x.so", "x.txt", "x\n.so", "", ".so/"]
+)
+def test_a_library_that_would_lie_elsewhere_is_not_written(tmp_path: Path, name: str) -> None:
+    cache = CompiledCache(tmp_path / "compiled")
+    compiled = TorchCompiled(cache, ["0" * 64], "1", "cpu")
+    packed = {"graphs": b"never read", "libraries": {"good/x.so": b"code", name: b"code"}}
+    cache.put(compiled.key, msgspec.msgpack.encode(packed))
+    before = process_environment()
+    try:
+        assert not compiled.restore()
+    finally:
+        replace_environment(before)
+    assert not list(tmp_path.rglob("x.*")), "not even the good one"
+
+
+def test_what_is_no_pack_is_compiled_anew(tmp_path: Path) -> None:
+    cache = CompiledCache(tmp_path / "compiled")
+    compiled = TorchCompiled(cache, ["0" * 64], "1", "cpu")
+    cache.put(compiled.key, b"\x80\x04rubbish")
+    before = process_environment()
+    try:
+        assert not compiled.restore()
+    finally:
+        replace_environment(before)
 
 
 def test_a_key_tells_device_and_versions_apart(tmp_path: Path) -> None:
