@@ -39,6 +39,7 @@ __all__ = [
     "created_at_of",
     "discarded",
     "expire",
+    "id_before",
     "is_expired",
     "is_id",
     "lose",
@@ -315,6 +316,11 @@ def new_id(now: datetime) -> str:
     48 bits of Unix milliseconds, then 80 random bits: what UUIDv7 does, without its fixed bits.
     """
     return f"{int(now.timestamp() * 1000):012x}{_random_hex(10)}"
+
+
+def id_before(moment: datetime) -> str:
+    """Return what is smaller than the id of every task that is created from this moment on."""
+    return f"{int(moment.timestamp() * 1000):012x}"
 
 
 def new_token() -> str:

@@ -3,6 +3,7 @@
 As with SQLite there is nothing to offer and nothing to acknowledge. Any number of backends hand out
 tasks of the same queues. Each takes turns between keys and models by clocks of its own, so what
 fairness promises holds for the leases of each, and its bounds for all are as many times as large.
+What others have accepted is passed over for a moment (docs/decisions/0050).
 """
 
 import asyncio

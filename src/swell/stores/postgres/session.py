@@ -17,7 +17,7 @@ prepared anew, and what changes the same tasks is not sent before the first is w
 
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -26,11 +26,12 @@ from swell.clock import Clock
 from swell.fairness import VirtualClock, band
 from swell.stores.lines import Line
 from swell.stores.postgres.clocks import Draft
+from swell.stores.postgres.others import OVERLOOKED_S
 from swell.stores.postgres.rows import Row, changed_columns, new_columns, row_of, wake_of
 from swell.stores.postgres.state import State
 from swell.stores.postgres.view import View, is_ready, place_of
 from swell.stores.queries import load_queries
-from swell.task import Task, discarded
+from swell.task import Task, discarded, id_before
 
 __all__ = ["QUERIES", "Session", "Stale", "lock_of"]
 
@@ -51,6 +52,9 @@ def _queries() -> dict[str, str]:
 
 
 QUERIES: Final = _queries()
+
+#: Larger than any id, since ids are made of 0-9 and a-f.
+_AFTER_ALL: Final = "~"
 
 #: A lease of n tasks goes through so many times n in memory rather than ask the server.
 MOST_RECALLED: Final = 4
@@ -216,15 +220,15 @@ class Session:
         wanted = [queue for queue in queues if not self.view.is_known(queue)]
         self.view.know(wanted)
         waiting = [queue for queue in wanted if self.state.may_wait(queue)]
-        told = {queue: self.state.told.get(queue, 0) for queue in waiting}
         locks = self._locks_what_it_reads and not is_only_read
-        if locks:
+        if locks and not self.is_careful:
+            waiting = [queue for queue in waiting if not await self._recall_own(queue, n)]
+        told = {queue: self.state.told.get(queue, 0) for queue in waiting}
+        if locks and not self.is_careful:
             # Others tell of what they accept, and most of it is taken before anybody can look: to
             # see that needs no transaction.
-            unsure = [queue for queue in waiting if queue not in self.state.ready]
-            empty = set(unsure).difference(await self._some_ready(unsure))
-            waiting = [queue for queue in waiting if queue not in empty]
-        else:
+            waiting = [queue for queue in waiting if await self._some_of_others(queue)]
+        elif not locks:
             waiting = [queue for queue in waiting if not self._recall(queue, n)]
         found = await self._look(waiting, n, locks) if waiting else set()
         if locks:
@@ -235,11 +239,41 @@ class Session:
         known = found.union(self.held_elsewhere, self.view.queues)
         self._empty |= {queue: times for queue, times in told.items() if queue not in known}
 
+    async def _recall_own(self, queue: str, n: int) -> bool:
+        """Take what is next of what this backend remembers, unless others' work has waited."""
+        state, now_s = self.state, self._clock.monotonic_s()
+        if not self.view.has_fresh(queue) and not state.has_known(queue):
+            return False
+        if state.others.are_due(queue, now_s) and await self._some_ready([queue], OVERLOOKED_S):
+            return False
+        rows = state.known_ready(queue, MOST_RECALLED * n)
+        if rows is None:
+            return False
+        state.others.served(queue, now_s)
+        self._take_over(queue, rows)
+        return True
+
+    async def _some_of_others(self, queue: str) -> bool:
+        """Return whether something is ready in a queue that others had the time to hand out."""
+        age_s = self.state.others.least_age_s(queue, self._clock.monotonic_s())
+        if age_s == 0 and queue in self.state.ready:
+            return True
+        if age_s is not None and await self._some_ready([queue], age_s):
+            return True
+        if age_s != 0:
+            self.held_elsewhere.append(queue)
+        return False
+
     def _recall(self, queue: str, n: int) -> bool:
         """Take what is next in a queue from memory, if all that is ready there is remembered."""
         rows = self.state.all_ready(queue, MOST_RECALLED * n)
         if not rows:
             return False
+        self._take_over(queue, rows)
+        return True
+
+    def _take_over(self, queue: str, rows: Iterable[Row]) -> None:
+        """Put remembered tasks of a queue into the view, as all that there are."""
         lines: dict[str, list[Task]] = {}
         for row in rows:
             task = row.task
@@ -251,14 +285,20 @@ class Session:
         for key_id, tasks in lines.items():
             tasks.sort(key=place_of)
             self.view.note(queue, key_id, tasks, len(tasks) + 1)
-        return True
 
-    async def _some_ready(self, queues: list[str]) -> list[str]:
-        """Return those of some queues in which something is ready, whoever holds it now."""
+    async def _some_ready(self, queues: list[str], age_s: float = 0.0) -> list[str]:
+        """Return those of some queues in which something is ready, whoever holds it now.
+
+        Args:
+            queues: Of these.
+            age_s: What was accepted later than so long ago does not count.
+        """
         if not queues:
             return []
         await self._land()
-        return [queue for (queue,) in await self._connection.fetch(QUERIES["some_ready"], queues)]
+        until = id_before(self.now - timedelta(seconds=age_s)) if age_s else _AFTER_ALL
+        rows = await self._connection.fetch(QUERIES["some_ready"], queues, until)
+        return [queue for (queue,) in rows]
 
     async def _look(self, queues: list[str], n: int, locks: bool) -> set[str]:
         """Read what is next, about n tasks of all queues; return those in which was anything."""

@@ -8,6 +8,7 @@ time to time.
 from collections.abc import Iterable
 
 from swell.stores.lines import Waiting
+from swell.stores.postgres.others import Others
 from swell.stores.postgres.rows import Row
 from swell.stores.postgres.view import is_ready
 
@@ -29,6 +30,7 @@ class State(Waiting):
         self._known: dict[str, dict[str, None]] = {}
         #: Queues of which others have told that something waits → how often they did.
         self.told: dict[str, int] = {}
+        self.others = Others()
         #: How often something was remembered as if it was written, and then was not.
         self.mistakes = 0
 
@@ -60,6 +62,15 @@ class State(Waiting):
         return (
             [self.live[task_id] for task_id in known] if is_whole and len(known) <= most else None
         )
+
+    def has_known(self, queue: str) -> bool:
+        """Whether a ready task of a queue is remembered."""
+        return queue in self._known
+
+    def known_ready(self, queue: str, most: int) -> list[Row] | None:
+        """Return the ready tasks of a queue that are remembered; None if more than `most` are."""
+        known = self._known.get(queue, {})
+        return [self.live[task_id] for task_id in known] if len(known) <= most else None
 
     def remember(self, task_id: str, row: Row) -> None:
         """Keep a task as it lies in the table now, if it has not ended."""

@@ -1,0 +1,126 @@
+"""Two backends on PostgreSQL hand out what each has accepted, and nobody waits for long by that."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from postgres_databases import PostgresDatabases
+from swell.brokers.postgres import PostgresBroker
+from swell.clock import ManualClock
+from swell.stores.postgres import PostgresDatabase, PostgresStore
+from swell.stores.postgres.others import OVERLOOKED_S, PATIENCE_S
+from swell.task import Task
+from swell.testing.factories import a_lease_request, a_new_task, a_settlement
+
+PATIENT_S = 30.0
+
+
+@dataclass
+class Backend:
+    """One of two."""
+
+    database: PostgresDatabase
+
+    def __post_init__(self) -> None:
+        self.store = PostgresStore(self.database)
+        self.broker = PostgresBroker(self.database)
+
+    async def accepts(self, n: int, key_id: str) -> None:
+        """Accept so many tasks of a key."""
+        await self.store.accept([a_new_task(key_id=key_id) for _ in range(n)])
+
+    async def leases(self, n: int = 1) -> list[Task]:
+        """Lease up to n tasks, without waiting."""
+        return await self.broker.lease(a_lease_request(n))
+
+    async def ends(self, tasks: list[Task]) -> None:
+        """End what was leased."""
+        assert all(await self.store.settle([a_settlement(task) for task in tasks]))
+
+
+@dataclass
+class Pair:
+    clock: ManualClock
+    here: Backend
+    there: Backend
+
+
+@pytest.fixture
+async def pair(postgres_databases: PostgresDatabases) -> AsyncIterator[Pair]:
+    url, clock = await postgres_databases.new(), ManualClock()
+    both = [Backend(await PostgresDatabase.open(url, clock)) for _ in range(2)]
+    async with asyncio.timeout(PATIENT_S):
+        while not all(each.database.company.is_there for each in both):
+            await asyncio.sleep(0.01)
+    yield Pair(clock, *both)
+    for each in both:
+        await each.database.close()
+
+
+async def test_a_backend_goes_on_with_its_own_until_what_another_accepted_has_waited(
+    pair: Pair,
+) -> None:
+    await pair.here.accepts(4, "busy")
+    assert [task.key_id for task in await pair.here.leases()] == ["busy"]
+    await pair.there.accepts(1, "patient")
+    pair.clock.advance(0.5 * OVERLOOKED_S)
+    assert [task.key_id for task in await pair.here.leases()] == ["busy"]
+    pair.clock.advance(0.6 * OVERLOOKED_S)
+    # Its turn has come: its key was served less.
+    assert [task.key_id for task in await pair.here.leases()] == ["patient"]
+    assert [task.key_id for task in await pair.here.leases(9)] == ["busy"] * 2
+
+
+async def test_a_flood_that_one_backend_has_accepted_does_not_hold_up_what_others_did(
+    pair: Pair,
+) -> None:
+    await pair.here.accepts(40, "flood")
+    await pair.there.accepts(10, "others")
+    served: list[str] = []
+    for _ in range(20):
+        pair.clock.advance(1.1 * OVERLOOKED_S)
+        served += [task.key_id for task in await pair.here.leases()]
+    # Turn about, although no worker has asked where they were accepted.
+    assert served.count("others") == 10
+
+
+async def test_an_idle_backend_hands_out_at_once_what_another_has_accepted(pair: Pair) -> None:
+    await pair.there.accepts(1, "a")
+    assert [task.key_id for task in await pair.here.leases()] == ["a"]
+
+
+async def test_who_waits_at_a_busy_backend_gets_what_has_waited_at_another(pair: Pair) -> None:
+    await pair.here.accepts(1, "here")
+    await pair.here.ends(await pair.here.leases())
+    await pair.there.accepts(1, "there")
+    assert await pair.here.leases() == []
+    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(pair.here.broker.lease(a_lease_request(1), until=until))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    pair.clock.advance(1.1 * PATIENCE_S)
+    async with asyncio.timeout(PATIENT_S):
+        assert [task.key_id for task in await waiting] == ["there"]
+
+
+async def test_each_task_is_handed_out_once_whoever_remembers_it(pair: Pair) -> None:
+    served: list[str] = []
+
+    async def serve(backend: Backend) -> None:
+        while len(served) < 200:
+            tasks = await backend.leases(3)
+            served.extend(task.id for task in tasks)
+            await backend.ends(tasks)
+            pair.clock.advance(0.01)
+
+    async def accept(backend: Backend) -> None:
+        for _ in range(50):
+            await backend.accepts(2, "key")
+
+    async with asyncio.timeout(PATIENT_S):
+        await asyncio.gather(
+            *(f(each) for f in (accept, serve) for each in (pair.here, pair.there))
+        )
+    assert len(served) == len(set(served)) == 200
