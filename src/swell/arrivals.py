@@ -12,12 +12,25 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["BIN_S", "PREFIX", "Arrivals", "Arrived", "arrived", "stale"]
+__all__ = [
+    "BIN_S",
+    "PREFIX",
+    "SPAN_S",
+    "Arrivals",
+    "Arrived",
+    "Span",
+    "arrived",
+    "last_span",
+    "stale",
+]
 
 #: How names of notes begin in which backends tell what arrived.
 PREFIX: Final = "arrivals:"
 
 BIN_S: Final = 10
+
+#: Of longer times, so long spans are remembered, in seconds.
+SPAN_S: Final = 600
 
 #: A bin counts as told by everybody so long after its end, in seconds.
 LAG_S: Final = 1.5
@@ -50,6 +63,18 @@ class Arrived(msgspec.Struct, frozen=True):
 
     minutes: tuple[float, ...]
     tens: tuple[float, ...]
+
+
+class Span(msgspec.Struct, frozen=True):
+    """What arrived in one span of `SPAN_S` seconds.
+
+    Args:
+        number: Which one, counted from 1970.
+        samples: By model; models of which none arrived are left out.
+    """
+
+    number: int
+    samples: dict[str, int]
 
 
 class Arrivals:
@@ -130,6 +155,30 @@ def arrived(notes: Iterable[bytes], now: datetime) -> dict[str, Arrived]:
     counted = (end - min(each.since for each in told) - 1) // _MINUTE
     minutes = max(0, min(MINUTES, counted))
     return {model: _windows(sums, end, minutes) for model, sums in bins.items()}
+
+
+def last_span(notes: Iterable[bytes], now: datetime) -> Span | None:
+    """Return the last span that is over and told by everybody; None if nobody saw it begin.
+
+    Where there are no notes, nobody has asked for anything for as long as they are kept.
+
+    Args:
+        notes: What each process has told. What cannot be read is left out.
+        now: The time.
+    """
+    number = int((now.timestamp() - LAG_S) // SPAN_S) - 1
+    begin = number * SPAN_S // BIN_S
+    end = begin + SPAN_S // BIN_S
+    told = [each for each in map(_read, notes) if each is not None]
+    if told and min(each.since for each in told) > begin:
+        return None
+    samples: dict[str, int] = {}
+    for each in told:
+        for model, pairs in each.models.items():
+            n = sum(count for offset, count in pairs if begin <= each.since + offset < end)
+            if n:
+                samples[model] = samples.get(model, 0) + n
+    return Span(number, samples)
 
 
 def stale(notes: Mapping[str, bytes], now: datetime) -> list[str]:

@@ -418,15 +418,33 @@ def test_noise_is_no_growth() -> None:
     assert plan(grown(1.1, 1), wanted, State()).pools["a"].desired < 130
 
 
-def test_what_is_usual_at_this_time_is_prepared_for() -> None:
-    plain = steady(40.0, ready=100, busy=80)
+def usual_is(usual: list[float], n: float = 40.0) -> tuple[int, int]:
+    """Workers that are wanted where n samples/s come: without knowing what is usual, and with."""
+    plain = steady(n, ready=100, busy=80)
     [demand] = plain.demands
-    told = msgspec.structs.replace(demand, usual=[20.0, 40.0, 60.0])
+    told = msgspec.structs.replace(demand, usual=usual)
     seen = msgspec.structs.replace(plain, demands=[told])
     state = watched(plain, PolicySettings())
     before = plan(plain, PolicySettings(), state).pools["a"].desired
+    return before, plan(seen, PolicySettings(), state).pools["a"].desired
+
+
+def test_what_is_usual_at_this_time_is_prepared_for() -> None:
     # In 180 s, 1.6 times as much is usual as now.
-    assert plan(seen, PolicySettings(), state).pools["a"].desired > 1.3 * before
+    before, after = usual_is([40.0, 80.0, 120.0])
+    assert after > 1.3 * before
+
+
+def test_of_what_is_usual_less_is_prepared_where_less_comes_than_usual() -> None:
+    _, usually = usual_is([40.0, 200.0, 360.0])
+    before, after = usual_is([80.0, 400.0, 720.0])
+    assert before < after < 0.75 * 2 * usually
+
+
+def test_what_comes_beyond_the_usual_is_not_multiplied_by_how_the_usual_grows() -> None:
+    """Usual times are known to ten minutes: right after a step they would say anything."""
+    before, after = usual_is([4.0, 40.0, 40.0])
+    assert after == before
 
 
 # --- several pools ---

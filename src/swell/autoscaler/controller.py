@@ -192,6 +192,8 @@ class Controller:
         await self._act(actions)
         await self._tell(leading, sight, plan, actions)
         await self._ends.tell(sight.crews.values())
+        with contextlib.suppress(SwellError):  # what is not written now is written next time
+            await self._observer.keep()
         return True
 
     async def settled(self) -> None:
@@ -223,6 +225,7 @@ class Controller:
                     await self._leads()
 
     async def _take_over(self) -> _Leading:
+        self._observer.take_over()
         memory = await self._keeping.load()
         told = read(await self._registry.note(DECISIONS), list[Decision])
         _log.info("pools are scaled by this process", pools=list(self._pools))

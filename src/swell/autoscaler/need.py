@@ -182,13 +182,17 @@ def _logs(
     ]
 
 
-def _usual(usual: Sequence[float], step: float, now: float) -> float:
-    """Return the logarithm of what is usual then, at the level of now.
+#: How much comes says how usual a day is only as far as more is usual now than this, as a share.
+_SOFT: Final = 0.2
 
-    Where next to nothing is usual now, what comes says nothing of the level.
+
+def _usual(usual: Sequence[float], step: float, now: float) -> float:
+    """Return the logarithm of what is usual then, or less of it where less comes now than usual.
+
+    Where little is usual now, what comes says little. How more than usual grows is for `habit`.
     """
-    soft = 0.05 * max(usual) + _LEAST_RATE
-    level = min(4.0, max(0.25, (now + soft) / (usual[0] + soft)))
+    soft = _SOFT * max(usual) + _LEAST_RATE
+    level = min(1.0, (now + soft) / (usual[0] + soft))
     at = min(int(step), len(usual) - 2)
     share = min(1.0, step - at)
     then = usual[at] + share * (usual[at + 1] - usual[at])

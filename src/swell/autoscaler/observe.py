@@ -14,8 +14,10 @@ import structlog
 
 from swell.accounts import Spent, last_spent
 from swell.arrivals import PREFIX, Arrived, arrived, stale
+from swell.autoscaler.chronicle import Chronicle
 from swell.autoscaler.cold_starts import UNKNOWN, StartTimes, start_times
 from swell.autoscaler.crew import Crew, crew_of, paid_s
+from swell.autoscaler.history import EVERY_S, Usual
 from swell.autoscaler.memory import Memory, expected
 from swell.autoscaler.outlook import Demand, Observation, PoolView
 from swell.autoscaler.pools import Pool
@@ -167,6 +169,8 @@ class Observer:
             )
             for pool in pools
         }
+        self._chronicle = Chronicle(registry)
+        self._past = _Part[None]("what arrived in the last weeks", None)
         self._work = _Work()
         #: Whether there was no word of backends yet when this process looked.
         self._is_blank = False
@@ -197,6 +201,8 @@ class Observer:
             for pool in self._pools
         }
         counts = arrived(self._notes.value.values(), now)
+        if self._notes.seen_s == now_s:
+            self._chronicle.hear(self._notes.value.values(), now)
         views = [
             self._view(
                 pool, memory, crews[pool.name], times[pool.name], rates[pool.name], held, now
@@ -206,8 +212,16 @@ class Observer:
         observation = Observation(
             at=now.timestamp(),
             age_s=self._age_s(self._clock.monotonic_s()),
-            demands=demands(self._depths.value, counts, work, now, _all(models.values())),
+            demands=demands(
+                self._depths.value,
+                counts,
+                work,
+                now,
+                _all(models.values()),
+                self._chronicle.usual(now),
+            ),
             pools=views,
+            usual_every_s=EVERY_S,
             spent_micros=self._spent_micros(memory, now),
         )
         return Sight(
@@ -226,12 +240,25 @@ class Observer:
             listed={each.token: self._listed(each.pool, each.token) for each in memory.launches},
         )
 
+    def take_over(self) -> None:
+        """Believe no longer what another process may have written meanwhile."""
+        self._chronicle.forget()
+
+    async def keep(self) -> None:
+        """Write down what is to be known after a restart: only whoever leads does so.
+
+        Raises:
+            SwellError: The registry cannot be written to.
+        """
+        await self._chronicle.save()
+
     async def _gather(self, now_s: float) -> None:
         registry = self._registry
         asked: list[Awaitable[bool]] = [
             self._depths.look(self._broker.depths, now_s),
             self._notes.look(lambda: registry.notes(PREFIX), now_s),
             self._workload.look(lambda: registry.note(WORKLOAD), now_s),
+            self._past.look(self._chronicle.load, now_s),
         ]
         if self._is_due(self._cards, now_s):
             asked.append(self._cards.look(registry.models, now_s))
@@ -421,6 +448,7 @@ def demands(
     work: Workload | None,
     now: datetime,
     models: Iterable[str] = (),
+    usual: Mapping[str, Usual] = {},
 ) -> list[Demand]:
     """Return what is asked of each model. Pure.
 
@@ -430,6 +458,7 @@ def demands(
         work: What backends know.
         now: The time.
         models: Told of even where nothing is asked of them.
+        usual: Model → what usually comes at this time of the week.
     """
     per_task = {} if work is None else work.counts
     found: dict[str, _Asked] = {model: _Asked() for model in (*models, *counts)}
@@ -449,6 +478,8 @@ def demands(
             oldest_s=max(0.0, asked.oldest_s),
             minutes=counts.get(model, nothing).minutes,
             tens=counts.get(model, nothing).tens,
+            usual=usual.get(model, Usual()).ahead,
+            usual_before=usual.get(model, Usual()).before,
         )
         for model, asked in sorted(found.items())
     ]

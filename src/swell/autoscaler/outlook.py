@@ -34,8 +34,10 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     #: The same in each of the last three times ten seconds that are over, the newest last.
     tens: Sequence[float] = ()
     #: What is usual at this time of the week and after it, in samples per second: now, and in steps
-    #: of `Observation.usual_every_s`. Empty as long as nothing is known.
+    #: of `Observation.usual_every_s`, see `history`. Empty as long as nothing is known.
     usual: Sequence[float] = ()
+    #: What was usual one step ago, two, and so on.
+    usual_before: Sequence[float] = ()
     #: Within how long a task should start; None for what the settings say.
     wait_s: float | None = None
 

@@ -32,6 +32,8 @@ _MOST_SPEED: Final = 1.0
 _FEW: Final = 5.0
 #: That many arrivals expected before a worker would have paid for its start are certain enough.
 _CERTAIN: Final = 3.0
+#: What usually comes may come so much later, in seconds.
+_LATE_S: Final = 600.0
 #: Of a model of which nobody has asked anything for so long, nothing is remembered, in seconds.
 _FORGOTTEN_S: Final = 14 * 86400.0
 
@@ -311,6 +313,20 @@ class _Looking:
             return 0.0
         return max(0.0, found.up - ready - coming)
 
+    def _missed(self, idle_s: float) -> float:
+        """Return how many samples usually come in the time in which nobody has come.
+
+        Not in the last minutes of it: they may still, since weeks are not alike to the minute. Any
+        number where nothing is usual.
+        """
+        demand, every_s = self._demand, self._seen.usual_every_s
+        if len(demand.usual) < 2:
+            return math.inf
+        known = len(demand.usual_before)
+        return every_s * sum(
+            demand.usual_before[int(_LATE_S / every_s) : int(min(known, idle_s / every_s))]
+        )
+
     def _is_idle(self, found: Need, terms: Terms, idle_s: float) -> bool:
         """Return whether its last worker costs more than a new start and the wait for it."""
         demand = self._demand
@@ -318,6 +334,8 @@ class _Looking:
             return False
         patience_s = terms.keep_s + self._settings.first_wait_s
         if found.ahead * patience_s >= _CERTAIN and found.rate * idle_s < _CERTAIN:
+            return False
+        if found.ahead * patience_s >= _CERTAIN and self._missed(idle_s) < _CERTAIN:
             return False
         gap_s = max(idle_s, 1.0 / found.rate if found.rate > 0.0 else math.inf)
         return gap_s > patience_s
