@@ -204,15 +204,15 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     gone_at: datetime | None = None
     #: Of the key that registered it; empty where that is not known.
     key_id: str = ""
-    #: To what its time is charged: the id of its cold start; empty for its own id.
+    #: To what its time is charged: the id of its cold start, or its instance; empty for its own id.
     account: str = ""
     #: When its machine or process was asked for, and when that ended; None where nobody told.
     launched_at: datetime | None = None
     ended_at: datetime | None = None
     #: Whether it took its leave.
     said_goodbye: bool = False
-    #: Its price when it registered, in millionths of a dollar an hour and for the launch, and for
-    #: how long it is paid at least, in seconds.
+    #: Its price when it registered first, in millionths of a dollar an hour and for the launch, and
+    #: for how long it is paid at least, in seconds.
     hour_micros: int | None = None
     launch_micros: int = 0
     least_billed_s: float = 0.0

@@ -60,6 +60,16 @@ class TestProcessProvider(ProviderConformance):
             await asyncio.wait_for(provider.wait_ended(ids), 10)
         assert {i.state for i in await provider.instances() if i.id in ids} == {state}
 
+    async def test_workers_of_a_backend_that_has_the_same_number_again_are_others(
+        self, provider: ProcessProvider, tmp_path: Path
+    ) -> None:
+        # As in a container, where each start of the backend is process 1.
+        again = ProcessProvider(SystemClock(), tmp_path, dict(os.environ))
+        request = LaunchRequest(pool="p", command=("true",))
+        launched = [await each.launch(request) for each in (provider, again)]
+        await again.close()
+        assert len({each.id for [each] in launched}) == 2
+
     async def test_output_goes_to_a_file_and_the_exit_code_is_kept(
         self, provider: ProcessProvider
     ) -> None:

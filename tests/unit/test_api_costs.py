@@ -1,9 +1,10 @@
 """What attempts cost, how the rest is charged, budgets, and what operators are told of it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from api_harness import UPPER, World, a_world, failed, hold, succeeded
 
@@ -82,6 +83,11 @@ async def metrics(world: World) -> dict[str, float]:
     text = (await world.stranger("GET", "/metrics")).body.decode()
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+def dict_of(prices: Mapping[str, int]) -> dict[str, int]:
+    assert isinstance(prices, dict)
+    return prices
 
 
 def ended(world: World, instance_id: str, launched_s: float) -> Instance:
@@ -359,6 +365,57 @@ async def test_a_worker_that_registers_again_is_the_same_machine(world: World) -
     await world.lease(again)
     await settle(world.service)
     assert await totals(world) == {"cold_start": (30.0, 30_000), "idle": (20.0, 20_000)}
+
+
+async def test_a_machine_keeps_the_price_that_it_had_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await register(world, cold(30.0, instance="i-1"), instance="i-1")
+    await run(world, worker, 70.0)
+    # A backend with other settings takes over, and the worker registers again.
+    monkeypatch.setitem(dict_of(world.service.settings.hour_micros), "default", 2 * PRICE)
+    again = await register(world, cold(100.0, ready_s=30.0, instance="i-1"), instance="i-1")
+    await run(world, again, 50.0)
+    await world.report(again, goodbye=True)
+    # Another machine has the new price.
+    other = await register(world, cold(10.0, id="s2", instance="i-2"), instance="i-2")
+    await world.report(other, goodbye=True)
+    for name, lived_s in (("i-1", 150.0), ("i-2", 10.0)):
+        await instance_ended(world.service, ended(world, name, lived_s))
+    await settle(world.service)
+    assert await totals(world) == {
+        "cold_start": (40.0, 30_000 + 20_000),
+        "attempt": (120.0, 120_000),
+    }
+
+
+async def test_a_worker_that_tells_of_no_start_is_its_machine_where_it_registers_again(
+    world: World,
+) -> None:
+    for _ in range(2):
+        worker = await register(world, None, instance="i-1")
+        world.clock.advance(10.0)
+    await world.report(worker, goodbye=True)
+    await instance_ended(world.service, ended(world, "i-1", 25.0))
+    await settle(world.service)
+    assert await totals(world) == {"idle": (25.0, 25_000)}
+
+
+async def test_an_end_by_a_clock_that_is_behind_is_that_of_its_worker(world: World) -> None:
+    worker = await register(world, None, instance="i-1")
+    world.clock.advance(10.0)
+    await world.report(worker, goodbye=True)
+    told = ended(world, "i-1", 20.0)
+    behind = timedelta(seconds=30)
+    await instance_ended(
+        world.service,
+        msgspec.structs.replace(
+            told, launched_at=told.launched_at - behind, ended_at=world.clock.now() - behind
+        ),
+    )
+    world.clock.advance(700.0)
+    await settle(world.service)
+    assert await totals(world) == {"idle": (20.0, 20_000)}
 
 
 async def test_what_a_crash_has_lost_is_idle_time(world: World) -> None:

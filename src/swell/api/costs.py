@@ -239,7 +239,9 @@ async def instance_ended(
     if (service.clock.now() - ended_at).total_seconds() > _TOO_LATE_S:
         return
     own = [info for info in await service.registry.workers() if is_it(info)]
-    workers = [info for info in own if info.registered_at <= ended_at]
+    # The number of a process may be another's by now. The name of an instance is its own, however
+    # wrong the clock may be by which it ended.
+    workers = [info for info in own if info.instance or info.registered_at <= ended_at]
     for info in [info for info in workers if info.ended_at is None]:
         gone_at = info.gone_at or ended_at
         known = msgspec.structs.replace(

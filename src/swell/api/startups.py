@@ -127,13 +127,14 @@ def account_told(told: Registration, now: datetime) -> tuple[str, datetime]:
     """Return to what a worker's time is charged, and since when it is paid.
 
     That is its cold start, which it tells again where it registers again; one that tells of none,
-    or of one that cannot be, is paid since it has registered and has an account of its own (empty).
+    or of one that cannot be, is paid since it has registered. Its account is its machine's, so that
+    it is the same where it registers again, or its own (empty) where nobody has launched it.
     """
     if told.startup is not None:
         with contextlib.suppress(InvalidInput):
             startup = accepted(told.startup, now)
             return startup.id, startup.begun_at or now
-    return "", now
+    return told.instance, now
 
 
 async def register_startup(service: Service, told: Registration, info: WorkerInfo) -> None:

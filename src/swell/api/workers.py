@@ -198,6 +198,7 @@ async def register_worker(
         check_schema(card)
     now, settings = service.clock.now(), service.settings
     account, launched_at = account_told(registration, now)
+    hour_micros, launch_micros, least_billed_s = await _price(service, registration, account)
     cards = [
         card if card.registered_at else msgspec.structs.replace(card, registered_at=now)
         for card in [await keep_samples(service, card) for card in registration.models]
@@ -223,9 +224,9 @@ async def register_worker(
         key_id=key_id,
         account=account,
         launched_at=launched_at,
-        hour_micros=settings.hour_micros.get(registration.pool),
-        launch_micros=settings.launch_micros.get(registration.pool, 0),
-        least_billed_s=settings.least_billed_s.get(registration.pool, 0.0),
+        hour_micros=hour_micros,
+        launch_micros=launch_micros,
+        least_billed_s=least_billed_s,
     )
     await service.fleet.add(info)
     await service.bus.tell([News(kind=NewsKind.WORKERS)])
@@ -236,6 +237,29 @@ async def register_worker(
         heartbeat_s=settings.heartbeat_s,
         max_wait_s=settings.max_wait_s,
         enclose_bytes=_ENCLOSE_BYTES if service.objects.is_here else 0,
+    )
+
+
+async def _price(
+    service: Service, registration: Registration, account: str
+) -> tuple[int | None, int, float]:
+    """Return what an hour of a worker costs, its launch, and for how long it is paid at least.
+
+    A machine keeps the first price that it had: of one that registers again, what it was charged
+    and what is left would not be its bill with another.
+    """
+    startup, pool = registration.startup, registration.pool
+    if startup is not None and startup.ready_s is not None and startup.age_s > startup.ready_s:
+        known = [each for each in await service.registry.workers() if each.account == account]
+        priced = [each for each in known if each.hour_micros is not None]
+        if priced:
+            first = min(priced, key=lambda each: (each.registered_at, each.id))
+            return first.hour_micros, first.launch_micros, first.least_billed_s
+    settings = service.settings
+    return (
+        settings.hour_micros.get(pool),
+        settings.launch_micros.get(pool, 0),
+        settings.least_billed_s.get(pool, 0.0),
     )
 
 

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import itertools
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -84,6 +85,8 @@ class ProcessProvider:
         self._environment = dict(environment)
         self._boot_delay_s = boot_delay_s
         self._numbers = itertools.count(1)
+        # In a container this process has the same number each time; its workers are others.
+        self._name = f"{os.getpid()}-{secrets.token_hex(3)}"
         self._instances: dict[str, Instance] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._last_pids: dict[str, int] = {}
@@ -105,7 +108,7 @@ class ProcessProvider:
         ]:
             return again
         self._make_log_dir()
-        ids = [f"{request.pool}-{os.getpid()}-{next(self._numbers)}" for _ in range(request.n)]
+        ids = [f"{request.pool}-{self._name}-{next(self._numbers)}" for _ in range(request.n)]
         for each in ids:
             self._instances[each] = Instance(
                 id=each,
