@@ -17,6 +17,7 @@ from swell.simulator.jobs import Outcome, Policy, Terms, simulate
 from swell.simulator.line import Line, Task
 from swell.simulator.machines import Workers
 from swell.simulator.pools import MODEL, Pool
+from swell.simulator.scenarios import scenario
 from swell.simulator.speeds import GENTD26_S, Speed, fixed, gentd26, measured
 from swell.simulator.traces import STARTS_AT, Trace
 
@@ -332,7 +333,7 @@ def test_a_crowd_of_a_minute_begins_with_what_the_minute_needs() -> None:
 
 def written(folder: Path, text: str) -> Path:
     path = folder / "tasks.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -345,7 +346,30 @@ def test_tasks_of_a_file_come_in_order_with_whoever_asks(tmp_path: Path) -> None
     assert found.priorities.tolist() == [1, 0, 1]
 
 
-@pytest.mark.parametrize("text", ["", "at_s\n", "time\n1\n", "at_s\n-1\n", "at_s,samples\n1,0\n"])
+def test_a_file_of_a_spreadsheet_may_tell_moments_since_1970(tmp_path: Path) -> None:
+    text = "\ufeffat_s,user\r\n1722222300.5,ann\r\n1722222222.5,bob\r\n"
+    found = scenario(str(written(tmp_path, text)))
+    assert isinstance(found, Crowd)
+    assert found.at_s.tolist() == [0.0, 78.0]
+
+
+def test_a_list_of_tasks_that_goes_on_for_ever_is_refused(tmp_path: Path) -> None:
+    for last_s in ("4e7", "1e300"):
+        with pytest.raises(InvalidInput, match="at most 366 are simulated"):
+            read_crowd(written(tmp_path, f"at_s\n0\n{last_s}\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "at_s\n",
+        "time\n1\n",
+        "at_s\n-1\n",
+        "at_s,samples\n1,0\n",
+        f"at_s,samples\n1,1{'0' * 30}\n",
+    ],
+)
 def test_a_file_that_is_no_list_of_tasks_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InvalidInput, match="is no list of tasks"):
         read_crowd(written(tmp_path, text))

@@ -86,6 +86,14 @@ def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, text: str) -> None:
         read(path)
 
 
+def test_a_year_is_the_longest_trace(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    lines = "\n".join(f"{minute},1" for minute in range(366 * 1440 + 1))
+    path.write_text(f"minute,images_per_s\n{lines}\n")
+    with pytest.raises(InvalidInput, match="take some of them"):
+        read(path)
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="is no trace"):
         read(tmp_path / "none.csv")

@@ -13,7 +13,7 @@ from swell.errors import InvalidInput
 from swell.fairness import USUAL_PRIORITY
 from swell.simulator.arrivals import TICK_S, arrivals
 from swell.simulator.pools import MODEL
-from swell.simulator.traces import Trace
+from swell.simulator.traces import TEXT, Trace, check_length
 
 __all__ = ["Crowd", "Mix", "crowd_at", "crowd_of", "read_crowd"]
 
@@ -23,6 +23,9 @@ _Whole = NDArray[np.int64]
 
 #: The beginning of a crowd, in seconds.
 _FIRST_S: Final = 300.0
+
+#: Moments from here on are told since 1970, and not since the beginning of a list, in seconds.
+_SINCE_1970_S: Final = 1e8
 
 
 class Mix(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,22 +108,31 @@ def read_crowd(path: Path) -> Crowd:
     """Return the tasks of a CSV file with the column `at_s` and, as far as they are there,
     `samples`, `user`, `key` (whole numbers or words) and `priority`.
 
+    Moments may be told since 1970; then the first task is the beginning.
+
     Raises:
-        InvalidInput: It cannot be read as such.
+        InvalidInput: It cannot be read as such, or takes too many days.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as lines:
+        with path.open(newline="", encoding=TEXT) as lines:
             rows = sorted(csv.DictReader(lines), key=lambda row: float(row["at_s"]))
         at_s = np.array([float(row["at_s"]) for row in rows])
         samples = np.array([int(row.get("samples") or 1) for row in rows], np.int64)
         priorities = [int(row.get("priority") or USUAL_PRIORITY) for row in rows]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(
             f"{path} is no list of tasks ({error}): it needs numbers in the column at_s, and may "
             "have samples, user, key and priority"
         ) from error
-    if not len(at_s) or not (np.isfinite(at_s).all() and (at_s >= 0).all() and (samples > 0).all()):
+    if not len(at_s):
+        raise InvalidInput(
+            f"{path} is no list of tasks: it needs a line for each below that with the columns"
+        )
+    if not (np.isfinite(at_s).all() and (at_s >= 0).all() and (samples > 0).all()):
         raise InvalidInput(f"{path} is no list of tasks: at_s must be 0 or more, samples 1 or more")
+    if at_s[0] >= _SINCE_1970_S:
+        at_s -= at_s[0]
+    check_length(path, float(at_s[-1]))
     return Crowd(
         at_s=at_s,
         samples=samples,

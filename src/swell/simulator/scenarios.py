@@ -59,5 +59,5 @@ def scenario(name: str) -> Trace | Crowd:
 
 
 def _columns(path: Path) -> list[str]:
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with path.open(encoding=traces.TEXT, errors="replace") as lines:
         return [column.strip().strip('"') for column in lines.readline().split(",")]

@@ -20,11 +20,13 @@ __all__ = [
     "HELD_OUT",
     "HELD_OUT_SEEDS",
     "STARTS_AT",
+    "TEXT",
     "TRACES",
     "TUNING",
     "TUNING_SEEDS",
     "Spike",
     "Trace",
+    "check_length",
     "day",
     "named",
     "read",
@@ -32,6 +34,12 @@ __all__ = [
 
 #: Traces begin at midnight of a Monday, in seconds since 1970.
 STARTS_AT: Final = 1_767_571_200.0
+
+#: How files of demand are written: UTF-8, perhaps with the mark that spreadsheets put before it.
+TEXT: Final = "utf-8-sig"
+
+#: Longer ones are not simulated, in days.
+_MOST_DAYS: Final = 366
 
 #: Everybody who asks has a picture drawn so often, and does so for so long a day.
 _PICTURE_EVERY_S: Final = 120.0
@@ -134,14 +142,28 @@ def day(people: float, every_s: float) -> Trace:
     return Trace("day", course / course.max() * people / every_s)
 
 
+def check_length(path: Path, seconds: float) -> None:
+    """Check how long the demand of a file goes on.
+
+    Raises:
+        InvalidInput: Longer than anybody can wait for.
+    """
+    days = seconds / 86_400.0
+    if days > _MOST_DAYS:
+        raise InvalidInput(
+            f"{path} is {days:,.0f} days long, of which at most {_MOST_DAYS} are simulated: take "
+            "some of them"
+        )
+
+
 def read(path: Path) -> Trace:
     """Return a trace from a CSV file with the columns `minute` and `images_per_s`.
 
     Raises:
-        InvalidInput: It cannot be read as one.
+        InvalidInput: It cannot be read as one, or is too many days long.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as lines:
+        with path.open(newline="", encoding=TEXT) as lines:
             rows = [
                 (int(row["minute"]), float(row["images_per_s"])) for row in csv.DictReader(lines)
             ]
@@ -150,10 +172,16 @@ def read(path: Path) -> Trace:
             f"{path} is no trace ({error}): it needs numbers in columns minute and images_per_s"
         ) from error
     per_s = np.array([rate for _, rate in rows])
-    if [minute for minute, _ in rows] != list(range(len(rows))) or not len(rows):
+    if not rows:
+        raise InvalidInput(
+            f"{path} is no trace: it needs a line for each minute below its first, which names the "
+            "columns minute and images_per_s"
+        )
+    if [minute for minute, _ in rows] != list(range(len(rows))):
         raise InvalidInput(f"{path} is no trace: its minutes must be 0, 1, 2 and so on")
     if not (np.isfinite(per_s).all() and (per_s >= 0).all()):
         raise InvalidInput(f"{path} is no trace: images_per_s must be finite and not negative")
+    check_length(path, 60.0 * len(per_s))
     return Trace(path.stem, per_s)
 
 
