@@ -1,0 +1,40 @@
+"""The programs in docs/clients.md run as they stand there."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from client_harness import Served
+from programs import Program
+
+PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+
+_MARKED = re.compile(r"<!-- tested: (\w+) -->\n```\w+\n(.*?)```", re.S)
+SNIPPETS = _MARKED.findall(PAGE.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("language", "text"), SNIPPETS, ids=[f"{n}-{each}" for n, (each, _) in enumerate(SNIPPETS)]
+)
+def test_a_program_of_the_page_runs(
+    language: str,
+    text: str,
+    served: Served,
+    python: Callable[..., Program],
+    javascript: Callable[..., Program],
+) -> None:
+    variables = {
+        "REPLICATE_API_TOKEN": served.key,
+        "REPLICATE_BASE_URL": f"{served.url}/replicate",
+        "REPLICATE_URL": f"{served.url}/replicate/v1",
+    }
+    if language == "python":
+        program = python("python", served, **variables)
+    else:
+        program = javascript(served, **variables)
+    program(text)
+
+
+def test_the_page_has_programs() -> None:
+    assert len(SNIPPETS) >= 3
