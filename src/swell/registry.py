@@ -1,6 +1,6 @@
 """Contract of the registry: which models there are, which workers live, and who may ask."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Protocol
@@ -9,6 +9,7 @@ import msgspec
 
 from swell.ledger import Charged, CostRow, LedgerEntry
 from swell.phases import Startup
+from swell.quotas import Ask, Credit, Hold, Place, Quota, Settled, Sheet, Verdict
 
 __all__ = [
     "GONE_WORKERS_TTL",
@@ -381,6 +382,69 @@ class Registry(Protocol):
         Source:
             The generic cell rate algorithm: ITU-T I.371, annex A.
         """
+        ...
+
+    async def put_quota(self, quota: Quota) -> None:
+        """Keep a quota in place of the one before of the same key and user."""
+        ...
+
+    async def drop_quota(self, key_id: str, user: str | None) -> bool:
+        """Forget a quota; return whether there was one."""
+        ...
+
+    async def quotas(self) -> list[Quota]:
+        """Return every quota, by key and user."""
+        ...
+
+    async def quota_keys(self) -> frozenset[str]:
+        """Return the ids of keys that have a quota, of themselves or of users."""
+        ...
+
+    async def reserve(self, groups: Sequence[Sequence[Ask]]) -> list[Verdict]:
+        """Enter tasks in the accounts of their keys and users; see `swell.quotas.enter`.
+
+        Of each group all are entered, or none. What is entered is held until it is released.
+        However many do this at the same time, of a limit no more is given than there is.
+
+        Args:
+            groups: None is empty, and no two tasks have the same id.
+        """
+        ...
+
+    async def release(self, settled: Sequence[Settled]) -> int:
+        """Enter that tasks have ended; see `swell.quotas.close`. Return for how many there was a
+        hold: the second time there is none.
+        """
+        ...
+
+    async def holds(self, *, after: str, before: datetime, limit: int) -> list[Hold]:
+        """Return what is held, by the ids of tasks.
+
+        Args:
+            after: Only ids that are larger.
+            before: Only of tasks that were entered before this.
+            limit: At most so many; > 0.
+        """
+        ...
+
+    async def grant(self, credit: Credit) -> bool:
+        """Grant credits; return False, with nothing done, where this id was granted before."""
+        ...
+
+    async def credits(self, key_id: str | None, *, limit: int) -> list[Credit]:
+        """Return what was granted, newest first; of all keys where `key_id` is None."""
+        ...
+
+    async def sheet(self, places: Iterable[Place], at: datetime) -> Sheet:
+        """Return the rows of accounts as they are in the day and the month of a moment."""
+        ...
+
+    async def credit_places(self) -> list[Place]:
+        """Return the accounts that were ever granted credits, by key and user."""
+        ...
+
+    async def forget_uses(self, before: date) -> None:
+        """Forget what was used on days before this one; months are kept."""
         ...
 
     async def put_note(self, name: str, value: bytes) -> None:

@@ -115,6 +115,8 @@ class ModelScaling(msgspec.Struct, frozen=True, kw_only=True):
     ready_in_s: float | None = None
     #: By when it is so in 19 of 20 cases, in seconds.
     ready_by_s: float = 0.0
+    #: After how many seconds how many more workers most probably take tasks, the first first.
+    coming: Sequence[tuple[float, int]] = ()
     #: See `swell.autoscaler.outlook.Relief`.
     admitted: float = 1.0
     wait_s: float = 0.0

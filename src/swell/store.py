@@ -172,11 +172,14 @@ class Store(Protocol):
         """
         ...
 
-    async def retry(self, task_id: str, *, key_id: str, only_dead: bool = False) -> Accepted:
+    async def retry(
+        self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
+    ) -> Accepted:
         """Repeat an ended task as a new one; the same task again if it was repeated before.
 
         The old task keeps its outcome and leaves the dead letters. With `only_dead` only a dead
-        letter is repeated, or one that was and has left them by being repeated.
+        letter is repeated, or one that was and has left them by being repeated. A new task has the
+        id `new_id`, from `swell.task.new_id`, where one is given.
 
         Raises:
             NotFound: No such task.

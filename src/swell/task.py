@@ -262,6 +262,8 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     webhook: Webhook | None = None
     #: Objects that the input names by URLs of ours.
     files: tuple[str, ...] = ()
+    #: The task's, from `new_id`, where something is kept under it before; None for a new one.
+    id: str | None = None
 
 
 class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):

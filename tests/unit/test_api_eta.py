@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from swell.api.eta import (
     ServiceTimes,
+    after_first,
     estimate,
     first_pace,
     load_of,
@@ -126,6 +127,33 @@ def test_room_for_one_more_means_no_wait() -> None:
 def test_the_wait_is_shared_by_the_workers() -> None:
     stats = summarize([(10.0, 1)])
     assert estimate(stats, load_of(stats, 5), workers=2, at_once=2).start.median == 20.0
+
+
+def test_workers_on_their_way_share_what_is_left_when_they_come() -> None:
+    stats = summarize([(2.0, 1)] * 4)
+    # 20 turns of 2 s are 40 s of work: 10 s of one worker, and 30 s of three.
+    load = load_of(stats, 20)
+    assert estimate(stats, load, coming=[(10.0, 2)]).start.median == 20.0
+    assert estimate(stats, load, coming=[(10.0, 1), (20.0, 3)]).start.median == 22.0
+    assert estimate(stats, load, coming=[(50.0, 9)]).start.median == 40.0
+
+
+def test_who_comes_after_the_first_is_told_from_when_that_one_is_there() -> None:
+    assert after_first([]) == []
+    assert after_first([(30.0, 1), (40.0, 2)]) == [(10.0, 2)]
+    assert after_first([(30.0, 3), (40.0, 2)]) == [(0.0, 2), (10.0, 2)]
+
+
+@given(TIMES, AHEAD, st.lists(st.tuples(st.floats(0, 100), st.integers(1, 9)), max_size=5))
+def test_workers_on_their_way_never_make_it_later(
+    times: list[tuple[float, int]], ahead: int, coming: list[tuple[float, int]]
+) -> None:
+    stats = summarize(times)
+    load = load_of(stats, ahead)
+    alone = estimate(stats, load)
+    helped = estimate(stats, load, coming=sorted(coming))
+    assert helped.start.median <= alone.start.median + 0.001
+    assert helped.start.low <= helped.start.median <= helped.start.high
 
 
 def test_tasks_of_other_models_take_their_own_time() -> None:

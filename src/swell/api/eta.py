@@ -10,7 +10,10 @@ starts when what comes before it leaves room on its `n` workers, which run `at_o
     wait = turns · c / n
     spread = sqrt(turns · v) / n
 
-since with independent costs their sum is about normal.
+since with independent costs their sum is about normal. Where more workers are on their way, the
+wait is the moment at which all that are there until then will have had the time for the turns.
+
+What nobody can know of queues and fleets is corrected by `swell.api.calibration`.
 
 What a task takes may grow with the samples (pictures) that it asks for, so a line is fitted to each
 model's tasks by least squares, kept between "samples cost nothing" and "samples cost everything":
@@ -36,6 +39,7 @@ __all__ = [
     "Load",
     "ServiceStats",
     "ServiceTimes",
+    "after_first",
     "estimate",
     "first_pace",
     "load_of",
@@ -313,6 +317,7 @@ def estimate(
     at_once: float = 1.0,
     count: float = 1,
     ready_in_s: tuple[float, float] = (0.0, 0.0),
+    coming: Sequence[tuple[float, int]] = (),
 ) -> Estimate:
     """Return when a task starts and ends that has others before it.
 
@@ -324,12 +329,15 @@ def estimate(
         count: Its samples.
         ready_in_s: After how long the first of these workers is there at all, and by when most
             probably it is.
+        coming: After how many seconds from then how many more are there, the first first.
     """
     turns = max(0.0, ahead.tasks + 1 - at_once)
     mean = spread = 0.0
-    if ahead.tasks > 0:
-        mean = turns * ahead.seconds / ahead.tasks / workers
-        spread = _Z10 * math.sqrt(turns * ahead.variance_s2 / ahead.tasks) / workers
+    if ahead.tasks > 0 and turns > 0:
+        work_s = turns * ahead.seconds / ahead.tasks
+        mean = _done_in_s(work_s, workers, coming)
+        on_average = work_s / mean if mean > 0 else workers
+        spread = _Z10 * math.sqrt(turns * ahead.variance_s2 / ahead.tasks) / on_average
     low, high = max(0.0, mean - spread), mean + spread
     first_s, by_s = ready_in_s
     low, mean, high = low + _EARLY * first_s, mean + first_s, high + max(first_s, by_s)
@@ -342,6 +350,25 @@ def estimate(
             high + own_s * stats.ratio_p90,
         ),
     )
+
+
+def after_first(coming: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Return who comes after the first, in seconds from when that one is there."""
+    if not coming:
+        return []
+    (first_s, n), *others = coming
+    return [(0.0, n - 1)] * (n > 1) + [(in_s - first_s, more) for in_s, more in others]
+
+
+def _done_in_s(work_s: float, workers: int, coming: Sequence[tuple[float, int]]) -> float:
+    """Return after how long workers have had so much time together, those that come included."""
+    at_s = 0.0
+    for ready_s, n in coming:
+        if work_s <= workers * (ready_s - at_s):
+            break
+        work_s -= workers * max(0.0, ready_s - at_s)
+        at_s, workers = max(at_s, ready_s), workers + n
+    return at_s + work_s / workers
 
 
 def retry_after_s(expected_s: float, allowed_s: float) -> int:

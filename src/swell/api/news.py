@@ -63,6 +63,9 @@ def take_events(service: Service, events: Iterable[Event]) -> None:
         if event.kind is EventKind.STARTED:
             fleet.note_hold(event.task_id, brief)
             continue
+        if event.is_terminal:
+            has_succeeded = event.kind is EventKind.SUCCEEDED
+            service.calibration.ended(event.task_id, service.clock, has_succeeded=has_succeeded)
         if event.kind is EventKind.SUCCEEDED:
             service.learn(brief)
         fleet.release([(event.task_id, brief.attempt)])

@@ -119,6 +119,14 @@ class Scaling:
         passed_s = max(0.0, (self._clock.now() - status.at).total_seconds())
         return max(0.0, known.ready_in_s - passed_s), max(0.0, known.ready_by_s - passed_s)
 
+    def coming(self, model: str) -> list[tuple[float, int]]:
+        """Return after how many seconds how many more workers take tasks of a model."""
+        status, known = self.status, self._models.get(model)
+        if status is None or known is None or not known.coming:
+            return []
+        passed_s = max(0.0, (self._clock.now() - status.at).total_seconds())
+        return [(max(0.0, in_s - passed_s), n) for in_s, n in known.coming]
+
     def next_bin_s(self) -> float:
         """Return after how many seconds there are arrivals to tell."""
         return self.arrivals.next_in_s(self._clock.now()) + _SOON_S

@@ -10,10 +10,19 @@ import msgspec
 
 from swell.api.audit import Audit
 from swell.api.auth import Keys
+from swell.api.calibration import Calibration, Promise, Situation
 from swell.api.call import Call
 from swell.api.cards import Cards
 from swell.api.charges import Charges
-from swell.api.eta import Estimate, Load, ServiceTimes, estimate, first_pace, load_of
+from swell.api.eta import (
+    Estimate,
+    Load,
+    ServiceTimes,
+    after_first,
+    estimate,
+    first_pace,
+    load_of,
+)
 from swell.api.fleet import Fleet, never_dead
 from swell.api.headers import Hosts, Origins, host_name
 from swell.api.leadership import Leadership
@@ -72,6 +81,7 @@ class Service:
         self.origins = Origins(settings.cors_origins) if settings.cors_origins else None
         self.cards = Cards(backend.registry, backend.clock)
         self.times = ServiceTimes()
+        self.calibration = Calibration()
         self.fleet = Fleet(
             backend.registry,
             backend.clock,
@@ -184,10 +194,12 @@ class Service:
         for task, rank, held in zip(tasks, ranks, is_held, strict=True):
             if rank is None:
                 places.append((None, None))
-            elif held:
-                places.append((rank.ahead + 1, await self._at(task, 0, 0, later=later)))
             else:
-                places.append((rank.ahead + 1, await self._at(task, rank.ahead, rank.samples)))
+                ahead, samples = (0, 0) if held else (rank.ahead, rank.samples)
+                told = await self._at(task, ahead, samples, later=later if held else 0)
+                places.append((rank.ahead + 1, told and told[0]))
+                if are_new and told is not None:
+                    self.calibration.promised(task.id, told[1])
             later -= held
         return places
 
@@ -196,7 +208,8 @@ class Service:
 
         None as long as no task of its model has ended.
         """
-        return await self._at(new, rank.ahead, rank.samples)
+        told = await self._at(new, rank.ahead, rank.samples)
+        return told and told[0]
 
     async def expected_last(self, queue: str, ready: int, samples: int) -> Estimate | None:
         """Return when a usual task would start and end behind all that is ready in a queue."""
@@ -204,12 +217,14 @@ class Service:
         stats = self.times.stats(model)
         count = 1 if stats is None else max(1, round(stats.mean_count))
         new = NewTask(model=model, queue=queue, input=msgspec.Raw(b"{}"), count=count)
-        return await self._at(new, ready, samples)
+        told = await self._at(new, ready, samples)
+        return told and told[0]
 
     async def _at(
         self, task: Task | NewTask, ahead: int, samples: int, *, later: int = 0
-    ) -> Estimate | None:
-        """Return when a task starts and ends; None before one of its model has ended.
+    ) -> tuple[Estimate, Promise] | None:
+        """Return when a task starts and ends, and from what that was told; None before one of its
+        model has ended.
 
         Args:
             task: Which one.
@@ -238,14 +253,23 @@ class Service:
                 )
         else:
             load += load_of(stats, max(0, held - later), pace=pace)
-        return estimate(
+        coming = self.scaling.coming(task.model)
+        ready_in_s = (0.0, 0.0)
+        if not workers:
+            ready_in_s, coming = self.scaling.ready_in_s(task.model), after_first(coming)
+        raw = estimate(
             stats,
             load,
             workers=max(1, workers),
             at_once=at_once,
             count=task.count,
-            ready_in_s=(0.0, 0.0) if workers else self.scaling.ready_in_s(task.model),
+            ready_in_s=ready_in_s,
+            coming=coming,
         )
+        situation = Situation.of(workers, raw)
+        told = self.calibration.corrected(task.model, situation, raw)
+        now_s = self.clock.monotonic_s()
+        return told, Promise(task.model, situation, raw.finish.median, told.finish, now_s)
 
     async def can_launch(self, model: str) -> bool:
         """Whether a worker can be started for a model, here or by the autoscaler."""
@@ -325,6 +349,7 @@ class Service:
     def count_end(self, task: Task) -> None:
         """Learn from a task that has ended."""
         self.limits.ended(task.key_id)
+        self.calibration.ended(task.id, self.clock, has_succeeded=task.state is TaskState.SUCCEEDED)
         finished_at = task.finished_at
         if finished_at is None:
             return

@@ -1,5 +1,6 @@
 """How things stand, as the controller tells it to the backends. Pure."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -9,10 +10,13 @@ from swell.autoscaler.outlook import Plan, PoolPlan, PoolView, Relief
 from swell.autoscaler.pools import Pool
 from swell.scaling import ModelScaling, PoolScaling, ScalingStatus
 
-__all__ = ["status_of"]
+__all__ = ["coming_of", "status_of"]
 
 #: A boot that takes longer than usual is expected within this part of what is usual.
 _OVERDUE: Final = 0.25
+
+#: Workers that will be there within so many seconds of each other are told as one number.
+_TOGETHER_S: Final = 2.0
 
 
 def status_of(
@@ -83,19 +87,35 @@ def _pool(pool: Pool, view: PoolView, sight: Sight, plan: Plan, memory: Memory) 
     )
 
 
-def _model(model: str, views: Iterable[PoolView], relief: Relief | None) -> ModelScaling:
+def _model(model: str, views: Sequence[PoolView], relief: Relief | None) -> ModelScaling:
     waits = [_ready_in_s(each) for each in views if model in each.rates and each.most]
     first, by = min(waits) if waits else (None, 0.0)
+    coming = coming_of(view for view in views if model in view.rates)
     if relief is None:
-        return ModelScaling(model=model, ready_in_s=first, ready_by_s=by)
+        return ModelScaling(model=model, ready_in_s=first, ready_by_s=by, coming=coming)
     return ModelScaling(
         model=model,
         ready_in_s=first,
         ready_by_s=by,
+        coming=coming,
         admitted=relief.admitted,
         wait_s=round(relief.wait_s, 1),
         speedup=relief.speedup,
     )
+
+
+def coming_of(views: Iterable[PoolView]) -> list[tuple[float, int]]:
+    """Return after how many seconds how many workers of pools take tasks, the first first.
+
+    Those that come within the same few seconds are told together.
+    """
+    found: dict[float, int] = {}
+    for view in views:
+        for age_s in view.booting:
+            in_s = max(view.start_p50_s - age_s, _OVERDUE * view.start_p50_s)
+            told_s = _TOGETHER_S * math.ceil(in_s / _TOGETHER_S)
+            found[told_s] = found.get(told_s, 0) + 1
+    return sorted(found.items())
 
 
 def _ready_in_s(view: PoolView) -> tuple[float, float]:

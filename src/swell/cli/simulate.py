@@ -107,7 +107,7 @@ def simulate(
         float | None,
         typer.Option(
             help="By what share demand wanders about the trace, beside chance; 0.1 without it, and "
-            "0 for azure-conv, which was measured.",
+            "0 for azure-conv and azure-code, which were measured.",
             min=0,
             max=1,
         ),
@@ -141,7 +141,7 @@ def simulate(
     pools = _pools(settings, _speed(speed, times), start, price)
     found = _demand(demand, users, every, scale)
     if noise is None:
-        noise = 0.0 if demand == "azure-conv" else 0.1
+        noise = 0.0 if demand.startswith("azure-") else 0.1
     if level not in (None, "tasks", "fluid"):
         raise InvalidRequest("--level must be tasks or fluid")
     asked = Asked(

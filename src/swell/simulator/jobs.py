@@ -17,11 +17,21 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.api.eta import Load, ServiceTimes, estimate, load_of
+from swell.api.calibration import Calibration, Promise, Situation
+from swell.api.eta import (
+    Estimate,
+    EtaSeconds,
+    Load,
+    ServiceTimes,
+    after_first,
+    estimate,
+    load_of,
+)
 from swell.arrivals import BIN_S, LAG_S, Arrivals, Arrived, arrived
 from swell.autoscaler.memory import Memory
 from swell.autoscaler.observe import demands
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, State
+from swell.autoscaler.report import coming_of
 from swell.broker import Depth
 from swell.costs import By, Cost, added, costs_by
 from swell.errors import InvalidInput
@@ -33,7 +43,7 @@ from swell.simulator.line import Line, Task
 from swell.simulator.machines import Books, Machine, Machines, Workers
 from swell.simulator.traces import STARTS_AT
 
-__all__ = ["Course", "Life", "Outcome", "Policy", "Terms", "simulate"]
+__all__ = ["Course", "Life", "Outcome", "Policy", "Terms", "Told", "simulate"]
 
 #: What decides: the real policy, with its settings.
 Policy = Callable[[Observation, State], Plan]
@@ -65,6 +75,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     #: For how many seconds before the beginning arrivals are known, as many as in the first five
     #: minutes; 0 for a service that has just been started.
     known_s: float = 0.0
+    #: Whether everybody is told when his task will end; what came of it is in `Outcome.told`.
+    are_told: bool = False
 
 
 _TERMS: Final = Terms()
@@ -86,6 +98,14 @@ class Course(msgspec.Struct, frozen=True, eq=False):
     queued: _Array
     ready: _Array
     booting: _Array
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a task was told of its end when it came, in seconds, and how long it took in truth."""
+
+    situation: Situation
+    eta: EtaSeconds
+    took_s: float
 
 
 class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -119,6 +139,8 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     refusals: int
     course: Course
     lives: Sequence[Life]
+    #: Of each that was drawn and told, with `Terms.are_told`.
+    told: Sequence[Told] = ()
 
     @property
     def cost(self) -> Cost:
@@ -204,6 +226,13 @@ class _Run:
         self._books = Books(terms.starts_at)
         self._memory = Memory()
         self._times = ServiceTimes()
+        self._calibration = Calibration()
+        #: Number of the task → what it was promised.
+        self._promises: dict[int, Promise] = {}
+        self._told_tasks: list[Told] = []
+        #: Model → what was told of workers that are on their way, and when.
+        self._coming: dict[str, list[tuple[float, int]]] = {}
+        self._coming_at_s = 0.0
         self._relieved: set[str] = set()
         self._arrivals = _known(crowds, terms)
         self._counted: dict[str, Arrived] = {}
@@ -294,36 +323,56 @@ class _Run:
     def _come(self, task: Task, now_s: float) -> None:
         model = task.model
         start_by_s = self._crowds[model].start_by_s
-        if start_by_s is not None and self._expected_s(task) > start_by_s:
-            self._refused += 1
-            return
+        if start_by_s is not None or self._terms.are_told:
+            told = self._promise(task, now_s)
+            if start_by_s is not None and told is not None and told.start.median > start_by_s:
+                self._refused += 1
+                return
         self._arrivals.fresh[model] = self._arrivals.fresh.get(model, 0) + task.samples
         if model in self._relieved:
             self._degraded += 1
         self._lines[model].add(task)
         self._give(model, now_s)
 
-    def _expected_s(self, task: Task) -> float:
-        """Return after how long a new task is told to start: as what waits were all before it."""
+    def _promise(self, task: Task, now_s: float) -> Estimate | None:
+        """Tell a new task when it starts and ends."""
         model, line = task.model, self._lines[task.model]
         stats = self._times.stats(model)
         serving = [pool for pool in self._pools if model in pool.like.speeds]
         workers = sum(len(pool.ready) for pool in serving)
         first_s = (0.0, 0.0) if workers else min(pool.start_s for pool in serving)
         if stats is None:
-            return 0.0
-        load = Load() + load_of(stats, len(line), line.samples)
+            return None
+        load = Load() + load_of(stats, *line.before(task))
         load += load_of(stats, self._running[model])
         at_once = sum(len(pool.ready) * pool.like.slots for pool in serving)
-        told = estimate(
+        passed_s = now_s - self._coming_at_s
+        coming = [(max(0.0, in_s - passed_s), n) for in_s, n in self._coming.get(model, ())]
+        raw = estimate(
             stats,
             load,
             workers=max(1, workers),
             at_once=max(1, at_once),
             count=task.samples,
             ready_in_s=first_s,
+            coming=coming if workers else after_first(coming),
         )
-        return told.start.median
+        situation = Situation.of(workers, raw)
+        told = self._calibration.corrected(model, situation, raw)
+        if raw.finish.median > 0:
+            self._promises[task.number] = Promise(
+                model, situation, raw.finish.median, told.finish, now_s
+            )
+        return told
+
+    def _keep_promise(self, task: Task, now_s: float) -> None:
+        """Learn from what a task was told, now that it has ended."""
+        promise = self._promises.pop(task.number, None)
+        if promise is not None:
+            took_s = now_s - promise.at_s
+            self._calibration.learn(promise, took_s)
+            if self._terms.are_told:
+                self._told_tasks.append(Told(promise.situation, promise.told, took_s))
 
     def _give(self, model: str, now_s: float) -> None:
         """Give what waits to whoever is free."""
@@ -381,7 +430,8 @@ class _Run:
         self._books.add(pool.name, EntryKind.ATTEMPT, task.model, share_s, micros, 1, task.samples)
         if was_full:
             pool.learn(task, share_s)
-        if self._crowds[task.model].start_by_s is not None:
+        if self._terms.are_told or self._crowds[task.model].start_by_s is not None:
+            self._keep_promise(task, now_s)
             self._times.observe(task.model, now_s - task.began_s, task.samples)
         if not machine.is_draining:
             self._take(machine, now_s)
@@ -427,6 +477,13 @@ class _Run:
 
     def _decide(self, now_s: float) -> None:
         seen = self._observed(now_s)
+        if self._terms.are_told:
+            # As the controller tells backends.
+            self._coming_at_s = now_s
+            self._coming = {
+                model: coming_of(view for view in seen.pools if model in view.rates)
+                for model in self._models
+            }
         is_first = self._memory.state.since is None
         plan = self._policy(seen, self._memory.state)
         self._memory = msgspec.structs.replace(self._memory, state=plan.state)
@@ -555,6 +612,7 @@ class _Run:
             refusals=sum(pool.refused for pool in self._pools),
             course=_course(self._course),
             lives=self._lives,
+            told=self._told_tasks,
         )
 
     def _costs(self) -> dict[str | None, Cost]:

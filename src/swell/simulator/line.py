@@ -1,5 +1,6 @@
 """Tasks of one model that wait, in the order in which the broker hands them out."""
 
+import bisect
 import heapq
 from collections import deque
 from collections.abc import Iterator
@@ -51,6 +52,8 @@ class Line:
         self._bands: dict[int, dict[str, list[_Waiting]]] = {}
         self._turns: dict[int, VirtualClock] = {}
         self._clocks: dict[tuple[str, int], VirtualClock] = {}
+        #: Key and priority → start tags of those that wait, in order.
+        self._tags: dict[tuple[str, int], list[float]] = {}
         #: Those that wait, the oldest first, with some that do not any more; and the same of those
         #: that came again, as a heap.
         self._came: deque[Task] = deque()
@@ -82,6 +85,7 @@ class Line:
         if line is None:
             line = lines[task.key] = []
         heapq.heappush(line, (task.priority, task.tag, task.number, task))
+        bisect.insort(self._tags.setdefault((task.key, task.priority), []), task.tag)
         self._n += 1
         self.samples += task.samples
 
@@ -105,9 +109,32 @@ class Line:
                 del self._bands[urgency]
         task.waits = False
         self._clocks[task.key, task.priority].serve(task.tag)
+        tags = self._tags[task.key, task.priority]
+        del tags[bisect.bisect_left(tags, task.tag)]
         self._n -= 1
         self.samples -= task.samples
         return task
+
+    def before(self, task: Task) -> tuple[int, float]:
+        """Return how many would come before a new task, and their samples.
+
+        Of its own key exactly; other keys of its band have as many turns as it, and samples are as
+        usual here.
+        """
+        urgency = band(task.priority)
+        n = own = 0
+        for (key, priority), tags in self._tags.items():
+            if key == task.key and band(priority) == urgency and priority <= task.priority:
+                clock = self._clocks[key, priority]
+                is_alike = priority == task.priority
+                own += bisect.bisect_right(tags, clock.peek(task.user)) if is_alike else len(tags)
+        for other, lines in self._bands.items():
+            if other < urgency:
+                n += sum(map(len, lines.values()))
+            elif other == urgency:
+                n += sum(min(len(line), own + 1) for key, line in lines.items() if key != task.key)
+        n += own
+        return n, self.samples * n / self._n if self._n else 0.0
 
     @property
     def oldest_at_s(self) -> float:

@@ -10,7 +10,7 @@ from swell.simulator import traces
 from swell.simulator.crowds import Crowd, read_crowd
 from swell.simulator.traces import Trace
 
-__all__ = ["SCENARIOS", "azure_conv", "scenario"]
+__all__ = ["SCENARIOS", "azure_code", "azure_conv", "scenario"]
 
 #: What has a name, in words.
 SCENARIOS: Final = {
@@ -19,6 +19,7 @@ SCENARIOS: Final = {
     "v3": "4 days: ten times as many within ten minutes",
     "spike": "2 days: ten times as many within a minute",
     "azure-conv": "an hour of conversations with a language model at Microsoft",
+    "azure-code": "an hour of a model that completes code at Microsoft",
 }
 
 #: Requests in each minute, from the first request on; the last minute is not whole.
@@ -33,10 +34,23 @@ _AZURE_CONV: Final = (
     *(242, 260, 246, 225),
 )
 
+#: The same of a service that completes code.
+_AZURE_CODE: Final = (
+    *(63, 0, 0, 531, 187, 130, 15, 42, 38, 476, 421, 63, 0, 0, 632, 299, 0, 20),
+    *(396, 315, 116, 78, 306, 447, 252, 34, 128, 111, 406, 234, 118, 169, 130, 306, 158, 0),
+    *(339, 55, 285, 191, 0, 28, 205, 245, 99, 0, 0, 32, 0, 0, 0, 97, 212, 22),
+    *(32, 113, 47, 196),
+)
+
 
 def azure_conv() -> Trace:
     """Return the arrivals of an hour at a service of language models, as if they were pictures."""
     return Trace("azure-conv", np.array(_AZURE_CONV, np.float64) / 60.0)
+
+
+def azure_code() -> Trace:
+    """Return the arrivals of an hour at a service that completes code, as if they were pictures."""
+    return Trace("azure-code", np.array(_AZURE_CODE, np.float64) / 60.0)
 
 
 def scenario(name: str) -> Trace | Crowd:
@@ -49,6 +63,8 @@ def scenario(name: str) -> Trace | Crowd:
     """
     if name == "azure-conv":
         return azure_conv()
+    if name == "azure-code":
+        return azure_code()
     if name in SCENARIOS:
         return traces.named(name)
     path = Path(name)

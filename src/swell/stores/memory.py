@@ -48,6 +48,7 @@ from swell.store import (
     TaskFilter,
 )
 from swell.stores import steps
+from swell.stores.memory_quotas import MemoryQuotas
 from swell.task import NewTask, Settlement, Task, TaskState
 
 __all__ = ["MemoryRegistry", "MemoryStore"]
@@ -116,7 +117,7 @@ class MemoryStore:
                 known = steps.repeated(new, *earlier[:2], lambda one: fresh.get(one) or tasks[one])
                 if known is not None:
                     return known
-        accepted = life.accept(new, task_id=life.new_id(now), now=now)
+        accepted = life.accept(new, task_id=new.id or life.new_id(now), now=now)
         fresh[accepted.id] = accepted
         if new.idempotency_key is not None:
             keys[scope] = (accepted.id, new.fingerprint, now)
@@ -229,7 +230,9 @@ class MemoryStore:
         self._keys = {scope: kept for scope, kept in self._keys.items() if kept[2] > oldest}
         return changed
 
-    async def retry(self, task_id: str, *, key_id: str, only_dead: bool = False) -> Accepted:
+    async def retry(
+        self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
+    ) -> Accepted:
         """See `Store.retry`."""
         task = self._tasks.get(task_id)
         if task is None:
@@ -238,7 +241,7 @@ class MemoryStore:
         if task_id in self._retried:
             return Accepted(self._tasks[self._retried[task_id]], False)
         now = self._clock.now()
-        again = life.accept(life.again(task), task_id=life.new_id(now), now=now)
+        again = life.accept(life.again(task), task_id=new_id or life.new_id(now), now=now)
         self._put(again)
         self._use(again.id, [key for key, users in self._uses.items() if task_id in users])
         self._put(msgspec.structs.replace(task, dead=False))
@@ -380,10 +383,11 @@ def _matches(task: Task, where: TaskFilter) -> bool:
     return all(value is None or value == actual for value, actual in wanted)
 
 
-class MemoryRegistry:
+class MemoryRegistry(MemoryQuotas):
     """Models, workers, keys and duties in dictionaries."""
 
     def __init__(self, clock: Clock | None = None) -> None:
+        super().__init__()
         self._clock = clock or SystemClock()
         self._models: dict[tuple[str, str], ModelCard] = {}
         self._workers: dict[str, WorkerInfo] = {}

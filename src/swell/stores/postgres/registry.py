@@ -29,6 +29,7 @@ from swell.registry import (
     free_of_charge,
 )
 from swell.stores.postgres.database import PostgresDatabase
+from swell.stores.postgres.quotas import PostgresQuotas
 
 __all__ = ["PostgresRegistry"]
 
@@ -39,7 +40,7 @@ _LAST_ID: Final = "~"
 _LAST_NUMBER: Final = 2**63 - 1
 
 
-class PostgresRegistry:
+class PostgresRegistry(PostgresQuotas):
     """Models, workers, keys and duties in the store's database."""
 
     def __init__(self, database: PostgresDatabase) -> None:

@@ -178,11 +178,13 @@ class PostgresStore:
         session.afterwards("forget_idempotent", now - _TTL)
         return changed
 
-    async def retry(self, task_id: str, *, key_id: str, only_dead: bool = False) -> Accepted:
+    async def retry(
+        self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
+    ) -> Accepted:
         """See `Store.retry`."""
 
         async def action(session: Session) -> Accepted:
-            return await _retry(session, task_id, only_dead)
+            return await _retry(session, task_id, only_dead, new_id)
 
         return await self._database.write(action, wants=[task_id])
 
@@ -276,7 +278,7 @@ async def _keys_before(session: Session, tasks: Sequence[NewTask]) -> _Known:
 
 
 def _add(session: Session, new: NewTask, now: datetime) -> Task:
-    task = session.add(life.accept(new, task_id=life.new_id(now), now=now))
+    task = session.add(life.accept(new, task_id=new.id or life.new_id(now), now=now))
     if new.idempotency_key is not None:
         session.keep_key(new.key_id, new.idempotency_key, task.id, new.fingerprint)
     if new.files:
@@ -284,7 +286,9 @@ def _add(session: Session, new: NewTask, now: datetime) -> Task:
     return task
 
 
-async def _retry(session: Session, task_id: str, only_dead: bool) -> Accepted:
+async def _retry(
+    session: Session, task_id: str, only_dead: bool, new_id: str | None
+) -> Accepted:
     task = session.get(task_id)
     if task is None:
         raise NotFound(f"there is no task {task_id}")
@@ -299,7 +303,7 @@ async def _retry(session: Session, task_id: str, only_dead: bool) -> Accepted:
             return Accepted(again, False)
     now = session.now
     files = [key for (key,) in await session.fetch("files_of", [task_id])]
-    again = session.add(life.accept(life.again(task), task_id=life.new_id(now), now=now))
+    again = session.add(life.accept(life.again(task), task_id=new_id or life.new_id(now), now=now))
     session.use_files(again.id, files)
     session.repeats[task_id] = again.id
     session.afterwards("keep_repeat", task_id, again.id)

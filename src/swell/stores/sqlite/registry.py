@@ -29,6 +29,7 @@ from swell.registry import (
     free_of_charge,
 )
 from swell.stores.sqlite.file import SqliteDatabase
+from swell.stores.sqlite.quotas import SqliteQuotas
 from swell.stores.sqlite.rows import micros, moment
 from swell.stores.sqlite.session import Session
 
@@ -43,7 +44,7 @@ _LAST_ID = "~"
 _LAST_NUMBER = 2**63 - 1
 
 
-class SqliteRegistry:
+class SqliteRegistry(SqliteQuotas):
     """Models, workers, keys and duties in the store's file."""
 
     def __init__(self, database: SqliteDatabase) -> None:

@@ -159,9 +159,11 @@ class SqliteStore:
         session.run("forget_idempotent", (micros(oldest),))
         return changed
 
-    async def retry(self, task_id: str, *, key_id: str, only_dead: bool = False) -> Accepted:
+    async def retry(
+        self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
+    ) -> Accepted:
         """See `Store.retry`."""
-        return await self._database.write(lambda session: _retry(session, task_id, only_dead))
+        return await self._database.write(lambda session: _retry(session, task_id, only_dead, new_id))
 
     async def count_open(self, key_ids: Sequence[str]) -> list[int]:
         """See `Store.count_open`."""
@@ -267,7 +269,7 @@ def _earlier(session: Session, new: NewTask, now: datetime) -> Accepted | SwellE
 
 
 def _add(session: Session, new: NewTask, now: datetime) -> Task:
-    task = session.add(life.accept(new, task_id=life.new_id(now), now=now))
+    task = session.add(life.accept(new, task_id=new.id or life.new_id(now), now=now))
     if new.idempotency_key is not None:
         session.run(
             "keep_idempotent",
@@ -278,7 +280,9 @@ def _add(session: Session, new: NewTask, now: datetime) -> Task:
     return task
 
 
-def _retry(session: Session, task_id: str, only_dead: bool) -> Accepted:
+def _retry(
+    session: Session, task_id: str, only_dead: bool, new_id: str | None
+) -> Accepted:
     task = session.get(task_id)
     if task is None:
         raise NotFound(f"there is no task {task_id}")
@@ -290,7 +294,7 @@ def _retry(session: Session, task_id: str, only_dead: bool) -> Accepted:
         if again is not None:
             return Accepted(again, False)
     now = session.now
-    again = session.add(life.accept(life.again(task), task_id=life.new_id(now), now=now))
+    again = session.add(life.accept(life.again(task), task_id=new_id or life.new_id(now), now=now))
     session.run("use_same_files", {"new_id": again.id, "old_id": task.id})
     session.put(msgspec.structs.replace(task, dead=False))
     return Accepted(again, True)

@@ -556,3 +556,81 @@ FROM unnest(
 
 -- name: delete_tasks
 DELETE FROM tasks WHERE id = ANY($1::text[]);
+
+-- name: put_quota
+INSERT INTO quotas VALUES ($1, $2, $3)
+ON CONFLICT (key_id, user_name) DO UPDATE SET body = excluded.body;
+
+-- name: drop_quota
+DELETE FROM quotas WHERE key_id = $1 AND user_name = $2 RETURNING key_id;
+
+-- name: quotas
+SELECT body FROM quotas ORDER BY key_id, user_name;
+
+-- name: quota_keys
+SELECT DISTINCT key_id FROM quotas;
+
+-- name: lock_quotas
+-- Until the end of the transaction nobody else enters tasks of these keys, or ends them.
+SELECT pg_advisory_xact_lock(hashtextextended('quotas ' || k, 0)) FROM unnest($1::text[]) AS k;
+
+-- name: quotas_at
+SELECT q.key_id, q.user_name, q.body FROM quotas AS q
+JOIN unnest($1::text[], $2::text[]) AS w (key_id, user_name)
+    ON q.key_id = w.key_id AND q.user_name = w.user_name;
+
+-- name: credit_accounts_at
+SELECT a.key_id, a.user_name, a.granted, a.spent, a.held FROM credit_accounts AS a
+JOIN unnest($1::text[], $2::text[]) AS w (key_id, user_name)
+    ON a.key_id = w.key_id AND a.user_name = w.user_name;
+
+-- name: put_credit_accounts
+INSERT INTO credit_accounts
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
+ON CONFLICT (key_id, user_name) DO UPDATE SET
+    granted = excluded.granted, spent = excluded.spent, held = excluded.held;
+
+-- name: add_credit
+INSERT INTO credit_accounts VALUES ($1, $2, $3, 0, 0)
+ON CONFLICT (key_id, user_name) DO UPDATE SET
+    granted = credit_accounts.granted + excluded.granted;
+
+-- name: credit_places
+SELECT key_id, user_name FROM credit_accounts ORDER BY key_id, user_name;
+
+-- name: put_credit
+INSERT INTO credits (id, key_id, user_name, body) VALUES ($1, $2, $3, $4)
+ON CONFLICT (id) DO NOTHING RETURNING number;
+
+-- name: credits
+SELECT body FROM credits WHERE $1::text IS NULL OR key_id = $1 ORDER BY number DESC LIMIT $2;
+
+-- name: quota_uses_at
+SELECT u.key_id, u.user_name, u.period, u.tasks, u.samples, u.micros, u.held FROM quota_uses AS u
+JOIN unnest($1::text[], $2::text[], $3::text[]) AS w (key_id, user_name, period)
+    ON u.key_id = w.key_id AND u.user_name = w.user_name AND u.period = w.period;
+
+-- name: put_quota_uses
+INSERT INTO quota_uses
+SELECT * FROM unnest(
+    $1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[]
+)
+ON CONFLICT (key_id, user_name, period) DO UPDATE SET
+    tasks = excluded.tasks, samples = excluded.samples, micros = excluded.micros,
+    held = excluded.held;
+
+-- name: forget_quota_uses
+-- Of days; months stay.
+DELETE FROM quota_uses WHERE length(period) = 10 AND period < $1;
+
+-- name: put_holds
+INSERT INTO quota_holds SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[]);
+
+-- name: holds_of
+SELECT body FROM quota_holds WHERE id = ANY($1::text[]);
+
+-- name: drop_holds
+DELETE FROM quota_holds WHERE id = ANY($1::text[]) RETURNING id;
+
+-- name: holds
+SELECT body FROM quota_holds WHERE id > $1 AND at < $2 ORDER BY id LIMIT $3;

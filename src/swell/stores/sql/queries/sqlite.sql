@@ -356,3 +356,64 @@ UPDATE tasks SET removed = ?, input = ?, metadata = ? WHERE id = ?;
 
 -- name: delete_task
 DELETE FROM tasks WHERE id = ?;
+
+-- name: put_quota
+INSERT INTO quotas VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body;
+
+-- name: drop_quota
+DELETE FROM quotas WHERE key_id = ? AND user = ?;
+
+-- name: quotas
+SELECT body FROM quotas ORDER BY key_id, user;
+
+-- name: quota_keys
+SELECT DISTINCT key_id FROM quotas;
+
+-- name: quota
+SELECT body FROM quotas WHERE key_id = ? AND user = ?;
+
+-- name: credit_account
+SELECT granted, spent, held FROM credit_accounts WHERE key_id = ? AND user = ?;
+
+-- name: put_credit_account
+INSERT INTO credit_accounts VALUES (?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET
+    granted = excluded.granted, spent = excluded.spent, held = excluded.held;
+
+-- name: add_credit
+INSERT INTO credit_accounts VALUES (?, ?, ?, 0, 0)
+ON CONFLICT DO UPDATE SET granted = granted + excluded.granted;
+
+-- name: credit_places
+SELECT key_id, user FROM credit_accounts ORDER BY key_id, user;
+
+-- name: put_credit
+INSERT INTO credits (id, key_id, user, body) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- name: credits
+SELECT body FROM credits WHERE :key_id IS NULL OR key_id = :key_id ORDER BY number DESC LIMIT :n;
+
+-- name: quota_use
+SELECT tasks, samples, micros, held FROM quota_uses WHERE key_id = ? AND user = ? AND period = ?;
+
+-- name: put_quota_use
+INSERT INTO quota_uses VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET
+    tasks = excluded.tasks, samples = excluded.samples, micros = excluded.micros,
+    held = excluded.held;
+
+-- name: forget_quota_uses
+-- Of days; months stay.
+DELETE FROM quota_uses WHERE length(period) = 10 AND period < ?;
+
+-- name: put_hold
+INSERT INTO quota_holds VALUES (?, ?, ?);
+
+-- name: hold
+SELECT body FROM quota_holds WHERE id = ?;
+
+-- name: drop_hold
+DELETE FROM quota_holds WHERE id = ?;
+
+-- name: holds
+SELECT body FROM quota_holds WHERE id > ? AND at < ? ORDER BY id LIMIT ?;

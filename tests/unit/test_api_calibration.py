@@ -1,0 +1,137 @@
+"""Estimates are corrected by how the last ones turned out."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swell.api.calibration import STEP, WINDOW, Calibration, Promise, Situation
+from swell.api.eta import Estimate, EtaSeconds
+from swell.clock import ManualClock
+
+MODEL = "demo/upper"
+
+
+def raw(median_s: float = 10.0, start_s: float = 6.0) -> Estimate:
+    return Estimate(
+        start=EtaSeconds(low=start_s / 2, median=start_s, high=start_s * 2),
+        finish=EtaSeconds(low=median_s / 2, median=median_s, high=median_s * 2),
+    )
+
+
+def tell(known: Calibration, situation: Situation = Situation.QUEUE) -> tuple[Estimate, Promise]:
+    told = known.corrected(MODEL, situation, raw())
+    return told, Promise(MODEL, situation, raw().finish.median, told.finish)
+
+
+def follow(
+    took_s: Callable[[int, np.random.Generator], float], n: int = 4_000, delay: int = 0
+) -> tuple[float, float]:
+    """Return which share of tasks ended by the median and by the bound that they were told.
+
+    Args:
+        took_s: Returns how long a task takes, given its number.
+        n: How many tasks.
+        delay: So many are told something before the first of them has ended.
+    """
+    known, random = Calibration(), np.random.default_rng(1)
+    by_median = by_high = 0
+    waiting: list[tuple[Promise, float]] = []
+    for number in range(n):
+        told, promise = tell(known)
+        took = took_s(number, random)
+        by_median += took <= told.finish.median
+        by_high += took <= told.finish.high
+        waiting.append((promise, took))
+        if len(waiting) > delay:
+            known.learn(*waiting.pop(0))
+    return by_median / n, by_high / n
+
+
+def test_as_long_as_nothing_is_known_nothing_is_changed() -> None:
+    known = Calibration()
+    for _ in range(7):
+        told, promise = tell(known)
+        assert told == raw()
+        known.learn(promise, 40.0)
+    known.learn(tell(known)[1], 40.0)
+    assert tell(known)[0].finish.median == 40.0
+    # Of another situation, and of another model, this says nothing.
+    assert tell(known, Situation.IDLE)[0] == raw()
+    assert known.corrected("demo/other", Situation.QUEUE, raw()) == raw()
+
+
+@pytest.mark.parametrize(
+    "took_s",
+    [
+        pytest.param(lambda n, random: random.lognormal(3.0, 1.0), id="far longer than expected"),
+        pytest.param(lambda n, random: random.lognormal(0.0, 0.1), id="far shorter"),
+        pytest.param(lambda n, random: 10.0 * 4.0 ** (n // 1_000), id="slower again and again"),
+        pytest.param(lambda n, random: 5.0 + 2.0 * np.sin(n / 100) + random.random(), id="waves"),
+        pytest.param(lambda n, random: 7.0, id="always the same"),
+    ],
+)
+@pytest.mark.parametrize("delay", [0, 50])
+def test_the_promised_shares_end_in_time(
+    took_s: Callable[[int, np.random.Generator], float], delay: int
+) -> None:
+    by_median, by_high = follow(took_s, delay=delay)
+    assert by_median == pytest.approx(0.5, abs=0.05)
+    assert by_high == pytest.approx(0.9, abs=0.05)
+
+
+def test_without_correction_the_same_tasks_would_all_be_late() -> None:
+    took = np.random.default_rng(1).lognormal(3.0, 1.0, 4_000)
+    assert (took <= raw().finish.median).mean() < 0.3
+
+
+@given(st.lists(st.floats(0.001, 1e6), max_size=300))
+def test_low_median_and_high_stay_in_order(took: list[float]) -> None:
+    known = Calibration()
+    for took_s in took:
+        told, promise = tell(known)
+        known.learn(promise, took_s)
+        for eta in (told.start, told.finish):
+            assert 0 <= eta.low <= eta.median <= eta.high
+        assert told.start.median <= told.finish.median
+
+
+def test_only_the_last_tasks_count() -> None:
+    known = Calibration()
+    for _ in range(WINDOW):
+        known.learn(tell(known)[1], 1_000.0)
+    for _ in range(WINDOW):
+        known.learn(tell(known)[1], 20.0)
+    # The level still hangs where the tasks before have left it, at most this far from its aim.
+    assert 20.0 <= tell(known)[0].finish.high <= 20.0 * np.exp(STEP * WINDOW)
+
+
+def test_a_task_that_did_not_succeed_teaches_nothing_and_one_is_counted_once() -> None:
+    known, clock = Calibration(), ManualClock()
+    for number in range(20):
+        told, promise = tell(known)
+        known.promised(f"t{number}", promise)
+        known.ended(f"t{number}", clock, has_succeeded=False)
+        assert told == raw()
+    at_s = clock.monotonic_s()
+    for number in range(8):
+        told = known.corrected(MODEL, Situation.QUEUE, raw())
+        known.promised(f"t{number}", Promise(MODEL, Situation.QUEUE, 10.0, told.finish, at_s))
+    clock.advance(30.0)
+    for _ in range(2):
+        for number in range(7):
+            known.ended(f"t{number}", clock)
+    assert tell(known)[0] == raw()
+    known.ended("t7", clock)
+    assert tell(known)[0].finish.median == 30.0
+
+
+def test_of_a_crowd_some_are_remembered() -> None:
+    known = Calibration()
+    for number in range(5_000):
+        known.promised(str(number), tell(known)[1])
+    assert len(known._open) == 1024
+    known.ended("3000", ManualClock())
+    assert len(known._open) == 1024
