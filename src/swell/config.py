@@ -38,6 +38,7 @@ from swell.origins import (
 )
 
 __all__ = [
+    "AdmissionSettings",
     "AutoscaleSettings",
     "BrokerSettings",
     "BusSettings",
@@ -427,6 +428,34 @@ class RetentionClass(_Group):
     inputs_s: float | None = Field(default=None, ge=0, description="As `retention.inputs_s`.")
     outputs_s: float | None = Field(default=None, ge=0, description="As `retention.outputs_s`.")
     tasks_s: float | None = Field(default=None, ge=86_400, description="As `retention.tasks_s`.")
+
+
+def _class_names(classes: Mapping[str, int]) -> Mapping[str, int]:
+    for name, priority in classes.items():
+        if not name or len(name) > 60 or not name.isprintable() or not 0 <= priority <= 9:
+            raise ValueError(
+                f"{name!r} = {priority} is no class: write a name of at most 60 letters and a "
+                "priority from 0 to 9, such as free = 5"
+            )
+    return classes
+
+
+class AdmissionSettings(_Group):
+    """What is accepted, for whom, and in which order."""
+
+    classes: Annotated[Mapping[str, int], BeforeValidator(_json), AfterValidator(_class_names)] = (
+        Field(
+            default={"paid": 1, "free": 5},
+            description="Priority classes: name and priority, where 1 is usual and more is less "
+            "urgent. In the file `[admission.classes]`, in the environment the same as JSON.",
+        )
+    )
+    sample_micros: int = Field(
+        default=0,
+        ge=0,
+        description="What quotas and credits count for a sample (picture) where the pool of its "
+        "worker has no price, in millionths of a dollar.",
+    )
 
 
 class RetentionSettings(_Group):
@@ -1030,6 +1059,7 @@ class Settings(_Group):
     )
     server: ServerSettings = ServerSettings()
     limits: LimitsSettings = LimitsSettings()
+    admission: AdmissionSettings = AdmissionSettings()
     store: StoreSettings = StoreSettings()
     broker: BrokerSettings = BrokerSettings()
     bus: BusSettings = BusSettings()

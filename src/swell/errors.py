@@ -6,6 +6,7 @@
     │   ├── UnknownSetting  400  a setting that does not exist
     │   └── InvalidModel    400  a model is not written in a way that can be served
     ├── Unauthenticated     401  no key, or a key that is not known
+    ├── CreditsUsedUp       402  what was paid before does not cover it
     ├── Forbidden           403  the key lacks the scope; a signed URL is wrong or expired
     ├── NotFound            404  no such task, model, artifact, …
     ├── MethodNotAllowed    405
@@ -18,6 +19,7 @@
     ├── UnsupportedType     415  the file is of a kind that is not taken
     ├── RangeNotSatisfiable 416
     ├── TooManyRequests     429  retry later
+    │   └── QuotaExceeded   429  used up until the day or the month is over
     ├── HeadTooLarge        431  the request's headers
     ├── Internal            500  our fault; the caller gets a request id only
     └── Unavailable         503  retry later
@@ -34,6 +36,7 @@ from typing import ClassVar, TypedDict
 
 __all__ = [
     "Conflict",
+    "CreditsUsedUp",
     "ExpiredArtifact",
     "FieldError",
     "Forbidden",
@@ -46,6 +49,7 @@ __all__ = [
     "MethodNotAllowed",
     "NoWorker",
     "NotFound",
+    "QuotaExceeded",
     "RangeNotSatisfiable",
     "RequestTimeout",
     "SwellError",
@@ -125,6 +129,12 @@ class Unauthenticated(SwellError):
     code, status, title = "unauthenticated", 401, "A valid API key is needed"
 
 
+class CreditsUsedUp(SwellError):
+    """What was paid before does not cover what is asked for."""
+
+    code, status, title = "credits_used_up", 402, "The credits are used up"
+
+
 class Forbidden(SwellError):
     """The key may not do this."""
 
@@ -197,6 +207,12 @@ class TooManyRequests(SwellError):
     """The caller is too fast."""
 
     code, status, retryable, title = "too_many_requests", 429, True, "Too many requests"
+
+
+class QuotaExceeded(TooManyRequests):
+    """What may be used in a day or a month is used up."""
+
+    code, title = "quota_exceeded", "The quota is used up"
 
 
 class HeadTooLarge(SwellError):

@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 __all__ = [
     "ANY_USER",
@@ -41,6 +42,7 @@ __all__ = [
     "place_of",
     "resets_at",
     "standing_of",
+    "user_at",
 ]
 
 #: Stands for each user of a key that has no quota of its own.
@@ -214,6 +216,14 @@ class Sheet:
         self.uses: dict[tuple[str, str, str], Use] = {}
         self.changed_accounts: set[Place] = set()
         self.changed_uses: set[tuple[str, str, str]] = set()
+
+    def copy(self) -> "Sheet":
+        """Return a sheet with the same rows, to try something."""
+        other = Sheet()
+        other.quotas = dict(self.quotas)
+        other.accounts = {place: replace(each) for place, each in self.accounts.items()}
+        other.uses = {period: replace(each) for period, each in self.uses.items()}
+        return other
 
     def quota(self, key_id: str, user: str) -> Quota | None:
         """Return the quota of an account: its own, or that of each user."""

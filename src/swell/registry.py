@@ -73,6 +73,8 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     pools: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     limits: KeyLimits = KeyLimits()
+    #: All priority classes that it may use, the usual one first; any where it is empty.
+    classes: tuple[str, ...] = ()
     #: Kept by `Registry.touch_keys` alone; None if it was never used.
     used_at: datetime | None = None
 

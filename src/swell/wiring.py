@@ -931,6 +931,8 @@ def _api_settings(settings: Settings) -> "ApiSettings":
             tasks_per_day=settings.limits.tasks_per_day,
             streams=settings.limits.streams,
         ),
+        classes=dict(settings.admission.classes),
+        sample_micros=settings.admission.sample_micros,
         max_body_bytes=server.max_body_bytes,
         max_upload_bytes=server.max_upload_bytes,
         max_artifact_bytes=server.max_artifact_bytes,

@@ -63,6 +63,18 @@ def test_as_long_as_nothing_is_known_nothing_is_changed() -> None:
     assert known.corrected("demo/other", Situation.QUEUE, raw()) == raw()
 
 
+def test_a_wait_of_which_nothing_is_known_has_a_wide_bound() -> None:
+    narrow = Estimate(
+        start=EtaSeconds(low=6.0, median=6.0, high=6.0),
+        finish=EtaSeconds(low=9.0, median=10.0, high=11.0),
+    )
+    known = Calibration()
+    assert known.corrected(MODEL, Situation.IDLE, narrow) == narrow
+    for situation in (Situation.QUEUE, Situation.COLD):
+        told = known.corrected(MODEL, situation, narrow)
+        assert (told.start.high, told.finish.median, told.finish.high) == (15.0, 10.0, 20.0)
+
+
 @pytest.mark.parametrize(
     "took_s",
     [

@@ -45,7 +45,9 @@ def test_what_may_be_retried_is_the_servers_state_and_not_the_request(
     error: type[SwellError],
 ) -> None:
     # What was too slow or too much may be neither the next time.
-    assert error.retryable == (error.status >= 500 or error in (TooManyRequests, RequestTimeout))
+    assert error.retryable == (
+        error.status >= 500 or issubclass(error, (TooManyRequests, RequestTimeout))
+    )
 
 
 @pytest.mark.parametrize("error", CONCRETE)

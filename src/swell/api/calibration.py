@@ -37,6 +37,9 @@ __all__ = ["Calibration", "Promise", "Situation"]
 WINDOW: Final = 128
 _FIRST: Final = 8
 
+#: Before that, who waits is told at least so many times the median as the bound.
+_UNKNOWN: Final = 2.0
+
 #: By how much a task that turns out otherwise moves a level.
 STEP: Final = 0.01
 
@@ -142,7 +145,7 @@ class Calibration:
         factors = None if tracker is None else tracker.factors()
         median_s = raw.finish.median
         if factors is None or median_s <= 0:
-            return raw
+            return raw if situation is Situation.IDLE else _widened(raw)
         low, half, high = factors
         half_s = median_s * half
         finish = _ordered(median_s * low, half_s, median_s * high)
@@ -171,6 +174,16 @@ class Calibration:
             tracker = self._trackers[key] = _Tracker()
         told = promise.told
         tracker.learn(took_s / promise.raw_s, (told.low, told.median, told.high), took_s)
+
+
+def _widened(raw: Estimate) -> Estimate:
+    """Return an estimate of a wait of which nobody knows how such estimates turn out."""
+    start, finish = raw.start, raw.finish
+    late_s = max(0.0, _UNKNOWN * finish.median - finish.high)
+    return Estimate(
+        start=_ordered(start.low, start.median, start.high + late_s),
+        finish=_ordered(finish.low, finish.median, finish.high + late_s),
+    )
 
 
 def _ordered(low: float, median: float, high: float) -> EtaSeconds:

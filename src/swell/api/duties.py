@@ -12,6 +12,8 @@ from swell.api.costs import charge_taken, settle, watch_budget
 from swell.api.events import frame, queued_data
 from swell.api.limits import SHARE_EVERY_S
 from swell.api.news import hear
+from swell.api.quotas import LOOK_EVERY_S
+from swell.api.quotas import SETTLE_EVERY_S as QUOTAS_EVERY_S
 from swell.api.service import Service
 from swell.api.startups import look_after_startups
 from swell.api.streams import KEEP_ALIVE
@@ -111,6 +113,8 @@ class Duties:
             self._tell_arrivals,
             self._follow_scaling,
             self._keep_charges,
+            self._settle_quotas,
+            self._look_after_quotas,
             self._settle,
             self._await_end,
         )
@@ -128,6 +132,7 @@ class Duties:
             service.limits.share,
             service.keys.keep_uses,
             service.charges.keep_all,
+            service.quotas.settle,
             service.scaling.tell_arrivals,
         )
         for keep in keeps:
@@ -280,6 +285,18 @@ class Duties:
 
     async def _keep_charges(self) -> None:
         await self._repeat("charges", KEEP_EVERY_S, self._service.charges.keep)
+
+    async def _settle_quotas(self) -> None:
+        await self._repeat("quotas", QUOTAS_EVERY_S, self._service.quotas.settle)
+
+    async def _look_after_quotas(self) -> None:
+        service = self._service
+
+        async def look() -> None:
+            if await service.leadership.leads("quotas"):
+                await service.quotas.look_after()
+
+        await self._repeat("left quotas", LOOK_EVERY_S, look)
 
     async def _settle(self) -> None:
         service = self._service

@@ -20,8 +20,10 @@ from typing import Final, TypeVar
 
 import structlog
 
+from swell import task as life
 from swell.api.call import Call
 from swell.api.messages import LEAST_RATE
+from swell.api.quotas import Quotas
 from swell.api.streams import Stream
 from swell.clock import Clock
 from swell.errors import FieldError, InvalidInput, SwellError, TooManyRequests
@@ -165,13 +167,22 @@ class Limits:
         store: Counts tasks.
         clock: The time.
         defaults: For keys that have none of their own and are no operator's.
+        quotas: Of keys and users, by day and month; None for some that know of no prices.
     """
 
-    def __init__(self, registry: Registry, store: Store, clock: Clock, defaults: KeyLimits) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        clock: Clock,
+        defaults: KeyLimits,
+        quotas: Quotas | None = None,
+    ) -> None:
         self._registry = registry
         self._store = store
         self._clock = clock
         self._defaults = defaults
+        self.quotas = quotas or Quotas(registry, store, clock, lambda _: None)
         self._meters: dict[str, _Meter] = {}
         #: Key id → its open streams, where it is limited in these.
         self._streams: dict[str, set[Stream]] = {}
@@ -203,8 +214,13 @@ class Limits:
         Raises:
             TooManyRequests: It may not now; nothing was accepted.
             InvalidInput: It may never have so many at once.
+            CreditsUsedUp: What was paid before does not cover them.
         """
         meter = self._meter(call.caller)
+        if self.quotas.may_limit(meter.key.id):
+            return self._within(
+                call, len(news), lambda: self.quotas.accept(call, news, self._store.accept)
+            )
         if meter.flight is None and meter.tasks is None:
             return self._store.accept(news)
         return self._within(call, len(news), lambda: self._store.accept(news))
@@ -216,8 +232,12 @@ class Limits:
             Conflict: The task has not ended.
         """
 
-        async def make() -> list[Accepted | SwellError]:
-            return [await self._store.retry(task.id, key_id=task.key_id)]
+        async def again(news: Sequence[NewTask]) -> list[Accepted | SwellError]:
+            new_id = news[0].id
+            return [await self._store.retry(task.id, key_id=task.key_id, new_id=new_id)]
+
+        def make() -> Awaitable[list[Accepted | SwellError]]:
+            return self.quotas.accept(call, [life.again(task)], again)
 
         (accepted,) = await self._within(call, 1, make)
         assert isinstance(accepted, Accepted), "errors of one task are raised"

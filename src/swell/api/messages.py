@@ -11,22 +11,33 @@ from swell.registry import Scope, Speed
 from swell.task import TaskError, TaskState, Timings
 
 __all__ = [
+    "AccountView",
+    "AllowanceView",
     "ArtifactView",
     "AuditList",
     "AuditQuery",
     "AuditView",
     "BatchRequest",
     "BatchView",
+    "ChangeView",
+    "ClassView",
     "CostKinds",
     "CostMicros",
     "CostView",
     "CostsList",
     "CostsQuery",
+    "CreditEntryView",
+    "CreditRequest",
+    "CreditsList",
+    "CreditsQuery",
     "DeadQuery",
     "DeadReplayRequest",
     "DeadReplayView",
     "DecisionView",
+    "DegradeRequest",
+    "EstimateView",
     "EventsQuery",
+    "GrantView",
     "HealthView",
     "KeyLimitsView",
     "KeyList",
@@ -41,12 +52,18 @@ __all__ = [
     "ModelView",
     "NewKeyView",
     "NoQuery",
+    "OwnQuery",
     "PhaseTimesView",
     "PoolList",
     "PoolScalingView",
     "PoolView",
     "QueueList",
     "QueueView",
+    "QuotaList",
+    "QuotaQuery",
+    "QuotaRequest",
+    "QuotaView",
+    "RefusalView",
     "Replayed",
     "RotateRequest",
     "RotateSigningRequest",
@@ -55,6 +72,7 @@ __all__ = [
     "ScalingView",
     "SigningView",
     "SpanView",
+    "StandingView",
     "StartupView",
     "StoredView",
     "SwitchesView",
@@ -96,6 +114,25 @@ def _null() -> msgspec.Raw:
 _NULL = msgspec.Raw(b"null")
 
 
+class DegradeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be changed so that a task is in time, rather than refuse it."""
+
+    steps: (
+        Annotated[int, Meta(ge=1, le=1000, description="fewer steps, but not fewer than these")]
+        | None
+    ) = None
+    size_px: (
+        Annotated[
+            int, Meta(ge=1, le=65_536, description="a smaller picture, but no side below this")
+        ]
+        | None
+    ) = None
+    models: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=200)]],
+        Meta(max_length=10, description="other models, the best first; the input must fit them"),
+    ] = []
+
+
 class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is asked of a model."""
 
@@ -124,6 +161,13 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             "go first",
         ),
     ] = 1
+    class_name: (
+        Annotated[
+            str,
+            Meta(min_length=1, max_length=60, description="the class whose priority it gets"),
+        ]
+        | None
+    ) = msgspec.field(name="class", default=None)
     seed: (
         Annotated[int, Meta(ge=0, le=2**53 - 1, description="the same seed draws the same picture")]
         | None
@@ -142,6 +186,12 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     finish_by_s: (
         Annotated[float, Meta(gt=0, le=MAX_DEADLINE_S, description="worthless after this")] | None
     ) = None
+    degrade: Annotated[
+        DegradeRequest | None,
+        Meta(
+            description="what may be changed where it would miss a deadline, or nobody can run it"
+        ),
+    ] = None
     max_attempts: Annotated[
         int, Meta(ge=1, le=20, description="attempts in all, lost workers included")
     ] = 3
@@ -175,6 +225,51 @@ class ArtifactView(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="a picture in WebP, at most 256 px wide; `w` may also be 128 or 512"),
     ] = None
+
+
+class ChangeView(msgspec.Struct, frozen=True, kw_only=True):
+    """A field of a request that was changed so that the task could be accepted."""
+
+    field: Annotated[str, Meta(description="JSON pointer into the request")]
+    before: Annotated[Any, Meta(description="what was asked for")] = msgspec.field(name="from")
+    after: Annotated[Any, Meta(description="what is done instead")] = msgspec.field(name="to")
+
+
+class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a task would not be accepted."""
+
+    code: str
+    status: int
+    title: str
+    detail: str
+    retry_after_s: int | None
+
+
+class EstimateView(msgspec.Struct, frozen=True, kw_only=True):
+    """What would become of a task that was sent now. None is made."""
+
+    is_accepted: Annotated[bool, Meta(description="whether it would be accepted")]
+    refusal: Annotated[RefusalView | None, Meta(description="why not; null if it would be")]
+    model: Annotated[str, Meta(description="which would run it, after `degrade`")]
+    version: str
+    input: Annotated[
+        msgspec.Raw,
+        Meta(description="as it would run", extra_json_schema={"type": "object"}),
+    ]
+    priority: int
+    degraded: Annotated[list[ChangeView], Meta(description="what would be changed")]
+    position: Annotated[int, Meta(description="1 is next")]
+    start_s: Annotated[
+        EtaSeconds | None, Meta(description="until it starts; null before any measurement")
+    ]
+    finish_s: Annotated[
+        EtaSeconds | None, Meta(description="until it ends; null before any measurement")
+    ]
+    cost_micros: Annotated[
+        int | None,
+        Meta(description="most probably, in millionths of a dollar; null where that is not known"),
+    ]
+    workers: Annotated[int, Meta(description="live ones that have the model")]
 
 
 class TaskUrls(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,6 +317,10 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="what was removed since the end: `inputs` (metadata too), `outputs`"),
     ]
     urls: TaskUrls
+    degraded: Annotated[
+        list[ChangeView] | msgspec.UnsetType,
+        Meta(description="what was changed so that it could be accepted; left out if nothing was"),
+    ] = msgspec.UNSET
     trace_id: Annotated[
         str | msgspec.UnsetType,
         Meta(description="where its trace is found; told with telemetry.in_tasks"),
@@ -345,6 +444,12 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     ]
     speed: Annotated[list[Speed], Meta(description="what it took its author, in seconds")]
     samples: list[SampleView]
+    eta_s: Annotated[
+        EtaSeconds | None, Meta(description="when a usual task sent now would end")
+    ] = None
+    start_s: Annotated[
+        EtaSeconds | None, Meta(description="when a usual task sent now would start")
+    ] = None
     urls: dict[str, str]
 
 
@@ -381,6 +486,15 @@ class StoredView(msgspec.Struct, frozen=True, kw_only=True):
     etag: str
 
 
+class ClassView(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits of a model in one class."""
+
+    name: str
+    priority: int
+    ready: int
+    ready_samples: int
+
+
 class QueueView(msgspec.Struct, frozen=True, kw_only=True):
     """What lies in one queue."""
 
@@ -391,6 +505,10 @@ class QueueView(msgspec.Struct, frozen=True, kw_only=True):
     ready_samples: int
     oldest_ready_at: Moment | None
     eta_s: Annotated[EtaSeconds | None, Meta(description="when a task sent now would end")]
+    start_s: Annotated[EtaSeconds | None, Meta(description="when a task sent now would start")]
+    classes: Annotated[
+        list[ClassView], Meta(description="what waits of the model in each class, all its queues")
+    ]
 
 
 class QueueList(msgspec.Struct, frozen=True, kw_only=True):
@@ -786,6 +904,10 @@ class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tasks_in_flight: _InFlight | None = None
     tasks_per_day: _PerDay | None = None
     streams: _Streams | None = None
+    classes: Annotated[
+        _Names,
+        Meta(description="all classes that it may use, the usual one first; empty for any"),
+    ] = []
 
     def __post_init__(self) -> None:
         if self.rate_per_s and self.rate_per_s < LEAST_RATE:
@@ -844,6 +966,7 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     pools: list[str]
     models: list[str]
     limits: KeyLimitsView
+    classes: Annotated[list[str], Meta(description="all that it may use; empty for any")]
 
 
 class NewKeyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -864,6 +987,163 @@ class KeyList(msgspec.Struct, frozen=True, kw_only=True):
     """Keys, revoked ones included."""
 
     keys: list[KeyView]
+
+
+_Amount = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+_KeyId = Annotated[str, Meta(min_length=1, max_length=200, description="of the key")]
+_User = Annotated[str, Meta(min_length=1, max_length=200, pattern=PLAIN)]
+
+
+class QuotaRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much a key, or a user of it, may use, in place of what was said before; null for any
+    amount. Days and months are those of UTC.
+    """
+
+    key_id: _KeyId
+    user: Annotated[
+        _User | None,
+        Meta(description="null for the key itself; `*` for each user without a quota of his own"),
+    ] = None
+    tasks_per_day: _Amount | None = None
+    tasks_per_month: _Amount | None = None
+    samples_per_day: Annotated[_Amount | None, Meta(description="pictures")] = None
+    samples_per_month: Annotated[_Amount | None, Meta(description="pictures")] = None
+    micros_per_day: Annotated[
+        _Amount | None, Meta(description="cost, in millionths of a dollar")
+    ] = None
+    micros_per_month: Annotated[
+        _Amount | None, Meta(description="cost, in millionths of a dollar")
+    ] = None
+    is_prepaid: Annotated[
+        bool, Meta(description="nothing is accepted that its credits do not cover")
+    ] = False
+
+
+class QuotaQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which quota."""
+
+    key_id: _KeyId
+    user: Annotated[str, Meta(max_length=200, description="of the quota")] | None = None
+
+
+class OwnQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose."""
+
+    user: (
+        Annotated[str, Meta(max_length=200, description="also what this user has left")] | None
+    ) = None
+
+
+class StandingView(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left of one limit."""
+
+    name: Annotated[str, Meta(description="as in the headers, such as `samples-day`")]
+    user: Annotated[str | None, Meta(description="null for the key itself")]
+    unit: Annotated[str, Meta(description="tasks, samples, micros or credits")]
+    period: Annotated[str | None, Meta(description="the day or month (UTC); null for credits")]
+    limit: int
+    left: int
+
+
+class AllowanceView(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left for whoever asks; empty where nothing is limited."""
+
+    limits: list[StandingView]
+
+
+class QuotaView(msgspec.Struct, frozen=True, kw_only=True):
+    """A quota, and what is left of it."""
+
+    key_id: str
+    user: str | None
+    tasks_per_day: int | None
+    tasks_per_month: int | None
+    samples_per_day: int | None
+    samples_per_month: int | None
+    micros_per_day: int | None
+    micros_per_month: int | None
+    is_prepaid: bool
+    left: Annotated[list[StandingView], Meta(description="empty where `user` is `*`")]
+
+
+class QuotaList(msgspec.Struct, frozen=True, kw_only=True):
+    """Quotas, by key and user."""
+
+    quotas: list[QuotaView]
+
+
+class CreditRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Money that was paid before."""
+
+    key_id: _KeyId
+    user: Annotated[_User | None, Meta(description="null for the key itself")] = None
+    micros: Annotated[
+        int,
+        Meta(
+            ge=-(2**53 - 1),
+            le=2**53 - 1,
+            description="millionths of a dollar; less than 0 to take back",
+        ),
+    ]
+    id: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=200,
+                pattern=PLAIN,
+                description="such as of the payment: the same is granted once",
+            ),
+        ]
+        | None
+    ) = None
+    note: Annotated[str, Meta(max_length=500, pattern=PLAIN, description="for people")] = ""
+
+
+class CreditsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose credits to list."""
+
+    key_id: Annotated[str, Meta(max_length=200, description="of this key only")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=500, description="grants, the newest")] = 50
+
+
+class AccountView(msgspec.Struct, frozen=True, kw_only=True):
+    """Credits of a key or a user, in millionths of a dollar."""
+
+    key_id: str
+    user: str | None
+    granted_micros: int
+    spent_micros: int
+    held_micros: Annotated[int, Meta(description="for tasks that have not ended")]
+    left_micros: Annotated[
+        int, Meta(description="below 0 where tasks have cost more than was held for them")
+    ]
+
+
+class CreditEntryView(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that was granted."""
+
+    id: str
+    key_id: str
+    user: str | None
+    micros: int
+    at: Moment
+    note: str
+
+
+class CreditsList(msgspec.Struct, frozen=True, kw_only=True):
+    """Accounts by key and user, and what was granted, newest first."""
+
+    accounts: list[AccountView]
+    entries: list[CreditEntryView]
+
+
+class GrantView(msgspec.Struct, frozen=True, kw_only=True):
+    """What was granted, and what is there now."""
+
+    id: str
+    is_new: Annotated[bool, Meta(description="false where this id was granted before")]
+    account: AccountView
 
 
 class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

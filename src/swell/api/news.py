@@ -41,6 +41,7 @@ async def take_news(service: Service, news: Sequence[News]) -> None:
             take_events(service, each.events)
     if kinds & {NewsKind.KEYS, NewsKind.MISSED}:
         service.keys.forget()
+        service.quotas.forget()
     if kinds & {NewsKind.VACANT, NewsKind.MISSED}:
         service.leadership.hear_of_vacancies()
     if NewsKind.STOP in kinds:

@@ -17,6 +17,7 @@ from swell.api.messages import (
     AuditList,
     AuditQuery,
     AuditView,
+    ClassView,
     HealthView,
     KeyLimitsView,
     KeyList,
@@ -44,6 +45,7 @@ from swell.api.views import encode
 from swell.broker import Depth
 from swell.bus import News, NewsKind
 from swell.errors import Conflict, NotFound, SwellError, Unavailable
+from swell.fairness import USUAL_PRIORITY
 from swell.phases import StartupKind
 from swell.registry import ApiKey, KeyLimits, ModelCard, WorkerInfo
 from swell.signing import rotate_secrets
@@ -87,7 +89,12 @@ async def list_models(service: Service, call: Call) -> Reply:
 async def get_model(service: Service, call: Call) -> Reply:
     """`GET /v1/models/{owner}/{name}`; the name may end with `:version`."""
     target = await service.cards.target(model_name(call))
-    return Reply(200, encode(model_view(service, target.card, service.base_url(call))))
+    view = model_view(service, target.card, service.base_url(call))
+    [waiting] = await service.broker.backlogs([target.model], USUAL_PRIORITY)
+    expected = await service.expected_last(target.queue, waiting.equal, waiting.equal_samples)
+    if expected is not None:
+        view = msgspec.structs.replace(view, start_s=expected.start, eta_s=expected.finish)
+    return Reply(200, encode(view))
 
 
 async def list_versions(service: Service, call: Call) -> Reply:
@@ -135,6 +142,7 @@ async def drain_worker(service: Service, call: Call) -> Reply:
 async def make_key(service: Service, call: Call) -> Reply:
     """`POST /v1/keys`."""
     asked: KeyRequest = await _key.read_call(call, service.settings.max_body_bytes)
+    service.classes.check_known(asked.classes)
     lasts_s, now = asked.expires_in_s, service.clock.now()
     made = await create_key(
         service.registry,
@@ -151,6 +159,7 @@ async def make_key(service: Service, call: Call) -> Reply:
             tasks_per_day=asked.tasks_per_day,
             streams=asked.streams,
         ),
+        classes=tuple(asked.classes),
     )
     call.target = made.key.id
     call.about = f"{asked.name!r}: {', '.join(sorted(asked.scopes))}"
@@ -358,7 +367,25 @@ async def _queue_view(service: Service, depth: Depth) -> QueueView:
         ready_samples=depth.ready_samples,
         oldest_ready_at=depth.oldest_ready_at,
         eta_s=None if expected is None else expected.finish,
+        start_s=None if expected is None else expected.start,
+        classes=await _class_views(service, depth.queue.partition(":")[0]),
     )
+
+
+async def _class_views(service: Service, model: str) -> list[ClassView]:
+    """Return what waits of a model in each class."""
+    views = []
+    for name, priority in service.classes.all.items():
+        [backlog] = await service.broker.backlogs([model], priority)
+        views.append(
+            ClassView(
+                name=name,
+                priority=priority,
+                ready=backlog.equal,
+                ready_samples=backlog.equal_samples,
+            )
+        )
+    return views
 
 
 def _worker_view(
@@ -415,4 +442,5 @@ def _key_view(key: ApiKey) -> KeyView:
             tasks_per_day=limits.tasks_per_day,
             streams=limits.streams,
         ),
+        classes=list(key.classes),
     )

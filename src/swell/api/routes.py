@@ -8,6 +8,8 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from swell.api import (
+    accounts,
+    admission,
     costs,
     erasure,
     events,
@@ -36,6 +38,7 @@ from swell.dispatch import (
 )
 from swell.errors import (
     Conflict,
+    CreditsUsedUp,
     ExpiredArtifact,
     Forbidden,
     IdempotencyMismatch,
@@ -43,6 +46,7 @@ from swell.errors import (
     InvalidRequest,
     NotFound,
     NoWorker,
+    QuotaExceeded,
     RangeNotSatisfiable,
     SwellError,
     TooLarge,
@@ -107,6 +111,14 @@ _TASK_EXAMPLE: Final[dict[str, Any]] = {
     "finish_by_s": 60,
 }
 
+#: Why a task is not accepted that could be read.
+_REFUSED: Final[tuple[type[SwellError], ...]] = (
+    NoWorker,
+    WouldExpire,
+    QuotaExceeded,
+    CreditsUsedUp,
+)
+
 _TASK_OVER: Final = Response("The task, which has ended", messages.TaskView)
 _OF_A_FILE: Final = (
     ("swell-task", "With a file: the id of its task"),
@@ -137,7 +149,7 @@ _TASKS: Final = (
         "Create a task",
         "Tasks",
         {201: _TASK_OR_FILE, 202: _TASK_NOT_YET, 303: _FILE_ELSEWHERE},
-        (*_JSON_BODY, NotFound, IdempotencyMismatch, NoWorker, WouldExpire),
+        (*_JSON_BODY, Forbidden, NotFound, IdempotencyMismatch, *_REFUSED),
         "An answer of 2xx means that the task is durable and will reach exactly one end. The file "
         "that `Accept` prefers needs `Prefer` too, or a task that has ended before; where there is "
         "none of that type, JSON comes.",
@@ -155,10 +167,36 @@ _TASKS: Final = (
             201: Response("The tasks, which have all ended", messages.BatchView),
             202: Response("The tasks, in the order of the request", messages.BatchView),
         },
-        (*_JSON_BODY, IdempotencyMismatch, NoWorker, WouldExpire),
+        (*_JSON_BODY, IdempotencyMismatch, *_REFUSED),
         "All are accepted or none. An idempotency key stands for the batch as a whole.",
         Body(messages.BatchRequest, example={"tasks": [_TASK_EXAMPLE]}),
         headers=(_IDEMPOTENCY,),
+    ),
+    Route(
+        "POST",
+        "/v1/estimate",
+        admission.show_estimate,
+        Scope.CLIENT,
+        "Ask what would become of a task",
+        "Tasks",
+        {200: Response("Whether, when and for how much; none is made", messages.EstimateView)},
+        (*_JSON_BODY, Forbidden, NotFound),
+        "Takes the same body as `POST /v1/tasks` and makes no task. Says its place in the queue, "
+        "when it would start and end, what it would cost, what would be changed of it where it "
+        "allows that (`degrade`), and whether and why it would be refused.",
+        Body(messages.TaskRequest, example=_TASK_EXAMPLE),
+    ),
+    Route(
+        "GET",
+        "/v1/quota",
+        accounts.show_allowance,
+        Scope.CLIENT,
+        "Show what is left to use",
+        "Tasks",
+        {200: Response("What is left of each limit", messages.AllowanceView)},
+        (InvalidRequest, InvalidInput),
+        "Of the key that asks, and of one of its users where `user` names one.",
+        query=messages.OwnQuery,
     ),
     Route(
         "GET",
@@ -216,7 +254,7 @@ _TASKS: Final = (
         "Repeat an ended task",
         "Tasks",
         {201: _TASK_OVER, 202: Response("The new task", messages.TaskView)},
-        (NotFound, Conflict),
+        (NotFound, Conflict, QuotaExceeded, CreditsUsedUp),
         "The old task keeps its outcome. Repeating it again gives the same new task.",
         audit="tasks.retry",
     ),
@@ -444,6 +482,69 @@ _OPERATORS: Final = (
         _JSON_BODY,
         body=Body(messages.DeadReplayRequest, example={"model": "demo/upper"}),
         audit="dead.replay_many",
+    ),
+    Route(
+        "GET",
+        "/v1/quotas",
+        accounts.list_quotas,
+        Scope.ADMIN,
+        "List quotas",
+        "Operators",
+        {200: Response("Quotas, and what is left of them", messages.QuotaList)},
+        (InvalidRequest, InvalidInput),
+    ),
+    Route(
+        "PUT",
+        "/v1/quotas",
+        accounts.put_quota,
+        Scope.ADMIN,
+        "Set how much a key or a user may use",
+        "Operators",
+        {200: Response("The quota, and what is left of it", messages.QuotaView)},
+        (*_JSON_BODY, NotFound),
+        "In place of the one before. What was used since the day or the month began counts, as far "
+        "as there was a quota by then. Other backends know of it within two seconds.",
+        Body(messages.QuotaRequest, example={"key_id": "k1", "user": "*", "samples_per_day": 50}),
+        audit="quotas.put",
+    ),
+    Route(
+        "DELETE",
+        "/v1/quotas",
+        accounts.drop_quota,
+        Scope.ADMIN,
+        "Forget a quota",
+        "Operators",
+        {200: Response("An empty list", messages.QuotaList)},
+        (InvalidRequest, InvalidInput, NotFound),
+        query=messages.QuotaQuery,
+        audit="quotas.drop",
+    ),
+    Route(
+        "GET",
+        "/v1/credits",
+        accounts.list_credits,
+        Scope.ADMIN,
+        "List credits",
+        "Operators",
+        {200: Response("Accounts, and what was granted", messages.CreditsList)},
+        (InvalidRequest, InvalidInput),
+        query=messages.CreditsQuery,
+    ),
+    Route(
+        "POST",
+        "/v1/credits",
+        accounts.add_credits,
+        Scope.ADMIN,
+        "Grant credits, or take them back",
+        "Operators",
+        {
+            200: Response("They were granted before", messages.GrantView),
+            201: Response("What is there now", messages.GrantView),
+        },
+        (*_JSON_BODY, NotFound),
+        "They are needed where a quota says `is_prepaid`.",
+        Body(messages.CreditRequest, example={"key_id": "k1", "micros": 5_000_000, "id": "inv-7"}),
+        audit="credits.add",
     ),
     Route(
         "POST",

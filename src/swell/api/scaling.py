@@ -127,6 +127,15 @@ class Scaling:
         passed_s = max(0.0, (self._clock.now() - status.at).total_seconds())
         return [(max(0.0, in_s - passed_s), n) for in_s, n in known.coming]
 
+    def prices(self, model: str) -> list[int]:
+        """Return what an hour of a worker costs in each pool that serves a model, where known."""
+        pools = () if self.status is None else self.status.pools
+        return [
+            each.hour_micros
+            for each in pools
+            if model in each.models and each.hour_micros is not None
+        ]
+
     def next_bin_s(self) -> float:
         """Return after how many seconds there are arrivals to tell."""
         return self.arrivals.next_in_s(self._clock.now()) + _SOON_S

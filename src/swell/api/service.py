@@ -14,6 +14,7 @@ from swell.api.calibration import Calibration, Promise, Situation
 from swell.api.call import Call
 from swell.api.cards import Cards
 from swell.api.charges import Charges
+from swell.api.classes import Classes
 from swell.api.eta import (
     Estimate,
     Load,
@@ -33,6 +34,7 @@ from swell.api.metered import metered
 from swell.api.metrics import Metrics
 from swell.api.places import Places
 from swell.api.polled import Polled
+from swell.api.quotas import Quotas
 from swell.api.requests import Requests
 from swell.api.scaling import Scaling
 from swell.api.settings import ApiSettings, Backend
@@ -44,6 +46,7 @@ from swell.api.views import UrlMaker
 from swell.broker import Backlog, Rank
 from swell.events import Brief, brief_of, event_of
 from swell.fairness import band
+from swell.ledger import cost_micros
 from swell.objects import Objects
 from swell.registry import Scope
 from swell.task import NewTask, Task, TaskState
@@ -76,7 +79,20 @@ class Service:
         self.clock = backend.clock
         self.keys = Keys(backend.registry, backend.clock, settings.key_cache_s)
         self.audit = Audit(backend.registry, backend.clock)
-        self.limits = Limits(backend.registry, backend.store, backend.clock, settings.limits)
+        self.classes = Classes(settings.classes)
+        self.limits = Limits(
+            backend.registry,
+            backend.store,
+            backend.clock,
+            settings.limits,
+            Quotas(
+                backend.registry,
+                backend.store,
+                backend.clock,
+                self.expected_micros,
+                settings.sample_micros,
+            ),
+        )
         self.hosts = _hosts(settings)
         self.origins = Origins(settings.cors_origins) if settings.cors_origins else None
         self.cards = Cards(backend.registry, backend.clock)
@@ -112,12 +128,16 @@ class Service:
         #: (model, band) → (good until, what waits of it).
         self._backlogs: dict[tuple[str, int], tuple[float, Backlog]] = {}
         #: Between start and end; outside, nobody is kept waiting.
-        self.is_ready = False
-        self.is_ending = False
+        self.is_ready = self.is_ending = False
         self._bases: dict[tuple[str, bytes, str], str] = {}
         # Ids tell the process and the request apart; random, so that they say nothing else.
         self._request_prefix = secrets.token_hex(5)
         self._request_numbers = itertools.count(1)
+
+    @property
+    def quotas(self) -> Quotas:
+        """How much keys and their users may use in a day and a month."""
+        return self.limits.quotas
 
     def new_request_id(self) -> str:
         """Return an id for a request."""
@@ -271,6 +291,23 @@ class Service:
         now_s = self.clock.monotonic_s()
         return told, Promise(task.model, situation, raw.finish.median, told.finish, now_s)
 
+    def expected_micros(self, new: NewTask) -> int | None:
+        """Return what nine in ten such tasks cost at most, in millionths of a dollar.
+
+        None where no task of its model has ended, or the pools of its workers have no price.
+        """
+        stats = self.times.stats(new.model)
+        prices = [
+            worker.info.hour_micros
+            for worker in self.fleet.live(new.model)
+            if worker.info.hour_micros is not None
+        ] or self.scaling.prices(new.model)
+        if stats is None or not prices:
+            return None
+        pace = self.times.pace(new.model) or first_pace(stats)
+        load = load_of(stats, 1, new.count, pace=pace)
+        return cost_micros(load.seconds * max(1.0, stats.ratio_p90), max(prices))
+
     async def can_launch(self, model: str) -> bool:
         """Whether a worker can be started for a model, here or by the autoscaler."""
         return model in self.backend.launchable() or await self.scaling.can_launch(model)
@@ -349,6 +386,7 @@ class Service:
     def count_end(self, task: Task) -> None:
         """Learn from a task that has ended."""
         self.limits.ended(task.key_id)
+        self.quotas.ended(task)
         self.calibration.ended(task.id, self.clock, has_succeeded=task.state is TaskState.SUCCEEDED)
         finished_at = task.finished_at
         if finished_at is None:

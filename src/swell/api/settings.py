@@ -80,6 +80,10 @@ class ApiSettings:
     upload_types: tuple[str, ...] = ("*/*",)
     #: Of keys that have none of their own; operators' have none.
     limits: KeyLimits = field(default_factory=KeyLimits)
+    #: Name of a priority class → its priority.
+    classes: Mapping[str, int] = field(default_factory=lambda: {"paid": 1, "free": 5})
+    #: What a sample costs its key where its worker's pool has no price, in millionths of a dollar.
+    sample_micros: int = 0
     #: How long a key is remembered without asking the registry: a revoked one may work so long.
     key_cache_s: float = 5.0
     #: How important the log's line about each request is; `off` for none.

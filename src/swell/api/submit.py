@@ -13,11 +13,12 @@ import msgspec
 
 from swell.api.call import Call
 from swell.api.cards import Target
-from swell.api.eta import retry_after_s
+from swell.api.eta import Estimate, retry_after_s
 from swell.api.files import check_files, may_name_files
 from swell.api.messages import MAX_METADATA_BYTES, TaskRequest
 from swell.api.service import Service
 from swell.broker import Rank
+from swell.degrade import with_changes
 from swell.errors import (
     FieldError,
     InvalidInput,
@@ -39,6 +40,7 @@ __all__ = [
     "fingerprint",
     "follow",
     "idempotency_key",
+    "late_of",
     "naming_files",
     "new_task",
     "note_new",
@@ -93,12 +95,21 @@ async def check(
     if repeat is not None and repeat.is_known:
         # A repeat gets its task, even when a new one would be refused.
         return new_task(call, request, request.model, repeat)
+    if request.class_name is not None or call.caller.classes:
+        request = service.classes.apply(call.caller, request)
     target = await service.cards.target(request.model)
     service.cards.check_input(target, request.input)
     new = naming_files(service, new_task(call, request, target.queue, repeat), "/input")
-    await check_can_run(service, target)
-    if new.start_by_s is not None or new.finish_by_s is not None:
-        await check_deadline(service, new, await service.broker.rank_of_new(new))
+    try:
+        await check_can_run(service, target)
+        if new.start_by_s is not None or new.finish_by_s is not None:
+            await check_deadline(service, new, await service.broker.rank_of_new(new))
+    except (NoWorker, WouldExpire) as refusal:
+        if request.degrade is None:
+            raise
+        from swell.api.admission import degraded  # noqa: PLC0415  it stands on this module
+
+        return await degraded(service, call, request, repeat, refusal)
     return new
 
 
@@ -171,7 +182,7 @@ def new_task(
         priority=request.priority,
         key_id=call.caller.id,
         user=request.user,
-        metadata=metadata,
+        metadata=with_changes(metadata, ()),
         start_by_s=request.start_by_s,
         finish_by_s=request.finish_by_s,
         max_attempts=request.max_attempts,
@@ -224,19 +235,26 @@ async def check_deadline(service: Service, new: NewTask, rank: Rank) -> None:
         WouldExpire: It would not.
     """
     expected = await service.expected(new, rank)
-    if expected is None:
-        return
+    late = None if expected is None else late_of(new, expected)
+    if late is not None:
+        name, allowed_s, expected_s = late
+        verb = "start" if name == "start_by_s" else "end"
+        raise WouldExpire(
+            f"it would {verb} in about {expected_s:.1f} s, later than {name} = {allowed_s:g}: "
+            "try again later, or allow more time",
+            headers={"Retry-After": str(retry_after_s(expected_s, allowed_s))},
+        )
+
+
+def late_of(new: NewTask, expected: Estimate) -> tuple[str, float, float] | None:
+    """Return the deadline that a task would miss, its seconds and those expected; None if none."""
     for name, allowed_s, expected_s in (
         ("start_by_s", new.start_by_s, expected.start.median),
         ("finish_by_s", new.finish_by_s, expected.finish.median),
     ):
         if allowed_s is not None and expected_s > allowed_s:
-            verb = "start" if name == "start_by_s" else "end"
-            raise WouldExpire(
-                f"it would {verb} in about {expected_s:.1f} s, later than {name} = {allowed_s:g}: "
-                "try again later, or allow more time",
-                headers={"Retry-After": str(retry_after_s(expected_s, allowed_s))},
-            )
+            return name, allowed_s, expected_s
+    return None
 
 
 async def note_new(service: Service, accepted: list[Accepted]) -> None:

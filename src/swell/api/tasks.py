@@ -7,6 +7,7 @@ that ends the task, without asking the store again; with a file of the task wher
 
 import bisect
 
+from swell.api.admission import degraded
 from swell.api.call import Call, Reply
 from swell.api.files import comes_from_its_url, file_reply, preferred_file
 from swell.api.messages import (
@@ -23,6 +24,7 @@ from swell.api.messages import (
 from swell.api.reading import Reader, check_json, read_query
 from swell.api.service import Service
 from swell.api.submit import (
+    Repeat,
     accept,
     check,
     check_can_run,
@@ -37,7 +39,14 @@ from swell.api.submit import (
 from swell.api.views import UrlMaker, encode, encode_task, task_view
 from swell.broker import Rank
 from swell.bus import News, NewsKind
-from swell.errors import FieldError, InvalidInput, NotFound, SwellError
+from swell.errors import (
+    FieldError,
+    InvalidInput,
+    NotFound,
+    NoWorker,
+    SwellError,
+    WouldExpire,
+)
 from swell.registry import Scope
 from swell.store import Accepted, TaskFilter
 from swell.task import NewTask, Task
@@ -94,12 +103,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
             if repeat is not None and repeat.is_known:
                 news.append(new_task(call, request, request.model, repeat, (at, number)))
                 continue
-            target = await service.cards.target(request.model)
-            service.cards.check_input(target, request.input, at + "/input")
-            new = new_task(call, request, target.queue, repeat, (at, number))
-            news.append(naming_files(service, new, at + "/input"))
-            await check_can_run(service, target)
-            await outlook.check(news[-1])
+            news.append(await _checked(service, call, request, repeat, (at, number), outlook))
         except SwellError as error:
             if error.status >= 500:
                 raise
@@ -255,6 +259,34 @@ def _applied(wait_s: float) -> list[tuple[bytes, bytes]]:
     return [(b"preference-applied", b"wait=%d" % wait_s)] if wait_s > 0 else []
 
 
+async def _checked(
+    service: Service,
+    call: Call,
+    request: TaskRequest,
+    repeat: Repeat | None,
+    place: tuple[str, int],
+    outlook: "_Outlook",
+) -> NewTask:
+    """Return a task of a batch, once it is sure that it may be accepted."""
+    at, _ = place
+    if request.class_name is not None or call.caller.classes:
+        request = service.classes.apply(call.caller, request)
+    target = await service.cards.target(request.model)
+    service.cards.check_input(target, request.input, at + "/input")
+    new = naming_files(service, new_task(call, request, target.queue, repeat, place), at + "/input")
+    try:
+        await check_can_run(service, target)
+        await outlook.check(new)
+    except (NoWorker, WouldExpire) as refusal:
+        if request.degrade is None:
+            raise
+        new = await degraded(
+            service, call, request, repeat, refusal, place=place, rank_of=outlook.rank_of
+        )
+    outlook.add(new)
+    return new
+
+
 class _Outlook:
     """What would come before the tasks of a batch: what waits already, and some of the batch."""
 
@@ -271,20 +303,26 @@ class _Outlook:
         Raises:
             WouldExpire: It would start or end too late.
         """
+        if new.start_by_s is not None or new.finish_by_s is not None:
+            await check_deadline(self._service, new, await self.rank_of(new))
+
+    async def rank_of(self, new: NewTask) -> Rank:
+        """Return what would come before the batch's next task."""
         lines = self._lines.setdefault(new.model, {})
         line = lines.setdefault(new.priority, _Line())
-        if new.start_by_s is not None or new.finish_by_s is not None:
-            flow = (new.queue, new.priority, new.user)
-            rank = self._ranks.get(flow)
-            if rank is None:
-                rank = self._ranks[flow] = await self._service.broker.rank_of_new(new)
-            own, samples = line.before(new, rank.samples)
-            for priority, other in lines.items():
-                if priority < new.priority:
-                    own, samples = own + len(other.costs), samples + sum(other.costs)
-            behind = Rank(ahead=rank.ahead + own, is_exact=False, samples=rank.samples + samples)
-            await check_deadline(self._service, new, behind)
-        line.add(new)
+        flow = (new.queue, new.priority, new.user)
+        rank = self._ranks.get(flow)
+        if rank is None:
+            rank = self._ranks[flow] = await self._service.broker.rank_of_new(new)
+        own, samples = line.before(new, rank.samples)
+        for priority, other in lines.items():
+            if priority < new.priority:
+                own, samples = own + len(other.costs), samples + sum(other.costs)
+        return Rank(ahead=rank.ahead + own, is_exact=False, samples=rank.samples + samples)
+
+    def add(self, new: NewTask) -> None:
+        """Count a task that the batch holds."""
+        self._lines.setdefault(new.model, {}).setdefault(new.priority, _Line()).add(new)
 
 
 class _Line:

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from swell.api.eta import EtaSeconds
-from swell.api.messages import ArtifactView, TaskUrls, TaskView
+from swell.api.messages import ArtifactView, ChangeView, TaskUrls, TaskView
 from swell.api.thumbnails import has_thumbnail
+from swell.degrade import Change, split_metadata
 from swell.objects import Objects
 from swell.task import Artifact, Task
 from swell.telemetry import trace_id_of
@@ -61,6 +62,9 @@ def task_view(
     cost = None
     if timings is not None and timings.cost_micros is not None:
         cost, timings = timings.cost_micros, msgspec.structs.replace(timings, cost_micros=None)
+    metadata, changes = task.metadata, None
+    if metadata is not None:
+        metadata, changes = split_metadata(metadata)
     if output is not None and _MARK in bytes(output):
         output = resolve_files(output, [each.url for each in artifacts])
     return TaskView(
@@ -83,15 +87,20 @@ def task_view(
         cost_micros=cost,
         seed=task.seed,
         user=task.user,
-        metadata=task.metadata,
+        metadata=metadata,
         data_removed=_removed_parts(task),
         urls=TaskUrls(get=home, cancel=home + "/cancel", events=home + "/events"),
+        degraded=[_change_view(each) for each in changes] if changes else msgspec.UNSET,
         trace_id=(
             trace_id_of(task.traceparent)
             if urls.shows_trace and task.traceparent is not None
             else msgspec.UNSET
         ),
     )
+
+
+def _change_view(change: Change) -> ChangeView:
+    return ChangeView(field=change.field, before=change.before, after=change.after)
 
 
 def _removed_parts(task: Task) -> list[str]:

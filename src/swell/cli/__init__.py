@@ -37,6 +37,8 @@ _COMMANDS: Final = {
     "simulate": ("simulate", "simulate"),
     "dead": ("dead", "app"),
     "keys": ("keys", "app"),
+    "quotas": ("quotas", "app"),
+    "credits": ("credits", "app"),
     "audit": ("audit", "list_audit"),
     "config": ("config", "app"),
     "backup": ("backup", "backup"),

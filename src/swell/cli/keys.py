@@ -132,6 +132,12 @@ def create_key(
         int | None,
         typer.Option(min=0, help="Event streams open at each process; 0 for no limit."),
     ] = None,
+    classes: Annotated[
+        list[str],
+        typer.Option(
+            "--class", help="Priority class that it may use, the usual one first; may be repeated."
+        ),
+    ] = [],
     as_json: Json = False,
     url: Url = None,
     key: Key = None,
@@ -153,6 +159,7 @@ def create_key(
         "tasks_in_flight": concurrency,
         "tasks_per_day": per_day,
         "streams": streams,
+        "classes": classes,
     }
     settings = client_settings(config, data, url, key)
     made = call(settings, lambda remote: remote.post("/v1/keys", body))

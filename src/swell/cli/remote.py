@@ -80,9 +80,13 @@ class Remote:
         """Send JSON and return the answer; raises as `get` does."""
         return await self._json("POST", path, body=body, headers=headers)
 
-    async def delete(self, path: str) -> Any:
+    async def put(self, path: str, body: object) -> Any:
+        """Put JSON in place of what is there and return the answer; raises as `get` does."""
+        return await self._json("PUT", path, body=body)
+
+    async def delete(self, path: str, **query: object) -> Any:
         """Delete and return the answer; raises as `get` does."""
-        return await self._json("DELETE", path)
+        return await self._json("DELETE", path, query=query)
 
     async def upload(self, data: bytes, content_type: str, filename: str) -> str:
         """Store an input file and return its URL; raises as `get` does."""

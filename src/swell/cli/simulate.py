@@ -141,7 +141,7 @@ def simulate(
     pools = _pools(settings, _speed(speed, times), start, price)
     found = _demand(demand, users, every, scale)
     if noise is None:
-        noise = 0.0 if demand.startswith("azure-") else 0.1
+        noise = 0.0 if (demand or "").startswith("azure-") else 0.1
     if level not in (None, "tasks", "fluid"):
         raise InvalidRequest("--level must be tasks or fluid")
     asked = Asked(

@@ -28,12 +28,14 @@ ANNA: Place = place_of("key-1", "anna")
 
 def an_ask(task_id: str = "t1", **fields: Any) -> Ask:
     """Return a task of key-1 that is to be accepted now."""
-    return Ask(**({"id": task_id, "key_id": "key-1", "at": NOW} | fields))
+    values: dict[str, Any] = {"id": task_id, "key_id": "key-1", "at": NOW}
+    return Ask(**(values | fields))
 
 
 def a_credit(credit_id: str = "c1", micros: int = 1_000, **fields: Any) -> Credit:
     """Return credits of key-1."""
-    return Credit(**({"id": credit_id, "key_id": "key-1", "micros": micros, "at": NOW} | fields))
+    values: dict[str, Any] = {"id": credit_id, "key_id": "key-1", "micros": micros, "at": NOW}
+    return Credit(**(values | fields))
 
 
 async def use_of(registry: Registry, place: Place, at: datetime = NOW) -> Use:
@@ -248,9 +250,7 @@ class QuotasConformance:
         second = await registry.holds(after="t0", before=before, limit=9)
         assert [each.id for each in second] == ["t1"]
 
-    async def test_days_of_long_ago_are_forgotten_and_months_kept(
-        self, registry: Registry
-    ) -> None:
+    async def test_days_of_long_ago_are_forgotten_and_months_kept(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=9))
         await registry.reserve([[an_ask("t1")]])
         await registry.forget_uses(NOW.date())

@@ -286,9 +286,7 @@ def _add(session: Session, new: NewTask, now: datetime) -> Task:
     return task
 
 
-async def _retry(
-    session: Session, task_id: str, only_dead: bool, new_id: str | None
-) -> Accepted:
+async def _retry(session: Session, task_id: str, only_dead: bool, new_id: str | None) -> Accepted:
     task = session.get(task_id)
     if task is None:
         raise NotFound(f"there is no task {task_id}")

@@ -141,12 +141,12 @@ def _loaded(session: Session, asks: Sequence[Ask | Hold]) -> Sheet:
 def _write(session: Session, sheet: Sheet) -> None:
     for place in sheet.changed_accounts:
         account = sheet.accounts[place]
-        row = (*place, account.granted, account.spent, account.held)
-        session.run("put_credit_account", row)
+        amounts = account.granted, account.spent, account.held
+        session.run("put_credit_account", (*place, *amounts))
     for period in sheet.changed_uses:
         use = sheet.uses[period]
-        row = (*period, use.tasks, use.samples, use.micros, use.held)
-        session.run("put_quota_use", row)
+        counts = use.tasks, use.samples, use.micros, use.held
+        session.run("put_quota_use", (*period, *counts))
 
 
 def _user(user: str) -> str | None:

@@ -163,7 +163,9 @@ class SqliteStore:
         self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
     ) -> Accepted:
         """See `Store.retry`."""
-        return await self._database.write(lambda session: _retry(session, task_id, only_dead, new_id))
+        return await self._database.write(
+            lambda session: _retry(session, task_id, only_dead, new_id)
+        )
 
     async def count_open(self, key_ids: Sequence[str]) -> list[int]:
         """See `Store.count_open`."""
@@ -280,9 +282,7 @@ def _add(session: Session, new: NewTask, now: datetime) -> Task:
     return task
 
 
-def _retry(
-    session: Session, task_id: str, only_dead: bool, new_id: str | None
-) -> Accepted:
+def _retry(session: Session, task_id: str, only_dead: bool, new_id: str | None) -> Accepted:
     task = session.get(task_id)
     if task is None:
         raise NotFound(f"there is no task {task_id}")

@@ -1,0 +1,84 @@
+"""Priority classes: names for priorities, and which of them a key may use."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from swell.errors import FieldError, Forbidden, InvalidInput
+from swell.fairness import USUAL_PRIORITY, band
+from swell.registry import ApiKey
+
+if TYPE_CHECKING:
+    from swell.api.messages import TaskRequest
+
+__all__ = ["Classes"]
+
+
+class Classes:
+    """The classes of a service.
+
+    Args:
+        priorities: Name → priority.
+    """
+
+    def __init__(self, priorities: Mapping[str, int]) -> None:
+        self._priorities = dict(priorities)
+
+    @property
+    def all(self) -> Mapping[str, int]:
+        """Name → priority, the most urgent first."""
+        return dict(sorted(self._priorities.items(), key=lambda each: each[1]))
+
+    def check_known(self, names: list[str]) -> None:
+        """Check that there are classes of these names.
+
+        Raises:
+            InvalidInput: There is one that is not known.
+        """
+        for place, name in enumerate(names):
+            if name not in self._priorities:
+                raise self._unknown(name, f"/classes/{place}")
+
+    def apply(self, key: ApiKey, request: "TaskRequest") -> "TaskRequest":
+        """Return a request with the priority of its class.
+
+        A request of a key that has classes gets the first of them where it names none, and no
+        priority that is more urgent than the most urgent of them.
+
+        Raises:
+            InvalidInput: No such class, or a priority beside the class.
+            Forbidden: The key may not use it.
+        """
+        named = request.class_name
+        if named is not None:
+            if named not in self._priorities:
+                raise self._unknown(named, "/class")
+            if key.classes and named not in key.classes:
+                raise self._forbidden(key, f"class {named!r}")
+            return _at(request, self._priorities[named])
+        own = [self._priorities[each] for each in key.classes if each in self._priorities]
+        if not own:
+            return request
+        if request.priority == USUAL_PRIORITY:
+            return _at(request, own[0])
+        if band(request.priority) < min(map(band, own)):
+            raise self._forbidden(key, f"priority {request.priority}")
+        return request
+
+    def _unknown(self, name: str, pointer: str) -> InvalidInput:
+        known = ", ".join(self.all) or "none"
+        detail = f"there is no class {name[:60]!r}; there are: {known}"
+        return InvalidInput(
+            detail, errors=[FieldError(pointer=pointer, detail=detail, code="unknown_class")]
+        )
+
+    def _forbidden(self, key: ApiKey, what: str) -> Forbidden:
+        return Forbidden(
+            f"key {key.name!r} may not use {what}, only {', '.join(key.classes)}: leave it out, or "
+            "ask the operator for another key"
+        )
+
+
+def _at(request: "TaskRequest", priority: int) -> "TaskRequest":
+    return msgspec.structs.replace(request, priority=priority, class_name=None)

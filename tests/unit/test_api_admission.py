@@ -1,0 +1,300 @@
+"""What is decided before a task is accepted: estimates, cheaper tasks, classes."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from api_harness import UPPER, Client, World, a_world, succeeded
+
+from swell.api.auth import create_key
+from swell.registry import Scope
+
+PAINT = {
+    "name": "demo/paint",
+    "version": "1",
+    "input_schema": {
+        "type": "object",
+        "properties": {
+            "prompt": {"type": "string"},
+            "steps": {"type": "integer", "minimum": 1, "maximum": 100, "default": 40},
+            "width": {"type": "integer", "multipleOf": 64, "default": 1024},
+            "height": {"type": "integer", "multipleOf": 64, "default": 768},
+        },
+        "additionalProperties": False,
+    },
+}
+QUICK = {**PAINT, "name": "demo/quick"}
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world() as world:
+        yield world
+
+
+def asking(**fields: Any) -> dict[str, Any]:
+    return {"model": "demo/paint", "input": {"prompt": "a"}, **fields}
+
+
+async def measured(world: World, took_s: float, card: dict[str, Any] = PAINT) -> str:
+    """Have a worker of a model, one of whose tasks took so long."""
+    worker = await world.register(card, slots=1)
+    answer = await world.anna("POST", "/v1/tasks", asking(model=card["name"]))
+    assert answer.status == 202
+    grant = await world.lease(worker, n=1)
+    world.clock.advance(took_s)
+    await world.report(worker, settlements=[succeeded(grant["tasks"][0], "x")])
+    return worker
+
+
+# ---- estimates
+
+
+async def test_an_estimate_makes_nothing_and_says_what_would_be(world: World) -> None:
+    await measured(world, 10)
+    await world.anna("POST", "/v1/tasks", asking())
+    answer = await world.anna("POST", "/v1/estimate", asking())
+    assert answer.status == 200
+    told = answer.json
+    assert told["is_accepted"] is True
+    assert told["refusal"] is None
+    assert (told["position"], told["workers"], told["version"]) == (2, 1, "1")
+    assert told["start_s"]["median"] == 10
+    assert told["finish_s"]["median"] == 20
+    assert told["degraded"] == []
+    tasks = (await world.anna("GET", "/v1/tasks?state=queued")).json["tasks"]
+    assert len(tasks) == 1
+    made = await world.anna("POST", "/v1/tasks", asking())
+    assert (made.json["position"], made.json["eta_s"]) == (told["position"], told["finish_s"])
+
+
+async def test_an_estimate_says_how_it_would_be_refused(world: World) -> None:
+    await measured(world, 10)
+    body = asking(finish_by_s=4)
+    told = (await world.anna("POST", "/v1/estimate", body)).json
+    refused = await world.anna("POST", "/v1/tasks", body)
+    assert told["is_accepted"] is False
+    refusal = told["refusal"]
+    assert (refusal["status"], refusal["code"]) == (refused.status, refused.json["code"])
+    assert refusal["detail"] == refused.json["detail"]
+    assert str(refusal["retry_after_s"]) == refused.headers["retry-after"] == "6"
+
+
+async def test_an_estimate_of_what_nobody_can_run_says_so(world: World) -> None:
+    worker = await measured(world, 10)
+    await world.admin("POST", f"/v1/workers/{worker}/drain")
+    told = (await world.anna("POST", "/v1/estimate", asking())).json
+    assert told["refusal"]["code"] == "no_worker"
+    assert told["workers"] == 0
+
+
+async def test_an_estimate_is_checked_as_a_task_is(world: World) -> None:
+    await measured(world, 10)
+    assert (await world.anna("POST", "/v1/estimate", asking(model="demo/none"))).status == 404
+    broken = asking(input={"steps": "many"})
+    assert (await world.anna("POST", "/v1/estimate", broken)).status == 422
+    assert (await world.stranger("POST", "/v1/estimate", asking())).status == 401
+
+
+async def test_a_model_and_its_queue_say_when_a_task_would_start_and_end(world: World) -> None:
+    await measured(world, 10)
+    await world.anna("POST", "/v1/tasks/batch", {"tasks": [asking()] * 3})
+    card = (await world.anna("GET", "/v1/models/demo/paint")).json
+    assert (card["start_s"]["median"], card["eta_s"]["median"]) == (30, 40)
+    [queue] = (await world.admin("GET", "/v1/queues")).json["queues"]
+    assert (queue["start_s"]["median"], queue["eta_s"]["median"]) == (30, 40)
+
+
+async def test_estimates_learn_from_how_the_last_ones_turned_out(world: World) -> None:
+    worker = await measured(world, 10)
+    for _ in range(12):
+        # Half of what tasks take is spent on the way, which nobody has told of.
+        await world.anna("POST", "/v1/tasks", asking())
+        grant = await world.lease(worker, n=1)
+        world.clock.advance(20)
+        told = succeeded(grant["tasks"][0], "x")
+        told["outcome"]["timings"] = {"run_s": 10.0}
+        await world.report(worker, settlements=[told])
+    told = (await world.anna("POST", "/v1/estimate", asking())).json
+    assert told["finish_s"]["median"] == pytest.approx(20, abs=1)
+
+
+# ---- cheaper tasks
+
+
+async def test_fewer_steps_are_drawn_where_that_is_in_time(world: World) -> None:
+    await measured(world, 10)
+    body = asking(finish_by_s=6, degrade={"steps": 10})
+    answer = await world.anna("POST", "/v1/tasks", body)
+    assert answer.status == 202
+    task = answer.json
+    # 6 s of 10 are left, of which 1 is needed anyway: 5 / 9 of 40 steps.
+    assert task["input"]["steps"] == 22
+    assert task["degraded"] == [{"field": "/input/steps", "from": 40, "to": 22}]
+    assert task["metadata"] is None
+    same = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
+    assert same["degraded"] == task["degraded"]
+
+
+async def test_nothing_is_changed_that_need_not_be(world: World) -> None:
+    await measured(world, 10)
+    allowed = {"steps": 10, "size_px": 256, "models": ["demo/quick"]}
+    task = (await world.anna("POST", "/v1/tasks", asking(finish_by_s=11, degrade=allowed))).json
+    assert "degraded" not in task
+    assert task["input"] == {"prompt": "a"}
+
+
+async def test_a_picture_gets_smaller_once_steps_cannot_be_fewer(world: World) -> None:
+    await measured(world, 10)
+    body = asking(
+        input={"prompt": "a", "steps": 40},
+        finish_by_s=3,
+        degrade={"steps": 20, "size_px": 256},
+        metadata={"own": 1},
+    )
+    task = (await world.anna("POST", "/v1/tasks", body)).json
+    changed = {each["field"]: each["to"] for each in task["degraded"]}
+    assert changed == {"/input/steps": 20, "/input/width": 640, "/input/height": 512}
+    assert task["input"] == {"prompt": "a", "steps": 20, "width": 640, "height": 512}
+    assert task["metadata"] == {"own": 1}
+
+
+async def test_another_model_is_taken_where_the_queue_of_the_first_is_too_long(
+    world: World,
+) -> None:
+    await measured(world, 10)
+    await measured(world, 2, QUICK)
+    await world.anna("POST", "/v1/tasks/batch", {"tasks": [asking()] * 5})
+    body = asking(start_by_s=5, degrade={"models": ["demo/none", "demo/quick"]})
+    told = (await world.anna("POST", "/v1/estimate", body)).json
+    assert (told["is_accepted"], told["model"], told["position"]) == (True, "demo/quick", 1)
+    task = (await world.anna("POST", "/v1/tasks", body)).json
+    assert task["model"] == "demo/quick"
+    assert task["degraded"] == told["degraded"]
+    assert task["degraded"] == [{"field": "/model", "from": "demo/paint", "to": "demo/quick"}]
+
+
+async def test_another_model_is_taken_where_nobody_can_run_the_first(world: World) -> None:
+    worker = await measured(world, 10)
+    await measured(world, 2, QUICK)
+    await world.admin("POST", f"/v1/workers/{worker}/drain")
+    task = (await world.anna("POST", "/v1/tasks", asking(degrade={"models": ["demo/quick"]}))).json
+    assert task["model"] == "demo/quick"
+
+
+async def test_what_cannot_be_in_time_anyhow_is_refused_as_it_was_asked(world: World) -> None:
+    await measured(world, 10)
+    await world.anna("POST", "/v1/tasks/batch", {"tasks": [asking()] * 5})
+    allowed = {"steps": 1, "size_px": 64, "models": ["demo/quick"]}
+    answer = await world.anna("POST", "/v1/tasks", asking(finish_by_s=20, degrade=allowed))
+    assert (answer.status, answer.json["code"]) == (503, "would_expire")
+    assert "`degrade`" in answer.json["detail"]
+    assert answer.headers["retry-after"].isdigit()
+
+
+async def test_a_repeat_gets_the_same_task_whatever_would_be_changed_now(world: World) -> None:
+    await measured(world, 10)
+    key = {"idempotency-key": "k"}
+    body = asking(finish_by_s=6, degrade={"steps": 10})
+    first = await world.anna("POST", "/v1/tasks", body, headers=key)
+    again = await world.anna("POST", "/v1/tasks", body, headers=key)
+    assert again.json["id"] == first.json["id"]
+    assert again.json["degraded"] == first.json["degraded"]
+    other = asking(finish_by_s=6, degrade={"steps": 11})
+    assert (await world.anna("POST", "/v1/tasks", other, headers=key)).status == 422
+
+
+async def test_each_task_of_a_batch_is_changed_by_what_comes_before_it(world: World) -> None:
+    await measured(world, 10)
+    each = asking(finish_by_s=25, degrade={"steps": 1})
+    answer = await world.anna("POST", "/v1/tasks/batch", {"tasks": [each] * 3})
+    assert answer.status == 202
+    steps = [task["input"].get("steps") for task in answer.json["tasks"]]
+    assert steps[:2] == [None, None]
+    assert steps[2] == 17
+
+
+async def test_a_repeated_task_keeps_what_was_changed(world: World) -> None:
+    worker = await measured(world, 10)
+    task = (await world.anna("POST", "/v1/tasks", asking(finish_by_s=6, degrade={"steps": 9}))).json
+    grant = await world.lease(worker, n=1)
+    await world.report(worker, settlements=[succeeded(grant["tasks"][0], "x")])
+    again = (await world.anna("POST", f"/v1/tasks/{task['id']}/retry")).json
+    assert again["degraded"] == task["degraded"]
+    assert again["input"] == task["input"]
+
+
+@pytest.mark.parametrize("metadata", [{"$degraded": []}, {"$degraded": "x", "b": 1}, [1], "a", 0])
+async def test_metadata_come_back_whatever_they_look_like(world: World, metadata: object) -> None:
+    await world.register(PAINT)
+    task = (await world.anna("POST", "/v1/tasks", asking(metadata=metadata))).json
+    assert task["metadata"] == metadata
+    assert "degraded" not in task
+
+
+# ---- classes
+
+
+async def client_of(world: World, *classes: str) -> Client:
+    body = {"name": "c", "classes": list(classes)}
+    made = await world.admin("POST", "/v1/keys", body)
+    assert made.status == 201, made.body
+    return Client(world.app, made.json["key"])
+
+
+async def priority_of(world: World, client: Client, **fields: Any) -> int | str:
+    answer = await client("POST", "/v1/estimate", asking(**fields))
+    return answer.json["priority"] if answer.status == 200 else answer.json["code"]
+
+
+async def test_a_class_is_a_priority_and_a_key_uses_those_it_has(world: World) -> None:
+    await world.register(PAINT)
+    free, both = await client_of(world, "free"), await client_of(world, "paid", "free")
+    assert await priority_of(world, free) == 5
+    assert await priority_of(world, free, **{"class": "free"}) == 5
+    assert await priority_of(world, free, **{"class": "paid"}) == "forbidden"
+    assert await priority_of(world, free, priority=7) == 7
+    assert await priority_of(world, free, priority=0) == "forbidden"
+    assert await priority_of(world, free, priority=4) == "forbidden"
+    assert await priority_of(world, both) == 1
+    assert await priority_of(world, both, priority=0) == 0
+    assert await priority_of(world, both, **{"class": "free"}) == 5
+    assert await priority_of(world, world.anna, **{"class": "free"}) == 5
+    assert await priority_of(world, world.anna, **{"class": "gold"}) == "invalid_input"
+    task = (await free("POST", "/v1/tasks", asking())).json
+    stored = (await world.service.store.get([task["id"]]))[0]
+    assert stored is not None
+    assert stored.priority == 5
+    batch = {"tasks": [asking(), asking(priority=0)]}
+    assert (await free("POST", "/v1/tasks/batch", batch)).status == 422
+
+
+async def test_operators_name_classes() -> None:
+    async with a_world(classes={"gold": 0, "bulk": 9}) as world:
+        await world.register(PAINT)
+        client = await client_of(world, "bulk")
+        assert await priority_of(world, client) == 9
+        answer = await world.admin("POST", "/v1/keys", {"name": "c", "classes": ["paid"]})
+        assert answer.status == 422
+        assert "gold, bulk" in answer.json["detail"]
+
+
+async def test_queues_say_what_waits_in_each_class(world: World) -> None:
+    await world.register(PAINT)
+    await world.anna("POST", "/v1/tasks/batch", {"tasks": [asking(count=2)] * 3})
+    await world.anna("POST", "/v1/tasks", asking(**{"class": "free"}))
+    [queue] = (await world.admin("GET", "/v1/queues")).json["queues"]
+    assert queue["classes"] == [
+        {"name": "paid", "priority": 1, "ready": 3, "ready_samples": 6},
+        {"name": "free", "priority": 5, "ready": 1, "ready_samples": 1},
+    ]
+
+
+async def test_a_key_made_in_code_may_have_classes_that_are_gone(world: World) -> None:
+    await world.register(UPPER)
+    made = await create_key(
+        world.service.registry, world.clock, "old", frozenset({Scope.CLIENT}), classes=("gone",)
+    )
+    client = Client(world.app, made.secret)
+    answer = await client("POST", "/v1/tasks", {"model": "demo/upper", "input": {"text": "a"}})
+    assert answer.status == 202

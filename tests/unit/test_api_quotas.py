@@ -1,0 +1,312 @@
+"""Quotas and credits at the door: what is accepted, told, refused, and given back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from api_harness import Answer, World, a_world, succeeded
+
+from swell.api.quotas import dollars
+from swell.errors import Unavailable
+from swell.quotas import Account, Use, place_of, resets_at
+from swell.store import Accepted, Store, TaskFilter
+from swell.task import NewTask
+
+HOUR_MICROS = 3_600_000
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world(hour_micros={"default": HOUR_MICROS}) as world:
+        yield world
+
+
+async def key_of(world: World) -> str:
+    keys = (await world.admin("GET", "/v1/keys")).json["keys"]
+    return str(next(each["id"] for each in keys if each["name"] == "anna"))
+
+
+async def limit(world: World, **fields: Any) -> str:
+    key_id = await key_of(world)
+    answer = await world.admin("PUT", "/v1/quotas", {"key_id": key_id, **fields})
+    assert answer.status == 200, answer.body
+    return key_id
+
+
+async def grant(world: World, micros: int, **fields: Any) -> Answer:
+    body = {"key_id": await key_of(world), "micros": micros, **fields}
+    return await world.admin("POST", "/v1/credits", body)
+
+
+async def submit(world: World, **fields: Any) -> Answer:
+    body = {"model": "demo/upper", "input": {"text": "a"}, **fields}
+    return await world.anna("POST", "/v1/tasks", body)
+
+
+async def account(world: World, user: str | None = None) -> Account:
+    await world.service.quotas.settle()
+    place = place_of(await key_of(world), user)
+    return (await world.service.registry.sheet([place], world.clock.now())).account(place)
+
+
+async def run(world: World, worker: str, took_s: float, **fields: Any) -> None:
+    """Have the next task succeed after so long."""
+    granted = await world.lease(worker, n=1)
+    world.clock.advance(took_s)
+    told = succeeded(granted["tasks"][0], "x")
+    told["outcome"]["timings"] = {"run_s": took_s}
+    await world.report(worker, settlements=[told])
+
+
+# ---- quotas
+
+
+async def test_a_day_has_so_many_tasks(world: World) -> None:
+    await world.register()
+    await limit(world, tasks_per_day=2)
+    first, second, third = [await submit(world) for _ in range(3)]
+    assert (first.status, second.status, third.status) == (202, 202, 429)
+    assert first.headers["ratelimit-policy"] == '"tasks-day";q=2;w=86400'
+    assert first.headers["ratelimit"].startswith('"tasks-day";r=1;t=')
+    assert third.json["code"] == "quota_exceeded"
+    assert "2 tasks in a day" in third.json["detail"]
+    left_s = (resets_at(world.clock.now().strftime("%Y-%m-%d")) - world.clock.now()).total_seconds()
+    assert int(third.headers["retry-after"]) == pytest.approx(left_s, abs=1)
+    world.clock.advance(left_s + 1)
+    await world.register()
+    assert (await submit(world)).status == 202
+
+
+async def test_users_have_their_own_and_others_are_not_touched(world: World) -> None:
+    await world.register()
+    await limit(world, user="*", samples_per_day=4)
+    await limit(world, user="vip", samples_per_day=8)
+    assert (await submit(world, user="otto", count=3)).status == 202
+    refused = await submit(world, user="otto", count=2)
+    assert refused.status == 429
+    assert "user 'otto'" in refused.json["detail"]
+    assert refused.headers["ratelimit"].startswith('"user-samples-day";r=1')
+    assert (await submit(world, user="vip", count=8)).status == 202
+    assert (await submit(world, count=50)).status == 202
+    body = {"model": "demo/upper", "input": {"text": "a"}, "user": "otto", "count": 9}
+    assert (await world.berta("POST", "/v1/tasks", body)).status == 202
+
+
+async def test_a_batch_is_accepted_as_a_whole_or_not_at_all(world: World) -> None:
+    await world.register()
+    await limit(world, tasks_per_month=5)
+    one = {"model": "demo/upper", "input": {"text": "a"}}
+    batch = {"tasks": [one] * 3}
+    statuses = [(await world.anna("POST", "/v1/tasks/batch", batch)).status for _ in range(2)]
+    assert statuses == [202, 429]
+    assert len((await world.anna("GET", "/v1/tasks")).json["tasks"]) == 3
+    own = (await world.anna("GET", "/v1/quota")).json["limits"]
+    assert [(each["name"], each["limit"], each["left"]) for each in own] == [("tasks-month", 5, 2)]
+
+
+async def test_a_repeat_counts_once(world: World) -> None:
+    await world.register()
+    await limit(world, tasks_per_day=2)
+    key = {"idempotency-key": "k"}
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    answers = await asyncio.gather(
+        *(world.anna("POST", "/v1/tasks", body, headers=key) for _ in range(2))
+    )
+    assert [each.status for each in answers] == [202, 202]
+    assert (await world.anna("POST", "/v1/tasks", body, headers=key)).status == 202
+    # Two that came at once were both entered, and one of them is given back.
+    await world.service.quotas.settle()
+    later = world.clock.now() + timedelta(seconds=1)
+    held = await world.service.registry.holds(after="", before=later, limit=9)
+    assert [each.id for each in held] == [answers[0].json["id"]]
+
+
+async def test_repeating_a_task_counts_too(world: World) -> None:
+    worker = await world.register()
+    await limit(world, tasks_per_day=2)
+    task = (await submit(world)).json
+    await run(world, worker, 1)
+    again = await world.anna("POST", f"/v1/tasks/{task['id']}/retry")
+    assert again.status == 202
+    await run(world, worker, 1)
+    more = await world.anna("POST", f"/v1/tasks/{again.json['id']}/retry")
+    assert (more.status, more.json["code"]) == (429, "quota_exceeded")
+
+
+async def test_samples_of_tasks_that_do_not_succeed_are_given_back(world: World) -> None:
+    await world.register()
+    await limit(world, samples_per_day=4)
+    task = (await submit(world, count=4)).json
+    assert (await submit(world)).status == 429
+    await world.anna("POST", f"/v1/tasks/{task['id']}/cancel")
+    await world.service.quotas.settle()
+    assert (await submit(world, count=4)).status == 202
+
+
+async def test_quotas_are_listed_and_dropped(world: World) -> None:
+    await world.register()
+    key_id = await limit(world, tasks_per_day=1)
+    await limit(world, user="*", micros_per_month=9)
+    await submit(world)
+    listed = (await world.admin("GET", "/v1/quotas")).json["quotas"]
+    assert [(each["user"], len(each["left"])) for each in listed] == [(None, 1), ("*", 0)]
+    assert listed[0]["left"][0]["left"] == 0
+    assert (await submit(world)).status == 429
+    assert (await world.admin("DELETE", f"/v1/quotas?key_id={key_id}")).status == 200
+    assert (await world.admin("DELETE", f"/v1/quotas?key_id={key_id}")).status == 404
+    assert (await submit(world)).status == 202
+    unknown = await world.admin("PUT", "/v1/quotas", {"key_id": "none"})
+    assert unknown.status == 404
+    assert (await world.anna("GET", "/v1/quotas")).status == 403
+    assert (await world.anna("PUT", "/v1/quotas", {"key_id": key_id})).status == 403
+
+
+async def test_an_estimate_says_that_a_quota_is_used_up(world: World) -> None:
+    await world.register()
+    await limit(world, tasks_per_day=1)
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    for _ in range(3):
+        assert (await world.anna("POST", "/v1/estimate", body)).json["is_accepted"]
+    await submit(world)
+    told = (await world.anna("POST", "/v1/estimate", body)).json
+    assert told["refusal"]["code"] == "quota_exceeded"
+
+
+# ---- credits
+
+
+async def test_credits_are_held_by_the_estimate_and_settled_by_the_true_cost(
+    world: World,
+) -> None:
+    worker = await world.register(slots=1)
+    await submit(world)
+    await run(world, worker, 10)
+    await limit(world, is_prepaid=True)
+    refused = await submit(world)
+    assert (refused.status, refused.json["code"]) == (402, "credits_used_up")
+    assert "swell credits add" in refused.json["detail"]
+    assert (await grant(world, 25_000, id="inv-1")).status == 201
+    assert (await grant(world, 25_000, id="inv-1")).status == 200
+    task = (await submit(world)).json
+    # 10 s at $3.60 an hour.
+    assert await account(world) == Account(granted=25_000, held=10_000)
+    assert (await submit(world)).status == 202
+    assert (await submit(world)).status == 402
+    await run(world, worker, 6)
+    assert (await world.anna("GET", f"/v1/tasks/{task['id']}")).json["cost_micros"] == 6_000
+    assert await account(world) == Account(granted=25_000, spent=6_000, held=10_000)
+    told = (await world.admin("GET", "/v1/credits")).json
+    assert [each["left_micros"] for each in told["accounts"]] == [9_000]
+    assert [each["id"] for each in told["entries"]] == ["inv-1"]
+
+
+async def test_a_task_that_fails_or_is_canceled_costs_nothing(world: World) -> None:
+    worker = await world.register(slots=1)
+    await submit(world)
+    await run(world, worker, 10)
+    await limit(world, is_prepaid=True)
+    await grant(world, 20_000)
+    first = (await submit(world, max_attempts=1)).json
+    second = (await submit(world)).json
+    assert (await account(world)).left == 0
+    await world.anna("POST", f"/v1/tasks/{second['id']}/cancel")
+    assert await account(world) == Account(granted=20_000, held=10_000)
+    granted = await world.lease(worker, n=1)
+    failed = succeeded(granted["tasks"][0], "x")
+    error = {"code": "broken", "title": "t", "detail": "d"}
+    failed["outcome"] = {"type": "failed", "error": error, "retryable": False}
+    await world.report(worker, settlements=[failed])
+    assert (await world.anna("GET", f"/v1/tasks/{first['id']}")).json["state"] == "failed"
+    assert await account(world) == Account(granted=20_000)
+
+
+async def test_where_pools_have_no_price_samples_have_one() -> None:
+    async with a_world(sample_micros=500) as world:
+        worker = await world.register(slots=1)
+        await limit(world, is_prepaid=True)
+        await grant(world, 1_200)
+        assert (await submit(world, count=2)).status == 202
+        assert (await submit(world)).status == 402
+        await run(world, worker, 3)
+        assert await account(world) == Account(granted=1_200, spent=1_000)
+
+
+async def test_no_more_is_accepted_than_was_paid_however_many_ask_at_once() -> None:
+    async with a_world(sample_micros=100) as world:
+        await world.register()
+        await limit(world, is_prepaid=True)
+        await grant(world, 1_050)
+        answers = await asyncio.gather(*(submit(world) for _ in range(40)))
+        assert sorted(each.status for each in answers) == [202] * 10 + [402] * 30
+        assert await account(world) == Account(granted=1_050, held=1_000)
+
+
+# ---- crashes
+
+
+class _Lost:
+    """A store whose answer to `accept` is lost: whether it was written is not known."""
+
+    def __init__(self, store: Store, *, writes: bool) -> None:
+        self._store = store
+        self._writes = writes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def accept(self, tasks: list[NewTask], **more: Any) -> list[Accepted]:
+        if self._writes:
+            await self._store.accept(tasks, **more)
+        raise Unavailable("the way to the server is gone")
+
+
+@pytest.mark.parametrize("writes", [True, False])
+async def test_what_a_crash_leaves_behind_is_found(writes: bool) -> None:
+    async with a_world(sample_micros=100) as world:
+        worker = await world.register()
+        await limit(world, is_prepaid=True)
+        await grant(world, 1_000)
+        limits = world.service.limits
+        limits._store, store = _Lost(limits._store, writes=writes), limits._store  # type: ignore[assignment]
+        assert (await submit(world)).status == 503
+        limits._store = store
+        assert (await account(world)).held == 100
+        # Not before it can be sure.
+        await world.service.quotas.look_after()
+        assert (await account(world)).held == 100
+        if writes:
+            [task] = (await store.page(TaskFilter())).tasks
+            await world.service.broker.offer([task])
+            await run(world, worker, 1)
+            # The process that saw its end has died before it could enter it.
+            world.service.quotas._ended.clear()
+        world.clock.advance(130)
+        await world.service.quotas.look_after()
+        assert await account(world) == Account(granted=1_000, spent=100 if writes else 0)
+
+
+async def test_a_task_that_waits_keeps_its_hold(world: World) -> None:
+    await world.register()
+    await limit(world, tasks_per_day=5)
+    await submit(world)
+    world.clock.advance(500)
+    await world.service.quotas.look_after()
+    place = place_of(await key_of(world), None)
+    sheet = await world.service.registry.sheet([place], world.clock.now())
+    assert sheet.use(place, world.clock.now().strftime("%Y-%m-%d")) == Use(tasks=1, samples=1)
+    assert len(await world.service.registry.holds(after="", before=world.clock.now(), limit=9)) == 1
+
+
+# ---- words
+
+
+def test_amounts_and_periods_in_words() -> None:
+    assert [dollars(n) for n in (2_500_000, 1, 1_000_000_000_000)] == [
+        "$2.5",
+        "$0.000001",
+        "$1,000,000",
+    ]
+    assert resets_at("2026-12") == datetime(2027, 1, 1, tzinfo=UTC)
+    assert resets_at("2028-02-29") == datetime(2028, 3, 1, tzinfo=UTC)
