@@ -117,7 +117,7 @@ async def _fitting(
         steps=allowed.steps,
         size_px=allowed.size_px,
     )
-    if not more or late_of(new, quicker(expected, left)) is not None:
+    if not more or late_of(new, _quicker(expected, left)) is not None:
         return None
     try:
         raw = msgspec.Raw(encode(mild))
@@ -138,7 +138,7 @@ def _needed_share(new: NewTask, expected: Estimate) -> float | None:
     return min(1.0, share) if share > 0 else None
 
 
-def quicker(expected: Estimate, share: float) -> Estimate:
+def _quicker(expected: Estimate, share: float) -> Estimate:
     """Return the estimate of a task that draws a share of what was asked for."""
     saved = 1.0 - time_share(share)
     start, finish = expected.start, expected.finish
@@ -173,10 +173,10 @@ async def show_estimate(service: Service, call: Call) -> Reply:
     if header is not None and header != b"application/json":
         check_json(call)
     request: TaskRequest = _request.read(body)
-    return Reply(200, encode(await estimate_view(service, call, request)))
+    return Reply(200, encode(await _estimate_view(service, call, request)))
 
 
-async def estimate_view(service: Service, call: Call, request: TaskRequest) -> EstimateView:
+async def _estimate_view(service: Service, call: Call, request: TaskRequest) -> EstimateView:
     """Return what would become of a request.
 
     Raises:
@@ -203,7 +203,7 @@ async def estimate_view(service: Service, call: Call, request: TaskRequest) -> E
     expected = await service.expected(new, rank)
     share = _drawn_share(changes)
     if expected is not None and share < 1.0:
-        expected = quicker(expected, share)
+        expected = _quicker(expected, share)
     cost = service.expected_micros(new)
     cost = None if cost is None else round(cost * time_share(share))
     if refusal is None:

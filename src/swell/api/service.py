@@ -96,8 +96,7 @@ class Service:
         self.hosts = _hosts(settings)
         self.origins = Origins(settings.cors_origins) if settings.cors_origins else None
         self.cards = Cards(backend.registry, backend.clock)
-        self.times = ServiceTimes()
-        self.calibration = Calibration()
+        self.times, self.calibration = ServiceTimes(), Calibration()
         self.fleet = Fleet(
             backend.registry,
             backend.clock,

@@ -32,13 +32,13 @@ def an_ask(task_id: str = "t1", **fields: Any) -> Ask:
     return Ask(**(values | fields))
 
 
-def a_credit(credit_id: str = "c1", micros: int = 1_000, **fields: Any) -> Credit:
+def _a_credit(credit_id: str = "c1", micros: int = 1_000, **fields: Any) -> Credit:
     """Return credits of key-1."""
     values: dict[str, Any] = {"id": credit_id, "key_id": "key-1", "micros": micros, "at": NOW}
     return Credit(**(values | fields))
 
 
-async def use_of(registry: Registry, place: Place, at: datetime = NOW) -> Use:
+async def _use_of(registry: Registry, place: Place, at: datetime = NOW) -> Use:
     """Return what was used on a day; the month has the same."""
     sheet = await registry.sheet([place], at)
     day, month = sheet.use(place, day_of(at)), sheet.use(place, month_of(at))
@@ -46,7 +46,7 @@ async def use_of(registry: Registry, place: Place, at: datetime = NOW) -> Use:
     return day
 
 
-async def account_of(registry: Registry, place: Place) -> Account:
+async def _account_of(registry: Registry, place: Place) -> Account:
     """Return the credits of an account."""
     return (await registry.sheet([place], NOW)).account(place)
 
@@ -84,7 +84,7 @@ class QuotasConformance:
         assert verdict.refusal is None
         assert verdict.standings == ()
         assert await registry.holds(after="", before=NOW + timedelta(1), limit=9) == []
-        assert await use_of(registry, KEY) == Use()
+        assert await _use_of(registry, KEY) == Use()
 
     async def test_what_is_reserved_counts_for_the_key_and_its_user(
         self, registry: Registry
@@ -93,9 +93,9 @@ class QuotasConformance:
         await registry.put_quota(Quota(key_id="key-1", user="anna", samples_per_month=9))
         await registry.reserve([[an_ask("t1", user="anna", samples=4, micros=70)]])
         await registry.reserve([[an_ask("t2", user="otto", samples=2, micros=30)]])
-        assert await use_of(registry, KEY) == Use(tasks=2, samples=6, held=100)
-        assert await use_of(registry, ANNA) == Use(tasks=1, samples=4, held=70)
-        assert await use_of(registry, place_of("key-1", "otto")) == Use()
+        assert await _use_of(registry, KEY) == Use(tasks=2, samples=6, held=100)
+        assert await _use_of(registry, ANNA) == Use(tasks=1, samples=4, held=70)
+        assert await _use_of(registry, place_of("key-1", "otto")) == Use()
 
     async def test_what_a_limit_does_not_have_is_refused_and_all_of_its_group(
         self, registry: Registry
@@ -110,7 +110,7 @@ class QuotasConformance:
         assert refusal is not None
         assert (refusal.asked, refusal.standing.left, refusal.standing.limit) == (5, 4, 10)
         assert refusal.standing.name == "samples-day"
-        assert await use_of(registry, KEY) == Use(tasks=2, samples=10)
+        assert await _use_of(registry, KEY) == Use(tasks=2, samples=10)
         held = await registry.holds(after="", before=NOW + timedelta(1), limit=9)
         assert [each.id for each in held] == ["t1", "t4"]
 
@@ -144,18 +144,18 @@ class QuotasConformance:
         [verdict] = await registry.reserve([[an_ask("t3", micros=1)]])
         assert verdict.refusal is not None
         assert await registry.release([Settled("t1", 25), Settled("t2")]) == 2
-        assert await use_of(registry, KEY) == Use(tasks=2, samples=1, micros=25)
+        assert await _use_of(registry, KEY) == Use(tasks=2, samples=1, micros=25)
         [verdict] = await registry.reserve([[an_ask("t3", micros=75)]])
         assert verdict.refusal is None
         assert verdict.standings[0].left == 0
 
     async def test_a_task_is_released_once(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", is_prepaid=True))
-        await registry.grant(a_credit())
+        await registry.grant(_a_credit())
         await registry.reserve([[an_ask("t1", micros=300)]])
         assert await registry.release([Settled("t1", 200), Settled("t1", 900)]) == 1
         assert await registry.release([Settled("t1", 900), Settled("unknown", 5)]) == 0
-        assert await account_of(registry, KEY) == Account(granted=1_000, spent=200)
+        assert await _account_of(registry, KEY) == Account(granted=1_000, spent=200)
 
     async def test_nothing_is_accepted_that_credits_do_not_cover(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", user="anna", is_prepaid=True))
@@ -163,7 +163,7 @@ class QuotasConformance:
         [verdict] = await registry.reserve([asked])
         assert verdict.refusal is not None
         assert verdict.refusal.standing.name == "user-credits"
-        assert await registry.grant(a_credit(user="anna"))
+        assert await registry.grant(_a_credit(user="anna"))
         [verdict] = await registry.reserve([asked])
         assert verdict.refusal is None
         [verdict] = await registry.reserve([[an_ask("t2", user="anna", micros=600)]])
@@ -174,7 +174,7 @@ class QuotasConformance:
         assert verdict.refusal is None
         # It has cost more than was held: then credits are below 0, and nothing more is accepted.
         await registry.release([Settled("t2", 1_001)])
-        assert (await account_of(registry, ANNA)).left == -1
+        assert (await _account_of(registry, ANNA)).left == -1
         [verdict] = await registry.reserve([[an_ask("t3", user="anna", micros=0)]])
         assert verdict.refusal is not None
 
@@ -184,7 +184,7 @@ class QuotasConformance:
         await registry.put_quota(Quota(key_id="key-1", is_prepaid=True))
         [verdict] = await registry.reserve([[an_ask("t1", micros=0)]])
         assert verdict.refusal is not None
-        await registry.grant(a_credit(micros=1))
+        await registry.grant(_a_credit(micros=1))
         [verdict] = await registry.reserve([[an_ask("t1", micros=0)]])
         assert verdict.refusal is None
 
@@ -195,27 +195,27 @@ class QuotasConformance:
         await registry.reserve([[an_ask("t1", micros=50)]])
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=9, is_prepaid=True))
         await registry.release([Settled("t1", 50)])
-        assert await account_of(registry, KEY) == Account()
-        assert await use_of(registry, KEY) == Use(tasks=1, samples=1, micros=50)
+        assert await _account_of(registry, KEY) == Account()
+        assert await _use_of(registry, KEY) == Use(tasks=1, samples=1, micros=50)
 
     async def test_credits_are_granted_once_and_listed_newest_first(
         self, registry: Registry
     ) -> None:
-        first, second = a_credit("c1", 500, note="paid"), a_credit("c2", -200, user="anna")
+        first, second = _a_credit("c1", 500, note="paid"), _a_credit("c2", -200, user="anna")
         assert await registry.grant(first)
-        assert not await registry.grant(a_credit("c1", 900))
+        assert not await registry.grant(_a_credit("c1", 900))
         assert await registry.grant(second)
-        other = a_credit("c3", 7, key_id="key-2")
+        other = _a_credit("c3", 7, key_id="key-2")
         assert await registry.grant(other)
         assert await registry.credits("key-1", limit=9) == [second, first]
         assert await registry.credits(None, limit=2) == [other, second]
         assert await registry.credit_places() == [KEY, ANNA, place_of("key-2", None)]
-        assert (await account_of(registry, ANNA)).left == -200
+        assert (await _account_of(registry, ANNA)).left == -200
 
     async def test_of_a_limit_no_more_is_given_than_there_is(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=100, is_prepaid=True))
         await registry.put_quota(Quota(key_id="key-1", user=ANY_USER, samples_per_day=12))
-        await registry.grant(a_credit(micros=2_000))
+        await registry.grant(_a_credit(micros=2_000))
 
         async def ask(number: int) -> bool:
             asked = an_ask(f"t{number:03}", user=f"u{number % 3}", micros=100)
@@ -226,18 +226,18 @@ class QuotasConformance:
             return verdict.refusal is None
 
         accepted = sum(await asyncio.gather(*(ask(number) for number in range(90))))
-        account, use = await account_of(registry, KEY), await use_of(registry, KEY)
+        account, use = await _account_of(registry, KEY), await _use_of(registry, KEY)
         assert accepted == use.tasks <= 36
         assert account.left >= 0
         assert account.held == use.held
         assert account.spent == use.micros
         assert account.held + account.spent > 1_000
         for user in range(3):
-            assert (await use_of(registry, place_of("key-1", f"u{user}"))).samples <= 12
+            assert (await _use_of(registry, place_of("key-1", f"u{user}"))).samples <= 12
         held = await registry.holds(after="", before=NOW + timedelta(1), limit=99)
         await registry.release([Settled(each.id, 100) for each in held])
-        account = await account_of(registry, KEY)
-        assert (account.held, account.spent) == (0, (await use_of(registry, KEY)).micros)
+        account = await _account_of(registry, KEY)
+        assert (account.held, account.spent) == (0, (await _use_of(registry, KEY)).micros)
 
     async def test_what_is_held_is_listed_by_ids_in_parts(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=9))
@@ -254,7 +254,7 @@ class QuotasConformance:
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=9))
         await registry.reserve([[an_ask("t1")]])
         await registry.forget_uses(NOW.date())
-        assert (await use_of(registry, KEY)).tasks == 1
+        assert (await _use_of(registry, KEY)).tasks == 1
         await registry.forget_uses(NOW.date() + timedelta(days=1))
         sheet = await registry.sheet([KEY], NOW)
         assert sheet.use(KEY, day_of(NOW)).tasks == 0
