@@ -4,13 +4,15 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from api_harness import Answer, World
 from facade_harness import PAINTER, WRITER, Asking, Painter, a_studio, picture
 
 from swell.api.cards import Target
-from swell.api.facades.fal import SIZES, Wishes, app_names, task_request
+from swell.api.facades.fal import SIZES, Wishes, app_names, hook_body, task_request
+from swell.api.views import UrlMaker
 from swell.errors import InvalidInput
 from swell.registry import ModelCard
 
@@ -427,3 +429,35 @@ def _datas(answer: Answer) -> list[Any]:
 
 def test_the_writer_takes_a_prompt() -> None:
     assert input_of({"prompt": "a"}, WRITER) == {"prompt": "a"}
+
+
+async def test_a_webhook_is_kept_with_the_task_and_its_body_is_fals(studio: Studio) -> None:
+    world, painter = studio
+    url = "https://hooks.example.org/a?b=c"
+    path = f"{QUEUE}?fal_webhook={quote(url, safe='')}"
+    made = (await world.anna("POST", path, {"prompt": "a"})).json
+    [task] = await world.service.store.get([made["request_id"]])
+    assert task is not None
+    assert task.webhook is not None
+    assert (task.webhook.url, task.webhook.format) == (url, "fal")
+    assert set(task.webhook.events) == {"succeeded", "failed", "canceled", "expired"}
+    await painter.succeed(await painter.lease(), picture())
+    [over] = await world.service.store.get([task.id])
+    assert over is not None
+    urls = UrlMaker("https://swell.test", world.service.objects, 60)
+    body = hook_body(None, over, urls)  # type: ignore[arg-type] - how it ended is in the task
+    assert (body["request_id"], body["status"]) == (task.id, "OK")
+    assert body["payload"]["images"][0]["url"].startswith("https://swell.test/v1/artifacts/")
+
+
+async def test_a_webhook_of_a_failure_says_why(studio: Studio) -> None:
+    world, painter = studio
+    made = (await world.anna("POST", QUEUE, {"prompt": "a"})).json
+    await painter.fail(await painter.lease(), "rejected", retryable=False)
+    [over] = await world.service.store.get([made["request_id"]])
+    assert over is not None
+    urls = UrlMaker("https://swell.test", world.service.objects, 60)
+    body = hook_body(None, over, urls)  # type: ignore[arg-type] - how it ended is in the task
+    assert body["status"] == "ERROR"
+    assert "no such fox" in body["error"]
+    assert body["payload"]["error_type"] == "rejected"

@@ -60,7 +60,7 @@ async def say(painter: Painter, text: str, language: str = "es", known: float = 
     return lease["input"]
 
 
-@given(st.text(alphabet="ab .\n!", max_size=60), st.integers(1, 12))
+@given(st.text(alphabet="ab .\n!é", max_size=60), st.integers(1, 12))
 def test_a_long_text_is_taken_apart_and_nothing_is_lost(text: str, longest: int) -> None:
     parts = pieces(text, longest)
     assert "".join(part + space for part, space in parts) == text

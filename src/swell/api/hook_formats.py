@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from swell.api.facades import fal
 from swell.api.facades.replicate.webhooks import FORMAT, hook_body
 from swell.api.messages import TaskView
 from swell.api.views import UrlMaker, encode, task_view, with_url
@@ -67,7 +68,7 @@ _SHORTER: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
 )
 
 #: Name of a format → what writes it.
-FORMATS: Final[Mapping[str, Form]] = {NATIVE: native, FORMAT: hook_body}
+FORMATS: Final[Mapping[str, Form]] = {NATIVE: native, FORMAT: hook_body, fal.FORMAT: fal.hook_body}
 
 
 def as_it_was(delivery: Delivery, task: Task) -> Task:

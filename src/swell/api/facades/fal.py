@@ -27,17 +27,17 @@ from swell.api.facades.aliases import resolve
 from swell.api.facades.endings import is_users_fault, until_end
 from swell.api.facades.files import picture_bytes, pictures_of
 from swell.api.facades.inputs import data_uri, with_uploads
-from swell.api.facades.links import file_url, output_of
+from swell.api.facades.links import direct_url, file_url
 from swell.api.facades.pictures import picture_fields, refused, renamed, size_of, sized
 from swell.api.facades.refusals import refusal
 from swell.api.facades.streaming import Events, sse
 from swell.api.messages import TaskRequest
-from swell.api.reading import check_json
+from swell.api.reading import check_json, read_query
 from swell.api.route import Body, Handler, Header, Response, Route
 from swell.api.service import Service
-from swell.api.submit import accept, check, submit
+from swell.api.submit import accept, check, follow
 from swell.api.tasks import cancel_task, find_task
-from swell.api.views import encode
+from swell.api.views import UrlMaker, encode, resolve_files
 from swell.errors import (
     InvalidInput,
     InvalidRequest,
@@ -51,11 +51,14 @@ from swell.errors import (
     WouldExpire,
 )
 from swell.events import Event, EventKind
+from swell.outbox import Delivery
 from swell.registry import Scope
 from swell.store import Accepted
 from swell.task import Artifact, Task, TaskState, new_id
+from swell.webhook import ENDS, Webhook
 
 __all__ = [
+    "FORMAT",
     "GROUPS",
     "ROUTES",
     "SIZES",
@@ -70,6 +73,7 @@ __all__ = [
     "app_names",
     "cancel",
     "failure",
+    "hook_body",
     "proxy",
     "proxy_get",
     "proxy_put",
@@ -77,21 +81,25 @@ __all__ = [
     "queue_path",
     "refuse",
     "result",
+    "result_body",
     "result_of",
-    "result_status",
     "run",
     "run_path",
     "start_upload",
     "status",
     "status_stream",
     "task_request",
+    "webhook_of",
     "wishes_of",
 ]
 
 GROUPS: Final = {
     "fal": "What fal's own clients speak, with their hosts at `/fal/run` and `/fal/queue`; see "
-    "docs/clients/fal.md.",
+    "docs/clients.md.",
 }
+
+#: The name of its form of webhooks.
+FORMAT: Final = "fal"
 
 #: fal's names of sizes, in px.
 SIZES: Final[Mapping[str, tuple[int, int]]] = {
@@ -316,8 +324,11 @@ async def run(service: Service, call: Call) -> Reply | None:
 async def queue(service: Service, call: Call) -> Reply:
     """`POST /fal/queue/{owner}/{alias}`."""
     service.traces.begin(call)
-    request = await _asked(service, call)
-    task = await submit(service, call, request)
+    webhook = webhook_of(service, call)
+    new = await check(service, call, await _asked(service, call))
+    if webhook is not None:
+        new = msgspec.structs.replace(new, webhook=webhook)
+    task = await follow(service, call, await accept(service, call, new), 0.0)
     call.task_id = task.id
     position, _ = await service.place(task, is_new=True)
     home = _home(service, call, task)
@@ -498,14 +509,25 @@ async def _asked(service: Service, call: Call) -> TaskRequest:
     told = await _arguments(service, call)
     target = await resolve(service, *names, param="app")
     kept = await with_uploads(service, call, told, "")
-    request = task_request(kept, target, wishes)
-    return _with_webhook(call, request)
+    return task_request(kept, target, wishes)
 
 
-def _with_webhook(call: Call, request: TaskRequest) -> TaskRequest:
-    if "fal_webhook" in call.query():
-        raise InvalidInput("fal_webhook is not served yet: follow the status instead")
-    return request
+def webhook_of(service: Service, call: Call) -> Webhook | None:
+    """Return what is to be told of a new request; None for nothing."""
+    url = read_query(call, FalSubmitQuery).fal_webhook
+    if url is None:
+        return None
+    return Webhook(url=url, events=ENDS, format=FORMAT, base=service.base_url(call))
+
+
+def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> dict[str, Any]:
+    """Return the body of a webhook: how a request ended, and its result or its error."""
+    told = {"request_id": task.id, "gateway_request_id": task.id}
+    if task.state is TaskState.SUCCEEDED:
+        return {**told, "status": "OK", "payload": result_body(task, urls)}
+    _, detail, error_type = failure(task)
+    payload = {"detail": detail, "error_type": error_type}
+    return {**told, "status": "ERROR", "error": _text(detail), "payload": payload}
 
 
 async def _accepted(service: Service, call: Call) -> Accepted:
@@ -597,17 +619,38 @@ def _id_of(task: Task) -> list[tuple[bytes, bytes]]:
 
 
 async def result_of(service: Service, call: Call, task: Task) -> dict[str, Any]:
-    """Return a result in the shape that fal's models of pictures, sound and video have."""
-    output = output_of(service, call, task)
+    """Return a result as its caller gets it: with pictures in it, where that was asked for."""
+    inline: dict[str, str] = {}
+    if task.metadata is not None and b'"sync_mode"' in bytes(task.metadata):
+        for each in task.artifacts:
+            data, _ = await picture_bytes(service, each, None, None)
+            inline[each.key] = data_uri(data, each.content_type)
+    return result_body(task, service.urls(call), inline)
+
+
+def result_body(
+    task: Task, urls: UrlMaker, inline: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return a result in the shape that fal's models of pictures, sound and video have.
+
+    Args:
+        task: One that has succeeded.
+        urls: Makes URLs of files.
+        inline: What stands for a file instead of its URL, by its key.
+    """
+    named = {each.key: direct_url(urls, each.key) for each in task.artifacts} | dict(inline or {})
+    output = None
+    if task.output is not None:
+        output = msgspec.json.decode(resolve_files(task.output, list(named.values())))
     whole = dict(output) if isinstance(output, dict) else {}
     pictures = pictures_of(task)
     if pictures:
-        whole["images"] = [await _file_view(service, call, task, each) for each in pictures]
+        whole["images"] = [_file_view(each, named[each.key]) for each in pictures]
         whole["has_nsfw_concepts"] = [False] * len(pictures)
     elif task.artifacts:
-        kind = task.artifacts[0].content_type.partition("/")[0]
-        name = kind if kind in ("audio", "video") else "file"
-        whole[name] = await _file_view(service, call, task, task.artifacts[0])
+        first = task.artifacts[0]
+        kind = first.content_type.partition("/")[0]
+        whole[kind if kind in ("audio", "video") else "file"] = _file_view(first, named[first.key])
     elif not isinstance(output, dict):
         whole["output"] = output
     if task.artifacts:
@@ -618,11 +661,7 @@ async def result_of(service: Service, call: Call, task: Task) -> dict[str, Any]:
     return whole
 
 
-async def _file_view(service: Service, call: Call, task: Task, file: Artifact) -> dict[str, Any]:
-    url = file_url(service, call, file.key)
-    if task.metadata is not None and b'"sync_mode"' in bytes(task.metadata):
-        data, _ = await picture_bytes(service, file, None, None)
-        url = data_uri(data, file.content_type)
+def _file_view(file: Artifact, url: str) -> dict[str, Any]:
     view = {
         "url": url,
         "content_type": file.content_type,
@@ -638,11 +677,6 @@ def _prompt(task: Task) -> str:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
     return str(told.get("prompt", "")) if isinstance(told, dict) else ""
-
-
-def result_status(task: Task) -> int:
-    """Return the status with which the result of an ended task is answered. Pure."""
-    return 200 if task.state is TaskState.SUCCEEDED else failure(task)[0]
 
 
 def failure(task: Task) -> tuple[int, Any, str]:

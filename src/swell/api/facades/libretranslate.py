@@ -10,6 +10,7 @@ Source:
     libretranslatepy 2.1.4 and LibreTranslate's own API reference, November 2026.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
@@ -29,7 +30,7 @@ from swell.api.messages import TaskRequest
 from swell.api.reading import convert_fields
 from swell.api.route import Body, Response, Route
 from swell.api.service import Service
-from swell.api.submit import accept, check
+from swell.api.submit import check
 from swell.api.views import encode
 from swell.errors import (
     InvalidRequest,
@@ -42,6 +43,7 @@ from swell.errors import (
     Unavailable,
 )
 from swell.registry import Scope
+from swell.store import Accepted
 from swell.task import Task, TaskState
 
 __all__ = [
@@ -65,7 +67,7 @@ __all__ = [
 
 GROUPS: Final = {
     "LibreTranslate": "What LibreTranslate's clients speak, with their URL at `/libretranslate`; "
-    "see docs/clients/libretranslate.md.",
+    "see docs/clients.md.",
 }
 
 #: The model, and the alias by which an operator names another.
@@ -83,12 +85,16 @@ _CODES: Final = {"pb": "pt", "zt": "zh", "nn": "nb", "no": "nb"}
 #: Texts of one request, and letters of all of them together.
 _MOST_TEXTS: Final = 100
 _MOST_LETTERS: Final = 100_000
+#: Parts into which they are taken for translation, each another task.
+_MOST_PARTS: Final = 500
 
 #: Letters of one task where the model's schema does not say.
 _LONGEST: Final = 2000
 
-#: Where a long text may be taken apart, the best first.
-_ENDS: Final = (re.compile(r"\n+"), re.compile(r"(?<=[.!?\u3002])\s+"), re.compile(r"\s+"))
+_LINES: Final = re.compile(r"\s*\n\s*")
+
+#: Where a long line may be taken apart, the best first.
+_ENDS: Final = (re.compile(r"(?<=[.!?\u3002])\s+"), re.compile(r"\s+"))
 
 
 class TranslateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,23 +153,38 @@ def language_of(code: str) -> str:
 def pieces(text: str, longest: int) -> list[tuple[str, str]]:
     """Return a text in parts that can be translated, each with the space behind it.
 
-    It is taken apart at ends of lines, else of sentences, else between words, and what has none of
-    these in the middle.
+    Lines stay lines. What is too long is taken apart at the ends of sentences, else between words,
+    and what has none of these in the middle.
 
     Args:
         text: Any text.
         longest: Letters of one part at most.
     """
-    if len(text) <= longest:
-        return [(text, "")]
+    found: list[tuple[str, str]] = []
+    at = 0
+    for end in _LINES.finditer(text):
+        found += _short(text[at : end.start()], end.group(), longest)
+        at = end.end()
+    return [*found, *_short(text[at:], "", longest)]
+
+
+def _short(line: str, space: str, longest: int) -> list[tuple[str, str]]:
+    """Return a line in parts, the last with the space behind the line."""
+    found: list[tuple[str, str]] = []
+    while len(line) > longest:
+        end, start = _cut(line, longest)
+        found.append((line[:end], line[end:start]))
+        line = line[start:]
+    return [*found, (line, space)]
+
+
+def _cut(line: str, longest: int) -> tuple[int, int]:
+    """Return where the first part of a line ends, and where the next begins."""
     for ends in _ENDS:
-        cut = None
-        for found in ends.finditer(text, 0, longest + 1):
-            if 0 < found.start() <= longest:
-                cut = found
-        if cut is not None and cut.end() < len(text):
-            return [(text[: cut.start()], cut.group()), *pieces(text[cut.end() :], longest)]
-    return [(text[:longest], ""), *pieces(text[longest:], longest)]
+        places = [each.span() for each in ends.finditer(line) if 0 < each.start() <= longest]
+        if places:
+            return places[-1]
+    return longest, longest
 
 
 def task_request(text: str, source: str, target: str, model: Target) -> TaskRequest:
@@ -210,10 +231,8 @@ async def translate(service: Service, call: Call) -> Reply:
     if sum(map(len, texts)) > _MOST_LETTERS:
         raise refused("q", f"here are more than {_MOST_LETTERS:,} letters: send fewer at once")
     source = "auto" if asked.source == "auto" else language_of(asked.source)
-    found = [
-        await _translated(service, call, model, text, source, language_of(asked.target))
-        for text in texts
-    ]
+    language = language_of(asked.target)
+    found = await _translated(service, call, model, texts, source, language)
     said, languages = [text for text, _ in found], [language for _, language in found]
     is_one = isinstance(asked.q, str)
     told: Any = (languages[0] if is_one else languages) if source == "auto" else None
@@ -228,8 +247,8 @@ async def detect(service: Service, call: Call) -> Reply:
     await _enter(service, call, asked.api_key)
     model = await _model(service)
     target = targets_of(model.card.input_schema)[0]
-    part = pieces(asked.q, _longest(model))[0][0]
-    _, language = await _translated(service, call, model, part, "auto", target)
+    first = next((part for part, _ in pieces(asked.q, _longest(model)) if part.strip()), "")
+    _, language = (await _translated(service, call, model, [first], "auto", target))[0]
     return Reply(200, encode([language]))
 
 
@@ -296,30 +315,58 @@ async def _enter(service: Service, call: Call, api_key: str | None) -> None:
 
 
 async def _translated(
-    service: Service, call: Call, model: Target, text: str, source: str, target: str
+    service: Service, call: Call, model: Target, texts: Sequence[str], source: str, target: str
+) -> list[tuple[str, DetectedLanguage]]:
+    """Return texts in another language, and which each was in.
+
+    Raises:
+        InvalidInput: They have too many parts, or the model does not know a language.
+    """
+    parts = [pieces(text, _longest(model)) for text in texts]
+    # The same words need to be translated only once.
+    each = dict.fromkeys(part for text in parts for part, _ in text if part.strip())
+    if len(each) > _MOST_PARTS:
+        raise refused("q", f"here are more than {_MOST_PARTS} lines: send fewer at once")
+    said = await _outputs(service, call, model, list(each), source, target)
+    return [_joined(text, said) for text in parts]
+
+
+def _joined(
+    parts: Sequence[tuple[str, str]], said: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, DetectedLanguage]:
-    """Return a text in another language, and which it was in."""
-    said = ""
-    best: DetectedLanguage | None = None
-    for part, space in pieces(text, _longest(model)):
-        if not part.strip():
-            said += part + space
-            continue
-        output = await _one(service, call, model, part, source, target)
-        said += str(output.get("text", "")) + space
-        # The first part tells which language it is.
-        best = best or DetectedLanguage(
-            confidence=round(100.0 * float(output.get("known", 1.0)), 1),
-            language=str(output.get("language", source)),
-        )
-    return said, best or DetectedLanguage(confidence=0.0, language="en")
+    """Return a text from what its parts have become, and its language: that of its first part."""
+    whole = "".join(str(said.get(part, {}).get("text", part)) + space for part, space in parts)
+    first = next((said[part] for part, _ in parts if part in said), {"known": 0.0})
+    language = DetectedLanguage(
+        confidence=round(100.0 * float(first.get("known", 1.0)), 1),
+        language=str(first.get("language", "en")),
+    )
+    return whole, language
 
 
-async def _one(
-    service: Service, call: Call, model: Target, text: str, source: str, target: str
-) -> dict[str, Any]:
-    new = await check(service, call, task_request(text, source, target, model))
-    task = await until_end(service, call, await accept(service, call, new))
+async def _outputs(
+    service: Service, call: Call, model: Target, parts: Sequence[str], source: str, target: str
+) -> dict[str, dict[str, Any]]:
+    """Return what a model makes of each part: a task each, all at once."""
+    news = [await check(service, call, task_request(part, source, target, model)) for part in parts]
+    if not news:
+        return {}
+    accepted: list[Accepted] = []
+    for each in await service.limits.accept(call, news):
+        if isinstance(each, SwellError):
+            raise each
+        accepted.append(each)
+    service.traces.accepted(call, accepted)
+    try:
+        async with asyncio.TaskGroup() as group:
+            ends = [group.create_task(until_end(service, call, each)) for each in accepted]
+    except ExceptionGroup as errors:
+        # The first is why the others ended.
+        raise errors.exceptions[0] from None
+    return {part: _output(end.result()) for part, end in zip(parts, ends, strict=True)}
+
+
+def _output(task: Task) -> dict[str, Any]:
     if task.state is not TaskState.SUCCEEDED or task.output is None:
         raise _failure(task)
     output = msgspec.json.decode(task.output)

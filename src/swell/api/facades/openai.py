@@ -90,7 +90,7 @@ __all__ = [
 
 GROUPS: Final = {
     "OpenAI": "What OpenAI's own clients speak, with `base_url` at `/openai/v1`; see "
-    "docs/clients/openai.md.",
+    "docs/clients.md.",
 }
 
 #: How many times the usual steps a quality takes; none of the others change anything.
