@@ -4,8 +4,10 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 from booted import environment_of_script
 from gcp_compute import PROJECT, GcpCompute
@@ -337,6 +339,16 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
         for advance_s, times in ((0, 1), (3000, 1), (500, 2)):
             clock.advance(advance_s)
             assert await tokens.headers() == {"Authorization": f"Bearer ya29.{times}"}
+        await tokens.close()
+
+    @pytest.mark.parametrize("answer", [{}, [], "ok", {"access_token": "t", "expires_in": "soon"}])
+    async def test_an_answer_without_a_token_is_told_as_that(
+        self, gcp: GcpCompute, monkeypatch: pytest.MonkeyPatch, answer: Any
+    ) -> None:
+        monkeypatch.setattr(gcp, "_given_token", lambda: web.json_response(answer))
+        tokens = GoogleTokens(None, gcp.url, ManualClock())
+        with pytest.raises(Unavailable, match="Google gives no token: 200"):
+            await tokens.headers()
         await tokens.close()
 
     async def test_a_key_that_google_does_not_know_is_told(self, provider: Provider) -> None:

@@ -38,7 +38,7 @@ from swell.providers.azure_token import Application, AzureTokens
 from swell.providers.cloud_init import render
 from swell.providers.marks import DEPLOYMENT, LAUNCH, POOL, Marks, moment
 from swell.providers.options import MachineOptions
-from swell.providers.refusals import explained
+from swell.providers.refusals import explained, given_of
 from swell.providers.rest import Answer, Rest, retry_after
 from swell.providers.sightings import Sightings
 
@@ -54,9 +54,6 @@ _MACHINES: Final = "Microsoft.Compute/virtualMachines"
 #: Versions of the APIs, which Azure wants to be told.
 _VERSIONS: Final = {"Microsoft.AzureFleet": "2026-08-01", "Microsoft.Compute": "2024-07-01"}
 _NETWORK_VERSION: Final = "2022-11-01"
-
-#: Calls at the same time.
-_CALLS: Final = 8
 
 #: Operations that go on for longer are left to themselves, in seconds, and how often they are
 #: looked at where Azure does not say.
@@ -205,7 +202,6 @@ class AzureProvider:
         )
         self._seen = Sightings(clock)
         self.tidies = True
-        self._calls = asyncio.Semaphore(_CALLS)
         self._power_s = power_s
         #: What machines do, by their ids, and when that was asked.
         self._powers: dict[str, str] = {}
@@ -335,12 +331,7 @@ class AzureProvider:
             *(self._one(f"{name}-{number}", marks, request) for number in range(request.n)),
             return_exceptions=True,
         )
-        given = [each for each in made if isinstance(each, Instance)]
-        for each in made:
-            # What some were refused is the answer only if no other was given.
-            if isinstance(each, BaseException) and not (given and isinstance(each, SwellError)):
-                raise each
-        return given
+        return given_of(made)
 
     async def _one(self, name: str, marks: Marks, request: LaunchRequest) -> Instance:
         """Make one machine, of the first size and in the first zone that there is."""
@@ -512,18 +503,7 @@ class AzureProvider:
         if versioned:
             space = "Microsoft.AzureFleet" if _FLEETS in path else "Microsoft.Compute"
             told["api-version"] = _VERSIONS[space]
-        for _ in range(2):
-            async with self._calls:
-                answer = await self._rest.call(
-                    method,
-                    self._base + path,
-                    body,
-                    query=told,
-                    headers=await self._tokens.headers(),
-                )
-            if answer.status != 401:
-                break
-            self._tokens.forget()
+        answer = await self._tokens.call(self._rest, method, self._base + path, body, query=told)
         if answer.is_ok or may_fail:
             return answer
         raise _refusal(answer)

@@ -5,14 +5,13 @@ Source:
     https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow.
 """
 
-import asyncio
 from typing import Any, Final
 
 import msgspec
 
 from swell.clock import Clock
-from swell.errors import InvalidInput, Unavailable
-from swell.providers.rest import Answer, Rest
+from swell.providers.rest import Answer
+from swell.providers.tokens import CloudTokens
 
 __all__ = ["Application", "AzureTokens"]
 
@@ -40,8 +39,8 @@ class Application(msgspec.Struct, frozen=True, kw_only=True):
         return f"Application(directory={self.directory!r}, client_id={self.client_id!r})"
 
 
-class AzureTokens:
-    """Gives a token that is good for some minutes more.
+class AzureTokens(CloudTokens):
+    """See `CloudTokens`.
 
     Args:
         application: Who asks; None for the managed identity of this machine.
@@ -58,50 +57,21 @@ class AzureTokens:
         client_id: str = "",
         metadata_url: str = "",
     ) -> None:
+        super().__init__("Azure", clock, early_s=_EARLY_S, may_use_proxy=application is not None)
         self._application = application
         self._client_id = client_id
         self._metadata_url = metadata_url
-        self._clock = clock
-        self._rest = Rest("Azure's tokens", may_use_proxy=application is not None)
-        self._asking = asyncio.Lock()
-        self._token = ""
-        self._until_s = float("-inf")
 
-    async def headers(self) -> dict[str, str]:
-        """Return what each call says of who we are.
-
-        Raises:
-            Unavailable: No token is to be had now.
-            InvalidInput: Azure does not take the secret, or the machine has no such identity.
-        """
-        async with self._asking:
-            if self._clock.monotonic_s() >= self._until_s:
-                await self._ask()
-        return {"Authorization": f"Bearer {self._token}"}
-
-    def forget(self) -> None:
-        """Ask for another next time, since this one was refused."""
-        self._until_s = float("-inf")
-
-    async def close(self) -> None:
-        """Let go of connections."""
-        await self._rest.close()
-
-    async def _ask(self) -> None:
+    async def _asked(self) -> Answer:
         application = self._application
-        said = await (self._of_machine() if application is None else self._of(application))
-        if said.status in (400, 401, 403):
-            told: Any = said.body.get("error_description") if isinstance(said.body, dict) else ""
-            raise InvalidInput(
-                f"Azure does not take who we say we are: {told or said.body}; correct the options "
-                "directory, client_id and client_secret_file, or give the machine an identity"
-            )
-        if not said.is_ok or not isinstance(said.body, dict):
-            raise Unavailable(f"Azure gives no token: {said.status} {said.body}"[:500])
-        self._token = said.body["access_token"]
-        # A number in one of both answers, and its text in the other.
-        left_s = float(said.body["expires_in"])
-        self._until_s = self._clock.monotonic_s() + left_s - _EARLY_S
+        return await (self._of_machine() if application is None else self._of(application))
+
+    def _not_taken(self, said: Answer) -> str:
+        told: Any = said.body.get("error_description") if isinstance(said.body, dict) else ""
+        return (
+            f"Azure does not take who we say we are: {told or said.body}; correct the options "
+            "directory, client_id and client_secret_file, or give the machine an identity"
+        )
 
     async def _of_machine(self) -> Answer:
         query = {"api-version": "2018-02-01", "resource": _RESOURCE}

@@ -10,12 +10,20 @@ from typing import Final
 
 import msgspec
 
+from swell.config import process_environment
 from swell.errors import Unavailable
 
-__all__ = ["Ran", "run"]
+__all__ = ["Ran", "environment_or_ours", "run"]
 
 #: What was killed is gone within so long, in seconds, or is left to the kernel.
 _GONE_S: Final = 1.0
+
+
+def environment_or_ours(environment: Mapping[str, str] | None) -> dict[str, str]:
+    """Return what commands get: as it was given, or that of this process without its settings."""
+    if environment is not None:
+        return dict(environment)
+    return process_environment(without_settings=True)
 
 
 class Ran(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ import msgspec
 from pydantic import Field
 
 from swell.clock import Clock
-from swell.config import hide_secrets, process_environment
+from swell.config import hide_secrets
 from swell.errors import InvalidInput, InvalidRequest, Unavailable
 from swell.provider import (
     ASKED_AT,
@@ -31,7 +31,7 @@ from swell.provider import (
     Notice,
     Refused,
 )
-from swell.providers.command import Ran, run
+from swell.providers.command import Ran, environment_or_ours, run
 from swell.providers.marks import DEPLOYMENT, LAUNCH, POOL, Marks, moment
 from swell.providers.options import Options
 
@@ -135,9 +135,7 @@ class ContainerProvider:
         self._options = options
         self._clock = clock
         self._deployment = deployment
-        self._environment = dict(
-            process_environment(without_settings=True) if environment is None else environment
-        )
+        self._environment = environment_or_ours(environment)
         self._engine = _find(options.engine, self._environment.get("PATH"))
         #: Instance → when its grace is over, by the monotonic clock.
         self._ends_s: dict[str, float] = {}

@@ -41,8 +41,7 @@ __all__ = ["GcpOptions", "GcpProvider"]
 _API: Final = "https://compute.googleapis.com"
 _METADATA: Final = "http://169.254.169.254"
 
-#: Calls at the same time, and items of one page of a list.
-_CALLS: Final = 8
+#: Items of one page of a list.
 _PAGE_N: Final = 500
 
 #: An operation that goes on for longer is left to itself, in seconds; what it makes is found later.
@@ -145,7 +144,6 @@ class GcpProvider:
         self._rest = Rest("Google Compute Engine")
         self._tokens = GoogleTokens(options.credentials, options.metadata_url, clock)
         self._seen = Sightings(clock)
-        self._calls = asyncio.Semaphore(_CALLS)
         self.tidies = True
         #: Machines that Google has taken back, as it said.
         self._preempted: set[str] = set()
@@ -377,18 +375,7 @@ class GcpProvider:
         query: Mapping[str, str] | None = None,
         may_lack: bool = False,
     ) -> Answer:
-        for _ in range(2):
-            async with self._calls:
-                answer = await self._rest.call(
-                    method,
-                    self._root + path,
-                    body,
-                    query=query,
-                    headers=await self._tokens.headers(),
-                )
-            if answer.status != 401:
-                break
-            self._tokens.forget()
+        answer = await self._tokens.call(self._rest, method, self._root + path, body, query=query)
         if answer.is_ok or (may_lack and answer.status == 404):
             return answer
         raise _refusal(answer)

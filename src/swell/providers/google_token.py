@@ -5,7 +5,6 @@ Source:
     https://docs.cloud.google.com/compute/docs/access/authenticate-workloads#applications.
 """
 
-import asyncio
 import base64
 import json
 from pathlib import Path
@@ -17,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from swell.clock import Clock
-from swell.errors import InvalidInput, InvalidRequest, Unavailable
-from swell.providers.rest import Rest
+from swell.errors import InvalidRequest
+from swell.providers.rest import Answer
+from swell.providers.tokens import CloudTokens
 
 __all__ = ["GoogleTokens"]
 
@@ -30,8 +30,8 @@ _LASTS_S: Final = 3600
 _EARLY_S: Final = 120.0
 
 
-class GoogleTokens:
-    """Gives a token that is good for some minutes more.
+class GoogleTokens(CloudTokens):
+    """See `CloudTokens`.
 
     Args:
         key: File of a service account's key, JSON; None for the account of this machine.
@@ -43,50 +43,22 @@ class GoogleTokens:
     """
 
     def __init__(self, key: Path | None, metadata_url: str, clock: Clock) -> None:
-        self._clock = clock
+        super().__init__("Google", clock, early_s=_EARLY_S, may_use_proxy=key is not None)
         self._account = None if key is None else _read(key)
         self._url = metadata_url + _MACHINE if self._account is None else self._account["token_uri"]
-        self._rest = Rest("Google's tokens", may_use_proxy=self._account is not None)
-        self._asking = asyncio.Lock()
-        self._token = ""
-        self._until_s = float("-inf")
 
-    async def headers(self) -> dict[str, str]:
-        """Return what each call says of who we are.
-
-        Raises:
-            Unavailable: No token is to be had now.
-            InvalidInput: Google does not take the key.
-        """
-        async with self._asking:
-            if self._clock.monotonic_s() >= self._until_s:
-                await self._ask()
-        return {"Authorization": f"Bearer {self._token}"}
-
-    def forget(self) -> None:
-        """Ask for another next time, since this one was refused."""
-        self._until_s = float("-inf")
-
-    async def close(self) -> None:
-        """Let go of connections."""
-        await self._rest.close()
-
-    async def _ask(self) -> None:
+    async def _asked(self) -> Answer:
         if self._account is None:
-            said = await self._rest.call("GET", self._url, headers={"Metadata-Flavor": "Google"})
-        else:
-            grant = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-            form = {"grant_type": grant, "assertion": self._assertion(self._account)}
-            said = await self._rest.call("POST", self._url, form=form)
-        if said.status in (400, 401, 403):
-            raise InvalidInput(
-                f"Google does not take the key of the service account: {said.body}; make a new "
-                "one, and name its file in the option credentials"
-            )
-        if not said.is_ok or not isinstance(said.body, dict):
-            raise Unavailable(f"Google gives no token: {said.status} {said.body}"[:500])
-        self._token = said.body["access_token"]
-        self._until_s = self._clock.monotonic_s() + said.body["expires_in"] - _EARLY_S
+            return await self._rest.call("GET", self._url, headers={"Metadata-Flavor": "Google"})
+        grant = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+        form = {"grant_type": grant, "assertion": self._assertion(self._account)}
+        return await self._rest.call("POST", self._url, form=form)
+
+    def _not_taken(self, said: Answer) -> str:
+        return (
+            f"Google does not take the key of the service account: {said.body}; make a new "
+            "one, and name its file in the option credentials"
+        )
 
     def _assertion(self, account: dict[str, Any]) -> str:
         now = int(self._clock.now().timestamp())

@@ -41,7 +41,7 @@ from swell.provider import (
 from swell.providers.kubeconfig import Access, opened
 from swell.providers.marks import DEPLOYMENT, POOL, Marks, as_label, moment
 from swell.providers.options import Options
-from swell.providers.refusals import in_words
+from swell.providers.refusals import given_of, in_words
 from swell.providers.rest import Answer, Rest, retry_after
 from swell.providers.sightings import Sightings
 
@@ -241,12 +241,7 @@ class KubernetesProvider:
             *(self._make(f"{begin}-{number}", marks, request) for number in range(request.n)),
             return_exceptions=True,
         )
-        given = [each for each in made if isinstance(each, Instance)]
-        for each in made:
-            # What some were refused is the answer only if no other was given.
-            if isinstance(each, BaseException) and not (given and isinstance(each, SwellError)):
-                raise each
-        return self._seen.launched(given)
+        return self._seen.launched(given_of(made))
 
     async def instances(self, pool: str | None = None) -> list[Instance]:
         """Return the instances of a pool, or of all."""

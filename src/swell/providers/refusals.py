@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from swell.config import hide_secrets
-from swell.errors import InvalidInput, Unavailable
-from swell.provider import Refused
+from swell.errors import InvalidInput, SwellError, Unavailable
+from swell.provider import Instance, Refused
 
-__all__ = ["explained", "in_words"]
+__all__ = ["explained", "given_of", "in_words"]
 
 #: Takes an error's code and message.
 Test = Callable[[str, str], bool]
@@ -58,3 +58,17 @@ def explained(
     if some(is_busy):
         return Unavailable(f"{who} has too much to do: {told}", headers={"Retry-After": "10"})
     return InvalidInput(f"{who} does not take what the pool's options say: {told}")
+
+
+def given_of(made: Sequence[Instance | BaseException]) -> list[Instance]:
+    """Return what was given, where each was asked for alone.
+
+    Raises:
+        BaseException: What one was refused is the answer only if no other was given; a fault of
+            ours always is.
+    """
+    given = [each for each in made if isinstance(each, Instance)]
+    for each in made:
+        if isinstance(each, BaseException) and not (given and isinstance(each, SwellError)):
+            raise each
+    return given

@@ -33,7 +33,7 @@ import msgspec
 from pydantic import Field
 
 from swell.clock import Clock
-from swell.config import hide_secrets, process_environment
+from swell.config import hide_secrets
 from swell.errors import InvalidInput, InvalidRequest, Unavailable
 from swell.provider import (
     ASKED_AT,
@@ -43,7 +43,7 @@ from swell.provider import (
     LaunchRequest,
     Notice,
 )
-from swell.providers.command import run
+from swell.providers.command import environment_or_ours, run
 from swell.providers.marks import Marks
 from swell.providers.options import Options
 from swell.providers.sightings import Sightings
@@ -150,9 +150,7 @@ class SkypilotProvider:
         self._options = options
         self._clock = clock
         self._deployment = deployment
-        self._environment = dict(
-            process_environment(without_settings=True) if environment is None else environment
-        )
+        self._environment = environment_or_ours(environment)
         program = shutil.which(options.program, path=self._environment.get("PATH"))
         if program is None:
             raise InvalidRequest(
