@@ -1,13 +1,11 @@
 """`swell models push` as an operator runs it: where to, what it says, and how it ends."""
 
 import contextlib
-import hashlib
 import json
 import shutil
 import signal
 import socket
 import ssl
-import struct
 import subprocess
 import sys
 import threading
@@ -16,35 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from summed import MODEL, write_weights
 
 from buckets import s3_bucket
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from servers import Server
-
-MODEL = '''
-from pydantic import BaseModel
-
-import swell
-from swell.weights import load
-from swell.weights.provided import provided
-
-WEIGHTS = provided(__file__)
-
-class Sum(swell.Model):
-    """Adds up its weights."""
-
-    name = "tests/sum"
-    Output = int
-
-    class Input(BaseModel):
-        pass
-
-    def load(self, device):
-        self.weights = load(WEIGHTS.path("w.safetensors"))
-
-    def run(self, items):
-        return [int(self.weights["a"].sum()) for _ in items]
-'''
 
 #: Of two chunks.
 SIZE = 20_000_000
@@ -52,15 +26,7 @@ SIZE = 20_000_000
 
 def write(folder: Path, fill: int) -> None:
     """Write weights and their listing."""
-    header = {"a": {"dtype": "U8", "shape": [SIZE], "data_offsets": [0, SIZE]}}
-    text = json.dumps(header).encode()
-    content = struct.pack("<Q", len(text)) + text + bytes([fill]) * SIZE
-    folder.mkdir(exist_ok=True)
-    (folder / "w.safetensors").write_bytes(content)
-    (folder / "weights.toml").write_text(
-        'model = "tests/sum"\nversion = "v1"\n[weights]\n'
-        f'"w.safetensors" = "{hashlib.sha256(content).hexdigest()}"\n'
-    )
+    write_weights(folder, bytes([fill]) * SIZE)
 
 
 @pytest.fixture

@@ -1,13 +1,9 @@
 """Workers that start while their weights come: before their backend, and told to go meanwhile."""
 
-import hashlib
-import json
 import re
 import signal
 import socket
-import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,36 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from summed import MODEL, push, serving, worker_elsewhere, write_weights
 
-from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
+from commandline import PATIENCE_S, Swell
 
 #: As soon as a worker that is told to go has gone, in seconds, with some for a loaded machine.
 GONE_WITHIN_S = 3.0
-
-MODEL = '''
-from pydantic import BaseModel
-
-import swell
-from swell.weights import load
-from swell.weights.provided import provided
-
-WEIGHTS = provided(__file__)
-
-class Sum(swell.Model):
-    """Adds up its weights."""
-
-    name = "tests/sum"
-    Output = int
-
-    class Input(BaseModel):
-        pass
-
-    def load(self, device):
-        self.weights = load(WEIGHTS.path("w.safetensors"))
-
-    def run(self, items):
-        return [int(self.weights["a"].sum()) for _ in items]
-'''
 
 #: Of two chunks.
 SIZE = 20_000_000
@@ -53,32 +25,11 @@ SIZE = 20_000_000
 
 @pytest.fixture
 def swell(tmp_path: Path) -> Swell:
-    header = {"a": {"dtype": "U8", "shape": [SIZE], "data_offsets": [0, SIZE]}}
-    text = json.dumps(header).encode()
-    content = struct.pack("<Q", len(text)) + text + bytes(range(250)) * (SIZE // 250)
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "w.safetensors").write_bytes(content)
-    (tmp_path / "source" / "weights.toml").write_text(
-        'model = "tests/sum"\nversion = "v1"\n[weights]\n'
-        f'"w.safetensors" = "{hashlib.sha256(content).hexdigest()}"\n'
-    )
+    write_weights(tmp_path / "source", bytes(range(250)) * (SIZE // 250))
     (tmp_path / "sum.py").write_text(MODEL)
     made = Swell(tmp_path)
-    [pushed] = made.json("models", "push", "source/weights.toml")
-    (tmp_path / "weights.toml").write_text(
-        f'model = "tests/sum"\nversion = "v1"\nmanifest = "sha256:{pushed["manifest"]}"\n'
-    )
+    push(made)
     return made
-
-
-@contextmanager
-def serving(swell: Swell, port: int = 0) -> Iterator[str]:
-    """Serve; give the URL."""
-    backend = swell.start("serve", "--port", str(port), "--json")
-    try:
-        yield str(ready_line(backend, swell.folder)["url"])
-    finally:
-        stop(backend)
 
 
 @pytest.fixture
@@ -89,19 +40,8 @@ def key(swell: Swell) -> str:
 
 def begin(swell: Swell, url: str, key: str) -> "subprocess.Popen[bytes]":
     """Start a worker from elsewhere."""
-    told = {
-        "SWELL_WORKER__URL": url,
-        "SWELL_WORKER__TOKEN": key,
-        "SWELL_DATA_DIR": str(swell.folder / "elsewhere"),
-    }
-    with (swell.folder / "worker.txt").open("a") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "swell", "worker", "-m", "sum.py"],
-            cwd=swell.folder,
-            env=clean_environment() | told,
-            stdout=log,
-            stderr=log,
-        )
+    told = {"SWELL_WORKER__URL": url, "SWELL_WORKER__TOKEN": key}
+    return worker_elsewhere(swell, told, "elsewhere")
 
 
 def until(is_so: Callable[[], Any], swell: Swell) -> None:
@@ -112,7 +52,7 @@ def until(is_so: Callable[[], Any], swell: Swell) -> None:
 
 
 def said(swell: Swell) -> str:
-    return (swell.folder / "worker.txt").read_text()
+    return (swell.folder / "elsewhere.txt").read_text()
 
 
 def free_port() -> int:
