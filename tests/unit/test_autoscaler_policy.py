@@ -413,6 +413,31 @@ def test_growth_is_believed_before_it_has_come() -> None:
     assert plan(grown(1.26, 4), wanted, State()).pools["a"].desired > 1.5 * now / 0.5
 
 
+def at_first(waiting: float, oldest_s: float, tens: list[float], **more: object) -> Observation:
+    """Hardly anything was counted yet, one worker is busy, and starts take five minutes."""
+    demand = Demand(model="m", waiting=waiting, leased=1.0, oldest_s=oldest_s, tens=tens, **more)
+    pool = PoolView(pool="a", rates={"m": 0.5}, ready=1, busy=1, most=1000, start_p50_s=300.0)
+    return Observation(at=1e9, demands=[demand], pools=[pool])
+
+
+@pytest.mark.parametrize("tens", [[], [0.0, 0.0, 0.0]])
+def test_a_crowd_at_a_fresh_start_is_met_before_it_was_counted(tens: list[float]) -> None:
+    for oldest_s in (1.0, 5.0, 9.0):
+        met = plan(at_first(50.0, oldest_s, tens), PolicySettings(), State())
+        assert met.pools["a"].launch >= 8, "five a second come, and one worker draws half of one"
+
+
+def test_a_queue_that_was_there_before_is_no_crowd() -> None:
+    found = plan(at_first(50.0, 3600.0, [0.0, 0.0, 0.0]), PolicySettings(), State())
+    assert found.pools["a"].launch == 0, "it is drawn before another could help"
+
+
+def test_once_a_minute_was_counted_what_waits_is_no_arrival() -> None:
+    counted = {"minutes": [6.0] * 6}
+    told = plan(at_first(50.0, 5.0, [1.0, 1.0, 1.0], **counted), PolicySettings(), State())
+    assert told.pools["a"].launch < 3
+
+
 def test_noise_is_no_growth() -> None:
     wanted = PolicySettings(most_at_once=1000)
     assert plan(grown(1.1, 1), wanted, State()).pools["a"].desired < 130

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from swell.autoscaler.outlook import Demand
 
-__all__ = ["NOISE", "NOISE_S", "Forecast", "Motion", "follow", "forecast", "remember"]
+__all__ = ["NOISE", "NOISE_S", "Forecast", "Motion", "follow", "forecast", "fresh", "remember"]
 
 #: How long noise lasts, in seconds, and its standard deviation at first, as a share of the rate.
 NOISE_S: Final = 600.0
@@ -45,6 +45,9 @@ MOST_SURPRISE: Final = 4.0
 _SOFT: Final = 0.5
 
 _TEN_S: Final = 10.0
+#: So many counts are enough to know what is usual, and what waits for longer tells nothing of now.
+_FRESH: Final = 6.0
+_TOLD_S: Final = 60.0
 _LEAST_LOG: Final = math.log(1e-6)
 _MOST_LOG: Final = math.log(1e9)
 
@@ -208,6 +211,22 @@ def follow(known: Forecast | None, demand: Demand, at: float) -> Forecast | None
     for count, seconds in _new(demand, known.at, end):
         known = _seen(known, count, seconds)
     return known._replace(at=max(end, known.at))
+
+
+def fresh(known: Forecast | None, demand: Demand) -> Forecast | None:
+    """Return what else may be expected as long as hardly anything was counted.
+
+    What waits has arrived since the oldest of it did, which backends may not have told yet. None
+    where that says nothing: where counts are known, or some have waited for long.
+
+    Args:
+        known: What is expected by what was counted.
+        demand: What waits.
+    """
+    is_known = known is not None and known.seen >= _FRESH
+    if is_known or demand.waiting <= 0.0 or demand.oldest_s > _TOLD_S:
+        return None
+    return _first([(demand.waiting, max(_TEN_S, demand.oldest_s))])
 
 
 def _new(demand: Demand, since: float, end: float) -> Iterator[tuple[float, float]]:

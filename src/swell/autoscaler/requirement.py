@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from swell.autoscaler.forecast import Forecast, follow, forecast, remember
+from swell.autoscaler.forecast import Forecast, follow, forecast, fresh, remember
 from swell.autoscaler.need import CALM_SHARE, Need, Terms, headroom, need
 from swell.autoscaler.outlook import Demand, Observation, State
 from swell.autoscaler.policy_settings import PolicySettings
@@ -294,7 +294,12 @@ class _Looking:
             coming += [(boots.in_s, boots.n * rate) for boots in pool.boots]
         coming.sort()
         every_s = self._seen.usual_every_s
-        return need(self._known, self._demand, terms, ready, coming, every_s)
+        found = need(self._known, self._demand, terms, ready, coming, every_s)
+        guess = fresh(self._known, self._demand)
+        if guess is None:
+            return found
+        other = need(guess, self._demand, terms, ready, coming, every_s)
+        return max(found, other, key=lambda each: each.up)
 
     def _bridge(
         self, long: Supply | None, quick: Supply | None, extra: float, enough: float
