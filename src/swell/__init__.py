@@ -1,8 +1,8 @@
 """Swell: serve open generative models to a crowd that may come overnight.
 
-These names are what the author of a model needs. They are imported when they are asked for: most
-processes of Swell hold no model, and pydantic and numpy take longer to import than many a command
-takes to run.
+These names are what the author of a model needs, and the clients of a server. They are imported
+when they are asked for: most processes of Swell hold no model, and pydantic and numpy take longer
+to import than many a command takes to run.
 """
 
 import sys
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from swell import ui
+    from swell.client import AsyncClient, Client
 
     # `swell.model` is the decorator: import the module's other names as `from swell.model import …`
     from swell.model import (
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AsyncClient",
     "Audio",
     "Batch",
     "Cancelled",
+    "Client",
     "Context",
     "File",
     "Image",
@@ -71,7 +74,7 @@ class _Package(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        found = import_module("swell.ui") if name == "ui" else _of_model(name)
+        found = import_module("swell.ui") if name == "ui" else _found(name)
         setattr(self, name, found)
         return found
 
@@ -79,8 +82,9 @@ class _Package(types.ModuleType):
         return sorted({*super().__dir__(), *__all__})
 
 
-def _of_model(name: str) -> Any:
-    return getattr(import_module("swell.model"), name)
+def _found(name: str) -> Any:
+    place = "swell.client" if name in ("AsyncClient", "Client") else "swell.model"
+    return getattr(import_module(place), name)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from swell.registry import KeyLimits
 from swell.retry import RetryPolicy
 from swell.signing import SigningSecrets, read_secrets
 from swell.telemetry import request_id
+from swell.trust import trusting
 
 if TYPE_CHECKING:
     from swell.api.settings import ApiSettings, Backend, Retention
@@ -93,7 +93,6 @@ __all__ = [
     "self_signed_cert",
     "sqlite_version",
     "store_file",
-    "trusting",
     "upgrade_store",
     "weights_url",
     "why_spans_are_refused",
@@ -887,30 +886,6 @@ def _without_secrets(logger: Any, name: str, line: MutableMapping[str, Any] | st
 def self_signed_cert(settings: Settings) -> Path:
     """Return where the certificate for trials lies, which is trusted by its file."""
     return settings.data_dir / "tls" / "cert.pem"
-
-
-def trusting(ca_file: Path | None) -> ssl.SSLContext:
-    """Return what a client speaks TLS with.
-
-    Args:
-        ca_file: Certificates that are trusted beside the system's.
-
-    Raises:
-        InvalidRequest: They cannot be read.
-    """
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A server's own certificate may be trusted without whoever signed it.
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(ca_file)
-        except OSError as error:
-            raise InvalidRequest(
-                f"the certificates in {ca_file} cannot be read ({error.strerror or error}): name "
-                "a file in PEM with client.ca_file or worker.ca_file"
-            ) from error
-    return context
 
 
 def _api_settings(settings: Settings) -> "ApiSettings":

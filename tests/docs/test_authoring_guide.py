@@ -24,7 +24,8 @@ def test_an_example_of_the_guide_is_a_model(number: int, tmp_path: Path) -> None
 
 def test_every_public_name_is_explained() -> None:
     text = GUIDE.read_text()
-    for name in swell.__all__:
+    # These are on a page of their own.
+    for name in set(swell.__all__) - {"AsyncClient", "Client"}:
         assert f"swell.{name}" in text or f"import {name}" in text, name
     for name in set(ui.__all__) - {"ASPECTS", "Hint"}:
         assert f"ui.{name}(" in text, name

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from swell.cli.access import Access, read_access, write_access
+from swell.client.access import Access, read_access, write_access
 
 
 def test_what_a_backend_leaves_is_found_again_by_its_user_alone(tmp_path: Path) -> None:

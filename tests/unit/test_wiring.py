@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from swell.cli.access import Access, find_access, read_access, write_access
-from swell.cli.output import CommandFailed
+from swell.client.access import Access, find_access, read_access, write_access
+from swell.client.errors import NoServer
 from swell.clock import SystemClock
 from swell.config import Settings, describe, load
 from swell.errors import Conflict, InvalidRequest
@@ -144,7 +144,7 @@ async def test_a_store_that_cannot_be_opened_is_refused_with_what_to_do(tmp_path
 
 
 def test_a_server_is_found_by_setting_or_in_the_data_folder(tmp_path: Path) -> None:
-    with pytest.raises(CommandFailed, match="swell up"):
+    with pytest.raises(NoServer, match="swell up"):
         find_access(settings(tmp_path))
     write_access(tmp_path, Access(url="http://here", key="k", worker_key_id="w"))
     assert read_access(tmp_path) == Access(url="http://here", key="k", worker_key_id="w")

@@ -21,7 +21,7 @@ import msgspec
 
 from swell.api.auth import NewKey, create_key, why_not
 from swell.api.settings import Backend
-from swell.cli.access import Access, read_access, write_access
+from swell.client.access import Access, read_access, write_access
 from swell.errors import SwellError
 from swell.registry import Scope
 

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from swell.client.errors import Refused
 from swell.config import hide_secrets
 from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.telemetry import printable
@@ -64,25 +65,6 @@ class CommandFailed(SwellError):
     """A command could not do its work; the text says what to do next."""
 
     code, title = "command_failed", "The command failed"
-
-
-class Refused(SwellError):
-    """The server answered with a problem.
-
-    Args:
-        problem: The problem document (RFC 9457), or what could be read of it.
-        http_status: Status of the answer.
-    """
-
-    code, title = "refused", "The server refused"
-
-    def __init__(self, problem: Mapping[str, Any], http_status: int) -> None:
-        detail = problem.get("detail")
-        title = str(problem.get("title") or f"HTTP {http_status}")
-        super().__init__(detail if isinstance(detail, str) else title)
-        self.problem = dict(problem)
-        self.http_status = http_status
-        self.heading = title
 
 
 class Group(TyperGroup):

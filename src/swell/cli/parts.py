@@ -23,10 +23,10 @@ import msgspec
 from swell.api.settings import Backend
 from swell.brokers.lanes import Lane, Letter, Queues, read
 from swell.bus import Bus
-from swell.cli.access import Access, read_access
 from swell.cli.output import CommandFailed
 from swell.cli.remote import Remote
 from swell.cli.tls import open_cert
+from swell.client.access import Access, read_access
 from swell.clock import Clock
 from swell.config import Settings
 from swell.errors import Conflict, NotFound, SwellError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from swell.cli.output import CommandFailed
+from swell.client.errors import NoServer
 from swell.config import Settings
 
 __all__ = ["Access", "find_access", "read_access", "write_access"]
@@ -32,13 +32,13 @@ def find_access(settings: Settings) -> Access:
     """Return the server that client commands talk to.
 
     Raises:
-        CommandFailed: Neither a setting nor the data folder names one.
+        NoServer: Neither a setting nor the data folder names one.
     """
     url, key = settings.client.url, settings.client.key.get_secret_value()
     ca_file = str(settings.client.ca_file or "")
     left = read_access(settings.data_dir)
     if not url and left is None:
-        raise CommandFailed(
+        raise NoServer(
             f"no server is known: start one with `swell up`, or give --url and --key "
             f"(SWELL_URL, SWELL_KEY); there is no {settings.data_dir / _NAME}"
         )

@@ -1,0 +1,291 @@
+"""The way to a server: requests, their errors and their repetition, files, and event streams.
+
+The key is sent to the server's own address only: files may lie in a bucket, whose signed URLs need
+no key, and which has no business knowing it.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+import msgspec
+
+from swell.client.access import Access
+from swell.client.errors import Refused, Unreachable
+from swell.client.messages import Event
+from swell.trust import trusting
+
+__all__ = ["Connection"]
+
+#: How often a broken event stream is taken up again before giving up.
+_RESUMES: Final = 5
+
+#: An event stream that is silent for longer is broken, in seconds: servers send comments.
+_SILENCE_S: Final = 120.0
+
+#: How long it takes to try again at first, in seconds; it doubles each time, up to the longest.
+_PAUSE_S: Final = 0.25
+_LONGEST_PAUSE_S: Final = 8.0
+
+#: What may be asked again: the server is too busy, or is not there for a moment.
+_PASSING: Final = frozenset({429, 502, 503, 504})
+
+#: What no waiting helps against, though it is answered with a status of the above.
+_DECIDED: Final = frozenset({"no_worker", "would_expire"})
+
+
+class Connection:
+    """A connection to a server, as an async context manager.
+
+    Args:
+        access: Where it is, and the key.
+        timeout_s: Longest wait for an answer, in seconds.
+        retry_s: What may be sent twice is sent again, when the server cannot be reached or is too
+            busy, for at most so long, in seconds; 0 for never.
+    """
+
+    def __init__(self, access: Access, timeout_s: float, retry_s: float = 0.0) -> None:
+        self.access = access
+        self._timeout_s = timeout_s
+        self._retry_s = retry_s
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        ca_file = self.access.ca_file
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=trusting(Path(ca_file)) if ca_file else True),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=10),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def get(self, path: str, **query: object) -> Any:
+        """Return the JSON at a path.
+
+        Raises:
+            Refused: The server answered with a problem.
+            Unreachable: It does not answer.
+        """
+        return await self._json("GET", path, query=query, is_repeatable=True)
+
+    async def post(
+        self,
+        path: str,
+        body: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        wait_s: float = 0.0,
+        is_repeatable: bool = False,
+    ) -> Any:
+        """Send JSON and return the answer; raises as `get` does.
+
+        Args:
+            path: Where to.
+            body: What to send; None for nothing.
+            headers: Beside the usual ones.
+            wait_s: The server may take so much longer, in seconds.
+            is_repeatable: Whether sending it twice does no harm.
+        """
+        return await self._json(
+            "POST", path, body=body, headers=headers, wait_s=wait_s, is_repeatable=is_repeatable
+        )
+
+    async def put(self, path: str, body: object) -> Any:
+        """Put JSON in place of what is there and return the answer; raises as `get` does."""
+        return await self._json("PUT", path, body=body)
+
+    async def delete(self, path: str, **query: object) -> Any:
+        """Delete and return the answer; raises as `get` does."""
+        return await self._json("DELETE", path, query=query)
+
+    async def upload(self, data: bytes, content_type: str, filename: str) -> str:
+        """Store an input file and return its URL; raises as `get` does."""
+        answer = await self._send(
+            "POST",
+            "/v1/uploads",
+            params={"filename": filename},
+            data=data,
+            headers={"Content-Type": content_type},
+            is_repeatable=True,
+        )
+        return str(json.loads(answer)["url"])
+
+    async def download(self, url: str) -> bytes:
+        """Return the bytes of a file; raises as `get` does."""
+        return await self._send("GET", url, is_repeatable=True)
+
+    async def events(self, task_id: str, after: int = -1) -> AsyncGenerator[Event]:
+        """Yield what happens to a task until it has ended; a broken stream is taken up again.
+
+        Args:
+            task_id: Which task.
+            after: Id of the last event that was seen.
+
+        Raises:
+            Refused: The server answered with a problem.
+            Unreachable: It does not answer, also after some tries.
+        """
+        last_id, tries = after, 0
+        while True:
+            why: Exception | None = None
+            try:
+                async with aclosing(self._stream(task_id, last_id)) as stream:
+                    async for event in stream:
+                        last_id, tries = event.id, 0
+                        yield event
+                        if event.is_terminal:
+                            return
+            except (aiohttp.ClientError, TimeoutError) as error:
+                why = error
+            except Refused as error:
+                if error.http_status not in _PASSING:
+                    raise
+                why = error
+            tries += 1
+            if tries >= _RESUMES:
+                raise why if isinstance(why, Refused) else self._unreachable(why)
+            await asyncio.sleep(_pause_s(tries - 1))
+
+    async def _stream(self, task_id: str, last_id: int) -> AsyncGenerator[Event]:
+        headers = self._key_for(self.access.url) | {"Accept": "text/event-stream"}
+        if last_id >= 0:
+            headers["Last-Event-ID"] = str(last_id)
+        url = self._absolute(f"/v1/tasks/{task_id}/events")
+        forever = aiohttp.ClientTimeout(total=None, connect=10, sock_read=_SILENCE_S)
+        async with self._session.get(url, headers=headers, timeout=forever) as answer:
+            if answer.status >= 400:
+                raise _refused(await answer.read(), answer)
+            fields: dict[str, str] = {}
+            async for raw in answer.content:
+                line = raw.decode().rstrip("\r\n")
+                if line:
+                    name, _, value = line.partition(":")
+                    fields[name] = value.removeprefix(" ")
+                    continue
+                if "event" in fields and "data" in fields:
+                    yield Event(
+                        id=int(fields.get("id", last_id)),
+                        kind=fields["event"],
+                        data=json.loads(fields["data"]),
+                    )
+                fields = {}
+
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        wait_s: float = 0.0,
+        is_repeatable: bool = False,
+    ) -> Any:
+        params = {k: _word(v) for k, v in (query or {}).items() if v is not None}
+        data = None if body is None else msgspec.json.encode(body)
+        kind = {} if body is None else {"Content-Type": "application/json"}
+        answer = await self._send(
+            method,
+            path,
+            params=params,
+            data=data,
+            headers=kind | dict(headers or {}),
+            wait_s=wait_s,
+            is_repeatable=is_repeatable,
+        )
+        return json.loads(answer) if answer else None
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        wait_s: float = 0.0,
+        is_repeatable: bool = False,
+    ) -> bytes:
+        """Send a request, again and again where that may help, and return the body."""
+        loop = asyncio.get_running_loop()
+        url = self._absolute(path)
+        all_headers = self._key_for(url) | dict(headers or {})
+        timeout = aiohttp.ClientTimeout(total=self._timeout_s + wait_s, connect=10)
+        gives_up_s = loop.time() + self._retry_s
+        tries = 0
+        while True:
+            try:
+                async with self._session.request(
+                    method, url, params=params, data=data, headers=all_headers, timeout=timeout
+                ) as answer:
+                    body = await answer.read()
+                    if answer.status < 400:
+                        return body
+                    error: Refused | Unreachable = _refused(body, answer)
+            except (aiohttp.ClientError, TimeoutError) as lost:
+                error = self._unreachable(lost)
+            pause_s = _pause_s(tries)
+            if isinstance(error, Refused) and error.retry_after_s is not None:
+                pause_s = error.retry_after_s
+            may_help = is_repeatable and _is_passing(error)
+            if not may_help or loop.time() + pause_s > gives_up_s:
+                raise error
+            await asyncio.sleep(pause_s)
+            tries += 1
+
+    def _absolute(self, path: str) -> str:
+        return path if "://" in path else urljoin(self.access.url.rstrip("/") + "/", path[1:])
+
+    def _key_for(self, url: str) -> dict[str, str]:
+        """Return the header that opens the server; nothing for any other address."""
+        if not self.access.key or urlsplit(url)[:2] != urlsplit(self.access.url)[:2]:
+            return {}
+        return {"Authorization": f"Bearer {self.access.key}"}
+
+    def _unreachable(self, error: Exception | None) -> Unreachable:
+        reason = str(error or "") or type(error).__name__
+        if error is None:
+            reason = "event streams end before their task has"
+        return Unreachable(
+            f"{self.access.url} cannot be reached ({reason}): is `swell up` running there?"
+        )
+
+
+def _is_passing(error: Refused | Unreachable) -> bool:
+    if isinstance(error, Unreachable):
+        return True
+    return error.http_status in _PASSING and error.reason not in _DECIDED
+
+
+def _pause_s(tries: int) -> float:
+    longest = min(_LONGEST_PAUSE_S, _PAUSE_S * 2.0**tries)
+    return random.uniform(0.5 * longest, longest)
+
+
+def _refused(body: bytes, answer: aiohttp.ClientResponse) -> Refused:
+    try:
+        problem = json.loads(body)
+    except ValueError:
+        problem = {}
+    told = answer.headers.get("Retry-After", "")
+    retry_after_s = float(told) if told.isascii() and told.isdecimal() else None
+    return Refused(problem if isinstance(problem, dict) else {}, answer.status, retry_after_s)
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

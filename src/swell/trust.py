@@ -1,0 +1,32 @@
+"""What a client speaks TLS with: which certificates it trusts."""
+
+import ssl
+from pathlib import Path
+
+from swell.errors import InvalidRequest
+
+__all__ = ["trusting"]
+
+
+def trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """Return what a client speaks TLS with.
+
+    Args:
+        ca_file: Certificates that are trusted beside the system's.
+
+    Raises:
+        InvalidRequest: They cannot be read.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A server's own certificate may be trusted without whoever signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as error:
+            raise InvalidRequest(
+                f"the certificates in {ca_file} cannot be read ({error.strerror or error}): name "
+                "a file in PEM with client.ca_file or worker.ca_file"
+            ) from error
+    return context
