@@ -25,10 +25,13 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A Swell with the built-in models, one that reads files, and a certificate for trials."""
+    """A Swell with built-in models, some that clients need, and a certificate for trials."""
     folder = tmp_path_factory.mktemp("clients")
-    settings = {"SWELL_SERVER__TLS": "self-signed"}
-    models = ("demo/*", "swell/icons", str(HERE / "client_models.py"))
+    settings = {
+        "SWELL_SERVER__TLS": "self-signed",
+        "SWELL_SERVER__MODEL_ALIASES": '{"gpt-image-1": "demo/echo-picture"}',
+    }
+    models = ("demo/*", "swell/icons", "swell/translate", str(HERE / "client_models.py"))
     words = [word for each in models for word in ("-m", each)]
     with (folder / "stderr.txt").open("w") as stderr:
         process = subprocess.Popen(

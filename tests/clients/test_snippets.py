@@ -28,6 +28,13 @@ def test_a_program_of_the_page_runs(
         "REPLICATE_API_TOKEN": served.key,
         "REPLICATE_BASE_URL": f"{served.url}/replicate",
         "REPLICATE_URL": f"{served.url}/replicate/v1",
+        "OPENAI_API_KEY": served.key,
+        "OPENAI_BASE_URL": f"{served.url}/openai/v1",
+        "FAL_KEY": served.key,
+        "FAL_RUN_HOST": f"{served.host}/fal/run",
+        "FAL_QUEUE_RUN_HOST": f"{served.host}/fal/queue",
+        "SWELL_URL": served.url,
+        "SWELL_KEY": served.key,
     }
     if language == "python":
         program = python("python", served, **variables)
@@ -37,4 +44,4 @@ def test_a_program_of_the_page_runs(
 
 
 def test_the_page_has_programs() -> None:
-    assert len(SNIPPETS) >= 3
+    assert len(SNIPPETS) >= 9

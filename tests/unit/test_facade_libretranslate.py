@@ -86,6 +86,15 @@ async def test_a_text_is_translated(studio: Studio) -> None:
     }
 
 
+async def test_a_key_in_the_body_is_known_again_after_a_wait(studio: Studio) -> None:
+    world, painter = studio
+    asking = Asking(world.stranger, "POST", TRANSLATE, body_of(world))
+    lease = await painter.lease()
+    world.clock.advance(world.service.settings.key_cache_s + 1)
+    await painter.succeed(lease, output={"text": "hello", "language": "es", "known": 1.0})
+    assert (await asking.answer()).status == 200
+
+
 async def test_a_form_is_read_as_json_is(studio: Studio) -> None:
     world, painter = studio
     form = urlencode(body_of(world, source="pt-BR", q="olá")).encode()

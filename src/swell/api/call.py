@@ -151,6 +151,12 @@ class Call:
             self._headers = dict(reversed(self.scope["headers"]))
         return self._headers.get(name)
 
+    def bring_key(self, authorization: bytes) -> None:
+        """Take a key that came in the body for one in the header: it is looked up again there."""
+        line = (b"authorization", authorization)
+        self.scope = {**self.scope, "headers": [line, *self.scope["headers"]]}
+        self._headers = None
+
     @property
     def media_type(self) -> str:
         """The body's media type in lower case, without parameters; empty if not told."""

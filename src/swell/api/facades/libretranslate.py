@@ -309,6 +309,7 @@ async def _enter(service: Service, call: Call, api_key: str | None) -> None:
                 "this needs a key: send one of ours as api_key, or in the header Authorization"
             )
         header = b"Bearer " + api_key.encode("utf-8", "replace")
+        call.bring_key(header)
     call.key = service.keys.known(header) or await service.keys.find(header)
     check_scope(call.key, Scope.CLIENT)
     service.limits.check(call)
