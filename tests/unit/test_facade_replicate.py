@@ -326,6 +326,27 @@ async def test_output_files_are_absolute_urls_that_answer_at_once_with_or_withou
         assert (answer.status, answer.body) == (200, PICTURE)
 
 
+async def test_on_ones_own_machine_without_tls_small_files_are_data_uris(world: World) -> None:
+    worker = await world.register()
+    made = await predict(world)
+    [lease] = (await world.lease(worker))["tasks"]
+    key = f"outputs/{made['id']}/1/0.png"
+    await world.service.objects.put(key, PICTURE, "image/png")
+    artifact = {"key": key, "content_type": "image/png", "bytes": len(PICTURE)}
+    done = succeeded(lease, {"$artifact": 0}, artifacts=[artifact])
+    await world.report(worker, settlements=[done])
+    path = f"{HOME}/predictions/{made['id']}"
+    for host, start in (
+        ("127.0.0.1:8000", "data:image/png;base64,"),
+        ("localhost", "data:image/png;base64,"),
+        ("swell.test", "http://swell.test/v1/artifacts/"),
+    ):
+        answer = await world.anna("GET", path, headers={"Host": host})
+        assert answer.json["output"].startswith(start)
+    listed = await world.anna("GET", f"{HOME}/predictions", headers={"Host": "localhost"})
+    assert listed.json["results"][0]["output"].startswith("http://localhost/")
+
+
 def _form(name: str = "content", *, more: bytes = b"") -> bytes:
     head = f'--B\r\nContent-Disposition: form-data; name="{name}"; filename="a.png"\r\n'
     return (

@@ -5,17 +5,27 @@ answers 400 to two kinds of credentials. So what a façade tells of a file alway
 backend itself, whatever `objects.serve` says.
 """
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import msgspec
 
 from swell.api.call import Call
+from swell.api.facades.inputs import data_uri
+from swell.api.files import plain_type
 from swell.api.service import Service
 from swell.api.views import UrlMaker, resolve_files
-from swell.task import Task
+from swell.errors import NotFound
+from swell.task import Artifact, Task
 
-__all__ = ["direct_url", "file_url", "output_of", "page_url"]
+__all__ = ["direct_url", "file_links", "file_url", "output_of", "page_url"]
+
+
+#: How the address begins of a Swell that is asked on its own machine, and not over TLS.
+_ON_THIS_MACHINE: Final = ("http://127.0.0.1", "http://localhost", "http://[::1]")
+
+#: Files of a task that are given inside an answer take at most so much.
+_MOST_INLINE_BYTES: Final = 4 * 1024 * 1024
 
 
 def file_url(service: Service, call: Call, key: str) -> str:
@@ -34,6 +44,33 @@ def output_of(service: Service, call: Call, task: Task) -> Any:
         return None
     urls = [file_url(service, call, each.key) for each in task.artifacts]
     return msgspec.json.decode(resolve_files(task.output, urls))
+
+
+async def file_links(service: Service, call: Call, task: Task) -> list[str]:
+    """Return where each file of a task can be read, by whoever asks.
+
+    Replicate's clients take a string for a file only where it begins with `https:` or `data:`. So a
+    Swell that is tried out on one machine, without TLS, gives small files as data URIs.
+
+    Raises:
+        Unavailable: A file cannot be read now.
+    """
+    urls = service.urls(call)
+    is_inline = urls.base.startswith(_ON_THIS_MACHINE)
+    is_inline = is_inline and sum(each.bytes for each in task.artifacts) <= _MOST_INLINE_BYTES
+    links = []
+    for each in task.artifacts:
+        try:
+            links.append(await _inlined(service, each) if is_inline else direct_url(urls, each.key))
+        except NotFound:
+            # Removed, as its URL will tell.
+            links.append(direct_url(urls, each.key))
+    return links
+
+
+async def _inlined(service: Service, artifact: Artifact) -> str:
+    data = b"".join([piece async for piece in service.objects.read(artifact.key)])
+    return data_uri(data, plain_type(artifact.content_type))
 
 
 def page_url(service: Service, call: Call, path: str, **query: str) -> str:

@@ -7,7 +7,7 @@ import msgspec
 
 from swell.api.call import Call, Reply
 from swell.api.facades.inputs import replaced_strings, with_uploads
-from swell.api.facades.links import page_url
+from swell.api.facades.links import file_links, page_url
 from swell.api.facades.repeats import earlier, is_retry
 from swell.api.facades.replicate.deployments import find_deployment
 from swell.api.facades.replicate.files import file_keys
@@ -103,7 +103,7 @@ async def list_predictions(service: Service, call: Call) -> Reply:
             if page.cursor is None
             else page_url(service, call, home, cursor=page.cursor, limit=limit)
         ),
-        results=[await view(service, call, task, hears=False) for task in page.tasks],
+        results=[await view(service, call, task, is_listed=True) for task in page.tasks],
     )
     return Reply(200, encode(here))
 
@@ -115,12 +115,18 @@ async def cancel(service: Service, call: Call) -> Reply:
 
 
 async def view(
-    service: Service, call: Call, task: Task, *, hears: bool = True
+    service: Service, call: Call, task: Task, *, is_listed: bool = False
 ) -> ReplicatePrediction:
-    """Return a task as its caller sees it, with what was heard of its progress."""
-    heard = service.polled.progress(task) if hears else []
+    """Return a task as its caller sees it; in a list without its progress, and files as URLs."""
+    heard = [] if is_listed else service.polled.progress(task)
     version = task.version or await current_version(service, task.model)
-    return prediction(task, service.urls(call), version=version, logs=logs_of(task, heard))
+    return prediction(
+        task,
+        service.urls(call),
+        version=version,
+        logs=logs_of(task, heard),
+        files=None if is_listed else await file_links(service, call, task),
+    )
 
 
 async def current_version(service: Service, model: str) -> str:
@@ -192,7 +198,7 @@ async def _create(
 
 
 async def _created(service: Service, call: Call, task: Task, wait_s: float) -> Reply:
-    made = await view(service, call, task, hears=False)
+    made = await view(service, call, task)
     if made.status == "processing":
         # Clients that waited take any other word for the end, and return an output of null.
         made = msgspec.structs.replace(made, status="starting")

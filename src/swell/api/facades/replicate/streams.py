@@ -6,16 +6,18 @@ one back as `Last-Event-ID` gets what comes after it.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Final
 
 from swell.api.auth import check_scope
 from swell.api.call import Call, Reply
 from swell.api.events import relay
+from swell.api.facades.links import file_links
 from swell.api.facades.replicate.views import error_of, output_of, progress_line, stream_key
 from swell.api.service import Service
 from swell.api.streams import Stream
 from swell.api.tasks import find_task
-from swell.api.views import UrlMaker, encode
+from swell.api.views import encode
 from swell.errors import InvalidRequest, NotFound
 from swell.events import Event, EventKind
 from swell.registry import Scope
@@ -79,7 +81,9 @@ async def _tell(
     if event.kind not in _TOLD:
         return b""
     skipped = place[1] if event.id == place[0] else 0
-    found = parts_of(event, service.urls(call))
+    task = event.task
+    files = [] if task is None else await file_links(service, call, task)
+    found = parts_of(event, files)
     return b"".join(
         _frame(kind, data, f"{event.id}-{number}")
         for number, (kind, data) in enumerate(found)
@@ -87,7 +91,7 @@ async def _tell(
     )
 
 
-def parts_of(event: Event, urls: UrlMaker) -> list[tuple[str, str]]:
+def parts_of(event: Event, files: Sequence[str]) -> list[tuple[str, str]]:
     """Return (name, data) of what an event of ours is to these readers. Pure."""
     if event.kind is EventKind.PROGRESS:
         line = progress_line(event.data)
@@ -95,7 +99,7 @@ def parts_of(event: Event, urls: UrlMaker) -> list[tuple[str, str]]:
     task = event.task
     assert task is not None, "what ends a task comes with it"
     if task.state is TaskState.SUCCEEDED:
-        return [*_outputs(output_of(task, urls)), ("done", "{}")]
+        return [*_outputs(output_of(task, files)), ("done", "{}")]
     if task.state is TaskState.FAILED:
         return [("error", error_of(task) or "it failed"), ("done", '{"reason": "error"}')]
     return [("done", '{"reason": "canceled"}')]

@@ -104,11 +104,15 @@ def input_of(task: Task) -> Any:
     return asked
 
 
-def output_of(task: Task, urls: UrlMaker) -> Any:
-    """Return what came of a task, with its files as URLs; None where nothing is there."""
+def output_of(task: Task, files: Sequence[str]) -> Any:
+    """Return what came of a task; None where nothing is there.
+
+    Args:
+        task: How it stands.
+        files: What stands for each of its files.
+    """
     if task.output is None:
         return None
-    files = [direct_url(urls, each.key) for each in task.artifacts]
     return msgspec.json.decode(resolve_files(task.output, files))
 
 
@@ -127,7 +131,12 @@ def moment(at: datetime | None) -> str | None:
 
 
 def prediction(
-    task: Task, urls: UrlMaker, *, version: str = HIDDEN_VERSION, logs: str = ""
+    task: Task,
+    urls: UrlMaker,
+    *,
+    version: str = HIDDEN_VERSION,
+    logs: str = "",
+    files: Sequence[str] | None = None,
 ) -> ReplicatePrediction:
     """Return a task as a prediction.
 
@@ -136,7 +145,10 @@ def prediction(
         urls: Makes URLs for whoever reads it.
         version: What will run it, as long as nothing does.
         logs: As `logs_of`.
+        files: What stands for each of its files; None for their URLs.
     """
+    if files is None:
+        files = [direct_url(urls, each.key) for each in task.artifacts]
     home = f"{urls.base}{HOME}/predictions/{task.id}"
     created_at = moment(task.created_at)
     assert created_at is not None, "every task was created"
@@ -146,7 +158,7 @@ def prediction(
         version=task.version or task.queue.partition(":")[2] or version,
         status=status_of(task),
         input=input_of(task),
-        output=output_of(task, urls),
+        output=output_of(task, files),
         logs=logs,
         error=error_of(task),
         metrics=_metrics(task),
