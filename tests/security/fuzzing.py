@@ -27,8 +27,9 @@ from swell.api.accept import preferred
 from swell.api.auth import bearer_digest
 from swell.api.call import Call
 from swell.api.events import _after
+from swell.api.facades.replicate.predictions import cancel_after_s
 from swell.api.files import byte_range, plain_type
-from swell.api.forms import open_form
+from swell.api.forms import open_form, read_parts
 from swell.api.messages import (
     BatchRequest,
     EventsQuery,
@@ -203,6 +204,25 @@ def _form(data: bytes) -> object:
     return asyncio.run(read())
 
 
+def _parts(data: bytes) -> object:
+    """Read all parts of a form whose boundary, and whose pieces, the input itself tells."""
+    boundary, _, rest = data.partition(b"\n")
+    size = 1 + len(data) % 97
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(rest), size):
+            yield rest[at : at + size]
+
+    async def read() -> int:
+        total = 0
+        async for part in read_parts(boundary, pieces()):
+            total += sum([len(piece) async for piece in part.data])
+        assert total <= len(rest), "more came out than went in"
+        return total
+
+    return asyncio.run(read())
+
+
 _OBJECTS = MemoryObjects(ManualClock(), b"s" * 32)
 _SIGNED = _OBJECTS.sign("GET", "uploads/a/b.png", 3600)
 
@@ -301,6 +321,11 @@ PARSERS: Final[Mapping[str, Parser]] = {
         [_FORM, *(b"multipart/form-data; boundary=b\n" + form[:4000] for form in forms().values())],
         _form,
     ),
+    "all parts of a form": Parser(
+        [_FORM, *(b"multipart/form-data; boundary=b\n" + form[:4000] for form in forms().values())],
+        _parts,
+    ),
+    "a deadline of Replicate's": Parser([b"1h30m45s", b"90", b"15s"], cancel_after_s),
     "a range": Parser(
         [span.encode()[:200] for span in RANGES],
         lambda data: byte_range(data.decode("latin-1"), 10),
