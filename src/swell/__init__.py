@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Video,
         model,
     )
+    from swell.pipeline import Stage, pipeline
 
 __all__ = [
     "AsyncClient",
@@ -50,9 +51,11 @@ __all__ = [
     "Reject",
     "Sampler",
     "Speed",
+    "Stage",
     "StepModel",
     "Video",
     "model",
+    "pipeline",
     "ui",
 ]
 
@@ -71,6 +74,16 @@ class _Package(types.ModuleType):
         # decorator.
         pass
 
+    @property
+    def pipeline(self) -> Any:
+        """The decorator."""
+        return import_module("swell.pipeline").pipeline
+
+    @pipeline.setter
+    def pipeline(self, module: types.ModuleType) -> None:
+        # As above.
+        pass
+
     def __getattr__(self, name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
@@ -83,8 +96,8 @@ class _Package(types.ModuleType):
 
 
 def _found(name: str) -> Any:
-    place = "swell.client" if name in ("AsyncClient", "Client") else "swell.model"
-    return getattr(import_module(place), name)
+    places = {"AsyncClient": "swell.client", "Client": "swell.client", "Stage": "swell.pipeline"}
+    return getattr(import_module(places.get(name, "swell.model")), name)
 
 
 sys.modules[__name__].__class__ = _Package

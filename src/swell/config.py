@@ -199,6 +199,12 @@ class ServerSettings(_Group):
         "port, beside that of `server.public_url`, addresses and `localhost`; any, as long as "
         "neither is set.",
     )
+    pipelines: _Words = Field(
+        default=(),
+        description="Files that declare pipelines, in TOML (`chains.toml`) or Python "
+        "(`chains.py`), or such that come with Swell (`swell/picture`): models combined, which are "
+        "called like models.",
+    )
     cors_origins: _Origins = Field(
         default=(),
         description="Pages that may use the service from a browser, by origin, such as "

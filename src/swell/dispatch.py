@@ -132,6 +132,12 @@ class LeasedTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     checkpoint: str | None = None
     #: Where the task's trace goes on in the worker; None where it is not traced.
     traceparent: str | None = None
+    #: Of a pipeline: how many attempts other stages have had. Only what comes after them is a sign
+    #: that the task was tried before.
+    earlier: int = 0
+    #: Of a pipeline: whether a later stage may run on the same worker, which says with
+    #: `Report.onward` whether it goes on.
+    may_go_on: bool = False
 
     @property
     def hold(self) -> Hold:
@@ -185,6 +191,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     enclosures: list[Enclosure] = []
     holds: list[Hold] = []
     ask: int = 0
+    #: So many of the pipelines whose stages are settled here may go on here at once, in the places
+    #: that they leave.
+    onward: int = 0
     #: As in `Ask`.
     residents: list[str] | None = None
     known: list[Hold] | None = None

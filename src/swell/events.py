@@ -13,9 +13,19 @@ from typing import Any, Final
 
 import msgspec
 
+from swell.stages import Done
 from swell.task import Task, TaskState
 
-__all__ = ["ATTEMPT_STRIDE", "TERMINAL_ID", "Brief", "Event", "EventKind", "brief_of", "event_of"]
+__all__ = [
+    "ATTEMPT_STRIDE",
+    "TERMINAL_ID",
+    "Brief",
+    "Event",
+    "EventKind",
+    "brief_of",
+    "brief_of_stage",
+    "event_of",
+]
 
 #: Ids of one attempt's events lie within one stride.
 ATTEMPT_STRIDE = 1_000_000
@@ -94,22 +104,23 @@ def event_of(task: Task) -> Event:
         return Event(task_id=task.id, id=TERMINAL_ID, kind=_ENDS[task.state._value_], task=task)
     if task.state is TaskState.RUNNING:
         data = {"attempt": task.attempt, "worker": task.worker_id}
+        if task.run is not None:
+            data["stage"] = task.run.stage.name
         number = task.attempt * ATTEMPT_STRIDE
         return Event(task_id=task.id, id=number, kind=EventKind.STARTED, data=data, task=task)
     # One below the next attempt's start, so that being queued again follows all that came before.
     number = (task.attempt + 1) * ATTEMPT_STRIDE - 1
-    return Event(
-        task_id=task.id,
-        id=number,
-        kind=EventKind.QUEUED,
-        data={"attempt": task.attempt},
-        task=task,
-    )
+    data = {"attempt": task.attempt}
+    if task.run is not None:
+        data["stage"] = task.run.stage.name
+    return Event(task_id=task.id, id=number, kind=EventKind.QUEUED, data=data, task=task)
 
 
 def brief_of(task: Task) -> Brief:
     """Return what other backends keep in mind of a task."""
     run_s, took_s = 0.0, 0.0
+    if task.run is not None and task.run.done and task.state is TaskState.SUCCEEDED:
+        return brief_of_stage(task, task.run.done[-1])
     if task.state is TaskState.SUCCEEDED and task.started_at and task.finished_at:
         timings = task.timings
         if timings is not None and timings.run_s > 0:
@@ -118,4 +129,12 @@ def brief_of(task: Task) -> Brief:
         else:
             # A worker that does not tell. What the task waited for in there counts too.
             run_s = took_s = (task.finished_at - task.started_at).total_seconds()
-    return Brief(task.model, task.attempt, task.worker_id, task.count, run_s, took_s)
+    return Brief(task.stage_model, task.attempt, task.worker_id, task.count, run_s, took_s)
+
+
+def brief_of_stage(task: Task, done: Done) -> Brief:
+    """Return what backends keep in mind of a stage of a pipeline that is over."""
+    timings = done.timings
+    took_s = timings.run_s + timings.encode_s + timings.upload_s
+    count = 1 if task.run is None else task.run.samples_of(done.name, task.count)
+    return Brief(done.model, done.attempt, done.worker_id, count, timings.run_s, took_s)

@@ -39,6 +39,7 @@ from pydantic.fields import FieldInfo
 
 from swell.distributions import how_to_get
 from swell.errors import InvalidModel, InvalidRequest, NotFound, SwellError
+from swell.examples import example_of
 from swell.media import Attachment, Audio, File, Image, LoRA, Video, flatten
 from swell.registry import ModelCard, Speed
 from swell.samples import read_samples
@@ -75,6 +76,7 @@ __all__ = [
     "define",
     "example_of",
     "flatten",
+    "import_file",
     "is_function_model",
     "load_models",
     "model",
@@ -1022,47 +1024,6 @@ def _examples(
     return (made,)
 
 
-def example_of(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return an input with every property that is required or has an example."""
-    required = schema.get("required", [])
-    properties = schema.get("properties", {})
-    return {
-        key: _example_value(prop, schema.get("$defs", {}))
-        for key, prop in properties.items()
-        if key in required or prop.get("examples")
-    }
-
-
-_PLAIN_EXAMPLES: Final[dict[str, Any]] = {
-    "string": "example",
-    "integer": 1,
-    "number": 1.0,
-    "boolean": True,
-    "array": [],
-    "null": None,
-}
-
-
-def _example_value(prop: dict[str, Any], defs: dict[str, Any]) -> Any:
-    if "$ref" in prop:
-        target = defs.get(prop["$ref"].removeprefix("#/$defs/"), {})
-        return (
-            example_of({**target, "$defs": defs})
-            if "properties" in target
-            else (_example_value(target, defs))
-        )
-    for key in ("examples", "enum", "anyOf", "oneOf"):
-        if prop.get(key):
-            first = prop[key][0]
-            return first if key in ("examples", "enum") else _example_value(first, defs)
-    for key in ("const", "default", "minimum"):
-        if key in prop:
-            return prop[key]
-    if prop.get("type") == "object":
-        return example_of({**prop, "$defs": defs})
-    return _PLAIN_EXAMPLES.get(prop.get("type", ""), "example")
-
-
 # --- finding models ------------------------------------------------------------------------------
 
 
@@ -1082,7 +1043,7 @@ def load_models(ref: str) -> list[Definition]:
         return [importlib.import_module(_ADDED).definition_of(Path(ref))]
     path, _, attribute = ref.rpartition(":") if ":" in ref else (ref, "", "")
     if path.endswith(".py"):
-        return _models_in(_import_file(Path(path)), attribute, ref)
+        return _models_in(import_file(Path(path)), attribute, ref)
     if "/" in ref:
         return _zoo_models(ref)
     return _models_in(_import_module(path, ref), attribute, ref)
@@ -1108,7 +1069,13 @@ def _zoo_models(ref: str) -> list[Definition]:
     return named
 
 
-def _import_file(path: Path) -> types.ModuleType:
+def import_file(path: Path) -> types.ModuleType:
+    """Return a Python file as a module: the same one each time.
+
+    Raises:
+        NotFound: There is none.
+        InvalidModel: It cannot be imported; the text says why.
+    """
     if not path.is_file():
         raise NotFound(f"there is no file {str(path)!r}: give the path of a Python file")
     resolved = path.resolve()

@@ -10,6 +10,7 @@ import msgspec
 from swell.ledger import Charged, CostRow, LedgerEntry
 from swell.phases import Startup
 from swell.quotas import Ask, Credit, Hold, Place, Quota, Settled, Sheet, Verdict
+from swell.stages import Pipeline
 
 __all__ = [
     "GONE_WORKERS_TTL",
@@ -177,6 +178,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     speed: list[Speed] = []
     samples: list[Sample] = []
+    #: What it is made of, where it is a pipeline: no worker has it, but the models of its stages.
+    pipeline: Pipeline | None = None
     registered_at: datetime | None = None
 
 

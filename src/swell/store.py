@@ -19,6 +19,7 @@ __all__ = [
     "Expiry",
     "Hold",
     "HoldState",
+    "Onward",
     "Page",
     "Part",
     "Start",
@@ -41,9 +42,22 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """A wish to start a queued task, by a broker that does not share the store's transaction."""
 
     task_id: str
+    #: Where it is thought to wait: what is heard late of a pipeline starts no other stage.
+    queue: str
     worker_id: str
     version: str
     token: str
+    lease_s: float
+
+
+class Onward(msgspec.Struct, frozen=True, kw_only=True):
+    """Who goes on at once with what it settles, where that is a stage of a pipeline."""
+
+    worker_id: str
+    #: Queue → version of the model, for all that it serves.
+    versions: dict[str, str]
+    #: At most so many.
+    n: int
     lease_s: float
 
 
@@ -148,11 +162,16 @@ class Store(Protocol):
         """Start queued, ready tasks; None where the task is not to be run (any more)."""
         ...
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[Task | None]:
+    async def settle(
+        self, settlements: Sequence[Settlement], onward: Onward | None = None
+    ) -> list[Task | None]:
         """End attempts.
 
         None where the caller does not hold the lease. Telling the same settlement again after it
         was written returns the task as it is now: an answer may get lost on the way.
+
+        A task whose pipeline has another stage goes on to that one's queue. Where `onward` serves
+        it, and has room, it is started there in the same write, and comes back running.
         """
         ...
 

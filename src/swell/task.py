@@ -13,7 +13,19 @@ from typing import Any, Final
 import msgspec
 
 from swell.errors import Conflict
+from swell.results import Artifact, TaskError, Timings
 from swell.retry import RetryPolicy
+from swell.stages import (
+    Done,
+    Run,
+    Sight,
+    begin_again,
+    holds,
+    next_stage,
+    output_of,
+    reason_of,
+    total,
+)
 from swell.webhook import Webhook
 
 __all__ = [
@@ -39,6 +51,8 @@ __all__ = [
     "created_at_of",
     "discarded",
     "expire",
+    "files_of",
+    "has_gone_on",
     "id_before",
     "is_expired",
     "is_id",
@@ -117,47 +131,6 @@ _FOLLOWERS: Final = {
 }
 
 
-class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A file that a task brought forth."""
-
-    #: Where it lies in the object store.
-    key: str
-    #: Media type, such as `image/png`.
-    content_type: str
-    #: Size of the file.
-    bytes: int
-    #: Size of a picture, in pixels.
-    width: int | None = None
-    height: int | None = None
-
-
-class TaskError(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a task failed."""
-
-    #: Stable word to compare, such as `worker_lost`.
-    code: str
-    title: str
-    detail: str
-
-
-class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the time went, in seconds. `queue_s` covers everything before the last attempt.
-
-    `device_s` is the attempt's share of the device: with others beside it less than `run_s`. None
-    where it is `run_s`, and of a worker that does not tell it. `cost_micros` is what that share
-    costs, in millionths of a dollar, where the pool has a price; the backend sets it, and shows it
-    beside the timings.
-    """
-
-    queue_s: float = 0.0
-    load_s: float = 0.0
-    run_s: float = 0.0
-    encode_s: float = 0.0
-    upload_s: float = 0.0
-    device_s: float | None = None
-    cost_micros: int | None = None
-
-
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One task, whole.
 
@@ -223,11 +196,30 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     inputs_removed: bool = False
     #: Whether output and artifacts were removed.
     outputs_removed: bool = False
+    #: Where it is in its pipeline; None where `model` is one that a worker runs. `queue`, `tag`,
+    #: `version` and the attempts that are left are those of the stage that it is at.
+    run: Run | None = None
+
+    @property
+    def stage_model(self) -> str:
+        """The model that runs it now: its own, or that of the stage that its pipeline is at."""
+        return self.model if self.run is None else self.queue.partition(":")[0]
+
+    @property
+    def model_version(self) -> str:
+        """The version of `model` that runs or ran it; of a pipeline, its own, which is fixed."""
+        return self.version if self.run is None else self.run.version
+
+    @property
+    def tries(self) -> int:
+        """How many attempts count; of a pipeline, those of the stage that it is at."""
+        before = 0 if self.run is None else self.run.spent
+        return self.attempt - self.handed_back - before
 
     @property
     def attempts_left(self) -> int:
         """How many more attempts are allowed."""
-        return self.max_attempts - (self.attempt - self.handed_back)
+        return self.max_attempts - self.tries
 
     def is_held_by(self, attempt: int, token: str) -> bool:
         """Whether (attempt, token) is the lease that may write this task's outcome."""
@@ -260,10 +252,17 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     #: As of `Task`.
     traceparent: str | None = None
     webhook: Webhook | None = None
-    #: Objects that the input names by URLs of ours.
+    #: Objects that the input names by URLs of ours, or that stages of a repeated run have left.
     files: tuple[str, ...] = ()
     #: The task's, from `new_id`, where something is kept under it before; None for a new one.
     id: str | None = None
+    #: As of `Task`.
+    run: Run | None = None
+
+    @property
+    def stage_model(self) -> str:
+        """The model that would run it first."""
+        return self.model if self.run is None else self.queue.partition(":")[0]
 
 
 class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
@@ -362,9 +361,16 @@ def thumbnail_key(key: str, width: int) -> str:
 
 
 def objects_of(task: Task) -> list[str]:
-    """Return the keys of a task's artifacts, and of none that is not its own."""
+    """Return the keys of a task's artifacts, and of none that is not its own.
+
+    Those that stages of a pipeline have left are among them.
+    """
     home = f"outputs/{task.id}/"
-    return [each.key for each in task.artifacts if each.key.startswith(home)]
+    keys = [each.key for each in task.artifacts if each.key.startswith(home)]
+    if task.run is None:
+        return keys
+    left = [each.key for done in task.run.done for each in done.artifacts]
+    return list(dict.fromkeys(keys + [key for key in left if key.startswith(home)]))
 
 
 def remains_of(task: Task) -> list[str]:
@@ -374,10 +380,15 @@ def remains_of(task: Task) -> list[str]:
     nothing: what they had stored is named nowhere.
     """
     own = set(objects_of(task))
-    attempts = range(1, task.attempt + (task.state is not TaskState.SUCCEEDED))
-    return [f"outputs/{task.id}/{attempt}/" for attempt in attempts] + [
+    attempts = set(range(1, task.attempt + (task.state is not TaskState.SUCCEEDED)))
+    files = {each.key: each for each in task.artifacts}
+    if task.run is not None:
+        # What stages have left is named one by one: a task that repeats this one may use it.
+        attempts.difference_update(each.attempt for each in task.run.done)
+        files |= {each.key: each for done in task.run.done for each in done.artifacts}
+    return [f"outputs/{task.id}/{attempt}/" for attempt in sorted(attempts)] + [
         thumbnail_key(each.key, width)
-        for each in task.artifacts
+        for each in files.values()
         if each.key in own and each.content_type.startswith("image/")
         for width in THUMBNAIL_WIDTHS
     ]
@@ -402,7 +413,18 @@ def without(task: Task, *, inputs: bool = False, outputs: bool = False) -> Task:
         changes |= {"inputs_removed": True, "input": gone, "metadata": None, "error": error}
     if outputs:
         changes |= {"outputs_removed": True, "output": None, "artifacts": ()}
+    if task.run is not None and (inputs or outputs):
+        changes["run"] = _bare(task.run, outputs=outputs)
     return msgspec.structs.replace(task, **changes)
+
+
+def _bare(run: Run, *, outputs: bool) -> Run:
+    """Return a run without what its stages gave, which may quote the input; files are outputs."""
+    gone: dict[str, Any] = {"output": msgspec.Raw(b"null")}
+    if outputs:
+        gone["artifacts"] = ()
+    done = tuple(msgspec.structs.replace(each, **gone) for each in run.done)
+    return msgspec.structs.replace(run, done=done)
 
 
 def transition(task: Task, to: TaskState, **changes: Any) -> Task:
@@ -436,6 +458,7 @@ def accept(new: NewTask, *, task_id: str, now: datetime) -> Task:
         retry_of=new.retry_of,
         traceparent=new.traceparent,
         webhook=new.webhook,
+        run=None if new.run is None else msgspec.structs.replace(new.run, queued_at=now),
     )
 
 
@@ -462,9 +485,12 @@ def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float)
 
     A failure that may be repeated sends the task back to the queue while attempts are left; an
     attempt handed back always does. A cancellation that was asked for wins over both, but not over
-    a success that was already reached.
+    a success that was already reached. A stage of a pipeline that has succeeded sends it on to the
+    queue of the next.
     """
     match outcome:
+        case Succeeded() if task.run is not None:
+            return _pass_stage(task, task.run, outcome, now)
         case Succeeded():
             return transition(
                 task,
@@ -494,6 +520,74 @@ def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float)
             )
         case Failed():
             return _failed(task, outcome, now, retry_delay_s)
+
+
+def _pass_stage(task: Task, run: Run, outcome: Succeeded, now: datetime) -> Task:
+    """Write what a stage gave, and go on to the next, or end."""
+    stage = run.stage
+    done = Done(
+        name=stage.name,
+        model=stage.model,
+        version=task.version,
+        worker_id=task.worker_id,
+        attempt=task.attempt,
+        token=task.lease_token or "",
+        tries=task.tries,
+        output=outcome.output,
+        artifacts=outcome.artifacts,
+        seed=outcome.seed,
+        timings=_with_queue_time(task, outcome.timings),
+        started_at=task.started_at,
+        finished_at=now,
+    )
+    passed = msgspec.structs.replace(run, done=(*run.done, done))
+    sight = Sight(run.pipeline, task.input, passed.done)
+    if stage.reject and holds(stage.reject, sight):
+        error = TaskError(
+            code="rejected",
+            title=f"The stage {stage.name} refused to go on",
+            detail=reason_of(stage, sight),
+        )
+        return _end(task, TaskState.FAILED, now, Timings(), error=error, run=passed)
+    place = next_stage(run.pipeline, run.at + 1, sight)
+    if place is None:
+        output, artifacts = output_of(passed, sight)
+        told = [each.seed for each in passed.done if each.seed is not None]
+        return _end(
+            task,
+            TaskState.SUCCEEDED,
+            now,
+            Timings(),
+            run=passed,
+            output=output,
+            artifacts=artifacts,
+            seed=told[-1] if task.seed is None and told else task.seed,
+        )
+    if task.cancel_requested:
+        return _end(task, TaskState.CANCELED, now, Timings(), run=passed)
+    return transition(
+        task,
+        TaskState.QUEUED,
+        queue=run.pipeline.stages[place].queue,
+        version="",
+        tag=run.tags[place] if place < len(run.tags) else task.tag,
+        lease_expires_at=None,
+        available_at=None,
+        error=None,
+        checkpoint=None,
+        run=msgspec.structs.replace(
+            passed, at=place, spent=task.attempt - task.handed_back, queued_at=now
+        ),
+    )
+
+
+def has_gone_on(task: Task) -> bool:
+    """Whether what was written last is that a stage is over and the next one's turn has come."""
+    run = task.run
+    if run is None or not run.last_attempt or task.state.is_terminal:
+        return False
+    started = task.state is TaskState.RUNNING
+    return run.last_attempt == task.attempt - started
 
 
 def lose(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
@@ -536,6 +630,10 @@ def expire(task: Task, *, now: datetime) -> Task:
 
 def was_settled_by(task: Task, attempt: int, token: str) -> bool:
     """Whether this attempt's settlement was written before: the answer to it may have got lost."""
+    if task.run is not None:
+        done = task.run.done_by(attempt)
+        if done is not None and done.token == token:
+            return True
     return (
         task.state is not TaskState.RUNNING
         and task.attempt == attempt
@@ -572,10 +670,21 @@ def check_repeat(task: Task, *, only_dead: bool, was_repeated: bool) -> None:
 
 
 def again(task: Task) -> NewTask:
-    """Return the request that repeats a task, without its deadlines, which have passed."""
+    """Return the request that repeats a task, without its deadlines, which have passed.
+
+    A pipeline goes on at the stage where it ended, with what those before it gave; one that has
+    succeeded, or whose outputs were removed, begins anew.
+    """
+    run, queue = task.run, task.queue
+    if run is not None:
+        is_whole = task.state is TaskState.SUCCEEDED or task.outputs_removed
+        run = begin_again(run, task.input, is_whole=is_whole)
+        queue = run.stage.queue
     return NewTask(
         model=task.model,
-        queue=task.queue,
+        queue=queue,
+        run=run,
+        files=files_of(run),
         input=task.input,
         count=task.count,
         seed=task.seed,
@@ -589,6 +698,13 @@ def again(task: Task) -> NewTask:
     )
 
 
+def files_of(run: Run | None) -> tuple[str, ...]:
+    """Return the keys of the files that stages of a run have left."""
+    if run is None:
+        return ()
+    return tuple(dict.fromkeys(each.key for done in run.done for each in done.artifacts))
+
+
 def promote(task: Task) -> Task:
     """Make a task ready whose backoff is over. Its state stays queued."""
     return msgspec.structs.replace(task, available_at=None)
@@ -596,7 +712,7 @@ def promote(task: Task) -> Task:
 
 def is_expired(task: Task, now: datetime) -> bool:
     """Whether a deadline of a task that has not ended has passed."""
-    if task.state is TaskState.QUEUED and _is_past(task.start_by_at, now):
+    if task.state is TaskState.QUEUED and _is_past(_start_by_of(task), now):
         return True
     return not task.state.is_terminal and _is_past(task.finish_by_at, now)
 
@@ -608,8 +724,14 @@ def next_wake_at(task: Task) -> datetime | None:
             return task.lease_expires_at
         return _earliest(task.lease_expires_at, task.finish_by_at)
     if task.state is TaskState.QUEUED:
-        return _earliest(task.available_at, task.start_by_at, task.finish_by_at)
+        return _earliest(task.available_at, _start_by_of(task), task.finish_by_at)
     return None
+
+
+def _start_by_of(task: Task) -> datetime | None:
+    """Return when it must have started, unless a stage of it is over."""
+    has_begun = task.run is not None and bool(task.run.done)
+    return None if has_begun else task.start_by_at
 
 
 def sweep(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
@@ -655,7 +777,7 @@ def _end(task: Task, state: TaskState, now: datetime, timings: Timings, **change
         finished_at=now,
         lease_expires_at=None,
         available_at=None,
-        timings=_with_queue_time(task, timings),
+        timings=_in_all(task, timings, changes.get("run", task.run)),
         **ending,
     )
 
@@ -670,8 +792,22 @@ def _left_by(task: Task, outcome: Outcome) -> str | None:
 def _with_queue_time(task: Task, timings: Timings) -> Timings:
     if task.started_at is None:
         return timings
-    waited_s = (task.started_at - task.created_at).total_seconds()
+    since = task.created_at
+    if task.run is not None and task.run.queued_at is not None:
+        since = task.run.queued_at
+    waited_s = (task.started_at - since).total_seconds()
     return msgspec.structs.replace(timings, queue_s=max(0.0, waited_s))
+
+
+def _in_all(task: Task, timings: Timings, run: Run | None) -> Timings:
+    """Return the times of a task that ends: of a pipeline, with those of the stages before."""
+    if run is None:
+        return _with_queue_time(task, timings)
+    # What a task has cost that this one repeats is told there.
+    parts = [done.timings for done in run.done if done.attempt]
+    if run.done_by(task.attempt) is None:
+        parts.append(_with_queue_time(task, timings))
+    return total(parts)
 
 
 def _is_past(moment: datetime | None, now: datetime) -> bool:
@@ -684,4 +820,4 @@ def _earliest(*moments: datetime | None) -> datetime | None:
 
 def retry_delay_s(task: Task, policy: RetryPolicy, rng: Any) -> float:
     """Return how long this task waits after its current attempt, in seconds."""
-    return policy.delay_s(max(1, task.attempt - task.handed_back), rng)
+    return policy.delay_s(max(1, task.tries), rng)

@@ -32,7 +32,7 @@ from swell.config import (
     process_environment,
     texts_of,
 )
-from swell.errors import Conflict, InvalidRequest, SwellError, Unavailable
+from swell.errors import Conflict, InvalidModel, InvalidRequest, SwellError, Unavailable
 from swell.provider import Instance, LaunchRequest
 from swell.registry import KeyLimits
 from swell.retry import RetryPolicy
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from swell.object_stores.bucket import BucketObjects
     from swell.object_stores.signing import Secret
     from swell.objects import Objects
+    from swell.pipeline_cards import Declared
     from swell.provider import Provider
     from swell.providers.process import ProcessProvider
     from swell.registry import Registry
@@ -898,6 +899,7 @@ def _api_settings(settings: Settings) -> "ApiSettings":
         cors_origins=server.cors_origins,
         facades=server.facades,
         model_aliases=server.model_aliases,
+        pipelines=_pipelines(server.pipelines),
         upload_types=server.upload_types,
         limits=KeyLimits(
             rate_per_s=settings.limits.rate_per_s,
@@ -930,6 +932,19 @@ def _api_settings(settings: Settings) -> "ApiSettings":
         log_requests=_log_requests(settings.log),
         shows_trace=settings.telemetry.in_tasks,
     )
+
+
+def _pipelines(refs: Sequence[str]) -> "tuple[Declared, ...]":
+    """Return the pipelines that files declare."""
+    if not refs:
+        return ()
+    from swell.pipeline import load_pipelines
+
+    found = [declared for ref in refs for declared in load_pipelines(ref)]
+    names = [each.name for each in found]
+    if twice := next((each for each in names if names.count(each) > 1), None):
+        raise InvalidModel(f"server.pipelines: two files declare {twice}: name each once")
+    return tuple(found)
 
 
 def _retention(settings: RetentionSettings) -> "tuple[Retention, ...]":

@@ -20,6 +20,7 @@ from swell.clock import ManualClock, SystemClock
 from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
 from swell.testing.delivery import Delivery, ExactOrderConformance
+from swell.testing.pipelines import PipelineConformance
 from swell.testing.window import WindowedConformance
 
 WINDOW = 16
@@ -42,14 +43,14 @@ async def carried(tmp_path: Path, queues: Queues, window: int = WINDOW) -> Async
     await store.close()
 
 
-class TestNats(WindowedConformance):
+class TestNats(WindowedConformance, PipelineConformance):
     @pytest.fixture
     async def delivery(self, tmp_path: Path, nats_server: Server) -> AsyncIterator[Delivery]:
         async with carried(tmp_path, NatsQueues(f"{nats_server.url}/{a_name()}")) as delivery:
             yield delivery
 
 
-class TestNatsOverPostgres(WindowedConformance):
+class TestNatsOverPostgres(WindowedConformance, PipelineConformance):
     @pytest.fixture
     async def delivery(
         self, postgres_databases: PostgresDatabases, nats_server: Server
@@ -81,7 +82,7 @@ def moto_url(moto_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"sqs://us-east-1/{a_name()}?endpoint={moto_server.url}"
 
 
-class TestSqs(WindowedConformance):
+class TestSqs(WindowedConformance, PipelineConformance):
     @pytest.fixture
     async def delivery(self, tmp_path: Path, moto_url: str) -> AsyncIterator[Delivery]:
         async with carried(tmp_path, SqsQueues(moto_url)) as delivery:

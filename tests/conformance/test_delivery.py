@@ -16,10 +16,11 @@ from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
 from swell.testing.delivery import Delivery, DeliveryConformance
 from swell.testing.order import OrderConformance
+from swell.testing.pipelines import PipelineConformance
 from swell.testing.shared import Pair, SharedConformance
 
 
-class TestMemory(DeliveryConformance, OrderConformance):
+class TestMemory(DeliveryConformance, OrderConformance, PipelineConformance):
     @pytest.fixture
     def delivery(self) -> Delivery:
         clock = ManualClock()
@@ -27,7 +28,7 @@ class TestMemory(DeliveryConformance, OrderConformance):
         return Delivery(clock, store, MemoryBroker(store))
 
 
-class TestSqlite(DeliveryConformance, OrderConformance):
+class TestSqlite(DeliveryConformance, OrderConformance, PipelineConformance):
     @pytest.fixture
     async def delivery(self, tmp_path: Path) -> AsyncIterator[Delivery]:
         clock = ManualClock()
@@ -37,7 +38,7 @@ class TestSqlite(DeliveryConformance, OrderConformance):
         await store.close()
 
 
-class TestPostgres(DeliveryConformance, OrderConformance):
+class TestPostgres(DeliveryConformance, OrderConformance, PipelineConformance):
     @pytest.fixture
     async def delivery(self, postgres_databases: PostgresDatabases) -> AsyncIterator[Delivery]:
         clock = ManualClock()

@@ -26,13 +26,14 @@ from swell.api.submit import (
     check_can_run,
     check_deadline,
     late_of,
-    naming_files,
     new_task,
+    prepared,
 )
 from swell.api.views import encode
 from swell.broker import Rank
 from swell.degrade import FIXED, Change, milder, split_metadata, time_share, with_changes
 from swell.errors import InvalidInput, NotFound, NoWorker, SwellError, WouldExpire
+from swell.stages import begin
 from swell.task import NewTask
 
 __all__ = ["degraded", "show_estimate"]
@@ -81,12 +82,11 @@ async def degraded(
         try:
             target = await service.cards.target(model)
             service.cards.check_input(target, request.input, place[0] + "/input")
-            await check_can_run(service, target)
+            new = new_task(call, request, target.queue, repeat, place)
+            new = prepared(service, new, target, place[0])
+            await check_can_run(service, target, new)
         except (NotFound, InvalidInput, NoWorker):
             continue
-        new = naming_files(
-            service, new_task(call, request, target.queue, repeat, place), place[0] + "/input"
-        )
         changes = [] if model == own else [Change("/model", own, model)]
         found = await _fitting(service, new, target, allowed, changes, count)
         if found is not None:
@@ -158,7 +158,12 @@ def _with(new: NewTask, raw: msgspec.Raw | None, changes: list[Change]) -> NewTa
         return new
     own = None if new.metadata is None else split_metadata(new.metadata)[0]
     changed = _replace(new, metadata=with_changes(own, changes))
-    return changed if raw is None else _replace(changed, input=raw)
+    if raw is None:
+        return changed
+    run = new.run
+    # Which stage is the first may hang on what has changed.
+    run = None if run is None else begin(run.pipeline, run.version, raw) or run
+    return _replace(changed, input=raw, run=run, queue=run.stage.queue if run else new.queue)
 
 
 def _sharpened(refusal: SwellError) -> SwellError:
@@ -186,16 +191,16 @@ async def _estimate_view(service: Service, call: Call, request: TaskRequest) -> 
     request = service.classes.apply(call.caller, request)
     target = await service.cards.target(request.model)
     service.cards.check_input(target, request.input)
-    new = naming_files(service, new_task(call, request, target.queue, None), "/input")
+    new = prepared(service, new_task(call, request, target.queue, None), target)
     rank = await service.broker.rank_of_new(new)
     refusal: SwellError | None = None
     try:
-        await check_can_run(service, target)
+        await check_can_run(service, target, new)
         await check_deadline(service, new, rank)
     except (NoWorker, WouldExpire) as error:
         try:
             new = await degraded(service, call, request, None, error)
-            target = await service.cards.target(new.queue)
+            target = await service.cards.target(new.queue if new.run is None else new.model)
             rank = await service.broker.rank_of_new(new)
         except (NoWorker, WouldExpire) as still:
             refusal = still
@@ -222,7 +227,7 @@ async def _estimate_view(service: Service, call: Call, request: TaskRequest) -> 
         start_s=None if expected is None else expected.start,
         finish_s=None if expected is None else expected.finish,
         cost_micros=cost,
-        workers=len(service.fleet.live(new.model)),
+        workers=len(service.fleet.live(new.stage_model)),
     )
 
 

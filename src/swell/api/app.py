@@ -18,6 +18,7 @@ from swell.api.call import Call, ClientGone, Receive, Reply, Scope, Send
 from swell.api.duties import Duties
 from swell.api.facades.paths import FACADES, path_meant
 from swell.api.headers import Origins
+from swell.api.pipelines import register_pipelines
 from swell.api.problems import closest, problem_reply
 from swell.api.requests import CLIENT_GONE, plain_path
 from swell.api.route import Route
@@ -242,6 +243,7 @@ class App:
         await self.service.cards.refresh()
         await self.service.fleet.refresh()
         await self.service.recall_times()
+        await register_pipelines(self.service)
         self._duties.start()
         self.service.is_ready = True
 

@@ -69,6 +69,8 @@ class Cards:
         self._versions: dict[str, list[ModelCard]] = {}
         self._targets: dict[str, Target] = {}
         self._checks: dict[tuple[str, str], _Check] = {}
+        #: Pipeline that is declared and has no card → why.
+        self.lacks: dict[str, str] = {}
         self._read_at_s = float("-inf")
         self._reading = asyncio.Lock()
 
@@ -104,6 +106,11 @@ class Cards:
             if target is not None:
                 return target
         return await self._find(ref)
+
+    def find(self, ref: str) -> ModelCard | None:
+        """Return the card that a reference means, among those that were read last."""
+        target = self._make_target(ref)
+        return None if target is None else target.card
 
     async def refresh(self) -> None:
         """Read the registry now."""
@@ -177,6 +184,8 @@ class Cards:
                 f"{model} has no version {version[:60]!r} that runs; there are: {there}. Leave the "
                 f"version out for the newest"
             )
+        if model in self.lacks:
+            raise NotFound(f"the pipeline {model} cannot be used yet: {self.lacks[model]}")
         near = closest(model, known)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         there = f"this server knows {', '.join(known[:10])}" if known else "none is served yet"

@@ -21,6 +21,7 @@ from swell.clock import Clock
 from swell.ledger import EntryKind, LedgerEntry, cost_micros
 from swell.registry import Registry, WorkerInfo
 from swell.task import (
+    Artifact,
     Canceled,
     Failed,
     Released,
@@ -31,7 +32,7 @@ from swell.task import (
     new_id,
 )
 
-__all__ = ["KEEP_EVERY_S", "Charges", "account_of", "images_of", "share_s", "with_costs"]
+__all__ = ["KEEP_EVERY_S", "Charges", "account_of", "charged", "images_of", "share_s", "with_costs"]
 
 _log = structlog.get_logger("swell.api")
 
@@ -77,8 +78,25 @@ def share_s(timings: Timings, most_s: float) -> float:
 
 def images_of(task: Task) -> int:
     """Return how many pictures, or other samples, a task that succeeded has brought forth."""
-    pictures = sum(each.content_type.startswith("image/") for each in task.artifacts)
-    return pictures or task.count
+    return _pictures(task.artifacts) or task.count
+
+
+def charged(task: Task, attempt: int) -> tuple[str, int]:
+    """Return the model that an attempt is charged to, and how many samples it has brought forth.
+
+    Of a pipeline's run that is the stage which the attempt was of, and it alone.
+    """
+    run = task.run
+    if run is None:
+        return task.model, images_of(task)
+    done = run.done_by(attempt)
+    if done is None:
+        return task.stage_model, 0
+    return done.model, _pictures(done.artifacts) or run.samples_of(done.name, task.count)
+
+
+def _pictures(artifacts: Sequence[Artifact]) -> int:
+    return sum(each.content_type.startswith("image/") for each in artifacts)
 
 
 class _Sum:
@@ -131,13 +149,14 @@ class Charges:
                 continue
             outcome = each.outcome
             is_good = isinstance(outcome, Succeeded)
+            model, images = charged(task, each.attempt)
             self.add(
                 LedgerEntry(
                     id=f"{task.id}-{each.attempt}",
                     at=now,
                     kind=EntryKind.ATTEMPT if is_good else EntryKind.FAILED,
                     pool=info.pool,
-                    models=task.model,
+                    models=model,
                     worker_id=info.id,
                     ref=task.id,
                     outcome=_NAMES[type(outcome)],
@@ -147,7 +166,7 @@ class Charges:
                     key_id=task.key_id,
                     user=task.user or "",
                     attempts=1,
-                    images=images_of(task) if is_good else 0,
+                    images=images if is_good else 0,
                 )
             )
 
@@ -164,7 +183,10 @@ class Charges:
         """
         outcome = settlement.outcome
         is_good = type(outcome) is Succeeded
-        key = (info.id, task.model, task.key_id, is_good)
+        model, images = task.model, task.count
+        if task.run is not None or task.artifacts:
+            model, images = charged(task, settlement.attempt)
+        key = (info.id, model, task.key_id, is_good)
         known = self._sums.get(key)
         if known is None:
             known = self._sums[key] = _Sum()
@@ -172,7 +194,7 @@ class Charges:
         known.seconds += share_s(outcome.timings, most_s)
         known.attempts += 1
         if is_good:
-            known.images += images_of(task) if task.artifacts else task.count
+            known.images += images
 
     def add(self, entry: LedgerEntry) -> None:
         """Have an entry written soon; dropped where too many wait."""

@@ -197,7 +197,7 @@ def _taken_entries(
             at=now,
             kind=EntryKind.FAILED,
             pool=info.pool,
-            models=task.model,
+            models=task.stage_model,
             worker_id=info.id,
             ref=task.id,
             outcome="expired" if task.state is TaskState.EXPIRED else "worker_lost",

@@ -328,7 +328,7 @@ class Fleet:
         """Note that a worker took tasks."""
         holds, worker_id, n = self._holds, worker.info.id, 0
         for task in tasks:
-            holds[task.id] = (task.attempt, task.lease_token or "", worker_id, task.model)
+            holds[task.id] = (task.attempt, task.lease_token or "", worker_id, task.stage_model)
             n += 1
         worker.meter.take(n, self._clock.monotonic_s())
 

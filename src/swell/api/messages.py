@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from swell.api.eta import EtaSeconds
 from swell.registry import Scope, Speed
+from swell.stages import Pipeline
 from swell.task import TaskError, TaskState, Timings
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "ScalingView",
     "SigningView",
     "SpanView",
+    "StageView",
     "StandingView",
     "StartupView",
     "StoredView",
@@ -280,6 +282,37 @@ class TaskUrls(msgspec.Struct, frozen=True, kw_only=True):
     events: str
 
 
+class StageView(msgspec.Struct, frozen=True, kw_only=True):
+    """A stage of a pipeline."""
+
+    name: str
+    model: str
+    version: str
+    state: Annotated[
+        str,
+        Meta(
+            description="`succeeded`, `skipped` (its condition did not hold), `waiting` for an "
+            "earlier stage, `not_reached` where the task ended before; else that of the task"
+        ),
+    ]
+    #: Files in it stand as signed URLs.
+    output: msgspec.Raw | None
+    artifacts: list[ArtifactView]
+    attempts: Annotated[int, Meta(description="how many it took so far, of the task's own")]
+    worker: str | None
+    started_at: Moment | None
+    finished_at: Moment | None
+    timings: Timings | None
+    cost_micros: Annotated[
+        int | None,
+        Meta(
+            description="what the attempt's share of the device cost, in millionths of a dollar; "
+            "null before its end, and where the pool has no price"
+        ),
+    ]
+    seed: int | None
+
+
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     """A task."""
 
@@ -324,6 +357,10 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     trace_id: Annotated[
         str | msgspec.UnsetType,
         Meta(description="where its trace is found; told with telemetry.in_tasks"),
+    ] = msgspec.UNSET
+    stages: Annotated[
+        list[StageView] | msgspec.UnsetType,
+        Meta(description="of a pipeline: its stages in order, with what each gave"),
     ] = msgspec.UNSET
 
 
@@ -449,6 +486,9 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     start_s: Annotated[
         EtaSeconds | None, Meta(description="when a usual task sent now would start")
+    ] = None
+    pipeline: Annotated[
+        Pipeline | None, Meta(description="its stages; null for what workers run themselves")
     ] = None
     urls: dict[str, str]
 

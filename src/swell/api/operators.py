@@ -320,6 +320,14 @@ def model_name(call: Call) -> str:
     return f"{call.params['owner']}/{call.params['name']}"
 
 
+def _workers_of(service: Service, card: ModelCard) -> int:
+    """Return how many live workers have a model; of a pipeline, its scarcest stage."""
+    if card.pipeline is None:
+        return len(service.fleet.live(card.name, card.version))
+    stages = card.pipeline.stages
+    return min(len(service.fleet.live(each.model, each.pinned_version)) for each in stages)
+
+
 def model_view(service: Service, card: ModelCard, base: str) -> ModelView:
     """Return a card as clients see it."""
     stats = service.times.stats(card.name)
@@ -338,7 +346,7 @@ def model_view(service: Service, card: ModelCard, base: str) -> ModelView:
         output_schema=card.output_schema,
         examples=card.examples,
         registered_at=card.registered_at,
-        workers=len(service.fleet.live(card.name, card.version)),
+        workers=_workers_of(service, card),
         service_s=took,
         measured=[
             MeasuredView(device=device, tasks=n, median_s=round(median_s, 3))
@@ -349,6 +357,7 @@ def model_view(service: Service, card: ModelCard, base: str) -> ModelView:
         memory_bytes=card.memory_bytes or None,
         speed=card.speed,
         samples=sample_views(card, base),
+        pipeline=card.pipeline,
         urls={
             "get": home,
             "versions": home + "/versions",

@@ -17,6 +17,7 @@ from swell.api.charges import Charges
 from swell.api.classes import Classes
 from swell.api.eta import (
     Estimate,
+    EtaSeconds,
     Load,
     ServiceTimes,
     after_first,
@@ -44,12 +45,13 @@ from swell.api.thumbnails import Thumbnails
 from swell.api.traces import Traces
 from swell.api.views import UrlMaker
 from swell.broker import Backlog, Rank
-from swell.events import Brief, brief_of, event_of
+from swell.events import Brief, brief_of, brief_of_stage, event_of
 from swell.fairness import band
 from swell.ledger import cost_micros
 from swell.objects import Objects
 from swell.registry import Scope
-from swell.task import NewTask, Task, TaskState
+from swell.stages import stages_ahead
+from swell.task import NewTask, Task, TaskState, has_gone_on
 from swell.weights.chunks import is_chunk_key
 from swell.weights.store import Manifests, WeightStore
 
@@ -216,8 +218,8 @@ class Service:
             else:
                 ahead, samples = (0, 0) if held else (rank.ahead, rank.samples)
                 told = await self._at(task, ahead, samples, later=later if held else 0)
-                places.append((rank.ahead + 1, told and told[0]))
-                if are_new and told is not None:
+                places.append((rank.ahead + 1, await self._on(task, told and told[0])))
+                if are_new and told is not None and task.run is None:
                     self.calibration.promised(task.id, told[1])
             later -= held
         return places
@@ -228,7 +230,7 @@ class Service:
         None as long as no task of its model has ended.
         """
         told = await self._at(new, rank.ahead, rank.samples)
-        return told and told[0]
+        return await self._on(new, told and told[0])
 
     async def expected_last(self, queue: str, ready: int, samples: int) -> Estimate | None:
         """Return when a usual task would start and end behind all that is ready in a queue."""
@@ -251,19 +253,19 @@ class Service:
             samples: Of these.
             later: How many that its workers hold come not before it, itself included.
         """
-        stats = self.times.stats(task.model)
+        stats = self.times.stats(task.stage_model)
         if stats is None:
             return None
         version = task.queue.partition(":")[2] or None
-        usual = self.times.pace(task.model) or first_pace(stats)
+        usual = self.times.pace(task.stage_model) or first_pace(stats)
         # Without a live worker one is better than no answer: somebody will start it.
-        workers, held, at_once, pace = self.fleet.pace(task.model, version, usual)
+        workers, held, at_once, pace = self.fleet.pace(task.stage_model, version, usual)
         load = load_of(stats, ahead, samples, pace=pace)
-        rivals = self.fleet.rivals(task.model, version)
+        rivals = self.fleet.rivals(task.stage_model, version)
         if rivals:
             load += await self._load_of_rivals(rivals, task, ahead)
-            for model, n in self.fleet.running(task.model, version).items():
-                n = max(0, n - later) if model == task.model else n
+            for model, n in self.fleet.running(task.stage_model, version).items():
+                n = max(0, n - later) if model == task.stage_model else n
                 other = self.times.stats(model)
                 load += (
                     load_of(stats, n, pace=pace)
@@ -272,10 +274,10 @@ class Service:
                 )
         else:
             load += load_of(stats, max(0, held - later), pace=pace)
-        coming = self.scaling.coming(task.model)
+        coming = self.scaling.coming(task.stage_model)
         ready_in_s = (0.0, 0.0)
         if not workers:
-            ready_in_s, coming = self.scaling.ready_in_s(task.model), after_first(coming)
+            ready_in_s, coming = self.scaling.ready_in_s(task.stage_model), after_first(coming)
         raw = estimate(
             stats,
             load,
@@ -286,26 +288,62 @@ class Service:
             coming=coming,
         )
         situation = Situation.of(workers, raw)
-        told = self.calibration.corrected(task.model, situation, raw)
+        told = self.calibration.corrected(task.stage_model, situation, raw)
         now_s = self.clock.monotonic_s()
-        return told, Promise(task.model, situation, raw.finish.median, told.finish, now_s)
+        return told, Promise(task.stage_model, situation, raw.finish.median, told.finish, now_s)
 
     def expected_micros(self, new: NewTask) -> int | None:
         """Return what nine in ten such tasks cost at most, in millionths of a dollar.
 
-        None where no task of its model has ended, or the pools of its workers have no price.
+        None where no task of its model has ended, or the pools of its workers have no price; of a
+        pipeline, where that is so of a stage that may run.
         """
-        stats = self.times.stats(new.model)
+        if new.run is None:
+            return self._expected_micros(new.model, new.count)
+        found = [
+            self._expected_micros(stage.model, new.count if stage.counts else 1)
+            for stage in stages_ahead(new.run, new.input)
+        ]
+        costs = [each for each in found if each is not None]
+        return sum(costs) if len(costs) == len(found) else None
+
+    def _expected_micros(self, model: str, count: int) -> int | None:
+        stats = self.times.stats(model)
         prices = [
             worker.info.hour_micros
-            for worker in self.fleet.live(new.model)
+            for worker in self.fleet.live(model)
             if worker.info.hour_micros is not None
-        ] or self.scaling.prices(new.model)
+        ] or self.scaling.prices(model)
         if stats is None or not prices:
             return None
-        pace = self.times.pace(new.model) or first_pace(stats)
-        load = load_of(stats, 1, new.count, pace=pace)
+        pace = self.times.pace(model) or first_pace(stats)
+        load = load_of(stats, 1, count, pace=pace)
         return cost_micros(load.seconds * max(1.0, stats.ratio_p90), max(prices))
+
+    async def _on(self, task: Task | NewTask, eta: Estimate | None) -> Estimate | None:
+        """Return the estimate of a whole task: of a pipeline, with the stages that still follow.
+
+        To each of these it is taken to come as a new task would now.
+        """
+        run = task.run
+        if run is None or eta is None:
+            return eta
+        for stage in stages_ahead(run, task.input)[1:]:
+            new = NewTask(
+                model=stage.model,
+                queue=stage.queue,
+                input=msgspec.Raw(b"{}"),
+                count=task.count if stage.counts else 1,
+                priority=task.priority,
+                key_id=task.key_id,
+                user=task.user,
+            )
+            rank = await self.broker.rank_of_new(new)
+            later = await self._at(new, rank.ahead, rank.samples)
+            if later is None:
+                return None
+            eta = msgspec.structs.replace(eta, finish=_sum(eta.finish, later[0].finish))
+        return eta
 
     async def can_launch(self, model: str) -> bool:
         """Whether a worker can be started for a model, here or by the autoscaler."""
@@ -319,7 +357,7 @@ class Service:
         More urgent ones come first. With the others the models take turns, so that as many of each
         come first as of the task's own model, and one.
         """
-        own = self.times.stats(task.model)
+        own = self.times.stats(task.stage_model)
         load = Load()
         for model, backlog in zip(
             rivals, await self._backlogs_of(list(rivals), task.priority), strict=True
@@ -362,14 +400,19 @@ class Service:
 
     async def changed(self, tasks: list[Task]) -> None:
         """Tell broker and bus what became of tasks, after the store has written it."""
-        ready, over = [], []
+        ready: list[Task] = []
+        over: list[Task] = []
+        gone_on: list[Task] = []
         for task in tasks:
             if task.state is TaskState.QUEUED and task.available_at is None:
                 ready.append(task)
             elif task.state is not TaskState.RUNNING:
                 over.append(task)
-        if over:
-            await self.broker.ack(over)
+            elif has_gone_on(task):
+                # What told of it in the queue of the stage before is of no use any more.
+                gone_on.append(task)
+        if over or gone_on:
+            await self.broker.ack([*over, *gone_on])
         if ready:
             await self.broker.offer(ready)
         await self.bus.publish([event_of(task) for task in tasks])
@@ -381,6 +424,13 @@ class Service:
         device = "" if worker is None else worker.info.device
         self.times.observe(brief.model, brief.took_s, brief.count, device)
         self.fleet.end(brief)
+
+    def stage_passed(self, task: Task) -> None:
+        """Learn from a stage of a pipeline that is over, and note that the next is wanted."""
+        assert task.run is not None, "it has stages"
+        self.learn(brief_of_stage(task, task.run.done[-1]))
+        arrivals, model = self.scaling.arrivals.fresh, task.stage_model
+        arrivals[model] = arrivals.get(model, 0) + task.count
 
     def count_end(self, task: Task) -> None:
         """Learn from a task that has ended."""
@@ -402,6 +452,12 @@ class Service:
             run_s=0.0 if timings is None else timings.run_s,
             total_s=(finished_at - task.created_at).total_seconds(),
         )
+
+
+def _sum(one: EtaSeconds, other: EtaSeconds) -> EtaSeconds:
+    return EtaSeconds(
+        low=one.low + other.low, median=one.median + other.median, high=one.high + other.high
+    )
 
 
 def _hosts(settings: ApiSettings) -> Hosts | None:

@@ -9,6 +9,7 @@ from swell.broker import Broker
 from swell.bus import Bus
 from swell.clock import Clock
 from swell.objects import Objects
+from swell.pipeline_cards import Declared
 from swell.registry import KeyLimits, Registry
 from swell.signing import SigningSecrets
 from swell.store import Store
@@ -106,6 +107,8 @@ class ApiSettings:
     #: What all pools may cost in a day and in a month (UTC), in millionths of a dollar.
     budget_day_micros: int | None = None
     budget_month_micros: int | None = None
+    #: Models combined: what the settings declare.
+    pipelines: tuple[Declared, ...] = ()
     #: Idle time is written so often, in seconds.
     settle_every_s: float = 300.0
     #: The longest pause between two looks of the sweeper.

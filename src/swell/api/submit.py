@@ -17,6 +17,7 @@ from swell.api.eta import Estimate, retry_after_s
 from swell.api.files import check_files, may_name_files
 from swell.api.messages import MAX_METADATA_BYTES, TaskRequest
 from swell.api.service import Service
+from swell.api.stages import at_first_stage
 from swell.broker import Rank
 from swell.degrade import with_changes
 from swell.errors import (
@@ -28,6 +29,7 @@ from swell.errors import (
     WouldExpire,
 )
 from swell.events import TERMINAL_ID
+from swell.stages import stages_ahead
 from swell.store import Accepted
 from swell.task import NewTask, Task
 
@@ -41,10 +43,10 @@ __all__ = [
     "follow",
     "idempotency_key",
     "late_of",
-    "naming_files",
     "new_task",
     "note_new",
     "prefer_wait_s",
+    "prepared",
     "repeat_of",
     "submit",
 ]
@@ -99,9 +101,9 @@ async def check(
         request = service.classes.apply(call.caller, request)
     target = await service.cards.target(request.model)
     service.cards.check_input(target, request.input)
-    new = naming_files(service, new_task(call, request, target.queue, repeat), "/input")
+    new = prepared(service, new_task(call, request, target.queue, repeat), target)
     try:
-        await check_can_run(service, target)
+        await check_can_run(service, target, new)
         if new.start_by_s is not None or new.finish_by_s is not None:
             await check_deadline(service, new, await service.broker.rank_of_new(new))
     except (NoWorker, WouldExpire) as refusal:
@@ -192,23 +194,44 @@ def new_task(
     )
 
 
-def naming_files(service: Service, new: NewTask, at: str) -> NewTask:
+def prepared(service: Service, new: NewTask, target: Target, at: str = "") -> NewTask:
     """Return a new task with the files of this backend that its input names.
 
+    One of a pipeline stands at its first stage.
+
+    Args:
+        service: Whose files they are.
+        new: The task.
+        target: Its model.
+        at: JSON pointer to the request within a batch.
+
     Raises:
-        InvalidInput: One of them may not be read now.
+        InvalidInput: One of the files may not be read now, or no stage has anything to do.
     """
+    if target.card.pipeline is not None:
+        new = at_first_stage(new, target, at)
     if not may_name_files(new.input):
         return new
-    return msgspec.structs.replace(new, files=check_files(service.objects, new.input, at))
+    files = check_files(service.objects, new.input, at + "/input")
+    return msgspec.structs.replace(new, files=files)
 
 
-async def check_can_run(service: Service, target: Target) -> None:
+async def check_can_run(service: Service, target: Target, new: NewTask) -> None:
     """Check that a worker has a model, or one that has it can be started.
+
+    Of a pipeline that goes for the models of all stages that may run.
 
     Raises:
         NoWorker: Neither is so.
     """
+    if new.run is None:
+        await _check_is_served(service, target)
+        return
+    for stage in stages_ahead(new.run, new.input):
+        await _check_is_served(service, await service.cards.target(stage.queue))
+
+
+async def _check_is_served(service: Service, target: Target) -> None:
     pinned = target.pinned_version
     if service.fleet.is_served(target.model, pinned):
         return
@@ -263,9 +286,9 @@ async def note_new(service: Service, accepted: list[Accepted]) -> None:
     if fresh:
         counts, arrivals = service.metrics.accepted, service.scaling.arrivals.fresh
         for task in fresh:
-            model = task.model
+            model, wanted = task.model, task.stage_model
             counts[model] = counts.get(model, 0) + 1
-            arrivals[model] = arrivals.get(model, 0) + task.count
+            arrivals[wanted] = arrivals.get(wanted, 0) + task.count
         await service.broker.offer(fresh)
 
 

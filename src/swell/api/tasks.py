@@ -30,10 +30,10 @@ from swell.api.submit import (
     check_can_run,
     check_deadline,
     follow,
-    naming_files,
     new_task,
     note_new,
     prefer_wait_s,
+    prepared,
     repeat_of,
 )
 from swell.api.views import UrlMaker, encode, encode_task, task_view
@@ -273,9 +273,9 @@ async def _checked(
         request = service.classes.apply(call.caller, request)
     target = await service.cards.target(request.model)
     service.cards.check_input(target, request.input, at + "/input")
-    new = naming_files(service, new_task(call, request, target.queue, repeat, place), at + "/input")
+    new = prepared(service, new_task(call, request, target.queue, repeat, place), target, at)
     try:
-        await check_can_run(service, target)
+        await check_can_run(service, target, new)
         await outlook.check(new)
     except (NoWorker, WouldExpire) as refusal:
         if request.degrade is None:
@@ -308,7 +308,7 @@ class _Outlook:
 
     async def rank_of(self, new: NewTask) -> Rank:
         """Return what would come before the batch's next task."""
-        lines = self._lines.setdefault(new.model, {})
+        lines = self._lines.setdefault(new.stage_model, {})
         line = lines.setdefault(new.priority, _Line())
         flow = (new.queue, new.priority, new.user)
         rank = self._ranks.get(flow)
@@ -322,7 +322,7 @@ class _Outlook:
 
     def add(self, new: NewTask) -> None:
         """Count a task that the batch holds."""
-        self._lines.setdefault(new.model, {}).setdefault(new.priority, _Line()).add(new)
+        self._lines.setdefault(new.stage_model, {}).setdefault(new.priority, _Line()).add(new)
 
 
 class _Line:

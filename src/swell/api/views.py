@@ -6,10 +6,12 @@ from typing import Any
 import msgspec
 
 from swell.api.eta import EtaSeconds
-from swell.api.messages import ArtifactView, ChangeView, TaskUrls, TaskView
+from swell.api.messages import ArtifactView, ChangeView, StageView, TaskUrls, TaskView
+from swell.api.stage_views import stage_views
 from swell.api.thumbnails import has_thumbnail
 from swell.degrade import Change, split_metadata
 from swell.objects import Objects
+from swell.stages import Done, Run
 from swell.task import Artifact, Task
 from swell.telemetry import trace_id_of
 
@@ -67,10 +69,11 @@ def task_view(
         metadata, changes = split_metadata(metadata)
     if output is not None and _MARK in bytes(output):
         output = resolve_files(output, [each.url for each in artifacts])
+    run = task.run
     return TaskView(
         id=task.id,
         model=task.model,
-        version=task.version,
+        version=task.model_version,
         state=task.state,
         input=task.input,
         output=output,
@@ -96,11 +99,20 @@ def task_view(
             if urls.shows_trace and task.traceparent is not None
             else msgspec.UNSET
         ),
+        stages=msgspec.UNSET if run is None else _stages(task, run, urls),
     )
 
 
 def _change_view(change: Change) -> ChangeView:
     return ChangeView(field=change.field, before=change.before, after=change.after)
+
+
+def _stages(task: Task, run: Run, urls: UrlMaker) -> list[StageView]:
+    def show(done: Done) -> tuple[msgspec.Raw, list[ArtifactView]]:
+        artifacts = [artifact_view(each, urls) for each in done.artifacts]
+        return resolve_files(done.output, [each.url for each in artifacts]), artifacts
+
+    return stage_views(task, run, show)
 
 
 def _removed_parts(task: Task) -> list[str]:

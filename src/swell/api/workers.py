@@ -21,8 +21,10 @@ from swell.api.files import READ_URL_S, may_name_files, name_files, plain_type
 from swell.api.fleet import Worker
 from swell.api.gallery import keep_samples
 from swell.api.news import is_to_stop
+from swell.api.pipelines import register_pipelines
 from swell.api.reading import Reader
 from swell.api.service import Service
+from swell.api.stages import going_on, leased_stage
 from swell.api.startups import account_told, hear_of_startups, register_startup
 from swell.broker import LeaseRequest
 from swell.bus import News, NewsKind
@@ -49,7 +51,7 @@ from swell.errors import (
 from swell.events import ATTEMPT_STRIDE, Event, EventKind, event_of
 from swell.objects import check_key
 from swell.registry import Scope, WorkerInfo
-from swell.store import Hold, Start
+from swell.store import Hold, Onward, Start
 from swell.task import (
     Artifact,
     Failed,
@@ -196,6 +198,11 @@ async def register_worker(
     for card in registration.models:
         _check_names(card.name, card.version)
         check_schema(card)
+        if card.pipeline is not None:
+            raise InvalidInput(
+                f"{card.name} is a pipeline, and workers run models: declare it in a file that the "
+                "backend reads (server.pipelines)"
+            )
     now, settings = service.clock.now(), service.settings
     account, launched_at = account_told(registration, now)
     hour_micros, launch_micros, least_billed_s = await _price(service, registration, account)
@@ -205,6 +212,7 @@ async def register_worker(
     ]
     await service.registry.put_models(cards)
     await service.cards.refresh()
+    await register_pipelines(service)
     info = WorkerInfo(
         id=new_id(now),
         name=registration.name,
@@ -304,7 +312,7 @@ async def lease_tasks(
     try:
         drain = worker.is_drain_told = worker.info.draining
         cancels = _to_stop(await _cancels(service, worker), tasks)
-        return Grant(tasks=_leased(service, tasks), cancels=cancels, drain=drain)
+        return Grant(tasks=_leased(service, worker, tasks), cancels=cancels, drain=drain)
     except BaseException:
         await _hand_back(service, _holds(tasks))
         raise
@@ -345,11 +353,12 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
         told = await _check_stored(service, told)
     told = _with_costs(service, worker.info, told)
     settled, tasks, lost = await _write(service, worker, told)
+    onward = going_on(worker.info.id, told.settlements, settled) if told.onward else []
     try:
-        return await _told(service, worker, told, settled, tasks, lost)
+        return await _told(service, worker, told, settled, tasks, lost, onward)
     except BaseException:
         # The worker tells all again, and never hears of these.
-        await _hand_back(service, _holds(tasks))
+        await _hand_back(service, _holds([*tasks, *onward]))
         raise
 
 
@@ -360,6 +369,7 @@ async def _told(
     settled: Sequence[Task | None],
     tasks: Sequence[Task],
     lost: Sequence[str],
+    onward: Sequence[Task],
 ) -> ReportAnswer:
     """Publish what a report that was written says, and return its answer."""
     stale = [
@@ -368,9 +378,12 @@ async def _told(
     if told.progress:
         await _publish_progress(service, worker, told.progress)
     if told.settlements:
-        await _after_settling(service, [task for task in settled if task is not None])
+        await _after_settling(service, told.settlements, settled)
         _charge(service, worker.info, told.settlements, settled)
         service.fleet.release(_over(service, told.settlements, settled))
+        if onward:
+            tasks = [*tasks, *onward]
+            service.fleet.hold(worker, onward)
     if told.startups:
         await hear_of_startups(service, told, worker.info)
     cancels = _to_stop([*await _cancels(service, worker), *lost], tasks)
@@ -382,7 +395,7 @@ async def _told(
         stale=stale,
         cancels=cancels,
         drain=drain,
-        tasks=_leased(service, tasks),
+        tasks=_leased(service, worker, tasks),
         watched=service.bus.watched(dict.fromkeys(each.task_id for each in told.progress)),
     )
 
@@ -599,10 +612,19 @@ async def _write(
 ) -> tuple[list[Task | None], list[Task], list[str]]:
     """Settle, extend and lease in one commit; return what each gave."""
     wants = told.ask > 0 and not worker.info.draining and not told.goodbye
+    onward = None
+    if told.onward > 0 and not worker.info.draining and not told.goodbye:
+        wish = _wish(service, worker, told.onward)
+        onward = Onward(
+            worker_id=wish.worker_id,
+            versions={queue: version for queue, _, version in wish.queues},
+            n=wish.n,
+            lease_s=wish.lease_s,
+        )
     if told.settlements and not told.holds and not wants:
-        return await service.store.settle(told.settlements), [], []
+        return await _settle(service, told.settlements, onward), [], []
     settled, lost, tasks = await asyncio.gather(
-        _settle(service, told.settlements),
+        _settle(service, told.settlements, onward),
         _extend(service, worker, told.holds),
         _take(service, worker, told.ask if wants else 0),
         return_exceptions=True,
@@ -619,7 +641,11 @@ async def _write(
     return settled, tasks, lost
 
 
-async def _settle(service: Service, settlements: list[Settlement]) -> list[Task | None]:
+async def _settle(
+    service: Service, settlements: list[Settlement], onward: Onward | None
+) -> list[Task | None]:
+    if onward is not None:
+        return await service.store.settle(settlements, onward)
     return await service.store.settle(settlements) if settlements else []
 
 
@@ -670,6 +696,7 @@ async def _start(service: Service, worker: Worker, task_ids: Sequence[str]) -> l
     starts = [
         Start(
             task_id=task.id,
+            queue=task.queue,
             worker_id=worker.info.id,
             version=versions[task.queue],
             token=new_token(),
@@ -738,11 +765,19 @@ async def _take_back(service: Service, worker: Worker, known: Sequence[Hold]) ->
         await _hand_back(service, _holds(lost))
 
 
-async def _after_settling(service: Service, tasks: list[Task]) -> None:
-    requeued = service.metrics.requeued
-    for task in tasks:
+async def _after_settling(
+    service: Service, settlements: Sequence[Settlement], settled: Sequence[Task | None]
+) -> None:
+    requeued, tasks = service.metrics.requeued, []
+    for each, task in zip(settlements, settled, strict=True):
+        if task is None:
+            continue
+        tasks.append(task)
         if task.finished_at is not None:
             service.count_end(task)
+        elif task.run is not None and task.run.done_by(each.attempt) is not None:
+            if service.fleet.held_attempt(task.id) == each.attempt:
+                service.stage_passed(task)
         else:
             requeued[task.model] = requeued.get(task.model, 0) + 1
     await service.changed(tasks)
@@ -823,14 +858,25 @@ async def _known(service: Service, worker_id: str) -> Worker:
     return worker
 
 
-def _leased(service: Service, tasks: Sequence[Task]) -> list[LeasedTask]:
+def _leased(service: Service, worker: Worker, tasks: Sequence[Task]) -> list[LeasedTask]:
+    leased = _leased_as_they_are(service, tasks)
+    if all(task.run is None for task in tasks):
+        return leased
+    models = worker.info.models
+    return [
+        each if task.run is None else leased_stage(service.objects, task, task.run, each, models)
+        for task, each in zip(tasks, leased, strict=True)
+    ]
+
+
+def _leased_as_they_are(service: Service, tasks: Sequence[Task]) -> list[LeasedTask]:
     now = service.clock.now()
     return [
         LeasedTask(
             task_id=task.id,
             attempt=task.attempt,
             token=task.lease_token or "",
-            model=task.model,
+            model=task.stage_model,
             version=task.version,
             input=task.input,
             count=task.count,

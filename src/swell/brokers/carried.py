@@ -332,7 +332,7 @@ class CarriedBroker:
         except SwellError:
             if not started:
                 raise
-        self._turns.note(request, [task.model for task in started])
+        self._turns.note(request, [task.stage_model for task in started])
         return started
 
     async def _take(
@@ -361,7 +361,7 @@ class CarriedBroker:
         finally:
             enough.end()
         self._note_passed(tasks)
-        self._turns.note(request, [task.model for task in tasks])
+        self._turns.note(request, [task.stage_model for task in tasks])
         return tasks
 
     def _note_passed(self, tasks: Iterable[Task]) -> None:
@@ -392,6 +392,7 @@ class CarriedBroker:
         starts = [
             Start(
                 task_id=arrival.task_id,
+                queue=arrival.message.lane.queue,
                 worker_id=request.worker_id,
                 version=request.models[arrival.message.lane.model],
                 token=life.new_token(),

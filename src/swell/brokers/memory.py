@@ -63,7 +63,8 @@ class MemoryBroker:
         self._turns: dict[tuple[str, int], VirtualClock] = defaultdict(VirtualClock)
         #: (model, key, priority) → whose flows are users: they get their tags on arrival.
         self._clocks: dict[tuple[str, str, int], VirtualClock] = defaultdict(VirtualClock)
-        self._tags: dict[str, float] = {}
+        #: (task, place of its stage) → its tag there.
+        self._tags: dict[tuple[str, int], float] = {}
         self._last_model: str | None = None
         #: Model → how many leases in a row were given others in its turn.
         self._passed: dict[str, int] = {}
@@ -76,11 +77,21 @@ class MemoryBroker:
             waits = task.state is TaskState.QUEUED and task.available_at is None
             if not waits or task.id in self._entries:
                 continue
-            if task.id not in self._tags:
-                clock = self._clocks[task.model, task.key_id, task.priority]
-                self._tags[task.id] = clock.tag(task.user or "", cost=task.count)
-            self._add(_entry(task, self._tags[task.id], task.id))
+            place = (task.id, 0 if task.run is None else task.run.at)
+            if place not in self._tags:
+                self._give_tags(task)
+            self._add(_entry(task, self._tags[place], task.id))
         self._wake()
+
+    def _give_tags(self, task: Task) -> None:
+        """Give a task its tag; a pipeline one for each of its stages."""
+        run = task.run
+        stages = [(0, task.model)]
+        if run is not None:
+            stages = [(at, stage.model) for at, stage in enumerate(run.pipeline.stages)][run.at :]
+        for at, model in stages:
+            clock = self._clocks[model, task.key_id, task.priority]
+            self._tags[task.id, at] = clock.tag(task.user or "", cost=task.count)
 
     def _add(self, entry: _Entry) -> None:
         self._entries[entry.task_id] = entry
@@ -119,22 +130,23 @@ class MemoryBroker:
             starts = [
                 Start(
                     task_id=task_id,
+                    queue=queue,
                     worker_id=request.worker_id,
                     version=version,
                     token=life.new_token(),
                     lease_s=request.lease_s,
                 )
-                for task_id, version in picked
+                for task_id, queue, version in picked
             ]
             started += [task for task in await self._store.start(starts) if task is not None]
         return started
 
-    def _pick(self, request: LeaseRequest, n: int) -> list[tuple[str, str]]:
+    def _pick(self, request: LeaseRequest, n: int) -> list[tuple[str, str, str]]:
         heads: dict[str, int] = {}
         for queue, model, _ in request.queues:
             for urgency, _ in self._lines[queue]:
                 heads[model] = min(urgency, heads.get(model, urgency))
-        picked: list[tuple[str, str]] = []
+        picked: list[tuple[str, str, str]] = []
         turn = rotate(heads, self._last_model)
         served: set[str] = set()
         for model in prefer(turn, heads, request.residents, self._passed):
@@ -145,7 +157,7 @@ class MemoryBroker:
                 self._clocks[model, entry.key_id, entry.priority].serve(entry.tag)
                 self._last_model = model
                 served.add(model)
-                picked.append((entry.task_id, version))
+                picked.append((entry.task_id, entry.queue, version))
         note_passed(turn, served, self._passed)
         return picked
 
@@ -178,7 +190,9 @@ class MemoryBroker:
         for task in tasks:
             self._drop(task.id)
             if task.state.is_terminal:
-                self._tags.pop(task.id, None)
+                stages = 1 if task.run is None else len(task.run.pipeline.stages)
+                for at in range(stages):
+                    self._tags.pop((task.id, at), None)
 
     async def started(self, tasks: Sequence[Task]) -> None:
         """See `Broker.started`."""
@@ -225,7 +239,7 @@ class MemoryBroker:
 
     async def rank_of_new(self, task: NewTask) -> Rank:
         """See `Broker.rank_of_new`."""
-        clock = self._clocks[task.model, task.key_id, task.priority]
+        clock = self._clocks[task.stage_model, task.key_id, task.priority]
         entry = _entry(task, clock.peek(task.user or ""), _AFTER_ALL)
         self._add(entry)
         rank = self._rank(entry)
@@ -277,7 +291,7 @@ def _entry(task: Task | NewTask, tag: float, task_id: str) -> _Entry:
         tag=tag,
         task_id=task_id,
         queue=task.queue,
-        model=task.model,
+        model=task.stage_model,
         key_id=task.key_id,
         cost=task.count,
     )

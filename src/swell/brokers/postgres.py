@@ -130,7 +130,7 @@ class PostgresBroker:
 
     async def rank_of_new(self, task: NewTask) -> Rank:
         """See `Broker.rank_of_new`."""
-        clock = self._database.state.clocks.get((task.model, task.key_id, task.priority))
+        clock = self._database.state.clocks.get((task.stage_model, task.key_id, task.priority))
         tag = 0.0 if clock is None else clock.peek(task.user or "")
         (rank,) = await self._ranks([(task, tag, _AFTER_ALL)])
         return rank
@@ -262,18 +262,18 @@ def _start(session: Session, request: LeaseRequest, plan: _Plan) -> list[Task]:
         running = life.start(
             task,
             worker_id=request.worker_id,
-            version=request.models[task.model],
+            version=request.models[task.stage_model],
             token=life.new_token(),
             now=now,
             lease_s=request.lease_s,
         )
         session.put(running)
-        session.clock(task.model, task.key_id, task.priority).serve(task.tag)
+        session.clock(task.stage_model, task.key_id, task.priority).serve(task.tag)
         started.append(running)
     plan.keep_turns()
-    session.last_model = started[-1].model
+    session.last_model = started[-1].stage_model
     if len(plan.turn) > 1:
-        note_passed(plan.turn, {task.model for task in started}, session.passed)
+        note_passed(plan.turn, {task.stage_model for task in started}, session.passed)
     return started
 
 

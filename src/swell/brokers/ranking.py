@@ -100,9 +100,9 @@ def backlog_of(state: State, model: str, priority: int) -> Backlog:
 
 def queues_before(state: State, task: Task | NewTask) -> list[str]:
     """Return the queues whose tasks may come before one."""
-    queues = sorted({*state.queues_of(task.model), task.queue})
-    if task.queue != task.model:
-        queues = [queue for queue in queues if queue in (task.model, task.queue)]
+    queues = sorted({*state.queues_of(task.stage_model), task.queue})
+    if task.queue != task.stage_model:
+        queues = [queue for queue in queues if queue in (task.stage_model, task.queue)]
     return queues
 
 
@@ -134,7 +134,7 @@ def rank_of(state: State, task: Task | NewTask, found: Sequence[tuple[str, int, 
             before, before_samples = max(before, line.n), max(before_samples, line.samples)
             is_exact = False
         n, samples = n + before, samples + before_samples
-    others = _Others(state.turns[task.model, urgency], task.key_id, samples)
+    others = _Others(state.turns[task.stage_model, urgency], task.key_id, samples)
     for queue, _, _ in found:
         for other_band, lines in state.lines.get(queue, {}).items():
             if other_band > urgency:

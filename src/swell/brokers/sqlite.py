@@ -114,7 +114,7 @@ class SqliteBroker:
 
     async def rank_of_new(self, task: NewTask) -> Rank:
         """See `Broker.rank_of_new`."""
-        clock = self._database.state.clocks.get((task.model, task.key_id, task.priority))
+        clock = self._database.state.clocks.get((task.stage_model, task.key_id, task.priority))
         tag = 0.0 if clock is None else clock.peek(task.user or "")
         return self._rank(task, tag, _AFTER_ALL)
 
@@ -150,7 +150,7 @@ def _lease(session: Session, request: LeaseRequest) -> list[Task]:
             session.state.last_model = model
         started += taken
     if len(turn) > 1:
-        note_passed(turn, {task.model for task in started}, session.state.passed)
+        note_passed(turn, {task.stage_model for task in started}, session.state.passed)
     return started
 
 

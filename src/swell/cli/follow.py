@@ -113,6 +113,8 @@ def _show(progress: Progress, bar: Any, event: ServerEvent) -> None:
         position = event.data.get("position")
         if event.kind == "queued" and position:
             words += f", number {position} in line"
+        if event.data.get("stage"):
+            words = f"{event.data['stage']} {words}"
         progress.update(bar, description=words)
     elif event.kind == "progress" and event.data.get("steps"):
         progress.update(

@@ -78,6 +78,15 @@ Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a fre
 def up(
     workers: Annotated[int | None, typer.Option("--workers", "-n", help="How many.")] = None,
     models: Models = None,
+    pipelines: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pipelines",
+            metavar="FILE",
+            help="Pipelines (server.pipelines): FILE.toml, FILE.py or swell/picture; may be "
+            "repeated.",
+        ),
+    ] = None,
     host: Host = None,
     port: Port = None,
     slots: Annotated[int | None, typer.Option(help="Tasks that each worker may hold.")] = None,
@@ -97,6 +106,7 @@ def up(
         data,
         pool__workers=workers,
         worker__models=_words(models),
+        server__pipelines=_words(pipelines),
         worker__slots=slots,
         worker__device=device,
         server__host=host,

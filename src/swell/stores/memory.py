@@ -42,6 +42,7 @@ from swell.store import (
     Expiry,
     Hold,
     HoldState,
+    Onward,
     Page,
     Part,
     Start,
@@ -154,6 +155,7 @@ class MemoryStore:
         for wish in starts:
             task = self._tasks.get(wish.task_id)
             ready = task is not None and task.state is TaskState.QUEUED and not task.available_at
+            ready = ready and task is not None and task.queue == wish.queue
             if task is None or not ready or life.is_expired(task, now):
                 started.append(None)
                 continue
@@ -169,10 +171,13 @@ class MemoryStore:
             started.append(running)
         return started
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[Task | None]:
+    async def settle(
+        self, settlements: Sequence[Settlement], onward: Onward | None = None
+    ) -> list[Task | None]:
         """See `Store.settle`."""
         now = self._clock.now()
         settled: list[Task | None] = []
+        n = 0
         for settlement in settlements:
             task = self._tasks.get(settlement.task_id)
             if task is None:
@@ -180,6 +185,8 @@ class MemoryStore:
             elif task.is_held_by(settlement.attempt, settlement.token):
                 delay_s = life.retry_delay_s(task, self._retry_policy, self._rng)
                 ended = life.settle(task, settlement.outcome, now=now, retry_delay_s=delay_s)
+                ended = steps.going_on(ended, onward, n, now)
+                n += ended.attempt > task.attempt
                 self._put(ended)
                 settled.append(ended)
             else:
@@ -241,9 +248,11 @@ class MemoryStore:
         if task_id in self._retried:
             return Accepted(self._tasks[self._retried[task_id]], False)
         now = self._clock.now()
-        again = life.accept(life.again(task), task_id=new_id or life.new_id(now), now=now)
+        new = life.again(task)
+        again = life.accept(new, task_id=new_id or life.new_id(now), now=now)
         self._put(again)
         self._use(again.id, [key for key, users in self._uses.items() if task_id in users])
+        self._use(again.id, new.files)
         self._put(msgspec.structs.replace(task, dead=False))
         self._retried[task_id] = again.id
         return Accepted(again, True)

@@ -15,10 +15,21 @@ from swell import task as life
 from swell.errors import Conflict, IdempotencyMismatch, SwellError
 from swell.fairness import VirtualClock, band
 from swell.retry import RetryPolicy
-from swell.store import Accepted, Hold, HoldState, Start
+from swell.stages import Sight, may_run
+from swell.store import Accepted, Hold, HoldState, Onward, Start
 from swell.task import Failed, NewTask, Settlement, Task, TaskState
 
-__all__ = ["Session", "accept", "cancel", "extend", "repeated", "settle", "start"]
+__all__ = [
+    "Session",
+    "accept",
+    "cancel",
+    "extend",
+    "going_on",
+    "repeated",
+    "settle",
+    "start",
+    "tagged",
+]
 
 
 class Session(Protocol):
@@ -117,6 +128,8 @@ def start(session: Session, wish: Start) -> Task | None:
     task = session.get(wish.task_id)
     if task is None or task.state is not TaskState.QUEUED or task.available_at is not None:
         return None
+    if task.queue != wish.queue:
+        return None
     now = session.now
     if life.is_expired(task, now):
         return None
@@ -129,16 +142,91 @@ def start(session: Session, wish: Start) -> Task | None:
         lease_s=wish.lease_s,
     )
     session.put(running)
-    # Whoever hands tasks out, their keys and users have had these turns.
-    session.clock(task.model, task.key_id, task.priority).serve(task.tag)
-    session.turns(task.model, band(task.priority)).take(task.key_id, task.count)
+    _serve(session, task)
     return running
 
 
+def _serve(session: Session, task: Task) -> None:
+    """Note that a task is handed out: whoever does it, its key and user have had their turns."""
+    model = task.stage_model
+    session.clock(model, task.key_id, task.priority).serve(task.tag)
+    session.turns(model, band(task.priority)).take(task.key_id, task.count)
+
+
+def tagged(session: Session, task: Task) -> Task:
+    """Return a new task with its place in the order among those of its key.
+
+    A pipeline gets one in the queue of each of its stages at once. So it does not wait there behind
+    what comes after it, and its user's turns are counted there as here.
+    """
+    flow, cost, run = task.user or "", task.count, task.run
+    if run is None:
+        clock = session.clock(task.model, task.key_id, task.priority)
+        return msgspec.structs.replace(task, tag=clock.tag(flow, cost=cost))
+    asked = Sight(run.pipeline, task.input)
+    tags = tuple(
+        session.clock(stage.model, task.key_id, task.priority).tag(flow, cost=cost)
+        if place >= run.at and may_run(stage, asked)
+        else 0.0
+        for place, stage in enumerate(run.pipeline.stages)
+    )
+    run = msgspec.structs.replace(run, tags=tags)
+    return msgspec.structs.replace(task, tag=tags[run.at], run=run)
+
+
+def going_on(task: Task, onward: Onward | None, n: int, now: datetime) -> Task:
+    """Return a task that was just settled, started with its next stage where somebody goes on.
+
+    Args:
+        task: As it was settled.
+        onward: Who would.
+        n: So many of this call go on already.
+        now: The time.
+    """
+    if onward is None or n >= onward.n or task.state is not TaskState.QUEUED:
+        return task
+    if task.queue not in onward.versions or not life.has_gone_on(task):
+        return task
+    if life.is_expired(task, now):
+        return task
+    return life.start(
+        task,
+        worker_id=onward.worker_id,
+        version=onward.versions[task.queue],
+        token=life.new_token(),
+        now=now,
+        lease_s=onward.lease_s,
+    )
+
+
 def settle(
-    session: Session, settlement: Settlement, policy: RetryPolicy, rng: random.Random
+    session: Session,
+    settlements: Sequence[Settlement],
+    onward: Onward | None,
+    policy: RetryPolicy,
+    rng: random.Random,
+) -> list[Task | None]:
+    """End attempts. See `Store.settle`."""
+    if onward is None:
+        return [_settle(session, each, policy, rng) for each in settlements]
+    settled, n = [], 0
+    for each in settlements:
+        before = session.get(each.task_id)
+        task = _settle(session, each, policy, rng, onward, n)
+        if before is not None and task is not None and task.attempt > before.attempt:
+            n += 1
+        settled.append(task)
+    return settled
+
+
+def _settle(
+    session: Session,
+    settlement: Settlement,
+    policy: RetryPolicy,
+    rng: random.Random,
+    onward: Onward | None = None,
+    n: int = 0,
 ) -> Task | None:
-    """End an attempt. See `Store.settle`."""
     task = session.get(settlement.task_id)
     if task is None:
         return None
@@ -149,6 +237,11 @@ def settle(
     if isinstance(settlement.outcome, Failed):
         delay_s = life.retry_delay_s(task, policy, rng)
     ended = life.settle(task, settlement.outcome, now=session.now, retry_delay_s=delay_s)
+    if ended.run is not None:
+        started = going_on(ended, onward, n, session.now)
+        if started is not ended:
+            _serve(session, ended)
+            ended = started
     session.put(ended)
     return ended
 

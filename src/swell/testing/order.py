@@ -44,7 +44,14 @@ async def _next(
 async def _start(delivery: Delivery, tasks: Sequence[Task]) -> list[Task]:
     """Start tasks as a broker does that carries ids."""
     starts = [
-        Start(task_id=task.id, worker_id="worker-1", version="v1", token=task.id, lease_s=30)
+        Start(
+            task_id=task.id,
+            queue=task.queue,
+            worker_id="worker-1",
+            version="v1",
+            token=task.id,
+            lease_s=30,
+        )
         for task in tasks
     ]
     started = [task for task in await delivery.store.start(starts) if task is not None]

@@ -69,7 +69,7 @@ class Held:
         #: Monotonic seconds after which the task is worthless.
         self.deadline_s = None if task.finish_within_s is None else now_s + task.finish_within_s
         #: A task that was tried before may be what broke that attempt: it shares no batch.
-        self.alone = task.attempt > 1
+        self.alone = task.attempt > 1 + task.earlier
         self.is_stopped = False
         self.load_s = 0.0
         #: When the model process got it, and what it had of the device where that is not over.
@@ -152,6 +152,8 @@ class Desk:
         self._enclosures: dict[str, Enclosure] = {}
         #: Of the settlements that were taken, and not told yet.
         self._keys_in_flight: list[str] = []
+        #: Pipelines among the settlements that may go on here.
+        self._may_go_on: set[str] = set()
         self._progress: dict[tuple[str, str], Progress] = {}
         #: Outcomes in a report that has not been answered yet.
         self._in_flight = 0
@@ -228,6 +230,8 @@ class Desk:
         if self._traces is not None:
             self._traces.settled(task)
         self._enclosures |= {file.key: file for file in enclosures}
+        if task.may_go_on and isinstance(outcome, Succeeded):
+            self._may_go_on.add(task.task_id)
         self._settlements.append(
             Settlement(
                 task_id=task.task_id, attempt=task.attempt, token=task.token, outcome=outcome
@@ -302,8 +306,16 @@ class Desk:
         for key in self._keys_in_flight:
             self._enclosures.pop(key, None)
         self._keys_in_flight.clear()
+        if self._may_go_on:
+            self._may_go_on.intersection_update(each.task_id for each in self._settlements)
         if not self.held and not self._settlements:
             self.is_clear.set()
+
+    def onward(self, settlements: Iterable[Settlement]) -> int:
+        """Return how many of these are stages of pipelines that may go on here."""
+        if not self._may_go_on:
+            return 0
+        return sum(each.task_id in self._may_go_on for each in settlements)
 
     def enclosed(self, settlements: Iterable[Settlement]) -> list[Enclosure]:
         """Return the files that travel with outcomes."""

@@ -174,13 +174,14 @@ class Link:
                 await self.register()
 
     async def _call(
-        self, make: Callable[[str], Awaitable[AnswerT]], *, asks: bool = False
+        self, make: Callable[[str], Awaitable[AnswerT]], *, asks: bool = False, brings: bool = False
     ) -> AnswerT:
         """Call until the backend answers.
 
         Args:
             make: Makes the call.
-            asks: Whether the answer may bring tasks.
+            asks: Whether the answer may bring tasks, and the call tells what is known.
+            brings: Whether the answer may bring tasks all the same.
         """
         attempt = 0
         while True:
@@ -190,7 +191,7 @@ class Link:
             except NotFound:
                 await self._again(welcome)
             except Unavailable as error:
-                self._is_unsure = self._is_unsure or asks
+                self._is_unsure = self._is_unsure or asks or brings
                 attempt += 1
                 await self._back_off(attempt, error)
             else:
@@ -319,7 +320,7 @@ class Link:
         self._unanswered = page
         ask = 0
         if page.settlements and self._wants_work and not self._polled:
-            ask = self._desk.free + len(page.settlements)
+            ask = self._desk.free + len(page.settlements) - self._desk.onward(page.settlements)
         self._is_report_asking = ask > 0
         try:
             await self._tell_all(page, ask=ask, goodbye=goodbye)
@@ -336,17 +337,21 @@ class Link:
         Raises:
             Unauthenticated, Forbidden: It is the worker that is refused, and not what it tells.
         """
+        onward = self._desk.onward(page.settlements) if self._wants_work and not goodbye else 0
+        asks = ask > 0 or (onward > 0 and not self._polled)
         try:
             answer = await self._call(
                 lambda worker_id: self._dispatch.report(
                     _report(
                         *(page, worker_id, self._desk),
                         ask=ask,
+                        onward=onward,
                         goodbye=goodbye,
-                        known=self._known if ask else None,
+                        known=self._known if asks else None,
                     )
                 ),
-                asks=ask > 0,
+                asks=asks,
+                brings=onward > 0,
             )
         except (Unauthenticated, Forbidden):
             raise
@@ -435,6 +440,7 @@ def _report(
     desk: Desk,
     *,
     ask: int,
+    onward: int = 0,
     goodbye: bool,
     known: list[Hold] | None,
 ) -> Report:
@@ -445,6 +451,7 @@ def _report(
         enclosures=desk.enclosed(page.settlements),
         holds=page.holds,
         ask=ask,
+        onward=onward,
         residents=desk.residents,
         known=known,
         switches=desk.switches,

@@ -11,7 +11,7 @@ from typing import Any
 
 from swell import task as life
 from swell.store import Part
-from swell.stores.postgres.rows import bare_columns, row_of
+from swell.stores.postgres.rows import bare_columns, row_of, run_columns
 from swell.stores.postgres.session import lock_of
 from swell.task import Task
 
@@ -59,6 +59,9 @@ async def remove(
         await run("delete_tasks", [task.id for task in tasks])
     elif bare:
         await run("remove_parts", *bare_columns(bare))
+        runs = [task for task in bare if task.run is not None]
+        if runs:
+            await run("save_runs", *run_columns(runs))
     return len(tasks), discarded + unused
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from swell.stages import Run
 from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_at
 from swell.webhook import Webhook
 
@@ -22,6 +23,7 @@ __all__ = [
     "changed_columns",
     "new_columns",
     "row_of",
+    "run_columns",
     "wake_of",
 ]
 
@@ -33,6 +35,7 @@ _STATES = {state.value: state for state in TaskState}
 _encode = msgspec.json.Encoder().encode
 _artifacts = msgspec.json.Decoder(tuple[Artifact, ...]).decode
 _error = msgspec.json.Decoder(TaskError).decode
+_run = msgspec.json.Decoder(Run).decode
 _timings = msgspec.json.Decoder(Timings).decode
 _webhook = msgspec.json.Decoder(Webhook).decode
 
@@ -89,6 +92,7 @@ def row_of(record: Sequence[Any]) -> Row:
         inputs_removed=bool(record[36] & INPUTS),
         outputs_removed=bool(record[36] & OUTPUTS),
         webhook=None if record[37] is None else _webhook(record[37]),
+        run=None if record[38] is None else _run(record[38]),
     )
     return Row(task, record[1], record[33])
 
@@ -177,6 +181,12 @@ def new_columns(rows: Iterable[Row]) -> list[Any]:
         for task, _, wake_at in rows
     ]
     return _columns(found, _N_NEW)
+
+
+def run_columns(tasks: Iterable[Task]) -> list[Sequence[Any]]:
+    """Return the arrays of `save_runs`, of at least one pipeline."""
+    found = [(task.id, task.queue, task.tag, _json(task.run)) for task in tasks]
+    return list(zip(*found, strict=True))
 
 
 def bare_columns(tasks: Iterable[Task]) -> list[Sequence[Any]]:

@@ -20,14 +20,20 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import msgspec
-
 from swell.clock import Clock
 from swell.fairness import VirtualClock, band
+from swell.stores import steps
 from swell.stores.lines import Line
 from swell.stores.postgres.clocks import Draft
 from swell.stores.postgres.others import OVERLOOKED_S
-from swell.stores.postgres.rows import Row, changed_columns, new_columns, row_of, wake_of
+from swell.stores.postgres.rows import (
+    Row,
+    changed_columns,
+    new_columns,
+    row_of,
+    run_columns,
+    wake_of,
+)
 from swell.stores.postgres.state import State
 from swell.stores.postgres.view import View, is_ready, place_of
 from swell.stores.queries import load_queries
@@ -111,6 +117,8 @@ class Session:
         self._peeked: set[str] = set()
         self._added: dict[str, Task] = {}
         self._changed: set[str] = set()
+        #: Those of both that are pipelines.
+        self._runs: set[str] = set()
         self._lines: dict[tuple[str, int, str], Line] = {}
         self._drafts: dict[tuple[Any, ...], Draft] = {}
         self._after: list[tuple[str, tuple[Any, ...]]] = []
@@ -352,9 +360,10 @@ class Session:
 
     def add(self, task: Task) -> Task:
         """Insert a new task, which is ready, and return it with its tag."""
-        clock = self.clock(task.model, task.key_id, task.priority)
-        tagged = msgspec.structs.replace(task, tag=clock.tag(task.user or "", cost=task.count))
+        tagged = steps.tagged(self, task)
         self._added[task.id] = tagged
+        if task.run is not None:
+            self._runs.add(task.id)
         self._tasks[task.id] = tagged
         self._count(task, 1)
         self.view.became_ready(tagged)
@@ -369,6 +378,8 @@ class Session:
             self._added[task_id] = task
         else:
             self._changed.add(task_id)
+        if task.run is not None:
+            self._runs.add(task_id)
         if before.checkpoint is not None or task.checkpoint is not None:
             self._discarded |= dict.fromkeys(discarded(before, task))
         was_ready, ready = is_ready(before), is_ready(task)
@@ -403,6 +414,8 @@ class Session:
         if not self._remembered <= self._changed:
             # What was decided by looking at a task alone must not come from memory.
             raise Stale
+        if self._runs:
+            self.afterwards("save_runs", *run_columns(self._tasks[each] for each in self._runs))
         if self._discarded:
             self.afterwards("discard", list(self._discarded))
         if self._uses:

@@ -16,6 +16,7 @@ from swell.store import (
     Expiry,
     Hold,
     HoldState,
+    Onward,
     Page,
     Part,
     Start,
@@ -116,12 +117,13 @@ class PostgresStore:
 
         return await self._database.write(action, wants=[wish.task_id for wish in starts])
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[Task | None]:
+    async def settle(
+        self, settlements: Sequence[Settlement], onward: Onward | None = None
+    ) -> list[Task | None]:
         """See `Store.settle`."""
 
         async def action(session: Session) -> list[Task | None]:
-            policy, rng = self._retry_policy, self._rng
-            return [steps.settle(session, settlement, policy, rng) for settlement in settlements]
+            return steps.settle(session, settlements, onward, self._retry_policy, self._rng)
 
         self._doubt(settlements)
         wants = [settlement.task_id for settlement in settlements]
@@ -301,8 +303,9 @@ async def _retry(session: Session, task_id: str, only_dead: bool, new_id: str | 
             return Accepted(again, False)
     now = session.now
     files = [key for (key,) in await session.fetch("files_of", [task_id])]
-    again = session.add(life.accept(life.again(task), task_id=new_id or life.new_id(now), now=now))
-    session.use_files(again.id, files)
+    new = life.again(task)
+    again = session.add(life.accept(new, task_id=new_id or life.new_id(now), now=now))
+    session.use_files(again.id, dict.fromkeys([*files, *new.files]))
     session.repeats[task_id] = again.id
     session.afterwards("keep_repeat", task_id, again.id)
     session.put(msgspec.structs.replace(task, dead=False))

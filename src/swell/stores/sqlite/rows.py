@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
+from swell.stages import Run
 from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_at
 from swell.webhook import Webhook
 
-__all__ = ["INPUTS", "OUTPUTS", "insert_row", "micros", "moment", "save_row", "task_of"]
+__all__ = ["INPUTS", "OUTPUTS", "insert_row", "micros", "moment", "run_row", "save_row", "task_of"]
 
 #: What `removed` adds up.
 INPUTS = 1
@@ -26,6 +27,7 @@ _STATES = {state.value: state for state in TaskState}
 _encode = msgspec.json.Encoder().encode
 _artifacts = msgspec.json.Decoder(tuple[Artifact, ...]).decode
 _error = msgspec.json.Decoder(TaskError).decode
+_run = msgspec.json.Decoder(Run).decode
 _timings = msgspec.json.Decoder(Timings).decode
 _webhook = msgspec.json.Decoder(Webhook).decode
 
@@ -109,6 +111,11 @@ def save_row(seq: int, task: Task) -> tuple[Any, ...]:
     )
 
 
+def run_row(seq: int, task: Task) -> tuple[Any, ...]:
+    """Return the parameters of `save_run`."""
+    return task.queue, task.tag, _json(task.run), seq
+
+
 def task_of(row: tuple[Any, ...]) -> tuple[int, Task]:
     """Return (seq, task) of a row of `tasks_by_id`."""
     return row[0], Task(
@@ -149,6 +156,7 @@ def task_of(row: tuple[Any, ...]) -> tuple[int, Task]:
         inputs_removed=bool(row[35] & INPUTS),
         outputs_removed=bool(row[35] & OUTPUTS),
         webhook=None if row[36] is None else _webhook(row[36]),
+        run=None if row[37] is None else _run(row[37]),
     )
 
 

@@ -16,8 +16,9 @@ import msgspec
 
 from swell.clock import Clock
 from swell.fairness import VirtualClock, band
+from swell.stores import steps
 from swell.stores.lines import Line, Waiting
-from swell.stores.sqlite.rows import insert_row, save_row, task_of
+from swell.stores.sqlite.rows import insert_row, run_row, save_row, task_of
 from swell.task import Task, TaskState, discarded
 
 __all__ = ["Session", "SessionState"]
@@ -53,6 +54,8 @@ class Session:
         self._seen: dict[str, tuple[int, Task]] = {}
         self._added: dict[str, int] = {}
         self._changed: set[str] = set()
+        #: Those of both that are pipelines.
+        self._runs: set[str] = set()
         self._ready: dict[str, int] = {}
         self._lines: dict[tuple[str, int, str], Line] = {}
 
@@ -109,10 +112,11 @@ class Session:
 
     def add(self, task: Task) -> Task:
         """Insert a new task, which is ready, and return it with its tag."""
-        clock = self._state.clock(task.model, task.key_id, task.priority)
-        tagged = msgspec.structs.replace(task, tag=clock.tag(task.user or "", cost=task.count))
+        tagged = steps.tagged(self, task)
         seq = next(self._state.seqs)
         self._added[task.id] = seq
+        if task.run is not None:
+            self._runs.add(task.id)
         self._seen[task.id] = (seq, tagged)
         self._count(task, 1)
         return tagged
@@ -124,6 +128,8 @@ class Session:
         self._seen[task_id] = (seq, task)
         if task_id not in self._added:
             self._changed.add(task_id)
+        if task.run is not None:
+            self._runs.add(task_id)
         if before.checkpoint is not None or task.checkpoint is not None:
             for key in discarded(before, task):
                 self.run("discard", (key,))
@@ -182,11 +188,13 @@ class Session:
         if self._added:
             rows = [insert_row(seq, self._seen[task_id][1]) for task_id, seq in self._added.items()]
             execute_many(self._state.queries["insert_task"], rows)
-            self._added = {}
         if self._changed:
             rows = [save_row(*self._seen[task_id]) for task_id in self._changed]
             execute_many(self._state.queries["save_task"], rows)
-            self._changed = set()
+        if self._runs:
+            rows = [run_row(*self._seen[task_id]) for task_id in self._runs]
+            execute_many(self._state.queries["save_run"], rows)
+        self._added, self._changed, self._runs = {}, set(), set()
 
     def remember(self) -> None:
         """After the commit: keep the tasks that have not ended for the next transactions."""

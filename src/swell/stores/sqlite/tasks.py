@@ -16,6 +16,7 @@ from swell.store import (
     Expiry,
     Hold,
     HoldState,
+    Onward,
     Page,
     Part,
     Start,
@@ -110,13 +111,14 @@ class SqliteStore:
             lambda session: [steps.start(session, wish) for wish in starts]
         )
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[Task | None]:
+    async def settle(
+        self, settlements: Sequence[Settlement], onward: Onward | None = None
+    ) -> list[Task | None]:
         """See `Store.settle`."""
 
         def action(session: Session) -> list[Task | None]:
             session.load(settlement.task_id for settlement in settlements)
-            policy, rng = self._retry_policy, self._rng
-            return [steps.settle(session, settlement, policy, rng) for settlement in settlements]
+            return steps.settle(session, settlements, onward, self._retry_policy, self._rng)
 
         return await self._database.write(action)
 
@@ -294,8 +296,11 @@ def _retry(session: Session, task_id: str, only_dead: bool, new_id: str | None) 
         if again is not None:
             return Accepted(again, False)
     now = session.now
-    again = session.add(life.accept(life.again(task), task_id=new_id or life.new_id(now), now=now))
+    new = life.again(task)
+    again = session.add(life.accept(new, task_id=new_id or life.new_id(now), now=now))
     session.run("use_same_files", {"new_id": again.id, "old_id": task.id})
+    for key in new.files:
+        session.run("use_file", (key, again.id))
     session.put(msgspec.structs.replace(task, dead=False))
     return Accepted(again, True)
 

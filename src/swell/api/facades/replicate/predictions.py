@@ -119,7 +119,7 @@ async def view(
 ) -> ReplicatePrediction:
     """Return a task as its caller sees it; in a list without its progress, and files as URLs."""
     heard = [] if is_listed else service.polled.progress(task)
-    version = task.version or await current_version(service, task.model)
+    version = task.model_version or await current_version(service, task.model)
     return prediction(
         task,
         service.urls(call),

@@ -155,7 +155,7 @@ def prediction(
     return ReplicatePrediction(
         id=task.id,
         model=task.model,
-        version=task.version or task.queue.partition(":")[2] or version,
+        version=task.model_version or task.queue.partition(":")[2] or version,
         status=status_of(task),
         input=input_of(task),
         output=output_of(task, files),

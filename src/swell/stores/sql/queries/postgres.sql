@@ -88,6 +88,12 @@ WITH changed AS (
 )
 SELECT is_current FROM verdict;
 
+-- name: save_runs
+-- What else changes of pipelines: in the same transaction, after their rows were locked and written.
+UPDATE tasks AS t SET queue = r.queue, tag = r.tag, run = r.run
+FROM unnest($1::text[], $2::text[], $3::float8[], $4::text[]) AS r (id, queue, tag, run)
+WHERE t.id = r.id;
+
 -- name: insert_tasks
 -- The same for a transaction that has changed nothing that was there.
 WITH kept AS (
@@ -133,7 +139,7 @@ SELECT
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
-    traceparent, removed, webhook
+    traceparent, removed, webhook, run
 FROM tasks WHERE id = ANY($1::text[]) ORDER BY id /* lock */;
 
 -- name: heads
@@ -163,7 +169,7 @@ SELECT
     t.available_at, t.tag, t.attempt, t.handed_back, t.max_attempts, t.worker_id,
     t.lease_token, t.lease_expires_at, t.cancel_requested, t.started_at, t.finished_at,
     t.output, t.artifacts, t.error, t.timings, t.dead, t.retry_of, t.wake_at, t.checkpoint,
-    t.traceparent, t.removed, t.webhook,
+    t.traceparent, t.removed, t.webhook, t.run,
     (SELECT n FROM share)
 FROM lines AS l CROSS JOIN LATERAL (
     SELECT * FROM tasks
@@ -178,7 +184,7 @@ SELECT
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
-    traceparent, removed, webhook
+    traceparent, removed, webhook, run
 FROM tasks
 WHERE queue = $1 AND key_id = $2 AND state = 'queued' AND available_at IS NULL
     AND (priority, tag, id) > ($3::integer, $4::float8, $5::text)
@@ -200,15 +206,16 @@ GROUP BY queue, key_id, priority ORDER BY min(id);
 
 -- name: open_shares
 -- What fair queueing needs to know at a start: for each user of a key, where its tasks that were never
--- handed out begin, how far those that were have come, and where the last of either ends.
-SELECT model, key_id, priority, flow, was_served,
+-- handed out begin, how far those that were have come, and where the last of either ends. Of a
+-- pipeline it is the model of the stage that it is at.
+SELECT split_part(queue, ':', 1), key_id, priority, flow, was_served,
     CASE WHEN was_served THEN max(tag) ELSE min(tag) END, max(tag + count)
 FROM (
-    SELECT model, key_id, priority, coalesce(user_id, '') AS flow, attempt > 0 AS was_served, tag,
+    SELECT queue, key_id, priority, coalesce(user_id, '') AS flow, attempt > 0 AS was_served, tag,
         count
     FROM tasks WHERE state = 'queued' AND available_at IS NULL
     UNION ALL
-    SELECT model, key_id, priority, coalesce(user_id, ''), attempt > 0, tag, count
+    SELECT queue, key_id, priority, coalesce(user_id, ''), attempt > 0, tag, count
     FROM tasks
     WHERE wake_at IS NOT NULL AND (state = 'running' OR available_at IS NOT NULL)
 ) AS open GROUP BY 1, 2, 3, 4, 5;
@@ -274,7 +281,7 @@ SELECT
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
-    traceparent, removed, webhook
+    traceparent, removed, webhook, run
 FROM tasks WHERE wake_at <= $1 ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED;
 
 -- name: next_wake

@@ -20,13 +20,17 @@ UPDATE tasks SET
     checkpoint = ?
 WHERE seq = ?;
 
+-- name: save_run
+-- What else changes of a pipeline.
+UPDATE tasks SET queue = ?, tag = ?, run = ? WHERE seq = ?;
+
 -- name: tasks_by_id
 SELECT
     seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
     artifacts, error, timings, dead, retry_of, checkpoint, traceparent, removed,
-    webhook
+    webhook, run
 FROM tasks WHERE id IN (SELECT value FROM json_each(?));
 
 -- name: task_by_id
@@ -35,7 +39,7 @@ SELECT
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
     artifacts, error, timings, dead, retry_of, checkpoint, traceparent, removed,
-    webhook
+    webhook, run
 FROM tasks WHERE id = ?;
 
 -- name: last_seq
@@ -80,15 +84,16 @@ ORDER BY priority, tag, id LIMIT ?;
 -- name: open_shares
 -- What fair queueing needs to know after a restart: for each user of a key, where its tasks that
 -- were never handed out begin, how far those that were have come, and where the last of either ends.
--- The two halves read one index each, so that ended tasks cost nothing.
-SELECT model, key_id, priority, flow, was_served,
+-- The two halves read one index each, so that ended tasks cost nothing. Of a pipeline it is the model
+-- of the stage that it is at.
+SELECT substr(queue, 1, instr(queue || ':', ':') - 1), key_id, priority, flow, was_served,
     CASE WHEN was_served THEN max(tag) ELSE min(tag) END, max(tag + count)
 FROM (
-    SELECT model, key_id, priority, coalesce(user, '') AS flow, attempt > 0 AS was_served, tag,
+    SELECT queue, key_id, priority, coalesce(user, '') AS flow, attempt > 0 AS was_served, tag,
         count
     FROM tasks INDEXED BY tasks_ready WHERE state = 'queued' AND available_at IS NULL
     UNION ALL
-    SELECT model, key_id, priority, coalesce(user, ''), attempt > 0, tag, count
+    SELECT queue, key_id, priority, coalesce(user, ''), attempt > 0, tag, count
     FROM tasks INDEXED BY tasks_wake
     WHERE wake_at IS NOT NULL AND (state = 'running' OR available_at IS NOT NULL)
 ) GROUP BY 1, 2, 3, 4, 5;

@@ -45,7 +45,8 @@ CREATE TABLE tasks (
     checkpoint text,
     traceparent text,
     removed smallint NOT NULL DEFAULT 0,
-    webhook text
+    webhook text,
+    run text
 ) WITH (
     fillfactor = 80,
     autovacuum_vacuum_scale_factor = 0.02,

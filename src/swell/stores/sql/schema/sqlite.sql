@@ -38,7 +38,8 @@ CREATE TABLE tasks (
     checkpoint TEXT,
     removed INTEGER NOT NULL DEFAULT 0,
     traceparent TEXT,
-    webhook TEXT
+    webhook TEXT,
+    run TEXT
 ) STRICT;
 
 CREATE UNIQUE INDEX tasks_id ON tasks (id);

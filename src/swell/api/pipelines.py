@@ -1,0 +1,49 @@
+"""Pipelines that the settings declare become model cards once their stages' models have theirs."""
+
+import msgspec
+import structlog
+
+from swell.api.service import Service
+from swell.errors import InvalidModel
+from swell.pipeline_cards import Declared, Unknown, card_of
+from swell.registry import ModelCard
+
+__all__ = ["register_pipelines"]
+
+_log = structlog.get_logger("swell.api")
+
+
+async def register_pipelines(service: Service) -> None:
+    """Make cards of what is declared, as far as models are known, where they have changed."""
+    declared, cards = service.settings.pipelines, service.cards
+    if not declared:
+        return
+    await cards.refresh()
+    current = {card.name: card.version for card in cards.newest()}
+    found = [card for each in declared if (card := _card_of(service, each)) is not None]
+    now = service.clock.now()
+    fresh = [
+        msgspec.structs.replace(card, registered_at=now)
+        for card in found
+        if current.get(card.name) != card.version
+    ]
+    if fresh:
+        await service.registry.put_models(fresh)
+        await cards.refresh()
+        for card in fresh:
+            _log.info("a pipeline is there", model=card.name, version=card.version)
+
+
+def _card_of(service: Service, declared: Declared) -> ModelCard | None:
+    """Return a pipeline's card; None where there is none yet, which is told once."""
+    lacks = service.cards.lacks
+    try:
+        card = card_of(declared, service.cards.find)
+    except (Unknown, InvalidModel) as error:
+        if lacks.get(declared.name) != error.detail:
+            tell = _log.info if isinstance(error, Unknown) else _log.error
+            tell("a pipeline is not there yet", model=declared.name, detail=error.detail)
+        lacks[declared.name] = error.detail
+        return None
+    lacks.pop(declared.name, None)
+    return card

@@ -1,0 +1,94 @@
+"""Pipelines on their way through the backend: where they begin, and what workers get of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from swell.api.cards import Target
+from swell.api.files import READ_URL_S, may_name_files, name_files
+from swell.dispatch import LeasedTask
+from swell.errors import FieldError, InvalidInput
+from swell.objects import Objects
+from swell.stages import NamedFile, Run, Sight, begin, input_of
+from swell.task import NewTask, Settlement, Task, TaskState
+
+__all__ = ["at_first_stage", "going_on", "leased_stage"]
+
+_replace = msgspec.structs.replace
+
+
+def at_first_stage(new: NewTask, target: Target, at: str = "") -> NewTask:
+    """Return a request for a pipeline that stands at the first of its stages.
+
+    Args:
+        new: As it was asked.
+        target: The pipeline.
+        at: JSON pointer to the request within a batch.
+
+    Raises:
+        InvalidInput: No stage is to run for it, or none makes as many samples.
+    """
+    pipeline = target.card.pipeline
+    assert pipeline is not None, "the caller has looked"
+    if new.count > 1 and not pipeline.has_count:
+        detail = f"no stage of {target.model} makes more than one sample: leave count out"
+        error = FieldError(pointer=at + "/count", detail=detail, code="count")
+        raise InvalidInput(detail, errors=[error])
+    run = begin(pipeline, target.card.version, new.input)
+    if run is None:
+        detail = f"no stage of {target.model} has anything to do for this input"
+        error = FieldError(pointer=at + "/input", detail=detail, code="nothing_to_do")
+        raise InvalidInput(detail, errors=[error])
+    return _replace(new, queue=run.stage.queue, run=run)
+
+
+def leased_stage(
+    objects: Objects, task: Task, run: Run, leased: LeasedTask, models: Mapping[str, str]
+) -> LeasedTask:
+    """Return a pipeline's task as its stage's model takes it.
+
+    Args:
+        objects: Where files of earlier stages lie.
+        task: It runs.
+        run: Where it is.
+        leased: With the input of the pipeline.
+        models: What the worker has.
+    """
+    stage = run.stage
+    asked = _signed(objects, input_of(stage, Sight(run.pipeline, task.input, run.done)))
+    raw = msgspec.Raw(msgspec.json.encode(asked))
+    return _replace(
+        leased,
+        input=raw,
+        count=task.count if stage.counts else 1,
+        own_files=name_files(objects, raw) if may_name_files(raw) else {},
+        earlier=run.last_attempt,
+        may_go_on=any(later.model in models for later in run.pipeline.stages[run.at + 1 :]),
+    )
+
+
+def _signed(objects: Objects, value: Any) -> Any:
+    """Return a value in which files stand as URLs that the worker may read."""
+    if isinstance(value, NamedFile):
+        return objects.sign("GET", value.artifact.key, READ_URL_S)
+    if isinstance(value, list):
+        return [_signed(objects, each) for each in value]
+    if isinstance(value, dict):
+        return {name: _signed(objects, each) for name, each in value.items()}
+    return value
+
+
+def going_on(
+    worker_id: str, settlements: Sequence[Settlement], settled: Sequence[Task | None]
+) -> list[Task]:
+    """Return the tasks that a worker goes on with at once, started by what settled them."""
+    return [
+        task
+        for each, task in zip(settlements, settled, strict=True)
+        if task is not None
+        and task.run is not None
+        and task.state is TaskState.RUNNING
+        and task.attempt == each.attempt + 1
+        and task.worker_id == worker_id
+    ]

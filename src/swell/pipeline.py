@@ -1,0 +1,326 @@
+"""How pipelines are declared: in Python, or in TOML.
+
+    @swell.pipeline("acme/poster")
+    class Poster:
+        \"\"\"The docstring is the card, as with models.\"\"\"
+
+        class Input(pydantic.BaseModel):
+            prompt: str
+
+        translate = swell.Stage("swell/translate", take={"prompt": "input.prompt"})
+        draw = swell.Stage("swell/icons", take={"prompt": "stages.translate.output.text"})
+
+`swell.stages` tells what references and conditions may say, and `swell.pipeline_cards` how one
+becomes a model card.
+"""
+
+import inspect
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from pydantic import BaseModel
+
+from swell.errors import InvalidModel, InvalidRequest, NotFound
+from swell.model import import_file
+from swell.pipeline_cards import LIKE, OPTIONAL, Declared
+from swell.stages import Path, Pipeline, parse_condition, parse_reference
+from swell.stages import Stage as Planned
+
+__all__ = ["Stage", "load_pipelines", "pipeline"]
+
+ClassT = TypeVar("ClassT", bound=type)
+
+#: Pipelines that come with Swell.
+_BUILT_IN: Final = FilePath(__file__).parent / "zoo" / "pipelines"
+
+#: Where `@pipeline` leaves what it has found on the class.
+_MARK: Final = "__swell_pipeline__"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One model's part in a pipeline.
+
+    Args:
+        model: `owner/name`, or `owner/name:version` for that version alone.
+        take: Input field of the model → reference, or a list of references that makes a list.
+        fixed: Input field of the model → its value, the same for all tasks.
+        when: Condition: the stage is passed over where it does not hold.
+        reject: Condition on what the stage gave: the task fails here where it holds.
+        reason: Why, told to whoever asked: a reference, or words.
+        counts: Whether the task's `count` is how many samples this stage makes.
+    """
+
+    model: str
+    take: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    when: str = ""
+    reject: str = ""
+    reason: str = ""
+    counts: bool = False
+
+
+def pipeline(name: str) -> Callable[[ClassT], ClassT]:
+    """Declare a class to be a pipeline.
+
+    Its `Stage`s run in the order in which they are written. `class Input(pydantic.BaseModel)` says
+    what it takes. `output` is what it gives: a reference, or field → reference; without it, what
+    its last stage gave. `examples` and `stage` are as with models.
+
+    Args:
+        name: `owner/name`, as with models.
+
+    Raises:
+        InvalidModel: It is not complete, or a reference or condition is wrong; the text says which.
+    """
+
+    def mark(cls: ClassT) -> ClassT:
+        setattr(cls, _MARK, _declared(name, cls))
+        return cls
+
+    return mark
+
+
+def load_pipelines(ref: str) -> list[Declared]:
+    """Return the pipelines in a file: Python (`chains.py`), or TOML (`chains.toml`).
+
+    Args:
+        ref: Its path, or a pipeline that comes with Swell, such as `swell/picture`.
+
+    Raises:
+        NotFound: There is no such file.
+        InvalidModel: It holds none, or one that is not complete.
+    """
+    owner, _, name = ref.partition("/")
+    built_in = _BUILT_IN / f"{name}.toml"
+    path = (
+        built_in if owner == "swell" and "/" not in name and built_in.is_file() else FilePath(ref)
+    )
+    if path.suffix == ".toml":
+        found = _of_toml(path)
+    elif path.suffix == ".py":
+        module = import_file(path)
+        found = [
+            declared
+            for value in vars(module).values()
+            if isinstance(
+                declared := vars(value).get(_MARK) if isinstance(value, type) else None, Declared
+            )
+        ]
+    else:
+        raise NotFound(f"{ref!r} holds no pipelines: give a file that ends in .toml or .py")
+    if not found:
+        raise InvalidModel(
+            f"{ref} holds no pipeline: put @swell.pipeline('owner/name') above a class, or write "
+            '[pipelines."owner/name"] in a .toml'
+        )
+    names = [each.name for each in found]
+    twice = next((each for each in names if names.count(each) > 1), None)
+    if twice:
+        raise InvalidModel(f"{ref} declares {twice} twice: give each pipeline a name of its own")
+    return found
+
+
+# --- declaring -----------------------------------------------------------------------------------
+
+
+def _declared(name: str, cls: type) -> Declared:
+    written = {key: value for key, value in vars(cls).items() if isinstance(value, Stage)}
+    asked = vars(cls).get("Input")
+    if not (isinstance(asked, type) and issubclass(asked, BaseModel)):
+        raise InvalidModel(f"{name}: write `class Input(pydantic.BaseModel): …` inside it")
+    schema = asked.model_json_schema()
+    schema.setdefault("additionalProperties", False)
+    stages = [_planned(name, key, _vars_of(stage)) for key, stage in written.items()]
+    output = vars(cls).get("output", "")
+    return _checked(
+        Declared(
+            name=name,
+            description=inspect.cleandoc(cls.__doc__ or ""),
+            plan=_plan(name, stages, output),
+            input_schema=schema,
+            examples=tuple(vars(cls).get("examples", ())),
+            stage=vars(cls).get("stage", "live"),
+        )
+    )
+
+
+def _vars_of(stage: Stage) -> dict[str, Any]:
+    """Return a stage as TOML would write it."""
+    return {
+        "model": stage.model,
+        "take": {
+            key: each if isinstance(each, str) else list(each) for key, each in stage.take.items()
+        },
+        "fixed": dict(stage.fixed),
+        "when": stage.when,
+        "reject": stage.reject,
+        "reason": stage.reason,
+        "counts": stage.counts,
+    }
+
+
+class _TomlStage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    model: str
+    name: str = ""
+    take: dict[str, str | list[str]] = {}
+    fixed: dict[str, Any] = {}
+    when: str = ""
+    reject: str = ""
+    reason: str = ""
+    counts: bool = False
+
+
+class _TomlPipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    stages: Annotated[list[_TomlStage], msgspec.Meta(min_length=1)]
+    description: str = ""
+    output: str | dict[str, str] = ""
+    input: dict[str, dict[str, Any]] = {}
+    examples: list[dict[str, Any]] = []
+    stage: str = "live"
+
+
+class _Toml(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pipelines: dict[str, _TomlPipeline]
+
+
+def _of_toml(path: FilePath) -> list[Declared]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFound(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    try:
+        written = msgspec.convert(tomllib.loads(text), _Toml)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise InvalidModel(f"{path.name} is not as pipelines are written: {error}") from error
+    return [_of_table(name, table) for name, table in written.pipelines.items()]
+
+
+def _of_table(name: str, table: _TomlPipeline) -> Declared:
+    stages = [
+        _planned(name, each.name or f"stage{number}", msgspec.structs.asdict(each))
+        for number, each in enumerate(table.stages, 1)
+    ]
+    required = [
+        key for key, each in table.input.items() if not each.get(OPTIONAL) and "default" not in each
+    ]
+    schema = {
+        "type": "object",
+        "properties": {
+            # What a field that is like another may be left out for, is known with that one.
+            key: {word: value for word, value in each.items() if word != OPTIONAL or LIKE in each}
+            for key, each in table.input.items()
+        },
+        "required": required,
+        "additionalProperties": False,
+    }
+    return _checked(
+        Declared(
+            name=name,
+            description=table.description,
+            plan=_plan(name, stages, table.output),
+            input_schema=schema,
+            examples=table.examples,
+            stage=table.stage,
+        )
+    )
+
+
+def _planned(name: str, key: str, told: dict[str, Any]) -> Planned:
+    model = told["model"]
+    if not isinstance(model, str) or model.count("/") != 1:
+        raise InvalidModel(f"{name}: stage {key!r}: {model!r} names no model: write owner/name")
+    return Planned(
+        name=key,
+        queue=model,
+        take=told["take"],
+        fixed=told["fixed"],
+        when=told["when"],
+        reject=told["reject"],
+        reason=told["reason"],
+        counts=told["counts"],
+    )
+
+
+def _plan(name: str, stages: Sequence[Planned], output: Any) -> Pipeline:
+    if not isinstance(output, str | dict):
+        raise InvalidModel(f"{name}: output is a reference, or a table of field = reference")
+    return Pipeline(stages=tuple(stages), output=output)
+
+
+def _checked(declared: Declared) -> Declared:
+    """Return it, if names, references and conditions are sound.
+
+    Raises:
+        InvalidModel: They are not.
+    """
+    name, plan = declared.name, declared.plan
+    if name.count("/") != 1 or not all(name.split("/")) or name != name.lower():
+        raise InvalidModel(f"{name!r} cannot name a pipeline: use owner/name in lower-case letters")
+    if not plan.stages:
+        raise InvalidModel(f"{name}: it has no stage: write one with swell.Stage(…)")
+    if declared.stage not in ("trial", "canary", "live"):
+        raise InvalidModel(f"{name}: stage is trial, canary or live, not {declared.stage!r}")
+    before: list[str] = []
+    for stage in plan.stages:
+        if stage.name in before:
+            raise InvalidModel(f"{name}: two stages are called {stage.name!r}")
+        if stage.queue.partition(":")[0] == name:
+            raise InvalidModel(f"{name}: stage {stage.name!r} is the pipeline itself")
+        if both := set(stage.take) & set(stage.fixed):
+            raise InvalidModel(f"{name}: stage {stage.name!r} both takes and fixes {min(both)!r}")
+        _check_words(declared, stage, before)
+        before.append(stage.name)
+    asked = [plan.output] if isinstance(plan.output, str) else list(plan.output.values())
+    for reference in filter(None, asked):
+        _check_paths(declared, _references(name, "output", reference), before, "output")
+    if sum(stage.counts for stage in plan.stages) > 1:
+        raise InvalidModel(f"{name}: only one stage may have counts = true")
+    return declared
+
+
+def _check_words(declared: Declared, stage: Planned, before: Sequence[str]) -> None:
+    name, where = declared.name, f"stage {stage.name!r}"
+    for key, reference in stage.take.items():
+        for each in [reference] if isinstance(reference, str) else reference:
+            at = f"{where}, take.{key}"
+            _check_paths(declared, _references(name, at, each), before, at)
+    for word, condition in (("when", stage.when), ("reject", stage.reject)):
+        try:
+            paths: Sequence[Path] = [test.path for test in parse_condition(condition)]
+        except InvalidRequest as error:
+            raise InvalidModel(f"{name}: {where}, {word}: {error.detail}") from error
+        known = before if word == "when" else [*before, stage.name]
+        _check_paths(declared, paths, known, f"{where}, {word}")
+    if stage.reason.startswith(("input.", "stages.")):
+        paths = _references(name, f"{where}, reason", stage.reason)
+        _check_paths(declared, paths, [*before, stage.name], f"{where}, reason")
+
+
+def _references(name: str, where: str, text: str) -> Sequence[Path]:
+    try:
+        return parse_reference(text)
+    except InvalidRequest as error:
+        raise InvalidModel(f"{name}: {where}: {error.detail}") from error
+
+
+def _check_paths(
+    declared: Declared, paths: Sequence[Path], before: Sequence[str], where: str
+) -> None:
+    fields = declared.input_schema.get("properties", {})
+    for path in paths:
+        if path.stage and path.stage not in before:
+            known = ", ".join(before) or "none"
+            raise InvalidModel(
+                f"{declared.name}: {where}: no earlier stage is called {path.stage!r}; "
+                f"there are: {known}"
+            )
+        if not path.stage and str(path.steps[0]) not in fields:
+            raise InvalidModel(
+                f"{declared.name}: {where}: the input has no field {str(path.steps[0])!r}; "
+                f"there are: {', '.join(fields) or 'none'}"
+            )

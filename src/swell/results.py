@@ -1,0 +1,49 @@
+"""What one attempt gives: files, what went wrong, and where the time went."""
+
+import msgspec
+
+__all__ = ["Artifact", "TaskError", "Timings"]
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A file that a task brought forth."""
+
+    #: Where it lies in the object store.
+    key: str
+    #: Media type, such as `image/png`.
+    content_type: str
+    #: Size of the file.
+    bytes: int
+    #: Size of a picture, in pixels.
+    width: int | None = None
+    height: int | None = None
+
+
+class TaskError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a task failed."""
+
+    #: Stable word to compare, such as `worker_lost`.
+    code: str
+    title: str
+    detail: str
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the time went, in seconds. `queue_s` covers everything before the last attempt.
+
+    `device_s` is the attempt's share of the device: with others beside it less than `run_s`. None
+    where it is `run_s`, and of a worker that does not tell it. `cost_micros` is what that share
+    costs, in millionths of a dollar, where the pool has a price; the backend sets it, and shows it
+    beside the timings.
+
+    Of a pipeline's run they are the sums over the attempts by which its stages ended, and `queue_s`
+    is what it waited in the queues of its stages.
+    """
+
+    queue_s: float = 0.0
+    load_s: float = 0.0
+    run_s: float = 0.0
+    encode_s: float = 0.0
+    upload_s: float = 0.0
+    device_s: float | None = None
+    cost_micros: int | None = None

@@ -1,0 +1,52 @@
+"""What the page on pipelines shows works, and what it does not tell is not there."""
+
+import re
+from pathlib import Path
+
+from swell.model import load_models
+from swell.pipeline import Stage, load_pipelines
+from swell.pipeline_cards import Declared, card_of
+from swell.registry import ModelCard
+
+PAGE = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
+[PYTHON] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+[TOML] = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+
+
+def find(ref: str) -> ModelCard:
+    [model] = load_models(ref)
+    return ModelCard(
+        name=model.name,
+        version="1",
+        input_schema=model.input_schema,
+        output_schema=model.output_schema,
+    )
+
+
+def declared(folder: Path, name: str, text: str) -> Declared:
+    path = folder / name
+    path.write_text(text)
+    [found] = load_pipelines(str(path))
+    return found
+
+
+def test_both_ways_declare_the_same_and_fit_the_models(tmp_path: Path) -> None:
+    toml, python = declared(tmp_path, "a.toml", TOML), declared(tmp_path, "a.py", PYTHON)
+    assert toml.plan == python.plan
+    cards = [card_of(each, find) for each in (toml, python)]
+    assert [set(card.input_schema["properties"]) for card in cards] == [{"prompt", "large"}] * 2
+    assert [card.examples for card in cards] == [[{"prompt": "ein roter Fuchs"}]] * 2
+
+
+def test_the_command_serves_all_models_of_the_pipeline_that_comes_with_swell() -> None:
+    [picture] = load_pipelines("swell/picture")
+    [command] = re.findall(r"^swell up .*$", PAGE, re.MULTILINE)
+    assert set(re.findall(r"-m (\S+)", command)) == {stage.model for stage in picture.plan.stages}
+
+
+def test_every_word_of_a_stage_is_explained() -> None:
+    table = PAGE.partition("| of a stage | |")[2].partition("\n\n")[0]
+    told = set(
+        re.findall(r"`(\w+)`", "\n".join(row.split("|")[0] for row in table.split("\n|")[2:]))
+    )
+    assert told == set(Stage.__dataclass_fields__)
