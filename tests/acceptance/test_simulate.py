@@ -57,6 +57,87 @@ def test_tasks_of_a_file_are_simulated_one_by_one_on_the_pools_of_the_settings(
     assert set(told["priorities"]) == {"0", "1"}
 
 
+TWO = """
+[pools.both]
+models = ["acme/poster", "acme/sketch"]
+most = 40
+slots = 2
+start_s = 30
+rates = {"acme/poster" = 0.5, "acme/sketch" = 2.0}
+
+[pools.sketches]
+models = ["acme/sketch"]
+most = 40
+start_s = 30
+hour_micros = 100_000
+rates = {"acme/sketch" = 2.0}
+"""
+
+
+def test_several_models_are_drawn_by_the_pools_that_have_them(tmp_path: Path) -> None:
+    (tmp_path / "swell.toml").write_text(TWO.replace("slots = 2", "hour_micros = 800_000"))
+    swell = Swell(tmp_path)
+    told = swell.json(
+        "simulate", "azure-conv", "--model", "acme/poster", "--model", "acme/sketch=3"
+    )["simulated"]
+    assert set(told["models"]) == {"acme/poster", "acme/sketch"}
+    assert told["lost"] == told["left"] == 0
+    assert all(each["late"] < 0.1 for each in told["models"].values())
+    assert told["peaks"]["sketches"] > 0, "the cheaper pool draws what it can"
+    assert told["peaks"]["both"] > 0, "nobody else has posters"
+    refused = swell.run("simulate", "azure-conv", "--model", "acme/other")
+    assert refused.returncode == 2
+    assert "no pool of the settings has acme/other" in refused.stderr
+
+
+def test_tasks_of_a_file_say_of_which_model_they_are(tmp_path: Path) -> None:
+    (tmp_path / "swell.toml").write_text(TWO)
+    lines = "".join(f"{at},{'acme/poster' if at % 4 else 'acme/sketch'}\n" for at in range(400))
+    (tmp_path / "tasks.csv").write_text("at_s,model\n" + lines)
+    swell = Swell(tmp_path)
+    told = swell.json("simulate", "tasks.csv")["simulated"]
+    assert (told["tasks"], told["lost"], set(told["models"])) == (
+        400,
+        0,
+        {"acme/poster", "acme/sketch"},
+    )
+    assert "later than wanted" in swell.ok("simulate", "tasks.csv")
+    refused = swell.run("simulate", "tasks.csv", "--model", "acme/poster")
+    assert refused.returncode == 2
+    assert "column model" in refused.stderr
+
+
+def test_workers_that_draw_several_at_once_draw_as_much_and_each_takes_longer(
+    tmp_path: Path,
+) -> None:
+    swell = Swell(tmp_path)
+    alone = swell.json("simulate", "azure-conv", "--scale", "0.2")["simulated"]
+    many = swell.json("simulate", "azure-conv", "--scale", "0.2", "--slots", "4")["simulated"]
+    assert many["lost"] == many["left"] == 0
+    assert 0.75 < many["worker_s"] / alone["worker_s"] < 1.25
+    better = ("--slots", "4", "--slower", "1,1,1,1", "--times", "seconds.txt")
+    (tmp_path / "seconds.txt").write_text("2\n2\n")
+    quick = swell.json("simulate", "azure-conv", "--scale", "0.2", *better)["simulated"]
+    # Four at once that do not disturb each other.
+    assert quick["worker_s"] < 0.5 * alone["worker_s"]
+
+
+def test_how_models_and_slots_are_told_is_checked(tmp_path: Path) -> None:
+    swell = Swell(tmp_path)
+    for options, words in (
+        (("--model", "a/b=0"), "a share above 0"),
+        (("--model", "a/b", "--model", "a/b"), "each model once"),
+        (("--model", "a/b=x"), "a share above 0"),
+        (("--slots", "2", "--slower", "1,0.5"), "do not fall"),
+        (("--slots", "2", "--slower", "x"), "begin with 1"),
+        (("--model", "a/b", "--model", "a/c", "--compare"), "cannot be compared"),
+        (("--model", "a/b", "--model", "a/c", "--scale", "1000"), "make the scale smaller"),
+    ):
+        refused = swell.run("simulate", "azure-conv", *options)
+        assert refused.returncode == 2, options
+        assert words in " ".join(refused.stderr.split()), options
+
+
 def test_what_is_wrong_is_told_with_what_to_do(tmp_path: Path) -> None:
     swell = Swell(tmp_path)
     (tmp_path / "bad.csv").write_text("time,n\n1,2\n")

@@ -27,7 +27,7 @@ losses_per_hour = 0.05
 hour_micros = 350_000
 
 [pools.owned]
-models = ["acme/poster"]
+models = ["acme/poster", "acme/sketch"]
 least = 1
 most = 30
 hour_micros = 900_000

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,12 +20,12 @@ from swell.errors import InvalidInput, InvalidRequest
 from swell.pool_prices import pool_prices
 from swell.simulator import launch, traces
 from swell.simulator.arrivals import arrivals
-from swell.simulator.crowds import Crowd
+from swell.simulator.crowds import Crowd, parts
 from swell.simulator.drawing import bars, svg
 from swell.simulator.jobs import Terms
 from swell.simulator.machines import Workers
 from swell.simulator.pools import MODEL, Pool
-from swell.simulator.runs import Asked, Level, Told, run
+from swell.simulator.runs import Asked, Level, Told, rate_of, run
 from swell.simulator.scenarios import SCENARIOS, scenario
 from swell.simulator.speeds import Speed, fixed, gentd26, measured
 from swell.simulator.traces import Trace
@@ -74,6 +75,31 @@ def simulate(
             metavar="FILE",
             help="How long pictures took, in seconds, one number a line; or gentd26, for what a "
             "service of Stable Diffusion has seen. Instead of --speed.",
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SHARE",
+            help="A model, and what share of tasks asks for it, such as acme/poster=3; again for "
+            "each. A file with at_s says so in its column model.",
+        ),
+    ] = None,
+    slots: Annotated[
+        int | None,
+        typer.Option(
+            help="So many tasks are drawn at once by one worker; what pools of the settings say, "
+            "or 1, without it.",
+            min=1,
+            max=256,
+        ),
+    ] = None,
+    slower: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIMES",
+            help="How many times as long one takes where 1, 2, 3 … are drawn at once, such as "
+            "1,1.3,1.7; 1,2,3 … without it, as if they shared the device evenly.",
         ),
     ] = None,
     start: Annotated[
@@ -138,8 +164,10 @@ def simulate(
     """
     settings = settings_from(config, data).settings
     wanted = _policy(settings, wait)
-    pools = _pools(settings, _speed(speed, times), start, price)
     found = _demand(demand, users, every, scale)
+    shares = _shares(model or [], found)
+    like = _Like(_speed(speed, times), times is not None, slots, _slower(slower))
+    pools = _pools(settings, like, list(shares), start, price)
     if noise is None:
         noise = 0.0 if (demand or "").startswith("azure-") else 0.1
     if level not in (None, "tasks", "fluid"):
@@ -157,6 +185,7 @@ def simulate(
             lease_s=settings.delivery.lease_s,
         ),
         level=_level(level),
+        shares=shares,
     )
     asked, size = _small(asked)
     told = run(asked)
@@ -243,21 +272,117 @@ def _speed(per_s: float, times: str | None) -> Speed:
         ) from error
 
 
+class _Like(NamedTuple):
+    """What workers are like, as far as their pools do not say it.
+
+    Args:
+        speed: How long a task takes: of times that were measured, alone on its worker.
+        is_measured: Whether it is of such; else it says what a worker draws that has enough to do.
+        slots: How many tasks it draws at once; None for what its pool says, or one.
+        slower: How many times as long one takes where 1, 2, 3 … are drawn at once.
+    """
+
+    speed: Speed
+    is_measured: bool
+    slots: int | None
+    slower: tuple[float, ...]
+
+    def at(self, rate: float | None, slots: int | None) -> tuple[Speed, int]:
+        """Return how long tasks take on a worker, and how many at once it draws.
+
+        Args:
+            rate: Samples per second of one that has enough to do; None where its pool does not say.
+            slots: As its pool says; None where it does not.
+        """
+        many = self.slots or slots or 1
+        slower = self.slower or tuple(float(n) for n in range(1, many + 1))
+        speed = self.speed if rate is None else fixed(1.0 / rate)
+        if rate is not None or not self.is_measured:
+            # Told is what it draws with all slots busy.
+            times = many / slower[min(many, len(slower)) - 1]
+            speed = msgspec.structs.replace(speed, per_sample_s=speed.per_sample_s * times)
+        return msgspec.structs.replace(speed, slower=slower if many > 1 else ()), many
+
+
+def _slower(told: str | None) -> tuple[float, ...]:
+    if told is None:
+        return ()
+    try:
+        found = tuple(float(each) for each in told.split(","))
+    except ValueError:
+        found = ()
+    is_rising = all(1.0 <= before <= after for before, after in pairwise((1.0, *found)))
+    if not found or not is_rising or not all(map(math.isfinite, found)):
+        raise InvalidRequest(
+            "--slower takes numbers that begin with 1 and do not fall, such as 1,1.3,1.7"
+        )
+    return found
+
+
+def _shares(told: list[str], demand: Trace | Crowd) -> dict[str, float]:
+    """Return model → what share of tasks asks for it.
+
+    Raises:
+        InvalidRequest: That is not said as it should be.
+    """
+    if isinstance(demand, Crowd):
+        if told:
+            raise InvalidRequest(
+                "tasks of a file say themselves of which model they are: leave --model out, and "
+                "give the file a column model"
+            )
+        return {each.model: float(each.samples.sum()) for each in parts(demand)}
+    found: dict[str, float] = {}
+    for each in told:
+        name, _, number = each.partition("=")
+        try:
+            share = float(number) if number else 1.0
+        except ValueError:
+            share = math.nan
+        if not name or name in found or not 0.0 < share < math.inf:
+            raise InvalidRequest(
+                f"--model {each[:60]}: write each model once, with a share above 0, such as "
+                "acme/poster=3"
+            )
+        found[name] = share
+    return found or {MODEL: 1.0}
+
+
 def _pools(
-    settings: Settings, speed: Speed, start_s: float | None, price: float | None
+    settings: Settings,
+    like: _Like,
+    models: list[str],
+    start_s: float | None,
+    price: float | None,
 ) -> list[Workers]:
     """Return the pools of the settings, or one without limits."""
     hour_micros = 800_000 if price is None else round(price * _MICROS)
     if not settings.pools:
         pool = Pool(name="workers", hour_micros=hour_micros, start_s=start_s or 300.0)
-        return [_workers(pool, speed)]
+        speed, slots = like.at(None, None)
+        return [_workers(pool, dict.fromkeys(models, speed), slots)]
     found = []
     known = pool_prices(settings) if price is None else {}
     for name, each in settings.pools.items():
         own = known[name].hour_micros if name in known else hour_micros
         pool = _pool(name, each, own, start_s)
-        rate = min(each.rates.values(), default=None)
-        found.append(_workers(pool, speed if rate is None else fixed(1.0 / rate)))
+        own_speeds, slots = {}, 1
+        for model in models:
+            if model == MODEL:  # whichever it is: the slowest that the pool tells of
+                rate = min(each.rates.values(), default=None)
+            elif model in each.models:
+                rate = each.rates.get(model)
+            else:
+                continue
+            own_speeds[model], slots = like.at(rate, each.slots)
+        if own_speeds:
+            found.append(_workers(pool, own_speeds, slots))
+    served = {model for each in found for model in each.speeds}
+    if missing := [model for model in models if model not in served]:
+        raise InvalidRequest(
+            f"no pool of the settings has {missing[0][:60]} among its models: name it there, or "
+            "leave it out"
+        )
     return found
 
 
@@ -276,8 +401,8 @@ def _pool(name: str, table: PoolTable, hour_micros: int, start_s: float | None) 
     )
 
 
-def _workers(pool: Pool, speed: Speed) -> Workers:
-    return Workers(pool=pool, speeds={MODEL: speed}, told_start_s=pool.start_s)
+def _workers(pool: Pool, speeds: Mapping[str, Speed], slots: int) -> Workers:
+    return Workers(pool=pool, speeds=speeds, slots=slots, told_start_s=pool.start_s)
 
 
 def _level(name: str | None) -> Level | None:
@@ -290,8 +415,7 @@ def _small(asked: Asked) -> tuple[Asked, float]:
     demand = asked.demand
     if not isinstance(demand, Trace):
         return asked, 1.0
-    first = asked.pools[0]
-    need = float(np.max(demand.per_s)) / first.speeds[MODEL].rate(first.samples, first.slots)
+    need = float(np.max(demand.per_s)) / rate_of(asked.pools[0], asked.shares)
     size = need / launch.MOST_WORKERS
     if size <= 1.0:
         return asked, 1.0
@@ -340,13 +464,15 @@ def _compared(asked: Asked) -> _Rivals:
     demand, first = asked.demand, asked.pools[0]
     if not isinstance(demand, Trace):
         raise InvalidRequest("tasks of a file cannot be compared: give a trace of minutes")
+    if len(asked.shares) > 1:
+        raise InvalidRequest("several models cannot be compared with others: leave --model out")
     pool = Pool(start_s=first.pool.start_s, hour_micros=first.pool.hour_micros)
     alone = msgspec.structs.replace(first, pool=pool)
     told = run(msgspec.structs.replace(asked, pools=[alone], level="fluid"))
     talk.print("comparing with what others do", markup=False)
     least_s, others = rivals(
         arrivals(demand, asked.seed, spread=asked.spread),
-        rate=first.speeds[MODEL].rate(first.samples, first.slots),
+        rate=rate_of(first, asked.shares),
         start_s=pool.start_s,
         wait_s=asked.settings.wait_s,
         seed=asked.seed,
@@ -403,6 +529,8 @@ def _waits(answer: _Answer) -> Iterator[tuple[str, str]]:
     if len(told.priorities) > 1:
         each = (f"{priority}: {wait:.1f} s" for priority, wait in told.priorities.items())
         yield "95 % by priority", ", ".join(each)
+    for model, waits in told.models.items():
+        yield model, f"95 % {waits.p95_s:.1f} s, {100 * waits.late:.1f} % later than wanted"
     ends = [f"{told.lost} lost"]
     ends += [f"{n:,} {name}" for n, name in ((told.refused, "refused"), (told.expired, "given up"))]
     yield "tasks", f"{told.tasks * answer.size:,.0f}; {', '.join(ends)}"

@@ -1,7 +1,7 @@
 """Who asks for what and when: tasks one by one."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from swell.simulator.arrivals import TICK_S, arrivals
 from swell.simulator.pools import MODEL
 from swell.simulator.traces import TEXT, Trace, check_length
 
-__all__ = ["Crowd", "Mix", "crowd_at", "crowd_of", "read_crowd"]
+__all__ = ["Crowd", "Mix", "crowd_at", "crowd_of", "parts", "read_crowd"]
 
 _Array = NDArray[np.float64]
 _Whole = NDArray[np.int64]
@@ -58,6 +58,8 @@ class Crowd(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     #: Whoever would wait longer until his task starts does not want it any more; None for everybody
     #: waits for ever.
     start_by_s: float | None = None
+    #: The model of each where they differ, see `parts`; else all are of `model`.
+    models: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.at_s)
@@ -106,7 +108,7 @@ def crowd_at(at_s: _Array, seed: int, mix: Mix = _ONE_EACH) -> Crowd:
 
 def read_crowd(path: Path) -> Crowd:
     """Return the tasks of a CSV file with the column `at_s` and, as far as they are there,
-    `samples`, `user`, `key` (whole numbers or words) and `priority`.
+    `samples`, `user`, `key`, `model` (whole numbers or words) and `priority`.
 
     Moments may be told since 1970; then the first task is the beginning.
 
@@ -122,7 +124,7 @@ def read_crowd(path: Path) -> Crowd:
     except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(
             f"{path} is no list of tasks ({error}): it needs numbers in the column at_s, and may "
-            "have samples, user, key and priority"
+            "have samples, user, key, model and priority"
         ) from error
     if not len(at_s):
         raise InvalidInput(
@@ -139,7 +141,32 @@ def read_crowd(path: Path) -> Crowd:
         users=_numbered(rows, "user"),
         keys=_numbered(rows, "key"),
         priorities=np.array(priorities, np.int64),
+        models=[(row["model"] or "").strip() or MODEL for row in rows]
+        if "model" in rows[0]
+        else (),
     )
+
+
+def parts(crowd: Crowd) -> list[Crowd]:
+    """Return the tasks of each model by themselves, in the order of their names."""
+    if not crowd.models:
+        return [crowd]
+    of, found = np.array(crowd.models), []
+    for model in sorted(set(crowd.models)):
+        own = of == model
+        found.append(
+            msgspec.structs.replace(
+                crowd,
+                model=model,
+                models=(),
+                at_s=crowd.at_s[own],
+                samples=crowd.samples[own],
+                users=crowd.users[own],
+                keys=crowd.keys[own],
+                priorities=crowd.priorities[own],
+            )
+        )
+    return found
 
 
 def _numbered(rows: list[dict[str, Any]], column: str) -> _Whole:

@@ -125,9 +125,10 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     degraded: int
     #: The smallest share of new tasks that could be met in time, as was told; 1 for all.
     least_admitted: float
-    #: How long each that was drawn has waited until a worker took it, and its priority.
+    #: How long each that was drawn has waited until a worker took it, its priority, and its model.
     waits_s: _Array
     priorities: NDArray[np.int64]
+    models: Sequence[str]
     #: By pool; for how long workers are paid, what that cost, and what became of them.
     costs: Mapping[str, Cost]
     worker_s: float
@@ -151,6 +152,11 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         """Return within how long this share of tasks was taken, in seconds; 0 without tasks."""
         waits = self.waits_s if priority is None else self.waits_s[self.priorities == priority]
         return float(np.quantile(waits, share)) if len(waits) else 0.0
+
+    def waits_of(self, model: str) -> _Array:
+        """Return the waits of a model's tasks, in seconds. Shape: (its tasks,)."""
+        waits: _Array = self.waits_s[np.array([each == model for each in self.models], bool)]
+        return waits
 
     def mean_wait_s(self, priority: int | None = None) -> float:
         """Return the mean wait, in seconds; 0 without tasks."""
@@ -239,6 +245,7 @@ class _Run:
         self._told_bin: int | None = None
         self._waits: list[float] = []
         self._priorities: list[int] = []
+        self._drawn_models: list[str] = []
         self._expired = self._refused = self._again = self._degraded = self._drawn = 0
         self._least_admitted = 1.0
         self._paid_s = 0.0
@@ -424,6 +431,7 @@ class _Run:
         self._drawn += 1
         self._waits.append(task.began_s - task.at_s)
         self._priorities.append(task.priority)
+        self._drawn_models.append(task.model)
         micros = cost_micros(share_s, pool.like.pool.hour_micros) or 0
         machine.attempts_s += share_s
         machine.attempts_micros += micros
@@ -602,6 +610,7 @@ class _Run:
             least_admitted=self._least_admitted,
             waits_s=np.array(self._waits),
             priorities=np.array(self._priorities, np.int64),
+            models=self._drawn_models,
             costs={name or "": cost for name, cost in self._costs().items()},
             worker_s=self._paid_s,
             peaks={pool.name: pool.peak for pool in self._pools},

@@ -15,12 +15,12 @@ from swell.errors import InvalidInput
 from swell.ledger import EntryKind
 from swell.simulator import fluid, jobs
 from swell.simulator.arrivals import TICK_S, arrivals
-from swell.simulator.crowds import Crowd, crowd_of
+from swell.simulator.crowds import Crowd, crowd_of, parts
 from swell.simulator.machines import Workers
-from swell.simulator.pools import MODEL, Pool
+from swell.simulator.pools import MODEL
 from swell.simulator.traces import Trace
 
-__all__ = ["COLUMNS", "MOST_TASKS", "Asked", "Chart", "Level", "Told", "run"]
+__all__ = ["COLUMNS", "MOST_TASKS", "Asked", "Chart", "Level", "Told", "Waits", "rate_of", "run"]
 
 _Array = NDArray[np.float64]
 
@@ -50,6 +50,9 @@ class Asked(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     #: None for what the number of tasks allows.
     level: Level | None = None
     terms: jobs.Terms = jobs.Terms(known_s=960.0)
+    #: Model → what share of a trace's tasks asks for it, in any unit; a list of tasks says so
+    #: itself. Several are told apart task by task only.
+    shares: Mapping[str, float] = msgspec.field(default_factory=lambda: {MODEL: 1.0})
 
 
 class Chart(msgspec.Struct, frozen=True, eq=False):
@@ -66,6 +69,13 @@ class Chart(msgspec.Struct, frozen=True, eq=False):
     ready: Sequence[float]
     alive: Sequence[float]
     wait_s: Sequence[float]
+
+
+class Waits(msgspec.Struct, frozen=True):
+    """How long tasks of one model waited: the 95th percentile, and the share that was late."""
+
+    p95_s: float = 0.0
+    late: float = 0.0
 
 
 class Told(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -85,6 +95,8 @@ class Told(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     late: float
     #: Priority → 95th percentile of waits, where tasks are told apart.
     priorities: Mapping[int, float]
+    #: Model → its waits, where there are several.
+    models: Mapping[str, Waits]
     worker_s: float
     cost_micros: float
     #: Kind → seconds, as in the ledger.
@@ -133,6 +145,11 @@ def run(asked: Asked) -> Told:
             "who gives up is known task by task only, and there are too many tasks: make the "
             "scale smaller"
         )
+    if level == "fluid" and len(asked.shares) > 1:
+        raise InvalidInput(
+            "several models are told apart task by task only, and there are too many tasks: make "
+            "the scale smaller, or name no models"
+        )
     policy = _Policy(asked.settings)
     if level == "tasks":
         return _single(asked, policy)
@@ -159,18 +176,19 @@ class _Policy:
 def _single(asked: Asked, policy: _Policy) -> Told:
     demand, terms = asked.demand, asked.terms
     if isinstance(demand, Trace):
-        crowd = crowd_of(demand, asked.seed, spread=asked.spread)
+        crowds = _crowds(demand, asked)
         terms = msgspec.structs.replace(terms, until_s=demand.seconds)
     else:
-        crowd = demand
+        crowds = parts(demand)
     if asked.patience_s is not None:
-        crowd = msgspec.structs.replace(crowd, start_by_s=asked.patience_s)
-    pools = _begun(asked.pools, crowd.first_per_s)
-    done = jobs.simulate(crowd, policy, pools, seed=asked.seed, terms=terms)
-    end_s = max(terms.until_s or 0.0, float(crowd.at_s[-1]) if len(crowd) else 0.0, TICK_S)
-    came = _came(crowd, end_s)
+        crowds = [msgspec.structs.replace(each, start_by_s=asked.patience_s) for each in crowds]
+    pools = _begun(asked.pools, {each.model: each.first_per_s for each in crowds})
+    done = jobs.simulate(crowds[0], policy, pools, seed=asked.seed, terms=terms, rivals=crowds[1:])
+    last_s = max((float(each.at_s[-1]) for each in crowds if len(each)), default=0.0)
+    end_s = max(terms.until_s or 0.0, last_s, TICK_S)
+    came = sum((_came(each, end_s) for each in crowds), np.zeros(1))
     cost = done.cost
-    rate = _rate(pools[0])
+    rate = rate_of(pools[0], {each.model: float(each.samples.sum()) for each in crowds})
     course = done.course
     return Told(
         level="tasks",
@@ -184,6 +202,10 @@ def _single(asked: Asked, policy: _Policy) -> Told:
         p99_s=done.wait_s(0.99),
         late=done.late_share(asked.settings.wait_s),
         priorities={int(each): done.wait_s(0.95, int(each)) for each in np.unique(done.priorities)},
+        models={
+            each.model: _waits(done.waits_of(each.model), asked.settings.wait_s)
+            for each in (crowds if len(crowds) > 1 else ())
+        },
         worker_s=done.worker_s,
         cost_micros=float(cost.whole_micros or 0),
         kinds={kind.value: seconds for kind, seconds in cost.seconds.items()},
@@ -203,8 +225,11 @@ def _single(asked: Asked, policy: _Policy) -> Told:
 
 def _flowing(asked: Asked, trace: Trace, policy: _Policy) -> Told:
     came = arrivals(trace, asked.seed, spread=asked.spread)
-    pools = [_as_fluid(each) for each in asked.pools]
-    begun = _begun(asked.pools, float(came[:30].mean()) / TICK_S)
+    pools = [
+        msgspec.structs.replace(each.pool, rate=rate_of(each, asked.shares)) for each in asked.pools
+    ]
+    [model] = asked.shares
+    begun = _begun(asked.pools, {model: float(came[:30].mean()) / TICK_S})
     done = fluid.simulate(
         came, policy, pools, seed=asked.seed, ready=[each.ready for each in begun], keep=True
     )
@@ -223,6 +248,7 @@ def _flowing(asked: Asked, trace: Trace, policy: _Policy) -> Told:
         p99_s=done.waits.quantile(0.99),
         late=done.waits.late_share(asked.settings.wait_s),
         priorities={},
+        models={},
         worker_s=done.worker_s,
         cost_micros=done.cost_micros,
         kinds={
@@ -244,21 +270,49 @@ def _flowing(asked: Asked, trace: Trace, policy: _Policy) -> Told:
     )
 
 
-def _rate(workers: Workers) -> float:
-    return workers.speeds[MODEL].rate(workers.samples, workers.slots)
+def _crowds(trace: Trace, asked: Asked) -> list[Crowd]:
+    """Return the tasks of a trace, those of each model by themselves, each with its own noise."""
+    if len(asked.shares) == 1:
+        [model] = asked.shares
+        crowd = crowd_of(trace, asked.seed, spread=asked.spread)
+        return [msgspec.structs.replace(crowd, model=model)]
+    whole = sum(asked.shares.values())
+    found = []
+    for model, share in asked.shares.items():
+        own = Trace(f"{trace.name} {model}", trace.per_s * (share / whole))
+        crowd = crowd_of(own, asked.seed, spread=asked.spread)
+        found.append(msgspec.structs.replace(crowd, model=model))
+    return found
 
 
-def _as_fluid(workers: Workers) -> Pool:
-    return msgspec.structs.replace(workers.pool, rate=_rate(workers))
+def _waits(waits_s: _Array, wanted_s: float) -> Waits:
+    if not len(waits_s):
+        return Waits()
+    return Waits(float(np.quantile(waits_s, 0.95)), float((waits_s > wanted_s).mean()))
 
 
-def _begun(pools: Sequence[Workers], per_s: float) -> list[Workers]:
+def rate_of(workers: Workers, shares: Mapping[str, float]) -> float:
+    """Return the samples per second of one worker that draws what is asked for in these shares.
+
+    Of models that it has; where it has none of them, of all that it has alike.
+    """
+    own = {model: n for model, n in shares.items() if model in workers.speeds and n > 0.0}
+    own = own or dict.fromkeys(workers.speeds, 1.0)
+    took_s = sum(
+        n / workers.speeds[model].rate(workers.samples, workers.slots) for model, n in own.items()
+    )
+    return sum(own.values()) / took_s
+
+
+def _begun(pools: Sequence[Workers], per_s: Mapping[str, float]) -> list[Workers]:
     """Return pools with as many workers as the first minutes need, and some more."""
-    need, begun = per_s * _SPARE, []
+    need, begun = {model: n * _SPARE for model, n in per_s.items()}, []
     for each in pools:
-        rate = _rate(each)
-        ready = min(each.pool.most, max(each.pool.least, math.ceil(need / rate)))
-        need = max(0.0, need - ready * rate)
+        rate = rate_of(each, need)
+        own = sum(n for model, n in need.items() if model in each.speeds)
+        ready = min(each.pool.most, max(each.pool.least, math.ceil(own / rate)))
+        left = max(0.0, 1.0 - ready * rate / own) if own > 0.0 else 1.0
+        need = {model: n * left if model in each.speeds else n for model, n in need.items()}
         begun.append(msgspec.structs.replace(each, ready=ready))
     return begun
 
