@@ -314,6 +314,31 @@ async def test_ends_may_be_told_by_another_process(world: World) -> None:
     assert await totals(world) == {"idle": (5.0, 5_000), "wasted": (7.0, 7_000)}
 
 
+async def test_workers_are_read_no_more_often_where_many_machines_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = world.service.registry
+    read_workers, reads = registry.workers, []
+
+    async def workers() -> Any:
+        reads.append(1)
+        return await read_workers()
+
+    monkeypatch.setattr(registry, "workers", workers)
+    counts = []
+    for n in (1, 20):
+        for number in range(n):
+            await register(world, None, instance=f"i-{n}-{number}")
+        world.clock.advance(5.0)
+        for number in range(n):
+            await tell_end(registry, ended(world, f"i-{n}-{number}", 5.0))
+        reads.clear()
+        await settle(world.service)
+        counts.append(len(reads))
+    assert counts[0] == counts[1]
+    assert await totals(world) == {"wasted": (105.0, 105_000)}
+
+
 async def test_one_that_died_has_wasted_its_silence(world: World) -> None:
     await register(world, None, host="here", pid=7)
     world.clock.advance(5.0)

@@ -110,9 +110,12 @@ async def settle(service: Service, *, others_s: float = _OTHERS_S) -> int:
     wait_s = others_s if service.backend.is_shared else 0.0
     await service.charges.keep_all()
     ends = await told_ends(service.registry)
-    for each in ends.values():
-        await instance_ended(service, each)
-    await drop_ends(service.registry, ends)
+    if ends:
+        # Read once: a region that vanishes has many ends, and each is of other workers.
+        before = await service.registry.workers()
+        for each in ends.values():
+            await _ended(service, each, before)
+        await drop_ends(service.registry, ends)
     await service.fleet.refresh()
     now, registry = service.clock.now(), service.registry
     workers = await registry.workers()
@@ -226,6 +229,16 @@ async def instance_ended(
         host: Where its process ran; empty where that is not known.
         pid: Of the process.
     """
+    await _ended(service, instance, await service.registry.workers(), host, pid)
+
+
+async def _ended(
+    service: Service,
+    instance: Instance,
+    known: Iterable[WorkerInfo],
+    host: str = "",
+    pid: int | None = None,
+) -> None:
     ended_at = instance.ended_at
     if ended_at is None:
         return
@@ -238,16 +251,16 @@ async def instance_ended(
     # Later nobody knows any more what it was charged.
     if (service.clock.now() - ended_at).total_seconds() > _TOO_LATE_S:
         return
-    own = [info for info in await service.registry.workers() if is_it(info)]
+    own = [info for info in known if is_it(info)]
     # The number of a process may be another's by now. The name of an instance is its own, however
     # wrong the clock may be by which it ended.
     workers = [info for info in own if info.instance or info.registered_at <= ended_at]
     for info in [info for info in workers if info.ended_at is None]:
         gone_at = info.gone_at or ended_at
-        known = msgspec.structs.replace(
+        over = msgspec.structs.replace(
             info, launched_at=instance.launched_at, ended_at=ended_at, gone_at=gone_at
         )
-        await service.registry.put_worker(known)
+        await service.registry.put_worker(over)
     if not workers:
         await end_startups(service, host, pid, ended_at, instance.id)
         await _charge_unregistered(service, instance, ended_at)
