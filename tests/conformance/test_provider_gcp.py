@@ -310,6 +310,23 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
         launched = await provider.launch(LaunchRequest(pool="p", n=5, token="launch-1"))
         assert len(launched) == 2
 
+    @pytest.mark.parametrize(
+        "page", [b"<html>Sign in to the network</html>", b"\xff\xfe", b"[]", b'"ok"', b"null"]
+    )
+    async def test_a_proxy_that_answers_instead_is_no_cloud(
+        self, provider: GcpProvider, monkeypatch: pytest.MonkeyPatch, page: bytes
+    ) -> None:
+        [instance] = await provider.launch(LaunchRequest(pool="p"))
+
+        async def answer(request: web.Request, handler: Any) -> web.Response:
+            return web.Response(body=page)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(self.gcp, "_as_is", answer)
+            with pytest.raises(Unavailable, match="Google Compute Engine"):
+                await provider.instances()
+        assert [each.id for each in await provider.instances()] == [instance.id]
+
     async def test_long_lists_come_in_pages(self, provider: GcpProvider) -> None:
         self.gcp.page = 2
         await provider.launch(LaunchRequest(pool="p", n=5))
@@ -341,7 +358,7 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
             assert await tokens.headers() == {"Authorization": f"Bearer ya29.{times}"}
         await tokens.close()
 
-    @pytest.mark.parametrize("answer", [{}, [], "ok", {"access_token": "t", "expires_in": "soon"}])
+    @pytest.mark.parametrize("answer", [{}, {"access_token": "t", "expires_in": "soon"}])
     async def test_an_answer_without_a_token_is_told_as_that(
         self, gcp: GcpCompute, monkeypatch: pytest.MonkeyPatch, answer: Any
     ) -> None:

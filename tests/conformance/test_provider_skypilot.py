@@ -124,10 +124,11 @@ class TestSkypilotProvider(OutlivingConformance):
         assert (ended.id, ended.state) == (instance.id, InstanceState.ENDED)
 
     async def test_clusters_of_others_are_let_be(self, provider: SkypilotProvider) -> None:
-        self.kept({"mine": {"name": "mine", "status": "UP"}})
+        names = ["mine", "swell.shop.gpu.t1x.1.0", "swell.shop.gpu.t.99999999999999999999.0"]
+        self.kept({name: {"name": name, "status": "UP"} for name in names})
         assert await provider.instances() == []
-        await provider.terminate(["mine"])
-        assert self.clusters()["mine"]["status"] == "UP"
+        await provider.terminate(names)
+        assert {each["status"] for each in self.clusters().values()} == {"UP"}
 
     async def test_a_server_that_does_not_answer_is_unavailable(
         self, provider: SkypilotProvider

@@ -64,6 +64,23 @@ def clock() -> ManualClock:
     return ManualClock(WHEN)
 
 
+def test_what_is_listed_late_is_waited_for_by_our_own_clock() -> None:
+    clock = ManualClock(WHEN)
+    seen = Sightings(clock, late_s=60)
+    # The cloud's clock, by which it was launched, is behind.
+    early = instance(state=InstanceState.STARTING)
+    seen.launched([msgspec.structs.replace(early, launched_at=WHEN - timedelta(minutes=5))])
+    for advance_s, state in ((0, "starting"), (59, "starting"), (2, "ended")):
+        clock.advance(advance_s)
+        assert [each.state for each in seen.listed([])] == [state]
+
+
+@pytest.mark.parametrize("told", ["", "yesterday", "2026-13-01", "9" * 30])
+def test_a_mark_that_somebody_has_written_over_blinds_nobody(told: str) -> None:
+    texts = marks().texts | {"swell-asked-at": told}
+    assert Marks.read(texts, asked_at=WHEN) == marks()
+
+
 def test_what_was_launched_is_listed_before_the_provider_lists_it(clock: ManualClock) -> None:
     seen = Sightings(clock, late_s=60)
     seen.launched([instance(state=InstanceState.STARTING)])

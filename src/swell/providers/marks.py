@@ -5,6 +5,7 @@ annotations, whatever it has. Names are made from the first three, so that a lau
 asks for what is there already.
 """
 
+import contextlib
 import hashlib
 import re
 import secrets
@@ -50,14 +51,16 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
 
         Args:
             texts: As `texts` gave them.
-            asked_at: Taken where they do not tell it.
+            asked_at: Taken where they do not tell it, or somebody has written over it.
         """
-        told = texts.get(ASKED_AT_MARK)
+        told = None
+        with contextlib.suppress(ValueError):
+            told = moment(texts.get(ASKED_AT_MARK, ""))
         return cls(
             deployment=texts.get(DEPLOYMENT, ""),
             pool=texts.get(POOL, ""),
             token=texts.get(LAUNCH, ""),
-            asked_at=moment(told) if told else asked_at,
+            asked_at=told or asked_at,
         )
 
     @property

@@ -62,7 +62,8 @@ class Rest:
         """Make a call, and return its answer, whatever its status is.
 
         Raises:
-            Unavailable: No answer came.
+            Unavailable: No answer came, or one that says it was done in no words of an API, such as
+                the page of a proxy.
         """
         if self._is_closed:
             raise Unavailable(f"the connection to {self._what} is closed")
@@ -80,10 +81,13 @@ class Rest:
                 ssl=self._tls,
                 allow_redirects=False,
             ) as told:
-                text = await told.text()
-                return Answer(told.status, dict(told.headers), _decoded(text))
+                text = await told.text(errors="replace")
+                answer = Answer(told.status, dict(told.headers), _decoded(text))
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{self._what} cannot be reached: {error or 'no answer'}") from error
+        if answer.is_ok and not isinstance(answer.body, dict):
+            raise Unavailable(f"what answers for {self._what} does not speak as that does")
+        return answer
 
     async def close(self) -> None:
         """Let go of connections. Idempotent."""
@@ -100,7 +104,7 @@ def retry_after(answer: Answer, default_s: float = 10.0) -> dict[str, str]:
 
 
 def _decoded(text: str) -> Any:
-    if not text:
+    if not text.strip():
         return {}
     try:
         return json.loads(text)

@@ -44,9 +44,11 @@ class Sightings:
     def __init__(self, clock: Clock, *, late_s: float = _LATE_S, sure_s: float = _SURE_S) -> None:
         self._clock = clock
         self._sure = timedelta(seconds=sure_s)
-        self._late = timedelta(seconds=late_s)
+        self._late_s = late_s
         self._known: dict[str, Instance] = {}
-        self._unlisted: set[str] = set()
+        #: What was launched and not listed so far, and when that was noted, in monotonic seconds:
+        #: the cloud's clock, by which it was launched, may be minutes behind ours.
+        self._unlisted: dict[str, float] = {}
         #: What the last list did not have, and since when.
         self._missing: dict[str, datetime] = {}
         #: What was told to end, and when.
@@ -58,7 +60,7 @@ class Sightings:
         for each in instances:
             if each.id not in self._known:
                 self._known[each.id] = each
-                self._unlisted.add(each.id)
+                self._unlisted[each.id] = self._clock.monotonic_s()
             noted.append(self._known[each.id])
         return noted
 
@@ -90,7 +92,7 @@ class Sightings:
         there = {each.id: each for each in found}
         for each in there.values():
             self._known[each.id] = self._seen(each, now)
-            self._unlisted.discard(each.id)
+            self._unlisted.pop(each.id, None)
             self._missing.pop(each.id, None)
         for known in list(self._known.values()):
             is_asked = pool is None or known.pool == pool
@@ -117,17 +119,18 @@ class Sightings:
             return
         since = self._missing.setdefault(known.id, now)
         is_going = known.id in self._going or known.state is InstanceState.STOPPING
-        if not is_going and now < self._sure_at(known, since):
+        if not is_going and not self._is_sure(known, now, since):
             return
         del self._missing[known.id]
-        self._unlisted.discard(known.id)
+        self._unlisted.pop(known.id, None)
         self._known[known.id] = _ended(known, since)
 
-    def _sure_at(self, known: Instance, since: datetime) -> datetime:
-        """Return from when what is missing has ended: it was not told to."""
-        if known.id in self._unlisted:
-            return known.launched_at + self._late
-        return since + self._sure
+    def _is_sure(self, known: Instance, now: datetime, since: datetime) -> bool:
+        """Whether what is missing has ended, though it was not told to."""
+        noted_s = self._unlisted.get(known.id)
+        if noted_s is not None:
+            return self._clock.monotonic_s() >= noted_s + self._late_s
+        return now >= since + self._sure
 
     def _forget(self, now: datetime) -> None:
         ended = [each for each in self._known.values() if each.ended_at is not None]

@@ -222,8 +222,11 @@ class SkypilotProvider:
         parts = _NAME.fullmatch(told["name"])
         if parts is None or parts[1] != self._deployment:
             return None
-        token = "" if parts[3].startswith("r") else _unpacked(parts[3])
-        at = datetime.fromtimestamp(int(parts[4]), UTC)
+        try:
+            token = "" if parts[3].startswith("r") else _unpacked(parts[3])
+            at = datetime.fromtimestamp(int(parts[4]), UTC)
+        except (ValueError, OverflowError, OSError):
+            return None  # somebody else has made up such a name
         marks = Marks(deployment=parts[1], pool=parts[2], token=token, asked_at=at)
         return msgspec.structs.replace(
             marks.starting(told["name"]),
