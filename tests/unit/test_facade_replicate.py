@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -13,9 +14,10 @@ from api_harness import UPPER, Client, World, a_world, failed, hold, succeeded
 from swell.api.duties import check_streams
 from swell.api.facades.replicate.predictions import cancel_after_s
 from swell.api.facades.replicate.schemas import openapi_of
-from swell.api.facades.replicate.views import progress_line
+from swell.api.facades.replicate.views import progress_line, status_of
 from swell.errors import InvalidRequest
 from swell.registry import ModelCard
+from swell.task import Task, TaskState
 
 HOME = "/replicate/v1"
 
@@ -89,6 +91,16 @@ async def test_who_waited_in_vain_is_told_starting_even_while_it_runs(world: Wor
     again = await predict(world, {"input": {"text": "a"}}, **retried)
     assert (await now(world, made))["status"] == "processing"
     assert (again["id"], again["status"]) == (made["id"], "starting")
+
+
+def test_every_state_is_one_of_the_five_words_that_clients_know() -> None:
+    now = datetime(2026, 11, 26, tzinfo=UTC)
+    words = {
+        state: status_of(Task(id="0", model="a/b", queue="a/b", created_at=now, state=state))
+        for state in TaskState
+    }
+    assert set(words.values()) == {"starting", "processing", "succeeded", "failed", "canceled"}
+    assert words[TaskState.EXPIRED] == "canceled"
 
 
 async def test_a_failure_is_told_in_words(world: World) -> None:
