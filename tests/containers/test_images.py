@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -93,15 +94,44 @@ def test_packages_have_the_versions_of_this_machine(icons: Image) -> None:
 def test_a_change_of_the_models_code_makes_its_own_layer_anew_and_no_other(
     slow: Image, building: Callable[..., Image]
 ) -> None:
-    before = config_of(slow)["layers"]
+    was = config_of(slow)
     (slow.folder / "pace.py").write_text("TICK_S = 0.03\n")
-    after = config_of(building("slow-changed", "slow.py", place=slow.folder))["layers"]
+    [kept] = (slow.folder / ".swell" / "images").iterdir()
+    noted = kept.read_text()
+    now = config_of(building("slow-changed", "slow.py", place=slow.folder))
+    assert [path.read_text() for path in kept.parent.iterdir()] == [noted], "it began there"
+    before, after = was.pop("layers"), now.pop("layers")
+    assert now == was
     assert isinstance(before, list)
     assert isinstance(after, list)
     assert after[:-1] == before[:-1]
     assert after[-1] != before[-1]
     with mounted("localhost/swell-test-slow-changed:latest") as root:
         assert "0.03" in (root / "opt/swell/models/1/pace.py").read_text()
+
+
+def test_a_base_that_was_replaced_is_begun_with(
+    building: Callable[..., Image], tmp_path: Path
+) -> None:
+    base = "localhost/swell-test-replaced:latest"
+    try:
+        for number in ("1", "2"):
+            replace(base, number)
+            image = building("replaced", "demo/upper", "--base", base, place=tmp_path)
+            labels = config_of(image)["Labels"]
+            assert isinstance(labels, dict)
+            assert labels["number"] == number
+    finally:
+        podman("rmi", "--force", base)
+
+
+def replace(base: str, number: str) -> None:
+    """Give an image another content."""
+    made = subprocess.run(["buildah", "from", BASE], capture_output=True, text=True, check=True)
+    name = made.stdout.strip()
+    subprocess.run(["buildah", "config", "--label", f"number={number}", name], check=True)
+    commit = ["buildah", "commit", "--quiet", "--rm", name, base]
+    subprocess.run(commit, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_baked_weights_lie_where_the_links_lead(building: Callable[..., Image]) -> None:

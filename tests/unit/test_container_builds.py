@@ -1,6 +1,7 @@
 """What is said to engines and to pip; the engines themselves are in tests/containers."""
 
 import configparser
+import dataclasses
 import os
 import signal
 import stat
@@ -25,6 +26,7 @@ from swell.containers.engines import (
     find,
 )
 from swell.containers.indexes import index_of
+from swell.containers.kept import Kept
 from swell.errors import InvalidRequest
 
 #: Of the option that names a package index.
@@ -253,6 +255,146 @@ def test_what_an_engine_is_asked(program: Callable[[str, str], Engine], tmp_path
         (7, "COPY tree"),
     ]
     assert built.size_bytes == 12
+
+
+#: A buildah whose images are files: their ids are digests of what they were built of.
+BUILDAH = """
+cd {place}
+if [ "$1" = inspect ]; then
+    case "$*" in *FromImageID*) cat "images/$6"; exit;; esac
+    echo '{{"Manifest": "{{\\"layers\\": []}}", "Docker": {{"history": []}}}}'; exit
+fi
+file=$(echo "$@" | sed "s/.*--file \\([^ ]*\\).*/\\1/")
+basename "$file" >> built
+case "$file" in
+    *.before)
+        id=$(cat "$file" images/base context/*.txt | sha256sum | cut -c1-64)
+        echo "$id" > "images/$id"; echo "sha256:$id" > context/Dockerfile.id;;
+    *.code) cp "$file" code; [ ! -e broken ] || exit 1;;
+esac
+"""
+
+
+class Built:
+    """A context, and an engine that notes what it has built of it."""
+
+    def __init__(self, folder: Path, program: Callable[[str, str], Engine]) -> None:
+        self.folder, self.context = folder, folder / "context"
+        for each in ("context/tree", "images", "secrets"):
+            (folder / each).mkdir(parents=True)
+        base = RECIPE.base.rpartition("/")[2]
+        self.recipe = dataclasses.replace(RECIPE, base=base)
+        (self.context / "Dockerfile").write_text(written(self.recipe))
+        (self.context / "requirements.txt").write_text("numpy==2.0\n")
+        (self.context / "tree" / "code.py").write_text("one")
+        (folder / "images" / base).write_text("a" * 64)
+        (folder / "images" / "base").write_text("a" * 64)
+        program("buildah", BUILDAH.format(place=folder))
+        self.notes = folder / "notes"
+
+    def build(self, *options: str) -> list[str]:
+        """Build; return which Dockerfiles were built."""
+        (self.folder / "built").write_text("")
+        variables = {"PATH": f"{self.folder}:{os.environ['PATH']}"}
+        engine = find("buildah", variables, Kept(self.notes))
+        index = index_of({"HOME": "/nowhere"})
+        engine.build(self.context, "a:1", index, self.folder / "secrets", options=options)
+        return (self.folder / "built").read_text().split()
+
+    @property
+    def begins_with(self) -> str:
+        """What the last build of code began with."""
+        return (self.folder / "code").read_text().splitlines()[0]
+
+
+BOTH = ["Dockerfile.before", "Dockerfile.code"]
+
+
+@pytest.fixture
+def made(program: Callable[[str, str], Engine], tmp_path: Path) -> Built:
+    return Built(tmp_path, program)
+
+
+def test_after_a_change_of_code_a_build_begins_with_what_the_last_one_has_left(made: Built) -> None:
+    assert made.build("--network=host") == BOTH
+    first = made.begins_with
+    (made.context / "tree" / "code.py").write_text("two")
+    assert made.build("--network=host") == ["Dockerfile.code"]
+    assert made.begins_with == first
+    assert (made.folder / "code").read_text().endswith("COPY tree /\n")
+
+
+@pytest.mark.parametrize("what", ["pins", "base", "wheel", "needs", "settings", "option", "rights"])
+def test_a_change_of_anything_else_is_built_anew(made: Built, what: str) -> None:
+    made.build("--network=host")
+    first, options = made.begins_with, ["--network=host"]
+    if what == "pins":
+        (made.context / "requirements.txt").write_text("numpy==2.1\n")
+    elif what == "base":
+        for name in ("base", made.recipe.base):
+            (made.folder / "images" / name).write_text("b" * 64)
+    elif what == "settings":
+        changed = dataclasses.replace(made.recipe, variables={"SWELL_WORKER__MODELS": "other"})
+        (made.context / "Dockerfile").write_text(written(changed))
+    elif what == "option":
+        options = ["--network=none"]
+    elif what == "rights":
+        (made.context / "requirements.txt").chmod(0o755)
+    else:
+        (made.context / what).write_text("new")
+    assert made.build(*options) == BOTH
+    if what in ("pins", "base", "settings"):
+        assert made.begins_with != first
+
+
+def test_baked_weights_are_told_by_their_names(made: Built) -> None:
+    weights = made.context / "weights" / "files" / "ab"
+    weights.mkdir(parents=True)
+    (weights / ("ab" * 32)).write_bytes(b"weights")
+    assert made.build() == BOTH
+    assert made.build() == ["Dockerfile.code"]
+    (weights / ("ac" * 32)).write_bytes(b"weights")
+    assert made.build() == BOTH
+
+
+def test_an_image_that_has_gone_is_made_anew(made: Built) -> None:
+    made.build()
+    (made.folder / "images" / made.begins_with.removeprefix("FROM ")).unlink()
+    assert made.build() == BOTH
+
+
+def test_a_note_that_says_something_else_is_not_used(made: Built) -> None:
+    made.build()
+    [note] = made.notes.iterdir()
+    for text in ("", "alpine:latest", "../x", "A" * 64, "\xff"):
+        note.write_text(text)
+        assert made.build() == BOTH
+
+
+def test_after_a_build_that_failed_all_is_looked_at_again(made: Built) -> None:
+    made.build()
+    (made.folder / "broken").write_text("")
+    with pytest.raises(BuildFailed):
+        made.build()
+    (made.folder / "broken").unlink()
+    assert made.build() == BOTH
+
+
+@pytest.mark.parametrize(
+    "option", ["--build-arg=BASE=other", "--no-cache", "--pull=always", "--network host", "-v=/:/x"]
+)
+def test_with_options_that_may_change_an_image_all_steps_are_the_engines(
+    made: Built, option: str
+) -> None:
+    for _ in range(2):
+        assert made.build(*option.split(" ")) == ["Dockerfile"]
+    assert not made.notes.exists()
+
+
+def test_where_no_note_can_be_written_it_is_built_all_the_same(made: Built) -> None:
+    made.notes.write_text("a file")
+    assert made.build() == BOTH
+    assert made.build() == BOTH
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from swell.cli.output import data as stdout
 from swell.cli.output import print_json, table, talk
 from swell.config import process_environment, quieten_libraries
 from swell.containers.engines import ENGINES, Built, check_registry, check_tag, find
+from swell.containers.kept import Kept
 from swell.containers.look import looking
 from swell.errors import InvalidRequest
 from swell.worker.needs import needs_of
@@ -109,7 +110,11 @@ def build(
     variables = process_environment()
     # As in a model process: modules in this folder are found.
     sys.path.insert(0, str(Path.cwd()))
-    builder = None if dockerfile or context else find(_known(engine), variables)
+    builder = (
+        None
+        if dockerfile or context
+        else find(_known(engine), variables, Kept(settings.data_dir / "images"))
+    )
     with looking(refs, is_own=any(map(needs_of, refs))) as forks, ThreadPoolExecutor(1) as beside:
         # All of this is imported beside those who look.
         from swell.containers.wheels import wheel  # noqa: PLC0415

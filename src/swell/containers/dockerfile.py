@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["SECRETS", "UID", "Recipe", "written"]
+__all__ = ["SECRETS", "UID", "Recipe", "base_of", "parted", "written"]
 
 #: The user that a worker runs as in a container.
 UID: Final = 10001
@@ -114,6 +114,18 @@ class Recipe:
     is_baked: bool = False
     home: str = "/opt/swell"
     data: str = "/var/lib/swell"
+
+
+def parted(text: str) -> tuple[str, str]:
+    """Return a Dockerfile of ours as what comes before the models' code, and that."""
+    return text.removesuffix(_CODE), _CODE
+
+
+def base_of(text: str) -> str:
+    """Return the image that a Dockerfile of ours begins with."""
+    return next(
+        line.removeprefix("ARG BASE=") for line in text.splitlines() if line.startswith("ARG BASE=")
+    )
 
 
 def written(recipe: Recipe) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from swell.config import hide_secrets
-from swell.containers.dockerfile import SECRETS
+from swell.containers.dockerfile import SECRETS, base_of, parted
 from swell.containers.indexes import Index
+from swell.containers.kept import Kept, digest_of
 from swell.errors import InvalidRequest, SwellError
 
 __all__ = [
@@ -176,19 +177,20 @@ def check_registry(tag: str) -> None:
         )
 
 
-def find(asked: str | None, variables: Mapping[str, str]) -> "Engine":
+def find(asked: str | None, variables: Mapping[str, str], kept: Kept | None = None) -> "Engine":
     """Return an engine: the one that is asked for, or the first that is there.
 
     Args:
         asked: Its name; None for any.
         variables: The process environment.
+        kept: As `Engine`.
 
     Raises:
         NoEngine: There is none.
     """
     for name in [asked] if asked else ENGINES:
         if program := shutil.which(name, path=variables.get("PATH")):
-            return Engine(name, program, variables)
+            return Engine(name, program, variables, kept)
     if asked:
         raise NoEngine(f"there is no {asked} on this machine: install it, or leave out --engine")
     raise NoEngine(
@@ -204,11 +206,16 @@ class Engine:
         name: Of `ENGINES`.
         program: Where it is.
         variables: The process environment.
+        kept: What earlier builds have left of images before their code; None to have the engine
+            look for every step itself, as Docker's does in any case.
     """
 
-    def __init__(self, name: str, program: str, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, program: str, variables: Mapping[str, str], kept: Kept | None = None
+    ) -> None:
         self.name = name
         self._program = program
+        self._kept = None if name == "docker" else kept
         self._variables = {**variables, "DOCKER_BUILDKIT": "1"}
 
     def build(
@@ -234,10 +241,82 @@ class Engine:
         Raises:
             BuildFailed: It did not.
         """
-        command = [self._program, "build", "--tag", tag, "--file", str(context / "Dockerfile")]
-        if self.name != "docker":
-            # The other format has no place for a health check.
-            command += ["--format", "docker", "--layers"]
+        given = self._given(index, secrets)
+
+        def run(file: Path, *words: str) -> None:
+            command = [self._program, "build", *words, "--file", str(file), *given]
+            self._run([*command, *options, str(context)], tell, _REASONS)
+
+        whole = context / "Dockerfile"
+        begun = self._begun(context, options, run)
+        if begun is None:
+            run(whole, "--tag", tag)
+        else:
+            digest, image = begun
+            apart = context / "Dockerfile.code"
+            apart.write_text(f"FROM {image}\n{parted(whole.read_text())[1]}")
+            try:
+                run(apart, "--tag", tag)
+            except BuildFailed:
+                # It may be the image's fault: the next build makes it anew.
+                self._forget(digest)
+                raise
+        return self.look(tag)
+
+    def _begun(
+        self, context: Path, options: Sequence[str], run: Callable[..., None]
+    ) -> tuple[str | None, str] | None:
+        """Return an image of what comes before the code, and under what it is noted.
+
+        None where the engine is to look for every step itself.
+
+        Raises:
+            BuildFailed: It cannot be made.
+        """
+        if self._kept is None:
+            return None
+        text = (context / "Dockerfile").read_text()
+        before, base = parted(text)[0], base_of(text)
+        words = (self.name, *options)
+        seen = self._id(base)
+        digest = digest_of(context, before, seen, words)
+        if digest is None:
+            return None
+        image = self._kept.known(digest)
+        if seen and image is not None and self._id(image) == image:
+            return digest, image
+        (context / "Dockerfile.before").write_text(before)
+        told = context / "Dockerfile.id"
+        run(context / "Dockerfile.before", "--iidfile", str(told))
+        image = told.read_text().strip().removeprefix("sha256:")
+        now = self._id(base)
+        if seen and seen != now:
+            # Somebody has replaced the base meanwhile, and nobody knows which one it was made of.
+            return None, image
+        digest = digest_of(context, before, now, words)
+        assert digest is not None, "the options are the same"
+        self._kept.note(digest, image)
+        return digest, image
+
+    def _forget(self, digest: str | None) -> None:
+        if self._kept is not None and digest is not None:
+            self._kept.forget(digest)
+
+    def _id(self, image: str) -> str:
+        """Return the id of an image that the engine has; empty where it has none."""
+        words = {
+            "buildah": ("inspect", "--type", "image", "--format", "{{.FromImageID}}", image),
+            "podman": ("image", "inspect", "--format", "{{.Id}}", image),
+        }
+        try:
+            return self._said(*words[self.name]).strip()
+        except BuildFailed:
+            return ""
+
+    def _given(self, index: Index, secrets: Path) -> list[str]:
+        """Return what every build is given besides what it makes."""
+        # The other format has no place for a health check.
+        command = [] if self.name == "docker" else ["--format", "docker", "--layers"]
         config = secrets / "pip.conf"
         config.write_text(index.config)
         config.chmod(0o600)
@@ -247,8 +326,7 @@ class Engine:
                 command += ["--secret", f"id={name},src={given[name]}"]
         for name in index.proxies:
             command += ["--build-arg", name]  # its value comes from the environment
-        self._run([*command, *options, str(context)], tell, _REASONS)
-        return self.look(tag)
+        return command
 
     def push(self, tag: str, tell: Callable[[str], None]) -> None:
         """Push an image to the registry in its tag.
