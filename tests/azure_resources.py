@@ -53,6 +53,8 @@ class AzureResources:
     page: int = 500
     #: So many lists of machines do not have them yet.
     late: int = 0
+    #: Whether it was asked too often what machines do.
+    powers_busy: bool = False
     #: Whether fleets say nothing of their machines.
     silent: bool = False
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -211,6 +213,8 @@ class AzureResources:
 
     async def _list_powers(self, request: web.Request) -> web.Response:
         assert request.query["statusOnly"] == "true"
+        if self.powers_busy:
+            return _error(429, "TooManyRequests", "The request is being throttled.")
         found = [
             {
                 "id": each["id"].replace("/resourceGroups/", "/resourcegroups/"),

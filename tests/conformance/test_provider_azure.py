@@ -197,6 +197,18 @@ class AzureCase(OutlivingConformance, RefusingConformance):
             listed = f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Compute/virtualMachines"
             assert self.azure.calls.count(f"GET {listed}") == looks
 
+    async def test_machines_are_seen_though_nobody_may_ask_what_they_do_now(
+        self, provider: AzureProvider
+    ) -> None:
+        one, other = await provider.launch(LaunchRequest(pool="p", n=2))
+        self.azure.settle()
+        self.azure.shut_down(one.id)
+        assert len(await provider.instances()) == 2
+        self.azure.powers_busy = True
+        states = {each.id: each.state for each in await provider.instances()}
+        assert states[other.id] is InstanceState.RUNNING
+        assert states[one.id] is not InstanceState.RUNNING
+
     async def test_what_was_evicted_is_told_as_ended(self, azure: AzureResources) -> None:
         self.clock = clock = ManualClock(SystemClock().now())
         provider = self.made()

@@ -22,6 +22,7 @@ Source:
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -423,7 +424,9 @@ class AzureProvider:
         ]
         if found and self._clock.monotonic_s() >= self._powers_at_s + self._power_s:
             self._powers_at_s = self._clock.monotonic_s()
-            self._powers = await self._asked_powers()
+            # Azure allows it seldom: what was told last holds, and machines are seen all the same.
+            with contextlib.suppress(Unavailable):
+                self._powers = await self._asked_powers()
         return [_instance(each, self._powers.get(each["id"].lower(), "")) for each in found]
 
     async def _asked_powers(self) -> dict[str, str]:
