@@ -40,6 +40,7 @@ TESTS = (
     "tests/unit/test_kubeconfig.py",
     "tests/unit/test_provider_factory.py",
     "tests/unit/test_provider_marks.py",
+    "tests/unit/test_provider_secrets.py",
     "tests/docs/test_providers.py",
 )
 LEAST = 300
