@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from machine import ROOT, quiet, report, say
+from machine import ROOT, report, say
 from swell.api.calibration import Situation
 from swell.autoscaler.policy import plan
 from swell.autoscaler.policy_settings import PolicySettings
@@ -137,7 +137,7 @@ def main() -> None:
     os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
     cells = []
     context = multiprocessing.get_context("spawn")
-    with quiet(), ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
         wanted = [(trace, start_s, chosen.seed) for trace in TRACES for start_s in STARTS_S]
         for cell in pool.map(run, *zip(*wanted, strict=True)):
             say(f"{cell['trace']} {cell['start_s']:.0f}: {cell['by_median']} {cell['by_high']}")

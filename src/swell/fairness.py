@@ -21,6 +21,9 @@ Priority decides before turns do, but only where it cannot be used against other
 more urgent than usual comes first among the tasks of its own key, and what is less urgent than
 usual waits for everybody's usual tasks.
 
+Nobody waits for ever: of `MOST_URGENT` + 1 tasks that are handed out while a less urgent band
+waits, one at least is of that band (`take_bands`, and between models `lift`).
+
 Between models that share workers the band decides, then they take turns, one lease each (`rotate`).
 A worker that has some of them at hand is given those first, within bounds (`prefer`).
 
@@ -44,12 +47,16 @@ from typing import Final, TypeVar
 
 __all__ = [
     "MOST_PASSED",
+    "MOST_URGENT",
     "USUAL_PRIORITY",
     "VirtualClock",
     "band",
+    "lift",
+    "note_lifted",
     "note_passed",
     "prefer",
     "rotate",
+    "take_bands",
     "take_turns",
     "turns_before",
 ]
@@ -61,6 +68,9 @@ USUAL_PRIORITY: Final = 1
 
 #: So many leases in a row may pass a model whose turn it is, for one that a worker has at hand.
 MOST_PASSED: Final = 64
+
+#: So many tasks in a row may be handed out that are more urgent than some that wait.
+MOST_URGENT: Final = 19
 
 #: Flows whose finish tag lies behind the virtual time are looked for once this many are known.
 MAX_IDLE_FLOWS = 10_000
@@ -208,6 +218,88 @@ def take_turns(
         cost, task = found
         heapq.heapreplace(nexts, (clock.take(flow, cost), place, flow))
         yield task
+
+
+def take_bands(
+    model: str,
+    bands: Iterable[int],
+    tasks_of: Callable[[int], Iterator[T]],
+    passed: dict[str, int],
+) -> Iterator[T]:
+    """Yield the tasks of several bands of one model in the order in which they are next.
+
+    Each task that is yielded counts as handed out.
+
+    Args:
+        model: Of which.
+        bands: In which tasks wait.
+        tasks_of: Returns the tasks of a band in their order.
+        passed: By how many more urgent tasks each band was passed in a row; changed.
+    """
+    left = sorted(bands)
+    if len(left) == 1:
+        yield from tasks_of(left[0])
+        return
+    opened: dict[int, Iterator[T]] = {}
+    while left:
+        due = (each for each in left[1:] if passed.get(_name(model, each), 0) >= MOST_URGENT)
+        chosen = next(due, left[0])
+        if chosen not in opened:
+            opened[chosen] = tasks_of(chosen)
+        task = next(opened[chosen], None)
+        passed.pop(_name(model, chosen), None)
+        if task is None:
+            left.remove(chosen)
+            continue
+        for each in left:
+            if each > chosen:
+                passed[_name(model, each)] = passed.get(_name(model, each), 0) + 1
+        yield task
+
+
+def _name(model: str, urgency: int) -> str:
+    """Return under which name it is counted how often a model's band was passed."""
+    return f"{model}\n{urgency}"
+
+
+def lift(heads: Mapping[str, int], passed: Mapping[str, int]) -> tuple[dict[str, int], set[str]]:
+    """Return the bands of models as they count between them, and the models whose turn has come.
+
+    Those of less urgent tasks that others' more urgent ones have passed `MOST_URGENT` times in a
+    row come first; of each one task is to be handed out then.
+
+    Args:
+        heads: Model → band of its next task.
+        passed: From `note_lifted`.
+    """
+    first = min(heads.values(), default=0)
+    due = {
+        model
+        for model, urgency in heads.items()
+        if urgency > first and passed.get(_name(model, urgency), 0) >= MOST_URGENT
+    }
+    return {model: first - 1 if model in due else each for model, each in heads.items()}, due
+
+
+def note_lifted(
+    heads: Mapping[str, int], served: Sequence[tuple[str, int]], passed: dict[str, int]
+) -> None:
+    """Count by how many more urgent tasks of other models those that wait were passed.
+
+    Args:
+        heads: Model → band of its next task, as it is.
+        served: Model and band of each task that a lease has handed out.
+        passed: Changed; the same as of `take_bands`.
+    """
+    models = {model for model, _ in served}
+    for model, urgency in heads.items():
+        name = _name(model, urgency)
+        if model in models:
+            passed.pop(name, None)
+            continue
+        before = sum(each < urgency for _, each in served)
+        if before:
+            passed[name] = passed.get(name, 0) + before
 
 
 def turns_before(lead: float, n: int, cost: float, *, wins_tie: bool) -> int:

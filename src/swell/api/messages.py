@@ -159,8 +159,8 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Meta(
             ge=0,
             le=9,
-            description="0 comes first among a key's own tasks; 2 or more lets all usual tasks "
-            "go first",
+            description="0 comes first among a key's own tasks; 2 or more lets usual tasks go "
+            "first, of twenty all but one",
         ),
     ] = 1
     class_name: (

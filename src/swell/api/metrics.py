@@ -57,6 +57,7 @@ METRICS: dict[str, str] = {
     "swell_tasks_waiting": "Tasks that could run now, by queue.",
     "swell_tasks_delayed": "Tasks whose backoff has not ended, by queue.",
     "swell_tasks_running": "Tasks under lease, by queue.",
+    "swell_class_ready": "Tasks that could run now, by model and priority class.",
     "swell_queue_oldest_age_seconds": "Age of the oldest task that could run now, by queue.",
     "swell_lease_tasks": "Tasks per lease that was granted.",
     "swell_workers": "Workers, by pool and state; lost ones of the last hour only.",
@@ -148,7 +149,7 @@ class Histogram:
 class Snapshot:
     """What is looked up only when somebody asks for the numbers."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is looked up elsewhere
         self,
         depths: Sequence[Depth],
         ages_s: dict[str, float],
@@ -157,6 +158,7 @@ class Snapshot:
         slots: dict[str, tuple[int, int]] | None = None,
         starting: dict[str, int] | None = None,
         scaling: ScalingStatus | None = None,
+        classes: dict[tuple[str, str], int] | None = None,
     ) -> None:
         self.depths = depths
         self.ages_s = ages_s
@@ -164,6 +166,8 @@ class Snapshot:
         self.streams = streams
         #: Pool → how many tasks its live workers may hold, and hold.
         self.slots = slots or {}
+        #: Model and class → how many tasks could run.
+        self.classes = classes or {}
         #: Pool → how many of its workers are not ready yet.
         self.starting = starting or {}
         #: How the autoscaler stands; None where none runs.
@@ -375,6 +379,10 @@ class _Source(Collector):
         for queue, age_s in snapshot.ages_s.items():
             ages.add_metric([queue], age_s)
         yield from (waiting, delayed, running, ages)
+        classes = _gauge("swell_class_ready", ["model", "class"])
+        for labels, n in snapshot.classes.items():
+            classes.add_metric(list(labels), n)
+        yield classes
         workers = _gauge("swell_workers", ["pool", "state"])
         for labels, n in snapshot.workers.items():
             workers.add_metric(list(labels), n)

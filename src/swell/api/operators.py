@@ -1,6 +1,7 @@
 """What operators ask: models, queues, workers, keys, health and numbers."""
 
 import secrets
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
@@ -306,8 +307,16 @@ async def show_metrics(service: Service, call: Call) -> Reply:
     starting: dict[str, int] = {}
     for each in await service.registry.startups(under_way=True):
         starting[each.pool] = starting.get(each.pool, 0) + 1
+    models = {depth.queue.partition(":")[0] for depth in depths}
     snapshot = metrics.Snapshot(
-        depths, ages_s, workers, len(service.streams), slots, starting, service.scaling.status
+        depths,
+        ages_s,
+        workers,
+        len(service.streams),
+        slots,
+        starting,
+        service.scaling.status,
+        await _classes(service, models),
     )
     text = service.metrics.text(snapshot)
     if service.backend.together is not None:
@@ -379,6 +388,15 @@ async def _queue_view(service: Service, depth: Depth) -> QueueView:
         start_s=None if expected is None else expected.start,
         classes=await _class_views(service, depth.queue.partition(":")[0]),
     )
+
+
+async def _classes(service: Service, models: Iterable[str]) -> dict[tuple[str, str], int]:
+    """Return how many tasks of models could run, by class."""
+    return {
+        (model, view.name): view.ready
+        for model in sorted(models)
+        for view in await _class_views(service, model)
+    }
 
 
 async def _class_views(service: Service, model: str) -> list[ClassView]:

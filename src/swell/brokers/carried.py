@@ -25,6 +25,7 @@ from swell.brokers.post import Post
 from swell.brokers.window import Place, Window
 from swell.clock import Clock
 from swell.errors import SwellError
+from swell.fairness import USUAL_PRIORITY, band
 from swell.store import Hold, Start, Store
 from swell.task import NewTask, Released, Settlement, Task, TaskState
 
@@ -332,7 +333,7 @@ class CarriedBroker:
         except SwellError:
             if not started:
                 raise
-        self._turns.note(request, [task.stage_model for task in started])
+        self._turns.note(request, [task.stage_model for task in started], later=_later(started))
         return started
 
     async def _take(
@@ -361,7 +362,7 @@ class CarriedBroker:
         finally:
             enough.end()
         self._note_passed(tasks)
-        self._turns.note(request, [task.stage_model for task in tasks])
+        self._turns.note(request, [task.stage_model for task in tasks], later=_later(tasks))
         return tasks
 
     def _note_passed(self, tasks: Iterable[Task]) -> None:
@@ -532,3 +533,8 @@ def _is_offer(task: Task, place: Place) -> bool:
     """Whether a task is still as it was when it was put into a window."""
     is_ready = task.state is TaskState.QUEUED and task.available_at is None
     return is_ready and task.attempt == place.attempt
+
+
+def _later(tasks: Iterable[Task]) -> int:
+    """Return how many tasks are less urgent than usual."""
+    return sum(band(task.priority) != USUAL_PRIORITY for task in tasks)

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from swell.broker import LeaseRequest
-from swell.fairness import USUAL_PRIORITY, band, note_passed, prefer, rotate
+from swell.fairness import MOST_URGENT, USUAL_PRIORITY, band, note_passed, prefer, rotate
 from swell.task import Task, is_id
 
 __all__ = ["Lane", "Letter", "Message", "Queues", "Turns", "lane_of", "letter_of", "read"]
@@ -130,7 +130,8 @@ class Queues(Protocol):
 class Turns:
     """In which order a process looks into lanes, since nobody here knows what lies in them.
 
-    What is usually urgent comes before the rest; models take turns, those at hand first within
+    What is usually urgent comes before the rest, but for one look after `MOST_URGENT` such tasks;
+    models take turns, those at hand first within
     bounds (`fairness.prefer`); tasks pinned to a version and the others of a model take turns too.
     """
 
@@ -140,6 +141,8 @@ class Turns:
         self._pinned_first: set[str] = set()
         #: Model → how many leases in a row were given others in its turn.
         self._passed: dict[str, int] = {}
+        #: How many usual tasks in a row were handed out since one that is less urgent.
+        self._usual = 0
 
     def _models(self, request: LeaseRequest) -> tuple[list[str], list[str]]:
         heads = dict.fromkeys(request.models, USUAL_PRIORITY)
@@ -153,12 +156,20 @@ class Turns:
         for model in models:
             pair = [model, f"{model}:{request.models[model]}"]
             queues += reversed(pair) if model in self._pinned_first else pair
-        return [Lane(queue, is_usual) for is_usual in (True, False) for queue in queues]
+        order = (False, True) if self._usual >= MOST_URGENT else (True, False)
+        return [Lane(queue, is_usual) for is_usual in order for queue in queues]
 
-    def note(self, request: LeaseRequest, served: Sequence[str]) -> None:
-        """Note the models of which the lease has handed out tasks, in that order."""
+    def note(self, request: LeaseRequest, served: Sequence[str], *, later: int = 0) -> None:
+        """Note the models of which the lease has handed out tasks, in that order.
+
+        Args:
+            request: What was asked.
+            served: The model of each task.
+            later: How many of these are less urgent than usual.
+        """
         if not served:
             return
+        self._usual = 0 if later else self._usual + len(served)
         turn, _ = self._models(request)
         if len(turn) > 1:
             note_passed(turn, set(served), self._passed)

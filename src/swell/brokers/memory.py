@@ -20,9 +20,12 @@ from swell.fairness import (
     USUAL_PRIORITY,
     VirtualClock,
     band,
+    lift,
+    note_lifted,
     note_passed,
     prefer,
     rotate,
+    take_bands,
     take_turns,
 )
 from swell.store import Hold, Start, Store, TaskFilter
@@ -147,18 +150,23 @@ class MemoryBroker:
             for urgency, _ in self._lines[queue]:
                 heads[model] = min(urgency, heads.get(model, urgency))
         picked: list[tuple[str, str, str]] = []
-        turn = rotate(heads, self._last_model)
-        served: set[str] = set()
-        for model in prefer(turn, heads, request.residents, self._passed):
+        lifted, due = lift(heads, self._passed)
+        turn = rotate(lifted, self._last_model)
+        served: list[tuple[str, int]] = []
+        for model in prefer(turn, lifted, request.residents, self._passed):
             version = request.models[model]
-            order = self._order(model, (model, f"{model}:{version}"), self._turns)
-            for entry in list(itertools.islice(order, n - len(picked))):
+            queues = model, f"{model}:{version}"
+            order = self._order(model, queues, self._turns, passed=self._passed)
+            wanted = n - len(picked)
+            for entry in list(itertools.islice(order, min(wanted, 1) if model in due else wanted)):
                 self._drop(entry.task_id)
                 self._clocks[model, entry.key_id, entry.priority].serve(entry.tag)
                 self._last_model = model
-                served.add(model)
+                served.append((model, entry.line[0]))
                 picked.append((entry.task_id, entry.queue, version))
-        note_passed(turn, served, self._passed)
+        note_passed(turn, {model for model, _ in served}, self._passed)
+        if len(set(heads.values())) > 1:
+            note_lifted(heads, served, self._passed)
         return picked
 
     def _order(
@@ -167,6 +175,7 @@ class MemoryBroker:
         queues: Sequence[str],
         turns: dict[tuple[str, int], VirtualClock],
         besides: Collection[str] = (),
+        passed: dict[str, int] | None = None,
     ) -> Iterator[_Entry]:
         """Yield what waits in queues of one model in the order of service, and count the turns."""
         bands: dict[int, dict[str, list[_Entry]]] = {}
@@ -174,16 +183,19 @@ class MemoryBroker:
             for (urgency, key_id), line in self._lines[queue].items():
                 waiting = bands.setdefault(urgency, {}).get(key_id, [])
                 bands[urgency][key_id] = list(heapq.merge(waiting, line))
-        for urgency in sorted(bands):
+
+        def of_band(urgency: int) -> Iterator[_Entry]:
             lines = bands[urgency]
 
-            def tasks_of(
-                key_id: str, lines: dict[str, list[_Entry]] = lines
-            ) -> Iterator[tuple[float, _Entry]]:
+            def tasks_of(key_id: str) -> Iterator[tuple[float, _Entry]]:
                 line = lines[key_id]
                 return ((entry.cost, entry) for entry in line if entry.task_id not in besides)
 
-            yield from take_turns(turns[model, urgency], lines, tasks_of)
+            return take_turns(turns[model, urgency], lines, tasks_of)
+
+        yield from take_bands(
+            model, bands, of_band, dict(self._passed) if passed is None else passed
+        )
 
     async def ack(self, tasks: Sequence[Task]) -> None:
         """See `Broker.ack`."""

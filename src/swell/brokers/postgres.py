@@ -26,9 +26,12 @@ from swell.brokers.ranking import (
 from swell.fairness import (
     USUAL_PRIORITY,
     band,
+    lift,
+    note_lifted,
     note_passed,
     prefer,
     rotate,
+    take_bands,
     take_turns,
 )
 from swell.store import Hold
@@ -195,8 +198,11 @@ class _Plan:
         self._session = session
         self._turns: dict[tuple[str, int], Draft] = {}
         self.taken: list[Task] = []
-        #: The models of which tasks wait, in turn.
+        #: The models of which tasks wait, in turn, and the band of the next task of each.
         self.turn: list[str] = []
+        self.heads: dict[str, int] = {}
+        #: As of the session, as it would stand.
+        self.passed = dict(session.passed)
 
     def turns(self, model: str, urgency: int) -> Draft:
         """Return the clock between a model's keys as it would stand."""
@@ -243,13 +249,16 @@ def _plan(session: Session, request: LeaseRequest) -> _Plan:
                 heads[model] = min(urgency, heads.get(model, urgency))
             elif not is_whole:
                 raise LineCut(queue, key_id)
-    plan.turn = order = rotate(heads, session.last_model)
+    plan.heads = heads
+    lifted, due = lift(heads, session.passed)
+    plan.turn = order = rotate(lifted, session.last_model)
     if request.residents and len(order) > 1:
-        order = prefer(plan.turn, heads, request.residents, session.passed)
+        order = prefer(plan.turn, lifted, request.residents, session.passed)
     for model in order:
         wanted = request.n - len(plan.taken)
         if wanted <= 0:
             break
+        wanted = 1 if model in due else wanted
         queues = (model, f"{model}:{request.models[model]}")
         plan.taken += itertools.islice(_in_order(session, plan, model, queues), wanted)
     return plan
@@ -271,17 +280,26 @@ def _start(session: Session, request: LeaseRequest, plan: _Plan) -> list[Task]:
         session.clock(task.stage_model, task.key_id, task.priority).serve(task.tag)
         started.append(running)
     plan.keep_turns()
-    session.last_model = started[-1].stage_model
+    session.last_model = started[-1].model
+    session.passed = plan.passed
     if len(plan.turn) > 1:
         note_passed(plan.turn, {task.stage_model for task in started}, session.passed)
+        if len(set(plan.heads.values())) > 1:
+            served = [(task.stage_model, band(task.priority)) for task in started]
+            note_lifted(plan.heads, served, session.passed)
     return started
 
 
 def _in_order(session: Session, plan: _Plan, model: str, queues: Sequence[str]) -> Iterator[Task]:
     """Yield the ready tasks of a model in the order of service."""
     lines = _Lines(session, queues)
-    for urgency, keys in lines.bands():
-        yield from take_turns(plan.turns(model, urgency), keys, lines.of(urgency))
+    bands = dict(lines.bands())
+
+    def of_band(urgency: int) -> Iterator[Task]:
+        return take_turns(plan.turns(model, urgency), bands[urgency], lines.of(urgency))
+
+    if bands:
+        yield from take_bands(model, bands, of_band, plan.passed)
 
 
 def _next_ready(

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from swell import task as life
 from swell.broker import Backlog, Depth, Rank
-from swell.fairness import USUAL_PRIORITY, VirtualClock, band, turns_before
+from swell.fairness import MOST_URGENT, USUAL_PRIORITY, VirtualClock, band, turns_before
 from swell.stores.lines import Line
 from swell.task import NewTask, Task
 
@@ -127,6 +127,7 @@ def rank_of(state: State, task: Task | NewTask, found: Sequence[tuple[str, int, 
             `queues_before`, counted up to one more than `EXACT_RANKS`.
     """
     urgency, n, samples, is_exact = band(task.priority), 0, 0, True
+    urgent, urgent_samples = 0, 0
     for queue, before, before_samples in found:
         line = in_line(state, queue, task)
         if before > EXACT_RANKS and line is not None:
@@ -143,15 +144,24 @@ def rank_of(state: State, task: Task | NewTask, found: Sequence[tuple[str, int, 
             is_exact = is_exact and step == 1
             for key_id, line in itertools.islice(lines.items(), 0, None, step):
                 if other_band < urgency:
-                    n, samples = n + step * line.n, samples + step * line.samples
+                    urgent += step * line.n
+                    urgent_samples += step * line.samples
                 else:
                     others.add(key_id, line, step)
         if queue == task.queue:
             # Where nothing of its key waits in this queue yet, the key comes last here.
             others.add(task.key_id, Line(), 1)
     more, more_samples = others.before()
+    n, samples = n + more, samples + more_samples
+    # Of the more urgent ones only so many come before each that is less urgent.
+    most = MOST_URGENT * (n + 1)
+    if urgent > most:
+        urgent, urgent_samples = most, round(urgent_samples * most / urgent)
+        is_exact = False
     return Rank(
-        ahead=n + more, is_exact=is_exact and others.is_exact, samples=samples + more_samples
+        ahead=n + urgent,
+        is_exact=is_exact and others.is_exact,
+        samples=samples + urgent_samples,
     )
 
 

@@ -24,9 +24,12 @@ from swell.brokers.ranking import (
 from swell.fairness import (
     USUAL_PRIORITY,
     band,
+    lift,
+    note_lifted,
     note_passed,
     prefer,
     rotate,
+    take_bands,
     take_turns,
 )
 from swell.store import Hold
@@ -140,36 +143,46 @@ class SqliteBroker:
 
 def _lease(session: Session, request: LeaseRequest) -> list[Task]:
     started: list[Task] = []
-    turn, order = _turns(session, request)
+    turn, order, heads, due = _turns(session, request)
     for model in order:
         wanted = request.n - len(started)
         if wanted <= 0:
             break
-        taken = _take(session, request, model, wanted)
+        taken = _take(session, request, model, 1 if model in due else wanted)
         if taken:
             session.state.last_model = model
         started += taken
     if len(turn) > 1:
         note_passed(turn, {task.stage_model for task in started}, session.state.passed)
+        if len(set(heads.values())) > 1:
+            served = [(task.stage_model, band(task.priority)) for task in started]
+            note_lifted(heads, served, session.state.passed)
     return started
 
 
-def _turns(session: Session, request: LeaseRequest) -> tuple[list[str], list[str]]:
-    """Return the models of which tasks wait, in turn, and in the order in which they are served."""
+#: Models in turn, the same in the order in which they are served, the band of the next task of
+#: each, and those of which only one task is wanted.
+_Order = tuple[list[str], list[str], dict[str, int], set[str]]
+
+
+def _turns(session: Session, request: LeaseRequest) -> _Order:
+    """Return the models of which tasks wait, and in which order they are served."""
     waiting = [
         (queue, model) for queue, model, _ in request.queues if session.ready_count(queue) > 0
     ]
     if len(waiting) <= 1:
         alone = [model for _, model in waiting]
-        return alone, alone
+        return alone, alone, {}, set()
     heads: dict[str, int] = {}
     for queue, model in waiting:
         urgency = min(session.lines(queue))
         heads[model] = min(urgency, heads.get(model, urgency))
-    turn = rotate(heads, session.state.last_model)
-    if not request.residents:
-        return turn, turn
-    return turn, prefer(turn, heads, request.residents, session.state.passed)
+    lifted, due = lift(heads, session.state.passed)
+    turn = rotate(lifted, session.state.last_model)
+    order = turn
+    if request.residents:
+        order = prefer(turn, lifted, request.residents, session.state.passed)
+    return turn, order, heads, due
 
 
 def _take(session: Session, request: LeaseRequest, model: str, n: int) -> list[Task]:
@@ -205,11 +218,14 @@ def _in_order(session: Session, model: str, version: str, n: int) -> Iterator[Ta
     for queue in queues:
         for urgency, keys in session.lines(queue).items():
             bands.setdefault(urgency, {}).update(dict.fromkeys(keys))
-    for urgency in sorted(bands):
+
+    def of_band(urgency: int) -> Iterator[Task]:
         keys = bands[urgency]
         at_once = math.ceil(n / len(keys))
         tasks_of = functools.partial(_line, session, queues, urgency, at_once)
-        yield from take_turns(session.state.turns[model, urgency], keys, tasks_of)
+        return take_turns(session.state.turns[model, urgency], keys, tasks_of)
+
+    yield from take_bands(model, bands, of_band, session.state.passed)
 
 
 def _next_ready(
@@ -246,16 +262,19 @@ def _in_order_of_new(session: Session, model: str, tasks: Iterable[Task]) -> Ite
     for task in tasks:
         lines = bands.setdefault(band(task.priority), {})
         lines.setdefault(task.key_id, []).append(task)
-    for urgency in sorted(bands):
+
+    def of_band(urgency: int) -> Iterator[Task]:
         lines = bands[urgency]
 
-        def tasks_of(key_id: str, lines: dict[str, list[Task]] = lines) -> Iterator[_Costed]:
+        def tasks_of(key_id: str) -> Iterator[_Costed]:
             line = lines[key_id]
             if len(line) > 1:
                 line.sort(key=_place)
             return _without_expired(session, line)
 
-        yield from take_turns(session.state.turns[model, urgency], lines, tasks_of)
+        return take_turns(session.state.turns[model, urgency], lines, tasks_of)
+
+    yield from take_bands(model, bands, of_band, session.state.passed)
 
 
 def _line(

@@ -5,7 +5,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterator
 
-from swell.fairness import VirtualClock, band, take_turns
+from swell.fairness import VirtualClock, band, take_bands, take_turns
 
 __all__ = ["Line", "Task"]
 
@@ -54,6 +54,7 @@ class Line:
         self._clocks: dict[tuple[str, int], VirtualClock] = {}
         #: Key and priority → start tags of those that wait, in order.
         self._tags: dict[tuple[str, int], list[float]] = {}
+        self._passed: dict[str, int] = {}
         #: Those that wait, the oldest first, with some that do not any more; and the same of those
         #: that came again, as a heap.
         self._came: deque[Task] = deque()
@@ -91,7 +92,7 @@ class Line:
 
     def pop(self) -> Task:
         """Hand out who comes next; somebody must wait."""
-        urgency = min(self._bands)
+        urgency = next(take_bands("", self._bands, lambda each: iter([each] * 2), self._passed))
         lines = self._bands[urgency]
         clock = self._turns.get(urgency)
         if clock is None:
