@@ -51,14 +51,17 @@ __all__ = [
     "USUAL_PRIORITY",
     "VirtualClock",
     "band",
+    "later_before",
     "lift",
     "note_lifted",
     "note_passed",
+    "passed_by",
     "prefer",
     "rotate",
     "take_bands",
     "take_turns",
     "turns_before",
+    "urgent_before",
 ]
 
 T = TypeVar("T")
@@ -255,6 +258,33 @@ def take_bands(
             if each > chosen:
                 passed[_name(model, each)] = passed.get(_name(model, each), 0) + 1
         yield task
+
+
+def urgent_before(n: int, passed: int) -> int:
+    """Return how many more urgent tasks come at most before one that is less urgent.
+
+    Args:
+        n: How many of its own band come before it.
+        passed: By how many its band was passed since the last of it.
+    """
+    return max(0, MOST_URGENT - passed) + MOST_URGENT * n
+
+
+def later_before(n: int, waiting: int, passed: int) -> int:
+    """Return how many less urgent tasks of one band come before a task.
+
+    Args:
+        n: How many come before it that are as urgent as it, or more.
+        waiting: How many of the other band wait.
+        passed: By how many that band was passed since the last of it.
+    """
+    first = max(0, MOST_URGENT - passed)
+    return min(waiting, 1 + (n - first) // MOST_URGENT) if n >= first else 0
+
+
+def passed_by(passed: Mapping[str, int], model: str, urgency: int) -> int:
+    """Return by how many more urgent tasks a model's band was passed in a row."""
+    return passed.get(_name(model, urgency), 0)
 
 
 def _name(model: str, urgency: int) -> str:

@@ -10,7 +10,15 @@ from typing import Protocol
 
 from swell import task as life
 from swell.broker import Backlog, Depth, Rank
-from swell.fairness import MOST_URGENT, USUAL_PRIORITY, VirtualClock, band, turns_before
+from swell.fairness import (
+    USUAL_PRIORITY,
+    VirtualClock,
+    band,
+    later_before,
+    passed_by,
+    turns_before,
+    urgent_before,
+)
 from swell.stores.lines import Line
 from swell.task import NewTask, Task
 
@@ -37,6 +45,8 @@ class State(Protocol):
 
     #: Queue → band → key → what of it is ready.
     lines: dict[str, dict[int, dict[str, Line]]]
+    #: As of `fairness.take_bands`.
+    passed: dict[str, int]
 
     @property
     def turns(self) -> Mapping[tuple[str, int], VirtualClock]:
@@ -127,7 +137,8 @@ def rank_of(state: State, task: Task | NewTask, found: Sequence[tuple[str, int, 
             `queues_before`, counted up to one more than `EXACT_RANKS`.
     """
     urgency, n, samples, is_exact = band(task.priority), 0, 0, True
-    urgent, urgent_samples = 0, 0
+    #: Band → what of it is ready, of all bands but its own.
+    bands: dict[int, Line] = {}
     for queue, before, before_samples in found:
         line = in_line(state, queue, task)
         if before > EXACT_RANKS and line is not None:
@@ -138,31 +149,53 @@ def rank_of(state: State, task: Task | NewTask, found: Sequence[tuple[str, int, 
     others = _Others(state.turns[task.stage_model, urgency], task.key_id, samples)
     for queue, _, _ in found:
         for other_band, lines in state.lines.get(queue, {}).items():
-            if other_band > urgency:
-                continue
             step = 1 + len(lines) // MAX_LINES
             is_exact = is_exact and step == 1
             for key_id, line in itertools.islice(lines.items(), 0, None, step):
-                if other_band < urgency:
-                    urgent += step * line.n
-                    urgent_samples += step * line.samples
-                else:
+                if other_band == urgency:
                     others.add(key_id, line, step)
+                else:
+                    counted = bands.setdefault(other_band, Line())
+                    counted.add(step * line.n, step * line.samples)
         if queue == task.queue:
             # Where nothing of its key waits in this queue yet, the key comes last here.
             others.add(task.key_id, Line(), 1)
     more, more_samples = others.before()
     n, samples = n + more, samples + more_samples
-    # Of the more urgent ones only so many come before each that is less urgent.
-    most = MOST_URGENT * (n + 1)
-    if urgent > most:
-        urgent, urgent_samples = most, round(urgent_samples * most / urgent)
-        is_exact = False
+    ahead, ahead_samples = _among_bands(state, task, Line(n, samples), bands)
     return Rank(
-        ahead=n + urgent,
-        is_exact=is_exact and others.is_exact,
-        samples=samples + urgent_samples,
+        ahead=ahead,
+        # How several less urgent bands share what is left for them is not counted.
+        is_exact=is_exact and others.is_exact and sum(each > USUAL_PRIORITY for each in bands) < 2,
+        samples=ahead_samples,
     )
+
+
+def _among_bands(
+    state: State, task: Task | NewTask, own: Line, bands: Mapping[int, Line]
+) -> tuple[int, int]:
+    """Return how many tasks come before one, and their samples.
+
+    Args:
+        state: What is known.
+        task: Which.
+        own: What of its own band comes before it.
+        bands: What is ready of the other ones.
+    """
+    urgency, ahead, samples = band(task.priority), own.n, own.samples
+    urgent = [line for other, line in bands.items() if other < urgency]
+    if urgent:
+        most = urgent_before(own.n, passed_by(state.passed, task.model, urgency))
+        n, their = sum(line.n for line in urgent), sum(line.samples for line in urgent)
+        ahead += min(n, most)
+        samples += round(their * min(n, most) / n)
+    before = ahead
+    for other, line in bands.items():
+        if other > urgency:
+            n = later_before(before, line.n, passed_by(state.passed, task.model, other))
+            ahead += n
+            samples += round(line.samples * n / line.n)
+    return ahead, samples
 
 
 class _Others:
