@@ -185,14 +185,14 @@ def _among_bands(
     urgency, ahead, samples = band(task.priority), own.n, own.samples
     urgent = [line for other, line in bands.items() if other < urgency]
     if urgent:
-        most = urgent_before(own.n, passed_by(state.passed, task.model, urgency))
+        most = urgent_before(own.n, passed_by(state.passed, task.stage_model, urgency))
         n, their = sum(line.n for line in urgent), sum(line.samples for line in urgent)
         ahead += min(n, most)
         samples += round(their * min(n, most) / n)
     before = ahead
     for other, line in bands.items():
         if other > urgency:
-            n = later_before(before, line.n, passed_by(state.passed, task.model, other))
+            n = later_before(before, line.n, passed_by(state.passed, task.stage_model, other))
             ahead += n
             samples += round(line.samples * n / line.n)
     return ahead, samples
