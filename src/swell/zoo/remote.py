@@ -1,0 +1,480 @@
+"""Models that run elsewhere: behind an API of the shape of OpenAI's images, or of Replicate's.
+
+For comparison with one's own, and for what a fleet cannot take at the moment, within a budget.
+Derive from `OpenAIImages` or `Predictions` in a file of models:
+
+    class Theirs(remote.OpenAIImages):
+        "What the card says."
+        name = "remote/theirs"
+        url = "https://api.example/v1"
+        remote_model = "their-model"
+        key_file = "/run/secrets/their-key"
+        price_micros = 40_000
+        budget_micros_per_day = 20_000_000
+
+Such a worker needs no GPU: `swell worker --models theirs.py --slots 16`.
+"""
+
+import asyncio
+import base64
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import re
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from swell import ui
+from swell.clock import Clock, SystemClock
+from swell.media import Audio, File, Image, Video, Within
+from swell.model import Batch, Cancelled, InvalidModel, Item, Model, Reject
+
+__all__ = ["Budget", "BudgetSpent", "OpenAIImages", "Predictions", "RemoteModel", "asked_of"]
+
+#: Largest file that is taken of an answer.
+_MOST_BYTES: Final = 100 * 1024**2
+
+#: How often a prediction, and whether the task was cancelled, is looked at, in seconds.
+_LOOK_S: Final = 0.25
+
+#: A prediction is asked for at most so seldom, in seconds.
+_SELDOM_S: Final = 4.0
+
+#: How often a busy or broken server is asked again, and how long at most until the next time, in
+#: seconds.
+_TRIES: Final = 4
+_LONGEST_PAUSE_S: Final = 30.0
+
+_BUSY: Final = frozenset({408, 409, 429, 500, 502, 503, 504})
+
+#: The key is wrong, or the account has no money: no other input will fare better.
+_LOCKED: Final = frozenset({401, 402, 403})
+
+#: A line of tqdm, as servers of predictions write their progress.
+_PROGRESS: Final = re.compile(r"^\s*(\d+)%\s*\|.+?\|\s*(\d+)/(\d+)", re.MULTILINE)
+
+
+class BudgetSpent(RuntimeError):
+    """Today's money for a remote model is spent; the task may be tried again tomorrow."""
+
+
+class Budget:
+    """What a remote model may cost in a day, over all workers of this machine.
+
+    Args:
+        name: Of the model.
+        micros_per_day: In millionths of a dollar; None for no limit.
+        folder: Where it is noted what was spent; it outlives workers.
+        clock: Says which day it is, in UTC.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        micros_per_day: int | None,
+        folder: Path | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._name = name
+        self._most = micros_per_day
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        self._path = (folder or Path(tempfile.gettempdir())) / f"swell-remote-{digest}.json"
+
+    def take(self, micros: int) -> None:
+        """Spend so much of today's money before it is asked for.
+
+        Raises:
+            BudgetSpent: There is not as much left.
+        """
+        if self._most is None or micros == 0:
+            return
+        with self._noted() as spent:
+            if spent["micros"] + micros > self._most:
+                raise BudgetSpent(
+                    f"{self._name} may cost ${self._most / 1e6:g} a day, and "
+                    f"${spent['micros'] / 1e6:g} of it are spent: raise budget_micros_per_day, or "
+                    "wait until tomorrow (UTC)"
+                )
+            spent["micros"] += micros
+
+    def give_back(self, micros: int) -> None:
+        """Note that what was taken was not spent."""
+        if self._most is None or micros == 0:
+            return
+        with self._noted() as spent:
+            spent["micros"] = max(0, spent["micros"] - micros)
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[dict[str, Any]]:
+        today = self._clock.now().date().isoformat()
+        self._path.touch(mode=0o600, exist_ok=True)
+        with self._path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                spent = json.loads(file.read())
+            except ValueError:
+                spent = {}
+            if spent.get("day") != today:
+                spent = {"day": today, "micros": 0}
+            yield spent
+            file.seek(0)
+            file.truncate()
+            file.write(json.dumps(spent))
+
+
+class RemoteModel(Model):
+    """A model behind somebody's API. Derive from one of the classes below."""
+
+    #: Where the API is, as its own clients are given it.
+    url: ClassVar[str] = ""
+    #: File that holds the key and nothing else; empty where none is needed.
+    key_file: ClassVar[str] = ""
+    #: What one sample costs there, in millionths of a dollar.
+    price_micros: ClassVar[int] = 0
+    #: What may be spent there in a day by this machine, in millionths of a dollar; None for no
+    #: limit.
+    budget_micros_per_day: ClassVar[int | None] = None
+    #: Where that is noted; None for the machine's folder of temporary files.
+    budget_folder: ClassVar[str | None] = None
+    #: How long one sample may take, in seconds.
+    timeout_s: ClassVar[float] = 600.0
+    batch = Batch(max=32)
+    memory_bytes = 1_000_000
+
+    def load(self, device: str) -> None:
+        """Read the key.
+
+        Raises:
+            InvalidModel: The URL is none, or the key cannot be read.
+        """
+        if urlsplit(self.url).scheme not in ("http", "https"):
+            raise InvalidModel(f"{self.name}: set `url` to where the API is, such as https://…/v1")
+        self._headers: dict[str, str] = {}
+        if self.key_file:
+            try:
+                key = Path(self.key_file).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise InvalidModel(
+                    f"{self.name}: the key in {self.key_file} cannot be read ({error.strerror})"
+                ) from None
+            self._headers["Authorization"] = f"Bearer {key}"
+        folder = None if self.budget_folder is None else Path(self.budget_folder)
+        self._budget = Budget(self.name, self.budget_micros_per_day, folder)
+
+    def run(self, items: list[Item[Any]]) -> list[Any]:
+        """Ask for all samples side by side; each gets its result or its error."""
+        return asyncio.run(self._run_all(items))
+
+    async def _run_all(self, items: Sequence[Item[Any]]) -> list[Any]:
+        timeout = aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=15)
+        async with aiohttp.ClientSession(
+            timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
+            return await asyncio.gather(
+                *(self._run_one(session, item) for item in items), return_exceptions=True
+            )
+
+    async def _run_one(self, session: aiohttp.ClientSession, item: Item[Any]) -> Any:
+        """Ask for one sample; stop where the task is cancelled."""
+        self._budget.take(self.price_micros)
+        asking = asyncio.ensure_future(self._ask(session, item))
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                while not asking.done():
+                    if item.cancelled:
+                        raise Cancelled
+                    await asyncio.wait([asking], timeout=_LOOK_S)
+            return asking.result()
+        except BaseException as error:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            if not isinstance(error, Cancelled | TimeoutError):
+                # Nothing was made. What was broken off may have been.
+                self._budget.give_back(self.price_micros)
+            raise
+
+    async def _ask(self, session: aiohttp.ClientSession, item: Item[Any]) -> Any:
+        raise NotImplementedError
+
+    async def _json(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: str,
+        *,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        repeats: bool = True,
+    ) -> Any:
+        """Return what the API answers, asked again where it is busy.
+
+        Raises:
+            Reject: It refuses this input.
+            RuntimeError: It fails, or refuses this key.
+        """
+        sent = self._headers | dict(headers or {})
+        for tries in range(1, _TRIES + 1):
+            async with session.request(method, url, json=body, headers=sent) as answer:
+                said = await _read(answer)
+                if answer.status < 300:
+                    return _decoded(said, url)
+                error = self._error(answer.status, said)
+                if answer.status not in _BUSY or not repeats or tries == _TRIES:
+                    raise error
+                pause_s = _pause_s(answer.headers.get("Retry-After", ""), tries)
+            await asyncio.sleep(pause_s)
+        raise AssertionError("the last try raises")
+
+    def _error(self, status: int, said: bytes) -> Exception:
+        words = _words_of(said) or f"HTTP {status}"
+        if status in _LOCKED:
+            return RuntimeError(
+                f"{_host(self.url)} refuses the key of {self.name} ({status}): {words}; look at "
+                f"key_file and the account there"
+            )
+        if 400 <= status < 500 and status not in _BUSY:
+            return Reject(f"{_host(self.url)} refuses this input: {words}")
+        return RuntimeError(f"{_host(self.url)} failed ({status}): {words}")
+
+    async def _file(self, session: aiohttp.ClientSession, url: str) -> Any:
+        """Return a file of an answer: a data URI, or a URL."""
+        if url.startswith("data:"):
+            head, _, data = url.partition(",")
+            kind = head[5:].partition(";")[0]
+            return _as_media(base64.b64decode(data), kind)
+        # The key is for the API's own host.
+        is_own = urlsplit(url)[:2] == urlsplit(self.url)[:2]
+        headers = self._headers if is_own else {}
+        async with session.get(url, headers=headers) as answer:
+            data_read = await _read(answer)
+            if answer.status >= 300:
+                raise RuntimeError(f"a file of {self.name} cannot be read (HTTP {answer.status})")
+            return _as_media(data_read, answer.content_type)
+
+
+class OpenAIImages(RemoteModel):
+    """Pictures from an API of the shape of OpenAI's `POST /images/generations`."""
+
+    Output = Image
+    #: What the API calls the model.
+    remote_model: ClassVar[str] = ""
+    #: Sent with each request beside the input, such as `{"quality": "low"}`.
+    always: ClassVar[Mapping[str, Any]] = {}
+
+    class Input(BaseModel):
+        """What to draw."""
+
+        model_config = ConfigDict(extra="forbid")
+        prompt: Annotated[
+            str, Field(min_length=1, max_length=32_000, examples=["a red fox"]), ui.textarea()
+        ]
+        size: Annotated[
+            str, Field(pattern=r"^(auto|[1-9]\d{1,3}x[1-9]\d{1,3})$", description="auto, or WxH")
+        ] = "auto"
+
+    async def _ask(self, session: aiohttp.ClientSession, item: Item[Any]) -> Any:
+        body = {
+            **self.always,
+            "model": self.remote_model,
+            "prompt": item.input.prompt,
+            "size": item.input.size,
+            "n": 1,
+        }
+        url = f"{self.url.rstrip('/')}/images/generations"
+        answer = await self._json(session, "POST", url, body=body)
+        try:
+            (made,) = answer["data"]
+            if made.get("b64_json"):
+                return _picture(base64.b64decode(made["b64_json"]))
+            return await self._file(session, urljoin(url, made["url"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RuntimeError(f"{_host(self.url)} answered with no picture") from error
+
+
+class Predictions(RemoteModel):
+    """Whatever a model behind an API of the shape of Replicate's predictions makes.
+
+    Set `Input` to what it takes, and one of `remote_model` (`owner/name`) and `version`.
+    """
+
+    remote_model: ClassVar[str] = ""
+    version: ClassVar[str] = ""
+
+    async def _ask(self, session: aiohttp.ClientSession, item: Item[Any]) -> Any:
+        base = self.url.rstrip("/")
+        body: dict[str, Any] = {"input": asked_of(item)}
+        path = f"/models/{self.remote_model}/predictions"
+        if self.version:
+            path, body["version"] = "/predictions", self.version
+        prefer = {"Prefer": "wait=5"}
+        found = await self._json(session, "POST", base + path, body=body, headers=prefer)
+        try:
+            found = await self._follow(session, found, base, item)
+        except asyncio.CancelledError:
+            await self._cancel(session, found, base)
+            raise
+        return await self._outcome(session, found, base)
+
+    async def _follow(
+        self, session: aiohttp.ClientSession, found: Any, base: str, item: Item[Any]
+    ) -> Any:
+        pause_s = _LOOK_S
+        while _state(found) in ("starting", "processing"):
+            _tell_progress(found, item)
+            await asyncio.sleep(pause_s)
+            pause_s = min(_SELDOM_S, 1.2 * pause_s)
+            found = await self._json(session, "GET", _link(found, "get", base))
+        return found
+
+    async def _cancel(self, session: aiohttp.ClientSession, found: Any, base: str) -> None:
+        """Tell the API that nobody wants it any more; it may have ended."""
+        with contextlib.suppress(Exception):
+            await self._json(session, "POST", _link(found, "cancel", base), repeats=False)
+
+    async def _outcome(self, session: aiohttp.ClientSession, found: Any, base: str) -> Any:
+        if _state(found) != "succeeded":
+            why = str(found.get("error") or f"it is {_state(found)!r} there")
+            raise RuntimeError(f"{self.name} failed at {_host(self.url)}: {why[:500]}")
+        return await self._output(session, found.get("output"), base)
+
+    async def _output(self, session: aiohttp.ClientSession, value: Any, base: str) -> Any:
+        """Return an output with its files in place of their URLs, side by side."""
+        if isinstance(value, str) and value.startswith(("https://", "http://", "data:")):
+            return await self._file(session, value)
+        if isinstance(value, list):
+            return list(
+                await asyncio.gather(*(self._output(session, each, base) for each in value))
+            )
+        if isinstance(value, dict):
+            made = await asyncio.gather(
+                *(self._output(session, each, base) for each in value.values())
+            )
+            return dict(zip(value, made, strict=True))
+        return value
+
+
+def asked_of(item: Item[Any]) -> dict[str, Any]:
+    """Return an input as JSON: files as data URIs, and the sample's own seed where it takes one."""
+    asked: dict[str, Any] = item.input.model_dump(mode="python", exclude_none=True)
+    if "seed" in type(item.input).model_fields:
+        own = asked.get("seed")
+        asked["seed"] = item.seed if own is None else own + item.index
+    plain: dict[str, Any] = _plain(asked)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, File):
+        return _data_uri(value.read(), value.content_type)
+    if isinstance(value, Image):
+        return _data_uri(*_encoded(value))
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
+
+
+def _encoded(image: Image) -> tuple[bytes, str]:
+    """Return a picture as a file, as it came or as PNG, and its media type."""
+    picture = image.pil()
+    if image.encoded is not None:
+        return image.encoded, picture.get_format_mimetype() or "image/png"  # type: ignore[attr-defined]
+    made = io.BytesIO()
+    picture.save(made, "PNG")
+    return made.getvalue(), "image/png"
+
+
+def _data_uri(data: bytes, content_type: str) -> str:
+    return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    """Return a body that is not too large."""
+    parts, total = [], 0
+    async for part in _chunks(answer):
+        total += len(part)
+        if total > _MOST_BYTES:
+            raise RuntimeError(f"an answer has more than {_MOST_BYTES:,} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    return answer.content.iter_chunked(1 << 18)
+
+
+def _decoded(said: bytes, url: str) -> Any:
+    try:
+        return json.loads(said)
+    except ValueError:
+        raise RuntimeError(f"{_host(url)} answered with no JSON") from None
+
+
+def _words_of(said: bytes) -> str:
+    """Return what an API says of an error, whatever its shape."""
+    try:
+        told = json.loads(said)
+    except ValueError:
+        return ""
+    if isinstance(told, dict):
+        error = told.get("error")
+        inner = error.get("message") if isinstance(error, dict) else error
+        return str(inner or told.get("detail") or told.get("title") or "")[:500]
+    return ""
+
+
+def _pause_s(retry_after: str, tries: int) -> float:
+    if retry_after.isascii() and retry_after.isdecimal():
+        return min(_LONGEST_PAUSE_S, float(retry_after))
+    return min(_LONGEST_PAUSE_S, 0.5 * 2.0 ** (tries - 1))
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or url
+
+
+def _state(found: Any) -> str:
+    return str(found.get("status", "")) if isinstance(found, dict) else ""
+
+
+def _link(found: Mapping[str, Any], name: str, base: str) -> str:
+    """Return a link of a prediction, which must lead to the API: it is asked with the key."""
+    told = str((found.get("urls") or {}).get(name) or "")
+    if urlsplit(told)[:2] == urlsplit(base)[:2]:
+        return told
+    suffix = "" if name == "get" else f"/{name}"
+    return f"{base}/predictions/{found.get('id', '')}{suffix}"
+
+
+def _tell_progress(found: Mapping[str, Any], item: Item[Any]) -> None:
+    lines = _PROGRESS.findall(str(found.get("logs") or ""))
+    if lines:
+        _, done, total = lines[-1]
+        item.progress(int(done), int(total))
+
+
+def _as_media(data: bytes, content_type: str) -> Any:
+    family = content_type.partition("/")[0]
+    if family == "image":
+        return _picture(data)
+    kind = {"audio": Audio, "video": Video}.get(family, File)
+    return kind(data, content_type=content_type or None)
+
+
+def _picture(data: bytes) -> Image:
+    """Return a stranger's picture, once it was looked at."""
+    try:
+        return Image(data).checked(Within())
+    except PydanticCustomError as error:
+        raise RuntimeError(f"the answer holds no picture that can be taken: {error}") from None

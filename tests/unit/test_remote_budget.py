@@ -1,0 +1,78 @@
+"""What remote models may cost in a day, and what is not believed of their answers."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from swell.clock import ManualClock
+from swell.model import InvalidModel
+from swell.zoo.remote import Budget, BudgetSpent, OpenAIImages, _link, _words_of
+
+
+def test_a_budget_is_shared_by_all_who_have_the_name_and_lasts_a_day(tmp_path: Path) -> None:
+    clock = ManualClock()
+    one, other = (Budget("a/b", 100, tmp_path, clock) for _ in range(2))
+    one.take(60)
+    with pytest.raises(BudgetSpent, match="tomorrow"):
+        other.take(41)
+    other.take(40)
+    one.give_back(60)
+    other.take(60)
+    Budget("a/c", 100, tmp_path, clock).take(100)
+    with pytest.raises(BudgetSpent):
+        one.take(1)
+    clock.advance(timedelta(days=1).total_seconds())
+    one.take(100)
+
+
+def test_a_note_that_is_damaged_is_begun_anew(tmp_path: Path) -> None:
+    budget = Budget("a/b", 100, tmp_path, ManualClock())
+    budget.take(50)
+    (file,) = tmp_path.iterdir()
+    file.write_text("{half of")
+    budget.take(100)
+
+
+def test_without_a_limit_nothing_is_noted(tmp_path: Path) -> None:
+    Budget("a/b", None, tmp_path, ManualClock()).take(10**9)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_that_lead_elsewhere_are_not_followed_with_the_key() -> None:
+    base = "https://api.example/v1"
+    evil = {"id": "p1", "urls": {"get": "https://evil.example/p1"}}
+    assert _link(evil, "get", base) == "https://api.example/v1/predictions/p1"
+    assert _link(evil, "cancel", base) == "https://api.example/v1/predictions/p1/cancel"
+    ours = {"id": "p1", "urls": {"get": "https://api.example/x/p1"}}
+    assert _link(ours, "get", base) == "https://api.example/x/p1"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b'{"error": {"message": "no"}}', "no"),
+        (b'{"error": "no"}', "no"),
+        (b'{"detail": "no"}', "no"),
+        (b"<html>", ""),
+        (b"[1]", ""),
+    ],
+)
+def test_errors_of_every_shape_are_read(said: bytes, words: str) -> None:
+    assert _words_of(said) == words
+
+
+def test_a_model_without_a_place_or_a_key_says_what_to_set(tmp_path: Path) -> None:
+    class Nowhere(OpenAIImages):
+        name = "a/b"
+
+    with pytest.raises(InvalidModel, match="url"):
+        Nowhere().load("cpu")
+
+    class Keyless(OpenAIImages):
+        name = "a/b"
+        url = "https://api.example/v1"
+        key_file = str(tmp_path / "none")
+
+    with pytest.raises(InvalidModel, match="none"):
+        Keyless().load("cpu")
