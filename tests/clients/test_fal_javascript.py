@@ -37,7 +37,7 @@ const result = await fal.subscribe("demo/echo-picture", {
 });
 tell({ seen, n: result.data.images.length });
 const read = await fetch(result.data.images[0].url);
-tell({ kind: read.headers.get("content-type") });
+tell({ kind: read.headers.get("content-type"), bytes: (await read.arrayBuffer()).byteLength });
 const streamed = [];
 const again = await fal.subscribe("demo/echo-picture", {
     input: slow, mode: "streaming", logs: true,
@@ -50,6 +50,7 @@ tell({ streamed, again: again.data.images.length });
     assert told["seen"][-2:] == ["IN_PROGRESS", "COMPLETED"]
     assert told["streamed"][-2:] == ["IN_PROGRESS", "COMPLETED"]
     assert (told["n"], told["again"], told["kind"]) == (1, 1, "image/png")
+    assert told["bytes"] > 0
 
 
 def test_a_stream_shows_pictures_on_their_way(client: Callable[..., Any]) -> None:

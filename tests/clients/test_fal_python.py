@@ -1,6 +1,8 @@
 """fal-client, unmodified, over TLS: it speaks nothing else."""
 
-from collections.abc import Callable
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -207,3 +209,78 @@ asyncio.run(main())
 """
     )
     assert told == {"n": 1}
+
+
+class Cutting:
+    """Passes connections on, and cuts the first that waits for its answer for half a second."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._cuts = 1
+        self._loop = asyncio.new_event_loop()
+        self._server = self._loop.run_until_complete(
+            asyncio.start_server(self._pass, "127.0.0.1", 0)
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        for each in asyncio.all_tasks(self._loop):
+            each.cancel()
+        self._server.close()
+        self._loop.run_until_complete(asyncio.sleep(0.05))
+        self._loop.close()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        ways = [
+            asyncio.create_task(self._copy(reader, back)),
+            asyncio.create_task(self._copy(there, writer)),
+        ]
+        wait_s = 0.5 if self._cuts else None
+        self._cuts = 0
+        await asyncio.wait(ways, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        for each in (writer, back):
+            each.transport.abort()
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+
+
+@pytest.fixture
+def cutting(served: Served) -> Iterator[Cutting]:
+    proxy = Cutting(int(served.host.rpartition(":")[2]))
+    yield proxy
+    proxy.close()
+
+
+def test_a_request_that_is_sent_again_after_a_broken_connection_draws_once(
+    served: Served, python: Callable[..., Program], cutting: Cutting
+) -> None:
+    host = f"127.0.0.1:{cutting.port}"
+    program = python(
+        "python",
+        served,
+        FAL_KEY=served.key,
+        FAL_RUN_HOST=f"{host}/fal/run",
+        FAL_QUEUE_RUN_HOST=f"{host}/fal/queue",
+    )
+    told = program(
+        _BEGIN
+        + """
+arguments = {**slow, "prompt": "cut once"}
+made = fal_client.run("demo/echo-picture", arguments)
+headers = {"authorization": "Key " + os.environ["FAL_KEY"]}
+asked = urllib.request.Request(home + "/v1/tasks?limit=50&model=demo/echo-picture", headers=headers)
+tasks = json.load(urllib.request.urlopen(asked))["tasks"]
+tell(n=len(made["images"]), drawn=sum(task["input"]["prompt"] == "cut once" for task in tasks))
+""",
+        slow=SLOW,
+        home=served.url,
+    )
+    assert told == {"n": 1, "drawn": 1}

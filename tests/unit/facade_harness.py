@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,7 +10,17 @@ from typing import Any
 import PIL.Image
 from api_harness import Answer, Client, World, a_world, hold
 
-__all__ = ["EDITOR", "PAINTER", "WRITER", "Asking", "Painter", "a_studio", "form", "picture"]
+__all__ = [
+    "EDITOR",
+    "PAINTER",
+    "WRITER",
+    "Asking",
+    "Leaving",
+    "Painter",
+    "a_studio",
+    "form",
+    "picture",
+]
 
 PAINTER = {
     "name": "demo/painter",
@@ -139,6 +150,36 @@ class Asking:
     async def answer(self) -> Answer:
         """Return the answer."""
         return await asyncio.wait_for(self._task, 10)
+
+
+class Leaving:
+    """A request whose client hangs up when the test says so."""
+
+    def __init__(self, world: World, key: str, path: str, body: Any) -> None:
+        client = Client(world.app, key)
+        self.sent: list[Any] = []
+        self._gone = False
+        self._first = [json.dumps(body).encode()]
+        scope = client._scope("POST", path, body, None)
+        self._task = asyncio.create_task(world.app(scope, self._receive, self._send))
+
+    def leave(self) -> None:
+        """Hang up."""
+        self._gone = True
+
+    async def end(self) -> None:
+        """Wait until the service has noticed."""
+        await asyncio.wait_for(self._task, 10)
+
+    async def _receive(self) -> Any:
+        if self._first:
+            return {"type": "http.request", "body": self._first.pop(), "more_body": False}
+        if self._gone:
+            return {"type": "http.disconnect"}
+        return await asyncio.get_running_loop().create_future()
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
 
 
 @asynccontextmanager

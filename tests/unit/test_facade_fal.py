@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 from api_harness import Answer, World
-from facade_harness import PAINTER, WRITER, Asking, Painter, a_studio, picture
+from facade_harness import PAINTER, WRITER, Asking, Leaving, Painter, a_studio, picture
 
 from swell.api.cards import Target
 from swell.api.facades.fal import SIZES, Wishes, app_names, hook_body, task_request
@@ -461,3 +461,62 @@ async def test_a_webhook_of_a_failure_says_why(studio: Studio) -> None:
     assert body["status"] == "ERROR"
     assert "no such fox" in body["error"]
     assert body["payload"]["error_type"] == "rejected"
+
+
+async def test_a_request_that_comes_again_after_its_client_has_gone_gets_its_task(
+    studio: Studio,
+) -> None:
+    world, painter = studio
+    body = {"prompt": "a"}
+    first = Leaving(world, world.keys["anna"], RUN, body)
+    lease = await painter.lease()
+    first.leave()
+    second = Asking(world.anna, "POST", RUN, body)
+    await asyncio.sleep(0)
+    await painter.succeed(lease, picture())
+    assert (await second.answer()).headers["x-fal-request-id"] == lease["task_id"]
+    await first.end()
+    assert len((await world.anna("GET", "/v1/tasks")).json["tasks"]) == 1
+
+
+async def test_an_answer_that_reached_nobody_is_given_once_more(studio: Studio) -> None:
+    world, painter = studio
+    body = {"prompt": "a"}
+    for path in (RUN, QUEUE):
+        first = Leaving(world, world.keys["anna"], path, body)
+        if path == RUN:
+            lease = await painter.lease()
+            first.leave()
+            await painter.succeed(lease, picture())
+        first.leave()
+        await first.end()
+        before = {each["id"] for each in (await world.anna("GET", "/v1/tasks")).json["tasks"]}
+        again = await world.anna("POST", path, body)
+        assert again.headers["x-fal-request-id"] in before
+        # Once only: whoever asks then asks for something new.
+        if path == QUEUE:
+            third = await world.anna("POST", path, body)
+            assert third.headers["x-fal-request-id"] not in before
+
+
+async def test_the_same_request_beside_one_that_waits_is_another(studio: Studio) -> None:
+    world, painter = studio
+    asking = [Asking(world.anna, "POST", RUN, {"prompt": "a"}) for _ in range(2)]
+    for _ in asking:
+        await painter.succeed(await painter.lease(), picture())
+    ids = {(await each.answer()).headers["x-fal-request-id"] for each in asking}
+    assert len(ids) == 2
+
+
+async def test_what_others_ask_is_not_given_away(studio: Studio) -> None:
+    world, _ = studio
+    first = Leaving(world, world.keys["anna"], QUEUE, {"prompt": "a"})
+    first.leave()
+    await first.end()
+    [known] = (await world.anna("GET", "/v1/tasks")).json["tasks"]
+    for client, body in ((world.berta, {"prompt": "a"}), (world.anna, {"prompt": "b"})):
+        made = await client("POST", QUEUE, body)
+        assert made.json["request_id"] != known["id"]
+    world.clock.advance(61)
+    late = await world.anna("POST", QUEUE, {"prompt": "a"})
+    assert late.json["request_id"] != known["id"]

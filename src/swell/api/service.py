@@ -25,6 +25,7 @@ from swell.api.eta import (
     first_pace,
     load_of,
 )
+from swell.api.facades.unanswered import Unanswered
 from swell.api.fleet import Fleet, never_dead
 from swell.api.headers import Hosts, Origins, host_name
 from swell.api.leadership import Leadership
@@ -122,7 +123,10 @@ class Service:
         self._has_weights_apart = backend.weights is not None
         self.manifests = Manifests(self.weights)
         self.lookups = Lookups(backend.store)
-        self.polled = Polled(backend.bus, backend.clock)
+        self.polled, self.unanswered = (
+            Polled(backend.bus, backend.clock),
+            Unanswered(backend.clock),
+        )
         self.starts = Starts(backend.clock)
         self.charges = Charges(backend.registry, backend.clock, self.metrics)
         self._places = Places(backend.broker, backend.clock)

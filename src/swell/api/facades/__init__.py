@@ -7,6 +7,7 @@ A façade is one module that maps paths, states and errors; what all of them nee
 - `inputs`    data URIs and files of other APIs in inputs, as uploads of ours;
 - `links`     URLs of files that any client may read directly, and pages of lists;
 - `repeats`   a request that a client sends again without an idempotency key;
+- `unanswered` a request whose client hung up before the answer, and sends it again;
 - `aliases`   which model is meant by the name of another;
 - `pictures`  sizes, steps and files of pictures in a model's own words;
 - `files`     pictures as bytes of an answer, in the format that was asked for;

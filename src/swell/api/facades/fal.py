@@ -31,6 +31,7 @@ from swell.api.facades.links import direct_url, file_url
 from swell.api.facades.pictures import picture_fields, refused, renamed, size_of, sized
 from swell.api.facades.refusals import refusal
 from swell.api.facades.streaming import Events, sse
+from swell.api.facades.unanswered import mark_of
 from swell.api.messages import TaskRequest
 from swell.api.reading import check_json, read_query
 from swell.api.route import Body, Handler, Header, Response, Route
@@ -314,23 +315,21 @@ async def run(service: Service, call: Call) -> Reply | None:
     """`POST /fal/run/{owner}/{alias}`."""
     service.traces.begin(call)
     path = call.params.get("path", "")
-    accepted = await _accepted(service, call)
+    accepted, mark = await _accepted(service, call)
     if path.rstrip("/").rpartition("/")[2] == "stream":
         await _stream(service, call, accepted)
         return None
-    return await _result(service, call, await until_end(service, call, accepted))
+    with service.unanswered.waits(mark, call, accepted.task.id):
+        task = await until_end(service, call, accepted)
+    return _kept(service, mark, task, await _result(service, call, task))
 
 
 async def queue(service: Service, call: Call) -> Reply:
     """`POST /fal/queue/{owner}/{alias}`."""
     service.traces.begin(call)
-    webhook = webhook_of(service, call)
-    new = await check(service, call, await _asked(service, call))
-    if webhook is not None:
-        new = msgspec.structs.replace(new, webhook=webhook)
-    task = await follow(service, call, await accept(service, call, new), 0.0)
-    call.task_id = task.id
-    position, _ = await service.place(task, is_new=True)
+    accepted, mark = await _accepted(service, call, webhook_of(service, call))
+    task = await follow(service, call, accepted, 0.0)
+    position, _ = await service.place(task, is_new=accepted.is_new)
     home = _home(service, call, task)
     view = FalSubmitted(
         request_id=task.id,
@@ -339,7 +338,8 @@ async def queue(service: Service, call: Call) -> Reply:
         cancel_url=home + "/cancel",
         queue_position=max(0, (position or 1) - 1),
     )
-    return Reply(200, encode(view), headers=[_request_id(task.id)])
+    reply = Reply(200, encode(view), headers=[_request_id(task.id)])
+    return _kept(service, mark, task, reply)
 
 
 async def run_path(service: Service, call: Call) -> Reply | None:
@@ -492,7 +492,7 @@ async def _proxied_app(service: Service, call: Call, path: str, operation: Any) 
 
 async def _arguments(service: Service, call: Call) -> dict[str, Any]:
     check_json(call)
-    body = await call.body(service.settings.max_upload_bytes)
+    body = await call.body(service.settings.max_body_bytes)
     try:
         told = msgspec.json.decode(body or b"{}")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -500,16 +500,6 @@ async def _arguments(service: Service, call: Call) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise InvalidRequest('the arguments are a JSON object, such as {"prompt": "a fox"}')
     return told
-
-
-async def _asked(service: Service, call: Call) -> TaskRequest:
-    params = call.params
-    names = app_names(params["owner"], params["alias"], params.get("path", ""))
-    wishes = wishes_of(call)
-    told = await _arguments(service, call)
-    target = await resolve(service, *names, param="app")
-    kept = await with_uploads(service, call, told, "")
-    return task_request(kept, target, wishes)
 
 
 def webhook_of(service: Service, call: Call) -> Webhook | None:
@@ -530,11 +520,46 @@ def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> dict[str, Any]:
     return {**told, "status": "ERROR", "error": _text(detail), "payload": payload}
 
 
-async def _accepted(service: Service, call: Call) -> Accepted:
-    new = await check(service, call, await _asked(service, call))
-    accepted = await accept(service, call, new)
+async def _accepted(
+    service: Service, call: Call, webhook: Webhook | None = None
+) -> tuple[Accepted, bytes]:
+    """Return the task of a request, and what tells it when it comes again.
+
+    It is new, unless the same request came before and nobody was left to be told of its task.
+    """
+    params = call.params
+    names = app_names(params["owner"], params["alias"], params.get("path", ""))
+    wishes = wishes_of(call)
+    told = await _arguments(service, call)
+    target = await resolve(service, *names, param="app")
+    mark = mark_of(call.caller.id, call.path, names, told, None if webhook is None else webhook.url)
+    accepted = await _unanswered(service, mark)
+    if accepted is None:
+        request = task_request(await with_uploads(service, call, told, ""), target, wishes)
+        new = await check(service, call, request)
+        if webhook is not None:
+            new = msgspec.structs.replace(new, webhook=webhook)
+        accepted = await accept(service, call, new)
     call.task_id = accepted.task.id
-    return accepted
+    return accepted, mark
+
+
+async def _unanswered(service: Service, mark: bytes) -> Accepted | None:
+    task_id = service.unanswered.claim(mark)
+    task = None if task_id is None else (await service.store.get([task_id]))[0]
+    if task is None or task.state in (TaskState.CANCELED, TaskState.EXPIRED):
+        return None
+    return Accepted(task=task, is_new=False)
+
+
+def _kept(service: Service, mark: bytes, task: Task, reply: Reply) -> Reply:
+    """Return an answer whose task can be had again where nobody is left to hear it."""
+
+    async def lose() -> None:
+        service.unanswered.lose(mark, task.id)
+
+    reply.lost = lose
+    return reply
 
 
 def _home(service: Service, call: Call, task: Task) -> str:
