@@ -16,7 +16,7 @@ from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
 from swell.testing.delivery import Delivery, DeliveryConformance
 from swell.testing.order import OrderConformance
-from swell.testing.pipelines import PipelineConformance
+from swell.testing.pipelines import PipelineConformance, SharedPipelineConformance
 from swell.testing.shared import Pair, SharedConformance
 
 
@@ -48,7 +48,7 @@ class TestPostgres(DeliveryConformance, OrderConformance, PipelineConformance):
         await store.close()
 
 
-class TestTwoBackendsOnPostgres(SharedConformance):
+class TestTwoBackendsOnPostgres(SharedConformance, SharedPipelineConformance):
     @pytest.fixture
     async def pair(self, postgres_databases: PostgresDatabases) -> AsyncIterator[Pair]:
         clock, url = ManualClock(), await postgres_databases.new()

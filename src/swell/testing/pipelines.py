@@ -1,6 +1,7 @@
 """Conformance of a store and its broker with pipelines: one task, one stage after the other.
 
-An adapter's author adds `PipelineConformance` to the class that has the fixture `delivery`.
+An adapter's author adds `PipelineConformance` to the class that has the fixture `delivery`, and
+`SharedPipelineConformance` to the one that has `pair`, where several backends share it.
 """
 
 import asyncio
@@ -32,8 +33,9 @@ from swell.testing.factories import (
     a_settlement,
     hold_of,
 )
+from swell.testing.shared import Pair
 
-__all__ = ["PipelineConformance", "a_new_run"]
+__all__ = ["PipelineConformance", "SharedPipelineConformance", "a_new_run"]
 
 #: Workers of one model each.
 A = {"demo/a": "v1"}
@@ -506,3 +508,48 @@ class PipelineConformance:
         await delivery.submit(a_new_task("demo/b", user="ann"))
         served = [(await delivery.lease(models=B))[0].user for _ in range(2)]
         assert "ann" in served
+
+
+class SharedPipelineConformance:
+    """The same, whichever of two backends is asked."""
+
+    async def test_a_stage_that_one_backend_settles_the_other_hands_on(self, pair: Pair) -> None:
+        one, two = pair
+        (task,) = await one.submit(a_new_run())
+        (held,) = await two.lease(models=A)
+        (passed,) = await one.settle(held, outcome=_text("one"))
+        assert passed is not None
+        (held,) = await two.lease(models=B)
+        assert (held.id, held.attempt, held.version) == (task.id, 2, "v2")
+        assert await one.get(task) == held
+        await two.settle(held, outcome=_text("two"))
+        (held,) = await one.lease(models=C)
+        (ended,) = await two.settle(held, outcome=_text("three"))
+        assert ended is not None
+        assert ended.state is TaskState.SUCCEEDED
+        assert await one.get(task) == await two.get(task) == ended
+
+    async def test_who_goes_on_at_one_backend_is_held_at_the_other(self, pair: Pair) -> None:
+        one, two = pair
+        await one.submit(a_new_run())
+        (held,) = await one.lease(models=A | B)
+        told = a_settlement(held, _text("one"))
+        (running,) = await two.store.settle([told], _onward(A | B))
+        assert running is not None
+        assert (running.state, running.attempt) == (TaskState.RUNNING, 2)
+        # What the first remembers of it is old, and is not written over that.
+        assert await one.store.settle([told], _onward(A | B)) == [running]
+        assert await one.lease(models=A | B) == []
+        (passed,) = await one.settle(running, outcome=_text("two"))
+        assert passed is not None
+        assert [each.name for each in _run_of(passed).done] == ["first", "second"]
+
+    async def test_of_two_that_settle_one_stage_at_once_it_is_passed_once(self, pair: Pair) -> None:
+        one, two = pair
+        tasks = await one.submit(*(a_new_run() for _ in range(10)))
+        held = await two.lease(10, models=A)
+        told = [a_settlement(task, _text("one")) for task in held]
+        await asyncio.gather(*(each.store.settle(told) for each in (one, two)))
+        for task in tasks:
+            now = await two.get(task)
+            assert (now.queue, len(_run_of(now).done)) == ("demo/b", 1)
