@@ -114,6 +114,8 @@ def log_of(swell: Swell, data: str) -> str:
     return " ".join((swell.folder / f"{data}.txt").read_text().split())
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_new_machine_runs_what_another_has_compiled(swell: Swell, served: dict[str, str]) -> None:
     public = swell.ok("models", "keygen", "operator.pem").strip()
     assert public == swell.ok("models", "keygen", "operator.pem", "--show").strip()
