@@ -9,7 +9,7 @@ Deliveries of one task to one receiver are a line. Only the first that waits in 
 that a receiver hears of a task in order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Protocol
@@ -21,6 +21,9 @@ from swell.task import Task, TaskState, new_id
 from swell.webhook import ENDS, PASSING, STARTED
 
 __all__ = [
+    "MOST_TRIES_KEPT",
+    "OVERTAKEN",
+    "SNIPPET_CHARS",
     "Backlog",
     "Delivery",
     "DeliveryFilter",
@@ -40,6 +43,12 @@ __all__ = [
 
 #: Of what a receiver answers so much is kept, in characters.
 SNIPPET_CHARS: Final = 500
+
+#: So many attempts are kept, those before a replay included.
+MOST_TRIES_KEPT: Final = 50
+
+#: Why a delivery is skipped.
+OVERTAKEN: Final = "an attempt failed, and there is something newer to tell of this task"
 
 
 class DeliveryState(StrEnum):
@@ -193,12 +202,20 @@ class Outbox(Protocol):
         """
         ...
 
-    async def due(self, *, per_place: int, limit: int = 1000) -> list[Delivery]:
-        """Return what is due now: the first in their lines, of each place so many, oldest first."""
+    async def due(
+        self, *, per_place: int, limit: int = 1000, without: Collection[str] = ()
+    ) -> list[Delivery]:
+        """Return what is due now: the first in their lines, of each place so many, oldest first.
+
+        Args:
+            per_place: How many of each place.
+            limit: How many in all.
+            without: Nothing of these places.
+        """
         ...
 
-    async def next_due_at(self) -> datetime | None:
-        """Return when something is due next; None for never."""
+    async def next_due_at(self, *, without: Collection[str] = ()) -> datetime | None:
+        """Return when something is due next, at other places than these; None for never."""
         ...
 
     async def tell(self, told: Sequence[Told]) -> None:
@@ -289,21 +306,27 @@ def after_try(delivery: Delivery, told: Told, *, has_later: bool) -> Delivery:
     """Return a delivery after an attempt. Pure.
 
     Args:
-        delivery: As it was.
+        delivery: As it was. What was overtaken or given up while the attempt was under way stays
+            so, unless that has succeeded.
         told: What became of the attempt.
         has_later: Whether a later one waits in its line.
     """
-    state, reason = told.state, told.reason
-    if state is DeliveryState.WAITING and has_later and delivery.event not in ENDS:
-        state, reason = DeliveryState.SKIPPED, "there was something newer to tell of this task"
-    is_over = state is not DeliveryState.WAITING
+    state, due_at, reason = told.state, told.due_at, told.reason
+    if delivery.state is not DeliveryState.WAITING and state is not DeliveryState.DELIVERED:
+        state, due_at, reason = delivery.state, None, delivery.reason
+    elif state is DeliveryState.WAITING and has_later and delivery.event not in ENDS:
+        state, due_at, reason = DeliveryState.SKIPPED, None, OVERTAKEN
+    # Those of before may have been removed.
+    missing = len(delivery.log) - len(delivery.answers)
     return msgspec.structs.replace(
         delivery,
         state=state,
         reason=reason,
         tries=delivery.tries + 1,
-        due_at=None if is_over else told.due_at,
-        ended_at=told.attempt.at if is_over else None,
-        log=(*delivery.log, told.attempt),
-        answers=(*delivery.answers, told.answer[:SNIPPET_CHARS]),
+        due_at=due_at,
+        ended_at=None if state is DeliveryState.WAITING else told.attempt.at,
+        log=(*delivery.log, told.attempt)[-MOST_TRIES_KEPT:],
+        answers=(*delivery.answers, *[""] * missing, told.answer[:SNIPPET_CHARS])[
+            -MOST_TRIES_KEPT:
+        ],
     )

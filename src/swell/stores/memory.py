@@ -50,6 +50,7 @@ from swell.store import (
 )
 from swell.stores import steps
 from swell.stores.memory_quotas import MemoryQuotas
+from swell.stores.memory_outbox import MemoryOutbox
 from swell.task import NewTask, Settlement, Task, TaskState
 
 __all__ = ["MemoryRegistry", "MemoryStore"]
@@ -77,6 +78,8 @@ class MemoryStore:
         #: Files that no task owns → when they came; and file → the tasks that use it.
         self._uploads: dict[str, datetime] = {}
         self._uses: dict[str, set[str]] = {}
+        #: What is to be delivered of these tasks.
+        self.outbox = MemoryOutbox(clock, self._tasks)
 
     async def accept(
         self, tasks: Sequence[NewTask], *, all_or_none: bool = True
@@ -305,6 +308,7 @@ class MemoryStore:
             )
             if expiry.part is Part.TASK:
                 del self._tasks[task.id]
+                self.outbox.forget(task.id)
                 self._retried.pop(task.id, None)
                 self._retried = {old: new for old, new in self._retried.items() if new != task.id}
         return len(due)
@@ -337,6 +341,8 @@ class MemoryStore:
             discarded += life.remains_of(task) + free
         self._discarded.update(dict.fromkeys(discarded))
         self._put(bare)
+        if inputs or outputs:
+            self.outbox.forget_answers(task.id)
         return discarded
 
     def _use(self, task_id: str, keys: Sequence[str]) -> None:
@@ -357,6 +363,7 @@ class MemoryStore:
         """See `Store.close`."""
 
     def _put(self, task: Task) -> None:
+        self.outbox.note(self._tasks.get(task.id, task), task)
         self._discarded.update(dict.fromkeys(life.discarded(self._tasks.get(task.id, task), task)))
         self._tasks[task.id] = task
         wake_at = life.next_wake_at(task)

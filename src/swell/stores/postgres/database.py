@@ -583,6 +583,8 @@ class PostgresDatabase:
                 write.tell(write.result)
             if write.is_served and write in self._waiting:
                 self._waiting.remove(write)
+        if flight.session.has_posted:
+            self.state.posting.wake()
         if self.company.is_there:
             self.company.tell(flight.session.left)
         if flight.session.held_elsewhere and self._waiting:

@@ -57,11 +57,13 @@ async def remove(
     await run("discard", unused)
     if part is Part.TASK:
         await run("delete_tasks", [task.id for task in tasks])
+        await run("forget_deliveries", [task.id for task in tasks])
     elif bare:
         await run("remove_parts", *bare_columns(bare))
         runs = [task for task in bare if task.run is not None]
         if runs:
             await run("save_runs", *run_columns(runs))
+        await run("forget_answers", [task.id for task in bare])
     return len(tasks), discarded + unused
 
 

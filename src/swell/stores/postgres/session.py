@@ -22,9 +22,11 @@ from typing import Any, Final
 
 from swell.clock import Clock
 from swell.fairness import VirtualClock, band
+from swell.outbox import OVERTAKEN, Delivery
 from swell.stores import steps
 from swell.stores.lines import Line
 from swell.stores.postgres.clocks import Draft
+from swell.stores.postgres.delivery_rows import post_columns
 from swell.stores.postgres.others import OVERLOOKED_S
 from swell.stores.postgres.rows import (
     Row,
@@ -125,6 +127,10 @@ class Session:
         self._discarded: dict[str, None] = {}
         #: (file, task) of those that name files.
         self._uses: list[tuple[str, str]] = []
+        self._posts: list[Delivery] = []
+        #: What older deliveries of their lines need not be sent: what was tried, what passed by.
+        self._overtaking: list[Delivery] = []
+        self._ending: list[Delivery] = []
         self._empty: dict[str, int] = {}
         self._seen: dict[str, int] = {}
         #: What is new of who takes turns among models, as in `State`.
@@ -382,11 +388,23 @@ class Session:
             self._runs.add(task_id)
         if before.checkpoint is not None or task.checkpoint is not None:
             self._discarded |= dict.fromkeys(discarded(before, task))
+        if task.webhook is not None or self.state.posting.watches:
+            self._note_posts(before, task)
         was_ready, ready = is_ready(before), is_ready(task)
         if ready is not was_ready:
             self._count(task, 1 if ready else -1)
             if ready:
                 self.view.became_ready(task)
+
+    def _note_posts(self, before: Task, task: Task) -> None:
+        """Note what is to be delivered because a task has changed."""
+        posting = self.state.posting
+        posts = posting.deliveries(before, task, self.now)
+        self._posts += posts
+        if posting.overtakes(task):
+            self._overtaking += posts
+            if posting.drops_passing(task):
+                self._ending += posts
 
     def keep_key(self, key_id: str, key: str, task_id: str, fingerprint: bytes) -> None:
         """Keep an idempotency key; one that is there already makes the transaction fail."""
@@ -422,8 +440,20 @@ class Session:
             keys, task_ids = zip(*self._uses, strict=True)
             await self.fetch("lock_uses", sorted(map(lock_of, set(keys))))
             self.afterwards("use_files", keys, task_ids)
+        self._close_posts()
         if self._after:
             await self.begin()
+
+    def _close_posts(self) -> None:
+        for query, posts, values in (
+            ("overtake", self._overtaking, (self.now, OVERTAKEN)),
+            ("drop_passing", self._ending, ()),
+        ):
+            if posts:
+                lines = [each.task_id for each in posts], [each.endpoint for each in posts]
+                self.afterwards(query, *lines, *values)
+        if self._posts:
+            self.afterwards("post_deliveries", *post_columns(self._posts))
 
     def check(self) -> None:
         """See that all that was taken for written was, or may still be.
@@ -504,6 +534,11 @@ class Session:
         for (queue, urgency, key_id), line in self._lines.items():
             if line.n or line.samples:
                 self.state.count(queue, urgency, key_id, sign * line.n, sign * line.samples)
+
+    @property
+    def has_posted(self) -> bool:
+        """Whether it wrote deliveries, which are due at once."""
+        return bool(self._posts)
 
     @property
     def left(self) -> list[str]:

@@ -11,6 +11,7 @@ from swell.stores.lines import Waiting
 from swell.stores.postgres.others import Others
 from swell.stores.postgres.rows import Row
 from swell.stores.postgres.view import is_ready
+from swell.stores.posting import Posting
 
 __all__ = ["State"]
 
@@ -26,6 +27,7 @@ class State(Waiting):
         super().__init__()
         #: As this backend wrote or read them last; who has lain longest is forgotten first.
         self.live: dict[str, Row] = {}
+        self.posting = Posting()
         #: Queue → its ready tasks among `live`.
         self._known: dict[str, dict[str, None]] = {}
         #: Queues of which others have told that something waits → how often they did.

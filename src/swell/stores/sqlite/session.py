@@ -16,8 +16,11 @@ import msgspec
 
 from swell.clock import Clock
 from swell.fairness import VirtualClock, band
+from swell.outbox import Delivery
 from swell.stores import steps
 from swell.stores.lines import Line, Waiting
+from swell.stores.posting import Posting
+from swell.stores.sqlite.delivery_rows import delivery_row, overtaken
 from swell.stores.sqlite.rows import insert_row, run_row, save_row, task_of
 from swell.task import Task, TaskState, discarded
 
@@ -37,6 +40,7 @@ class SessionState(Waiting):
         self.queries = queries
         #: Tasks that have not ended, as they are in the file.
         self.live: dict[str, tuple[int, Task]] = {}
+        self.posting = Posting()
         (last,) = connection.execute(queries["last_seq"]).fetchone()
         self.seqs = itertools.count(last + 1)
         self.restore(
@@ -58,6 +62,9 @@ class Session:
         self._runs: set[str] = set()
         self._ready: dict[str, int] = {}
         self._lines: dict[tuple[str, int, str], Line] = {}
+        self._posts: list[Delivery] = []
+        #: Whether deliveries were written that are due at once.
+        self.posted = False
 
     @property
     def now(self) -> datetime:
@@ -133,10 +140,25 @@ class Session:
         if before.checkpoint is not None or task.checkpoint is not None:
             for key in discarded(before, task):
                 self.run("discard", (key,))
+        if task.webhook is not None or self._state.posting.watches:
+            self._tell(before, task)
         was_ready = before.state is TaskState.QUEUED and before.available_at is None
         is_ready = task.state is TaskState.QUEUED and task.available_at is None
         if was_ready is not is_ready:
             self._count(task, 1 if is_ready else -1)
+
+    def _tell(self, before: Task, task: Task) -> None:
+        """Write what is to be delivered because a task has changed."""
+        posting = self._state.posting
+        posts = posting.deliveries(before, task, self.now)
+        if posts and posting.overtakes(task):
+            if self._posts:
+                self.flush()
+            for each in posts:
+                self.run("overtake", overtaken(each, self.now))
+                if posting.drops_passing(task):
+                    self.run("drop_passing", (each.task_id, each.endpoint))
+        self._posts += posts
 
     def _count(self, task: Task, by: int) -> None:
         queue = task.queue
@@ -195,9 +217,15 @@ class Session:
             rows = [run_row(*self._seen[task_id]) for task_id in self._runs]
             execute_many(self._state.queries["save_run"], rows)
         self._added, self._changed, self._runs = {}, set(), set()
+        if self._posts:
+            rows = [delivery_row(each) for each in self._posts]
+            execute_many(self._state.queries["post_delivery"], rows)
+            self._posts, self.posted = [], True
 
     def remember(self) -> None:
         """After the commit: keep the tasks that have not ended for the next transactions."""
+        if self.posted:
+            self._state.posting.wake()
         for (queue, band_, key_id), line in self._lines.items():
             if line.n or line.samples:
                 self._state.count(queue, band_, key_id, line.n, line.samples)

@@ -318,6 +318,7 @@ def _retire(session: Session, *, part: Part, task_ids: Sequence[str]) -> int:
         if part is Part.TASK:
             session.flush()
             session.run("delete_task", (task_id,))
+            session.run("forget_deliveries", (task_id,))
     return n
 
 
@@ -342,6 +343,7 @@ def _remove(session: Session, task: Task, *, inputs: bool, outputs: bool) -> lis
         # It may have been accepted in this very transaction.
         session.flush()
         session.run("remove_parts", values)
+        session.run("forget_answers", (task.id,))
     return discarded
 
 

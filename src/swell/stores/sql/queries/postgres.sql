@@ -641,3 +641,184 @@ DELETE FROM quota_holds WHERE id = ANY($1::text[]) RETURNING id;
 
 -- name: holds
 SELECT body FROM quota_holds WHERE id > $1 AND at < $2 ORDER BY id LIMIT $3;
+
+-- name: post_deliveries
+-- Those of one task in the order in which they are named.
+INSERT INTO deliveries (
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, reason
+)
+SELECT
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, 'waiting', 0, at, ''
+FROM unnest(
+    $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::integer[],
+    $8::timestamptz[], $9::text[]
+) WITH ORDINALITY AS n (
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, number
+) ORDER BY number;
+
+-- name: overtake
+-- What failed before and waits for its next attempt, where there is something newer to tell.
+UPDATE deliveries SET state = 'skipped', due_at = NULL, ended_at = $3, reason = $4
+WHERE seq IN (
+    SELECT d.seq FROM deliveries AS d
+    JOIN unnest($1::text[], $2::text[]) AS n (task_id, endpoint)
+        ON d.task_id = n.task_id AND d.endpoint = n.endpoint
+    WHERE d.due_at IS NOT NULL AND d.tries > 0
+        AND d.event NOT IN ('succeeded', 'failed', 'canceled', 'expired')
+    ORDER BY d.seq FOR UPDATE OF d
+);
+
+-- name: drop_passing
+-- What passed by and was never sent.
+DELETE FROM deliveries WHERE seq IN (
+    SELECT d.seq FROM deliveries AS d
+    JOIN unnest($1::text[], $2::text[]) AS n (task_id, endpoint)
+        ON d.task_id = n.task_id AND d.endpoint = n.endpoint
+    WHERE d.due_at IS NOT NULL AND d.tries = 0 AND d.event IN ('progress', 'preview', 'artifact')
+    ORDER BY d.seq FOR UPDATE OF d
+);
+
+-- name: replace_passing
+DELETE FROM deliveries WHERE seq IN (
+    SELECT seq FROM deliveries WHERE task_id = $1 AND endpoint = ANY($2::text[]) AND event = $3
+        AND due_at IS NOT NULL AND tries = 0
+    ORDER BY seq FOR UPDATE
+);
+
+-- name: running_task
+-- It cannot end until this transaction has.
+SELECT id FROM tasks WHERE id = $1 AND state = 'running' AND attempt = $2 FOR SHARE;
+
+-- name: due_deliveries
+-- Places are found by jumping from one to the next in the index; of each its first, and of each line
+-- the first that waits.
+WITH RECURSIVE places (place) AS (
+    (SELECT place FROM deliveries WHERE due_at IS NOT NULL ORDER BY place LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT d.place FROM deliveries AS d WHERE d.due_at IS NOT NULL AND d.place > p.place
+        ORDER BY d.place LIMIT 1
+    ) FROM places AS p WHERE p.place IS NOT NULL
+)
+SELECT
+    d.id, d.task_id, d.endpoint, d.key_id, d.event, d.place, d.attempt, d.at, d.data, d.state,
+    d.tries, d.due_at, d.ended_at, d.reason, d.log, d.answers
+FROM places AS p CROSS JOIN LATERAL (
+    SELECT w.* FROM deliveries AS w
+    WHERE w.place = p.place AND w.due_at IS NOT NULL AND w.due_at <= $1 AND NOT EXISTS (
+        SELECT 1 FROM deliveries AS e WHERE e.task_id = w.task_id AND e.endpoint = w.endpoint
+            AND e.seq < w.seq AND e.due_at IS NOT NULL
+    )
+    ORDER BY w.due_at, w.seq LIMIT $2
+) AS d
+WHERE p.place IS NOT NULL AND NOT p.place = ANY($3::text[])
+ORDER BY d.due_at, d.seq LIMIT $4;
+
+-- name: next_delivery
+SELECT min(due_at) FROM deliveries WHERE due_at IS NOT NULL AND NOT place = ANY($1::text[]);
+
+-- name: deliveries
+SELECT
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
+    reason, log, answers
+FROM deliveries WHERE id = ANY($1::text[]);
+
+-- name: deliveries_to_tell
+-- With whether a later one waits in its line.
+SELECT
+    d.id, d.task_id, d.endpoint, d.key_id, d.event, d.place, d.attempt, d.at, d.data, d.state,
+    d.tries, d.due_at, d.ended_at, d.reason, d.log, d.answers,
+    EXISTS (
+        SELECT 1 FROM deliveries AS l WHERE l.task_id = d.task_id AND l.endpoint = d.endpoint
+            AND l.seq > d.seq AND l.due_at IS NOT NULL
+    )
+FROM deliveries AS d WHERE d.id = ANY($1::text[]) ORDER BY d.seq FOR UPDATE OF d;
+
+-- name: save_deliveries
+UPDATE deliveries AS d SET
+    state = n.state, tries = n.tries, due_at = n.due_at, ended_at = n.ended_at, reason = n.reason,
+    log = n.log, answers = n.answers
+FROM unnest(
+    $1::text[], $2::text[], $3::integer[], $4::timestamptz[], $5::timestamptz[], $6::text[],
+    $7::text[], $8::text[]
+) AS n (id, state, tries, due_at, ended_at, reason, log, answers) WHERE d.id = n.id;
+
+-- name: delivery_place
+SELECT seq FROM deliveries WHERE id = $1;
+
+-- name: page_deliveries
+SELECT
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
+    reason, log, answers
+FROM deliveries
+WHERE seq < $1 AND ($2::text IS NULL OR task_id = $2::text) AND ($3::text IS NULL OR endpoint = $3::text)
+    AND ($4::text IS NULL OR key_id = $4::text) AND ($5::text IS NULL OR state = $5::text)
+    AND ($6::timestamptz IS NULL OR at >= $6)
+ORDER BY seq DESC LIMIT $7;
+
+-- name: page_deliveries_of_key
+SELECT
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
+    reason, log, answers
+FROM deliveries
+WHERE seq < $1 AND ($2::text IS NULL OR task_id = $2::text) AND ($3::text IS NULL OR endpoint = $3::text)
+    AND key_id = $4::text AND ($5::text IS NULL OR state = $5::text)
+    AND ($6::timestamptz IS NULL OR at >= $6)
+ORDER BY seq DESC LIMIT $7;
+
+-- name: page_deliveries_of_endpoint
+SELECT
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
+    reason, log, answers
+FROM deliveries
+WHERE seq < $1 AND ($2::text IS NULL OR task_id = $2::text) AND endpoint = $3::text
+    AND ($4::text IS NULL OR key_id = $4::text) AND ($5::text IS NULL OR state = $5::text)
+    AND ($6::timestamptz IS NULL OR at >= $6) AND endpoint <> ''
+ORDER BY seq DESC LIMIT $7;
+
+-- name: page_deliveries_of_task
+SELECT
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
+    reason, log, answers
+FROM deliveries
+WHERE seq < $1 AND task_id = $2::text AND ($3::text IS NULL OR endpoint = $3::text)
+    AND ($4::text IS NULL OR key_id = $4::text) AND ($5::text IS NULL OR state = $5::text)
+    AND ($6::timestamptz IS NULL OR at >= $6)
+ORDER BY seq DESC LIMIT $7;
+
+-- name: replay_deliveries
+UPDATE deliveries SET state = 'waiting', tries = 0, due_at = $2, ended_at = NULL, reason = ''
+WHERE seq IN (
+    SELECT seq FROM deliveries WHERE id = ANY($1::text[]) AND due_at IS NULL
+    ORDER BY seq FOR UPDATE
+)
+RETURNING id;
+
+-- name: give_up_deliveries
+UPDATE deliveries SET state = 'failed', due_at = NULL, ended_at = $2, reason = $3
+WHERE seq IN (
+    SELECT seq FROM deliveries WHERE endpoint = $1 AND endpoint <> '' AND due_at IS NOT NULL
+    ORDER BY seq FOR UPDATE
+)
+RETURNING id;
+
+-- name: retire_deliveries
+DELETE FROM deliveries WHERE seq IN (
+    SELECT seq FROM deliveries WHERE ended_at IS NOT NULL AND ended_at <= $1 LIMIT $2
+    FOR UPDATE SKIP LOCKED
+)
+RETURNING id;
+
+-- name: forget_answers
+-- What receivers answered may quote what was removed.
+UPDATE deliveries SET answers = NULL, data = NULL WHERE seq IN (
+    SELECT seq FROM deliveries WHERE task_id = ANY($1::text[]) ORDER BY seq FOR UPDATE
+);
+
+-- name: forget_deliveries
+DELETE FROM deliveries WHERE seq IN (
+    SELECT seq FROM deliveries WHERE task_id = ANY($1::text[]) ORDER BY seq FOR UPDATE
+);
+
+-- name: waiting_deliveries
+SELECT count(*), min(at) FROM deliveries WHERE due_at IS NOT NULL;

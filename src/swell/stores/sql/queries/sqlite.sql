@@ -422,3 +422,131 @@ DELETE FROM quota_holds WHERE id = ?;
 
 -- name: holds
 SELECT body FROM quota_holds WHERE id > ? AND at < ? ORDER BY id LIMIT ?;
+
+-- name: post_delivery
+INSERT INTO deliveries (
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
+    reason, log, answers
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: overtake
+-- What failed before and waits for its next attempt, where there is something newer to tell.
+UPDATE deliveries SET state = 'skipped', due_at = NULL, ended_at = :now, reason = :reason
+WHERE task_id = :task_id AND endpoint = :endpoint AND due_at IS NOT NULL AND tries > 0
+    AND event NOT IN ('succeeded', 'failed', 'canceled', 'expired');
+
+-- name: drop_passing
+-- What passed by and was never sent.
+DELETE FROM deliveries WHERE task_id = ? AND endpoint = ? AND due_at IS NOT NULL AND tries = 0
+    AND event IN ('progress', 'preview', 'artifact');
+
+-- name: replace_passing
+DELETE FROM deliveries WHERE task_id = ? AND endpoint = ? AND event = ? AND due_at IS NOT NULL
+    AND tries = 0;
+
+-- name: due_deliveries
+-- Places are found by jumping from one to the next in the index; of each its first, and of each line
+-- the first that waits.
+WITH RECURSIVE places (place) AS (
+    SELECT min(place) FROM deliveries WHERE due_at IS NOT NULL
+    UNION ALL
+    SELECT (
+        SELECT min(d.place) FROM deliveries AS d WHERE d.due_at IS NOT NULL AND d.place > p.place
+    ) FROM places AS p WHERE p.place IS NOT NULL
+)
+SELECT
+    d.id, d.task_id, d.endpoint, d.key_id, d.event, d.place, d.attempt, d.at, d.data, d.state,
+    d.tries, d.due_at, d.ended_at, d.reason, d.log, d.answers
+FROM places AS p CROSS JOIN deliveries AS d ON d.seq IN (
+    SELECT w.seq FROM deliveries AS w
+    WHERE w.place = p.place AND w.due_at IS NOT NULL AND w.due_at <= :now AND NOT EXISTS (
+        SELECT 1 FROM deliveries AS e WHERE e.task_id = w.task_id AND e.endpoint = w.endpoint
+            AND e.seq < w.seq AND e.due_at IS NOT NULL
+    )
+    ORDER BY w.due_at, w.seq LIMIT :per_place
+)
+WHERE p.place NOT IN (SELECT value FROM json_each(:without))
+ORDER BY d.due_at, d.seq LIMIT :limit;
+
+-- name: next_delivery
+SELECT min(due_at) FROM deliveries
+WHERE due_at IS NOT NULL AND place NOT IN (SELECT value FROM json_each(?));
+
+-- name: delivery
+SELECT
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
+    reason, log, answers
+FROM deliveries WHERE id = ?;
+
+-- name: has_later_delivery
+SELECT 1 FROM deliveries AS l JOIN deliveries AS d ON d.id = ?
+WHERE l.task_id = d.task_id AND l.endpoint = d.endpoint AND l.seq > d.seq AND l.due_at IS NOT NULL
+LIMIT 1;
+
+-- name: save_delivery
+UPDATE deliveries SET
+    state = ?, tries = ?, due_at = ?, ended_at = ?, reason = ?, log = ?, answers = ?
+WHERE id = ?;
+
+-- name: delivery_place
+SELECT seq FROM deliveries WHERE id = ?;
+
+-- name: page_deliveries
+SELECT
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
+    reason, log, answers
+FROM deliveries
+WHERE seq < :before AND (:state IS NULL OR state = :state) AND (:since IS NULL OR at >= :since)
+    AND (:key_id IS NULL OR key_id = :key_id)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: page_deliveries_of_key
+SELECT
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
+    reason, log, answers
+FROM deliveries
+WHERE key_id = :key_id AND seq < :before AND (:state IS NULL OR state = :state)
+    AND (:since IS NULL OR at >= :since)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: page_deliveries_of_endpoint
+SELECT
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
+    reason, log, answers
+FROM deliveries
+WHERE endpoint = :endpoint AND endpoint <> '' AND seq < :before
+    AND (:state IS NULL OR state = :state) AND (:since IS NULL OR at >= :since)
+    AND (:key_id IS NULL OR key_id = :key_id) AND (:task_id IS NULL OR task_id = :task_id)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: page_deliveries_of_task
+SELECT
+    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
+    reason, log, answers
+FROM deliveries
+WHERE task_id = :task_id AND seq < :before AND (:state IS NULL OR state = :state)
+    AND (:since IS NULL OR at >= :since) AND (:key_id IS NULL OR key_id = :key_id)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: replay_delivery
+UPDATE deliveries SET state = 'waiting', tries = 0, due_at = ?, ended_at = NULL, reason = ''
+WHERE id = ? AND due_at IS NULL;
+
+-- name: give_up_deliveries
+UPDATE deliveries SET state = 'failed', due_at = NULL, ended_at = ?, reason = ?
+WHERE endpoint = ? AND endpoint <> '' AND due_at IS NOT NULL;
+
+-- name: retire_deliveries
+DELETE FROM deliveries WHERE seq IN (
+    SELECT seq FROM deliveries WHERE ended_at IS NOT NULL AND ended_at <= ? LIMIT ?
+);
+
+-- name: forget_answers
+-- What receivers answered may quote what was removed.
+UPDATE deliveries SET answers = NULL, data = NULL WHERE task_id = ?;
+
+-- name: forget_deliveries
+DELETE FROM deliveries WHERE task_id = ?;
+
+-- name: waiting_deliveries
+SELECT count(*), min(at) FROM deliveries WHERE due_at IS NOT NULL;
