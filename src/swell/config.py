@@ -59,6 +59,7 @@ __all__ = [
     "Settings",
     "StoreSettings",
     "TelemetrySettings",
+    "WebhooksSettings",
     "WeightsSettings",
     "WorkerSettings",
     "argos_folders",
@@ -85,6 +86,7 @@ _QUIET: Final = {
 _SECRETS: Final = re.compile(
     r"(?<![A-Za-z0-9])swell_[\w-]{40,}"
     r"|(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}"
+    r"|(?<=whsec_)[A-Za-z0-9+/=]{8,}"
     r"|(?i:(?<=bearer )[\w.~+/=-]{8,})"
     r"|(?i:(?<=basic ))(?=[A-Za-z+/]*[A-Z0-9=])[A-Za-z0-9+/=-]{8,}"
     r"|(?i:(?<=signature=)[\w%+/=-]+|(?<=[?&]sig=)[\w%+/=-]+|(?<=-security-token=)[\w%+/=-]+)"
@@ -150,6 +152,7 @@ _PRICE_NAME: Final = re.compile(r"[a-z0-9-]+/[\w.-]+(@[\w.-]+)?(/spot)?")
 _POOL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
 _Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+_Waits = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_split)]
 _Hosts = Annotated[_Words, _each(host_as_compared)]
 _Origins = Annotated[_Words, _each(origin_as_compared)]
 _MediaTypes = Annotated[_Words, _each(media_type_as_compared)]
@@ -558,6 +561,49 @@ class DeliverySettings(_Group):
                 f"delivery.backoff_cap_s ({self.backoff_cap_s:g}): lower it, or raise the cap"
             )
         return self
+
+
+class WebhooksSettings(_Group):
+    """What is sent to URLs that callers name."""
+
+    allow_private_urls: _Words = Field(
+        default=(),
+        description="Where webhooks may go although it lies on a private network; words as in "
+        "`worker.allow_private_urls`. Callers choose these URLs: they reach there what the backend "
+        "can.",
+    )
+    url_ports: _Words = Field(
+        default=("80", "443"),
+        description="Ports that webhooks' URLs may name, or `any`; addresses and hosts that are "
+        "named in `webhooks.allow_private_urls` may have others.",
+    )
+    schedule_s: _Waits = Field(
+        default=(5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0),
+        description="How long after each failed attempt the next is made, in seconds, a tenth more "
+        "or less; after so many and one, a delivery has failed.",
+    )
+    timeout_s: float = Field(
+        default=20.0,
+        gt=0,
+        description="An attempt without an answer after so long has failed, in seconds.",
+    )
+    at_once: int = Field(
+        default=256, ge=2, description="How many attempts are under way at once; of one key, half."
+    )
+    per_receiver: int = Field(
+        default=8,
+        ge=1,
+        description="How many of these go to one host of one key, or to one standing endpoint.",
+    )
+    log_s: float | None = Field(
+        default=30 * 86400.0,
+        ge=0,
+        description="For how long it is known what became of a delivery, once that is over, in "
+        "seconds; unset for ever.",
+    )
+    endpoints: int = Field(
+        default=50, ge=0, description="How many standing endpoints one key may have."
+    )
 
 
 class WorkerSettings(_Group):
@@ -1073,6 +1119,7 @@ class Settings(_Group):
     weights: WeightsSettings = WeightsSettings()
     retention: RetentionSettings = RetentionSettings()
     delivery: DeliverySettings = DeliverySettings()
+    webhooks: WebhooksSettings = WebhooksSettings()
     worker: WorkerSettings = WorkerSettings()
     pool: PoolSettings = PoolSettings()
     autoscale: AutoscaleSettings = AutoscaleSettings()

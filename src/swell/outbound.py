@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import aiohttp
@@ -35,10 +35,12 @@ class Outbound:
     Args:
         policy: Which of them are asked for.
         total_s: Whatever takes longer is broken off, in seconds.
+        connections: How many there may be at once; 0 for any number.
     """
 
-    def __init__(self, policy: UrlPolicy, total_s: float) -> None:
+    def __init__(self, policy: UrlPolicy, total_s: float, *, connections: int = 32) -> None:
         self._policy = policy
+        self._connections = connections
         self._timeout = aiohttp.ClientTimeout(
             total=total_s, sock_connect=CONNECT_S, sock_read=SILENCE_S
         )
@@ -59,6 +61,22 @@ class Outbound:
             _check_kind(answer, url)
             yield answer
 
+    @contextlib.asynccontextmanager
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send something to a URL; yield the answer, which may be a redirect, unread.
+
+        Raises:
+            RefusedUrl: Nothing is sent there.
+            aiohttp.ClientError, TimeoutError, OSError: It cannot be reached.
+        """
+        checked = self._policy.check(url)
+        async with self._opened().post(
+            checked.url, data=body, headers=headers, allow_redirects=False, timeout=self._timeout
+        ) as answer:
+            yield answer
+
     async def close(self) -> None:
         """Let go of connections."""
         if self._session is not None:
@@ -70,7 +88,7 @@ class Outbound:
             guard = _Guard(self._policy)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=32, resolver=guard, socket_factory=guard.socket
+                    limit=self._connections, resolver=guard, socket_factory=guard.socket
                 ),
                 # Small answers may unpack to anything: they are taken as they come.
                 headers={"accept-encoding": "identity"},

@@ -218,8 +218,8 @@ class Outbox(Protocol):
         """Return when something is due next, at other places than these; None for never."""
         ...
 
-    async def tell(self, told: Sequence[Told]) -> None:
-        """Write what became of attempts.
+    async def tell(self, told: Sequence[Told]) -> list[Delivery | None]:
+        """Write what became of attempts, and return the deliveries; None for what was not written.
 
         One that would wait on and does not tell of an end, while a later one waits in its line, is
         skipped instead.

@@ -133,20 +133,23 @@ class UrlPolicy:
             may also be an address (`[::1]:80`).
         ports: Ports that are connected to, outside of what is trusted; None for all.
         trusts_all: Whether everything is read. For tests and closed networks.
+        group: Of the settings that say so, for errors.
     """
 
     trusted_networks: tuple[_Network, ...] = ()
     trusted_hosts: frozenset[str] = frozenset()
     ports: frozenset[int] | None = frozenset(_PORTS.values())
     trusts_all: bool = False
+    group: str = "worker"
 
     @classmethod
-    def of(cls, trusted: Iterable[str], ports: Iterable[str]) -> "UrlPolicy":
+    def of(cls, trusted: Iterable[str], ports: Iterable[str], group: str = "worker") -> "UrlPolicy":
         """Return the policy that settings ask for.
 
         Args:
             trusted: Networks, addresses, hosts, `HOST:PORT`, `[ADDRESS]:PORT`, or `any`.
             ports: Numbers, or `any`.
+            group: Of these settings.
 
         Raises:
             InvalidRequest: A word is none of these.
@@ -158,8 +161,9 @@ class UrlPolicy:
             try:
                 networks.append(ipaddress.ip_network(word, strict=False))
             except ValueError:
-                hosts.add(_trusted_host(word))
-        return cls(tuple(networks), frozenset(hosts), _ports(ports), "any" in words)
+                hosts.add(_trusted_host(word, group))
+        found = _ports(ports, group)
+        return cls(tuple(networks), frozenset(hosts), found, "any" in words, group)
 
     def check(self, url: str) -> CheckedUrl:
         """Return a URL in the form in which it may be connected to.
@@ -199,7 +203,7 @@ class UrlPolicy:
         """
         is_open = self.trusts_all or is_public(address) or self._is_trusted(address)
         if not (is_open or self.trusts_name(str(address), port)):
-            raise _private(host)
+            raise _private(host, self.group)
 
     def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self.trusted_networks)
@@ -210,12 +214,12 @@ class UrlPolicy:
         elif "." not in url.host or f".{url.host}".endswith(
             tuple(f".{name}" for name in _LOCAL_NAMES)
         ):
-            raise _private(url.host)
+            raise _private(url.host, self.group)
         if self.ports is not None and url.port not in self.ports:
             told = ", ".join(map(str, sorted(self.ports))) or "none"
             raise RefusedUrl(
                 f"{url.host[:100]} is asked for at port {url.port}, which is not connected to: "
-                f"use one of {told}, or have it allowed with worker.url_ports"
+                f"use one of {told}, or have it allowed with {self.group}.url_ports"
             )
 
 
@@ -322,7 +326,12 @@ def _literal(host: str) -> Address | None:
         return None
 
 
-def _private(host: str) -> RefusedUrl:
+def _private(host: str, group: str) -> RefusedUrl:
+    if group != "worker":
+        return RefusedUrl(
+            f"{host[:100]} lies on a private network, and nothing is sent there: name a host that "
+            f"everybody can reach, or have it allowed with {group}.allow_private_urls"
+        )
     return RefusedUrl(
         f"{host[:100]} lies on a private network and is not fetched: upload the file, or give a "
         "URL that everybody can read"
@@ -333,7 +342,7 @@ def _place(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _trusted_host(word: str) -> str:
+def _trusted_host(word: str, group: str) -> str:
     """Return a word as hosts and ports are looked up."""
     if word.startswith("["):
         name, colon, port = word[1:].partition("]:")
@@ -343,7 +352,7 @@ def _trusted_host(word: str) -> str:
         is_host = all(map(_LABEL.fullmatch, name.split(".")))
     if not is_host or (colon and not _is_port(port)) or (word[0] == "[" and not colon):
         raise InvalidRequest(
-            f"worker.allow_private_urls: {word[:100]!r} is no network, address or host: use words "
+            f"{group}.allow_private_urls: {word[:100]!r} is no network, address or host: use words "
             "such as 10.0.0.0/8, minio.internal, minio.internal:9000, [fd00::1]:9000, or any"
         )
     address = _literal(name)
@@ -355,11 +364,13 @@ def _is_port(word: str) -> bool:
     return word.isascii() and word.isdecimal() and len(word) < 6 and 0 < int(word) < 65536
 
 
-def _ports(words: Iterable[str]) -> frozenset[int] | None:
+def _ports(words: Iterable[str], group: str) -> frozenset[int] | None:
     found = list(words)
     if "any" in found:
         return None
     for word in found:
         if not _is_port(word):
-            raise InvalidRequest(f"worker.url_ports: {word[:20]!r} is no port: use 1 to 65535, any")
+            raise InvalidRequest(
+                f"{group}.url_ports: {word[:20]!r} is no port: use 1 to 65535, any"
+            )
     return frozenset(map(int, found))

@@ -27,6 +27,7 @@ from swell.config import (
     PoolTable,
     RetentionSettings,
     Settings,
+    WebhooksSettings,
     environment_of,
     hide_secrets,
     process_environment,
@@ -41,7 +42,7 @@ from swell.telemetry import request_id
 from swell.trust import trusting
 
 if TYPE_CHECKING:
-    from swell.api.settings import ApiSettings, Backend, Retention
+    from swell.api.settings import ApiSettings, Backend, Retention, WebhookSettings
     from swell.autoscaler.keeper import Keeper
     from swell.broker import Broker, Order
     from swell.brokers.lanes import Queues
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from swell.object_stores.bucket import BucketObjects
     from swell.object_stores.signing import Secret
     from swell.objects import Objects
+    from swell.outbox import Outbox
     from swell.pipeline_cards import Declared
     from swell.provider import Provider
     from swell.providers.process import ProcessProvider
@@ -194,7 +196,7 @@ async def build_backend(
     """
     from swell.api.settings import Backend
 
-    store, own_broker, registry = await _open_store(settings, clock)
+    store, own_broker, registry, outbox = await _open_store(settings, clock)
     try:
         broker = _open_broker(settings, clock, store, own_broker)
         signing = SigningSecrets(clock, await read_secrets(registry))
@@ -209,6 +211,7 @@ async def build_backend(
         bus=bus,
         objects=objects,
         registry=registry,
+        outbox=outbox,
         clock=clock,
         settings=_api_settings(settings),
         launchable=launchable,
@@ -931,6 +934,22 @@ def _api_settings(settings: Settings) -> "ApiSettings":
         uploads_s=_uploads_s(settings),
         log_requests=_log_requests(settings.log),
         shows_trace=settings.telemetry.in_tasks,
+        webhooks=_webhook_settings(settings.webhooks),
+    )
+
+
+def _webhook_settings(settings: WebhooksSettings) -> "WebhookSettings":
+    from swell.api.settings import WebhookSettings
+    from swell.urls import UrlPolicy
+
+    return WebhookSettings(
+        urls=UrlPolicy.of(settings.allow_private_urls, settings.url_ports, "webhooks"),
+        schedule_s=settings.schedule_s,
+        timeout_s=settings.timeout_s,
+        at_once=settings.at_once,
+        per_receiver=settings.per_receiver,
+        log_s=settings.log_s,
+        endpoints=settings.endpoints,
     )
 
 
@@ -1056,7 +1075,7 @@ def _open_queues(url: str, setting: str, settings: Settings) -> "Queues":
     )
 
 
-async def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Order, Registry]":
+async def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Order, Registry, Outbox]":
     url = settings.store.url or f"sqlite:///{settings.data_dir / 'swell.db'}"
     delivery = settings.delivery
     policy = RetryPolicy(base_s=delivery.backoff_base_s, cap_s=delivery.backoff_cap_s)
@@ -1065,21 +1084,41 @@ async def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Order, 
         from swell.stores.memory import MemoryRegistry, MemoryStore
 
         memory = MemoryStore(clock, policy)
-        return memory, MemoryBroker(memory), MemoryRegistry()
+        return memory, MemoryBroker(memory), MemoryRegistry(), memory.outbox
     if url.startswith("sqlite:///"):
         from swell.brokers.sqlite import SqliteBroker
-        from swell.stores.sqlite import SqliteDatabase, SqliteRegistry, SqliteStore
+        from swell.stores.sqlite import (
+            SqliteDatabase,
+            SqliteOutbox,
+            SqliteRegistry,
+            SqliteStore,
+        )
 
         path = Path(url.removeprefix("sqlite:///"))
         with _explained(f"the database {path}", "store.url or data_dir"):
             database = SqliteDatabase.open(path, clock)
-        return SqliteStore(database, policy), SqliteBroker(database), SqliteRegistry(database)
+        return (
+            SqliteStore(database, policy),
+            SqliteBroker(database),
+            SqliteRegistry(database),
+            SqliteOutbox(database),
+        )
     if url.startswith(_POSTGRES):
         with _installed("postgres", "store.url"):
             from swell.brokers.postgres import PostgresBroker
-            from swell.stores.postgres import PostgresDatabase, PostgresRegistry, PostgresStore
+            from swell.stores.postgres import (
+                PostgresDatabase,
+                PostgresOutbox,
+                PostgresRegistry,
+                PostgresStore,
+            )
         shared = await PostgresDatabase.open(url, clock, connections=settings.store.connections)
-        return PostgresStore(shared, policy), PostgresBroker(shared), PostgresRegistry(shared)
+        return (
+            PostgresStore(shared, policy),
+            PostgresBroker(shared),
+            PostgresRegistry(shared),
+            PostgresOutbox(shared),
+        )
     raise InvalidRequest(
         f"store.url {url.partition(':')[0]!r}: use sqlite:///PATH, postgresql://USER@HOST/DATABASE "
         "or memory:"

@@ -234,6 +234,7 @@ async def a_world(
         settings=ApiSettings(**settings),
         launchable=lambda: launchable,
         signing=signing,
+        outbox=store.outbox,
         weights=weights_dir and WeightStore(FolderObjects(weights_dir, clock, signing)),
     )
     scopes = {"anna": "client", "berta": "client", "admin": "admin", "worker": "worker"}

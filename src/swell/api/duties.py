@@ -9,6 +9,7 @@ import structlog
 
 from swell.api.charges import KEEP_EVERY_S
 from swell.api.costs import charge_taken, settle, watch_budget
+from swell.api.endpoints import REFRESH_S as ENDPOINTS_EVERY_S
 from swell.api.events import frame, queued_data
 from swell.api.limits import SHARE_EVERY_S
 from swell.api.news import hear
@@ -116,6 +117,8 @@ class Duties:
             self._settle_quotas,
             self._look_after_quotas,
             self._settle,
+            self._send_webhooks,
+            self._watch_endpoints,
             self._await_end,
         )
         self._running = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
@@ -127,6 +130,8 @@ class Duties:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running = []
         service = self._service
+        if service.hooks is not None:
+            await service.hooks.stop()
         keeps = (
             service.keep_times,
             service.limits.share,
@@ -308,6 +313,21 @@ class Duties:
 
         every_s = min(_SETTLE_EVERY_S, service.settings.settle_every_s)
         await self._repeat("costs", every_s, look)
+
+    async def _send_webhooks(self) -> None:
+        service = self._service
+
+        async def leads() -> bool:
+            return await service.leadership.leads("webhooks")
+
+        if service.hooks is not None:
+            await service.hooks.dispatcher.run(leads)
+
+    async def _watch_endpoints(self) -> None:
+        """Hear of standing endpoints that other backends have made or changed."""
+        service = self._service
+        if service.hooks is not None and service.backend.is_shared:
+            await self._repeat("endpoints", ENDPOINTS_EVERY_S, service.hooks.endpoints.refresh)
 
     async def _watch_loop(self) -> None:
         """Measure how late this process gets to what it wants to do."""
@@ -491,6 +511,9 @@ async def retire(service: Service) -> int:
     if settings.uploads_s is not None:
         before = now - timedelta(seconds=settings.uploads_s)
         most = max(most, await service.store.retire_uploads(before, limit=_RETIRE_LIMIT))
+    if service.hooks is not None and settings.webhooks.log_s is not None:
+        before = now - timedelta(seconds=settings.webhooks.log_s)
+        most = max(most, await service.hooks.outbox.retire(before, limit=_RETIRE_LIMIT))
     return most
 
 

@@ -4,13 +4,14 @@ Receivers must be able to read a secret again, since that is what they check sig
 is kept as it is, in the registry.
 """
 
+import re
 from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
 
 from swell.clock import Clock
-from swell.errors import Unavailable
+from swell.errors import InvalidRequest, Unavailable
 from swell.registry import Registry
 from swell.webhooks.signing import new_secret
 
@@ -20,6 +21,10 @@ __all__ = ["DEFAULT_SECRET", "HookSecrets", "SigningPair", "rotated"]
 DEFAULT_SECRET: Final = "default"
 
 _TRIES: Final = 20
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+#: Secrets that one key may have.
+_MOST_NAMES: Final = 20
 
 
 class SigningPair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -59,6 +64,22 @@ class HookSecrets:
         if kept is not None:
             return _decode(kept)
         return await self.rotate(key_id, name, 0.0) if name == DEFAULT_SECRET else None
+
+    async def check_name(self, key_id: str, name: str) -> None:
+        """Check that a key may have a secret of this name.
+
+        Raises:
+            InvalidRequest: It is no name, or the key has many others.
+        """
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"{name[:64]!r} is no name of a secret: use up to 64 letters, digits, `_`, `.`, `-`"
+            )
+        kept = await self._registry.notes(_note(key_id, ""))
+        if len(kept) >= _MOST_NAMES and _note(key_id, name) not in kept:
+            raise InvalidRequest(
+                f"this key has {_MOST_NAMES} signing secrets: rotate one of them instead"
+            )
 
     async def rotate(self, key_id: str, name: str, overlap_s: float) -> SigningPair:
         """Return a new secret; where there was none, the first.

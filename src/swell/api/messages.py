@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from swell.api.eta import EtaSeconds
+from swell.outbox import DeliveryState
 from swell.registry import Scope, Speed
 from swell.stages import Pipeline
 from swell.task import TaskError, TaskState, Timings
@@ -37,9 +38,19 @@ __all__ = [
     "DecisionView",
     "DegradeRequest",
     "EstimateView",
+    "DeliveryList",
+    "DeliveryQuery",
+    "DeliveryView",
+    "EndpointList",
+    "EndpointRequest",
+    "EndpointView",
     "EventsQuery",
     "GrantView",
     "HealthView",
+    "HookReplayRequest",
+    "HookReplayView",
+    "HookRotateRequest",
+    "HookSecretView",
     "KeyLimitsView",
     "KeyList",
     "KeyRequest",
@@ -83,8 +94,11 @@ __all__ = [
     "TaskRequest",
     "TaskUrls",
     "TaskView",
+    "TryView",
     "UploadQuery",
     "UploadView",
+    "WebhookRequest",
+    "WebhookView",
     "WorkerList",
     "WorkerView",
     "WorkersQuery",
@@ -101,6 +115,12 @@ LEAST_RATE = 1e-5
 
 #: Texts without control characters: these forge lines, steer terminals, or end texts early.
 PLAIN = r"^(?![\s\S]*[\x00-\x1f\x7f-\x9f])"
+
+#: A model, or all of an owner.
+MODEL_OR_OWNER = r"^[A-Za-z0-9][A-Za-z0-9_.-]*/(\*|[A-Za-z0-9][A-Za-z0-9_.-]*)$"
+
+#: Longest URL of a webhook, in characters.
+MAX_HOOK_URL = 2048
 
 #: Largest metadata of a task.
 MAX_METADATA_BYTES = 16 * 1024
@@ -133,6 +153,64 @@ class DegradeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         list[Annotated[str, Meta(min_length=1, max_length=200)]],
         Meta(max_length=10, description="other models, the best first; the input must fit them"),
     ] = []
+
+
+HookUrl = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_HOOK_URL,
+        description="http or https, on a public host, without a name or password",
+    ),
+]
+
+#: What can be told of a task; as `swell.webhook.EVENTS`.
+HookEvent = Literal[
+    "started",
+    "progress",
+    "preview",
+    "artifact",
+    "succeeded",
+    "failed",
+    "canceled",
+    "expired",
+]
+
+HookEvents = Annotated[
+    list[HookEvent],
+    Meta(min_length=1, max_length=8, description="which events are told; the ends of tasks else"),
+]
+
+HookFormat = Annotated[
+    str, Meta(max_length=40, description="how bodies are written: `native`, or a façade's name")
+]
+
+SecretName = Annotated[
+    str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="such as `default`")
+]
+
+
+def _ends() -> list[HookEvent]:
+    return ["succeeded", "failed", "canceled", "expired"]
+
+
+class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where to tell of a task, and of what."""
+
+    url: HookUrl
+    events: HookEvents = msgspec.field(default_factory=_ends)
+    secret: Annotated[SecretName, Meta(description="which of the key's signing secrets signs")] = (
+        "default"
+    )
+    format: HookFormat = "native"
+
+
+class WebhookView(msgspec.Struct, frozen=True, kw_only=True):
+    """Where is told of a task, and of what."""
+
+    url: str
+    events: list[str]
+    format: str
 
 
 class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -204,6 +282,13 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             extra_json_schema={"type": ["object", "array", "string", "number", "boolean", "null"]},
         ),
     ] = msgspec.field(default_factory=_null)
+    webhook: (
+        Annotated[
+            str | WebhookRequest,
+            Meta(description="where to tell of it: a URL, or one with the events that it wants"),
+        ]
+        | None
+    ) = None
 
 
 class BatchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -362,6 +447,9 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
         list[StageView] | msgspec.UnsetType,
         Meta(description="of a pipeline: its stages in order, with what each gave"),
     ] = msgspec.UNSET
+    webhook: Annotated[
+        WebhookView | msgspec.UnsetType, Meta(description="where is told of it, if it names that")
+    ] = msgspec.UNSET
 
 
 class TaskList(msgspec.Struct, frozen=True, kw_only=True):
@@ -375,6 +463,131 @@ class BatchView(msgspec.Struct, frozen=True, kw_only=True):
     """The tasks of a batch, in the order of the request."""
 
     tasks: list[TaskView]
+
+
+class EndpointRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A standing endpoint to be."""
+
+    url: HookUrl
+    events: HookEvents = msgspec.field(default_factory=_ends)
+    models: Annotated[
+        list[Annotated[str, Meta(min_length=3, max_length=200, pattern=MODEL_OR_OWNER)]],
+        Meta(max_length=50, description="`owner/name` or `owner/*`; empty for all models"),
+    ] = []
+    description: Annotated[str, Meta(max_length=200, pattern=PLAIN, description="for people")] = ""
+    all_keys: Annotated[
+        bool, Meta(description="tell of the tasks of all keys; for an admin key only")
+    ] = False
+    format: HookFormat = "native"
+
+
+class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
+    """A standing endpoint."""
+
+    id: str
+    key_id: str
+    url: str
+    events: list[str]
+    models: list[str]
+    description: str
+    all_keys: bool
+    format: str
+    state: Annotated[str, Meta(description="active, paused or disabled")]
+    reason: Annotated[str, Meta(description="why it is not active")]
+    changed_at: Moment
+    created_at: Moment
+    secret: Annotated[
+        str | msgspec.UnsetType,
+        Meta(description="what signs; told when it is made, rotated, or asked for"),
+    ] = msgspec.UNSET
+
+
+class EndpointList(msgspec.Struct, frozen=True, kw_only=True):
+    """Standing endpoints, oldest first."""
+
+    webhooks: list[EndpointView]
+
+
+class HookSecretView(msgspec.Struct, frozen=True, kw_only=True):
+    """What signs webhooks, for whoever checks their signatures."""
+
+    key: Annotated[str, Meta(description="`whsec_` and base64")]
+    created_at: Moment
+    old_until: Annotated[
+        Moment | None, Meta(description="until when the secret before this one signs too")
+    ]
+
+
+class HookRotateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the secret before signs too."""
+
+    overlap_s: Annotated[
+        float, Meta(ge=0, le=MAX_DEADLINE_S, description="for so long both sign, in seconds")
+    ] = 86400.0
+
+
+class HookReplayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to send again."""
+
+    since: Annotated[Moment, Meta(description="of events that happened then or later")]
+
+
+class HookReplayView(msgspec.Struct, frozen=True, kw_only=True):
+    """How many are sent again."""
+
+    replayed: int
+
+
+class DeliveryQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which deliveries to list."""
+
+    task: Annotated[str, Meta(max_length=64, description="of this task")] | None = None
+    endpoint: Annotated[str, Meta(max_length=64, description="to this endpoint")] | None = None
+    state: Annotated[
+        DeliveryState | None, Meta(description="waiting, delivered, failed or skipped")
+    ] = None
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    cursor: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class TryView(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt to deliver."""
+
+    at: Moment
+    took_s: float
+    status: int | None
+    error: Annotated[
+        str,
+        Meta(
+            description="`timeout`, `connection`, `refused_url`, `redirect`, `gone`, `status`, "
+            "`unsendable` or `internal`; empty where it succeeded"
+        ),
+    ]
+    detail: str
+    answer: Annotated[str, Meta(description="the beginning of what was answered")]
+
+
+class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
+    """One event for one receiver, and what became of it."""
+
+    id: Annotated[str, Meta(description="the `webhook-id`")]
+    task: str
+    endpoint: Annotated[str | None, Meta(description="null for the URL that the task names")]
+    event: str
+    at: Annotated[Moment, Meta(description="when it happened")]
+    state: Annotated[str, Meta(description="waiting, delivered, failed or skipped")]
+    reason: str
+    tries: Annotated[int, Meta(description="attempts since it was first due, or replayed")]
+    due_at: Annotated[Moment | None, Meta(description="when the next attempt is made")]
+    ended_at: Moment | None
+    attempts: list[TryView]
+
+
+class DeliveryList(msgspec.Struct, frozen=True, kw_only=True):
+    """Deliveries, newest first; `cursor` asks for the next page and is null at the end."""
+
+    deliveries: list[DeliveryView]
+    cursor: str | None
 
 
 class NoQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ from swell.bus import Bus, News, NewsKind
 from swell.clock import Clock
 from swell.errors import Internal, SwellError
 from swell.objects import Objects
+from swell.outbox import Outbox
 from swell.registry import Registry
 from swell.store import Store
 
@@ -35,6 +36,7 @@ def metered(backend: Backend, metrics: Metrics) -> Backend:
         broker=cast("Broker", counting("broker", backend.broker)),
         objects=cast("Objects", counting("objects", backend.objects)),
         registry=cast("Registry", counting("registry", backend.registry)),
+        outbox=backend.outbox and cast("Outbox", counting("outbox", backend.outbox)),
         bus=cast("Bus", _MeteredBus(backend.bus, metrics, backend.clock)),
     )
 

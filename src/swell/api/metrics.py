@@ -5,7 +5,8 @@ histogram of prometheus-client costs ten times as much per observation as a task
 """
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version as version_of
 from typing import Final
 
@@ -92,6 +93,10 @@ METRICS: dict[str, str] = {
     "swell_spent_micros": "What was spent so far, in millionths of a dollar, by period: `day` or "
     "`month` (UTC).",
     "swell_budget_micros": "What may be spent, by period; only where a budget is set.",
+    "swell_webhook_deliveries_total": "Attempts to deliver webhooks, by outcome: `delivered`, "
+    "`retried` (another one comes), `failed` (none comes), `skipped` (there is something newer).",
+    "swell_webhooks_waiting": "Deliveries that wait for their first or next attempt.",
+    "swell_webhooks_oldest_age_seconds": "Age of the oldest event that one of these tells.",
     "swell_event_streams": "Open event streams.",
     "swell_http_request_seconds": "HTTP requests, by method, route and status.",
     "swell_call_seconds": "Calls of store, broker, objects, registry and bus, by contract and "
@@ -146,32 +151,24 @@ class Histogram:
         return found
 
 
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What is looked up only when somebody asks for the numbers."""
 
-    def __init__(  # noqa: PLR0913 - each is looked up elsewhere
-        self,
-        depths: Sequence[Depth],
-        ages_s: dict[str, float],
-        workers: dict[tuple[str, str], int],
-        streams: int,
-        slots: dict[str, tuple[int, int]] | None = None,
-        starting: dict[str, int] | None = None,
-        scaling: ScalingStatus | None = None,
-        classes: dict[tuple[str, str], int] | None = None,
-    ) -> None:
-        self.depths = depths
-        self.ages_s = ages_s
-        self.workers = workers
-        self.streams = streams
-        #: Pool → how many tasks its live workers may hold, and hold.
-        self.slots = slots or {}
-        #: Model and class → how many tasks could run.
-        self.classes = classes or {}
-        #: Pool → how many of its workers are not ready yet.
-        self.starting = starting or {}
-        #: How the autoscaler stands; None where none runs.
-        self.scaling = scaling
+    depths: Sequence[Depth]
+    ages_s: Mapping[str, float]
+    workers: Mapping[tuple[str, str], int]
+    streams: int
+    #: Pool → how many tasks its live workers may hold, and hold.
+    slots: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    #: Pool → how many of its workers are not ready yet.
+    starting: Mapping[str, int] = field(default_factory=dict)
+    #: How the autoscaler stands; None where none runs.
+    scaling: ScalingStatus | None = None
+    #: Model and class → how many tasks could run.
+    classes: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    #: Deliveries of webhooks that wait, and the age of the oldest's event, in seconds.
+    webhooks: tuple[int, float] = (0, 0.0)
 
 
 class Metrics:
@@ -185,6 +182,8 @@ class Metrics:
         self.swept: dict[str, int] = {}
         self.duty_failures: dict[str, int] = {}
         self.bus_gaps = 0
+        #: What came of attempts to deliver webhooks → how often.
+        self.webhooks = dict.fromkeys(("delivered", "retried", "failed", "skipped"), 0)
         #: Messages that went to the dead letters of queues elsewhere.
         self.buried = 0
         #: (contract, call) → its times; (contract, call, code) → how often it failed so.
@@ -302,6 +301,7 @@ class _Source(Collector):
         ):
             yield _counted(name, "model", counts)
         yield _counted("swell_tasks_swept_total", "what", metrics.swept)
+        yield _counted("swell_webhook_deliveries_total", "outcome", metrics.webhooks)
         yield _counted("swell_duty_failures_total", "duty", metrics.duty_failures)
         gaps = _counter("swell_bus_gaps_total", [])
         gaps.add_metric([], metrics.bus_gaps)
@@ -417,6 +417,13 @@ class _Source(Collector):
         streams = _gauge("swell_event_streams", [])
         streams.add_metric([], snapshot.streams)
         yield streams
+        hooks, hooks_age = (
+            _gauge("swell_webhooks_waiting", []),
+            _gauge("swell_webhooks_oldest_age_seconds", []),
+        )
+        hooks.add_metric([], snapshot.webhooks[0])
+        hooks_age.add_metric([], snapshot.webhooks[1])
+        yield from (hooks, hooks_age)
 
 
 def _scaled(status: ScalingStatus | None) -> Iterator[Metric]:

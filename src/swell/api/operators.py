@@ -317,6 +317,7 @@ async def show_metrics(service: Service, call: Call) -> Reply:
         starting,
         service.scaling.status,
         await _classes(service, models),
+        (0, 0.0) if service.hooks is None else await service.hooks.waiting(),
     )
     text = service.metrics.text(snapshot)
     if service.backend.together is not None:

@@ -28,6 +28,7 @@ from swell.api.eta import (
 from swell.api.facades.unanswered import Unanswered
 from swell.api.fleet import Fleet, never_dead
 from swell.api.headers import Hosts, Origins, host_name
+from swell.api.hooks import Hooks
 from swell.api.leadership import Leadership
 from swell.api.limits import Limits
 from swell.api.liveness import is_dead
@@ -46,6 +47,7 @@ from swell.api.thumbnails import Thumbnails
 from swell.api.traces import Traces
 from swell.api.views import UrlMaker
 from swell.broker import Backlog, Rank
+from swell.errors import Unavailable
 from swell.events import Brief, brief_of, brief_of_stage, event_of
 from swell.fairness import band
 from swell.ledger import cost_micros
@@ -115,6 +117,7 @@ class Service:
             backend.registry, backend.bus, backend.clock, self.name, is_shared=backend.is_shared
         )
         self.scaling = Scaling(backend.registry, backend.clock, self.name)
+        self.hooks = Hooks(backend, backend.outbox, self.metrics) if backend.outbox else None
         self.requests = Requests(backend.clock, settings.log_requests)
         self.traces = Traces(backend.tracer, backend.clock)
         self.streams = Streams()
@@ -147,6 +150,16 @@ class Service:
     def new_request_id(self) -> str:
         """Return an id for a request."""
         return f"req_{self._request_prefix}{next(self._request_numbers):08x}"
+
+    def need_hooks(self) -> Hooks:
+        """Return what looks after webhooks.
+
+        Raises:
+            Unavailable: This service sends none.
+        """
+        if self.hooks is None:
+            raise Unavailable("this service sends no webhooks: leave them out")
+        return self.hooks
 
     async def check_again(self, call: Call) -> None:
         """Check that the key still works of a request that has waited, or goes on.

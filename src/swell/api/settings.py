@@ -1,6 +1,6 @@
 """What the HTTP service needs: contracts to talk to, and numbers to keep to."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,14 +9,17 @@ from swell.broker import Broker
 from swell.bus import Bus
 from swell.clock import Clock
 from swell.objects import Objects
+from swell.outbox import Outbox
 from swell.pipeline_cards import Declared
 from swell.registry import KeyLimits, Registry
 from swell.signing import SigningSecrets
 from swell.store import Store
 from swell.telemetry import Tracer
+from swell.urls import UrlPolicy
+from swell.webhooks.schedule import SCHEDULE_S
 from swell.weights.store import WeightStore
 
-__all__ = ["ApiSettings", "Backend", "Retention"]
+__all__ = ["ApiSettings", "Backend", "Retention", "WebhookSettings"]
 
 #: A hook of start-up or shut-down.
 Hook = Callable[[], Awaitable[None]]
@@ -35,6 +38,25 @@ class Retention:
     inputs_s: float | None = None
     outputs_s: float | None = None
     tasks_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """What is sent to URLs that callers name, when, and how much at once."""
+
+    #: Which URLs callers may name.
+    urls: UrlPolicy = field(default_factory=lambda: UrlPolicy(group="webhooks"))
+    #: Waits before all attempts but the first, in seconds.
+    schedule_s: Sequence[float] = SCHEDULE_S
+    #: An attempt that takes longer has failed, in seconds.
+    timeout_s: float = 20.0
+    #: Attempts under way at once, and of these for one receiver.
+    at_once: int = 256
+    per_receiver: int = 8
+    #: For how long it is known what became of deliveries, in seconds; None for ever.
+    log_s: float | None = 30 * 86400.0
+    #: Standing endpoints that one key may have.
+    endpoints: int = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +135,7 @@ class ApiSettings:
     settle_every_s: float = 300.0
     #: The longest pause between two looks of the sweeper.
     sweep_every_s: float = 0.25
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
     @property
     def lost_s(self) -> float:
@@ -139,6 +162,8 @@ class Backend:
     weights: WeightStore | None = None
     #: Where spans go; None where nobody wants traces.
     tracer: Tracer | None = None
+    #: What is to be told of tasks to URLs; None where nothing is, and webhooks are refused.
+    outbox: Outbox | None = None
     #: Whether other backends may work on the same store.
     is_shared: bool = False
     #: Adds the numbers of other processes on the same port to those of this one, in the text

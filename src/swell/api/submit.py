@@ -15,7 +15,7 @@ from swell.api.call import Call
 from swell.api.cards import Target
 from swell.api.eta import Estimate, retry_after_s
 from swell.api.files import check_files, may_name_files
-from swell.api.messages import MAX_METADATA_BYTES, TaskRequest
+from swell.api.messages import MAX_METADATA_BYTES, TaskRequest, WebhookRequest
 from swell.api.service import Service
 from swell.api.stages import at_first_stage
 from swell.broker import Rank
@@ -49,6 +49,7 @@ __all__ = [
     "prepared",
     "repeat_of",
     "submit",
+    "telling",
 ]
 
 _WAIT: Final = re.compile(rb"(?:^|[,;\s])wait(?:\s*=\s*\"?(\d{1,9})\"?)?(?=$|[,;\s])")
@@ -111,7 +112,9 @@ async def check(
             raise
         from swell.api.admission import degraded  # noqa: PLC0415  it stands on this module
 
-        return await degraded(service, call, request, repeat, refusal)
+        new = await degraded(service, call, request, repeat, refusal)
+    if request.webhook is not None:
+        new = await telling(service, call, new, request.webhook)
     return new
 
 
@@ -214,6 +217,28 @@ def prepared(service: Service, new: NewTask, target: Target, at: str = "") -> Ne
         return new
     files = check_files(service.objects, new.input, at + "/input")
     return msgspec.structs.replace(new, files=files)
+
+
+async def telling(
+    service: Service, call: Call, new: NewTask, asked: str | WebhookRequest, at: str = ""
+) -> NewTask:
+    """Return a new task with what its caller wants to be told of it.
+
+    Args:
+        service: Who tells it.
+        call: Who asks.
+        new: The task without it.
+        asked: A URL, or more.
+        at: JSON pointer to the request within a batch.
+
+    Raises:
+        InvalidInput: Nothing is sent there, or the key has no such secret.
+        Unavailable: This service sends no webhooks.
+    """
+    hooks, place = service.need_hooks(), at + "/webhook"
+    hook = hooks.checked(asked, service.base_url(call), place)
+    await hooks.check_secret(new.key_id, hook.secret, place + "/secret")
+    return msgspec.structs.replace(new, webhook=hook)
 
 
 async def check_can_run(service: Service, target: Target, new: NewTask) -> None:

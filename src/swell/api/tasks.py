@@ -35,6 +35,7 @@ from swell.api.submit import (
     prefer_wait_s,
     prepared,
     repeat_of,
+    telling,
 )
 from swell.api.views import UrlMaker, encode, encode_task, task_view
 from swell.broker import Rank
@@ -284,6 +285,8 @@ async def _checked(
             service, call, request, repeat, refusal, place=place, rank_of=outlook.rank_of
         )
     outlook.add(new)
+    if request.webhook is not None:
+        new = await telling(service, call, new, request.webhook, at)
     return new
 
 

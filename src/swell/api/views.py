@@ -6,7 +6,14 @@ from typing import Any
 import msgspec
 
 from swell.api.eta import EtaSeconds
-from swell.api.messages import ArtifactView, ChangeView, StageView, TaskUrls, TaskView
+from swell.api.messages import (
+    ArtifactView,
+    ChangeView,
+    StageView,
+    TaskUrls,
+    TaskView,
+    WebhookView,
+)
 from swell.api.stage_views import stage_views
 from swell.api.thumbnails import has_thumbnail
 from swell.degrade import Change, split_metadata
@@ -14,6 +21,7 @@ from swell.objects import Objects
 from swell.stages import Done, Run
 from swell.task import Artifact, Task
 from swell.telemetry import trace_id_of
+from swell.webhook import Webhook
 
 __all__ = [
     "UrlMaker",
@@ -100,6 +108,7 @@ def task_view(
             else msgspec.UNSET
         ),
         stages=msgspec.UNSET if run is None else _stages(task, run, urls),
+        webhook=msgspec.UNSET if task.webhook is None else _webhook_view(task.webhook),
     )
 
 
@@ -113,6 +122,10 @@ def _stages(task: Task, run: Run, urls: UrlMaker) -> list[StageView]:
         return resolve_files(done.output, [each.url for each in artifacts]), artifacts
 
     return stage_views(task, run, show)
+
+
+def _webhook_view(hook: Webhook) -> WebhookView:
+    return WebhookView(url=hook.url, events=list(hook.events), format=hook.format)
 
 
 def _removed_parts(task: Task) -> list[str]:

@@ -810,6 +810,8 @@ async def _publish_progress(service: Service, worker: Worker, news: Sequence[Pro
             events.append(Event(task_id=each.task_id, id=number, kind=kind, data=each.data))
     if events:
         await service.bus.publish(events)
+        if service.hooks is not None:
+            service.hooks.pass_on(events)
 
 
 @contextlib.contextmanager

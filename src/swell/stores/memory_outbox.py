@@ -115,12 +115,18 @@ class MemoryOutbox:
         waiting = [each for each in self._waiting() if each.place not in without]
         return min(map(_due_at, waiting), default=None)
 
-    async def tell(self, told: Sequence[Told]) -> None:
+    async def tell(self, told: Sequence[Told]) -> list[Delivery | None]:
         """See `Outbox.tell`."""
+        found: list[Delivery | None] = []
         for each in told:
             before = self._deliveries.get(each.id)
-            if before is not None and before.tries == each.tries:
-                self._put(after_try(before, each, has_later=self._has_later(before)))
+            if before is None or before.tries != each.tries:
+                found.append(None)
+                continue
+            after = after_try(before, each, has_later=self._has_later(before))
+            self._put(after)
+            found.append(after)
+        return found
 
     async def get(self, ids: Sequence[str]) -> list[Delivery | None]:
         """See `Outbox.get`."""

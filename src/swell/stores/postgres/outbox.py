@@ -81,21 +81,20 @@ class PostgresOutbox:
         due_at: datetime | None = value
         return due_at
 
-    async def tell(self, told: Sequence[Told]) -> None:
+    async def tell(self, told: Sequence[Told]) -> list[Delivery | None]:
         """See `Outbox.tell`."""
-        if not told:
-            return
         by_id = {each.id: each for each in told}
         async with self._database.transaction() as run:
             rows = await run("deliveries_to_tell", list(by_id))
             known = [(delivery_of(row), row[16]) for row in rows]
-            after = [
-                after_try(before, by_id[before.id], has_later=has_later)
+            after = {
+                before.id: after_try(before, by_id[before.id], has_later=has_later)
                 for before, has_later in known
                 if before.tries == by_id[before.id].tries
-            ]
+            }
             if after:
-                await run("save_deliveries", *saved_columns(after))
+                await run("save_deliveries", *saved_columns(list(after.values())))
+        return [after.get(each.id) for each in told]
 
     async def get(self, ids: Sequence[str]) -> list[Delivery | None]:
         """See `Outbox.get`."""

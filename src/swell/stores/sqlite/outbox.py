@@ -70,15 +70,14 @@ class SqliteOutbox:
         ((value,),) = self._database.read("next_delivery", (_json(list(without)),))
         return moment(value)
 
-    async def tell(self, told: Sequence[Told]) -> None:
+    async def tell(self, told: Sequence[Told]) -> list[Delivery | None]:
         """See `Outbox.tell`."""
 
-        def action(session: Session) -> None:
+        def action(session: Session) -> list[Delivery | None]:
             session.flush()
-            for each in told:
-                _tell(session, each)
+            return [_tell(session, each) for each in told]
 
-        await self._database.write(action)
+        return await self._database.write(action)
 
     async def get(self, ids: Sequence[str]) -> list[Delivery | None]:
         """See `Outbox.get`."""
@@ -163,14 +162,15 @@ def _post(session: Session, post: Post) -> None:
         session.posted = True
 
 
-def _tell(session: Session, told: Told) -> None:
+def _tell(session: Session, told: Told) -> Delivery | None:
     rows = session.rows("delivery", (told.id,))
     before = delivery_of(rows[0]) if rows else None
     if before is None or before.tries != told.tries:
-        return
+        return None
     has_later = bool(session.rows("has_later_delivery", (told.id,)))
     after = after_try(before, told, has_later=has_later)
     session.run("save_delivery", (*delivery_row(after)[9:], after.id))
+    return after
 
 
 def _json(value: Any) -> str:

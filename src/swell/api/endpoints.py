@@ -1,0 +1,173 @@
+"""Standing endpoints: who is told of tasks without being named in each.
+
+They lie in the registry, and each backend knows them: what changes at another one is known here
+within a moment, and at most `REFRESH_S` seconds.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from swell.api.hook_secrets import SigningPair, rotated
+from swell.clock import Clock
+from swell.errors import Conflict, Unavailable
+from swell.outbox import Outbox, Watch
+from swell.registry import Registry
+from swell.webhook import ENDS, NATIVE
+
+__all__ = ["REFRESH_S", "Endpoint", "EndpointState", "Endpoints", "place_of_endpoint"]
+
+#: How often what other backends have changed is read, in seconds.
+REFRESH_S: Final = 2.0
+
+_PREFIX: Final = "webhooks.endpoint/"
+
+_TRIES: Final = 20
+
+
+class EndpointState(StrEnum):
+    """Whether an endpoint is told of tasks."""
+
+    ACTIVE = "active"
+    #: What happens is kept for it, and sent when it goes on.
+    PAUSED = "paused"
+    #: It answered 410, and nothing is kept for it.
+    DISABLED = "disabled"
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One standing endpoint as it is kept."""
+
+    id: str
+    #: Whose it is.
+    key_id: str
+    url: str
+    #: Of tasks of all keys, not of its own alone.
+    is_for_all: bool = False
+    events: tuple[str, ...] = ENDS
+    #: `owner/name` or `owner/*`; empty for any model.
+    models: tuple[str, ...] = ()
+    format: str = NATIVE
+    description: str = ""
+    #: As of `Webhook`.
+    base: str = ""
+    state: EndpointState = EndpointState.ACTIVE
+    #: Why it is not active, and since when.
+    reason: str = ""
+    changed_at: datetime
+    created_at: datetime
+    signing: SigningPair
+
+    @property
+    def watch(self) -> Watch:
+        """What the store is to write for it."""
+        return Watch(
+            endpoint=self.id,
+            key_id=None if self.is_for_all else self.key_id,
+            events=self.events,
+            models=self.models,
+            place=place_of_endpoint(self),
+        )
+
+
+def place_of_endpoint(endpoint: Endpoint) -> str:
+    """Return what the limits of its receiver are counted by."""
+    return f"{endpoint.key_id} {endpoint.id}"
+
+
+class Endpoints:
+    """The standing endpoints that this backend knows."""
+
+    def __init__(self, registry: Registry, outbox: Outbox, clock: Clock) -> None:
+        self._registry = registry
+        self._outbox = outbox
+        self._clock = clock
+        self._known: dict[str, Endpoint] = {}
+
+    async def refresh(self) -> None:
+        """Read them all, and have the store write for those that are to be told."""
+        kept = await self._registry.notes(_PREFIX)
+        self._take({each.id: each for each in map(_decode, kept.values())})
+
+    def all(self) -> list[Endpoint]:
+        """Return those that are known, oldest first."""
+        return sorted(self._known.values(), key=lambda each: (each.created_at, each.id))
+
+    def get(self, endpoint_id: str) -> Endpoint | None:
+        """Return one as it is known."""
+        return self._known.get(endpoint_id)
+
+    async def read(self, endpoint_id: str) -> Endpoint | None:
+        """Return one as it is now."""
+        kept = await self._registry.note(_PREFIX + endpoint_id)
+        return None if kept is None else _decode(kept)
+
+    def paused(self) -> list[str]:
+        """Return the places to which nothing is sent now."""
+        paused = EndpointState.PAUSED
+        return [place_of_endpoint(each) for each in self._known.values() if each.state is paused]
+
+    async def add(self, endpoint: Endpoint) -> None:
+        """Keep a new one."""
+        await self._registry.put_note(_PREFIX + endpoint.id, _encode(endpoint))
+        self._take({**self._known, endpoint.id: endpoint})
+
+    async def remove(self, endpoint_id: str) -> None:
+        """Keep one no longer, and fail what waits for it."""
+        await self._registry.drop_notes([_PREFIX + endpoint_id])
+        known = dict(self._known)
+        known.pop(endpoint_id, None)
+        self._take(known)
+        await self._outbox.give_up(endpoint_id, "the endpoint was deleted")
+
+    async def set_state(self, endpoint_id: str, state: EndpointState, reason: str = "") -> Endpoint:
+        """Change whether one is told; return it. Disabling fails what waits for it.
+
+        Raises:
+            Conflict: It was deleted meanwhile.
+        """
+        now = self._clock.now()
+
+        def change(before: Endpoint) -> Endpoint:
+            return msgspec.structs.replace(before, state=state, reason=reason, changed_at=now)
+
+        changed = await self._change(endpoint_id, change)
+        if state is EndpointState.DISABLED:
+            await self._outbox.give_up(endpoint_id, f"the endpoint was disabled: {reason}")
+        return changed
+
+    async def rotate(self, endpoint_id: str, overlap_s: float) -> Endpoint:
+        """Give one a new secret; for a while the one before signs too.
+
+        Raises:
+            Conflict: It was deleted meanwhile.
+        """
+        now = self._clock.now()
+
+        def change(before: Endpoint) -> Endpoint:
+            return msgspec.structs.replace(before, signing=rotated(before.signing, now, overlap_s))
+
+        return await self._change(endpoint_id, change)
+
+    async def _change(self, endpoint_id: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
+        for _ in range(_TRIES):
+            kept = await self._registry.note(_PREFIX + endpoint_id)
+            if kept is None:
+                raise Conflict(f"the endpoint {endpoint_id} was deleted meanwhile")
+            after = change(_decode(kept))
+            if await self._registry.swap_note(_PREFIX + endpoint_id, kept, _encode(after)):
+                self._take({**self._known, endpoint_id: after})
+                return after
+        raise Unavailable("this endpoint is being changed by others: try again")
+
+    def _take(self, known: dict[str, Endpoint]) -> None:
+        self._known = known
+        told = [each for each in self.all() if each.state is not EndpointState.DISABLED]
+        self._outbox.watch([each.watch for each in told])
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Endpoint).decode

@@ -1,0 +1,291 @@
+"""Webhooks of one backend: what it checks, what it tells, and who sends it.
+
+Every backend writes what is to be told, in the store. One of them sends, the leader of the duty
+`webhooks`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from importlib.metadata import version as version_of
+from typing import Final
+
+import structlog
+
+from swell.api.endpoints import Endpoint, Endpoints, EndpointState
+from swell.api.hook_formats import FORMATS, written
+from swell.api.hook_secrets import DEFAULT_SECRET, HookSecrets, SigningPair
+from swell.api.messages import WebhookRequest
+from swell.api.metrics import Metrics
+from swell.api.settings import Backend
+from swell.api.views import UrlMaker
+from swell.errors import FieldError, InvalidInput, SwellError
+from swell.events import ATTEMPT_STRIDE, Event
+from swell.outbound import Outbound
+from swell.outbox import Delivery, Outbox, Post, says_passing
+from swell.urls import RefusedUrl, UrlPolicy
+from swell.webhook import PASSING, Webhook
+from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings, Unsendable
+from swell.webhooks.send import HttpSender, Letter
+
+__all__ = ["Hooks", "checked_format", "checked_url"]
+
+_log = structlog.get_logger("swell.webhooks")
+
+#: Of one task and kind, what passes by is told at most so often, in seconds.
+PASSING_EVERY_S: Final = 0.5
+#: So many tasks are remembered for that.
+_MOST_PASSING: Final = 10_000
+
+#: A secret that was read is good for so long, in seconds.
+_SECRET_S: Final = 2.0
+_MOST_SECRETS: Final = 1000
+
+_RELEASE: Final = version_of("swell")
+
+
+class Hooks:
+    """What a backend does about webhooks."""
+
+    def __init__(self, backend: Backend, outbox: Outbox, metrics: Metrics) -> None:
+        settings = backend.settings
+        self.outbox = outbox
+        self.settings = settings.webhooks
+        self.secrets = HookSecrets(backend.registry, backend.clock)
+        self.endpoints = Endpoints(backend.registry, outbox, backend.clock)
+        self.receivers = _Receivers(backend, self.endpoints, self.secrets, metrics)
+        self._clock = backend.clock
+        self._store = backend.store
+        #: Running task → whether somebody wants to be told what passes by.
+        self._wants: dict[str, bool] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+        #: (task, kind) → when it was told last, in monotonic seconds.
+        self._told_s: dict[tuple[str, str], float] = {}
+        outbound = Outbound(settings.webhooks.urls, settings.webhooks.timeout_s, connections=0)
+        self.dispatcher = Dispatcher(
+            outbox,
+            backend.clock,
+            HttpSender(outbound, backend.clock, _RELEASE),
+            self.receivers,
+            DispatcherSettings(
+                schedule_s=settings.webhooks.schedule_s,
+                at_once=settings.webhooks.at_once,
+                per_place=settings.webhooks.per_receiver,
+            ),
+        )
+        outbox.on_post(self.dispatcher.wake)
+
+    async def stop(self) -> None:
+        """Let attempts end, for a moment."""
+        for each in self._telling:
+            each.cancel()
+        try:
+            await self.dispatcher.stop()
+        except SwellError as error:
+            _log.warning("what came of webhooks was not kept", detail=error.detail)
+
+    async def waiting(self) -> tuple[int, float]:
+        """Return how many deliveries wait, and how old the oldest's event is, in seconds."""
+        backlog = await self.outbox.backlog()
+        if backlog.oldest_at is None:
+            return backlog.waiting, 0.0
+        return backlog.waiting, (self._clock.now() - backlog.oldest_at).total_seconds()
+
+    def checked(self, asked: str | WebhookRequest, base: str, at: str) -> Webhook:
+        """Return what a caller wants to be told, if it can be.
+
+        Args:
+            asked: A URL, or more.
+            base: Scheme and host by which the caller knows this service.
+            at: JSON pointer to it.
+
+        Raises:
+            InvalidInput: The URL may not be called, or there is no such event or format.
+        """
+        request = WebhookRequest(url=asked) if isinstance(asked, str) else asked
+        where = at if isinstance(asked, str) else at + "/url"
+        checked_format(request.format, at + "/format")
+        return Webhook(
+            url=checked_url(self.settings.urls, request.url, where),
+            events=tuple(dict.fromkeys(request.events)),
+            format=request.format,
+            secret=request.secret,
+            base=base,
+        )
+
+    async def check_secret(self, key_id: str, name: str, at: str) -> None:
+        """Check that a key has a signing secret of this name.
+
+        Raises:
+            InvalidInput: It has not.
+        """
+        if name != DEFAULT_SECRET and await self.secrets.of(key_id, name) is None:
+            how = f"POST /v1/webhooks/secrets/{name}/rotate makes it"
+            raise _refused(at, f"this key has no signing secret {name!r}: {how}")
+
+    def pass_on(self, events: Sequence[Event]) -> None:
+        """Tell what passes by of running tasks to whoever wants it. What cannot be told is lost."""
+        fresh = [
+            each
+            for each in events
+            if each.kind in PASSING and self._wants.get(each.task_id, True) and self._is_due(each)
+        ]
+        if fresh:
+            telling = asyncio.create_task(self._pass_on(fresh), name="webhooks")
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
+
+    async def _pass_on(self, events: Sequence[Event]) -> None:
+        try:
+            await self._ask([each.task_id for each in events if each.task_id not in self._wants])
+            posts = [
+                Post(
+                    task_id=each.task_id,
+                    attempt=each.id // ATTEMPT_STRIDE,
+                    event=each.kind.value,
+                    data=each.data,
+                )
+                for each in events
+                if self._wants.get(each.task_id)
+            ]
+            if posts:
+                await self.outbox.post(posts)
+        except SwellError as error:
+            _log.info("what passes by was not told", detail=error.detail)
+        except Exception:
+            _log.exception("what passes by was not told")
+
+    async def _ask(self, task_ids: Sequence[str]) -> None:
+        """Find out of which tasks somebody wants to be told what passes by."""
+        if not task_ids:
+            return
+        if len(self._wants) >= _MOST_PASSING:
+            self._wants.clear()
+        watches = [each.watch for each in self.endpoints.all()]
+        for task in await self._store.get(list(dict.fromkeys(task_ids))):
+            if task is not None:
+                self._wants[task.id] = says_passing(task, watches)
+
+    def _is_due(self, event: Event) -> bool:
+        key, now_s = (event.task_id, event.kind.value), self._clock.monotonic_s()
+        if now_s - self._told_s.get(key, -PASSING_EVERY_S) < PASSING_EVERY_S:
+            return False
+        if len(self._told_s) >= _MOST_PASSING:
+            self._told_s.clear()
+        self._told_s[key] = now_s
+        return True
+
+
+class _Receivers:
+    """Who gets what, for the dispatcher."""
+
+    def __init__(
+        self, backend: Backend, endpoints: Endpoints, secrets: HookSecrets, metrics: Metrics
+    ) -> None:
+        self._backend = backend
+        self._endpoints = endpoints
+        self._secrets = secrets
+        self._metrics = metrics
+        #: (key, name) → (good until, in monotonic seconds; the secret).
+        self._read: dict[tuple[str, str], tuple[float, SigningPair]] = {}
+
+    async def letter(self, delivery: Delivery) -> Letter:
+        """See `swell.webhooks.dispatcher.Receivers.letter`."""
+        (task,) = await self._backend.store.get([delivery.task_id])
+        if task is None:
+            raise Unsendable("the task is not kept any longer")
+        now = self._backend.clock.now()
+        if delivery.endpoint:
+            endpoint = await self._endpoint(delivery.endpoint)
+            url, form, base = endpoint.url, endpoint.format, endpoint.base
+            pair = endpoint.signing
+        elif task.webhook is not None:
+            hook = task.webhook
+            url, form, base = hook.url, hook.format, hook.base
+            pair = await self._secret(task.key_id, hook.secret)
+        else:
+            raise Unsendable("the task names no webhook")
+        if form not in FORMATS:
+            raise Unsendable(f"this backend knows no format {form!r}")
+        body = written(form, delivery, task, self._urls(base))
+        return Letter(url=url, body=body, signing=pair.signing(now))
+
+    def paused(self) -> list[str]:
+        """See `swell.webhooks.dispatcher.Receivers.paused`."""
+        return self._endpoints.paused()
+
+    async def gone(self, delivery: Delivery) -> None:
+        """See `swell.webhooks.dispatcher.Receivers.gone`."""
+        if delivery.endpoint:
+            disabled = EndpointState.DISABLED
+            await self._endpoints.set_state(delivery.endpoint, disabled, "it answered 410 Gone")
+            _log.warning("an endpoint wants nothing any more", endpoint=delivery.endpoint)
+
+    def told(self, delivery: Delivery) -> None:
+        """See `swell.webhooks.dispatcher.Receivers.told`."""
+        is_over = delivery.due_at is None
+        outcome = delivery.state.value if is_over else "retried"
+        counts = self._metrics.webhooks
+        counts[outcome] = counts.get(outcome, 0) + 1
+
+    async def _endpoint(self, endpoint_id: str) -> Endpoint:
+        known = self._endpoints.get(endpoint_id) or await self._endpoints.read(endpoint_id)
+        if known is None:
+            raise Unsendable("the endpoint was deleted")
+        if known.state is EndpointState.DISABLED:
+            raise Unsendable(f"the endpoint was disabled: {known.reason}")
+        return known
+
+    async def _secret(self, key_id: str, name: str) -> SigningPair:
+        now_s = self._backend.clock.monotonic_s()
+        read = self._read.get((key_id, name))
+        if read is not None and now_s < read[0]:
+            return read[1]
+        pair = await self._secrets.of(key_id, name)
+        if pair is None:
+            raise Unsendable(f"the key has no signing secret {name!r}")
+        if len(self._read) >= _MOST_SECRETS:
+            self._read.clear()
+        self._read[key_id, name] = (now_s + _SECRET_S, pair)
+        return pair
+
+    def _urls(self, base: str) -> UrlMaker:
+        settings = self._backend.settings
+        return UrlMaker(
+            (settings.public_url or base).rstrip("/"),
+            self._backend.objects,
+            settings.signed_url_s,
+            shows_trace=settings.shows_trace,
+        )
+
+
+def checked_url(policy: UrlPolicy, url: str, at: str) -> str:
+    """Return a URL to which something may be sent, as far as can be told without asking for it.
+
+    Args:
+        policy: What may be called.
+        url: As it was given.
+        at: JSON pointer to it.
+
+    Raises:
+        InvalidInput: Nothing is sent there.
+    """
+    try:
+        return policy.check(url).url
+    except RefusedUrl as error:
+        raise _refused(at, error.detail) from error
+
+
+def checked_format(form: str, at: str) -> None:
+    """Check that bodies can be written in a format.
+
+    Raises:
+        InvalidInput: There is no such.
+    """
+    if form not in FORMATS:
+        raise _refused(at, f"there is no format {form[:40]!r}: use {', '.join(sorted(FORMATS))}")
+
+
+def _refused(at: str, detail: str) -> InvalidInput:
+    return InvalidInput(
+        f"{at}: {detail}", errors=[FieldError(pointer=at, detail=detail, code="webhook")]
+    )
