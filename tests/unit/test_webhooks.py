@@ -1,0 +1,483 @@
+"""What follows from an answer, what signs, and who is sent what, when."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import random
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swell.brokers.memory import MemoryBroker
+from swell.clock import ManualClock
+from swell.errors import InvalidRequest, Unavailable
+from swell.outbox import Delivery, DeliveryState, Post
+from swell.stores.memory import MemoryStore
+from swell.testing.delivery import Delivery as Rig
+from swell.testing.factories import a_new_task
+from swell.testing.outbox import PostOffice, a_hooked_task
+from swell.webhook import ENDS, Webhook
+from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings, Unsendable
+from swell.webhooks.schedule import SCHEDULE_S, Answer, retry_after_s, what_follows
+from swell.webhooks.send import Letter
+from swell.webhooks.signing import new_secret, signature_headers
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+# ---- signatures
+
+
+def test_a_secret_has_one_underscore_and_standard_base64() -> None:
+    for _ in range(50):
+        prefix, key = new_secret().split("_")
+        assert prefix == "whsec"
+        assert len(base64.b64decode(key, validate=True)) == 32
+
+
+def test_a_signature_is_that_of_the_standard() -> None:
+    secret, body = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", b'{"test": 2432232314}'
+    headers = signature_headers([secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body)
+    assert headers == {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        # The example that the libraries of the standard are tested with.
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+
+
+def test_during_a_rotation_both_sign() -> None:
+    old, new = new_secret(), new_secret()
+    told = signature_headers([new, old], "msg_1", 1, b"x")["webhook-signature"].split(" ")
+    assert told == ["v1," + _signed(each, b"msg_1.1.x") for each in (new, old)]
+
+
+def _signed(secret: str, content: bytes) -> str:
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    return base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
+
+
+def test_what_is_no_secret_is_refused() -> None:
+    with pytest.raises(InvalidRequest):
+        signature_headers(["whsec_no-base64"], "msg_1", 1, b"x")
+
+
+# ---- what follows
+
+
+def a_delivery(tries: int = 0) -> Delivery:
+    return Delivery(id="msg_1", task_id="t", event="succeeded", at=NOW, tries=tries, due_at=NOW)
+
+
+def an_answer(status: int | None = None, **fields: object) -> Answer:
+    return Answer(**{"at": NOW, "took_s": 0.0, "status": status, **fields})  # type: ignore[arg-type]
+
+
+class Middle(random.Random):
+    """Adds and takes away nothing."""
+
+    def random(self) -> float:
+        return 0.5
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_only_2xx_is_success(status: int) -> None:
+    told = what_follows(a_delivery(), an_answer(status), SCHEDULE_S, Middle())
+    assert (told.state, told.attempt.error) == (DeliveryState.DELIVERED, "")
+
+
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [(301, "redirect"), (304, "redirect"), (400, "status"), (404, "status"), (500, "status")],
+)
+def test_everything_else_is_tried_again(status: int, word: str) -> None:
+    told = what_follows(a_delivery(), an_answer(status), SCHEDULE_S, Middle())
+    assert (told.state, told.attempt.error) == (DeliveryState.WAITING, word)
+    assert told.due_at == NOW + timedelta(seconds=5)
+
+
+def test_the_schedule_is_gone_through_and_then_it_has_failed() -> None:
+    waits = []
+    for tries in range(len(SCHEDULE_S)):
+        told = what_follows(a_delivery(tries), an_answer(500), SCHEDULE_S, Middle())
+        assert told.due_at is not None
+        waits.append((told.due_at - NOW).total_seconds())
+    assert waits == [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400]
+    last = what_follows(a_delivery(len(SCHEDULE_S)), an_answer(500), SCHEDULE_S, Middle())
+    assert (last.state, last.due_at) == (DeliveryState.FAILED, None)
+    assert last.reason
+
+
+@given(st.integers(0, len(SCHEDULE_S) - 1), st.integers())
+def test_waits_are_spread_by_a_tenth(tries: int, seed: int) -> None:
+    told = what_follows(a_delivery(tries), an_answer(500), SCHEDULE_S, random.Random(seed))
+    assert told.due_at is not None
+    wait_s = (told.due_at - NOW).total_seconds()
+    assert 0.9 * SCHEDULE_S[tries] <= wait_s <= 1.1 * SCHEDULE_S[tries]
+
+
+def test_a_receiver_that_is_gone_is_not_asked_again() -> None:
+    told = what_follows(a_delivery(), an_answer(410), SCHEDULE_S, Middle())
+    assert (told.state, told.attempt.error) == (DeliveryState.FAILED, "gone")
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_receiver_that_asks_for_time_has_it(status: int) -> None:
+    told = what_follows(a_delivery(), an_answer(status, retry_after="120"), SCHEDULE_S, Middle())
+    assert told.due_at == NOW + timedelta(seconds=120)
+    sooner = what_follows(a_delivery(3), an_answer(status, retry_after="1"), SCHEDULE_S, Middle())
+    assert sooner.due_at == NOW + timedelta(seconds=7200)
+
+
+def test_others_are_not_heard_about_time() -> None:
+    told = what_follows(a_delivery(), an_answer(500, retry_after="120"), SCHEDULE_S, Middle())
+    assert told.due_at == NOW + timedelta(seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("header", "wait_s"),
+    [
+        ("0", 0.0),
+        (" 17 ", 17.0),
+        ("Tue, 01 Jan 2030 00:02:00 GMT", 120.0),
+        ("Tue, 01 Jan 2030 00:02:00 -0000", 120.0),
+        ("Mon, 31 Dec 2029 00:00:00 GMT", 0.0),
+        ("99999999999999999999", 86400.0),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 86400.0),
+        (None, None),
+        ("", None),
+        ("-5", None),
+        ("soon", None),
+        ("٣", None),
+        ("Tue, 99 Jan 2030 00:02:00 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, wait_s: float | None) -> None:
+    assert retry_after_s(header, NOW) == wait_s
+
+
+@given(st.text(max_size=40))
+def test_no_retry_after_breaks_anything(header: str) -> None:
+    found = retry_after_s(header, NOW)
+    assert found is None or 0 <= found <= 86400
+
+
+# ---- the dispatcher
+
+
+class Mailbox:
+    """Receivers by their URL: what each answers, and what each got."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.got: list[tuple[str, str]] = []
+        self.times_s: list[float] = []
+        self.answers: dict[str, Callable[[], Answer]] = {}
+        #: URLs that answer only once this is set.
+        self.held: dict[str, asyncio.Event] = {}
+        self.open: dict[str, int] = {}
+        self.most: dict[str, int] = {}
+
+    async def send(self, letter: Letter, message_id: str) -> Answer:
+        url = letter.url
+        self.got.append((url, letter.body.decode()))
+        self.times_s.append(self.clock.monotonic_s())
+        self.open[url] = self.open.get(url, 0) + 1
+        self.most[url] = max(self.most.get(url, 0), self.open[url])
+        if url in self.held:
+            await self.held[url].wait()
+        self.open[url] -= 1
+        make = self.answers.get(url)
+        return an_answer(200, at=self.clock.now()) if make is None else make()
+
+    async def close(self) -> None:
+        pass
+
+    def answer(self, url: str, *statuses: int) -> None:
+        """Answer so, one after the other, and then with 200."""
+        left = list(statuses)
+        self.answers[url] = lambda: an_answer(left.pop(0) if left else 200, at=self.clock.now())
+
+
+class House:
+    """A dispatcher at work."""
+
+    def __init__(self, **settings: object) -> None:
+        self.clock = ManualClock()
+        self.store = MemoryStore(self.clock, rng=random.Random(1))
+        self.post = PostOffice(
+            Rig(self.clock, self.store, MemoryBroker(self.store)), self.store.outbox
+        )
+        self.mailbox = Mailbox(self.clock)
+        self.is_leader = True
+        self.gone_ids: list[str] = []
+        self.outcomes: list[DeliveryState] = []
+        self.paused_places: list[str] = []
+        self.dispatcher = Dispatcher(
+            self.store.outbox,
+            self.clock,
+            self.mailbox,
+            self,
+            DispatcherSettings(**settings),  # type: ignore[arg-type]
+            Middle(),
+        )
+        self.store.outbox.on_post(self.dispatcher.wake)
+        self.running: asyncio.Task[None] | None = None
+
+    async def letter(self, delivery: Delivery) -> Letter:
+        (task,) = await self.store.get([delivery.task_id])
+        if task is None or task.webhook is None:
+            raise Unsendable("nobody wants it")
+        body = f"{task.key_id}/{delivery.event}/{delivery.attempt}".encode()
+        return Letter(url=task.webhook.url, body=body, signing=[])
+
+    def paused(self) -> Sequence[str]:
+        return self.paused_places
+
+    async def gone(self, delivery: Delivery) -> None:
+        self.gone_ids.append(delivery.id)
+
+    def told(self, delivery: Delivery) -> None:
+        self.outcomes.append(delivery.state)
+
+    async def __aenter__(self) -> "House":
+        async def leads() -> bool:
+            return self.is_leader
+
+        self.running = asyncio.create_task(self.dispatcher.run(leads))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self.running is not None
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
+        for each in self.mailbox.held.values():
+            each.set()
+        await self.dispatcher.stop()
+
+    async def settle(self) -> None:
+        """Let everything run that can without the clock."""
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    async def pass_time(self, duration_s: float) -> None:
+        # The dispatcher looks twice a second.
+        for _ in range(int(duration_s * 2)):
+            self.clock.advance(0.5)
+            await self.settle()
+
+
+def at(host: str, *events: str, key_id: str = "key-1"):  # type: ignore[no-untyped-def]
+    url = f"https://{host}/in"
+    return url, a_new_task(webhook=Webhook(url=url, events=events or ENDS), key_id=key_id)
+
+
+async def test_what_is_due_is_sent_at_once() -> None:
+    async with House() as house:
+        url, new = at("a.example")
+        task = await house.post.ended(new)
+        await house.settle()
+        assert house.mailbox.got == [(url, "key-1/succeeded/1")]
+        (delivery,) = await house.post.all(task_id=task.id)
+        assert delivery.state is DeliveryState.DELIVERED
+        assert house.outcomes == [DeliveryState.DELIVERED]
+
+
+async def test_whoever_does_not_lead_sends_nothing_until_it_leads() -> None:
+    async with House() as house:
+        house.is_leader = False
+        await house.post.ended(at("a.example")[1])
+        await house.pass_time(2)
+        assert house.mailbox.got == []
+        house.is_leader = True
+        await house.pass_time(1)
+        assert len(house.mailbox.got) == 1
+
+
+async def test_what_fails_is_sent_again_by_the_schedule_and_then_kept() -> None:
+    async with House(schedule_s=(5.0, 60.0)) as house:
+        url, new = at("a.example")
+        house.mailbox.answer(url, 500, 500, 500)
+        task = await house.post.ended(new)
+        await house.settle()
+        await house.pass_time(100)
+        assert house.mailbox.times_s == [0.0, 5.0, 65.0]
+        (delivery,) = await house.post.all(task_id=task.id)
+        assert delivery.state is DeliveryState.FAILED
+        assert [each.status for each in delivery.log] == [500, 500, 500]
+        assert await house.store.outbox.replay([delivery.id]) == 1
+        await house.settle()
+        assert (await house.post.get(delivery)).state is DeliveryState.DELIVERED
+
+
+async def test_a_task_is_told_in_order() -> None:
+    async with House() as house:
+        url, new = at("a.example", "started", "succeeded")
+        house.mailbox.held[url] = asyncio.Event()
+        await house.post.ended(new)
+        await house.settle()
+        assert [body for _, body in house.mailbox.got] == ["key-1/started/1"]
+        house.mailbox.held[url].set()
+        await house.settle()
+        assert [body for _, body in house.mailbox.got] == ["key-1/started/1", "key-1/succeeded/1"]
+
+
+async def test_nothing_overtakes_what_is_under_way_though_it_was_dropped() -> None:
+    async with House() as house:
+        url, new = at("a.example", "progress", "succeeded")
+        house.mailbox.held[url] = asyncio.Event()
+        task = await house.post.running(new)
+        told = Post(task_id=task.id, attempt=1, event="progress", data={"step": 1})
+        await house.store.outbox.post([told])
+        await house.settle()
+        await house.post.rig.settle(task)
+        await house.pass_time(2)
+        assert [body for _, body in house.mailbox.got] == ["key-1/progress/1"]
+        house.mailbox.held[url].set()
+        await house.settle()
+        assert [body for _, body in house.mailbox.got][1:] == ["key-1/succeeded/1"]
+
+
+async def test_a_slow_receiver_holds_nobody_up() -> None:
+    async with House(per_place=2, at_once=8) as house:
+        slow, new = at("slow.example")
+        house.mailbox.held[slow] = asyncio.Event()
+        for _ in range(20):
+            await house.post.ended(new)
+        await house.settle()
+        assert house.mailbox.open[slow] == 2
+        quick, other = at("quick.example")
+        for _ in range(5):
+            await house.post.ended(other)
+        await house.settle()
+        assert [url for url, _ in house.mailbox.got].count(quick) == 5
+        house.mailbox.held[slow].set()
+        await house.settle()
+        assert [url for url, _ in house.mailbox.got].count(slow) == 20
+        assert house.mailbox.most[slow] == 2
+
+
+async def test_a_key_with_many_slow_receivers_leaves_room_for_others() -> None:
+    async with House(per_place=2, at_once=6) as house:
+        for number in range(10):
+            url, new = at(f"slow{number}.example")
+            house.mailbox.held[url] = asyncio.Event()
+            await house.post.ended(new)
+        quick, other = at("quick.example", key_id="key-2")
+        await house.post.ended(other)
+        await house.settle()
+        assert quick in [url for url, _ in house.mailbox.got]
+        assert sum(house.mailbox.open.values()) == 3
+
+
+async def test_two_keys_with_one_host_have_their_own_shares() -> None:
+    async with House(per_place=1) as house:
+        url, new = at("shared.example")
+        await house.settle()
+        house.mailbox.held[url] = asyncio.Event()
+        for key_id in ("key-1", "key-1", "key-2"):
+            await house.post.ended(msgspec.structs.replace(new, key_id=key_id))
+        await house.settle()
+        assert sorted(body[:5] for _, body in house.mailbox.got) == ["key-1", "key-2"]
+
+
+async def test_a_receiver_that_is_gone_is_noted() -> None:
+    async with House() as house:
+        url, new = at("a.example")
+        house.mailbox.answer(url, 410)
+        await house.post.ended(new)
+        await house.settle()
+        (delivery,) = await house.post.all()
+        assert (delivery.state, house.gone_ids) == (DeliveryState.FAILED, [delivery.id])
+
+
+async def test_what_is_paused_waits() -> None:
+    async with House() as house:
+        _, new = at("a.example")
+        house.paused_places = ["key-1 https://a.example"]
+        await house.post.ended(new)
+        await house.pass_time(2)
+        assert house.mailbox.got == []
+        house.paused_places = []
+        house.dispatcher.wake()
+        await house.settle()
+        assert len(house.mailbox.got) == 1
+
+
+async def test_what_cannot_be_sent_any_more_has_failed() -> None:
+    async with House() as house:
+        house.letter = _nobody  # type: ignore[method-assign]
+        await house.post.ended(a_hooked_task())
+        await house.settle()
+        (delivery,) = await house.post.all()
+        assert (delivery.state, delivery.reason) == (DeliveryState.FAILED, "nobody wants it")
+
+
+async def _nobody(delivery: Delivery) -> Letter:
+    raise Unsendable("nobody wants it")
+
+
+async def test_a_fault_of_ours_is_an_attempt_that_failed() -> None:
+    async with House() as house:
+        right, house.letter = house.letter, _broken  # type: ignore[method-assign]
+        await house.post.ended(a_hooked_task())
+        await house.settle()
+        (delivery,) = await house.post.all()
+        assert (delivery.state, delivery.log[0].error) == (DeliveryState.WAITING, "internal")
+        house.letter = right  # type: ignore[method-assign]
+        await house.pass_time(6)
+        assert (await house.post.get(delivery)).state is DeliveryState.DELIVERED
+
+
+async def _broken(delivery: Delivery) -> Letter:
+    raise RuntimeError("a mistake")
+
+
+async def test_while_the_store_is_away_nothing_is_sent_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with House() as house:
+        tell = house.store.outbox.tell
+
+        async def away(told: object) -> list[Delivery | None]:
+            raise Unavailable("the store is away")
+
+        monkeypatch.setattr(house.store.outbox, "tell", away)
+        await house.post.ended(a_hooked_task())
+        await house.pass_time(3)
+        assert len(house.mailbox.got) == 1
+        monkeypatch.setattr(house.store.outbox, "tell", tell)
+        await house.pass_time(1)
+        (delivery,) = await house.post.all()
+        assert delivery.state is DeliveryState.DELIVERED
+        assert len(house.mailbox.got) == 1
+
+
+async def test_what_was_under_way_when_it_died_is_sent_again_under_the_same_id() -> None:
+    house = House()
+    async with house:
+        url, new = at("a.example")
+        house.mailbox.held[url] = asyncio.Event()
+        await house.post.ended(new)
+        await house.settle()
+        assert house.running is not None
+        house.running.cancel()
+        (before,) = await house.post.due()
+        again = House()
+        again.store, again.post = house.store, house.post
+        successor = Dispatcher(
+            house.store.outbox, house.clock, again.mailbox, again, None, Middle()
+        )
+        running = asyncio.create_task(successor.run(_always))
+        await house.settle()
+        running.cancel()
+        assert again.mailbox.got == house.mailbox.got
+        assert (await house.post.get(before)).state is DeliveryState.DELIVERED
+
+
+async def _always() -> bool:
+    return True
