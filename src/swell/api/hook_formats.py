@@ -1,94 +1,19 @@
-"""How webhooks' bodies are written: Swell's own form, and those of façades.
+"""All forms of webhooks' bodies, by their names. A façade adds its own here."""
 
-A façade adds its form to `FORMATS`: a function of the delivery, the task as it was when the event
-happened, and what makes URLs. It returns a value that can be written as JSON.
-"""
-
-from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Any, Final
-
-import msgspec
+from collections.abc import Mapping
+from typing import Final
 
 from swell.api.facades import fal
-from swell.api.facades.replicate.webhooks import FORMAT, hook_body
-from swell.api.messages import TaskView
-from swell.api.views import UrlMaker, encode, task_view, with_url
-from swell.outbox import Delivery
-from swell.task import Task, TaskState
-from swell.webhook import ENDS, NATIVE, STARTED
+from swell.api.facades.replicate.webhooks import FORMAT as REPLICATE
+from swell.api.facades.replicate.webhooks import hook_body as replicate_body
+from swell.api.hook_bodies import Form, native
+from swell.webhook import NATIVE
 
-__all__ = ["FORMATS", "MAX_BODY_BYTES", "Form", "HookBody", "as_it_was", "native", "written"]
-
-#: Bodies are kept below this where leaving out what was asked and what came of it is enough.
-MAX_BODY_BYTES: Final = 20_000
-
-Form = Callable[[Delivery, Task, UrlMaker], Any]
-
-
-class HookBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a webhook says, in Swell's own form (Standard Webhooks)."""
-
-    #: `task.` and the name of the event.
-    type: str
-    #: When it happened.
-    timestamp: datetime
-    #: The task as it was then.
-    data: TaskView
-    #: What progress, a preview or an artifact tells; as the events of a task.
-    detail: dict[str, Any] | None = None
-    #: What of the task is not in `data`, since it is long: GET the task for it.
-    left_out: tuple[str, ...] = ()
-
-
-def native(delivery: Delivery, task: Task, urls: UrlMaker) -> HookBody:
-    """Return the body of a delivery in Swell's own form."""
-    detail = None
-    if delivery.event not in (STARTED, *ENDS) and delivery.data is not None:
-        detail = with_url(msgspec.json.decode(delivery.data), urls)
-    body = HookBody(
-        type=f"task.{delivery.event}",
-        timestamp=delivery.at,
-        data=task_view(task, urls),
-        detail=detail,
-    )
-    for part, shorter in _SHORTER:
-        if len(encode(body)) <= MAX_BODY_BYTES:
-            break
-        data = msgspec.structs.replace(body.data, **shorter)
-        body = msgspec.structs.replace(body, data=data, left_out=(*body.left_out, part))
-    return body
-
-
-#: What is left out of a body that is too long, one after the other, and what stands there instead.
-_SHORTER: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
-    ("input", {"input": msgspec.Raw(b"{}")}),
-    ("output", {"output": None}),
-    ("metadata", {"metadata": None}),
-)
+__all__ = ["FORMATS"]
 
 #: Name of a format → what writes it.
-FORMATS: Final[Mapping[str, Form]] = {NATIVE: native, FORMAT: hook_body, fal.FORMAT: fal.hook_body}
-
-
-def as_it_was(delivery: Delivery, task: Task) -> Task:
-    """Return the task as it was when an event happened: it may have gone on since."""
-    if delivery.event in ENDS:
-        return task
-    is_same = task.attempt == delivery.attempt and task.started_at is not None
-    return msgspec.structs.replace(
-        task,
-        state=TaskState.RUNNING,
-        attempt=delivery.attempt,
-        started_at=delivery.at if delivery.event == STARTED or not is_same else task.started_at,
-        finished_at=None,
-        output=None,
-        artifacts=(),
-        error=None,
-        timings=None,
-    )
-
-
-def written(form: str, delivery: Delivery, task: Task, urls: UrlMaker) -> bytes:
-    """Return the body of a delivery, in the format that its receiver asked for."""
-    return encode(FORMATS[form](delivery, as_it_was(delivery, task), urls))
+FORMATS: Final[Mapping[str, Form]] = {
+    NATIVE: native,
+    REPLICATE: replicate_body,
+    fal.FORMAT: fal.hook_body,
+}

@@ -5,14 +5,14 @@ Every backend writes what is to be told, in the store. One of them sends, the le
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version as version_of
 from typing import Final
 
 import structlog
 
 from swell.api.endpoints import Endpoint, Endpoints, EndpointState
-from swell.api.hook_formats import FORMATS, written
+from swell.api.hook_bodies import Form, written
 from swell.api.hook_secrets import DEFAULT_SECRET, HookSecrets, SigningPair
 from swell.api.messages import WebhookRequest
 from swell.api.metrics import Metrics
@@ -27,7 +27,7 @@ from swell.webhook import PASSING, Webhook
 from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings, Unsendable
 from swell.webhooks.send import HttpSender, Letter
 
-__all__ = ["Hooks", "checked_format", "checked_url"]
+__all__ = ["Hooks", "checked_url"]
 
 _log = structlog.get_logger("swell.webhooks")
 
@@ -44,15 +44,25 @@ _RELEASE: Final = version_of("swell")
 
 
 class Hooks:
-    """What a backend does about webhooks."""
+    """What a backend does about webhooks.
 
-    def __init__(self, backend: Backend, outbox: Outbox, metrics: Metrics) -> None:
+    Args:
+        backend: What it stands on.
+        outbox: Of the backend.
+        forms: How bodies are written, by name.
+        metrics: Where outcomes are counted.
+    """
+
+    def __init__(
+        self, backend: Backend, outbox: Outbox, forms: Mapping[str, Form], metrics: Metrics
+    ) -> None:
         settings = backend.settings
+        self._forms = forms
         self.outbox = outbox
         self.settings = settings.webhooks
         self.secrets = HookSecrets(backend.registry, backend.clock)
         self.endpoints = Endpoints(backend.registry, outbox, backend.clock)
-        self.receivers = _Receivers(backend, self.endpoints, self.secrets, metrics)
+        self.receivers = _Receivers(backend, self.endpoints, self.secrets, forms, metrics)
         self._clock = backend.clock
         self._store = backend.store
         #: Running task → whether somebody wants to be told what passes by.
@@ -103,7 +113,7 @@ class Hooks:
         """
         request = WebhookRequest(url=asked) if isinstance(asked, str) else asked
         where = at if isinstance(asked, str) else at + "/url"
-        checked_format(request.format, at + "/format")
+        self.check_format(request.format, at + "/format")
         return Webhook(
             url=checked_url(self.settings.urls, request.url, where),
             events=tuple(dict.fromkeys(request.events)),
@@ -111,6 +121,16 @@ class Hooks:
             secret=request.secret,
             base=base,
         )
+
+    def check_format(self, form: str, at: str) -> None:
+        """Check that bodies can be written in a format.
+
+        Raises:
+            InvalidInput: There is no such.
+        """
+        if form not in self._forms:
+            told = ", ".join(sorted(self._forms))
+            raise _refused(at, f"there is no format {form[:40]!r}: use {told}")
 
     async def check_secret(self, key_id: str, name: str, at: str) -> None:
         """Check that a key has a signing secret of this name.
@@ -179,9 +199,15 @@ class _Receivers:
     """Who gets what, for the dispatcher."""
 
     def __init__(
-        self, backend: Backend, endpoints: Endpoints, secrets: HookSecrets, metrics: Metrics
+        self,
+        backend: Backend,
+        endpoints: Endpoints,
+        secrets: HookSecrets,
+        forms: Mapping[str, Form],
+        metrics: Metrics,
     ) -> None:
         self._backend = backend
+        self._forms = forms
         self._endpoints = endpoints
         self._secrets = secrets
         self._metrics = metrics
@@ -204,9 +230,9 @@ class _Receivers:
             pair = await self._secret(task.key_id, hook.secret)
         else:
             raise Unsendable("the task names no webhook")
-        if form not in FORMATS:
+        if form not in self._forms:
             raise Unsendable(f"this backend knows no format {form!r}")
-        body = written(form, delivery, task, self._urls(base))
+        body = written(self._forms[form], delivery, task, self._urls(base))
         return Letter(url=url, body=body, signing=pair.signing(now))
 
     def paused(self) -> list[str]:
@@ -273,16 +299,6 @@ def checked_url(policy: UrlPolicy, url: str, at: str) -> str:
         return policy.check(url).url
     except RefusedUrl as error:
         raise _refused(at, error.detail) from error
-
-
-def checked_format(form: str, at: str) -> None:
-    """Check that bodies can be written in a format.
-
-    Raises:
-        InvalidInput: There is no such.
-    """
-    if form not in FORMATS:
-        raise _refused(at, f"there is no format {form[:40]!r}: use {', '.join(sorted(FORMATS))}")
 
 
 def _refused(at: str, detail: str) -> InvalidInput:

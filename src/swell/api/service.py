@@ -2,7 +2,8 @@
 
 import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -28,6 +29,7 @@ from swell.api.eta import (
 from swell.api.facades.unanswered import Unanswered
 from swell.api.fleet import Fleet, never_dead
 from swell.api.headers import Hosts, Origins, host_name
+from swell.api.hook_bodies import Form
 from swell.api.hooks import Hooks
 from swell.api.leadership import Leadership
 from swell.api.limits import Limits
@@ -68,9 +70,14 @@ _TIMES: Final = "service_times"
 
 
 class Service:
-    """Contracts, and the few things that are kept in memory beside them."""
+    """Contracts, and the few things that are kept in memory beside them.
 
-    def __init__(self, backend: Backend) -> None:
+    Args:
+        backend: The contracts.
+        forms: How webhooks' bodies are written, by name.
+    """
+
+    def __init__(self, backend: Backend, forms: Mapping[str, Form] = MappingProxyType({})) -> None:
         settings = backend.settings
         self.metrics = Metrics()
         backend = metered(backend, self.metrics)
@@ -117,7 +124,7 @@ class Service:
             backend.registry, backend.bus, backend.clock, self.name, is_shared=backend.is_shared
         )
         self.scaling = Scaling(backend.registry, backend.clock, self.name)
-        self.hooks = Hooks(backend, backend.outbox, self.metrics) if backend.outbox else None
+        self.hooks = Hooks(backend, backend.outbox, forms, self.metrics) if backend.outbox else None
         self.requests = Requests(backend.clock, settings.log_requests)
         self.traces = Traces(backend.tracer, backend.clock)
         self.streams = Streams()
@@ -138,9 +145,7 @@ class Service:
         #: Between start and end; outside, nobody is kept waiting.
         self.is_ready = self.is_ending = False
         self._bases: dict[tuple[str, bytes, str], str] = {}
-        # Ids tell the process and the request apart; random, so that they say nothing else.
-        self._request_prefix = secrets.token_hex(5)
-        self._request_numbers = itertools.count(1)
+        self._request_ids = _request_ids()
 
     @property
     def quotas(self) -> Quotas:
@@ -149,7 +154,7 @@ class Service:
 
     def new_request_id(self) -> str:
         """Return an id for a request."""
-        return f"req_{self._request_prefix}{next(self._request_numbers):08x}"
+        return next(self._request_ids)
 
     def need_hooks(self) -> Hooks:
         """Return what looks after webhooks.
@@ -469,6 +474,12 @@ class Service:
             run_s=0.0 if timings is None else timings.run_s,
             total_s=(finished_at - task.created_at).total_seconds(),
         )
+
+
+def _request_ids() -> Iterator[str]:
+    """Yield ids that tell the process and the request apart; random, so that they say no more."""
+    prefix = secrets.token_hex(5)
+    return (f"req_{prefix}{number:08x}" for number in itertools.count(1))
 
 
 def _sum(one: EtaSeconds, other: EtaSeconds) -> EtaSeconds:

@@ -8,7 +8,7 @@ import msgspec
 from swell.api.call import Call, Reply
 from swell.api.endpoints import Endpoint, EndpointState
 from swell.api.hook_secrets import SigningPair
-from swell.api.hooks import checked_format, checked_url
+from swell.api.hooks import checked_url
 from swell.api.messages import (
     DeliveryList,
     DeliveryQuery,
@@ -63,7 +63,8 @@ async def create(service: Service, call: Call) -> Reply:
     key = call.caller
     if asked.all_keys and Scope.ADMIN not in key.scopes:
         raise Forbidden("only an admin key may be told of the tasks of all keys: leave `all_keys`")
-    checked_format(asked.format, "/format")
+    call.of_others = asked.all_keys
+    hooks.check_format(asked.format, "/format")
     await hooks.endpoints.refresh()
     if sum(each.key_id == key.id for each in hooks.endpoints.all()) >= hooks.settings.endpoints:
         raise Conflict(
@@ -245,16 +246,23 @@ async def _find_delivery(service: Service, call: Call) -> Delivery:
     delivery_id = call.params["id"]
     (delivery,) = await service.need_hooks().outbox.get([delivery_id])
     key = call.caller
-    if delivery is None or (delivery.key_id != key.id and Scope.ADMIN not in key.scopes):
+    is_own = delivery is not None and delivery.key_id == key.id
+    if delivery is None or not (is_own or Scope.ADMIN in key.scopes):
         raise NotFound(
             f"this key has no delivery {delivery_id[:60]!r}: GET /v1/webhooks/deliveries lists "
             "those that it has"
         )
+    call.of_others = not is_own
     return delivery
 
 
 def _may_see(call: Call, endpoint: Endpoint) -> bool:
-    return endpoint.key_id == call.caller.id or Scope.ADMIN in call.caller.scopes
+    """Whether the caller may know of an endpoint: its own, or any for an admin."""
+    if endpoint.key_id == call.caller.id:
+        return True
+    is_admin = Scope.ADMIN in call.caller.scopes
+    call.of_others = call.of_others or is_admin
+    return is_admin
 
 
 def _secret_reply(service: Service, pair: SigningPair) -> Reply:

@@ -39,6 +39,7 @@ _COMMANDS: Final = {
     "keys": ("keys", "app"),
     "quotas": ("quotas", "app"),
     "credits": ("credits", "app"),
+    "webhooks": ("webhooks", "app"),
     "audit": ("audit", "list_audit"),
     "config": ("config", "app"),
     "backup": ("backup", "backup"),

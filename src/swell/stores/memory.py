@@ -49,8 +49,8 @@ from swell.store import (
     TaskFilter,
 )
 from swell.stores import steps
-from swell.stores.memory_quotas import MemoryQuotas
 from swell.stores.memory_outbox import MemoryOutbox
+from swell.stores.memory_quotas import MemoryQuotas
 from swell.task import NewTask, Settlement, Task, TaskState
 
 __all__ = ["MemoryRegistry", "MemoryStore"]

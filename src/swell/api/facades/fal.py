@@ -32,7 +32,7 @@ from swell.api.facades.pictures import picture_fields, refused, renamed, size_of
 from swell.api.facades.refusals import refusal
 from swell.api.facades.streaming import Events, sse
 from swell.api.facades.unanswered import mark_of
-from swell.api.messages import TaskRequest
+from swell.api.messages import TaskRequest, WebhookRequest
 from swell.api.reading import check_json, read_query
 from swell.api.route import Body, Handler, Header, Response, Route
 from swell.api.service import Service
@@ -56,7 +56,7 @@ from swell.outbox import Delivery
 from swell.registry import Scope
 from swell.store import Accepted
 from swell.task import Artifact, Task, TaskState, new_id
-from swell.webhook import ENDS, Webhook
+from swell.webhook import Webhook
 
 __all__ = [
     "FORMAT",
@@ -507,7 +507,8 @@ def webhook_of(service: Service, call: Call) -> Webhook | None:
     url = read_query(call, FalSubmitQuery).fal_webhook
     if url is None:
         return None
-    return Webhook(url=url, events=ENDS, format=FORMAT, base=service.base_url(call))
+    request = WebhookRequest(url=url, format=FORMAT)
+    return service.need_hooks().checked(request, service.base_url(call), "/fal_webhook")
 
 
 def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Webhooks of predictions: the bare prediction as the body, signed as Standard Webhooks."""
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -7,11 +8,12 @@ import msgspec
 from swell.api.call import Call
 from swell.api.facades.replicate.messages import ReplicatePrediction, ReplicatePredictionRequest
 from swell.api.facades.replicate.views import logs_of, prediction
+from swell.api.messages import HookEvent, WebhookRequest
 from swell.api.service import Service
 from swell.api.views import UrlMaker
 from swell.outbox import Delivery
 from swell.task import Task
-from swell.webhook import ENDS, STARTED, Webhook
+from swell.webhook import Webhook
 
 __all__ = ["FORMAT", "hook_body", "webhook_of"]
 
@@ -19,11 +21,11 @@ __all__ = ["FORMAT", "hook_body", "webhook_of"]
 FORMAT: Final = "replicate"
 
 #: What clients may ask to be told → our events.
-_EVENTS: Final = {
-    "start": (STARTED,),
+_EVENTS: Final[Mapping[str, Sequence[HookEvent]]] = {
+    "start": ("started",),
     "output": ("artifact",),
     "logs": ("progress",),
-    "completed": ENDS,
+    "completed": ("succeeded", "failed", "canceled", "expired"),
 }
 
 #: Unless said otherwise: new outputs, and the end.
@@ -35,6 +37,7 @@ def webhook_of(service: Service, call: Call, asked: ReplicatePredictionRequest) 
 
     Raises:
         InvalidInput: The URL may not be called.
+        Unavailable: This service sends no webhooks.
     """
     url, wanted = asked.webhook, asked.webhook_events_filter
     if not url:
@@ -42,12 +45,8 @@ def webhook_of(service: Service, call: Call, asked: ReplicatePredictionRequest) 
     if not url:
         return None
     events = [event for each in wanted or _USUAL for event in _EVENTS[each]]
-    return Webhook(
-        url=url,
-        events=tuple(dict.fromkeys(events)),
-        format=FORMAT,
-        base=service.base_url(call),
-    )
+    request = WebhookRequest(url=url, events=list(dict.fromkeys(events)), format=FORMAT)
+    return service.need_hooks().checked(request, service.base_url(call), "/webhook")
 
 
 def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> ReplicatePrediction:
