@@ -9,7 +9,7 @@ from typing import Any
 
 from swell.api.app import App, create_app
 from swell.api.auth import create_key
-from swell.api.settings import ApiSettings, Backend
+from swell.api.settings import ApiSettings, Backend, WebhookSettings
 from swell.brokers.memory import MemoryBroker
 from swell.buses.memory import MemoryBus
 from swell.clock import ManualClock
@@ -221,6 +221,8 @@ async def a_world(
     launchable: tuple[str, ...] = (), weights_dir: Path | None = None, **settings: Any
 ) -> AsyncIterator[World]:
     clock = ManualClock()
+    # Tests that name webhooks on the way to something else send nothing anywhere.
+    settings.setdefault("webhooks", WebhookSettings(at_once=0))
     store = MemoryStore(clock)
     registry = MemoryRegistry(clock)
     signing = SigningSecrets(clock, await read_secrets(registry))
