@@ -1409,7 +1409,7 @@ def _without_secrets(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     if isinstance(value, list):
-        return ",".join(value)
+        return ",".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)
 
 

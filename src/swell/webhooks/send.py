@@ -58,14 +58,14 @@ class HttpSender:
     def __init__(self, outbound: Outbound, clock: Clock, release: str) -> None:
         self._outbound = outbound
         self._clock = clock
-        self._agent = f"Swell/{release} (webhooks)"
+        self._calls_itself = f"Swell/{release} (webhooks)"
 
     async def send(self, letter: Letter, message_id: str) -> Answer:
         """See `Sender.send`."""
         at, begun_s = self._clock.now(), self._clock.monotonic_s()
         status: int | None = None
         retry_after, text, error, detail = None, "", "", ""
-        headers = {"content-type": "application/json", "user-agent": self._agent}
+        headers = {"content-type": "application/json", "user-agent": self._calls_itself}
         headers |= signature_headers(letter.signing, message_id, int(at.timestamp()), letter.body)
         try:
             async with self._outbound.post(letter.url, letter.body, headers) as answer:
