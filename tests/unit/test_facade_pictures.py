@@ -1,9 +1,12 @@
+import io
 from typing import Annotated, Any, Literal
 
+import PIL.Image
 import pytest
 from pydantic import BaseModel, Field
 
 from swell import Image
+from swell.api.facades.files import recoded
 from swell.api.facades.pictures import (
     picture_fields,
     placed_files,
@@ -12,7 +15,7 @@ from swell.api.facades.pictures import (
     sized,
     stepped,
 )
-from swell.errors import InvalidInput
+from swell.errors import InvalidInput, InvalidRequest
 
 
 class Sides(BaseModel):
@@ -130,3 +133,17 @@ def test_files_without_a_place_are_refused(
 ) -> None:
     with pytest.raises(InvalidInput, match=why):
         placed_files(schema(model), "a/b", images, mask)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16"])
+def test_any_picture_is_turned_into_any_format(kind: str, mode: str) -> None:
+    made = io.BytesIO()
+    PIL.Image.new(mode, (5, 3)).save(made, "PNG")
+    with PIL.Image.open(io.BytesIO(recoded(made.getvalue(), kind, 60))) as found:
+        assert (found.format, found.size) == (kind.upper(), (5, 3))
+
+
+def test_what_cannot_be_read_is_not_turned_into_anything() -> None:
+    with pytest.raises(InvalidRequest, match="leave the format out"):
+        recoded(b"no picture", "png")

@@ -3,6 +3,7 @@
 import asyncio
 import io
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import PIL.Image
 
@@ -20,8 +21,9 @@ _READ: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
 #: Larger pictures stay as they are: what is read here was chosen by whoever asked for it.
 _MOST_PIXELS: Final = 40_000_000
 
-#: So many are turned at once.
-_LANES: Final = asyncio.Semaphore(2)
+#: So many are turned at once, and who takes turns in each event loop.
+_AT_ONCE: Final = 2
+_LANES: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]] = WeakKeyDictionary()
 
 _QUALITY: Final = 95
 
@@ -56,7 +58,8 @@ async def picture_bytes(
     told = artifact.content_type.removeprefix("image/")
     if kind is None or (kind == told and (quality is None or kind == "png")):
         return data, told
-    async with _LANES:
+    lanes = _LANES.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_AT_ONCE))
+    async with lanes:
         return await asyncio.to_thread(recoded, data, kind, quality), kind
 
 
