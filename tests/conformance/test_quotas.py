@@ -1,5 +1,6 @@
 """Every registry keeps quotas and credits, and gives no more of them than there is."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 
 from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
+from swell.quotas import Account, Credit, Quota, Settled
 from swell.stores.memory import MemoryRegistry
 from swell.stores.postgres import PostgresDatabase, PostgresRegistry
 from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
-from swell.testing.quotas import QuotasConformance
+from swell.testing.quotas import QuotasConformance, an_ask
 
 
 @pytest.fixture
@@ -40,3 +42,31 @@ class TestPostgresQuotas(QuotasConformance):
         database = await PostgresDatabase.open(await postgres_databases.new(), clock)
         yield PostgresRegistry(database)
         await database.close()
+
+    async def test_several_backends_give_no_more_than_there_is(
+        self, postgres_databases: PostgresDatabases, clock: ManualClock
+    ) -> None:
+        url = await postgres_databases.new()
+        databases = [await PostgresDatabase.open(url, clock) for _ in range(3)]
+        registries = [PostgresRegistry(database) for database in databases]
+        await registries[0].put_quota(Quota(key_id="key-1", tasks_per_day=20, is_prepaid=True))
+        granted = Credit(id="c", key_id="key-1", micros=1_550, at=clock.now())
+        assert sorted(await asyncio.gather(*(each.grant(granted) for each in registries))) == [
+            *(False, False, True)
+        ]
+        asked = [
+            registries[n % 3].reserve([[an_ask(f"t{n}", micros=100, at=clock.now())]])
+            for n in range(60)
+        ]
+        told = [verdict for verdicts in await asyncio.gather(*asked) for verdict in verdicts]
+        # Credits are for 15, the day for 20.
+        taken = [n for n, verdict in enumerate(told) if verdict.refusal is None]
+        assert len(taken) == 15
+        released = await asyncio.gather(
+            *(each.release([Settled(f"t{n}", 40) for n in taken]) for each in registries)
+        )
+        assert sum(released) == 15
+        sheet = await registries[0].sheet([("key-1", "")], clock.now())
+        assert sheet.account(("key-1", "")) == Account(granted=1_550, spent=600)
+        for database in databases:
+            await database.close()
