@@ -65,6 +65,7 @@ __all__ = [
     "remains_of",
     "retry_delay_s",
     "settle",
+    "size_bytes",
     "start",
     "sweep",
     "thumbnail_key",
@@ -579,6 +580,16 @@ def _pass_stage(task: Task, run: Run, outcome: Succeeded, now: datetime) -> Task
             passed, at=place, spent=task.attempt - task.handed_back, queued_at=now
         ),
     )
+
+
+def size_bytes(task: Task) -> int:
+    """Return how large what is kept of a task is that has not ended: its input, and of a pipeline
+    what its stages gave.
+    """
+    size = memoryview(task.input).nbytes
+    if task.run is None:
+        return size
+    return size + sum(memoryview(done.output).nbytes for done in task.run.done)
 
 
 def has_gone_on(task: Task) -> bool:

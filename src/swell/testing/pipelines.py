@@ -136,6 +136,14 @@ class PipelineConformance:
         for models in (A, B, C):
             assert await delivery.lease(models=models) == []
 
+    async def test_what_stages_give_may_be_large(self, delivery: Delivery) -> None:
+        (task,) = await delivery.submit(a_new_run())
+        await _pass_stage(delivery, A, _text("x" * 100_000))
+        passed = await _pass_stage(delivery, B, _text("y" * 100_000))
+        assert [len(bytes(each.output)) for each in _run_of(passed).done] == [100_011] * 2
+        ended = await _pass_stage(delivery, C, _text("z"))
+        assert (ended.id, ended.state) == (task.id, TaskState.SUCCEEDED)
+
     async def test_what_waits_between_stages_is_counted_where_it_waits(
         self, delivery: Delivery
     ) -> None:

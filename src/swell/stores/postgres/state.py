@@ -12,6 +12,7 @@ from swell.stores.postgres.others import Others
 from swell.stores.postgres.rows import Row
 from swell.stores.postgres.view import is_ready
 from swell.stores.posting import Posting
+from swell.task import size_bytes
 
 __all__ = ["State"]
 
@@ -78,7 +79,7 @@ class State(Waiting):
         """Keep a task as it lies in the table now, if it has not ended."""
         self._drop(task_id)
         task = row.task
-        if task.state.is_terminal or len(memoryview(task.input)) > MAX_LIVE_INPUT_BYTES:
+        if task.state.is_terminal or size_bytes(task) > MAX_LIVE_INPUT_BYTES:
             return
         self.live[task_id] = row
         if is_ready(task):

@@ -22,7 +22,7 @@ from swell.stores.lines import Line, Waiting
 from swell.stores.posting import Posting
 from swell.stores.sqlite.delivery_rows import delivery_row, overtaken
 from swell.stores.sqlite.rows import insert_row, run_row, save_row, task_of
-from swell.task import Task, TaskState, discarded
+from swell.task import Task, TaskState, discarded, size_bytes
 
 __all__ = ["Session", "SessionState"]
 
@@ -232,6 +232,9 @@ class Session:
         live = self._state.live
         for task_id, (seq, task) in self._seen.items():
             if task.state.is_terminal:
+                live.pop(task_id, None)
+            elif task.run is not None and size_bytes(task) > MAX_LIVE_INPUT_BYTES:
+                # What its stages gave has grown.
                 live.pop(task_id, None)
             elif task_id in live or (
                 len(live) < MAX_LIVE_TASKS and len(memoryview(task.input)) <= MAX_LIVE_INPUT_BYTES
