@@ -263,10 +263,15 @@ def deliveries_of(
     before: Task, after: Task, watches: Sequence[Watch], now: datetime
 ) -> list[Delivery]:
     """Return what is to be delivered because a task has changed. Pure but for random ids."""
-    if after.state is before.state or after.state is TaskState.QUEUED:
+    # A pipeline that goes on with its next stage at once has started that attempt.
+    is_same = after.state is before.state and after.attempt == before.attempt
+    if is_same or after.state is TaskState.QUEUED:
         return []
     event = STARTED if after.state is TaskState.RUNNING else after.state._value_
-    data = msgspec.Raw(msgspec.json.encode({"worker": after.worker_id}))
+    told = {"worker": after.worker_id}
+    if after.run is not None:
+        told["stage"] = after.run.stage.name
+    data = msgspec.Raw(msgspec.json.encode(told))
     return posted(after, event, data if event == STARTED else None, watches, now)
 
 

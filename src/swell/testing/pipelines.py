@@ -35,7 +35,7 @@ from swell.testing.factories import (
 )
 from swell.testing.shared import Pair
 
-__all__ = ["PipelineConformance", "SharedPipelineConformance", "a_new_run"]
+__all__ = ["STAGES", "PipelineConformance", "SharedPipelineConformance", "a_new_run"]
 
 #: Workers of one model each.
 A = {"demo/a": "v1"}
