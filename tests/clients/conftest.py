@@ -29,6 +29,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("clients")
     settings = {
         "SWELL_SERVER__TLS": "self-signed",
+        # The receivers of these tests are on this machine.
+        "SWELL_WEBHOOKS__ALLOW_PRIVATE_URLS": "127.0.0.1",
         "SWELL_SERVER__MODEL_ALIASES": '{"gpt-image-1": "demo/echo-picture"}',
     }
     models = ("demo/*", "swell/icons", "swell/translate", str(HERE / "client_models.py"))

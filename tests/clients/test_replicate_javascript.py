@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from client_harness import Served
+from client_harness import Receiver, Served
 from programs import Program
 
 _BEGIN = """
-import Replicate from "replicate";
+import Replicate, { validateWebhook } from "replicate";
 import util from "replicate/lib/util.js";
 const replicate = new Replicate({ baseUrl: base });
 const read = async (file) => Buffer.from(await (await file.blob()).arrayBuffer());
@@ -239,3 +239,27 @@ def test_a_base_url_without_v1_means_the_same(served: Served, client: Callable[.
         base=f"{served.url}/replicate",
     )
     assert told["out"] == "A"
+
+
+def test_webhooks_are_validated(client: Callable[..., Any], receiver: Receiver) -> None:
+    client(
+        """
+        await replicate.run("demo/upper", {
+            input: { text: "a" }, webhook: url, webhook_events_filter: ["completed"],
+        });
+        """,
+        url=receiver.url,
+    )
+    receiver.wait_for(lambda bodies: len(bodies) >= 1)
+    told = client(
+        """
+        const { key } = await replicate.webhooks.default.secret.get();
+        const [headers, body] = came;
+        tell({
+            good: await validateWebhook({ headers, body }, key),
+            forged: await validateWebhook({ headers, body: body + " " }, key),
+        });
+        """,
+        came=receiver.came[0],
+    )
+    assert told == {"good": True, "forged": False}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from client_harness import Served
+from client_harness import Receiver, Served
 from programs import Program
 
 #: A picture of 3 x 2 pixels.
@@ -469,3 +469,62 @@ def test_many_at_once_with_asyncio(one: Program) -> None:
         """
     )
     assert told["out"] == [f"{n}A" for n in range(20)]
+
+
+def test_webhooks_are_told_in_order_and_validated(one: Program, receiver: Receiver) -> None:
+    made = one(
+        """
+        import replicate
+        p = replicate.predictions.create(
+            model="demo/echo-picture", input={"steps": 10, "step_s": 0.1}, webhook=url,
+            webhook_events_filter=["start", "logs", "completed"],
+        )
+        tell(id=p.id)
+        """,
+        url=receiver.url,
+    )
+    receiver.wait_for(lambda bodies: any(each["status"] == "succeeded" for each in bodies))
+    bodies = receiver.bodies()
+    assert {each["id"] for each in bodies} == {made["id"]}
+    statuses = [each["status"] for each in bodies]
+    assert statuses[0] == "processing"
+    assert statuses[:-1] == ["processing"] * (len(statuses) - 1)
+    assert statuses.count("succeeded") == 1
+    assert any("%|" in each["logs"] for each in bodies[:-1])
+    assert bodies[-1]["output"].startswith("https://")
+    # Logs come at most once in half a second: 10 steps take one.
+    assert len(bodies) <= 5
+    told = one(
+        """
+        import replicate
+        from replicate.webhook import InvalidSignatureError, Webhooks
+        secret = replicate.webhooks.default.secret()
+        for headers, body in came:
+            Webhooks.validate(headers=headers, body=body, secret=secret, tolerance=300)
+        try:
+            Webhooks.validate(headers=came[0][0], body=came[0][1] + " ", secret=secret)
+        except InvalidSignatureError as error:
+            tell(forged=str(error))
+        """,
+        came=receiver.came,
+    )
+    assert told["forged"]
+
+
+def test_without_a_filter_a_webhook_is_told_of_the_end(one: Program, receiver: Receiver) -> None:
+    told = one(
+        """
+        import replicate
+        replicate.run("demo/upper", input={"text": "a"}, webhook=url)
+        try:
+            replicate.run("demo/upper", input={"text": "a"}, webhook="http://10.0.0.1/hook")
+        except replicate.exceptions.ReplicateError as error:
+            tell(status=error.status, detail=error.detail)
+        """,
+        url=receiver.url,
+    )
+    receiver.wait_for(lambda bodies: len(bodies) >= 1)
+    (body,) = receiver.bodies()
+    assert (body["status"], body["output"]) == ("succeeded", "A")
+    assert told["status"] == 422
+    assert "webhook" in told["detail"]
