@@ -15,9 +15,9 @@ import msgspec
 import structlog
 
 from swell.clock import Clock
-from swell.config import PoolTable, Settings, environment_of
+from swell.config import AutoscaleSettings, PoolTable, Settings, environment_of
 from swell.errors import InvalidRequest
-from swell.pool_prices import pool_prices
+from swell.pool_prices import pool_prices, unknown_kinds
 from swell.pricing import MachinePrice
 from swell.provider import LaunchRequest
 from swell.wiring import is_shared, provider_of, worker_environment
@@ -157,6 +157,16 @@ def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
         for name, table in settings.pools.items()
         if name not in prices and (is_limited or table.provider != "process")
     ]
+    found += [
+        f"prices.hour_micros has {name!r}, a kind of machine that no pool asks for and the list "
+        "does not have: look for a slip of the pen"
+        for name in unknown_kinds(settings)
+    ]
+    if settings.autoscale.deployment == AutoscaleSettings().deployment and _on_clouds(settings):
+        found.append(
+            "autoscale.deployment is the one that every service has: two in one account that have "
+            "pools of the same name would end each other's machines, so set a name of its own"
+        )
     if settings.pools and limit is None and alarm is not None:
         found.append(
             "costs.budget_day_micros gives alarms and stops nothing: set "
@@ -168,6 +178,12 @@ def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
             "costs.budget_day_micros too, to be told at 50, 80 and 100 %"
         )
     return found
+
+
+def _on_clouds(settings: Settings) -> list[str]:
+    """Return the pools whose machines others of the same account could list."""
+    here = ("process", "external")
+    return [name for name, table in settings.pools.items() if table.provider not in here]
 
 
 def policy_of(settings: Settings) -> "PolicySettings":

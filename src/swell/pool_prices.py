@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from swell.config import PoolTable, Settings
 from swell.pricing import LIST, MachinePrice, PriceBook
 
-__all__ = ["book_of", "pool_price", "pool_prices"]
+__all__ = ["book_of", "pool_price", "pool_prices", "unknown_kinds"]
 
 
 class _Names(NamedTuple):
@@ -63,6 +63,21 @@ def pool_price(name: str, table: PoolTable, book: PriceBook) -> MachinePrice | N
     if not unknown:
         return dearest
     return dearest._replace(source=f"{dearest.source}; no price is known of {', '.join(unknown)}")
+
+
+def unknown_kinds(settings: Settings) -> list[str]:
+    """Return the names of one's own prices that no pool and no row of the list is called by."""
+    known = {f"{row.provider}/{row.kind}" for row in LIST}
+    for table in settings.pools.values():
+        names = _CLOUDS.get(table.provider)
+        if names is not None:
+            kinds = _words(table.options, names.kinds)
+            known |= {f"{table.provider}/{kind}" for kind in kinds}
+    return [
+        name
+        for name in settings.prices.hour_micros
+        if name.removesuffix("/spot").partition("@")[0] not in known
+    ]
 
 
 def _places(options: Mapping[str, Any], region: str) -> list[str]:

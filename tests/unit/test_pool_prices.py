@@ -135,7 +135,9 @@ def test_a_pool_of_a_cloud_without_a_price_is_told_and_one_of_this_machine_where
     None
 ):
     unknown = {"provider": "aws", "options": {"types": ["x9.huge"]}}
-    [line] = told({"away": unknown, "here": {}, "known": {"provider": "aws", "options": L4}})
+    ours = {"deployment": "ours"}
+    pools = {"away": unknown, "here": {}, "known": {"provider": "aws", "options": L4}}
+    [line] = told(pools, autoscale=ours)
     assert line.startswith("the pool away has no price")
     assert "set pools.away.hour_micros" in line
     lines = told({"here": {}}, autoscale={"hour_budget_micros": 1})
@@ -153,3 +155,18 @@ def test_a_budget_that_only_alarms_and_a_limit_without_alarms_are_told() -> None
     assert told(pools) == []
     # Where no pools are scaled here, whoever scales them has the limit.
     assert told({}, costs=alarm) == []
+
+
+def test_a_name_that_every_service_has_is_told_where_others_could_list_the_machines() -> None:
+    cloud = {"away": {"provider": "aws", "options": L4}}
+    [line] = told(cloud)
+    assert line.startswith("autoscale.deployment")
+    assert told(cloud, autoscale={"deployment": "ours"}) == []
+    assert told({"here": {"hour_micros": 1}}) == []
+
+
+def test_a_price_that_nothing_is_called_by_is_told() -> None:
+    own = {"aws/g6.xlrage/spot": 7, "aws/g6.xlarge@us-east-1": 7, "aws/mine.large": 7}
+    pools = {"away": {"provider": "aws", "options": {**L4, "types": ["g6.xlarge", "mine.large"]}}}
+    [line] = told(pools, autoscale={"deployment": "ours"}, prices={"hour_micros": own})
+    assert "aws/g6.xlrage/spot" in line

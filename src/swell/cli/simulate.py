@@ -104,7 +104,11 @@ def simulate(
     ] = None,
     start: Annotated[
         float | None,
-        typer.Option(help="How long a worker takes to start, in seconds; 300 without it.", min=0.1),
+        typer.Option(
+            help="How long a worker takes to start, in seconds; 300 without it.",
+            min=0.1,
+            max=86_400,
+        ),
     ] = None,
     price: Annotated[
         float | None,

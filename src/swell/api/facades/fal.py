@@ -896,6 +896,7 @@ ROUTES: Final = (
     _route(
         *("PUT", _REQUEST + "/cancel", cancel, "Cancel a request"),
         {202: Response("It will be stopped", dict), 400: Response("It had ended", dict)},
+        audit="tasks.cancel",
     ),
     _route(
         *("POST", "queue/{owner}/{alias}/{path:path}", queue_path, "Queue a request of a path"),

@@ -195,6 +195,7 @@ _FILES: Final = (
         "Delete a file",
         None,
         errors=(NotFound,),
+        audit="files.delete",
         responses={204: Response("It is gone", media_type="")},
     ),
 )
