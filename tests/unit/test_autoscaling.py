@@ -198,7 +198,8 @@ async def test_a_price_of_the_list_is_told_at_the_start_and_counts_for_pool_and_
     text = (
         '[pools.gpu]\nprovider = "aws"\nmodels = ["acme/poster"]\n'
         '[pools.gpu.options]\nimage = "x:1"\nregion = "us-east-1"\nami = "ami-1"\n'
-        'types = ["g6.xlarge"]\n[autoscale]\ntoken = "k"\nday_budget_micros = 9\ndeployment = "ours"\n'
+        'types = ["g6.xlarge"]\n[autoscale]\ntoken = "k"\nday_budget_micros = 9\n'
+        'deployment = "ours"\n'
     )
     chosen = settings(tmp_path, text)
     clock = ManualClock()
