@@ -32,13 +32,36 @@ LEASE_S = 77.0
 AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
 
+CHAIN = """
+[pipelines."demo/chain"]
+input = { text = { type = "string" } }
+
+[[pipelines."demo/chain".stages]]
+name = "first"
+model = "demo/upper"
+take = { text = "input.text" }
+
+[[pipelines."demo/chain".stages]]
+name = "second"
+model = "demo/crash"
+fixed = { how = "sleep", sleep_s = 0.1 }
+
+[[pipelines."demo/chain".stages]]
+name = "third"
+model = "demo/upper"
+take = { text = "stages.first.output" }
+"""
+
+
 class Site:
     """`swell serve` whose ids lie in queues elsewhere, and workers that go there."""
 
     def __init__(self, swell: Swell, queues_url: str) -> None:
         self.swell = swell
         self.queues_url = queues_url
+        (swell.folder / "chain.toml").write_text(CHAIN)
         (swell.folder / "swell.toml").write_text(
+            '[server]\npipelines = ["chain.toml"]\n'
             f'[broker]\nurl = "{queues_url}"\nreoffer_s = 5\npoll_s = 2\n'
             "[delivery]\nlease_s = 4\nheartbeat_s = 1\nbackoff_base_s = 0.1\n"
         )
@@ -153,6 +176,20 @@ def test_what_a_killed_worker_held_ends_once_with_another(site: Site) -> None:
     site.work("demo/crash")
     site.until(lambda: site.task(task_id)["state"] == "succeeded")
     assert site.task(task_id)["attempt"] == 2
+
+
+@pytest.mark.parametrize("workers", [("demo/upper", "demo/crash"), ("demo/upper,demo/crash",)])
+def test_stages_go_through_the_queues_or_on_at_once(site: Site, workers: tuple[str, ...]) -> None:
+    for models in workers:
+        first, *more = models.split(",")
+        site.work(first, *(word for each in more for word in ("-m", each)))
+    ids = [site.submit("demo/chain", text=f"text {n}") for n in range(4)]
+    site.until(lambda: all(site.task(each)["state"] == "succeeded" for each in ids))
+    for n, task_id in enumerate(ids):
+        task = site.task(task_id)
+        assert task["output"] == f"TEXT {n}"
+        assert [stage["attempts"] for stage in task["stages"]] == [1, 1, 1]
+        assert len({stage["worker"] for stage in task["stages"]}) == len(workers)
 
 
 class Backend(RemoteDispatch):
