@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,14 @@ from weights_harness import write
 
 from hub_server import HubServer, Repository
 from swell.clock import SystemClock
-from swell.weights import BrokenWeights, DigestMismatch, InvalidListing, WeightCache
+from swell.weights import (
+    BrokenWeights,
+    DigestMismatch,
+    InUse,
+    InvalidListing,
+    Listing,
+    WeightCache,
+)
 from swell.weights.pull import Hub, PullFailed, pull
 
 OLD, NEW = "0a1b" * 10, "5f3c" * 10
@@ -249,3 +258,31 @@ async def test_a_clone_without_its_large_files_says_how_to_get_them(
     path.write_text("version https://git-lfs.github.com/spec/v1\n" + pointer)
     with pytest.raises(BrokenWeights, match="git lfs pull"):
         await fetch(str(folder), cache, hub)
+
+
+async def test_what_is_held_when_another_file_fails_is_held_before_all_is_let_go(
+    cache: WeightCache, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that holds a file goes on when its task is cancelled: it must not come too late."""
+    other = WeightCache(tmp_path / "other")
+    under_way, use = threading.Event(), other.use
+    given: list[InUse] = []
+
+    def slow(listing: Listing) -> InUse:
+        under_way.set()
+        time.sleep(0.2)
+        held = use(listing)
+        given.append(held)
+        return held
+
+    monkeypatch.setattr(other, "use", slow)
+    pulling = asyncio.ensure_future(fetch("hf:acme/poster", other, hub))
+    while not under_way.is_set():
+        await asyncio.sleep(0.01)
+    pulling.cancel()
+    await asyncio.gather(pulling, return_exceptions=True)
+    n = len(given)
+    assert n > 0
+    assert not any(held._locks for held in given)
+    await asyncio.sleep(0.5)
+    assert len(given) == n

@@ -416,7 +416,7 @@ _WEBHOOKS: Final = (
         {200: Response("The secret of the key that asks", messages.HookSecretView)},
         (NotFound, Unavailable),
         "Each key has one called `default`, and others by the names that `rotate` gave them.",
-        audit="webhooks.secret",
+        audit="webhooks.named_secret",
     ),
     Route(
         "POST",
@@ -429,7 +429,7 @@ _WEBHOOKS: Final = (
         (*_JSON_BODY, Unavailable),
         "Until the overlap is over both secrets sign.",
         Body(messages.HookRotateRequest, example={"overlap_s": 86400}),
-        audit="webhooks.rotate",
+        audit="webhooks.rotate_named",
     ),
     Route(
         "GET",
@@ -546,7 +546,7 @@ _WEBHOOKS: Final = (
         {200: Response("The delivery, which is due now", messages.DeliveryView)},
         (NotFound, Conflict, Unavailable),
         "Under the same `webhook-id`, with all its attempts anew.",
-        audit="webhooks.replay",
+        audit="webhooks.replay_one",
     ),
 )
 

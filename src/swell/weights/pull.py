@@ -26,7 +26,7 @@ import hashlib
 import re
 import urllib.parse
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -447,7 +447,7 @@ class _Fetch:
         self, files: Mapping[str, WantedFile], held: contextlib.ExitStack
     ) -> dict[str, Entry]:
         # What is here or has come is held, so that room for one file is not taken from another.
-        await asyncio.to_thread(self._make_room, files, held)
+        await _whole(asyncio.to_thread(self._make_room, files, held))
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = {
@@ -502,7 +502,7 @@ class _Fetch:
                 )
             if file.git_blob is not None:
                 await asyncio.to_thread(self._check_blob, name, entry, file.git_blob)
-        await asyncio.to_thread(self._hold, name, entry, held)
+        await _whole(asyncio.to_thread(self._hold, name, entry, held))
         self._meter.have(name, entry.size_bytes, is_whole=True)
         return entry
 
@@ -623,6 +623,16 @@ class _Fetch:
             if block:
                 await asyncio.to_thread(partial.write, block)
                 self._meter.have(name, partial.size_bytes)
+
+
+async def _whole(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for a thread, also where nobody wants its work any more: it holds what others close."""
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.gather(working, return_exceptions=True)
+        raise
 
 
 class _Mark:
