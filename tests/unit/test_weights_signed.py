@@ -121,6 +121,23 @@ def test_what_can_be_no_program_is_refused_whoever_has_signed_it(
     assert parts_of(note) == frozenset()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+        b'{"x":' + b'{"a":' * 9_000 + b"1" + b"}" * 9_001,
+        b'{"statement":"","signed_by":"\xff","signature":""}',
+    ],
+    ids=["deep lists", "deep tables", "bad text"],
+)
+def test_a_note_that_no_decoder_takes_is_none(key: SigningKey, text: bytes) -> None:
+    with pytest.raises(Distrusted, match="cannot be read"):
+        believed(text, Trusted([key.public]))
+    assert parts_of(text) == frozenset()
+    # The same where it is said to be signed, of which a backend believes nothing.
+    assert parts_of(changed(sign(PROGRAM, key), statement=text)) == frozenset()
+
+
 def test_a_long_note_is_not_read(key: SigningKey) -> None:
     note = sign(PROGRAM, key) + b" " * MOST_NOTE_BYTES
     with pytest.raises(Distrusted, match="bytes"):

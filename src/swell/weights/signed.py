@@ -51,6 +51,9 @@ MOST_NOTE_BYTES: Final = 64 << 10
 #: Of one program, whoever has signed it.
 MOST_BYTES: Final = 4 << 30
 
+#: What a decoder raises of bytes that are none of ours: of bad UTF-8 and of too deep ones too.
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 #: What its one file is called where a name is needed.
 NAME: Final = "program"
 
@@ -160,14 +163,14 @@ def _note(text: bytes) -> _Note:
         raise Distrusted(f"its note has more than {MOST_NOTE_BYTES:,} bytes")
     try:
         return msgspec.json.decode(text, type=_Note)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise Distrusted(f"its note cannot be read ({error})") from None
 
 
 def _program(note: _Note) -> Program:
     try:
         return msgspec.json.decode(note.statement, type=Program)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise Distrusted(f"what was signed cannot be read ({error})") from None
 
 
