@@ -524,8 +524,9 @@ def _promise_programs(settings: Settings) -> "_Promise | None":
     try:
         wishing = open_compiled(settings).wishing()
         wishing.tell([ANY])
-    except SwellError as error:
-        _tell_of_weights("compiled programs cannot be had", why=error.detail)
+    except (SwellError, OSError) as error:
+        why = error.detail if isinstance(error, SwellError) else str(error)
+        _tell_of_weights("compiled programs cannot be had", why=why)
         return None
     return _Promise(trusted, wishing)
 

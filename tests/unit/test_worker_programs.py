@@ -1,6 +1,7 @@
 """A worker that starts brings what was compiled elsewhere and signed by whom it trusts."""
 
 import asyncio
+import errno
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ pytest.importorskip("cryptography")
 
 from chunk_server import ChunkServer, answer, chunk_server, cut_off, keep_still
 from swell.clock import SystemClock
+from swell.config import load
 from swell.errors import NotFound, Unavailable
 from swell.weights import CompiledCache, CompiledKey
 from swell.weights.cache import PullFailed, WeightCache
@@ -24,6 +26,7 @@ from swell.weights.gather import Place, Terms
 from swell.weights.signed import Program, sign
 from swell.weights.signing import SigningKey, Trusted, make_key
 from swell.weights.wishing import is_wished
+from swell.wiring import _promise_programs
 from swell.worker import programs
 from swell.worker.programs import Here, Machine, Programs
 from swell.worker.provision import Wish
@@ -164,7 +167,8 @@ async def test_nothing_of_a_program_that_nobody_trusted_has_signed_is_fetched(
 async def test_a_good_note_counts_whatever_lies_beside_it(
     server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
 ) -> None:
-    shelf = Shelf(server, b"rubbish", sign(program(server), key))
+    deep = b'{"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}"
+    shelf = Shelf(server, b"rubbish", deep, sign(program(server), key))
     await bringing(shelf, cache, key, log).bring()
     assert cache.get(KEY) == CONTENT
 
@@ -287,6 +291,52 @@ async def test_what_does_not_fit_the_budget_is_not_fetched(
     assert small.get(KEY) is None
     assert "do not fit the budget" in log.refused[0]
     assert not server.asked
+
+
+async def test_a_disk_that_takes_no_note_of_a_program_ends_nothing(
+    server: ChunkServer,
+    cache: CompiledCache,
+    key: SigningKey,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache, "note", full)
+    await bringing(Shelf(server, sign(program(server), key)), cache, key, log).bring()
+    assert cache.get(KEY) is None
+    assert "No space left" in log.refused[0]
+
+
+def test_a_folder_that_cannot_be_made_ends_no_worker(tmp_path: Path, key: SigningKey) -> None:
+    (tmp_path / "file").write_text("no folder")
+    told = {
+        "SWELL_WORKER__COMPILED_KEYS": key.public,
+        "SWELL_WORKER__COMPILED_DIR": str(tmp_path / "file" / "compiled"),
+    }
+    assert _promise_programs(load(environment=told, folder=tmp_path).settings) is None
+
+
+async def test_what_nobody_foresaw_ends_nothing(
+    server: ChunkServer,
+    cache: CompiledCache,
+    key: SigningKey,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shelf, named = Shelf(server, sign(program(server), key)), Wish("acme/poster", "v1")
+    monkeypatch.setattr(shelf, "program_places", broken)
+    await bringing(shelf, cache, key, log).bring()
+    assert log.refused == ["KeyError"]
+    monkeypatch.setattr(shelf, "manifest", broken)
+    await bringing(shelf, cache, key, log, named).bring()
+    assert log.refused == ["KeyError"] * 2
+    assert not is_wished(cache.folder, {ANY, KEY.digest})
+
+
+def broken(*_: object) -> Any:
+    raise KeyError
 
 
 async def test_a_folder_that_others_can_use_gets_nothing(

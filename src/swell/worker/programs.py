@@ -147,16 +147,16 @@ class Programs:
                     await self._bring(wishing)
         except TimeoutError:
             self._tell("compiled programs given up", took_s=LIMIT_S)
-        except SwellError as error:
-            self._tell("compiled programs cannot be had", why=error.detail)
+        except Exception as error:
+            self._tell("compiled programs cannot be had", why=_why(error))
 
     async def _bring(self, wishing: Wishing) -> None:
         wanted: list[Program] = []
         for wish in self._wishes:
             try:
                 wanted += await self._wanted(wish)
-            except SwellError as error:
-                self._refuse(wish.model, wish.version, error.detail)
+            except Exception as error:
+                self._refuse(wish.model, wish.version, _why(error))
         sparing = {program.content.sha256 for program in wanted}
         for at, program in enumerate(wanted):
             wishing.tell([each.key.digest for each in wanted[at:]])
@@ -220,8 +220,8 @@ class Programs:
 
         try:
             await to_the_end(work, stopping.set)
-        except SwellError as error:
-            self._refuse(program.model, program.version, error.detail)
+        except Exception as error:
+            self._refuse(program.model, program.version, _why(error))
             return
         self._tell(
             "compiled program fetched",
@@ -248,3 +248,9 @@ class Programs:
 
     def _moved(self, size_bytes: int) -> None:
         self.bytes += size_bytes
+
+
+def _why(error: Exception) -> str:
+    """Return what to say of a failure, of whatever kind: of a disk, or of what nobody foresaw."""
+    told = error.detail if isinstance(error, SwellError) else str(error)
+    return told or type(error).__name__
