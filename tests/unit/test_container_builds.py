@@ -363,6 +363,24 @@ def test_an_image_that_has_gone_is_made_anew(made: Built) -> None:
     assert made.build() == BOTH
 
 
+@pytest.mark.parametrize("was_here", [False, True])
+def test_a_base_that_came_or_was_replaced_meanwhile_is_noted_as_no_other(
+    made: Built, was_here: bool
+) -> None:
+    """The engine begins with one image; its name leads to another one when the build is over."""
+    base = made.folder / "images" / made.recipe.base
+    base.write_text("a" * 64 if was_here else "")
+    program = made.folder / "buildah"
+    replaced = f"[ -e came ] || echo {'b' * 64} > {base}; touch came"
+    program.write_text(f"{program.read_text().rstrip()}\n{replaced}\n")
+    assert made.build() == BOTH
+    first = made.begins_with
+    (made.folder / "images" / "base").write_text("b" * 64)
+    assert made.build() == BOTH
+    assert made.begins_with != first
+    assert made.build() == ["Dockerfile.code"]
+
+
 def test_a_note_that_says_something_else_is_not_used(made: Built) -> None:
     made.build()
     [note] = made.notes.iterdir()

@@ -290,8 +290,8 @@ class Engine:
         run(context / "Dockerfile.before", "--iidfile", str(told))
         image = told.read_text().strip().removeprefix("sha256:")
         now = self._id(base)
-        if seen and seen != now:
-            # Somebody has replaced the base meanwhile, and nobody knows which one it was made of.
+        if not seen or seen != now:
+            # It came meanwhile, or somebody has replaced it: nobody knows which one this is of.
             return None, image
         digest = digest_of(context, before, now, words)
         assert digest is not None, "the options are the same"
