@@ -154,6 +154,8 @@ def test_others_are_not_heard_about_time() -> None:
         ("soon", None),
         ("٣", None),
         ("Tue, 99 Jan 2030 00:02:00 GMT", None),
+        ("Tue, 01 Jan 99999999999999999999 00:02:00 GMT", None),
+        ("Tue, 01 Jan 2030 00:02:00 +99999999999999999999", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(header: str | None, wait_s: float | None) -> None:
@@ -312,6 +314,18 @@ async def test_what_fails_is_sent_again_by_the_schedule_and_then_kept() -> None:
         assert await house.store.outbox.replay([delivery.id]) == 1
         await house.settle()
         assert (await house.post.get(delivery)).state is DeliveryState.DELIVERED
+
+
+async def test_a_receiver_that_puts_off_beyond_all_time_is_not_asked_at_once_again() -> None:
+    async with House(schedule_s=(5.0,)) as house:
+        url, new = at("a.example")
+        never = "Tue, 01 Jan 99999999999999999999 00:02:00 GMT"
+        house.mailbox.answers[url] = lambda: an_answer(503, at=house.clock.now(), retry_after=never)
+        await house.post.ended(new)
+        await house.settle()
+        assert house.mailbox.times_s == [0.0]
+        await house.pass_time(6)
+        assert house.mailbox.times_s == [0.0, 5.0]
 
 
 async def test_a_task_is_told_in_order() -> None:

@@ -98,7 +98,7 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
         return min(_MOST_S, float(text[:9]))
     try:
         until = parsedate_to_datetime(text)
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, OverflowError):
         return None
     # A date without a zone is in UTC.
     until = until.replace(tzinfo=UTC) if until.tzinfo is None else until
