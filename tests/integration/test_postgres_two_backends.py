@@ -11,7 +11,7 @@ from swell.brokers.postgres import PostgresBroker
 from swell.clock import ManualClock
 from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.postgres.others import OVERLOOKED_S, PATIENCE_S
-from swell.task import Task
+from swell.task import Task, TaskState
 from swell.testing.factories import a_lease_request, a_new_task, a_settlement
 
 PATIENT_S = 30.0
@@ -103,6 +103,19 @@ async def test_who_waits_at_a_busy_backend_gets_what_has_waited_at_another(pair:
     pair.clock.advance(1.1 * PATIENCE_S)
     async with asyncio.timeout(PATIENT_S):
         assert [task.key_id for task in await waiting] == ["there"]
+
+
+async def test_who_remembers_what_another_has_ended_looks_for_others_work_as_an_idle_one(
+    pair: Pair,
+) -> None:
+    await pair.here.store.accept([a_new_task(start_by_s=5.0)])
+    pair.clock.advance(6.0)
+    (expired,) = await pair.there.store.sweep()
+    assert expired.state is TaskState.EXPIRED
+    assert await pair.here.leases() == []
+    await pair.there.accepts(1, "there")
+    # It would have been passed over, as if there was something else to hand out.
+    assert [task.key_id for task in await pair.here.leases()] == ["there"]
 
 
 async def test_each_task_is_handed_out_once_whoever_remembers_it(pair: Pair) -> None:

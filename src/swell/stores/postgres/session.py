@@ -260,8 +260,8 @@ class Session:
             return False
         if state.others.are_due(queue, now_s) and await self._some_ready([queue], OVERLOOKED_S):
             return False
-        rows = state.known_ready(queue, MOST_RECALLED * n)
-        if rows is None:
+        rows = state.known_ready(queue, MOST_RECALLED * n, self.now)
+        if rows is None or not (rows or self.view.has_fresh(queue)):
             return False
         state.others.served(queue, now_s)
         self._take_over(queue, rows)

@@ -5,14 +5,16 @@ elsewhere is noticed when it is written (its edition), and counts and clocks are
 time to time.
 """
 
+import itertools
 from collections.abc import Iterable
+from datetime import datetime
 
 from swell.stores.lines import Waiting
 from swell.stores.postgres.others import Others
 from swell.stores.postgres.rows import Row
 from swell.stores.postgres.view import is_ready
 from swell.stores.posting import Posting
-from swell.task import size_bytes
+from swell.task import is_expired, size_bytes
 
 __all__ = ["State"]
 
@@ -70,8 +72,13 @@ class State(Waiting):
         """Whether a ready task of a queue is remembered."""
         return queue in self._known
 
-    def known_ready(self, queue: str, most: int) -> list[Row] | None:
-        """Return the ready tasks of a queue that are remembered; None if more than `most` are."""
+    def known_ready(self, queue: str, most: int, now: datetime) -> list[Row] | None:
+        """Return the ready tasks of a queue that are remembered; None if more than `most` are.
+
+        Those whose deadline has passed are forgotten: another backend may have ended them.
+        """
+        oldest = itertools.islice(self._known.get(queue, {}), most + 1)
+        self.forget([each for each in oldest if is_expired(self.live[each].task, now)])
         known = self._known.get(queue, {})
         return [self.live[task_id] for task_id in known] if len(known) <= most else None
 
