@@ -86,6 +86,28 @@ async def test_a_flood_that_one_backend_has_accepted_does_not_hold_up_what_other
     assert served.count("others") == 10
 
 
+async def test_a_look_that_falls_on_another_models_turn_is_made_again(pair: Pair) -> None:
+    models = ["demo/one", "demo/two"]
+    request = a_lease_request(1, models=dict.fromkeys(models, "1"))
+
+    async def accepts(backend: Backend, model: str, key_id: str, n: int = 1) -> None:
+        await backend.store.accept([a_new_task(model=model, key_id=key_id) for _ in range(n)])
+
+    for model in models:
+        await accepts(pair.here, model, "own", 3)
+        await accepts(pair.there, model, "others")
+    served: list[str] = []
+    # As tasks of such a length come one after the other, every second lease would look, and each of
+    # these would be for the same model.
+    for _ in range(8):
+        pair.clock.advance(0.6 * OVERLOOKED_S)
+        (task,) = tasks = await pair.here.broker.lease(request)
+        served.append(f"{task.key_id} {task.model}")
+        await pair.here.ends(tasks)
+        await accepts(pair.here, task.model, "own")
+    assert {f"others {model}" for model in models} <= set(served)
+
+
 async def test_an_idle_backend_hands_out_at_once_what_another_has_accepted(pair: Pair) -> None:
     await pair.there.accepts(1, "a")
     assert [task.key_id for task in await pair.here.leases()] == ["a"]

@@ -5,12 +5,17 @@ from swell.stores.postgres.others import OVERLOOKED_S, PATIENCE_S, Others
 QUEUE = "demo/upper"
 
 
-def test_others_are_due_at_first_and_then_each_time_they_were_passed_over_for_long_enough() -> None:
+def test_others_are_due_until_they_were_looked_at_and_when_they_were_passed_over_long_enough() -> (
+    None
+):
     others = Others()
     assert others.are_due(QUEUE, 5.0)
+    assert others.are_due(QUEUE, 5.0)
+    others.looked(QUEUE, 5.0)
     assert not others.are_due(QUEUE, 5.0 + 0.99 * OVERLOOKED_S)
     assert others.are_due("demo/lower", 5.0)
     assert others.are_due(QUEUE, 5.0 + 1.01 * OVERLOOKED_S)
+    others.looked(QUEUE, 5.0 + 1.01 * OVERLOOKED_S)
     assert not others.are_due(QUEUE, 5.0 + 1.99 * OVERLOOKED_S)
 
 

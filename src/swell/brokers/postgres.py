@@ -279,6 +279,7 @@ def _start(session: Session, request: LeaseRequest, plan: _Plan) -> list[Task]:
         session.put(running)
         session.clock(task.stage_model, task.key_id, task.priority).serve(task.tag)
         started.append(running)
+    session.handed_out(task.queue for task in plan.taken)
     plan.keep_turns()
     session.last_model = started[-1].model
     session.passed = plan.passed

@@ -32,11 +32,15 @@ class Others:
         self._served_s: dict[str, float] = {}
 
     def are_due(self, queue: str, now_s: float) -> bool:
-        """Whether to see, before own work is taken, if others' has waited; notes that it is."""
-        if now_s < self._looked_s.get(queue, -math.inf) + OVERLOOKED_S:
-            return False
+        """Whether to see, before own work is taken, if others' has waited."""
+        return now_s >= self._looked_s.get(queue, -math.inf) + OVERLOOKED_S
+
+    def looked(self, queue: str, now_s: float) -> None:
+        """Note that nothing of others' has waited, or that what has was there to be taken.
+
+        Whoever saw it and took something of another model has not looked.
+        """
         self._looked_s[queue] = now_s
-        return True
 
     def served(self, queue: str, now_s: float) -> None:
         """Note that own work is handed out."""

@@ -131,6 +131,9 @@ class Session:
         #: What older deliveries of their lines need not be sent: what was tried, what passed by.
         self._overtaking: list[Delivery] = []
         self._ending: list[Delivery] = []
+        #: Queues in which others' work has waited, and those that were read as they are.
+        self._overdue: set[str] = set()
+        self._read: set[str] = set()
         self._empty: dict[str, int] = {}
         self._seen: dict[str, int] = {}
         #: What is new of who takes turns among models, as in `State`.
@@ -258,8 +261,11 @@ class Session:
         state, now_s = self.state, self._clock.monotonic_s()
         if not self.view.has_fresh(queue) and not state.has_known(queue):
             return False
-        if state.others.are_due(queue, now_s) and await self._some_ready([queue], OVERLOOKED_S):
-            return False
+        if state.others.are_due(queue, now_s):
+            if await self._some_ready([queue], OVERLOOKED_S):
+                self._overdue.add(queue)
+                return False
+            state.others.looked(queue, now_s)
         rows = state.known_ready(queue, MOST_RECALLED * n, self.now)
         if rows is None or not (rows or self.view.has_fresh(queue)):
             return False
@@ -269,6 +275,8 @@ class Session:
 
     async def _some_of_others(self, queue: str) -> bool:
         """Return whether something is ready in a queue that others had the time to hand out."""
+        if queue in self._overdue:
+            return True
         age_s = self.state.others.least_age_s(queue, self._clock.monotonic_s())
         if age_s == 0 and queue in self.state.ready:
             return True
@@ -316,6 +324,7 @@ class Session:
 
     async def _look(self, queues: list[str], n: int, locks: bool) -> set[str]:
         """Read what is next, about n tasks of all queues; return those in which was anything."""
+        self._read.update(queues)
         statement = QUERIES["heads_locked" if locks else "heads"]
         records = await self._read_ready(statement, queues, n)
         lines: dict[tuple[str, str], list[Task]] = {}
@@ -325,6 +334,12 @@ class Session:
         for (queue, key_id), tasks in lines.items():
             self.view.note(queue, key_id, tasks, records[0][-1])
         return {queue for queue, _ in lines}
+
+    def handed_out(self, queues: Iterable[str]) -> None:
+        """Note in which queues something had its turn."""
+        now_s = self._clock.monotonic_s()
+        for queue in self._read.intersection(queues):
+            self.state.others.looked(queue, now_s)
 
     async def look_further(self, queue: str, key_id: str, *, is_only_read: bool = False) -> None:
         """Read more of one line."""
