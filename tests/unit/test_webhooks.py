@@ -388,6 +388,21 @@ async def test_a_key_with_many_slow_receivers_leaves_room_for_others() -> None:
         assert sum(house.mailbox.open.values()) == 3
 
 
+async def test_a_key_with_more_slow_receivers_than_are_read_at_once_leaves_room_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("swell.webhooks.dispatcher._READ_AT_ONCE", 20)
+    async with House(per_place=1, at_once=6) as house:
+        for number in range(30):
+            url, new = at(f"slow{number}.example")
+            house.mailbox.held[url] = asyncio.Event()
+            await house.post.ended(new)
+        quick, other = at("quick.example", key_id="key-2")
+        await house.post.ended(other)
+        await house.pass_time(2)
+        assert quick in [url for url, _ in house.mailbox.got]
+
+
 async def test_two_keys_with_one_host_have_their_own_shares() -> None:
     async with House(per_place=1) as house:
         url, new = at("shared.example")

@@ -143,20 +143,31 @@ class Dispatcher:
 
     async def _start_due(self) -> float:
         """Start what is due and has room; return for how long there is nothing more to do."""
-        settings, paused = self._settings, self._receivers.paused()
+        paused = self._receivers.paused()
         next_at = await self._outbox.next_due_at(without=paused)
         left_s = _LOOK_EVERY_S
         if next_at is not None:
             left_s = (next_at - self._clock.now()).total_seconds()
-        free = settings.at_once - len(self._flying)
-        if left_s <= 0 and free > 0:
+        if left_s <= 0:
+            await self._start_what_has_room(paused)
+        # What is due and was not started waits for something that is under way.
+        return min(_LOOK_EVERY_S, left_s) if left_s > 0 else _LOOK_EVERY_S
+
+    async def _start_what_has_room(self, paused: Sequence[str]) -> None:
+        """Read what is due, and start it; then what there is at other places, as long as there is.
+
+        One key may have more that is due than is read at once, at places of which none has room.
+        """
+        settings, without = self._settings, set(paused)
+        while (free := settings.at_once - len(self._flying)) > 0:
             due = await self._outbox.due(
-                per_place=_READ_TIMES * settings.per_place, limit=_READ_AT_ONCE, without=paused
+                per_place=_READ_TIMES * settings.per_place, limit=_READ_AT_ONCE, without=without
             )
             for each in self._chosen(due, free):
                 self._start(each)
-        # What is due and was not started waits for something that is under way.
-        return min(_LOOK_EVERY_S, left_s) if left_s > 0 else _LOOK_EVERY_S
+            if len(due) < _READ_AT_ONCE:
+                return
+            without.update(each.place for each in due)
 
     def _chosen(self, due: Sequence[Delivery], free: int) -> list[Delivery]:
         """Return those that may start now: of each line one, of each place and key so many."""
