@@ -387,6 +387,20 @@ async def test_a_model_waits_for_what_is_coming_and_not_for_anything_else(
     await fetching
 
 
+async def test_what_was_compiled_here_meanwhile_is_not_replaced(
+    server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
+) -> None:
+    def compiles(asked: Any, data: bytes, number: int) -> bool:
+        cache.put(KEY, b"of this machine")
+        answer(asked, data)
+        return True
+
+    server.tricks[""] = compiles
+    await bringing(Shelf(server, sign(program(server), key)), cache, key, log).bring()
+    assert server.asked
+    assert cache.get(KEY) == b"of this machine"
+
+
 async def test_a_worker_that_goes_leaves_what_has_come_and_nobody_waits(
     server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
 ) -> None:

@@ -102,7 +102,9 @@ def bring(
                 moved=wisher.moved,
             ).run()
             growing.keep()
-        cache.note(program.key, entry)
+        # What this machine has compiled itself meanwhile is not replaced.
+        if not cache.has(program.key):
+            cache.note(program.key, entry)
 
 
 def _locked(
