@@ -61,6 +61,21 @@ def test_a_content_that_has_changed_is_not_returned_and_goes(folder: Path) -> No
     assert cache.get(KEY) == b"program"
 
 
+def test_a_content_that_is_evicted_while_it_is_read_is_returned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, utime = CompiledCache(folder), os.utime
+    cache.put(KEY, b"program")
+
+    def evicted(path: Path) -> None:
+        assert not cache.contents.evict(0).left_bytes
+        utime(path)
+
+    monkeypatch.setattr(os, "utime", evicted)
+    assert cache.get(KEY) == b"program"
+    assert cache.get(KEY) is None
+
+
 def test_a_record_of_another_key_is_not_believed(folder: Path) -> None:
     cache = CompiledCache(folder)
     other = msgspec.structs.replace(KEY, model="v2")

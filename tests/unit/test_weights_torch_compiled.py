@@ -1,7 +1,9 @@
 """What torch.compile made, kept between processes; needs torch and a C++ compiler."""
 
 import json
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +83,23 @@ def test_what_is_no_pack_is_compiled_anew(tmp_path: Path) -> None:
         assert not compiled.restore()
     finally:
         replace_environment(before)
+
+
+def test_on_a_disk_that_takes_no_libraries_it_is_compiled_anew(tmp_path: Path) -> None:
+    cache = CompiledCache(tmp_path / "compiled")
+    compiled = TorchCompiled(cache, ["0" * 64], "1", "cpu")
+    packed = {"graphs": b"never read", "libraries": {"x.so": bytes(1 << 16)}}
+    cache.put(compiled.key, msgspec.msgpack.encode(packed))
+    before, limits = process_environment(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, limits[1]))
+    try:
+        assert not compiled.restore()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+        replace_environment(before)
+    assert not list(tmp_path.rglob("x.so")), "not even a part of it"
 
 
 def test_a_key_tells_device_and_versions_apart(tmp_path: Path) -> None:

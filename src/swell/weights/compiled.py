@@ -166,7 +166,9 @@ class CompiledCache:
         if hashlib.sha256(content).hexdigest() != record.sha256:
             path.unlink(missing_ok=True)
             return None
-        os.utime(path)
+        # Somebody may have evicted it meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)
         return content
 
     def find(self, key: CompiledKey, clock: Clock | None = None) -> bytes | None:

@@ -72,10 +72,15 @@ class TorchCompiled:
         packed = None if content is None else _unpacked(content)
         if packed is None:
             return False
-        for name, code in packed.libraries.items():
-            _write(self._folder, name, code)
+        try:
+            for name, code in packed.libraries.items():
+                _write(self._folder, name, code)
+            found = torch.compiler.load_cache_artifacts(packed.graphs)
+        except OSError:
+            # A disk that is full costs time, and no model.
+            return False
         self._restored = set(packed.libraries)
-        return torch.compiler.load_cache_artifacts(packed.graphs) is not None
+        return found is not None
 
     def keep(self) -> bool:
         """Keep what torch has compiled in this process; return whether there was something new.
@@ -115,8 +120,13 @@ def _write(folder: Path, name: str, code: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # The folder is fresh, and has no links: what is there has come by another name already.
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o500)
-    with open(fd, "wb") as file:
-        file.write(code)
+    try:
+        with open(fd, "wb") as file:
+            file.write(code)
+    except OSError:
+        # Else torch would take half of it for the whole.
+        target.unlink(missing_ok=True)
+        raise
 
 
 def _libraries() -> dict[str, str]:
