@@ -247,6 +247,8 @@ def test_what_an_engine_is_asked(program: Callable[[str, str], Engine], tmp_path
     assert words[:4] == ["build", "--tag", "a:1", "--file"]
     assert words[-2:] == ["--network=host", str(tmp_path)]
     assert "--format" in words
+    # Of buildah a build that fails, or is ended, leaves a container with its secrets otherwise.
+    assert "--force-rm" in words
     assert f"id=swell-pip,src={secrets}/pip.conf" in words
     assert f"{URL} = https://index.example" in (tmp_path / "seen").read_text()
     assert not [word for word in words if "index.example" in word]

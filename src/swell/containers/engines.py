@@ -315,8 +315,10 @@ class Engine:
 
     def _given(self, index: Index, secrets: Path) -> list[str]:
         """Return what every build is given besides what it makes."""
-        # The other format has no place for a health check.
-        command = [] if self.name == "docker" else ["--format", "docker", "--layers"]
+        # The other format has no place for a health check. What is left of a build that fails would
+        # have its secrets.
+        others = ["--format", "docker", "--layers", "--force-rm"]
+        command = [] if self.name == "docker" else others
         config = secrets / "pip.conf"
         config.write_text(index.config)
         config.chmod(0o600)
