@@ -12,6 +12,7 @@ pytest.importorskip("cryptography")
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest
 from swell.object_stores.memory import MemoryObjects
+from swell.objects import check_key
 from swell.weights import CompiledCache, CompiledKey, NotPrivate
 from swell.weights.cache import DigestMismatch
 from swell.weights.chunks import ChunkedFile, Manifest, chunk_key
@@ -134,4 +135,23 @@ async def test_a_note_without_end_is_left_out(
     done = await pushed(cache, store, key, clock)
     long = note_key(done.programs[0]).replace(".json", "0.json")
     await store.objects.put(f"weights/{long}", b"0" * 100_000, "application/json")
+    assert len(await store.notes("acme/poster", "v1", cpu_key(CPU))) == 1
+
+
+async def test_a_file_whose_name_is_no_key_hides_no_note(
+    cache: CompiledCache,
+    store: WeightStore,
+    key: SigningKey,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bucket lists whatever somebody has put there."""
+    await pushed(cache, store, key, clock)
+    under, read = store.objects.under, store.objects.read
+
+    async def listed(folder: str, *, limit: int) -> list[str]:
+        return [f"{folder}/.DS_Store", *await under(folder, limit=limit)]
+
+    monkeypatch.setattr(store.objects, "under", listed)
+    monkeypatch.setattr(store.objects, "read", lambda name: read(check_key(name)))
     assert len(await store.notes("acme/poster", "v1", cpu_key(CPU))) == 1

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from swell.errors import Conflict, NotFound, SwellError
+from swell.errors import Conflict, InvalidRequest, NotFound, SwellError
 from swell.objects import Objects
 from swell.weights.chunks import (
     MAX_MANIFEST_BYTES,
@@ -142,8 +142,9 @@ class WeightStore:
         folder = self._prefix + notes_folder(model, version, cpu)
         found: list[bytes] = []
         for key in sorted(await self.objects.under(folder, limit=MOST_NOTES)):
-            # Whoever writes here may write what he likes: too long a note is none.
-            with contextlib.suppress(InvalidListing):
+            # Whoever writes here may write what he likes: a note that is too long is none, nor is
+            # one under a name that no key of ours has.
+            with contextlib.suppress(InvalidRequest):
                 text = await self._read(key.removeprefix(self._prefix), MOST_NOTE_BYTES)
                 found += [] if text is None else [text]
         return found
