@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from api_harness import World, a_world, failed, hold, succeeded
+from api_harness import Client, World, a_world, failed, hold, succeeded
 
 from swell.api.hook_bodies import MAX_BODY_BYTES
 from swell.api.settings import WebhookSettings
@@ -412,6 +412,29 @@ async def test_a_deleted_endpoint_is_told_nothing(world: World, receiver: Receiv
     assert delivery["reason"] == "the endpoint was deleted"
     await _run(world)
     assert receiver.got == []
+
+
+async def test_an_endpoint_of_a_key_that_was_revoked_is_told_nothing_more(
+    world: World, receiver: Receiver
+) -> None:
+    fields = {"all_keys": True, "url": receiver.url}
+    made = (await world.admin("POST", "/v1/webhooks", fields)).json
+    await _run(world)
+    await receiver.until(1)
+    key_id = made["key_id"]
+    other = (await world.admin("POST", "/v1/keys", {"name": "other", "scopes": ["admin"]})).json
+    again = Client(world.admin.app, other["key"])
+    assert (await again("DELETE", f"/v1/keys/{key_id}")).status == 200
+    world.clock.advance(3)
+    await _run(world)
+    for _ in range(500):
+        shown = (await again("GET", f"/v1/webhooks/{made['id']}")).json
+        if shown["state"] == "disabled":
+            break
+        await asyncio.sleep(0.01)
+    assert (shown["state"], shown["reason"]) == ("disabled", "key 'admin' was revoked")
+    await _run(world)
+    assert len(receiver.got) == 1
 
 
 async def test_a_key_may_have_so_many_endpoints(receiver: Receiver) -> None:

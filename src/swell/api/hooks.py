@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from swell.api.auth import why_not
 from swell.api.endpoints import Endpoint, Endpoints, EndpointState
 from swell.api.hook_bodies import Form, written
 from swell.api.hook_secrets import DEFAULT_SECRET, HookSecrets, SigningPair
@@ -22,6 +23,7 @@ from swell.errors import FieldError, InvalidInput, SwellError
 from swell.events import ATTEMPT_STRIDE, Event
 from swell.outbound import Outbound
 from swell.outbox import Delivery, Outbox, Post, says_passing
+from swell.registry import ApiKey
 from swell.urls import RefusedUrl, UrlPolicy
 from swell.webhook import PASSING, Webhook
 from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings, Unsendable
@@ -36,7 +38,7 @@ PASSING_EVERY_S: Final = 0.5
 #: So many tasks are remembered for that.
 _MOST_PASSING: Final = 10_000
 
-#: A secret that was read is good for so long, in seconds.
+#: A secret, or whether keys work, that was read is good for so long, in seconds.
 _SECRET_S: Final = 2.0
 _MOST_SECRETS: Final = 1000
 
@@ -213,6 +215,8 @@ class _Receivers:
         self._metrics = metrics
         #: (key, name) → (good until, in monotonic seconds; the secret).
         self._read: dict[tuple[str, str], tuple[float, SigningPair]] = {}
+        #: (good until, in monotonic seconds; all keys, by id).
+        self._keys: tuple[float, dict[str, ApiKey]] = (0.0, {})
 
     async def letter(self, delivery: Delivery) -> Letter:
         """See `swell.webhooks.dispatcher.Receivers.letter`."""
@@ -259,7 +263,22 @@ class _Receivers:
             raise Unsendable("the endpoint was deleted")
         if known.state is EndpointState.DISABLED:
             raise Unsendable(f"the endpoint was disabled: {known.reason}")
+        reason = await self._why_not(known.key_id)
+        if reason is not None:
+            await self._endpoints.set_state(endpoint_id, EndpointState.DISABLED, reason)
+            _log.warning("an endpoint was disabled", endpoint=endpoint_id, reason=reason)
+            raise Unsendable(f"the endpoint was disabled: {reason}")
         return known
+
+    async def _why_not(self, key_id: str) -> str | None:
+        """Return why a key works no more; None where it does."""
+        now_s = self._backend.clock.monotonic_s()
+        until_s, keys = self._keys
+        if now_s >= until_s:
+            keys = {each.id: each for each in await self._backend.registry.keys()}
+            self._keys = (now_s + _SECRET_S, keys)
+        key = keys.get(key_id)
+        return None if key is None else why_not(key, key.digest, self._backend.clock.now())
 
     async def _secret(self, key_id: str, name: str) -> SigningPair:
         now_s = self._backend.clock.monotonic_s()
