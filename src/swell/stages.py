@@ -65,6 +65,9 @@ _TOKEN: Final = re.compile(
 )
 _FILE_MARK: Final = "$artifact"
 
+#: What is nested deeper is not looked into: references into it lead nowhere.
+_MOST_NESTED: Final = 200
+
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One model's part in a pipeline."""
@@ -506,9 +509,28 @@ def _walk(value: Any, steps: Iterable[str | int]) -> Any:
 
 def _decoded(raw: msgspec.Raw) -> Any:
     try:
-        return msgspec.json.decode(raw)
+        value = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    text = bytes(raw)
+    may_be_deep = text.count(b"[") + text.count(b"{") > _MOST_NESTED
+    return None if may_be_deep and _is_deep(value) else value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether a value is nested deeper than those are that look into it."""
+    level = [value]
+    for _ in range(_MOST_NESTED):
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner.extend(each.values())
+            elif isinstance(each, list):
+                inner.extend(each)
+        if not inner:
+            return False
+        level = inner
+    return True
 
 
 def _with_files(value: Any, artifacts: Sequence[Artifact]) -> Any:

@@ -1,6 +1,7 @@
 """Pipelines over HTTP: declared, called like models, seen stage by stage."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -235,6 +236,22 @@ async def test_who_says_nothing_of_going_on_does_not(world: World) -> None:
     assert (await seen(world, task))["state"] == "queued"
     [lease] = (await world.lease(worker))["tasks"]
     assert lease["model"] == "demo/draw"
+
+
+async def test_what_is_nested_very_deeply_is_not_looked_into_and_the_task_goes_on(
+    world: World,
+) -> None:
+    worker = await world.register(TRANSLATE, DRAW, ENLARGE)
+    task = await poster(world, language="es")
+    [lease] = (await world.lease(worker))["tasks"]
+    told = {"worker_id": worker, "settlements": [succeeded(lease, {"text": "DEEP"})]}
+    deep = json.dumps(told).replace('"DEEP"', "[" * 1500 + "]" * 1500).encode()
+    assert (await world.worker("POST", "/worker/v1/report", deep)).status == 200
+    [lease] = (await world.lease(worker))["tasks"]
+    # The next that is there.
+    assert (lease["model"], lease["input"]) == ("demo/draw", {"prompt": "a fox"})
+    await world.report(worker, settlements=[succeeded(lease, "a picture")])
+    assert (await world.service.store.get([task["id"]]))[0].state is TaskState.SUCCEEDED
 
 
 async def test_a_waiting_client_is_answered_at_the_end_of_the_last_stage(world: World) -> None:

@@ -235,3 +235,15 @@ def test_an_input_or_output_that_is_no_json_leads_nowhere() -> None:
     seen = Sight(Pipeline(stages=()), msgspec.Raw(b"["), (broken,))
     stage = Stage(name="s", queue="d/s", take={"x": "input.x", "y": "stages.a.output.y"})
     assert input_of(stage, seen) == {}
+
+
+def test_what_is_nested_too_deeply_to_be_looked_into_leads_nowhere() -> None:
+    deep: Any = "bottom"
+    for _ in range(1500):
+        deep = [deep]
+    asked = sight({"deep": deep}, done("echo", {"deep": deep}))
+    for reference in ("input.deep", "stages.echo.output", "stages.echo.output.deep"):
+        assert input_of(Stage(name="a", queue="demo/a", take={"x": reference}), asked) == {}
+    wide = sight({"wide": [[each] for each in range(1000)]})
+    stage = Stage(name="a", queue="demo/a", take={"x": "input.wide"})
+    assert len(input_of(stage, wide)["x"]) == 1000
