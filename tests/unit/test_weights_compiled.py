@@ -85,6 +85,31 @@ def test_a_record_of_another_key_is_not_believed(folder: Path) -> None:
     assert cache.get(other) is None
 
 
+@pytest.mark.parametrize("text", [b"", bytes(100), b'{"sha256":"\xff"}', b'{"x":' + b"[" * 9000])
+def test_a_record_that_is_damaged_is_none(folder: Path, text: bytes) -> None:
+    cache = CompiledCache(folder)
+    cache.put(KEY, b"program")
+    [record] = (folder / "records").iterdir()
+    record.chmod(0o600)
+    record.write_bytes(text)
+    assert cache.get(KEY) is None
+    assert not cache.has(KEY)
+    assert list(cache.all()) == []
+    assert cache.put(KEY, b"program")
+    assert cache.get(KEY) == b"program"
+
+
+@pytest.mark.parametrize("name", ["records", "files", "locks"])
+def test_what_the_disk_does_not_take_is_not_kept_and_costs_nobody_more(
+    folder: Path, name: str
+) -> None:
+    cache = CompiledCache(folder)
+    cache.check_private()
+    (folder / name).write_text("no folder")
+    assert not cache.put(KEY, b"program")
+    assert cache.get(KEY) is None
+
+
 def test_a_folder_that_others_can_use_is_refused(folder: Path) -> None:
     cache = CompiledCache(folder)
     cache.put(KEY, b"program")

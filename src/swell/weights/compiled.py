@@ -32,7 +32,7 @@ from swell.clock import Clock, SystemClock
 from swell.config import process_environment, replace_environment
 from swell.errors import SwellError
 from swell.phases import fetching
-from swell.weights.cache import CacheFull, WeightCache
+from swell.weights.cache import CacheFull, CacheUnusable, WeightCache
 from swell.weights.listing import Entry
 from swell.weights.wishing import Wishing, is_wished
 
@@ -53,6 +53,9 @@ ANY: Final = "whatever was compiled"
 PATIENCE_S: Final = 150.0
 
 _LOOK_S: Final = 0.02
+
+#: What is raised of a record that is not there, or was damaged.
+_UNREADABLE: Final = (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _FOLDER_VARIABLE: Final = "SWELL_WORKER__COMPILED_DIR"
 _BUDGET_VARIABLE: Final = "SWELL_WORKER__COMPILED_BYTES"
@@ -161,7 +164,7 @@ class CompiledCache:
         path = self.contents.path(record.sha256)
         try:
             content = path.read_bytes()
-        except FileNotFoundError:
+        except OSError:
             return None
         if hashlib.sha256(content).hexdigest() != record.sha256:
             path.unlink(missing_ok=True)
@@ -212,7 +215,7 @@ class CompiledCache:
         """
         self.check_private()
         for path in sorted((self.folder / "records").glob("*.json")):
-            with contextlib.suppress(OSError, msgspec.MsgspecError):
+            with contextlib.suppress(*_UNREADABLE):
                 record = msgspec.json.decode(path.read_bytes(), type=_Record)
                 entry = Entry(record.sha256, record.size_bytes)
                 if record.key.digest == path.stem and self.contents.has(entry):
@@ -229,20 +232,22 @@ class CompiledCache:
         self._write(self._record_path(key), msgspec.json.encode(record))
 
     def put(self, key: CompiledKey, content: bytes) -> bool:
-        """Keep something under a key, in the place of what was there; return whether it fits.
+        """Keep something under a key, in the place of what was there; return whether it is kept.
+
+        Where the disk or the budget does not take it, it is not.
 
         Raises:
             NotPrivate: Somebody else can write there.
         """
         self.check_private()
         entry = Entry(hashlib.sha256(content).hexdigest(), len(content))
-        with self.contents.locked(entry.sha256):
-            try:
+        try:
+            with self.contents.locked(entry.sha256):
                 self.contents.make_room(len(content))
                 self._write(self.contents.path(entry.sha256), content)
-            except CacheFull:
-                return False
-        self.note(key, entry)
+            self.note(key, entry)
+        except (CacheFull, CacheUnusable, OSError):
+            return False
         return True
 
     def workplace(self) -> Path:
@@ -273,7 +278,7 @@ class CompiledCache:
     def _record(self, key: CompiledKey) -> _Record | None:
         try:
             record = msgspec.json.decode(self._record_path(key).read_bytes(), type=_Record)
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except _UNREADABLE:
             return None
         return record if record.key == key else None
 
