@@ -85,7 +85,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     task_id: str
     #: Of a standing endpoint; empty for the task's own URL.
     endpoint: str = ""
-    #: Whose task it is.
+    #: Who asked to be told, and sees what became of it.
     key_id: str = ""
     #: As in `swell.webhook.EVENTS`.
     event: str
@@ -116,6 +116,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     #: Of which key's tasks; None for all.
     key_id: str | None
+    #: The key that made it; empty for the task's.
+    owner: str = ""
     events: tuple[str, ...]
     #: Of which models (`owner/name`, or `owner/*`); empty for all.
     models: tuple[str, ...] = ()
@@ -279,16 +281,20 @@ def posted(
     task: Task, event: str, data: msgspec.Raw | None, watches: Sequence[Watch], now: datetime
 ) -> list[Delivery]:
     """Return the deliveries of one event to all that want it. Pure but for random ids."""
-    receivers = [(each.endpoint, each.place) for each in watches if each.wants(event, task)]
+    receivers = [
+        (each.endpoint, each.place, each.owner or task.key_id)
+        for each in watches
+        if each.wants(event, task)
+    ]
     hook = task.webhook
     if hook is not None and event in hook.events:
-        receivers.insert(0, ("", place_of(task.key_id, hook.url)))
+        receivers.insert(0, ("", place_of(task.key_id, hook.url), task.key_id))
     return [
         Delivery(
             id="msg_" + new_id(now),
             task_id=task.id,
             endpoint=endpoint,
-            key_id=task.key_id,
+            key_id=owner,
             event=event,
             place=place,
             attempt=task.attempt,
@@ -296,7 +302,7 @@ def posted(
             data=data,
             due_at=now,
         )
-        for endpoint, place in receivers
+        for endpoint, place, owner in receivers
     ]
 
 

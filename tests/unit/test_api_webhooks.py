@@ -325,6 +325,20 @@ async def test_deliveries_of_others_are_not_seen(world: World, receiver: Receive
     assert len((await world.admin("GET", "/v1/webhooks/deliveries")).json["deliveries"]) == 1
 
 
+async def test_what_an_operators_receiver_answers_is_not_seen_by_whose_tasks_it_is_told_of(
+    world: World, receiver: Receiver
+) -> None:
+    await world.admin("POST", "/v1/webhooks", {"url": receiver.url, "all_keys": True})
+    task = await _run(world)
+    await receiver.until(1)
+    path = f"/v1/webhooks/deliveries?task={task['id']}"
+    (delivery,) = (await world.admin("GET", path)).json["deliveries"]
+    assert (await world.anna("GET", path)).json["deliveries"] == []
+    home = f"/v1/webhooks/deliveries/{delivery['id']}"
+    assert (await world.anna("GET", home)).status == 404
+    assert (await world.anna("POST", home + "/replay")).status == 404
+
+
 async def test_a_paused_endpoint_gets_all_when_it_goes_on(world: World, receiver: Receiver) -> None:
     made = await _endpoint(world, receiver.url)
     home = f"/v1/webhooks/{made['id']}"

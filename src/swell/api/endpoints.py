@@ -67,6 +67,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return Watch(
             endpoint=self.id,
             key_id=None if self.is_for_all else self.key_id,
+            owner=self.key_id,
             events=self.events,
             models=self.models,
             place=place_of_endpoint(self),
