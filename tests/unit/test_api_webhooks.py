@@ -451,6 +451,31 @@ async def test_an_endpoint_of_a_key_that_was_revoked_is_told_nothing_more(
     assert len(receiver.got) == 1
 
 
+async def test_what_is_read_while_an_endpoint_is_made_does_not_hide_it(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks = world.service.need_hooks()
+    reading, made = asyncio.Event(), asyncio.Event()
+    read = world.service.registry.notes
+
+    async def read_slowly(prefix: str) -> Any:
+        kept = await read(prefix)
+        reading.set()
+        await made.wait()
+        return kept
+
+    monkeypatch.setattr(world.service.registry, "notes", read_slowly)
+    refreshing = asyncio.create_task(hooks.endpoints.refresh())
+    await reading.wait()
+    monkeypatch.setattr(world.service.registry, "notes", read)
+    endpoint = await _endpoint(world, receiver.url)
+    made.set()
+    await refreshing
+    assert [each.id for each in hooks.endpoints.all()] == [endpoint["id"]]
+    await _run(world)
+    assert len(await receiver.until(1)) == 1
+
+
 async def test_a_key_may_have_so_many_endpoints(receiver: Receiver) -> None:
     few = WebhookSettings(urls=UrlPolicy.of(["127.0.0.1"], [], "webhooks"), endpoints=1)
     async with a_world(webhooks=few) as world:

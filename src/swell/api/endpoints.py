@@ -87,10 +87,16 @@ class Endpoints:
         self._outbox = outbox
         self._clock = clock
         self._known: dict[str, Endpoint] = {}
+        #: How often this backend has changed one.
+        self._changes = 0
 
     async def refresh(self) -> None:
         """Read them all, and have the store write for those that are to be told."""
-        kept = await self._registry.notes(_PREFIX)
+        changes = -1
+        while changes != self._changes:
+            # What was read may be older than what was changed here meanwhile.
+            changes = self._changes
+            kept = await self._registry.notes(_PREFIX)
         self._take({each.id: each for each in map(_decode, kept.values())})
 
     def all(self) -> list[Endpoint]:
@@ -114,11 +120,13 @@ class Endpoints:
     async def add(self, endpoint: Endpoint) -> None:
         """Keep a new one."""
         await self._registry.put_note(_PREFIX + endpoint.id, _encode(endpoint))
+        self._changes += 1
         self._take({**self._known, endpoint.id: endpoint})
 
     async def remove(self, endpoint_id: str) -> None:
         """Keep one no longer, and fail what waits for it."""
         await self._registry.drop_notes([_PREFIX + endpoint_id])
+        self._changes += 1
         known = dict(self._known)
         known.pop(endpoint_id, None)
         self._take(known)
@@ -160,6 +168,7 @@ class Endpoints:
                 raise Conflict(f"the endpoint {endpoint_id} was deleted meanwhile")
             after = change(_decode(kept))
             if await self._registry.swap_note(_PREFIX + endpoint_id, kept, _encode(after)):
+                self._changes += 1
                 self._take({**self._known, endpoint_id: after})
                 return after
         raise Unavailable("this endpoint is being changed by others: try again")
