@@ -365,6 +365,16 @@ def test_an_image_that_has_gone_is_made_anew(made: Built) -> None:
     assert made.build() == BOTH
 
 
+def test_an_image_that_goes_while_it_is_begun_with_costs_time_and_no_build(made: Built) -> None:
+    made.build()
+    image = made.folder / "images" / made.begins_with.removeprefix("FROM ")
+    program = made.folder / "buildah"
+    pruned = f"*.code) [ ! -e {image} ] || {{ rm {image}; exit 1; }};"
+    program.write_text(program.read_text().replace("*.code)", pruned))
+    assert made.build() == ["Dockerfile.code", "Dockerfile"]
+    assert not list(made.notes.iterdir())
+
+
 @pytest.mark.parametrize("was_here", [False, True])
 def test_a_base_that_came_or_was_replaced_meanwhile_is_noted_as_no_other(
     made: Built, was_here: bool

@@ -260,7 +260,10 @@ class Engine:
             except BuildFailed:
                 # It may be the image's fault: the next build makes it anew.
                 self._forget(digest)
-                raise
+                if self._id(image) == image:
+                    raise
+                # Somebody has removed it since it was looked at.
+                run(whole, "--tag", tag)
         return self.look(tag)
 
     def _begun(
