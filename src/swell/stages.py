@@ -170,8 +170,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
     def done_by(self, attempt: int) -> Done | None:
-        """Return the stage that ended with an attempt."""
-        return next((each for each in self.done if each.attempt == attempt), None)
+        """Return the stage that ended with an attempt, of this task and no other."""
+        return next((each for each in self.done if each.attempt == attempt > 0), None)
 
 
 class Path(NamedTuple):

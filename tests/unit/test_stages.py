@@ -226,6 +226,8 @@ def test_a_run_begins_again_where_it_ended_or_whole() -> None:
     again = begin_again(run, msgspec.Raw(b"{}"), is_whole=False)
     assert [(each.name, each.attempt) for each in again.done] == [("a", 0)]
     assert (again.at, again.spent, again.tags) == (1, 0, ())
+    # What was another task's nobody can say to have settled.
+    assert again.done_by(0) is None
     whole = begin_again(run, msgspec.Raw(b"{}"), is_whole=True)
     assert (whole.at, whole.done) == (0, ())
 
