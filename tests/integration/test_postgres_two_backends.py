@@ -140,6 +140,15 @@ async def test_who_remembers_what_another_has_ended_looks_for_others_work_as_an_
     assert [task.key_id for task in await pair.here.leases()] == ["there"]
 
 
+async def test_who_asks_for_little_waits_for_nobody_where_much_of_ones_own_is_ready(
+    pair: Pair,
+) -> None:
+    await pair.here.accepts(20, "here")
+    assert len(await pair.here.leases(8)) == 8
+    # Of what is left more is remembered than such a lease goes through.
+    assert len(await pair.here.leases(1)) == 1
+
+
 async def test_each_task_is_handed_out_once_whoever_remembers_it(pair: Pair) -> None:
     served: list[str] = []
 

@@ -131,8 +131,9 @@ class Session:
         #: What older deliveries of their lines need not be sent: what was tried, what passed by.
         self._overtaking: list[Delivery] = []
         self._ending: list[Delivery] = []
-        #: Queues in which others' work has waited, and those that were read as they are.
-        self._overdue: set[str] = set()
+        #: Queues in which others' work has waited, or more than is recalled of one's own, and those
+        #: that were read as they are.
+        self._to_read: set[str] = set()
         self._read: set[str] = set()
         self._empty: dict[str, int] = {}
         self._seen: dict[str, int] = {}
@@ -263,19 +264,22 @@ class Session:
             return False
         if state.others.are_due(queue, now_s):
             if await self._some_ready([queue], OVERLOOKED_S):
-                self._overdue.add(queue)
+                self._to_read.add(queue)
                 return False
             state.others.looked(queue, now_s)
         rows = state.known_ready(queue, MOST_RECALLED * n, self.now)
-        if rows is None or not (rows or self.view.has_fresh(queue)):
+        if rows is None:
+            self._to_read.add(queue)
+            return False
+        if not (rows or self.view.has_fresh(queue)):
             return False
         state.others.served(queue, now_s)
         self._take_over(queue, rows)
         return True
 
     async def _some_of_others(self, queue: str) -> bool:
-        """Return whether something is ready in a queue that others had the time to hand out."""
-        if queue in self._overdue:
+        """Return whether to read a queue: others had the time to hand out what is ready there."""
+        if queue in self._to_read:
             return True
         age_s = self.state.others.least_age_s(queue, self._clock.monotonic_s())
         if age_s == 0 and queue in self.state.ready:
