@@ -149,6 +149,29 @@ async def test_who_asks_for_little_waits_for_nobody_where_much_of_ones_own_is_re
     assert len(await pair.here.leases(1)) == 1
 
 
+async def test_who_gets_nothing_of_what_comes_here_gets_what_another_has_told_of_meanwhile(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    request = a_lease_request(1)
+    waiting = [
+        asyncio.ensure_future(pair.here.broker.lease(request, until=until)) for _ in range(2)
+    ]
+    await asyncio.sleep(0.05)
+    # The word of it comes together with work of one's own, and nobody looks by and by.
+    monkeypatch.setattr(pair.there.database.company, "tell", lambda queues: None)
+    monkeypatch.setattr(pair.here.database.company, "_poll", lambda: None)
+    await pair.there.accepts(1, "there")
+    accepting = asyncio.ensure_future(pair.here.accepts(1, "here"))
+    await asyncio.sleep(0)
+    pair.here.database._told(["demo/upper"])
+    await accepting
+    pair.clock.advance(1.1 * OVERLOOKED_S)
+    async with asyncio.timeout(5):
+        served = [task.key_id for tasks in await asyncio.gather(*waiting) for task in tasks]
+    assert sorted(served) == ["here", "there"]
+
+
 async def test_each_task_is_handed_out_once_whoever_remembers_it(pair: Pair) -> None:
     served: list[str] = []
 

@@ -23,6 +23,7 @@ from swell.database_urls import database_place, unreadable_url
 from swell.errors import Internal, InvalidRequest, SwellError, Unavailable
 from swell.stores.postgres.company import Company
 from swell.stores.postgres.migrate import SchemaStatus, migrate, schema_status
+from swell.stores.postgres.others import OVERLOOKED_S
 from swell.stores.postgres.session import QUERIES, Session, Stale
 from swell.stores.postgres.state import State
 
@@ -218,6 +219,8 @@ class PostgresDatabase:
         #: Actions of `write_when` that have not had anything to do yet.
         self._waiting: list[_Write] = []
         self._is_waiting_new = False
+        #: The next look for those who got nothing of what this backend has accepted itself.
+        self._look: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._is_closing = False
         #: Whether the server refused, or was not there for, the last transaction.
@@ -587,8 +590,12 @@ class PostgresDatabase:
             self.state.posting.wake()
         if self.company.is_there:
             self.company.tell(flight.session.left)
-        if flight.session.held_elsewhere and self._waiting:
+        if not self._waiting:
+            return
+        if flight.session.held_elsewhere:
             self._loop.call_later(HELD_S, self._look_again)
+        elif flight.session.passes_over and self._look is None:
+            self._look = self._loop.call_later(OVERLOOKED_S, self._look_at_others)
 
     async def _land(self) -> None:
         """Wait until nothing is being written."""
@@ -673,6 +680,10 @@ class PostgresDatabase:
 
     def _waited_for(self) -> set[str]:
         return {queue for write in self._waiting for queue in write.queues}
+
+    def _look_at_others(self) -> None:
+        self._look = None
+        self._look_again()
 
     def _look_again(self) -> None:
         if self._waiting and not self._is_closing:

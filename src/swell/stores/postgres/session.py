@@ -142,6 +142,8 @@ class Session:
         self.passed = dict(state.passed)
         #: Queues in which others hold what is ready, for a moment.
         self.held_elsewhere: list[str] = []
+        #: Whether others' work may have been passed over, since there was own work.
+        self.passes_over = False
         self.view = View(self._tasks.__getitem__)
         self.kept: Kept = {}
         #: Ended task → the one that repeats it.
@@ -274,6 +276,7 @@ class Session:
         if not (rows or self.view.has_fresh(queue)):
             return False
         state.others.served(queue, now_s)
+        self.passes_over = True
         self._take_over(queue, rows)
         return True
 
