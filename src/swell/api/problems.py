@@ -13,7 +13,15 @@ import msgspec
 from swell.api.call import Reply
 from swell.errors import Internal, SwellError
 
-__all__ = ["ERROR_TYPES", "ErrorEcho", "FieldProblem", "Problem", "closest", "problem_reply"]
+__all__ = [
+    "ERROR_TYPES",
+    "ErrorEcho",
+    "FieldProblem",
+    "Problem",
+    "closest",
+    "family_of",
+    "problem_reply",
+]
 
 PROBLEM_TYPE = b"application/problem+json"
 
@@ -89,7 +97,7 @@ def problem_reply(error: SwellError, *, path: str, request_id: str) -> Reply:
         request_id=request_id,
         error=ErrorEcho(
             message=detail,
-            type=_family(error.status),
+            type=family_of(error.status),
             code=error.code,
             param=errors[0].pointer if errors else None,
         ),
@@ -109,7 +117,8 @@ def closest(word: str, among: Iterable[str], n: int = 3) -> list[str]:
     return difflib.get_close_matches(word[:100], list(among), n=n, cutoff=0.5)
 
 
-def _family(status: int) -> str:
+def family_of(status: int) -> str:
+    """Return what OpenAI's clients call errors of a status."""
     if status == 401:
         return "authentication_error"
     if status == 403:

@@ -17,7 +17,7 @@ from swell.client.files import name_of, with_urls
 from swell.client.messages import Artifact, Event, Model, Task
 from swell.config import load
 
-__all__ = ["Asked", "AsyncClient"]
+__all__ = ["ANSWER_S", "RETRY_S", "Asked", "AsyncClient"]
 
 #: A server keeps a request open for at most so long, in seconds.
 _LONGEST_WAIT_S: Final = 60.0
@@ -26,7 +26,10 @@ _LONGEST_WAIT_S: Final = 60.0
 _PAGE: Final = 100
 
 #: An answer that takes longer is lost, in seconds.
-_ANSWER_S: Final = 30.0
+ANSWER_S: Final = 30.0
+
+#: What may be sent twice is sent again for so long, in seconds, unless a client is told otherwise.
+RETRY_S: Final = 60.0
 
 
 class Asked(TypedDict, total=False):
@@ -73,8 +76,8 @@ class AsyncClient:
         key: str | None = None,
         *,
         ca_file: str | Path | None = None,
-        timeout_s: float = _ANSWER_S,
-        retry_s: float = 60.0,
+        timeout_s: float = ANSWER_S,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._connection = Connection(_access(url, key, ca_file), timeout_s, retry_s)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
-from swell.client.asynchronous import AsyncClient
+from swell.client.asynchronous import ANSWER_S, RETRY_S, AsyncClient
 
 __all__ = ["Client"]
 
@@ -100,8 +100,8 @@ class Client:
         key: str | None = None,
         *,
         ca_file: str | Path | None = None,
-        timeout_s: float = 30.0,
-        retry_s: float = 60.0,
+        timeout_s: float = ANSWER_S,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._client = AsyncClient(url, key, ca_file=ca_file, timeout_s=timeout_s, retry_s=retry_s)
         self._loop: _Loop | None = None

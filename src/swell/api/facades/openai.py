@@ -41,6 +41,7 @@ from swell.api.facades.streaming import Events, sse
 from swell.api.files import keep_upload, plain_type
 from swell.api.forms import Part, read_parts
 from swell.api.messages import PLAIN, TaskRequest
+from swell.api.problems import family_of
 from swell.api.reading import check_json, convert_fields
 from swell.api.route import Body, Response, Route
 from swell.api.service import Service
@@ -635,7 +636,7 @@ async def _last_events(service: Service, asked: Asked, task: Task) -> list[bytes
                 await _completed_event(service, asked, task, each) for each in pictures_of(task)
             ]
         except SwellError as error:
-            told = _error(error.detail, _family(error.status), error.code, None)
+            told = _error(error.detail, family_of(error.status), error.code, None)
     elif task.state.is_terminal:
         told = _failure_error(task)[1]
     else:
@@ -689,7 +690,7 @@ async def _completed_event(service: Service, asked: Asked, task: Task, picture: 
 def refuse(call: Call, error: SwellError) -> Reply:
     """Return the answer that tells an error in OpenAI's words."""
     status = 400 if isinstance(error, InvalidInput) and error.status == 422 else error.status
-    told = {"type": _family(status), "param": param_of(error)}
+    told = {"type": family_of(status), "param": param_of(error)}
     if error.errors:
         told["code"] = error.errors[0]["code"]
     final = [] if _may_retry(error) else [(b"x-should-retry", b"false")]
@@ -725,16 +726,6 @@ def _failure_error(task: Task) -> tuple[int, dict[str, Any]]:
 
 def _error(message: str, family: str, code: str, param: str | None) -> dict[str, Any]:
     return {"message": message, "type": family, "code": code, "param": param}
-
-
-def _family(status: int) -> str:
-    if status == 401:
-        return "authentication_error"
-    if status == 403:
-        return "permission_error"
-    if status == 429:
-        return "rate_limit_error"
-    return "invalid_request_error" if status < 500 else "server_error"
 
 
 _ERRORS: Final[tuple[type[SwellError], ...]] = (
