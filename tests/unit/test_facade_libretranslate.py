@@ -1,6 +1,5 @@
 """LibreTranslate's API over the service in process; tests/clients has its own client."""
 
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlencode
@@ -198,6 +197,5 @@ async def test_without_a_model_nothing_is_translated() -> None:
     async with a_studio() as (world, _):
         answer = await world.stranger("POST", TRANSLATE, body_of(world))
         assert answer.status == 404
-        assert (
-            "swell/translate" in json.dumps(answer.json) or "libretranslate" in answer.json["error"]
-        )
+        assert "--models swell/translate" in answer.json["error"]
+        assert "server.model_aliases.libretranslate" in answer.json["error"]

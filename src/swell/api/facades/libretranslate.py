@@ -265,7 +265,13 @@ async def languages(service: Service, call: Call) -> Reply:
 
 
 async def _model(service: Service) -> Target:
-    return await resolve(service, *_NAMES)
+    try:
+        return await resolve(service, *_NAMES)
+    except NotFound as error:
+        raise NotFound(
+            "no model here translates: serve one, as with `swell up --models swell/translate`, or "
+            "say which does with server.model_aliases.libretranslate"
+        ) from error
 
 
 async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
