@@ -18,6 +18,10 @@ demo: ## Turn PROMPT="…" into a picture through the whole path; ONCE=1 ends af
 	@.ci/venv embedded
 	@$(BIN)/swell demo --prompt "$$PROMPT" --port $(PORT) $(if $(ONCE),--once)
 
+# Tests start hundreds of processes, and each would compile all that it imports where a machine asks
+# for no bytecode.
+test test-torch check: export PYTHONDONTWRITEBYTECODE :=
+
 test: ## Everything the gate asks for: lint, layers, types and every tier of tests.
 	@.ci/venv dev
 	@.ci/services
