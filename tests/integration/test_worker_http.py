@@ -217,6 +217,21 @@ async def test_sigterm_drains(site: Site, tmp_path: Path) -> None:
     assert (await site.call("GET", f"/v1/tasks/{left}"))["state"] == "queued"
 
 
+async def test_the_first_sigterm_does_not_hurry_one_that_drains_already(
+    site: Site, tmp_path: Path
+) -> None:
+    async with a_worker(site, tmp_path, "--slots", "1") as (process, talk):
+        held = await site.submit("demo/echo-picture", input={"steps": 30, "step_s": 0.05})
+        await site.running(held)
+        [worker] = (await site.call("GET", "/v1/workers"))["workers"]
+        await site.call("POST", f"/v1/workers/{worker['id']}/drain")
+        await talk.has(b"draining")
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    task = await site.ended(held)
+    assert (task["state"], task["attempt"]) == ("succeeded", 1)
+
+
 async def test_a_second_sigterm_hands_leases_back_within_a_second(
     site: Site, tmp_path: Path
 ) -> None:

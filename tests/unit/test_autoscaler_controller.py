@@ -551,26 +551,6 @@ async def test_a_machine_that_is_taken_back_is_told_at_once_and_replaced() -> No
     assert "lost" not in [each.what for each in await yard.decisions()]
 
 
-async def test_a_machine_hears_that_it_is_taken_back_before_its_worker_hears_the_same() -> None:
-    """Else its signal would be the second word, at which a worker hands over all that it holds."""
-    yard = await grown(1)
-    [victim] = await yard.registry.workers()
-    terminate, found = yard.provider.terminate, []
-
-    async def slow(instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
-        await asyncio.sleep(0.01)
-        found.append([each.draining for each in await yard.registry.workers()])
-        await terminate(instance_ids, grace_s=grace_s)
-
-    yard.provider.terminate = slow
-    yard.provider.warn(
-        Notice(instance_id=victim.instance, at=yard.clock.now() + timedelta(seconds=30))
-    )
-    await yard.step()
-    assert found == [[False]]
-    assert [each.draining for each in await yard.registry.workers()] == [True]
-
-
 async def test_a_machine_that_may_be_taken_back_finishes_what_it_holds() -> None:
     yard = await grown(1)
     [worker] = await yard.registry.workers()

@@ -45,9 +45,6 @@ _RENEW_S: Final = 2.5
 #: A provider must take a launch, or an order to end, within so long, in seconds.
 _LAUNCH_S: Final = 300.0
 _END_S: Final = 60.0
-#: That it drains a worker hears from a backend once its machine has heard that it ends, which is
-#: waited for so long, in seconds.
-_FIRST_S: Final = 2.0
 
 #: That demand is not met is told once it was so for so long, in seconds, and so is that it is met.
 _RELIEF_S: Final = 15.0
@@ -291,15 +288,11 @@ class Controller:
         now = self._clock.now()
         for worker in actions.forget:
             await self._registry.remove_worker(worker.id, now)
-        ending = [asyncio.create_task(self._end(end)) for end in actions.ends]
-        self._ending |= set(ending)
-        for task in ending:
-            task.add_done_callback(self._ending.discard)
-        if ending and actions.drain:
-            # A worker that drains already takes a signal as a wish to hand over at once.
-            await asyncio.wait(ending, timeout=_FIRST_S)
         for worker in actions.drain:
             await self._registry.drain_worker(worker.id)
+        for end in actions.ends:
+            self._ending.add(task := asyncio.create_task(self._end(end)))
+            task.add_done_callback(self._ending.discard)
         for launch in actions.launches:
             if launch.token not in self._launching:
                 self._launching[launch.token] = asyncio.create_task(self._launch(launch))

@@ -223,6 +223,7 @@ class Worker:
         self._deliveries: dict[int, asyncio.Task[None]] = {}
         self._loops: set[asyncio.Task[None]] = set()
         self._is_draining = False
+        self._was_signalled = False
         self._is_releasing = False
         #: Set when the model process has told all that it drew, or can tell nothing any more.
         self._handed_over = asyncio.Event()
@@ -436,7 +437,9 @@ class Worker:
             loop.add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:
-        if self._is_draining:
+        # Draining alone says nothing: whoever ends a machine has often told its worker before.
+        was_signalled, self._was_signalled = self._was_signalled, True
+        if was_signalled:
             self.release()
         else:
             self.drain()
