@@ -20,7 +20,7 @@ from swell.errors import Conflict, SwellError, Unavailable
 from swell.fairness import band
 from swell.store import Accepted, TaskFilter
 from swell.stores.queries import load_migrations
-from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.stores.sqlite import SqliteDatabase, SqliteStore, wal
 from swell.stores.sqlite.session import Session
 from swell.task import Released, Task, TaskState
 from swell.testing.factories import (
@@ -75,6 +75,12 @@ def adding(task_id: str, **fields: object) -> Callable[[Session], str]:
 
 def failing(session: Session) -> None:
     raise Conflict("this one cannot be done")
+
+
+def beginning_of_log(path: Path) -> bytes:
+    """Return what SQLite draws anew whenever it begins to write the log from its beginning."""
+    with path.with_name(f"{path.name}-wal").open("rb") as log:
+        return log.read(24)[16:]
 
 
 async def kept(database: SqliteDatabase) -> set[str]:
@@ -373,6 +379,46 @@ async def test_commits_wait_for_the_disk(database: SqliteDatabase) -> None:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+async def test_the_log_is_moved_and_begins_anew_while_others_write(
+    database: SqliteDatabase, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal, "CHANGES", 20)
+    await database.write(adding(f"{0:032x}"))
+    n, first = 1, beginning_of_log(path)
+    async with asyncio.timeout(20):
+        while beginning_of_log(path) == first:
+            await database.write(adding(f"{n:032x}"))
+            n += 1
+    assert len(await kept(database)) == n
+
+
+async def test_what_the_log_takes_does_not_count_as_a_slow_disk(database: SqliteDatabase) -> None:
+    await database.write(adding(f"{0:032x}"))
+    before_s = database._sync_s
+    assert database._commit(is_usual=False) is not None, "nothing is open that could be committed"
+    database._writer.execute("BEGIN IMMEDIATE")
+    assert database._commit(is_usual=False) is None
+    assert database._sync_s == before_s
+
+
+async def test_closing_waits_until_the_log_is_moved(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal, "CHANGES", 1)
+    database = SqliteDatabase.open(path, ManualClock())
+    await database.write(adding(f"{0:032x}"))
+    await database.close()
+    again = SqliteDatabase.open(path, ManualClock())
+    assert len(await kept(again)) == 1
+    await again.close()
+
+
+async def test_a_disk_that_takes_nothing_from_the_log_fails_nobody(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.close()
+    wal.move(connection)
+
+
 async def test_readers_cannot_write(database: SqliteDatabase) -> None:
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         database._reader.execute("DELETE FROM tasks")
@@ -490,7 +536,7 @@ import asyncio, sys
 from pathlib import Path
 from swell.clock import SystemClock
 from swell.store import Accepted
-from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.stores.sqlite import SqliteDatabase, SqliteStore, wal
 from swell.testing.factories import a_new_task
 
 async def submit(store):

@@ -20,6 +20,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,14 +28,16 @@ from swell.clock import Clock
 from swell.errors import Conflict, Internal, SwellError, Unavailable
 from swell.stores.queries import load_migrations, load_queries
 from swell.stores.sqlite.session import Session, SessionState
+from swell.stores.sqlite.wal import WriteAheadLog, move
 
 __all__ = ["SqliteDatabase", "library_version"]
 
 R = TypeVar("R")
 Action = Callable[[Session], Any]
 
-#: Pages of write-ahead log after which the writer moves them into the database: 32 MiB.
-CHECKPOINT_PAGES = 8_192
+#: Pages of write-ahead log after which a commit moves them into the database itself, should the log
+#: not have been moved beside it in time (`WriteAheadLog`): 128 MiB.
+CHECKPOINT_PAGES = 32_768
 
 #: With more than this many actions waiting, a commit waits for turns of the loop that bring more;
 #: at most for so many.
@@ -97,6 +100,7 @@ class SqliteDatabase:
         #: How many actions the last turn of the loop had gathered, and how many turns it took.
         self._gathered, self._turns = CROWD, 0
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swell-commit")
+        self._log = WriteAheadLog(partial(_connect, path))
 
     @classmethod
     def open(cls, path: Path, clock: Clock) -> "SqliteDatabase":
@@ -233,6 +237,7 @@ class SqliteDatabase:
             await asyncio.wrap_future(self._syncer.submit(lambda: None))
             await asyncio.sleep(0)
         self._syncer.shutdown()
+        self._log.close()
         self._reader.close()
         self._writer.close()
         os.close(self._lock)
@@ -274,24 +279,27 @@ class SqliteDatabase:
             self._resolve(group, session)
             self._loop.call_soon(self._commit_next)
             return
-        if self._sync_s < QUICK_SYNC_S:
+        is_usual = not self._log.is_moving
+        if self._sync_s < QUICK_SYNC_S and is_usual:
             # Waking a thread and being woken by it costs more than such a disk takes.
-            self._finish(group, session, self._commit())
+            self._finish(group, session, self._commit(is_usual))
             return
-        committed = self._syncer.submit(self._commit)
+        committed = self._syncer.submit(self._commit, is_usual)
         committed.add_done_callback(
             lambda future: self._loop.call_soon_threadsafe(
                 self._finish, group, session, future.result()
             )
         )
 
-    def _commit(self) -> Exception | None:
-        """Commit, in whichever thread, and learn how long the disk takes."""
+    def _commit(self, is_usual: bool) -> Exception | None:
+        """Commit, in whichever thread, and learn how long the disk usually takes."""
         started_s = self.clock.monotonic_s()
         try:
             self._writer.execute("COMMIT")
         except Exception as error:
             return error
+        if not is_usual:
+            return None
         took_s = self.clock.monotonic_s() - started_s
         # A slow commit counts at once, and is forgotten over the next fifty.
         self._sync_s = max(took_s, self._sync_s + 0.02 * (took_s - self._sync_s))
@@ -302,6 +310,12 @@ class SqliteDatabase:
             self._committed_changes = self._writer.total_changes
             self._was_refused = False
             self._resolve(group, session)
+            if self._log.written(self._committed_changes):
+                moved = self._syncer.submit(move, self._writer)
+                moved.add_done_callback(
+                    lambda _: self._loop.call_soon_threadsafe(self._commit_next)
+                )
+                return
         else:
             self._was_refused = True
             self._roll_back()

@@ -1,0 +1,75 @@
+"""Moving the write-ahead log into the database, beside whoever writes.
+
+SQLite would do so within every thousandth commit or so, which then takes a hundred times as long as
+the others: everybody waits. Here a thread with a connection of its own moves what is committed
+while commits go on. What came meanwhile is moved when nobody writes, which takes as long as a few
+commits; then the log begins anew, and does not grow.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+__all__ = ["WriteAheadLog", "move"]
+
+#: The log is moved after so many changes of rows: about 10 MiB of small tasks.
+CHANGES: Final = 10_000
+
+#: How often it is moved while commits go on. Each time there is less left.
+PASSES: Final = 2
+
+
+class WriteAheadLog:
+    """Moves the log of one file, whenever so much has been written.
+
+    Args:
+        connect: Opens the file once more.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swell-log")
+        self._moving: Future[None] | None = None
+        #: How many rows the writer had changed when the log was moved last.
+        self._moved_at = 0
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether it is being moved, so that the disk has more to do than to sync."""
+        return self._moving is not None
+
+    def written(self, changes: int) -> bool:
+        """Note a commit; return whether the log is to be moved to its end (`move`) before another.
+
+        Args:
+            changes: How many rows the writer has changed in all.
+        """
+        if self._moving is not None:
+            if not self._moving.done():
+                return False
+            self._moving = None
+            return True
+        if changes - self._moved_at >= CHANGES:
+            self._moved_at = changes
+            self._moving = self._thread.submit(self._move_beside)
+        return False
+
+    def close(self) -> None:
+        """Wait until nothing is moved any more."""
+        self._thread.shutdown()
+
+    def _move_beside(self) -> None:
+        with contextlib.closing(self._connect()) as connection:
+            for _ in range(PASSES):
+                move(connection)
+
+
+def move(connection: sqlite3.Connection) -> None:
+    """Move what is committed, as far as nobody reads what it would replace.
+
+    A disk that refuses it refuses commits as well, and there it is told.
+    """
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
