@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -64,6 +65,12 @@ class AzureResources:
     asked: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Lines `METHOD path` of what was asked.
     calls: list[str] = field(default_factory=list)
+    #: Rows of the public list of prices, so many on a page; and the filters that came.
+    prices: list[dict[str, Any]] = field(default_factory=list)
+    prices_page: int = 100
+    filters: list[str] = field(default_factory=list)
+    #: The status that the list is answered with.
+    prices_status: int = 200
     tokens: int = 0
     good: set[str] = field(default_factory=set)
 
@@ -81,6 +88,7 @@ class AzureResources:
         app.router.add_get(f"{fleets}/virtualMachines", self._list_fleet)
         app.router.add_get(f"{subscription}/operations/{{name}}", self._operation)
         app.router.add_get("/metadata/identity/oauth2/token", self._machine_token)
+        app.router.add_get("/api/retail/prices", self._retail)
         app.router.add_post("/{directory}/oauth2/v2.0/token", self._token)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
@@ -111,6 +119,24 @@ class AzureResources:
     def shut_down(self, name: str) -> None:
         """As a worker's machine does by itself."""
         self.machines[name]["power"] = "PowerState/stopped"
+
+    # ---- the public list of prices
+
+    async def _retail(self, request: web.Request) -> web.Response:
+        assert "Authorization" not in request.headers, "nobody says who asks for prices"
+        if self.prices_status != 200:
+            return web.json_response({"error": {}}, status=self.prices_status)
+        self.filters.append(request.query["$filter"])
+        assert request.query["currencyCode"] == "USD"
+        begin = int(request.query.get("$skip", 0))
+        items = self.prices[begin : begin + self.prices_page]
+        end = begin + self.prices_page
+        query = {"currencyCode": "USD", "$filter": request.query["$filter"], "$skip": str(end)}
+        more = f"https://prices.azure.com:443/api/retail/prices?{urlencode(query)}"
+        told = {"BillingCurrency": "USD", "CustomerEntityType": "Retail", "Items": items}
+        return web.json_response(
+            told | {"NextPageLink": more if end < len(self.prices) else None, "Count": len(items)}
+        )
 
     # ---- who asks
 

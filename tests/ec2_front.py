@@ -9,7 +9,7 @@ import re
 import xml.sax.saxutils
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlencode
@@ -47,6 +47,12 @@ class Ec2Front:
     lost: int = 0
     #: Spot request → its status.
     marked: dict[str, str] = field(default_factory=dict)
+    #: Spot prices that are told instead of moto's, by page: (type, zone, dollars, minutes ago).
+    spot_prices: list[list[tuple[str, str, str, int]]] = field(default_factory=list)
+    #: Whether nobody may ask for them.
+    refuses_prices: bool = False
+    #: What the last call for them asked.
+    asked_prices: dict[str, str] = field(default_factory=dict)
     #: Whether lists leave out everything, as EC2's may for some seconds.
     lists_late: bool = False
     #: Names of the calls that came.
@@ -88,6 +94,10 @@ class Ec2Front:
         if action == "TerminateInstances" and self.knows_late:
             told = f"The instance ID '{form['InstanceId.1']}' does not exist"
             return _error(400, "InvalidInstanceID.NotFound", told)
+        if action == "DescribeSpotPriceHistory" and self.refuses_prices:
+            return _error(403, "UnauthorizedOperation", "You are not authorized.")
+        if action == "DescribeSpotPriceHistory" and self.spot_prices:
+            return self._spot_prices(form)
         if action == "CreateFleet":
             return await self._create_fleet(request, form)
         if action == "DescribeInstances" and self.lists_late:
@@ -140,6 +150,21 @@ class Ec2Front:
         return answer.body.replace(
             b"</CreateFleetResponse>", told.encode() + b"</CreateFleetResponse>"
         )
+
+    def _spot_prices(self, form: Mapping[str, str]) -> web.Response:
+        self.asked_prices = dict(form)
+        page = int(form.get("NextToken") or 0)
+        rows = "".join(
+            f"<item><instanceType>{kind}</instanceType><availabilityZone>{zone}</availabilityZone>"
+            f"<productDescription>Linux/UNIX</productDescription><spotPrice>{price}</spotPrice>"
+            f"<timestamp>{datetime.now(UTC) - timedelta(minutes=ago):%Y-%m-%dT%H:%M:%S.000Z}"
+            "</timestamp></item>"
+            for kind, zone, price, ago in self.spot_prices[page]
+        )
+        more = str(page + 1) if page + 1 < len(self.spot_prices) else ""
+        told = f"<spotPriceHistorySet>{rows}</spotPriceHistorySet><nextToken>{more}</nextToken>"
+        name = "DescribeSpotPriceHistoryResponse"
+        return _xml(200, f'<{name} xmlns="{_NAMESPACE}">{told}</{name}>')
 
     def _marked(self, answer: web.Response) -> web.Response:
         assert isinstance(answer.body, bytes)

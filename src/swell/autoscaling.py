@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,14 +18,15 @@ import structlog
 from swell.clock import Clock
 from swell.config import AutoscaleSettings, PoolTable, Settings, environment_of
 from swell.errors import InvalidRequest
-from swell.pool_prices import pool_prices, unknown_kinds
+from swell.pool_prices import book_of, live_price, may_change, pool_prices, unknown_kinds
 from swell.pricing import MachinePrice
-from swell.provider import LaunchRequest
+from swell.provider import LaunchRequest, TellsPrices
 from swell.wiring import is_shared, provider_of, worker_environment
 
 if TYPE_CHECKING:
     from swell.api.settings import Backend
     from swell.autoscaler.controller import Controller
+    from swell.autoscaler.live_prices import Asking
     from swell.autoscaler.policy import PolicySettings
     from swell.autoscaler.pools import Pool
 
@@ -89,6 +91,7 @@ def build_autoscaler(
     """
     from swell.autoscaler.controller import Controller, Terms
     from swell.autoscaler.decide import Limits
+    from swell.autoscaler.live_prices import LivePrices
     from swell.autoscaler.observe import Observer, Timing
     from swell.autoscaler.policy import plan
 
@@ -110,6 +113,9 @@ def build_autoscaler(
         clock,
         Timing(lost_s=3 * settings.delivery.heartbeat_s),
     )
+    prices_now = LivePrices(
+        backend.registry, clock, _askings(settings, pools), prices, settings.prices.ask_every_s
+    )
     terms = Terms(
         holder=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         every_s=chosen.every_s,
@@ -117,6 +123,7 @@ def build_autoscaler(
         limits=Limits(
             stale_s=chosen.stale_s, boot_limit_s=chosen.boot_limit_s, silent_s=chosen.silent_s
         ),
+        prices=prices_now,
     )
     policy = policy_of(settings)
     controller = Controller(
@@ -129,6 +136,23 @@ def build_autoscaler(
         wake,
     )
     return Autoscaler(controller, pools)
+
+
+def _askings(settings: Settings, pools: "Sequence[Pool]") -> "dict[str, Asking]":
+    """Return how the prices are found of pools whose price may change."""
+    from swell.autoscaler.live_prices import Asking
+
+    book, found = book_of(settings), {}
+    for pool in pools:
+        table, provider = settings.pools[pool.name], pool.provider
+        if _is_asked(settings, table) and isinstance(provider, TellsPrices):
+            found[pool.name] = Asking(provider.prices, partial(live_price, pool.name, table, book))
+    return found
+
+
+def _is_asked(settings: Settings, table: PoolTable) -> bool:
+    """Return whether a pool's cloud is asked for its price."""
+    return settings.prices.ask_every_s > 0 and may_change(table, book_of(settings))
 
 
 def _tell(settings: Settings, prices: Mapping[str, MachinePrice]) -> None:
@@ -151,11 +175,13 @@ def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
     limit, alarm = settings.autoscale.day_budget_micros, settings.costs.budget_day_micros
     hour_limit = settings.autoscale.hour_budget_micros
     is_limited = any(each is not None for each in (limit, hour_limit, alarm))
+    # Theirs is asked for as soon as they are scaled.
+    asked = [name for name, table in settings.pools.items() if _is_asked(settings, table)]
     found = [
         f"the pool {name} has no price: it counts as free, no budget limits it, and its pictures "
         f"have no cost: set pools.{name}.hour_micros"
         for name, table in settings.pools.items()
-        if name not in prices and (is_limited or table.provider != "process")
+        if name not in (*prices, *asked) and (is_limited or table.provider != "process")
     ]
     found += [
         f"prices.hour_micros has {name!r}, a kind of machine that no pool asks for and the list "

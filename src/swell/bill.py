@@ -8,19 +8,21 @@ charged as they are heard of, each once. `rest` is what nobody has been charged 
 
 Whatever gets lost on the way, such as entries that a backend had not written when it died, is
 within this rest, and is told as idle: nothing is charged twice, and nothing is left out. The same
-holds for millionths of a dollar, of which each entry rounds its own.
+holds for millionths of a dollar, of which each entry rounds its own. Where a pool's price changes,
+the whole is what was in force at each moment, and entries were charged by what was known then.
 """
 
 import itertools
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
 
 from swell.ledger import Charged, EntryKind, LedgerEntry, cost_micros
+from swell.tariffs import Step, life_micros, price_at
 
-__all__ = ["Life", "Rest", "entries_of", "paid_s", "rest", "shared"]
+__all__ = ["Life", "Rest", "entries_of", "paid_micros", "paid_s", "rest", "shared"]
 
 
 _ROUNDING_S: Final = 0.001
@@ -43,6 +45,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     said_goodbye: bool = True
     #: What an hour costs, in millionths of a dollar; None where that is not known.
     hour_micros: int | None = None
+    #: What that has changed to since, where it changes; the oldest first.
+    steps: Sequence[Step] = ()
     #: What its launch cost besides.
     launch_micros: int = 0
     #: It is paid for at least so long, in seconds.
@@ -66,6 +70,18 @@ def paid_s(life: Life, until: datetime) -> float:
     return max(lived_s, life.least_billed_s)
 
 
+def paid_micros(life: Life, until: datetime) -> int | None:
+    """Return what a machine has cost for so long, its launch included; None without a price."""
+    if life.hour_micros is None:
+        return None
+    paid_until = life.launched_at + timedelta(seconds=paid_s(life, until))
+    # What minimum billing adds has the price of the end, whatever becomes of it later.
+    ended_at = life.ended_at or paid_until
+    steps = [each for each in life.steps if each.at <= ended_at]
+    cost = life_micros(steps, life.launched_at, paid_until, life.hour_micros)
+    return cost + life.launch_micros
+
+
 def rest(life: Life, charged: Charged, until: datetime) -> list[Rest]:
     """Return what is left to charge, so that with it all is charged.
 
@@ -79,11 +95,11 @@ def rest(life: Life, charged: Charged, until: datetime) -> list[Rest]:
     """
     whole_s = paid_s(life, until)
     left_s = round(whole_s - charged.seconds, 6)
-    price = life.hour_micros
-    whole_micros = cost_micros(whole_s, price)
+    price, whole_micros = life.hour_micros, paid_micros(life, until)
     left_micros = None
-    if whole_micros is not None:
-        left_micros = whole_micros + life.launch_micros - charged.micros
+    if price is not None and whole_micros is not None:
+        left_micros = whole_micros - charged.micros
+        price = price_at(life.steps, life.ended_at or until, price)
     if life.ended_at is None and left_s <= 0:
         return []
     if not left_s and not left_micros:

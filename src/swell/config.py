@@ -1023,6 +1023,12 @@ class PricesSettings(_Group):
         "provider and kind of machine: in the file `[prices.hour_micros]` with lines such as "
         '`"aws/g6.xlarge/spot" = 410000`, in the environment the same as JSON.',
     )
+    ask_every_s: float = Field(
+        default=600.0,
+        ge=0,
+        description="How often the autoscaler asks clouds what machines of pools without a price "
+        "of their own cost: AWS for spot machines, Azure for all. In seconds; 0 for never.",
+    )
 
 
 class CostsSettings(_Group):

@@ -1,17 +1,27 @@
 """What an hour of one worker of a pool costs, and who says so. Pure.
 
 What the pool itself says counts; else what the operator has set for its kind of machine; else what
-the list says that comes with Swell. A pool that may get several kinds of machines has the price of
-the dearest, so that no budget is passed by a guess.
+its cloud tells now, where it tells that; else what the list says that comes with Swell. A pool that
+may get several kinds of machines has the price of the dearest, so that no budget is passed by a
+guess; where its machines stand already, and their cloud tells what each costs, it has their mean,
+so that together they cost what is paid.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from swell.config import PoolTable, Settings
-from swell.pricing import LIST, MachinePrice, PriceBook
+from swell.pricing import LIST, LivePrice, MachinePrice, PriceBook, price_name
 
-__all__ = ["book_of", "pool_price", "pool_prices", "unknown_kinds"]
+__all__ = [
+    "book_of",
+    "live_price",
+    "may_change",
+    "pool_price",
+    "pool_prices",
+    "tells_prices",
+    "unknown_kinds",
+]
 
 
 class _Names(NamedTuple):
@@ -19,12 +29,14 @@ class _Names(NamedTuple):
 
     kinds: str
     region: str
+    #: What its prices of now are called; empty where it is not asked for any.
+    prices: str = ""
 
 
 _CLOUDS: Final[Mapping[str, _Names]] = {
-    "aws": _Names("types", "region"),
+    "aws": _Names("types", "region", "EC2's spot price history"),
     "gcp": _Names("types", "region"),
-    "azure": _Names("sizes", "location"),
+    "azure": _Names("sizes", "location", "Azure's retail prices"),
 }
 
 
@@ -63,6 +75,101 @@ def pool_price(name: str, table: PoolTable, book: PriceBook) -> MachinePrice | N
     if not unknown:
         return dearest
     return dearest._replace(source=f"{dearest.source}; no price is known of {', '.join(unknown)}")
+
+
+def tells_prices(table: PoolTable) -> bool:
+    """Return whether a pool's cloud tells what machines cost now."""
+    names = _CLOUDS.get(table.provider)
+    return names is not None and bool(names.prices)
+
+
+def may_change(table: PoolTable, book: PriceBook) -> bool:
+    """Return whether a pool's price is one that its cloud tells, and that changes."""
+    if table.hour_micros is not None or not tells_prices(table):
+        return False
+    if table.provider == "aws" and not table.is_spot:
+        return False
+    names = _CLOUDS[table.provider]
+    places = _places(table.options, names.region)
+    kinds = _words(table.options, names.kinds)
+    own = [book.own_name(table.provider, kind, places, spot=table.is_spot) for kind in kinds]
+    return None in own
+
+
+def live_price(
+    name: str,
+    table: PoolTable,
+    book: PriceBook,
+    told: Sequence[LivePrice],
+    standing: Mapping[tuple[str, str], int],
+) -> MachinePrice | None:
+    """Return what an hour of one worker of a pool costs by what its cloud tells now.
+
+    None where nothing of that can be a price.
+
+    Args:
+        name: The pool.
+        table: Its settings.
+        book: All other prices.
+        told: By kind of machine and place.
+        standing: Kind and place → how many machines of the pool stand there.
+    """
+    names = _CLOUDS[table.provider]
+    rows = _believed(table, book, told, _places(table.options, names.region))
+    if not rows:
+        return None
+    found = [(_of(rows, *where), n) for where, n in standing.items()]
+    known = [(row, n) for row, n in found if row is not None]
+    if known:
+        many = sum(n for _, n in known)
+        mean = round(sum(row.hour_micros * n for row, n in known) / many)
+        paid = {row: None for row, _ in known}
+        return MachinePrice(mean, _said(table, list(paid), names.prices))
+    dearest = max(rows, key=lambda row: row.hour_micros)
+    listed = pool_price(name, _without(table, {row.kind for row in rows}), book)
+    if listed is not None and listed.hour_micros > dearest.hour_micros:
+        return listed
+    return MachinePrice(dearest.hour_micros, _said(table, [dearest], names.prices))
+
+
+def _believed(
+    table: PoolTable, book: PriceBook, told: Sequence[LivePrice], places: Sequence[str]
+) -> list[LivePrice]:
+    """Return what is told, within bounds, and what the operator says in its place."""
+    spot, found = table.is_spot, []
+    for each in told:
+        where = list(dict.fromkeys((each.place, *places)))
+        if book.own_name(table.provider, each.kind, where, spot=spot) is not None:
+            own = book.machine(table.provider, each.kind, places=where, spot=spot)
+            micros = None if own is None else own.hour_micros
+        else:
+            micros = book.believed(table.provider, each, places=where, spot=spot)
+        if micros is not None:
+            found.append(each._replace(hour_micros=micros))
+    return found
+
+
+def _of(rows: Sequence[LivePrice], kind: str, place: str) -> LivePrice | None:
+    """Return the price of a kind of machine in a place, or else the dearest of its kind."""
+    own = [row for row in rows if row.kind == kind]
+    exact = [row for row in own if row.place == place]
+    return max(exact or own, key=lambda row: row.hour_micros, default=None)
+
+
+def _said(table: PoolTable, rows: Sequence[LivePrice], prices: str) -> str:
+    names = [
+        price_name(table.provider, row.kind, region=row.place, spot=table.is_spot) for row in rows
+    ]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    mean = ", the mean" if len(names) > 1 else ""
+    return f"{', '.join(names[:3])}{more}: {prices}{mean}"
+
+
+def _without(table: PoolTable, kinds: Collection[str]) -> PoolTable:
+    """Return a pool without some of its kinds of machines."""
+    name = _CLOUDS[table.provider].kinds
+    left = [each for each in _words(table.options, name) if each not in kinds]
+    return table.model_copy(update={"options": {**table.options, name: left}})
 
 
 def unknown_kinds(settings: Settings) -> list[str]:

@@ -2,7 +2,7 @@
 
 Three sources, the first that has a price: what the operator has set, what a cloud tells now, and a
 small list that comes with Swell (`prices.toml`), each row with the day it was read and its source.
-Live prices are believed within bounds: none of zero, and no outlier, may win.
+What a cloud tells is believed within bounds: none of zero, and no outlier, may win.
 """
 
 import tomllib
@@ -13,7 +13,16 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-__all__ = ["LIST", "MachinePrice", "Price", "PriceBook", "bounded", "price_name", "prices_of"]
+__all__ = [
+    "LIST",
+    "LivePrice",
+    "MachinePrice",
+    "Price",
+    "PriceBook",
+    "bounded",
+    "price_name",
+    "prices_of",
+]
 
 #: A live price counts from and up to so many times the listed one.
 LEAST: Final = 0.2
@@ -54,6 +63,20 @@ class MachinePrice(NamedTuple):
     hour_micros: int
     source: str
     read_on: date | None = None
+
+
+class LivePrice(NamedTuple):
+    """What an hour of a whole machine costs now, as its cloud tells.
+
+    Args:
+        kind: Of machine, as the cloud calls it.
+        place: Zone or region.
+        hour_micros: Millionths of a dollar.
+    """
+
+    kind: str
+    place: str
+    hour_micros: int
 
 
 def prices_of(text: str) -> list[Price]:
@@ -131,10 +154,9 @@ class PriceBook:
         row = self._row(provider, kind, places, spot)
         like = row or self._row(provider, kind, places, not spot)
         many = gpus if like is None else like.gpus
-        for place in (*places, ""):
-            name = price_name(provider, kind, region=place, spot=spot)
-            if name in self._own:
-                return MachinePrice(many * self._own[name], f"prices.hour_micros, {name}")
+        name = self.own_name(provider, kind, places, spot=spot)
+        if name is not None:
+            return MachinePrice(many * self._own[name], f"prices.hour_micros, {name}")
         if row is not None:
             name = price_name(provider, kind, region=row.region, spot=spot)
             return MachinePrice(many * row.hour_micros, f"{name}: {row.source}", row.read_on)
@@ -144,6 +166,34 @@ class PriceBook:
         if usual is None:
             return None
         return usual._replace(source=f"{usual.source}; as if it were not spot")
+
+    def own_name(
+        self, provider: str, kind: str, places: Sequence[str], *, spot: bool
+    ) -> str | None:
+        """Return by which name the operator has set a price; None where that is not so."""
+        for place in (*places, ""):
+            name = price_name(provider, kind, region=place, spot=spot)
+            if name in self._own:
+                return name
+        return None
+
+    def believed(
+        self, provider: str, told: LivePrice, *, places: Sequence[str], spot: bool
+    ) -> int | None:
+        """Return what an hour of a machine costs by what a cloud tells, within bounds.
+
+        None where that cannot be a price, and nothing is listed.
+
+        Args:
+            provider: Such as `aws`.
+            told: What it tells.
+            places: Where the machine may stand, the most exact first.
+            spot: Whether that is the price of spot machines.
+        """
+        row = self._row(provider, told.kind, places, spot)
+        if row is not None:
+            return bounded(told.hour_micros, row.gpus * row.hour_micros)
+        return told.hour_micros if told.hour_micros > 0 else None
 
     def _row(self, provider: str, kind: str, places: Sequence[str], spot: bool) -> Price | None:
         rows = self._listed.get((provider, kind, spot), [])

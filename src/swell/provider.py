@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import msgspec
 
 from swell.errors import Unavailable
+from swell.pricing import LivePrice
 
 __all__ = [
     "ASKED_AT",
@@ -19,6 +20,7 @@ __all__ = [
     "Notice",
     "Provider",
     "Refused",
+    "TellsPrices",
     "Tidying",
     "looking_only",
 ]
@@ -168,6 +170,22 @@ class Tidying(Protocol):
 
     #: Whether it does so; false while it only looks, and may then see less.
     tidies: bool
+
+
+@runtime_checkable
+class TellsPrices(Protocol):
+    """A provider whose cloud tells what machines cost now."""
+
+    async def prices(self) -> list[LivePrice]:
+        """Return what the kinds of machines of its options cost where they may stand.
+
+        What the cloud does not tell is left out.
+
+        Raises:
+            Unavailable: It cannot be asked now.
+            InvalidInput: It does not let us ask.
+        """
+        ...
 
 
 @contextlib.contextmanager

@@ -87,9 +87,12 @@ class PoolScaling(msgspec.Struct, frozen=True, kw_only=True):
     most: int = 0
     #: Millionths of a dollar for an hour of one; None where that is not known.
     hour_micros: int | None = None
-    #: Who says so, for people; and of which day that is, where it is of a list.
+    #: Who says so, for people; of which day that is, where it is of a list or a cloud; when its
+    #: cloud told it, and what else is to be known of it.
     price_source: str = ""
     price_read_on: date | None = None
+    price_told_at: datetime | None = None
+    price_note: str = ""
     is_spot: bool = False
     location: str = ""
     #: For how long nothing is asked of the provider, in seconds, and why.

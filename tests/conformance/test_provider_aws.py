@@ -104,6 +104,50 @@ class TestAwsProvider(OutlivingConformance, RefusingConformance):
 
     # ---- of EC2 alone
 
+    async def test_spot_prices_of_now_are_told_by_type_and_zone(
+        self, provider: AwsProvider
+    ) -> None:
+        self.front.spot_prices = [
+            [("g6.xlarge", "us-east-1a", "0.281300", 90), ("g6.xlarge", "us-east-1b", "0.3105", 5)],
+            [
+                ("g6.xlarge", "us-east-1a", "0.2514", 10),
+                ("g5.xlarge", "us-east-1a", "0.4", 10),
+                ("g5.xlarge", "us-east-1b", "nonsense", 10),
+            ],
+        ]
+        spot = self.made(spot=True)
+        found = {(each.kind, each.place): each.hour_micros for each in await spot.prices()}
+        assert found == {
+            ("g6.xlarge", "us-east-1a"): 251_400,
+            ("g6.xlarge", "us-east-1b"): 310_500,
+            ("g5.xlarge", "us-east-1a"): 400_000,
+        }
+        asked = self.front.asked_prices
+        assert [asked[f"InstanceType.{n}"] for n in (1, 2)] == ["g6.xlarge", "g5.xlarge"]
+        assert asked["ProductDescription.1"] == "Linux/UNIX"
+        assert asked["Filter.1.Name"] == "availability-zone"
+        assert [asked[f"Filter.1.Value.{n}"] for n in (1, 2)] == ["us-east-1a", "us-east-1b"]
+        began = datetime.fromisoformat(asked["StartTime"])
+        assert abs(began - datetime.now(UTC)) < timedelta(minutes=2)
+
+    async def test_motos_own_history_is_read_and_others_than_spot_are_not_asked_for(
+        self, provider: AwsProvider
+    ) -> None:
+        found = await self.made(spot=True, zones=["us-east-1a"]).prices()
+        assert {each.place for each in found} == {"us-east-1a"}
+        assert {each.kind for each in found} == {"g6.xlarge", "g5.xlarge"}
+        assert {each.hour_micros for each in found} == {10}
+        self.front.calls.clear()
+        assert await provider.prices() == []
+        assert self.front.calls == []
+
+    async def test_who_may_not_ask_for_prices_is_told_what_to_allow(
+        self, provider: AwsProvider
+    ) -> None:
+        self.front.broken = (403, ec2_error("UnauthorizedOperation"))
+        with pytest.raises(InvalidInput, match="whose policy allows what docs"):
+            await self.made(spot=True).prices()
+
     async def test_where_and_what_an_instance_is_is_told(self, provider: AwsProvider) -> None:
         spot = self.made(spot=True)
         await spot.launch(LaunchRequest(pool="spot"))

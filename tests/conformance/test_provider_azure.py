@@ -25,6 +25,23 @@ QUOTA = (
 T4, A10 = "Standard_NC4as_T4_v3", "Standard_NV36ads_A10_v5"
 
 
+def a_row(size: str, price: float | str, sku: str = "", **more: object) -> dict[str, object]:
+    """Return a row of Azure's list of prices."""
+    told: dict[str, object] = {
+        "currencyCode": "USD",
+        "retailPrice": price,
+        "unitPrice": price,
+        "armRegionName": "eastus",
+        "armSkuName": size,
+        "skuName": f"NC4as T4 v3{sku}",
+        "productName": "Virtual Machines NCasT4 v3 Series",
+        "serviceName": "Virtual Machines",
+        "unitOfMeasure": "1 Hour",
+        "type": "Consumption",
+    }
+    return told | more
+
+
 class AzureCase(OutlivingConformance, RefusingConformance):
     """All that holds of both ways."""
 
@@ -60,6 +77,7 @@ class AzureCase(OutlivingConformance, RefusingConformance):
             "endpoint": self.azure.url,
             "metadata_url": self.azure.url,
             "login_url": self.azure.url,
+            "prices_url": self.azure.url,
         }
         options = AzureOptions.model_validate(told | more)
         made = AzureProvider(options, self.clock, deployment, power_s=self.power_s)
@@ -88,6 +106,42 @@ class AzureCase(OutlivingConformance, RefusingConformance):
         self.azure.lacks = {}
 
     # ---- of Azure alone, both ways
+
+    async def test_prices_of_now_are_told_by_size_page_after_page(
+        self, provider: AzureProvider
+    ) -> None:
+        self.azure.prices = [
+            a_row(T4, 0.526),
+            a_row(T4, 0.0936, " Spot"),
+            a_row(T4, 0.105, " Low Priority"),
+            a_row(T4, 0.71, productName="Virtual Machines NCasT4 v3 Series Windows"),
+            a_row(T4, 0.2, " Spot", productName="Virtual Machines NCasT4 v3 Series Windows"),
+            a_row(T4, 0.9, productName="NCasT4 v3 Series Cloud Services"),
+            a_row(T4, 9.0, unitOfMeasure="1/Month"),
+            a_row(T4, "none"),
+            a_row(T4, 0.0),
+            a_row("Standard_Else", 7.0),
+            a_row(A10.lower(), 3.2),
+            a_row(A10, 3.8),
+            a_row(A10, 0.64, " Spot"),
+        ]
+        self.azure.prices_page = 5
+        found = {(each.kind, each.place): each.hour_micros for each in await provider.prices()}
+        assert found == {(T4, "eastus"): 526_000, (A10, "eastus"): 3_800_000}
+        spot = await self.made(spot=True).prices()
+        assert {each.kind: each.hour_micros for each in spot} == {T4: 93_600, A10: 640_000}
+        wanted, *_ = self.azure.filters
+        assert "armRegionName eq 'eastus'" in wanted
+        assert f"(armSkuName eq '{T4}' or armSkuName eq '{A10}')" in wanted
+        assert self.azure.filters == 6 * [wanted], "three pages each"
+
+    async def test_a_list_of_prices_that_is_away_is_told_and_one_that_is_not_named_not_asked(
+        self, provider: AzureProvider
+    ) -> None:
+        self.azure.prices_status = 503
+        with pytest.raises(Unavailable, match="list of prices cannot be read: status 503"):
+            await provider.prices()
+        assert await self.made(prices_url="").prices() == []
 
     async def test_another_size_is_taken_where_the_first_is_not_to_be_had(
         self, provider: AzureProvider

@@ -15,6 +15,7 @@ from swell.api.duties import sweep
 from swell.errors import Unavailable
 from swell.ledger import LedgerEntry
 from swell.provider import Instance, InstanceState
+from swell.tariffs import TARIFFS, PoolTariff, changed
 
 MODEL = "demo/upper"
 #: A thousandth of a dollar each second.
@@ -665,3 +666,89 @@ async def test_what_was_charged_is_among_the_numbers(world: World) -> None:
     assert told == {"cold_start": 30_000, "attempt": 1_500, "idle": 8_500}
     assert found['swell_cost_seconds_total{kind="idle",pool="default"}'] == 8.5
     assert found['swell_cost_images_total{pool="default"}'] == 1
+
+
+# ---- prices that change
+
+
+@pytest.fixture
+async def spot() -> AsyncIterator[World]:
+    async with a_world(hour_micros={"default": PRICE}, has_tariffs=True) as made:
+        yield made
+
+
+async def tell_price(world: World, hour_micros: int) -> None:
+    """Tell as an autoscaler does what an hour of a worker costs from now on."""
+    registry, now = world.service.registry, world.clock.now()
+    note = await registry.note(TARIFFS)
+    before = msgspec.json.decode(note or b"{}", type=dict[str, PoolTariff])
+    known = before.get("default", PoolTariff())
+    tariff = PoolTariff(steps=changed(known.steps, now, hour_micros), told_at=now)
+    await registry.put_note(TARIFFS, msgspec.json.encode({"default": tariff}))
+    await world.service.tariffs.refresh()
+
+
+async def test_a_machine_whose_price_changes_is_charged_by_what_was_in_force(spot: World) -> None:
+    worker = await register(spot, cold(30.0, instance="i-1"), instance="i-1")
+    spot.clock.advance(10.0)
+    await tell_price(spot, 2 * PRICE)
+    first, _ = await run(spot, worker, 2.0)
+    await settle(spot.service)
+    spot.clock.advance(8.0)
+    await tell_price(spot, PRICE // 2)
+    second, _ = await run(spot, worker, 4.0)
+    shown = [(await show(spot, each))["cost_micros"] for each in (first, second)]
+    assert shown == [4_000, 2_000]
+    await spot.report(worker, goodbye=True)
+    await instance_ended(spot.service, ended(spot, "i-1", 54.0))
+    await settle(spot.service)
+    found = await totals(spot)
+    assert found["cold_start"] == (30.0, 30_000)
+    assert found["attempt"] == (6.0, 6_000)
+    # 40 s at a thousandth of a dollar, 10 s at two of them, 4 s at half of one.
+    assert sum(micros or 0 for _, micros in found.values()) == 40_000 + 20_000 + 2_000
+    assert sum(seconds for seconds, _ in found.values()) == 54.0
+    # What it costs now changes nothing of one that has ended.
+    await tell_price(spot, 9 * PRICE)
+    await settle(spot.service)
+    assert await totals(spot) == found
+
+
+async def test_what_is_spent_and_what_tasks_will_cost_follow_the_price_of_now(spot: World) -> None:
+    worker = await register(spot)
+    spot.clock.advance(10.0)
+    await tell_price(spot, 3 * PRICE)
+    spot.clock.advance(10.0)
+    await spot.lease(worker)
+    assert (await spent_of(spot)).day_micros == 10_000 + 30_000
+    await run(spot, worker, 2.0)
+    task = await spot.create()
+    await settle(spot.service)
+    [known] = await spot.service.store.get([task["id"]])
+    assert known is not None
+    assert spot.service.expected_micros(known) == 6_000
+
+
+async def spent_of(world: World) -> Any:
+    return await spent(world.service)
+
+
+async def test_a_worker_whose_pool_had_no_price_stays_without_one() -> None:
+    async with a_world(has_tariffs=True) as world:
+        worker = await register(world)
+        await tell_price(world, PRICE)
+        task_id, _ = await run(world, worker, 2.0)
+        assert (await show(world, task_id))["cost_micros"] is None
+        other = await register(world, pool="default", name="later")
+        task_id, _ = await run(world, other, 2.0)
+        assert (await show(world, task_id))["cost_micros"] == 2_000
+        await settle(world.service)
+        kinds = {each["worker_id"]: each["cost_micros"] for each in await ledger(world)}
+        assert kinds[worker] is None
+
+
+async def test_where_no_price_can_change_nothing_is_read(world: World) -> None:
+    worker = await register(world)
+    await tell_price(world, 5 * PRICE)
+    task_id, _ = await run(world, worker, 2.0)
+    assert (await show(world, task_id))["cost_micros"] == 2_000

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swell.bill import Life, entries_of, paid_s, rest, shared
+from swell.bill import Life, entries_of, paid_micros, paid_s, rest, shared
 from swell.ledger import Charged, EntryKind, LedgerEntry, cost_micros
+from swell.tariffs import Step, price_at
 
 AT = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -71,6 +72,7 @@ def settle(ledger: Ledger, life: Life, until: datetime, name: str) -> None:
     least_billed_s=st.sampled_from([0.0, 60.0, 3600.0]),
     lost=st.floats(0, 1),
     told_twice=st.floats(0, 1),
+    changes=st.integers(0, 6),
 )
 def test_the_ledger_adds_up_to_the_bill_of_any_life(
     seed: int,
@@ -79,18 +81,26 @@ def test_the_ledger_adds_up_to_the_bill_of_any_life(
     least_billed_s: float,
     lost: float,
     told_twice: float,
+    changes: int,
 ) -> None:
     """A worker boots, runs attempts in shares of its device, is settled now and then, and ends."""
     rng, ledger = random.Random(seed), Ledger()
+    moments = sorted(rng.uniform(-500, 6000) for _ in range(changes if price is not None else 0))
+    steps = tuple(Step(after(at), rng.randint(0, 20_000_000)) for at in moments)
+
+    def now_micros(at_s: float) -> int | None:
+        return None if price is None else price_at(steps, after(at_s), price)
+
     launch_micros = rng.choice([0, 777]) if price is not None else 0
     cold_s, lived_s = rng.uniform(0, 900), rng.uniform(0, 5000)
     life = a_life(
         hour_micros=price,
+        steps=steps,
         launch_micros=launch_micros,
         least_billed_s=least_billed_s,
         said_goodbye=rng.random() < 0.5,
     )
-    cold = attempt(0, cold_s, price)
+    cold = attempt(0, cold_s, now_micros(cold_s))
     kind = EntryKind.COLD_START
     micros = None if cold.micros is None else cold.micros + launch_micros
     ledger.charge(msgspec.structs.replace(cold, id="a-ready", kind=kind, micros=micros))
@@ -103,7 +113,7 @@ def test_the_ledger_adds_up_to_the_bill_of_any_life(
         device_s += step_s
         for _ in range(lanes):
             number += 1
-            entry = attempt(number, step_s / lanes, price)
+            entry = attempt(number, step_s / lanes, now_micros(at_s))
             if rng.random() >= lost:
                 worked_s += entry.seconds
                 ledger.charge(entry)
@@ -124,7 +134,9 @@ def test_the_ledger_adds_up_to_the_bill_of_any_life(
     if price is None:
         assert all(each.micros is None for each in ledger.entries.values())
     else:
-        assert whole.micros == round(paid_s(ended, after(at_s)) * price / 3600) + launch_micros
+        assert whole.micros == paid_micros(ended, after(at_s))
+        if not steps:
+            assert whole.micros == round(paid_s(ended, after(at_s)) * price / 3600) + launch_micros
     kinds = ledger.kinds()
     assert kinds[EntryKind.COLD_START] == pytest.approx(cold_s, abs=1e-5)
     own = kinds.get(EntryKind.ATTEMPT, 0.0) + kinds.get(EntryKind.FAILED, 0.0)
@@ -140,6 +152,22 @@ def test_idle_time_is_what_is_left() -> None:
     [idle] = rest(life, Charged(seconds=60.0, micros=60_000), after(100))
     assert (idle.kind, idle.seconds, idle.micros) == (EntryKind.IDLE, 40.0, 40_000)
     assert rest(life, Charged(seconds=100.0, micros=100_000), after(100)) == []
+
+
+def test_a_machine_costs_the_price_in_force_at_each_moment_of_its_life() -> None:
+    steps = (Step(after(-50), 3_600_000), Step(after(40), 7_200_000), Step(after(100), 1))
+    life = a_life(hour_micros=9, steps=steps, launch_micros=7)
+    assert paid_micros(life, after(60)) == 40_000 + 40_000 + 7
+    # An attempt of 10 s was charged before the price was known to have risen.
+    [idle] = rest(life, Charged(seconds=10.0, micros=10_000), after(60))
+    assert (idle.seconds, idle.micros) == (50.0, 70_007)
+    # What minimum billing adds has the price of the end, whatever it is later.
+    ended = msgspec.structs.replace(
+        life, ended_at=after(80), heard_at=after(80), least_billed_s=120.0
+    )
+    assert paid_micros(ended, after(9999)) == 40_000 + 160_000 + 7
+    minimum, idle = rest(ended, Charged(), after(80))
+    assert (minimum.seconds, minimum.micros, idle.micros) == (40.0, 80_000, 120_007)
 
 
 def test_nothing_is_left_where_attempts_were_charged_ahead() -> None:

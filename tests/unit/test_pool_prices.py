@@ -7,8 +7,8 @@ import pytest
 
 from swell.autoscaling import advice
 from swell.config import PoolTable, Settings
-from swell.pool_prices import pool_price, pool_prices
-from swell.pricing import LIST, MachinePrice, PriceBook
+from swell.pool_prices import live_price, may_change, pool_price, pool_prices
+from swell.pricing import LIST, LivePrice, MachinePrice, PriceBook
 
 
 def a_table(provider: str = "aws", **fields: Any) -> PoolTable:
@@ -170,3 +170,87 @@ def test_a_price_that_nothing_is_called_by_is_told() -> None:
     pools = {"away": {"provider": "aws", "options": {**L4, "types": ["g6.xlarge", "mine.large"]}}}
     [line] = told(pools, autoscale={"deployment": "ours"}, prices={"hour_micros": own})
     assert "aws/g6.xlrage/spot" in line
+
+
+# ---- prices that clouds tell
+
+SPOT = {"region": "us-east-1", "types": ["g6.xlarge", "g5.xlarge"], "spot": True}
+TOLD = [
+    LivePrice("g6.xlarge", "us-east-1a", 300_000),
+    LivePrice("g6.xlarge", "us-east-1b", 400_000),
+    LivePrice("g5.xlarge", "us-east-1a", 500_000),
+]
+
+
+def live(
+    options: dict[str, Any],
+    told: list[LivePrice],
+    standing: dict[tuple[str, str], int] | None = None,
+    own: dict[str, int] | None = None,
+    **fields: Any,
+) -> MachinePrice | None:
+    table = a_table(options=options, **fields)
+    return live_price("a", table, PriceBook(LIST, own), told, standing or {})
+
+
+def test_where_nothing_stands_the_dearest_counts_of_all_that_may_be_had() -> None:
+    price = live(SPOT, TOLD)
+    assert price == MachinePrice(500_000, "aws/g5.xlarge@us-east-1a/spot: EC2's spot price history")
+    # Of the A10G nothing is told, and as if it were not spot it is listed at more.
+    price = live(SPOT, TOLD[:2])
+    assert price is not None
+    assert price.hour_micros == 1_006_000
+    assert price.source.endswith("as if it were not spot")
+
+
+def test_machines_that_stand_cost_together_what_is_paid_for_them() -> None:
+    standing = {("g6.xlarge", "us-east-1a"): 3, ("g6.xlarge", "us-east-1b"): 1}
+    price = live(SPOT, TOLD, standing)
+    assert price is not None
+    assert 4 * price.hour_micros == 3 * 300_000 + 400_000
+    assert price.source == (
+        "aws/g6.xlarge@us-east-1a/spot, aws/g6.xlarge@us-east-1b/spot: EC2's spot price history, "
+        "the mean"
+    )
+    # One in a zone of which nothing is told has the dearest of its kind; others are not known.
+    price = live(SPOT, TOLD, {("g6.xlarge", "us-east-1f"): 1, ("x9.huge", "us-east-1a"): 5})
+    assert price is not None
+    assert price.hour_micros == 400_000
+
+
+def test_an_outlier_is_believed_within_bounds_and_none_costs_nothing() -> None:
+    options = SPOT | {"types": ["g6.4xlarge"]}
+    for told, micros in ((50_000_000, 2_700_000), (10, 180_000), (0, 900_000), (600_000, 600_000)):
+        price = live(options, [LivePrice("g6.4xlarge", "us-east-1a", told)])
+        assert price is not None
+        assert price.hour_micros == micros
+    unlisted = SPOT | {"types": ["x9.huge"]}
+    assert live(unlisted, [LivePrice("x9.huge", "us-east-1a", 0)]) is None
+    price = live(unlisted, [LivePrice("x9.huge", "us-east-1a", 7)])
+    assert price is not None
+    assert price.hour_micros == 7
+
+
+def test_a_price_of_the_operators_own_counts_in_place_of_what_is_told() -> None:
+    price = live(SPOT, TOLD, {("g5.xlarge", "us-east-1a"): 1}, {"aws/g5.xlarge/spot": 123_000})
+    assert price is not None
+    assert price.hour_micros == 123_000
+
+
+def test_only_prices_are_asked_for_that_change_and_that_nobody_has_set() -> None:
+    book, own = PriceBook(LIST), PriceBook(LIST, {"aws/g6.xlarge/spot": 1, "aws/g5.xlarge/spot": 2})
+    assert may_change(a_table(options=SPOT), book)
+    assert not may_change(a_table(options=SPOT), own)
+    assert not may_change(a_table(options=SPOT | {"spot": False}), book)
+    assert not may_change(a_table(options=SPOT, hour_micros=5), book)
+    assert not may_change(a_table("gcp", options=SPOT), book)
+    assert not may_change(a_table("process"), book)
+    assert may_change(a_table("azure", options={"location": "eastus", "sizes": ["S"]}), book)
+
+
+def test_a_pool_whose_cloud_is_asked_counts_as_one_with_a_price() -> None:
+    pools = {"away": {"provider": "aws", "options": SPOT | {"types": ["x9.huge"]}}}
+    ours = {"deployment": "ours"}
+    assert told(pools, autoscale=ours) == []
+    [line] = told(pools, autoscale=ours, prices={"ask_every_s": 0})
+    assert line.startswith("the pool away has no price")

@@ -266,20 +266,23 @@ class Charges:
         self._workers.clear()
 
 
-def with_costs(info: WorkerInfo, told: Sequence[Settlement], most_s: float) -> list[Settlement]:
+def with_costs(
+    hour_micros: int | None, told: Sequence[Settlement], most_s: float
+) -> list[Settlement]:
     """Return settlements whose timings say what each attempt's share of the device costs.
 
     Args:
-        info: The worker, whose pool has a price or has not: what it tells of costs is not taken.
-        told: As it told them.
+        hour_micros: What an hour of the worker costs; None where that is not known. What it tells
+            of costs itself is not taken.
+        told: As the worker told them.
         most_s: None of the attempts can have had more of the device, in seconds.
     """
-    return [_with_cost(info, each, most_s) for each in told]
+    return [_with_cost(hour_micros, each, most_s) for each in told]
 
 
-def _with_cost(info: WorkerInfo, settlement: Settlement, most_s: float) -> Settlement:
+def _with_cost(hour_micros: int | None, settlement: Settlement, most_s: float) -> Settlement:
     outcome = settlement.outcome
     seconds = share_s(outcome.timings, most_s)
-    cost = cost_micros(seconds, info.hour_micros)
+    cost = cost_micros(seconds, hour_micros)
     timings = _replace(outcome.timings, device_s=seconds, cost_micros=cost)
     return _replace(settlement, outcome=_replace(outcome, timings=timings))

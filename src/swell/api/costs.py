@@ -17,8 +17,9 @@ from swell.api.messages import CostKinds, CostMicros, CostsList, CostsQuery, Cos
 from swell.api.reading import read_query
 from swell.api.service import Service
 from swell.api.startups import end_startups
+from swell.api.tariffs import Tariffs
 from swell.api.views import encode
-from swell.bill import Life, entries_of, rest
+from swell.bill import Life, entries_of, paid_micros, rest
 from swell.costs import By, Cost, added, costs_by
 from swell.errors import InvalidInput
 from swell.ledger import Charged, EntryKind, LedgerEntry, cost_micros, day_of
@@ -62,7 +63,7 @@ _USUAL_DAYS: Final = 30
 # --- what nobody was charged for -----------------------------------------------------------------
 
 
-def lives_of(workers: Iterable[WorkerInfo], now: datetime) -> list[Life]:
+def lives_of(workers: Iterable[WorkerInfo], tariffs: Tariffs, now: datetime) -> list[Life]:
     """Return the machines of workers, each with all workers that it was. Pure.
 
     One that registered again is the same machine. Of one whose end nobody has told, the goodbye of
@@ -71,10 +72,10 @@ def lives_of(workers: Iterable[WorkerInfo], now: datetime) -> list[Life]:
     by_account: dict[str, list[WorkerInfo]] = {}
     for info in workers:
         by_account.setdefault(account_of(info), []).append(info)
-    return [_life(account, infos, now) for account, infos in by_account.items()]
+    return [_life(account, infos, tariffs, now) for account, infos in by_account.items()]
 
 
-def _life(account: str, infos: Sequence[WorkerInfo], now: datetime) -> Life:
+def _life(account: str, infos: Sequence[WorkerInfo], tariffs: Tariffs, now: datetime) -> Life:
     newest = max(infos, key=lambda info: (info.registered_at, info.id))
     told = [info.ended_at for info in infos if info.ended_at is not None]
     heard_at = max(info.seen_at for info in infos)
@@ -92,6 +93,7 @@ def _life(account: str, infos: Sequence[WorkerInfo], now: datetime) -> Life:
         ended_at=ended_at,
         said_goodbye=newest.said_goodbye,
         hour_micros=newest.hour_micros,
+        steps=tariffs.steps(newest.pool),
         launch_micros=newest.launch_micros,
         least_billed_s=newest.least_billed_s,
     )
@@ -109,6 +111,7 @@ async def settle(service: Service, *, others_s: float = _OTHERS_S) -> int:
     """
     wait_s = others_s if service.backend.is_shared else 0.0
     await service.charges.keep_all()
+    await service.tariffs.refresh()
     ends = await told_ends(service.registry)
     if ends:
         # Read once: a region that vanishes has many ends, and each is of other workers.
@@ -119,7 +122,7 @@ async def settle(service: Service, *, others_s: float = _OTHERS_S) -> int:
     await service.fleet.refresh()
     now, registry = service.clock.now(), service.registry
     workers = await registry.workers()
-    lives = lives_of(workers, now)
+    lives = lives_of(workers, service.tariffs, now)
     gone = {info.id for info in workers if info.gone_at is not None}
     charged = await registry.charged([life.account for life in lives])
     entries: list[LedgerEntry] = []
@@ -182,12 +185,17 @@ async def charge_taken(service: Service, tasks: Sequence[Task]) -> None:
     charged = await service.registry.charged([account_of(info) for info in mine])
     entries: list[LedgerEntry] = []
     for info, known in zip(mine, charged, strict=True):
-        entries += _taken_entries(info, known, by_worker[info.id], now)
+        price = service.tariffs.hour_micros(info)
+        entries += _taken_entries(info, price, known, by_worker[info.id], now)
     await service.charges.charge(entries)
 
 
 def _taken_entries(
-    info: WorkerInfo, known: Charged, tasks: Sequence[Task], now: datetime
+    info: WorkerInfo,
+    hour_micros: int | None,
+    known: Charged,
+    tasks: Sequence[Task],
+    now: datetime,
 ) -> list[LedgerEntry]:
     until = min(now, info.seen_at, info.ended_at or now)
     began = min(task.started_at or now for task in tasks)
@@ -205,7 +213,7 @@ def _taken_entries(
             ref=task.id,
             outcome="expired" if task.state is TaskState.EXPIRED else "worker_lost",
             seconds=each_s,
-            micros=cost_micros(each_s, info.hour_micros),
+            micros=cost_micros(each_s, hour_micros),
             account=account_of(info),
             key_id=task.key_id,
             user=(task.user or "") if info.hour_micros is not None else "",
@@ -284,7 +292,8 @@ async def _charge_unregistered(service: Service, instance: Instance, ended_at: d
         heard_at=(own[0].seen_at if own else None) or instance.launched_at,
         ended_at=ended_at,
         said_goodbye=False,
-        hour_micros=settings.hour_micros.get(pool),
+        hour_micros=service.tariffs.now_micros(pool, settings.hour_micros.get(pool)),
+        steps=service.tariffs.steps(pool),
         launch_micros=settings.launch_micros.get(pool, 0),
         least_billed_s=settings.least_billed_s.get(pool, 0.0),
     )
@@ -326,17 +335,18 @@ async def _open_micros(service: Service) -> int:
     workers = [info for info in await registry.workers() if info.gone_at is None]
     lives = [
         life
-        for life in lives_of(workers, now)
+        for life in lives_of(workers, service.tariffs, now)
         if (now - life.heard_at).total_seconds() <= service.settings.lost_s
     ]
     charged = await registry.charged([life.account for life in lives])
     whole = 0
     for life, known in zip(lives, charged, strict=True):
-        cost = cost_micros((now - life.launched_at).total_seconds(), life.hour_micros)
+        cost = paid_micros(life, now)
         if cost is not None:
-            whole += max(0, cost + life.launch_micros - known.micros)
+            whole += max(0, cost - known.micros)
     for each in await registry.startups(under_way=True):
-        price = service.settings.hour_micros.get(each.pool)
+        usual = service.settings.hour_micros.get(each.pool)
+        price = service.tariffs.now_micros(each.pool, usual)
         if each.kind is StartupKind.COLD and each.begun_at is not None:
             whole += cost_micros((now - each.begun_at).total_seconds(), price) or 0
     return whole

@@ -75,6 +75,9 @@ _RETIRE_REST_S: Final = 600.0
 #: How often autoscaler and backends tell each other how things stand, in seconds.
 _SCALING_EVERY_S: Final = 2.0
 
+#: How often prices are read that change while workers live, in seconds.
+_TARIFFS_EVERY_S: Final = 30.0
+
 #: How often it is measured how late this process is, in seconds.
 _LAG_EVERY_S: Final = 0.5
 
@@ -117,6 +120,7 @@ class Duties:
             self._settle_quotas,
             self._look_after_quotas,
             self._settle,
+            self._hear_tariffs,
             self._send_webhooks,
             self._watch_endpoints,
             self._await_end,
@@ -313,6 +317,11 @@ class Duties:
 
         every_s = min(_SETTLE_EVERY_S, service.settings.settle_every_s)
         await self._repeat("costs", every_s, look)
+
+    async def _hear_tariffs(self) -> None:
+        """Hear of prices that change, which every backend charges by."""
+        if self._service.settings.has_tariffs:
+            await self._repeat("tariffs", _TARIFFS_EVERY_S, self._service.tariffs.refresh)
 
     async def _send_webhooks(self) -> None:
         service = self._service

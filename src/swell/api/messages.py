@@ -924,10 +924,17 @@ class PoolScalingView(msgspec.Struct, frozen=True, kw_only=True):
         int | None, Meta(description="an hour of one, in millionths of a dollar")
     ]
     price_source: Annotated[
-        str | None, Meta(description="who says so: a setting, or a row of Swell's list of prices")
+        str | None,
+        Meta(description="who says so: a setting, its cloud, or a row of Swell's list of prices"),
     ]
     price_read_on: Annotated[
-        date | None, Meta(description="when that row was read; null for a setting")
+        date | None, Meta(description="the day on which that was read; null for a setting")
+    ]
+    price_told_at: Annotated[
+        datetime | None, Meta(description="when its cloud told it; null for any other price")
+    ]
+    price_note: Annotated[
+        str | None, Meta(description="why it is not what its cloud tells now, where it should be")
     ]
     spot: Annotated[bool, Meta(description="whether the provider may take them back")]
     location: str | None

@@ -201,6 +201,8 @@ def pool_scaling_view(pool: PoolScaling, decision: Decision | None) -> PoolScali
         hour_micros=pool.hour_micros,
         price_source=pool.price_source or None,
         price_read_on=pool.price_read_on,
+        price_told_at=pool.price_told_at,
+        price_note=pool.price_note or None,
         spot=pool.is_spot,
         location=pool.location or None,
         closed_s=pool.closed_s,

@@ -45,6 +45,7 @@ from swell.api.scaling import Scaling
 from swell.api.settings import ApiSettings, Backend
 from swell.api.starts import Starts
 from swell.api.streams import Streams
+from swell.api.tariffs import Tariffs
 from swell.api.thumbnails import Thumbnails
 from swell.api.traces import Traces
 from swell.api.views import UrlMaker
@@ -123,7 +124,11 @@ class Service:
         self.leadership = Leadership(
             backend.registry, backend.bus, backend.clock, self.name, is_shared=backend.is_shared
         )
-        self.scaling = Scaling(backend.registry, backend.clock, self.name)
+        # What an autoscaler tells.
+        self.scaling, self.tariffs = (
+            Scaling(backend.registry, backend.clock, self.name),
+            Tariffs(backend.registry, is_used=settings.has_tariffs),
+        )
         self.hooks = Hooks(backend, backend.outbox, forms, self.metrics) if backend.outbox else None
         self.requests = Requests(backend.clock, settings.log_requests)
         self.traces = Traces(backend.tracer, backend.clock)
@@ -332,9 +337,9 @@ class Service:
     def _expected_micros(self, model: str, count: int) -> int | None:
         stats = self.times.stats(model)
         prices = [
-            worker.info.hour_micros
+            price
             for worker in self.fleet.live(model)
-            if worker.info.hour_micros is not None
+            if (price := self.tariffs.hour_micros(worker.info)) is not None
         ] or self.scaling.prices(model)
         if stats is None or not prices:
             return None

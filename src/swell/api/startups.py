@@ -210,12 +210,13 @@ def _price(service: Service, startup: Startup, info: WorkerInfo | None) -> _Pric
     now, settings, pool = service.clock.now(), service.settings, startup.pool
     if info is None:
         hour_micros, launch_micros = (
-            settings.hour_micros.get(pool),
+            service.tariffs.now_micros(pool, settings.hour_micros.get(pool)),
             settings.launch_micros.get(pool),
         )
         return _Price(now, startup.id, hour_micros, launch_micros or 0)
     most_s = (now - info.registered_at).total_seconds()
-    return _Price(now, account_of(info), info.hour_micros, info.launch_micros, most_s)
+    hour_micros = service.tariffs.hour_micros(info)
+    return _Price(now, account_of(info), hour_micros, info.launch_micros, most_s)
 
 
 async def _keep_if_possible(

@@ -254,7 +254,8 @@ async def _price(
     """Return what an hour of a worker costs, its launch, and for how long it is paid at least.
 
     A machine keeps the first price that it had: of one that registers again, what it was charged
-    and what is left would not be its bill with another.
+    and what is left would not be its bill with another. Where its pool's price changes, that is
+    told by `Tariffs`.
     """
     startup, pool = registration.startup, registration.pool
     if startup is not None and startup.ready_s is not None and startup.age_s > startup.ready_s:
@@ -265,7 +266,7 @@ async def _price(
             return first.hour_micros, first.launch_micros, first.least_billed_s
     settings = service.settings
     return (
-        settings.hour_micros.get(pool),
+        service.tariffs.now_micros(pool, settings.hour_micros.get(pool)),
         settings.launch_micros.get(pool, 0),
         settings.least_billed_s.get(pool, 0.0),
     )
@@ -409,7 +410,8 @@ def _with_costs(service: Service, info: WorkerInfo, told: Report) -> Report:
     ):
         return told
     most_s = (service.clock.now() - info.registered_at).total_seconds()
-    return msgspec.structs.replace(told, settlements=with_costs(info, settlements, most_s))
+    price = service.tariffs.hour_micros(info)
+    return msgspec.structs.replace(told, settlements=with_costs(price, settlements, most_s))
 
 
 def _charge(

@@ -17,6 +17,7 @@ import structlog
 
 from swell.autoscaler.decide import Actions, End, Limits, decide
 from swell.autoscaler.ends import Ends
+from swell.autoscaler.live_prices import LivePrices
 from swell.autoscaler.memory import Keeping, Launch, Memory
 from swell.autoscaler.observe import Observer, Sight
 from swell.autoscaler.outlook import Observation, Plan, Relief, State
@@ -88,6 +89,8 @@ class Terms:
     #: Whether no other process may lead.
     is_alone: bool = False
     limits: Limits = field(default_factory=Limits)
+    #: What machines cost now; None where no cloud is asked for that.
+    prices: LivePrices | None = None
 
 
 def _new_token() -> str:
@@ -123,7 +126,9 @@ class Controller:
     ) -> None:
         self._observer = observer
         self._registry = registry
+        self._set_up = pools
         self._pools = {pool.name: pool for pool in pools}
+        self._prices = terms.prices
         self._clock = clock
         self._plan = plan
         self._terms = terms
@@ -159,6 +164,8 @@ class Controller:
         if self._leading is not None and not self._terms.is_alone:
             with contextlib.suppress(SwellError):
                 await self._registry.leave_duty(DUTY, self._terms.holder)
+        if self._prices is not None:
+            await self._prices.close()
         self._leading = None
 
     async def step(self) -> bool:
@@ -194,6 +201,9 @@ class Controller:
         await self._ends.tell(sight.crews.values())
         with contextlib.suppress(SwellError):  # what is not written now is written next time
             await self._observer.keep()
+        if self._prices is not None:
+            await self._prices.step(sight.machines)
+            self._reprice(self._prices)
         return True
 
     async def settled(self) -> None:
@@ -203,6 +213,7 @@ class Controller:
     async def look(self) -> tuple[Sight, Plan, Actions] | None:
         """Return what would be seen, planned and done now. Does nothing."""
         memory = await self._keeping.load()
+        await self._load_prices()
         with looking_only(pool.provider for pool in self._pools.values()):
             sight = await self._observer.look(memory)
         if sight is None:
@@ -227,9 +238,21 @@ class Controller:
     async def _take_over(self) -> _Leading:
         self._observer.take_over()
         memory = await self._keeping.load()
+        await self._load_prices()
         told = read(await self._registry.note(DECISIONS), list[Decision])
         _log.info("pools are scaled by this process", pools=list(self._pools))
         return _Leading(memory, told or [])
+
+    async def _load_prices(self) -> None:
+        if self._prices is not None:
+            await self._prices.load()
+            self._reprice(self._prices)
+
+    def _reprice(self, prices: LivePrices) -> None:
+        """Plan and tell by the prices of now."""
+        pools = [prices.priced(pool) for pool in self._set_up]
+        self._pools = {pool.name: pool for pool in pools}
+        self._observer.reprice(pools)
 
     def _take_results(self, leading: _Leading) -> None:
         """Remember what came of launches since the last look."""

@@ -88,6 +88,8 @@ class Sight:
     unseen: frozenset[str] = frozenset()
     #: Tokens of launches → how many machines are listed that came of each.
     listed: Mapping[str, int] = field(default_factory=dict)
+    #: Pool → its machines as they are listed.
+    machines: Mapping[str, Sequence[Instance]] = field(default_factory=dict)
 
 
 class _Part(Generic[T]):
@@ -238,7 +240,12 @@ class Observer:
             stale_notes=stale(self._notes.value, now),
             unseen=frozenset(name for name, parts in self._parts.items() if not parts.is_seen),
             listed={each.token: self._listed(each.pool, each.token) for each in memory.launches},
+            machines={name: parts.instances.value for name, parts in self._parts.items()},
         )
+
+    def reprice(self, pools: Sequence[Pool]) -> None:
+        """Look at the same pools, whose prices have changed."""
+        self._pools = pools
 
     def take_over(self) -> None:
         """Believe no longer what another process may have written meanwhile."""

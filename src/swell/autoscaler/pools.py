@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 
 import msgspec
 
@@ -28,9 +28,12 @@ class Pool:
     most: int = 1
     #: Millionths of a dollar; None where it is not known.
     hour_micros: int | None = None
-    #: Who says so, for people; and of which day that is, where it is of a list.
+    #: Who says so, for people; of which day that is, where it is of a list or a cloud; when its
+    #: cloud told it, and what else is to be known of it.
     price_source: str = ""
     price_read_on: date | None = None
+    price_told_at: datetime | None = None
+    price_note: str = ""
     launch_micros: int = 0
     least_billed_s: float = 0.0
     is_spot: bool = False

@@ -73,6 +73,8 @@ def _pool(pool: Pool, view: PoolView, sight: Sight, plan: Plan, memory: Memory) 
         hour_micros=pool.hour_micros,
         price_source=pool.price_source,
         price_read_on=pool.price_read_on,
+        price_told_at=pool.price_told_at,
+        price_note=pool.price_note,
         is_spot=pool.is_spot,
         location=pool.location,
         closed_s=round(closed_s, 1),

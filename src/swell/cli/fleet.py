@@ -1,5 +1,6 @@
 """`swell queues`, `workers`, `pools` and `ledger`: what waits, who works, and what that takes."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -177,6 +178,19 @@ def list_pools(
         table(columns, times, empty="")
 
 
+def _price_lines(scaling: dict[str, Any]) -> list[str]:
+    """Return from when and whom the price of a pool is, where that is to be told."""
+    lines = []
+    if told_at := scaling.get("price_told_at"):
+        at = datetime.fromisoformat(told_at).astimezone(UTC)
+        lines.append(f"its price was told at {at:%Y-%m-%d %H:%M} UTC ({scaling['price_source']})")
+    elif scaling["price_read_on"]:
+        lines.append(f"its price is of {scaling['price_read_on']} ({scaling['price_source']})")
+    if scaling.get("price_note"):
+        lines.append(f"its price is not of now: {scaling['price_note']}")
+    return lines
+
+
 def _show_scaling(pools: list[dict[str, Any]]) -> None:
     """Print how pools stand that are scaled, and why nothing is asked of some."""
     rows = []
@@ -194,11 +208,8 @@ def _show_scaling(pools: list[dict[str, Any]]) -> None:
     table((*columns, "START"), rows, empty="")
     for pool in pools:
         own = pool["scaling"]
-        if own["price_read_on"]:
-            talk.print(
-                f"  {pool['pool']}: its price is of {own['price_read_on']} ({own['price_source']})",
-                markup=False,
-            )
+        for line in _price_lines(own):
+            talk.print(f"  {pool['pool']}: {line}", markup=False)
         for reason in own["reasons"]:
             talk.print(f"  {pool['pool']}: {reason}", markup=False)
         if own["closed_s"]:

@@ -32,7 +32,9 @@ from pydantic import Field, model_validator
 
 from swell.clock import Clock
 from swell.errors import InvalidInput, Unavailable
+from swell.pricing import LivePrice
 from swell.provider import Instance, InstanceState, LaunchRequest, Notice
+from swell.providers.aws_prices import asked, prices_of
 from swell.providers.cloud_init import render
 from swell.providers.marks import ASKED_AT_MARK, DEPLOYMENT, LAUNCH, POOL, Marks, moment
 from swell.providers.options import MachineOptions
@@ -151,6 +153,10 @@ class AwsOptions(MachineOptions):
         description="EC2's allocation strategy; empty for `price-capacity-optimized` for spot and "
         "`lowest-price` else.",
     )
+    product: str = Field(
+        default="Linux/UNIX",
+        description="What EC2 calls their system, for the price of spot machines.",
+    )
     profile: str = Field(
         default="", description="Name of an instance profile, such as for pulling private images."
     )
@@ -245,6 +251,15 @@ class AwsProvider:
             if each not in ids:
                 del self._told[each]
         return list(self._told.values())
+
+    async def prices(self) -> list[LivePrice]:
+        """Return what spot machines cost now; nothing of others, whose prices stand in lists.
+
+        Raises:
+            InvalidInput: EC2 does not let us ask.
+            Unavailable: EC2 cannot be asked now.
+        """
+        return await self._call(self._spot_prices) if self._options.spot else []
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
         """End machines; each lets its worker drain while it shuts down. Unknown ids are ignored."""
@@ -464,6 +479,12 @@ class AwsProvider:
                     at = status.get("UpdateTime", self._clock.now()) + timedelta(seconds=_NOTICE_S)
                     notices.append(Notice(instance_id=each["InstanceId"], at=at))
         return notices
+
+    def _spot_prices(self) -> list[LivePrice]:
+        chosen = self._options
+        wanted = asked(chosen.types, chosen.zones, chosen.product, self._clock.now())
+        pages = self._client("ec2").get_paginator("describe_spot_price_history").paginate(**wanted)
+        return prices_of(row for page in pages for row in page["SpotPriceHistory"])
 
     def _keep(self, notices: Iterable[Notice]) -> None:
         for notice in notices:

@@ -34,7 +34,9 @@ from pydantic import Field, model_validator
 
 from swell.clock import Clock
 from swell.errors import InvalidInput, InvalidRequest, SwellError, Unavailable
+from swell.pricing import LivePrice
 from swell.provider import ASKED_AT, Instance, InstanceState, LaunchRequest, Notice, Refused
+from swell.providers.azure_prices import PATH, prices_of, query_of
 from swell.providers.azure_token import Application, AzureTokens
 from swell.providers.cloud_init import render
 from swell.providers.marks import DEPLOYMENT, LAUNCH, POOL, Marks, moment
@@ -48,6 +50,10 @@ __all__ = ["AzureOptions", "AzureProvider"]
 _API: Final = "https://management.azure.com"
 _LOGIN: Final = "https://login.microsoftonline.com"
 _METADATA: Final = "http://169.254.169.254"
+_PRICES: Final = "https://prices.azure.com"
+
+#: So many pages of prices are read at most, of a hundred rows each: a pool names ten sizes.
+_PRICES_PAGES_N: Final = 20
 
 _FLEETS: Final = "Microsoft.AzureFleet/fleets"
 _MACHINES: Final = "Microsoft.Compute/virtualMachines"
@@ -153,6 +159,10 @@ class AzureOptions(MachineOptions):
     )
     login_url: str = Field(default=_LOGIN, description="Where an application asks for tokens.")
     metadata_url: str = Field(default=_METADATA, description="Where a managed identity is asked.")
+    prices_url: str = Field(
+        default=_PRICES,
+        description="Where the public list of prices is; empty to ask for none.",
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> "AzureOptions":
@@ -244,6 +254,29 @@ class AzureProvider:
     async def notices(self) -> list[Notice]:
         """Return nothing: Azure tells a machine alone."""
         return []
+
+    async def prices(self) -> list[LivePrice]:
+        """Return what the sizes cost in their region, in Azure's public list.
+
+        Raises:
+            Unavailable: The list cannot be read now.
+        """
+        chosen = self._options
+        if not chosen.prices_url:
+            return []
+        rows: list[Any] = []
+        path = f"{PATH}?{query_of(chosen.sizes, chosen.location)}"
+        for _ in range(_PRICES_PAGES_N):
+            answer = await self._rest.call("GET", chosen.prices_url + path)
+            if not answer.is_ok:
+                raise Unavailable(f"Azure's list of prices cannot be read: status {answer.status}")
+            items = answer.body.get("Items")
+            rows += items if isinstance(items, list) else []
+            more = answer.body.get("NextPageLink")
+            if not isinstance(more, str) or not more:
+                break
+            path = self._here(more)
+        return prices_of(rows, chosen.sizes, spot=chosen.spot)
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
         """Delete machines; each lets its worker drain while it shuts down. Others are ignored."""

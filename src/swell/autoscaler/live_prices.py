@@ -1,0 +1,257 @@
+"""What machines cost now, as their clouds tell: asked now and then by whoever leads, and kept.
+
+Each change is written down as a step of the pool's tariff (`swell.tariffs`), by which backends
+charge and the policy plans. A cloud that does not answer changes nothing for a day; then what is
+listed counts again. Asking takes as long as it takes, beside the looks of the controller.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+import structlog
+
+from swell.autoscaler.pools import Pool
+from swell.clock import Clock
+from swell.errors import SwellError
+from swell.pricing import LivePrice, MachinePrice
+from swell.provider import Instance, InstanceState
+from swell.registry import Registry
+from swell.scaling import read
+from swell.tariffs import TARIFFS, PoolTariff, Step, changed
+
+__all__ = ["Asking", "LivePrices", "after_answer", "after_silence", "standing"]
+
+_log = structlog.get_logger("swell.autoscaler")
+
+#: A cloud must answer within so long, in seconds.
+_ANSWER_S: Final = 60.0
+
+#: One that did not is asked again after so long, in seconds, or when it is due anyway.
+_AGAIN_S: Final = 60.0
+
+#: A price counts for so long after nobody tells one any more.
+_HOLDS: Final = timedelta(hours=24)
+
+#: The tariff of a pool that is not there any more is forgotten after so long.
+_FORGOTTEN: Final = timedelta(days=7)
+
+#: Kind of machine and place → how many stand there.
+Standing = Mapping[tuple[str, str], int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asking:
+    """How the price of one pool is found."""
+
+    #: Asks its cloud.
+    ask: Callable[[], Awaitable[Sequence[LivePrice]]]
+    #: From what it tells, and which machines stand, to the price of a worker.
+    price_of: Callable[[Sequence[LivePrice], Standing], MachinePrice | None]
+
+
+#: What a cloud has told, or why it has not.
+_Answer = Sequence[LivePrice] | str
+
+
+class LivePrices:
+    """Keeps the tariffs of pools.
+
+    Args:
+        registry: Where they are written.
+        clock: The time.
+        askings: Pool → how its price is found; of pools whose price may change.
+        usual: Pool → its price by settings or list, where there is one.
+        every_s: How often clouds are asked, in seconds.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Clock,
+        askings: Mapping[str, Asking],
+        usual: Mapping[str, MachinePrice],
+        every_s: float,
+    ) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._askings = askings
+        self._usual = usual
+        self._every_s = every_s
+        self._tariffs: dict[str, PoolTariff] = {}
+        self._is_unsaved = False
+        self._next_s: float | None = None
+        self._asked: asyncio.Task[dict[str, _Answer]] | None = None
+
+    async def load(self) -> None:
+        """Read what was written by whoever led before.
+
+        Raises:
+            SwellError: The registry cannot be read.
+        """
+        told = read(await self._registry.note(TARIFFS), dict[str, PoolTariff])
+        self._tariffs, self._is_unsaved = told or {}, False
+        self._next_s = None
+
+    def priced(self, pool: Pool) -> Pool:
+        """Return a pool, as the settings have it, with its price of now."""
+        tariff = self._tariffs.get(pool.name)
+        if tariff is None:
+            return pool
+        hour_micros = tariff.steps[-1].hour_micros if tariff.steps else pool.hour_micros
+        if tariff.told_at is None:
+            return dataclasses.replace(pool, hour_micros=hour_micros, price_note=tariff.note)
+        return dataclasses.replace(
+            pool,
+            hour_micros=hour_micros,
+            price_source=tariff.source,
+            price_read_on=tariff.told_at.date(),
+            price_told_at=tariff.told_at,
+            price_note=tariff.note,
+        )
+
+    async def step(self, machines: Mapping[str, Sequence[Instance]]) -> None:
+        """Take what clouds have told since, write it down, and ask them again if it is time.
+
+        Args:
+            machines: Pool → its machines, as they are listed.
+        """
+        now_s = self._clock.monotonic_s()
+        if self._asked is not None and self._asked.done():
+            answers, self._asked = self._asked.result(), None
+            self._take(answers, machines)
+            failed = any(isinstance(each, str) for each in answers.values())
+            self._next_s = now_s + (min(_AGAIN_S, self._every_s) if failed else self._every_s)
+        self._settle()
+        if self._is_unsaved:
+            with contextlib.suppress(SwellError):  # what is not written now is written next time
+                await self._registry.put_note(TARIFFS, msgspec.json.encode(self._tariffs))
+                self._is_unsaved = False
+        if self._next_s is None:
+            self._next_s = now_s + self._rest_s(self._clock.now())
+        if self._askings and self._asked is None and now_s >= self._next_s:
+            self._asked = asyncio.create_task(self._ask())
+
+    async def answered(self) -> None:
+        """Wait until what was asked is answered."""
+        if self._asked is not None:
+            await asyncio.wait([self._asked])
+
+    async def close(self) -> None:
+        """Wait for no answer any longer."""
+        if self._asked is not None:
+            self._asked.cancel()
+            await asyncio.gather(self._asked, return_exceptions=True)
+            self._asked = None
+
+    def _rest_s(self, now: datetime) -> float:
+        """Return for how long all that was told is young enough, in seconds."""
+        ages = []
+        for name in self._askings:
+            tariff = self._tariffs.get(name)
+            if tariff is None or tariff.told_at is None or tariff.note:
+                return 0.0
+            ages.append(max(0.0, (now - tariff.told_at).total_seconds()))
+        return max(0.0, self._every_s - max(ages, default=0.0))
+
+    async def _ask(self) -> dict[str, _Answer]:
+        names = list(self._askings)
+        told = await asyncio.gather(*(self._answer(name) for name in names))
+        return dict(zip(names, told, strict=True))
+
+    async def _answer(self, name: str) -> _Answer:
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await self._askings[name].ask()
+        except TimeoutError:
+            return f"its cloud has not answered within {_ANSWER_S:.0f} s"
+        except SwellError as error:
+            return error.detail
+        except Exception as error:
+            _log.exception("prices cannot be asked for", pool=name)
+            return repr(error)
+
+    def _take(
+        self, answers: Mapping[str, _Answer], machines: Mapping[str, Sequence[Instance]]
+    ) -> None:
+        now = self._clock.now()
+        for name, answer in answers.items():
+            before = self._tariffs.get(name, PoolTariff())
+            price, why = None, "its cloud tells no price of such machines"
+            if isinstance(answer, str):
+                why = answer
+            elif answer:
+                price = self._askings[name].price_of(answer, standing(machines.get(name, ())))
+            if price is not None:
+                after = after_answer(before, price, now)
+            else:
+                after = after_silence(before, why, self._usual.get(name), now)
+            if after.note and after.note != before.note:
+                _log.warning("no live price", pool=name, detail=after.note)
+            if _told(before) != _told(after):
+                _log.info("a price has changed", pool=name, hour_micros=_told(after))
+            if after != before:
+                self._tariffs[name], self._is_unsaved = after, True
+
+    def _settle(self) -> None:
+        """Let prices that the settings have now take the place of what was told before."""
+        now = self._clock.now()
+        for name, tariff in list(self._tariffs.items()):
+            if name in self._askings or not tariff.steps:
+                continue
+            usual = self._usual.get(name)
+            if usual is not None:
+                steps = changed(tariff.steps, now, usual.hour_micros)
+                after = PoolTariff(steps=steps)
+                if after != tariff:
+                    self._tariffs[name], self._is_unsaved = after, True
+            elif now - tariff.steps[-1].at > _FORGOTTEN:
+                del self._tariffs[name]
+                self._is_unsaved = True
+
+
+def _told(tariff: PoolTariff) -> int | None:
+    return tariff.steps[-1].hour_micros if tariff.steps else None
+
+
+def after_answer(before: PoolTariff, price: MachinePrice, now: datetime) -> PoolTariff:
+    """Return a tariff once a cloud has told a price. Pure."""
+    return PoolTariff(
+        steps=changed(before.steps, now, price.hour_micros), source=price.source, told_at=now
+    )
+
+
+def after_silence(
+    before: PoolTariff, why: str, usual: MachinePrice | None, now: datetime
+) -> PoolTariff:
+    """Return a tariff once a cloud has told nothing: what it told last counts for a day. Pure.
+
+    Args:
+        before: What was known.
+        why: Why nothing was told.
+        usual: What is listed, which counts after that day; None for what was told last, for ever.
+        now: The time.
+    """
+    at = before.told_at
+    if at is not None and (usual is None or now - at <= _HOLDS):
+        note = f"told last at {at:%Y-%m-%d %H:%M} UTC: {why}"
+        return msgspec.structs.replace(before, note=note)
+    note = f"as listed, since no live price is known: {why}"
+    steps: Sequence[Step] = before.steps
+    if steps and usual is not None:
+        steps = changed(steps, now, usual.hour_micros)
+    return PoolTariff(steps=steps, note=note)
+
+
+def standing(machines: Iterable[Instance]) -> Counter[tuple[str, str]]:
+    """Return how many machines of which kind stand where, as far as that is told. Pure."""
+    return Counter(
+        (each.kind, each.location)
+        for each in machines
+        if each.kind and each.state is not InstanceState.ENDED
+    )

@@ -1,0 +1,50 @@
+"""Amazon EC2's history of spot prices: what types of machines cost now, zone by zone. Pure.
+
+Source:
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeSpotPriceHistory.html: with
+    the time of now as its beginning, the history is what is in force.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from swell.pricing import LivePrice
+
+__all__ = ["asked", "prices_of"]
+
+
+def asked(
+    types: Iterable[str], zones: Iterable[str], product: str, now: datetime
+) -> dict[str, Any]:
+    """Return what to ask the history for.
+
+    Args:
+        types: Types of machines.
+        zones: Zones that they may stand in; empty for all of the region.
+        product: What EC2 calls the system that runs on them.
+        now: The time.
+    """
+    told = {
+        "InstanceTypes": list(types),
+        "ProductDescriptions": [product],
+        "StartTime": now,
+    }
+    if zones := list(zones):
+        told["Filters"] = [{"Name": "availability-zone", "Values": zones}]
+    return told
+
+
+def prices_of(rows: Iterable[Mapping[str, Any]]) -> list[LivePrice]:
+    """Return the newest price of each type and zone; what cannot be read is left out."""
+    newest: dict[tuple[str, str], tuple[datetime, int]] = {}
+    for row in rows:
+        key, at = (row["InstanceType"], row["AvailabilityZone"]), row["Timestamp"]
+        try:
+            micros = round(Decimal(row["SpotPrice"]) * 1_000_000)
+        except (InvalidOperation, ValueError, OverflowError):
+            continue
+        if micros > 0 and (key not in newest or newest[key][0] < at):
+            newest[key] = at, micros
+    return [LivePrice(kind, zone, micros) for (kind, zone), (_, micros) in newest.items()]
