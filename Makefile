@@ -9,7 +9,7 @@ PORT ?= 8000
 # Tiers whose tests start whole services, or measure time, and have the machine for themselves.
 BY_ITSELF := $(filter-out %/unit/ %/conformance/ %/__pycache__/,$(wildcard tests/*/))
 
-.PHONY: help demo test test-torch check format figure figures docs constraints clean
+.PHONY: help demo test test-torch check format figure figures docs constraints clean web web-dev
 
 help: ## Say what can be made.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -18,6 +18,12 @@ demo: ## Turn PROMPT="…" into a picture through the whole path; ONCE=1 ends af
 	@.ci/venv embedded
 	@$(BIN)/swell demo --prompt "$$PROMPT" --port $(PORT) $(if $(ONCE),--once)
 
+web: ## Build the web app, if it has changed; needs Node.js 20.19 or newer.
+	@python3 web/build.py
+
+web-dev: ## Serve the web app as it is being written; the API is that of SWELL_URL (http://127.0.0.1:8000).
+	@cd web && { [ -d node_modules ] || npm ci; } && npm run dev
+
 # Tests start hundreds of processes, and each would compile all that it imports where a machine asks
 # for no bytecode.
 test test-torch check: export PYTHONDONTWRITEBYTECODE :=
@@ -25,6 +31,7 @@ test test-torch check: export PYTHONDONTWRITEBYTECODE :=
 test: ## Everything the gate asks for: lint, layers, types and every tier of tests.
 	@.ci/venv dev
 	@.ci/services
+	@$(BIN)/python web/build.py --check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
@@ -64,10 +71,11 @@ docs: ## Write the reference of settings and commands from the code.
 	$(BIN)/swell reference cli > docs/reference/cli.md
 	$(BIN)/python -m swell.api.reference > docs/reference/http.md
 	$(BIN)/python -m swell.providers.reference > docs/reference/providers.md
+	$(BIN)/python -m swell.api.typescript > web/src/lib/api/schema.ts
 
 constraints: ## Choose the newest versions of all dependencies; needs uv.
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 		--no-emit-index-url --no-emit-package swell-models --no-emit-package torch --no-header --no-annotate --quiet -o constraints.txt
 
 clean: ## Remove what was made here: environment, caches, data.
-	rm -rf .venv .venv-torch .swell .bench pictures .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf web/dist web/node_modules .venv .venv-torch .swell .bench pictures .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -895,6 +895,7 @@ def self_signed_cert(settings: Settings) -> Path:
 
 def _api_settings(settings: Settings) -> "ApiSettings":
     from swell.api.settings import ApiSettings
+    from swell.api.web import built_app
 
     server, delivery = settings.server, settings.delivery
     return ApiSettings(
@@ -937,6 +938,7 @@ def _api_settings(settings: Settings) -> "ApiSettings":
         log_requests=_log_requests(settings.log),
         shows_trace=settings.telemetry.in_tasks,
         webhooks=_webhook_settings(settings.webhooks),
+        web_app=built_app(),
     )
 
 

@@ -1,7 +1,9 @@
+import contextlib
 import shutil
 from collections.abc import Iterator
 
 import pytest
+from app import App
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from served import Served
 
@@ -29,6 +31,20 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         assert stop(process) == 0, (swell.folder / "stderr.txt").read_text()
 
 
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The web app over the default pipeline of built-in models; one server for all its tests."""
+    swell = Swell(tmp_path_factory.mktemp("app"))
+    stages = ("translate", "prompt-check", "icons", "paint", "upscale", "safety")
+    words = [word for name in stages for word in ("-m", f"swell/{name}")]
+    process = swell.start("up", "--json", "--port", "0", "--pipelines", "swell/picture", *words)
+    try:
+        ready = ready_line(process, swell.folder)
+        yield App(ready["url"], ready["key"])
+    finally:
+        assert stop(process) == 0, (swell.folder / "stderr.txt").read_text()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A Chromium; gone with its module, since Playwright keeps an event loop in this thread."""
@@ -49,6 +65,21 @@ def context(browser: Browser, served: Served) -> Iterator[BrowserContext]:
 @pytest.fixture
 def page(context: BrowserContext) -> Iterator[Page]:
     """A page; whatever it says that went wrong fails the test."""
+    with watched(context) as opened:
+        yield opened
+
+
+@pytest.fixture
+def app_page(browser: Browser, app: App) -> Iterator[Page]:
+    """The same, where the web app is."""
+    context = browser.new_context(base_url=app.url, locale="en-GB")
+    with watched(context) as opened:
+        yield opened
+    context.close()
+
+
+@contextlib.contextmanager
+def watched(context: BrowserContext) -> Iterator[Page]:
     opened, wrong = context.new_page(), list[str]()
     opened.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
     opened.on("pageerror", lambda error: wrong.append(str(error)))

@@ -20,7 +20,7 @@ STICKING_OUT = """() => [...document.querySelectorAll('body *')]
 
 
 def test_the_front_page_lists_models_whose_cards_open(page: Page) -> None:
-    page.goto("/")
+    page.goto("/models")
     expect(page.locator(".models b")).to_have_text(["swell/icons", "demo/upper"])
     page.wait_for_function(ALL_SHOWN)
     page.get_by_text("swell/icons").click()
@@ -60,7 +60,7 @@ def test_a_model_that_is_not_there_is_told_in_words(context: BrowserContext) -> 
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/models/swell/icons", "/models/demo/upper", "/docs", "/docs/errors"]
+    "path", ["/models", "/models/swell/icons", "/models/demo/upper", "/docs", "/docs/errors"]
 )
 def test_nothing_sticks_out_of_a_telephone(page: Page, path: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})

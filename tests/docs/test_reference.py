@@ -2,6 +2,7 @@ from pathlib import Path
 
 import typer.main
 
+from swell.api import typescript
 from swell.cli import app
 from swell.cli.reference import commands_markdown, settings_markdown
 
@@ -15,6 +16,11 @@ def test_the_reference_of_settings_is_what_the_code_says() -> None:
 def test_the_reference_of_commands_is_what_the_code_says() -> None:
     written = commands_markdown(typer.main.get_command(app))
     assert (REFERENCE / "cli.md").read_text() == written, "run `make docs`"
+
+
+def test_the_types_of_the_web_app_are_what_the_code_says() -> None:
+    written = Path(__file__).parents[2] / "web" / "src" / "lib" / "api" / "schema.ts"
+    assert written.read_text() == typescript.write(), "run `make docs`"
 
 
 def test_every_command_and_option_says_what_it_does() -> None:

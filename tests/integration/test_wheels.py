@@ -53,7 +53,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     copy = folder / "copy"
     for part in ("src", "packages"):
         shutil.copytree(ROOT / part, copy / part)
-    for part in ("pyproject.toml", "README.md", "LICENSE"):
+    # With the app as `make web` has built it, if it has: then building the wheel needs no npm.
+    shutil.copytree(ROOT / "web", copy / "web", ignore=shutil.ignore_patterns("node_modules"))
+    for part in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / part, copy)
     for source in (copy, copy / "packages" / "swell-models"):
         if uv := shutil.which("uv"):
@@ -82,6 +84,16 @@ def test_the_wheel_of_weights_has_its_licences_and_the_other_has_no_weights(
     assert [name for name in weights if name.endswith("licenses/NOTICE.md")]
     assert [name for name in weights if name.endswith("licenses/LICENSE")]
     assert wheels[1].stat().st_size < 80_000_000
+
+
+def test_the_wheel_has_the_web_app_and_no_sources_of_it(wheels: list[Path]) -> None:
+    names = zipfile.ZipFile(wheels[0]).namelist()
+    assert "swell/web/index.html" in names
+    assert [name for name in names if name.startswith("swell/web/assets/index-")]
+    assert not [name for name in names if name.endswith((".map", ".svelte", ".ts"))]
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        app = [each for each in wheel.infolist() if each.filename.startswith("swell/web/")]
+    assert sum(each.compress_size for each in app) < 2_000_000
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ async def model_card(service: Service, call: Call) -> Reply:
     target = await service.cards.target(model_name(call))
     card = target.card
     summary, rest = markdown.parted(card.description)
-    body = f"""<p><a href="../../">Swell</a></p><h1>{html.escape(card.name)}</h1>
+    body = f"""<p><a href="../../models">Swell</a></p><h1>{html.escape(card.name)}</h1>
 {markdown.to_html(summary)}
 {_chips(service, card)}
 {_gallery(card)}

@@ -66,6 +66,7 @@ __all__ = [
     "model_name",
     "model_view",
     "new_secret",
+    "own_key",
     "revoke_key",
     "rotate_signing",
     "show_metrics",
@@ -240,6 +241,11 @@ async def list_keys(service: Service, call: Call) -> Reply:
     """`GET /v1/keys`."""
     keys = await service.registry.keys()
     return Reply(200, encode(KeyList(keys=[_key_view(each) for each in keys])))
+
+
+async def own_key(service: Service, call: Call) -> Reply:
+    """`GET /v1/keys/self`."""
+    return Reply(200, encode(_key_view(call.caller)))
 
 
 async def revoke_key(service: Service, call: Call) -> Reply:

@@ -12,20 +12,55 @@ from swell.api.card_page import listed, memory_in_words, model_card, shortened, 
 from swell.api.html_page import page
 from swell.api.problems import ERROR_TYPES
 from swell.api.service import Service
+from swell.errors import NotFound
 from swell.registry import ModelCard
 
-__all__ = ["docs", "error_docs", "home", "llms_txt", "model_card", "openapi_json"]
+__all__ = [
+    "app_file",
+    "docs",
+    "error_docs",
+    "home",
+    "llms_txt",
+    "model_card",
+    "models",
+    "openapi_json",
+]
 
 _TEXT: Final = b"text/plain; charset=utf-8"
 
 
+#: Where a checkout has no app yet.
+_UNBUILT: Final = """<p>The web app is not part of this installation, and the API works without it.
+In a checkout, <code>make web</code> builds the app, with Node.js 20.19 or newer; then start the
+server again.</p>
+"""
+
+
 async def home(service: Service, call: Call) -> Reply:
-    """`GET /`."""
+    """`GET /`: the web app, or a page that says how to build it."""
+    app = service.web_app.file(call, "index.html")
+    return await _listing(service, call, _UNBUILT) if app is None else app
+
+
+async def app_file(service: Service, call: Call) -> Reply:
+    """`GET /assets/{name}`."""
+    found = service.web_app.file(call, f"assets/{call.params['name']}")
+    if found is None:
+        raise NotFound("the web app has no such file: load the page again")
+    return found
+
+
+async def models(service: Service, call: Call) -> Reply:
+    """`GET /models`: for browsers without scripts."""
+    return await _listing(service, call)
+
+
+async def _listing(service: Service, call: Call, note: str = "") -> Reply:
     await service.cards.refresh()
     base = html.escape(service.base_url(call))
     body = f"""<h1>Swell</h1>
 <p>This server runs open generative models.</p>
-<h2>Models</h2>{listed(service.cards.newest())}
+{note}<h2>Models</h2>{listed(service.cards.newest())}
 <h2>Ask</h2><p>With JSON over HTTP, and a key:</p>
 <pre><code>curl {base}/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
   -H "Content-Type: application/json" -H "Prefer: wait=60" \\

@@ -743,6 +743,15 @@ _OPERATORS: Final = (
         {200: Response("Keys, without their secrets", messages.KeyList)},
     ),
     Route(
+        "GET",
+        "/v1/keys/self",
+        operators.own_key,
+        Scope.CLIENT,
+        "Show the key that asks",
+        "Service",
+        {200: Response("What it may do, without its secret", messages.KeyView)},
+    ),
+    Route(
         "DELETE",
         "/v1/keys/{id}",
         operators.revoke_key,
@@ -859,7 +868,9 @@ def _page(
 
 
 _PAGES: Final = (
-    _page("/", pages.home, "Names the API, its reference and the model cards"),
+    _page("/", pages.home, "The web app; where it was not built, the same as `/models`"),
+    _page("/assets/{name}", pages.app_file, "A file of the web app", (NotFound,)),
+    _page("/models", pages.models, "Names the API, its reference and the model cards"),
     _page("/docs", pages.docs, "The reference"),
     _page("/docs/errors", pages.error_docs, "What each error means"),
     _page("/models/{owner}/{name}", pages.model_card, "A model's card", (NotFound,)),

@@ -3,6 +3,7 @@
 import itertools
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
@@ -49,6 +50,7 @@ from swell.api.tariffs import Tariffs
 from swell.api.thumbnails import Thumbnails
 from swell.api.traces import Traces
 from swell.api.views import UrlMaker
+from swell.api.web import WebApp
 from swell.broker import Backlog, Rank
 from swell.errors import Unavailable
 from swell.events import Brief, brief_of, brief_of_stage, event_of
@@ -185,6 +187,11 @@ class Service:
         if self._has_weights_apart and is_chunk_key(key):
             return self.weights.objects
         return self.objects
+
+    @cached_property
+    def web_app(self) -> WebApp:
+        """The files of the web app, read when the first is asked for."""
+        return WebApp(self.settings)
 
     def urls(self, call: Call) -> UrlMaker:
         """Return what makes URLs that this client can follow."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from swell.api.facades.paths import FACADE_NAMES
@@ -117,6 +118,8 @@ class ApiSettings:
     serve_files: Literal["through", "redirect"] = "through"
     #: Of each model at most one.
     retention: tuple[Retention, ...] = ()
+    #: Folder of the web app as it was built; None for none.
+    web_app: Path | None = None
     #: An upload that no task uses goes after so long; None for never.
     uploads_s: float | None = None
     #: Pool → what an hour of one of its workers costs, in millionths of a dollar.

@@ -1,0 +1,159 @@
+"""The web app's frame: signing in, menus, languages, looks, keyboard, weight."""
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+from app import AXE, ROOT, SIZES, App, breaches
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(
+        not (ROOT / "web" / "dist" / "index.html").is_file(), reason="run `make web` first"
+    ),
+]
+
+needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="run `npm ci` in web/ first")
+
+
+def test_a_wrong_key_is_refused_in_words_and_the_right_one_is_remembered(
+    browser: Browser, app: App
+) -> None:
+    # Not a watched page: a browser tells of each answer that is an error.
+    context = browser.new_context(locale="en-GB")
+    page = context.new_page()
+    page.goto(f"{app.url}/")
+    field = page.get_by_label("Key")
+    field.fill("swell_nonsense")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("This key is not taken")).to_be_visible()
+    field.fill(app.key)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Create")
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Create")
+    page.locator(".tools .opener").last.click()
+    page.get_by_role("menuitem", name="Sign out").click()
+    page.reload()
+    expect(page.get_by_label("Key")).to_be_visible()
+    context.close()
+
+
+def test_a_link_signs_in_and_its_key_leaves_the_address(app_page: Page, app: App) -> None:
+    app_page.goto(f"{app.url}/#/key/{app.key}")
+    expect(app_page.get_by_role("heading", level=1)).to_have_text("Create")
+    assert app.key not in app_page.url
+
+
+def test_the_language_of_the_browser_is_spoken_and_another_can_be_chosen(
+    browser: Browser, app: App
+) -> None:
+    context = browser.new_context(locale="es-MX")
+    page = context.new_page()
+    page.goto(f"{app.url}/#/key/{app.key}")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Crear")
+    page.get_by_role("button", name="Idioma").click()
+    page.get_by_role("menuitemradio", name="Français").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Créer")
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Créer")
+    assert page.evaluate("document.documentElement.lang") == "fr"
+    context.close()
+
+
+def test_the_look_is_that_of_the_system_until_another_is_chosen(browser: Browser, app: App) -> None:
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    app.open(page)
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.get_by_role("button", name="Appearance").click()
+    page.get_by_role("menuitemradio", name="Light").click()
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert dark != light
+    page.reload()
+    expect(page.locator("main")).to_be_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == light
+    context.close()
+
+
+def test_the_keyboard_shows_its_keys_and_escape_goes_back(app_page: Page, app: App) -> None:
+    app.open(app_page)
+    app_page.keyboard.press("Tab")
+    expect(app_page.get_by_text("Skip to content")).to_be_focused()
+    app_page.keyboard.press("?")
+    sheet = app_page.get_by_role("dialog", name="Keyboard")
+    expect(sheet).to_be_visible()
+    app_page.keyboard.press("Escape")
+    expect(sheet).to_have_count(0)
+    app_page.keyboard.press("g")
+    expect(app_page.get_by_role("dialog", name="My jobs")).to_be_visible()
+
+
+def test_a_page_that_is_not_there_leads_back(app_page: Page, app: App) -> None:
+    app.open(app_page, "/nowhere")
+    expect(app_page.get_by_text("There is no such page")).to_be_visible()
+    app_page.get_by_role("button", name="Create").click()
+    expect(app_page.get_by_role("heading", level=1)).to_have_text("Create")
+
+
+def test_operators_pages_are_in_the_menu_of_operators_alone(app_page: Page, app: App) -> None:
+    routes = (ROOT / "web/src/lib/router.svelte.ts").read_text()
+    if "isOperators: true" not in routes:
+        pytest.skip("there is no operators' page yet")
+    app.open(app_page)
+    expect(app_page.get_by_role("heading", name="Operators")).to_be_visible()
+
+
+@needs_axe
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_frame_is_accessible(app_page: Page, app: App, theme: str, size: str) -> None:
+    app_page.set_viewport_size(dict(zip(("width", "height"), SIZES[size], strict=True)))
+    app_page.emulate_media(reduced_motion="reduce")
+    app.open(app_page, "/nowhere", theme=theme)
+    assert breaches(app_page) == []
+    app_page.keyboard.press("?")
+    expect(app_page.get_by_role("dialog")).to_be_visible()
+    assert breaches(app_page) == []
+
+
+@needs_axe
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_signing_in_is_accessible(app_page: Page, app: App, theme: str) -> None:
+    app.open(app_page, key="", theme=theme)
+    expect(app_page.get_by_label("Key")).to_be_visible()
+    assert breaches(app_page) == []
+
+
+def test_what_a_finger_hits_is_large_enough_and_nothing_sticks_out_of_a_phone(
+    app_page: Page, app: App
+) -> None:
+    app_page.set_viewport_size({"width": 390, "height": 664})
+    app.open(app_page)
+    small = app_page.evaluate(
+        """() => [...document.querySelectorAll('.tabs .entry, main button')]
+            .filter(each => each.checkVisibility())
+            .map(each => [each.textContent, each.getBoundingClientRect()])
+            .filter(([, box]) => box.height < 44 || box.width < 44).map(([text]) => text)"""
+    )
+    assert small == []
+    assert app_page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_the_first_load_asks_nobody_else_and_is_small(browser: Browser, app: App) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    app.open(page)
+    page.wait_for_load_state("networkidle")
+    assert [url for url in asked if not url.startswith((f"{app.url}/", "data:", "blob:"))] == []
+    code = {url for url in asked if re.search(r"/assets/.*\.(js|css)$", url)}
+    dist = ROOT / "web" / "dist"
+    files = [dist / "index.html", *(dist / "assets" / Path(url).name for url in code)]
+    weight = sum(len(gzip.compress(path.read_bytes(), 9)) for path in files)
+    assert weight <= 150_000, weight
+    context.close()

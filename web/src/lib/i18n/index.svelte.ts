@@ -1,0 +1,105 @@
+// Words of the app. English is part of it; another language is fetched when it is chosen.
+import { keep, kept } from "../stored";
+import en from "./en.json";
+
+export const LANGUAGES = { en: "English", es: "Español", fr: "Français", pt: "Português" } as const;
+export type Language = keyof typeof LANGUAGES;
+export type Word = keyof typeof en;
+type Plural = { one: string; many?: string; other: string };
+type Words = Partial<Record<Word, string | Plural>>;
+
+const others: Record<Exclude<Language, "en">, () => Promise<{ default: Words }>> = {
+  es: () => import("./es.json"),
+  fr: () => import("./fr.json"),
+  pt: () => import("./pt.json"),
+};
+
+class Speech {
+  language = $state<Language>("en");
+  words = $state.raw<Words>(en);
+
+  async speak(language: Language): Promise<void> {
+    this.words = language === "en" ? en : (await others[language]()).default;
+    this.language = language;
+    document.documentElement.lang = language;
+  }
+}
+
+export const speech = new Speech();
+
+/** Speak the language that was chosen before, or the browser's first that the app knows. */
+export async function startLanguage(): Promise<void> {
+  const liked = [kept<string>("language", ""), ...navigator.languages.map((each) => each.slice(0, 2))];
+  const found = liked.find((each): each is Language => each in LANGUAGES) ?? "en";
+  // Where its words cannot be fetched, English will do.
+  await speech.speak(found).catch(() => speech.speak("en"));
+}
+
+export async function chooseLanguage(language: Language): Promise<void> {
+  await speech.speak(language);
+  keep("language", language);
+}
+
+/** Say a word of the table; `{name}` in it stands for a value, and `n` chooses a plural. */
+export function t(word: Word, values: Record<string, string | number> = {}): string {
+  const found = speech.words[word] ?? en[word];
+  const text = typeof found === "string" ? found : plural(found as Plural, Number(values["n"]));
+  return text.replace(/\{(\w+)\}/g, (whole, name: string) => {
+    const value = values[name];
+    return value === undefined ? whole : typeof value === "number" ? number(value) : value;
+  });
+}
+
+function plural(forms: Plural, n: number): string {
+  const kind = new Intl.PluralRules(speech.language).select(n);
+  return (forms as unknown as Record<string, string | undefined>)[kind] ?? forms.other;
+}
+
+export function number(value: number, options: Intl.NumberFormatOptions = {}): string {
+  return new Intl.NumberFormat(speech.language, { maximumFractionDigits: 1, ...options }).format(value);
+}
+
+export function percent(fraction: number): string {
+  return number(fraction, { style: "percent", maximumFractionDigits: 0 });
+}
+
+/** Millionths of a dollar as money; small sums keep their digits. */
+export function money(micros: number): string {
+  const dollars = micros / 1e6;
+  const digits = dollars !== 0 && Math.abs(dollars) < 0.1 ? 4 : 2;
+  return number(dollars, { style: "currency", currency: "USD", maximumFractionDigits: digits });
+}
+
+export function bytes(size: number): string {
+  const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"] as const;
+  const at = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(size, 1)) / 3));
+  return number(size / 1000 ** at, { style: "unit", unit: units[at], unitDisplay: "short" });
+}
+
+/** Seconds as people say them: 8 s, 3 min, 2 h. */
+export function duration(seconds: number): string {
+  const [value, unit] =
+    seconds < 90 ? [seconds, "second"] : seconds < 5400 ? [seconds / 60, "minute"] : [seconds / 3600, "hour"];
+  const digits = seconds < 1 ? 1 : 0;
+  const shown = seconds < 1 ? Math.max(0.1, value as number) : (value as number);
+  return number(shown, { style: "unit", unit: unit as string, unitDisplay: "short", maximumFractionDigits: digits });
+}
+
+export function moment(at: string | Date, options: Intl.DateTimeFormatOptions = {}): string {
+  const shown = { dateStyle: "medium", timeStyle: "short", ...options } as const;
+  return new Intl.DateTimeFormat(speech.language, shown).format(new Date(at));
+}
+
+/** How long ago, or in how long: 5 minutes ago. */
+export function ago(at: string | Date, now = Date.now()): string {
+  const seconds = (new Date(at).getTime() - now) / 1000;
+  const steps: [Intl.RelativeTimeFormatUnit, number][] = [
+    ["day", 86400],
+    ["hour", 3600],
+    ["minute", 60],
+    ["second", 1],
+  ];
+  const [unit, length] = steps.find(([, each]) => Math.abs(seconds) >= each) ?? ["second", 1];
+  const format = new Intl.RelativeTimeFormat(speech.language, { numeric: "auto" });
+  return format.format(Math.round(seconds / length), unit);
+}

@@ -1,0 +1,28 @@
+// The models of the service, asked for once and kept for a while.
+import { call, type ModelView } from "./api/client";
+
+const FRESH_MS = 30_000;
+
+class Models {
+  all = $state.raw<ModelView[]>([]);
+  private asked: Promise<void> | null = null;
+  private at = -Infinity;
+
+  /** Make sure that they are there and not old; throws a `Problem`. */
+  load(isForced = false): Promise<void> {
+    if (!isForced && performance.now() - this.at < FRESH_MS) return Promise.resolve();
+    this.asked ??= call("GET /v1/models", {})
+      .then((list) => {
+        this.all = list.models;
+        this.at = performance.now();
+      })
+      .finally(() => (this.asked = null));
+    return this.asked;
+  }
+
+  find(name: string): ModelView | undefined {
+    return this.all.find((each) => each.name === name);
+  }
+}
+
+export const models = new Models();
