@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from swell.comparisons import Comparison, Vote
 from swell.ledger import Charged, CostRow, LedgerEntry
 from swell.phases import Startup
 from swell.quotas import Ask, Credit, Hold, Place, Quota, Settled, Sheet, Verdict
@@ -450,6 +451,50 @@ class Registry(Protocol):
 
     async def forget_uses(self, before: date) -> None:
         """Forget what was used on days before this one; months are kept."""
+        ...
+
+    async def put_comparison(self, comparison: Comparison) -> None:
+        """Keep a new comparison; its id is one that was never used."""
+        ...
+
+    async def comparison(self, comparison_id: str) -> Comparison | None:
+        """Return the comparison with this id, or None."""
+        ...
+
+    async def comparisons(self, *, limit: int = 50, before: str | None = None) -> list[Comparison]:
+        """Return comparisons, newest (largest id) first.
+
+        Args:
+            limit: At most so many.
+            before: Only those with a smaller id.
+        """
+        ...
+
+    async def close_comparison(self, comparison_id: str, at: datetime) -> Comparison | None:
+        """End the voting, and return the comparison; None if there is none.
+
+        One whose voting has ended keeps the moment when it did.
+        """
+        ...
+
+    async def drop_comparison(self, comparison_id: str) -> bool:
+        """Forget a comparison and its votes; return whether there was one."""
+        ...
+
+    async def vote(self, vote: Vote) -> bool:
+        """Keep a vote in place of the one before of the same row, key and voter.
+
+        False, with nothing done, where there is no such comparison or its voting has ended: from
+        then on its votes never change.
+        """
+        ...
+
+    async def votes(self, comparison_id: str) -> list[Vote]:
+        """Return the votes of a comparison, oldest first, then by row, key and voter."""
+        ...
+
+    async def count_votes(self, comparison_ids: Sequence[str]) -> list[int]:
+        """Return how many votes each comparison has; 0 for those that are not known."""
         ...
 
     async def put_note(self, name: str, value: bytes) -> None:

@@ -49,6 +49,7 @@ from swell.store import (
     TaskFilter,
 )
 from swell.stores import steps
+from swell.stores.memory_comparisons import MemoryComparisons
 from swell.stores.memory_outbox import MemoryOutbox
 from swell.stores.memory_quotas import MemoryQuotas
 from swell.task import NewTask, Settlement, Task, TaskState
@@ -399,7 +400,7 @@ def _matches(task: Task, where: TaskFilter) -> bool:
     return all(value is None or value == actual for value, actual in wanted)
 
 
-class MemoryRegistry(MemoryQuotas):
+class MemoryRegistry(MemoryQuotas, MemoryComparisons):
     """Models, workers, keys and duties in dictionaries."""
 
     def __init__(self, clock: Clock | None = None) -> None:

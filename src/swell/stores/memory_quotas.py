@@ -24,6 +24,7 @@ class MemoryQuotas:
     """The registry's part about quotas and credits."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._sheet = Sheet()
         self._holds: dict[str, Hold] = {}
         self._credits: dict[str, Credit] = {}

@@ -28,6 +28,7 @@ from swell.registry import (
     WorkerInfo,
     free_of_charge,
 )
+from swell.stores.postgres.comparisons import PostgresComparisons
 from swell.stores.postgres.database import PostgresDatabase
 from swell.stores.postgres.quotas import PostgresQuotas
 
@@ -40,7 +41,7 @@ _LAST_ID: Final = "~"
 _LAST_NUMBER: Final = 2**63 - 1
 
 
-class PostgresRegistry(PostgresQuotas):
+class PostgresRegistry(PostgresQuotas, PostgresComparisons):
     """Models, workers, keys and duties in the store's database."""
 
     def __init__(self, database: PostgresDatabase) -> None:

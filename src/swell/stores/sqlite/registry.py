@@ -28,6 +28,7 @@ from swell.registry import (
     WorkerInfo,
     free_of_charge,
 )
+from swell.stores.sqlite.comparisons import SqliteComparisons
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.quotas import SqliteQuotas
 from swell.stores.sqlite.rows import micros, moment
@@ -44,7 +45,7 @@ _LAST_ID = "~"
 _LAST_NUMBER = 2**63 - 1
 
 
-class SqliteRegistry(SqliteQuotas):
+class SqliteRegistry(SqliteQuotas, SqliteComparisons):
     """Models, workers, keys and duties in the store's file."""
 
     def __init__(self, database: SqliteDatabase) -> None:

@@ -822,3 +822,39 @@ DELETE FROM deliveries WHERE seq IN (
 
 -- name: waiting_deliveries
 SELECT count(*), min(at) FROM deliveries WHERE due_at IS NOT NULL;
+
+-- name: put_comparison
+INSERT INTO comparisons (id, closed_at, body) VALUES ($1, $2, $3);
+
+-- name: comparison
+SELECT closed_at, body FROM comparisons WHERE id = $1;
+
+-- name: comparisons
+SELECT closed_at, body FROM comparisons WHERE id < $1 ORDER BY id DESC LIMIT $2;
+
+-- name: close_comparison
+UPDATE comparisons SET closed_at = $2 WHERE id = $1 AND closed_at IS NULL;
+
+-- name: drop_comparison
+DELETE FROM comparisons WHERE id = $1 RETURNING id;
+
+-- name: drop_votes
+DELETE FROM votes WHERE comparison_id = $1;
+
+-- name: open_comparison
+-- Held until the vote is written, so that none comes after the names were told.
+SELECT id FROM comparisons WHERE id = $1 AND closed_at IS NULL FOR SHARE;
+
+-- name: put_vote
+INSERT INTO votes (comparison_id, line, key_id, voter, winner, at)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (comparison_id, line, key_id, voter)
+DO UPDATE SET winner = excluded.winner, at = excluded.at;
+
+-- name: votes
+SELECT comparison_id, line, key_id, voter, winner, at FROM votes WHERE comparison_id = $1
+ORDER BY at, line, key_id, voter;
+
+-- name: count_votes
+SELECT comparison_id, count(*) FROM votes WHERE comparison_id = ANY ($1::text[])
+GROUP BY comparison_id;

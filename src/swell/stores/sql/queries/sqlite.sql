@@ -550,3 +550,36 @@ DELETE FROM deliveries WHERE task_id = ?;
 
 -- name: waiting_deliveries
 SELECT count(*), min(at) FROM deliveries WHERE due_at IS NOT NULL;
+
+-- name: put_comparison
+INSERT INTO comparisons (id, closed_at, body) VALUES (?, ?, ?);
+
+-- name: comparison
+SELECT closed_at, body FROM comparisons WHERE id = ?;
+
+-- name: comparisons
+SELECT closed_at, body FROM comparisons WHERE id < ? ORDER BY id DESC LIMIT ?;
+
+-- name: close_comparison
+UPDATE comparisons SET closed_at = ? WHERE id = ? AND closed_at IS NULL;
+
+-- name: drop_comparison
+DELETE FROM comparisons WHERE id = ?;
+
+-- name: drop_votes
+DELETE FROM votes WHERE comparison_id = ?;
+
+-- name: put_vote
+-- Only where the voting goes on.
+INSERT INTO votes (comparison_id, line, key_id, voter, winner, at)
+SELECT id, :line, :key_id, :voter, :winner, :at
+FROM comparisons WHERE id = :comparison_id AND closed_at IS NULL
+ON CONFLICT (comparison_id, line, key_id, voter)
+DO UPDATE SET winner = excluded.winner, at = excluded.at;
+
+-- name: votes
+SELECT comparison_id, line, key_id, voter, winner, at FROM votes WHERE comparison_id = ?
+ORDER BY at, line, key_id, voter;
+
+-- name: count_votes
+SELECT count(*) FROM votes WHERE comparison_id = ?;

@@ -1,0 +1,1 @@
+"""How a version of a model is adopted: tried, given a part of the traffic, watched, made live."""
