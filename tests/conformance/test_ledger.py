@@ -1,42 +1,17 @@
 """Every registry adds up its ledger, by account and by day."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from registries import InMemory, OnPostgres, OnSqlite
 
-import pytest
-
-from postgres_databases import PostgresDatabases
-from swell.clock import ManualClock
-from swell.stores.memory import MemoryRegistry
-from swell.stores.postgres import PostgresDatabase, PostgresRegistry
-from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
 from swell.testing.ledger import LedgerConformance
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+class TestMemoryLedger(InMemory, LedgerConformance):
+    pass
 
 
-class TestMemoryLedger(LedgerConformance):
-    @pytest.fixture
-    def registry(self, clock: ManualClock) -> MemoryRegistry:
-        return MemoryRegistry(clock)
+class TestSqliteLedger(OnSqlite, LedgerConformance):
+    pass
 
 
-class TestSqliteLedger(LedgerConformance):
-    @pytest.fixture
-    async def registry(self, tmp_path: Path, clock: ManualClock) -> AsyncIterator[SqliteRegistry]:
-        database = SqliteDatabase.open(tmp_path / "swell.db", clock)
-        yield SqliteRegistry(database)
-        await database.close()
-
-
-class TestPostgresLedger(LedgerConformance):
-    @pytest.fixture
-    async def registry(
-        self, postgres_databases: PostgresDatabases, clock: ManualClock
-    ) -> AsyncIterator[PostgresRegistry]:
-        database = await PostgresDatabase.open(await postgres_databases.new(), clock)
-        yield PostgresRegistry(database)
-        await database.close()
+class TestPostgresLedger(OnPostgres, LedgerConformance):
+    pass

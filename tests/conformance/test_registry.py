@@ -1,37 +1,20 @@
 """Every registry keeps the promises of its contract."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
+from registries import InMemory, OnPostgres, OnSqlite
 
-from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
 from swell.registry import ModelCard
-from swell.stores.memory import MemoryRegistry
-from swell.stores.postgres import PostgresDatabase, PostgresRegistry
 from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
 from swell.testing.registry import RegistryConformance, a_key, a_worker
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+class TestMemoryRegistry(InMemory, RegistryConformance):
+    pass
 
 
-class TestMemoryRegistry(RegistryConformance):
-    @pytest.fixture
-    def registry(self, clock: ManualClock) -> MemoryRegistry:
-        return MemoryRegistry(clock)
-
-
-class TestSqliteRegistry(RegistryConformance):
-    @pytest.fixture
-    async def registry(self, tmp_path: Path, clock: ManualClock) -> AsyncIterator[SqliteRegistry]:
-        database = SqliteDatabase.open(tmp_path / "swell.db", clock)
-        yield SqliteRegistry(database)
-        await database.close()
-
+class TestSqliteRegistry(OnSqlite, RegistryConformance):
     async def test_everything_survives_reopening(self, tmp_path: Path) -> None:
         path = tmp_path / "again.db"
         database = SqliteDatabase.open(path, ManualClock())
@@ -53,11 +36,5 @@ class TestSqliteRegistry(RegistryConformance):
         await database.close()
 
 
-class TestPostgresRegistry(RegistryConformance):
-    @pytest.fixture
-    async def registry(
-        self, postgres_databases: PostgresDatabases, clock: ManualClock
-    ) -> AsyncIterator[PostgresRegistry]:
-        database = await PostgresDatabase.open(await postgres_databases.new(), clock)
-        yield PostgresRegistry(database)
-        await database.close()
+class TestPostgresRegistry(OnPostgres, RegistryConformance):
+    pass

@@ -2,38 +2,24 @@
 
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
 import pytest
+from registries import InMemory, OnPostgres, OnSqlite
 
 from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
-from swell.stores.memory import MemoryRegistry
 from swell.stores.postgres import PostgresDatabase, PostgresRegistry
 from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
 from swell.testing.startups import StartupsConformance, a_startup, an_entry
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+class TestMemoryStartups(InMemory, StartupsConformance):
+    pass
 
 
-class TestMemoryStartups(StartupsConformance):
-    @pytest.fixture
-    def registry(self, clock: ManualClock) -> MemoryRegistry:
-        return MemoryRegistry(clock)
-
-
-class TestSqliteStartups(StartupsConformance):
-    @pytest.fixture
-    async def registry(self, tmp_path: Path, clock: ManualClock) -> AsyncIterator[SqliteRegistry]:
-        database = SqliteDatabase.open(tmp_path / "swell.db", clock)
-        yield SqliteRegistry(database)
-        await database.close()
-
+class TestSqliteStartups(OnSqlite, StartupsConformance):
     async def test_everything_survives_reopening(self, tmp_path: Path) -> None:
         path = tmp_path / "again.db"
         database = SqliteDatabase.open(path, ManualClock())
@@ -67,15 +53,7 @@ class TestSqliteStartups(StartupsConformance):
             connection.execute(statement)
 
 
-class TestPostgresStartups(StartupsConformance):
-    @pytest.fixture
-    async def registry(
-        self, postgres_databases: PostgresDatabases, clock: ManualClock
-    ) -> AsyncIterator[PostgresRegistry]:
-        database = await PostgresDatabase.open(await postgres_databases.new(), clock)
-        yield PostgresRegistry(database)
-        await database.close()
-
+class TestPostgresStartups(OnPostgres, StartupsConformance):
     @pytest.mark.parametrize(
         "statement", ["UPDATE ledger SET seconds = 0", "DELETE FROM ledger", "TRUNCATE ledger"]
     )

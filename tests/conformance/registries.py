@@ -1,0 +1,50 @@
+"""Each registry as the suites of its contract want it: empty, on a manual clock."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from postgres_databases import PostgresDatabases
+from swell.clock import ManualClock
+from swell.stores.memory import MemoryRegistry
+from swell.stores.postgres import PostgresDatabase, PostgresRegistry
+from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+
+__all__ = ["InMemory", "OnPostgres", "OnSqlite"]
+
+
+class _Clocked:
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        return ManualClock()
+
+
+class InMemory(_Clocked):
+    """A suite's `registry` in this process."""
+
+    @pytest.fixture
+    def registry(self, clock: ManualClock) -> MemoryRegistry:
+        return MemoryRegistry(clock)
+
+
+class OnSqlite(_Clocked):
+    """A suite's `registry` in a file."""
+
+    @pytest.fixture
+    async def registry(self, tmp_path: Path, clock: ManualClock) -> AsyncIterator[SqliteRegistry]:
+        database = SqliteDatabase.open(tmp_path / "swell.db", clock)
+        yield SqliteRegistry(database)
+        await database.close()
+
+
+class OnPostgres(_Clocked):
+    """A suite's `registry` in a database of its own."""
+
+    @pytest.fixture
+    async def registry(
+        self, postgres_databases: PostgresDatabases, clock: ManualClock
+    ) -> AsyncIterator[PostgresRegistry]:
+        database = await PostgresDatabase.open(await postgres_databases.new(), clock)
+        yield PostgresRegistry(database)
+        await database.close()
