@@ -12,6 +12,7 @@ from aiohttp import web
 
 from chaos.ports import free_port
 from chaos.proxy import Link, Proxy, Rule
+from loopback import listening
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
 
@@ -50,16 +51,13 @@ async def a_site(folder: Path) -> AsyncIterator[Site]:
     site = Site(proxy, f"http://127.0.0.1:{here}/")
     app = web.Application()
     app.router.add_route("*", "/", site.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", there).start()
-    try:
-        # One of the targets is dead, as a killed backend is.
-        proxy.start([Link(name="site", port=here, targets=(nowhere, there))])
-        yield site
-    finally:
-        proxy.end()
-        await runner.cleanup()
+    async with listening(app, port=there):
+        try:
+            # One of the targets is dead, as a killed backend is.
+            proxy.start([Link(name="site", port=here, targets=(nowhere, there))])
+            yield site
+        finally:
+            proxy.end()
 
 
 async def test_what_is_said_passes_and_large_bodies_with_it(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 from api_harness import Client, World, a_world, failed, hold, succeeded
 
+from loopback import listening
 from swell.api.hook_bodies import MAX_BODY_BYTES
 from swell.api.settings import WebhookSettings
 from swell.urls import UrlPolicy
@@ -44,14 +45,9 @@ async def receiver() -> AsyncIterator[Receiver]:
     receiver = Receiver()
     app = web.Application()
     app.router.add_post("/{rest:.*}", receiver.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    receiver.url = f"http://127.0.0.1:{port}/in"
-    yield receiver
-    await runner.cleanup()
+    async with listening(app) as url:
+        receiver.url = f"{url}/in"
+        yield receiver
 
 
 @pytest.fixture

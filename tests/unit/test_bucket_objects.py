@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from loopback import listening
 from swell.clock import ManualClock
 from swell.config import load
 from swell.errors import InvalidRequest, SwellError, Unavailable
@@ -43,16 +44,8 @@ async def a_cloud(*answers: int) -> AsyncIterator[Cloud]:
     cloud = Cloud(list(answers))
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", cloud.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    [address] = runner.addresses
-    cloud.url = f"http://127.0.0.1:{address[1]}"
-    try:
+    async with listening(app, patience_s=0.1) as cloud.url:
         yield cloud
-    finally:
-        await runner.cleanup()
 
 
 def objects_of(cloud: Cloud) -> BucketObjects:

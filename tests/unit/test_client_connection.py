@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from aiohttp import web
 
+from loopback import listening
 from swell.client.access import Access
 from swell.client.asynchronous import AsyncClient
 from swell.client.errors import NoServer, Refused, Unreachable
@@ -59,13 +60,8 @@ async def server() -> AsyncIterator[Server]:
     served = Server()
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", served.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    served.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield served
-    await runner.cleanup()
+    async with listening(app) as served.url:
+        yield served
 
 
 @pytest.fixture

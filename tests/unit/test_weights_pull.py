@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from weights_harness import write
 
+from loopback import listening
 from swell.clock import SystemClock
 from swell.weights import (
     BrokenWeights,
@@ -122,12 +123,8 @@ class Site:
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     made = Site(tmp_path / "site")
     made.folder.mkdir()
-    runner = web.AppRunner(made.app())
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield made
-    await runner.cleanup()
+    async with listening(made.app()) as made.url:
+        yield made
 
 
 @pytest.fixture
@@ -509,15 +506,9 @@ async def test_a_repository_whose_content_is_not_what_it_lists_is_refused(
         return answer
 
     site.tree = changed_after  # type: ignore[method-assign]
-    runner = web.AppRunner(site.app())
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    hub = Hub(f"http://127.0.0.1:{runner.addresses[0][1]}")
-    try:
+    async with listening(site.app()) as url:
         with pytest.raises(DigestMismatch):
-            await fetch("hf://acme/poster", cache, hub=hub)
-    finally:
-        await runner.cleanup()
+            await fetch("hf://acme/poster", cache, hub=Hub(url))
 
 
 async def test_a_pickle_of_a_repository_is_refused_by_name(cache: WeightCache, site: Site) -> None:

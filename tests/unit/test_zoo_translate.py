@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from loopback import listening
 from swell.errors import NotFound
 from swell.model import Item, Reject
 from swell.weights.argos import RefusedPackage, bring
@@ -377,17 +378,10 @@ async def test_a_mirror_is_asked_for_what_is_wanted_only(tmp_path: Path) -> None
 
     app = web.Application()
     app.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        mirror = f"http://{host}:{port}/argos"
+    async with listening(app) as url:
+        mirror = f"{url}/argos"
         [found] = await bring(mirror, tmp_path / "to", ["es"])
         with pytest.raises(NotFound):
             await bring(f"{mirror}/nothing/index.json.gz", tmp_path / "to")
-    finally:
-        await runner.cleanup()
     assert found.language == "es"
     assert asked[:2] == ["/argos/index.json", "/argos/es.argosmodel"]
