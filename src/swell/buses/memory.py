@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from swell.bus import News
+from swell.buses.patience import Patience
 from swell.clock import Clock
 from swell.events import TERMINAL_ID, Event, EventKind
 
@@ -46,7 +47,8 @@ class MemorySubscription:
         """Return the next event; None after `timeout_s` seconds without one.
 
         After the terminal event and after `close` it returns None at once. The timeout is the event
-        loop's, since a wait per reader on an injected clock would cost a task each.
+        loop's, since a wait per reader on an injected clock would cost a task each; it may be a
+        twentieth of a second late.
         """
         event = self._take()
         if event is not None or self._is_closed or self._last_id == TERMINAL_ID:
@@ -55,14 +57,15 @@ class MemorySubscription:
             return None
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
-        timer = None if timeout_s is None else loop.call_later(timeout_s, _wake, waiter)
         self._waiter = waiter
+        patience = self._bus.patience
+        tick = None if timeout_s is None else patience.begin(loop, waiter, timeout_s)
         try:
             await waiter
         finally:
             self._waiter = None
-            if timer is not None:
-                timer.cancel()
+            if tick is not None:
+                patience.end(tick, waiter)
         return self._take()
 
     def close(self) -> None:
@@ -130,6 +133,8 @@ class MemoryBus:
         self._history: OrderedDict[str, list[Event]] = OrderedDict()
         self._ended: deque[tuple[float, str]] = deque()
         self._ended_all = asyncio.Event()
+        #: Ends the waits of listeners.
+        self.patience = Patience()
 
     async def publish(self, events: Sequence[Event]) -> None:
         """Tell everybody who listens. Never waits for a reader."""
