@@ -5,6 +5,7 @@
 docs/task-lifecycle.md draws this file as one diagram.
 """
 
+import functools
 import secrets
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -317,9 +318,10 @@ def new_id(now: datetime) -> str:
 
     48 bits of Unix milliseconds, then 80 random bits: what UUIDv7 does, without its fixed bits.
     """
-    return f"{int(now.timestamp() * 1000):012x}{_random_hex(10)}"
+    return id_before(now) + _random_hex(10)
 
 
+@functools.lru_cache(maxsize=64)
 def id_before(moment: datetime) -> str:
     """Return what is smaller than the id of every task that is created from this moment on."""
     return f"{int(moment.timestamp() * 1000):012x}"
@@ -474,11 +476,17 @@ def start(
         attempt=task.attempt + 1,
         worker_id=worker_id,
         lease_token=token,
-        lease_expires_at=now + timedelta(seconds=lease_s),
+        lease_expires_at=_after(now, lease_s),
         available_at=None,
         started_at=now,
         cancel_requested=False,
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _after(moment: datetime, seconds: float) -> datetime:
+    # One for all tasks of a lease.
+    return moment + timedelta(seconds=seconds)
 
 
 def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float) -> Task:

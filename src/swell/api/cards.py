@@ -95,17 +95,19 @@ class Cards:
             self._refuse(model)
         return self._versions[model]
 
+    def known(self, ref: str) -> Target | None:
+        """Return what a reference means, if that was looked up a moment ago."""
+        if self._clock.monotonic_s() - self._read_at_s < _FRESH_S:
+            return self._targets.get(ref)
+        return None
+
     async def target(self, ref: str) -> Target:
         """Return what `owner/name` or `owner/name:version` means.
 
         Raises:
             NotFound: No such model or version.
         """
-        if self._clock.monotonic_s() - self._read_at_s < _FRESH_S:
-            target = self._targets.get(ref)
-            if target is not None:
-                return target
-        return await self._find(ref)
+        return self.known(ref) or await self._find(ref)
 
     def find(self, ref: str) -> ModelCard | None:
         """Return the card that a reference means, among those that were read last."""

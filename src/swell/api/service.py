@@ -151,7 +151,7 @@ class Service:
         self._backlogs: dict[tuple[str, int], tuple[float, Backlog]] = {}
         #: Between start and end; outside, nobody is kept waiting.
         self.is_ready = self.is_ending = False
-        self._bases: dict[tuple[str, bytes, str], str] = {}
+        self._makers: dict[tuple[str, bytes, str], UrlMaker] = {}
         self._request_ids = _request_ids()
 
     @property
@@ -195,27 +195,26 @@ class Service:
 
     def urls(self, call: Call) -> UrlMaker:
         """Return what makes URLs that this client can follow."""
-        return UrlMaker(
-            self.base_url(call),
-            self.objects,
-            self.settings.signed_url_s,
-            shows_trace=self.settings.shows_trace,
-        )
-
-    def base_url(self, call: Call) -> str:
-        """Return scheme and host as the client reached them, or as they were configured."""
         if self.settings.public_url is not None:
-            return self.settings.public_url.rstrip("/")
+            return self._url_maker(self.settings.public_url.rstrip("/"))
         scope = call.scope
         host = call.header(b"host") or b"127.0.0.1"
         known = (scope.get("scheme", "http"), host, scope.get("root_path", ""))
-        base = self._bases.get(known)
-        if base is None:
-            if len(self._bases) > 1000:
-                self._bases.clear()
+        maker = self._makers.get(known)
+        if maker is None:
+            if len(self._makers) > 1000:
+                self._makers.clear()
             text = host.decode("latin-1") if _is_plain_host(host) else "127.0.0.1"
-            base = self._bases[known] = f"{known[0]}://{text}{known[2]}"
-        return base
+            maker = self._makers[known] = self._url_maker(f"{known[0]}://{text}{known[2]}")
+        return maker
+
+    def _url_maker(self, base: str) -> UrlMaker:
+        shows_trace = self.settings.shows_trace
+        return UrlMaker(base, self.objects, self.settings.signed_url_s, shows_trace=shows_trace)
+
+    def base_url(self, call: Call) -> str:
+        """Return scheme and host as the client reached them, or as they were configured."""
+        return self.urls(call).base
 
     def may_see(self, call: Call, task: Task) -> bool:
         """Whether the caller may know of a task: its own, or any for an admin."""

@@ -100,11 +100,13 @@ async def check(
         return new_task(call, request, request.model, repeat)
     if request.class_name is not None or call.caller.classes:
         request = service.classes.apply(call.caller, request)
-    target = await service.cards.target(request.model)
-    service.cards.check_input(target, request.input)
+    cards = service.cards
+    target = cards.known(request.model) or await cards.target(request.model)
+    cards.check_input(target, request.input)
     new = prepared(service, new_task(call, request, target.queue, repeat), target)
     try:
-        await check_can_run(service, target, new)
+        if new.run is not None or not service.fleet.is_served(target.model, target.pinned_version):
+            await check_can_run(service, target, new)
         if new.start_by_s is not None or new.finish_by_s is not None:
             await check_deadline(service, new, await service.broker.rank_of_new(new))
     except (NoWorker, WouldExpire) as refusal:
@@ -149,7 +151,8 @@ async def follow(service: Service, call: Call, accepted: Accepted, wait_s: float
         event = await subscription.next(wait_s)
     finally:
         subscription.close()
-    await service.check_again(call)
+    if not service.keys.remembers(call.caller):
+        await service.check_again(call)
     if event is not None and event.task is not None:
         return event.task
     return await service.lookups.get(task.id) or task

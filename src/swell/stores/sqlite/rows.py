@@ -5,6 +5,7 @@ twice for each task, so it gives SQLite plain numbers and strings (a bool or an 
 long way through the adapters of the sqlite3 module), and calls nothing for what is not there.
 """
 
+import functools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -32,8 +33,9 @@ _timings = msgspec.json.Decoder(Timings).decode
 _webhook = msgspec.json.Decoder(Webhook).decode
 
 
+@functools.lru_cache(maxsize=1024)
 def micros(at: datetime) -> int:
-    """Return a time as microseconds since 1970 UTC."""
+    """Return a time as microseconds since 1970 UTC; the tasks of a group have it in common."""
     return (at - _EPOCH) // _MICROSECOND
 
 
