@@ -47,7 +47,7 @@ class Subscription(Protocol):
 
     Guarantees:
         Ids only grow. A reader that is too slow loses the oldest progress and previews first, and
-        never the terminal event.
+        neither artifacts nor the terminal event.
     """
 
     async def next(self, timeout_s: float | None = None) -> Event | None:
@@ -75,6 +75,13 @@ class Bus(Protocol):
 
     def subscribe(self, task_id: str, *, after: int = -1) -> Subscription:
         """Listen to a task, from the first event remembered whose id is larger than `after`."""
+        ...
+
+    def remembered(self, task_id: str, *, after: int = -1) -> Sequence[Event]:
+        """Return what of a task's events whose id is larger than `after` is remembered here.
+
+        Of its artifacts all are, but for those that came before this process did.
+        """
         ...
 
     def watched(self, task_ids: Iterable[str]) -> list[str]:

@@ -138,6 +138,8 @@ class LeasedTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Of a pipeline: whether a later stage may run on the same worker, which says with
     #: `Report.onward` whether it goes on.
     may_go_on: bool = False
+    #: Whether it is a stage of a pipeline: its files are told when it is over, and not before.
+    is_stage: bool = False
 
     @property
     def hold(self) -> Hold:
@@ -163,15 +165,18 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     token: str
     #: 1 to 999,998.
     place: int
-    #: `progress`, `preview` or `artifact`; `key` in the data of the last is one of its attempt's.
+    #: `progress`, `preview` or `artifact`. The last tells of a file of the result that is there
+    #: before the result is: an artifact with `index`, its place among them, and the `seed` of its
+    #: sample. Its `key` is one of the attempt's. They come in the order of `index`, each once.
     kind: str
     data: dict[str, Any] = {}
 
 
 class Enclosure(msgspec.Struct, frozen=True, kw_only=True):
-    """A small file inside the report that tells the outcome which names it."""
+    """A small file inside the report that tells of it."""
 
-    #: That of an artifact of an outcome in the same report.
+    #: That of an artifact of an outcome in the same report, or of one that progress in it tells of;
+    #: then the report of the outcome has it again, in case that it could not be stored.
     key: str
     #: In JSON as base64.
     data: bytes
@@ -187,7 +192,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     worker_id: str
     progress: list[Progress] = []
     settlements: list[Settlement] = []
-    #: Stored before the outcomes that name them are written.
+    #: Stored before the outcomes that name them are written, and before they are told of.
     enclosures: list[Enclosure] = []
     holds: list[Hold] = []
     ask: int = 0

@@ -138,6 +138,10 @@ class Listener(Protocol):
         """Whether the task is to be stopped."""
         ...
 
+    def ready(self, index: int, file: Attachment) -> None:
+        """A file of the result of sample `index` is there, before the result is."""
+        ...
+
 
 class _Silence:
     """Nobody listens: a model called by hand or by a test."""
@@ -150,6 +154,9 @@ class _Silence:
 
     def is_cancelled(self) -> bool:
         return False
+
+    def ready(self, index: int, file: Attachment) -> None:
+        pass
 
 
 _SILENCE: Final = _Silence()
@@ -184,6 +191,24 @@ class Context:
         somebody may see it: at most a few times a second, never for cancelled tasks.
         """
         self._listener.preview(make)
+
+    def ready(self, file: Attachment) -> None:
+        """Say that a file of this sample's result is there, so that it goes out at once.
+
+        Of a result that is a list of files: tell each as it is made, and return all of them, the
+        same objects in the same order. Whoever follows the task gets them one by one.
+
+        Args:
+            file: An `Image` or a `File`; not to be changed any more.
+
+        Raises:
+            TypeError: It is something else.
+        """
+        given: object = file
+        if not isinstance(given, Image | File):
+            kind = type(given).__name__
+            raise TypeError(f"ready() was given {kind}: give it a swell.Image or a swell.File")
+        self._listener.ready(self.index, file)
 
     @property
     def cancelled(self) -> bool:

@@ -223,12 +223,16 @@ class Stops:
     def is_cancelled(self) -> bool:
         return bool(self.told)
 
+    def ready(self, index, file) -> None:
+        self.ready_at = index, file.pil().size
+
 
 def test_a_cancelled_pack_ends_after_the_portrait_at_hand(model: Portraits) -> None:
     ears = Stops()
     given = Portraits.Input(image=Image(portrait()), size=512, scenarios=["studio", "beach"])
     assert isinstance(model.run([Item(given, listener=ears)])[0], Cancelled)
     assert ears.told == [(1, 2)]
+    assert ears.ready_at == (0, (512, 512))
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def leased_stage(
         count=task.count if stage.counts else 1,
         own_files=name_files(objects, raw) if may_name_files(raw) else {},
         earlier=run.last_attempt,
+        is_stage=True,
         may_go_on=any(later.model in models for later in run.pipeline.stages[run.at + 1 :]),
     )
 

@@ -9,6 +9,7 @@ import bisect
 
 from swell.api.admission import degraded
 from swell.api.call import Call, Reply
+from swell.api.early import early_artifacts
 from swell.api.files import comes_from_its_url, file_reply, preferred_file
 from swell.api.messages import (
     BatchRequest,
@@ -142,7 +143,9 @@ async def get(service: Service, call: Call) -> Reply:
     task = await find_task(service, call)
     position, expected = await service.place(task)
     eta = None if expected is None else expected.finish
-    return Reply(200, encode_task(task, service.urls(call), position=position, eta_s=eta))
+    early = early_artifacts(service, task)
+    urls = service.urls(call)
+    return Reply(200, encode_task(task, urls, position=position, eta_s=eta, early=early))
 
 
 async def cancel(service: Service, call: Call) -> Reply:

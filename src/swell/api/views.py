@@ -63,11 +63,25 @@ class UrlMaker:
 
 
 def task_view(
-    task: Task, urls: UrlMaker, *, position: int | None = None, eta_s: EtaSeconds | None = None
+    task: Task,
+    urls: UrlMaker,
+    *,
+    position: int | None = None,
+    eta_s: EtaSeconds | None = None,
+    early: Sequence[Artifact] = (),
 ) -> TaskView:
-    """Return a task as clients see it."""
+    """Return a task as clients see it.
+
+    Args:
+        task: How it stands.
+        urls: Makes URLs for whoever reads it.
+        position: As `TaskView`.
+        eta_s: As `TaskView`.
+        early: Files that are there of a task that runs.
+    """
     home = f"{urls.base}/v1/tasks/{task.id}"
-    artifacts = [artifact_view(each, urls) for each in task.artifacts] if task.artifacts else []
+    there = task.artifacts or early
+    artifacts = [artifact_view(each, urls) for each in there] if there else []
     output, timings = task.output, task.timings
     cost = None
     if timings is not None and timings.cost_micros is not None:
@@ -136,10 +150,15 @@ def _removed_parts(task: Task) -> list[str]:
 
 
 def encode_task(
-    task: Task, urls: UrlMaker, *, position: int | None = None, eta_s: EtaSeconds | None = None
+    task: Task,
+    urls: UrlMaker,
+    *,
+    position: int | None = None,
+    eta_s: EtaSeconds | None = None,
+    early: Sequence[Artifact] = (),
 ) -> bytes:
-    """Return a task's JSON."""
-    return encode(task_view(task, urls, position=position, eta_s=eta_s))
+    """Return a task's JSON. Args: as `task_view`."""
+    return encode(task_view(task, urls, position=position, eta_s=eta_s, early=early))
 
 
 def artifact_view(artifact: Artifact, urls: UrlMaker) -> ArtifactView:
@@ -157,11 +176,15 @@ def artifact_view(artifact: Artifact, urls: UrlMaker) -> ArtifactView:
 
 
 def with_url(data: dict[str, Any], urls: UrlMaker) -> dict[str, Any]:
-    """Return what an event tells of an artifact with its URL in place of its key."""
+    """Return what an event tells of an artifact with its URLs in place of its key."""
     key = data.get("key")
     if not isinstance(key, str):
         return data
-    return {**{name: value for name, value in data.items() if name != "key"}, "url": urls.file(key)}
+    told = {name: value for name, value in data.items() if name != "key"}
+    told["url"] = url = urls.file(key)
+    if has_thumbnail(key, str(data.get("content_type", ""))):
+        told["thumbnail_url"] = f"{url}&w={_SHOWN_WIDTH}"
+    return told
 
 
 def resolve_files(output: msgspec.Raw, urls: Sequence[str]) -> msgspec.Raw:

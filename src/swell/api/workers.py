@@ -524,18 +524,61 @@ async def _keep_enclosures(service: Service, worker: Worker, told: Report) -> Re
     """Store the files inside a report; return it with failures where that was refused.
 
     Raises:
-        InvalidInput: A file is none that an outcome in the report names.
+        InvalidInput: A file is none that an outcome or an event in the report names.
     """
     files = {file.key: file for file in told.enclosures}
     parts = [_Part(each, _enclosed(each, files)) for each in told.settlements]
-    if strange := set(files).difference(*(part.types for part in parts)):
+    early = {n: each for n, each in enumerate(told.progress) if _is_enclosed(each, files)}
+    named = {str(each.data["key"]) for each in early.values()}
+    if strange := set(files).difference(named, *(part.types for part in parts)):
         raise InvalidInput(
-            f"{min(strange)[:120]!r} cannot be enclosed: no outcome in this report names it as a "
-            "file of its attempt, with this size"
+            f"{min(strange)[:120]!r} cannot be enclosed: nothing in this report names it as a file "
+            "of its attempt, with this size"
         )
-    await _learn_holds(service, worker, [part.hold for part in parts if part.types])
+    await _learn_holds(
+        service,
+        worker,
+        [*(part.hold for part in parts if part.types), *map(_hold_of, early.values())],
+    )
     settlements = await asyncio.gather(*(_kept(service, part, files) for part in parts))
-    return msgspec.structs.replace(told, settlements=list(settlements))
+    lost = {n for n, each in early.items() if not await _kept_early(service, each, files)}
+    progress = [each for n, each in enumerate(told.progress) if n not in lost]
+    return msgspec.structs.replace(told, settlements=list(settlements), progress=progress)
+
+
+def _hold_of(told: Progress) -> Hold:
+    return Hold(task_id=told.task_id, attempt=told.attempt, token=told.token)
+
+
+def _is_enclosed(told: Progress, files: Mapping[str, Enclosure]) -> bool:
+    """Whether this tells of a file of its attempt that came with it."""
+    if _KINDS.get(told.kind) is not EventKind.ARTIFACT:
+        return False
+    key, data = told.data.get("key"), told.data
+    return (
+        isinstance(key, str)
+        and key in files
+        and _is_output(key, told.task_id, told.attempt)
+        and data.get("bytes") == len(files[key].data)
+        and isinstance(data.get("content_type"), str)
+    )
+
+
+async def _kept_early(service: Service, told: Progress, files: Mapping[str, Enclosure]) -> bool:
+    """Store a file that came before its outcome; whether it is there.
+
+    The outcome brings it again, and fails where it cannot be stored then either.
+    """
+    if not service.fleet.is_held(told.task_id, told.attempt, told.token):
+        # Nobody is told of it.
+        return True
+    key = told.data["key"]
+    try:
+        await service.objects.put_new(key, files[key].data, plain_type(told.data["content_type"]))
+    except SwellError as error:
+        _log.warning("a file cannot be stored yet", task=told.task_id, detail=error.detail)
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ __all__ = ["MemoryBus", "MemorySubscription"]
 #: What a slow reader loses first: the newest of these tells all that the older ones told.
 _FADING: Final = frozenset({EventKind.PROGRESS, EventKind.PREVIEW})
 
+#: So many files of one task are remembered, and kept for a slow reader.
+_MOST_FILES: Final = 1000
+
 
 class MemorySubscription:
     """One listener. Only one call of `next` may wait at a time."""
@@ -108,8 +111,8 @@ class MemoryBus:
 
     Args:
         clock: Says when an ended task's events are forgotten.
-        pending: How many events wait for one slow reader.
-        remembered_per_task: How many recent events of one task are kept.
+        pending: How many events wait for one slow reader, beside files.
+        remembered_per_task: How many recent events of one task are kept, beside files.
         remembered_tasks: Of how many tasks events are kept; the longest known goes first.
         forget_after_s: How long an ended task's events are kept, in seconds.
     """
@@ -166,6 +169,10 @@ class MemoryBus:
         else:
             listeners[subscription] = None
         return subscription
+
+    def remembered(self, task_id: str, *, after: int = -1) -> Sequence[Event]:
+        """Return what of a task's events whose id is larger than `after` is remembered."""
+        return [event for event in self._history.get(task_id, ()) if event.id > after]
 
     def watched(self, task_ids: Iterable[str]) -> list[str]:
         """Return the tasks whose progress somebody listens to."""
@@ -235,12 +242,16 @@ class MemoryBus:
 
 
 def _drop_one(events: list[Event]) -> None:
-    """Drop the oldest progress or preview, else the oldest event that is not the last."""
+    """Drop the oldest progress or preview, else the oldest event that is no file and not the last.
+
+    Files are told once, so they stay, up to a limit.
+    """
     for place, event in enumerate(events):
         if event.kind in _FADING:
             del events[place]
             return
-    del events[0]
+    if len(events) > _MOST_FILES or events[0].kind is not EventKind.ARTIFACT:
+        del events[0]
 
 
 def _wake(waiter: "asyncio.Future[bool] | None") -> None:

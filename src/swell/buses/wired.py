@@ -197,6 +197,10 @@ class WiredBus:
                 self._send_soon()
         return subscription
 
+    def remembered(self, task_id: str, *, after: int = -1) -> Sequence[Event]:
+        """Return what of a task's events whose id is larger than `after` is remembered here."""
+        return self._here.remembered(task_id, after=after)
+
     def watched(self, task_ids: Iterable[str]) -> list[str]:
         """Return the tasks whose progress somebody listens to, here or elsewhere."""
         asked = list(task_ids)

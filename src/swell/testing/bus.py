@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 from swell.bus import Bus, News, NewsKind, Subscription
@@ -210,6 +211,23 @@ class BusPairConformance:
         await here.publish([preview, terminal()])
         assert [plain(each) for each in await read_to_end(listener)] == [preview, terminal()]
 
+    async def test_files_are_remembered_in_every_process(self, pair: tuple[Bus, Bus]) -> None:
+        here, there = pair
+        await meet(here, there)
+        told = [
+            Event(task_id="t1", id=ATTEMPT_STRIDE + n, kind=EventKind.ARTIFACT, data={"index": n})
+            for n in range(1, 101)
+        ]
+        await here.publish([*told, progress(101)])
+        for bus in pair:
+            await until(partial(_has_all, bus))
+            found = [each for each in bus.remembered("t1") if each.kind is EventKind.ARTIFACT]
+            assert [plain(each) for each in found] == told
+        late = list(there.remembered("t1", after=ATTEMPT_STRIDE + 98))
+        assert [each.id - ATTEMPT_STRIDE for each in late if each.kind is EventKind.ARTIFACT] == [
+            *(99, 100)
+        ]
+
     async def test_progress_is_wanted_only_while_somebody_listens_anywhere(
         self, pair: tuple[Bus, Bus]
     ) -> None:
@@ -289,6 +307,10 @@ async def read_to_end(listener: Subscription) -> list[Event]:
         assert event is not None, f"the end did not come after {got}"
         got.append(event)
     return got
+
+
+def _has_all(bus: Bus) -> bool:
+    return len(bus.remembered("t1", after=ATTEMPT_STRIDE)) >= 100
 
 
 async def until(holds: Callable[[], bool]) -> None:

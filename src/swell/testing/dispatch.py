@@ -238,6 +238,11 @@ class MemoryDispatch:
             if isinstance(each.outcome, Succeeded)
             for artifact in each.outcome.artifacts
         }
+        types |= {
+            each.data["key"]: each.data["content_type"]
+            for each in report.progress
+            if each.kind == "artifact"
+        }
         for file in report.enclosures:
             self.objects.setdefault(file.key, (file.data, types[file.key]))
 

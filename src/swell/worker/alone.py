@@ -69,6 +69,9 @@ class _Teller:
     def is_cancelled(self) -> bool:
         return False
 
+    def ready(self, index: int, file: Image | File) -> None:
+        """A terminal shows what is whole."""
+
 
 def load_model(definition: Definition, device: str, clock: Clock) -> Loaded:
     """Load a model and warm it up."""

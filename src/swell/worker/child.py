@@ -59,8 +59,16 @@ from swell.worker.frames import (
     Turn,
 )
 from swell.worker.imports import outside_modules
+from swell.worker.job import (
+    EARLY_AFTER_S,
+    Job,
+    Outbox,
+    Reader,
+    fault_of_input,
+    peak_bytes,
+    thumbnail,
+)
 from swell.worker.job import SEED_BITS as SEED_BITS
-from swell.worker.job import Job, Outbox, Reader, fault_of_input, peak_bytes, thumbnail
 from swell.worker.pipe import Pipe, WorkerGone
 from swell.worker.slate import Slate
 from swell.worker.solver import Noise
@@ -194,7 +202,15 @@ class Runner:
             job.left -= 1
             if job.left == 0:
                 results.add(job)
+        self._tell_early(live)
         results.tick()
+
+    def _tell_early(self, live: list[tuple[Item[Any], Job]]) -> None:
+        """Send what is whole of tasks that are not done."""
+        for _, job in live:
+            if job.left and job.error is None and job.run_s >= EARLY_AFTER_S:
+                for part in job.parts():
+                    self._pipe.send(part)
 
     def _call(self, items: list[Item[Any]]) -> list[Any]:
         try:

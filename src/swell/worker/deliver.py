@@ -24,7 +24,7 @@ from swell.store import Hold
 from swell.task import Artifact, checkpoint_key
 from swell.worker.encode import Encoded
 
-__all__ = ["Courier", "Delivered"]
+__all__ = ["Courier", "Delivered", "distinct"]
 
 #: A file that could not be stored after so many tries fails the attempt.
 MAX_TRIES: Final = 6
@@ -85,6 +85,8 @@ class Courier:
         hold: Hold,
         names: Sequence[str],
         encoded: Callable[[int], Awaitable[Encoded]],
+        taken: Sequence[str] = (),
+        enclosed_bytes: int = 0,
     ) -> Delivered:
         """Store the files of a held attempt, each as soon as it is encoded, or enclose them.
 
@@ -92,15 +94,18 @@ class Courier:
             hold: The lease.
             names: What the files are called, in their order.
             encoded: Returns file number i; called at once for all.
+            taken: Names of files of the attempt that are stored already.
+            enclosed_bytes: How much of the task travels inside reports already.
 
         Raises:
             Conflict: The lease was lost.
             SwellError: They could not be stored; of a passing kind after several tries.
             Exception: Whatever `encoded` raises. Of several errors it is the first.
         """
-        keys = [f"outputs/{hold.task_id}/{hold.attempt}/{name}" for name in _distinct(names)]
+        names = distinct(names, taken)
+        keys = [f"outputs/{hold.task_id}/{hold.attempt}/{name}" for name in names]
         start_s = encoded_s = self._clock.monotonic_s()
-        limit_bytes, left_bytes = self._enclose_bytes(), MAX_ENCLOSED_BYTES
+        limit_bytes, left_bytes = self._enclose_bytes(), MAX_ENCLOSED_BYTES - enclosed_bytes
         enclosures: list[Enclosure] = []
         places: asyncio.Task[list[Upload]] | None = None
 
@@ -187,14 +192,14 @@ class Courier:
             await self._dispatch.put(upload, data, content_type)
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def distinct(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
     """Return one name per file; of equal ones the later get their number before it."""
-    found: list[str] = []
-    for index, name in enumerate(map(_safe, names)):
+    found = list(taken)
+    for index, name in enumerate(map(_safe, names), len(found)):
         while name in found:
             name = f"{index}-{name}"
         found.append(name)
-    return found
+    return found[len(taken) :]
 
 
 def _safe(name: str) -> str:

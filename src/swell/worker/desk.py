@@ -17,6 +17,7 @@ from swell.task import Failed, Outcome, Settlement, Succeeded
 from swell.telemetry import about
 from swell.worker.frames import MAX_OUTPUT_BYTES
 from swell.worker.loras import HeldLora
+from swell.worker.parts import Parts
 from swell.worker.traces import TaskTraces
 
 __all__ = ["PAGE_BYTES", "Desk", "Held", "Page"]
@@ -54,6 +55,7 @@ class Held:
         "key",
         "load_s",
         "loras",
+        "parts",
         "place",
         "seed",
         "sent_s",
@@ -88,6 +90,8 @@ class Held:
         self.files: dict[str, tuple[bytes, str]] = {}
         #: What names a LoRA in its input → the file, held in the weights cache.
         self.loras: dict[str, HeldLora] = {}
+        #: Files of it that go out before it ends.
+        self.parts: Parts | None = None
 
     @property
     def about(self) -> dict[str, str | int]:
@@ -150,8 +154,11 @@ class Desk:
         self._settlements: list[Settlement] = []
         #: Files of these and of what is in flight that travel inside the report, by their keys.
         self._enclosures: dict[str, Enclosure] = {}
-        #: Of the settlements that were taken, and not told yet.
+        #: Files that progress tells of, for as long as it is not told.
+        self._early: dict[str, Enclosure] = {}
+        #: Of what was taken, and not told yet.
         self._keys_in_flight: list[str] = []
+        self._early_in_flight: list[str] = []
         #: Pipelines among the settlements that may go on here.
         self._may_go_on: set[str] = set()
         self._progress: dict[tuple[str, str], Progress] = {}
@@ -253,13 +260,32 @@ class Desk:
             data: What is told.
             soon: Whether somebody waits for it.
         """
+        self._note(held, kind, kind, data, soon=soon)
+
+    def tell_file(
+        self, held: Held, index: int, data: dict[str, Any], file: Enclosure | None, *, soon: bool
+    ) -> None:
+        """Note that a file is there before its task has ended.
+
+        Args:
+            held: Of which task.
+            index: Which file.
+            data: What is told.
+            file: Its bytes, where they travel with that.
+            soon: Whether somebody waits for it.
+        """
+        if self._note(held, "artifact", f"artifact {index}", data, soon=soon) and file is not None:
+            self._early[file.key] = file
+
+    def _note(self, held: Held, kind: str, slot: str, data: dict[str, Any], *, soon: bool) -> bool:
+        """Note progress in the place of what has the same slot; return whether it is still held."""
         if held.handle not in self._by_handle:
-            return
+            return False
         held.place += 1
         task = held.task
         # Put last again, so that places only grow within a report.
-        self._progress.pop((task.task_id, kind), None)
-        self._progress[task.task_id, kind] = Progress(
+        self._progress.pop((task.task_id, slot), None)
+        self._progress[task.task_id, slot] = Progress(
             task_id=task.task_id,
             attempt=task.attempt,
             token=task.token,
@@ -268,6 +294,7 @@ class Desk:
             data=data,
         )
         (self.news if soon else self.small_news).set()
+        return True
 
     def beat(self) -> None:
         """Have the next report extend the leases, and make it soon."""
@@ -283,7 +310,7 @@ class Desk:
             self._is_heartbeat_due = False
         n, size_bytes = _fitting(self._settlements, self._settlement_bytes, 0)
         settlements, self._settlements = self._settlements[:n], self._settlements[n:]
-        n, _ = _fitting(self._progress.values(), _progress_bytes, size_bytes)
+        n, _ = _fitting(self._progress.values(), self._progress_bytes, size_bytes)
         progress = [self._progress.pop(key) for key in list(self._progress)[:n]]
         if self._settlements or self._progress:
             self.news.set()
@@ -292,6 +319,8 @@ class Desk:
         if self._traces is not None:
             self._untold += settlements
         self._keys_in_flight += [file.key for file in self.enclosed(settlements)]
+        if self._early:
+            self._early_in_flight += [file.key for file in self.enclosed_early(progress)]
         return Page(settlements, progress, holds)
 
     def told(self) -> None:
@@ -306,6 +335,9 @@ class Desk:
         for key in self._keys_in_flight:
             self._enclosures.pop(key, None)
         self._keys_in_flight.clear()
+        for key in self._early_in_flight:
+            self._early.pop(key, None)
+        self._early_in_flight.clear()
         if self._may_go_on:
             self._may_go_on.intersection_update(each.task_id for each in self._settlements)
         if not self.held and not self._settlements:
@@ -326,6 +358,17 @@ class Desk:
             for artifact in settlement.outcome.artifacts
             if artifact.key in self._enclosures
         ]
+
+    def enclosed_early(self, progress: Iterable[Progress]) -> list[Enclosure]:
+        """Return the files that travel with progress."""
+        if not self._early:
+            return []
+        keys = [each.data.get("key") for each in progress if each.kind == "artifact"]
+        return [self._early[key] for key in keys if key in self._early]
+
+    def _progress_bytes(self, progress: Progress) -> int:
+        enclosed = sum(len(file.data) for file in self.enclosed_early([progress])) * 4 // 3
+        return _ENTRY_BYTES + len(progress.data.get("image", "")) + enclosed
 
     def _settlement_bytes(self, settlement: Settlement) -> int:
         # Three bytes are four characters of base64.
@@ -359,7 +402,3 @@ def _outcome_bytes(outcome: Outcome) -> int:
             return _ERROR_BYTES + _ENTRY_BYTES
         case _:
             return _ENTRY_BYTES
-
-
-def _progress_bytes(progress: Progress) -> int:
-    return _ENTRY_BYTES + len(progress.data.get("image", ""))

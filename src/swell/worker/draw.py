@@ -40,6 +40,7 @@ from swell.worker.frames import (
     Swapped,
 )
 from swell.worker.job import (
+    EARLY_AFTER_S,
     PREVIEW_EVERY_S,
     PROGRESS_EVERY_S,
     Job,
@@ -149,6 +150,9 @@ class _Listener:
 
     def is_cancelled(self) -> bool:
         return self._drawer.is_cancelled(self._job)
+
+    def ready(self, index: int, file: Any) -> None:
+        """Do nothing: what a sample of such a model gives is one file, sent when it is whole."""
 
 
 def _write(drawn: Sequence[tuple[Page, Drawn]]) -> tuple[()]:
@@ -367,6 +371,7 @@ class Drawer:
             job.results[index] = result
             if job.left > 1:
                 self._keep_finished(job, index)
+                self._tell_early(job)
         elif job.error is None:
             job.error = result
             for other in job.ids:
@@ -378,6 +383,12 @@ class Drawer:
         drawn = self._denoiser.drawn_since(job.ids[index], 0)
         if drawn is not None:
             job.finished[index] = drawn
+
+    def _tell_early(self, job: _Drawing) -> None:
+        """Send what is whole of a task that is not done."""
+        began_s = job.began_s
+        if began_s is not None and self._clock.monotonic_s() - began_s >= EARLY_AFTER_S:
+            self._pipe.send_made(job.parts)
 
     def _count_off(self, job: _Drawing) -> None:
         job.left -= 1

@@ -99,13 +99,19 @@ def kind_of(file: Pixels, default: str) -> str:
     return file.format if file.format in KINDS else default
 
 
-def file_names(files: Sequence[Pixels | Blob], default_format: str) -> list[str]:
-    """Return the names that files will have, before they are encoded."""
+def file_names(files: Sequence[Pixels | Blob], default_format: str, first: int = 0) -> list[str]:
+    """Return the names that files will have, before they are encoded.
+
+    Args:
+        files: Of one task.
+        default_format: What pictures become.
+        first: The number of the first of them.
+    """
     return [
         _name(index, f"image/{kind_of(file, default_format)}")
         if isinstance(file, Pixels)
         else _as_it_is(file, index).name
-        for index, file in enumerate(files)
+        for index, file in enumerate(files, first)
     ]
 
 

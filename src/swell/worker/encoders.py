@@ -148,12 +148,14 @@ class Encoders:
         """Whether pictures wait outside: whoever makes more of them should wait as well."""
         return self._room.is_full
 
-    async def names(self, files: Sequence[Pixels | Blob], default_format: str) -> list[str]:
-        """Return the names that files will have, before they are encoded."""
+    async def names(
+        self, files: Sequence[Pixels | Blob], default_format: str, first: int = 0
+    ) -> list[str]:
+        """Return the names that files will have, before they are encoded; see `file_names`."""
         if all(isinstance(file, Pixels) for file in files):
-            return file_names(files, default_format)
+            return file_names(files, default_format, first)
         # Of some, the type has to be looked up in their bytes.
-        return await self._in_thread(file_names, files, default_format)
+        return await self._in_thread(file_names, files, default_format, first)
 
     async def encode(
         self, file: Pixels | Blob, index: int, default_format: str, note: FileNote

@@ -52,6 +52,7 @@ from swell.worker.frames import (
     Moved,
     Moving,
     Order,
+    Part,
     Preview,
     Ready,
     Results,
@@ -64,6 +65,7 @@ from swell.worker.heartbeat import keep_beating
 from swell.worker.link import Link
 from swell.worker.loras import Loras
 from swell.worker.outcomes import Delivery, failed, faulty, stopped, success
+from swell.worker.parts import Brought, Parts
 from swell.worker.run import ModelProcess, Origin, ProcessDied, describe_exit
 from swell.worker.settings import WorkerSettings
 from swell.worker.startups import Startups
@@ -218,7 +220,8 @@ class Worker:
         self._supply = Supply(settings, dispatch, self._loras, self._courier)
         #: How often the LoRAs of each model were changed by its process, since that began.
         self.lora_swaps: dict[str, int] = {}
-        self._errands: set[asyncio.Task[None]] = set()
+        #: What goes on beside, with files on their way whose tasks have not ended.
+        self._errands: set[asyncio.Task[Any]] = set()
         #: Results on their way to the object store, by handle.
         self._deliveries: dict[int, asyncio.Task[None]] = {}
         self._loops: set[asyncio.Task[None]] = set()
@@ -418,7 +421,7 @@ class Worker:
         self._end(0)
         if not self._startups.is_ready:
             await self._startups.tell_end(self._dispatch)
-        tasks: list[asyncio.Task[None]] = [self._start, *self._loops, *self._errands]
+        tasks: list[asyncio.Task[Any]] = [self._start, *self._loops, *self._errands]
         tasks += [] if self._provision is None else [self._provision]
         for task in tasks:
             task.cancel()
@@ -714,7 +717,7 @@ class Worker:
             Order(
                 held.handle,
                 bytes(held.task.input),
-                held.task.seed,
+                held.seed,
                 held.task.count,
                 held.files,
                 loras=_paths(held),
@@ -756,6 +759,8 @@ class Worker:
                 self._on_step(frame)
             case Preview():
                 self._on_preview(frame)
+            case Part():
+                self._on_part(frame)
             case HandedOver():
                 self._on_handed_over(frame)
             case Turn():
@@ -815,7 +820,7 @@ class Worker:
         for done in results.done:
             held = self._come_back(results.batch, done.handle)
             self.traces.ran(held.task, done.run_s, held.load_s + done.load_s)
-            if done.files:
+            if done.files or done.sent:
                 errand = self._run_errand(self._deliver(held, done))
                 self._deliveries[held.handle] = errand
                 errand.add_done_callback(partial(self._on_delivered, held.handle))
@@ -890,6 +895,30 @@ class Worker:
         if held is not None:
             image = f"data:image/jpeg;base64,{base64.b64encode(preview.jpeg).decode()}"
             self._desk.tell(held, "preview", {"image": image, "index": preview.index})
+
+    def _on_part(self, part: Part) -> None:
+        """Bring a file of a task that has not ended, unless it is on its way already."""
+        held = self._desk.find(part.handle)
+        if held is None:
+            return
+        if held.parts is None:
+            held.parts = Parts()
+            # Another process that draws the rest must draw it for the same first seed.
+            held.seed = part.first_seed
+        if part.index not in held.parts:
+            bring = self._delivery.bring(held, part)
+            errand = held.parts.add(part.index, bring, partial(self._tell_part, held))
+            self._errands.add(errand)
+            errand.add_done_callback(self._errands.discard)
+
+    def _tell_part(self, held: Held, brought: Brought) -> None:
+        if held.task.is_stage:
+            # What a stage of a pipeline gives is not what its task gives.
+            return
+        told = {"index": brought.part.index, "seed": brought.part.seed}
+        told |= msgspec.to_builtins(brought.artifact)
+        soon = self._at.is_watched(held.handle)
+        self._desk.tell_file(held, brought.part.index, told, brought.enclosure, soon=soon)
 
     # --- death of the model process --------------------------------------------------------------
 

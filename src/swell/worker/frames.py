@@ -29,6 +29,7 @@ __all__ = [
     "Moved",
     "Moving",
     "Order",
+    "Part",
     "Phased",
     "Pixels",
     "Preview",
@@ -227,6 +228,20 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     load_s: float = 0.0
     #: Its share of the device's time.
     device_s: float = 0.0
+    #: How many files went before, each in a `Part`; `files` are those after them.
+    sent: int = 0
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True, tag="part"):
+    """A file of a result that is not whole yet. They come in the order of their numbers."""
+
+    handle: int
+    #: Which of the task's files it is, from 0.
+    index: int
+    #: Of the sample that it is of, and of the task's first.
+    seed: int
+    first_seed: int
+    file: Pixels | Blob
 
 
 class Fault(msgspec.Struct, frozen=True, array_like=True):
@@ -332,6 +347,7 @@ Frame = (
     | Results
     | Step
     | Preview
+    | Part
     | HandedOver
     | Turn
     | Moving

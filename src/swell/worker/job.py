@@ -11,11 +11,12 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import msgspec
+import PIL.Image
 import pydantic
 from pydantic import BaseModel
 
 from swell.clock import Clock
-from swell.model import Attachment, Cancelled, Definition, Image, Reject, flatten, whole
+from swell.model import Attachment, Cancelled, Definition, File, Image, Reject, flatten, whole
 from swell.weights.lora import WrongLora
 from swell.worker.device import CannotLoad
 from swell.worker.frames import (
@@ -26,6 +27,7 @@ from swell.worker.frames import (
     Fault,
     Frame,
     Order,
+    Part,
     Pixels,
     Preview,
     Results,
@@ -35,6 +37,7 @@ from swell.worker.pipe import Pipe
 from swell.worker.text import describe_error, mend
 
 __all__ = [
+    "EARLY_AFTER_S",
     "PREVIEW_EVERY_S",
     "PROGRESS_EVERY_S",
     "SEED_BITS",
@@ -58,6 +61,9 @@ UNWATCHED_EVERY_S: Final = 0.5
 
 #: A preview of one task is made at most this often.
 PREVIEW_EVERY_S: Final = 0.4
+
+#: Files of a task go out before its end once it has run for so long: sooner nobody is helped.
+EARLY_AFTER_S: Final = 0.05
 
 #: Longest side of a preview.
 PREVIEW_PX: Final = 256
@@ -146,8 +152,10 @@ class Job:
         "_pipe",
         "count",
         "device_s",
+        "early",
         "engine",
         "error",
+        "flat",
         "handle",
         "left",
         "load_s",
@@ -156,6 +164,7 @@ class Job:
         "results",
         "run_s",
         "seed",
+        "sent",
         "settings",
         "told_s",
     )
@@ -170,6 +179,12 @@ class Job:
         self.seed = seed
         self.left = count
         self.results: list[Any] = [None] * count
+        #: How many of its files went out before its end.
+        self.sent = 0
+        #: What the first samples gave, as JSON values, all of whose files did.
+        self.flat: list[Any] | None = None
+        #: Those files of the next sample that did, as the model made them.
+        self.early: list[Attachment] | None = None
         self.error: Exception | None = None
         self.run_s = 0.0
         #: Its share of the device's time: with others beside it less than it ran.
@@ -225,6 +240,70 @@ class Job:
         """See `Listener.is_cancelled`."""
         self._pipe.listen()
         return self.handle in self._pipe.stopped
+
+    def ready(self, index: int, file: Attachment) -> None:
+        """See `Listener.ready`. What comes before samples that are not whole waits for them."""
+        if index != len(self.flat or ()) or self.handle in self._pipe.stopped:
+            return
+        part = self._part(file, self.seed + index)
+        if part is not None:
+            self.early = [*(self.early or ()), file]
+            self._pipe.send(part)
+
+    def parts(self) -> list[Frame]:
+        """Return the files of samples that are whole, as far as all before them are.
+
+        Those of a sample that gave something else than files wait for the task's end.
+        """
+        found: list[Frame] = []
+        flat = self.flat = self.flat or []
+        while len(flat) < self.count and self.results[len(flat)] is not None:
+            index = len(flat)
+            try:
+                result = self.results[index] = whole(self.results[index])
+            except Exception:
+                # What comes of the task tells it.
+                return found
+            files = _files_of(result)
+            told = self.early or []
+            if files is None or any(a is not b for a, b in zip(told, files, strict=False)):
+                return found
+            is_list = isinstance(result, list | tuple)
+            self.results[index] = files if is_list else files[0]
+            for file in files[len(told) :]:
+                part = self._part(file, self.seed + index)
+                if part is None:
+                    return found
+                self.early = [*(self.early or ()), file]
+                found.append(part)
+            first = self.sent - len(files)
+            named = [{"$artifact": first + number} for number in range(len(files))]
+            flat.append(named if is_list else named[0])
+            # Pictures are large.
+            self.results[index], self.early = True, None
+        return found
+
+    def _part(self, file: Attachment, seed: int) -> Part | None:
+        """Return the next file on its way; None where it cannot be told."""
+        try:
+            packed = _pack(file, seed, self.told_of_files())
+            _check_size(b"", [packed])
+        except Exception:
+            return None
+        self.sent += 1
+        return Part(self.handle, self.sent - 1, seed, self.seed, packed)
+
+    def told_of_files(self) -> dict[str, Mapping[str, Any]]:
+        """Return what the files of its pictures say beside input and seed."""
+        told = {"settings": self.settings, "engine": self.engine}
+        return {name: values for name, values in told.items() if values}
+
+
+def _files_of(result: Any) -> list[Attachment] | None:
+    """Return what a sample gave, where that is a file or a list of files."""
+    each_alone = list(result) if isinstance(result, list | tuple) else [result]
+    files = [Image(each) if isinstance(each, PIL.Image.Image) else each for each in each_alone]
+    return files if files and all(isinstance(each, Image | File) for each in files) else None
 
 
 def thumbnail(make: Callable[[], Any]) -> bytes | None:
@@ -332,7 +411,7 @@ def with_traceback(fault: Fault, error: Exception) -> Fault:
 
 
 def _done(job: Job, output: bytes, files: list[Pixels | Blob]) -> Done:
-    return Done(job.handle, output, job.seed, job.run_s, files, job.load_s, job.device_s)
+    return Done(job.handle, output, job.seed, job.run_s, files, job.load_s, job.device_s, job.sent)
 
 
 def _results_of(batch: int, job: Job) -> list[Frame]:
@@ -354,20 +433,36 @@ def _results_of(batch: int, job: Job) -> list[Frame]:
 
 
 def _packed(job: Job) -> tuple[bytes, list[Pixels | Blob]]:
-    """Return a job's output as JSON, and its files, each with the seed of its sample."""
-    files: list[Attachment] = []
-    seeds: list[int] = []
-    values: list[Any] = []
-    for index, result in enumerate(job.results):
+    """Return a job's output as JSON, and its files, each with the seed of its sample.
+
+    Files that were told before are left out.
+
+    Raises:
+        TypeError: What the model gave is no result, or has not the files that it told before.
+    """
+    early = job.early or []
+    # Whatever stands for those that went out with their samples.
+    files: list[Attachment] = [_GONE] * (job.sent - len(early))
+    seeds: list[int] = [job.seed] * len(files)
+    values: list[Any] = list(job.flat or ())
+    for index, result in enumerate(job.results[len(values) :], len(values)):
         values.append(flatten(whole(result), files))
         seeds += [job.seed + index] * (len(files) - len(seeds))
+    told = files[job.sent - len(early) : job.sent]
+    if len(told) < len(early) or any(a is not b for a, b in zip(told, early, strict=True)):
+        raise TypeError(
+            "a result must begin with the files that were told with ready(), in the same order"
+        )
     if job.pack is not None:
         values = [values[at : at + job.pack] for at in range(0, len(values), job.pack)]
     output = _json(values[0] if len(values) == 1 else values)
-    told = {"settings": job.settings, "engine": job.engine}
-    told = {name: values for name, values in told.items() if values}
-    packed = [_pack(file, seed, told) for file, seed in zip(files, seeds, strict=True)]
-    return output, packed
+    about = job.told_of_files()
+    rest = list(zip(files, seeds, strict=True))[job.sent :]
+    return output, [_pack(file, seed, about) for file, seed in rest]
+
+
+#: Stands for a file that went out before.
+_GONE: Final = File(b"")
 
 
 def _pack(file: Attachment, seed: int, told: Mapping[str, Any]) -> Pixels | Blob:

@@ -23,6 +23,7 @@ from swell.clock import Clock
 from swell.dispatch import (
     Ask,
     Dispatch,
+    Enclosure,
     Grant,
     LeasedTask,
     Registration,
@@ -434,6 +435,13 @@ def _instead(page: Page, error: SwellError) -> list[Page]:
     return [Page([msgspec.structs.replace(settlement, outcome=failed)], [], [])]
 
 
+def _enclosed(page: Page, desk: Desk) -> list[Enclosure]:
+    """Return the files that travel with a page, each once."""
+    with_ends = desk.enclosed(page.settlements)
+    early = desk.enclosed_early(page.progress) if page.progress else []
+    return list({file.key: file for file in [*with_ends, *early]}.values()) if early else with_ends
+
+
 def _report(
     page: Page,
     worker_id: str,
@@ -448,7 +456,7 @@ def _report(
         worker_id=worker_id,
         progress=page.progress,
         settlements=page.settlements,
-        enclosures=desk.enclosed(page.settlements),
+        enclosures=_enclosed(page, desk),
         holds=page.holds,
         ask=ask,
         onward=onward,

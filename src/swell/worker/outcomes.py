@@ -9,11 +9,12 @@ import structlog
 from swell.dispatch import Enclosure
 from swell.errors import SwellError, TooLarge
 from swell.task import Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
-from swell.worker.deliver import Courier
+from swell.worker.deliver import Courier, distinct
 from swell.worker.desk import Held
 from swell.worker.encode import Encoded, FileNote, wanted_format
 from swell.worker.encoders import Encoders, EncodingFailed
-from swell.worker.frames import Done, Fault
+from swell.worker.frames import Done, Fault, Part
+from swell.worker.parts import Brought
 from swell.worker.text import describe_error, valid_text
 from swell.worker.traces import TaskTraces
 
@@ -144,18 +145,22 @@ class Delivery:
         task = held.task
         note = FileNote(task.model, task.version, task.input)
         kind = wanted_format(task.input, self._format)
+        parts = held.parts if done.sent else None
+        before = [] if parts is None else await parts.first(done.sent)
         files = dict(enumerate(done.files))
 
         async def encoded(index: int) -> Encoded:
             try:
                 # Pixels are let go of as soon as there is a file.
-                return await self._encoders.encode(files.pop(index), index, kind, note)
+                file = files.pop(index)
+                return await self._encoders.encode(file, done.sent + index, kind, note)
             finally:
                 self._freed()
 
-        names = await self._encoders.names(done.files, kind)
+        names = await self._encoders.names(done.files, kind, done.sent)
         done.files.clear()
-        delivered = await self._courier.deliver(task.hold, names, encoded)
+        taken, spent_bytes = ((), 0) if parts is None else (parts.names, parts.enclosed_bytes)
+        delivered = await self._courier.deliver(task.hold, names, encoded, taken, spent_bytes)
         self._traces.stored(task, delivered.encode_s, delivered.upload_s)
         timings = Timings(
             load_s=held.load_s + done.load_s,
@@ -166,8 +171,37 @@ class Delivery:
         )
         outcome = Succeeded(
             output=msgspec.Raw(done.output),
-            artifacts=delivered.artifacts,
+            artifacts=(*(each.artifact for each in before), *delivered.artifacts),
             timings=timings,
             seed=done.seed,
         )
-        return outcome, delivered.enclosures
+        early = [each.enclosure for each in before if each.enclosure is not None]
+        return outcome, (*early, *delivered.enclosures)
+
+    async def bring(self, held: Held, part: Part) -> Brought:
+        """Encode and store a file of a task that has not ended.
+
+        Raises:
+            Exception: It could not be done; the attempt fails of it when it ends.
+        """
+        task, parts = held.task, held.parts
+        assert parts is not None, "it was put there with its first part"
+        kind = wanted_format(task.input, self._format)
+        note = FileNote(task.model, task.version, task.input)
+
+        async def encoded(_: int) -> Encoded:
+            try:
+                return await self._encoders.encode(part.file, part.index, kind, note)
+            finally:
+                self._freed()
+
+        [name] = await self._encoders.names([part.file], kind, part.index)
+        [name] = distinct([name], parts.names)
+        parts.names.append(name)
+        spent_bytes = parts.enclosed_bytes
+        delivered = await self._courier.deliver(
+            task.hold, [name], encoded, enclosed_bytes=spent_bytes
+        )
+        parts.enclosed_bytes += sum(len(file.data) for file in delivered.enclosures)
+        [artifact] = delivered.artifacts
+        return Brought(part, artifact, next(iter(delivered.enclosures), None))

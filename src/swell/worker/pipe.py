@@ -16,6 +16,7 @@ from swell.worker.frames import (
     Frame,
     HandOver,
     Load,
+    Part,
     Results,
     Run,
     Stop,
@@ -245,6 +246,8 @@ def _joined(frames: Sequence[Frame]) -> bytes | bytearray:
 
 
 def _file_bytes(frame: Frame) -> int:
+    if isinstance(frame, Part):
+        return len(frame.file.data)
     if not isinstance(frame, Results):
         return 0
     return sum(len(file.data) for done in frame.done for file in done.files)

@@ -347,6 +347,7 @@ class Portraits(Model):
         wanted = item.input.scenarios
         for portrait in self._portraits(item, sitter):
             pack.append(Image(portrait, metadata={"scenario": wanted[len(pack)]}))
+            item.ready(pack[-1])
             item.progress(len(pack), len(wanted))
             item.preview(functools.partial(resized, portrait, 256, 256))
             if item.cancelled:

@@ -23,6 +23,7 @@ from msgspec import Meta
 
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
+from swell.api.early import is_next, read_artifact
 from swell.api.facades.aliases import resolve
 from swell.api.facades.endings import is_users_fault, until_end
 from swell.api.facades.files import picture_bytes, pictures_of
@@ -730,9 +731,13 @@ def _text(detail: Any) -> str:
 
 async def _stream(service: Service, call: Call, accepted: Accepted) -> None:
     events = Events(service, call, accepted, [_request_id(accepted.task.id)])
-    fraction = 0.0
+    fraction, files = 0.0, list[dict[str, Any]]()
     async with contextlib.aclosing(events.each()) as each:
         async for event in each:
+            early = _early_file(service, call, event, len(files))
+            if early is not None:
+                files.append(early)
+                await events.send(sse({"images": files, "progress": fraction, "partial": True}))
             if event.kind is EventKind.PROGRESS:
                 told = event.data.get("fraction")
                 fraction = float(told) if isinstance(told, int | float) else fraction
@@ -740,6 +745,16 @@ async def _stream(service: Service, call: Call, accepted: Accepted) -> None:
                 await events.send(sse(_partial(event, fraction)))
     await events.send(sse(await _last(service, call, events.task)))
     await events.close()
+
+
+def _early_file(service: Service, call: Call, event: Event, told: int) -> dict[str, Any] | None:
+    """Return the picture that an event tells of, if it is the next of those that were told."""
+    if event.kind is not EventKind.ARTIFACT or not is_next(event.data, told):
+        return None
+    artifact = read_artifact(event.data)
+    if artifact is None or not artifact.content_type.startswith("image/"):
+        return None
+    return _file_view(artifact, direct_url(service.urls(call), artifact.key))
 
 
 def _partial(event: Event, fraction: float) -> dict[str, Any]:

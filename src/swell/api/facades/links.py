@@ -5,6 +5,7 @@ answers 400 to two kinds of credentials. So what a façade tells of a file alway
 backend itself, whatever `objects.serve` says.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -18,7 +19,7 @@ from swell.api.views import UrlMaker, resolve_files
 from swell.errors import NotFound
 from swell.task import Artifact, Task
 
-__all__ = ["direct_url", "file_links", "file_url", "output_of", "page_url"]
+__all__ = ["direct_url", "file_links", "file_url", "links_to", "output_of", "page_url"]
 
 
 #: How the address begins of a Swell that is asked on its own machine, and not over TLS.
@@ -55,11 +56,16 @@ async def file_links(service: Service, call: Call, task: Task) -> list[str]:
     Raises:
         Unavailable: A file cannot be read now.
     """
+    return await links_to(service, call, task.artifacts)
+
+
+async def links_to(service: Service, call: Call, files: Sequence[Artifact]) -> list[str]:
+    """Return where files of one task can be read, as `file_links`."""
     urls = service.urls(call)
     is_inline = urls.base.startswith(_ON_THIS_MACHINE)
-    is_inline = is_inline and sum(each.bytes for each in task.artifacts) <= _MOST_INLINE_BYTES
+    is_inline = is_inline and sum(each.bytes for each in files) <= _MOST_INLINE_BYTES
     links = []
-    for each in task.artifacts:
+    for each in files:
         try:
             links.append(await _inlined(service, each) if is_inline else direct_url(urls, each.key))
         except NotFound:

@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
+from swell.api.early import is_next, read_artifact
 from swell.api.facades.aliases import available, resolve
 from swell.api.facades.endings import is_users_fault, until_end
 from swell.api.facades.files import picture_bytes, pictures_of
@@ -619,30 +620,52 @@ class Previews:
 
 async def _stream(service: Service, call: Call, asked: Asked, accepted: Accepted) -> None:
     previews = Previews(asked.request.partial_images or 0)
-    events = Events(service, call, accepted, is_shown=previews.most > 0)
+    # Of one picture nothing is there before the end.
+    is_shown = previews.most > 0 or (asked.request.n or 1) > 1
+    events = Events(service, call, accepted, is_shown=is_shown)
+    told = 0
     async with contextlib.aclosing(events.each()) as each:
         async for event in each:
             if previews.wants(event):
                 await events.send(_partial_event(asked, event, previews.told - 1, accepted.task))
-    for body in await _last_events(service, asked, events.task):
+            early = _early_picture(event, told)
+            if early is not None:
+                try:
+                    body = await _completed_event(service, asked, events.task, early)
+                except SwellError:
+                    # It is told at the end, or why it cannot be.
+                    continue
+                await events.send(body)
+                told += 1
+    for body in await _last_events(service, asked, events.task, told):
         await events.send(body)
     await events.close()
 
 
-async def _last_events(service: Service, asked: Asked, task: Task) -> list[bytes]:
+def _early_picture(event: Event, told: int) -> Artifact | None:
+    """Return the picture that an event tells of, if it is the next of those that were told."""
+    if event.kind is not EventKind.ARTIFACT or not is_next(event.data, told):
+        return None
+    artifact = read_artifact(event.data)
+    is_picture = artifact is not None and artifact.content_type.startswith("image/")
+    return artifact if is_picture else None
+
+
+async def _last_events(service: Service, asked: Asked, task: Task, told: int) -> list[bytes]:
     if task.state is TaskState.SUCCEEDED:
         try:
             return [
-                await _completed_event(service, asked, task, each) for each in pictures_of(task)
+                await _completed_event(service, asked, task, each)
+                for each in pictures_of(task)[told:]
             ]
         except SwellError as error:
-            told = _error(error.detail, family_of(error.status), error.code, None)
+            why = _error(error.detail, family_of(error.status), error.code, None)
     elif task.state.is_terminal:
-        told = _failure_error(task)[1]
+        why = _failure_error(task)[1]
     else:
         detail = "this backend ends: send the request again"
-        told = _error(detail, "server_error", "unavailable", None)
-    return [sse({"error": told}, "error")]
+        why = _error(detail, "server_error", "unavailable", None)
+    return [sse({"error": why}, "error")]
 
 
 def _partial_event(asked: Asked, event: Event, index: int, task: Task) -> bytes:

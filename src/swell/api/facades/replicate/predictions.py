@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from swell.api.call import Call, Reply
+from swell.api.early import early_artifacts
 from swell.api.facades.inputs import replaced_strings, with_uploads
 from swell.api.facades.links import file_links, page_url
 from swell.api.facades.repeats import earlier, is_retry
@@ -120,6 +121,9 @@ async def view(
     """Return a task as its caller sees it; in a list without its progress, and files as URLs."""
     heard = [] if is_listed else service.polled.progress(task)
     version = task.model_version or await current_version(service, task.model)
+    early = [] if is_listed else early_artifacts(service, task)
+    if early:
+        task = msgspec.structs.replace(task, artifacts=tuple(early))
     return prediction(
         task,
         service.urls(call),

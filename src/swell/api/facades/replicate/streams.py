@@ -5,14 +5,14 @@ of ours may be several of these, so an id is ours and a number: `1000004-0`. Who
 one back as `Last-Event-ID` gets what comes after it.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, Final
 
 from swell.api.auth import check_scope
 from swell.api.call import Call, Reply
+from swell.api.early import is_next, read_artifact
 from swell.api.events import relay
-from swell.api.facades.links import file_links
+from swell.api.facades.links import file_links, links_to
 from swell.api.facades.replicate.views import error_of, output_of, progress_line, stream_key
 from swell.api.service import Service
 from swell.api.streams import Stream
@@ -29,12 +29,16 @@ __all__ = ["parts_of", "stream"]
 _TOLD: Final = frozenset(
     {
         EventKind.PROGRESS,
+        EventKind.ARTIFACT,
         EventKind.SUCCEEDED,
         EventKind.FAILED,
         EventKind.CANCELED,
         EventKind.EXPIRED,
     }
 )
+
+#: Those that tell outputs.
+_WITH_OUTPUTS: Final = frozenset({EventKind.ARTIFACT, EventKind.SUCCEEDED})
 
 #: The reader's place: an event of ours, and how many of its parts it has seen.
 _Place = tuple[int, int]
@@ -48,8 +52,19 @@ async def stream(service: Service, call: Call) -> Reply | None:
         return Reply(200, content_type=b"text/event-stream; charset=utf-8")
     # The event that was seen in part comes again, without that part.
     after = place[0] - 1 if place[1] else place[0]
-    await relay(service, call, task.id, after, _find, functools.partial(_tell, place))
+    reader = _Reader(place, _seen(service, task, place[0]))
+    await relay(service, call, task.id, after, _find, reader.tell)
     return None
+
+
+def _seen(service: Service, task: Task, last: int) -> int:
+    """Return how many files a reader was told whose last event is this, as far as is remembered."""
+    told = [
+        each.data.get("index")
+        for each in service.bus.remembered(task.id)
+        if each.kind is EventKind.ARTIFACT and each.id <= last
+    ]
+    return max((index + 1 for index in told if isinstance(index, int)), default=0)
 
 
 async def _find(service: Service, call: Call) -> Task:
@@ -74,32 +89,58 @@ async def _find(service: Service, call: Call) -> Task:
     return task
 
 
-async def _tell(
-    place: _Place, service: Service, call: Call, listening: Stream, task_id: str, event: Event
-) -> bytes:
-    """Return an event as these readers see it; nothing where they do not."""
-    if event.kind not in _TOLD:
-        return b""
-    skipped = place[1] if event.id == place[0] else 0
-    task = event.task
-    files = [] if task is None else await file_links(service, call, task)
-    found = parts_of(event, files)
-    return b"".join(
-        _frame(kind, data, f"{event.id}-{number}")
-        for number, (kind, data) in enumerate(found)
-        if number >= skipped
-    )
+class _Reader:
+    """One who listens, and what was told: each file once, also where an attempt makes it again.
+
+    Args:
+        place: Where the reader was.
+        told: How many files it has heard of.
+    """
+
+    def __init__(self, place: _Place, told: int) -> None:
+        self._place = place
+        self._told = told
+
+    async def tell(
+        self, service: Service, call: Call, listening: Stream, task_id: str, event: Event
+    ) -> bytes:
+        """Return an event as these readers see it; nothing where they do not."""
+        if event.kind not in _TOLD:
+            return b""
+        skipped = self._place[1] if event.id == self._place[0] else 0
+        early = read_artifact(event.data) if event.kind is EventKind.ARTIFACT else None
+        if early is not None:
+            files = await links_to(service, call, [early])
+        else:
+            files = [] if event.task is None else await file_links(service, call, event.task)
+        found = parts_of(event, files, self._told)
+        # Outputs have the same numbers whether they came with their own events or with the end.
+        first = self._told if event.kind in _WITH_OUTPUTS else 0
+        self._told += early is not None and bool(found)
+        return b"".join(
+            _frame(kind, data, f"{event.id}-{number}")
+            for number, (kind, data) in enumerate(found, first)
+            if number >= skipped
+        )
 
 
-def parts_of(event: Event, files: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (name, data) of what an event of ours is to these readers. Pure."""
+def parts_of(event: Event, files: Sequence[str], told: int = 0) -> list[tuple[str, str]]:
+    """Return (name, data) of what an event of ours is to these readers. Pure.
+
+    Args:
+        event: What happened.
+        files: What stands for the files of the task, or for that of the event.
+        told: How many files were told before.
+    """
     if event.kind is EventKind.PROGRESS:
         line = progress_line(event.data)
         return [] if line is None else [("logs", f"{line}\n")]
+    if event.kind is EventKind.ARTIFACT:
+        return [("output", url) for url in files] if is_next(event.data, told) else []
     task = event.task
     assert task is not None, "what ends a task comes with it"
     if task.state is TaskState.SUCCEEDED:
-        return [*_outputs(output_of(task, files)), ("done", "{}")]
+        return [*_outputs(output_of(task, files))[told:], ("done", "{}")]
     if task.state is TaskState.FAILED:
         return [("error", error_of(task) or "it failed"), ("done", '{"reason": "error"}')]
     return [("done", '{"reason": "canceled"}')]

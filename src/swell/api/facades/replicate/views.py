@@ -105,14 +105,14 @@ def input_of(task: Task) -> Any:
 
 
 def output_of(task: Task, files: Sequence[str]) -> Any:
-    """Return what came of a task; None where nothing is there.
+    """Return what came of a task; of one that runs, the files that are there; None for nothing.
 
     Args:
         task: How it stands.
         files: What stands for each of its files.
     """
     if task.output is None:
-        return None
+        return list(files) or None
     return msgspec.json.decode(resolve_files(task.output, files))
 
 
