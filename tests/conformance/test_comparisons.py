@@ -1,47 +1,22 @@
 """Every registry keeps comparisons of models, and what people said of them."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
-import pytest
+from registries import InMemory, OnPostgres, OnSqlite
 
-from postgres_databases import PostgresDatabases
-from swell.clock import ManualClock
-from swell.stores.memory import MemoryRegistry
-from swell.stores.postgres import PostgresDatabase, PostgresRegistry
-from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+from swell.stores.postgres import PostgresRegistry
 from swell.testing.comparisons import NOW, ComparisonsConformance, a_comparison, a_vote
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+class TestMemoryComparisons(InMemory, ComparisonsConformance):
+    pass
 
 
-class TestMemoryComparisons(ComparisonsConformance):
-    @pytest.fixture
-    def registry(self, clock: ManualClock) -> MemoryRegistry:
-        return MemoryRegistry(clock)
+class TestSqliteComparisons(OnSqlite, ComparisonsConformance):
+    pass
 
 
-class TestSqliteComparisons(ComparisonsConformance):
-    @pytest.fixture
-    async def registry(self, tmp_path: Path, clock: ManualClock) -> AsyncIterator[SqliteRegistry]:
-        database = SqliteDatabase.open(tmp_path / "swell.db", clock)
-        yield SqliteRegistry(database)
-        await database.close()
-
-
-class TestPostgresComparisons(ComparisonsConformance):
-    @pytest.fixture
-    async def registry(
-        self, postgres_databases: PostgresDatabases, clock: ManualClock
-    ) -> AsyncIterator[PostgresRegistry]:
-        database = await PostgresDatabase.open(await postgres_databases.new(), clock)
-        yield PostgresRegistry(database)
-        await database.close()
-
+class TestPostgresComparisons(OnPostgres, ComparisonsConformance):
     async def test_no_vote_is_taken_after_the_names_were_told(
         self, registry: PostgresRegistry
     ) -> None:

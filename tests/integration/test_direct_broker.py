@@ -1,21 +1,17 @@
 """A worker takes ids from the queues itself: backend, worker and queues as processes."""
 
 import asyncio
-import json
 import secrets
-import signal
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 import pytest
+from site_harness import BackendAndWorkers, kill
 
-from commandline import PATIENCE_S, Swell, ready_line, stop
+from commandline import PATIENCE_S, Swell
 from servers import MotoServer, NatsServer, Server
 from swell.brokers.direct import DirectDispatch
 from swell.brokers.lanes import Lane
@@ -53,11 +49,10 @@ take = { text = "stages.first.output" }
 """
 
 
-class Site:
+class Site(BackendAndWorkers):
     """`swell serve` whose ids lie in queues elsewhere, and workers that go there."""
 
     def __init__(self, swell: Swell, queues_url: str) -> None:
-        self.swell = swell
         self.queues_url = queues_url
         (swell.folder / "chain.toml").write_text(CHAIN)
         (swell.folder / "swell.toml").write_text(
@@ -65,72 +60,13 @@ class Site:
             f'[broker]\nurl = "{queues_url}"\nreoffer_s = 5\npoll_s = 2\n'
             "[delivery]\nlease_s = 4\nheartbeat_s = 1\nbackoff_base_s = 0.1\n"
         )
-        self.workers: list[subprocess.Popen[str]] = []
-        self.backend = swell.start("serve", "--json", "--port", "0")
-        ready = ready_line(self.backend, swell.folder)
-        self.url, self.key = ready["url"], ready["key"]
-        self.token = swell.json("keys", "create", "w", "--scope", "worker")["key"]
+        super().__init__(swell)
 
     def work(self, model: str, *more: str) -> subprocess.Popen[str]:
-        known = {worker["id"] for worker in self.known()}
-        words = ("worker", "--url", self.url, "--token", self.token, "-m", model)
-        log = self.swell.folder / f"worker-{len(self.workers)}.txt"
-        with log.open("w") as stderr:
-            self.workers.append(
-                self.swell._popen((*words, "--broker", self.queues_url, *more), stderr)
-            )
-        self.until(lambda: any(worker["id"] not in known for worker in self.known()))
-        return self.workers[-1]
-
-    def known(self) -> list[dict[str, Any]]:
-        workers: list[dict[str, Any]] = self.call("/v1/workers")["workers"]
-        return workers
-
-    def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        request = urllib.request.Request(
-            self.url + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"authorization": f"Bearer {self.key}", "content-type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-            return json.load(answer)
+        return self.join("-m", model, "--broker", self.queues_url, *more)
 
     def submit(self, model: str, **values: Any) -> str:
         return str(self.call("/v1/tasks", {"model": model, "input": values})["id"])
-
-    def task(self, task_id: str) -> dict[str, Any]:
-        task: dict[str, Any] = self.call(f"/v1/tasks/{task_id}")
-        return task
-
-    def until(self, holds: Any) -> None:
-        ends_s = time.monotonic() + PATIENCE_S
-        while not holds():
-            assert time.monotonic() < ends_s, self.logs()
-            time.sleep(0.1)
-
-    def logs(self) -> str:
-        return "\n".join(
-            path.read_text(errors="replace")[-4000:] for path in self.swell.folder.glob("*.txt")
-        )
-
-    def end(self) -> None:
-        for worker in self.workers:
-            kill(worker)
-        stop(self.backend)
-
-
-def kill(worker: "subprocess.Popen[str]") -> None:
-    """SIGKILL a worker and all its processes, as when the machine is gone."""
-    try:
-        family = psutil.Process(worker.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
-    stop(worker, signal.SIGKILL)
-    for each in family:
-        try:
-            each.kill()
-        except psutil.NoSuchProcess:
-            continue
 
 
 @pytest.fixture(params=["nats", "sqs"])

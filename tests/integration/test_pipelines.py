@@ -1,17 +1,15 @@
 """Pipelines with a backend and workers as processes."""
 
 import json
-import signal
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from site_harness import BackendAndWorkers, kill
 
 from commandline import PATIENCE_S, Swell, ready_line, stop
 
@@ -105,11 +103,10 @@ class Short:
 '''
 
 
-class Site:
+class Site(BackendAndWorkers):
     """`swell serve` with pipelines, and workers of some models."""
 
     def __init__(self, swell: Swell) -> None:
-        self.swell = swell
         (swell.folder / "models.py").write_text(MODELS)
         (swell.folder / "chains.toml").write_text(TOML)
         (swell.folder / "chains.py").write_text(PYTHON)
@@ -117,48 +114,13 @@ class Site:
             '[server]\npipelines = ["chains.toml", "chains.py"]\n'
             "[delivery]\nlease_s = 3\nheartbeat_s = 1\nbackoff_base_s = 0.1\n"
         )
-        self.workers: list[subprocess.Popen[str]] = []
-        self.port = 0
-        self.serve()
-        self.key = self.ready["key"]
-        self.token = swell.json("keys", "create", "w", "--scope", "worker")["key"]
-
-    def serve(self) -> None:
-        self.backend = self.swell.start("serve", "--json", "--port", str(self.port))
-        self.ready = ready_line(self.backend, self.swell.folder)
-        self.url = self.ready["url"]
-        self.port = int(self.url.rpartition(":")[2])
+        super().__init__(swell)
 
     def work(self, *models: str) -> subprocess.Popen[str]:
-        known = {worker["id"] for worker in self.known()}
-        words = ["worker", "--url", self.url, "--token", self.token]
-        for each in models:
-            words += ["-m", f"models.py:{each}"]
-        log = self.swell.folder / f"worker-{len(self.workers)}.txt"
-        with log.open("w") as stderr:
-            self.workers.append(self.swell._popen(tuple(words), stderr))
-        self.until(lambda: any(each["id"] not in known for each in self.known()))
-        return self.workers[-1]
-
-    def known(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.call("/v1/workers")["workers"]
-        return found
-
-    def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        request = urllib.request.Request(
-            self.url + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"authorization": f"Bearer {self.key}", "content-type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-            return json.load(answer)
+        return self.join(*(word for each in models for word in ("-m", f"models.py:{each}")))
 
     def submit(self, text: str, model: str = "demo/chain") -> str:
         return str(self.call("/v1/tasks", {"model": model, "input": {"text": text}})["id"])
-
-    def task(self, task_id: str) -> dict[str, Any]:
-        task: dict[str, Any] = self.call(f"/v1/tasks/{task_id}")
-        return task
 
     def states(self, task_id: str) -> list[str]:
         return [stage["state"] for stage in self.task(task_id)["stages"]]
@@ -187,31 +149,6 @@ class Site:
     def ran(self) -> list[str]:
         path = self.swell.folder / "ran.txt"
         return path.read_text().split() if path.exists() else []
-
-    def until(self, holds: Any) -> None:
-        ends_s = time.monotonic() + PATIENCE_S
-        while not holds():
-            assert time.monotonic() < ends_s, self.logs()
-            time.sleep(0.05)
-
-    def logs(self) -> str:
-        return "\n".join(
-            path.read_text(errors="replace")[-4000:] for path in self.swell.folder.glob("*.txt")
-        )
-
-    def end(self) -> None:
-        for worker in self.workers:
-            stop(worker)
-        stop(self.backend)
-
-
-def kill(process: "subprocess.Popen[str]") -> None:
-    """Kill a process with those that it has started."""
-    family = [psutil.Process(process.pid)]
-    family += family[0].children(recursive=True)
-    for each in family:
-        each.send_signal(signal.SIGKILL)
-    stop(process)
 
 
 @pytest.fixture
