@@ -6,8 +6,9 @@ BIN := .venv/bin
 export PROMPT ?= a red fox in the snow
 PORT ?= 8000
 
-# Tiers whose tests start whole services, or measure time, and have the machine for themselves.
-BY_ITSELF := $(filter-out %/unit/ %/conformance/ %/__pycache__/,$(wildcard tests/*/))
+# Tiers whose tests start whole services: two files at a time, for most of it is waiting; those that
+# look at how long something takes come after, one by one.
+SERVICES := $(filter-out %/unit/ %/conformance/ %/__pycache__/,$(wildcard tests/*/))
 
 .PHONY: help demo test test-torch check format figure figures docs constraints clean web web-dev
 
@@ -37,11 +38,12 @@ test: ## Everything the gate asks for: lint, layers, types and every tier of tes
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto tests/unit tests/conformance
-	$(BIN)/pytest $(BY_ITSELF)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not alone" $(SERVICES)
+	$(BIN)/pytest -m alone $(SERVICES)
 
 test-torch: ## The tests of what needs torch, in an environment that has it.
 	@.ci/venv torch
-	.venv-torch/bin/pytest $(shell git ls-files 'tests/*test_*torch*.py')
+	OMP_NUM_THREADS=1 .venv-torch/bin/pytest -n 2 --dist loadfile $(shell git ls-files 'tests/*test_*torch*.py')
 
 check: ## The quick part of `make test`: static checks, unit and conformance tests of what needs no server.
 	@.ci/venv dev

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from servers import AzuriteServer, GcsServer, MotoServer, NatsServer, PostgresServer, Server
 
@@ -20,6 +23,23 @@ hypothesis.settings.load_profile("swell")
 
 #: Fixtures that stand for a server of somebody else, however many others they come through.
 _SERVERS = {"postgres_server", "nats_server", "moto_server", "gcs_server", "azurite_server"}
+
+#: Folders whose tests share one service, or the images that they build: one process has them all.
+_TOGETHER = {"clients", "containers"}
+
+
+class _ByFile(LoadFileScheduling):
+    """Gives a whole file to one process, or a whole folder of those."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        folder = PurePath(file).parent
+        return str(folder) if folder.name in _TOGETHER else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    # xdist's own takes what is left.
+    return _ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,6 +27,7 @@ def test_known_mistakes_are_answered_with_what_to_do(server: Server) -> None:
     assert findings.wrong == []
 
 
+@pytest.mark.timeout(240)
 def test_malformed_requests_are_refused_and_never_break_the_service(server: Server) -> None:
     findings = Findings()
     fuzz(server.url, server.key, per_operation=4, seed=3, findings=findings)

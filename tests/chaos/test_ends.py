@@ -51,6 +51,7 @@ async def test_a_draining_worker_takes_nothing_new(tmp_path: Path) -> None:
             assert (await get(session, later))["state"] == "queued"
 
 
+@pytest.mark.alone
 async def test_a_second_signal_hands_the_leases_back_within_a_second(tmp_path: Path) -> None:
     async with running(tmp_path, workers=1) as system, system.session() as session:
         ids = await submit(session, 5, ms=20_000)

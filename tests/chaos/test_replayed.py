@@ -6,7 +6,7 @@ import pytest
 
 from chaos.replayed import Course, Record, compare, real
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.chaos, pytest.mark.alone, pytest.mark.timeout(240)]
 
 
 async def test_real_workers_make_people_wait_as_the_simulator_says(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from chaos.bad_days import run_day
 from chaos.spike import Crowd, run_spike
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.chaos, pytest.mark.alone, pytest.mark.timeout(240)]
 
 
 async def test_a_crowd_on_real_workers_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:

@@ -263,6 +263,7 @@ async def test_a_killed_process_is_started_again_and_its_streams_go_on(served: S
     assert [each.events[-1][2]["output"] for each in followers] == [f"t{n}" for n in range(24)]
 
 
+@pytest.mark.alone
 async def test_a_cancellation_through_any_process_reaches_the_worker_at_once(
     served: Served,
 ) -> None:

@@ -684,6 +684,7 @@ async def test_an_idle_worker_drains_when_the_backend_says_so(dispatch: MemoryDi
     assert dispatch.reports[-1].goodbye
 
 
+@pytest.mark.alone
 async def test_a_worker_told_to_go_at_once_hands_its_leases_back(dispatch: MemoryDispatch) -> None:
     async with working(dispatch, "demo/echo-picture", slots=3) as (worker, running):
         ids = [

@@ -232,6 +232,7 @@ async def test_the_first_sigterm_does_not_hurry_one_that_drains_already(
     assert (task["state"], task["attempt"]) == ("succeeded", 1)
 
 
+@pytest.mark.alone
 async def test_a_second_sigterm_hands_leases_back_within_a_second(
     site: Site, tmp_path: Path
 ) -> None:
