@@ -52,6 +52,18 @@ export interface AuditView {
   request_id: string;
 }
 
+/** The same from a sheet, which has a permit instead of a key. */
+export interface BallotRequest {
+  /** of the comparison */
+  permit: string;
+  /** from 0 on */
+  row: number;
+  voter: string;
+  winner?: number | null;
+  /** all in the row are as good; then there is no `winner` */
+  tie?: boolean;
+}
+
 /** Many tasks; all are accepted or none. */
 export interface BatchRequest {
   /** each as in `POST /v1/tasks` */
@@ -61,6 +73,24 @@ export interface BatchRequest {
 /** The tasks of a batch, in the order of the request. */
 export interface BatchView {
   tasks: (TaskView)[];
+}
+
+/** What one model made of a row; which one, is told once the voting has ended. */
+export interface CellView {
+  /** what a vote names, from 1 on */
+  number: number;
+  picture: PictureView | null;
+  text: string | null;
+  /** `owner/name:version`; null before */
+  model: string | null;
+  /** null before */
+  task_id: string | null;
+  /** null before */
+  queue_s: number | null;
+  /** null before */
+  run_s: number | null;
+  /** in millionths of a dollar; null before, or without a price */
+  cost_micros: number | null;
 }
 
 /** A field of a request that was changed so that the task could be accepted. */
@@ -79,6 +109,86 @@ export interface ClassView {
   priority: number;
   ready: number;
   ready_samples: number;
+}
+
+/** A model that was compared: votes, time, memory and cost, as of `created_at`. */
+export interface ComparedView {
+  /** `owner/name:version` */
+  model: string;
+  wins: number;
+  ties: number;
+  losses: number;
+  /** rows in which there is something of it */
+  rows: number;
+  /** rows in which there is not */
+  failures: number;
+  /** median of what its tasks waited */
+  queue_s: number | null;
+  /** for how long it was loaded meanwhile, in all */
+  load_s: number;
+  /** median of how long its tasks ran */
+  run_s: number | null;
+  /** what it takes of its device; null if that is not known */
+  memory_bytes: number | null;
+  images: number;
+  /** of all its tasks, in millionths of a dollar; null if unknown */
+  cost_micros: number | null;
+  /** of one picture, in millionths of a dollar */
+  image_micros: number | null;
+}
+
+/** Comparisons, newest first; `cursor` asks for the next page and is null at the end. */
+export interface ComparisonList {
+  comparisons: (ComparisonSummary)[];
+  cursor: string | null;
+}
+
+/** What is to be compared. */
+export interface ComparisonRequest {
+  rows: (ComparisonRow)[];
+  /** for people; voters see it */
+  name?: string;
+  /** whether other keys may look and vote */
+  is_shared?: boolean;
+}
+
+/** One input to all models. */
+export interface ComparisonRow {
+  /** ids of tasks that have ended, one for each model, in the same order in every row */
+  tasks: (string)[];
+  /** what was asked for, in words; of the input if empty */
+  label: string;
+}
+
+/** A comparison in a list. */
+export interface ComparisonSummary {
+  id: string;
+  name: string;
+  created_at: string;
+  closed_at: string | null;
+  is_shared: boolean;
+  is_own: boolean;
+  columns: number;
+  rows: number;
+  votes: number;
+}
+
+/** A comparison of models, without their names until the voting has ended. */
+export interface ComparisonView {
+  id: string;
+  name: string;
+  created_at: string;
+  /** when the voting ended; null before */
+  closed_at: string | null;
+  is_shared: boolean;
+  /** whether the caller may end the voting */
+  is_own: boolean;
+  /** how many models are compared */
+  columns: number;
+  votes: number;
+  rows: (RowView)[];
+  /** null before the voting has ended */
+  models: (ComparedView)[] | null;
 }
 
 /** What the seconds of workers went into. */
@@ -496,6 +606,13 @@ export interface ModelView {
   urls: Record<string, string>;
 }
 
+/** A comparison that was made. */
+export interface NewComparisonView {
+  comparison: ComparisonView;
+  /** lets whoever has it vote without a key; shown only now */
+  permit: string;
+}
+
 /** A new key, or one with a new secret, which is never shown again. */
 export interface NewKeyView {
   id: string;
@@ -524,6 +641,15 @@ export interface PhaseTimesView {
   observed: number;
   /** how many are under way, or died before this was over */
   not_over: number;
+}
+
+/** A copy of a picture, without anything that tells where it comes from. */
+export interface PictureView {
+  /** signed; it expires */
+  url: string;
+  content_type: string;
+  width: number;
+  height: number;
 }
 
 /** What is to be done, in order. */
@@ -675,6 +801,35 @@ export interface QuotaView {
   left: (StandingView)[];
 }
 
+/** Ratings, the strongest first, of all comparisons whose voting has ended. */
+export interface RatingList {
+  ratings: (RatingView)[];
+  comparisons: number;
+  votes: number;
+}
+
+/** What votes say of a model's strength, and how sure that is. */
+export interface RatingView {
+  /** `owner/name:version` */
+  model: string;
+  /** its strength, most probably */
+  mu: number;
+  /** standard deviation of that */
+  sigma: number;
+  /** mu less three sigma: by this they are ordered */
+  ordinal: number;
+  /** lower end of the interval that holds it with 95 % */
+  low: number;
+  /** its upper end */
+  high: number;
+  /** of rows in which it could be seen */
+  votes: number;
+  wins: number;
+  ties: number;
+  /** in words */
+  summary: string;
+}
+
 /** Why a task would not be accepted. */
 export interface RefusalView {
   code: string;
@@ -701,6 +856,21 @@ export interface RotateRequest {
 export interface RotateSigningRequest {
   /** make all URLs void that were signed before */
   revoke?: boolean;
+}
+
+/** A row; the order of its cells is its own. */
+export interface RowView {
+  row: number;
+  label: string;
+  /** whether there is a choice */
+  can_be_voted: boolean;
+  /** the number of the cell for which `voter` voted; null for none, or a tie */
+  voted: number | null;
+  /** whether `voter` found all as good */
+  is_tie: boolean;
+  /** null before the voting has ended */
+  seed: number | null;
+  cells: (CellView)[];
 }
 
 /** A picture, sound or text on a model's card; its URL needs no key and never changes. */
@@ -962,6 +1132,26 @@ export interface UploadView {
   expires_at: string;
 }
 
+/** Which one of a row is better, or that all are as good. */
+export interface VoteRequest {
+  /** from 0 on */
+  row: number;
+  winner?: number | null;
+  /** all in the row are as good; then there is no `winner` */
+  tie?: boolean;
+  /** who says so; empty for the key itself */
+  voter?: string;
+}
+
+/** A vote as it is kept. */
+export interface VoteView {
+  row: number;
+  winner: number | null;
+  tie: boolean;
+  voter: string;
+  at: string;
+}
+
 /** Where to tell of a task, and of what. */
 export interface WebhookRequest {
   /** http or https, on a public host, without a name or password */
@@ -1038,6 +1228,14 @@ export interface Paths {
   "POST /v1/uploads": { query: { filename?: string }; answer: UploadView };
   "GET /v1/artifacts/{key}": { path: { key: string }; answer: unknown };
   "PUT /v1/artifacts/{key}": { path: { key: string }; answer: StoredView };
+  "POST /v1/comparisons": { body: ComparisonRequest; answer: NewComparisonView };
+  "GET /v1/comparisons": { query: { cursor?: string; limit?: number }; answer: ComparisonList };
+  "GET /v1/comparisons/{id}": { path: { id: string }; query: { voter?: string; names?: boolean }; answer: ComparisonView };
+  "POST /v1/comparisons/{id}/votes": { path: { id: string }; body: VoteRequest; answer: VoteView };
+  "POST /v1/comparisons/{id}/ballots": { path: { id: string }; body: BallotRequest; answer: VoteView };
+  "POST /v1/comparisons/{id}/close": { path: { id: string }; answer: ComparisonView };
+  "DELETE /v1/comparisons/{id}": { path: { id: string }; answer: ComparisonView };
+  "GET /v1/ratings": { answer: RatingList };
   "POST /v1/webhooks": { body: EndpointRequest; answer: EndpointView };
   "GET /v1/webhooks": { answer: EndpointList };
   "GET /v1/webhooks/secrets/{name}": { path: { name: string }; answer: HookSecretView };
