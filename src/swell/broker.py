@@ -9,7 +9,7 @@ rank is late by no more than the window and one task of each flow (docs/decision
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -33,15 +33,22 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: float
     #: Models that are on the worker's device now, the most useful first; empty for all the same.
     residents: Sequence[str] = ()
+    #: Model → its queues that this worker serves, where it is not the model's own and that of the
+    #: worker's version: while versions share the tasks that name none.
+    staged: Mapping[str, tuple[str, ...]] = {}
+
+    def queues_of(self, model: str) -> tuple[str, ...]:
+        """Return the queues of one of its models that this worker serves."""
+        return self.staged.get(model) or (model, f"{model}:{self.models[model]}")
 
     @property
     def queues(self) -> list[tuple[str, str, str]]:
         """(queue, model, version) of every queue that this worker serves."""
-        found = []
-        for model, version in self.models.items():
-            found.append((model, model, version))
-            found.append((f"{model}:{version}", model, version))
-        return found
+        return [
+            (queue, model, version)
+            for model, version in self.models.items()
+            for queue in self.queues_of(model)
+        ]
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True):

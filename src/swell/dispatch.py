@@ -76,6 +76,8 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     #: Files up to this size travel inside the report of their outcome, which spares two requests;
     #: 0 where files go elsewhere than to the backend itself.
     enclose_bytes: int = 0
+    #: As of `Grant`.
+    staged: dict[str, tuple[str, ...]] = {}
 
 
 class Switches(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -155,6 +157,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cancels: list[str] = []
     #: Finish what you hold, take nothing new, go.
     drain: bool = False
+    #: As of `swell.broker.LeaseRequest`: for whoever takes ids from the queues itself.
+    staged: dict[str, tuple[str, ...]] = {}
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -115,6 +115,7 @@ RARE = {
     "swell_tasks_dead_total": {"model"},
     "swell_attempts_requeued_total": {"model"},
     "swell_tasks_swept_total": {"what"},
+    "swell_canary_rollbacks_total": {"model"},
     "swell_model_switches_total": {"model", "source"},
     "swell_workers_starting": {"pool"},
     "swell_cost_micros_total": {"pool", "kind"},

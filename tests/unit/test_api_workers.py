@@ -26,9 +26,22 @@ async def world() -> AsyncIterator[World]:
 async def test_a_worker_is_welcomed_with_its_duties(world: World) -> None:
     answer = await world.worker("POST", "/worker/v1/register", {"name": "w", "models": [UPPER]})
     assert set(answer.json) == {
-        *("worker_id", "lease_s", "heartbeat_s", "max_wait_s", "enclose_bytes"),
+        *("worker_id", "lease_s", "heartbeat_s", "max_wait_s", "enclose_bytes", "staged"),
     }
     assert answer.json["enclose_bytes"] > 0
+
+
+@pytest.mark.parametrize("what", ["input_schema", "output_schema"])
+async def test_a_version_that_is_known_is_not_registered_with_another_schema(
+    world: World, what: str
+) -> None:
+    await world.register()
+    await world.register()
+    body = {"name": "w", "models": [UPPER | {what: {"type": "object", "maxProperties": 3}}]}
+    answer = await world.worker("POST", "/worker/v1/register", body)
+    assert (answer.status, answer.json["code"]) == (409, "conflict")
+    assert "version 1 of demo/upper is known with another " + what in answer.json["detail"]
+    assert "another version" in answer.json["detail"]
 
 
 async def test_where_files_go_elsewhere_nothing_is_enclosed(

@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 import jsonschema_rs
 import msgspec
 
+from swell.adoption.kept import read_lives
+from swell.adoption.life import Canary, Life
+from swell.adoption.traffic import asked_version, is_of_canary
 from swell.api.problems import closest
 from swell.clock import Clock
 from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound
@@ -43,6 +46,9 @@ class Target(msgspec.Struct, frozen=True):
     #: `owner/name`, or `owner/name:version` where the caller insists on one.
     queue: str
     card: ModelCard
+    #: The version that has to be served: the one that is insisted on, or the live one of a model
+    #: that was staged; None for any.
+    needed_version: str | None = None
 
     @property
     def pinned_version(self) -> str | None:
@@ -69,6 +75,10 @@ class Cards:
         self._versions: dict[str, list[ModelCard]] = {}
         self._targets: dict[str, Target] = {}
         self._checks: dict[tuple[str, str], _Check] = {}
+        #: Model → how its versions are adopted, of those that were staged.
+        self.lives: dict[str, Life] = {}
+        #: Model → its canary, of those that have one.
+        self.canaries: dict[str, Canary] = {}
         #: Pipeline that is declared and has no card → why.
         self.lacks: dict[str, str] = {}
         self._read_at_s = float("-inf")
@@ -118,6 +128,17 @@ class Cards:
         """Read the registry now."""
         await self._refresh(0.0)
 
+    async def registered(self, model: str, version: str) -> ModelCard | None:
+        """Return a version, whatever its stage; None if it was never registered."""
+        await self._refresh(_FRESH_S)
+        cards = self._versions.get(model, ())
+        return next((card for card in cards if card.version == version), None)
+
+    async def hear_lives(self) -> None:
+        """Read how versions are adopted; where that has changed, read the registry."""
+        if await read_lives(self._registry) != self.lives:
+            await self.refresh()
+
     def check_input(self, target: Target, raw: msgspec.Raw, at: str = "/input") -> None:
         """Check an input against its model's schema.
 
@@ -126,10 +147,7 @@ class Cards:
             InvalidRequest: It is not JSON.
         """
         card = target.card
-        key = (card.name, card.version)
-        check = self._checks.get(key)
-        if check is None:
-            check = self._checks[key] = _Check(card.input_schema)
+        check = self._check(card)
         try:
             value = _decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -139,6 +157,31 @@ class Cards:
             raise InvalidInput(detail, errors=[FieldError(pointer=at, detail=detail, code="type")])
         if not check.takes_anything and not check.validator.is_valid(value):
             self._explain(target, check, value, at)
+
+    def takes(self, ref: str, raw: msgspec.Raw) -> bool:
+        """Whether an input, which fits another version, fits the one that a reference means."""
+        card = self.find(ref)
+        if card is None:
+            return False
+        check = self._check(card)
+        return check.takes_anything or bool(check.validator.is_valid(_decode(raw)))
+
+    def served_version(self, queue: str) -> str | None:
+        """Return the version whose workers serve a queue; None for any."""
+        model, _, version = queue.partition(":")
+        life = self.lives.get(model)
+        if life is None:
+            return version or None
+        if is_of_canary(queue) and life.canary is not None:
+            return life.canary.version
+        return asked_version(queue) or life.live
+
+    def _check(self, card: ModelCard) -> "_Check":
+        key = (card.name, card.version)
+        check = self._checks.get(key)
+        if check is None:
+            check = self._checks[key] = _Check(card.input_schema)
+        return check
 
     def _explain(self, target: Target, check: _Check, value: Any, at: str) -> NoReturn:
         known = list(target.card.input_schema.get("properties", {}))
@@ -171,10 +214,12 @@ class Cards:
         cards = self._versions.get(model, [])
         if not version:
             card = _default(cards)
-            return None if card is None or ":" in ref else Target(model, model, card)
+            life = self.lives.get(model)
+            needed = None if life is None else life.live
+            return None if card is None or ":" in ref else Target(model, model, card, needed)
         for card in cards:
             if card.version == version and card.stage != "retired":
-                return Target(model, ref, card)
+                return Target(model, ref, card, version)
         return None
 
     def _refuse(self, ref: str) -> NoReturn:
@@ -196,6 +241,13 @@ class Cards:
             "it: `swell worker --models FILE.py` (or `swell up --models FILE.py`)"
         )
 
+    def _take_lives(self, lives: dict[str, Life]) -> None:
+        self.lives = lives
+        self.canaries = {
+            model: life.canary for model, life in lives.items() if life.canary is not None
+        }
+        self._targets = {}
+
     async def _refresh(self, older_than_s: float) -> None:
         asked_at_s = self._clock.monotonic_s()
         if asked_at_s - self._read_at_s < older_than_s:
@@ -205,10 +257,14 @@ class Cards:
             if older_than_s > 0 and asked_at_s - self._read_at_s < older_than_s:
                 return
             versions: dict[str, list[ModelCard]] = {}
+            lives = await read_lives(self._registry)
             for card in await self._registry.models():
+                life = lives.get(card.name)
+                if life is not None:
+                    card = msgspec.structs.replace(card, stage=life.stage(card.version).value)
                 versions.setdefault(card.name, []).append(card)
             self._versions = versions
-            self._targets = {}
+            self._take_lives(lives)
             self._read_at_s = asked_at_s
 
 

@@ -7,6 +7,8 @@ from typing import Final
 
 import structlog
 
+from swell.api.canaries import LOOK_EVERY_S as CANARIES_EVERY_S
+from swell.api.canaries import look_after_canaries, note_swept
 from swell.api.charges import KEEP_EVERY_S
 from swell.api.costs import charge_taken, settle, watch_budget
 from swell.api.endpoints import REFRESH_S as ENDPOINTS_EVERY_S
@@ -123,6 +125,7 @@ class Duties:
             self._hear_tariffs,
             self._send_webhooks,
             self._watch_endpoints,
+            self._watch_canaries,
             self._await_end,
         )
         self._running = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
@@ -338,6 +341,10 @@ class Duties:
         if service.hooks is not None and service.backend.is_shared:
             await self._repeat("endpoints", ENDPOINTS_EVERY_S, service.hooks.endpoints.refresh)
 
+    async def _watch_canaries(self) -> None:
+        service = self._service
+        await self._repeat("canaries", CANARIES_EVERY_S, lambda: look_after_canaries(service))
+
     async def _watch_loop(self) -> None:
         """Measure how late this process gets to what it wants to do."""
         service = self._service
@@ -427,8 +434,11 @@ async def sweep(service: Service) -> int:
         if over:
             await service.bus.tell([News(kind=NewsKind.STOP, ids=over)])
     service.fleet.release([(task.id, task.attempt) for task in taken])
+    held = {task.id for task in taken}
     for task in tasks:
-        _count_swept(service, task)
+        what = _count_swept(service, task)
+        if service.cards.canaries and (what == "lost" or task.id in held):
+            note_swept(service, task, what)
         if task.state.is_terminal:
             service.count_end(task)
     await service.changed(tasks)
@@ -450,8 +460,8 @@ async def _charge_taken(service: Service, tasks: Sequence[Task], taken: Sequence
         _log.exception("attempts that were lost cannot be charged")
 
 
-def _count_swept(service: Service, task: Task) -> None:
-    """Count what the sweeper did with a task, and log it where a worker was lost."""
+def _count_swept(service: Service, task: Task) -> str:
+    """Count what the sweeper did with a task, log it where a worker was lost, and return it."""
     what = _swept(task)
     if what == "lost":
         _log.warning(
@@ -462,6 +472,7 @@ def _count_swept(service: Service, task: Task) -> None:
         )
     swept = service.metrics.swept
     swept[what] = swept.get(what, 0) + 1
+    return what
 
 
 def _swept(task: Task) -> str:

@@ -14,6 +14,7 @@ from swell.task import TaskError, TaskState, Timings
 
 __all__ = [
     "AccountView",
+    "AdoptionView",
     "AllowanceView",
     "ArtifactView",
     "AuditList",
@@ -21,6 +22,8 @@ __all__ = [
     "AuditView",
     "BatchRequest",
     "BatchView",
+    "CanaryRequest",
+    "CanaryView",
     "ChangeView",
     "ClassView",
     "CostKinds",
@@ -58,6 +61,7 @@ __all__ = [
     "LedgerEntryView",
     "LedgerList",
     "LedgerQuery",
+    "LifeChangeView",
     "MeasuredView",
     "ModelList",
     "ModelScalingView",
@@ -69,6 +73,7 @@ __all__ = [
     "PoolList",
     "PoolScalingView",
     "PoolView",
+    "PromoteRequest",
     "QueueList",
     "QueueView",
     "QuotaList",
@@ -77,11 +82,15 @@ __all__ = [
     "QuotaView",
     "RefusalView",
     "Replayed",
+    "RetireRequest",
+    "RollbackRequest",
+    "RollbackRules",
     "RotateRequest",
     "RotateSigningRequest",
     "SampleView",
     "ScalingQuery",
     "ScalingView",
+    "SeenView",
     "SigningView",
     "SpanView",
     "StageView",
@@ -97,6 +106,8 @@ __all__ = [
     "TryView",
     "UploadQuery",
     "UploadView",
+    "VerdictView",
+    "VersionStageView",
     "WebhookRequest",
     "WebhookView",
     "WorkerList",
@@ -1440,3 +1451,141 @@ class HealthView(msgspec.Struct, frozen=True, kw_only=True):
 
     status: str
     checks: dict[str, str] = {}
+
+
+class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a canary is rolled back without being asked."""
+
+    automatic: bool = True
+    false_alarm: Annotated[
+        float,
+        Meta(
+            ge=1e-9,
+            le=0.1,
+            description="how likely a canary that is no worse is ever rolled back, at most",
+        ),
+    ] = 0.001
+    failures_by: Annotated[
+        float,
+        Meta(ge=0.0, le=1.0, description="by which part of all attempts it has to fail more often"),
+    ] = 0.01
+    p95_by: Annotated[
+        float,
+        Meta(
+            ge=1.0,
+            le=100.0,
+            description="how many times the live version's its 95th percentile has to be",
+        ),
+    ] = 1.1
+
+
+class CanaryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which version gets a part of the traffic, and how much."""
+
+    version: Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)]
+    share: Annotated[float, Meta(gt=0.0, lt=1.0, description="of the tasks that name no version")]
+    sticky: Annotated[
+        Literal["user", "key"],
+        Meta(
+            description="whose tasks all get the same version: those of a `user` of a key, where "
+            "what names none is drawn by itself, or all of a `key`"
+        ),
+    ] = "user"
+    rollback: RollbackRules = RollbackRules()
+
+
+class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which version is to be live."""
+
+    version: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)] | None,
+        Meta(description="null for the canary"),
+    ] = None
+
+
+class RollbackRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why, for whoever reads it later."""
+
+    reason: Annotated[str, Meta(max_length=200)] = ""
+
+
+class RetireRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which version gets nothing any more."""
+
+    version: Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)]
+
+
+class VersionStageView(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one version is adopted."""
+
+    version: str
+    stage: Annotated[str, Meta(description="`trial`, `canary`, `live` or `retired`")]
+    share: Annotated[
+        float, Meta(description="of the tasks that name no version, as far as it is served")
+    ]
+    workers: Annotated[int, Meta(description="live ones that have it")]
+    registered_at: datetime | None
+
+
+class SeenView(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen of a version since its model has this canary."""
+
+    attempts: Annotated[int, Meta(description="first tries, without those at fault themselves")]
+    failures: int
+    p95_s: Annotated[float | None, Meta(description="of the newest 200 runs, for one sample")]
+
+
+class VerdictView(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found out about a canary."""
+
+    verdict: Annotated[str, Meta(description="`early` (nobody can tell yet), `fine`, or `worse`")]
+    reason: str
+    failures_evidence: Annotated[
+        float,
+        Meta(description="how many times more likely a canary that fails more makes what was seen"),
+    ]
+    slowness_evidence: Annotated[float, Meta(description="the same for one that takes longer")]
+    needed_evidence: Annotated[float, Meta(description="from here on it counts as worse")]
+    canary: SeenView
+    live: SeenView
+
+
+class CanaryView(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that gets a part of the traffic."""
+
+    version: str
+    share: float
+    since: datetime
+    sticky: str
+    rollback: RollbackRules
+    is_served: Annotated[
+        bool, Meta(description="whether a live worker has it; else the live version gets its part")
+    ]
+    evidence: VerdictView
+
+
+class LifeChangeView(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a model's life."""
+
+    at: datetime
+    who: Annotated[str, Meta(description="name of the key; empty where nobody asked for it")]
+    action: Annotated[str, Meta(description="`canary`, `promote`, `rollback` or `retire`")]
+    version: str
+    share: float | None
+    reason: str
+
+
+class AdoptionView(msgspec.Struct, frozen=True, kw_only=True):
+    """How the versions of a model are adopted."""
+
+    model: str
+    is_staged: Annotated[
+        bool,
+        Meta(description="if not, the version registered last gets what names none"),
+    ]
+    live: str
+    canary: CanaryView | None
+    former: Annotated[list[str], Meta(description="versions that were live, the last one first")]
+    versions: Annotated[list[VersionStageView], Meta(description="newest first")]
+    history: Annotated[list[LifeChangeView], Meta(description="newest first")]
+    notice: Annotated[str, Meta(description="what is to be done; empty for nothing")]

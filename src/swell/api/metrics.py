@@ -93,6 +93,10 @@ METRICS: dict[str, str] = {
     "swell_spent_micros": "What was spent so far, in millionths of a dollar, by period: `day` or "
     "`month` (UTC).",
     "swell_budget_micros": "What may be spent, by period; only where a budget is set.",
+    "swell_canary_share": "Which part of the traffic a canary gets, 0 to 1, by model that has one.",
+    "swell_canary_evidence": "How many times more likely a canary that is worse makes what was "
+    "seen, by model that has one and what is worse: `failures` or `slowness`.",
+    "swell_canary_rollbacks_total": "Canaries that were rolled back without being asked, by model.",
     "swell_webhook_deliveries_total": "Attempts to deliver webhooks, by outcome: `delivered`, "
     "`retried` (another one comes), `failed` (none comes), `skipped` (there is something newer).",
     "swell_webhooks_waiting": "Deliveries that wait for their first or next attempt.",
@@ -205,6 +209,10 @@ class Metrics:
         #: Period → what was spent, and what may be; of one backend that looks after that.
         self.spent_micros: dict[str, int] = {"day": 0, "month": 0}
         self.budget_micros: dict[str, int] = {}
+        #: Model → share of its canary, and what speaks against it; of one backend that weighs that.
+        self.canaries: dict[str, tuple[float, float, float]] = {}
+        #: Model → how often a canary was rolled back without being asked.
+        self.rollbacks: dict[str, int] = {}
         self.lease_tasks = Histogram((1, 2, 4, 8, 16, 32, 64, 128))
         self.http_s: dict[tuple[str, str, int], Histogram] = {}
 
@@ -287,6 +295,7 @@ class _Source(Collector):
         yield from self._counters()
         yield from self._histograms()
         yield from self._gauges()
+        yield from self._canaries()
 
     def _counters(self) -> Iterator[Metric]:
         metrics = self._metrics
@@ -301,6 +310,7 @@ class _Source(Collector):
         ):
             yield _counted(name, "model", counts)
         yield _counted("swell_tasks_swept_total", "what", metrics.swept)
+        yield _counted("swell_canary_rollbacks_total", "model", metrics.rollbacks)
         yield _counted("swell_webhook_deliveries_total", "outcome", metrics.webhooks)
         yield _counted("swell_duty_failures_total", "duty", metrics.duty_failures)
         gaps = _counter("swell_bus_gaps_total", [])
@@ -424,6 +434,17 @@ class _Source(Collector):
         hooks.add_metric([], snapshot.webhooks[0])
         hooks_age.add_metric([], snapshot.webhooks[1])
         yield from (hooks, hooks_age)
+
+    def _canaries(self) -> Iterator[Metric]:
+        shares, speaks = (
+            _gauge("swell_canary_share", ["model"]),
+            _gauge("swell_canary_evidence", ["model", "what"]),
+        )
+        for model, (share, failures, slowness) in self._metrics.canaries.items():
+            shares.add_metric([model], share)
+            speaks.add_metric([model, "failures"], failures)
+            speaks.add_metric([model, "slowness"], slowness)
+        yield from (shares, speaks)
 
 
 def _scaled(status: ScalingStatus | None) -> Iterator[Metric]:

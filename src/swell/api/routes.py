@@ -10,6 +10,7 @@ from typing import Any, Final
 from swell.api import (
     accounts,
     admission,
+    adoption,
     comparison_messages,
     comparisons,
     costs,
@@ -283,6 +284,8 @@ _TASKS: Final = (
     ),
 )
 
+_ADOPTION: Final = Response("How the model's versions are adopted", messages.AdoptionView)
+
 _MODELS: Final = (
     Route(
         "GET",
@@ -327,6 +330,73 @@ _MODELS: Final = (
         },
         (NotFound,),
         "The URL comes with the model, needs no key, and always shows the same picture.",
+    ),
+    Route(
+        "GET",
+        "/v1/models/{owner}/{name}/adoption",
+        adoption.show_adoption,
+        Scope.ADMIN,
+        "Show how a model's versions are adopted",
+        "Models",
+        {200: _ADOPTION},
+        (InvalidRequest, InvalidInput, NotFound, Conflict),
+    ),
+    Route(
+        "POST",
+        "/v1/models/{owner}/{name}/canary",
+        adoption.start_version_canary,
+        Scope.ADMIN,
+        "Give a version a part of the traffic",
+        "Models",
+        {200: _ADOPTION},
+        (*_JSON_BODY, NotFound, Conflict),
+        "Of the tasks that name no version; a live worker must have it. Again with the same "
+        "version and another share, what was found out about it is kept. It is rolled back by "
+        "itself where it fails significantly more often or takes significantly longer than the "
+        "live version.",
+        Body(messages.CanaryRequest, example={"version": "3f2a9c1be07d", "share": 0.05}),
+        audit="models.canary",
+    ),
+    Route(
+        "POST",
+        "/v1/models/{owner}/{name}/promote",
+        adoption.promote_version,
+        Scope.ADMIN,
+        "Make a version live",
+        "Models",
+        {200: _ADOPTION},
+        (*_JSON_BODY, NotFound, Conflict),
+        "The canary, where none is named. From then on a version that is registered gets nothing "
+        "but what names it.",
+        Body(messages.PromoteRequest, example={"version": "3f2a9c1be07d"}),
+        audit="models.promote",
+    ),
+    Route(
+        "POST",
+        "/v1/models/{owner}/{name}/rollback",
+        adoption.roll_back_version,
+        Scope.ADMIN,
+        "Take the traffic from a version",
+        "Models",
+        {200: _ADOPTION},
+        (*_JSON_BODY, NotFound, Conflict),
+        "From the canary; where there is none, the version that was live before is live again.",
+        Body(messages.RollbackRequest, example={"reason": "hands have six fingers"}),
+        audit="models.rollback",
+    ),
+    Route(
+        "POST",
+        "/v1/models/{owner}/{name}/retire",
+        adoption.retire_version,
+        Scope.ADMIN,
+        "Retire a version",
+        "Models",
+        {200: _ADOPTION},
+        (*_JSON_BODY, NotFound, Conflict),
+        "It gets nothing any more, not even what names it. Promoting it, or making it a canary, "
+        "takes it back.",
+        Body(messages.RetireRequest, example={"version": "3f2a9c1be07d"}),
+        audit="models.retire",
     ),
 )
 
@@ -1011,7 +1081,7 @@ _WORKERS: Final = (
         "Introduce a worker",
         "Workers",
         {200: Response("What it must keep to", Welcome)},
-        _JSON_BODY,
+        (*_JSON_BODY, Conflict),
         body=Body(Registration),
         audit="workers.register",
     ),

@@ -14,6 +14,7 @@ from swell.api.audit import Audit
 from swell.api.auth import Keys
 from swell.api.calibration import Calibration, Promise, Situation
 from swell.api.call import Call
+from swell.api.canaries import Canaries
 from swell.api.cards import Cards
 from swell.api.charges import Charges
 from swell.api.classes import Classes
@@ -134,7 +135,7 @@ class Service:
         self.hooks = Hooks(backend, backend.outbox, forms, self.metrics) if backend.outbox else None
         self.requests = Requests(backend.clock, settings.log_requests)
         self.traces = Traces(backend.tracer, backend.clock)
-        self.streams = Streams()
+        self.streams, self.canaries = Streams(), Canaries()
         self.thumbnails = Thumbnails(backend.objects)
         self.weights = backend.weights or WeightStore(backend.objects, "weights")
         self._has_weights_apart = backend.weights is not None
@@ -289,7 +290,7 @@ class Service:
         stats = self.times.stats(task.stage_model)
         if stats is None:
             return None
-        version = task.queue.partition(":")[2] or None
+        version = self.cards.served_version(task.queue)
         usual = self.times.pace(task.stage_model) or first_pace(stats)
         # Without a live worker one is better than no answer: somebody will start it.
         workers, held, at_once, pace = self.fleet.pace(task.stage_model, version, usual)

@@ -18,6 +18,7 @@ from swell.api.files import check_files, may_name_files
 from swell.api.messages import MAX_METADATA_BYTES, TaskRequest, WebhookRequest
 from swell.api.service import Service
 from swell.api.stages import at_first_stage
+from swell.api.traffic import split
 from swell.broker import Rank
 from swell.degrade import with_changes
 from swell.errors import (
@@ -105,7 +106,7 @@ async def check(
     cards.check_input(target, request.input)
     new = prepared(service, new_task(call, request, target.queue, repeat), target)
     try:
-        if new.run is not None or not service.fleet.is_served(target.model, target.pinned_version):
+        if new.run is not None or not service.fleet.is_served(target.model, target.needed_version):
             await check_can_run(service, target, new)
         if new.start_by_s is not None or new.finish_by_s is not None:
             await check_deadline(service, new, await service.broker.rank_of_new(new))
@@ -127,7 +128,7 @@ async def accept(service: Service, call: Call, new: NewTask) -> Accepted:
         IdempotencyMismatch: Its key stands for another request.
         TooManyRequests: The key may not have it now.
     """
-    accepted = (await service.limits.accept(call, [new]))[0]
+    accepted = (await service.limits.accept(call, split(service, [new])))[0]
     if isinstance(accepted, SwellError):
         raise accepted
     service.traces.accepted(call, [accepted])
@@ -260,20 +261,21 @@ async def check_can_run(service: Service, target: Target, new: NewTask) -> None:
 
 
 async def _check_is_served(service: Service, target: Target) -> None:
-    pinned = target.pinned_version
-    if service.fleet.is_served(target.model, pinned):
+    needed = target.needed_version
+    if service.fleet.is_served(target.model, needed):
         return
     # One that has just registered at another backend may not have been heard of here.
     await service.fleet.look_again()
-    if service.fleet.is_served(target.model, pinned):
+    if service.fleet.is_served(target.model, needed):
         return
     if await service.can_launch(target.model):
         # What is launched brings the version that a request without one gets.
         current = await service.cards.target(target.model)
-        if pinned is None or pinned == current.card.version:
+        if needed is None or needed == current.card.version:
             return
+    named = target.model if needed is None else f"{target.model}:{needed}"
     raise NoWorker(
-        f"no live worker has {target.queue} and none can be started: start one with "
+        f"no live worker has {named} and none can be started: start one with "
         f"`swell worker`, or try again",
         headers={"Retry-After": _NO_WORKER_RETRY_S},
     )

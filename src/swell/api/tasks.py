@@ -38,6 +38,7 @@ from swell.api.submit import (
     repeat_of,
     telling,
 )
+from swell.api.traffic import split
 from swell.api.views import UrlMaker, encode, encode_task, task_view
 from swell.broker import Rank
 from swell.bus import News, NewsKind
@@ -117,7 +118,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
     if errors:
         first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
         raise InvalidInput(f"nothing was accepted, since {first}", errors=errors)
-    accepted = _all_accepted(await service.limits.accept(call, news))
+    accepted = _all_accepted(await service.limits.accept(call, split(service, news)))
     service.traces.accepted(call, accepted)
     await note_new(service, accepted)
     tasks = [each.task for each in accepted]

@@ -15,6 +15,7 @@ import structlog
 
 from swell.api.auth import check_worker
 from swell.api.call import Call, Reply
+from swell.api.canaries import note_settled
 from swell.api.cards import check_schema, is_model_name, is_plain_word
 from swell.api.charges import with_costs
 from swell.api.files import READ_URL_S, may_name_files, name_files, plain_type
@@ -26,6 +27,7 @@ from swell.api.reading import Reader
 from swell.api.service import Service
 from swell.api.stages import going_on, leased_stage
 from swell.api.startups import account_told, hear_of_startups, register_startup
+from swell.api.traffic import staged_queues
 from swell.broker import LeaseRequest
 from swell.bus import News, NewsKind
 from swell.dispatch import (
@@ -50,7 +52,7 @@ from swell.errors import (
 )
 from swell.events import ATTEMPT_STRIDE, Event, EventKind, event_of
 from swell.objects import check_key
-from swell.registry import Scope, WorkerInfo
+from swell.registry import ModelCard, Scope, WorkerInfo
 from swell.store import Hold, Onward, Start
 from swell.task import (
     Artifact,
@@ -191,6 +193,7 @@ async def register_worker(
 
     Raises:
         InvalidInput: It has no model, or a card's schema or a picture on it cannot be used.
+        Conflict: A version is known with other schemas.
     """
     if not registration.models:
         raise InvalidInput("a worker needs at least one model")
@@ -203,6 +206,7 @@ async def register_worker(
                 f"{card.name} is a pipeline, and workers run models: declare it in a file that the "
                 "backend reads (server.pipelines)"
             )
+        await _check_unchanged(service, card)
     now, settings = service.clock.now(), service.settings
     account, launched_at = account_told(registration, now)
     hour_micros, launch_micros, least_billed_s = await _price(service, registration, account)
@@ -245,6 +249,7 @@ async def register_worker(
         heartbeat_s=settings.heartbeat_s,
         max_wait_s=settings.max_wait_s,
         enclose_bytes=_ENCLOSE_BYTES if service.objects.is_here else 0,
+        staged=staged_queues(service, info),
     )
 
 
@@ -313,7 +318,12 @@ async def lease_tasks(
     try:
         drain = worker.is_drain_told = worker.info.draining
         cancels = _to_stop(await _cancels(service, worker), tasks)
-        return Grant(tasks=_leased(service, worker, tasks), cancels=cancels, drain=drain)
+        return Grant(
+            tasks=_leased(service, worker, tasks),
+            cancels=cancels,
+            drain=drain,
+            staged=staged_queues(service, worker.info) if service.cards.lives else {},
+        )
     except BaseException:
         await _hand_back(service, _holds(tasks))
         raise
@@ -730,6 +740,7 @@ def _wish(service: Service, worker: Worker, n: int) -> LeaseRequest:
         n=min(n, MAX_LEASE),
         lease_s=service.settings.lease_s,
         residents=worker.residents or (),
+        staged=staged_queues(service, worker.info) if service.cards.lives else {},
     )
 
 
@@ -818,6 +829,8 @@ async def _after_settling(
         if task is None:
             continue
         tasks.append(task)
+        if service.cards.canaries:
+            note_settled(service, task, each.outcome)
         if task.finished_at is not None:
             service.count_end(task)
         elif task.run is not None and task.run.done_by(each.attempt) is not None:
@@ -955,6 +968,20 @@ def _check_told(registration: Registration) -> None:
             raise InvalidInput(
                 f"the worker's {what} {told[:60]!r} cannot be shown: use at most 200 printable "
                 "characters"
+            )
+
+
+async def _check_unchanged(service: Service, card: ModelCard) -> None:
+    """Check that a version that is known takes and gives what it always did."""
+    known = await service.cards.registered(card.name, card.version)
+    if known is None:
+        return
+    for what in ("input_schema", "output_schema"):
+        if getattr(known, what) != getattr(card, what):
+            raise Conflict(
+                f"version {card.version} of {card.name} is known with another {what}, and versions "
+                "never change: register what has changed as another version (one that Swell makes "
+                "from code and files changes by itself)"
             )
 
 

@@ -64,6 +64,8 @@ class DirectDispatch:
         self._post = Post(queues)
         self._turns = Turns()
         self._models: dict[str, str] = {}
+        #: As the backend told last.
+        self._staged: dict[str, tuple[str, ...]] = {}
         self._lease_s = 30.0
         #: Task id → (attempt, the message that told of it).
         self._held: dict[str, tuple[int, Message]] = {}
@@ -84,6 +86,7 @@ class DirectDispatch:
             self._news.cancel()
             self._news = None
         self._models = {card.name: card.version for card in registration.models}
+        self._staged = welcome.staged
         # The backend's, never this worker's own: whoever reads a lane last says how long it holds.
         self._lease_s = welcome.lease_s
         self._queues.hold_for(welcome.lease_s)
@@ -98,7 +101,7 @@ class DirectDispatch:
         try:
             if not self._is_sure:
                 # An id that is taken in vain has come once more.
-                await self._remote.lease(replace(ask, n=0, wait_s=0.0))
+                self._learnt(await self._remote.lease(replace(ask, n=0, wait_s=0.0)))
                 self._is_sure = True
             while True:
                 grant = await self._start(ask, looks=looks)
@@ -122,12 +125,17 @@ class DirectDispatch:
         if self._news is news:
             self._news = None
         # Ended by a new registration: whoever listened asks again.
-        return Grant() if news.cancelled() else news.result()
+        return Grant() if news.cancelled() else self._learnt(news.result())
+
+    def _learnt(self, grant: Grant) -> Grant:
+        """Take from an answer which queues are this worker's now."""
+        self._staged = grant.staged
+        return grant
 
     async def _hear(self, ask: Ask) -> Grant:
         """Listen only, by the call that is open: of two the other might be told instead."""
         if ask.wait_s <= 0:
-            return await self._remote.lease(ask)
+            return self._learnt(await self._remote.lease(ask))
         news = self._listen(ask)
         # Whoever listens no longer leaves it to the next.
         await asyncio.wait([news])
@@ -144,6 +152,7 @@ class DirectDispatch:
             n=min(ask.n, _START_N),
             lease_s=self._lease_s,
             residents=ask.residents or (),
+            staged=self._staged,
         )
 
     async def _start(self, ask: Ask, *, looks: bool) -> Grant:
@@ -154,12 +163,13 @@ class DirectDispatch:
             return Grant()
         ids = list(dict.fromkeys(arrival.task_id for arrival in arrivals))
         try:
-            grant = await self._remote.lease(replace(ask, n=len(ids), offered=ids, wait_s=0.0))
+            offer = replace(ask, n=len(ids), offered=ids, wait_s=0.0)
+            grant = self._learnt(await self._remote.lease(offer))
         except BaseException:
             self._intake.restore(arrivals)
             raise
         self._turns.note(wish, [task.model for task in grant.tasks])
-        self._keep(arrivals, grant)
+        self._keep(arrivals, grant, wish)
         return grant
 
     async def _take(self, wish: LeaseRequest, *, looks: bool) -> list[Arrival]:
@@ -182,7 +192,7 @@ class DirectDispatch:
                 raise
         return arrivals
 
-    def _keep(self, arrivals: Sequence[Arrival], grant: Grant) -> None:
+    def _keep(self, arrivals: Sequence[Arrival], grant: Grant, wish: LeaseRequest) -> None:
         """Hold the messages of what was started, and let go of the others."""
         started = {task.task_id: task for task in grant.tasks}
         others: list[Arrival] = []
@@ -193,7 +203,7 @@ class DirectDispatch:
             else:
                 self._let_go(task.task_id)
                 self._held[task.task_id] = (task.attempt, arrival.message)
-        if grant.drain:
+        if grant.drain or grant.staged != wish.staged:
             # Not refused, but not for this worker any more.
             self._intake.restore(others)
         else:

@@ -154,8 +154,8 @@ class Turns:
         _, models = self._models(request)
         queues: list[str] = []
         for model in models:
-            pair = [model, f"{model}:{request.models[model]}"]
-            queues += reversed(pair) if model in self._pinned_first else pair
+            served = request.queues_of(model)
+            queues += reversed(served) if model in self._pinned_first else served
         order = (False, True) if self._usual >= MOST_URGENT else (True, False)
         return [Lane(queue, is_usual) for is_usual in order for queue in queues]
 

@@ -155,8 +155,7 @@ class MemoryBroker:
         served: list[tuple[str, int]] = []
         for model in prefer(turn, lifted, request.residents, self._passed):
             version = request.models[model]
-            queues = model, f"{model}:{version}"
-            order = self._order(model, queues, self._turns, passed=self._passed)
+            order = self._order(model, request.queues_of(model), self._turns, passed=self._passed)
             wanted = n - len(picked)
             for entry in list(itertools.islice(order, min(wanted, 1) if model in due else wanted)):
                 self._drop(entry.task_id)

@@ -259,7 +259,7 @@ def _plan(session: Session, request: LeaseRequest) -> _Plan:
         if wanted <= 0:
             break
         wanted = 1 if model in due else wanted
-        queues = (model, f"{model}:{request.models[model]}")
+        queues = request.queues_of(model)
         plan.taken += itertools.islice(_in_order(session, plan, model, queues), wanted)
     return plan
 

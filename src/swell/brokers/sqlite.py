@@ -190,7 +190,8 @@ def _take(session: Session, request: LeaseRequest, model: str, n: int) -> list[T
     version = request.models[model]
     now = session.now
     started = []
-    for task in itertools.islice(_in_order(session, model, version, n), n):
+    queues = request.queues_of(model)
+    for task in itertools.islice(_in_order(session, model, queues, n), n):
         running = life.start(
             task,
             worker_id=request.worker_id,
@@ -205,9 +206,9 @@ def _take(session: Session, request: LeaseRequest, model: str, n: int) -> list[T
     return started
 
 
-def _in_order(session: Session, model: str, version: str, n: int) -> Iterator[Task]:
+def _in_order(session: Session, model: str, served: Sequence[str], n: int) -> Iterator[Task]:
     """Yield the ready tasks of a model in the order of service, of which n are wanted."""
-    queues = [queue for queue in (model, f"{model}:{version}") if session.ready_count(queue)]
+    queues = [queue for queue in served if session.ready_count(queue)]
     added = [session.unwritten(queue) for queue in queues]
     if sum(map(len, added)) == sum(map(session.ready_count, queues)):
         # Nothing waits in the file: what has just come goes on without being written twice.

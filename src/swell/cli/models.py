@@ -13,6 +13,7 @@ from rich.progress import Progress as Bars
 
 from swell.cli.added import ref_of
 from swell.cli.adding import add_model, remove_model
+from swell.cli.adoption import add_to as add_adoption_to
 from swell.cli.checking import Terms, check
 from swell.cli.fetching import cache_of, hub_of
 from swell.cli.inputs import as_flags
@@ -47,6 +48,7 @@ app.command("remove")(remove_model)
 app.command("prune")(prune_weights)
 app.command("push")(push_weights)
 app.command("keygen")(make_signing_key)
+add_adoption_to(app)
 
 
 @app.command("ls")

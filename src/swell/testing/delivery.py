@@ -259,6 +259,27 @@ class LifeConformance:
         (held,) = await delivery.lease(5, models={"demo/upper": "v2"})
         assert held.id == task.id
 
+    async def test_a_worker_leases_from_the_queues_of_a_model_that_it_is_given(
+        self, delivery: Delivery
+    ) -> None:
+        anybody, canary = await delivery.submit(
+            a_new_task(), a_new_task(queue="demo/upper:~canary")
+        )
+        other = {"demo/upper": "v2"}
+        named = {"demo/upper": ("demo/upper:v2",)}
+        assert await delivery.lease(5, models=other, staged=named) == []
+        both = {"demo/upper": ("demo/upper:v2", "demo/upper:~canary")}
+        (held,) = await delivery.lease(5, models=other, staged=both)
+        assert (held.id, held.version) == (canary.id, "v2")
+        await delivery.settle(held, outcome=a_failure())
+        delivery.clock.advance(60)
+        await delivery.sweep()
+        assert await delivery.lease(5, models=other, staged=named) == []
+        whole = {"demo/upper": ("demo/upper", "demo/upper:v1", "demo/upper:~canary")}
+        served = await delivery.lease(5, staged=whole)
+        assert {task.id for task in served} == {anybody.id, canary.id}
+        assert {task.version for task in served} == {"v1"}
+
     async def test_success_ends_the_task_with_its_output(self, delivery: Delivery) -> None:
         await delivery.submit(a_new_task())
         (held,) = await delivery.lease()

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from swell.adoption.traffic import asked_version
 from swell.api.call import Call
 from swell.api.service import Service
 from swell.store import TaskFilter
@@ -77,7 +78,8 @@ def _is_same(task: Task, new: NewTask, by_metadata: bool) -> bool:
     is_same_input = by_metadata or _unsigned(task.input) == _unsigned(new.input)
     return (
         task.state not in _WORTHLESS
-        and task.queue == new.queue
+        and asked_version(task.queue) == asked_version(new.queue)
+        and task.model == new.model
         and task.count == new.count
         and is_same_input
         and task.metadata == new.metadata

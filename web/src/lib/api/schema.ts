@@ -12,6 +12,23 @@ export interface AccountView {
   left_micros: number;
 }
 
+/** How the versions of a model are adopted. */
+export interface AdoptionView {
+  model: string;
+  /** if not, the version registered last gets what names none */
+  is_staged: boolean;
+  live: string;
+  canary: CanaryView | null;
+  /** versions that were live, the last one first */
+  former: (string)[];
+  /** newest first */
+  versions: (VersionStageView)[];
+  /** newest first */
+  history: (LifeChangeView)[];
+  /** what is to be done; empty for nothing */
+  notice: string;
+}
+
 /** What is left for whoever asks; empty where nothing is limited. */
 export interface AllowanceView {
   limits: (StandingView)[];
@@ -73,6 +90,28 @@ export interface BatchRequest {
 /** The tasks of a batch, in the order of the request. */
 export interface BatchView {
   tasks: (TaskView)[];
+}
+
+/** Which version gets a part of the traffic, and how much. */
+export interface CanaryRequest {
+  version: string;
+  /** of the tasks that name no version */
+  share: number;
+  /** whose tasks all get the same version: those of a `user` of a key, where what names none is drawn by itself, or all of a `key` */
+  sticky?: "key" | "user";
+  rollback?: RollbackRules;
+}
+
+/** A version that gets a part of the traffic. */
+export interface CanaryView {
+  version: string;
+  share: number;
+  since: string;
+  sticky: string;
+  rollback: RollbackRules;
+  /** whether a live worker has it; else the live version gets its part */
+  is_served: boolean;
+  evidence: VerdictView;
 }
 
 /** What one model made of a row; which one, is told once the voting has ended. */
@@ -545,6 +584,18 @@ export interface LedgerList {
   cursor: number | null;
 }
 
+/** One step of a model's life. */
+export interface LifeChangeView {
+  at: string;
+  /** name of the key; empty where nobody asked for it */
+  who: string;
+  /** `canary`, `promote`, `rollback` or `retire` */
+  action: string;
+  version: string;
+  share: number | null;
+  reason: string;
+}
+
 /** What tasks of a model took lately on workers with one kind of device. */
 export interface MeasuredView {
   /** as the workers call it, such as `cpu` or `cuda:0` */
@@ -740,6 +791,12 @@ export interface Problem {
   error_type: string;
 }
 
+/** Which version is to be live. */
+export interface PromoteRequest {
+  /** null for the canary */
+  version?: string | null;
+}
+
 /** Queues that are not empty, by name. */
 export interface QueueList {
   queues: (QueueView)[];
@@ -846,6 +903,27 @@ export interface Replayed {
   error: string | null;
 }
 
+/** Which version gets nothing any more. */
+export interface RetireRequest {
+  version: string;
+}
+
+/** Why, for whoever reads it later. */
+export interface RollbackRequest {
+  reason?: string;
+}
+
+/** When a canary is rolled back without being asked. */
+export interface RollbackRules {
+  automatic: boolean;
+  /** how likely a canary that is no worse is ever rolled back, at most */
+  false_alarm: number;
+  /** by which part of all attempts it has to fail more often */
+  failures_by: number;
+  /** how many times the live version's its 95th percentile has to be */
+  p95_by: number;
+}
+
 /** How to change a secret. */
 export interface RotateRequest {
   /** the secret before works for so long */
@@ -902,6 +980,15 @@ export interface ScalingView {
 }
 
 export type Scope = "admin" | "client" | "worker";
+
+/** What was seen of a version since its model has this canary. */
+export interface SeenView {
+  /** first tries, without those at fault themselves */
+  attempts: number;
+  failures: number;
+  /** of the newest 200 runs, for one sample */
+  p95_s: number | null;
+}
 
 /** Which secrets there are to sign URLs, without themselves. */
 export interface SigningView {
@@ -1132,6 +1219,33 @@ export interface UploadView {
   expires_at: string;
 }
 
+/** What was found out about a canary. */
+export interface VerdictView {
+  /** `early` (nobody can tell yet), `fine`, or `worse` */
+  verdict: string;
+  reason: string;
+  /** how many times more likely a canary that fails more makes what was seen */
+  failures_evidence: number;
+  /** the same for one that takes longer */
+  slowness_evidence: number;
+  /** from here on it counts as worse */
+  needed_evidence: number;
+  canary: SeenView;
+  live: SeenView;
+}
+
+/** How far one version is adopted. */
+export interface VersionStageView {
+  version: string;
+  /** `trial`, `canary`, `live` or `retired` */
+  stage: string;
+  /** of the tasks that name no version, as far as it is served */
+  share: number;
+  /** live ones that have it */
+  workers: number;
+  registered_at: string | null;
+}
+
 /** Which one of a row is better, or that all are as good. */
 export interface VoteRequest {
   /** from 0 on */
@@ -1225,6 +1339,11 @@ export interface Paths {
   "GET /v1/models/{owner}/{name}": { path: { owner: string; name: string }; answer: ModelView };
   "GET /v1/models/{owner}/{name}/versions": { path: { owner: string; name: string }; answer: ModelList };
   "GET /v1/models/{owner}/{name}/samples/{digest}": { path: { owner: string; name: string; digest: string }; answer: unknown };
+  "GET /v1/models/{owner}/{name}/adoption": { path: { owner: string; name: string }; answer: AdoptionView };
+  "POST /v1/models/{owner}/{name}/canary": { path: { owner: string; name: string }; body: CanaryRequest; answer: AdoptionView };
+  "POST /v1/models/{owner}/{name}/promote": { path: { owner: string; name: string }; body: PromoteRequest; answer: AdoptionView };
+  "POST /v1/models/{owner}/{name}/rollback": { path: { owner: string; name: string }; body: RollbackRequest; answer: AdoptionView };
+  "POST /v1/models/{owner}/{name}/retire": { path: { owner: string; name: string }; body: RetireRequest; answer: AdoptionView };
   "POST /v1/uploads": { query: { filename?: string }; answer: UploadView };
   "GET /v1/artifacts/{key}": { path: { key: string }; answer: unknown };
   "PUT /v1/artifacts/{key}": { path: { key: string }; answer: StoredView };

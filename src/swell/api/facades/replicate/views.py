@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from swell.adoption.traffic import asked_version
 from swell.api.facades.links import direct_url
 from swell.api.facades.replicate.messages import HOME, ReplicatePrediction, ReplicateUrls, Status
 from swell.api.views import UrlMaker, resolve_files
@@ -155,7 +156,7 @@ def prediction(
     return ReplicatePrediction(
         id=task.id,
         model=task.model,
-        version=task.model_version or task.queue.partition(":")[2] or version,
+        version=task.model_version or asked_version(task.queue) or version,
         status=status_of(task),
         input=input_of(task),
         output=output_of(task, files),

@@ -1,0 +1,66 @@
+"""Who gets which version while versions share a model's traffic: at the door, and at the leases."""
+
+import random
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from swell.adoption.life import Canary
+from swell.adoption.traffic import canary_queue, is_in_canary, queues_of
+from swell.api.service import Service
+from swell.registry import WorkerInfo
+from swell.task import NewTask
+
+__all__ = ["split", "staged_queues"]
+
+#: Whoever cannot be told from others is another one each time.
+_draw: Final = random.SystemRandom().random
+
+
+def split(service: Service, news: Sequence[NewTask]) -> Sequence[NewTask]:
+    """Return new tasks, the canary's of them in its queue.
+
+    A task goes to the canary if its caller's place is within the share, a live worker has the
+    canary, and the canary takes its input too: it was checked against the live version's schema.
+    """
+    canaries = service.cards.canaries
+    if not canaries:
+        return news
+    return [
+        new if (canary := canaries.get(new.model)) is None else _sent(service, new, canary)
+        for new in news
+    ]
+
+
+def staged_queues(service: Service, info: WorkerInfo) -> dict[str, tuple[str, ...]]:
+    """Return model → the queues of it that a worker serves, of the models that were staged."""
+    lives = service.cards.lives
+    found = {}
+    for model, version in info.models.items():
+        life = lives.get(model)
+        if life is not None:
+            canary = life.canary
+            is_served = canary is not None and service.fleet.is_served(model, canary.version)
+            found[model] = queues_of(life, version, is_canary_served=is_served)
+    return found
+
+
+def _sent(service: Service, new: NewTask, canary: Canary) -> NewTask:
+    model = new.model
+    if (
+        new.queue != model
+        or not _is_in(new, canary)
+        or not service.fleet.is_served(model, canary.version)
+        or not service.cards.takes(f"{model}:{canary.version}", new.input)
+    ):
+        return new
+    return msgspec.structs.replace(new, queue=canary_queue(model))
+
+
+def _is_in(new: NewTask, canary: Canary) -> bool:
+    if canary.is_by_key:
+        return is_in_canary(new.model, new.key_id, canary.share)
+    if new.user is None:
+        return _draw() < canary.share
+    return is_in_canary(new.model, f"{new.key_id}\0{new.user}", canary.share)

@@ -1,0 +1,332 @@
+"""Adopting versions over HTTP: who gets which, what moves when, and what rolls back by itself."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from api_harness import UPPER, Answer, World, a_world, failed, succeeded
+
+from swell.adoption.traffic import is_in_canary
+from swell.api.canaries import look_after_canaries
+from swell.api.duties import sweep
+
+PATH = "/v1/models/demo/upper"
+OLD, NEW = UPPER, UPPER | {"version": "2"}
+
+#: Users whose places lie below and above half.
+INSIDE = [f"u{n}" for n in range(60)]
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world() as world:
+        yield world
+
+
+async def act(world: World, what: str, **body: Any) -> Answer:
+    return await world.admin("POST", f"{PATH}/{what}", body)
+
+
+async def stages(world: World) -> dict[str, str]:
+    shown = (await world.admin("GET", f"{PATH}/adoption")).json
+    return {each["version"]: each["stage"] for each in shown["versions"]}
+
+
+async def both(world: World) -> tuple[str, str]:
+    """Register a worker of each version, the first of them live."""
+    old = await world.register(OLD)
+    assert (await act(world, "promote", version="1")).status == 200
+    return old, await world.register(NEW)
+
+
+async def split_users(world: World, share: float) -> tuple[list[str], list[str]]:
+    """Return users that are in a canary of this share, and users that are not."""
+    key = next(
+        each["id"]
+        for each in (await world.admin("GET", "/v1/keys")).json["keys"]
+        if each["name"] == "anna"
+    )
+    inside = [u for u in INSIDE if is_in_canary("demo/upper", f"{key}\0{u}", share)]
+    return inside, [u for u in INSIDE if u not in inside]
+
+
+async def granted(world: World, worker: str, n: int = 100) -> list[dict[str, Any]]:
+    return list((await world.lease(worker, n=n)).get("tasks", []))
+
+
+async def test_newest_wins_until_a_version_was_promoted(world: World) -> None:
+    await world.register(OLD)
+    await world.register(NEW)
+    shown = (await world.admin("GET", f"{PATH}/adoption")).json
+    assert (shown["is_staged"], shown["live"]) == (False, "2")
+    assert "promote 2" in shown["notice"]
+    assert (await act(world, "promote", version="1")).json["live"] == "1"
+    await world.register(NEW)
+    assert await stages(world) == {"2": "trial", "1": "live"}
+    assert (await world.anna("GET", PATH)).json["version"] == "1"
+
+
+async def test_a_trial_gets_only_what_names_it(world: World) -> None:
+    old, new = await both(world)
+    await world.create()
+    named = await world.create(model="demo/upper:2")
+    assert [each["task_id"] for each in await granted(world, new)] == [named["id"]]
+    assert [each["version"] for each in await granted(world, old)] == ["1"]
+
+
+async def test_without_a_worker_of_the_live_version_nothing_is_accepted(world: World) -> None:
+    old, _ = await both(world)
+    await world.report(old, goodbye=True)
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    answer = await world.anna("POST", "/v1/tasks", body)
+    assert (answer.status, "demo/upper:1" in answer.json["detail"]) == (503, True)
+    assert "promote" in (await world.admin("GET", f"{PATH}/adoption")).json["notice"]
+
+
+async def test_users_are_split_and_stay_where_they_are(world: World) -> None:
+    old, new = await both(world)
+    assert (await act(world, "canary", version="2", share=0.3)).status == 200
+    inside, outside = await split_users(world, 0.3)
+    assert len(inside) > 8
+    assert len(outside) > 20
+    for user in INSIDE * 2:
+        await world.create(user=user)
+    of_canary, of_live = await granted(world, new, 500), await granted(world, old, 500)
+    assert {each["version"] for each in of_canary} == {"2"}
+    assert {each["version"] for each in of_live} == {"1"}
+    assert (len(of_canary), len(of_live)) == (2 * len(inside), 2 * len(outside))
+    larger = await act(world, "canary", version="2", share=0.6)
+    assert larger.json["canary"]["share"] == 0.6
+    assert set(inside) < set((await split_users(world, 0.6))[0])
+
+
+async def test_a_key_may_stay_together(world: World) -> None:
+    _, new = await both(world)
+    await act(world, "canary", version="2", share=0.999999, sticky="key")
+    for user in INSIDE[:10]:
+        await world.create(user=user)
+    assert len(await granted(world, new)) == 10
+
+
+async def test_who_names_a_version_or_sends_what_the_canary_does_not_take_is_not_split(
+    world: World,
+) -> None:
+    old = await world.register(OLD)
+    await act(world, "promote", version="1")
+    schema = {"type": "object", "properties": {"text": {"type": "string", "maxLength": 3}}}
+    new = await world.register(NEW | {"input_schema": schema})
+    await act(world, "canary", version="2", share=0.999999)
+    await world.create(model="demo/upper:1", user="u1")
+    await world.create(user="u1", input={"text": "longer"})
+    await world.create(user="u1", input={"text": "ok"})
+    assert len(await granted(world, old)) == 2
+    assert len(await granted(world, new)) == 1
+
+
+async def test_a_rollback_sends_what_waits_to_the_live_version(world: World) -> None:
+    old, new = await both(world)
+    await act(world, "canary", version="2", share=0.999999)
+    task = await world.create(user="u1")
+    rolled = await act(world, "rollback", reason="six fingers")
+    assert rolled.json["canary"] is None
+    assert rolled.json["history"][0]["reason"] == "six fingers"
+    assert await granted(world, new) == []
+    assert [each["task_id"] for each in await granted(world, old)] == [task["id"]]
+    assert await stages(world) == {"2": "trial", "1": "live"}
+
+
+async def test_a_canary_without_workers_leaves_its_part_to_the_live_version(world: World) -> None:
+    old, new = await both(world)
+    await act(world, "canary", version="2", share=0.999999)
+    waiting = await world.create(user="u1")
+    await world.report(new, goodbye=True)
+    later = await world.create(user="u1")
+    tasks = [each["task_id"] for each in await granted(world, old)]
+    assert sorted(tasks) == sorted([waiting["id"], later["id"]])
+    shown = (await world.admin("GET", f"{PATH}/adoption")).json
+    assert shown["canary"]["is_served"] is False
+    assert "its part goes to 1" in shown["notice"]
+
+
+async def test_a_promoted_canary_is_live_and_rolls_back_to_the_version_before(world: World) -> None:
+    old, new = await both(world)
+    await act(world, "canary", version="2", share=0.1)
+    assert (await act(world, "promote")).json["live"] == "2"
+    assert await stages(world) == {"2": "live", "1": "trial"}
+    await world.create()
+    assert await granted(world, old) == []
+    assert len(await granted(world, new)) == 1
+    assert (await act(world, "rollback")).json["live"] == "1"
+
+
+async def test_who_waits_for_work_hears_of_new_stages_at_once(world: World) -> None:
+    _, new = await both(world)
+    worker = world.service.fleet.get(new)
+    assert worker is not None
+    waiting = world.worker("POST", "/worker/v1/lease", {"worker_id": new, "n": 1, "wait_s": 20})
+    call = asyncio.create_task(waiting)
+    while not worker.polls:
+        await asyncio.sleep(0)
+    await act(world, "promote", version="2")
+    assert (await asyncio.wait_for(call, 5)).json.get("tasks", []) == []
+
+
+async def test_retired_versions_get_nothing(world: World) -> None:
+    _, new = await both(world)
+    assert (await act(world, "retire", version="2")).status == 200
+    body = {"model": "demo/upper:2", "input": {"text": "a"}}
+    assert (await world.anna("POST", "/v1/tasks", body)).status == 404
+    again = await act(world, "retire", version="2")
+    assert (again.status, again.json["code"]) == (409, "conflict")
+    assert (await act(world, "promote", version="2")).json["live"] == "2"
+    await world.create()
+    assert len(await granted(world, new)) == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "body", "status", "said"),
+    [
+        ("canary", {"version": "9", "share": 0.1}, 404, "there are: 2, 1"),
+        ("canary", {"version": "1", "share": 0.1}, 409, "live already"),
+        ("canary", {"version": "2", "share": 1.5}, 422, "share"),
+        ("promote", {"version": "1"}, 409, "live already"),
+        ("promote", {}, 409, "no canary"),
+        ("rollback", {}, 409, "no canary"),
+        ("retire", {"version": "1"}, 409, "promote another version first"),
+    ],
+)
+async def test_what_cannot_be_done_says_what_to_do(
+    world: World, what: str, body: dict[str, Any], status: int, said: str
+) -> None:
+    await both(world)
+    answer = await act(world, what, **body)
+    assert (answer.status, said in answer.json["detail"]) == (status, True), answer.body
+
+
+async def test_a_version_that_nobody_serves_gets_no_traffic(world: World) -> None:
+    _, new = await both(world)
+    await world.report(new, goodbye=True)
+    for what, body in (("canary", {"version": "2", "share": 0.1}), ("promote", {"version": "2"})):
+        answer = await act(world, what, **body)
+        assert (answer.status, "swell worker" in answer.json["detail"]) == (409, True)
+
+
+async def test_only_operators_stage(world: World) -> None:
+    await both(world)
+    assert (await world.anna("POST", f"{PATH}/promote", {"version": "2"})).status == 403
+    assert (await world.anna("GET", f"{PATH}/adoption")).status == 403
+
+
+async def test_what_operators_did_is_in_the_audit_log(world: World) -> None:
+    await both(world)
+    await act(world, "canary", version="2", share=0.25)
+    entries = (await world.admin("GET", "/v1/audit")).json["entries"]
+    told = {(entry["action"], entry["target"], entry["detail"]) for entry in entries}
+    assert ("models.canary", "demo/upper:2", "0.25 of the traffic") in told
+
+
+# ---- what rolls back by itself
+
+
+async def work(world: World, worker: str, *, fails: int, took_s: float, n: int) -> None:
+    """Have a worker end up to n tasks, the first of which fail."""
+    tasks = await granted(world, worker, n)
+    told = []
+    for number, task in enumerate(tasks):
+        settlement = failed(task, retryable=True) if number < fails else succeeded(task, "x")
+        if number >= fails:
+            settlement["outcome"]["timings"] = {"run_s": took_s}
+        told.append(settlement)
+    await world.report(worker, settlements=told)
+
+
+async def crowd(world: World, n: int) -> None:
+    for at in range(0, n, 100):
+        batch = {
+            "tasks": [
+                {"model": "demo/upper", "input": {"text": "a"}, "user": f"v{at + each}"}
+                for each in range(100)
+            ]
+        }
+        assert (await world.anna("POST", "/v1/tasks/batch", batch)).status == 202
+
+
+@pytest.mark.parametrize(
+    ("fails", "took_s", "why"), [(25, 1.0, "fails more often"), (0, 3.0, "takes longer")]
+)
+async def test_a_worse_canary_is_rolled_back(
+    world: World, fails: int, took_s: float, why: str
+) -> None:
+    old, new = await both(world)
+    await act(world, "canary", version="2", share=0.5)
+    for _ in range(3):
+        await crowd(world, 100)
+        await work(world, old, fails=0, took_s=1.0, n=200)
+        await work(world, new, fails=fails, took_s=took_s, n=200)
+        await look_after_canaries(world.service)
+    shown = (await world.admin("GET", f"{PATH}/adoption")).json
+    assert (shown["canary"], shown["live"]) == (None, "1")
+    assert why in shown["history"][0]["reason"]
+    assert shown["history"][0]["who"] == ""
+    entries = (await world.admin("GET", "/v1/audit")).json["entries"]
+    assert ("models.rollback", "") in {(each["action"], each["key_name"]) for each in entries}
+    numbers = (await world.stranger("GET", "/metrics")).body.decode()
+    assert 'swell_canary_rollbacks_total{model="demo/upper"} 1.0' in numbers
+    await crowd(world, 100)
+    assert await granted(world, new) == []
+
+
+async def test_a_canary_that_is_no_worse_stays_and_what_was_seen_is_shown(world: World) -> None:
+    old, new = await both(world)
+    await act(world, "canary", version="2", share=0.5)
+    await crowd(world, 100)
+    await work(world, old, fails=1, took_s=1.0, n=200)
+    await work(world, new, fails=1, took_s=1.0, n=200)
+    await look_after_canaries(world.service)
+    shown = (await world.admin("GET", f"{PATH}/adoption")).json["canary"]["evidence"]
+    assert shown["verdict"] == "fine"
+    assert shown["canary"]["failures"] == shown["live"]["failures"] == 1
+    assert shown["canary"]["attempts"] + shown["live"]["attempts"] == 100
+    assert shown["failures_evidence"] < shown["needed_evidence"] == 2000
+    assert (
+        'swell_canary_share{model="demo/upper"} 0.5'
+        in (await world.stranger("GET", "/metrics")).body.decode()
+    )
+
+
+async def test_without_automatic_rollback_it_is_only_told(world: World) -> None:
+    old, new = await both(world)
+    await act(world, "canary", version="2", share=0.5, rollback={"automatic": False})
+    await crowd(world, 200)
+    await work(world, old, fails=0, took_s=1.0, n=300)
+    await work(world, new, fails=300, took_s=1.0, n=300)
+    await look_after_canaries(world.service)
+    assert (await world.admin("GET", f"{PATH}/adoption")).json["canary"]["evidence"][
+        "verdict"
+    ] == "worse"
+
+
+async def test_faults_of_inputs_and_later_tries_tell_nothing(world: World) -> None:
+    _, new = await both(world)
+    await act(world, "canary", version="2", share=0.999999)
+    for _ in range(2):
+        await world.create(user="u1")
+    first, second = await granted(world, new)
+    await world.report(new, settlements=[failed(first, retryable=False)])
+    await world.report(new, settlements=[failed(second, retryable=True)])
+    world.clock.advance(60)
+    await world.register(NEW)
+    seen = world.service.canaries.take("demo/upper")
+    assert [(each.is_canary, each.has_failed) for each in seen] == [(True, True)]
+
+
+async def test_a_lost_worker_counts_against_its_version(world: World) -> None:
+    _, new = await both(world)
+    await act(world, "canary", version="2", share=0.999999)
+    await world.create(user="u1")
+    assert len(await granted(world, new)) == 1
+    world.clock.advance(120)
+    await sweep(world.service)
+    seen = world.service.canaries.take("demo/upper")
+    assert [(each.is_canary, each.has_failed) for each in seen] == [(True, True)]
