@@ -11,7 +11,7 @@ from chaos.faults import FAULTS, DiskFull
 from chaos.trial import EVERYTHING, Row, Trial, run_trial
 from swell.task import TaskState
 
-pytestmark = [pytest.mark.chaos, pytest.mark.alone, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 #: Instead of the half minute of the figure.
 AT_MOST_S = 4.5
