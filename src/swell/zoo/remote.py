@@ -38,7 +38,16 @@ from swell.clock import Clock, SystemClock
 from swell.media import Audio, File, Image, Video, Within
 from swell.model import Batch, Cancelled, InvalidModel, Item, Model, Reject
 
-__all__ = ["Budget", "BudgetSpent", "OpenAIImages", "Predictions", "RemoteModel", "asked_of"]
+__all__ = [
+    "Budget",
+    "BudgetSpent",
+    "OpenAIImages",
+    "Predictions",
+    "RemoteModel",
+    "asked_of",
+    "logged_progress",
+    "plain_of",
+]
 
 #: Largest file that is taken of an answer.
 _MOST_BYTES: Final = 100 * 1024**2
@@ -369,19 +378,20 @@ def asked_of(item: Item[Any]) -> dict[str, Any]:
     if "seed" in type(item.input).model_fields:
         own = asked.get("seed")
         asked["seed"] = item.seed if own is None else own + item.index
-    plain: dict[str, Any] = _plain(asked)
+    plain: dict[str, Any] = plain_of(asked)
     return plain
 
 
-def _plain(value: Any) -> Any:
+def plain_of(value: Any) -> Any:
+    """Return a value as JSON, with its files as data URIs."""
     if isinstance(value, File):
         return _data_uri(value.read(), value.content_type)
     if isinstance(value, Image):
         return _data_uri(*_encoded(value))
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: plain_of(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain_of(each) for each in value]
     return value
 
 
@@ -458,10 +468,18 @@ def _link(found: Mapping[str, Any], name: str, base: str) -> str:
 
 
 def _tell_progress(found: Mapping[str, Any], item: Item[Any]) -> None:
-    lines = _PROGRESS.findall(str(found.get("logs") or ""))
-    if lines:
-        _, done, total = lines[-1]
-        item.progress(int(done), int(total))
+    told = logged_progress(found.get("logs"))
+    if told is not None:
+        item.progress(*told)
+
+
+def logged_progress(logs: Any) -> tuple[int, int] | None:
+    """Return how many steps of how many are over, by logs that tqdm wrote; None for no word."""
+    lines = _PROGRESS.findall(str(logs or ""))
+    if not lines:
+        return None
+    _, done, total = lines[-1]
+    return int(done), int(total)
 
 
 def _as_media(data: bytes, content_type: str) -> Any:
