@@ -1,12 +1,14 @@
 """The web app in a browser: sign in, and what every page is held to."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
-__all__ = ["AXE", "SIZES", "App", "breaches"]
+__all__ = ["AXE", "SIZES", "App", "breaches", "watched"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -49,3 +51,13 @@ def breaches(page: Page) -> list[str]:
         for each in found["violations"]
         for node in each["nodes"]
     ]
+
+
+@contextlib.contextmanager
+def watched(context: BrowserContext) -> Iterator[Page]:
+    """A page; whatever it says that went wrong fails the test."""
+    opened, wrong = context.new_page(), list[str]()
+    opened.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    yield opened
+    assert wrong == []

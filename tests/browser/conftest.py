@@ -1,9 +1,8 @@
-import contextlib
 import shutil
 from collections.abc import Iterator
 
 import pytest
-from app import App
+from app import App, watched
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from served import Served
 
@@ -76,12 +75,3 @@ def app_page(browser: Browser, app: App) -> Iterator[Page]:
     with watched(context) as opened:
         yield opened
     context.close()
-
-
-@contextlib.contextmanager
-def watched(context: BrowserContext) -> Iterator[Page]:
-    opened, wrong = context.new_page(), list[str]()
-    opened.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    yield opened
-    assert wrong == []

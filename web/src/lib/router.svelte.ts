@@ -18,6 +18,11 @@ export interface Route {
 /** Every page. A page that is not here is not in the menu. */
 export const ROUTES: Route[] = [
   { path: "/", word: "nav.create", icon: "create", load: () => import("../pages/Create.svelte") },
+  { path: "/fleet", word: "nav.fleet", icon: "fleet", isOperators: true, load: () => import("../pages/Fleet.svelte") },
+  { path: "/tasks", word: "nav.tasks", icon: "tasks", isOperators: true, load: () => import("../pages/Tasks.svelte") },
+  { path: "/tasks/:id", word: "task.title", isOperators: true, load: () => import("../pages/Task.svelte") },
+  { path: "/costs", word: "nav.costs", icon: "costs", isOperators: true, load: () => import("../pages/Costs.svelte") },
+  { path: "/keys", word: "nav.keys", icon: "keys", isOperators: true, load: () => import("../pages/Keys.svelte") },
 ];
 
 export interface Place {

@@ -1,0 +1,210 @@
+"""What operators do in the web app: look after workers, tasks, costs and keys."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+from app import AXE, ROOT, SIZES, App, breaches, watched
+from playwright.sync_api import Browser, Page, expect
+
+from commandline import Swell, ready_line, stop
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(
+        not (ROOT / "web" / "dist" / "index.html").is_file(), reason="run `make web` first"
+    ),
+]
+
+needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="run `npm ci` in web/ first")
+
+#: A worker that is silent is soon lost, and what it held soon somebody else's.
+_SETTINGS: Final = """
+[delivery]
+heartbeat_s = 0.5
+lease_s = 3
+
+[costs]
+api_image_micros = 40000
+
+[pools.crowd]
+provider = "process"
+models = ["demo/*"]
+least = 1
+most = 2
+hour_micros = 900000
+"""
+
+_PATIENCE_MS: Final = 40_000
+
+
+@pytest.fixture(scope="module")
+def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """A Swell whose workers are launched by a pool."""
+    swell = Swell(tmp_path_factory.mktemp("operated"))
+    (swell.folder / "swell.toml").write_text(_SETTINGS)
+    process = swell.start("up", "--json", "--port", "0")
+    try:
+        ready = ready_line(process, swell.folder)
+        yield App(ready["url"], ready["key"])
+    finally:
+        assert stop(process) == 0, (swell.folder / "stderr.txt").read_text()
+
+
+@pytest.fixture
+def desk(browser: Browser, operated: App) -> Iterator[Page]:
+    """A page of the app there."""
+    context = browser.new_context(base_url=operated.url, locale="en-GB")
+    with watched(context) as opened:
+        yield opened
+    context.close()
+
+
+def ask(page: Page, app: App, method: str, path: str, data: Any = None) -> Any:
+    """Ask as a program does."""
+    headers = {"authorization": f"Bearer {app.key}"}
+    return page.request.fetch(path, method=method, headers=headers, data=data).json()
+
+
+def until(what: Callable[[], Any]) -> Any:
+    """Wait for something that is true."""
+    for _ in range(400):
+        if found := what():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it never came")
+
+
+def submit(page: Page, app: App, model: str, **request: Any) -> str:
+    """Send a task; return its id."""
+    until(lambda: any(m["name"] == model for m in ask(page, app, "GET", "/v1/models")["models"]))
+    task = ask(page, app, "POST", "/v1/tasks", {"model": model, "input": {}, **request})
+    return str(task["id"])
+
+
+def test_the_fleet_shows_a_worker_that_dies_and_who_takes_over(desk: Page, operated: App) -> None:
+    slow = {"prompt": "a long one", "steps": 40, "step_s": 0.1}
+    task = submit(desk, operated, "demo/echo-picture", input=slow)
+    until(lambda: ask(desk, operated, "GET", f"/v1/tasks/{task}")["state"] == "running")
+    operated.open(desk, "/fleet")
+    expect(desk.get_by_role("link", name="a long one")).to_be_visible()
+    [worker] = [w for w in ask(desk, operated, "GET", "/v1/workers")["workers"] if w["held"]]
+    os.kill(worker["pid"], signal.SIGKILL)
+    expect(desk.get_by_text("Lost", exact=True).first).to_be_visible(timeout=_PATIENCE_MS)
+    expect(desk.get_by_text("Launched").first).to_be_visible()
+    until(lambda: ask(desk, operated, "GET", f"/v1/tasks/{task}")["state"] == "succeeded")
+    operated.open(desk, f"/tasks/{task}")
+    expect(desk.get_by_text("2 / 3")).to_be_visible()
+    expect(desk.get_by_alt_text("a long one")).to_be_visible()
+
+
+def test_a_running_task_is_cancelled_after_a_question(desk: Page, operated: App) -> None:
+    slow = {"prompt": "for ever", "steps": 900, "step_s": 0.1}
+    task = submit(desk, operated, "demo/echo-picture", input=slow)
+    operated.open(desk, f"/tasks/{task}")
+    desk.get_by_role("button", name="Cancel", exact=True).click()
+    desk.get_by_role("button", name="Cancel the task").click()
+    expect(desk.get_by_text("Canceled", exact=True)).to_be_visible(timeout=_PATIENCE_MS)
+
+
+def test_tasks_are_found_by_their_state_and_user(desk: Page, operated: App) -> None:
+    for text in ("one", "two"):
+        submit(desk, operated, "demo/upper", input={"text": text}, user="olga")
+    operated.open(desk, "/tasks")
+    desk.get_by_label("User").fill("olga")
+    expect(desk.get_by_role("row")).to_have_count(3)
+    desk.get_by_label("State").select_option("failed")
+    expect(desk.get_by_text("None fits these filters.")).to_be_visible()
+    desk.reload()
+    expect(desk.get_by_label("User")).to_have_value("olga")
+
+
+def test_a_dead_letter_is_replayed(desk: Page, operated: App) -> None:
+    task = submit(desk, operated, "demo/crash", max_attempts=1)
+    until(lambda: ask(desk, operated, "GET", f"/v1/tasks/{task}")["state"] == "failed")
+    operated.open(desk, "/tasks?show=dead")
+    desk.get_by_role("button", name="Replay", exact=True).first.click()
+    desk.get_by_role("button", name="See it").click()
+    expect(desk.get_by_role("heading", level=1)).to_have_text("Task")
+    assert task not in desk.url
+
+
+def test_a_key_is_made_shown_once_and_revoked(desk: Page, operated: App) -> None:
+    operated.open(desk, "/keys")
+    desk.get_by_role("button", name="New key").click()
+    desk.get_by_label("Name").fill("phone app")
+    desk.get_by_role("button", name="Make the key").click()
+    secret = desk.get_by_role("region", name="The new key").inner_text().strip()
+    told = desk.request.get("/v1/keys/self", headers={"authorization": f"Bearer {secret}"}).json()
+    assert (told["name"], told["scopes"]) == ("phone app", ["client"])
+    desk.get_by_role("button", name="I have kept it").click()
+    expect(desk.get_by_text(secret)).to_have_count(0)
+    desk.get_by_role("button", name="Actions for phone app").click()
+    desk.get_by_role("menuitem", name="Revoke").click()
+    desk.get_by_role("button", name="Revoke", exact=True).click()
+    expect(desk.get_by_text("phone app")).to_have_count(0)
+    until(
+        lambda: (
+            desk.request.get("/v1/keys/self", headers={"authorization": f"Bearer {secret}"}).status
+            == 401
+        )
+    )
+
+
+def test_a_mistake_in_a_new_key_is_told_where_it_is(browser: Browser, operated: App) -> None:
+    # Not a watched page: a browser tells of each answer that is an error.
+    context = browser.new_context(base_url=operated.url, locale="en-GB")
+    page = context.new_page()
+    operated.open(page, "/keys")
+    page.get_by_role("button", name="New key").click()
+    page.get_by_label("Name").fill("wrong")
+    page.get_by_text("Limits", exact=True).last.click()
+    page.get_by_label("Requests a second").fill("-1")
+    page.get_by_role("button", name="Make the key").click()
+    expect(page.get_by_role("alert").first).to_be_visible()
+    context.close()
+
+
+def test_costs_are_beside_those_of_an_api(desk: Page, operated: App) -> None:
+    task = submit(desk, operated, "demo/echo-picture", input={"prompt": "cheap", "steps": 2})
+    until(lambda: ask(desk, operated, "GET", f"/v1/tasks/{task}")["state"] == "succeeded")
+    operated.open(desk, "/costs")
+    expect(desk.get_by_text("Per picture").first).to_be_visible()
+    expect(desk.get_by_text("Cold starts").first).to_be_visible()
+    desk.get_by_label("By", exact=True).select_option("pool")
+    expect(desk.get_by_role("row", name="crowd")).to_be_visible()
+
+
+@needs_axe
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+def test_operators_pages_are_accessible(
+    browser: Browser, operated: App, theme: str, size: str
+) -> None:
+    width, height = SIZES[size]
+    context = browser.new_context(
+        base_url=operated.url,
+        viewport={"width": width, "height": height},
+        reduced_motion="reduce",
+        locale="en-GB",
+    )
+    with watched(context) as page:
+        found = []
+        operated.open(page, "/fleet", theme=theme)
+        expect(page.get_by_text("Workers ready")).to_be_visible()
+        task = ask(page, operated, "GET", "/v1/tasks")["tasks"][0]["id"]
+        for path in ("/fleet", "/tasks", f"/tasks/{task}", "/tasks?show=dead", "/costs", "/keys"):
+            page.goto(f"{operated.url}/#{path}")
+            expect(page.get_by_text("Loading", exact=True)).to_have_count(0)
+            wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            found += [f"{path} {each}" for each in breaches(page)]
+            found += [f"{path} is {wide} px too wide"] if wide > 0 else []
+        page.goto(f"{operated.url}/#/keys")
+        page.get_by_role("button", name="New key").click()
+        found += breaches(page)
+    context.close()
+    assert found == []
