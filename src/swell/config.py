@@ -208,6 +208,11 @@ class ServerSettings(_Group):
         "(`chains.py`), or such that come with Swell (`swell/picture`): models combined, which are "
         "called like models.",
     )
+    styles: _Words = Field(
+        default=("swell/picture",),
+        description="Files of styles that people choose by a picture, in TOML with their pictures "
+        "beside them, or those that come with Swell (`swell/picture`); an empty list for none.",
+    )
     cors_origins: _Origins = Field(
         default=(),
         description="Pages that may use the service from a browser, by origin, such as "

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from swell.providers.process import ProcessProvider
     from swell.registry import Registry
     from swell.store import Store
+    from swell.styles import Style
     from swell.telemetry import Tracer
     from swell.weights.cache import WeightCache
     from swell.weights.compiled import CompiledCache
@@ -938,6 +939,7 @@ def _api_settings(settings: Settings) -> "ApiSettings":
         log_requests=_log_requests(settings.log),
         shows_trace=settings.telemetry.in_tasks,
         webhooks=_webhook_settings(settings.webhooks),
+        styles=_styles(server.styles),
         web_app=built_app(),
     )
 
@@ -967,6 +969,17 @@ def _pipelines(refs: Sequence[str]) -> "tuple[Declared, ...]":
     names = [each.name for each in found]
     if twice := next((each for each in names if names.count(each) > 1), None):
         raise InvalidModel(f"server.pipelines: two files declare {twice}: name each once")
+    return tuple(found)
+
+
+def _styles(refs: Sequence[str]) -> "tuple[Style, ...]":
+    """Return the styles that files hold."""
+    from swell.styles import load_styles
+
+    found = [style for ref in refs for style in load_styles(ref)]
+    names = [each.name for each in found]
+    if twice := next((each for each in names if names.count(each) > 1), None):
+        raise InvalidModel(f"server.styles: two files hold {twice}: name each once")
     return tuple(found)
 
 

@@ -97,6 +97,8 @@ __all__ = [
     "StandingView",
     "StartupView",
     "StoredView",
+    "StyleList",
+    "StyleView",
     "SwitchesView",
     "TaskList",
     "TaskQuery",
@@ -721,6 +723,28 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     """Models, by name."""
 
     models: list[ModelView]
+
+
+class StyleView(msgspec.Struct, frozen=True, kw_only=True):
+    """A style that people choose by a picture."""
+
+    name: str
+    label: str
+    labels: Annotated[dict[str, str], Meta(description="language → label")]
+    prompt: Annotated[
+        str, Meta(description="what becomes of a prompt, which stands at `{prompt}`; empty for it")
+    ]
+    input: Annotated[dict[str, Any], Meta(description="what it sets of a model's input")]
+    models: Annotated[list[str], Meta(description="which it is for; empty for any")]
+    picture: Annotated[
+        str | None, Meta(description="the URL needs no key, and always shows the same")
+    ]
+
+
+class StyleList(msgspec.Struct, frozen=True, kw_only=True):
+    """Styles, in the order in which they are shown."""
+
+    styles: list[StyleView]
 
 
 class UploadQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

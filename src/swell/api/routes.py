@@ -23,6 +23,7 @@ from swell.api import (
     pages,
     scaling,
     startups,
+    styles,
     tasks,
     webhooks,
     weights,
@@ -397,6 +398,35 @@ _MODELS: Final = (
         "takes it back.",
         Body(messages.RetireRequest, example={"version": "3f2a9c1be07d"}),
         audit="models.retire",
+    ),
+)
+
+_STYLES: Final = (
+    Route(
+        "GET",
+        "/v1/styles",
+        styles.list_styles,
+        Scope.CLIENT,
+        "List styles",
+        "Models",
+        {200: Response("Styles, in the order in which they are shown", messages.StyleList)},
+        (),
+        "A style says what becomes of a prompt and what else a model is given: whoever asks "
+        "does so. They come from files of the operator (`server.styles`).",
+    ),
+    Route(
+        "GET",
+        "/v1/styles/{digest}",
+        styles.show_picture,
+        None,
+        "Show a style's picture",
+        "Models",
+        {
+            200: Response("The picture", media_type="image/webp"),
+            304: Response("It has not changed", media_type=""),
+        },
+        (NotFound,),
+        "The URL comes with the style and needs no key.",
     ),
 )
 
@@ -1143,6 +1173,7 @@ _WORKERS: Final = (
 ROUTES: Final[tuple[Route, ...]] = (
     *_TASKS,
     *_MODELS,
+    *_STYLES,
     *_FILES,
     *_COMPARISONS,
     *_WEBHOOKS,

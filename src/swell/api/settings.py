@@ -15,6 +15,7 @@ from swell.pipeline_cards import Declared
 from swell.registry import KeyLimits, Registry
 from swell.signing import SigningSecrets
 from swell.store import Store
+from swell.styles import Style
 from swell.telemetry import Tracer
 from swell.urls import UrlPolicy
 from swell.webhooks.schedule import SCHEDULE_S
@@ -118,6 +119,8 @@ class ApiSettings:
     serve_files: Literal["through", "redirect"] = "through"
     #: Of each model at most one.
     retention: tuple[Retention, ...] = ()
+    #: What people may choose by a picture.
+    styles: tuple[Style, ...] = ()
     #: Folder of the web app as it was built; None for none.
     web_app: Path | None = None
     #: An upload that no task uses goes after so long; None for never.

@@ -167,7 +167,7 @@ class Jobs {
     const control = new AbortController();
     this.streams.set(job.id, control);
     try {
-      await follow(job.id, (event) => job.take(event), control.signal);
+      await follow(job.id, (event) => this.hear(job, event), control.signal);
       // The end may have been told to another stream: ask once.
       if (!control.signal.aborted && !job.isOver) job.task = await call("GET /v1/tasks/{id}", { path: { id: job.id } });
     } catch (error) {
@@ -178,6 +178,18 @@ class Jobs {
     if (control.signal.aborted) return;
     if (job.isOver) this.ended(job);
     this.watch();
+  }
+
+  private hear(job: Job, event: TaskEvent): void {
+    const before = job.stage;
+    job.take(event);
+    // What a prompt was understood as is worth a look before the picture is there.
+    if (before === "translate" && job.stage !== before && !job.isOver) void this.lookAtStages(job);
+  }
+
+  private async lookAtStages(job: Job): Promise<void> {
+    const task = await call("GET /v1/tasks/{id}", { path: { id: job.id } }).catch(() => null);
+    if (task && !job.isOver) job.task = { ...job.task, stages: task.stages };
   }
 
   private async poll(): Promise<void> {

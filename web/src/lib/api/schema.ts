@@ -1093,6 +1093,27 @@ export interface StoredView {
   etag: string;
 }
 
+/** Styles, in the order in which they are shown. */
+export interface StyleList {
+  styles: (StyleView)[];
+}
+
+/** A style that people choose by a picture. */
+export interface StyleView {
+  name: string;
+  label: string;
+  /** language → label */
+  labels: Record<string, string>;
+  /** what becomes of a prompt, which stands at `{prompt}`; empty for it */
+  prompt: string;
+  /** what it sets of a model's input */
+  input: Record<string, unknown>;
+  /** which it is for; empty for any */
+  models: (string)[];
+  /** the URL needs no key, and always shows the same */
+  picture: string | null;
+}
+
 /** How often a worker has brought or changed a model, since it started. */
 export interface SwitchesView {
   /** loaded anew */
@@ -1344,6 +1365,8 @@ export interface Paths {
   "POST /v1/models/{owner}/{name}/promote": { path: { owner: string; name: string }; body: PromoteRequest; answer: AdoptionView };
   "POST /v1/models/{owner}/{name}/rollback": { path: { owner: string; name: string }; body: RollbackRequest; answer: AdoptionView };
   "POST /v1/models/{owner}/{name}/retire": { path: { owner: string; name: string }; body: RetireRequest; answer: AdoptionView };
+  "GET /v1/styles": { answer: StyleList };
+  "GET /v1/styles/{digest}": { path: { digest: string }; answer: unknown };
   "POST /v1/uploads": { query: { filename?: string }; answer: UploadView };
   "GET /v1/artifacts/{key}": { path: { key: string }; answer: unknown };
   "PUT /v1/artifacts/{key}": { path: { key: string }; answer: StoredView };

@@ -76,13 +76,13 @@ export function bytes(size: number): string {
   return number(size / 1000 ** at, { style: "unit", unit: units[at], unitDisplay: "short" });
 }
 
-/** Seconds as people say them: 8 s, 3 min, 2 h. */
+/** Seconds as people say them: 8 s, 3 min, 2 h. These signs are those of all languages here. */
 export function duration(seconds: number): string {
   const [value, unit] =
-    seconds < 90 ? [seconds, "second"] : seconds < 5400 ? [seconds / 60, "minute"] : [seconds / 3600, "hour"];
-  const digits = seconds < 1 ? 1 : 0;
-  const shown = seconds < 1 ? Math.max(0.1, value as number) : (value as number);
-  return number(shown, { style: "unit", unit: unit as string, unitDisplay: "short", maximumFractionDigits: digits });
+    seconds < 90 ? ([seconds, "s"] as const) : seconds < 5400 ? ([seconds / 60, "min"] as const) : ([seconds / 3600, "h"] as const);
+  const isShort = seconds < 1;
+  const shown = number(isShort ? Math.max(0.1, seconds) : value, { maximumFractionDigits: isShort ? 1 : 0 });
+  return `${shown}\u00a0${unit}`;
 }
 
 export function moment(at: string | Date, options: Intl.DateTimeFormatOptions = {}): string {

@@ -1,0 +1,52 @@
+"""Styles that people choose by a picture."""
+
+from swell.api.call import Call, Reply
+from swell.api.messages import StyleList, StyleView
+from swell.api.service import Service
+from swell.api.views import encode
+from swell.errors import NotFound
+from swell.styles import Style
+
+__all__ = ["list_styles", "show_picture"]
+
+#: A picture's address holds its digest, so what lies there never changes.
+_FOREVER = b"public, max-age=31536000, immutable"
+
+
+async def list_styles(service: Service, call: Call) -> Reply:
+    """`GET /v1/styles`."""
+    home = f"{service.base_url(call)}/v1/styles"
+    views = [_view(each, home) for each in service.settings.styles]
+    return Reply(200, encode(StyleList(styles=views)))
+
+
+async def show_picture(service: Service, call: Call) -> Reply:
+    """`GET /v1/styles/{digest}`."""
+    digest = call.params["digest"]
+    pictures = (each.picture for each in service.settings.styles)
+    found = next((each for each in pictures if each is not None and each.digest == digest), None)
+    if found is None:
+        raise NotFound(f"no style has the picture {digest[:70]!r}: GET /v1/styles lists them")
+    tag = f'"{digest}"'.encode()
+    headers = [
+        (b"cache-control", _FOREVER),
+        (b"etag", tag),
+        (b"content-security-policy", b"default-src 'none'; sandbox; frame-ancestors 'none'"),
+        (b"access-control-allow-origin", b"*"),
+        (b"cross-origin-resource-policy", b"cross-origin"),
+    ]
+    if call.header(b"if-none-match") == tag:
+        return Reply(304, headers=headers)
+    return Reply(200, found.data, found.content_type.encode(), headers)
+
+
+def _view(style: Style, home: str) -> StyleView:
+    return StyleView(
+        name=style.name,
+        label=style.label,
+        labels=dict(style.labels),
+        prompt=style.prompt,
+        input=dict(style.input),
+        models=list(style.models),
+        picture=None if style.picture is None else f"{home}/{style.picture.digest}",
+    )

@@ -1,0 +1,74 @@
+// What can be done with a picture that was made.
+import { own, type TaskView } from "../../lib/api/client";
+import { t } from "../../lib/i18n/index.svelte";
+import { type Job, jobs } from "../../lib/jobs.svelte";
+import { models } from "../../lib/models.svelte";
+import { say } from "../../lib/notices.svelte";
+import { sentence } from "../../lib/problems";
+import { base } from "../../lib/api/client";
+import { href } from "../../lib/router.svelte";
+import { encode, recipeOf } from "./draft.svelte";
+
+/** The model that makes pictures larger, if one is served. */
+export function enlarger(): string | null {
+  const found = models.all.find((each) => {
+    const input = (each.input_schema["properties"] ?? {}) as Record<string, unknown>;
+    return each.workers > 0 && "image" in input && "factor" in input;
+  });
+  return found?.name ?? null;
+}
+
+export async function enlarge(job: Job): Promise<void> {
+  const model = enlarger();
+  const picture = job.pictures[0];
+  if (!model || !picture) return;
+  const metadata = { create: recipeOf(job.task), enlarged: job.id };
+  await jobs.start({ model, input: { image: picture.url, factor: 2 }, metadata }).catch((error: unknown) => say(sentence(error), "bad"));
+}
+
+/** A link that opens the page with the same settings and seed. */
+export function link(task: TaskView): string {
+  return new URL(href("/", {}, { recipe: encode(recipeOf(task)) }), base).href;
+}
+
+export async function share(task: TaskView): Promise<void> {
+  const url = link(task);
+  if (matchMedia("(pointer: coarse)").matches && navigator.share) {
+    await navigator.share({ url, title: recipeOf(task).prompt }).catch(() => {});
+    return;
+  }
+  const done = await navigator.clipboard?.writeText(url).then(
+    () => true,
+    () => false,
+  );
+  say(done ? t("share.copied") : t("copy.failed"), done ? "good" : "bad");
+}
+
+/** Save a picture; its name leads back to how it was made. */
+export async function save(job: Job): Promise<void> {
+  const picture = job.pictures[0];
+  if (!picture) return;
+  try {
+    const blob = await (await fetch(own(picture.url), { credentials: "omit" })).blob();
+    const url = URL.createObjectURL(blob);
+    const made = document.createElement("a");
+    made.href = url;
+    made.download = `swell-${job.id}.${picture.content_type.split("/")[1] ?? "png"}`;
+    made.click();
+    setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  } catch {
+    say(t("problem.unreachable"), "bad");
+  }
+}
+
+/** The id of the task in the name of a saved picture; empty for others. */
+export function taskIn(filename: string): string {
+  return /^swell-([A-Za-z0-9_-]{8,64}?)(?: ?\(\d+\))?\.\w+$/.exec(filename)?.[1] ?? "";
+}
+
+/** What a prompt was understood as; empty where it was not translated. */
+export function translation(task: TaskView): string {
+  const output = task.stages?.find((each) => each.name === "translate")?.output as { text?: string } | null | undefined;
+  const text = output?.text ?? "";
+  return text && text.trim().toLowerCase() !== String(task.input["prompt"] ?? "").trim().toLowerCase() ? text : "";
+}
