@@ -139,8 +139,24 @@ def print_json(value: Any) -> None:
     indent = 2 if sys.stdout.isatty() else None
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     # What UTF-8 cannot hold, such as half a surrogate pair, becomes `?`.
-    sys.stdout.write(text.encode(errors="replace").decode() + "\n")
+    _write(text.encode(errors="replace").decode() + "\n")
+
+
+def _write(text: str) -> None:
+    """Write text to stdout whole.
+
+    Where Python does not buffer (`PYTHONUNBUFFERED`, as in many containers), what it writes itself
+    ends where a pipe was full when a signal came, without a word.
+    """
     sys.stdout.flush()
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None:
+        sys.stdout.write(text)
+        return
+    left = memoryview(text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
+    while left:
+        left = left[buffer.write(left) or 0 :]
+    buffer.flush()
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
