@@ -41,6 +41,7 @@ from swell.distributions import how_to_get
 from swell.errors import InvalidModel, InvalidRequest, NotFound, SwellError
 from swell.examples import example_of
 from swell.media import Attachment, Audio, File, Image, LoRA, Video, flatten
+from swell.packs import wrong_pack
 from swell.registry import ModelCard, Speed
 from swell.samples import read_samples
 from swell.weights.files import content_of_link
@@ -777,6 +778,7 @@ def _define_function(
     types_of = _hints(function, name)
     fields, context_name = _fields(function, types_of, name)
     input_type = _input_type(name, function, fields)
+    _check_packs(name, input_type)
     home = _home(function)
     return Definition(
         name=name,
@@ -823,6 +825,7 @@ def _define_class(cls: type[Model]) -> Definition:
                 "model_config": ConfigDict(extra="forbid"),
             },
         )
+    _check_packs(cls.name, input_type)
     home = _home(cls)
     return Definition(
         name=cls.name,
@@ -848,6 +851,14 @@ def _define_class(cls: type[Model]) -> Definition:
             _home_of(cls, "samples"),
         ),
     )
+
+
+def _check_packs(name: str, input_type: type[BaseModel]) -> None:
+    if wrong := wrong_pack(input_type):
+        raise InvalidModel(
+            f"{name}: {wrong!r} has ui.pack() and must be a list with bounds: give it "
+            "Field(min_length=1, max_length=…)"
+        )
 
 
 def _check_steps(cls: type[StepModel], where: str) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "image",
     "lora",
     "mask",
+    "pack",
     "seed",
     "select",
     "slider",
@@ -68,6 +69,16 @@ def textarea(*, rows: int = 3, **values: Any) -> Hint:
 def slider(*, step: float | None = None, **values: Any) -> Hint:
     """A number between the type's bounds (`ge`, `le`)."""
     return hint("slider", step=step, **values)
+
+
+def pack(**values: Any) -> Hint:
+    """A list of which each element is a sample of its own: one picture for each.
+
+    The model gets the list with one element at a time, and its results come as a list. Several such
+    fields of one input are combined: for each element of the first, all of the second. The list
+    needs bounds: `Field(min_length=1, max_length=…)`.
+    """
+    return hint(None, pack=True, **values)
 
 
 def select(*, labels: dict[str, str] | None = None, **values: Any) -> Hint:

@@ -17,10 +17,13 @@ __all__ = ["dispatch"]
 MODELS = """
 import time
 from pathlib import Path
+from typing import Annotated
 
+import numpy as np
 import PIL.Image
 import swell
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from swell import ui
 
 
 class Album(swell.Model):
@@ -54,6 +57,35 @@ def frail(marker: str, ctx: swell.Context) -> swell.Image:
         import os
         os.kill(os.getpid(), 9)
     return swell.Image(PIL.Image.new("RGB", (8, 8), (ctx.seed % 256, ctx.index, 0)))
+
+
+@swell.model("test/scenes")
+def scenes(
+    colours: Annotated[list[str], Field(min_length=1, max_length=4), ui.pack()],
+    sides: Annotated[list[int], Field(min_length=1, max_length=4), ui.pack()] = [8],
+    ctx: swell.Context | None = None,
+) -> swell.Image:
+    time.sleep(0.06)
+    (colour,), (side,) = colours, sides
+    return swell.Image(PIL.Image.new("RGB", (side, side), colour))
+
+
+class Draws(swell.StepModel):
+    name = "test/draws"
+
+    class Input(BaseModel):
+        levels: Annotated[list[float], Field(min_length=1, max_length=4), ui.pack()]
+
+    def prepare(self, item):
+        (item.kept,) = item.input.levels
+        return swell.Plan(sampler=swell.Sampler("euler", 3), shape=(2, 2))
+
+    def denoise(self, x, t, conditions):
+        time.sleep(0.02)
+        return x * np.float32(0.5)
+
+    def decode(self, latents, item):
+        return swell.Image(np.full((4, 4, 3), 255 * item.kept, np.uint8))
 
 
 @swell.model("test/notes")
@@ -134,6 +166,37 @@ async def test_a_model_tells_pictures_of_its_list_as_they_are_made(
     )
     colours = [picture_of(dispatch, task, n).getpixel((0, 0)) for n in range(3)]
     assert colours == [(255, 0, 0), (0, 0, 255), (0, 255, 0)]
+
+
+async def test_each_element_of_a_pack_is_a_sample_of_its_own(
+    dispatch: MemoryDispatch, models: str
+) -> None:
+    async with working(dispatch, models):
+        wish = {"colours": ["red", "blue"], "sides": [8, 6]}
+        task_id = await dispatch.submit("test/scenes", wish, seed=5, count=2)
+        task = await dispatch.ended(task_id)
+        wrong = await dispatch.ended(await dispatch.submit("test/scenes", {"colours": []}))
+    told = [(each.data["index"], each.data["seed"]) for each in files_told(dispatch)]
+    assert told == [(n, 5 + n) for n in range(7)]
+    files = [{"$artifact": n} for n in range(8)]
+    assert output_of(task) == [files[:4], files[4:]]
+    seen = [picture_of(dispatch, task, n) for n in range(4)]
+    assert [(each.size, each.getpixel((0, 0))) for each in seen] == [
+        *(((8, 8), (255, 0, 0)), ((6, 6), (255, 0, 0))),
+        *(((8, 8), (0, 0, 255)), ((6, 6), (0, 0, 255))),
+    ]
+    assert (wrong.state, wrong.error and wrong.error.code) == (TaskState.FAILED, "invalid_input")
+
+
+async def test_a_pack_that_is_drawn_in_steps_is_a_list_of_one_picture_too(
+    dispatch: MemoryDispatch, models: str
+) -> None:
+    async with working(dispatch, models):
+        task = await dispatch.ended(await dispatch.submit("test/draws", {"levels": [0, 1]}))
+        one = await dispatch.ended(await dispatch.submit("test/draws", {"levels": [1]}))
+    seen = [picture_of(dispatch, task, n).getpixel((0, 0)) for n in range(2)]
+    assert seen == [(0, 0, 0), (255, 255, 255)]
+    assert output_of(one) == [{"$artifact": 0}]
 
 
 async def test_a_result_without_what_was_told_before_fails(

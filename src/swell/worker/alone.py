@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from swell.clock import Clock
 from swell.errors import FieldError, InvalidInput, SwellError
 from swell.model import Definition, File, Image, Item, Model, Reject, flatten
+from swell.packs import inputs_of, pack_fields
 
 __all__ = [
     "InputRejected",
@@ -127,7 +128,16 @@ def run_together(
         RunFailed: It broke, or returned another number of results.
     """
     name = loaded.definition.name
-    items = [Item(checked, seed=seed, listener=_Teller(tell)) for seed in seeds]
+    names = pack_fields(loaded.definition.input_type)
+    inputs = inputs_of(checked, names) if names else [checked]
+    if names:
+        # Seeds go on through the packs, as in a worker.
+        seeds = [seeds[0] + len(inputs) * number for number in range(len(seeds))]
+    items = [
+        Item(own, seed=seed + number, listener=_Teller(tell))
+        for seed in seeds
+        for number, own in enumerate(inputs)
+    ]
     started_s = clock.monotonic_s()
     try:
         answers = loaded.model.run(items)
@@ -141,14 +151,16 @@ def run_together(
             f"{name} returned {got} for a batch of {len(items)}: return a list with one result or "
             "exception per item, in order"
         )
-    results = []
-    for seed, answer in zip(seeds, answers, strict=True):
+    for answer in answers:
         if isinstance(answer, Reject):
             raise InputRejected(str(answer)) from answer
         if isinstance(answer, Exception):
             kind = type(answer).__name__
             raise RunFailed(f"{name} failed: {kind}: {answer}") from answer
+    results = []
+    for number, seed in enumerate(seeds):
+        own = answers[number * len(inputs) : (number + 1) * len(inputs)]
         files: list[Image | File] = []
-        output = flatten(answer, files)
+        output = flatten(list(own) if names else own[0], files)
         results.append(LocalResult(output=output, files=files, seed=seed, run_s=run_s))
     return results

@@ -139,13 +139,18 @@ class Runner:
     def _prepare(self, order: Order, items: list[tuple[Item[Any], Job]], results: Outbox) -> None:
         try:
             checked = self._reader.read(order)
-            seed = self._reader.seed(order, checked, order.count)
+            inputs = self._reader.inputs(checked)
+            count = order.count if inputs is None else order.count * len(inputs)
+            seed = self._reader.seed(order, checked, count)
         except pydantic.ValidationError as error:
             results.faults.append(fault_of_input(order.handle, error))
             return
-        job = Job(order.handle, order.count, seed, checked, self._pipe, self._clock)
-        for index in range(order.count):
-            item = Item(checked, seed=seed + index, index=index, count=order.count, listener=job)
+        job = Job(order.handle, count, seed, checked, self._pipe, self._clock)
+        if inputs is not None:
+            job.pack = len(inputs)
+        for index in range(count):
+            own = checked if inputs is None else inputs[index % len(inputs)]
+            item = Item(own, seed=seed + index, index=index, count=count, listener=job)
             items.append((item, job))
 
     def _bring(

@@ -89,6 +89,8 @@ class _Work:
     checked: Any
     #: See `StepModel.pack`.
     pack: int | None
+    #: The inputs of its samples, where its fields are packs (`ui.pack`).
+    inputs: list[Any] | None = None
 
     @property
     def count(self) -> int:
@@ -104,6 +106,7 @@ class _Drawing(Job):
         "checked",
         "finished",
         "ids",
+        "inputs",
         "is_told",
         "kept",
         "model",
@@ -117,6 +120,7 @@ class _Drawing(Job):
         self.pack = work.pack
         self.model = model
         self.checked = checked
+        self.inputs = work.inputs
         self.ids = [f"{order.handle}.{index}" for index in range(self.count)]
         #: Steps that are over, by sample.
         self.steps = [0] * self.count
@@ -303,7 +307,9 @@ class Drawer:
         for order in orders:
             try:
                 checked = easel.reader.read(order)
-                work = _Work(order, checked, drawn_by.pack(checked))
+                inputs = easel.reader.inputs(checked)
+                pack = drawn_by.pack(checked) if inputs is None else len(inputs)
+                work = _Work(order, checked, pack, inputs)
                 seed = easel.reader.seed(order, checked, work.count)
             except pydantic.ValidationError as error:
                 self._outbox.faults.append(fault_of_input(order.handle, error))
@@ -334,7 +340,7 @@ class Drawer:
             return
         name = job.ids[index]
         item = Item(
-            job.checked,
+            job.checked if job.inputs is None else job.inputs[index % len(job.inputs)],
             seed=job.seed + index,
             index=index,
             count=job.count,

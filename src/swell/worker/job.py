@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from swell.clock import Clock
 from swell.model import Attachment, Cancelled, Definition, File, Image, Reject, flatten, whole
+from swell.packs import inputs_of, pack_fields
 from swell.weights.lora import WrongLora
 from swell.worker.device import CannotLoad
 from swell.worker.frames import (
@@ -95,6 +96,7 @@ class Reader:
 
     def __init__(self, definition: Definition, rng: random.Random) -> None:
         self._validate = definition.input_type.model_validate_json
+        self._packs = pack_fields(definition.input_type)
         self._rng = rng
 
     def read(self, order: Order) -> Any:
@@ -105,6 +107,10 @@ class Reader:
         """
         context = {"files": order.files, "loras": order.loras}
         return self._validate(order.input, context=context if order.files or order.loras else None)
+
+    def inputs(self, checked: Any) -> list[Any] | None:
+        """Return the inputs of the samples that one input asks for; None where it is one."""
+        return inputs_of(checked, self._packs) if self._packs else None
 
     def seed(self, order: Order, checked: Any, count: int) -> int:
         """Return the seed of the first sample.
