@@ -1,15 +1,17 @@
 """Two backends on one store, each with a bus of its own and a wire between them."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from api_harness import World, hold, succeeded
+from api_harness import UPPER, World, failed, hold, succeeded
 
 from swell.api.app import create_app
 from swell.api.auth import create_key
+from swell.api.canaries import look_after_canaries
 from swell.api.duties import sweep
 from swell.api.leadership import DUTY_LEASE_S
 from swell.api.settings import ApiSettings, Backend
@@ -297,3 +299,42 @@ async def test_a_deadline_that_passes_stops_a_worker_that_calls_another(pair: Pa
     await sweep(pair.there.service)
     grant = await asyncio.wait_for(listening, PATIENCE_S)
     assert grant["cancels"] == [task["id"]]
+
+
+async def test_what_two_see_of_a_canary_is_weighed_by_one_and_holds_at_both(pair: Pair) -> None:
+    here, there = pair.here, pair.there
+    old = await pair.register()
+    path, newer = "/v1/models/demo/upper", UPPER | {"version": "2"}
+    assert (await here.admin("POST", f"{path}/promote", {"version": "1"})).status == 200
+    new = await there.register(newer)
+    await until(lambda: here.service.fleet.is_served("demo/upper", "2"))
+    body = {"version": "2", "share": 0.5}
+    assert (await here.admin("POST", f"{path}/canary", body)).status == 200
+    await until(lambda: "demo/upper" in there.service.cards.canaries)
+    tasks = [
+        {"model": "demo/upper", "input": {"text": "a"}, "user": f"u{each}"} for each in range(160)
+    ]
+    for world in (here, there):
+        answer = await world.anna("POST", "/v1/tasks/batch", {"tasks": tasks})
+        assert answer.status == 202
+    leased = (await here.lease(new, n=200))["tasks"]
+    half = len(leased) // 2
+    assert {each["version"] for each in leased} == {"2"}
+    # What a worker tells is taken by whichever backend it calls.
+    await here.report(new, settlements=[failed(each, retryable=True) for each in leased[:half]])
+    await there.report(new, settlements=[failed(each, retryable=True) for each in leased[half:]])
+    leased = (await there.lease(old, n=300))["tasks"]
+    assert {each["version"] for each in leased} == {"1"}
+    await there.report(old, settlements=[succeeded(each, "A") for each in leased])
+    for _ in range(2):
+        for world in (here, there):
+            await look_after_canaries(world.service)
+    for world in (here, there):
+        await until(lambda world=world: not world.service.cards.canaries)  # type: ignore[misc]
+    shown = (await there.admin("GET", f"{path}/adoption")).json
+    assert (shown["live"], shown["history"][0]["who"]) == ("1", "")
+    assert [each["action"] for each in shown["history"]].count("rollback") == 1
+    registry = here.service.registry
+    assert await registry.notes("adoption/told/") == {}
+    (weighed,) = (await registry.notes("adoption/evidence/")).values()
+    assert len(json.loads(weighed)["told"]) == 1, "one has told the other what it saw"

@@ -35,9 +35,10 @@ async def test_a_worker_is_welcomed_with_its_duties(world: World) -> None:
 async def test_a_version_that_is_known_is_not_registered_with_another_schema(
     world: World, what: str
 ) -> None:
-    await world.register()
-    await world.register()
-    body = {"name": "w", "models": [UPPER | {what: {"type": "object", "maxProperties": 3}}]}
+    card = UPPER | {"output_schema": {"type": "string"}}
+    for known in (card, card, {"name": "demo/upper", "version": "1"}):
+        await world.register(known)
+    body = {"name": "w", "models": [card | {what: {"type": "object", "maxProperties": 3}}]}
     answer = await world.worker("POST", "/worker/v1/register", body)
     assert (answer.status, answer.json["code"]) == (409, "conflict")
     assert "version 1 of demo/upper is known with another " + what in answer.json["detail"]

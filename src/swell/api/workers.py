@@ -972,12 +972,19 @@ def _check_told(registration: Registration) -> None:
 
 
 async def _check_unchanged(service: Service, card: ModelCard) -> None:
-    """Check that a version that is known takes and gives what it always did."""
+    """Check that a version that is known takes and gives what it always did.
+
+    A card without a schema says nothing of it.
+
+    Raises:
+        Conflict: It does not.
+    """
     known = await service.cards.registered(card.name, card.version)
     if known is None:
         return
     for what in ("input_schema", "output_schema"):
-        if getattr(known, what) != getattr(card, what):
+        before, now = getattr(known, what), getattr(card, what)
+        if before and now and before != now:
             raise Conflict(
                 f"version {card.version} of {card.name} is known with another {what}, and versions "
                 "never change: register what has changed as another version (one that Swell makes "
