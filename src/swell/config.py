@@ -641,6 +641,11 @@ class WorkerSettings(_Group):
         default="", description="Shown to operators; empty for host name and process id."
     )
     pool: str = Field(default="default", min_length=1, description="The pool that it belongs to.")
+    stage: Literal["", "trial"] = Field(
+        default="",
+        description="`trial` for versions of models that it brings first to be tried only, as "
+        "`swell models try` does; empty for what the models say.",
+    )
     instance: str = Field(
         default="",
         max_length=200,

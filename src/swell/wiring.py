@@ -785,6 +785,7 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
         WorkerSettings(
             name=name,
             pool=chosen.pool,
+            stage=chosen.stage,
             device=chosen.device,
             device_memory_bytes=chosen.device_memory_bytes,
             host_memory_bytes=chosen.host_memory_bytes,

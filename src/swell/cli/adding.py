@@ -36,7 +36,7 @@ from swell.media import LoRA
 from swell.model import Definition, InvalidModel, load_models
 from swell.weights.lora import check_lora
 
-__all__ = ["add_model", "remove_model"]
+__all__ = ["add_model", "remove_model", "write_trial"]
 
 _HUB: Final = re.compile(r"hf:(?://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<branch>[^/@]+))?")
 
@@ -139,6 +139,30 @@ def add_model(
             if reference and find(settings.data_dir, entry.name) is None:
                 forget_weights(settings, entry)
             raise
+
+
+def write_trial(source: str, name: str | None, folder: Path) -> Path:
+    """Describe a folder of weights in a file that can be served, and return the file.
+
+    Args:
+        source: The folder, as diffusers saves it.
+        name: What the model is called; None for a name of the folder's.
+        folder: Where the file is written; nothing is added for good.
+
+    Raises:
+        InvalidModel: What lies there cannot be served.
+    """
+    named = (name or _named(source)).lower()
+    check_name(named)
+    entry = Entry(name=named, folder=str(_own_folder(source)))
+    described = None
+    if not is_vqgan_clip(Path(entry.folder)):
+        entry = with_loop(entry)
+        described = describe(entry)
+    whole = _with_contents(entry, None if described is None else described.adapter)
+    path = path_of(folder.resolve(), named)
+    _written(path, whole)
+    return path
 
 
 def _tell(line: str) -> None:

@@ -26,6 +26,7 @@ from swell.cli.remote import call
 from swell.cli.signing_keys import make_signing_key
 from swell.cli.tasks import client_settings
 from swell.cli.translations import bring_translations
+from swell.cli.trying import try_model
 from swell.clock import SystemClock
 from swell.config import quieten_libraries
 from swell.families.measured import Taken, keep
@@ -47,6 +48,7 @@ app.command("add")(add_model)
 app.command("remove")(remove_model)
 app.command("prune")(prune_weights)
 app.command("push")(push_weights)
+app.command("try")(try_model)
 app.command("keygen")(make_signing_key)
 add_adoption_to(app)
 

@@ -13,7 +13,7 @@ from swell.cli.added import with_added
 from swell.cli.options import Config, Data, Models, settings_from
 from swell.cli.output import talk
 from swell.clock import Clock, SystemClock
-from swell.config import quieten_libraries
+from swell.config import Settings, quieten_libraries
 from swell.wiring import (
     begin_worker,
     build_worker,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     # Imported when the model process has been asked for.
     from swell.worker.engine import Worker
 
-__all__ = ["run_worker"]
+__all__ = ["run_worker", "serve_worker"]
 
 
 def run_worker(
@@ -67,7 +67,11 @@ def run_worker(
         worker__pool=pool,
         worker__device=device,
     ).settings
-    settings = with_added(settings)
+    raise typer.Exit(serve_worker(with_added(settings)))
+
+
+def serve_worker(settings: Settings) -> int:
+    """Run one worker of these settings, and return its exit code."""
     quieten_libraries()
     clock = SystemClock()
     home = model_home(settings, settings.worker.models, lambda line: talk.print(line, markup=False))
@@ -81,7 +85,7 @@ def run_worker(
             worker = build_worker(settings, clock, origin)
             return await worker.run()
 
-    raise typer.Exit(uvloop.run(work()))
+    return uvloop.run(work())
 
 
 def _state(worker: "Worker | None") -> str:

@@ -340,7 +340,9 @@ class Worker:
         self.peak_bytes = ready.peak_bytes
         cards = [
             msgspec.structs.replace(
-                card, memory_bytes=card.memory_bytes or ready.memory_bytes.get(card.name, 0)
+                card,
+                memory_bytes=card.memory_bytes or ready.memory_bytes.get(card.name, 0),
+                stage=self._settings.stage or card.stage,
             )
             for card in cards
         ]

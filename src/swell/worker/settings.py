@@ -16,6 +16,8 @@ class WorkerSettings:
     #: Names the worker to operators; registering again under it is a restart.
     name: str
     pool: str = "default"
+    #: Of the versions that it makes known, in place of what their models say; empty for that.
+    stage: str = ""
     #: What whoever launched it calls its machine, container or process.
     instance: str = ""
     #: Given to `Model.load`.
