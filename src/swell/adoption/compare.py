@@ -11,10 +11,10 @@ import msgspec
 from swell.comparisons import Cell, Comparison, Model, Row
 from swell.task import Task
 
-__all__ = ["Summary", "label_of", "mixed", "summaries"]
+__all__ = ["MOST_LABEL", "Summary", "label_of", "mixed", "summaries"]
 
 #: A label is cut to so many characters.
-_MOST_LABEL = 2_000
+MOST_LABEL = 2_000
 
 #: Input fields that say in words what was asked for, the best first.
 _WORDS = ("prompt", "text", "title", "query")
@@ -88,4 +88,4 @@ def label_of(task: Task) -> str:
     fields = msgspec.json.decode(task.input, type=dict[str, Any])
     found = next((fields[name] for name in _WORDS if isinstance(fields.get(name), str)), None)
     text = json.dumps(fields, ensure_ascii=False) if found is None else found
-    return text if len(text) <= _MOST_LABEL else text[: _MOST_LABEL - 1] + "…"
+    return text if len(text) <= MOST_LABEL else text[: MOST_LABEL - 1] + "…"

@@ -15,6 +15,7 @@ from swell.cli.added import ref_of
 from swell.cli.adding import add_model, remove_model
 from swell.cli.adoption import add_to as add_adoption_to
 from swell.cli.checking import Terms, check
+from swell.cli.comparing import compare_models
 from swell.cli.fetching import cache_of, hub_of
 from swell.cli.inputs import as_flags
 from swell.cli.options import Config, Data, Json, Key, Url, settings_from
@@ -27,6 +28,7 @@ from swell.cli.signing_keys import make_signing_key
 from swell.cli.tasks import client_settings
 from swell.cli.translations import bring_translations
 from swell.cli.trying import try_model
+from swell.cli.voting import list_comparisons, list_ratings, reveal, vote
 from swell.clock import SystemClock
 from swell.config import quieten_libraries
 from swell.families.measured import Taken, keep
@@ -49,6 +51,11 @@ app.command("remove")(remove_model)
 app.command("prune")(prune_weights)
 app.command("push")(push_weights)
 app.command("try")(try_model)
+app.command("compare")(compare_models)
+app.command("comparisons")(list_comparisons)
+app.command("vote")(vote)
+app.command("reveal")(reveal)
+app.command("ratings")(list_ratings)
 app.command("keygen")(make_signing_key)
 add_adoption_to(app)
 

@@ -1,0 +1,114 @@
+"""What models are asked in a comparison: a file of prompts or inputs, fitted to each model."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from swell.errors import InvalidRequest
+
+__all__ = ["fitted", "read_prompts", "text_field", "unknown_to"]
+
+#: Fields that take a prompt, the best first.
+_PROMPTS: Final = ("prompt", "text", "title", "query")
+
+Schema = Mapping[str, Any]
+
+
+def read_prompts(path: Path, field: str | None) -> list[dict[str, Any]]:
+    """Return the inputs that a file holds.
+
+    A file of lines has one prompt a line; what is empty or begins with `#` is passed over. In
+    `.jsonl` each line is an input; in `.toml` each table `[[inputs]]` is one.
+
+    Args:
+        path: The file.
+        field: Which field a line stands for; None if no field of all models takes a text.
+
+    Raises:
+        InvalidRequest: It cannot be read, or holds nothing; the text says where it is wrong.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}") from error
+    read = {".jsonl": _of_json_lines, ".toml": _of_toml}.get(path.suffix.lower())
+    found = _of_lines(text, field, path) if read is None else read(text, path)
+    if not found:
+        raise InvalidRequest(f"{path} holds no prompt: write one a line")
+    return found
+
+
+def text_field(schemas: Sequence[Schema]) -> str | None:
+    """Return the field of all models that takes a prompt, or None."""
+    common = [
+        name
+        for name, prop in schemas[0].get("properties", {}).items()
+        if prop.get("type") == "string"
+        and all(name in schema.get("properties", {}) for schema in schemas)
+    ]
+    named = [name for name in _PROMPTS if name in common]
+    return next(iter([*named, *common]), None)
+
+
+def fitted(values: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    """Return the values of an input that a model knows."""
+    known = schema.get("properties", {})
+    is_open = schema.get("additionalProperties", True) is not False
+    return {name: value for name, value in values.items() if name in known or is_open}
+
+
+def unknown_to(
+    inputs: Sequence[Mapping[str, Any]], schemas: Mapping[str, Schema]
+) -> dict[str, list[str]]:
+    """Return the fields that not all models know, each with the models that do not.
+
+    Raises:
+        InvalidRequest: One is known to none.
+    """
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for values in inputs for name in values):
+        lacking = [model for model, schema in schemas.items() if not fitted({name: 0}, schema)]
+        if len(lacking) == len(schemas):
+            raise InvalidRequest(f"none of the models has a field {name!r}: leave it out")
+        if lacking:
+            found[name] = lacking
+    return found
+
+
+def _of_lines(text: str, field: str | None, path: Path) -> list[dict[str, Any]]:
+    lines = [line.strip() for line in text.splitlines()]
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if prompts and field is None:
+        raise InvalidRequest(
+            f"no field of all models takes a text, so a line of {path} could be anything: write "
+            "inputs as JSON, one a line, in a file that ends with .jsonl"
+        )
+    return [{field: prompt} for prompt in prompts if field is not None]
+
+
+def _of_json_lines(text: str, path: Path) -> list[dict[str, Any]]:
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise InvalidRequest(f"{path}, line {number}: it is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise InvalidRequest(f"{path}, line {number}: an input is an object of fields")
+        found.append(value)
+    return found
+
+
+def _of_toml(text: str, path: Path) -> list[dict[str, Any]]:
+    try:
+        told = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidRequest(f"{path}: {error}") from error
+    found = told.get("inputs")
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise InvalidRequest(f"{path}: write each input as a table [[inputs]]")
+    return found

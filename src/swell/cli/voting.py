@@ -1,0 +1,257 @@
+"""`swell models vote`, `reveal`, `comparisons` and `ratings`: what people think of models."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from swell.cli.options import Config, Data, Json, Key, Url
+from swell.cli.output import data as stdout
+from swell.cli.output import print_json, seconds, table, talk
+from swell.cli.pictures import save
+from swell.cli.remote import Remote, call
+from swell.cli.tasks import client_settings
+from swell.errors import InvalidRequest
+from swell.telemetry import printable
+
+__all__ = ["list_comparisons", "list_ratings", "reveal", "vote"]
+
+ComparisonId = Annotated[str, typer.Argument(metavar="ID", help="Id of a comparison.")]
+
+_SKIP: Final = "s"
+_TIE: Final = "t"
+_QUIT: Final = "q"
+
+
+def vote(
+    comparison: Annotated[
+        str | None, typer.Argument(metavar="ID", help="Id of a comparison; not with --file.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="Votes that a sheet has saved."),
+    ] = None,
+    voter: Annotated[str, typer.Option(help="In whose name; the key's own without it.")] = "",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path(
+        "comparisons"
+    ),
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Vote on a comparison in the terminal, or bring the votes of a sheet.
+
+    The pictures of each row are saved, and their paths shown. Keys: 1 to 4 for the better one, t
+    for a tie, s to skip, q to end.
+    """
+    if (comparison is None) == (file is None):
+        raise InvalidRequest("say either which comparison, or which --file of votes")
+    settings = client_settings(config, data, url, key)
+    if file is not None:
+        told = _read(file)
+        count = call(settings, lambda remote: _bring(remote, told))
+        stdout.print(f"{count} votes of {printable(told['voter'])} are kept", markup=False)
+        return
+    query = {"voter": voter} if voter else {}
+    found = call(settings, lambda remote: remote.get(f"/v1/comparisons/{comparison}", **query))
+    if found["closed_at"] is not None:
+        raise InvalidRequest(
+            f"its voting has ended: swell models reveal {found['id']} tells what came of it"
+        )
+    count = 0
+    for row in found["rows"]:
+        if not row["can_be_voted"]:
+            continue
+        call(settings, lambda remote, row=row: _show(remote, found["id"], row, out))  # type: ignore[misc]
+        said = _ask(row)
+        if said == _QUIT:
+            break
+        if said != _SKIP:
+            body = {"row": row["row"], "voter": voter, **_said(said)}
+            call(settings, lambda remote, body=body: _send(remote, found["id"], body))  # type: ignore[misc]
+            count += 1
+    stdout.print(f"{count} votes are kept", markup=False)
+
+
+def reveal(
+    comparison: ComparisonId,
+    keep_open: Annotated[
+        bool,
+        typer.Option("--keep-open", help="Only look: the voting goes on. Needs an admin's key."),
+    ] = False,
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """End the voting on a comparison, and tell names, votes, time, memory and cost."""
+    settings = client_settings(config, data, url, key)
+    path = f"/v1/comparisons/{comparison}"
+
+    async def work(remote: Remote) -> dict[str, Any]:
+        if keep_open:
+            found: dict[str, Any] = await remote.get(path, names=True)
+        else:
+            found = await remote.post(f"{path}/close", is_repeatable=True)
+        return found
+
+    found = call(settings, work)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            model["model"],
+            model["wins"],
+            model["ties"],
+            model["losses"],
+            seconds(model["run_s"]),
+            seconds(model["queue_s"]),
+            _mebibytes(model["memory_bytes"]),
+            _dollars(model["image_micros"]),
+            model["failures"],
+        )
+        for model in found["models"]
+    ]
+    heads = ("MODEL", "WON", "TIED", "LOST", "RUNS", "WAITS", "MEMORY", "A PICTURE", "FAILED")
+    table(heads, rows, empty="no models")
+    talk.print(f"times and costs are of {found['created_at'][:10]}; half of the tasks took less")
+
+
+def list_comparisons(
+    limit: Annotated[int, typer.Option(min=1, max=200, help="At most so many.")] = 20,
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """List comparisons, newest first."""
+    settings = client_settings(config, data, url, key)
+    found = call(settings, lambda remote: remote.get("/v1/comparisons", limit=limit))
+    if as_json:
+        print_json(found["comparisons"])
+        return
+    rows = [
+        (
+            each["id"],
+            each["name"],
+            each["created_at"][:16],
+            each["columns"],
+            each["rows"],
+            each["votes"],
+            "open" if each["closed_at"] is None else f"ended {each['closed_at'][:16]}",
+        )
+        for each in found["comparisons"]
+    ]
+    heads = ("COMPARISON", "NAME", "MADE", "MODELS", "ROWS", "VOTES", "VOTING")
+    table(heads, rows, empty="no comparisons: swell models compare makes one")
+
+
+def list_ratings(
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Rate models by the votes of all comparisons whose voting has ended."""
+    settings = client_settings(config, data, url, key)
+    found = call(settings, lambda remote: remote.get("/v1/ratings"))
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            each["model"],
+            f"{each['mu']:.1f}",
+            f"{each['low']:.1f} to {each['high']:.1f}",
+            f"{each['ordinal']:.1f}",
+            each["votes"],
+            each["wins"],
+            each["ties"],
+        )
+        for each in found["ratings"]
+    ]
+    heads = ("MODEL", "STRENGTH", "95 % SURE", "AT LEAST", "VOTES", "WON", "TIED")
+    table(heads, rows, empty="no votes count yet: swell models reveal ends a voting")
+    for each in found["ratings"]:
+        talk.print(f"{each['model']}: {each['summary']}", markup=False)
+
+
+async def _show(remote: Remote, comparison_id: str, row: Mapping[str, Any], out: Path) -> None:
+    """Show a row: texts, and paths of pictures, which are saved under names that tell nothing."""
+    stdout.print(f"\n{printable(row['label'])}", markup=False)
+    for cell in row["cells"]:
+        shown = printable(cell["text"] or "")
+        if cell["picture"] is not None:
+            name = f"{row['row'] + 1:03d}-{cell['number']}.webp"
+            path = out / comparison_id / name
+            save(path, await remote.download(cell["picture"]["url"]))
+            shown = str(path)
+        stdout.print(f"  {cell['number']}  {shown}", markup=False)
+
+
+def _ask(row: Mapping[str, Any]) -> str:
+    """Return what somebody says of a row: a number, or one of the letters."""
+    numbers = [str(cell["number"]) for cell in row["cells"]]
+    before = _TIE if row["is_tie"] else row["voted"]
+    asked = f"{'/'.join([*numbers, _TIE, _SKIP, _QUIT])}{f' (now {before})' if before else ''}? "
+    while True:
+        talk.print(asked, end="", markup=False)
+        line = sys.stdin.readline()
+        said = line.strip().lower()
+        if not line:
+            return _QUIT
+        if said in (*numbers, _TIE, _SKIP, _QUIT):
+            return said
+        talk.print("1 to 4 is the better one, t a tie, s skips the row, q ends")
+
+
+def _said(said: str) -> dict[str, Any]:
+    return {"tie": True} if said == _TIE else {"winner": int(said)}
+
+
+async def _send(remote: Remote, comparison_id: str, body: Mapping[str, Any]) -> None:
+    # Twice the same vote is one.
+    await remote.post(f"/v1/comparisons/{comparison_id}/votes", body, is_repeatable=True)
+
+
+async def _bring(remote: Remote, told: Mapping[str, Any]) -> int:
+    path = f"/v1/comparisons/{told['comparison']}/ballots"
+    for each in told["votes"]:
+        body = {"permit": told["permit"], "voter": told["voter"], **each}
+        await remote.post(path, body, is_repeatable=True)
+    return len(told["votes"])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return the votes in a file that a sheet has saved.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    try:
+        told = json.loads(file.read_text())
+        names = ("comparison", "permit", "voter")
+        is_whole = all(isinstance(told[name], str) for name in names)
+        votes: Sequence[Any] = told["votes"]
+        is_whole = is_whole and all(isinstance(each, dict) for each in votes)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(f"{file} holds no votes of a sheet: {error!r}") from error
+    if not is_whole or not told["comparison"].isalnum():
+        raise InvalidRequest(f"{file} holds no votes of a sheet: save them anew there")
+    return dict(told)
+
+
+def _mebibytes(size_bytes: int | None) -> str | None:
+    return None if size_bytes is None else f"{size_bytes / 2**20:,.0f} MiB"
+
+
+def _dollars(micros: float | None) -> str | None:
+    return None if micros is None else f"${micros / 1e6:.6f}"
