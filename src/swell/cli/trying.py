@@ -128,7 +128,7 @@ def _serve(settings: Settings, ref: str, reload: bool, as_json: bool) -> None:
         _tell(keyring.access.url, versions, as_json, key)
         if reload:
             timeout_s = settings.client.timeout_s
-            looking.add(asyncio.create_task(_reload(Path(ref), keyring, timeout_s)))
+            looking.add(asyncio.create_task(_reload(Path(ref), keyring, timeout_s, as_json)))
         return False
 
     async def run() -> None:
@@ -141,7 +141,7 @@ def _serve(settings: Settings, ref: str, reload: bool, as_json: bool) -> None:
     uvloop.run(run())
 
 
-async def _reload(file: Path, keyring: "Keyring", timeout_s: float) -> None:
+async def _reload(file: Path, keyring: "Keyring", timeout_s: float, as_json: bool) -> None:
     """Have the worker end whenever a file was saved: the next one loads it anew."""
     saved, known = _saved(file), await _live(keyring)
     while True:
@@ -155,18 +155,18 @@ async def _reload(file: Path, keyring: "Keyring", timeout_s: float) -> None:
             for worker in (await remote.get("/v1/workers"))["workers"]:
                 if worker["state"] not in ("gone", "draining"):
                     await remote.post(f"/v1/workers/{worker['id']}/drain")
-        known = await _new_version(keyring, known, timeout_s)
+        known = await _new_version(keyring, known, timeout_s, as_json)
 
 
 async def _new_version(
-    keyring: "Keyring", known: dict[str, str], timeout_s: float
+    keyring: "Keyring", known: dict[str, str], timeout_s: float, as_json: bool
 ) -> dict[str, str]:
     """Wait for a worker that brings another version, tell of it, and return what is served now."""
     for _ in range(round(timeout_s / _LOOK_S)):
         await asyncio.sleep(_LOOK_S)
         there = await _live(keyring)
         if there and there != known:
-            _tell(keyring.access.url, there, False, None)
+            _tell(keyring.access.url, there, as_json, None)
             return there
     talk.print("nothing new is served: it is as it was, or the lines above say why not")
     return known
