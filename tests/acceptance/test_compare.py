@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -32,9 +34,20 @@ def a_file(swell: Swell, colour: str = "red", name: str = "mine/poster") -> Path
     return path
 
 
+def access(swell: Swell) -> dict[str, str]:
+    told: dict[str, str] = json.loads((swell.folder / ".swell" / "access.json").read_text())
+    return told
+
+
 def url_of(swell: Swell) -> str:
-    told = json.loads((swell.folder / ".swell" / "access.json").read_text())
-    return str(told["url"])
+    return access(swell)["url"]
+
+
+def asked(swell: Swell, path: str) -> Any:
+    key = access(swell)["local_key"]
+    wanted = Request(url_of(swell) + path, headers={"authorization": f"Bearer {key}"})
+    with urlopen(wanted, timeout=PATIENCE_S) as answer:
+        return json.load(answer)
 
 
 @pytest.fixture
@@ -45,8 +58,9 @@ def on_trial(running: Swell) -> Iterator[dict[str, str]]:
     try:
         told = ready_line(process, running.folder)
         until_s = time.monotonic() + PATIENCE_S
-        while "mine/poster" not in {m["name"] for m in running.json("models", "ls")}:
+        while "mine/poster" not in {m["name"] for m in asked(running, "/v1/models")["models"]}:
             assert time.monotonic() < until_s, (running.folder / "stderr.txt").read_text()
+            time.sleep(0.05)
         yield told
     finally:
         assert stop(process, signal.SIGINT) == 0, (running.folder / "stderr.txt").read_text()
@@ -71,7 +85,7 @@ def test_a_model_is_tried_compared_and_voted_on(
     running: Swell, on_trial: dict[str, dict[str, str]]
 ) -> None:
     version = on_trial["models"]["mine/poster"]
-    card = running.json("models", "show", f"mine/poster:{version}")
+    card = asked(running, f"/v1/models/mine/poster:{version}")
     assert card["stage"] == "trial"
     (running.folder / "prompts.txt").write_text("# foxes\na red fox\n\na blue cat\n")
     models = ("demo/echo-picture", f"mine/poster:{version}")
@@ -91,9 +105,9 @@ def test_a_model_is_tried_compared_and_voted_on(
     (running.folder / "votes.json").write_text(json.dumps(saved))
     assert "2 votes of ben" in running.ok("models", "vote", "--file", "votes.json")
 
-    listed = running.json("models", "comparisons")
+    listed = asked(running, "/v1/comparisons")["comparisons"]
     assert [(each["id"], each["votes"]) for each in listed] == [(made["id"], 4)]
-    assert running.json("models", "ratings")["ratings"] == []
+    assert asked(running, "/v1/ratings")["ratings"] == []
     told = running.json("models", "reveal", made["id"])
     assert [(m["wins"], m["ties"], m["losses"]) for m in told["models"]] == [(1, 2, 1)] * 2
     assert [m["model"].partition(":")[0] for m in told["models"]] == [
@@ -102,9 +116,7 @@ def test_a_model_is_tried_compared_and_voted_on(
     ]
     assert all(m["run_s"] is not None and m["images"] == 2 for m in told["models"])
     assert all(row["seed"] == 7 for row in told["rows"])
-    assert running.json("models", "ratings")["votes"] == 4
     assert "not told apart" in running.run("models", "ratings").stderr
-    assert running.run("models", "vote", made["id"]).returncode == 2
 
 
 def test_a_trial_does_not_get_what_is_meant_for_a_live_version(running: Swell) -> None:
@@ -112,7 +124,8 @@ def test_a_trial_does_not_get_what_is_meant_for_a_live_version(running: Swell) -
     refused = running.run("models", "try", "poster.py", "--url", url_of(running))
     assert refused.returncode == 1
     assert "swell models promote demo/upper:" in refused.stderr
-    keys = [key for key in running.json("keys", "ls") if key["name"] == "swell models try"]
+    keys = asked(running, "/v1/keys")["keys"]
+    keys = [key for key in keys if key["name"] == "swell models try"]
     assert all(key["revoked_at"] for key in keys)
 
 
@@ -121,31 +134,11 @@ def test_a_file_that_is_saved_again_is_another_version(swell: Swell) -> None:
     process = swell.start("models", "try", path.name, "--port", "0", "--json", "--reload")
     try:
         first = ready_line(process, swell.folder)["models"]["mine/poster"]
-        assert [m["stage"] for m in swell.json("models", "ls")] == ["trial"]
+        assert [m["stage"] for m in asked(swell, "/v1/models")["models"]] == ["trial"]
         a_file(swell, "green")
         assert process.stdout is not None
         second = json.loads(process.stdout.readline())["models"]["mine/poster"]
         assert second != first
-        assert swell.json("models", "show", "mine/poster")["version"] == second
+        assert asked(swell, "/v1/models/mine/poster")["version"] == second
     finally:
         assert stop(process, signal.SIGINT) == 0, (swell.folder / "stderr.txt").read_text()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        (("compare", "demo/upper", "--prompts", "p.txt"), "name two to four"),
-        (("compare", "demo/upper", "demo/upper", "--prompts", "p.txt"), "same version"),
-        (("compare", "demo/upper", "demo/noop", "--prompts", "none.txt"), "cannot be read"),
-        (("vote",), "say either"),
-        (("vote", "--file", "p.txt"), "holds no votes"),
-        (("try", "poster.py", "--name", "a/b"), "--name is for folders"),
-        (("try", "demo/upper", "--reload"), "--reload looks at a FILE.py"),
-    ],
-)
-def test_what_makes_no_sense_says_what_to_do(
-    running: Swell, arguments: tuple[str, ...], word: str
-) -> None:
-    (running.folder / "p.txt").write_text("one\n")
-    done = running.run("models", *arguments)
-    assert (done.returncode, word in done.stderr) == (2, True), done.stderr
