@@ -586,6 +586,8 @@ class StepModel(Model):
 
 def whole(result: Any) -> Any:
     """Return what `StepModel.decode` returned, or what that returns if it is a function."""
+    if not callable(result):
+        return result
     return result() if inspect.isroutine(result) or isinstance(result, partial) else result
 
 

@@ -98,14 +98,13 @@ class TaskState(StrEnum):
     #: Ended because its deadline passed.
     EXPIRED = "expired"
 
-    @property
-    def is_terminal(self) -> bool:
-        """Whether the task has ended; nothing leaves a terminal state."""
-        return self._value_ not in _LIVE
+    #: Whether the task has ended; nothing leaves a terminal state.
+    is_terminal: bool
 
+    def __init__(self, name: str) -> None:
+        # Asked at every step of every task: as an attribute it costs a look into a dictionary.
+        self.is_terminal = name not in ("queued", "running")
 
-#: Names of the states in which a task may still change; plain strings are quicker to look up.
-_LIVE: Final = frozenset({"queued", "running"})
 
 #: Which states may follow which.
 TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {

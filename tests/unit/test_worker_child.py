@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import PIL.Image
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from added_harness import dreams, safetensors
 from swell.clock import SystemClock
@@ -53,6 +54,7 @@ from swell.worker.frames import (
     encode_frame,
 )
 from swell.worker.frames import Shelf as WeightShelf
+from swell.worker.job import _may_have_seed
 from swell.worker.slate import Kept, Slate, new_slate, read_slate
 
 MODELS = """
@@ -351,6 +353,35 @@ def test_the_samples_of_a_task_have_seeds_in_a_row_and_come_back_as_a_list(line:
     [done] = line.result().done
     assert done.output == b"[[3,1,10,0,4],[3,1,11,1,4],[3,1,12,2,4],[1,1,13,3,4]]"
     assert done.seed == 10
+
+
+class Bare(BaseModel):
+    width: int = 1
+
+
+class Field(BaseModel):
+    seed: int | None = None
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Computed(BaseModel):
+    @property
+    def seed(self) -> int:
+        return 5
+
+
+class Asked(BaseModel):
+    def __getattr__(self, name: str) -> int:
+        return 5
+
+
+@pytest.mark.parametrize("kind", [Field, Open, Computed, Asked])
+def test_an_own_seed_is_looked_for_wherever_an_input_may_have_one(kind: type[BaseModel]) -> None:
+    assert _may_have_seed(kind)
+    assert not _may_have_seed(Bare)
 
 
 @pytest.mark.parametrize(

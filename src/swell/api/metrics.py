@@ -104,7 +104,7 @@ METRICS: dict[str, str] = {
     "swell_event_streams": "Open event streams.",
     "swell_http_request_seconds": "HTTP requests, by method, route and status.",
     "swell_call_seconds": "Calls of store, broker, objects, registry and bus, by contract and "
-    "call. Those that wait for work or news are not among them.",
+    "call. Those that wait for work or news are not among them, nor those that have nothing to do.",
     "swell_call_errors_total": "Calls that failed by the fault of what they call (a database, a "
     "server, a disk), by contract, call and code.",
     "swell_bus_gaps_total": "Times that news of other backends may have been missed, so that the "

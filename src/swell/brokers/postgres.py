@@ -9,6 +9,7 @@ What others have accepted is passed over for a moment (docs/decisions/0050).
 import asyncio
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 import msgspec
 
@@ -52,6 +53,9 @@ _Costed = tuple[float, Task]
 
 class PostgresBroker:
     """Order and leases over the tasks of a `PostgresStore` in the same database."""
+
+    #: Calls with nothing to do here: how long they take tells nobody anything.
+    EMPTY: Final = frozenset({"offer", "ack", "started", "extend"})
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database

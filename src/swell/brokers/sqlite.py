@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from swell import task as life
 from swell.broker import Backlog, Depth, LeaseRequest, Offered, Rank
@@ -48,6 +49,9 @@ _Costed = tuple[float, Task]
 
 class SqliteBroker:
     """Order and leases over the tasks of a `SqliteStore` in the same file."""
+
+    #: Calls with nothing to do here: how long they take tells nobody anything.
+    EMPTY: Final = frozenset({"offer", "ack", "started", "extend"})
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database

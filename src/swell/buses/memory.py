@@ -156,10 +156,11 @@ class MemoryBus:
 
     def subscribe(self, task_id: str, *, after: int = -1) -> MemorySubscription:
         """Listen to a task, from the first event remembered whose id is larger than `after`."""
-        self._forget(self._clock.monotonic_s())
         subscription = MemorySubscription(self, task_id, after, self._pending)
-        for event in self._history.get(task_id, ()):
-            subscription.offer(event)
+        if task_id in self._history:
+            self._forget(self._clock.monotonic_s())
+            for event in self._history.get(task_id, ()):
+                subscription.offer(event)
         if self._ended_all.is_set():
             subscription.end()
             return subscription

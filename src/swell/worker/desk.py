@@ -351,6 +351,8 @@ class Desk:
 
     def enclosed(self, settlements: Iterable[Settlement]) -> list[Enclosure]:
         """Return the files that travel with outcomes."""
+        if not self._enclosures:
+            return []
         return [
             self._enclosures[artifact.key]
             for settlement in settlements

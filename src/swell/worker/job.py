@@ -97,6 +97,7 @@ class Reader:
     def __init__(self, definition: Definition, rng: random.Random) -> None:
         self._validate = definition.input_type.model_validate_json
         self._packs = pack_fields(definition.input_type)
+        self._may_have_seed = _may_have_seed(definition.input_type)
         self._rng = rng
 
     def read(self, order: Order) -> Any:
@@ -126,7 +127,7 @@ class Reader:
         Raises:
             pydantic.ValidationError: The seed of the last one cannot be recorded.
         """
-        own = getattr(checked, "seed", None)
+        own = getattr(checked, "seed", None) if self._may_have_seed else None
         if not isinstance(own, int) or isinstance(own, bool) or own < 0:
             return self._rng.getrandbits(SEED_BITS) if order.seed is None else order.seed
         most = MAX_SEED - (count - 1)
@@ -136,6 +137,17 @@ class Reader:
                 [{"type": "less_than_equal", "loc": ("seed",), "input": own, "ctx": {"le": most}}],
             )
         return own
+
+
+def _may_have_seed(kind: type[BaseModel]) -> bool:
+    """Whether inputs of a type may have a seed of their own.
+
+    To look for one that is not there takes pydantic as long as to validate a small input.
+    """
+    is_usual = getattr(kind, "__getattr__", None) is getattr(BaseModel, "__getattr__", None)
+    if not is_usual or kind.model_config.get("extra") == "allow":
+        return True
+    return "seed" in kind.model_fields or hasattr(kind, "seed")
 
 
 def _defaults(checked: Any) -> dict[str, Any]:
