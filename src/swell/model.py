@@ -482,6 +482,9 @@ class Plan:
     bucket: int | None = None
     #: Of the sample's own noise; None takes the item's, which is the task's plus the index.
     seed: int | None = None
+    #: For variations of one picture: the seed of that, and how much of the noise that the sample
+    #: starts from is its own, from 0 to 1. Noise of later steps is its own. None for all.
+    near: tuple[int, float] | None = None
     #: Latents of a picture to start from, or a function that returns them: it is called once,
     #: before the first step, when the model is on its device. Needs `strength` or `skip` in the
     #: sampler.

@@ -65,6 +65,7 @@ class Toy(StepModel):
             values={"poison": asked.get("poison", 0.0)},
             key=asked.get("key", ()),
             bucket=asked.get("bucket"),
+            near=asked.get("near"),
         )
 
     def encode(self, words: list[str]) -> list[Mapping[str, np.ndarray]]:
@@ -244,6 +245,43 @@ def test_image_k_of_a_task_has_the_noise_of_its_seed_plus_k() -> None:
 
 
 # Joining and leaving
+
+
+def test_a_variation_lies_between_the_noise_of_two_seeds() -> None:
+    def drawn(seed: int, near: tuple[int, float] | None = None) -> np.ndarray:
+        studio = Studio()
+        asked = {"words": "a", "solver": "euler", "steps": 4, "options": {}, "near": near}
+        studio.denoiser.add([Request(id="a", model=studio.model, item=Item(asked, seed=seed))])
+        while studio.denoiser.boundary():
+            pass
+        return np.frombuffer(studio.ended["a"], np.float32)
+
+    theirs, own = drawn(5), drawn(6)
+    np.testing.assert_array_equal(drawn(6, (5, 0.0)), theirs)
+    np.testing.assert_array_equal(drawn(6, (5, 1.0)), own)
+    near, far = drawn(6, (5, 0.2)), drawn(6, (5, 0.7))
+    assert 0 < np.abs(near - theirs).mean() < np.abs(far - theirs).mean()
+    assert not np.array_equal(near, drawn(7, (5, 0.2)))
+
+
+def test_a_variation_goes_on_from_its_checkpoint_to_the_same_picture() -> None:
+    asked = {"words": "a", "solver": "euler_ancestral", "steps": 4, "options": {}, "near": (5, 0.3)}
+
+    def request(studio: Studio, checkpoint: bytes | None = None) -> Request:
+        item = Item(asked, seed=6)
+        return Request(id="a", model=studio.model, item=item, checkpoint=checkpoint)
+
+    whole, first, second = Studio(), Studio(), Studio()
+    for studio in (whole, first):
+        studio.denoiser.add([request(studio)])
+    while first.denoiser.step_of("a") < 2:
+        assert first.denoiser.boundary()
+    second.denoiser.add([request(second, first.denoiser.checkpoint("a"))])
+    assert second.denoiser.step_of("a") == 2
+    for studio in (whole, second):
+        while studio.denoiser.boundary():
+            pass
+    assert whole.ended["a"] == second.ended["a"]
 
 
 def test_a_sample_joins_at_the_next_step_without_waiting() -> None:

@@ -105,6 +105,24 @@ def test_samples_of_one_task_have_seeds_of_their_own(served: Any) -> None:
     np.testing.assert_array_equal(np.asarray(made[1].pil()), second)
 
 
+def test_variations_of_a_picture_are_the_nearer_the_smaller_they_are(served: Any) -> None:
+    definition, model = served
+
+    def pictures(share: float) -> list[Any]:
+        given = definition.input_type(prompt="a red fox", steps=3, seed=40, variation=share)
+        made = Runs(model)([Item(given, seed=1, index=index, count=2) for index in range(2)])
+        return [np.asarray(each.pil()) for each in made]
+
+    first = cases.draw(*served, steps=3, seed=40)
+    second = cases.draw(*served, steps=3, seed=41)
+    for share in (0.0, 0.1, 0.6, 1.0):
+        np.testing.assert_array_equal(pictures(share)[0], first)
+    np.testing.assert_array_equal(pictures(0.0)[1], first)
+    np.testing.assert_array_equal(pictures(1.0)[1], second)
+    near, far = (np.abs(pictures(share)[1].astype(int) - first).mean() for share in (0.1, 0.6))
+    assert 0 < near < far
+
+
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_resumed_sample_ends_as_if_nothing_had_happened(tmp_path: Path, step: int) -> None:
     """With noise in each step, masks and draws of the picture's latents: the stream goes on."""

@@ -21,6 +21,7 @@ __all__ = [
     "seed",
     "side",
     "unwanted",
+    "variation",
 ]
 
 #: Longest side, in px; a larger picture is made by an upscaler.
@@ -81,6 +82,8 @@ def input_type(
     if refers:
         fields |= _reference()
     fields |= seed("The same seed, the same picture.")
+    if facts.loop is None:
+        fields |= variation()
     made: type[BaseModel] = pydantic.create_model(
         "Asked", __config__=ConfigDict(extra="forbid"), __module__=__name__, **fields
     )
@@ -104,6 +107,18 @@ def seed(description: str) -> dict[str, Any]:
     """Return the field for the seed."""
     limits = Field(ge=0, lt=2**63, title="Seed", description=description)
     return {"seed": (Annotated[int | None, limits, ui.seed()], None)}
+
+
+def variation() -> dict[str, Any]:
+    """Return the field for how far pictures of one task are from each other."""
+    limits = Field(
+        ge=0,
+        le=1,
+        title="Variation",
+        description="How far the other pictures of a task are from its first: 0 starts from the "
+        "same noise, 1 from noise of their own.",
+    )
+    return {"variation": (Annotated[float, limits, ui.slider(step=0.05, advanced=True)], 1.0)}
 
 
 def side(facts: Facts, title: str, description: str | None = None) -> Any:

@@ -280,6 +280,7 @@ class Latent(StepModel):
             key=tuple(name for name in ("mask", "control", "reference") if getattr(words, name)),
             loras=loras,
             seed=seed,
+            near=_near(asked, item, seed),
             start=(lambda: self._start(words)) if self._starts(words) else None,
         )
 
@@ -590,6 +591,12 @@ _EXACT: Final = ("guidance", "control_scale", "control_mode", "reference_scale",
 
 def _cast(name: str, value: Tensor, kind: torch.dtype) -> Tensor:
     return value if name in _EXACT or name.startswith("level_") else value.to(kind)
+
+
+def _near(asked: Any, item: Item[Any], seed: int) -> tuple[int, float] | None:
+    """Return whose noise a sample starts from beside its own: see `Plan.near`."""
+    share: float = getattr(asked, "variation", 1.0)
+    return None if share == 1 or item.index == 0 else (seed - item.index, share)
 
 
 def _table(sampler: Sampler) -> Any:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from swell.model import Array, Arrays, NoiseStream, Plan, Sampler
 from swell.worker import solver as solvers
 from swell.worker.checkpoint import FORMAT, decode_checkpoint, encode_checkpoint
-from swell.worker.solver import AlphaBars, Noise, Sigmas, Solver, Table
+from swell.worker.solver import AlphaBars, Noise, Sigmas, Solver, Table, blend
 
 __all__ = [
     "Arena",
@@ -226,8 +226,11 @@ class SampleState:
 
     def begin(self, arrays: Arrays) -> Array:
         """Return the latents before its first step, and start its stream of noise."""
-        noise = self._stream()
+        noise = self._stream(self.seed)
         fresh = noise.draw(self.plan.shape)
+        if self.plan.near is not None:
+            seed, own = self.plan.near
+            fresh = blend(self._stream(seed).draw(self.plan.shape), fresh, own)
         if self.start is None:
             self.look()
         if self.start is None:
@@ -244,8 +247,8 @@ class SampleState:
             start = self.plan.start
             self.start = start() if callable(start) else start
 
-    def _stream(self) -> NoiseStream:
-        return Noise(self.seed) if self.stream is None else self.stream(self.seed, self.plan)
+    def _stream(self, seed: int) -> NoiseStream:
+        return Noise(seed) if self.stream is None else self.stream(seed, self.plan)
 
     def draw(self, out: Singles) -> None:
         """Write the noise of its present step into `out`."""
@@ -286,7 +289,7 @@ class SampleState:
         kept_arrays = self.table.solver.history
         self.h = kept.h and arrays.put(_unpacked(kept.h, (kept_arrays, *shape)))
         # The state of a stream is how much was drawn from it.
-        self.noise = self._stream()
+        self.noise = self._stream(self.seed)
         for _ in range(1 + int(self.table.draws[: self.step].sum())):
             self.noise.draw(self.plan.shape)
 

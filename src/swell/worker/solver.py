@@ -38,6 +38,7 @@ __all__ = [
     "Table",
     "advance",
     "alpha_bars",
+    "blend",
     "ddim",
     "ddim_bars",
     "dpmpp_2m",
@@ -1101,6 +1102,18 @@ class Noise:
     def fill(self, out: Singles) -> None:
         """Write the next numbers into `out`, which is contiguous: the same as `draw` gives."""
         self._generator.standard_normal(dtype=np.float32, out=out)
+
+
+def blend(other: Singles, own: Singles, share: float) -> Singles:
+    """Return noise between two, of deviation 1 as they are: on the circle through both.
+
+    Args:
+        other: Noise of mean 0 and deviation 1.
+        own: The same, not depending on it.
+        share: Of the second: 0 gives the first alone, 1 the second.
+    """
+    share = min(1.0, max(0.0, share))
+    return np.float32(math.sqrt(1 - share**2)) * other + np.float32(share) * own
 
 
 def noise(seed: int, shape: tuple[int, ...]) -> Singles:
