@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import nats
 import pytest
-from test_direct_broker import kill
+from site_harness import kill
 
 from commandline import PATIENCE_S, Swell, ready_line
 from postgres_databases import PostgresDatabases

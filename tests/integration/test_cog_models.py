@@ -18,7 +18,7 @@ from typing import Any
 import PIL.Image
 import psutil
 import pytest
-from test_worker_engine import dispatch, output_of, working
+from worker_harness import dispatch, output_of, working
 
 from swell.media import File
 from swell.model import Cancelled, InvalidModel, Item, Reject, define, load_models

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from test_worker_engine import working
-from test_worker_http import Site, a_worker, site
+from worker_harness import working
+from worker_site import Site, a_worker, site
 
 from lora_painter import layers, lora_file, packed
 from swell.clock import SystemClock

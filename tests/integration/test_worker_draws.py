@@ -10,7 +10,7 @@ from typing import Any
 import PIL.Image
 import psutil
 import pytest
-from test_worker_http import Site, a_worker, site
+from worker_site import Site, a_worker, site
 
 from swell.api.app import create_app
 from swell.api.duties import discard

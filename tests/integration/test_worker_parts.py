@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_worker_engine import dispatch, output_of, picture_of, working
+from worker_harness import dispatch, output_of, picture_of, working
 
 from swell.dispatch import Grant, Progress, Upload
 from swell.errors import TooLarge

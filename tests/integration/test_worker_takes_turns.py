@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_worker_engine import dispatch, output_of, picture_of, working
+from worker_harness import dispatch, output_of, picture_of, working
 
 from swell.dispatch import Switches
 from swell.model import Definition, Item, Model, load_models

@@ -1,0 +1,69 @@
+"""A worker's engine in this process, with real model processes, over a backend in memory."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import PIL.Image
+import pytest
+
+from swell.clock import SystemClock
+from swell.task import Task, TaskState
+from swell.testing.dispatch import MemoryDispatch
+from swell.weights.cache import WeightCache
+from swell.worker.engine import Worker
+from swell.worker.settings import WorkerSettings
+
+__all__ = ["dispatch", "output_of", "picture_of", "working"]
+
+
+@pytest.fixture
+def dispatch() -> MemoryDispatch:
+    return MemoryDispatch(SystemClock())
+
+
+@asynccontextmanager
+async def working(
+    dispatch: MemoryDispatch,
+    *refs: str,
+    curves: Path | None = None,
+    weights: WeightCache | None = None,
+    **settings: Any,
+) -> AsyncIterator[tuple[Worker, "asyncio.Task[int]"]]:
+    """A worker that is up; it is told to go at the end, if it has not gone by then."""
+    worker = Worker(
+        WorkerSettings(name="tester", **settings),
+        dispatch,
+        refs,
+        SystemClock(),
+        curves=curves,
+        weights=weights,
+    )
+    running = asyncio.create_task(worker.run(handle_signals=False))
+    up = asyncio.create_task(worker.is_up.wait())
+    await asyncio.wait({running, up}, return_when=asyncio.FIRST_COMPLETED)
+    up.cancel()
+    if running.done():
+        running.result()
+    try:
+        yield worker, running
+        if not running.done():
+            worker.release()
+            async with asyncio.timeout(10):
+                assert await running == 0
+    finally:
+        running.cancel()
+
+
+def output_of(task: Task) -> Any:
+    assert task.state is TaskState.SUCCEEDED, task.error
+    return msgspec.json.decode(task.output or b"null")
+
+
+def picture_of(dispatch: MemoryDispatch, task: Task, index: int = 0) -> PIL.Image.Image:
+    data, _ = dispatch.objects[task.artifacts[index].key]
+    return PIL.Image.open(io.BytesIO(data))
