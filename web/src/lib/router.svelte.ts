@@ -18,6 +18,10 @@ export interface Route {
 /** Every page. A page that is not here is not in the menu. */
 export const ROUTES: Route[] = [
   { path: "/", word: "nav.create", icon: "create", load: () => import("../pages/Create.svelte") },
+  { path: "/models", word: "nav.models", icon: "models", load: () => import("../pages/Models.svelte") },
+  { path: "/models/:owner/:name", word: "tasks.model", load: () => import("../pages/Model.svelte") },
+  { path: "/compare", word: "nav.compare", load: () => import("../pages/Compare.svelte") },
+  { path: "/comparisons/:id", word: "compare.title", load: () => import("../pages/Comparison.svelte") },
   { path: "/fleet", word: "nav.fleet", icon: "fleet", isOperators: true, load: () => import("../pages/Fleet.svelte") },
   { path: "/tasks", word: "nav.tasks", icon: "tasks", isOperators: true, load: () => import("../pages/Tasks.svelte") },
   { path: "/tasks/:id", word: "task.title", isOperators: true, load: () => import("../pages/Task.svelte") },

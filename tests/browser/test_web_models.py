@@ -1,0 +1,116 @@
+"""Models in the web app: cards, forms, code, and comparing them blind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from app import AXE, ROOT, SIZES, App, breaches, watched
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(
+        not (ROOT / "web" / "dist" / "index.html").is_file(), reason="run `make web` first"
+    ),
+]
+
+needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="run `npm ci` in web/ first")
+
+_DRAWN_MS = 60_000
+
+
+def test_a_model_is_found_and_tried(app_page: Page, app: App) -> None:
+    app.open(app_page, "/models")
+    app_page.get_by_role("link", name="swell/icons").click()
+    expect(app_page.get_by_role("heading", level=1)).to_have_text("swell/icons")
+    app_page.get_by_label("Prompt").fill("a green bicycle")
+    app_page.get_by_role("button", name="Run").click()
+    expect(app_page.get_by_alt_text("a green bicycle")).to_be_visible(timeout=_DRAWN_MS)
+    expect(app_page.get_by_role("status").get_by_text("Done")).to_be_visible()
+
+
+def test_an_empty_wish_is_refused_beside_its_field(browser: Browser, app: App) -> None:
+    # Not a watched page: a browser tells of each answer that is an error.
+    context = browser.new_context(base_url=app.url, locale="en-GB")
+    page = context.new_page()
+    app.open(page, "/models/swell/icons")
+    page.get_by_label("Prompt").fill("")
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    context.close()
+
+
+def test_the_code_of_the_form_runs(app_page: Page, app: App, tmp_path: Path) -> None:
+    app.open(app_page, "/models/swell/icons")
+    app_page.get_by_label("Prompt").fill('it\'s a "red" fox')
+    app_page.get_by_role("tab", name="Use from code").click()
+    environment = {**os.environ, "SWELL_KEY": app.key}
+    for client in ("curl", "Python"):
+        app_page.get_by_role("button", name=client, exact=True).click()
+        code = app_page.get_by_role("region", name=client).inner_text()
+        program = ["bash", "-c", code] if client == "curl" else [sys.executable, "-c", code]
+        done = subprocess.run(
+            program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90
+        )
+        assert done.returncode == 0, done.stderr
+        assert "succeeded" in done.stdout or ".png" in done.stdout, done.stdout
+    for client in ("Replicate", "OpenAI", "fal"):
+        app_page.get_by_role("button", name=client, exact=True).click()
+        code = app_page.get_by_role("region", name=client).inner_text()
+        compile(code, client, "exec")
+        assert f"{app.url}/".split("//")[1] in code
+
+
+def test_models_are_compared_blind_and_named_after_the_vote(app_page: Page, app: App) -> None:
+    app.open(app_page, "/compare")
+    for model in ("swell/icons", "swell/picture"):
+        app_page.get_by_role("button", name=model).click()
+    app_page.get_by_label("Prompt").fill("a lighthouse at night")
+    app_page.get_by_role("button", name="Draw with all").click()
+    vote = app_page.get_by_role("button", name="Vote")
+    expect(vote).to_be_enabled(timeout=_DRAWN_MS)
+    vote.click()
+    expect(app_page.get_by_role("heading", level=1)).to_have_text("a lighthouse at night")
+    pictures = app_page.get_by_alt_text("Picture")
+    expect(pictures).to_have_count(2)
+    assert "swell/" not in app_page.locator("main").inner_html()
+    app_page.get_by_role("button", name="1 is best").click()
+    expect(app_page.get_by_text("All votes given")).to_be_visible()
+    app_page.get_by_role("button", name="Show the names").click()
+    app_page.get_by_role("dialog").get_by_role("button", name="Show the names").click()
+    expect(app_page.get_by_text("your choice")).to_be_visible()
+    expect(app_page.get_by_role("row", name="swell/picture")).to_be_visible()
+    app_page.get_by_role("link", name="Compare").click()
+    expect(app_page.get_by_role("table", name="Ratings")).to_contain_text("swell/icons")
+
+
+@needs_axe
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+def test_models_pages_are_accessible(browser: Browser, app: App, theme: str, size: str) -> None:
+    width, height = SIZES[size]
+    context = browser.new_context(
+        base_url=app.url,
+        viewport={"width": width, "height": height},
+        reduced_motion="reduce",
+        locale="en-GB",
+    )
+    with watched(context) as page:
+        found = []
+        app.open(page, "/models", theme=theme)
+        for path in ("/models", "/models/swell/icons", "/compare"):
+            page.goto(f"{app.url}/#{path}")
+            expect(page.get_by_role("heading", level=1)).to_be_visible()
+            expect(page.get_by_text("Loading", exact=True)).to_have_count(0)
+            found += [f"{path} {each}" for each in breaches(page)]
+            wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            found += [f"{path} is {wide} px too wide"] if wide > 0 else []
+        page.goto(f"{app.url}/#/models/swell/icons")
+        for tab in ("Use from code", "About", "Versions"):
+            page.get_by_role("tab", name=tab).click()
+            found += [f"{tab} {each}" for each in breaches(page)]
+    context.close()
+    assert found == [], "\n".join(found)
