@@ -29,7 +29,7 @@ from swell.dispatch import (
 from swell.errors import InvalidRequest, NotFound, TooLarge, Unauthenticated
 from swell.model import InvalidModel
 from swell.retry import RetryPolicy
-from swell.task import TaskState
+from swell.task import Succeeded, TaskState
 from swell.testing.dispatch import MemoryDispatch
 from swell.worker.engine import Worker
 from swell.worker.settings import WorkerSettings
@@ -759,6 +759,23 @@ class Choosy(MemoryDispatch):
             self.refused += 1
             raise InvalidRequest("who would say such a thing")
         return await super().report(report)
+
+
+async def test_a_lease_that_is_told_twice_is_run_once(
+    dispatch: MemoryDispatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = dispatch.lease
+
+    async def twice(ask: Ask) -> Grant:
+        grant = await lease(ask)
+        return msgspec.structs.replace(grant, tasks=[*grant.tasks, *grant.tasks])
+
+    monkeypatch.setattr(dispatch, "lease", twice)
+    async with working(dispatch, "demo/echo-picture"):
+        task = await dispatch.ended(await dispatch.submit("demo/echo-picture", {"prompt": "fox"}))
+    assert (task.state, task.attempt) == (TaskState.SUCCEEDED, 1)
+    told = [each for report in dispatch.reports for each in report.settlements]
+    assert [each.outcome.__class__ for each in told] == [Succeeded]
 
 
 @pytest.mark.parametrize(

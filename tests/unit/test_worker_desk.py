@@ -113,6 +113,20 @@ def test_a_new_attempt_of_a_task_does_not_end_with_the_old_one() -> None:
     assert not old.alone
 
 
+def test_a_lease_is_told_again_while_it_is_held_and_of_a_later_stage_also_after_that() -> None:
+    desk = Desk(slots=2)
+    first = a_leased_task()
+    assert not desk.is_told_again(first)
+    held = desk.hold(first, "key", 0.0)
+    assert desk.is_told_again(first)
+    # Another lease of the same task is news.
+    second = msgspec.structs.replace(first, attempt=2, token="l", earlier=1)
+    assert not desk.is_told_again(second)
+    desk.settle(held, Canceled())
+    desk.settle(desk.hold(second, "key", 0.0), Succeeded(output=msgspec.Raw(b"1")))
+    assert desk.is_told_again(second)
+
+
 def text_output(n_bytes: int) -> Succeeded:
     return Succeeded(output=msgspec.Raw(b'"' + b"x" * (n_bytes - 2) + b'"'))
 

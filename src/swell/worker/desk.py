@@ -32,6 +32,9 @@ _ENTRY_BYTES: Final = 1024
 #: So many startups are told at most; older ones that were not told are forgotten.
 MOST_STARTUPS: Final = 32
 
+#: So many leases of later stages are remembered.
+MOST_LATER_STAGES: Final = 256
+
 #: An error's text of 2,000 characters, each of them escaped.
 _ERROR_BYTES: Final = 12_000
 
@@ -159,6 +162,8 @@ class Desk:
         #: Of what was taken, and not told yet.
         self._keys_in_flight: list[str] = []
         self._early_in_flight: list[str] = []
+        #: Tokens of the last leases of stages that were not their pipelines' first.
+        self._later_stages: collections.deque[str] = collections.deque(maxlen=MOST_LATER_STAGES)
         #: Pipelines among the settlements that may go on here.
         self._may_go_on: set[str] = set()
         self._progress: dict[tuple[str, str], Progress] = {}
@@ -203,6 +208,22 @@ class Desk:
         return [held.task.hold for held in self.held.values()] + [
             Hold(task_id=each.task_id, attempt=each.attempt, token=each.token) for each in untold
         ]
+
+    def is_told_again(self, task: LeasedTask) -> bool:
+        """Whether a lease was told before: it is held, or a pipeline went on with it.
+
+        With a later stage a worker goes on by the answer to a report, which may come again when the
+        stage is over already.
+        """
+        held = self.held.get(task.task_id)
+        if held is not None and held.task.token == task.token:
+            return True
+        if not task.earlier:
+            return False
+        if task.token in self._later_stages:
+            return True
+        self._later_stages.append(task.token)
+        return False
 
     def hold(self, task: LeasedTask, key: Hashable, now_s: float) -> Held:
         """Put a leased task on the desk."""

@@ -556,6 +556,8 @@ class Worker:
             self._startups.task_came()
         now_s = self._clock.monotonic_s()
         for task in tasks:
+            if self._desk.is_told_again(task):
+                continue
             if task.task_id in self._desk.held:
                 # The lease of an earlier attempt was lost; nobody waits for that one any more.
                 self.cancel([task.task_id])
