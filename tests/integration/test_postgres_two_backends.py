@@ -1,8 +1,10 @@
 """Two backends on PostgreSQL hand out what each has accepted, and nobody waits for long by that."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import pytest
 
@@ -49,12 +51,18 @@ class Pair:
 
 @pytest.fixture
 async def pair(postgres_databases: PostgresDatabases) -> AsyncIterator[Pair]:
-    url, clock = await postgres_databases.new(), ManualClock()
-    both = [Backend(await PostgresDatabase.open(url, clock)) for _ in range(2)]
+    clock = ManualClock()
+    async with _pair(await postgres_databases.new(), clock, clock) as pair:
+        yield pair
+
+
+@contextlib.asynccontextmanager
+async def _pair(url: str, here: ManualClock, there: ManualClock) -> AsyncIterator[Pair]:
+    both = [Backend(await PostgresDatabase.open(url, clock)) for clock in (here, there)]
     async with asyncio.timeout(PATIENT_S):
         while not all(each.database.company.is_there for each in both):
             await asyncio.sleep(0.01)
-    yield Pair(clock, *both)
+    yield Pair(here, *both)
     for each in both:
         await each.database.close()
 
@@ -84,6 +92,24 @@ async def test_a_flood_that_one_backend_has_accepted_does_not_hold_up_what_other
         served += [task.key_id for task in await pair.here.leases()]
     # Turn about, although no worker has asked where they were accepted.
     assert served.count("others") == 10
+
+
+@pytest.mark.parametrize("ahead_s", [0.09, 0.5, 3600.0])
+async def test_what_a_backend_accepted_whose_clock_is_ahead_waits_no_longer_for_that(
+    postgres_databases: PostgresDatabases, ahead_s: float
+) -> None:
+    url, clock = await postgres_databases.new(), ManualClock()
+    ahead = ManualClock(clock.now() + timedelta(seconds=ahead_s))
+    async with _pair(url, clock, ahead) as pair:
+        await pair.here.accepts(9, "busy")
+        await pair.there.accepts(1, "patient")
+        served: list[str] = []
+        for _ in range(4):
+            served += [task.key_id for task in await pair.here.leases()]
+            clock.advance(0.6 * OVERLOOKED_S)
+            ahead.advance(0.6 * OVERLOOKED_S)
+        served += [task.key_id for task in await pair.here.leases()]
+        assert "patient" in served
 
 
 async def test_a_look_that_falls_on_another_models_turn_is_made_again(pair: Pair) -> None:

@@ -64,6 +64,10 @@ QUERIES: Final = _queries()
 #: Larger than any id, since ids are made of 0-9 and a-f.
 _AFTER_ALL: Final = "~"
 
+#: By as much the clocks of two backends may differ unnoticed: so much longer may what one has
+#: accepted be passed over by the other.
+_AHEAD: Final = timedelta(seconds=OVERLOOKED_S)
+
 #: A lease of n tasks goes through so many times n in memory rather than ask the server.
 MOST_RECALLED: Final = 4
 
@@ -320,13 +324,18 @@ class Session:
 
         Args:
             queues: Of these.
-            age_s: What was accepted later than so long ago does not count.
+            age_s: What was accepted later than so long ago does not count, unless it seems to come
+                from later than now: by then a clock that is ahead may be anywhere, and nobody can
+                tell how long its tasks have waited.
         """
         if not queues:
             return []
         await self._land()
-        until = id_before(self.now - timedelta(seconds=age_s)) if age_s else _AFTER_ALL
-        rows = await self._connection.fetch(QUERIES["some_ready"], queues, until)
+        until = ahead = _AFTER_ALL
+        if age_s:
+            until = id_before(self.now - timedelta(seconds=age_s))
+            ahead = id_before(self.now + _AHEAD)
+        rows = await self._connection.fetch(QUERIES["some_ready"], queues, until, ahead)
         return [queue for (queue,) in rows]
 
     async def _look(self, queues: list[str], n: int, locks: bool) -> set[str]:

@@ -191,11 +191,12 @@ WHERE queue = $1 AND key_id = $2 AND state = 'queued' AND available_at IS NULL
 ORDER BY priority, tag, id LIMIT $6 /* lock */;
 
 -- name: some_ready
--- Of some queues those in which something is ready whose id is below one, so that it was accepted
--- before a moment, whoever holds it now.
+-- Of some queues those in which something is ready, whoever holds it now, whose id is below one, so
+-- that it was accepted before a moment; or not below another, by a clock that is ahead.
 SELECT q.queue FROM unnest($1::text[]) AS q (queue) WHERE EXISTS (
     SELECT 1 FROM tasks AS t
-    WHERE t.queue = q.queue AND t.state = 'queued' AND t.available_at IS NULL AND t.id < $2
+    WHERE t.queue = q.queue AND t.state = 'queued' AND t.available_at IS NULL
+        AND (t.id < $2 OR t.id >= $3)
 );
 
 -- name: ready_lines
