@@ -593,7 +593,9 @@ class WebhooksSettings(_Group):
         description="An attempt without an answer after so long has failed, in seconds.",
     )
     at_once: int = Field(
-        default=256, ge=2, description="How many attempts are under way at once; of one key, half."
+        default=256,
+        ge=2,
+        description="How many attempts are under way at once; of a key or host, a quarter at most.",
     )
     per_receiver: int = Field(
         default=8,

@@ -36,6 +36,7 @@ __all__ = [
     "Watch",
     "after_try",
     "deliveries_of",
+    "may_quote_removed",
     "place_of",
     "posted",
     "says_passing",
@@ -148,6 +149,9 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     tries: int
     attempt: Try
     answer: str = ""
+    #: What was gone of the task when it was told of: the answer may quote whatever was not.
+    inputs_removed: bool = False
+    outputs_removed: bool = False
     #: What it is now; `due_at` only where it waits on.
     state: DeliveryState
     due_at: datetime | None = None
@@ -187,6 +191,7 @@ class Outbox(Protocol):
         Durable: as the store.
         In order: of a line only the first that waits is due.
         Fenced: an attempt is written only by who knows how many came before.
+        Erased: nothing of an answer is kept that may quote what was removed of its task meanwhile.
     """
 
     def watch(self, watches: Sequence[Watch]) -> None:
@@ -313,7 +318,17 @@ def says_passing(task: Task, watches: Sequence[Watch]) -> bool:
     return any(event in PASSING for events in wanted for event in events)
 
 
-def after_try(delivery: Delivery, told: Told, *, has_later: bool) -> Delivery:
+def may_quote_removed(
+    told: Told, *, inputs_removed: bool = False, outputs_removed: bool = False
+) -> bool:
+    """Whether an answer may quote what was removed of its task since it was told of. Pure."""
+    inputs_went = inputs_removed and not told.inputs_removed
+    return inputs_went or (outputs_removed and not told.outputs_removed)
+
+
+def after_try(
+    delivery: Delivery, told: Told, *, has_later: bool, quotes_removed: bool = False
+) -> Delivery:
     """Return a delivery after an attempt. Pure.
 
     Args:
@@ -321,7 +336,9 @@ def after_try(delivery: Delivery, told: Told, *, has_later: bool) -> Delivery:
             so, unless that has succeeded.
         told: What became of the attempt.
         has_later: Whether a later one waits in its line.
+        quotes_removed: Whether the answer may quote what is no longer kept.
     """
+    answer = "" if quotes_removed else told.answer[:SNIPPET_CHARS]
     state, due_at, reason = told.state, told.due_at, told.reason
     if delivery.state is not DeliveryState.WAITING and state is not DeliveryState.DELIVERED:
         state, due_at, reason = delivery.state, None, delivery.reason
@@ -337,7 +354,5 @@ def after_try(delivery: Delivery, told: Told, *, has_later: bool) -> Delivery:
         due_at=due_at,
         ended_at=None if state is DeliveryState.WAITING else told.attempt.at,
         log=(*delivery.log, told.attempt)[-MOST_TRIES_KEPT:],
-        answers=(*delivery.answers, *[""] * missing, told.answer[:SNIPPET_CHARS])[
-            -MOST_TRIES_KEPT:
-        ],
+        answers=(*delivery.answers, *[""] * missing, answer)[-MOST_TRIES_KEPT:],
     )

@@ -114,6 +114,15 @@ async def test_what_is_no_answer_is_told(answer: bytes) -> None:
     assert got.detail
 
 
+async def test_what_is_no_answer_is_not_quoted() -> None:
+    # What is told of an attempt outlives the data of its task, and an answer may quote that.
+    for answer in (b"a red fox\r\n\r\n", b"HTTP/1.1 200 OK\r\na red fox\r\n\r\n"):
+        async with serving(answering(answer)) as port:
+            got = await send(f"http://127.0.0.1:{port}/in?token=fox")
+        assert (got.status, got.error) == (None, "connection")
+        assert "fox" not in got.detail
+
+
 async def test_nobody_listens() -> None:
     async with serving(answering(b"")) as port:
         pass

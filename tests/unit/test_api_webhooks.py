@@ -447,6 +447,29 @@ async def test_an_endpoint_of_a_key_that_was_revoked_is_told_nothing_more(
     assert len(receiver.got) == 1
 
 
+async def test_the_tasks_of_a_key_that_was_revoked_are_told_to_no_url_of_theirs(
+    world: World, receiver: Receiver
+) -> None:
+    await _run(world, webhook=receiver.url)
+    await receiver.until(1)
+    worker_id = await world.register()
+    task = await world.create(webhook=receiver.url)
+    (lease,) = (await world.lease(worker_id))["tasks"]
+    keys = (await world.admin("GET", "/v1/keys")).json["keys"]
+    (anna,) = [each["id"] for each in keys if each["name"] == "anna"]
+    assert (await world.admin("DELETE", f"/v1/keys/{anna}")).status == 200
+    world.clock.advance(3)
+    await world.report(worker_id, settlements=[succeeded(lease)])
+    where = f"/v1/webhooks/deliveries?task={task['id']}"
+    for _ in range(500):
+        (shown,) = (await world.admin("GET", where)).json["deliveries"]
+        if shown["state"] == "failed":
+            break
+        await asyncio.sleep(0.01)
+    assert shown["reason"].endswith("key 'anna' was revoked")
+    assert len(receiver.got) == 1
+
+
 async def test_what_is_read_while_an_endpoint_is_made_does_not_hide_it(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

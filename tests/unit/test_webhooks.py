@@ -23,6 +23,7 @@ from swell.testing.factories import a_new_task
 from swell.testing.outbox import PostOffice, a_hooked_task
 from swell.webhook import ENDS, Webhook
 from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings, Unsendable
+from swell.webhooks.room import Room
 from swell.webhooks.schedule import SCHEDULE_S, Answer, retry_after_s, what_follows
 from swell.webhooks.send import Letter
 from swell.webhooks.signing import new_secret, signature_headers
@@ -235,7 +236,13 @@ class House:
         if task is None or task.webhook is None:
             raise Unsendable("nobody wants it")
         body = f"{task.key_id}/{delivery.event}/{delivery.attempt}".encode()
-        return Letter(url=task.webhook.url, body=body, signing=[])
+        return Letter(
+            url=task.webhook.url,
+            body=body,
+            signing=[],
+            inputs_removed=task.inputs_removed,
+            outputs_removed=task.outputs_removed,
+        )
 
     def paused(self) -> Sequence[str]:
         return self.paused_places
@@ -357,7 +364,7 @@ async def test_nothing_overtakes_what_is_under_way_though_it_was_dropped() -> No
 
 
 async def test_a_slow_receiver_holds_nobody_up() -> None:
-    async with House(per_place=2, at_once=8) as house:
+    async with House(per_place=2, at_once=16) as house:
         slow, new = at("slow.example")
         house.mailbox.held[slow] = asyncio.Event()
         for _ in range(20):
@@ -376,7 +383,7 @@ async def test_a_slow_receiver_holds_nobody_up() -> None:
 
 
 async def test_a_key_with_many_slow_receivers_leaves_room_for_others() -> None:
-    async with House(per_place=2, at_once=6) as house:
+    async with House(per_place=2, at_once=8) as house:
         for number in range(10):
             url, new = at(f"slow{number}.example")
             house.mailbox.held[url] = asyncio.Event()
@@ -385,7 +392,33 @@ async def test_a_key_with_many_slow_receivers_leaves_room_for_others() -> None:
         await house.post.ended(other)
         await house.settle()
         assert quick in [url for url, _ in house.mailbox.got]
-        assert sum(house.mailbox.open.values()) == 3
+        # A quarter.
+        assert sum(house.mailbox.open.values()) == 2
+
+
+async def test_however_many_keys_have_slow_receivers_another_is_told_at_once() -> None:
+    async with House() as house:
+        for number in range(12 * 20):
+            url, new = at(f"slow{number}.example", key_id=f"hostile-{number % 12}")
+            house.mailbox.held[url] = asyncio.Event()
+            await house.post.ended(new)
+        await house.settle()
+        assert sum(house.mailbox.open.values()) <= 256 - 32
+        quick, other = at("quick.example", key_id="key-2")
+        await house.post.ended(other)
+        await house.settle()
+        assert house.mailbox.times_s[-1] == 0.0
+        assert house.mailbox.got[-1][0] == quick
+
+
+async def test_a_host_that_many_keys_name_has_a_quarter_of_all_places() -> None:
+    async with House() as house:
+        slow, _ = at("slow.example")
+        house.mailbox.held[slow] = asyncio.Event()
+        for number in range(100):
+            await house.post.ended(at("slow.example", key_id=f"key-{number}")[1])
+        await house.settle()
+        assert house.mailbox.open[slow] == 64
 
 
 async def test_a_key_with_more_slow_receivers_than_are_read_at_once_leaves_room_for_others(
@@ -414,6 +447,44 @@ async def test_two_keys_with_one_host_have_their_own_shares() -> None:
         assert sorted(body[:5] for _, body in house.mailbox.got) == ["key-1", "key-2"]
 
 
+def a_place(number: int, *, key: str = "k", host: str = "https://h.example") -> Delivery:
+    return Delivery(
+        id=f"msg_{number}",
+        task_id=f"t{number}",
+        key_id=key,
+        place=f"{key} {host}",
+        event="succeeded",
+        at=NOW,
+    )
+
+
+@given(st.integers(1, 300), st.integers(1, 12), st.integers(1, 200))
+def test_of_places_none_has_more_than_its_share_and_newcomers_find_one(
+    at_once: int, keys: int, each_wants: int
+) -> None:
+    room = Room(at_once, at_once, [])
+    held = [0] * keys
+    for number in range(keys * each_wants):
+        key = number % keys
+        host = f"https://{number}.example"
+        held[key] += room.take(a_place(number, key=f"key-{key}", host=host))
+    assert sum(held) + room.free == at_once
+    assert max(held) <= max(1, -(-at_once // 4))
+    free = room.free
+    assert room.take(a_place(-1, key="another")) is (free > 0)
+    if at_once > 4 * keys:
+        assert free > 0
+
+
+def test_of_a_line_one_is_under_way_and_of_a_place_so_many() -> None:
+    first = a_place(1)
+    room = Room(100, 2, [first])
+    assert not room.take(msgspec.structs.replace(first, id="msg_later"))
+    assert room.take(a_place(2))
+    assert not room.take(a_place(3))
+    assert room.take(a_place(4, host="https://other.example"))
+
+
 async def test_a_receiver_that_is_gone_is_noted() -> None:
     async with House() as house:
         url, new = at("a.example")
@@ -435,6 +506,24 @@ async def test_what_is_paused_waits() -> None:
         house.dispatcher.wake()
         await house.settle()
         assert len(house.mailbox.got) == 1
+
+
+async def test_an_answer_that_comes_after_an_erasure_is_not_kept() -> None:
+    async with House() as house:
+        url, new = at("a.example")
+        house.mailbox.held[url] = asyncio.Event()
+        house.mailbox.answers[url] = lambda: an_answer(200, at=house.clock.now(), text="a red fox")
+        task = await house.post.ended(new)
+        await house.settle()
+        await house.store.erase(task.id)
+        house.mailbox.held[url].set()
+        await house.settle()
+        (delivery,) = await house.post.all()
+        assert (delivery.state, delivery.answers) == (DeliveryState.DELIVERED, ("",))
+        # What is sent from now on has nothing of it, so that the answer may stay.
+        await house.store.outbox.replay([delivery.id])
+        await house.settle()
+        assert (await house.post.get(delivery)).answers == ("", "a red fox")
 
 
 async def test_what_cannot_be_sent_any_more_has_failed() -> None:

@@ -230,6 +230,9 @@ class _Receivers:
             pair = endpoint.signing
         elif task.webhook is not None:
             hook = task.webhook
+            reason = await self._why_not(task.key_id)
+            if reason is not None:
+                raise Unsendable(f"whoever asked for it may not any longer: {reason}")
             url, form, base = hook.url, hook.format, hook.base
             pair = await self._secret(task.key_id, hook.secret)
         else:
@@ -237,7 +240,13 @@ class _Receivers:
         if form not in self._forms:
             raise Unsendable(f"this backend knows no format {form!r}")
         body = written(self._forms[form], delivery, task, self._urls(base))
-        return Letter(url=url, body=body, signing=pair.signing(now))
+        return Letter(
+            url=url,
+            body=body,
+            signing=pair.signing(now),
+            inputs_removed=task.inputs_removed,
+            outputs_removed=task.outputs_removed,
+        )
 
     def paused(self) -> list[str]:
         """See `swell.webhooks.dispatcher.Receivers.paused`."""

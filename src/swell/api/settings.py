@@ -52,7 +52,7 @@ class WebhookSettings:
     schedule_s: Sequence[float] = SCHEDULE_S
     #: An attempt that takes longer has failed, in seconds.
     timeout_s: float = 20.0
-    #: Attempts under way at once, and of these for one receiver.
+    #: Attempts under way at once (of a key or a host at most a quarter), and for one receiver.
     at_once: int = 256
     per_receiver: int = 8
     #: For how long it is known what became of deliveries, in seconds; None for ever.

@@ -19,6 +19,7 @@ from swell.outbox import (
     Told,
     Watch,
     after_try,
+    may_quote_removed,
     posted,
 )
 from swell.stores.posting import Posting
@@ -123,7 +124,12 @@ class MemoryOutbox:
             if before is None or before.tries != each.tries:
                 found.append(None)
                 continue
-            after = after_try(before, each, has_later=self._has_later(before))
+            task = self._tasks.get(before.task_id)
+            quotes = task is None or may_quote_removed(
+                each, inputs_removed=task.inputs_removed, outputs_removed=task.outputs_removed
+            )
+            has_later = self._has_later(before)
+            after = after_try(before, each, has_later=has_later, quotes_removed=quotes)
             self._put(after)
             found.append(after)
         return found

@@ -68,8 +68,22 @@ class PostOffice:
         page = await self.outbox.page(DeliveryFilter(**where))
         return list(reversed(page.deliveries))
 
-    async def told(self, delivery: Delivery, *, again_s: float | None = None) -> Delivery:
-        """Tell that an attempt succeeded, or that it failed and another comes; return what is."""
+    async def told(
+        self,
+        delivery: Delivery,
+        *,
+        again_s: float | None = None,
+        inputs_removed: bool = False,
+        outputs_removed: bool = False,
+    ) -> Delivery:
+        """Tell that an attempt succeeded, or that it failed and another comes; return what is.
+
+        Args:
+            delivery: Of which.
+            again_s: When it is due again, in seconds; None where it succeeded.
+            inputs_removed: Whether what was asked was gone when the task was told of.
+            outputs_removed: Whether what came of it was.
+        """
         now = self.clock.now()
         is_good = again_s is None
         await self.outbox.tell(
@@ -81,6 +95,8 @@ class PostOffice:
                     answer="thanks" if is_good else "broken",
                     state=DeliveryState.DELIVERED if is_good else DeliveryState.WAITING,
                     due_at=None if again_s is None else now + timedelta(seconds=again_s),
+                    inputs_removed=inputs_removed,
+                    outputs_removed=outputs_removed,
                 )
             ]
         )
@@ -462,7 +478,21 @@ class OutboxConformance:
         assert (started.answers, started.data) == ((), None)
         assert len(started.log) == 1
         assert ended.state is DeliveryState.WAITING
-        assert (await post.told(ended, again_s=0)).answers == ("broken",)
+        told = await post.told(ended, again_s=0, inputs_removed=True, outputs_removed=True)
+        assert told.answers == ("broken",)
+
+    async def test_an_answer_that_may_quote_what_was_removed_meanwhile_is_not_kept(
+        self, post: PostOffice
+    ) -> None:
+        task = await post.ended(a_hooked_task("started", "succeeded"))
+        (started,) = await post.due()
+        # An attempt is under way while its task's data is removed.
+        await post.rig.store.erase(task.id)
+        told = await post.told(started)
+        assert (told.state, told.answers) == (DeliveryState.DELIVERED, ("",))
+        assert [each.status for each in told.log] == [200]
+        (ended,) = await post.due()
+        assert (await post.told(ended, inputs_removed=True)).answers == ("",)
 
     async def test_deliveries_are_forgotten_with_their_task(self, post: PostOffice) -> None:
         await post.ended()

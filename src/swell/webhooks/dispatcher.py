@@ -8,16 +8,17 @@ order.
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 import structlog
 
 from swell.clock import Clock
 from swell.errors import SwellError
 from swell.outbox import Delivery, Outbox, Told
+from swell.webhooks.room import Room
 from swell.webhooks.schedule import SCHEDULE_S, Answer, is_gone, what_follows
 from swell.webhooks.send import Letter, Sender
 
@@ -159,34 +160,17 @@ class Dispatcher:
         One key may have more that is due than is read at once, at places of which none has room.
         """
         settings, without = self._settings, set(paused)
-        while (free := settings.at_once - len(self._flying)) > 0:
+        room = Room(settings.at_once, settings.per_place, self._flying.values())
+        while room.free > 0:
             due = await self._outbox.due(
                 per_place=_READ_TIMES * settings.per_place, limit=_READ_AT_ONCE, without=without
             )
-            for each in self._chosen(due, free):
-                self._start(each)
+            for each in due:
+                if room.take(each):
+                    self._start(each)
             if len(due) < _READ_AT_ONCE:
                 return
             without.update(each.place for each in due)
-
-    def _chosen(self, due: Sequence[Delivery], free: int) -> list[Delivery]:
-        """Return those that may start now: of each line one, of each place and key so many."""
-        settings, flying = self._settings, list(self._flying.values())
-        lines = {(each.task_id, each.endpoint) for each in flying}
-        places = Counter(each.place for each in flying)
-        keys = Counter(each.key_id for each in flying)
-        # However many places a key names, others have room beside it.
-        of_key = max(1, settings.at_once // 2)
-        chosen: list[Delivery] = []
-        for each in due:
-            line = (each.task_id, each.endpoint)
-            has_room = places[each.place] < settings.per_place and keys[each.key_id] < of_key
-            if len(chosen) < free and has_room and line not in lines:
-                chosen.append(each)
-                lines.add(line)
-                places[each.place] += 1
-                keys[each.key_id] += 1
-        return chosen
 
     def _start(self, delivery: Delivery) -> None:
         self._flying[delivery.id] = delivery
@@ -196,10 +180,12 @@ class Dispatcher:
 
     async def _attempt(self, delivery: Delivery) -> None:
         try:
-            answer = await self._answer(delivery)
+            answer, letter = await self._answer(delivery)
             if is_gone(answer):
                 await self._note_gone(delivery)
             told = what_follows(delivery, answer, self._settings.schedule_s, self._rng)
+            if letter is not None:
+                told = _after(letter, told)
             self._landed.append(told)
         except BaseException:
             # It is due still.
@@ -208,17 +194,20 @@ class Dispatcher:
         finally:
             self._woken.set()
 
-    async def _answer(self, delivery: Delivery) -> Answer:
-        now = self._clock.now()
+    async def _answer(self, delivery: Delivery) -> tuple[Answer, Letter | None]:
+        """Return what an attempt met, and what was sent, if anything was."""
+        now, letter = self._clock.now(), None
         try:
-            return await self._sender.send(await self._receivers.letter(delivery), delivery.id)
+            letter = await self._receivers.letter(delivery)
+            return await self._sender.send(letter, delivery.id), letter
         except Unsendable as error:
             detail = str(error)
-            return Answer(at=now, took_s=0.0, error="unsendable", detail=detail, is_final=True)
+            refused = Answer(at=now, took_s=0.0, error="unsendable", detail=detail, is_final=True)
+            return refused, None
         except Exception as error:
             _log.exception("a webhook cannot be sent", delivery=delivery.id)
             detail = f"it could not be made ({type(error).__name__}): see the log of the backend"
-            return Answer(at=now, took_s=0.0, error="internal", detail=detail)
+            return Answer(at=now, took_s=0.0, error="internal", detail=detail), letter
 
     async def _note_gone(self, delivery: Delivery) -> None:
         try:
@@ -247,3 +236,10 @@ class Dispatcher:
         finally:
             woken.cancel()
             passing.cancel()
+
+
+def _after(letter: Letter, told: Told) -> Told:
+    """Return what became of an attempt, with what the letter could not quote."""
+    return msgspec.structs.replace(
+        told, inputs_removed=letter.inputs_removed, outputs_removed=letter.outputs_removed
+    )

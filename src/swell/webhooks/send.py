@@ -32,6 +32,9 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     #: Secrets that sign it.
     signing: Sequence[str]
+    #: What it cannot quote, since it was gone by then.
+    inputs_removed: bool = False
+    outputs_removed: bool = False
 
 
 class Sender(Protocol):
@@ -77,6 +80,9 @@ class HttpSender:
             error, detail = "refused_url", refused.detail
         except SwellError as refused:
             error, detail = refused.code, refused.detail
+        except aiohttp.ClientResponseError:
+            # Its words quote the answer, and they outlive the data that an answer may quote.
+            error, detail = "connection", "what it answered is not HTTP"
         except (aiohttp.ClientError, OSError, ValueError) as broken:
             error, detail = "connection", _plain(f"{type(broken).__name__}: {broken}")
         if status is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -17,16 +17,20 @@ from swell.outbox import (
     Told,
     Watch,
     after_try,
+    may_quote_removed,
     posted,
 )
 from swell.stores.postgres.database import PostgresDatabase
 from swell.stores.postgres.delivery_rows import delivery_of, post_columns, saved_columns
-from swell.stores.postgres.rows import row_of
+from swell.stores.postgres.rows import INPUTS, OUTPUTS, row_of
 
 __all__ = ["PostgresOutbox"]
 
 #: Larger than any number of a row.
 _AFTER_ALL: Final = 2**62
+
+#: What is gone of a task that is not kept.
+_ALL: Final = {"inputs_removed": True, "outputs_removed": True}
 
 
 class PostgresOutbox:
@@ -87,10 +91,17 @@ class PostgresOutbox:
         async with self._database.transaction() as run:
             rows = await run("deliveries_to_tell", list(by_id))
             known = [(delivery_of(row), row[16]) for row in rows]
+            # Asked only now that the rows are locked: who removes data forgets answers after that.
+            gone = _parts_of(await run("removed_parts", [each.task_id for each, _ in known]))
             after = {
-                before.id: after_try(before, by_id[before.id], has_later=has_later)
+                before.id: after_try(
+                    before,
+                    told_now,
+                    has_later=has_later,
+                    quotes_removed=may_quote_removed(told_now, **gone.get(before.task_id, _ALL)),
+                )
                 for before, has_later in known
-                if before.tries == by_id[before.id].tries
+                if before.tries == (told_now := by_id[before.id]).tries
             }
             if after:
                 await run("save_deliveries", *saved_columns(list(after.values())))
@@ -147,6 +158,17 @@ class PostgresOutbox:
         """See `Outbox.backlog`."""
         ((n, oldest_at),) = await self._database.read("waiting_deliveries")
         return Backlog(n, oldest_at)
+
+
+def _parts_of(rows: Sequence[Sequence[Any]]) -> dict[str, dict[str, bool]]:
+    """Return what was removed of tasks, as the arguments of `may_quote_removed`."""
+    return {
+        task_id: {
+            "inputs_removed": bool(removed & INPUTS),
+            "outputs_removed": bool(removed & OUTPUTS),
+        }
+        for task_id, removed in rows
+    }
 
 
 def _page_query(where: DeliveryFilter) -> str:

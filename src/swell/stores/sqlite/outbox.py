@@ -16,6 +16,7 @@ from swell.outbox import (
     Told,
     Watch,
     after_try,
+    may_quote_removed,
     posted,
 )
 from swell.stores.sqlite.delivery_rows import delivery_of, delivery_row, overtaken
@@ -168,7 +169,11 @@ def _tell(session: Session, told: Told) -> Delivery | None:
     if before is None or before.tries != told.tries:
         return None
     has_later = bool(session.rows("has_later_delivery", (told.id,)))
-    after = after_try(before, told, has_later=has_later)
+    task = session.get(before.task_id)
+    quotes = task is None or may_quote_removed(
+        told, inputs_removed=task.inputs_removed, outputs_removed=task.outputs_removed
+    )
+    after = after_try(before, told, has_later=has_later, quotes_removed=quotes)
     session.run("save_delivery", (*delivery_row(after)[9:], after.id))
     return after
 

@@ -735,6 +735,9 @@ SELECT
     )
 FROM deliveries AS d WHERE d.id = ANY($1::text[]) ORDER BY d.seq FOR UPDATE OF d;
 
+-- name: removed_parts
+SELECT id, removed FROM tasks WHERE id = ANY($1::text[]);
+
 -- name: save_deliveries
 UPDATE deliveries AS d SET
     state = n.state, tries = n.tries, due_at = n.due_at, ended_at = n.ended_at, reason = n.reason,
