@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from client_harness import Served
+from client_harness import Receiver, Served
 from programs import Program
 
 _BEGIN = """
@@ -120,3 +120,36 @@ await failed("broken", "tests/moody", { prompt: "break" });
     assert told["reject"][:3] == ["ValidationError", 422, True]
     assert "not that" in told["reject"][3]
     assert told["broken"][:3] == ["ApiError", 500, True]
+
+
+def test_webhooks_are_checked_with_the_keys_that_are_told(
+    client: Callable[..., Any], receiver: Receiver
+) -> None:
+    client(
+        """
+await fal.queue.submit("demo/upper", { input: { text: "a" }, webhookUrl: url });
+""",
+        url=receiver.url,
+    )
+    receiver.wait_for(lambda bodies: len(bodies) >= 1)
+    told = client(
+        """
+const [headers, body] = came;
+const told = (name) => headers[`x-fal-webhook-${name}`];
+const { keys } = await (await fetch(proxy.replace("/proxy", "/.well-known/jwks.json"))).json();
+const isGood = async (text) => {
+    const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
+    const hex = Buffer.from(digest).toString("hex");
+    const parts = [told("request-id"), told("user-id"), told("timestamp"), hex];
+    const key = await crypto.subtle.importKey("jwk", keys[0], "Ed25519", false, ["verify"]);
+    const signature = Buffer.from(told("signature"), "hex");
+    const message = new TextEncoder().encode(parts.join("\\n"));
+    return crypto.subtle.verify("Ed25519", key, signature, message);
+};
+const age = Math.abs(Date.now() / 1000 - Number(told("timestamp")));
+tell({ good: await isGood(body), forged: await isGood(body + " "), age: age < 300 });
+tell({ status: JSON.parse(body).status, output: JSON.parse(body).payload.output });
+""",
+        came=receiver.came[0],
+    )
+    assert told == {"good": True, "forged": False, "age": True, "status": "OK", "output": "A"}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from client_harness import Served
+from client_harness import Receiver, Served
 from programs import Program
 
 _BEGIN = """
@@ -284,3 +284,21 @@ tell(n=len(made["images"]), drawn=sum(task["input"]["prompt"] == "cut once" for 
         home=served.url,
     )
     assert told == {"n": 1, "drawn": 1}
+
+
+def test_a_webhook_tells_of_the_request_that_the_client_submitted(
+    client: Callable[..., Any], receiver: Receiver
+) -> None:
+    told = client(
+        """
+good = fal_client.submit("demo/upper", {"text": "a"}, webhook_url=url)
+bad = fal_client.submit("tests/moody", {"prompt": "reject"}, webhook_url=url)
+tell(ids=[good.request_id, bad.request_id])
+""",
+        url=receiver.url,
+    )
+    receiver.wait_for(lambda bodies: len(bodies) >= 2)
+    by_id = {each["request_id"]: each for each in receiver.bodies()}
+    good, bad = (by_id[each] for each in told["ids"])
+    assert (good["status"], good["payload"]) == ("OK", {"output": "A"})
+    assert (bad["status"], bad["payload"]["error_type"]) == ("ERROR", "rejected")

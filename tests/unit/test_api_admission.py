@@ -134,6 +134,11 @@ async def test_fewer_steps_are_drawn_where_that_is_in_time(world: World) -> None
     assert task["metadata"] is None
     same = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
     assert same["degraded"] == task["degraded"]
+    refused = await world.anna("POST", "/v1/tasks", asking(finish_by_s=6))
+    assert refused.json["code"] == "would_expire"
+    told = (await world.anna("GET", "/metrics")).body.decode()
+    assert 'swell_tasks_degraded_total{model="demo/paint"} 1.0' in told
+    assert 'swell_requests_refused_total{code="would_expire"} 1.0' in told
 
 
 async def test_nothing_is_changed_that_need_not_be(world: World) -> None:

@@ -1,14 +1,20 @@
 """Webhooks over the HTTP surface: what may be asked, who sees what, and what is sent."""
 
 import asyncio
+import base64
+import hashlib
 import json
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import web
 from api_harness import Client, World, a_world, failed, hold, succeeded
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
 
 from loopback import listening
 from swell.api.hook_bodies import MAX_BODY_BYTES
@@ -21,6 +27,8 @@ class Receiver:
 
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, str], Any]] = []
+        #: As it came.
+        self.raw: list[bytes] = []
         self.statuses: list[int] = []
         self.url = ""
         self._arrived = asyncio.Condition()
@@ -30,6 +38,7 @@ class Receiver:
         headers = {name.lower(): value for name, value in request.headers.items()}
         async with self._arrived:
             self.got.append((headers, json.loads(body)))
+            self.raw.append(body)
             self._arrived.notify_all()
         return web.Response(status=self.statuses.pop(0) if self.statuses else 204, text="noted")
 
@@ -563,6 +572,66 @@ async def test_erasing_a_task_removes_what_receivers_answered(
     _, body = await receiver.until(2)
     assert body["data"]["output"] is None
     assert body["data"]["data_removed"] == ["inputs", "outputs"]
+
+
+def _is_fals(headers: dict[str, str], body: bytes, keys: list[dict[str, str]]) -> bool:
+    """Whether a request is signed as fal signs, with one of these keys; by another library."""
+    told = [headers[f"x-fal-webhook-{name}"] for name in ("request-id", "user-id", "timestamp")]
+    message = "\n".join([*told, hashlib.sha256(body).hexdigest()]).encode()
+    for key in keys:
+        public = VerifyKey(base64.urlsafe_b64decode(key["x"] + "="))
+        try:
+            public.verify(message, bytes.fromhex(headers["x-fal-webhook-signature"]))
+        except BadSignatureError:
+            continue
+        return True
+    return False
+
+
+async def test_fals_webhooks_are_signed_as_receivers_of_fals_check_it(
+    world: World, receiver: Receiver
+) -> None:
+    worker_id = await world.register()
+    path = f"/fal/queue/demo/upper?fal_webhook={quote(receiver.url, safe='')}"
+    made = (await world.anna("POST", path, {"text": "a"})).json
+    (lease,) = (await world.lease(worker_id))["tasks"]
+    await world.report(worker_id, settlements=[succeeded(lease, "A")])
+    await receiver.until(1)
+    (headers, told), body = receiver.got[0], receiver.raw[0]
+    assert (told["request_id"], told["status"]) == (made["request_id"], "OK")
+    assert headers["x-fal-webhook-request-id"] == made["request_id"]
+    assert int(headers["x-fal-webhook-timestamp"]) == int(world.clock.now().timestamp())
+    known = await world.stranger("GET", "/fal/.well-known/jwks.json")
+    keys = known.json["keys"]
+    assert {key["crv"] for key in keys} == {"Ed25519"}
+    assert "max-age" in known.headers["cache-control"]
+    assert _is_fals(headers, body, keys)
+    assert not _is_fals(headers, body + b" ", keys)
+    assert not _is_fals(headers | {"x-fal-webhook-user-id": "other"}, body, keys)
+    # Whoever checks all webhooks in one way can do so too.
+    assert headers["webhook-signature"].startswith("v1,")
+
+
+async def test_other_webhooks_have_no_signature_of_fals(world: World, receiver: Receiver) -> None:
+    await _run(world, webhook=receiver.url)
+    await receiver.until(1)
+    assert not [name for name in receiver.got[0][0] if "fal" in name]
+
+
+async def test_without_the_library_fals_webhooks_are_sent_all_the_same(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "swell.webhooks.fal_signing", None)
+    worker_id = await world.register()
+    path = f"/fal/queue/demo/upper?fal_webhook={quote(receiver.url, safe='')}"
+    await world.anna("POST", path, {"text": "a"})
+    (lease,) = (await world.lease(worker_id))["tasks"]
+    await world.report(worker_id, settlements=[succeeded(lease, "A")])
+    await receiver.until(1)
+    assert "x-fal-webhook-signature" not in receiver.got[0][0]
+    refused = await world.stranger("GET", "/fal/.well-known/jwks.json")
+    assert refused.status == 404
+    assert "swell[fal]" in refused.json["detail"]
 
 
 async def test_a_replicate_webhook_is_the_bare_prediction(world: World, receiver: Receiver) -> None:

@@ -18,7 +18,7 @@ from swell.api.call import Call, ClientGone, Receive, Reply, Scope, Send
 from swell.api.duties import Duties
 from swell.api.facades.paths import FACADES, path_meant
 from swell.api.headers import Origins
-from swell.api.hook_formats import FORMATS
+from swell.api.hook_formats import FORMATS, SEALS
 from swell.api.pipelines import register_pipelines
 from swell.api.problems import closest, problem_reply
 from swell.api.requests import CLIENT_GONE, plain_path
@@ -99,6 +99,7 @@ class Endpoint:
                     service.limits.check(call)
             reply = await self._handler(service, call)
         except SwellError as error:
+            service.metrics.request_refused(error.code)
             reply = self._refuse(call, error)
         except ClientGone:
             raise
@@ -185,7 +186,7 @@ class App:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.service = Service(backend, FORMATS)
+        self.service = Service(backend, FORMATS, SEALS)
         self._duties = Duties(self.service)
         by_path: dict[str, list[Route]] = {}
         served = served_routes(backend.settings.facades)

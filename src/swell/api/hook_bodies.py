@@ -4,24 +4,55 @@ A form is a function of the delivery, the task as it was when the event happened
 URLs. It returns a value that can be written as JSON. `hook_formats.py` lists them all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from swell.api.messages import TaskView
 from swell.api.views import UrlMaker, encode, task_view, with_url
 from swell.outbox import Delivery
+from swell.registry import Registry
 from swell.task import Task, TaskState
 from swell.webhook import ENDS, STARTED
 
-__all__ = ["MAX_BODY_BYTES", "Form", "HookBody", "as_it_was", "native", "written"]
+__all__ = [
+    "MAX_BODY_BYTES",
+    "Form",
+    "HookBody",
+    "Seal",
+    "SealOf",
+    "as_it_was",
+    "native",
+    "written",
+]
 
 #: Bodies are kept below this where leaving out what was asked and what came of it is enough.
 MAX_BODY_BYTES: Final = 20_000
 
 Form = Callable[[Delivery, Task, UrlMaker], Any]
+
+
+class Seal(Protocol):
+    """Signs what is sent in one form besides the signature that all have."""
+
+    async def headers(
+        self, delivery: Delivery, task: Task, body: bytes, now: datetime
+    ) -> Mapping[str, str]:
+        """Return the headers that an attempt has for it.
+
+        Args:
+            delivery: What is told.
+            task: Of which.
+            body: What is sent.
+            now: When.
+        """
+        ...
+
+
+#: Makes a seal from where its keys are kept.
+SealOf = Callable[[Registry], Seal]
 
 
 class HookBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

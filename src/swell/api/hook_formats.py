@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from swell.api.facades import fal
+from swell.api.facades.fal_webhooks import FalSeal
 from swell.api.facades.replicate.webhooks import FORMAT as REPLICATE
 from swell.api.facades.replicate.webhooks import hook_body as replicate_body
-from swell.api.hook_bodies import Form, native
+from swell.api.hook_bodies import Form, SealOf, native
 from swell.webhook import NATIVE
 
-__all__ = ["FORMATS"]
+__all__ = ["FORMATS", "SEALS"]
 
 #: Name of a format → what writes it.
 FORMATS: Final[Mapping[str, Form]] = {
@@ -17,3 +18,6 @@ FORMATS: Final[Mapping[str, Form]] = {
     REPLICATE: replicate_body,
     fal.FORMAT: fal.hook_body,
 }
+
+#: Name of a format → what signs it besides, as its receivers expect.
+SEALS: Final[Mapping[str, SealOf]] = {fal.FORMAT: FalSeal}

@@ -13,7 +13,7 @@ import structlog
 
 from swell.api.auth import why_not
 from swell.api.endpoints import Endpoint, Endpoints, EndpointState
-from swell.api.hook_bodies import Form, written
+from swell.api.hook_bodies import Form, Seal, SealOf, written
 from swell.api.hook_secrets import DEFAULT_SECRET, HookSecrets, SigningPair
 from swell.api.messages import WebhookRequest
 from swell.api.metrics import Metrics
@@ -52,11 +52,17 @@ class Hooks:
         backend: What it stands on.
         outbox: Of the backend.
         forms: How bodies are written, by name.
+        seals: What signs them besides, by the same names.
         metrics: Where outcomes are counted.
     """
 
     def __init__(
-        self, backend: Backend, outbox: Outbox, forms: Mapping[str, Form], metrics: Metrics
+        self,
+        backend: Backend,
+        outbox: Outbox,
+        forms: Mapping[str, Form],
+        seals: Mapping[str, SealOf],
+        metrics: Metrics,
     ) -> None:
         settings = backend.settings
         self._forms = forms
@@ -64,7 +70,8 @@ class Hooks:
         self.settings = settings.webhooks
         self.secrets = HookSecrets(backend.registry, backend.clock)
         self.endpoints = Endpoints(backend.registry, outbox, backend.clock)
-        self.receivers = _Receivers(backend, self.endpoints, self.secrets, forms, metrics)
+        made = {name: seal(backend.registry) for name, seal in seals.items()}
+        self.receivers = _Receivers(backend, self.endpoints, self.secrets, forms, made, metrics)
         self._clock = backend.clock
         self._store = backend.store
         #: Running task → whether somebody wants to be told what passes by.
@@ -206,10 +213,12 @@ class _Receivers:
         endpoints: Endpoints,
         secrets: HookSecrets,
         forms: Mapping[str, Form],
+        seals: Mapping[str, Seal],
         metrics: Metrics,
     ) -> None:
         self._backend = backend
         self._forms = forms
+        self._seals = seals
         self._endpoints = endpoints
         self._secrets = secrets
         self._metrics = metrics
@@ -240,10 +249,13 @@ class _Receivers:
         if form not in self._forms:
             raise Unsendable(f"this backend knows no format {form!r}")
         body = written(self._forms[form], delivery, task, self._urls(base))
+        seal = self._seals.get(form)
+        headers = {} if seal is None else await seal.headers(delivery, task, body, now)
         return Letter(
             url=url,
             body=body,
             signing=pair.signing(now),
+            headers=headers,
             inputs_removed=task.inputs_removed,
             outputs_removed=task.outputs_removed,
         )

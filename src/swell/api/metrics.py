@@ -46,6 +46,10 @@ HTTP_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5
 METRICS: dict[str, str] = {
     "swell_tasks_total": "Tasks that ended, by model and outcome.",
     "swell_tasks_accepted_total": "Tasks accepted, by model.",
+    "swell_tasks_degraded_total": "Tasks that were given less than was asked, as their callers "
+    "allowed, so that they keep their deadline or have a worker; by the model that was asked for.",
+    "swell_requests_refused_total": "Requests that were answered with an error, by its code: "
+    "`quota_exceeded`, `credits_used_up`, `too_many_requests`, `would_expire`, `no_worker`, …",
     "swell_tasks_dead_total": "Tasks that failed after their last attempt and became dead letters, "
     "by model.",
     "swell_tasks_swept_total": "Tasks that the sweeper changed, by what: `lost` (its worker was "
@@ -183,6 +187,9 @@ class Metrics:
         self.ended: dict[tuple[str, str], int] = {}
         self.requeued: dict[str, int] = {}
         self.dead: dict[str, int] = {}
+        self.degraded: dict[str, int] = {}
+        #: Code of an error → how often it was answered.
+        self.refused: dict[str, int] = {}
         self.swept: dict[str, int] = {}
         self.duty_failures: dict[str, int] = {}
         self.bus_gaps = 0
@@ -250,6 +257,14 @@ class Metrics:
             self.cost_micros[key] = self.cost_micros.get(key, 0) + max(0, micros)
             self.cost_images[pool] = self.cost_images.get(pool, 0) + max(0, images)
 
+    def task_degraded(self, model: str) -> None:
+        """Note that a task of this model is given less than was asked."""
+        self.degraded[model] = self.degraded.get(model, 0) + 1
+
+    def request_refused(self, code: str) -> None:
+        """Note that a request was answered with this error."""
+        self.refused[code] = self.refused.get(code, 0) + 1
+
     def duty_failed(self, name: str) -> None:
         """Note that something the backend does by itself has failed."""
         self.duty_failures[name] = self.duty_failures.get(name, 0) + 1
@@ -307,10 +322,12 @@ class _Source(Collector):
             ("swell_tasks_accepted_total", metrics.accepted),
             ("swell_attempts_requeued_total", metrics.requeued),
             ("swell_tasks_dead_total", metrics.dead),
+            ("swell_tasks_degraded_total", metrics.degraded),
         ):
             yield _counted(name, "model", counts)
         yield _counted("swell_tasks_swept_total", "what", metrics.swept)
         yield _counted("swell_canary_rollbacks_total", "model", metrics.rollbacks)
+        yield _counted("swell_requests_refused_total", "code", metrics.refused)
         yield _counted("swell_webhook_deliveries_total", "outcome", metrics.webhooks)
         yield _counted("swell_duty_failures_total", "duty", metrics.duty_failures)
         gaps = _counter("swell_bus_gaps_total", [])

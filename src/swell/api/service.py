@@ -31,7 +31,7 @@ from swell.api.eta import (
 from swell.api.facades.unanswered import Unanswered
 from swell.api.fleet import Fleet, never_dead
 from swell.api.headers import Hosts, Origins, host_name
-from swell.api.hook_bodies import Form
+from swell.api.hook_bodies import Form, SealOf
 from swell.api.hooks import Hooks
 from swell.api.leadership import Leadership
 from swell.api.limits import Limits
@@ -79,9 +79,15 @@ class Service:
     Args:
         backend: The contracts.
         forms: How webhooks' bodies are written, by name.
+        seals: What signs such bodies besides, by the same names.
     """
 
-    def __init__(self, backend: Backend, forms: Mapping[str, Form] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        forms: Mapping[str, Form] = MappingProxyType({}),
+        seals: Mapping[str, SealOf] = MappingProxyType({}),
+    ) -> None:
         settings = backend.settings
         self.metrics = Metrics()
         backend = metered(backend, self.metrics)
@@ -132,7 +138,9 @@ class Service:
             Scaling(backend.registry, backend.clock, self.name),
             Tariffs(backend.registry, is_used=settings.has_tariffs),
         )
-        self.hooks = Hooks(backend, backend.outbox, forms, self.metrics) if backend.outbox else None
+        self.hooks = (
+            Hooks(backend, backend.outbox, forms, seals, self.metrics) if backend.outbox else None
+        )
         self.requests = Requests(backend.clock, settings.log_requests)
         self.traces = Traces(backend.tracer, backend.clock)
         self.streams, self.canaries = Streams(), Canaries()

@@ -116,6 +116,7 @@ async def check(
         from swell.api.admission import degraded  # noqa: PLC0415  it stands on this module
 
         new = await degraded(service, call, request, repeat, refusal)
+        service.metrics.task_degraded(target.model)
     if request.webhook is not None:
         new = await telling(service, call, new, request.webhook)
     return new

@@ -288,6 +288,7 @@ async def _checked(
         new = await degraded(
             service, call, request, repeat, refusal, place=place, rank_of=outlook.rank_of
         )
+        service.metrics.task_degraded(target.model)
     outlook.add(new)
     if request.webhook is not None:
         new = await telling(service, call, new, request.webhook, at)

@@ -1,7 +1,7 @@
 """One attempt to deliver, over HTTP: nothing is followed, little is read, and only so long."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import aiohttp
@@ -32,6 +32,8 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     #: Secrets that sign it.
     signing: Sequence[str]
+    #: Besides those that every attempt has.
+    headers: Mapping[str, str] = {}
     #: What it cannot quote, since it was gone by then.
     inputs_removed: bool = False
     outputs_removed: bool = False
@@ -69,6 +71,7 @@ class HttpSender:
         status: int | None = None
         retry_after, text, error, detail = None, "", "", ""
         headers = {"content-type": "application/json", "user-agent": self._calls_itself}
+        headers |= letter.headers
         headers |= signature_headers(letter.signing, message_id, int(at.timestamp()), letter.body)
         try:
             async with self._outbound.post(letter.url, letter.body, headers) as answer:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from swell.api.facades import fal, libretranslate, openai, replicate
+from swell.api.facades import fal, fal_webhooks, libretranslate, openai, replicate
 from swell.api.route import Route
 
 __all__ = ["FACADE_GROUPS", "FACADE_ROUTES"]
@@ -20,5 +20,6 @@ FACADE_ROUTES: Final[tuple[Route, ...]] = (
     *replicate.ROUTES,
     *openai.ROUTES,
     *fal.ROUTES,
+    *fal_webhooks.ROUTES,
     *libretranslate.ROUTES,
 )

@@ -1,0 +1,59 @@
+"""Signatures of webhooks as fal makes them: Ed25519 over who asked, when, and the body's SHA-256.
+
+Receivers read the public keys as a set of JSON Web Keys, and take a request whose time is within
+five minutes of theirs. The library is an extra, `swell[fal]`, so that this module is imported only
+where something is signed so.
+
+Source:
+    fal's documentation, "Webhooks", "Verifying your webhook", November 2026; RFC 8032, Ed25519;
+    RFC 8037, its public keys as JSON Web Keys.
+"""
+
+import base64
+import hashlib
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+__all__ = ["FalKey"]
+
+#: Tells this use of a secret from others.
+_PURPOSE: Final = b"swell webhooks in fal's form"
+
+
+class FalKey:
+    """A private key. What it is appears in no text of it.
+
+    Args:
+        secret: Random bytes, 32 or more, from which it is derived.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        seed = hashlib.sha256(_PURPOSE + secret).digest()
+        self._private = Ed25519PrivateKey.from_private_bytes(seed)
+        #: The public key, 32 bytes in base64url without padding.
+        self.x: Final = _base64url(self._private.public_key().public_bytes_raw())
+        #: What tells it from others.
+        self.id: Final = hashlib.sha256(self.x.encode()).hexdigest()[:16]
+
+    def headers(self, request_id: str, user_id: str, at_s: int, body: bytes) -> dict[str, str]:
+        """Return the headers of one request.
+
+        Args:
+            request_id: The request's at the façade.
+            user_id: Who asked.
+            at_s: Unix seconds of the attempt.
+            body: What is sent.
+        """
+        digest = hashlib.sha256(body).hexdigest()
+        message = "\n".join((request_id, user_id, str(at_s), digest)).encode()
+        return {
+            "x-fal-webhook-request-id": request_id,
+            "x-fal-webhook-user-id": user_id,
+            "x-fal-webhook-timestamp": str(at_s),
+            "x-fal-webhook-signature": self._private.sign(message).hex(),
+        }
+
+
+def _base64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")

@@ -1,0 +1,140 @@
+"""`swell webhooks`: standing webhooks, what signs, and what became of deliveries."""
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook
+
+from commandline import PATIENCE_S, Swell, ready_line, stop
+
+
+class Receiver:
+    """A server that takes webhooks, and answers as it is told."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.came: list[tuple[dict[str, str], bytes]] = []
+        self.changed = threading.Condition()
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                with outer.changed:
+                    outer.came.append((dict(self.headers.items()), body))
+                    outer.changed.notify_all()
+                self.send_response(outer.status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+
+    def until(self, n: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.came) >= n, PATIENCE_S)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    thread = threading.Thread(target=receiver.server.serve_forever)
+    thread.start()
+    yield receiver
+    receiver.server.shutdown()
+    thread.join()
+    receiver.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swell]:
+    swell = Swell(tmp_path_factory.mktemp("swell"))
+    settings = '[webhooks]\nallow_private_urls = ["127.0.0.1"]\n'
+    (swell.folder / "swell.toml").write_text(settings, "utf-8")
+    process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
+    try:
+        ready_line(process, swell.folder)
+        yield swell
+    finally:
+        assert stop(process) == 0, (swell.folder / "stderr.txt").read_text()
+
+
+def _until(running: Swell, is_so: Callable[[list[Any]], bool], *where: str) -> list[Any]:
+    """Return deliveries once they are so."""
+    for _ in range(PATIENCE_S):
+        found: list[Any] = running.json("webhooks", "deliveries", *where)
+        if is_so(found):
+            return found
+    raise AssertionError(f"it never came to that: {found}")
+
+
+def test_a_webhook_is_made_and_told_and_what_became_of_it_is_seen(
+    running: Swell, receiver: Receiver
+) -> None:
+    wanted = ("--event", "succeeded", "--event", "failed", "--model", "demo/*")
+    made = running.json("webhooks", "create", receiver.url, *wanted, "--description", "the shop")
+    assert (made["events"], made["models"]) == (["succeeded", "failed"], ["demo/*"])
+    [listed] = [each for each in running.json("webhooks", "ls") if each["id"] == made["id"]]
+    assert (listed["description"], listed["state"]) == ("the shop", "active")
+    assert "secret" not in listed
+    assert receiver.url in running.ok("webhooks", "ls")
+    running.ok("tasks", "submit", "demo/upper", "-i", "text=a", "--watch")
+    receiver.until(1)
+    headers, body = receiver.came[0]
+    Webhook(made["secret"]).verify(body, {name.lower(): each for name, each in headers.items()})
+    told = json.loads(body)
+    assert told["type"] == "task.succeeded"
+    [delivery] = _until(
+        *(running, lambda found: found and found[0]["state"] == "delivered"),
+        *("--webhook", made["id"], "--task", told["data"]["id"]),
+    )
+    assert delivery["attempts"][0]["status"] == 200
+    assert delivery["id"] in running.ok("webhooks", "deliveries", "--limit", "1")
+    gone = running.run("webhooks", "delete", made["id"])
+    assert (gone.returncode, gone.stderr.strip()) == (0, f"{made['id']} is deleted")
+    assert running.run("webhooks", "secret", made["id"]).returncode == 3
+
+
+def test_what_signs_is_shown_and_replaced(running: Swell) -> None:
+    made = running.json("webhooks", "create", "https://shop.example/hooks")
+    assert running.ok("webhooks", "secret", made["id"]).strip() == made["secret"]
+    rotated = running.run("webhooks", "rotate", made["id"], "--overlap", "1h")
+    assert rotated.stderr.strip() == f"{made['id']} signs with:"
+    assert rotated.stdout.strip().startswith("whsec_")
+    assert rotated.stdout.strip() != made["secret"]
+    assert running.json("webhooks", "secret")["key"].startswith("whsec_")
+    named = running.ok("webhooks", "rotate", "--name", "shop").strip()
+    assert running.ok("webhooks", "secret", "--name", "shop").strip() == named
+
+
+def test_what_failed_is_sent_again_after_the_receiver_was_mended(
+    running: Swell, receiver: Receiver
+) -> None:
+    made = running.json("webhooks", "create", receiver.url)
+    since = datetime.now(UTC) - timedelta(minutes=1)
+    receiver.status = 410
+    running.ok("tasks", "submit", "demo/upper", "-i", "text=b", "--watch")
+    failed = ("--webhook", made["id"], "--state", "failed")
+    [delivery] = _until(running, lambda found: len(found) == 1, *failed)
+    assert "410" in delivery["reason"]
+    receiver.status = 200
+    assert "is active" in running.run("webhooks", "resume", made["id"]).stderr
+    which = ("--webhook", made["id"], "--since", since.strftime("%Y-%m-%dT%H:%M:%S"))
+    assert running.run("webhooks", "replay", *which).stderr.strip() == "1 are sent again"
+    receiver.until(2)
+    assert receiver.came[0][0]["webhook-id"] == receiver.came[1][0]["webhook-id"]
+    _until(running, lambda found: found[0]["state"] == "delivered", "--webhook", made["id"])
+    assert running.json("webhooks", "replay", delivery["id"]) == {"replayed": 1}
+    receiver.until(3)
+    assert running.json("webhooks", "pause", made["id"])["state"] == "paused"
+    asked = running.run("webhooks", "replay")
+    assert asked.returncode == 2
+    assert "say which: ids of deliveries, or --webhook ID --since MOMENT" in asked.stderr
