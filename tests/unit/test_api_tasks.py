@@ -152,6 +152,18 @@ async def test_broken_text_inside_an_input_is_refused(world: World) -> None:
     assert answer.status == 400
 
 
+@pytest.mark.parametrize("levels", [300, 900])
+async def test_an_input_that_is_nested_too_deeply_to_be_checked_is_refused(
+    world: World, levels: int
+) -> None:
+    await world.register()
+    deep = "[" * levels + "]" * levels
+    body = f'{{"model": "demo/upper", "input": {{"text": {deep}}}}}'.encode()
+    answer = await world.anna("POST", "/v1/tasks", body)
+    assert answer.status == 422
+    assert answer.json["errors"][0]["pointer"].startswith("/input")
+
+
 @pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/batch"])
 @pytest.mark.parametrize("part", [b'"\xff"', b'"\\ud800"'])
 async def test_broken_metadata_is_refused_also_with_an_idempotency_key(

@@ -218,6 +218,25 @@ async def test_an_edit_takes_urls_and_data_uris_as_json(studio: Studio) -> None:
         assert (await asking.answer()).status == 200
 
 
+async def test_a_field_of_a_form_may_name_a_picture_in_place_of_a_file(studio: Studio) -> None:
+    world, painter = studio
+    uri = "data:image/png;base64," + base64.b64encode(picture(side=64) * 30).decode()
+    for text in ("https://example.org/a.png", uri):
+        fields = (("model", None, b"demo/editor"), ("prompt", None, b"a hat"))
+        body, headers = form(*fields, ("image", None, text.encode()))
+        asking = Asking(world.anna, "POST", EDIT, body, headers=headers)
+        lease = await painter.lease()
+        named = lease["input"]["image"]
+        # A long data URI has become an upload.
+        assert named == text if text != uri else named.startswith("http://swell.test/v1/")
+        await painter.succeed(lease, picture())
+        assert (await asking.answer()).status == 200
+    body, headers = form(*fields, ("image", None, b"my picture"))
+    refused = await world.anna("POST", EDIT, body, headers=headers)
+    assert refused.status == 400
+    assert "http or https" in refused.json["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "why"),
     [

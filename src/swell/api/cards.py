@@ -155,8 +155,16 @@ class Cards:
         if type(value) is not dict:
             detail = 'an input is an object of the model\'s fields, such as {"prompt": "…"}'
             raise InvalidInput(detail, errors=[FieldError(pointer=at, detail=detail, code="type")])
-        if not check.takes_anything and not check.validator.is_valid(value):
-            self._explain(target, check, value, at)
+        if check.takes_anything:
+            return
+        try:
+            if not check.validator.is_valid(value):
+                self._explain(target, check, value, at)
+        except ValueError as error:
+            # Whoever checks looks only some hundred levels deep.
+            detail = "it is nested too deeply to be checked: send it with fewer levels"
+            where = FieldError(pointer=at, detail=detail, code="depth")
+            raise InvalidInput(f"{at}: {detail}", errors=[where]) from error
 
     def takes(self, ref: str, raw: msgspec.Raw) -> bool:
         """Whether an input, which fits another version, fits the one that a reference means."""

@@ -415,7 +415,9 @@ async def _read_form(service: Service, call: Call) -> Asked:
             if part.filename is None:
                 texts[part.name] = await part.text()
             continue
-        url, sha = await _kept(service, call, part)
+        is_field = part.filename is None and part.media_type == "text/plain"
+        keep = _named if is_field else _kept
+        url, sha = await keep(service, call, part)
         digest.update(name.encode() + sha)
         if name == "mask":
             mask = url
@@ -441,6 +443,14 @@ async def _kept(service: Service, call: Call, part: Part) -> tuple[str, bytes]:
     content_type = plain_type(part.media_type)
     info = await keep_upload(service, call, hashed(), content_type, part.filename or "")
     return file_url(service, call, info.key), sha.digest()
+
+
+async def _named(service: Service, call: Call, part: Part) -> tuple[str, bytes]:
+    """Return the URL that a form's field gives in place of a file, and the SHA-256 of that."""
+    param, text = part.name.removesuffix("[]"), await part.text()
+    url = _source(ImageSource(image_url=text.strip()), param)
+    kept: str = await with_uploads(service, call, url, f"/{param}")
+    return kept, hashlib.sha256(text.encode()).digest()
 
 
 def _source(source: ImageSource, param: str) -> str:
