@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 import pytest
 from api_harness import World
-from facade_harness import Asking, Painter, a_studio
+from facade_harness import Asking, Painter, a_studio, form
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,10 +96,21 @@ async def test_a_key_in_the_body_is_known_again_after_a_wait(studio: Studio) -> 
 
 async def test_a_form_is_read_as_json_is(studio: Studio) -> None:
     world, painter = studio
-    form = urlencode(body_of(world, source="pt-BR", q="olá")).encode()
-    asking = Asking(world.stranger, "POST", TRANSLATE, form, headers=FORM)
+    body = urlencode(body_of(world, source="pt-BR", q="olá")).encode()
+    asking = Asking(world.stranger, "POST", TRANSLATE, body, headers=FORM)
     assert await say(painter, "hello") == {"text": "olá", "source": "pt"}
     assert (await asking.answer()).json == {"translatedText": "hello"}
+
+
+async def test_a_form_as_browsers_send_it_is_read_too(studio: Studio) -> None:
+    world, painter = studio
+    told = body_of(world, source="pt-BR")
+    fields = [(name, None, str(value).encode()) for name, value in told.items() if name != "q"]
+    body, headers = form(*fields, ("q", None, "olá".encode()), ("q", None, b"tchau"))
+    asking = Asking(world.stranger, "POST", TRANSLATE, body, headers=headers)
+    assert await say(painter, "hello") == {"text": "olá", "source": "pt"}
+    assert await say(painter, "bye") == {"text": "tchau", "source": "pt"}
+    assert (await asking.answer()).json == {"translatedText": ["hello", "bye"]}
 
 
 async def test_several_texts_are_several_translations(studio: Studio) -> None:

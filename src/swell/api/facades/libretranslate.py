@@ -12,7 +12,7 @@ Source:
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
 
@@ -26,6 +26,7 @@ from swell.api.facades.aliases import resolve
 from swell.api.facades.endings import is_users_fault, until_end
 from swell.api.facades.pictures import refused
 from swell.api.facades.refusals import refusal
+from swell.api.forms import read_parts
 from swell.api.messages import TaskRequest
 from swell.api.reading import convert_fields
 from swell.api.route import Body, Response, Route
@@ -276,19 +277,23 @@ async def _model(service: Service) -> Target:
 
 
 async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
-    """Return the fields of a body, which is a form or JSON."""
-    body = await call.body(service.settings.max_body_bytes)
-    if call.media_type == "application/x-www-form-urlencoded":
+    """Return the fields of a body, which is a form of either kind or JSON."""
+    limit = service.settings.max_body_bytes
+    told: Any
+    if call.media_type == "multipart/form-data":
+        parts = read_parts(call.header(b"content-type") or b"", call.chunks(limit))
+        told = _fields([(each.name, await each.text()) async for each in parts])
+    elif call.media_type == "application/x-www-form-urlencoded":
+        body = await call.body(limit)
         try:
             pairs = parse_qsl(
                 body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=200
             )
         except ValueError as error:
             raise InvalidRequest("the form is not URL-encoded UTF-8") from error
-        told: Any = {}
-        for name, value in pairs:
-            told[name] = [*_listed(told[name]), value] if name in told else value
+        told = _fields(pairs)
     else:
+        body = await call.body(limit)
         try:
             told = msgspec.json.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -299,8 +304,12 @@ async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
     return convert_fields({name: told[name] for name in names if name in told}, kind)
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _fields(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Return the fields of a form; one that comes several times is a list."""
+    told: dict[str, list[str]] = {}
+    for name, value in pairs:
+        told.setdefault(name, []).append(value)
+    return {name: values if len(values) > 1 else values[0] for name, values in told.items()}
 
 
 async def _enter(service: Service, call: Call, api_key: str | None) -> None:
