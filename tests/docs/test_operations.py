@@ -116,6 +116,8 @@ RARE = {
     "swell_attempts_requeued_total": {"model"},
     "swell_tasks_swept_total": {"what"},
     "swell_canary_rollbacks_total": {"model"},
+    "swell_canary_share": {"model"},
+    "swell_canary_evidence": {"model", "what"},
     "swell_tasks_degraded_total": {"model"},
     "swell_requests_refused_total": {"code"},
     "swell_class_ready": {"model", "class"},
