@@ -1,0 +1,56 @@
+"""What the page on many pictures shows works."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("swell_models")
+
+from swell.clock import SystemClock
+from swell.model import load_models
+from swell.pipeline import load_pipelines
+from swell.pipeline_cards import card_of
+from swell.registry import ModelCard
+from swell.worker.alone import check_input, load_model, run_together
+
+PAGE = (Path(__file__).parents[2] / "docs" / "many-pictures.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+[TOML] = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("program", "asked", "n"),
+    [
+        (PYTHON[0], {"colours": ["red", "blue"], "sides": [8, 16]}, 4),
+        (PYTHON[1], {"colours": ["red", "blue", "lime"]}, 3),
+    ],
+    ids=["pack", "list"],
+)
+def test_models_on_the_page_make_their_pictures(
+    tmp_path: Path, program: str, asked: dict[str, Any], n: int
+) -> None:
+    path = tmp_path / "page.py"
+    path.write_text(program)
+    [definition] = load_models(str(path))
+    clock = SystemClock()
+    loaded = load_model(definition, "cpu", clock)
+    [made] = run_together(loaded, check_input(definition, asked), [1], clock)
+    assert made.output == [{"$artifact": number} for number in range(n)]
+
+
+def _find(ref: str) -> ModelCard:
+    [model] = load_models(ref)
+    schemas = {"input_schema": model.input_schema, "output_schema": model.output_schema}
+    return ModelCard(name=model.name, version="1", **schemas)
+
+
+def test_the_pipeline_on_the_page_fits_its_models(tmp_path: Path) -> None:
+    path = tmp_path / "choice.toml"
+    path.write_text(TOML)
+    [declared] = load_pipelines(str(path))
+    card = card_of(declared, _find)
+    assert set(card.input_schema["properties"]) == {"prompt"}
+    assert set(card.output_schema["properties"]) == {"pictures", "sheet"}
