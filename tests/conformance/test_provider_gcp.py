@@ -288,6 +288,15 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
         assert len(await spot.notices()) == 4
         assert self.gcp.calls.count("GET /aggregated/operations") == 3
 
+    async def test_many_are_ended_after_one_look(self, provider: GcpProvider) -> None:
+        launched = await provider.launch(LaunchRequest(pool="p", n=5))
+        self.gcp.settle()
+        looks = self.gcp.calls.count("GET /aggregated/instances")
+        await provider.terminate([each.id for each in launched])
+        assert self.gcp.calls.count("GET /aggregated/instances") - looks == 1
+        stopping = {each.state for each in await provider.instances()}
+        assert stopping == {InstanceState.STOPPING}
+
     @pytest.mark.parametrize("counts", [True, False])
     async def test_a_list_that_is_late_neither_loses_nor_doubles_a_machine(
         self, provider: GcpProvider, counts: bool

@@ -8,7 +8,8 @@ import pytest
 from fleet_cases import MODEL, Yard, a_pool, a_worker, one_for_each
 
 from swell.accounts import Spent, keep_spent
-from swell.autoscaler.decide import Limits
+from swell.autoscaler.controller import together
+from swell.autoscaler.decide import End, Limits
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, Relief, State
 from swell.clock import ManualClock
 from swell.errors import Unavailable
@@ -232,6 +233,40 @@ async def test_a_machine_ends_once_its_worker_has_gone() -> None:
     await yard.step(10)
     assert [each.state for each in await yard.provider.instances()] == [InstanceState.ENDED]
     assert "lost" not in [each.what for each in await yard.decisions()]
+
+
+async def test_machines_that_go_together_are_told_so_by_one_call() -> None:
+    yard = await a_yard()
+    calls, terminate = [], yard.provider.terminate
+
+    async def counted(instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
+        calls.append(list(instance_ids))
+        await terminate(instance_ids, grace_s=grace_s)
+
+    yard.provider.terminate = counted  # type: ignore[method-assign]
+    await yard.submit(4)
+    await yard.step()
+    started = await yard.living()
+    await yard.finish()
+    await yard.step(1)
+    assert await yard.living() == []
+    [together] = calls
+    assert sorted(together) == sorted(started)
+
+
+def test_very_many_machines_are_told_by_some_calls() -> None:
+    ends = [End("a", f"i{number}", 30.0) for number in range(250)]
+    ends += [End("b", "j", 30.0), End("a", "k", 5.0)]
+    found = together(ends)
+    assert [(pool, grace_s, len(ids)) for pool, grace_s, ids in found] == [
+        ("a", 30.0, 100),
+        ("a", 30.0, 100),
+        ("a", 30.0, 50),
+        ("b", 30.0, 1),
+        ("a", 5.0, 1),
+    ]
+    told = [End(pool, name, grace_s) for pool, grace_s, ids in found for name in ids]
+    assert told == ends
 
 
 async def test_the_youngest_boots_are_cancelled_first() -> None:

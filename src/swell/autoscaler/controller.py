@@ -29,7 +29,7 @@ from swell.provider import Instance, Refused, looking_only
 from swell.registry import Registry
 from swell.scaling import DECISIONS, DECISIONS_KEPT, STATUS, Decision, read
 
-__all__ = ["DUTY", "Controller", "Policy", "Terms"]
+__all__ = ["DUTY", "Controller", "Policy", "Terms", "together"]
 
 _log = structlog.get_logger("swell.autoscaler")
 
@@ -46,6 +46,9 @@ _RENEW_S: Final = 2.5
 #: A provider must take a launch, or an order to end, within so long, in seconds.
 _LAUNCH_S: Final = 300.0
 _END_S: Final = 60.0
+
+#: So many machines are told to end by one call.
+_END_N: Final = 100
 
 #: That demand is not met is told once it was so for so long, in seconds, and so is that it is met.
 _RELIEF_S: Final = 15.0
@@ -313,8 +316,8 @@ class Controller:
             await self._registry.remove_worker(worker.id, now)
         for worker in actions.drain:
             await self._registry.drain_worker(worker.id)
-        for end in actions.ends:
-            self._ending.add(task := asyncio.create_task(self._end(end)))
+        for pool, grace_s, ids in together(actions.ends):
+            self._ending.add(task := asyncio.create_task(self._end(pool, grace_s, ids)))
             task.add_done_callback(self._ending.discard)
         for launch in actions.launches:
             if launch.token not in self._launching:
@@ -331,15 +334,14 @@ class Controller:
             return _Result(launch, self._clock.now().timestamp(), error=error)
         return _Result(launch, self._clock.now().timestamp(), given)
 
-    async def _end(self, end: End) -> None:
+    async def _end(self, pool: str, grace_s: float, ids: Sequence[str]) -> None:
         try:
             async with asyncio.timeout(_END_S):
-                provider = self._pools[end.pool].provider
-                await provider.terminate([end.instance_id], grace_s=end.grace_s)
+                await self._pools[pool].provider.terminate(ids, grace_s=grace_s)
         except Exception as error:  # whatever a provider's library raises
-            # It is told again as long as its provider does not say that it ends.
+            # They are told again as long as their provider does not say that they end.
             detail = getattr(error, "detail", "") or repr(error)
-            _log.warning("cannot be ended", instance=end.instance_id, detail=detail)
+            _log.warning("cannot be ended", pool=pool, instances=list(ids), detail=detail)
 
     async def _tell(self, leading: _Leading, sight: Sight, plan: Plan, actions: Actions) -> None:
         """Tell backends how things stand, and what was decided."""
@@ -374,6 +376,21 @@ class Controller:
             why = _relief_in_words(by_model.get(model))
             found.append(Decision(at=sight.now, about=model, what="relief", why=(why,)))
         return found
+
+
+def together(ends: Sequence[End]) -> list[tuple[str, float, list[str]]]:
+    """Return which machines are told to end by one call: pool, grace in seconds, and their ids.
+
+    Many clouds list all machines of a deployment before they end some. Pure.
+    """
+    groups: dict[tuple[str, float], list[str]] = {}
+    for each in ends:
+        groups.setdefault((each.pool, each.grace_s), []).append(each.instance_id)
+    return [
+        (pool, grace_s, ids[at : at + _END_N])
+        for (pool, grace_s), ids in groups.items()
+        for at in range(0, len(ids), _END_N)
+    ]
 
 
 def _relief_in_words(relief: Relief | None) -> str:

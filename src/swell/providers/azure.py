@@ -283,8 +283,7 @@ class AzureProvider:
         wanted = set(instance_ids)
         found = await self._listed({DEPLOYMENT: self._deployment})
         own = [each.id for each in found if each.id in wanted]
-        await asyncio.gather(*map(self._delete, own))
-        self._seen.told_to_go(own)
+        await self._seen.end_all(own, self._delete)
 
     async def close(self) -> None:
         """Let go of connections; machines live on."""

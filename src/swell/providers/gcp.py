@@ -213,9 +213,8 @@ class GcpProvider:
         """Delete machines; each lets its worker drain while it shuts down. Others are ignored."""
         wanted = set(instance_ids)
         found, _ = await self._listed({DEPLOYMENT: as_label(self._deployment)})
-        own = [each for each in found if each.id in wanted]
-        await asyncio.gather(*map(self._delete, own))
-        self._seen.told_to_go([each.id for each in own])
+        own = {each.id: each for each in found if each.id in wanted}
+        await self._seen.end_all(own, lambda name: self._delete(own[name]))
 
     async def close(self) -> None:
         """Let go of connections; machines live on."""

@@ -275,8 +275,7 @@ class KubernetesProvider:
         wanted = set(instance_ids)
         labels = {DEPLOYMENT: as_label(self._deployment)}
         own = {each["metadata"]["name"] for each in await self._jobs(labels)} & wanted
-        await asyncio.gather(*(self._end(name, grace_s) for name in sorted(own)))
-        self._seen.told_to_go(own)
+        await self._seen.end_all(sorted(own), lambda name: self._end(name, grace_s))
 
     async def close(self) -> None:
         """Let go of connections; Jobs live on."""

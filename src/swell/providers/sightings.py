@@ -5,7 +5,8 @@ lists them no more. Both would look like a machine that was lost. And some lists
 earlier and later ones have.
 """
 
-from collections.abc import Collection, Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -73,6 +74,23 @@ class Sightings:
         """Note what was told to end: a list may say for a while that it runs."""
         now = self._clock.now()
         self._going |= {each: now for each in instance_ids if each in self._known}
+
+    async def end_all(self, ids: Collection[str], end: Callable[[str], Awaitable[None]]) -> None:
+        """Tell instances to end, all at once, and note those that were told.
+
+        Args:
+            ids: Which.
+            end: Tells one.
+
+        Raises:
+            BaseException: What telling one has raised; all others were told.
+        """
+        came = await asyncio.gather(*map(end, ids), return_exceptions=True)
+        told = dict(zip(ids, came, strict=True))
+        self.told_to_go(each for each, error in told.items() if error is None)
+        for error in told.values():
+            if error is not None:
+                raise error
 
     def unlisted(self) -> set[str]:
         """Return the ids of what was launched and not listed so far."""
