@@ -160,6 +160,27 @@ tell(edited=[each.type for each in edited])
     assert told["edited"] == ["image_edit.completed"]
 
 
+def test_each_of_several_pictures_comes_when_it_is_there(client: Callable[..., Any]) -> None:
+    told = client(
+        """
+import time
+stream = client.images.generate(
+    model="demo/echo-picture", prompt="a", stream=True, n=3,
+    extra_body={"steps": 1, "step_s": 0.8, "width": 32, "height": 32},
+)
+events, at = [], []
+for each in stream:
+    events.append(each)
+    at.append(time.monotonic())
+tell(types=[each.type for each in events], sizes=[each.size for each in events])
+tell(different=len({each.b64_json for each in events}), took_s=at[-1] - at[0])
+"""
+    )
+    assert told["types"] == ["image_generation.completed"] * 3
+    assert (told["sizes"], told["different"]) == (["32x32"] * 3, 3)
+    assert told["took_s"] > 0.5, "they all came at the end"
+
+
 def test_errors_have_their_classes_and_say_what_to_do(client: Callable[..., Any]) -> None:
     told = client(
         """

@@ -171,6 +171,23 @@ def test_a_prediction_is_streamed(one: Program) -> None:
     assert told["text"] == "HELLO"
 
 
+def test_each_output_is_streamed_when_it_is_there_and_once(one: Program) -> None:
+    told = one(
+        """
+        import time, replicate
+        asked = {"steps": 1, "step_s": 0.8, "width": 32, "height": 32, "num_outputs": 3}
+        events = [
+            (e.event.value, str(e.data), time.monotonic())
+            for e in replicate.stream("demo/echo-picture", input=asked)
+        ]
+        tell(events=events)
+        """
+    )
+    outputs = [(data, at) for kind, data, at in told["events"] if kind == "output"]
+    assert len({data.partition("?")[0] for data, _ in outputs}) == len(outputs) == 3
+    assert outputs[-1][1] - outputs[0][1] > 0.5, "they all came at the end"
+
+
 def test_a_stream_that_fails_raises(one: Program) -> None:
     told = one(
         """

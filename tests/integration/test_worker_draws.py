@@ -80,6 +80,30 @@ async def test_progress_and_previews_of_all_samples_come_as_events(
     assert len(told[-1][1]["artifacts"]) == 3
 
 
+async def test_each_picture_can_be_had_as_soon_as_it_is_told(site: Site, tmp_path: Path) -> None:
+    """Also small ones, which travel with the report that tells them."""
+    wish = {"steps": 1, "step_s": 0.4, "width": 32, "height": 32}
+    async with a_worker(site, tmp_path):
+        task_id = await site.submit("demo/echo-picture", input=wish, count=3, seed=5)
+        early: list[Any] = []
+        async with site.client.get(f"{site.url}/v1/tasks/{task_id}/events") as stream:
+            name = ""
+            async for line in stream.content:
+                word, _, rest = line.decode().strip().partition(": ")
+                name = rest if word == "event" else name
+                if word == "data" and name == "artifact":
+                    told = json.loads(rest)
+                    seen = await site.call("GET", f"/v1/tasks/{task_id}")
+                    async with site.client.get(told["url"]) as answer:
+                        early.append((told["index"], told["seed"], await answer.read()))
+                    assert len(seen["artifacts"]) > told["index"]
+        task = await site.ended(task_id)
+        whole = await files(site, [task])
+    assert [each[:2] for each in early] == [(0, 5), (1, 6)]
+    assert [data for _, _, data in early] == whole[:2]
+    assert len(whole) == 3
+
+
 async def test_the_seed_and_the_settings_are_in_each_file(
     site: Site, tmp_path: Path, models: tuple[str, str]
 ) -> None:

@@ -204,8 +204,9 @@ async def _create(
 async def _created(service: Service, call: Call, task: Task, wait_s: float) -> Reply:
     made = await view(service, call, task)
     if made.status == "processing":
-        # Clients that waited take any other word for the end, and return an output of null.
-        made = msgspec.structs.replace(made, status="starting")
+        # Clients that waited take any other word for the end, and return an output of null, or
+        # the part of it that is there.
+        made = msgspec.structs.replace(made, status="starting", output=None)
     headers = [(b"location", made.urls.get.encode())]
     if wait_s > 0:
         headers.append((b"preference-applied", b"wait=%d" % wait_s))
