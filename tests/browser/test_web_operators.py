@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -77,6 +78,12 @@ def until(what: Callable[[], Any]) -> Any:
             return found
         time.sleep(0.1)
     raise AssertionError("it never came")
+
+
+def versions_of(page: Page, app: App, model: str) -> list[Any]:
+    """Versions of a model; none where nobody knows it."""
+    told = ask(page, app, "GET", f"/v1/models/{model}/versions")
+    return list(told.get("models", []))
 
 
 def submit(page: Page, app: App, model: str, **request: Any) -> str:
@@ -208,3 +215,42 @@ def test_operators_pages_are_accessible(
         found += breaches(page)
     context.close()
     assert found == []
+
+
+_POSTER: Final = """
+import swell
+
+@swell.model("test/poster")
+def poster(text: str) -> str:
+    return text + {word!r}
+"""
+
+
+def test_a_version_is_made_the_canary_and_promoted(
+    desk: Page, operated: App, tmp_path: Path
+) -> None:
+    key = ask(desk, operated, "POST", "/v1/keys", {"name": "posters", "scopes": ["worker"]})["key"]
+    swell = Swell(tmp_path)
+    workers = []
+    try:
+        for word in ("one", "two"):
+            file = tmp_path / f"{word}.py"
+            file.write_text(_POSTER.format(word=word))
+            server = ("--url", operated.url, "--token", key)
+            workers.append(swell.start("worker", *server, "-m", str(file)))
+            until(lambda: len(versions_of(desk, operated, "test/poster")) == len(workers))
+        newest = ask(desk, operated, "GET", "/v1/models/test/poster")["version"]
+        operated.open(desk, "/models/test/poster")
+        desk.get_by_role("tab", name="Versions").click()
+        desk.get_by_role("button", name=f"Actions for {newest}").click(timeout=_PATIENCE_MS)
+        desk.get_by_role("menuitem", name="Make it the canary").click()
+        desk.get_by_role("dialog").get_by_role("button", name="Make it the canary").click()
+        expect(desk.get_by_text("Too early to tell")).to_be_visible()
+        assert breaches(desk) == []
+        desk.get_by_role("button", name="Promote").click()
+        desk.get_by_role("dialog").get_by_role("button", name="Promote").click()
+        expect(desk.get_by_text("Promoted")).to_be_visible()
+        expect(desk.get_by_role("row", name=newest)).to_contain_text("Live")
+    finally:
+        for worker in workers:
+            stop(worker)
