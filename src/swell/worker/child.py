@@ -203,11 +203,15 @@ class Runner:
                 job.error = job.error or answer
             else:
                 job.results[item.index] = answer
+        is_any_left = False
         for _, job in chunk:
             job.left -= 1
             if job.left == 0:
                 results.add(job)
-        self._tell_early(live)
+            else:
+                is_any_left = True
+        if is_any_left:
+            self._tell_early(live)
         results.tick()
 
     def _tell_early(self, live: list[tuple[Item[Any], Job]]) -> None:

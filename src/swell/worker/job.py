@@ -458,25 +458,33 @@ def _packed(job: Job) -> tuple[bytes, list[Pixels | Blob]]:
     Raises:
         TypeError: What the model gave is no result, or has not the files that it told before.
     """
-    early = job.early or []
-    # Whatever stands for those that went out with their samples.
-    files: list[Attachment] = [_GONE] * (job.sent - len(early))
+    files: list[Attachment] = []
+    values: list[Any] = []
+    if job.sent:
+        # Whatever stands for those that went out with their samples.
+        files += [_GONE] * (job.sent - len(job.early or ()))
+        values += job.flat or ()
     seeds: list[int] = [job.seed] * len(files)
-    values: list[Any] = list(job.flat or ())
     for index, result in enumerate(job.results[len(values) :], len(values)):
         values.append(flatten(whole(result), files))
         seeds += [job.seed + index] * (len(files) - len(seeds))
-    told = files[job.sent - len(early) : job.sent]
-    if len(told) < len(early) or any(a is not b for a, b in zip(told, early, strict=True)):
-        raise TypeError(
-            "a result must begin with the files that were told with ready(), in the same order"
-        )
+    if job.early:
+        _check_told(job.early, files[job.sent - len(job.early) : job.sent])
     if job.pack is not None:
         values = [values[at : at + job.pack] for at in range(0, len(values), job.pack)]
     output = _json(values[0] if len(values) == 1 else values)
+    if len(files) == job.sent:
+        return output, []
     about = job.told_of_files()
     rest = list(zip(files, seeds, strict=True))[job.sent :]
     return output, [_pack(file, seed, about) for file, seed in rest]
+
+
+def _check_told(early: Sequence[Attachment], files: Sequence[Attachment]) -> None:
+    if len(files) < len(early) or any(a is not b for a, b in zip(early, files, strict=True)):
+        raise TypeError(
+            "a result must begin with the files that were told with ready(), in the same order"
+        )
 
 
 #: Stands for a file that went out before.
