@@ -720,6 +720,12 @@ class WorkerSettings(_Group):
         "elsewhere for pushed weights is fetched and run if one of these has signed it; without "
         "any, each machine compiles for itself.",
     )
+    compiled_wait_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="How long what was compiled elsewhere is waited for while nobody answers or "
+        "nothing comes, in seconds; then the model compiles.",
+    )
     weights: _Words = Field(
         default=(),
         description="Pushed weights that are fetched when the worker starts, as "

@@ -579,6 +579,7 @@ def _begin_provision(
                 open_compiled(settings),
                 this_machine(settings.worker.device, is_own_python=home.is_own),
                 promise.trusted,
+                settings.worker.compiled_wait_s,
             ),
             source,
             clock,

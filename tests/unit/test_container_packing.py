@@ -20,6 +20,7 @@ from swell.containers.context import Parts, write_context
 from swell.containers.packing import Looked, Packer
 from swell.containers.pins import pins
 from swell.containers.places import Places
+from swell.containers.secrets_in import line_with_secret
 from swell.containers.sources import Module, _distributions_of, code_of, place_of
 from swell.containers.wheels import wheel, wheel_name
 from swell.errors import InvalidRequest, NotFound
@@ -235,6 +236,42 @@ def test_a_package_that_came_from_no_index_is_not_taken_from_one(
     (tmp_path / "versions.txt").write_text("ours @ git+https://git.example/ours\nindexed==1.0\n")
     parts = parts_of(dataclasses.replace(wanted, constraints=tmp_path / "versions.txt"))
     assert {"indexed", "ours"} <= set(parts.pins.requirements)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--index-url https://me:word@index.example/simple",
+        "--extra-index-url=https://t0ken@index.example/simple",
+        "ours @ git+https://me:word@git.example/ours@v1#egg=ours",
+        "ours @ git+ssh://git:word@git.example/ours",
+        "ours @ https://files.example/ours.whl?X-Amz-Signature=abcdef",
+        "ours @ https://files.example/ours.whl?private_token=abc",
+        "# was https://me:word@index.example/simple",
+        "-f http://${NAME}:word@index.example/links",
+        "--proxy http://[bad",
+    ],
+)
+def test_a_file_of_versions_with_a_password_is_refused_since_it_stays_in_the_image(
+    tmp_path: Path, line: str
+) -> None:
+    versions = tmp_path / "versions.txt"
+    versions.write_text(f"numpy==2.0\n{line}\n")
+    wanted = Wanted(["swell/icons"], Home(), "1", constraints=versions)
+    with pytest.raises(InvalidRequest, match=f"line 2 of {versions} has a password") as caught:
+        parts_of(wanted)
+    assert "word" not in caught.value.detail.replace("password", "")
+    assert "t0ken" not in caught.value.detail
+
+
+def test_addresses_without_passwords_and_names_of_variables_may_stand_there() -> None:
+    told = """
+        --index-url https://${NAME}:${WORD}@index.example/simple
+        ours @ git+ssh://git@git.example/ours@v1
+        theirs @ https://files.example/theirs.whl?version=1&token=${TOKEN}#sha256=00ff
+        numpy==2.0  # see https://numpy.example/?page=keys
+    """
+    assert line_with_secret(told) is None
 
 
 def test_a_file_that_ends_its_process_is_told_as_a_script(tmp_path: Path) -> None:

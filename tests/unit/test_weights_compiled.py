@@ -1,5 +1,6 @@
 """Compiled programs that are kept for the next process."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import msgspec
 import pytest
 
 from swell.weights import CompiledCache, CompiledKey, NotPrivate
-from swell.weights.compiled import processor
+from swell.weights.compiled import HERE, processor
+from swell.weights.listing import Entry
 
 KEY = CompiledKey(("ab" * 32,), "v1", {"torch": "2.13.0"}, "cpu", "a cpu")
 
@@ -163,3 +165,80 @@ def test_a_workplace_goes_with_its_process(folder: Path) -> None:
 
 def test_a_processor_has_a_name() -> None:
     assert processor() == processor() != ""
+
+
+def digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_a_folder_that_others_could_only_read_becomes_ones_own(folder: Path) -> None:
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    cache = CompiledCache(folder)
+    assert cache.put(KEY, b"program")
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_record_says_who_has_compiled_it(folder: Path) -> None:
+    cache = CompiledCache(folder)
+    cache.put(KEY, b"program")
+    [kept] = cache.all()
+    assert (kept.key, kept.origin) == (KEY, HERE)
+    assert cache.origin(KEY, b"program") == HERE
+    assert cache.origin(KEY, b"another") == "", "somebody has replaced it meanwhile"
+    cache.note(KEY, kept.entry, "0123456789abcdef")
+    assert cache.origin(KEY, b"program") == "0123456789abcdef"
+    cache.note(KEY, kept.entry)
+    assert [each.origin for each in cache.all()] == [""]
+
+
+def test_what_has_failed_is_not_used_again_until_the_same_has_been_made_here(folder: Path) -> None:
+    cache = CompiledCache(folder)
+    cache.put(KEY, b"program", "0123456789abcdef")
+    cache.refuse(digest_of(b"program"))
+    assert CompiledCache(folder).get(KEY) is None
+    assert not cache.has(KEY)
+    assert list(cache.all()) == []
+    # Whoever fetches it again has it noted again, and it is not used all the same.
+    [path] = (folder / "files").glob("??/*")
+    cache.note(KEY, Entry(digest_of(b"program"), path.stat().st_size), "0123456789abcdef")
+    assert cache.get(KEY) is None
+    assert cache.put(KEY, b"compiled here")
+    assert cache.get(KEY) == b"compiled here"
+    assert cache.put(KEY, b"program"), "it was made here, and has run"
+    assert cache.get(KEY) == b"program"
+
+
+DIES = """
+import os, sys
+from pathlib import Path
+from swell.weights import CompiledCache
+
+cache = CompiledCache(Path(sys.argv[1]))
+place = cache.workplace()
+cache.try_out(place, b"program")
+if sys.argv[2] == "runs":
+    cache.tried_out(place)
+os.abort()
+"""
+
+
+@pytest.mark.parametrize(("what", "is_refused"), [("dies", True), ("runs", False)])
+def test_what_a_process_died_over_is_refused_by_the_next(
+    folder: Path, what: str, is_refused: bool
+) -> None:
+    cache = CompiledCache(folder)
+    cache.put(KEY, b"program")
+    subprocess.run([sys.executable, "-c", DIES, str(folder), what], check=False)
+    assert cache.get(KEY) == b"program", "nobody has looked yet"
+    cache.workplace()
+    assert (cache.get(KEY) is None) == is_refused
+    assert len(list((folder / "work").iterdir())) == 2, "only a folder and a lock of this process"
+
+
+def test_what_a_living_process_tries_out_is_used_by_others(folder: Path) -> None:
+    cache = CompiledCache(folder)
+    cache.put(KEY, b"program")
+    cache.try_out(cache.workplace(), b"program")
+    CompiledCache(folder).workplace()
+    assert cache.get(KEY) == b"program"

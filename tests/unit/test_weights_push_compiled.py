@@ -16,7 +16,7 @@ from swell.objects import check_key
 from swell.weights import CompiledCache, CompiledKey, NotPrivate
 from swell.weights.cache import DigestMismatch
 from swell.weights.chunks import ChunkedFile, Manifest, chunk_key
-from swell.weights.push_compiled import PushedPrograms, push_compiled
+from swell.weights.push_compiled import PushedPrograms, Signer, push_compiled
 from swell.weights.signed import believed, cpu_key, note_key
 from swell.weights.signing import SigningKey, Trusted, make_key
 from swell.weights.store import WeightStore
@@ -61,7 +61,7 @@ def key(tmp_path: Path) -> SigningKey:
 async def pushed(
     cache: CompiledCache, store: WeightStore, key: SigningKey, clock: ManualClock
 ) -> PushedPrograms:
-    return await push_compiled(MANIFEST, cache, store, key, clock)
+    return await push_compiled(MANIFEST, cache, store, Signer(key), clock)
 
 
 async def test_it_lies_beside_the_weights_and_says_for_what(
@@ -79,6 +79,54 @@ async def test_it_lies_beside_the_weights_and_says_for_what(
             read += piece
     assert read == CONTENT
     assert done.pushed.sent_chunks == len(program.content.chunks) > 1
+
+
+async def test_what_was_fetched_is_signed_only_where_a_key_is_trusted_that_has_signed_it(
+    cache: CompiledCache, store: WeightStore, key: SigningKey, clock: ManualClock, tmp_path: Path
+) -> None:
+    friend, stranger = make_key(tmp_path / "friend"), make_key(tmp_path / "stranger")
+    origins = {"f": friend.id, "s": stranger.id, "k": key.id, "u": ""}
+    for name, origin in origins.items():
+        fetched = msgspec.structs.replace(KEY, model=name)
+        assert cache.put(fetched, name.encode(), origin)
+    done = await pushed(cache, store, key, clock)
+    assert {each.key.model for each in done.programs} == {"1", "k"}
+    assert {each.key.model for each in done.left} == {"f", "s", "u"}
+    assert len(await store.notes("acme/poster", "v1", cpu_key(CPU))) == 2
+    signer = Signer(key, Trusted([friend.public]))
+    done = await push_compiled(MANIFEST, cache, store, signer, clock)
+    assert {each.key.model for each in done.programs} == {"1", "k", "f"}
+    assert {each.origin for each in done.left} == {stranger.id, ""}
+
+
+async def test_where_all_was_fetched_from_strangers_it_is_said_what_to_do(
+    cache: CompiledCache, store: WeightStore, key: SigningKey, clock: ManualClock
+) -> None:
+    cache.put(KEY, CONTENT, "0123456789abcdef")
+    with pytest.raises(InvalidRequest, match=r"signed by 0123456789abcdef.*compiled_keys"):
+        await pushed(cache, store, key, clock)
+    assert await store.notes("acme/poster", "v1", cpu_key(CPU)) == []
+
+
+async def test_what_an_earlier_version_has_kept_is_not_signed(
+    cache: CompiledCache, store: WeightStore, key: SigningKey, clock: ManualClock
+) -> None:
+    [record] = (cache.folder / "records").glob("*.json")
+    told = msgspec.json.decode(record.read_bytes())
+    assert told.pop("origin") == "here"
+    record.unlink()
+    record.write_bytes(msgspec.json.encode(told))
+    assert cache.get(KEY) == CONTENT, "it is used as before"
+    with pytest.raises(InvalidRequest, match="compiled by nobody knows"):
+        await pushed(cache, store, key, clock)
+
+
+async def test_what_has_failed_here_is_not_signed(
+    cache: CompiledCache, store: WeightStore, key: SigningKey, clock: ManualClock
+) -> None:
+    cache.refuse(hashlib.sha256(CONTENT).hexdigest())
+    with pytest.raises(InvalidRequest, match="nothing that was compiled"):
+        await pushed(cache, store, key, clock)
 
 
 async def test_a_second_push_sends_no_chunk_and_a_new_key_signs_anew(

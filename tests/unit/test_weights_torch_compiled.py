@@ -1,17 +1,21 @@
 """What torch.compile made, kept between processes; needs torch and a C++ compiler."""
 
+import contextlib
 import json
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 pytest.importorskip("torch")
+
+import torch
 
 from swell.config import process_environment, replace_environment
 from swell.weights import CompiledCache
@@ -30,6 +34,27 @@ there = len(list(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).rglob("*.so")))
 twice = torch.compile(lambda x: (x * 2).relu().sum())
 said = twice(torch.arange(-3.0, 4.0)).item()
 print(json.dumps([restored, there, said, compiled.keep()]))
+"""
+
+GIVES_UP = """
+import json, os, sys
+from pathlib import Path
+import torch
+from swell.weights import CompiledCache
+from swell.weights.torch_compiled import TorchCompiled
+
+cache = CompiledCache(Path(sys.argv[1]))
+compiled = TorchCompiled(cache, ["0" * 64], "1", "cpu")
+restored = compiled.restore()
+twice = torch.compile(lambda x: (x * 2).relu().sum())
+twice(torch.arange(-3.0, 4.0))
+given_up = compiled.give_up()
+left = len(list(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).rglob("*.so")))
+anew = torch.compile(lambda x: (x * 2).relu().sum())
+said = anew(torch.arange(-3.0, 4.0)).item()
+is_new = compiled.keep()
+[kept] = cache.all()
+print(json.dumps([restored, given_up, left, said, is_new, kept.origin]))
 """
 
 
@@ -56,6 +81,87 @@ def test_a_process_has_what_an_earlier_one_compiled(tmp_path: Path) -> None:
     assert libraries > 0
     # Another version of the model's code finds nothing.
     assert compiled_by_a_process(folder, "2")[:2] == [False, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_what_has_failed_is_compiled_anew_by_the_same_process(tmp_path: Path) -> None:
+    folder = tmp_path / "compiled"
+    compiled_by_a_process(folder, "1")
+    cache = CompiledCache(folder)
+    [kept] = cache.all()
+    cache.note(kept.key, kept.entry, "0123456789abcdef")
+    ran = subprocess.run(
+        [sys.executable, "-c", GIVES_UP, str(folder)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(ran.stdout) == [True, True, 0, 12.0, True, "here"]
+    assert compiled_by_a_process(folder, "1")[0] is True
+
+
+@contextlib.contextmanager
+def same_environment() -> Iterator[None]:
+    before = process_environment()
+    try:
+        yield
+    finally:
+        replace_environment(before)
+
+
+def test_a_program_that_cannot_be_read_is_used_no_more_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graphs: bytes) -> None:
+        raise RuntimeError("a pickle of another time")
+
+    monkeypatch.setattr(torch.compiler, "load_cache_artifacts", broken)
+    cache = CompiledCache(tmp_path / "compiled")
+    compiled = TorchCompiled(cache, ["0" * 64], "1", "cpu")
+    packed = {"graphs": b"graphs", "libraries": {"x.so": b"code"}}
+    cache.put(compiled.key, msgspec.msgpack.encode(packed), "0123456789abcdef")
+    with same_environment():
+        assert not compiled.restore()
+        folder = Path(process_environment()["TORCHINDUCTOR_CACHE_DIR"])
+    assert cache.get(compiled.key) is None
+    assert list(folder.iterdir()) == [], "nothing of it lies where torch looks from now on"
+    assert not compiled.give_up(), "there is nothing more to give up"
+
+
+def test_what_adds_to_a_fetched_program_is_not_of_this_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.compiler, "load_cache_artifacts", lambda graphs: "told")
+    monkeypatch.setattr(torch.compiler, "save_cache_artifacts", lambda: (b"more", "told"))
+    cache = CompiledCache(tmp_path / "compiled")
+    compiled = TorchCompiled(cache, ["0" * 64], "1", "cpu")
+    packed = {"graphs": b"graphs", "libraries": {"x.so": b"code"}}
+    cache.put(compiled.key, msgspec.msgpack.encode(packed), "0123456789abcdef")
+    with same_environment():
+        assert compiled.restore()
+        (Path(process_environment()["TORCHINDUCTOR_CACHE_DIR"]) / "own.so").write_bytes(b"code")
+        assert compiled.keep()
+    [kept] = cache.all()
+    assert kept.origin == "0123456789abcdef"
+    assert not list((cache.folder / "work").glob("*.trial"))
+
+
+def test_where_others_can_write_nothing_is_used_or_kept_and_the_model_compiles(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "compiled"
+    cache = CompiledCache(folder)
+    compiled = TorchCompiled(cache, ["0" * 64], "1", "cpu")
+    cache.put(compiled.key, msgspec.msgpack.encode({"graphs": b"never read", "libraries": {}}))
+    folder.chmod(0o777)
+    with same_environment():
+        assert not compiled.restore()
+        own = Path(process_environment()["TORCHINDUCTOR_CACHE_DIR"])
+        assert own.stat().st_mode & 0o077 == 0
+        assert folder not in own.parents
+        assert not compiled.keep()
+        assert not compiled.give_up()
+    shutil.rmtree(own)
+    assert "compiled programs are not kept" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -107,4 +213,5 @@ def test_a_key_tells_device_and_versions_apart(tmp_path: Path) -> None:
     one = TorchCompiled(cache, ["0" * 64], "1", "cpu").key
     assert one == TorchCompiled(cache, ["0" * 64], "1", "cpu").key
     assert one != TorchCompiled(cache, ["1" * 64], "1", "cpu").key
+    assert one == TorchCompiled(cache, ["0" * 64], "1", "cpu:0").key, "it is the same device"
     assert len(one.digest) == 64

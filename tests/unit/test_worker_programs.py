@@ -126,10 +126,16 @@ def program(server: ChunkServer, content: bytes = CONTENT, **fields: Any) -> Pro
 
 
 def bringing(
-    shelf: Shelf, cache: CompiledCache, key: SigningKey, log: Log, *wishes: Wish
+    shelf: Shelf,
+    cache: CompiledCache,
+    key: SigningKey,
+    log: Log,
+    *wishes: Wish,
+    device: str = "cpu",
+    patience_s: float = 30.0,
 ) -> Programs:
-    machine = Machine("cpu", CPU)
-    here = Here(WeightCache(cache.folder / "no weights"), cache, machine, Trusted([key.public]))
+    weights, machine = WeightCache(cache.folder / "no weights"), Machine(device, CPU)
+    here = Here(weights, cache, machine, Trusted([key.public]), patience_s)
     return Programs(wishes or [WISH], here, shelf, SystemClock(), terms=TERMS, tell=log)
 
 
@@ -342,7 +348,8 @@ def broken(*_: object) -> Any:
 async def test_a_folder_that_others_can_use_gets_nothing(
     server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
 ) -> None:
-    cache.folder.mkdir(mode=0o755)
+    cache.folder.mkdir()
+    cache.folder.chmod(0o777)
     await bringing(Shelf(server, sign(program(server), key)), cache, key, log).bring()
     assert not list(cache.folder.iterdir())
     [(event, facts)] = log.lines
@@ -449,3 +456,106 @@ def test_gpus_are_told_by_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t 39\n"
     )
     assert programs.this_machine("cuda:0", is_own_python=False).gpus == ["NVIDIA H100 80GB HBM3"]
+
+
+async def test_a_program_that_was_fetched_says_who_has_signed_it(
+    server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
+) -> None:
+    await bringing(Shelf(server, sign(program(server), key)), cache, key, log).bring()
+    assert cache.origin(KEY, CONTENT) == key.id
+
+
+async def test_what_has_failed_on_this_machine_is_not_fetched_again(
+    server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
+) -> None:
+    shelf = Shelf(server, sign(program(server), key))
+    await bringing(shelf, cache, key, log).bring()
+    cache.refuse(hashlib.sha256(CONTENT).hexdigest())
+    server.asked.clear()
+    await bringing(shelf, cache, key, log).bring()
+    assert not server.asked
+    assert log.refused == ["it has failed on this machine before"]
+    # What is signed later is another, and is tried.
+    better = program(server, CONTENT + b"!")
+    await bringing(Shelf(server, sign(better, key)), cache, key, log).bring()
+    assert cache.get(KEY) == CONTENT + b"!"
+
+
+@pytest.mark.parametrize(
+    ("device", "is_of_use"), [("cuda:1", True), ("cuda:0", False), ("cuda", False), ("cpu", False)]
+)
+async def test_of_gpus_that_are_alike_each_has_programs_of_its_own(
+    server: ChunkServer,
+    cache: CompiledCache,
+    key: SigningKey,
+    log: Log,
+    device: str,
+    is_of_use: bool,
+) -> None:
+    made = program(server, key=msgspec.structs.replace(KEY, device="cuda:1"))
+    shelf = Shelf(server, sign(made, key))
+    await bringing(shelf, cache, key, log, device=device).bring()
+    assert cache.has(made.key) == is_of_use
+    assert bool(server.asked) == is_of_use
+
+
+async def test_while_nobody_answers_a_model_waits_for_some_seconds_and_compiles(
+    server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
+) -> None:
+    shelf = Shelf(server, sign(program(server), key))
+    shelf.away = 1000
+    bringer = bringing(shelf, cache, key, log, WISH, Wish("acme/other", "v1"), patience_s=0.3)
+    fetching = asyncio.create_task(bringer.bring())
+    while not is_wished(cache.folder, {ANY}):
+        await asyncio.sleep(0.01)
+    assert await asyncio.to_thread(CompiledCache(cache.folder).find, KEY) is None
+    await asyncio.wait_for(fetching, 5)
+    [*_, (event, facts)] = log.lines
+    assert event == "compiled programs given up"
+    assert 0.3 <= facts["took_s"] < 3
+
+
+async def test_a_server_that_hangs_is_waited_for_no_longer(
+    server: ChunkServer,
+    cache: CompiledCache,
+    key: SigningKey,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shelf = Shelf(server)
+
+    async def hang(model: str, version: str, cpu: str) -> list[bytes]:
+        await asyncio.sleep(3600)
+        return []
+
+    monkeypatch.setattr(shelf, "notes", hang)
+    await asyncio.wait_for(bringing(shelf, cache, key, log, patience_s=0.2).bring(), 5)
+    assert log.lines[-1][0] == "compiled programs given up"
+
+
+async def test_a_fetch_of_which_nothing_comes_holds_no_model_up(
+    server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
+) -> None:
+    server.tricks[""] = keep_still(server, only_first=False)
+    shelf = Shelf(server, sign(program(server), key))
+    fetching = asyncio.create_task(bringing(shelf, cache, key, log, patience_s=0.3).bring())
+    await asyncio.to_thread(server.stuck.wait, 30)
+    assert is_wished(cache.folder, {KEY.digest})
+    found = asyncio.to_thread(CompiledCache(cache.folder).find, KEY)
+    assert await asyncio.wait_for(found, 5) is None
+    await asyncio.wait_for(fetching, 30)
+    assert log.lines[-1][0] == "compiled programs given up"
+
+
+async def test_a_slow_fetch_of_which_something_comes_is_waited_for(
+    server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
+) -> None:
+    def slowly(asked: Any, data: bytes, number: int) -> bool:
+        threading.Event().wait(0.15)
+        answer(asked, data)
+        return True
+
+    server.tricks[""] = slowly
+    shelf = Shelf(server, sign(program(server, CONTENT * 5), key))
+    await bringing(shelf, cache, key, log, patience_s=0.5).bring()
+    assert cache.get(KEY) == CONTENT * 5

@@ -25,13 +25,13 @@ from swell.weights.listing import Entry, Listing, read_listing
 from swell.weights.noted import note_manifest
 from swell.weights.pull import pull
 from swell.weights.push import Pushed, PushProgress, push
-from swell.weights.push_compiled import push_compiled
+from swell.weights.push_compiled import Signer, push_compiled
 from swell.wiring import model_home, open_compiled, open_weights, weights_url
 
 if TYPE_CHECKING:
     from swell.weights.compiled import CompiledCache
     from swell.weights.push_compiled import PushedPrograms
-    from swell.weights.signing import SigningKey
+    from swell.weights.signing import SigningKey, Trusted
 
 __all__ = ["push_weights"]
 
@@ -124,6 +124,8 @@ class _Signing:
 
     key: "SigningKey"
     cache: "CompiledCache"
+    #: Whose programs are signed too, which this machine has fetched.
+    trusted: "Trusted"
 
 
 def _signing(key: Path | None, settings: Settings, *, is_wanted: bool) -> _Signing | None:
@@ -138,7 +140,9 @@ def _signing(key: Path | None, settings: Settings, *, is_wanted: bool) -> _Signi
         )
     if key is None:
         return None
-    return _Signing(signing().read_key(key), open_compiled(settings))
+    keys = signing()
+    trusted = keys.Trusted(settings.worker.compiled_keys)
+    return _Signing(keys.read_key(key), open_compiled(settings), trusted)
 
 
 def _row(told: str, pushed: Pushed) -> tuple[str, str, str, int]:
@@ -179,7 +183,7 @@ async def _push_all(
                             pushed.manifest,
                             signer.cache,
                             store,
-                            signer.key,
+                            Signer(signer.key, signer.trusted),
                             clock,
                             verify=verify,
                             progress=show,
@@ -199,6 +203,12 @@ def _tell_programs(programs: "PushedPrograms | None", signer: _Signing | None) -
         told = f"compiled by torch {torch}" if (torch := each.key.libraries.get("torch")) else ""
         what = ", ".join(filter(None, (each.key.device, each.key.processor, told)))
         talk.print(f"signed by {signer.key.id}: {what}", markup=False)
+    for left in programs.left:
+        whose = f"the key {left.origin}, which" if left.origin else "somebody who"
+        talk.print(
+            f"not signed: what was compiled for {left.key.device} by {whose} is not trusted here",
+            markup=False,
+        )
 
 
 async def _named(

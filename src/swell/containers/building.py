@@ -17,6 +17,7 @@ from swell.containers.packing import DATA, WEIGHTS, Looked, Packed, Packer
 from swell.containers.packing import packed_distributions as distributions_of
 from swell.containers.pins import Pins, pins
 from swell.containers.places import HOME, MODELS
+from swell.containers.secrets_in import line_with_secret
 from swell.containers.wheels import wheel_name
 from swell.errors import InvalidModel, InvalidRequest, NotFound
 
@@ -78,6 +79,7 @@ def parts_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Parts:
         InvalidModel: A model has no code that can be packed.
         InvalidRequest: An extra or a file does not exist.
     """
+    constraints = _text(wanted.constraints)
     packed = packed_of(wanted, forks)
     manifests = _listed(packed, wanted.cache_dir) if wanted.is_baked else []
     is_baked = wanted.is_baked and bool(packed.contents)
@@ -101,7 +103,6 @@ def parts_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Parts:
         home=str(HOME),
         data=str(DATA),
     )
-    constraints = _text(wanted.constraints)
     return Parts(written(recipe), packed, found, constraints, is_baked, manifests)
 
 
@@ -264,8 +265,18 @@ def _text(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        return path.read_text()
+        text = path.read_text()
     except OSError as error:
         raise InvalidRequest(
             f"{path} cannot be read ({error.strerror}): check --constraints"
         ) from None
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{path} is no text of UTF-8: check --constraints") from None
+    number = line_with_secret(text)
+    if number is not None:
+        raise InvalidRequest(
+            f"line {number} of {path} has a password or token in an address, and the file stays in "
+            "the image: name the address without it, and give pip the password on this machine "
+            "(pip.conf or PIP_INDEX_URL), from where the build has it and the image does not"
+        )
+    return text

@@ -206,6 +206,11 @@ class Latent(StepModel):
         if self.parts.device.type == "cuda":
             asked = self.first_input()
             [result] = self.run([Item(asked)])
+            is_broken = isinstance(result, Exception) and not isinstance(result, OUT_OF_MEMORY)
+            if is_broken and self.parts.compile_anew():
+                # What was compiled elsewhere, or before, may fail where this machine's does not.
+                sys.stderr.write(f"{self.name} is compiled anew: {result}\n")
+                [result] = self.run([Item(asked)])
             if isinstance(result, Exception) and self.parts.is_compiled:
                 # A compiler that is not there or fails costs speed, and no model.
                 sys.stderr.write(f"{self.name} is not compiled: {result}\n")

@@ -280,6 +280,14 @@ class Parts:
         """Whether blocks are to be compiled at their first call."""
         return self._compiled is not None
 
+    def compile_anew(self) -> bool:
+        """Have the blocks compiled here in place of what was kept; return whether something was."""
+        if self._compiled is None or not self._compiled.give_up():
+            return False
+        network: Any = self.modules[self.described.facts.family.network]
+        network.compile_repeated_blocks(fullgraph=True, dynamic=True)
+        return True
+
     def leave_uncompiled(self) -> None:
         """Call the blocks as they are."""
         self._compiled = None

@@ -5,8 +5,9 @@ not weights, which anybody may publish: they are read only where this user alone
 them, on this machine, and only if each byte is as it was written. What comes from elsewhere enters
 only under a signature that this machine was told to trust: see `swell.weights.compiled_fetch`.
 
-    records/KEY     which content belongs to a key
+    records/KEY     which content belongs to a key, and who has compiled it
     files/SHA-256   contents, evicted as those of weights are
+    refused/SHA-256 contents that have failed here when they were run; they are not used again
     work/…          a folder for each process that compiles, gone with it
     wishes/…        what a worker is about to fetch; see `swell.weights.wishing`
 
@@ -19,12 +20,14 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import secrets
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -37,14 +40,20 @@ from swell.weights.listing import Entry
 from swell.weights.wishing import Wishing, is_wished
 
 __all__ = [
+    "HERE",
     "CompiledCache",
     "CompiledKey",
+    "Kept",
     "NotPrivate",
     "cpu_of",
     "keep_compiled_in",
     "processor",
     "workers_cache",
 ]
+
+#: Who has compiled a program: this machine. Else it is the key by which it was signed, and nobody
+#: knows it of what an earlier version of Swell has kept.
+HERE: Final = "here"
 
 #: What a worker wishes for that has not heard yet what there is.
 ANY: Final = "whatever was compiled"
@@ -53,6 +62,12 @@ ANY: Final = "whatever was compiled"
 PATIENCE_S: Final = 150.0
 
 _LOOK_S: Final = 0.02
+
+#: Rights of others to a folder; and those by which they change what lies there.
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 #: What is raised of a record that is not there, or was damaged.
 _UNREADABLE: Final = (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -95,6 +110,22 @@ class _Record(msgspec.Struct, frozen=True):
     size_bytes: int
     #: The key itself, so that a record says what it is for.
     key: CompiledKey
+    #: `HERE`, or the id of the key that has signed it; empty where nobody knows.
+    origin: str = ""
+
+
+class Kept(NamedTuple):
+    """A program that is kept here.
+
+    Args:
+        key: What it depends on.
+        entry: Which content it is.
+        origin: `HERE`, or the id of the key that has signed it; empty where nobody knows.
+    """
+
+    key: CompiledKey
+    entry: Entry
+    origin: str
 
 
 def processor() -> str:
@@ -162,6 +193,8 @@ class CompiledCache:
         if record is None:
             return None
         path = self.contents.path(record.sha256)
+        if self.is_refused(record.sha256):
+            return None
         try:
             content = path.read_bytes()
         except OSError:
@@ -203,11 +236,34 @@ class CompiledCache:
         return Wishing(self.folder)
 
     def has(self, key: CompiledKey) -> bool:
-        """Return whether something is kept under a key, by its size."""
+        """Return whether something is kept under a key, by its size, that has not failed."""
         record = self._record(key)
-        return record is not None and self.contents.has(Entry(record.sha256, record.size_bytes))
+        if record is None or self.is_refused(record.sha256):
+            return False
+        return self.contents.has(Entry(record.sha256, record.size_bytes))
 
-    def all(self) -> Iterator[tuple[CompiledKey, Entry]]:
+    def origin(self, key: CompiledKey, content: bytes) -> str:
+        """Return who has compiled a content that was found under a key; empty if nobody knows."""
+        record = self._record(key)
+        if record is None or record.sha256 != hashlib.sha256(content).hexdigest():
+            return ""
+        return record.origin
+
+    def refuse(self, sha256: str) -> None:
+        """Use a content no more on this machine: it has failed when it was run.
+
+        Raises:
+            NotPrivate: Somebody else can write there.
+        """
+        self.check_private()
+        with contextlib.suppress(OSError):  # on a full disk it fails again
+            self._write(self.folder / "refused" / sha256, b"")
+
+    def is_refused(self, sha256: str) -> bool:
+        """Return whether a content has failed here when it was run."""
+        return (self.folder / "refused" / sha256).exists()
+
+    def all(self) -> Iterator[Kept]:
         """Yield what is kept here, by name and size; in order of the keys' digests.
 
         Raises:
@@ -218,23 +274,34 @@ class CompiledCache:
             with contextlib.suppress(*_UNREADABLE):
                 record = msgspec.json.decode(path.read_bytes(), type=_Record)
                 entry = Entry(record.sha256, record.size_bytes)
-                if record.key.digest == path.stem and self.contents.has(entry):
-                    yield record.key, entry
+                is_good = self.contents.has(entry) and not self.is_refused(record.sha256)
+                if record.key.digest == path.stem and is_good:
+                    yield Kept(record.key, entry, record.origin)
 
-    def note(self, key: CompiledKey, entry: Entry) -> None:
+    def note(self, key: CompiledKey, entry: Entry, origin: str = "") -> None:
         """Keep a content under a key that lies among the files already, in the place of another.
+
+        Args:
+            key: What it depends on.
+            entry: Which content.
+            origin: See `Kept`.
 
         Raises:
             NotPrivate: Somebody else can write there.
         """
         self.check_private()
-        record = _Record(entry.sha256, entry.size_bytes, key)
+        record = _Record(entry.sha256, entry.size_bytes, key, origin)
         self._write(self._record_path(key), msgspec.json.encode(record))
 
-    def put(self, key: CompiledKey, content: bytes) -> bool:
+    def put(self, key: CompiledKey, content: bytes, origin: str = HERE) -> bool:
         """Keep something under a key, in the place of what was there; return whether it is kept.
 
         Where the disk or the budget does not take it, it is not.
+
+        Args:
+            key: What it depends on.
+            content: What has just been run here, so that it is not refused whatever was before.
+            origin: See `Kept`; that of a part of it which was not compiled here.
 
         Raises:
             NotPrivate: Somebody else can write there.
@@ -245,7 +312,8 @@ class CompiledCache:
             with self.contents.locked(entry.sha256):
                 self.contents.make_room(len(content))
                 self._write(self.contents.path(entry.sha256), content)
-            self.note(key, entry)
+            (self.folder / "refused" / entry.sha256).unlink(missing_ok=True)
+            self.note(key, entry, origin)
         except (CacheFull, CacheUnusable, OSError):
             return False
         return True
@@ -260,7 +328,7 @@ class CompiledCache:
         place = self.folder / "work"
         place.mkdir(exist_ok=True)
         for left in place.glob("*.lock"):
-            _clear(left)
+            self._clear(left)
         while True:
             made = place / secrets.token_hex(8)
             # Open, and so locked, as long as this process lives.
@@ -271,6 +339,33 @@ class CompiledCache:
                 made.mkdir()
                 return made
             os.close(lock)
+
+    def try_out(self, workplace: Path, content: bytes) -> None:
+        """Note that a process runs a content for the first time: if it dies over it, it is refused.
+
+        Args:
+            workplace: From `workplace()`, of the process.
+            content: What it runs.
+        """
+        with contextlib.suppress(OSError):  # on a full disk it may kill once more
+            _trial(workplace).write_text(hashlib.sha256(content).hexdigest())
+
+    def tried_out(self, workplace: Path) -> None:
+        """Note that the process has run it, whatever came of that."""
+        _trial(workplace).unlink(missing_ok=True)
+
+    def _clear(self, lock: Path) -> None:
+        """Remove the folder of a process that has gone; what it died over is refused."""
+        with contextlib.suppress(OSError), lock.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            trial = _trial(lock.with_suffix(""))
+            if trial.exists():
+                died_over = trial.read_text()
+                if _DIGEST.fullmatch(died_over):
+                    self.refuse(died_over)
+                trial.unlink()
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
     def _record_path(self, key: CompiledKey) -> Path:
         return self.folder / "records" / f"{key.digest}.json"
@@ -296,21 +391,24 @@ class CompiledCache:
     def check_private(self) -> None:
         """See that nobody else can write there; makes the folder where there is none.
 
+        One of this user's that others could only read becomes his alone.
+
         Raises:
-            NotPrivate: Somebody can.
+            NotPrivate: Somebody can, or could: what lies there may be of anybody.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self.folder.lstat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o077 or self.folder.is_symlink():
+        is_own = found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode)
+        if is_own and found.st_mode & _OTHERS and not found.st_mode & _OTHERS_WRITE:
+            with contextlib.suppress(OSError):
+                self.folder.chmod(0o700)
+                found = self.folder.lstat()
+        if not is_own or found.st_mode & _OTHERS:
             raise NotPrivate(
                 f"{self.folder} can be used by others, and what lies there is run as a program: "
                 f"give a folder of your own, with chmod 700 {self.folder}"
             )
 
 
-def _clear(lock: Path) -> None:
-    """Remove the folder of a process that has gone."""
-    with contextlib.suppress(OSError), lock.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-        lock.unlink(missing_ok=True)
+def _trial(workplace: Path) -> Path:
+    return workplace.with_suffix(".trial")

@@ -19,7 +19,7 @@ from swell.weights.fetch import Wisher
 from swell.weights.gather import Gathering, Place, Terms
 from swell.weights.growing import GivenUp, Growing
 from swell.weights.listing import Entry
-from swell.weights.signed import NAME, Program
+from swell.weights.signed import NAME, Program, Signed
 
 __all__ = ["ProgramSource", "bring"]
 
@@ -50,7 +50,7 @@ class ProgramSource(Source, Protocol):
 
 
 def bring(
-    program: Program,
+    signed: Signed,
     cache: CompiledCache,
     source: ProgramSource,
     clock: Clock,
@@ -61,7 +61,7 @@ def bring(
     """Have a program in the cache under its key; blocks.
 
     Args:
-        program: Which; its signature was found to hold.
+        signed: Which, and by whom; the signature was found to hold.
         cache: Where to.
         source: Who knows where its chunks are.
         clock: For time-outs.
@@ -77,6 +77,7 @@ def bring(
         GivenUp: `stopping` was set.
     """
     cache.check_private()
+    program = signed.program
     contents, manifest = cache.contents, program.as_manifest
     entry, part = Entry(program.content.sha256, program.content.bytes), manifest.file_key(NAME)
     with contextlib.ExitStack() as held:
@@ -104,7 +105,7 @@ def bring(
             growing.keep()
         # What this machine has compiled itself meanwhile is not replaced.
         if not cache.has(program.key):
-            cache.note(program.key, entry)
+            cache.note(program.key, entry, signed.by)
 
 
 def _locked(

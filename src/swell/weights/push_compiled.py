@@ -1,12 +1,13 @@
 """Push what was compiled for a version of weights, under a signature of whoever pushes.
 
-All that this machine has kept for the version goes up, for whichever libraries and GPU; each is
-found by machines of its kind alone. What lies there for the same key is replaced: it was compiled
-anew, or signed by a new key.
+All that this machine has compiled for the version goes up, for whichever libraries and GPU; each is
+found by machines of its kind alone. What it has fetched goes up only where a key has signed it that
+is trusted here, or that signs now: whoever signs answers for all of it. What lies there for the
+same key is replaced: it was compiled anew, or signed by a new key.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -17,16 +18,29 @@ from swell.clock import Clock
 from swell.errors import InvalidRequest
 from swell.weights.cache import DigestMismatch
 from swell.weights.chunks import Manifest, cut
-from swell.weights.compiled import CompiledCache, CompiledKey
-from swell.weights.listing import Entry
+from swell.weights.compiled import HERE, CompiledCache, Kept
 from swell.weights.push import Pushed, PushProgress, send
 from swell.weights.signed import MOST_BYTES, Program, sign
 from swell.weights.store import WeightStore
 
 if TYPE_CHECKING:
-    from swell.weights.signing import SigningKey
+    from swell.weights.signing import SigningKey, Trusted
 
-__all__ = ["PushedPrograms", "kept_for", "push_compiled"]
+__all__ = ["PushedPrograms", "Signer", "kept_for", "push_compiled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Who signs, and for whom.
+
+    Args:
+        key: By which.
+        trusted: Whose programs are signed too that this machine has fetched; None for nobody's but
+            those that the same key has signed.
+    """
+
+    key: "SigningKey"
+    trusted: "Trusted | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +50,15 @@ class PushedPrograms:
     Args:
         programs: What was signed.
         pushed: Of their chunks.
+        left: What was not: nobody who is trusted here has compiled it.
     """
 
     programs: tuple[Program, ...]
     pushed: Pushed
+    left: tuple[Kept, ...] = ()
 
 
-def kept_for(manifest: Manifest, cache: CompiledCache) -> list[tuple[CompiledKey, Entry]]:
+def kept_for(manifest: Manifest, cache: CompiledCache) -> list[Kept]:
     """Return what is kept here for a version: for its weights, or some of them.
 
     Raises:
@@ -50,9 +66,7 @@ def kept_for(manifest: Manifest, cache: CompiledCache) -> list[tuple[CompiledKey
         InvalidRequest: There is nothing.
     """
     weights = {file.sha256 for file in manifest.files.values()}
-    found = [
-        (key, entry) for key, entry in cache.all() if key.weights and set(key.weights) <= weights
-    ]
+    found = [each for each in cache.all() if each.key.weights and set(each.key.weights) <= weights]
     if not found:
         raise InvalidRequest(
             f"nothing that was compiled for {manifest.model}@{manifest.version} is in "
@@ -66,7 +80,7 @@ async def push_compiled(
     manifest: Manifest,
     cache: CompiledCache,
     store: WeightStore,
-    key: "SigningKey",
+    signer: "Signer",
     clock: Clock,
     *,
     verify: bool = False,
@@ -78,20 +92,18 @@ async def push_compiled(
         manifest: Of the version.
         cache: What this machine has compiled.
         store: Where to.
-        key: Who signs.
+        signer: Who signs.
         clock: Dates signatures.
         verify: As for `push`.
         progress: Called on the way.
 
     Raises:
-        NotPrivate, InvalidRequest: As `kept_for`; or one is too large.
+        NotPrivate, InvalidRequest: As `kept_for`; or one is too large, or none is to be signed.
         DigestMismatch: One is not what was written down of it.
         Unavailable: The store does not take it; what has gone up stays.
     """
-    found = kept_for(manifest, cache)
-    programs = [
-        await asyncio.to_thread(_read, manifest, cache, each, clock.now()) for each in found
-    ]
+    own, left = _parted(kept_for(manifest, cache), signer)
+    programs = [await asyncio.to_thread(_read, manifest, cache, each, clock.now()) for each in own]
     files = {each.key.digest: each.content for each in programs}
     paths = {name: cache.contents.path(file.sha256) for name, file in files.items()}
     sent = await send(
@@ -104,17 +116,38 @@ async def push_compiled(
     )
     # Once all its chunks are there.
     for program in programs:
-        await store.put_note(program, sign(program, key))
-    return PushedPrograms(tuple(programs), sent)
+        await store.put_note(program, sign(program, signer.key))
+    return PushedPrograms(tuple(programs), sent, tuple(left))
 
 
-def _read(
-    manifest: Manifest,
-    cache: CompiledCache,
-    kept: tuple[CompiledKey, Entry],
-    now: datetime,
-) -> Program:
-    key, entry = kept
+def _parted(kept: Sequence[Kept], signer: "Signer") -> tuple[list[Kept], list[Kept]]:
+    """Return what may be signed, and what may not.
+
+    Raises:
+        InvalidRequest: Nothing may.
+    """
+
+    def may_be(origin: str) -> bool:
+        is_known = signer.trusted is not None and signer.trusted.knows(origin)
+        return origin in (HERE, signer.key.id) or is_known
+
+    own = [each for each in kept if may_be(each.origin)]
+    left = [each for each in kept if not may_be(each.origin)]
+    if own:
+        return own, left
+    origins = sorted({each.origin for each in left})
+    told = ", ".join(
+        f"signed by {each}" if each else "compiled by nobody knows" for each in origins
+    )
+    raise InvalidRequest(
+        f"nothing here was compiled by this machine, or by whom it trusts ({told}): have a worker "
+        "compile the model with an empty worker.compiled_dir, or name the public key of whoever "
+        "has signed it in worker.compiled_keys"
+    )
+
+
+def _read(manifest: Manifest, cache: CompiledCache, kept: Kept, now: datetime) -> Program:
+    key, entry, _ = kept
     path = cache.contents.path(entry.sha256)
     if entry.size_bytes > MOST_BYTES:
         raise InvalidRequest(f"{path} is larger than a program may be, {MOST_BYTES:,} bytes")

@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -32,6 +32,7 @@ __all__ = [
     "NAME",
     "Distrusted",
     "Program",
+    "Signed",
     "Wanted",
     "believed",
     "cpu_key",
@@ -39,6 +40,7 @@ __all__ = [
     "notes_folder",
     "parts_of",
     "sign",
+    "signer",
     "why_not",
 ]
 
@@ -95,6 +97,13 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     def as_manifest(self) -> Manifest:
         """The same as what gathers chunks wants to have it."""
         return Manifest(self.model, self.version, self.chunk_bytes, {NAME: self.content})
+
+
+class Signed(NamedTuple):
+    """A program, and by which key it was signed."""
+
+    program: Program
+    by: str
 
 
 class _Note(msgspec.Struct, frozen=True):
@@ -156,6 +165,15 @@ def believed(text: bytes, trusted: "Trusted") -> Program:
     if not trusted.holds(note.signed_by, _DOMAIN + note.statement, note.signature):
         raise Distrusted(f"its signature by {note.signed_by} does not hold: somebody changed it")
     return _checked(_program(note))
+
+
+def signer(text: bytes) -> str:
+    """Return which key a note says that it was signed by; it counts once `believed` has held.
+
+    Raises:
+        Distrusted: It is none.
+    """
+    return _note(text).signed_by
 
 
 def _note(text: bytes) -> _Note:
@@ -240,7 +258,7 @@ def why_not(program: Program, wanted: Wanted) -> str:
 def _why_elsewhere(key: CompiledKey, wanted: Wanted) -> str:
     if cpu_of(key.processor) != cpu_of(wanted.processor):
         return f"it was compiled on another kind of processor, {cpu_of(key.processor)}"
-    if key.device.partition(":")[0] != wanted.device.partition(":")[0]:
+    if _device(key.device) != _device(wanted.device):
         return f"it was compiled for the device {key.device}"
     gpu = key.processor.removesuffix(cpu_of(key.processor))
     if gpu and wanted.gpus is not None and not any(gpu.startswith(each) for each in wanted.gpus):
@@ -249,3 +267,9 @@ def _why_elsewhere(key: CompiledKey, wanted: Wanted) -> str:
     if torch and wanted.torch and torch.partition("+")[0] != wanted.torch.partition("+")[0]:
         return f"it was compiled by torch {torch}"
     return ""
+
+
+def _device(name: str) -> tuple[str, str]:
+    """Return the kind of a device, and of a GPU which one: that is within what is compiled."""
+    kind, _, number = name.partition(":")
+    return kind, (number or "0") if kind == "cuda" else ""

@@ -7,22 +7,28 @@ are kept here, as one content of a `CompiledCache`.
     compiled = TorchCompiled(CompiledCache(folder), digests, version, device)
     compiled.restore()           # before the first torch.compile
     network = torch.compile(network); network(example)
-    compiled.keep()              # after the warm-up
+    compiled.keep()              # after the warm-up; compiled.give_up() where that has failed
+
+What was kept may fail when it is run, with an error or with the whole process. Then it is refused
+on this machine, and compiled anew: by whoever calls `give_up`, or by the next process.
 
 Source: https://pytorch.org/tutorials/recipes/torch_compile_caching_tutorial.html
 """
 
+import hashlib
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
 import torch
+from torch.compiler._cache import CacheArtifactManager
 
 from swell.config import process_environment, replace_environment
-from swell.weights.compiled import CompiledCache, CompiledKey, processor
+from swell.weights.compiled import HERE, CompiledCache, CompiledKey, NotPrivate, processor
 
 __all__ = ["TorchCompiled"]
 
@@ -50,45 +56,97 @@ class TorchCompiled:
         self, cache: CompiledCache, weights: Sequence[str], model: str, device: str
     ) -> None:
         self.key = CompiledKey(
-            tuple(weights), model, _libraries(), device, _kind(torch.device(device))
+            tuple(weights), model, _libraries(), _place(torch.device(device)), _kind(device)
         )
         self._cache = cache
         self._folder: Path | None = None
+        #: What was found, and the names of its libraries; None where nothing was, or it has failed.
+        self._found: bytes | None = None
         self._restored: set[str] = set()
+        #: Who has compiled what lies in the folder; see `Kept`.
+        self._origin = HERE
+        #: Whether nothing can be kept.
+        self._is_alone = False
 
     def restore(self) -> bool:
         """Give torch what was kept; return whether there was something. Before it compiles.
 
         What the worker of this process fetches is waited for, as long as it does.
 
-        From now on torch keeps what it compiles in a folder that only this process has.
-
-        Raises:
-            NotPrivate: Others can write where it is kept.
+        From now on torch keeps what it compiles in a folder that only this process has. Where
+        others can write to the cache, nothing is read from it or kept in it, and it is said so.
         """
-        self._folder = self._cache.workplace()
-        replace_environment(process_environment() | {"TORCHINDUCTOR_CACHE_DIR": str(self._folder)})
-        content = self._cache.find(self.key)
-        packed = None if content is None else _unpacked(content)
-        if packed is None:
+        try:
+            self._begin(self._cache.workplace())
+            content = self._cache.find(self.key)
+        except NotPrivate as error:
+            sys.stderr.write(f"compiled programs are not kept: {error.detail}\n")
+            self._begin(Path(tempfile.mkdtemp(prefix="swell-compiled-")))
+            self._is_alone = True
             return False
+        packed = None if content is None else _unpacked(content)
+        if packed is None or content is None:
+            return False
+        return self._restore(content, packed)
+
+    def _begin(self, folder: Path) -> None:
+        """Have torch keep what it compiles in a folder."""
+        self._folder = folder
+        replace_environment(process_environment() | {"TORCHINDUCTOR_CACHE_DIR": str(folder)})
+
+    def _restore(self, content: bytes, packed: _Packed) -> bool:
+        assert self._folder is not None, "the caller has begun"
+        # From here on its code may run, and take this process with it.
+        self._cache.try_out(self._folder, content)
+        self._found, self._origin = content, self._cache.origin(self.key, content)
         try:
             for name, code in packed.libraries.items():
                 _write(self._folder, name, code)
             found = torch.compiler.load_cache_artifacts(packed.graphs)
         except OSError:
             # A disk that is full costs time, and no model.
+            self._cache.tried_out(self._folder)
+            self._found = None
+            return False
+        except Exception as error:  # pickles of a compiler raise anything
+            sys.stderr.write(f"a compiled program cannot be read: {error}\n")
+            self.give_up()
             return False
         self._restored = set(packed.libraries)
         return found is not None
+
+    def give_up(self) -> bool:
+        """Use what was restored no more on this machine: it has failed. Return whether there was.
+
+        What is compiled after that is compiled anew. Whoever calls it has its modules compiled as
+        the first time: torch has forgotten what it has compiled in this process.
+        """
+        content, self._found, self._restored = self._found, None, set()
+        self._origin = HERE
+        if content is None or self._folder is None:
+            return False
+        self._cache.tried_out(self._folder)
+        try:
+            self._cache.refuse(hashlib.sha256(content).hexdigest())
+            self._begin(self._cache.workplace())
+        except NotPrivate:  # somebody has opened it meanwhile
+            self._begin(Path(tempfile.mkdtemp(prefix="swell-compiled-")))
+            self._is_alone = True
+        torch.compiler.reset()
+        # What was recorded of it would be kept with what is compiled from now on.
+        CacheArtifactManager.clear()
+        return True
 
     def keep(self) -> bool:
         """Keep what torch has compiled in this process; return whether there was something new.
 
         Raises:
-            NotPrivate: Others can write where it is kept.
+            NotPrivate: Others can write where it is kept, and could not before.
         """
         assert self._folder is not None, "restore() comes first"
+        if self._is_alone:
+            return False
+        self._cache.tried_out(self._folder)
         libraries = {
             str(path.relative_to(self._folder)): path.read_bytes()
             for path in sorted(self._folder.rglob("*.so"))
@@ -96,7 +154,9 @@ class TorchCompiled:
         saved = torch.compiler.save_cache_artifacts()
         if saved is None or (self._restored and set(libraries) <= self._restored):
             return False
-        return self._cache.put(self.key, msgspec.msgpack.encode(_Packed(saved[0], libraries)))
+        packed = msgspec.msgpack.encode(_Packed(saved[0], libraries))
+        # With a part of somebody else's it is not all of this machine's own.
+        return self._cache.put(self.key, packed, self._origin)
 
 
 def _unpacked(content: bytes) -> _Packed | None:
@@ -138,8 +198,21 @@ def _libraries() -> dict[str, str]:
     }
 
 
-def _kind(device: torch.device) -> str:
+def _place(device: torch.device) -> str:
+    """Return what a program knows of the device: of a GPU also its number.
+
+    torch has the number in what it compiles for a GPU, and finds nothing of another's: in the
+    metadata of tensors, and as the number of the current one.
+
+    Source: torch 2.13, `FxGraphHashDetails` in `torch/_inductor/codecache.py`.
+    """
     if device.type != "cuda":
+        return str(device.type)
+    return f"cuda:{torch.cuda.current_device() if device.index is None else device.index}"
+
+
+def _kind(device: str) -> str:
+    if torch.device(device).type != "cuda":
         return processor()
-    found = torch.cuda.get_device_properties(device)
+    found = torch.cuda.get_device_properties(torch.device(device))
     return f"{found.name} {found.major}.{found.minor}, {processor()}"

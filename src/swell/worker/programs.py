@@ -24,7 +24,15 @@ from swell.weights.compiled_fetch import ProgramSource, bring
 from swell.weights.fetch import Wisher
 from swell.weights.gather import Terms
 from swell.weights.growing import GivenUp
-from swell.weights.signed import Distrusted, Program, Wanted, believed, cpu_key, why_not
+from swell.weights.signed import (
+    Distrusted,
+    Signed,
+    Wanted,
+    believed,
+    cpu_key,
+    signer,
+    why_not,
+)
 from swell.weights.wishing import Wishing
 from swell.worker.provision import Wish
 
@@ -37,6 +45,12 @@ T = TypeVar("T")
 
 #: All of it is given up after so long, in seconds: compiling takes about as long.
 LIMIT_S: Final = 120.0
+
+#: While nobody answers, or nothing comes, it is given up far sooner, in seconds.
+PATIENCE_S: Final = 5.0
+
+#: How often it is looked whether something comes, as a part of that patience.
+_LOOK_SHARE: Final = 0.1
 
 #: Where the driver of NVIDIA says which GPUs there are, without its libraries.
 _GPUS: Final = Path("/proc/driver/nvidia/gpus")
@@ -92,12 +106,15 @@ class Here:
         programs: What was compiled.
         machine: Where its models will run.
         trusted: Whose signatures count.
+        patience_s: It compiles itself where nobody answers, or nothing comes, for so long, in
+            seconds.
     """
 
     weights: WeightCache
     programs: CompiledCache
     machine: Machine
     trusted: "Trusted"
+    patience_s: float = PATIENCE_S
 
 
 class Programs:
@@ -133,6 +150,7 @@ class Programs:
         self._clock = clock
         self._wishing = wishing
         self._terms = terms
+        self._patience_s = here.patience_s
         self._tell = tell
         self._rng = random.Random()
         #: Bytes that have come over the network.
@@ -140,36 +158,41 @@ class Programs:
 
     async def bring(self) -> None:
         """Have in the cache what can be had; fails at nothing."""
+        begun_s = self._clock.monotonic_s()
         try:
             with self._wishing or self._cache.wishing() as wishing:
                 wishing.tell([ANY])
                 async with asyncio.timeout(LIMIT_S):
                     await self._bring(wishing)
         except TimeoutError:
-            self._tell("compiled programs given up", took_s=LIMIT_S)
+            # The models have begun to compile: nobody is promised anything any more.
+            took_s = round(self._clock.monotonic_s() - begun_s, 3)
+            self._tell("compiled programs given up", took_s=took_s)
         except Exception as error:
             self._tell("compiled programs cannot be had", why=_why(error))
 
     async def _bring(self, wishing: Wishing) -> None:
-        wanted: list[Program] = []
+        wanted: list[Signed] = []
         for wish in self._wishes:
             try:
                 wanted += await self._wanted(wish)
+            except TimeoutError:
+                raise
             except Exception as error:
                 self._refuse(wish.model, wish.version, _why(error))
-        sparing = {program.content.sha256 for program in wanted}
-        for at, program in enumerate(wanted):
-            wishing.tell([each.key.digest for each in wanted[at:]])
-            await self._fetch(program, sparing)
+        sparing = {each.program.content.sha256 for each in wanted}
+        for at, each in enumerate(wanted):
+            wishing.tell([other.program.key.digest for other in wanted[at:]])
+            await self._fetch(each, sparing, wishing)
 
-    async def _wanted(self, wish: Wish) -> list[Program]:
+    async def _wanted(self, wish: Wish) -> list[Signed]:
         """Return the programs of a version that are of use, and are not here."""
         cpu = cpu_key(self._machine.processor)
         notes = await self._asked(lambda: self._source.notes(wish.model, wish.version, cpu))
         if not notes:
             return []
         told = await self._told(wish)
-        found: dict[str, Program] = {}
+        found: dict[str, Signed] = {}
         for note in notes:
             try:
                 program = believed(note, self._trusted)
@@ -178,8 +201,10 @@ class Programs:
                 continue
             if why := why_not(program, told):
                 self._refuse(wish.model, wish.version, why)
+            elif self._cache.is_refused(program.content.sha256):
+                self._refuse(wish.model, wish.version, "it has failed on this machine before")
             elif not self._cache.has(program.key):
-                found[program.key.digest] = program
+                found[program.key.digest] = Signed(program, signer(note))
         return list(found.values())
 
     async def _told(self, wish: Wish) -> Wanted:
@@ -202,14 +227,15 @@ class Programs:
             self._machine.torch,
         )
 
-    async def _fetch(self, program: Program, sparing: Collection[str]) -> None:
+    async def _fetch(self, signed: Signed, sparing: Collection[str], wishing: Wishing) -> None:
+        program = signed.program
         begun_s, before_bytes = self._clock.monotonic_s(), self.bytes
         stopping = threading.Event()
 
         def work() -> None:
             with contextlib.suppress(GivenUp):
                 bring(
-                    program,
+                    signed,
                     self._cache,
                     self._source,
                     self._clock,
@@ -218,11 +244,16 @@ class Programs:
                     Wisher(self._moved, self._tell, sparing),
                 )
 
+        watching = asyncio.create_task(self._watch(wishing, stopping))
         try:
             await to_the_end(work, stopping.set)
         except Exception as error:
             self._refuse(program.model, program.version, _why(error))
             return
+        finally:
+            watching.cancel()
+        if stopping.is_set():
+            raise TimeoutError
         self._tell(
             "compiled program fetched",
             model=program.model,
@@ -231,17 +262,36 @@ class Programs:
             took_s=round(self._clock.monotonic_s() - begun_s, 3),
         )
 
-    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask until somebody answers: a backend may start after its workers."""
-        failed = 0
+    async def _watch(self, wishing: Wishing, stopping: threading.Event) -> None:
+        """Give up a fetch of which nothing comes, and have nobody wait for it from then on."""
+        seen_bytes, since_s = self.bytes, self._clock.monotonic_s()
         while True:
-            try:
-                return await ask()
-            except Unavailable as error:
-                failed += 1
-                if failed == 1:
-                    self._tell("compiled programs cannot be asked for now", why=error.detail)
-            await self._clock.sleep(AGAIN.delay_s(failed, self._rng))
+            await self._clock.sleep(_LOOK_SHARE * self._patience_s)
+            now_s = self._clock.monotonic_s()
+            if self.bytes != seen_bytes:
+                seen_bytes, since_s = self.bytes, now_s
+            elif now_s - since_s >= self._patience_s:
+                stopping.set()
+                # The thread may take a while to see it; models need not.
+                wishing.close()
+                return
+
+    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask until somebody answers: a backend may start a little after its workers.
+
+        Raises:
+            TimeoutError: Nobody did.
+        """
+        failed = 0
+        async with asyncio.timeout(self._patience_s):
+            while True:
+                try:
+                    return await ask()
+                except Unavailable as error:
+                    failed += 1
+                    if failed == 1:
+                        self._tell("compiled programs cannot be asked for now", why=error.detail)
+                await self._clock.sleep(AGAIN.delay_s(failed, self._rng))
 
     def _refuse(self, model: str, version: str, why: str) -> None:
         self._tell("compiled program not used", model=model, version=version, why=why)
