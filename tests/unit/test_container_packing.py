@@ -241,8 +241,8 @@ def test_a_package_that_came_from_no_index_is_not_taken_from_one(
 @pytest.mark.parametrize(
     "line",
     [
-        "--index-url https://me:word@index.example/simple",
-        "--extra-index-url=https://t0ken@index.example/simple",
+        "-i https://me:word@index.example/simple",
+        "--find-links=https://t0ken@index.example/simple",
         "ours @ git+https://me:word@git.example/ours@v1#egg=ours",
         "ours @ git+ssh://git:word@git.example/ours",
         "ours @ https://files.example/ours.whl?X-Amz-Signature=abcdef",
@@ -266,7 +266,7 @@ def test_a_file_of_versions_with_a_password_is_refused_since_it_stays_in_the_ima
 
 def test_addresses_without_passwords_and_names_of_variables_may_stand_there() -> None:
     told = """
-        --index-url https://${NAME}:${WORD}@index.example/simple
+        -i https://${NAME}:${WORD}@index.example/simple
         ours @ git+ssh://git@git.example/ours@v1
         theirs @ https://files.example/theirs.whl?version=1&token=${TOKEN}#sha256=00ff
         numpy==2.0  # see https://numpy.example/?page=keys
