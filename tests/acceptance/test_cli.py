@@ -122,6 +122,18 @@ def test_models_workers_and_queues_can_be_looked_at(running: Swell) -> None:
     assert isinstance(running.json("queues"), list)
 
 
+def test_a_version_is_made_live_and_its_stages_are_shown(running: Swell) -> None:
+    (card,) = running.json("models", "stages", "demo/noop")["versions"]
+    done = running.run("models", "promote", f"demo/noop:{card['version']}")
+    assert done.returncode == 0, done.stderr
+    assert f"{card['version']} of demo/noop is live" in done.stderr
+    told = running.ok("models", "stages", "demo/noop").split()
+    assert {card["version"], "live", "100", "promote"} <= set(told)
+    refused = running.run("models", "canary", f"demo/noop:{card['version']}", "--share", "5%")
+    assert refused.returncode == 4
+    assert "is live already" in refused.stderr
+
+
 def test_a_key_works_until_it_is_revoked(running: Swell) -> None:
     made = running.json("keys", "create", "a friend")
     assert made["key"].startswith("swell_")
