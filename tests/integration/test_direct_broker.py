@@ -192,3 +192,47 @@ def test_a_worker_without_the_package_for_the_queues_says_what_to_install(tmp_pa
     done = swell.run(*words)
     assert done.returncode != 0
     assert "worker.broker 'amqp': use nats://" in done.stderr
+
+
+class StagedBackend(Backend):
+    """A backend that says which queues are the worker's."""
+
+    staged: dict[str, tuple[str, ...]] = {}
+
+    async def register(self, registration: Registration) -> Welcome:
+        welcome = await super().register(registration)
+        return msgspec.structs.replace(welcome, staged=self.staged)
+
+    async def lease(self, ask: Ask) -> Grant:
+        return msgspec.structs.replace(await super().lease(ask), staged=self.staged)
+
+
+async def test_a_worker_takes_ids_from_the_queues_that_its_version_serves_now(
+    nats_server: NatsServer,
+) -> None:
+    backend, queues = StagedBackend(), NatsQueues(address("nats", nats_server, nats_server))
+    dispatch = DirectDispatch(backend, queues, SystemClock())
+    backend.staged = {"a/b": ("a/b:1",)}
+    model, canary = a_letter(), a_letter()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            card = ModelCard(name="a/b", version="1")
+            await dispatch.register(Registration(name="w", models=[card]))
+            await queues.send(Lane("a/b", is_usual=True), [model])
+            await queues.send(Lane("a/b:~canary", is_usual=True), [canary])
+            now = Ask(worker_id="w", n=2, wait_s=0.0)
+            assert (await dispatch.lease(now)).tasks == []
+            # It hears of its part with the next answer, and of the whole with the one after.
+            asked = asyncio.create_task(dispatch.lease(Ask(worker_id="w", n=2, wait_s=20.0)))
+            while not backend.listening:
+                await asyncio.sleep(0)
+            backend.staged = {"a/b": ("a/b:1", "a/b:~canary")}
+            backend.listening[0].set_result(Grant())
+            assert await asked == Grant(staged=backend.staged)
+            assert [task.task_id for task in (await dispatch.lease(now)).tasks] == [canary.task_id]
+            backend.staged = {}
+            while not (tasks := (await dispatch.lease(now)).tasks):
+                await asyncio.sleep(0.01)
+            assert [task.task_id for task in tasks] == [model.task_id]
+    finally:
+        await dispatch.close()

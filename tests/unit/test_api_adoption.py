@@ -317,8 +317,21 @@ async def test_faults_of_inputs_and_later_tries_tell_nothing(world: World) -> No
     await world.report(new, settlements=[failed(second, retryable=True)])
     world.clock.advance(60)
     await world.register(NEW)
-    seen = world.service.canaries.take("demo/upper")
+    seen = world.service.canaries.take(world.service.cards.canaries["demo/upper"])
     assert [(each.is_canary, each.has_failed) for each in seen] == [(True, True)]
+
+
+async def test_what_was_seen_of_an_earlier_canary_says_nothing_of_the_next(world: World) -> None:
+    _, new = await both(world)
+    await act(world, "canary", version="2", share=0.999999)
+    await world.create(user="u1")
+    (task,) = await granted(world, new)
+    await world.report(new, settlements=[failed(task, retryable=True)])
+    await act(world, "rollback")
+    await act(world, "canary", version="2", share=0.999999)
+    await look_after_canaries(world.service)
+    shown = (await world.admin("GET", f"{PATH}/adoption")).json["canary"]["evidence"]
+    assert (shown["verdict"], shown["canary"]["attempts"]) == ("early", 0)
 
 
 async def test_a_lost_worker_counts_against_its_version(world: World) -> None:
@@ -328,5 +341,5 @@ async def test_a_lost_worker_counts_against_its_version(world: World) -> None:
     assert len(await granted(world, new)) == 1
     world.clock.advance(120)
     await sweep(world.service)
-    seen = world.service.canaries.take("demo/upper")
+    seen = world.service.canaries.take(world.service.cards.canaries["demo/upper"])
     assert [(each.is_canary, each.has_failed) for each in seen] == [(True, True)]

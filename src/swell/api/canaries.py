@@ -1,6 +1,6 @@
 """What becomes of canaries: what each backend sees of them, and what one of all makes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -47,7 +47,7 @@ class Canaries:
     """What this process has seen of canaries and of the live versions beside them."""
 
     def __init__(self) -> None:
-        #: Model → what has ended since that was told.
+        #: Canary's id → what has ended since that was told.
         self._seen: dict[str, list[Observation]] = {}
         self._told = 0
         #: The lives by which workers were told what they serve.
@@ -79,13 +79,18 @@ class Canaries:
         is_live = task.version == life.live and not asked_version(task.queue)
         if task.tries != 1 or not (is_canary or is_live):
             return
-        kept = self._seen.setdefault(task.model, [])
+        kept = self._seen.setdefault(canary.id, [])
         if len(kept) < (_MOST_SEEN if is_canary else _MOST_SEEN // 2):
             kept.append(Observation(is_canary, seen.has_failed, seen.took_s))
 
-    def take(self, model: str) -> list[Observation]:
-        """Return what was seen of a model since this was asked last."""
-        return self._seen.pop(model, [])
+    def take(self, canary: Canary) -> list[Observation]:
+        """Return what was seen since this was asked last."""
+        return self._seen.pop(canary.id, [])
+
+    def forget_others(self, canaries: Iterable[Canary]) -> None:
+        """Forget what was seen of all that are no canaries any more."""
+        ids = {canary.id for canary in canaries}
+        self._seen = {each: seen for each, seen in self._seen.items() if each in ids}
 
     def next_number(self, now_s: float) -> int:
         """Return a number that is larger than all before."""
@@ -101,11 +106,12 @@ async def look_after_canaries(service: "Service") -> None:
         service.fleet.wake_all()
     # Of one that was rolled back, or is weighed by another, nothing is told any more.
     service.metrics.canaries.clear()
+    service.canaries.forget_others(service.cards.canaries.values())
     if not service.cards.canaries:
         return
     leads = await service.leadership.leads("canaries")
     for model, canary in list(service.cards.canaries.items()):
-        seen = service.canaries.take(model)
+        seen = service.canaries.take(canary)
         if leads:
             await _weigh(service, model, canary, seen)
         elif seen:
