@@ -159,6 +159,28 @@ async def test_a_client_that_tries_the_task_of_another_is_not_an_operator(world:
     assert await _entries(world) == []
 
 
+async def test_an_operators_vote_is_written_down_where_the_comparison_is_anothers_own(
+    world: World,
+) -> None:
+    two = UPPER | {"name": "demo/two"}
+    worker_id = await world.register(UPPER, two)
+    asked = [await world.create(model=each["name"]) for each in (UPPER, two)]
+    leases = (await world.lease(worker_id, n=2))["tasks"]
+    await world.report(worker_id, settlements=[succeeded(each, "a") for each in leases])
+    rows = [{"tasks": [each["id"] for each in asked]}]
+    vote = {"row": 0, "winner": 1, "voter": "v"}
+    found = []
+    for shared in (False, True):
+        made = await world.anna("POST", "/v1/comparisons", {"rows": rows, "is_shared": shared})
+        assert made.status == 201, made.body
+        path = f"/v1/comparisons/{made.json['comparison']['id']}/votes"
+        for caller in (world.anna, world.admin):
+            assert (await caller("POST", path, vote)).status == 200
+        found.append(made.json["comparison"]["id"])
+    (entry,) = await _entries(world)
+    assert (entry["action"], entry["target"]) == ("comparisons.vote", found[0])
+
+
 async def test_what_workers_do_is_not_written_down(world: World) -> None:
     worker = await world.register()
     await world.create()

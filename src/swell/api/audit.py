@@ -1,5 +1,6 @@
 """What operators did: who, what, when, from where, and what came of it."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
@@ -54,7 +55,7 @@ class Audit:
             key_name=printable(key.name),
             address=printable(str(client[0])[:_MAX_TEXT]) if client else "",
             action=action,
-            target=printable((call.target or call.params.get("id", ""))[:_MAX_TEXT]),
+            target=printable((call.target or _named(call.params))[:_MAX_TEXT]),
             status=status,
             detail=printable(call.about[:_MAX_TEXT]),
             request_id=call.request_id,
@@ -71,3 +72,10 @@ class Audit:
             self._denied.clear()
         self._denied[key_id, action] = now_s
         return True
+
+
+def _named(params: Mapping[str, str]) -> str:
+    """Return what a path names: an id, or a model; empty if nothing."""
+    if "owner" in params:
+        return f"{params['owner']}/{params['name']}"
+    return params.get("id", "")

@@ -534,6 +534,7 @@ _COMPARISONS: Final = (
         (*_JSON_BODY, NotFound, Conflict),
         "Each voter of a key has one vote in a row; a later one takes its place.",
         Body(comparison_messages.VoteRequest, example={"row": 0, "winner": 2, "voter": "anna"}),
+        audit="comparisons.vote",
     ),
     Route(
         "POST",
