@@ -1,0 +1,103 @@
+"""The library in the web app: find, show, favour and erase what was made."""
+
+from typing import Any
+
+import pytest
+from app import AXE, ROOT, SIZES, App, breaches, watched
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(
+        not (ROOT / "web" / "dist" / "index.html").is_file(), reason="run `make web` first"
+    ),
+]
+
+needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="run `npm ci` in web/ first")
+
+PROMPTS = ("a red fox", "a green bicycle", "a lighthouse at night")
+
+
+def draw(page: Page, app: App, user: str, *prompts: str) -> None:
+    """Have pictures that a browser has asked for; the last one is the newest."""
+    for prompt in prompts:
+        asked = {"model": "swell/icons", "input": {"prompt": prompt, "steps": 2}, "user": user}
+        headers = {"authorization": f"Bearer {app.key}", "prefer": "wait=60"}
+        task: Any = page.request.post(f"{app.url}/v1/tasks", headers=headers, data=asked).json()
+        assert task["state"] == "succeeded", task
+
+
+@pytest.fixture
+def shelf(app_page: Page, app: App) -> Page:
+    """The library with three pictures."""
+    draw(app_page, app, "reader", *PROMPTS)
+    app.open(app_page, "/library", person="reader")
+    return app_page
+
+
+def test_pictures_are_found_shown_and_favoured(shelf: Page) -> None:
+    cells = shelf.locator("main li")
+    expect(cells).to_have_count(3)
+    shelf.get_by_label("Search prompts").fill("BICYCLE")
+    expect(cells).to_have_count(1)
+    shelf.get_by_label("Search prompts").fill("no such thing")
+    expect(shelf.get_by_text("Nothing fits")).to_be_visible()
+    shelf.get_by_label("Search prompts").fill("")
+    cells.first.get_by_role("button").click()
+    dialog = shelf.get_by_role("dialog")
+    expect(dialog).to_contain_text(PROMPTS[2])
+    shelf.keyboard.press("ArrowRight")
+    expect(dialog).to_contain_text(PROMPTS[1])
+    shelf.keyboard.press("f")
+    shelf.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    shelf.get_by_text("Favourites only").click()
+    expect(cells).to_have_count(1)
+    shelf.reload()
+    shelf.get_by_text("Favourites only").click()
+    expect(cells).to_have_count(1)
+
+
+def test_several_are_chosen_by_keyboard_and_erased_after_a_question(
+    app_page: Page, app: App
+) -> None:
+    draw(app_page, app, "cleaner", "one", "two", "three")
+    app.open(app_page, "/library", person="cleaner")
+    cells = app_page.locator("main li")
+    expect(cells).to_have_count(3)
+    app_page.get_by_role("button", name="Select").press("Enter")
+    cells.nth(0).get_by_role("button").press("Enter")
+    cells.nth(1).get_by_role("button").click(modifiers=["Shift"])
+    app_page.get_by_role("toolbar").get_by_role("button", name="Erase").click()
+    expect(app_page.get_by_role("dialog")).to_contain_text("Erase 2 pictures?")
+    app_page.get_by_role("dialog").get_by_role("button", name="Erase").click()
+    expect(cells).to_have_count(1)
+    app_page.reload()
+    expect(cells).to_have_count(1)
+
+
+@needs_axe
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+def test_the_library_is_accessible(browser: Browser, app: App, theme: str, size: str) -> None:
+    width, height = SIZES[size]
+    context = browser.new_context(
+        base_url=app.url,
+        viewport={"width": width, "height": height},
+        reduced_motion="reduce",
+        locale="en-GB",
+    )
+    with watched(context) as page:
+        draw(page, app, f"axe-{theme}-{size}", "a cup of tea")
+        app.open(page, "/library", theme=theme, person=f"axe-{theme}-{size}")
+        cell = page.locator("main li").first
+        expect(cell).to_be_visible()
+        found = breaches(page)
+        wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        found += [f"{wide} px too wide"] if wide > 0 else []
+        cell.get_by_role("button").click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        found += breaches(page)
+    context.close()
+    assert found == [], "\n".join(found)
