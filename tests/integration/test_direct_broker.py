@@ -222,7 +222,7 @@ async def test_a_worker_takes_ids_from_the_queues_that_its_version_serves_now(
             await queues.send(Lane("a/b:~canary", is_usual=True), [canary])
             now = Ask(worker_id="w", n=2, wait_s=0.0)
             assert (await dispatch.lease(now)).tasks == []
-            # It hears of its part with the next answer, and of the whole with the one after.
+            # It hears of it by the call that listens while it waits.
             asked = asyncio.create_task(dispatch.lease(Ask(worker_id="w", n=2, wait_s=20.0)))
             while not backend.listening:
                 await asyncio.sleep(0)
@@ -230,9 +230,12 @@ async def test_a_worker_takes_ids_from_the_queues_that_its_version_serves_now(
             backend.listening[0].set_result(Grant())
             assert await asked == Grant(staged=backend.staged)
             assert [task.task_id for task in (await dispatch.lease(now)).tasks] == [canary.task_id]
+            asked = asyncio.create_task(dispatch.lease(Ask(worker_id="w", n=2, wait_s=20.0)))
+            while len(backend.listening) < 2:
+                await asyncio.sleep(0)
             backend.staged = {}
-            while not (tasks := (await dispatch.lease(now)).tasks):
-                await asyncio.sleep(0.01)
-            assert [task.task_id for task in tasks] == [model.task_id]
+            backend.listening[1].set_result(Grant())
+            assert await asked == Grant()
+            assert [task.task_id for task in (await dispatch.lease(now)).tasks] == [model.task_id]
     finally:
         await dispatch.close()
