@@ -11,6 +11,8 @@ export interface Item {
   task: TaskView;
   picture: ArtifactView;
   prompt: string;
+  /** The same as it is sought. */
+  text: string;
 }
 
 export interface Filter {
@@ -92,9 +94,10 @@ export class Shelf {
 
 function itemsOf(task: TaskView): Item[] {
   const prompt = promptOf(task);
+  const text = prompt.toLowerCase();
   return task.artifacts
     .filter((each) => each.content_type.startsWith("image/"))
-    .map((picture, at) => ({ id: `${task.id}-${at}`, task, picture, prompt }));
+    .map((picture, at) => ({ id: `${task.id}-${at}`, task, picture, prompt, text }));
 }
 
 /** The style that a task was asked for; empty for none. */
@@ -111,6 +114,6 @@ export function found(items: Item[], filter: Filter): Item[] {
       (!filter.model || each.task.model === filter.model) &&
       (!filter.style || styleOf(each.task) === filter.style) &&
       (!filter.isFavourite || favourites.has(each.id)) &&
-      words.every((word) => each.prompt.toLowerCase().includes(word)),
+      words.every((word) => each.text.includes(word)),
   );
 }
