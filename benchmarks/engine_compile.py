@@ -75,7 +75,7 @@ def one(arm: str, place: Path) -> None:
         said = torch.compile(network(torch))(torch.ones(1, 4, 32, 32)).double().sum().item()
     first_s = time.perf_counter() - begun
     print(json.dumps({"said": said, "restored": is_restored, "first_s": first_s}), flush=True)
-    if arm == "with":
+    if arm in ("with", "fetched"):
         kept.keep()
     elif arm == "graphs" and not graphs.exists():
         graphs.write_bytes(torch.compiler.save_cache_artifacts()[0])
@@ -96,8 +96,9 @@ def push(place: Path) -> None:
     (place / "public").write_text(key.public)
     cache = swell("swell.weights").CompiledCache(place / "with")
     clock = swell("swell.clock").SystemClock()
-    pushing = swell("swell.weights.push_compiled").push_compiled
-    asyncio.run(pushing(manifest, cache, stored(place, clock), key, clock))
+    pushing = swell("swell.weights.push_compiled")
+    signer = pushing.Signer(key)
+    asyncio.run(pushing.push_compiled(manifest, cache, stored(place, clock), signer, clock))
 
 
 def stored(place: Path, clock: Any) -> Any:

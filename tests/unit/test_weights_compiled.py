@@ -213,17 +213,22 @@ DIES = """
 import os, sys
 from pathlib import Path
 from swell.weights import CompiledCache
+from swell.weights.compiled import all_tried_out
 
 cache = CompiledCache(Path(sys.argv[1]))
 place = cache.workplace()
 cache.try_out(place, b"program")
 if sys.argv[2] == "runs":
     cache.tried_out(place)
+if sys.argv[2] == "is warm":
+    all_tried_out()
 os.abort()
 """
 
 
-@pytest.mark.parametrize(("what", "is_refused"), [("dies", True), ("runs", False)])
+@pytest.mark.parametrize(
+    ("what", "is_refused"), [("dies", True), ("runs", False), ("is warm", False)]
+)
 def test_what_a_process_died_over_is_refused_by_the_next(
     folder: Path, what: str, is_refused: bool
 ) -> None:

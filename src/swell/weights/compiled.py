@@ -45,6 +45,7 @@ __all__ = [
     "CompiledKey",
     "Kept",
     "NotPrivate",
+    "all_tried_out",
     "cpu_of",
     "keep_compiled_in",
     "processor",
@@ -144,6 +145,17 @@ def processor() -> str:
 def cpu_of(processor: str) -> str:
     """Return which CPU a kind of processor is, or stands in, as a key has it."""
     return processor.rpartition(", ")[2]
+
+
+#: What this process tries out.
+_trials: set[Path] = set()
+
+
+def all_tried_out() -> None:
+    """Note that this process has run what it tried out: its models are warm, or it ends well."""
+    while _trials:
+        with contextlib.suppress(OSError):
+            _trials.pop().unlink(missing_ok=True)
 
 
 def keep_compiled_in(folder: str, budget_bytes: int | None) -> None:
@@ -347,12 +359,16 @@ class CompiledCache:
             workplace: From `workplace()`, of the process.
             content: What it runs.
         """
+        trial = _trial(workplace)
         with contextlib.suppress(OSError):  # on a full disk it may kill once more
-            _trial(workplace).write_text(hashlib.sha256(content).hexdigest())
+            trial.write_text(hashlib.sha256(content).hexdigest())
+            _trials.add(trial)
 
     def tried_out(self, workplace: Path) -> None:
         """Note that the process has run it, whatever came of that."""
-        _trial(workplace).unlink(missing_ok=True)
+        trial = _trial(workplace)
+        _trials.discard(trial)
+        trial.unlink(missing_ok=True)
 
     def _clear(self, lock: Path) -> None:
         """Remove the folder of a process that has gone; what it died over is refused."""

@@ -41,7 +41,7 @@ from swell.model import (
     load_models,
 )
 from swell.phases import Phase, PhaseLog, logging_to
-from swell.weights.compiled import keep_compiled_in
+from swell.weights.compiled import all_tried_out, keep_compiled_in
 from swell.weights.provided import await_contents, look_for_weights_in
 from swell.worker.deferred import defer_compiler
 from swell.worker.device import CannotLoad, Device
@@ -523,6 +523,7 @@ def main() -> None:
     code = serve(socket.socket(fileno=fd), Slate(slate_fd), SystemClock())
     sys.stdout.flush()
     sys.stderr.flush()
+    all_tried_out()
     # Skip the destructors of native libraries: nothing is left to save.
     os._exit(code)
 

@@ -18,6 +18,7 @@ from swell.clock import Clock
 from swell.errors import SwellError
 from swell.model import Definition, Model, can_offload
 from swell.phases import Phase, PhaseLog
+from swell.weights.compiled import all_tried_out
 from swell.worker.frames import Load, Moved, Moving
 from swell.worker.pipe import Pipe
 from swell.worker.residency import Resident, forgotten, leaving, next_to_leave
@@ -295,6 +296,8 @@ class Device:
         early = set(sys.modules)
         with self._log.phase(Phase.WARM, name):
             place.model.warmup()
+        # Programs that were compiled before have run by now.
+        all_tried_out()
         self.late |= set(sys.modules) - early
         place.size_bytes = place.model.memory_bytes or max(
             place.size_bytes, _resident_bytes() - before_bytes
