@@ -274,6 +274,19 @@ async def test_what_cannot_be_compared_says_why(world: World) -> None:
     assert await world.service.objects.under("comparisons") == []
 
 
+@pytest.mark.parametrize("name", ["none", "%00", "a" * 31, "g" * 32, "0" * 32])
+async def test_what_is_no_id_is_not_found(world: World, name: str) -> None:
+    path = f"/v1/comparisons/{name.replace('%00', chr(0))}"
+    vote = {"row": 0, "winner": 1, "voter": "ben"}
+    assert (await world.anna("GET", path)).status == 404
+    assert (await world.anna("DELETE", path)).status == 404
+    assert (await world.anna("POST", f"{path}/votes", vote)).status == 404
+    refused = await world.stranger("POST", f"{path}/ballots", {"permit": "x", **vote})
+    assert refused.status == 403
+    if name != "0" * 32:
+        assert (await world.anna("GET", f"/v1/comparisons?cursor={name}")).status == 400
+
+
 async def test_a_picture_that_cannot_be_read_leaves_nothing_behind(world: World) -> None:
     rows = await drawn(world, "a", "b", "c")
     broken = rows[2]["tasks"][0]

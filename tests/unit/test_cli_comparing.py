@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from added_harness import dreams
 from swell.adoption.sheet import SheetCell, SheetRow, sheet
+from swell.cli.adding import write_trial
 from swell.cli.comparing import _rows
 from swell.cli.models import app
 from swell.cli.prompts import fitted, read_prompts, text_field, unknown_to
 from swell.cli.voting import _read
 from swell.errors import InvalidRequest
+from swell.model import load_models
 
 
 def a_schema(*fields: str, is_open: bool = False) -> dict[str, Any]:
@@ -118,6 +121,13 @@ def test_what_makes_no_sense_says_what_to_do(
     (tmp_path / "empty").mkdir()
     done = CliRunner().invoke(app, arguments)
     assert (done.exit_code, word in done.stderr) == (2, True), done.stderr
+
+
+def test_a_folder_of_weights_is_tried_without_being_added(tmp_path: Path) -> None:
+    folder = dreams(tmp_path / "My dreams")
+    for name, meant in ((None, "local/my-dreams"), ("me/dreams", "me/dreams")):
+        [definition] = load_models(str(write_trial(str(folder), name, tmp_path / meant)))
+        assert definition.name == meant
 
 
 def a_sheet(**more: Any) -> str:

@@ -11,6 +11,7 @@ from swell.api import (
     accounts,
     admission,
     adoption,
+    comparing,
     comparison_messages,
     comparisons,
     costs,
@@ -484,7 +485,7 @@ _COMPARISONS: Final = (
     Route(
         "POST",
         "/v1/comparisons",
-        comparisons.create_comparison,
+        comparing.create_comparison,
         Scope.CLIENT,
         "Compare what models made",
         "Comparisons",
