@@ -43,6 +43,7 @@ trap 'exit 143' TERM INT
 ) &
 
 cat > "$dir/env" << 'SWELL_END_OF_ENVIRONMENT'
+SWELL_WORKER__KILLED_AFTER_S=90
 SWELL_WORKER__POOL=gpu
 SWELL_WORKER__TOKEN=swell_the-key-of-a-worker
 SWELL_WORKER__URL=https://swell.example

@@ -814,6 +814,12 @@ class WorkerSettings(_Group):
         description="How long a worker that was told to go may finish what it holds, before it "
         "hands over, in seconds; unset for as long as it takes.",
     )
+    killed_after_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="How long after a signal to go the worker is killed, in seconds: it hands over "
+        "in time before that. Providers of pools set it; unset where nobody kills.",
+    )
     handover_s: float = Field(
         default=5.0,
         ge=0,

@@ -14,6 +14,7 @@ from swell.pricing import LivePrice
 __all__ = [
     "ASKED_AT",
     "INSTANCE_ID",
+    "KILLED_AFTER_S",
     "Instance",
     "InstanceState",
     "LaunchRequest",
@@ -30,6 +31,9 @@ ASKED_AT: Final = "SWELL_WORKER__ASKED_AT"
 
 #: The variable by which a worker is told which instance it is: `Instance.id`.
 INSTANCE_ID: Final = "SWELL_INSTANCE_ID"
+
+#: The variable by which a worker is told how long after a signal it is killed, in seconds.
+KILLED_AFTER_S: Final = "SWELL_WORKER__KILLED_AFTER_S"
 
 
 class InstanceState(StrEnum):

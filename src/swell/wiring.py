@@ -802,6 +802,7 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
             cancel_grace_s=chosen.cancel_grace_s,
             run_limit_s=chosen.run_limit_s,
             drain_s=chosen.drain_s,
+            killed_after_s=chosen.killed_after_s,
             handover_s=chosen.handover_s,
             python=origin.home.python,
             variables=origin.home.variables,

@@ -92,6 +92,24 @@ async def test_the_first_sigterm_does_not_hurry_one_that_drains_already(
 
 
 @pytest.mark.alone
+async def test_one_whose_machine_kills_it_hands_over_before_that(
+    site: Site, tmp_path: Path
+) -> None:
+    # Of these 7.5 s, 5 are for what was drawn, and 2 for goodbyes.
+    (tmp_path / "swell.toml").write_text("[worker]\nkilled_after_s = 7.5\n")
+    async with a_worker(site, tmp_path, "--slots", "1") as (process, talk):
+        held = await site.submit("demo/echo-picture", input={"steps": 1000, "step_s": 0.05})
+        await site.running(held)
+        [worker] = (await site.call("GET", "/v1/workers"))["workers"]
+        await site.call("POST", f"/v1/workers/{worker['id']}/drain")
+        await talk.has(b"draining")
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(7.5):
+            assert await process.wait() == 0
+    task = await site.call("GET", f"/v1/tasks/{held}")
+    assert (task["state"], task["attempt"]) == ("queued", 1)
+
+
 async def test_a_second_sigterm_hands_leases_back_within_a_second(
     site: Site, tmp_path: Path
 ) -> None:

@@ -53,7 +53,8 @@ def test_a_worker_runs_with_what_it_must_know_and_the_machine_goes_when_it_ends(
 def test_a_machine_that_is_shut_down_lets_its_worker_drain(tmp_path: Path) -> None:
     script = render("gcp", options(tmp_path, drain_s=45), WORKER)
     with booted(script, ANSWERS["gcp"], tmp_path / "machine") as machine:
-        machine.environment()
+        # It knows until when, so that it hands over in time.
+        assert machine.environment()["SWELL_WORKER__KILLED_AFTER_S"] == "45"
         machine.until("waits")
         machine.shut_down()
         machine.until("shutdown")

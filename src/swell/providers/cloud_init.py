@@ -26,7 +26,7 @@ from string import Template
 from typing import Final, Literal
 
 from swell.errors import InvalidInput
-from swell.provider import ASKED_AT, INSTANCE_ID
+from swell.provider import ASKED_AT, INSTANCE_ID, KILLED_AFTER_S
 from swell.providers.options import MachineOptions
 
 __all__ = ["Cloud", "render"]
@@ -155,6 +155,7 @@ def render(cloud: Cloud, options: MachineOptions, environment: Mapping[str, str]
         raise InvalidInput(f"{options.image[:80]!r} is no name of an image: correct options.image")
     ask, metadata = _ASK[cloud]
     drain_s = math.ceil(options.drain_s)
+    environment = {KILLED_AFTER_S: str(drain_s), **environment}
     return _SCRIPT.substitute(
         ask=ask,
         metadata=metadata,

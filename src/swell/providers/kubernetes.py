@@ -32,6 +32,7 @@ from swell.errors import InvalidInput, SwellError, Unavailable
 from swell.provider import (
     ASKED_AT,
     INSTANCE_ID,
+    KILLED_AFTER_S,
     Instance,
     InstanceState,
     LaunchRequest,
@@ -288,6 +289,7 @@ class KubernetesProvider:
         if self._options.secret:
             told.pop("SWELL_WORKER__TOKEN", None)
         told |= {INSTANCE_ID: name, ASKED_AT: marks.asked_at.isoformat()}
+        told.setdefault(KILLED_AFTER_S, str(math.ceil(self._options.drain_s)))
         job = job_of(name, marks, self._options, told)
         answer = await self._call("POST", self._path("batch/v1", "jobs"), job)
         if answer.status == 409:  # made by a call whose answer got lost

@@ -98,6 +98,9 @@ MOST_TOLD: Final = 20
 #: How long a worker may take to hand its leases back, once it has handed over what was drawn.
 RELEASE_WITHIN_S: Final = 0.9
 
+#: What is left for goodbyes, beside `handover_s`, before somebody kills the worker, in seconds.
+LAST_WORDS_S: Final = 2.0
+
 
 class _Why(Enum):
     """Why a model process has ended, in words for the log."""
@@ -446,8 +449,12 @@ class Worker:
         was_signalled, self._was_signalled = self._was_signalled, True
         if was_signalled:
             self.release()
-        else:
-            self.drain()
+            return
+        self.drain()
+        killed_after_s = self._settings.killed_after_s
+        if killed_after_s is not None and self.is_up.is_set():
+            left_s = killed_after_s - self._settings.handover_s - LAST_WORDS_S
+            self._start_loop(self._release_after(max(0.0, left_s)))
 
     def drain(self) -> None:
         """Finish what is held, take nothing new, go. See `Guest.drain`."""

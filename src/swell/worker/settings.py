@@ -47,6 +47,8 @@ class WorkerSettings:
     optional: Sequence[str] = ()
     #: How long a draining worker may finish what it holds, before it hands over; None for ever.
     drain_s: float | None = None
+    #: How long after a signal its machine kills it: it hands over before that; None for never.
+    killed_after_s: float | None = None
     #: How long storing what was drawn may take, before leases are handed back without it.
     handover_s: float = 5.0
     #: After this many failures in a row to start the model process again, give up.
