@@ -18,7 +18,7 @@ export class Job {
   step = $state<[number, number] | null>(null);
   /** Small pictures of what is being drawn, by the number of the sample. */
   previews = $state<Record<number, string>>({});
-  /** Files that have come before the end. */
+  /** Files that have come before the end, each in its place. */
   early = $state.raw<ArtifactView[]>([]);
   /** Cannot be followed; it goes on nevertheless. */
   isLost = $state(false);
@@ -26,6 +26,7 @@ export class Job {
 
   constructor(task: TaskView) {
     this.task = task;
+    this.early = task.artifacts;
   }
 
   get id(): string {
@@ -67,7 +68,8 @@ export class Job {
         this.previews[event.data.index ?? 0] = event.data.image;
         break;
       case "artifact":
-        this.early = [...this.early, event.data];
+        // A later attempt tells anew what an earlier one has told.
+        this.early = Object.assign([...this.early], { [event.data.index ?? this.early.length]: event.data });
         break;
       default:
         this.task = event.data;

@@ -18,6 +18,7 @@ export interface Route {
 /** Every page. A page that is not here is not in the menu. */
 export const ROUTES: Route[] = [
   { path: "/", word: "nav.create", icon: "create", load: () => import("../pages/Create.svelte") },
+  { path: "/portraits", word: "nav.portraits", icon: "portraits", load: () => import("../pages/Portraits.svelte") },
   { path: "/library", word: "nav.library", icon: "library", load: () => import("../pages/Library.svelte") },
   { path: "/models", word: "nav.models", icon: "models", load: () => import("../pages/Models.svelte") },
   { path: "/models/:owner/:name", word: "tasks.model", load: () => import("../pages/Model.svelte") },

@@ -7,7 +7,7 @@ export type TaskEvent =
   | { kind: "started"; data: { attempt: number; worker?: string; stage?: string } }
   | { kind: "progress"; data: { step?: number; steps?: number; fraction?: number; stage?: string } }
   | { kind: "preview"; data: { image: string; index?: number } }
-  | { kind: "artifact"; data: ArtifactView }
+  | { kind: "artifact"; data: ArtifactView & { index?: number } }
   | { kind: "succeeded" | "failed" | "canceled" | "expired"; data: TaskView };
 
 const ENDS = new Set(["succeeded", "failed", "canceled", "expired"]);

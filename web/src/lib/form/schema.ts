@@ -137,6 +137,8 @@ function kindOf(schema: Schema, hint: Hint, options: number): Kind {
   if (options) return "select";
   if (type === "integer" || type === "number") {
     const isBounded = schema.minimum !== undefined && schema.maximum !== undefined;
+    // A slider always says something: what may be left to the model has a field that can be empty.
+    if (schema.default === null) return "number";
     return isBounded && (hint.widget === "slider" || schema.maximum! - schema.minimum! <= 1000) ? "slider" : "number";
   }
   return hint.widget === "textarea" || name(schema) === "prompt" ? "textarea" : "text";

@@ -1,5 +1,5 @@
 // What can be done with a picture that was made.
-import { own, type TaskView } from "../../lib/api/client";
+import { type ArtifactView, own, type TaskView } from "../../lib/api/client";
 import { t } from "../../lib/i18n/index.svelte";
 import { type Job, jobs } from "../../lib/jobs.svelte";
 import { models } from "../../lib/models.svelte";
@@ -44,9 +44,8 @@ export async function share(task: TaskView): Promise<void> {
   say(done ? t("share.copied") : t("copy.failed"), done ? "good" : "bad");
 }
 
-/** Save a picture; its name leads back to how it was made. */
-export async function save(job: Job): Promise<void> {
-  const picture = job.pictures[0];
+/** Save a picture, the first unless another is named; its name leads back to how it was made. */
+export async function save(job: Job, picture: ArtifactView | undefined = job.pictures[0]): Promise<void> {
   if (!picture) return;
   try {
     const blob = await (await fetch(own(picture.url), { credentials: "omit" })).blob();
