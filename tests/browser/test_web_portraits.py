@@ -57,7 +57,9 @@ def test_a_face_becomes_a_pack_of_portraits_that_come_one_by_one(app_page: Page,
     with app_page.expect_request(lambda each: each.url.endswith("/v1/tasks")) as sent:
         app_page.get_by_role("button", name="Make 3 portraits").click()
     # What nobody chose is left to the model, whose scenes know how far each is painted.
-    assert "strength" not in sent.value.post_data_json["input"]
+    asked = sent.value.post_data_json
+    assert asked is not None
+    assert "strength" not in asked["input"]
     [pack] = [packs(app_page).first]
     # In the order of the cards, however they were clicked; each has its place at once.
     expect(pack.get_by_role("listitem")).to_have_text(["Beach", "City lights", "Snow"])
@@ -144,7 +146,8 @@ def test_without_a_camera_a_file_is_asked_for(app_page: Page, app: App) -> None:
 @pytest.mark.skipif(not AXE.is_file(), reason="run `npm ci` in web/ first")
 @pytest.mark.parametrize("size", SIZES)
 def test_portraits_are_accessible_in_both_looks(app_page: Page, app: App, size: str) -> None:
-    app_page.set_viewport_size(dict(zip(("width", "height"), SIZES[size], strict=True)))
+    width, height = SIZES[size]
+    app_page.set_viewport_size({"width": width, "height": height})
     app_page.emulate_media(reduced_motion="reduce", color_scheme="light")
     app.open(app_page, "/portraits")
     choose(app_page, "Beach", "Snow")
@@ -154,7 +157,7 @@ def test_portraits_are_accessible_in_both_looks(app_page: Page, app: App, size: 
     expect(saving).to_be_visible(timeout=PATIENCE_MS)
     found = []
     for look in ("light", "dark"):
-        app_page.emulate_media(color_scheme=look)  # type: ignore[arg-type]
+        app_page.emulate_media(color_scheme=look)
         found += [f"{look} {each}" for each in breaches(app_page)]
     assert found == []
     assert app_page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
