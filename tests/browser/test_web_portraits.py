@@ -79,6 +79,12 @@ def test_a_face_becomes_a_pack_of_portraits_that_come_one_by_one(app_page: Page,
     expect(packs(app_page).get_by_role("img")).to_have_count(3)
     expect(app_page.get_by_role("checkbox", name="Snow")).to_be_checked()
     expect(app_page.get_by_role("checkbox", name="Forest")).not_to_be_checked()
+    # In the library each has its name, and nothing is offered that only a prompt would make of it.
+    app_page.get_by_role("link", name="Library").first.click()
+    app_page.get_by_role("button", name="Show large: Portrait: Snow").click()
+    shown = app_page.get_by_role("dialog", name="Portrait: Snow")
+    expect(shown.get_by_role("button", name="Save")).to_be_visible()
+    expect(shown.get_by_role("button", name="Remix")).to_have_count(0)
 
 
 def test_what_is_missing_is_told_beside_it_and_nothing_is_sent(app_page: Page, app: App) -> None:

@@ -2,7 +2,9 @@
 import { type ArtifactView, call, type TaskView } from "../../lib/api/client";
 import { person } from "../../lib/session.svelte";
 import { keep, kept } from "../../lib/stored";
+import { t } from "../../lib/i18n/index.svelte";
 import { promptOf } from "../../lib/telling";
+import { sceneName, scenesOf } from "../portraits/scenes";
 
 const PAGE = 100;
 
@@ -10,6 +12,7 @@ export interface Item {
   id: string;
   task: TaskView;
   picture: ArtifactView;
+  /** What it shows: the prompt, or else the scenario, or whatever made it. */
   prompt: string;
   /** The same as it is sought. */
   text: string;
@@ -93,11 +96,18 @@ export class Shelf {
 }
 
 function itemsOf(task: TaskView): Item[] {
-  const prompt = promptOf(task);
-  const text = prompt.toLowerCase();
+  const asked = promptOf(task);
+  const scenes = asked ? [] : scenesOf(task);
   return task.artifacts
     .filter((each) => each.content_type.startsWith("image/"))
-    .map((picture, at) => ({ id: `${task.id}-${at}`, task, picture, prompt, text }));
+    .map((picture, at) => {
+      const prompt = asked || portraitIn(scenes[at]) || task.model;
+      return { id: `${task.id}-${at}`, task, picture, prompt, text: prompt.toLowerCase() };
+    });
+}
+
+function portraitIn(scene: string | undefined): string {
+  return scene ? t("portraits.portrait", { scene: sceneName(scene) }) : "";
 }
 
 /** The style that a task was asked for; empty for none. */
