@@ -143,6 +143,18 @@ def test_what_a_finger_hits_is_large_enough_and_nothing_sticks_out_of_a_phone(
     assert app_page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+def test_on_a_phone_the_tab_for_the_rest_is_marked_where_one_is_on_a_page_behind_it(
+    app_page: Page, app: App
+) -> None:
+    app_page.set_viewport_size({"width": 390, "height": 664})
+    app.open(app_page, "/models")
+    more = app_page.get_by_role("button", name="More", exact=True)
+    expect(more).to_have_attribute("aria-current", "true")
+    app_page.get_by_role("link", name="Library").click()
+    expect(app_page.get_by_role("heading", level=1)).to_have_text("Library")
+    expect(more).not_to_have_attribute("aria-current", "true")
+
+
 def test_the_first_load_asks_nobody_else_and_is_small(browser: Browser, app: App) -> None:
     context = browser.new_context()
     page = context.new_page()
