@@ -1,15 +1,20 @@
 """Adopting versions over HTTP: who gets which, what moves when, and what rolls back by itself."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from api_harness import UPPER, Answer, World, a_world, failed, succeeded
 
+from swell.adoption.kept import change_life
+from swell.adoption.life import Life, roll_back
 from swell.adoption.traffic import is_in_canary
 from swell.api.canaries import look_after_canaries
 from swell.api.duties import sweep
+from swell.registry import Registry
+
+Change = Callable[[Life | None], Life | None]
 
 PATH = "/v1/models/demo/upper"
 OLD, NEW = UPPER, UPPER | {"version": "2"}
@@ -160,6 +165,58 @@ async def test_a_promoted_canary_is_live_and_rolls_back_to_the_version_before(wo
     assert (await act(world, "rollback")).json["live"] == "1"
 
 
+async def test_a_rollback_leaves_only_what_its_caller_saw(world: World) -> None:
+    await both(world)
+    await act(world, "promote", version="2")
+    await world.register(UPPER | {"version": "3"})
+    await act(world, "canary", version="3", share=0.1)
+    assert (await act(world, "rollback", version="3")).json["live"] == "2"
+    # Asked for while 3 was the canary, or told twice: the live version stays.
+    for left in ("3", "3", "1"):
+        again = await act(world, "rollback", version=left)
+        assert (again.status, "would leave 2 now" in again.json["detail"]) == (409, True)
+    assert (await act(world, "rollback", version="2")).json["live"] == "1"
+    assert (await act(world, "rollback", version="2")).status == 409
+    assert (await stages(world))["1"] == "live"
+
+
+async def test_a_canary_that_is_rolled_back_meanwhile_is_not_promoted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await both(world)
+    await act(world, "canary", version="2", share=0.1)
+    await _meanwhile(world, monkeypatch)
+    late = await act(world, "promote")
+    assert (late.status, "no canary" in late.json["detail"]) == (409, True)
+    assert await stages(world) == {"2": "trial", "1": "live"}
+
+
+async def test_nothing_goes_back_to_a_version_that_nobody_serves_when_the_canary_goes_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, _ = await both(world)
+    await act(world, "promote", version="2")
+    await world.register(UPPER | {"version": "3"})
+    await act(world, "canary", version="3", share=0.1)
+    await world.report(old, goodbye=True)
+    await _meanwhile(world, monkeypatch)
+    late = await act(world, "rollback")
+    assert (late.status, "no live worker has demo/upper:1" in late.json["detail"]) == (409, True)
+    assert (await stages(world))["2"] == "live"
+
+
+async def _meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the watch take the canary just before the next step of an operator is kept."""
+
+    async def late(registry: Registry, model: str, change: Change) -> Life | None:
+        monkeypatch.undo()
+        now = world.service.clock.now()
+        await change_life(registry, model, lambda life: life and roll_back(life, who="", at=now))
+        return await change_life(registry, model, change)
+
+    monkeypatch.setattr("swell.api.adoption.change_life", late)
+
+
 async def test_who_waits_for_work_hears_of_new_stages_at_once(world: World) -> None:
     _, new = await both(world)
     worker = world.service.fleet.get(new)
@@ -193,6 +250,8 @@ async def test_retired_versions_get_nothing(world: World) -> None:
         ("promote", {"version": "1"}, 409, "live already"),
         ("promote", {}, 409, "no canary"),
         ("rollback", {}, 409, "no canary"),
+        ("rollback", {"version": "2"}, 409, "would leave 1 now, and not 2: 1 is live"),
+        ("rollback", {"version": ""}, 422, "version"),
         ("retire", {"version": "1"}, 409, "promote another version first"),
     ],
 )

@@ -1,9 +1,12 @@
 """What `swell models canary` and its kin understand; what they do is tested with a server."""
 
+import asyncio
+from typing import Any
+
 import pytest
 import typer
 
-from swell.cli.adoption import share_of, start_canary
+from swell.cli.adoption import roll_back_version, share_of, start_canary
 
 
 @pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), ("99.5%", 0.995)])
@@ -20,3 +23,33 @@ def test_what_is_no_share_is_refused(text: str) -> None:
 def test_a_canary_names_its_version() -> None:
     with pytest.raises(typer.BadParameter, match="write demo/upper:VERSION"):
         start_canary("demo/upper", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("named", "canary", "left"),
+    [
+        ("demo/upper", {"version": "2"}, "2"),
+        ("demo/upper", None, "1"),
+        ("demo/upper:2", None, "2"),
+    ],
+)
+def test_a_rollback_says_which_version_it_leaves(
+    monkeypatch: pytest.MonkeyPatch, named: str, canary: Any, left: str
+) -> None:
+    told = []
+
+    class Remote:
+        async def get(self, path: str) -> Any:
+            assert path == "/v1/models/demo/upper/adoption"
+            return {"live": "1", "canary": canary}
+
+        async def post(self, path: str, body: Any) -> Any:
+            told.append((path, body))
+            return {"live": "1", "notice": ""}
+
+    monkeypatch.setattr(
+        "swell.cli.adoption.call", lambda _settings, work: asyncio.run(work(Remote()))
+    )
+    roll_back_version(named, reason="six fingers")
+    body = {"version": left, "reason": "six fingers"}
+    assert told == [("/v1/models/demo/upper/rollback", body)]

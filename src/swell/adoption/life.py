@@ -162,12 +162,29 @@ def promote(life: Life, version: str | None, *, who: str, at: datetime) -> Life:
     return _noted(changed, Change(at=at, who=who, action="promote", version=chosen))
 
 
-def roll_back(life: Life, *, who: str, at: datetime, reason: str = "") -> Life:
+def roll_back(
+    life: Life, *, who: str, at: datetime, reason: str = "", version: str | None = None
+) -> Life:
     """Take the traffic from the canary; where there is none, make the version before live again.
 
+    Args:
+        life: As it stands.
+        who: Name of the key; empty where nobody asked for it.
+        at: When.
+        reason: Why.
+        version: What is to be left: the canary, or the live version where there is none. Whatever
+            it is, where it is None.
+
     Raises:
-        Conflict: There is neither.
+        Conflict: There is neither, or another version would be left.
     """
+    left = life.live if life.canary is None else life.canary.version
+    if version is not None and version != left:
+        stands = f"{life.live} is live" + ("" if life.canary is None else f", {left} its canary")
+        raise Conflict(
+            f"a rollback of {life.model} would leave {left} now, and not {version}: {stands}; "
+            "look at how its versions stand, and decide again"
+        )
     if life.canary is not None:
         change = Change(
             at=at, who=who, action="rollback", version=life.canary.version, reason=reason

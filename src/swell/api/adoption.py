@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from swell.adoption.evidence import Evidence, Side, quantile
-from swell.adoption.kept import change_life, forget_evidence, read_evidence, read_life
+from swell.adoption.kept import change_life, forget_evidence, read_evidence
 from swell.adoption.life import (
     Canary,
     Life,
@@ -98,18 +98,20 @@ async def promote_version(service: Service, call: Call) -> Reply:
     asked: PromoteRequest = await _promote.read_call(call, service.settings.max_body_bytes)
     cards = await _cards(service, model_name(call))
     model, now = cards[0].name, service.clock.now()
-    before = await read_life(service.registry, model)
-    version = asked.version
-    if version is None and before is not None and before.canary is not None:
-        version = before.canary.version
-    _note(call, model, version or "", "")
-    if version is not None:
-        _check_known(cards, version)
-        await _check_served(service, model, version)
+    _note(call, model, asked.version or "", "")
+    if asked.version is None:
+        # Which one it is shows when it is changed: a moment ago it may have been rolled back.
+        await service.fleet.look_again()
+    else:
+        _check_known(cards, asked.version)
+        await _check_served(service, model, asked.version)
 
     def change(life: Life | None) -> Life:
-        staged = life or begin(model, version or _usual(cards).version)
-        return promote(staged, version, who=call.caller.name, at=now)
+        staged = life or begin(model, asked.version or _usual(cards).version)
+        changed = promote(staged, asked.version, who=call.caller.name, at=now)
+        _check_heard_of(service, model, changed.live)
+        _note(call, model, changed.live, "")
+        return changed
 
     return await _changed(service, cards, change)
 
@@ -119,10 +121,9 @@ async def roll_back_version(service: Service, call: Call) -> Reply:
     asked: RollbackRequest = await _rollback.read_call(call, service.settings.max_body_bytes)
     cards = await _cards(service, model_name(call))
     model, now = cards[0].name, service.clock.now()
-    _note(call, model, "", asked.reason)
-    before = await read_life(service.registry, model)
-    if before is not None and before.canary is None and before.former:
-        await _check_served(service, model, before.former[0])
+    _note(call, model, asked.version or "", asked.reason)
+    # Whether a version gets traffic back by it shows when it is changed.
+    await service.fleet.look_again()
 
     def change(life: Life | None) -> Life:
         if life is None:
@@ -130,7 +131,12 @@ async def roll_back_version(service: Service, call: Call) -> Reply:
                 f"no version of {model} was staged, so there is none to go back to: promote the "
                 "version that you want"
             )
-        return roll_back(life, who=call.caller.name, at=now, reason=asked.reason)
+        changed = roll_back(
+            life, who=call.caller.name, at=now, reason=asked.reason, version=asked.version
+        )
+        if changed.live != life.live:
+            _check_heard_of(service, model, changed.live)
+        return changed
 
     return await _changed(service, cards, change)
 
@@ -191,9 +197,17 @@ async def _check_served(service: Service, model: str, version: str) -> None:
     Raises:
         Conflict: No live worker has it.
     """
-    if service.fleet.is_served(model, version):
-        return
-    await service.fleet.look_again()
+    if not service.fleet.is_served(model, version):
+        await service.fleet.look_again()
+    _check_heard_of(service, model, version)
+
+
+def _check_heard_of(service: Service, model: str, version: str) -> None:
+    """Check that this process has heard of a live worker with a version.
+
+    Raises:
+        Conflict: It has not.
+    """
     if not service.fleet.is_served(model, version):
         raise Conflict(
             f"no live worker has {model}:{version}: start one first with `swell worker --models …`"

@@ -1528,9 +1528,18 @@ class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class RollbackRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Why, for whoever reads it later."""
+    """Which version is to be left, and why."""
 
-    reason: Annotated[str, Meta(max_length=200)] = ""
+    version: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)] | None,
+        Meta(
+            description=(
+                "the canary, or the live version where there is none: 409 where it is another one "
+                "by now; null leaves whichever it is"
+            )
+        ),
+    ] = None
+    reason: Annotated[str, Meta(max_length=200, description="for whoever reads it later")] = ""
 
 
 class RetireRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

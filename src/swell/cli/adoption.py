@@ -7,7 +7,7 @@ import typer
 from swell.cli.options import Config, Data, Json, Key, Url
 from swell.cli.output import ago, print_json, table, talk
 from swell.cli.output import data as stdout
-from swell.cli.remote import call
+from swell.cli.remote import Remote, call
 from swell.cli.tasks import client_settings
 from swell.clock import SystemClock
 
@@ -91,7 +91,13 @@ def promote_version(
 
 
 def roll_back_version(
-    model: Model,
+    version: Annotated[
+        str,
+        typer.Argument(
+            metavar="OWNER/NAME[:VERSION]",
+            help="Which version is left; without one, the canary, or else the live one.",
+        ),
+    ],
     reason: Annotated[str, typer.Option(help="Why, for whoever reads it later.")] = "",
     as_json: Json = False,
     url: Url = None,
@@ -100,7 +106,14 @@ def roll_back_version(
     config: Config = None,
 ) -> None:
     """Take the traffic from the canary; without one, go back to the version live before."""
-    found = _post(model, "rollback", {"reason": reason}, config, data, url, key)
+    model, _, name = version.partition(":")
+
+    async def ask(remote: Remote) -> Any:
+        left = name or _left_by_rollback(await remote.get(f"/v1/models/{model}/adoption"))
+        body = {"version": left, "reason": reason}
+        return await remote.post(f"/v1/models/{model}/rollback", body)
+
+    found = call(client_settings(config, data, url, key), ask)
     _tell(found, as_json, f"{found['live']} of {model} is live, and nothing is its canary")
 
 
@@ -169,6 +182,11 @@ def _parted(version: str) -> tuple[str, str]:
     if not name:
         raise typer.BadParameter(f"{version!r} names no version: write {model}:VERSION")
     return model, name
+
+
+def _left_by_rollback(adoption: Any) -> str:
+    """Return the version that a rollback takes traffic from, as the versions stand."""
+    return str((adoption["canary"] or {"version": adoption["live"]})["version"])
 
 
 def _post(

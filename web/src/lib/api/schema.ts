@@ -908,8 +908,11 @@ export interface RetireRequest {
   version: string;
 }
 
-/** Why, for whoever reads it later. */
+/** Which version is to be left, and why. */
 export interface RollbackRequest {
+  /** the canary, or the live version where there is none: 409 where it is another one by now; null leaves whichever it is */
+  version?: string | null;
+  /** for whoever reads it later */
   reason?: string;
 }
 
