@@ -3,12 +3,15 @@
 import asyncio
 import io
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from api_harness import UPPER, World, a_world, failed, succeeded
 from PIL import Image, PngImagePlugin
+
+from swell.api import blind, thumbnails
 
 ONE = {**UPPER, "name": "demo/one", "version": "1", "memory_bytes": 5 * 2**30}
 TWO = {**UPPER, "name": "demo/two", "version": "8"}
@@ -295,6 +298,35 @@ async def test_a_picture_that_cannot_be_read_leaves_nothing_behind(world: World)
     assert answer.status == 400
     assert "cannot be read" in answer.json["detail"]
     assert await world.service.objects.under("comparisons") == []
+
+
+async def test_pictures_that_are_decoded_at_once_are_few_whatever_asks_for_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = await drawn(world, "a", "b", "c", "d")
+    going: list[int] = []
+    most = [0]
+
+    def watched(decode: Any) -> Any:
+        def decoded(*given: Any) -> Any:
+            going.append(1)
+            most[0] = max(most[0], len(going))
+            # Long enough for others to begin, if they could.
+            time.sleep(0.02)
+            going.pop()
+            return decode(*given)
+
+        return decoded
+
+    monkeypatch.setattr(blind, "_bare", watched(blind._bare))
+    monkeypatch.setattr(thumbnails, "_shrunk", watched(thumbnails._shrunk))
+    small = [f"outputs/{row['tasks'][0]}/1/0.png" for row in rows]
+    answers = await asyncio.gather(
+        *(world.anna("POST", "/v1/comparisons", {"rows": [row]}) for row in rows),
+        *(world.service.thumbnails.find(key, 128) for key in small),
+    )
+    assert [answer.status for answer in answers[: len(rows)]] == [201] * len(rows)
+    assert most == [2]
 
 
 async def test_a_deleted_comparison_leaves_nothing_behind(world: World) -> None:

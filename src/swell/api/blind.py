@@ -29,7 +29,7 @@ _MOST_BYTES: Final = 64 * 1024 * 1024
 #: Nobody sees what this loses.
 _QUALITY: Final = 95
 
-#: So many are decoded at once.
+#: One comparison has so many of them on their way at once.
 _AT_ONCE: Final = 2
 
 
@@ -44,12 +44,16 @@ def folder_of(comparison_id: str) -> str:
 
 
 async def copy_blind(
-    objects: Objects, comparison_id: str, artifacts: Sequence[Artifact | None]
+    objects: Objects,
+    lanes: asyncio.Semaphore,
+    comparison_id: str,
+    artifacts: Sequence[Artifact | None],
 ) -> list[Picture | None]:
     """Store copies of pictures, one after the other, and return where they lie; None for None.
 
     Args:
         objects: Where both lie.
+        lanes: One is held by each picture from when it is read until it is written anew.
         comparison_id: Whose they are.
         artifacts: In the order in which they are shown: when a copy was written tells no more.
 
@@ -63,7 +67,7 @@ async def copy_blind(
         for some in _parts(list(zip(keys, artifacts, strict=True))):
             # Both end before anything is deleted.
             ended = await asyncio.gather(
-                *(_copy(objects, key, each) for key, each in some), return_exceptions=True
+                *(_copy(objects, lanes, key, each) for key, each in some), return_exceptions=True
             )
             for each in ended:
                 if isinstance(each, BaseException):
@@ -80,15 +84,18 @@ def _parts(work: Sequence[tuple[str, Artifact | None]]) -> Iterator[Sequence[Any
         yield work[start : start + _AT_ONCE]
 
 
-async def _copy(objects: Objects, key: str, artifact: Artifact | None) -> Picture | None:
+async def _copy(
+    objects: Objects, lanes: asyncio.Semaphore, key: str, artifact: Artifact | None
+) -> Picture | None:
     if artifact is None:
         return None
     if artifact.bytes > _MOST_BYTES:
         raise InvalidRequest(
             f"a picture has {artifact.bytes:,} bytes, and only up to {_MOST_BYTES:,} are compared"
         )
-    data = b"".join([piece async for piece in objects.read(artifact.key)])
-    bare, width, height = await asyncio.to_thread(_bare, data)
+    async with lanes:
+        data = b"".join([piece async for piece in objects.read(artifact.key)])
+        bare, width, height = await asyncio.to_thread(_bare, data)
     await objects.put(key, bare, "image/webp")
     return Picture(key=key, content_type="image/webp", width=width, height=height)
 

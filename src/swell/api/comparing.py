@@ -180,7 +180,7 @@ async def _copied(
     if not any(_choices(row, wanted) > 1 for row in rows):
         why = next((cell.failed for cell in cells if cell.failed), "")
         raise InvalidRequest(f"in no row there is something of two models to look at: {why}")
-    made = await copy_blind(service.objects, comparison_id, artifacts)
+    made = await copy_blind(service.objects, service.lanes, comparison_id, artifacts)
     pictures: dict[str, Picture | None] = {
         cell.task_id: picture for cell, picture in zip(cells, made, strict=True)
     }

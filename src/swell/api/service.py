@@ -1,5 +1,6 @@
 """What the handlers of one backend process share."""
 
+import asyncio
 import itertools
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,6 +69,9 @@ __all__ = ["Service"]
 
 #: For how long a look at other models' backlogs is good enough for an estimate, in seconds.
 _BACKLOG_S: Final = 0.1
+
+#: So many pictures are decoded at once, whatever for.
+_DECODED_AT_ONCE: Final = 2
 
 #: Under which name the registry keeps what tasks took.
 _TIMES: Final = "service_times"
@@ -144,7 +148,7 @@ class Service:
         self.requests = Requests(backend.clock, settings.log_requests)
         self.traces = Traces(backend.tracer, backend.clock)
         self.streams, self.canaries = Streams(), Canaries()
-        self.thumbnails = Thumbnails(backend.objects)
+        self.thumbnails = Thumbnails(backend.objects, self.lanes)
         self.weights = backend.weights or WeightStore(backend.objects, "weights")
         self._has_weights_apart = backend.weights is not None
         self.manifests = Manifests(self.weights)
@@ -196,6 +200,11 @@ class Service:
         if self._has_weights_apart and is_chunk_key(key):
             return self.weights.objects
         return self.objects
+
+    @cached_property
+    def lanes(self) -> asyncio.Semaphore:
+        """What is held by whatever decodes a picture."""
+        return asyncio.Semaphore(_DECODED_AT_ONCE)
 
     @cached_property
     def web_app(self) -> WebApp:

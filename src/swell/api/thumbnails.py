@@ -23,9 +23,6 @@ _MOST_PIXELS: Final = 40_000_000
 _MOST_OF: Final = {"WEBP": 20_000_000, "AVIF": 20_000_000}
 _MOST_BYTES: Final = 64 * 1024 * 1024
 
-#: So many are decoded at once.
-_AT_ONCE: Final = 2
-
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
 _TYPES: Final = tuple(f"image/{each.lower()}" for each in _FORMATS)
 
@@ -57,11 +54,12 @@ class Thumbnails:
 
     Args:
         objects: Where both lie.
+        lanes: One is held by each picture that is made small.
     """
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Objects, lanes: asyncio.Semaphore) -> None:
         self._objects = objects
-        self._lanes = asyncio.Semaphore(_AT_ONCE)
+        self._lanes = lanes
         #: Those being made, so that each is made once.
         self._making: dict[str, asyncio.Task[ObjectInfo]] = {}
 
