@@ -512,6 +512,13 @@ def test_what_is_full_or_closed_is_made_up_for_elsewhere() -> None:
         assert found.pools["dear"].launch >= 50
 
 
+def test_what_is_closed_is_not_asked_even_for_its_least() -> None:
+    shut = asleep(closed_s=60.0, least=2, waiting=0.0)
+    assert plan(shut, PolicySettings(), State()).pools["a"].launch == 0
+    open_again = asleep(least=2, waiting=0.0)
+    assert plan(open_again, PolicySettings(), State()).pools["a"].launch == 2
+
+
 def test_no_spot_location_has_more_than_its_share() -> None:
     wanted = PolicySettings(most_at_once=1000, location_share=0.35)
     spots = [

@@ -65,6 +65,8 @@ def wishes(
     for at, pool in enumerate(pools):
         least, most = min(pool.view.least, pool.view.most), pool.view.most
         wanted = max(least, min(up[at], pool.room))
+        if pool.view.closed_s > 0.0:
+            wanted = min(wanted, pool.room)  # also where it has fewer than its least
         if pool.n < wanted:
             found.append(_grown(pool, wanted, max(wanted, high[at]), settings))
         elif pool.n > most:
