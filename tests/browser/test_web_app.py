@@ -48,6 +48,22 @@ def test_a_link_signs_in_and_its_key_leaves_the_address(app_page: Page, app: App
     assert app.key not in app_page.url
 
 
+def test_a_link_takes_nobodys_key_away_and_signs_nobody_over_unasked(
+    browser: Browser, app: App
+) -> None:
+    context = browser.new_context(locale="en-GB")
+    page = context.new_page()
+    app.open(page)
+    page.goto(f"{app.url}/#/key/swell_nonsense")
+    expect(page.get_by_text("A link has brought another key.").first).to_be_visible()
+    assert "nonsense" not in page.url
+    page.get_by_role("button", name="Use it").click()
+    expect(page.get_by_text("This key is not taken")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Create")
+    context.close()
+
+
 def test_the_language_of_the_browser_is_spoken_and_another_can_be_chosen(
     browser: Browser, app: App
 ) -> None:

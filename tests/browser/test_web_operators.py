@@ -118,11 +118,39 @@ def test_a_running_task_is_cancelled_after_a_question(desk: Page, operated: App)
     expect(desk.get_by_text("Canceled", exact=True)).to_be_visible(timeout=_PATIENCE_MS)
 
 
+def test_a_running_task_is_looked_at_now_and_then(desk: Page, operated: App) -> None:
+    slow = {"prompt": "watched", "steps": 900, "step_s": 0.1}
+    task = submit(desk, operated, "demo/echo-picture", input=slow)
+    asked: list[str] = []
+    desk.on("request", lambda each: asked.append(each.url) if task in each.url else None)
+    operated.open(desk, f"/tasks/{task}")
+    desk.wait_for_timeout(3500)
+    assert 2 <= len(asked) <= 4, asked
+    ask(desk, operated, "POST", f"/v1/tasks/{task}/cancel")
+    expect(desk.get_by_text("Canceled", exact=True)).to_be_visible(timeout=_PATIENCE_MS)
+    desk.wait_for_timeout(500)
+    asked.clear()
+    desk.wait_for_timeout(2500)
+    assert asked == []
+
+
+def test_the_chart_of_the_fleet_goes_on(desk: Page, operated: App) -> None:
+    operated.open(desk, "/fleet")
+    canvas = desk.locator(".plot canvas")
+    expect(canvas).to_be_visible(timeout=_PATIENCE_MS)
+    desk.wait_for_timeout(500)
+    before = canvas.evaluate("each => each.toDataURL()")
+    until(lambda: canvas.evaluate("each => each.toDataURL()") != before)
+
+
 def test_tasks_are_found_by_their_state_and_user(desk: Page, operated: App) -> None:
     for text in ("one", "two"):
         submit(desk, operated, "demo/upper", input={"text": text}, user="olga")
     operated.open(desk, "/tasks")
-    desk.get_by_label("User").fill("olga")
+    # Letter by letter: what is sought meanwhile takes no focus.
+    desk.get_by_label("User").press_sequentially("olga", delay=180)
+    expect(desk.get_by_label("User")).to_be_focused()
+    expect(desk.get_by_label("User")).to_have_value("olga")
     expect(desk.get_by_role("row")).to_have_count(3)
     desk.get_by_label("State").select_option("failed")
     expect(desk.get_by_text("None fits these filters.")).to_be_visible()

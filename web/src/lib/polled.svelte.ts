@@ -6,6 +6,7 @@ export class Polled<T> {
   error = $state.raw<unknown>(null);
   private timer: ReturnType<typeof setTimeout> | undefined;
   private stop: AbortController | null = null;
+  private watchers = 0;
 
   constructor(
     private readonly ask: (signal: AbortSignal) => Promise<T>,
@@ -16,12 +17,14 @@ export class Polled<T> {
 
   /** Ask now, and then again and again; for an `$effect`. Nothing is asked where nobody sees it. */
   watch(): () => void {
+    this.watchers++;
     const seen = (): void => {
       if (!document.hidden) void this.refresh();
     };
     document.addEventListener("visibilitychange", seen);
     void this.refresh();
     return () => {
+      this.watchers--;
       document.removeEventListener("visibilitychange", seen);
       clearTimeout(this.timer);
       this.stop?.abort();
@@ -43,6 +46,6 @@ export class Polled<T> {
       if (stop.signal.aborted) return;
       this.error = error;
     }
-    if (!document.hidden) this.timer = setTimeout(() => void this.refresh(), this.everyMs);
+    if (!document.hidden && this.watchers) this.timer = setTimeout(() => void this.refresh(), this.everyMs);
   }
 }

@@ -83,7 +83,7 @@ export function find(): Place | null {
   return null;
 }
 
-function decode(part: string): string {
+export function decode(part: string): string {
   try {
     return decodeURIComponent(part);
   } catch {

@@ -9,6 +9,8 @@ class Session {
   key = $state.raw<KeyView | null>(null);
   /** The secret was not taken: say so beside the field. */
   wasRefused = $state(false);
+  /** What is tried, and not kept before it was taken. */
+  private secret = "";
 
   /** Whether operators' pages are for whoever is signed in. */
   get isOperator(): boolean {
@@ -17,7 +19,7 @@ class Session {
 
   /** Sign in again with the key that this browser keeps. */
   async start(): Promise<void> {
-    const secret = kept<string>("key", "");
+    const secret = this.secret || kept<string>("key", "");
     if (secret) await this.signIn(secret);
     else this.state = "out";
   }
@@ -26,6 +28,7 @@ class Session {
   async signIn(secret: string): Promise<void> {
     this.state = "checking";
     this.wasRefused = false;
+    this.secret = secret.trim();
     useKey(secret.trim(), () => this.refuse());
     try {
       this.key = await call("GET /v1/keys/self", {});
@@ -39,13 +42,20 @@ class Session {
 
   signOut(): void {
     keep("key", null);
+    this.leave();
+  }
+
+  private leave(): void {
+    this.secret = "";
     useKey("", () => {});
     this.key = null;
     this.state = "out";
   }
 
   private refuse(): void {
-    this.signOut();
+    // A key that was brought and is none does not take away the one that is kept.
+    if (this.secret === kept<string>("key", "")) keep("key", null);
+    this.leave();
     this.wasRefused = true;
   }
 }
