@@ -9,10 +9,27 @@ from datetime import datetime
 
 import msgspec
 
-__all__ = ["MOST_MODELS", "Cell", "Comparison", "Model", "Picture", "Row", "Vote"]
+__all__ = [
+    "MOST_KEPT",
+    "MOST_MODELS",
+    "MOST_VOTES",
+    "Cell",
+    "Comparison",
+    "Model",
+    "Outline",
+    "Picture",
+    "Row",
+    "Vote",
+]
 
 #: So many models are compared at once, at most; a screen has no room for more.
 MOST_MODELS = 4
+
+#: So many comparisons of one key are kept at once.
+MOST_KEPT = 200
+
+#: A comparison has room for so many votes: whoever has a permit can make up voters.
+MOST_VOTES = 20_000
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +153,32 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def object_keys(self) -> list[str]:
         """The files that belong to it alone."""
         return [c.picture.key for row in self.rows for c in row.cells if c.picture is not None]
+
+
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """What lists tell of a comparison, which is known without reading it.
+
+    Args:
+        id: As that of the comparison; so are the others.
+        name: For people.
+        created_at: When it was made.
+        key_id: Of the key that made it.
+        is_shared: Whether other keys may look and vote.
+        models: How many are compared.
+        rows: How many there are.
+        votes: How many there are.
+        closed_at: When the voting ended; None before.
+    """
+
+    id: str
+    name: str
+    created_at: datetime
+    key_id: str
+    is_shared: bool
+    models: int
+    rows: int
+    votes: int
+    closed_at: datetime | None
 
 
 class Vote(msgspec.Struct, frozen=True, kw_only=True):

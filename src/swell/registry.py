@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from swell.comparisons import Comparison, Vote
+from swell.comparisons import MOST_KEPT, MOST_VOTES, Comparison, Outline, Vote
 from swell.ledger import Charged, CostRow, LedgerEntry
 from swell.phases import Startup
 from swell.quotas import Ask, Credit, Hold, Place, Quota, Settled, Sheet, Verdict
@@ -453,20 +453,37 @@ class Registry(Protocol):
         """Forget what was used on days before this one; months are kept."""
         ...
 
-    async def put_comparison(self, comparison: Comparison) -> None:
-        """Keep a new comparison; its id is one that was never used."""
+    async def put_comparison(self, comparison: Comparison, most: int = MOST_KEPT) -> bool:
+        """Keep a new comparison; its id is one that was never used.
+
+        False, with nothing done, where its key has `most` of them already.
+        """
+        ...
+
+    async def count_comparisons(self, key_id: str) -> int:
+        """Return how many comparisons of a key are kept."""
         ...
 
     async def comparison(self, comparison_id: str) -> Comparison | None:
         """Return the comparison with this id, or None."""
         ...
 
-    async def comparisons(self, *, limit: int = 50, before: str | None = None) -> list[Comparison]:
-        """Return comparisons, newest (largest id) first.
+    async def outlines(
+        self, *, limit: int = 50, before: str | None = None, key_id: str | None = None
+    ) -> list[Outline]:
+        """Return the outlines of comparisons, newest (largest id) first.
 
         Args:
             limit: At most so many.
             before: Only those with a smaller id.
+            key_id: Only those of this key, and those that are shared; None for all.
+        """
+        ...
+
+    async def closed_comparisons(self) -> list[tuple[str, datetime]]:
+        """Return the ids of those whose voting has ended and when it did, in this order.
+
+        What is kept of these changes no more: the same list stands for the same votes.
         """
         ...
 
@@ -481,20 +498,17 @@ class Registry(Protocol):
         """Forget a comparison and its votes; return whether there was one."""
         ...
 
-    async def vote(self, vote: Vote) -> bool:
+    async def vote(self, vote: Vote, most: int = MOST_VOTES) -> bool:
         """Keep a vote in place of the one before of the same row, key and voter.
 
         False, with nothing done, where there is no such comparison or its voting has ended: from
-        then on its votes never change.
+        then on its votes never change. So it is with a vote that takes no other's place where the
+        comparison has `most` of them already.
         """
         ...
 
     async def votes(self, comparison_id: str) -> list[Vote]:
         """Return the votes of a comparison, oldest first, then by row, key and voter."""
-        ...
-
-    async def count_votes(self, comparison_ids: Sequence[str]) -> list[int]:
-        """Return how many votes each comparison has; 0 for those that are not known."""
         ...
 
     async def put_note(self, name: str, value: bytes) -> None:

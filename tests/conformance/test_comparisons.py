@@ -25,3 +25,15 @@ class TestPostgresComparisons(OnPostgres, ComparisonsConformance):
         *taken, closed = await asyncio.gather(*votes, registry.close_comparison("c1", NOW))
         assert closed is not None
         assert len(await registry.votes("c1")) == taken.count(True)
+        [told] = await registry.outlines()
+        assert told.votes == taken.count(True)
+
+    async def test_votes_that_come_together_are_all_counted(
+        self, registry: PostgresRegistry
+    ) -> None:
+        await registry.put_comparison(a_comparison())
+        votes = [registry.vote(a_vote(voter=f"v{n % 6}"), most=4) for n in range(24)]
+        taken = await asyncio.gather(*votes)
+        [told] = await registry.outlines()
+        assert (told.votes, len(await registry.votes("c1"))) == (4, 4)
+        assert taken.count(True) == 16

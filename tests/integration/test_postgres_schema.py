@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -25,6 +26,7 @@ from swell.stores.postgres.migrate import compatible_from, migrate, schema_statu
 from swell.stores.postgres.session import QUERIES
 from swell.stores.postgres.upgrade import upgrade
 from swell.stores.queries import load_migrations, load_queries, load_schema
+from swell.testing.comparisons import a_comparison
 from swell.testing.delivery import Delivery
 from swell.testing.factories import a_new_task
 
@@ -166,6 +168,36 @@ async def test_a_ledger_from_before_is_added_up_and_an_earlier_backend_adds_to_t
     assert list(map(tuple, days)) == [
         (date(2030, 1, 1), True, 3.5, 10),
         (date(2030, 1, 2), False, 4.0, 0),
+    ]
+
+
+async def test_comparisons_from_before_and_of_an_earlier_backend_are_outlined(
+    connection: Any,
+) -> None:
+    put = "INSERT INTO comparisons (id, closed_at, body) VALUES ($1, $2, $3)"
+    vote = (
+        "INSERT INTO votes (comparison_id, line, key_id, voter, winner, at) "
+        "VALUES ($1, 0, 'k', $2, $3, $4) ON CONFLICT (comparison_id, line, key_id, voter) "
+        "DO UPDATE SET winner = excluded.winner, at = excluded.at"
+    )
+    at = datetime(2030, 1, 1, 23, 59, 59, 123_456, tzinfo=UTC)
+    bodies = [
+        msgspec.json.encode(a_comparison(each, created_at=at, is_shared=True)).decode()
+        for each in ("a", "b", "c")
+    ]
+    await migrate(connection, CLOCK, MIGRATIONS[:10])
+    await connection.execute(put, "a", at, bodies[0])
+    await connection.execute(vote, "a", "ben", 1, at)
+    await migrate(connection, CLOCK, MIGRATIONS)
+    await connection.execute(put, "b", None, bodies[1])
+    await connection.execute(put, "c", None, bodies[2])
+    for winner in (0, 1):
+        await connection.execute(vote, "b", "ben", winner, at)
+    await connection.execute("UPDATE comparisons SET closed_at = $1 WHERE id = 'b'", at)
+    await connection.execute("DELETE FROM comparisons WHERE id = 'c'")
+    found = await connection.fetch("SELECT * FROM comparison_outlines ORDER BY id")
+    assert list(map(tuple, found)) == [
+        (each, "key-1", True, "foxes", at, at, 2, 1, 1) for each in ("a", "b")
     ]
 
 

@@ -11,7 +11,9 @@ import pytest
 from api_harness import UPPER, World, a_world, failed, succeeded
 from PIL import Image, PngImagePlugin
 
-from swell.api import blind, thumbnails
+from swell.adoption.votes import rate
+from swell.api import blind, ratings, thumbnails
+from swell.stores.memory_comparisons import MemoryComparisons
 
 ONE = {**UPPER, "name": "demo/one", "version": "1", "memory_bytes": 5 * 2**30}
 TWO = {**UPPER, "name": "demo/two", "version": "8"}
@@ -362,9 +364,72 @@ async def test_ratings_say_what_to_install(world: World, monkeypatch: pytest.Mon
 async def test_a_comparison_takes_no_more_votes_than_it_has_room_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swell.api.comparisons._MOST_VOTES", 1)
+    monkeypatch.setattr("swell.api.comparisons.MOST_VOTES", 1)
     made = await compared(world)
     path = f"/v1/comparisons/{made['comparison']['id']}/votes"
     assert (await world.anna("POST", path, {"row": 0, "winner": 1})).status == 200
     full = await world.anna("POST", path, {"row": 0, "winner": 1, "voter": "more"})
     assert full.status == 409
+    assert "no room for more" in full.json["detail"]
+    assert (await world.anna("POST", path, {"row": 0, "winner": 2})).status == 200
+
+
+async def test_a_key_keeps_so_many_comparisons_and_is_told_what_to_do_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swell.api.comparing.MOST_KEPT", 1)
+    rows = await drawn(world, "a", "b", "c")
+    asked = [world.anna("POST", "/v1/comparisons", {"rows": [row]}) for row in rows[:2]]
+    answers = await asyncio.gather(*asked)
+    assert sorted(answer.status for answer in answers) == [201, 409]
+    assert len(await world.service.objects.under("comparisons")) == 2
+    full = await world.anna("POST", "/v1/comparisons", {"rows": rows[2:]})
+    assert full.status == 409
+    assert "DELETE /v1/comparisons/{id}" in full.json["detail"]
+    [kept] = [answer.json for answer in answers if answer.status == 201]
+    await world.anna("DELETE", f"/v1/comparisons/{kept['comparison']['id']}")
+    assert (await world.anna("POST", "/v1/comparisons", {"rows": rows[2:]})).status == 201
+
+
+async def test_the_texts_of_a_comparison_are_bounded_in_all(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = await drawn(world, "é" * 30, "b")
+    monkeypatch.setattr("swell.api.comparing._MOST_TEXTS", 60)
+    long = await world.anna("POST", "/v1/comparisons", {"rows": rows})
+    assert (long.status, "61 bytes" in long.json["detail"]) == (422, True), long.body
+    assert await world.service.objects.under("comparisons") == []
+    assert (await world.anna("POST", "/v1/comparisons", {"rows": rows[:1]})).status == 201
+
+
+async def test_a_list_reads_no_comparison(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await compared(world, name="foxes")
+    path = f"/v1/comparisons/{made['comparison']['id']}"
+    await world.anna("POST", f"{path}/votes", {"row": 0, "winner": 1})
+    monkeypatch.delattr(MemoryComparisons, "comparison")
+    [told] = (await world.anna("GET", "/v1/comparisons")).json["comparisons"]
+    assert (told["name"], told["columns"], told["rows"], told["votes"]) == ("foxes", 2, 1, 1)
+
+
+async def test_ratings_are_reckoned_once_until_something_ends_or_is_removed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reckoned: list[int] = []
+
+    def counted(ballots: Any) -> Any:
+        reckoned.append(len(ballots))
+        return rate(ballots)
+
+    monkeypatch.setattr(ratings, "rate", counted)
+    paths = []
+    for _ in range(2):
+        made = await compared(world)
+        paths.append(f"/v1/comparisons/{made['comparison']['id']}")
+        await world.anna("POST", f"{paths[-1]}/votes", {"row": 0, "winner": 1})
+        await world.anna("POST", f"{paths[-1]}/close")
+        asked = await asyncio.gather(*(world.anna("GET", "/v1/ratings") for _ in range(3)))
+        assert [each.json["votes"] for each in asked] == [len(paths)] * 3
+    await world.anna("DELETE", paths[0])
+    for _ in range(2):
+        assert (await world.anna("GET", "/v1/ratings")).json["comparisons"] == 1
+    assert reckoned == [1, 2, 1]

@@ -4,10 +4,14 @@ import re
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import swell
+from swell.comparisons import Comparison
 from swell.stores.queries import load_migrations, load_queries, load_schema
+from swell.stores.sqlite.rows import micros
+from swell.testing.comparisons import NOW, a_comparison
 
 DIALECTS = ["sqlite", "postgres"]
 
@@ -83,6 +87,27 @@ def test_a_ledger_from_before_is_added_up() -> None:
         (0, "cold_start", "p", "", 1, 2.5, 7),
         (1, "cold_start", "p", "", 1, 1.0, 3),
     ]
+
+
+def test_comparisons_from_before_are_outlined() -> None:
+    scripts = [script for _, _, script in load_migrations("sqlite")]
+    whole = a_comparison("a", created_at=NOW.replace(microsecond=0), is_shared=True)
+    with sqlite3.connect(":memory:") as connection:
+        for script in scripts[:17]:
+            connection.executescript(script)
+        for kept, closed_at in ((whole, 7), (a_comparison("b"), None)):
+            row = (kept.id, closed_at, msgspec.json.encode(kept).decode())
+            connection.execute("INSERT INTO comparisons VALUES (?, ?, ?)", row)
+        connection.execute("INSERT INTO votes VALUES ('b', 0, 'k', 'ben', 1, 9)")
+        connection.executescript(scripts[17])
+        found = connection.execute("SELECT * FROM comparison_outlines ORDER BY id").fetchall()
+        bodies = connection.execute("SELECT id, body FROM comparisons ORDER BY id").fetchall()
+    connection.close()
+    assert found == [
+        ("a", "key-1", 1, "foxes", micros(whole.created_at), 7, 2, 1, 0),
+        ("b", "key-1", 0, "foxes", micros(NOW), None, 2, 1, 1),
+    ]
+    assert msgspec.json.decode(bodies[0][1], type=Comparison) == whole
 
 
 def test_every_query_compiles_against_the_schema() -> None:

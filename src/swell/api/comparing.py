@@ -15,7 +15,7 @@ from swell.api.comparison_views import comparison_view
 from swell.api.reading import Reader
 from swell.api.service import Service
 from swell.api.views import encode
-from swell.comparisons import Cell, Comparison, Model, Picture, Row
+from swell.comparisons import MOST_KEPT, Cell, Comparison, Model, Picture, Row
 from swell.errors import Conflict, FieldError, InvalidInput, InvalidRequest, NotFound
 from swell.task import Artifact, Task, TaskState, is_id, new_id
 
@@ -23,6 +23,9 @@ __all__ = ["create_comparison", "digest_of", "wrong"]
 
 #: Longer texts are cut: a sheet shows them side by side.
 _MOST_TEXT: Final = 20_000
+
+#: What all texts of a comparison take, in bytes: it is read and written whole.
+_MOST_TEXTS: Final = 1024 * 1024
 
 _request = Reader(ComparisonRequest)
 
@@ -33,6 +36,7 @@ async def create_comparison(service: Service, call: Call) -> Reply:
     columns = len(asked.rows[0].tasks)
     if any(len(row.tasks) != columns for row in asked.rows):
         raise wrong("/rows", f"every row has as many tasks as the first, {columns}")
+    await _check_room(service, call)
     tasks = await _tasks_of(service, call, asked)
     models = await _models_of(service, tasks, columns)
     now, permit = service.clock.now(), secrets.token_urlsafe(24)
@@ -44,6 +48,7 @@ async def create_comparison(service: Service, call: Call) -> Reply:
         ],
         secrets.randbits(64),
     )
+    _check_texts(rows)
     copied = await _copied(service, comparison_id, rows, {task.id: task for task in tasks})
     comparison = Comparison(
         id=comparison_id,
@@ -56,7 +61,8 @@ async def create_comparison(service: Service, call: Call) -> Reply:
         rows=copied,
     )
     try:
-        await service.registry.put_comparison(comparison)
+        if not await service.registry.put_comparison(comparison, MOST_KEPT):
+            raise _full()
     except BaseException:
         await service.objects.delete(comparison.object_keys)
         raise
@@ -64,6 +70,40 @@ async def create_comparison(service: Service, call: Call) -> Reply:
     view = comparison_view(comparison, [], service.urls(call), is_own=True)
     told = encode(NewComparisonView(comparison=view, permit=permit))
     return Reply(201, told, headers=[(b"cache-control", b"no-store")])
+
+
+async def _check_room(service: Service, call: Call) -> None:
+    """Check that a key may keep one more, before there is any work.
+
+    Raises:
+        Conflict: It may not.
+    """
+    if await service.registry.count_comparisons(call.caller.id) >= MOST_KEPT:
+        raise _full()
+
+
+def _full() -> Conflict:
+    return Conflict(
+        f"this key keeps {MOST_KEPT} comparisons, and no more are kept of one: delete old ones "
+        "(GET /v1/comparisons lists them, DELETE /v1/comparisons/{id} removes one with its votes)"
+    )
+
+
+def _check_texts(rows: Sequence[Row]) -> None:
+    """Check that texts leave a comparison small enough to be read at once.
+
+    Raises:
+        InvalidInput: They do not.
+    """
+    texts = [row.label for row in rows]
+    texts += [text for row in rows for cell in row.cells for text in (cell.text or "", cell.failed)]
+    count = sum(len(text.encode()) for text in texts)
+    if count > _MOST_TEXTS:
+        raise wrong(
+            "/rows",
+            f"their texts have {count:,} bytes in all, and only up to {_MOST_TEXTS:,} are "
+            "compared: make several comparisons of fewer rows",
+        )
 
 
 async def _tasks_of(service: Service, call: Call, asked: ComparisonRequest) -> list[Task]:

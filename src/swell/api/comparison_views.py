@@ -13,7 +13,7 @@ from swell.api.comparison_messages import (
     RowView,
 )
 from swell.api.views import UrlMaker
-from swell.comparisons import Cell, Comparison, Picture, Vote
+from swell.comparisons import Cell, Comparison, Outline, Picture, Vote
 
 __all__ = ["comparison_view", "summary_view"]
 
@@ -59,18 +59,18 @@ def comparison_view(
     )
 
 
-def summary_view(comparison: Comparison, votes: int, *, is_own: bool) -> ComparisonSummary:
+def summary_view(outline: Outline, *, is_own: bool) -> ComparisonSummary:
     """Return a comparison as it stands in a list."""
     return ComparisonSummary(
-        id=comparison.id,
-        name=comparison.name,
-        created_at=comparison.created_at,
-        closed_at=comparison.closed_at,
-        is_shared=comparison.is_shared,
+        id=outline.id,
+        name=outline.name,
+        created_at=outline.created_at,
+        closed_at=outline.closed_at,
+        is_shared=outline.is_shared,
         is_own=is_own,
-        columns=len(comparison.models),
-        rows=len(comparison.rows),
-        votes=votes,
+        columns=outline.models,
+        rows=outline.rows,
+        votes=outline.votes,
     )
 
 

@@ -5,14 +5,11 @@ Who votes must not know which model made what, and might look for it. So the pic
 comparison only once its voting has ended: else a vote could be watched on its way to a name.
 """
 
-import asyncio
 import hmac
 from importlib.util import find_spec
-from typing import Final
 
 import msgspec
 
-from swell.adoption.votes import Ballot, ballots_of, in_words, rate
 from swell.api.call import Call, Reply
 from swell.api.comparing import digest_of, wrong
 from swell.api.comparison_messages import (
@@ -20,8 +17,6 @@ from swell.api.comparison_messages import (
     ComparisonList,
     ComparisonQuery,
     ComparisonsQuery,
-    RatingList,
-    RatingView,
     VoteRequest,
     VoteView,
 )
@@ -30,7 +25,7 @@ from swell.api.messages import NoQuery
 from swell.api.reading import Reader, read_query
 from swell.api.service import Service
 from swell.api.views import encode
-from swell.comparisons import Comparison, Vote
+from swell.comparisons import MOST_VOTES, Comparison, Outline, Vote
 from swell.errors import (
     Conflict,
     Forbidden,
@@ -51,12 +46,6 @@ __all__ = [
     "list_ratings",
 ]
 
-#: A comparison has room for so many votes: whoever has a permit can make up voters.
-_MOST_VOTES: Final = 20_000
-
-#: So many comparisons are read at a time, where all are.
-_PAGE: Final = 200
-
 _vote = Reader(VoteRequest)
 _ballot = Reader(BallotRequest)
 
@@ -64,22 +53,16 @@ _ballot = Reader(BallotRequest)
 async def list_comparisons(service: Service, call: Call) -> Reply:
     """`GET /v1/comparisons`."""
     query = read_query(call, ComparisonsQuery)
-    found: list[Comparison] = []
-    cursor = query.cursor
-    if cursor is not None and not is_id(cursor):
+    if query.cursor is not None and not is_id(query.cursor):
         raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
-    while len(found) <= query.limit:
-        page = await service.registry.comparisons(limit=_PAGE, before=cursor)
-        found += [each for each in page if each.is_shared or _is_own(call, each)]
-        if len(page) < _PAGE:
-            break
-        cursor = page[-1].id
+    sees_all = Scope.ADMIN in call.caller.scopes
+    found = await service.registry.outlines(
+        limit=query.limit + 1,
+        before=query.cursor,
+        key_id=None if sees_all else call.caller.id,
+    )
     shown = found[: query.limit]
-    counts = await service.registry.count_votes([each.id for each in shown])
-    views = [
-        summary_view(each, votes, is_own=_is_own(call, each))
-        for each, votes in zip(shown, counts, strict=True)
-    ]
+    views = [summary_view(each, is_own=_is_own(call, each)) for each in shown]
     after = shown[-1].id if len(found) > query.limit else None
     return Reply(200, encode(ComparisonList(comparisons=views, cursor=after)))
 
@@ -146,40 +129,7 @@ async def list_ratings(service: Service, call: Call) -> Reply:
             "ratings need openskill: install it beside the backend with `pip install "
             "'swell[adoption]'` and start the backend again; votes are kept meanwhile"
         )
-    closed = [each for each in await _all(service) if each.closed_at is not None]
-    # By the time at which the voting ended, and within one by that of the votes.
-    closed.sort(key=lambda each: (each.closed_at or each.created_at, each.id))
-    ballots: list[Ballot] = []
-    for comparison in closed:
-        ballots += ballots_of(comparison, await service.registry.votes(comparison.id))
-    ratings = await asyncio.to_thread(rate, ballots)
-    views = [
-        RatingView(
-            model=each.model,
-            mu=each.mu,
-            sigma=each.sigma,
-            ordinal=each.ordinal,
-            low=each.low,
-            high=each.high,
-            votes=each.votes,
-            wins=each.wins,
-            ties=each.ties,
-            summary=in_words(each, ratings[0]),
-        )
-        for each in ratings
-    ]
-    told = RatingList(ratings=views, comparisons=len(closed), votes=len(ballots))
-    return Reply(200, encode(told))
-
-
-async def _all(service: Service) -> list[Comparison]:
-    found: list[Comparison] = []
-    while True:
-        before = found[-1].id if found else None
-        page = await service.registry.comparisons(limit=_PAGE, before=before)
-        found += page
-        if len(page) < _PAGE:
-            return found
+    return Reply(200, encode(await service.ratings.find()))
 
 
 async def _shown(
@@ -205,9 +155,6 @@ async def _cast(service: Service, comparison: Comparison, asked: VoteRequest, ke
         Conflict: The voting has ended, or there are too many votes.
     """
     winner = _winner(comparison, asked)
-    [count] = await service.registry.count_votes([comparison.id])
-    if count >= _MOST_VOTES:
-        raise Conflict(f"the comparison has {count:,} votes, and no room for more: close it")
     vote = Vote(
         comparison_id=comparison.id,
         row=asked.row,
@@ -216,7 +163,13 @@ async def _cast(service: Service, comparison: Comparison, asked: VoteRequest, ke
         winner=winner,
         at=service.clock.now(),
     )
-    if not await service.registry.vote(vote):
+    if not await service.registry.vote(vote, MOST_VOTES):
+        known = await _known(service, comparison.id)
+        if known is not None and known.closed_at is None:
+            raise Conflict(
+                f"the comparison has {MOST_VOTES:,} votes, and no room for more: change one that "
+                "was given, or close it"
+            )
         raise Conflict("the voting has ended: GET /v1/comparisons/{id} tells what came of it")
     view = VoteView(row=vote.row, winner=asked.winner, tie=asked.tie, voter=vote.voter, at=vote.at)
     return Reply(200, encode(view))
@@ -261,7 +214,7 @@ async def _find_own(service: Service, call: Call) -> Comparison:
     return found
 
 
-def _is_own(call: Call, comparison: Comparison) -> bool:
+def _is_own(call: Call, comparison: Comparison | Outline) -> bool:
     return comparison.key_id == call.caller.id or Scope.ADMIN in call.caller.scopes
 
 

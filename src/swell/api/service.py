@@ -43,6 +43,7 @@ from swell.api.metrics import Metrics
 from swell.api.places import Places
 from swell.api.polled import Polled
 from swell.api.quotas import Quotas
+from swell.api.ratings import Ratings
 from swell.api.requests import Requests
 from swell.api.scaling import Scaling
 from swell.api.settings import ApiSettings, Backend
@@ -205,6 +206,11 @@ class Service:
     def lanes(self) -> asyncio.Semaphore:
         """What is held by whatever decodes a picture."""
         return asyncio.Semaphore(_DECODED_AT_ONCE)
+
+    @cached_property
+    def ratings(self) -> Ratings:
+        """What votes say of models, reckoned when it is first asked for."""
+        return Ratings(self.registry)
 
     @cached_property
     def web_app(self) -> WebApp:

@@ -1,9 +1,12 @@
 """What every registry must do with comparisons and votes. Subclass and give `registry`."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from swell.comparisons import Cell, Comparison, Model, Picture, Row, Vote
+import msgspec
+
+from swell.comparisons import Cell, Comparison, Model, Outline, Picture, Row, Vote
 from swell.registry import Registry
 
 __all__ = ["ComparisonsConformance", "a_comparison", "a_vote"]
@@ -62,9 +65,81 @@ class ComparisonsConformance:
     async def test_comparisons_are_listed_newest_first_in_pages(self, registry: Registry) -> None:
         for comparison_id in ("c2", "c1", "c3"):
             await registry.put_comparison(a_comparison(comparison_id))
-        first = await registry.comparisons(limit=2)
-        rest = await registry.comparisons(limit=2, before=first[-1].id)
+        first = await registry.outlines(limit=2)
+        rest = await registry.outlines(limit=2, before=first[-1].id)
         assert [each.id for each in first + rest] == ["c3", "c2", "c1"]
+
+    async def test_outlines_are_of_what_a_key_may_see(self, registry: Registry) -> None:
+        await registry.put_comparison(a_comparison("c1"))
+        await registry.put_comparison(a_comparison("c2", key_id="key-2"))
+        await registry.put_comparison(a_comparison("c3", key_id="key-2", is_shared=True))
+        seen = [
+            [each.id for each in await registry.outlines(key_id=key_id, limit=2)]
+            for key_id in ("key-1", "key-2", "key-3")
+        ]
+        assert seen == [["c3", "c1"], ["c3", "c2"], ["c3"]]
+        assert [each.id for each in await registry.outlines()] == ["c3", "c2", "c1"]
+
+    async def test_an_outline_tells_what_the_comparison_does(self, registry: Registry) -> None:
+        await registry.put_comparison(a_comparison(is_shared=True))
+        await registry.vote(a_vote())
+        await registry.vote(a_vote(winner=1))
+        await registry.vote(a_vote(voter="ben"))
+        told = Outline(
+            id="c1",
+            name="foxes",
+            created_at=NOW,
+            key_id="key-1",
+            is_shared=True,
+            models=2,
+            rows=1,
+            votes=2,
+            closed_at=None,
+        )
+        assert await registry.outlines() == [told]
+        later = NOW + timedelta(hours=1)
+        await registry.close_comparison("c1", later)
+        assert await registry.outlines() == [msgspec.structs.replace(told, closed_at=later)]
+
+    async def test_a_key_keeps_no_more_than_it_may(self, registry: Registry) -> None:
+        kept = [
+            await registry.put_comparison(a_comparison(comparison_id), most=2)
+            for comparison_id in ("c1", "c2", "c3")
+        ]
+        assert kept == [True, True, False]
+        assert await registry.comparison("c3") is None
+        assert await registry.put_comparison(a_comparison("c4", key_id="key-2"), most=2)
+        assert await registry.count_comparisons("key-1") == 2
+        await registry.drop_comparison("c1")
+        assert await registry.count_comparisons("key-1") == 1
+        assert await registry.put_comparison(a_comparison("c3"), most=2)
+
+    async def test_comparisons_that_come_together_are_all_counted(self, registry: Registry) -> None:
+        coming = [registry.put_comparison(a_comparison(f"c{n}"), most=3) for n in range(8)]
+        assert sum(await asyncio.gather(*coming)) == 3
+        assert await registry.count_comparisons("key-1") == 3
+
+    async def test_closed_comparisons_come_by_when_their_voting_ended(
+        self, registry: Registry
+    ) -> None:
+        for comparison_id, s in (("c1", 2), ("c2", 1), ("c4", 1), ("c3", 0)):
+            await registry.put_comparison(a_comparison(comparison_id))
+            if s:
+                await registry.close_comparison(comparison_id, NOW + timedelta(seconds=s))
+        soon, later = NOW + timedelta(seconds=1), NOW + timedelta(seconds=2)
+        assert await registry.closed_comparisons() == [("c2", soon), ("c4", soon), ("c1", later)]
+        await registry.drop_comparison("c2")
+        assert await registry.closed_comparisons() == [("c4", soon), ("c1", later)]
+
+    async def test_a_full_comparison_takes_no_new_votes_but_changes(
+        self, registry: Registry
+    ) -> None:
+        await registry.put_comparison(a_comparison())
+        assert await registry.vote(a_vote(), most=2)
+        assert await registry.vote(a_vote(row=1), most=2)
+        assert not await registry.vote(a_vote(voter="ben"), most=2)
+        assert await registry.vote(a_vote(winner=None), most=2)
+        assert [each.winner for each in await registry.votes("c1")] == [None, 0]
 
     async def test_a_voter_has_one_vote_in_a_row_and_may_change_it(
         self, registry: Registry
@@ -101,7 +176,7 @@ class ComparisonsConformance:
         assert await registry.votes("c1") == [a_vote()]
         assert await registry.close_comparison("c1", NOW + timedelta(days=1)) == closed
         assert await registry.comparison("c1") == closed
-        assert await registry.comparisons() == [closed]
+        assert await registry.closed_comparisons() == [("c1", NOW)]
 
     async def test_the_voting_of_nothing_does_not_end(self, registry: Registry) -> None:
         assert await registry.close_comparison("c1", NOW) is None
@@ -116,10 +191,3 @@ class ComparisonsConformance:
         assert await registry.comparison("c1") is None
         assert await registry.votes("c1") == []
         assert await registry.votes("c2") == [a_vote(comparison_id="c2")]
-
-    async def test_votes_are_counted(self, registry: Registry) -> None:
-        await registry.put_comparison(a_comparison())
-        await registry.vote(a_vote())
-        await registry.vote(a_vote(row=1))
-        assert await registry.count_votes(["c0", "c1"]) == [0, 2]
-        assert await registry.count_votes([]) == []

@@ -1,12 +1,11 @@
 """Comparisons of models and votes, over PostgreSQL."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from swell.comparisons import Comparison, Vote
+from swell.comparisons import MOST_KEPT, MOST_VOTES, Comparison, Outline, Vote
 from swell.stores.postgres.database import PostgresDatabase
 
 __all__ = ["PostgresComparisons"]
@@ -20,21 +19,38 @@ class PostgresComparisons:
 
     _database: PostgresDatabase
 
-    async def put_comparison(self, comparison: Comparison) -> None:
+    async def put_comparison(self, comparison: Comparison, most: int = MOST_KEPT) -> bool:
         """See `Registry.put_comparison`."""
         body = msgspec.json.encode(comparison).decode()
-        row = (comparison.id, comparison.closed_at, body)
-        await self._database.read("put_comparison", *row)
+        async with self._database.transaction() as run:
+            # What comes at the same time is counted too.
+            await run("lock_comparisons", comparison.key_id)
+            [(count,)] = await run("count_comparisons", comparison.key_id)
+            if count >= most:
+                return False
+            await run("put_comparison", comparison.id, comparison.closed_at, body)
+        return True
+
+    async def count_comparisons(self, key_id: str) -> int:
+        """See `Registry.count_comparisons`."""
+        rows = await self._database.read("count_comparisons", key_id)
+        return int(rows[0][0])
 
     async def comparison(self, comparison_id: str) -> Comparison | None:
         """See `Registry.comparison`."""
         rows = await self._database.read("comparison", comparison_id)
         return _comparison(rows[0]) if rows else None
 
-    async def comparisons(self, *, limit: int = 50, before: str | None = None) -> list[Comparison]:
-        """See `Registry.comparisons`."""
-        rows = await self._database.read("comparisons", before or _LAST_ID, limit)
-        return [_comparison(row) for row in rows]
+    async def outlines(
+        self, *, limit: int = 50, before: str | None = None, key_id: str | None = None
+    ) -> list[Outline]:
+        """See `Registry.outlines`."""
+        rows = await self._database.read("outlines", before or _LAST_ID, key_id, limit)
+        return [_outline(row) for row in rows]
+
+    async def closed_comparisons(self) -> list[tuple[str, datetime]]:
+        """See `Registry.closed_comparisons`."""
+        return [(row[0], row[1]) for row in await self._database.read("closed_comparisons")]
 
     async def close_comparison(self, comparison_id: str, at: datetime) -> Comparison | None:
         """See `Registry.close_comparison`."""
@@ -51,11 +67,16 @@ class PostgresComparisons:
             await run("drop_votes", comparison_id)
         return bool(dropped)
 
-    async def vote(self, vote: Vote) -> bool:
+    async def vote(self, vote: Vote, most: int = MOST_VOTES) -> bool:
         """See `Registry.vote`."""
         row = (vote.comparison_id, vote.row, vote.key_id, vote.voter, vote.winner, vote.at)
         async with self._database.transaction() as run:
             if not await run("open_comparison", vote.comparison_id):
+                return False
+            [(count,)] = await run("counted_votes", vote.comparison_id)
+            if await run("change_vote", *row):
+                return True
+            if count >= most:
                 return False
             await run("put_vote", *row)
         return True
@@ -64,16 +85,25 @@ class PostgresComparisons:
         """See `Registry.votes`."""
         return [_vote(row) for row in await self._database.read("votes", comparison_id)]
 
-    async def count_votes(self, comparison_ids: Sequence[str]) -> list[int]:
-        """See `Registry.count_votes`."""
-        rows = await self._database.read("count_votes", list(comparison_ids))
-        found = {row[0]: int(row[1]) for row in rows}
-        return [found.get(each, 0) for each in comparison_ids]
-
 
 def _comparison(row: Any) -> Comparison:
     kept = msgspec.json.decode(row[1], type=Comparison)
     return msgspec.structs.replace(kept, closed_at=row[0])
+
+
+def _outline(row: Any) -> Outline:
+    comparison_id, name, created_at, key_id, is_shared, models, lines, votes, closed_at = row
+    return Outline(
+        id=comparison_id,
+        name=name,
+        created_at=created_at,
+        key_id=key_id,
+        is_shared=is_shared,
+        models=models,
+        rows=lines,
+        votes=votes,
+        closed_at=closed_at,
+    )
 
 
 def _vote(row: Any) -> Vote:

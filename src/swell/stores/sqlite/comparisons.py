@@ -1,12 +1,11 @@
 """Comparisons of models and votes, over SQLite. It shares the writer's commits."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from swell.comparisons import Comparison, Vote
+from swell.comparisons import MOST_KEPT, MOST_VOTES, Comparison, Outline, Vote
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import micros, moment
 from swell.stores.sqlite.session import Session
@@ -22,21 +21,50 @@ class SqliteComparisons:
 
     _database: SqliteDatabase
 
-    async def put_comparison(self, comparison: Comparison) -> None:
+    async def put_comparison(self, comparison: Comparison, most: int = MOST_KEPT) -> bool:
         """See `Registry.put_comparison`."""
         closed_at = None if comparison.closed_at is None else micros(comparison.closed_at)
-        row = (comparison.id, closed_at, msgspec.json.encode(comparison).decode())
-        await self._database.write(lambda session: session.run("put_comparison", row))
+        outline = {
+            "id": comparison.id,
+            "key_id": comparison.key_id,
+            "is_shared": int(comparison.is_shared),
+            "name": comparison.name,
+            "created_at": micros(comparison.created_at),
+            "closed_at": closed_at,
+            "models": len(comparison.models),
+            "lines": len(comparison.rows),
+            "most": most,
+        }
+        row = (comparison.id, msgspec.json.encode(comparison).decode())
+
+        def action(session: Session) -> bool:
+            if not session.run("put_outline", outline):
+                return False
+            session.run("put_comparison", row)
+            return True
+
+        return await self._database.write(action)
+
+    async def count_comparisons(self, key_id: str) -> int:
+        """See `Registry.count_comparisons`."""
+        count: int = self._database.read("count_comparisons", (key_id,))[0][0]
+        return count
 
     async def comparison(self, comparison_id: str) -> Comparison | None:
         """See `Registry.comparison`."""
         rows = self._database.read("comparison", (comparison_id,))
         return _comparison(rows[0]) if rows else None
 
-    async def comparisons(self, *, limit: int = 50, before: str | None = None) -> list[Comparison]:
-        """See `Registry.comparisons`."""
-        rows = self._database.read("comparisons", (before or _LAST_ID, limit))
-        return [_comparison(row) for row in rows]
+    async def outlines(
+        self, *, limit: int = 50, before: str | None = None, key_id: str | None = None
+    ) -> list[Outline]:
+        """See `Registry.outlines`."""
+        asked = {"before": before or _LAST_ID, "key_id": key_id, "limit": limit}
+        return [_outline(row) for row in self._database.read("outlines", asked)]
+
+    async def closed_comparisons(self) -> list[tuple[str, datetime]]:
+        """See `Registry.closed_comparisons`."""
+        return [(row[0], _moment(row[1])) for row in self._database.read("closed_comparisons", ())]
 
     async def close_comparison(self, comparison_id: str, at: datetime) -> Comparison | None:
         """See `Registry.close_comparison`."""
@@ -53,11 +81,12 @@ class SqliteComparisons:
 
         def action(session: Session) -> bool:
             session.run("drop_votes", (comparison_id,))
-            return session.run("drop_comparison", (comparison_id,)) > 0
+            session.run("drop_comparison", (comparison_id,))
+            return session.run("drop_outline", (comparison_id,)) > 0
 
         return await self._database.write(action)
 
-    async def vote(self, vote: Vote) -> bool:
+    async def vote(self, vote: Vote, most: int = MOST_VOTES) -> bool:
         """See `Registry.vote`."""
         row = {
             "comparison_id": vote.comparison_id,
@@ -67,15 +96,22 @@ class SqliteComparisons:
             "winner": vote.winner,
             "at": micros(vote.at),
         }
-        return await self._database.write(lambda session: session.run("put_vote", row) > 0)
+
+        def action(session: Session) -> bool:
+            if not session.rows("open_comparison", (vote.comparison_id,)):
+                return False
+            if session.run("change_vote", row):
+                return True
+            if not session.run("count_vote", (vote.comparison_id, most)):
+                return False
+            session.run("put_vote", row)
+            return True
+
+        return await self._database.write(action)
 
     async def votes(self, comparison_id: str) -> list[Vote]:
         """See `Registry.votes`."""
         return [_vote(row) for row in self._database.read("votes", (comparison_id,))]
-
-    async def count_votes(self, comparison_ids: Sequence[str]) -> list[int]:
-        """See `Registry.count_votes`."""
-        return [self._database.read("count_votes", (each,))[0][0] for each in comparison_ids]
 
 
 def _comparison(row: tuple[int | None, str]) -> Comparison:
@@ -83,15 +119,34 @@ def _comparison(row: tuple[int | None, str]) -> Comparison:
     return msgspec.structs.replace(kept, closed_at=moment(row[0]))
 
 
+def _outline(row: tuple[Any, ...]) -> Outline:
+    comparison_id, name, created_at, key_id, is_shared, models, lines, votes, closed_at = row
+    return Outline(
+        id=comparison_id,
+        name=name,
+        created_at=_moment(created_at),
+        key_id=key_id,
+        is_shared=bool(is_shared),
+        models=models,
+        rows=lines,
+        votes=votes,
+        closed_at=moment(closed_at),
+    )
+
+
 def _vote(row: tuple[Any, ...]) -> Vote:
     comparison_id, line, key_id, voter, winner, at = row
-    told_at = moment(at)
-    assert told_at is not None, "the column is never null"
     return Vote(
         comparison_id=comparison_id,
         row=line,
         key_id=key_id,
         voter=voter,
         winner=winner,
-        at=told_at,
+        at=_moment(at),
     )
+
+
+def _moment(value: int) -> datetime:
+    found = moment(value)
+    assert found is not None, "the column is never null"
+    return found

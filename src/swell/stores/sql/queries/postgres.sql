@@ -827,14 +827,26 @@ DELETE FROM deliveries WHERE seq IN (
 -- name: waiting_deliveries
 SELECT count(*), min(at) FROM deliveries WHERE due_at IS NOT NULL;
 
+-- name: lock_comparisons
+SELECT pg_advisory_xact_lock(hashtextextended('comparisons ' || $1::text, 0));
+
 -- name: put_comparison
 INSERT INTO comparisons (id, closed_at, body) VALUES ($1, $2, $3);
+
+-- name: count_comparisons
+SELECT count(*) FROM comparison_outlines WHERE key_id = $1;
 
 -- name: comparison
 SELECT closed_at, body FROM comparisons WHERE id = $1;
 
--- name: comparisons
-SELECT closed_at, body FROM comparisons WHERE id < $1 ORDER BY id DESC LIMIT $2;
+-- name: outlines
+SELECT id, name, created_at, key_id, is_shared, models, lines, votes, closed_at
+FROM comparison_outlines
+WHERE id < $1 AND (is_shared OR key_id = $2 OR $2::text IS NULL)
+ORDER BY id DESC LIMIT $3;
+
+-- name: closed_comparisons
+SELECT id, closed_at FROM comparison_outlines WHERE closed_at IS NOT NULL ORDER BY closed_at, id;
 
 -- name: close_comparison
 UPDATE comparisons SET closed_at = $2 WHERE id = $1 AND closed_at IS NULL;
@@ -849,6 +861,14 @@ DELETE FROM votes WHERE comparison_id = $1;
 -- Held until the vote is written, so that none comes after the names were told.
 SELECT id FROM comparisons WHERE id = $1 AND closed_at IS NULL FOR SHARE;
 
+-- name: change_vote
+UPDATE votes SET winner = $5, at = $6
+WHERE comparison_id = $1 AND line = $2 AND key_id = $3 AND voter = $4 RETURNING line;
+
+-- name: counted_votes
+-- Held until the vote is written and counted.
+SELECT votes FROM comparison_outlines WHERE id = $1 FOR UPDATE;
+
 -- name: put_vote
 INSERT INTO votes (comparison_id, line, key_id, voter, winner, at)
 VALUES ($1, $2, $3, $4, $5, $6)
@@ -858,7 +878,3 @@ DO UPDATE SET winner = excluded.winner, at = excluded.at;
 -- name: votes
 SELECT comparison_id, line, key_id, voter, winner, at FROM votes WHERE comparison_id = $1
 ORDER BY at, line, key_id, voter;
-
--- name: count_votes
-SELECT comparison_id, count(*) FROM votes WHERE comparison_id = ANY ($1::text[])
-GROUP BY comparison_id;

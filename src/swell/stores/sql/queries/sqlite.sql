@@ -551,17 +551,35 @@ DELETE FROM deliveries WHERE task_id = ?;
 -- name: waiting_deliveries
 SELECT count(*), min(at) FROM deliveries WHERE due_at IS NOT NULL;
 
+-- name: put_outline
+INSERT INTO comparison_outlines
+    (id, key_id, is_shared, name, created_at, closed_at, models, lines, votes)
+SELECT :id, :key_id, :is_shared, :name, :created_at, :closed_at, :models, :lines, 0
+WHERE (SELECT count(*) FROM comparison_outlines WHERE key_id = :key_id) < :most;
+
 -- name: put_comparison
-INSERT INTO comparisons (id, closed_at, body) VALUES (?, ?, ?);
+INSERT INTO comparisons (id, body) VALUES (?, ?);
+
+-- name: count_comparisons
+SELECT count(*) FROM comparison_outlines WHERE key_id = ?;
 
 -- name: comparison
-SELECT closed_at, body FROM comparisons WHERE id = ?;
+SELECT closed_at, body FROM comparisons JOIN comparison_outlines USING (id) WHERE id = ?;
 
--- name: comparisons
-SELECT closed_at, body FROM comparisons WHERE id < ? ORDER BY id DESC LIMIT ?;
+-- name: outlines
+SELECT id, name, created_at, key_id, is_shared, models, lines, votes, closed_at
+FROM comparison_outlines
+WHERE id < :before AND (is_shared OR key_id = :key_id OR :key_id IS NULL)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: closed_comparisons
+SELECT id, closed_at FROM comparison_outlines WHERE closed_at IS NOT NULL ORDER BY closed_at, id;
 
 -- name: close_comparison
-UPDATE comparisons SET closed_at = ? WHERE id = ? AND closed_at IS NULL;
+UPDATE comparison_outlines SET closed_at = ? WHERE id = ? AND closed_at IS NULL;
+
+-- name: drop_outline
+DELETE FROM comparison_outlines WHERE id = ?;
 
 -- name: drop_comparison
 DELETE FROM comparisons WHERE id = ?;
@@ -569,17 +587,20 @@ DELETE FROM comparisons WHERE id = ?;
 -- name: drop_votes
 DELETE FROM votes WHERE comparison_id = ?;
 
+-- name: open_comparison
+SELECT id FROM comparison_outlines WHERE id = ? AND closed_at IS NULL;
+
+-- name: change_vote
+UPDATE votes SET winner = :winner, at = :at
+WHERE comparison_id = :comparison_id AND line = :line AND key_id = :key_id AND voter = :voter;
+
+-- name: count_vote
+UPDATE comparison_outlines SET votes = votes + 1 WHERE id = ? AND votes < ?;
+
 -- name: put_vote
--- Only where the voting goes on.
 INSERT INTO votes (comparison_id, line, key_id, voter, winner, at)
-SELECT id, :line, :key_id, :voter, :winner, :at
-FROM comparisons WHERE id = :comparison_id AND closed_at IS NULL
-ON CONFLICT (comparison_id, line, key_id, voter)
-DO UPDATE SET winner = excluded.winner, at = excluded.at;
+VALUES (:comparison_id, :line, :key_id, :voter, :winner, :at);
 
 -- name: votes
 SELECT comparison_id, line, key_id, voter, winner, at FROM votes WHERE comparison_id = ?
 ORDER BY at, line, key_id, voter;
-
--- name: count_votes
-SELECT count(*) FROM votes WHERE comparison_id = ?;

@@ -337,12 +337,29 @@ CREATE TABLE quota_holds (
     body TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Models compared (`swell.comparisons.Comparison`, JSON). `closed_at` is when the voting ended.
+-- Models compared (`swell.comparisons.Comparison`, JSON).
 CREATE TABLE comparisons (
     id TEXT PRIMARY KEY,
-    closed_at INTEGER,
     body TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- What lists tell of comparisons, apart, so that they read no body.
+CREATE TABLE comparison_outlines (
+    id TEXT PRIMARY KEY,
+    key_id TEXT NOT NULL,
+    is_shared INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    closed_at INTEGER,
+    models INTEGER NOT NULL,
+    lines INTEGER NOT NULL,
+    votes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX comparison_outlines_key ON comparison_outlines (key_id);
+
+CREATE INDEX comparison_outlines_closed ON comparison_outlines (closed_at, id)
+    WHERE closed_at IS NOT NULL;
 
 -- One for each row and person. `winner` is null where all are as good.
 CREATE TABLE votes (
