@@ -187,7 +187,8 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         comparison_id: Of the comparison.
         row: From 0 on.
-        key_id: Whose key brought it; empty for a sheet without a key.
+        key_id: Whose key brought it; of a sheet `sheet-` and the SHA-256 of what it has drawn by
+            lot, or empty where it has not.
         voter: Who, among those that the key speaks for; empty for the key itself.
         winner: Index into `Comparison.models`; None where all are as good.
         at: When.

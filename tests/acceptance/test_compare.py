@@ -100,7 +100,7 @@ def test_a_model_is_tried_compared_and_voted_on(
     pictures = sorted((running.folder / "comparisons" / made["id"]).glob("*.webp"))
     assert [each.name for each in pictures] == [f"00{r}-{n}.webp" for r in (1, 2) for n in (1, 2)]
     permit = json.loads(re.search(r'id="sheet">(.*?)</script>', text)[1])["permit"]  # type: ignore[index]
-    saved = {"comparison": made["id"], "permit": permit, "voter": "ben"}
+    saved = {"comparison": made["id"], "permit": permit, "voter": "ben", "voter_id": "0" * 28}
     saved["votes"] = [{"row": 0, "winner": 2}, {"row": 1, "tie": True}]
     (running.folder / "votes.json").write_text(json.dumps(saved))
     assert "2 votes of ben" in running.ok("models", "vote", "--file", "votes.json")

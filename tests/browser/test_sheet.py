@@ -44,7 +44,7 @@ def sheet(browser: Browser, swell: Swell, made: dict[str, Any]) -> Iterator[Page
 
 
 def test_votes_by_mouse_and_keyboard_are_kept_by_the_server(
-    swell: Swell, made: dict[str, Any], sheet: Page
+    browser: Browser, swell: Swell, made: dict[str, Any], sheet: Page
 ) -> None:
     wrong: list[str] = []
     sheet.on("pageerror", lambda error: wrong.append(str(error)))
@@ -66,9 +66,17 @@ def test_votes_by_mouse_and_keyboard_are_kept_by_the_server(
     sheet.reload()
     expect(sheet.get_by_role("status")).to_contain_text("3 of 3 rows voted")
     assert wrong == []
+    # Somebody else types the same name.
+    with browser.new_context() as context:
+        other = context.new_page()
+        other.goto(sheet.url)
+        other.get_by_label("Your name").fill("anna")
+        other.get_by_label("Your name").blur()
+        other.keyboard.press("1")
+        expect(other.get_by_role("status")).to_contain_text("All votes are kept by the server.")
     told = swell.json("models", "reveal", made["id"])
-    assert told["votes"] == 3
-    assert sum(each["wins"] for each in told["models"]) == 2
+    assert told["votes"] == 4
+    assert sum(each["wins"] for each in told["models"]) == 3
     assert [each["ties"] for each in told["models"]] == [1, 1]
 
 

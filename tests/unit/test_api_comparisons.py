@@ -191,6 +191,28 @@ async def test_a_sheet_votes_with_its_permit_and_no_key(world: World) -> None:
         assert (await world.stranger(method, where)).status == 401
 
 
+async def test_another_sheet_changes_no_vote_by_typing_the_same_name(world: World) -> None:
+    made = await compared(world)
+    path = f"/v1/comparisons/{made['comparison']['id']}"
+    vote = {"permit": made["permit"], "row": 0, "voter": "ben"}
+    for who, said in (
+        ({"voter_id": "a" * 28}, {"winner": 1}),
+        ({"voter_id": "b" * 28}, {"winner": 2}),
+        ({}, {"winner": 2}),
+        ({"voter_id": "a" * 28}, {"tie": True}),
+    ):
+        answer = await world.stranger("POST", f"{path}/ballots", {**vote, **who, **said})
+        assert answer.status == 200, answer.body
+    short = await world.stranger(
+        "POST", f"{path}/ballots", {**vote, "winner": 1, "voter_id": "a" * 15}
+    )
+    assert short.status == 422
+    told = (await world.anna("POST", f"{path}/close")).json
+    assert told["votes"] == 3
+    assert [each["ties"] for each in told["models"]] == [1, 1]
+    assert sorted(each["wins"] for each in told["models"]) == [0, 2]
+
+
 async def test_other_keys_see_and_vote_only_where_it_is_shared(world: World) -> None:
     own = await compared(world)
     shared = await compared(world, name="for all", is_shared=True)

@@ -165,6 +165,7 @@ def test_a_sheet_without_a_server_asks_nobody() -> None:
         '{"comparison": "../x", "permit": "p", "voter": "v", "votes": []}',
         '{"comparison": "c", "permit": 1, "voter": "v", "votes": []}',
         '{"comparison": "c", "permit": "p", "voter": "v", "votes": [1]}',
+        '{"comparison": "c", "permit": "p", "voter": "v", "voter_id": 7, "votes": []}',
     ],
 )
 def test_a_file_that_no_sheet_has_saved_is_refused(tmp_path: Path, told: str) -> None:

@@ -53,9 +53,13 @@ const kept = "swell-votes-" + sheet.id;
 const read = () => { try { return JSON.parse(localStorage.getItem(kept)) } catch { return null } };
 const state = read() || {voter: "", votes: {}, sent: {}};
 const write = () => { try { localStorage.setItem(kept, JSON.stringify(state)) } catch { } };
-if (!state.voter) {
-  const lot = crypto.getRandomValues(new Uint32Array(2));
-  state.voter = "voter-" + lot[0].toString(36) + lot[1].toString(36);
+const drawn = n => [...crypto.getRandomValues(new Uint32Array(n))].map(
+  each => each.toString(36).padStart(7, "0")).join("");
+if (!state.voter) state.voter = "voter-" + drawn(2);
+// Only who has it changes these votes: others may have the same name.
+if (!state.voter_id) {
+  state.voter_id = drawn(4);
+  state.sent = {};
 }
 const told = document.getElementById("told");
 const voter = document.getElementById("voter");
@@ -92,7 +96,8 @@ function show() {
 async function send(row) {
   const vote = state.votes[row];
   if (!sheet.url || same(vote, state.sent[row])) return;
-  const body = JSON.stringify({permit: sheet.permit, row: +row, voter: state.voter, ...vote});
+  const by = {permit: sheet.permit, voter: state.voter, voter_id: state.voter_id};
+  const body = JSON.stringify({...by, row: +row, ...vote});
   try {
     const headers = {"content-type": "text/plain"};
     const answer = await fetch(sheet.url, {method: "POST", body, headers});
@@ -135,7 +140,8 @@ document.addEventListener("keydown", event => {
 });
 document.getElementById("save").addEventListener("click", () => {
   const votes = Object.entries(state.votes).map(([row, said]) => ({row: +row, ...said}));
-  const told = {comparison: sheet.id, permit: sheet.permit, voter: state.voter, votes};
+  const by = {permit: sheet.permit, voter: state.voter, voter_id: state.voter_id};
+  const told = {comparison: sheet.id, ...by, votes};
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(told)], {type: "application/json"}));
   link.download = "votes-" + sheet.id + ".json";

@@ -215,6 +215,19 @@ class BallotRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     permit: Annotated[str, Meta(min_length=1, max_length=200, description="of the comparison")]
     row: _Row
     voter: Annotated[str, Meta(min_length=1, max_length=200, pattern=PLAIN)]
+    voter_id: (
+        Annotated[
+            str,
+            Meta(
+                min_length=16,
+                max_length=64,
+                pattern="^[A-Za-z0-9_-]*$",
+                description="drawn by lot and kept by the sheet: only with it and the same name "
+                "is the vote changed. Left out, whoever gives the same name changes it",
+            ),
+        ]
+        | None
+    ) = None
     winner: _Winner | None = None
     tie: _Tie = False
 

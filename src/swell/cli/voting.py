@@ -224,8 +224,9 @@ async def _send(remote: Remote, comparison_id: str, body: Mapping[str, Any]) -> 
 
 async def _bring(remote: Remote, told: Mapping[str, Any]) -> int:
     path = f"/v1/comparisons/{told['comparison']}/ballots"
+    by = {name: told[name] for name in ("permit", "voter", "voter_id") if name in told}
     for each in told["votes"]:
-        body = {"permit": told["permit"], "voter": told["voter"], **each}
+        body = {**by, **each}
         await remote.post(path, body, is_repeatable=True)
     return len(told["votes"])
 
@@ -240,6 +241,7 @@ def _read(file: Path) -> dict[str, Any]:
         told = json.loads(file.read_text())
         names = ("comparison", "permit", "voter")
         is_whole = all(isinstance(told[name], str) for name in names)
+        is_whole = is_whole and isinstance(told.get("voter_id", ""), str)
         votes: Sequence[Any] = told["votes"]
         is_whole = is_whole and all(isinstance(each, dict) for each in votes)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -76,6 +76,7 @@ export interface BallotRequest {
   /** from 0 on */
   row: number;
   voter: string;
+  voter_id?: string | null;
   winner?: number | null;
   /** all in the row are as good; then there is no `winner` */
   tie?: boolean;
