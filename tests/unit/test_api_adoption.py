@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from api_harness import UPPER, Answer, World, a_world, failed, succeeded
 
@@ -127,6 +128,37 @@ async def test_who_names_a_version_or_sends_what_the_canary_does_not_take_is_not
     await world.create(user="u1", input={"text": "ok"})
     assert len(await granted(world, old)) == 2
     assert len(await granted(world, new)) == 1
+
+
+async def test_whether_a_task_can_run_is_asked_of_the_version_that_gets_it(world: World) -> None:
+    old, _ = await both(world)
+    await act(world, "canary", version="2", share=0.5)
+    inside, outside = await split_users(world, 0.5)
+    await world.report(old, goodbye=True)
+    asked = {"model": "demo/upper", "input": {"text": "a"}}
+    for user, status in ((inside[0], 202), (outside[0], 503)):
+        answer = await world.anna("POST", "/v1/tasks", asked | {"user": user})
+        assert answer.status == status
+    for user, status in ((inside[0], 202), (outside[0], 503)):
+        batch = {"tasks": [asked | {"user": user}]}
+        assert (await world.anna("POST", "/v1/tasks/batch", batch)).status == status
+    told = [(await world.anna("POST", "/v1/estimate", asked | {"user": u})).json for u in INSIDE]
+    assert {each["version"] for each in told if each["is_accepted"]} == {"2"}
+    assert sum(each["is_accepted"] for each in told) == len(inside)
+
+
+async def test_what_cannot_be_read_is_no_canarys_and_told_as_ever(world: World) -> None:
+    await both(world)
+    await act(world, "canary", version="2", share=0.999999)
+    key = {"Idempotency-Key": "k"}
+    body = b'{"model": "demo/upper", "input": {"text": "a"}}'
+    assert (await world.anna("POST", "/v1/tasks", body, headers=key)).status == 202
+    broken = b'{"model": "demo/upper", "input": {"text": "\xff"}}'
+    for path, sent in (("/v1/tasks", broken), ("/v1/tasks/batch", b'{"tasks": [' + broken + b"]}")):
+        again = await world.anna("POST", path, sent, headers=key)
+        assert again.json["code"] == "idempotency_mismatch"
+    for raw in (b'{"text": "\xff"}', b"{", b"[" * 100_000):
+        assert not world.service.cards.takes("demo/upper:2", msgspec.Raw(raw))
 
 
 async def test_a_rollback_sends_what_waits_to_the_live_version(world: World) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from swell.adoption.traffic import is_of_canary
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
 from swell.api.eta import Estimate
@@ -29,6 +30,7 @@ from swell.api.submit import (
     new_task,
     prepared,
 )
+from swell.api.traffic import split, suits_its_part
 from swell.api.views import encode
 from swell.broker import Rank
 from swell.degrade import FIXED, Change, milder, split_metadata, time_share, with_changes
@@ -83,7 +85,7 @@ async def degraded(
             target = await service.cards.target(model)
             service.cards.check_input(target, request.input, place[0] + "/input")
             new = new_task(call, request, target.queue, repeat, place)
-            new = prepared(service, new, target, place[0])
+            new = split(service, prepared(service, new, target, place[0]))
             await check_can_run(service, target, new)
         except (NotFound, InvalidInput, NoWorker):
             continue
@@ -123,6 +125,8 @@ async def _fitting(
         raw = msgspec.Raw(encode(mild))
         service.cards.check_input(target, raw)
     except InvalidInput:
+        return None
+    if not suits_its_part(service, new, raw):
         return None
     return _with(new, raw, [*changes, *more])
 
@@ -191,7 +195,7 @@ async def _estimate_view(service: Service, call: Call, request: TaskRequest) -> 
     request = service.classes.apply(call.caller, request)
     target = await service.cards.target(request.model)
     service.cards.check_input(target, request.input)
-    new = prepared(service, new_task(call, request, target.queue, None), target)
+    new = split(service, prepared(service, new_task(call, request, target.queue, None), target))
     rank = await service.broker.rank_of_new(new)
     refusal: SwellError | None = None
     try:
@@ -200,10 +204,10 @@ async def _estimate_view(service: Service, call: Call, request: TaskRequest) -> 
     except (NoWorker, WouldExpire) as error:
         try:
             new = await degraded(service, call, request, None, error)
-            target = await service.cards.target(new.queue if new.run is None else new.model)
             rank = await service.broker.rank_of_new(new)
         except (NoWorker, WouldExpire) as still:
             refusal = still
+    target = await service.cards.target(_ref_of(service, new))
     changes = [] if new.metadata is None else split_metadata(new.metadata)[1]
     expected = await service.expected(new, rank)
     share = _drawn_share(changes)
@@ -229,6 +233,14 @@ async def _estimate_view(service: Service, call: Call, request: TaskRequest) -> 
         cost_micros=cost,
         workers=len(service.fleet.live(new.stage_model)),
     )
+
+
+def _ref_of(service: Service, new: NewTask) -> str:
+    """Return what names the version that a new task gets, or its pipeline."""
+    canary = service.cards.canaries.get(new.model)
+    if canary is not None and is_of_canary(new.queue):
+        return f"{new.model}:{canary.version}"
+    return new.queue if new.run is None and not is_of_canary(new.queue) else new.model
 
 
 def _drawn_share(changes: list[Change]) -> float:

@@ -5,7 +5,7 @@ every backend soon knows what was registered through another.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jsonschema_rs
@@ -167,21 +167,33 @@ class Cards:
             raise InvalidInput(f"{at}: {detail}", errors=[where]) from error
 
     def takes(self, ref: str, raw: msgspec.Raw) -> bool:
-        """Whether an input, which fits another version, fits the one that a reference means."""
+        """Whether an input, which fits another version, fits the one that a reference means.
+
+        What cannot be checked does not.
+        """
         card = self.find(ref)
         if card is None:
             return False
         check = self._check(card)
-        return check.takes_anything or bool(check.validator.is_valid(_decode(raw)))
+        try:
+            return check.takes_anything or bool(check.validator.is_valid(_decode(raw)))
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return False
 
-    def served_version(self, queue: str) -> str | None:
-        """Return the version whose workers serve a queue; None for any."""
+    def served_version(self, queue: str, is_served: Callable[[str, str], bool]) -> str | None:
+        """Return the version whose workers serve a queue; None for any.
+
+        Args:
+            queue: Which.
+            is_served: Whether a live worker has this version of this model.
+        """
         model, _, version = queue.partition(":")
         life = self.lives.get(model)
         if life is None:
             return version or None
-        if is_of_canary(queue) and life.canary is not None:
-            return life.canary.version
+        canary = life.canary
+        if is_of_canary(queue) and canary is not None and is_served(model, canary.version):
+            return canary.version
         return asked_version(queue) or life.live
 
     def _check(self, card: ModelCard) -> "_Check":

@@ -313,7 +313,7 @@ class Service:
         stats = self.times.stats(task.stage_model)
         if stats is None:
             return None
-        version = self.cards.served_version(task.queue)
+        version = self.cards.served_version(task.queue, self.fleet.is_served)
         usual = self.times.pace(task.stage_model) or first_pace(stats)
         # Without a live worker one is better than no answer: somebody will start it.
         workers, held, at_once, pace = self.fleet.pace(task.stage_model, version, usual)

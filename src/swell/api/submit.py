@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from swell.adoption.traffic import is_of_canary
 from swell.api.call import Call
 from swell.api.cards import Target
 from swell.api.eta import Estimate, retry_after_s
@@ -104,7 +105,7 @@ async def check(
     cards = service.cards
     target = cards.known(request.model) or await cards.target(request.model)
     cards.check_input(target, request.input)
-    new = prepared(service, new_task(call, request, target.queue, repeat), target)
+    new = split(service, prepared(service, new_task(call, request, target.queue, repeat), target))
     try:
         if new.run is not None or not service.fleet.is_served(target.model, target.needed_version):
             await check_can_run(service, target, new)
@@ -129,7 +130,7 @@ async def accept(service: Service, call: Call, new: NewTask) -> Accepted:
         IdempotencyMismatch: Its key stands for another request.
         TooManyRequests: The key may not have it now.
     """
-    accepted = (await service.limits.accept(call, split(service, [new])))[0]
+    accepted = (await service.limits.accept(call, [new]))[0]
     if isinstance(accepted, SwellError):
         raise accepted
     service.traces.accepted(call, [accepted])
@@ -249,13 +250,15 @@ async def telling(
 async def check_can_run(service: Service, target: Target, new: NewTask) -> None:
     """Check that a worker has a model, or one that has it can be started.
 
-    Of a pipeline that goes for the models of all stages that may run.
+    Of a pipeline that goes for the models of all stages that may run. What is the canary's part
+    was given to it since a worker has it.
 
     Raises:
         NoWorker: Neither is so.
     """
     if new.run is None:
-        await _check_is_served(service, target)
+        if not is_of_canary(new.queue):
+            await _check_is_served(service, target)
         return
     for stage in stages_ahead(new.run, new.input):
         await _check_is_served(service, await service.cards.target(stage.queue))

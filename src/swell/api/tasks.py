@@ -7,6 +7,7 @@ that ends the task, without asking the store again; with a file of the task wher
 
 import bisect
 
+from swell.adoption.traffic import is_of_canary
 from swell.api.admission import degraded
 from swell.api.call import Call, Reply
 from swell.api.early import early_artifacts
@@ -118,7 +119,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
     if errors:
         first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
         raise InvalidInput(f"nothing was accepted, since {first}", errors=errors)
-    accepted = _all_accepted(await service.limits.accept(call, split(service, news)))
+    accepted = _all_accepted(await service.limits.accept(call, news))
     service.traces.accepted(call, accepted)
     await note_new(service, accepted)
     tasks = [each.task for each in accepted]
@@ -278,7 +279,8 @@ async def _checked(
         request = service.classes.apply(call.caller, request)
     target = await service.cards.target(request.model)
     service.cards.check_input(target, request.input, at + "/input")
-    new = prepared(service, new_task(call, request, target.queue, repeat, place), target, at)
+    new = new_task(call, request, target.queue, repeat, place)
+    new = split(service, prepared(service, new, target, at))
     try:
         await check_can_run(service, target, new)
         await outlook.check(new)
@@ -302,7 +304,7 @@ class _Outlook:
         self._service = service
         #: (queue, priority, user) → the rank of one that came alone.
         self._ranks: dict[tuple[str, int, str | None], Rank] = {}
-        #: Model → priority → the batch so far.
+        #: Model, or queue of the canary's part of it → priority → the batch so far.
         self._lines: dict[str, dict[int, _Line]] = {}
 
     async def check(self, new: NewTask) -> None:
@@ -316,7 +318,7 @@ class _Outlook:
 
     async def rank_of(self, new: NewTask) -> Rank:
         """Return what would come before the batch's next task."""
-        lines = self._lines.setdefault(new.stage_model, {})
+        lines = self._lines.setdefault(_shared_by(new), {})
         line = lines.setdefault(new.priority, _Line())
         flow = (new.queue, new.priority, new.user)
         rank = self._ranks.get(flow)
@@ -330,7 +332,12 @@ class _Outlook:
 
     def add(self, new: NewTask) -> None:
         """Count a task that the batch holds."""
-        self._lines.setdefault(new.stage_model, {}).setdefault(new.priority, _Line()).add(new)
+        self._lines.setdefault(_shared_by(new), {}).setdefault(new.priority, _Line()).add(new)
+
+
+def _shared_by(new: NewTask) -> str:
+    """Return what the tasks of a batch have in common that wait for the same workers."""
+    return new.queue if is_of_canary(new.queue) else new.stage_model
 
 
 class _Line:

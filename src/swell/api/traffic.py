@@ -1,36 +1,39 @@
 """Who gets which version while versions share a model's traffic: at the door, and at the leases."""
 
 import random
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from swell.adoption.life import Canary
-from swell.adoption.traffic import canary_queue, is_in_canary, queues_of
+from swell.adoption.traffic import canary_queue, is_in_canary, is_of_canary, queues_of
 from swell.api.service import Service
 from swell.registry import WorkerInfo
 from swell.task import NewTask
 
-__all__ = ["split", "staged_queues"]
+__all__ = ["split", "staged_queues", "suits_its_part"]
 
 #: Whoever cannot be told from others is another one each time.
 _draw: Final = random.SystemRandom().random
 
 
-def split(service: Service, news: Sequence[NewTask]) -> Sequence[NewTask]:
-    """Return new tasks, the canary's of them in its queue.
+def split(service: Service, new: NewTask) -> NewTask:
+    """Return a new task, in the canary's queue if it is the canary's.
 
     A task goes to the canary if its caller's place is within the share, a live worker has the
     canary, and the canary takes its input too: it was checked against the live version's schema.
+    To be asked once of each task, and before anything is made of the queue that it waits in.
     """
-    canaries = service.cards.canaries
-    if not canaries:
-        return news
-    return [
-        new if (canary := canaries.get(new.model)) is None else _sent(service, new, canary)
-        for new in news
-    ]
+    canary = service.cards.canaries.get(new.model)
+    return new if canary is None else _sent(service, new, canary)
+
+
+def suits_its_part(service: Service, new: NewTask, raw: msgspec.Raw) -> bool:
+    """Whether a new task may have another input, which fits the live version, where it waits."""
+    canary = service.cards.canaries.get(new.model)
+    if canary is None or not is_of_canary(new.queue):
+        return True
+    return service.cards.takes(f"{new.model}:{canary.version}", raw)
 
 
 def staged_queues(service: Service, info: WorkerInfo) -> dict[str, tuple[str, ...]]:

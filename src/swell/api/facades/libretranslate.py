@@ -32,7 +32,6 @@ from swell.api.reading import convert_fields
 from swell.api.route import Body, Response, Route
 from swell.api.service import Service
 from swell.api.submit import check
-from swell.api.traffic import split
 from swell.api.views import encode
 from swell.errors import (
     InvalidRequest,
@@ -369,7 +368,7 @@ async def _outputs(
     if not news:
         return {}
     accepted: list[Accepted] = []
-    for each in await service.limits.accept(call, split(service, news)):
+    for each in await service.limits.accept(call, news):
         if isinstance(each, SwellError):
             raise each
         accepted.append(each)
