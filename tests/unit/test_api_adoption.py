@@ -398,6 +398,20 @@ async def test_without_automatic_rollback_it_is_only_told(world: World) -> None:
     ] == "worse"
 
 
+async def test_what_is_told_again_counts_once(world: World) -> None:
+    old, new = await both(world)
+    await act(world, "canary", version="2", share=0.5)
+    await crowd(world, 100)
+    for worker in (old, new):
+        told = [succeeded(each, "A") for each in await granted(world, worker)]
+        for _ in range(2):
+            await world.report(worker, settlements=told)
+    await look_after_canaries(world.service)
+    shown = (await world.admin("GET", f"{PATH}/adoption")).json["canary"]["evidence"]
+    assert shown["canary"]["attempts"] + shown["live"]["attempts"] == 100
+    assert world.service.metrics.ended == {("demo/upper", "succeeded"): 100}
+
+
 async def test_faults_of_inputs_and_later_tries_tell_nothing(world: World) -> None:
     _, new = await both(world)
     await act(world, "canary", version="2", share=0.999999)

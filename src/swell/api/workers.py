@@ -829,6 +829,9 @@ async def _after_settling(
         if task is None:
             continue
         tasks.append(task)
+        if not service.told.is_first((each.task_id, each.attempt, each.token)):
+            # The worker has not heard the answer, and tells all once more.
+            continue
         if service.cards.canaries:
             note_settled(service, task, each.outcome)
         if task.finished_at is not None:
