@@ -147,6 +147,37 @@ async def test_whether_a_task_can_run_is_asked_of_the_version_that_gets_it(world
     assert sum(each["is_accepted"] for each in told) == len(inside)
 
 
+async def test_what_cannot_run_is_not_repeated(world: World) -> None:
+    old, new = await both(world)
+    await act(world, "canary", version="2", share=0.999999)
+    named = await world.create(model="demo/upper:2", max_attempts=1)
+    split = await world.create(user="u1", max_attempts=1)
+    tasks = await granted(world, new)
+    await world.report(new, settlements=[failed(each, retryable=True) for each in tasks])
+    await act(world, "rollback")
+    await act(world, "retire", version="2")
+
+    async def told(task: dict[str, Any]) -> tuple[int, int, Answer]:
+        one = await world.anna("POST", f"/v1/tasks/{task['id']}/retry")
+        dead = await world.admin("POST", f"/v1/dead/{task['id']}/replay")
+        many = await world.admin("POST", "/v1/dead/replay", {"ids": [task["id"]]})
+        return one.status, dead.status, many
+
+    one, dead, many = await told(named)
+    assert (one, dead) == (404, 404)
+    assert "no version '2' that runs" in many.json["replayed"][0]["error"]
+    await world.report(old, goodbye=True)
+    one, dead, many = await told(split)
+    assert (one, dead) == (503, 503)
+    assert "no live worker has demo/upper:1" in many.json["replayed"][0]["error"]
+    old = await world.register(OLD)
+    one, dead, many = await told(split)
+    assert (one, dead) == (202, 202)
+    assert [each["task_id"] for each in await granted(world, old)] == [
+        many.json["replayed"][0]["new_id"]
+    ]
+
+
 async def test_what_cannot_be_read_is_no_canarys_and_told_as_ever(world: World) -> None:
     await both(world)
     await act(world, "canary", version="2", share=0.999999)

@@ -33,13 +33,14 @@ from swell.errors import (
 from swell.events import TERMINAL_ID
 from swell.stages import stages_ahead
 from swell.store import Accepted
-from swell.task import NewTask, Task
+from swell.task import NewTask, Task, again
 
 __all__ = [
     "Repeat",
     "accept",
     "check",
     "check_can_run",
+    "check_can_run_again",
     "check_deadline",
     "fingerprint",
     "follow",
@@ -250,18 +251,40 @@ async def telling(
 async def check_can_run(service: Service, target: Target, new: NewTask) -> None:
     """Check that a worker has a model, or one that has it can be started.
 
-    Of a pipeline that goes for the models of all stages that may run. What is the canary's part
-    was given to it since a worker has it.
+    Of a pipeline that goes for the models of all stages that may run, and of what is the canary's
+    part for the live version where no worker has the canary.
 
     Raises:
         NoWorker: Neither is so.
     """
     if new.run is None:
-        if not is_of_canary(new.queue):
+        if not _has_canary(service, new.queue):
             await _check_is_served(service, target)
         return
     for stage in stages_ahead(new.run, new.input):
         await _check_is_served(service, await service.cards.target(stage.queue))
+
+
+async def check_can_run_again(service: Service, task: Task) -> None:
+    """Check that a task which is to be repeated can run, as far as it can be repeated at all.
+
+    Raises:
+        NotFound: Its model or version is there no more.
+        NoWorker: No worker has it, and none that has it can be started.
+    """
+    if not task.state.is_terminal or task.inputs_removed:
+        # The store says why not.
+        return
+    asks_none = task.run is not None or is_of_canary(task.queue)
+    target = await service.cards.target(task.model if asks_none else task.queue)
+    await check_can_run(service, target, again(task))
+
+
+def _has_canary(service: Service, queue: str) -> bool:
+    """Whether a queue is a canary's that a live worker has."""
+    model = queue.partition(":")[0]
+    canary = service.cards.canaries.get(model) if is_of_canary(queue) else None
+    return canary is not None and service.fleet.is_served(model, canary.version)
 
 
 async def _check_is_served(service: Service, target: Target) -> None:

@@ -30,6 +30,7 @@ from swell.api.submit import (
     accept,
     check,
     check_can_run,
+    check_can_run_again,
     check_deadline,
     follow,
     new_task,
@@ -200,8 +201,11 @@ async def replay_many(service: Service, call: Call) -> Reply:
     replayed, fresh = [], []
     for task_id in ids:
         try:
-            owner = await _owner(service, task_id)
-            accepted = await service.store.retry(task_id, key_id=owner, only_dead=True)
+            task = await _known(service, task_id)
+            if task.dead:
+                await check_can_run_again(service, task)
+            # A replay stays its owner's.
+            accepted = await service.store.retry(task_id, key_id=task.key_id, only_dead=True)
         except SwellError as error:
             replayed.append(Replayed(id=task_id, error=error.detail))
             continue
@@ -382,6 +386,8 @@ def _check_type(call: Call) -> None:
 
 
 async def _repeat(service: Service, call: Call, task: Task, *, only_dead: bool = False) -> Reply:
+    if task.dead or not only_dead:
+        await check_can_run_again(service, task)
     if only_dead:
         accepted = await service.store.retry(task.id, key_id=task.key_id, only_dead=True)
     else:
@@ -404,12 +410,11 @@ async def _page(
     return Reply(200, encode(TaskList(tasks=views, cursor=page.cursor)))
 
 
-async def _owner(service: Service, task_id: str) -> str:
-    """Return whose task it is: a replay stays its owner's."""
+async def _known(service: Service, task_id: str) -> Task:
     task = (await service.store.get([task_id]))[0]
     if task is None:
         raise NotFound(f"there is no task {task_id[:60]!r}")
-    return task.key_id
+    return task
 
 
 def only_own(call: Call) -> str | None:
