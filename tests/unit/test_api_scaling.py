@@ -178,6 +178,22 @@ async def test_a_model_that_no_pool_can_launch_is_refused(world: World) -> None:
     assert (await world.anna("POST", "/v1/tasks", body)).status == 503
 
 
+async def test_of_a_staged_model_a_pool_must_launch_the_version_that_is_asked_for() -> None:
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    async with a_world(launchable=("demo/upper",)) as world:
+        worker = await world.register({**UPPER, "version": "1"})
+        await world.admin("POST", "/v1/models/demo/upper/promote", {"version": "1"})
+        await world.report(worker, goodbye=True)
+        # Nobody has told yet what pools bring.
+        assert (await world.anna("POST", "/v1/tasks", body)).status == 202
+        await tell(world, models=[ModelScaling(model="demo/upper:2", ready_in_s=5.0)])
+        refused = await world.anna("POST", "/v1/tasks", body)
+        assert (refused.status, refused.json["code"]) == (503, "no_worker")
+        assert "swell models promote demo/upper:VERSION" in refused.json["detail"]
+        await tell(world)
+        assert (await world.anna("POST", "/v1/tasks", body)).status == 202
+
+
 async def test_pools_show_how_they_are_scaled_and_what_was_decided_last(world: World) -> None:
     pool = PoolScaling(
         pool="gpu",

@@ -407,9 +407,25 @@ class Service:
             eta = msgspec.structs.replace(eta, finish=_sum(eta.finish, later[0].finish))
         return eta
 
-    async def can_launch(self, model: str) -> bool:
-        """Whether a worker can be started for a model, here or by the autoscaler."""
-        return model in self.backend.launchable() or await self.scaling.can_launch(model)
+    async def can_launch(self, model: str, version: str | None = None) -> bool:
+        """Whether a worker can be started for a model, here or by the autoscaler.
+
+        Args:
+            model: Which one.
+            version: Which one a worker must have; any, if it is None.
+        """
+        life = self.cards.lives.get(model)
+        if life is None or version is None:
+            if model in self.backend.launchable() or await self.scaling.can_launch(model):
+                # What is launched brings the version that a request without one gets.
+                current = version and await self.cards.target(model)
+                return not current or current.card.version == version
+            return False
+        if await self.scaling.can_launch(model if version == life.live else f"{model}:{version}"):
+            return True
+        # Until an autoscaler has told which version its pools bring, that is not known.
+        is_told = self.scaling.status is not None
+        return not is_told and version == life.live and model in self.backend.launchable()
 
     async def _load_of_rivals(
         self, rivals: dict[str, float], task: Task | NewTask, ahead: int

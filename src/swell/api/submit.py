@@ -295,15 +295,18 @@ async def _check_is_served(service: Service, target: Target) -> None:
     await service.fleet.look_again()
     if service.fleet.is_served(target.model, needed):
         return
-    if await service.can_launch(target.model):
-        # What is launched brings the version that a request without one gets.
-        current = await service.cards.target(target.model)
-        if needed is None or needed == current.card.version:
-            return
+    if await service.can_launch(target.model, needed):
+        return
     named = target.model if needed is None else f"{target.model}:{needed}"
+    advice = "start one with `swell worker`, or try again"
+    if target.model in service.cards.lives:
+        advice = (
+            "have a pool launch this version or start one with `swell worker`, or make the version "
+            f"live that there is (`swell models promote {target.model}:VERSION`; "
+            f"`swell models stages {target.model}` shows them)"
+        )
     raise NoWorker(
-        f"no live worker has {named} and none can be started: start one with "
-        f"`swell worker`, or try again",
+        f"no live worker has {named} and none can be started: {advice}",
         headers={"Retry-After": _NO_WORKER_RETRY_S},
     )
 

@@ -252,6 +252,10 @@ class _Deciding:
         if models != self.memory.models.get(pool.name):
             known = {**self.memory.models, pool.name: models}
             self.memory = msgspec.structs.replace(self.memory, models=known)
+        brought = self._sight.brought.get(pool.name, {})
+        if brought != self.memory.versions.get(pool.name, {}):
+            versions = {**self.memory.versions, pool.name: brought}
+            self.memory = msgspec.structs.replace(self.memory, versions=versions)
 
     def _remember_vain(self, pool: Pool, crew: Crew) -> None:
         """Wait no longer for models that workers of a pool do not bring."""
@@ -455,16 +459,42 @@ class _Deciding:
 
     def _drain(self, pool: Pool, crew: Crew, wanted: PoolPlan, reasons: Sequence[str]) -> None:
         going = {each.id for each in self.drain}
+        left = self._sight.leftovers.get(pool.name, ())
+        spared = {each.id for each in left}
+        if wanted.desired:
+            spared |= self._sight.last_of_live
         chosen = [
             each
             for each in workers_to_drain(
-                crew, wanted.drain, self._sight.held or {}, self._sight.now, pool.least_billed_s
+                _sparing(crew, spared),
+                wanted.drain,
+                self._sight.held or {},
+                self._sight.now,
+                pool.least_billed_s,
             )
             if each.id not in going
         ]
         self.drain += chosen
         if chosen:
             self._note(pool.name, "drain", len(chosen), reasons)
+        # They have time, unless others need their room.
+        self._drain_leftovers(
+            pool, left if crew.alive >= pool.most else self._sight.overdue.get(pool.name, ())
+        )
+
+    def _drain_leftovers(self, pool: Pool, left: Sequence[WorkerInfo]) -> None:
+        """Let go who has nothing to do any more, as its version was left."""
+        going = {each.id for each in self.drain}
+        held = self._sight.held or {}
+        chosen = [
+            each
+            for each in left
+            if each.instance and not held.get(each.id) and each.id not in going
+        ]
+        self.drain += chosen
+        if chosen:
+            why = "they have a version that is not live any more, and that the pool does not launch"
+            self._note(pool.name, "drain", len(chosen), [why])
 
     def _end(
         self,
@@ -515,3 +545,11 @@ def _words(machines: Sequence[Instance]) -> str:
         if each.why or each.exit_code is not None
     )
     return f" ({', '.join(list(told)[:3])})" if told else ""
+
+
+def _sparing(crew: Crew, spared: Collection[str]) -> Crew:
+    """Return a crew of which some cannot be chosen."""
+    if not spared:
+        return crew
+    ready = [each for each in crew.ready if each.id not in spared]
+    return msgspec.structs.replace(crew, ready=ready)

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from swell.autoscaler.outlook import State
+from swell.autoscaler.versions import Brought
 from swell.clock import Clock
 from swell.registry import Registry
 from swell.scaling import TAKEN_BACK, read
@@ -88,6 +89,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     failures: Mapping[str, tuple[int, float]] = {}
     #: Pool → models that its workers have served.
     models: Mapping[str, tuple[str, ...]] = {}
+    #: Pool → model → the version that its last worker brought, of the models that were staged.
+    versions: Mapping[str, Mapping[str, Brought]] = {}
     #: Pool → models of its settings that its workers did not know when they had come up.
     vain: Mapping[str, tuple[str, ...]] = {}
     #: Pool → what was done → how often.

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Generic, TypeVar
 
+import msgspec
 import structlog
 
 from swell.accounts import Spent, last_spent
+from swell.adoption.kept import read_lives
+from swell.adoption.life import Life
 from swell.arrivals import PREFIX, Arrived, arrived, stale
 from swell.autoscaler.chronicle import Chronicle
 from swell.autoscaler.cold_starts import UNKNOWN, StartTimes, start_times
@@ -21,6 +24,17 @@ from swell.autoscaler.history import EVERY_S, Usual
 from swell.autoscaler.memory import Memory, expected
 from swell.autoscaler.outlook import Demand, Observation, PoolView
 from swell.autoscaler.pools import Pool
+from swell.autoscaler.versions import (
+    Brought,
+    believed,
+    brought_by,
+    drawn_by,
+    draws_of,
+    last_of_live,
+    leftovers,
+    model_of,
+    overdue,
+)
 from swell.broker import Broker, Depth
 from swell.clock import Clock
 from swell.errors import SwellError
@@ -84,6 +98,14 @@ class Sight:
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Notes of arrivals that say nothing any more.
     stale_notes: Sequence[str] = ()
+    #: Pool → model → what its last worker brought, of the models that were staged.
+    brought: Mapping[str, Mapping[str, Brought]] = field(default_factory=dict)
+    #: Pool → its workers of versions that it does not bring and that are not live; of these, those
+    #: to which nobody has gone back.
+    leftovers: Mapping[str, Sequence[WorkerInfo]] = field(default_factory=dict)
+    overdue: Mapping[str, Sequence[WorkerInfo]] = field(default_factory=dict)
+    #: Workers that no pool could launch again.
+    last_of_live: frozenset[str] = frozenset()
     #: Pools whose provider does not answer.
     unseen: frozenset[str] = frozenset()
     #: Tokens of launches → how many machines are listed that came of each.
@@ -134,6 +156,18 @@ class _Work:
     is_news: bool = False
 
 
+@dataclass(slots=True)
+class _Versions:
+    """What pools bring and draw; see `Sight`."""
+
+    brought: dict[str, Mapping[str, Brought]] = field(default_factory=dict)
+    #: Pool → what its workers draw, see `swell.autoscaler.versions`.
+    draws: dict[str, Sequence[str]] = field(default_factory=dict)
+    leftovers: dict[str, Sequence[WorkerInfo]] = field(default_factory=dict)
+    overdue: dict[str, Sequence[WorkerInfo]] = field(default_factory=dict)
+    last_of_live: frozenset[str] = frozenset()
+
+
 class Observer:
     """Gathers what the policy sees.
 
@@ -163,6 +197,7 @@ class Observer:
         self._notes = _Part[dict[str, bytes]]("arrivals", {})
         self._workload = _Part[bytes | None]("workload", None)
         self._cards = _Part[list[ModelCard]]("models", [])
+        self._lives = _Part[dict[str, Life]]("stages of versions", {})
         self._startups = _Part[list[Startup]]("cold starts", [])
         self._spent = _Part[Spent | None]("what was spent", None)
         self._parts = {
@@ -198,8 +233,9 @@ class Observer:
         crews = {pool.name: self._crew(pool, memory, silent) for pool in self._pools}
         models = {pool.name: self._models(pool, memory) for pool in self._pools}
         times = {pool.name: self._times(pool, crews[pool.name], now) for pool in self._pools}
+        versions = self._versions(memory, crews, models, now)
         rates = {
-            pool.name: rates_of(pool, models[pool.name], work, self._cards.value)
+            pool.name: rates_of(pool, versions.draws[pool.name], work, self._cards.value)
             for pool in self._pools
         }
         counts = arrived(self._notes.value.values(), now)
@@ -207,7 +243,13 @@ class Observer:
             self._chronicle.hear(self._notes.value.values(), now)
         views = [
             self._view(
-                pool, memory, crews[pool.name], times[pool.name], rates[pool.name], held, now
+                pool,
+                memory,
+                _without(crews[pool.name], versions.leftovers[pool.name]),
+                times[pool.name],
+                rates[pool.name],
+                held,
+                now,
             )
             for pool in self._pools
         ]
@@ -219,8 +261,9 @@ class Observer:
                 counts,
                 work,
                 now,
-                _all(models.values()),
+                _all(versions.draws.values()),
                 self._chronicle.usual(now),
+                drawn_by(self._lives.value, self._workers.value),
             ),
             pools=views,
             usual_every_s=EVERY_S,
@@ -238,6 +281,10 @@ class Observer:
             models=models,
             missing={pool.name: self._missing(pool) for pool in self._pools},
             stale_notes=stale(self._notes.value, now),
+            brought=versions.brought,
+            leftovers=versions.leftovers,
+            overdue=versions.overdue,
+            last_of_live=versions.last_of_live,
             unseen=frozenset(name for name, parts in self._parts.items() if not parts.is_seen),
             listed={each.token: self._listed(each.pool, each.token) for each in memory.launches},
             machines={name: parts.instances.value for name, parts in self._parts.items()},
@@ -266,6 +313,7 @@ class Observer:
             self._notes.look(lambda: registry.notes(PREFIX), now_s),
             self._workload.look(lambda: registry.note(WORKLOAD), now_s),
             self._past.look(self._chronicle.load, now_s),
+            self._lives.look(lambda: read_lives(registry), now_s),
         ]
         if self._is_due(self._cards, now_s):
             asked.append(self._cards.look(registry.models, now_s))
@@ -352,6 +400,25 @@ class Observer:
         )
         return tuple(dict.fromkeys((*pool.models, *memory.models.get(pool.name, ()), *served)))
 
+    def _versions(
+        self,
+        memory: Memory,
+        crews: Mapping[str, Crew],
+        models: Mapping[str, Sequence[str]],
+        now: datetime,
+    ) -> "_Versions":
+        lives, found = self._lives.value, _Versions()
+        for name, crew in crews.items():
+            known = memory.versions.get(name, {})
+            found.brought[name] = brought_by(name, self._workers.value, lives, known)
+            brought = believed(found.brought[name], lives)
+            draws = draws_of(models[name], brought, crew.ready, lives)
+            found.draws[name] = draws
+            found.leftovers[name] = leftovers(crew.ready, draws, lives)
+            found.overdue[name] = overdue(found.leftovers[name], lives, now)
+            found.last_of_live |= last_of_live(crew.ready, brought, lives)
+        return found
+
     def _times(self, pool: Pool, crew: Crew, now: datetime) -> StartTimes:
         own = [each for each in self._startups.value if each.pool == pool.name]
         under_way = sum(
@@ -426,6 +493,15 @@ class Observer:
         return sum(each.token == token for each in self._parts[pool].instances.value)
 
 
+def _without(crew: Crew, left: Sequence[WorkerInfo]) -> Crew:
+    """Return a crew in which some that are ready are paid for only."""
+    if not left:
+        return crew
+    ids = {each.id for each in left}
+    ready = [each for each in crew.ready if each.id not in ids]
+    return msgspec.structs.replace(crew, ready=ready, silent=[*crew.silent, *left])
+
+
 def _busy(crew: Crew, held: Mapping[str, int]) -> int:
     return sum(held.get(each.id, 0) > 0 for each in crew.ready)
 
@@ -456,6 +532,7 @@ def demands(
     now: datetime,
     models: Iterable[str] = (),
     usual: Mapping[str, Usual] = {},
+    drawn: Callable[[str], str] = model_of,
 ) -> list[Demand]:
     """Return what is asked of each model. Pure.
 
@@ -466,12 +543,16 @@ def demands(
         now: The time.
         models: Told of even where nothing is asked of them.
         usual: Model → what usually comes at this time of the week.
+        drawn: Of a queue, as what it is drawn. A version that no pool brings asks for nothing.
     """
     per_task = {} if work is None else work.counts
     found: dict[str, _Asked] = {model: _Asked() for model in (*models, *counts)}
     for depth in depths:
-        model = depth.queue.partition(":")[0]
-        asked = found.setdefault(model, _Asked())
+        what = drawn(depth.queue)
+        model = model_of(what)
+        if what != model and what not in found:
+            continue
+        asked = found.setdefault(what, _Asked())
         asked.waiting += depth.ready_samples
         asked.leased += depth.running * per_task.get(model, 1.0)
         if depth.oldest_ready_at is not None:
@@ -504,12 +585,15 @@ def rates_of(
 ) -> dict[str, float]:
     """Return how many samples per second one worker of a pool draws of each model. Pure.
 
+    All versions of a model are taken to be as fast.
+
     Measured in this pool; as the settings say; measured in another pool; as the model's author has
     measured it on some device; or a guess, in this order.
     """
     measured: Mapping[str, Mapping[str, float]] = {} if work is None else work.rates
     found: dict[str, float] = {}
-    for model in models:
+    for what in models:
+        model = model_of(what)
         elsewhere = [rates[model] for rates in measured.values() if model in rates]
         told = (
             measured.get(pool.name, {}).get(model),
@@ -518,7 +602,7 @@ def rates_of(
             _declared(model, cards),
             _UNKNOWN_RATE,
         )
-        found[model] = next(rate for rate in told if rate is not None and rate > 0)
+        found[what] = next(rate for rate in told if rate is not None and rate > 0)
     return found
 
 
