@@ -217,6 +217,25 @@ async def test_a_canary_without_workers_leaves_its_part_to_the_live_version(worl
     assert "its part goes to 1" in shown["notice"]
 
 
+async def test_what_waits_for_a_canary_whose_worker_is_lost_goes_to_who_waits_for_work(
+    world: World,
+) -> None:
+    old, _ = await both(world)
+    await act(world, "canary", version="2", share=0.999999)
+    await look_after_canaries(world.service)
+    task = await world.create(user="u1")
+    worker = world.service.fleet.get(old)
+    assert worker is not None
+    waiting = world.worker("POST", "/worker/v1/lease", {"worker_id": old, "n": 1, "wait_s": 20})
+    call = asyncio.create_task(waiting)
+    while not worker.polls:
+        await asyncio.sleep(0)
+    world.clock.advance(world.service.settings.lost_s + 1)
+    await look_after_canaries(world.service)
+    assert (await asyncio.wait_for(call, 5)).json.get("tasks", []) == []
+    assert [each["task_id"] for each in await granted(world, old)] == [task["id"]]
+
+
 async def test_a_promoted_canary_is_live_and_rolls_back_to_the_version_before(world: World) -> None:
     old, new = await both(world)
     await act(world, "canary", version="2", share=0.1)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LOOK_EVERY_S",
     "Canaries",
+    "is_canary_served",
     "look_after_canaries",
     "note_settled",
     "note_swept",
@@ -52,6 +53,13 @@ class Canaries:
         self._told = 0
         #: The lives by which workers were told what they serve.
         self._known: dict[str, Life] = {}
+        #: The canaries' models that had workers then.
+        self._served: set[str] = set()
+
+    def have_changed_workers(self, served: set[str]) -> bool:
+        """Whether other canaries have workers than when this was asked last."""
+        before, self._served = self._served, served
+        return before != served
 
     def has_changed(self, lives: dict[str, Life]) -> bool:
         """Whether stages have changed since this was asked last."""
@@ -98,10 +106,22 @@ class Canaries:
         return self._told
 
 
+def is_canary_served(service: "Service", model: str, canary: Canary) -> bool:
+    """Whether a worker has a canary: what waits for one that is lost has the live version."""
+    lost_s = min(service.settings.lost_s, service.settings.alive_s)
+    return service.fleet.is_served(model, canary.version, within_s=lost_s)
+
+
 async def look_after_canaries(service: "Service") -> None:
     """Hear of changed stages, and tell what was seen; weigh it where that is this one's duty."""
     await service.cards.hear_lives()
-    if service.canaries.has_changed(service.cards.lives):
+    served = {
+        model
+        for model, canary in service.cards.canaries.items()
+        if is_canary_served(service, model, canary)
+    }
+    have_changed = service.canaries.have_changed_workers(served)
+    if service.canaries.has_changed(service.cards.lives) or have_changed:
         # Whoever waits for work may serve other queues now.
         service.fleet.wake_all()
     # Of one that was rolled back, or is weighed by another, nothing is told any more.

@@ -231,11 +231,20 @@ class Fleet:
             and (version is None or worker.info.models[model] == version)
         ]
 
-    def is_served(self, model: str, version: str | None = None) -> bool:
-        """Whether a live worker can run a model."""
+    def is_served(
+        self, model: str, version: str | None = None, *, within_s: float | None = None
+    ) -> bool:
+        """Whether a live worker can run a model.
+
+        Args:
+            model: Which one.
+            version: Of it; any, if it is None.
+            within_s: It was heard of so recently; as always, if it is None.
+        """
         now_s = self._clock.monotonic_s()
+        within_s = self._alive_s if within_s is None else within_s
         for worker in self._by_model.get(model, ()):
-            if worker.polls or now_s - worker.seen_s <= self._alive_s:
+            if worker.polls or now_s - worker.seen_s <= within_s:
                 info = worker.info
                 if not info.draining and (version is None or info.models[model] == version):
                     return True

@@ -7,6 +7,7 @@ import msgspec
 
 from swell.adoption.life import Canary
 from swell.adoption.traffic import canary_queue, is_in_canary, is_of_canary, queues_of
+from swell.api.canaries import is_canary_served
 from swell.api.service import Service
 from swell.registry import WorkerInfo
 from swell.task import NewTask
@@ -44,7 +45,7 @@ def staged_queues(service: Service, info: WorkerInfo) -> dict[str, tuple[str, ..
         life = lives.get(model)
         if life is not None:
             canary = life.canary
-            is_served = canary is not None and service.fleet.is_served(model, canary.version)
+            is_served = canary is not None and is_canary_served(service, model, canary)
             found[model] = queues_of(life, version, is_canary_served=is_served)
     return found
 
@@ -54,7 +55,7 @@ def _sent(service: Service, new: NewTask, canary: Canary) -> NewTask:
     if (
         new.queue != model
         or not _is_in(new, canary)
-        or not service.fleet.is_served(model, canary.version)
+        or not is_canary_served(service, model, canary)
         or not service.cards.takes(f"{model}:{canary.version}", new.input)
     ):
         return new
