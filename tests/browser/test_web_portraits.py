@@ -164,6 +164,7 @@ def test_portraits_are_accessible_in_both_looks(app_page: Page, app: App, size: 
     found = []
     for look in ("light", "dark"):
         app_page.emulate_media(color_scheme=look)
+        app_page.wait_for_timeout(150)  # until all of it is painted anew
         found += [f"{look} {each}" for each in breaches(app_page)]
     assert found == []
     assert app_page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
