@@ -44,20 +44,20 @@ export async function share(task: TaskView): Promise<void> {
   say(done ? t("share.copied") : t("copy.failed"), done ? "good" : "bad");
 }
 
-/** Save a picture, the first unless another is named; its name leads back to how it was made. */
+/** Save a picture of a task as a file, whose name leads back to how it was made. Throws where it cannot be had. */
+export async function saveFile(task: TaskView, picture: ArtifactView): Promise<void> {
+  const blob = await (await fetch(own(picture.url), { credentials: "omit" })).blob();
+  const url = URL.createObjectURL(blob);
+  const made = document.createElement("a");
+  made.href = url;
+  made.download = `swell-${task.id}.${picture.content_type.split("/")[1] ?? "png"}`;
+  made.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+/** Save a picture, the first unless another is named, and say where that does not work. */
 export async function save(job: Job, picture: ArtifactView | undefined = job.pictures[0]): Promise<void> {
-  if (!picture) return;
-  try {
-    const blob = await (await fetch(own(picture.url), { credentials: "omit" })).blob();
-    const url = URL.createObjectURL(blob);
-    const made = document.createElement("a");
-    made.href = url;
-    made.download = `swell-${job.id}.${picture.content_type.split("/")[1] ?? "png"}`;
-    made.click();
-    setTimeout(() => URL.revokeObjectURL(url), 10_000);
-  } catch {
-    say(t("problem.unreachable"), "bad");
-  }
+  if (picture) await saveFile(job.task, picture).catch(() => say(t("problem.unreachable"), "bad"));
 }
 
 /** The id of the task in the name of a saved picture; empty for others. */
