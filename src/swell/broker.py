@@ -11,14 +11,33 @@ rank is late by no more than the window and one task of each flow (docs/decision
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 import msgspec
 
 from swell.store import Hold
 from swell.task import NewTask, Task
 
-__all__ = ["Backlog", "Broker", "Depth", "LeaseRequest", "Offered", "Order", "Rank"]
+__all__ = [
+    "NOT_STAGED",
+    "Backlog",
+    "Broker",
+    "Depth",
+    "LeaseRequest",
+    "Offered",
+    "Order",
+    "Rank",
+    "ServedWith",
+]
+
+#: Queue → all queues of its model that the workers which serve it serve, of the models that were
+#: staged. Of others: the model's own is served with those of all its versions, and that of a
+#: version with the model's own.
+ServedWith = Mapping[str, tuple[str, ...]]
+
+#: Where no model was staged.
+NOT_STAGED: Final[ServedWith] = MappingProxyType({})
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +85,7 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rank(msgspec.Struct, frozen=True, kw_only=True):
-    """How many ready tasks of its model come before one.
+    """How many ready tasks of its model come before one, for the workers that serve its queue.
 
     Exact up to the broker's bound, as long as nothing else arrives; else an estimate.
     """
@@ -157,16 +176,26 @@ class Broker(Protocol):
         """Return what lies in every queue that is not empty."""
         ...
 
-    async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
+    async def ranks(
+        self, tasks: Sequence[Task], *, served_with: ServedWith = NOT_STAGED
+    ) -> list[Rank | None]:
         """Return how many ready tasks come before each; None for one that is not waiting."""
         ...
 
-    async def rank_of_new(self, task: NewTask) -> Rank:
+    async def rank_of_new(self, task: NewTask, *, served_with: ServedWith = NOT_STAGED) -> Rank:
         """Return how many ready tasks would come before one that were offered now."""
         ...
 
-    async def backlogs(self, models: Sequence[str], priority: int) -> list[Backlog]:
-        """Return what waits of some models, for a task of this priority."""
+    async def backlogs(
+        self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
+    ) -> list[Backlog]:
+        """Return what waits of some models, for a task of this priority.
+
+        Args:
+            models: Which ones.
+            priority: Of the task.
+            served_with: Of the models' own queues; all of a model where it is not named.
+        """
         ...
 
     async def close(self) -> None:

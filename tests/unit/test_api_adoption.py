@@ -236,6 +236,37 @@ async def test_what_waits_for_a_canary_whose_worker_is_lost_goes_to_who_waits_fo
     assert [each["task_id"] for each in await granted(world, old)] == [task["id"]]
 
 
+async def test_places_count_what_the_workers_of_the_same_version_serve(world: World) -> None:
+    old, _ = await both(world)
+    assert (await act(world, "canary", version="2", share=0.5)).status == 200
+    inside, outside = await split_users(world, 0.5)
+    for user in [*inside[:9], *outside[:4]]:
+        await world.create(user=user)
+    await world.create(model="demo/upper:2", user="x")
+    await world.create(model="demo/upper:1", user="y")
+
+    async def position(**fields: Any) -> int:
+        body = {"model": "demo/upper", "input": {"text": "a"}, **fields}
+        return int((await world.anna("POST", "/v1/estimate", body)).json["position"])
+
+    assert await position(user=outside[5]) == 6
+    assert await position(user=inside[10]) == 11
+    assert await position(model="demo/upper:2") == 11
+    # Ids tell the age to the millisecond.
+    world.clock.advance(1)
+    asked = [
+        {"model": "demo/upper", "input": {"text": "a"}, "user": user, "finish_by_s": 600}
+        for user in (inside[10], outside[5], outside[6])
+    ]
+    answer = await world.anna("POST", "/v1/tasks/batch", {"tasks": asked})
+    canarys, *lives = [each["position"] for each in answer.json["tasks"]]
+    assert (canarys, sorted(lives)) == (11, [6, 7])
+    assert (await act(world, "rollback", version="2")).status == 200
+    assert await position(user=outside[7]) == 6 + 2 + 9 + 1
+    assert await position(model="demo/upper:2") == 2
+    assert len(await granted(world, old)) == 5 + 2 + 10
+
+
 async def test_a_promoted_canary_is_live_and_rolls_back_to_the_version_before(world: World) -> None:
     old, new = await both(world)
     await act(world, "canary", version="2", share=0.1)

@@ -221,7 +221,7 @@ async def test_a_task_does_not_wait_for_itself_where_a_worker_has_taken_it_at_on
     ranks = await world.service.broker.ranks(tasks)
     await world.lease(machine.worker_id)
 
-    async def as_before(*_: object) -> object:
+    async def as_before(*_: object, **__: object) -> object:
         return ranks
 
     # As with a broker that looked before the worker came.

@@ -58,14 +58,14 @@ async def _ahead(places: Places, tasks: Sequence[Task], *, are_new: bool = False
 
 async def test_a_short_queue_is_told_exactly() -> None:
     broker = LongQueue(3)
-    places = Places(broker, ManualClock())  # type: ignore[arg-type]
+    places = Places(broker.ranks, ManualClock())
     assert await _ahead(places, _tasks(2), are_new=True) == [3, 4]
     assert await _ahead(places, _tasks(2)) == [3, 4]
 
 
 async def test_newcomers_of_a_long_queue_are_counted_on() -> None:
     broker, clock = LongQueue(5000), ManualClock()
-    places = Places(broker, clock)  # type: ignore[arg-type]
+    places = Places(broker.ranks, clock)
     seen = [(await _ahead(places, _tasks(1), are_new=True))[0] for _ in range(50)]
     assert seen == list(range(5000, 5050))
     assert broker.asked == 1
@@ -75,21 +75,21 @@ async def test_newcomers_of_a_long_queue_are_counted_on() -> None:
 
 async def test_a_large_group_costs_two_questions() -> None:
     broker = LongQueue(10)
-    places = Places(broker, ManualClock())  # type: ignore[arg-type]
+    places = Places(broker.ranks, ManualClock())
     assert await _ahead(places, _tasks(50)) == list(range(10, 60))
     assert broker.asked == 2
 
 
 async def test_a_large_batch_of_newcomers_is_in_order() -> None:
     for before in (0, 5000):
-        places = Places(LongQueue(before), ManualClock())  # type: ignore[arg-type]
+        places = Places(LongQueue(before).ranks, ManualClock())
         seen = await _ahead(places, _tasks(60), are_new=True)
         assert seen == list(range(before, before + 60))
 
 
 async def test_newcomers_of_other_users_and_keys_have_places_of_their_own() -> None:
     broker = LongQueue(5000)
-    places = Places(broker, ManualClock())  # type: ignore[arg-type]
+    places = Places(broker.ranks, ManualClock())
     assert await _ahead(places, _tasks(1, user="flood"), are_new=True) == [5000]
     broker.before = 2
     for fields in ({"user": "ann"}, {"key_id": "other"}, {"priority": 0, "user": "flood"}):
@@ -98,7 +98,7 @@ async def test_newcomers_of_other_users_and_keys_have_places_of_their_own() -> N
 
 
 async def test_newcomers_of_a_long_queue_are_counted_on_in_samples_too() -> None:
-    places = Places(LongQueue(5000), ManualClock())  # type: ignore[arg-type]
+    places = Places(LongQueue(5000).ranks, ManualClock())
     (first,) = await places.ahead(_tasks(1, count=3), are_new=True)
     (second,) = await places.ahead(_tasks(1, count=3), are_new=True)
     assert first is not None

@@ -11,7 +11,14 @@ from typing import Final
 
 from swell.adoption.life import Life
 
-__all__ = ["asked_version", "canary_queue", "is_in_canary", "is_of_canary", "queues_of"]
+__all__ = [
+    "asked_version",
+    "canary_queue",
+    "drawn_as",
+    "is_in_canary",
+    "is_of_canary",
+    "queues_of",
+]
 
 #: No version can be called so.
 _MARK: Final = "~canary"
@@ -33,6 +40,13 @@ def asked_version(queue: str) -> str:
     """Return the version that the callers of a queue's tasks insist on; empty for none."""
     version = queue.partition(":")[2]
     return "" if version == _MARK else version
+
+
+def drawn_as(life: Life, version: str) -> str:
+    """Return under which name the work of a version's workers is planned: the model's for the live
+    one, `owner/name:version` for another.
+    """
+    return life.model if version == life.live else f"{life.model}:{version}"
 
 
 def is_in_canary(model: str, who: str, share: float) -> bool:

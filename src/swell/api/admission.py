@@ -79,7 +79,7 @@ async def degraded(
     if allowed is None:
         raise refusal
     own = request.model
-    count = rank_of or service.broker.rank_of_new
+    count = rank_of or service.rank_of_new
     for model in dict.fromkeys([own, *allowed.models]):
         try:
             target = await service.cards.target(model)
@@ -196,7 +196,7 @@ async def _estimate_view(service: Service, call: Call, request: TaskRequest) -> 
     target = await service.cards.target(request.model)
     service.cards.check_input(target, request.input)
     new = split(service, prepared(service, new_task(call, request, target.queue, None), target))
-    rank = await service.broker.rank_of_new(new)
+    rank = await service.rank_of_new(new)
     refusal: SwellError | None = None
     try:
         await check_can_run(service, target, new)
@@ -204,7 +204,7 @@ async def _estimate_view(service: Service, call: Call, request: TaskRequest) -> 
     except (NoWorker, WouldExpire) as error:
         try:
             new = await degraded(service, call, request, None, error)
-            rank = await service.broker.rank_of_new(new)
+            rank = await service.rank_of_new(new)
         except (NoWorker, WouldExpire) as still:
             refusal = still
     target = await service.cards.target(_ref_of(service, new))

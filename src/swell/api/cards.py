@@ -5,7 +5,7 @@ every backend soon knows what was registered through another.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import jsonschema_rs
@@ -13,7 +13,7 @@ import msgspec
 
 from swell.adoption.kept import read_lives
 from swell.adoption.life import Canary, Life
-from swell.adoption.traffic import asked_version, is_of_canary
+from swell.adoption.traffic import asked_version, is_of_canary, queues_of
 from swell.api.problems import closest
 from swell.clock import Clock
 from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound
@@ -36,6 +36,9 @@ _FRESH_S = 5.0
 _MAX_ERRORS = 50
 
 _decode = msgspec.json.Decoder().decode
+
+#: Whether the canary of a model has workers.
+HasWorkers = Callable[[str, Canary], bool]
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -180,21 +183,30 @@ class Cards:
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return False
 
-    def served_version(self, queue: str, is_served: Callable[[str, str], bool]) -> str | None:
+    def served_version(self, queue: str, has_workers: HasWorkers) -> str | None:
         """Return the version whose workers serve a queue; None for any.
 
         Args:
             queue: Which.
-            is_served: Whether a live worker has this version of this model.
+            has_workers: Whether a model's canary has workers.
         """
         model, _, version = queue.partition(":")
         life = self.lives.get(model)
         if life is None:
             return version or None
         canary = life.canary
-        if is_of_canary(queue) and canary is not None and is_served(model, canary.version):
+        if is_of_canary(queue) and canary is not None and has_workers(model, canary):
             return canary.version
         return asked_version(queue) or life.live
+
+    def queues_served(
+        self, model: str, versions: Iterable[str], has_workers: HasWorkers
+    ) -> tuple[str, ...]:
+        """Return the queues that workers with one of some versions serve of a staged model."""
+        life = self.lives[model]
+        is_served = life.canary is not None and has_workers(model, life.canary)
+        found = (queues_of(life, each, is_canary_served=is_served) for each in versions)
+        return tuple(dict.fromkeys(queue for queues in found for queue in queues))
 
     def _check(self, card: ModelCard) -> "_Check":
         key = (card.name, card.version)

@@ -5,9 +5,9 @@ that were there. Nothing here is the truth about a task: that is the store's.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,7 @@ from swell.registry import Registry, WorkerInfo
 from swell.store import Hold
 from swell.task import Task
 
-__all__ = ["Fleet", "Worker", "never_dead", "worker_state"]
+__all__ = ["Fleet", "Rival", "Worker", "never_dead", "worker_state"]
 
 
 #: Whether there is a worker after all is looked up so often at most, in seconds.
@@ -113,6 +113,15 @@ class Worker:
         """Grant it nothing more: it goes."""
         self.info = msgspec.structs.replace(self.info, draining=True)
         self.wake()
+
+
+class Rival(NamedTuple):
+    """Another model of the workers that run one."""
+
+    #: What part of the slots where it may run is on these workers.
+    part: float
+    #: Those that they have of it.
+    versions: frozenset[str]
 
 
 class Fleet:
@@ -294,19 +303,37 @@ class Fleet:
         found = {worker.info.id: worker.held for worker in self._workers.values()}
         return {each: n for each, n in found.items() if n}
 
-    def rivals(self, model: str, version: str | None = None) -> dict[str, float]:
-        """Return the other models of the workers that run a model, each with the part of its own
-        slots that is on these workers.
+    def rivals(
+        self, model: str, version: str | None = None, *, staged: Container[str] = ()
+    ) -> dict[str, Rival]:
+        """Return the other models of the workers that run a model.
+
+        Args:
+            model: Which one.
+            version: Of it; any, if it is None.
+            staged: Models of which what waits goes by version.
         """
-        shared: dict[str, int] = {}
+        slots: dict[str, int] = {}
+        versions: dict[str, set[str]] = {}
         for worker in self.live(model, version):
-            for other in worker.info.models:
+            for other, its in worker.info.models.items():
                 if other != model:
-                    shared[other] = shared.get(other, 0) + worker.info.slots
-        all_slots = {
-            other: sum(worker.info.slots for worker in self.live(other)) for other in shared
+                    slots[other] = slots.get(other, 0) + worker.info.slots
+                    versions.setdefault(other, set()).add(its)
+        return {
+            other: Rival(
+                n / max(n, self._slots_of(other, versions[other] if other in staged else None)),
+                frozenset(versions[other]),
+            )
+            for other, n in slots.items()
         }
-        return {other: slots / max(slots, all_slots[other]) for other, slots in shared.items()}
+
+    def _slots_of(self, model: str, versions: Container[str] | None) -> int:
+        return sum(
+            worker.info.slots
+            for worker in self.live(model)
+            if versions is None or worker.info.models[model] in versions
+        )
 
     def running(self, model: str, version: str | None = None) -> dict[str, int]:
         """Return what the workers that run a model hold now: model → how many tasks.

@@ -4,10 +4,10 @@ A place is exact in a short queue. In a long one nobody is helped by knowing whe
 come first, while finding out would cost more than accepting the task does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from swell.broker import Broker, Rank
+from swell.broker import Rank
 from swell.clock import Clock
 from swell.task import Task, TaskState
 
@@ -26,11 +26,15 @@ _MAX_FAR: Final = 10_000
 _Flow = tuple[str, int, str, str | None]
 
 
+#: Asks the broker what comes before each task.
+Ranks = Callable[[Sequence[Task]], Awaitable[list[Rank | None]]]
+
+
 class Places:
     """Ranks of waiting tasks."""
 
-    def __init__(self, broker: Broker, clock: Clock) -> None:
-        self._broker = broker
+    def __init__(self, ranks: Ranks, clock: Clock) -> None:
+        self._ranks = ranks
         self._clock = clock
         #: Flow → (good until, what comes before its next newcomer).
         self._far: dict[_Flow, tuple[float, Rank]] = {}
@@ -67,7 +71,7 @@ class Places:
             found = _after(far[1], group)
             self._far[flow] = (far[0], found[-1])
             return found[:-1]
-        [last] = await self._broker.ranks(group[-1:])
+        [last] = await self._ranks(group[-1:])
         if last is None or last.is_exact:
             self._far.pop(flow, None)
             return await self._of_group(group, last=last)
@@ -85,8 +89,8 @@ class Places:
         if len(group) == 1 and last is not None:
             return [last]
         if len(group) <= _EACH:
-            return await self._broker.ranks(group)
-        first, end = await self._broker.ranks([group[0], group[-1]])
+            return await self._ranks(group)
+        first, end = await self._ranks([group[0], group[-1]])
         if first is None or end is None:
             # One of them has just left the queue: nobody can say for those between.
             return [None] * len(group)

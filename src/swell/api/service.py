@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Final
@@ -11,11 +11,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from swell.adoption.life import Canary
+from swell.adoption.traffic import drawn_as
 from swell.api.audit import Audit
 from swell.api.auth import Keys
 from swell.api.calibration import Calibration, Promise, Situation
 from swell.api.call import Call
-from swell.api.canaries import Canaries
+from swell.api.canaries import Canaries, is_canary_served
 from swell.api.cards import Cards
 from swell.api.charges import Charges
 from swell.api.classes import Classes
@@ -30,7 +32,7 @@ from swell.api.eta import (
     load_of,
 )
 from swell.api.facades.unanswered import Unanswered
-from swell.api.fleet import Fleet, never_dead
+from swell.api.fleet import Fleet, Rival, never_dead
 from swell.api.headers import Hosts, Origins, host_name
 from swell.api.hook_bodies import Form, SealOf
 from swell.api.hooks import Hooks
@@ -55,7 +57,7 @@ from swell.api.thumbnails import Thumbnails
 from swell.api.traces import Traces
 from swell.api.views import UrlMaker
 from swell.api.web import WebApp
-from swell.broker import Backlog, Rank
+from swell.broker import NOT_STAGED, Backlog, Rank, ServedWith
 from swell.errors import Unavailable
 from swell.events import Brief, brief_of, brief_of_stage, event_of
 from swell.fairness import band
@@ -74,6 +76,9 @@ _BACKLOG_S: Final = 0.1
 
 #: So many pictures are decoded at once, whatever for.
 _DECODED_AT_ONCE: Final = 2
+
+#: A model, its queues where it was staged, and a band: what of it waits.
+_Waiting = tuple[str, tuple[str, ...], int]
 
 #: Under which name the registry keeps what tasks took.
 _TIMES: Final = "service_times"
@@ -165,9 +170,9 @@ class Service:
         )
         self.starts = Starts(backend.clock)
         self.charges = Charges(backend.registry, backend.clock, self.metrics)
-        self._places = Places(backend.broker, backend.clock)
-        #: (model, band) → (good until, what waits of it).
-        self._backlogs: dict[tuple[str, int], tuple[float, Backlog]] = {}
+        self._places = Places(self._ranks, backend.clock)
+        #: (model, its queues, band) → (good until, what waits of it).
+        self._backlogs: dict[_Waiting, tuple[float, Backlog]] = {}
         #: Between start and end; outside, nobody is kept waiting.
         self.is_ready = self.is_ending = False
         self._makers: dict[tuple[str, bytes, str], UrlMaker] = {}
@@ -286,6 +291,32 @@ class Service:
             later -= held
         return places
 
+    async def _ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
+        served_with = self.served_with(task.queue for task in tasks)
+        return await self.broker.ranks(tasks, served_with=served_with)
+
+    async def rank_of_new(self, new: NewTask) -> Rank:
+        """Return how many tasks would come before one that were sent now."""
+        return await self.broker.rank_of_new(new, served_with=self.served_with([new.queue]))
+
+    def served_with(self, queues: Iterable[str]) -> ServedWith:
+        """Return the queues of a model that its workers serve together with some, where it was
+        staged.
+        """
+        lives = self.cards.lives
+        if not lives:
+            return NOT_STAGED
+        found = {}
+        for queue in queues:
+            model = queue.partition(":")[0]
+            version = self.cards.served_version(queue, self._has_workers)
+            if model in lives and version is not None:
+                found[queue] = self.cards.queues_served(model, [version], self._has_workers)
+        return found
+
+    def _has_workers(self, model: str, canary: Canary) -> bool:
+        return is_canary_served(self, model, canary)
+
     async def expected(self, new: NewTask, rank: Rank) -> Estimate | None:
         """Return when a task would start and end that was sent now and had this rank.
 
@@ -318,12 +349,12 @@ class Service:
         stats = self.times.stats(task.stage_model)
         if stats is None:
             return None
-        version = self.cards.served_version(task.queue, self.fleet.is_served)
+        version = self.cards.served_version(task.queue, self._has_workers)
         usual = self.times.pace(task.stage_model) or first_pace(stats)
         # Without a live worker one is better than no answer: somebody will start it.
         workers, held, at_once, pace = self.fleet.pace(task.stage_model, version, usual)
         load = load_of(stats, ahead, samples, pace=pace)
-        rivals = self.fleet.rivals(task.stage_model, version)
+        rivals = self.fleet.rivals(task.stage_model, version, staged=self.cards.lives)
         if rivals:
             load += await self._load_of_rivals(rivals, task, ahead)
             for model, n in self.fleet.running(task.stage_model, version).items():
@@ -336,10 +367,12 @@ class Service:
                 )
         else:
             load += load_of(stats, max(0, held - later), pace=pace)
-        coming = self.scaling.coming(task.stage_model)
+        life = self.cards.lives.get(task.stage_model)
+        drawn = task.stage_model if life is None or version is None else drawn_as(life, version)
+        coming = self.scaling.coming(drawn)
         ready_in_s = (0.0, 0.0)
         if not workers:
-            ready_in_s, coming = self.scaling.ready_in_s(task.stage_model), after_first(coming)
+            ready_in_s, coming = self.scaling.ready_in_s(drawn), after_first(coming)
         raw = estimate(
             stats,
             load,
@@ -400,7 +433,7 @@ class Service:
                 key_id=task.key_id,
                 user=task.user,
             )
-            rank = await self.broker.rank_of_new(new)
+            rank = await self.rank_of_new(new)
             later = await self._at(new, rank.ahead, rank.samples)
             if later is None:
                 return None
@@ -421,14 +454,14 @@ class Service:
                 current = version and await self.cards.target(model)
                 return not current or current.card.version == version
             return False
-        if await self.scaling.can_launch(model if version == life.live else f"{model}:{version}"):
+        if await self.scaling.can_launch(drawn_as(life, version)):
             return True
         # Until an autoscaler has told which version its pools bring, that is not known.
         is_told = self.scaling.status is not None
         return not is_told and version == life.live and model in self.backend.launchable()
 
     async def _load_of_rivals(
-        self, rivals: dict[str, float], task: Task | NewTask, ahead: int
+        self, rivals: dict[str, Rival], task: Task | NewTask, ahead: int
     ) -> Load:
         """Return what other models' tasks do on the same workers before a task starts.
 
@@ -438,14 +471,14 @@ class Service:
         own = self.times.stats(task.stage_model)
         load = Load()
         for model, backlog in zip(
-            rivals, await self._backlogs_of(list(rivals), task.priority), strict=True
+            rivals, await self._backlogs_of(rivals, task.priority), strict=True
         ):
             stats = self.times.stats(model) or own
             if stats is None:
                 continue
             turns = min(backlog.equal, ahead + 1)
             samples = backlog.equal_samples * turns / max(1, backlog.equal)
-            part = rivals[model]
+            part = rivals[model].part
             load += load_of(
                 stats,
                 part * (backlog.urgent + turns),
@@ -454,14 +487,22 @@ class Service:
             )
         return load
 
-    async def _backlogs_of(self, models: list[str], priority: int) -> list[Backlog]:
-        """Return what waits of some models; one look serves all requests of a moment."""
+    async def _backlogs_of(self, rivals: Mapping[str, Rival], priority: int) -> list[Backlog]:
+        """Return what waits of other models for the same workers; one look serves all requests of
+        a moment.
+        """
         now_s, urgency = self.clock.monotonic_s(), band(priority)
-        known = [self._backlogs.get((model, urgency)) for model in models]
+        served_with = {
+            model: self.cards.queues_served(model, sorted(rival.versions), self._has_workers)
+            for model, rival in rivals.items()
+            if model in self.cards.lives
+        }
+        wanted = [(model, served_with.get(model, ()), urgency) for model in rivals]
+        known = [self._backlogs.get(each) for each in wanted]
         if any(each is None or each[0] <= now_s for each in known):
-            found = await self.broker.backlogs(models, priority)
-            for model, backlog in zip(models, found, strict=True):
-                self._backlogs[model, urgency] = (now_s + _BACKLOG_S, backlog)
+            found = await self.broker.backlogs(list(rivals), priority, served_with=served_with)
+            for each, backlog in zip(wanted, found, strict=True):
+                self._backlogs[each] = (now_s + _BACKLOG_S, backlog)
             return found
         return [each[1] for each in known if each is not None]
 

@@ -111,7 +111,7 @@ async def check(
         if new.run is not None or not service.fleet.is_served(target.model, target.needed_version):
             await check_can_run(service, target, new)
         if new.start_by_s is not None or new.finish_by_s is not None:
-            await check_deadline(service, new, await service.broker.rank_of_new(new))
+            await check_deadline(service, new, await service.rank_of_new(new))
     except (NoWorker, WouldExpire) as refusal:
         if request.degrade is None:
             raise

@@ -7,7 +7,6 @@ that ends the task, without asking the store again; with a file of the task wher
 
 import bisect
 
-from swell.adoption.traffic import is_of_canary
 from swell.api.admission import degraded
 from swell.api.call import Call, Reply
 from swell.api.early import early_artifacts
@@ -308,8 +307,8 @@ class _Outlook:
         self._service = service
         #: (queue, priority, user) → the rank of one that came alone.
         self._ranks: dict[tuple[str, int, str | None], Rank] = {}
-        #: Model, or queue of the canary's part of it → priority → the batch so far.
-        self._lines: dict[str, dict[int, _Line]] = {}
+        #: Queues that the same workers serve → priority → the batch so far.
+        self._lines: dict[tuple[str, ...], dict[int, _Line]] = {}
 
     async def check(self, new: NewTask) -> None:
         """Check the deadlines of the batch's next task.
@@ -322,12 +321,12 @@ class _Outlook:
 
     async def rank_of(self, new: NewTask) -> Rank:
         """Return what would come before the batch's next task."""
-        lines = self._lines.setdefault(_shared_by(new), {})
+        lines = self._lines.setdefault(self._served_with(new), {})
         line = lines.setdefault(new.priority, _Line())
         flow = (new.queue, new.priority, new.user)
         rank = self._ranks.get(flow)
         if rank is None:
-            rank = self._ranks[flow] = await self._service.broker.rank_of_new(new)
+            rank = self._ranks[flow] = await self._service.rank_of_new(new)
         own, samples = line.before(new, rank.samples)
         for priority, other in lines.items():
             if priority < new.priority:
@@ -336,12 +335,13 @@ class _Outlook:
 
     def add(self, new: NewTask) -> None:
         """Count a task that the batch holds."""
-        self._lines.setdefault(_shared_by(new), {}).setdefault(new.priority, _Line()).add(new)
+        lines = self._lines.setdefault(self._served_with(new), {})
+        lines.setdefault(new.priority, _Line()).add(new)
 
-
-def _shared_by(new: NewTask) -> str:
-    """Return what the tasks of a batch have in common that wait for the same workers."""
-    return new.queue if is_of_canary(new.queue) else new.stage_model
+    def _served_with(self, new: NewTask) -> tuple[str, ...]:
+        """Return what the tasks of a batch have in common that wait for the same workers."""
+        queues = self._service.served_with([new.queue]).get(new.queue)
+        return queues or (new.stage_model,)
 
 
 class _Line:

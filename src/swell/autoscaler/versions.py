@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from swell.adoption.life import Life
-from swell.adoption.traffic import asked_version, is_of_canary
+from swell.adoption.traffic import asked_version, drawn_as, is_of_canary
 from swell.registry import WorkerInfo
 
 __all__ = [
@@ -62,7 +62,7 @@ def drawn_by(lives: Mapping[str, Life], workers: Iterable[WorkerInfo]) -> Callab
         canary = life.canary
         if is_of_canary(queue) and canary is not None and (model, canary.version) in served:
             version = canary.version
-        return _drawn(model, version, life)
+        return drawn_as(life, version)
 
     return drawn
 
@@ -139,7 +139,7 @@ def draws_of(
             continue
         if any(each.models.get(model) == life.live for each in ready):
             found.append(model)
-        found.append(_drawn(model, brought.get(model, life.live), life))
+        found.append(drawn_as(life, brought.get(model, life.live)))
     return tuple(dict.fromkeys(found))
 
 
@@ -153,7 +153,7 @@ def leftovers(
         each
         for each in ready
         if any(
-            model in lives and _drawn(model, version, lives[model]) not in draws
+            model in lives and drawn_as(lives[model], version) not in draws
             for model, version in each.models.items()
         )
     ]
@@ -189,7 +189,3 @@ def last_of_live(
         if version != live and able:
             found.add(min(able, key=lambda each: (each.registered_at, each.id)).id)
     return frozenset(found)
-
-
-def _drawn(model: str, version: str, life: Life) -> str:
-    return model if version == life.live else f"{model}:{version}"

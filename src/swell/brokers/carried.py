@@ -18,7 +18,7 @@ import structlog
 from msgspec.structs import replace
 
 from swell import task as life
-from swell.broker import Backlog, Depth, LeaseRequest, Order, Rank
+from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Order, Rank, ServedWith
 from swell.brokers.intake import Arrival, Intake
 from swell.brokers.lanes import Lane, Letter, Message, Queues, Turns, lane_of, letter_of, read
 from swell.brokers.post import Post
@@ -482,17 +482,21 @@ class CarriedBroker:
         """See `Broker.depths`."""
         return await self._order.depths()
 
-    async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
+    async def ranks(
+        self, tasks: Sequence[Task], *, served_with: ServedWith = NOT_STAGED
+    ) -> list[Rank | None]:
         """See `Broker.ranks`: exact up to the window."""
-        return await self._order.ranks(tasks)
+        return await self._order.ranks(tasks, served_with=served_with)
 
-    async def rank_of_new(self, task: NewTask) -> Rank:
+    async def rank_of_new(self, task: NewTask, *, served_with: ServedWith = NOT_STAGED) -> Rank:
         """See `Broker.rank_of_new`."""
-        return await self._order.rank_of_new(task)
+        return await self._order.rank_of_new(task, served_with=served_with)
 
-    async def backlogs(self, models: Sequence[str], priority: int) -> list[Backlog]:
+    async def backlogs(
+        self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
+    ) -> list[Backlog]:
         """See `Broker.backlogs`."""
-        return await self._order.backlogs(models, priority)
+        return await self._order.backlogs(models, priority, served_with=served_with)
 
     async def close(self) -> None:
         """See `Broker.close`."""

@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from swell import task as life
-from swell.broker import Backlog, Depth, LeaseRequest, Offered, Rank
+from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Offered, Rank, ServedWith
 from swell.fairness import (
     USUAL_PRIORITY,
     VirtualClock,
@@ -244,35 +244,44 @@ class MemoryBroker:
                 depths[task.queue] = _added(depths.get(task.queue, Depth(queue=task.queue)), task)
         return sorted(depths.values(), key=lambda depth: depth.queue)
 
-    async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
+    async def ranks(
+        self, tasks: Sequence[Task], *, served_with: ServedWith = NOT_STAGED
+    ) -> list[Rank | None]:
         """See `Broker.ranks`."""
-        return [self._rank(self._entries.get(task.id)) for task in tasks]
+        return [self._rank(self._entries.get(task.id), served_with) for task in tasks]
 
-    async def rank_of_new(self, task: NewTask) -> Rank:
+    async def rank_of_new(self, task: NewTask, *, served_with: ServedWith = NOT_STAGED) -> Rank:
         """See `Broker.rank_of_new`."""
         clock = self._clocks[task.stage_model, task.key_id, task.priority]
         entry = _entry(task, clock.peek(task.user or ""), _AFTER_ALL)
         self._add(entry)
-        rank = self._rank(entry)
+        rank = self._rank(entry, served_with)
         self._drop(entry.task_id)
         assert rank is not None
         return rank
 
-    def _rank(self, entry: _Entry | None) -> Rank | None:
+    def _rank(self, entry: _Entry | None, served_with: ServedWith) -> Rank | None:
         if entry is None:
             return None
-        queues = [entry.model, entry.queue]
-        if entry.queue == entry.model:
+        queues = list(served_with.get(entry.queue) or (entry.model, entry.queue))
+        if entry.queue == entry.model and entry.queue not in served_with:
             queues += [queue for queue in self._lines if queue.startswith(f"{entry.model}:")]
         order = self._order(entry.model, list(dict.fromkeys(queues)), copy.deepcopy(self._turns))
         before = list(itertools.takewhile(lambda other: other != entry, order))
         return Rank(ahead=len(before), is_exact=True, samples=sum(other.cost for other in before))
 
-    async def backlogs(self, models: Sequence[str], priority: int) -> list[Backlog]:
+    async def backlogs(
+        self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
+    ) -> list[Backlog]:
         """See `Broker.backlogs`."""
         found = []
         for model in models:
-            own = [entry for entry in self._entries.values() if entry.model == model]
+            queues = served_with.get(model)
+            own = [
+                entry
+                for entry in self._entries.values()
+                if entry.model == model and (queues is None or entry.queue in queues)
+            ]
             urgent = [entry.cost for entry in own if band(entry.priority) < band(priority)]
             equal = [entry.cost for entry in own if band(entry.priority) == band(priority)]
             found.append(

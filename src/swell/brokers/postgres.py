@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from swell import task as life
-from swell.broker import Backlog, Depth, LeaseRequest, Offered, Rank
+from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Offered, Rank, ServedWith
 from swell.brokers.ranking import (
     EXACT_RANKS,
     backlog_of,
@@ -126,29 +126,32 @@ class PostgresBroker:
         woken = await self._database.read("woken_depths")
         return depths_of(ready, woken)
 
-    async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
+    async def ranks(
+        self, tasks: Sequence[Task], *, served_with: ServedWith = NOT_STAGED
+    ) -> list[Rank | None]:
         """See `Broker.ranks`."""
         waiting = [
             task for task in tasks if task.state is TaskState.QUEUED and task.available_at is None
         ]
-        ranks = await self._ranks([(task, task.tag, task.id) for task in waiting])
+        places = [(task, task.tag, task.id) for task in waiting]
+        ranks = await self._ranks(places, served_with)
         found = {task.id: rank for task, rank in zip(waiting, ranks, strict=True)}
         return [found.get(task.id) for task in tasks]
 
-    async def rank_of_new(self, task: NewTask) -> Rank:
+    async def rank_of_new(self, task: NewTask, *, served_with: ServedWith = NOT_STAGED) -> Rank:
         """See `Broker.rank_of_new`."""
         clock = self._database.state.clocks.get((task.stage_model, task.key_id, task.priority))
         tag = 0.0 if clock is None else clock.peek(task.user or "")
-        (rank,) = await self._ranks([(task, tag, _AFTER_ALL)])
+        (rank,) = await self._ranks([(task, tag, _AFTER_ALL)], served_with)
         return rank
 
-    async def _ranks(self, places: "Sequence[_Place]") -> list[Rank]:
+    async def _ranks(self, places: "Sequence[_Place]", served_with: ServedWith) -> list[Rank]:
         """Count all at once what comes before within their keys, then add what other keys have."""
         state = self._database.state
         wanted = [
             (queue, task.key_id, least_of(task), task.priority, tag, task_id)
             for task, tag, task_id in places
-            for queue in queues_before(state, task)
+            for queue in queues_before(state, task, served_with)
             if in_line(state, queue, task) is not None
         ]
         rows = []
@@ -156,7 +159,7 @@ class PostgresBroker:
             columns = map(list, zip(*wanted, strict=True))
             rows = await self._database.read("ranks", *columns, EXACT_RANKS + 1)
         before = dict(zip(wanted, ((n, samples) for _, _, n, samples in rows), strict=True))
-        return [self._rank(*place, before) for place in places]
+        return [self._rank(*place, before, served_with) for place in places]
 
     def _rank(
         self,
@@ -164,11 +167,12 @@ class PostgresBroker:
         tag: float,
         task_id: str,
         before: "dict[_Wanted, tuple[int, int]]",
+        served_with: ServedWith,
     ) -> Rank:
         state, place = self._database.state, (task.key_id, least_of(task), task.priority)
         found = [
             (queue, *before.get((queue, *place, tag, task_id), (0, 0)))
-            for queue in queues_before(state, task)
+            for queue in queues_before(state, task, served_with)
         ]
         rank = rank_of(state, task, found)
         if self._database.company.is_there:
@@ -176,9 +180,12 @@ class PostgresBroker:
             rank = msgspec.structs.replace(rank, is_exact=False)
         return rank
 
-    async def backlogs(self, models: Sequence[str], priority: int) -> list[Backlog]:
+    async def backlogs(
+        self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
+    ) -> list[Backlog]:
         """See `Broker.backlogs`."""
-        return [backlog_of(self._database.state, model, priority) for model in models]
+        state = self._database.state
+        return [backlog_of(state, model, priority, served_with) for model in models]
 
     async def close(self) -> None:
         """See `Broker.close`."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from swell import task as life
-from swell.broker import Backlog, Depth, Rank
+from swell.broker import Backlog, Depth, Rank, ServedWith
 from swell.fairness import (
     USUAL_PRIORITY,
     VirtualClock,
@@ -90,11 +90,11 @@ def depths_of(
     return sorted(busy, key=lambda depth: depth.queue)
 
 
-def backlog_of(state: State, model: str, priority: int) -> Backlog:
+def backlog_of(state: State, model: str, priority: int, served_with: ServedWith) -> Backlog:
     """Return what waits of a model, for a task of this priority."""
     urgency = band(priority)
     urgent, equal = Line(), Line()
-    for queue in state.queues_of(model):
+    for queue in served_with.get(model) or state.queues_of(model):
         for other_band, lines in state.lines.get(queue, {}).items():
             if other_band <= urgency:
                 counted = urgent if other_band < urgency else equal
@@ -108,12 +108,13 @@ def backlog_of(state: State, model: str, priority: int) -> Backlog:
     )
 
 
-def queues_before(state: State, task: Task | NewTask) -> list[str]:
+def queues_before(state: State, task: Task | NewTask, served_with: ServedWith) -> list[str]:
     """Return the queues whose tasks may come before one."""
     queues = sorted({*state.queues_of(task.stage_model), task.queue})
-    if task.queue != task.stage_model:
-        queues = [queue for queue in queues if queue in (task.stage_model, task.queue)]
-    return queues
+    served = served_with.get(task.queue)
+    if served is None and task.queue != task.stage_model:
+        served = (task.stage_model, task.queue)
+    return queues if served is None else [queue for queue in queues if queue in served]
 
 
 def in_line(state: State, queue: str, task: Task | NewTask) -> Line | None:

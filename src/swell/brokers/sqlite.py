@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from swell import task as life
-from swell.broker import Backlog, Depth, LeaseRequest, Offered, Rank
+from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Offered, Rank, ServedWith
 from swell.brokers.ranking import (
     EXACT_RANKS,
     backlog_of,
@@ -110,32 +110,39 @@ class SqliteBroker:
         ready, woken = await self._database.read_slowly(("ready_depths", ()), ("woken_depths", ()))
         return depths_of(ready, woken)
 
-    async def ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
+    async def ranks(
+        self, tasks: Sequence[Task], *, served_with: ServedWith = NOT_STAGED
+    ) -> list[Rank | None]:
         """See `Broker.ranks`."""
         return [
-            self._rank(task, task.tag, task.id)
+            self._rank(task, task.tag, task.id, served_with)
             if task.state is TaskState.QUEUED and task.available_at is None
             else None
             for task in tasks
         ]
 
-    async def rank_of_new(self, task: NewTask) -> Rank:
+    async def rank_of_new(self, task: NewTask, *, served_with: ServedWith = NOT_STAGED) -> Rank:
         """See `Broker.rank_of_new`."""
         clock = self._database.state.clocks.get((task.stage_model, task.key_id, task.priority))
         tag = 0.0 if clock is None else clock.peek(task.user or "")
-        return self._rank(task, tag, _AFTER_ALL)
+        return self._rank(task, tag, _AFTER_ALL, served_with)
 
-    def _rank(self, task: Task | NewTask, tag: float, task_id: str) -> Rank:
+    def _rank(
+        self, task: Task | NewTask, tag: float, task_id: str, served_with: ServedWith
+    ) -> Rank:
         place = (task.key_id, least_of(task), task.priority, tag, task_id, EXACT_RANKS + 1)
         state, found = self._database.state, []
-        for queue in queues_before(state, task):
+        for queue in queues_before(state, task, served_with):
             ((n, samples),) = self._database.read("rank", (queue, *place))
             found.append((queue, n, samples))
         return rank_of(state, task, found)
 
-    async def backlogs(self, models: Sequence[str], priority: int) -> list[Backlog]:
+    async def backlogs(
+        self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
+    ) -> list[Backlog]:
         """See `Broker.backlogs`."""
-        return [backlog_of(self._database.state, model, priority) for model in models]
+        state = self._database.state
+        return [backlog_of(state, model, priority, served_with) for model in models]
 
     async def close(self) -> None:
         """See `Broker.close`."""

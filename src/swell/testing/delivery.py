@@ -12,6 +12,7 @@ from datetime import timedelta
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from swell.broker import Backlog, Broker
 from swell.clock import ManualClock
@@ -857,6 +858,31 @@ class WaitingConformance:
         other = await delivery.broker.rank_of_new(a_new_task(queue="demo/upper:v2"))
         assert other.ahead == 0
 
+    async def test_while_versions_share_a_model_only_what_the_same_workers_serve_comes_before(
+        self, delivery: Delivery
+    ) -> None:
+        queues = {"demo/upper": 2, "demo/upper:v1": 3, "demo/upper:v2": 5, "demo/upper:~canary": 9}
+        for queue, n in queues.items():
+            await delivery.submit(*(a_new_task(queue=queue, count=2) for _ in range(n)))
+        live = ("demo/upper", "demo/upper:v1")
+        canary = ("demo/upper:v2", "demo/upper:~canary")
+        served_with: dict[str, tuple[str, ...]] = {"demo/upper:v3": ("demo/upper:v3",)}
+        served_with |= dict.fromkeys(live, live) | dict.fromkeys(canary, canary)
+        for queue, ahead in {live[0]: 5, live[1]: 5, canary[1]: 14, "demo/upper:v3": 0}.items():
+            new = a_new_task(queue=queue, count=2)
+            rank = await delivery.broker.rank_of_new(new, served_with=served_with)
+            assert (queue, rank.ahead, rank.samples) == (queue, ahead, 2 * ahead)
+        (backlog,) = await delivery.broker.backlogs(["demo/upper"], 1, served_with=served_with)
+        assert backlog == Backlog(equal=5, equal_samples=10)
+        # Where nobody has the canary, its part is the live version's too.
+        whole = (*live, canary[1])
+        served_with |= dict.fromkeys(whole, whole) | {canary[0]: (canary[0],)}
+        for queue, ahead in {live[0]: 14, canary[1]: 14, canary[0]: 5}.items():
+            rank = await delivery.broker.rank_of_new(
+                a_new_task(queue=queue), served_with=served_with
+            )
+            assert (queue, rank.ahead) == (queue, ahead)
+
     async def test_a_backlog_of_one_user_does_not_stand_before_others(
         self, delivery: Delivery
     ) -> None:
@@ -1182,6 +1208,25 @@ class DeliveryConformance(LifeConformance, ExactOrderConformance, WaitingConform
         told = {task.id: rank.ahead for task, rank in zip(waiting, ranks, strict=True) if rank}
         order = [task.id for task in await delivery.lease(len(waiting))]
         assert [told[task_id] for task_id in order] == list(range(len(order)))
+
+    @pytest.mark.parametrize("seed", range(8))
+    async def test_ranks_are_the_order_of_service_of_each_version_that_shares_a_model(
+        self, delivery: Delivery, seed: int
+    ) -> None:
+        rng = random.Random(seed)
+        live, canary = ("demo/upper", "demo/upper:v1"), ("demo/upper:v2", "demo/upper:~canary")
+        served_with = dict.fromkeys(live, live) | dict.fromkeys(canary, canary)
+        queues = [*live, *canary]
+        new = [replace(_any_task(rng), queue=rng.choice(queues)) for _ in range(40)]
+        waiting = await delivery.submit(*new)
+        for version, served in rng.sample([("v1", live), ("v2", canary)], 2):
+            own = [task for task in waiting if task.queue in served]
+            ranks = await delivery.broker.ranks(own, served_with=served_with)
+            told = {task.id: rank.ahead for task, rank in zip(own, ranks, strict=True) if rank}
+            held = await delivery.lease(
+                len(waiting), models={"demo/upper": version}, staged={"demo/upper": served}
+            )
+            assert [told[task.id] for task in held] == list(range(len(own)))
 
 
 def _any_task(rng: random.Random) -> NewTask:
