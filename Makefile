@@ -10,7 +10,7 @@ PORT ?= 8000
 # look at how long something takes come after, one by one.
 SERVICES := $(filter-out %/unit/ %/conformance/ %/__pycache__/,$(wildcard tests/*/))
 
-.PHONY: help demo test test-torch check format figure figures docs constraints clean web web-dev
+.PHONY: help demo test test-torch check format figure figures docs site constraints clean web web-dev
 
 help: ## Say what can be made.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -75,9 +75,13 @@ docs: ## Write the reference of settings and commands from the code.
 	$(BIN)/python -m swell.providers.reference > docs/reference/providers.md
 	$(BIN)/python -m swell.api.typescript > web/src/lib/api/schema.ts
 
+site: ## Build the documentation's site into .site/html; whatever is dead or doubtful stops it.
+	@.ci/venv dev
+	@$(BIN)/python docs/build.py
+
 constraints: ## Choose the newest versions of all dependencies; needs uv.
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 		--no-emit-index-url --no-emit-package swell-models --no-emit-package torch --no-header --no-annotate --quiet -o constraints.txt
 
 clean: ## Remove what was made here: environment, caches, data.
-	rm -rf web/dist web/node_modules .venv .venv-torch .swell .bench pictures .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .site web/dist web/node_modules .venv .venv-torch .swell .bench pictures .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
