@@ -48,7 +48,7 @@ def test_a_rollback_says_which_version_it_leaves(
             return {"live": "1", "notice": ""}
 
     monkeypatch.setattr(
-        "swell.cli.adoption.call", lambda _settings, work: asyncio.run(work(Remote()))
+        "swell.cli.remote.call", lambda _settings, work: asyncio.run(work(Remote()))
     )
     roll_back_version(named, reason="six fingers")
     body = {"version": left, "reason": "six fingers"}

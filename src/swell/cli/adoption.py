@@ -4,11 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from swell.cli.options import Config, Data, Json, Key, Url
 from swell.cli.output import ago, print_json, table, talk
 from swell.cli.output import data as stdout
-from swell.cli.remote import Remote, call
-from swell.cli.tasks import client_settings
+from swell.cli.remote import Remote, Server, asks_server
 from swell.clock import SystemClock
 
 __all__ = [
@@ -40,7 +38,9 @@ def share_of(text: str) -> float:
     return share
 
 
+@asks_server
 def start_canary(
+    server: Server,
     version: Version,
     share: Annotated[
         Any,
@@ -53,11 +53,6 @@ def start_canary(
         bool,
         typer.Option("--rollback/--no-rollback", help="Roll it back by itself where it is worse."),
     ] = True,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Give a version a part of the traffic; again with another share, change how much."""
     model, name = _parted(version)
@@ -67,30 +62,29 @@ def start_canary(
         "sticky": "key" if by_key else "user",
         "rollback": {"automatic": watch},
     }
-    found = _post(model, "canary", body, config, data, url, key)
-    _tell(found, as_json, f"{name} gets {_percent(share)} of the traffic of {model}")
+    found = _post(server, model, "canary", body)
+    _tell(found, server.as_json, f"{name} gets {_percent(share)} of the traffic of {model}")
 
 
+@asks_server
 def promote_version(
+    server: Server,
     version: Annotated[
         str,
         typer.Argument(
             metavar="OWNER/NAME[:VERSION]", help="Which version; without one, the canary."
         ),
     ],
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Make a version live: the canary, where none is named."""
     model, _, name = version.partition(":")
-    found = _post(model, "promote", {"version": name or None}, config, data, url, key)
-    _tell(found, as_json, f"{found['live']} of {model} is live")
+    found = _post(server, model, "promote", {"version": name or None})
+    _tell(found, server.as_json, f"{found['live']} of {model} is live")
 
 
+@asks_server
 def roll_back_version(
+    server: Server,
     version: Annotated[
         str,
         typer.Argument(
@@ -99,11 +93,6 @@ def roll_back_version(
         ),
     ],
     reason: Annotated[str, typer.Option(help="Why, for whoever reads it later.")] = "",
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Take the traffic from the canary; without one, go back to the version live before."""
     model, _, name = version.partition(":")
@@ -113,36 +102,23 @@ def roll_back_version(
         body = {"version": left, "reason": reason}
         return await remote.post(f"/v1/models/{model}/rollback", body)
 
-    found = call(client_settings(config, data, url, key), ask)
-    _tell(found, as_json, f"{found['live']} of {model} is live, and nothing is its canary")
+    found = server.call(ask)
+    _tell(found, server.as_json, f"{found['live']} of {model} is live, and nothing is its canary")
 
 
-def retire_version(
-    version: Version,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def retire_version(server: Server, version: Version) -> None:
     """Give a version nothing any more, not even what names it."""
     model, name = _parted(version)
-    found = _post(model, "retire", {"version": name}, config, data, url, key)
-    _tell(found, as_json, f"{name} of {model} is retired")
+    found = _post(server, model, "retire", {"version": name})
+    _tell(found, server.as_json, f"{name} of {model} is retired")
 
 
-def show_stages(
-    model: Model,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def show_stages(server: Server, model: Model) -> None:
     """Show how far the versions of a model are adopted, and what speaks against its canary."""
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.get(f"/v1/models/{model}/adoption"))
-    if as_json:
+    found = server.call(lambda remote: remote.get(f"/v1/models/{model}/adoption"))
+    if server.as_json:
         print_json(found)
         return
     now = SystemClock().now()
@@ -189,11 +165,8 @@ def _left_by_rollback(adoption: Any) -> str:
     return str((adoption["canary"] or {"version": adoption["live"]})["version"])
 
 
-def _post(
-    model: str, what: str, body: dict[str, Any], config: Any, data: Any, url: Any, key: Any
-) -> Any:
-    settings = client_settings(config, data, url, key)
-    return call(settings, lambda remote: remote.post(f"/v1/models/{model}/{what}", body))
+def _post(server: Server, model: str, what: str, body: dict[str, Any]) -> Any:
+    return server.call(lambda remote: remote.post(f"/v1/models/{model}/{what}", body))
 
 
 def _tell(found: Any, as_json: bool, done: str) -> None:

@@ -15,12 +15,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from swell.adoption.compare import MOST_LABEL
 from swell.adoption.sheet import SheetCell, SheetRow, sheet
 from swell.cli.inputs import parse_inputs
-from swell.cli.options import Config, Data, Inputs, Json, Key, Url
+from swell.cli.options import Inputs
 from swell.cli.output import Refused, print_json, talk
 from swell.cli.output import data as stdout
 from swell.cli.prompts import fitted, read_prompts, text_field, unknown_to
-from swell.cli.remote import Remote, call
-from swell.cli.tasks import client_settings
+from swell.cli.remote import Remote, Server, asks_server
 from swell.errors import InvalidRequest
 
 __all__ = ["compare_models"]
@@ -44,7 +43,9 @@ class _Asked:
     seed: int
 
 
+@asks_server
 def compare_models(
+    server: Server,
     models: Annotated[
         list[str],
         typer.Argument(metavar="MODEL…", help="Two to four: owner/name, or owner/name:version."),
@@ -67,11 +68,6 @@ def compare_models(
         bool, typer.Option("--share", help="Other keys may look and vote too.")
     ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the sheet.")] = Path("comparisons"),
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Ask the same of two to four models, and make a blind sheet to vote on.
 
@@ -80,7 +76,6 @@ def compare_models(
     """
     if not 2 <= len(models) <= 4:
         raise InvalidRequest(f"{len(models)} models cannot be compared: name two to four")
-    settings = client_settings(config, data, url, key)
     first = secrets.randbelow(2**31) if seed is None else seed
 
     async def work(remote: Remote) -> tuple[dict[str, Any], Path]:
@@ -90,8 +85,8 @@ def compare_models(
         made = await _compare(remote, tasks, asked, name, share)
         return made, await _write(remote, made, out)
 
-    made, path = call(settings, work)
-    _tell(made, path, as_json)
+    made, path = server.call(work)
+    _tell(made, path, server.as_json)
 
 
 def _rows(

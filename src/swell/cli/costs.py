@@ -5,10 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from swell.cli.options import Config, Data, Json, Key, Url
 from swell.cli.output import print_json, table, talk
-from swell.cli.remote import call
-from swell.cli.tasks import client_settings
+from swell.cli.remote import Server, asks_server
 
 __all__ = ["show_costs"]
 
@@ -21,7 +19,9 @@ class _By(StrEnum):
     DAY = "day"
 
 
+@asks_server
 def show_costs(
+    server: Server,
     since: Annotated[
         str | None,
         typer.Option("--from", help="The first day (UTC), such as 2026-11-01; 30 days without it."),
@@ -31,17 +31,11 @@ def show_costs(
     ] = None,
     by: Annotated[_By, typer.Option(help="What is told apart.")] = _By.MODEL,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the dearest.")] = 20,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Show what things cost, with their share of idle time, cold starts and waste."""
     asked = {"from": since, "to": until, "by": by.value, "limit": limit}
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.get("/v1/costs", **asked))
-    if as_json:
+    found = server.call(lambda remote: remote.get("/v1/costs", **asked))
+    if server.as_json:
         print_json(found)
         return
     rows = [_row(each, each["name"] or "(nobody)") for each in found["costs"]]

@@ -5,11 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from swell.cli.options import Config, Data, Json, Key, Url
 from swell.cli.output import ago, group, print_json, table, talk
 from swell.cli.quotas import KeyId, micros_of
-from swell.cli.remote import call
-from swell.cli.tasks import client_settings
+from swell.cli.remote import Server, asks_server
 from swell.clock import SystemClock
 
 __all__ = ["app"]
@@ -22,21 +20,17 @@ def _dollars(micros: int) -> str:
 
 
 @app.command("ls")
+@asks_server
 def list_credits(
+    server: Server,
     key_id: Annotated[
         str | None, typer.Argument(metavar="[KEY_ID]", help="Of this key only.")
     ] = None,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """List accounts and what was granted last."""
     query = {} if key_id is None else {"key_id": key_id}
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.get("/v1/credits", **query))
-    if as_json:
+    found = server.call(lambda remote: remote.get("/v1/credits", **query))
+    if server.as_json:
         print_json(found)
         return
     sums = ("granted_micros", "spent_micros", "held_micros", "left_micros")
@@ -62,7 +56,9 @@ def list_credits(
 
 
 @app.command("add")
+@asks_server
 def add_credits(
+    server: Server,
     key_id: KeyId,
     amount: Annotated[
         Any,
@@ -78,17 +74,11 @@ def add_credits(
         typer.Option("--id", help="Such as of the payment: the same is granted once."),
     ] = None,
     note: Annotated[str, typer.Option(help="For people.")] = "",
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Grant credits to a key or one of its users, or take them back."""
     body = {"key_id": key_id, "user": user, "micros": amount, "id": grant_id, "note": note}
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.post("/v1/credits", body))
-    if as_json:
+    found = server.call(lambda remote: remote.post("/v1/credits", body))
+    if server.as_json:
         print_json(found)
         return
     left = _dollars(found["account"]["left_micros"])

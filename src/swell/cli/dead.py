@@ -4,11 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from swell.cli.options import Config, Data, Json, Key, Url
 from swell.cli.output import CommandFailed, ago, group, print_json, table, talk
 from swell.cli.output import data as stdout
-from swell.cli.remote import Remote, call
-from swell.cli.tasks import client_settings
+from swell.cli.remote import Remote, Server, asks_server
 from swell.clock import SystemClock
 from swell.errors import InvalidRequest
 
@@ -18,19 +16,15 @@ app = group("Dead letters: tasks that failed after their last attempt.")
 
 
 @app.command("ls")
+@asks_server
 def list_dead(
+    server: Server,
     model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="At most so many.")] = 50,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """List dead letters, newest first."""
-    settings = client_settings(config, data, url, key)
-    page = call(settings, lambda remote: remote.get("/v1/dead", model=model, limit=limit))
-    if as_json:
+    page = server.call(lambda remote: remote.get("/v1/dead", model=model, limit=limit))
+    if server.as_json:
         print_json(page["tasks"])
         return
     now = SystemClock().now()
@@ -42,17 +36,14 @@ def list_dead(
 
 
 @app.command("replay")
+@asks_server
 def replay_dead(
+    server: Server,
     tasks: Annotated[
         list[str], typer.Argument(metavar="[TASK…]", help="Ids of dead letters.")
     ] = [],
     model: Annotated[str | None, typer.Option(help="All of this model's.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Repeat dead letters as new tasks, up to 1,000 a call."""
     if sum((bool(tasks), model is not None, everything)) != 1:
@@ -63,9 +54,9 @@ def replay_dead(
         answer = await remote.post("/v1/dead/replay", body)
         return list(answer["replayed"])
 
-    replayed = call(client_settings(config, data, url, key), work)
+    replayed = server.call(work)
     failed = [each for each in replayed if each["error"]]
-    if as_json:
+    if server.as_json:
         print_json(replayed)
     else:
         for each in replayed:

@@ -5,12 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from swell.cli.options import Config, Data, Json, Key, Url
 from swell.cli.output import ago, print_json, seconds, table, talk
-from swell.cli.remote import Remote, call
-from swell.cli.tasks import client_settings
+from swell.cli.remote import Remote, Server, asks_server
 from swell.clock import SystemClock
-from swell.config import Settings
 
 __all__ = ["list_ledger", "list_pools", "list_queues", "list_workers"]
 
@@ -18,17 +15,11 @@ __all__ = ["list_ledger", "list_pools", "list_queues", "list_workers"]
 _PAGE = 500
 
 
-def list_queues(
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def list_queues(server: Server) -> None:
     """Show what waits, queue by queue."""
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.get("/v1/queues"))["queues"]
-    if as_json:
+    found = server.call(lambda remote: remote.get("/v1/queues"))["queues"]
+    if server.as_json:
         print_json(found)
         return
     now = SystemClock().now()
@@ -46,7 +37,9 @@ def list_queues(
     table(("QUEUE", "READY", "DELAYED", "RUNNING", "OLDEST", "ETA"), rows, empty="nothing waits")
 
 
+@asks_server
 def list_workers(
+    server: Server,
     gone: Annotated[bool, typer.Option("--gone", help="Also those that have gone.")] = False,
     phases: Annotated[
         bool,
@@ -55,22 +48,16 @@ def list_workers(
             help="How each came to be at work, phase by phase, and those that are under way.",
         ),
     ] = False,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Show who works."""
-    settings = client_settings(config, data, url, key)
     query = {"gone": True} if gone else {}
-    answer = call(settings, lambda remote: remote.get("/v1/workers", **query))
+    answer = server.call(lambda remote: remote.get("/v1/workers", **query))
     found = answer["workers"]
     if phases:
         started = [w["startup"] | {"name": w["name"]} for w in found if w["startup"]]
-        _show_phases([*started, *answer["starting"]], as_json)
+        _show_phases([*started, *answer["starting"]], server.as_json)
         return
-    if as_json:
+    if server.as_json:
         print_json(found)
         return
     now = SystemClock().now()
@@ -130,23 +117,19 @@ def _show_phases(startups: list[dict[str, Any]], as_json: bool) -> None:
     table(columns, rows, empty="no worker has told how it started")
 
 
+@asks_server
 def list_pools(
+    server: Server,
     decisions: Annotated[
         bool, typer.Option("--decisions", help="What was decided about them lately, and why.")
     ] = False,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Show pools, how they are scaled, and how long workers and models take to start."""
-    settings = client_settings(config, data, url, key)
     if decisions:
-        _show_decisions(settings, as_json)
+        _show_decisions(server)
         return
-    found = call(settings, lambda remote: remote.get("/v1/pools"))["pools"]
-    if as_json:
+    found = server.call(lambda remote: remote.get("/v1/pools"))["pools"]
+    if server.as_json:
         print_json(found)
         return
     rows = [
@@ -220,10 +203,10 @@ def _show_scaling(pools: list[dict[str, Any]]) -> None:
             )
 
 
-def _show_decisions(settings: Settings, as_json: bool) -> None:
+def _show_decisions(server: Server) -> None:
     """Print the last decisions of the autoscaler, the newest first."""
-    found = call(settings, lambda remote: remote.get("/v1/scaling", limit=200))["decisions"]
-    if as_json:
+    found = server.call(lambda remote: remote.get("/v1/scaling", limit=200))["decisions"]
+    if server.as_json:
         print_json(found)
         return
     now = SystemClock().now()
@@ -239,13 +222,10 @@ def _at_least(times: dict[str, Any], share: str) -> str | None:
     return f">{told}" if share in times["at_least"] else told
 
 
+@asks_server
 def list_ledger(
+    server: Server,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Show what machine time went into, the newest first."""
 
@@ -261,8 +241,8 @@ def list_ledger(
                 break
         return found
 
-    found = call(client_settings(config, data, url, key), work)
-    if as_json:
+    found = server.call(work)
+    if server.as_json:
         print_json(found)
         return
     now = SystemClock().now()

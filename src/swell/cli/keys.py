@@ -7,11 +7,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from swell.api.messages import LEAST_RATE
-from swell.cli.options import Config, Data, Json, Key, Url
 from swell.cli.output import ago, group, print_json, table, talk
 from swell.cli.output import data as stdout
-from swell.cli.remote import call
-from swell.cli.tasks import client_settings
+from swell.cli.remote import Server, asks_server
 from swell.clock import SystemClock
 from swell.registry import Scope
 
@@ -66,17 +64,11 @@ def _state(key: dict[str, Any], now: datetime) -> str:
 
 
 @app.command("ls")
-def list_keys(
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def list_keys(server: Server) -> None:
     """List keys; their secrets are not kept and cannot be shown."""
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.get("/v1/keys"))["keys"]
-    if as_json:
+    found = server.call(lambda remote: remote.get("/v1/keys"))["keys"]
+    if server.as_json:
         print_json(found)
         return
     now = SystemClock().now()
@@ -95,7 +87,9 @@ def list_keys(
 
 
 @app.command("create")
+@asks_server
 def create_key(
+    server: Server,
     name: Annotated[str, typer.Argument(help="Who will use it.")],
     scope: Annotated[list[Scope], typer.Option(help="What it may do; may be repeated.")] = [
         Scope.CLIENT
@@ -138,11 +132,6 @@ def create_key(
             "--class", help="Priority class that it may use, the usual one first; may be repeated."
         ),
     ] = [],
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Make a key and print it; it is never shown again.
 
@@ -161,9 +150,8 @@ def create_key(
         "streams": streams,
         "classes": classes,
     }
-    settings = client_settings(config, data, url, key)
-    made = call(settings, lambda remote: remote.post("/v1/keys", body))
-    _show(made, as_json)
+    made = server.call(lambda remote: remote.post("/v1/keys", body))
+    _show(made, server.as_json)
 
 
 def _show(made: dict[str, Any], as_json: bool) -> None:
@@ -175,7 +163,9 @@ def _show(made: dict[str, Any], as_json: bool) -> None:
 
 
 @app.command("rotate")
+@asks_server
 def rotate_key(
+    server: Server,
     key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="Id from `swell keys ls`.")],
     overlap: Annotated[
         Any,
@@ -183,35 +173,27 @@ def rotate_key(
             parser=duration_s, metavar="TIME", help="The secret before works for so long."
         ),
     ] = "24h",
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Give a key a new secret and print it; id, scopes, limits and tasks stay."""
-    settings = client_settings(config, data, url, key)
     body = {"overlap_s": overlap}
-    _show(call(settings, lambda remote: remote.post(f"/v1/keys/{key_id}/rotate", body)), as_json)
+    _show(
+        server.call(lambda remote: remote.post(f"/v1/keys/{key_id}/rotate", body)), server.as_json
+    )
 
 
 @app.command("rotate-signing")
+@asks_server
 def rotate_signing(
+    server: Server,
     revoke: Annotated[
         bool,
         typer.Option("--revoke", help="Make all URLs void that were signed before: after a leak."),
     ] = False,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Change the secret that signs URLs of files; earlier URLs stay good until they expire."""
-    settings = client_settings(config, data, url, key)
     body = {"revoke": revoke}
-    made = call(settings, lambda remote: remote.post("/v1/signing/rotate", body))
-    if as_json:
+    made = server.call(lambda remote: remote.post("/v1/signing/rotate", body))
+    if server.as_json:
         print_json(made)
         return
     until = made["others_until"]
@@ -219,18 +201,14 @@ def rotate_signing(
 
 
 @app.command("revoke")
+@asks_server
 def revoke_key(
+    server: Server,
     key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="Id from `swell keys ls`.")],
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Make a key useless. Its tasks go on."""
-    settings = client_settings(config, data, url, key)
-    revoked = call(settings, lambda remote: remote.delete(f"/v1/keys/{key_id}"))
-    if as_json:
+    revoked = server.call(lambda remote: remote.delete(f"/v1/keys/{key_id}"))
+    if server.as_json:
         print_json(revoked)
         return
     talk.print(f"key {key_id} is revoked")

@@ -18,14 +18,13 @@ from swell.cli.checking import Terms, check
 from swell.cli.comparing import compare_models
 from swell.cli.fetching import cache_of, hub_of
 from swell.cli.inputs import as_flags
-from swell.cli.options import Config, Data, Json, Key, Url, settings_from
+from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, group, print_json, seconds, table, talk
 from swell.cli.output import data as stdout
 from swell.cli.pruning import prune_weights
 from swell.cli.pushing import push_weights
-from swell.cli.remote import call
+from swell.cli.remote import Server, asks_server
 from swell.cli.signing_keys import make_signing_key
-from swell.cli.tasks import client_settings
 from swell.cli.translations import bring_translations
 from swell.cli.trying import try_model
 from swell.cli.voting import list_comparisons, list_ratings, reveal, vote
@@ -61,17 +60,11 @@ add_adoption_to(app)
 
 
 @app.command("ls")
-def list_models(
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def list_models(server: Server) -> None:
     """List the models that the server knows."""
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.get("/v1/models"))["models"]
-    if as_json:
+    found = server.call(lambda remote: remote.get("/v1/models"))["models"]
+    if server.as_json:
         print_json(found)
         return
     rows = [
@@ -94,18 +87,11 @@ def list_models(
 
 
 @app.command("show")
-def show_model(
-    model: Annotated[str, typer.Argument(help="owner/name.")],
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def show_model(server: Server, model: Annotated[str, typer.Argument(help="owner/name.")]) -> None:
     """Show a model's card and what it takes."""
-    settings = client_settings(config, data, url, key)
-    card = call(settings, lambda remote: remote.get(f"/v1/models/{model}"))
-    if as_json:
+    card = server.call(lambda remote: remote.get(f"/v1/models/{model}"))
+    if server.as_json:
         print_json(card)
         return
     stdout.print(f"[bold]{escape(card['name'])}[/] {card['version']} ({card['stage']})")

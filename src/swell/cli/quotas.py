@@ -4,10 +4,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from swell.cli.options import Config, Data, Json, Key, Url
 from swell.cli.output import group, print_json, table, talk
-from swell.cli.remote import call
-from swell.cli.tasks import client_settings
+from swell.cli.remote import Server, asks_server
 
 __all__ = ["app", "micros_of"]
 
@@ -38,17 +36,11 @@ def _amount(limit: int | None, unit: str) -> str:
 
 
 @app.command("ls")
-def list_quotas(
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def list_quotas(server: Server) -> None:
     """List quotas, and what is left of them."""
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.get("/v1/quotas"))["quotas"]
-    if as_json:
+    found = server.call(lambda remote: remote.get("/v1/quotas"))["quotas"]
+    if server.as_json:
         print_json(found)
         return
     units = ("tasks", "samples", "micros")
@@ -80,7 +72,9 @@ def _money(unit: str) -> str:
 
 
 @app.command("set")
+@asks_server
 def set_quota(
+    server: Server,
     key_id: KeyId,
     user: User = None,
     tasks_per_day: Annotated[Amount, typer.Option(min=0, help="Tasks in a day.")] = None,
@@ -96,11 +90,6 @@ def set_quota(
     prepaid: Annotated[
         bool, typer.Option("--prepaid", help="Accept nothing that credits do not cover.")
     ] = False,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Set how much may be used, in place of what was set before; days and months are UTC."""
     body = {
@@ -114,9 +103,8 @@ def set_quota(
         "micros_per_month": cost_per_month,
         "is_prepaid": prepaid,
     }
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.put("/v1/quotas", body))
-    if as_json:
+    found = server.call(lambda remote: remote.put("/v1/quotas", body))
+    if server.as_json:
         print_json(found)
         return
     whose = f"user {user} of key {key_id}" if user else f"key {key_id}"
@@ -124,20 +112,12 @@ def set_quota(
 
 
 @app.command("drop")
-def drop_quota(
-    key_id: KeyId,
-    user: User = None,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def drop_quota(server: Server, key_id: KeyId, user: User = None) -> None:
     """Forget a quota: any amount may be used from then on."""
     query = {"key_id": key_id} | ({} if user is None else {"user": user})
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.delete("/v1/quotas", **query))
-    if as_json:
+    found = server.call(lambda remote: remote.delete("/v1/quotas", **query))
+    if server.as_json:
         print_json(found)
         return
     talk.print("the quota is forgotten")

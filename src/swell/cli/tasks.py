@@ -9,16 +9,15 @@ import typer
 
 from swell.cli.follow import exit_of, follow, save_artifacts, send, show_end, time_line
 from swell.cli.inputs import parse_inputs
-from swell.cli.options import Config, Data, Inputs, Json, Key, Url, settings_from
+from swell.cli.options import Inputs
 from swell.cli.output import Refused, ago, group, print_json, seconds, table, talk
 from swell.cli.output import data as stdout
-from swell.cli.remote import Remote, ServerEvent, call
+from swell.cli.remote import Remote, Server, ServerEvent, asks_server, talks_to_server
 from swell.clock import SystemClock
-from swell.config import Settings
 from swell.errors import InvalidRequest
 from swell.task import TaskState
 
-__all__ = ["app", "client_settings"]
+__all__ = ["app"]
 
 app = group("Submit tasks, and see what became of them.")
 
@@ -26,24 +25,14 @@ TaskId = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task.")]
 TaskIds = Annotated[list[str], typer.Argument(metavar="TASK…", help="Ids of tasks.")]
 
 
-def client_settings(
-    config: Path | None, data: Path | None, url: str | None, key: str | None
-) -> Settings:
-    """Return the settings of a command that talks to a server."""
-    return settings_from(config, data, client__url=url, client__key=key).settings
-
-
 @app.command("ls")
+@asks_server
 def list_tasks(
+    server: Server,
     state: Annotated[TaskState | None, typer.Option(help="Only these.")] = None,
     model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
     user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """List tasks, newest first."""
 
@@ -65,8 +54,8 @@ def list_tasks(
                 break
         return found
 
-    tasks = call(client_settings(config, data, url, key), work)
-    if as_json:
+    tasks = server.call(work)
+    if server.as_json:
         print_json(tasks)
         return
     now = SystemClock().now()
@@ -78,19 +67,11 @@ def list_tasks(
 
 
 @app.command("show")
-def show_task(
-    task: TaskId,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def show_task(server: Server, task: TaskId) -> None:
     """Show one task."""
-    found = call(
-        client_settings(config, data, url, key), lambda remote: remote.get(f"/v1/tasks/{task}")
-    )
-    if as_json:
+    found = server.call(lambda remote: remote.get(f"/v1/tasks/{task}"))
+    if server.as_json:
         print_json(found)
         return
     for name, value in found.items():
@@ -99,7 +80,9 @@ def show_task(
 
 
 @app.command("submit")
+@asks_server
 def submit_task(
+    server: Server,
     model: Annotated[str, typer.Argument(help="owner/name, or owner/name:version.")],
     inputs: Inputs = [],
     count: Annotated[int | None, typer.Option(min=1, help="How many samples.")] = None,
@@ -112,11 +95,6 @@ def submit_task(
     idempotency_key: Annotated[str | None, typer.Option(help="Same key, same task.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Wait, and save the files.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("pictures"),
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Submit a task; with --watch, wait for it and save what it brings."""
 
@@ -140,8 +118,8 @@ def submit_task(
         task = await follow(remote, task["id"])
         return task, await save_artifacts(remote, task, folder=out)
 
-    task, saved = call(client_settings(config, data, url, key), work)
-    if as_json:
+    task, saved = server.call(work)
+    if server.as_json:
         print_json(task | ({"saved": [str(path) for path in saved]} if watch else {}))
     elif watch:
         _print_result(task, saved)
@@ -153,14 +131,12 @@ def submit_task(
 
 
 @app.command("watch")
+@talks_to_server
 def watch_task(
+    server: Server,
     task: TaskId,
     out: Annotated[Path | None, typer.Option("--out", help="Save its files here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line an event.")] = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Follow a task until it ends; the exit code tells how."""
 
@@ -172,55 +148,39 @@ def watch_task(
         found = await follow(remote, task, tell)
         return found, [] if out is None else await save_artifacts(remote, found, folder=out)
 
-    found, saved = call(client_settings(config, data, url, key), work)
+    found, saved = server.call(work)
     if not as_json:
         _print_result(found, saved)
     raise typer.Exit(exit_of(found))
 
 
 @app.command("cancel")
-def cancel_tasks(
-    tasks: TaskIds,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def cancel_tasks(server: Server, tasks: TaskIds) -> None:
     """Cancel tasks; those that have ended stay as they are."""
-    _for_each(client_settings(config, data, url, key), tasks, "cancel", as_json)
+    _for_each(server, tasks, "cancel")
 
 
 @app.command("retry")
-def retry_tasks(
-    tasks: TaskIds,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def retry_tasks(server: Server, tasks: TaskIds) -> None:
     """Repeat ended tasks as new ones, whose ids are printed."""
-    _for_each(client_settings(config, data, url, key), tasks, "retry", as_json)
+    _for_each(server, tasks, "retry")
 
 
 @app.command("delete")
+@asks_server
 def delete_tasks(
+    server: Server,
     tasks: TaskIds,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Remove input, output and files of ended tasks for ever; their state, times and costs stay."""
-    settings = client_settings(config, data, url, key)
 
     async def look(remote: Remote) -> list[dict[str, Any]]:
         return [await remote.get(f"/v1/tasks/{task}") for task in dict.fromkeys(tasks)]
 
-    found = call(settings, look)
+    found = server.call(look)
     if not yes:
         _confirm(found)
     erased: list[dict[str, Any]] = []
@@ -233,8 +193,8 @@ def delete_tasks(
                 return refused
         return None
 
-    refused = call(settings, erase)
-    if as_json:
+    refused = server.call(erase)
+    if server.as_json:
         print_json(erased)
     else:
         for before, _ in zip(found, erased, strict=False):
@@ -270,12 +230,12 @@ def _removed(before: dict[str, Any]) -> str:
     return f"removed {' and '.join(parts)}" if parts else "nothing was left to remove"
 
 
-def _for_each(settings: Settings, ids: list[str], verb: str, as_json: bool) -> None:
+def _for_each(server: Server, ids: list[str], verb: str) -> None:
     async def work(remote: Remote) -> list[dict[str, Any]]:
         return list(await asyncio.gather(*(remote.post(f"/v1/tasks/{i}/{verb}") for i in ids)))
 
-    found = call(settings, work)
-    if as_json:
+    found = server.call(work)
+    if server.as_json:
         print_json(found)
         return
     for task in found:

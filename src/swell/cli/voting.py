@@ -8,12 +8,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from swell.cli.options import Config, Data, Json, Key, Url
 from swell.cli.output import data as stdout
 from swell.cli.output import print_json, seconds, table, talk
 from swell.cli.pictures import save
-from swell.cli.remote import Remote, call
-from swell.cli.tasks import client_settings
+from swell.cli.remote import Remote, Server, asks_server, talks_to_server
 from swell.errors import InvalidRequest
 from swell.telemetry import printable
 
@@ -26,7 +24,9 @@ _TIE: Final = "t"
 _QUIT: Final = "q"
 
 
+@talks_to_server
 def vote(
+    server: Server,
     comparison: Annotated[
         str | None, typer.Argument(metavar="ID", help="Id of a comparison; not with --file.")
     ] = None,
@@ -38,10 +38,6 @@ def vote(
     out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path(
         "comparisons"
     ),
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Vote on a comparison in the terminal, or bring the votes of a sheet.
 
@@ -50,14 +46,13 @@ def vote(
     """
     if (comparison is None) == (file is None):
         raise InvalidRequest("say either which comparison, or which --file of votes")
-    settings = client_settings(config, data, url, key)
     if file is not None:
         told = _read(file)
-        count = call(settings, lambda remote: _bring(remote, told))
+        count = server.call(lambda remote: _bring(remote, told))
         stdout.print(f"{count} votes of {printable(told['voter'])} are kept", markup=False)
         return
     query = {"voter": voter} if voter else {}
-    found = call(settings, lambda remote: remote.get(f"/v1/comparisons/{comparison}", **query))
+    found = server.call(lambda remote: remote.get(f"/v1/comparisons/{comparison}", **query))
     if found["closed_at"] is not None:
         raise InvalidRequest(
             f"its voting has ended: swell models reveal {found['id']} tells what came of it"
@@ -66,31 +61,27 @@ def vote(
     for row in found["rows"]:
         if not row["can_be_voted"]:
             continue
-        call(settings, lambda remote, row=row: _show(remote, found["id"], row, out))  # type: ignore[misc]
+        server.call(lambda remote, row=row: _show(remote, found["id"], row, out))  # type: ignore[misc]
         said = _ask(row)
         if said == _QUIT:
             break
         if said != _SKIP:
             body = {"row": row["row"], "voter": voter, **_said(said)}
-            call(settings, lambda remote, body=body: _send(remote, found["id"], body))  # type: ignore[misc]
+            server.call(lambda remote, body=body: _send(remote, found["id"], body))  # type: ignore[misc]
             count += 1
     stdout.print(f"{count} votes are kept", markup=False)
 
 
+@asks_server
 def reveal(
+    server: Server,
     comparison: ComparisonId,
     keep_open: Annotated[
         bool,
         typer.Option("--keep-open", help="Only look: the voting goes on. Needs an admin's key."),
     ] = False,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """End the voting on a comparison, and tell names, votes, time, memory and cost."""
-    settings = client_settings(config, data, url, key)
     path = f"/v1/comparisons/{comparison}"
 
     async def work(remote: Remote) -> dict[str, Any]:
@@ -100,8 +91,8 @@ def reveal(
             found = await remote.post(f"{path}/close", is_repeatable=True)
         return found
 
-    found = call(settings, work)
-    if as_json:
+    found = server.call(work)
+    if server.as_json:
         print_json(found)
         return
     rows = [
@@ -123,18 +114,14 @@ def reveal(
     talk.print(f"times and costs are of {found['created_at'][:10]}; half of the tasks took less")
 
 
+@asks_server
 def list_comparisons(
+    server: Server,
     limit: Annotated[int, typer.Option(min=1, max=200, help="At most so many.")] = 20,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """List comparisons, newest first."""
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.get("/v1/comparisons", limit=limit))
-    if as_json:
+    found = server.call(lambda remote: remote.get("/v1/comparisons", limit=limit))
+    if server.as_json:
         print_json(found["comparisons"])
         return
     rows = [
@@ -153,17 +140,11 @@ def list_comparisons(
     table(heads, rows, empty="no comparisons: swell models compare makes one")
 
 
-def list_ratings(
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def list_ratings(server: Server) -> None:
     """Rate models by the votes of all comparisons whose voting has ended."""
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.get("/v1/ratings"))
-    if as_json:
+    found = server.call(lambda remote: remote.get("/v1/ratings"))
+    if server.as_json:
         print_json(found)
         return
     rows = [

@@ -6,11 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from swell.cli.keys import duration_s
-from swell.cli.options import Config, Data, Json, Key, Url
 from swell.cli.output import ago, group, print_json, table, talk
 from swell.cli.output import data as stdout
-from swell.cli.remote import Remote, call
-from swell.cli.tasks import client_settings
+from swell.cli.remote import Remote, Server, asks_server
 from swell.clock import SystemClock
 from swell.errors import InvalidRequest
 
@@ -22,17 +20,11 @@ _Endpoint = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Id from `swel
 
 
 @app.command("ls")
-def list_endpoints(
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def list_endpoints(server: Server) -> None:
     """List standing webhooks: this key's own, and all with an admin's key."""
-    settings = client_settings(config, data, url, key)
-    found = call(settings, lambda remote: remote.get("/v1/webhooks"))["webhooks"]
-    if as_json:
+    found = server.call(lambda remote: remote.get("/v1/webhooks"))["webhooks"]
+    if server.as_json:
         print_json(found)
         return
     now = SystemClock().now()
@@ -51,7 +43,9 @@ def list_endpoints(
 
 
 @app.command("create")
+@asks_server
 def create(
+    server: Server,
     to: Annotated[str, typer.Argument(metavar="TO", help="URL that is told.")],
     event: Annotated[
         list[str], typer.Option(help="Only this event; may be repeated. Else how tasks end.")
@@ -63,93 +57,64 @@ def create(
     all_keys: Annotated[
         bool, typer.Option("--all-keys", help="Tasks of all keys; with an admin's key only.")
     ] = False,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Make a standing webhook and print the secret that signs what it is told."""
     body: dict[str, Any] = {"url": to, "models": model, "description": description}
     body |= {"all_keys": all_keys}
     body |= {"events": event} if event else {}
-    settings = client_settings(config, data, url, key)
-    made = call(settings, lambda remote: remote.post("/v1/webhooks", body))
-    _show_secret(made["id"], made["secret"], made, as_json)
+    made = server.call(lambda remote: remote.post("/v1/webhooks", body))
+    _show_secret(made["id"], made["secret"], made, server.as_json)
 
 
 @app.command("delete")
-def delete(
-    webhook: _Endpoint,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def delete(server: Server, webhook: _Endpoint) -> None:
     """Delete a standing webhook; what waits for it fails."""
-    settings = client_settings(config, data, url, key)
-    gone = call(settings, lambda remote: remote.delete(f"/v1/webhooks/{webhook}"))
-    if as_json:
+    gone = server.call(lambda remote: remote.delete(f"/v1/webhooks/{webhook}"))
+    if server.as_json:
         print_json(gone)
     else:
         talk.print(f"{webhook} is deleted")
 
 
 @app.command("pause")
-def pause(
-    webhook: _Endpoint,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def pause(server: Server, webhook: _Endpoint) -> None:
     """Send nothing to a webhook until it is resumed; what happens is kept for it."""
-    settings = client_settings(config, data, url, key)
-    _tell_state(call(settings, lambda r: r.post(f"/v1/webhooks/{webhook}/pause", {})), as_json)
+    _tell_state(server.call(lambda r: r.post(f"/v1/webhooks/{webhook}/pause", {})), server.as_json)
 
 
 @app.command("resume")
-def resume(
-    webhook: _Endpoint,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
-) -> None:
+@asks_server
+def resume(server: Server, webhook: _Endpoint) -> None:
     """Go on with a webhook that was paused, or disabled since it had answered 410."""
-    settings = client_settings(config, data, url, key)
-    _tell_state(call(settings, lambda r: r.post(f"/v1/webhooks/{webhook}/resume", {})), as_json)
+    _tell_state(server.call(lambda r: r.post(f"/v1/webhooks/{webhook}/resume", {})), server.as_json)
 
 
 @app.command("secret")
+@asks_server
 def secret(
+    server: Server,
     webhook: Annotated[
         str | None, typer.Argument(metavar="[WEBHOOK]", help="Id from `swell webhooks ls`.")
     ] = None,
     name: Annotated[
         str, typer.Option(help="Of the key's secrets, for URLs that tasks name.")
     ] = "default",
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Print what signs: for a standing webhook, or for the URLs that this key's tasks name."""
     path = f"/v1/webhooks/{webhook}/secret" if webhook else f"/v1/webhooks/secrets/{name}"
-    settings = client_settings(config, data, url, key)
-    shown = call(settings, lambda remote: remote.get(path))
-    if as_json:
+    shown = server.call(lambda remote: remote.get(path))
+    if server.as_json:
         print_json(shown)
     else:
         stdout.print(shown["key"], markup=False)
 
 
 @app.command("rotate")
+@asks_server
 def rotate(
+    server: Server,
     webhook: Annotated[
         str | None, typer.Argument(metavar="[WEBHOOK]", help="Id from `swell webhooks ls`.")
     ] = None,
@@ -162,38 +127,28 @@ def rotate(
             parser=duration_s, metavar="TIME", help="The secret before signs too for so long."
         ),
     ] = "24h",
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Replace what signs, of a standing webhook or of this key, and print the new secret."""
     home = f"/v1/webhooks/{webhook}" if webhook else f"/v1/webhooks/secrets/{name}"
-    settings = client_settings(config, data, url, key)
-    made = call(settings, lambda r: r.post(f"{home}/rotate", {"overlap_s": overlap}))
-    _show_secret(webhook or name, made.get("secret") or made["key"], made, as_json)
+    made = server.call(lambda r: r.post(f"{home}/rotate", {"overlap_s": overlap}))
+    _show_secret(webhook or name, made.get("secret") or made["key"], made, server.as_json)
 
 
 @app.command("deliveries")
+@asks_server
 def deliveries(
+    server: Server,
     task: Annotated[str | None, typer.Option(help="Only of this task.")] = None,
     webhook: Annotated[str | None, typer.Option(help="Only to this standing webhook.")] = None,
     state: Annotated[
         str | None, typer.Option(help="Only waiting, delivered, failed or skipped ones.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="At most so many.")] = 50,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """List what was told and what became of it, newest first."""
-    settings = client_settings(config, data, url, key)
     query = {"task": task, "endpoint": webhook, "state": state, "limit": limit}
-    page = call(settings, lambda remote: remote.get("/v1/webhooks/deliveries", **query))
-    if as_json:
+    page = server.call(lambda remote: remote.get("/v1/webhooks/deliveries", **query))
+    if server.as_json:
         print_json(page["deliveries"])
         return
     now = SystemClock().now()
@@ -215,7 +170,9 @@ def deliveries(
 
 
 @app.command("replay")
+@asks_server
 def replay(
+    server: Server,
     ids: Annotated[
         list[str], typer.Argument(metavar="[DELIVERY…]", help="Ids of deliveries.")
     ] = [],
@@ -225,11 +182,6 @@ def replay(
     since: Annotated[
         datetime | None, typer.Option(help="Of events from then on, in UTC; with --webhook.")
     ] = None,
-    as_json: Json = False,
-    url: Url = None,
-    key: Key = None,
-    data: Data = None,
-    config: Config = None,
 ) -> None:
     """Send deliveries again, or all that failed for a webhook since a moment."""
     if bool(ids) is (webhook is not None) or (webhook is not None and since is None):
@@ -242,8 +194,8 @@ def replay(
         again = [await remote.post(f"/v1/webhooks/deliveries/{each}/replay", {}) for each in ids]
         return {"replayed": len(again)}
 
-    told = call(client_settings(config, data, url, key), work)
-    if as_json:
+    told = server.call(work)
+    if server.as_json:
         print_json(told)
     else:
         talk.print(f"{told['replayed']} are sent again")
