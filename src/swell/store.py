@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from swell.errors import SwellError
+from swell.sharing import ShareLink
 from swell.task import NewTask, Settlement, Task, TaskState
 
 __all__ = [
@@ -257,6 +258,42 @@ class Store(Protocol):
         Raises:
             NotFound: No such task.
             Conflict: It has not ended.
+        """
+        ...
+
+    async def share(self, link: ShareLink) -> ShareLink | None:
+        """Make what came of a task public by a link, and return that.
+
+        A task that has a link keeps its token and the moment when it was made; what else it says
+        is changed. None, with nothing done, where the task is not known or its outputs were
+        removed. With its outputs a task loses its link.
+        """
+        ...
+
+    async def unshare(self, task_id: str) -> ShareLink | None:
+        """Take a task's link back, and return it; None where there is none."""
+        ...
+
+    async def share_link(self, token: str) -> ShareLink | None:
+        """Return the link with this token; None where there is none (any more).
+
+        Whether its time is over is left to the caller.
+        """
+        ...
+
+    async def share_link_of(self, task_id: str) -> ShareLink | None:
+        """Return a task's link; None where there is none."""
+        ...
+
+    async def share_links(
+        self, *, key_id: str | None = None, limit: int = 50, before: str | None = None
+    ) -> list[ShareLink]:
+        """Return links, those of the newest tasks first.
+
+        Args:
+            key_id: Only those of this key's tasks; None for all.
+            limit: At most so many.
+            before: Only those of tasks with a smaller id.
         """
         ...
 

@@ -30,6 +30,7 @@ from swell.stages import (
 from swell.webhook import Webhook
 
 __all__ = [
+    "SHOWN_LARGE_PX",
     "THUMBNAIL_WIDTHS",
     "TRANSITIONS",
     "Artifact",
@@ -76,7 +77,10 @@ __all__ = [
 ]
 
 #: Widths in which pictures are shown small, in px.
-THUMBNAIL_WIDTHS: Final = (128, 256, 512)
+THUMBNAIL_WIDTHS: Final = (128, 256, 512, 2048)
+
+#: The widest: as large as those see it who only have a link to it.
+SHOWN_LARGE_PX: Final = THUMBNAIL_WIDTHS[-1]
 
 #: Random hexadecimal numbers that wait to be used, by their size in bytes.
 _random_bytes: Final[dict[int, list[str]]] = {}

@@ -18,9 +18,10 @@ from swell.testing.delivery import Delivery, DeliveryConformance
 from swell.testing.order import OrderConformance
 from swell.testing.pipelines import PipelineConformance, SharedPipelineConformance
 from swell.testing.shared import Pair, SharedConformance
+from swell.testing.sharing import SharingConformance
 
 
-class TestMemory(DeliveryConformance, OrderConformance, PipelineConformance):
+class TestMemory(DeliveryConformance, OrderConformance, PipelineConformance, SharingConformance):
     @pytest.fixture
     def delivery(self) -> Delivery:
         clock = ManualClock()
@@ -28,7 +29,7 @@ class TestMemory(DeliveryConformance, OrderConformance, PipelineConformance):
         return Delivery(clock, store, MemoryBroker(store))
 
 
-class TestSqlite(DeliveryConformance, OrderConformance, PipelineConformance):
+class TestSqlite(DeliveryConformance, OrderConformance, PipelineConformance, SharingConformance):
     @pytest.fixture
     async def delivery(self, tmp_path: Path) -> AsyncIterator[Delivery]:
         clock = ManualClock()
@@ -38,7 +39,7 @@ class TestSqlite(DeliveryConformance, OrderConformance, PipelineConformance):
         await store.close()
 
 
-class TestPostgres(DeliveryConformance, OrderConformance, PipelineConformance):
+class TestPostgres(DeliveryConformance, OrderConformance, PipelineConformance, SharingConformance):
     @pytest.fixture
     async def delivery(self, postgres_databases: PostgresDatabases) -> AsyncIterator[Delivery]:
         clock = ManualClock()

@@ -46,6 +46,9 @@ object-fit:cover}
 dl.fields{margin:.8em 0}.fields dt{border-top:1px solid var(--line);padding-top:.5em}
 .fields dd{margin:.1em 0 .6em}.fields p{margin:0}
 .inputs{display:flex;gap:1rem;align-items:flex-start;flex-wrap:wrap}
+.shared img{display:block;max-height:80vh;margin:0 auto 1rem}
+.shared .go{display:inline-block;background:var(--link);color:var(--bg);text-decoration:none;
+border-radius:8px;padding:.6em 1.2em;font-weight:600}
 .inputs pre{flex:1 1 16rem;min-width:0;margin:0}.inputs img{width:96px}.inputs{margin:.8em 0}
 """
 
@@ -65,12 +68,19 @@ _ICON: Final = (
 )
 
 
-def page(title: str, body: str) -> Reply:
-    """Return a whole page; `body` is HTML in which everything of others is escaped."""
+def page(title: str, body: str, *, head: str = "", language: str = "en") -> Reply:
+    """Return a whole page.
+
+    Args:
+        title: Of it, as it is.
+        body: HTML in which everything of others is escaped.
+        head: The same, for what is not shown.
+        language: In which it is written.
+    """
     text = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html><html lang="{language}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<link rel="icon" href="{_ICON}"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body>{body}</body></html>"
+        f"{head}<style>{_STYLE}</style></head><body>{body}</body></html>"
     )
     return Reply(200, text.encode(), _HTML, headers=list(_HEADERS))

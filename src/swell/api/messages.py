@@ -323,7 +323,9 @@ class ArtifactView(msgspec.Struct, frozen=True, kw_only=True):
     height: int | None = None
     thumbnail_url: Annotated[
         str | None,
-        Meta(description="a picture in WebP, at most 256 px wide; `w` may also be 128 or 512"),
+        Meta(
+            description="a picture in WebP, at most 256 px wide; `w` may also be 128, 512 or 2048"
+        ),
     ] = None
 
 

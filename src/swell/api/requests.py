@@ -24,6 +24,9 @@ _PATH_CHARS: Final = 200
 
 _TASKS: Final = "/v1/tasks/"
 
+#: What stands behind it opens what was shared, and is for nobody who reads logs.
+_SHARED: Final = re.compile(r"^(/s/|/v1/shares/)[^/]+")
+
 
 class Requests:
     """Names the requests of one backend process, and logs them where that is wanted.
@@ -85,4 +88,4 @@ class Requests:
 
 def plain_path(call: Call) -> str:
     """Return the path for a line of the log: short, and in one line."""
-    return printable(call.path[:_PATH_CHARS])
+    return printable(_SHARED.sub(r"\1…", call.path)[:_PATH_CHARS])

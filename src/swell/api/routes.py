@@ -23,6 +23,9 @@ from swell.api import (
     operators,
     pages,
     scaling,
+    share_messages,
+    share_page,
+    shares,
     startups,
     styles,
     tasks,
@@ -69,6 +72,7 @@ __all__ = ["GROUPS", "ROUTES", "served_routes"]
 #: Headings of the reference and tags of OpenAPI, with what they hold.
 GROUPS: Final = {
     "Tasks": "Ask a model for something, follow it, get what it made.",
+    "Shares": "Links to what came of tasks, for people without a key.",
     "Models": "What is served and which inputs it takes.",
     "Files": "Inputs up, outputs down, by signed URLs that expire.",
     "Comparisons": "What several models made of the same, blind votes, and ratings.",
@@ -286,6 +290,86 @@ _TASKS: Final = (
     ),
 )
 
+_SHARE: Final = Response("The link", share_messages.ShareView)
+
+_SHARES: Final = (
+    Route(
+        "POST",
+        "/v1/tasks/{id}/share",
+        shares.share,
+        Scope.CLIENT,
+        "Share what came of a task",
+        "Shares",
+        {200: _SHARE},
+        (*_JSON_BODY, NotFound, Conflict),
+        "Whoever has the link sees the pictures, the model, the settings and, unless it is left "
+        "out, the prompt, without a key, until it is taken back, its time is over or the task's "
+        "outputs are removed. Sharing again changes what is shown, and keeps the link.",
+        Body(share_messages.ShareRequest, example={"with_prompt": False}),
+        audit="tasks.share",
+    ),
+    Route(
+        "GET",
+        "/v1/tasks/{id}/share",
+        shares.get_share,
+        Scope.CLIENT,
+        "Show the link to a task",
+        "Shares",
+        {200: _SHARE},
+        (InvalidRequest, InvalidInput, NotFound),
+    ),
+    Route(
+        "DELETE",
+        "/v1/tasks/{id}/share",
+        shares.unshare,
+        Scope.CLIENT,
+        "Take a link back",
+        "Shares",
+        {200: Response("The link as it was", share_messages.ShareView)},
+        (NotFound,),
+        "It leads nowhere from then on; sharing the task again makes another one.",
+        audit="tasks.unshare",
+    ),
+    Route(
+        "GET",
+        "/v1/shares",
+        shares.list_shares,
+        Scope.CLIENT,
+        "List links",
+        "Shares",
+        {200: Response("Links, those of the newest tasks first", share_messages.ShareList)},
+        (InvalidRequest, InvalidInput),
+        "A client key sees those of its own tasks, an admin key sees all. Those whose time is over "
+        "are among them.",
+        query=share_messages.SharesQuery,
+    ),
+    Route(
+        "GET",
+        "/v1/shares/{token}",
+        shares.look,
+        None,
+        "Look at what was shared",
+        "Shares",
+        {200: Response("What may be known of the task", share_messages.SharedView)},
+        (InvalidRequest, InvalidInput, NotFound),
+        "A page of it for people is at `/s/{token}`.",
+    ),
+    Route(
+        "GET",
+        "/v1/shares/{token}/pictures/{number}",
+        shares.show_picture,
+        None,
+        "Look at a picture that was shared",
+        "Shares",
+        {
+            200: Response("The picture", media_type="image/webp"),
+            304: Response("It has not changed", media_type=""),
+        },
+        (InvalidRequest, InvalidInput, NotFound),
+        query=share_messages.SharedPictureQuery,
+    ),
+)
+
 _ADOPTION: Final = Response("How the model's versions are adopted", messages.AdoptionView)
 
 _MODELS: Final = (
@@ -462,7 +546,7 @@ _FILES: Final = (
         },
         (InvalidRequest, Forbidden, NotFound, ExpiredArtifact, RangeNotSatisfiable),
         "The URL comes signed with a task or an upload and needs no key until it expires. With "
-        "`&w=128`, `256` or `512` a picture that a task made comes as WebP of that width.",
+        "`&w=128`, `256`, `512` or `2048` a picture that a task made comes as WebP of that width.",
         query=dict,
         headers=(_RANGE,),
     ),
@@ -1087,6 +1171,7 @@ _PAGES: Final = (
     _page("/models", pages.models, "Names the API, its reference and the model cards"),
     _page("/docs", pages.docs, "The reference"),
     _page("/docs/errors", pages.error_docs, "What each error means"),
+    _page("/s/{token}", share_page.shared_page, "What was shared, as a page", (NotFound,)),
     _page("/models/{owner}/{name}", pages.model_card, "A model's card", (NotFound,)),
 )
 
@@ -1174,6 +1259,7 @@ _WORKERS: Final = (
 #: Every operation; the order is that of the reference, and the first match of a path wins.
 ROUTES: Final[tuple[Route, ...]] = (
     *_TASKS,
+    *_SHARES,
     *_MODELS,
     *_STYLES,
     *_FILES,

@@ -52,12 +52,13 @@ from swell.stores import steps
 from swell.stores.memory_comparisons import MemoryComparisons
 from swell.stores.memory_outbox import MemoryOutbox
 from swell.stores.memory_quotas import MemoryQuotas
+from swell.stores.memory_sharing import MemorySharing
 from swell.task import NewTask, Settlement, Task, TaskState
 
 __all__ = ["MemoryRegistry", "MemoryStore"]
 
 
-class MemoryStore:
+class MemoryStore(MemorySharing):
     """Tasks in a dictionary."""
 
     def __init__(
@@ -66,6 +67,7 @@ class MemoryStore:
         retry_policy: RetryPolicy | None = None,
         rng: random.Random | None = None,
     ) -> None:
+        super().__init__()
         self._clock = clock
         self._retry_policy = retry_policy or RetryPolicy()
         self._rng = rng or random.Random()
@@ -334,6 +336,7 @@ class MemoryStore:
                     del self._uses[key]
                     discarded += [key] if self._discard_upload(key) else []
         if outputs:
+            self._links.pop(task.id, None)
             files = life.objects_of(task)
             for key in files:
                 if key in self._uses:

@@ -49,6 +49,7 @@ async def remove(
     made = [key for task in given for key in life.objects_of(task)]
     await _lock(run, {*used, *made})
     await run("forget_uses", [task.id for task in asked])
+    await run("drop_share_links", [task.id for task in given])
     discarded = await _discard_uploads(run, used)
     kept = {key for (key,) in await run("used_files", made)}
     await run("keep_uploads", sorted(kept), now)

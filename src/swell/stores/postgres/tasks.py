@@ -27,6 +27,7 @@ from swell.stores.postgres.database import PostgresDatabase
 from swell.stores.postgres.retention import remove, retire_uploads
 from swell.stores.postgres.rows import INPUTS, OUTPUTS, row_of
 from swell.stores.postgres.session import Session, lock_of
+from swell.stores.postgres.sharing import PostgresSharing
 from swell.task import NewTask, Settlement, Task
 
 __all__ = ["PostgresStore"]
@@ -50,7 +51,7 @@ _TTL: Final = timedelta(seconds=IDEMPOTENCY_TTL_S)
 _Known = dict[tuple[str, str], tuple[str, bytes]]
 
 
-class PostgresStore:
+class PostgresStore(PostgresSharing):
     """Tasks in one database; the writes of a process share commits with all others that wait."""
 
     def __init__(

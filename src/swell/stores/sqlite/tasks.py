@@ -26,6 +26,7 @@ from swell.stores import steps
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import INPUTS, OUTPUTS, micros, moment, task_of
 from swell.stores.sqlite.session import Session
+from swell.stores.sqlite.sharing import SqliteSharing
 from swell.task import NewTask, Settlement, Task
 
 __all__ = ["SqliteStore"]
@@ -44,7 +45,7 @@ _RETIRED_AT_ONCE = 100
 _AFTER_ALL = "~"
 
 
-class SqliteStore:
+class SqliteStore(SqliteSharing):
     """Tasks in one SQLite file; every write shares its commit with all others that wait."""
 
     def __init__(
@@ -334,6 +335,7 @@ def _remove(session: Session, task: Task, *, inputs: bool, outputs: bool) -> lis
     if inputs:
         discarded += _let_go(session, task.id)
     if outputs:
+        session.run("drop_share_link", (task.id,))
         discarded += _give_up(session, task)
     if inputs or outputs:
         session.put(bare)

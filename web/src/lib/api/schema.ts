@@ -41,7 +41,7 @@ export interface ArtifactView {
   bytes: number;
   width: number | null;
   height: number | null;
-  /** a picture in WebP, at most 256 px wide; `w` may also be 128 or 512 */
+  /** a picture in WebP, at most 256 px wide; `w` may also be 128, 512 or 2048 */
   thumbnail_url: string | null;
 }
 
@@ -994,6 +994,57 @@ export interface SeenView {
   p95_s: number | null;
 }
 
+/** Links; `cursor` asks for the next page and is null at the end. */
+export interface ShareList {
+  shares: (ShareView)[];
+  cursor: string | null;
+}
+
+/** What whoever has the link may see, and until when. */
+export interface ShareRequest {
+  /** whether the prompt is shown too */
+  with_prompt?: boolean;
+  /** when it ends by itself; null for never */
+  expires_at?: string | null;
+}
+
+/** A link to what came of a task. */
+export interface ShareView {
+  task_id: string;
+  /** a page that needs neither a key nor scripts */
+  url: string;
+  /** what the link holds, and nobody guesses */
+  token: string;
+  with_prompt: boolean;
+  created_at: string;
+  /** null for never */
+  expires_at: string | null;
+}
+
+/** A picture behind a link: WebP without what its file says of itself. */
+export interface SharedPictureView {
+  /** at most 2048 px wide */
+  url: string;
+  /** the same, at most 512 px wide */
+  thumbnail_url: string;
+  /** of the picture at `url`, in px */
+  width: number | null;
+  height: number | null;
+}
+
+/** What whoever has a link may know of a task, and no more. */
+export interface SharedView {
+  model: string;
+  /** null where it is not shown */
+  prompt: string | null;
+  seed: number | null;
+  /** numbers, switches and choices of the input; no text and no file */
+  settings: Record<string, unknown>;
+  made_at: string;
+  expires_at: string | null;
+  pictures: (SharedPictureView)[];
+}
+
 /** Which secrets there are to sign URLs, without themselves. */
 export interface SigningView {
   /** when the newest begins to sign */
@@ -1360,6 +1411,12 @@ export interface Paths {
   "POST /v1/tasks/{id}/cancel": { path: { id: string }; answer: TaskView };
   "POST /v1/tasks/{id}/retry": { path: { id: string }; answer: TaskView };
   "GET /v1/tasks/{id}/events": { path: { id: string }; query: { after?: number }; answer: unknown };
+  "POST /v1/tasks/{id}/share": { path: { id: string }; body: ShareRequest; answer: ShareView };
+  "GET /v1/tasks/{id}/share": { path: { id: string }; answer: ShareView };
+  "DELETE /v1/tasks/{id}/share": { path: { id: string }; answer: ShareView };
+  "GET /v1/shares": { query: { cursor?: string; limit?: number }; answer: ShareList };
+  "GET /v1/shares/{token}": { path: { token: string }; answer: SharedView };
+  "GET /v1/shares/{token}/pictures/{number}": { path: { token: string; number: string }; query: { w?: number }; answer: unknown };
   "GET /v1/models": { answer: ModelList };
   "GET /v1/models/{owner}/{name}": { path: { owner: string; name: string }; answer: ModelView };
   "GET /v1/models/{owner}/{name}/versions": { path: { owner: string; name: string }; answer: ModelList };

@@ -878,3 +878,37 @@ DO UPDATE SET winner = excluded.winner, at = excluded.at;
 -- name: votes
 SELECT comparison_id, line, key_id, voter, winner, at FROM votes WHERE comparison_id = $1
 ORDER BY at, line, key_id, voter;
+
+-- name: put_share_link
+-- Who removes the outputs at the same time comes before or after, and then takes the link too.
+INSERT INTO share_links (task_id, key_id, token, created_at, has_prompt, expires_at)
+SELECT id, $2::text, $3::text, $4::timestamptz, $5::boolean, $6::timestamptz
+FROM tasks WHERE id = $1 AND removed & 2 = 0 FOR SHARE
+ON CONFLICT (task_id)
+DO UPDATE SET has_prompt = excluded.has_prompt, expires_at = excluded.expires_at
+RETURNING task_id, key_id, token, created_at, has_prompt, expires_at;
+
+-- name: drop_share_links
+DELETE FROM share_links WHERE task_id = ANY($1::text[])
+RETURNING task_id, key_id, token, created_at, has_prompt, expires_at;
+
+-- name: share_link
+-- A backend of the version before removes outputs, and leaves the link.
+SELECT l.task_id, l.key_id, l.token, l.created_at, l.has_prompt, l.expires_at
+FROM share_links AS l JOIN tasks AS t ON t.id = l.task_id
+WHERE l.token = $1 AND t.removed & 2 = 0;
+
+-- name: share_link_of
+SELECT l.task_id, l.key_id, l.token, l.created_at, l.has_prompt, l.expires_at
+FROM share_links AS l JOIN tasks AS t ON t.id = l.task_id
+WHERE l.task_id = $1 AND t.removed & 2 = 0;
+
+-- name: share_links
+SELECT l.task_id, l.key_id, l.token, l.created_at, l.has_prompt, l.expires_at
+FROM share_links AS l JOIN tasks AS t ON t.id = l.task_id
+WHERE l.task_id < $1 AND t.removed & 2 = 0 ORDER BY l.task_id DESC LIMIT $2;
+
+-- name: share_links_of_key
+SELECT l.task_id, l.key_id, l.token, l.created_at, l.has_prompt, l.expires_at
+FROM share_links AS l JOIN tasks AS t ON t.id = l.task_id
+WHERE l.key_id = $1 AND l.task_id < $2 AND t.removed & 2 = 0 ORDER BY l.task_id DESC LIMIT $3;

@@ -604,3 +604,25 @@ VALUES (:comparison_id, :line, :key_id, :voter, :winner, :at);
 -- name: votes
 SELECT comparison_id, line, key_id, voter, winner, at FROM votes WHERE comparison_id = ?
 ORDER BY at, line, key_id, voter;
+
+-- name: put_share_link
+INSERT INTO share_links (task_id, key_id, token, created_at, has_prompt, expires_at)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET has_prompt = excluded.has_prompt, expires_at = excluded.expires_at;
+
+-- name: drop_share_link
+DELETE FROM share_links WHERE task_id = ?;
+
+-- name: share_link
+SELECT task_id, key_id, token, created_at, has_prompt, expires_at FROM share_links WHERE token = ?;
+
+-- name: share_link_of
+SELECT task_id, key_id, token, created_at, has_prompt, expires_at FROM share_links WHERE task_id = ?;
+
+-- name: share_links
+SELECT task_id, key_id, token, created_at, has_prompt, expires_at FROM share_links
+WHERE task_id < :before ORDER BY task_id DESC LIMIT :limit;
+
+-- name: share_links_of_key
+SELECT task_id, key_id, token, created_at, has_prompt, expires_at FROM share_links
+WHERE key_id = :key_id AND task_id < :before ORDER BY task_id DESC LIMIT :limit;
