@@ -1,14 +1,18 @@
 """Inputs that ask for one sample for each element of a list: fields that have `ui.pack()`. Pure."""
 
 import itertools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from swell.ui import Hint
 
-__all__ = ["inputs_of", "pack_fields", "wrong_pack"]
+__all__ = ["inputs_of", "pack_fields", "packs_in", "size_of", "wrong_pack"]
+
+#: What stands in `x-ui` where a model takes a pack whole.
+_WHOLE: Final = "whole"
 
 
 def pack_fields(input_type: type[BaseModel]) -> tuple[str, ...]:
@@ -31,6 +35,35 @@ def wrong_pack(input_type: type[BaseModel]) -> str | None:
         ):
             return name
     return None
+
+
+def packs_in(schema: Mapping[str, Any]) -> dict[str, int]:
+    """Return the lists of an input that ask for a sample each: name → elements where left out.
+
+    Args:
+        schema: JSON Schema of the input. Those that the model takes whole are among them.
+    """
+    found = {}
+    for name, told in (schema.get("properties") or {}).items():
+        hints = told.get("x-ui") if isinstance(told, dict) else None
+        if isinstance(hints, dict) and hints.get("pack") in (True, _WHOLE):
+            usual = told.get("default")
+            found[name] = max(1, len(usual)) if isinstance(usual, list) else 1
+    return found
+
+
+def size_of(packs: Mapping[str, int], value: Mapping[str, Any]) -> int:
+    """Return how many samples an input asks for.
+
+    Args:
+        packs: From `packs_in`.
+        value: The input.
+    """
+    size = 1
+    for name, usual in packs.items():
+        given = value.get(name)
+        size *= max(1, len(given)) if isinstance(given, list) else usual
+    return size
 
 
 def inputs_of(checked: BaseModel, names: tuple[str, ...]) -> list[BaseModel]:

@@ -3,9 +3,9 @@
 An account is a key, or one user of it. It may have a quota (`Quota`), and credits: money that was
 paid before. A task is entered when it is accepted (`enter`): it counts as a task, its samples and
 what it will cost most probably are held. When it has ended (`close`) what was held goes, and what
-it cost in truth is spent, of the day and the month in which it was accepted. A task that did not
-succeed costs nothing and its samples are given back; that it was a task stays counted, since it
-took work.
+it made and cost in truth is spent, of the day and the month in which it was accepted. A task that
+did not succeed costs nothing and its samples are given back; that it was a task stays counted,
+since it took work.
 
 Stores load the rows that are needed (`Sheet`), have them changed here, and write them back in one
 transaction: so nobody gets more than there is, however many ask at once and wherever.
@@ -117,10 +117,12 @@ class Settled(msgspec.Struct, frozen=True):
     Args:
         id: Of the task.
         micros: What it cost; None where it did not succeed, and costs nothing.
+        samples: How many it made; None for as many as were held.
     """
 
     id: str
     micros: int | None = None
+    samples: int | None = None
 
 
 class Credit(msgspec.Struct, frozen=True, kw_only=True):
@@ -339,19 +341,21 @@ def enter(sheet: Sheet, asks: Sequence[Ask]) -> tuple[Verdict, list[Hold]]:
     return Verdict(None, tuple(left)), holds
 
 
-def close(sheet: Sheet, hold: Hold, micros: int | None) -> None:
+def close(sheet: Sheet, hold: Hold, settled: Settled) -> None:
     """Enter that a task has ended.
 
     Args:
         sheet: With the accounts and uses of `needed`; changed.
         hold: What was held for it.
-        micros: What it cost; None where it did not succeed.
+        settled: What it made, and what that cost.
     """
-    spent = micros or 0
-    given_back = hold.samples if micros is None else 0
+    spent, made = settled.micros or 0, 0
+    if settled.micros is not None:
+        made = hold.samples if settled.samples is None else settled.samples
     for user, is_prepaid in hold.users.items():
         place = hold.key_id, user
-        sheet.note(place, hold.at, samples=-given_back, micros=spent, held=-hold.micros)
+        more = made - hold.samples
+        sheet.note(place, hold.at, samples=more, micros=spent, held=-hold.micros)
         if is_prepaid:
             sheet.credit(place, spent=spent, held=-hold.micros)
 

@@ -71,14 +71,19 @@ def slider(*, step: float | None = None, **values: Any) -> Hint:
     return hint("slider", step=step, **values)
 
 
-def pack(**values: Any) -> Hint:
+def pack(*, whole: bool = False, **values: Any) -> Hint:
     """A list of which each element is a sample of its own: one picture for each.
 
     The model gets the list with one element at a time, and its results come as a list. Several such
     fields of one input are combined: for each element of the first, all of the second. The list
     needs bounds: `Field(min_length=1, max_length=…)`.
+
+    Args:
+        whole: The model takes the list whole, and makes a picture for each element itself: then
+            this only says how many it makes, for quotas and credits.
+        values: More hints.
     """
-    return hint(None, pack=True, **values)
+    return hint(None, pack="whole" if whole else True, **values)
 
 
 def select(*, labels: dict[str, str] | None = None, **values: Any) -> Hint:

@@ -6,20 +6,50 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from api_harness import Answer, World, a_world, succeeded
+from api_harness import UPPER, Answer, World, a_world, succeeded
 
 from swell.api.quotas import dollars
 from swell.errors import Unavailable
+from swell.pipeline_cards import Declared
 from swell.quotas import Account, Use, place_of, resets_at
+from swell.stages import Pipeline, Stage
 from swell.store import Accepted, Store, TaskFilter
 from swell.task import NewTask
 
 HOUR_MICROS = 3_600_000
 
+PACK: dict[str, Any] = {"type": "array", "items": {"type": "string"}, "x-ui": {"pack": True}}
+SCENES = {
+    "name": "demo/scenes",
+    "version": "1",
+    "input_schema": {
+        "type": "object",
+        "properties": {
+            "scenes": {**PACK, "minItems": 1, "maxItems": 9, "default": ["sea", "sky"]},
+            "sizes": {**PACK, "minItems": 1, "maxItems": 4, "default": ["small"]},
+        },
+    },
+}
+WORDS = {"name": "demo/words", "version": "1", "input_schema": {"type": "object"}}
+SERIES = Declared(
+    name="demo/series",
+    description="# Series\n\nOne picture for each word.",
+    plan=Pipeline(
+        stages=(
+            Stage(name="words", queue="demo/words"),
+            Stage(name="draw", queue="demo/scenes", take={"scenes": "input.scenes"}, counts=True),
+        )
+    ),
+    input_schema={
+        "type": "object",
+        "properties": {"scenes": {"type": "array", "items": {"type": "string"}}},
+    },
+)
+
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with a_world(hour_micros={"default": HOUR_MICROS}) as world:
+    async with a_world(hour_micros={"default": HOUR_MICROS}, pipelines=(SERIES,)) as world:
         yield world
 
 
@@ -241,6 +271,108 @@ async def test_no_more_is_accepted_than_was_paid_however_many_ask_at_once() -> N
         answers = await asyncio.gather(*(submit(world) for _ in range(40)))
         assert sorted(each.status for each in answers) == [202] * 10 + [402] * 30
         assert await account(world) == Account(granted=1_050, held=1_000)
+
+
+# ---- packs
+
+
+async def used(world: World) -> Use:
+    await world.service.quotas.settle()
+    place, now = place_of(await key_of(world), None), world.clock.now()
+    return (await world.service.registry.sheet([place], now)).use(place, now.strftime("%Y-%m-%d"))
+
+
+async def made(world: World, worker: str, pictures: int, took_s: float = 1.0) -> None:
+    """Have the next task, or stage, succeed with so many pictures."""
+    [lease] = (await world.lease(worker, n=1))["tasks"]
+    world.clock.advance(took_s)
+    home = f"outputs/{lease['task_id']}/{lease['attempt']}"
+    files = [
+        {"key": f"{home}/{n}.png", "content_type": "image/png", "bytes": 7, "width": 8, "height": 8}
+        for n in range(pictures)
+    ]
+    for each in files:
+        await world.service.objects.put_new(each["key"], b"picture", "image/png")
+    output = [{"$artifact": n} for n in range(pictures)]
+    told = succeeded(lease, output, artifacts=files, timings={"run_s": took_s})
+    await world.report(worker, settlements=[told])
+
+
+async def test_a_pack_counts_as_many_samples_as_it_makes(world: World) -> None:
+    await world.register(SCENES)
+    await limit(world, samples_per_day=20)
+    body = {"model": "demo/scenes", "input": {}}
+    usual = (await submit(world, **body)).json
+    assert (await used(world)).samples == 2
+    asked = {"scenes": ["a", "b", "c"], "sizes": ["small", "large"]}
+    answer = await submit(world, model="demo/scenes", input=asked, count=2)
+    assert (await used(world)).samples == 2 + 12
+    assert answer.headers["ratelimit"].startswith('"samples-day";r=6;')
+    assert (await submit(world, model="demo/scenes", input=asked, count=2)).status == 429
+    told = await world.anna("POST", "/v1/estimate", {**body, "input": asked, "count": 2})
+    assert told.json["refusal"]["code"] == "quota_exceeded"
+    await world.anna("POST", f"/v1/tasks/{usual['id']}/cancel")
+    assert (await used(world)).samples == 12
+
+
+async def test_what_was_made_counts_at_the_end(world: World) -> None:
+    worker = await world.register(SCENES, UPPER)
+    await limit(world, samples_per_day=100)
+    await submit(world, model="demo/scenes", input={"scenes": ["a", "b", "c"]})
+    await made(world, worker, 3)
+    assert (await used(world)).samples == 3
+    # A model that makes a list itself, of which nobody knows before how long it is.
+    await submit(world)
+    assert (await used(world)).samples == 4
+    await made(world, worker, 5)
+    assert (await used(world)).samples == 3 + 5
+    # Words are no pictures: as many as were asked for.
+    await submit(world, count=4)
+    await made(world, worker, 0)
+    assert (await used(world)).samples == 8 + 4
+
+
+async def test_a_pipeline_counts_the_samples_of_the_stage_that_makes_most(world: World) -> None:
+    worker = await world.register(SCENES, WORDS)
+    await limit(world, samples_per_day=20)
+    body = {"model": "demo/series", "input": {"scenes": ["a", "b", "c"]}, "count": 2}
+    await submit(world, **body)
+    assert (await used(world)).samples == 6
+    await made(world, worker, 0)
+    await made(world, worker, 4)
+    assert (await used(world)).samples == 4
+    # The first is over; what is left of it is no less.
+    await submit(world, **body)
+    await made(world, worker, 0)
+    assert (await used(world)).samples == 10
+
+
+async def test_credits_are_held_in_proportion_to_the_pack(world: World) -> None:
+    worker = await world.register(SCENES, slots=1)
+    body = {"model": "demo/scenes", "input": {"scenes": ["a", "b"]}}
+    await submit(world, **body)
+    await made(world, worker, 2, took_s=10)
+    await limit(world, is_prepaid=True)
+    await grant(world, 100_000)
+    await submit(world, **body)
+    assert (await account(world)).held == 10_000
+    await submit(world, model="demo/scenes", input={"scenes": list("abcdefgh")})
+    assert (await account(world)).held == 10_000 + 40_000
+    await made(world, worker, 2, took_s=10)
+    await made(world, worker, 8, took_s=30)
+    assert await account(world) == Account(granted=100_000, spent=40_000)
+
+
+async def test_where_pools_have_no_price_the_samples_of_a_pack_have_one() -> None:
+    async with a_world(sample_micros=500) as world:
+        worker = await world.register(SCENES)
+        await limit(world, is_prepaid=True)
+        await grant(world, 9_000)
+        body = {"model": "demo/scenes", "input": {"scenes": list("abcdef")}}
+        await submit(world, **body)
+        assert (await account(world)).held == 3_000
+        await made(world, worker, 5)
+        assert await account(world) == Account(granted=9_000, spent=2_500)
 
 
 # ---- crashes

@@ -9,7 +9,7 @@ import swell
 from swell import ui
 from swell.clock import SystemClock
 from swell.model import InvalidModel, define
-from swell.packs import inputs_of, pack_fields
+from swell.packs import inputs_of, pack_fields, packs_in, size_of
 from swell.worker.alone import check_input, load_model, run_together
 
 Few = Field(min_length=1, max_length=4)
@@ -36,6 +36,26 @@ def test_the_hint_is_in_the_schema() -> None:
     told = Asked.model_json_schema()["properties"]
     assert told["styles"]["x-ui"] == {"pack": True}
     assert "x-ui" not in told["plain"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        ({}, 1 * 2 * 3),
+        ({"styles": ["oil", "ink"], "sizes": [1]}, 2 * 1 * 3),
+        ({"styles": ["oil"] * 4, "sizes": [1, 2], "scenes": ["sea"]}, 8),
+        ({"plain": ["x"] * 9, "sizes": [3], "scenes": ["sea", "sky"]}, 2),
+    ],
+)
+def test_samples_are_counted_by_the_schema_alone(asked: dict[str, Any], size: int) -> None:
+    class Whole(Asked):
+        scenes: Annotated[list[str], Few, ui.pack(whole=True)] = ["sea", "sky", "wood"]
+
+    # What the model takes whole is not taken apart.
+    assert pack_fields(Whole) == ("styles", "sizes")
+    packs = packs_in(Whole.model_json_schema())
+    assert packs == {"styles": 1, "sizes": 2, "scenes": 3}
+    assert size_of(packs, asked) == size
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ every backend soon knows what was registered through another.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jsonschema_rs
@@ -17,6 +17,7 @@ from swell.adoption.traffic import asked_version, is_of_canary, queues_of
 from swell.api.problems import closest
 from swell.clock import Clock
 from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound
+from swell.packs import packs_in, size_of
 from swell.registry import ModelCard, Registry
 
 __all__ = [
@@ -62,11 +63,12 @@ class Target(msgspec.Struct, frozen=True):
 class _Check:
     """A compiled schema."""
 
-    __slots__ = ("takes_anything", "validator")
+    __slots__ = ("packs", "takes_anything", "validator")
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self.validator = compile_schema(schema)
         self.takes_anything = not schema
+        self.packs = packs_in(schema)
 
 
 class Cards:
@@ -82,6 +84,8 @@ class Cards:
         self.lives: dict[str, Life] = {}
         #: Model → its canary, of those that have one.
         self.canaries: dict[str, Canary] = {}
+        #: Models of which an input may ask for several samples (`swell.packs`).
+        self.packed: frozenset[str] = frozenset()
         #: Pipeline that is declared and has no card → why.
         self.lacks: dict[str, str] = {}
         self._read_at_s = float("-inf")
@@ -208,6 +212,15 @@ class Cards:
         found = (queues_of(life, each, is_canary_served=is_served) for each in versions)
         return tuple(dict.fromkeys(queue for queues in found for queue in queues))
 
+    def pack_size(self, queue: str, value: Mapping[str, Any]) -> int:
+        """Return how many samples an input asks for, by the version that a queue's tasks get."""
+        model, _, version = queue.partition(":")
+        if is_of_canary(queue):
+            canary = self.canaries.get(model)
+            version = "" if canary is None else canary.version
+        card = self.find(f"{model}:{version}" if version else model)
+        return 1 if card is None else size_of(self._check(card).packs, value)
+
     def _check(self, card: ModelCard) -> "_Check":
         key = (card.name, card.version)
         check = self._checks.get(key)
@@ -296,6 +309,11 @@ class Cards:
                     card = msgspec.structs.replace(card, stage=life.stage(card.version).value)
                 versions.setdefault(card.name, []).append(card)
             self._versions = versions
+            self.packed = frozenset(
+                name
+                for name, cards in versions.items()
+                if any(packs_in(card.input_schema) for card in cards)
+            )
             self._take_lives(lives)
             self._read_at_s = asked_at_s
 

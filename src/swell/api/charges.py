@@ -17,11 +17,11 @@ import msgspec
 import structlog
 
 from swell.api.metrics import Metrics
+from swell.api.samples import images_of_stage, pictures_in
 from swell.clock import Clock
 from swell.ledger import EntryKind, LedgerEntry, cost_micros
 from swell.registry import Registry, WorkerInfo
 from swell.task import (
-    Artifact,
     Canceled,
     Failed,
     Released,
@@ -78,7 +78,7 @@ def share_s(timings: Timings, most_s: float) -> float:
 
 def images_of(task: Task) -> int:
     """Return how many pictures, or other samples, a task that succeeded has brought forth."""
-    return _pictures(task.artifacts) or task.count
+    return pictures_in(task.artifacts) or task.count
 
 
 def charged(task: Task, attempt: int) -> tuple[str, int]:
@@ -92,11 +92,7 @@ def charged(task: Task, attempt: int) -> tuple[str, int]:
     done = run.done_by(attempt)
     if done is None:
         return task.stage_model, 0
-    return done.model, _pictures(done.artifacts) or run.samples_of(done.name, task.count)
-
-
-def _pictures(artifacts: Sequence[Artifact]) -> int:
-    return sum(each.content_type.startswith("image/") for each in artifacts)
+    return done.model, images_of_stage(run, done, task.count)
 
 
 class _Sum:

@@ -60,6 +60,9 @@ _MOST_DEVICES: Final = 32
 #: Few workers take less than this part of what half of them take to start.
 _EARLY: Final = 0.5
 
+#: How much the last pack says of how large packs are.
+_NEW_PACK: Final = 1 / 16
+
 #: Statistics are made anew after so large a part of the times has come since.
 _STALE: Final = 1 / 16
 
@@ -124,6 +127,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     """What outlives the process of one model."""
 
     times: list[tuple[float, int]]
+    pack: float | None = None
     pace: Pace | None = None
     devices: dict[str, list[float]] = {}
 
@@ -139,6 +143,8 @@ class ServiceTimes:
         self._stats: dict[str, tuple[ServiceStats, int]] = {}
         #: Model → the pace of whichever worker was measured last, for workers that are new.
         self._paces: dict[str, Pace] = {}
+        #: Model → how many samples a pack of it is on average, of those that have packs.
+        self._packs: dict[str, float] = {}
         #: Model → device → seconds of its last tasks there.
         self._devices: dict[str, dict[str, deque[float]]] = {}
         #: Whether something was noted since `dump`.
@@ -172,6 +178,15 @@ class ServiceTimes:
             self._paces[model] = pace
             self.has_news = True
 
+    def observe_pack(self, model: str, size: int) -> None:
+        """Note how many samples a task's pack was, for each that `count` asks for."""
+        before = self._packs.get(model)
+        self._packs[model] = size if before is None else before + (size - before) * _NEW_PACK
+
+    def pack(self, model: str) -> float | None:
+        """Return how many samples a pack of a model is on average; None before one has ended."""
+        return self._packs.get(model)
+
     def by_device(self, model: str) -> list[tuple[str, int, float]]:
         """Return device, number and median seconds of a model's last tasks, by device."""
         return [
@@ -201,6 +216,7 @@ class ServiceTimes:
             {
                 model: _Kept(
                     times=list(times)[-_KEPT:],
+                    pack=self._packs.get(model),
                     pace=self._paces.get(model),
                     devices={
                         device: list(each) for device, each in self._devices.get(model, {}).items()
@@ -227,6 +243,8 @@ class ServiceTimes:
                 devices[device] = deque([*each, *devices.get(device, ())], _KEPT)
             if old.pace is not None and old.pace.task_s > 0:
                 self._paces.setdefault(model, old.pace)
+            if old.pack is not None:
+                self._packs.setdefault(model, old.pack)
             self._stats.pop(model, None)
 
 

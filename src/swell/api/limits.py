@@ -182,7 +182,9 @@ class Limits:
         self._store = store
         self._clock = clock
         self._defaults = defaults
-        self.quotas = quotas or Quotas(registry, store, clock, lambda _: None)
+        self.quotas = quotas or Quotas(
+            registry, store, clock, lambda _: None, lambda task: task.count
+        )
         self._meters: dict[str, _Meter] = {}
         #: Key id → its open streams, where it is limited in these.
         self._streams: dict[str, set[Stream]] = {}

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from swell.api.call import Call
+from swell.api.samples import made_by
 from swell.clock import Clock
 from swell.errors import CreditsUsedUp, QuotaExceeded, SwellError
 from swell.quotas import (
@@ -61,6 +62,7 @@ class Quotas:
         store: Knows which tasks have ended.
         clock: The time.
         price: Returns what a task will cost most probably, in millionths of a dollar.
+        samples: Returns how many samples a task makes.
         sample_micros: What a sample costs where its worker's pool has no price.
     """
 
@@ -70,12 +72,14 @@ class Quotas:
         store: Store,
         clock: Clock,
         price: Callable[[NewTask], int | None],
+        samples: Callable[[Task | NewTask], int],
         sample_micros: int = 0,
     ) -> None:
         self._registry = registry
         self._store = store
         self._clock = clock
         self._price = price
+        self._samples = samples
         self._sample_micros = sample_micros
         self._keys: frozenset[str] = frozenset()
         #: Those that ever had quotas while this process ran: tasks of theirs may be held.
@@ -183,14 +187,14 @@ class Quotas:
 
     def _ask(self, new: NewTask, now: datetime) -> Ask:
         assert new.id is not None, "named before"
-        micros = self._price(new)
+        micros, samples = self._price(new), self._samples(new)
         if micros is None:
-            micros = self._sample_micros * new.count
+            micros = self._sample_micros * samples
         return Ask(
             id=new.id,
             key_id=new.key_id,
             user=new.user,
-            samples=new.count,
+            samples=samples,
             micros=micros,
             at=now,
         )
@@ -198,8 +202,11 @@ class Quotas:
     def _settled(self, task: Task) -> Settled:
         if task.state is not TaskState.SUCCEEDED:
             return Settled(task.id)
+        made = made_by(task)
         micros = None if task.timings is None else task.timings.cost_micros
-        return Settled(task.id, self._sample_micros * task.count if micros is None else micros)
+        if micros is None:
+            micros = self._sample_micros * (made or self._samples(task))
+        return Settled(task.id, micros, made)
 
     async def _enter(self, asks: list[Ask]) -> Verdict:
         """Enter tasks; all that want to in one turn of the loop share a transaction."""

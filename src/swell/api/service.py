@@ -48,6 +48,7 @@ from swell.api.polled import Polled
 from swell.api.quotas import Quotas
 from swell.api.ratings import Ratings
 from swell.api.requests import Requests
+from swell.api.samples import pack_of, pack_of_stage, samples_of
 from swell.api.scaling import Scaling
 from swell.api.settings import ApiSettings, Backend
 from swell.api.starts import Starts
@@ -64,7 +65,7 @@ from swell.fairness import band
 from swell.ledger import cost_micros
 from swell.objects import Objects
 from swell.registry import Scope
-from swell.stages import stages_ahead
+from swell.stages import Sight, stages_ahead
 from swell.task import NewTask, Task, TaskState, has_gone_on
 from swell.weights.chunks import is_chunk_key
 from swell.weights.store import Manifests, WeightStore
@@ -126,6 +127,7 @@ class Service:
                 backend.store,
                 backend.clock,
                 self.expected_micros,
+                lambda task: samples_of(self.cards, task),
                 settings.sample_micros,
             ),
         )
@@ -394,15 +396,20 @@ class Service:
         pipeline, where that is so of a stage that may run.
         """
         if new.run is None:
-            return self._expected_micros(new.model, new.count)
+            return self._expected_micros(new.model, new.count, pack_of(self.cards, new))
+        sight = Sight(new.run.pipeline, new.input)
         found = [
-            self._expected_micros(stage.model, new.count if stage.counts else 1)
+            self._expected_micros(
+                stage.model,
+                new.count if stage.counts else 1,
+                pack_of_stage(self.cards, stage, sight),
+            )
             for stage in stages_ahead(new.run, new.input)
         ]
         costs = [each for each in found if each is not None]
         return sum(costs) if len(costs) == len(found) else None
 
-    def _expected_micros(self, model: str, count: int) -> int | None:
+    def _expected_micros(self, model: str, count: int, pack: int) -> int | None:
         stats = self.times.stats(model)
         prices = [
             price
@@ -413,7 +420,8 @@ class Service:
             return None
         pace = self.times.pace(model) or first_pace(stats)
         load = load_of(stats, 1, count, pace=pace)
-        return cost_micros(load.seconds * max(1.0, stats.ratio_p90), max(prices))
+        seconds = load.seconds * pack / (self.times.pack(model) or pack)
+        return cost_micros(seconds * max(1.0, stats.ratio_p90), max(prices))
 
     async def _on(self, task: Task | NewTask, eta: Estimate | None) -> Estimate | None:
         """Return the estimate of a whole task: of a pipeline, with the stages that still follow.
@@ -547,9 +555,25 @@ class Service:
     def stage_passed(self, task: Task) -> None:
         """Learn from a stage of a pipeline that is over, and note that the next is wanted."""
         assert task.run is not None, "it has stages"
+        self._learn_pack(task)
         self.learn(brief_of_stage(task, task.run.done[-1]))
         arrivals, model = self.scaling.arrivals.fresh, task.stage_model
         arrivals[model] = arrivals.get(model, 0) + task.count
+
+    def _learn_pack(self, task: Task) -> None:
+        """Learn how large packs are, from a task that has succeeded or a stage that is over."""
+        run, cards = task.run, self.cards
+        if not cards.packed:
+            return
+        if run is None:
+            if task.model in cards.packed:
+                self.times.observe_pack(task.model, pack_of(cards, task))
+            return
+        done = run.done[-1]
+        if done.model in cards.packed:
+            stage = next(each for each in run.pipeline.stages if each.name == done.name)
+            size = pack_of_stage(cards, stage, Sight(run.pipeline, task.input, run.done[:-1]))
+            self.times.observe_pack(done.model, size)
 
     def count_end(self, task: Task) -> None:
         """Learn from a task that has ended."""
@@ -561,6 +585,7 @@ class Service:
             return
         timings = task.timings
         if task.started_at is not None and task.state is TaskState.SUCCEEDED:
+            self._learn_pack(task)
             self.learn(brief_of(task))
         if task.dead:
             self.metrics.dead[task.model] = self.metrics.dead.get(task.model, 0) + 1

@@ -174,7 +174,8 @@ def _scenarios(known: Mapping[str, Scenario]) -> Any:
         description="One portrait each, in this order: names, or whole prompts of your own.",
     )
     titles = {name: scenario.title for name, scenario in known.items()}
-    return (Annotated[list[name | words], limits, ui.select(labels=titles)], usual)
+    hints = ui.pack(whole=True), ui.select(labels=titles)
+    return (Annotated[list[name | words], limits, *hints], usual)
 
 
 def _size(facts: Facts) -> dict[str, Any]:

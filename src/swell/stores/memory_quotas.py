@@ -60,7 +60,7 @@ class MemoryQuotas:
         for each in settled:
             hold = self._holds.pop(each.id, None)
             if hold is not None:
-                close(self._sheet, hold, each.micros)
+                close(self._sheet, hold, each)
                 n += 1
         return n
 

@@ -149,6 +149,16 @@ class QuotasConformance:
         assert verdict.refusal is None
         assert verdict.standings[0].left == 0
 
+    async def test_what_a_task_has_made_counts_in_place_of_what_was_held(
+        self, registry: Registry
+    ) -> None:
+        await registry.put_quota(Quota(key_id="key-1", samples_per_day=10))
+        asked = [[an_ask(f"t{n}", samples=3)] for n in range(3)]
+        assert [each.refusal for each in await registry.reserve(asked)] == [None] * 3
+        ends = [Settled("t0", 0, 5), Settled("t1", 0, 1), Settled("t2", None, 3)]
+        assert await registry.release(ends) == 3
+        assert await _use_of(registry, KEY) == Use(tasks=3, samples=6)
+
     async def test_a_task_is_released_once(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", is_prepaid=True))
         await registry.grant(_a_credit())

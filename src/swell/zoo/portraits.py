@@ -304,6 +304,7 @@ class Portraits(Model):
                 title="Scenarios",
                 description="One portrait each, in this order.",
             ),
+            ui.pack(whole=True),
         ] = ["beach", "city", "space", "forest"]
         style: Annotated[
             Literal["scene", "none", *STYLES],  # type: ignore[valid-type]

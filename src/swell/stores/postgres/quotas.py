@@ -71,16 +71,16 @@ class PostgresQuotas:
 
     async def release(self, settled: Sequence[Settled]) -> int:
         """See `Registry.release`."""
-        spent = {each.id: each.micros for each in reversed(settled)}
+        ends = {each.id: each for each in reversed(settled)}
         async with self._database.transaction() as run:
-            held = [_hold(body) for (body,) in await run("holds_of", list(spent))]
+            held = [_hold(body) for (body,) in await run("holds_of", list(ends))]
             await _lock(run, held)
-            gone = {row[0] for row in await run("drop_holds", sorted(spent))}
+            gone = {row[0] for row in await run("drop_holds", sorted(ends))}
             held = [each for each in held if each.id in gone]
             if held:
                 sheet = await _loaded(run, held)
                 for hold in held:
-                    close(sheet, hold, spent[hold.id])
+                    close(sheet, hold, ends[hold.id])
                 await _write(run, sheet)
         return len(held)
 

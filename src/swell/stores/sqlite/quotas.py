@@ -71,15 +71,15 @@ class SqliteQuotas:
         """See `Registry.release`."""
 
         def action(session: Session) -> int:
-            found: list[tuple[Hold, int | None]] = []
+            found: list[tuple[Hold, Settled]] = []
             for each in settled:
                 rows = session.rows("hold", (each.id,))
                 if rows and session.run("drop_hold", (each.id,)):
-                    found.append((_hold(rows[0][0]), each.micros))
+                    found.append((_hold(rows[0][0]), each))
             if found:
                 sheet = _loaded(session, [hold for hold, _ in found])
-                for hold, spent in found:
-                    close(sheet, hold, spent)
+                for hold, each in found:
+                    close(sheet, hold, each)
                 _write(session, sheet)
             return len(found)
 
