@@ -31,6 +31,8 @@ class NewsKind(StrEnum):
     KEYS = "keys"
     #: Duties were given back, and whoever asks first has them.
     VACANT = "vacant"
+    #: Files of running tasks may have been missed: workers are to tell once more which are there.
+    FILES = "files"
 
 
 class News(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -67,6 +69,8 @@ class Bus(Protocol):
         server. What is published at one process reaches those of all others that are connected, in
         the order in which it was published; where something may have got lost, `news` says so.
         Progress and previews go to other processes only while somebody listens there.
+        A file that is told again is remembered once, in the place of its id, and listeners that are
+        past it do not hear of it again.
     """
 
     async def publish(self, events: Sequence[Event]) -> None:

@@ -174,6 +174,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: sample. Its `key` is one of the attempt's. They come in the order of `index`, each once.
     kind: str
     data: dict[str, Any] = {}
+    #: How many files of the attempt were told before.
+    files: int = 0
+    #: Whether it was told before: a file, to a backend that may have forgotten it or never heard.
+    again: bool = False
 
 
 class Enclosure(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,6 +230,8 @@ class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     tasks: list[LeasedTask] = []
     #: Of the tasks whose progress was told, those that somebody follows: previews are worth making.
     watched: list[str] = []
+    #: A backend may have missed files of running tasks: tell once more which are there.
+    tell_files: bool = False
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,14 +1,20 @@
 """Files of a task that are told before it ends, as clients see them."""
 
 import base64
+import dataclasses
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from api_harness import World, failed, hold, succeeded
 from facade_harness import Asking, Painter, a_studio, picture
 
+from swell.api.app import create_app
+from swell.api.news import take_news
+from swell.bus import News, NewsKind
+from swell.buses.memory import MemoryBus
 from swell.errors import NotFound, Unavailable
 
 Studio = tuple[World, Painter]
@@ -174,6 +180,94 @@ async def test_a_file_of_another_or_of_a_lost_lease_is_not_stored(
     with pytest.raises(NotFound):
         await world.service.objects.head(file["key"])
     assert (await seen(world, task_id))["artifacts"] == []
+
+
+# --- a backend that was not there ----------------------------------------------------------------
+
+
+@asynccontextmanager
+async def restarted(studio: Studio) -> AsyncIterator[Studio]:
+    """The same store and files, and a backend that has heard of nothing."""
+    world, painter = studio
+    await world.app.stop()
+    backend = dataclasses.replace(world.app.backend, bus=MemoryBus(world.clock))
+    again = World(world.clock, create_app(backend), world.keys)
+    await again.app.start()
+    try:
+        yield again, Painter(again, painter.worker_id)
+    finally:
+        await again.app.stop()
+
+
+def news_of(lease: dict[str, Any], told: Any, place: int, **more: Any) -> dict[str, Any]:
+    said = {"place": place, "kind": "artifact", "data": told, "files": told["index"]}
+    return {**hold(lease), **said, **more}
+
+
+async def test_after_a_restart_a_worker_is_asked_for_files_and_the_task_shows_them_again(
+    studio: Studio,
+) -> None:
+    world, _ = studio
+    task_id = await create(world)
+    lease = await studio[1].lease()
+    before = [file_of(lease, n, await deliver(studio, lease, n)) for n in range(2)]
+    async with restarted(studio) as (again, painter):
+        assert (await seen(again, task_id))["artifacts"] == []
+        data = picture(colour="blue")
+        third = file_of(lease, 2, data)
+        await again.service.objects.put(third["key"], data, "image/png")
+        answer = await again.report(painter.worker_id, progress=[news_of(lease, third, 3)])
+        assert answer["tell_files"] is True
+        assert (await seen(again, task_id))["artifacts"] == [], "what comes first is told first"
+        async with again.anna.stream(f"/v1/tasks/{task_id}/events") as stream:
+            assert (await stream.event())["event"] == "started"
+            told = [
+                news_of(lease, each, 1 + n, again=True) for n, each in enumerate([*before, third])
+            ]
+            answer = await again.report(painter.worker_id, progress=told)
+            assert "tell_files" not in answer
+            heard = [await stream.event() for _ in told]
+        assert [each["data"]["index"] for each in heard] == [0, 1, 2]
+        there = (await seen(again, task_id))["artifacts"]
+        names = [each["url"].partition("?")[0].rpartition("/")[2] for each in there]
+        assert names == ["0.png", "1.png", "2.png"]
+        async with again.anna.stream(
+            f"/v1/tasks/{task_id}/events", {"Last-Event-ID": str(heard[1]["id"])}
+        ) as stream:
+            assert (await stream.event())["data"]["index"] == 2
+
+
+async def test_a_heartbeat_is_enough_to_be_asked_for_files(studio: Studio) -> None:
+    world, _ = studio
+    await create(world)
+    lease = await studio[1].lease()
+    await deliver(studio, lease, 0)
+    async with restarted(studio) as (again, painter):
+        answer = await again.report(painter.worker_id, holds=[hold(lease)])
+        assert answer["tell_files"] is True
+
+
+async def test_a_file_told_again_that_was_never_stored_is_not_shown(studio: Studio) -> None:
+    world, _ = studio
+    task_id = await create(world)
+    lease = await studio[1].lease()
+    told = file_of(lease, 0, picture())
+    async with restarted(studio) as (again, painter):
+        await again.report(painter.worker_id, holds=[hold(lease)])
+        await again.report(painter.worker_id, progress=[news_of(lease, told, 1, again=True)])
+        assert (await seen(again, task_id))["artifacts"] == []
+
+
+async def test_what_another_backend_may_have_missed_is_asked_of_workers(studio: Studio) -> None:
+    world, painter = studio
+    await create(world)
+    lease = await painter.lease()
+    for kind in (NewsKind.FILES, NewsKind.MISSED):
+        await take_news(world.service, [News(kind=kind)])
+        answer = await world.report(painter.worker_id, holds=[hold(lease)])
+        assert answer["tell_files"] is True
+    answer = await world.report(painter.worker_id, holds=[hold(lease)])
+    assert "tell_files" not in answer
 
 
 # --- others' words -------------------------------------------------------------------------------

@@ -274,3 +274,38 @@ def split(page: Page) -> list[Page]:
     if len(halves) <= 1:
         return halves
     return [single for half in halves for single in split(half)]
+
+
+def tell_file(desk: Desk, held: Held, index: int) -> None:
+    desk.tell_file(held, index, {"index": index}, None, soon=True)
+
+
+def test_files_are_told_again_in_their_places_before_what_is_not_told_yet() -> None:
+    desk = Desk(slots=2)
+    held, other = hold(desk), hold(desk, "t2")
+    for index in range(2):
+        tell_file(desk, held, index)
+    tell_file(desk, other, 0)
+    first = desk.take().progress
+    desk.told()
+    desk.tell(held, "progress", {"step": 1})
+    tell_file(desk, held, 2)
+    desk.settle(other, Canceled())
+    desk.tell_files_again()
+    told = desk.take().progress
+    assert [(each.kind, each.place, each.again) for each in told] == [
+        *(("artifact", 1, True), ("artifact", 2, True)),
+        *(("progress", 3, False), ("artifact", 4, False)),
+    ]
+    assert [each.data for each in told[:2]] == [each.data for each in first[:2]]
+
+
+def test_without_files_there_is_nothing_to_tell_again() -> None:
+    desk = Desk(slots=1)
+    desk.tell(hold(desk), "progress", {"step": 1})
+    desk.take()
+    desk.told()
+    desk.news.clear()
+    desk.tell_files_again()
+    assert desk.take().is_empty
+    assert not desk.news.is_set()

@@ -32,6 +32,8 @@ class Backend:
         self.asks: list[Ask] = []
         #: So many calls are heard, and their answers get lost.
         self.losses = 0
+        #: Whether its answers to reports ask for files.
+        self.asks_for_files = False
 
     async def register(self, registration: Registration) -> Welcome:
         return Welcome(worker_id="w", lease_s=30.0, heartbeat_s=10.0, max_wait_s=30.0)
@@ -39,7 +41,8 @@ class Backend:
     async def report(self, report: Report) -> ReportAnswer:
         self.reports.append(report)
         self._lose()
-        return ReportAnswer()
+        asks, self.asks_for_files = self.asks_for_files, False
+        return ReportAnswer(tell_files=asks)
 
     async def lease(self, ask: Ask) -> Grant:
         self.asks.append(ask)
@@ -191,3 +194,19 @@ async def test_a_report_that_asks_counts_what_it_tells_among_the_known() -> None
     await office.link.report_once()
     assert office.backend.reports[-1].known is None, "an answer that came makes sure"
     assert held.task.task_id in office.desk.held
+
+
+@pytest.mark.parametrize("why", ["asked", "lost"])
+async def test_files_are_told_again_where_a_backend_asks_or_an_answer_got_lost(why: str) -> None:
+    async with reporting() as office:
+        held = office.hold()
+        office.desk.tell_file(held, 0, {"index": 0}, None, soon=True)
+        assert await office.told() == 1
+        office.backend.asks_for_files, office.backend.losses = why == "asked", int(why == "lost")
+        office.desk.tell(held, "progress", {"step": 1})
+        await office.told(1.0)
+        assert await office.told(1.0) == {"asked": 3, "lost": 4}[why]
+        told = [[(each.kind, each.again) for each in r.progress] for r in office.backend.reports]
+        assert told[0] == [("artifact", False)]
+        assert told[-1] == [("artifact", True)]
+        assert await office.told(10.0) == len(told), "each is told again once"

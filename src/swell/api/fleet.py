@@ -41,6 +41,7 @@ class Worker:
     __slots__ = (
         *(
             "cancels",
+            "files_due",
             "has_called",
             "info",
             "is_drain_told",
@@ -61,6 +62,8 @@ class Worker:
         self.was_heard = False
         #: Ids of held tasks that it has to stop.
         self.cancels: list[str] = []
+        #: Whether it is to tell once more which files of what it holds are there.
+        self.files_due = False
         #: How many tasks it holds, and how fast it gets through them.
         self.meter = Meter(info.slots)
         self.is_drain_told = False
@@ -101,6 +104,11 @@ class Worker:
         """Return what it has to stop, once."""
         cancels, self.cancels = self.cancels, []
         return cancels
+
+    def take_files_due(self) -> bool:
+        """Return whether it is to tell its files again, once."""
+        due, self.files_due = self.files_due, False
+        return due
 
     def wake(self) -> None:
         """End the waits of its lease calls, since there is something to tell."""
@@ -144,6 +152,8 @@ class Fleet:
         self._lost_s = lost_s
         #: Whether a worker is known to have ended without a word.
         self._is_dead = is_dead
+        #: What was told to any backend before this, this one has not heard.
+        self._since_at = clock.now()
         self._workers: dict[str, Worker] = {}
         self._by_model: dict[str, list[Worker]] = {}
         self._refreshed_s = float("-inf")
@@ -195,6 +205,11 @@ class Fleet:
             worker.info = info
             worker.wake()
         return info
+
+    def ask_for_files(self) -> None:
+        """Have workers tell once more which files of what they hold are there."""
+        for worker in self._workers.values():
+            worker.files_due = True
 
     def wake_all(self) -> None:
         """End all waits of lease calls, since the service ends."""
@@ -469,6 +484,7 @@ class Fleet:
         if worker is None:
             if now_s - seen_s <= self._alive_s:
                 worker = self._workers[info.id] = Worker(info, seen_s)
+                worker.files_due = info.registered_at <= self._since_at
                 # Of these another backend has told already.
                 held = sum(1 for hold in self._holds.values() if hold[2] == info.id)
                 worker.meter.take(held, now_s)

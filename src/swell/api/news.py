@@ -44,6 +44,10 @@ async def take_news(service: Service, news: Sequence[News]) -> None:
         service.quotas.forget()
     if kinds & {NewsKind.VACANT, NewsKind.MISSED}:
         service.leadership.hear_of_vacancies()
+    if kinds & {NewsKind.FILES, NewsKind.MISSED}:
+        service.fleet.ask_for_files()
+    if NewsKind.MISSED in kinds:
+        await service.bus.tell([News(kind=NewsKind.FILES)])
     if NewsKind.STOP in kinds:
         ids = [task for each in news if each.kind is NewsKind.STOP for task in each.ids]
         await _stop(service, dict.fromkeys(ids))

@@ -18,6 +18,7 @@ from swell.api.call import Call, Reply
 from swell.api.canaries import note_settled
 from swell.api.cards import check_schema, is_model_name, is_plain_word
 from swell.api.charges import with_costs
+from swell.api.early import read_artifact
 from swell.api.files import READ_URL_S, may_name_files, name_files, plain_type
 from swell.api.fleet import Worker
 from swell.api.gallery import keep_samples
@@ -386,8 +387,9 @@ async def _told(
     stale = [
         each.task_id for each, task in zip(told.settlements, settled, strict=True) if task is None
     ]
+    tell_files = worker.take_files_due()
     if told.progress:
-        await _publish_progress(service, worker, told.progress)
+        await _publish_progress(service, worker, told.progress, lacks_files=tell_files)
     if told.settlements:
         await _after_settling(service, told.settlements, settled)
         _charge(service, worker.info, told.settlements, settled)
@@ -408,6 +410,7 @@ async def _told(
         drain=drain,
         tasks=_leased(service, worker, tasks),
         watched=service.bus.watched(dict.fromkeys(each.task_id for each in told.progress)),
+        tell_files=tell_files,
     )
 
 
@@ -855,24 +858,68 @@ async def _learn_holds(service: Service, worker: Worker, holds: Sequence[Hold]) 
         await _extend(service, worker, unknown)
 
 
-async def _publish_progress(service: Service, worker: Worker, news: Sequence[Progress]) -> None:
-    """Publish what happened within attempts, unless the attempt is no longer this worker's."""
+async def _publish_progress(
+    service: Service, worker: Worker, news: Sequence[Progress], *, lacks_files: bool
+) -> None:
+    """Publish what happened within attempts, unless the attempt is no longer this worker's.
+
+    Args:
+        service: The backend.
+        worker: Who tells it.
+        news: What it tells.
+        lacks_files: Whether files may have been missed. They are told again with the next report;
+            what would be heard before them, against the order of ids, is left to that.
+    """
+    news = await _there(service, news)
     fleet = service.fleet
     told = {(each.task_id, each.attempt, each.token): None for each in news}
     holds = [Hold(task_id=task, attempt=attempt, token=token) for task, attempt, token in told]
     await _learn_holds(service, worker, holds)
-    events = []
+    events, passing = [], []
     for each in news:
         kind = _KINDS.get(each.kind)
         if kind is None or not 0 < each.place < ATTEMPT_STRIDE - 1:
             continue
         if fleet.is_held(each.task_id, each.attempt, each.token):
             number = each.attempt * ATTEMPT_STRIDE + each.place
-            events.append(Event(task_id=each.task_id, id=number, kind=kind, data=each.data))
+            event = Event(task_id=each.task_id, id=number, kind=kind, data=each.data)
+            if not each.again:
+                passing.append(event)
+            if each.again or not (lacks_files and each.files):
+                events.append(event)
     if events:
         await service.bus.publish(events)
-        if service.hooks is not None:
-            service.hooks.pass_on(events)
+    if passing and service.hooks is not None:
+        service.hooks.pass_on(passing)
+
+
+async def _there(service: Service, news: Sequence[Progress]) -> list[Progress]:
+    """Return news without files that are told again and were never stored."""
+    unsure = [each for each in news if each.again and not _is_remembered(service, each)]
+    if not unsure:
+        return list(news)
+    found = await asyncio.gather(*(_is_stored(service, each.data) for each in unsure))
+    lost = {id(each) for each, is_there in zip(unsure, found, strict=True) if not is_there}
+    return [each for each in news if id(each) not in lost]
+
+
+def _is_remembered(service: Service, told: Progress) -> bool:
+    """Whether this was told of since this process began."""
+    number = told.attempt * ATTEMPT_STRIDE + told.place
+    remembered = service.bus.remembered(told.task_id, after=number - 1)
+    return bool(remembered) and remembered[0].id == number
+
+
+async def _is_stored(service: Service, told: Mapping[str, object]) -> bool:
+    """Whether a file lies where a worker says."""
+    artifact = read_artifact(told)
+    if artifact is None:
+        return False
+    try:
+        return not await _lack(service, artifact)
+    except SwellError as error:
+        _log.info("a file that is told again cannot be looked for", detail=error.detail)
+        return False
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ and an ended task's only for some seconds.
 """
 
 import asyncio
+import bisect
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -232,6 +233,8 @@ class MemoryBus:
             if len(history) > self._remembered_per_task:
                 _drop_one(history)
         else:
+            if event.kind is EventKind.ARTIFACT and history[-1].id < TERMINAL_ID:
+                _put_in_its_place(history, event)
             return
         if event.id == TERMINAL_ID:
             self._ended.append((now_s + self._forget_after_s, event.task_id))
@@ -253,6 +256,13 @@ def _drop_one(events: list[Event]) -> None:
             return
     if len(events) > _MOST_FILES or events[0].kind is not EventKind.ARTIFACT:
         del events[0]
+
+
+def _put_in_its_place(events: list[Event], event: Event) -> None:
+    """Add a file that is told late, unless it is there or there are too many."""
+    place = bisect.bisect_left(events, event.id, key=lambda each: each.id)
+    if events[place].id != event.id and len(events) <= _MOST_FILES:
+        events.insert(place, event)
 
 
 def _wake(waiter: "asyncio.Future[bool] | None") -> None:

@@ -228,6 +228,31 @@ class BusPairConformance:
             *(99, 100)
         ]
 
+    async def test_a_file_told_again_is_remembered_once_in_its_place_everywhere(
+        self, pair: tuple[Bus, Bus]
+    ) -> None:
+        here, there = pair
+        await meet(here, there)
+        files = [
+            Event(task_id="t1", id=ATTEMPT_STRIDE + n, kind=EventKind.ARTIFACT, data={"index": n})
+            for n in range(4)
+        ]
+        here.correct(files[:2])
+        await here.publish([files[3]])
+        listener = there.subscribe("t1", after=files[0].id)
+        await until(lambda: here.watched(["t1"]) == ["t1"])
+        await here.publish([*files, progress(101)])
+        for bus in pair:
+            await until(partial(_has_more, bus, files[-1].id))
+            found = [each for each in bus.remembered("t1") if each.kind is EventKind.ARTIFACT]
+            assert [plain(each) for each in found] == files
+        heard = [await listener.next(PATIENCE_S) for _ in range(2)]
+        assert [each and each.id for each in heard] == [files[3].id, ATTEMPT_STRIDE + 101]
+        await here.publish([terminal()])
+        await until(lambda: there.remembered("t1")[-1].is_terminal)
+        there.correct([files[2], *files])
+        assert there.remembered("t1")[-1].is_terminal
+
     async def test_progress_is_wanted_only_while_somebody_listens_anywhere(
         self, pair: tuple[Bus, Bus]
     ) -> None:
@@ -311,6 +336,10 @@ async def read_to_end(listener: Subscription) -> list[Event]:
 
 def _has_all(bus: Bus) -> bool:
     return len(bus.remembered("t1", after=ATTEMPT_STRIDE)) >= 100
+
+
+def _has_more(bus: Bus, after: int) -> bool:
+    return bool(bus.remembered("t1", after=after))
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -10,6 +10,8 @@ import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from swell.dispatch import Enclosure, LeasedTask, Progress, Switches
 from swell.phases import Startup
 from swell.store import Hold
@@ -51,6 +53,7 @@ class Held:
         "circle",
         "deadline_s",
         "device_s",
+        "early",
         "files",
         "handle",
         "has_news",
@@ -93,8 +96,9 @@ class Held:
         self.files: dict[str, tuple[bytes, str]] = {}
         #: What names a LoRA in its input → the file, held in the weights cache.
         self.loras: dict[str, HeldLora] = {}
-        #: Files of it that go out before it ends.
+        #: Files of it that go out before it ends, and what was told of them.
         self.parts: Parts | None = None
+        self.early: list[Progress] = []
 
     @property
     def about(self) -> dict[str, str | int]:
@@ -295,8 +299,24 @@ class Desk:
             file: Its bytes, where they travel with that.
             soon: Whether somebody waits for it.
         """
-        if self._note(held, "artifact", f"artifact {index}", data, soon=soon) and file is not None:
+        slot = f"artifact {index}"
+        if not self._note(held, "artifact", slot, data, soon=soon):
+            return
+        held.early.append(self._progress[held.task.task_id, slot])
+        if file is not None:
             self._early[file.key] = file
+
+    def tell_files_again(self) -> None:
+        """Tell once more which files of held tasks are there, before what is not told yet."""
+        again: dict[tuple[str, str], Progress] = {}
+        for held in self.held.values():
+            for told in held.early:
+                slot = (told.task_id, f"artifact {told.data['index']}")
+                if slot not in self._progress:
+                    again[slot] = msgspec.structs.replace(told, again=True)
+        if again:
+            self._progress = again | self._progress
+            self.news.set()
 
     def _note(self, held: Held, kind: str, slot: str, data: dict[str, Any], *, soon: bool) -> bool:
         """Note progress in the place of what has the same slot; return whether it is still held."""
@@ -313,6 +333,7 @@ class Desk:
             place=held.place,
             kind=kind,
             data=data,
+            files=len(held.early),
         )
         (self.news if soon else self.small_news).set()
         return True

@@ -173,6 +173,7 @@ class Link:
             if self._welcome is refused:
                 _log.warning("registering again: the backend does not know this worker")
                 await self.register()
+                self._desk.tell_files_again()
 
     async def _call(
         self, make: Callable[[str], Awaitable[AnswerT]], *, asks: bool = False, brings: bool = False
@@ -197,6 +198,9 @@ class Link:
                 await self._back_off(attempt, error)
             else:
                 self._is_unsure = self._is_unsure and not asks
+                if attempt:
+                    # Who answers now may be another one, or one that was started anew.
+                    self._desk.tell_files_again()
                 return answer
 
     @property
@@ -283,8 +287,11 @@ class Link:
             self._guest.admit(answer.tasks)
         if answer.cancels:
             self._guest.cancel(answer.cancels)
-        if isinstance(answer, ReportAnswer) and answer.watched:
-            self._guest.watch(answer.watched)
+        if isinstance(answer, ReportAnswer):
+            if answer.watched:
+                self._guest.watch(answer.watched)
+            if answer.tell_files:
+                self._desk.tell_files_again()
         if answer.drain:
             self._guest.drain()
 
