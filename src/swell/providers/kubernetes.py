@@ -440,6 +440,6 @@ def _explained(answer: Answer) -> SwellError:
     if answer.status in (401, 403):
         return InvalidInput(
             f"the cluster does not let the controller do this: {told}; give its account the role "
-            "of deploy/kubernetes/autoscaler.yaml"
+            "of deploy/kubernetes/base/autoscaler.yaml"
         )
     return InvalidInput(f"the cluster does not take what the pool's options say: {told}")
