@@ -10,7 +10,7 @@ PORT ?= 8000
 # look at how long something takes come after, one by one.
 SERVICES := $(filter-out %/unit/ %/conformance/ %/__pycache__/,$(wildcard tests/*/))
 
-.PHONY: help demo test test-torch check format figure figures docs site constraints clean web web-dev
+.PHONY: help demo example test test-torch check format figure figures docs site constraints clean web web-dev
 
 help: ## Say what can be made.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -18,6 +18,11 @@ help: ## Say what can be made.
 demo: ## Turn PROMPT="…" into a picture through the whole path; ONCE=1 ends after it, PORT=0 takes a free port.
 	@.ci/venv embedded
 	@$(BIN)/swell demo --prompt "$$PROMPT" --port $(PORT) $(if $(ONCE),--once)
+
+example: ## Start an app of examples/ and its Swell: make example NAME=portraits.
+	@test -n "$(NAME)" || { echo 'say which: make example NAME=…, a folder of examples/' >&2; exit 2; }
+	@.ci/venv embedded
+	@$(BIN)/python examples/start.py $(NAME)
 
 web: ## Build the web app, if it has changed; needs Node.js 20.19 or newer.
 	@python3 web/build.py
