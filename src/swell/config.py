@@ -203,10 +203,10 @@ class ServerSettings(_Group):
         "neither is set.",
     )
     pipelines: _Words = Field(
-        default=(),
+        default=("swell/picture",),
         description="Files that declare pipelines, in TOML (`chains.toml`) or Python "
         "(`chains.py`), or such that come with Swell (`swell/picture`): models combined, which are "
-        "called like models.",
+        "called like models, as soon as workers have these; an empty list for none.",
     )
     styles: _Words = Field(
         default=("swell/picture",),
@@ -630,9 +630,18 @@ class WorkerSettings(_Group):
         'the system; such as one of `server.tls = "self-signed"`.',
     )
     models: _Words = Field(
-        default=("swell/icons", "swell/artwork"),
+        default=(
+            "swell/icons",
+            "swell/translate",
+            "swell/prompt-check",
+            "swell/paint",
+            "swell/upscale",
+            "swell/safety",
+            "swell/portraits",
+        ),
         description="What to serve: names of built-in models, modules (`package.module` or "
-        "`package.module:name`) or paths of Python files.",
+        "`package.module:name`) or paths of Python files. Without it, the stages of the pipeline "
+        "`swell/picture`, and portraits.",
     )
     slots: int | None = Field(
         default=None,

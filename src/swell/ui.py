@@ -61,9 +61,16 @@ def text(**values: Any) -> Hint:
     return hint("text", **values)
 
 
-def textarea(*, rows: int = 3, **values: Any) -> Hint:
-    """Several lines of text, such as a prompt."""
-    return hint("textarea", rows=rows, **values)
+def textarea(*, rows: int = 3, languages: Sequence[str] | None = None, **values: Any) -> Hint:
+    """Several lines of text, such as a prompt.
+
+    Args:
+        rows: How many are shown.
+        languages: Those that are understood, by their codes (`en`), for the form to say so.
+        values: Anything else.
+    """
+    told = None if languages is None else list(languages)
+    return hint("textarea", rows=rows, languages=told, **values)
 
 
 def slider(*, step: float | None = None, **values: Any) -> Hint:

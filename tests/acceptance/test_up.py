@@ -83,6 +83,24 @@ def test_the_key_of_local_workers_opens_their_pool_alone(swell: Swell) -> None:
     assert stop(process) == 0
 
 
+def test_by_itself_it_translates_has_styles_and_makes_portraits(swell: Swell) -> None:
+    pytest.importorskip("swell_models")
+    process = swell.start("up", "--port", "0")
+    try:
+        assert process.stdout is not None
+        key = process.stdout.readline().split()[-1]
+        told = {model["name"]: model for model in swell.json("models", "ls")}
+        assert told["swell/picture"]["workers"] == told["swell/portraits"]["workers"] == 1
+        words = ("tasks", "submit", "swell/picture", "-i", "prompt=un zorro rojo en la nieve")
+        task = json.loads(swell.run(*words, "-i", "art=mosaic", "--watch", "--json").stdout)
+        assert task["stages"][0]["output"]["text"] == "a red fox in the snow"
+        assert [stage["state"] for stage in task["stages"]].count("succeeded") == 5
+        assert key.startswith("swell_")
+    finally:
+        assert stop(process) == 0
+    assert "try it: swell tasks submit swell/picture" in (swell.folder / "stderr.txt").read_text()
+
+
 def test_a_worker_that_dies_is_replaced_and_its_task_ends(swell: Swell) -> None:
     process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
     try:

@@ -32,11 +32,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """The web app over the default pipeline and the portraits; one server for all its tests."""
+    """The web app over what `swell up` serves by itself; one server for all its tests."""
     swell = Swell(tmp_path_factory.mktemp("app"))
-    stages = ("translate", "prompt-check", "icons", "paint", "upscale", "safety")
-    words = [word for name in (*stages, "portraits") for word in ("-m", f"swell/{name}")]
-    process = swell.start("up", "--json", "--port", "0", "--pipelines", "swell/picture", *words)
+    process = swell.start("up", "--json", "--port", "0")
     try:
         ready = ready_line(process, swell.folder)
         yield App(ready["url"], ready["key"])

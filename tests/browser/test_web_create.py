@@ -8,6 +8,7 @@ import pytest
 from app import AXE, ROOT, SIZES, App, breaches
 from playwright.sync_api import Browser, Locator, Page, expect
 from prefix_proxy import under_prefix
+from served import Served
 
 pytestmark = [
     pytest.mark.browser,
@@ -45,6 +46,9 @@ def test_a_spanish_prompt_becomes_a_picture_and_says_what_was_understood(
     browser: Browser, app: App
 ) -> None:
     page = fresh(browser, app)
+    expect(
+        page.get_by_text("In English, Spanish, French, Portuguese, German, or Italian.")
+    ).to_be_visible()
     prompt(page).fill("un zorro rojo en la nieve")
     page.get_by_text("Starlight").click()
     # How long it takes is told before anything is sent.
@@ -57,6 +61,12 @@ def test_a_spanish_prompt_becomes_a_picture_and_says_what_was_understood(
     assert picture.evaluate("image => image.naturalWidth") == 512
     expect(result.get_by_text("understood as “a red fox in the snow”")).to_be_visible()
     expect(result.get_by_role("progressbar")).to_have_count(0)
+    page.context.close()
+
+
+def test_where_no_model_translates_nobody_is_told_so(browser: Browser, served: Served) -> None:
+    page = fresh(browser, App(served.url, served.key))
+    expect(page.get_by_text(re.compile("In English|language"))).to_have_count(0)
     page.context.close()
 
 

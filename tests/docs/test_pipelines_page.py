@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from swell.config import ServerSettings, WorkerSettings
 from swell.model import load_models
 from swell.pipeline import Stage, load_pipelines
 from swell.pipeline_cards import Declared, card_of
@@ -40,8 +41,18 @@ def test_both_ways_declare_the_same_and_fit_the_models(tmp_path: Path) -> None:
 
 def test_the_command_serves_all_models_of_the_pipeline_that_comes_with_swell() -> None:
     [picture] = load_pipelines("swell/picture")
-    [command] = re.findall(r"^swell up .*$", PAGE, re.MULTILINE)
-    assert set(re.findall(r"-m (\S+)", command)) == {stage.model for stage in picture.plan.stages}
+    assert "\nswell up\n" in PAGE
+    assert ServerSettings().pipelines == ("swell/picture",)
+    stages = {stage.model for stage in picture.plan.stages}
+    assert {*stages, "swell/portraits"} == set(WorkerSettings().models)
+
+
+def test_it_says_the_languages_that_its_translator_reads() -> None:
+    [picture] = load_pipelines("swell/picture")
+    schemas = (card_of(picture, find).input_schema, find("swell/translate").input_schema)
+    prompt, text = (schema["properties"] for schema in schemas)
+    assert prompt["prompt"]["x-ui"]["languages"] == text["text"]["x-ui"]["languages"]
+    assert prompt["prompt"]["maxLength"] == 500
 
 
 def test_every_word_of_a_stage_is_explained() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from api_harness import World, a_world, failed, succeeded
+from structlog.testing import capture_logs
 
 from swell.api.charges import charged
 from swell.pipeline_cards import Declared
@@ -108,7 +109,7 @@ async def put(world: World, worker: str, lease: Any, name: str = "0.png") -> dic
 async def test_a_pipeline_is_a_model_once_those_of_its_stages_are(world: World) -> None:
     answer = await world.anna("POST", "/v1/tasks", {"model": "demo/poster", "input": {}})
     assert answer.status == 404
-    assert "waits for demo/translate" in answer.json["detail"]
+    assert "waits for workers with demo/translate, demo/draw" in answer.json["detail"]
     await world.register(TRANSLATE, DRAW, ENLARGE)
     card = (await world.anna("GET", "/v1/models/demo/poster")).json
     assert card["description"].startswith("# Poster")
@@ -120,6 +121,22 @@ async def test_a_pipeline_is_a_model_once_those_of_its_stages_are(world: World) 
         "draw",
         "enlarge",
     ]
+
+
+async def test_a_pipeline_is_told_to_wait_only_once_one_of_its_models_is_there(
+    world: World,
+) -> None:
+    with capture_logs() as said:
+        await world.register({**DRAW, "name": "demo/else"})
+        answer = await world.anna("GET", "/v1/models/demo/poster")
+        assert answer.status == 404
+        assert "workers with demo/translate, demo/draw, demo/enlarge" in answer.json["detail"]
+        await world.register(DRAW)
+        await world.register(ENLARGE)
+    told = [each for each in said if each["event"] == "a pipeline is not there yet"]
+    assert [each["log_level"] for each in told][-1:] == ["info"]
+    assert [each["log_level"] for each in told].count("info") == 1
+    assert "demo/translate" in told[-1]["detail"]
 
 
 async def test_a_new_version_of_a_model_changes_the_pipeline_only_where_it_shows(

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import pydantic
 import pytest
 
@@ -11,11 +12,12 @@ import swell
 from swell.cli.inputs import InputFile, as_data_uri, parse_inputs
 from swell.cli.local import check_input, load_model, run_local
 from swell.cli.pictures import free_path, save, slug
-from swell.cli.up import trial
+from swell.cli.up import served, trial
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest
 from swell.model import define
 from swell.registry import ModelCard
+from swell.stages import Pipeline, Stage
 
 
 @swell.model("me/seed")
@@ -173,6 +175,14 @@ def test_the_command_to_try_is_the_first_models_example_and_gives_that_input() -
     assert words[-3:] == ["--watch", "--data", "/a b"]
     pairs = [value for flag, value in itertools.pairwise(words) if flag == "-i"]
     assert parse_inputs(pairs, first.input_schema) == example
+
+
+def test_pipelines_are_tried_first_where_workers_have_all_their_models() -> None:
+    plan = Pipeline(stages=(Stage(name="a", queue="acme/a"), Stage(name="b", queue="acme/b:1")))
+    chain = msgspec.structs.replace(card("acme/z", {"text": "all"}, text=TEXT), pipeline=plan)
+    cards = [card("acme/b", {"text": "b"}, text=TEXT), card("acme/a"), chain]
+    assert served(cards, {"acme/a", "acme/b"}, ["acme/a", "acme/b"]) == [chain, *cards[1::-1]]
+    assert served(cards, {"acme/b"}, ["acme/a", "acme/b"]) == cards[:1]
 
 
 def test_the_command_to_try_needs_no_file_that_nobody_has() -> None:

@@ -40,10 +40,20 @@ def _card_of(service: Service, declared: Declared) -> ModelCard | None:
     try:
         card = card_of(declared, service.cards.find)
     except (Unknown, InvalidModel) as error:
-        if lacks.get(declared.name) != error.detail:
-            tell = _log.info if isinstance(error, Unknown) else _log.error
-            tell("a pipeline is not there yet", model=declared.name, detail=error.detail)
-        lacks[declared.name] = error.detail
+        stages = declared.plan.stages
+        # Nobody waits for one that is declared by default, as long as none of its models is there.
+        is_begun = any(service.cards.find(stage.queue) for stage in stages)
+        detail = error.detail if is_begun else _waits_for_all(declared)
+        if lacks.get(declared.name) != detail:
+            known = _log.info if is_begun else _log.debug
+            tell = known if isinstance(error, Unknown) else _log.error
+            tell("a pipeline is not there yet", model=declared.name, detail=detail)
+        lacks[declared.name] = detail
         return None
     lacks.pop(declared.name, None)
     return card
+
+
+def _waits_for_all(declared: Declared) -> str:
+    names = dict.fromkeys(stage.queue for stage in declared.plan.stages)
+    return f"{declared.name} waits for workers with {', '.join(names)}: start some"

@@ -3,11 +3,13 @@
 import os
 import shutil
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
 import uvloop
 
+from swell.api.web import built_app
 from swell.cli.follow import follow, save_artifacts, send, show_end, time_line
 from swell.cli.keyring import Keyring
 from swell.cli.options import Config, Data, settings_from
@@ -16,22 +18,32 @@ from swell.cli.output import data as stdout
 from swell.cli.remote import Remote
 from swell.cli.up import run_up
 from swell.clock import SystemClock
+from swell.config import ServerSettings, WorkerSettings
 from swell.wiring import configure_logging
 
 __all__ = ["demo"]
 
+#: What `swell up` serves unless it is told otherwise.
+_PIPELINE: Final = "swell/picture"
+
 
 def demo(
     prompt: Annotated[str, typer.Option(help="What to draw.")] = "a red fox in the snow",
-    model: Annotated[str, typer.Option(help="Which model draws.")] = "swell/icons",
+    model: Annotated[str, typer.Option(help="Which model draws.")] = _PIPELINE,
     once: Annotated[bool, typer.Option("--once", help="End after the picture.")] = False,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     data: Data = None,
     config: Config = None,
 ) -> None:
     """Start everything, draw one picture, say where the time went, and stay."""
+    is_pipeline = model == _PIPELINE
     settings = settings_from(
-        config, data, server__port=port, worker__models=model, log__level="warning"
+        config,
+        data,
+        server__port=port,
+        server__pipelines=ServerSettings().pipelines if is_pipeline else (),
+        worker__models=WorkerSettings().models if is_pipeline else model,
+        log__level="warning",
     ).settings
     clock = SystemClock()
     started_s = clock.monotonic_s()
@@ -66,7 +78,13 @@ def demo(
 def _invite(url: str, key: str | None, model: str) -> None:
     # What the demo installed is in a virtual environment that a newcomer's shell may not know.
     command = "swell" if shutil.which("swell") else os.path.relpath(sys.argv[0])
-    talk.print("Swell goes on until Ctrl-C. From another terminal:")
+    talk.print("Swell goes on until Ctrl-C.")
+    if built_app():
+        link = f"{url}/#/key/{key}" if key else f"{url}, with your key"
+        talk.print(f"In a browser: {link}", markup=False, soft_wrap=True)
+    elif (Path(__file__).parents[3] / "web" / "build.py").is_file():
+        talk.print("In a browser: after `make web`, which needs Node.js 20.19 or newer")
+    talk.print("From another terminal:")
     talk.print(
         f"  {command} tasks submit {model} -i prompt='a cat in the rain' --watch\n"
         f"  export SWELL_KEY={key or f'$({command} keys create demo)'}"

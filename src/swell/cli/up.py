@@ -5,7 +5,7 @@ import json
 import shlex
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +16,7 @@ import uvloop
 from rich.markup import escape
 
 from swell.api.costs import instance_ended
+from swell.api.web import built_app
 from swell.autoscaling import needs_token
 from swell.cli.added import optional_names, with_added
 from swell.cli.inputs import as_flags, parse_inputs
@@ -34,7 +35,7 @@ from swell.provider import Instance
 from swell.registry import ModelCard
 from swell.wiring import Fleet, build_fleet, configure_logging
 
-__all__ = ["MissingModels", "OnReady", "WrongModels", "run_up", "serve", "trial", "up"]
+__all__ = ["MissingModels", "OnReady", "WrongModels", "run_up", "serve", "served", "trial", "up"]
 
 #: Called once with what opens the server; returns whether it is to be stopped.
 OnReady = Callable[[Keyring], Awaitable[bool]]
@@ -83,8 +84,8 @@ def up(
         typer.Option(
             "--pipelines",
             metavar="FILE",
-            help="Pipelines (server.pipelines): FILE.toml, FILE.py or swell/picture; may be "
-            "repeated.",
+            help="Pipelines (server.pipelines): FILE.toml, FILE.py or swell/picture, which is "
+            "there unless others are named; may be repeated.",
         ),
     ] = None,
     host: Host = None,
@@ -178,16 +179,40 @@ def _teller(settings: Settings, as_json: bool, found_by: str) -> OnReady:
         key = await keyring.new_client_key(always=as_json)
         workers = await keyring.backend.registry.workers()
         there = {name for worker in workers if not worker.gone_at for name in worker.models}
-        known = [card for card in await keyring.backend.registry.models() if card.name in there]
+        cards = await keyring.backend.registry.models()
         names = launchable_models(settings)
         for name in (each for each in optional_names(settings) if each not in there):
             logs = escape(str(settings.data_dir / "logs"))
             talk.print(f"[yellow]left out[/] {escape(name)}: it cannot be loaded, see {logs}")
-        known.sort(key=lambda card: names.index(card.name) if card.name in names else len(names))
-        _tell_ready(keyring.access.url, key, as_json, trial(known, found_by))
+        command = trial(served(cards, there, names), found_by)
+        _tell_ready(keyring.access.url, key, as_json, command)
         return False
 
     return ready
+
+
+def served(
+    cards: Sequence[ModelCard], there: Collection[str], names: Sequence[str]
+) -> list[ModelCard]:
+    """Return what workers serve: first the pipelines, which make most of it.
+
+    Args:
+        cards: Of all that is known.
+        there: Names of the models that workers have.
+        names: Those of the settings, in their order.
+    """
+
+    def is_served(card: ModelCard) -> bool:
+        if card.pipeline is None:
+            return card.name in there
+        return all(stage.model in there for stage in card.pipeline.stages)
+
+    def place(card: ModelCard) -> int:
+        if card.pipeline is not None:
+            return -1
+        return names.index(card.name) if card.name in names else len(names)
+
+    return sorted(filter(is_served, cards), key=place)
 
 
 async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
@@ -382,6 +407,8 @@ def _tell_ready(url: str, key: str | None, as_json: bool, command: str) -> None:
     else:
         stdout.print(f"Swell is ready: {url}", markup=False)
         talk.print("  its key was shown at its first start: `swell keys create` makes others")
+    if built_app():
+        talk.print(f"  make pictures in a browser: {url}, which asks for the key")
     talk.print(
         f"  try it: {command}   (swell models ls tells of all)", markup=False, soft_wrap=True
     )

@@ -24,7 +24,7 @@ from swell.zoo.icons import Floats, Icons, Prompt
 from swell.zoo.pictures import Pixels, resized
 from swell.zoo.prompt_check import CATEGORIES, PromptWords
 from swell.zoo.safety import UNSAFE_FROM, SafetyScore
-from swell.zoo.translate import LANGUAGES, Translation, Translator
+from swell.zoo.translate import LANGUAGES, READ, Translation, Translator
 
 __all__ = ["STAGES", "Artwork"]
 
@@ -107,7 +107,7 @@ class Artwork(Icons):
                 description="One subject, or two, perhaps with a colour, a background or a scene.",
                 examples=["un zorro rojo en la nieve", "a blue cat", "foguete no espaço"],
             ),
-            ui.textarea(rows=2),
+            ui.textarea(rows=2, languages=READ),
         ]
         style: Annotated[
             Literal["noto", "fluent", "flat", "ink", "none"],

@@ -33,6 +33,7 @@ from swell.zoo.embedded import weights
 
 __all__ = [
     "LANGUAGES",
+    "READ",
     "Argos",
     "Detector",
     "Glossary",
@@ -50,6 +51,8 @@ LANGUAGES: Final[Mapping[str, str]] = {
     **{"ko": "Korean", "ru": "Russian", "th": "Thai", "uk": "Ukrainian", "zh": "Chinese"},
     **{"ar": "Arabic", "el": "Greek", "he": "Hebrew"},
 }
+#: Those that are read without any package of Argos Translate.
+READ: Final = ("en", "es", "fr", "pt", "de", "it")
 #: Letters that tell a language, or languages, alone; the first that a text has decide.
 _BY_SCRIPT: Final = (
     (re.compile("[\u3040-\u30ff\uff66-\uff9d]"), ("ja",)),
@@ -563,7 +566,7 @@ class Translate(Model):
         text: Annotated[
             str,
             Field(min_length=1, max_length=2000, title="Text", description="A prompt."),
-            ui.textarea(rows=2),
+            ui.textarea(rows=2, languages=READ),
         ]
         source: Annotated[
             str,

@@ -7,6 +7,7 @@ export interface Hint {
   label?: string;
   help?: string;
   rows?: number;
+  languages?: string[];
   step?: number;
   accept?: string;
   presets?: string[];
@@ -72,6 +73,8 @@ export interface FormField {
   maxLength?: number;
   maxItems?: number;
   rows?: number;
+  /** Codes of those that are understood. */
+  languages?: string[];
   accept?: string;
   placeholder: string;
 }
@@ -120,6 +123,7 @@ function fieldOf(name: string, schema: Schema, isRequired: boolean): FormField {
     maxLength: schema.maxLength,
     maxItems: schema.maxItems,
     rows: hint.rows,
+    languages: hint.languages,
     accept: hint.accept,
     placeholder: String(schema.examples?.[0] ?? ""),
   };

@@ -55,6 +55,13 @@ function plural(forms: Plural, n: number): string {
   return (forms as unknown as Record<string, string | undefined>)[kind] ?? forms.other;
 }
 
+/** Say which languages there are, by their codes: English, Spanish or French. */
+export function languageNames(codes: readonly string[]): string {
+  const names = new Intl.DisplayNames(speech.language, { type: "language" });
+  const list = new Intl.ListFormat(speech.language, { type: "disjunction" });
+  return list.format(codes.map((code) => names.of(code) ?? code));
+}
+
 export function number(value: number, options: Intl.NumberFormatOptions = {}): string {
   return new Intl.NumberFormat(speech.language, { maximumFractionDigits: 1, ...options }).format(value);
 }

@@ -44,6 +44,11 @@ class Draft {
     return this.model ? fieldsOf(this.model.input_schema).filter((each) => !["prompt", "seed"].includes(each.name)) : [];
   }
 
+  /** Languages in which the model understands a prompt; empty where it does not say. */
+  get languages(): string[] {
+    return (this.model ? fieldsOf(this.model.input_schema) : []).find((each) => each.name === "prompt")?.languages ?? [];
+  }
+
   /** Styles of the model, and those that fit every model. */
   get fitting(): StyleView[] {
     const name = this.model?.name ?? "";
