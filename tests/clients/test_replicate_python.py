@@ -1,5 +1,6 @@
 """replicate-python, the released one (1.0.7) and the coming one (2.0 beta), unmodified."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -526,6 +527,27 @@ def test_webhooks_are_told_in_order_and_validated(one: Program, receiver: Receiv
         came=receiver.came,
     )
     assert told["forged"]
+
+
+def test_webhooks_of_outputs_have_all_that_are_there(one: Program, receiver: Receiver) -> None:
+    one(
+        """
+        import replicate
+        p = replicate.predictions.create(
+            model="demo/echo-picture", input={"steps": 1, "step_s": 0.7, "num_outputs": 3},
+            webhook=url,
+        )
+        """,
+        url=receiver.url,
+    )
+    receiver.wait_for(lambda bodies: any(each["status"] == "succeeded" for each in bodies))
+    *running, last = receiver.bodies()
+    assert {each["status"] for each in running} == {"processing"}
+    names = [[url.partition("?")[0] for url in each["output"]] for each in [*running, last]]
+    assert len(names[0]) == 1
+    assert all(before == after[: len(before)] for before, after in itertools.pairwise(names))
+    assert len(names[-1]) == 3
+    assert all(url.startswith("https://") for each in running for url in each["output"])
 
 
 def test_without_a_filter_a_webhook_is_told_of_the_end(one: Program, receiver: Receiver) -> None:

@@ -152,6 +152,59 @@ async def test_progress_is_told_at_most_twice_a_second(world: World, receiver: R
     assert last["data"]["error"]["code"] == "model_error"
 
 
+def _names(urls: list[str]) -> list[str]:
+    return [url.partition("?")[0].rpartition("/")[2] for url in urls]
+
+
+@pytest.mark.parametrize("form", ["native", "replicate"])
+async def test_with_a_file_all_that_are_there_are_told(
+    world: World, receiver: Receiver, form: str
+) -> None:
+    worker_id = await world.register()
+    hook = {"url": receiver.url, "events": ["artifact", "succeeded"], "format": form}
+    await world.create(webhook=hook, count=4)
+    (lease,) = (await world.lease(worker_id))["tasks"]
+    files = [
+        {
+            "key": f"outputs/{lease['task_id']}/1/{n}.png",
+            "content_type": "image/png",
+            "bytes": 5,
+        }
+        for n in range(4)
+    ]
+
+    async def tell(*places: int) -> None:
+        news = [
+            {**hold(lease), "place": 1 + n, "kind": "artifact", "data": {"index": n, **files[n]}}
+            for n in places
+        ]
+        await world.report(worker_id, progress=news)
+
+    await tell(0)
+    await receiver.until(1)
+    # Too soon to be told, but it is there with the next.
+    await tell(1)
+    world.clock.advance(0.6)
+    await tell(2)
+    await receiver.until(2)
+    for file in files:
+        await world.service.objects.put(file["key"], b"12345", "image/png")
+    output = [{"$artifact": n} for n in range(4)]
+    await world.report(worker_id, settlements=[succeeded(lease, output, artifacts=files)])
+    first, second, last = await receiver.until(3)
+    if form == "native":
+        urls = [[each["url"] for each in body["data"]["artifacts"]] for body in (first, second)]
+        assert [body["detail"]["index"] for body in (first, second)] == [0, 2]
+        assert "so_far" not in second["detail"]
+        assert second["data"]["state"] == "running"
+        output = last["data"]["output"]
+    else:
+        urls, output = [first["output"], second["output"]], last["output"]
+        assert [body["status"] for body in (first, second)] == ["processing"] * 2
+    assert [_names(each) for each in urls] == [["0.png"], ["0.png", "1.png", "2.png"]]
+    assert _names(output) == ["0.png", "1.png", "2.png", "3.png"]
+
+
 async def test_what_is_long_is_left_out_and_named(world: World, receiver: Receiver) -> None:
     text = "x" * MAX_BODY_BYTES
     await _run(world, "y" * 100, input={"text": text}, webhook=receiver.url)

@@ -1,28 +1,34 @@
 """Files of a task that are there before it ends, as far as this backend has heard of them.
 
-They are told once, as events, and the bus remembers them; the store learns of them with the
-outcome. Those of an attempt that is over count no more: the next one makes its own.
+They are told as events, and the bus remembers them; the store learns of them with the outcome.
+After a restart workers tell them again. Those of an attempt that is over count no more: the next
+one makes its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from swell.api.service import Service
-from swell.events import ATTEMPT_STRIDE, EventKind
+from swell.bus import Bus
+from swell.events import ATTEMPT_STRIDE, Event, EventKind
 from swell.results import Artifact
 from swell.task import Task, TaskState
 
-__all__ = ["early_artifacts", "is_next", "read_artifact"]
+__all__ = ["early_artifacts", "files_told", "is_next", "read_artifact"]
 
 
-def early_artifacts(service: Service, task: Task) -> list[Artifact]:
+def early_artifacts(bus: Bus, task: Task) -> list[Artifact]:
     """Return what is there of a running task, in the order of its artifacts; else nothing."""
     if task.state is not TaskState.RUNNING:
         return []
+    return files_told(bus.remembered(task.id, after=task.attempt * ATTEMPT_STRIDE))
+
+
+def files_told(events: Iterable[Event]) -> list[Artifact]:
+    """Return the files that events of one attempt tell of, as far as none is missing before."""
     found: list[Artifact] = []
-    for event in service.bus.remembered(task.id, after=task.attempt * ATTEMPT_STRIDE):
+    for event in events:
         if event.kind is EventKind.ARTIFACT and is_next(event.data, len(found)):
             artifact = read_artifact(event.data)
             if artifact is not None:

@@ -12,13 +12,16 @@ import msgspec
 
 from swell.api.messages import TaskView
 from swell.api.views import UrlMaker, encode, task_view, with_url
+from swell.events import EventKind
 from swell.outbox import Delivery
 from swell.registry import Registry
+from swell.results import Artifact
 from swell.task import Task, TaskState
 from swell.webhook import ENDS, STARTED
 
 __all__ = [
     "MAX_BODY_BYTES",
+    "SO_FAR",
     "Form",
     "HookBody",
     "Seal",
@@ -30,6 +33,9 @@ __all__ = [
 
 #: Bodies are kept below this where leaving out what was asked and what came of it is enough.
 MAX_BODY_BYTES: Final = 20_000
+
+#: Under this name what a file's event tells has all files of the attempt that were there then.
+SO_FAR: Final = "so_far"
 
 Form = Callable[[Delivery, Task, UrlMaker], Any]
 
@@ -74,7 +80,9 @@ def native(delivery: Delivery, task: Task, urls: UrlMaker) -> HookBody:
     """Return the body of a delivery in Swell's own form."""
     detail = None
     if delivery.event not in (STARTED, *ENDS) and delivery.data is not None:
-        detail = with_url(msgspec.json.decode(delivery.data), urls)
+        told = msgspec.json.decode(delivery.data)
+        told.pop(SO_FAR, None)
+        detail = with_url(told, urls)
     body = HookBody(
         type=f"task.{delivery.event}",
         timestamp=delivery.at,
@@ -109,10 +117,17 @@ def as_it_was(delivery: Delivery, task: Task) -> Task:
         started_at=delivery.at if delivery.event == STARTED or not is_same else task.started_at,
         finished_at=None,
         output=None,
-        artifacts=(),
+        artifacts=_files_then(delivery, task),
         error=None,
         timings=None,
     )
+
+
+def _files_then(delivery: Delivery, task: Task) -> tuple[Artifact, ...]:
+    """Return the files of a running task that were there when one of them was told."""
+    if delivery.event != EventKind.ARTIFACT or delivery.data is None or task.outputs_removed:
+        return ()
+    return msgspec.convert(msgspec.json.decode(delivery.data).get(SO_FAR, ()), tuple[Artifact, ...])
 
 
 def written(form: Form, delivery: Delivery, task: Task, urls: UrlMaker) -> bytes:

@@ -7,20 +7,22 @@ Every backend writes what is to be told, in the store. One of them sends, the le
 import asyncio
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version as version_of
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import structlog
 
 from swell.api.auth import why_not
+from swell.api.early import files_told
 from swell.api.endpoints import Endpoint, Endpoints, EndpointState
-from swell.api.hook_bodies import Form, Seal, SealOf, written
+from swell.api.hook_bodies import SO_FAR, Form, Seal, SealOf, written
 from swell.api.hook_secrets import DEFAULT_SECRET, HookSecrets, SigningPair
 from swell.api.messages import WebhookRequest
 from swell.api.metrics import Metrics
 from swell.api.settings import Backend
 from swell.api.views import UrlMaker
 from swell.errors import FieldError, InvalidInput, SwellError
-from swell.events import ATTEMPT_STRIDE, Event
+from swell.events import ATTEMPT_STRIDE, Event, EventKind
 from swell.outbound import Outbound
 from swell.outbox import Delivery, Outbox, Post, says_passing
 from swell.registry import ApiKey
@@ -74,6 +76,7 @@ class Hooks:
         self.receivers = _Receivers(backend, self.endpoints, self.secrets, forms, made, metrics)
         self._clock = backend.clock
         self._store = backend.store
+        self._bus = backend.bus
         #: Running task → whether somebody wants to be told what passes by.
         self._wants: dict[str, bool] = {}
         self._telling: set[asyncio.Task[None]] = set()
@@ -171,7 +174,7 @@ class Hooks:
                     task_id=each.task_id,
                     attempt=each.id // ATTEMPT_STRIDE,
                     event=each.kind.value,
-                    data=each.data,
+                    data=self._told(each),
                 )
                 for each in events
                 if self._wants.get(each.task_id)
@@ -182,6 +185,14 @@ class Hooks:
             _log.info("what passes by was not told", detail=error.detail)
         except Exception:
             _log.exception("what passes by was not told")
+
+    def _told(self, event: Event) -> dict[str, Any]:
+        """Return what is told with an event: with a file all that are there, in their order."""
+        if event.kind is not EventKind.ARTIFACT:
+            return event.data
+        first = event.id // ATTEMPT_STRIDE * ATTEMPT_STRIDE
+        before = [e for e in self._bus.remembered(event.task_id, after=first) if e.id <= event.id]
+        return {**event.data, SO_FAR: msgspec.to_builtins(files_told(before))}
 
     async def _ask(self, task_ids: Sequence[str]) -> None:
         """Find out of which tasks somebody wants to be told what passes by."""

@@ -145,7 +145,7 @@ async def get(service: Service, call: Call) -> Reply:
     task = await find_task(service, call)
     position, expected = await service.place(task)
     eta = None if expected is None else expected.finish
-    early = early_artifacts(service, task)
+    early = early_artifacts(service.bus, task)
     urls = service.urls(call)
     return Reply(200, encode_task(task, urls, position=position, eta_s=eta, early=early))
 

@@ -121,7 +121,7 @@ async def view(
     """Return a task as its caller sees it; in a list without its progress, and files as URLs."""
     heard = [] if is_listed else service.polled.progress(task)
     version = task.model_version or await current_version(service, task.model)
-    early = [] if is_listed else early_artifacts(service, task)
+    early = [] if is_listed else early_artifacts(service.bus, task)
     if early:
         task = msgspec.structs.replace(task, artifacts=tuple(early))
     return prediction(
