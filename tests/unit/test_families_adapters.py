@@ -11,7 +11,7 @@ import pytest
 
 from swell.families.adapters import read_adapter
 from swell.model import InvalidModel
-from swell.weights.formats import RefusedFormat
+from swell.weights.refusals import RefusedFormat
 
 NETWORK = {"cross_attention_dim": 64}
 

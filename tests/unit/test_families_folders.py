@@ -19,7 +19,7 @@ from swell.families.entries import write as write_entry
 from swell.families.recognise import look, weight_files
 from swell.families.schedulers import sampler_of
 from swell.model import InvalidModel
-from swell.weights.formats import BrokenWeights, RefusedFormat
+from swell.weights.refusals import BrokenWeights, RefusedFormat
 
 PNDM = {**EULER, "_class_name": "PNDMScheduler"}
 

@@ -24,8 +24,8 @@ from swell.weights.chunks import (
     version_key,
     write_manifest,
 )
-from swell.weights.formats import RefusedFormat
 from swell.weights.listing import InvalidListing
+from swell.weights.refusals import RefusedFormat
 
 CHUNK = 4096
 

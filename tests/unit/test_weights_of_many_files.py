@@ -14,9 +14,9 @@ from swell.errors import SwellError
 from swell.weights.cache import WeightCache
 from swell.weights.chunks import ChunkedFile, Manifest, read_manifest, write_manifest
 from swell.weights.fetch import fetch
-from swell.weights.formats import BrokenWeights, RefusedFormat
 from swell.weights.listing import InvalidListing
 from swell.weights.noted import note_manifest
+from swell.weights.refusals import BrokenWeights, RefusedFormat
 
 FILES = 600
 

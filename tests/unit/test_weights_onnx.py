@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.weights.formats import BrokenWeights, RefusedFormat, check_content
+from swell.weights.formats import check_content
+from swell.weights.refusals import BrokenWeights, RefusedFormat
 
 
 def number(value: int) -> bytes:

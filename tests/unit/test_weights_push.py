@@ -21,9 +21,9 @@ from swell.weights.bake import bake
 from swell.weights.cache import DigestMismatch, WeightCache
 from swell.weights.chunks import chunk_key, manifest_key, version_key, write_manifest
 from swell.weights.fetch import fetch
-from swell.weights.formats import RefusedFormat
 from swell.weights.listing import Entry, InvalidListing, Listing
 from swell.weights.push import Pushed, PushProgress, push
+from swell.weights.refusals import RefusedFormat
 from swell.weights.sources import StoreSource
 from swell.weights.store import WeightStore
 

@@ -2,6 +2,7 @@
 
     files       files that are files: no pipes, no devices
     formats     which files are weights, and what a safetensors header says
+    refusals    why a file is not taken
     listing    which files a model's version consists of
     cache       files by their SHA-256, safe between processes, evicted by a byte budget
     disk        what its errors mean, and small files written whole
@@ -53,10 +54,11 @@ if TYPE_CHECKING:
         WeightCache,
     )
     from swell.weights.compiled import CompiledCache, CompiledKey, NotPrivate
-    from swell.weights.formats import BrokenWeights, Header, RefusedFormat, Tensor, read_header
+    from swell.weights.formats import Header, Tensor, read_header
     from swell.weights.listing import Entry, InvalidListing, Listing, Wanted, read_listing
     from swell.weights.loading import Weights, load, load_all, stream
     from swell.weights.reading import prefetch
+    from swell.weights.refusals import BrokenWeights, RefusedFormat
     from swell.weights.residency import HostCopy
 
 __all__ = [
@@ -91,10 +93,11 @@ __all__ = [
 _HOMES: Final = {
     "cache": ("CacheFull", "DigestMismatch", "Evicted", "InUse", "NotCached", "WeightCache"),
     "compiled": ("CompiledCache", "CompiledKey", "NotPrivate"),
-    "formats": ("BrokenWeights", "Header", "RefusedFormat", "Tensor", "read_header"),
+    "formats": ("Header", "Tensor", "read_header"),
     "listing": ("Entry", "InvalidListing", "Listing", "Wanted", "read_listing"),
     "loading": ("Weights", "load", "load_all", "stream"),
     "reading": ("prefetch",),
+    "refusals": ("BrokenWeights", "RefusedFormat"),
     "residency": ("HostCopy",),
 }
 

@@ -23,16 +23,15 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
-from swell.errors import InvalidRequest
 from swell.weights.files import NoFile, open_file
+from swell.weights.onnx import check_locations
+from swell.weights.refusals import BrokenWeights, RefusedFormat
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "BrokenWeights",
     "Header",
-    "RefusedFormat",
     "Tensor",
     "check_content",
     "check_name",
@@ -81,18 +80,6 @@ _TYPES: Final[Mapping[str, tuple[int, str]]] = {
     "F64": (8, "<f8"),
     "C64": (8, "<c8"),
 }
-
-
-class RefusedFormat(InvalidRequest):
-    """A file that Swell does not open, and what to do instead."""
-
-    code, title = "refused_format", "This format is not opened"
-
-
-class BrokenWeights(InvalidRequest):
-    """A file of weights is not what its format asks for."""
-
-    code, title = "broken_weights", "These weights cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +179,6 @@ def check_content(name: str, path: Path) -> None:
             file.seek(0)
             parse_header(file, name)
         elif name.lower().endswith(".onnx"):
-            # It asks for names and errors of this module.
-            from swell.weights.onnx import check_locations  # noqa: PLC0415
-
             check_locations(file, name)
 
 

@@ -34,9 +34,10 @@ from numpy.typing import NDArray
 
 from swell.errors import InvalidRequest
 from swell.weights.files import NoFile, open_file
-from swell.weights.formats import BrokenWeights, Header, RefusedFormat, Tensor, parse_header
+from swell.weights.formats import Header, Tensor, parse_header
 from swell.weights.loading import view
 from swell.weights.reading import Reading, host_memory
+from swell.weights.refusals import BrokenWeights, RefusedFormat
 
 __all__ = [
     "PREFIXES",

@@ -17,7 +17,7 @@ from io import BufferedReader
 from pathlib import PurePosixPath
 from typing import Final
 
-from swell.weights.formats import BrokenWeights, RefusedFormat
+from swell.weights.refusals import BrokenWeights, RefusedFormat
 
 __all__ = ["check_locations"]
 

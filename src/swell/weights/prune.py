@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Final
 
 from swell.weights.cache import NotCached, WeightCache
-from swell.weights.formats import RefusedFormat
 from swell.weights.listing import Entry, InvalidListing, Listing
 from swell.weights.noted import noted_manifest
+from swell.weights.refusals import RefusedFormat
 from swell.weights.wishing import forget_the_dead, is_wished
 
 __all__ = ["Fate", "Pruned", "prune"]

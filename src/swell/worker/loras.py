@@ -26,9 +26,10 @@ from swell.clock import Clock
 from swell.dispatch import Dispatch
 from swell.errors import InvalidInput, TooLarge
 from swell.weights.cache import DigestMismatch, InUse, NotCached, Partial, WeightCache
-from swell.weights.formats import PICKLE_SUFFIXES, RefusedFormat, check_name
+from swell.weights.formats import PICKLE_SUFFIXES, check_name
 from swell.weights.listing import Entry, InvalidListing, Listing, check_digest
 from swell.weights.lora import WrongLora, check_lora
+from swell.weights.refusals import RefusedFormat
 
 __all__ = ["MOST_LORAS", "HeldLora", "Loras"]
 

@@ -1,0 +1,17 @@
+"""Why a file of weights is not taken."""
+
+from swell.errors import InvalidRequest
+
+__all__ = ["BrokenWeights", "RefusedFormat"]
+
+
+class RefusedFormat(InvalidRequest):
+    """A file that Swell does not open, and what to do instead."""
+
+    code, title = "refused_format", "This format is not opened"
+
+
+class BrokenWeights(InvalidRequest):
+    """A file of weights is not what its format asks for."""
+
+    code, title = "broken_weights", "These weights cannot be read"
