@@ -72,11 +72,12 @@ figures: ## Measure all figures and write docs/figures.md.
 	@.ci/venv dev
 	$(BIN)/python benchmarks/figures.py all
 
-docs: ## Write the reference of settings and commands from the code.
+docs: ## Write the reference from the code.
 	@.ci/venv dev
 	$(BIN)/swell reference settings > docs/reference/settings.md
 	$(BIN)/swell reference cli > docs/reference/cli.md
 	$(BIN)/python -m swell.api.reference > docs/reference/http.md
+	$(BIN)/python -m swell.api.reference metrics > docs/reference/metrics.md
 	$(BIN)/python -m swell.providers.reference > docs/reference/providers.md
 	$(BIN)/python -m swell.api.typescript > web/src/lib/api/schema.ts
 

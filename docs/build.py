@@ -13,12 +13,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
-__all__ = ["Entry", "build", "entries", "gathered", "listing", "main", "navigation", "relinked"]
+__all__ = [
+    *("Entry", "Seen", "build", "dead_links", "entries", "gathered", "listing", "main"),
+    *("navigation", "relinked", "seen"),
+]
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 SITE: Final = ROOT / ".site"
@@ -130,7 +135,61 @@ def first_sentence(text: str) -> str:
     return ""
 
 
+class Seen(HTMLParser):
+    """What a page refers to, and the anchors that it has.
+
+    Attributes:
+        links: Where a reader may go.
+        loaded: What comes with the page.
+        anchors: Its parts that can be gone to.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.loaded: set[str] = set()
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note what an element names."""
+        found = {name: value or "" for name, value in attrs}
+        self.anchors |= {found[name] for name in ("id", "name") if name in found}
+        if tag == "a" and "href" in found:
+            self.links.add(found["href"])
+        elif tag == "link" and "href" in found:
+            self.loaded.add(found["href"])
+        elif "src" in found:
+            self.loaded.add(found["src"])
+
+
 # ---- doing it
+
+
+def seen(html: Path) -> dict[Path, Seen]:
+    """Return the pages of a site, but the one for what is not there, whose links begin anywhere."""
+    found = [path for path in sorted(html.rglob("*.html")) if path.name != "404.html"]
+    return {path: Seen(path.read_text()) for path in found}
+
+
+def dead_links(pages: dict[Path, Seen]) -> list[str]:
+    """Return the links within a site that lead nowhere, each behind its page."""
+    return [
+        f"{path.name}: {link}"
+        for path, page in pages.items()
+        for link in sorted(page.links | page.loaded)
+        if not urlsplit(link).scheme and not _leads(link, path, pages)
+    ]
+
+
+def _leads(link: str, path: Path, pages: dict[Path, Seen]) -> bool:
+    address = urlsplit(link)
+    target = (path.parent / unquote(address.path)).resolve() if address.path else path
+    if target.is_dir():
+        target = target / "index.html"
+    if not target.is_file() or not address.fragment or target not in pages:
+        return target.is_file()
+    return unquote(address.fragment) in pages[target].anchors | {"__top"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -152,6 +211,7 @@ def build(root: Path = ROOT, site: Path = SITE) -> Path:
     Raises:
         subprocess.CalledProcessError: It cannot be built without warnings, and what they are was
             told.
+        ValueError: A link in what was built leads nowhere.
     """
     shutil.rmtree(site, ignore_errors=True)
     pages = navigation(root)
@@ -178,6 +238,9 @@ def build(root: Path = ROOT, site: Path = SITE) -> Path:
     for place in files:
         if place.endswith(".md"):
             shutil.copy(site / "docs" / place, html / place)
+    dead = dead_links(seen(html))
+    if dead:
+        raise ValueError(f"links that lead nowhere: {', '.join(dead)}")
     (html / "llms.txt").write_text(listing(pages, lambda path: files[path].decode()))
     return html
 

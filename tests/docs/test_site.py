@@ -6,10 +6,9 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -22,27 +21,6 @@ import build  # noqa: E402 - it lies among the pages
 CHROMIUM = shutil.which("chromium")
 
 
-class Seen(HTMLParser):
-    """What a page refers to, and the anchors that it has."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: set[str] = set()
-        self.loaded: set[str] = set()
-        self.anchors: set[str] = set()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {name: value or "" for name, value in attrs}
-        self.anchors |= {found[name] for name in ("id", "name") if name in found}
-        if tag == "a" and "href" in found:
-            self.links.add(found["href"])
-        elif tag == "link" and "href" in found:
-            self.loaded.add(found["href"])
-        elif "src" in found:
-            self.loaded.add(found["src"])
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site; it cannot be built where something in it is doubtful."""
@@ -50,10 +28,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pages(site: Path) -> dict[Path, Seen]:
-    # The page for what is not there is shown at any address, so its links begin at the root.
-    found = [path for path in site.rglob("*.html") if path.name != "404.html"]
-    return {path: Seen(path.read_text()) for path in found}
+def pages(site: Path) -> dict[Path, build.Seen]:
+    return build.seen(site)
 
 
 # ---- what is built
@@ -69,25 +45,16 @@ def test_every_page_has_one_place_in_the_navigation() -> None:
     assert shown <= written
 
 
-def test_links_of_pages_lead_to_pages_and_to_their_parts(pages: dict[Path, Seen]) -> None:
-    dead = []
-    for path, seen in pages.items():
-        for link in seen.links | seen.loaded:
-            address = urlsplit(link)
-            if address.scheme:
-                continue
-            target = (path.parent / unquote(address.path)).resolve() if address.path else path
-            if target.is_dir():
-                target = target / "index.html"
-            is_there = target.is_file()
-            if is_there and address.fragment and target in pages:
-                is_there = unquote(address.fragment) in pages[target].anchors | {"__top"}
-            if not is_there:
-                dead.append(f"{path.name}: {link}")
-    assert dead == []
+def test_no_link_is_dead_and_a_dead_one_would_be_found(
+    pages: dict[Path, build.Seen], site: Path
+) -> None:
+    assert build.dead_links(pages) == []
+    broken = '<a href="errors.html#nothing">a</a> <a href="nobody.html">b</a> <a href="#x">c</a>'
+    found = build.dead_links(pages | {site / "a.html": build.Seen(broken)})
+    assert found == ["a.html: #x", "a.html: errors.html#nothing", "a.html: nobody.html"]
 
 
-def test_addresses_of_others_are_addresses(pages: dict[Path, Seen]) -> None:
+def test_addresses_of_others_are_addresses(pages: dict[Path, build.Seen]) -> None:
     told = {link for seen in pages.values() for link in seen.links if urlsplit(link).scheme}
     assert told
     wrong = [
@@ -100,7 +67,7 @@ def test_addresses_of_others_are_addresses(pages: dict[Path, Seen]) -> None:
     assert wrong == []
 
 
-def test_nothing_comes_from_anybody_else(pages: dict[Path, Seen], site: Path) -> None:
+def test_nothing_comes_from_anybody_else(pages: dict[Path, build.Seen], site: Path) -> None:
     loaded = {link for seen in pages.values() for link in seen.loaded}
     assert [link for link in loaded if urlsplit(link).scheme] == []
     styles = "".join(path.read_text() for path in site.rglob("*.css"))

@@ -53,6 +53,8 @@ def test_the_reference_is_current() -> None:
     assert REFERENCE.read_text() == reference.write(), (
         "run `python -m swell.api.reference > docs/reference/http.md`"
     )
+    metrics = REFERENCE.with_name("metrics.md")
+    assert metrics.read_text() == reference.metrics_markdown(), "run `make docs`"
 
 
 async def test_the_served_description_names_where_it_is_served(world: World) -> None:

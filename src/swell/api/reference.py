@@ -1,6 +1,7 @@
 """The reference of the HTTP surface as Markdown, from the route table.
 
-`python -m swell.api.reference > docs/reference/http.md` writes it; a test holds it current.
+`python -m swell.api.reference > docs/reference/http.md` writes it, and with `metrics` behind it the
+page of metrics; tests hold them current.
 """
 
 import json
@@ -15,7 +16,7 @@ from swell.api.problems import ERROR_TYPES
 from swell.api.route import Route
 from swell.api.routes import GROUPS, ROUTES
 
-__all__ = ["write"]
+__all__ = ["metrics_markdown", "write"]
 
 _HEAD: Final = """# HTTP reference
 
@@ -75,6 +76,16 @@ as a `queued` event without an id. To go on after a lost connection, send the la
 `Last-Event-ID` or `?after=`; 204 means that the end was already seen.
 """
 
+_METRICS: Final = """# Metrics
+
+Made from the code by `python -m swell.api.reference metrics`. `GET /metrics` tells them in Prometheus' text format, without a key;
+[Operating](../operate.md#numbers) says which to look at, and has alarms on them. Names that end in `_total` only grow;
+those in `_seconds` that tell of times are histograms (`_bucket`, `_sum`, `_count`).
+
+| name | what it tells |
+| --- | --- |
+"""
+
 
 def write(version: str = "") -> str:
     """Return the reference."""
@@ -88,11 +99,13 @@ def write(version: str = "") -> str:
     ordered = sorted(ERROR_TYPES.items(), key=lambda item: (item[1].status, item[0]))
     for code, kind in ordered:
         text += f"| `{code}` | {kind.status} | {kind.title} | {_yes(kind.retryable)} |\n"
-    text += "\n## Metrics\n\n| name | what it tells |\n| --- | --- |\n"
-    text += "".join(
-        f"| `{name}` | {about} |\n" for name, about in {**METRICS, **PROCESS_METRICS}.items()
-    )
-    return text
+    return text + "\n## Metrics\n\n`GET /metrics` tells [these](metrics.md).\n"
+
+
+def metrics_markdown() -> str:
+    """Return the page of metrics."""
+    rows = (f"| `{name}` | {about} |\n" for name, about in {**METRICS, **PROCESS_METRICS}.items())
+    return _METRICS + "".join(rows)
 
 
 def _section(route: Route) -> str:
@@ -165,4 +178,4 @@ def _yes(value: bool) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(write())
+    sys.stdout.write(metrics_markdown() if sys.argv[1:] == ["metrics"] else write())
