@@ -108,6 +108,29 @@ def test_the_keyboard_shows_its_keys_and_escape_goes_back(app_page: Page, app: A
     expect(app_page.get_by_role("dialog", name="My jobs")).to_be_visible()
 
 
+def test_single_keys_can_be_switched_off_and_stay_off(app_page: Page, app: App) -> None:
+    app.open(app_page)
+    app_page.keyboard.press("?")
+    sheet = app_page.get_by_role("dialog", name="Keyboard")
+    sheet.get_by_role("switch", name="Single keys").click()
+    app_page.keyboard.press("Escape")
+    expect(sheet).to_have_count(0)
+    app_page.reload()
+    expect(app_page.get_by_label("What should it show?")).to_be_visible()
+    app_page.keyboard.press("g")
+    app_page.keyboard.press("?")
+    # What takes Ctrl is left on: without words the prompt is asked for.
+    app_page.keyboard.press("Control+Enter")
+    expect(app_page.get_by_label("What should it show?")).to_be_focused()
+    expect(app_page.get_by_role("dialog")).to_have_count(0)
+    app_page.locator(".tools .opener").last.click()
+    app_page.get_by_role("menuitem", name="Keyboard").click()
+    sheet.get_by_role("switch", name="Single keys").click()
+    app_page.keyboard.press("Escape")
+    app_page.keyboard.press("g")
+    expect(app_page.get_by_role("dialog", name="My jobs")).to_be_visible()
+
+
 def test_a_page_that_is_not_there_leads_back(app_page: Page, app: App) -> None:
     app.open(app_page, "/nowhere")
     expect(app_page.get_by_text("There is no such page")).to_be_visible()

@@ -1,12 +1,13 @@
 """From words to pictures in the web app, with the built-in models."""
 
+import base64
 import re
 import urllib.request
 from pathlib import Path
 
 import pytest
 from app import AXE, ROOT, SIZES, App, breaches
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 from prefix_proxy import under_prefix
 from served import Served
 
@@ -112,6 +113,13 @@ def test_with_the_keyboard_alone(browser: Browser, app: App) -> None:
     seed = viewer.get_by_text("Seed").inner_text()
     page.keyboard.press("ArrowRight")
     expect(viewer.get_by_text("Seed")).not_to_have_text(seed)
+    # What is told while a dialog is open is seen, heard and can be put away there.
+    viewer.get_by_role("button", name="Copy a link").click()
+    expect(viewer.get_by_role("status")).to_contain_text("link")
+    toast = page.locator(".toast")
+    expect(toast).to_be_in_viewport(ratio=1)
+    toast.get_by_role("button", name="Close").click()
+    expect(toast).to_have_count(0)
     page.keyboard.press("Escape")
     expect(viewer).to_have_count(0)
     expect(made(page).first).to_be_focused()
@@ -204,9 +212,192 @@ def test_what_is_refused_is_told_beside_the_button_and_nothing_is_lost(
     page.context.close()
 
 
-def refuse(route: object) -> None:
+def refuse(route: Route) -> None:
     problem = {"code": "would_expire", "title": "Too late", "detail": "the queue is full"}
-    route.fulfill(status=409, json=problem)  # type: ignore[attr-defined]
+    route.fulfill(status=409, json=problem)
+
+
+def test_what_is_pressed_again_after_a_lost_answer_is_not_drawn_twice(
+    browser: Browser, app: App
+) -> None:
+    page = fresh(browser, app)
+    sent: list[str] = []
+
+    def lose(route: Route) -> None:
+        """The second answer is lost on its way; the server has it."""
+        if route.request.method != "POST":
+            return route.continue_()
+        sent.append(route.request.headers["idempotency-key"])
+        answer = route.fetch()
+        return route.abort() if len(sent) == 2 else route.fulfill(response=answer)
+
+    page.route("**/v1/tasks", lose)
+    prompt(page).fill("a red balloon")
+    page.locator(".count label").nth(2).click()
+    page.get_by_role("button", name="Create", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+    page.get_by_role("button", name="Create", exact=True).click()
+    expect(made(page)).to_have_count(3, timeout=PATIENCE_MS)
+    assert len(sent) == 4
+    assert sent[1] == sent[2], "the key of what was not answered is sent again"
+    assert len(set(sent)) == 3
+    page.reload()
+    expect(made(page)).to_have_count(3)
+    page.context.close()
+
+
+def test_a_tab_has_one_stream_however_much_is_under_way(browser: Browser, app: App) -> None:
+    page = fresh(browser, app)
+    other = page.context.new_page()
+    app.open(other)
+    most = {page: 0, other: 0}
+    for each in most:
+        streams: set[Request] = set()
+
+        def begun(request: Request, each: Page = each, now: set[Request] = streams) -> None:
+            if request.url.endswith("/events"):
+                now.add(request)
+                most[each] = max(most[each], len(now))
+
+        def ended(request: Request, now: set[Request] = streams) -> None:
+            now.discard(request)
+
+        each.on("request", begun)
+        each.on("requestfinished", ended)
+        each.on("requestfailed", ended)
+    prompt(page).fill("a blue whale")
+    page.locator(".count label").nth(3).click()
+    page.get_by_role("button", name="Create", exact=True).click()
+    expect(results(page)).to_have_count(4)
+    other.reload()
+    for each in (page, other):
+        expect(made(each)).to_have_count(4, timeout=PATIENCE_MS)
+    # One that ends may still be told of while the next begins; there were three.
+    assert max(most.values()) <= 2, most
+    page.context.close()
+
+
+def test_a_job_is_found_again_after_a_network_that_was_gone(browser: Browser, app: App) -> None:
+    page = fresh(browser, app)
+    one = re.compile(r"/v1/tasks/[^/?]+(/events)?$")
+    page.route(one, lambda route: route.abort())
+    prompt(page).fill("a white horse")
+    failed = page.expect_event("requestfailed")
+    with failed, page.expect_response(re.compile(r"/v1/tasks$")) as told:
+        page.get_by_role("button", name="Create", exact=True).click()
+    task = told.value.json()["id"]
+    expect(results(page)).to_have_count(1)
+    page.unroute(one)
+    expect(made(page)).to_have_count(1, timeout=PATIENCE_MS)
+    # One that the server does not know any more is told of, and goes.
+    page.route(one, lambda route: route.fulfill(status=404, json={"title": "No such task"}))
+    page.get_by_role("button", name="Vary").click()
+    expect(page.locator(".toast")).to_contain_text("“a white horse” is not known")
+    expect(results(page)).to_have_count(1)
+    assert task in page.get_by_role("region", name="Pictures").inner_html()
+    page.context.close()
+
+
+def test_the_estimate_is_of_all_that_is_asked_for(browser: Browser, app: App) -> None:
+    page = browser.new_context(locale="en-GB").new_page()
+    known = {"low": 10.0, "median": 10.0, "high": 10.0}
+
+    def measured(route: Route) -> None:
+        """As after many pictures: each takes ten seconds."""
+        told = route.fetch().json()
+        if "models" in told:
+            for model in told["models"]:
+                model["service_s"] = known
+        else:
+            assert told["is_accepted"] is True
+            told.update(finish_s=known, position=1, workers=1)
+        route.fulfill(json=told)
+
+    page.route(re.compile("/v1/(models|estimate)$"), measured)
+    app.open(page)
+    page.locator(".count label").nth(3).click()
+    prompt(page).fill("a red fox")
+    expect(page.locator(".send p")).to_have_text("about 40\u00a0s")
+    page.locator(".count label").nth(0).click()
+    expect(page.locator(".send p")).to_have_text("about 10\u00a0s")
+    # A model that takes several at once is asked for all of them.
+    page.get_by_text("More settings").click()
+    with page.expect_request("**/v1/estimate") as asked:
+        page.get_by_label("Model").select_option("swell/icons")
+        page.locator(".count label").nth(1).click()
+    assert asked.value.post_data_json["count"] in {1, 2}  # type: ignore[index]
+    page.context.close()
+
+
+def test_a_model_that_comes_while_one_waits_is_seen(browser: Browser, app: App) -> None:
+    page = browser.new_context(locale="en-GB").new_page()
+    page.route("**/v1/models", lambda route: route.fulfill(json={"models": []}))
+    app.open(page)
+    expect(page.get_by_text("No model draws pictures yet")).to_be_visible()
+    page.unroute("**/v1/models")
+    expect(prompt(page)).to_be_visible()
+    expect(page.get_by_role("group", name="Style")).to_be_visible()
+    page.context.close()
+
+
+def test_what_was_typed_is_told_apart_from_the_words_of_a_style(browser: Browser, app: App) -> None:
+    page = fresh(browser, app)
+    person = page.evaluate("JSON.parse(localStorage.getItem('swell.person'))")
+    headers = {"authorization": f"Bearer {app.key}"}
+    woodcut = {
+        "name": "woodcut",
+        "label": "Woodcut",
+        "labels": {},
+        "prompt": "a woodcut of {prompt}",
+        "input": {},
+        "models": ["swell/picture"],
+        "picture": None,
+    }
+
+    def and_one(route: Route) -> None:
+        """What an operator has added to the styles that come with Swell."""
+        told = route.fetch().json()
+        route.fulfill(json={**told, "styles": [*told["styles"], woodcut]})
+
+    page.route("**/v1/styles", and_one)
+    prompted = {"prompt": "a woodcut of a small boat"}
+    asked = {"model": "swell/picture", "input": prompted, "user": person}
+    task = page.request.post(
+        f"{app.url}/v1/tasks", headers={**headers, "prefer": "wait=60"}, data=asked
+    ).json()
+    assert task["state"] == "succeeded", task
+    page.reload()
+    expect(made(page)).to_have_count(1)
+    page.get_by_role("button", name="Remix").click()
+    expect(prompt(page)).to_have_value("a small boat")
+    expect(page.get_by_role("radio", name="Woodcut", exact=True)).to_be_checked()
+    page.context.close()
+
+
+def test_settings_of_a_model_that_is_gone_are_taken_and_told_of(browser: Browser, app: App) -> None:
+    page = fresh(browser, app)
+    recipe = base64.urlsafe_b64encode(b'{"prompt": "a cup", "model": "no/such"}').decode()
+    page.goto(f"{app.url}/#/?recipe={recipe.rstrip('=')}")
+    expect(prompt(page)).to_have_value("a cup")
+    expect(page.get_by_text("no/such is not served here any more.").first).to_be_visible()
+    page.context.close()
+
+
+def test_whoever_signs_out_leaves_nothing_behind(browser: Browser, app: App) -> None:
+    page = fresh(browser, app)
+    person = page.evaluate("localStorage.getItem('swell.person')")
+    prompt(page).fill("a secret wish")
+    page.get_by_role("button", name="Create", exact=True).click()
+    expect(made(page)).to_have_count(1, timeout=PATIENCE_MS)
+    page.locator(".tools .opener").last.click()
+    page.get_by_role("menuitem", name="Sign out").click()
+    page.get_by_label("Key").fill(app.key)
+    assert "secret" not in page.evaluate("JSON.stringify(localStorage)")
+    assert person not in page.evaluate("JSON.stringify(localStorage)")
+    page.get_by_role("button", name="Sign in").click()
+    expect(prompt(page)).to_have_value("")
+    expect(results(page)).to_have_count(0)
+    page.context.close()
 
 
 def test_on_a_phone_it_fits_and_the_button_is_at_hand(browser: Browser, app: App) -> None:

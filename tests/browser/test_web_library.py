@@ -77,6 +77,64 @@ def test_several_are_chosen_by_keyboard_and_erased_after_a_question(
     expect(cells).to_have_count(1)
 
 
+def test_what_lies_behind_a_question_hears_no_keys(app_page: Page, app: App) -> None:
+    draw(app_page, app, "asker", "first", "second")
+    app.open(app_page, "/library", person="asker")
+    app_page.locator("main li").first.get_by_role("button").click()
+    shown = app_page.get_by_role("dialog", name="second")
+    app_page.keyboard.press("Delete")
+    question = app_page.get_by_role("dialog", name="Erase 1 picture?")
+    expect(question).to_be_visible()
+    for key in ("ArrowRight", "f", "Delete", "g"):
+        app_page.keyboard.press(key)
+    expect(app_page.get_by_role("dialog", name="My jobs")).to_have_count(0)
+    expect(question).to_have_count(1)
+    expect(shown).to_have_count(1)
+    app_page.keyboard.press("Escape")
+    expect(question).to_have_count(0)
+    expect(shown.get_by_role("button", name="Make it a favourite")).to_be_visible()
+    app_page.keyboard.press("ArrowRight")
+    expect(app_page.get_by_role("dialog", name="first")).to_be_visible()
+
+
+def test_what_is_made_meanwhile_comes_to_the_library_by_itself(app_page: Page, app: App) -> None:
+    draw(app_page, app, "waiter", "old")
+    app.open(app_page, "/", person="waiter")
+    app_page.get_by_label("What should it show?").fill("a new picture")
+    app_page.keyboard.press("Control+Enter")
+    expect(app_page.get_by_role("region", name="Pictures").get_by_role("article")).to_have_count(2)
+    app_page.get_by_role("link", name="Library").first.click()
+    expect(app_page.get_by_role("button", name="Show large: old")).to_be_visible()
+    new = app_page.get_by_role("button", name="Show large: a new picture")
+    expect(new).to_be_visible(timeout=60_000)
+    expect(app_page.locator("main li")).to_have_count(2)
+
+
+def test_arrows_go_through_the_grid_and_each_picture_tells_its_place(
+    app_page: Page, app: App
+) -> None:
+    app_page.set_viewport_size({"width": 390, "height": 664})
+    draw(app_page, app, "walker", *(f"picture {number}" for number in range(9)))
+    app.open(app_page, "/library", person="walker")
+    cells = app_page.locator("main li")
+    expect(cells).to_have_count(9)
+    expect(cells.first).to_have_attribute("aria-posinset", "1")
+    expect(cells.last).to_have_attribute("aria-setsize", "9")
+    expect(app_page.locator("main li button[tabindex='0']")).to_have_count(1)
+    cells.first.get_by_role("button").focus()
+    for key, place in (("ArrowRight", 2), ("ArrowDown", 4), ("ArrowLeft", 3), ("ArrowDown", 5)):
+        app_page.keyboard.press(key)
+        expect(cells.nth(place - 1).get_by_role("button")).to_be_focused()
+    app_page.keyboard.press("End")
+    expect(cells.last.get_by_role("button")).to_be_focused()
+    expect(cells.last).to_be_in_viewport(ratio=1)
+    app_page.keyboard.press("ArrowDown")
+    expect(cells.last.get_by_role("button")).to_be_focused()
+    app_page.keyboard.press("Home")
+    expect(cells.first.get_by_role("button")).to_be_focused()
+    expect(cells.first).to_be_in_viewport(ratio=1)
+
+
 @needs_axe
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", list(SIZES))

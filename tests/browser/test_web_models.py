@@ -30,6 +30,13 @@ def test_a_model_is_found_and_tried(app_page: Page, app: App) -> None:
     app_page.get_by_role("button", name="Run").click()
     expect(app_page.get_by_alt_text("a green bicycle")).to_be_visible(timeout=_DRAWN_MS)
     expect(app_page.get_by_role("status").get_by_text("Done")).to_be_visible()
+    # What came is there again, after another tab and after a reload, and so is what was asked.
+    app_page.get_by_role("tab", name="About").click()
+    app_page.get_by_role("tab", name="Try").click()
+    expect(app_page.get_by_alt_text("a green bicycle")).to_be_visible()
+    app_page.reload()
+    expect(app_page.get_by_alt_text("a green bicycle")).to_be_visible()
+    expect(app_page.get_by_label("Prompt")).to_have_value("a green bicycle")
 
 
 def test_an_empty_wish_is_refused_beside_its_field(browser: Browser, app: App) -> None:
@@ -71,6 +78,11 @@ def test_models_are_compared_blind_and_named_after_the_vote(app_page: Page, app:
     app_page.get_by_label("Prompt").fill("a lighthouse at night")
     app_page.get_by_role("button", name="Draw with all").click()
     vote = app_page.get_by_role("button", name="Vote")
+    expect(vote).to_be_visible()
+    app_page.reload()
+    expect(app_page.get_by_label("Prompt")).to_have_value("a lighthouse at night")
+    for model in ("swell/icons", "swell/picture"):
+        expect(app_page.get_by_role("button", name=model)).to_have_attribute("aria-pressed", "true")
     expect(vote).to_be_enabled(timeout=_DRAWN_MS)
     vote.click()
     expect(app_page.get_by_role("heading", level=1)).to_have_text("a lighthouse at night")
@@ -85,6 +97,8 @@ def test_models_are_compared_blind_and_named_after_the_vote(app_page: Page, app:
     expect(app_page.get_by_role("row", name="swell/picture")).to_be_visible()
     app_page.get_by_role("link", name="Compare").click()
     expect(app_page.get_by_role("table", name="Ratings")).to_contain_text("swell/icons")
+    # What was voted on is done with.
+    expect(vote).to_have_count(0)
 
 
 @needs_axe

@@ -1,12 +1,22 @@
 // Tasks that are under way. They live on the server: a page that is loaded again finds them there.
 import { type ArtifactView, call, Problem, type TaskRequest, type TaskView } from "./api/client";
 import { follow, type TaskEvent } from "./api/events";
+import { t } from "./i18n/index.svelte";
+import { say } from "./notices.svelte";
 import { person } from "./session.svelte";
+import { promptOf } from "./telling";
+
+/** What is asked for; whose it is, is added. */
+export type Wish = Omit<TaskRequest, "user">;
 
 const ENDED = new Set(["succeeded", "failed", "canceled", "expired"]);
 
-/** Streams that are open at once: over HTTP/1.1 a browser opens six connections, and the pictures need some. */
-const STREAMS = 3;
+/**
+ * Over HTTP/1.1 a browser opens six connections to a server, for all its tabs together, and the pictures need
+ * some. So a tab that is looked at has one stream, which goes round among the jobs that run; the others are asked
+ * for now and then.
+ */
+const TURN_MS = 1000;
 const POLL_MS = 2500;
 
 export class Job {
@@ -20,8 +30,10 @@ export class Job {
   previews = $state<Record<number, string>>({});
   /** Files that have come before the end, each in its place. */
   early = $state.raw<ArtifactView[]>([]);
-  /** Cannot be followed; it goes on nevertheless. */
-  isLost = $state(false);
+  /** The last event that was heard. */
+  heard = "";
+  /** When it was heard last, as a number that counts. */
+  turn = 0;
   isCanceling = $state(false);
 
   constructor(task: TaskView) {
@@ -43,7 +55,14 @@ export class Job {
     return files.filter((each) => each.content_type.startsWith("image/"));
   }
 
+  /** Take over what the server says of the task now. */
+  see(task: TaskView): void {
+    this.task = task;
+    if (task.artifacts.length > this.early.filter(Boolean).length) this.early = task.artifacts;
+  }
+
   take(event: TaskEvent): void {
+    this.heard = event.id;
     switch (event.kind) {
       case "queued":
         this.task = {
@@ -78,11 +97,20 @@ export class Job {
   }
 }
 
+/** Who is heard, and whether there is something to hear already. */
+interface Turn {
+  job: Job;
+  control: AbortController;
+  isOpen: boolean;
+}
+
 class Jobs {
   /** Newest first. */
   all = $state<Job[]>([]);
-  private streams = new Map<string, AbortController>();
-  private timer: ReturnType<typeof setInterval> | undefined;
+  private current: Turn | null = null;
+  private turns = 0;
+  private timers: ReturnType<typeof setInterval>[] = [];
+  private isPolling = false;
   private listeners: ((job: Job) => void)[] = [];
 
   get active(): Job[] {
@@ -97,9 +125,9 @@ class Jobs {
     for (const list of await Promise.all(asked)) list.tasks.forEach((task) => this.adopt(task));
   }
 
-  /** Ask for something; throws a `Problem`. The same `key` asks once, however often it is sent. */
-  async start(request: Omit<TaskRequest, "user">, key: string = crypto.randomUUID()): Promise<Job> {
-    const body = { ...request, user: person };
+  /** Ask for something; throws a `Problem`. The same `key` asks once, however often it is sent: see `Press`. */
+  async start(wish: Wish, key: string): Promise<Job> {
+    const body = { ...wish, user: person };
     const task = await call("POST /v1/tasks", { body, headers: { "idempotency-key": key } });
     return this.adopt(task);
   }
@@ -111,15 +139,19 @@ class Jobs {
     const job = new Job(task);
     this.all = [job, ...this.all].sort((a, b) => b.task.created_at.localeCompare(a.task.created_at));
     this.watch();
-    // The proxy of the list, whose changes are seen.
-    return this.all.find((each) => each.id === task.id) ?? job;
+    return job;
+  }
+
+  /** The job of a task that was found: followed where it is under way. */
+  of(task: TaskView): Job {
+    const job = new Job(task);
+    return job.isOver ? (this.all.find((each) => each.id === job.id) ?? job) : this.adopt(task);
   }
 
   async cancel(job: Job): Promise<void> {
     job.isCanceling = true;
     try {
-      const task = await call("POST /v1/tasks/{id}/cancel", { path: { id: job.id } });
-      if (!job.isOver) job.task = task;
+      this.see(job, await call("POST /v1/tasks/{id}/cancel", { path: { id: job.id } }));
     } finally {
       job.isCanceling = false;
     }
@@ -146,47 +178,81 @@ class Jobs {
 
   /** Stop following, such as when somebody signs out. */
   stop(): void {
-    for (const stream of this.streams.values()) stream.abort();
-    this.streams.clear();
-    clearInterval(this.timer);
-    this.timer = undefined;
+    this.rest();
     this.all = [];
   }
 
+  /** See to it that what is under way is followed, and nothing else. */
   private watch(): void {
-    // Running ones first: they have most to show. Those that were asked for first come next.
-    const order = [...this.active].reverse().sort((a, b) => Number(b.task.state === "running") - Number(a.task.state === "running"));
-    for (const job of order) {
-      if (this.streams.size >= STREAMS) break;
-      if (!this.streams.has(job.id) && !job.isLost) void this.stream(job);
+    if (!this.active.length) return this.rest();
+    if (!this.timers.length) {
+      this.timers = [setInterval(this.pass, TURN_MS), setInterval(() => void this.poll(), POLL_MS)];
+      document.addEventListener("visibilitychange", this.pass);
     }
-    const isMore = this.active.some((job) => !this.streams.has(job.id));
-    if (isMore) this.timer ??= setInterval(() => void this.poll(), POLL_MS);
-    else this.timer = void clearInterval(this.timer);
+    if (!this.current && !document.hidden) void this.listen();
   }
 
-  private async stream(job: Job): Promise<void> {
-    const control = new AbortController();
-    this.streams.set(job.id, control);
+  private rest(): void {
+    this.current?.control.abort();
+    this.timers.forEach(clearInterval);
+    this.timers = [];
+    document.removeEventListener("visibilitychange", this.pass);
+  }
+
+  /** End a turn where another job runs, or nobody looks; begin one where somebody looks again. */
+  private pass = (): void => {
+    const { current } = this;
+    if (!current) return this.watch();
+    const isWanted = this.active.some((each) => each !== current.job && each.task.state === "running");
+    if (document.hidden || (current.isOpen && isWanted)) current.control.abort();
+  };
+
+  /** Whose turn it is: those that run have most to show, then those that were asked for first. */
+  private next(): Job | undefined {
+    const isRunning = (job: Job): number => Number(job.task.state === "running");
+    return [...this.active].reverse().sort((a, b) => isRunning(b) - isRunning(a) || a.turn - b.turn)[0];
+  }
+
+  /** Hear one job until its end or that of its turn, then the next. */
+  private async listen(): Promise<void> {
+    for (let job = this.next(); job && !document.hidden; job = this.next()) {
+      job.turn = ++this.turns;
+      await this.hear(job);
+    }
+    this.current = null;
+    // What has come meanwhile.
+    if (this.active.length && !document.hidden) this.watch();
+  }
+
+  private async hear(job: Job): Promise<void> {
+    const current: Turn = { job, control: new AbortController(), isOpen: false };
+    this.current = current;
+    const { signal } = current.control;
     try {
-      await follow(job.id, (event) => this.hear(job, event), control.signal);
+      await follow(job.id, {
+        after: job.heard,
+        onopen: () => void (current.isOpen = true),
+        tell: (event) => this.take(job, event),
+        signal,
+      });
+      if (signal.aborted || job.isOver) return;
       // The end may have been told to another stream: ask once.
-      if (!control.signal.aborted && !job.isOver) job.task = await call("GET /v1/tasks/{id}", { path: { id: job.id } });
+      this.see(job, await call("GET /v1/tasks/{id}", { path: { id: job.id } }));
     } catch (error) {
-      if (!(error instanceof Problem && error.status === 429)) job.isLost = true;
-    } finally {
-      this.streams.delete(job.id);
+      if (isGone(error)) return this.drop(job);
     }
-    if (control.signal.aborted) return;
-    if (job.isOver) this.ended(job);
-    this.watch();
+    // What cannot be heard now is asked for meanwhile.
+    current.isOpen = false;
+    if (!job.isOver) await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
 
-  private hear(job: Job, event: TaskEvent): void {
+  private take(job: Job, event: TaskEvent): void {
+    if (job.isOver) return;
     const before = job.stage;
     job.take(event);
+    if (job.isOver) this.ended(job);
     // What a prompt was understood as is worth a look before the picture is there.
-    if (before === "translate" && job.stage !== before && !job.isOver) void this.lookAtStages(job);
+    else if (before === "translate" && job.stage !== before) void this.lookAtStages(job);
   }
 
   private async lookAtStages(job: Job): Promise<void> {
@@ -194,15 +260,34 @@ class Jobs {
     if (task && !job.isOver) job.task = { ...job.task, stages: task.stages };
   }
 
+  /** Ask for those that are not heard now. */
   private async poll(): Promise<void> {
+    if (this.isPolling) return;
+    this.isPolling = true;
     for (const job of this.active) {
-      if (this.streams.has(job.id) || job.isLost) continue;
-      const task = await call("GET /v1/tasks/{id}", { path: { id: job.id } }).catch(() => null);
-      if (task === null || job.isOver) continue;
-      job.task = task;
-      if (job.isOver) this.ended(job);
+      if (this.current?.job === job && this.current.isOpen) continue;
+      try {
+        this.see(job, await call("GET /v1/tasks/{id}", { path: { id: job.id } }));
+      } catch (error) {
+        // Where the server cannot be reached or wants less, the next time will do.
+        if (!isGone(error)) break;
+        this.drop(job);
+      }
     }
+    this.isPolling = false;
     this.watch();
+  }
+
+  private see(job: Job, task: TaskView): void {
+    if (job.isOver) return;
+    job.see(task);
+    if (job.isOver) this.ended(job);
+  }
+
+  /** Forget a job that the server has forgotten. */
+  private drop(job: Job): void {
+    this.all = this.all.filter((each) => each !== job);
+    say(t("job.gone", { what: promptOf(job.task) || job.task.model }), "bad");
   }
 
   private ended(job: Job): void {
@@ -211,3 +296,7 @@ class Jobs {
 }
 
 export const jobs = new Jobs();
+
+function isGone(error: unknown): boolean {
+  return error instanceof Problem && (error.status === 404 || error.status === 410);
+}

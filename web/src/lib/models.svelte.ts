@@ -2,6 +2,7 @@
 import { call, type ModelView } from "./api/client";
 
 const FRESH_MS = 30_000;
+const AGAIN_MS = 3000;
 
 class Models {
   all = $state.raw<ModelView[]>([]);
@@ -18,6 +19,12 @@ class Models {
       })
       .finally(() => (this.asked = null));
     return this.asked;
+  }
+
+  /** Ask again and again, such as while what is needed is not there; for an `$effect`. */
+  watch(): () => void {
+    const again = setInterval(() => document.hidden || void this.load(true).catch(() => {}), AGAIN_MS);
+    return () => clearInterval(again);
   }
 
   find(name: string): ModelView | undefined {

@@ -11,15 +11,21 @@ const SHOWN_MS = 6000;
 
 class Notices {
   shown = $state<Notice[]>([]);
-  said = $state("");
+  /** What was told last, and when. */
+  said = $state.raw({ text: "", at: -Infinity });
   private next = 0;
 
   add(text: string, kind: Notice["kind"], action?: Notice["action"], isLasting = false): void {
     const id = this.next++;
     this.shown = [...this.shown.filter((each) => each.text !== text).slice(-2), { id, text, kind, action }];
-    this.said = text;
+    this.tell(text);
     // What offers something stays until it was seen to.
     if (!isLasting) setTimeout(() => this.drop(id), action ? 2 * SHOWN_MS : SHOWN_MS);
+  }
+
+  /** Tell screen readers. */
+  tell(text: string): void {
+    this.said = { text, at: performance.now() };
   }
 
   drop(id: number): void {
@@ -36,5 +42,5 @@ export function say(text: string, kind: Notice["kind"] = "good", action?: Notice
 
 /** Tell screen readers alone, such as that a quarter is done. */
 export function announce(text: string): void {
-  notices.said = text;
+  notices.tell(text);
 }

@@ -1,6 +1,9 @@
 // Who is signed in: a key, and what it may do.
 import { call, useKey, type KeyView, Problem } from "./api/client";
-import { keep, kept } from "./stored";
+import { forget, keep, kept } from "./stored";
+
+/** What is kept of whoever sits here, whatever the key. */
+const OF_BROWSER = ["language", "theme", "letters"];
 
 type State = "out" | "checking" | "in" | "unreachable";
 
@@ -31,8 +34,10 @@ class Session {
     this.secret = secret.trim();
     useKey(secret.trim(), () => this.refuse());
     try {
-      this.key = await call("GET /v1/keys/self", {});
+      const key = await call("GET /v1/keys/self", {});
       keep("key", secret.trim());
+      if (!this.isOf(key)) return location.reload();
+      this.key = key;
       this.state = "in";
     } catch (error) {
       if (error instanceof Problem && (error.status === 401 || error.status === 403)) this.refuse();
@@ -40,9 +45,19 @@ class Session {
     }
   }
 
+  /** Leave nothing behind that was of this key, neither kept nor in memory. */
   signOut(): void {
-    keep("key", null);
-    this.leave();
+    forget(OF_BROWSER);
+    useKey("", () => {});
+    location.reload();
+  }
+
+  /** Whether what the browser keeps is of this key; what another has left is forgotten. */
+  private isOf(key: KeyView): boolean {
+    const owner = kept<string>("owner", "");
+    if (owner && owner !== key.id) forget([...OF_BROWSER, "key"]);
+    keep("owner", key.id);
+    return !owner || owner === key.id;
   }
 
   private leave(): void {

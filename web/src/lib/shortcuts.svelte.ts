@@ -1,5 +1,8 @@
 // The keyboard: every shortcut of the app in one table, which the help sheet shows too.
+import { untrack } from "svelte";
 import type { Word } from "./i18n/index.svelte";
+import { layers } from "./layers.svelte";
+import { keep, kept } from "./stored";
 
 interface Shortcut {
   /** As `KeyboardEvent.key`, with `Mod+` for Ctrl or ⌘; several do the same. */
@@ -23,14 +26,36 @@ export const SHORTCUTS = {
 
 export type ShortcutName = keyof typeof SHORTCUTS;
 
-const handlers: Partial<Record<ShortcutName, (() => void)[]>> = {};
+interface Handler {
+  act: () => void;
+  /** Id of the dialog that was on top when it came: it acts there alone. */
+  layer: string;
+}
 
-/** Do this for these shortcuts while the component is there; the newest comes first. Call it in an effect. */
+const handlers: Partial<Record<ShortcutName, Handler[]>> = {};
+
+class Keyboard {
+  /** Whether letters and signs act without Ctrl or ⌘: whoever speaks or strays on keys may not want that. */
+  hasLetters = $state(kept("letters", true));
+
+  setLetters(on: boolean): void {
+    this.hasLetters = on;
+    keep("letters", on ? null : false);
+  }
+}
+
+export const keyboard = new Keyboard();
+
+/**
+ * Do this for these shortcuts while the component is there; the newest comes first. Call it in an effect. What
+ * comes with a dialog acts while that is on top, and what a page does while no dialog is open.
+ */
 export function onShortcuts(acts: Partial<Record<ShortcutName, () => void>>): () => void {
   const added = Object.entries(acts) as [ShortcutName, () => void][];
-  for (const [name, act] of added) (handlers[name] ??= []).push(act);
+  const layer = untrack(() => layers.top);
+  for (const [name, act] of added) (handlers[name] ??= []).push({ act, layer });
   return () => {
-    for (const [name, act] of added) handlers[name] = handlers[name]?.filter((each) => each !== act);
+    for (const [name, act] of added) handlers[name] = handlers[name]?.filter((each) => each.act !== act);
   };
 }
 
@@ -40,14 +65,15 @@ export function listen(event: KeyboardEvent): void {
   const isTyping = event.target instanceof Element && event.target.closest("input:not([type=radio],[type=checkbox],[type=range]), textarea, select, [contenteditable]");
   const isWithin = event.target instanceof Element && event.target.closest("[role=tablist], [role=menu], input[type=radio], input[type=range]");
   const pressed = (event.ctrlKey || event.metaKey ? "Mod+" : "") + event.key;
+  if (event.key.length === 1 && pressed === event.key && !keyboard.hasLetters) return;
   for (const [name, shortcut] of Object.entries(SHORTCUTS) as [ShortcutName, Shortcut][]) {
     if (!shortcut.keys.includes(pressed) || (isTyping && !shortcut.isGlobal)) continue;
     // Arrows belong to what is being moved through.
     if (isWithin && event.key.startsWith("Arrow")) continue;
-    const act = handlers[name]?.at(-1);
-    if (act) {
+    const found = handlers[name]?.findLast((each) => each.layer === layers.top);
+    if (found) {
       event.preventDefault();
-      act();
+      found.act();
       return;
     }
   }

@@ -9,6 +9,16 @@ export function kept<T>(name: string, otherwise: T): T {
   }
 }
 
+/** Keep nothing but these. */
+export function forget(but: string[]): void {
+  try {
+    const names = Object.keys(localStorage).filter((name) => name.startsWith("swell.") && !but.includes(name.slice("swell.".length)));
+    names.forEach((name) => localStorage.removeItem(name));
+  } catch {
+    // Nothing was kept.
+  }
+}
+
 export function keep(name: string, value: unknown): void {
   try {
     if (value === null || value === undefined) localStorage.removeItem(`swell.${name}`);

@@ -2,25 +2,36 @@
 import { authorization, base, Problem, send } from "./client";
 import type { ArtifactView, EtaSeconds, TaskView } from "./schema";
 
-export type TaskEvent =
+/** What a task told; `id` is where a reader goes on that comes back. */
+export type TaskEvent = { id: string } & (
   | { kind: "queued"; data: { position?: number; eta_s?: EtaSeconds | null; stage?: string } }
   | { kind: "started"; data: { attempt: number; worker?: string; stage?: string } }
   | { kind: "progress"; data: { step?: number; steps?: number; fraction?: number; stage?: string } }
   | { kind: "preview"; data: { image: string; index?: number } }
   | { kind: "artifact"; data: ArtifactView & { index?: number } }
-  | { kind: "succeeded" | "failed" | "canceled" | "expired"; data: TaskView };
+  | { kind: "succeeded" | "failed" | "canceled" | "expired"; data: TaskView }
+);
 
 const ENDS = new Set(["succeeded", "failed", "canceled", "expired"]);
 
 /** Waits between tries, in ms: doubled up to this. */
 const LONGEST_MS = 15_000;
 
+interface Following {
+  /** The id of the last event that was seen; empty for none. */
+  after: string;
+  /** What there is to hear is on its way. */
+  onopen: () => void;
+  tell: (event: TaskEvent) => void;
+  signal: AbortSignal;
+}
+
 /**
  * Tell each event of a task until its end, and go on after the last one seen where the connection breaks.
  * Returns when the task has ended, or the signal says stop. Throws a `Problem` that trying again will not cure.
  */
-export async function follow(id: string, tell: (event: TaskEvent) => void, signal: AbortSignal): Promise<void> {
-  let last = "";
+export async function follow(id: string, { after, onopen, tell, signal }: Following): Promise<void> {
+  let last = after;
   let wait = 500;
   while (!signal.aborted) {
     try {
@@ -28,10 +39,11 @@ export async function follow(id: string, tell: (event: TaskEvent) => void, signa
       if (last) headers["last-event-id"] = last;
       const answer = await send(new URL(`v1/tasks/${encodeURIComponent(id)}/events`, base), { headers, signal });
       if (answer.status === 204 || answer.body === null) return;
+      onopen();
       for await (const event of parse(answer.body as ReadableStream<BufferSource>)) {
         wait = 500;
         if (event.id) last = event.id;
-        tell({ kind: event.name, data: JSON.parse(event.data) } as TaskEvent);
+        tell({ id: last, kind: event.name, data: JSON.parse(event.data) } as TaskEvent);
         if (ENDS.has(event.name)) return;
       }
     } catch (error) {

@@ -1,9 +1,10 @@
 // What can be done with a picture that was made.
 import { type ArtifactView, own, type TaskView } from "../../lib/api/client";
 import { t } from "../../lib/i18n/index.svelte";
-import { type Job, jobs } from "../../lib/jobs.svelte";
+import type { Job } from "../../lib/jobs.svelte";
 import { models } from "../../lib/models.svelte";
 import { say } from "../../lib/notices.svelte";
+import { Press } from "../../lib/press";
 import { sentence } from "../../lib/problems";
 import { base } from "../../lib/api/client";
 import { href } from "../../lib/router.svelte";
@@ -18,12 +19,15 @@ export function enlarger(): string | null {
   return found?.name ?? null;
 }
 
+const press = new Press();
+
 export async function enlarge(job: Job): Promise<void> {
   const model = enlarger();
   const picture = job.pictures[0];
   if (!model || !picture) return;
   const metadata = { create: recipeOf(job.task), enlarged: job.id };
-  await jobs.start({ model, input: { image: picture.url, factor: 2 }, metadata }).catch((error: unknown) => say(sentence(error), "bad"));
+  const wish = { model, input: { image: picture.url, factor: 2 }, metadata };
+  await press.send(wish, () => [wish]).catch((error: unknown) => say(sentence(error), "bad"));
 }
 
 /** A link that opens the page with the same settings and seed. */

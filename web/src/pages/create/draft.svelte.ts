@@ -1,6 +1,7 @@
 // What is being asked for: kept in the browser, in links, in pictures, and with each task.
-import { call, type EstimateView, type ModelView, Problem, type StyleView, type TaskRequest, type TaskView } from "../../lib/api/client";
+import { call, type ModelView, type StyleView, type TaskView } from "../../lib/api/client";
 import { beginning, fieldsOf, type FormField, inputOf, type Values } from "../../lib/form/schema";
+import type { Wish } from "../../lib/jobs.svelte";
 import { models } from "../../lib/models.svelte";
 import { speech } from "../../lib/i18n/index.svelte";
 import { keep, kept } from "../../lib/stored";
@@ -28,6 +29,8 @@ class Draft {
   wanted = $state(kept("model", ""));
   values = $state<Values>({});
   styles = $state.raw<StyleView[]>([]);
+  /** Name of the model that the form is of. */
+  private filled = "";
 
   /** Models that make pictures from words. */
   get choices(): ModelView[] {
@@ -40,10 +43,6 @@ class Draft {
     return found.find(Boolean) ?? choices[0] ?? this.choices[0];
   }
 
-  get fields(): FormField[] {
-    return this.model ? fieldsOf(this.model.input_schema).filter((each) => !["prompt", "seed"].includes(each.name)) : [];
-  }
-
   /** Languages in which the model understands a prompt; empty where it does not say. */
   get languages(): string[] {
     return (this.model ? fieldsOf(this.model.input_schema) : []).find((each) => each.name === "prompt")?.languages ?? [];
@@ -51,14 +50,12 @@ class Draft {
 
   /** Styles of the model, and those that fit every model. */
   get fitting(): StyleView[] {
-    const name = this.model?.name ?? "";
-    return this.styles.filter((each) => each.models.length === 0 || each.models.includes(name));
+    return this.stylesOf(this.model);
   }
 
   /** Fields that are left to be chosen one by one: what styles decide is not. */
   get rest(): FormField[] {
-    const decided = new Set(this.fitting.flatMap((each) => Object.keys(each.input)));
-    return this.fields.filter((each) => !decided.has(each.name));
+    return this.formOf(this.model);
   }
 
   async load(): Promise<void> {
@@ -67,43 +64,58 @@ class Draft {
     this.reset();
   }
 
+  /** Begin the form of the model, with what is given of it. */
   reset(input: Values = {}): void {
     this.values = beginning(this.rest, input);
+    this.filled = this.model?.name ?? "";
   }
 
-  chosen(): StyleView | undefined {
-    return this.fitting.find((each) => each.name === this.style);
-  }
-
-  request(seed: number): Omit<TaskRequest, "user"> {
-    const style = this.chosen();
-    const prompt = this.prompt.trim();
-    const words = style?.prompt ? style.prompt.replaceAll("{prompt}", prompt) : prompt;
-    const input = { ...inputOf(this.rest, this.values), ...style?.input, prompt: words };
-    return { model: this.model?.name ?? "", input, seed, metadata: { create: this.recipe(seed) } };
+  /** Fit the form to another model that has come, or has stepped in for one that went. */
+  settle(): void {
+    if (this.filled !== (this.model?.name ?? "")) this.reset({ ...this.values });
   }
 
   recipe(seed: number | null): Recipe {
-    return {
-      prompt: this.prompt.trim(),
-      style: this.style,
-      model: this.model?.name,
-      seed,
-      input: inputOf(this.rest, this.values),
-    };
+    return { prompt: this.prompt.trim(), style: this.style, model: this.model?.name, seed, input: inputOf(this.rest, this.values) };
   }
 
-  estimate(signal: AbortSignal): Promise<EstimateView> {
-    return call("POST /v1/estimate", { body: this.request(this.seed ?? 0), signal });
+  /** What the form asks for. */
+  wish(seed: number): Wish {
+    return this.wishOf(this.recipe(seed), seed);
+  }
+
+  /** What a recipe asks for, whatever the form says. */
+  wishOf(recipe: Recipe, seed: number): Wish {
+    const model = this.choices.find((each) => each.name === recipe.model) ?? this.model;
+    const style = this.stylesOf(model).find((each) => each.name === recipe.style);
+    const fields = this.formOf(model);
+    const prompt = recipe.prompt.trim();
+    const words = style?.prompt ? style.prompt.replaceAll("{prompt}", prompt) : prompt;
+    const input = { ...inputOf(fields, beginning(fields, recipe.input)), ...style?.input, prompt: words };
+    return { model: model?.name ?? "", input, seed, metadata: { create: { ...recipe, prompt, seed } } };
+  }
+
+  /** Whether the model of a recipe is there. */
+  has(recipe: Recipe): boolean {
+    return !recipe.model || this.choices.some((each) => each.name === recipe.model);
   }
 
   /** Take over what somebody else, or another day, has asked for. */
   take(recipe: Recipe): void {
-    if (recipe.model && this.choices.some((each) => each.name === recipe.model)) this.wanted = recipe.model;
+    if (recipe.model && this.has(recipe)) this.wanted = recipe.model;
     this.prompt = recipe.prompt.slice(0, 2000);
     this.style = this.fitting.some((each) => each.name === recipe.style) ? (recipe.style ?? "") : "";
     this.seed = typeof recipe.seed === "number" ? recipe.seed : null;
     this.reset(recipe.input);
+  }
+
+  private stylesOf(model: ModelView | undefined): StyleView[] {
+    return this.styles.filter((each) => each.models.length === 0 || each.models.includes(model?.name ?? ""));
+  }
+
+  private formOf(model: ModelView | undefined): FormField[] {
+    const decided = new Set(["prompt", "seed", ...this.stylesOf(model).flatMap((each) => Object.keys(each.input))]);
+    return model ? fieldsOf(model.input_schema).filter((each) => !decided.has(each.name)) : [];
   }
 
   keep(): void {
@@ -120,17 +132,27 @@ export const draft = new Draft();
 export function recipeOf(task: TaskView): Recipe {
   const told = (task.metadata as { create?: Recipe } | null)?.create;
   if (told && typeof told.prompt === "string") return { ...told, seed: task.seed ?? told.seed };
-  const { prompt = "", ...input } = task.input;
-  return { ...recipeFrom(task.model, input), prompt: String(prompt), seed: task.seed };
+  return { ...recipeFrom(task.model, task.input), seed: task.seed };
 }
 
-/** A recipe from a model's input: the style is the one that decides the same. */
+/** A recipe from a model's input: the style is the one that decides the same, and its words are taken off. */
 export function recipeFrom(model: string, input: Values): Recipe {
+  const { prompt: asked, ...rest } = input;
+  const prompt = String(asked ?? "");
   const style = draft.styles.find((each) => {
     const decided = Object.entries(each.input);
-    return decided.length > 0 && decided.every(([name, value]) => input[name] === value);
+    const isOne = decided.length > 0 || each.prompt.replace("{prompt}", "").trim() !== "";
+    const fits = each.models.length === 0 || each.models.includes(model);
+    return isOne && fits && decided.every(([name, value]) => input[name] === value) && typed(each, prompt) !== null;
   });
-  return { prompt: String(input["prompt"] ?? ""), model, input, style: style?.name };
+  return { prompt: (style && typed(style, prompt)) ?? prompt, model, input: rest, style: style?.name };
+}
+
+/** What was typed, of a prompt that a style has put its words around; null where it has not. */
+function typed(style: StyleView, prompt: string): string | null {
+  const [before = "", after = "", ...more] = (style.prompt || "{prompt}").split("{prompt}");
+  const isWrapped = !more.length && prompt.length >= before.length + after.length && prompt.startsWith(before) && prompt.endsWith(after);
+  return isWrapped ? prompt.slice(before.length, prompt.length - after.length) : null;
 }
 
 /** The same with another seed nearby. */
@@ -161,5 +183,3 @@ export function draws(model: ModelView): boolean {
   const input = (model.input_schema["properties"] ?? {}) as Record<string, unknown>;
   return "prompt" in input && /"x-file":\s*"image"/.test(JSON.stringify(model.output_schema));
 }
-
-export { Problem };

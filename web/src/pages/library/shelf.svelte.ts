@@ -89,6 +89,12 @@ export class Shelf {
     }
   }
 
+  /** Put what has just been made before the others. */
+  add(task: TaskView): void {
+    if (task.state !== "succeeded" || this.items.some((each) => each.task.id === task.id)) return;
+    this.items = [...itemsOf(task), ...this.items];
+  }
+
   /** Leave out what was erased. */
   drop(tasks: Set<string>): void {
     this.items = this.items.filter((each) => !tasks.has(each.task.id));

@@ -1,5 +1,5 @@
 // What several models have in common.
-import type { ModelView } from "../../lib/api/client";
+import type { ModelView, TaskView } from "../../lib/api/client";
 
 interface Schema {
   properties?: Record<string, unknown>;
@@ -23,4 +23,23 @@ export function common(schemas: Record<string, unknown>[]): Schema {
     required: shared.map(([name]) => name).filter((name) => required.has(name)),
     $defs: first.$defs,
   };
+}
+
+interface Mark {
+  /** Tells tasks of one comparison. */
+  compared?: string;
+  at?: number;
+}
+
+/** What tells a task's comparison from others; empty for other tasks. */
+export function comparedOf(task: TaskView): string {
+  return (task.metadata as Mark | null)?.compared ?? "";
+}
+
+/** Tasks of the newest comparison among some, in the order in which they were chosen; none where it is `done`. */
+export function comparedIn(tasks: TaskView[], done: string): TaskView[] {
+  const newest = tasks.map(comparedOf).find(Boolean);
+  if (!newest || newest === done) return [];
+  const place = (task: TaskView): number => (task.metadata as Mark | null)?.at ?? 0;
+  return tasks.filter((each) => comparedOf(each) === newest).sort((a, b) => place(a) - place(b));
 }
