@@ -1,0 +1,309 @@
+"""Every fenced block of the documentation is held to something that it must agree with.
+
+What runs elsewhere is run there: the tutorial by test_tutorial.py, the pages of models, pipelines,
+webhooks, the client and launches by the tests of their names. Here all blocks are parsed, and their
+commands, options, settings, routes, imports, targets and extras must exist.
+"""
+
+import ast
+import functools
+import importlib
+import importlib.util
+import itertools
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+import typer.main
+import yaml
+from typer.core import TyperGroup
+
+from swell.api.routes import ROUTES
+from swell.cli import app
+from swell.config import load
+from swell.families.portraits import read_scenarios
+from swell.pipeline import load_pipelines
+from swell.styles import load_styles
+from swell.weights.listing import read_listing
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def snippets_of(text: str, page: str) -> list[Snippet]:
+    """Return the blocks of a page, also those that stand in lists."""
+    found = re.finditer(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
+    return [
+        Snippet(
+            page,
+            text.count("\n", 0, each.start()) + 1,
+            each[2],
+            re.sub(rf"^{each[1]}", "", each[3], flags=re.MULTILINE),
+        )
+        for each in found
+    ]
+
+
+@functools.cache
+def snippets() -> list[Snippet]:
+    pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md"), *ROOT.glob("*.md")]
+    # What the runs said is data.
+    pages = [path for path in pages if path != ROOT / "docs" / "figures.md"]
+    return [
+        each
+        for path in sorted(pages)
+        for each in snippets_of(path.read_text("utf-8"), str(path.relative_to(ROOT)))
+    ]
+
+
+def of(*languages: str) -> list[Snippet]:
+    return [each for each in snippets() if each.language in languages]
+
+
+def test_every_language_of_a_block_is_held_to_something() -> None:
+    held = {"sh", "bash", "console", "python", "py", "toml", "json", "yaml", "js"}
+    #: Pictures in letters, what programs print, and other programs' files.
+    others = {"text", "mermaid", "nginx", "", "ini", "promql", "dockerfile", "html"}
+    assert {each.language for each in snippets()} - held - others == set()
+    assert len(of("sh", "bash", "console")) > 30
+    assert len(of("python", "py")) > 30
+    assert len(of("toml")) > 10
+
+
+# ---- shells
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """Return the simple commands of a script, without assignments and words of the shell."""
+    text = re.sub(r"<<'?(\w+)'?\n.*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
+    lexer = shlex.shlex(
+        text.replace("\\\n", " ").replace("$(", " ; ").replace("\n", " \n; "),
+        posix=True,
+        punctuation_chars=";&|()<>",
+    )
+    lexer.whitespace_split = True
+    lexer.commenters = "#"
+    found: list[list[str]] = [[]]
+    for token in lexer:
+        if re.fullmatch(r"[;&|()]+", token):
+            found.append([])
+        elif re.fullmatch(r"[<>&]+", token):
+            found[-1].append("<")
+        else:
+            found[-1].append(token)
+    return [command for command in map(_bare, found) if command]
+
+
+def _bare(tokens: list[str]) -> list[str]:
+    words = {"do", "then", "if", "until", "while", "!", "exec", "time", "export", "sudo", "$"}
+    while tokens and (tokens[0] in words or re.match(r"\w+=", tokens[0])):
+        tokens = tokens[1:]
+    # What goes to a file or comes from one is no word of the command.
+    return tokens[: tokens.index("<")] if "<" in tokens else tokens
+
+
+@pytest.mark.parametrize("snippet", of("sh", "bash", "console"), ids=str)
+def test_a_block_of_a_shell_has_only_what_there_is(snippet: Snippet) -> None:
+    parsed = subprocess.run(
+        ["bash", "-n"], input=snippet.text, capture_output=True, text=True, check=False
+    )
+    assert parsed.returncode == 0, parsed.stderr
+    held(snippet.text)
+
+
+def held(text: str) -> None:
+    """Hold each command of a script that is known here to what there is."""
+    for command in commands_of(text):
+        name = Path(command[0]).name
+        if name in WORDS:
+            WORDS[name](command[1:])
+
+
+def _swell(words: list[str]) -> None:
+    command: Any = typer.main.get_command(app)
+    context = typer.Context(command, info_name="swell")
+    while isinstance(command, TyperGroup):
+        if not words or words[0].startswith("-"):
+            return
+        name, *words = words
+        inner = command.get_command(context, name)
+        assert inner is not None, f"no command {name}"
+        command, context = inner, typer.Context(inner, info_name=name, parent=context)
+    # Options must exist and have their values; too many words are refused.
+    command.make_parser(context).parse_args(list(words))
+
+
+def _make(words: list[str]) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    asked = [word for word in words if "=" not in word and not word.startswith("-")]
+    assert set(asked) <= set(targets)
+
+
+def _pip(words: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for word in words:
+        for extras in re.findall(r"^swell\[([\w,]+)\]", word):
+            assert set(extras.split(",")) <= set(project["optional-dependencies"])
+
+
+def _python(words: list[str]) -> None:
+    if words and re.match(r"(benchmarks|training|web|docs)/", words[0]):
+        assert (ROOT / words[0]).is_file()
+    if words[:1] == ["-m"] and words[1].startswith("swell"):
+        assert importlib.util.find_spec(words[1])
+
+
+def _curl(words: list[str]) -> None:
+    values = {
+        flag: [value for option, value in itertools.pairwise(words) if option == f"-{flag}"]
+        for flag in ("X", "d", "F", "T")
+    }
+    urls = [word for word in words if re.match(r"(https?://|\$\{?[A-Z_]*URL|\"?\$URL)", word)]
+    has_body = values["d"] or values["F"] or "--json" in words or "--data-binary" in words
+    method = (values["X"] or ["PUT" if values["T"] else "POST" if has_body else "GET"])[0]
+    for url in urls:
+        path = re.sub(r"^(https?://[^/]*|\$\{?\w+\}?)", "", url).partition("?")[0]
+        host = re.match(r"https?://([^/:]*)", url)
+        if host and not re.search(r"127\.0\.0\.1|localhost|swell|example", host[1]):
+            continue
+        assert is_route(method, path), f"{method} {path}"
+
+
+def is_route(method: str, path: str) -> bool:
+    for route in ROUTES:
+        pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(route.public_path))
+        if route.method == method and re.fullmatch(pattern, path):
+            return True
+    return False
+
+
+WORDS = {
+    "swell": _swell,
+    "make": _make,
+    "pip": _pip,
+    "python": _python,
+    "python3": _python,
+    "curl": _curl,
+}
+
+
+def test_what_does_not_exist_would_be_found() -> None:
+    for wrong in (
+        "swell tasks sbmit a/b",
+        "swell up --prot 1",
+        "make nothing",
+        "pip install 'swell[nothing]'",
+        "curl $URL/v1/nothing",
+        "A=$(swell keys create a --nothing)",
+        "true && swell nothing | cat",
+    ):
+        with pytest.raises(Exception, match=r"."):
+            held(wrong)
+
+
+# ---- Python
+
+
+@pytest.mark.parametrize("snippet", of("python", "py"), ids=str)
+def test_a_block_of_python_compiles_and_its_imports_are_there(snippet: Snippet) -> None:
+    tree = ast.parse(snippet.text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for each in node.names:
+                assert _is_there(each.name), each.name
+        elif isinstance(node, ast.ImportFrom) and node.module and _is_ours(node.module):
+            names = _names_of(node.module)
+            for each in node.names:
+                assert each.name in names or _is_there(f"{node.module}.{each.name}"), each.name
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "swell":
+            swell = importlib.import_module("swell")
+            assert hasattr(swell, node.attr) or _is_there(f"swell.{node.attr}"), node.attr
+
+
+def _names_of(module: str) -> set[str]:
+    """Return what a module has, without importing it: some need torch, which is not here."""
+    found = importlib.util.find_spec(module)
+    assert found is not None, module
+    assert found.origin is not None, module
+    tree = ast.parse(Path(found.origin).read_text("utf-8"))
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            names |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+        elif isinstance(node, ast.Import | ast.ImportFrom | ast.If):
+            imported = [each for each in ast.walk(node) if isinstance(each, ast.alias)]
+            names |= {each.asname or each.name for each in imported}
+    return names
+
+
+def _is_ours(name: str) -> bool:
+    return name.partition(".")[0] in ("swell", "swell_models")
+
+
+def _is_there(name: str) -> bool:
+    return not _is_ours(name) or importlib.util.find_spec(name) is not None
+
+
+# ---- data
+
+
+@pytest.mark.parametrize("snippet", of("toml"), ids=str)
+def test_a_block_of_toml_is_settings_or_a_file_that_is_read(
+    snippet: Snippet, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.toml"
+    path.write_text(re.sub(r"(?<=ami-)…", "0a1b2c3d4e5f", snippet.text))
+    found = tomllib.loads(path.read_text())
+    if "pipelines" in found:
+        assert load_pipelines(str(path))
+    elif {"model", "version"} <= set(found):
+        assert read_listing(path)
+    elif "styles" in found:
+        for style in found["styles"].values():
+            PIL.Image.new("RGB", (8, 8)).save(tmp_path / style["picture"])
+        assert load_styles(str(path))
+    elif any("title" in each for each in found.values() if isinstance(each, dict)):
+        assert read_scenarios(path)
+    else:
+        load(config=path, environment={}, folder=tmp_path)
+
+
+@pytest.mark.parametrize("snippet", of("json", "yaml"), ids=str)
+def test_a_block_of_data_is_what_it_says(snippet: Snippet) -> None:
+    if snippet.language == "yaml":
+        assert list(yaml.safe_load_all(snippet.text))
+    else:
+        json.loads(snippet.text)
+
+
+@pytest.mark.parametrize("snippet", of("js"), ids=str)
+def test_a_block_of_javascript_parses(snippet: Snippet, tmp_path: Path) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("there is no Node.js")
+    path = tmp_path / "a.mjs"
+    path.write_text(snippet.text)
+    done = subprocess.run([node, "--check", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
