@@ -7,6 +7,7 @@ docs/task-lifecycle.md draws this file as one diagram.
 
 import functools
 import secrets
+import zlib
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -66,6 +67,7 @@ __all__ = [
     "promote",
     "remains_of",
     "retry_delay_s",
+    "seed_of",
     "settle",
     "size_bytes",
     "start",
@@ -154,6 +156,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     input: msgspec.Raw = msgspec.Raw(b"{}")
     #: How many samples (pictures) are asked.
     count: int = 1
+    #: The input's own, or the one that was asked for; else drawn when the task was accepted, so
+    #: that all attempts draw the same. None of one that was accepted before that was so.
     seed: int | None = None
     #: 0 comes first.
     priority: int = 1
@@ -444,6 +448,14 @@ def transition(task: Task, to: TaskState, **changes: Any) -> Task:
     return msgspec.structs.replace(task, state=to, **changes)
 
 
+def seed_of(task_id: str) -> int:
+    """Return the seed of a task that was asked for without one: 0 to 2^31 - 1.
+
+    Signed integers of 32 bits are what every framework takes.
+    """
+    return zlib.crc32(task_id.encode()) >> 1
+
+
 def accept(new: NewTask, *, task_id: str, now: datetime) -> Task:
     """Return the queued task that a request becomes."""
     return Task(
@@ -452,7 +464,7 @@ def accept(new: NewTask, *, task_id: str, now: datetime) -> Task:
         queue=new.queue,
         input=new.input,
         count=new.count,
-        seed=new.seed,
+        seed=seed_of(task_id) if new.seed is None else new.seed,
         priority=new.priority,
         key_id=new.key_id,
         user=new.user,

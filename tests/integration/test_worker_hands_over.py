@@ -42,6 +42,7 @@ class Draws(swell.StepModel):
         steps: int = 30
         step_s: float = 0.02
         solver: str = "euler_ancestral"
+        seed: int | None = None
 
     def prepare(self, item):
         asked = item.input
@@ -71,10 +72,16 @@ class Studio:
         self.model.write_text(MODEL)
         self._steps = folder / "steps"
 
-    async def submit(self, who: int, seed: int | None = None, count: int = 1, **asked: Any) -> str:
-        return await self.dispatch.submit(
-            "test/draws", {"who": who, **asked}, seed=seed, count=count
-        )
+    async def submit(
+        self,
+        who: int,
+        seed: int | None = None,
+        count: int = 1,
+        own_seed: int | None = None,
+        **asked: Any,
+    ) -> str:
+        asked |= {"who": who, "seed": own_seed}
+        return await self.dispatch.submit("test/draws", asked, seed=seed, count=count)
 
     def begun(self) -> Counter[tuple[str, str]]:
         """How often each step of each sample has begun."""
@@ -152,6 +159,7 @@ async def test_what_a_worker_was_drawing_ends_at_the_same_bits_in_others_with_no
         await studio.submit(1, seed=3),
         await studio.submit(2, seed=4, count=3, solver="dpmpp_2m"),
         await studio.submit(3),
+        await studio.submit(4, own_seed=11),
     ]
     for kill in range(3):
         await studio.handed_over(after=random.Random(kill).randint(5, 20))
@@ -169,6 +177,7 @@ async def test_what_a_worker_was_drawing_ends_at_the_same_bits_in_others_with_no
             await studio.submit(1, seed=3),
             await studio.submit(2, seed=4, count=3, solver="dpmpp_2m"),
             await studio.submit(3, seed=tasks[2].seed),
+            await studio.submit(4, own_seed=11),
         ]
         through = await finished(studio, again)
     assert studio.files(tasks) == studio.files(through)

@@ -8,6 +8,7 @@ import pytest
 from api_harness import UPPER, World, a_world, failed, hold, succeeded
 
 from swell.api.app import create_app
+from swell.api.duties import sweep
 
 
 @pytest.fixture
@@ -589,6 +590,54 @@ async def test_canceling_a_running_task_tells_its_worker_at_once(world: World) -
     answer = await world.anna("POST", f"/v1/tasks/{task['id']}/cancel")
     assert answer.json["state"] == "running"
     assert await listening == {"cancels": [task["id"]]}
+
+
+async def test_another_attempt_gets_the_seed_that_the_first_one_had(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    seeds = [task["seed"]]
+    for _ in range(2):
+        [lease] = (await world.lease(worker))["tasks"]
+        seeds.append(lease["seed"])
+        await world.report(worker, settlements=[failed(lease, retryable=True)])
+        world.clock.advance(60)
+        await sweep(world.service)
+    shown = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
+    assert [shown["seed"], *seeds] == [task["seed"]] * 4
+    assert 0 <= task["seed"] < 2**31
+
+
+@pytest.mark.parametrize(
+    ("told", "default", "asked", "seed"),
+    [
+        (5, None, {}, 5),
+        (5, None, {"seed": 7}, 5),
+        (None, None, {"seed": 7}, 7),
+        (-1, None, {"seed": 7}, 7),
+        (None, 3, {}, None),
+        ("left out", 3, {}, 3),
+        ("left out", None, {"seed": 7}, 7),
+        ("left out", None, {}, None),
+        (True, None, {}, None),
+    ],
+)
+async def test_the_seed_of_an_input_is_the_tasks(
+    world: World, told: Any, default: int | None, asked: dict[str, int], seed: int | None
+) -> None:
+    own = {"default": default, "anyOf": [{"type": "integer"}, {"type": ["null", "boolean"]}]}
+    worker = await world.register(
+        {**UPPER, "name": "demo/seeded", "input_schema": {"properties": {"seed": own}}}
+    )
+    value = {"words": 'say "seed"'} if told == "left out" else {"seed": told}
+    body = {"model": "demo/seeded", "input": value, **asked}
+    [task] = (await world.anna("POST", "/v1/tasks/batch", {"tasks": [body]})).json["tasks"]
+    single = await world.create(**body)
+    leases = (await world.lease(worker))["tasks"]
+    assert {each["seed"] for each in leases} == {task["seed"], single["seed"]}
+    if seed is None:
+        assert task["seed"] != single["seed"]
+    else:
+        assert task["seed"] == single["seed"] == seed
 
 
 async def test_an_ended_task_can_be_repeated_once(world: World) -> None:

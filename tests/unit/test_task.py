@@ -70,6 +70,17 @@ def in_state(state: TaskState, **fields: object) -> Task:
             return life.expire(task, now=NOW)
 
 
+# ---- the seed
+
+
+def test_a_task_that_names_no_seed_gets_one_when_it_is_accepted() -> None:
+    tasks = [a_task() for _ in range(50)]
+    assert len({task.seed for task in tasks}) == 50
+    assert all(task.seed is not None and 0 <= task.seed < 2**31 for task in tasks)
+    assert a_task(seed=0).seed == 0
+    assert life.again(tasks[0]).seed == tasks[0].seed
+
+
 # ---- the diagram
 
 STEPS = list(itertools.product(TaskState, TaskState))

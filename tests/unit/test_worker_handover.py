@@ -37,7 +37,6 @@ def test_the_next_attempt_gets_the_samples_and_the_seed_of_a_task_without_one() 
         (a_task(version="w"), "cuda", True, "version v, and not w"),
         (a_task(model="demo/other"), "cuda", True, "model"),
         (a_task(task_id="t2"), "cuda", True, "task"),
-        (a_task(seed=8), "cuda", True, "seed 7, and not 8"),
         (a_task(count=4), "cuda", True, "count"),
         (a_task(), "cpu", True, "device cuda, and not cpu"),
         (a_task(), "cuda", False, "exact True, and not False"),

@@ -27,11 +27,15 @@ __all__ = [
     "compile_schema",
     "is_model_name",
     "is_plain_word",
+    "own_seed",
     "pointer_of",
 ]
 
 #: How long cards are taken as current, in seconds.
 _FRESH_S = 5.0
+
+#: Larger ones cannot be recorded.
+_MOST_SEED = 2**63 - 1
 
 #: How many broken fields one answer lists.
 _MAX_ERRORS = 50
@@ -53,6 +57,8 @@ class Target(msgspec.Struct, frozen=True):
     #: The version that has to be served: the one that is insisted on, or the live one of a model
     #: that was staged; None for any.
     needed_version: str | None = None
+    #: Whether inputs may have a seed of their own.
+    may_have_seed: bool = False
 
     @property
     def pinned_version(self) -> str | None:
@@ -261,10 +267,12 @@ class Cards:
             card = _default(cards)
             life = self.lives.get(model)
             needed = None if life is None else life.live
-            return None if card is None or ":" in ref else Target(model, model, card, needed)
+            if card is None or ":" in ref:
+                return None
+            return Target(model, model, card, needed, _may_have_seed(card))
         for card in cards:
             if card.version == version and card.stage != "retired":
-                return Target(model, ref, card, version)
+                return Target(model, ref, card, version, _may_have_seed(card))
         return None
 
     def _refuse(self, ref: str) -> NoReturn:
@@ -334,6 +342,26 @@ def check_schema(card: ModelCard) -> None:
     except Exception as error:
         # jsonschema-rs raises several kinds, one of them not a ValueError.
         raise InvalidInput(f"the input_schema of {card.name} is not usable: {error}") from error
+
+
+def own_seed(card: ModelCard, raw: msgspec.Raw) -> int | None:
+    """Return the seed that an input has itself, or that its model takes for it; None for none.
+
+    What is below 0 counts as none, as it does in a worker.
+
+    Args:
+        card: Of the model, which takes seeds.
+        raw: The input, which was checked.
+    """
+    found = card.input_schema["properties"]["seed"].get("default")
+    if b'"seed"' in bytes(raw):
+        found = _decode(raw).get("seed", found)
+    is_seed = isinstance(found, int) and not isinstance(found, bool)
+    return found if is_seed and 0 <= found <= _MOST_SEED else None
+
+
+def _may_have_seed(card: ModelCard) -> bool:
+    return isinstance((card.input_schema.get("properties") or {}).get("seed"), dict)
 
 
 def is_plain_word(word: str) -> bool:

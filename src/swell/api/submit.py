@@ -13,7 +13,7 @@ import msgspec
 
 from swell.adoption.traffic import is_of_canary
 from swell.api.call import Call
-from swell.api.cards import Target
+from swell.api.cards import Target, own_seed
 from swell.api.eta import Estimate, retry_after_s
 from swell.api.files import check_files, may_name_files
 from swell.api.messages import MAX_METADATA_BYTES, TaskRequest, WebhookRequest
@@ -205,7 +205,7 @@ def new_task(
 
 
 def prepared(service: Service, new: NewTask, target: Target, at: str = "") -> NewTask:
-    """Return a new task with the files of this backend that its input names.
+    """Return a new task with its input's own seed, and the files of this backend that it names.
 
     One of a pipeline stands at its first stage.
 
@@ -220,6 +220,8 @@ def prepared(service: Service, new: NewTask, target: Target, at: str = "") -> Ne
     """
     if target.card.pipeline is not None:
         new = at_first_stage(new, target, at)
+    if target.may_have_seed and (own := own_seed(target.card, new.input)) is not None:
+        new = msgspec.structs.replace(new, seed=own)
     if not may_name_files(new.input):
         return new
     files = check_files(service.objects, new.input, at + "/input")

@@ -292,6 +292,25 @@ class LifeConformance:
         assert bytes(ended.output) == b'"DONE"'
         assert (await delivery.get(held)).finished_at == delivery.clock.now()
 
+    async def test_all_attempts_of_a_task_and_its_repeat_have_the_same_seed(
+        self, delivery: Delivery
+    ) -> None:
+        (task,) = await delivery.submit(a_new_task(max_attempts=2))
+        assert task.seed is not None
+        seeds = []
+        for _ in range(2):
+            (held,) = await delivery.lease()
+            seeds.append(held.seed)
+            await delivery.settle(held, outcome=a_failure())
+            delivery.clock.advance(60)
+            await delivery.sweep()
+        ended = await delivery.get(task)
+        assert (ended.state, seeds) == (TaskState.FAILED, [task.seed] * 2)
+        again = (await delivery.store.retry(task.id, key_id="key-1")).task
+        assert (ended.seed, again.seed) == (task.seed, task.seed)
+        (named,) = await delivery.submit(a_new_task(seed=7))
+        assert (await delivery.get(named)).seed == 7
+
     async def test_a_stranger_cannot_settle(self, delivery: Delivery) -> None:
         await delivery.submit(a_new_task())
         (held,) = await delivery.lease()

@@ -88,13 +88,13 @@ def unpacked(raw: bytes, task: LeasedTask, device: str, exact: bool) -> Left:
         "device": (left.device, _kind(device)),
         "exact": (left.exact, exact),
         "count": (left.count, task.count),
-        "seed": (left.seed, left.seed if task.seed is None else task.seed),
     }
     for what, (theirs, ours) in told.items():
         if theirs != ours:
             raise UnusableCheckpoint(f"it was drawn with {what} {theirs}, and not {ours}")
-    # A task of packs has more samples than its count, and only the model knows how many: those
-    # that it does not have are left alone.
+    # What a sample was drawn with, its seed among it, stands in its checkpoint: only the model
+    # knows whether its input has a seed of its own. So it is with packs, which have more samples
+    # than the task's count: those that the model does not have are left alone.
     if any(index < 0 for index in left.samples):
         raise UnusableCheckpoint("it has samples with numbers below 0")
     return left

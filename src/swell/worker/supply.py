@@ -77,7 +77,9 @@ class Supply:
                 detail=describe_error(error),
             )
             return
-        held.checkpoints, held.seed = left.samples, left.seed
+        held.checkpoints = left.samples
+        if held.seed is None:
+            held.seed = left.seed
 
     async def leave(self, held: Held) -> str | None:
         """Store what was drawn of a task; return where it lies, or None if that failed."""

@@ -19,7 +19,7 @@ from swell.adoption.traffic import asked_version
 from swell.api.facades.links import direct_url
 from swell.api.facades.replicate.messages import HOME, ReplicatePrediction, ReplicateUrls, Status
 from swell.api.views import UrlMaker, resolve_files
-from swell.task import Task, TaskState
+from swell.task import Task, TaskState, seed_of
 
 __all__ = [
     "HIDDEN_VERSION",
@@ -94,11 +94,15 @@ def logs_of(task: Task, heard: Sequence[Mapping[str, Any]]) -> str:
 
 
 def input_of(task: Task) -> Any:
-    """Return what was asked, with what the façade took out of the input."""
+    """Return what was asked, with what the façade took out of the input.
+
+    A seed that was drawn is told with the result.
+    """
     asked = msgspec.json.decode(task.input)
     if not isinstance(asked, dict):
         return asked
-    if task.seed is not None:
+    is_known = task.state is TaskState.SUCCEEDED or task.seed != seed_of(task.id)
+    if task.seed is not None and is_known:
         asked.setdefault("seed", task.seed)
     if task.count > 1:
         asked.setdefault("num_outputs", task.count)
