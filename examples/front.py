@@ -27,7 +27,16 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-__all__ = ["Front", "Refusal", "Served", "asked_by_page", "name_in", "signed"]
+__all__ = [
+    "Front",
+    "Refusal",
+    "Served",
+    "asked_by_page",
+    "body_of",
+    "name_in",
+    "refused",
+    "signed",
+]
 
 HERE: Final = Path(__file__).parent
 COOKIE: Final = "user"
@@ -126,11 +135,12 @@ class Front:
                 Route("/tasks/{id}/cancel", self._cancel, methods=["POST"]),
                 Route("/uploads", self._upload, methods=["POST"]),
                 Route("/styles", self._styles),
+                Route("/models/{owner}/{name}", self._model),
                 Mount("/shared", StaticFiles(directory=HERE / "page")),
                 Mount("/", StaticFiles(directory=page, html=True)),
             ],
             lifespan=self._open,
-            exception_handlers={Refusal: _refused},
+            exception_handlers={Refusal: refused},
         )
         self.app.add_middleware(_Named, secret=self._secret)
 
@@ -166,7 +176,7 @@ class Front:
 
     async def told(self, request: Request) -> dict[str, Any]:
         """Return the task that a page asks for; apps add what is theirs."""
-        body = await _body(request, MOST_JSON_BYTES)
+        body = await body_of(request, MOST_JSON_BYTES)
         return asked_by_page(body, self._models, request.state.user)
 
     async def _submit(self, request: Request) -> Response:
@@ -221,12 +231,19 @@ class Front:
                 yield part
 
     async def _upload(self, request: Request) -> Response:
-        body = await _body(request, MOST_FILE_BYTES)
+        body = await body_of(request, MOST_FILE_BYTES)
         kind = {"Content-Type": request.headers.get("content-type", "application/octet-stream")}
         return _answer(*await self.ask("POST", "/v1/uploads", data=body, headers=kind))
 
     async def _styles(self, _: Request) -> Response:
         return _answer(*await self.ask("GET", "/v1/styles"))
+
+    async def _model(self, request: Request) -> Response:
+        """Tell of one of the app's models: its card, and the schema that a form is made of."""
+        name = f"{request.path_params['owner']}/{request.path_params['name']}"
+        if name not in self._models:
+            raise Refusal(404, f"this app has {', '.join(sorted(self._models))}")
+        return _answer(*await self.ask("GET", f"/v1/models/{name}"))
 
     async def _own(self, request: Request) -> dict[str, Any]:
         """Return a task of whoever asks.
@@ -268,7 +285,7 @@ class _Named:
         await self._app(scope, receive, named)
 
 
-async def _body(request: Request, most_bytes: int) -> bytes:
+async def body_of(request: Request, most_bytes: int) -> bytes:
     """Return a body, read no further than it may be long.
 
     Raises:
@@ -287,7 +304,8 @@ def _answer(status: int, said: Any) -> Response:
     return JSONResponse(said, status_code=status)
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def refused(_: Request, error: Exception) -> Response:
+    """Tell a refusal, as Starlette has handlers do."""
     assert isinstance(error, Refusal)
     return _answer(error.status, {"status": error.status, "detail": error.detail})
 
