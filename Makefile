@@ -10,7 +10,7 @@ PORT ?= 8000
 # look at how long something takes come after, one by one.
 SERVICES := $(filter-out %/unit/ %/conformance/ %/__pycache__/,$(wildcard tests/*/))
 
-.PHONY: help demo example test test-torch check format figure figures docs site constraints clean web web-dev
+.PHONY: help demo example test test-torch check format figure figures bench docs site constraints clean web web-dev
 
 help: ## Say what can be made.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -71,6 +71,12 @@ figure: ## Measure one figure: make figure NAME=service-throughput.
 figures: ## Measure all figures and write docs/figures.md.
 	@.ci/venv dev
 	$(BIN)/python benchmarks/figures.py all
+	$(BIN)/python benchmarks/bench.py page
+
+bench: ## Measure Swell beside its peers and write the table of docs/benchmarks.md.
+	@.ci/venv dev
+	@.ci/services
+	$(BIN)/python benchmarks/bench.py run
 
 docs: ## Write the reference from the code.
 	@.ci/venv dev

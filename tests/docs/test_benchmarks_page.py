@@ -1,0 +1,41 @@
+"""The comparison with peers says what docs/figures.md says, and who is ahead."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import bench  # noqa: E402
+
+
+def test_the_page_has_the_numbers_of_the_figures() -> None:
+    page, figures = bench.PAGE.read_text(), bench.FIGURES.read_text()
+    assert bench.with_section(page, figures) == page, "run: python benchmarks/bench.py page"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "better", "who"),
+    [
+        (1.2, "higher", "Swell"),
+        (0.8, "higher", "**other**"),
+        (0.8, "lower", "Swell"),
+        (1.2, "lower", "**other**"),
+        (1.005, "higher", "neither"),
+        (0.995, "lower", "neither"),
+    ],
+)
+def test_whoever_is_ahead_is_said_to_be(ratio: float, better: str, who: str) -> None:
+    assert bench.ahead(ratio, better, "other") == who  # type: ignore[arg-type]
+
+
+def test_a_comparison_that_was_not_run_is_not_made_up() -> None:
+    with pytest.raises(LookupError, match="no run of service-throughput"):
+        bench.section("# Figures\n")
+
+
+def test_a_page_without_its_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="has not the lines"):
+        bench.with_section("# Benchmarks\n", bench.FIGURES.read_text())
