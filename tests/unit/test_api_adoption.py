@@ -39,6 +39,10 @@ async def stages(world: World) -> dict[str, str]:
     return {each["version"]: each["stage"] for each in shown["versions"]}
 
 
+async def edition(world: World) -> str:
+    return str((await world.admin("GET", f"{PATH}/adoption")).json["edition"])
+
+
 async def both(world: World) -> tuple[str, str]:
     """Register a worker of each version, the first of them live."""
     old = await world.register(OLD)
@@ -234,6 +238,11 @@ async def test_what_waits_for_a_canary_whose_worker_is_lost_goes_to_who_waits_fo
     await look_after_canaries(world.service)
     assert (await asyncio.wait_for(call, 5)).json.get("tasks", []) == []
     assert [each["task_id"] for each in await granted(world, old)] == [task["id"]]
+    shown = (await world.admin("GET", f"{PATH}/adoption")).json
+    assert shown["canary"]["is_served"] is False
+    told = {each["version"]: (each["share"], each["workers"]) for each in shown["versions"]}
+    assert told == {"2": (0.0, 0), "1": (1.0, 1)}
+    assert "its part goes to 1" in shown["notice"]
 
 
 async def test_places_count_what_the_workers_of_the_same_version_serve(world: World) -> None:
@@ -270,7 +279,7 @@ async def test_places_count_what_the_workers_of_the_same_version_serve(world: Wo
 async def test_a_promoted_canary_is_live_and_rolls_back_to_the_version_before(world: World) -> None:
     old, new = await both(world)
     await act(world, "canary", version="2", share=0.1)
-    assert (await act(world, "promote")).json["live"] == "2"
+    assert (await act(world, "promote", edition=await edition(world))).json["live"] == "2"
     assert await stages(world) == {"2": "live", "1": "trial"}
     await world.create()
     assert await granted(world, old) == []
@@ -298,10 +307,71 @@ async def test_a_canary_that_is_rolled_back_meanwhile_is_not_promoted(
 ) -> None:
     await both(world)
     await act(world, "canary", version="2", share=0.1)
+    looked = await edition(world)
     await _meanwhile(world, monkeypatch)
-    late = await act(world, "promote")
-    assert (late.status, "no canary" in late.json["detail"]) == (409, True)
+    late = await act(world, "promote", edition=looked)
+    assert (late.status, "2 was rolled back by itself" in late.json["detail"]) == (409, True)
     assert await stages(world) == {"2": "trial", "1": "live"}
+
+
+@pytest.mark.parametrize("how", ["version", "edition", "both"])
+async def test_a_promotion_from_a_stale_page_is_refused_after_an_automatic_rollback(
+    world: World, how: str
+) -> None:
+    await both(world)
+    await act(world, "canary", version="2", share=0.1)
+    saw = await edition(world)
+    await _watch_rolls_back(world)
+    body = {"version": "2", "edition": saw}
+    late = await act(world, "promote", **(body if how == "both" else {how: body[how]}))
+    assert (late.status, late.json["code"]) == (409, "conflict")
+    assert "2 was rolled back by itself" in late.json["detail"]
+    assert await stages(world) == {"2": "trial", "1": "live"}
+    # Who has seen that may.
+    again = await act(world, "promote", version="2", edition=await edition(world))
+    assert again.json["live"] == "2"
+
+
+async def test_what_people_rolled_back_is_promoted_by_its_name(world: World) -> None:
+    await both(world)
+    await act(world, "canary", version="2", share=0.1)
+    await act(world, "rollback", version="2")
+    assert (await act(world, "promote", version="2")).json["live"] == "2"
+
+
+async def test_a_promotion_says_what_it_promotes(world: World) -> None:
+    await both(world)
+    await act(world, "canary", version="2", share=0.1)
+    vague = await act(world, "promote")
+    assert (vague.status, "say what is to be live" in vague.json["detail"]) == (422, True)
+    saw = await edition(world)
+    await act(world, "rollback", version="2")
+    await world.register(UPPER | {"version": "3"})
+    await act(world, "canary", version="3", share=0.1)
+    late = await act(world, "promote", edition=saw)
+    assert (late.status, "1 is live, 3 its canary" in late.json["detail"]) == (409, True)
+    assert (await stages(world))["3"] == "canary"
+
+
+@pytest.mark.parametrize(
+    ("what", "body"),
+    [
+        ("canary", {"version": "2", "share": 0.5}),
+        ("promote", {"version": "2"}),
+        ("rollback", {"version": "2"}),
+        ("retire", {"version": "2"}),
+    ],
+)
+async def test_each_step_is_refused_where_the_stages_are_not_those_that_were_seen(
+    world: World, what: str, body: dict[str, Any]
+) -> None:
+    await both(world)
+    saw = await edition(world)
+    await act(world, "canary", version="2", share=0.1)
+    late = await act(world, what, **body, edition=saw)
+    assert (late.status, "have changed since edition" in late.json["detail"]) == (409, True)
+    if what != "retire":
+        assert (await act(world, what, **body, edition=await edition(world))).status == 200
 
 
 async def test_nothing_goes_back_to_a_version_that_nobody_serves_when_the_canary_goes_meanwhile(
@@ -323,11 +393,15 @@ async def _meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def late(registry: Registry, model: str, change: Change) -> Life | None:
         monkeypatch.undo()
-        now = world.service.clock.now()
-        await change_life(registry, model, lambda life: life and roll_back(life, who="", at=now))
+        await _watch_rolls_back(world)
         return await change_life(registry, model, change)
 
     monkeypatch.setattr("swell.api.adoption.change_life", late)
+
+
+async def _watch_rolls_back(world: World) -> None:
+    now, registry = world.service.clock.now(), world.service.registry
+    await change_life(registry, "demo/upper", lambda life: life and roll_back(life, who="", at=now))
 
 
 async def test_who_waits_for_work_hears_of_new_stages_at_once(world: World) -> None:
@@ -361,7 +435,8 @@ async def test_retired_versions_get_nothing(world: World) -> None:
         ("canary", {"version": "1", "share": 0.1}, 409, "live already"),
         ("canary", {"version": "2", "share": 1.5}, 422, "share"),
         ("promote", {"version": "1"}, 409, "live already"),
-        ("promote", {}, 409, "no canary"),
+        ("promote", {}, 422, "say what is to be live"),
+        ("promote", {"edition": "0" * 12}, 409, "have changed since edition"),
         ("rollback", {}, 409, "no canary"),
         ("rollback", {"version": "2"}, 409, "would leave 1 now, and not 2: 1 is live"),
         ("rollback", {"version": ""}, 422, "version"),

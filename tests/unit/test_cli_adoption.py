@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import typer
 
-from swell.cli.adoption import roll_back_version, share_of, start_canary
+from swell.cli.adoption import promote_version, roll_back_version, share_of, start_canary
 
 
 @pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), ("99.5%", 0.995)])
@@ -23,6 +23,37 @@ def test_what_is_no_share_is_refused(text: str) -> None:
 def test_a_canary_names_its_version() -> None:
     with pytest.raises(typer.BadParameter, match="write demo/upper:VERSION"):
         start_canary("demo/upper", 0.1)
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, remote: Any) -> None:
+    monkeypatch.setattr("swell.cli.remote.call", lambda _settings, work: asyncio.run(work(remote)))
+
+
+@pytest.mark.parametrize(
+    ("named", "anyway", "body"),
+    [
+        ("demo/upper", False, {"version": None, "edition": "r1"}),
+        ("demo/upper:2", False, {"version": "2"}),
+        ("demo/upper:2", True, {"version": "2", "edition": "r1"}),
+    ],
+)
+def test_a_promotion_names_what_it_promotes(
+    monkeypatch: pytest.MonkeyPatch, named: str, anyway: bool, body: Any
+) -> None:
+    told = []
+
+    class Remote:
+        async def get(self, path: str) -> Any:
+            assert path == "/v1/models/demo/upper/adoption"
+            return {"live": "1", "canary": {"version": "2"}, "edition": "r1"}
+
+        async def post(self, path: str, body: Any) -> Any:
+            told.append((path, body))
+            return {"live": "2", "notice": ""}
+
+    connect(monkeypatch, Remote())
+    promote_version(named, anyway=anyway)
+    assert told == [("/v1/models/demo/upper/promote", body)]
 
 
 @pytest.mark.parametrize(
@@ -47,9 +78,7 @@ def test_a_rollback_says_which_version_it_leaves(
             told.append((path, body))
             return {"live": "1", "notice": ""}
 
-    monkeypatch.setattr(
-        "swell.cli.remote.call", lambda _settings, work: asyncio.run(work(Remote()))
-    )
+    connect(monkeypatch, Remote())
     roll_back_version(named, reason="six fingers")
     body = {"version": left, "reason": "six fingers"}
     assert told == [("/v1/models/demo/upper/rollback", body)]

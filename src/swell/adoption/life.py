@@ -3,6 +3,7 @@
 A model that nobody has staged has no `Life`: its newest version gets what names none.
 """
 
+import hashlib
 from collections.abc import Collection
 from datetime import datetime
 from enum import StrEnum
@@ -19,6 +20,8 @@ __all__ = [
     "Stage",
     "Watch",
     "begin",
+    "check_edition",
+    "edition_of",
     "promote",
     "retire",
     "roll_back",
@@ -113,6 +116,35 @@ def begin(model: str, live: str) -> Life:
     return Life(model=model, live=live)
 
 
+def edition_of(life: Life | None) -> str:
+    """Return what tells how a model's versions stand from how they stood before any change.
+
+    Args:
+        life: None of a model that was not staged.
+    """
+    told = b"" if life is None else msgspec.json.encode(life)
+    return hashlib.sha256(told).hexdigest()[:12]
+
+
+def check_edition(life: Life | None, model: str, edition: str | None) -> None:
+    """Check that versions stand as whoever wants to change that has seen them.
+
+    Raises:
+        Conflict: They have changed since.
+    """
+    if edition is None or edition == edition_of(life):
+        return
+    stands = f"no version of {model} is staged"
+    if life is not None:
+        stands = _stands(life)
+        if life.history:
+            stands += f", since {_in_words(life.history[0])}"
+    raise Conflict(
+        f"the stages of {model} have changed since edition {edition}: {stands}; look at how its "
+        "versions stand, and decide again"
+    )
+
+
 def start_canary(life: Life, canary: Canary, *, who: str) -> Life:
     """Give a version a part of the traffic; of the one that has some, change how much.
 
@@ -142,11 +174,21 @@ def start_canary(life: Life, canary: Canary, *, who: str) -> Life:
     return _noted(changed, change)
 
 
-def promote(life: Life, version: str | None, *, who: str, at: datetime) -> Life:
+def promote(
+    life: Life, version: str | None, *, who: str, at: datetime, has_looked: bool = False
+) -> Life:
     """Make a version live: the canary, where none is named.
 
+    Args:
+        life: As it stands.
+        version: Which one.
+        who: Name of the key.
+        at: When.
+        has_looked: Whether it is known that `life` is what the caller has seen.
+
     Raises:
-        Conflict: There is no canary, or it is live already.
+        Conflict: There is no canary; or it is live already; or it was rolled back by itself, and
+            the caller may not know.
     """
     if version is None and life.canary is None:
         raise Conflict(f"{life.model} has no canary: say which version is to be live")
@@ -158,8 +200,38 @@ def promote(life: Life, version: str | None, *, who: str, at: datetime) -> Life:
             f"{chosen} of {life.model} is live, and {life.canary.version} its canary: to end that, "
             "roll it back"
         )
+    if not has_looked:
+        _check_not_rolled_back(life, chosen)
     changed = _made_live(life, chosen)
     return _noted(changed, Change(at=at, who=who, action="promote", version=chosen))
+
+
+def _check_not_rolled_back(life: Life, version: str) -> None:
+    """Check that the last that became of a version was not that it was rolled back by itself.
+
+    Raises:
+        Conflict: It was.
+    """
+    last = next((each for each in life.history if each.version == version), None)
+    if last is not None and last.action == "rollback" and not last.who:
+        raise Conflict(
+            f"{version} is no longer the canary of {life.model}: {_in_words(last)}. To make it "
+            f"live all the same, say that you have seen it: send the edition {edition_of(life)} "
+            "(`swell models promote --anyway`)"
+        )
+
+
+def _stands(life: Life) -> str:
+    canary = "" if life.canary is None else f", {life.canary.version} its canary"
+    return f"{life.live} is live{canary}"
+
+
+def _in_words(change: Change) -> str:
+    done = {"canary": "made the canary", "promote": "promoted", "rollback": "rolled back"}
+    who = f"by {change.who!r}" if change.who else "by itself"
+    why = f" ({change.reason})" if change.reason else ""
+    what = done.get(change.action, "retired")
+    return f"{change.version} was {what} {who} at {change.at:%Y-%m-%d %H:%M:%S}{why}"
 
 
 def roll_back(
@@ -180,10 +252,9 @@ def roll_back(
     """
     left = life.live if life.canary is None else life.canary.version
     if version is not None and version != left:
-        stands = f"{life.live} is live" + ("" if life.canary is None else f", {left} its canary")
         raise Conflict(
-            f"a rollback of {life.model} would leave {left} now, and not {version}: {stands}; "
-            "look at how its versions stand, and decide again"
+            f"a rollback of {life.model} would leave {left} now, and not {version}: "
+            f"{_stands(life)}; look at how its versions stand, and decide again"
         )
     if life.canary is not None:
         change = Change(

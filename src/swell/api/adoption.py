@@ -12,6 +12,8 @@ from swell.adoption.life import (
     Stage,
     Watch,
     begin,
+    check_edition,
+    edition_of,
     promote,
     retire,
     roll_back,
@@ -19,7 +21,7 @@ from swell.adoption.life import (
 )
 from swell.adoption.verdict import judge
 from swell.api.call import Call, Reply
-from swell.api.canaries import tell_of_stages
+from swell.api.canaries import is_canary_served, lost_after_s, tell_of_stages
 from swell.api.messages import (
     AdoptionView,
     CanaryRequest,
@@ -38,7 +40,7 @@ from swell.api.operators import model_name
 from swell.api.reading import Reader, read_query
 from swell.api.service import Service
 from swell.api.views import encode
-from swell.errors import Conflict, NotFound
+from swell.errors import Conflict, InvalidInput, NotFound
 from swell.registry import ModelCard
 from swell.task import new_id
 
@@ -90,7 +92,7 @@ async def start_version_canary(service: Service, call: Call) -> Reply:
         staged = life or begin(model, _served_beside(service, cards, asked.version))
         return start_canary(staged, canary, who=call.caller.name)
 
-    return await _changed(service, cards, change)
+    return await _changed(service, cards, change, asked.edition)
 
 
 async def promote_version(service: Service, call: Call) -> Reply:
@@ -99,6 +101,11 @@ async def promote_version(service: Service, call: Call) -> Reply:
     cards = await _cards(service, model_name(call))
     model, now = cards[0].name, service.clock.now()
     _note(call, model, asked.version or "", "")
+    if asked.version is None and asked.edition is None:
+        raise InvalidInput(
+            "say what is to be live: `version`, or `edition` (of GET …/adoption) for the canary "
+            "that it shows; by now there may be another one"
+        )
     if asked.version is None:
         # Which one it is shows when it is changed: a moment ago it may have been rolled back.
         await service.fleet.look_again()
@@ -108,12 +115,15 @@ async def promote_version(service: Service, call: Call) -> Reply:
 
     def change(life: Life | None) -> Life:
         staged = life or begin(model, asked.version or _usual(cards).version)
-        changed = promote(staged, asked.version, who=call.caller.name, at=now)
+        has_looked = asked.edition is not None
+        changed = promote(
+            staged, asked.version, who=call.caller.name, at=now, has_looked=has_looked
+        )
         _check_heard_of(service, model, changed.live)
         _note(call, model, changed.live, "")
         return changed
 
-    return await _changed(service, cards, change)
+    return await _changed(service, cards, change, asked.edition)
 
 
 async def roll_back_version(service: Service, call: Call) -> Reply:
@@ -138,7 +148,7 @@ async def roll_back_version(service: Service, call: Call) -> Reply:
             _check_heard_of(service, model, changed.live)
         return changed
 
-    return await _changed(service, cards, change)
+    return await _changed(service, cards, change, asked.edition)
 
 
 async def retire_version(service: Service, call: Call) -> Reply:
@@ -153,14 +163,23 @@ async def retire_version(service: Service, call: Call) -> Reply:
         staged = life or begin(model, _usual(cards).version)
         return retire(staged, asked.version, who=call.caller.name, at=now)
 
-    return await _changed(service, cards, change)
+    return await _changed(service, cards, change, asked.edition)
 
 
 async def _changed(
-    service: Service, cards: Sequence[ModelCard], change: Callable[[Life | None], Life]
+    service: Service,
+    cards: Sequence[ModelCard],
+    change: Callable[[Life | None], Life],
+    edition: str | None,
 ) -> Reply:
+    """Change a model's stages, if they are what the caller has seen; show them."""
     model = cards[0].name
-    await change_life(service.registry, model, change)
+
+    def change_seen(life: Life | None) -> Life:
+        check_edition(life, model, edition)
+        return change(life)
+
+    await change_life(service.registry, model, change_seen)
     await tell_of_stages(service)
     if model not in service.cards.canaries:
         await forget_evidence(service.registry, model)
@@ -238,10 +257,10 @@ def _served_beside(service: Service, cards: Sequence[ModelCard], version: str) -
 
 async def _view(service: Service, cards: Sequence[ModelCard]) -> AdoptionView:
     model = cards[0].name
-    kept = service.cards.lives.get(model)
+    kept, lost_s = service.cards.lives.get(model), lost_after_s(service)
     life = kept or begin(model, _usual(cards).version)
     canary = life.canary
-    is_served = canary is not None and service.fleet.is_served(model, canary.version)
+    is_served = canary is not None and is_canary_served(service, model, canary)
     share = canary.share if canary is not None and is_served else 0.0
     shares = {life.live: 1.0 - share} | ({canary.version: share} if canary else {})
     shown = None
@@ -251,6 +270,7 @@ async def _view(service: Service, cards: Sequence[ModelCard]) -> AdoptionView:
     return AdoptionView(
         model=model,
         is_staged=kept is not None,
+        edition=edition_of(kept),
         live=life.live,
         canary=shown,
         former=list(life.former),
@@ -259,17 +279,17 @@ async def _view(service: Service, cards: Sequence[ModelCard]) -> AdoptionView:
                 version=card.version,
                 stage=life.stage(card.version).value if kept else card.stage,
                 share=shares.get(card.version, 0.0),
-                workers=len(service.fleet.live(model, card.version)),
+                workers=len(service.fleet.live(model, card.version, within_s=lost_s)),
                 registered_at=card.registered_at,
             )
             for card in cards
         ],
         history=[LifeChangeView(**msgspec.structs.asdict(each)) for each in life.history],
-        notice=_notice(service, life, is_staged=kept is not None),
+        notice=_notice(service, life, lost_s, is_staged=kept is not None),
     )
 
 
-def _notice(service: Service, life: Life, *, is_staged: bool) -> str:
+def _notice(service: Service, life: Life, lost_s: float, *, is_staged: bool) -> str:
     """Return what is to be done; empty for nothing."""
     model, canary = life.model, life.canary
     if not is_staged:
@@ -277,12 +297,12 @@ def _notice(service: Service, life: Life, *, is_staged: bool) -> str:
             "the version that was registered last gets what names none: to keep it so when another "
             f"one comes, promote {life.live}"
         )
-    if not service.fleet.is_served(model, life.live):
+    if not service.fleet.is_served(model, life.live, within_s=lost_s):
         return (
             f"no live worker has the live version {life.live}: start one, or promote a version "
             "that is served"
         )
-    if canary is not None and not service.fleet.is_served(model, canary.version):
+    if canary is not None and not is_canary_served(service, model, canary):
         return f"no live worker has the canary {canary.version}: its part goes to {life.live}"
     return ""
 

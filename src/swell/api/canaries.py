@@ -29,6 +29,7 @@ __all__ = [
     "Canaries",
     "is_canary_served",
     "look_after_canaries",
+    "lost_after_s",
     "note_settled",
     "note_swept",
     "tell_of_stages",
@@ -108,8 +109,12 @@ class Canaries:
 
 def is_canary_served(service: "Service", model: str, canary: Canary) -> bool:
     """Whether a worker has a canary: what waits for one that is lost has the live version."""
-    lost_s = min(service.settings.lost_s, service.settings.alive_s)
-    return service.fleet.is_served(model, canary.version, within_s=lost_s)
+    return service.fleet.is_served(model, canary.version, within_s=lost_after_s(service))
+
+
+def lost_after_s(service: "Service") -> float:
+    """Return after which silence a worker is lost to its version, in seconds."""
+    return min(service.settings.lost_s, service.settings.alive_s)
 
 
 async def look_after_canaries(service: "Service") -> None:

@@ -223,7 +223,7 @@ class BallotRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 max_length=64,
                 pattern="^[A-Za-z0-9_-]*$",
                 description="drawn by lot and kept by the sheet: only with it and the same name "
-                "is the vote changed. Left out, whoever gives the same name changes it",
+                "is the vote changed. Left out, all ballots of one name are one voter's",
             ),
         ]
         | None

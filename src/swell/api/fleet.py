@@ -244,13 +244,16 @@ class Fleet:
         if self._clock.monotonic_s() - self._refreshed_s >= _LOOK_AGAIN_S:
             await self.refresh()
 
-    def live(self, model: str, version: str | None = None) -> list[Worker]:
-        """Return the workers that can be counted on to run a model."""
+    def live(
+        self, model: str, version: str | None = None, *, within_s: float | None = None
+    ) -> list[Worker]:
+        """Return the workers that can be counted on to run a model; arguments as `is_served`."""
         now_s = self._clock.monotonic_s()
+        within_s = self._alive_s if within_s is None else within_s
         return [
             worker
             for worker in self._by_model.get(model, ())
-            if (worker.polls or now_s - worker.seen_s <= self._alive_s)
+            if (worker.polls or now_s - worker.seen_s <= within_s)
             and not worker.info.draining
             and (version is None or worker.info.models[model] == version)
         ]

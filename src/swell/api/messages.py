@@ -1505,6 +1505,17 @@ class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = 1.1
 
 
+Edition = Annotated[
+    Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)] | None,
+    Meta(
+        description=(
+            "of the stages, as the caller has seen them (`edition` of GET …/adoption): 409 where "
+            "they have changed since; null does not ask"
+        )
+    ),
+]
+
+
 class CanaryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which version gets a part of the traffic, and how much."""
 
@@ -1518,15 +1529,22 @@ class CanaryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ),
     ] = "user"
     rollback: RollbackRules = RollbackRules()
+    edition: Edition = None
 
 
 class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which version is to be live."""
+    """Which version is to be live: by its name, or the canary of an edition of the stages."""
 
     version: Annotated[
         Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)] | None,
-        Meta(description="null for the canary"),
+        Meta(
+            description=(
+                "null for the canary; then `edition` is to be said. One that was rolled back by "
+                "itself needs the edition too: else the answer is 409"
+            )
+        ),
     ] = None
+    edition: Edition = None
 
 
 class RollbackRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -1542,12 +1560,14 @@ class RollbackRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         ),
     ] = None
     reason: Annotated[str, Meta(max_length=200, description="for whoever reads it later")] = ""
+    edition: Edition = None
 
 
 class RetireRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which version gets nothing any more."""
 
     version: Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)]
+    edition: Edition = None
 
 
 class VersionStageView(msgspec.Struct, frozen=True, kw_only=True):
@@ -1558,7 +1578,7 @@ class VersionStageView(msgspec.Struct, frozen=True, kw_only=True):
     share: Annotated[
         float, Meta(description="of the tasks that name no version, as far as it is served")
     ]
-    workers: Annotated[int, Meta(description="live ones that have it")]
+    workers: Annotated[int, Meta(description="that have it and were heard of lately (30 s)")]
     registered_at: datetime | None
 
 
@@ -1617,6 +1637,9 @@ class AdoptionView(msgspec.Struct, frozen=True, kw_only=True):
     is_staged: Annotated[
         bool,
         Meta(description="if not, the version registered last gets what names none"),
+    ]
+    edition: Annotated[
+        str, Meta(description="of the stages: another one after each change, for those who change")
     ]
     live: str
     canary: CanaryView | None

@@ -75,10 +75,21 @@ def promote_version(
             metavar="OWNER/NAME[:VERSION]", help="Which version; without one, the canary."
         ),
     ],
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Also one that was rolled back by itself.")
+    ] = False,
 ) -> None:
     """Make a version live: the canary, where none is named."""
     model, _, name = version.partition(":")
-    found = _post(server, model, "promote", {"version": name or None})
+
+    async def ask(remote: Remote) -> Any:
+        body = {"version": name or None}
+        if anyway or not name:
+            stages = await remote.get(f"/v1/models/{model}/adoption")
+            body |= {"edition": stages["edition"]}
+        return await remote.post(f"/v1/models/{model}/promote", body)
+
+    found = server.call(ask)
     _tell(found, server.as_json, f"{found['live']} of {model} is live")
 
 

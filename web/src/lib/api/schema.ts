@@ -17,6 +17,8 @@ export interface AdoptionView {
   model: string;
   /** if not, the version registered last gets what names none */
   is_staged: boolean;
+  /** of the stages: another one after each change, for those who change */
+  edition: string;
   live: string;
   canary: CanaryView | null;
   /** versions that were live, the last one first */
@@ -101,6 +103,8 @@ export interface CanaryRequest {
   /** whose tasks all get the same version: those of a `user` of a key, where what names none is drawn by itself, or all of a `key` */
   sticky?: "key" | "user";
   rollback?: RollbackRules;
+  /** of the stages, as the caller has seen them (`edition` of GET …/adoption): 409 where they have changed since; null does not ask */
+  edition?: string | null;
 }
 
 /** A version that gets a part of the traffic. */
@@ -792,10 +796,12 @@ export interface Problem {
   error_type: string;
 }
 
-/** Which version is to be live. */
+/** Which version is to be live: by its name, or the canary of an edition of the stages. */
 export interface PromoteRequest {
-  /** null for the canary */
+  /** null for the canary; then `edition` is to be said. One that was rolled back by itself needs the edition too: else the answer is 409 */
   version?: string | null;
+  /** of the stages, as the caller has seen them (`edition` of GET …/adoption): 409 where they have changed since; null does not ask */
+  edition?: string | null;
 }
 
 /** Queues that are not empty, by name. */
@@ -907,6 +913,8 @@ export interface Replayed {
 /** Which version gets nothing any more. */
 export interface RetireRequest {
   version: string;
+  /** of the stages, as the caller has seen them (`edition` of GET …/adoption): 409 where they have changed since; null does not ask */
+  edition?: string | null;
 }
 
 /** Which version is to be left, and why. */
@@ -915,6 +923,8 @@ export interface RollbackRequest {
   version?: string | null;
   /** for whoever reads it later */
   reason?: string;
+  /** of the stages, as the caller has seen them (`edition` of GET …/adoption): 409 where they have changed since; null does not ask */
+  edition?: string | null;
 }
 
 /** When a canary is rolled back without being asked. */
@@ -1317,7 +1327,7 @@ export interface VersionStageView {
   stage: string;
   /** of the tasks that name no version, as far as it is served */
   share: number;
-  /** live ones that have it */
+  /** that have it and were heard of lately (30 s) */
   workers: number;
   registered_at: string | null;
 }
