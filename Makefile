@@ -85,6 +85,7 @@ docs: ## Write the reference from the code.
 	$(BIN)/python -m swell.api.reference > docs/reference/http.md
 	$(BIN)/python -m swell.api.reference metrics > docs/reference/metrics.md
 	$(BIN)/python -m swell.providers.reference > docs/reference/providers.md
+	$(BIN)/python docs/licences.py
 	$(BIN)/python -m swell.api.typescript > web/src/lib/api/schema.ts
 
 site: ## Build the documentation's site into .site/html; whatever is dead or doubtful stops it.

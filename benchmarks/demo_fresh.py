@@ -48,7 +48,7 @@ def main() -> None:
         if done.returncode != 0:
             report(None, {"error": (done.stdout + done.stderr)[-2000:]}, ok=False)
             return
-        picture = _look(clone / done.stdout.strip().splitlines()[-1])
+        picture = look(clone / done.stdout.strip().splitlines()[-1])
     is_picture = min(picture["width"], picture["height"]) >= SMALLEST_PX and picture["spread"] > 10
     ok = is_picture and took_s <= TARGET_S
     report(took_s, {"picture": picture, "said": done.stderr.strip().splitlines()[-3:]}, ok=ok)
@@ -62,7 +62,7 @@ def _environment() -> dict[str, str]:
     return environment | {"PATH": os.pathsep.join(paths)}
 
 
-def _look(path: Path) -> dict[str, object]:
+def look(path: Path) -> dict[str, object]:
     """Open the picture; `spread` is the standard deviation of its values, 0 to 127."""
     with Image.open(path) as picture:
         picture.load()

@@ -7,6 +7,7 @@ import keyword
 import re
 import subprocess
 import tokenize
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,19 @@ def test_the_tiers_of_tests_are_those_on_disk() -> None:
     told = set(re.findall(r"\w+", line.removeprefix("tests/")))
     tiers = {path.relative_to(ROOT).parts[1] for path in tracked() if is_test(path)}
     assert tiers <= told
+
+
+def test_the_layers_of_the_architecture_are_those_that_are_held() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    held = [
+        set(re.findall(r"swell\.(\w+)", layer))
+        for layer in tomllib.loads(text)["tool"]["importlinter"]["contracts"][0]["layers"]
+    ]
+    block = read("architecture.md").partition("## Who may import whom")[2].split("```")[1]
+    # A line that ends in a comma goes on, and what stands behind spaces tells what they are.
+    lines = re.sub(r",\n", ", ", block.removeprefix("text\n").strip()).splitlines()
+    told = [set(re.findall(r"\w+", line.partition("   ")[0])) for line in lines]
+    assert told == held
 
 
 def is_test(path: Path) -> bool:

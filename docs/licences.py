@@ -1,0 +1,165 @@
+"""Writes `docs/licences.md` from what is shipped: `python docs/licences.py`.
+
+Python packages and their licences are those that are installed here, the app's packages those of
+its lock file, weights and data those of their notice. A test compares.
+"""
+
+import json
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+__all__ = ["bundled", "licence_of", "main", "page", "required", "weights"]
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+PAGE: Final = ROOT / "docs" / "licences.md"
+
+#: What the app imports; the rest of what npm installs builds and tests it.
+_APP: Final = ("svelte", "uplot")
+
+#: As packages tell their licences → as SPDX does.
+_SPDX: Final = {
+    "3-Clause BSD License": "BSD-3-Clause",
+    "Apache 2.0": "Apache-2.0",
+    "Apache License 2.0": "Apache-2.0",
+    "Apache Software License": "Apache-2.0",
+    "ISC License": "ISC",
+    "ISC License (ISCL)": "ISC",
+    "MIT License": "MIT",
+    "Python Software Foundation License": "PSF-2.0",
+}
+
+_HEAD: Final = """# Licences
+
+<!-- Written by `python docs/licences.py`. -->
+
+Swell is under [Apache-2.0](../LICENSE). This is what comes with it, or is
+installed with it, under licences of others. Weights that you add have licences of their own, which
+Swell does not know.
+
+"""
+
+_INSTALLED: Final = """## Installed with Swell
+
+Packages of Python that `pip install swell` brings, and below those that `swell[embedded]` brings
+besides; other extras bring others.
+
+"""
+
+_IN_THE_APP: Final = """
+## In the web app
+
+What the app is made with, of which it holds what it uses; no more than these can be in it.
+
+"""
+
+_WEIGHTS: Final = """
+## Weights and data
+
+The package `swell-models`; [its notice](../packages/swell-models/NOTICE.md) has the texts, the sets
+of pictures that networks learned from, and their authors.
+
+| file | what | licence |
+|---|---|---|
+"""
+
+_IN_THE_SITE: Final = """
+## In the documentation's site
+
+Zensical, whose theme comes with the pages that `make site` makes, and not with Swell.
+
+"""
+
+
+def licence_of(name: str) -> str:
+    """Return the licence of an installed package, by SPDX where it is known."""
+    told = metadata.metadata(name)
+    expression = told.get("License-Expression")
+    if expression:
+        return str(expression)
+    classified = [
+        each.rpartition(" :: ")[2]
+        for each in told.get_all("Classifier") or []
+        if each.startswith("License :: ")
+    ]
+    words = classified or [(told.get("License") or "not told").strip().splitlines()[0]]
+    return " or ".join(_SPDX.get(word, word) for word in words)
+
+
+def required(*extras: str) -> set[str]:
+    """Return the packages that Swell needs with these extras, and those that they need."""
+    found: set[str] = set()
+    waiting = [("swell", {"", *extras})]
+    while waiting:
+        name, wanted = waiting.pop()
+        for each in map(Requirement, metadata.requires(name) or []):
+            marker, needed = each.marker, canonicalize_name(each.name)
+            is_asked = marker is None or any(marker.evaluate({"extra": extra}) for extra in wanted)
+            if is_asked and needed not in found and needed != "swell":
+                found.add(needed)
+                waiting.append((needed, {"", *each.extras}))
+    return found
+
+
+def bundled(lock: dict[str, Any]) -> dict[str, str]:
+    """Return what may be in the app, of a lock file of npm: package → licence."""
+    packages = lock["packages"]
+    found: dict[str, str] = {}
+    waiting = list(_APP)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        entry = packages[f"node_modules/{name}"]
+        found[name] = entry.get("license", "not told")
+        waiting += entry.get("dependencies", {})
+    return found
+
+
+def weights(notice: str) -> list[str]:
+    """Return the rows of the notice's table of files."""
+    table = notice.partition("| file | what | licence |\n|---|---|---|\n")[2]
+    return table.partition("\n\n")[0].splitlines()
+
+
+def page() -> str:
+    """Return the page."""
+    core = required()
+    more = required("embedded") - core - {"swell-models"}
+    lock = json.loads((ROOT / "web" / "package-lock.json").read_text())
+    notice = (ROOT / "packages" / "swell-models" / "NOTICE.md").read_text()
+    parts = [
+        _HEAD,
+        _INSTALLED,
+        _table("package", {name: licence_of(name) for name in sorted(core)}),
+        "\n",
+        _table("with `embedded`", {name: licence_of(name) for name in sorted(more)}),
+        _IN_THE_APP,
+        _table("package of npm", dict(sorted(bundled(lock).items()))),
+        _WEIGHTS,
+        "".join(f"{row}\n" for row in weights(notice)),
+        _IN_THE_SITE,
+        _table("package", {"zensical": licence_of("zensical")}),
+    ]
+    return "".join(parts)
+
+
+def _table(head: str, rows: dict[str, str]) -> str:
+    lines = [f"| {head} | licence |", "|---|---|"]
+    return (
+        "\n".join([*lines, *(f"| `{name}` | {licence} |" for name, licence in rows.items())]) + "\n"
+    )
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page())
+    sys.stdout.write(f"{PAGE}\n")
+
+
+if __name__ == "__main__":
+    main()
