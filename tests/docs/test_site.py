@@ -212,3 +212,13 @@ def test_a_page_is_found_by_a_word_of_it(browser: Browser, address: str) -> None
     page.wait_for_url(re.compile(r"/delivery\.html"))
     page.close()
     assert wrong == []
+
+
+@pytest.mark.browser
+def test_every_page_of_the_navigation_can_be_gone_to(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/index.html")
+    shown = page.locator("nav[aria-label=Navigation] a").all_text_contents()
+    page.close()
+    titles = {each.strip() for each in shown}
+    assert {entry.title for entry in build.navigation()} - titles == set()
