@@ -10,7 +10,7 @@ PORT ?= 8000
 # look at how long something takes come after, one by one.
 SERVICES := $(filter-out %/unit/ %/conformance/ %/__pycache__/,$(wildcard tests/*/))
 
-.PHONY: help demo example test test-torch check format figure figures bench docs site constraints clean web web-dev
+.PHONY: help demo example test test-torch check format figure figures bench docs site constraints clean web web-dev web-pictures
 
 help: ## Say what can be made.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -29,6 +29,10 @@ web: ## Build the web app, if it has changed; needs Node.js 20.19 or newer.
 
 web-dev: ## Serve the web app as it is being written; the API is that of SWELL_URL (http://127.0.0.1:8000).
 	@cd web && { [ -d node_modules ] || npm ci; } && npm run dev
+
+web-pictures: web ## Take pictures of every page of the web app, to be looked at: .bench/pictures/sheet-*.png.
+	@.ci/venv dev
+	$(BIN)/python web/pictures.py .bench/pictures
 
 # Tests start hundreds of processes, and each would compile all that it imports where a machine asks
 # for no bytecode.

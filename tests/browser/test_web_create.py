@@ -71,6 +71,33 @@ def test_where_no_model_translates_nobody_is_told_so(browser: Browser, served: S
     page.context.close()
 
 
+def test_a_picture_is_seen_while_it_is_drawn(browser: Browser, app: App) -> None:
+    page = fresh(browser, app)
+    page.get_by_text("More settings").click()
+    # What draws alone shows previews, and many steps leave time for them.
+    page.get_by_label("Model", exact=True).select_option("swell/icons")
+    page.get_by_label("Steps").fill("50")
+    page.evaluate(
+        """() => { window.seen = []; new MutationObserver(() => {
+            const preview = document.querySelector('article img.preview');
+            if (!preview) return;
+            const bar = document.querySelector('article [role=progressbar]');
+            preview.decode().then(() => window.seen.push(
+                [preview.naturalWidth, bar && Number(bar.getAttribute('aria-valuenow'))]), () => 0);
+        }).observe(document.body, {childList: true, subtree: true, attributes: true}); }"""
+    )
+    prompt(page).fill("a red fox in the snow")
+    page.get_by_role("button", name="Create", exact=True).click()
+    expect(made(page)).to_have_count(1, timeout=PATIENCE_MS)
+    expect(results(page).first.locator("img.preview")).to_have_count(0)
+    seen = page.evaluate("window.seen")
+    assert seen, "no preview was shown"
+    assert all(width > 0 for width, _ in seen)
+    told = [part for _, part in seen if part is not None]
+    assert told == sorted(told), "what is done only grows"
+    page.context.close()
+
+
 def test_pictures_on_their_way_survive_a_reload_and_one_can_be_canceled(
     browser: Browser, app: App
 ) -> None:

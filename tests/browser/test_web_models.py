@@ -39,6 +39,18 @@ def test_a_model_is_found_and_tried(app_page: Page, app: App) -> None:
     expect(app_page.get_by_label("Prompt")).to_have_value("a green bicycle")
 
 
+def test_a_card_is_told_with_its_tables(app_page: Page, app: App) -> None:
+    app.open(app_page, "/models")
+    card = app_page.get_by_role("link", name="swell/picture")
+    expect(card).to_contain_text("From a prompt in any of six languages to a finished picture")
+    expect(card.get_by_role("presentation")).to_be_visible()
+    app.open(app_page, "/models/swell/icons")
+    app_page.get_by_role("tab", name="About").click()
+    expect(app_page.get_by_role("row", name="memory")).to_contain_text("310 MB")
+    expect(app_page.get_by_role("columnheader", name="trained on")).to_be_visible()
+    assert "|" not in app_page.locator(".prose").first.inner_text()
+
+
 def test_an_empty_wish_is_refused_beside_its_field(browser: Browser, app: App) -> None:
     # Not a watched page: a browser tells of each answer that is an error.
     context = browser.new_context(base_url=app.url, locale="en-GB")
@@ -115,9 +127,10 @@ def test_models_pages_are_accessible(browser: Browser, app: App, theme: str, siz
     with watched(context) as page:
         found = []
         app.open(page, "/models", theme=theme)
-        for path in ("/models", "/models/swell/icons", "/compare"):
+        pages = {"/models": "Models", "/models/swell/icons": "swell/icons", "/compare": "Compare"}
+        for path, heading in pages.items():
             page.goto(f"{app.url}/#{path}")
-            expect(page.get_by_role("heading", level=1)).to_be_visible()
+            expect(page.get_by_role("heading", level=1)).to_have_text(heading)
             expect(page.get_by_text("Loading", exact=True)).to_have_count(0)
             found += [f"{path} {each}" for each in breaches(page)]
             wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
@@ -125,6 +138,8 @@ def test_models_pages_are_accessible(browser: Browser, app: App, theme: str, siz
         page.goto(f"{app.url}/#/models/swell/icons")
         for tab in ("Use from code", "About", "Versions"):
             page.get_by_role("tab", name=tab).click()
+            expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
+            expect(page.get_by_text("Loading", exact=True)).to_have_count(0)
             found += [f"{tab} {each}" for each in breaches(page)]
     context.close()
     assert found == [], "\n".join(found)

@@ -231,15 +231,28 @@ def test_operators_pages_are_accessible(
         found = []
         operated.open(page, "/fleet", theme=theme)
         expect(page.get_by_text("Workers ready")).to_be_visible()
-        task = ask(page, operated, "GET", "/v1/tasks")["tasks"][0]["id"]
-        for path in ("/fleet", "/tasks", f"/tasks/{task}", "/tasks?show=dead", "/costs", "/keys"):
+        task = submit(page, operated, "demo/upper", input={"text": "looked at"})
+        pages = {
+            "/fleet": "Fleet",
+            "/tasks": "Tasks",
+            f"/tasks/{task}": "",
+            "/tasks?show=dead": "Tasks",
+            "/costs": "Costs",
+            "/keys": "Keys",
+        }
+        for path, heading in pages.items():
             page.goto(f"{operated.url}/#{path}")
+            if heading:
+                expect(page.get_by_role("heading", level=1)).to_have_text(heading)
+            else:
+                expect(page.get_by_text(task, exact=True)).to_be_visible()
             expect(page.get_by_text("Loading", exact=True)).to_have_count(0)
             wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             found += [f"{path} {each}" for each in breaches(page)]
             found += [f"{path} is {wide} px too wide"] if wide > 0 else []
         page.goto(f"{operated.url}/#/keys")
         page.get_by_role("button", name="New key").click()
+        expect(page.get_by_role("dialog")).to_be_visible()
         found += breaches(page)
     context.close()
     assert found == []

@@ -133,7 +133,8 @@ function kindOf(schema: Schema, hint: Hint, options: number): Kind {
   const type = Array.isArray(schema.type) ? schema.type.find((each) => each !== "null") : schema.type;
   if (schema["x-file"] || hint.widget === "image" || hint.widget === "lora") return type === "array" ? "json" : "file";
   if (hint.widget === "aspect" && options) return "aspect";
-  if (hint.widget === "styles" && options) return "styles";
+  // Letters in place of pictures would tell nobody anything.
+  if (hint.widget === "styles" && options && Object.keys(hint.pictures ?? {}).length) return "styles";
   if (hint.widget === "seed" || hint.widget === "color") return hint.widget;
   if (type === "boolean") return "toggle";
   if (type === "array") return schema.items?.enum ? "choices" : "json";

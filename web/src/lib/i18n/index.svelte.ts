@@ -97,7 +97,7 @@ export function moment(at: string | Date, options: Intl.DateTimeFormatOptions = 
   return new Intl.DateTimeFormat(speech.language, shown).format(new Date(at));
 }
 
-/** How long ago, or in how long: 5 minutes ago. */
+/** How long ago, or in how long: 5 min. ago, on one line. */
 export function ago(at: string | Date, now = Date.now()): string {
   const seconds = (new Date(at).getTime() - now) / 1000;
   const steps: [Intl.RelativeTimeFormatUnit, number][] = [
@@ -107,6 +107,6 @@ export function ago(at: string | Date, now = Date.now()): string {
     ["second", 1],
   ];
   const [unit, length] = steps.find(([, each]) => Math.abs(seconds) >= each) ?? ["second", 1];
-  const format = new Intl.RelativeTimeFormat(speech.language, { numeric: "auto" });
-  return format.format(Math.round(seconds / length), unit);
+  const format = new Intl.RelativeTimeFormat(speech.language, { numeric: "auto", style: "short" });
+  return format.format(Math.round(seconds / length), unit).replaceAll(" ", "\u00a0");
 }

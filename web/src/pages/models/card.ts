@@ -1,5 +1,6 @@
 // What a model's card says, in the shapes that pages need.
 import type { ModelView } from "../../lib/api/client";
+import type { SampleView } from "../../lib/api/schema";
 
 /** The places of its page's address. */
 export function place(name: string): Record<string, string> {
@@ -7,19 +8,50 @@ export function place(name: string): Record<string, string> {
   return { owner, name: rest };
 }
 
-/** The first sentence of its description, without marks. */
+/** The first words of its description that are no heading, without marks. */
 export function about(model: ModelView): string {
-  const first = model.description.trim().split(/\n\s*\n/)[0] ?? "";
-  return plain(first);
+  const parts = model.description.trim().split(/\n\s*\n/);
+  return plain(parts.find((each) => !/^\s*#/.test(each)) ?? parts[0] ?? "");
 }
 
-/** Markdown as paragraphs of plain text; lists keep their lines. */
-export function paragraphs(text: string): string[] {
+/** A picture by the model; of a pipeline, by the first of its models that has one. */
+export function faceOf(model: ModelView, all: readonly ModelView[]): SampleView | undefined {
+  const own = model.samples.find((each) => each.content_type.startsWith("image/"));
+  if (own || !model.pipeline) return own;
+  const stages = model.pipeline.stages.map((stage) => all.find((each) => each.name === stage.queue.split(":")[0]));
+  return stages.flatMap((each) => each?.samples ?? []).find((each) => each.content_type.startsWith("image/"));
+}
+
+export type Block =
+  | { kind: "heading"; text: string }
+  | { kind: "text"; text: string }
+  | { kind: "list"; items: string[] }
+  | { kind: "table"; head: string[]; rows: string[][] };
+
+/** Markdown as blocks of plain text. */
+export function blocks(text: string): Block[] {
   return text
     .trim()
     .split(/\n\s*\n/)
-    .map((each) => (/^\s*([-*]|\d+\.)\s/m.test(each) ? each : plain(each)))
-    .filter(Boolean);
+    .filter((each) => each.trim())
+    .map(blockOf);
+}
+
+function blockOf(part: string): Block {
+  const lines = part.split("\n").map((each) => each.trim());
+  if (lines.length > 1 && /^\|[\s:|-]+\|$/.test(lines[1] ?? "")) {
+    const [head = [], , ...rows] = lines.map(cellsOf);
+    return { kind: "table", head: head.some(Boolean) ? head : [], rows };
+  }
+  if (/^([-*]|\d+\.)\s/.test(lines[0] ?? "")) {
+    const items = part.split(/^\s*(?:[-*]|\d+\.)\s+/m).filter((each) => each.trim());
+    return { kind: "list", items: items.map(plain) };
+  }
+  return { kind: part.trim().startsWith("#") ? "heading" : "text", text: plain(part) };
+}
+
+function cellsOf(line: string): string[] {
+  return line.replace(/^\||\|$/g, "").split("|").map(plain);
 }
 
 function plain(text: string): string {
