@@ -66,9 +66,13 @@ def snippets_of(text: str, page: str) -> list[Snippet]:
 
 @functools.cache
 def snippets() -> list[Snippet]:
-    pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md"), *ROOT.glob("*.md")]
-    # What the runs said is data.
-    pages = [path for path in pages if path != ROOT / "docs" / "figures.md"]
+    folders = ("docs", "deploy", "examples", "training", "tests", "benchmarks")
+    pages = [path for folder in folders for path in (ROOT / folder).rglob("*.md")]
+    pages += ROOT.glob("*.md")
+    # What the runs said is data, and npm's packages have pages of their own.
+    pages = [
+        path for path in pages if path.name != "figures.md" and "node_modules" not in path.parts
+    ]
     return [
         each
         for path in sorted(pages)
