@@ -4,7 +4,7 @@ A store keeps every task from the moment it is accepted, and is the only judge o
 Lists go in and lists come out; result k belongs to argument k.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -17,6 +17,7 @@ from swell.task import NewTask, Settlement, Task, TaskState
 
 __all__ = [
     "Accepted",
+    "Ended",
     "Expiry",
     "Hold",
     "HoldState",
@@ -37,6 +38,19 @@ class Accepted(msgspec.Struct, frozen=True):
 
     task: Task
     is_new: bool
+
+
+class Ended(list[Task | None]):
+    """What became of settlements: the task of each, None where the lease was not held.
+
+    Args:
+        tasks: In the order of the settlements.
+        again: The places of those that were written before, and have changed nothing now.
+    """
+
+    def __init__(self, tasks: Iterable[Task | None] = (), again: Iterable[int] = ()) -> None:
+        super().__init__(tasks)
+        self.again = frozenset(again)
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,11 +179,12 @@ class Store(Protocol):
 
     async def settle(
         self, settlements: Sequence[Settlement], onward: Onward | None = None
-    ) -> list[Task | None]:
+    ) -> Ended:
         """End attempts.
 
         None where the caller does not hold the lease. Telling the same settlement again after it
-        was written returns the task as it is now: an answer may get lost on the way.
+        was written returns the task as it is now, and says so: an answer may get lost on the way.
+        Of one attempt no two calls are told that it was theirs which ended it.
 
         A task whose pipeline has another stage goes on to that one's queue. Where `onward` serves
         it, and has room, it is started there in the same write, and comes back running.

@@ -11,6 +11,7 @@ from api_harness import UPPER, Answer, World, a_world, failed, succeeded
 from swell.adoption.kept import change_life
 from swell.adoption.life import Life, roll_back
 from swell.adoption.traffic import is_in_canary
+from swell.api.app import create_app
 from swell.api.canaries import look_after_canaries
 from swell.api.duties import sweep
 from swell.registry import Registry
@@ -566,6 +567,28 @@ async def test_what_is_told_again_counts_once(world: World) -> None:
     shown = (await world.admin("GET", f"{PATH}/adoption")).json["canary"]["evidence"]
     assert shown["canary"]["attempts"] + shown["live"]["attempts"] == 100
     assert world.service.metrics.ended == {("demo/upper", "succeeded"): 100}
+
+
+async def test_what_is_told_again_to_another_backend_counts_once(world: World) -> None:
+    old, new = await both(world)
+    await act(world, "canary", version="2", share=0.5)
+    await crowd(world, 100)
+    leases = {worker: await granted(world, worker) for worker in (old, new)}
+    other = World(world.clock, create_app(world.app.backend), world.keys)
+    await other.app.start()
+    for worker, held in leases.items():
+        told = [succeeded(each, "A") for each in held]
+        # The answer to the first gets lost.
+        for each in (world, other, world):
+            await each.report(worker, settlements=told)
+    for each in (world, other):
+        await look_after_canaries(each.service)
+    await look_after_canaries(world.service)
+    shown = (await world.admin("GET", f"{PATH}/adoption")).json["canary"]["evidence"]
+    assert shown["canary"]["attempts"] + shown["live"]["attempts"] == 100
+    assert world.service.metrics.ended == {("demo/upper", "succeeded"): 100}
+    assert other.service.metrics.ended == {}
+    await other.app.stop()
 
 
 async def test_faults_of_inputs_and_later_tries_tell_nothing(world: World) -> None:

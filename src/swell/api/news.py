@@ -71,7 +71,9 @@ def take_events(service: Service, events: Iterable[Event]) -> None:
         if event.is_terminal:
             has_succeeded = event.kind is EventKind.SUCCEEDED
             service.calibration.ended(event.task_id, service.clock, has_succeeded=has_succeeded)
-        if event.kind is EventKind.SUCCEEDED:
+        # What was told again is not held any more.
+        is_held = fleet.held_attempt(event.task_id) == brief.attempt
+        if event.kind is EventKind.SUCCEEDED and is_held:
             service.learn(brief)
         fleet.release([(event.task_id, brief.attempt)])
 

@@ -42,7 +42,6 @@ from swell.api.liveness import is_dead
 from swell.api.lookups import Lookups
 from swell.api.metered import metered
 from swell.api.metrics import Metrics
-from swell.api.once import Once
 from swell.api.places import Places
 from swell.api.polled import Polled
 from swell.api.quotas import Quotas
@@ -83,9 +82,6 @@ _Waiting = tuple[str, tuple[str, ...], int]
 
 #: Under which name the registry keeps what tasks took.
 _TIMES: Final = "service_times"
-
-#: So many ends of attempts are known at least, should a worker tell them again.
-_TOLD_KEPT: Final = 8192
 
 
 class Service:
@@ -159,8 +155,7 @@ class Service:
         )
         self.requests = Requests(backend.clock, settings.log_requests)
         self.traces = Traces(backend.tracer, backend.clock)
-        #: (task id, attempt, token) of the attempts whose ends were told here stand in the last.
-        self.streams, self.canaries, self.told = Streams(), Canaries(), Once(_TOLD_KEPT)
+        self.streams, self.canaries = Streams(), Canaries()
         self.thumbnails = Thumbnails(backend.objects, self.lanes)
         self.weights = backend.weights or WeightStore(backend.objects, "weights")
         self._has_weights_apart = backend.weights is not None

@@ -54,7 +54,7 @@ from swell.errors import (
 from swell.events import ATTEMPT_STRIDE, Event, EventKind, event_of
 from swell.objects import check_key
 from swell.registry import ModelCard, Scope, WorkerInfo
-from swell.store import Hold, Onward, Start
+from swell.store import Ended, Hold, Onward, Start
 from swell.task import (
     Artifact,
     Failed,
@@ -391,8 +391,7 @@ async def _told(
     if told.progress:
         await _publish_progress(service, worker, told.progress, lacks_files=tell_files)
     if told.settlements:
-        await _after_settling(service, told.settlements, settled)
-        _charge(service, worker.info, told.settlements, settled)
+        await service.changed([task for task in settled if task is not None])
         service.fleet.release(_over(service, told.settlements, settled))
         if onward:
             tasks = [*tasks, *onward]
@@ -427,24 +426,44 @@ def _with_costs(service: Service, info: WorkerInfo, told: Report) -> Report:
     return msgspec.structs.replace(told, settlements=with_costs(price, settlements, most_s))
 
 
-def _charge(
-    service: Service,
-    info: WorkerInfo,
-    settlements: Sequence[Settlement],
-    settled: Sequence[Task | None],
+def _count(
+    service: Service, info: WorkerInfo, settlements: Sequence[Settlement], ended: Ended
 ) -> None:
-    """Have the attempts of a report charged, those of a pool without a price added up.
+    """Count what has ended, and have it charged: each attempt once, to whomever it is told again.
 
-    These are counted where they are known to be held: a report may be told again, which is seen
-    after they were released.
+    To be called right after it was written, by whom the store tells that it was new.
     """
-    charges, fleet = service.charges, service.fleet
+    requeued = service.metrics.requeued
+    for place, (each, task) in enumerate(zip(settlements, ended, strict=True)):
+        if task is None:
+            continue
+        if place in ended.again:
+            if task.finished_at is not None:
+                # Once is enough, and it may be that whoever wrote it has died before.
+                service.quotas.ended(task)
+            continue
+        if service.cards.canaries:
+            note_settled(service, task, each.outcome)
+        if task.finished_at is not None:
+            service.count_end(task)
+        elif task.run is not None and task.run.done_by(each.attempt) is not None:
+            service.stage_passed(task)
+        else:
+            requeued[task.model] = requeued.get(task.model, 0) + 1
+    _charge(service, info, settlements, ended)
+
+
+def _charge(
+    service: Service, info: WorkerInfo, settlements: Sequence[Settlement], ended: Ended
+) -> None:
+    """Have attempts charged, those of a pool without a price added up."""
+    charges = service.charges
     if info.hour_micros is not None:
-        charges.settled(info, settlements, settled)
+        charges.settled(info, settlements, ended)
         return
     most_s = (service.clock.now() - info.registered_at).total_seconds()
-    for each, task in zip(settlements, settled, strict=True):
-        if task is not None and fleet.held_attempt(each.task_id) == each.attempt:
+    for place, (each, task) in enumerate(zip(settlements, ended, strict=True)):
+        if task is not None and place not in ended.again:
             charges.count(info, each, task, most_s)
 
 
@@ -680,9 +699,9 @@ async def _write(
             lease_s=wish.lease_s,
         )
     if told.settlements and not told.holds and not wants:
-        return await _settle(service, told.settlements, onward), [], []
+        return await _settle(service, worker, told.settlements, onward), [], []
     settled, lost, tasks = await asyncio.gather(
-        _settle(service, told.settlements, onward),
+        _settle(service, worker, told.settlements, onward),
         _extend(service, worker, told.holds),
         _take(service, worker, told.ask if wants else 0),
         return_exceptions=True,
@@ -700,11 +719,16 @@ async def _write(
 
 
 async def _settle(
-    service: Service, settlements: list[Settlement], onward: Onward | None
+    service: Service, worker: Worker, settlements: list[Settlement], onward: Onward | None
 ) -> list[Task | None]:
+    if not settlements:
+        return []
     if onward is not None:
-        return await service.store.settle(settlements, onward)
-    return await service.store.settle(settlements) if settlements else []
+        ended = await service.store.settle(settlements, onward)
+    else:
+        ended = await service.store.settle(settlements)
+    _count(service, worker.info, settlements, ended)
+    return ended
 
 
 async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[str]:
@@ -822,29 +846,6 @@ async def _take_back(service: Service, worker: Worker, known: Sequence[Hold]) ->
     if lost:
         _log.info("leases are undone whose answer got lost", n=len(lost), worker_id=worker.info.id)
         await _hand_back(service, _holds(lost))
-
-
-async def _after_settling(
-    service: Service, settlements: Sequence[Settlement], settled: Sequence[Task | None]
-) -> None:
-    requeued, tasks = service.metrics.requeued, []
-    for each, task in zip(settlements, settled, strict=True):
-        if task is None:
-            continue
-        tasks.append(task)
-        if not service.told.is_first((each.task_id, each.attempt, each.token)):
-            # The worker has not heard the answer, and tells all once more.
-            continue
-        if service.cards.canaries:
-            note_settled(service, task, each.outcome)
-        if task.finished_at is not None:
-            service.count_end(task)
-        elif task.run is not None and task.run.done_by(each.attempt) is not None:
-            if service.fleet.held_attempt(task.id) == each.attempt:
-                service.stage_passed(task)
-        else:
-            requeued[task.model] = requeued.get(task.model, 0) + 1
-    await service.changed(tasks)
 
 
 async def _learn_holds(service: Service, worker: Worker, holds: Sequence[Hold]) -> None:

@@ -39,6 +39,7 @@ from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
     Accepted,
+    Ended,
     Expiry,
     Hold,
     HoldState,
@@ -179,12 +180,12 @@ class MemoryStore(MemorySharing):
 
     async def settle(
         self, settlements: Sequence[Settlement], onward: Onward | None = None
-    ) -> list[Task | None]:
+    ) -> Ended:
         """See `Store.settle`."""
         now = self._clock.now()
         settled: list[Task | None] = []
-        n = 0
-        for settlement in settlements:
+        again, n = [], 0
+        for place, settlement in enumerate(settlements):
             task = self._tasks.get(settlement.task_id)
             if task is None:
                 settled.append(None)
@@ -195,10 +196,12 @@ class MemoryStore(MemorySharing):
                 n += ended.attempt > task.attempt
                 self._put(ended)
                 settled.append(ended)
+            elif life.was_settled_by(task, settlement.attempt, settlement.token):
+                again.append(place)
+                settled.append(task)
             else:
-                told_before = life.was_settled_by(task, settlement.attempt, settlement.token)
-                settled.append(task if told_before else None)
-        return settled
+                settled.append(None)
+        return Ended(settled, again)
 
     async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> list[HoldState]:
         """See `Store.extend`."""

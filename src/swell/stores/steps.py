@@ -16,7 +16,7 @@ from swell.errors import Conflict, IdempotencyMismatch, SwellError
 from swell.fairness import VirtualClock, band
 from swell.retry import RetryPolicy
 from swell.stages import Sight, may_run
-from swell.store import Accepted, Hold, HoldState, Onward, Start
+from swell.store import Accepted, Ended, Hold, HoldState, Onward, Start
 from swell.task import Failed, NewTask, Settlement, Task, TaskState
 
 __all__ = [
@@ -205,34 +205,35 @@ def settle(
     onward: Onward | None,
     policy: RetryPolicy,
     rng: random.Random,
-) -> list[Task | None]:
+) -> Ended:
     """End attempts. See `Store.settle`."""
-    if onward is None:
-        return [_settle(session, each, policy, rng) for each in settlements]
-    settled, n = [], 0
-    for each in settlements:
+    tasks: list[Task | None] = []
+    again, n = [], 0
+    for place, each in enumerate(settlements):
         before = session.get(each.task_id)
-        task = _settle(session, each, policy, rng, onward, n)
-        if before is not None and task is not None and task.attempt > before.attempt:
-            n += 1
-        settled.append(task)
-    return settled
+        if before is None:
+            tasks.append(None)
+        elif before.is_held_by(each.attempt, each.token):
+            task = _settle(session, before, each, policy, rng, onward, n)
+            n += task.attempt > before.attempt
+            tasks.append(task)
+        elif life.was_settled_by(before, each.attempt, each.token):
+            again.append(place)
+            tasks.append(before)
+        else:
+            tasks.append(None)
+    return Ended(tasks, again)
 
 
 def _settle(
     session: Session,
+    task: Task,
     settlement: Settlement,
     policy: RetryPolicy,
     rng: random.Random,
-    onward: Onward | None = None,
-    n: int = 0,
-) -> Task | None:
-    task = session.get(settlement.task_id)
-    if task is None:
-        return None
-    if not task.is_held_by(settlement.attempt, settlement.token):
-        told_before = life.was_settled_by(task, settlement.attempt, settlement.token)
-        return task if told_before else None
+    onward: Onward | None,
+    n: int,
+) -> Task:
     delay_s = 0.0
     if isinstance(settlement.outcome, Failed):
         delay_s = life.retry_delay_s(task, policy, rng)

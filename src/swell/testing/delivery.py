@@ -329,7 +329,9 @@ class LifeConformance:
         await delivery.submit(a_new_task())
         (held,) = await delivery.lease()
         (first,) = await delivery.settle(held, outcome=a_success(b'"one"'))
-        (second,) = await delivery.settle(held, outcome=a_success(b'"two"'))
+        again = await delivery.store.settle([a_settlement(held, a_success(b'"two"'))])
+        (second,) = again
+        assert again.again == {0}
         assert first is not None
         assert second is not None
         assert second.output == first.output
@@ -339,8 +341,22 @@ class LifeConformance:
         await delivery.submit(a_new_task())
         (held,) = await delivery.lease()
         told = [a_settlement(held, a_success(b'"one"')), a_settlement(held, a_failure())]
-        await delivery.store.settle(told)
+        assert (await delivery.store.settle(told)).again == {1}
         assert (await delivery.get(held)).state is TaskState.SUCCEEDED
+
+    @pytest.mark.parametrize("outcome", [a_success(), a_failure(), Released(), Canceled()])
+    async def test_of_many_who_tell_an_end_one_hears_that_it_was_new(
+        self, delivery: Delivery, outcome: Outcome
+    ) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        told = [a_settlement(held, outcome)]
+        calls = await asyncio.gather(*(delivery.store.settle(told) for _ in range(5)))
+        assert sorted(len(each.again) for each in calls) == [0, 1, 1, 1, 1]
+        assert all(each[0] is not None for each in calls)
+        stale = [a_settlement(held, outcome), msgspec.structs.replace(told[0], token="other")]
+        last = await delivery.store.settle(stale)
+        assert (last.again, last[1]) == ({0}, None)
 
     # ---- failing, retrying, losing
 

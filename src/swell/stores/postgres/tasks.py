@@ -13,6 +13,7 @@ from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
     Accepted,
+    Ended,
     Expiry,
     Hold,
     HoldState,
@@ -120,10 +121,10 @@ class PostgresStore(PostgresSharing):
 
     async def settle(
         self, settlements: Sequence[Settlement], onward: Onward | None = None
-    ) -> list[Task | None]:
+    ) -> Ended:
         """See `Store.settle`."""
 
-        async def action(session: Session) -> list[Task | None]:
+        async def action(session: Session) -> Ended:
             return steps.settle(session, settlements, onward, self._retry_policy, self._rng)
 
         self._doubt(settlements)

@@ -13,6 +13,7 @@ from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
     Accepted,
+    Ended,
     Expiry,
     Hold,
     HoldState,
@@ -114,10 +115,10 @@ class SqliteStore(SqliteSharing):
 
     async def settle(
         self, settlements: Sequence[Settlement], onward: Onward | None = None
-    ) -> list[Task | None]:
+    ) -> Ended:
         """See `Store.settle`."""
 
-        def action(session: Session) -> list[Task | None]:
+        def action(session: Session) -> Ended:
             session.load(settlement.task_id for settlement in settlements)
             return steps.settle(session, settlements, onward, self._retry_policy, self._rng)
 
