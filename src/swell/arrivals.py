@@ -6,6 +6,7 @@ at all when a backend or the autoscaler is started again. What a backend has not
 killed is lost: ten seconds at most.
 """
 
+import operator
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final
@@ -49,12 +50,12 @@ class _Told(msgspec.Struct, frozen=True):
     #: Its first bin, and the newest that is whole.
     since: int
     until: int
-    #: Model → pairs of a bin's number after `since`, and samples.
+    #: Queue → pairs of a bin's number after `since`, and samples.
     models: dict[str, list[tuple[int, int]]]
 
 
 class Arrived(msgspec.Struct, frozen=True):
-    """Samples of one model, in windows that do not overlap, the newest last.
+    """Samples of one queue, in windows that do not overlap, the newest last.
 
     Args:
         minutes: In each of the last minutes; fewer than `MINUTES` where nobody counted before.
@@ -64,13 +65,20 @@ class Arrived(msgspec.Struct, frozen=True):
     minutes: tuple[float, ...]
     tens: tuple[float, ...]
 
+    def with_(self, other: "Arrived") -> "Arrived":
+        """Return what arrived in two queues together, as both were told at once."""
+        return Arrived(
+            tuple(map(operator.add, self.minutes, other.minutes)),
+            tuple(map(operator.add, self.tens, other.tens)),
+        )
+
 
 class Span(msgspec.Struct, frozen=True):
     """What arrived in one span of `SPAN_S` seconds.
 
     Args:
         number: Which one, counted from 1970.
-        samples: By model; models of which none arrived are left out.
+        samples: By model, whatever its versions; models of which none arrived are left out.
     """
 
     number: int
@@ -85,7 +93,7 @@ class Arrivals:
     """
 
     def __init__(self, now: datetime) -> None:
-        #: Model → samples since the last bin was closed. The way into the store adds to it.
+        #: Queue → samples since the last bin was closed. The way into the store adds to it.
         self.fresh: dict[str, int] = {}
         self._since = self._open = _bin_of(now)
         self._models: dict[str, dict[int, int]] = {}
@@ -135,7 +143,7 @@ class Arrivals:
 
 
 def arrived(notes: Iterable[bytes], now: datetime) -> dict[str, Arrived]:
-    """Return what arrived at all backends together, by model.
+    """Return what arrived at all backends together, by queue.
 
     Args:
         notes: What each process has told. What cannot be read is left out.
@@ -174,7 +182,8 @@ def last_span(notes: Iterable[bytes], now: datetime) -> Span | None:
         return None
     samples: dict[str, int] = {}
     for each in told:
-        for model, pairs in each.models.items():
+        for queue, pairs in each.models.items():
+            model = queue.partition(":")[0]
             n = sum(count for offset, count in pairs if begin <= each.since + offset < end)
             if n:
                 samples[model] = samples.get(model, 0) + n

@@ -58,6 +58,11 @@ def test_a_span_that_is_over_is_told_once_everybody_has_told_it() -> None:
     assert last_span(notes, end + timedelta(seconds=1)) is None, "not everybody has told its end"
     assert last_span(notes, end + timedelta(seconds=2)) == Span(MONDAY, {MODEL: 120})
     assert last_span(notes * 2, end + timedelta(seconds=2)) == Span(MONDAY, {MODEL: 240})
+    other = Arrivals(begin)
+    other.fresh |= {f"{MODEL}:~canary": 3, f"{MODEL}:v2": 4}
+    other.close(begin + timedelta(seconds=20))
+    versions = [*notes, *told(end, other)]
+    assert last_span(versions, end + timedelta(seconds=2)) == Span(MONDAY, {MODEL: 127})
     later = end + timedelta(seconds=SPAN_S + 2)
     assert last_span(notes, later) == Span(MONDAY + 1, {})
     assert last_span([], later) == Span(MONDAY + 1, {}), "nobody asked for anything"

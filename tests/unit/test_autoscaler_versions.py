@@ -8,11 +8,13 @@ from fleet_cases import MODEL, Yard, a_pool, a_worker
 
 from swell.adoption.kept import change_life
 from swell.adoption.life import Canary, Life, begin, promote, roll_back, start_canary
-from swell.autoscaler.observe import rates_of
+from swell.arrivals import Arrivals, arrived
+from swell.autoscaler.observe import demands, rates_of
 from swell.autoscaler.versions import believed, drawn_by
 from swell.clock import ManualClock
 from swell.provider import InstanceState
 from swell.providers.memory import MemoryProvider
+from swell.registry import WorkerInfo
 from swell.testing.factories import a_new_task
 
 QUEUE = f"{MODEL}:2"
@@ -203,3 +205,33 @@ def test_a_rolled_back_canary_leaves_what_is_known_of_pools() -> None:
 def test_versions_are_taken_to_be_as_fast_as_their_model() -> None:
     pool = a_pool(MemoryProvider(ManualClock()), rates={MODEL: 3.0})
     assert rates_of(pool, (MODEL, QUEUE), None, []) == {MODEL: 3.0, QUEUE: 3.0}
+
+
+def test_what_arrives_is_forecast_for_those_who_serve_its_queue_now() -> None:
+    clock = ManualClock()
+    arrivals = Arrivals(clock.now())
+    came = {MODEL: 60, CANARY: 30, f"{MODEL}:1": 5, QUEUE: 3, f"{MODEL}:3": 2, "demo/other:7": 4}
+    for _ in range(30):
+        arrivals.fresh.update(came)
+        arrivals.close(clock.now())
+        clock.advance(10)
+    now = clock.now()
+    counts = arrived([arrivals.dump()], now)
+    workers = [
+        a_worker(clock, each, models={MODEL: each}, pool=pool)
+        for each, pool in (("1", "gpu"), ("2", "canary"))
+    ]
+
+    def asked(life: Life, workers: list[WorkerInfo]) -> dict[str, float]:
+        found = demands([], counts, None, now, [MODEL, QUEUE], {}, drawn_by({MODEL: life}, workers))
+        assert all(each.minutes[-1:] == tuple(6 * n for n in each.tens[-1:]) for each in found)
+        return {each.model: sum(each.tens[-1:]) for each in found}
+
+    others = {"demo/other": 4}
+    canary = a_life(now, canary="2")
+    assert asked(canary, workers) == {MODEL: 65, QUEUE: 33, **others}
+    assert asked(canary, workers[:1]) == {MODEL: 95, QUEUE: 3, **others}
+    promoted = promote(canary, None, who="anna", at=now)
+    assert asked(promoted, workers) == {MODEL: 93, QUEUE: 0, **others}
+    left = roll_back(canary, who="anna", at=now)
+    assert asked(left, workers) == {MODEL: 95, QUEUE: 3, **others}

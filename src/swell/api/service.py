@@ -552,8 +552,8 @@ class Service:
         assert task.run is not None, "it has stages"
         self._learn_pack(task)
         self.learn(brief_of_stage(task, task.run.done[-1]))
-        arrivals, model = self.scaling.arrivals.fresh, task.stage_model
-        arrivals[model] = arrivals.get(model, 0) + task.count
+        arrivals, queue = self.scaling.arrivals.fresh, task.queue
+        arrivals[queue] = arrivals.get(queue, 0) + task.count
 
     def _learn_pack(self, task: Task) -> None:
         """Learn how large packs are, from a task that has succeeded or a stage that is over."""

@@ -348,9 +348,9 @@ async def note_new(service: Service, accepted: list[Accepted]) -> None:
     if fresh:
         counts, arrivals = service.metrics.accepted, service.scaling.arrivals.fresh
         for task in fresh:
-            model, wanted = task.model, task.stage_model
+            model, queue = task.model, task.queue
             counts[model] = counts.get(model, 0) + 1
-            arrivals[wanted] = arrivals.get(wanted, 0) + task.count
+            arrivals[queue] = arrivals.get(queue, 0) + task.count
         await service.broker.offer(fresh)
 
 

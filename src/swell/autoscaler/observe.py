@@ -538,15 +538,21 @@ def demands(
 
     Args:
         depths: Of all queues.
-        counts: What arrived.
+        counts: What arrived, by queue.
         work: What backends know.
         now: The time.
         models: Told of even where nothing is asked of them.
         usual: Model → what usually comes at this time of the week.
-        drawn: Of a queue, as what it is drawn. A version that no pool brings asks for nothing.
+        drawn: Of a queue, as what it is drawn, now: who serves it draws what arrived in it before.
+            A version that no pool brings asks for nothing.
     """
     per_task = {} if work is None else work.counts
-    found: dict[str, _Asked] = {model: _Asked() for model in (*models, *counts)}
+    found: dict[str, _Asked] = {model: _Asked() for model in models}
+    for queue, came in counts.items():
+        what = drawn(queue)
+        if what == model_of(what) or what in found:
+            asked = found.setdefault(what, _Asked())
+            asked.came = came if asked.came is None else asked.came.with_(came)
     for depth in depths:
         what = drawn(depth.queue)
         model = model_of(what)
@@ -564,8 +570,8 @@ def demands(
             waiting=float(asked.waiting),
             leased=asked.leased,
             oldest_s=max(0.0, asked.oldest_s),
-            minutes=counts.get(model, nothing).minutes,
-            tens=counts.get(model, nothing).tens,
+            minutes=(asked.came or nothing).minutes,
+            tens=(asked.came or nothing).tens,
             usual=usual.get(model, Usual()).ahead,
             usual_before=usual.get(model, Usual()).before,
         )
@@ -578,6 +584,7 @@ class _Asked:
     waiting: int = 0
     leased: float = 0.0
     oldest_s: float = 0.0
+    came: Arrived | None = None
 
 
 def rates_of(
