@@ -363,6 +363,21 @@ async def test_credits_are_held_in_proportion_to_the_pack(world: World) -> None:
     assert await account(world) == Account(granted=100_000, spent=40_000)
 
 
+async def test_the_estimate_of_a_pack_grows_with_it(world: World) -> None:
+    worker = await world.register(SCENES, slots=1)
+    await submit(world, model="demo/scenes", input={"scenes": ["a", "b"]})
+    await made(world, worker, 2, took_s=10)
+    large = {"model": "demo/scenes", "input": {"scenes": list("abcdefgh")}}
+    told = (await world.anna("POST", "/v1/estimate", large)).json
+    usual = (await world.anna("POST", "/v1/estimate", {**large, "input": {}})).json
+    for each, times in ((usual, 1), (told, 4)):
+        assert each["finish_s"]["median"] == pytest.approx(times * 10, rel=0.01)
+        assert each["cost_micros"] == times * 10_000
+    refused = await submit(world, **large, finish_by_s=30)
+    assert (refused.status, refused.json["code"]) == (503, "would_expire")
+    assert (await submit(world, **large, finish_by_s=50)).status == 202
+
+
 async def test_where_pools_have_no_price_the_samples_of_a_pack_have_one() -> None:
     async with a_world(sample_micros=500) as world:
         worker = await world.register(SCENES)

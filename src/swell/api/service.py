@@ -64,7 +64,7 @@ from swell.fairness import band
 from swell.ledger import cost_micros
 from swell.objects import Objects
 from swell.registry import Scope
-from swell.stages import Sight, stages_ahead
+from swell.stages import Sight, Stage, stages_ahead
 from swell.task import NewTask, Task, TaskState, has_gone_on
 from swell.weights.chunks import is_chunk_key
 from swell.weights.store import Manifests, WeightStore
@@ -328,11 +328,17 @@ class Service:
         stats = self.times.stats(model)
         count = 1 if stats is None else max(1, round(stats.mean_count))
         new = NewTask(model=model, queue=queue, input=msgspec.Raw(b"{}"), count=count)
-        told = await self._at(new, ready, samples)
+        told = await self._at(new, ready, samples, size=1.0)
         return told and told[0]
 
     async def _at(
-        self, task: Task | NewTask, ahead: int, samples: int, *, later: int = 0
+        self,
+        task: Task | NewTask,
+        ahead: int,
+        samples: int,
+        *,
+        later: int = 0,
+        size: float | None = None,
     ) -> tuple[Estimate, Promise] | None:
         """Return when a task starts and ends, and from what that was told; None before one of its
         model has ended.
@@ -342,6 +348,7 @@ class Service:
             ahead: How many wait before it.
             samples: Of these.
             later: How many that its workers hold come not before it, itself included.
+            size: As of `_pack_size`, where that is known.
         """
         stats = self.times.stats(task.stage_model)
         if stats is None:
@@ -375,7 +382,7 @@ class Service:
             load,
             workers=max(1, workers),
             at_once=at_once,
-            count=task.count,
+            count=task.count * (self._pack_size(task) if size is None else size),
             ready_in_s=ready_in_s,
             coming=coming,
         )
@@ -391,20 +398,34 @@ class Service:
         pipeline, where that is so of a stage that may run.
         """
         if new.run is None:
-            return self._expected_micros(new.model, new.count, pack_of(self.cards, new))
-        sight = Sight(new.run.pipeline, new.input)
+            return self._expected_micros(new.model, new.count, self._pack_size(new))
         found = [
             self._expected_micros(
-                stage.model,
-                new.count if stage.counts else 1,
-                pack_of_stage(self.cards, stage, sight),
+                stage.model, new.count if stage.counts else 1, self._pack_size(new, stage)
             )
             for stage in stages_ahead(new.run, new.input)
         ]
         costs = [each for each in found if each is not None]
         return sum(costs) if len(costs) == len(found) else None
 
-    def _expected_micros(self, model: str, count: int, pack: int) -> int | None:
+    def _pack_size(self, task: Task | NewTask, stage: Stage | None = None) -> float:
+        """Return how many times as many samples a task's pack has as those of its model usually.
+
+        Args:
+            task: Which one.
+            stage: Of its pipeline; the one that it is at where it is None.
+        """
+        run = task.run
+        if run is None:
+            model = task.model
+            size = pack_of(self.cards, task)
+        else:
+            stage = stage or run.stage
+            model = stage.model
+            size = pack_of_stage(self.cards, stage, Sight(run.pipeline, task.input, run.done))
+        return size / (self.times.pack(model) or size)
+
+    def _expected_micros(self, model: str, count: int, size: float) -> int | None:
         stats = self.times.stats(model)
         prices = [
             price
@@ -415,8 +436,7 @@ class Service:
             return None
         pace = self.times.pace(model) or first_pace(stats)
         load = load_of(stats, 1, count, pace=pace)
-        seconds = load.seconds * pack / (self.times.pack(model) or pack)
-        return cost_micros(seconds * max(1.0, stats.ratio_p90), max(prices))
+        return cost_micros(size * load.seconds * max(1.0, stats.ratio_p90), max(prices))
 
     async def _on(self, task: Task | NewTask, eta: Estimate | None) -> Estimate | None:
         """Return the estimate of a whole task: of a pipeline, with the stages that still follow.
@@ -437,7 +457,8 @@ class Service:
                 user=task.user,
             )
             rank = await self.rank_of_new(new)
-            later = await self._at(new, rank.ahead, rank.samples)
+            size = self._pack_size(task, stage)
+            later = await self._at(new, rank.ahead, rank.samples, size=size)
             if later is None:
                 return None
             eta = msgspec.structs.replace(eta, finish=_sum(eta.finish, later[0].finish))
