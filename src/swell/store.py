@@ -41,11 +41,11 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Ended(list[Task | None]):
-    """What became of settlements: the task of each, None where the lease was not held.
+    """What became of tasks that were to be ended; None where that was not theirs to say.
 
     Args:
-        tasks: In the order of the settlements.
-        again: The places of those that were written before, and have changed nothing now.
+        tasks: In the order in which they were named.
+        again: The places of those that had ended so before, and have not changed now.
     """
 
     def __init__(self, tasks: Iterable[Task | None] = (), again: Iterable[int] = ()) -> None:
@@ -195,8 +195,12 @@ class Store(Protocol):
         """Let leases run for `lease_s` seconds from now."""
         ...
 
-    async def cancel(self, task_ids: Sequence[str]) -> list[Task | None]:
-        """Cancel tasks: queued ones end, running ones are marked, ended ones stay as they are."""
+    async def cancel(self, task_ids: Sequence[str]) -> Ended:
+        """Cancel tasks: queued ones end, running ones are marked, ended ones stay as they are.
+
+        None for one that there is not. Of one task no two calls are told that it was theirs which
+        ended it.
+        """
         ...
 
     async def sweep(self, *, limit: int = 1000) -> list[Task]:

@@ -581,6 +581,15 @@ async def test_canceling_a_queued_task_ends_it_and_is_idempotent(world: World) -
     assert await world.lease(worker) == {}
 
 
+async def test_a_task_that_several_cancel_at_once_ends_once(world: World) -> None:
+    await world.register()
+    task = await world.create()
+    path = f"/v1/tasks/{task['id']}/cancel"
+    answers = await asyncio.gather(*(world.anna("POST", path) for _ in range(5)))
+    assert [each.json["state"] for each in answers] == ["canceled"] * 5
+    assert world.service.metrics.ended == {("demo/upper", "canceled"): 1}
+
+
 async def test_canceling_a_running_task_tells_its_worker_at_once(world: World) -> None:
     worker = await world.register()
     task = await world.create()

@@ -158,11 +158,13 @@ async def cancel(service: Service, call: Call) -> Reply:
 
 async def cancel_task(service: Service, before: Task) -> Task:
     """Cancel a task and return it: one that waited has ended, one that runs ends within a step."""
-    task = (await service.store.cancel([before.id]))[0]
+    canceled = await service.store.cancel([before.id])
+    [task] = canceled
     assert task is not None, "the task was there a moment ago, and tasks are never forgotten"
-    if task.state.is_terminal and not before.state.is_terminal:
-        service.count_end(task)
-        await service.changed([task])
+    if task.state.is_terminal:
+        if not canceled.again:
+            service.count_end(task)
+            await service.changed([task])
     elif task.cancel_requested:
         service.fleet.stop([task])
         # Its worker may call another backend.

@@ -216,17 +216,20 @@ class MemoryStore(MemorySharing):
             states.append(HoldState(is_held=True, cancel_requested=task.cancel_requested))
         return states
 
-    async def cancel(self, task_ids: Sequence[str]) -> list[Task | None]:
+    async def cancel(self, task_ids: Sequence[str]) -> Ended:
         """See `Store.cancel`."""
         now = self._clock.now()
         canceled: list[Task | None] = []
-        for task_id in task_ids:
+        again = []
+        for place, task_id in enumerate(task_ids):
             task = self._tasks.get(task_id)
-            if task is not None:
+            if task is not None and task.state.is_terminal:
+                again.append(place)
+            elif task is not None:
                 task = life.cancel(task, now=now)
                 self._put(task)
             canceled.append(task)
-        return canceled
+        return Ended(canceled, again)
 
     async def sweep(self, *, limit: int = 1000) -> list[Task]:
         """See `Store.sweep`."""

@@ -256,12 +256,16 @@ def extend(session: Session, hold: Hold, until: datetime) -> HoldState:
     return HoldState(is_held=True, cancel_requested=task.cancel_requested)
 
 
-def cancel(session: Session, task_id: str) -> Task | None:
-    """Cancel a task. See `Store.cancel`."""
-    task = session.get(task_id)
-    if task is None:
-        return None
-    canceled = life.cancel(task, now=session.now)
-    if canceled is not task:
-        session.put(canceled)
-    return canceled
+def cancel(session: Session, task_ids: Sequence[str]) -> Ended:
+    """Cancel tasks. See `Store.cancel`."""
+    tasks: list[Task | None] = []
+    again = []
+    for place, task_id in enumerate(task_ids):
+        task = session.get(task_id)
+        if task is not None and task.state.is_terminal:
+            again.append(place)
+        elif task is not None:
+            task = life.cancel(task, now=session.now)
+            session.put(task)
+        tasks.append(task)
+    return Ended(tasks, again)

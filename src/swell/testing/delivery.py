@@ -625,7 +625,9 @@ class LifeConformance:
 
     async def test_a_queued_task_is_canceled_at_once(self, delivery: Delivery) -> None:
         (task,) = await delivery.submit(a_new_task())
-        (canceled,) = await delivery.store.cancel([task.id])
+        calls = await asyncio.gather(*(delivery.store.cancel([task.id]) for _ in range(3)))
+        assert sorted(len(each.again) for each in calls) == [0, 1, 1]
+        (canceled,) = calls[0]
         assert canceled is not None
         assert canceled.state is TaskState.CANCELED
         await delivery.broker.ack([canceled])
@@ -657,7 +659,9 @@ class LifeConformance:
         await delivery.submit(a_new_task())
         (held,) = await delivery.lease()
         await delivery.settle(held)
-        ended, unknown = await delivery.store.cancel([held.id, "0" * 32])
+        told = await delivery.store.cancel([held.id, "0" * 32])
+        ended, unknown = told
+        assert told.again == {0}
         assert ended is not None
         assert ended.state is TaskState.SUCCEEDED
         assert unknown is None

@@ -48,7 +48,9 @@ class SharedConformance:
         (ended,) = await one.settle(held, outcome=a_success(b'"DONE"'))
         assert ended is not None
         assert (await two.get(task)).state is TaskState.SUCCEEDED
-        assert await two.settle(held, outcome=a_failure()) == [ended]
+        again = await two.store.settle([a_settlement(held, a_failure())])
+        assert again == [ended]
+        assert again.again == {0}
 
     async def test_leases_of_two_backends_share_no_task(self, pair: Pair) -> None:
         tasks = await pair[0].submit(*(a_new_task(key_id=f"key-{n % 3}") for n in range(120)))
@@ -170,13 +172,16 @@ class SharedConformance:
             (held,) = await pair[turn % 2].lease()
             pair[0].clock.advance(31)
             told = [a_settlement(held, a_success(b'"one"')), a_settlement(held, a_failure())]
-            await asyncio.gather(
+            *ended, swept, also_swept = await asyncio.gather(
                 pair[0].store.settle(told[:1]),
                 pair[1].store.settle(told[1:]),
+                pair[turn % 2].store.cancel([held.id]),
                 pair[0].store.sweep(),
                 pair[1].store.sweep(),
-                pair[turn % 2].store.cancel([held.id]),
             )
+            fresh = [task for each in ended if not each.again for task in each if task is not None]
+            heard = [task for task in (*fresh, *swept, *also_swept) if task.state.is_terminal]
+            assert [each.id for each in heard] == [task.id], "one call is told that it was new"
             ends = [await each.get(task) for each in pair for _ in range(2)]
             assert ends[0].state.is_terminal
             assert all(end == ends[0] for end in ends)

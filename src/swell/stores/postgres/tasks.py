@@ -153,11 +153,11 @@ class PostgresStore(PostgresSharing):
         self._doubt(holds)
         return await self._database.write(action, wants=[hold.task_id for hold in holds])
 
-    async def cancel(self, task_ids: Sequence[str]) -> list[Task | None]:
+    async def cancel(self, task_ids: Sequence[str]) -> Ended:
         """See `Store.cancel`."""
 
-        async def action(session: Session) -> list[Task | None]:
-            return [steps.cancel(session, task_id) for task_id in task_ids]
+        async def action(session: Session) -> Ended:
+            return steps.cancel(session, task_ids)
 
         return await self._database.write(action, wants=task_ids)
 

@@ -134,11 +134,9 @@ class SqliteStore(SqliteSharing):
 
         return await self._database.write(action)
 
-    async def cancel(self, task_ids: Sequence[str]) -> list[Task | None]:
+    async def cancel(self, task_ids: Sequence[str]) -> Ended:
         """See `Store.cancel`."""
-        return await self._database.write(
-            lambda session: [steps.cancel(session, task_id) for task_id in task_ids]
-        )
+        return await self._database.write(lambda session: steps.cancel(session, task_ids))
 
     async def sweep(self, *, limit: int = 1000) -> list[Task]:
         """See `Store.sweep`."""
