@@ -10,7 +10,9 @@ from api_harness import World, a_world, succeeded
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swell.api.news import take_events
 from swell.api.pace import Meter, Pace, Window, learn
+from swell.events import Brief, Event, EventKind
 
 RUN_S = 0.2
 
@@ -229,3 +231,16 @@ async def test_a_task_does_not_wait_for_itself_where_a_worker_has_taken_it_at_on
     ends = [expected for _, expected in await world.service.places(tasks)]
     found = [None if each is None else each.finish.median for each in ends]
     assert found == pytest.approx([RUN_S, 2 * RUN_S, 3 * RUN_S], abs=0.002)
+
+
+async def test_what_another_backend_tells_twice_is_learnt_once(world: World) -> None:
+    worker = await world.register(slots=1)
+    brief = Brief("demo/upper", 1, worker, 1, RUN_S, RUN_S)
+    started = Event(task_id="t", id=1, kind=EventKind.STARTED, brief=brief)
+    ended = Event(task_id="t", id=2, kind=EventKind.SUCCEEDED, brief=brief)
+    take_events(world.service, [started, ended])
+    take_events(world.service, [ended])
+    stats = world.service.times.stats("demo/upper")
+    assert stats is not None
+    assert stats.n == 1
+    assert world.service.fleet.held_tasks() == []
