@@ -23,8 +23,8 @@ __all__ = ["Machine", "booted", "environment_of_script"]
 
 #: What the script may use of this machine; systemd-run is not among it.
 _TOOLS: Final = (
-    *("cat", "chown", "cp", "curl", "date", "echo", "mkdir", "rm", "sed", "sh", "sleep", "sync"),
-    "touch",
+    *("cat", "chown", "cp", "curl", "date", "echo", "grep", "mkdir", "rm", "sed", "sh", "sleep"),
+    *("sync", "touch"),
 )
 
 _ENGINE: Final = """#!/bin/sh
@@ -91,7 +91,7 @@ def booted(
 
     Args:
         script: As the provider made it.
-        answers: Of the metadata service: how a path begins → what is there.
+        answers: Of the metadata service: how a path begins → what is there; it may change.
         folder: For all that it writes.
         notes: Beginnings, such as `no-image`.
     """
@@ -145,7 +145,7 @@ def environment_of_script(script: str, answers: Mapping[str, str], folder: Path)
 def _metadata(answers: Mapping[str, str]) -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            for start, text in answers.items():
+            for start, text in list(answers.items()):
                 if self.path.startswith(start):
                     self.send_response(200)
                     self.end_headers()

@@ -245,11 +245,14 @@ def pool_models(settings: Settings) -> list[str]:
 
 
 def needs_token(settings: Settings) -> list[str]:
-    """Return the pools whose workers outlive this process, so that they need a key that does."""
+    """Return the pools whose workers outlive this process, so that they need a key that does.
+
+    Workers that others start bring their own.
+    """
     return [
         name
         for name, table in settings.pools.items()
-        if table.provider != "process" or table.options.get("outlives")
+        if table.provider not in ("process", "external") or table.options.get("outlives")
     ]
 
 
@@ -259,8 +262,9 @@ def check_token(settings: Settings) -> None:
     Raises:
         InvalidRequest: They have none.
     """
-    if settings.pools and not settings.autoscale.token.get_secret_value():
-        names = needs_token(settings) or list(settings.pools)
+    launched = [name for name, each in settings.pools.items() if each.provider != "external"]
+    if launched and not settings.autoscale.token.get_secret_value():
+        names = needs_token(settings) or launched
         raise InvalidRequest(
             f"workers of {', '.join(names)} need a key that outlives this process: make one with "
             "`swell keys create workers --scope worker`, and set autoscale.token, or name its file "

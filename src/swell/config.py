@@ -67,6 +67,7 @@ __all__ = [
     "environment_of",
     "hide_secrets",
     "load",
+    "notify_socket",
     "process_environment",
     "quieten_libraries",
     "replace_environment",
@@ -1292,6 +1293,14 @@ def argos_folders() -> tuple[Path, ...]:
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     named = os.environ.get("ARGOS_PACKAGES_DIR")
     return ((Path(named),) if named else ()) + (Path(data) / "argos-translate" / "packages",)
+
+
+def notify_socket() -> str | None:
+    """Return where whoever manages services wants to be told that this one is ready, if he does.
+
+    Source: sd_notify(3); a leading `@` stands for a name that is no file.
+    """
+    return os.environ.get("NOTIFY_SOCKET") or None
 
 
 def quieten_libraries() -> None:

@@ -69,5 +69,8 @@ def test_the_events_of_amazon_are_those_that_are_understood() -> None:
 
 def test_figures_and_files_that_are_named_are_there() -> None:
     assert "[fleet-providers]" in (ROOT / "benchmarks" / "figures.toml").read_text()
-    shown = ROOT / "deploy" / "cloud-init" / "worker.sh"
-    assert subprocess.run(["sh", "-n", shown], check=False).returncode == 0
+    scripts = sorted((ROOT / "deploy" / "cloud-init").glob("*.sh"))
+    assert [each.name for each in scripts] == ["aws.sh", "azure.sh", "gcp.sh"]
+    for shown in scripts:
+        assert f"cloud-init/{shown.name}" in PAGE
+        assert subprocess.run(["sh", "-n", shown], check=False).returncode == 0

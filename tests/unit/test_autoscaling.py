@@ -125,6 +125,14 @@ def test_workers_that_outlive_the_backend_need_a_key_that_does(tmp_path: Path) -
     check_token(settings(tmp_path, ""))
 
 
+def test_workers_that_others_start_bring_their_own_key(tmp_path: Path) -> None:
+    text = '[pools.a]\nmodels = ["x/y"]\nprovider = "external"\n'
+    assert needs_token(settings(tmp_path, text)) == []
+    check_token(settings(tmp_path, text))
+    with pytest.raises(InvalidRequest, match="workers of b need a key"):
+        check_token(settings(tmp_path, text + '[pools.b]\nmodels = ["x/y"]\n'))
+
+
 async def test_a_worker_of_a_pool_is_told_its_pool_models_and_way(tmp_path: Path) -> None:
     told = await launched(settings(tmp_path), "gpu")
     assert told["SWELL_WORKER__POOL"] == "gpu"

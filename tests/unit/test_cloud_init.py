@@ -1,5 +1,9 @@
 """What a machine of a cloud does when it starts."""
 
+import os
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,8 @@ from booted import booted
 from swell.errors import InvalidInput
 from swell.providers.cloud_init import Cloud, render
 from swell.providers.options import MachineOptions
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "deploy" / "cloud-init"
 
 WORKER = {"SWELL_WORKER__URL": "https://swell.example", "SWELL_WORKER__TOKEN": "swell_a$b'c\"d \\e"}
 
@@ -61,6 +67,48 @@ def test_a_machine_that_is_shut_down_lets_its_worker_drain(tmp_path: Path) -> No
         assert ["stop", "--time", "45", "swell-worker"] in machine.calls()
 
 
+@pytest.mark.parametrize(
+    ("cloud", "path", "before", "notice"),
+    [
+        (
+            *("aws", "/latest/meta-data/spot/instance-action", None),
+            '{"action": "terminate", "time": "2026-11-26T09:32:00Z"}',
+        ),
+        (
+            *("azure", "/metadata/scheduledevents?", '{"DocumentIncarnation": 1, "Events": []}'),
+            '{"DocumentIncarnation": 2, "Events": [{"EventType": "Preempt"}]}',
+        ),
+    ],
+)
+def test_a_spot_machine_that_is_taken_back_has_its_worker_hand_over(
+    cloud: Cloud, path: str, before: str | None, notice: str, tmp_path: Path
+) -> None:
+    script = render(cloud, options(tmp_path, spot=True), WORKER)
+    assert "sleep 5\n" in script
+    answers = ANSWERS[cloud] | ({path: before} if before else {})
+    hasty = script.replace("sleep 5\n", "sleep 0.05\n")
+    with booted(hasty, answers, tmp_path / "machine") as machine:
+        machine.until("waits")
+        # While nothing is said it goes on.
+        assert [call for call in machine.calls() if call[0] == "stop"] == []
+        answers[path] = notice
+        machine.until("shutdown")
+        left_s = machine.environment()["SWELL_WORKER__KILLED_AFTER_S"]
+        assert ["stop", "--time", left_s, "swell-worker"] in machine.calls()
+
+
+@pytest.mark.parametrize(("cloud", "most_s"), [("aws", 110), ("gcp", 25), ("azure", 25)])
+def test_a_spot_machine_takes_no_longer_than_its_cloud_leaves_it(
+    cloud: Cloud, most_s: int, tmp_path: Path
+) -> None:
+    for drain_s in (10, 300):
+        spot = render(cloud, options(tmp_path, spot=True, drain_s=drain_s), WORKER)
+        assert f"SWELL_WORKER__KILLED_AFTER_S={min(drain_s, most_s)}\n" in spot
+        usual = render(cloud, options(tmp_path, drain_s=drain_s), WORKER)
+        assert f"SWELL_WORKER__KILLED_AFTER_S={drain_s}\n" in usual
+        assert "noticed" not in usual
+
+
 def test_a_machine_whose_worker_does_not_run_in_time_shuts_itself_down(tmp_path: Path) -> None:
     script = render("gcp", options(tmp_path), WORKER)
     assert "1800" in script
@@ -109,12 +157,32 @@ def test_an_image_whose_name_the_shell_would_read_otherwise_is_refused(
         render("aws", options(tmp_path, image=image), WORKER)
 
 
-def test_the_example_is_what_comes_out() -> None:
-    path = Path(__file__).resolve().parents[2] / "deploy" / "cloud-init" / "worker.sh"
-    chosen = MachineOptions(image="registry.example/poster:1")
+@pytest.mark.parametrize("cloud", list(ANSWERS))
+def test_the_examples_are_what_comes_out(cloud: Cloud) -> None:
+    chosen = MachineOptions(image="registry.example/poster:1", spot=True)
     environment = {
         "SWELL_WORKER__POOL": "gpu",
         "SWELL_WORKER__TOKEN": "swell_the-key-of-a-worker",
         "SWELL_WORKER__URL": "https://swell.example",
     }
-    assert path.read_text() == render("aws", chosen, environment)
+    assert (EXAMPLES / f"{cloud}.sh").read_text() == render(cloud, chosen, environment)
+
+
+def test_the_machine_image_is_made_of_what_cloud_init_takes(tmp_path: Path) -> None:
+    if shutil.which("cloud-init") is None:
+        why = "cloud-init is missing: apt-get install cloud-init"
+        pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
+    text = (EXAMPLES / "gpu-image.yaml").read_text()
+    assert verdict(text, tmp_path) == 0
+    # The check sees what is wrong.
+    assert verdict(text.replace("runcmd:", "runcmnd:"), tmp_path) != 0
+    assert verdict(text.replace("mode: poweroff", "mode: sleep"), tmp_path) != 0
+    for script in re.findall(r"  - \|\n((?:    .*\n)+)", text):
+        assert subprocess.run(["sh", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def verdict(text: str, folder: Path) -> int:
+    path = folder / "user-data.yaml"
+    path.write_text(text)
+    command = ["cloud-init", "schema", "--config-file", str(path), "--schema-type", "cloud-config"]
+    return subprocess.run(command, capture_output=True, check=False).returncode

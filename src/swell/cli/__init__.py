@@ -44,6 +44,7 @@ _COMMANDS: Final = {
     "config": ("config", "app"),
     "backup": ("backup", "backup"),
     "db": ("db", "app"),
+    "deploy": ("deploy", "app"),
     "doctor": ("doctor", "doctor"),
     "health": ("health", "health"),
     "demo": ("demo", "demo"),

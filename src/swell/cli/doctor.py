@@ -20,8 +20,7 @@ from swell.cli.follow import follow, send
 from swell.cli.keyring import Keyring
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, print_json, seconds, talk
-from swell.cli.output import data as stdout
-from swell.cli.parts import Finding, examine, file_limit, tls
+from swell.cli.parts import Finding, examine, file_limit, tell, tls
 from swell.cli.redirect import stdout_for_data
 from swell.cli.remote import Remote
 from swell.cli.up import run_up
@@ -57,7 +56,7 @@ def doctor(as_json: Json = False, data: Data = None, config: Config = None) -> N
         findings += found
         if not as_json:
             for finding in found:
-                _tell(finding)
+                tell(finding)
     if as_json:
         print_json([asdict(finding) for finding in findings])
     bad = [finding.name for finding in findings if finding.grade == "fail"]
@@ -198,10 +197,3 @@ async def _within(work: Any, limit_s: float) -> None:
             await work
     except TimeoutError:
         raise CommandFailed(f"it did not come back within {limit_s:.0f} s") from None
-
-
-def _tell(finding: Finding) -> None:
-    marks = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
-    mark = marks[finding.grade]
-    stdout.print(f"{mark} {finding.name:18}", end=" ")
-    stdout.print(finding.detail, markup=False)

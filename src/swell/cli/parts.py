@@ -24,6 +24,7 @@ from swell.api.settings import Backend
 from swell.brokers.lanes import Lane, Letter, Queues, read
 from swell.bus import Bus
 from swell.cli.output import CommandFailed
+from swell.cli.output import data as stdout
 from swell.cli.remote import Remote
 from swell.cli.tls import open_cert
 from swell.client.access import Access, read_access
@@ -53,7 +54,7 @@ from swell.wiring import (
 if TYPE_CHECKING:
     from cryptography import x509
 
-__all__ = ["Finding", "examine", "file_limit", "tls"]
+__all__ = ["Finding", "examine", "file_limit", "tell", "tls"]
 
 #: How long any part may take to answer, in seconds.
 _PATIENCE_S: Final = 15.0
@@ -87,6 +88,19 @@ class Finding:
     #: `ok`, `warn` or `fail`.
     grade: str
     detail: str
+    #: Why it matters, and what mends it, where the detail does not say it.
+    why: str = ""
+    mend: str = ""
+
+
+def tell(finding: Finding) -> None:
+    """Print a finding for people."""
+    marks = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
+    stdout.print(f"{marks[finding.grade]} {finding.name:18}", end=" ")
+    stdout.print(finding.detail, markup=False)
+    for head, text in (("why", finding.why), ("do", finding.mend)):
+        if text:
+            stdout.print(f"{'':24}{head}: {text}", markup=False)
 
 
 def _ok(detail: str) -> Finding:

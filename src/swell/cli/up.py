@@ -21,6 +21,7 @@ from swell.autoscaling import needs_token
 from swell.cli.added import optional_names, with_added
 from swell.cli.inputs import as_flags, parse_inputs
 from swell.cli.keyring import Keyring, open_keyring
+from swell.cli.notify import tell_ready
 from swell.cli.options import Config, Data, Models, places, settings_from
 from swell.cli.output import CommandFailed, Exit, talk
 from swell.cli.output import data as stdout
@@ -186,6 +187,7 @@ def _teller(settings: Settings, as_json: bool, found_by: str) -> OnReady:
             talk.print(f"[yellow]left out[/] {escape(name)}: it cannot be loaded, see {logs}")
         command = trial(served(cards, there, names), found_by)
         _tell_ready(keyring.access.url, key, as_json, command)
+        tell_ready()
         return False
 
     return ready
@@ -272,7 +274,12 @@ def _pools_of(settings: Settings) -> list[str]:
     """Return the pools of the workers that are started beside the backend."""
     if settings.pool.workers > 0:
         return [settings.worker.pool]
-    return [name for name in settings.pools if name not in needs_token(settings)]
+    outliving = needs_token(settings)
+    return [
+        name
+        for name, table in settings.pools.items()
+        if name not in outliving and table.provider != "external"
+    ]
 
 
 async def _until_done(

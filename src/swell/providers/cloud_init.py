@@ -6,7 +6,8 @@ driver and NVIDIA's container toolkit. An example of what comes out is in `deplo
 
 The bill ends with the worker: when the container is over, however that came, the machine shuts
 itself down. A timer does the same where the worker does not run in time, since a machine that
-cannot pull its image costs as much as one that works.
+cannot pull its image costs as much as one that works. A spot machine is told before it is taken
+back (on Google by being shut down), and has its worker hand over within what is left.
 
 The worker's token stands in this text, so in the machine's user data, which its root and whoever
 may read the cloud's description of it can see.
@@ -15,7 +16,11 @@ Source:
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html,
     https://docs.cloud.google.com/compute/docs/metadata/querying-metadata,
     https://learn.microsoft.com/azure/virtual-machines/instance-metadata-service:
-    where a machine asks who it is.
+    where a machine asks who it is;
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
+    (two minutes), https://docs.cloud.google.com/compute/docs/instances/spot (up to 30 seconds),
+    https://learn.microsoft.com/azure/virtual-machines/spot-vms (30 seconds at least): how it is
+    told that it goes.
 """
 
 import math
@@ -54,6 +59,40 @@ _ASK: Final[Mapping[Cloud, tuple[str, str]]] = {
         "http://169.254.169.254",
     ),
 }
+
+#: How long a cloud leaves a spot machine that it takes back, less some seconds, in seconds.
+_NOTICE_S: Final[Mapping[Cloud, int]] = {"aws": 110, "gcp": 25, "azure": 25}
+
+#: How a spot machine learns that it is taken back. Google's is told by being shut down.
+_NOTICED: Final[Mapping[Cloud, str]] = {
+    "aws": (
+        'session="X-aws-ec2-metadata-token: $(look -X PUT \\\n'
+        '        -H "X-aws-ec2-metadata-token-ttl-seconds: 60" "$metadata/latest/api/token")"\n'
+        '    look -H "$session" "$metadata/latest/meta-data/spot/instance-action" | grep -q action'
+    ),
+    "azure": (
+        'look -H "Metadata: true" \\\n'
+        '        "$metadata/metadata/scheduledevents?api-version=2020-07-01" | grep -q Preempt'
+    ),
+}
+
+_WATCH: Final = Template(r"""
+# The cloud says before it takes the machine back: the worker hands over in time, and all ends.
+look() {
+    curl --silent --fail --noproxy '*' --max-time 10 "$$@"
+}
+noticed() {
+    $noticed
+}
+(
+    trap - EXIT TERM INT
+    until noticed; do
+        sleep 5
+    done
+    echo "the cloud takes this machine back: the worker is told" >&2
+    $engine stop --time $drain_s swell-worker
+) &
+""")
 
 _SCRIPT: Final = Template(r"""#!/bin/sh
 # Runs one Swell worker, and shuts this machine down when it is over.
@@ -126,7 +165,7 @@ $engine run --name swell-worker --detach --restart no --stop-timeout $drain_s \
     --env-file "$$dir/env" $gpus--volume $weights_dir:/var/lib/swell/weights $image || exit 1
 rm -f "$$dir/env"
 touch "$$dir/runs"
-
+$watch
 # A machine that is shut down lets the worker finish, or hand over what it holds.
 trap '$engine stop --time $drain_s swell-worker; exit 0' TERM INT
 $engine logs --follow swell-worker &
@@ -155,6 +194,9 @@ def render(cloud: Cloud, options: MachineOptions, environment: Mapping[str, str]
         raise InvalidInput(f"{options.image[:80]!r} is no name of an image: correct options.image")
     ask, metadata = _ASK[cloud]
     drain_s = math.ceil(options.drain_s)
+    if options.spot:
+        drain_s = min(drain_s, _NOTICE_S[cloud])
+    is_watched = options.spot and cloud in _NOTICED
     environment = {KILLED_AFTER_S: str(drain_s), **environment}
     return _SCRIPT.substitute(
         ask=ask,
@@ -169,6 +211,9 @@ def render(cloud: Cloud, options: MachineOptions, environment: Mapping[str, str]
         start_limit_s=math.ceil(options.start_limit_s),
         drain_s=drain_s,
         stop_s=drain_s + 30,
+        watch=_WATCH.substitute(noticed=_NOTICED[cloud], engine=options.engine, drain_s=drain_s)
+        if is_watched
+        else "",
     )
 
 

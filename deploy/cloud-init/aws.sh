@@ -77,6 +77,24 @@ docker run --name swell-worker --detach --restart no --stop-timeout 90 \
 rm -f "$dir/env"
 touch "$dir/runs"
 
+# The cloud says before it takes the machine back: the worker hands over in time, and all ends.
+look() {
+    curl --silent --fail --noproxy '*' --max-time 10 "$@"
+}
+noticed() {
+    session="X-aws-ec2-metadata-token: $(look -X PUT \
+        -H "X-aws-ec2-metadata-token-ttl-seconds: 60" "$metadata/latest/api/token")"
+    look -H "$session" "$metadata/latest/meta-data/spot/instance-action" | grep -q action
+}
+(
+    trap - EXIT TERM INT
+    until noticed; do
+        sleep 5
+    done
+    echo "the cloud takes this machine back: the worker is told" >&2
+    docker stop --time 90 swell-worker
+) &
+
 # A machine that is shut down lets the worker finish, or hand over what it holds.
 trap 'docker stop --time 90 swell-worker; exit 0' TERM INT
 docker logs --follow swell-worker &

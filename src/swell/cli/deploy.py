@@ -1,0 +1,291 @@
+"""`swell deploy`: whether a deployment can go out, and what a machine starts with that joins it."""
+
+import asyncio
+import ctypes
+import secrets
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+import typer
+import uvloop
+
+from swell.api.messages import HealthView
+from swell.api.views import encode
+from swell.cli.deployment import Deployment, judge, worker_url
+from swell.cli.options import Config, Data, Json, settings_from
+from swell.cli.output import CommandFailed, group, print_json, talk
+from swell.cli.output import data as stdout
+from swell.cli.parts import Finding, examine, file_limit, tell, tls
+from swell.clock import Clock, SystemClock
+from swell.config import PoolTable, Settings, hide_secrets, load
+from swell.errors import InvalidRequest, SwellError
+from swell.providers.cloud_init import Cloud, render
+from swell.providers.factory import provider_of
+from swell.providers.options import MachineOptions, checked
+from swell.signing import SigningSecret, SigningSecrets
+from swell.wiring import configure_logging, open_objects
+
+__all__ = ["app"]
+
+app = group("Deployments.")
+
+#: How long anybody may take to answer, in seconds.
+_PATIENCE_S: Final = 15.0
+
+#: What `GET /health/live` answers.
+_ALIVE: Final = encode(HealthView(status="ok"))
+
+#: What `ntp_adjtime` returns where nobody sets the clock. Source: adjtimex(2).
+_TIME_ERROR: Final = 5
+
+#: More than a `struct timex` has, in bytes.
+_TIMEX_BYTES: Final = 512
+
+
+@app.command("check")
+def check(
+    env: Annotated[
+        Path | None,
+        typer.Option(
+            "--env", metavar="FILE", help="Variables as lines NAME=VALUE, instead of those here."
+        ),
+    ] = None,
+    backends: Annotated[
+        int, typer.Option(min=1, help="On how many machines or in how many containers one runs.")
+    ] = 1,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Look at the settings alone, and ask nobody.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 also where something is only doubtful.")
+    ] = False,
+    as_json: Json = False,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Say what is insecure or will not carry a crowd, before it goes out.
+
+    Looks at settings and variables, and tries what they name. Each line says why it matters and
+    what mends it; exits with 1 where something fails.
+    """
+    environment = None if env is None else _variables(env)
+    loaded = load({"data_dir": data}, config=config, environment=environment)
+    settings = loaded.settings
+    configure_logging(settings.log.model_copy(update={"level": "error"}))
+    clock = SystemClock()
+    found = judge(Deployment(settings, backends))
+    found += _file(config)
+    if not offline:
+        with talk.status("what the settings name is tried"):
+            found += [_certificate(settings, clock), replace(file_limit(), name="open files")]
+            found.append(_clock())
+            found += uvloop.run(_tried(settings, clock))
+    found = [replace(each, detail=hide_secrets(each.detail)) for each in found]
+    if as_json:
+        print_json([asdict(each) for each in found])
+    else:
+        for each in found:
+            tell(each)
+    bad = [each.name for each in found if each.grade == "fail" or (strict and each.grade == "warn")]
+    if bad:
+        raise CommandFailed(f"not to go out like this: {', '.join(dict.fromkeys(bad))}")
+
+
+@app.command("machine")
+def machine(
+    cloud: Annotated[Cloud, typer.Argument(help="aws, gcp or azure.")],
+    image: Annotated[str, typer.Option(metavar="NAME", help="The worker's, of `swell build`.")],
+    pool: Annotated[str, typer.Option(help="The pool that it belongs to.")] = "default",
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="The backend (worker.url).")
+    ] = None,
+    gpus: Annotated[bool, typer.Option(help="Whether the worker has the machine's GPUs.")] = True,
+    spot: Annotated[
+        bool, typer.Option("--spot", help="Whether the cloud may take the machine back.")
+    ] = False,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="How long it may finish what it holds, in seconds.")
+    ] = 90.0,
+    config: Config = None,
+) -> None:
+    """Print what a machine of a cloud is started with, so that it joins by URL and key alone.
+
+    The key is worker.token (SWELL_WORKER__TOKEN, or SWELL_WORKER__TOKEN_FILE); it stands in what is
+    printed. The machine pulls the image, runs one worker, hands over when the cloud takes it back,
+    and shuts itself down when the worker has ended.
+    """
+    settings = settings_from(config, None, worker__url=url).settings
+    token = settings.worker.token.get_secret_value()
+    if not token:
+        raise InvalidRequest(
+            "set SWELL_WORKER__TOKEN to a key: `swell keys create NAME --scope worker --pool POOL`"
+        )
+    told = {
+        "SWELL_WORKER__URL": settings.worker.url,
+        "SWELL_WORKER__TOKEN": token,
+        "SWELL_WORKER__POOL": pool,
+    }
+    options = checked(
+        MachineOptions, {"image": image, "gpus": gpus, "spot": spot, "drain_s": drain_s}, "options"
+    )
+    stdout.print(
+        render(cloud, options, told), markup=False, highlight=False, soft_wrap=True, end=""
+    )
+
+
+def _variables(path: Path) -> dict[str, str]:
+    """Return what a file of variables says, as systemd, docker and compose read the same lines.
+
+    Raises:
+        InvalidRequest: It cannot be read, or a line is none.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}") from error
+    found = {}
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        name, is_one, value = text.partition("=")
+        if not is_one:
+            raise InvalidRequest(f"{path}, line {number}: write NAME=VALUE")
+        quote = value[:1]
+        is_quoted = len(value) > 1 and quote in ("'", '"') and value.endswith(quote)
+        found[name.strip()] = value[1:-1] if is_quoted else value
+    return found
+
+
+def _file(config: Path | None) -> list[Finding]:
+    """Return whether others on this machine can read the file that has the settings."""
+    path = config or Path("swell.toml")
+    if not path.is_file():
+        return []
+    if path.stat().st_mode & 0o007:
+        return [
+            Finding(
+                *("settings file", "warn", f"others on this machine can read {path}"),
+                why="settings hold passwords in URLs, and perhaps keys",
+                mend=f"chmod 640 {path}, or give secrets as files (SWELL_…_FILE)",
+            )
+        ]
+    return [Finding("settings file", "ok", f"others on this machine cannot read {path}")]
+
+
+def _certificate(settings: Settings, clock: Clock) -> Finding:
+    try:
+        return replace(tls(settings, clock), name="tls")
+    except SwellError as error:
+        return Finding("tls", "fail", error.detail)
+
+
+def _clock() -> Finding:
+    """Ask the kernel whether somebody sets its clock."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    state = libc.ntp_adjtime(ctypes.create_string_buffer(_TIMEX_BYTES))
+    if state == _TIME_ERROR:
+        return Finding(
+            *("clock", "warn", "nobody sets this machine's clock"),
+            why="signatures of URLs and webhooks go by it, and logs are compared by it",
+            mend="run a time service (systemd-timesyncd, chrony) on the machine itself",
+        )
+    return Finding("clock", "ok", "it is set by a time service" if state >= 0 else "it is not told")
+
+
+async def _tried(settings: Settings, clock: Clock) -> list[Finding]:
+    """Return what came of trying the parts, the address, the bucket's word to pages, and clouds."""
+    # Whether workers are there does not matter before it goes out.
+    found = [each for each in await examine(settings, clock) if each.name != "workers"]
+    found.append(await _limited("who answers", lambda: _answers(settings)))
+    if settings.objects.serve == "redirect":
+        found.append(await _limited("bucket for pages", lambda: _for_pages(settings, clock)))
+    for name, table in settings.pools.items():
+        if table.provider not in ("process", "external"):
+            listing = partial(_listed, name, table, settings, clock)
+            found.append(await _limited(f"pool {name}", listing))
+    return found
+
+
+async def _limited(name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            return await check()
+    except SwellError as error:
+        return Finding(name, "fail", error.detail)
+    except TimeoutError:
+        return Finding(name, "fail", f"no answer within {_PATIENCE_S:.0f} s")
+    except (OSError, aiohttp.ClientError) as error:
+        return Finding(name, "fail", f"{type(error).__name__}: {error}")
+
+
+async def _answers(settings: Settings) -> Finding:
+    """Ask where workers and clients will ask, as one of them that knows nothing of this machine."""
+    url = worker_url(settings)
+    if not url:
+        return Finding("who answers", "ok", "no address is named for workers elsewhere")
+    try:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{url.rstrip('/')}/health/live", allow_redirects=False) as answer,
+        ):
+            if answer.status == 200 and await answer.read() == _ALIVE:
+                return Finding("who answers", "ok", f"a Swell answers at {url}")
+            return Finding(
+                *("who answers", "fail", f"what answers at {url} is no Swell ({answer.status})"),
+                why="workers and clients ask there",
+                mend="let what stands there pass everything on to the backends",
+            )
+    except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+        return Finding(
+            *("who answers", "fail", f"{url} has a certificate that nobody trusts: {error}"),
+            why="workers and clients refuse it",
+            mend="take one of an authority that they know, for this very name",
+        )
+    except (OSError, aiohttp.ClientError):
+        return Finding("who answers", "warn", f"nobody answers at {url} yet")
+
+
+async def _for_pages(settings: Settings, clock: Clock) -> Finding:
+    """Ask the bucket, as a browser does, whether pages may read from it."""
+    secret = SigningSecrets(clock, [SigningSecret(secret=secrets.token_bytes(32))])
+    objects = await open_objects(settings, clock, secret)
+    where = await objects.direct("GET", "deploy/check", 60)
+    if where is None:
+        return Finding("bucket for pages", "ok", "files come from the backends")
+    parts = urlsplit(settings.server.public_url or "https://swell.example")
+    origin = f"{parts.scheme}://{parts.netloc}"
+    asks = {"Origin": origin, "Access-Control-Request-Method": "GET"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.options(where.url, headers=asks) as answer,
+    ):
+        allowed = answer.headers.get("Access-Control-Allow-Origin")
+    if answer.status < 300 and allowed in ("*", origin):
+        return Finding("bucket for pages", "ok", f"pages of {origin} may read from it")
+    return Finding(
+        *("bucket for pages", "warn", f"the bucket lets no page of {origin} read from it"),
+        why="with objects.serve = redirect browsers are sent there, and scripts are refused",
+        mend="give the bucket a CORS rule for GET from that origin, or serve files through",
+    )
+
+
+async def _listed(name: str, table: PoolTable, settings: Settings, clock: Clock) -> Finding:
+    """List a pool's machines, which needs its credentials and changes nothing."""
+    provider = provider_of(
+        *(table.provider, table.options, clock),
+        deployment=settings.autoscale.deployment,
+        where=f"pools.{name}.options",
+        spot=table.spot,
+    )
+    try:
+        there = len(await provider.instances(name))
+    finally:
+        await provider.close()
+    return Finding(f"pool {name}", "ok", f"{table.provider} lists {there} machines of it")

@@ -1,0 +1,426 @@
+"""What of a deployment's settings is insecure, or will not carry a crowd. Pure.
+
+Each rule looks at one thing and says what it found, why that matters and what mends it. `fail` is
+what loses tasks, keys or files, or does not work at all; `warn` what may be meant.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from swell.autoscaling import advice, check_token
+from swell.cli.parts import Finding
+from swell.config import PoolTable, Settings, describe
+from swell.errors import InvalidRequest
+from swell.pool_prices import pool_prices
+from swell.providers.factory import KINDS, options_of
+from swell.providers.options import checked
+from swell.wiring import is_shared, store_file
+
+__all__ = ["Deployment", "judge", "worker_url"]
+
+#: What examples, images and tutorials have as passwords.
+_KNOWN: Final = frozenset(
+    {"admin", "guest", "minio", "minioadmin", "password", "postgres", "root", "secret", "swell"}
+)
+
+#: Shorter secrets are tried out, in characters.
+_FEWEST: Final = 12
+
+#: Common load balancers close what is silent for longer, in seconds.
+_SILENT_S: Final = 55.0
+
+#: Names that end so are of one private network.
+_INSIDE: Final = (".internal", ".local", ".lan", ".svc", ".home.arpa", ".localdomain")
+
+#: Whose workers start on machines of somebody else, beyond any private network.
+_CLOUDS: Final = frozenset({"aws", "gcp", "azure", "skypilot"})
+
+#: Whose workers are on this machine, or somebody else's concern.
+_NEAR: Final = frozenset({"process", "container", "external"})
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What is to go out."""
+
+    settings: Settings
+    #: On how many machines, or in how many containers, a backend will run.
+    backends: int = 1
+
+    @property
+    def is_open(self) -> bool:
+        """Whether others than this machine are to reach it."""
+        server = self.settings.server
+        return server.public_url is not None or not _is_loopback(server.host)
+
+    @property
+    def processes(self) -> int:
+        """How many backend processes there will be."""
+        return self.backends * self.settings.server.processes
+
+
+def judge(deployment: Deployment) -> list[Finding]:
+    """Return what is found, each rule's in turn; a rule without a complaint says `ok`."""
+    found = []
+    for rule in _RULES:
+        told = list(rule(deployment))
+        name = rule.__name__.removeprefix("_").replace("_", " ")
+        found += told or [Finding(name, "ok", (rule.__doc__ or "").partition(".")[0])]
+    return found
+
+
+def worker_url(settings: Settings) -> str:
+    """Return where launched workers will reach the backend; empty where nothing says it."""
+    return settings.autoscale.url or settings.server.public_url or ""
+
+
+# ---- rules: what each says when all is well is the first sentence of its text
+
+
+def _store(deployment: Deployment) -> Iterator[Finding]:
+    """Tasks are kept where all backends find them."""
+    settings = deployment.settings
+    if settings.store.url.startswith("memory:"):
+        yield Finding(
+            *("store", "fail", "tasks are kept in memory"),
+            why="what was accepted is lost with the process",
+            mend="leave store.url out for SQLite, or name PostgreSQL",
+        )
+    elif not is_shared(settings) and deployment.processes > 1:
+        yield Finding(
+            *(
+                "store",
+                "fail",
+                f"{deployment.processes} backend processes, and the store is SQLite",
+            ),
+            why="an SQLite file belongs to one process: the others do not start, or serve tasks of "
+            "their own",
+            mend="set store.url to postgresql://…, or run one backend",
+        )
+    elif store_file(settings) is not None and deployment.is_open and _has_cloud(settings):
+        yield Finding(
+            *("store", "warn", "pools on clouds, and the store is SQLite on one machine"),
+            why="while that machine is away nothing is accepted, and rented workers wait",
+            mend="set store.url to postgresql://… before the crowd comes; till then `swell backup`",
+        )
+
+
+def _database(deployment: Deployment) -> Iterator[Finding]:
+    """What carries tasks between processes is spoken to in private."""
+    settings = deployment.settings
+    for key, url in (
+        ("store.url", settings.store.url),
+        ("broker.url", settings.broker.url),
+        ("bus.url", settings.bus.url),
+    ):
+        parts = urlsplit(url)
+        if not parts.hostname or not _is_beyond(parts.hostname):
+            continue
+        is_safe = (
+            any(mode in parts.query for mode in ("sslmode=require", "sslmode=verify"))
+            if parts.scheme.startswith("postgres")
+            else parts.scheme != "nats"
+        )
+        if not is_safe:
+            yield Finding(
+                *("database", "warn", f"{key} goes to {parts.hostname} without insisting on TLS"),
+                why="keys' hashes, prompts and the password cross a network that others share",
+                mend="add ?sslmode=verify-full for PostgreSQL, write tls://… for NATS",
+            )
+
+
+def _files(deployment: Deployment) -> Iterator[Finding]:
+    """Files lie where all backends find them."""
+    settings = deployment.settings
+    parts = urlsplit(settings.objects.url)
+    if parts.scheme == "memory":
+        yield Finding(
+            *("files", "fail", "files are kept in memory"),
+            why="pictures are lost with the process",
+            mend="leave objects.url out for a folder, or name a bucket",
+        )
+    if parts.scheme in ("", "file") and deployment.backends > 1:
+        yield Finding(
+            *("files", "fail", f"{deployment.backends} backends, and files lie in a folder"),
+            why="a picture that one backend keeps is 404 at the others",
+            mend="set objects.url to s3://…, gs://… or az://…; a folder only if it is one that all "
+            "of them mount",
+        )
+    endpoint = urlsplit(settings.objects.endpoint)
+    if endpoint.scheme == "http" and _is_beyond(endpoint.hostname or ""):
+        yield Finding(
+            *("files", "fail", f"objects.endpoint is {settings.objects.endpoint}, without TLS"),
+            why="signed URLs open files to whoever sees them, for an hour",
+            mend="write https:// and give the bucket's service a certificate",
+        )
+
+
+def _address(deployment: Deployment) -> Iterator[Finding]:
+    """Clients reach it by TLS, under a name that it knows."""
+    server = deployment.settings.server
+    if not deployment.is_open:
+        return
+    if server.public_url is None:
+        if server.tls_cert is None and server.tls == "off":
+            yield Finding(
+                *("address", "fail", f"{server.host} is open to others, without TLS"),
+                why="keys cross the network in the clear",
+                mend="set server.tls_cert and server.tls_key; or put what speaks TLS in front, and "
+                "say so with server.public_url = https://…",
+            )
+        if not server.hosts:
+            yield Finding(
+                *("address", "warn", "neither server.public_url nor server.hosts is set"),
+                why="links in answers and webhooks follow the request's Host, which a caller "
+                "chooses",
+                mend="set server.public_url to what clients call, such as https://swell.example",
+            )
+    elif not server.public_url.startswith("https://") and _is_beyond(
+        urlsplit(server.public_url).hostname or ""
+    ):
+        yield Finding(
+            *("address", "fail", f"server.public_url is {server.public_url}"),
+            why="keys and signed URLs cross the network in the clear",
+            mend="serve by TLS, and write https://",
+        )
+    if server.tls == "self-signed" and server.tls_cert is None:
+        yield Finding(
+            *("address", "warn", "the certificate is one for trials"),
+            why="no client trusts it but those that were given it, and people click it away",
+            mend="set server.tls_cert and server.tls_key, from an authority that clients know",
+        )
+
+
+def _secrets(deployment: Deployment) -> Iterator[Finding]:
+    """No secret is one that everybody knows."""
+    settings = deployment.settings
+    given = {
+        key: unquote(urlsplit(url).password or "")
+        for key, url in (
+            ("store.url", settings.store.url),
+            ("broker.url", settings.broker.url),
+            ("bus.url", settings.bus.url),
+        )
+    }
+    plain: dict[str, Any] = {
+        each.key: _value(settings, each.key).get_secret_value()
+        for each in describe()
+        if each.is_secret
+    }
+    for key, secret in (given | plain).items():
+        if secret and (secret.lower() in _KNOWN or "change" in secret.lower()):
+            yield Finding(
+                *("secrets", "fail", f"what opens {key} is a word of examples"),
+                why="it is the first that anybody tries",
+                mend="make another: openssl rand -hex 24",
+            )
+        elif secret and len(secret) < _FEWEST and not _is_near(deployment, key):
+            yield Finding(
+                *("secrets", "warn", f"what opens {key} has {len(secret)} characters"),
+                why="so few can be tried out",
+                mend="make another: openssl rand -hex 24",
+            )
+
+
+def _pages(deployment: Deployment) -> Iterator[Finding]:
+    """Only named pages may use it from a browser."""
+    if "*" in deployment.settings.server.cors_origins:
+        yield Finding(
+            *("pages", "warn", "server.cors_origins lets every page use it"),
+            why="a page of anybody may spend what a key allows that its reader has typed in there",
+            mend="name the origins of your own pages",
+        )
+
+
+def _limits(deployment: Deployment) -> Iterator[Finding]:
+    """Each key has limits."""
+    chosen = deployment.settings.limits
+    if deployment.is_open and not (
+        chosen.rate_per_s or chosen.tasks_in_flight or chosen.tasks_per_day
+    ):
+        yield Finding(
+            *("limits", "warn", "keys without limits of their own have none"),
+            why="turns keep others served, but one key can fill the queue, and pools grow for it",
+            mend="set limits.tasks_in_flight and limits.rate_per_s, or quotas (`swell quotas`)",
+        )
+
+
+def _retention(deployment: Deployment) -> Iterator[Finding]:
+    """What users sent and got is removed some time."""
+    chosen = deployment.settings.retention
+    unset = [
+        name
+        for name in ("inputs_s", "outputs_s", "tasks_s")
+        if getattr(chosen, name) is None and not chosen.classes
+    ]
+    if unset and deployment.is_open:
+        yield Finding(
+            *("retention", "warn", f"retention.{', retention.'.join(unset)} are unset"),
+            why="prompts, pictures and rows are kept for ever: disk and database grow, and so does "
+            "what a theft would take",
+            mend="set them to what you promise your users, such as 2592000 (30 days)",
+        )
+
+
+def _streams(deployment: Deployment) -> Iterator[Finding]:
+    """Event streams are never silent for long."""
+    keepalive_s = deployment.settings.server.keepalive_s
+    if keepalive_s > _SILENT_S:
+        yield Finding(
+            *("streams", "warn", f"server.keepalive_s is {keepalive_s:g}"),
+            why="load balancers close what is silent for 60 s, so streams would break",
+            mend="leave it at 15, or raise their limit",
+        )
+
+
+def _private_networks(deployment: Deployment) -> Iterator[Finding]:
+    """Users' URLs lead into no private network."""
+    settings = deployment.settings
+    for key, words in (
+        ("webhooks.allow_private_urls", settings.webhooks.allow_private_urls),
+        ("worker.allow_private_urls", settings.worker.allow_private_urls),
+    ):
+        if "any" in words:
+            yield Finding(
+                *("private networks", "fail", f"{key} is any"),
+                why="whoever has a key reaches what this machine reaches: databases, the cloud's "
+                "metadata with its credentials",
+                mend="name the hosts that are meant, such as files.internal:9000",
+            )
+
+
+def _log(deployment: Deployment) -> Iterator[Finding]:
+    """The log tells what machines read."""
+    chosen = deployment.settings.log
+    if chosen.level == "debug" and deployment.is_open:
+        yield Finding(
+            *("log", "warn", "log.level is debug"),
+            why="it costs time and disk with every request",
+            mend="leave it at info",
+        )
+
+
+def _pools(deployment: Deployment) -> Iterator[Finding]:
+    """Pools can be launched, and their workers reach the backend."""
+    settings = deployment.settings
+    try:
+        check_token(settings)
+    except InvalidRequest as error:
+        yield Finding(
+            *("pools", "fail", "launched workers would have no key"),
+            why="what a restart of the backend takes away, machines that go on cannot have",
+            mend=error.detail,
+        )
+    for name, table in settings.pools.items():
+        yield from _pool(name, table, settings)
+    for line in advice(settings, pool_prices(settings)) if settings.pools else []:
+        yield Finding("pools", "warn", line)
+
+
+def _pool(name: str, table: PoolTable, settings: Settings) -> Iterator[Finding]:
+    where = f"pool {name}"
+    if table.provider == "process":
+        return
+    try:
+        options: Any = checked(options_of(table.provider), table.options, f"pools.{name}.options")
+    except InvalidRequest as error:
+        yield Finding(
+            *(where, "fail", error.detail),
+            why="the autoscaler does not start",
+            mend=f"see the options of {table.provider}"
+            if table.provider in KINDS
+            else "name a provider that there is",
+        )
+        return
+    image = getattr(options, "image", "")
+    if image and "@" not in image and _tag(image) in ("", "latest"):
+        yield Finding(
+            *(where, "warn", f"its image {image} has no version"),
+            why="workers that start tomorrow may run another model than those of today",
+            mend="give it a tag of its own, or a digest",
+        )
+    drain_s = getattr(options, "drain_s", None)
+    if drain_s is not None and (table.drain_s is None or table.drain_s > drain_s):
+        yield Finding(
+            *(where, "warn", f"its machines end {drain_s:g} s after they are told to"),
+            why="what a worker holds then is lost, and runs again",
+            mend=f"set pools.{name}.drain_s below that, such as {drain_s * 0.8:g}",
+        )
+    if table.provider == "kubernetes" and not options.secret:
+        yield Finding(
+            *(where, "warn", "the workers' key stands in each Job"),
+            why="whoever may look at Jobs can read it",
+            mend=f"name a Secret that has it: pools.{name}.options.secret",
+        )
+    if table.provider not in _NEAR:
+        yield from _reach(where, table, worker_url(settings))
+
+
+def _reach(where: str, table: PoolTable, url: str) -> Iterator[Finding]:
+    host = urlsplit(url).hostname or ""
+    is_far = table.provider in _CLOUDS
+    if not host or _is_loopback(host) or (is_far and not _is_beyond(host)):
+        yield Finding(
+            *(where, "fail", f"its workers are told to ask {url or 'where the backend listens'}"),
+            why="a machine elsewhere does not find the backend there",
+            mend="set autoscale.url, or server.public_url, to an address that they reach",
+        )
+    elif is_far and not url.startswith("https://"):
+        yield Finding(
+            *(where, "fail", f"its workers are told to ask {url}"),
+            why="their key and all prompts cross the internet in the clear",
+            mend="serve by TLS, and write https://",
+        )
+
+
+_RULES: Final = (
+    *(_store, _database, _files, _address, _secrets, _pages, _limits, _retention, _streams),
+    *(_private_networks, _log, _pools),
+)
+
+
+# ---- words
+
+
+def _has_cloud(settings: Settings) -> bool:
+    return any(table.provider in _CLOUDS for table in settings.pools.values())
+
+
+def _tag(image: str) -> str:
+    """Return an image's tag; a registry's port is none."""
+    return image.rpartition("/")[2].partition(":")[2]
+
+
+def _value(settings: Settings, key: str) -> Any:
+    found: Any = settings
+    for part in key.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _is_near(deployment: Deployment, key: str) -> bool:
+    """Whether only this machine can try what opens something out."""
+    if not key.endswith(".url"):
+        return False
+    host = urlsplit(_value(deployment.settings, key)).hostname or ""
+    return not host or _is_loopback(host)
+
+
+def _is_loopback(host: str) -> bool:
+    if host in ("localhost", ""):
+        return host == "localhost"
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_beyond(host: str) -> bool:
+    """Whether a host lies outside of this machine and of networks that look private."""
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." in host and not host.endswith(_INSIDE) and ".svc." not in host
