@@ -15,7 +15,6 @@ import os
 import pty
 import re
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -122,11 +121,18 @@ class Terminal:
         self._printed = ""
         self._from = 0
         self._news = threading.Condition()
-        self.pid, self._fd = pty.fork()
-        if self.pid == 0:
-            os.chdir(folder)
-            os.execvpe("bash", ["bash", "--noprofile", "--norc", "--noediting", "-i"], environment)
+        self._fd, other = pty.openpty()
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+        # A session of its own, whose terminal this is: Ctrl-C reaches what runs in front.
+        self._shell = subprocess.Popen(
+            ["setsid", "--ctty", "bash", "--noprofile", "--norc", "--noediting", "-i"],
+            cwd=folder,
+            env=environment,
+            stdin=other,
+            stdout=other,
+            stderr=other,
+        )
+        os.close(other)
         threading.Thread(target=self._read, daemon=True).start()
         self.type("stty -echo; PS1=; PS2=\n")
         self.ended(20)
@@ -161,11 +167,11 @@ class Terminal:
         """End what runs in the foreground, and the shell."""
         self._write("\x03")
         self._write("\nexit\n")
-        ends_s = time.monotonic() + 30
-        while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
-            if time.monotonic() > ends_s:
-                os.kill(self.pid, signal.SIGKILL)
-            time.sleep(0.1)
+        try:
+            self._shell.wait(30)
+        except subprocess.TimeoutExpired:
+            self._shell.kill()
+            self._shell.wait()
         os.close(self._fd)
 
     def _until(self, is_so: Callable[[], bool], limit_s: float) -> None:
