@@ -79,8 +79,8 @@ as a `queued` event without an id. To go on after a lost connection, send the la
 _METRICS: Final = """# Metrics
 
 Made from the code by `python -m swell.api.reference metrics`. `GET /metrics` tells them in
-Prometheus' text format, without a key; [Operating](../operate.md#numbers) says which to look at, and
-has alarms on them. Names that end in `_total` only grow; those in `_seconds` that tell of times are
+Prometheus' text format, without a key; [Operating](../operate.md#numbers) says which to look at,
+and has alarms on them. Names that end in `_total` only grow; those in `_seconds` that tell of times are
 histograms (`_bucket`, `_sum`, `_count`).
 
 | name | what it tells |
