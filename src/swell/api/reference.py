@@ -80,8 +80,8 @@ _METRICS: Final = """# Metrics
 
 Made from the code by `python -m swell.api.reference metrics`. `GET /metrics` tells them in
 Prometheus' text format, without a key; [Operating](../operate.md#numbers) says which to look at,
-and has alarms on them. Names that end in `_total` only grow; those in `_seconds` that tell of times are
-histograms (`_bucket`, `_sum`, `_count`).
+and has alarms on them. Names that end in `_total` only grow; those in `_seconds` that tell of
+times are histograms (`_bucket`, `_sum`, `_count`).
 
 | name | what it tells |
 | --- | --- |
