@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from swell.errors import SwellError
+from swell.favourites import Favourite, Viewer
 from swell.sharing import ShareLink
 from swell.task import NewTask, Settlement, Task, TaskState
 
@@ -99,6 +100,11 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     key_id: str | None = None
     dead: bool | None = None
+    #: Only those of which this one likes something.
+    liked_by: Viewer | None = None
+    #: Created at this moment or later, and before that one; to the millisecond.
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -314,6 +320,22 @@ class Store(Protocol):
             limit: At most so many.
             before: Only those of tasks with a smaller id.
         """
+        ...
+
+    async def favour(self, favourite: Favourite) -> bool:
+        """Keep that somebody likes a file; again, it changes nothing.
+
+        False, with nothing done, where the task is not known or its outputs were removed. With
+        its outputs a task loses its favourites.
+        """
+        ...
+
+    async def disfavour(self, favourite: Favourite) -> None:
+        """Keep that no longer. What was never kept is ignored."""
+        ...
+
+    async def favourites(self, viewer: Viewer, task_ids: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return which files of each of these tasks somebody likes, in order."""
         ...
 
     async def check_writable(self) -> None:

@@ -70,6 +70,7 @@ __all__ = [
     "seed_of",
     "settle",
     "size_bytes",
+    "span_of_ids",
     "start",
     "sweep",
     "thumbnail_key",
@@ -332,6 +333,18 @@ def new_id(now: datetime) -> str:
 def id_before(moment: datetime) -> str:
     """Return what is smaller than the id of every task that is created from this moment on."""
     return f"{int(moment.timestamp() * 1000):012x}"
+
+
+def span_of_ids(since: datetime | None, until: datetime | None) -> tuple[str, str]:
+    """Return between what the ids lie of all tasks that are created within a time.
+
+    Args:
+        since: From this moment on, to the millisecond; None for any.
+        until: Before this one; None for any.
+    """
+    after = "" if since is None else id_before(since)
+    # Ids are made of 0-9 and a-f.
+    return after, "~" if until is None else id_before(until)
 
 
 def new_token() -> str:

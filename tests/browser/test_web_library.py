@@ -54,8 +54,41 @@ def test_pictures_are_found_shown_and_favoured(shelf: Page) -> None:
     expect(dialog).to_have_count(0)
     shelf.get_by_text("Favourites only").click()
     expect(cells).to_have_count(1)
+    shelf.evaluate("localStorage.removeItem('swell.favourites')")
     shelf.reload()
     shelf.get_by_text("Favourites only").click()
+    expect(cells).to_have_count(1)
+    cells.first.get_by_role("button").click()
+    with shelf.expect_response(lambda told: told.request.method == "DELETE" and told.ok):
+        shelf.keyboard.press("f")
+    expect(cells).to_have_count(0)
+
+
+def test_favourites_that_a_browser_kept_are_taken_over_once(app_page: Page, app: App) -> None:
+    draw(app_page, app, "mover", "an apple", "a pear")
+    headers = {"authorization": f"Bearer {app.key}"}
+    listed = app_page.request.get(f"{app.url}/v1/tasks?user=mover", headers=headers).json()
+    apple = listed["tasks"][1]["id"]
+    app.open(app_page, "/library", person="mover", favourites=[f"{apple}-0"])
+    app_page.get_by_text("Favourites only").click()
+    cells = app_page.locator("main li")
+    expect(cells).to_have_count(1)
+    expect(cells.first.get_by_role("button")).to_have_accessible_name("Show large: an apple")
+    app_page.wait_for_function("localStorage.getItem('swell.favourites') === null")
+    asked = f"{app.url}/v1/tasks?viewer=mover&favourite=true"
+    told = app_page.request.get(asked, headers=headers).json()["tasks"]
+    assert [(each["id"], each["favourites"]) for each in told] == [(apple, [0])]
+
+
+def test_pictures_of_a_time_are_found(app_page: Page, app: App) -> None:
+    draw(app_page, app, "dater", "a clock")
+    app.open(app_page, "/library", person="dater")
+    cells = app_page.locator("main li")
+    expect(cells).to_have_count(1)
+    app_page.get_by_label("To", exact=True).fill("2020-01-31")
+    expect(app_page.get_by_text("Nothing fits")).to_be_visible()
+    app_page.get_by_label("To", exact=True).fill("")
+    app_page.get_by_label("From", exact=True).fill("2020-01-31")
     expect(cells).to_have_count(1)
 
 

@@ -15,13 +15,20 @@ from swell.stores.memory import MemoryStore
 from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
 from swell.testing.delivery import Delivery, DeliveryConformance
+from swell.testing.favourites import FavouritesConformance
 from swell.testing.order import OrderConformance
 from swell.testing.pipelines import PipelineConformance, SharedPipelineConformance
 from swell.testing.shared import Pair, SharedConformance
 from swell.testing.sharing import SharingConformance
 
 
-class TestMemory(DeliveryConformance, OrderConformance, PipelineConformance, SharingConformance):
+class TestMemory(
+    DeliveryConformance,
+    OrderConformance,
+    PipelineConformance,
+    SharingConformance,
+    FavouritesConformance,
+):
     @pytest.fixture
     def delivery(self) -> Delivery:
         clock = ManualClock()
@@ -29,7 +36,13 @@ class TestMemory(DeliveryConformance, OrderConformance, PipelineConformance, Sha
         return Delivery(clock, store, MemoryBroker(store))
 
 
-class TestSqlite(DeliveryConformance, OrderConformance, PipelineConformance, SharingConformance):
+class TestSqlite(
+    DeliveryConformance,
+    OrderConformance,
+    PipelineConformance,
+    SharingConformance,
+    FavouritesConformance,
+):
     @pytest.fixture
     async def delivery(self, tmp_path: Path) -> AsyncIterator[Delivery]:
         clock = ManualClock()
@@ -39,7 +52,13 @@ class TestSqlite(DeliveryConformance, OrderConformance, PipelineConformance, Sha
         await store.close()
 
 
-class TestPostgres(DeliveryConformance, OrderConformance, PipelineConformance, SharingConformance):
+class TestPostgres(
+    DeliveryConformance,
+    OrderConformance,
+    PipelineConformance,
+    SharingConformance,
+    FavouritesConformance,
+):
     @pytest.fixture
     async def delivery(self, postgres_databases: PostgresDatabases) -> AsyncIterator[Delivery]:
         clock = ManualClock()

@@ -247,6 +247,10 @@ async def test_each_lists_its_own_links_page_by_page(world: World) -> None:
     rest = (await world.anna("GET", f"/v1/shares?cursor={first['cursor']}")).json
     assert rest == {"shares": [links[0]], "cursor": None}
     assert (await world.berta("GET", "/v1/shares")).json["shares"] == []
+    one = f"/v1/shares?task_id={links[1]['task_id']}"
+    assert (await world.anna("GET", one)).json == {"shares": [links[1]], "cursor": None}
+    assert (await world.admin("GET", one)).json["shares"] == [links[1]]
+    assert (await world.berta("GET", one)).json["shares"] == []
     assert len((await world.admin("GET", "/v1/shares")).json["shares"]) == 3
     assert (await world.anna("GET", "/v1/shares?cursor=x")).status == 400
 

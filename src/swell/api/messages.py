@@ -48,6 +48,8 @@ __all__ = [
     "EndpointView",
     "EstimateView",
     "EventsQuery",
+    "FavouriteQuery",
+    "FavouritesView",
     "GrantView",
     "HealthView",
     "HookReplayRequest",
@@ -115,6 +117,7 @@ __all__ = [
     "WorkerList",
     "WorkerView",
     "WorkersQuery",
+    "Zoned",
 ]
 
 #: Thirty days, in seconds: the longest deadline.
@@ -139,6 +142,8 @@ MAX_HOOK_URL = 2048
 MAX_METADATA_BYTES = 16 * 1024
 
 Moment = Annotated[datetime, Meta(extra_json_schema={"format": "date-time"})]
+#: One that is given, with its zone.
+Zoned = Annotated[datetime, Meta(tz=True, extra_json_schema={"format": "date-time"})]
 
 
 def _null() -> msgspec.Raw:
@@ -465,6 +470,10 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     webhook: Annotated[
         WebhookView | msgspec.UnsetType, Meta(description="where is told of it, if it names that")
     ] = msgspec.UNSET
+    favourites: Annotated[
+        list[int] | msgspec.UnsetType,
+        Meta(description="in lists: places of the artifacts that the viewer likes, if any"),
+    ] = msgspec.UNSET
 
 
 class TaskList(msgspec.Struct, frozen=True, kw_only=True):
@@ -620,8 +629,46 @@ class TaskQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     user: (
         Annotated[str, Meta(max_length=200, description="on behalf of whom it was asked")] | None
     ) = None
+    since: Annotated[Zoned | None, Meta(description="created at this moment or later")] = None
+    until: Annotated[Zoned | None, Meta(description="created before this moment")] = None
+    viewer: (
+        Annotated[
+            str,
+            Meta(
+                max_length=200,
+                description="the user of this key whose `favourites` are told; the key's own if "
+                "left out",
+            ),
+        ]
+        | None
+    ) = None
+    favourite: Annotated[
+        bool, Meta(description="only those of which the viewer likes something")
+    ] = False
     cursor: Annotated[str, Meta(max_length=200, description="of the page before")] | None = None
     limit: Annotated[int, Meta(ge=1, le=200, description="tasks in a page")] = 50
+
+
+class FavouriteQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is liked, and by whom."""
+
+    artifact: Annotated[int, Meta(ge=0, description="which of its files, from 0 on")] = 0
+    viewer: (
+        Annotated[
+            str,
+            Meta(
+                max_length=200, description="the user of this key who likes it; the key if left out"
+            ),
+        ]
+        | None
+    ) = None
+
+
+class FavouritesView(msgspec.Struct, frozen=True, kw_only=True):
+    """Which files of a task the viewer likes."""
+
+    task_id: str
+    favourites: Annotated[list[int], Meta(description="their places among its artifacts")]
 
 
 class DeadQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

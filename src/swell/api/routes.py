@@ -17,6 +17,7 @@ from swell.api import (
     costs,
     erasure,
     events,
+    favourites,
     files,
     gallery,
     messages,
@@ -287,6 +288,35 @@ _TASKS: Final = (
         "data is the whole task. Ids grow; a comment comes every 15 seconds.",
         query=messages.EventsQuery,
         headers=(_LAST_EVENT,),
+    ),
+)
+
+_LIKED: Final = {200: Response("What the viewer likes of it now", messages.FavouritesView)}
+
+_FAVOURITES: Final = (
+    Route(
+        "PUT",
+        "/v1/tasks/{id}/favourite",
+        favourites.favour,
+        Scope.CLIENT,
+        "Make a file a favourite",
+        "Tasks",
+        _LIKED,
+        (InvalidRequest, InvalidInput, NotFound, Conflict),
+        "For the key, or one of its users (`viewer`). `GET /v1/tasks` tells favourites, and lists "
+        "them alone with `favourite=true`.",
+        query=messages.FavouriteQuery,
+    ),
+    Route(
+        "DELETE",
+        "/v1/tasks/{id}/favourite",
+        favourites.disfavour,
+        Scope.CLIENT,
+        "Make a file no favourite any more",
+        "Tasks",
+        _LIKED,
+        (InvalidRequest, InvalidInput, NotFound),
+        query=messages.FavouriteQuery,
     ),
 )
 
@@ -1259,6 +1289,7 @@ _WORKERS: Final = (
 #: Every operation; the order is that of the reference, and the first match of a path wins.
 ROUTES: Final[tuple[Route, ...]] = (
     *_TASKS,
+    *_FAVOURITES,
     *_SHARES,
     *_MODELS,
     *_STYLES,

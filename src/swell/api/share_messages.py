@@ -1,12 +1,11 @@
 """Messages about links to what came of tasks."""
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from swell.api.messages import Moment
+from swell.api.messages import Moment, Zoned
 from swell.task import SHOWN_LARGE_PX
 
 __all__ = [
@@ -25,8 +24,7 @@ class ShareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     with_prompt: Annotated[bool, Meta(description="whether the prompt is shown too")] = True
     expires_at: Annotated[
-        Annotated[datetime, Meta(tz=True, extra_json_schema={"format": "date-time"})] | None,
-        Meta(description="when it ends by itself; null for never"),
+        Zoned | None, Meta(description="when it ends by itself; null for never")
     ] = None
 
 
@@ -51,6 +49,10 @@ class ShareList(msgspec.Struct, frozen=True, kw_only=True):
 class SharesQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which links to list."""
 
+    task_id: (
+        Annotated[str, Meta(max_length=200, description="only that of this task, if it has one")]
+        | None
+    ) = None
     cursor: Annotated[str, Meta(max_length=200, description="of the page before")] | None = None
     limit: Annotated[int, Meta(ge=1, le=200, description="links in a page")] = 50
 

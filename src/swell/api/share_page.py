@@ -58,7 +58,7 @@ async def shared_page(service: Service, call: Call) -> Reply:
     try:
         _, view = await find_shared(service, call)
     except NotFound:
-        body = f"<h1>{words['nowhere']}</h1><p>{words['why']}</p>"
+        body = f"<main><h1>{words['nowhere']}</h1><p>{words['why']}</p></main>"
         reply = page(words["nowhere"], body, head=_ROBOTS, language=language)
         reply.status = NotFound.status
         return _unkept(reply)

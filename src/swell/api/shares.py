@@ -97,6 +97,11 @@ async def list_shares(service: Service, call: Call) -> Reply:
     query = read_query(call, SharesQuery)
     if query.cursor is not None and not is_id(query.cursor):
         raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
+    if query.task_id is not None:
+        link = await service.store.share_link_of(query.task_id)
+        is_seen = link is not None and only_own(call) in (None, link.key_id)
+        views = [_view(service, call, link)] if link is not None and is_seen else []
+        return Reply(200, encode(ShareList(shares=views, cursor=None)))
     found = await service.store.share_links(
         key_id=only_own(call), limit=query.limit + 1, before=query.cursor
     )

@@ -7,6 +7,8 @@ that ends the task, without asking the store again; with a file of the task wher
 
 import bisect
 
+import msgspec
+
 from swell.api.admission import degraded
 from swell.api.call import Call, Reply
 from swell.api.early import early_artifacts
@@ -51,6 +53,7 @@ from swell.errors import (
     SwellError,
     WouldExpire,
 )
+from swell.favourites import Viewer
 from swell.registry import Scope
 from swell.store import Accepted, TaskFilter
 from swell.task import NewTask, Task
@@ -136,8 +139,17 @@ async def create_batch(service: Service, call: Call) -> Reply:
 async def list_tasks(service: Service, call: Call) -> Reply:
     """`GET /v1/tasks`."""
     query = read_query(call, TaskQuery)
-    where = TaskFilter(state=query.state, model=query.model, user=query.user, key_id=only_own(call))
-    return await _page(service, call, where, query.limit, query.cursor)
+    viewer = Viewer(call.caller.id, query.viewer or "")
+    where = TaskFilter(
+        state=query.state,
+        model=query.model,
+        user=query.user,
+        key_id=only_own(call),
+        liked_by=viewer if query.favourite else None,
+        since=query.since,
+        until=query.until,
+    )
+    return await _page(service, call, where, query.limit, query.cursor, viewer)
 
 
 async def get(service: Service, call: Call) -> Reply:
@@ -399,7 +411,12 @@ async def _repeat(service: Service, call: Call, task: Task, *, only_dead: bool =
 
 
 async def _page(
-    service: Service, call: Call, where: TaskFilter, limit: int, cursor: str | None
+    service: Service,
+    call: Call,
+    where: TaskFilter,
+    limit: int,
+    cursor: str | None,
+    viewer: Viewer | None = None,
 ) -> Reply:
     page = await service.store.page(where, limit=limit, cursor=cursor)
     tasks = list(page.tasks)
@@ -409,6 +426,12 @@ async def _page(
         task_view(task, urls, position=position, eta_s=None if eta is None else eta.finish)
         for task, (position, eta) in zip(tasks, places, strict=True)
     ]
+    if viewer is not None and views:
+        liked = await service.store.favourites(viewer, [task.id for task in tasks])
+        views = [
+            msgspec.structs.replace(view, favourites=list(each)) if each else view
+            for view, each in zip(views, liked, strict=True)
+        ]
     return Reply(200, encode(TaskList(tasks=views, cursor=page.cursor)))
 
 

@@ -51,6 +51,7 @@ from swell.store import (
 )
 from swell.stores import steps
 from swell.stores.memory_comparisons import MemoryComparisons
+from swell.stores.memory_favourites import MemoryFavourites
 from swell.stores.memory_outbox import MemoryOutbox
 from swell.stores.memory_quotas import MemoryQuotas
 from swell.stores.memory_sharing import MemorySharing
@@ -59,7 +60,7 @@ from swell.task import NewTask, Settlement, Task, TaskState
 __all__ = ["MemoryRegistry", "MemoryStore"]
 
 
-class MemoryStore(MemorySharing):
+class MemoryStore(MemorySharing, MemoryFavourites):
     """Tasks in a dictionary."""
 
     def __init__(
@@ -149,7 +150,9 @@ class MemoryStore(MemorySharing):
         found = [
             self._tasks[task_id]
             for task_id in newest_first
-            if (cursor is None or task_id < cursor) and _matches(self._tasks[task_id], where)
+            if (cursor is None or task_id < cursor)
+            and _matches(self._tasks[task_id], where)
+            and (where.liked_by is None or self._is_liked(self._tasks[task_id], where.liked_by))
         ]
         page = found[:limit]
         more = len(found) > limit
@@ -343,6 +346,7 @@ class MemoryStore(MemorySharing):
                     discarded += [key] if self._discard_upload(key) else []
         if outputs:
             self._links.pop(task.id, None)
+            self._forget_favourites(task.id)
             files = life.objects_of(task)
             for key in files:
                 if key in self._uses:
@@ -406,7 +410,10 @@ def _matches(task: Task, where: TaskFilter) -> bool:
         (where.key_id, task.key_id),
         (where.dead, task.dead),
     )
-    return all(value is None or value == actual for value, actual in wanted)
+    after, before = life.span_of_ids(where.since, where.until)
+    return after < task.id < before and all(
+        value is None or value == actual for value, actual in wanted
+    )
 
 
 class MemoryRegistry(MemoryQuotas, MemoryComparisons):

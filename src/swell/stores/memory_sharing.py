@@ -14,6 +14,7 @@ class MemorySharing:
     _tasks: dict[str, Task]
 
     def __init__(self) -> None:
+        super().__init__()
         self._links: dict[str, ShareLink] = {}
 
     async def share(self, link: ShareLink) -> ShareLink | None:

@@ -11,6 +11,8 @@ export interface Route {
   icon?: IconName;
   /** For operators alone. */
   isOperators?: boolean;
+  /** For everybody, signed in or not. */
+  isPublic?: boolean;
   // What a page takes is its own affair: the names in its path.
   load: () => Promise<{ default: Component<any> }>;
 }
@@ -24,6 +26,7 @@ export const ROUTES: Route[] = [
   { path: "/models/:owner/:name", word: "tasks.model", load: () => import("../pages/Model.svelte") },
   { path: "/compare", word: "nav.compare", load: () => import("../pages/Compare.svelte") },
   { path: "/comparisons/:id", word: "compare.title", load: () => import("../pages/Comparison.svelte") },
+  { path: "/s/:token", word: "share.picture", isPublic: true, load: () => import("../pages/Shared.svelte") },
   { path: "/fleet", word: "nav.fleet", icon: "fleet", isOperators: true, load: () => import("../pages/Fleet.svelte") },
   { path: "/tasks", word: "nav.tasks", icon: "tasks", isOperators: true, load: () => import("../pages/Tasks.svelte") },
   { path: "/tasks/:id", word: "task.title", isOperators: true, load: () => import("../pages/Task.svelte") },

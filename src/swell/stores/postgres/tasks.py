@@ -25,6 +25,7 @@ from swell.store import (
 )
 from swell.stores import steps
 from swell.stores.postgres.database import PostgresDatabase
+from swell.stores.postgres.favourites import PostgresFavourites
 from swell.stores.postgres.retention import remove, retire_uploads
 from swell.stores.postgres.rows import INPUTS, OUTPUTS, row_of
 from swell.stores.postgres.session import Session, lock_of
@@ -32,9 +33,6 @@ from swell.stores.postgres.sharing import PostgresSharing
 from swell.task import NewTask, Settlement, Task
 
 __all__ = ["PostgresStore"]
-
-#: Larger than any id, since ids are made of 0-9 and a-f.
-_AFTER_ALL: Final = "~"
 
 #: Values of `removed` of a task that still has a part.
 _STILL_THERE: Final = {
@@ -52,7 +50,7 @@ _TTL: Final = timedelta(seconds=IDEMPOTENCY_TTL_S)
 _Known = dict[tuple[str, str], tuple[str, bytes]]
 
 
-class PostgresStore(PostgresSharing):
+class PostgresStore(PostgresSharing, PostgresFavourites):
     """Tasks in one database; the writes of a process share commits with all others that wait."""
 
     def __init__(
@@ -92,12 +90,17 @@ class PostgresStore(PostgresSharing):
         if cursor is not None and not life.is_id(cursor):
             raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
         query = "page_ids"
-        if where.dead:
+        if where.liked_by is not None:
+            query = "page_ids_of_liked"
+        elif where.dead:
             query = "page_ids_of_dead"
         elif where.user is not None:
             query = "page_ids_of_user"
+        after, before = life.span_of_ids(where.since, where.until)
+        first = before if cursor is None else min(cursor, before)
         wanted = (where.state, where.model, where.user, where.key_id, where.dead)
-        ids = await self._database.read(query, cursor or _AFTER_ALL, *wanted, limit + 1)
+        liked = () if where.liked_by is None else (where.liked_by.key_id, where.liked_by.user)
+        ids = await self._database.read(query, first, *wanted, limit + 1, after, *liked)
         page_ids = [row[0] for row in ids[:limit]]
         tasks = await self.get(page_ids) if page_ids else []
         more = len(ids) > limit and bool(page_ids)

@@ -24,6 +24,7 @@ from swell.store import (
     TaskFilter,
 )
 from swell.stores import steps
+from swell.stores.sqlite.favourites import SqliteFavourites
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import INPUTS, OUTPUTS, micros, moment, task_of
 from swell.stores.sqlite.session import Session
@@ -42,11 +43,8 @@ _STILL_THERE = {
 #: So many tasks lose a part in one commit: others wait for it.
 _RETIRED_AT_ONCE = 100
 
-#: Larger than any id, since ids are made of 0-9 and a-f.
-_AFTER_ALL = "~"
 
-
-class SqliteStore(SqliteSharing):
+class SqliteStore(SqliteSharing, SqliteFavourites):
     """Tasks in one SQLite file; every write shares its commit with all others that wait."""
 
     def __init__(
@@ -85,12 +83,18 @@ class SqliteStore(SqliteSharing):
         if cursor is not None and not life.is_id(cursor):
             raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
         query = "page_ids"
-        if where.dead:
+        if where.liked_by is not None:
+            query = "page_ids_of_liked"
+        elif where.dead:
             query = "page_ids_of_dead"
         elif where.user is not None:
             query = "page_ids_of_user"
+        after, before = life.span_of_ids(where.since, where.until)
         wanted = {
-            "cursor": cursor or _AFTER_ALL,
+            "cursor": before if cursor is None else min(cursor, before),
+            "after": after,
+            "liked_by_key": where.liked_by and where.liked_by.key_id,
+            "liked_by_user": where.liked_by and where.liked_by.user,
             "state": where.state,
             "model": where.model,
             "user": where.user,
@@ -335,6 +339,7 @@ def _remove(session: Session, task: Task, *, inputs: bool, outputs: bool) -> lis
         discarded += _let_go(session, task.id)
     if outputs:
         session.run("drop_share_link", (task.id,))
+        session.run("forget_favourites", (task.id,))
         discarded += _give_up(session, task)
     if inputs or outputs:
         session.put(bare)

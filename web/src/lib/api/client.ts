@@ -47,7 +47,7 @@ export function authorization(): Record<string, string> {
 
 /** Address of a file of the service beside this app, whatever name the service gave it. */
 export function own(url: string): string {
-  const found = /\/(v1\/(?:artifacts|models|styles|tasks|uploads)\/.*)$/.exec(url);
+  const found = /\/(v1\/(?:artifacts|models|shares|styles|tasks|uploads)\/.*)$/.exec(url);
   return found?.[1] ? new URL(found[1], base).href : url;
 }
 

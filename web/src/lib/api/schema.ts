@@ -461,6 +461,13 @@ export interface EtaSeconds {
   high: number;
 }
 
+/** Which files of a task the viewer likes. */
+export interface FavouritesView {
+  task_id: string;
+  /** their places among its artifacts */
+  favourites: (number)[];
+}
+
 /** One broken value. */
 export interface FieldProblem {
   pointer: string;
@@ -1271,6 +1278,8 @@ export interface TaskView {
   stages?: (StageView)[];
   /** where is told of it, if it names that */
   webhook?: WebhookView;
+  /** in lists: places of the artifacts that the viewer likes, if any */
+  favourites?: (number)[];
 }
 
 /** Where the time went, in seconds. `queue_s` covers everything before the last attempt. `device_s` is the attempt's share of the device: with others beside it less than `run_s`. None where it is `run_s`, and of a worker that does not tell it. `cost_micros` is what that share costs, in millionths of a dollar, where the pool has a price; the backend sets it, and shows it beside the timings. Of a pipeline's run they are the sums over the attempts by which its stages ended, and `queue_s` is what it waited in the queues of its stages. */
@@ -1415,16 +1424,18 @@ export interface Paths {
   "POST /v1/tasks/batch": { body: BatchRequest; answer: BatchView };
   "POST /v1/estimate": { body: TaskRequest; answer: EstimateView };
   "GET /v1/quota": { query: { user?: string }; answer: AllowanceView };
-  "GET /v1/tasks": { query: { state?: "canceled" | "expired" | "failed" | "queued" | "running" | "succeeded"; model?: string; user?: string; cursor?: string; limit?: number }; answer: TaskList };
+  "GET /v1/tasks": { query: { state?: "canceled" | "expired" | "failed" | "queued" | "running" | "succeeded"; model?: string; user?: string; since?: string; until?: string; viewer?: string; favourite?: boolean; cursor?: string; limit?: number }; answer: TaskList };
   "GET /v1/tasks/{id}": { path: { id: string }; answer: TaskView };
   "DELETE /v1/tasks/{id}": { path: { id: string }; answer: TaskView };
   "POST /v1/tasks/{id}/cancel": { path: { id: string }; answer: TaskView };
   "POST /v1/tasks/{id}/retry": { path: { id: string }; answer: TaskView };
   "GET /v1/tasks/{id}/events": { path: { id: string }; query: { after?: number }; answer: unknown };
+  "PUT /v1/tasks/{id}/favourite": { path: { id: string }; query: { artifact?: number; viewer?: string }; answer: FavouritesView };
+  "DELETE /v1/tasks/{id}/favourite": { path: { id: string }; query: { artifact?: number; viewer?: string }; answer: FavouritesView };
   "POST /v1/tasks/{id}/share": { path: { id: string }; body: ShareRequest; answer: ShareView };
   "GET /v1/tasks/{id}/share": { path: { id: string }; answer: ShareView };
   "DELETE /v1/tasks/{id}/share": { path: { id: string }; answer: ShareView };
-  "GET /v1/shares": { query: { cursor?: string; limit?: number }; answer: ShareList };
+  "GET /v1/shares": { query: { task_id?: string; cursor?: string; limit?: number }; answer: ShareList };
   "GET /v1/shares/{token}": { path: { token: string }; answer: SharedView };
   "GET /v1/shares/{token}/pictures/{number}": { path: { token: string; number: string }; query: { w?: number }; answer: unknown };
   "GET /v1/models": { answer: ModelList };

@@ -1,10 +1,10 @@
 // Everything that was made, newest first, as it comes page by page.
 import { type ArtifactView, call, type TaskView } from "../../lib/api/client";
 import { person } from "../../lib/session.svelte";
-import { keep, kept } from "../../lib/stored";
 import { t } from "../../lib/i18n/index.svelte";
 import { promptOf } from "../../lib/telling";
 import { sceneName, scenesOf } from "../portraits/scenes";
+import { favourites, itemId } from "./favourites.svelte";
 
 const PAGE = 100;
 
@@ -23,44 +23,35 @@ export interface Filter {
   model: string;
   style: string;
   isFavourite: boolean;
+  /** Days, such as 2026-11-27; empty for any. */
+  from: string;
+  to: string;
 }
 
-class Favourites {
-  /** Of this browser: the service keeps none. */
-  private ids = $state.raw(new Set(kept<string[]>("favourites", [])));
-
-  has(id: string): boolean {
-    return this.ids.has(id);
-  }
-
-  set(ids: string[], isOne: boolean): void {
-    const next = new Set(this.ids);
-    for (const id of ids) {
-      if (isOne) next.add(id);
-      else next.delete(id);
-    }
-    this.ids = next;
-    keep("favourites", [...next]);
-  }
+/** What the service is asked for; the rest is sifted here. */
+export interface Asked {
+  isEverybodys: boolean;
+  isFavourite: boolean;
+  /** Days, such as 2026-11-27; empty for any. */
+  from: string;
+  to: string;
 }
-
-export const favourites = new Favourites();
 
 export class Shelf {
   items = $state.raw<Item[]>([]);
   isLoading = $state(false);
   isWhole = $state(false);
   error = $state.raw<unknown>(null);
-  private isEverybodys = false;
+  private asked: Asked = { isEverybodys: false, isFavourite: false, from: "", to: "" };
   private cursor: string | undefined;
   private turn = 0;
 
-  /** Begin anew, with what this browser made or all that the key has. */
-  begin(isEverybodys: boolean): void {
-    this.isEverybodys = isEverybodys;
+  /** Begin anew. What is shown stays until there is something to show instead, unless it is another's. */
+  begin(asked: Asked): void {
+    if (asked.isEverybodys !== this.asked.isEverybodys) this.items = [];
+    this.asked = asked;
     this.turn++;
     this.cursor = undefined;
-    this.items = [];
     this.isWhole = this.isLoading = false;
     this.error = null;
     void this.fetch();
@@ -75,10 +66,11 @@ export class Shelf {
     this.isLoading = true;
     const turn = this.turn;
     try {
-      const query = { state: "succeeded" as const, user: this.isEverybodys ? undefined : person, cursor: this.cursor, limit: PAGE };
-      const page = await call("GET /v1/tasks", { query });
+      const isFirst = this.cursor === undefined;
+      const page = await call("GET /v1/tasks", { query: { ...this.query(), cursor: this.cursor } });
       if (turn !== this.turn) return;
-      this.items = [...this.items, ...page.tasks.flatMap(itemsOf)];
+      favourites.hear(page.tasks);
+      this.items = [...(isFirst ? [] : this.items), ...page.tasks.flatMap(itemsOf)];
       this.cursor = page.cursor ?? undefined;
       this.isWhole = page.cursor === null;
       this.error = null;
@@ -95,6 +87,19 @@ export class Shelf {
     this.items = [...itemsOf(task), ...this.items];
   }
 
+  private query() {
+    const { isEverybodys, isFavourite, from, to } = this.asked;
+    return {
+      state: "succeeded" as const,
+      user: isEverybodys ? undefined : person,
+      viewer: person,
+      favourite: isFavourite || undefined,
+      since: beginningOf(from),
+      until: beginningOf(to, 1),
+      limit: PAGE,
+    };
+  }
+
   /** Leave out what was erased. */
   drop(tasks: Set<string>): void {
     this.items = this.items.filter((each) => !tasks.has(each.task.id));
@@ -105,11 +110,19 @@ function itemsOf(task: TaskView): Item[] {
   const asked = promptOf(task);
   const scenes = asked ? [] : scenesOf(task);
   return task.artifacts
-    .filter((each) => each.content_type.startsWith("image/"))
-    .map((picture, at) => {
+    .map((picture, place) => ({ picture, place }))
+    .filter(({ picture }) => picture.content_type.startsWith("image/"))
+    .map(({ picture, place }, at) => {
       const prompt = asked || portraitIn(scenes[at]) || task.model;
-      return { id: `${task.id}-${at}`, task, picture, prompt, text: prompt.toLowerCase() };
+      return { id: itemId(task.id, place), task, picture, prompt, text: prompt.toLowerCase() };
     });
+}
+
+/** When a day begins where this browser is, or so many days later; undefined for no day. */
+function beginningOf(day: string, later = 0): string | undefined {
+  const [year = 0, month = 0, date = 0] = day.split("-").map(Number);
+  const at = new Date(year, month - 1, date + later);
+  return day && !Number.isNaN(at.getTime()) ? at.toISOString() : undefined;
 }
 
 function portraitIn(scene: string | undefined): string {
@@ -124,12 +137,16 @@ export function styleOf(task: TaskView): string {
 
 /** What a filter lets through. */
 export function found(items: Item[], filter: Filter): Item[] {
+  const since = beginningOf(filter.from) ?? "";
+  const until = beginningOf(filter.to, 1);
   const words = filter.text.toLowerCase().split(/\s+/).filter(Boolean);
   return items.filter(
     (each) =>
       (!filter.model || each.task.model === filter.model) &&
       (!filter.style || styleOf(each.task) === filter.style) &&
       (!filter.isFavourite || favourites.has(each.id)) &&
+      (!since || each.task.created_at >= since) &&
+      (!until || each.task.created_at < until) &&
       words.every((word) => each.text.includes(word)),
   );
 }

@@ -249,7 +249,7 @@ FROM unnest(
 -- name: page_ids
 -- Rare filters read more than they return; the two that people page through have an index.
 SELECT id FROM tasks
-WHERE id < $1
+WHERE id < $1 AND id > $8
     AND ($2::text IS NULL OR state = $2)
     AND ($3::text IS NULL OR model = $3)
     AND ($4::text IS NULL OR user_id = $4)
@@ -259,7 +259,7 @@ ORDER BY id DESC LIMIT $7;
 
 -- name: page_ids_of_user
 SELECT id FROM tasks
-WHERE user_id = $4 AND id < $1
+WHERE user_id = $4 AND id < $1 AND id > $8
     AND ($2::text IS NULL OR state = $2)
     AND ($3::text IS NULL OR model = $3)
     AND ($5::text IS NULL OR key_id = $5)
@@ -268,12 +268,25 @@ ORDER BY id DESC LIMIT $7;
 
 -- name: page_ids_of_dead
 SELECT id FROM tasks
-WHERE dead AND id < $1 AND $6
+WHERE dead AND id < $1 AND id > $8 AND $6
     AND ($2::text IS NULL OR state = $2)
     AND ($3::text IS NULL OR model = $3)
     AND ($4::text IS NULL OR user_id = $4)
     AND ($5::text IS NULL OR key_id = $5)
 ORDER BY id DESC LIMIT $7;
+
+-- name: page_ids_of_liked
+SELECT t.id FROM tasks AS t
+WHERE t.id IN (
+        SELECT task_id FROM favourites
+        WHERE key_id = $9 AND user_id = $10 AND task_id < $1 AND task_id > $8
+    )
+    AND ($2::text IS NULL OR t.state = $2)
+    AND ($3::text IS NULL OR t.model = $3)
+    AND ($4::text IS NULL OR t.user_id = $4)
+    AND ($5::text IS NULL OR t.key_id = $5)
+    AND ($6::boolean IS NULL OR t.dead = $6)
+ORDER BY t.id DESC LIMIT $7;
 
 -- name: due_tasks
 -- Another backend that sweeps at the same time takes others.
@@ -912,3 +925,22 @@ WHERE l.task_id < $1 AND t.removed & 2 = 0 ORDER BY l.task_id DESC LIMIT $2;
 SELECT l.task_id, l.key_id, l.token, l.created_at, l.has_prompt, l.expires_at
 FROM share_links AS l JOIN tasks AS t ON t.id = l.task_id
 WHERE l.key_id = $1 AND l.task_id < $2 AND t.removed & 2 = 0 ORDER BY l.task_id DESC LIMIT $3;
+
+-- name: favour
+-- Who removes the outputs at the same time comes before or after, and then takes this too.
+WITH task AS (SELECT id FROM tasks WHERE id = $3 AND removed & 2 = 0 FOR SHARE), kept AS (
+    INSERT INTO favourites (key_id, user_id, task_id, artifact)
+    SELECT $1::text, $2::text, id, $4::integer FROM task ON CONFLICT DO NOTHING
+)
+SELECT id FROM task;
+
+-- name: disfavour
+DELETE FROM favourites WHERE key_id = $1 AND user_id = $2 AND task_id = $3 AND artifact = $4;
+
+-- name: favourites
+SELECT task_id, artifact FROM favourites
+WHERE key_id = $1 AND user_id = $2 AND task_id = ANY($3::text[])
+ORDER BY task_id, artifact;
+
+-- name: forget_favourites
+DELETE FROM favourites WHERE task_id = ANY($1::text[]);

@@ -48,7 +48,7 @@ SELECT coalesce(max(seq), 0) FROM tasks;
 -- name: page_ids
 -- Rare filters read more than they return; the two that people page through have an index.
 SELECT id FROM tasks
-WHERE id < :cursor
+WHERE id < :cursor AND id > :after
     AND (:state IS NULL OR state = :state)
     AND (:model IS NULL OR model = :model)
     AND (:user IS NULL OR user = :user)
@@ -58,7 +58,7 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: page_ids_of_user
 SELECT id FROM tasks
-WHERE user = :user AND id < :cursor
+WHERE user = :user AND id < :cursor AND id > :after
     AND (:state IS NULL OR state = :state)
     AND (:model IS NULL OR model = :model)
     AND (:key_id IS NULL OR key_id = :key_id)
@@ -67,12 +67,24 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: page_ids_of_dead
 SELECT id FROM tasks
-WHERE dead = 1 AND id < :cursor
+WHERE dead = 1 AND id < :cursor AND id > :after
     AND (:state IS NULL OR state = :state)
     AND (:model IS NULL OR model = :model)
     AND (:user IS NULL OR user = :user)
     AND (:key_id IS NULL OR key_id = :key_id)
 ORDER BY id DESC LIMIT :limit;
+
+-- name: page_ids_of_liked
+-- From what is liked to the tasks: there is less of it.
+SELECT t.id FROM favourites AS f CROSS JOIN tasks AS t
+WHERE f.key_id = :liked_by_key AND f.user = :liked_by_user
+    AND f.task_id < :cursor AND f.task_id > :after AND t.id = f.task_id
+    AND (:state IS NULL OR t.state = :state)
+    AND (:model IS NULL OR t.model = :model)
+    AND (:user IS NULL OR t.user = :user)
+    AND (:key_id IS NULL OR t.key_id = :key_id)
+    AND (:dead IS NULL OR t.dead = :dead)
+GROUP BY f.task_id ORDER BY f.task_id DESC LIMIT :limit;
 
 -- name: ready_head
 -- The next tasks of one key, after a place in its order.
@@ -626,3 +638,17 @@ WHERE task_id < :before ORDER BY task_id DESC LIMIT :limit;
 -- name: share_links_of_key
 SELECT task_id, key_id, token, created_at, has_prompt, expires_at FROM share_links
 WHERE key_id = :key_id AND task_id < :before ORDER BY task_id DESC LIMIT :limit;
+
+-- name: favour
+INSERT OR IGNORE INTO favourites (key_id, user, task_id, artifact) VALUES (?, ?, ?, ?);
+
+-- name: disfavour
+DELETE FROM favourites WHERE key_id = ? AND user = ? AND task_id = ? AND artifact = ?;
+
+-- name: favourites
+SELECT task_id, artifact FROM favourites
+WHERE key_id = ? AND user = ? AND task_id IN (SELECT value FROM json_each(?))
+ORDER BY task_id, artifact;
+
+-- name: forget_favourites
+DELETE FROM favourites WHERE task_id = ?;

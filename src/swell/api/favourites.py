@@ -1,0 +1,44 @@
+"""What people like best: a file of a task, kept for a key and one of its users."""
+
+from swell.api.call import Call, Reply
+from swell.api.messages import FavouriteQuery, FavouritesView
+from swell.api.reading import read_query
+from swell.api.service import Service
+from swell.api.tasks import find_task
+from swell.api.views import encode
+from swell.errors import Conflict, InvalidInput
+from swell.favourites import Favourite, Viewer
+
+__all__ = ["disfavour", "favour"]
+
+
+async def favour(service: Service, call: Call) -> Reply:
+    """`PUT /v1/tasks/{id}/favourite`."""
+    favourite, n = await _asked(service, call)
+    # What has no file, such as a text, counts as one.
+    if favourite.artifact >= max(1, n):
+        raise InvalidInput(f"artifact: the task has files 0 to {max(1, n) - 1}")
+    if not await service.store.favour(favourite):
+        raise Conflict("what came of this task was removed: there is nothing left to like")
+    return await _told(service, favourite)
+
+
+async def disfavour(service: Service, call: Call) -> Reply:
+    """`DELETE /v1/tasks/{id}/favourite`."""
+    favourite, _ = await _asked(service, call)
+    await service.store.disfavour(favourite)
+    return await _told(service, favourite)
+
+
+async def _asked(service: Service, call: Call) -> tuple[Favourite, int]:
+    """Return what is meant, and how many files its task has."""
+    query = read_query(call, FavouriteQuery)
+    task = await find_task(service, call)
+    viewer = Viewer(call.caller.id, query.viewer or "")
+    return Favourite(viewer, task.id, query.artifact), len(task.artifacts)
+
+
+async def _told(service: Service, favourite: Favourite) -> Reply:
+    (liked,) = await service.store.favourites(favourite.viewer, [favourite.task_id])
+    view = FavouritesView(task_id=favourite.task_id, favourites=list(liked))
+    return Reply(200, encode(view))
