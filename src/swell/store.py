@@ -102,6 +102,9 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     dead: bool | None = None
     #: Only those of which this one likes something.
     liked_by: Viewer | None = None
+    #: Only those whose input has a word for each of these that begins so (`swell.words.has_words`),
+    #: and whose words are kept by now (`Store.keep_words`); made by `swell.words.words_of`.
+    words: tuple[str, ...] = ()
     #: Created at this moment or later, and before that one; to the millisecond.
     since: datetime | None = None
     until: datetime | None = None
@@ -336,6 +339,19 @@ class Store(Protocol):
 
     async def favourites(self, viewer: Viewer, task_ids: Sequence[str]) -> list[tuple[int, ...]]:
         """Return which files of each of these tasks somebody likes, in order."""
+        ...
+
+    async def keep_words(self, *, limit: int = 1000) -> int:
+        """Keep the words of tasks that cannot be found by them yet, the oldest first.
+
+        Accepting a task does not wait for that. With its inputs a task loses its words.
+
+        Args:
+            limit: Of at most so many.
+
+        Returns:
+            Of how many; less than `limit` where none is left.
+        """
         ...
 
     async def check_writable(self) -> None:

@@ -80,6 +80,22 @@ def test_favourites_that_a_browser_kept_are_taken_over_once(app_page: Page, app:
     assert [(each["id"], each["favourites"]) for each in told] == [(apple, [0])]
 
 
+def test_the_server_finds_what_was_not_loaded(app_page: Page, app: App) -> None:
+    draw(app_page, app, "seeker", "a submarine made of brass")
+    app.open(app_page, "/library", person="seeker")
+    cells = app_page.locator("main li")
+    expect(cells).to_have_count(1)
+    # Drawn elsewhere since: the page does not know of it.
+    draw(app_page, app, "seeker", "Un éléphant under an umbrella")
+    app_page.get_by_label("Search prompts").fill("elephant umbr")
+    expect(cells).to_have_count(1)
+    expect(cells.first.get_by_role("button")).to_have_accessible_name(
+        "Show large: Un éléphant under an umbrella"
+    )
+    app_page.get_by_label("Search prompts").fill("")
+    expect(cells).to_have_count(2)
+
+
 def test_pictures_of_a_time_are_found(app_page: Page, app: App) -> None:
     draw(app_page, app, "dater", "a clock")
     app.open(app_page, "/library", person="dater")

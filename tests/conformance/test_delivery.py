@@ -18,6 +18,7 @@ from swell.testing.delivery import Delivery, DeliveryConformance
 from swell.testing.favourites import FavouritesConformance
 from swell.testing.order import OrderConformance
 from swell.testing.pipelines import PipelineConformance, SharedPipelineConformance
+from swell.testing.searching import SearchingConformance
 from swell.testing.shared import Pair, SharedConformance
 from swell.testing.sharing import SharingConformance
 
@@ -28,6 +29,7 @@ class TestMemory(
     PipelineConformance,
     SharingConformance,
     FavouritesConformance,
+    SearchingConformance,
 ):
     @pytest.fixture
     def delivery(self) -> Delivery:
@@ -42,6 +44,7 @@ class TestSqlite(
     PipelineConformance,
     SharingConformance,
     FavouritesConformance,
+    SearchingConformance,
 ):
     @pytest.fixture
     async def delivery(self, tmp_path: Path) -> AsyncIterator[Delivery]:
@@ -58,6 +61,7 @@ class TestPostgres(
     PipelineConformance,
     SharingConformance,
     FavouritesConformance,
+    SearchingConformance,
 ):
     @pytest.fixture
     async def delivery(self, postgres_databases: PostgresDatabases) -> AsyncIterator[Delivery]:

@@ -1,5 +1,6 @@
-"""What people like best, and tasks of a time."""
+"""What people like best, tasks of a time, and tasks that are found by words."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
@@ -7,6 +8,8 @@ from urllib.parse import quote
 
 import pytest
 from api_harness import World, a_world, succeeded
+
+from swell.store import TaskFilter
 
 
 @pytest.fixture
@@ -94,3 +97,51 @@ async def test_tasks_of_a_time_are_listed(world: World) -> None:
     assert list(await _listed(world, f"since={moment(1)}&until={moment(2)}&user=ann")) == [middle]
     for wrong in ("since=2030-01-01T00:00:00", "until=yesterday"):
         assert (await world.anna("GET", f"/v1/tasks?{wrong}")).status == 422
+
+
+async def test_tasks_are_found_by_words_each_key_its_own_and_operators_all(world: World) -> None:
+    await world.register()
+    texts = ("A red fox", "un éléphant", "a fox asleep")
+    ids = []
+    for text in texts:
+        ids.append((await world.create(input={"text": text}))["id"])
+        world.clock.advance(1)
+    assert list(await _listed(world, "q=fox")) == [ids[2], ids[0]]
+    assert list(await _listed(world, f"q={quote('FO asl')}")) == [ids[2]]
+    assert list(await _listed(world, "q=elephant", "admin")) == [ids[1]]
+    assert list(await _listed(world, "q=fox", "berta")) == []
+    assert len(await _listed(world, f"q={quote('!?')}")) == 3
+    page = (await world.anna("GET", "/v1/tasks?q=fox&limit=1")).json
+    assert list(await _listed(world, f"q=fox&cursor={page['cursor']}")) == [ids[0]]
+    assert (await world.anna("GET", "/v1/tasks?q=" + "x" * 201)).status == 422
+
+
+async def test_the_words_of_an_erased_task_are_gone(world: World) -> None:
+    await world.register()
+    task_id = (await world.create(input={"text": "a secret fox"}))["id"]
+    assert list(await _listed(world, "q=secret")) == [task_id]
+    await world.anna("POST", f"/v1/tasks/{task_id}/cancel")
+    assert (await world.anna("DELETE", f"/v1/tasks/{task_id}")).status == 200
+    assert await _listed(world, "q=secret") == {}
+
+
+async def test_words_are_kept_also_where_nobody_seeks_and_a_rush_comes_first(world: World) -> None:
+    await world.register()
+    batch = {"tasks": [{"model": "demo/upper", "input": {"text": "fox"}}] * 600}
+    assert (await world.anna("POST", "/v1/tasks/batch", batch)).status == 202
+    store = world.service.store
+
+    async def found() -> int:
+        page = await store.page(TaskFilter(words=("fox",)), limit=1000)
+        return len(page.tasks)
+
+    async def tick() -> None:
+        world.clock.advance(5)
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    await tick()
+    in_rush = await found()
+    assert 0 < in_rush < 600
+    await tick()
+    assert await found() == 600

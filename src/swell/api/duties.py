@@ -70,6 +70,14 @@ _FEED_EVERY_S: Final = 0.5
 _RETIRE_EVERY_S: Final = 20.0
 _RETIRE_LIMIT: Final = 1000
 
+#: How often tasks are made to be found by their words, in seconds, and how many at once.
+_WORDS_EVERY_S: Final = 5.0
+_WORDS_LIMIT: Final = 2000
+
+#: In a rush, which is so many tasks since the last time, only so many: it costs what they need.
+_RUSH: Final = 500
+_WORDS_IN_RUSH: Final = 100
+
 #: Looking takes at most this share of the time, unless it is done so seldom, in seconds.
 _RETIRE_SHARE: Final = 0.02
 _RETIRE_REST_S: Final = 600.0
@@ -112,6 +120,7 @@ class Duties:
             self._discard,
             self._feed,
             self._retire,
+            self._keep_words,
             self._hear,
             self._watch_loop,
             self._share_limits,
@@ -241,6 +250,19 @@ class Duties:
         self._service.is_ready = False
         self._service.is_ending = True
         self._service.fleet.wake_all()
+
+    async def _keep_words(self) -> None:
+        service = self._service
+        before = 0
+
+        async def keep() -> None:
+            nonlocal before
+            accepted = sum(service.metrics.accepted.values())
+            is_rush, before = accepted - before > _RUSH, accepted
+            if await service.leadership.leads("words"):
+                await service.store.keep_words(limit=_WORDS_IN_RUSH if is_rush else _WORDS_LIMIT)
+
+        await self._repeat("words", _WORDS_EVERY_S, keep)
 
     async def _hear(self) -> None:
         """Take what other backends tell."""

@@ -629,6 +629,13 @@ class TaskQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     user: (
         Annotated[str, Meta(max_length=200, description="on behalf of whom it was asked")] | None
     ) = None
+    q: Annotated[
+        str,
+        Meta(
+            max_length=200,
+            description="words of their inputs, or how these begin; up to eight",
+        ),
+    ] = ""
     since: Annotated[Zoned | None, Meta(description="created at this moment or later")] = None
     until: Annotated[Zoned | None, Meta(description="created before this moment")] = None
     viewer: (

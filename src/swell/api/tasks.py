@@ -6,6 +6,7 @@ that ends the task, without asking the store again; with a file of the task wher
 """
 
 import bisect
+from typing import Final
 
 import msgspec
 
@@ -57,6 +58,7 @@ from swell.favourites import Viewer
 from swell.registry import Scope
 from swell.store import Accepted, TaskFilter
 from swell.task import NewTask, Task
+from swell.words import MOST_SOUGHT, words_of
 
 __all__ = [
     "cancel",
@@ -72,6 +74,9 @@ __all__ = [
     "replay_many",
     "retry",
 ]
+
+#: Of so many tasks words are kept before tasks are sought by them; of more a duty does it in time.
+_WORDS_BEFORE: Final = 500
 
 _request = Reader(TaskRequest)
 _batch = Reader(BatchRequest)
@@ -140,12 +145,17 @@ async def list_tasks(service: Service, call: Call) -> Reply:
     """`GET /v1/tasks`."""
     query = read_query(call, TaskQuery)
     viewer = Viewer(call.caller.id, query.viewer or "")
+    words = words_of(query.q)[:MOST_SOUGHT]
+    if words:
+        # What came since the duty looked last.
+        await service.store.keep_words(limit=_WORDS_BEFORE)
     where = TaskFilter(
         state=query.state,
         model=query.model,
         user=query.user,
         key_id=only_own(call),
         liked_by=viewer if query.favourite else None,
+        words=words,
         since=query.since,
         until=query.until,
     )

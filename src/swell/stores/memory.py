@@ -56,6 +56,7 @@ from swell.stores.memory_outbox import MemoryOutbox
 from swell.stores.memory_quotas import MemoryQuotas
 from swell.stores.memory_sharing import MemorySharing
 from swell.task import NewTask, Settlement, Task, TaskState
+from swell.words import has_words, task_words
 
 __all__ = ["MemoryRegistry", "MemoryStore"]
 
@@ -74,6 +75,7 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         self._retry_policy = retry_policy or RetryPolicy()
         self._rng = rng or random.Random()
         self._tasks: dict[str, Task] = {}
+        self._words: dict[str, tuple[str, ...]] = {}
         self._keys: dict[tuple[str, str], tuple[str, bytes, datetime]] = {}
         self._retried: dict[str, str] = {}
         self._wakes: list[tuple[datetime, int, str]] = []
@@ -153,6 +155,7 @@ class MemoryStore(MemorySharing, MemoryFavourites):
             if (cursor is None or task_id < cursor)
             and _matches(self._tasks[task_id], where)
             and (where.liked_by is None or self._is_liked(self._tasks[task_id], where.liked_by))
+            and (not where.words or has_words(self._words.get(task_id, ()), where.words))
         ]
         page = found[:limit]
         more = len(found) > limit
@@ -338,6 +341,7 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         bare = life.without(task, inputs=inputs, outputs=outputs)
         discarded: list[str] = []
         if inputs:
+            self._words.pop(task.id, None)
             used = [key for key, users in self._uses.items() if task.id in users]
             for key in used:
                 self._uses[key].discard(task.id)
@@ -369,6 +373,17 @@ class MemoryStore(MemorySharing, MemoryFavourites):
             return False
         self._discarded[key] = None
         return True
+
+    async def keep_words(self, *, limit: int = 1000) -> int:
+        """See `Store.keep_words`."""
+        lacking = [
+            task
+            for _, task in sorted(self._tasks.items())
+            if task.id not in self._words and not task.inputs_removed
+        ]
+        for task in lacking[:limit]:
+            self._words[task.id] = task_words(task.input)
+        return min(limit, len(lacking))
 
     async def check_writable(self) -> None:
         """See `Store.check_writable`. Memory takes every write."""

@@ -49,6 +49,9 @@ async def remove(
     made = [key for task in given for key in life.objects_of(task)]
     await _lock(run, {*used, *made})
     await run("forget_uses", [task.id for task in asked])
+    if asked:
+        await run("share_words")
+        await run("forget_words", [task.id for task in asked])
     await run("drop_share_links", [task.id for task in given])
     await run("forget_favourites", [task.id for task in given])
     discarded = await _discard_uploads(run, used)

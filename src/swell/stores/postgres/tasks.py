@@ -28,6 +28,7 @@ from swell.stores.postgres.database import PostgresDatabase
 from swell.stores.postgres.favourites import PostgresFavourites
 from swell.stores.postgres.retention import remove, retire_uploads
 from swell.stores.postgres.rows import INPUTS, OUTPUTS, row_of
+from swell.stores.postgres.searching import PostgresSearching, query_of
 from swell.stores.postgres.session import Session, lock_of
 from swell.stores.postgres.sharing import PostgresSharing
 from swell.task import NewTask, Settlement, Task
@@ -50,7 +51,7 @@ _TTL: Final = timedelta(seconds=IDEMPOTENCY_TTL_S)
 _Known = dict[tuple[str, str], tuple[str, bytes]]
 
 
-class PostgresStore(PostgresSharing, PostgresFavourites):
+class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
     """Tasks in one database; the writes of a process share commits with all others that wait."""
 
     def __init__(
@@ -90,7 +91,9 @@ class PostgresStore(PostgresSharing, PostgresFavourites):
         if cursor is not None and not life.is_id(cursor):
             raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
         query = "page_ids"
-        if where.liked_by is not None:
+        if where.words:
+            query = "page_ids_found"
+        elif where.liked_by is not None:
             query = "page_ids_of_liked"
         elif where.dead:
             query = "page_ids_of_dead"
@@ -99,8 +102,11 @@ class PostgresStore(PostgresSharing, PostgresFavourites):
         after, before = life.span_of_ids(where.since, where.until)
         first = before if cursor is None else min(cursor, before)
         wanted = (where.state, where.model, where.user, where.key_id, where.dead)
-        liked = () if where.liked_by is None else (where.liked_by.key_id, where.liked_by.user)
-        ids = await self._database.read(query, first, *wanted, limit + 1, after, *liked)
+        liked: tuple[str | None, ...] = (None, None) if where.words else ()
+        if where.liked_by is not None:
+            liked = (where.liked_by.key_id, where.liked_by.user)
+        sought = (query_of(where.words, where.key_id),) if where.words else ()
+        ids = await self._database.read(query, first, *wanted, limit + 1, after, *sought, *liked)
         page_ids = [row[0] for row in ids[:limit]]
         tasks = await self.get(page_ids) if page_ids else []
         more = len(ids) > limit and bool(page_ids)

@@ -118,6 +118,7 @@ class SqliteDatabase:
         database._writer = _connect(path)
         try:
             _migrate(database._writer)
+            database._writer.execute(QUERIES["check_words_mark"])
         except SwellError:
             database._writer.close()
             os.close(database._lock)

@@ -27,6 +27,7 @@ from swell.stores import steps
 from swell.stores.sqlite.favourites import SqliteFavourites
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import INPUTS, OUTPUTS, micros, moment, task_of
+from swell.stores.sqlite.searching import SqliteSearching, match_of
 from swell.stores.sqlite.session import Session
 from swell.stores.sqlite.sharing import SqliteSharing
 from swell.task import NewTask, Settlement, Task
@@ -44,7 +45,7 @@ _STILL_THERE = {
 _RETIRED_AT_ONCE = 100
 
 
-class SqliteStore(SqliteSharing, SqliteFavourites):
+class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
     """Tasks in one SQLite file; every write shares its commit with all others that wait."""
 
     def __init__(
@@ -83,7 +84,9 @@ class SqliteStore(SqliteSharing, SqliteFavourites):
         if cursor is not None and not life.is_id(cursor):
             raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
         query = "page_ids"
-        if where.liked_by is not None:
+        if where.words:
+            query = "page_ids_found"
+        elif where.liked_by is not None:
             query = "page_ids_of_liked"
         elif where.dead:
             query = "page_ids_of_dead"
@@ -93,6 +96,7 @@ class SqliteStore(SqliteSharing, SqliteFavourites):
         wanted = {
             "cursor": before if cursor is None else min(cursor, before),
             "after": after,
+            "match": match_of(where.words, where.key_id),
             "liked_by_key": where.liked_by and where.liked_by.key_id,
             "liked_by_user": where.liked_by and where.liked_by.user,
             "state": where.state,
@@ -337,6 +341,9 @@ def _remove(session: Session, task: Task, *, inputs: bool, outputs: bool) -> lis
     discarded: list[str] = []
     if inputs:
         discarded += _let_go(session, task.id)
+        # Its number is known where it was accepted in this very transaction.
+        session.flush()
+        session.run("forget_words", (task.id,))
     if outputs:
         session.run("drop_share_link", (task.id,))
         session.run("forget_favourites", (task.id,))

@@ -1424,7 +1424,7 @@ export interface Paths {
   "POST /v1/tasks/batch": { body: BatchRequest; answer: BatchView };
   "POST /v1/estimate": { body: TaskRequest; answer: EstimateView };
   "GET /v1/quota": { query: { user?: string }; answer: AllowanceView };
-  "GET /v1/tasks": { query: { state?: "canceled" | "expired" | "failed" | "queued" | "running" | "succeeded"; model?: string; user?: string; since?: string; until?: string; viewer?: string; favourite?: boolean; cursor?: string; limit?: number }; answer: TaskList };
+  "GET /v1/tasks": { query: { state?: "canceled" | "expired" | "failed" | "queued" | "running" | "succeeded"; model?: string; user?: string; q?: string; since?: string; until?: string; viewer?: string; favourite?: boolean; cursor?: string; limit?: number }; answer: TaskList };
   "GET /v1/tasks/{id}": { path: { id: string }; answer: TaskView };
   "DELETE /v1/tasks/{id}": { path: { id: string }; answer: TaskView };
   "POST /v1/tasks/{id}/cancel": { path: { id: string }; answer: TaskView };

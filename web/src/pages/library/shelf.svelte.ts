@@ -35,6 +35,8 @@ export interface Asked {
   /** Days, such as 2026-11-27; empty for any. */
   from: string;
   to: string;
+  /** Words of what was asked for; empty for any. */
+  text: string;
 }
 
 export class Shelf {
@@ -42,7 +44,9 @@ export class Shelf {
   isLoading = $state(false);
   isWhole = $state(false);
   error = $state.raw<unknown>(null);
-  private asked: Asked = { isEverybodys: false, isFavourite: false, from: "", to: "" };
+  private asked: Asked = { isEverybodys: false, isFavourite: false, from: "", to: "", text: "" };
+  /** Tasks that the service has found by the words that are sought now. */
+  private hits = $state.raw(new Set<string>());
   private cursor: string | undefined;
   private turn = 0;
 
@@ -50,6 +54,7 @@ export class Shelf {
   begin(asked: Asked): void {
     if (asked.isEverybodys !== this.asked.isEverybodys) this.items = [];
     this.asked = asked;
+    this.hits = new Set();
     this.turn++;
     this.cursor = undefined;
     this.isWhole = this.isLoading = false;
@@ -70,7 +75,13 @@ export class Shelf {
       const page = await call("GET /v1/tasks", { query: { ...this.query(), cursor: this.cursor } });
       if (turn !== this.turn) return;
       favourites.hear(page.tasks);
-      this.items = [...(isFirst ? [] : this.items), ...page.tasks.flatMap(itemsOf)];
+      const come = page.tasks.flatMap(itemsOf);
+      if (this.asked.text) {
+        this.hits = new Set([...this.hits, ...page.tasks.map((each) => each.id)]);
+        this.items = merged(this.items, come);
+      } else {
+        this.items = [...(isFirst ? [] : this.items), ...come];
+      }
       this.cursor = page.cursor ?? undefined;
       this.isWhole = page.cursor === null;
       this.error = null;
@@ -87,13 +98,19 @@ export class Shelf {
     this.items = [...itemsOf(task), ...this.items];
   }
 
+  /** Whether the service has found it by the words that are sought. */
+  isHit(item: Item): boolean {
+    return this.hits.has(item.task.id);
+  }
+
   private query() {
-    const { isEverybodys, isFavourite, from, to } = this.asked;
+    const { isEverybodys, isFavourite, from, to, text } = this.asked;
     return {
       state: "succeeded" as const,
       user: isEverybodys ? undefined : person,
       viewer: person,
       favourite: isFavourite || undefined,
+      q: text || undefined,
       since: beginningOf(from),
       until: beginningOf(to, 1),
       limit: PAGE,
@@ -118,6 +135,14 @@ function itemsOf(task: TaskView): Item[] {
     });
 }
 
+/** Both together, the newest first, each once. */
+function merged(items: Item[], come: Item[]): Item[] {
+  const known = new Set(items.map((each) => each.id));
+  const all = [...items, ...come.filter((each) => !known.has(each.id))];
+  // Ids of tasks sort by time; the pictures of one stay in their order.
+  return all.sort((a, b) => (a.task.id < b.task.id ? 1 : a.task.id > b.task.id ? -1 : 0));
+}
+
 /** When a day begins where this browser is, or so many days later; undefined for no day. */
 function beginningOf(day: string, later = 0): string | undefined {
   const [year = 0, month = 0, date = 0] = day.split("-").map(Number);
@@ -135,8 +160,8 @@ export function styleOf(task: TaskView): string {
   return typeof style === "string" ? style : "";
 }
 
-/** What a filter lets through. */
-export function found(items: Item[], filter: Filter): Item[] {
+/** What a filter lets through; what the service has found by its words is let through by them. */
+export function found(items: Item[], filter: Filter, isHit: (item: Item) => boolean): Item[] {
   const since = beginningOf(filter.from) ?? "";
   const until = beginningOf(filter.to, 1);
   const words = filter.text.toLowerCase().split(/\s+/).filter(Boolean);
@@ -147,6 +172,6 @@ export function found(items: Item[], filter: Filter): Item[] {
       (!filter.isFavourite || favourites.has(each.id)) &&
       (!since || each.task.created_at >= since) &&
       (!until || each.task.created_at < until) &&
-      words.every((word) => each.text.includes(word)),
+      (isHit(each) || words.every((word) => each.text.includes(word))),
   );
 }

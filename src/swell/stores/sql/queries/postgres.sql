@@ -288,6 +288,19 @@ WHERE t.id IN (
     AND ($6::boolean IS NULL OR t.dead = $6)
 ORDER BY t.id DESC LIMIT $7;
 
+-- name: page_ids_found
+SELECT t.id FROM task_words AS w JOIN tasks AS t ON t.id = w.task_id
+WHERE w.words @@ ($9::text)::tsquery AND t.id < $1 AND t.id > $8 AND t.removed & 1 = 0
+    AND ($2::text IS NULL OR t.state = $2)
+    AND ($3::text IS NULL OR t.model = $3)
+    AND ($4::text IS NULL OR t.user_id = $4)
+    AND ($5::text IS NULL OR t.key_id = $5)
+    AND ($6::boolean IS NULL OR t.dead = $6)
+    AND ($10::text IS NULL OR EXISTS (
+        SELECT 1 FROM favourites WHERE key_id = $10 AND user_id = $11::text AND task_id = t.id
+    ))
+ORDER BY t.id DESC LIMIT $7;
+
 -- name: due_tasks
 -- Another backend that sweeps at the same time takes others.
 SELECT
@@ -944,3 +957,27 @@ ORDER BY task_id, artifact;
 
 -- name: forget_favourites
 DELETE FROM favourites WHERE task_id = ANY($1::text[]);
+
+-- name: lock_words
+-- Whoever removes inputs waits for whoever keeps words, so that none is kept of what was removed.
+SELECT pg_advisory_xact_lock(hashtextextended('task_words', 0));
+
+-- name: share_words
+SELECT pg_advisory_xact_lock_shared(hashtextextended('task_words', 0));
+
+-- name: without_words
+SELECT t.id, t.key_id, t.input FROM tasks AS t
+WHERE t.id > (SELECT task_id FROM words_mark) AND t.removed & 1 = 0
+    AND NOT EXISTS (SELECT 1 FROM task_words AS w WHERE w.task_id = t.id)
+ORDER BY t.id LIMIT $1;
+
+-- name: put_words
+INSERT INTO task_words (task_id, words)
+SELECT id, array_to_tsvector(string_to_array(words, ' '))
+FROM unnest($1::text[], $2::text[]) AS r (id, words);
+
+-- name: move_words_mark
+UPDATE words_mark SET task_id = $1 WHERE task_id < $1;
+
+-- name: forget_words
+DELETE FROM task_words WHERE task_id = ANY($1::text[]);

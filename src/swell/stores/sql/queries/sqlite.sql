@@ -86,6 +86,25 @@ WHERE f.key_id = :liked_by_key AND f.user = :liked_by_user
     AND (:dead IS NULL OR t.dead = :dead)
 GROUP BY f.task_id ORDER BY f.task_id DESC LIMIT :limit;
 
+-- name: page_ids_found
+-- In the order of `seq`, which is how they are found; a cursor stands for the place of its task.
+SELECT t.id FROM task_words AS w CROSS JOIN tasks AS t
+WHERE w.task_words MATCH :match AND t.seq = w.rowid
+    AND w.rowid < coalesce(
+        (SELECT seq FROM tasks WHERE id >= :cursor ORDER BY id LIMIT 1), 9223372036854775807
+    )
+    AND t.id < :cursor AND t.id > :after
+    AND (:state IS NULL OR t.state = :state)
+    AND (:model IS NULL OR t.model = :model)
+    AND (:user IS NULL OR t.user = :user)
+    AND (:key_id IS NULL OR t.key_id = :key_id)
+    AND (:dead IS NULL OR t.dead = :dead)
+    AND (:liked_by_key IS NULL OR EXISTS (
+        SELECT 1 FROM favourites
+        WHERE key_id = :liked_by_key AND user = :liked_by_user AND task_id = t.id
+    ))
+ORDER BY w.rowid DESC LIMIT :limit;
+
 -- name: ready_head
 -- The next tasks of one key, after a place in its order.
 SELECT priority, tag, id FROM tasks
@@ -652,3 +671,20 @@ ORDER BY task_id, artifact;
 
 -- name: forget_favourites
 DELETE FROM favourites WHERE task_id = ?;
+
+-- name: check_words_mark
+-- Numbers of tasks that are gone are given again after a start.
+UPDATE words_mark SET seq = min(seq, (SELECT coalesce(max(seq), 0) FROM tasks));
+
+-- name: without_words
+SELECT seq, key_id, input FROM tasks WHERE seq > (SELECT seq FROM words_mark)
+ORDER BY seq LIMIT ?;
+
+-- name: put_words
+INSERT INTO task_words (rowid, words) VALUES (?, ?);
+
+-- name: move_words_mark
+UPDATE words_mark SET seq = ?;
+
+-- name: forget_words
+DELETE FROM task_words WHERE rowid = (SELECT seq FROM tasks WHERE id = ?);
