@@ -1,0 +1,120 @@
+"""The app `translate` of the examples: LibreTranslate's clients, documents, and what is counted."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from example_apps import EXAMPLES, Example, started
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
+    with started("translate", tmp_path_factory.mktemp("translate") / "data") as running:
+        yield running
+
+
+def ask(example: Example, path: str, body: Any = None, form: str = "") -> Any:
+    data = form.encode() if form else json.dumps(body).encode() if body is not None else None
+    kind = "application/x-www-form-urlencoded" if form else "application/json"
+    request = urllib.request.Request(example.url + path, data, {"content-type": kind})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_a_text_keeps_its_lines_and_the_companys_words(example: Example) -> None:
+    text = "  un gato azul en la casa matriz\n\nla nieve de Nube Segura "
+    said = ask(example, "/translate", {"q": text, "source": "auto", "target": "en"})
+    first = "  a blue cat in the headquarters\n\nthe snow of Nube Segura "
+    assert said["translatedText"] == first
+    assert said["detectedLanguage"] == {"language": "es", "confidence": 100.0}
+
+
+def test_forms_and_lists_are_taken_as_libretranslate_takes_them(example: Example) -> None:
+    one = ask(example, "/translate", form="q=eine+rote+Katze&source=de&target=en&api_key=web")
+    assert one == {"translatedText": "a red cat"}
+    two = ask(example, "/translate", {"q": ["un gato", "eine rote Katze"], "source": "auto"})
+    assert two["translatedText"] == ["a cat", "a red cat"]
+    assert [each["language"] for each in two["detectedLanguage"]] == ["es", "de"]
+
+
+def test_documents_come_back_in_order_and_repeats_cost_nothing(example: Example) -> None:
+    before = ask(example, "/savings")
+    names = [f"zq{chr(97 + n // 26)}{chr(97 + n % 26)}x" for n in range(60)]
+    documents = [
+        {"id": name, "text": f"un gato azul {name}\nuna casa roja {name}"} for name in names
+    ]
+    asked = {"documents": documents, "source": "es", "team": "support"}
+    said = ask(example, "/documents", asked)["documents"]
+    assert [each["id"] for each in said] == names
+    first, second = said[7]["text"].split("\n")
+    assert first.startswith("a blue cat")
+    assert second.startswith("a red house")
+    assert names[7] in first
+    letters = sum(len(each["text"]) - 1 for each in documents)
+    after = ask(example, "/savings")
+    assert after["letters"] - before["letters"] == letters
+    assert after["repeated_letters"] == before["repeated_letters"]
+    assert ask(example, "/documents", {**asked, "team": "sales"})["documents"] == said
+    again = ask(example, "/savings")
+    assert again["repeated_letters"] - after["repeated_letters"] == letters
+    while not ask(example, "/savings")["machine_s"]:
+        pass  # the ledger is written a moment after a task has ended
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"q": "hola", "target": "fr"}, 400, "target is en"),
+        ({"q": "hola", "source": "xx"}, 400, "no translation from 'xx'"),
+        ({"q": 7}, 400, "a text, or a list"),
+        ({"documents": "hola"}, 400, '{"documents"'),
+        ({"q": "x" * 1_000_001}, 413, "1,000,000 letters"),
+        ([], 400, "send JSON"),
+    ],
+)
+def test_what_cannot_be_translated_is_told_in_words(
+    example: Example, body: Any, status: int, words: str
+) -> None:
+    path = "/documents" if "documents" in body else "/translate"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        ask(example, path, body)
+    assert refused.value.code == status
+    assert words in json.load(refused.value)["detail"]
+
+
+def test_swells_own_libretranslate_has_the_companys_words_too(example: Example) -> None:
+    form = f"q=la+casa+matriz&source=es&target=en&api_key={example.key}".encode()
+    url = f"{example.swell}/libretranslate/translate"
+    with urllib.request.urlopen(urllib.request.Request(url, form), timeout=60) as answer:
+        assert json.load(answer) == {"translatedText": "the headquarters"}
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The app's model, loaded as a worker does."""
+    import importlib.util  # noqa: PLC0415 - only this needs it
+
+    path = EXAMPLES / "translate" / "model.py"
+    found = importlib.util.spec_from_file_location("translate_model", path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_the_longest_word_of_a_glossary_comes_first_and_only_whole_ones_count(
+    model: ModuleType,
+) -> None:
+    words = model.read_glossary("# ours\ncasa\thouse\ncasa matriz\theadquarters\nSegura\n")
+    assert words == {"casa": "house", "casa matriz": "headquarters", "segura": "Segura"}
+    parts = model.taken_apart("La Casa Matriz, casa y casamiento", words)
+    assert [part for part, is_word in parts if is_word] == ["Casa Matriz", "casa"]
+    assert "".join(part for part, _ in parts) == "La Casa Matriz, casa y casamiento"

@@ -1,0 +1,116 @@
+"""What of the examples can be looked at without a server."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def path() -> Iterator[None]:
+    """The folder of the examples, as `start.py` has it on the path."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(EXAMPLES))
+    yield
+    sys.path.remove(str(EXAMPLES))
+    for name in set(sys.modules) - before:
+        if str(EXAMPLES) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def front() -> ModuleType:
+    import front  # noqa: PLC0415 - after the path is set
+
+    return front
+
+
+def translate() -> ModuleType:
+    from translate import app  # noqa: PLC0415 - after the path is set
+
+    return app
+
+
+def dream() -> ModuleType:
+    from dream import app  # noqa: PLC0415 - after the path is set
+
+    return app
+
+
+@given(st.from_regex(r"[0-9a-f]{1,24}", fullmatch=True), st.binary(min_size=32, max_size=32))
+def test_a_name_in_a_cookie_is_taken_back_and_nothing_made_up_is(name: str, secret: bytes) -> None:
+    cookie = front().signed(name, secret)
+    assert front().name_in(cookie, secret) == name
+    assert front().name_in(cookie, bytes(32)) is None or secret == bytes(32)
+    assert front().name_in("f" + cookie, secret) is None
+    for nothing in (None, "", name, f"{name}.", "."):
+        assert front().name_in(nothing, secret) is None
+
+
+def test_a_page_says_four_things_of_a_task_and_its_user_is_the_fronts_to_say() -> None:
+    body = {
+        "model": "a/b",
+        "input": {"x": 1},
+        "user": "anna",
+        "class": "paid",
+        "priority": 0,
+        "webhook": "http://example.com",
+        "count": 2,
+    }
+    told = front().asked_by_page(json.dumps(body).encode(), {"a/b"}, "me")
+    assert told == {"model": "a/b", "input": {"x": 1}, "count": 2, "user": "me"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"", 400), (b"[]", 400), (b"{}", 403), (b'{"model": "a/c"}', 403)]
+)
+def test_what_is_no_task_of_the_app_is_refused(body: bytes, status: int) -> None:
+    with pytest.raises(front().Refusal) as refused:
+        front().asked_by_page(body, {"a/b"}, "me")
+    assert refused.value.status == status
+
+
+@given(st.text(alphabet="ab .!\n\t", max_size=200), st.integers(1, 30))
+def test_paragraphs_are_the_text_and_none_is_too_long(text: str, longest: int) -> None:
+    parts = translate().paragraphs(text, longest)
+    assert "".join(part for part, _ in parts) == text
+    assert all(len(part) <= longest for part, is_said in parts if is_said)
+    assert all(bool(part.strip()) == is_said for part, is_said in parts)
+
+
+def test_a_long_paragraph_is_taken_apart_at_the_ends_of_sentences() -> None:
+    parts = translate().paragraphs("One two. Three four. Five six seven", 22)
+    assert [part for part, _ in parts] == ["One two. Three four. ", "Five six seven"]
+
+
+def test_days_before_the_first_are_not_counted() -> None:
+    app = translate()
+    days = {"2026-10-01": app.Tally(9, 9), "2026-11-01": app.Tally(5, 1)}
+    days["2026-11-02"] = app.Tally(2, 2)
+    assert app.summed(days, "2026-11-01") == app.Tally(7, 3)
+
+
+def test_a_user_with_credits_of_his_own_has_paid() -> None:
+    plan_of = dream().plan_of
+    free = [{"name": "user-samples-day", "left": 4}, {"name": "tasks-day", "left": 9}]
+    assert plan_of(free) == {"plan": "free", "credits_micros": 0, "free_left_today": 4}
+    paid = [{"name": "user-credits", "left": -10}]
+    assert plan_of(paid) == {"plan": "paid", "credits_micros": -10, "free_left_today": 0}
+
+
+def test_every_app_is_listed_and_has_what_start_needs() -> None:
+    apps = {path.parent.name for path in EXAMPLES.glob("*/app.py")}
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for name in apps:
+        assert f"[{name}]({name}/README.md)" in listed
+        readme = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
+        assert f"\nmake example NAME={name}\n" in readme
+        for file in ("swell.toml", "page/index.html"):
+            assert (EXAMPLES / name / file).is_file()
+    assert apps == {"dream", "multimodal", "portraits", "sing", "translate"}
