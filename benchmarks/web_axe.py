@@ -28,11 +28,15 @@ from app import AXE, breaches
 from seeded import Seeded, empty, full
 from views import SIZES, THEMES, VIEWS, View, context_of, keep_silent, refuse
 
-#: A theme is painted with the next frame.
+#: A theme is painted with the next frame, and colours that change slowly are waited for.
 _SHOW = """
 async (theme) => {
   document.documentElement.dataset.theme = theme;
-  await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  await painted();
+  const changing = document.getAnimations().filter((each) => each instanceof CSSTransition);
+  await Promise.all(changing.map((each) => each.finished.catch(() => 0)));
+  await painted();
 }
 """
 
@@ -92,6 +96,8 @@ def look(browser: Browser, server: Seeded, view: View, size: str) -> list[str]:
     except Exception as error:
         return [f"{where} did not open: {str(error).splitlines()[0]}"]
     finally:
+        # Requests that were never answered are let go first.
+        page.unroute_all(behavior="ignoreErrors")
         context.close()
 
 

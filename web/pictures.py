@@ -79,6 +79,8 @@ def _take(
     except Exception as error:
         wrong = error
     page.screenshot(path=out / f"{view.name}-{size}-{theme}.png")
+    # Requests that were never answered are let go first.
+    page.unroute_all(behavior="ignoreErrors")
     context.close()
     return wrong
 
