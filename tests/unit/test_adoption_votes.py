@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,7 +10,9 @@ from swell.adoption.votes import (
     FIRST_MU,
     FIRST_SIGMA,
     Ballot,
+    League,
     ballots_of,
+    counted,
     in_words,
     rate,
     standings,
@@ -57,6 +60,21 @@ def test_without_votes_there_are_no_ratings() -> None:
 @settings(max_examples=50, deadline=None)
 def test_whoever_is_asked_again_says_the_same(ballots: list[Ballot]) -> None:
     assert rate(ballots) == rate(list(ballots))
+
+
+@given(BALLOTS, st.lists(st.integers(0, 30), max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_votes_that_come_in_parts_give_the_same_numbers_as_all_at_once(
+    ballots: list[Ballot], cuts: list[int]
+) -> None:
+    league, at = League(), 0
+    for cut in [*sorted(cuts), len(ballots)]:
+        # What was kept is read again.
+        kept = msgspec.json.decode(msgspec.json.encode(league), type=League)
+        league = counted(kept, ballots[at:cut])
+        at = max(at, cut)
+    assert league.ratings() == rate(ballots)
+    assert league.votes == len(ballots)
 
 
 @given(BALLOTS)

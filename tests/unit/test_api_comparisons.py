@@ -4,16 +4,23 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from api_harness import UPPER, World, a_world, failed, succeeded
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from swell.adoption.votes import rate
+from swell.adoption.votes import Ballot, League, ballots_of, counted, rate
 from swell.api import blind, ratings, thumbnails
+from swell.api.ratings import Ratings
+from swell.clock import ManualClock
+from swell.stores.memory import MemoryRegistry
 from swell.stores.memory_comparisons import MemoryComparisons
+from swell.testing.comparisons import NOW, a_comparison, a_vote
 
 ONE = {**UPPER, "name": "demo/one", "version": "1", "memory_bytes": 5 * 2**30}
 TWO = {**UPPER, "name": "demo/two", "version": "8"}
@@ -198,6 +205,8 @@ async def test_another_sheet_changes_no_vote_by_typing_the_same_name(world: Worl
     for who, said in (
         ({"voter_id": "a" * 28}, {"winner": 1}),
         ({"voter_id": "b" * 28}, {"winner": 2}),
+        # Without one all of this name are one voter's.
+        ({}, {"winner": 1}),
         ({}, {"winner": 2}),
         ({"voter_id": "a" * 28}, {"tie": True}),
     ):
@@ -433,25 +442,77 @@ async def test_a_list_reads_no_comparison(world: World, monkeypatch: pytest.Monk
     assert (told["name"], told["columns"], told["rows"], told["votes"]) == ("foxes", 2, 1, 1)
 
 
-async def test_ratings_are_reckoned_once_until_something_ends_or_is_removed(
+async def test_each_vote_is_counted_once_until_a_comparison_is_removed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reckoned: list[int] = []
 
-    def counted(ballots: Any) -> Any:
+    def counting(league: League, ballots: Sequence[Ballot]) -> League:
         reckoned.append(len(ballots))
-        return rate(ballots)
+        return counted(league, ballots)
 
-    monkeypatch.setattr(ratings, "rate", counted)
+    monkeypatch.setattr(ratings, "counted", counting)
     paths = []
-    for _ in range(2):
+    for _ in range(3):
         made = await compared(world)
         paths.append(f"/v1/comparisons/{made['comparison']['id']}")
         await world.anna("POST", f"{paths[-1]}/votes", {"row": 0, "winner": 1})
         await world.anna("POST", f"{paths[-1]}/close")
+        world.clock.advance(1)
         asked = await asyncio.gather(*(world.anna("GET", "/v1/ratings") for _ in range(3)))
         assert [each.json["votes"] for each in asked] == [len(paths)] * 3
+    assert reckoned == [1, 1, 1]
+    assert (await Ratings(world.service.registry).find()).votes == 3
+    assert reckoned == [1, 1, 1], "after a restart, too"
     await world.anna("DELETE", paths[0])
     for _ in range(2):
-        assert (await world.anna("GET", "/v1/ratings")).json["comparisons"] == 1
-    assert reckoned == [1, 2, 1]
+        assert (await world.anna("GET", "/v1/ratings")).json["comparisons"] == 2
+    assert reckoned == [1, 1, 1, 1, 1]
+
+
+_STEPS = st.lists(
+    st.tuples(st.sampled_from(("close", "late", "drop", "ask", "restart")), st.integers(0, 11)),
+    max_size=30,
+)
+
+
+@given(_STEPS)
+@settings(max_examples=40, deadline=None)
+def test_ratings_are_those_of_a_replay_of_all_votes_whatever_ends_or_goes(
+    steps: list[tuple[str, int]],
+) -> None:
+    asyncio.run(_keep_ratings(steps))
+
+
+async def _keep_ratings(steps: list[tuple[str, int]]) -> None:
+    registry = MemoryRegistry(ManualClock())
+    for n in range(12):
+        await registry.put_comparison(a_comparison(f"c{n}"))
+        for voter in range(n % 4):
+            winner = (0, 1, None)[(n + voter) % 3]
+            vote = a_vote(voter=f"v{voter}", comparison_id=f"c{n}", winner=winner)
+            assert await registry.vote(vote)
+    kept, late_s = Ratings(registry), 1000
+    for second, (what, n) in enumerate([*steps, ("ask", 0)]):
+        if what == "close":
+            await registry.close_comparison(f"c{n}", NOW + timedelta(seconds=2000 + second))
+        elif what == "late":
+            # By the clock of a backend that is behind.
+            late_s -= 1
+            await registry.close_comparison(f"c{n}", NOW + timedelta(seconds=late_s))
+        elif what == "drop":
+            await registry.drop_comparison(f"c{n}")
+        elif what == "restart":
+            kept = Ratings(registry)
+        else:
+            found = await kept.find()
+            ballots: list[Ballot] = []
+            for comparison_id, _ in await registry.closed_comparisons():
+                comparison = await registry.comparison(comparison_id)
+                assert comparison is not None
+                ballots += ballots_of(comparison, await registry.votes(comparison_id))
+            told = [(each.model, each.mu, each.sigma, each.votes) for each in found.ratings]
+            wanted = [(each.model, each.mu, each.sigma, each.votes) for each in rate(ballots)]
+            assert told == wanted
+            assert found.votes == len(ballots)
+            assert found.comparisons == len(await registry.closed_comparisons())

@@ -20,7 +20,17 @@ import msgspec
 
 from swell.comparisons import Comparison, Vote
 
-__all__ = ["Ballot", "Rating", "ballots_of", "in_words", "rate", "standings"]
+__all__ = [
+    "Ballot",
+    "League",
+    "Rating",
+    "Strength",
+    "ballots_of",
+    "counted",
+    "in_words",
+    "rate",
+    "standings",
+]
 
 #: What is believed of a model before any vote, as `openskill` does.
 FIRST_MU: Final = 25.0
@@ -96,8 +106,37 @@ def ballots_of(comparison: Comparison, votes: Iterable[Vote]) -> list[Ballot]:
     return found
 
 
-def rate(ballots: Sequence[Ballot]) -> list[Rating]:
-    """Return the ratings after votes that came in this order, the strongest first.
+class Strength(msgspec.Struct, frozen=True):
+    """What is believed of one model, and by how many votes; as in `Rating`."""
+
+    mu: float = FIRST_MU
+    sigma: float = FIRST_SIGMA
+    votes: int = 0
+    wins: int = 0
+    ties: int = 0
+
+
+class League(msgspec.Struct, frozen=True):
+    """All that votes have said so far: enough to go on from, however many there were.
+
+    Args:
+        models: By their names.
+        votes: How many were counted.
+    """
+
+    models: dict[str, Strength] = {}
+    votes: int = 0
+
+    def ratings(self) -> list[Rating]:
+        """Return the ratings, the strongest first."""
+        found = [
+            Rating(model=name, **msgspec.structs.asdict(each)) for name, each in self.models.items()
+        ]
+        return sorted(found, key=lambda each: (-each.ordinal, each.model))
+
+
+def counted(league: League, ballots: Sequence[Ballot]) -> League:
+    """Return what is known after votes that came in this order.
 
     Raises:
         ImportError: `openskill` is not installed.
@@ -105,25 +144,29 @@ def rate(ballots: Sequence[Ballot]) -> list[Rating]:
     # Only whoever asks for ratings needs it.
     from openskill.models import PlackettLuce  # noqa: PLC0415
 
-    league = PlackettLuce(mu=FIRST_MU, sigma=FIRST_SIGMA)
-    beliefs = {model: league.rating() for ballot in ballots for model in ballot.models}
+    judge, models = PlackettLuce(mu=FIRST_MU, sigma=FIRST_SIGMA), dict(league.models)
     for ballot in ballots:
-        teams = [[beliefs[model]] for model in ballot.models]
-        after = league.rate(teams, ranks=[_rank(ballot, model) for model in ballot.models])
-        for model, (belief,) in zip(ballot.models, after, strict=True):
-            beliefs[model] = belief
-    found = [
-        Rating(
-            model=model,
-            mu=belief.mu,
-            sigma=belief.sigma,
-            votes=sum(model in ballot.models for ballot in ballots),
-            wins=sum(ballot.winner == model for ballot in ballots),
-            ties=sum(model in ballot.models and ballot.winner is None for ballot in ballots),
-        )
-        for model, belief in beliefs.items()
-    ]
-    return sorted(found, key=lambda each: (-each.ordinal, each.model))
+        known = [models.get(model, Strength()) for model in ballot.models]
+        teams = [[judge.rating(mu=each.mu, sigma=each.sigma)] for each in known]
+        after = judge.rate(teams, ranks=[_rank(ballot, model) for model in ballot.models])
+        for model, before, (belief,) in zip(ballot.models, known, after, strict=True):
+            models[model] = Strength(
+                mu=belief.mu,
+                sigma=belief.sigma,
+                votes=before.votes + 1,
+                wins=before.wins + (ballot.winner == model),
+                ties=before.ties + (ballot.winner is None),
+            )
+    return League(models, league.votes + len(ballots))
+
+
+def rate(ballots: Sequence[Ballot]) -> list[Rating]:
+    """Return the ratings after votes that came in this order, the strongest first.
+
+    Raises:
+        ImportError: `openskill` is not installed.
+    """
+    return counted(League(), ballots).ratings()
 
 
 def standings(ballots: Sequence[Ballot], models: Sequence[str]) -> list[tuple[int, int, int]]:
