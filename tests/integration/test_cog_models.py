@@ -32,6 +32,7 @@ __all__ = ["dispatch"]
 COG = Path(__file__).parents[2] / ".venv" / "clients" / "cog" / "bin"
 
 RUNNER = """
+import asyncio
 import os
 import time
 from typing import Optional
@@ -62,6 +63,20 @@ class Runner(BaseRunner):
         path = CogPath(f"/tmp/{os.getpid()}-{seed}.png")
         PIL.Image.new("RGB", (16, steps), colour).save(path)
         return [path]
+
+
+class Together(BaseRunner):
+    async def setup(self):
+        self.here = 0
+
+    async def run(self, prompt: str) -> str:
+        # Nobody gets on before all three are here.
+        self.here += 1
+        for _ in range(200):
+            if self.here >= 3:
+                return prompt + "!"
+            await asyncio.sleep(0.05)
+        raise TimeoutError("the others did not come")
 
 
 class Broken(BaseRunner):
@@ -260,6 +275,63 @@ def test_one_that_left_the_device_ends_and_comes_back(project: Path) -> None:
     [made] = turns.run([item(turns, prompt="a")])
     assert len(made) == 1
     turns.offload()
+
+
+def a_project_of_texts(folder: Path) -> Path:
+    """Write a project that takes a prompt and gives a text."""
+    schemas = {
+        "Input": {
+            "type": "object",
+            "required": ["prompt"],
+            "properties": {"prompt": {"type": "string", "minLength": 1}},
+        },
+        "Output": {"type": "string"},
+    }
+    told = SCHEMA | {"components": {"schemas": schemas}}
+    (folder / "run.py").write_text(RUNNER)
+    (folder / ".cog").mkdir()
+    (folder / ".cog" / "openapi_schema.json").write_text(json.dumps(told))
+    return folder
+
+
+def test_as_many_predictions_run_at_once_as_it_was_built_for(project: Path, tmp_path: Path) -> None:
+    built = foxes(a_project_of_texts(tmp_path), "Together", concurrency=3)
+    assert define(built).card().max_batch == 3
+    together = built()
+    together.load("cpu")
+    try:
+        made = together.run([item(together, prompt=f"p{n}") for n in range(3)])
+        assert made == ["p0!", "p1!", "p2!"]
+        # What finds no room waits for it.
+        made = together.run([item(together, prompt=f"p{n}") for n in range(5)])
+        assert made == [f"p{n}!" for n in range(5)]
+    finally:
+        together.offload()
+
+
+@pytest.mark.parametrize(
+    ("variables", "label", "given", "most"),
+    [
+        ([], "", {}, 1),
+        (["PATH=/bin", "COG_MAX_CONCURRENCY=4"], "", {}, 4),
+        (["COG_MAX_CONCURRENCY=many"], "", {}, 1),
+        ([], '{"concurrency": {"max": 5}}', {}, 5),
+        (["COG_MAX_CONCURRENCY=4"], '{"concurrency": {"max": 5}}', {}, 4),
+        ([], "no json", {}, 1),
+        (["COG_MAX_CONCURRENCY=4"], "", {"concurrency": 2}, 2),
+    ],
+)
+def test_an_image_tells_how_many_predictions_it_makes_at_once(
+    tmp_path: Path, variables: list[str], label: str, given: dict[str, int], most: int
+) -> None:
+    labels = {"run.cog.openapi_schema": json.dumps(SCHEMA), "run.cog.config": label}
+    told = [{"Id": "sha256:1", "Config": {"Labels": labels, "Env": variables}}]
+    engine = tmp_path / "podman"
+    engine.write_text(f"#!{sys.executable}\nprint({json.dumps(told)!r})\n")
+    engine.chmod(0o755)
+    how = cog.ContainerOptions(engine=str(engine))
+    made = cog.image("demo/foxes", "foxes:1", how, **given)
+    assert define(made).card().max_batch == most
 
 
 def test_a_setup_that_fails_says_why(project: Path) -> None:

@@ -23,11 +23,13 @@ import aiohttp
 from swell.model import Batch, Cancelled, InvalidModel, Item, Model, Reject
 from swell.zoo.cog_schema import CogSchema
 from swell.zoo.cog_server import (
+    AT_ONCE,
     ContainerOptions,
     Running,
     Server,
     ServerFailed,
     There,
+    at_once,
     inspect_image,
     read_json,
     start_container,
@@ -192,18 +194,20 @@ def image(name: str, ref: str, how: ContainerOptions = _PLAINLY, **facts: Any) -
         name: `owner/name`, as it is called here.
         ref: The image; one with a digest is the same for ever.
         how: How the container is run: engine, variables, volumes, GPUs.
-        facts: `concurrency` (predictions at a time, 1), `schema_file`, `setup_timeout_s`,
-            `timeout_s`, `description`, and what stands on a card: see `swell.Model`.
+        facts: `concurrency` (predictions at a time; else as many as the image was built for),
+            `schema_file`, `setup_timeout_s`, `timeout_s`, `description`, and what stands on a card:
+            see `swell.Model`.
 
     Raises:
         InvalidModel: The image cannot be had, or has no schema.
     """
     schema_file = facts.pop("schema_file", "")
     if schema_file:
-        openapi, digest = _from_file(name, schema_file), ref
+        openapi, digest, built_for = _from_file(name, schema_file), ref, 1
     else:
         found = inspect_image(name, ref, how.engine)
-        openapi, digest = found.openapi, found.id
+        openapi, digest, built_for = found.openapi, found.id, found.at_once
+    facts.setdefault("concurrency", at_once(how.env.get(AT_ONCE, built_for)))
     # Another image under the same name is another version.
     extra = {"x-cog-image": digest}
     return _made(name, openapi, lambda device: start_container(ref, device, how), extra, facts)
@@ -231,15 +235,19 @@ def program(
 ) -> type[CogModel]:
     """Return a model that a cog server runs as a process of this machine, without a container.
 
-    Its schema is that of `schema_file`, or of `.cog/openapi_schema.json` in its folder.
+    Its schema is that of `schema_file`, or of `.cog/openapi_schema.json` in its folder. It is told
+    a `concurrency` above 1, for which it has to be async.
 
     Raises:
         InvalidModel: There is no schema.
     """
     schema_file = facts.pop("schema_file", "") or str(Path(folder, ".cog/openapi_schema.json"))
-    openapi = _from_file(name, schema_file)
+    openapi, told = _from_file(name, schema_file), dict(env or {})
+    most = facts.setdefault("concurrency", at_once(told.get(AT_ONCE, 1)))
+    if most > 1:
+        told.setdefault(AT_ONCE, str(most))
     return _made(
-        name, openapi, lambda device: start_program(command, folder=folder, env=env), {}, facts
+        name, openapi, lambda device: start_program(command, folder=folder, env=told), {}, facts
     )
 
 

@@ -27,6 +27,7 @@ from swell.config import process_environment
 from swell.model import InvalidModel
 
 __all__ = [
+    "AT_ONCE",
     "Child",
     "CogImage",
     "ContainerOptions",
@@ -34,6 +35,7 @@ __all__ = [
     "Server",
     "ServerFailed",
     "There",
+    "at_once",
     "container_command",
     "find_engine",
     "inspect_image",
@@ -47,6 +49,12 @@ _ENGINES: Final = ("docker", "podman")
 
 #: Labels of images that cog builds, with the OpenAPI document in them; the second is older.
 _LABELS: Final = ("run.cog.openapi_schema", "org.cogmodel.openapi_schema")
+
+#: The label with what `cog.yaml` said.
+_CONFIG_LABEL: Final = "run.cog.config"
+
+#: What tells a server how many predictions to make at once.
+AT_ONCE: Final = "COG_MAX_CONCURRENCY"
 
 #: How often it is looked whether a server is ready, in seconds.
 _LOOK_S: Final = 0.2
@@ -76,6 +84,8 @@ class CogImage:
     #: Its content's digest.
     id: str
     openapi: Any
+    #: How many predictions it makes at once.
+    at_once: int = 1
 
 
 def find_engine(wanted: str = "") -> str:
@@ -103,7 +113,8 @@ def inspect_image(name: str, image: str, engine: str = "") -> CogImage:
         told = _look(program, image) if pulled.returncode == 0 else None
         if told is None:
             raise InvalidModel(f"{name}: {image} cannot be had: {pulled.stderr.strip()[-300:]}")
-    labels = told.get("Config", {}).get("Labels") or {}
+    config = told.get("Config") or {}
+    labels = config.get("Labels") or {}
     schema = next((labels[each] for each in _LABELS if labels.get(each)), None)
     try:
         openapi = None if schema is None else json.loads(schema)
@@ -113,7 +124,28 @@ def inspect_image(name: str, image: str, engine: str = "") -> CogImage:
         raise InvalidModel(
             f"{name}: {image} has no label {_LABELS[0]}: build it with cog, or give schema_file"
         )
-    return CogImage(str(told.get("Id", "")), openapi)
+    return CogImage(str(told.get("Id", "")), openapi, _built_for(config, labels))
+
+
+def _built_for(config: Mapping[str, Any], labels: Mapping[str, str]) -> int:
+    """Return how many predictions an image makes at once: as its variable says, or its build."""
+    variables = dict(str(each).partition("=")[::2] for each in config.get("Env") or ())
+    if AT_ONCE in variables:
+        return at_once(variables[AT_ONCE])
+    try:
+        built = json.loads(labels.get(_CONFIG_LABEL) or "{}")
+    except ValueError:
+        return 1
+    asked = built.get("concurrency") if isinstance(built, dict) else None
+    return at_once(asked.get("max")) if isinstance(asked, dict) else 1
+
+
+def at_once(told: object) -> int:
+    """Return how many predictions are made at once, as a server reads it: one where it cannot."""
+    try:
+        return max(1, int(str(told)))
+    except ValueError:
+        return 1
 
 
 def _look(program: str, image: str) -> Any:
