@@ -344,3 +344,32 @@ async def test_a_stream_of_a_prediction_tells_each_output_once(studio: Studio) -
         assert await stream.block() == "retry: 2000"
         rest = [(await stream.block()).splitlines()[0] for _ in range(2)]
     assert rest == ["event: output", "event: done"]
+
+
+async def test_a_stream_of_a_prediction_goes_on_at_a_backend_that_has_heard_of_nothing(
+    studio: Studio,
+) -> None:
+    world, _ = studio
+    body = {"input": {"prompt": "a", "num_outputs": 3}}
+    made = (await world.anna("POST", "/replicate/v1/models/demo/painter/predictions", body)).json
+    where = made["urls"]["stream"].removeprefix("http://swell.test")
+    lease = await studio[1].lease()
+    async with world.stranger.stream(where) as stream:
+        assert await stream.block() == "retry: 2000"
+        files = [await deliver(studio, lease, index) for index in (0, 1)]
+        for _ in files:
+            seen_id = (await stream.block()).splitlines()[1].removeprefix("id: ")
+    async with restarted(studio) as (again, painter):
+        await again.report(painter.worker_id, holds=[hold(lease)])
+        async with again.stranger.stream(where, {"Last-Event-ID": seen_id}) as stream:
+            assert await stream.block() == "retry: 2000"
+            await painter.succeed(lease, *files, picture(colour="blue"))
+            rest = [(await stream.block()).splitlines() for _ in range(2)]
+        assert [each[0] for each in rest] == ["event: output", "event: done"]
+        assert "/2.png" in rest[0][2]
+        # Who has seen the end's first part gets the second.
+        seen_id = rest[0][1].removeprefix("id: ")
+        async with again.stranger.stream(where, {"Last-Event-ID": seen_id}) as stream:
+            assert await stream.block() == "retry: 2000"
+            assert (await stream.block()).splitlines()[0] == "event: done"
+            assert await stream.block() is None

@@ -19,7 +19,7 @@ from swell.api.streams import Stream
 from swell.api.tasks import find_task
 from swell.api.views import encode
 from swell.errors import InvalidRequest, NotFound
-from swell.events import Event, EventKind
+from swell.events import TERMINAL_ID, Event, EventKind
 from swell.registry import Scope
 from swell.task import Task, TaskState
 
@@ -37,10 +37,8 @@ _TOLD: Final = frozenset(
     }
 )
 
-#: Those that tell outputs.
-_WITH_OUTPUTS: Final = frozenset({EventKind.ARTIFACT, EventKind.SUCCEEDED})
-
-#: The reader's place: an event of ours, and how many of its parts it has seen.
+#: The reader's place: an event of ours, and how many files were told by then; of the end how many
+#: of its parts. So what was told is known by whichever backend a reader comes back to.
 _Place = tuple[int, int]
 
 
@@ -50,21 +48,10 @@ async def stream(service: Service, call: Call) -> Reply | None:
     place = _place(call)
     if call.scope["method"] == "HEAD":
         return Reply(200, content_type=b"text/event-stream; charset=utf-8")
-    # The event that was seen in part comes again, without that part.
-    after = place[0] - 1 if place[1] else place[0]
-    reader = _Reader(place, _seen(service, task, place[0]))
-    await relay(service, call, task.id, after, _find, reader.tell)
+    # The end has several parts, and comes again without those that were seen.
+    after = min(place[0], TERMINAL_ID - 1)
+    await relay(service, call, task.id, after, _find, _Reader(place).tell)
     return None
-
-
-def _seen(service: Service, task: Task, last: int) -> int:
-    """Return how many files a reader was told whose last event is this, as far as is remembered."""
-    told = [
-        each.data.get("index")
-        for each in service.bus.remembered(task.id)
-        if each.kind is EventKind.ARTIFACT and each.id <= last
-    ]
-    return max((index + 1 for index in told if isinstance(index, int)), default=0)
 
 
 async def _find(service: Service, call: Call) -> Task:
@@ -94,12 +81,12 @@ class _Reader:
 
     Args:
         place: Where the reader was.
-        told: How many files it has heard of.
     """
 
-    def __init__(self, place: _Place, told: int) -> None:
+    def __init__(self, place: _Place) -> None:
         self._place = place
-        self._told = told
+        #: How many files it has heard of.
+        self._told = place[1] if place[0] < TERMINAL_ID else 0
 
     async def tell(
         self, service: Service, call: Call, listening: Stream, task_id: str, event: Event
@@ -107,21 +94,25 @@ class _Reader:
         """Return an event as these readers see it; nothing where they do not."""
         if event.kind not in _TOLD:
             return b""
-        skipped = self._place[1] if event.id == self._place[0] else 0
         early = read_artifact(event.data) if event.kind is EventKind.ARTIFACT else None
         if early is not None:
             files = await links_to(service, call, [early])
         else:
             files = [] if event.task is None else await file_links(service, call, event.task)
-        found = parts_of(event, files, self._told)
-        # Outputs have the same numbers whether they came with their own events or with the end.
-        first = self._told if event.kind in _WITH_OUTPUTS else 0
-        self._told += early is not None and bool(found)
-        return b"".join(
-            _frame(kind, data, f"{event.id}-{number}")
-            for number, (kind, data) in enumerate(found, first)
-            if number >= skipped
-        )
+        if event.is_terminal:
+            parts, seen = parts_of(event, files), 0
+            if event.id == self._place[0]:
+                seen = self._place[1]
+            elif event.kind is EventKind.SUCCEEDED:
+                seen = self._told
+            return b"".join(
+                _frame(kind, data, f"{event.id}-{number}")
+                for number, (kind, data) in enumerate(parts, 1)
+                if number > seen
+            )
+        parts = parts_of(event, files, self._told)
+        self._told += early is not None and bool(parts)
+        return b"".join(_frame(kind, data, f"{event.id}-{self._told}") for kind, data in parts)
 
 
 def parts_of(event: Event, files: Sequence[str], told: int = 0) -> list[tuple[str, str]]:
@@ -175,4 +166,4 @@ def _place(call: Call) -> _Place:
         raise InvalidRequest(
             "Last-Event-ID is not an id of this stream: send the last `id:` that you got"
         )
-    return int(event), int(part) + 1
+    return int(event), int(part)
