@@ -39,3 +39,10 @@ def test_a_refusal_is_told_as_the_model_said_it(tmp_path: Path, attribute: str) 
     assert "No word was found: give one." in told
     assert "Reject" not in told
     assert "failed" not in told
+
+
+@pytest.mark.parametrize("ref", ["demo/poster:b81e02d4c6aa", "owner/none"])
+def test_what_is_not_here_is_to_be_asked_of_a_server(tmp_path: Path, ref: str) -> None:
+    result = CliRunner().invoke(app, ["run", ref, "--data", str(tmp_path / "data")])
+    told = " ".join(f"{result.output} {result.exception}".split())
+    assert f"swell tasks submit {ref}" in told

@@ -1,12 +1,14 @@
 """The client's way to a server: what it repeats, whom it tells the key, how it reads streams."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from aiohttp import web
 
 from loopback import listening
+from swell.client import connection
 from swell.client.access import Access
 from swell.client.asynchronous import AsyncClient
 from swell.client.errors import NoServer, Refused, Unreachable
@@ -136,6 +138,39 @@ async def test_a_broken_stream_is_taken_up_after_its_last_event(
     events = [event async for event in client.events("t1")]
     assert [event.kind for event in events] == ["progress", "succeeded"]
     assert [request.headers.get("Last-Event-ID") for request in server.asked] == [None, "5", "5"]
+
+
+async def test_a_stream_that_has_told_something_outlives_a_restart(
+    server: Server, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_PAUSE_S", 0.0001)
+    server.streams('id: 5\nevent: progress\ndata: {"step":1}\n\n')
+    for _ in range(6):
+        server.breaks_off()
+        server.says(503, {"title": "starting"})
+    server.streams('id: 9\nevent: succeeded\ndata: {"id":"t1"}\n\n')
+    events = [event async for event in client.events("t1")]
+    assert [event.kind for event in events] == ["progress", "succeeded"]
+
+
+async def test_a_stream_of_a_server_that_never_told_anything_is_given_up(
+    server: Server, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_PAUSE_S", 0.0001)
+    for _ in range(9):
+        server.says(503, {"title": "starting"})
+    with pytest.raises(Refused):
+        [event async for event in client.events("t1")]
+    assert len(server.asked) == 5
+
+
+async def test_an_end_with_a_large_output_comes_whole(server: Server, client: AsyncClient) -> None:
+    output = "größer " * 400_000
+    end = json.dumps({"id": "t1", "output": output}, ensure_ascii=False)
+    server.streams(f"id: 5\nevent: progress\ndata: 7\n\nid: 9\nevent: succeeded\ndata: {end}\n\n")
+    events = [event async for event in client.events("t1")]
+    assert [event.kind for event in events] == ["progress", "succeeded"]
+    assert events[1].data["output"] == output
 
 
 async def test_a_stream_of_a_task_that_is_not_there_is_a_refusal(

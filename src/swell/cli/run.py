@@ -20,7 +20,7 @@ from swell.cli.pictures import slug
 from swell.cli.redirect import stdout_for_data
 from swell.clock import Clock, SystemClock
 from swell.config import WorkerSettings, quieten_libraries
-from swell.errors import InvalidRequest
+from swell.errors import InvalidRequest, NotFound
 from swell.model import Definition, load_models
 from swell.wiring import model_home
 from swell.worker.alone import LocalResult
@@ -34,8 +34,14 @@ def one_model(ref: str) -> Definition:
 
     Raises:
         InvalidRequest: It names several.
+        NotFound: There is none here.
     """
-    found = load_models(ref)
+    try:
+        found = load_models(ref)
+    except NotFound as error:
+        raise NotFound(
+            f"{error.detail}; what a server serves is asked with `swell tasks submit {ref[:80]}`"
+        ) from None
     if len(found) > 1:
         names = ", ".join(definition.name for definition in found)
         raise InvalidRequest(f"{ref} holds several models ({names}): add :NAME of one of them")

@@ -7,7 +7,7 @@ no key, and which has no business knowing it.
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +24,10 @@ from swell.trust import trusting
 
 __all__ = ["Connection"]
 
-#: How often a broken event stream is taken up again before giving up.
+#: How often a broken event stream is taken up again before giving up, and for how long where it
+#: has told something, in seconds: a server that is restarted is back by then.
 _RESUMES: Final = 5
+_RESUMES_S: Final = 60.0
 
 #: An event stream that is silent for longer is broken, in seconds: servers send comments.
 _SILENCE_S: Final = 120.0
@@ -140,13 +142,14 @@ class Connection:
             Refused: The server answered with a problem.
             Unreachable: It does not answer, also after some tries.
         """
-        last_id, tries = after, 0
+        loop = asyncio.get_running_loop()
+        last_id, tries, gives_up_s, has_heard = after, 0, loop.time(), False
         while True:
             why: Exception | None = None
             try:
                 async with aclosing(self._stream(task_id, last_id)) as stream:
                     async for event in stream:
-                        last_id, tries = event.id, 0
+                        last_id, tries, has_heard = event.id, 0, True
                         yield event
                         if event.is_terminal:
                             return
@@ -157,7 +160,9 @@ class Connection:
                     raise
                 why = error
             tries += 1
-            if tries >= _RESUMES:
+            if tries == 1 and has_heard:
+                gives_up_s = loop.time() + _RESUMES_S
+            if tries >= _RESUMES and loop.time() >= gives_up_s:
                 raise why if isinstance(why, Refused) else self._unreachable(why)
             await asyncio.sleep(_pause_s(tries - 1))
 
@@ -171,8 +176,8 @@ class Connection:
             if answer.status >= 400:
                 raise _refused(await answer.read(), answer)
             fields: dict[str, str] = {}
-            async for raw in answer.content:
-                line = raw.decode().rstrip("\r\n")
+            async for raw in _lines(answer.content):
+                line = raw.decode().rstrip("\r")
                 if line:
                     name, _, value = line.partition(":")
                     fields[name] = value.removeprefix(" ")
@@ -264,6 +269,18 @@ class Connection:
         return Unreachable(
             f"{self.access.url} cannot be reached ({reason}): is `swell up` running there?"
         )
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Yield whole lines, however long: a task's end has all of its output in one."""
+    begun: list[bytes] = []
+    async for chunk in content.iter_any():
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield b"".join([*begun, end])
+            begun = []
+        if rest:
+            begun.append(rest)
 
 
 def _is_passing(error: Refused | Unreachable) -> bool:
