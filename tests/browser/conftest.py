@@ -22,7 +22,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     swell = Swell(tmp_path_factory.mktemp("browser"))
-    process = swell.start("up", "--json", "--port", "0", "-m", "swell/icons", "-m", "demo/upper")
+    process = swell.start(
+        "up",
+        "--json",
+        "--port",
+        "0",
+        "-m",
+        "swell/icons",
+        "-m",
+        "swell/contact-sheet",
+        "-m",
+        "demo/upper",
+    )
     try:
         ready = ready_line(process, swell.folder)
         yield Served(ready["url"], ready["key"])

@@ -141,12 +141,17 @@ def test_with_the_keyboard_alone(browser: Browser, app: App) -> None:
     page.keyboard.press("ArrowRight")
     expect(viewer.get_by_text("Seed")).not_to_have_text(seed)
     # What is told while a dialog is open is seen, heard and can be put away there.
-    viewer.get_by_role("button", name="Copy a link").click()
-    expect(viewer.get_by_role("status")).to_contain_text("link")
+    viewer.get_by_role("button", name="Share", exact=True).click()
+    sharing = page.get_by_role("dialog", name="Share", exact=True)
+    sharing.get_by_role("button", name="Make a link").click()
     toast = page.locator(".toast")
     expect(toast).to_be_in_viewport(ratio=1)
+    told = toast.locator("p").inner_text()
+    expect(sharing.locator("[role=status][aria-live=polite]")).to_have_text(told)
     toast.get_by_role("button", name="Close").click()
     expect(toast).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect(sharing).to_have_count(0)
     page.keyboard.press("Escape")
     expect(viewer).to_have_count(0)
     expect(made(page).first).to_be_focused()
@@ -424,6 +429,71 @@ def test_whoever_signs_out_leaves_nothing_behind(browser: Browser, app: App) -> 
     page.get_by_role("button", name="Sign in").click()
     expect(prompt(page)).to_have_value("")
     expect(results(page)).to_have_count(0)
+    page.context.close()
+
+
+def test_on_a_phone_the_prompt_stays_above_the_keyboard_and_at_hand_below_pictures(
+    browser: Browser, app: App
+) -> None:
+    page = fresh(
+        browser, app, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True
+    )
+    button = page.get_by_role("button", name="Create", exact=True)
+    tabs = page.locator("nav.tabs")
+    expect(tabs).to_be_in_viewport(ratio=1)
+    prompt(page).tap()
+    # A keyboard that opens makes the window smaller.
+    page.set_viewport_size({"width": 390, "height": 480})
+    expect(tabs).to_be_hidden()
+    for each in (prompt(page), button):
+        expect(each).to_be_in_viewport(ratio=1)
+    below = page.locator(".bar").evaluate(
+        "each => innerHeight - each.getBoundingClientRect().bottom"
+    )
+    assert below == 0
+    page.keyboard.type("a green tree")
+    page.keyboard.press("Enter")
+    expect(results(page)).to_have_count(1)
+    prompt(page).blur()
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(tabs).to_be_in_viewport(ratio=1)
+    # Beside what was made it is at hand too, and covers nothing at the end of the page.
+    expect(made(page)).to_have_count(1, timeout=PATIENCE_MS)
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    more = page.get_by_role("button", name="More with this picture")
+    for each in (prompt(page), button, more):
+        expect(each).to_be_in_viewport(ratio=1)
+    more.tap()
+    expect(page.get_by_role("menu")).to_be_visible()
+    page.context.close()
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_a_picture_comes_in_over_its_preview_softly_unless_less_motion_is_wanted(
+    browser: Browser, app: App, motion: str
+) -> None:
+    page = fresh(browser, app, reduced_motion=motion)
+    page.evaluate(
+        """() => { window.seen = []; new MutationObserver(() => {
+            for (const each of document.querySelectorAll('article .picture')) {
+                const [before, made] = [each.querySelector('.before'), each.querySelector('.made')];
+                if (before && made) window.seen.push(getComputedStyle(made).transitionDuration);
+            }
+        }).observe(document.body, {childList: true, subtree: true}); }"""
+    )
+    prompt(page).fill("a yellow lemon")
+    # The first may be done before anybody listens; those that wait are seen from their start.
+    page.locator(".count label").nth(2).click()
+    page.get_by_role("button", name="Create", exact=True).click()
+    expect(made(page)).to_have_count(3, timeout=PATIENCE_MS)
+    for picture in page.locator("article .made").all():
+        expect(picture).to_have_css("opacity", "1")
+    seen = set(page.evaluate("window.seen"))
+    assert seen == {"0.32s" if motion == "no-preference" else "1e-05s"}
+    # What lay beneath is not seen, nor heard, any more.
+    for before in page.locator("article .before").all():
+        expect(before).to_have_css("opacity", "0")
+        expect(before).to_have_attribute("alt", "")
     page.context.close()
 
 

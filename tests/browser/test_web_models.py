@@ -1,13 +1,16 @@
 """Models in the web app: cards, forms, code, and comparing them blind."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from app import AXE, ROOT, SIZES, App, breaches, watched
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FilePayload, Page, expect
+from served import Served
 
 pytestmark = [
     pytest.mark.browser,
@@ -49,6 +52,39 @@ def test_a_card_is_told_with_its_tables(app_page: Page, app: App) -> None:
     expect(app_page.get_by_role("row", name="memory")).to_contain_text("310 MB")
     expect(app_page.get_by_role("columnheader", name="trained on")).to_be_visible()
     assert "|" not in app_page.locator(".prose").first.inner_text()
+
+
+def test_several_files_are_chosen_put_in_order_and_sent(page: Page, served: Served) -> None:
+    App(served.url, served.key).open(page, "/models/swell/contact-sheet")
+    files = page.get_by_role("list", name="Pictures")
+    # What the example brought is taken out.
+    for _ in range(2):
+        page.get_by_role("button", name="Remove 1", exact=True).click()
+    expect(files).to_have_count(0)
+    chosen: list[FilePayload] = []
+    for colour in ("red", "green", "blue"):
+        square = io.BytesIO()
+        PIL.Image.new("RGB", (64, 64), colour).save(square, "PNG")
+        chosen.append({"name": colour, "mimeType": "image/png", "buffer": square.getvalue()})
+    page.locator("input[type=file]").set_input_files(chosen)
+    expect(files.get_by_role("listitem")).to_have_count(3)
+    sources = [each.get_attribute("src") for each in files.get_by_role("img").all()]
+    page.get_by_role("button", name="Move 3 forward").press("Enter")
+    expect(page.get_by_role("button", name="Move 2 forward")).to_be_focused()
+    page.get_by_role("button", name="Remove 1", exact=True).click()
+    moved = [each.get_attribute("src") for each in files.get_by_role("img").all()]
+    assert moved == [sources[2], sources[1]]
+    with page.expect_request(lambda each: each.url.endswith("/v1/tasks")) as sent:
+        page.get_by_role("button", name="Run").click()
+    asked = sent.value.post_data_json
+    assert asked is not None
+    assert [url.rpartition("/v1/")[2] for url in asked["input"]["images"]] == [
+        str(url).rpartition("/v1/")[2] for url in moved
+    ]
+    done = page.get_by_role("status").get_by_text("Done")
+    expect(done).to_be_visible(timeout=_DRAWN_MS)
+    if AXE.is_file():
+        assert breaches(page) == []
 
 
 def test_an_empty_wish_is_refused_beside_its_field(browser: Browser, app: App) -> None:

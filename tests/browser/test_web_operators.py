@@ -134,6 +134,13 @@ def test_a_running_task_is_looked_at_now_and_then(desk: Page, operated: App) -> 
     assert asked == []
 
 
+def test_pools_stand_with_those_of_their_provider(desk: Page, operated: App) -> None:
+    operated.open(desk, "/fleet")
+    rented = desk.get_by_role("region", name="process")
+    expect(rented.get_by_role("heading", name="crowd")).to_be_visible(timeout=_PATIENCE_MS)
+    expect(rented).to_contain_text("1 pool")
+
+
 def test_the_chart_of_the_fleet_goes_on(desk: Page, operated: App) -> None:
     operated.open(desk, "/fleet")
     canvas = desk.locator(".plot canvas")

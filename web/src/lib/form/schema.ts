@@ -51,6 +51,7 @@ export type Kind =
   | "styles"
   | "seed"
   | "file"
+  | "files"
   | "color"
   | "choices"
   | "json";
@@ -124,14 +125,20 @@ function fieldOf(name: string, schema: Schema, isRequired: boolean): FormField {
     maxItems: schema.maxItems,
     rows: hint.rows,
     languages: hint.languages,
-    accept: hint.accept,
+    accept: hint.accept ?? acceptOf(schema["x-file"] ?? schema.items?.["x-file"]),
     placeholder: String(schema.examples?.[0] ?? ""),
   };
 }
 
+/** What a field of a kind of file takes, as a browser is told. */
+function acceptOf(kind: string | undefined): string | undefined {
+  if (kind === undefined) return undefined;
+  return ["image", "audio", "video"].includes(kind) ? `${kind}/*` : "*/*";
+}
+
 function kindOf(schema: Schema, hint: Hint, options: number): Kind {
   const type = Array.isArray(schema.type) ? schema.type.find((each) => each !== "null") : schema.type;
-  if (schema["x-file"] || hint.widget === "image" || hint.widget === "lora") return type === "array" ? "json" : "file";
+  if (schema["x-file"] || schema.items?.["x-file"] || hint.widget === "image" || hint.widget === "lora") return type === "array" ? "files" : "file";
   if (hint.widget === "aspect" && options) return "aspect";
   // Letters in place of pictures would tell nobody anything.
   if (hint.widget === "styles" && options && Object.keys(hint.pictures ?? {}).length) return "styles";
@@ -165,6 +172,7 @@ export function inputOf(fields: FormField[], values: Values): Values {
   for (const field of fields) {
     const value = values[field.name];
     if (value === undefined || value === null || value === "") continue;
+    if (field.kind === "files" && !(value as string[]).length) continue;
     found[field.name] = typed(field, value);
   }
   return found;
@@ -184,7 +192,7 @@ export function beginning(fields: FormField[], input: Values = {}): Values {
 
 function empty(field: FormField): unknown {
   if (field.kind === "toggle") return false;
-  if (field.kind === "choices") return [];
+  if (field.kind === "choices" || field.kind === "files") return [];
   if (field.kind === "number" || field.kind === "seed") return null;
   if (field.kind === "slider") return field.min ?? 0;
   if (field.kind === "select" || field.kind === "aspect") return field.isRequired ? (field.options[0]?.value ?? "") : "";
