@@ -468,6 +468,27 @@ def test_on_a_phone_the_prompt_stays_above_the_keyboard_and_at_hand_below_pictur
     page.context.close()
 
 
+def test_another_key_begins_with_nothing_of_the_one_before(browser: Browser, app: App) -> None:
+    page = fresh(browser, app)
+    person = page.evaluate("localStorage.getItem('swell.person')")
+    headers = {"authorization": f"Bearer {app.key}"}
+    other = page.request.post(
+        f"{app.url}/v1/keys", headers=headers, data={"name": "other", "scopes": ["client"]}
+    ).json()["key"]
+    prompt(page).fill("a secret wish")
+    page.get_by_role("button", name="Create", exact=True).click()
+    expect(results(page)).to_have_count(1)
+    page.goto(f"{app.url}/#/key/{other}")
+    page.get_by_role("button", name="Use it").click()
+    expect(page.get_by_role("heading", name="Operators")).to_have_count(0)
+    expect(prompt(page)).to_have_value("")
+    expect(results(page)).to_have_count(0)
+    kept = page.evaluate("JSON.stringify(localStorage)")
+    assert "secret" not in kept
+    assert person not in kept
+    page.context.close()
+
+
 @pytest.mark.parametrize("motion", ["no-preference", "reduce"])
 def test_a_picture_comes_in_over_its_preview_softly_unless_less_motion_is_wanted(
     browser: Browser, app: App, motion: str

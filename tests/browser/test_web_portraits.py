@@ -87,6 +87,29 @@ def test_a_face_becomes_a_pack_of_portraits_that_come_one_by_one(app_page: Page,
     expect(shown.get_by_role("button", name="Remix")).to_have_count(0)
 
 
+def test_packs_beyond_the_one_stream_show_their_pictures_as_they_come(
+    app_page: Page, app: App
+) -> None:
+    app.open(app_page, "/portraits")
+    choose(app_page, "Snow", "Beach", "Forest", "Space", "Desert", "City", "Sunset", "Meadow")
+    small(app_page)
+    app_page.evaluate(
+        """() => { window.seen = {}; new MutationObserver(() => {
+            document.querySelectorAll('article').forEach((each, at) => {
+                (window.seen[at] ??= new Set()).add(each.querySelectorAll('li a').length); });
+        }).observe(document.body, {childList: true, subtree: true}); }"""
+    )
+    for count in (1, 2, 3):
+        app_page.get_by_role("button", name="Make 8 portraits").click()
+        expect(packs(app_page)).to_have_count(count)
+    app_page.evaluate("window.seen = {}")  # each has its place from now on
+    for pack in packs(app_page).all():
+        expect(pack.get_by_role("img")).to_have_count(8, timeout=2 * PATIENCE_MS)
+    for at in range(3):
+        seen = set(app_page.evaluate(f"[...window.seen[{at}]]"))
+        assert seen & set(range(1, 8)), (at, seen)
+
+
 def test_what_is_missing_is_told_beside_it_and_nothing_is_sent(app_page: Page, app: App) -> None:
     app.open(app_page, "/portraits")
     app_page.get_by_role("button", name=re.compile("Make")).click()
