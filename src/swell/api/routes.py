@@ -306,6 +306,7 @@ _FAVOURITES: Final = (
         "For the key, or one of its users (`viewer`). `GET /v1/tasks` tells favourites, and lists "
         "them alone with `favourite=true`.",
         query=messages.FavouriteQuery,
+        audit="tasks.favour",
     ),
     Route(
         "DELETE",
@@ -317,6 +318,7 @@ _FAVOURITES: Final = (
         _LIKED,
         (InvalidRequest, InvalidInput, NotFound),
         query=messages.FavouriteQuery,
+        audit="tasks.disfavour",
     ),
 )
 
