@@ -202,6 +202,7 @@ def _draw(server: Seeded) -> None:
         task = server.made("swell/picture", values, **told)
         assert task["state"] == "succeeded", task["error"]
     server.ids["task"] = task["id"]
+    server.ids["shared"] = server.ask("POST", f"/v1/tasks/{task['id']}/share", {})["token"]
     face = (ROOT / "packages/swell-models/src/swell_models/weights/portrait.webp").read_bytes()
     pack = {
         "image": f"data:image/webp;base64,{base64.b64encode(face).decode()}",

@@ -247,6 +247,8 @@ VIEWS: Final = (
     View("fleet", "/fleet", "Fleet", _chart),
     View("fleet-none", "/fleet", "Fleet", server="empty"),
     View("fleet-broken", "/fleet", "Fleet", server="broken"),
+    View("shared", "/s/{shared}", "a purple house"),
+    View("shared-gone", "/s/nothing", ""),
     View("tasks", "/tasks", "Tasks"),
     View("tasks-none", "/tasks", "Tasks", server="empty"),
     View("tasks-dead", "/tasks?show=dead", "Tasks"),

@@ -21,14 +21,16 @@ STICKING_OUT = """() => [...document.querySelectorAll('body *')]
 
 def test_the_front_page_lists_models_whose_cards_open(page: Page) -> None:
     page.goto("/models")
-    expect(page.locator(".models b")).to_have_text(["swell/icons", "demo/upper"])
+    expect(page.locator(".models b")).to_have_text(
+        ["swell/contact-sheet", "swell/icons", "demo/upper"]
+    )
     page.wait_for_function(ALL_SHOWN)
     page.get_by_text("swell/icons").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("swell/icons")
     expect(page.get_by_text("1 worker now")).to_be_visible()
     page.wait_for_function(ALL_SHOWN)
     page.get_by_role("link", name="Swell", exact=True).click()
-    expect(page.locator(".models b").first).to_have_text("swell/icons")
+    expect(page.locator(".models b").nth(1)).to_have_text("swell/icons")
 
 
 def test_a_prompt_becomes_a_picture_that_is_shown(context: BrowserContext, served: Served) -> None:

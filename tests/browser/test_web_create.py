@@ -77,24 +77,30 @@ def test_a_picture_is_seen_while_it_is_drawn(browser: Browser, app: App) -> None
     # What draws alone shows previews, and many steps leave time for them.
     page.get_by_label("Model", exact=True).select_option("swell/icons")
     page.get_by_label("Steps").fill("50")
+    page.locator(".count label").nth(2).click()
     page.evaluate(
         """() => { window.seen = []; new MutationObserver(() => {
-            const preview = document.querySelector('article img.preview');
-            if (!preview) return;
-            const bar = document.querySelector('article [role=progressbar]');
-            preview.decode().then(() => window.seen.push(
-                [preview.naturalWidth, bar && Number(bar.getAttribute('aria-valuenow'))]), () => 0);
+            [...document.querySelectorAll('article')].forEach((article, place) => {
+                const preview = article.querySelector('img.before');
+                if (!preview) return;
+                const bar = article.querySelector('[role=progressbar]');
+                const part = bar && Number(bar.getAttribute('aria-valuenow'));
+                preview.decode().then(
+                    () => window.seen.push([place, preview.naturalWidth, part]), () => 0);
+            });
         }).observe(document.body, {childList: true, subtree: true, attributes: true}); }"""
     )
     prompt(page).fill("a red fox in the snow")
     page.get_by_role("button", name="Create", exact=True).click()
-    expect(made(page)).to_have_count(1, timeout=PATIENCE_MS)
-    expect(results(page).first.locator("img.preview")).to_have_count(0)
+    expect(made(page)).to_have_count(3, timeout=PATIENCE_MS)
+    # Each lies under its picture, whose fading-in it is there for.
+    expect(results(page).locator("img.before + img:not(.before)")).to_have_count(3)
     seen = page.evaluate("window.seen")
-    assert seen, "no preview was shown"
-    assert all(width > 0 for width, _ in seen)
-    told = [part for _, part in seen if part is not None]
-    assert told == sorted(told), "what is done only grows"
+    assert any(part is not None for _, _, part in seen), "no preview was shown"
+    assert all(width > 0 for _, width, _ in seen)
+    for place in {place for place, _, _ in seen}:
+        told = [part for other, _, part in seen if other == place and part is not None]
+        assert told == sorted(told), "what is done only grows"
     page.context.close()
 
 

@@ -135,6 +135,13 @@ export function recipeOf(task: TaskView): Recipe {
   return { ...recipeFrom(task.model, task.input), seed: task.seed };
 }
 
+/** Who is asked for a picture like one of `model`: the pipeline that the form is of, if that is one of its stages. */
+export function askedFor(model: string): string {
+  const stages = draft.model?.pipeline?.stages ?? [];
+  const isStage = stages.some((each) => each.queue.split(":")[0] === model);
+  return isStage && draft.model ? draft.model.name : model;
+}
+
 /** A recipe from a model's input: the style is the one that decides the same, and its words are taken off. */
 export function recipeFrom(model: string, input: Values): Recipe {
   const { prompt: asked, ...rest } = input;
