@@ -60,4 +60,4 @@ def watched(context: BrowserContext) -> Iterator[Page]:
     opened.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     yield opened
-    assert wrong == []
+    assert wrong == [], wrong
