@@ -84,7 +84,9 @@ def show_end(task: Mapping[str, Any]) -> None:
     """Say on stderr how a task ended."""
     state, error = task["state"], task.get("error")
     color = {"succeeded": "green", "failed": "red"}.get(state, "yellow")
-    attempts = f" after {task['attempt']} attempts" if task["attempt"] > 1 else ""
+    # Each stage of a pipeline is an attempt of its own: their number says nothing of repeats.
+    is_repeated = task["attempt"] > 1 and not task.get("stages")
+    attempts = f" after {task['attempt']} attempts" if is_repeated else ""
     talk.print(f"{task['id']} [{color}]{state}[/]{attempts}")
     if error:
         talk.print(f"  {escape(error['title'])}: {escape(error['detail'])}")
