@@ -39,7 +39,12 @@ def command_of(name: str) -> list[str]:
     readme = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
     [command] = re.findall(r"^make example .*$", readme, re.MULTILINE)
     told = subprocess.run(
-        [*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True
+        # Beneath a make, this one would tell which folder it enters and leaves.
+        [*shlex.split(command), "--dry-run", "--no-print-directory"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return shlex.split(told.stdout.splitlines()[-1])
 
