@@ -74,6 +74,18 @@ def test_counts_and_seeds_are_the_tasks() -> None:
     assert json.loads(bytes(request.input)) == {"prompt": "a"}
 
 
+def test_a_model_with_a_seed_of_its_own_is_given_it_there() -> None:
+    properties = {"prompt": {"type": "string"}, "seed": {"type": "integer", "default": 0}}
+    card = {**PAINTER, "input_schema": {"properties": properties, "required": ["seed"]}}
+    request = request_of({"prompt": "a", "seed": 5}, card)
+    assert (request.seed, json.loads(bytes(request.input))) == (None, {"prompt": "a", "seed": 5})
+    assert input_of({"prompt": "a", "seed": -1}, card) == {"prompt": "a"}
+
+
+def test_less_than_nothing_is_any_seed() -> None:
+    assert request_of({"prompt": "a", "seed": -1}).seed is None
+
+
 @pytest.mark.parametrize("size", [*SIZES, {"width": 100, "height": 200}, "100x200"])
 def test_sizes_have_names_or_sides(size: Any) -> None:
     told = input_of({"prompt": "a", "image_size": size})

@@ -1,5 +1,6 @@
 """LibreTranslate's API over the service in process; tests/clients has its own client."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlencode
@@ -68,6 +69,14 @@ def test_a_long_text_is_taken_apart_and_nothing_is_lost(text: str, longest: int)
 
 def test_it_is_taken_apart_at_the_ends_of_sentences() -> None:
     assert pieces("One two. Three four. Five", 21) == [("One two. Three four.", " "), ("Five", "")]
+
+
+@pytest.mark.parametrize("text", ["a" + " " * 99_998 + "b", "ab " * 33_333, " \t" * 50_000])
+def test_no_text_takes_long_to_be_taken_apart(text: str) -> None:
+    begun_s = time.process_time()
+    parts = pieces(text, 2000)
+    assert time.process_time() - begun_s < 1
+    assert "".join(part + space for part, space in parts) == text
 
 
 def test_languages_have_other_codes_elsewhere() -> None:

@@ -94,6 +94,13 @@ def test_seeds_counts_and_users_are_the_tasks() -> None:
     assert task_request(asked(safety_identifier="b"), target(PAINTER)).user == "b"
 
 
+def test_a_model_with_a_seed_of_its_own_is_given_it_there() -> None:
+    card = {**PAINTER, "input_schema": {"properties": {"prompt": {}, "seed": {"default": 0}}}}
+    request = task_request(asked(seed=5), target(card))
+    assert (request.seed, json.loads(bytes(request.input))["seed"]) == (None, 5)
+    assert "seed" not in input_of(asked(seed=-1), card)
+
+
 def test_a_format_that_the_model_does_not_know_is_told_to_the_worker() -> None:
     card = {**PAINTER, "input_schema": {"properties": {"prompt": {}}}}
     assert input_of(asked(output_format="jpeg"), card) == {

@@ -208,11 +208,13 @@ def task_request(told: Mapping[str, Any], target: Target, headers: "Wishes") -> 
     schema = target.card.input_schema
     known = schema.get("properties", {})
     given = {name: value for name, value in told.items() if value is not None}
+    if _is_any_seed(given.get("seed")):
+        del given["seed"]
     count, seed = 1, None
     fields: dict[str, Any] = {}
     if "num_images" not in known and "num_images" in given:
         count = _whole(given.pop("num_images"), "num_images", 1, _MOST_PICTURES)
-    if "seed" in given:
+    if "seed" in given and "seed" not in known:
         seed = _whole(given.pop("seed"), "seed", 0, 2**53 - 1)
     if "image_size" not in known and "image_size" in given:
         fields |= sized(schema, _size(given.pop("image_size")), "image_size")
@@ -270,6 +272,11 @@ def _whole(value: Any, param: str, least: int, most: int) -> int:
     if type(value) is not int or not least <= value <= most:
         raise refused(param, f"it is a whole number, {least} to {most}", "type")
     return value
+
+
+def _is_any_seed(value: Any) -> bool:
+    # Less than nothing asks for any seed at many models.
+    return type(value) is int and value < 0
 
 
 def _size(value: Any) -> tuple[int, int]:

@@ -92,10 +92,10 @@ _MOST_PARTS: Final = 500
 #: Letters of one task where the model's schema does not say.
 _LONGEST: Final = 2000
 
-_LINES: Final = re.compile(r"\s*\n\s*")
+_SPACE: Final = re.compile(r"\s+")
 
 #: Where a long line may be taken apart, the best first.
-_ENDS: Final = (re.compile(r"(?<=[.!?\u3002])\s+"), re.compile(r"\s+"))
+_ENDS: Final = (re.compile(r"(?<=[.!?\u3002])\s+"), _SPACE)
 
 
 class TranslateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,29 +163,34 @@ def pieces(text: str, longest: int) -> list[tuple[str, str]]:
     """
     found: list[tuple[str, str]] = []
     at = 0
-    for end in _LINES.finditer(text):
-        found += _short(text[at : end.start()], end.group(), longest)
-        at = end.end()
+    for end in _SPACE.finditer(text):
+        if "\n" in end.group():
+            found += _short(text[at : end.start()], end.group(), longest)
+            at = end.end()
     return [*found, *_short(text[at:], "", longest)]
 
 
 def _short(line: str, space: str, longest: int) -> list[tuple[str, str]]:
     """Return a line in parts, the last with the space behind the line."""
     found: list[tuple[str, str]] = []
-    while len(line) > longest:
-        end, start = _cut(line, longest)
-        found.append((line[:end], line[end:start]))
-        line = line[start:]
-    return [*found, (line, space)]
+    at = 0
+    while len(line) - at > longest:
+        end, start = _cut(line, at, longest)
+        found.append((line[at:end], line[end:start]))
+        at = start
+    return [*found, (line[at:], space)]
 
 
-def _cut(line: str, longest: int) -> tuple[int, int]:
-    """Return where the first part of a line ends, and where the next begins."""
+def _cut(line: str, at: int, longest: int) -> tuple[int, int]:
+    """Return where the part of a line that begins at a place ends, and where the next begins."""
+    last = at + longest
     for ends in _ENDS:
-        places = [each.span() for each in ends.finditer(line) if 0 < each.start() <= longest]
+        # Only this part is looked through: a text may be a single line.
+        places = [each.start() for each in ends.finditer(line, at, last + 1) if each.start() > at]
         if places:
-            return places[-1]
-    return longest, longest
+            space = _SPACE.match(line, places[-1])
+            return places[-1], last if space is None else space.end()
+    return last, last
 
 
 def task_request(text: str, source: str, target: str, model: Target) -> TaskRequest:

@@ -274,6 +274,9 @@ def task_request(asked: Asked, target: Target) -> TaskRequest:
     size = None if request.size is None else size_of(request.size)
     if size is not None:
         fields |= sized(schema, size)
+    seed = None if request.seed == -1 else request.seed
+    if seed is not None and "seed" in known:
+        fields["seed"] = seed
     fields |= _of_quality(request, schema)
     fields |= _of_background(request, target)
     fields |= _of_format(request, target)
@@ -285,7 +288,7 @@ def task_request(asked: Asked, target: Target) -> TaskRequest:
         model=target.queue,
         input=msgspec.Raw(encode(whole)),
         count=request.n or 1,
-        seed=None if request.seed in (None, -1) else request.seed,
+        seed=None if "seed" in known else seed,
         user=request.user or request.safety_identifier,
         metadata=msgspec.Raw(encode({"request": asked.digest.hex()}) if asked.digest else b"null"),
     )
