@@ -5,7 +5,7 @@ paid before. A task is entered when it is accepted (`enter`): it counts as a tas
 what it will cost most probably are held. When it has ended (`close`) what was held goes, and what
 it made and cost in truth is spent, of the day and the month in which it was accepted. A task that
 did not succeed costs nothing and its samples are given back; that it was a task stays counted,
-since it took work.
+since it took work. One that was entered and never came to be leaves nothing.
 
 Stores load the rows that are needed (`Sheet`), have them changed here, and write them back in one
 transaction: so nobody gets more than there is, however many ask at once and wherever.
@@ -118,11 +118,14 @@ class Settled(msgspec.Struct, frozen=True):
         id: Of the task.
         micros: What it cost; None where it did not succeed, and costs nothing.
         samples: How many it made; None for as many as were held.
+        was_task: Whether it ever was a task; else it was refused after it was entered, or there
+            already.
     """
 
     id: str
     micros: int | None = None
     samples: int | None = None
+    was_task: bool = True
 
 
 class Credit(msgspec.Struct, frozen=True, kw_only=True):
@@ -354,8 +357,8 @@ def close(sheet: Sheet, hold: Hold, settled: Settled) -> None:
         made = hold.samples if settled.samples is None else settled.samples
     for user, is_prepaid in hold.users.items():
         place = hold.key_id, user
-        more = made - hold.samples
-        sheet.note(place, hold.at, samples=more, micros=spent, held=-hold.micros)
+        more, fewer = made - hold.samples, 0 if settled.was_task else -1
+        sheet.note(place, hold.at, tasks=fewer, samples=more, micros=spent, held=-hold.micros)
         if is_prepaid:
             sheet.credit(place, spent=spent, held=-hold.micros)
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from api_harness import UPPER, Answer, World, a_world, succeeded
+from api_harness import UPPER, Answer, World, a_world, failed, succeeded
 
 from swell.api.quotas import dollars
 from swell.errors import Unavailable
@@ -17,6 +17,7 @@ from swell.store import Accepted, Store, TaskFilter
 from swell.task import NewTask
 
 HOUR_MICROS = 3_600_000
+_KEYED = {"idempotency-key": "k"}
 
 PACK: dict[str, Any] = {"type": "array", "items": {"type": "string"}, "x-ui": {"pack": True}}
 SCENES = {
@@ -163,6 +164,71 @@ async def test_repeating_a_task_counts_too(world: World) -> None:
     await run(world, worker, 1)
     more = await world.anna("POST", f"/v1/tasks/{again.json['id']}/retry")
     assert (more.status, more.json["code"]) == (429, "quota_exceeded")
+
+
+async def left_of(world: World) -> int:
+    await world.service.quotas.settle()
+    return int((await world.admin("GET", "/v1/quotas")).json["quotas"][0]["left"][0]["left"])
+
+
+async def test_what_does_not_become_a_task_is_not_counted_as_one(world: World) -> None:
+    worker = await world.register()
+    await limit(world, tasks_per_day=3)
+    task = (await submit(world)).json
+    for _ in range(2):
+        # It runs still, so there is nothing to repeat.
+        assert (await world.anna("POST", f"/v1/tasks/{task['id']}/retry")).status == 409
+    assert await left_of(world) == 2
+    await run(world, worker, 1)
+    again = {
+        (await world.anna("POST", f"/v1/tasks/{task['id']}/retry")).json["id"] for _ in range(2)
+    }
+    assert len(again) == 1
+    assert await left_of(world) == 1
+
+
+async def test_a_repeat_that_comes_at_the_same_time_counts_once(world: World) -> None:
+    await world.register()
+    await limit(world, tasks_per_day=5)
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    asking = (world.anna("POST", "/v1/tasks", body, headers=_KEYED) for _ in range(4))
+    assert len({each.json["id"] for each in await asyncio.gather(*asking)}) == 1
+    assert await left_of(world) == 4
+
+
+async def dead_letter(world: World, worker: str, **fields: Any) -> str:
+    task_id = str((await submit(world, max_attempts=1, **fields)).json["id"])
+    granted = await world.lease(worker, n=1)
+    await world.report(worker, settlements=[failed(granted["tasks"][0], retryable=True)])
+    return task_id
+
+
+async def test_a_replayed_dead_letter_is_its_owners_to_pay(world: World) -> None:
+    worker = await world.register()
+    await limit(world, is_prepaid=True)
+    await grant(world, 9_000, id="c1")
+    task_id = await dead_letter(world, worker)
+    assert (await account(world)).spent == 0
+    answer = await world.admin("POST", f"/v1/dead/{task_id}/replay")
+    assert (answer.status, "ratelimit" in answer.headers) == (202, False)
+    await run(world, worker, 2)
+    assert (await account(world)).spent == 2_000
+
+
+async def test_dead_letters_whose_owner_has_nothing_left_stay(world: World) -> None:
+    worker = await world.register()
+    key_id = await limit(world, tasks_per_day=3)
+    ids = [await dead_letter(world, worker) for _ in range(2)]
+    answer = await world.admin("POST", "/v1/dead/replay", {"ids": ids})
+    first, second = answer.json["replayed"]
+    assert (first["error"], second["new_id"]) == (None, None)
+    assert f"key {key_id} may use 3 tasks in a day" in second["error"]
+    one = await world.admin("POST", f"/v1/dead/{ids[1]}/replay")
+    assert (one.status, one.json["code"]) == (429, "quota_exceeded")
+    # What was replayed is known, whatever is left.
+    await limit(world, tasks_per_day=9)
+    assert (await world.admin("POST", f"/v1/dead/{ids[1]}/replay")).status == 202
+    assert await left_of(world) == 5
 
 
 async def test_samples_of_tasks_that_do_not_succeed_are_given_back(world: World) -> None:

@@ -234,16 +234,35 @@ class Limits:
             Conflict: The task has not ended.
         """
 
-        async def again(news: Sequence[NewTask]) -> list[Accepted | SwellError]:
-            new_id = news[0].id
-            return [await self._store.retry(task.id, key_id=task.key_id, new_id=new_id)]
-
         def make() -> Awaitable[list[Accepted | SwellError]]:
-            return self.quotas.accept(call, [life.again(task)], again)
+            return self._again(call, task, only_dead=False)
 
         (accepted,) = await self._within(call, 1, make)
         assert isinstance(accepted, Accepted), "errors of one task are raised"
         return accepted
+
+    async def replay(self, call: Call, task: Task) -> Accepted:
+        """Have the store repeat a dead letter, if its owner's accounts allow one more.
+
+        It is the owner's task: what its caller, an operator, may do in a time does not count.
+
+        Raises:
+            Conflict: The task is no dead letter.
+            QuotaExceeded, CreditsUsedUp: The owner has used up what there was.
+        """
+        (accepted,) = await self._again(call, task, only_dead=True)
+        assert isinstance(accepted, Accepted), "errors of one task are raised"
+        return accepted
+
+    def _again(
+        self, call: Call, task: Task, *, only_dead: bool
+    ) -> Awaitable[list[Accepted | SwellError]]:
+        async def make(news: Sequence[NewTask]) -> list[Accepted | SwellError]:
+            new_id, key_id = news[0].id, task.key_id
+            retried = self._store.retry(task.id, key_id=key_id, only_dead=only_dead, new_id=new_id)
+            return [await retried]
+
+        return self.quotas.accept(call, [life.again(task)], make)
 
     async def _within(
         self, call: Call, n: int, make: Callable[[], Awaitable[list[Accepted | SwellError]]]

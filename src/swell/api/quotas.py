@@ -105,23 +105,38 @@ class Quotas:
     ) -> list[Accepted | SwellError]:
         """Have the store accept tasks of one key, if there is so much left for them.
 
+        Args:
+            call: Who asks: the key, or an operator.
+            news: The tasks.
+            make: Has the store accept them.
+
         Raises:
             QuotaExceeded: A limit is used up until the day or the month is over.
             CreditsUsedUp: They would cost more than was paid.
         """
-        if not await self._limits(news[0].key_id) or await self._is_repeat(news[0]):
+        key_id = news[0].key_id
+        if not await self._limits(key_id) or await self._is_repeat(news[0]):
             return await make(news)
-        now = self._clock.now()
+        now, is_own = self._clock.now(), call.caller.id == key_id
         named = [_replace(each, id=each.id or new_id(now)) for each in news]
         verdict = await self._enter([self._ask(each, now) for each in named])
-        self._tell(call, verdict.standings, now)
+        if is_own:
+            self._tell(call, verdict.standings, now)
         if verdict.refusal is not None:
-            raise _error_of(verdict.refusal, now)
-        # Where this raises it may have been accepted all the same: `look_after` finds out.
-        accepted = await make(named)
+            raise _error_of(verdict.refusal, now, "this key" if is_own else f"key {key_id}")
+        try:
+            accepted = await make(named)
+        except SwellError as error:
+            # Where the store failed it may have been accepted all the same: `look_after` finds out.
+            if error.status < 500:
+                self._never_were(named)
+            raise
         taken = {each.task.id for each in accepted if isinstance(each, Accepted) and each.is_new}
-        self._ended += [Settled(each.id or "") for each in named if each.id not in taken]
+        self._never_were([each for each in named if each.id not in taken])
         return accepted
+
+    def _never_were(self, entered: Sequence[NewTask | Ask]) -> None:
+        self._ended += [Settled(each.id or "", was_task=False) for each in entered]
 
     async def would_refuse(self, new: NewTask, micros: int) -> SwellError | None:
         """Return how a task would be refused now; None where it would be accepted."""
@@ -160,7 +175,7 @@ class Quotas:
         if holds:
             tasks = await self._store.get([each.id for each in holds])
             over = [
-                Settled(hold.id) if task is None else self._settled(task)
+                Settled(hold.id, was_task=False) if task is None else self._settled(task)
                 for hold, task in zip(holds, tasks, strict=True)
                 if task is None or task.state.is_terminal
             ]
@@ -235,7 +250,7 @@ class Quotas:
                         done.set_result(verdict)
                     elif verdict.refusal is None:
                         # Whoever asked has gone.
-                        self._ended += [Settled(each.id) for each in asks]
+                        self._never_were(asks)
         finally:
             self._entering = None
 
@@ -262,9 +277,9 @@ def _until_s(period: str, now: datetime) -> int:
     return max(1, math.ceil((resets_at(period) - now).total_seconds()))
 
 
-def _error_of(refusal: Refusal, now: datetime) -> SwellError:
+def _error_of(refusal: Refusal, now: datetime, key: str = "this key") -> SwellError:
     standing = refusal.standing
-    whose = "this key" if standing.user is None else f"user {standing.user!r} of this key"
+    whose = key if standing.user is None else f"user {standing.user!r} of {key}"
     if not standing.period:
         return CreditsUsedUp(
             f"{whose} has credits of {dollars(standing.left)} left, and this would cost about "

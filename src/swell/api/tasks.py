@@ -227,8 +227,7 @@ async def replay_many(service: Service, call: Call) -> Reply:
             task = await _known(service, task_id)
             if task.dead:
                 await check_can_run_again(service, task)
-            # A replay stays its owner's.
-            accepted = await service.store.retry(task_id, key_id=task.key_id, only_dead=True)
+            accepted = await service.limits.replay(call, task)
         except SwellError as error:
             replayed.append(Replayed(id=task_id, error=error.detail))
             continue
@@ -412,10 +411,8 @@ def _check_type(call: Call) -> None:
 async def _repeat(service: Service, call: Call, task: Task, *, only_dead: bool = False) -> Reply:
     if task.dead or not only_dead:
         await check_can_run_again(service, task)
-    if only_dead:
-        accepted = await service.store.retry(task.id, key_id=task.key_id, only_dead=True)
-    else:
-        accepted = await service.limits.retry(call, task)
+    limits = service.limits
+    accepted = await (limits.replay(call, task) if only_dead else limits.retry(call, task))
     await note_new(service, [accepted])
     return await _task_reply(service, call, accepted.task, 0.0)
 

@@ -159,6 +159,14 @@ class QuotasConformance:
         assert await registry.release(ends) == 3
         assert await _use_of(registry, KEY) == Use(tasks=3, samples=6)
 
+    async def test_what_never_was_a_task_leaves_nothing(self, registry: Registry) -> None:
+        await registry.put_quota(Quota(key_id="key-1", is_prepaid=True, tasks_per_month=9))
+        await registry.grant(_a_credit())
+        await registry.reserve([[an_ask("t1", micros=300)], [an_ask("t2", micros=300)]])
+        assert await registry.release([Settled("t1", was_task=False), Settled("t2")]) == 2
+        assert await _use_of(registry, KEY) == Use(tasks=1)
+        assert await _account_of(registry, KEY) == Account(granted=1_000)
+
     async def test_a_task_is_released_once(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", is_prepaid=True))
         await registry.grant(_a_credit())
