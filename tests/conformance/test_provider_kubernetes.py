@@ -166,6 +166,36 @@ class TestKubernetesProvider(OutlivingConformance, RefusingConformance):
         assert pod["spec"]["restartPolicy"] == "Never"
         assert pod["spec"]["priorityClassName"] == "images"
 
+    @pytest.mark.parametrize("weights_dir", ["", "/srv/weights"])
+    async def test_a_worker_is_confined_as_every_pod_of_swell_is(
+        self, provider: Provider, weights_dir: str
+    ) -> None:
+        """What Kubernetes calls `restricted`, but for weights that stay on a node.
+
+        Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/
+        """
+        confined = self.made(weights_dir=weights_dir)
+        await confined.launch(LaunchRequest(pool="p"))
+        [job] = self.cluster.jobs()
+        pod = job.raw["spec"]["template"]["spec"]
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "runAsGroup": 10001,
+            "fsGroup": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        [container] = pod["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        kinds = {each["name"]: set(each) - {"name"} for each in pod["volumes"]}
+        places = {each["mountPath"]: kinds[each["name"]] for each in container["volumeMounts"]}
+        kept = {"/var/lib/swell/weights": {"hostPath"}} if weights_dir else {}
+        assert places == {"/var/lib/swell": {"emptyDir"}, "/tmp": {"emptyDir"}} | kept
+
     async def test_an_answer_that_was_lost_makes_no_job_twice(
         self, provider: KubernetesProvider
     ) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_type_hints
 from urllib.request import urlopen
@@ -19,7 +20,7 @@ import yaml
 from manifests import CHART, KUSTOMIZE, HelmRefused, Manifest, charted, kustomized, linted
 from typer.main import get_command
 
-from commandline import PATIENCE_S, clean_environment, ready_line, stop
+from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from kubernetes_cluster import NAMESPACE, TOKEN, Cluster
 from swell.api.messages import PoolList, PoolScalingView, PoolView
 from swell.cli import app
@@ -32,13 +33,22 @@ from swell.providers.kubernetes import KubernetesOptions, KubernetesProvider
 from swell.providers.options import checked
 
 ROOT = Path(__file__).resolve().parents[2]
-KEDA = ROOT / ".venv" / "keda"
+CRDS = ROOT / ".venv" / "crds"
 
-#: Validates what comes as JSON with the classes that are generated from KEDA's own types.
+#: Which package on npm holds classes that are generated from the makers' own types.
+PACKAGES = {
+    "keda.sh/v1alpha1": "@kubernetes-models/keda",
+    "gateway.networking.k8s.io/v1": "@kubernetes-models/gateway-api",
+}
+
+#: Validates with them what comes as JSON.
 CHECK = """
 import { readFileSync } from "node:fs";
-const kinds = await import("@kubernetes-models/keda/keda.sh/v1alpha1/index");
-for (const each of JSON.parse(readFileSync(0, "utf8"))) new kinds[each.kind](each).validate();
+const { manifests, packages } = JSON.parse(readFileSync(0, "utf8"));
+for (const each of manifests) {
+    const kinds = await import(`${packages[each.apiVersion]}/${each.apiVersion}/index`);
+    new kinds[each.kind](each).validate();
+}
 """
 
 #: What the chart makes at most.
@@ -56,6 +66,7 @@ GROWN = {
         "tolerations": [{"key": "web", "operator": "Exists"}],
         "serviceAccountAnnotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/shop"},
     },
+    "gateway": {"enabled": True, "host": "shop.example"},
     "ingress": {"enabled": True, "host": "shop.example"},
 }
 #: And at least.
@@ -65,7 +76,18 @@ SMALL = {
     "networkPolicy": {"enabled": False},
 }
 
-WAYS = ("trial", "production", "keda", "chart", "chart-small", "chart-grown")
+#: An overlay of one's own with an ingress.
+WITH_INGRESS = """
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: swell
+resources:
+  - ../deploy/kubernetes/overlays/production
+components:
+  - ../deploy/kubernetes/components/ingress
+"""
+
+WAYS = ("trial", "production", "ingress", "own", "chart", "chart-small", "chart-grown")
 
 
 def made(way: str, tmp_path: Path) -> tuple[Manifest, ...]:
@@ -73,16 +95,16 @@ def made(way: str, tmp_path: Path) -> tuple[Manifest, ...]:
     if way in charts:
         found: tuple[Manifest, ...] = charted(charts[way])["manifests"]
         return found
-    if way == "keda":
-        return kustomized(an_overlay(tmp_path, of_the_readme()[0]))
+    if way in ("ingress", "own"):
+        text = WITH_INGRESS if way == "ingress" else of_the_readme()
+        return kustomized(an_overlay(tmp_path, text))
     return kustomized(KUSTOMIZE / "overlays" / way)
 
 
-def of_the_readme() -> list[str]:
-    """The overlay of one's own that README.md shows."""
-    found = re.findall(r"```yaml\n(.*?)```", (KUSTOMIZE / "README.md").read_text(), re.DOTALL)
-    assert len(found) == 1
-    return found
+def of_the_readme() -> str:
+    """The overlay of one's own that README.md shows, with KEDA and a Gateway."""
+    [found] = re.findall(r"```yaml\n(.*?)```", (KUSTOMIZE / "README.md").read_text(), re.DOTALL)
+    return str(found)
 
 
 def an_overlay(tmp_path: Path, text: str) -> Path:
@@ -101,8 +123,9 @@ def everything(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Manifest
     return made(request.param, tmp_path)
 
 
-def of_keda(each: Manifest) -> bool:
-    return str(each["apiVersion"]).startswith("keda.sh/")
+def of_others(each: Manifest) -> bool:
+    """Whether Kubernetes itself knows nothing of a kind."""
+    return each["apiVersion"] in PACKAGES
 
 
 def pods(manifests: Iterable[Manifest]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -138,7 +161,7 @@ def told(manifests: Iterable[Manifest], container: dict[str, Any]) -> dict[str, 
 def test_every_manifest_is_one_that_kubernetes_takes(
     everything: tuple[Manifest, ...], version: str
 ) -> None:
-    found = [each for each in everything if not of_keda(each)]
+    found = [each for each in everything if not of_others(each)]
     assert len(found) >= 6
     for each in found:
         kubernetes_validate.validate(each, version, strict=True)
@@ -146,24 +169,35 @@ def test_every_manifest_is_one_that_kubernetes_takes(
     assert len(set(names)) == len(names)
 
 
-def test_what_is_for_keda_is_what_keda_takes(tmp_path: Path) -> None:
-    if not (KEDA / "node_modules").exists() or shutil.which("node") is None:
-        why = "KEDA's schemas are missing: .ci/services installs them"
+@pytest.mark.parametrize("way", ["own", "chart-grown"])
+def test_what_is_for_others_is_what_they_take(way: str, tmp_path: Path) -> None:
+    if not (CRDS / "node_modules").exists() or shutil.which("node") is None:
+        why = "the schemas of KEDA and the Gateway API are missing: .ci/services installs them"
         pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
-    found = [each for each in made("keda", tmp_path) if of_keda(each)]
-    assert {each["kind"] for each in found} == {"ScaledObject", "TriggerAuthentication"}
+    found = [each for each in made(way, tmp_path) if of_others(each)]
+    kinds = {"Gateway", "HTTPRoute"}
+    kinds |= {"ScaledObject", "TriggerAuthentication"} if way == "own" else set()
+    assert {each["kind"] for each in found} == kinds
     assert validated(found) == 0
     # The check sees what is wrong.
-    scaled = next(each for each in found if each["kind"] == "ScaledObject")
-    del scaled["spec"]["triggers"][0]["metadata"]
-    assert validated(found) != 0
+    for each in found:
+        broken: Manifest = json.loads(json.dumps(each))
+        if each["kind"] == "HTTPRoute":
+            broken["spec"]["rules"][0]["timeouts"]["request"] = "0 seconds"
+        elif each["kind"] == "Gateway":
+            del broken["spec"]["listeners"]
+        elif each["kind"] == "ScaledObject":
+            del broken["spec"]["triggers"][0]["metadata"]
+        else:
+            broken["spec"]["secretTargetRef"] = "token"
+        assert validated([broken]) != 0, each["kind"]
 
 
-def validated(found: list[dict[str, Any]]) -> int:
+def validated(found: list[Manifest]) -> int:
     ran = subprocess.run(
         ["node", "--input-type=module", "--eval", CHECK],
-        cwd=KEDA,
-        input=json.dumps(found),
+        cwd=CRDS,
+        input=json.dumps({"manifests": found, "packages": PACKAGES}),
         text=True,
         capture_output=True,
         check=False,
@@ -172,7 +206,7 @@ def validated(found: list[dict[str, Any]]) -> int:
 
 
 def test_keda_reads_what_the_api_tells(tmp_path: Path) -> None:
-    everything = made("keda", tmp_path)
+    everything = made("own", tmp_path)
     scaled = next(each for each in everything if each["kind"] == "ScaledObject")
     told = scaled["spec"]["triggers"][0]["metadata"]
     # A path of GJSON: the first of a list that has a value, and fields within it.
@@ -291,6 +325,20 @@ def test_selectors_choose_pods_that_are_there(everything: tuple[Manifest, ...]) 
                 if e["kind"] == "Service" and e["metadata"]["name"] == backend["name"]
             ]
             assert backend["port"]["name"] in {port["name"] for port in service["spec"]["ports"]}
+        if each["kind"] == "HTTPRoute":
+            [backend] = spec["rules"][0]["backendRefs"]
+            ports = {
+                port["port"]
+                for e in everything
+                if (e["kind"], e["metadata"]["name"]) == ("Service", backend["name"])
+                for port in e["spec"]["ports"]
+            }
+            assert backend["port"] in ports
+            [parent] = spec["parentRefs"]
+            [gateway] = [e for e in everything if e["kind"] == "Gateway"]
+            assert gateway["metadata"]["name"] == parent["name"]
+            listeners = {e["name"]: e for e in gateway["spec"]["listeners"]}
+            assert listeners[parent["sectionName"]]["protocol"] == "HTTPS"
 
 
 def test_nothing_runs_as_root_or_writes_outside_its_volumes(
@@ -346,7 +394,24 @@ def test_probes_ask_what_is_answered(everything: tuple[Manifest, ...]) -> None:
     )
 
 
-@pytest.mark.parametrize("way", ["production", "chart-grown"])
+@pytest.mark.parametrize("way", ["own", "chart-grown"])
+def test_a_route_ends_no_stream(way: str, tmp_path: Path) -> None:
+    [route] = [each for each in made(way, tmp_path) if each["kind"] == "HTTPRoute"]
+    assert route["spec"]["hostnames"] == ["shop.example"]
+    [rule] = route["spec"]["rules"]
+    assert rule["timeouts"] == {"request": "0s", "backendRequest": "0s"}
+
+
+def test_the_chart_takes_a_gateway_that_is_there_and_makes_none_of_its_own() -> None:
+    parents = [{"name": "public", "namespace": "gateways", "sectionName": "https"}]
+    values = {"gateway": {"enabled": True, "parents": parents}}
+    found = charted(values)["manifests"]
+    [route] = [each for each in found if each["kind"] == "HTTPRoute"]
+    assert route["spec"]["parentRefs"] == parents
+    assert "Gateway" not in {each["kind"] for each in found}
+
+
+@pytest.mark.parametrize("way", ["ingress", "chart-grown"])
 def test_streams_pass_the_ingress_as_they_come(way: str, tmp_path: Path) -> None:
     [ingress] = [each for each in made(way, tmp_path) if each["kind"] == "Ingress"]
     found = ingress["metadata"]["annotations"]
@@ -433,7 +498,8 @@ def test_the_steps_name_files_and_commands_that_exist() -> None:
         assert named
         for each in named:
             assert (ROOT / each).exists(), each
-    folders = {"base", "overlays/trial", "overlays/production", "components/keda"}
+    folders = {"base", "overlays/trial", "overlays/production"}
+    folders |= {"components/gateway", "components/ingress", "components/keda"}
     text = (KUSTOMIZE / "README.md").read_text()
     assert folders <= set(re.findall(r"^\| `([\w/]+)`", text, re.MULTILINE))
     assert {
@@ -442,34 +508,35 @@ def test_the_steps_name_files_and_commands_that_exist() -> None:
 
 
 def test_an_overlay_of_ones_own_changes_the_image_everywhere(tmp_path: Path) -> None:
-    everything = made("keda", tmp_path)
+    everything = made("own", tmp_path)
     images = {container["image"] for _, _, container in own(everything)}
     assert len(images) == 1
     assert images != {"registry.example/poster:1"}
 
 
-@pytest.mark.slow
-def test_a_backend_serves_where_only_its_volumes_can_be_written(tmp_path: Path) -> None:
-    """As in the pods: all that is mounted is read only but for the data folder and one for what
-    passes, which is `/tmp` there.
-    """
+#: Makes all that is mounted read only but for two folders.
+CONFINE = """
+    mount --bind data data && mount --bind tmp tmp || exit 90
+    mount -o remount,bind,ro "$(stat -c %m .)" && mount -o remount,bind,ro / || exit 91
+    touch data/written tmp/written || exit 92
+    ! touch written 2> /dev/null && ! touch "$HOME/written" 2> /dev/null || exit 93
+    exec "$@"
+"""
+
+
+@contextmanager
+def confined(tmp_path: Path, *arguments: str) -> Iterator[str]:
+    """Start Swell as in the pods, where only two volumes can be written, and return its URL."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("only root can mount its own root read only")
     folders = [tmp_path / "data", tmp_path / "tmp"]
     for folder in folders:
         folder.mkdir()
-    script = """
-        mount --bind data data && mount --bind tmp tmp || exit 90
-        mount -o remount,bind,ro "$(stat -c %m .)" && mount -o remount,bind,ro / || exit 91
-        touch data/written tmp/written || exit 92
-        ! touch written 2> /dev/null && ! touch "$HOME/written" 2> /dev/null || exit 93
-        exec "$@"
-    """
-    command = (sys.executable, "-m", "swell", "serve", "--json", "--port", "0")
+    command = (sys.executable, "-m", "swell", *arguments, "--json", "--port", "0")
     own = {"SWELL_DATA_DIR": str(folders[0]), "TMPDIR": str(folders[1])}
     with (tmp_path / "stderr.txt").open("w") as log:
         process = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", script, "sh", *command],
+            ["unshare", "--mount", "sh", "-c", CONFINE, "sh", *command],
             cwd=tmp_path,
             env=clean_environment() | own,
             stdout=subprocess.PIPE,
@@ -477,12 +544,28 @@ def test_a_backend_serves_where_only_its_volumes_can_be_written(tmp_path: Path) 
             text=True,
         )
     try:
-        ready = ready_line(process, tmp_path)
-        with urlopen(f"{ready['url']}/health/ready", timeout=PATIENCE_S) as answer:
-            assert answer.status == 200
-        assert (folders[0] / "swell.db").exists()
+        yield ready_line(process, tmp_path)["url"]
     finally:
         assert stop(process) == 0
+
+
+@pytest.mark.slow
+def test_a_backend_serves_where_only_its_volumes_can_be_written(tmp_path: Path) -> None:
+    with confined(tmp_path, "serve") as url:
+        with urlopen(f"{url}/health/ready", timeout=PATIENCE_S) as answer:
+            assert answer.status == 200
+        assert (tmp_path / "data" / "swell.db").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_draws_where_only_its_volumes_can_be_written(tmp_path: Path) -> None:
+    with confined(tmp_path, "up", "-m", "swell/icons") as url:
+        asked = ("swell/icons", "-i", "prompt=a red fox", "-i", "steps=4", "--watch", "--url", url)
+        own = {"SWELL_DATA_DIR": str(tmp_path / "data")}
+        done = Swell(tmp_path).run("tasks", "submit", *asked, **own)
+        assert done.returncode == 0, done.stderr + (tmp_path / "stderr.txt").read_text()
+        [picture] = (tmp_path / "pictures").iterdir()
+        assert picture.stat().st_size > 100
 
 
 # ---- the chart
@@ -509,6 +592,8 @@ def test_the_chart_has_the_version_of_swell_and_nothing_to_complain_about() -> N
         ({"settings": {"SWELL_SERVER__DRAIN_S": 20}}, "SWELL_SERVER__DRAIN_S"),
         ({"image": {"tag": ""}}, "tag"),
         ({"migrat": {}}, "migrat"),
+        ({"gateway": {"enabled": True, "className": ""}}, "gateway.className"),
+        ({"gateway": {"parents": [{"name": "public", "section": "https"}]}}, "section"),
     ],
 )
 def test_the_chart_refuses_values_that_would_not_serve(values: dict[str, Any], word: str) -> None:

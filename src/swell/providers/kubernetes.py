@@ -11,6 +11,7 @@ against the schemas of Kubernetes by tests.
 Source:
     https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/,
     https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions,
+    https://kubernetes.io/docs/concepts/security/pod-security-standards/,
     https://karpenter.sh/docs/concepts/disruption/#pod-level-controls,
     https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md.
 """
@@ -58,6 +59,21 @@ _PAGE_N: Final = 500
 _KEEP: Final = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     "karpenter.sh/do-not-disrupt": "true",
+}
+
+#: What Kubernetes calls `restricted`, and a root that is read only. User 10001 is the worker's, in
+#: images of `swell build`.
+_UNPRIVILEGED: Final = {
+    "runAsNonRoot": True,
+    "runAsUser": 10001,
+    "runAsGroup": 10001,
+    "fsGroup": 10001,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_CONFINED: Final = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
 }
 
 
@@ -149,17 +165,25 @@ def job_of(name: str, marks: Marks, options: KubernetesOptions, told: Mapping[st
 
 
 def _pod_spec(options: KubernetesOptions, told: Mapping[str, str]) -> dict[str, Any]:
-    volume: dict[str, Any] = {"name": "swell", "emptyDir": {}}
+    # What a worker writes, as in deploy/kubernetes; its home lies in the first.
+    volumes: list[dict[str, Any]] = [
+        {"name": "data", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    mounts = [
+        {"name": "data", "mountPath": "/var/lib/swell"},
+        {"name": "tmp", "mountPath": "/tmp"},
+    ]
     if options.weights_dir:
         place = {"path": options.weights_dir, "type": "DirectoryOrCreate"}
-        volume = {"name": "swell", "hostPath": place}
-    mounted = "/var/lib/swell/weights" if options.weights_dir else "/var/lib/swell"
+        volumes.append({"name": "weights", "hostPath": place})
+        mounts.append({"name": "weights", "mountPath": "/var/lib/swell/weights"})
     container: dict[str, Any] = {
         "name": "worker",
         "image": options.image,
         "env": [{"name": name, "value": value} for name, value in told.items()],
-        "volumeMounts": [{"name": "swell", "mountPath": mounted}],
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": mounts,
+        "securityContext": _CONFINED,
     }
     if options.command:
         container["args"] = list(options.command)
@@ -175,9 +199,9 @@ def _pod_spec(options: KubernetesOptions, told: Mapping[str, str]) -> dict[str, 
         "terminationGracePeriodSeconds": math.ceil(options.drain_s),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "fsGroup": 10001},
+        "securityContext": _UNPRIVILEGED,
         "containers": [container],
-        "volumes": [volume],
+        "volumes": volumes,
     }
     if options.node_selector:
         spec["nodeSelector"] = dict(options.node_selector)
