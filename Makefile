@@ -10,7 +10,7 @@ PORT ?= 8000
 # look at how long something takes come after, one by one.
 SERVICES := $(filter-out %/unit/ %/conformance/ %/__pycache__/,$(wildcard tests/*/))
 
-.PHONY: help demo example test test-torch check format figure figures bench docs site constraints clean web web-dev web-pictures
+.PHONY: help demo example test test-torch check format figure figures bench docs site wheels constraints clean web web-dev web-pictures
 
 help: ## Say what can be made.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -92,6 +92,10 @@ docs: ## Write the reference from the code.
 	$(BIN)/python docs/licences.py
 	$(BIN)/python -m swell.api.typescript > web/src/lib/api/schema.ts
 
+wheels: ## Build wheels into dist/, and constraints by which pip takes them; needs Node.js 20.19 or newer.
+	@.ci/venv embedded
+	@.ci/wheels
+
 site: ## Build the documentation's site into .site/html; whatever is dead or doubtful stops it.
 	@.ci/venv dev
 	@$(BIN)/python docs/build.py
@@ -101,4 +105,4 @@ constraints: ## Choose the newest versions of all dependencies; needs uv.
 		--no-emit-index-url --no-emit-package swell-models --no-emit-package torch --no-header --no-annotate --quiet -o constraints.txt
 
 clean: ## Remove what was made here: environment, caches, data.
-	rm -rf .site web/dist web/node_modules .venv .venv-torch .swell .bench pictures .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .site dist web/dist web/node_modules .venv .venv-torch .swell .bench pictures .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

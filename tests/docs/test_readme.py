@@ -1,6 +1,15 @@
+import os
 import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from swell.autoscaling import advice
 from swell.config import load
 from swell.pool_prices import pool_prices
@@ -8,16 +17,19 @@ from swell.providers.factory import options_of
 from swell.providers.options import checked
 
 ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+ACTIVATE = re.compile(r"^\. \.venv/bin/activate.*\n", re.MULTILINE)
 
 
 def test_every_command_that_the_readme_makes_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    text = README + (ROOT / "CONTRIBUTING.md").read_text()
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)) <= targets
 
 
 def test_settings_of_the_readme_are_taken_and_nothing_in_them_is_warned_of(tmp_path: Path) -> None:
-    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:
         path = tmp_path / "swell.toml"
@@ -26,3 +38,82 @@ def test_settings_of_the_readme_are_taken_and_nothing_in_them_is_warned_of(tmp_p
         assert advice(settings, pool_prices(settings)) == []
         for name, pool in settings.pools.items():
             checked(options_of(pool.provider), pool.options, f"pools.{name}.options")
+
+
+def test_the_page_of_installing_has_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    table = (ROOT / "docs" / "install.md").read_text().partition("| extra |")[2]
+    told = re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", table, re.MULTILINE)))
+    assert sorted(told) == sorted(set(project["optional-dependencies"]) - {"dev", "test"})
+
+
+def block(beginning: str) -> str:
+    """The block of README.md below a heading, or a sentence."""
+    language = r"```\w+\n(?:# poster\.py\n)?(.*?)```"
+    return re.findall(language, README.partition(beginning)[2], re.DOTALL)[0]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Somebody who does what README.md says, in a folder with nothing else."""
+
+    folder: Path
+    url: str
+    key: str
+
+    def does(self, script: str) -> str:
+        """Run a block as it stands there, but for the environment, which is this one."""
+        own = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "URL": self.url,
+            "KEY": self.key,
+        }
+        done = subprocess.run(
+            ["bash", "-ec", ACTIVATE.sub("", script)],
+            cwd=self.folder,
+            env=clean_environment() | own,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    here = tmp_path_factory.mktemp("reader")
+    (here / "poster.py").write_text(block("Its signature is the schema"))
+    [served] = re.findall(r"^swell (up .*?)(?: +#|$)", README, re.MULTILINE)
+    # The model of the request by curl is that of `make demo`.
+    words = (*served.split(), "-m", "swell/icons", "--json", "--port", "0")
+    process = Swell(here).start(*words)
+    try:
+        ready = ready_line(process, here)
+        yield Reader(here, ready["url"], ready["key"])
+    finally:
+        assert stop(process) == 0, (here / "stderr.txt").read_text()
+
+
+def test_a_function_is_a_model_as_the_readme_says(reader: Reader) -> None:
+    lines = block("```python").splitlines()
+    assert lines[-1].startswith("swell up")
+    said = reader.does("\n".join(lines[:-1]))
+    assert "pictures/a-lighthouse.png" in said
+    assert (reader.folder / "pictures" / "a-lighthouse.png").stat().st_size > 1000
+
+
+def test_a_task_is_submitted_as_the_readme_says(reader: Reader) -> None:
+    said = reader.does(block("in another terminal")).strip()
+    assert said.startswith("pictures/a-lighthouse")
+    assert (reader.folder / said).is_file()
+
+
+def test_a_picture_is_asked_for_over_http_as_the_readme_says(reader: Reader) -> None:
+    script = block("## Ask over HTTP")
+    assert '"state":"succeeded"' in reader.does(script)
+    picture = f"{script.rstrip()} -H 'Accept: image/png' -o fox.png"
+    assert '-H "Accept: image/png" -o fox.png' in README
+    reader.does(picture)
+    assert (reader.folder / "fox.png").read_bytes().startswith(b"\x89PNG")

@@ -58,24 +58,14 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         shutil.copytree(ROOT / part, copy / part)
     # With the app as `make web` has built it, if it has: then building the wheel needs no npm.
     shutil.copytree(ROOT / "web", copy / "web", ignore=shutil.ignore_patterns("node_modules"))
-    for part in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+    for part in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "constraints.txt"):
         shutil.copy(ROOT / part, copy)
-    for source in (copy, copy / "packages" / "swell-models"):
-        if uv := shutil.which("uv"):
-            run(uv, "build", "--quiet", "--wheel", "--out-dir", folder / "built", source)
-        else:
-            run(
-                sys.executable,
-                "-m",
-                "pip",
-                "wheel",
-                "-q",
-                "--no-deps",
-                "-w",
-                folder / "built",
-                source,
-            )
-    return sorted((folder / "built").glob("*.whl"))
+    shutil.copytree(ROOT / ".ci", copy / ".ci")
+    (copy / ".venv").symlink_to(sys.prefix)
+    said = run(copy / ".ci" / "wheels")
+    found = sorted((copy / "dist").glob("*.whl"))
+    assert said == f"pip install -c {copy}/dist/constraints.txt '{found[0]}[embedded]'\n"
+    return found
 
 
 def test_the_wheel_of_weights_has_its_licences_and_the_other_has_no_weights(
@@ -101,16 +91,17 @@ def test_the_wheel_has_the_web_app_and_no_sources_of_it(wheels: list[Path]) -> N
 
 @pytest.fixture(scope="module")
 def python(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of an environment into which both wheels are installed."""
+    """Python of an environment into which both wheels are installed, as docs/install.md says."""
     new = tmp_path_factory.mktemp("installed") / "new"
     venv.create(new, with_pip=False)
     python = new / "bin" / "python"
-    wanted = [f"swell[embedded] @ {wheels[0].as_uri()}", str(wheels[1])]
+    # Where the weights are, the file of constraints says alone: there are none in any index.
+    constraints = wheels[0].parent / "constraints.txt"
     if uv := shutil.which("uv"):
-        run(uv, "pip", "install", "--quiet", "--python", python, *wanted)
+        pip = (uv, "pip", "install", "--quiet", "--python", python)
     else:
-        pip = (sys.executable, "-m", "pip", "--python", python)
-        run(*pip, "install", "-q", "--no-compile", *wanted)
+        pip = (sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-compile")
+    run(*pip, "--constraint", constraints, f"{wheels[0]}[embedded]")
     return python
 
 
