@@ -68,9 +68,8 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     peak: int
     #: The share of paid time on workers that cannot be taken back.
     on_demand_share: float
-    #: By pool: the most workers at a time, and for how long they are paid.
+    #: By pool: the most workers at a time.
     peaks: Mapping[str, int] = {}
-    pool_s: Mapping[str, float] = {}
     history: History | None = None
 
 
@@ -274,7 +273,6 @@ class _Run:
             peak=sum(group.peak for group in groups),
             on_demand_share=firm_s / max(worker_s - rest_s, 1e-9),
             peaks={group.pool.name: group.peak for group in groups},
-            pool_s={group.pool.name: s for group, s in zip(groups, paid_s, strict=True)},
             history=history,
         )
 

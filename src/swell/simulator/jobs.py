@@ -123,8 +123,6 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     #: Attempts that went with their worker, and tasks that came while relief was told.
     again: int
     degraded: int
-    #: The smallest share of new tasks that could be met in time, as was told; 1 for all.
-    least_admitted: float
     #: How long each that was drawn has waited until a worker took it, its priority, and its model.
     waits_s: _Array
     priorities: NDArray[np.int64]
@@ -247,7 +245,6 @@ class _Run:
         self._priorities: list[int] = []
         self._drawn_models: list[str] = []
         self._expired = self._refused = self._again = self._degraded = self._drawn = 0
-        self._least_admitted = 1.0
         self._paid_s = 0.0
         #: The day that is counted, up to when, and what it has cost.
         self._day = ""
@@ -496,8 +493,6 @@ class _Run:
         plan = self._policy(seen, self._memory.state)
         self._memory = msgspec.structs.replace(self._memory, state=plan.state)
         self._relieved = {each.model for each in plan.relief}
-        for each in plan.relief:
-            self._least_admitted = min(self._least_admitted, each.admitted)
         for pool in self._pools:
             wanted = plan.pools.get(pool.name)
             if wanted is not None:
@@ -607,7 +602,6 @@ class _Run:
             lost=len(self._tasks) - ended - running - waiting,
             again=self._again,
             degraded=self._degraded,
-            least_admitted=self._least_admitted,
             waits_s=np.array(self._waits),
             priorities=np.array(self._priorities, np.int64),
             models=self._drawn_models,

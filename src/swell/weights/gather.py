@@ -215,8 +215,6 @@ class Gathering:
         self._writing = 0
         self._took_s: list[float] = []
         self._error: BaseException | None = None
-        #: How many chunks came by a second request.
-        self.hedged = 0
 
     def run(self) -> None:
         """Bring them all; blocks.
@@ -341,7 +339,6 @@ class Gathering:
             self._took_s.append(self._clock.monotonic_s() - (attempt.begun_s or 0.0))
             for twin in self._attempts:
                 if twin is not attempt and twin.digest == chunk.digest:
-                    self.hedged += 1
                     twin.give_up("another request was faster")
         try:
             for growing, number in chunk.homes:

@@ -62,8 +62,3 @@ class Shares:
     def so_far(self, sample_id: str) -> float:
         """Return what a sample has taken that goes on, in seconds; 0 for one that is not here."""
         return self._spent_s.get(sample_id, 0.0)
-
-    @property
-    def owed_s(self) -> float:
-        """What is still to be borne."""
-        return self._owed_s
