@@ -63,6 +63,7 @@ class Brief(msgspec.Struct, frozen=True, array_like=True):
         count: Its samples.
         run_s: How long the model ran, of a task that has succeeded; else 0.
         took_s: The same with encoding and upload.
+        version: Of the model, of a task that has succeeded.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Brief(msgspec.Struct, frozen=True, array_like=True):
     count: int = 1
     run_s: float = 0.0
     took_s: float = 0.0
+    version: str = ""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +131,8 @@ def brief_of(task: Task) -> Brief:
         else:
             # A worker that does not tell. What the task waited for in there counts too.
             run_s = took_s = (task.finished_at - task.started_at).total_seconds()
-    return Brief(task.stage_model, task.attempt, task.worker_id, task.count, run_s, took_s)
+    version = task.version if took_s else ""
+    return Brief(task.stage_model, task.attempt, task.worker_id, task.count, run_s, took_s, version)
 
 
 def brief_of_stage(task: Task, done: Done) -> Brief:
@@ -137,4 +140,6 @@ def brief_of_stage(task: Task, done: Done) -> Brief:
     timings = done.timings
     took_s = timings.run_s + timings.encode_s + timings.upload_s
     count = 1 if task.run is None else task.run.samples_of(done.name, task.count)
-    return Brief(done.model, done.attempt, done.worker_id, count, timings.run_s, took_s)
+    return Brief(
+        done.model, done.attempt, done.worker_id, count, timings.run_s, took_s, done.version
+    )

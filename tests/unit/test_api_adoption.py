@@ -555,6 +555,25 @@ async def test_without_automatic_rollback_it_is_only_told(world: World) -> None:
     ] == "worse"
 
 
+async def test_what_a_trial_takes_says_nothing_of_the_live_version(world: World) -> None:
+    old, new = await both(world)
+    for worker, model, took_s in [(old, "demo/upper", 0.5), (new, "demo/upper:2", 5.0)] * 10:
+        await world.create(model=model)
+        (task,) = await granted(world, worker)
+        world.clock.advance(took_s)
+        told = succeeded(task, "x")
+        told["outcome"]["timings"] = {"run_s": took_s}
+        await world.report(worker, settlements=[told])
+        await world.report(old)
+    soon = {"input": {"text": "a"}, "finish_by_s": 2}
+    live = await world.anna("POST", "/v1/tasks", {"model": "demo/upper", **soon})
+    trial = await world.anna("POST", "/v1/tasks", {"model": "demo/upper:2", **soon})
+    assert (live.status, trial.status) == (202, 503)
+    assert (await world.anna("GET", PATH)).json["service_s"]["median"] == 0.5
+    shown = (await world.anna("GET", f"{PATH}/versions")).json["models"]
+    assert {each["version"]: each["service_s"]["median"] for each in shown} == {"1": 0.5, "2": 5.0}
+
+
 async def test_what_is_told_again_counts_once(world: World) -> None:
     old, new = await both(world)
     await act(world, "canary", version="2", share=0.5)

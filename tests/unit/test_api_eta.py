@@ -197,6 +197,38 @@ def test_statistics_are_never_far_behind_the_times(times_s: list[float], every: 
     assert any(stats == summarize([(took_s, 1) for took_s in window]) for window in seen)
 
 
+def median_s(times: ServiceTimes, version: str | None) -> float:
+    stats = times.stats("demo/upper", version)
+    assert stats is not None
+    return stats.median_s
+
+
+def test_versions_of_a_staged_model_are_told_apart() -> None:
+    lives: dict[str, str] = {}
+    times = ServiceTimes(lives=lives)
+    for _ in range(20):
+        times.observe("demo/upper", 1.0, version="1")
+    lives["demo/upper"] = "1"
+    for n in range(20):
+        # Of what has not run much yet the live version is the best guess.
+        assert median_s(times, "2") == (1.0 if n < 8 else 50.0)
+        times.observe("demo/upper", 50.0, version="2")
+    assert [median_s(times, each) for each in (None, "1", "2")] == [1.0, 1.0, 50.0]
+    lives["demo/upper"] = "2"
+    assert median_s(times, None) == 50.0
+    again = ServiceTimes(lives=lives)
+    again.load(times.dump())
+    assert median_s(again, None) == 50.0
+
+
+def test_only_so_many_versions_are_remembered() -> None:
+    times = ServiceTimes(lives={"demo/upper": "1"})
+    for number in range(40):
+        times.observe("demo/upper", 1.0, version=str(number))
+    kept = [name for name in times.mean_counts() if ":" in name]
+    assert (len(kept), kept[-1]) == (16, "demo/upper:39")
+
+
 def test_what_was_kept_is_older_than_what_was_measured_since() -> None:
     before = ServiceTimes()
     for _ in range(300):

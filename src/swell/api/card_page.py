@@ -167,7 +167,7 @@ def _facts(service: Service, card: ModelCard) -> str:
 def _speeds(service: Service, card: ModelCard) -> Iterator[tuple[str, str, str, str]]:
     for each in card.speed:
         yield each.device, each.what, took_in_words(each.took_s), each.measured_on or "its author"
-    for device, tasks, median_s in service.times.by_device(card.name):
+    for device, tasks, median_s in service.times.by_device(card.name, card.version):
         yield device, f"half of the last {tasks} tasks", took_in_words(median_s), "here"
 
 

@@ -88,6 +88,8 @@ class Cards:
         self._checks: dict[tuple[str, str], _Check] = {}
         #: Model → how its versions are adopted, of those that were staged.
         self.lives: dict[str, Life] = {}
+        #: Model → its live version, of those that were staged. The same dictionary for ever.
+        self.live_versions: dict[str, str] = {}
         #: Model → its canary, of those that have one.
         self.canaries: dict[str, Canary] = {}
         #: Models of which an input may ask for several samples (`swell.packs`).
@@ -296,6 +298,8 @@ class Cards:
 
     def _take_lives(self, lives: dict[str, Life]) -> None:
         self.lives = lives
+        self.live_versions.clear()
+        self.live_versions.update((model, life.live) for model, life in lives.items())
         self.canaries = {
             model: life.canary for model, life in lives.items() if life.canary is not None
         }

@@ -22,11 +22,14 @@ model's tasks by least squares, kept between "samples cost nothing" and "samples
 
 What it costs is in proportion: at the pace of tasks of `c` samples, service(count) / service(c)
 times as much as these.
+
+Of a model that was staged each version's tasks are remembered apart: what a trial or a canary takes
+says nothing of the live version, and a promotion finds known what the promoted version took.
 """
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -56,6 +59,10 @@ _KEPT: Final = 64
 
 #: So many kinds of devices are told apart for each model.
 _MOST_DEVICES: Final = 32
+
+#: Versions of a model that are told apart, and from how many times on its own count for one.
+_MOST_VERSIONS: Final = 16
+_OWN: Final = 8
 
 #: Few workers take less than this part of what half of them take to start.
 _EARLY: Final = 0.5
@@ -133,11 +140,18 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceTimes:
-    """The last service times of each model, their statistics, and the pace of its workers."""
+    """The last service times of each model, their statistics, and the pace of its workers.
 
-    def __init__(self, window: int = WINDOW) -> None:
+    Args:
+        window: Times remembered per model.
+        lives: Model → its live version, of those that were staged. May change.
+    """
+
+    def __init__(self, window: int = WINDOW, lives: Mapping[str, str] | None = None) -> None:
         self._window = window
-        #: Model → (seconds, samples) of its last tasks.
+        self._lives: Mapping[str, str] = {} if lives is None else lives
+        #: Model → (seconds, samples) of its last tasks; of one that was staged `owner/name` stands
+        #: for those of versions that were live, and `owner/name:version` for each version's own.
         self._times: dict[str, deque[tuple[float, int]]] = {}
         #: Model → its statistics, and how many times have come since.
         self._stats: dict[str, tuple[ServiceStats, int]] = {}
@@ -150,33 +164,65 @@ class ServiceTimes:
         #: Whether something was noted since `dump`.
         self.has_news = False
 
-    def observe(self, model: str, service_s: float, count: int = 1, device: str = "") -> None:
+    def observe(
+        self, model: str, service_s: float, count: int = 1, device: str = "", version: str = ""
+    ) -> None:
         """Note that a task of this model took `service_s` seconds once it ran, and where."""
+        for name in self._names(model, version):
+            self._observe(name, service_s, count, device)
+        self.has_news = True
+
+    def _observe(self, name: str, service_s: float, count: int, device: str) -> None:
         if device:
-            devices = self._devices.setdefault(model, {})
+            devices = self._devices.setdefault(name, {})
             if device not in devices and len(devices) < _MOST_DEVICES:
                 devices[device] = deque(maxlen=_KEPT)
             if device in devices:
                 devices[device].append(service_s)
-        times = self._times.get(model)
+        times = self._times.get(name)
         if times is None:
-            times = self._times[model] = deque(maxlen=self._window)
+            self._make_room(name)
+            times = self._times[name] = deque(maxlen=self._window)
         times.append((service_s if service_s > 0 else 0.0, count))
-        known = self._stats.get(model)
+        known = self._stats.get(name)
         if known is not None:
-            self._stats[model] = (known[0], known[1] + 1)
-        self.has_news = True
+            self._stats[name] = (known[0], known[1] + 1)
 
-    def pace(self, model: str) -> Pace | None:
+    def _names(self, model: str, version: str) -> tuple[str, ...]:
+        """Return under which names it is noted what tasks of a version took."""
+        live = self._lives.get(model)
+        if live is None or not version:
+            return (model,)
+        own = f"{model}:{version}"
+        return (model, own) if version == live else (own,)
+
+    def _name(self, model: str, version: str | None) -> str:
+        """Return under which name to look for a version, the live one where it is None."""
+        live = self._lives.get(model)
+        if live is None:
+            return model
+        own = f"{model}:{version or live}"
+        return own if len(self._times.get(own, ())) >= _OWN else model
+
+    def _make_room(self, name: str) -> None:
+        """Forget the oldest of a model's versions where there are too many."""
+        model, _, version = name.partition(":")
+        names = [each for each in self._times if each.startswith(f"{model}:")] if version else []
+        for each in names[: max(0, len(names) + 1 - _MOST_VERSIONS)]:
+            for kept in (self._times, self._stats, self._paces, self._devices):
+                kept.pop(each, None)
+
+    def pace(self, model: str, version: str | None = None) -> Pace | None:
         """Return the pace of a model on any worker; None before one was measured."""
-        return self._paces.get(model)
+        return self._paces.get(self._name(model, version)) or self._paces.get(model)
 
-    def observe_pace(self, model: str, window: Window, slots: int) -> None:
+    def observe_pace(self, model: str, window: Window, slots: int, version: str = "") -> None:
         """Note what was measured at a worker with so many slots."""
-        pace = learn(self._paces.get(model), window, slots)
-        if pace is not None:
-            self._paces[model] = pace
-            self.has_news = True
+        for name in self._names(model, version):
+            pace = learn(self._paces.get(name), window, slots)
+            if pace is not None:
+                self._paces[name] = pace
+                self.has_news = True
 
     def observe_pack(self, model: str, size: int) -> None:
         """Note how many samples a task's pack was, for each that `count` asks for."""
@@ -187,26 +233,33 @@ class ServiceTimes:
         """Return how many samples a pack of a model is on average; None before one has ended."""
         return self._packs.get(model)
 
-    def by_device(self, model: str) -> list[tuple[str, int, float]]:
+    def by_device(self, model: str, version: str | None = None) -> list[tuple[str, int, float]]:
         """Return device, number and median seconds of a model's last tasks, by device."""
         return [
             (device, len(times), sorted(times)[(len(times) - 1) // 2])
-            for device, times in sorted(self._devices.get(model, {}).items())
+            for device, times in sorted(self._devices.get(self._name(model, version), {}).items())
         ]
 
     def mean_counts(self) -> dict[str, float]:
         """Return how many samples a task of each model asks for, on average."""
-        found = {model: self.stats(model) for model in self._times}
-        return {model: stats.mean_count for model, stats in found.items() if stats is not None}
+        found = {name: self._stats_of(name) for name in self._times}
+        return {name: stats.mean_count for name, stats in found.items() if stats is not None}
 
-    def stats(self, model: str) -> ServiceStats | None:
-        """Return the statistics of a model; None before its first task ended."""
-        times = self._times.get(model)
+    def stats(self, model: str, version: str | None = None) -> ServiceStats | None:
+        """Return the statistics of a model, and of one of its versions where these are told apart.
+
+        None before its first task ended. Of a version that has not run much yet they are those of
+        the live one.
+        """
+        return self._stats_of(self._name(model, version))
+
+    def _stats_of(self, name: str) -> ServiceStats | None:
+        times = self._times.get(name)
         if not times:
             return None
-        known = self._stats.get(model)
+        known = self._stats.get(name)
         if known is None or known[1] > _STALE * len(times):
-            known = self._stats[model] = (summarize(times), 0)
+            known = self._stats[name] = (summarize(times), 0)
         return known[0]
 
     def dump(self) -> bytes:

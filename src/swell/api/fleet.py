@@ -471,10 +471,11 @@ class Fleet:
 
     def _learn_pace(self, worker: Worker, model: str, window: Window) -> None:
         paces, slots = worker.meter.paces, worker.info.slots
-        pace = learn(paces.get(model) or self._times.pace(model), window, slots)
+        version = worker.info.models.get(model, "")
+        pace = learn(paces.get(model) or self._times.pace(model, version), window, slots)
         if pace is not None:
             paces[model] = pace
-        self._times.observe_pace(model, window, slots)
+        self._times.observe_pace(model, window, slots, version)
 
     def _learn(self, info: WorkerInfo, now: datetime, now_s: float) -> None:
         worker = self._workers.get(info.id)

@@ -350,7 +350,7 @@ def _workers_of(service: Service, card: ModelCard) -> int:
 
 def model_view(service: Service, card: ModelCard, base: str) -> ModelView:
     """Return a card as clients see it."""
-    stats = service.times.stats(card.name)
+    stats = service.times.stats(card.name, card.version)
     took = None
     if stats is not None:
         took = EtaSeconds(
@@ -370,7 +370,7 @@ def model_view(service: Service, card: ModelCard, base: str) -> ModelView:
         service_s=took,
         measured=[
             MeasuredView(device=device, tasks=n, median_s=round(median_s, 3))
-            for device, n, median_s in service.times.by_device(card.name)
+            for device, n, median_s in service.times.by_device(card.name, card.version)
         ],
         licence=card.licence,
         credits=card.credits,

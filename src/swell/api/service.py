@@ -130,7 +130,10 @@ class Service:
         self.hosts = _hosts(settings)
         self.origins = Origins(settings.cors_origins) if settings.cors_origins else None
         self.cards = Cards(backend.registry, backend.clock)
-        self.times, self.calibration = ServiceTimes(), Calibration()
+        self.times, self.calibration = (
+            ServiceTimes(lives=self.cards.live_versions),
+            Calibration(),
+        )
         self.fleet = Fleet(
             backend.registry,
             backend.clock,
@@ -325,7 +328,7 @@ class Service:
     async def expected_last(self, queue: str, ready: int, samples: int) -> Estimate | None:
         """Return when a usual task would start and end behind all that is ready in a queue."""
         model = queue.partition(":")[0]
-        stats = self.times.stats(model)
+        stats = self.times.stats(model, self.cards.served_version(queue, self._has_workers))
         count = 1 if stats is None else max(1, round(stats.mean_count))
         new = NewTask(model=model, queue=queue, input=msgspec.Raw(b"{}"), count=count)
         told = await self._at(new, ready, samples, size=1.0)
@@ -350,11 +353,11 @@ class Service:
             later: How many that its workers hold come not before it, itself included.
             size: As of `_pack_size`, where that is known.
         """
-        stats = self.times.stats(task.stage_model)
+        version = self.cards.served_version(task.queue, self._has_workers)
+        stats = self.times.stats(task.stage_model, version)
         if stats is None:
             return None
-        version = self.cards.served_version(task.queue, self._has_workers)
-        usual = self.times.pace(task.stage_model) or first_pace(stats)
+        usual = self.times.pace(task.stage_model, version) or first_pace(stats)
         # Without a live worker one is better than no answer: somebody will start it.
         workers, held, at_once, pace = self.fleet.pace(task.stage_model, version, usual)
         load = load_of(stats, ahead, samples, pace=pace)
@@ -398,10 +401,10 @@ class Service:
         pipeline, where that is so of a stage that may run.
         """
         if new.run is None:
-            return self._expected_micros(new.model, new.count, self._pack_size(new))
+            return self._expected_micros(new.queue, new.count, self._pack_size(new))
         found = [
             self._expected_micros(
-                stage.model, new.count if stage.counts else 1, self._pack_size(new, stage)
+                stage.queue, new.count if stage.counts else 1, self._pack_size(new, stage)
             )
             for stage in stages_ahead(new.run, new.input)
         ]
@@ -425,16 +428,19 @@ class Service:
             size = pack_of_stage(self.cards, stage, Sight(run.pipeline, task.input, run.done))
         return size / (self.times.pack(model) or size)
 
-    def _expected_micros(self, model: str, count: int, size: float) -> int | None:
-        stats = self.times.stats(model)
+    def _expected_micros(self, queue: str, count: int, size: float) -> int | None:
+        model, version = queue.partition(":")[0], None
+        if model in self.cards.lives:
+            version = self.cards.served_version(queue, self._has_workers)
+        stats = self.times.stats(model, version)
         prices = [
             price
-            for worker in self.fleet.live(model)
+            for worker in self.fleet.live(model, version)
             if (price := self.tariffs.hour_micros(worker.info)) is not None
         ] or self.scaling.prices(model)
         if stats is None or not prices:
             return None
-        pace = self.times.pace(model) or first_pace(stats)
+        pace = self.times.pace(model, version) or first_pace(stats)
         load = load_of(stats, 1, count, pace=pace)
         return cost_micros(size * load.seconds * max(1.0, stats.ratio_p90), max(prices))
 
@@ -492,7 +498,9 @@ class Service:
         More urgent ones come first. With the others the models take turns, so that as many of each
         come first as of the task's own model, and one.
         """
-        own = self.times.stats(task.stage_model)
+        own = self.times.stats(
+            task.stage_model, self.cards.served_version(task.queue, self._has_workers)
+        )
         load = Load()
         for model, backlog in zip(
             rivals, await self._backlogs_of(rivals, task.priority), strict=True
@@ -565,7 +573,7 @@ class Service:
         """Learn from a task that has succeeded, here or at another backend."""
         worker = None if brief.worker_id is None else self.fleet.get(brief.worker_id)
         device = "" if worker is None else worker.info.device
-        self.times.observe(brief.model, brief.took_s, brief.count, device)
+        self.times.observe(brief.model, brief.took_s, brief.count, device, brief.version)
         self.fleet.end(brief)
 
     def stage_passed(self, task: Task) -> None:
