@@ -96,6 +96,13 @@ async def test_an_unknown_field_is_an_error_with_a_suggestion(world: World) -> N
     ]
 
 
+async def test_of_many_broken_fields_only_some_are_listed(world: World) -> None:
+    await world.register()
+    fields = {f"f{number}": number for number in range(5000)}
+    answer = await world.anna("POST", "/v1/tasks", {"model": "demo/upper", "input": fields})
+    assert (answer.status, len(answer.json["errors"])) == (422, 50)
+
+
 async def test_every_broken_input_field_is_listed(world: World) -> None:
     await world.register()
     body = {"model": "demo/upper", "input": {"times": 10, "tex": "a"}}

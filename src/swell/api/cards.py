@@ -247,7 +247,7 @@ class Cards:
         raise InvalidInput(
             f"the input does not fit {target.model}: {first}. "
             f"GET /v1/models/{target.model} shows its input_schema and an example",
-            errors=errors,
+            errors=errors[:_MAX_ERRORS],
         )
 
     async def _find(self, ref: str) -> Target:
@@ -399,7 +399,7 @@ def _field_errors(
                 detail=_unknown(name, known if base == at else ()),
                 code="unknown_field",
             )
-            for name in kind.unexpected
+            for name in kind.unexpected[:_MAX_ERRORS]
         ]
     if isinstance(kind, kinds.Required):
         name = str(kind.property)

@@ -25,6 +25,11 @@ _LEAST_CHARS: Final = 4096
 #: How far inputs are looked into, in levels.
 _DEEPEST: Final = 50
 
+#: Names and numbers that lead to a value.
+_Path = tuple[str | int, ...]
+#: A list or an object, where in it a string stands, and the whole way to it.
+_Place = tuple[Any, Any, _Path]
+
 _DATA_URI: Final = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII)
 
 
@@ -53,8 +58,6 @@ async def with_uploads(service: Service, call: Call, value: Any, at: str = "/inp
     """
 
     async def kept(text: str, pointer: str) -> str:
-        if len(text) < _LEAST_CHARS or not is_data_uri(text):
-            return text
         head, _, body = text.partition(",")
         try:
             data = base64.b64decode(body, validate=True)
@@ -66,35 +69,49 @@ async def with_uploads(service: Service, call: Call, value: Any, at: str = "/inp
         info = await keep_upload(service, call, _once(data), content_type)
         return service.urls(call).file(info.key)
 
-    return await replaced_strings(value, kept, at)
+    return await replaced_strings(value, _is_long_data_uri, kept, at)
 
 
 async def replaced_strings(
-    value: Any, replace: Callable[[str, str], Awaitable[str]], at: str = "", level: int = 0
+    value: Any,
+    is_wanted: Callable[[str], bool],
+    replace: Callable[[str, str], Awaitable[str]],
+    at: str = "",
 ) -> Any:
-    """Return a JSON value with each string in it replaced.
+    """Return a JSON value with some of the strings in it replaced.
 
     Args:
-        value: The value.
+        value: The value. It is not changed.
+        is_wanted: Whether a string is replaced. Asked of each, of which there may be millions.
         replace: From a string and the JSON pointer to it to what stands for it.
-        at: JSON pointer to the value.
-        level: How deep it lies; below 50 nothing is looked at.
+        at: JSON pointer to the value. More than 50 levels below it nothing is looked at.
     """
-    if isinstance(value, str):
-        return await replace(value, at)
+    found: list[_Place] = []
+    whole = [value]
+    copy = _copied(whole, is_wanted, (), found, -1)
+    for holder, key, path in found:
+        holder[key] = await replace(holder[key], at + pointer_of(path[1:]))
+    return copy[0]
+
+
+def _copied(
+    value: Any, is_wanted: Callable[[str], bool], path: _Path, found: list[_Place], level: int
+) -> Any:
+    """Return a list or an object anew, and note where in it strings are wanted."""
+    copy: Any = value.copy()
     if level >= _DEEPEST:
-        return value
-    if isinstance(value, list):
-        return [
-            await replaced_strings(each, replace, f"{at}/{number}", level + 1)
-            for number, each in enumerate(value)
-        ]
-    if isinstance(value, dict):
-        return {
-            name: await replaced_strings(each, replace, at + pointer_of([name]), level + 1)
-            for name, each in value.items()
-        }
-    return value
+        return copy
+    for key, each in enumerate(value) if isinstance(value, list) else value.items():
+        if isinstance(each, str):
+            if is_wanted(each):
+                found.append((copy, key, (*path, key)))
+        elif isinstance(each, list | dict):
+            copy[key] = _copied(each, is_wanted, (*path, key), found, level + 1)
+    return copy
+
+
+def _is_long_data_uri(text: str) -> bool:
+    return len(text) >= _LEAST_CHARS and is_data_uri(text)
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

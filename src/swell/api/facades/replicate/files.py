@@ -29,7 +29,7 @@ from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound, Swe
 from swell.objects import ObjectInfo, check_key
 from swell.task import created_at_of, is_id
 
-__all__ = ["create", "delete", "file_keys", "get", "list_files"]
+__all__ = ["create", "delete", "file_urls", "get", "list_files"]
 
 _ABOUT: Final = ".about"
 
@@ -124,13 +124,11 @@ async def delete(service: Service, call: Call) -> Reply:
     return Reply(204)
 
 
-async def file_keys(service: Service, call: Call) -> Callable[[str, str], Awaitable[str]]:
-    """Return what replaces URLs of these files in an input by ones that workers can read."""
+def file_urls(service: Service, call: Call) -> tuple[str, Callable[[str, str], Awaitable[str]]]:
+    """Return how URLs of these files begin, and what gives workers one in place of each."""
     home = f"{service.base_url(call)}{HOME}/files/"
 
     async def signed(text: str, pointer: str) -> str:
-        if not text.startswith(home):
-            return text
         file_id = text[len(home) :]
         try:
             info = await service.objects.head(_key(call, file_id))
@@ -140,7 +138,7 @@ async def file_keys(service: Service, call: Call) -> Callable[[str, str], Awaita
             raise InvalidInput(f"{pointer}: {detail}", errors=[where]) from error
         return service.urls(call).file(info.key)
 
-    return signed
+    return home, signed
 
 
 async def _hashed(part: Part, sha256: "hashlib._Hash") -> AsyncIterator[bytes]:

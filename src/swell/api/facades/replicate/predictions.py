@@ -11,7 +11,7 @@ from swell.api.facades.inputs import replaced_strings, with_uploads
 from swell.api.facades.links import file_links, page_url
 from swell.api.facades.repeats import earlier, is_retry
 from swell.api.facades.replicate.deployments import find_deployment
-from swell.api.facades.replicate.files import file_keys
+from swell.api.facades.replicate.files import file_urls
 from swell.api.facades.replicate.messages import (
     HOME,
     ReplicatePrediction,
@@ -229,7 +229,8 @@ async def _task_request(
     seed = None if "seed" in known else _seed(value.pop("seed", None))
     count = 1 if "num_outputs" in known else _count(value.pop("num_outputs", None))
     value = await with_uploads(service, call, value)
-    value = await replaced_strings(value, await file_keys(service, call), "/input")
+    home, signed = file_urls(service, call)
+    value = await replaced_strings(value, lambda text: text.startswith(home), signed, "/input")
     return TaskRequest(model=queue, input=msgspec.Raw(encode(value)), count=count, seed=seed)
 
 
