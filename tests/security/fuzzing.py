@@ -26,6 +26,7 @@ from hostile_urls import ODD, PRIVATE
 from swell.api.accept import preferred
 from swell.api.auth import bearer_digest
 from swell.api.call import Call
+from swell.api.drafts import idempotency_key
 from swell.api.events import _after
 from swell.api.facades.replicate.predictions import cancel_after_s
 from swell.api.files import byte_range, plain_type
@@ -39,7 +40,7 @@ from swell.api.messages import (
     UploadQuery,
 )
 from swell.api.reading import Reader, read_query
-from swell.api.submit import idempotency_key, prefer_wait_s
+from swell.api.submit import prefer_wait_s
 from swell.api.thumbnails import _shrunk
 from swell.api.workers import UploadsRequest
 from swell.clock import ManualClock

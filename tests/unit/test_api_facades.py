@@ -17,7 +17,7 @@ from swell.api.facades.paths import path_meant
 from swell.api.facades.repeats import earlier, is_retry
 from swell.api.forms import read_parts
 from swell.api.messages import TaskRequest
-from swell.api.submit import check, submit
+from swell.api.submit import accept, check, follow
 from swell.errors import InvalidInput, InvalidRequest
 from swell.task import Task
 
@@ -161,7 +161,9 @@ def test_what_a_data_uri_is(text: str, expected: bool) -> None:
 
 async def _ask(world: World, client: Client, text: str) -> Task:
     request = TaskRequest(model="demo/upper", input=_raw(text))
-    return await submit(world.service, await a_call(world, client), request)
+    service, call = world.service, await a_call(world, client)
+    accepted = await accept(service, call, await check(service, call, request))
+    return await follow(service, call, accepted, 0.0)
 
 
 def _raw(text: str) -> msgspec.Raw:

@@ -12,7 +12,9 @@ import msgspec
 from swell.adoption.traffic import is_of_canary
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
+from swell.api.drafts import Repeat, new_task, prepared
 from swell.api.eta import Estimate
+from swell.api.feasible import check_can_run, check_deadline, late_of
 from swell.api.messages import (
     ChangeView,
     DegradeRequest,
@@ -22,14 +24,6 @@ from swell.api.messages import (
 )
 from swell.api.reading import Reader, check_json
 from swell.api.service import Service
-from swell.api.submit import (
-    Repeat,
-    check_can_run,
-    check_deadline,
-    late_of,
-    new_task,
-    prepared,
-)
 from swell.api.traffic import split, suits_its_part
 from swell.api.views import encode
 from swell.broker import Rank
@@ -68,7 +62,7 @@ async def degraded(
         request: What is asked.
         repeat: What its idempotency key says; None without one.
         refusal: Why it is refused as it is.
-        place: As of `submit.new_task`.
+        place: As of `drafts.new_task`.
         rank_of: Counts what comes before a task; the broker where it is None.
 
     Raises:

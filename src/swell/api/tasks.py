@@ -12,7 +12,9 @@ import msgspec
 
 from swell.api.admission import degraded
 from swell.api.call import Call, Reply
+from swell.api.drafts import Repeat, new_task, prepared, repeat_of, telling
 from swell.api.early import early_artifacts
+from swell.api.feasible import check_can_run, check_can_run_again, check_deadline
 from swell.api.files import comes_from_its_url, file_reply, preferred_file
 from swell.api.messages import (
     BatchRequest,
@@ -27,21 +29,7 @@ from swell.api.messages import (
 )
 from swell.api.reading import Reader, check_json, read_query
 from swell.api.service import Service
-from swell.api.submit import (
-    Repeat,
-    accept,
-    check,
-    check_can_run,
-    check_can_run_again,
-    check_deadline,
-    follow,
-    new_task,
-    note_new,
-    prefer_wait_s,
-    prepared,
-    repeat_of,
-    telling,
-)
+from swell.api.submit import accept, check, follow, note_new, prefer_wait_s
 from swell.api.traffic import split
 from swell.api.views import UrlMaker, encode, encode_task, task_view
 from swell.broker import Rank

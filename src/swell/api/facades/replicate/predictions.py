@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from swell.api.call import Call, Reply
+from swell.api.drafts import repeat_of
 from swell.api.early import early_artifacts
 from swell.api.facades.inputs import replaced_strings, with_uploads
 from swell.api.facades.links import file_links, page_url
@@ -24,7 +25,7 @@ from swell.api.facades.replicate.webhooks import webhook_of
 from swell.api.messages import TaskRequest
 from swell.api.reading import Reader, check_json, read_query
 from swell.api.service import Service
-from swell.api.submit import accept, check, follow, prefer_wait_s, repeat_of
+from swell.api.submit import accept, check, follow, prefer_wait_s
 from swell.api.tasks import cancel_task, find_task, only_own
 from swell.api.views import encode
 from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound, SwellError
