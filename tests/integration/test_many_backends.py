@@ -1,6 +1,7 @@
 """Backend processes on one port and one PostgreSQL, with workers, streams and rolling restarts."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -469,3 +470,44 @@ async def _two(tmp_path: Path, store_url: str) -> AsyncIterator[tuple[Served, Se
     finally:
         for each in both:
             each.end()
+
+
+async def test_connections_are_shared_evenly(served: Served) -> None:
+    """Also after one process was replaced: it has none, and so takes the next."""
+    served.serve(workers=2)
+    first = served.members()
+    async with contextlib.AsyncExitStack() as clients:
+
+        async def connect(n: int) -> None:
+            for _ in range(n):
+                clients.callback((await kept_connection(served.url)).close)
+
+        await connect(40)
+        # Left to the kernel, one would have most of them.
+        assert min(connections_of(pid) for pid in first) >= 15
+        os.kill(first[0], signal.SIGKILL)
+        await until(lambda: first[0] not in served.members() and len(served.members()) == 2)
+        [fresh] = set(served.members()) - set(first)
+        async with asyncio.timeout(PATIENCE_S):
+            while not connections_of(fresh):
+                await connect(1)
+                await asyncio.sleep(0.1)
+        before = connections_of(fresh)
+        await connect(10)
+        assert connections_of(fresh) >= before + 6
+
+
+async def kept_connection(url: str) -> asyncio.StreamWriter:
+    """Open a connection, ask something, and keep it."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(b"GET /health/live HTTP/1.1\r\nhost: swell\r\n\r\n")
+    assert (await reader.readuntil(b"\r\n")).split()[1] == b"200"
+    return writer
+
+
+def connections_of(pid: int) -> int:
+    """Return how many a process has that others have made to its port."""
+    made = psutil.Process(pid).net_connections("tcp")
+    ports = {each.laddr.port for each in made if each.status == psutil.CONN_LISTEN}
+    return sum(each.status == psutil.CONN_ESTABLISHED and each.laddr.port in ports for each in made)

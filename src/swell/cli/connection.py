@@ -12,6 +12,7 @@ header, and the clock is read only where a piece ends within a request.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import httptools
@@ -72,6 +73,8 @@ class HttpConnection(HttpToolsProtocol):
     #: in seconds. One that has hung up altogether looks no different until it is written to, and
     #: meanwhile takes a connection. Event streams write: they find out by themselves.
     half_closed_s = 5.0
+    #: Called when a connection is lost, by whoever counts them.
+    when_lost: Callable[[], None] = staticmethod(lambda: None)
 
     # With uvicorn's own there would be more attributes than a compact dictionary holds, which would
     # cost each of ten thousand open streams a kilobyte.
@@ -117,6 +120,7 @@ class HttpConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of the connection."""
         super().connection_lost(exc)
+        self.when_lost()
         self._cancel_look()
         if self._half_closed is not None:
             self._half_closed.cancel()

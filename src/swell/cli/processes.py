@@ -1,8 +1,9 @@
 """`swell serve --workers N`: backend processes that share one port, and what looks after them.
 
 The socket is opened once and inherited, so connections that no process has taken yet belong to all
-of them: one that ends, or is started again, refuses none. What looks after the processes serves
-nothing itself. When it dies, they see the end of their standard input, and end as well.
+of them: one that ends, or is started again, refuses none. Each is taken by the one that has the
+fewest (`accepting`). What looks after the processes serves nothing itself. When it dies, they see
+the end of their standard input, and end as well.
 
 | signal | |
 |---|---|
@@ -25,11 +26,12 @@ import structlog
 
 from swell.api.metrics import Snapshot
 from swell.autoscaling import check_token
+from swell.cli.accepting import AWAY, Counts
 from swell.cli.keyring import Keyring, open_keyring
 from swell.cli.output import CommandFailed
 from swell.cli.output import data as stdout
 from swell.cli.scaling import scaled
-from swell.cli.service import Interrupts, listen, open_service, url_of
+from swell.cli.service import Interrupts, Place, listen, open_service, url_of
 from swell.cli.tally import Tally
 from swell.cli.tls import open_tls, read_again_at_hangup, tell_fingerprint
 from swell.clock import Clock
@@ -80,7 +82,7 @@ async def run_processes(
     Args:
         settings: How many, and where they listen.
         clock: The time.
-        command: What starts one; the option for its socket is added.
+        command: What starts one; the option for its place is added.
         on_ready: Called once when all of them are ready, with what opens them.
 
     Raises:
@@ -100,7 +102,8 @@ async def run_processes(
         tls = await open_tls(settings, clock)
         ca_file = "" if tls is None else str(tls.cert.absolute())
         url = url_of(settings, listener, is_tls=tls is not None)
-        members = Members(settings, clock, [*command, "--socket", str(listener.fileno())], listener)
+        port = _Port(command, listener, settings.server.processes)
+        members = Members(settings, clock, port)
         try:
             backend = await build_backend(settings, clock)
             try:
@@ -115,6 +118,7 @@ async def run_processes(
             await members.keep(interrupts, reload)
         finally:
             await members.stop(interrupts.second)
+            port.close()
 
 
 @contextlib.contextmanager
@@ -130,16 +134,16 @@ def _locked(settings: Settings) -> Iterator[None]:
 class Members:
     """The processes on one port."""
 
-    def __init__(
-        self, settings: Settings, clock: Clock, command: Sequence[str], listener: socket.socket
-    ) -> None:
+    def __init__(self, settings: Settings, clock: Clock, port: "_Port") -> None:
         self._settings = settings
         self._clock = clock
-        self._command = command
-        self._listener = listener
+        self._port = port
         self._members: list[_Member] = []
         #: Replaced, and not gone yet.
         self._leaving: set[_Member] = set()
+
+    def _new_member(self) -> "_Member":
+        return _Member(self._clock, self._port)
 
     async def start(self) -> None:
         """Start all, and wait until they are ready.
@@ -147,9 +151,9 @@ class Members:
         Raises:
             CommandFailed: One does not become so.
         """
-        self._members = [_Member(self._clock) for _ in range(self._settings.server.processes)]
+        self._members = [self._new_member() for _ in range(self._settings.server.processes)]
         for member in self._members:
-            await member.start(self._command, self._listener)
+            await member.start()
         for member in self._members:
             if not await member.is_ready():
                 raise CommandFailed("a backend process does not start: its log above says why")
@@ -211,11 +215,11 @@ class Members:
     async def _start_again(self, place: int) -> None:
         """Put a new process at a place; try again while the system cannot start one."""
         before = self._members[place]
-        fresh = _Member(self._clock)
+        fresh = self._new_member()
         failures = 0
         while self._members[place] is before:
             try:
-                await fresh.start(self._command, self._listener)
+                await fresh.start()
             except OSError as error:
                 failures += 1
                 pause_s = _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]
@@ -243,8 +247,8 @@ class Members:
     async def _replace_all(self) -> None:
         """Put a new process at each place, one after the other; the old one goes when it works."""
         for place in range(len(self._members)):
-            fresh = _Member(self._clock)
-            await fresh.start(self._command, self._listener)
+            fresh = self._new_member()
+            await fresh.start()
             try:
                 if not await fresh.is_ready():
                     _log.error("a new backend process does not start: the old ones go on")
@@ -259,13 +263,55 @@ class Members:
         _log.info("all backend processes were replaced", n=len(self._members))
 
 
+class _Port:
+    """What processes share.
+
+    Args:
+        command: What starts one of them.
+        listener: What they listen on.
+        n: How many there are; when all are replaced there may be twice as many for a moment.
+    """
+
+    def __init__(self, command: Sequence[str], listener: socket.socket, n: int) -> None:
+        self._command = command
+        self._listener = listener
+        self._counts = Counts.of(2 * n)
+        self._free = set(range(2 * n))
+
+    def take(self) -> int:
+        """Return a place that no process has."""
+        place = min(self._free)
+        self._free.remove(place)
+        return place
+
+    def leave(self, place: int) -> None:
+        """A process has ended, in whatever way: the others wait for it no longer."""
+        self._counts.put(place, AWAY)
+        self._free.add(place)
+
+    def command(self, place: int) -> list[str]:
+        """Return what starts the process at a place."""
+        return [*self._command, "--place", ",".join(map(str, (*self.descriptors, place)))]
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """What a process inherits: the socket, and how many connections each has."""
+        return self._listener.fileno(), self._counts.descriptor
+
+    def close(self) -> None:
+        """Let go of what they share, but for the socket."""
+        self._counts.close()
+
+
 class _Member:
     """One process."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, port: _Port) -> None:
         self._clock = clock
+        self._port = port
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[bool] | None = None
+        self._leaving: asyncio.Task[None] | None = None
         self._started_s = 0.0
         self._is_asked = False
 
@@ -274,18 +320,28 @@ class _Member:
         """Its id."""
         return 0 if self._process is None else self._process.pid
 
-    async def start(self, command: Sequence[str], listener: socket.socket) -> None:
-        """Start it; it holds the socket."""
+    async def start(self) -> None:
+        """Start it; it holds what processes on the port share.
+
+        Raises:
+            OSError: The system cannot.
+        """
         self._started_s = self._clock.monotonic_s()
-        self._process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=[listener.fileno()],
-            # Ctrl-C reaches the one that looks after it, which passes it on.
-            start_new_session=True,
-        )
+        place = self._port.take()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._port.command(place),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                pass_fds=self._port.descriptors,
+                # Ctrl-C reaches the one that looks after it, which passes it on.
+                start_new_session=True,
+            )
+        except BaseException:
+            self._port.leave(place)
+            raise
         self._reading = asyncio.create_task(self._read())
+        self._leaving = asyncio.create_task(self._leave(place))
 
     async def is_ready(self) -> bool:
         """Wait until it serves; False where it ends, or takes too long."""
@@ -327,6 +383,13 @@ class _Member:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+        if self._leaving is not None:
+            await self._leaving
+
+    async def _leave(self, place: int) -> None:
+        """Give its place back when it has ended."""
+        await self.wait()
+        self._port.leave(place)
 
     async def _read(self) -> bool:
         """Return whether it said that it is ready."""
@@ -336,19 +399,25 @@ class _Member:
         return bool(line)
 
 
-async def run_member(settings: Settings, clock: Clock, descriptor: int) -> None:
-    """Serve on an inherited socket until a signal comes, or whoever looks after this has ended."""
+async def run_member(settings: Settings, clock: Clock, told: str) -> None:
+    """Serve on an inherited socket until a signal comes, or whoever looks after this has ended.
+
+    Args:
+        settings: What the backend is made of.
+        clock: The time.
+        told: The descriptors of the socket and of the counts, and the number of the place.
+    """
     structlog.contextvars.bind_contextvars(process=os.getpid())
     interrupts = Interrupts()
     interrupts.install()
+    descriptor, counts, number = map(int, told.split(","))
     listener = socket.socket(fileno=descriptor)
     listener.setblocking(False)
+    place = Place(listener, Counts.inherited(counts), number)
     tally = tally_of(settings, clock)
     tally.fold()
     async with (
-        open_service(
-            settings, clock, hurry=interrupts.second, listener=listener, tally=tally
-        ) as service,
+        open_service(settings, clock, hurry=interrupts.second, place=place, tally=tally) as service,
         scaled(settings, clock, service, "", interrupts) as scaling,
     ):
         read_again_at_hangup(service.tls)

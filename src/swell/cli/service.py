@@ -9,14 +9,16 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import uvicorn
 
 from swell.api.app import App, create_app
 from swell.api.settings import Backend
 from swell.autoscaling import pool_models
+from swell.cli.accepting import Acceptor, Counts
 from swell.cli.added import names_of
-from swell.cli.connection import with_timeouts
+from swell.cli.connection import HttpConnection, with_timeouts
 from swell.cli.output import CommandFailed
 from swell.cli.tally import Tally
 from swell.cli.tls import ServerTls, open_tls
@@ -24,7 +26,15 @@ from swell.clock import Clock
 from swell.config import Settings
 from swell.wiring import DataLock, build_backend, close_backend
 
-__all__ = ["Interrupts", "Service", "launchable_models", "listen", "open_service", "url_of"]
+__all__ = [
+    "Interrupts",
+    "Place",
+    "Service",
+    "launchable_models",
+    "listen",
+    "open_service",
+    "url_of",
+]
 
 #: Connections that may wait to be accepted: a crowd connects at once.
 _BACKLOG = 4096
@@ -58,12 +68,64 @@ class Interrupts:
         (self.second if self.first.is_set() else self.first).set()
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A process's place among those that share a port."""
+
+    listener: socket.socket
+    counts: Counts
+    number: int
+
+
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: stopping has an order that it does not know."""
+    """uvicorn without its own signal handlers: stopping has an order that it does not know.
+
+    Args:
+        config: Of uvicorn.
+        place: Where others take connections from its socket as well; None where it is alone.
+        clock: The time.
+    """
+
+    def __init__(self, config: uvicorn.Config, place: Place | None, clock: Clock) -> None:
+        super().__init__(config)
+        self._place = place
+        self._clock = clock
+        self._acceptor: Acceptor | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application and listen."""
+        if self._place is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        kind = cast("type[HttpConnection]", self.config.http_protocol_class)
+        acceptor = Acceptor(
+            self._place.listener,
+            self._place.counts,
+            self._place.number,
+            lambda: counted(
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            ),
+            lambda: len(self.server_state.connections),
+            self._clock,
+            self.config.ssl,
+        )
+        self._acceptor = acceptor
+        counted = type("HttpConnection", (kind,), {"when_lost": staticmethod(acceptor.tell)})
+        # It is closed and waited for as one of asyncio's is.
+        self.servers = [cast("asyncio.Server", acceptor)]
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look around, ten times a second."""
+        if self._acceptor is not None:
+            self._acceptor.tick()
+        return await super().on_tick(counter)
 
 
 class Service:
@@ -141,7 +203,7 @@ async def open_service(
     clock: Clock,
     *,
     hurry: asyncio.Event,
-    listener: socket.socket | None = None,
+    place: Place | None = None,
     tally: Tally | None = None,
 ) -> AsyncIterator[Service]:
     """Run the backend while the block runs.
@@ -150,7 +212,7 @@ async def open_service(
         settings: What it is made of, and where it listens.
         clock: For all of it.
         hurry: Set when nobody wants to wait for open requests any more.
-        listener: Where it listens, if that is shared with other processes.
+        place: Where it listens, if that is shared with other processes.
         tally: With whom it adds up its numbers.
 
     Raises:
@@ -160,17 +222,19 @@ async def open_service(
     _allow_many_connections()
     lock = DataLock(settings.data_dir)
     # Processes on one port share a folder, which whoever looks after them holds.
-    if listener is None:
+    if place is None:
         lock.take()
     try:
-        listener = listener or listen(settings)
+        listener = listen(settings) if place is None else place.listener
         models = launchable_models(settings)
         backend = await build_backend(settings, clock, launchable=lambda: models)
         if tally is not None:
             backend = dataclasses.replace(backend, together=tally.together)
         try:
             tls = await open_tls(settings, clock)
-            service = await _start(settings, backend, listener, tls)
+            server = _Server(_config(settings, backend, tls), place, clock)
+            url = url_of(settings, listener, is_tls=tls is not None)
+            service = Service(backend, url, server, await _serving(server, listener), tls)
             watching = None if tls is None else asyncio.create_task(tls.watch(clock))
             try:
                 yield service
@@ -191,11 +255,9 @@ def launchable_models(settings: Settings) -> list[str]:
     return list(dict.fromkeys([*own, *pool_models(settings)]))
 
 
-async def _start(
-    settings: Settings, backend: Backend, listener: socket.socket, tls: ServerTls | None
-) -> Service:
+def _config(settings: Settings, backend: Backend, tls: ServerTls | None) -> uvicorn.Config:
     waits = settings.server.head_timeout_s, settings.server.body_timeout_s
-    config = uvicorn.Config(
+    return uvicorn.Config(
         create_app(backend),
         http=with_timeouts(*waits),
         ws="none",
@@ -211,16 +273,18 @@ async def _start(
         ssl_context_factory=None if tls is None else lambda config, default: tls.context,
         headers=[] if tls is None or tls.is_self_signed else [_ONLY_TLS],
     )
+
+
+async def _serving(server: uvicorn.Server, listener: socket.socket) -> "asyncio.Task[None]":
+    """Start a server, and return what ends when it has ended."""
     _collect_rarely()
-    server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
         if serving.done():
             await serving
             raise CommandFailed("the HTTP service did not start: its log above says why")
         await asyncio.sleep(0.005)
-    url = url_of(settings, listener, is_tls=tls is not None)
-    return Service(backend, url, server, serving, tls)
+    return serving
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -139,7 +139,7 @@ def serve(
             "PostgreSQL.",
         ),
     ] = None,
-    descriptor: Annotated[int | None, typer.Option("--socket", hidden=True)] = None,
+    place: Annotated[str | None, typer.Option("--place", hidden=True)] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the ready line as JSON on stdout.")
     ] = False,
@@ -156,9 +156,9 @@ def serve(
         pool__workers=0,
     ).settings
 
-    if descriptor is not None:
+    if place is not None:
         configure_logging(settings.log)
-        uvloop.run(run_member(settings, SystemClock(), descriptor))
+        uvloop.run(run_member(settings, SystemClock(), place))
     elif settings.server.processes > 1:
         configure_logging(settings.log)
         command = [sys.executable, "-m", "swell", "serve", *shlex.split(places(config, data))]
