@@ -3,11 +3,12 @@
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import Iterator
 
 import pytest
 
-from swell.cli.accepting import AWAY, Acceptor, Counts, Turns
+from swell.cli.accepting import AWAY, Acceptor, Connection, Counts, Turns
 from swell.clock import SystemClock
 
 
@@ -84,14 +85,24 @@ def counts() -> Iterator[Counts]:
 class Process:
     """Stands for one: an acceptor with what it has taken."""
 
-    def __init__(self, listener: socket.socket, counts: Counts, place: int) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        counts: Counts,
+        place: int,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.held: set[asyncio.BaseTransport] = set()
         held = self.held
 
-        class Kept(asyncio.Protocol):
+        class Kept(Connection):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 self.transport = transport
                 held.add(transport)
+
+            def shutdown(self) -> None:
+                assert isinstance(self.transport, asyncio.Transport)
+                self.transport.close()
 
             def connection_lost(self, error: Exception | None) -> None:
                 held.discard(self.transport)
@@ -99,7 +110,9 @@ class Process:
 
         self.listener = listener.dup()
         self.listener.setblocking(False)
-        acceptor = Acceptor(self.listener, counts, place, Kept, lambda: len(held), SystemClock())
+        acceptor = Acceptor(
+            self.listener, counts, place, Kept, lambda: len(held), SystemClock(), tls
+        )
         self.acceptor = acceptor
         acceptor.tick()
 
@@ -177,6 +190,39 @@ async def test_who_hangs_up_at_once_leaves_no_trace(
             await asyncio.sleep(0.005)
     await first.end()
     kept.close()
+
+
+async def test_who_comes_as_the_process_stops_is_not_kept(
+    listener: socket.socket, counts: Counts
+) -> None:
+    first = Process(listener, counts, 0)
+    client = socket.create_connection(listener.getsockname())
+    async with asyncio.timeout(5):
+        while not first.acceptor.count:
+            await asyncio.sleep(0)
+    assert not first.held
+    first.acceptor.close()
+    await first.acceptor.wait_closed()
+    async with asyncio.timeout(5):
+        while first.acceptor.count:
+            await asyncio.sleep(0.005)
+    assert client.recv(1) == b""
+    first.listener.close()
+    client.close()
+
+
+async def test_who_never_says_hello_keeps_no_process_from_ending(
+    listener: socket.socket, counts: Counts
+) -> None:
+    first = Process(listener, counts, 0, tls=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+    [client] = await connect(listener, 1)
+    async with asyncio.timeout(5):
+        while not first.acceptor.count:
+            await asyncio.sleep(0)
+        await first.end()
+        while first.acceptor.count:
+            await asyncio.sleep(0.005)
+    client.close()
 
 
 def test_counts_are_seen_by_who_inherits_them(counts: Counts) -> None:

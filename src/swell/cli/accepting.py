@@ -20,7 +20,7 @@ import structlog
 
 from swell.clock import Clock
 
-__all__ = ["AWAY", "Acceptor", "Counts", "Turns"]
+__all__ = ["AWAY", "Acceptor", "Connection", "Counts", "Turns"]
 
 _log = structlog.get_logger("swell.accepting")
 
@@ -37,6 +37,9 @@ _PATIENCE_S: Final = 0.05
 _HANGS_S: Final = 0.5
 #: How long nothing is taken when the system has no room for another connection, in seconds.
 _NO_ROOM_S: Final = 1.0
+
+#: How long connections may take to be set up when the process stops, in seconds.
+_LAST_S: Final = 1.0
 
 #: The most that is taken in one turn of the event loop.
 _AT_ONCE: Final = 64
@@ -166,6 +169,14 @@ class Turns:
         return now_s < since_s + _HANGS_S
 
 
+class Connection(asyncio.Protocol):
+    """What a connection is served by."""
+
+    def shutdown(self) -> None:
+        """Close after what is on its way: the process stops."""
+        raise NotImplementedError
+
+
 class Acceptor:
     """Takes connections from a socket that other processes take from as well.
 
@@ -186,7 +197,7 @@ class Acceptor:
         listener: socket.socket,
         counts: Counts,
         place: int,
-        make: Callable[[], asyncio.Protocol],
+        make: Callable[[], Connection],
         held: Callable[[], int],
         clock: Clock,
         tls: ssl.SSLContext | None = None,
@@ -232,8 +243,11 @@ class Acceptor:
                 self._later.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait for those that were being set up."""
-        await asyncio.gather(*self._arriving)
+        """Wait for those that are being set up, a little."""
+        if self._arriving:
+            await asyncio.wait(self._arriving, timeout=_LAST_S)
+        for task in self._arriving:
+            task.cancel()
 
     def _look_when_one_comes(self) -> None:
         self._later = None
@@ -275,7 +289,12 @@ class Acceptor:
 
     async def _set_up(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._make, connection, ssl=self._tls)
+            _, protocol = await self._loop.connect_accepted_socket(
+                self._make, connection, ssl=self._tls
+            )
+            if self._is_closed:
+                # It came while this process began to stop.
+                protocol.shutdown()
         except (OSError, TimeoutError) as error:
             # It has hung up, or speaks no TLS.
             connection.close()
