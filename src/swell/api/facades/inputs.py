@@ -88,10 +88,27 @@ async def replaced_strings(
     """
     found: list[_Place] = []
     whole = [value]
+    if not _has_wanted(whole, is_wanted):
+        # Nearly always: millions of lists are not made anew for nothing.
+        return value
     copy = _copied(whole, is_wanted, (), found, -1)
     for holder, key, path in found:
         holder[key] = await replace(holder[key], at + pointer_of(path[1:]))
     return copy[0]
+
+
+def _has_wanted(whole: list[Any], is_wanted: Callable[[str], bool]) -> bool:
+    left: list[Any] = whole.copy()
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            if is_wanted(each):
+                return True
+        elif isinstance(each, list):
+            left.extend(each)
+        elif isinstance(each, dict):
+            left.extend(each.values())
+    return False
 
 
 def _copied(
